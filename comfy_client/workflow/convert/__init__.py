@@ -1,6 +1,6 @@
-"""From UI format, as the page saves it, to API format, as the server takes it.
+"""Convert workflows from UI format, which the frontend saves, to API format, which servers run.
 
-The page does this in the browser whenever it queues a workflow.
+The frontend does the same in the browser whenever it queues a workflow.
 """
 
 from .converting import Conversion, classes_in, convert

@@ -104,7 +104,7 @@ def convert(
 
 
 def classes_in(ui: Mapping[str, Any]) -> set[str]:
-    """The classes whose definitions a conversion needs.
+    """Return the classes whose definitions a conversion needs.
 
     Raises:
         WorkflowError: As :func:`convert`.
@@ -116,7 +116,7 @@ def classes_in(ui: Mapping[str, Any]) -> set[str]:
 
 
 def _send_primitives(scene: Scene, names: Names) -> None:
-    """Each PrimitiveNode puts its value into the widgets that it is linked to."""
+    """Copy the value of each PrimitiveNode into the widgets that it is linked to."""
     for graph in (scene.root, *scene.subgraphs.values()):
         primitives = {
             node.id: node.saved.values[0]
@@ -145,7 +145,7 @@ def _send_primitives(scene: Scene, names: Names) -> None:
 
 @define(eq=False)
 class _Work:
-    """What one conversion works with, and what it notes."""
+    """State of one conversion."""
 
     scene: Scene
     links: Links
@@ -157,7 +157,7 @@ class _Work:
     prompts: dict[tuple[str, str], str | None] = field(factory=dict)
 
     def graph(self) -> dict[str, Any]:
-        """All nodes that the server is to know, with links to such nodes only."""
+        """Return the nodes of the prompt; links to any other node are left out."""
         graph: dict[str, Any] = {}
         for place in self.links.places.values():
             if self.scene.inside(place.node) is None and not self._is_left_out(place):
@@ -214,7 +214,10 @@ class _Work:
     def _resolve_prompts(
         self, place: Place, sent: Mapping[str, Widget], inputs: dict[str, Any]
     ) -> None:
-        """Those of the node's own widgets: the page leaves promoted ones as they are."""
+        """Resolve the dynamic prompts of a node's own widgets.
+
+        The frontend leaves those of promoted widgets as they are.
+        """
         for widget in place.node.widgets:
             text = inputs.get(widget.name)
             if not widget.is_prompt or not isinstance(text, str):
@@ -230,7 +233,7 @@ class _Work:
                     inputs[widget.name] = resolve_prompt(text, self.rng)
 
     def _value(self, place: Place, widget: Widget) -> Any:
-        """The value of a widget as the page sends it."""
+        """Return the value of a widget as the frontend sends it."""
         if widget.kind == "INDEX":
             return self._index(place)
         if (
@@ -243,7 +246,7 @@ class _Work:
         return widget.value
 
     def _index(self, place: Place) -> int:
-        """Which option of a CustomCombo is chosen; -1: none."""
+        """Return the index of the chosen option of a CustomCombo, or -1."""
         node = place.node
         slot = node.inputs[0] if node.inputs else None
         found = None if slot is None else self.links.resolve(place, slot)
@@ -252,7 +255,7 @@ class _Work:
         return options.index(chosen) if chosen in options else -1
 
     def _wrapped(self, widget: Widget | None, value: Any) -> Any:
-        """Return a value as it is sent: a list could be taken for a link."""
+        """Wrap a list, which the server would take for a link."""
         if isinstance(value, (list, Mapping)):
             self.budget.spend(count(value))
             value = copied(value)

@@ -1,4 +1,4 @@
-"""Which page a server brings: what it does differs, and the definitions tell the server's age."""
+"""Differences between frontends, which the age of the node definitions tells apart."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
-#: What the page calls classes that have no name in their definition.
+#: The frontend's titles of classes that have no name in their definition.
 _NAMES: Final = {
     "BasicGuider": "Basic Guider",
     "CFGGuider": "CFG Guider",
@@ -60,7 +60,7 @@ _NAMES: Final = {
     "VoxelToMesh": "Voxel to Mesh",
     "VoxelToMeshBasic": "Voxel to Mesh (Basic) (DEPRECATED)",
 }
-#: What the page of 2025 calls classes, whatever their definition says.
+#: Titles in the frontend of 2025, whatever the definition says.
 _OLD_NAMES: Final = {
     "EmptyHunyuanLatentVideo": "EmptyHunyuanLatentVideo",
     "Load3D": "Load 3D",
@@ -71,17 +71,17 @@ _OLD_NAMES: Final = {
 
 @frozen
 class Era:
-    """The page of 2025, or a newer one.
+    """The frontend of 2025, or a newer one.
 
     Attributes:
-        is_old: Before ComfyUI 0.12.  That page does not renumber nodes whose ids collide, and
+        is_old: Before ComfyUI 0.12.  That frontend does not renumber nodes whose ids collide, and
             sends what is in bypassed instances of subgraphs.
     """
 
     is_old: bool
 
     def title(self, class_type: str, definition: Mapping[str, Any]) -> str:
-        """What the page calls a class."""
+        """Return the frontend's default title for nodes of a class."""
         given = definition.get("display_name")
         if self.is_old:
             return _OLD_NAMES.get(class_type) or _text(given) or class_type
@@ -89,7 +89,10 @@ class Era:
 
 
 def era_of(definitions: Mapping[str, Any]) -> Era:
-    """The age of the page by node definitions: servers since 0.12 say ``is_input_list``."""
+    """Tell the frontend by its server's node definitions.
+
+    Servers since 0.12 define ``is_input_list``.
+    """
     known = [one for one in definitions.values() if isinstance(one, Mapping)]
     return Era(bool(known) and not any("is_input_list" in one for one in known))
 

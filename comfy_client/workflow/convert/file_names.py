@@ -1,4 +1,4 @@
-"""``%KSampler.seed%`` and ``%date:yyyy-MM-dd%`` in file names, which the page fills in."""
+"""Placeholders in file names, such as ``%KSampler.seed%`` and ``%date:yyyy-MM-dd%``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...errors import WorkflowError
 from .nodes import Node, Slot
 from .widgets import MISSING, text_of
 
-#: The classes whose ``filename_prefix`` the page fills in.
+#: The classes in whose ``filename_prefix`` the frontend replaces placeholders.
 SAVING: Final = frozenset(
     (
         "CLIPSave",
@@ -44,7 +44,7 @@ _DATE: Final = re.compile(r"dd?|MM?|hh?|mm?|ss?|yyy?y?")
 
 
 class Names:
-    """All nodes by the names that a file name calls them by, and the time."""
+    """The nodes that placeholders can name, and the time."""
 
     def __init__(self, nodes: Iterable[Node], now: datetime) -> None:
         self._aliases: dict[object, Node] = {}
@@ -59,7 +59,7 @@ class Names:
                 self._aliases.setdefault(alias, node)
 
     def fill_in(self, text: str) -> str:
-        """A text with the values of widgets and the date in it; what is unknown stays.
+        """Replace placeholders by the values of widgets and the date; keep unknown ones.
 
         Raises:
             WorkflowError: It gets too long.
@@ -93,7 +93,10 @@ class Names:
 
 
 def _alias(node: Node) -> object:
-    """The name of a node for this; without one, its class, but for those that save files."""
+    """Return the name by which placeholders find a node.
+
+    A node without one has the name of its class, unless it saves files.
+    """
     default = None if node.type in SAVING or node.definition is None else node.type
     return node.saved.properties.get("Node name for S&R", default)
 

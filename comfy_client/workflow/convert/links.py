@@ -132,7 +132,7 @@ class Links:
             yield Place(f"{before}{node.id}", node, graph, around)
 
     def resolve(self, place: Place, slot: Slot) -> Found:
-        """What an input gets.
+        """Find what an input gets.
 
         Raises:
             WorkflowError: The links go round in a circle.
@@ -158,7 +158,7 @@ class Links:
     def _step(
         self, place: Place, slot: Slot, kind: str | None, seen: set[tuple[str, int]]
     ) -> Found | _Next:
-        """What an input gets, or another one that it gets the same as."""
+        """Follow a link by one step: to what the input gets, or to an input that gets the same."""
         link = place.graph.link_of(slot)
         if link is None:
             return None
@@ -169,7 +169,7 @@ class Links:
         return self._output(place, link.source, link.slot, kind, seen)
 
     def _outside(self, instance: Place, slot: int) -> Slot | Value | None:
-        """The input of an instance that feeds its inside, if it is linked, or its own value."""
+        """Return the input of an instance that feeds the inside, or its own value if unlinked."""
         inputs = instance.node.inputs
         outer = inputs[slot] if 0 <= slot < len(inputs) else None
         if outer is None:

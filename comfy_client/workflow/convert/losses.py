@@ -33,7 +33,7 @@ def lost_links(
     choosers: set[str],
     grown: Mapping[str, str | None],
 ) -> set[int]:
-    """The links that get lost.
+    """Return the ids of links that the frontend loses when it opens the file.
 
     Args:
         saved: The inputs in the file.

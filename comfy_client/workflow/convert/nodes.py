@@ -31,7 +31,7 @@ _DEEPEST: Final = 30
 
 
 class TooMuch(Exception):
-    """There are more inputs than any node has, or any workflow."""
+    """More inputs than any real node or workflow has."""
 
 
 @define(eq=False)
@@ -41,7 +41,7 @@ class Budget:
     left: int = _MOST_OF_ALL
 
     def spend(self, count: int) -> None:
-        """Raises :class:`TooMuch` if that is more than there is."""
+        """Take from the budget; raise :class:`TooMuch` once it is exhausted."""
         self.left -= count
         if self.left < 0:
             raise TooMuch
@@ -76,7 +76,7 @@ class Autogrow:
     most: int
 
     def name(self, ordinal: int, one: Spec) -> str:
-        """The name of an input in the group."""
+        """Return the name of an input of the group."""
         if self.names is not None:
             return self.names[ordinal]
         return f"{self.prefix if len(self.specs) == 1 else one.name}{ordinal}"
@@ -86,7 +86,7 @@ class Autogrow:
         return self._ordinal(name) is not None
 
     def following(self, name: str) -> str | None:
-        """The input that a link to this one brings; ``None``: it is the last."""
+        """Return the name of the input that a link to this one adds, or None after the last."""
         ordinal = self._ordinal(name)
         if ordinal is None or ordinal + 1 >= self.most:
             return None
@@ -130,12 +130,12 @@ class Node:
 
     @property
     def id(self) -> str:
-        """Its id in its graph."""
+        """The node's id in its graph."""
         return self.saved.id
 
     @property
     def type(self) -> str:
-        """Its class, or the id of a subgraph."""
+        """The node's class, or the id of its subgraph."""
         return self.saved.type
 
     def widget(self, name: str | None) -> Widget | None:
@@ -148,7 +148,7 @@ class Node:
 
 
 def unknown_node(saved: SavedNode, budget: Budget) -> Node:
-    """A node without a definition: it has the slots of the file, and no widgets."""
+    """Make a node without a definition, with the slots of the file and no widgets."""
     node = Node(saved, None, saved.title or saved.type, budget)
     budget.spend(len(saved.inputs))
     node.inputs = [Slot(each.name, each.type, each.link, each.widget) for each in saved.inputs]
@@ -157,7 +157,7 @@ def unknown_node(saved: SavedNode, budget: Budget) -> Node:
 
 
 def known_node(saved: SavedNode, catalog: Catalog, budget: Budget) -> Node:
-    """A node by its definition, with the links and the values of the file."""
+    """Make a node by its definition, with the links and values of the file."""
     definition = catalog.definitions[saved.type]
     title = saved.title or catalog.era.title(saved.type, definition)
     node = Node(saved, definition, title, budget)
@@ -183,7 +183,7 @@ def known_node(saved: SavedNode, catalog: Catalog, budget: Budget) -> Node:
 
 
 def _add_socket(node: Node, one: Spec, depth: int = 0) -> None:
-    """The inputs that have no widget: the page makes them before all widgets."""
+    """Add inputs that have no widget; the frontend makes them before all widgets."""
     if has_widget(one):
         return
     _spend(node, len(node.inputs), depth)
@@ -203,7 +203,7 @@ def _add_socket(node: Node, one: Spec, depth: int = 0) -> None:
 
 
 def _add_widgets(node: Node, one: Spec, depth: int = 0) -> None:
-    """The widgets of an input, and the slot to link it by."""
+    """Add the widgets of an input, and the slot to link it by."""
     _spend(node, len(node.widgets), depth)
     if one.type == ROWS:
         node.widgets.append(Widget(one.name, ROWS, 0, one, sent=False))
@@ -279,7 +279,7 @@ def _key(value: Any) -> str:
 
 
 def _set_rows(node: Node, rows: Widget, count: Any, depth: int = 0) -> None:
-    """As many rows of inputs as the saved number says."""
+    """Add or remove rows of inputs to match the saved number."""
     if isinstance(count, bool) or not isinstance(count, (int, float)) or count != count:
         return
     least, template = rows.spec.options.get("min"), rows.spec.options.get("template")
@@ -303,14 +303,14 @@ def _set_rows(node: Node, rows: Widget, count: Any, depth: int = 0) -> None:
 
 
 def _add_options(node: Node) -> None:
-    """What the page adds to a CustomCombo: the place of the choice, and a field per option."""
+    """Add the widgets of a CustomCombo: the index of the choice, and a field for each option."""
     field_ = Spec("option1", "STRING", {})
     node.widgets.append(Widget("index", "INDEX", MISSING, field_))
     node.widgets.append(Widget(field_.name, "OPTION", "", field_))
 
 
 def _take_links(node: Node, saved: list[SavedInput]) -> None:
-    """The links of the file by the names of the inputs, and the inputs that only it has."""
+    """Take the links of the file by input name, and add inputs that only the file has."""
     by_name = {each.name: each for each in saved}
     for slot in node.inputs:
         found = by_name.get(slot.name)
@@ -416,7 +416,7 @@ def set_value(node: Node, widget: Widget, value: Any) -> None:
 
 
 def _aligned(node: Node, specs: list[Spec]) -> list[Any] | Mapping[str, Any]:
-    """The saved values without those of widgets that are only inputs now, and of no widget."""
+    """Return the saved values without those of widgets that are mere inputs today."""
     values = node.saved.values
     if isinstance(values, Mapping) or any(each.type == ROWS for each in specs):
         return values

@@ -17,7 +17,7 @@ from .page import Page, SavedGraph, SavedNode
 
 @define(eq=False)
 class _Ids:
-    """Which ids are taken, and the highest number among them."""
+    """Ids in use, and the highest number among them."""
 
     last: int
     taken: set[str] = field(factory=set)

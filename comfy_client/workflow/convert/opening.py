@@ -32,7 +32,7 @@ def open_page(page: Page, catalog: Catalog) -> Scene:
 
 
 def _inner_first(page: Page) -> list[str]:
-    """The ids of all definitions, each behind those that it has instances of."""
+    """Return the ids of all subgraphs, inner ones before those that contain them."""
     uses = {
         key: [node.type for node in graph.nodes if node.type in page.subgraphs]
         for key, graph in page.subgraphs.items()

@@ -1,4 +1,4 @@
-"""Which pack a node comes from, as far as the file says it in the way that the page accepts."""
+"""The node pack that a file names for a node, in the form that the frontend accepts."""
 
 from __future__ import annotations
 

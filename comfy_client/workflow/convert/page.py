@@ -105,7 +105,7 @@ class Page:
 
 
 def read_page(ui: Mapping[str, Any]) -> Page:
-    """A file in UI format.
+    """Read a file in UI format.
 
     Raises:
         WorkflowError: It is too large, of a newer editor, or no such file.
@@ -142,7 +142,7 @@ def _check_version(data: Mapping[str, Any], where: str) -> None:
 
 
 def _definitions(ui: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The definitions of subgraphs, those within others behind them."""
+    """Yield the definitions of subgraphs, outer ones first."""
     ahead = list(reversed(_objects(_object(ui.get("definitions")).get("subgraphs"), "subgraphs")))
     while ahead:
         each = ahead.pop()
@@ -235,7 +235,7 @@ def _links(data: Any, where: str) -> dict[int, Link]:
 
 
 def _type(data: Mapping[str, Any]) -> str:
-    """The type of a slot: a list of choices is a COMBO, and some have 0 for any."""
+    """Return the type of a slot; a list of options is a COMBO, and anything else ``*``."""
     kind = data.get("type")
     if isinstance(kind, list):
         return "COMBO"
@@ -259,7 +259,7 @@ def _text(value: Any) -> str | None:
 
 
 def _number(value: Any) -> int | None:
-    """A whole number: some files have them as text."""
+    """Read a whole number, which some files have as text."""
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 16:
         return int(value)
     found = number(value)

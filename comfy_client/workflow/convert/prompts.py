@@ -20,14 +20,14 @@ _MOST: Final = 10_000_000
 
 
 class Chooser(Protocol):
-    """What makes the choices: a ``random.Random`` does."""
+    """Source of random choices, such as ``random.Random``."""
 
     def choice(self, options: Sequence[str], /) -> str:
-        """One of these."""
+        """Return one of the options."""
 
 
 def chooser(seed: int | Chooser | None) -> Chooser:
-    """What makes choices: a seed makes the same ones each time, ``None`` others."""
+    """Return a source of choices: reproducible ones for a seed, others for None."""
     if seed is None or isinstance(seed, int):
         return random.Random(seed)  # noqa: S311  # no secret depends on it
     return seed
@@ -44,7 +44,7 @@ def cost_of(text: str) -> int:
 
 
 def resolve_prompt(text: str, rng: Chooser) -> str:
-    """A text without comments, and with one option chosen of each ``{a|b}``.
+    """Remove comments, and choose one option of each ``{a|b}``.
 
     Options may contain further choices.  A backslash makes ``{``, ``|`` and ``}`` plain.
 
@@ -88,7 +88,7 @@ def _resolve(text: str, rng: Chooser) -> str:
 
 
 def _options(text: str, at: int) -> tuple[list[str], int]:
-    """The options of a choice that begins here, and where its text ends."""
+    """Parse the options of a choice; return them and the index behind it."""
     options: list[str] = []
     begin, depth = at, 0
     while at < len(text):

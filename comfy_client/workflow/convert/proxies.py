@@ -25,7 +25,7 @@ _Name: TypeAlias = tuple[str | None, str]
 
 @define(eq=False)
 class _Entry:
-    """One promoted widget: where it is, and the value of the instance."""
+    """A promoted widget: its node, its name and the value of the instance."""
 
     source: str
     name: str
@@ -114,7 +114,7 @@ def _resolves(scene: Scene, graph: Graph, source: str, name: str) -> bool:
 
 
 def _first_target(scene: Scene, inner: Graph, port: Port) -> tuple[str, str] | None:
-    """The node and the widget that an input of a subgraph stands for."""
+    """Return the node and the widget that an input of a subgraph feeds first."""
     for node, slot in inner.targets(port):
         if scene.inside(node) is not None:
             return node.id, slot.name
@@ -159,7 +159,7 @@ def _shown(scene: Scene, node: Node) -> dict[_Name, Slot] | None:
 
 
 def _promote_primitive(inner: Graph, host: Node, node: Node, entries: Sequence[_Entry]) -> None:
-    """A promoted PrimitiveNode: the instance feeds what the node fed."""
+    """Replace a promoted PrimitiveNode: let the instance feed what the node fed."""
     targets = inner.fed_by(node.id)
     host.budget.spend(len(targets))
     kind = node.outputs[0] if node.outputs else "*"
@@ -182,7 +182,7 @@ def _promote_primitive(inner: Graph, host: Node, node: Node, entries: Sequence[_
 def _add_port(
     inner: Graph, host: Node, name: str, kind: str, targets: Sequence[tuple[Node, Slot]]
 ) -> Slot:
-    """A new input of a subgraph, for all its instances; that of one of them."""
+    """Add an input to a subgraph and all its instances; return that of ``host``."""
     host.budget.spend(len(inner.instances) + 1)
     place = len(inner.saved.inputs)
     port = inner.add_port(name, kind)

@@ -38,7 +38,7 @@ class Graph:
     _next_suffix: Counter[str] = field(factory=Counter)
 
     def link_of(self, slot: Slot) -> Link | None:
-        """The link of an input; ``None``: there is none."""
+        """Return the link of an input, if any."""
         return None if slot.link is None else self.saved.links.get(slot.link)
 
     def targets(self, port: Port) -> Iterator[tuple[Node, Slot]]:
@@ -125,7 +125,7 @@ class Scene:
     subgraphs: dict[str, Graph]
 
     def inside(self, node: Node) -> Graph | None:
-        """The definition that a node is an instance of; ``None``: it is not one."""
+        """Return the subgraph that a node is an instance of, if any."""
         return self.subgraphs.get(node.type)
 
 
@@ -159,7 +159,7 @@ def all_nodes(scene: Scene) -> Iterator[Node]:
 
 
 def instance(inner: Graph, saved: SavedNode, budget: Budget) -> Node:
-    """An instance: slots as the definition has them, with the links and values of the file."""
+    """Make an instance of a subgraph: its definition's slots, with the file's links and values."""
     node = Node(saved, None, saved.title or inner.saved.name, budget)
     budget.spend(len(inner.saved.inputs) + len(inner.saved.outputs))
     node.outputs = [port.type for port in inner.saved.outputs]
@@ -183,7 +183,7 @@ def promote(inner: Graph, port: Port, slot: Slot) -> None:
 
 
 def _take_values(inner: Graph, node: Node) -> None:
-    """The saved values in the order of the promoted inputs; what is not there comes from inside."""
+    """Take saved values in the order of the promoted inputs; keep inner values for the rest."""
     values = node.saved.values
     kept_back = quarantined(node.saved.properties)
     place = 0

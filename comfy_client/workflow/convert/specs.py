@@ -21,7 +21,7 @@ _SENT: Final = {"sent": True}
 
 @frozen(eq=False)
 class Spec:
-    """What a definition says of an input: its type, and options such as ``default``."""
+    """An input's definition: its type, and options such as ``default``."""
 
     name: str
     type: str
@@ -29,7 +29,7 @@ class Spec:
 
     @property
     def choices(self) -> list[Any]:
-        """What a COMBO offers; empty: nothing is known."""
+        """The options of a COMBO; empty if they are unknown."""
         choices = self.options.get("options")
         return choices if isinstance(choices, list) else []
 
@@ -42,12 +42,12 @@ class Spec:
         return kind if isinstance(kind, str) and kind else self.type
 
     def renamed(self, name: str) -> Spec:
-        """The same under another name."""
+        """Return a copy with another name."""
         return evolve(self, name=name)
 
 
 def spec(name: str, raw: Any, *, optional: bool = False) -> Spec | None:
-    """An input, from ``[type or choices, options]``; ``None``: it is not one."""
+    """Read an input from ``[type or options of a combo, options]``; None if it is malformed."""
     if not isinstance(raw, (list, tuple)) or not raw:
         return None
     kind, options = raw[0], raw[1] if len(raw) > 1 else None
@@ -63,7 +63,7 @@ def spec(name: str, raw: Any, *, optional: bool = False) -> Spec | None:
 
 
 def grouped(data: Any) -> list[Spec]:
-    """The inputs of ``{"required": {...}, "optional": {...}}``, in this order."""
+    """Read the inputs of ``{"required": {...}, "optional": {...}}``, in this order."""
     found = (spec(name, raw, optional=optional) for name, raw, optional in _entries(data))
     return [one for one in found if one is not None]
 
@@ -82,7 +82,7 @@ class Catalog:
         return isinstance(self.definitions.get(class_type), Mapping)
 
     def specs(self, class_type: str) -> list[Spec]:
-        """The inputs of a class, as :func:`specs_of` gives them."""
+        """Return the inputs of a class, as :func:`specs_of` orders them."""
         found = self._specs.get(class_type)
         if found is None:
             found = specs_of(class_type, self.definitions[class_type], self.era)
@@ -90,7 +90,7 @@ class Catalog:
         return found
 
     def listed(self, class_type: str) -> list[Spec]:
-        """The same, as the definition lists them, in whatever order they are shown."""
+        """Return the inputs of a class in the order of the definition's lists."""
         found = self._listed.get(class_type)
         if found is None:
             given = {each.name: each for each in self.specs(class_type)}
@@ -101,7 +101,7 @@ class Catalog:
 
 
 def specs_of(class_type: str, definition: Mapping[str, Any], era: Era) -> list[Spec]:
-    """The inputs of a class, with those that the page adds for uploads and to show results."""
+    """Return the inputs of a class, including those that the frontend adds."""
     given = definition.get("input")
     found = {one.name: one for one in grouped(given)}
     optional = {name for name, _, is_optional in _entries(given) if is_optional}

@@ -1,4 +1,4 @@
-"""What a conversion has to say, node by node."""
+"""Warnings of a conversion, node by node."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from .specs import Spec
 
 
 class _Missing:
-    """No value at all, which JSON does not have: ``null`` is a value."""
+    """The absence of a value; ``null`` is a value."""
 
     def __repr__(self) -> str:
         return "MISSING"
@@ -51,11 +51,11 @@ class Widget:
 
 
 def widgets_for(spec: Spec, names: Callable[[], list[str]]) -> list[Widget] | None:
-    """The widgets of an input, in order; ``None``: its type has none.
+    """Make the widgets of an input, in order; return None if its type has none.
 
     Args:
         spec: The input.
-        names: What gives the names of the widgets that the node has already.
+        names: Returns the names of the widgets that the node has already.
     """
     kind = spec.widget_type
     make = _MAKERS.get(kind) if kind is not None else None
@@ -77,7 +77,7 @@ def is_widget_type(kind: str | None) -> bool:
 
 
 def _one(default: Any, *, sent: bool = True, kept: bool = True, hook: str = "") -> _Maker:
-    """A maker of one widget, with this value unless the definition has a default."""
+    """Return a maker of one widget, whose value defaults to ``default``."""
 
     def make(spec: Spec) -> list[Widget]:
         value = spec.options.get("default")
@@ -88,7 +88,7 @@ def _one(default: Any, *, sent: bool = True, kept: bool = True, hook: str = "") 
 
 
 def _button(*names: str) -> _Maker:
-    """A maker of buttons, which have places in the saved values."""
+    """Return a maker of buttons, which occupy places in the saved values."""
     return lambda spec: [
         Widget(name or spec.name, "BUTTON", "", spec, sent=False) for name in names or ("",)
     ]
@@ -159,7 +159,7 @@ def _control(spec: Spec) -> list[Widget]:
 
 
 def options_of(spec: Spec) -> dict[str, Any]:
-    """The inputs of each option of a widget that chooses among groups, by its key."""
+    """Return the inputs of each option of a dynamic combo, by key."""
     found = {}
     for each in spec.choices:
         if isinstance(each, Mapping) and isinstance(each.get("key"), (str, int, float)):
@@ -206,7 +206,7 @@ _MAKERS: Final[dict[str, _Maker]] = {
 
 
 def as_held(widget: Widget, value: Any) -> Any:
-    """What the widget makes of a value: the field of a text with lines holds text only."""
+    """Convert a value as its widget does: a multiline field holds text only."""
     is_area = widget.kind == "MARKDOWN" or (
         widget.kind == "STRING" and widget.spec.options.get("multiline")
     )
@@ -214,7 +214,7 @@ def as_held(widget: Widget, value: Any) -> Any:
 
 
 def text_of(value: Any) -> str:
-    """A value as text, as JavaScript writes it into a field."""
+    """Convert a value to text as JavaScript does."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -272,7 +272,7 @@ def _is_within(value: float, options: Mapping[str, Any]) -> bool:
 
 
 def corrected(widget: Widget, value: Any) -> Any:
-    """What a widget makes of a number that a PrimitiveNode sends it: steps, digits and range."""
+    """Round and clamp a number from a PrimitiveNode to the widget's step, digits and range."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
     options = widget.spec.options
