@@ -124,6 +124,13 @@ def test_executing_nothing_ends_a_prompt_of_a_server_that_tells_no_success():
     assert not outcome.event.recovered
 
 
+def test_executing_nothing_leaves_cached_outputs_to_the_record():
+    """A server that tells no success does not report them."""
+    state = a_state()
+    assert apply(state, START, cached("1"), LEFT, OVER) is None
+    assert state.awaits_history
+
+
 @pytest.mark.parametrize("event", [FAILED, STOPPED])
 @pytest.mark.parametrize("link", [LINK, None])
 def test_a_failure_needs_no_record(event, link):
@@ -306,6 +313,14 @@ def test_what_we_deleted_is_interrupted_and_not_lost():
     assert outcome.event.name == "execution_interrupted"
 
 
+def test_a_prompt_that_ended_before_it_was_deleted_keeps_its_end():
+    state = a_state()
+    state.attach(0.0, None, SUCCESS)
+    state.cancelled = True
+    assert state.apply_history(None, 1.0, LINK) is None
+    assert state.apply_history(None, 1.0 + TIMING.history, LINK).event is SUCCESS
+
+
 def test_a_record_may_come_later_than_the_end_event():
     """After that, the event alone has to do: maybe outputs are missing."""
     state = a_state()
@@ -335,6 +350,15 @@ def test_pictures_on_a_slow_line_are_waited_for_as_long_as_something_comes():
     outcome = state.apply_history(entry(outputs={}), 11.0, LINK, quiet_for=9.0)
     assert not outcome.complete
     assert "some may be missing" in state.remarks[0]
+
+
+def test_pictures_are_not_waited_for_for_ever():
+    """Other events may flow without end."""
+    state = a_state(PICTURES)
+    last = 10.0 + TIMING.pictures
+    for now in (10.0, last - 0.1):
+        assert state.apply_history(entry(outputs={}), now, LINK, quiet_for=0.0) is None
+    assert not state.apply_history(entry(outputs={}), last, LINK, quiet_for=0.0).complete
 
 
 def test_pictures_are_complete_once_the_socket_told_the_end():
