@@ -227,3 +227,13 @@ def test_the_largest_frame_is_a_limit_for_each_message(make: Make, comfy: ComfyS
         comfy.push(custom("z" * (1 << 19)))
     until(lambda: len([event for event in owner.received if event.name == "custom"]) == 6)
     assert owner.names("disconnected") == []
+
+
+def test_a_message_beyond_the_largest_frame_costs_its_connection(
+    make: Make, comfy: ComfyServer
+) -> None:
+    owner, link = make(comfy.url, max_frame=1 << 20)
+    comfy.until(lambda: link.state is State.CONNECTED)
+    comfy.push(custom("z" * (1 << 20)))
+    comfy.until(lambda: len(comfy.hellos) == 2 and link.state is State.CONNECTED)
+    assert owner.names("custom") == []

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import time
 from typing import Any
 
 import pytest
 import requests
+from requests.adapters import BaseAdapter
 from requests.auth import AuthBase
+from urllib3 import HTTPResponse
 
-from comfy_client.errors import (
-    TransportError,
-)
+from comfy_client.errors import RequestTimeout, TransportError
 from comfy_client.testing import ComfyServer, encode
 from tests.helpers.clients import quickly
 from tests.helpers.http import (
@@ -100,3 +101,50 @@ def test_a_given_session_keeps_to_deadlines_over_kept_connections_too() -> None:
             pause = 0.01
             assert session.get(f"{url}/slow").json() == {}
             assert session.post(f"{url}/quick", data=b"x" * 99).json() == {}
+
+
+class Own(BaseAdapter):
+    """An adapter that is none of requests' own, and watches neither length nor time."""
+
+    def __init__(self, body: io.BytesIO, **headers: str) -> None:
+        super().__init__()
+        self._body = body
+        self._headers = headers
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kw: Any) -> requests.Response:
+        answer = requests.Response()
+        answer.status_code = 200
+        answer.url, answer.request = request.url or "", request
+        answer.raw = HTTPResponse(
+            self._body, self._headers, 200, preload_content=False, enforce_content_length=False
+        )
+        answer.headers.update(self._headers)
+        return answer
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_answer_through_an_adapter_of_ones_own_is_never_short() -> None:
+    with requests.Session() as session:
+        session.mount("http://", Own(io.BytesIO(b"[1]"), **{"Content-Length": "10"}))
+        with (
+            opened("http://127.0.0.1:9", session=session) as http,
+            pytest.raises(TransportError, match="ended after 3 of 10 bytes"),
+        ):
+            http.json("GET", "/queue")
+
+
+def test_an_answer_through_an_adapter_of_ones_own_keeps_to_the_deadline() -> None:
+    class Slow(io.BytesIO):
+        def read1(self, size: int | None = -1, /) -> bytes:
+            time.sleep(0.01)
+            return super().read1(1)
+
+    with requests.Session() as session:
+        session.mount("http://", Own(Slow(b"1" * 500)))
+        with (
+            opened("http://127.0.0.1:9", session=session) as http,
+            pytest.raises(RequestTimeout, match="still arriving at the deadline"),
+        ):
+            http.json("GET", "/queue", timeout=0.2)

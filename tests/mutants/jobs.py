@@ -43,7 +43,7 @@ JOBS = (
         "jobs/state.py",
         "is_alone = link is None or self.ended or self.attached or is_over",
         "is_alone = link is None or self.ended or is_over",
-        "unit/test_state.py behaviour/test_attach.py",
+        "unit/test_state.py behaviour/test_refusals.py",
         "api.job(id).result() never ends where HTTP refuses and the socket is open",
     ),
     Mutant(
@@ -60,7 +60,7 @@ JOBS = (
         "jobs/tracker.py",
         "if one.state.end_event is not None and event.is_end:",
         "if one.state.decided and event.is_end:",
-        "unit/test_tracker.py hostile/test_values.py",
+        "unit/test_tracker.py behaviour/test_end_events.py hostile/test_values.py",
         "a job that succeeded may fail, or tell its end twice",
     ),
     Mutant(
@@ -77,7 +77,7 @@ JOBS = (
         "            for one in self._tracked.values():\n"
         "                one.state.generation = None\n",
         "            pass\n",
-        "unit/test_tracker.py hostile/test_memory.py",
+        "unit/test_tracker.py behaviour/test_bad_frames.py",
         "an output in a message that could not be read is missing from the result",
     ),
     Mutant(
@@ -151,7 +151,7 @@ JOBS = (
         "jobs/poller.py",
         "if is_away(exc) or not counts:",
         "if not counts:",
-        "unit/test_tracker.py behaviour/test_unreachable.py",
+        "unit/test_tracker.py behaviour/test_refusals.py",
         "a server that is away for a while ends every job as out of reach",
     ),
     # -- chosen from the code alone -----------------------------------------------------

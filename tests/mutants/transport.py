@@ -45,7 +45,7 @@ TRANSPORT = (
         "transport/websocket.py",
         "        if events is SKIPPED:\n            handler.skipped()\n",
         "",
-        "hostile/test_memory.py",
+        "behaviour/test_bad_frames.py",
         "an output in a message that could not be read is missing from the result",
     ),
     Mutant(
@@ -61,7 +61,7 @@ TRANSPORT = (
         "transport/dial.py",
         "(MAX_FRAME, MAX_TEXT) if max_frame is None else (max_frame, max_frame)",
         "(MAX_FRAME, MAX_TEXT)",
-        "behaviour/test_limits.py hostile/test_memory.py",
+        "behaviour/test_bad_frames.py::test_a_message_beyond_the_largest_frame_costs_its_connection",
         "max_json above the default admits no larger messages",
     ),
     Mutant(
@@ -119,7 +119,7 @@ TRANSPORT = (
         "transport/sender.py",
         "            if deadline.expired:\n                raise RequestTimeout(\n",
         "            if False:\n                raise RequestTimeout(\n",
-        "behaviour/test_sessions.py behaviour/test_timeouts.py",
+        "behaviour/test_sessions.py",
         "an answer through an adapter of the user's own goes on past the timeout",
     ),
     Mutant(
@@ -127,7 +127,7 @@ TRANSPORT = (
         "transport/sender.py",
         "                error, cause = _short(method, url, got, length), None\n",
         "                return\n",
-        "behaviour/test_sessions.py behaviour/test_downloads.py",
+        "behaviour/test_sessions.py",
         "a short answer through an adapter of the user's own counts as complete",
     ),
     # -- files --------------------------------------------------------------------------

@@ -301,3 +301,15 @@ def test_the_last_fault_acts_first_and_others_behind_it(server: ComfyServer) -> 
     assert get(server, "/prompt").text == "three"
     server.on("GET", "/prompt", server.answer)
     assert get(server, "/prompt").json() == ["one", "two"]
+
+
+def test_requests_that_wait_side_by_side_share_the_times_of_a_fault(server: ComfyServer) -> None:
+    """The one of two that is late is answered as usual."""
+    failing = server.faults.answer("GET", "/queue", (500, {}, b""), times=1)
+    with server.faults.delay("GET", "/queue") as delay, ThreadPoolExecutor() as pool:
+        answers = [pool.submit(get, server, "/queue") for _ in range(2)]
+        server.until(lambda: delay.hits == 2)
+        delay.end()
+        statuses = sorted(answer.result(LIMIT).status_code for answer in answers)
+    assert statuses == [200, 500]
+    assert failing.hits == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from urllib.parse import quote
 
@@ -239,3 +240,23 @@ def test_no_text_takes_long(text: str) -> None:
     start = time.thread_time()
     Secrets().hide_text(text)
     assert time.thread_time() - start < 5
+
+
+def test_words_of_two_threads_are_added_one_after_the_other(secrets: Secrets) -> None:
+    """The second waits, or the tables could change while they are gone through."""
+    waited = []
+
+    class Word(str):
+        """Looks at what another thread can do while it is added."""
+
+        def __hash__(self) -> int:
+            if not waited:
+                waited.append(True)
+                other = threading.Thread(target=secrets.add, args=(["another-secret"],))
+                other.start()
+                other.join(0.2)
+                waited[:] = [other.is_alive()]
+            return super().__hash__()
+
+    secrets.add([Word("the-first-secret")])
+    assert waited == [True]

@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
 import blinker
+import pytest
 
 from comfy_client import ComfyApi
+from comfy_client.events import FROM_SERVER, ConnectionEvent, Event, PreviewEvent, StatusEvent
 from comfy_client.jobs.job import Job
 from comfy_client.jobs.outcomes import lost, success
 from comfy_client.jobs.state import Outcome
+from comfy_client.jobs.tracked import Tracked
+from comfy_client.jobs.tracker import ORPHANS, Tracker
 from comfy_client.models import QueuedPrompt
+from comfy_client.transport.websocket import State
 from tests.helpers.clients import LIMIT, until
+
+
+@pytest.fixture
+def api() -> Iterator[ComfyApi]:
+    """A client that has started nothing."""
+    made = ComfyApi("http://127.0.0.1:9", namespace=blinker.Namespace())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def tracker(api: ComfyApi) -> Tracker:
+    """What the client knows of its prompts; its socket is connected, and stays so."""
+    found = api._poller.tracker
+    found.connection = SimpleNamespace(state=State.CONNECTED, generation=1)  # type: ignore[assignment]
+    return found
+
+
+def posted(api: ComfyApi, tracker: Tracker, prompt_id: str) -> tuple[Tracked, Job]:
+    """A prompt whose submission has no answer yet, and its job."""
+    one = tracker.new(prompt_id, {})
+    one.state.generation = tracker.link
+    job = Job(api, one, api._poller)
+    tracker.add(one, posting=True)
+    return one, job
+
+
+def event(name: str, prompt_id: str, **data: Any) -> Event:
+    return FROM_SERVER[name]({"prompt_id": prompt_id, **data})
 
 
 def test_the_end_of_a_prompt_that_has_become_one_with_another_is_reported_once() -> None:
@@ -31,17 +70,117 @@ def test_the_end_of_a_prompt_that_has_become_one_with_another_is_reported_once()
     assert len(ends) == 1
 
 
-def test_of_two_verdicts_the_first_ends_a_prompt() -> None:
+def test_of_two_verdicts_the_first_ends_a_prompt(api: ComfyApi, tracker: Tracker) -> None:
     """The socket and HTTP may both have reached one before either is written down."""
-    api = ComfyApi("http://127.0.0.1:9", namespace=blinker.Namespace())
-    poller = api._poller
-    tracker = poller.tracker
-    one = tracker.new("ours", {})
-    job = Job(api, one, poller)
-    tracker.add(one, posting=True)
+    one, job = posted(api, tracker, "ours")
     tracker.accept(one, QueuedPrompt("ours"))
     tracker.resolve(one, Outcome(success("ours")))
     tracker.resolve(one, Outcome(*lost("ours")))
     assert job.result(LIMIT).prompt_id == "ours"
-    api.close()
     assert (api.stats().succeeded, api.stats().lost) == (1, 0)
+
+
+def test_verdicts_of_two_threads_come_one_after_the_other(api: ComfyApi, tracker: Tracker) -> None:
+    """The second finds the first written down."""
+    one, job = posted(api, tracker, "ours")
+    tracker.accept(one, QueuedPrompt("ours"))
+    second = threading.Thread(target=lambda: tracker.resolve(one, Outcome(*lost("ours"))))
+
+    def let_the_second_try(_: Event) -> None:
+        second.start()
+        second.join(0.2)
+
+    one.events.sinks = (let_the_second_try,)
+    tracker.resolve(one, Outcome(success("ours")))
+    second.join(LIMIT)
+    assert job.result(LIMIT).prompt_id == "ours"
+    assert (api.stats().succeeded, api.stats().lost) == (1, 0)
+
+
+def test_a_prompt_that_is_outstanding_keeps_its_id(tracker: Tracker) -> None:
+    """Another one by the same id is refused."""
+    one = tracker.new("ours", {})
+    tracker.add(one)
+    with pytest.raises(ValueError, match="outstanding already"):
+        tracker.add(tracker.new("ours", {}))
+    assert tracker.get("ours") is one
+
+
+def test_events_under_an_id_that_is_not_known_yet_wait_for_all_answers(
+    api: ComfyApi, tracker: Tracker
+) -> None:
+    """That one of two submissions is answered says nothing of the other."""
+    first, _ = posted(api, tracker, "first")
+    second, job = posted(api, tracker, "second")
+    for name in ("execution_start", "execution_cached", "execution_success"):
+        tracker.handle(event(name, "theirs"))
+    tracker.accept(first, QueuedPrompt("first"))
+    tracker.answered(first)
+    tracker.accept(second, QueuedPrompt("theirs"))
+    assert job.result(0).prompt_id == "theirs"
+
+
+def test_more_events_than_are_kept_for_an_unknown_id_leave_the_end_to_the_record(
+    api: ComfyApi, tracker: Tracker
+) -> None:
+    """One that was dropped may have been an output."""
+    one, job = posted(api, tracker, "ours")
+    tracker.handle(event("executed", "theirs", node="9", output={"text": ["dropped"]}))
+    for _ in range(ORPHANS):
+        tracker.handle(event("progress", "theirs", value=1, max=2, node="1"))
+    for name in ("execution_start", "execution_cached", "execution_success"):
+        tracker.handle(event(name, "theirs"))
+    tracker.accept(one, QueuedPrompt("theirs"))
+    assert one.state.awaits_history
+    assert not job.done()
+
+
+def test_prompts_of_an_older_client_id_are_asked_about_when_the_queue_moves(
+    api: ComfyApi, tracker: Tracker
+) -> None:
+    """Their events go nowhere, so a change of its length is all that the socket says."""
+    one, _ = posted(api, tracker, "ours")
+    tracker.accept(one, QueuedPrompt("ours"))
+    tracker.client_id_changed()
+    before = one.state.check_at
+    tracker.handle(StatusEvent(name="status", raw={}, queue_remaining=1))
+    assert one.state.check_at < before
+
+
+def test_a_prompt_that_has_ended_becomes_one_with_no_other(api: ComfyApi, tracker: Tracker) -> None:
+    """A look-up may find its other id when it is over."""
+    one, _ = posted(api, tracker, "ours")
+    tracker.accept(one, QueuedPrompt("ours"))
+    tracker.resolve(one, Outcome(success("ours")))
+    other = tracker.new("theirs", {})
+    tracker.add(other)
+    tracker.merge(one, "theirs")
+    assert one.state is not other.state
+    assert api.stats().submitted == 1
+
+
+def test_the_end_of_a_prompt_waits_for_the_answer_to_its_submission(
+    api: ComfyApi, tracker: Tracker
+) -> None:
+    """Which says what of it does not run."""
+    one, job = posted(api, tracker, "ours")
+    tracker.resolve(one, Outcome(success("ours")))
+    assert not job.done()
+    tracker.accept(one, QueuedPrompt("ours", node_errors={"7": {"errors": []}}))
+    assert job.result(0).node_errors == {"7": {"errors": []}}
+
+
+def test_a_preview_without_an_id_is_of_no_prompt_that_an_older_socket_named(
+    api: ComfyApi, tracker: Tracker
+) -> None:
+    """That one may have ended while there was no socket."""
+    heard: list[Any] = []
+    tracker.publish = heard.append
+    posted(api, tracker, "ours")
+    preview = PreviewEvent(name="b_preview", mime="image/png", view=memoryview(b"..."))
+    tracker.handle(event("executing", "ours", node="1"))
+    tracker.handle(preview)
+    tracker.connection_changed(ConnectionEvent(name="reconnected"))
+    tracker.handle(preview)
+    previews = [one for one in heard if isinstance(one, PreviewEvent)]
+    assert [one.prompt_id for one in previews] == ["ours", None]
