@@ -90,6 +90,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="with --real: the contract tests alone, on the ComfyUI of a source tree or a URL",
     )
     parser.addoption("--soak", action="store_true", help="also run the tests that take long")
+    parser.addoption(
+        "--soak-seconds",
+        type=float,
+        default=60.0,
+        help="with --soak: for how long tests/model plays random schedules",
+    )
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -81,6 +81,11 @@ def _attributed(
     return attrs.evolve(event, prompt_id=prompt_id)
 
 
+def _ends(prompt_id: str | None, events: Newest[JobEvent]) -> bool:
+    """Whether the end of a prompt is among these events."""
+    return any(event.is_end and event.prompt_id == prompt_id for event in events.values())
+
+
 def _nobody() -> None:
     """No job of a prompt is left."""
 
@@ -309,8 +314,8 @@ class Tracker:
                 if isinstance(event, PreviewEvent):
                     event = with_finality(event, one.state.graph)
                 outcome = self._apply(one, event)
-            elif event.is_end and prompt_id in self.ended:
-                return  # receivers had this news already, over HTTP
+            elif event.is_end and (prompt_id in self.ended or _ends(prompt_id, self._orphans)):
+                return  # receivers had this news already
             if self._posting and prompt_id and (one is None or one.state.attached):
                 self._orphans.append(event, event.nbytes)
         self.publish(event)

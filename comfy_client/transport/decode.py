@@ -76,14 +76,15 @@ class _Skipped(tuple[Event, ...]):
     __slots__ = ()
 
 
-#: What is returned for a message that is too large or too deep to be read.
+#: What is returned for a message that cannot be read, or is too large or too deep for it.
 SKIPPED: Final = _Skipped()
 
 
 def decode_text(data: bytes | memoryview, most: int = MAX_DECODED) -> tuple[Event, ...]:
     """The events of a text frame; none when it is not ``{"type": ..., "data": ...}``.
 
-    :data:`SKIPPED` when it may be, but would take more than ``most`` bytes or nests too deep.
+    :data:`SKIPPED` when it may be, but is broken, nests too deep or would take more than ``most``
+    bytes.
     """
     said = str(data, "utf-8", "replace")
     length = len(said)
@@ -98,7 +99,7 @@ def decode_text(data: bytes | memoryview, most: int = MAX_DECODED) -> tuple[Even
         return SKIPPED
     except ValueError:
         log.debug("skipped a text frame of %d bytes that is no JSON", len(data))
-        return ()
+        return SKIPPED
     if length > _NO_MATTER and _is_deep(said, message):
         log.debug("skipped a text frame of %d bytes that nests too deep", len(data))
         return SKIPPED

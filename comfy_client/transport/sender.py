@@ -148,20 +148,19 @@ class Sender:
         if response.status_code == 401 and self._identity.refresh():
             response.close()
             response = self._send(request, path, exchange)
-        if self.has_api_prefix is not None:
-            return response
-        if response.status_code < 300 and path != request.route:
-            self.has_api_prefix = True
-        elif response.status_code in (404, 405, 501):
-            try:
-                self._find_routes(exchange)
-            except BaseException:
-                response.close()
-                raise
+        if response.status_code in (404, 405, 501):
+            if self.has_api_prefix is None:
+                try:
+                    self._find_routes(exchange)
+                except BaseException:
+                    response.close()
+                    raise
             # No route took the request, so it may be sent again.
             if self.has_api_prefix is False and path != request.route:
                 response.close()
                 response = self._send(request, request.route, exchange)
+        elif self.has_api_prefix is None and response.status_code < 300 and path != request.route:
+            self.has_api_prefix = True
         return response
 
     def _find_routes(self, exchange: Exchange) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, dataclass_transform
 
 import attrs
 
+Class = TypeVar("Class")
 Frozen = TypeVar("Frozen", bound=attrs.AttrsInstance)
 
 
@@ -27,9 +28,10 @@ def _source(self: Any) -> str:
     return f"{type(self).__name__}({', '.join(said)})"
 
 
-def data(cls: type[Any]) -> type[Any]:
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def data(cls: type[Class]) -> type[Class]:
     """A frozen attrs class whose ``repr`` is short source."""
-    cls.__repr__ = _source
+    cls.__repr__ = _source  # type: ignore[assignment]  # as a method
     return attrs.frozen(cls, repr=False, kw_only=True)
 
 

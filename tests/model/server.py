@@ -111,6 +111,8 @@ class Taken:
     graph: dict[str, Any]
     extra_data: dict[str, Any]
     at: float
+    life: int  #: Of the server.
+    is_late: bool = False  #: Its client had given up waiting for an answer.
     end: str = ""  #: Its end event, ``deleted`` or ``forgotten``; empty: it waits or runs.
     ended_at: float = 0.0
     outputs: dict[str, Any] = attrs.field(factory=dict)
@@ -335,7 +337,7 @@ class Server:
 
     def _report(self, one: Taken, event: str, **data: Any) -> None:
         """Add an event to the record, and send it."""
-        data["timestamp"] = int(self.kernel.now() * 1000)
+        data["timestamp"] = int((1.7e9 + self.kernel.now()) * 1000)
         one.messages.append([event, {**data, "prompt_id": one.prompt_id}])
         for _ in range(2 if self.says_twice and event == one.end else 1):
             self._send(one, event, **data)
@@ -387,7 +389,16 @@ class Server:
         mark = extra.get(EXTRA_DATA_KEY)
         prompt_id = said.get("prompt_id") if self.version.takes_ids else None
         prompt_id = prompt_id or str(UUID(int=self.kernel.random.getrandbits(128), version=4))
-        one = Taken(prompt_id, mark, said.get("client_id"), number, graph, extra, self.kernel.now())
+        one = Taken(
+            prompt_id,
+            mark,
+            said.get("client_id"),
+            number,
+            graph,
+            extra,
+            self.kernel.now(),
+            self.life,
+        )
         self.taken.append(one)
         heapq.heappush(self._pending, one)
         self._say_status()

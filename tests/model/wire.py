@@ -478,7 +478,10 @@ class _Way:
         self.network.kernel.sleep(seconds)
         self.server.wait_thawed()
         if self.server.life == life and not self.server.is_down:
+            count = len(self.server.taken)
             handle()
+            for one in self.server.taken[count:]:
+                one.is_late = True
 
     def _no_answer(self) -> Exception:
         self.cord.sleep(self.timeout[1])

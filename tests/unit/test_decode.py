@@ -28,7 +28,7 @@ from comfy_client.events import (
 )
 from comfy_client.signals import signal_names
 from comfy_client.testing import ComfyServer, frame
-from comfy_client.transport.decode import HELLO, decode_binary, decode_text
+from comfy_client.transport.decode import HELLO, SKIPPED, decode_binary, decode_text
 from comfy_client.values import MAX_LEVELS
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
@@ -337,6 +337,10 @@ def test_a_known_name_without_its_form_is_in_all_only(name: str) -> None:
 def test_what_is_no_message_is_skipped(data: bytes) -> None:
     """Nothing comes of it, and nothing is raised."""
     assert decode_text(data) == ()
+
+
+def test_a_text_that_breaks_off_may_have_been_about_any_prompt() -> None:
+    assert decode_text(b'{"type": "execution_interrupted", "da') is SKIPPED
 
 
 def test_bytes_that_are_no_utf8_spoil_only_their_text() -> None:

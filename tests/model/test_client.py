@@ -1,0 +1,369 @@
+"""The client against the model of a server, in thousands of schedules.
+
+Each schedule has a few prompts, what is done to them, and faults.  Whatever happens:
+
+* A prompt is taken at most once, unless the server forgot it or took it late.
+* Each job ends once, by the end that the server knows, with its outputs or ``complete=False``.
+* Nothing ends while the server still has it, and receivers get one end event.
+* Once faults cease, each job ends within :data:`BOUND` seconds.
+* No lock is held while user code or I/O runs, and no thread is left after ``close()``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+import attrs
+import pytest
+
+from comfy_client import ComfyApi, Job, Result
+from comfy_client.errors import (
+    ApiError,
+    ClientClosed,
+    ComfyError,
+    JobFailed,
+    JobInterrupted,
+    JobLost,
+    NotSupported,
+    PromptRejected,
+    ServerUnreachable,
+    SubmitUncertain,
+    TransportError,
+    UnexpectedResponse,
+)
+from comfy_client.events import EndEvent, Event
+from comfy_client.transport.failures import is_away
+from tests.model.kernel import START, Kernel
+from tests.model.schedule import Act, Prompt, Schedule, make
+from tests.model.server import Server, Taken, graph_of
+from tests.model.wire import Network, connect
+
+#: Seconds within which a job ends, once its prompt has ended and faults have ceased.
+BOUND: Final = 40.0
+#: Default lane: so many schedules, in so many tests.
+SCHEDULES, BLOCKS = 3000, 60
+
+#: What the server calls the end that a job reports so.
+ENDS = {
+    Result: {"execution_success"},
+    JobFailed: {"execution_error"},
+    JobInterrupted: {"execution_interrupted", "deleted"},
+}
+EVENT_OF = {
+    Result: "execution_success",
+    JobFailed: "execution_error",
+    JobInterrupted: "execution_interrupted",
+}
+
+
+@attrs.define(eq=False)
+class Wait:
+    """One job, or one submission, of a user, and how it ended."""
+
+    prompt: int
+    client: int
+    is_own: bool  #: Whether this client submitted it.
+    began: float
+    job: Job | None = None
+    outcome: Any = None
+    ended_at: float = 0.0
+
+    @property
+    def error(self) -> ComfyError | None:
+        return self.outcome if isinstance(self.outcome, ComfyError) else None
+
+
+class World:
+    """A schedule as it is played."""
+
+    def __init__(self, kernel: Kernel, schedule: Schedule) -> None:
+        self.kernel = kernel
+        self.schedule = schedule
+        self.server = Server(kernel, version=schedule.version)
+        self.network = Network(kernel, self.server)
+        self.waits: list[Wait] = []
+        self.jobs: dict[int, Job] = {}  # by prompt, once its submission has begun
+        self.ids = [f"00000000-0000-4000-8000-{n:012d}" for n in range(len(schedule.prompts))]
+        self.begun: set[int] = set()
+        self.closed: set[int] = set()
+        self.cancelled: set[int] = set()  # by their own client, which was told so
+        self.ends: list[Counter[tuple[str | None, str]]] = []  # events, by client
+        self.late = 0.0
+
+    # -- what happens ----------------------------------------------------------------------
+
+    def play(self) -> None:
+        """Have everything happen, and check what came of it."""
+        schedule, kernel = self.schedule, self.kernel
+        with self.network, contextlib.ExitStack() as clients:
+            self.apis = [self.connect(number) for number in range(schedule.clients)]
+            for api in self.apis:
+                clients.callback(api.close)
+            kernel.spawn(lambda: self.network.play(schedule.faults, START), "faults")
+            users = [
+                *(kernel.spawn(self.user(n, one), f"prompt {n}") for n, one in self.numbered()),
+                *(kernel.spawn(self.actor(act), act.what) for act in schedule.acts),
+            ]
+            for user in users:
+                user.join(400.0)
+            stuck = [user.name for user in users if user.is_alive()]
+            assert not stuck, f"no end: {stuck} still wait at {kernel.now() - START:.1f} s"
+            self.check_ends()
+            clients.close()
+            kernel.sleep(5.0)
+            left = [name for name in kernel.living() if name.startswith("comfy-")]
+            assert not left, f"threads left: {left}"
+        assert not self.network.violations, "locks: " + self.network.violations[0]
+
+    def connect(self, number: int) -> ComfyApi:
+        polls = self.schedule.polls and not number
+        api = connect(self.server, f"client-{number}", transport="poll" if polls else "auto")
+        seen: Counter[tuple[str | None, str]] = Counter()
+
+        def hear(event: Event) -> None:
+            self.network.check_unlocked("a receiver is called")
+            if isinstance(event, EndEvent) and event.is_end:
+                seen[event.prompt_id, event.name] += 1
+
+        api.on("all", hear)
+        self.ends.append(seen)
+        return api
+
+    def numbered(self) -> list[tuple[int, Prompt]]:
+        return list(enumerate(self.schedule.prompts))
+
+    def user(self, number: int, prompt: Prompt) -> Callable[[], None]:
+        """Somebody who submits a prompt, and waits for its end."""
+
+        def act() -> None:
+            self.kernel.sleep(prompt.at)
+            self.begun.add(number)
+            self.wait(Wait(number, prompt.client, True, self.now), self.submit)
+
+        return act
+
+    def submit(self, wait: Wait) -> Any:
+        prompt, api = self.schedule.prompts[wait.prompt], self.apis[wait.client]
+        does = ("seconds", "ticks", "fails", "cached", "refused", "partly")
+        graph = graph_of(**{name: getattr(prompt, name) for name in does})
+        graph["1"]["inputs"]["tag"] = wait.prompt
+        if prompt.how == "run":
+            return api.run(graph, resubmit=prompt.resubmit, on_event=self.hear)
+        prompt_id = self.ids[wait.prompt]
+        wait.job = job = api.submit(graph, prompt_id=prompt_id, resubmit=prompt.resubmit)
+        self.jobs[wait.prompt] = job
+        if prompt.how == "follow":
+            events = [event for event in job.events() if event.is_end]
+            assert len(events) <= 1, "one end: an iterator yields two end events"
+        return job.result()
+
+    def hear(self, event: Event) -> None:
+        self.network.check_unlocked("a callback is called")
+
+    def actor(self, act: Act) -> Callable[[], None]:
+        """Somebody who does something to a prompt."""
+
+        def do() -> None:
+            self.kernel.sleep(act.at)
+            if act.prompt >= len(self.ids):
+                return
+            while act.prompt not in self.begun:
+                self.kernel.sleep(0.1)
+            try:
+                self.do(act)
+            except ComfyError as exc:
+                self.check_failure(exc, act.client, START + act.at)
+
+        return do
+
+    def do(self, act: Act) -> None:
+        api, job = self.apis[act.client], self.jobs.get(act.prompt)
+        prompt_id = self.ids[act.prompt] if job is None else job.prompt_id
+        if self.schedule.prompts[act.prompt].how == "run":
+            prompt_id = next((one.prompt_id for one in self.taken(act.prompt)), prompt_id)
+        if act.what == "close":
+            self.closed.add(act.client)
+            api.close()
+        elif act.what == "attach" and (job or self.taken(act.prompt)):
+            self.wait(
+                Wait(act.prompt, act.client, False, self.now),
+                lambda wait: api.job(prompt_id).result(),
+            )
+        elif act.what == "cancel" and job is not None:
+            if job.cancel(force=True):
+                self.cancelled.add(act.prompt)
+        elif act.what == "delete":
+            api.delete_from_queue(prompt_id)
+        elif act.what == "interrupt":
+            api.interrupt(prompt_id)
+        elif act.what == "clear":
+            api.clear_queue()
+
+    def wait(self, wait: Wait, get: Callable[[Wait], Any]) -> None:
+        self.waits.append(wait)
+        try:
+            wait.outcome = get(wait)
+        except ComfyError as exc:
+            wait.outcome = exc
+        wait.ended_at = self.now
+        self.check_end(wait)
+
+    # -- what must be ----------------------------------------------------------------------
+
+    @property
+    def now(self) -> float:
+        return self.kernel.now()
+
+    def taken(self, number: int) -> list[Taken]:
+        """The prompts that the server took for a submission."""
+        return [t for t in self.server.taken if t.graph["1"]["inputs"]["tag"] == number]
+
+    def explains(self, exc: Exception, since: float) -> bool:
+        """Whether something was wrong since that moment of which this error may come."""
+        faults = [fault for fault in self.schedule.faults if START + fault.over + 1.0 >= since]
+        kinds = {fault.kind for fault in faults}
+        if not self.server.version.has_api and isinstance(exc, NotSupported):
+            return bool(faults)  # its routes could not be found
+        if isinstance(exc, UnexpectedResponse):
+            return bool(kinds & {"nonsense", "half"}) or exc.status in (404, 405)
+        if isinstance(exc, ApiError) and not is_away(exc):
+            return any(fault.value == exc.status for fault in faults if fault.kind == "refuse")
+        return bool(faults)
+
+    def removes(self, client: int) -> bool:
+        """Whether a client has the server remove prompts from the queue."""
+        acts = self.schedule.acts
+        return any(act.client == client and act.what in ("delete", "clear") for act in acts)
+
+    def check_failure(self, exc: ComfyError, client: int, since: float) -> None:
+        """A call fails only if there is a reason."""
+        if isinstance(exc, ClientClosed):
+            assert client in self.closed, "right end: closed by nobody"
+        elif not isinstance(exc, NotSupported):
+            assert self.explains(exc, since), f"right end: {exc!r} without a reason"
+
+    def check_end(self, wait: Wait) -> None:
+        """It ended as the server knows, and not before."""
+        outcome, taken = wait.outcome, self.taken(wait.prompt)
+        prompt = self.schedule.prompts[wait.prompt]
+        if isinstance(outcome, ClientClosed):
+            assert wait.client in self.closed, "right end: closed by nobody"
+            return
+        if isinstance(outcome, PromptRejected):
+            assert prompt.refused, f"right end: {outcome!r}"
+            assert not taken, f"once: {outcome!r}, but it was taken"
+            return
+        kind = next((kind for kind in ENDS if isinstance(outcome, kind)), None)
+        if kind is not Result and self.is_submission(wait, outcome):
+            self.check_submission(wait, taken)
+            return
+        is_over = any(one.end for one in taken)
+        refusal = isinstance(outcome, ApiError | UnexpectedResponse)
+        if kind is not None:
+            ends = {one.end for one in taken}
+            assert is_over, f"still there: {outcome!r}"
+            if kind is JobInterrupted and self.removes(wait.client):
+                ends.add("deleted")  # whether it was there any more, nobody can tell
+            assert ends & ENDS[kind], f"right end: {outcome!r}, but {ends}"
+            if kind is Result:
+                self.check_outputs(outcome, taken)
+        elif isinstance(outcome, JobLost):
+            there = [one for one in taken if self.server.has(one.prompt_id)]
+            is_known = self.server.version.takes_ids or wait.is_own or not there
+            assert not there or not is_known, f"still there: {outcome!r}, {there}"
+            if wait.prompt in self.cancelled and wait.client == prompt.client:
+                ends = {one.end for one in taken}
+                assert ends != {"deleted"}, f"right end: {outcome!r}, but it was cancelled"
+        else:
+            assert refusal, f"right end: {outcome!r}"
+            assert not is_away(outcome), f"right end: {outcome!r}, which is no refusal"
+            assert self.explains(outcome, wait.began), f"right end: {outcome!r} without a reason"
+        self.check_bound(wait, taken)
+
+    def is_submission(self, wait: Wait, exc: ComfyError) -> bool:
+        """Whether it is the submission that failed, and not the job."""
+        if isinstance(exc, JobFailed | JobInterrupted | JobLost):
+            return False
+        if isinstance(exc, ApiError | UnexpectedResponse):
+            return bool(exc.path) and exc.path.endswith("/prompt") and exc.method == "POST"
+        prompt = self.schedule.prompts[wait.prompt]
+        return wait.client == prompt.client and wait.prompt not in self.jobs
+
+    def check_submission(self, wait: Wait, taken: list[Taken]) -> None:
+        """A submission failed: nothing was taken, or nobody knows."""
+        exc = wait.outcome
+        assert self.explains(exc, wait.began), f"right end: {exc!r} without a reason"
+        if isinstance(exc, SubmitUncertain):
+            return
+        is_sure = isinstance(exc, ServerUnreachable) or not isinstance(exc, TransportError)
+        assert is_sure, f"right end: {exc!r} does not say whether it was taken"
+        if isinstance(exc, UnexpectedResponse):
+            return  # a page instead of an answer: it says nothing
+        assert not taken, f"once: {exc!r}, but it was taken"
+
+    def check_outputs(self, result: Result, taken: list[Taken]) -> None:
+        names = {image.filename for image in result.images}
+        right = [{f"{one.prompt_id}.png"} for one in taken if one.end == "execution_success"]
+        assert names in right or not result.complete, f"outputs: {names}, not {right}"
+
+    def check_bound(self, wait: Wait, taken: list[Taken]) -> None:
+        """It did not take long, once it had ended and all was well."""
+        known = [START + self.schedule.calm, wait.began, *(one.ended_at for one in taken)]
+        late = wait.ended_at - max(known)
+        self.late = max(self.late, late)
+        assert late <= BOUND, f"bound: {late:.1f} s late: {wait.outcome!r}"
+
+    def check_ends(self) -> None:
+        for number, prompt in self.numbered():
+            self.check_once(prompt, self.taken(number))
+        for client, api in enumerate(self.apis):
+            if client in self.closed:
+                continue
+            assert not api.stats().outstanding, "right end: some are outstanding"
+            for number, _ in self.numbered():
+                self.check_events(client, number)
+
+    def check_once(self, prompt: Prompt, taken: list[Taken]) -> None:
+        """It was taken once, unless it may have been lost before."""
+        for before, again in itertools.pairwise(taken):
+            assert prompt.resubmit, "once: taken twice"
+            assert before.is_late or before.life < again.life, "once: taken twice"
+
+    def check_events(self, client: int, number: int) -> None:
+        """Receivers had one end event of each prompt, and it was the right one."""
+        waits = [one for one in self.waits if (one.client, one.prompt) == (client, number)]
+        ids = {one.prompt_id for one in self.taken(number)} | {self.ids[number]}
+        told = {key: n for key, n in self.ends[client].items() if key[0] in ids}
+        failed = [one for one in waits if one.error and self.is_submission(one, one.error)]
+        if failed and not self.server.version.takes_ids:
+            return  # what came of it was a stranger's, as far as the client knows
+        assert sum(told.values()) <= 1, f"one end event: {told}"
+        ended = [one for one in waits if one not in failed]
+        if ended:
+            names = {name for _, name in told}
+            kinds = [k for one in ended for k in EVENT_OF if isinstance(one.outcome, k)]
+            right = {EVENT_OF[kind] for kind in kinds} or {"job_lost"}
+            assert names == right, f"one end event: {names}, not {right}"
+
+
+def play(schedule: Schedule) -> World:
+    """Play a schedule; AssertionError if something is not as it must be."""
+    kernel = Kernel(schedule.seed)
+    world = World(kernel, schedule)
+    kernel.run(world.play)
+    return world
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_every_schedule_ends_as_it_must(block: int) -> None:
+    for seed in range(block, SCHEDULES, BLOCKS):
+        schedule = make(seed)
+        try:
+            play(schedule)
+        except BaseException as exc:
+            exc.add_note(f"replay({schedule!r})")
+            raise

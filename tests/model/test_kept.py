@@ -1,0 +1,43 @@
+"""Schedules that failed once, each by a defect that is mended."""
+
+from __future__ import annotations
+
+from tests.model.schedule import Act, Fault, Prompt, Schedule
+from tests.model.test_client import play as replay
+
+
+def test_a_first_request_without_api_may_be_answered_after_another() -> None:
+    """The first was refused (405) below ``/api`` once the second had found the routes."""
+    replay(
+        Schedule(
+            seed=1,
+            version="2024-03",
+            prompts=(Prompt(), Prompt(at=0.3)),
+            faults=(Fault(at=0.0, kind="slow", lasts=0.2, route="POST", value=0.5),),
+        )
+    )
+
+
+def test_an_end_that_is_said_twice_before_the_id_is_known_is_told_once() -> None:
+    replay(
+        Schedule(
+            seed=1,
+            version="0.3.40",
+            prompts=(Prompt(how="run", seconds=0.1),),
+            faults=(
+                Fault(at=0.0, kind="repeat", lasts=2.0),
+                Fault(at=0.0, kind="slow", lasts=2.0, route="POST", value=3.0),
+            ),
+        )
+    )
+
+
+def test_an_end_in_a_message_that_breaks_off_is_no_success() -> None:
+    replay(
+        Schedule(
+            seed=1465,
+            prompts=(Prompt(seconds=2.0),),
+            acts=(Act(at=1.0, what="cancel"),),
+            faults=(Fault(at=1.5, kind="garble"),),
+        )
+    )
