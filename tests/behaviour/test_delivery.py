@@ -105,7 +105,7 @@ def test_a_timeout_does_not_wait_for_receivers(comfy, fast):
 
     def stuck(event):
         entered.set()
-        release.wait(LIMIT)
+        release.wait(4 * LIMIT)
 
     fast.on("execution_start", stuck)
     go = threading.Event()
@@ -125,7 +125,7 @@ def test_a_result_waits_for_receivers_no_longer_than_its_timeout(comfy, fast):
     release = threading.Event()
 
     def stuck(event):
-        release.wait(LIMIT)
+        release.wait(4 * LIMIT)
 
     fast.on("executed", stuck)
     comfy.script(*WELL)
@@ -134,10 +134,10 @@ def test_a_result_waits_for_receivers_no_longer_than_its_timeout(comfy, fast):
     for timeout in (0, 0.5):
         start = time.monotonic()
         check(job.result(timeout))
-        assert timeout <= time.monotonic() - start < timeout + 2
+        assert timeout <= time.monotonic() - start < LIMIT
     start = time.monotonic()
-    check(fast.run(GRAPH, timeout=1))
-    assert time.monotonic() - start < 3
+    check(fast.run(GRAPH, timeout=3))
+    assert time.monotonic() - start < LIMIT
     release.set()
 
 

@@ -144,7 +144,7 @@ def test_a_run_that_a_server_has_when_time_runs_out_keeps_running(servers, clien
         with pytest.raises(
             JobTimeout, match=r"on http://\S+\). The prompt keeps running"
         ) as caught:
-            pool.run(shows(waits=True), timeout=2.0)
+            pool.run(shows(waits=True), timeout=3.0)
         assert not hasattr(caught.value, "__notes__")
         GATES.set()
     assert marks(*servers) == [caught.value.prompt_id]
@@ -270,7 +270,7 @@ def test_that_the_line_moves_is_news_of_a_run_that_waits(servers, clients) -> No
 
         thread = threading.Thread(target=open_gates)
         thread.start()
-        assert pool.run(shows(), stall_timeout=2.4).texts == ("x",)
+        assert pool.run(shows(), stall_timeout=2.7).texts == ("x",)
         thread.join(LIMIT)
         busy = pool.submit(shows(waits=True))
         until(lambda: busy.status == "running")

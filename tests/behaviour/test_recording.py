@@ -142,7 +142,7 @@ def test_frames_have_a_limit_in_all(path: Path, data: bytes, is_text: bool, kept
 
 def test_what_goes_wrong_is_there_too(server: ComfyServer, path: Path) -> None:
     """A cut, a refused dial, an answer that does not come, one that ends too soon."""
-    with Quick(server.url, record=path, timeout=0.5) as api:
+    with Quick(server.url, record=path, timeout=2.0) as api:
         refused = server.faults.refuse_sockets(503)
         server.faults.drop()
         until(lambda: any(row.get("refused") == 503 for row in so_far(path)))

@@ -233,7 +233,7 @@ def test_a_worker_that_is_dead_hangs_no_sweep(server, api, record, journal) -> N
     """Each row has its time; the error stands in the journal, as any other of a run."""
     sweep = functools.partial(api.sweep, WORKFLOW, {"Make.seed": range(3)}, journal=journal)
     with server.faults.hang_worker():
-        rows = sweep(timeout=0.5)
+        rows = sweep(timeout=1.5)
         assert [type(row.error) for row in rows] == [JobTimeout] * 3
         assert api.get_queue().pending == ()
         (running,) = api.get_queue().running

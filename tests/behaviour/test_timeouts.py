@@ -213,9 +213,9 @@ def test_time_that_runs_out_is_a_timeout_and_the_prompt_goes_on(comfy, fast, cal
     comfy.script(START, go, *WELL[1:])
     start = time.monotonic()
     with pytest.raises(
-        JobTimeout, match=r"within 0\.25 s \(.*\)\. The prompt keeps running: "
+        JobTimeout, match=r"within 1\.25 s \(.*\)\. The prompt keeps running: "
     ) as caught:
-        fast.run(GRAPH, timeout=0.25, on_event=callback)
+        fast.run(GRAPH, timeout=1.25, on_event=callback)
     assert isinstance(caught.value, TimeoutError)
     assert time.monotonic() - start < LIMIT
     [job] = outstanding(fast)

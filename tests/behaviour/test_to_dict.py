@@ -169,7 +169,7 @@ def failure(api: ComfyApi, server: ComfyServer, kind: type[ComfyError]) -> Comfy
     if kind is JobTimeout:
         server.faults.hang_worker()
     with pytest.raises(kind) as caught:
-        api.run(graph, timeout=0.2 if kind is JobTimeout else 20)
+        api.run(graph, timeout=1.5 if kind is JobTimeout else 20)
     return caught.value
 
 
