@@ -40,13 +40,14 @@ def test_pictures_that_a_reconnect_may_have_cost_are_said_to_be_missing(comfy, f
     assert "SaveImageWebsocket" in caplog.text
 
 
+@pytest.mark.timing(silence=1.0)
 def test_pictures_that_are_still_on_their_way_are_waited_for(comfy, fast):
     """On a slow link history knows of the end while a picture still trickles in."""
     head = b'{"node_id": "9", "prompt_id": "%s"}'
 
     def trickle(prompt_id):
         about = head % prompt_id.encode()
-        body = (4).to_bytes(4, "big") + len(about).to_bytes(4, "big") + about + bytes(2000)
+        body = (4).to_bytes(4, "big") + len(about).to_bytes(4, "big") + about + bytes(4000)
         data = frame(2, body)
         for start in range(0, len(data), 100):  # for longer than a silence may last
             comfy.push_raw(data[start : start + 100])

@@ -209,7 +209,7 @@ def play(flood: Flood, more: Callable[[int, list[Job]], bool], **options: Any) -
             ready.set()
             assert over.wait(600.0)
             if flood.too_large:
-                error = jobs[0].exception(5.0)
+                error = jobs[0].exception(60.0)
                 assert isinstance(error, OutputsTooLarge)
                 assert "max_json=" in str(error)
             assert [job.done() for job in jobs] == [flood.too_large] * len(jobs)
@@ -454,7 +454,7 @@ def test_jobs_that_are_given_up_keep_nothing(monkeypatch: pytest.MonkeyPatch) ->
             with within(7 * MIB):
                 submitted.set()
                 assert any(one.queue_remaining == OVER for one in news)
-            assert {type(job.exception(5.0)) for job in jobs} == {OutputsTooLarge}
+            assert {type(job.exception(60.0)) for job in jobs} == {OutputsTooLarge}
 
 
 @pytest.mark.parametrize("end", ["error", "interrupted"])
@@ -471,7 +471,7 @@ def test_jobs_that_went_wrong_keep_nothing_of_their_course(end: str) -> None:
                 submitted.set()
                 assert any(one.queue_remaining == OVER for one in news)
                 for job in jobs:
-                    job.exception(20.0)
+                    job.exception(60.0)
                     assert [*job.events()][-1].name == f"execution_{end}"
                 gc.collect()
                 assert tracemalloc.get_traced_memory()[0] < MIB
