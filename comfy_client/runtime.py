@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 __all__ = [
     "TIMEOUT_MAX",
@@ -44,3 +47,12 @@ Lock = threading.Lock
 RLock = threading.RLock
 Condition = threading.Condition
 Event = threading.Event
+
+
+def __getattr__(name: str) -> Any:
+    """Import the pool of threads when it is first used: a command without a server needs none."""
+    if name == "ThreadPoolExecutor":
+        from concurrent.futures import ThreadPoolExecutor
+
+        return ThreadPoolExecutor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
