@@ -343,6 +343,25 @@ def test_stop_during_the_handshake(make: Make, comfy: ComfyServer) -> None:
     stops_quickly(link)
 
 
+def test_stop_before_a_dial_has_a_socket(
+    make: Make, comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nothing yet that it could shut."""
+    comfy.faults.stall_handshakes()
+    owner, link = make(comfy.url, start=False, timing=PATIENT)
+    dial = owner.dial
+
+    def stop_first(client_id: str) -> Plan:
+        link.stop()
+        return dial(client_id)
+
+    monkeypatch.setattr(owner, "dial", stop_first)
+    link.start()
+    link.join(LIMIT)
+    assert link.state is State.CLOSED
+    assert not open_sockets(comfy.port)
+
+
 def test_stop_during_a_pause(make: Make, refused: str) -> None:
     """The pause may be half a minute."""
     _, link = make(refused, timing=PATIENT, uniform=lambda low, high: 10 * LIMIT)

@@ -301,7 +301,7 @@ JOBS = (
         "            if sum(one.state.share.nbytes for one in all_of_them) <= most:\n"
         "                return  # the rest is in the hands of receivers\n",
         "",
-        "unit/test_tracker.py unit/test_budget.py hostile/test_memory.py",
+        "unit/test_tracker.py",
         "a slow receiver has jobs given up that hold next to nothing",
     ),
     Mutant(
@@ -309,7 +309,7 @@ JOBS = (
         "jobs/poller.py",
         "if first is None or routes.get_history(first) is None:",
         "if True:",
-        "unit/test_queue_monitor.py behaviour/test_polling.py behaviour/test_reconnect.py",
+        "unit/test_poller.py",
         "with a deaf socket, an old snapshot of the queue hides that a prompt has ended",
     ),
     Mutant(
@@ -326,7 +326,7 @@ JOBS = (
         "jobs/poller.py",
         "if tracker.get(one.state.prompt_id) is not one:",
         "if False:",
-        "unit/test_tracker.py behaviour/test_end_events.py",
+        "unit/test_poller.py",
         "what HTTP says late is applied to a job that has ended",
     ),
     Mutant(
@@ -334,7 +334,7 @@ JOBS = (
         "jobs/poller.py",
         "most = MAX_REFUSALS if is_final else MAX_OTHER_ERRORS",
         "most = MAX_REFUSALS",
-        "unit/test_tracker.py behaviour/test_refusals.py behaviour/test_polling.py",
+        "unit/test_poller.py",
         "three errors of an overloaded server end every job as out of reach",
     ),
     Mutant(

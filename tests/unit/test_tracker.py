@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import blinker
 import pytest
 
 from comfy_client import ComfyApi
+from comfy_client.event_queue import EventQueue
 from comfy_client.events import FROM_SERVER, ConnectionEvent, Event, PreviewEvent, StatusEvent
 from comfy_client.jobs.job import Job
 from comfy_client.jobs.outcomes import lost, success
@@ -184,3 +186,17 @@ def test_a_preview_without_an_id_is_of_no_prompt_that_an_older_socket_named(
     tracker.handle(preview)
     previews = [one for one in heard if isinstance(one, PreviewEvent)]
     assert [one.prompt_id for one in previews] == ["ours", None]
+
+
+def test_no_job_is_given_up_for_the_memory_that_receivers_hold(
+    api: ComfyApi, tracker: Tracker
+) -> None:
+    one, job = posted(api, tracker, "ours")
+    tracker.accept(one, QueuedPrompt("ours"))
+    queue = EventQueue(budget=tracker.budget)
+    queue.put(attrs.evolve(event("execution_start", "theirs"), nbytes=2000))
+    queue.get(0)  # in hand, it does not give way
+    tracker.budget.most = 1000
+    tracker.handle(event("execution_start", "ours"))
+    assert not job.done()
+    assert tracker.outstanding == (one,)

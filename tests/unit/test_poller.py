@@ -1,0 +1,136 @@
+"""The thread that asks over HTTP, with answers that a test makes up."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import attrs
+import blinker
+import pytest
+
+from comfy_client import ComfyApi
+from comfy_client.errors import ApiError, AuthenticationError, NotSupported
+from comfy_client.jobs.job import Job
+from comfy_client.jobs.outcomes import success
+from comfy_client.jobs.state import Outcome
+from comfy_client.jobs.tracked import Tracked
+from comfy_client.models import HistoryEntry, JobPage, Queue, QueuedPrompt, QueueStatus
+from comfy_client.transport.websocket import State
+from tests.helpers.clients import FAST, LIMIT, flush, until
+
+GRAPH = {"1": {"class_type": "KSampler", "inputs": {}}}
+ITEM = [1, "ours", GRAPH, {}, []]
+RUNNING = Queue.from_json({"queue_running": [ITEM], "queue_pending": []})
+EMPTY = Queue.from_json({"queue_running": [], "queue_pending": []})
+RECORD = HistoryEntry.from_json({"prompt": ITEM, "outputs": {"1": {"text": ["a"]}}})
+
+
+class Asked(ComfyApi):
+    """A client of a server that exists in two functions."""
+
+    timing = attrs.evolve(FAST, question_pause=0.001, silence_cap=0.002, queue=1000.0)
+
+    queue: Callable[[], Queue]
+    history: Callable[[str], HistoryEntry | None]
+
+    def get_queue(self, **_: Any) -> Queue:
+        return self.queue()
+
+    def get_history(self, prompt_id: str) -> HistoryEntry | None:
+        return self.history(prompt_id)
+
+    def get_jobs(self, *_: Any, **__: Any) -> JobPage:
+        raise NotSupported("an older server")
+
+    def poll_status(self, timeout: float = 1.0) -> QueueStatus:
+        return QueueStatus(queue_remaining=1)
+
+    def follow(self, prompt_id: str) -> tuple[Tracked, Job]:
+        """A prompt that the server has taken, and its job."""
+        tracker = self._poller.tracker
+        one = tracker.new(prompt_id, {})
+        job = Job(self, one, self._poller)
+        tracker.add(one, posting=True)
+        tracker.accept(one, QueuedPrompt(prompt_id))
+        return one, job
+
+    def ask(self, *prompts: Tracked) -> None:
+        """Have the thread ask about these."""
+        for one in prompts:
+            self._poller.ask_now(one)
+        self._poller.start()
+
+
+@pytest.fixture
+def api() -> Iterator[Asked]:
+    made = Asked("http://127.0.0.1:9", namespace=blinker.Namespace())
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "most"),
+    [(AuthenticationError("who?", status=401), 3), (ApiError("overloaded", status=500), 8)],
+)
+def test_errors_that_may_pass_end_a_job_later_than_refusals(
+    api: Asked, error: ApiError, most: int
+) -> None:
+    asked = []
+
+    def refuse() -> Any:
+        raise error
+
+    def refuse_record(prompt_id: str) -> Any:
+        asked.append(prompt_id)
+        raise error
+
+    api.queue, api.history = refuse, refuse_record
+    one, job = api.follow("ours")
+    api.ask(one)
+    with pytest.raises(type(error)):
+        job.result(LIMIT)
+    assert len(asked) == most
+
+
+def test_an_answer_from_before_the_end_is_not_told_after_it(
+    api: Asked, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The socket may end a prompt while the queue, which still has it, is on its way."""
+    one, job = api.follow("ours")
+    next_one, _ = api.follow("next")  # asked about in the same pass, once the other is done with
+    asked = []
+
+    def end_meanwhile() -> Queue:
+        api._poller.tracker.resolve(one, Outcome(success("ours")))
+        return RUNNING
+
+    api.queue, api.history = end_meanwhile, asked.append
+    with caplog.at_level(logging.INFO, "comfy_client"):
+        api.ask(one, next_one)
+        job.result(LIMIT)
+        until(lambda: asked, LIMIT)
+        flush(api)
+    assert "succeeded" in caplog.text
+    assert "started" not in caplog.text
+
+
+def test_the_first_in_a_queue_that_was_looked_at_before_may_have_ended(api: Asked) -> None:
+    """A deaf socket would not say so."""
+    tracker = api._poller.tracker
+    connection = SimpleNamespace(state=State.CONNECTED, generation=1, error=None, quiet_for=0.0)
+    tracker.connection = tracker.monitor.connection = connection  # type: ignore[assignment]
+    one, job = api.follow("ours")
+    looks: list[Queue] = []
+
+    def look() -> Queue:
+        looks.append(EMPTY if looks else RUNNING)
+        return looks[-1]
+
+    api.queue, api.history = look, lambda _: RECORD if looks else None
+    api.ask(one)
+    until(lambda: looks, LIMIT)
+    api.ask(one)
+    assert job.result(LIMIT).prompt_id == "ours"
