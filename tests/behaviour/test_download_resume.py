@@ -146,6 +146,13 @@ def rest(start: int, size: int = len(CONTENT), **headers: str) -> Any:
     return 206, given | named, CONTENT[start:]
 
 
+def in_chunks(status: int, headers: dict[str, str], content: bytes) -> Callable[[Request], None]:
+    """The same, without a word of how long it is."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"HTTP/1.1 {status} OK\r\nTransfer-Encoding: chunked\r\n{lines}\r\n{len(content):x}\r\n"
+    return lambda request: request.socket.sendall(head.encode() + content + b"\r\n0\r\n\r\n")
+
+
 MODIFIED = "Wed, 25 Nov 2026 10:00:00 GMT"
 AT_REST = {"Last-Modified": MODIFIED, "Date": "Wed, 25 Nov 2026 10:00:02 GMT"}
 
@@ -155,10 +162,17 @@ AT_REST = {"Last-Modified": MODIFIED, "Date": "Wed, 25 Nov 2026 10:00:02 GMT"}
     [
         (WHOLE, rest(100, ETag='"one"')),
         (AT_REST, rest(100, Last_Modified=MODIFIED)),
+        (WHOLE, in_chunks(*rest(100, ETag='"one"'))),
         (WHOLE, (200, WHOLE, CONTENT)),
         ({"ETag": 'W/"one"', **AT_REST}, rest(100, Last_Modified=MODIFIED)),
     ],
-    ids=["by ETag", "by time and size", "all of it again", "a weak ETag does not count"],
+    ids=[
+        "by ETag",
+        "by time and size",
+        "in chunks",
+        "all of it again",
+        "a weak ETag does not count",
+    ],
 )
 def test_the_same_file_is_continued(
     comfy: ComfyServer, api: ComfyApi, first: dict[str, str], then: Any
@@ -177,6 +191,7 @@ def test_the_same_file_is_continued(
         (WHOLE, rest(100)),
         (WHOLE, rest(100, len(CONTENT) + 1, ETag='"one"')),
         (WHOLE, rest(101, ETag='"one"')),
+        (WHOLE, in_chunks(*rest(101, ETag='"one"'))),
         (WHOLE, (200, {"ETag": '"two"'}, CONTENT)),
         (WHOLE, (206, {"ETag": '"one"'}, CONTENT[100:])),
         (AT_REST, rest(100, len(CONTENT) + 1, Last_Modified=MODIFIED)),
@@ -188,6 +203,7 @@ def test_the_same_file_is_continued(
         "no ETag",
         "another size",
         "another place",
+        "another place, in chunks",
         "all of another",
         "no place",
         "another size at the same time",

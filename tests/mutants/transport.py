@@ -37,7 +37,7 @@ TRANSPORT = (
         "                raw.close()\n"
         '                raise Lost("stopped while dialling")\n',
         "",
-        "behaviour/test_websocket.py::test_stop_before_a_dial_has_a_socket behaviour/test_websocket.py",
+        "behaviour/test_websocket.py::test_stop_before_a_dial_has_a_socket",
         "close() during a dial leaves a thread and a socket",
     ),
     Mutant(
