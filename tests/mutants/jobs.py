@@ -263,9 +263,8 @@ JOBS = (
     Mutant(
         "N14",
         "jobs/tracker.py",
-        "            elif event.is_end and prompt_id in self.ended:\n"
-        "                return  # receivers had this news already, over HTTP\n",
-        "",
+        "elif event.is_end and (prompt_id in self.ended or _ends(prompt_id, self._orphans)):",
+        "elif event.is_end and _ends(prompt_id, self._orphans):",
         "unit/test_tracker.py behaviour/test_end_events.py",
         "receivers get the end of a prompt twice: over HTTP, and late over the socket",
     ),
