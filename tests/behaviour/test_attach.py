@@ -259,6 +259,7 @@ def test_a_prompt_that_does_not_exist_is_an_error_at_once(comfy, fast, form):
         fast.job(unknown, must_exist=True)
     assert caught.value.prompt_id == unknown
     assert outstanding(fast) == []
+    flush(fast)
     assert told.ends() == []
 
 

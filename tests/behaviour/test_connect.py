@@ -25,7 +25,16 @@ from comfy_client import (
 )
 from comfy_client.testing import ComfyServer, Request, never_answer
 from tests.comfyui import ComfyUI
-from tests.helpers.clients import LIMIT, Heard, exception_of, open_sockets, quickly, threads, until
+from tests.helpers.clients import (
+    LIMIT,
+    Heard,
+    exception_of,
+    flush,
+    open_sockets,
+    quickly,
+    threads,
+    until,
+)
 from tests.helpers.scripted import GRAPH
 
 pytestmark = pytest.mark.usefixtures("prompts_wait")
@@ -324,11 +333,13 @@ def test_auth_success_fires_once_per_init(comfy: ComfyServer) -> None:
         heard = Heard(api)
         api.init()
         until(lambda: heard("connected"))
+        flush(api)
         assert len(heard("auth_success")) == 1
     with contextlib.closing(ComfyApi(comfy.url)) as api:
         heard = Heard(api)
         api.init()
         until(lambda: heard("connected"))
+        flush(api)
         assert not heard("auth_success")
 
 

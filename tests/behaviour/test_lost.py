@@ -88,14 +88,13 @@ def test_a_server_that_was_killed_has_lost_its_jobs(
         job = fast.submit(saves())
     comfy.kill()
     comfy.until(lambda: told("disconnected"), LIMIT)
-    assert not job.done()
-    comfy.start()
     asked = len(comfy.requests)
+    comfy.start()
     with pytest.raises(JobLost):
         job.result(LIMIT)
     about = f"/history/{job.prompt_id}"
     questions = [r for r in comfy.requests[asked:] if r.path == about]
-    assert len(questions) <= 5
+    assert 2 <= len(questions) <= 5  # it was not lost before
     assert (told.end(job.prompt_id).name, job.status) == ("job_lost", "lost")
     comfy.until(lambda: told("reconnected"), LIMIT)
     check_once(comfy, told, fast.run(saves(7), timeout=LIMIT))

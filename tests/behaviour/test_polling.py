@@ -114,7 +114,7 @@ def test_polling_goes_on_while_http_fails_now_and_then(comfy: ComfyServer) -> No
         heard = Heard(api)
         comfy.on("GET", "/prompt", (503, {}, None))
         until(lambda: api.state is State.WAITING)
-        comfy.off("GET", "/prompt")
         add_prompt(comfy)
+        comfy.off("GET", "/prompt")
         until(lambda: heard("status"))
         assert heard("status")[-1].queue_remaining == 1

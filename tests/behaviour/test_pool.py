@@ -219,6 +219,7 @@ def test_a_job_that_the_last_server_to_connect_lacks_too_ends_then(servers, clie
     servers[1].on("GET", "/object_info", tell)
     with ComfyPool(clients) as pool:
         job = pool.submit({"1": {"class_type": "Rarer", "inputs": {}}})
+        assert pool.run(shows(), timeout=LIMIT).texts == ("x",)
         assert not job.done()
         may_tell.set()
         with pytest.raises(WorkflowError, match=f"no server .*{servers[1].url} lacks .*Rarer"):

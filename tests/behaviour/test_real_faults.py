@@ -457,6 +457,8 @@ def test_cancel_stops_this_prompt_and_no_other(here: tuple[ComfyApi, Heard, str]
     if not has(version, "interrupt by id"):
         with pytest.raises(NotSupported, match="force=True"):
             running.cancel()
+        step = running.progress.step
+        until(lambda: running.done() or running.progress.step > step + 1, LIMIT)
         assert not running.done()
     assert running.cancel(force=not has(version, "interrupt by id"))
     with pytest.raises(JobInterrupted):

@@ -14,7 +14,7 @@ import pytest
 
 from comfy_client import ClientClosed, ComfyApi, JobLost
 from tests.contract.test_callbacks import Calls, run_by
-from tests.helpers.clients import LIMIT, Fast, client, until
+from tests.helpers.clients import LIMIT, Fast, client, threads, until
 from tests.helpers.gates import held, saves
 from tests.helpers.scripted import ALL_CACHED, END, GRAPH, START, SUCCESS, WELL, check
 
@@ -219,7 +219,7 @@ def test_close_ends_the_calls(comfy, gate):
     assert isinstance(job.exception(LIMIT), ClientClosed)
     seen = len(calls)
     gate("a").set()
-    comfy.until(lambda: not comfy.running)
+    until(lambda: not threads())  # which would call them
     assert len(calls) == seen
 
 

@@ -172,12 +172,12 @@ def test_connected_means_greeted(make: Make, comfy: ComfyServer) -> None:
                 request.socket.sendall(frame(9, b"are you there?"))
 
     comfy.on("GET", "/ws", mute)
-    owner, link = make(comfy.url, timing=Timing(dial=0.5, ping=0.1, pause=0.05, cap=0.1))
+    owner, _ = make(comfy.url, timing=Timing(dial=0.5, ping=0.1, pause=0.05, cap=0.1))
     comfy.until(lambda: len(comfy.handshakes) >= 2)
     assert "connected" not in owner.names()
     assert "no greeting for 0.5 s" in str(owner.events[0].error)
     comfy.faults.clear()
-    comfy.until(lambda: link.state is State.CONNECTED)
+    until(lambda: owner.names("connected"))
     assert owner.names("connected", "reconnected") == ["connected"]
 
 
@@ -265,7 +265,7 @@ def test_an_address_that_swallows_packets_leaves_time_for_the_next(
     look_up(lambda *_, **__: found)
     owner, link = make("http://two.example", start=False)
     link.start()
-    until(lambda: link.state is State.CONNECTED)
+    until(lambda: owner.names("connected"))
     assert owner.names() == ["connected"]
 
 
@@ -289,10 +289,10 @@ def test_a_nonsensical_handshake_is_a_failed_attempt_to_connect(
 ) -> None:
     """The thread lives, and connects when the server has come to its senses."""
     comfy.on("GET", "/ws", lambda request: request.socket.sendall(answer))
-    owner, link = make(comfy.url)
+    owner, _ = make(comfy.url)
     comfy.until(lambda: len(comfy.handshakes) >= 2)
     comfy.faults.clear()
-    comfy.until(lambda: link.state is State.CONNECTED)
+    until(lambda: owner.names("connected"))
     assert owner.names("connected", "disconnected") == ["connected"]
 
 
@@ -502,5 +502,5 @@ def test_a_handshake_without_an_answer_is_a_failed_attempt_to_connect(
     comfy.until(lambda: len(comfy.handshakes) >= 2)
     assert "not answered in time" in str(link.error)
     comfy.faults.clear()
-    comfy.until(lambda: link.state is State.CONNECTED)
+    until(lambda: owner.names("connected"))
     assert owner.names("connected") == ["connected"]

@@ -332,11 +332,12 @@ class Requests:
 
     def held(self) -> None:
         """The queue while one prompt runs and some wait."""
-        sleep = {"seconds": 60.0, "ticks": 10, "text": str(self.rng.random())}
+        sleep = {"seconds": 60.0, "ticks": 1200, "text": str(self.rng.random())}
         graph = {"1": {"class_type": "TestSleepOutput", "inputs": sleep}}
         inputs = {"seconds": 0.0, "ticks": 1}
         quick = {"1": {"class_type": "TestSleepOutput", "inputs": inputs}}
-        running = self.post("/prompt", {"prompt": graph})["body"]["prompt_id"]
+        body = {"prompt": graph, "client_id": CLIENT}
+        running = self.post("/prompt", body)["body"]["prompt_id"]
         self.pair.until_idle(1)
         waiting = [
             self.post("/prompt", {"prompt": quick, "number": number})["body"]["prompt_id"]
@@ -350,7 +351,10 @@ class Requests:
             self.ask("GET", "/prompt")
             self.ask("GET", f"/history/{running}")
         self.post("/interrupt", {"prompt_id": waiting[0]})
+        for side in self.pair.sides:
+            side.until_ticks(CLIENT, 2)  # at each it heeds an interrupt
         self.ask("GET", "/prompt")
+        self.ask("GET", f"/history/{running}")
         self.post("/interrupt", self.rng.choice([{}, {"prompt_id": running}]))
         self.pair.until_idle()
         self.ask("GET", "/history?max_items=4")

@@ -297,6 +297,44 @@ def test_a_prompt_of_somebody_else(api, heard, comfyui):
             until(lambda: heard.said.replace("ps", "").split() == ["S"] * 3)
 
 
+@pytest.mark.parametrize("end", ["failure", "interrupt"])
+def test_how_a_prompt_of_somebody_else_ends_is_told_to_its_owner(
+    api, heard, comfyui, workflow, end
+):
+    """Others hear the length of the queue, as of any prompt."""
+    with type(api)(comfyui.url) as other:
+        told = Heard(other)
+        if end == "failure":
+            job = other.submit(workflow("fail"))
+        else:
+            job = other.submit(workflow("sleep", seconds=60.0, text=str(random.random())))
+            until(lambda: "ex" in told.said.split())
+            other.interrupt(job.prompt_id)
+        assert isinstance(job.exception(LIMIT), JobFailed | JobInterrupted)
+        told.until_over(job.prompt_id)
+    until(lambda: heard.said.count("S") == 3)
+    assert heard.said.replace("ps", "").split() == ["S"] * 3
+
+
+@pytest.mark.parametrize("end", ["failure", "interrupt"])
+def test_of_a_prompt_of_nobody_everybody_hears_an_interrupt_and_no_failure(
+    api, heard, comfyui, workflow, end
+):
+    """Whatever of its steps is sent to all clients."""
+    graph = workflow("fail") if end == "failure" else workflow("sleep", seconds=60.0, ticks=1200)
+    with type(api)(comfyui.url) as other:
+        told = Heard(other)
+        api.fetch_api("/prompt", "POST", json={"prompt": graph})
+        if end == "interrupt":
+            until(lambda: "p" in heard.said.split())
+            api.interrupt()
+        for each in (heard, told):
+            until(lambda each=each: each.said.count("S") == 3)
+    for each in (heard, told):
+        said = [word for word in each.said.split() if word not in ("ps", "p")]
+        assert said == ["S", "S", *(["stopped"] if end == "interrupt" else []), "S"]
+
+
 # -- nodes that change the graph -----------------------------------------------------------
 
 

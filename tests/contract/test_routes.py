@@ -158,56 +158,68 @@ def test_the_queue_shows_what_runs_and_what_waits_in_order(idle, workflow):
     assert item.extra_data["client_id"]
 
 
-def test_deleting_from_the_queue_takes_only_those(idle, workflow):
+class Ticking:
+    """A prompt that runs for long: at each tick it heeds an interrupt."""
+
+    def __init__(self, api: ComfyApi, graph: dict[str, Any]) -> None:
+        self.api = api
+        self.ticks: list[Any] = []
+        api.on("progress", self.ticks.append)
+        self.prompt_id = submit(api, graph, client_id=api.client_id)
+        until(lambda: self.ticks)
+
+    def goes_on(self) -> bool:
+        """Whether it still runs two ticks later."""
+        before = len(self.ticks)
+        until(lambda: len(self.ticks) > before + 1 or self.api.get_history(self.prompt_id))
+        return [item.prompt_id for item in self.api.get_queue().running] == [self.prompt_id]
+
+
+@pytest.fixture
+def ticking(idle, workflow) -> Ticking:
+    return Ticking(idle, workflow("sleep", seconds=60.0, ticks=1200))
+
+
+def test_deleting_from_the_queue_takes_only_those(idle, workflow, ticking):
     """Unknown and running ones are left alone, and nothing of it is an error."""
-    running = submit(idle, workflow("sleep", seconds=60.0))
-    until(lambda: idle.get_queue().running)
     first, second, third = (submit(idle, workflow("sleep")) for _ in range(3))
-    idle.delete_from_queue(first, third, running, "unknown", "..", "a b&c")
-    queue = idle.get_queue()
-    assert [item.prompt_id for item in queue.pending] == [second]
-    assert running in queue
+    idle.delete_from_queue(first, third, ticking.prompt_id, "unknown", "..", "a b&c")
+    assert ticking.goes_on()
+    assert [item.prompt_id for item in idle.get_queue().pending] == [second]
     assert idle.get_history(first) is None
     idle.delete_from_queue()
     assert second in idle.get_queue()
 
 
-def test_clearing_the_queue_leaves_the_running_prompt(idle, workflow):
+def test_clearing_the_queue_leaves_the_running_prompt(idle, workflow, ticking):
     """Only interrupt stops it."""
-    running = submit(idle, workflow("sleep", seconds=60.0))
-    until(lambda: idle.get_queue().running)
     submit(idle, workflow("sleep"))
     idle.clear_queue()
-    queue = idle.get_queue()
-    assert not queue.pending
-    assert running in queue
+    assert ticking.goes_on()
+    assert not idle.get_queue().pending
 
 
 @pytest.mark.needs("interrupt by id")
-def test_interrupting_another_prompt_does_nothing(idle, workflow):
+def test_interrupting_another_prompt_does_nothing(idle, workflow, ticking):
     """A pending and an unknown one stay what they are; the right id stops it."""
-    running = submit(idle, workflow("sleep", seconds=60.0))
-    until(lambda: idle.get_queue().running)
     pending = submit(idle, workflow("sleep", seconds=0.1))
-    idle.interrupt(pending)
-    idle.interrupt("unknown")
-    assert {running, pending} == {
-        item.prompt_id for item in (*idle.get_queue().running, *idle.get_queue().pending)
-    }
-    idle.interrupt(running)
-    assert finished(idle, running).interrupted
+    for other in (pending, "unknown"):
+        # interrupt() would not ask for it, as the queue says that it does not run.
+        idle.fetch_api("/interrupt", "POST", json={"prompt_id": other})
+        assert ticking.goes_on()
+    assert [item.prompt_id for item in idle.get_queue().pending] == [pending]
+    idle.interrupt(ticking.prompt_id)
+    assert finished(idle, ticking.prompt_id).interrupted
     assert finished(idle, pending).succeeded
 
 
 def test_interrupting_without_an_id_stops_what_runs(idle, workflow):
     """Whoever's it is; on an idle server nothing."""
     idle.interrupt()
-    begun: list[Any] = []
-    idle.on("executing", begun.append)
-    running = submit(idle, workflow("sleep", seconds=60.0), client_id=idle.client_id)
-    until(lambda: begun)  # one that is about to begin does not heed it
+    assert finished(idle, submit(idle, workflow("sleep", seconds=0.1))).succeeded
+    ticking = Ticking(idle, workflow("sleep", seconds=60.0, ticks=1200))
     idle.interrupt()
-    assert finished(idle, running).interrupted
+    assert finished(idle, ticking.prompt_id).interrupted
 
 
 # -- history ------------------------------------------------------------------------------

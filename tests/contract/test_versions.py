@@ -697,11 +697,15 @@ def test_an_interrupt_by_id_stops_only_that_prompt(here: Any) -> None:
     api = here.api
     running = api.submit(text(here, seconds=60.0, ticks=1000))
     waiting = api.submit(text(here))
-    until(lambda: running.prompt_id in [item.prompt_id for item in api.get_queue().running])
+    ticks = lambda: len(here.heard("progress", prompt_id=running.prompt_id))  # noqa: E731
+    until(ticks)
     api.interrupt(waiting.prompt_id)
     api.interrupt("unknown")
     if here.has("interrupt by id"):
         api.fetch_api("/interrupt", "POST", json={"prompt_id": "unknown"})
+    before = ticks()
+    until(lambda: ticks() > before + 1 or running.done())  # it heeds one at each tick
+    assert not running.done()
     assert {running.prompt_id, waiting.prompt_id} == {
         item.prompt_id for item in (*api.get_queue().running, *api.get_queue().pending)
     }

@@ -14,7 +14,7 @@ import json
 import re
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -133,22 +133,33 @@ class Side:
 
     # -- prompts ------------------------------------------------------------------------
 
-    def run(self, body: dict[str, Any], client_id: str) -> Run:
-        """Submit a prompt, and hear all about it."""
+    @contextlib.contextmanager
+    def listening(self, client_id: str) -> Iterator[websocket.WebSocket]:
+        """A socket that has been greeted."""
         url = f"ws://127.0.0.1:{self.port}/ws?clientId={client_id}"
-        ws = websocket.create_connection(url, timeout=LIMIT)
-        try:
-            ws.recv()  # the greeting
+        with contextlib.closing(websocket.create_connection(url, timeout=LIMIT)) as ws:
+            ws.recv()
+            yield ws
+
+    def until_ticks(self, client_id: str, count: int) -> None:
+        """Wait for so many more ticks of a prompt of this client, which has no socket."""
+        with self.listening(client_id) as ws:
+            for _ in range(count):
+                while json.loads(ws.recv())["type"] != "progress":
+                    pass
+
+    def run(self, body: dict[str, Any], client_id: str) -> Run:
+        """Submit a prompt, and hear all about it, also by the socket of somebody else."""
+        with self.listening(client_id) as ws, self.listening("onlooker") as other:
             hello = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
             ws.send(json.dumps(hello))
             ws.recv()
             request = json.dumps({**body, "client_id": client_id}).encode()
             answer = self.ask(Ask("POST", "/prompt", request))
-            events = list(self._heard(ws)) if answer["status"] == 200 else []
-        finally:
-            ws.close()
-        if answer["status"] != 200:
-            return Run(answer)
+            if answer["status"] != 200:
+                return Run(answer)
+            events = list(self._heard(ws, is_over))
+            overheard = list(self._heard(other, is_idle))
         prompt_id = self.filled(answer["body"]["prompt_id"])
         entry = self.json(f"/history/{prompt_id}")[prompt_id]
         pictures = []
@@ -158,9 +169,9 @@ class Side:
                 data = self.raw(Ask("GET", f"/view?{query}"))[2]
                 pictures.append(self.content("image/png", data))
         outputs = entry["prompt"][4]
-        return Run(answer, events, self.comparable(entry), pictures, outputs)
+        return Run(answer, events, overheard, self.comparable(entry), pictures, outputs)
 
-    def _heard(self, ws: websocket.WebSocket) -> Iterator[Any]:
+    def _heard(self, ws: websocket.WebSocket, is_last: Callable[[Any], bool]) -> Iterator[Any]:
         while True:
             message = ws.recv()
             if isinstance(message, bytes):
@@ -168,8 +179,19 @@ class Side:
                 continue
             event = json.loads(message)
             yield self.comparable(event)
-            if event["type"] == "executing" and event["data"]["node"] is None:
+            if is_last(event):
                 return
+
+
+def is_over(event: Any) -> bool:
+    """Whether this is the last word about a prompt to its own client."""
+    return bool(event["type"] == "executing" and event["data"]["node"] is None)
+
+
+def is_idle(event: Any) -> bool:
+    """Whether this says that the queue is empty, which all clients are told."""
+    queue = event["data"].get("status", {}).get("exec_info", {})
+    return bool(queue.get("queue_remaining") == 0)
 
 
 @attrs.frozen
@@ -178,6 +200,7 @@ class Run:
 
     answer: dict[str, Any]
     events: list[Any] = attrs.field(factory=list)
+    overheard: list[Any] = attrs.field(factory=list)  #: By somebody else.
     history: Any = None
     pictures: list[Any] = attrs.field(factory=list)
     outputs: list[str] = attrs.field(factory=list)  #: In the order of their execution.
@@ -188,8 +211,8 @@ class Run:
         if self.history:
             history = {**self.history, "prompt": self.history["prompt"][:4]}
             history["outputs to execute"] = sorted(self.outputs)
-        told = {"answer": self.answer, "events": self.events, "history": history}
-        return {**told, "pictures": self.pictures}
+        told = {"answer": self.answer, "events": self.events, "overheard": self.overheard}
+        return {**told, "history": history, "pictures": self.pictures}
 
 
 def frame(message: bytes) -> list[Any]:
