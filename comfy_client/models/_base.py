@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 def mapping(data: object, what: str) -> Mapping[str, Any]:
-    """``data`` as a JSON object; :class:`UnexpectedResponse` for anything else."""
+    """Return ``data`` if it is a JSON object, else raise :class:`UnexpectedResponse`."""
     check_time()  # each model of a long list passes here
     if not isinstance(data, Mapping):
         raise UnexpectedResponse(f"{what}: expected a JSON object, got {_kind(data)}")
@@ -45,7 +45,7 @@ def mapping(data: object, what: str) -> Mapping[str, Any]:
 
 
 def items(data: object, what: str) -> list[Any]:
-    """``data`` as a JSON array; :class:`UnexpectedResponse` for anything else."""
+    """Return ``data`` if it is a JSON array, else raise :class:`UnexpectedResponse`."""
     check_time()
     if not isinstance(data, list):
         raise UnexpectedResponse(f"{what}: expected a JSON array, got {_kind(data)}")
@@ -55,7 +55,7 @@ def items(data: object, what: str) -> list[Any]:
 
 
 def texts(data: object, what: str) -> list[str]:
-    """``data`` as a JSON array of texts."""
+    """Return ``data`` if it is a JSON array of strings, else raise :class:`UnexpectedResponse`."""
     found = [text(item) for item in items(data, what)]
     if None in found:
         raise UnexpectedResponse(f"{what}: expected texts only")
@@ -63,7 +63,7 @@ def texts(data: object, what: str) -> list[str]:
 
 
 def texts_by_name(data: object, what: str) -> dict[str, list[str]]:
-    """``data`` as a JSON object of arrays of texts."""
+    """Return a JSON object of arrays of strings, or raise :class:`UnexpectedResponse`."""
     return {name: texts(listed, f"{what}: {name}") for name, listed in mapping(data, what).items()}
 
 
@@ -82,7 +82,7 @@ _SIMPLE: dict[Any, Converter] = {str: text, int: whole, float: number, bool: fla
 
 
 def _converter(hint: Any) -> Converter | None:
-    """What converts values for a field of that type; ``None``: the model does it itself."""
+    """Return the converter for a field of this type; None if the model converts it itself."""
     kind, args = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
         (hint,) = set(args) - {NoneType}
@@ -108,7 +108,7 @@ def _fields(cls: Any) -> tuple[tuple[str, Converter, bool], ...]:
 
 
 def build(cls: type[T], data: object, **given: Any) -> T:
-    """An instance of an attrs class from a JSON object.
+    """Make an instance of an attrs class from a JSON object.
 
     Each field takes the key of its name, if that is of the field's type.  Keys that the class
     does not know stay in its ``raw``; ``given`` overrides keys that need work; a required key

@@ -31,7 +31,7 @@ class UploadedImage(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> UploadedImage:
-        """From ``{"name", "subfolder", "type"}``."""
+        """Read ``{"name", "subfolder", "type"}``."""
         return build(cls, data)
 
     @property
@@ -48,6 +48,6 @@ class UploadedImage(AsDict):
 
 
 def unambiguous(name: str, type: str) -> str:
-    """A name that a server takes for no other: it reads ``[temp]`` at the end as a folder."""
+    """Return a name that no server misreads: it takes ``[temp]`` at the end for a folder."""
     is_odd = name.endswith(("[input]", "[output]", "[temp]"))
     return f"{name} [{type}]" if is_odd else name

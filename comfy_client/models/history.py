@@ -37,7 +37,7 @@ class HistoryStatus(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> HistoryStatus:
-        """From ``{"status_str", "completed", "messages": [[name, data], ...]}``."""
+        """Read ``{"status_str", "completed", "messages": [[name, data], ...]}``."""
         said = items(mapping(data, "HistoryStatus").get("messages") or [], "messages")
         messages = tuple(
             (name, table(message[1]) or {})
@@ -51,7 +51,7 @@ class HistoryStatus(AsDict):
 
 @attrs.frozen(eq=False)
 class HistoryEntry(AsDict):
-    """One prompt that has ended, from ``GET /history/{prompt_id}``.
+    """A prompt that has ended, from ``GET /history/{prompt_id}``.
 
     Attributes:
         prompt_id: The id of the prompt.
@@ -89,7 +89,7 @@ class HistoryEntry(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> HistoryEntry:
-        """From one value of the answer, whatever of it the server's version has."""
+        """Read one value of the answer of any version."""
         source = mapping(data, "HistoryEntry")
         record = prompt_record(source.get("prompt"), "HistoryEntry.prompt")
         status = source.get("status")

@@ -15,7 +15,7 @@ from .history import HistoryStatus
 
 @attrs.frozen(eq=False)
 class JobInfo(AsDict):
-    """One prompt as the jobs API describes it: queued, running or ended.
+    """A prompt as the jobs API describes it: queued, running or ended.
 
     ``outputs``, ``execution_status`` and ``workflow`` are in answers of :meth:`get_job` only.
 
@@ -62,7 +62,7 @@ class JobInfo(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> JobInfo:
-        """From one job of a list, or from a job's details."""
+        """Read a job of a list, or a job's details."""
         status = table(mapping(data, "JobInfo").get("execution_status"))
         return build(
             cls,
@@ -93,7 +93,7 @@ class JobPage(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> JobPage:
-        """From ``{"jobs": [...], "pagination": {...}}``."""
+        """Read ``{"jobs": [...], "pagination": {...}}``."""
         source = mapping(data, "JobPage")
         jobs = tuple(JobInfo.from_json(job) for job in items(source.get("jobs"), "JobPage.jobs"))
         page = table(source.get("pagination")) or {}

@@ -38,7 +38,7 @@ class ModelFolder(AsDict):
 
 @attrs.frozen
 class ModelFile(AsDict):
-    """One model file, from ``GET /experiment/models/{folder}``.
+    """A model file, from ``GET /experiment/models/{folder}``.
 
     Attributes:
         name: The path relative to its folder, with the server's own separators.

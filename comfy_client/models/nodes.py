@@ -13,11 +13,11 @@ from ._base import build, mapping
 
 
 def combo_options(spec: Any) -> list[Any] | None:
-    """The choices of a combo input, or ``None`` if the input is no combo.
+    """Return the options of a combo input, or ``None`` if the input is no combo.
 
     ``spec`` is an input of ``/object_info``, in either form:
-    ``[["a", "b"], {...}]`` or ``["COMBO", {"options": ["a", "b"]}]``.  For a combo with
-    choices from elsewhere (``remote``), the list is empty.
+    ``[["a", "b"], {...}]`` or ``["COMBO", {"options": ["a", "b"]}]``.  For a combo whose
+    options come from elsewhere (``remote``), the list is empty.
     """
     if not isinstance(spec, (list, tuple)) or not spec:
         return None
@@ -76,7 +76,7 @@ class NodeDef(AsDict):
 
     @classmethod
     def from_json(cls, name: str, data: object) -> NodeDef:
-        """From one value of the answer."""
+        """Read one value of the answer."""
         source = mapping(data, f"NodeDef {name}")
         # Their places count, so that nothing may be left out.
         is_list = tuple(item is True for item in sequence(source.get("output_is_list")) or ())
@@ -84,7 +84,7 @@ class NodeDef(AsDict):
         return build(cls, source, name=name, output_is_list=is_list, output_name=names)
 
     def inputs(self) -> dict[str, Any]:
-        """The required, then the optional inputs: name -> ``[type, settings]``."""
+        """Return the required, then the optional inputs: name -> ``[type, settings]``."""
         groups = (self.input.get("required"), self.input.get("optional"))
         return {
             name: spec
@@ -94,7 +94,7 @@ class NodeDef(AsDict):
         }
 
     def options(self, input_name: str) -> list[Any] | None:
-        """The choices of a combo input; ``None`` if it is no combo.
+        """Return the options of a combo input; ``None`` if it is no combo.
 
         Raises ``KeyError`` if the node has no such input.
         """
@@ -103,7 +103,7 @@ class NodeDef(AsDict):
 
 @attrs.frozen
 class NodeReplacement(AsDict):
-    """Which node class replaces one that was removed, from ``GET /node_replacements``.
+    """The replacement for a node class that was removed, from ``GET /node_replacements``.
 
     Attributes:
         old_node_id: The ``class_type`` that was removed.
@@ -126,7 +126,7 @@ class NodeReplacement(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> NodeReplacement:
-        """From one item of the answer."""
+        """Read one item of the answer."""
         return build(cls, data)
 
 
@@ -165,5 +165,5 @@ class GlobalSubgraph(AsDict):
 
     @classmethod
     def from_json(cls, subgraph_id: str, data: object) -> GlobalSubgraph:
-        """From one value of the list, or from one subgraph."""
+        """Read one value of the list, or a single subgraph."""
         return build(cls, data, id=subgraph_id)

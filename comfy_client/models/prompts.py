@@ -27,7 +27,7 @@ class QueueStatus(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> QueueStatus:
-        """From ``{"exec_info": {"queue_remaining": 0}}``."""
+        """Read ``{"exec_info": {"queue_remaining": 0}}``."""
         return build(cls, mapping(data, "QueueStatus").get("exec_info"))
 
 
@@ -50,7 +50,7 @@ class QueuedPrompt(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> QueuedPrompt:
-        """From the answer; early servers give ``node_errors`` as an empty list."""
+        """Read the answer; early servers give ``node_errors`` as an empty list."""
         given = mapping(data, "QueuedPrompt").get("prompt_id")
         if identifier(given) != given:  # with another id one would ask for another prompt
             raise UnexpectedResponse("QueuedPrompt: what it gives as prompt_id is none")

@@ -27,7 +27,7 @@ class PromptRecord(NamedTuple):
 
 
 def prompt_record(data: object, what: str) -> PromptRecord:
-    """``[number, prompt_id, workflow, extra_data, outputs, ...]``, read tolerantly.
+    """Read ``[number, prompt_id, workflow, extra_data, outputs, ...]`` tolerantly.
 
     Comfy Cloud swaps the last two, and servers have appended more, so what stands behind
     the workflow is told apart by its type.
@@ -50,7 +50,7 @@ def prompt_record(data: object, what: str) -> PromptRecord:
 
 @attrs.frozen
 class QueueItem(AsDict):
-    """One prompt in the queue.
+    """A prompt in the queue.
 
     Attributes:
         number: Its priority; low runs first.  ``None`` if missing.
@@ -73,12 +73,12 @@ class QueueItem(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> QueueItem:
-        """From ``[number, prompt_id, workflow, extra_data, outputs]``."""
+        """Read ``[number, prompt_id, workflow, extra_data, outputs]``."""
         return cls(*prompt_record(data, "QueueItem"), raw=items(data, "QueueItem"))
 
 
 def _place(item: QueueItem) -> float:
-    """What has no number comes last."""
+    """Return the sort key of an item; one without a number comes last."""
     return float("inf") if item.number is None else item.number
 
 
@@ -98,7 +98,7 @@ class Queue(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> Queue:
-        """From the answer, whose pending prompts are a heap, not sorted."""
+        """Read the answer, whose pending prompts are a heap, not sorted."""
         source = mapping(data, "Queue")
         running, pending = (
             [QueueItem.from_json(item) for item in items(source.get(key), f"Queue.{key}")]

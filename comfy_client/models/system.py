@@ -20,7 +20,7 @@ _MOST_SHOWN: Final = 32
 
 @attrs.frozen
 class Device(AsDict):
-    """One compute device of the server.
+    """A compute device of the server.
 
     Attributes:
         name: A name for people.  Its format depends on the backend, so do not parse it.
@@ -44,7 +44,7 @@ class Device(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> Device:
-        """From one item of ``devices``."""
+        """Read one item of ``devices``."""
         return build(cls, data)
 
 
@@ -111,7 +111,7 @@ class SystemStats(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> SystemStats:
-        """From ``{"system": {...}, "devices": [...]}``."""
+        """Read ``{"system": {...}, "devices": [...]}``."""
         source = mapping(data, "SystemStats")
         system = mapping(source.get("system"), "SystemStats.system")
         devices = items(source.get("devices") or [], "SystemStats.devices")
@@ -142,15 +142,15 @@ class Features(Mapping[str, Any]):
 
     @classmethod
     def from_json(cls, data: object) -> Features:
-        """From the answer, or the ``feature_flags`` message."""
+        """Read the answer, or the ``feature_flags`` message."""
         return cls(mapping(data, "Features"))
 
     def __getitem__(self, name: str) -> Any:
-        """One feature, by its name."""
+        """Return a feature by its name."""
         return self.raw[name]
 
     def __iter__(self) -> Iterator[str]:
-        """The names."""
+        """Iterate over the names."""
         return iter(self.raw)
 
     def __len__(self) -> int:
@@ -205,7 +205,7 @@ class RawLogs(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> RawLogs:
-        """From ``{"entries": [...], "size": {"cols", "rows"}}``."""
+        """Read ``{"entries": [...], "size": {"cols", "rows"}}``."""
         source = mapping(data, "RawLogs")
         size = table(source.get("size")) or {}
         entries = items(source.get("entries"), "RawLogs.entries")

@@ -29,13 +29,13 @@ class UserConfig(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> UserConfig:
-        """From the answer of either mode."""
+        """Read the answer of either mode."""
         return build(cls, data)
 
 
 @attrs.frozen
 class UserDataInfo(AsDict):
-    """One file of the user, from ``/userdata`` with ``full_info``.
+    """A file of the user, from ``/userdata`` with ``full_info``.
 
     Attributes:
         path: The path with ``/``: in a list relative to the listed folder, else to the user's root.
@@ -53,7 +53,7 @@ class UserDataInfo(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> UserDataInfo:
-        """From one item of a list, or the answer to a store or a move.
+        """Read one item of a list, or the answer to a store or a move.
 
         Since ComfyUI 0.21 the times come in milliseconds there.
         """
@@ -62,7 +62,7 @@ class UserDataInfo(AsDict):
 
 @attrs.frozen
 class UserDataEntry(AsDict):
-    """One file or folder of the user, from ``GET /v2/userdata``.
+    """A file or folder of the user, from ``GET /v2/userdata``.
 
     Attributes:
         name: The last part of the path.
@@ -82,5 +82,5 @@ class UserDataEntry(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> UserDataEntry:
-        """From one item of the answer."""
+        """Read one item of the answer."""
         return build(cls, data)

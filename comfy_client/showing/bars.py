@@ -83,7 +83,7 @@ class Bar(Protocol):
         """Somebody else may write on the screen now."""
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
-        """It is over; ``outcome``: what came out, for a notebook."""
+        """Finish the bar; a notebook shows ``outcome`` in its place."""
 
 
 class Ticker:
@@ -114,7 +114,7 @@ def clock(seconds: float) -> str:
 
 
 def make_bar(surface: Surface, name: str, **facts: object) -> Bar:
-    """A bar for a surface; lines of the log say by ``name`` what runs, and have these facts."""
+    """Make a bar for a surface; log lines name the run ``name`` and carry these facts."""
     return _Guarded(_bar(surface, name, facts))
 
 
@@ -134,7 +134,7 @@ class _Guarded:
         self._do(lambda bar: bar.make_room())
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
-        """It is over."""
+        """Finish the bar."""
         self._do(lambda bar: bar.end(moment, outcome))
 
     def _do(self, action: Callable[[Bar], None]) -> None:
@@ -158,7 +158,7 @@ def _bar(surface: Surface, name: str, facts: Mapping[str, object]) -> Bar:
 
 
 class TerminalBar:
-    """One line on stderr that changes, by tqdm."""
+    """A line on stderr that tqdm updates."""
 
     period: float = 0.1
 
@@ -210,7 +210,7 @@ def _tqdm() -> Any:
 
 
 def _has_size() -> bool:
-    """Not so the terminal of ``docker run -t``, which says that it has 0 columns."""
+    """Return False for a terminal of 0 columns, as ``docker run -t`` has."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns > 0
     except (AttributeError, OSError, ValueError):  # it is no file: tqdm knows what to do
@@ -235,7 +235,7 @@ class Lines:
             self._write(f"{tenths * 10} %{what}, {moment.times}")
 
     def make_room(self) -> None:
-        """There is room for all."""
+        """Do nothing: log lines and cells have room for all."""
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
         """Write how it ended, if it did not end at once."""
@@ -253,7 +253,7 @@ def _print(text: str) -> None:
 
 
 def _has_room(stream: TextIO) -> bool:
-    """Not so a pipe that nobody reads, such as a parent that waits for this process to end."""
+    """Return False for a pipe that nobody reads, as of a parent that waits for our end."""
     try:
         return bool(select.select([], [stream], [], 0)[1])
     except (OSError, TypeError, ValueError):  # it is no file; or no socket, on Windows
@@ -277,7 +277,7 @@ class NotebookBar:
         self._put(_bar_bundle(moment))
 
     def make_room(self) -> None:
-        """There is room for all."""
+        """Do nothing: log lines and cells have room for all."""
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
         """Replace it by the outcome; without one, leave what was there, and say how it ended."""
@@ -309,7 +309,7 @@ def _bar_bundle(moment: Moment) -> Bundle:
 
 
 def _picture(preview: Preview | None) -> str:
-    """As it is: a server sends small ones, and many."""
+    """Return a preview as HTML: unscaled if it is small, else a thumbnail; empty without one."""
     if preview is None:
         return ""
     mime = sniffed(preview.data)

@@ -1,4 +1,4 @@
-"""What the cell that runs has shown already: nothing twice, and not without end."""
+"""Record of what the running cell has shown: nothing twice, and not without end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_BYTES: Final = 8 << 20
 
 
 class _Cell:
-    """What one cell has shown."""
+    """Values that a cell has shown."""
 
     def __init__(self, key: object) -> None:
         self.key = key
@@ -28,7 +28,7 @@ _cells: Final = [_Cell(None)]  # the latest one
 
 
 def _now() -> _Cell:
-    """The cell that runs."""
+    """Return the record of the running cell."""
     key = cell()
     if _cells[0].key != key:
         _cells[0] = _Cell(key)
@@ -36,7 +36,7 @@ def _now() -> _Cell:
 
 
 def note_shown(value: object) -> None:
-    """The cell that runs shows it."""
+    """Note that the running cell shows a value."""
     _now().values.append(_reference(value))
 
 
@@ -54,7 +54,7 @@ def was_shown(value: object) -> bool:
 
 
 def outcome_of(value: object, markup: Callable[[], str]) -> dict[str, str]:
-    """What a bar in a notebook ends as: little, once the cell has shown enough."""
+    """Return what replaces a finished bar: the value, or its repr once the cell shows enough."""
     now = _now()
     if len(now.values) >= MOST:
         if now.is_told:  # not below each of a thousand runs
@@ -66,7 +66,7 @@ def outcome_of(value: object, markup: Callable[[], str]) -> dict[str, str]:
 
 
 def shown(value: object, markup: Callable[[], str]) -> dict[str, str]:
-    """What IPython asks for: both forms, or only the text where the other one would be in vain."""
+    """Return the forms of a value for IPython; text only where HTML would not be seen."""
     if shows_html() and not was_shown(value):
         return _both(value, markup)
     return {"text/plain": repr(value)}
@@ -90,7 +90,7 @@ def _both(value: object, markup: Callable[[], str]) -> dict[str, str]:
 
 
 def _left_out(value: object, why: str) -> dict[str, str]:
-    """The short form, and what to do to see the other one."""
+    """Return the repr of a value, and how to see the whole."""
     from .html import bundle, escape, remark
 
     _now().is_told = True

@@ -45,14 +45,14 @@ def bundle(text: str, markup: str) -> Bundle:
 
 
 def one_line(text: str, most: int = MOST_TEXT) -> str:
-    """One line, which no terminal obeys, and not too long."""
+    """Shorten a text to one line without control characters."""
     shown = "".join(char if char.isprintable() else " " for char in text[: 2 * most])
     shown = " ".join(shown.split())
     return shown if len(shown) <= most and len(text) <= 2 * most else f"{shown[: most - 3]}..."
 
 
 def escape(text: object, most: int = MOST_TEXT) -> str:
-    """One line of text, as HTML."""
+    """Escape a text as one line of HTML."""
     return html.escape(one_line(str(text), most))
 
 
@@ -66,13 +66,13 @@ def paragraph(text: str) -> str:
 
 
 def remark(text: str, mood: str = "") -> str:
-    """A line on its own."""
+    """Return a line of its own."""
     colour = f"color:{_COLOURS[mood]}" if mood else _DIM
     return f'<div style="{colour}">{escape(text)}</div>'
 
 
 def link(url: str, text: str) -> str:
-    """A link, if it is one to the web."""
+    """Return a link if the URL is one of the web, else its text."""
     if not url.startswith(("http://", "https://")) or len(url) > MOST_TEXT:
         return escape(text)
     href = html.escape(url, quote=True)
@@ -80,21 +80,21 @@ def link(url: str, text: str) -> str:
 
 
 def data_url(mime: str, data: bytes | memoryview) -> str | None:
-    """The data itself, as the source of a picture or a film; ``None``: it is of no known type."""
+    """Return a data URL for a picture, video or sound; None if browsers do not play the type."""
     if mime not in PLAYABLE:
         return None
     return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
 def image(source: str, size: tuple[int, int] | None = None, most: int = 256) -> str:
-    """A picture from a :func:`data_url`, of a stated size in pixels."""
+    """Return an ``<img>`` of a :func:`data_url`; ``size`` is in pixels."""
     stated = "" if size is None else f' width="{size[0]}" height="{size[1]}"'
     style = f"display:block;margin:0;max-width:{most}px;max-height:{most}px"
     return f'<img src="{source}"{stated} style="{style}" alt="">'
 
 
 def player(kind: str, source: str) -> str:
-    """A film or a sound from a :func:`data_url`."""
+    """Return a player for the video or sound of a :func:`data_url`."""
     if kind == "audio":
         return f'<audio controls preload="metadata" src="{source}" style="width:256px"></audio>'
     style = "display:block;min-width:160px;max-width:256px;max-height:256px"
@@ -102,7 +102,7 @@ def player(kind: str, source: str) -> str:
 
 
 def card(picture: str, lines: Iterable[str], width: int = 256) -> str:
-    """A picture with lines below it; all of it is HTML already."""
+    """Return a picture with lines below it; all arguments are HTML."""
     below = "".join(f"<div>{line}</div>" for line in lines)
     return (
         '<figure style="display:inline-block;vertical-align:top;margin:0 10px 10px 0;'
@@ -112,7 +112,7 @@ def card(picture: str, lines: Iterable[str], width: int = 256) -> str:
 
 
 def meter(fraction: float, mood: str = "") -> str:
-    """A bar that is filled so far."""
+    """Return a bar that is filled to ``fraction``."""
     percent = 100 * min(max(0.0, fraction), 1.0)
     colour = {"": "#3b82f6", "good": "#2e8b57"}.get(mood, "#c0392b")
     return (
@@ -125,7 +125,7 @@ def meter(fraction: float, mood: str = "") -> str:
 def table(
     head: Sequence[str], rows: Iterable[Sequence[object]], moods: Mapping[str, str] | None = None
 ) -> str:
-    """A table of texts; ``moods`` colours cells by what stands in them."""
+    """Return a table of texts; ``moods`` colours cells by their text."""
     left = "text-align:left;vertical-align:top"
     names = "".join(f'<th style="{left}">{escape(name)}</th>' for name in head)
     body = []

@@ -23,7 +23,7 @@ Surface = Literal["notebook", "terminal", "lines", "log", "none"]
 
 
 def shell() -> Any | None:
-    """The shell of IPython that this runs in, in a notebook or a terminal."""
+    """Return the running IPython shell, if any."""
     ipython: Any = sys.modules.get("IPython")  # whoever is in one has imported it
     ask = getattr(ipython, "get_ipython", None)  # it may be half imported
     return None if ask is None else ask()
@@ -40,7 +40,7 @@ def shows_html() -> bool:
 
 
 def cell() -> tuple[object, object]:
-    """What tells the cell that runs from others, and a click on a widget from the cell before."""
+    """Return a key of the running cell; a click on a widget has another than the cell before."""
     running = shell()
     request = None
     ask = getattr(getattr(running, "kernel", None), "get_parent", None)

@@ -37,7 +37,7 @@ class TooLarge(Exception):
 
 
 def thumbnail(data: bytes | memoryview, size: int = SIZE) -> str | None:
-    """A picture as HTML, at most so large; ``None``: it cannot be shown.
+    """Return a picture as HTML, at most ``size`` pixels wide and high; None if it is unreadable.
 
     It is a WebP of Pillow's (extra ``[image]``).  A short animation, and without Pillow a small
     file, are shown as they are.
@@ -93,7 +93,7 @@ def _reduced(picture: Image.Image, size: int) -> Image.Image:
 
 
 def _plain(picture: Image.Image) -> Image.Image:
-    """Of 8 bits a channel."""
+    """Convert a picture to 8 bits a channel."""
     if picture.mode.startswith("I"):  # 16 bits of grey
         grey: Any = picture.convert("I")
         return grey.point(lambda value: value * (1 / 256)).convert("L")  # type: ignore[no-any-return]
@@ -118,7 +118,7 @@ def is_plain(start: bytes | memoryview) -> bool:
 
 
 def sniffed(data: bytes | memoryview) -> str | None:
-    """The type of a picture that every browser shows, by its first bytes."""
+    """Return the MIME type of a picture by its first bytes, if every browser shows it."""
     start = bytes(data[:16])
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "image/webp"

@@ -17,7 +17,7 @@ _ID3_ENCODINGS = (("latin-1", 1), ("utf-16", 2), ("utf-16-be", 2), ("utf-8", 1))
 
 
 def flac_texts(stream: Stream) -> Texts:
-    """The comments of a FLAC, which come before its sound."""
+    """Yield the comments of a FLAC file; they precede the audio."""
     stream.take(4)
     is_last = False
     while not is_last:
@@ -30,7 +30,7 @@ def flac_texts(stream: Stream) -> Texts:
 
 
 def ogg_texts(stream: Stream) -> Texts:
-    """The comments of an Ogg, which are the second packet of each of its streams."""
+    """Yield the comments of an Ogg file: the second packet of each stream."""
     for packet in _packets(stream):
         for mark in _OGG_MARKS:
             if packet.startswith(mark):
@@ -40,7 +40,7 @@ def ogg_texts(stream: Stream) -> Texts:
 
 
 def mp3_texts(stream: Stream) -> Texts:
-    """The ID3 texts of an MP3, which come before its sound."""
+    """Yield the ID3 texts of an MP3 file; they precede the audio."""
     version, flags, size = struct.unpack(">3xBxB4s", stream.take(10))
     data = bytes(stream.text(_without_high_bits(size)))
     if flags & 0x80 and version < 4:
@@ -78,7 +78,7 @@ def _comments(stream: Stream, data: memoryview) -> Texts:
 
 
 def _packets(stream: Stream) -> Iterator[bytes]:
-    """The packets in the first pages of all streams that an Ogg has, without sound."""
+    """Yield the packets of an Ogg file that precede the audio."""
     parts: dict[bytes, list[bytes]] = {}
     while header := stream.header(27):
         mark, position, serial, count = struct.unpack("<4s2xq4s8xB", header)
@@ -145,7 +145,7 @@ def _id3_text(kind: bytes, content: bytes) -> Texts:
 
 
 def _without_high_bits(size: bytes) -> int:
-    """A number of four times seven bits."""
+    """Decode a number of four times seven bits."""
     value = 0
     for byte in size:
         value = value << 7 | byte & 0x7F

@@ -13,7 +13,7 @@ MAX_DECODED: Final = 320 << 20
 
 
 def decoded(text: str | bytes | memoryview, where: str) -> Any:
-    """The value of a JSON text; NaN and Infinity are numbers, as on the server.
+    """Decode a JSON text; NaN and Infinity are numbers, as on the server.
 
     Raises:
         WorkflowError: It is no JSON (with line and column), too deep or too large.

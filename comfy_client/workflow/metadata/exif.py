@@ -21,7 +21,7 @@ _ENTRIES = 10_000
 
 
 def webp_texts(stream: Stream) -> Texts:
-    """The EXIF texts of a WebP, which come behind its pixels."""
+    """Yield the EXIF texts of a WebP file; they follow the pixels."""
     stream.take(12)
     while header := stream.header(8):
         kind, size = struct.unpack("<4sI", header)
@@ -33,7 +33,7 @@ def webp_texts(stream: Stream) -> Texts:
 
 
 def jpeg_texts(stream: Stream) -> Texts:
-    """The EXIF texts and comments of a JPEG, which come before its pixels."""
+    """Yield the EXIF texts and comments of a JPEG file; they precede the pixels."""
     stream.take(2)
     while True:
         mark, kind = stream.take(2)
@@ -57,10 +57,10 @@ def jpeg_texts(stream: Stream) -> Texts:
 
 
 def _exif_texts(stream: Stream, data: memoryview) -> Texts:
-    """The texts that look like JSON under a name, or like JSON alone.
+    """Yield the texts that look like JSON, with or without a name before it.
 
-    ComfyUI takes tags that have another meaning: it writes ``prompt:{...}`` as the camera's model,
-    and ``workflow:{...}`` as its make; custom nodes take others.
+    ComfyUI reuses tags of another meaning: it writes ``prompt:{...}`` as the camera's model, and
+    ``workflow:{...}`` as its make.  Custom nodes reuse others.
     """
     if bytes(data[:6]) == _MARK:
         data = data[6:]

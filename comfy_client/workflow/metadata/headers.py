@@ -12,7 +12,7 @@ from .stream import KEYS, MAX_TEXT, Stream, Texts
 
 
 def glb_texts(stream: Stream) -> Texts:
-    """The texts in ``asset.extras`` of a binary glTF."""
+    """Yield the texts in ``asset.extras`` of a binary glTF file."""
     stream.take(12)
     size, kind = struct.unpack("<I4s", stream.take(8))
     if kind != b"JSON":
@@ -22,14 +22,14 @@ def glb_texts(stream: Stream) -> Texts:
 
 
 def safetensors_texts(stream: Stream) -> Texts:
-    """The texts in ``__metadata__``, of latents, and of models that ComfyUI saved."""
+    """Yield the texts in ``__metadata__`` of a latent, or of a model that ComfyUI saved."""
     (size,) = struct.unpack("<Q", stream.take(8))
     header = _table(decoded(stream.text(size), f"the {stream.name}"))
     yield from _texts(header.get("__metadata__"))
 
 
 def svg_texts(stream: Stream) -> Texts:
-    """The JSON in the ``<metadata>`` of an SVG."""
+    """Yield the JSON in the ``<metadata>`` of an SVG file."""
     text = stream.read(MAX_TEXT)
     start = text.find(b"<![CDATA[", max(0, text.find(b"<metadata")))
     end = text.find(b"]]>", start)

@@ -15,7 +15,7 @@ _FIXED = {b"\xa9cmt": "comment", b"desc": "description", b"\xa9des": "descriptio
 
 
 def texts(stream: Stream) -> Texts:
-    """The texts in ``moov/udta/meta`` and ``moov/meta``, wherever ``moov`` stands."""
+    """Yield the texts in ``moov/udta/meta`` and ``moov/meta``, wherever ``moov`` stands."""
     for kind, size in _boxes(stream, None):
         if kind == b"moov":
             for inner, length in _boxes(stream, size):
@@ -97,7 +97,7 @@ def _values(stream: Stream, key: str | None, item: memoryview) -> Texts:
 
 
 def _inner(stream: Stream, data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """The boxes in a box that is in memory."""
+    """Yield the boxes inside a box that is in memory."""
     at = 0
     for _ in range(_MOST):
         if at + 8 > len(data):

@@ -19,7 +19,7 @@ _MOST = 10_000
 
 
 def texts(stream: Stream) -> Texts:
-    """The tags of the whole file, before or behind its clusters."""
+    """Yield the tags of the file, before or behind its clusters."""
     _, size = _header(stream)
     stream.skip(size or 0)
     kind, size = _header(stream)
@@ -66,7 +66,7 @@ def _header(stream: Stream, *, may_end: bool = False) -> tuple[int, int | None]:
 
 
 def _inner(stream: Stream, data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The elements in an element that is in memory."""
+    """Yield the elements inside an element that is in memory."""
     at = 0
     for _ in range(_MOST):
         if at >= len(data):

@@ -19,10 +19,9 @@ _MAX_KEY = 79  # bytes
 
 
 def texts(stream: Stream) -> Texts:
-    """The texts of a PNG, in every form that it has for them (``tEXt``, ``zTXt``, ``iTXt``).
+    """Yield the texts of a PNG file (``tEXt``, ``zTXt``, ``iTXt``).
 
-    Into animated ones, ComfyUI writes them in chunks of its own (``comf``), behind the first
-    picture.
+    ComfyUI writes those of an animated PNG in chunks of its own (``comf``), behind the first frame.
     """
     for kind, size in _chunks(stream):
         if kind == b"IDAT":
@@ -36,7 +35,7 @@ def texts(stream: Stream) -> Texts:
 
 
 def write_metadata(png: bytes, entries: Mapping[str, Any]) -> bytes:
-    """A copy of a PNG with these entries as JSON texts, in the place where SaveImage has them.
+    """Return a copy of a PNG with these entries as JSON texts, placed as SaveImage places them.
 
     Texts with the same keys are replaced; all other bytes stay.
 
@@ -52,14 +51,14 @@ def write_metadata(png: bytes, entries: Mapping[str, Any]) -> bytes:
 
 
 def add_texts(png: bytes, texts: Mapping[bytes, bytes]) -> bytes:
-    """As :func:`write_metadata`, with encoded texts; keys are not checked."""
+    """Add encoded texts as :func:`write_metadata` does, without a check of the keys."""
     return _with_chunks(
         png, [_chunk(b"tEXt", key + b"\0" + text) for key, text in texts.items()], texts
     )
 
 
 def copy_texts(source: bytes, png: bytes) -> bytes:
-    """A copy of a PNG with all texts of another one, in their form.
+    """Return a copy of a PNG with all text chunks of another one added.
 
     Raises:
         WorkflowError: One of the two is no PNG, or damaged.
@@ -70,7 +69,7 @@ def copy_texts(source: bytes, png: bytes) -> bytes:
 
 
 def _with_chunks(png: bytes, chunks: Iterable[bytes], without: Collection[bytes]) -> bytes:
-    """With chunks behind the first one, and without the texts of some keys."""
+    """Return a PNG with chunks inserted behind the first, and the texts of some keys removed."""
     data = memoryview(png)
     parts = [memoryview(_SIGNATURE)]
     done = len(_SIGNATURE)
@@ -108,7 +107,7 @@ def _chunks(stream: Stream) -> Iterator[tuple[bytes, int]]:
 
 
 def _key_of(kind: bytes, content: memoryview) -> bytes:
-    """The key of a text chunk; empty for all other chunks."""
+    """Return the key of a text chunk; empty for any other chunk."""
     return bytes(content[: _MAX_KEY + 1]).partition(b"\0")[0] if kind in _TEXT_CHUNKS else b""
 
 
@@ -118,7 +117,7 @@ def _chunk(kind: bytes, content: bytes | memoryview) -> bytes:
 
 
 def _text(stream: Stream, kind: bytes, content: memoryview) -> memoryview | WorkflowError:
-    """The text of a chunk, without its key."""
+    """Return the text of a chunk without its key, or an error if it is damaged."""
     try:
         if kind == b"zTXt":
             return _unpacked(stream, content[1:])

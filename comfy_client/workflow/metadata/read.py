@@ -30,9 +30,9 @@ _COMMENTS = frozenset({"comment", "description"})
 
 
 def reader_of(stream: Stream) -> Reader | None:
-    """What reads a file, by its beginning; ``None``: it is of no such kind.
+    """Return the reader for a file by its first bytes, or None if no reader knows it.
 
-    The stream is named after it.
+    Names the stream after the kind of file.
     """
     head = stream.head
     reader: Reader | None = None
@@ -51,7 +51,7 @@ def reader_of(stream: Stream) -> Reader | None:
 
 
 def read_metadata(stream: Stream, reader: Reader) -> dict[str, Any]:
-    """The decoded texts ``prompt`` and ``workflow`` of a file, as far as it has them.
+    """Return the decoded texts ``prompt`` and ``workflow`` of a file, as far as it has them.
 
     If a name occurs twice, the last one counts, as in ComfyUI's editor.  A file may end early or
     be damaged behind a text, and one text of two may be damaged.
@@ -84,7 +84,7 @@ def read_metadata(stream: Stream, reader: Reader) -> dict[str, Any]:
 def _decoded(
     texts: Mapping[str, bytes | memoryview | WorkflowError], where: str
 ) -> Iterator[tuple[str, Any]]:
-    """Each text as its value, or as the error that it is; those in comments come last."""
+    """Yield each text's value, or the error of decoding it; those in comments come last."""
     for name in ("prompt", "workflow"):
         if name in texts:
             yield name, _value(texts[name], f"the {name} in the {where}")

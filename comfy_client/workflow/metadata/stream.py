@@ -36,10 +36,10 @@ _CHUNK: Final = 1 << 16
 
 
 class BinaryFile(Protocol):
-    """What can be read: a file that was opened in binary mode."""
+    """A file that was opened in binary mode."""
 
     def read(self, size: int, /) -> bytes:
-        """Up to so many bytes; none at the end."""
+        """Read up to ``size`` bytes; none at the end."""
 
 
 class Stream:
@@ -65,7 +65,7 @@ class Stream:
         self.position = 0
 
     def read(self, size: int) -> bytes:
-        """So many bytes, fewer at the end."""
+        """Read ``size`` bytes, or fewer at the end."""
         found, self._kept = self._kept[:size], self._kept[size:]
         whole = io.BytesIO()  # hands out its bytes without a copy
         whole.write(found)
@@ -140,7 +140,7 @@ class Stream:
             size -= found
 
     def ends_early(self) -> WorkflowError:
-        """The error for a file that is cut off."""
+        """Return the error for a truncated file."""
         at = self.position if self._end is None else self._end
         return WorkflowError(f"the {self.name} ends early, at byte {at}")
 
