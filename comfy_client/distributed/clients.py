@@ -18,7 +18,7 @@ from .notes import Submitter
 
 
 class Clients:
-    """One client for each server that the worker sends prompts to, and ones that look for them.
+    """The worker's clients: one for each server that it sends to, and others that look for prompts.
 
     Prompts go to the worker's own server, and to others only if it refuses or fails them.
 
@@ -64,7 +64,7 @@ class Clients:
         return platform.node() if parse_host(self.url)[0].is_loopback else ""
 
     def check_open(self) -> None:
-        """Raises :class:`ClientClosed` once the worker has ended."""
+        """Raise :class:`ClientClosed` once the worker has ended."""
         if self.closed:
             raise ClientClosed
 
@@ -91,7 +91,7 @@ class Clients:
         return other.machine in ("", platform.node())
 
     def of(self, other: Submitter) -> ComfyApi:
-        """A client that finds what the one of another worker has sent; it opens no socket.
+        """Make a client that finds what another worker has sent; it opens no socket.
 
         Raises:
             ServerUnreachable: Only the machine of that worker reaches the server.

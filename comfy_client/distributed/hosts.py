@@ -1,4 +1,4 @@
-"""Which worker has which server; pure."""
+"""Pure functions that assign servers to workers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ class Place:
 
 
 def checked(hosts: Hosts) -> Hosts:
-    """The same, as it may be pickled; ValueError for what makes no sense, or holds a password."""
+    """Check ``hosts`` and return it in a form that can be pickled.
+
+    Raises ``ValueError`` if it makes no sense, or holds a password.
+    """
     if hosts is None:
         return None
     if isinstance(hosts, str):
@@ -69,7 +72,7 @@ def checked(hosts: Hosts) -> Hosts:
 
 
 def host_for(hosts: str | Mapping[str, str], worker: Place) -> str:
-    """The URL of a worker's server, by a template or a mapping."""
+    """Return the URL of a worker's server, by a template or a mapping."""
     if isinstance(hosts, str):
         values = {"name": worker.name, "host": worker.host}
         if any(name == "n" for _, name, _, _ in Formatter().parse(hosts)):
@@ -82,7 +85,7 @@ def host_for(hosts: str | Mapping[str, str], worker: Place) -> str:
 
 
 def least_taken(hosts: Sequence[str], taken: Iterable[str]) -> str:
-    """The first one that the fewest workers have."""
+    """Return the first of the hosts that the fewest workers have."""
     counts = Counter(taken)
     return min(hosts, key=lambda url: counts[url])
 

@@ -1,4 +1,4 @@
-"""What the scheduler keeps of each task: which prompt is made for it, and where that may be.
+"""Notes at the scheduler: which prompt was made for a task, and where it may be.
 
 A note is written before the prompt is sent, so a task without one has never been sent to any
 server.  It stays as long as the scheduler, for Dask may lose a result long after it was made.
@@ -78,21 +78,21 @@ class Notes:
         self._keys = [_ROOT, "tasks", str(self._base)]
 
     def read(self) -> Attempt:
-        """The latest attempt."""
+        """Return the latest attempt."""
         said = _call(self._worker, "get_metadata", keys=self._keys, default=f"0 {_NOBODY}")
         number, _, client_id = str(said).partition(" ")
         return self._attempt(int(number), None if client_id == _NOBODY else client_id)
 
     def sends(self, attempt: Attempt, client_id: str) -> None:
-        """The prompt is about to be sent."""
+        """Note that the prompt is about to be sent."""
         self._write(attempt.number, client_id)
 
     def was_not_sent(self, attempt: Attempt) -> None:
-        """The server surely does not have it."""
+        """Note that the server surely does not have the prompt."""
         self._write(attempt.number, _NOBODY)
 
     def is_over(self, attempt: Attempt) -> Attempt:
-        """It has ended without a result, or was lost; the next attempt."""
+        """Note that the attempt failed or was lost; return the next one."""
         self._write(attempt.number + 1, _NOBODY)
         return self._attempt(attempt.number + 1, None)
 
@@ -118,7 +118,7 @@ async def others(worker: Worker) -> list[Submitter]:
 
 
 def submitters(worker: Worker) -> list[Submitter]:
-    """The clients of all workers that there are, or were."""
+    """Read from the scheduler the clients of all workers, past and present."""
     return _read(_call(worker, "get_metadata", keys=[_ROOT, "clients"], default={}))
 
 
@@ -140,7 +140,7 @@ def in_loop(worker: Worker, ask: Callable[..., Awaitable[T]], *arguments: Any) -
 
 
 def digest_of(workflow: object, inputs: Mapping[Any, Any] | None) -> str:
-    """The same for the same workflow and values, in every process."""
+    """Return a digest of a workflow and its values that is the same in every process."""
     source = workflow.to_dict() if isinstance(workflow, Workflow) else workflow
     items = None if inputs is None else [[name, value] for name, value in inputs.items()]
     text = json.dumps([source, items], sort_keys=True, default=_of_object)
@@ -148,7 +148,7 @@ def digest_of(workflow: object, inputs: Mapping[Any, Any] | None) -> str:
 
 
 def _of_object(value: object) -> str:
-    """Of a file, an array, ...: as it came with the task, and comes again."""
+    """Return Dask's token of a file, an array or another object."""
     return tokenize(value)
 
 

@@ -158,7 +158,7 @@ class ComfyPlugin(WorkerPlugin):
             self._watch.cancel()
 
     def _credentials_for(self, url: str) -> Mapping[str, AnyCredentials | None]:
-        """Of each server; what the environment says is for that server only."""
+        """Return the credentials by server; those of the environment are for ``url`` only."""
         if isinstance(self._credentials, Mapping):
             return self._credentials
         if self._credentials is None and self._hosts is None:
@@ -167,7 +167,7 @@ class ComfyPlugin(WorkerPlugin):
 
 
 def here() -> tuple[Worker, Clients]:
-    """The worker that runs this task, and its clients.
+    """Return the worker that runs this task, and its clients.
 
     Raises:
         RuntimeError: This is no task, or the worker lacks them.
@@ -194,7 +194,7 @@ def here() -> tuple[Worker, Clients]:
 
 
 def url_of(host: str) -> str:
-    """What a client calls a host."""
+    """Return the URL that a client makes of a host."""
     return parse_host(host)[0].http_url
 
 
@@ -209,7 +209,10 @@ async def _free(worker: Worker, hosts: Sequence[str]) -> str:
 def _checked(
     credentials: EnvCredentials | Mapping[str, EnvCredentials] | None,
 ) -> EnvCredentials | Mapping[str, EnvCredentials] | None:
-    """The same, as it may be pickled; TypeError for what may hold a secret."""
+    """Check credentials and return them in a form that can be pickled.
+
+    Raises ``TypeError`` for credentials that may hold a secret themselves.
+    """
     if credentials is None or isinstance(credentials, EnvCredentials):
         return credentials
     given = credentials if isinstance(credentials, Mapping) else {"": credentials}

@@ -1,4 +1,4 @@
-"""What a task brings back: small, and free of clients and secrets."""
+"""Results of tasks: small, and free of clients and secrets."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TaskFile:
     data: bytes | None = attrs.field(repr=False)
 
     def open(self, api: ComfyApi | None = None) -> BinaryIO:
-        """The content as a binary file, of which no more is fetched than is read.
+        """Open the content as a binary file, of which no more is fetched than is read.
 
         Args:
             api: A client of the server that has it, for ``GET /view``; not needed if ``data`` is
@@ -88,7 +88,7 @@ class TaskFile:
 
 @attrs.frozen
 class TaskResult:
-    """What :func:`run_workflow` returns.
+    """The result of :func:`run_workflow`.
 
     Attributes:
         prompt_id: The id of the prompt on its server.
@@ -108,7 +108,7 @@ class TaskResult:
     attached: bool
 
     def __sizeof__(self) -> int:
-        """With all of its content, by which Dask decides what it keeps in memory."""
+        """Return the size including all content, by which Dask decides what to keep in memory."""
         contents = [*self.texts, *(file.data for file in self.files if file.data is not None)]
         return object.__sizeof__(self) + sum(map(sys.getsizeof, contents)) + 500 * len(self.files)
 
@@ -122,7 +122,7 @@ def task_result(
     deadline: Deadline,
     attached: bool,
 ) -> TaskResult:
-    """What goes to whoever has the future.
+    """Build the TaskResult for the holder of the future.
 
     Raises:
         OutputsTooLarge: It is too much.

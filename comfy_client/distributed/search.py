@@ -41,7 +41,7 @@ def find_prompt(
     patience: float,
     deadline: Deadline,
 ) -> Found | None:
-    """The prompt, if a server has it; ``None``: none has.
+    """Find the server that has a prompt; return None if no server has it.
 
     The server to which it may have been sent must say so, and again after some seconds: its worker
     may have been lost while the submission was on its way.  All others are asked once, as long as
@@ -84,7 +84,7 @@ def find_prompt(
 
 
 def _ask(own: Clients, one: Submitter | None, prompt_id: str) -> Found | None:
-    """What the server of a client says; an error if it does not."""
+    """Ask one server for a prompt; return None if it has none."""
     if one is None:
         raise JobNotFound("the scheduler has forgotten who has sent it", prompt_id=prompt_id)
     api = own.of(one)
@@ -101,9 +101,9 @@ def _ask(own: Clients, one: Submitter | None, prompt_id: str) -> Found | None:
 def _ask_all(
     own: Clients, some: Sequence[Submitter], prompt_id: str, deadline: Deadline
 ) -> Found | None:
-    """What the servers say to whom it was not sent, as far as anybody knows.
+    """Ask the servers to which the prompt was not knowingly sent.
 
-    Many may be gone with their workers, and take long to say nothing.
+    Many may be gone with their workers, and take long not to answer.
     """
 
     def ask(one: Submitter) -> Found | None:

@@ -1,4 +1,4 @@
-"""What runs in a worker of Dask."""
+"""Tasks that run a prompt in a worker of Dask."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ class _Sent:
 
 @attrs.frozen(repr=False, eq=False)
 class _Task:
-    """One run of a task."""
+    """A run of a task."""
 
     worker: Worker
     clients: Clients

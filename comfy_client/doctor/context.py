@@ -1,4 +1,4 @@
-"""What the checks of the doctor share: the client, the time, what they found and what they hide."""
+"""State that the doctor's checks share: the client, the deadline, findings and redaction."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Sockets:
         self._open: list[socket.socket] | None = []  # None: no more may be opened
 
     def hold(self, sock: socket.socket) -> None:
-        """From now on :meth:`cut` ends whatever this socket waits for."""
+        """Have :meth:`cut` end whatever this socket waits for."""
         with self._lock:
             if self._open is None:
                 sock.close()
@@ -117,7 +117,7 @@ class EventReader:
         return any(isinstance(event, kind) for event in self.events.values())
 
     def of(self, prompt_id: str) -> list[JobEvent]:
-        """The events of a prompt, oldest first."""
+        """Return the events of a prompt, oldest first."""
         ours = (event for event in self.events.values() if isinstance(event, JobEvent))
         return [event for event in ours if event.prompt_id == prompt_id]
 
@@ -137,7 +137,7 @@ class Redactor:
             self._login = getpass.getuser()
 
     def __call__(self, text: str) -> str:
-        """A text of ours on one line, without names of people.
+        """Put a text of ours on one line, and hide names of people.
 
         Secret words stay: who knows the text could guess them from what is hidden.
         """
@@ -151,13 +151,13 @@ class Redactor:
         return "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
 
     def foreign(self, text: object) -> str:
-        """A text that others wrote: the same, and without secrets."""
+        """Put a text of others on one line, and hide names of people and secrets."""
         self._http.identity.add_words_to(self._secrets)
         return self(self._secrets.hide_text(str(text)))
 
 
 class CheckContext:
-    """What a check is given, and where it leaves what later checks need.
+    """Input of each check, and a place for what later checks need.
 
     Checks run one after the other, each in a thread of its own.
     """
@@ -195,18 +195,18 @@ class CheckContext:
         self.sockets.cut(for_good=True)
 
     def get(self, route: str, **kw: Any) -> Response:
-        """A small answer, whatever its status."""
+        """Return a small answer, whatever its status."""
         return self.http.request(
             "GET", route, timeout=self.left, allow=range(300, 600), max_bytes=MAX_ANSWER, **kw
         )
 
     def ask(self, route: str, model: Callable[[Any], Model]) -> Model | None:
-        """The answer as a model; ``None`` for anything else than a 200 with such JSON."""
+        """Return the answer as a model, or None unless it is a 200 with such JSON."""
         answer = self.get(route)
         return decoded(answer, model) if answer.status == 200 else None
 
     def post(self, route: str, body: object, timeout: float) -> Response:
-        """An answer to a POST, whatever its status."""
+        """Return the answer to a POST, whatever its status."""
         return self.http.request(
             "POST", route, json=body, timeout=timeout, allow=range(300, 600), max_bytes=MAX_ANSWER
         )
@@ -223,12 +223,12 @@ class CheckContext:
 
 
 def decoded(answer: Response, model: Callable[[Any], Model]) -> Model | None:
-    """What an answer holds; ``None`` if it is something else."""
+    """Decode an answer as a model; return None if it is something else."""
     with contextlib.suppress(ComfyError):  # whose text has the beginning of the page
         return model(answer.json())
     return None
 
 
 def in_ms(seconds: float) -> str:
-    """A duration for people."""
+    """Format a duration for people."""
     return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"

@@ -79,7 +79,7 @@ def check_echo(ctx: CheckContext) -> CheckResult:
 
 
 def check_run(ctx: CheckContext) -> CheckResult:
-    """A trivial prompt, from end to end."""
+    """Run a trivial prompt, from end to end."""
     own = ctx.client.connection
     generation = own.generation if own.state is State.CONNECTED else None
     status_at = ctx.client.status_at()
@@ -115,7 +115,7 @@ def check_run(ctx: CheckContext) -> CheckResult:
 
 
 def _submit(ctx: CheckContext) -> Response:
-    """The answer to a prompt that any ComfyUI runs at once."""
+    """Submit a prompt that any ComfyUI runs at once, and return the answer."""
     prompt_id = str(uuid.uuid4())
     colour = random.randrange(1 << 24)  # noqa: S311  # it keeps the prompt from being cached
     image = {"width": 16, "height": 16, "batch_size": 1, "color": colour}

@@ -28,7 +28,7 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 
 class Check(NamedTuple):
-    """One check: what has to work before it, and how many seconds it may take."""
+    """A check: what has to work before it, and how many seconds it may take."""
 
     name: str
     needs: tuple[str, ...]
@@ -86,7 +86,7 @@ def examine(client: Client, *, run: bool, timeout: float) -> DoctorReport:
 
 
 def _make(ctx: CheckContext, check: Check, made: Mapping[str, DoctorCheck]) -> DoctorCheck:
-    """The check as the report has it, or why it was not made."""
+    """Make a check, unless an earlier one failed that it needs."""
     for need in check.needs:
         before = made[need]
         if before.state in ("failed", "unknown"):
@@ -105,7 +105,7 @@ def _make(ctx: CheckContext, check: Check, made: Mapping[str, DoctorCheck]) -> D
 
 
 def _run(ctx: CheckContext, check: Check) -> CheckResult:
-    """A check in a thread, which is left alone when it does not come back."""
+    """Run a check in a thread; abandon the thread if it does not return in time."""
     seconds = min(ctx.end.left(), check.limit)
     ctx.check_end = Deadline.after(seconds)
     results: queue.SimpleQueue[CheckResult | None] = queue.SimpleQueue()

@@ -36,7 +36,7 @@ _ABOUT_CERTIFICATE: Final = {
 
 
 def check_proxy(ctx: CheckContext) -> CheckResult:
-    """Which proxy HTTP and the socket take, and who says so."""
+    """Check which proxy HTTP and the socket take, and where it is set."""
     proxy, reason = ctx.http.endpoint.proxy, ctx.http.endpoint.proxy_reason
     if not proxy:
         return ok(f"none: {reason}")
@@ -52,7 +52,7 @@ def check_proxy(ctx: CheckContext) -> CheckResult:
 
 
 def check_name(ctx: CheckContext) -> CheckResult:
-    """The addresses behind the name of the server, or of the proxy."""
+    """Look up the host name of the server, or of the proxy."""
     host, port = _target(ctx)
     begun = time.monotonic()
     try:
@@ -74,7 +74,7 @@ def check_name(ctx: CheckContext) -> CheckResult:
 
 
 def check_port(ctx: CheckContext) -> CheckResult:
-    """Who of the addresses accepts a connection; on the own machine both loopbacks."""
+    """Check which addresses accept a connection; on this machine, try both loopbacks."""
     port = _target(ctx)[1]
     seen = {str(a[0]): refusal(family, a, ctx.left) for family, a in ctx.addresses[:4]}
     is_own = all(map(is_loopback_address, seen))
@@ -96,7 +96,7 @@ def check_port(ctx: CheckContext) -> CheckResult:
 def _about_no_port(
     ctx: CheckContext, port: int, seen: Mapping[str, str], elsewhere: list[str], *, is_own: bool
 ) -> str:
-    """What to do when none of the addresses accepts a connection."""
+    """Advise on what to do when no address accepts a connection."""
     if ctx.http.endpoint.proxy:
         return "the proxy is not running there; see 'proxy' above for where it is set"
     if "refuses" not in seen.values():
@@ -194,7 +194,7 @@ def _at(address: str, port: int) -> str:
 
 
 def version_of(distribution: str) -> str:
-    """The version of an installed distribution, ``?`` if that is not known."""
+    """Return the version of an installed distribution, or ``?``."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

@@ -19,7 +19,7 @@ CheckState = Literal["ok", "warning", "failed", "unknown"]
 
 
 class CheckResult(NamedTuple):
-    """What a check found: see :class:`comfy_client.DoctorCheck`."""
+    """Result of a check: see :class:`comfy_client.DoctorCheck`."""
 
     state: CheckState
     found: str
@@ -87,11 +87,11 @@ class DoctorReport(AsDict):
         return self.ok
 
     def __iter__(self) -> Iterator[DoctorCheck]:
-        """The checks, in the order in which they were made."""
+        """Iterate over the checks in the order in which they were made."""
         return iter(self.checks)
 
     def __getitem__(self, name: str) -> DoctorCheck:
-        """A check by its name; ``KeyError`` if there is none."""
+        """Return a check by its name; raise ``KeyError`` if there is none."""
         for check in self.checks:
             if check.name == name:
                 return check

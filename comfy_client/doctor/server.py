@@ -185,7 +185,7 @@ def check_origin(ctx: CheckContext) -> CheckResult:
 
 
 def check_version(ctx: CheckContext) -> CheckResult:
-    """Which ComfyUI it is, and what this client has to do without."""
+    """Check the server's version, and list what it lacks for this client."""
     ctx.stats = stats = ctx.ask("/system_stats", models.SystemStats.from_json)
     ctx.features = ctx.ask("/features", models.Features.from_json) or models.Features()
     job = ctx.get(f"/api/jobs/{ctx.client_id}")  # of no such id
@@ -214,7 +214,7 @@ def check_version(ctx: CheckContext) -> CheckResult:
 
 
 def check_features(ctx: CheckContext) -> CheckResult:
-    """The features that the server reports."""
+    """List the features that the server reports."""
     if not ctx.features:
         return ok("none reported, as by every ComfyUI before 0.3.45")
     names = [ctx.brief(name, 40) for name in list(ctx.features)[:12]]
@@ -303,7 +303,7 @@ def check_queue(ctx: CheckContext) -> CheckResult:
 
 
 def _option(argv: Sequence[str], name: str) -> str:
-    """The value of a command line's option, the last if there are several; ``""``: none."""
+    """Return the value of the last such option of a command line, or ``""``."""
     found = ""
     for word, after in zip(argv, (*argv[1:], ""), strict=True):
         if word == name:

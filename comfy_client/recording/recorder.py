@@ -1,4 +1,4 @@
-"""What a client and its server exchanged, as a file that is safe to share.
+"""Recordings of what a client and its server exchanged, as files that are safe to share.
 
 JSON lines, one for each thing that happened, in the order in which the client saw it:
 
@@ -82,7 +82,7 @@ class Described(Protocol):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What is recorded of it."""
+        """Return what is recorded of it."""
 
 
 class Recorder:
@@ -137,7 +137,7 @@ class Recorder:
             self._close()
 
     def abandon(self) -> None:
-        """In the child of a fork: the file is the parent's, and its lock may be held for ever."""
+        """Let go of the file in the child of a fork; the parent may hold its lock for ever."""
         self._close()
 
     def _close(self) -> None:
@@ -175,14 +175,14 @@ class Recorder:
     # -- the socket ----------------------------------------------------------------------
 
     def opened(self, url: str) -> None:
-        """A socket was opened."""
+        """Record that a socket was opened."""
         client_id = dict(parse_qsl(url.partition("?")[2])).get("clientId", "")
         self._sockets += 1
         self._open, self._code = f"ws{self._sockets}", None
         self._write("open", f'"ch": "{self._open}", "client_id": {self._hidden_json(client_id)}')
 
     def refused(self, error: Exception) -> None:
-        """A dial failed."""
+        """Record that a dial failed."""
         text = str(error)
         status = getattr(error, "status", None)
         if status is None:  # other errors of ours have it in their message only
@@ -192,22 +192,22 @@ class Recorder:
         self._write("note", f'"text": {self._hidden_json(text)}, "refused": {_json(status)}')
 
     def sent(self, text: str) -> None:
-        """The client sent a message on the socket."""
+        """Record a message that the client sent on the socket."""
         self._write("sent", f'"ch": "{self._open}", "msg": {self._raw_json(text)}')
 
     def ending(self, code: int) -> None:
-        """The server sent a close frame."""
+        """Note the code of the server's close frame."""
         self._code = code
 
     def closed(self, by: str) -> None:
-        """The socket was closed by ``"client"`` or ``"server"``."""
+        """Record that ``"client"`` or ``"server"`` closed the socket."""
         with self._lock:
             ch, self._open = self._open, None
             if ch is not None:
                 self._write("closed", f'"ch": "{ch}", "code": {_json(self._code)}, "by": "{by}"')
 
     def frame(self, is_text: bool, data: bytes | memoryview) -> None:
-        """The server sent a message."""
+        """Record a message of the server."""
         if self._fd is None:
             return
         if len(data) > MAX_BODY or (is_text and not self._has_room(len(data))):
@@ -245,7 +245,7 @@ class Recorder:
     def _hidden(
         self, frame: bytes, kind: int, size: int, facts: dict[str, Any]
     ) -> tuple[bytes, dict[str, Any], int]:
-        """A frame that holds text, without the secrets in its text."""
+        """Hide secrets in the text of a binary frame."""
         head, rest = frame[8 : 8 + size], frame[8 + size :]
         if kind == 3:
             text = rest.decode("utf-8", "replace")
@@ -264,7 +264,7 @@ class Recorder:
     # -- HTTP ----------------------------------------------------------------------------
 
     def exchange(self, request: Any, host: str) -> Exchange:
-        """A request is about to be sent: a ``requests.PreparedRequest``, to the client's host."""
+        """Begin to record a ``requests.PreparedRequest`` that is about to be sent to the host."""
         return Exchange(self, request, request.url.removeprefix(host))
 
     def finish(self, exchange: Exchange) -> None:
@@ -285,7 +285,7 @@ class Recorder:
     # -- values --------------------------------------------------------------------------
 
     def _raw_json(self, text: str) -> str:
-        """A JSON text on one line, without its secrets; ``""`` if it is no JSON."""
+        """Put JSON on one line and hide its secrets; return ``""`` if it is no JSON."""
         try:
             value = json.loads(text)
             if text.isascii() and text.isprintable() and not self.secrets.may_be_in(text):
@@ -299,7 +299,7 @@ class Recorder:
 
 
 class Exchange:
-    """One request and its answer."""
+    """A request and its answer."""
 
     def __init__(self, recorder: Recorder, request: Any, target: str) -> None:
         self._recorder = recorder
@@ -328,18 +328,18 @@ class Exchange:
         self.len: int = 0  #: Bytes of the answer's body so far.
 
     def answered(self, status: int, headers: Mapping[str, str], raw: Any) -> Any:
-        """The head of the answer came.  Returns what to read the body from instead of ``raw``."""
+        """Record the head of the answer; return what to read the body from instead of ``raw``."""
         self._status, self._headers = status, headers
         return _RecordedBody(raw, self)
 
     def failed(self, error: BaseException) -> None:
-        """No answer came, or only a part."""
+        """Record why no answer came, or only a part."""
         self._error = type(error).__name__
         if self._status is None:
             self.finish()
 
     def feed(self, chunk: bytes) -> None:
-        """A chunk of the body came; an empty one is its end."""
+        """Record a chunk of the body; an empty one is its end."""
         self._ended = self._ended or not chunk
         self.len += len(chunk)
         self._digest.update(chunk)
@@ -350,11 +350,11 @@ class Exchange:
             del self._content[_HEAD + 4096 :]
 
     def finish(self) -> None:
-        """The exchange has ended."""
+        """Write the exchange, which has ended."""
         self._recorder.finish(self)
 
     def line(self, keeps: bool) -> str:
-        """Its line, as the inside of a JSON object."""
+        """Return the exchange's line, as the inside of a JSON object."""
         facts: dict[str, Any] = {
             "method": self._method,
             "path": self._path,
@@ -461,7 +461,7 @@ class _RecordedBody:
         return getattr(self._raw, name)
 
     def read1(self, *args: Any, **kw: Any) -> bytes:
-        """As that of the body."""
+        """Read from the body, and record what comes."""
         exchange = self._exchange
         try:
             chunk: bytes = self._raw.read1(*args, **kw)
@@ -486,7 +486,7 @@ def _may_be_secret(setting: str) -> bool:
 
 
 def _summary(data: bytes | memoryview, secrets: Secrets) -> dict[str, Any]:
-    """What is recorded of data that is not recorded whole."""
+    """Summarize data that is too large to record."""
     # A secret may begin within the head and end behind it.
     head = secrets.hide_bytes(bytes(data[: _HEAD + 4096]))[:_HEAD]
     digest = hashlib.sha256(data).hexdigest()

@@ -1,4 +1,4 @@
-"""What errors, logs and recordings hide: words that are secret, and values of secret names.
+"""Redaction of errors, logs and recordings: secret words, and values of secret names.
 
 A *word* is secret because it was sent as one: a credential, a cookie, the password of a proxy,
 an API key in a prompt.  It is hidden wherever it occurs.  A *name* such as ``api_key`` means
@@ -127,7 +127,7 @@ class Secrets:
         return f"<Secrets {len(self._pinned) + len(self._known)}>"
 
     def after_fork(self) -> None:
-        """In the child: a thread of the parent may have held the lock, and never gives it back."""
+        """Make a new lock in the child of a fork; a thread of the parent may hold the old one."""
         self._lock = shared_lock()
 
     # -- collecting ----------------------------------------------------------------------
@@ -172,9 +172,9 @@ class Secrets:
         are_credentials: bool = False,
         named_only: bool = False,
     ) -> None:
-        """What a request or a handshake sends to prove who we are.
+        """Add the credentials in the headers of a request or handshake.
 
-        Any header may do that.  Unless all are credentials, a value whose name does not say so
+        Any header may hold some.  Unless all are credentials, a value whose name does not say so
         is hidden if it is no common word, to judge by its length and letters; ``named_only``
         leaves it out.
         """
@@ -195,7 +195,7 @@ class Secrets:
         self.add((value for _, value in parse_qsl(query)), pinned=True)
 
     def add_url(self, url: str) -> None:
-        """The password in the URL of a proxy."""
+        """Add the password in the URL of a proxy."""
         # Not by urlsplit, which raises for what is no URL.
         name, _, password = url.rpartition("@")[0].rpartition("//")[2].partition(":")
         # Some proxies take the token for a name, and nothing for a password.
@@ -210,7 +210,7 @@ class Secrets:
         self.add(_named(value), MIN_NAMED, pinned=pinned)
 
     def add_auth(self, auth: object) -> None:
-        """The ``auth`` of a Session: a pair, or an object with a password or a token."""
+        """Add the ``auth`` of a Session: a pair, or an object with a password or a token."""
         if isinstance(auth, tuple):
             words = [each for each in auth[1:] if isinstance(each, str)]
         else:
@@ -221,7 +221,7 @@ class Secrets:
     # -- hiding --------------------------------------------------------------------------
 
     def may_be_in(self, text: str) -> bool:
-        """A quick test: whether :meth:`hide` could find anything in a text, or in JSON."""
+        """Test quickly whether :meth:`hide` could find anything in a text, or in JSON."""
         small = text.lower()
         return (
             "\\" in text  # in JSON an escape may spell any letter
@@ -233,7 +233,7 @@ class Secrets:
         )
 
     def hide_words(self, text: str, shortest: int = MIN_SECRET) -> str:
-        """A text without the known words of at least ``shortest`` letters, however encoded."""
+        """Hide the known words of at least ``shortest`` letters in a text, however encoded."""
         sought = self._wanted
         for spelling in sought.texts:
             if spelling in text and len(spelling) >= shortest:
@@ -250,11 +250,11 @@ class Secrets:
         return text
 
     def hide_name(self, name: str) -> str:
-        """A name or an id from a server: a short word may be the protocol's own."""
+        """Hide known words in a name or an id; keep short ones, which may be the protocol's."""
         return self.hide_words(name, MIN_NAMED)
 
     def hide_words_in(self, value: Any) -> Any:
-        """A JSON value without the known words in its texts; facts stay."""
+        """Hide the known words in the texts of a JSON value; keep facts."""
         if isinstance(value, str):
             return self.hide_words(value)
         if isinstance(value, Mapping):
@@ -315,9 +315,9 @@ class Secrets:
         return data
 
     def hide(self, value: Any, *, all_texts: bool = False, depth: int = 0) -> Any:
-        """A JSON value without its secrets; ``all_texts``: without any text at all.
+        """Hide the secrets of a JSON value; with ``all_texts``, hide every text.
 
-        Raises ``RecursionError`` for one that is nested too deeply.
+        Raises ``RecursionError`` if it is nested too deeply.
         """
         if isinstance(value, str):
             return STARS if all_texts and value else self.hide_text(value)
@@ -337,7 +337,7 @@ class Secrets:
         return value
 
     def hide_query(self, query: str) -> str:
-        """The part of a URL behind ``?``."""
+        """Hide the secrets in the query of a URL."""
         pairs = []
         for pair in query.split("&") if query else ():
             name, sign, value = pair.partition("=")
@@ -348,7 +348,7 @@ class Secrets:
 
 
 class _Found(NamedTuple):
-    """What is searched for, longest first."""
+    """Words to search for, longest first."""
 
     words: tuple[str, ...]
     texts: tuple[str, ...]  #: The words in all their spellings, but for weak ones as they are.
@@ -435,7 +435,7 @@ _DEPTH = 4  #: Encodings within each other that are looked through.
 
 
 def _decoded(text: str) -> Iterator[str]:
-    """A text decoded in each way alone, then in all ways, several times."""
+    """Decode a text in each way alone, then in all ways, several times."""
     yield _without_escapes(text)
     yield unquote(text)
     for _ in range(_DEPTH):
