@@ -97,9 +97,9 @@ class Source:
     def close(self) -> None:
         """Let go of the iterator; its thread ends, at once or with the item that it waits for."""
         self._is_closed = True
-        if self._thread is not None:
-            self._asks.put(False)
-            if not self._is_asked or self._found is not None:
+        self._asks.put(False)  # also for a thread that is only being started
+        if self._thread is not None and (not self._is_asked or self._found is not None):
+            with contextlib.suppress(RuntimeError):  # another thread is starting it
                 self._thread.join(_END)
         self._items, self._found = iter(()), None
 

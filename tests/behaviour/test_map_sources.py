@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from comfy_client import ClientClosed, ComfyApi, ComfyPool
+from comfy_client import ClientClosed, ComfyApi, ComfyPool, runtime
+from comfy_client.batch.source import Source
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import until
 from tests.helpers.sweeps import LIMIT, WORKFLOW, add_recorded_nodes
@@ -198,6 +199,26 @@ def test_a_client_that_is_closed_ends_the_wait_for_a_source(server, record) -> N
         with pytest.raises(ClientClosed):
             next(api.map(WORKFLOW, iter(requests.get, None)))
     requests.put(None)
+
+
+def test_a_source_may_be_closed_while_its_thread_is_being_started(monkeypatch) -> None:
+    """By another thread, as when a client is closed: the thread ends, and takes no item."""
+    taken: list[int] = []
+    source = Source(map(taken.append, range(3)))
+
+    class Starting(threading.Thread):
+        def start(self) -> None:
+            closing = threading.Thread(target=source.close)
+            closing.start()
+            closing.join()
+            super().start()
+
+    monkeypatch.setattr(runtime, "Thread", Starting)
+    assert not source.has_next()
+    until(lambda: not threads())
+    assert taken == []
+    with pytest.raises(ClientClosed):
+        source.has_next()
 
 
 def test_a_pool_that_ends_lets_go_of_the_sources_of_maps_that_were_not_finished(server, record):
