@@ -76,7 +76,7 @@ def test_an_upload_that_crawls_goes_on() -> None:
         scheme = "https" if tls else "http"
         with (
             slow_reader(40 << 10, tls) as port,
-            opened(f"{scheme}://127.0.0.1:{port}", timeout=(5.0, 0.8), verify=trusted) as http,
+            opened(f"{scheme}://127.0.0.1:{port}", timeout=(5.0, 2.0), verify=trusted) as http,
         ):
             assert http.upload("/upload/image", {}, bytes(112 << 10), "a") == {"name": "a.bin"}
 
@@ -154,7 +154,7 @@ def test_an_upload_that_moves_may_take_longer_than_the_timeout_of_the_client(
     """However slowly; and the server, too, may take its time to store much."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     ca.issue_cert("127.0.0.1").configure_cert(context)
-    size = 8 * MIB
+    size = 16 * MIB
 
     def read_slowly(connection: socket.socket) -> None:
         head, _, body = head_of(connection).partition(b"\r\n\r\n")
@@ -162,16 +162,16 @@ def test_an_upload_that_moves_may_take_longer_than_the_timeout_of_the_client(
         left = int(line.split()[1]) - len(body)
         while left:
             got = len(connection.recv(min(left, 1 << 17)))
-            time.sleep(got / (6 * MIB))
+            time.sleep(got / (12 * MIB))
             left -= got
-        time.sleep(0.9)  # stores it: half a second, and 0.8 more for 8 MiB
+        time.sleep(1.5)  # stores it: a second, and 1.6 more for 16 MiB
         connection.sendall(encode((200, {}, {})))
 
     with (
         raw_server(read_slowly, context if secured else None) as port,
         opened(
             f"{'https' if secured else 'http'}://127.0.0.1:{port}",
-            timeout=(5, 0.5),
+            timeout=(5, 1.0),
             verify=bundle,
         ) as http,
     ):
