@@ -379,7 +379,11 @@ class Poller:
         if is_away(exc) or not counts:
             most = 0
         is_empty = tracker.monitor.remaining == 0
+        now = runtime.monotonic()
         for one in some:
+            heard = max(one.state.news_at, tracker.monitor.status_at)
+            if most and now - heard > self.timing.mute:
+                tracker.deafness.expect(now - self.timing.mute, now)  # nothing else would tell
             with tracker.lock:
                 outcome = one.state.apply_refusal(
                     exc, until, tracker.link, most=most, is_over=is_empty

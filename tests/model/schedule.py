@@ -7,7 +7,7 @@ copying a line.  Which thread goes first is drawn from its ``seed``.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, dataclass_transform
 
 import attrs
@@ -66,7 +66,8 @@ class Act:
     Attributes:
         at: When, in seconds; not before its submission has begun.
         what: ``cancel`` it, ``attach`` to it, ``delete`` or ``interrupt`` it by its id, ``clear``
-            the queue, or ``close`` the client.
+            the queue, ``close`` the client, or begin ``again``: close it, and attach to the
+            prompt with a new one of the same name.
         prompt: Which of the prompts.
         client: By which client.
     """
@@ -98,6 +99,11 @@ class Fault:
     server: int = 0
 
     @property
+    def stays(self) -> bool:
+        """Whether it lasts for good."""
+        return self.lasts >= FOR_GOOD
+
+    @property
     def over(self) -> float:
         """When nothing is left of it."""
         return self.at + self.lasts + (self.value if self.kind in ("slow", "late") else 0.0)
@@ -108,12 +114,14 @@ class Schedule:
     """One simulation of clients on one server."""
 
     seed: int
+    preempt: float = 0.1  #: How often another thread goes on, where none waits.
     version: str = "0.3.75"
     clients: int = 1
     polls: bool = False  #: Whether the first client opens no socket.
     prompts: tuple[Prompt, ...] = ()
     acts: tuple[Act, ...] = ()
     faults: tuple[Fault, ...] = ()
+    goes_on: bool = False  #: Whether each client runs one more prompt when all is over.
 
     @property
     def calm(self) -> float:
@@ -121,8 +129,11 @@ class Schedule:
         return max((fault.over for fault in self.faults), default=0.0)
 
 
+#: Seconds of what never ends.
+FOR_GOOD = 1e4
 ROUTES = ("", "", "", "GET", "POST", "/prompt", "/queue", "/history", "/ws", "POST /prompt")
-STATUSES = (401, 403, 404, 429, 500, 502, 503)
+REFUSALS = (401, 403, 404, 429, 500)
+STATUSES = (*REFUSALS, 502, 503)  # the others are said for a server that is away
 #: How often a kind of fault is drawn.
 WEIGHTS = {
     "lose": 3,
@@ -152,26 +163,33 @@ def make(seed: int) -> Schedule:
     rng = random.Random(seed)
     clients = rng.choice((1, 1, 1, 2))
     prompts = tuple(_prompt(rng, clients) for _ in range(rng.choice((1, 1, 2, 2, 3))))
-    acts = tuple(_act(rng, clients, len(prompts)) for _ in range(rng.choice((0, 0, 1, 1, 2))))
+    count = rng.choice((0, 0, 1, 1, 2))
+    acts = tuple(_act(rng, clients, prompts) for _ in range(count))
+    count = rng.choice((0, 1, 1, 2, 2, 3))
+    faults = tuple(draw_fault(rng, near(rng, prompts)) for _ in range(count))
     return Schedule(
         seed=seed,
+        preempt=rng.choice((0.02, 0.1, 0.5)),
         version=rng.choice(("0.3.75", "0.3.75", "0.28.1", "0.3.40", "2024-03")),
         clients=clients,
         polls=rng.random() < 0.1,
         prompts=prompts,
         acts=acts,
-        faults=tuple(draw_fault(rng) for _ in range(rng.choice((0, 1, 1, 2, 2, 3)))),
+        faults=faults,
+        goes_on=rng.random() < 0.2 and not any(fault.stays for fault in faults),
     )
 
 
-def _moment(rng: random.Random, most: float) -> float:
-    """Early ones more often than late ones."""
-    return round(most * rng.random() ** 2, 2)
+def near(rng: random.Random, prompts: Sequence[Prompt]) -> float:
+    """A moment at which something may go wrong: soon after a submission, or about an end."""
+    one = rng.choice(prompts)
+    base = rng.choice((one.at, one.at, one.at + one.seconds))
+    return round(max(0.0, base + rng.uniform(-0.3, 1.0) * rng.choice((0.03, 0.3, 3.0))), 3)
 
 
 def _prompt(rng: random.Random, clients: int) -> Prompt:
     return Prompt(
-        at=_moment(rng, 3.0),
+        at=round(3.0 * rng.random() ** 2, 2),
         client=rng.randrange(clients),
         how=rng.choice(("submit", "submit", "run", "follow")),
         seconds=round(rng.choice((0.05, 0.5, 2.0, 8.0)) * rng.uniform(0.5, 1.5), 2),
@@ -184,30 +202,32 @@ def _prompt(rng: random.Random, clients: int) -> Prompt:
     )
 
 
-def _act(rng: random.Random, clients: int, prompts: int) -> Act:
-    kinds = ("cancel",) * 4 + ("attach",) * 5 + ("delete", "interrupt", "clear", "close")
+def _act(rng: random.Random, clients: int, prompts: Sequence[Prompt]) -> Act:
+    kinds = ("cancel",) * 4 + ("attach",) * 5 + ("delete", "interrupt", "clear", "close", "again")
     return Act(
-        at=_moment(rng, 6.0),
+        at=near(rng, prompts),
         what=rng.choice(kinds),
-        prompt=rng.randrange(prompts),
+        prompt=rng.randrange(len(prompts)),
         client=rng.randrange(clients),
     )
 
 
-def draw_fault(rng: random.Random, servers: int = 1) -> Fault:
-    """A fault of any kind."""
+def draw_fault(rng: random.Random, at: float, servers: int = 1) -> Fault:
+    """A fault of any kind, at that moment."""
     kind = rng.choices([*WEIGHTS], [*WEIGHTS.values()])[0]
+    lasts = round(rng.choice((0.1, 1.0, 5.0, 20.0)) * rng.uniform(0.5, 1.5), 2)
+    stays = kind in ("refuse", "nonsense") and rng.random() < 0.08
     values = {
-        "refuse": lambda: rng.choice(STATUSES),
+        "refuse": lambda: rng.choice(REFUSALS if stays else STATUSES),
         "slow": lambda: rng.choice((0.5, 3.0, 8.0)),
         "late": lambda: rng.choice((0.5, 3.0, 8.0)),
         "close": lambda: rng.choice((1000, 1001, 1011)),
         "lag": lambda: rng.choice((0.2, 1.0, 3.0)),
     }
     return Fault(
-        at=_moment(rng, 8.0),
+        at=at,
         kind=kind,
-        lasts=round(rng.choice((0.1, 1.0, 5.0, 20.0)) * rng.uniform(0.5, 1.5), 2),
+        lasts=FOR_GOOD if stays else lasts,
         route=rng.choice(ROUTES),
         value=values.get(kind, lambda: 0)(),
         server=rng.randrange(servers),

@@ -24,6 +24,7 @@ from tests.model.kernel import Kernel
 Answer = tuple[int, str, bytes]
 
 _JSON = "application/json"
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _EMPTY = 200, "", b""
 _TROUBLE = 500, "text/plain", b"500 Internal Server Error\n\nServer got itself in trouble"
 
@@ -204,6 +205,10 @@ class Server:
         """Whether it remembers a prompt, by the client's id or its own."""
         known = (*self._pending, self._running, *self._history.values())
         return any(one and prompt_id in (one.prompt_id, one.mark) for one in known)
+
+    def hears(self, client_id: str) -> bool:
+        """Whether events of that client go to a socket."""
+        return client_id in self._routes
 
     # -- sockets ---------------------------------------------------------------------------
 
@@ -521,8 +526,8 @@ _ROUTES: Mapping[tuple[str, str], Callable[..., Answer]] = {
 
 
 def _json(found: Any, status: int = 200) -> Answer:
-    return status, _JSON, json.dumps(found, separators=(",", ":")).encode()
+    return status, _JSON, _encode(found).encode()
 
 
 def _message(event: str, data: Mapping[str, Any]) -> str:
-    return json.dumps({"type": event, "data": data}, separators=(",", ":"))
+    return _encode({"type": event, "data": data})

@@ -41,3 +41,16 @@ def test_an_end_in_a_message_that_breaks_off_is_no_success() -> None:
             faults=(Fault(at=1.5, kind="garble"),),
         )
     )
+
+
+def test_a_deaf_socket_is_no_wait_without_end_where_http_refuses_for_good() -> None:
+    replay(
+        Schedule(
+            seed=1,
+            prompts=(Prompt(seconds=5.0),),
+            faults=(
+                Fault(at=0.5, kind="deafen"),
+                Fault(at=1.0, kind="nonsense", lasts=1e4),
+            ),
+        )
+    )

@@ -190,7 +190,7 @@ class Network:
         self._stack.close()
 
     def _session(self) -> requests.Session:
-        session = requests.Session()
+        session = _Session()
         session.adapters.clear()
         session.mount("http://", Adapter(self))
         return session
@@ -384,6 +384,13 @@ class Line:
         self._server.disconnect(self)
 
 
+class _Session(requests.Session):
+    """Without what requests does for each answer: the one of the client does without it, too."""
+
+    def send(self, request: requests.PreparedRequest, **kw: Any) -> requests.Response:
+        return self.get_adapter(request.url or "").send(request, **kw)
+
+
 class Adapter(BaseAdapter):
     """Sends requests to simulated servers."""
 
@@ -396,7 +403,7 @@ class Adapter(BaseAdapter):
         """Nothing is kept."""
 
     def send(  # type: ignore[override]  # positional in requests, keywords in the client
-        self, request: requests.PreparedRequest, timeout: tuple[float, float], **_: Any
+        self, request: requests.PreparedRequest, *, timeout: tuple[float, float], **_: Any
     ) -> requests.Response:
         """Hand a request to the server, and what it says to the client."""
         network, kernel = self._network, self._kernel
