@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import random
+import sys
 import time
 import tracemalloc
 from collections.abc import Iterable, Iterator
@@ -67,7 +68,8 @@ def within(seconds: float, memory: int | None = None) -> Iterator[None]:
             assert tracemalloc.get_traced_memory()[1] < memory
     finally:
         tracemalloc.stop()
-    assert took < seconds
+    # A tracer, as of a debugger or for coverage, takes several times as long.
+    assert took < seconds * (5 if sys.gettrace() else 1)
 
 
 SMALL_ROUTES = {

@@ -6,6 +6,7 @@ import copy
 import functools
 import json
 import pickle
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -523,6 +524,7 @@ def test_load_warns_where_the_caller_stands(tmp_path: Path) -> None:
         Workflow.load(path, DEFINITIONS, strict=True)
 
 
+@pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer takes longer")
 def test_the_largest_file_is_loaded_in_50_ms() -> None:
     """From its text, with the definitions at hand; the quickest of several tries counts."""
     file, prompt = pair("templates-1_click_multiple_character_angles")
