@@ -27,7 +27,7 @@ ANSWER_LIMIT: Final = 10.0
 
 @attrs.define
 class Given:
-    """What the options say, before the command's name and behind it."""
+    """The connection options of a command, given before or behind its name."""
 
     hosts: tuple[str, ...] = ()
     profiles: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class Given:
 
     @property
     def each(self) -> list[dict[str, Any]]:
-        """What is said of each server, by the names of the options."""
+        """The options of each server, by name."""
         if len(self.profiles) > 1 and self.hosts:
             raise click.UsageError("each --profile names its own server: leave out --host")
         said = {name.replace("_", "-"): value for name, value in attrs.asdict(self).items()}
@@ -58,13 +58,13 @@ class Given:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What is said of the only server."""
+        """The options of the only server."""
         if self.is_several:
             raise click.UsageError("one server at a time")
         return self.each[0]
 
     def server(self) -> Server:
-        """The server that is meant; says on stderr which secrets are not for it."""
+        """Resolve the server; name on stderr the secrets that are not for it."""
         from .servers import resolve  # takes a while to import
 
         server = resolve(self.options, load_config())
@@ -73,7 +73,7 @@ class Given:
         return server
 
     def servers(self) -> list[Server]:
-        """Those that are meant, as :meth:`server`."""
+        """Resolve all servers, as :meth:`server` does."""
         from .servers import resolve_all
 
         servers = resolve_all(self.each, load_config())
@@ -83,7 +83,7 @@ class Given:
 
     @contextlib.contextmanager
     def client(self) -> Iterator[ComfyApi]:
-        """A client of that server, which has asked it nothing yet."""
+        """Context manager: make a client of the server, which has sent no request yet."""
         with contextlib.closing(self.server().client()) as api:
             yield api
 
@@ -120,7 +120,7 @@ _DEFAULT: Final = "Default: COMFYUI_HOST, the default profile, http://127.0.0.1:
 def _servers(
     store: Callable[..., None], more: str = "", default: str = _DEFAULT
 ) -> tuple[Decorator, ...]:
-    """The options that name servers."""
+    """Return the options that name servers."""
     host = click.option(
         "--host",
         metavar="URL",
@@ -194,7 +194,7 @@ _JSON: Final = click.option(
 
 
 def with_json(command: Callable[Concatenate[Given, P], R]) -> Callable[P, R]:
-    """The option ``--json``; the command gets a :class:`Given` as its first argument."""
+    """Add the option ``--json``; pass a :class:`Given` as the command's first argument."""
     return _JSON(click.make_pass_decorator(Given, ensure=True)(command))
 
 
@@ -204,7 +204,7 @@ def of_server(command: Callable[Concatenate[Given, P], R]) -> Callable[P, R]:
 
 
 def of_servers(command: Callable[Concatenate[Given, P], R]) -> Callable[P, R]:
-    """As :func:`of_server`, for one server or several."""
+    """Add the options of :func:`of_server`, for one server or several."""
     return _with_options(with_json(command), _SEVERAL)
 
 
@@ -214,7 +214,7 @@ def of_server_as_text(command: Callable[Concatenate[Given, P], R]) -> Callable[P
 
 
 def of_server_or_embedded(command: Callable[Concatenate[Given, P], R]) -> Callable[P, R]:
-    """As :func:`of_server_as_text`, of one that needs no server."""
+    """Add the options of :func:`of_server_as_text` to a command that needs no server."""
     return _with_options(click.make_pass_decorator(Given, ensure=True)(command), _ONE_OR_EMBEDDED)
 
 

@@ -15,7 +15,7 @@ class Decorator(Protocol):
     """Adds an option or an argument to a command."""
 
     def __call__(self, function: Command, /) -> Command:
-        """The command that has it."""
+        """Decorate a command."""
 
 
 class Finite(click.FloatRange):
@@ -24,7 +24,7 @@ class Finite(click.FloatRange):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """The number that is written there."""
+        """Parse a finite number."""
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
             self.fail(f"{value!r} is no finite number", param, ctx)

@@ -111,7 +111,7 @@ def demo(
 
 
 def _connected(server: Server | None, stack: contextlib.ExitStack) -> ComfyApi:
-    """A client of that server, or of an embedded one; both end with the stack."""
+    """Make a client of the server, or of an embedded one; the stack closes both."""
     from ..client import ComfyApi
 
     if server is None:
@@ -158,7 +158,7 @@ def _checkpoint(api: ComfyApi, wanted: str | None) -> str:
 def _run(
     api: ComfyApi, workflow: Workflow, timeout: float | None
 ) -> tuple[Result, PreviewEvent | None]:
-    """The result and the last preview; on a timeout or Ctrl-C the prompt is cancelled."""
+    """Return the result and the last preview; cancel the prompt on a timeout or Ctrl-C."""
     before = api.poll_status().queue_remaining
     if before:
         say(f"prompts ahead in the queue: {before}")

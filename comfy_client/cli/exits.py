@@ -47,7 +47,7 @@ class Exit(IntEnum):
 
 
 class Mistake(click.ClickException):
-    """What was typed makes no sense, or the file that it names does not."""
+    """The command line, or a file that it names, makes no sense."""
 
     exit_code: ClassVar[int] = Exit.USAGE
 
@@ -132,14 +132,14 @@ _IN_COMMANDS: Final = (
 
 
 def in_commands(text: str) -> str:
-    """A message of the library, in words of the command line."""
+    """Rephrase a message of the library for the command line."""
     for pattern, words in _IN_COMMANDS:
         text = re.sub(pattern, words, text)
     return text
 
 
 def status_of(error: BaseException) -> Exit:
-    """The exit status for an error."""
+    """Return the exit status for an error."""
     if isinstance(error, Ended):
         return error.status
     if isinstance(error, click.ClickException):
@@ -148,7 +148,7 @@ def status_of(error: BaseException) -> Exit:
 
 
 def message_of(error: BaseException) -> str:
-    """What an error says, without characters that a terminal obeys."""
+    """Return the message of an error without control characters."""
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return "stopped by Ctrl-C, SIGTERM or SIGHUP"
     if isinstance(error, click.ClickException):
@@ -162,7 +162,7 @@ def message_of(error: BaseException) -> str:
 
 
 def hint_of(error: BaseException) -> str | None:
-    """What to do about an error; ``None``: its message says it, or nobody knows."""
+    """Return a hint on what to do about an error, if there is one beyond its message."""
     if isinstance(error, JobTimeout):
         where = f" --host {error.server}" if isinstance(error, LeftOn) else ""
         known = error.prompt_id
@@ -182,7 +182,7 @@ def hint_of(error: BaseException) -> str | None:
 
 
 def error_object(error: BaseException) -> dict[str, Any]:
-    """What ``--json`` prints of an error: ``code``, ``message``, ``hint``, ``exit`` and more."""
+    """Return what ``--json`` prints of an error: ``code``, ``message``, ``hint``, ``exit``, ..."""
     facts = error.to_dict() if isinstance(error, ComfyError) else {"code": _code_of(error)}
     ours = {"message": message_of(error), "hint": hint_of(error), "exit": int(status_of(error))}
     return {**facts, **ours}
@@ -204,18 +204,18 @@ def _code_of(error: BaseException) -> str:
 
 
 def one_line(text: str) -> str:
-    """One line without characters that a terminal obeys."""
+    """Put a text on one line without control characters."""
     return " ".join(harmless(text).split())
 
 
 def harmless(text: str) -> str:
-    """The text with a space for each character that a terminal obeys."""
+    """Replace control characters by spaces."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 @contextlib.contextmanager
 def ending_as_by_ctrl_c() -> Iterator[None]:
-    """In here SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does."""
+    """Context manager: have SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does."""
     ends = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))  # not all on Windows
     # What is ignored stays so: that is how nohup keeps a command from ending.
     known = {end: signal.getsignal(end) for end in ends if end}

@@ -1,4 +1,4 @@
-"""What ``--set``, ``--input``, ``--seed`` and ``--axis`` say, as values that nodes take.
+"""Conversion of ``--set``, ``--input``, ``--seed`` and ``--axis`` to values for nodes.
 
 Each text becomes what the definition of the input says: a number, true or false, one of the
 choices, or the text itself.  What the server has no definition of takes the type of the value that
@@ -70,7 +70,7 @@ class Types:
             seen[found] = name
 
     def _reader(self, name: str) -> Callable[[str], Any]:
-        """What makes values for the input of that name of texts."""
+        """Return the function that converts a text to a value of the named input."""
         from ..workflow.address import input_named
 
         graph = self.workflow.to_dict()
@@ -97,7 +97,7 @@ class Types:
                 self.workflow[node].set(field, _file(path))
 
     def _file_input(self, name: str) -> tuple[str, str]:
-        """A node alone means its only input for a file."""
+        """Return node and input for a file; a node alone means its only such input."""
         from ..workflow.address import input_named, nodes_named
 
         graph = self.workflow.to_dict()
@@ -121,7 +121,7 @@ class Types:
         return {one.name: one for one in found if isinstance(one, InputSpec)}
 
     def axis(self, text: str) -> tuple[str, list[Any]]:
-        """The input and its values of ``NODE.input=v1,v2,...``; ``1..8`` are whole numbers."""
+        """Parse ``NODE.input=v1,v2,...``; ``1..8`` is a range of whole numbers."""
         name, listed = split_at_equals(text, "--axis")
         with mistakes("--axis"):
             return name, [*map(self._reader(name), _listed(listed))]
@@ -129,7 +129,7 @@ class Types:
 
 @contextlib.contextmanager
 def mistakes(what: str) -> Iterator[None]:
-    """In here what is wrong with a workflow or a file is wrong with what was typed."""
+    """Context manager: turn errors of a workflow or a file into :class:`Mistake`."""
     try:
         yield
     except (WorkflowError, OSError, ValueError) as exc:
@@ -166,7 +166,7 @@ def _set_all(workflow: Workflow, seed: int) -> bool:
 
 
 def _typed(spec: InputSpec, name: str, text: str) -> Any:
-    """A text as what the definition of an input says."""
+    """Convert a text to the type of an input's definition."""
     if spec.choices is not None:
         return _choice(spec, name, text)
     kinds = set(str(spec.kind).replace(" ", "").split(","))
@@ -182,7 +182,7 @@ def _typed(spec: InputSpec, name: str, text: str) -> Any:
 
 
 def _number(text: str, kinds: Collection[str]) -> int | float | None:
-    """What is written there, if it is of one of these kinds."""
+    """Parse an INT or FLOAT as far as ``kinds`` allow it, else return None."""
     text = text.strip()
     with contextlib.suppress(ValueError):  # it has thousands of digits
         if "INT" in kinds and _INT.fullmatch(text):
@@ -193,7 +193,7 @@ def _number(text: str, kinds: Collection[str]) -> int | float | None:
 
 
 def _choice(spec: InputSpec, name: str, text: str) -> Any:
-    """The choice that is written so; of files the server may know more than it lists."""
+    """Return the option of a combo with this text; a server may have more files than it lists."""
     from ..workflow.graph import listing
 
     choices = {str(choice): choice for choice in spec.choices or ()}
@@ -213,7 +213,7 @@ def _boolean(name: str, text: str) -> bool:
 
 
 def _like(old: object, name: str, text: str) -> Any:
-    """A text as what the workflow has there."""
+    """Convert a text to the type of the workflow's value."""
     if isinstance(old, bool):
         return _boolean(name, text)
     if isinstance(old, int | float):
@@ -231,7 +231,7 @@ def _file(path: str) -> Any:
 
 
 def _listed(text: str) -> list[str]:
-    """The values between commas; one with a comma stands in double quotes."""
+    """Split values at commas; double quotes protect a comma."""
     import csv  # for sweeps only
 
     found: list[str] = []

@@ -71,7 +71,7 @@ def queue(given: Given) -> None:
 
 
 def queue_objects(api: ComfyApi) -> list[dict[str, Any]]:
-    """The queue as ``--json`` prints it, in the order in which it runs."""
+    """Return the queue as ``--json`` prints it, in the order in which it runs."""
     found, mine = api.get_queue(), is_mine()
     items = [("running", item) for item in found.running]
     items += [("pending", item) for item in found.pending]
@@ -135,7 +135,7 @@ def history(given: Given, limit: int) -> None:
 
 
 def entry_object(api: ComfyApi, entry: HistoryEntry, mine: Mine) -> dict[str, Any]:
-    """A prompt that has ended, as ``--json`` prints it."""
+    """Return an ended prompt as ``--json`` prints it."""
     result = result_of(api, entry)
     error = entry.execution_error
     return {
@@ -159,7 +159,7 @@ def status_of_entry(entry: HistoryEntry) -> str:
 
 
 def result_of(api: ComfyApi, entry: HistoryEntry) -> Result:
-    """The outputs that the history has of a prompt."""
+    """Return the result of a prompt from its history entry."""
     from ..jobs.result import make_result
 
     started, ended = entry.started, entry.ended
@@ -209,7 +209,7 @@ def job(
 
 
 def full_id(api: ComfyApi, text: str) -> str:
-    """The id of the prompt that is meant: the beginning of one is enough, if it is the only one."""
+    """Complete the id of a prompt of which only the beginning is given, if it is unambiguous."""
     if not text.strip():
         raise Mistake("the ID is empty")
     if len(text) >= _WHOLE:
@@ -227,7 +227,7 @@ def full_id(api: ComfyApi, text: str) -> str:
 
 
 def known_job(api: ComfyApi, text: str) -> Job:
-    """The job of a prompt that the server knows."""
+    """Return the job of a prompt that the server knows."""
     one = api.job(full_id(api, text), must_exist=True)
     if one.status not in ("pending", "running"):
         one.exception(timeout=10.0)  # its record is there, and read in a moment

@@ -32,12 +32,12 @@ definitions_option: Decorator = click.option(
 
 
 def content_of(source: str) -> str | bytes:
-    """The path of a workflow; ``-``: what standard input has."""
+    """Return the path of a workflow, or the content of standard input for ``-``."""
     return sys.stdin.buffer.read() if source == "-" else source
 
 
 def load(source: str | bytes, definitions: Definitions | None, **options: Any) -> Workflow:
-    """A workflow in API or UI format, or of a picture; ``-`` reads standard input."""
+    """Load a workflow in API or UI format, or of a picture; ``-`` reads standard input."""
     from ..workflow import Workflow
 
     given = content_of(source) if isinstance(source, str) else source
@@ -68,7 +68,7 @@ class Late:
 
     @property
     def client(self) -> ComfyApi:
-        """Its client."""
+        """The client, made on first use."""
         if self._found is None:
             self._found = self._find()
         return self._found
@@ -80,11 +80,11 @@ class Late:
         return self.client.node_definitions(classes, refresh=refresh)
 
     def get_node_replacements(self) -> Mapping[str, Any]:
-        """What the server puts in the place of classes that are gone."""
+        """Return the server's replacements of removed node classes."""
         return self.client.get_node_replacements()
 
     def open_image(self, info: str) -> BinaryIO:
-        """A file of the server by its URL."""
+        """Open a file of the server by its URL."""
         return self.client.open_image(info)
 
 
@@ -111,5 +111,5 @@ class Source(Late):
         return super().node_definitions(classes, refresh=refresh)
 
     def get_node_replacements(self) -> Mapping[str, Any]:
-        """What the server puts in the place of classes that are gone."""
+        """Return the server's replacements of removed node classes."""
         return {} if self._known is not None else super().get_node_replacements()

@@ -91,7 +91,7 @@ class Commands(click.Group):
                 return report(exc, _is_json(ctx))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The commands by what they are for."""
+        """List the commands by purpose."""
         width = formatter.width - 6 - max(map(len, self.commands))
         for title, commands in _SECTIONS.items():
             with formatter.section(title):

@@ -1,4 +1,4 @@
-"""Which prompts are of whoever types: each carries the id of this installation.
+"""The mark that tells this user's prompts from others: the id of this installation.
 
 It is a random number in a file of the user's, and says nothing about them; everybody who sees
 the queue can read it.
@@ -27,12 +27,12 @@ def state_path() -> Path:
 
 
 def mark() -> dict[str, Any]:
-    """What the prompts of a command carry as ``extra_data``; the first time, the id is made."""
+    """Return the mark for ``extra_data``; make the id the first time."""
     return {KEY: _known_id() or _new_id()}
 
 
 def is_mine() -> Mine:
-    """As it is known now."""
+    """Return a predicate that tells whether ``extra_data`` has our mark."""
     mine = _known_id()
     return lambda extra_data: mine is not None and extra_data.get(KEY) == mine
 

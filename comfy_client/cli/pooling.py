@@ -30,7 +30,7 @@ _SLICE: Final = 0.5
 
 @contextlib.contextmanager
 def pool_of(given: Given, **options: Any) -> Iterator[Several]:
-    """A pool of the servers that the options name, which are asked when they are needed."""
+    """Context manager: make a pool of the servers that the options name."""
     from ..pool.pool import ComfyPool
 
     with contextlib.ExitStack() as stack:
@@ -50,9 +50,9 @@ class Several:
     _ready: list[ComfyApi] | None = attrs.field(default=None, init=False)
 
     def clients(self) -> list[ComfyApi]:
-        """Those that are ready, once each has answered or failed; the others are named on stderr.
+        """The clients of ready servers, once each has answered or failed; stderr names the others.
 
-        If there is none, the error of the first is raised.
+        Raises the error of the first if none is ready.
         """
         if self._ready is None:
             _ask(self.pool.servers)
@@ -76,7 +76,7 @@ class Several:
         return self.pool.node_definitions(classes, refresh=refresh)
 
     def open_image(self, info: str) -> BinaryIO:
-        """A file by its URL; ValueError if it is of none of them."""
+        """Open a file by its URL; raise ValueError if it is of none of the servers."""
         return self.pool.open_image(info)
 
 
@@ -121,7 +121,7 @@ def submitted(
     timeout: float | None,
     **options: Any,
 ) -> Iterator[PooledJob]:
-    """In here somebody waits for it; stderr says in the end which server has it, or had it.
+    """Context manager: submit a workflow, and name its server on stderr at the end.
 
     With ``detach``, a server has it in its queue.  Until here, Ctrl-C takes it out again.  One that
     no server has when time runs out will not run.
@@ -153,7 +153,7 @@ def submitted(
 
 
 def _until_sent(job: PooledJob, timeout: float | None) -> None:
-    """Raises the error if no server will have it, or none has in time."""
+    """Wait until a server has the prompt; raise if none will, or none does in time."""
     from ..jobs.job import state_of
     from ..transport.deadline import Deadline
 

@@ -1,4 +1,4 @@
-"""What commands print: results on stdout as text or JSON lines, all else on stderr."""
+"""Output of commands: results on stdout as text or JSON lines, all else on stderr."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from .exits import (
 
 
 def say(text: str) -> None:
-    """A line of a result, harmless for a terminal."""
+    """Print one line of a result, with control characters replaced by spaces."""
     click.echo(harmless(text).rstrip())
 
 
 def note(text: str) -> None:
-    """A line for whoever watches, on stderr."""
+    """Print one line for the user on stderr."""
     click.echo(one_line(text), err=True)
 
 
 def emit(found: Any) -> None:
-    """One object on a line of its own, at once, so that a pipe has it."""
+    """Print an object as a line of JSON, and flush it."""
     click.echo(json.dumps(found, default=str))
     sys.stdout.flush()
 
@@ -84,7 +84,7 @@ def _lines(text: str) -> str:
 
 @contextlib.contextmanager
 def plain_logs() -> Iterator[None]:
-    """In here warnings of the library are lines on stderr."""
+    """Context manager: print the library's warnings as lines on stderr."""
     handler = _PlainLogs(logging.WARNING)
     logger = logging.getLogger("comfy_client")
     logger.addHandler(handler)
@@ -129,5 +129,5 @@ def gib(size: int | None) -> str:
 
 
 def examples(*lines: str) -> str:
-    """The end of a command's help."""
+    """Format the examples at the end of a command's help."""
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])

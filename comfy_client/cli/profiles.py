@@ -39,11 +39,11 @@ def config_path() -> Path:
 
 @attrs.frozen
 class Config:
-    """What the file says.
+    """The config file.
 
     Attributes:
         path: Where it is, or would be.
-        profiles: What each profile says, by name.
+        profiles: The settings of each profile, by name.
         default: The profile that is used unless another one is named; ``None``: none.
     """
 
@@ -52,7 +52,7 @@ class Config:
     default: str | None = None
 
     def profile(self, name: str) -> Mapping[str, Any]:
-        """What one says; :class:`Mistake` with the nearest names if there is none."""
+        """Return a profile's settings; raise :class:`Mistake` with the nearest names if unknown."""
         if name in self.profiles:
             return self.profiles[name]
         near = nearest(name, self.profiles) or tuple(self.profiles)

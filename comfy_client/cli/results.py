@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def no_dash(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Standard output has lines about the files, and not the files."""
+    """Refuse ``-``: standard output has lines about the files, not the files."""
     if value == "-":
         raise click.BadParameter("it takes no standard output; ./- is a file of that name")
     return value
@@ -54,7 +54,7 @@ def wait_for(
     is_ours: bool,
     on_preview: Callable[[PreviewEvent], object] | None = None,
 ) -> Result:
-    """The result of a prompt; Ctrl-C cancels one of ours first, and a second one leaves."""
+    """Wait for a result; the first Ctrl-C cancels a prompt of ours, the second leaves."""
     try:
         # In here, since they take a while in which somebody may press it.
         from ..jobs.callbacks import Callbacks
@@ -99,9 +99,9 @@ _FIELDS: Final = frozenset({"seed", "node", "index", "name", "ext"})
 def saving_to(
     out: str | None, graph: Mapping[str, Any], more: Collection[str] = frozenset()
 ) -> Iterator[None]:
-    """In here the folder of a template is there; if it is new and stays empty, it goes again.
+    """Context manager: create the folder of a template; on exit, remove it if it is new and empty.
 
-    :class:`Mistake` for a template that no file could be saved by, before anything runs.
+    Raises :class:`Mistake` for a template that is invalid, before anything runs.
     """
     if out is None:
         yield
@@ -111,7 +111,7 @@ def saving_to(
 
 
 def _folder_of(out: str, graph: Mapping[str, Any], more: Collection[str]) -> Path:
-    """That before its first field; :class:`Mistake` for a template that makes no sense."""
+    """Return the folder before a template's first field; raise :class:`Mistake` if invalid."""
     from ..jobs.names import is_template, local_paths
     from ..workflow.address import input_named
 
@@ -135,7 +135,7 @@ def _folder_of(out: str, graph: Mapping[str, Any], more: Collection[str]) -> Pat
 
 @contextlib.contextmanager
 def folder_for(folder: Path, option: str) -> Iterator[None]:
-    """In here files can be written into it; :class:`Mistake` if it cannot be had."""
+    """Context manager: create a writable folder, or raise :class:`Mistake`; remove it if empty."""
     with mistakes(option):
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"{os.fspath(folder)!r} is a file, and no folder")
@@ -174,14 +174,14 @@ def show_result(result: Result, out: str | None, as_json: bool, server: str | No
 
 
 def download_again(prompt_id: str, server: str | None) -> str:
-    """The command that does; ``server``: as for :func:`show_result`."""
+    """Return the ``comfy-client download`` command that fetches a prompt's files again."""
     where = f" --host {server}" if server else ""
     return f"comfy-client download {prompt_id} --out ...{where}"
 
 
 @contextlib.contextmanager
 def saving(prompt_id: str, server: str | None = None) -> Iterator[None]:
-    """In here files of a prompt that has run are saved; if that fails, they are still there."""
+    """Context manager: if files cannot be saved, tell how to download them again."""
     hint = download_again(prompt_id, server)
     try:
         yield
@@ -194,9 +194,9 @@ def saving(prompt_id: str, server: str | None = None) -> Iterator[None]:
 
 
 def as_template(out: str, suffix: str = "") -> str:
-    """A template for what looks like the name of a file: ``fox.png`` is no folder.
+    """Make a template of a name that looks like a file: ``fox.png`` is no folder.
 
-    The file keeps the extension that the server gave it; ``suffix`` comes before that.
+    The file keeps the server's extension; ``suffix`` precedes it.
     """
     import mimetypes
 
@@ -209,7 +209,7 @@ def as_template(out: str, suffix: str = "") -> str:
 
 
 def _urls(result: Result) -> list[str]:
-    """Of the files that are kept; those of preview nodes, if there are no others."""
+    """Return the URLs of saved files, or else those of preview nodes."""
     kept = [item for item in result.files if item.type != "temp"] or list(result.files)
     in_memory = [item for item in kept if item.url is None]
     if in_memory:

@@ -107,7 +107,7 @@ def run(
 
 
 def _server_of(job: Job) -> str | None:
-    """That which has it, of several."""
+    """Return the URL of the pool server that has the job, if any."""
     server: str | None = getattr(job, "server", None)
     return server
 
@@ -119,7 +119,7 @@ def prepared(
     seed: str | None,
     server: DefinitionSource,
 ) -> Workflow:
-    """The workflow with everything that the options change."""
+    """Load a workflow and apply the options."""
     workflow = load(source, server)
     set_seeds(workflow, seed)
     types = Types(workflow, server)
@@ -129,7 +129,7 @@ def prepared(
 
 
 def late(api: ComfyApi) -> Late:
-    """That server, which must answer in a moment once it is asked."""
+    """Defer connecting until the definitions are needed; then the server must answer soon."""
 
     def ask() -> ComfyApi:
         api.poll_status(ANSWER_LIMIT)

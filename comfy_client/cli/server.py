@@ -125,7 +125,7 @@ def _kept(api: ComfyApi, lines: int) -> list[LogEntry]:
 
 
 def _following(api: ComfyApi, lines: int) -> Iterator[LogEntry]:
-    """What is there, and what comes, each once: the two overlap for a moment."""
+    """Yield kept and new log entries, each once: the two overlap for a moment."""
     from ..events import ConnectionEvent, LogEntry
 
     inbox: SimpleQueue[Any] = SimpleQueue()

@@ -66,17 +66,17 @@ class Server:
 
     @property
     def verify(self) -> bool | str:
-        """As :class:`ComfyApi` takes it."""
+        """The argument ``verify`` of :class:`ComfyApi`."""
         return not self.insecure if self.insecure or self.ca is None else self.ca
 
     def client(self) -> ComfyApi:
-        """A client of it."""
+        """Make a client of the server."""
         return ComfyApi(self.host, credentials=self.credentials, user=self.user, verify=self.verify)
 
 
 @attrs.frozen
 class _Layer:
-    """What one place says: the options, the environment, or a profile."""
+    """Settings from one source: the options, the environment, or a profile."""
 
     name: str
     says: Mapping[str, Any] = attrs.field(repr=False)
@@ -85,7 +85,7 @@ class _Layer:
     read: Callable[[str], str]  #: The first line of a file.
 
     def source(self, key: str) -> str:
-        """What to call the place that says this."""
+        """Return the name of the source of a setting."""
         if self.name == "options":
             return f"--{key}"
         if self.name == "environment":
@@ -133,7 +133,7 @@ def resolve_all(each: Iterable[Mapping[str, Any]], config: Config) -> list[Serve
 def resolve(
     given: Mapping[str, Any], config: Config, read: Callable[[str], str] | None = None
 ) -> Server:
-    """The server that options (by name), environment and profiles mean, in this order.
+    """Resolve the server by options (by name), environment and profiles, in this order.
 
     A profile that an option names counts as an option.  The server is that of the first place
     that names one.  Places that name another server count for nothing else, either: no secret
@@ -185,7 +185,7 @@ def _layers(
 
 
 def _profile_in(given: Mapping[str, Any], config: Config) -> tuple[str | None, bool]:
-    """The profile that counts, and whether an option names it."""
+    """Return the profile in effect, and whether an option names it."""
     if given["profile"]:
         return given["profile"], True
     return os.environ.get(PROFILE_VARIABLE) or config.default, False

@@ -95,7 +95,7 @@ def _facts(one: NodeDef) -> dict[str, Any]:
 
 
 def node_object(one: NodeDef) -> dict[str, Any]:
-    """One class as ``--json`` prints it."""
+    """Return a node class as ``--json`` prints it."""
     from ..workflow.inputs import InputSpec, outputs_of, walk
 
     specs = [spec for spec in walk(one.raw, {}) if isinstance(spec, InputSpec)]

@@ -180,7 +180,7 @@ _Read = Callable[["DefinitionSource"], tuple["Workflow", "_Grid"]]
 def _servers(
     given: Given, read: _Read, on_lost: str, options: dict[str, Any]
 ) -> contextlib.AbstractContextManager[_Ready]:
-    """What runs it; options that are about its servers are changed for that."""
+    """Return what runs the sweep, a client or a pool; adapt the options to it."""
     if not given.is_several:
         options["in_flight"] = options["in_flight"] or _IN_FLIGHT
         return _on_one(given, read)
@@ -214,7 +214,7 @@ def _run_all(
     printer: _Printer,
     options: Mapping[str, Any],
 ) -> Sweep:
-    """The rows; if there is an error, no prompt is left that nobody knows of."""
+    """Run all rows; on an error, leave no prompt that nobody knows of."""
     sweep_id = str(uuid.uuid4())
     extra_data = {**mark(), _KEY: sweep_id}
     # Without a journal they are cancelled below.
@@ -250,7 +250,7 @@ def _read(
     axes: tuple[str, ...],
     server: DefinitionSource,
 ) -> tuple[Workflow, _Grid]:
-    """The workflow, and the values of each axis."""
+    """Load the workflow, and parse the values of each axis."""
     workflow = prepared(source, sets, inputs, seed, server)
     types = Types(workflow, server)
     grid: _Grid = {}
@@ -264,7 +264,7 @@ def _read(
 
 @contextlib.contextmanager
 def _without_what_runs() -> Iterator[None]:
-    """In here no warning says that a prompt keeps running."""
+    """Context manager: suppress warnings that a prompt keeps running."""
 
     def is_other(record: logging.LogRecord) -> bool:
         return not hasattr(record, "left_running")
@@ -293,7 +293,7 @@ def _end_everywhere(runner: ComfyApi | ComfyPool, sweep_id: str, journal: str | 
 
 
 def _clients_used(pool: ComfyPool) -> list[ComfyApi]:
-    """Of the servers that have had a prompt."""
+    """Return the clients of servers that have had a prompt."""
     had = {one.host for one in pool.status().servers if one.own or one.done or one.failed}
     return [api for api in pool.servers if api.host in had]
 
@@ -320,7 +320,7 @@ def _of_row(out: str) -> str:
 
 
 def _of_server(out: str, host: str) -> str:
-    """A template for a folder that has files of several servers."""
+    """Make a template for a folder with files of several servers."""
     from ..jobs.names import is_template
 
     place = re.sub(r"[^A-Za-z0-9.-]+", "_", host.partition("://")[2])
@@ -340,7 +340,7 @@ class _Printer:
     unsaved: list[str] = attrs.field(factory=list, init=False)  # commands that download them
 
     def show(self, row: SweepRow) -> None:
-        """A row that has ended just now."""
+        """Save the files of a row that has just ended, and print it."""
         from ..batch.rows import Sweep
 
         self.shown.add(row.index)
@@ -352,7 +352,7 @@ class _Printer:
         self._print(row, paths)
 
     def show_known(self, row: SweepRow) -> None:
-        """A row of an earlier call; what that one has saved stays as it is."""
+        """Print a row of an earlier call; save its files unless that call did."""
         if row.index in self.shown:
             return
         paths: list[Path] = []
@@ -365,7 +365,7 @@ class _Printer:
         self._print(row, paths)
 
     def _server_of(self, row: SweepRow) -> str | None:
-        """That which has its files, of several."""
+        """Return the server that has a row's files, if there are several servers."""
         return row.host if self.is_several else None
 
     def _save_known(self, row: SweepRow, out: str) -> list[Path]:

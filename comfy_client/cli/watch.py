@@ -67,7 +67,7 @@ def watch(given: Given, prompt_id: str | None, quiet: bool) -> None:
 
 
 def changes(api: ComfyApi) -> Iterator[dict[str, Any]]:
-    """What is in the queue now, and then each change and each event, without end."""
+    """Yield the present queue, then each change and each event, without end."""
     from ..events import ErrorEvent, FeatureFlags, LogsEvent, StatusEvent, TerminalEvent
 
     inbox: SimpleQueue[Event] = SimpleQueue()
@@ -98,7 +98,7 @@ class _Watched:
     is_away: bool = False
 
     def look(self) -> Iterator[dict[str, Any]]:
-        """What has changed since then."""
+        """Yield what has changed since the last look."""
         try:
             found = queue_objects(self.api)
             self.is_away = False
@@ -118,7 +118,7 @@ class _Watched:
                 yield _change({**row, "queue_remaining": len(found)})
 
     def _end(self, prompt_id: str) -> dict[str, Any]:
-        """Of one that was deleted while it waited, the server remembers nothing."""
+        """Return how a prompt ended; one that was deleted while it waited has no history."""
         entry = self.api.get_history(prompt_id)
         if entry is None:
             return {"prompt_id": prompt_id, "status": "gone"}
@@ -130,7 +130,7 @@ def _change(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def line_of(change: dict[str, Any]) -> str:
-    """For people: ``12:03:04 succeeded 1f2e... 5.2 s a.png``."""
+    """Format a change for people: ``12:03:04 succeeded 1f2e... 5.2 s a.png``."""
     if change["name"] != "queue":
         silent = ("name", "is_end", "attempt")
         known = {key: value for key, value in change.items() if key not in silent and value}
@@ -148,7 +148,7 @@ def line_of(change: dict[str, Any]) -> str:
 
 
 def _words(key: str, value: Any) -> str:
-    """A fact of an event: ``delay 0.4 s``, ``node 3``; of an error what it says."""
+    """Format a fact of an event: ``delay 0.4 s``, ``node 3``, or an error's message."""
     if isinstance(value, dict) and "message" in value:
         return f"{value['message']}"
     if key == "delay":

@@ -69,5 +69,5 @@ def redacted(exc: UnexpectedResponse, http: Http) -> UnexpectedResponse:
 
 
 def facts_of(exc: ApiError) -> dict[str, Any]:
-    """What an error knows of the answer, for one that says it in better words."""
+    """Return an error's facts about the answer, for an error with a better message."""
     return {"method": exc.method, "path": exc.path, "status": exc.status, "body": exc.body}

@@ -27,9 +27,9 @@ _NO_NAMES: Final = ("", ".", "..")
 
 
 class NodeDefinitions(RouteGroup):
-    """What one client knows of the node classes of its server.
+    """Cache of a server's node definitions.
 
-    It forgets all when ``link``, the number of the connected socket, changes: the server may
+    It is emptied when ``link``, the number of the connected socket, changes: the server may
     have been restarted, with other node packs.
     """
 
@@ -69,7 +69,7 @@ class NodeDefinitions(RouteGroup):
 
     @contextlib.contextmanager
     def _alone(self, deadline: Deadline) -> Iterator[None]:
-        """In here, no other thread is; a handler of a signal in this thread may be."""
+        """Context manager: keep other threads out, but not a signal handler in this thread."""
         me, is_first = runtime.get_ident(), False
         try:
             with self._changed:

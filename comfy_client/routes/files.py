@@ -47,7 +47,7 @@ class FileRef(Protocol):
 
     @property
     def filename(self) -> str:
-        """Its name, without folders."""
+        """The file's name, without folders."""
 
     @property
     def subfolder(self) -> str | None:
@@ -212,7 +212,7 @@ class FileRoutes(RouteGroup):
     def get_path_image(
         self, info: FileInfo, *, preview: str | None = None, channel: Channel | None = None
     ) -> str:
-        """The URL of a file, without credentials; sends no request.
+        """Return the URL of a file, without credentials; sends no request.
 
         ``GET /view``; for the arguments see :meth:`get_image`.
         """
@@ -226,7 +226,7 @@ class FileRoutes(RouteGroup):
         channel: Channel | None = None,
         timeout: float | None = None,
     ) -> bytes:
-        """The content of a file of any kind.
+        """Return the content of a file of any kind.
 
         ``GET /view``.  All of it is in memory, 1 GiB at most; for large files see
         :meth:`stream_image` and :meth:`download_image`.
@@ -259,7 +259,7 @@ class FileRoutes(RouteGroup):
         channel: Channel | None = None,
         timeout: float | None = None,
     ) -> AbstractContextManager[Download]:
-        """The content of a file piece by piece, with constant memory.
+        """Stream the content of a file, with constant memory.
 
         ``GET /view``::
 
@@ -303,7 +303,7 @@ class FileRoutes(RouteGroup):
         return True
 
     def open_image(self, info: FileInfo | str, *, timeout: float | None = None) -> BinaryIO:
-        """A file of any kind, opened to read it like a local one: only what is read is fetched.
+        """Open a file of any kind like a local one; only what is read is fetched.
 
         ``GET /view``; after ``seek``, again with a ``Range``.  Close it, or use ``with``::
 
@@ -334,7 +334,7 @@ class FileRoutes(RouteGroup):
         return io.BufferedReader(RemoteFile(params["filename"] or "", download), _BUFFER)
 
     def _named_by(self, url: str) -> dict[str, str]:
-        """The query of a URL, which is one of ours."""
+        """Return the query of a URL of ours; raise ValueError for any other URL."""
         own = self._http.address
         foreign = ValueError(
             f"not the URL of a file on {own.http_url}/view, and this client asks nobody else: "
@@ -395,7 +395,7 @@ class FileRoutes(RouteGroup):
         return Sending(self._http, self._sent, type, overwrite, deadline, on_progress)
 
     def _own(self, upload: Upload, sending: Sending) -> models.UploadedImage | None:
-        """An output that is used where it is; ``None``: it is sent."""
+        """Return the reference of an output that this server has; None if it must be uploaded."""
         file = upload.remote
         is_copy = sending.overwrite or upload.name is not None or upload.subfolder
         if file is None or isinstance(file, str) or is_copy:
@@ -418,7 +418,7 @@ class FileRoutes(RouteGroup):
 def _view_params(
     info: FileInfo, preview: str | None = None, channel: str | None = None
 ) -> dict[str, str | None]:
-    """The query of ``/view`` for whatever names a file."""
+    """Return the query of ``/view`` for a file."""
     if isinstance(info, Mapping):
         # An upload says "name" where an output says "filename".
         name = info.get("filename", info.get("name"))
@@ -454,7 +454,7 @@ def _view_params(
 
 
 def _local_name(params: Mapping[str, str | None]) -> str:
-    """What to call a download: as the server does, with the ending of what it re-encodes."""
+    """Return the name of a download: the server's, with the extension of a re-encoded file."""
     name = params["filename"] or ""
     for kind in ("input", "output", "temp"):
         name = name.removesuffix(f" [{kind}]")

@@ -49,7 +49,7 @@ class HistoryRoutes(RouteGroup):
         return not self._histories(1, _BEHIND_ALL)
 
     def get_history(self, prompt_id: str) -> models.HistoryEntry | None:
-        """The record of one prompt that has ended.
+        """Return the record of an ended prompt.
 
         ``GET /history/{prompt_id}``.  ``None`` for a prompt that is pending or running,
         was deleted or never existed: only the queue, asked *before*, shows which.  If this
@@ -91,7 +91,7 @@ class HistoryRoutes(RouteGroup):
 
 
 def entry_of(prompt_id: str, found: Any) -> models.HistoryEntry | None:
-    """The record of a prompt in the answer of ``GET /history/{prompt_id}``, if there is one."""
+    """Find the record of a prompt in the answer of ``GET /history/{prompt_id}``."""
     own = mapping(found, "GET /history/{prompt_id}").get(prompt_id)
     return None if own is None else models.HistoryEntry.from_json(own)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def with_files_sent(files: FileRoutes, workflow: Workflow, deadline: Deadline) -> Workflow:
-    """A copy with the names that the server gave to its files; the workflow if there are none.
+    """Upload a workflow's files; return a copy that names them, or the workflow if it has none.
 
     Raises:
         ComfyError: As :meth:`FileRoutes.upload_image`.

@@ -27,7 +27,7 @@ class JobRoutes(RouteGroup):
         limit: int | None = None,
         offset: int | None = None,
     ) -> models.JobPage:
-        """One page of the prompts that the server knows, newest first.
+        """Return a page of the prompts that the server knows, newest first.
 
         ``GET /api/jobs``, since ComfyUI 0.6.
 
@@ -58,7 +58,7 @@ class JobRoutes(RouteGroup):
         return self._http.model("GET", "/api/jobs", models.JobPage.from_json, params=params)
 
     def get_job(self, job_id: str) -> models.JobInfo:
-        """One prompt in detail; ``job_id`` is its prompt_id.
+        """Return the details of a prompt; ``job_id`` is its prompt_id.
 
         ``GET /api/jobs/{job_id}``, since ComfyUI 0.6.  If this client knows that
         the prompt has ended, it waits until the server lists the end, one second at most.

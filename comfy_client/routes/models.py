@@ -16,7 +16,7 @@ class ModelRoutes(RouteGroup):
     """The models that the server has, and their metadata."""
 
     def get_model_types(self) -> list[str]:
-        """The kinds of models, which are folder names: ``checkpoints``, ``loras``, ...
+        """Return the kinds of models, which are folder names: ``checkpoints``, ``loras``, ...
 
         ``GET /models``, since September 2024; :class:`NotSupported` before.
         """
@@ -36,7 +36,7 @@ class ModelRoutes(RouteGroup):
         return self._http.model("GET", f"/models/{segment(folder)}", names)
 
     def get_model_folders(self) -> list[models.ModelFolder]:
-        """The kinds of models and the folders of their files on the server.
+        """Return the kinds of models, and the folders of their files on the server.
 
         ``GET /experiment/models``, since December 2024; :class:`NotSupported` before.
         """
@@ -54,7 +54,7 @@ class ModelRoutes(RouteGroup):
         return self._http.model("GET", f"/experiment/models/{segment(folder)}", _files)
 
     def get_model_preview(self, folder: str, path_index: int, file_name: str) -> bytes:
-        """The preview image of a model, as WebP.
+        """Return the preview image of a model, as WebP.
 
         ``GET /experiment/models/preview/{folder}/{path_index}/{file_name}``, since December 2024.
 
@@ -74,7 +74,7 @@ class ModelRoutes(RouteGroup):
         return self._http.request("GET", route).content
 
     def view_metadata(self, folder: str, file_name: str) -> dict[str, Any] | None:
-        """The metadata in the header of a ``.safetensors`` file; its values are strings.
+        """Return the metadata in the header of a ``.safetensors`` file; its values are strings.
 
         ``GET /view_metadata/{folder}``.  ``None`` if there is no such file or folder, it is
         not a ``.safetensors`` file, or it has no metadata: the server answers 404 to all.
@@ -88,7 +88,7 @@ class ModelRoutes(RouteGroup):
         return dict(mapping(found, "GET /view_metadata"))
 
     def get_view_metadata(self, folder: str, file_name: str) -> dict[str, Any] | None:
-        """The reference's name for :meth:`view_metadata`."""
+        """Call :meth:`view_metadata`, by the name that the TypeScript SDK has for it."""
         return self.view_metadata(folder, file_name)
 
 

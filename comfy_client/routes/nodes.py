@@ -28,15 +28,24 @@ class NodeRoutes(RouteGroup):
         return self._http.model("GET", f"/object_info/{segment(node_name)}", _node_defs)
 
     def get_checkpoints(self) -> list[str]:
-        """The checkpoints that ``CheckpointLoaderSimple`` accepts.  ``GET /object_info/...``"""
+        """Return the checkpoints that ``CheckpointLoaderSimple`` accepts.
+
+        ``GET /object_info/CheckpointLoaderSimple``
+        """
         return self._options("CheckpointLoaderSimple", "ckpt_name")
 
     def get_loras(self) -> list[str]:
-        """The LoRAs that ``LoraLoader`` accepts.  ``GET /object_info/...``"""
+        """Return the LoRAs that ``LoraLoader`` accepts.
+
+        ``GET /object_info/LoraLoader``
+        """
         return self._options("LoraLoader", "lora_name")
 
     def get_sampler_info(self) -> models.SamplerInfo:
-        """The samplers and schedulers that ``KSampler`` accepts.  ``GET /object_info/...``"""
+        """Return the samplers and schedulers that ``KSampler`` accepts.
+
+        ``GET /object_info/KSampler``
+        """
         node = self._node_def("KSampler")
         return models.SamplerInfo(
             samplers=tuple(_choices(node, "sampler_name")),
@@ -59,7 +68,7 @@ class NodeRoutes(RouteGroup):
         return self._http.model("GET", "/global_subgraphs", _subgraphs)
 
     def get_global_subgraph(self, subgraph_id: str) -> models.GlobalSubgraph:
-        """One subgraph with its ``data``, which is JSON text.
+        """Return a subgraph with its ``data``, which is JSON text.
 
         ``GET /global_subgraphs/{subgraph_id}``, since ComfyUI 0.3.67.
 
@@ -87,7 +96,7 @@ class NodeRoutes(RouteGroup):
         return self._http.model("GET", "/workflow_templates", names)
 
     def get_workflow_template(self, module: str, name: str) -> dict[str, Any]:
-        """One example workflow, in the editor's format.
+        """Return an example workflow, in UI format.
 
         ``GET /api/workflow_templates/{module}/{name}.json``, since ComfyUI 0.3.10.
 
@@ -112,14 +121,14 @@ class NodeRoutes(RouteGroup):
             ) from None
 
     def get_i18n(self) -> dict[str, Any]:
-        """The translations of the node packs, by language.
+        """Return the translations of the node packs, by language.
 
         ``GET /i18n``, since ComfyUI 0.3.13; :class:`NotSupported` before.
         """
         return dict(mapping(self._http.json("GET", "/i18n"), "GET /i18n"))
 
     def get_node_replacements(self) -> dict[str, list[models.NodeReplacement]]:
-        """The replacements of node classes that were removed, by the old class.
+        """Return the replacements of removed node classes, by the old class.
 
         ``GET /node_replacements``, since ComfyUI 0.14; :class:`NotSupported` before.  The
         server applies the first of the list to each prompt, unless it still has the old class.

@@ -79,7 +79,7 @@ def seal(options: Any) -> None:
 
 @attrs.frozen(eq=False, repr=False)
 class Prompt:
-    """What is to be submitted."""
+    """A prompt to submit."""
 
     body: Mapping[str, Any]  #: Of ``POST /prompt``.
     graph: Mapping[str, Any]  #: All of the workflow.
@@ -130,7 +130,7 @@ def make_prompt(
     strict: bool = False,
     **options: Unpack[PromptOptions],
 ) -> Prompt:
-    """What is to be posted; ``http`` is told which words of it are secret."""
+    """Build the body of ``POST /prompt``; tell ``http`` which words of it are secret."""
     if options:
         check_names(options)
     graph, part, left_out = _checked(workflow, strict)
@@ -251,7 +251,7 @@ def _post_prompt(http: Http, body: Mapping[str, Any], timeout: float | None) -> 
 
 
 def _with_meta(graph: dict[str, Any]) -> dict[str, Any]:
-    """The graph with a ``_meta`` in each node.
+    """Add a ``_meta`` to each node that has none.
 
     Servers since 0.14 fail (500) at a node without one when its class is gone and they know
     another in its place, and at a null when they know none.

@@ -15,7 +15,7 @@ class QueueRoutes(RouteGroup):
     """The prompts that are pending or running, and how to stop them."""
 
     def get_queue(self, *, workflows_of: Collection[str] | None = None) -> models.Queue:
-        """The running prompts, and the pending ones in the order in which they will run.
+        """Return the running prompts, and the pending ones in the order in which they will run.
 
         ``GET /queue``.  The answer has the whole workflow of each (see ``max_json`` of the
         client); :meth:`poll_status` only counts them.
@@ -75,7 +75,7 @@ class QueueRoutes(RouteGroup):
 
 
 def without_workflow(kept: Set[str], item: Any) -> Any:
-    """A record of the queue, with empty objects unless it is of one of these prompts.
+    """Empty the objects in a record of the queue, unless it is of one of these prompts.
 
     They may have ids of the server's own, and ours as their marks.
     """
@@ -85,6 +85,6 @@ def without_workflow(kept: Set[str], item: Any) -> Any:
 
 
 def _names(part: object) -> str | None:
-    """The id that this part of a record says: its own, or the mark."""
+    """Return the prompt id in a part of a record: the id itself, or our mark."""
     said = part.get(EXTRA_DATA_KEY) if isinstance(part, dict) else part
     return said if isinstance(said, str) else None

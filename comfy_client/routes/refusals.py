@@ -25,7 +25,7 @@ _MOST_CLASSES: Final = 5
 def rejected(
     http: Http, exc: ApiError, sent: Mapping[str, Any], deadline: Deadline
 ) -> PromptRejected:
-    """What a 400 says."""
+    """Build the :class:`PromptRejected` for a 400."""
     graph, targets = sent["prompt"], sent.get("partial_execution_targets")
     body = exc.body if isinstance(exc.body, Mapping) else {}
     names = _node_names(http, deadline) if unknown_class(body, graph) else ()
@@ -103,7 +103,7 @@ def _replacements(http: Http, deadline: Deadline) -> Mapping[str, Any]:
 
 
 def _definitions(http: Http, classes: Sequence[str], deadline: Deadline) -> dict[str, Any]:
-    """By class, for the nearest choices; no hint is worth a failure, or more time."""
+    """Return definitions by class, for hints; empty if they take long or fail."""
     found: dict[str, Any] = {}
     try:
         for name in classes[:_MOST_CLASSES]:
@@ -132,7 +132,7 @@ def blame_what_was_left_out(
 def partly_refused(
     node_errors: Mapping[str, Any], graph: Mapping[str, Any], hide: Callable[[Any], Any]
 ) -> tuple[str, PromptRejected]:
-    """The server runs only the valid part of a workflow: in words, and as an error."""
+    """Explain which outputs do not run: return the words, and an error for ``strict``."""
     body = {"node_errors": node_errors}
     words = explain_rejection(body, graph)
     return words, PromptRejected(

@@ -75,7 +75,7 @@ class Sending:
         return answer
 
     def fields(self, upload: Upload) -> dict[str, str]:
-        """What stands beside it in the form."""
+        """Return the fields beside the file in the form."""
         return {
             "subfolder": upload.subfolder,
             "type": self.type,

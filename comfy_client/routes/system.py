@@ -35,7 +35,7 @@ class SystemRoutes(RouteGroup):
         )
 
     def get_features(self) -> models.Features:
-        """The feature flags of the server.
+        """Return the feature flags of the server.
 
         ``GET /features``, since ComfyUI 0.3.45; empty before.
         """
@@ -90,7 +90,7 @@ class SystemRoutes(RouteGroup):
         return 0 if device is None else device.vram_free or 0
 
     def get_logs(self) -> str:
-        """The latest terminal output as text, each entry with its time.
+        """Return the latest terminal output as text, each entry with its time.
 
         ``GET /internal/logs``, since August 2024; :class:`NotSupported` before.
         """
@@ -102,21 +102,21 @@ class SystemRoutes(RouteGroup):
         return logs
 
     def get_raw_logs(self) -> models.RawLogs:
-        """The latest 300 pieces of terminal output, and the size of the terminal.
+        """Return the latest 300 pieces of terminal output, and the size of the terminal.
 
         ``GET /internal/logs/raw``, since November 2024; :class:`NotSupported` before.
         """
         return models.RawLogs.from_json(self._internal("logs/raw"))
 
     def get_folder_paths(self) -> dict[str, list[str]]:
-        """The folders of each kind of model on the server.
+        """Return the folders of each kind of model on the server.
 
         ``GET /internal/folder_paths``, since September 2024; :class:`NotSupported` before.
         """
         return texts_by_name(self._internal("folder_paths"), "GET /internal/folder_paths")
 
     def get_internal_files(self, type: Literal["output", "input", "temp"]) -> list[str]:
-        """The names of the files in a folder, newest first, without subfolders.
+        """Return the names of the files in a folder, newest first, without subfolders.
 
         ``GET /internal/files/{type}``, since ComfyUI 0.3.15; :class:`NotSupported` before.
         """

@@ -21,7 +21,7 @@ class UserDataRoutes(RouteGroup):
     """
 
     def get_user_data(self, file: str) -> bytes:
-        """The content of a file.
+        """Return the content of a file.
 
         ``GET /userdata/{file}``, since January 2024.
 
@@ -228,7 +228,7 @@ class UserDataRoutes(RouteGroup):
         split: bool = False,
         full_info: bool = False,
     ) -> list[str] | list[list[str]] | list[models.UserDataInfo]:
-        """The files in a folder, by paths relative to it; an empty list if there is no such folder.
+        """List the files in a folder by relative paths; empty if there is no such folder.
 
         ``GET /userdata``, since June 2024; :class:`NotSupported` before.  Names that begin
         with a dot are left out.
@@ -297,7 +297,7 @@ def _flag(value: bool) -> str:
 
 
 def _encoded(path: str) -> str:
-    """A path as the server wants it: it decodes any ``%`` a second time."""
+    """Escape ``%`` in a path, since the server decodes it twice."""
     from ..upload import escapes
 
     if escapes(path):
@@ -310,7 +310,7 @@ def _segment(file: str) -> str:
 
 
 def _path(item: str | list[str] | models.UserDataInfo) -> str:
-    """The path of an item of a list in any of its shapes."""
+    """Return the path of a list's item in any of its shapes."""
     if isinstance(item, list):
         return "/".join(item[1:])
     path = item if isinstance(item, str) else item.path

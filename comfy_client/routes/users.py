@@ -50,7 +50,7 @@ class UserRoutes(RouteGroup):
         return dict(mapping(self._http.json("GET", "/settings"), "GET /settings"))
 
     def get_setting(self, id: str, default: Any = None) -> Any:
-        """One setting; ``default`` if it was never stored, or stored as null.
+        """Return a setting, or ``default`` if it was never stored, or stored as null.
 
         ``GET /settings/{id}``, since January 2024.
         """
