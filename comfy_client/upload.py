@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, Protocol, Self, TypeAlias, cast
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -552,11 +552,13 @@ def _descriptor(file: BinaryIO) -> int | None:
         return None
     file.flush()
     descriptor = os.dup(raw.fileno())
-    found = os.fstat(descriptor)
-    # Closed by another thread in between, the number may stand for another file now.
-    if stat.S_ISREG(found.st_mode) and found.st_size and not raw.closed:
-        return descriptor
-    os.close(descriptor)
+    with ExitStack() as unless_kept:
+        unless_kept.callback(os.close, descriptor)
+        found = os.fstat(descriptor)
+        # Closed by another thread in between, the number may stand for another file now.
+        if stat.S_ISREG(found.st_mode) and found.st_size and not raw.closed:
+            unless_kept.pop_all()
+            return descriptor
     return None
 
 
@@ -605,7 +607,11 @@ class _Part(io.RawIOBase):
     def __init__(self, descriptor: int, start: int) -> None:
         self._descriptor = descriptor
         self._at = start
-        self._version = self._state()
+        try:
+            self._version = self._state()
+        except BaseException:
+            self.close()
+            raise
 
     def again(self, start: int) -> _Part:
         """Return the same state of the file, from another byte on."""
@@ -643,5 +649,5 @@ class _Part(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
+            super().close()  # first: closed twice, the number might stand for another file
             os.close(self._descriptor)
-        super().close()

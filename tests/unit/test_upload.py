@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import gc
 import hashlib
 import io
@@ -230,6 +231,58 @@ def test_reading_an_open_file_leaves_no_descriptor_and_no_other_position(tmp_pat
         assert file.read() == content.read() == PNG[3:]
         del content
         assert descriptors() == before
+
+
+def test_a_descriptor_is_closed_once_though_the_system_says_that_it_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is closed all the same, and its number may stand for the file of another thread."""
+    path = tmp_path / "a.bin"
+    path.write_bytes(PNG)
+    close, closed = os.close, []
+
+    def failing(descriptor: int) -> None:
+        close(descriptor)
+        closed.append(descriptor)
+        raise OSError(errno.EIO, "broken")
+
+    with path.open("rb") as file:
+        content: Any = Upload(file).content
+        monkeypatch.setattr(os, "close", failing)
+        with pytest.raises(OSError, match="broken"):
+            content.close()
+        content.close()
+        del content
+        gc.collect()
+    assert len(closed) == 1
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_file_that_cannot_be_looked_at_leaves_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(PNG)
+    opened, dup, fstat, calls = [], os.dup, os.fstat, iter(range(1, 9))
+
+    def noted(descriptor: int) -> int:
+        opened.append(dup(descriptor))
+        return opened[-1]
+
+    def failing(descriptor: int) -> os.stat_result:
+        if next(calls) == number:
+            raise OSError(errno.EIO, "broken")
+        return fstat(descriptor)
+
+    with path.open("rb") as file:
+        upload = Upload(file)
+        monkeypatch.setattr(os, "dup", noted)
+        monkeypatch.setattr(os, "fstat", failing)
+        with pytest.raises(OSError, match="broken"):
+            _ = upload.content
+    [descriptor] = opened
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        fstat(descriptor)
 
 
 def test_a_file_on_the_disk_has_another_state_when_it_has_changed(tmp_path: Path) -> None:
