@@ -168,7 +168,15 @@ def write_atomically(
                 return target
         raise AssertionError("numbers do not end")
     finally:
-        part.unlink(missing_ok=True)
+        discard(part)
+
+
+def discard(path: Path) -> None:
+    """Remove a file that nobody wants any more; what it was for has succeeded, or says why not."""
+    for _ in range(2):  # a scanner, or a network drive, may hold it for a moment
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+            return
 
 
 def _is_stream(target: Path) -> bool:
@@ -213,12 +221,13 @@ def place(part: Path, target: Path) -> bool:
     except OSError:
         # No hard links here (FAT, some network drives): claim the name, then fill it.
         try:
-            target.open("xb").close()
+            claim = target.open("xb")
         except FileExistsError:
             return False
         try:
+            claim.close()
             os.replace(part, target)
         except BaseException:
-            target.unlink(missing_ok=True)
+            discard(target)
             raise
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import threading
@@ -281,6 +282,41 @@ def test_a_name_that_was_claimed_is_given_back(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no hard links"):
         write_atomically(tmp_path / "a.png", [b"1"], if_exists="number")
     assert listing(tmp_path) == []
+
+
+def test_a_name_is_given_back_if_the_disk_fails_as_it_is_claimed(tmp_path, monkeypatch):
+    """The empty file that claims it is closed, and then there is no room for it."""
+
+    class Claim(io.FileIO):
+        def close(self):
+            if not self.closed:
+                super().close()
+                raise OSError(errno.ENOSPC, "no room")
+
+    target, opened = tmp_path / "a.png", Path.open
+    no_links(monkeypatch)
+    monkeypatch.setattr(
+        Path, "open", lambda path, mode: Claim(path, "x") if path == target else opened(path, mode)
+    )
+    with pytest.raises(OSError, match="no room"):
+        write_atomically(target, [b"1"], if_exists="number")
+    assert listing(tmp_path) == []
+
+
+@pytest.mark.parametrize("rule", ["number", "skip", "overwrite"])
+def test_a_temporary_file_that_is_held_for_a_moment_is_removed(tmp_path, monkeypatch, rule):
+    """By a scanner, or a network drive; the file itself is there, which is no failure."""
+    refusals = iter([OSError(errno.EBUSY, "held")])
+    unlink = os.unlink
+
+    def held(*args, **kw):
+        for refusal in refusals:
+            raise refusal
+        unlink(*args, **kw)
+
+    monkeypatch.setattr(os, "unlink", held)
+    assert write_atomically(tmp_path / "a.png", [b"1"], if_exists=rule) == tmp_path / "a.png"
+    assert listing(tmp_path) == ["a.png"]
 
 
 @pytest.mark.usefixtures("_links")
