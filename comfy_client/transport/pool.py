@@ -141,7 +141,8 @@ class _Reader(io.RawIOBase):
         return got
 
     def close(self) -> None:
-        self._raw.close()
+        with contextlib.suppress(OSError):  # it is closed, whatever the system says
+            self._raw.close()
         super().close()
 
 
@@ -186,6 +187,11 @@ class _InTime:
     _exchange: Exchange | None = None
     _waits_for_body = False  #: The headers of a request are held back ...
     _headers = b""  #: ... and these are they.
+
+    def close(self) -> None:
+        """Close it, whatever the system says: a pool would stop there, and keep the others."""
+        with contextlib.suppress(OSError):
+            super().close()  # type: ignore[misc]  # of what it is mixed into
 
     def request(self, method: str, url: str, body: Any = None, *args: Any, **kw: Any) -> None:
         """Send a small body along with its headers: the server wakes up once for both."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 import sys
@@ -122,6 +123,32 @@ def test_close_ends_the_connections_that_were_kept(comfy: ComfyServer, http: Htt
     assert comfy.open_connections
     http.close()
     comfy.until(lambda: not comfy.open_connections)
+
+
+@pytest.mark.parametrize("end", ["close", "drop"])
+def test_a_connection_that_fails_to_close_keeps_no_other_open(
+    comfy: ComfyServer, http: Http, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """The system may say so of one that is broken; nobody could do anything about it."""
+    (comfy.root / "output" / "a").write_bytes(b"12345")
+    file = {"filename": "a"}
+    with http.download("/view", params=file) as one, http.download("/view", params=file) as two:
+        assert b"".join(one) == b"".join(two) == b"12345"
+    assert comfy.open_connections == 2
+    close, us = socket.socket.close, threading.current_thread()
+
+    def failing(sock: socket.socket) -> None:
+        close(sock)
+        if threading.current_thread() is us:
+            raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(socket.socket, "close", failing)
+    if end == "close":
+        http.close()
+    else:
+        http.endpoint.drop_kept()
+        assert http.json("GET", "/prompt")
+    comfy.until(lambda: comfy.open_connections == (end == "drop"))
 
 
 def silent(connection: socket.socket) -> None:
