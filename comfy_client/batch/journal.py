@@ -18,7 +18,8 @@ import os
 import sqlite3
 import stat
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, TypeAlias
 
@@ -26,6 +27,7 @@ import attrs
 
 from .. import runtime
 from ..errors import ClientClosed
+from ..interrupts import in_full
 from ..values import MAX_LEVELS, is_shallow, number, size_decoded
 from ..workflow.graph import brief, shorten
 from . import journal_file
@@ -172,12 +174,20 @@ class Journal:
         """Let others have it; who writes it yet gets :class:`ClientClosed`."""
         with self._lock:
             connection, self._connection = self._connection, None
+        steps: list[Callable[[], object]] = [self._forget]
         if connection is not None:
-            if os.getpid() == self._pid:  # or it is the parent's, and so is what lies beside it
-                with contextlib.suppress(sqlite3.Error):
-                    connection.execute("PRAGMA locking_mode = NORMAL")
-                    connection.execute("PRAGMA journal_mode = DELETE")
-            connection.close()
+            steps = [partial(self._tidy_up, connection), connection.close, self._forget]
+        # What is on the disk stays there, whatever fails now, and the next sweep tidies up.
+        with contextlib.suppress(sqlite3.Error, OSError, MemoryError):
+            in_full(steps)
+
+    def _tidy_up(self, connection: sqlite3.Connection) -> None:
+        """Remove what lies beside the file, unless that is the parent's of a fork."""
+        if os.getpid() == self._pid:
+            connection.execute("PRAGMA locking_mode = NORMAL")
+            connection.execute("PRAGMA journal_mode = DELETE")
+
+    def _forget(self) -> None:
         if _in_use.get(self._identity) is self:
             del _in_use[self._identity]
 

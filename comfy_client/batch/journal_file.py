@@ -19,7 +19,7 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from ..transport.files import place
+from ..transport.files import discard, place
 
 #: In the header of the file, so that nothing else is taken for a journal.
 _APPLICATION: Final = int.from_bytes(b"CoSw")
@@ -73,11 +73,15 @@ def connect(path: Path) -> sqlite3.Connection:
         timeout=_READERS,
         check_same_thread=False,  # a lock keeps threads apart
     )
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_ROW)
-    connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 10_000)
-    connection.setlimit(sqlite3.SQLITE_LIMIT_EXPR_DEPTH, 20)
-    connection.execute("PRAGMA trusted_schema = OFF")
-    connection.execute("PRAGMA cell_size_check = ON")
+    try:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_ROW)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 10_000)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_EXPR_DEPTH, 20)
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA cell_size_check = ON")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -100,7 +104,7 @@ def make(path: Path) -> bool:
     except sqlite3.Error as exc:
         raise OSError(errno.EIO, f"the journal cannot be made ({exc})", str(path)) from None
     finally:
-        part.unlink(missing_ok=True)
+        discard(part)
     with contextlib.suppress(OSError):  # where folders can be opened, their entries too
         folder = os.open(path.parent, os.O_RDONLY)
         try:

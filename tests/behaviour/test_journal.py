@@ -161,6 +161,36 @@ def test_what_sqlite_cannot_do_is_the_error_of_a_file(
     assert str(journal) in str(caught.value)
 
 
+@pytest.mark.parametrize("error", [sqlite3.OperationalError, MemoryError])
+@pytest.mark.parametrize("statement", ["PRAGMA trusted_schema", "BEGIN", "PRAGMA locking_mode = N"])
+def test_a_journal_that_fails_is_free_again(
+    api, record, journal, monkeypatch, statement, error
+) -> None:
+    """As it is opened, claimed or closed; at once, not when a connection is collected."""
+    connect, refusals = sqlite3.connect, [error("once")]
+    opened: list[sqlite3.Connection] = []
+
+    class Failing(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> Any:
+            if sql.startswith(statement) and refusals:
+                raise refusals.pop()
+            return super().execute(sql, *values)
+
+    def noted(*args: Any, **kw: Any) -> sqlite3.Connection:
+        opened.append(connect(*args, **kw, factory=Failing))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", noted)
+    with contextlib.suppress(OSError, ValueError, MemoryError):
+        api.sweep(WORKFLOW, GRID, journal=journal)
+    assert not refusals
+    for connection in opened:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("BEGIN")
+    assert len(api.sweep(WORKFLOW, GRID, journal=journal)) == 4
+    assert prompts(api) == dict.fromkeys(POINTS, 1)
+
+
 def test_the_file_is_for_its_owner_alone_from_its_first_moment(tmp_path, monkeypatch) -> None:
     """Whatever the umask says; and nothing else is left in the folder."""
     modes = []
