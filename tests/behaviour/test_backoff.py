@@ -7,6 +7,7 @@ import threading
 import time
 from typing import Any
 
+import attrs
 import blinker
 import pytest
 
@@ -26,7 +27,7 @@ from tests.helpers.clients import (
     paths_asked,
     until,
 )
-from tests.helpers.connections import Make, upgraded
+from tests.helpers.connections import PATIENT, Make, upgraded
 from tests.helpers.gates import shows
 from tests.helpers.scripted import (
     ALL_CACHED,
@@ -248,3 +249,17 @@ def test_a_refusal_is_an_auth_error_and_backs_off_to_the_cap(
         assert error.status == status
         assert heard("reconnecting")[0].delay == Timing().cap
         assert api.state is State.WAITING
+
+
+def test_a_submission_that_goes_well_dials_no_socket_that_was_refused(
+    make: Make, comfy: ComfyServer
+) -> None:
+    """Only who asks for the connection itself does."""
+    comfy.faults.refuse_sockets(401)
+    owner, link = make(comfy.url, timing=attrs.evolve(PATIENT, cap=10 * LIMIT))
+    until(lambda: link.state is State.WAITING)
+    link.nudge()
+    time.sleep(0.2)
+    assert owner.plans == 1
+    link.retry()
+    until(lambda: owner.plans == 2)

@@ -201,7 +201,7 @@ TRANSPORT = (
         "transport/websocket.py",
         "if self._state is State.WAITING and not self.failed_for_good:",
         "if self._state is State.WAITING:",
-        "behaviour/test_backoff.py behaviour/test_credentials.py behaviour/test_websocket.py",
+        "behaviour/test_backoff.py::test_a_submission_that_goes_well_dials_no_socket_that_was_refused",
         "each submission dials a socket that was refused for good",
     ),
     Mutant(
@@ -218,7 +218,7 @@ TRANSPORT = (
         "        if self._is_cut:  # asked in this order, as cut() does it in the other\n"
         '            raise ConnectionAbortedError("ended by another thread")\n',
         "",
-        "behaviour/test_close.py behaviour/test_connections.py",
+        "unit/test_exchange.py",
         "close() while a request connects does not end it",
     ),
     Mutant(
@@ -226,7 +226,7 @@ TRANSPORT = (
         "transport/pool.py",
         "return not self._is_cut  # asked in this order, as cut() does it in the other",
         "return True",
-        "behaviour/test_connections.py behaviour/test_close.py",
+        "unit/test_exchange.py",
         "a request on a kept connection dies with the one before it",
     ),
     Mutant(
@@ -242,7 +242,7 @@ TRANSPORT = (
         "transport/pool.py",
         "for _ in range(MAX_INTERIM):",
         "while True:",
-        "behaviour/test_requests.py behaviour/test_not_comfyui.py hostile/test_server.py",
+        "hostile/test_bounds.py::test_what_stands_before_a_body_has_an_end",
         "interim answers without end keep a request until its timeout",
     ),
     Mutant(
@@ -274,7 +274,7 @@ TRANSPORT = (
         "transport/dial.py",
         "if self._allowance < 0:",
         "if False:",
-        "behaviour/test_handshake.py hostile/test_server.py behaviour/test_websocket.py",
+        "behaviour/test_websocket.py::test_a_nonsensical_handshake_is_a_failed_attempt_to_connect",
         "a handshake without end takes memory until the timeout",
     ),
     Mutant(
@@ -282,7 +282,7 @@ TRANSPORT = (
         "transport/remote_file.py",
         "elif self._version != version:",
         "elif False:",
-        "unit/test_files.py behaviour/test_download_ranges.py",
+        "behaviour/test_output_workflow.py",
         "a file that is replaced while it is read is a mixture of two",
     ),
     Mutant(
@@ -290,7 +290,7 @@ TRANSPORT = (
         "transport/multipart.py",
         "if hasher and hasher.hexdigest() != self._digest:",
         "if False:",
-        "unit/test_upload.py behaviour/test_uploads.py",
+        "behaviour/test_shared_files.py",
         "a file that changed meanwhile is stored under the name of its old content",
     ),
 )

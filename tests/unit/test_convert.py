@@ -275,6 +275,17 @@ def test_a_bypassed_loader_leaves_the_input_out() -> None:
     assert not converted(file).warnings
 
 
+@pytest.mark.parametrize(("mode", "image"), [(0, ["1", 0]), (4, ["1", 0]), (2, None)])
+def test_only_a_muted_reroute_leads_nowhere(mode: int, image: Any) -> None:
+    file = ui(
+        node(1, "Source", (1, "a")),
+        node(2, "Reroute", (), {"": 7}, mode=mode),
+        node(3, "Sampler", (1, "fixed", "fast"), {"image": 8}),
+        links=[(7, 1, 2), (8, 2, 3)],
+    )
+    assert converted(file).graph["3"]["inputs"].get("image") == image
+
+
 def test_strict_makes_each_warning_an_error() -> None:
     """All of them in one message, by node."""
     file = ui(node(1, "Gone"), node(2, "Sampler", ("auto",)))

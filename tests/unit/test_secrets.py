@@ -260,3 +260,11 @@ def test_words_of_two_threads_are_added_one_after_the_other(secrets: Secrets) ->
 
     secrets.add([Word("the-first-secret")])
     assert waited == [True]
+
+
+def test_no_number_of_other_words_pushes_out_a_credential() -> None:
+    """A server may send as many as it likes."""
+    secrets = Secrets()
+    secrets.add(["the-password"], pinned=True)
+    secrets.add(f"another-word-{number}" for number in range(2 * MAX_WORDS))
+    assert secrets.hide_text("not the-password") == "not ***"

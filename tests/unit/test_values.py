@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -41,6 +42,11 @@ def test_what_is_cut_says_so() -> None:
     assert text("abcdef", 5) == "ab..."
     assert len(text("x" * (MAX_TEXT_LENGTH + 1)) or "") == MAX_TEXT_LENGTH
     assert text("é\ud800") == "é?"
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, True, "1", None, [1]])
+def test_what_is_no_finite_number_is_none(value: object) -> None:
+    assert number(value) is None
 
 
 def test_of_a_list_or_an_object_so_many_items_are_taken_over() -> None:
