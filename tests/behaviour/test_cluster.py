@@ -723,7 +723,7 @@ def test_a_worker_whose_server_is_away_takes_no_tasks_until_it_is_back(
         assert {result.host for result in results} == {server.url for server in servers[1:]}
         check_each_ran_once(servers[1:], results)
         away.start()
-        back = client.submit(run_workflow, saves(), workers=[address], patience=0.5)
+        back = client.submit(run_workflow, saves(), workers=[address], patience=5.0)
         assert back.result(LIMIT).host == away.url
 
 
