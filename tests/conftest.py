@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import WorkStealingScheduling
 
@@ -40,9 +40,9 @@ LANES = ("real", "soak")
 #: Seconds for a test on a real ComfyUI, which a busy machine takes a minute to start.
 REAL_TIMEOUT = 600
 
-# No deadline: an example that takes long says something of the machine only.
-settings.register_profile("usual", deadline=None)
-settings.register_profile("thorough", deadline=None, max_examples=1000)
+# An example that takes long to make or to try says something of the machine only.
+settings.register_profile("usual", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("thorough", settings.get_profile("usual"), max_examples=1000)
 settings.load_profile("usual")
 
 # As a terminal has it: a shell that runs the tests in the background has Ctrl-C ignored.
