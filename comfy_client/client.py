@@ -209,7 +209,7 @@ class ComfyApi(Batches, Subscriptions, Connecting):
 
     @staticmethod
     def generate_id() -> str:
-        """A new random id, a canonical UUID."""
+        """Return a new random id, a canonical UUID."""
         return str(uuid.uuid4())
 
     @property
@@ -316,7 +316,7 @@ class ComfyApi(Batches, Subscriptions, Connecting):
     if not TYPE_CHECKING:  # or any name would pass a type checker
 
         def __getattr__(self, name: str) -> Any:
-            """The Python way, for a name of the TypeScript clients: ``api.queuePrompt``."""
+            """Raise AttributeError with the Python name for one of the TypeScript clients."""
             if hasattr(type(self), name):  # a property raised it, and does so again
                 return object.__getattribute__(self, name)
             from .typescript import about_client  # for mistakes only

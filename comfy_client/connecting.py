@@ -208,7 +208,7 @@ def _is_temporary(exc: ComfyError) -> bool:
 
 
 def _may_be_starting(exc: ComfyError) -> bool:
-    """The same, with pages that are shown meanwhile."""
+    """Return whether the server may be starting, also by the page that it shows meanwhile."""
     if _is_temporary(exc):
         return True
     if not isinstance(exc, ApiError | UnexpectedResponse) or isinstance(exc, AuthenticationError):

@@ -87,7 +87,7 @@ class HeaderCredentials(_HeadersOnly):
     values: Mapping[str, str] = attrs.field(repr=False)
 
     def headers(self) -> Mapping[str, str]:
-        """The headers as given."""
+        """Return the headers as given."""
         return self.values
 
 
@@ -108,7 +108,7 @@ class QueryCredentials:
         return {}
 
     def query(self) -> Mapping[str, str]:
-        """The parameter."""
+        """Return the parameter."""
         return {self.name: self.value}
 
 

@@ -24,7 +24,7 @@ _OBEYED: Final = (  # compiled when one is met
 
 
 def printable(text: str) -> str:
-    """A text that a terminal shows as it is: a server's words may stand in it."""
+    """Replace control characters in a text, which may hold a server's words."""
     if text.isascii() and text.isprintable():
         return text
     return re.sub(_OBEYED, lambda found: ascii(found[0])[1:-1], text.replace("\r\n", "\n"))

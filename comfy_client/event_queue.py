@@ -168,7 +168,7 @@ class EventQueue:
             budget.relieve()  # without the lock: it takes those of other queues
 
     def get(self, timeout: float | None = None) -> Event | None:
-        """The next event; ``None`` when the queue is closed or ``timeout`` seconds passed.
+        """Return the next event; ``None`` when the queue is closed or ``timeout`` seconds passed.
 
         Taking an event says that the one before is done with, which :meth:`flush` waits for.
         """
@@ -205,7 +205,7 @@ class EventQueue:
             return self._changed.wait_for(lambda: self._closed or self._oldest() > goal, timeout)
 
     def _oldest(self) -> int:
-        """The number of the oldest event that is not done with."""
+        """Return the number of the oldest event that is not done with."""
         if self._in_hand is not None:
             return self._in_hand
         return next(iter(self._waiting), self._last + 1)

@@ -28,7 +28,7 @@ from .values import (
 
 
 def _shown(value: Any) -> str:
-    """The ``repr`` of all: to have attrs make one for each class takes much of the import."""
+    """Return the ``repr`` of any event; one made by attrs for each class slows the import."""
     fields = attrs.fields(type(value))
     shown = (f"{field.name}={getattr(value, field.name)!r}" for field in fields if field.repr)
     return f"{type(value).__name__}({', '.join(shown)})"
@@ -532,7 +532,7 @@ def _mapping(value: object) -> Mapping[str, Any] | None:
 
 
 def queue_remaining(data: Mapping[str, Any]) -> int | None:
-    """The number in ``{"exec_info": {"queue_remaining": N}}``."""
+    """Return the number in ``{"exec_info": {"queue_remaining": N}}``."""
     return whole(_map(data.get("exec_info")).get("queue_remaining"))
 
 

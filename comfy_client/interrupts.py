@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def causes(exc: BaseException, outer: BaseException | None = None) -> Iterator[BaseException]:
-    """An exception and all that it wraps; libraries keep them as reasons and arguments too.
+    """Yield an exception and all that it wraps; libraries keep them as reasons and arguments too.
 
     ``outer`` is what was being handled when the call began that failed with it, no cause of it.
     """

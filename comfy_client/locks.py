@@ -28,7 +28,7 @@ _small_locks: Final[set[weakref.ref[_Lock]]] = set()
 
 
 def shared_lock(*, is_small: bool = False) -> runtime.RLock:
-    """A new re-entrant lock that :func:`check_may_wait` knows.
+    """Make a re-entrant lock that :func:`check_may_wait` knows.
 
     ``is_small``: one of a single job or queue.
     """

@@ -66,7 +66,7 @@ def _is_pillow(value: object) -> bool:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """An image of a kind that both PNG and the server keep."""
+    """Convert an image to a mode that both PNG and the server keep."""
     if 0 in image.size:
         raise ValueError(f"an image of {image.width} x {image.height} pixels has nothing in it")
     if image.mode in _KEPT:

@@ -81,7 +81,7 @@ def _is_secret_name(name: str, in_query: bool) -> bool:
 
 
 def sealed(value: Any, *, is_secret: bool = False, depth: int = 0) -> Any:
-    """A JSON value in which the values of secret names are :class:`Sealed`."""
+    """Return a JSON value in which the values of secret names are :class:`Sealed`."""
     if isinstance(value, str):
         return Sealed(value) if is_secret else value
     if depth < MAX_DEPTH and isinstance(value, Mapping):

@@ -66,7 +66,7 @@ class ClientSettings:
         self.headers = dict(self.headers or {})
 
     def make_http(self, timing: Timing) -> Http:
-        """The HTTP side of a client."""
+        """Make the HTTP side of a client."""
         return Http(
             self.address,
             credentials=self.credentials,
@@ -88,7 +88,7 @@ class ClientSettings:
         return {name: getattr(self, name) for name in fields}
 
     def for_pickle(self) -> dict[str, Any]:
-        """The arguments that a pickle carries; a secret is in none of them."""
+        """Return the arguments that a pickle carries; a secret is in none of them."""
         from .credentials import EnvCredentials
 
         credentials, proxies, verify = self.credentials, self.proxies, self.verify
@@ -105,7 +105,7 @@ class ClientSettings:
         }
 
     def left_behind(self) -> tuple[str, ...]:
-        """The names of arguments that a pickle does not carry, or not whole."""
+        """Return the names of arguments that a pickle does not carry, or not whole."""
         carried, proxies = self.for_pickle(), self.proxies
         stays = {
             "credentials": self.credentials is not None and carried["credentials"] is None,
@@ -118,7 +118,7 @@ class ClientSettings:
 
 
 def environment_credentials() -> EnvCredentials | None:
-    """A token in ``COMFYUI_TOKEN``, else ``user:password`` in ``COMFYUI_LOGIN``, else none."""
+    """Read credentials from ``COMFYUI_TOKEN``, or else ``COMFYUI_LOGIN`` (``user:password``)."""
     found = next((name for name in SECRET_VARIABLES if os.environ.get(name)), None)
     if found is None:
         return None

@@ -69,7 +69,7 @@ other_names: blinker.Namespace = blinker.Namespace()
 
 
 def signal(name: str) -> blinker.NamedSignal:
-    """The signal of that name: in blinker's default namespace for documented names, else in ours.
+    """Return the signal of a name: documented ones are in blinker's default namespace.
 
     ``signal("progress").connect(fn)`` keeps only a weak reference to ``fn``, as always in
     blinker: connect a named function, or pass ``weak=False``.  ``fn`` is called with the
@@ -172,7 +172,7 @@ class Receivers:
         return self._callbacks.get(name, {}).pop(registration, registration) is None
 
     def subscribe(self, name: str) -> EventQueue:
-        """A queue of one's own that gets the events of that name (``all``: of any)."""
+        """Return a new queue that gets the events of a name (``all``: every event)."""
         queue = EventQueue(budget=self._budget)
         with self._lock:
             # One that is ended within may come back: it is closed, and goes with the next.
@@ -206,7 +206,7 @@ class Receivers:
         return False
 
     def _signal(self, name: str) -> blinker.NamedSignal | None:
-        """The signal, if anyone ever asked for it: a server's words create none."""
+        """Return the signal if anyone ever asked for it: a server's words create none."""
         return (self._namespace if name in NAMES else other_names).get(name)
 
     # -- what happens with an event ------------------------------------------------------
@@ -353,7 +353,7 @@ class Receivers:
         return (event for event in self.poll(queue, 0.5) if event is not None)
 
     def poll(self, queue: EventQueue, seconds: float) -> Iterator[Event | None]:
-        """The same; ``None`` where none came within so long."""
+        """Yield the events of a queue; yield None after each ``seconds`` without one."""
         try:
             while not queue.closed:
                 yield queue.get(seconds)
@@ -366,7 +366,7 @@ class Receivers:
         predicate: Callable[[Any], object] | None,
         timeout: float | None,
     ) -> Event | None:
-        """The first of its events that satisfies; ``None`` when time ran out or it closed."""
+        """Return the first matching event of a queue; None after ``timeout``, or once closed."""
         deadline = None if timeout is None else runtime.monotonic() + timeout
         try:
             while True:
@@ -381,7 +381,7 @@ class Receivers:
 
 
 def signal_names(event: Event) -> tuple[str, ...]:
-    """The names under which an event is announced."""
+    """Return the names under which an event is announced."""
     if isinstance(event, UnknownEvent) and event.name in NAMES:
         # Not in the form of that name, or a name that only this library may use.
         return ("all",)

@@ -426,11 +426,11 @@ class Subscriptions:
         return queue
 
     def _follow(self, queue: EventQueue) -> Iterator[Any]:
-        """A generator of this object: who iterates keeps the client."""
+        """Yield from an iterator; the generator keeps the client alive."""
         yield from self._receivers.events(queue)
 
     def _poll(self, queue: EventQueue) -> Generator[Event | None]:
-        """The same, which never waits."""
+        """Yield what is there, without waiting."""
         yield from self._receivers.poll(queue, 0)
 
 

@@ -46,7 +46,7 @@ class AsDict:
     _not_in_dict: ClassVar[tuple[str, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The attributes by name, as JSON has them: ``json.dumps`` takes it.
+        """Return the attributes by name, as JSON has them: ``json.dumps`` takes it.
 
         It is bounded, and holds no secret, no bytes and nothing that is ``raw``.  The guide
         (``json.rst``) has the rules, and ``schema.json`` of the package the JSON Schema.
@@ -56,7 +56,7 @@ class AsDict:
 
 @cache
 def names_in_dict(cls: Any) -> tuple[str, ...]:
-    """The names that ``to_dict()`` of a class has, in their order."""
+    """Return the names that ``to_dict()`` of a class has, in their order."""
     if attrs.has(cls):
         own: list[str] = [field.name for field in attrs.fields(cls)]
     else:

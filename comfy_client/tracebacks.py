@@ -26,7 +26,7 @@ _SHOWN: Final = 300
 
 
 def rendered(exc: BaseException) -> list[str]:
-    """The text of an exception for IPython: one line for its cause, and no frame of ours."""
+    """Return the text of an exception for IPython: a line for its cause, no frame of ours."""
     if logging.getLogger("comfy_client").isEnabledFor(logging.DEBUG):
         return _formatted(exc, exc.__traceback__)
     shown = copy.copy(exc)  # without its chain, whose frames take most of the room
@@ -48,7 +48,7 @@ def _formatted(exc: BaseException, frames: TracebackType | None) -> list[str]:
 
 
 def users(frames: TracebackType | None) -> TracebackType | None:
-    """A traceback without our frames, nor those of libraries that we called.
+    """Return a traceback without our frames, nor those of libraries that we called.
 
     All of it, if nothing else is in it.
     """

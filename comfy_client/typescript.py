@@ -129,7 +129,7 @@ POOL: Final[Mapping[str, str]] = {
 
 
 def missing_name(name: str) -> Exception:
-    """The error for a name that the package does not have; called by its ``__getattr__``.
+    """Return the error for a name that the package does not have; called by its ``__getattr__``.
 
     ``from comfy_client import CallWrapper`` would replace the text of an ``AttributeError``.
     """

@@ -62,7 +62,7 @@ class Tensor(Protocol):
     """An array of another library, such as a torch tensor."""
 
     def __array__(self, *args: Any, **named: Any) -> Any:
-        """A NumPy array of it."""
+        """Return a NumPy array of the pixels."""
 
 
 class ServerFile(Protocol):
@@ -328,7 +328,7 @@ def escapes(path: str) -> bool:
 
 
 def without_secrets(url: str) -> str:
-    """A URL without what may be secret in it: login, query and fragment."""
+    """Return a URL without what may be secret in it: login, query and fragment."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
@@ -428,12 +428,12 @@ def _is_output(value: object) -> bool:
 
 
 def _harmless(name: str) -> str | None:
-    """The name of a local file without what cannot be sent in a name."""
+    """Return the name of a local file without what cannot be sent in a name."""
     return "".join("_" if _is_control(letter) else letter for letter in name) or None
 
 
 def _shown(text: object) -> str:
-    """A text in one line that no terminal obeys: names may be those of a server or a stranger."""
+    """Put a text on one line without control characters."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
@@ -451,7 +451,7 @@ def _is_control(letter: str) -> bool:
 
 
 def _decoded(url: str) -> bytes:
-    """The content of a data URL."""
+    """Return the content of a data URL."""
     head, comma, data = url[5:].partition(",")
     if not comma:
         raise ValueError("a data URL has a comma before its data")

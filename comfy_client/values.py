@@ -45,7 +45,7 @@ def is_real(value: object) -> bool:
 
 
 def text(value: object, most: int = MAX_TEXT_LENGTH) -> str | None:
-    """A text that can be encoded anywhere, in file names and URLs too."""
+    """Return a value if it is a text that can be encoded anywhere, even in file names and URLs."""
     if not isinstance(value, str):
         return None
     if len(value) > most:
@@ -55,12 +55,12 @@ def text(value: object, most: int = MAX_TEXT_LENGTH) -> str | None:
 
 
 def exact(value: object, most: int) -> str | None:
-    """A text that is useless if it is changed or cut, such as a file name."""
+    """Return a value if it is a text that must not be changed or cut, such as a file name."""
     return value if isinstance(value, str) and text(value, most) == value else None
 
 
 def identifier(value: object) -> str | None:
-    """A short text, or a number as a text: somebody's node may send one.
+    """Return a short text, or a number as a text: somebody's node may send one.
 
     Ids that are too long are cut, and stay different: nodes that expand themselves again and
     again have such ids.
@@ -88,7 +88,7 @@ def is_uuid(value: object) -> bool:
 
 
 def number(value: object) -> float | None:
-    """A finite number, as ``int`` or ``float``."""
+    """Return a value if it is a finite number."""
     if type(value) is not int and type(value) is not float:
         return None
     try:
@@ -98,7 +98,7 @@ def number(value: object) -> float | None:
 
 
 def whole(value: object) -> int | None:
-    """A number without its fraction: some sizes come as floats."""
+    """Return a number without its fraction, as some sizes come as floats."""
     found = number(value)
     return found if found is None or type(found) is int else int(found)
 
@@ -109,13 +109,13 @@ def flag(value: object) -> bool | None:
 
 
 def seconds(value: object) -> float | None:
-    """A time as seconds since 1970, whether it came in seconds or in milliseconds."""
+    """Return a time as seconds since 1970, whether it came in seconds or in milliseconds."""
     found = number(value)
     return found / 1000 if found is not None and abs(found) > _LATEST else found
 
 
 def sequence(value: object, convert: Converter | None = None) -> tuple[Any, ...] | None:
-    """A JSON array, without the items for which ``convert`` gives ``None``."""
+    """Convert the items of a JSON array; leave out those that become ``None``."""
     if type(value) is not list and type(value) is not tuple:
         return None
     given = value if len(value) <= MAX_ITEMS else value[:MAX_ITEMS]
@@ -125,7 +125,7 @@ def sequence(value: object, convert: Converter | None = None) -> tuple[Any, ...]
 
 
 def table(value: object, convert: Converter | None = None) -> Mapping[str, Any] | None:
-    """A JSON object, without the values for which ``convert`` gives ``None``."""
+    """Convert the values of a JSON object; leave out those that become ``None``."""
     if not isinstance(value, Mapping) or convert is None:
         return value if isinstance(value, Mapping) else None
     converted = (
@@ -136,7 +136,7 @@ def table(value: object, convert: Converter | None = None) -> Mapping[str, Any] 
 
 
 def by_id(value: object, convert: Converter) -> dict[str, Any]:
-    """A JSON object whose keys are ids of nodes or prompts; empty for anything else."""
+    """Return a JSON object whose keys are ids of nodes or prompts; empty for anything else."""
     pairs = islice(value.items(), MAX_ITEMS) if isinstance(value, Mapping) else ()
     converted = ((identifier(key), convert(item)) for key, item in pairs)
     return {key: item for key, item in converted if key is not None and item is not None}
@@ -212,7 +212,7 @@ def count(value: object) -> int:
 
 
 def shallow(value: object) -> Mapping[str, Any] | None:
-    """A JSON object that is not nested too deeply to copy, show or write it."""
+    """Return a value if it is a JSON object, not nested too deeply to copy or show."""
     return value if isinstance(value, Mapping) and is_shallow(value) else None
 
 
@@ -227,7 +227,7 @@ def is_shallow(value: object, levels: int = MAX_LEVELS) -> bool:
 
 
 def _below(level: list[Any]) -> list[Any]:
-    """The values in these tables and lists."""
+    """Return the values in these tables and lists."""
     below: list[Any] = []
     for item in level:
         if isinstance(item, dict):

@@ -18,7 +18,7 @@ SIZE: Final = 160
 
 
 def gallery(rows: Sequence[SweepRow]) -> str:
-    """A card for each row: its first image, or whatever came out, with its values."""
+    """Return a card for each row: its first image, or whatever came out, with its values."""
     shown = rows[:MOST_ROWS]
     first = {
         row.index: output
@@ -56,7 +56,7 @@ def _text(name: str, value: object) -> str:
 
 
 def _names(rows: Sequence[SweepRow]) -> dict[object, str]:
-    """The names of the inputs without their nodes, where that is clear."""
+    """Return the names of the inputs without their nodes, where that is clear."""
     whole = {
         key: key if isinstance(key, str) else ".".join(map(str, key))
         for row in rows

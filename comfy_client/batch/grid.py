@@ -80,7 +80,7 @@ class Grid:
         return math.prod(self._sizes)
 
     def params(self, point: int) -> dict[str, Any]:
-        """The values at one point, by the names that the caller gave."""
+        """Return the values at one point, by the names that the caller gave."""
         values = {}
         for axis in reversed(self.axes):
             point, digit = divmod(point, len(axis.values))
@@ -88,11 +88,11 @@ class Grid:
         return dict(reversed(values.items()))
 
     def workflow(self, point: int) -> Workflow:
-        """The workflow with the values of one point."""
+        """Return the workflow with the values of one point."""
         return with_inputs(self._base, self.params(point))
 
     def order(self) -> list[int]:
-        """The points in the order in which the server has the least to do.
+        """Return the points in the order in which the server has the least to do.
 
         The input with the most nodes behind it is the outermost loop, and every other time a
         loop runs backwards: from one point to the next a single value changes.
@@ -183,7 +183,7 @@ class Grid:
 
 
 def canonical(node: Mapping[str, Any]) -> str:
-    """A node as one text, its title left out."""
+    """Return a node as one text, its title left out."""
     known = {name: node[name] for name in node if name != "_meta"}
     return json.dumps(known, sort_keys=True, default=_identity)
 

@@ -144,7 +144,7 @@ def check_schema(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def _schema(connection: sqlite3.Connection) -> list[tuple[str, ...]]:
-    """The schema, without comments, which differ between versions, and without blanks."""
+    """Return the schema without blanks and comments, which differ between versions."""
     rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name")
     blanks = re.compile(r"(?:--[^\n]*|[ \t\n])+")
     return [tuple(blanks.sub(" ", str(value)) for value in row) for row in rows]
@@ -158,7 +158,7 @@ def _expected() -> list[tuple[str, ...]]:
 
 
 def _first_page(path: Path) -> bytes:
-    """The beginning of the file, which says that it is a journal of a version that is known."""
+    """Check and return the file's header, which marks a journal of a known version."""
     with path.open("r+b", buffering=0) as file:
         page = file.read(105)
     is_ours = len(page) == 105 and int.from_bytes(page[68:72]) == _APPLICATION
@@ -173,7 +173,7 @@ def _first_page(path: Path) -> bytes:
 
 
 def _beside(path: Path) -> Path | None:
-    """The rollback journal of a file, if there is one.
+    """Return the rollback journal of a file, if there is one.
 
     Raises ``ValueError`` if there is a write-ahead log, which no journal has.
     """

@@ -269,7 +269,7 @@ class ClientWindow(Window):
         return self.outage.patiently(ask, is_waited_for, deadline, late, self.tick)
 
     def late(self, prompt_id: str, why: str) -> JobTimeout:
-        """The error of a prompt that could not be sent in time."""
+        """Return the error of a prompt that could not be sent in time."""
         words = f"the prompt was not sent within {self.limit:g} s: {why}"
         return JobTimeout(words, prompt_id=prompt_id, stalled=self.limit != self.timeout)
 

@@ -62,7 +62,7 @@ _FILE: Final = {"filename", "subfolder", "type"}
 
 
 def result_record(result: Result, workflow: Workflow, secrets: Secrets) -> dict[str, Any]:
-    """A result, of which only the files and texts are kept."""
+    """Reduce a result to its files and texts."""
 
     def words_hidden(text: str) -> str:
         # What came out is to stay what it is, so here nothing is guessed.
@@ -87,7 +87,7 @@ def result_record(result: Result, workflow: Workflow, secrets: Secrets) -> dict[
 
 
 def row_of(row: SweepRow, record: Record, workflow: Workflow, files: Running | None) -> SweepRow:
-    """The row, with what is recorded of it; ``files``: the client of the server that ran it."""
+    """Return the row from its record; ``files`` is the client of the server that ran it."""
     row = attrs.evolve(
         row,
         seconds=record.seconds,

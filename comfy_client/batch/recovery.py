@@ -27,7 +27,7 @@ class Sought:
     known_as: str | None = None
 
     def other_id(self, ours: str) -> str | None:
-        """The id that the server has chosen; ``None``: none, or it is not known."""
+        """Return the id that the server has chosen, if it is known."""
         return None if self.known_as == ours else self.known_as
 
     def is_there(self, ours: str, record: QueueItem | HistoryEntry) -> bool:
@@ -75,7 +75,7 @@ class Recovery:
 
 
 def _entries(client: Running, sought: Mapping[str, Sought]) -> Iterable[HistoryEntry]:
-    """The history of prompts that got other ids although the server takes ours."""
+    """Return the history of prompts that got other ids although the server takes ours."""
     others = [other for ours, one in sought.items() if (other := one.other_id(ours)) is not None]
     return filter(None, map(client.get_history, others))
 
@@ -94,7 +94,7 @@ def _is_part(sent: Mapping[str, Any], graph: Mapping[str, Any]) -> bool:
 
 
 def _known(node: Any, ours: Mapping[str, Any]) -> str:
-    """A node as a text, without the seeds that were drawn and the files that were uploaded."""
+    """Return a node as text, without drawn seeds and uploaded files."""
     if not isinstance(node, Mapping) or not isinstance(node.get("inputs"), Mapping):
         return ""
     left_out = {

@@ -59,7 +59,7 @@ class Sweep(tuple[SweepRow, ...]):
         return shown(self, self.gallery)
 
     def gallery(self) -> str:
-        """The HTML by which a notebook shows it: small pictures with their values, bounded."""
+        """Return the HTML for a notebook: small pictures with their values, bounded."""
         from .gallery import gallery
 
         return gallery(self)
@@ -106,7 +106,7 @@ class Sweep(tuple[SweepRow, ...]):
         return save_all(outputs, [into / name for name in found], rule)
 
     def table(self) -> list[dict[str, Any]]:
-        """A flat dict for each row, for ``csv.DictWriter`` or ``pandas.DataFrame``.
+        """Return a flat dict for each row, for ``csv.DictWriter`` or ``pandas.DataFrame``.
 
         The parameters by name (a seed that was drawn is the drawn one), then ``files`` (their names
         on the server), ``paths`` (where they were saved here, ``""`` for those that were not),
@@ -170,7 +170,7 @@ class Sweep(tuple[SweepRow, ...]):
         *,
         size: int = 256,
     ) -> Image.Image:
-        """A contact sheet: an image of each row, labelled with the values (extra ``[image]``).
+        """Return a contact sheet: an image of each row with its values (extra ``[image]``).
 
         The image is the first one of the row.  A row without one shows why: the class of its error,
         or of the one that came when the file was fetched (``NotFound``).  ``too large`` is one of
@@ -201,7 +201,7 @@ def _text_of(name: str | tuple[str, str]) -> str:
 
 
 def _inputs(row: SweepRow) -> dict[str, object]:
-    """The values at one point, by the names in the grid, and by those of the inputs alone."""
+    """Return the values at one point, by the names in the grid and by input names alone."""
     graph = row.result.graph if row.result else {}
     values = {_text_of(name): _ran_with(graph, name, value) for name, value in row.params.items()}
     short = {name: name.rpartition(".")[2] for name in values}
@@ -224,7 +224,7 @@ def _params(row: SweepRow) -> dict[str, object]:
 
 
 def _ran_with(graph: Mapping[str, Any], name: str | tuple[str, str], value: object) -> object:
-    """A seed may have been drawn."""
+    """Return the value with which a row ran, such as a seed that was drawn."""
     try:
         node_id, field = input_named(graph, name)
     except WorkflowError:

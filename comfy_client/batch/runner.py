@@ -244,7 +244,7 @@ class OneServer:
 def attached(
     client: Running, poller: Poller, prompt_id: str, workflow: Workflow, lost_delay: float | None
 ) -> Job:
-    """A job for a prompt of an earlier process."""
+    """Return a job for a prompt of an earlier process."""
     graph = known_graph(workflow)
     names = workflow.output_names
     return attach(client, poller, prompt_id, graph, output_names=names, lost_delay=lost_delay)

@@ -30,7 +30,7 @@ def time_of(runner: Runner, host: str, job: Job) -> float | None:
 
 
 def late_times(runner: Runner, rows: Iterable[SweepRow]) -> Iterator[tuple[SweepRow, float]]:
-    """A busy server may write its history later than a row can wait for it."""
+    """Yield the times of rows for which the server wrote its history late."""
     missing = [
         row
         for row in rows

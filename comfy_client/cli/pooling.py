@@ -50,9 +50,9 @@ class Several:
     _ready: list[ComfyApi] | None = attrs.field(default=None, init=False)
 
     def clients(self) -> list[ComfyApi]:
-        """The clients of ready servers, once each has answered or failed; stderr names the others.
+        """Return the clients of ready servers, once each has answered or failed.
 
-        Raises the error of the first if none is ready.
+        Names the others on stderr; raises the error of the first if none is ready.
         """
         if self._ready is None:
             _ask(self.pool.servers)

@@ -106,7 +106,7 @@ def queue_position(state: JobState, tracker: Tracker) -> int | None:
 
 
 def _order(tracker: Tracker) -> Order:
-    """The order of the client's prompts, sorted anew if it may have changed."""
+    """Return the client's prompts in their order, sorted again if it may have changed."""
     ledger = tracker.ledger
     if ledger.order.changes != ledger.changes:
         ledger.order = Order.of(tracker.outstanding, ledger.changes)

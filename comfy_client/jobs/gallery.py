@@ -83,7 +83,7 @@ class Showable(Protocol):
     def stream(
         self, *, preview: str | None = None, timeout: float | None = None
     ) -> AbstractContextManager[Download]:
-        """The content piece by piece; with ``preview`` as another file, if there is a server."""
+        """Stream the content; with ``preview``, as the server re-encodes it."""
 
 
 def gallery(
@@ -93,7 +93,7 @@ def gallery(
     facts: Sequence[str] = (),
     seconds: float = PATIENCE,
 ) -> str:
-    """A card for each output, then the texts.
+    """Return a card for each output, then the texts.
 
     Args:
         files: Outputs.
@@ -137,7 +137,7 @@ def pictures(
     *,
     seconds: float = PATIENCE,
 ) -> list[str]:
-    """The HTML that shows each, empty if nothing can; several are fetched at a time."""
+    """Return one HTML snippet for each output, fetched in parallel; some may be empty."""
     until = runtime.monotonic() + seconds
     full = remark(f"not shown: the others take {most_bytes >> 20} MB already")
     found = []
@@ -197,7 +197,7 @@ def fetched(
 
 
 def _all(length: int | None, start: bytes, rest: Iterable[bytes], most: int) -> bytes | None:
-    """A start, and the rest; ``None``: there is more."""
+    """Join the start and the rest of a file; return None if it is longer than ``most``."""
     if (length or 0) > most:
         return None
     data = bytearray(start)

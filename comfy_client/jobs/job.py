@@ -162,7 +162,7 @@ class Job(Future[Result]):
         return super().result(0)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """The error of the prompt, or ``None``; waits as :meth:`result` does.
+        """Return the error of the prompt, or ``None``; waits as :meth:`result` does.
 
         Raises:
             JobTimeout: It has not ended within ``timeout`` seconds; it keeps running.
@@ -447,7 +447,7 @@ def warn_that_it_runs(job: Job) -> None:
 
 
 def routes_of(job: Job) -> Routes:
-    """The client that submitted it."""
+    """Return the client that submitted a job."""
     return job._routes
 
 
@@ -480,7 +480,7 @@ def ends_within(job: Job, limits: Limits, seconds: float) -> bool:
 
 
 def result_of(job: Job) -> Result | None:
-    """The result of a job that has ended; ``None``: it has an error."""
+    """Return the result of a job that has ended, or None if it failed."""
     return None if Future.exception(job, 0) is not None else Future.result(job, 0)
 
 
@@ -494,7 +494,7 @@ def hand_over(job: Job, take: Callable[[Event | None], object]) -> None:
 
 
 def latest_previews(job: Job) -> Callable[[], PreviewEvent | None]:
-    """A function that returns the latest preview since its last call, and never waits."""
+    """Return a function that returns the latest preview since its last call, and never waits."""
     queue = job._tracked.events.subscribe()
 
     def latest() -> PreviewEvent | None:

@@ -45,7 +45,7 @@ class JobEvents:
             self.first.listen()
 
     def subscribe(self) -> EventQueue:
-        """The queue that was filled from the beginning, or for whoever comes later a new one."""
+        """Return the queue that was filled from the start, or a new one after the first call."""
         with self._lock:
             if self.first is not None:
                 queue, self.first = self.first, None

@@ -17,7 +17,7 @@ from ..transport.pieces import Each
 
 
 def spellings(prompt_id: str) -> tuple[str, ...]:
-    """An id as it was given, and as a canonical UUID if it is another form of one.
+    """Return an id as it was given, and as a canonical UUID if it is another form of one.
 
     Servers from 0.25 on take no other than canonical ones; those before keep any as they are.
     """
@@ -31,7 +31,7 @@ def spellings(prompt_id: str) -> tuple[str, ...]:
 
 
 def find(http: Http, prompt_id: str, client_id: str, deadline: Deadline) -> str | None:
-    """The id under which a server has our prompt: ours, or its own with our mark.
+    """Return the id under which a server has our prompt: ours, or its own with our mark.
 
     The mark counts where the id itself is nowhere, and beside the ``client_id`` of the
     submission: anybody can see it, and send it with a prompt of theirs.
@@ -78,13 +78,13 @@ def _records(found: object) -> list[models.HistoryEntry]:
 
 
 def _named(records: Sequence[_Record], ids: Sequence[str]) -> str | None:
-    """The first of these ids that a record has as its own."""
+    """Return the first of these ids that a record has as its own."""
     own = {record.prompt_id for record in records}
     return next((one for one in ids if one in own), None)
 
 
 def _marked(records: Sequence[_Record], ids: Sequence[str], client_id: str) -> str | None:
-    """The id of the record that has one of these as the mark of that client."""
+    """Return the id of the record that has one of these as the mark of that client."""
     for one in ids:
         for record in records:
             if is_marked(record, one, client_id):

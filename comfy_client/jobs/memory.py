@@ -65,7 +65,7 @@ def wait_for_vram(
 
 
 def _device(devices: Sequence[Device], index: int | None) -> Device:
-    """The device that is meant."""
+    """Return the device with an index, or the main one."""
     if index is None:
         found = devices[0] if devices else None
     else:

@@ -42,7 +42,7 @@ def is_template(path: str | os.PathLike[str]) -> bool:
 def local_paths(
     template: str | os.PathLike[str], files: Iterable[tuple[Values, str]]
 ) -> list[Path]:
-    """A path for each file, all of them different; none leads out of the template's folder.
+    """Return a path for each file, all of them different; none leads out of the template's folder.
 
     That is the part before the first field, up to a separator.  Folders behind it are never
     links, and neither is a path an existing folder: such names are numbered, as those are that
@@ -75,7 +75,7 @@ def local_paths(
 
 
 def _grouped(folders: Sequence[Path]) -> Iterable[list[int]]:
-    """The positions of folders that are one and the same, to some file system at least."""
+    """Return the positions of folders that some file system takes for the same."""
     groups: dict[str, list[int]] = {}
     for index, folder in enumerate(folders):
         groups.setdefault(folded(os.fspath(folder)), []).append(index)
@@ -83,7 +83,7 @@ def _grouped(folders: Sequence[Path]) -> Iterable[list[int]]:
 
 
 def _real_folder(base: Path, names: Sequence[str], chosen: dict[Path, Path]) -> Path:
-    """A folder of these names, or numbered ones where links or files are in the way."""
+    """Return a folder of these names, or numbered ones where links or files are in the way."""
     for name in names:
         wanted = base / name
         if wanted not in chosen:
@@ -106,7 +106,7 @@ def _is_free(path: Path) -> bool:
 
 
 def _parsed(text: str) -> tuple[Path, list[list[str | _Field]]]:
-    """The folder before the first field, and the parts of the path behind it."""
+    """Return the folder before the first field, and the parts of the path behind it."""
     parts: list[list[str | _Field]] = [[]]
     for piece in _pieces(text):
         names: Sequence[str | _Field] = [piece] if isinstance(piece, _Field) else _split(piece)

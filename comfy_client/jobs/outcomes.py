@@ -66,7 +66,7 @@ def sends_pictures(graph: Graph) -> bool:
 
 
 def with_finality(event: JobEvent, graph: Graph) -> JobEvent:
-    """A picture is final when its node sends nothing else."""
+    """Mark a preview as final if its node sends nothing but pictures."""
     if isinstance(event, PreviewEvent) and event.node_id is not None:
         real = event.real_node_id or event.node_id
         if class_of(graph, real) == SENDER:
@@ -75,7 +75,7 @@ def with_finality(event: JobEvent, graph: Graph) -> JobEvent:
 
 
 def success(prompt_id: str, *, recovered: bool = False) -> ExecutionSuccess:
-    """The event for a success of which there was none."""
+    """Make the end event for a success that no event told."""
     return attrs.evolve(execution_success({"prompt_id": prompt_id}), recovered=recovered)
 
 
@@ -108,7 +108,7 @@ def deleted(prompt_id: str) -> tuple[ExecutionInterrupted, JobInterrupted]:
 
 
 def failure_event(entry: HistoryEntry, prompt_id: str) -> ExecutionError | ExecutionInterrupted:
-    """The end event for a history entry that is no success."""
+    """Return the end event for a history entry that is no success."""
     said = entry.execution_error or dict(entry.messages).get("execution_interrupted", {})
     read = execution_interrupted if entry.interrupted else execution_error
     return attrs.evolve(read({**said, "prompt_id": prompt_id}), recovered=True)
@@ -120,7 +120,7 @@ def error_of(
     graph: Graph,
     secrets: Secrets | None = None,
 ) -> JobError:
-    """The exception for an end event, which does not show ``secrets``: a node may repeat a key.
+    """Return the exception for an end event; ``secrets``, which a node may repeat, are hidden.
 
     Kinds of exceptions and what is in the graph are facts, and stay.
     """
@@ -166,7 +166,7 @@ def _without(secrets: Secrets, event: ExecutionError, graph: Graph) -> Execution
 
 
 def _name(secrets: Secrets, said: str | None, graph: Graph) -> str | None:
-    """An id, a class or a kind of exception, as the server has it."""
+    """Return an id, a class or a kind of exception, as the server has it."""
     if said is None or said in graph or said in _KINDS:
         return said
     if any(class_of(graph, node_id) == said for node_id in graph):

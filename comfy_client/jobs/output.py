@@ -103,7 +103,7 @@ class Output(AsDict, ABC):
 
     @abstractmethod
     def workflow(self, *, timeout: float | None = None) -> Workflow:
-        """The workflow that made it.
+        """Return the workflow that made it.
 
         Of a file, it is the one that ComfyUI saved in it: ``GET /view``, of which no more is read
         than is needed, little of most images.  An output that came from the cache has that of
@@ -127,7 +127,7 @@ class Output(AsDict, ABC):
 
     @abstractmethod
     def bytes(self, *, timeout: float | None = None) -> bytes:
-        """The content, in memory.
+        """Return the content, in memory.
 
         A file is read by ``GET /view``, which raises :class:`NotFound` if it has been deleted,
         and the errors of any request.  ``timeout`` is in seconds; ``None``: an hour.  It ends
@@ -158,7 +158,7 @@ class Output(AsDict, ABC):
     def stream(
         self, *, preview: str | None = None, timeout: float | None = None
     ) -> AbstractContextManager[Download]:
-        """The content piece by piece, with constant memory: see :meth:`ComfyApi.stream_image`.
+        """Stream the content with constant memory: see :meth:`ComfyApi.stream_image`.
 
         ::
 
@@ -171,13 +171,13 @@ class Output(AsDict, ABC):
 
     @abstractmethod
     def open(self, *, timeout: float | None = None) -> BinaryIO:
-        """The content as a binary file, of which no more is fetched than is read.
+        """Open the content as a binary file, of which no more is fetched than is read.
 
         See :meth:`ComfyApi.open_image`.  To look at it, use :meth:`show`.
         """
 
     def pil(self, *, timeout: float | None = None) -> Image.Image:
-        """The image for Pillow (extra ``[image]``), loaded, with its texts in ``info``.
+        """Return a loaded Pillow image (extra ``[image]``), with its texts in ``info``.
 
         Of an animated one, it is the first frame; ``seek`` goes to the others.
 
@@ -196,7 +196,7 @@ class Output(AsDict, ABC):
         return pillow_image(self.bytes(timeout=timeout), self.filename)
 
     def array(self, *, timeout: float | None = None) -> npt.NDArray[Any]:
-        """The pixels of an image for NumPy (extras ``[image]`` and ``[numpy]``), as a new array.
+        """Return the pixels of an image as a new NumPy array (extras ``[image]`` and ``[numpy]``).
 
         Its shape is (height, width, 3), or (height, width, 4) with alpha: RGB from 0 to 255
         (``uint8``).  A grey image is (height, width), with 16 bits as ``uint16``.  Palettes become

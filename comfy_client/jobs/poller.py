@@ -210,7 +210,7 @@ class Poller:
     def _look_at_queue(
         self, routes: Routes, known: Sequence[Tracked], unseen: Sequence[Tracked]
     ) -> tuple[QueueSnapshot | None, ComfyError | None]:
-        """The queue, or why it cannot be read; the history may be readable all the same."""
+        """Return the queue, or why it cannot be read; the history may be readable all the same."""
         try:
             return self._snapshot(routes, known, unseen), None
         except Exception as exc:
@@ -427,7 +427,7 @@ def _may_wait(one: Tracked) -> bool:
 
 
 def _refusal(exc: Exception) -> ComfyError | None:
-    """A refusal or a senseless answer of a server; ``None``: neither."""
+    """Return the error if it is a refusal or a senseless answer, else None."""
     if not isinstance(exc, ComfyError):
         return UnexpectedResponse(_nonsense(exc))
     is_refusal = isinstance(exc, ApiError | UnexpectedResponse) and not is_away(exc)

@@ -186,7 +186,7 @@ def follow(job: PooledJob, inner: Job, server: str) -> None:
 
 
 def prompt_of(job: PooledJob) -> Job | None:
-    """The prompt on the server that has it; ``None``: it waits."""
+    """Return the job on the server that has it, or None while it waits."""
     return job._given
 
 

@@ -93,7 +93,7 @@ def units(graph: Mapping[str, Any], node_id: str) -> int:
 def targets(
     graph: Mapping[str, Any], only: Collection[str] | None, node_errors: Mapping[str, Any]
 ) -> set[str]:
-    """The outputs that run: those that were asked for, without those that the server dropped."""
+    """Return the output nodes that run: those asked for, without those that the server dropped."""
     dropped: set[str] = set()
     for entry in node_errors.values():
         outputs = entry.get("dependent_outputs") if isinstance(entry, Mapping) else None

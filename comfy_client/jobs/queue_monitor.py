@@ -95,7 +95,7 @@ class QueueMonitor:
         self._last = None
 
     def stale(self) -> QueueSnapshot | None:
-        """The last snapshot, while the next one has to wait, since it takes long."""
+        """Return the last snapshot while a slow server is spared the next request."""
         last = self._last  # once: forget() may come from another thread
         return last[0] if last is not None and runtime.monotonic() < self.rests_until else None
 
@@ -123,7 +123,7 @@ class QueueMonitor:
         )
 
     def cached(self) -> QueueSnapshot | None:
-        """The last snapshot, if as far as socket or polls tell nothing has changed since."""
+        """Return the last snapshot, unless socket or polls have told of a change since."""
         last = self._last  # once, as above
         if last is None:
             return None

@@ -103,7 +103,7 @@ class Reading(Routes):
         check: bool,
         deadline: Deadline,
     ) -> Workflow:
-        """The workflow to submit, with its files sent; ``check``: if there is no error in it."""
+        """Return the workflow to submit, with its files uploaded and, with ``check``, checked."""
         source = _Source(self, self._definitions, deadline)
         try:
             known = as_workflow(workflow, source)

@@ -68,7 +68,7 @@ class _Outputs(AsDict):
         return len(self.files)
 
     def __iter__(self) -> Iterator[Output]:
-        """The files and images."""
+        """Return the files and images."""
         return iter(self.files)
 
     def __bool__(self) -> bool:
@@ -133,7 +133,7 @@ class _Outputs(AsDict):
         return save_all(self.files, [into / name for name in names], rule)
 
     def check_files(self, *, timeout: float | None = None) -> list[Output]:
-        """The files that are no longer on the server; an empty list if it has all of them.
+        """Return the files that are no longer on the server; empty if it has all of them.
 
         ``HEAD /view`` for each, four at a time.  What came from the cache names the files of an
         earlier prompt, which somebody may have deleted since; a restart of the server deletes
@@ -187,7 +187,7 @@ class NodeOutput(_Outputs):
 
 
 def _find(nodes: Mapping[str, NodeOutput], name: str) -> NodeOutput:
-    """The outputs of a node, by id, title or class."""
+    """Return the outputs of a node, by id, title or class."""
     if name in nodes:
         return nodes[name]
     for attribute in ("title", "class_type"):
@@ -275,7 +275,7 @@ class Result(_Outputs):
     seconds: float | None = None
 
     def __getitem__(self, name: str) -> NodeOutput:
-        """The outputs of a node, by id, title or class.
+        """Return the outputs of a node, by id, title or class.
 
         Raises :class:`WorkflowError` if the name is ambiguous, or the node has no output; the
         message names the nodes that have some.
@@ -309,7 +309,7 @@ class Result(_Outputs):
         return shown(self, self.gallery)
 
     def gallery(self, timeout: float = 10.0) -> str:
-        """The HTML by which a notebook shows it: thumbnails, players and texts, all bounded.
+        """Return the HTML for a notebook: thumbnails, players and texts, all bounded.
 
         Args:
             timeout: Seconds for fetching what is shown; what takes longer has its name there.
@@ -373,7 +373,7 @@ def make_result(
 def output_of(
     node_id: str, output: Mapping[str, Any], files: FileRoutes, graph: Mapping[str, Any]
 ) -> NodeOutput:
-    """The outputs of one node, as its ``executed`` event has them."""
+    """Return the outputs of one node, as its ``executed`` event has them."""
     found, texts = _walk(node_id, output, files, graph, {})
     return _node_output(node_id, found, texts, graph, output)
 

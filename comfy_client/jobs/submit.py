@@ -100,7 +100,7 @@ def prepare(
     *,
     strict: bool,
 ) -> tuple[Tracked, Mapping[str, Any]]:
-    """A new prompt, and the body of its POST."""
+    """Make a prompt, and the body of its POST."""
     prompt_id = str(uuid.uuid4()) if prompt_id is None else _canonical(prompt_id)
     client_id = tracker.connection.client_id
     prompt = make_prompt(
@@ -168,7 +168,7 @@ def attach(
     output_names: Mapping[str, str] | None = None,
     lost_delay: float | None = None,
 ) -> Job:
-    """A job for a prompt that somebody submitted, maybe in another process.
+    """Return a job for a prompt that somebody submitted, maybe in another process.
 
     If it ended here recently, this is the same job if anybody still has it; else the reported end
     stands, and only the outputs are asked for.
@@ -211,7 +211,7 @@ def attach(
 
 
 def _canonical(prompt_id: str) -> str:
-    """An id that every server takes; ValueError for another."""
+    """Check that every server takes an id; raise ValueError otherwise."""
     if not is_uuid(prompt_id):
         raise ValueError(f"prompt_id is a canonical UUID, as str(uuid.uuid4()): {prompt_id!r}")
     return prompt_id
@@ -260,7 +260,7 @@ def post(
 
 
 def _behind_a_page(http: Http, state: JobState, timing: Timing) -> str | None:
-    """The id of a submission that a page of a proxy answered, if the server has it."""
+    """Return the id of a submission that a page of a proxy answered, if the server has it."""
     deadline = Deadline.after(timing.question)
     try:
         with limited_silence(timing.question):
@@ -280,7 +280,7 @@ def _uncertain(prompt_id: str, cause: ComfyError) -> SubmitUncertain:
 def _look_up(
     poller: Poller, state: JobState, cause: ComfyError, seconds: float
 ) -> tuple[str | None, bool]:
-    """The id of a submission that got no answer, and whether the server said so at last."""
+    """Return the id of a submission that got no answer, and whether the server said so at last."""
     log.warning("prompt %s: no answer (%s); looking for it", state.prompt_id, cause)
     timing, wake = poller.timing, poller.tracker.wake
     deadline, sure = Deadline.after(seconds), Deadline()

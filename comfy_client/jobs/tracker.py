@@ -152,7 +152,7 @@ class Tracker:
         self._hinted = False
 
     def routes(self) -> Routes:
-        """The client, whose methods ask the server; :class:`ClientClosed` if it is gone."""
+        """Return the client, to ask the server; raise :class:`ClientClosed` if it is gone."""
         routes = self._routes()
         if routes is None:
             raise ClientClosed
@@ -173,14 +173,14 @@ class Tracker:
             return tuple(self._tracked.values())
 
     def new(self, prompt_id: str, graph: Mapping[str, Any]) -> Tracked:
-        """A prompt that is not in the registry yet."""
+        """Make a prompt that is not in the registry yet."""
         share = Share(self.budget)
         state = JobState(prompt_id, graph, share, self.timing)
         state.news_at = runtime.monotonic()
         return Tracked(state, JobEvents(self.budget))
 
     def waiter(self, prompt_id: str) -> Waiter | None:
-        """The job of a prompt that has not ended, or ended recently and is still kept."""
+        """Return the job of a prompt that has not ended, or ended recently and is still kept."""
         one = self._tracked.get(prompt_id)
         if one is not None:
             return one.waiters[0]
@@ -188,7 +188,7 @@ class Tracker:
         return None if ending is None or not ending.is_final else ending.waiter()
 
     def get(self, prompt_id: str) -> Tracked | None:
-        """The prompt with that id, if it has not ended."""
+        """Return the prompt with that id, if it has not ended."""
         return self._tracked.get(prompt_id)
 
     def is_posting(self, one: Tracked) -> bool:

@@ -74,7 +74,7 @@ class _Watch:
     def seeing(
         self, callback: Callable[[PreviewEvent], object] | None
     ) -> Callable[[PreviewEvent], object]:
-        """A callback that keeps the latest preview for when it is drawn, and calls another."""
+        """Return a callback that keeps the latest preview to draw, and calls another."""
         from ..showing.bars import Preview
 
         def see(event: PreviewEvent) -> None:

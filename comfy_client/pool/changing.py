@@ -206,12 +206,12 @@ class Changing:
         self._receivers.flush(seconds)
 
     def waiting(self) -> list[PooledJob]:
-        """The jobs of which nothing has been sent."""
+        """Return the jobs of which nothing has been sent."""
         with self._lock:
             return [entry.job for entry in list(self._entries.values()) if not entry.started]
 
     def jobs(self) -> list[PooledJob]:
-        """The jobs that have not ended."""
+        """Return the jobs that have not ended."""
         with self._lock:
             return list(self._entries)
 

@@ -28,7 +28,7 @@ def _merged(one: Any, other: Any) -> Any:
 
 
 def _with_choices(config: list[Any], other: Any) -> list[Any]:
-    """An input: its kind, or its choices, and its options; ``COMBO`` has them in these."""
+    """Read an input: its type or the options of a combo, and its settings."""
     match config, other:
         case [[*mine], *options], [[*theirs], *_]:
             return [_both(mine, theirs), *options]

@@ -236,7 +236,7 @@ class Dispatcher(Moving):
             self._say("have_job")
 
     def take(self, member: Member) -> Entry | None:
-        """The next job that a server is to have."""
+        """Return the next job for a server, if any."""
         with self._lock:
             if not member.inbox or not member.server.ready:
                 return None

@@ -121,7 +121,7 @@ class Owner(Protocol):
         """It was removed, and is there."""
 
     def take(self, member: Member) -> Entry | None:
-        """The next job that it is to have, which is being submitted from now on."""
+        """Take the next job for a server, which counts as being submitted from now on."""
 
     def was_submitted(self, member: Member, entry: Entry, inner: Job) -> None:
         """It has this job, or may have it."""

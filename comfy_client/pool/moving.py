@@ -69,7 +69,7 @@ class Moving(Changing):
     # -- health ------------------------------------------------------------------------------
 
     def _expected(self) -> list[str]:
-        """The servers that would run jobs: those that are ready, or have shown that they are well.
+        """Return the servers that would run jobs: ready ones, or those that were well lately.
 
         One that has never answered is no reason for others to rest.
         """

@@ -215,7 +215,7 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
     if not TYPE_CHECKING:  # or any name would pass a type checker
 
         def __getattr__(self, name: str) -> Any:
-            """The Python way, for a name of the TypeScript pool: ``pool.addClient``."""
+            """Raise AttributeError with the Python name for one of the TypeScript pool."""
             if hasattr(type(self), name):  # a property raised it, and does so again
                 return object.__getattribute__(self, name)
             from ..typescript import about_pool  # for mistakes only

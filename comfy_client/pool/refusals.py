@@ -15,7 +15,7 @@ _MOST_TEXT = 2000
 
 
 def cannot_run(waiting: Waiting, members: Mapping[str, Member]) -> ComfyError | ValueError:
-    """The error for a job that none of them can run."""
+    """Return the error for a job that no server of the pool can run."""
     if not members:
         return ServerUnreachable("the pool has no servers: add one")
     if not any(map(waiting.may_go_to, members)):
@@ -44,7 +44,7 @@ def _listed(needs: list[Need]) -> str:
 def out_of_reach(
     members: Mapping[str, Member], which: str = "of the pool", others: str = ""
 ) -> ServerUnreachable:
-    """The error when no server answers, and if so, of which; ``others``: why not another one."""
+    """Return the error if no server answers; ``others`` tells why no other server can run it."""
     if not members:
         return ServerUnreachable("the pool has no servers: add one")
     said = "; ".join(str(member.error or f"{name}: no answer") for name, member in members.items())

@@ -397,7 +397,7 @@ class Running(Servers):
         return together(found)
 
     def open_image(self, info: str) -> BinaryIO:
-        """A file of one of the servers by its URL: see :meth:`ComfyApi.open_image`.
+        """Open a file of one of the servers by its URL: see :meth:`ComfyApi.open_image`.
 
         Raises:
             ValueError: The URL is of none of them.
@@ -409,7 +409,7 @@ class Running(Servers):
         raise ValueError("the URL is no file of a server of the pool")  # it may have a password
 
     def _read(self, workflow: AnyWorkflow, inputs: Inputs | None = None) -> Workflow:
-        """A copy of the workflow with these inputs, whose keys no frame shows."""
+        """Set inputs in a copy of the workflow; hide secret keys in tracebacks."""
         if callable(workflow) and not isinstance(workflow, Workflow | Job):
             raise TypeError(f"a pool executes workflows, not functions: {workflow!r:.80}")
         known = as_workflow(workflow, self)

@@ -164,7 +164,7 @@ class Schedule:
         return key in self._waiting
 
     def waiting(self) -> Iterator[Waiting]:
-        """The jobs that wait."""
+        """Return the waiting jobs."""
         return iter(self._waiting.values())
 
     def add_server(self, server: Server) -> None:
@@ -225,7 +225,7 @@ class Schedule:
     # -- what is asked -----------------------------------------------------------------------
 
     def able(self, job: Waiting) -> frozenset[str]:
-        """The servers that can run a job, ready or not."""
+        """Return the servers that can run a job, ready or not."""
         kind = (job.needs, job.include, job.exclude)
         names = self._able.get(kind)
         if names is None:
@@ -248,7 +248,7 @@ class Schedule:
         return sum((-one.priority, one.order) < place for one in list(self._waiting.values()))
 
     def next(self) -> Assignment | None:
-        """The next job and its server, which counts it from now on; ``None``: none can go."""
+        """Assign the next job to a server; return both, or None if none can start."""
         free = frozenset(name for name, server in self.servers.items() if self._is_free(server))
         if not free or not self._waiting:
             return None
@@ -270,7 +270,7 @@ class Schedule:
         return None
 
     def _in_order(self, lanes: _Lanes) -> list[_Lane]:
-        """The lanes of a caller, by their first jobs; empty ones are gone."""
+        """Return the lanes of a caller by their first jobs; remove empty lanes."""
         for lane in list(lanes.values()):
             while lane.heap and self._waiting.get(lane.heap[0][1].key) is not lane.heap[0][1]:
                 heapq.heappop(lane.heap)

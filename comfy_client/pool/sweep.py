@@ -248,7 +248,7 @@ class PoolRunner:
         return {point: error for point in found if (error := lacking[self._needs(point)])}
 
     def _lacking(self, needs: Needs) -> ComfyError | None:
-        """The error of what no server has."""
+        """Return the error of a workflow that no server can run."""
         members = self._allowed(self._members)
         if any(member.server.has(needs) for member in members.values()):
             return None
@@ -263,9 +263,9 @@ class PoolRunner:
         return any(one.server.has(needs) for one in members if one.error is None)
 
     def _refusal(self, needs: Needs) -> ComfyError | None:
-        """The error of a server that alone has this, or of several, and takes nothing of us.
+        """Return the error of the only servers that could run a row, if none ever will.
 
-        Or that may have it, and has never answered, and never will.
+        They refuse us, or have never answered.
         """
         members = self._allowed(self._members)
         able = {name: one for name, one in members.items() if one.server.has(needs)}

@@ -90,7 +90,7 @@ class Fault:
 
 @attrs.define(eq=False)
 class ActiveFault(Fault):
-    """What the server knows of a fault."""
+    """A fault as the server has it."""
 
     #: What it does in detail.
     settings: Any = attrs.field(repr=False)
@@ -142,13 +142,13 @@ class ActiveFaults:
                 each.undo()
 
     def find(self, *names: str) -> list[ActiveFault]:
-        """The active faults (of these names), the last one first."""
+        """Return the active faults (of these names), the last one first."""
         with self._lock:
             faults = self._faults if not names else [f for f in self._faults if f.name in names]
             return [fault for fault in faults if not fault.is_used_up]
 
     def first(self, name: str) -> ActiveFault | None:
-        """The active fault of this name that was added last."""
+        """Return the active fault of this name that was added last."""
         return next(iter(self.find(name)), None)
 
     def lasts(self, fault: Fault | None) -> bool:
@@ -177,7 +177,7 @@ class ActiveFaults:
         return False
 
     def intruders(self) -> list[str | bytes]:
-        """What to send before the next message: texts, and frames as bytes."""
+        """Return what to send before the next message: texts, and frames as bytes."""
         found: list[str | bytes] = []
         for fault in self.find("junk", "foreign_traffic"):
             if fault.name == "junk":
@@ -188,7 +188,7 @@ class ActiveFaults:
         return found
 
     def framing(self) -> tuple[int, float]:
-        """In how many frames a message is sent, and with which pause in seconds."""
+        """Return in how many frames a message is sent, and the pause within in seconds."""
         parts, pause = self.first("fragments"), self.first("pause_in_frames")
         return parts.settings if parts else 1, pause.settings if pause else 0.0
 

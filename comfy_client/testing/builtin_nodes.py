@@ -75,7 +75,7 @@ class _Loader(Node):
 
     @classmethod
     def upright(cls, part: Image.Image) -> Image.Image:
-        """A picture, or a frame of one, as its camera was held; 16 bits as ComfyUI takes them."""
+        """Rotate a picture by its EXIF orientation; read 16 bits as ComfyUI does."""
         picture = cls.read(ImageOps.exif_transpose, part)
         return picture.point(lambda value: value * (1 / 255)) if picture.mode == "I" else picture
 
@@ -252,7 +252,7 @@ _BLEND: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def _all(pictures: Any, change: Callable[[Frame], Frame]) -> Pictures:
-    """A batch with each frame changed; equal ones only once."""
+    """Change each frame of a batch; an object that occurs twice, only once."""
     done: dict[int, Frame] = {}
     frames = Pictures.of(pictures).frames
     for frame in frames:
@@ -365,11 +365,11 @@ class _Latent:
     sampled: float = 0.0  # 0 to 1: nothing, all of its steps
 
     def drawn(self, index: int = 0) -> Image.Image:
-        """The picture: the same for the same seed and prompt, and labelled as no real one."""
+        """Draw the picture: the same for the same seed and prompt, labelled as simulated."""
         return draw(self.width, self.height, self.seed, self.text, index, self.sampled)
 
     def preview(self) -> Image.Image:
-        """The same picture with an eighth of the pixels, enlarged."""
+        """Return the same picture with an eighth of the pixels, enlarged."""
         size = (self.width // 8, self.height // 8)
         return draw(*size, self.seed, self.text, 0, self.sampled, box=_PREVIEW_SIZE)
 

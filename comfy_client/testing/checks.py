@@ -7,7 +7,7 @@ from typing import Any
 
 
 def check_count(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
-    """A whole number in a range; ValueError for anything else."""
+    """Return a whole number in a range; raise ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{name} is a whole number, not {value!r}")
     if value < least or (most is not None and value > most):
@@ -17,7 +17,7 @@ def check_count(name: str, value: Any, least: int = 0, most: int | None = None) 
 
 
 def check_seconds(value: float, subject: str = "seconds are") -> float:
-    """A duration, or another number that is not below 0; ValueError for anything else."""
+    """Return a number of 0 or more, such as a duration; raise ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         raise ValueError(f"{subject} 0 or more, not {value!r}")
     return value
@@ -31,7 +31,7 @@ def check_header(name: Any, value: Any) -> None:
 
 
 def jsonable(name: str, value: Any) -> Any:
-    """A value after a round trip through JSON; ValueError if that is impossible."""
+    """Return a value after a round trip through JSON; raise ValueError if that is impossible."""
     try:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError, RecursionError) as exc:

@@ -33,7 +33,7 @@ class ServerLoop:
         self._thaws: set[threading.Event] = set()
 
     def begin(self) -> asyncio.AbstractEventLoop:
-        """Called in the loop, once."""
+        """Begin to serve; called in the loop, once."""
         self._loop = asyncio.get_running_loop()
         return self._loop
 
@@ -147,7 +147,7 @@ class Connections:
             listener.close()
 
     def _accept(self) -> asyncio.Protocol:
-        """For a new connection."""
+        """Make the protocol of a new connection."""
         assert self._server is not None  # noqa: S101  for the type checker
         self._accepted()
         return self._server()
@@ -198,6 +198,6 @@ class Connections:
             del self._inner[transport]
 
     def inner_faults(self, request: web.Request) -> list[Any] | None:
-        """The faults for a request of our own; ``None`` for those of clients."""
+        """Return the faults for a request of our own; ``None`` for those of clients."""
         transport = request.transport
         return None if transport is None else self._inner.get(transport)

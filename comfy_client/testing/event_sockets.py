@@ -16,7 +16,7 @@ from .websocket import EventSocket, encode_message
 
 
 class EventSockets:
-    """Who is connected, and what is still to be sent.
+    """The connected sockets, and what is still to be sent.
 
     :meth:`send`, :meth:`flush`, :meth:`push` and :attr:`open` are for any thread, the rest is for
     the server's own.
@@ -67,7 +67,7 @@ class EventSockets:
             waiting.remove(reconnected)
 
     def greeted(self, client_id: str) -> None:
-        """A socket is in use: now the stale handlers of its id wake up, and remove the id."""
+        """Wake the stale handlers of a socket's id, which remove the id."""
         for reconnected in self._stale.pop(client_id, ()):
             reconnected.set()
             self._by_id.pop(client_id, None)

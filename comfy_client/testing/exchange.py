@@ -45,7 +45,7 @@ class Rule:
 
 @attrs.define(eq=False)
 class Exchange:
-    """One request and the faults that apply to it."""
+    """A request and the faults that apply to it."""
 
     request: web.Request
     seen: Request
@@ -159,12 +159,12 @@ class Exchange:
         return self.done(keep=self.request.keep_alive)
 
     def done(self, *, keep: bool) -> web.StreamResponse:
-        """The response of an exchange that has sent everything itself."""
+        """Return the response of an exchange that has sent everything itself."""
         return _Sent(keep)
 
 
 class _Sent(web.StreamResponse):
-    """For aiohttp: a response that has been sent already."""
+    """A response for aiohttp that has been sent already."""
 
     def __init__(self, keep: bool) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class _Sent(web.StreamResponse):
 
 
 def _make_request(request: web.Request, prefix: str, body: bytes) -> Request:
-    """A record of what aiohttp has parsed."""
+    """Return a record of what aiohttp has parsed."""
     url = urlsplit(request.raw_path)
     is_below = not prefix or f"{url.path}/".startswith(f"{prefix}/")
     path = url.path.removeprefix(prefix) if is_below else url.path
@@ -287,7 +287,7 @@ def watch(state: ServerState) -> Any:
 
 
 def sendable(answer: Any) -> Answer:
-    """An answer, checked; ValueError says what is wrong."""
+    """Check an answer and return it; raise ValueError if it is invalid."""
     if not isinstance(answer, tuple) or len(answer) != 3:
         raise ValueError(f"an answer is (status, headers, body), not {answer!r}")
     status, headers, body = answer
@@ -305,7 +305,7 @@ def sendable(answer: Any) -> Answer:
 
 
 def _checked(result: Any) -> Answer | None:
-    """What a handler returned; TypeError if that is no answer."""
+    """Check what a handler returned; raise TypeError if it is not an answer."""
     try:
         return None if result is None else sendable(result)
     except ValueError as exc:

@@ -24,15 +24,15 @@ class ExecutionHooks(Protocol):
     """Changes what happens to prompts; called in the worker's thread."""
 
     def plays(self, item: Item) -> bool:
-        """A prompt starts: whether something else has played it in place of the executor."""
+        """Play a starting prompt in place of the executor; return whether that was done."""
 
     def before_step(self) -> None:
         """Wait, if no node may start or continue."""
 
     def before_end(self, prompt_id: str, status: str) -> bool:
-        """A prompt is about to leave the queue, with success or an error.
+        """Wait before a prompt leaves the queue, if its end may not be known yet.
 
-        Waits, if that may not be known yet; whether the prompt is remembered.
+        Return whether the prompt is remembered in the history.
         """
 
 
@@ -305,7 +305,7 @@ class Plan:
         self.link(inputs[name][0], node_id)
 
     def pick(self) -> str:
-        """The next node; fails if all wait for each other."""
+        """Choose the next node; raise if all wait for each other."""
         ready = [node_id for node_id, needed in self.pending.items() if not needed]
         if not ready:
             raise self._cycle()
@@ -326,7 +326,7 @@ class Plan:
         return NodeFailure(blamed, DependencyCycleError("Dependency cycle detected"), [])
 
     def complete(self, node_id: str) -> None:
-        """A node has run."""
+        """Note that a node has run."""
         del self.pending[node_id]
         for other in self._behind.pop(node_id, ()):
             self.pending[other].discard(node_id)

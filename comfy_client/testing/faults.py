@@ -62,7 +62,7 @@ class AnswerFaults:
         *,
         times: int | None = None,
     ) -> Fault:
-        """New sockets are refused with this answer; open ones stay."""
+        """Refuse new sockets with this answer; open ones stay."""
         answer = sendable((status, headers, body))
         return self._rule("refuse_sockets", "GET", "/ws", answer, times)
 
@@ -76,7 +76,7 @@ class AnswerFaults:
         return self._rule("slow_handshakes", "GET", "/ws", late, times)
 
     def other_prompt_ids(self) -> Fault:
-        """The server ignores the ``prompt_id`` of the request and chooses its own."""
+        """Ignore the ``prompt_id`` of requests; the server chooses its own."""
 
         async def respond(exchange: Exchange) -> web.StreamResponse:
             with contextlib.suppress(ValueError):
@@ -143,7 +143,7 @@ class AnswerFaults:
         reset: bool = False,
         times: int | None = None,
     ) -> Fault:
-        """The connection ends before the answer does.
+        """End connections before the answer is complete.
 
         Args:
             method: Of the request, or ``*``.
@@ -205,7 +205,7 @@ class AnswerFaults:
         path: str = "*",
         times: int | None = None,
     ) -> Fault:
-        """A proxy's page with this status, while the server starts or is overloaded."""
+        """Answer with a proxy's page, as while the server starts or is overloaded."""
         text = http.client.responses.get(check_count("status", status), "A timeout occurred")
         answer = sendable((status, _HTML, _PAGE.format(f"{status} {text}")))
         return self._rule("bad_gateway", method, path, answer, times)
@@ -268,7 +268,7 @@ class AnswerFaults:
         return self._rule("wrong_mime", method, path, respond, times)
 
     def missing(self, method: str, path: str, *, times: int | None = None) -> Fault:
-        """The server lacks these routes: 404 for GET and HEAD, 405 for other methods.
+        """Lack these routes: answer 404 to GET and HEAD, 405 to other methods.
 
         ``missing("*", "/api/*")`` is a server from before ``/api``.
         """
@@ -281,7 +281,7 @@ class AnswerFaults:
     def too_large(
         self, path: str = "/upload/*", limit: int = 0, *, times: int | None = None
     ) -> Fault:
-        """A proxy refuses bodies of more than `limit` bytes with a 413."""
+        """Refuse bodies of more than `limit` bytes with 413, as a proxy does."""
         check_count("limit", limit)
 
         async def respond(exchange: Exchange) -> web.StreamResponse:
@@ -292,7 +292,7 @@ class AnswerFaults:
         return self._rule("too_large", "POST", path, respond, times)
 
     def rename_uploads(self, name: str = "renamed.png", *, times: int | None = None) -> Fault:
-        """Uploads are stored under this name, and the answer says so."""
+        """Store uploads under this name, and say so in the answer."""
         if not isinstance(name, str) or name in ("", ".", "..") or {"/", "\0"} & set(name):
             raise ValueError(f"name is one of a file, not {name!r}")
 
@@ -375,7 +375,7 @@ class Faults(AnswerFaults):
         self._faults.clear()
 
     def active(self, *names: str) -> list[Fault]:
-        """The active faults (of these names), the last one first."""
+        """Return the active faults (of these names), the last one first."""
         return [*self._faults.find(*names)]
 
     # -- sockets ------------------------------------------------------------------------
@@ -400,11 +400,11 @@ class Faults(AnswerFaults):
         self._running().sockets.push(frame(8, data), everybody=True)
 
     def deaf(self) -> Fault:
-        """The open sockets get no more messages; pings are still answered."""
+        """Send no more messages on open sockets; still answer pings."""
         return self._on_open_sockets("deaf", EventSocket.mute, EventSocket.unmute)
 
     def go_dark(self) -> Fault:
-        """The open sockets are neither read nor written, and not closed.
+        """Neither read nor write nor close the open sockets.
 
         This is like a router that forgot them.  New sockets and HTTP work.  When the fault ends,
         the server reads what clients have sent; they never get the messages they missed.
@@ -430,7 +430,7 @@ class Faults(AnswerFaults):
         return self._faults.add(name, undo=undone)
 
     def stale_handlers(self) -> Fault:
-        """A socket that ends removes the route of the next one with its client id.
+        """Have a socket that ends remove the route of the next one with its client id.
 
         This is a race in ComfyUI: the handler of the old socket removes its client id only after
         the client has reconnected, and the new socket with it, which then gets no messages,
@@ -439,7 +439,7 @@ class Faults(AnswerFaults):
         return self._faults.add("stale_handlers")
 
     def freeze(self) -> Fault:
-        """The whole server neither reads nor writes; connections are accepted but not served.
+        """Freeze the whole server: it accepts connections, but neither reads nor writes.
 
         This is like a machine that sleeps, or a ComfyUI that is loading a model; a running prompt
         continues.  Nothing is lost: waiting requests are handled when the fault ends.
@@ -463,7 +463,7 @@ class Faults(AnswerFaults):
         return self._faults.add("lose", (_chosen(events), None))
 
     def withhold(self, *events: str | Callable[[str | int, Any], object]) -> Fault:
-        """As :meth:`lose`, but the events are sent in their order when the fault ends."""
+        """Hold events back, and send them in their order when the fault ends."""
         kept: list[tuple[Any, ...]] = []
 
         def send() -> None:
@@ -498,11 +498,11 @@ class Faults(AnswerFaults):
         return self._faults.add("foreign_traffic")
 
     def fragments(self, parts: int = 3) -> Fault:
-        """Each message is sent in so many frames, with a ping between them."""
+        """Send each message in several frames, with a ping between them."""
         return self._faults.add("fragments", check_count("parts", parts, 2))
 
     def pause_in_frames(self, seconds: float) -> Fault:
-        """Each message pauses for so many seconds in the middle of its frame."""
+        """Pause for some seconds in the middle of each message's frame."""
         return self._faults.add("pause_in_frames", check_seconds(seconds))
 
     def oversized_frame(self, size: int = 600 * 2**20) -> None:

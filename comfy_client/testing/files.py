@@ -95,7 +95,7 @@ FILE_ROUTES: Routes[ServerState] = (
 def converted(
     path: Path, kind: str, quality: int = 90, *, rgb: bool = False, alpha_only: bool = False
 ) -> web.Response:
-    """A picture in another format, or a part of it."""
+    """Return a picture in another format, or a part of it."""
     file = io.BytesIO()
     with Image.open(path) as picture:
         if alpha_only:

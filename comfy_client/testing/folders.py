@@ -111,11 +111,11 @@ class Folders:
         (checkpoints / CHECKPOINT).write_bytes(struct.pack("<Q", len(header)) + header)
 
     def of_type(self, name: str) -> Path | None:
-        """The folder of a file's ``type``; ``None`` if there is no such type."""
+        """Return the folder of a file's ``type``; ``None`` if there is no such type."""
         return self.root / name if name in _ANNOTATIONS.values() else None
 
     def annotated(self, name: str) -> tuple[str, Path | None]:
-        """Splits ``"x.png [temp]"`` into name and folder."""
+        """Split ``"x.png [temp]"`` into name and folder."""
         for ending, kind in _ANNOTATIONS.items():
             if name.endswith(ending):
                 # One more character: the server expects a space before the bracket.
@@ -123,7 +123,7 @@ class Folders:
         return name, None
 
     def input_file(self, name: str) -> Path:
-        """The file that a loader means by this value; ValueError if it leaves its folder."""
+        """Return the file that a loader's value names; raise ValueError if it leaves its folder."""
         plain, given = self.annotated(name)
         folder = given or self.root / "input"
         if not is_inside(folder / plain, folder):
@@ -131,7 +131,7 @@ class Folders:
         return folder / plain
 
     def inputs(self, *, images: bool) -> list[str]:
-        """What loaders offer: files at the top of the input folder."""
+        """Return the files that loaders offer: those at the top of the input folder."""
         names = sorted(entry.name for entry in os.scandir(self.root / "input") if entry.is_file())
         return [name for name in names if not images or is_image(name)]
 
@@ -185,7 +185,7 @@ class Folders:
         return _ENDINGS.get(kind, MODEL_ENDINGS)
 
     def model_names(self, kind: str) -> list[str]:
-        """Of all files that count as this kind: sorted, each once."""
+        """Return the names of all files of a kind of model, sorted, each once."""
         endings = self.model_endings(kind)
         found = set()
         for folder in self.models[kind]:
@@ -197,7 +197,7 @@ class Folders:
         return sorted(found)
 
     def model_file(self, kind: str, name: str) -> Path | None:
-        """The file of a model; ``None`` if there is none."""
+        """Return the file of a model; ``None`` if there is none."""
         inside = os.path.relpath(os.path.join("/", name), "/")
         for folder in self.models.get(kind, ()):
             if os.path.isfile(folder / inside) and is_inside(folder / inside, folder):
@@ -221,12 +221,12 @@ def is_inside(path: str | Path, folder: Path) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """By its ending."""
+    """Tell an image by its extension."""
     return (mimetypes.guess_type(name, strict=False)[0] or "").startswith("image/")
 
 
 def safetensors_header(path: Path, limit: int) -> Any:
-    """The JSON header of a ``.safetensors`` file; ``None`` if it is longer than `limit` bytes."""
+    """Return the JSON header of a ``.safetensors`` file; None beyond `limit` bytes."""
     with path.open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         return json.loads(file.read(size)) if size <= limit else None

@@ -55,32 +55,32 @@ class Graph:
         return node_id in self._added or node_id in self._prompt
 
     def get_parent_node_id(self, node_id: str) -> str | None:
-        """The node that expanded into it; ``None`` for a node of the prompt."""
+        """Return the node that expanded into it; ``None`` for a node of the prompt."""
         return self._parents.get(node_id)
 
     def get_real_node_id(self, node_id: str) -> str:
-        """The node of the prompt that it comes from in the end."""
+        """Return the node of the prompt that it comes from in the end."""
         while node_id in self._parents:
             node_id = self._parents[node_id]
         return node_id
 
     def get_display_node_id(self, node_id: str) -> str:
-        """The node that shows what it does."""
+        """Return the node that shows what it does."""
         while node_id in self._shown_as:
             node_id = self._shown_as[node_id]
         return node_id
 
     def all_node_ids(self) -> set[str]:
-        """The nodes of the prompt, and all that they expanded into."""
+        """Return the nodes of the prompt, and all that they expanded into."""
         return {*self._prompt, *self._added}
 
     def get_original_prompt(self) -> dict[str, Any]:
-        """The prompt alone."""
+        """Return the prompt alone."""
         return self._prompt
 
 
 def inputs_of(node: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs of a node; a node that no output needs may have none at all."""
+    """Return the inputs of a node; a node that no output needs may have none at all."""
     inputs: dict[str, Any] = node.get("inputs", {})
     return inputs
 

@@ -1,4 +1,4 @@
-"""Which requests an embedded server accepts: by ``Host``, and by the page of a browser.
+"""Filter of an embedded server's requests, by ``Host`` and by the page of a browser.
 
 ComfyUI accepts everybody.  A server for tests runs on the machine of a developer, whose
 browser shows pages of strangers meanwhile: such a page can have its own name lead to 127.0.0.1.
@@ -36,7 +36,7 @@ def check_hosts(allowed: Any) -> None:
 
 
 def names_of(host: str, address: str, allowed: Collection[str] | None) -> frozenset[str] | None:
-    """The names that ``Host`` may have beside those of loopback; ``None``: any.
+    """Return the names that ``Host`` may have beside those of loopback; ``None``: any.
 
     Args:
         host: The address to listen on, as given.
@@ -50,7 +50,7 @@ def names_of(host: str, address: str, allowed: Collection[str] | None) -> frozen
 
 
 def name_of(host: str) -> str | None:
-    """The name in a ``Host``, without port; ``None`` if it is invalid."""
+    """Return the name in a ``Host``, without port; ``None`` if it is invalid."""
     found = _HOST.fullmatch(host)
     return (found[1] or found[2]).lower().removesuffix(".") if found else None
 

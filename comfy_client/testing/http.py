@@ -117,7 +117,7 @@ class _Capture(asyncio.Protocol):
 
 @attrs.frozen(eq=False)
 class Request:
-    """One request, as the server received it.
+    """A request as the server received it.
 
     Attributes:
         method: The HTTP method.
@@ -143,7 +143,7 @@ class Request:
     rest: list[Any] = attrs.field(factory=list, repr=False, init=False)
 
     def json(self) -> Any:
-        """The body, decoded; ValueError if it is no JSON."""
+        """Decode the body; raise ValueError if it is no JSON."""
         return json.loads(self.body)
 
     @property
@@ -221,7 +221,7 @@ def decode(data: bytes, method: str) -> Answer:
 
 
 def upgrade(request: Request) -> Answer:
-    """The answer to a WebSocket handshake."""
+    """Return the answer to a WebSocket handshake."""
     key = request.headers.get("Sec-WebSocket-Key")
     if key is None:
         return 400, {}, "No WebSocket UPGRADE hdr"
@@ -232,7 +232,7 @@ def upgrade(request: Request) -> Answer:
 
 
 def encode(answer: Answer) -> bytes:
-    """The bytes of an answer; a wrong ``Content-Length`` in its headers is kept."""
+    """Return the bytes of an answer; a wrong ``Content-Length`` in its headers is kept."""
     status, headers, body = answer
     kind = ""
     if isinstance(body, str):
@@ -251,26 +251,26 @@ def encode(answer: Answer) -> bytes:
 
 
 def unknown_route(method: str) -> Answer:
-    """The server's answer on a route that it does not have."""
+    """Return the server's answer on a route that it does not have."""
     if method in ("GET", "HEAD"):
         return 404, {"Content-Type": "application/octet-stream"}, None
     return 405, {"Allow": "GET,HEAD"}, "405: Method Not Allowed"
 
 
 def never_answer(request: Request) -> None:
-    """A handler that sends nothing until the client gives up."""
+    """Handle a request by sending nothing until the client gives up."""
     while request.socket.recv(65536):
         pass
 
 
 def cut(answer: Answer, after: int) -> Handler:
-    """A handler that announces the whole body, sends `after` bytes of it, and disconnects."""
+    """Return a handler that announces the whole body, and disconnects after `after` bytes."""
     head, _, body = encode(answer).partition(b"\r\n\r\n")
     return lambda request: request.socket.sendall(head + b"\r\n\r\n" + body[:after])
 
 
 def drip(answer: Answer, *, size: int = 1, pause: float = 0.05) -> Handler:
-    """A handler that sends the answer `size` bytes at a time, `pause` seconds apart."""
+    """Return a handler that sends the answer `size` bytes at a time, `pause` seconds apart."""
 
     def handler(request: Request) -> None:
         data = encode(answer)

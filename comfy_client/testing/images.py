@@ -18,7 +18,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 @attrs.frozen
 class Frame:
-    """One picture: 3 or 4 channels of one size, each a Pillow image of mode ``F``.
+    """A picture: 3 or 4 channels of one size, each a Pillow image of mode ``F``.
 
     A single channel is a row of a picture that stands in the place of a batch.
     """
@@ -27,7 +27,7 @@ class Frame:
 
     @classmethod
     def of(cls, picture: Image.Image, mode: str | None = None) -> Frame:
-        """From a picture of any mode, as ``RGB`` or ``RGBA``; ``None`` keeps an alpha."""
+        """Convert a picture of any mode to ``RGB`` or ``RGBA``; ``None`` keeps an alpha."""
         mode = mode or ("RGBA" if picture.has_transparency_data else "RGB")
         bands = picture.convert(mode).split()
         return cls(tuple(band.convert("F").point(lambda v: v * (1 / 255) + 0) for band in bands))
@@ -44,7 +44,7 @@ class Frame:
         return _MODES[len(self.channels)]
 
     def to_image(self) -> Image.Image:
-        """With bytes as ComfyUI saves them: cut off, not rounded."""
+        """Return a picture with bytes as ComfyUI saves them: truncated, not rounded."""
         bands = [c.point(lambda v: v * 255 + 0).convert("L") for c in self.channels]
         return Image.merge(self.mode, bands)
 
@@ -64,7 +64,7 @@ class Pictures(Sequence[Any]):
 
     @classmethod
     def of(cls, value: Any) -> Pictures:
-        """From the value that a node returned as ``IMAGE``: a batch, or a list of Pillow images.
+        """Convert what a node returned as ``IMAGE``: a batch, or a list of Pillow images.
 
         A single image in place of a batch (of a node that returns its batch and not a tuple,
         for example) is treated as in ComfyUI: each row becomes a grey image of its own, as
@@ -78,7 +78,7 @@ class Pictures(Sequence[Any]):
 
     @classmethod
     def whole(cls, value: Any) -> Pictures:
-        """As :meth:`of`; RuntimeError if that gives rows."""
+        """Convert as :meth:`of` does; raise RuntimeError if that gives rows."""
         pictures = cls.of(value)
         if any(len(frame.channels) == 1 for frame in pictures.frames):
             raise RuntimeError(
@@ -113,7 +113,7 @@ class Pictures(Sequence[Any]):
 
 
 def _rows(frame: Frame) -> Iterator[Frame]:
-    """The rows of a picture, each lying on its side, with a column for each channel."""
+    """Yield the rows of a picture, each lying on its side, with a column for each channel."""
     width, height = frame.size
     for y in range(height):
         row = Image.new("F", (len(frame.channels), width))
@@ -124,7 +124,7 @@ def _rows(frame: Frame) -> Iterator[Frame]:
 
 
 def scaled(frame: Frame, width: int, height: int, method: str, crop: str) -> Frame:
-    """One frame in another size; ``crop="center"`` keeps its proportions.
+    """Scale a frame; ``crop="center"`` keeps its proportions.
 
     ``nearest-exact`` is torch's pixel by pixel, and ``lanczos`` Pillow's there, too.  Of the
     others, values from 0 to 255 differ: by 1 for ``bilinear`` and ``area``, by up to 7 for
@@ -159,14 +159,14 @@ def _resized(channel: Image.Image, size: tuple[int, int], method: str) -> Image.
 
 
 def _nearest(old: int, new: int) -> list[tuple[int, int]]:
-    """Which column each new one is, with torch's float32 and its way to break ties."""
+    """Return the column behind each new one, with torch's float32 and tie-breaking."""
     scale = _float32(old / new)
     columns = (min(int(_float32((new_one + 0.5) * scale)), old - 1) for new_one in range(new))
     return [(column, column + 1) for column in columns]
 
 
 def _areas(old: int, new: int) -> list[tuple[int, int]]:
-    """Which columns each new one is the mean of."""
+    """Return the columns of which each new one is the mean."""
     return [(one * old // new, -(-(one + 1) * old // new)) for one in range(new)]
 
 

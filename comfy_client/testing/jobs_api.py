@@ -87,7 +87,7 @@ NEWEST_JOB_ROUTES: Routes[ServerState] = (
 
 
 def _page(found: list[_Job], query: Mapping[str, str], statuses: tuple[str, ...]) -> dict[str, Any]:
-    """The requested page; ValueError, with the server's text, for an invalid query."""
+    """Return the requested page; raise ValueError, with the server's text, if invalid."""
     status = query.get("status", "")
     wanted = [word.strip().lower() for word in status.split(",") if word.strip()]
     wrong = [word for word in wanted if word not in statuses]
@@ -143,7 +143,7 @@ def _present(**fields: Any) -> dict[str, Any]:
 
 @attrs.frozen
 class _Job:
-    """One prompt of queue or history."""
+    """A prompt of queue or history."""
 
     status: str
     _item: Any
@@ -156,7 +156,7 @@ class _Job:
         return prompt_id
 
     def listed(self) -> dict[str, Any]:
-        """Its entry in a list."""
+        """Return the prompt's entry in a list."""
         number, prompt_id, _, extra_data, _ = self._item
         entry = self._entry or {}
         messages = (entry.get("status") or {}).get("messages") or ()
@@ -184,7 +184,7 @@ class _Job:
         return found or None
 
     def details(self) -> dict[str, Any]:
-        """What is shown of a single job that has ended."""
+        """Return the details of a job that has ended."""
         if self._entry is None:
             return {}
         workflow = {"prompt": self._item[2], "extra_data": self._item[3]}
@@ -215,7 +215,7 @@ def _status(entry: Mapping[str, Any], newest: bool) -> str:
 
 
 def _summary(outputs: Mapping[str, Any], newest: bool) -> dict[str, Any]:
-    """The number of files, and the one, or the text, that represents them."""
+    """Return the number of files, and the one, or the text, that represents them."""
     files = [
         (kind, {**one, "nodeId": node_id, "mediaType": kind})
         for node_id, kind, one in _each(outputs)

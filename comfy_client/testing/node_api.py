@@ -1,4 +1,4 @@
-"""What a running node may use: progress, previews, texts, events, and whether it is to stop."""
+"""Functions for running nodes: progress, previews, texts, events, and interrupts."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class NodeContext(Protocol):
         """Whether it is to have previews."""
 
     def send_event(self, event: str, data: Any) -> None:
-        """To all clients."""
+        """Send an event to all clients."""
 
     def send_text(self, text: str) -> None:
-        """To its client."""
+        """Send a progress text to the client of the prompt."""
 
 
 #: The prompt that runs in this thread.

@@ -43,7 +43,7 @@ class Store:
         self.inner = {name: store for name, store in self.inner.items() if name in names}
 
     def node_ids(self) -> Iterator[str]:
-        """The nodes here and in all inner graphs."""
+        """Yield the nodes here and in all inner graphs."""
         yield from self.keys
         for store in self.inner.values():
             yield from store.node_ids()
@@ -63,7 +63,7 @@ class Keys:
         self._known: dict[str, str] = {}
 
     def of(self, node_id: str) -> str:
-        """The key of a node."""
+        """Return the key of a node."""
         chain = {node_id: None}  # each has the next as its only source
         while node_id not in self._known:
             sources = list(dict.fromkeys(self._sources(node_id)))

@@ -49,7 +49,7 @@ async def _translations(state: ServerState, request: web.Request) -> web.Respons
 
 
 def _subgraphs(state: ServerState) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """The file and the entry of each subgraph, by its id."""
+    """Return the file and the entry of each subgraph, by its id."""
     return {
         hashlib.sha256(f"custom_node{file}".encode()).hexdigest(): (
             file,
@@ -128,7 +128,7 @@ def _web_folders(state: ServerState) -> dict[str, Path]:
 
 
 def _of_project(pack: Path) -> tuple[str, str]:
-    """What ``pyproject.toml`` says, as far as it can be read: name, and folder or ``""``."""
+    """Return a pack's name and web folder in ``pyproject.toml``, or empty texts."""
     try:
         project = tomllib.loads((pack / "pyproject.toml").read_text(encoding="utf-8"))
         return str(project["project"]["name"]), str(project["tool"]["comfy"]["web"])
@@ -137,7 +137,7 @@ def _of_project(pack: Path) -> tuple[str, str]:
 
 
 def _of_module(pack: Path) -> str:
-    """What ``WEB_DIRECTORY`` is in ``__init__.py``, if that is a plain text, or ``""``."""
+    """Return ``WEB_DIRECTORY`` in ``__init__.py`` if it is a string literal, else ``""``."""
     try:
         module = ast.parse((pack / "__init__.py").read_text(encoding="utf-8"))
     except (OSError, ValueError, SyntaxError):

@@ -74,7 +74,7 @@ class Nodes:
         self.replaced += is_known  # last: outputs of the old class are forgotten then
 
     def definition(self, name: str) -> dict[str, Any]:
-        """The entry of one class in ``GET /object_info``."""
+        """Return the entry of one class in ``GET /object_info``."""
         known: dict[str, Any] | None = self._definitions.get(name)
         if known is None:
             return definition_of(name, self.classes[name], newest=self._newest)
@@ -96,7 +96,7 @@ class Nodes:
         return found
 
     def hint(self) -> str:
-        """What to do about an unknown class; a real server has no such hint."""
+        """Hint on an unknown class; a real server gives none."""
         names = sorted(self.classes)
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         return (
@@ -105,12 +105,12 @@ class Nodes:
         )
 
     def checks(self) -> dict[str, Check]:
-        """The classes' own checks, ``VALIDATE_INPUTS``."""
+        """Return the classes' own checks, ``VALIDATE_INPUTS``."""
         found = {name: getattr(c, "VALIDATE_INPUTS", None) for name, c in self.classes.items()}
         return {name: check for name, check in found.items() if check is not None}
 
     def _choices(self, name: str) -> list[str] | None:
-        """The files that a loader offers."""
+        """Return the files that a loader offers."""
         if name in ("LoadImage", "LoadImageMask"):
             return self._folders.inputs(images=name == "LoadImage")
         return (
@@ -119,12 +119,12 @@ class Nodes:
 
 
 def shipped(name: str) -> Any:
-    """The content of a data file of this package."""
+    """Return the content of a data file of this package."""
     return json.loads(files(__package__).joinpath(f"{name}.json").read_text(encoding="utf-8"))
 
 
 def definition_of(name: str, cls: Any, *, newest: bool = False) -> dict[str, Any]:
-    """The definition of a class, from its attributes; TypeError if it is no node class."""
+    """Build the definition of a class; raise TypeError if it is no node class."""
     try:
         inputs = cls.INPUT_TYPES()
         types = cls.RETURN_TYPES

@@ -16,7 +16,7 @@ _HISTORY_LIMIT = 10_000
 
 
 class Queue:
-    """What waits, what runs, and what has ended; for several threads."""
+    """Pending, running and ended prompts; for several threads."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -48,7 +48,7 @@ class Queue:
             return item
 
     def done(self, result: dict[str, Any] | None) -> None:
-        """The running prompt has ended; without a result it leaves no history."""
+        """End the running prompt; without a result it leaves no history."""
         with self._news:
             item, self._running = self._running, None
             if item is None:
@@ -84,7 +84,7 @@ class Queue:
             return item[1] if item else None
 
     def shown(self) -> dict[str, list[Any]]:
-        """The answer to ``GET /queue``."""
+        """Return the answer to ``GET /queue``."""
         with self._news:
             running = [self._running[:5]] if self._running else []
             return {
@@ -131,7 +131,7 @@ class Queue:
             return dict(list(self._history.items())[max(offset, 0) : end])
 
     def entry(self, prompt_id: str) -> dict[str, Any]:
-        """The history of one prompt by its id; empty if there is none."""
+        """Return the history of one prompt by its id; empty if there is none."""
         with self._news:
             found = self._history.get(prompt_id)
             return {} if found is None else {prompt_id: found}
@@ -151,13 +151,13 @@ class Queue:
             self._news.notify()
 
     def take_flags(self) -> dict[str, Any]:
-        """The requests so far, which end with this."""
+        """Return and forget the requests so far."""
         with self._news:
             flags, self._flags = self._flags, {}
             return flags
 
     def close(self) -> None:
-        """No prompt runs from now on."""
+        """Run no prompt from now on."""
         with self._news:
             self._closed = True
             self._news.notify()

@@ -65,7 +65,7 @@ async def _post_prompt(state: ServerState, request: web.Request) -> web.Response
 
 
 def _prompt_id(state: ServerState, body: Mapping[str, Any]) -> str | None:
-    """The id that a prompt gets; ``None`` if the one of the request is not taken."""
+    """Return the id that a prompt gets; None if the server refuses that of the request."""
     prompt_id = body.get("prompt_id", str(uuid.uuid4()))
     if state.options.is_newest:
         prompt_id = str(uuid.uuid4()) if prompt_id is None else prompt_id
@@ -75,7 +75,7 @@ def _prompt_id(state: ServerState, body: Mapping[str, Any]) -> str | None:
 
 
 def _validated(state: ServerState, body: Mapping[str, Any]) -> ValidationResult:
-    """What is wrong with a prompt; nothing if a script is to be played in its place."""
+    """Validate a prompt, unless a script is played in its place."""
     if "prompt" not in body:
         return no_prompt()
     result = validate(
@@ -155,7 +155,7 @@ async def _post_history(state: ServerState, request: web.Request) -> web.Respons
 
 
 def _object(body: Any, *keys: str) -> dict[str, Any]:
-    """A body.  As on the server, a list or a text without the keys is as good as nothing."""
+    """Return a body; as on the server, a list or string without the keys counts as empty."""
     if isinstance(body, dict):
         return body
     if any(key in body for key in keys):

@@ -1,4 +1,4 @@
-"""What a server has received and run, for the test that reads it."""
+"""Records of what a server has received and run, for tests to read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 @attrs.define
 class Ran:
-    """One prompt that the server has started to execute or to play.
+    """A prompt that the server has started to execute or to play.
 
     Attributes:
         prompt_id: The id of the prompt.
@@ -81,7 +81,7 @@ class Records:
             self._changed.notify_all()
 
     def count(self, what: Literal["connections", "pings"]) -> None:
-        """One more of these."""
+        """Count one more connection or ping."""
         with self._changed:
             setattr(self, what, getattr(self, what) + 1)
             self._changed.notify_all()

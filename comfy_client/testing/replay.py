@@ -142,7 +142,7 @@ class Player:
         return method, transcript.without_api(path), kept, frozenset(conditions.items())
 
     def _among(self, known: list[RecordedExchange]) -> RecordedExchange | None:
-        """The next of those between the same two gates, or the last again."""
+        """Return the next exchange between the same two gates, or the last again."""
         at = bisect.bisect_left(self._gates, self._next)
         low = self._gates[at - 1] if at else -1
         high = self._gates[at] if at < len(self._gates) else len(self._steps)
@@ -155,7 +155,7 @@ class Player:
         return None if has_ended else here[-1]
 
     def _derived(self, request: Request) -> Answer | None:
-        """What the steps so far say about queue and history."""
+        """Answer about queue or history from the steps so far."""
         if request.method != "GET" or (self._is_flat and request.path != request.full_path):
             return None
         past = self._steps[: self._next]
@@ -221,7 +221,7 @@ class Player:
             self._ids[chosen] = str(sent["prompt_id"])
 
     def _here(self, value: Any) -> Any:
-        """A value of the file, with the ids of now."""
+        """Replace the recorded ids in a value by those of this run."""
         if isinstance(value, str):
             return self._ids.get(value, value)
         if isinstance(value, Mapping):
@@ -257,7 +257,7 @@ class Player:
         return None
 
     def _body(self, row: Row) -> bytes | None:
-        """A recorded body, with the ids of now; ``None``: not kept."""
+        """Return a recorded body with the ids of this run, or None if it was not kept."""
         kept, size = row.get("response"), row.get("len")
         if row.get("body_b64") is not None:
             return base64.b64decode(row["body_b64"])
@@ -368,7 +368,7 @@ class Player:
             self._later(opened.write, _text(self._here(row["msg"])))
 
     def _binary(self, row: Row) -> bytes:
-        """A binary message; of what was not kept, zeros of its length behind its head."""
+        """Return a binary message; zeros stand for what was not recorded."""
         metadata = row.get("metadata")
         if row.get("data_b64") is not None:
             data = base64.b64decode(row["data_b64"])

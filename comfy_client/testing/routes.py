@@ -109,7 +109,7 @@ async def _answer_ping(state: ServerState, link: EventSocket, data: bytes) -> No
 
 
 def _decoded(state: ServerState, text: str, is_first: bool) -> dict[str, Any] | None:
-    """A client's message, if it is an object; recorded either way."""
+    """Return a client's message, if it is an object; recorded either way."""
     records = state.records
     try:
         data = json.loads(text)

@@ -1,4 +1,4 @@
-"""One prompt, from its start to its end: its messages, and the calls of its nodes."""
+"""Execution of one prompt: its messages, and the calls of its nodes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class MessageSink(Protocol):
     """Takes the executor's messages."""
 
     def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:
-        """To one client, or to all; an event of a number is a binary frame."""
+        """Send to one client, or to all; an event with a number is a binary frame."""
 
     def knows_metadata(self, client_id: str | None) -> bool:
         """Whether this client wants previews with metadata."""
@@ -57,7 +57,7 @@ class NodeFailure(Exception):
 
 @attrs.define
 class PromptRun:
-    """One prompt, from its start to its end."""
+    """The execution of one prompt."""
 
     nodes: Nodes
     sink: MessageSink
@@ -91,7 +91,7 @@ class PromptRun:
             self.sink.send(event, data, self.client_id)
 
     def details(self, failure: NodeFailure) -> dict[str, Any]:
-        """The part of ``execution_error`` about the error itself."""
+        """Return the part of ``execution_error`` about the error itself."""
         is_cycle = isinstance(failure.error, DependencyCycleError)  # found by no node
         return {
             "exception_message": f"{text_of(failure.error)}{'' if is_cycle else chr(10)}",
@@ -102,7 +102,7 @@ class PromptRun:
         }
 
     def record(self, succeeded: bool) -> dict[str, Any]:
-        """Its history entry."""
+        """Return the prompt's history entry."""
         return {
             "outputs": {node_id: ui["output"] for node_id, ui in self.ui.items()},
             "status": {
@@ -144,12 +144,12 @@ class PromptRun:
             self.send_executed(node_id, ui)
 
     def start(self, node_id: str) -> None:
-        """The progress of a node begins."""
+        """Begin the progress of a node."""
         self._states[node_id] = {"value": 0.0, "max": 1.0, "state": "running"}
         self._send_states()
 
     def finish(self, node_id: str) -> None:
-        """The progress of a node is complete."""
+        """Complete the progress of a node."""
         total = self._states.get(node_id, {"max": 1})["max"]
         self._states[node_id] = {"value": total, "max": total, "state": "finished"}
         self._send_states()
@@ -196,11 +196,11 @@ class PromptRun:
         return method != "none" if method in _PREVIEW_METHODS else default
 
     def send_event(self, event: str, data: Any) -> None:
-        """To all clients."""
+        """Send an event to all clients."""
         self.sink.send(event, data)
 
     def send_text(self, text: str) -> None:
-        """The progress text of the running node, to its client."""
+        """Send the progress text of the running node to its client."""
         node = self.node_id.encode()
         frame = struct.pack(">I", len(node)) + node + text.encode()
         self.sink.send(_TEXT, frame, self.client_id)
@@ -208,17 +208,17 @@ class PromptRun:
     # -- what is kept -------------------------------------------------------------------
 
     def store(self, node_id: str) -> Store:
-        """The store of a node: that of the node which added it to the graph."""
+        """Return the store of the node that added this one to the graph."""
         parent = self.graph.get_parent_node_id(node_id)
         return self._store if parent is None else self.inner_store(parent)
 
     def inner_store(self, node_id: str) -> Store:
-        """The store of the nodes that a node expanded into."""
+        """Return the store of the nodes that a node expanded into."""
         inner = self.store(node_id).inner
         return inner.setdefault((node_id, self.graph.get_node(node_id)["class_type"]), Store())
 
     def cached(self, node_id: str) -> Cached | None:
-        """The cached outputs of a node, if any."""
+        """Return the cached outputs of a node, if any."""
         store = self.store(node_id)
         return store.outputs.get(store.keys.get(node_id, ""))
 
@@ -228,7 +228,7 @@ class PromptRun:
         store.outputs[store.keys[node_id]] = Cached(self.ui.get(node_id), outputs)
 
     def object(self, node_id: str) -> Any:
-        """The node itself: one object for as long as the class stays."""
+        """Return the node's object, which stays as long as its class."""
         name = node_id, self.graph.get_node(node_id)["class_type"]
         objects = self.store(node_id).objects
         if name not in objects:
@@ -236,12 +236,12 @@ class PromptRun:
         return objects[name]
 
     def signed(self, node_ids: Iterable[str]) -> dict[str, str]:
-        """The keys of nodes."""
+        """Return the cache keys of nodes."""
         keys = Keys(self.graph, self.nodes, self.changed)
         return {node_id: keys.of(node_id) for node_id in node_ids}
 
     def changed(self, node_id: str) -> Any:
-        """The result of ``IS_CHANGED``, if there is one; also noted in the graph, as in ComfyUI."""
+        """Return the result of ``IS_CHANGED``, and note it in the graph as ComfyUI does."""
         node, cls = self.graph.get_node(node_id), self._class_of(node_id)
         if not hasattr(cls, "IS_CHANGED"):
             return False
@@ -260,7 +260,7 @@ class PromptRun:
         return self.nodes.classes[self.graph.get_node(node_id)["class_type"]]
 
     def config(self, node_id: str, name: str) -> Mapping[str, Any]:
-        """The options of an input."""
+        """Return the options of an input."""
         types = self.nodes.definition(self.graph.get_node(node_id)["class_type"])["input"]
         for kind in ("required", "optional"):
             config = types.get(kind, {}).get(name)
@@ -284,7 +284,7 @@ class PromptRun:
     def inputs(
         self, node_id: str, sources: Collection[str] | None = None
     ) -> tuple[dict[str, list[Any]], set[str]]:
-        """The arguments of a node, and the names of those that are not computed.
+        """Return the arguments of a node, and the names of those that are not computed.
 
         For each input the values of one or more calls; of links only from `sources`.
         Without `sources` only what stands in the graph.
@@ -320,7 +320,7 @@ class PromptRun:
         return values, missing
 
     def wanted(self, node: Any, inputs: dict[str, list[Any]], missing: set[str]) -> list[str]:
-        """The lazy inputs that a node asks for, having seen the others."""
+        """Return the lazy inputs that a node asks for, having seen the others."""
         check = getattr(node, "check_lazy_status", None)
         names: list[Any] = []
         if check is None:
@@ -336,7 +336,7 @@ class PromptRun:
     def call(
         self, node: Any, inputs: dict[str, list[Any]], executed: set[str]
     ) -> tuple[dict[str, Any], list[CallResult]]:
-        """The output of a node for the client, and the results of its calls."""
+        """Return the output of a node for the client, and the results of its calls."""
         results: list[CallResult] = []
         shown: list[dict[str, Any]] = []
         for arguments in _slices(inputs, node):
@@ -363,7 +363,7 @@ class PromptRun:
         return ui, results
 
     def resolved(self, node_id: str) -> list[Any]:
-        """The outputs of a node that expanded into others, after they have run."""
+        """Return the outputs of a node that expanded into others, after they have run."""
         results = []
         for expansion, result in self.expanded.pop(node_id):
             if expansion is not None:
@@ -397,7 +397,7 @@ class PromptRun:
 
 
 def _slices(inputs: dict[str, list[Any]], node: Any) -> list[dict[str, Any]]:
-    """The arguments of each call: short lists repeat their last value."""
+    """Return the arguments of each call: short lists repeat their last value."""
     if getattr(node, "INPUT_IS_LIST", False):
         return [dict(inputs)]
     calls = max(map(len, inputs.values()), default=0)
@@ -424,7 +424,7 @@ def _block_in(value: Any) -> ExecutionBlocker | None:
 
 
 def merged(results: list[Any], node: Any) -> list[Any]:
-    """The outputs of all calls of a node: a list for each slot."""
+    """Return the outputs of all calls of a node: a list for each slot."""
     is_list = getattr(node, "OUTPUT_IS_LIST", [False] * len(results[0]))
     slots: list[Any] = []
     for slot, spread in zip(range(len(results[0])), is_list, strict=False):
@@ -439,7 +439,7 @@ def merged(results: list[Any], node: Any) -> list[Any]:
 
 
 def shown(value: Any) -> Any:
-    """An input as an error shows it."""
+    """Return an input as an error shows it."""
     return value if isinstance(value, int | float | str | None) else text_of(value)
 
 

@@ -150,7 +150,7 @@ class ScriptedServer:
                 fault.end()
 
     def answer(self, request: Request) -> Answer:
-        """The answer of the server itself, or of the next fault; for handlers.
+        """Return the answer of the server itself, or of the next fault; for handlers.
 
         The server executes the request.  JSON in the answer is decoded.
 

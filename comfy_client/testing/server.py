@@ -226,7 +226,7 @@ class ComfyServer(ScriptedServer):
         prefix: str = "",
         allowed_hosts: Collection[str] | None = None,
     ) -> ComfyServer:
-        """A server that repeats a recording, for a client that repeats its requests.
+        """Make a server that repeats a recording, for a client that repeats its requests.
 
         It executes nothing.  :mod:`comfy_client.testing.replay` explains the answers.
         ``server.on`` and ``server.faults`` take precedence, and ``faults.clear()`` ends it.

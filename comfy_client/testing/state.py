@@ -30,7 +30,7 @@ class RouteHandler(Protocol[_From]):
     """Answers a request from what the server has."""
 
     def __call__(self, source: _From, request: web.Request, /) -> Awaitable[web.StreamResponse]:
-        """The answer."""
+        """Answer a request."""
 
 
 #: A table of routes: method, path, and a function of what it serves from and the request.
@@ -98,7 +98,7 @@ class ServerState:
         self.loop.stop()
 
     def keep_error(self, error: BaseException) -> None:
-        """Raise an error at the end of the server's ``with``; not one that comes of the end.
+        """Record an error to raise when the server's ``with`` block exits, unless it is stopping.
 
         It may be a BaseException, such as that of ``pytest.fail``.
         """
@@ -108,7 +108,7 @@ class ServerState:
     # -- prompts ------------------------------------------------------------------------
 
     def queue_info(self) -> dict[str, Any]:
-        """The answer to ``GET /prompt``, and the content of ``status``."""
+        """Return the answer to ``GET /prompt``, and the content of ``status``."""
         return {"exec_info": {"queue_remaining": self.queue.remaining()}}
 
     def _queue_changed(self) -> None:
@@ -153,7 +153,7 @@ class ServerState:
             self.send("logs", {"entries": [entry], "size": None}, client_id)
 
     def log_entries(self) -> list[dict[str, str]]:
-        """The last lines."""
+        """Return the last lines."""
         return list(self._log)
 
     def subscribe(self, client_id: Any, enabled: Any) -> None:
@@ -161,7 +161,7 @@ class ServerState:
         (self._log_readers.add if enabled else self._log_readers.discard)(client_id)
 
     def logger(self) -> logging.Logger:
-        """A logger whose messages go to the log."""
+        """Return a logger whose messages go to the log."""
         logger = logging.Logger("comfy_client.testing")
         logger.addHandler(_LogHandler(self))
         return logger
@@ -177,7 +177,7 @@ class _LogHandler(logging.Handler):
 
 
 def _features(options: Options) -> dict[str, Any]:
-    """The answer to ``GET /features``."""
+    """Return the answer to ``GET /features``."""
     size = options.max_upload_size
     features: dict[str, Any] = {
         "supports_preview_metadata": True,

@@ -45,7 +45,7 @@ Row = Mapping[str, Any]
 
 
 def read(path: str | os.PathLike[str]) -> list[Row]:
-    """The lines of a recording; ValueError names the first that is none.
+    """Return the lines of a recording; raise ValueError if one is invalid.
 
     A last line that was not written to its end is left out.
     """
@@ -165,20 +165,20 @@ def _is_about(step: Step, prompt_id: Any) -> bool:
 
 
 def event_data(step: Step) -> Mapping[str, Any]:
-    """The data of an event."""
+    """Return the data of an event."""
     message = step.get("msg") if isinstance(step, Mapping) else None
     data = message.get("data") if isinstance(message, Mapping) else None
     return data if isinstance(data, Mapping) else {}
 
 
 def event_type(step: Step) -> Any:
-    """The name of an event."""
+    """Return the name of an event."""
     message = step.get("msg") if isinstance(step, Mapping) else None
     return message.get("type") if isinstance(message, Mapping) else None
 
 
 def without_api(path: str) -> str:
-    """A path as old servers have it."""
+    """Return the path of a route on old servers."""
     return path.removeprefix("/api") if path.startswith("/api/") else path
 
 
@@ -186,7 +186,7 @@ def without_api(path: str) -> str:
 
 
 def status_of(past: list[Step]) -> Mapping[str, Any]:
-    """The last ``status`` that was sent."""
+    """Return the last ``status`` that was sent."""
     for step in reversed(past):
         status = event_data(step).get("status")
         if event_type(step) == "status" and isinstance(status, Mapping):
@@ -204,7 +204,7 @@ def has_ended(past: list[Step], prompt_id: str) -> bool:
 
 
 def queue_item(exchange: RecordedExchange) -> list[Any]:
-    """A submitted prompt as ``GET /queue`` has it."""
+    """Return a submitted prompt as ``GET /queue`` has it."""
     body = exchange.row.get("request")
     body = body if isinstance(body, Mapping) else {}
     extra = {**(body.get("extra_data") or {}), "client_id": body.get("client_id")}
@@ -213,7 +213,7 @@ def queue_item(exchange: RecordedExchange) -> list[Any]:
 
 
 def history_entry(steps: list[Step], exchange: RecordedExchange) -> Mapping[str, Any]:
-    """The history of a submitted prompt: as recorded, else made from its events."""
+    """Return the history of a submitted prompt: as recorded, else made from its events."""
     prompt_id = exchange.prompt_id
     for step in reversed(steps):
         if isinstance(step, RecordedExchange) and prompt_id in _history(step):
@@ -241,7 +241,7 @@ def _history(exchange: RecordedExchange) -> Mapping[str, Any]:
 
 
 def graph_of(body: Mapping[str, Any]) -> Any:
-    """The graph of a submission without titles, which a recording may lack."""
+    """Return the graph of a submission without titles, which a recording may lack."""
     graph = body.get("prompt")
     if not isinstance(graph, Mapping):
         return graph

@@ -46,14 +46,14 @@ class Users:
         return user_id
 
     def home(self, request: web.Request) -> Path:
-        """The folder of the user of a request; KeyError for an unknown user."""
+        """Return the folder of a request's user; raise KeyError for an unknown one."""
         user = request.headers.get("Comfy-User", "default") if self.multi else "default"
         if user not in self.names or user.startswith(_SYSTEM):
             raise KeyError(f"Unknown user: {user}")
         return self.root / user
 
     def path(self, request: web.Request, file: str, *, create: bool = True) -> Path | None:
-        """A path below that folder; ``None`` if it leads out of it."""
+        """Return a path below that folder; ``None`` if it leads out of it."""
         home = self.home(request)
         # As in ComfyUI: what was encoded twice is decoded twice.
         path = Path(os.path.abspath(home / unquote(file)))

@@ -37,7 +37,7 @@ def pieces(opcode: int, payload: bytes, parts: int) -> list[bytes]:
 
 
 def encode_message(event: str | int, data: Any) -> str | bytes:
-    """The message for an event, or for a binary one of that number."""
+    """Return the message for an event, or for a binary one of that number."""
     if isinstance(event, int):
         return struct.pack(">I", event) + cast(bytes, data)
     return json.dumps({"type": event, "data": data})

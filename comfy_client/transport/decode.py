@@ -81,7 +81,7 @@ SKIPPED: Final = _Skipped()
 
 
 def decode_text(data: bytes | memoryview, most: int = MAX_DECODED) -> tuple[Event, ...]:
-    """The events of a text frame; none when it is not ``{"type": ..., "data": ...}``.
+    """Return the events of a text frame; none when it is not ``{"type": ..., "data": ...}``.
 
     :data:`SKIPPED` when it may be, but is broken, nests too deep or would take more than ``most``
     bytes.
@@ -154,7 +154,7 @@ def _terminal(event: LogsEvent) -> tuple[Event, ...]:
 
 
 def decode_binary(data: bytes | bytearray | memoryview) -> tuple[Event, ...]:
-    """The events of a binary frame; none when it is broken or of a type unknown here."""
+    """Return the events of a binary frame; none when it is broken or of a type unknown here."""
     frame = memoryview(data)
     kind, number = _HEAD.unpack_from(frame) if len(frame) >= 8 else (0, 0)
     if kind in (1, 2):
@@ -186,13 +186,13 @@ def decode_binary(data: bytes | bytearray | memoryview) -> tuple[Event, ...]:
 
 
 def _prefixed(frame: memoryview, size: int) -> tuple[memoryview | None, memoryview]:
-    """The part of that size behind type and size, and what follows; ``None``: too short."""
+    """Split a frame behind type and size; return None if it is too short."""
     end = 8 + size
     return (None, frame[:0]) if end > len(frame) else (frame[8:end], frame[end:])
 
 
 def _object(header: memoryview | None) -> tuple[Mapping[str, Any] | None, int]:
-    """The metadata of a picture, and about how many bytes they take; ``None``: there are none."""
+    """Return a picture's metadata and about how many bytes they take; None without any."""
     if header is None or len(header) > MAX_METADATA:
         return None, 0
     said = str(header, "utf-8", "replace")
@@ -222,7 +222,7 @@ def _with_metadata(about: Mapping[str, Any], picture: memoryview, nbytes: int) -
 
 
 def sniff(picture: bytes | memoryview) -> str:
-    """The MIME type of a picture by its first bytes, whatever its header says."""
+    """Return the MIME type of a picture by its first bytes, whatever its header says."""
     start = bytes(picture[:12])
     if start[:4] == b"RIFF" and start[8:] == b"WEBP":
         return "image/webp"

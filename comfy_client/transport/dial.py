@@ -158,7 +158,7 @@ class Line:
         raise lost
 
     def read(self, timeout: float) -> tuple[int, bytes | memoryview] | None:
-        """The next frame, after pings were answered; ``None``: none came in time (seconds)."""
+        """Return the next frame, or None after ``timeout``; answer a ping, and return it."""
         deadline = Deadline.after(timeout)
         while (message := self.receive()) is None:
             if deadline.expired:
@@ -201,7 +201,7 @@ def _lost(exc: Exception) -> Lost:
 
 
 def dial(plan: Plan, timeout: float, hold: Hold, *, max_frame: int | None = None) -> Line:
-    """An open socket, within ``timeout`` seconds, however often a byte comes.
+    """Open a socket within ``timeout`` seconds, however often a byte comes.
 
     ``max_frame``: the largest message, and text, in bytes; ``None``: :data:`MAX_FRAME` and
     :data:`MAX_TEXT`.
@@ -270,7 +270,7 @@ class _Handshake:
         self.rest = b""  #: Read, and not asked for yet.
 
     def send(self, data: bytes) -> int:
-        """The handshake, and later messages."""
+        """Read the answer to the handshake, and later messages."""
         sent = self._sock.send(data)
         self._traffic.add(sent=sent)
         return sent
@@ -316,7 +316,7 @@ class _Handshake:
 
 
 def open_line(plan: Plan, timeout: float, hold: Hold) -> socket.socket:
-    """A connected socket, through the proxy and with TLS where the plan says so.
+    """Connect a socket, through the proxy and with TLS where the plan says so.
 
     ``timeout`` seconds are for all of it.  ``hold`` gets each socket before it waits for
     anything, so that it can be ended.
@@ -388,7 +388,7 @@ def _connect(host: str, port: int, deadline: Deadline, hold: Hold) -> socket.soc
 
 
 def _tunnel(proxy: str, host: str, port: int, deadline: Deadline, hold: Hold) -> socket.socket:
-    """A connection through an HTTP proxy.
+    """Connect through an HTTP proxy.
 
     Not by ``http.client``, whose socket is not known until the proxy has answered.
     """

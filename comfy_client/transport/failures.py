@@ -71,7 +71,7 @@ def reason_of(exc: BaseException) -> str:
 
 
 def bare(exc: Error) -> Error:
-    """An exception without the frames and the chain in which libraries hold what was sent."""
+    """Strip an exception of frames and chain, in which libraries hold what was sent."""
     exc.__cause__ = exc.__context__ = exc.__traceback__ = None
     return exc
 
@@ -118,7 +118,7 @@ _LIBRARIES: Final = (
 
 
 def one_line(text: str, most: int = 2000) -> str:
-    """A text on one line, in which no sign does anything to a log or a terminal."""
+    """Put a text on one line without control characters."""
     if not text.isprintable():
         text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text[:most])
     return text if len(text) <= most else f"{text[:most]}..."

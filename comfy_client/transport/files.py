@@ -35,7 +35,7 @@ _DEVICE: Final = r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u
 
 
 def safe_name(name: str) -> str:
-    """A file name for a name that a server sent.
+    """Return a file name for a name that a server sent.
 
     The last component over ``/`` and ``\\``, without leading dots, trailing dots or spaces,
     control and other invisible characters, and what Windows does not allow; at most
@@ -62,7 +62,7 @@ def _shortened(name: str) -> str:
 
 
 def distinct_names(names: Iterable[str], is_folder: Callable[[str], bool]) -> list[str]:
-    """A file name for each of these, by :func:`safe_name`; those that are taken are numbered.
+    """Return a :func:`safe_name` for each name; number those that are taken.
 
     Taken are the names of folders, and those before that some file system holds for equal: in
     capitals or not (Windows, macOS), or written with other code points (macOS).
@@ -85,7 +85,7 @@ def distinct_names(names: Iterable[str], is_folder: Callable[[str], bool]) -> li
 
 
 def folded(name: str) -> str:
-    """The same for all names that one file system or another holds for equal."""
+    """Return a key that is equal for names that some file system takes for equal."""
     # Both ways: capitals alone tell sharp s from its capital, small letters the i without a dot.
     key = unicodedata.normalize("NFD", name).casefold().upper()
     return unicodedata.normalize("NFD", key)

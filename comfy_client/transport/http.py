@@ -136,7 +136,7 @@ class Http:
     # -- facts ---------------------------------------------------------------------------
 
     def url(self, route: str, params: Params | None = None) -> str:
-        """The absolute URL of a route, without credentials."""
+        """Return the absolute URL of a route, without credentials."""
         return self.address.http_url + self._sender.path(route) + query(params)
 
     def check_open(self) -> None:
@@ -284,7 +284,7 @@ class Http:
         timeout: float | None = None,
         **kw: Any,
     ) -> tuple[Response, Deadline]:
-        """An answer that may be decoded, and when that must be done."""
+        """Ask for an answer to decode; return it with the deadline for that."""
         max_bytes = self.max_json if max_bytes is None else max_bytes
         deadline = Deadline.after(self.total_timeout if timeout is None else timeout)
         answer = self.request(method, route, max_bytes=max_bytes, timeout=timeout, **kw)
@@ -310,7 +310,7 @@ class Http:
     def content(
         self, route: str, *, params: Params | None = None, timeout: float | None = None
     ) -> bytes:
-        """A file, in memory; otherwise as :meth:`download`."""
+        """Download a file into memory; otherwise as :meth:`download`."""
         with self.download(route, params=params, timeout=timeout) as download:
             body = io.BytesIO()  # as for any answer
             if (download.length or 0) <= MAX_ANSWER:
@@ -333,7 +333,7 @@ class Http:
         timeout: float | None = None,
         start: int = 0,
     ) -> contextlib.AbstractContextManager[Download]:
-        """The body of an answer while it arrives, with constant memory.
+        """Stream the body of an answer, with constant memory.
 
         When the connection is cut, the rest is asked for, if it is sure that it is the same file.
 
@@ -446,7 +446,7 @@ class Http:
         return unusable(answer, f"the answer {how} allowed{advice}")
 
     def _refusal(self, answer: Response, *, size: int | None = None) -> ComfyError:
-        """The typed error for what the server refused."""
+        """Return the typed error for what the server refused."""
         asker = Asker(
             base=self.address.http_url,
             user=self.identity.user,
@@ -477,7 +477,7 @@ def _timeouts(timeout: float | tuple[float, float]) -> tuple[float, float]:
 
 
 def number_of_bytes(name: str, value: int) -> int:
-    """The same, if it is one, and more than 0."""
+    """Check that a value is a positive whole number."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} is a number of bytes, not {value!r:.80}")
     if value < 1:

@@ -112,7 +112,7 @@ class Identity:
             self.refresh()
 
     def prepare(self, request: Request, path: str) -> requests.PreparedRequest:
-        """The request for a path of the server, complete with credentials and cookies."""
+        """Return the request for a path of the server, complete with credentials and cookies."""
         with self._lock:
             template = self._template or self._prepare(self._applied)
         session, body = self._endpoint.session, request.body
@@ -274,7 +274,7 @@ class Identity:
         self._secrets.add_named(value, pinned=True)
 
     def hide(self, value: Any) -> Any:
-        """A text, or the texts in JSON, of a server without our secrets.
+        """Hide our secrets in a server's text, or in the texts of its JSON.
 
         Of JSON with many values only its length.
         """
@@ -318,7 +318,7 @@ class Identity:
 
 
 def query(params: Params | None) -> str:
-    """A query with its ``?``; empty for none."""
+    """Encode parameters as a query with its ``?``, leaving out None."""
     if not params:
         return ""
     given: list[tuple[str, Value]] = []

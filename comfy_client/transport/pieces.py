@@ -89,7 +89,7 @@ class _Text:
         self._at = 0
 
     def peek(self) -> str:
-        """The next character that is no space; ``""``: there is none."""
+        """Return the next character that is no space, or ``""`` at the end."""
         while True:
             match = _space.match(self._text, self._at)
             self._at = self._at if match is None else match.end()

@@ -166,7 +166,7 @@ class _Response(http.client.HTTPResponse):
 def answer_until(
     deadline: Deadline, sock: socket.socket, *args: Any, **kw: Any
 ) -> http.client.HTTPResponse:
-    """The answer that comes out of a socket, read until the deadline."""
+    """Make an answer that is read from a socket until the deadline."""
     # As much of a socket as an HTTPResponse needs.
     return _Response(_Reader(sock, deadline), *args, **kw)  # type: ignore[arg-type]
 
@@ -436,7 +436,7 @@ class _Session(requests.Session):
 
 
 def new_session() -> requests.Session:
-    """A Session of our own, with the one pool."""
+    """Make a Session of our own, with the one pool."""
     session = _Session()
     session.cookies = _Cookies()
     session.headers["User-Agent"] = f"comfy-client/{__version__}"

@@ -68,7 +68,7 @@ class RemoteFile(io.RawIOBase):
         return self._length is not None
 
     def tell(self) -> int:
-        """The position of the next byte that is read."""
+        """Return the position of the next byte that is read."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:

@@ -89,7 +89,7 @@ class Response:
         return "html" in self.kind
 
     def json(self, each: Each | None = None) -> Any:
-        """The decoded body; :class:`UnexpectedResponse` if it is no JSON.
+        """Return the decoded body; :class:`UnexpectedResponse` if it is no JSON.
 
         With ``each``, see :func:`comfy_client.transport.pieces.loads`.
         """
@@ -156,7 +156,7 @@ class Download:
 
 
 def unexpected(answer: Response, due: str) -> UnexpectedResponse:
-    """The error for an answer that is not the expected ``due``, such as "JSON"."""
+    """Return the error for an answer that is not the expected ``due``, such as "JSON"."""
     start = " ".join(answer.start.split())[:_SHOWN]
     guess = "a login page, or another program on this port" if answer.is_page else "no ComfyUI"
     facts = answer.facts() | {"body": answer.start}
@@ -168,7 +168,7 @@ def unexpected(answer: Response, due: str) -> UnexpectedResponse:
 
 
 def unusable(answer: Response, why: str) -> UnexpectedResponse:
-    """The error for an answer of which nothing is shown."""
+    """Return the error for an answer of which nothing is shown."""
     return UnexpectedResponse(
         f"{answer.method} {answer.url}: {why}",
         method=answer.method,
@@ -214,7 +214,7 @@ class Asker(NamedTuple):
 
 
 def refusal(answer: Response, size: int | None, asker: Asker) -> ComfyError:
-    """The typed error for a status of 300 or more.  ``size``: bytes that were sent."""
+    """Return the typed error for a status of 300 or more.  ``size``: bytes that were sent."""
     error = _refusal(answer, size, answer.url.removeprefix(asker.base))
     stranger = f"the user {asker.user!r} is not known to it (see create_user)"
     if not asker.user:

@@ -106,7 +106,7 @@ def _exactly(answer: Download) -> Iterator[bytes]:
 def _rest(
     body: contextlib.ExitStack, ask: Ask, at: int, mark: Mapping[str, str], size: int | None
 ) -> Iterator[bytes]:
-    """The same file from a byte on."""
+    """Download the same file from a byte on."""
     try:
         # Not every server heeds If-Range (aiohttp: a date only), so the answer is checked, too.
         answer = body.enter_context(ask(at, {"If-Range": next(iter(mark.values()))}))

@@ -142,7 +142,7 @@ class Sender:
         check_wanted()
 
     def _answered(self, request: Request, exchange: Exchange) -> requests.Response:
-        """The answer; asked again with new credentials after a 401, or where the routes are."""
+        """Return the answer; ask again with new credentials after a 401, or at the other route."""
         path = self.path(request.route)
         response = self._send(request, path, exchange)
         if response.status_code == 401 and self._identity.refresh():
@@ -214,7 +214,7 @@ class Sender:
     def _attempt(
         self, request: requests.PreparedRequest, url: str, exchange: Exchange, left: float
     ) -> requests.Response | Failure | None:
-        """The answer, or why there is none; ``None``: nothing was sent, try again.
+        """Return the answer, or why there is none; None if nothing was sent: try again.
 
         No error of ours is raised here: what requests raises holds the headers and the query
         that were sent, so it may not hang on ours as its context.
@@ -260,7 +260,7 @@ class Sender:
     # -- answers -------------------------------------------------------------------------
 
     def answer(self, response: requests.Response, content: bytes) -> Response:
-        """A complete answer."""
+        """Make a complete answer."""
         url = (response.url or "").partition("?")[0]
         return Response(
             response.request.method or "",
@@ -275,7 +275,7 @@ class Sender:
     def read(
         self, response: requests.Response, length: int | None, deadline: Deadline, max_bytes: int
     ) -> bytes:
-        """The body; if it is longer than ``max_bytes``, only a little more than that."""
+        """Read the body; stop a little after ``max_bytes``."""
         body = io.BytesIO()  # grows in place, and hands out its bytes without a copy
         for chunk in self.chunks(response, length, deadline, decode=True):
             body.write(chunk)
@@ -291,7 +291,7 @@ class Sender:
         *,
         decode: bool = False,
     ) -> Iterator[bytes]:
-        """The body of that :func:`body_length` piece by piece.
+        """Yield the body in chunks; ``length`` is its :func:`body_length`.
 
         Never past the deadline, never silently short.
         """
@@ -436,7 +436,7 @@ def _failure(
 
 
 def _tunnel_status(exc: BaseException) -> int | None:
-    """The status of a proxy's refusal, without its reason phrase, which may be anything."""
+    """Return the status of a proxy's refusal, without its reason phrase, which may be anything."""
     found = re.match(r"Tunnel connection failed: (\d{3})\b", str(exc)[:100])
     return int(found[1]) if found else None
 

@@ -60,7 +60,7 @@ def is_loopback_address(host: str) -> bool:
 
 
 def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
-    """The address, and the user name and password in it, if any.
+    """Parse a host; return its address, and the user name and password in it, if any.
 
     Accepts ``gpu-box``, ``gpu-box:8188``, ``:8188``, ``[::1]:8188``, ``::1``,
     ``http(s)://...`` and ``ws(s)://...`` with path prefix, and ``user:pass@`` before any.
@@ -115,7 +115,7 @@ def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
 
 
 def split_proxy(proxy: str) -> SplitResult:
-    """The parts of a proxy's URL, in which the scheme may be left out.
+    """Split a proxy's URL, in which the scheme may be left out.
 
     Raises ``ValueError``, which never repeats a password.
     """
@@ -128,7 +128,7 @@ def split_proxy(proxy: str) -> SplitResult:
 
 
 def _bracket(server: str) -> str:
-    """A bare IPv6 address gets the brackets that a URL wants; a bare port its host."""
+    """Add the brackets of a bare IPv6 address, or the host of a bare port."""
     if server.isdecimal():
         return f"127.0.0.1:{server}"
     if server.count(":") > 1 and not server.startswith("["):

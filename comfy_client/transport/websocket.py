@@ -478,7 +478,7 @@ class Connection:
         )
 
     def _sleep(self, seconds: float) -> bool:
-        """A pause; whether it was cut short."""
+        """Pause; return whether that was cut short."""
         with self._lock:
             cut = self._changed.wait_for(lambda: self._woken or self._stopped, seconds)
             self._woken = False

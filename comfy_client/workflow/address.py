@@ -36,7 +36,7 @@ def nodes_named(graph: Mapping[str, Any], name: str) -> list[str]:
 
 
 def node_named(graph: Mapping[str, Any], name: str) -> str:
-    """The id of the one node that a name means.
+    """Return the id of the one node that a name means.
 
     Raises:
         WorkflowError: No such node, or several.
@@ -63,7 +63,7 @@ def node_named(graph: Mapping[str, Any], name: str) -> str:
 def input_named(
     graph: Mapping[str, Any], address: Address, *, add: bool = False
 ) -> tuple[str, str]:
-    """The id of the node and the name of the input that ``"KSampler.seed"`` means.
+    """Return the id of the node and the name of the input that ``"KSampler.seed"`` means.
 
     Names of nodes and of inputs may have dots.  Every way to split the text counts that leads to
     an input; if there are several, it is ambiguous, and a pair ``("KSampler", "seed")`` is not.
@@ -140,7 +140,7 @@ def no_input(graph: Mapping[str, Any], node_id: str, name: str, *, hint: str = "
 def checked_value(
     graph: Mapping[str, Any], node_id: str, name: str, value: Any, *, force: bool = False
 ) -> Any:
-    """A copy of a value as JSON carries it, for an input of a node, or a link; or a file.
+    """Return a copy of a value as JSON carries it, for an input of a node, or a link; or a file.
 
     Raises:
         WorkflowError: JSON cannot carry it, it is a bad link, or without ``force`` it would take

@@ -209,7 +209,7 @@ class BaseGraph:
         return GraphNode(node_id, 0, kind, self, outputs)
 
     def workflow(self, *, order: Iterable[str] | None = None) -> Workflow:
-        """The workflow so far, as a copy; the graph can go on.
+        """Return the workflow so far, as a copy; the graph can go on.
 
         Args:
             order: The ids of all nodes as they shall follow each other.  ``None``: as they
@@ -304,13 +304,13 @@ class BaseGraph:
         return found if isinstance(found, Mapping) else None
 
     def _value(self, node_id: str, name: str, value: Any, *, parts: bool) -> Any:
-        """A file as it is, or what :meth:`_json` makes of a value."""
+        """Return a file as it is; convert any other value by :meth:`_json`."""
         if not isinstance(value, Link):
             value = as_file(self._graph, node_id, name, value)
         return value if isinstance(value, Upload) else self._json(value, parts=parts)
 
     def _json(self, value: Any, *, parts: bool) -> Any:
-        """A value as JSON carries it, and a node or an output as ``[node id, slot]``."""
+        """Return a value as JSON carries it, and a node or an output as ``[node id, slot]``."""
         if isinstance(value, Link):
             return self._link(value)
         if isinstance(value, (list, tuple)) and any(isinstance(one, Link) for one in value):

@@ -96,7 +96,7 @@ def _kind(spec: InputSpec) -> str:
 
 
 def _passing(same: _Slot, firsts: Mapping[str, str], given: str, wanted: str) -> str | None:
-    """The input whose link takes the place of an output; ``None``: there is none.
+    """Return the input whose link takes the place of an output; ``None``: there is none.
 
     Args:
         same: The input in the position of the output, or the first one.

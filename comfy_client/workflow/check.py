@@ -319,7 +319,7 @@ class _Checker:
         return [*problems_in({"error": None, "node_errors": _blamed(result)}, self.known)]
 
     def _ends(self, graph: Mapping[str, Any]) -> set[str]:
-        """The nodes of a mended graph that are checked, with all that they take from.
+        """Return the nodes of a mended graph that are checked, with all that they take from.
 
         These are the outputs, and what the nodes take from that are not in it any more.
         """
@@ -331,12 +331,12 @@ class _Checker:
         return (wanted | sources) & graph.keys()
 
     def _outputs(self) -> list[str]:
-        """The output nodes that count."""
+        """Return the output nodes that run."""
         outputs = [node_id for node_id in self.replaced.graph if self.rules.is_output(node_id)]
         return outputs if self.targets is None else [n for n in outputs if n in self.targets]
 
     def _bad_link(self, node_id: str, name: str) -> Problem:
-        """A link that the server stumbles over."""
+        """Return a link that the server stumbles over."""
         value = self.replaced.graph[node_id]["inputs"][name]
         link, hint = as_link(value), None
         text = f"input {brief(name)} links to {brief(value[0])}, which is not there"
@@ -494,7 +494,7 @@ def _blamed(result: ValidationResult) -> dict[str, Any]:
 def _followed(
     graph: Mapping[str, Any], run: set[str], apart: set[tuple[str | None, str | None]]
 ) -> dict[str, Any]:
-    """The nodes that run, without some inputs."""
+    """Return the nodes that run, without some inputs."""
     made = {}
     for node_id in graph:
         if node_id in run:

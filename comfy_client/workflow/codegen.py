@@ -114,7 +114,7 @@ class _Writer:
         return literal(value, column, 4)
 
     def _name(self, node_id: str) -> str:
-        """A variable for a node, after its title or its class."""
+        """Return a variable for a node, after its title or its class."""
         node = self._graph[node_id]
         meta = node.get("_meta")
         title = meta.get("title") if isinstance(meta, dict) else None
@@ -131,7 +131,7 @@ class _Writer:
 
 
 def _as_written_link(value: Any) -> tuple[str, int] | None:
-    """A link that ``node[slot]`` gives back as it is: the id a text, the slot from 0."""
+    """Return a link that ``node[slot]`` gives back as it is: the id a text, the slot from 0."""
     link = as_link(value)
     return link if link and isinstance(value[0], str) and link[1] >= 0 else None
 
@@ -146,7 +146,7 @@ def _written_links(
 
 
 def _sources_first(graph: Mapping[str, Any]) -> list[str]:
-    """The ids in their order, but that sources come before their users; circles as they come."""
+    """Sort ids so that sources precede their users; leave circles as they are."""
     order: list[str] = []
     seen: set[str] = set()
     for first in graph:

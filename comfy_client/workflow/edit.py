@@ -130,7 +130,7 @@ class Workflow(Nodes):
 
     @classmethod
     def example(cls) -> Workflow:
-        """A text-to-image workflow, the one of ``comfy-client demo``.
+        """Return a text-to-image workflow, the one of ``comfy-client demo``.
 
         It runs on the embedded server as it is.  On another server, set a checkpoint first::
 
@@ -367,13 +367,13 @@ class Workflow(Nodes):
         return check(graph, definitions, targets=targets)
 
     def copy(self) -> Workflow:
-        """An independent copy."""
+        """Return an independent copy."""
         return Workflow(self)
 
     __copy__ = copy
 
     def to_dict(self) -> dict[str, Any]:
-        """A copy of the graph, in the format of ``POST /prompt``.
+        """Return a copy of the graph, in the format of ``POST /prompt``.
 
         Files that are still to be uploaded are in it as :class:`Upload`.
         """
@@ -381,7 +381,7 @@ class Workflow(Nodes):
         return graph
 
     def to_json(self) -> str:
-        """The graph as JSON text, indented, in the order of the nodes.
+        """Return the graph as JSON text, indented, in the order of the nodes.
 
         Raises:
             WorkflowError: It contains NaN, or another value that JSON cannot represent; or a file
@@ -438,7 +438,7 @@ def _write(path: Path, content: bytes) -> Path:
 
 
 def as_workflow(source: Source, definitions: Definitions | None = None) -> Workflow:
-    """A :class:`Workflow`, whose ``repr`` shows no value that a frame holds."""
+    """Return a :class:`Workflow`, whose ``repr`` shows no value that a frame holds."""
     if isinstance(source, Workflow):
         return source
     try:
@@ -448,7 +448,7 @@ def as_workflow(source: Source, definitions: Definitions | None = None) -> Workf
 
 
 def with_inputs(source: Source, inputs: Inputs) -> Workflow:
-    """A copy with other values, as :meth:`Workflow.set`.
+    """Return a copy with other values, as :meth:`Workflow.set`.
 
     Raises:
         WorkflowError: As :meth:`Workflow.set`.
@@ -459,10 +459,10 @@ def with_inputs(source: Source, inputs: Inputs) -> Workflow:
 
 
 def names_of(source: Source) -> dict[str, str]:
-    """The names of outputs that a workflow brings along."""
+    """Return the names of outputs that a workflow brings along."""
     return dict(source.output_names) if isinstance(source, Workflow) else {}
 
 
 def graph_of(source: Source) -> Mapping[str, Any]:
-    """The graph of a workflow, which is not to be changed; else a copy of what carries one."""
+    """Return the graph of a workflow, not to be changed; or a copy of another value's graph."""
     return source._graph if isinstance(source, Workflow) else read(source)[0]

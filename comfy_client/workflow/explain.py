@@ -48,7 +48,7 @@ def explain_rejection(
     node_names: Collection[str] = (),
     definitions: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
-    """The body of a refusal by ``POST /prompt`` in words, one line for each problem.
+    """Return the body of a refusal by ``POST /prompt`` in words, one line for each problem.
 
     Each line names the node by id, title and class, the input, what it was given, and the
     allowed range or the nearest choices.  Tracebacks and folders of the server are left out.
@@ -110,7 +110,7 @@ def _by_node(graph: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[s
 
 
 def classes_with_unlisted_choices(body: object, graph: Mapping[str, Any]) -> list[str]:
-    """The classes for whose inputs the server has more choices than it lists in a refusal."""
+    """Return the classes with combos of which a refusal does not list all options."""
     found: dict[str, None] = {}
     for node_id, report in _mapping(_mapping(body).get("node_errors")).items():
         for fault in _faults(report):
@@ -126,7 +126,7 @@ def classes_with_unlisted_choices(body: object, graph: Mapping[str, Any]) -> lis
 
 
 def unknown_class(body: object, graph: Mapping[str, Any]) -> str | None:
-    """The ``class_type`` that the server does not have, if that is why it refused.
+    """Return the ``class_type`` that the server does not have, if that is why it refused.
 
     ``None`` for other reasons, and for servers before 2024-05-20: they answer 500 in
     plain text.  A server names only the first unknown class.
@@ -211,7 +211,7 @@ def problems_in(body: Mapping[str, Any], known: Known) -> Iterator[Problem]:
 def missing_class(
     known: Known, node_id: str, class_type: str, *, has_reason: bool = False
 ) -> Problem:
-    """A node whose class the server does not have; ``has_reason``: it says why."""
+    """Describe a node whose class the server lacks; ``has_reason``: the server says why."""
     near = known.nearest(nearest, class_type, known.node_names, 5)
     meta = _mapping(_mapping(known.graph.get(node_id)).get("_meta"))
     pack = meta.get("cnr_id") or meta.get("aux_id")
@@ -234,7 +234,7 @@ def missing_class(
 
 
 def _unknown_classes(body: Mapping[str, Any], unknown: str, known: Known) -> Iterator[Problem]:
-    """The class that the server named, then the others that it would name next."""
+    """Yield the class that the server named, then the others that it would name next."""
     has_hint = bool(_mapping(_mapping(body.get("error")).get("extra_info")).get("hint"))
     for node_id, name in _unknown_by_node(body, unknown, known).items():
         problem = missing_class(known, node_id, name, has_reason=has_hint)
@@ -295,7 +295,7 @@ def _node_problems(reports: Mapping[str, Any], known: Known) -> Iterator[Problem
 
 
 def _summary(body: Mapping[str, Any], graph: Mapping[str, Any]) -> Problem:
-    """The error about the whole prompt, when no node is blamed."""
+    """Return the error about the whole prompt, when no node is blamed."""
     error = body.get("error")
     message = _clean(error if isinstance(error, str) else _mapping(error).get("message"))
     details = _clean(_mapping(error).get("details"))
@@ -324,7 +324,7 @@ def no_outputs() -> Problem:
 
 
 def no_class(graph: Mapping[str, Any], node_id: str) -> Problem:
-    """A node without a class."""
+    """Describe a node without a class."""
     return problem_at(graph, node_id, "missing_node_type", "the node has no class_type")
 
 
@@ -730,7 +730,7 @@ def _option(config: object, name: str) -> Any:
 
 
 def _type(config: object) -> str:
-    """The type that an input takes; a list of choices is a COMBO."""
+    """Return the type that an input takes; a list of choices is a COMBO."""
     kind = config[0] if isinstance(config, list) and config else None
     return shorten(kind, 60) if isinstance(kind, str) else "COMBO" if kind else "another type"
 

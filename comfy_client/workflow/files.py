@@ -24,8 +24,7 @@ _LOADERS: Final = {
 
 
 def as_file(graph: Mapping[str, Any], node_id: str, name: str, value: Any) -> Any:
-    """An :class:`Upload` for what can only be a file, the name of one that was uploaded already,
-    else the value.
+    """Return an :class:`Upload` for a local file, the name of an uploaded one, or the value.
 
     A text stays what it is, the name of a file on the server; only for ComfyUI's own loaders it is
     clear that a data URL is no name.
@@ -66,7 +65,7 @@ def is_upload(value: object) -> TypeGuard[Upload]:
 
 
 def files_in(graph: Mapping[str, Any]) -> dict[tuple[str, str], Upload]:
-    """The files that are still to be sent, by node id and input."""
+    """Return the files that are still to be sent, by node id and input."""
     return {
         (node_id, name): value
         for node_id in graph

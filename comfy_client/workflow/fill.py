@@ -31,7 +31,7 @@ def fill(
     *,
     check: bool = True,
 ) -> tuple[dict[str, Any], tuple[OutputSpec, ...]]:
-    """The inputs of a node in the order of its definition, and what its outputs are.
+    """Return the inputs of a node in the order of its definition, and what its outputs are.
 
     Args:
         graph: The graph with the node in it, whose inputs are what it was given: values,
@@ -129,7 +129,7 @@ class _Filling:
                 yield name, value
 
     def _value(self, spec: InputSpec, value: Any) -> Any:
-        """A value of the right Python type, or a link that there is."""
+        """Return a value of the right Python type, or a link that there is."""
         link = as_link(value)
         if link:
             if spec.is_selector:
@@ -229,7 +229,7 @@ class _Filling:
     def outputs(
         self, definition: Mapping[str, Any], inputs: Mapping[str, Any]
     ) -> Iterator[OutputSpec]:
-        """The outputs of the node, with the types that its links bring."""
+        """Yield the outputs of the node, with the types that its links bring."""
         brought: dict[str, set[str]] = {}
         for name, value in inputs.items():
             link, spec = as_link(value), self._specs.get(name)
@@ -260,7 +260,7 @@ _WRAP = 'what is no link is given as {"__value__": ...}'
 
 
 def _sent(spec: InputSpec, value: Any) -> Any:
-    """A value as the page sends it: a list could be taken for a link."""
+    """Wrap a list, which the server would take for a link."""
     if spec.kind == "CURVE":
         return {"__type__": "CURVE", "__value__": value}
     return {"__value__": value} if isinstance(value, list) else value

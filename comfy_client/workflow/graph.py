@@ -27,7 +27,7 @@ _repr.maxlevel = 3
 
 
 def title_of(graph: Mapping[str, Any], node_id: object) -> str | None:
-    """The title (``_meta.title``) of a node, or ``None``.
+    """Return the title (``_meta.title``) of a node, or ``None``.
 
     Servers use composite ids for nodes inside of others (``"406:12"``, ``"1.0.0.1"``):
     if the id itself is not in the graph, its longest known prefix counts.
@@ -38,7 +38,7 @@ def title_of(graph: Mapping[str, Any], node_id: object) -> str | None:
 
 
 def class_of(graph: Mapping[str, Any], node_id: object) -> str | None:
-    """The ``class_type`` of a node, or ``None``; composite ids as in :func:`title_of`."""
+    """Return the ``class_type`` of a node, or ``None``; composite ids as in :func:`title_of`."""
     class_type = _node(graph, node_id).get("class_type")
     return class_type if isinstance(class_type, str) else None
 
@@ -86,14 +86,14 @@ def downstream(graph: Mapping[str, Any], node_ids: Iterable[str]) -> set[str]:
 
 
 def inputs_of(graph: Mapping[str, Any], node_id: str) -> Mapping[str, Any]:
-    """The inputs of a node by name; none of what is no node."""
+    """Return the inputs of a node by name; none of what is no node."""
     node = graph.get(node_id)
     inputs = node.get("inputs") if isinstance(node, Mapping) else None
     return inputs if isinstance(inputs, Mapping) else {}
 
 
 def links_of(graph: Mapping[str, Any], node_id: str) -> Iterator[tuple[str, str, int]]:
-    """The links of a node: input name, id of the source node, output slot."""
+    """Yield the links of a node: input name, id of the source node, output slot."""
     for name, value in inputs_of(graph, node_id).items():
         link = as_link(value)
         if link:
@@ -114,7 +114,7 @@ def as_link(value: object) -> tuple[str, int] | None:
 
 
 def origin(graph: Mapping[str, Any], node_id: object) -> str | None:
-    """The node of the graph that a composite id belongs to; ``None``: it is unknown."""
+    """Return the node of the graph that a composite id belongs to; ``None``: it is unknown."""
     key = str(node_id)
     if len(key) > MAX_ID_LENGTH and key not in graph:
         return None  # no server makes one so long, and cutting it takes the square of its length
@@ -133,7 +133,7 @@ def _node(graph: Mapping[str, Any], node_id: object) -> Mapping[str, Any]:
 
 
 def free_id(taken: Container[str], after: int = 0) -> int:
-    """The first number above ``after`` that no node has for its id."""
+    """Return the first number above ``after`` that no node has for its id."""
     number = after + 1
     while str(number) in taken:
         number += 1
@@ -141,7 +141,7 @@ def free_id(taken: Container[str], after: int = 0) -> int:
 
 
 def copied(value: Any) -> Any:
-    """A copy of a JSON value, tuples as lists; what JSON does not have is kept as it is."""
+    """Return a copy of a JSON value, tuples as lists; what JSON does not have is kept as it is."""
     # Most values are of these types, and looking is quicker than asking for a copy.
     if isinstance(value, (list, tuple)):
         return [inner if type(inner) in _PLAIN else copied(inner) for inner in value]
@@ -164,7 +164,7 @@ def brief(value: object) -> str:
 
 
 def listing(values: Iterable[object], limit: int = 8) -> str:
-    """The first few values, with commas between."""
+    """Return the first few values, with commas between."""
     values = list(values)
     text = ", ".join(map(brief, values[:limit]))
     return text if len(values) <= limit else f"{text}, ... ({len(values)} in all)"
@@ -193,7 +193,7 @@ def shorten(text: str, limit: int) -> str:
 
 
 def check_graph(graph: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a graph as JSON carries it, for ``POST /prompt``; nothing is sent here.
+    """Return a copy of a graph as JSON carries it, for ``POST /prompt``; nothing is sent here.
 
     It refuses what would be lost, or fail on the server in words that do not help: NaN
     and Infinity, values that JSON does not have, keys that are not strings, and links
@@ -315,7 +315,7 @@ def _json_inputs(
 
 
 def _is_good_link(graph: Mapping[str, Any], node_id: str, value: Any) -> bool:
-    """A quick test for the usual link."""
+    """Return a quick test for the usual link."""
     return (
         type(value) is list
         and len(value) == 2
@@ -339,7 +339,7 @@ def _json_part(graph: Mapping[str, Any], node_id: str, what: str, name: str, val
 
 
 def json_value(value: Any) -> Any:
-    """A copy of a value as JSON carries it.
+    """Return a copy of a value as JSON carries it.
 
     Raises:
         ValueError: JSON cannot carry it.
@@ -383,7 +383,7 @@ def json_value(value: Any) -> Any:
 
 
 def json_link(graph: Mapping[str, Any], value: list[Any]) -> list[Any]:
-    """A link, with its node id as the string that the server looks up."""
+    """Return a link, with its node id as the string that the server looks up."""
     link = as_link(value)
     return list(link) if link and link[0] != value[0] and link[0] in graph else value
 

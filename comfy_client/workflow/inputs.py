@@ -75,7 +75,7 @@ class InputSpec:
         return "*" not in self.kind and not any(map(is_widget_type, types_of(self.kind)))
 
     def default(self) -> Any:
-        """The value that the page begins with.
+        """Return the value that the page begins with.
 
         Raises:
             LookupError: There is none: it takes a link, or the server has no choices.
@@ -118,12 +118,12 @@ class Autogrow:
     least: int
 
     def part_name(self, index: int) -> str:
-        """The full name of a part."""
+        """Return the full name of a part."""
         name = self.names[index] if self.names else f"{self.prefix}{index}"
         return f"{self.name}.{name}"
 
     def parts(self, given: Collection[str]) -> Iterator[InputSpec]:
-        """The parts that are given, and those that have to be."""
+        """Yield the parts that are given, and those that have to be."""
         required = dict.fromkeys(map(self.part_name, range(self.least)))
         for name in {**required, **dict.fromkeys(one for one in given if self.has(one))}:
             yield attrs.evolve(self.part, name=name, required=name in required)
@@ -249,7 +249,7 @@ def _match_type(spec: InputSpec) -> InputSpec:
 
 
 def types_of(kind: str) -> set[str]:
-    """The types of a union such as ``"INT,FLOAT"``."""
+    """Return the types of a union such as ``"INT,FLOAT"``."""
     return {one.strip() for one in kind.split(",")}
 
 
@@ -269,7 +269,7 @@ class OutputSpec:
 
 
 def outputs_of(definition: Mapping[str, Any]) -> list[OutputSpec]:
-    """The outputs of a class by slot."""
+    """Return the outputs of a class by slot."""
     names, templates = _list(definition.get("output_name")), definition.get("output_matchtypes")
     found = []
     for slot, given in enumerate(_list(definition.get("output"))):

@@ -38,7 +38,7 @@ def is_identifier(name: str) -> bool:
 
 
 def variable(text: str) -> str:
-    """A lower-case variable name after a title or a class, or ``""`` if nothing of it can serve."""
+    """Make a lower-case variable name of a title or a class, or ``""`` if that is impossible."""
     text = text[:200].replace("LoRA", "Lora")  # one word, as KSampler is
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z])", "_", text)
     name = re.sub(r"[^a-z0-9]+", "_", words.lower())[:_LONGEST_VARIABLE].strip("_")
@@ -50,7 +50,7 @@ def variable(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """A string literal, in double quotes where that needs no escape.
+    """Return a string literal, in double quotes where that needs no escape.
 
     ``repr`` escapes what cannot be seen, such as characters that turn the direction of text.
     """
@@ -59,7 +59,7 @@ def quoted(text: str) -> str:
 
 
 def literal(value: Any, column: int = 0, indent: int = 0) -> str:
-    """A JSON value as a Python expression; what is too long for a line is spread over several.
+    """Format a JSON value as a Python expression, over several lines if it is long.
 
     Args:
         value: As JSON carries it: no NaN, and keys that are strings.
@@ -115,7 +115,7 @@ def _fits(value: Any, width: int) -> bool:
 
 
 def _text(text: str, column: int, indent: int) -> str:
-    """A text in one literal, or one literal for each of its lines."""
+    """Return a text in one literal, or one literal for each of its lines."""
     if column + len(text) + 2 < _WIDTH or "\n" not in text:
         return quoted(text)
     inside = " " * min(indent + 4, _DEEPEST)
@@ -124,7 +124,7 @@ def _text(text: str, column: int, indent: int) -> str:
 
 
 def packed(texts: Iterable[str], indent: int = 0) -> str:
-    """A list of short texts, as many in a line as fit."""
+    """Return a list of short texts, as many in a line as fit."""
     lines = [""]
     for text in map(quoted, texts):
         if lines[-1] and indent + 4 + len(lines[-1]) + len(text) > _WIDTH:
@@ -137,7 +137,7 @@ def packed(texts: Iterable[str], indent: int = 0) -> str:
 
 
 def call(head: str, arguments: list[str], indent: int = 0) -> str:
-    """A call in one line if it fits, else with one argument a line."""
+    """Return a call in one line if it fits, else with one argument a line."""
     flat = f"{head}({', '.join(arguments)})"
     if "\n" not in flat and indent + len(flat) <= _WIDTH:
         return flat

@@ -61,7 +61,7 @@ class GivesWorkflow(Protocol):
     """What can find out the workflow that made it: an output of a run."""
 
     def workflow(self) -> HasDict:
-        """The workflow."""
+        """Load the workflow."""
 
 
 @runtime_checkable
@@ -69,7 +69,7 @@ class OpensImages(Protocol):
     """What opens files of a server by their URL; a :class:`ComfyApi` is one."""
 
     def open_image(self, info: str) -> BinaryIO:
-        """A file, to read at any position; ValueError if it is not of that server."""
+        """Open a file of the server for random access; raise ValueError for another server's."""
 
 
 #: Attributes that hold a graph.
@@ -197,7 +197,7 @@ def _opened_url(url: str, api: object) -> BinaryIO:
 
 
 def _content(file: BinaryIO, where: str) -> Any:
-    """The workflow in an open file: JSON, or what a picture, video, ... carries."""
+    """Return the workflow in an open file: JSON, or what a picture, video, ... carries."""
     from .metadata.stream import Stream
 
     stream = Stream(file)
@@ -226,7 +226,7 @@ def _content(file: BinaryIO, where: str) -> Any:
 
 
 def _record(graph: Mapping[str, Any]) -> list[Any]:
-    """A graph as the server keeps it."""
+    """Return a graph as the server keeps it."""
     return [None, None, graph]
 
 
@@ -242,7 +242,7 @@ def _json(text: str | bytes, where: str) -> Any:
 
 
 def _unwrap(data: Any, where: str) -> Mapping[str, Any]:
-    """The graph in what carries it, in API format if it is there in both."""
+    """Return the graph in what carries it, in API format if it is there in both."""
     if isinstance(data, (list, tuple)) and len(data) > 2 and isinstance(data[2], Mapping):
         # Of queue and history: number, prompt_id, graph, ...
         return {key: _without_empty_title(node) for key, node in data[2].items()}
@@ -267,7 +267,7 @@ def _unwrap(data: Any, where: str) -> Mapping[str, Any]:
 
 
 def _without_empty_title(node: Any) -> Any:
-    """A node as it was submitted: the server adds an empty ``_meta`` where there is none."""
+    """Return a node as it was submitted: the server adds an empty ``_meta`` where there is none."""
     if isinstance(node, Mapping) and node.get("_meta") == {}:
         return {name: part for name, part in node.items() if name != "_meta"}
     return node
@@ -283,7 +283,7 @@ def is_ui_format(data: Mapping[Any, Any]) -> bool:
 
 
 def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
-    """A checked copy, with ids as strings; an id that is a number is so in links too."""
+    """Return a checked copy, with ids as strings; an id that is a number is so in links too."""
     if not data:
         raise WorkflowError(f"{where}: no nodes in it")
     graph: dict[str, Any] = {}
@@ -317,7 +317,7 @@ def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
 
 
 def _file(graph: Mapping[str, Any], node_id: str, name: str, value: Any) -> Any:
-    """A file in the place of what can be sent as one."""
+    """Replace a value that can be sent as a file by that file."""
     from .files import as_file
 
     try:

@@ -92,7 +92,7 @@ def add_lora(
 
 
 def _loader(graph: Mapping[str, Any], users: Users) -> str:
-    """The one node that loads a model which is used."""
+    """Return the one node that loads a model which is used."""
     found = [
         node_id
         for node_id in graph
@@ -138,7 +138,7 @@ def _outputs(graph: Mapping[str, Any], users: Users, loader: str) -> tuple[Outpu
 def _tips(
     graph: Mapping[str, Any], users: Users, model: Output, clip: Output | None
 ) -> tuple[Output, Output | None]:
-    """The outputs of the last LoRA, as long as there is one alone that uses those before."""
+    """Return the outputs of the last LoRA, as long as there is one alone that uses those before."""
     passed: set[str] = set()
     while True:
         places = users.get(model, [])

@@ -38,7 +38,7 @@ _LOOKED_AT: Final = 100_000
 
 
 def folder_of(class_type: str | None, input_name: str | None) -> str | None:
-    """The folder below ``models`` that a server offers files of; ``None``: unknown."""
+    """Return the folder below ``models`` that a server offers files of; ``None``: unknown."""
     by_class = _FOLDERS.get(f"{class_type}.{input_name}")
     return by_class or _FOLDERS.get(input_name or "")
 

@@ -50,7 +50,7 @@ class Node:
         return MappingProxyType(self._inputs)
 
     def output(self, slot: int = 0) -> list[Any]:
-        """A link to an output of this node, for an input of another node."""
+        """Return a link to an output of this node, for an input of another node."""
         return [self._id, slot]
 
     def set(self, name: str, value: Any, *, force: bool = False) -> None:
@@ -149,7 +149,7 @@ class Nodes:
     def find(
         self, class_type: str | None = None, title: str | None = None, *, input: str | None = None
     ) -> list[Node]:
-        """The nodes of this class, with this title and this input; ``None`` matches all.
+        """Return the nodes of this class, with this title and this input; ``None`` matches all.
 
         ``wf.find(input="seed")`` gives all nodes that have an input ``seed``.
         """
@@ -209,7 +209,7 @@ class Nodes:
         return list(dict.fromkeys([*names, *self._nodes]))
 
     def _id_of(self, node: Node | str | int) -> str:
-        """The id of a node of this workflow, or of one that a name means."""
+        """Return the id of a node of this workflow, or of one that a name means."""
         if isinstance(node, Node):
             if node not in self:
                 raise WorkflowError(f"{node!r} is no node of this workflow")

@@ -84,7 +84,7 @@ def problem_at(
     class_type: object = None,
     **more: Any,
 ) -> Problem:
-    """A problem of one node, with what the graph knows of that.
+    """Return a problem of one node, with what the graph knows of that.
 
     ``class_type`` counts where the graph knows none.
     """
@@ -101,5 +101,5 @@ def problem_at(
 
 
 def shown(name: object, value: Any) -> Any:
-    """The value of an input as it may be shown; secrets, by their name, may not."""
+    """Return the value of an input as it may be shown; secrets, by their name, may not."""
     return "***" if value is not None and is_secret_value(str(name), value) else value

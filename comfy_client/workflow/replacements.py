@@ -89,7 +89,7 @@ def not_replaced(graph: Mapping[str, Any], replaced: Replaced) -> Iterator[Probl
 
 
 def _rule(listed: object) -> Mapping[str, Any] | None:
-    """The first replacement of a list, which is the one that the server applies."""
+    """Return the first replacement of a list, which is the one that the server applies."""
     first = listed[0] if isinstance(listed, (list, tuple)) and listed else None
     rule = getattr(first, "raw", first)  # of a NodeReplacement
     is_rule = isinstance(rule, Mapping) and isinstance(rule.get("new_node_id"), str)
@@ -121,7 +121,7 @@ def _absent(graph: Mapping[str, Any], node_id: str, rule: Mapping[str, Any]) -> 
 
 
 def _moved(value: Any, wanted: Mapping[str, Mapping[str, Any]]) -> Any:
-    """A link to an output that has another slot now."""
+    """Return a link to an output that has another slot now."""
     link = as_link(value)
     if link is None or link[0] not in wanted:
         return value

@@ -59,7 +59,7 @@ class Rules:
     open_nodes: set[str]
 
     def graph(self, graph: Mapping[str, Any]) -> dict[str, Any]:
-        """A graph whose classes are the names of definitions."""
+        """Return a graph whose classes are the names of definitions."""
         return {
             node_id: node
             if self.classes.get(node_id, class_of(graph, node_id)) == class_of(graph, node_id)
@@ -72,7 +72,7 @@ class Rules:
         return node_id in self.by_node and bool(self.by_node[node_id]["output_node"])
 
     def mended(self, graph: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-        """A graph without what the server stumbles over, and where it does: (node id, input)."""
+        """Remove what the server stumbles over; return the graph and (node id, input) of each."""
         kept = [n for n in graph if n in self.by_node and type(graph[n].get("inputs")) is dict]
         made: dict[str, Any] = {STUB: {"class_type": STUB, "inputs": {}}}
         made |= {node_id: graph[node_id] for node_id in kept}
@@ -153,7 +153,7 @@ def rules_for(
 
 
 def _version(found: Mapping[str, Any]) -> Version:
-    """The rules of which server definitions point to."""
+    """Return the rules of which server definitions point to."""
     keys = {key for one in found.values() if isinstance(one, Mapping) for key in one}
     return "new" if "search_aliases" in keys else "0.8" if "is_input_list" in keys else "0.3.75"
 

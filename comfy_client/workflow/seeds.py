@@ -20,7 +20,7 @@ _MOST: Final = 1 << 31
 
 
 def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
-    """The values of the inputs ``seed`` and ``noise_seed`` by node id, without links."""
+    """Return the values of the inputs ``seed`` and ``noise_seed`` by node id, without links."""
     return {
         str(node_id): value
         for node_id, _, value in _seeds(graph, _is_number)
@@ -29,7 +29,7 @@ def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
 
 
 def seed_before(graph: Mapping[str, Any], node_id: str) -> int | None:
-    """The seed that is nearest to a node, going back along the links from it.
+    """Return the seed that is nearest to a node, going back along the links from it.
 
     ``None``: there is none, or several at the same distance, or it is yet to be drawn.  A seed may
     also be linked to a node that holds its value.

@@ -32,7 +32,7 @@ class Sendable:
 
 
 def sendable(graph: Mapping[Any, Any]) -> Sendable:
-    """A copy of a graph as JSON carries it.  NaN and Infinity are named, and kept."""
+    """Return a copy of a graph as JSON carries it.  NaN and Infinity are named, and kept."""
     made = Sendable({}, [], set())
     for node_id, node in graph.items():
         if not isinstance(node_id, str):
@@ -91,7 +91,7 @@ def _inputs(
 
 
 def _plain(value: Any) -> tuple[Any, str | None]:
-    """A value as JSON carries it, and what is wrong with it."""
+    """Return a value as JSON carries it, and what is wrong with it."""
     if value is None or type(value) in (str, bool):
         return value, None
     if type(value) is float:

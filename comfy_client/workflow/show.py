@@ -21,7 +21,7 @@ _NAME = 60  # characters of a name
 
 
 def as_text(shown: Mapping[str, Any], graph: Mapping[str, Any] | None = None) -> str:
-    """A line for each node, and one for each of its inputs.
+    """Return a line for each node, and one for each of its inputs.
 
     Args:
         shown: The nodes of the table.
@@ -37,7 +37,7 @@ def as_text(shown: Mapping[str, Any], graph: Mapping[str, Any] | None = None) ->
 
 
 def as_html(graph: Mapping[str, Any]) -> str:
-    """A table with a row for each input; all that comes from the graph is escaped."""
+    """Return a table with a row for each input; all that comes from the graph is escaped."""
     rows = []
     left = 'style="text-align:left;vertical-align:top"'
     for node_id in islice(graph, MOST_NODES):

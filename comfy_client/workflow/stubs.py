@@ -65,7 +65,7 @@ else:
 
 
 def stubs(definitions: Mapping[str, Any], module: str = "comfy_nodes") -> str:
-    """The module for these definitions, as ``GET /object_info`` gives them.
+    """Return the module for these definitions, as ``GET /object_info`` gives them.
 
     Args:
         definitions: By class.
@@ -133,7 +133,7 @@ def _method(name: str, definition: Mapping[str, Any], results: dict[str, str]) -
 
 
 def _shown(definition: Mapping[str, Any]) -> Iterator[InputSpec | Autogrow]:
-    """The inputs that can be parameters: not those that a choice brings, whose names have dots."""
+    """Yield the inputs that can be parameters, without those of a dynamic combo."""
     for spec in islice(walk(definition, {}), _MOST_INPUTS):
         if not isinstance(spec, str) and _is_free(spec.name, _PARAMETERS):
             yield spec
@@ -180,7 +180,7 @@ def _link(kinds: Iterable[str]) -> str:
 
 
 def _choices(choices: list[Any]) -> str:
-    """The type of a value that is one of these."""
+    """Return the type of a value that is one of these."""
     if any(isinstance(one, str) and not _is_plain(one) for one in choices):
         return "str"
     if not choices or len(choices) > _MOST_CHOICES:
@@ -198,7 +198,7 @@ def _choices(choices: list[Any]) -> str:
 
 
 def _result(outputs: list[OutputSpec], results: dict[str, str]) -> str:
-    """The type of a node with these outputs; one with several is a tuple of links, too."""
+    """Return the type of a node with these outputs; one with several is a tuple of links, too."""
     if not outputs:
         return "GraphNode[None]"
     kinds = [_output_type(one) for one in outputs]
@@ -220,7 +220,7 @@ def _result(outputs: list[OutputSpec], results: dict[str, str]) -> str:
 
 
 def _output_type(output: OutputSpec) -> str:
-    """A type that fits where the server would accept it: of a union, one kind is enough."""
+    """Return a type that fits where the server would accept it: of a union, one kind is enough."""
     kinds = types_of(output.kind)
     if len(kinds) > 1 or "*" in kinds or not _is_plain(output.kind):
         return "Any"

@@ -99,7 +99,7 @@ class Template:
         }
 
     def __call__(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> Workflow:
-        """The workflow with these values, to run, submit, edit or save.
+        """Return the workflow with these values, to run, submit, edit or save.
 
         Args:
             values: Values by input; for names that Python does not take as keywords.
@@ -147,7 +147,7 @@ def _named(given: object, what: str) -> Mapping[str, Any]:
 def _places(
     graph: Mapping[str, Any], name: str, given: Any, others: Mapping[str, tuple[_Place, ...]]
 ) -> tuple[_Place, ...]:
-    """The inputs of a graph that a name stands for."""
+    """Return the inputs of a graph that a name stands for."""
     addresses = given if isinstance(given, list) else [given]
     if not addresses:
         raise WorkflowError(f"the input {brief(name)} of the template stands for no input")

@@ -26,7 +26,7 @@ def to_api(
     dynamic_prompts: int | Chooser | None = None,
     packs: Mapping[str, str] | None = None,
 ) -> Conversion:
-    """The graph in API format, and what was learned on the way.
+    """Return the graph in API format, and what was learned on the way.
 
     Args:
         ui: The graph in UI format.

@@ -115,7 +115,7 @@ def validate(
 
 
 def no_prompt(version: Version = "0.3.75") -> ValidationResult:
-    """The answer to a request that has no ``prompt``."""
+    """Return the answer to a request that has no ``prompt``."""
     if _rules(version).old:
         return ValidationResult(False, "no prompt", [], [], None)
     text = "No prompt provided"
@@ -313,7 +313,7 @@ class _Validator:
         return self.found[output]
 
     def _circle(self, node_id: str) -> bool:
-        """The answer to a node that asks for one which waits for it."""
+        """Return the answer to a node that asks for one which waits for it."""
         # Older servers go round until Python's stack is full, and overwrite what they
         # noted deep inside on the way back: all in the circle are invalid, without errors.
         # We go round once: a value that was unwrapped inside is met as a list outside.
@@ -520,7 +520,7 @@ def _is_link(value: Any, old: bool) -> bool:
 
 
 def _inputs(definition: Mapping[str, Any], old: bool) -> list[_Input]:
-    """The inputs that the server looks at."""
+    """Return the inputs that the server looks at."""
     given = definition["input"]
     required = given["required"] if old else given.get("required", {})
     optional = {} if old else given.get("optional", {})
@@ -573,7 +573,7 @@ def _error(
 
 
 def type_of(exc: BaseException) -> str:
-    """The class of an exception, as a server names it."""
+    """Return the class of an exception, as a server names it."""
     cls = type(exc)
     name = cls.__qualname__
     return name if cls.__module__ == "builtins" else f"{cls.__module__}.{name}"
@@ -582,7 +582,7 @@ def type_of(exc: BaseException) -> str:
 def _exception(
     exc: Exception, spec: _Input | None = None, link: list[Any] | None = None
 ) -> dict[str, Any]:
-    """The error for a check that fell over: of an output, or of the node behind a link."""
+    """Return the error for a check that fell over: of an output, or of the node behind a link."""
     raised = {"exception_type": type_of(exc), "traceback": [*_TRACEBACK]}
     if spec is None:
         text = "Exception when validating node"
@@ -593,7 +593,7 @@ def _exception(
 
 
 def _copy(graph: Any) -> Any:
-    """The graph with parts of its own where values are converted."""
+    """Return the graph with parts of its own where values are converted."""
     if not isinstance(graph, dict):
         return graph
     copied = dict(graph)

@@ -13,7 +13,7 @@ Place: TypeAlias = tuple[str, str]
 
 
 def takers(graph: Mapping[str, Any], node_id: str) -> dict[Place, int]:
-    """The inputs that are linked to a node, and to which slot of it."""
+    """Return the inputs that are linked to a node, and to which slot of it."""
     return {
         (taker, name): slot
         for taker in graph
@@ -23,7 +23,7 @@ def takers(graph: Mapping[str, Any], node_id: str) -> dict[Place, int]:
 
 
 def takers_of_each(graph: Mapping[str, Any]) -> dict[tuple[str, int], list[Place]]:
-    """The inputs that are linked to each output, by node and slot."""
+    """Return the inputs that are linked to each output, by node and slot."""
     found: dict[tuple[str, int], list[Place]] = {}
     for taker in graph:
         for name, source, slot in links_of(graph, taker):

@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def comfy_server(request: pytest.FixtureRequest) -> Iterator[ComfyServer]:
-    """A fresh :class:`comfy_client.testing.ComfyServer`, stopped after the test.
+    """Yield a fresh :class:`comfy_client.testing.ComfyServer`, stopped after the test.
 
     ``@pytest.mark.comfy_server(version="0.8", previews=False)`` passes options to it.  Markers of
     module, class and test add up; of one option, the nearest counts.
@@ -47,7 +47,7 @@ def comfy_server(request: pytest.FixtureRequest) -> Iterator[ComfyServer]:
 
 @pytest.fixture
 def comfy_api(comfy_server: ComfyServer) -> Iterator[ComfyApi]:
-    """A connected :class:`comfy_client.ComfyApi` of ``comfy_server``, closed after the test.
+    """Yield a connected :class:`comfy_client.ComfyApi` of ``comfy_server``, closed after the test.
 
     It brings the server's ``credentials``, and trusts the certificate file of a ``tls`` pair, if
     that is self-signed or has its CA in it too.
