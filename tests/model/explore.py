@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from tests.model import test_client
+from tests.model import fleet, test_client, test_pool, test_sweep
 from tests.model.schedule import make, reduced
 
 Play = Callable[[Any], object]
@@ -22,6 +22,8 @@ class Scenario(NamedTuple):
 
 SCENARIOS: Mapping[str, Scenario] = {
     "client": Scenario(make, test_client.play),
+    "pool": Scenario(fleet.drawn, test_pool.play),
+    "sweep": Scenario(test_sweep.drawn, test_sweep.play),
 }
 
 

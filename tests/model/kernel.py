@@ -75,6 +75,7 @@ class Kernel:
         self._current: _Thread | None = None
         self._threads: dict[_Thread, None] = {}  # that have started and not ended
         self._main: _Thread | None = None
+        self._killed: list[_Thread] = []  # which stand still, so that nothing in them is tidied up
 
     # -- for tests -------------------------------------------------------------------------
 
@@ -129,6 +130,21 @@ class Kernel:
         if main is not None and main in self._threads and main.pending is None:
             main.pending = exc
             self.wake(main)
+
+    def kill(self, is_meant: Callable[[str], bool]) -> None:
+        """End threads, by their names, as when their process is killed.
+
+        No code of theirs runs any more, and what they hold stays held; not even this call
+        returns to one of them.
+        """
+        for thread in [one for one in self._threads if is_meant(one.name)]:
+            del self._threads[thread]
+            self._killed.append(thread)
+            thread.is_blocked, thread.turn = False, thread.turn + 1
+            if thread in self._ready:
+                self._ready.remove(thread)
+        if self._current in self._killed:
+            self._next().switch()
 
     def held_locks(self) -> list[_RLock]:
         """Return the re-entrant locks that the present thread holds."""
@@ -215,14 +231,14 @@ class Kernel:
         self._hub.throw(exc)
 
     def _ended(self, thread: _Thread) -> None:
-        del self._threads[thread]
+        self._threads.pop(thread, None)
         for waiter in thread.joining:
             self.wake(waiter)
 
     def _end(self) -> None:
         """End all threads; what they hold is let go."""
         self.is_over = True
-        for thread in list(self._threads):
+        for thread in [*self._threads, *self._killed]:
             self._current = thread
             with contextlib.suppress(BaseException):
                 thread.greenlet.throw(GreenletExit)

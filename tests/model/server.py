@@ -114,6 +114,7 @@ class Taken:
     at: float
     life: int  #: Of the server.
     is_late: bool = False  #: Its client had given up waiting for an answer.
+    began_at: float | None = None
     end: str = ""  #: Its end event, ``deleted`` or ``forgotten``; empty: it waits or runs.
     ended_at: float = 0.0
     outputs: dict[str, Any] = attrs.field(factory=dict)
@@ -146,6 +147,7 @@ class Server:
         frozen_until: Until when its process stands still.
         banned: Client ids whose sockets it closes.
         says_twice: Whether it sends each end event twice.
+        is_sick: Whether all that it runs fails.
         peers: The open sockets, older ones first.
     """
 
@@ -162,6 +164,7 @@ class Server:
         self.frozen_until = 0.0
         self.banned: set[str] = set()
         self.says_twice = False
+        self.is_sick = False
         self.peers: list[Peer] = []
         self._start()
 
@@ -296,6 +299,7 @@ class Server:
 
     def _execute(self, one: Taken, life: int) -> None:
         self._is_interrupted = False  # what came before is forgotten
+        one.began_at = self.kernel.now()
         self._report(one, "execution_start")
         work = one.graph["1"]["inputs"]
         cached = ["1", "9"] if work["cached"] else []
@@ -309,7 +313,7 @@ class Server:
                     self._pass(work["seconds"] / work["ticks"], life)
                     self._check_interrupted()
                     self._send(one, "progress", node="1", value=tick + 1, max=work["ticks"])
-                if work["fails"]:
+                if work["fails"] or self.is_sick:
                     what = {"exception_type": "ValueError", "exception_message": "no\n"}
                     self._fail(one, "execution_error", what)
                     return

@@ -197,7 +197,7 @@ class Network:
 
     def check_unlocked(self, what: str) -> None:
         """Note if a lock of the client is held while it waits, or calls its user."""
-        if self.kernel.held_locks():
+        if not self.kernel.is_over and self.kernel.held_locks():
             where = "".join(traceback.format_stack(limit=8))
             self.violations.append(f"{what} while a lock is held:\n{where}")
 

@@ -1,0 +1,321 @@
+"""Sweeps with a journal on modelled servers: killed at any moment, each point runs once."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from comfy_client.batch import journal_file
+from comfy_client.errors import ComfyError, JobLost
+from tests.model.fleet import (
+    FAULTS,
+    OUTAGES,
+    UNSURE,
+    Client,
+    Pool,
+    Task,
+    World,
+    drawn_faults,
+    graph,
+    may_run_again,
+    no_defects,
+)
+from tests.model.kernel import START
+from tests.model.schedule import Fault, data
+from tests.model.server import Answer, Server, Taken
+
+#: Default lane: so many plans, in so many tests.
+PLANS, BLOCKS = 80, 4
+
+
+@data
+class Life:
+    """How a process ends.
+
+    Attributes:
+        step: At which step: before or after a write to the journal or a POST; 0: it does not.
+        how: ``kill`` it; or press Ctrl-C (``interrupt``).
+        pause: Seconds until the next process begins.
+    """
+
+    step: int
+    how: str = "kill"
+    pause: float = 0.0
+
+
+@data
+class SweepPlan:
+    """A sweep of one client, or of a pool, and what befalls it."""
+
+    seed: int
+    servers: int = 1
+    points: int = 3
+    seconds: float = 0.5
+    lives: tuple[Life, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    in_flight: int = 2
+    on_lost: str = "raise"
+    on_failed: str = "raise"
+    patience: float = 8.0
+
+
+def drawn(seed: int) -> SweepPlan:
+    """Draw a plan."""
+    chance = random.Random(seed)
+    servers = chance.choice((1, 1, 2, 3))
+    kinds = chance.choice(((), (), OUTAGES, UNSURE, FAULTS if servers > 1 else OUTAGES))
+    patience = chance.choice((0.5, 8.0))
+    lives = (
+        Life(
+            step=chance.randint(1, 40),
+            how=chance.choice(("kill", "kill", "interrupt")),
+            pause=chance.choice((0.0, 0.3, 3.0, 30.0)),
+        )
+        for _ in range(chance.randint(0, 3))
+    )
+    return SweepPlan(
+        seed=seed,
+        servers=servers,
+        points=chance.randint(1, 5),
+        seconds=chance.choice((0.0, 0.5, 4.0)),
+        lives=tuple(lives),
+        faults=drawn_faults(chance, kinds, servers, patience) if kinds else (),
+        in_flight=chance.choice((1, 2, 4)),
+        on_lost=chance.choice(("raise", "retry")),
+        on_failed=chance.choice(("raise", "move")),
+        patience=patience,
+    )
+
+
+class Witness(Server):
+    """A server whose clients may die before and after each request that changes something."""
+
+    step: Callable[[], None]
+
+    def handle(self, method: str, path: str, query: str, body: bytes) -> Answer:
+        """Answer a request, unless the process that sends it is killed first."""
+        if method == "POST":
+            self.step()
+        answer = super().handle(method, path, query, body)
+        if method == "POST":
+            self.step()
+        return answer
+
+
+class Journaled:
+    """A connection of a journal, in which the process may die before, within and after a write."""
+
+    def __init__(self, real: sqlite3.Connection, step: Callable[..., None]) -> None:
+        self._real, self._step = real, step
+
+    def execute(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        """Execute a statement."""
+        if statement.startswith(("PRAGMA", "SELECT")):
+            return self._real.execute(statement, values)
+        self._step()
+        if not statement.startswith(("BEGIN", "COMMIT")):
+            self._step(partial(self._begin, statement, values))
+        cursor = self._real.execute(statement, values)
+        self._step()
+        return cursor
+
+    def _begin(self, statement: str, values: tuple[Any, ...]) -> None:
+        """Write more than SQLite keeps in memory: the file is changed, and not to its end."""
+        self._real.execute("PRAGMA cache_size = 1")
+        self._real.execute("BEGIN")
+        self._real.execute(statement, values)
+        self._real.execute("CREATE TABLE torn AS SELECT randomblob(20000) FROM journal")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+class SweepWorld(World):
+    """Servers, and processes that sweep one after the other."""
+
+    servers: list[Witness]
+
+    def __init__(self, plan: SweepPlan, folder: Path) -> None:
+        super().__init__(plan, Witness)
+        for server in self.servers:
+            server.step = self.step
+        self.journal = folder / "0.db"
+        self.life = Life(step=0)
+        self.steps = 0  #: Of this process.
+        self.is_over = False  #: Whether it was killed, or has ended.
+        self.told: list[list[int]] = []  #: The rows that ``on_row`` had, by process.
+        self.rows: Any = None
+        self.error: BaseException | None = None  #: Of the last process that failed.
+
+    def step(self, half: Callable[[], object] = lambda: None) -> None:
+        """Come to a point at which the process may end; ``half``: having done half of it."""
+        name = self.kernel.current.name
+        if not is_of_process(name):
+            return
+        self.steps += 1
+        if not 0 < self.life.step <= self.steps:
+            return
+        if self.life.how == "kill":
+            half()
+            self._kill()
+        elif name == "process":
+            self.life = Life(step=0)
+            raise KeyboardInterrupt
+
+    def _kill(self) -> None:
+        """End all threads of the process; its journal is what is on the disk."""
+        following = self.journal.with_name(f"{len(self.told)}.db")
+        for ending in ("", "-journal"):
+            path = Path(f"{self.journal}{ending}")
+            if path.exists():
+                shutil.copy(path, f"{following}{ending}")
+        self.journal, self.is_over, self.pool = following, True, None
+        self.kernel.kill(is_of_process)
+
+    def was_forgotten(self, server: int, one: Taken, at: float) -> bool:
+        """Whether a server has forgotten a prompt by then, so that it may run again."""
+        return any(one.at <= START + fault.at <= at for fault in self.faults(server, "kill"))
+
+    def main(self) -> None:
+        """Run the processes, one after the other, until the sweep is done."""
+        self.kernel.spawn(self.befall, "faults")
+        for life in (*self.plan.lives, *[Life(step=0, pause=10.0)] * 8):
+            self.life, self.steps, self.is_over = life, 0, False
+            self.told.append([])
+            self.kernel.spawn(self._process, "process")
+            assert self.wait(600, lambda: self.is_over), "the sweep does not end"
+            for server in self.servers:
+                for peer in list(server.peers):  # the system ends the sockets of a dead process
+                    server.disconnect(peer)
+            if self.rows is not None:
+                return
+            self.kernel.sleep(life.pause)
+        raise AssertionError(f"each process fails: {self.error!r}")
+
+    def _process(self) -> None:
+        apis = [Client(f"http://{server.host}") for server in self.servers]
+        self.apis += apis
+        plan, what = self.plan, graph(0, Task(seconds=self.plan.seconds))
+        grid = {"1.number": range(plan.points)}
+        options: dict[str, Any] = {"journal": self.journal, "on_row": self._tell, "progress": False}
+        try:
+            if len(apis) == 1:
+                with apis[0] as api:
+                    self.rows = api.sweep(what, grid, in_flight=plan.in_flight, **options)
+            else:
+                with Pool(
+                    apis,
+                    in_flight=plan.in_flight,
+                    patience=plan.patience,
+                    on_lost=plan.on_lost,
+                    on_failed=plan.on_failed,
+                ) as pool:
+                    self.pool = pool
+                    self.rows = pool.sweep(what, grid, **options)
+        except (KeyboardInterrupt, ComfyError) as exc:
+            self.error = exc
+        finally:
+            for api in apis:
+                api.close()
+        self.is_over = True
+
+    def _tell(self, row: Any) -> None:
+        if not isinstance(row.error, JobLost):  # of which the next call asks again
+            self.told[-1].append(row.index)
+
+
+def is_of_process(name: str) -> bool:
+    """Whether a thread is one of the client's process."""
+    return name.startswith(("comfy", "process")) or name == "executor"
+
+
+def play(plan: SweepPlan) -> SweepWorld:
+    """Run a plan, and check all that must hold."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _play(SweepWorld(plan, Path(folder)))
+
+
+def _play(world: SweepWorld) -> SweepWorld:
+    connect = journal_file.connect
+
+    def connected(path: Path) -> Any:
+        return Journaled(connect(path), world.step)
+
+    with no_defects(), world.network, mock.patch.object(journal_file, "connect", connected):
+        try:
+            world.kernel.run(world.main)
+        finally:
+            world.let_go()
+    assert not world.network.violations, world.network.violations[0]
+    _check(world)
+    return world
+
+
+def _check(world: SweepWorld) -> None:
+    plan = world.plan
+    assert [row.index for row in world.rows] == list(range(plan.points))
+    for number, row in enumerate(world.rows):
+        taken = world.taken(number)
+        words = f"point {number}: {row.error!r} on {row.host}; " + "; ".join(
+            f"{index}: {one.prompt_id[:4]} {one.began_at or 0.0:.2f} {one.end} {one.ended_at:.2f}"
+            for index, one in taken
+        )
+        if row.error is None:
+            names = {f"{one.prompt_id}.png" for _, one in taken if one.end == "execution_success"}
+            assert row.result.images[0].filename in names, words
+        else:
+            assert plan.faults, words
+        last = max((one.at for _, one in taken), default=0.0)
+        paid = [
+            one
+            for index, one in taken
+            if one.began_at
+            and not world.was_forgotten(index, one, last)
+            and not may_run_again(world, index, one)
+        ]
+        assert len(paid) <= 1, f"it ran {len(paid)} times: {words}"
+        if not plan.faults:
+            ran = [one for _, one in taken if one.end not in ("deleted",)]
+            assert len(ran) == 1, f"it was sent {len(ran)} times: {words}"
+        lives = [life for life, told in enumerate(world.told) for one in told if one == number]
+        assert lives or row.error, f"no process had the row of {words}"
+        for life, following in itertools.pairwise(lives):
+            # The process was killed before the journal could note that on_row had returned.
+            assert following > life, f"one process had a row twice: {words}"
+            assert world.told[life][-1] == number, f"told twice, {world.told}: {words}"
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("how", ["kill", "interrupt"])
+def test_a_sweep_that_ends_at_any_step_is_carried_on(how: str, servers: int) -> None:
+    """Before, within and after each write to the journal, before and after each POST."""
+    steps = play(SweepPlan(seed=1, servers=servers)).steps
+    assert steps >= 40
+    for step in range(1, steps + 1):
+        plan = SweepPlan(seed=step, servers=servers, lives=(Life(step=step, how=how),))
+        try:
+            play(plan)
+        except BaseException as exc:
+            exc.add_note(f"replay({plan!r})")
+            raise
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_whatever_befalls_it_a_sweep_runs_each_point_once(block: int) -> None:
+    for seed in range(block, PLANS, BLOCKS):
+        plan = drawn(seed)
+        try:
+            play(plan)
+        except BaseException as exc:
+            exc.add_note(f"replay({plan!r})")
+            raise
