@@ -159,8 +159,9 @@ class Sender:
             if self.has_api_prefix is False and path != request.route:
                 response.close()
                 response = self._send(request, request.route, exchange)
-        elif self.has_api_prefix is None and response.status_code < 300 and path != request.route:
-            self.has_api_prefix = True
+        elif self.has_api_prefix is None and path != request.route and response.status_code < 300:
+            # A page is a proxy's, whatever comes later.
+            self.has_api_prefix = "html" not in response.headers.get("content-type", "") or None
         return response
 
     def _find_routes(self, exchange: Exchange) -> None:

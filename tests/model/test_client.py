@@ -90,12 +90,13 @@ class World:
         self.network = Network(kernel, self.server)
         self.apis: list[ComfyApi] = []
         self.waits: list[Wait] = []
-        self.jobs: dict[int, Job] = {}  # by prompt, once its submission has begun
+        self.jobs: dict[int, Job] = {}  # by prompt, the newest
         self.ids = [f"00000000-0000-4000-8000-{n:012d}" for n in range(len(schedule.prompts))]
         self.begun: set[int] = set()
+        self.own: dict[int, Job] = {}  # by prompt, once it is submitted
         self.closed: set[int] = set()
         self.cancelled: set[int] = set()  # by their own client, which was told so
-        self.tried: set[int] = set()  # clients that do not know whether they cancelled one
+        self.tried: set[int] = set()  # of which nobody knows whether they were cancelled
         self.ends: list[Counter[tuple[str | None, str]]] = []  # events, by client
         self.late = 0.0
 
@@ -164,7 +165,7 @@ class World:
             return api.run(graph, resubmit=prompt.resubmit, progress=False, on_event=self.hear)
         prompt_id = self.ids[wait.prompt]
         wait.job = job = api.submit(graph, prompt_id=prompt_id, resubmit=prompt.resubmit)
-        self.jobs[wait.prompt] = job
+        self.jobs[wait.prompt] = self.own[wait.prompt] = job
         if prompt.how == "follow":
             events = [event for event in job.events() if event.is_end]
             assert len(events) <= 1, "one end: an iterator yields two end events"
@@ -185,7 +186,9 @@ class World:
             try:
                 self.do(act)
             except ComfyError as exc:
-                self.tried |= {act.client, self.schedule.prompts[act.prompt].client}
+                refused = isinstance(exc, ApiError) and not is_away(exc)
+                if refused or isinstance(exc, ServerUnreachable):  # nothing was done
+                    self.tried.discard(act.prompt)
                 self.check_failure(exc, act.client, START + act.at)
 
         return do
@@ -201,7 +204,7 @@ class World:
         elif act.what == "attach" and (job or self.taken(act.prompt)):
             self.wait(
                 Wait(act.prompt, act.client, False, self.now),
-                lambda wait: api.job(prompt_id).result(),
+                lambda wait: self.attach(api, prompt_id, act.prompt).result(),
             )
         elif act.what == "again":
             self.closed.add(act.client)
@@ -211,10 +214,13 @@ class World:
                 prompt_id = self.ids[act.prompt]
             self.wait(
                 Wait(act.prompt, self.apis.index(again), False, self.now),
-                lambda wait: again.job(prompt_id).result(),
+                lambda wait: self.attach(again, prompt_id, act.prompt).result(),
             )
         elif act.what == "cancel" and job is not None:
-            if job.cancel(force=True):
+            self.tried.add(act.prompt)
+            was_there = job.cancel(force=True)
+            self.tried.discard(act.prompt)
+            if was_there and job is self.own.get(act.prompt):
                 self.cancelled.add(act.prompt)
         elif act.what == "delete":
             api.delete_from_queue(prompt_id)
@@ -222,6 +228,10 @@ class World:
             api.interrupt(prompt_id)
         elif act.what == "clear":
             api.clear_queue()
+
+    def attach(self, api: ComfyApi, prompt_id: str, number: int) -> Job:
+        self.jobs[number] = job = api.job(prompt_id)  # for whoever wants to cancel it
+        return job
 
     def go_on(self, api: ComfyApi) -> None:
         """All is well again: a prompt runs, and its events come."""
@@ -263,10 +273,10 @@ class World:
             return any(fault.value == exc.status for fault in faults if fault.kind == "refuse")
         return bool(faults)
 
-    def removes(self, client: int) -> bool:
-        """Whether a client may have had the server remove prompts from the queue."""
-        acts = [act for act in self.schedule.acts if act.client == client]
-        return client in self.tried or any(act.what in ("delete", "clear") for act in acts)
+    def may_be_removed(self, wait: Wait) -> bool:
+        """Whether its client may have had the server remove it from the queue."""
+        acts = [act for act in self.schedule.acts if act.client == wait.client]
+        return wait.prompt in self.tried or any(act.what in ("delete", "clear") for act in acts)
 
     def check_failure(self, exc: ComfyError, client: int, since: float) -> None:
         """A call fails only if there is a reason."""
@@ -290,13 +300,13 @@ class World:
         if kind is not Result and self.is_submission(wait, outcome):
             self.check_submission(wait, taken)
             return
-        is_over = any(one.end for one in taken)
         refusal = isinstance(outcome, ApiError | UnexpectedResponse)
         if kind is not None:
-            ends = {one.end for one in taken}
-            assert is_over, f"still there: {outcome!r}"
-            if kind is JobInterrupted and self.removes(wait.client):
+            ends, is_over = {one.end for one in taken}, any(one.end for one in taken)
+            if kind is JobInterrupted and self.may_be_removed(wait):
                 ends.add("deleted")  # whether it was there any more, nobody can tell
+                is_over = is_over or not taken
+            assert is_over, f"still there: {outcome!r}"
             assert ends & ENDS[kind], f"right end: {outcome!r}, but {ends}"
             if kind is Result:
                 self.check_outputs(outcome, taken)
@@ -323,7 +333,7 @@ class World:
         if isinstance(exc, ApiError | UnexpectedResponse):
             return bool(exc.path) and exc.path.endswith("/prompt") and exc.method == "POST"
         prompt = self.schedule.prompts[wait.prompt]
-        return wait.client == prompt.client and wait.prompt not in self.jobs
+        return wait.client == prompt.client and wait.prompt not in self.own
 
     def check_submission(self, wait: Wait, taken: list[Taken]) -> None:
         """A submission failed: nothing was taken, or nobody knows."""
@@ -340,6 +350,8 @@ class World:
     def check_outputs(self, result: Result, taken: list[Taken]) -> None:
         names = {image.filename for image in result.images}
         right = [{f"{one.prompt_id}.png"} for one in taken if one.end == "execution_success"]
+        is_whole = result.complete or bool(self.schedule.faults)
+        assert is_whole, f"outputs: {result!r} is not complete without a reason"
         assert names in right or not result.complete, f"outputs: {names}, not {right}"
 
     def check_bound(self, wait: Wait, taken: list[Taken]) -> None:

@@ -54,3 +54,16 @@ def test_a_deaf_socket_is_no_wait_without_end_where_http_refuses_for_good() -> N
             ),
         )
     )
+
+
+def test_a_page_below_api_is_no_sign_of_such_routes() -> None:
+    """A proxy showed it while the server started, which has none."""
+    replay(
+        Schedule(
+            seed=1,
+            version="2024-03",
+            prompts=(Prompt(),),
+            faults=(Fault(at=0.0, kind="nonsense", lasts=1.0),),
+            goes_on=True,
+        )
+    )
