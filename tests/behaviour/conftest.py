@@ -162,7 +162,7 @@ def make() -> Iterator[Make]:
     yield factory
     for _, link in made:
         link.stop()
-        link.join(5)
+        link.join(30)
         assert link.state is State.CLOSED
     gc.collect()  # a socket left open is a warning, and warnings are errors
 

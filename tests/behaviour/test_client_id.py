@@ -53,10 +53,10 @@ def test_a_client_that_is_let_in_no_more_goes_on_under_a_fresh_id(
         assert caplog.text.count("code 1008") == 1
         for job in (running, waiting):
             comfy.finish(job.prompt_id)
-            job.result(20)
+            job.result(60)
         script.end()
         last = api.submit(GRAPH)
-        last.result(20)
+        last.result(60)
         assert [(event.prompt_id, event.recovered) for event in ends] == [
             (running.prompt_id, True),
             (waiting.prompt_id, True),
@@ -84,7 +84,7 @@ def test_a_submission_is_found_by_its_mark_although_the_client_id_was_renewed(
         job = api.submit(GRAPH)
         assert api.client_id != "mine"
         comfy.finish(job.prompt_id)
-        job.result(20)
+        job.result(60)
         queue.end()
 
         comfy.faults.cut("POST", "/prompt", ran=True, times=1)
@@ -97,4 +97,4 @@ def test_a_submission_is_found_by_its_mark_although_the_client_id_was_renewed(
         job = api.job(caught.value.prompt_id)
         assert job.prompt_id != caught.value.prompt_id
         comfy.finish(job.prompt_id)
-        job.result(20)
+        job.result(60)

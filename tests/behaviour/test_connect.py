@@ -178,7 +178,7 @@ def test_init_fails_at_once_on_another_program() -> None:
         ):
             api.init(2 * LIMIT)
         listener.shutdown(socket.SHUT_RDWR)
-        server.join(5)
+        server.join(30)
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -241,7 +241,7 @@ def test_init_waits_for_a_port_that_opens_late(comfy: ComfyServer, refused: str)
             assert api.connected
             api.close()
             listener.shutdown(socket.SHUT_RDWR)
-            relay.join(10)
+            relay.join(30)
 
 
 def _relay(listener: socket.socket, port: int) -> None:

@@ -58,7 +58,7 @@ def test_after_a_fork_both_work(comfy: ComfyServer) -> None:
             assert api.state is State.IDLE
             api.get_queue()
             with pytest.raises(ClientClosed):
-                job.result(5)
+                job.result(60)
             api.init()
             assert api.connected
             assert api.submit(GRAPH).prompt_id != job.prompt_id
@@ -70,7 +70,7 @@ def test_after_a_fork_both_work(comfy: ComfyServer) -> None:
         assert answer != parent
         comfy.until(lambda: comfy.hellos == [parent, answer])
         gate.set()
-        job.result(15)
+        job.result(60)
         comfy.until(lambda: len(comfy.history) == 2)
         assert api.client_id == parent
         assert api.connected
@@ -88,18 +88,18 @@ def test_callbacks_of_a_job_are_called_in_its_own_process(comfy: ComfyServer) ->
         job = api.submit(
             GRAPH, on_event=calls.append, on_start=lambda _: begun.set(), on_queue=print, every=1
         )
-        assert begun.wait(15)
+        assert begun.wait(60)
 
         def work() -> object:
             seen = len(calls)
-            assert isinstance(job.exception(5), ClientClosed)
+            assert isinstance(job.exception(60), ClientClosed)
             api.init()
             api.submit(GRAPH, on_event=print, on_queue=print)
             return len(calls) - seen
 
         assert in_child(work) == "0"
         gate.set()
-        job.result(15)
+        job.result(60)
         assert [event.is_end for event in calls].count(True) == 1
 
 
@@ -140,7 +140,7 @@ class _SlowModule(MetaPathFinder, Loader):
 
     def exec_module(self, module: object) -> None:
         self.begun.set()
-        self.go_on.wait(10)
+        self.go_on.wait(60)
 
 
 @pytest.mark.usefixtures("quiet_fork")
@@ -151,7 +151,7 @@ def test_a_fork_waits_for_an_import_of_another_thread(monkeypatch: pytest.Monkey
     importing = threading.Thread(target=import_module, args=(slow.name,))
     importing.start()
     try:
-        assert slow.begun.wait(10)
+        assert slow.begun.wait(60)
         threading.Timer(0.2, slow.go_on.set).start()
         assert in_child(lambda: import_module(slow.name).__name__) == slow.name
     finally:
@@ -199,12 +199,12 @@ def test_a_fork_waits_for_no_lock_of_a_given_session(comfy: ComfyServer) -> None
         def hold() -> None:
             with session.get_adapter(comfy.url).poolmanager.pools.lock:  # type: ignore[attr-defined]
                 held.set()
-                done.wait(30)
+                done.wait(120)
 
         holder = threading.Thread(target=hold)
         holder.start()
         try:
-            assert held.wait(20)
+            assert held.wait(60)
             assert in_child(lambda: api.get_queue().pending) == "()"
         finally:
             done.set()

@@ -239,7 +239,7 @@ def test_a_job_and_its_callbacks_go_with_it(comfy, fast):
     gc.disable()
     try:
         del job, bound
-        until(lambda: kept() is None, 5)
+        until(lambda: kept() is None, 60)
     finally:
         gc.enable()
 

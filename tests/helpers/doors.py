@@ -186,7 +186,7 @@ class Nginx:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not self._answers():
             if time.monotonic() > end:
                 log = self._read("error.log")
@@ -197,7 +197,7 @@ class Nginx:
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
-            self._process.communicate(timeout=20)  # closes stdin, and waits
+            self._process.communicate(timeout=60)  # closes stdin, and waits
 
     def _answers(self) -> bool:
         try:

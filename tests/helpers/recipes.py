@@ -166,7 +166,7 @@ def served(folder: Path, code: str, workflow: dict[str, Any]) -> Iterator[Servic
         reader.start()
         yield Service(process, url, log)
         process.terminate()
-        process.wait(30)
+        process.wait(60)
         reader.join()
         assert "Traceback" not in "".join(log), "".join(log)
     finally:

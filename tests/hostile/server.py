@@ -102,7 +102,7 @@ class Server:
                 sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
         for thread in self._threads:
-            thread.join(5.0)
+            thread.join(30.0)
 
     def handle(self, request: Request) -> Reply:
         """The answer, unless a handler was given."""

@@ -657,7 +657,7 @@ def test_whoever_asks_late_for_events_hears_of_the_end_at_least() -> None:
     """Though all that waited had to make room."""
     with ComfyServer() as server, ComfyApi(server.url) as api:
         job = api.submit(IMAGE)
-        job.result(20)
+        job.result(60)
         first = job._tracked.events.first
         assert first is not None
         for rank in range(3):

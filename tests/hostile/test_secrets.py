@@ -456,7 +456,7 @@ def test_a_header_whose_name_tells_nothing_is_hidden(
     with Comfy() as server, poller(server.url, **given(how)) as api:
         failed(server, OPAQUE)
         with pytest.raises(JobFailed) as failure:
-            api.submit(GRAPH).result(20)
+            api.submit(GRAPH).result(60)
         server.lies["/x"] = refuse
         with pytest.raises(ComfyError) as refusal:
             api.fetch_api("/x")
@@ -539,7 +539,7 @@ def test_a_node_that_repeats_a_key_when_it_fails(place: str) -> None:
     with Comfy() as server, poller(server.url, **how) as api:
         failed(server, SECRET)
         with pytest.raises(JobFailed) as caught:
-            api.submit(graph, **options).result(20)
+            api.submit(graph, **options).result(60)
     exc = caught.value
     told = json.dumps(exc.to_dict())
     assert_nowhere("".join([str(exc), repr(exc.args), repr(vars(exc)), told]))

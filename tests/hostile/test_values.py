@@ -284,7 +284,7 @@ def test_a_prompt_of_another_user_with_our_mark_is_not_ours() -> None:
         )
         job = api.job(ours)
         with pytest.raises(JobLost):
-            job.result(20)
+            job.result(60)
         assert job.prompt_id == ours
 
 

@@ -213,7 +213,7 @@ def test_runs_of_several_threads_find_their_own_answers(server: ComfyServer, pat
 
     def run(api: ComfyApi, order: list[int]) -> dict[int, bytes]:
         jobs = {n: api.submit(workflows[n]) for n in order}
-        return {n: job.result(20).images[0].bytes() for n, job in jobs.items()}
+        return {n: job.result(60).images[0].bytes() for n, job in jobs.items()}
 
     with ComfyApi(server.url, record=path) as api:
         first = run(api, [0, 1, 2, 3])
@@ -545,7 +545,7 @@ def test_transcripts_of_failures_play(version: str) -> None:
         job = api.submit(load_workflow("txt2img_slow"))
         api.interrupt()
         with pytest.raises(JobInterrupted):
-            job.result(20)
+            job.result(60)
     refused, _ = transcript(version, "validation_error")
     with (
         ComfyServer.replay(refused) as server,

@@ -326,7 +326,7 @@ def test_many_writers_of_one_name_each_get_their_own(tmp_path):
     written = []
 
     def write(number: int) -> None:
-        start.wait(10)
+        start.wait(30)
         path = write_atomically(tmp_path / "a.png", [b"%d" % number] * 1000, if_exists="number")
         written.append((path, number))
 
@@ -334,7 +334,7 @@ def test_many_writers_of_one_name_each_get_their_own(tmp_path):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(30)
     assert len({path for path, _ in written}) == 8
     assert all(path.read_bytes() == b"%d" % number * 1000 for path, number in written)
     assert len(listing(tmp_path)) == 8

@@ -328,7 +328,7 @@ def test_a_shutdown_by_another_thread_ends_a_read(
     reader = threading.Thread(target=wait)
     reader.start()
     ours.shutdown(socket.SHUT_RDWR)
-    reader.join(5)
+    reader.join(30)
     assert len(ended) == 1
 
 
@@ -347,7 +347,7 @@ def test_frames_come_through_tls(pair: tuple[socket.socket, socket.socket]) -> N
         with there.wrap_socket(theirs, server_side=True) as server:
             server.sendall(frame(TEXT, b"a") * 1000)
             server.sendall(frame(BINARY, large)[:ROOM])
-            go_on.wait(10)
+            go_on.wait(30)
             server.sendall(frame(BINARY, large)[ROOM:])
             with contextlib.suppress(OSError):
                 server.unwrap()
@@ -368,7 +368,7 @@ def test_frames_come_through_tls(pair: tuple[socket.socket, socket.socket]) -> N
         assert set(found) <= {(TEXT, b"a")}
         client.settimeout(5)
         assert [*found, *every(stream)] == [*[(TEXT, b"a")] * 1000, (BINARY, large)]
-    thread.join(10)
+    thread.join(30)
 
 
 # -- any order of anything ------------------------------------------------------------------

@@ -187,8 +187,8 @@ def test_whoever_waits_by_other_means_and_is_interrupted_keeps_no_job_from_its_e
     waiter.start()
     until(lambda: job._alarms)
     one.settle(RESULT)
-    assert told.wait(10)
-    waiter.join(10)
+    assert told.wait(30)
+    waiter.join(30)
     assert not waiter.is_alive()
 
 
@@ -205,7 +205,7 @@ def test_callbacks_run_in_order_in_their_own_thread(one, job, caplog):
     job.add_done_callback(lambda _: done.set())
     with caplog.at_level(logging.ERROR):
         one.settle(RESULT)
-        assert done.wait(10)
+        assert done.wait(30)
     assert seen == [(job, "comfy-callbacks")]
     assert "mine" in caplog.text
     job.add_done_callback(lambda j: seen.append((j, threading.current_thread().name)))
