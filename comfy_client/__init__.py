@@ -268,7 +268,7 @@ __all__ = [
 if not TYPE_CHECKING:  # or any name would pass a type checker
 
     def __getattr__(name: str) -> Any:
-        """What is imported when it is first used."""
+        """Import a public name when it is first used."""
         if name in __all__:
             homes = (vars(import_module(home, __name__)) for home in _MODULES)
             globals()[name] = found = next(home[name] for home in homes if name in home)

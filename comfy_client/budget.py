@@ -63,7 +63,7 @@ class Budget:
         self._charges: weakref.WeakValueDictionary[int, Charge] = weakref.WeakValueDictionary()
 
     def prefer(self, is_ours: Callable[[str | None], bool]) -> None:
-        """What is about prompts of ours matters more; a method, which is held weakly, tells."""
+        """Set the method, held weakly, that tells our own prompts, whose data matter more."""
         self._is_ours = weakref.WeakMethod(is_ours)
 
     def is_ours(self, prompt_id: str | None) -> bool:
@@ -72,7 +72,7 @@ class Budget:
         return is_ours is None or is_ours(prompt_id)
 
     def join(self, holder: Holder) -> None:
-        """It holds something from now on, until it is collected."""
+        """Count a holder's bytes from now on, until it is collected."""
         key = id(holder)
         self._holders[key] = weakref.ref(holder, partial(_leave, self._holders, key))
 
@@ -159,11 +159,11 @@ class Share:
             self.nbytes -= charge.nbytes
 
     def give_way(self, nbytes: int, rank: int) -> int:
-        """It cannot."""
+        """Free nothing: a job's data must stay."""
         return 0
 
     def free(self) -> None:
-        """It keeps nothing any more."""
+        """Release everything."""
         for key in list(self._charges):
             self._uncharge(key)
         self._budget.used -= self.own
@@ -211,7 +211,7 @@ class Newest(Generic[V]):
             self.nbytes -= found[1]
 
     def get(self, key: Hashable) -> V | None:
-        """What was put there last; ``None``: nothing that is known yet."""
+        """Return what was put there last, if it is still known."""
         found = self._known.get(key)
         return None if found is None else found[0]
 

@@ -168,7 +168,7 @@ class ComfyApi(Batches, Subscriptions, Connecting):
         _clients.add(self)
 
     def _set_up(self, client_id: str) -> None:
-        """What belongs to one process; made anew in the child of a fork."""
+        """Make what belongs to one process; again in the child of a fork."""
         self._windows = set()
         self._tracker = Tracker(
             self,
@@ -238,10 +238,10 @@ class ComfyApi(Batches, Subscriptions, Connecting):
         return self._receivers.dropped
 
     def stats(self) -> ClientStats:
-        """What this client has done since it was made, in numbers; sends no request.
+        """Return the counters of this client since it was made; sends no request.
 
-        Of prompts (submitted, succeeded, failed, ...), requests, connections and bytes.  The
-        child of a fork begins anew.  The guide (``monitoring.rst``) shows how to give them to
+        They count prompts (submitted, succeeded, failed, ...), requests, connections and bytes.
+        The child of a fork begins anew.  The guide (``monitoring.rst``) shows how to give them to
         Prometheus.
         """
         tracker, traffic = self._tracker, self._http.traffic

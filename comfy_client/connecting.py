@@ -59,7 +59,7 @@ class Connecting(Routes):
     _tracker: Tracker
 
     def _check_open(self) -> None:
-        """Raises :class:`ClientClosed` after ``close()``."""
+        """Raise :class:`ClientClosed` after ``close()``."""
         raise NotImplementedError
 
     def init(self, timeout: float | None = 10.0) -> Self:
@@ -133,7 +133,7 @@ class Connecting(Routes):
         return stats
 
     def _wait_for_socket(self, deadline: Deadline) -> State:
-        """What has become of it by then; raises what will not mend."""
+        """Wait until the socket has connected or failed; raise what will not mend."""
         check_may_wait()
         self._connection.retry()
         left = max(0.05, deadline.left(LONGEST))
@@ -153,7 +153,7 @@ class Connecting(Routes):
         timeout: float | None,
         is_temporary: Callable[[ComfyError], bool],
     ) -> Found:
-        """What the server says to ``ask``, which takes seconds, as soon as it is up."""
+        """Return what ``ask(seconds)`` returns, as soon as the server is up."""
         pauses = Backoff(self._tracker.timing.init, 1.0, factor=1.6, jitter=0.0)
         said: ComfyError | None = None  # the last time
         while True:

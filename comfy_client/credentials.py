@@ -56,7 +56,7 @@ class BasicCredentials(_HeadersOnly):
             raise ValueError("a user name cannot hold a colon: the password begins behind it")
 
     def headers(self) -> Mapping[str, str]:
-        """``Authorization: Basic ...``."""
+        """Return ``Authorization: Basic ...``."""
         pair = f"{self.username}:{self.password}".encode()
         return {"Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}
 
@@ -72,7 +72,7 @@ class BearerCredentials(_HeadersOnly):
     token: str = attrs.field(repr=False)
 
     def headers(self) -> Mapping[str, str]:
-        """``Authorization: Bearer ...``."""
+        """Return ``Authorization: Bearer ...``."""
         return {"Authorization": f"Bearer {self.token}"}
 
 
@@ -149,11 +149,11 @@ class EnvCredentials:
         return BearerCredentials(value)
 
     def headers(self) -> Mapping[str, str]:
-        """What the variable says now."""
+        """Read the variable now."""
         return self._read().headers()
 
     def query(self) -> Mapping[str, str]:
-        """What the variable says now."""
+        """Read the variable now."""
         return self._read().query()
 
 

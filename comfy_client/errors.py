@@ -74,7 +74,7 @@ class ComfyError(AsDict, Exception):
         return self._hint
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows: the user's own lines and the message."""
+        """Return what IPython shows: the user's own lines and the message."""
         return rendered(self)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -65,7 +65,7 @@ class Addressed(Event):
 
 
 def _kind(event: Event) -> Hashable | None:
-    """What makes an older event worthless once a newer one came; ``None``: nothing does."""
+    """Return the key of events of which only the newest counts; None if every one counts."""
     # By class: a server may send anything under the name of one.
     if isinstance(event, Progress):
         return (event.name, event.prompt_id, event.node)
@@ -211,7 +211,7 @@ class EventQueue:
         return next(iter(self._waiting), self._last + 1)
 
     def close(self) -> None:
-        """What still waits is dropped; ``get`` answers ``None`` from now on."""
+        """Drop what still waits; ``get`` returns ``None`` from now on."""
         with self._lock:
             self._closed = True
             # Not cleared: a reader that is in the middle of it keeps what is dropped.
@@ -275,7 +275,7 @@ class EventQueue:
             self._budget.dropped += 1
 
     def _uncount(self, number: int, nbytes: int) -> None:
-        """It is not held any more."""
+        """Release the bytes of an event."""
         self.nbytes -= nbytes
         if nbytes < LARGE or self._charges.pop(number, None) is None:
             self.own -= nbytes

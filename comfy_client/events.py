@@ -480,7 +480,7 @@ class ErrorEvent(Event):
 
 
 def body_of(event: Event) -> object:
-    """What takes most of an event's memory; all that were made of one message share it."""
+    """Return what takes most of an event's memory; events of one message share it."""
     if isinstance(event, PreviewEvent) and event.view:
         return event.view.obj
     return event if event.raw is None else event.raw
@@ -501,7 +501,7 @@ class Reader(Protocol[E_co]):
 
 
 def _reader(cls: type[E], name: str, **fields: Converter) -> Reader[E]:
-    """Reads each field from the key of its name by its converter; others have their default."""
+    """Return a function that reads each field from its key; others have their default."""
     slots = {field.name: getattr(cls, field.name).__set__ for field in attrs.fields(cls)}
     set_name, set_raw, set_nbytes = (slots.pop(key) for key in ("name", "raw", "nbytes"))
     steps = tuple((slots.pop(key), key, convert) for key, convert in fields.items())
@@ -647,7 +647,7 @@ FROM_SERVER: Mapping[str, Reader[Event]] = {
 
 
 def unknown(kind: str, message: Mapping[str, Any], nbytes: int = 0) -> UnknownEvent:
-    """What a message is whose type is not known here, or whose data are in no form for it."""
+    """Make an event of a message whose type is unknown, or whose data do not fit it."""
     data = message.get("data")
     prompt_id = _word(_map(data).get("prompt_id"))
     return UnknownEvent(name=kind, raw=message, nbytes=nbytes, data=data, prompt_id=prompt_id)

@@ -33,7 +33,7 @@ def causes(exc: BaseException, outer: BaseException | None = None) -> Iterator[B
 
 
 def interruption(exc: BaseException, outer: BaseException | None = None) -> BaseException | None:
-    """What a handler of a signal has raised, in an exception or in what that wraps.
+    """Return what a signal handler has raised, in an exception or in what that wraps.
 
     ``outer`` as in :func:`causes`: whoever tidies up behind a Ctrl-C is not interrupted again.
     The usual alarm raises ``TimeoutError``, for which libraries take it to be the socket's own.
@@ -57,7 +57,7 @@ def interruption(exc: BaseException, outer: BaseException | None = None) -> Base
 
 
 def _code_of(handler: object) -> CodeType | None:
-    """What runs when a signal comes: of a function, a method, a partial or an object."""
+    """Return the code of a signal handler: a function, a method, a partial or an object."""
     handler = getattr(handler, "func", handler)
     handler = getattr(handler, "__func__", handler)
     if not hasattr(handler, "__code__"):

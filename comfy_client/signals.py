@@ -128,7 +128,7 @@ class Receivers:
         self.reset()
 
     def reset(self) -> None:
-        """A fresh queue and no thread, as after a fork; who listens stays."""
+        """Make a fresh queue, as after a fork; keep the receivers."""
         # Guards the list of subscriptions, which is replaced, never changed, and the start of the
         # thread; is taken before that of a queue.  Re-entrant: the collector may end an iterator.
         self._lock = shared_lock()
@@ -344,11 +344,11 @@ class Receivers:
             queue.close()
 
     def shutdown(self) -> Callable[[], None]:
-        """What ends the delivery thread, without keeping a hold on this object."""
+        """Return a function that ends the delivery thread, and does not keep this object alive."""
         return self._queue.close
 
     def events(self, queue: EventQueue) -> Iterator[Event]:
-        """What a subscription brings, until it is closed."""
+        """Yield the events of a subscription until it is closed."""
         # In slices, so that Ctrl-C ends it on every system.
         return (event for event in self.poll(queue, 0.5) if event is not None)
 
@@ -421,7 +421,7 @@ def _takes(function: Callable[..., object], count: int, **kw: object) -> bool:
 
 
 def call_safely(receiver: Callable[..., object], *args: object, **kw: object) -> object:
-    """What it returns; what it raises is logged."""
+    """Call a receiver; log what it raises."""
     try:
         return receiver(*args, **kw)
     except BaseException:
@@ -430,7 +430,7 @@ def call_safely(receiver: Callable[..., object], *args: object, **kw: object) ->
 
 
 def _deliver(queue: EventQueue, owner: weakref.ref[Receivers]) -> None:
-    """The delivery thread.  It holds the queue, and the rest only while it calls."""
+    """Run the delivery thread, which holds the receivers only while it calls them."""
     pause: float | None = None
     while True:
         event = queue.get(pause)

@@ -62,7 +62,7 @@ class Subscriptions:
     _connection: Connection
 
     def _check_open(self) -> None:
-        """Raises :class:`ClientClosed` after ``close()``."""
+        """Raise :class:`ClientClosed` after ``close()``."""
         raise NotImplementedError
 
     @overload

@@ -147,7 +147,7 @@ def _is_import(frame: types.FrameType) -> bool:
 
 
 def about_client(name: str, cls: type) -> str:
-    """What to say of a name that a client does not have."""
+    """Return the message for a name that a client does not have."""
     way = CLIENT.get(name)
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     if way is None and hasattr(cls, snake):
@@ -156,7 +156,7 @@ def about_client(name: str, cls: type) -> str:
 
 
 def about_pool(name: str, cls: type) -> str:
-    """What to say of a name that a pool does not have."""
+    """Return the message for a name that a pool does not have."""
     return _about(f"{cls.__name__!r} object", name, POOL.get(name))
 
 

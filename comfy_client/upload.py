@@ -272,7 +272,7 @@ class Upload:
         self._known[None] = facts
 
     def identity(self) -> dict[str, Any]:
-        """What tells it from others, as JSON; it is read for that, but not fetched."""
+        """Return as JSON what tells the file from others; reads a local file, fetches no URL."""
         source = self.remote
         if source is None:
             found = self.facts()
@@ -312,7 +312,7 @@ def is_file(value: object) -> bool:
 
 
 def instead_of(value: object) -> str:
-    """What to set in place of a value that has files but is none; empty: it has none."""
+    """Advise on what to set in place of a value that has files; empty if it has none."""
     kind = type(value)
     if hasattr(kind, "images") and hasattr(kind, "files"):
         return f"{value!r} has several outputs; set one of them, such as result.image"
@@ -376,7 +376,7 @@ def named_by(digest: str, others: object, ending: str) -> str:
 def _source(
     file: Any, *, fetch: bool
 ) -> tuple[Path | bytes | BinaryIO | str | ServerFile, str | None, int]:
-    """What to send, what it is called here, and where it begins."""
+    """Return what to upload, its name, and where it begins."""
     from .pictures import encoded, is_picture  # most programs send none
 
     if isinstance(file, (bytes, bytearray, memoryview)):

@@ -104,7 +104,7 @@ def whole(value: object) -> int | None:
 
 
 def flag(value: object) -> bool | None:
-    """True or false."""
+    """Return a value if it is a bool."""
     return value if isinstance(value, bool) else None
 
 

@@ -189,14 +189,14 @@ def canonical(node: Mapping[str, Any]) -> str:
 
 
 def _identity(value: object) -> Any:
-    """What stands for a file: the same for the same content."""
+    """Return a key for a file that depends on its content only."""
     if isinstance(value, Upload):
         return value.identity()
     raise TypeError(f"JSON cannot carry {brief(value)}")
 
 
 def _faults(report: object) -> list[Mapping[str, Any]]:
-    """What is wrong with a node; something that nobody knows, if it cannot be read."""
+    """Return the errors of a node; one empty error if they are unreadable."""
     errors = report.get("errors") if isinstance(report, Mapping) else None
     return [
         fault if isinstance(fault, Mapping) else {}

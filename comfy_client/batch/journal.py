@@ -236,13 +236,13 @@ class Journal:
         )
 
     def accepted(self, key: Key, prompt_id: str) -> None:
-        """The server has it under another id."""
+        """Record the server's own id of a prompt."""
         self._write(
             "UPDATE points SET prompt_id = ? WHERE digest = ? AND occurrence = ?", prompt_id, *key
         )
 
     def returned(self, key: Key) -> None:
-        """The server has surely got nothing of it."""
+        """Record that the server surely does not have the prompt."""
         self._write(
             "UPDATE points SET withdrawn = 1, host = '' WHERE digest = ? AND occurrence = ?", *key
         )
@@ -284,7 +284,7 @@ class Journal:
         )
 
     def told(self, key: Key) -> None:
-        """The caller's callback has had its row, and returned."""
+        """Record that the caller's callback has had the row, and returned."""
         self._write("UPDATE points SET told = 1 WHERE digest = ? AND occurrence = ?", *key)
 
     def _write(self, statement: str, *values: object) -> None:

@@ -121,7 +121,7 @@ class Outage:
             self._connections = tracker.connection.generation
 
     def _failed(self, exc: ComfyError) -> None:
-        """A request of ours has found nobody."""
+        """Note a request that nobody answered; raise once patience is exhausted."""
         tracker = self.poller.tracker
         if self._since is None:
             log.warning("waiting for the server to come back: %s", exc)

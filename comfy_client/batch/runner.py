@@ -43,7 +43,7 @@ class Runner(Protocol):
         """Those of all servers."""
 
     def client(self, host: str | None) -> Running | None:
-        """That of a server; ``None``: it is not one of these."""
+        """Return the client of a server, or None if the server is not ours."""
 
     # -- what is to be run -----------------------------------------------------------------
 
@@ -103,7 +103,7 @@ class Runner(Protocol):
         """Which one to ask for what was sent to a server; ``None``: none of these."""
 
     def recover(self, sought: Mapping[str, Sought]) -> None:
-        """Some of these may be there."""
+        """Look for prompts of an earlier call."""
 
     def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:
         """Which server has one of them, and under which id; ``home``: that may have it."""
@@ -145,15 +145,15 @@ class OneServer:
         return self._client if host == self._client.host else None
 
     def weights(self) -> Mapping[str, float]:
-        """It has all."""
+        """Return the share of each server."""
         return {self._client.host: 1.0}
 
     def free(self) -> Iterable[str]:
-        """It is."""
+        """Return the servers that can take a prompt now."""
         return (self._client.host,)
 
     def fits(self, host: str, point: int) -> bool:
-        """It says so itself."""
+        """Return True; the server itself refuses what it cannot run."""
         return True
 
     def may_steal(self, host: str) -> bool:
@@ -238,7 +238,7 @@ class OneServer:
         return True
 
     def let_go(self, job: Job | None) -> None:
-        """It always knows."""
+        """Do nothing; the server always knows its prompts."""
 
 
 def attached(
@@ -251,6 +251,6 @@ def attached(
 
 
 def known_graph(workflow: Workflow) -> Mapping[str, Any]:
-    """What was submitted, if that is certain: the server has drawn seeds and names of files."""
+    """Return the submitted graph; empty if only the server knows drawn seeds and file names."""
     graph = workflow.to_dict()
     return {} if wants_seeds(graph) or files_in(graph) else graph

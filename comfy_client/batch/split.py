@@ -56,7 +56,7 @@ class Split:
         return None if found is None else own.pop(found)
 
     def put_back(self, point: int, name: str) -> None:
-        """It has to run after all, next of those of that server."""
+        """Put a point back as the next one of a server."""
         self._runs.setdefault(name, []).insert(0, point)
 
     def drop(self, points: Collection[int]) -> None:
@@ -69,7 +69,7 @@ class Split:
         return next((at for at, point in enumerate(run) if fits(name, point)), None)
 
     def _take_over(self, name: str, fits: Fits) -> None:
-        """The rear half of what somebody else has."""
+        """Take over the rear half of the longest other run."""
         found = [
             (other, [point for point in run if fits(name, point)])
             for other, run in self._runs.items()

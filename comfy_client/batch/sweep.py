@@ -275,7 +275,7 @@ class _Sweeper:
             self._told.add(point)
 
     def _look_up(self, point: int, record: Record) -> None:
-        """What was sent, and has not ended as far as the journal knows."""
+        """Look for a prompt that was sent, and has not ended as far as the journal knows."""
         home = self._runner.home(record.host)
         if home is not None:
             # One that was sent a moment ago may be on its way yet.
@@ -344,7 +344,7 @@ class _Sweeper:
         return True
 
     def _sent(self, flight: _Flight, prompt_id: str, host: str) -> None:
-        """It is about to be; maybe in another thread."""
+        """Record that a prompt is about to be sent, maybe in another thread."""
         if self._journal is not None:
             key = self._keys[flight.point]
             self._journal.sent(key, host, prompt_id, flight.tries, runtime.wall_time())
@@ -434,7 +434,7 @@ class _Sweeper:
         *,
         is_known: bool,
     ) -> None:
-        """A server had it, or may have had it; ``is_known``: that has said what became of it."""
+        """Conclude a prompt that a server had; ``is_known``: the server told how it ended."""
         self._was_accepted = True
         job = entry if isinstance(entry, Job) else None
         # What an earlier call in this process has taken back, ends as interrupted.
@@ -460,7 +460,7 @@ class _Sweeper:
         self._settle(row, is_known=was_forgotten)
 
     def _settle(self, row: SweepRow, *, is_known: bool = True) -> None:
-        """It has ended; unless it is known how, the next call asks again."""
+        """Settle a row that has ended; unless it is known how, the next call asks again."""
         if is_known:
             self._write_end(row)
         self._rows[row.index] = row
@@ -482,7 +482,7 @@ class _Sweeper:
     # -- what the journal gets --------------------------------------------------------------
 
     def _write_end(self, row: SweepRow) -> None:
-        """The params are left out: they are in the grid, and may be anybody's secrets."""
+        """Write the end of a row, without its params, which may be secrets."""
         if self._journal is None:
             return
         for client in self._runner.clients:

@@ -16,7 +16,7 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 
 def time_of(runner: Runner, host: str, job: Job) -> float | None:
-    """That of one; the record is written a moment after the end is told."""
+    """Return the job's execution time; its record may lag the end event."""
     took, client = state_of(job).took, runner.client(host)
     if took is not None or client is None:
         return took

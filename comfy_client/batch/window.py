@@ -63,11 +63,11 @@ class Window:
         self._entries[prompt_id] = entry
 
     def pop(self, prompt_id: str) -> Job | ComfyError | None:
-        """It has ended, and what became of it is known: not before, since Ctrl-C may come."""
+        """Remove a prompt whose end is known; not before, since Ctrl-C may come."""
         return self.drop(prompt_id)
 
     def drop(self, prompt_id: str) -> Job | ComfyError | None:
-        """It is in it no more, and has not ended."""
+        """Remove a prompt that has not ended."""
         return self._entries.pop(prompt_id, None)
 
     def withdraw(self) -> None:

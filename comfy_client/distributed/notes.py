@@ -110,7 +110,7 @@ async def is_away(worker: Worker, away: bool) -> None:
 
 
 async def others(worker: Worker) -> list[Submitter]:
-    """The clients of the other workers whose servers are not away; in the event loop."""
+    """Return the clients of other workers whose servers are not away; in the event loop."""
     alive = (await worker.scheduler.identity())["workers"].keys() - {worker.address}
     away = await worker.scheduler.get_metadata(keys=[_ROOT, "away"], default={})
     newest = {one.worker: one for one in await known(worker)}
@@ -123,7 +123,7 @@ def submitters(worker: Worker) -> list[Submitter]:
 
 
 async def known(worker: Worker) -> list[Submitter]:
-    """The same, in the event loop of the worker."""
+    """Return the clients of all workers; in the event loop of the worker."""
     return _read(await worker.scheduler.get_metadata(keys=[_ROOT, "clients"], default={}))
 
 

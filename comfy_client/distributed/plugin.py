@@ -199,7 +199,7 @@ def url_of(host: str) -> str:
 
 
 async def _free(worker: Worker, hosts: Sequence[str]) -> str:
-    """The first of these that the fewest other workers have."""
+    """Return the first of the hosts that the fewest other workers have."""
     there = (await worker.scheduler.identity())["workers"].keys() - {worker.address}
     taken = {one.worker: one.url for one in await notes.known(worker)}  # the newest of each
     urls = list(map(url_of, hosts))

@@ -135,7 +135,7 @@ class Caller:
         return self._due_in()
 
     def end(self) -> float:
-        """The job has ended: call what has not been called yet."""
+        """Call what has not been called by the end of the job."""
         self._release()
         result = result_of(self._job)
         if result is not None:
@@ -215,7 +215,7 @@ class Caller:
             self._call(callback, event)
 
     def _release(self) -> None:
-        """What is kept is the last of its kind, and comes in any case."""
+        """Send the held events, each the last of its kind."""
         for kind in list(self._held):
             self._send(kind, self._held.pop(kind))
 

@@ -32,11 +32,11 @@ class DeafnessCheck:
         self._received_at = float("-inf")  # when a message was seen on its way
 
     def forget(self) -> None:
-        """The socket is another: with the old one goes what it owed us."""
+        """Expect nothing more, as the socket is a new one."""
         self._expected = None
 
     def expect(self, since: float, now: float) -> None:
-        """The queue has changed, and the socket did not say so: it is late, or deaf."""
+        """Expect a ``status`` for a change of the queue; without one, the socket is deaf."""
         if self._expected is None or self._monitor.status_at >= self._expected[0]:
             self._expected = since, now
 

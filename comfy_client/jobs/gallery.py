@@ -169,7 +169,7 @@ def _picture(output: Showable, size: int, until: float) -> str:
 
 
 def _image(output: Showable, until: float) -> bytes | None:
-    """What a thumbnail is made of; ``None``: it is too large.
+    """Fetch the picture for a thumbnail; return None if it is too large.
 
     A server makes a JPEG of a large picture, in one seventh of the time of a WebP; meanwhile it
     answers nobody, so it is not asked for small ones.  A JPEG has no transparent pixels, and of

@@ -94,7 +94,7 @@ class Job(Future[Result]):
         self._begin()
 
     def _begin(self) -> None:
-        """A fresh future, as in the child of a fork, where any lock may be held for ever."""
+        """Begin as a fresh future, as in the child of a fork, where locks may stay held."""
         super().__init__()
         share(self._condition, is_small=True)
         self.set_running_or_notify_cancel()
@@ -250,7 +250,7 @@ class Job(Future[Result]):
         return JobTimeout(f"{what}{self._goes_on()}", prompt_id=self.prompt_id, stalled=is_stalled)
 
     def _goes_on(self) -> str:
-        """What becomes of it after a timeout."""
+        """Tell what becomes of the prompt after a timeout."""
         trouble = self._poller.tracker.connection.error
         state = (
             f"; the server may be gone ({trouble}). If it is not, the prompt"
@@ -260,11 +260,11 @@ class Job(Future[Result]):
         return f"{state} keeps running: wait again, or attach to it by api.job({self.prompt_id!r})"
 
     def set_result(self, result: Result) -> None:
-        """Called by the client only."""
+        """End the job; for the client only."""
         self._end(super().set_result, result)
 
     def set_exception(self, exception: BaseException | None) -> None:
-        """Called by the client only."""
+        """End the job; for the client only."""
         self._end(super().set_exception, exception)
 
     def _end(self, end: Callable[[Any], None], outcome: object) -> None:
@@ -374,7 +374,7 @@ class Job(Future[Result]):
         return f"{status}{after}" + (f": {error}" if error is not None else "")
 
     def to_dict(self) -> dict[str, Any]:
-        """What is known now, as JSON has it; with the result or the error once it has ended.
+        """Return what is known now as JSON, with the result or the error after the end.
 
         ``prompt_id``, ``status``, ``why``, ``queue_position``, ``progress``, ``node_errors``,
         ``result`` and ``error``, as the guide (``json.rst``) says.  Sends no request.
@@ -407,7 +407,7 @@ class Job(Future[Result]):
 
 
 def _markup(job: Job) -> str:
-    """What came out, or how far it is."""
+    """Return the outputs, or the progress, as HTML."""
     from ..showing.html import escape, meter, remark
 
     status = job.status
@@ -426,7 +426,7 @@ _STATUS_OF_EVENT: Mapping[object, JobStatus] = {
 
 
 def state_of(job: Job) -> JobState:
-    """What is known of its prompt."""
+    """Return the state of a job's prompt."""
     return job._tracked.state
 
 
@@ -436,7 +436,7 @@ def news_at(job: Job) -> float:
 
 
 def warn_that_it_runs(job: Job) -> None:
-    """It is left running: how to come back to it."""
+    """Log how to attach again to a prompt that keeps running."""
     log.warning(
         "prompt %s keeps running%s: attach to it by api.job(%r)",
         job.prompt_id,
@@ -452,7 +452,7 @@ def routes_of(job: Job) -> Routes:
 
 
 def queue_news(job: Job) -> tuple[object, ...] | None:
-    """What changes whenever its place in the queue may have; ``None``: that is not known yet."""
+    """Return a value that changes whenever the job's place in the queue may have, or None."""
     state, tracker = job._tracked.state, job._poller.tracker
     monitor = tracker.monitor
     if state.accepted_at is None:

@@ -49,21 +49,21 @@ class Ledger:
     # -- counting, with the lock -----------------------------------------------------------
 
     def count(self, state: JobState, kind: Counted) -> None:
-        """It was submitted, or attached to; only once."""
+        """Count a prompt as submitted or attached, once."""
         if state.counted is None:
             state.counted = kind
             self.counts[kind] += 1
             self.changes += 1
 
     def count_end(self, state: JobState, end: Result | Exception) -> None:
-        """It has ended; maybe before its submission was answered."""
+        """Count the end of a prompt, maybe before its submission was answered."""
         self.count(state, "submitted")
         if state.counted != "before":
             self.counts[status_of(end)] += 1
         self.changes += 1
 
     def uncount(self, state: JobState) -> None:
-        """It turns out to be the same as another."""
+        """Take a prompt out of the counts, as it is the same as another."""
         if state.counted is not None:
             self.counts[state.counted] -= 1
         self.changes += 1
@@ -123,7 +123,7 @@ class Ledger:
 
 
 def log_connection(event: ConnectionEvent, host: str, waiting: int) -> None:
-    """The socket came or went while so many prompts are outstanding."""
+    """Log that the socket came or went while prompts are outstanding."""
     if event.name == "disconnected":
         log.warning(
             "%s: %s, with %d prompts outstanding; reconnecting, asking over HTTP meanwhile",

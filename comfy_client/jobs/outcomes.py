@@ -89,7 +89,7 @@ def lost(
 
 
 def too_large(prompt_id: str, most: int) -> tuple[JobLostEvent, OutputsTooLarge]:
-    """It has left more than there is memory for; ``most`` bytes of it."""
+    """Return event and error for outputs beyond the memory limit of ``most`` bytes."""
     reason = f"what it left takes more than the {most >> 20} MiB that a client keeps in memory"
     event = JobLostEvent(name="job_lost", prompt_id=prompt_id, reason=reason)
     return event, OutputsTooLarge(

@@ -376,7 +376,7 @@ def _frame(
 
 
 def name_values(output: Output, **more: object) -> Values:
-    """What the fields of a template stand for: facts of an output, ``more``, and inputs."""
+    """Return the values of a template's fields: facts of an output, ``more``, and inputs."""
     stem, ending = os.path.splitext(safe_name(output.filename))
     graph, node_id = output._graph, output.node_id
     facts = {

@@ -148,7 +148,7 @@ class Poller:
         return min(timing.deaf, max(0.01, min(soon, stops_at) - runtime.monotonic()))
 
     def _redial_if_deaf(self, known: Sequence[Tracked], now: float) -> None:
-        """A socket on which our submissions did not show is deaf."""
+        """Redial a socket on which our submissions did not show."""
         generation = self.tracker.connection.generation
         changes = [
             (one.state.posted_at, one.state.accepted_at or now)
@@ -392,12 +392,12 @@ class Poller:
                 tracker.resolve(one, outcome)
 
     def give_up(self, exc: Exception) -> None:
-        """A pass failed by a defect of ours: count that as a refusal for all prompts."""
+        """Count a defect of ours in a pass as a refusal for all prompts."""
         self._put_off(self.tracker.outstanding, UnexpectedResponse(_nonsense(exc)))
 
 
 def _poll(owner: weakref.ref[Poller], wake: WakeUp) -> None:
-    """The thread; it holds the poller only while it works."""
+    """Run the poller's thread, which holds the poller only while it works."""
     logged: set[type[Exception]] = set()
     while not wake.stopped:
         poller = owner()

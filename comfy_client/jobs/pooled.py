@@ -29,7 +29,7 @@ class Line(Protocol):
         """How many jobs are before it, at most; ``None``: it does not wait."""
 
     def why(self, job: PooledJob) -> str:
-        """What it waits for, in one sentence."""
+        """Return what a job waits for, in one sentence."""
 
     def withdraw(self, job: PooledJob) -> bool:
         """Do not run it; whether that is sure: else a server may have it."""
@@ -181,7 +181,7 @@ def keep_events(job: PooledJob) -> None:
 
 
 def follow(job: PooledJob, inner: Job, server: str) -> None:
-    """A server has it, or is about to get it, as that job."""
+    """Follow the job on the server that has, or is about to get, the prompt."""
     job._follow(inner, server)
 
 
@@ -203,7 +203,7 @@ def was_cut_off(job: Job) -> bool:
 
 
 def poller_of_job(job: PooledJob) -> Poller:
-    """What asks that server for it."""
+    """Return the poller of the server that has a job."""
     return job._poller
 
 
@@ -213,7 +213,7 @@ def leave(job: PooledJob, prompt_id: str | None = None) -> None:
 
 
 def refuse(job: PooledJob) -> None:
-    """It will never run: the server refused it, or it could not be sent."""
+    """Mark a job that will never run: it was refused, or could not be sent."""
     job._refused = True
 
 
@@ -223,7 +223,7 @@ def withdrawal(job: PooledJob) -> tuple[ExecutionInterrupted, JobInterrupted]:
 
 
 def end(job: PooledJob, outcome: Result | BaseException, event: EndEvent | None = None) -> None:
-    """It has ended; ``event`` if nobody had one of that yet."""
+    """End a job; ``event`` tells it to receivers that had none yet."""
     if job.done():
         return
     state = job._tracked.state

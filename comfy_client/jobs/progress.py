@@ -37,7 +37,7 @@ class NodeTimes:
         self._of_classes: dict[str, float] = {}
 
     def learn_later(self, graph: Mapping[str, Any], spent: Mapping[str, float]) -> None:
-        """A prompt has ended, whose nodes took so many seconds."""
+        """Keep the seconds of a prompt's nodes, to learn from them later."""
         if graph and spent:
             self._later.append((graph, spent))
 
@@ -53,7 +53,7 @@ class NodeTimes:
                 self.learn(graph, node_id, each)
 
     def learn(self, graph: Mapping[str, Any], node_id: str, seconds: float) -> None:
-        """A node of the graph took so many seconds in all."""
+        """Learn from the seconds that a node took."""
         class_type = class_of(graph, node_id)
         if class_type is None or len(class_type) + len(node_id) > 2 * MAX_ID_LENGTH:
             return  # a graph may be of the server's making
@@ -62,7 +62,7 @@ class NodeTimes:
         _remember(self._of_classes, class_type, for_one)
 
     def seconds(self, graph: Mapping[str, Any], node_id: str) -> float | None:
-        """What the node takes, as far as it, or another one of its class, tells."""
+        """Estimate a node's seconds by its own earlier times, or those of its class."""
         with self._lock:
             self._learn()
         class_type = class_of(graph, node_id) or ""
@@ -78,7 +78,7 @@ def _remember(known: dict[Any, float], key: object, value: float) -> None:
 
 
 def units(graph: Mapping[str, Any], node_id: str) -> int:
-    """What a node costs, when no time is known: the steps of a sampler; of any other node 1.
+    """Return the cost of a node without known times: the steps of a sampler, else 1.
 
     The steps stand in the sampler, or in the scheduler from which it takes its sigmas.
     """
@@ -108,7 +108,7 @@ def weights(
     targets: Collection[str],
     times: NodeTimes | None = None,
 ) -> dict[str, float]:
-    """What the nodes that are to run cost, in one unit or another.
+    """Return the costs of the nodes that run, in seconds or units.
 
     Args:
         graph: The workflow.

@@ -52,7 +52,7 @@ class QueueMonitor:
         self._lists_jobs = True  # until the server says that it has no jobs API
 
     def count(self, remaining: int | None) -> None:
-        """The server says how many run or wait."""
+        """Note how many prompts run or wait, as the server says."""
         self.status_at = runtime.monotonic()
         gone = (self.remaining or 0) - (remaining or 0)
         if gone > 0:
@@ -90,7 +90,7 @@ class QueueMonitor:
         return snapshot
 
     def forget(self) -> None:
-        """The queue has changed, by our own hand."""
+        """Forget the last snapshot, as we have changed the queue."""
         self._changed_at = runtime.monotonic()
         self._last = None
 
@@ -137,7 +137,7 @@ class QueueMonitor:
 
 
 def _place(job: models.JobInfo) -> float:
-    """What cannot be compared comes last."""
+    """Return the sort key of a job; one without a priority comes last."""
     return job.priority if isinstance(job.priority, int | float) else float("inf")
 
 

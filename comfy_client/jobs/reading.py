@@ -47,7 +47,7 @@ class Reading(Routes):
     _definitions: NodeDefinitions
 
     def _check_open(self) -> None:
-        """Raises :class:`ClientClosed` after ``close()``."""
+        """Raise :class:`ClientClosed` after ``close()``."""
         raise NotImplementedError
 
     @property

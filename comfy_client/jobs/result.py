@@ -72,7 +72,7 @@ class _Outputs(AsDict):
         return iter(self.files)
 
     def __bool__(self) -> bool:
-        """True, also with texts alone, or with nothing."""
+        """Return True, even without any output."""
         return True
 
     def _counts(self) -> str:

@@ -373,10 +373,10 @@ def submit_begun(
 
 
 def poller_of(client: Running) -> Poller:
-    """What asks for its jobs."""
+    """Return the poller of a client."""
     return client._poller
 
 
 def add_secrets_of(client: Running, secrets: Secrets) -> None:
-    """What proves who it is."""
+    """Add the credentials of a client to the secrets."""
     client._http.identity.add_secrets_to(secrets)

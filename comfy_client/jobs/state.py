@@ -161,7 +161,7 @@ class JobState:
     # -- submission ------------------------------------------------------------------------
 
     def accept(self, receipt: models.QueuedPrompt, now: float, link: int | None) -> None:
-        """The server has it in its queue."""
+        """Record that the server has queued the prompt."""
         self.node_errors = {**self.node_errors, **receipt.node_errors}
         self.accepted_at = now
         self.number = receipt.number
@@ -171,7 +171,7 @@ class JobState:
             self.check_at = 0.0
 
     def attach(self, now: float, lost_delay: float | None, end_event: EndEvent | None) -> None:
-        """It was submitted earlier, and ended by that event, if an end is known."""
+        """Begin as a prompt that was submitted earlier, and has ended if ``end_event`` is given."""
         self.attached = True
         self.posted_at = self.accepted_at = now
         self.interval = self.timing.job_poll
@@ -199,7 +199,7 @@ class JobState:
         return self.attached and not self.started and self.node is None
 
     def apply_event(self, event: JobEvent, now: float, link: int | None) -> Outcome | None:
-        """The socket says something about it; ``link`` matters for events of :data:`MAY_END`."""
+        """Apply an event; ``link`` matters for those of :data:`MAY_END`."""
         if self.decided:
             return None
         self.news_at, self.news_by = now, "socket"
@@ -284,14 +284,14 @@ class JobState:
             self.spent[self.node] = self.spent.get(self.node, 0.0) + now - self.node_since
 
     def _runs(self, now: float) -> None:
-        """It has left the queue."""
+        """Record that the prompt runs."""
         self.ahead = None
         self.cancelled = False
         if self.running_since is None:
             self.running_since = now
 
     def _after_the_end(self, link: int | None) -> Outcome | None:
-        """``executing`` without a node: it is over, and history has it."""
+        """Apply ``executing`` without a node: the prompt is over, and history has it."""
         self.ended = True
         if self.end_event is None and not self.cached and self._saw_it_all(link):
             # Before July 2024 this is the only sign of success; those servers do not report the
@@ -324,7 +324,7 @@ class JobState:
         self.check_at = now + self.interval
 
     def apply_queue(self, queue: QueueSnapshot, now: float, link: int | None) -> None:
-        """It is in the queue."""
+        """Record the place of the prompt in the queue."""
         self.asked(now, link)
         self.missed_at = None
         self.search_by_mark = False
@@ -346,7 +346,7 @@ class JobState:
         link: int | None,
         quiet_for: float = float("inf"),
     ) -> Outcome | None:
-        """It is in the history; ``None``: neither there nor, asked before, in the queue.
+        """Apply the history entry; None: the prompt is neither there nor in the queue before.
 
         ``quiet_for`` are the seconds since the last byte came over the socket.
         """
@@ -387,7 +387,7 @@ class JobState:
         return Outcome(event, error=copy.copy(exc), has_record=False, is_final=False)
 
     def as_reported(self, link: int | None) -> Outcome:
-        """What its end event alone makes of it."""
+        """Return the outcome by the end event alone."""
         event = self.end_event
         if event is None:
             raise ValueError("no end was reported")

@@ -89,7 +89,7 @@ class Stops:
         self._stops: dict[Tracked, _Stop] = {}
 
     def watch(self, one: Tracked, *, force: bool = False) -> None:
-        """The server has accepted a request to stop this prompt."""
+        """Watch a prompt that the server has agreed to stop, and ask again if it runs on."""
         known = self._stops.get(one)
         if known is not None:
             known.force = known.force or force

@@ -306,7 +306,10 @@ def _look_up(
 
 
 def warn_or_refuse(job: Job, hide: Callable[[Any], Any], *, strict: bool) -> None:
-    """The server runs only the valid part of a workflow; ``hide`` takes secrets out of why."""
+    """Warn that only a part of a workflow runs, or with ``strict`` cancel it and raise.
+
+    ``hide`` takes secrets out of the reason.
+    """
     from ..routes.refusals import partly_refused  # seldom needed, and slow to import
 
     words, error = partly_refused(hide(job.node_errors), job.graph, hide)

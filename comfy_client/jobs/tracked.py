@@ -59,10 +59,10 @@ class Waiter(Protocol):
         """Whether it has ended."""
 
     def set_result(self, result: Result) -> None:
-        """The prompt succeeded."""
+        """End with a result."""
 
     def set_exception(self, exception: BaseException | None) -> None:
-        """The prompt has no result."""
+        """End with an error."""
 
 
 @attrs.define(eq=False, repr=False)
@@ -107,7 +107,7 @@ class Tracked:
 def result_of(
     state: JobState, outcome: Outcome, http: Http, files: FileRoutes
 ) -> Result | Exception:
-    """What users get; ``files`` is what outputs are downloaded with."""
+    """Return the result or error for the user; ``files`` downloads its outputs."""
     event = outcome.event
     if outcome.error is not None:
         return outcome.error

@@ -72,7 +72,7 @@ class _EndRecord:
 def _attributed(
     event: PreviewEvent | ProgressText, running: tuple[str, str] | None
 ) -> PreviewEvent | ProgressText:
-    """What comes without a prompt belongs to the one that runs."""
+    """Attribute an event without a prompt to the running one."""
     if running is None:
         return event
     prompt_id, node = running
@@ -216,7 +216,7 @@ class Tracker:
                 self.posted_as.put(state.prompt_id, state.client_id)
 
     def answered(self, one: Tracked) -> None:
-        """The submission of a prompt has been answered, or never will be."""
+        """Note that a submission has been answered, or never will be."""
         with self.lock:
             self._posting.discard(one)
             if not self._posting:
@@ -230,7 +230,7 @@ class Tracker:
                 self._attached -= one.state.attached
 
     def rename(self, one: Tracked, prompt_id: str) -> None:
-        """The server has it under another id."""
+        """Follow a prompt under the server's id of it."""
         with self.lock:
             self._tracked.pop(one.state.prompt_id, None)
             self.renamed.put(one.state.prompt_id, prompt_id)
@@ -241,7 +241,7 @@ class Tracker:
                 self._tracked[prompt_id] = one
 
     def accept(self, one: Tracked, receipt: models.QueuedPrompt) -> None:
-        """The server has it in its queue, maybe under an id of its own."""
+        """Record that the server has queued a prompt, maybe under an id of its own."""
         state = one.state
         outcome = None
         with self.lock:
@@ -277,7 +277,7 @@ class Tracker:
         return None
 
     def merge(self, one: Tracked, prompt_id: str) -> None:
-        """It was found under that id: rename it, or join the prompt that has the id already."""
+        """Rename a prompt that was found under an id, or join the one that has the id already."""
         with self.lock:
             other = self._tracked.get(prompt_id)
             if one.state.decided or other is one:
@@ -327,13 +327,13 @@ class Tracker:
             self._keep_to_budget()
 
     def skipped(self) -> None:
-        """A message that could not be read may have been about any prompt; history has it, too."""
+        """Distrust the events of all prompts, as a message could not be read."""
         with self.lock:
             for one in self._tracked.values():
                 one.state.generation = None
 
     def connection_changed(self, event: Event) -> None:
-        """The socket came or went, or there is trouble with it."""
+        """Handle that the socket came or went, or has trouble."""
         if isinstance(event, ConnectionEvent):
             if event.name in ("connected", "reconnected", "disconnected"):
                 self.poll_all_soon()

@@ -33,7 +33,7 @@ class Aftermath:
     def end(
         self, job: PooledJob, outcome: Result | BaseException, event: EndEvent | None = None
     ) -> None:
-        """A job has ended; ``event`` if nobody had one of that yet."""
+        """End a job later; ``event`` tells it to receivers that had none yet."""
         self._ends.append(partial(pooled.end, job, outcome, event))
 
     def publish(self, event: Event) -> None:
@@ -41,7 +41,7 @@ class Aftermath:
         self._news.append(partial(self._receivers.publish, event))
 
     def warn(self, text: str, *args: object) -> None:
-        """The log is to have a line."""
+        """Log a warning later."""
         self._news.append(partial(log.warning, text, *args))
 
     def inform(self, text: str, *args: object) -> None:
@@ -49,7 +49,7 @@ class Aftermath:
         self._news.append(partial(log.info, text, *args))
 
     def take(self) -> list[Callable[[], object]]:
-        """What is to be done; with the lock."""
+        """Take what is to be done; with the lock held."""
         calls = [*self._ends, *self._news]
         self._ends, self._news = [], []
         self._taken += bool(calls)
@@ -60,5 +60,5 @@ class Aftermath:
         in_full([*calls, then])
 
     def done(self) -> None:
-        """What was taken has been done; with the lock."""
+        """Note that what was taken has been done; with the lock held."""
         self._taken -= 1

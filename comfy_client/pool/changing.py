@@ -68,7 +68,7 @@ class Changing:
     __del__ = warn_of_waiting
 
     def warn_of_away(self) -> None:
-        """The log says, once, that all that is left waits for servers that are away."""
+        """Warn, once, that all jobs that are left wait for servers that are away."""
         with self._lock:
             left = len(self._entries)
             if self._has_warned_of_away or len(self._schedule) < left:
@@ -90,7 +90,7 @@ class Changing:
             return all(one.error is not None and not one.server.ready for one in able)
 
     def warn_of_wait(self, job: PooledJob) -> None:
-        """The log says that it waits for servers that are away; once, until one is back."""
+        """Warn that a job waits for servers that are away; once, until one is back."""
         with self._lock:
             entry = self._entries.get(job)
             if entry is None or not self.waits_for_away(job):
@@ -163,7 +163,7 @@ class Changing:
             return self._schedule.position(job)
 
     def why(self, job: PooledJob) -> str:
-        """What it waits for."""
+        """Return what a job waits for, in one sentence."""
         with self._lock:
             entry, before = self._entries.get(job), self._schedule.position(job)
             if entry is None or before is None:
@@ -221,7 +221,7 @@ class Changing:
             return max(1, sum(member.server.most for member in list(self.members.values())))
 
     def status(self) -> PoolStatus:
-        """What it does now."""
+        """Return what the pool does now."""
         with self._lock:
             all_of_them = self.all_members
             return PoolStatus(

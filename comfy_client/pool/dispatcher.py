@@ -105,7 +105,7 @@ class Dispatcher(Moving):
             self._worker.put(partial(_stop, member))
 
     def became_ready(self, member: Member, offer: Offer | None) -> None:
-        """It answers, and has this."""
+        """Note that a server answers, and what it has."""
         with self._changing():
             if member.leaving:
                 return
@@ -174,7 +174,7 @@ class Dispatcher(Moving):
             self._schedule.regroup()
 
     def became_unreachable(self, member: Member, error: Exception) -> None:
-        """It does not answer."""
+        """Note that a server does not answer."""
         with self._changing():
             if not (member.was_ready or member.error or member.leaving):
                 words = "%s does not answer, and gets no jobs until it does: %s"
@@ -253,7 +253,7 @@ class Dispatcher(Moving):
         super().was_not_submitted(member, entry, error)
 
     def was_submitted(self, member: Member, entry: Entry, inner: Job) -> None:
-        """A server has it, or may have it."""
+        """Note that a server has a job, or may have it."""
         with self._changing():
             entry.inner = inner
             member.is_through()

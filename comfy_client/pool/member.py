@@ -112,22 +112,22 @@ class Owner(Protocol):
     """What a member tells the pool."""
 
     def became_ready(self, member: Member, offer: Offer | None) -> None:
-        """It answers, and has this; ``None``: it does not say what."""
+        """Note that a server answers, and what it has; ``None``: it does not say."""
 
     def became_unreachable(self, member: Member, error: Exception) -> None:
-        """It does not answer."""
+        """Note that a server does not answer."""
 
     def answers(self, member: Member) -> None:
-        """It was removed, and is there."""
+        """Note that a server that was removed answers."""
 
     def take(self, member: Member) -> Entry | None:
         """Take the next job for a server, which counts as being submitted from now on."""
 
     def was_submitted(self, member: Member, entry: Entry, inner: Job) -> None:
-        """It has this job, or may have it."""
+        """Note that a server has a job, or may have it."""
 
     def was_not_submitted(self, member: Member, entry: Entry, error: Exception) -> None:
-        """It surely does not have this job."""
+        """Note that a server surely does not have a job."""
 
 
 class Member:
@@ -236,7 +236,7 @@ class Member:
         self.server.is_slow = False
 
     def has(self, offer: Offer | None) -> None:
-        """This is what it has; ``None``: nobody knows."""
+        """Set what the server has; ``None``: nobody knows."""
         self.offer = offer
         self.server.has = anything if offer is None else offer.has
 
@@ -349,7 +349,7 @@ class Member:
         self._owner.became_ready(self, offer)
 
     def ask_for_offer(self) -> Offer | None:
-        """What it has now; ``None``: it does not say."""
+        """Ask the server what it has; return None if it does not say."""
         try:
             definitions = self.api.node_definitions(refresh=self.offer is not None)
         except UnexpectedResponse as exc:
@@ -398,7 +398,7 @@ class Member:
             self._owner.was_submitted(self, entry, inner)
 
     def _attach(self, entry: Entry) -> None:
-        """It may have it: look for it there, as long as it takes."""
+        """Look on the server for a job that it may have, as long as it takes."""
         try:
             inner = self.api.job(entry.job.prompt_id, entry.workflow)
         except Exception as exc:  # noqa: BLE001  # whoever has the job, gets it
@@ -413,7 +413,7 @@ class Member:
 
 
 def _work(ref: weakref.ref[Member], wake: runtime.Event) -> None:
-    """The thread of a member, which it holds only while there is something to do."""
+    """Run the thread of a server, which holds its member only while it works."""
     pause: float | None = 0.0
     while pause is not None:
         wake.wait(pause)
@@ -431,7 +431,7 @@ def _work(ref: weakref.ref[Member], wake: runtime.Event) -> None:
 
 
 def status_of(member: Member) -> ServerStatus:
-    """What a pool says of one of its servers."""
+    """Return the status of a server."""
     server = member.server
     state = "connecting" if member.error is None and member.down_since is None else "down"
     return ServerStatus(

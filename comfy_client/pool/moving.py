@@ -205,7 +205,7 @@ class Moving(Changing):
         return entry.found is None and self._avoids(entry, member)
 
     def ended(self, entry: Entry, inner: Job) -> None:
-        """A prompt has ended."""
+        """Handle the end of a prompt: end its job, or move it."""
         with self._changing():
             member = entry.member
             if entry.inner is not inner or member is None or entry.job not in self._entries:
@@ -273,7 +273,7 @@ class Moving(Changing):
             entry.was_away = True
 
     def _lose(self, member: Member) -> None:
-        """It was away for too long: its jobs may have run, or not."""
+        """Lose the jobs of a server that was away for too long: they may have run, or not."""
         for entry in list(member.in_flight):
             if entry.inner is None or entry.inner.done():
                 continue

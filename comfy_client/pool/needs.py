@@ -43,7 +43,7 @@ Needs = frozenset[Need]
 
 
 def needs_of(graph: Mapping[str, Any]) -> Needs:
-    """What a graph in API format needs."""
+    """Return what a graph in API format needs."""
     found = set()
     for node_id in graph:
         name = class_of(graph, node_id)
@@ -81,7 +81,7 @@ class Offer:
         return all(map(self._has, needs))
 
     def missing(self, needs: Needs) -> list[Need]:
-        """What it lacks, classes first."""
+        """Return the needs that the server lacks, classes first."""
         lacks = [need for need in needs if not self._has(need)]
         return sorted(lacks, key=lambda need: (need.input is not None, str(need)))
 

@@ -25,7 +25,7 @@ def cannot_run(waiting: Waiting, members: Mapping[str, Member]) -> ComfyError | 
 
 
 def lacks(waiting: Waiting, members: Mapping[str, Member]) -> str:
-    """What the servers lack that it may go to, and that cannot run it."""
+    """Describe what the servers lack that a job may go to."""
     found = (
         (member.name, member.offer.missing(waiting.needs))
         for name, member in members.items()

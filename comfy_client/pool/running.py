@@ -65,7 +65,7 @@ class Sending(TypedDict):
 
 
 def sending_of(options: Mapping[str, Any]) -> Sending:
-    """That of one of many, by the options of their call."""
+    """Return the submit options for one job of a batch."""
     rest = cast("PromptOptions", {**options})
     # map and sweep take all options together; these two are no PromptOptions, and are taken out.
     strict: bool = rest.pop("strict", False)  # type: ignore[typeddict-item]

@@ -24,7 +24,7 @@ _KINDS: Final = 1000
 
 
 def anything(_: Needs) -> bool:
-    """That of a server of which nobody knows what it has."""
+    """Return True: nobody knows what the server has."""
     return True
 
 
@@ -176,7 +176,7 @@ class Schedule:
         self.regroup()
 
     def welcome(self, server: Server) -> None:
-        """It takes jobs, for the first time or again."""
+        """Have a server take jobs, for the first time or again."""
         if not server.ready:
             self.level(server)
         server.ready = True
@@ -187,7 +187,7 @@ class Schedule:
 
     @staticmethod
     def _begins(server: Server, others: list[Server]) -> None:
-        """It has no turns to make up for."""
+        """Level a joining server with the least-served one."""
         least = min((one.served for one in others), default=0.0)
         server.served = max(server.served, least)
 
@@ -197,21 +197,21 @@ class Schedule:
         self.regroup()
 
     def regroup(self) -> None:
-        """What servers have is another: find out anew which of them can run what."""
+        """Find out again which servers can run what, as their models have changed."""
         self._able.clear()
         self._lanes.clear()
         for job in self._waiting.values():
             self._enter(job)
 
     def add(self, job: Waiting) -> None:
-        """A job waits, for the first time or again; ValueError for one that does already."""
+        """Add a waiting job, new or again; raise ValueError if it waits already."""
         if job.key in self._waiting:
             raise ValueError(f"job {job.key!r} waits already")
         self._waiting[job.key] = job
         self._enter(job)
 
     def remove(self, key: Hashable) -> bool:
-        """A job does not wait any more; whether it did."""
+        """Remove a waiting job; return whether it waited."""
         return self._waiting.pop(key, None) is not None
 
     def _enter(self, job: Waiting) -> None:

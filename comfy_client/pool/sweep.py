@@ -76,14 +76,14 @@ class PoolWindow(Window):
         return {name: one for name, one in self._entries.items() if isinstance(one, PooledJob)}
 
     def pop(self, prompt_id: str) -> Job | ComfyError | None:
-        """It has ended."""
+        """Remove a prompt whose end is known."""
         entry = Window.pop(self, prompt_id)
         if isinstance(entry, PooledJob):
             self._patience.ended(entry)
         return entry
 
     def drop(self, prompt_id: str) -> Job | ComfyError | None:
-        """It is in it no more."""
+        """Remove a prompt that has not ended."""
         self.hosts.pop(prompt_id, None)
         return Window.drop(self, prompt_id)
 
@@ -167,7 +167,7 @@ class PoolRunner:
         return self._clients.values()
 
     def client(self, host: str | None) -> Running | None:
-        """That of a server of the pool."""
+        """Return the client of a server of the pool, if any."""
         return self._clients.get(host or "")
 
     # -- what is to be run -----------------------------------------------------------------
@@ -280,7 +280,7 @@ class PoolRunner:
         return out_of_reach(left, "that can run it", others)
 
     def recall(self, *, needed: bool) -> Collection[str]:
-        """What waits for a server that is away, or for a busy one while another is idle."""
+        """Take back what waits for a server that is away, or for a busy one beside an idle one."""
         jobs = {name: job for name, job in self.window.pooled.items() if job.status == "waiting"}
         ready = self._ready
         self._give_up(jobs, ready)
@@ -302,7 +302,7 @@ class PoolRunner:
         return is_bound and member is not None and member.server.is_suspect
 
     def _give_up(self, jobs: Mapping[str, PooledJob], ready: Collection[str]) -> None:
-        """What an earlier process has sent to a server that does not come back is lost."""
+        """Lose what an earlier process has sent to a server that does not come back."""
         now = runtime.monotonic()
         for host in ready:
             self._away_since.pop(host, None)
@@ -496,7 +496,7 @@ class PoolRunner:
 
 
 def needs_by_point(grid: Grid) -> Callable[[int], Needs]:
-    """What each point needs of a server: another thing where an axis names models or links."""
+    """Return a function for what a point needs of a server, cached for equal models and links."""
     telling = [
         axis.name
         for axis in grid.axes

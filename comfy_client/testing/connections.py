@@ -177,7 +177,7 @@ class Connections:
             self._tasks.discard(task)
 
     async def ask(self, request: Request) -> bytes:
-        """The answer to a request over a connection of our own, which no test sees.
+        """Ask over a connection of our own, which no test sees.
 
         Only the faults that the request has yet to meet affect it.
         """

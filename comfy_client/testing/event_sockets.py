@@ -41,7 +41,7 @@ class EventSockets:
 
     @contextlib.asynccontextmanager
     async def connected(self, link: EventSocket) -> AsyncIterator[None]:
-        """The life of one socket; a newer one of the same id takes its place."""
+        """Context manager: register a socket; a newer one of the same id takes its place."""
         client_id = link.client_id
         self._by_id.pop(client_id, None)
         self._by_id[client_id] = link

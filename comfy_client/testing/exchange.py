@@ -55,7 +55,7 @@ class Exchange:
     _current: ActiveFault | None = None
 
     async def proceed(self) -> web.StreamResponse:
-        """The answer of the next fault, or of the server itself after the last one."""
+        """Return the answer of the next fault, or of the server itself after the last one."""
         while self._rules:
             fault = self._rules.pop(0)
             # Only the first fault that replaces the server's own answer counts.
@@ -109,7 +109,7 @@ class Exchange:
         return await done
 
     async def answer(self) -> bytes:
-        """The correct answer, as far as the remaining faults allow."""
+        """Return the correct answer, as far as the remaining faults allow."""
         if self.is_socket:
             return encode(upgrade(self.seen))
         return await self.state.connections.ask(self.seen)

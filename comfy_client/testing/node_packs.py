@@ -76,7 +76,7 @@ async def _subgraph(state: ServerState, request: web.Request) -> web.Response:
 
 
 async def _extensions(state: ServerState, request: web.Request) -> web.Response:
-    """The scripts of the editor and of node packs."""
+    """List the scripts of the frontend and of node packs."""
     web_folder = state.folders.web
     own = sorted((web_folder / "extensions").glob("**/*.js"))
     found = [f"/{script.relative_to(web_folder).as_posix()}" for script in own]

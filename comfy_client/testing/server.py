@@ -397,7 +397,7 @@ async def _serve(
     tls: ssl.SSLContext | None,
     started: Future[None],
 ) -> None:
-    """The server's thread, from its start to its stop."""
+    """Serve from start to stop, in the server's thread."""
     loop = state.loop.begin()
     loop.set_exception_handler(lambda _, context: state.log(str(context["message"])))
     publishing = asyncio.create_task(state.sockets.publish())
@@ -417,7 +417,7 @@ async def _serve(
 
 
 def client_options(server: ComfyServer) -> dict[str, Any]:
-    """What a client of a server needs beside its URL: ``credentials`` and ``verify``."""
+    """Return what a client needs beside the URL: ``credentials`` and ``verify``."""
     return {"credentials": server._credentials, "verify": server._certificate or True}
 
 

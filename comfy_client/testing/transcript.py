@@ -130,7 +130,7 @@ Step = RecordedExchange | Gate | Row
 
 
 def steps_of(rows: list[Row]) -> list[Step]:
-    """What happens, in order; rows are messages of the socket."""
+    """Return what happens, in order; rows are messages of the socket."""
     found: list[tuple[tuple[int, int], Step]] = []
     times = [row["t"] for row in rows]
     for number, row in enumerate(rows):

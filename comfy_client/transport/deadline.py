@@ -64,5 +64,5 @@ read_timeout: Final[ContextVar[float]] = ContextVar("read_timeout", default=math
 
 
 def limited_silence(seconds: float) -> contextlib.AbstractContextManager[None]:
-    """Requests in here end when the server is silent for so long."""
+    """Context manager: end requests when the server is silent for ``seconds``."""
     return assigned(read_timeout, seconds)

@@ -430,7 +430,7 @@ def _tunnel(proxy: str, host: str, port: int, deadline: Deadline, hold: Hold) ->
 
 
 def _explained(exc: Exception, ws: websocket.WebSocket, plan: Plan) -> Exception:
-    """What a failed dial means.  websocket-client's own texts hold headers and bodies."""
+    """Explain a failed dial; websocket-client's own texts hold headers and bodies."""
     what = f"the socket {plan.shown}"
     status = getattr(exc, "status_code", None) or ws.status
     if status in (401, 403):

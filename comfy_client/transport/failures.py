@@ -66,7 +66,7 @@ def _is_builtin(exc: BaseException) -> bool:
 
 
 def reason_of(exc: BaseException) -> str:
-    """What an exception of the system says, in one line."""
+    """Return the reason in an exception of the system, on one line."""
     return one_line(getattr(exc, "strerror", None) or str(exc) or type(exc).__name__)
 
 
@@ -77,7 +77,7 @@ def bare(exc: Error) -> Error:
 
 
 def without_libraries(exc: BaseException) -> BaseException:
-    """What passes through, as a Ctrl-C, without the frames of libraries, which hold headers."""
+    """Strip an exception, such as of Ctrl-C, of the frames of libraries, which hold headers."""
     show_shortly(exc)
     seen: set[int] = set()
     each: BaseException | None = exc

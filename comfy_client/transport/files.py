@@ -92,7 +92,7 @@ def folded(name: str) -> str:
 
 
 def rule_for(if_exists: IfExists | None, default: IfExists) -> IfExists:
-    """What to do when a file exists; ValueError if that is none of the three."""
+    """Return what to do when a file exists; raise ValueError for an unknown rule."""
     if if_exists not in (None, "number", "skip", "overwrite"):
         raise ValueError(f"if_exists: {if_exists!r} is not 'number', 'skip' or 'overwrite'")
     return if_exists or default

@@ -140,11 +140,11 @@ class Http:
         return self.address.http_url + self._sender.path(route) + query(params)
 
     def check_open(self) -> None:
-        """Raises :class:`ClientClosed` after :meth:`close`."""
+        """Raise :class:`ClientClosed` after :meth:`close`."""
         self._sender.check_open()
 
     def describe(self) -> Description:
-        """What is sent, and where to: facts without a secret; asks nobody anything."""
+        """Describe what is sent, and where to, without secrets; sends no request."""
         return self.identity.describe(self._sender.has_api_prefix)
 
     def handshake(self, route: str, params: Params) -> tuple[str, dict[str, str]]:
@@ -259,7 +259,7 @@ class Http:
         each: Each | None = None,
         **kw: Any,
     ) -> Model:
-        """What ``into`` makes of a decoded answer, all of it within one deadline.
+        """Convert a decoded answer by ``into``, all of it within one deadline.
 
         ``each`` is called with each element of its lists, of which a large answer is decoded one
         after the other, and what it returns takes their place.
@@ -293,7 +293,7 @@ class Http:
         return answer, deadline
 
     def _check_weight(self, answer: Response, max_bytes: int, deadline: Deadline) -> None:
-        """An error for an answer that takes more memory, or time, to decode than it may."""
+        """Raise an error if an answer takes more memory, or time, to decode than it may."""
         needed, keys = size_decoded(answer.content), answer.content.count(b":")
         if needed > GROWTH * max_bytes:
             how = f"would take about {needed >> 20} MiB decoded, {GROWTH * max_bytes >> 20} are"

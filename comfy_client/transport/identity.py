@@ -147,7 +147,7 @@ class Identity:
         return f"{self._endpoint.address.ws_url}{route}?{asked}", headers
 
     def _prepare(self, applied: Applied) -> requests.PreparedRequest:
-        """What all requests share, merged with the Session's own settings once."""
+        """Prepare what all requests share, merged with the Session's own settings."""
         session = self._endpoint.session
         headers = {"Comfy-User": self.user} if self.user else {}
         headers.update(self._headers)
@@ -193,7 +193,7 @@ class Identity:
         return bool(self._headers or (self.credentials is not None and not named))
 
     def describe(self, has_api_prefix: bool | None) -> Description:
-        """What is sent, and where to, without a secret; asks for no credentials."""
+        """Describe what is sent, and where to, without secrets; asks for no credentials."""
         from .description import Description  # only doctor() asks
 
         session = self._endpoint.session
@@ -231,9 +231,9 @@ class Identity:
         return Secrets()
 
     def add_secrets_to(self, secrets: Secrets) -> None:
-        """What proves who we are, to the server and to proxies, as far as it is known now.
+        """Add our credentials for the server and for proxies, as far as they are known now.
 
-        Of headers that are no credentials those whose names say so: the rest may be any word.
+        Of other headers, only those with secret names count: the rest may be any word.
         """
         template, session = self._template, self._endpoint.session
         secrets.add_headers(self._applied.headers, pinned=True, are_credentials=True)

@@ -71,7 +71,7 @@ class _Filter(logging.Filter):
         self._identities: weakref.WeakSet[Identity] = weakref.WeakSet()
 
     def renew(self) -> None:
-        """A new lock."""
+        """Make a new lock."""
         self._lock = shared_lock()  # guards the set, which threads may add to meanwhile
 
     def add(self, identity: Identity) -> None:

@@ -75,7 +75,7 @@ def ended_by(end: Callable[[], object]) -> Iterator[None]:
 
 
 def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
-    """What ``work`` makes of each item, in their order; :data:`MOST` at a time.
+    """Call ``work`` for each item, :data:`MOST` at a time; return the results in order.
 
     The first exception ends all of them, and so does a Ctrl-C: those under way at their next
     :func:`check_wanted`, and in what they do by :func:`ended_by`.

@@ -120,7 +120,7 @@ class _Text:
                 return value
 
     def error(self, words: str) -> json.JSONDecodeError:
-        """What is wrong here."""
+        """Return an error for the present position."""
         return json.JSONDecodeError(words, self._text, self._at)
 
     def _more(self) -> bool:

@@ -94,7 +94,7 @@ class Exchange:
             raise ConnectionAbortedError("ended by another thread")
 
     def leaves(self, sock: socket.socket) -> bool:
-        """This socket serves another exchange now, so :meth:`cut` spares it; whether in time."""
+        """Have :meth:`cut` spare a socket from now on; return False if it has cut it already."""
         if self._sock is not sock:
             return True
         self._sock = None
@@ -150,10 +150,10 @@ class _Response(http.client.HTTPResponse):
     """An answer that may be dropped at any moment, as by a Ctrl-C."""
 
     def flush(self) -> None:
-        """Does nothing: it is only read, and the collector may have closed its file before it."""
+        """Do nothing: it is only read, and the collector may have closed its file before it."""
 
     def _read_status(self) -> tuple[str, int, str]:
-        """That of the real answer: http.client skips no interim one but 100."""
+        """Skip interim answers; http.client itself skips only 100."""
         for _ in range(MAX_INTERIM):
             # Private there, so the stubs lack it.
             line: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
@@ -342,7 +342,7 @@ class _Adapter(HTTPAdapter):
     def get_connection_with_tls_context(
         self, request: requests.PreparedRequest, *args: Any, **kw: Any
     ) -> Any:
-        """Looked up once: origin, TLS and proxy of a client never change."""
+        """Look the pool up once: origin, TLS and proxy of a client never change."""
         pool = self._pool  # once: close() in another thread forgets it at any moment
         # One that was closed while it was looked up would be kept, and take no request.
         if pool is None or pool.pool is None:
@@ -459,7 +459,7 @@ def check_adapter(session: requests.Session, url: str) -> None:
 
 
 def _repeats_posts(retries: Retry) -> bool:
-    """Tried out, since its counters and its methods decide together."""
+    """Try out whether a retry policy repeats a POST: counters and methods decide together."""
     statuses = {413, 429, 503, *(retries.status_forcelist or ())}
     outcomes = [
         {"error": urllib3.exceptions.ProtocolError()},

@@ -60,7 +60,7 @@ class RemoteFile(io.RawIOBase):
         return download
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
@@ -82,7 +82,7 @@ class RemoteFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # of typeshed
-        """Some of the bytes at the position; 0 at the end."""
+        """Read some bytes at the position; return 0 at the end."""
         if self.closed:
             raise ValueError("the file is closed")
         if self._length is not None and self._position >= self._length:

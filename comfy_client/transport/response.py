@@ -121,8 +121,10 @@ class Response:
         )
 
     def facts(self) -> dict[str, Any]:
-        """What errors keep of it; ``body`` decoded when it is JSON of up to 1 MiB, and not of
-        tens of thousands of texts; else its beginning.
+        """Return what errors keep of the answer.
+
+        ``body`` is decoded if it is JSON of up to 1 MiB, without tens of thousands of texts;
+        otherwise it is the beginning of the text.
         """
         body: Any = self.start or None
         if "json" in self.kind and self._is_light:

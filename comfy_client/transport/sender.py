@@ -330,7 +330,7 @@ class Sender:
 
 
 def _log(method: str, path: str, status: int, began: float, exchange: Exchange) -> None:
-    """A line for a request; without its query, in which a token may stand."""
+    """Log a request, without its query, which may hold a token."""
     seconds = runtime.monotonic() - began
     sent, received = exchange.sent, exchange.received
     log.debug(

@@ -88,13 +88,13 @@ class Handler(Protocol):
         """One event of the server's."""
 
     def skipped(self) -> None:
-        """A message could not be read; it may have been about anything."""
+        """Handle that a message could not be read; it may have been about anything."""
 
     def connection_changed(self, event: Event) -> None:
-        """The socket came or went, or there is trouble with it."""
+        """Handle that the socket came or went, or has trouble."""
 
     def client_id_changed(self) -> None:
-        """The server refuses the client id until now: no more events come for it."""
+        """Handle that the server refuses the previous client id: it gets no more events."""
 
     def poll_queue(self) -> None:
         """Ask for the state of the queue over HTTP; raises when that fails."""
@@ -306,7 +306,7 @@ class Connection:
         return handler
 
     def _enter(self, state: State, error: Exception | None = None) -> None:
-        """The one place that changes the state."""
+        """Change the state; nothing else does."""
         with self._lock:
             if state is not self._state and state not in NEXT[self._state]:
                 raise RuntimeError(f"no way from {self._state} to {state}")
@@ -510,7 +510,7 @@ class Connection:
 
 
 def _failed(exc: Exception) -> Lost:
-    """What is reported of a failure of which nobody thought; the log has the rest."""
+    """Wrap an unexpected exception; the traceback is logged."""
     return Lost(f"the event thread failed by {type(exc).__name__}")
 
 

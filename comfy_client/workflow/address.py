@@ -122,7 +122,7 @@ def _each(graph: Mapping[str, Any], node_ids: Iterable[str]) -> str:
 
 
 def no_input(graph: Mapping[str, Any], node_id: str, name: str, *, hint: str = "") -> WorkflowError:
-    """What to raise for an input that a node does not have."""
+    """Return the error for an input that a node does not have."""
     from ..nearest import nearest  # for errors
 
     inputs = inputs_of(graph, node_id)

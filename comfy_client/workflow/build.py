@@ -409,7 +409,7 @@ class NodeClass:
 
 
 def _default(spec: InputSpec | Autogrow) -> Any:
-    """What a signature shows for the default of an input."""
+    """Return the default of an input for a signature."""
     if isinstance(spec, Autogrow):
         return inspect.Parameter.empty if spec.least else ()
     try:

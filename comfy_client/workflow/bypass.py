@@ -75,9 +75,9 @@ def _definition(
 
 
 def _types(definition: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, str]:
-    """Inputs with their types in the order of the page: those without a widget come first.
+    """Return inputs and their types in the frontend's order: those without a widget come first.
 
-    An empty type is that of what is linked to it.
+    An empty type stands for that of the linked output.
     """
     sockets: dict[str, str] = {}
     widgets: dict[str, str] = {}

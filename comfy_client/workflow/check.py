@@ -128,7 +128,7 @@ def _lines(problems: tuple[Problem, ...]) -> list[str]:
 
 
 def check(graph: Any, definitions: Definitions, *, targets: Any = None) -> CheckReport:
-    """What is wrong with a graph; see :meth:`Workflow.check`.
+    """Check a graph; see :meth:`Workflow.check`.
 
     Args:
         graph: A graph in API format.
@@ -166,7 +166,7 @@ def _check(sent: Sendable, definitions: Definitions, targets: Any, *, refresh: b
 
 
 def _replacements(definitions: Definitions) -> Mapping[str, Any]:
-    """What the server puts in the place of classes that are gone; servers before 0.14: nothing."""
+    """Return the server's replacements of removed classes; empty before ComfyUI 0.14."""
     ask = getattr(definitions, "get_node_replacements", None)
     try:
         found = ask() if callable(ask) else {}
@@ -233,7 +233,7 @@ class _Checker:
                 self.errors.append(attrs.evolve(problem, named_by_server=False))
 
     def _reworded(self, named: Iterable[Problem]) -> Iterator[Problem]:
-        """What the server would say, but for what it does not get to see."""
+        """Yield the server's problems, reworded for nodes that were sent in a mended form."""
         malformed = {p.node_id: p for p in self.sent.problems if p.type == "malformed_node"}
         for problem in named:
             if (problem.node_id, problem.input) in self.sent.left_out:
@@ -261,7 +261,7 @@ class _Checker:
     # -- errors ---------------------------------------------------------------------------
 
     def _named(self, result: ValidationResult) -> Iterator[Problem]:
-        """What the server would say."""
+        """Yield the problems that the server would name."""
         if result.crash or (result.ok and not result.node_errors):
             return
         body = {"error": result.error, "node_errors": _blamed(result)}
@@ -285,7 +285,7 @@ class _Checker:
                 )
 
     def _hidden(self) -> Iterator[Problem]:
-        """What the server would say next, if the errors that it names were mended."""
+        """Yield the problems that the server would name next, once these are mended."""
         yield from self._unknown()
         graph, bad_links = self.rules.mended(self.replaced.graph)
         ends = self._ends(graph)
@@ -312,7 +312,7 @@ class _Checker:
                 yield self._bad_link(node_id, name)
 
     def _problems(self, graph: Mapping[str, Any], ends: set[str]) -> list[Problem]:
-        """What the server would say to a mended graph."""
+        """Return the problems that the server would name in a mended graph."""
         result = self._validated(graph, self.rules.with_outputs(ends), ends)
         if not result.node_errors:
             return []
@@ -479,7 +479,7 @@ def _last(name: str) -> str:
 
 
 def _place(problem: Problem) -> tuple[str | None, ...]:
-    """What there is one error of at most."""
+    """Return a key of which the report has one error at most."""
     if problem.node_id is None:
         return None, problem.type, problem.message
     return problem.node_id, problem.input

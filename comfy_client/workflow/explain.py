@@ -83,7 +83,7 @@ def problems_of_rejection(
     definitions: Mapping[str, Any] = MappingProxyType({}),
     hide: Callable[[Any], Any] = lambda value: value,
 ) -> tuple[Problem, ...]:
-    """What :func:`explain_rejection` says, as data; up to 1,000 problems.
+    """Return what :func:`explain_rejection` says as data; up to 1,000 problems.
 
     ``hide`` takes secrets out of a text, and out of the texts in a JSON value.
     """
@@ -161,7 +161,7 @@ class Known:
     def nearest(
         self, find: Callable[..., tuple[str, ...]], name: str, names: Any, limit: int
     ) -> tuple[str, ...]:
-        """What someone may have meant; nothing once many have been looked for."""
+        """Return what someone may have meant; nothing once many names have been looked up."""
         self._guesses += 1
         return find(name, names, limit) if self._guesses <= _MOST_GUESSES else ()
 
@@ -195,7 +195,7 @@ class Known:
 
 
 def problems_in(body: Mapping[str, Any], known: Known) -> Iterator[Problem]:
-    """What an answer of ``POST /prompt`` complains about; at least one problem."""
+    """Yield the problems in an answer of ``POST /prompt``; at least one."""
     unknown = unknown_class(body, known.graph)
     if unknown is not None:
         yield from _unknown_classes(body, unknown, known)
@@ -495,7 +495,7 @@ def _dynamic(fault: _Fault) -> _Said:
 
 
 def _cycle(fault: _Fault) -> _Said:
-    """What the server says of each node of a circle, in the order of its links."""
+    """Describe a circle of nodes, in the order of its links."""
     named = fault.info.get("cycle_nodes")
     named = named[:_MAX_LINES] if isinstance(named, list) else []
     nodes = [node if isinstance(node, str) else brief(node) for node in named]
@@ -523,7 +523,7 @@ def _not_in_list(fault: _Fault) -> _Said:
 
 
 def _choices(fault: _Fault) -> tuple[str, tuple[str, ...]]:
-    """What would be right, and the nearest of it."""
+    """Return which options are valid, in words, and the nearest ones."""
     class_type = class_of(fault.known.graph, fault.node_id)
     choices = choices_of(fault.config)
     if choices is None:
@@ -608,7 +608,7 @@ def _giver(fault: _Fault) -> str:
 
 
 def _exception(fault: _Fault) -> _Said:
-    """What an exception in the server's check meant: nearly always a bad link."""
+    """Explain an exception in the server's check: nearly always a bad link."""
     graph, node_id = fault.known.graph, fault.node_id
     links = list(links_of(graph, node_id))
     kind = _clean(fault.info.get("exception_type"))
@@ -701,7 +701,7 @@ _WORDS: Final[Mapping[str, Callable[[_Fault], _Said]]] = {
 
 
 def what_it_takes(config: object) -> str | None:
-    """What an input takes, in words; ``None``: unknown."""
+    """Describe what an input takes; None if that is unknown."""
     choices = choices_of(config)
     if choices:
         return f"the choices are: {listing(choices)}"

@@ -114,7 +114,7 @@ class _Filling:
             )
 
     def values(self) -> Iterator[tuple[str, Any]]:
-        """What was given, and defaults for the rest."""
+        """Yield the given values, and defaults for the rest."""
         for name, spec in self._specs.items():
             if name in self._given:
                 yield name, self._value(spec, self._given[name])
@@ -204,7 +204,7 @@ class _Filling:
     def _hints(
         self, errors: list[dict[str, Any]], inputs: Mapping[str, Any]
     ) -> tuple[list[str], tuple[str, ...]]:
-        """What would fit, in words and as names."""
+        """Return what would fit, in words and as names."""
         hints: list[str] = []
         candidates: list[str] = []
         for error in errors:
@@ -276,7 +276,7 @@ def _refusal(spec: InputSpec, value: object) -> str:
 
 
 def _wanted(spec: InputSpec) -> str:
-    """What an input takes, in words."""
+    """Describe what an input takes."""
     if spec.choices is not None:
         return "the server has nothing to choose from" if not spec.choices else "one of the choices"
     kind = shorten(spec.kind, 60) if isinstance(spec.kind, str) else "COMBO"

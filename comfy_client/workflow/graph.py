@@ -55,7 +55,7 @@ def sinks(graph: Mapping[str, Any]) -> frozenset[str]:
 
 
 def needed(graph: Mapping[str, Any], targets: Iterable[str], cached: Collection[str]) -> set[str]:
-    """What has to run for these nodes: they and their sources, without those that are cached.
+    """Return what has to run for these nodes: they and their sources, without cached ones.
 
     The sources of a cached node do not run for it.
     """
@@ -70,7 +70,7 @@ def needed(graph: Mapping[str, Any], targets: Iterable[str], cached: Collection[
 
 
 def downstream(graph: Mapping[str, Any], node_ids: Iterable[str]) -> set[str]:
-    """These nodes, and all that depend on them, directly or not."""
+    """Return these nodes, and all that depend on them."""
     takers: dict[str, list[str]] = {}
     for node_id in graph:
         for _, source, _ in links_of(graph, node_id):
@@ -243,7 +243,7 @@ def check_parts(
 
 
 def _links_to_nothing(graph: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a server says of nodes with a link to a missing node.
+    """Return the errors of nodes with a link to a missing node.
 
     A list that begins with a number is more likely a literal one, which is refused.
     """
@@ -389,7 +389,7 @@ def json_link(graph: Mapping[str, Any], value: list[Any]) -> list[Any]:
 
 
 def link_fault(graph: Mapping[str, Any], node_id: str, value: list[Any]) -> str | None:
-    """What is wrong with a link; ``None``: nothing, or it is no link."""
+    """Return what is wrong with a link, if it is one."""
     link = as_link(value)
     if not link:
         # Slot 0.0 or true: the server's own check takes it for a link and stumbles.

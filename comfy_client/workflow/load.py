@@ -101,7 +101,7 @@ def read(
     dynamic_prompts: int | Chooser | None = None,
     packs: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], Prompts | None]:
-    """What :meth:`Workflow.load` reads, as a dict of one's own; and its prompts.
+    """Read a workflow for :meth:`Workflow.load`; return a new dict, and its prompts.
 
     These are the :attr:`Conversion.prompts` of a file in UI format, ``None`` for others.
     """
@@ -139,7 +139,7 @@ def is_source(value: object) -> bool:
 
 
 def _read(source: Any, api: object) -> tuple[Any, str]:
-    """What was given, decoded, and what to call it in messages."""
+    """Decode what was given; return it with its name for messages."""
     if isinstance(source, Mapping):
         return source, "the workflow"
     if isinstance(source, str) and source.lstrip("\ufeff \t\r\n").startswith(("{", "[")):

@@ -241,7 +241,7 @@ class _Validator:
         return _error("missing_node_type", text, where, info)
 
     def result(self, outputs: list[str], *, dependents: bool) -> ValidationResult:
-        """What the server says to a graph with these outputs."""
+        """Validate the graph with these outputs as the server does."""
         seen = 0
         good: list[str] = []
         reasons: list[str] = []
@@ -372,7 +372,7 @@ class _Validator:
     def _link(
         self, spec: _Input, link: list[Any], types: dict[str, Any], *, any_type: bool
     ) -> dict[str, Any] | None:
-        """What is wrong with a link in itself; notes the type that it brings."""
+        """Check a link; return its error or None, and note the type that it brings."""
         if len(link) != 2:
             text = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
             info = spec.info(received_value=link)
@@ -404,7 +404,7 @@ class _Validator:
     def _value(
         self, spec: _Input, inputs: dict[str, Any], *, covered: bool
     ) -> dict[str, Any] | None:
-        """What is wrong with a value; it is converted in place."""
+        """Check a value and convert it in place; return its error or None."""
         name, value, options = spec.name, inputs[spec.name], spec.options
         try:
             if isinstance(value, dict) and "__value__" in value and not self.rules.old:
@@ -427,7 +427,7 @@ class _Validator:
         return None if covered else self._choice(spec, value)
 
     def _choice(self, spec: _Input, value: Any) -> dict[str, Any] | None:
-        """What is wrong with a value that must be one of a list."""
+        """Check a value against the options of a combo; return its error or None."""
         choices = spec.type
         if choices == "COMBO" and self.rules.combo:
             if self.rules.new and spec.options.get("remote_combo"):
@@ -482,7 +482,7 @@ class _Validator:
 def _arguments(
     node_id: str, inputs: Mapping[str, Any], definition: Mapping[str, Any], old: bool
 ) -> dict[str, Any]:
-    """What a node's own check can be given: values, ``None`` for links, hidden inputs."""
+    """Return the arguments for a node's own check: values, ``None`` for links, hidden inputs."""
     known = {**definition["input"].get("required", {}), **definition["input"].get("optional", {})}
     hidden = definition["input"].get("hidden", {})
     arguments: dict[str, Any] = {}
