@@ -73,8 +73,6 @@ class RemoteFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Go to a position; nothing is sent before something is read there."""
-        if whence == os.SEEK_END and self._length is None:
-            raise io.UnsupportedOperation("the server did not say how long the file is")
         base = {os.SEEK_CUR: self._position, os.SEEK_END: self._length}.get(whence) or 0
         if base + offset < 0:
             raise ValueError(f"negative position {base + offset}")
@@ -83,8 +81,6 @@ class RemoteFile(io.RawIOBase):
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # of typeshed
         """Read some bytes at the position; return 0 at the end."""
-        if self.closed:
-            raise ValueError("the file is closed")
         if self._length is not None and self._position >= self._length:
             return 0
         ahead = self._position - self._at

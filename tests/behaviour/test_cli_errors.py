@@ -335,6 +335,10 @@ def test_a_sweep_waits_for_its_server_as_long_as_it_is_told(comfy_client):
         ["free", "--timeout", "nan"],
         ["free", "--wait-vram", "nan"],
         ["upload", "w.json", "."],
+        ["run", "w.json", "--detach", "--out", "o/"],
+        ["job", *ASKING["job"], "--out", "o/"],
+        ["cancel"],
+        ["cancel", *ASKING["cancel"], "--all-mine"],
     ],
 )
 def test_what_is_typed_wrong_is_status_2_and_asks_nobody(comfy_client, args):
@@ -376,6 +380,51 @@ def test_lines_that_say_that_something_failed_have_no_error_behind_them(comfy_cl
         assert line["cancelled"] is False
     [report] = comfy_client.json("doctor", "--host", NOWHERE, status=1)
     assert "checks" in report
+
+
+@pytest.mark.parametrize(("text", "words"), [("{", "no JSON"), ("[]", "no node definitions")])
+def test_a_file_that_has_no_node_definitions_is_status_2(comfy_client, text, words):
+    """It is named."""
+    (comfy_client.home / "nodes.json").write_text(text)
+    ended = comfy_client("convert", "w.json", "--definitions", "nodes.json")
+    assert ended.status == 2
+    assert f"nodes.json: {words}" in ended.err
+
+
+def test_a_prompt_that_runs_out_of_memory_has_a_way_on(comfy_client):
+    """A smaller picture."""
+
+    class Greedy:
+        INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+        RETURN_TYPES = ()
+        FUNCTION = "run"
+        OUTPUT_NODE = True
+
+        def run(self) -> None:
+            raise type("OutOfMemoryError", (RuntimeError,), {})("Allocation on device")
+
+    graph = {"1": {"class_type": "Greedy", "inputs": {}}}
+    (comfy_client.home / "greedy.json").write_text(json.dumps(graph))
+    with ComfyServer() as server:
+        server.add_node(Greedy)
+        [error] = comfy_client.json("run", "greedy.json", "--host", server.url, status=5)
+    assert error["hint"] == "use a smaller picture, or comfy-client free"
+
+
+def test_an_empty_history_says_so(comfy_client):
+    """In JSON it is no line."""
+    with ComfyServer() as server:
+        assert comfy_client("history", "--host", server.url).lines == ["The history is empty."]
+        assert comfy_client.json("history", "--host", server.url) == []
+
+
+def test_a_prompt_that_has_not_ended_has_nothing_to_download(comfy_client):
+    """What to do instead is told."""
+    with ComfyServer() as server, server.faults.hang_worker(), ComfyApi(server.url) as api:
+        job = api.submit(comfy_client.home / "w.json")
+        ended = comfy_client("download", job.prompt_id, "--host", server.url)
+        assert ended.status == 2
+        assert f"has not ended: comfy-client job {job.prompt_id} --wait" in ended.err
 
 
 def test_a_folder_is_no_workflow(comfy_client):

@@ -21,18 +21,22 @@ from comfy_client import (
     BasicCredentials,
     ClientClosed,
     ComfyApi,
+    Event,
     HeaderCredentials,
     QueryCredentials,
 )
 from comfy_client.cli.main import main
+from comfy_client.doctor import examine
 from comfy_client.doctor.context import Redactor, Sockets
 from comfy_client.doctor.examine import CHECKS
+from comfy_client.doctor.report import CheckResult
 from comfy_client.errors import ServerUnreachable
+from comfy_client.event_queue import HIGH_WATER
 from comfy_client.testing import ComfyServer
 from comfy_client.testing.http import Request
 from tests.comfyui import ComfyUI, free_port
 from tests.conftest import examples
-from tests.helpers.clients import Fast, quickly, until_connected
+from tests.helpers.clients import LIMIT, Fast, quickly, until, until_connected
 from tests.helpers.doctor import Impatient, ask, failing, states
 from tests.helpers.doors import Nginx
 from tests.helpers.http import opened
@@ -301,6 +305,49 @@ def test_how_the_client_has_fared_is_told(server: ComfyServer) -> None:
         for words in ("its socket: connected", "connected 2 times", "1 jobs outstanding"):
             assert words in told
         assert "last message" in told
+
+
+def test_a_check_with_a_defect_of_ours_spoils_no_other(
+    server: ComfyServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it asks is unknown, and the log has the traceback."""
+
+    def broken(_: object) -> CheckResult:
+        raise ZeroDivisionError
+
+    checks = [c._replace(function=broken) if c.name == "clock" else c for c in CHECKS]
+    monkeypatch.setattr(examine, "CHECKS", checks)
+    report = ask(server.url)
+    assert states(report) == {"clock": "unknown"}
+    assert report["clock"].found == "a defect of comfy_client: ZeroDivisionError"
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [
+        ZeroDivisionError
+    ]
+
+
+def test_events_that_were_dropped_are_a_warning(server: ComfyServer) -> None:
+    """With what to do: receivers that are slow."""
+    seen, goes_on = threading.Event(), threading.Event()
+
+    def receive(_: Event) -> None:
+        seen.set()
+        assert goes_on.wait(LIMIT)
+
+    with Fast(server.url) as api:
+        try:
+            api.on("progress", receive)
+            until_connected(server, api, 1)
+            for value in range(2 * HIGH_WATER):
+                data = {"value": value, "max": 1000, "prompt_id": "x", "node": "1"}
+                server.push({"type": "progress", "data": data}, to=api.client_id)
+                assert seen.wait(LIMIT)
+            until(lambda: api.stats().dropped_events)
+            check = api.doctor()["client"]
+        finally:
+            goes_on.set()
+    assert check.state == "warning"
+    assert "events were dropped for newer ones" in check.found
+    assert "receivers are slow" in check.advice
 
 
 def test_a_check_whose_time_is_over_opens_nothing_more() -> None:

@@ -10,9 +10,10 @@ from comfy_client import (
     ComfyApi,
     State,
 )
-from comfy_client.testing import ComfyServer
+from comfy_client.testing import ComfyServer, frame
 from comfy_client.testing.http import Request, encode, upgrade
 from tests.helpers.clients import LIMIT
+from tests.helpers.connections import upgraded
 from tests.helpers.doctor import ask, blamed, failing, states
 
 
@@ -74,6 +75,15 @@ def test_a_socket_that_greets_and_answers_nothing_is_deaf_too(server: ComfyServe
         report = ask(server.url, timeout=3.0)
     assert failing(report) == ["echo"]
     assert "deaf" in report["echo"].found
+
+
+def test_a_socket_that_the_server_closes_at_once_is_told(server: ComfyServer) -> None:
+    """As a proxy does that lets the handshake pass and nothing else."""
+    refusal = frame(9, b"there?") + frame(8, (1008).to_bytes(2, "big"))
+    with server.on("GET", "/ws", lambda request: upgraded(server, request, refusal)):
+        report = ask(server.url)
+    assert failing(report) == ["greeting"]
+    assert report["greeting"].found == "the server closed the socket"
 
 
 def test_a_ping_that_is_not_answered_fails(server: ComfyServer) -> None:

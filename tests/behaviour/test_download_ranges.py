@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -213,6 +214,32 @@ def test_an_opened_file_is_whole_after_a_seek(comfy: ComfyServer, api: ComfyApi)
     with api.open_image(FILE) as file:
         file.seek(290 * KIB)
         assert file.read() == CONTENT[290 * KIB :]
+
+
+def test_an_opened_file_is_a_file_of_python(comfy: ComfyServer, api: ComfyApi) -> None:
+    """It raises what others raise for a place before its start, and after it was closed."""
+    answering(comfy, (200, ETAG, CONTENT), [])
+    with api.open_image(FILE) as file:
+        assert file.seekable()
+        with pytest.raises(ValueError, match="negative"):
+            file.seek(-1)
+        assert file.read(10) == CONTENT[:10]
+    with pytest.raises(ValueError, match="closed"):
+        file.read(1)
+
+
+def test_an_opened_file_of_unknown_length_has_no_end_to_seek_from(
+    comfy: ComfyServer, api: ComfyApi
+) -> None:
+    """It can be read to its end."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (SIZE, CONTENT)
+    comfy.on("GET", "/view", lambda request: request.socket.sendall(head + chunks))
+    with api.open_image(FILE) as file:
+        assert not file.seekable()
+        with pytest.raises(io.UnsupportedOperation, match="not seekable"):
+            file.seek(0, os.SEEK_END)
+        assert file.read() == CONTENT
 
 
 # -- open_image() and versions --------------------------------------------------------------

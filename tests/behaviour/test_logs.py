@@ -154,6 +154,17 @@ def test_no_line_shows_credentials(
     assert "hunter2" not in "".join(f"{vars(one)}" for one in caplog.records)
 
 
+def test_a_record_that_cannot_be_formatted_stops_nobody(
+    record: Record, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of a library that formats wrongly; it shows none of its arguments."""
+    with ComfyServer() as server, ComfyApi(server.url), caplog.at_level(logging.DEBUG, "urllib3"):
+        logging.getLogger("urllib3.connectionpool").debug("%d of", "hunter2-secret")
+    [told] = [one.getMessage() for one in caplog.records if "formatted" in one.getMessage()]
+    assert told == "a record that cannot be formatted: TypeError"
+    assert "hunter2" not in capfd.readouterr().err
+
+
 def test_a_request_without_an_answer_is_a_line_too(
     refused: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -16,6 +16,7 @@ from comfy_client import ClientClosed, ComfyApi, ComfyPool, runtime
 from comfy_client.batch.source import Source
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import until
+from tests.helpers.interrupts import fail_next_start
 from tests.helpers.sweeps import LIMIT, WORKFLOW, add_recorded_nodes
 
 Map = Callable[..., Any]
@@ -53,6 +54,14 @@ def test_results_come_while_the_source_has_nothing(run_map, ordered) -> None:
         found.append(result.texts[0])
         requests.put(point(len(found)) if len(found) < 4 else None)
     assert found == ["ax0", "ax1", "ax2", "ax3"]
+
+
+def test_a_source_needs_no_thread_where_there_are_no_more(run_map, monkeypatch) -> None:
+    """It is read by whoever asks for results."""
+    fail_next_start(monkeypatch, RuntimeError("can't start new thread"), "comfy-source")
+    found = run_map(WORKFLOW, map(point, range(4)))
+    assert [result.texts[0] for result in found] == ["ax0", "ax1", "ax2", "ax3"]
+    assert threads() == []
 
 
 def test_results_come_while_a_generator_waits(run_map) -> None:

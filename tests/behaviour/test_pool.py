@@ -649,7 +649,13 @@ def test_a_pool_whose_servers_were_all_removed_says_so(clients) -> None:
     with pooled(clients) as pool:
         for client in clients:
             pool.remove(client)
-        for call in (pool.node_definitions, lambda: pool.submit(shows())):
+        grid = {"1.text": ["a", "b"]}
+        for call in (
+            pool.node_definitions,
+            lambda: pool.submit(shows()),
+            lambda: next(pool.map([shows()])),
+            lambda: pool.sweep(shows(), grid),
+        ):
             with pytest.raises(ServerUnreachable, match="the pool has no servers: add one"):
                 call()
 
@@ -868,6 +874,19 @@ def test_what_no_server_can_run_does_not_make_them_tell_again_and_again(servers,
         assert definitions_asked(*servers) <= before + 2
 
 
+def test_definitions_that_no_server_gives_are_the_error_of_one(servers, clients) -> None:
+    """While one of them answers, there is none."""
+    with pooled(clients) as pool:
+        refusals = [
+            server.faults.answer("GET", "/object_info", (403, {}, {"error": "no"}))
+            for server in servers
+        ]
+        with pytest.raises(AuthenticationError):
+            pool.node_definitions(refresh=True)
+        refusals[1].end()
+        assert "Gated" in pool.node_definitions(refresh=True)
+
+
 class AsksBriefly(ComfyPool):
     """Waits for definitions for a moment only."""
 
@@ -979,6 +998,7 @@ def test_wrong_arguments_are_told_at_once(clients) -> None:
         ({"servers": ["a"], "weights": [0]}, "a number above 0"),
         ({"servers": ["a"], "in_flight": 0}, "1 or more"),
         ({"servers": ["a"], "on_lost": "ignore"}, "on_lost is"),
+        ({"servers": ["a"], "on_failed": "ignore"}, "on_failed is"),
         ({"servers": ["a"], "patience": -1}, "patience is a number of seconds, 0 or more"),
     ):
         with pytest.raises(ValueError, match=words):

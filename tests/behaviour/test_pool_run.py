@@ -23,11 +23,13 @@ from comfy_client import (
     Workflow,
     WorkflowError,
 )
+from comfy_client.pool.dispatcher import Dispatcher
+from comfy_client.pool.member import Member
 from comfy_client.showing import screen
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import FAST, LIMIT, Quick, quickly, until
 from tests.helpers.gates import GATES, Gated, Hold, held, saves, shows
-from tests.helpers.interrupts import at_each_step, in_time, press_ctrl_c
+from tests.helpers.interrupts import at_each_step, fail_next_start, in_time, press_ctrl_c
 from tests.helpers.pools import marks, pooled, until_each_runs
 
 
@@ -448,6 +450,44 @@ def test_a_map_that_ends_early_asks_all_servers_at_once(servers) -> None:
     assert len(marks(*servers)) == 3
 
 
+def test_a_map_takes_back_what_waits_where_there_are_no_more_threads(
+    servers, clients, monkeypatch
+) -> None:
+    """As in a thread that outlives the main one, while Python ends."""
+    with pooled(clients, in_flight=2) as pool:
+        found = pool.map([shows("a"), *(shows(waits=True) for _ in range(9))])
+        assert next(found).texts == ("a",)
+        until_each_runs(*servers)
+        until(lambda: all(len(server.pending) == 1 for server in servers))
+        fail_next_start(monkeypatch, RuntimeError("can't start new thread"), "ThreadPoolExecutor")
+        found.close()
+        assert not any(server.pending for server in servers)
+        GATES.set()
+
+
+def test_a_defect_of_ours_in_one_step_of_a_pool_holds_up_no_job(
+    servers, clients, monkeypatch, caplog
+) -> None:
+    """It is logged, and the next step works."""
+
+    def break_once(kind: type, name: str) -> None:
+        step, defects = getattr(kind, name), [ZeroDivisionError()]
+
+        def broken(own: Any) -> Any:
+            if defects:
+                raise defects.pop()
+            return step(own)
+
+        monkeypatch.setattr(kind, name, broken)
+
+    break_once(Dispatcher, "tick")
+    break_once(Member, "work")
+    with pooled(clients) as pool:
+        assert pool.submit(shows("a")).result(LIMIT).texts == ("a",)
+    told = [one.exc_info[0] for one in caplog.records if one.exc_info]
+    assert told == [ZeroDivisionError] * 2
+
+
 def test_a_server_that_takes_nothing_holds_up_the_end_of_a_map_once(servers) -> None:
     """Five seconds are for all of it: for what is on its way there, and for taking it back."""
 
@@ -475,6 +515,7 @@ def test_what_is_wrong_with_a_map_is_told_at_once(clients) -> None:
             ({"priority": float("nan")}, "priority is a number"),
             ({"include": ["gpu-box"]}, "include: http://gpu-box:8188 is not in the pool"),
             ({"in_flight": 0}, "1 or more"),
+            ({"on_error": "ignore"}, "on_error is 'raise' or 'keep'"),
         ):
             with pytest.raises(ValueError, match=words):
                 pool.map([shows()], **wrong)  # type: ignore[arg-type]

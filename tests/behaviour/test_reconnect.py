@@ -322,6 +322,16 @@ def test_logs_are_subscribed_anew_after_each_reconnect(comfy: ComfyServer, quick
     assert [p["enabled"] for p in patches()] == [True, True, True, False]
 
 
+def test_logs_of_a_client_without_a_socket_are_refused_and_told(comfy: ComfyServer) -> None:
+    """Before the server is asked for what could not arrive."""
+    with ComfyApi(comfy.url, transport="poll") as api:
+        heard = Heard(api)
+        with pytest.raises(TransportError, match="there is none"):
+            api.subscribe_logs()
+        until(lambda: heard("terminal_subscription_error"))
+    assert not [request for request in comfy.requests if request.method == "PATCH"]
+
+
 def test_a_failed_renewal_of_logs_is_told(comfy: ComfyServer, quick: Quick) -> None:
     """``terminal_subscription_error``, with the exception; the connection goes on."""
     heard = Heard(quick)

@@ -212,6 +212,36 @@ def test_settings_that_may_be_secret_are_hidden(server: ComfyServer, path: Path)
     assert found[0]["response"]["Comfy.Locale"] == "de"
 
 
+def test_all_settings_are_hidden_where_a_server_sends_no_names(
+    server: ComfyServer, path: Path
+) -> None:
+    """None says that it is no secret."""
+    with (
+        server.on("GET", "/settings", (200, {}, ["de", SECRET])),
+        ComfyApi(server.url, record=path) as api,
+    ):
+        api.fetch_api("/settings")
+    assert_nowhere(SECRET, path)
+
+
+def test_a_secret_in_the_metadata_of_a_picture_is_hidden(server: ComfyServer, path: Path) -> None:
+    """The picture stays as it is."""
+    picture = b"\xff\xd8\xff\xe0" + bytes(300)
+    metadata = json.dumps({"node_id": "3", "api_key": SECRET}).encode()
+    data = (4).to_bytes(4, "big") + len(metadata).to_bytes(4, "big") + metadata + picture
+    with ComfyApi(server.url, record=path) as api:
+        server.push_binary(data, to=api.client_id)
+        until(lambda: [row for row in so_far(path) if row["kind"] == "binary"])
+    assert_nowhere(SECRET, path)
+    [row] = [row for row in rows(path) if row["kind"] == "binary"]
+    assert row["metadata"] == {"node_id": "3", "api_key": "***"}
+    kept = base64.b64decode(row["data_b64"])
+    assert SECRET.encode() not in kept
+    assert kept.endswith(picture)
+    size = int.from_bytes(kept[4:8], "big")
+    assert json.loads(kept[8 : 8 + size]) == row["metadata"]
+
+
 def test_the_password_of_a_proxy_is_nowhere(server: ComfyServer, path: Path) -> None:
     """Nor the header that it becomes, when the proxy repeats it."""
     proxy = server.url.replace("//", f"//me:{SECRET}@")

@@ -131,6 +131,31 @@ def test_a_command_that_shows_nothing_logs_no_progress(
     assert "progress" not in [vars(one).get("prompt_event") for one in caplog.records]
 
 
+@pytest.mark.parametrize("raised", [ZeroDivisionError(), KeyboardInterrupt()])
+def test_what_comes_between_while_a_result_is_shown_loses_no_result(
+    notebook: Notebook,
+    api: ComfyApi,
+    record: Record,
+    monkeypatch: pytest.MonkeyPatch,
+    raised: BaseException,
+) -> None:
+    """A fault of the display says nothing; after Ctrl-C a note says where the result is."""
+
+    def outcome_of(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(cells, "outcome_of", outcome_of)
+    if isinstance(raised, Exception):
+        assert api.run(WORKFLOW).texts
+        return
+    with pytest.raises(KeyboardInterrupt) as caught:
+        api.run(WORKFLOW)
+    [note] = caught.value.__notes__
+    prompt_id = note.split("'")[1]
+    assert note == f"the prompt had ended: api.job({prompt_id!r}).result() has its result"
+    assert api.job(prompt_id).result().texts
+
+
 def test_a_script_writes_nothing_of_what_is_over_in_a_moment(
     api: ComfyApi,
     record: Record,

@@ -191,6 +191,15 @@ def test_a_number_is_a_fact_unless_it_is_the_secret_itself(word: str, number: fl
             assert secrets.hide_words(text) == text
 
 
+def test_a_secret_that_is_a_number_in_json_is_hidden() -> None:
+    """Others are facts."""
+    secrets = Secrets()
+    secrets.add(["20240117"])
+    shown = {"pin": "***", "seeds": ["***", 120240117, 20240118, 10**400, True]}
+    value = {"pin": 20240117, "seeds": [20240117, 120240117, 20240118, 10**400, True]}
+    assert secrets.hide(value) == secrets.hide_words_in(value) == shown
+
+
 @given(st.sampled_from(WEAK), st.data())
 def test_a_name_is_a_fact_unless_it_is_the_secret_itself(word: str, data: st.DataObject) -> None:
     """And the secret itself is nowhere left, whatever is around it."""

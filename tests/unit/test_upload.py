@@ -180,6 +180,26 @@ def test_an_open_file_is_sent_from_where_it_stood_again_and_again() -> None:
         assert upload.content.read() == content
 
 
+class Bare:
+    """A file that nothing can refer to weakly."""
+
+    __slots__ = ("file", "tell")
+
+    def __init__(self, content: bytes, told: int | None = 0) -> None:
+        self.file, self.tell = io.BytesIO(content), lambda: told and self.file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        return self.file.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self.file.seek(offset, whence)
+
+
+def test_a_file_that_does_not_say_where_it_stands_is_copied() -> None:
+    """As one that can be read only once."""
+    assert facts_of(Upload(Bare(PNG, None)).content).digest == digest(PNG)
+
+
 def test_a_pipe_is_copied_since_it_can_be_read_only_once() -> None:
     """The copy is gone with the last who has it."""
     reading, writing = os.pipe()
