@@ -356,10 +356,10 @@ class Poller:
         before = state.prompt_id
         deadline = Deadline.after(self.timing.look_up)
         found = find(self.tracker.http, before, state.client_id, deadline)
+        if found is not None and found != before:
+            self.tracker.merge(one, found)
         with self.tracker.lock:
             state.search_by_mark = found is None and state.lost_delay is not None
-            if found is not None and found != before:
-                self.tracker.merge(one, found)
         return one.state.prompt_id != before
 
     def _put_off(self, some: Sequence[Tracked], exc: ComfyError, *, counts: bool = True) -> None:

@@ -252,7 +252,7 @@ def post(
         found, is_sure = _look_up(poller, state, cause, seconds)
         if found is not None:
             return models.QueuedPrompt(found)
-        if not (is_sure and repeats):
+        if state.cancelled or not (is_sure and repeats):
             raise _uncertain(state.prompt_id, cause) from cause
         was_sent = True
         repeats -= 1

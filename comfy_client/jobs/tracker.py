@@ -40,6 +40,7 @@ from ..transport.websocket import Connection, Handler, State
 from .deafness import DeafnessCheck
 from .job_events import JobEvents
 from .ledger import Ledger, log_connection
+from .orphans import Orphans
 from .outcomes import too_large, with_finality
 from .progress import NodeTimes, fraction_of
 from .queue_monitor import QueueMonitor
@@ -50,9 +51,6 @@ from .tracked import Tracked, Waiter, WakeUp, result_of
 #: Recent prompts whose end is remembered: so many, and so many bytes of these ends.
 REMEMBERED: Final = 1000
 REMEMBERED_BYTES: Final = 32 << 20
-#: Events that are kept while a submission has no answer, as they may be of that prompt: so many,
-#: and half of the bytes that the client may use.
-ORPHANS: Final = 1000
 
 #: Events that say which node runs.
 _NAMES_NODE: Final = (Executing, Progress)
@@ -81,9 +79,13 @@ def _attributed(
     return attrs.evolve(event, prompt_id=prompt_id)
 
 
-def _ends(prompt_id: str | None, events: Newest[JobEvent]) -> bool:
-    """Whether the end of a prompt is among these events."""
-    return any(event.is_end and event.prompt_id == prompt_id for event in events.values())
+def _without_record(one: Tracked, ending: _EndRecord, link: int | None) -> Outcome | None:
+    """Return how it ended for somebody who had attached to it, if no record will say."""
+    if ending.has_record:
+        return None
+    one.state.end_event = ending.event
+    one.events.receive(ending.event)
+    return one.state.as_reported(link)
 
 
 def _nobody() -> None:
@@ -144,9 +146,7 @@ class Tracker:
         self.not_before: float = 0.0
         self.cancels_jobs = True
         self._tracked: dict[str, Tracked] = {}
-        self._posting: set[Tracked] = set()  # submissions without an answer yet
-        # Maybe of one of these.
-        self._orphans: Newest[JobEvent] = Newest(ORPHANS, budget.most // 2)
+        self._orphans = Orphans(budget.most // 2)
         self._attached = 0  # prompts whose events may go to another client
         self._running: tuple[str, str] | None = None  # prompt and node that were named last
         self._hinted = False
@@ -193,11 +193,11 @@ class Tracker:
 
     def is_posting(self, one: Tracked) -> bool:
         """Whether its submission has no answer yet."""
-        return one in self._posting
+        return one in self._orphans.posting
 
     def is_ours(self, prompt_id: str | None) -> bool:
         """Whether a prompt is, or was recently, one of this client, or may turn out to be."""
-        return prompt_id in self._tracked or prompt_id in self.ended or bool(self._posting)
+        return prompt_id in self._tracked or prompt_id in self.ended or bool(self._orphans.posting)
 
     def add(self, one: Tracked, *, posting: bool = False) -> None:
         """Follow a prompt from now on; ``ValueError`` if another has its id."""
@@ -212,15 +212,14 @@ class Tracker:
             if posting:
                 self.ended.pop(state.prompt_id)  # what ended was another by this id
                 self.renamed.pop(state.prompt_id)
-                self._posting.add(one)
+                self._orphans.posting.add(one)
                 self.posted_as.put(state.prompt_id, state.client_id)
 
     def answered(self, one: Tracked) -> None:
         """Note that a submission has been answered, or never will be."""
         with self.lock:
-            self._posting.discard(one)
-            if not self._posting:
-                self._orphans.clear()
+            self._orphans.posting.discard(one)
+            self._orphans.drop(self._tracked.values())
 
     def remove(self, one: Tracked) -> None:
         """Stop following a prompt."""
@@ -256,6 +255,9 @@ class Tracker:
                     self._attached -= other.state.attached
                     self.ledger.uncount(other.state)
                     other.join(one)
+                elif (ending := self.ended.get(receipt.prompt_id)) is not None:
+                    outcome = outcome or _without_record(one, ending, self.link)
+                    self.ledger.uncount(state)
             early = one.early
         self.ledger.log_submitted(state)
         if outcome is not None:
@@ -267,27 +269,26 @@ class Tracker:
 
     def _apply_orphans(self, one: Tracked) -> Outcome | None:
         """Apply events that came before the id was known; receivers have had them."""
-        if self._orphans.forgotten:
-            one.state.generation = None  # some are gone: events alone may not decide
-        for event in self._orphans.values():
-            if event.prompt_id == one.state.prompt_id:
-                outcome = self._apply(one, with_finality(event, one.state.graph))
-                if outcome is not None:
-                    return outcome
-        return None
+        events = self._orphans.of(one.state)
+        outcomes = (self._apply(one, with_finality(each, one.state.graph)) for each in events)
+        return next(filter(None, outcomes), None)
 
     def merge(self, one: Tracked, prompt_id: str) -> None:
         """Rename a prompt that was found under an id, or join the one that has the id already."""
+        outcome = None
         with self.lock:
             other = self._tracked.get(prompt_id)
             if one.state.decided or other is one:
                 return
             if other is None:
                 self.rename(one, prompt_id)
+                outcome = self._apply_orphans(one)
             else:
                 self.remove(one)
                 self.ledger.uncount(one.state)
                 one.join(other)
+        if outcome is not None:
+            self.resolve(one, outcome)
 
     # -- the handler of the event thread -----------------------------------------------------
 
@@ -314,10 +315,10 @@ class Tracker:
                 if isinstance(event, PreviewEvent):
                     event = with_finality(event, one.state.graph)
                 outcome = self._apply(one, event)
-            elif event.is_end and (prompt_id in self.ended or _ends(prompt_id, self._orphans)):
+            elif event.is_end and (prompt_id in self.ended or self._orphans.has_end(prompt_id)):
                 return  # receivers had this news already
-            if self._posting and prompt_id and (one is None or one.state.attached):
-                self._orphans.append(event, event.nbytes)
+            if prompt_id and (one is None or one.state.attached):
+                self._orphans.keep(event, self._tracked.values())
         self.publish(event)
         if one is not None:
             self.ledger.log_start(one.state)
@@ -437,6 +438,7 @@ class Tracker:
             state.release()
             self._attached -= state.attached
             self._tracked.pop(state.prompt_id, None)
+            self._orphans.drop(self._tracked.values())
         if news is not None:
             self.publish(news)
         with self.lock:

@@ -15,10 +15,11 @@ from comfy_client import ComfyApi
 from comfy_client.event_queue import EventQueue
 from comfy_client.events import FROM_SERVER, ConnectionEvent, Event, PreviewEvent, StatusEvent
 from comfy_client.jobs.job import Job
+from comfy_client.jobs.orphans import ORPHANS
 from comfy_client.jobs.outcomes import lost, success
 from comfy_client.jobs.state import Outcome
 from comfy_client.jobs.tracked import Tracked
-from comfy_client.jobs.tracker import ORPHANS, Tracker
+from comfy_client.jobs.tracker import Tracker
 from comfy_client.models import QueuedPrompt
 from comfy_client.transport.websocket import State
 from tests.helpers.clients import LIMIT, until
