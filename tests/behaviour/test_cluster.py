@@ -433,7 +433,7 @@ def test_a_task_for_the_worker_of_a_server_that_is_down_waits_for_it(
     down = worker_of(client, servers[0])
     until(lambda: status_of(client, down) == "paused", LIMIT)
     future = client.submit(run_workflow, saves(), workers=[down], patience=0.5)
-    assert client.submit(run_workflow, saves(7), patience=0.5).result(LIMIT)
+    assert client.submit(run_workflow, saves(7), patience=5.0).result(LIMIT)
     assert not future.done()
     servers[0].start()
     result: TaskResult = future.result(LIMIT)

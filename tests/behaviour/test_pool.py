@@ -809,7 +809,7 @@ def test_what_the_log_says_is_said_without_the_lock(servers, clients, caplog) ->
             if record.threadName == "comfy-pool-dispatcher" or "another" in record.getMessage():
                 asking = threading.Thread(target=pool.status)
                 asking.start()
-                asking.join(5.0)
+                asking.join(LIMIT)
                 asked.append(not asking.is_alive())
 
     handler, log = Asks(), logging.getLogger("comfy_client")
@@ -1104,7 +1104,7 @@ def test_the_child_of_a_fork_has_no_jobs_of_a_pool(servers, clients) -> None:
         until_each_runs(servers[0])
 
         def work() -> str:
-            errors = [type(job.exception(1)).__name__ for job in jobs]
+            errors = [type(job.exception(60)).__name__ for job in jobs]
             try:
                 pool.submit(shows())
             except ClientClosed as exc:
