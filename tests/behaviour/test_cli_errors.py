@@ -13,7 +13,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from comfy_client import ClientClosed, ComfyApi, JobLost
+from comfy_client import ClientClosed, ComfyApi, JobLost, SubmitUncertain
 from comfy_client.__main__ import main as start
 from comfy_client.cli.exits import Exit, error_object
 from comfy_client.cli.main import main
@@ -165,6 +165,12 @@ def test_a_prompt_that_a_server_of_several_may_run_yet_is_looked_for_before_it_r
     error = JobLost("http://gpu:8188 has not answered", prompt_id="an-id", retryable=False)
     told = error_object(error)
     assert "comfy-client job an-id says what became of it" in told["hint"]
+    assert told["exit"] == 6
+
+
+def test_a_prompt_that_may_have_arrived_is_no_server_out_of_reach():
+    told = error_object(SubmitUncertain("no answer came", prompt_id="an-id"))
+    assert "show whether it arrived" in told["hint"]
     assert told["exit"] == 6
 
 

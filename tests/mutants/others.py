@@ -194,7 +194,7 @@ OTHERS = (
         "cli/exits.py",
         "    (SubmitUncertain, Exit.LOST),\n",
         "",
-        "behaviour/test_cli_errors.py behaviour/test_cli.py",
+        "behaviour/test_cli_errors.py::test_a_prompt_that_may_have_arrived_is_no_server_out_of_reach",
         "a script takes a prompt that may run for a server that is away",
     ),
     Mutant(
