@@ -593,6 +593,17 @@ def test_a_job_that_is_cancelled_while_it_is_submitted_ends_though_that_fails_on
             cut.end()
 
 
+def test_a_job_that_is_being_sent_is_not_taken_back_as_unsent(servers, clients) -> None:
+    """Its server may have it by now."""
+    with pooled(clients[:1]) as pool:
+        submitting = servers[0].faults.delay("POST", "/prompt")
+        job = pool.submit(shows("a"))
+        servers[0].until(lambda: submitting.hits)
+        assert not pool._dispatcher.withdraw(job, if_unsent=True)
+        submitting.end()
+        assert job.exception(LIMIT) is None
+
+
 def test_of_a_job_that_is_cancelled_while_its_file_is_sent_nothing_else_is(
     servers, clients
 ) -> None:

@@ -28,7 +28,7 @@ POOLS = (
         "pool/dispatcher.py",
         "if entry is None or (if_unsent and entry.started):",
         "if entry is None:",
-        "behaviour/test_pool.py behaviour/test_pool_sweep.py",
+        "behaviour/test_pool.py::test_a_job_that_is_being_sent_is_not_taken_back_as_unsent",
         "a prompt that is being sent is taken back, and runs elsewhere too",
     ),
     Mutant(

@@ -11,7 +11,7 @@ TRANSPORT = (
         "transport/websocket.py",
         "if isinstance(exc, _Refused) and self._is_known and up_for < self.timing.dial:",
         "if isinstance(exc, _Refused) and self._is_known:",
-        "behaviour/test_client_id.py behaviour/test_backoff.py",
+        "behaviour/test_backoff.py",
         "the code 1008 on a socket that lasted costs running jobs their events",
     ),
     Mutant(
