@@ -309,6 +309,40 @@ def test_what_a_server_repeats_of_our_credentials_is_not_in_the_journal(
     assert secret.encode() not in journal.read_bytes()
 
 
+def test_what_looks_like_a_secret_in_an_error_is_not_in_the_journal(server, journal) -> None:
+    """A node may tell of a service of its own, whose credentials nobody here knows."""
+
+    class Fails:
+        RETURN_TYPES = ()
+        FUNCTION = "run"
+        OUTPUT_NODE = True
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            return {"required": {"n": ("INT", {})}}
+
+        def run(self, n: int) -> None:
+            raise RuntimeError("refused: Authorization: Bearer theirs-5f0d9b7e2c41")
+
+    server.add_node(Fails)
+    graph = {"1": {"class_type": "Fails", "inputs": {"n": 0}}}
+    with ComfyApi(server.url) as api:
+        (row,) = api.sweep(graph, {"Fails.n": [1]}, journal=journal)
+    assert isinstance(row.error, JobFailed)
+    assert b"refused: Authorization: Bearer ***" in journal.read_bytes()
+    assert b"theirs-5f0d9b7e2c41" not in journal.read_bytes()
+
+
+def test_what_a_journal_has_lost_is_found_on_the_server(api, record, journal) -> None:
+    """Under the ids that follow from it."""
+    rows = api.sweep(WORKFLOW, GRID, journal=journal)
+    change(journal, "DELETE FROM points")
+    again = api.sweep(WORKFLOW, GRID, journal=journal)
+    assert [row.prompt_id for row in again] == [row.prompt_id for row in rows]
+    assert texts(again) == texts(rows)
+    assert sorted(record.values()) == ["ax0", "ax1", "bx0", "bx1"]
+
+
 def test_a_word_in_any_other_header_is_no_secret(server, record, journal) -> None:
     """What came out stays what it is."""
     headers = {"X-Project": "lighthouse"}

@@ -322,6 +322,26 @@ def test_prompts_that_close_cancels_are_not_passed_over(
     record.gate = None
 
 
+def test_a_client_that_is_being_closed_has_not_had_all_results(server, record) -> None:
+    """Nothing is under way any more, while the server is still asked to delete what waited."""
+    record.gate = threading.Semaphore(0)
+    with ComfyApi(server.url) as closed:
+        results = closed.map(WORKFLOW, list(seeds(range(2))), in_flight=2)
+
+        def close_with_all_sent() -> None:
+            until(lambda: len(outstanding(closed)) == 2)
+            time.sleep(0.2)  # the loop waits for an end by then
+            closed.close()
+
+        closing = threading.Thread(target=close_with_all_sent)
+        with server.faults.delay("POST", "/queue"):
+            closing.start()
+            with pytest.raises(ClientClosed):
+                list(results)
+        closing.join()
+    record.gate = None
+
+
 def test_wrong_arguments_are_told_at_once(api) -> None:
     """Before anything is asked for."""
     with pytest.raises(ValueError, match="in_flight is a number"):

@@ -40,12 +40,14 @@ def test_killed_at_every_step_in_turn_each_point_runs_once(api, server, record, 
         for step in itertools.count(1):
             journal.unlink(missing_ok=True)
             api.clear_history()
+            record.ran.clear()
             if victim.tell(f"step {step}") is not None:
                 break
             rows = victim.tell("run")
             assert prompts(api) == {(seed, "a"): 1 for seed in range(3)}, f"step {step}"
             assert [said for _, said in rows] == [["ax0"], ["ax1"], ["ax2"]]
             assert {prompt_id for prompt_id, _ in rows} == set(api.get_histories())
+            assert sorted(record.values()) == ["ax0", "ax1", "ax2"], f"step {step}"
     assert step == 3 * 8 + 1
 
 

@@ -77,7 +77,7 @@ POOLS = (
         "batch/sweep.py",
         "return self._journal is not None and self._has_found(point, self._next_id(point))",
         "return False",
-        "behaviour/test_sweep_killed.py",
+        "behaviour/test_journal.py::test_what_a_journal_has_lost_is_found_on_the_server",
         "what a killed process had sent runs again",
     ),
     Mutant(
@@ -93,7 +93,7 @@ POOLS = (
         "batch/sweep.py",
         "error_record(row.error, secrets.hide_text)",
         "error_record(row.error, str)",
-        "behaviour/test_journal.py behaviour/test_secrets.py",
+        "behaviour/test_journal.py::test_what_looks_like_a_secret_in_an_error_is_not_in_the_journal",
         "a password in an error stands in the journal",
     ),
     Mutant(
@@ -127,8 +127,8 @@ POOLS = (
         "            if window.is_closed:  # by close() in another thread\n"
         "                raise ClientClosed\n",
         "",
-        "behaviour/test_map.py",
-        "close() in another thread leaves map waiting for ever",
+        "behaviour/test_map.py::test_a_client_that_is_being_closed_has_not_had_all_results",
+        "close() in another thread ends a loop over map as if it had all results",
     ),
     # -- chosen from the code alone -----------------------------------------------------
     Mutant(
