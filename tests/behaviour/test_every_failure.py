@@ -115,12 +115,13 @@ def record(server: ComfyServer) -> Record:
 
 
 @contextlib.contextmanager
-def client_of(server: ComfyServer, **options: Any) -> Iterator[ComfyApi]:
+def client_of(server: ComfyServer, transport: str = "auto") -> Iterator[ComfyApi]:
     """Not connected yet; at last it works, and leaves no thread and no socket."""
-    with contextlib.closing(client(server, Quick, **options)) as api:
+    with contextlib.closing(client(server, Quick, transport=transport)) as api:
         yield api
         seed = next(SEEDS)  # what was submitted before it has ended then, too
         assert api.run(workflow(seed), timeout=LIMIT).texts == (f"ax{seed}",)
+        until(lambda: api.connected or transport == "poll")
     for thread in threads():
         thread.join(LIMIT)
     assert not threads()
@@ -170,7 +171,7 @@ def test_a_prompt_runs_at_most_once(
 
     def once(fault: Fault) -> None:
         seed = next(SEEDS)
-        with client_of(server, transport=transport) as api, arm(fault):
+        with client_of(server, transport) as api, arm(fault):
             outcome = outcome_of(lambda: call(api, seed))
         times = record.values().count(f"ax{seed}")
         if isinstance(outcome, Result):
@@ -203,7 +204,7 @@ def test_a_client_closes_whatever_fails(server, record, for_each, transport) -> 
     """It says nothing of it, either: nobody could do anything about it."""
 
     def once(fault: Fault) -> None:
-        with client_of(server, transport=transport):
+        with client_of(server, transport):
             api = client(server, Quick, transport=transport)
             assert api.init().connected == (transport == "auto")
             with failing_sockets(fault):
@@ -276,7 +277,7 @@ def test_a_saved_file_is_whole_or_not_there(
 
     def once(fault: Fault) -> None:
         folder = tmp_path / str(next(numbers))
-        with client_of(server, transport="poll") as api:
+        with client_of(server, "poll") as api:
             result = api.job(prompt_id).result(LIMIT)
             with pytest.MonkeyPatch.context() as patch, arm(fault):
                 if family.endswith("without links"):
@@ -324,7 +325,7 @@ def test_map_runs_each_prompt_at_most_once(
 
     def once(fault: Fault) -> None:
         seeds = [next(SEEDS) for _ in range(2)]
-        with client_of(server, transport=transport) as api, arm(fault):
+        with client_of(server, transport) as api, arm(fault):
             outcome = outcome_of(lambda: list(api.map(map(workflow, seeds), timeout=LIMIT)))
         times = [record.values().count(f"ax{seed}") for seed in seeds]
         if isinstance(outcome, list):
@@ -375,7 +376,7 @@ def test_a_sweep_is_carried_on_and_each_row_runs_once(
 
             return api.sweep(WORKFLOW, {"Make.seed": seeds}, journal=journal, on_row=tell)
 
-        with client_of(server, transport=transport) as api:
+        with client_of(server, transport) as api:
             if begun:
                 sweep(api, seeds[:1])
             with arm(fault):
