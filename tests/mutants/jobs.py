@@ -108,8 +108,8 @@ JOBS = (
     Mutant(
         "J16",
         "jobs/submit.py",
-        "if not (is_sure and repeats):",
-        "if not repeats:",
+        "if state.cancelled or not (is_sure and repeats):",
+        "if state.cancelled or not repeats:",
         "unit/test_submit.py",
         "resubmit=True runs a prompt twice that no look-up could ask for",
     ),
