@@ -378,16 +378,17 @@ class Poller:
         most = MAX_REFUSALS if is_final else MAX_OTHER_ERRORS
         if is_away(exc) or not counts:
             most = 0
-        is_empty = tracker.monitor.remaining == 0
-        now = runtime.monotonic()
+        monitor, now = tracker.monitor, runtime.monotonic()
         for one in some:
-            heard = max(one.state.news_at, tracker.monitor.status_at)
-            if most and now - heard > self.timing.mute:
+            state = one.state
+            if most and now - max(state.news_at, monitor.status_at) > self.timing.mute:
                 tracker.deafness.expect(now - self.timing.mute, now)  # nothing else would tell
             with tracker.lock:
-                outcome = one.state.apply_refusal(
-                    exc, until, tracker.link, most=most, is_over=is_empty
+                is_over = monitor.remaining == 0 or (
+                    not state.search_by_mark
+                    and monitor.lacks(state.prompt_id, state.accepted_at or now)
                 )
+                outcome = state.apply_refusal(exc, until, tracker.link, most=most, is_over=is_over)
             if outcome is not None:
                 tracker.resolve(one, outcome)
 

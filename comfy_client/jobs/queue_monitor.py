@@ -89,6 +89,11 @@ class QueueMonitor:
             self._last = None
         return snapshot
 
+    def lacks(self, prompt_id: str, since: float) -> bool:
+        """Whether the queue did not have a prompt when it was asked for last, after ``since``."""
+        last = self._last  # once: forget() may come from another thread
+        return last is not None and self.at > since and prompt_id not in last[0]
+
     def forget(self) -> None:
         """Forget the last snapshot, as we have changed the queue."""
         self._changed_at = runtime.monotonic()

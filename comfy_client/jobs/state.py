@@ -370,7 +370,7 @@ class JobState:
             until: When to ask again, at the earliest.
             link: As above.
             most: 0: this refusal does not count.
-            is_over: Whether the queue of the server is empty.
+            is_over: Whether the queue is empty, or does not have the prompt any more.
         """
         self.http_checked = True
         self.check_at = max(self.check_at, until)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from tests.model.explore import SCENARIOS, explore
 
 #: Seeds whose schedules a process plays at a time.
-_BLOCK = 50
+_BLOCK = 10
 
 
 def _options() -> argparse.Namespace:
@@ -38,7 +38,7 @@ def main() -> int:
     names = [options.scenario] if options.scenario else list(SCENARIOS)
     most, longest = options.schedules or math.inf, options.seconds or math.inf
     began, said, count, failures, first = time.monotonic(), 0.0, 0, 0, options.seed
-    with multiprocessing.Pool(options.processes, maxtasksperchild=50) as pool:
+    with multiprocessing.Pool(options.processes, maxtasksperchild=200) as pool:
         while count < most and time.monotonic() - began < longest:
             firsts = range(first, first + 4 * options.processes * _BLOCK, _BLOCK)
             first = firsts[-1] + _BLOCK

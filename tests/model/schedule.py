@@ -117,6 +117,7 @@ class Schedule:
     preempt: float = 0.1  #: How often another thread goes on, where none waits.
     version: str = "0.3.75"
     clients: int = 1
+    busy: bool = False  #: Whether others wait in the queue, all the time.
     polls: bool = False  #: Whether the first client opens no socket.
     prompts: tuple[Prompt, ...] = ()
     acts: tuple[Act, ...] = ()
@@ -154,7 +155,7 @@ WEIGHTS = {
     "deafen": 3,
     "garble": 2,
     "repeat": 2,
-    "lag": 2,
+    "lag": 5,
 }
 
 
@@ -172,6 +173,7 @@ def make(seed: int) -> Schedule:
         preempt=rng.choice((0.02, 0.1, 0.5)),
         version=rng.choice(("0.3.75", "0.3.75", "0.28.1", "0.3.40", "2024-03")),
         clients=clients,
+        busy=rng.random() < 0.3,
         polls=rng.random() < 0.1,
         prompts=prompts,
         acts=acts,
@@ -222,7 +224,7 @@ def draw_fault(rng: random.Random, at: float, servers: int = 1) -> Fault:
         "slow": lambda: rng.choice((0.5, 3.0, 8.0)),
         "late": lambda: rng.choice((0.5, 3.0, 8.0)),
         "close": lambda: rng.choice((1000, 1001, 1011)),
-        "lag": lambda: rng.choice((0.2, 1.0, 3.0)),
+        "lag": lambda: rng.choice((0.05, 0.05, 0.3, 3.0)),
     }
     return Fault(
         at=at,

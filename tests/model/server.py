@@ -147,6 +147,7 @@ class Server:
         frozen_until: Until when its process stands still.
         banned: Client ids whose sockets it closes.
         says_twice: Whether it sends each end event twice.
+        is_busy: Whether its queue is never empty, as other people's prompts wait.
         is_sick: Whether all that it runs fails.
         peers: The open sockets, older ones first.
     """
@@ -164,6 +165,7 @@ class Server:
         self.frozen_until = 0.0
         self.banned: set[str] = set()
         self.says_twice = False
+        self.is_busy = False
         self.is_sick = False
         self.peers: list[Peer] = []
         self._start()
@@ -184,7 +186,8 @@ class Server:
     def kill(self) -> None:
         """End the process: what waits, what runs and the history are forgotten."""
         for one in (*self._pending, *([self._running] if self._running else ())):
-            self._ends(one, "forgotten")
+            if not one.end:
+                self._ends(one, "forgotten")
         self.is_down = True
         self._start()
         peers, self.peers = self.peers, []
@@ -262,7 +265,7 @@ class Server:
     @property
     def remaining(self) -> int:
         """How many prompts wait or run."""
-        return len(self._pending) + (self._running is not None)
+        return len(self._pending) + (self._running is not None) + self.is_busy
 
     # -- the executor ----------------------------------------------------------------------
 
@@ -419,6 +422,8 @@ class Server:
     def _get_queue(self, rest: str, query: str, said: Any) -> Answer:
         running = [self._running.item] if self._running else []
         pending = [one.item for one in self._pending]
+        if self.is_busy:
+            pending.append([1e6, "a stranger's", {}, {}, []])
         return _json({"queue_running": running, "queue_pending": pending})
 
     def _post_queue(self, rest: str, query: str, said: Any) -> Answer:
@@ -473,6 +478,8 @@ class Server:
         jobs = [self._job(one) for one in (*self._pending, *self._history.values())]
         if self._running:
             jobs.append({**self._job(self._running), "status": "in_progress"})
+        if self.is_busy:
+            jobs.append({"id": "a stranger's", "status": "pending", "priority": 1e6})
         if rest:
             found = [job for job in jobs if job["id"] == rest]
             return _json(found[0]) if found else _json({"error": "Job not found"}, 404)

@@ -87,6 +87,7 @@ class World:
         self.kernel = kernel
         self.schedule = schedule
         self.server = Server(kernel, version=schedule.version)
+        self.server.is_busy = schedule.busy
         self.network = Network(kernel, self.server)
         self.apis: list[ComfyApi] = []
         self.waits: list[Wait] = []
@@ -386,18 +387,22 @@ class World:
         ids = {one.prompt_id for one in self.taken(number)} | {self.ids[number]}
         told = {key: n for key, n in self.ends[client].items() if key[0] in ids}
         failed = [one for one in waits if one.error and self.is_submission(one, one.error)]
-        if failed and not self.server.version.takes_ids:
+        if not waits or (failed and not self.server.version.takes_ids):
             return  # what came of it was a stranger's, as far as the client knows
         # What a server calls by an id of its own may be a stranger's when its end comes first.
         is_known = self.server.version.takes_ids or all(one.is_own for one in waits)
         assert max(told.values(), default=0) <= (1 if is_known else 2), f"one end event: {told}"
         assert len(told) <= len(self.taken(number) or [1]), f"one end event: {told}"
-        ended = [one for one in waits if one not in failed]
+        ended = [one for one in waits if one not in failed and one.outcome is not None]
         if ended:
             names = {name for _, name in told}
-            kinds = [k for one in ended for k in EVENT_OF if isinstance(one.outcome, k)]
-            right = {EVENT_OF[kind] for kind in kinds} or {"job_lost"}
-            assert names == right, f"one end event: {names}, not {right}"
+            right = {self.event_of(one.outcome) for one in ended}
+            assert names, f"one end event: none, not {right}"
+            assert names <= right, f"one end event: {names}, not {right}"
+
+    def event_of(self, outcome: Any) -> str:
+        """The event that tells an end; ``job_lost`` is also that of one out of reach."""
+        return next((EVENT_OF[kind] for kind in EVENT_OF if isinstance(outcome, kind)), "job_lost")
 
 
 def play(schedule: Schedule) -> World:

@@ -67,3 +67,17 @@ def test_a_page_below_api_is_no_sign_of_such_routes() -> None:
             goes_on=True,
         )
     )
+
+
+def test_a_prompt_that_left_a_busy_queue_is_no_wait_without_end_where_history_is_refused() -> None:
+    replay(
+        Schedule(
+            seed=1,
+            busy=True,
+            prompts=(Prompt(seconds=2.0),),
+            faults=(
+                Fault(at=0.5, kind="deafen"),
+                Fault(at=0.5, kind="refuse", lasts=1e4, route="/history", value=403),
+            ),
+        )
+    )

@@ -111,7 +111,8 @@ class Network:
     Attributes:
         servers: By host.
         troubles: By host, those that are not over.
-        lag: Seconds that a message takes at most.
+        lag: Seconds that a request or its answer takes at most.
+        socket_lag: Seconds that a message of an event socket takes at most.
         violations: What the client did that it must not.
     """
 
@@ -119,7 +120,7 @@ class Network:
         self.kernel = kernel
         self.servers: dict[str, Server] = {}
         self.troubles: dict[str, list[Trouble]] = {}
-        self.lag = lag
+        self.lag = self.socket_lag = lag
         self.violations: list[str] = []
         self._stack = contextlib.ExitStack()
         for server in servers:
@@ -162,8 +163,8 @@ class Network:
             server.says_twice = True
             self._later(fault.lasts, partial(setattr, server, "says_twice", False))
         elif kind == "lag":
-            usual, self.lag = self.lag, fault.value
-            self._later(fault.lasts, partial(setattr, self, "lag", min(usual, 0.01)))
+            self.socket_lag = fault.value
+            self._later(fault.lasts, partial(setattr, self, "socket_lag", self.lag))
         else:
             trouble = Trouble(kind, until, fault.route, fault.value)
             self.troubles[server.host].append(trouble)
@@ -250,7 +251,7 @@ class Network:
         if stands_still > 0:
             cord.sleep(stands_still)
         if trouble is not None and kind == "refuse":
-            status = int(trouble.value)
+            status = int(trouble.value) or 500
             if status in (401, 403):
                 raise AuthenticationError(f"{url}: {status}", method="GET", status=status)
             kind_of_error = TransportError if status >= 500 else NoWebSocket
@@ -302,7 +303,7 @@ class Line:
         self._is_garbled = True
 
     def _put(self, frame: tuple[int, bytes] | None, after: float = 0.0) -> None:
-        at = self._kernel.now() + after + self._kernel.random.random() * self._network.lag
+        at = self._kernel.now() + after + self._kernel.random.random() * self._network.socket_lag
         if self._coming:
             at = max(at, self._coming[-1][0])
         self._coming.append((at, frame))
@@ -448,7 +449,8 @@ class _Way:
             error = NewConnectionError(None, "refused")  # type: ignore[arg-type]  # no pool
             raise _raised(requests.ConnectionError(error), refused)
         if kind == "refuse":
-            return (int(value), "text/plain", f"{int(value)}: no".encode()), None
+            status = int(value) or 500
+            return (status, "text/plain", f"{status}: no".encode()), None
         if kind == "nonsense":
             return (200, "text/html", _PAGE), None
         if kind == "cut":
