@@ -8,7 +8,7 @@ The thread reads frames, decodes them and hands events on, nothing else:
   lasts: one that outlived the longest pause that could have come before it.  A server that
   accepts, or greets, and drops would be hammered.
 * A client id that the server does not let in again (it closes the next socket of it with 1008) is
-  given up for a fresh one.
+  given up for a fresh one.  ComfyUI itself never sends this code; a gateway in front of it may.
 * The old socket is closed before a new one is dialled: the server forgets the route of a
   client id as soon as *any* socket of that id ends.
 

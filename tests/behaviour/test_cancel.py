@@ -34,6 +34,7 @@ from tests.helpers.clients import (
 from tests.helpers.gates import Gated, Gates, Hold, check_once, held, saves, shows, until_it_runs
 from tests.helpers.march_2024 import March2024
 from tests.helpers.pools import pooled
+from tests.helpers.scripted import stops
 
 
 @pytest.mark.parametrize("is_deaf", [False, True])
@@ -354,11 +355,6 @@ def held_by(*names: str) -> dict[str, Any]:
         graph[str(number)] = {"class_type": "Hold", "inputs": {"image": link, "gate": name}}
         graph["9"]["inputs"]["images"] = [str(number), 0]
     return graph
-
-
-def stops(server: ComfyServer) -> int:
-    """How often it was asked to stop what runs."""
-    return sum(r.path == "/interrupt" or r.path.endswith("/cancel") for r in server.requests)
 
 
 STOPS: dict[str, Callable[[ComfyApi, Job], object]] = {

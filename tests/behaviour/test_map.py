@@ -35,6 +35,7 @@ from comfy_client.testing import ComfyServer, Request
 from comfy_client.transport.websocket import Connection
 from tests.conftest import load_workflow
 from tests.helpers.clients import outstanding, until
+from tests.helpers.scripted import stops
 from tests.helpers.sweeps import HOW, LIMIT, WORKFLOW, away
 
 
@@ -194,7 +195,7 @@ def test_a_loop_that_breaks_leaves_only_what_runs(api, record) -> None:
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_ctrl_c_leaves_at_once_and_cancels_what_is_queued(api, record, ordered) -> None:
+def test_ctrl_c_leaves_at_once_and_cancels_what_is_queued(server, api, record, ordered) -> None:
     """As a break does."""
     record.gate = threading.Semaphore(0)
     pressed: list[float] = []
@@ -212,6 +213,7 @@ def test_ctrl_c_leaves_at_once_and_cancels_what_is_queued(api, record, ordered) 
     thread.join(LIMIT)
     assert api.get_queue().pending == ()
     assert len(api.get_queue().running) == 1
+    assert not stops(server)
     record.gate = None
 
 
@@ -415,6 +417,7 @@ def test_an_error_that_leaves_the_client_cancels_what_is_queued(server, record) 
     with ComfyApi(server.url) as api:
         assert api.get_queue().pending == ()
         assert len(api.get_queue().running) == 1
+        assert not stops(server)
         record.gate = None
 
 
@@ -440,6 +443,7 @@ def test_a_script_that_ends_cancels_what_is_queued_and_says_nothing(server, reco
     assert (done.stdout, done.stderr) == ("ax0\n", "")
     assert api.get_queue().pending == ()
     assert len(api.get_queue().running) == 1
+    assert not stops(server)
     record.gate = None
 
 

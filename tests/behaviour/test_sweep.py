@@ -26,6 +26,7 @@ from comfy_client import (
 from comfy_client.testing import ComfyServer
 from tests.conftest import load_workflow
 from tests.helpers.clients import until
+from tests.helpers.scripted import stops
 from tests.helpers.sweeps import (
     GRID,
     POINTS,
@@ -143,7 +144,9 @@ def test_no_more_than_in_flight_stand_in_the_queue(api, record) -> None:
     assert max(lengths) <= 3
 
 
-def test_what_a_callback_raises_ends_the_sweep_and_cancels_what_is_queued(api, record) -> None:
+def test_what_a_callback_raises_ends_the_sweep_and_cancels_what_is_queued(
+    server, api, record
+) -> None:
     """What runs goes on."""
     record.gate = threading.Semaphore(1)
 
@@ -155,6 +158,7 @@ def test_what_a_callback_raises_ends_the_sweep_and_cancels_what_is_queued(api, r
         api.sweep(WORKFLOW, {"Make.seed": range(10)}, on_row=on_row)
     assert api.get_queue().pending == ()
     assert len(api.get_queue().running) == 1
+    assert not stops(server)
     record.gate = None
 
 

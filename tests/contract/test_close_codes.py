@@ -93,6 +93,5 @@ def test_a_second_socket_of_a_client_id_closes_none(any_comfyui: Server) -> None
 
 def test_a_server_that_stops_says_no_code(other: Server) -> None:
     with dialled(other, "stopped") as ws:
-        other.stop()
-        other.start()
+        other.restart()
         assert close_code(ws) is None

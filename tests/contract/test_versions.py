@@ -33,7 +33,7 @@ from comfy_client.events import Event
 from comfy_client.routes.prompts import EXTRA_DATA_KEY
 from tests.comfyui import pictures
 from tests.contract.conftest import Server, forgot, may_forget
-from tests.helpers.clients import until
+from tests.helpers.clients import goes_on, until
 from tests.versions import NOT_SUPPORTED, TABLE, has, without
 
 ENDS = ("execution_success", "execution_error", "execution_interrupted", "job_lost")
@@ -114,13 +114,16 @@ def queue(here: Any) -> None:
     """A running, a deleted, a cleared prompt."""
     api = here.api
     running = api.queue_prompt(None, text(here, seconds=60.0, ticks=1000)).prompt_id
-    until(lambda: api.get_queue().running)
+    ticks = lambda: len(here.heard("progress", prompt_id=running))  # noqa: E731
+    until(ticks)
     first, second = (api.queue_prompt(None, text(here)).prompt_id for _ in range(2))
     assert [item.prompt_id for item in api.get_queue().pending] == [first, second]
     assert api.poll_status(60).queue_remaining == 3
     api.delete_from_queue(first)
     assert [item.prompt_id for item in api.get_queue().pending] == [second]
     api.clear_queue()
+    before = ticks()
+    until(lambda: ticks() > before + 1 or api.get_history(running))
     assert not api.get_queue().pending
     assert running in api.get_queue()
     api.interrupt()
@@ -697,15 +700,12 @@ def test_an_interrupt_by_id_stops_only_that_prompt(here: Any) -> None:
     api = here.api
     running = api.submit(text(here, seconds=60.0, ticks=1000))
     waiting = api.submit(text(here))
-    ticks = lambda: len(here.heard("progress", prompt_id=running.prompt_id))  # noqa: E731
-    until(ticks)
+    until(lambda: running.progress.step)
     api.interrupt(waiting.prompt_id)
     api.interrupt("unknown")
     if here.has("interrupt by id"):
         api.fetch_api("/interrupt", "POST", json={"prompt_id": "unknown"})
-    before = ticks()
-    until(lambda: ticks() > before + 1 or running.done())  # it heeds one at each tick
-    assert not running.done()
+    assert goes_on(running)
     assert {running.prompt_id, waiting.prompt_id} == {
         item.prompt_id for item in (*api.get_queue().running, *api.get_queue().pending)
     }

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import attrs
 import blinker
 
-from comfy_client import ComfyApi
+from comfy_client import ComfyApi, Job
 from comfy_client.testing import ComfyServer
 from comfy_client.timing import Timing
 
@@ -166,6 +166,13 @@ def quick_once(doing: Callable[[], object], seconds: float) -> None:
 def outstanding(api: ComfyApi) -> list[Any]:
     """The jobs that have not ended."""
     return [one.waiters[0] for one in api._tracker.outstanding]
+
+
+def goes_on(job: Job) -> bool:
+    """Whether a job runs two steps later, at each of which it heeds an interrupt."""
+    step = job.progress.step or 0
+    until(lambda: job.done() or (job.progress.step or 0) > step + 1)
+    return not job.done()
 
 
 def until(found: Callable[[], T], timeout: float = 60.0) -> T:

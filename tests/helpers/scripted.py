@@ -58,6 +58,11 @@ def asked(server: ComfyServer, path: str) -> list[Request]:
     return [r for r in server.requests if r.method == "GET" and r.path.startswith(path)]
 
 
+def stops(server: ComfyServer) -> int:
+    """How often it was asked to stop what runs."""
+    return sum(r.path == "/interrupt" or r.path.endswith("/cancel") for r in server.requests)
+
+
 def answer_late(server: ComfyServer, **more: Any) -> None:
     """Have submissions answered when their prompt is over."""
 
