@@ -24,7 +24,7 @@ from comfy_client.errors import (
 from comfy_client.jobs.pooled import PooledJob
 from tests.model.kernel import START, Kernel
 from tests.model.schedule import Fault, data
-from tests.model.server import Server, Taken, graph_of
+from tests.model.server import Answer, Server, Taken, graph_of
 from tests.model.wire import Network
 
 #: Seconds without a byte after which a client gives up its socket.
@@ -171,6 +171,21 @@ def graph(number: int, task: Task) -> dict[str, Any]:
 def number_of(one: Taken) -> Any:
     """The number of a prompt; ``None``: it is somebody else's."""
     return one.graph["1"]["inputs"].get("number")
+
+
+class Witness(Server):
+    """A server whose clients may end before and after each request that changes something."""
+
+    step: Callable[[], None]
+
+    def handle(self, method: str, path: str, query: str, body: bytes) -> Answer:
+        """Answer a request, unless its client ends first."""
+        if method == "POST":
+            self.step()
+        answer = super().handle(method, path, query, body)
+        if method == "POST":
+            self.step()
+        return answer
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from tests.model.fleet import (
     Client,
     Pool,
     Task,
+    Witness,
     World,
     drawn_faults,
     graph,
@@ -32,7 +33,7 @@ from tests.model.fleet import (
 )
 from tests.model.kernel import START
 from tests.model.schedule import Fault, data
-from tests.model.server import Answer, Server, Taken
+from tests.model.server import Taken
 
 #: Default lane: so many plans, in so many tests.
 PLANS, BLOCKS = 80, 4
@@ -95,21 +96,6 @@ def drawn(seed: int) -> SweepPlan:
         on_failed=chance.choice(("raise", "move")),
         patience=patience,
     )
-
-
-class Witness(Server):
-    """A server whose clients may die before and after each request that changes something."""
-
-    step: Callable[[], None]
-
-    def handle(self, method: str, path: str, query: str, body: bytes) -> Answer:
-        """Answer a request, unless the process that sends it is killed first."""
-        if method == "POST":
-            self.step()
-        answer = super().handle(method, path, query, body)
-        if method == "POST":
-            self.step()
-        return answer
 
 
 class Journaled:
