@@ -196,6 +196,8 @@ class ClientWindow(Window):
     outage: Outage = attrs.field(init=False)
     source: Source | None = attrs.field(default=None, init=False)  #: Let go of at the end.
     is_closed: bool = attrs.field(default=False, init=False)  #: Its prompts were withdrawn.
+    #: Held by the thread that withdraws first: others wait, lest they close its connection.
+    _withdrawal: runtime.Lock = attrs.field(init=False)
     #: Submissions without an answer, and how often each was tried.
     _unsure: dict[str, tuple[AnyWorkflow, int]] = attrs.field(factory=dict, init=False)
     _since: dict[str, float] = attrs.field(factory=dict, init=False)
@@ -205,6 +207,7 @@ class ClientWindow(Window):
         Window.__attrs_post_init__(self)
         check_timeout(self.patience)
         self.outage = Outage(self.poller, self.patience)
+        self._withdrawal = runtime.Lock()
         self.windows.add(weakref.ref(self, self.windows.discard))
 
     def submit(
@@ -326,7 +329,18 @@ class ClientWindow(Window):
             yield Due(latest + self.stall_timeout, job, what, stalled=True)
 
     def withdraw(self) -> None:
-        """Delete from the queue what is pending there; what runs keeps running."""
+        """Delete from the queue what is pending there; what runs keeps running.
+
+        Whoever comes while another thread does so waits for it (5 seconds at most).
+        """
+        is_first = self._withdrawal.acquire(blocking=False)
+        try:
+            self._delete_all()
+        finally:
+            if is_first or self._withdrawal.acquire(timeout=self.poller.timing.cancel_timeout):
+                self._withdrawal.release()
+
+    def _delete_all(self) -> None:
         self.is_closed = True  # before it is empty
         entries, self._entries = self._entries, {}
         left: dict[str, Job | None] = {}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from tests.model.fleet import Task
 from tests.model.schedule import Act, Fault, Prompt, Schedule
 from tests.model.test_client import play as replay
+from tests.model.test_map import MapPlan
+from tests.model.test_map import play as replay_map
 
 
 def test_a_first_request_without_api_may_be_answered_after_another() -> None:
@@ -79,5 +82,15 @@ def test_a_prompt_that_left_a_busy_queue_is_no_wait_without_end_where_history_is
                 Fault(at=0.5, kind="deafen"),
                 Fault(at=0.5, kind="refuse", lasts=1e4, route="/history", value=403),
             ),
+
+
+def test_a_loop_that_ends_as_its_client_is_closed_leaves_no_prompt_in_the_queue() -> None:
+    """The end of ``with`` cut the request off by which ``close()`` deleted them."""
+    replay_map(
+        MapPlan(
+            seed=283,
+            tasks=(Task(seconds=0.0), Task(seconds=0.5), Task(seconds=4.0), Task(), Task()),
+            in_flight=3,
+            close=2.55,
         )
     )
