@@ -82,6 +82,8 @@ def test_a_prompt_that_left_a_busy_queue_is_no_wait_without_end_where_history_is
                 Fault(at=0.5, kind="deafen"),
                 Fault(at=0.5, kind="refuse", lasts=1e4, route="/history", value=403),
             ),
+        )
+    )
 
 
 def test_a_loop_that_ends_as_its_client_is_closed_leaves_no_prompt_in_the_queue() -> None:
