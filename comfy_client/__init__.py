@@ -283,5 +283,5 @@ if not TYPE_CHECKING:  # or any name would pass a type checker
 
 
 def __dir__() -> list[str]:
-    """With what has not been used yet."""
+    """List all names, including those that are not imported yet."""
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""For asyncio: wait for a job, and iterate over events.  It starts no thread for that.
+"""Waiting for jobs, and iteration over events, for asyncio.  No thread is started for that.
 
 The client itself blocks; call what sends a request, such as ``api.submit`` and ``job.cancel``,
 with ``asyncio.to_thread``.
@@ -42,7 +42,7 @@ class _Bell:
 
 
 class EventStream(AsyncIterator[Event]):
-    """What :func:`events` returns."""
+    """Iterator that :func:`events` returns."""
 
     # No generator: whoever is cancelled in the middle of it may go on later.
 

@@ -22,13 +22,13 @@ LARGE: Final = 1 << 14
 
 
 class Holder(Protocol):
-    """Who holds something."""
+    """A holder of bytes."""
 
     nbytes: int  #: About how much, also of what others hold, too.
     own: int  #: How much of it has no :class:`Charge`.
 
     def give_way(self, nbytes: int, rank: int) -> int:
-        """Let go of so many bytes of what matters so much, from 0 to 2; of how many it did."""
+        """Release up to ``nbytes`` of what has this rank, 0 to 2; return how many were released."""
         raise NotImplementedError
 
 
@@ -124,7 +124,7 @@ def _leave(holders: dict[int, Any], key: int, _: object) -> None:
 
 
 class Share:
-    """What one holder keeps of a budget, by what it is for; it does not give way."""
+    """A holder's share of a budget, by purpose; it does not give way."""
 
     def __init__(self, budget: Budget) -> None:
         self.nbytes: int = 0
@@ -135,9 +135,9 @@ class Share:
         budget.join(self)
 
     def keep(self, key: Hashable, nbytes: int, body: object = None) -> None:
-        """So many bytes for this, in place of what it had.
+        """Charge ``nbytes`` for a key, in place of what it had.
 
-        ``body``: what they are, if others may hold it, too.
+        ``body`` is the object with these bytes, if others may hold it, too.
         """
         if self._charges:
             self._uncharge(key)
@@ -172,9 +172,9 @@ class Share:
 
 
 class Newest(Generic[V]):
-    """What came last, by key: up to so many entries, and so many bytes of them.
+    """A dict of the newest entries, bounded in number and in bytes.
 
-    Not guarded: whoever has one has a lock for it, too.
+    Not guarded: its owner has a lock for it.
     """
 
     def __init__(self, most: int, most_bytes: int) -> None:
@@ -216,7 +216,7 @@ class Newest(Generic[V]):
         return None if found is None else found[0]
 
     def values(self) -> list[V]:
-        """All of it, oldest first."""
+        """Return all values, oldest first."""
         return [value for value, _ in list(self._known.values())]
 
     def __contains__(self, key: object) -> bool:

@@ -82,7 +82,7 @@ class ComfyError(AsDict, Exception):
         return _rebuild, (type(self), str(self), self.__dict__.copy())
 
     def __copy__(self) -> Self:
-        """One without a traceback, also where somebody (Dask) has them pickled with it."""
+        """Return a copy without a traceback, even where Dask pickles exceptions with theirs."""
         rebuild, parts = self.__reduce__()[:2]
         copied: Self = rebuild(*parts)
         return copied

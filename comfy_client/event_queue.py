@@ -42,10 +42,10 @@ MAX_BYTES: Final = 192 << 20
 
 
 class Timed(Protocol):
-    """What is called again and again by whoever takes events out."""
+    """A receiver that the reader of a queue calls again and again."""
 
     def tick(self) -> float:
-        """Do what is due; in how many seconds something is due again."""
+        """Do what is due; return in how many seconds something is due again."""
         raise NotImplementedError
 
 
@@ -80,7 +80,7 @@ def _kind(event: Event) -> Hashable | None:
 
 
 def _rank(event: Event) -> int:
-    """How much it matters that it arrives: 0 little, 1 much, 2 nothing else says it."""
+    """Rank an event: 0 may be dropped, 1 matters, 2 nothing else tells it."""
     if isinstance(event, Addressed):
         return 2 if event.event is None else _rank(event.event)
     if isinstance(event, EndEvent):
@@ -105,7 +105,7 @@ class EventQueue:
         self.reset()
 
     def reset(self) -> None:
-        """As new, with a new lock: after a fork the old one may be held for ever."""
+        """Reset to a new queue with a new lock, as after a fork the old one may stay held."""
         self._budget.join(self)
         # Guards all in here; no other lock is taken while it is held.  Re-entrant, and what it
         # guards stands it: the collector may end an iterator, whose queue this is, in a ``put``.
@@ -248,7 +248,7 @@ class EventQueue:
         return before - self.nbytes
 
     def _rank(self, event: Event) -> int:
-        """How much it matters; what it says of others' prompts, little."""
+        """Rank an event; those of other clients' prompts matter little."""
         rank = _rank(event)
         # What is addressed to anybody is about a prompt of ours.
         if rank and isinstance(event, JobEvent) and not self._budget.is_ours(event.prompt_id):

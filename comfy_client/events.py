@@ -1,4 +1,4 @@
-"""One typed value per event: what the server sent, or what happened to the connection.
+"""Typed events: messages of the server, and changes of the connection.
 
 Missing values are ``None``, never a made-up zero.  Times are milliseconds since 1970, as the
 server sends them.
@@ -386,7 +386,7 @@ def _preview(fields: dict[str, Any]) -> PreviewEvent:
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class LogEntry(AsDict):
-    """One piece of text that the server wrote to its terminal.
+    """A piece of text that the server wrote to its terminal.
 
     Attributes:
         time: When, as ISO 8601 in the server's local time; ``None`` if missing.
@@ -413,7 +413,7 @@ class LogsEvent(Event):
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class TerminalEvent(Event):
-    """One entry of a ``logs`` event: ``terminal``.  Its ``raw`` has all entries.
+    """``terminal``: an entry of a ``logs`` event, whose entries are all in ``raw``.
 
     Attributes:
         time: When, as ISO 8601 in the server's local time; ``None`` if missing.

@@ -10,7 +10,7 @@ from .errors import MissingExtra
 
 @contextmanager
 def needs_extra(extra: str, what: str) -> Iterator[None]:
-    """In here an import that fails is a :class:`MissingExtra`.
+    """Context manager: turn a failing import into :class:`MissingExtra`.
 
     ::
 

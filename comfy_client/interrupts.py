@@ -1,4 +1,4 @@
-"""What interrupts a call: Ctrl-C, or an alarm that a handler of a signal raises.
+"""Interruptions of calls: Ctrl-C, or an alarm that a signal handler raises.
 
 Libraries wrap exceptions, so that one may stand anywhere in a chain.
 """
@@ -69,7 +69,7 @@ def _code_of(handler: object) -> CodeType | None:
 
 @contextlib.contextmanager
 def assigned(variable: ContextVar[T], value: T) -> Iterator[None]:
-    """In here, a context variable has this value."""
+    """Context manager: set a context variable."""
     before = variable.get()
     try:
         variable.set(value)  # in here, so that a Ctrl-C right after it is tidied up, too
@@ -84,7 +84,7 @@ def was_started(thread: runtime.Thread | None) -> bool:
 
 
 def in_full(calls: Iterable[Callable[[], object]]) -> None:
-    """All of them, in order, though Ctrl-C come in between or one raise."""
+    """Make all calls in order, even if Ctrl-C comes in between or one raises."""
     todo = [*calls]  # at once: Ctrl-C while an ExitStack is filled skips what it lacks yet
     todo.reverse()
     try:

@@ -36,7 +36,7 @@ _OF_ONE_INPUT: Final = frozenset(
 
 @attrs.frozen
 class Axis:
-    """One input and the values that it takes."""
+    """An input and the values that it takes."""
 
     name: str  #: As the caller wrote it.
     node_id: str
@@ -110,7 +110,7 @@ class Grid:
         return order
 
     def cost(self, one: int, other: int) -> int:
-        """How many nodes have to run again at a point, after another one: about so many."""
+        """Estimate how many nodes run again at a point after another one."""
         changed = 0
         for size, behind in zip(reversed(self._sizes), reversed(self._behind), strict=True):
             one, before = divmod(one, size)

@@ -1,4 +1,4 @@
-"""What a sweep has begun and how it ended, on the disk, whatever becomes of the process.
+"""Record on disk of what a sweep has begun, and how it ended.
 
 An SQLite file with a row for each point that was ever submitted, found by the digest of its
 graph.  A write has reached the disk before it returns, and happens in full or not at all,
@@ -276,7 +276,7 @@ class Journal:
         )
 
     def ran(self, key: Key, execution_seconds: float) -> None:
-        """How long, as the server says later than of its end."""
+        """Record how long a prompt ran, which the server tells after its end."""
         self._write(
             "UPDATE points SET execution_seconds = ? WHERE digest = ? AND occurrence = ?",
             execution_seconds,

@@ -313,10 +313,10 @@ class ClientWindow(Window):
         return Window.pop(self, prompt_id)
 
     def _due(self, prompt_id: str, job: Job) -> Iterator[Due]:
-        """When one has waited for long enough.
+        """Yield the moments at which the wait for a prompt is over.
 
-        It waits for others of this call, which is no fault of its own: its time begins when
-        one of them ends, and news of any of them will do.
+        Prompts of one call wait for each other: the time of one begins when another ends, and
+        news of any of them counts.
         """
         if self.timeout is not None:
             since = max(self._since.get(prompt_id, 0.0), self._ended_at)

@@ -51,7 +51,7 @@ class Outage:
 
     @property
     def seconds(self) -> float:
-        """How long it has lasted; 0: the server is there, as far as anybody knows."""
+        """Seconds that the outage has lasted; 0 if the server is there, as far as anybody knows."""
         return 0.0 if self._since is None else runtime.monotonic() - self._since
 
     def patiently(

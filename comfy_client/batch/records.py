@@ -1,4 +1,4 @@
-"""What a journal has of a row that has ended, as JSON, and the row that is made of it.
+"""JSON records of ended rows in a journal, and the rows made of them.
 
 Secrets are left out, and so are the values of the grid: they may be anybody's secrets.
 """

@@ -1,4 +1,4 @@
-"""What a server knows of the prompts of an earlier process."""
+"""Recovery of an earlier process's prompts from the server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Sought:
 
 
 class Recovery:
-    """What the server knows of the prompts of an earlier process.
+    """The server's knowledge of an earlier process's prompts.
 
     Whatever a journal has lost, nothing runs twice: each prompt is looked for before it is
     sent.  What was in neither the queue at the beginning nor the history later, never came.

@@ -1,4 +1,4 @@
-"""One row of a sweep."""
+"""The row of a sweep."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..to_dict import AsDict
 
 @attrs.frozen(eq=False)
 class SweepRow(AsDict):
-    """One point of a grid, with its result or its error.
+    """A point of a grid, with its result or its error.
 
     Attributes:
         index: The position in the grid, from 0.

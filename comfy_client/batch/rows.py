@@ -55,7 +55,7 @@ class Sweep(tuple[SweepRow, ...]):
         return f"<Sweep of {len(self)} rows, {failed} of them with an error>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """How a notebook shows it."""
+        """Return the forms in which a notebook shows the sweep."""
         return shown(self, self.gallery)
 
     def gallery(self) -> str:
@@ -71,7 +71,7 @@ class Sweep(tuple[SweepRow, ...]):
     def __getitem__(self, index: slice) -> Sweep: ...
 
     def __getitem__(self, index: SupportsIndex | slice) -> SweepRow | Sweep:
-        """One row, or some of them as another sweep."""
+        """Return a row, or a slice of rows as another sweep."""
         found = super().__getitem__(index)
         return Sweep(found) if isinstance(found, tuple) else found
 
@@ -215,7 +215,7 @@ def _inputs(row: SweepRow) -> dict[str, object]:
 
 
 def _params(row: SweepRow) -> dict[str, object]:
-    """As they were given, but for what asked for a seed."""
+    """Return the params as they were given, with seeds that were drawn."""
     graph = row.result.graph if row.result else {}
     return {
         _text_of(name): _ran_with(graph, name, value) if is_wanted(value) else value

@@ -1,4 +1,4 @@
-"""Where the prompts of a sweep run: one server here, several in :mod:`comfy_client.pool`."""
+"""Servers of a sweep: one here, several in :mod:`comfy_client.pool`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .window import Window
 
 
 class Runner(Protocol):
-    """What a sweep wants of its servers, which have their URLs as names.
+    """Interface of a sweep to its servers, which have their URLs as names.
 
     Attributes:
         reruns: Whether prompts run again that may have run where nobody can be asked now.
@@ -32,7 +32,7 @@ class Runner(Protocol):
 
     @property
     def window(self) -> Window:
-        """What is under way."""
+        """The prompts that are under way."""
 
     @property
     def poller(self) -> Poller:
@@ -40,7 +40,7 @@ class Runner(Protocol):
 
     @property
     def clients(self) -> Collection[Running]:
-        """Those of all servers."""
+        """The clients of all servers."""
 
     def client(self, host: str | None) -> Running | None:
         """Return the client of a server, or None if the server is not ours."""
@@ -48,10 +48,10 @@ class Runner(Protocol):
     # -- what is to be run -----------------------------------------------------------------
 
     def weights(self) -> Mapping[str, float]:
-        """How fast each is, compared to the others; those first that work."""
+        """Return the relative speed of each server; those that work come first."""
 
     def free(self) -> Iterable[str]:
-        """Those that could have one more, the one first that has the least."""
+        """Return the servers that could take one more prompt, the idlest first."""
 
     def fits(self, host: str, point: int) -> bool:
         """Whether it can run a point."""
@@ -60,7 +60,7 @@ class Runner(Protocol):
         """Whether it takes over points of others, once it has done its own."""
 
     def impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
-        """Why none of them can run some points; :class:`JobTimeout`: none could in time."""
+        """Return why no server can run some points; :class:`JobTimeout` if none could in time."""
 
     def recall(self, *, needed: bool) -> Collection[str]:
         """Prompts that have been taken back, as others are to have them.
@@ -100,13 +100,13 @@ class Runner(Protocol):
     # -- what ran before -------------------------------------------------------------------
 
     def home(self, host: str) -> str | None:
-        """Which one to ask for what was sent to a server; ``None``: none of these."""
+        """Return the server to ask for what was sent to ``host``, or None if it is not ours."""
 
     def recover(self, sought: Mapping[str, Sought]) -> None:
         """Look for prompts of an earlier call."""
 
     def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:
-        """Which server has one of them, and under which id; ``home``: that may have it."""
+        """Return the server that has a prompt, and its id there; ``home`` is the likely one."""
 
     def attach(
         self,
@@ -119,10 +119,10 @@ class Runner(Protocol):
         """Have it in the window, wherever it is by now."""
 
     def was_forgotten(self, job: Job | None) -> bool:
-        """Of a job that is lost: whether its server has said so; else nobody knows."""
+        """Return whether the server said that it does not know a lost job."""
 
     def let_go(self, job: Job | None) -> None:
-        """Nobody knows of it, and it runs again."""
+        """Let go of a job that nobody knows, before it runs again."""
 
 
 class OneServer:
@@ -137,11 +137,11 @@ class OneServer:
 
     @property
     def clients(self) -> Collection[Running]:
-        """It."""
+        """The client of the server."""
         return (self._client,)
 
     def client(self, host: str | None) -> Running | None:
-        """By the same names another server has other files."""
+        """Return the client for ``host``, or None if it is not this server."""
         return self._client if host == self._client.host else None
 
     def weights(self) -> Mapping[str, float]:
@@ -157,11 +157,11 @@ class OneServer:
         return True
 
     def may_steal(self, host: str) -> bool:
-        """There are no others."""
+        """Return True; there is no other server."""
         return True
 
     def impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
-        """All of them, once it has been away for as long as a prompt may take."""
+        """Return an error for all points once the server has been away for too long."""
         limit, seconds = self.window.limit, self.window.outage.seconds
         if limit is None or not seconds or seconds < limit:
             return {}
@@ -169,11 +169,11 @@ class OneServer:
         return {point: self.window.late("", why) for point in points}
 
     def recall(self, *, needed: bool) -> Collection[str]:
-        """Nobody else could have them."""
+        """Return nothing; no other server could take them."""
         return ()
 
     def pause(self) -> None:
-        """There is always something under way."""
+        """Do nothing; there is always something under way to wait for."""
 
     def submit(
         self,
@@ -189,19 +189,19 @@ class OneServer:
         return self.window.submit(prompt_id, workflow, options)
 
     def may_move(self, host: str, error: ComfyError) -> bool:
-        """There is no other."""
+        """Return False; there is no other server."""
         return False
 
     def goes_on(self, prompt_id: str, point: int) -> bool:
-        """There is no other."""
+        """Return False; there is no other server."""
         return False
 
     def was_poison(self, point: int) -> bool:
-        """There is no other."""
+        """Return False; there is no other server."""
         return False
 
     def home(self, host: str) -> str | None:
-        """Its URL may be another one by now."""
+        """Return this server, whose URL may be another one by now."""
         return self._client.host
 
     def recover(self, sought: Mapping[str, Sought]) -> None:
@@ -234,7 +234,7 @@ class OneServer:
         self.window.put(prompt_id, job)
 
     def was_forgotten(self, job: Job | None) -> bool:
-        """Nobody else says that it is lost."""
+        """Return True; only the server itself says that a job is lost."""
         return True
 
     def let_go(self, job: Job | None) -> None:

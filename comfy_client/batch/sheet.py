@@ -41,7 +41,7 @@ Names = str | tuple[str, ...] | None
 
 @attrs.frozen
 class _Layout:
-    """Which picture stands where."""
+    """The place of each picture."""
 
     cells: dict[_Cell, SweepRow]
     columns: list[str]  #: Labels above; empty: none.

@@ -1,4 +1,4 @@
-"""What :meth:`ComfyApi.map` gets its prompts from: an iterable that may block."""
+"""Source of prompts for :meth:`ComfyApi.map`: an iterable that may block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which server gets which points of a grid.  Pure.
+"""Assignment of the points of a grid to servers.  Pure.
 
 The points stand in an order in which each changes little of the one before it.  Each server has
 a run of them, from one end of which it takes the next; who has none left takes over the rear
@@ -60,7 +60,7 @@ class Split:
         self._runs.setdefault(name, []).insert(0, point)
 
     def drop(self, points: Collection[int]) -> None:
-        """They are not to run."""
+        """Drop points that are not to run."""
         for name, run in self._runs.items():
             self._runs[name] = [point for point in run if point not in points]
 
@@ -85,7 +85,7 @@ class Split:
 
 
 def _cut(points: Sequence[int], share: float, cost: Cost) -> int:
-    """How many of them are about that share, and end where the most changes."""
+    """Return where to cut a run at about this share, between points that differ most."""
     ideal = min(len(points), int(len(points) * share))
     slack = min(ideal, len(points) - ideal) // 4
     near = range(max(1, ideal - slack), min(len(points) - 1, ideal + slack) + 1)

@@ -114,7 +114,7 @@ def _sum_up(rows: Sweep, secrets: Secrets) -> None:
 
 
 class _Sweeper:
-    """One sweep while it runs."""
+    """A running sweep."""
 
     def __init__(
         self,
@@ -375,7 +375,7 @@ class _Sweeper:
         self._runner.attach(host, prompt_id, point, self._grid.workflow(point), lost_delay)
 
     def _refused(self, flight: _Flight, prompt_id: str, error: ComfyError) -> None:
-        """Nothing of it has run."""
+        """Settle a row whose prompt was refused: nothing of it has run."""
         point = flight.point
         row = SweepRow(point, self._grid.params(point), prompt_id, error=error, host=flight.host)
         if not self._was_accepted and not self._grid.may_cause(error):
@@ -560,7 +560,7 @@ def _id_of(journal: uuid.UUID, key: Key, tries: int) -> str:
 
 
 def _keys_of(grid: Grid, options: Mapping[str, Any]) -> list[Key]:
-    """Of points with equal graphs, the first has the first row, and so on."""
+    """Return the journal keys of all points; equal graphs are numbered in order."""
     targets = options.get("partial_execution_targets")
     what = "" if targets is None else "".join(f" {name}" for name in sorted(map(str, targets)))
     seen: Counter[str] = Counter()

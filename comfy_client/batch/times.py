@@ -1,4 +1,4 @@
-"""How long the rows of a sweep ran, by the clocks of the servers."""
+"""Execution times of a sweep's rows, by the clocks of the servers."""
 
 from __future__ import annotations
 

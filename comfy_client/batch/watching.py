@@ -1,4 +1,4 @@
-"""How a sweep goes on, shown to whoever waits for it."""
+"""Progress of a sweep on the screen."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Screen:
-    """What a sweep says while it runs."""
+    """Callbacks of a running sweep for the screen."""
 
     make_room: Callable[[], None]  #: Somebody else is about to write on the screen.
     end: Callable[[Sweep], None]  #: All rows have ended.
@@ -32,7 +32,7 @@ class Screen:
 def watched(
     surface: Surface, window: Window, rows: Mapping[int, SweepRow], total: int
 ) -> Iterator[Screen]:
-    """In here a bar shows how many rows there are; at the end it leaves how it ended."""
+    """Context manager: show a bar with the number of rows, and at the end how it ended."""
     if surface == "none":
         yield Screen(lambda: None, lambda _: None)
         return
@@ -51,7 +51,7 @@ def watched(
 
 
 class _Watch:
-    """What a bar shows of a sweep."""
+    """The bar of a sweep."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class _Watch:
         )
 
     def _look(self, jobs: list[Job]) -> None:
-        """At the previews of the one that runs."""
+        """Take the latest preview of the running job."""
         from ..showing.bars import Preview
 
         running = next((job for job in jobs if job.status == "running"), None)

@@ -46,16 +46,16 @@ class Window:
 
     @property
     def jobs(self) -> list[Job]:
-        """Those that were submitted and have not been taken out."""
+        """The jobs that were submitted and have not been taken out."""
         return [entry for entry in list(self._entries.values()) if isinstance(entry, Job)]
 
     @property
     def trouble(self) -> str:
-        """What holds all of them up, in a few words; empty: nothing does."""
+        """The reason that holds up all jobs, in a few words; empty if there is none."""
         return ""
 
     def get(self, prompt_id: str) -> Job | ComfyError | None:
-        """Its job, or why it was not submitted; ``None``: neither is there."""
+        """Return a prompt's job, or why it was not submitted, if either is there."""
         return self._entries.get(prompt_id)
 
     def put(self, prompt_id: str, entry: Job | ComfyError) -> None:
@@ -96,11 +96,11 @@ class Window:
         return entries
 
     def _due(self, prompt_id: str, job: Job) -> Iterable[Due]:
-        """When one has waited for long enough."""
+        """Yield the moments at which the wait for a prompt is over."""
         raise NotImplementedError
 
     def say_what_runs(self) -> None:
-        """Of those that Ctrl-C leaves going, how to come back to them."""
+        """Log how to re-attach to prompts that Ctrl-C leaves running."""
         for job in self.jobs:
             if job.status == "running":
                 warn_that_it_runs(job)
@@ -154,7 +154,7 @@ def _has_result(entry: Job | ComfyError | None) -> bool:
 
 
 def _outcome(entry: Job | ComfyError | None) -> Result | ComfyError:
-    """Of one that is over."""
+    """Return the outcome of an entry that has ended."""
     error = entry.exception() if isinstance(entry, Job) else entry
     if isinstance(entry, Job) and error is None:
         return entry.result()

@@ -1,4 +1,4 @@
-"""How a command ends: its exit status, and what it says of an error, in words or as JSON."""
+"""Exit statuses of commands, and their error messages, in words or as JSON."""
 
 from __future__ import annotations
 

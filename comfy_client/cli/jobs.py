@@ -90,7 +90,7 @@ def queue_objects(api: ComfyApi) -> list[dict[str, Any]]:
 
 
 def _created(item: QueueItem) -> float | None:
-    """When it was submitted, in seconds since 1970; older servers do not say."""
+    """Return when a prompt was submitted, in seconds since 1970; older servers do not say."""
     from ..values import number
 
     created = number(item.extra_data.get("create_time"))
@@ -152,7 +152,7 @@ def entry_object(api: ComfyApi, entry: HistoryEntry, mine: Mine) -> dict[str, An
 
 
 def status_of_entry(entry: HistoryEntry) -> str:
-    """How it ended, by the words of :attr:`Job.status`."""
+    """Return how a prompt ended, in the words of :attr:`Job.status`."""
     if entry.interrupted:
         return "interrupted"
     return "succeeded" if entry.succeeded else "failed"

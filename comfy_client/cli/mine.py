@@ -20,7 +20,7 @@ KEY: Final = "comfy_client_cli"
 
 
 def state_path() -> Path:
-    """Where the id is kept."""
+    """Return the path of the file with the id."""
     base = os.environ.get("XDG_STATE_HOME")
     folder = Path(base) if base and Path(base).is_absolute() else Path.home() / ".local" / "state"
     return folder / "comfy-client" / "id"

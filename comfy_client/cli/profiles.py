@@ -30,7 +30,7 @@ _MOST: Final = 1 << 20
 
 
 def config_path() -> Path:
-    """Where the file is looked for."""
+    """Return the path of the config file."""
     base = os.environ.get("XDG_CONFIG_HOME")
     # A relative path is to be ignored, says the standard.
     folder = Path(base) if base and Path(base).is_absolute() else Path.home() / ".config"

@@ -141,7 +141,7 @@ def task_result(
 
 
 def _content(output: Output, room: int, deadline: Deadline, prompt_id: str, host: str) -> bytes:
-    """All of a file, unless it is larger than so much."""
+    """Download a file, unless it is larger than ``room`` bytes."""
     found, left = bytearray(), deadline.left()
     with output.stream(timeout=None if left == math.inf else left) as download:
         for chunk in download:

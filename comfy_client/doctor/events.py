@@ -134,7 +134,7 @@ def _submit(ctx: CheckContext) -> Response:
 
 
 def _outcome(ctx: CheckContext, prompt_id: str) -> str:
-    """How a prompt ended, by the history, which events only hasten; ``""``: not yet."""
+    """Return how a prompt ended, by the history; ``""`` if it has not."""
 
     def over() -> bool:
         return ctx.reader is not None and any(
@@ -175,7 +175,7 @@ def _is_deaf(ctx: CheckContext, generation: int, status_at: float) -> bool:
 
 
 def check_client(ctx: CheckContext) -> CheckResult:
-    """How the client's own socket is."""
+    """Check the client's own socket."""
     client, connection = ctx.client, ctx.client.connection
     state = connection.state
     notes = [f"its socket: {state.value}"]

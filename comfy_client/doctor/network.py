@@ -166,7 +166,7 @@ def _target(ctx: CheckContext) -> tuple[str, int]:
 
 
 def refusal(family: socket.AddressFamily, address: Any, most: float) -> str:
-    """Why an address does not accept a connection within so many seconds; ``""`` if it does."""
+    """Return why an address does not accept a connection in time; ``""`` if it does."""
     seconds = min(_CONNECT, most)
     try:
         with socket.socket(family, socket.SOCK_STREAM) as sock:

@@ -34,7 +34,7 @@ unknown: partial[CheckResult] = partial(CheckResult, "unknown")
 
 @attrs.frozen
 class DoctorCheck(AsDict):
-    """One check of :meth:`ComfyApi.doctor`.  All texts are one line each, without secrets.
+    """A check of :meth:`ComfyApi.doctor`.  All texts are one line each, without secrets.
 
     Attributes:
         name: The name of the check, such as ``port`` or ``tls``.
@@ -101,7 +101,7 @@ class DoctorReport(AsDict):
         return str(self)  # a notebook shows it
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """How a notebook shows it."""
+        """Return the forms in which a notebook shows the report."""
         return shown(self, self._markup)
 
     def _markup(self) -> str:

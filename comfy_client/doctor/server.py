@@ -238,7 +238,7 @@ def check_previews(ctx: CheckContext) -> CheckResult:
 
 
 def check_upload(ctx: CheckContext) -> CheckResult:
-    """How large a request may be."""
+    """Check how large a request may be."""
     size = ctx.features.max_upload_size
     if size is None:
         return unknown("not reported (100 MiB unless --max-upload-size changes that)")
@@ -249,7 +249,7 @@ def check_upload(ctx: CheckContext) -> CheckResult:
 
 
 def check_memory(ctx: CheckContext) -> CheckResult:
-    """How much RAM and device memory is free."""
+    """Check how much RAM and device memory is free."""
     stats = ctx.stats or models.SystemStats()
     rooms = [("RAM", stats.ram_free, stats.ram_total)]
     rooms += [(ctx.brief(d.name, 30), d.vram_free, d.vram_total) for d in stats.devices[:4]]
@@ -282,7 +282,7 @@ def check_user(ctx: CheckContext) -> CheckResult:
 
 
 def check_queue(ctx: CheckContext) -> CheckResult:
-    """How many prompts are in the queue, and whether it is moving."""
+    """Check how many prompts are in the queue, and whether it is moving."""
     before = ctx.remaining
     if not before:
         return ok("empty")

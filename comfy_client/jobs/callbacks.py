@@ -1,4 +1,4 @@
-"""What is called as a prompt goes on: in the thread that waits, or in the delivery thread."""
+"""Callbacks for a prompt, in the thread that waits or in the delivery thread."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Call = Callable[..., object]
 
 @attrs.frozen(eq=False, repr=False)
 class Callbacks:
-    """What is called as a prompt goes on: see :meth:`ComfyApi.run`."""
+    """The callbacks for a prompt: see :meth:`ComfyApi.run`."""
 
     on_event: Callable[[Any], object] | None = None
     on_progress: Callable[[Progress], object] | None = None
@@ -81,7 +81,7 @@ class Callbacks:
 
     @property
     def _of_one(self) -> tuple[Callable[..., object] | None, ...]:
-        """Those that are called with one value."""
+        """Return the callbacks that take one argument."""
         return (
             *(self.on_event, self.on_progress, self.on_preview),
             *(self.on_start, self.on_queue),

@@ -1,4 +1,4 @@
-"""How a prompt is doing, in numbers and in words."""
+"""Progress of a prompt, in numbers and in words."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class JobProgress(AsDict):
 
 @attrs.frozen(eq=False)
 class JobSnapshot(AsDict):
-    """What is known of a prompt at one moment: what ``job.to_dict()`` has.
+    """What ``job.to_dict()`` has: all that is known of a prompt at one moment.
 
     Attributes:
         prompt_id: The id of the prompt on the server.
@@ -73,7 +73,7 @@ class JobSnapshot(AsDict):
 
 
 def progress_of(state: JobState, times: NodeTimes) -> JobProgress:
-    """Of a prompt that has not ended."""
+    """Return the progress of a prompt that has not ended."""
     node_id, last = state.node, state.step
     step = last if last is not None and last.node == node_id else None
     ran_for = elapsed(state)
@@ -114,7 +114,7 @@ def _order(tracker: Tracker) -> Order:
 
 
 def why(state: JobState, status: str, poller: Poller) -> str:
-    """One sentence on what a prompt is waiting for."""
+    """Return one sentence on what a prompt is waiting for."""
     tracker = poller.tracker
     now = runtime.monotonic()
     words = [status if state.end_event is None else f"{status}, its record is awaited"]

@@ -15,7 +15,7 @@ from .tracker import Tracker
 
 @contextlib.contextmanager
 def announced(tracker: Tracker, prompt_id: str | None) -> Iterator[None]:
-    """In here, a prompt by this id of its user's own is about to be submitted."""
+    """Context manager: announce a prompt with its user's id that is about to be submitted."""
     if prompt_id is None:
         yield  # nobody knows it yet
         return

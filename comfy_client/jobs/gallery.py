@@ -54,7 +54,7 @@ _MIME: Final = {
 
 
 class Showable(Protocol):
-    """What is needed of an :class:`Output`."""
+    """The part of :class:`Output` that a gallery needs."""
 
     @property
     def filename(self) -> str:
@@ -66,7 +66,7 @@ class Showable(Protocol):
 
     @property
     def media(self) -> str:
-        """What kind of file it is."""
+        """The kind of file."""
 
     @property
     def node_id(self) -> str:

@@ -1,4 +1,4 @@
-"""One prompt in its user's hands: a future of its result, and what is known of it meanwhile.
+"""The job of a prompt: a future of its result, and its state until then.
 
 What is known is changed by :class:`comfy_client.jobs.tracker.Tracker` alone, and only read here.
 """
@@ -51,7 +51,7 @@ OnInterrupt = Literal["leave", "cancel"]
 
 @attrs.frozen(eq=False, repr=False)
 class Limits:
-    """How long a caller waits, from now on: in all, and without any news."""
+    """Limits of a wait, from now on: in all, and without any news."""
 
     timeout: float | None = None
     stall_timeout: float | None = None
@@ -68,7 +68,7 @@ class Limits:
 
 
 class Job(Future[Result]):
-    """One submitted prompt: a :class:`concurrent.futures.Future` of its :class:`Result`.
+    """A submitted prompt: a :class:`concurrent.futures.Future` of its :class:`Result`.
 
     ``as_completed`` and ``wait`` of :mod:`concurrent.futures` work with it.  Its properties return
     what is known already; none of them sends a request.  As a Future it is ``running()`` from its
@@ -231,11 +231,11 @@ class Job(Future[Result]):
         return left
 
     def _place(self) -> str:
-        """Where it is, if there are several servers."""
+        """Return where the job is, if there are several servers."""
         return ""
 
     def _news_at(self) -> float:
-        """When there was news of it; while it waits, of its place in the queue, too."""
+        """Return when there was news of a job; while it waits, of its place in the queue, too."""
         state = self._tracked.state
         moved_at = self._poller.tracker.monitor.advanced_at if state.running_since is None else 0.0
         return max(state.news_at, moved_at)
@@ -337,7 +337,7 @@ class Job(Future[Result]):
 
     @property
     def queue_position(self) -> int | None:
-        """How many prompts are before it, at most, the running one included.
+        """The number of prompts before this one, at most, the running one included.
 
         0: it is running, or next.  ``None``: unknown, or it has ended.  The socket says how many
         prompts there are in all; a request for the queue now and then shows which are before it.
@@ -358,7 +358,7 @@ class Job(Future[Result]):
         return JobProgress(1.0 if is_success else state.fraction, elapsed=elapsed(state))
 
     def why(self) -> str:
-        """One sentence on what it is waiting for, or how it ended.
+        """Return one sentence on what the job is waiting for, or how it ended.
 
         ``pending, 3 ahead; running: KSampler 12/20; last news 2.1 s ago by socket, reconnected
         once``.
@@ -400,7 +400,7 @@ class Job(Future[Result]):
         return f"<Job {shorten(self.prompt_id, MAX_ID_LENGTH)} {self.status}>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """How a notebook shows it."""
+        """Return the forms in which a notebook shows the job."""
         from ..showing.cells import shown
 
         return shown(self, lambda: _markup(self))
@@ -431,7 +431,7 @@ def state_of(job: Job) -> JobState:
 
 
 def news_at(job: Job) -> float:
-    """When there was news of it; while it waits, of its place in the queue, too."""
+    """Return when there was news of a job; while it waits, of its place in the queue, too."""
     return job._news_at()
 
 
@@ -510,7 +510,7 @@ def latest_previews(job: Job) -> Callable[[], PreviewEvent | None]:
 def follow(
     job: Job, limits: Limits, tick: Callable[[], float] | None = None
 ) -> Generator[Event, None, None]:
-    """Its events, until its end; :class:`JobTimeout` when time runs out.
+    """Yield a job's events until its end; raise :class:`JobTimeout` when time runs out.
 
     For ``tick`` see :func:`outcome`.
     """
@@ -525,7 +525,7 @@ def follow(
 
 
 def poll(job: Job, notify: Callable[[], object]) -> Generator[Event | None]:
-    """As :meth:`Job.events`, but it never waits: ``None`` where there is none yet.
+    """Yield as :meth:`Job.events` does, but never wait: ``None`` where there is none yet.
 
     ``notify`` is called, in any thread, when it is time to ask again; it must be quick.
     """
@@ -545,7 +545,7 @@ def poll(job: Job, notify: Callable[[], object]) -> Generator[Event | None]:
 
 @contextlib.contextmanager
 def at_end(job: Job, alarm: Callable[[], object]) -> Iterator[None]:
-    """In here, ``alarm`` is called when the job has ended, in any thread; it must be quick."""
+    """Context manager: call ``alarm``, which must be quick, in any thread at the job's end."""
     job._alarms.append(alarm)
     try:
         yield

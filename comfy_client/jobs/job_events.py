@@ -27,7 +27,7 @@ class JobEvents:
         self.reset()
 
     def reset(self) -> None:
-        """As new, as in the child of a fork, where any lock may be held for ever."""
+        """Reset all queues, as in the child of a fork, where locks may stay held."""
         for queue in self._live():
             queue.reset()
         # Guards the queues, which are replaced, never changed.  Re-entrant: the collector may
@@ -40,7 +40,7 @@ class JobEvents:
         self._queues = (weakref.ref(self.first),)
 
     def keep_all(self) -> None:
-        """Somebody listens from the beginning, and is to have all."""
+        """Keep all events for somebody who listens from the beginning."""
         if self.first is not None:
             self.first.listen()
 
@@ -56,7 +56,7 @@ class JobEvents:
         return queue
 
     def unsubscribe(self, queue: EventQueue) -> None:
-        """No more events for this queue."""
+        """End a queue's subscription."""
         queue.close()
         with self._lock:
             self._queues = tuple(ref for ref in self._queues if ref() not in (queue, None))

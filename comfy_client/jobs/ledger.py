@@ -1,4 +1,4 @@
-"""How our prompts go on: each is counted once, and each step is a line of the log.
+"""Counters and log lines of our prompts: each is counted once.
 
 The lines are ``INFO`` of the logger ``comfy_client``; the guide (``monitoring.rst``) lists their
 facts.  A handler of logs is somebody's code, which may take its time: it runs in the thread that
@@ -70,7 +70,7 @@ class Ledger:
         state.counted = "before"
 
     def sums(self) -> dict[str, int]:
-        """By the names of ``ClientStats``."""
+        """Return the counters as keyword arguments of ``ClientStats``."""
         counts = self.counts
         ends = {end: counts[end] for end in _ENDS}
         begun = {name: counts[name] for name in ("submitted", "refused", "attached")}
@@ -118,7 +118,7 @@ class Ledger:
         self._receivers.hand(self, call)
 
     def tick(self) -> float:
-        """Nothing is due later."""
+        """Return infinity: nothing is due later."""
         return math.inf
 
 

@@ -69,7 +69,7 @@ def _waiting(found: object) -> list[models.QueueItem]:
 
 
 def _records(found: object) -> list[models.HistoryEntry]:
-    """Those that are about the prompt by whose id they are kept."""
+    """Return the records that are about the prompt by whose id they are kept."""
     records = (
         (key, models.HistoryEntry.from_json(entry))
         for key, entry in mapping(found, "history").items()

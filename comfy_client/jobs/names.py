@@ -148,7 +148,7 @@ def _pieces(text: str) -> Iterator[str | _Field]:
 
 
 def _filled(part: Sequence[str | _Field], values: Values) -> str:
-    """One part of a path, harmless if there is a field in it."""
+    """Fill in the fields of a part of a path; make it safe if it has any."""
     text = "".join(_put_in(piece, values) if isinstance(piece, _Field) else piece for piece in part)
     return safe_name(text) if any(isinstance(piece, _Field) for piece in part) else text
 

@@ -38,7 +38,7 @@ class Order:
         return cls(changes, sorted(numbers), running)
 
     def around(self, number: float | None) -> tuple[int, int]:
-        """How many are before one that waits, and how many behind it."""
+        """Return how many prompts are before a waiting one, and how many behind it."""
         if number is None:
             return 0, 0
         behind = len(self.numbers) - bisect_right(self.numbers, number)

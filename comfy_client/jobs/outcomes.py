@@ -1,4 +1,4 @@
-"""What an end means: the event and the exception for each way in which a prompt ends.  Pure.
+"""Events and exceptions for each way in which a prompt ends.  Pure.
 
 The event and the history give the same class with the same facts.
 """
@@ -53,7 +53,7 @@ _STATUS_OF_ERROR: Final[Mapping[type[Exception], JobStatus]] = {
 
 
 def status_of(end: object) -> JobStatus:
-    """How a prompt ended, by its result or error; ``unknown``: only the waiting for it has."""
+    """Return how a prompt ended, by its result or error; ``unknown`` if only the wait ended."""
     if not isinstance(end, BaseException):
         return "succeeded"
     found = (status for kind, status in _STATUS_OF_ERROR.items() if isinstance(end, kind))
@@ -82,7 +82,7 @@ def success(prompt_id: str, *, recovered: bool = False) -> ExecutionSuccess:
 def lost(
     prompt_id: str, reason: str = _GONE, *, retryable: bool = True
 ) -> tuple[JobLostEvent, JobLost]:
-    """Nobody knows it any more; not ``retryable``: its server might, and does not answer."""
+    """Return event and error of a lost prompt; ``retryable=False``: a silent server may know it."""
     event = JobLostEvent(name="job_lost", prompt_id=prompt_id, reason=reason, recovered=True)
     message = f"prompt {prompt_id} is {reason}"
     return event, JobLost(message, prompt_id=prompt_id, retryable=retryable)

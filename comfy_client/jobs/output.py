@@ -1,4 +1,4 @@
-"""One output of a prompt: a file on the server, or an image that came over the socket."""
+"""Outputs of a prompt: files on the server, and images that came over the socket."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _CHUNK: Final = 1 << 19
 
 @attrs.frozen(eq=False, repr=False)
 class Output(AsDict, ABC):
-    """One output of a node: a file on the server, or an image that came over the socket.
+    """An output of a node: a file on the server, or an image that came over the socket.
 
     All methods and fields work for both.
 
@@ -73,7 +73,7 @@ class Output(AsDict, ABC):
         return f"<{type(self).__name__} {brief(self.filename)}{where}{seed}>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """How a notebook shows it."""
+        """Return the forms in which a notebook shows the output."""
         from ..showing.cells import shown
         from .gallery import gallery
 
@@ -81,7 +81,7 @@ class Output(AsDict, ABC):
 
     @property
     def path(self) -> Path | None:
-        """Where :meth:`save` wrote it on this machine the last time; ``None``: nowhere yet."""
+        """The path to which :meth:`save` wrote the output last; ``None``: it was not saved yet."""
         return self._saved[-1] if self._saved else None
 
     @property
@@ -135,7 +135,7 @@ class Output(AsDict, ABC):
         """
 
     def as_input(self) -> Upload:
-        """For an input of another workflow: ``wf["Load Image"]["image"] = image.as_input()``.
+        """Return the output as an input: ``wf["Load Image"]["image"] = image.as_input()``.
 
         The output itself does the same.  On its own server, a file is used where it is, and
         nothing is sent; anywhere else, and for an :class:`OutputFrame`, it is copied when the
@@ -417,7 +417,7 @@ def save_all(outputs: Sequence[Output], targets: Sequence[Path], if_exists: IfEx
 
 
 def missing(outputs: Sequence[Output], timeout: float | None) -> list[Output]:
-    """Those that the server has no more, in their order; each file is asked for once."""
+    """Return the outputs that the server has no more; each file is asked for once."""
     deadline = Deadline.after(timeout)
     by_place: dict[object, list[Output]] = {}
     for one in outputs:

@@ -158,7 +158,7 @@ class Poller:
         self.tracker.deafness.redial_if_deaf(changes, now)
 
     def _ask(self, known: Sequence[Tracked], due: Sequence[Tracked]) -> None:
-        """One pass for all prompts; a failure concerns those that the question was about."""
+        """Ask once for all prompts; a failure concerns those that the question was about."""
         about: Sequence[Tracked] = due
         try:
             for each in self._questions(self.tracker.routes(), known, due):
@@ -227,7 +227,7 @@ class Poller:
     def _snapshot(
         self, routes: Routes, known: Sequence[Tracked], unseen: Sequence[Tracked]
     ) -> QueueSnapshot:
-        """Who runs and who waits; the last snapshot, if it is still good."""
+        """Return a snapshot of the queue; the last one, if it is still good."""
         monitor = self.tracker.monitor
         snapshot = monitor.cached()
         if snapshot is not None and all(

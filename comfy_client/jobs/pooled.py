@@ -21,12 +21,12 @@ from .running import Running
 
 
 class Line(Protocol):
-    """Where jobs wait for a server."""
+    """The line in which jobs wait for a server."""
 
     moved_at: float  #: When the last of them went to one.
 
     def position(self, job: PooledJob) -> int | None:
-        """How many jobs are before it, at most; ``None``: it does not wait."""
+        """Return how many jobs are before this one, at most; None if it does not wait."""
 
     def why(self, job: PooledJob) -> str:
         """Return what a job waits for, in one sentence."""
@@ -87,7 +87,7 @@ class PooledJob(Job):
 
     @property
     def status(self) -> JobStatus:
-        """As of any job; ``waiting``: no server has it yet."""
+        """The status as of any job; ``waiting``: no server has it yet."""
         if self._waits():
             return "waiting"
         return "failed" if self._refused and self.done() else super().status
@@ -97,12 +97,12 @@ class PooledJob(Job):
 
     @property
     def queue_position(self) -> int | None:
-        """As of any job; while it waits, how many waiting jobs of the pool are before it."""
+        """The position as of any job; while it waits, among the waiting jobs of the pool."""
         return self._line.position(self) if self._waits() else super().queue_position
 
     @property
     def progress(self) -> JobProgress:
-        """As of any job."""
+        """The progress as of any job."""
         return JobProgress(0.0) if self._waits() else super().progress
 
     def _outcome(self, limits: Limits, tick: Callable[[], float] | None = None) -> Result:
@@ -111,17 +111,17 @@ class PooledJob(Job):
         return super()._outcome(limits, tick)
 
     def to_dict(self) -> dict[str, Any]:
-        """As of any job; with ``server``."""
+        """Return what any job does, and ``server``."""
         return {**super().to_dict(), "server": self.server}
 
     def why(self) -> str:
-        """As of any job; with the server that has it."""
+        """Return what any job does, and the server that has it."""
         if self._waits():
             return self._line.why(self)
         return f"{super().why()}; on {self._server}" if self._server else super().why()
 
     def cancel(self, *, force: bool = False) -> bool:
-        """As of any job.  One that waits ends at once, and nothing is sent for it.
+        """Cancel as any job does.  One that waits ends at once, and nothing is sent for it.
 
         One that is being sent is cancelled as soon as its server has it, and this waits for that
         (5 seconds at most).
@@ -176,7 +176,7 @@ class PooledJob(Job):
 
 
 def keep_events(job: PooledJob) -> None:
-    """Somebody reads its events from the beginning, and is to have all."""
+    """Keep all events of a job for somebody who reads them from the beginning."""
     job._tracked.events.keep_all()
 
 
@@ -208,7 +208,7 @@ def poller_of_job(job: PooledJob) -> Poller:
 
 
 def leave(job: PooledJob, prompt_id: str | None = None) -> None:
-    """No server has it; it waits again, under another id if there is one."""
+    """Have a job wait again, as no server has it; under another id if one is given."""
     job._leave(prompt_id or job.prompt_id)
 
 
@@ -218,7 +218,7 @@ def refuse(job: PooledJob) -> None:
 
 
 def withdrawal(job: PooledJob) -> tuple[ExecutionInterrupted, JobInterrupted]:
-    """How it ends if it is cancelled before a server has it."""
+    """Return the end of a job that is cancelled before a server has it."""
     return deleted(job.prompt_id)
 
 
@@ -251,6 +251,6 @@ def abandon(job: PooledJob) -> None:
 
 
 def queue_length(client: Running) -> tuple[int, float]:
-    """How many prompts of all clients its server has, as it said last, and when it said so."""
+    """Return the length of the server's queue as it said last, and when it said so."""
     monitor = client._poller.tracker.monitor
     return monitor.remaining or 0, monitor.status_at

@@ -1,4 +1,4 @@
-"""How far a prompt is, by what its nodes cost: steps of samplers, and the times of earlier runs.
+"""Progress of a prompt by the costs of its nodes: sampler steps, and times of earlier runs.
 
 Pure, but for the memory of those times.
 """
@@ -27,7 +27,7 @@ MOST: Final = 10_000
 
 
 class NodeTimes:
-    """How long nodes took, by the client's own clock; of each the last time."""
+    """The last execution time of each node, by the client's own clock."""
 
     def __init__(self) -> None:
         self._lock = shared_lock()  # guards all in here; no other is taken within
@@ -134,7 +134,7 @@ def fraction(
     step: Progress | None = None,
     states: ProgressState | None = None,
 ) -> float:
-    """Of the :func:`weights`, how much is done, 0 to 1.
+    """Return how much of the :func:`weights` is done, 0 to 1.
 
     Args:
         graph: The workflow.
@@ -163,7 +163,7 @@ def fraction(
 
 
 def _part(value: float | None, most: float | None) -> float:
-    """Of its steps, as far as the server's numbers make sense."""
+    """Return the done part of a node's steps, as far as the server's numbers make sense."""
     if value is None or most is None or not (value > 0 and most > 0):
         return 0.0
     try:
@@ -180,7 +180,7 @@ def _steps(graph: Mapping[str, Any], node_id: str) -> int:
 
 
 def fraction_of(state: JobState, times: NodeTimes) -> float:
-    """How much of a prompt is done, 0 to 1; it never falls."""
+    """Return how much of a prompt is done, 0 to 1; it never falls."""
     done = fraction(
         state.graph,
         _weights_of(state, times),
@@ -220,7 +220,7 @@ def seconds_left(state: JobState, times: NodeTimes, now: float, ran_for: float) 
 
 
 def _weights_of(state: JobState, times: NodeTimes) -> Mapping[str, float]:
-    """Of the nodes that are to run; worked out again when more is known of which these are."""
+    """Return the weights of the nodes that run, updated when more is known of these."""
     known = (state.graph, state.cached, state.targets, state.node_errors)
     if any(one is not other for one, other in zip(known, state.weighed[0], strict=True)):
         found = weights(

@@ -1,4 +1,4 @@
-"""Who runs and who waits: the server's queue, asked for as seldom as will do.
+"""The server's queue, asked for as seldom as possible.
 
 ``GET /queue`` carries everybody's graphs, so it is the last resort.  Servers from 0.6 on list
 the same without them; and each change of the queue is broadcast as a ``status`` (and shows in

@@ -22,7 +22,7 @@ from ..workflow.edit import Workflow, as_workflow, with_inputs
 
 @attrs.frozen(eq=False, repr=False)
 class _Source:
-    """What a workflow may ask the server until a deadline."""
+    """A source of definitions for a workflow, until a deadline."""
 
     routes: Routes
     definitions: NodeDefinitions

@@ -64,7 +64,7 @@ class _Outputs(AsDict):
         return found[0]
 
     def __len__(self) -> int:
-        """How many files and images there are."""
+        """Return the number of files and images."""
         return len(self.files)
 
     def __iter__(self) -> Iterator[Output]:
@@ -175,7 +175,7 @@ class NodeOutput(_Outputs):
         return f"<{type(self).__name__} {brief(name)}, {self._counts()}>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """How a notebook shows it."""
+        """Return the forms in which a notebook shows it."""
         from ..showing.cells import shown
 
         return shown(self, self._gallery)
@@ -303,7 +303,7 @@ class Result(_Outputs):
         return f"<{type(self).__name__} {', '.join(facts)}>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """How a notebook shows it."""
+        """Return the forms in which a notebook shows it."""
         from ..showing.cells import shown
 
         return shown(self, self.gallery)
@@ -335,7 +335,7 @@ def make_result(
     output_names: Mapping[str, str] | None = None,
     **facts: Any,
 ) -> Result:
-    """From what history or events say; ``frames`` are (node id, MIME type, picture)."""
+    """Make a result of history or events; ``frames`` are (node id, MIME type, picture)."""
     by_node: dict[str, list[Output]] = {node_id: [] for node_id in outputs}
     texts: dict[str, list[str]] = {}
     seeds: dict[str, int | None] = {}  # a node may leave thousands of files

@@ -355,7 +355,7 @@ def submit_begun(
     begun: Callable[[Job], object],
     options: PromptOptions,
 ) -> Job:
-    """As :meth:`Running.submit`; ``begun`` gets the job before anything is sent of it."""
+    """Submit as :meth:`Running.submit` does; ``begun`` gets the job before anything is sent."""
     client._check_open()
     with announced(client._poller.tracker, prompt_id):
         workflow = client._read(workflow, None, options, check=check, deadline=Deadline())

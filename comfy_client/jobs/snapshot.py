@@ -25,18 +25,18 @@ class QueueSnapshot:
         return {one: place for place, one in enumerate((*self.running, *self.pending))}
 
     def place(self, prompt_id: str) -> float:
-        """Its place in the queue, what runs included; infinite when it is not in it."""
+        """Return a prompt's place in the queue, running ones included; infinite if absent."""
         return self._places.get(prompt_id, float("inf"))
 
     def __contains__(self, prompt_id: str) -> bool:
         return prompt_id in self._places
 
     def ahead(self, prompt_id: str) -> int | None:
-        """How many are before one that waits; ``None``: it runs."""
+        """Return how many prompts are before a waiting one; None if it runs."""
         place = self._places[prompt_id]
         return None if place < len(self.running) else place
 
     def first_of(self, prompt_ids: Collection[str]) -> str | None:
-        """Which of these ends before the others."""
+        """Return the prompt of these that ends first."""
         ours = (one for one in (*self.running, *self.pending) if one in prompt_ids)
         return next(ours, None)

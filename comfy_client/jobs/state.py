@@ -1,4 +1,4 @@
-"""What is known of one prompt, and what that makes of it.  Pure: no lock, no thread, no I/O.
+"""State of a prompt: evidence, and the outcome that follows.  Pure: no lock, thread or I/O.
 
 Three witnesses speak: events, the queue and the history.  Each ``apply_...`` takes what one of
 them says, at the moment ``now``, and gives a :class:`Outcome` if that ends the prompt, else
@@ -54,7 +54,7 @@ NOTHING_WEIGHED: Final[Weighed] = (None,) * 4, {}
 
 @attrs.frozen(eq=False, repr=False)
 class Outcome:
-    """How a prompt ended.
+    """The outcome of a prompt.
 
     Attributes:
         event: Its end event, which receivers get unless they have had one.
