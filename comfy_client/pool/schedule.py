@@ -160,9 +160,6 @@ class Schedule:
         """How many jobs wait."""
         return len(self._waiting)
 
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._waiting
-
     def waiting(self) -> Iterator[Waiting]:
         """Return the waiting jobs."""
         return iter(self._waiting.values())

@@ -283,6 +283,26 @@ def test_watch_outlives_a_restart_of_the_server(comfy_client):
             wait_until(job.prompt_id, "interrupted")
 
 
+def test_watch_tells_people_of_a_server_that_is_away_and_of_what_comes_then(comfy_client):
+    """Once, in a line on stderr; each prompt is a line on stdout."""
+    with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
+        job = api.submit(comfy_client.home / "w.json", {"KSampler.steps": 1000})
+        with comfy_client.started("watch", "--host", server.url) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            lines = process.stdout
+            told = f"running     {job.prompt_id}  7 nodes\n"
+            assert any(line.endswith(told) for line in lines)
+            assert "Prompts in the queue of " in process.stderr.readline()
+            server.kill()
+            assert server.url in process.stderr.readline()
+            server.start()
+            job = api.submit(comfy_client.home / "w.json", {"KSampler.steps": 1000})
+            assert any(f"running     {job.prompt_id}  7 nodes" in line for line in lines)
+            job.cancel()
+            assert any(f"interrupted {job.prompt_id}  " in line for line in lines)
+
+
 def test_ctrl_c_in_a_sweep_cancels_what_runs_or_leaves_it_to_the_journal(comfy_client):
     """What waits is taken out of the queue in any case."""
     with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
@@ -414,6 +434,8 @@ def test_a_prompt_that_runs_out_of_memory_has_a_way_on(comfy_client):
     with ComfyServer() as server:
         server.add_node(Greedy)
         [error] = comfy_client.json("run", "greedy.json", "--host", server.url, status=5)
+        ended = comfy_client("download", error["prompt_id"], "--host", server.url)
+    assert "failed, and left no files." in ended.err
     assert error["hint"] == "use a smaller picture, or comfy-client free"
 
 

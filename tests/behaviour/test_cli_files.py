@@ -119,6 +119,24 @@ def test_a_folder_that_nobody_may_write_to_is_a_mistake(comfy_client, monkeypatc
     assert "you may not write to" in ended.err
 
 
+def test_files_that_a_server_does_not_give_after_the_run_have_a_way_on(comfy_client, server):
+    """The same; the exit status is that of the fault."""
+    with server.faults.answer("GET", "/view", (403, {}, {"error": "no"})):
+        ended = comfy_client("run", "w.json", "-q", "--out", "o/")
+    assert ended.status == 8
+    told = "The prompt has run, but its files are not saved: comfy-client download "
+    assert told in ended.err
+    prompt_id = ended.err.partition(told)[2].split()[0]
+    assert comfy_client("download", prompt_id, "--out", "o/").status == 0
+
+
+def test_upload_prints_the_names_that_loaders_take(comfy_client):
+    """A line for each file."""
+    (comfy_client.home / "a.txt").write_text("x")
+    assert comfy_client("upload", "a.txt", "w.json").lines == ["a.txt", "w.json"]
+    assert comfy_client("upload", "a.txt", "--subfolder", "mine").lines == ["mine/a.txt"]
+
+
 def test_what_cannot_be_saved_after_the_run_has_a_way_on(comfy_client, monkeypatch):
     """The prompt has run: its files can be had by its id."""
 

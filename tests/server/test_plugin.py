@@ -208,4 +208,4 @@ def test_fixtures_and_marker_are_listed(run: Run) -> None:
     listed = run("", "--fixtures", "--markers").stdout + run("", "--fixtures").stdout
     assert "@pytest.mark.comfy_server(**options): " in listed
     for name in ("comfy_server", "comfy_api"):
-        assert re.search(rf"^{name} .*\n    A ", listed, re.MULTILINE)
+        assert re.search(rf"^{name} .*\n    Yield a ", listed, re.MULTILINE)
