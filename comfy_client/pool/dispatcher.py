@@ -238,7 +238,7 @@ class Dispatcher(Moving):
     def take(self, member: Member) -> Entry | None:
         """Return the next job for a server, if any."""
         with self._lock:
-            if not member.inbox or not member.server.ready:
+            if not member.inbox:
                 return None
             entry = member.inbox.popleft()
             entry.started = True

@@ -23,6 +23,7 @@ import attrs
 import pytest
 
 from comfy_client import (
+    ApiError,
     AuthenticationError,
     ClientClosed,
     ComfyApi,
@@ -591,6 +592,25 @@ def test_a_job_that_is_cancelled_while_it_is_submitted_ends_though_that_fails_on
         assert isinstance(job.exception(LIMIT), JobInterrupted)
         for cut in cuts:
             cut.end()
+
+
+def test_a_job_that_every_server_seems_to_be_away_for_moves_so_often_and_no_more(
+    servers, clients
+) -> None:
+    """A proxy may answer for each of them, whatever it is sent."""
+
+    class Moves(ComfyPool):
+        intervals = attrs.evolve(ComfyPool.intervals, moves=2)
+
+    with contextlib.ExitStack() as faults, pooled(clients[:2], cls=Moves) as pool:
+        for server in servers[:2]:
+            faults.enter_context(server.faults.bad_gateway(502, path="/upload/image"))
+        job = pool.submit(SENDS)
+        error = job.exception(LIMIT)
+    assert isinstance(error, ApiError)
+    assert error.status == 502
+    sent = [one for server in servers for one in server.requests if one.path == "/upload/image"]
+    assert len(sent) == 3
 
 
 def test_a_job_that_is_being_sent_is_not_taken_back_as_unsent(servers, clients) -> None:

@@ -114,7 +114,8 @@ def held(api) -> Iterator[Callable[[], None]]:
 def test_prompts_run_in_the_order_of_their_numbers(api, held):
     """Low first; -1 and ``front`` go before all that wait.
 
-    Without a number, a prompt has the next one of the server, which counts all that it had.
+    Without a number, a prompt has the next one of the server, which counts all that it had; at
+    the front, the negative of that.
     """
     order = []
     api.on("execution_start", lambda event: order.append(event.prompt_id))
@@ -124,6 +125,8 @@ def test_prompts_run_in_the_order_of_their_numbers(api, held):
     appended = api.append_prompt(picture())
     front = api.queue_prompt(None, picture(), front=True)
     foremost = api.queue_prompt(-1, picture())
+    assert front.number == -(appended.number + 1)
+    assert foremost.number == -(appended.number + 2)
     wanted = [p.prompt_id for p in (foremost, front, appended, sooner, later, last)]
     assert [item.prompt_id for item in api.get_queue().pending] == wanted
     held()

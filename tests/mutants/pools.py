@@ -138,7 +138,7 @@ POOLS = (
         "entry.moves < self._intervals.moves):\n"
         "                return False\n",
         "",
-        "behaviour/test_pool_faults.py behaviour/test_pool_lost.py behaviour/test_pool.py",
+        "behaviour/test_pool.py::test_a_job_that_every_server_seems_to_be_away_for_moves_so_often_and_no_more",
         "a job that every proxy answers for in place of a server moves for ever",
     ),
     Mutant(
@@ -164,14 +164,6 @@ POOLS = (
         "if job.is_bound:",
         "unit/test_schedule.py behaviour/test_pool_sick.py",
         "a server that fails job after job gets as many as before",
-    ),
-    Mutant(
-        "N45",
-        "pool/dispatcher.py",
-        "if not member.inbox or not member.server.ready:",
-        "if not member.inbox:",
-        "behaviour/test_pool.py behaviour/test_pool_faults.py",
-        "a server that has just gone away is sent a job",
     ),
     Mutant(
         "N46",

@@ -80,7 +80,7 @@ SERVER = (
         "testing/prompt_routes.py",
         "        number = -number\n",
         "        number = 0.0\n",
-        "contract/test_runs.py contract/test_routes.py",
+        "contract/test_runs.py",
         "a prompt at the front has another number",
     ),
     Mutant(
@@ -130,7 +130,7 @@ SERVER = (
         "testing/prompt_queue.py",
         "        if len(self._history) > _HISTORY_LIMIT:\n",
         "        if False:\n",
-        "server/test_limits.py server/test_routes.py",
+        "unit/test_prompt_queue.py",
         "the history grows without end",
     ),
     Mutant(
@@ -138,7 +138,7 @@ SERVER = (
         "testing/prompt_queue.py",
         "self._running = copy.deepcopy(item)",
         "self._running = item",
-        "server/test_routes.py contract/test_routes.py",
+        "unit/test_prompt_queue.py",
         "queue and history show a prompt as the executor changed it",
     ),
 )

@@ -1,0 +1,31 @@
+"""The queue of the embedded server, and its history."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_client.testing.prompt_queue import Item, Queue
+
+
+def item(prompt_id: str, graph: dict[str, Any]) -> Item:
+    return 0.0, prompt_id, graph, {}, [], {}
+
+
+def test_the_history_keeps_ten_thousand_prompts_and_one() -> None:
+    """The oldest goes when there are more, as in ComfyUI."""
+    queue = Queue(lambda: None)
+    for number in range(10_003):
+        queue.settle(str(number), {})
+    assert list(queue.history()) == [str(number) for number in range(2, 10_003)]
+
+
+def test_what_runs_is_shown_as_it_was_sent() -> None:
+    """Whatever the executor does to its copy."""
+    queue = Queue(lambda: None)
+    queue.put(item("one", {"1": {"inputs": {"seed": 1}}}))
+    taken = queue.get()
+    assert taken is not None
+    taken[2]["1"]["inputs"]["seed"] = 2
+    assert queue.shown()["queue_running"][0][2] == {"1": {"inputs": {"seed": 1}}}
+    queue.done({})
+    assert queue.entry("one")["one"]["prompt"][2] == {"1": {"inputs": {"seed": 1}}}
