@@ -104,7 +104,8 @@ def where_it_runs(servers: list[ComfyServer]) -> int:
 
 def status_of(client: Client, worker: str) -> str:
     """Whether the scheduler gives tasks to a worker: ``running`` or ``paused``."""
-    return str(client.scheduler_info()["workers"][worker]["status"])
+    known = client.scheduler_info()["workers"]  # none, when Dask itself asks in between
+    return str(known[worker]["status"]) if worker in known else "unknown"
 
 
 def worker_of(client: Client, server: ComfyServer | ComfyUI) -> str:

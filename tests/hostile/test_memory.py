@@ -600,7 +600,9 @@ def test_the_doctor_keeps_little_of_a_flood(monkeypatch: pytest.MonkeyPatch) -> 
     with Comfy() as server:
         server.ws = ws
         with ComfyApi(server.url) as api, within(12 * MIB):
-            api.doctor(timeout=1.0)
+            for seconds in (1.0, 5.0, 25.0):  # a busy machine sends little in a second
+                if sent <= 16 * MIB:
+                    api.doctor(timeout=seconds)
     assert sent > 16 * MIB
 
 
