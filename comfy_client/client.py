@@ -229,9 +229,9 @@ class ComfyApi(Batches, Subscriptions, Connecting):
 
     @property
     def dropped_events(self) -> int:
-        """How many events were dropped since receivers, iterators or callbacks were too slow.
+        """The number of events dropped since receivers, iterators or callbacks were too slow.
 
-        Those of jobs count, too (``job.events()``, ``run(on_preview=...)``).  These are previews
+        Events of jobs count, too (``job.events()``, ``run(on_preview=...)``).  These are previews
         and progress that newer ones replaced, and events beyond the limits: 10,000 for each
         receiver or iterator, and 192 MiB, or three times ``max_json``, for all.
         """

@@ -70,7 +70,7 @@ class ComfyError(AsDict, Exception):
 
     @property
     def hint(self) -> str | None:
-        """What to do about it, in one sentence; ``None``: there is nothing to say."""
+        """Advice on the error, in one sentence; ``None``: there is nothing to say."""
         return self._hint
 
     def _render_traceback_(self) -> list[str]:
@@ -118,14 +118,14 @@ class _AboutAnswer(ComfyError):
 
 
 class TransportError(ComfyError):
-    """No usable answer came; the server may have acted or not."""
+    """The request got no usable answer; the server may have acted or not."""
 
     _hint = "Call again; api.doctor() examines the connection."
     retryable = True
 
 
 class ServerUnreachable(TransportError):
-    """No connection: check the host, start the server, correct TLS or the proxy.
+    """The server cannot be reached: check the host, start the server, correct TLS or the proxy.
 
     It is not ``retryable`` if waiting does not help (unknown host, TLS).
     """
@@ -136,7 +136,7 @@ class ServerUnreachable(TransportError):
 
     @property
     def hint(self) -> str:
-        """What to do about it, in one sentence."""
+        """Advice on the error, in one sentence."""
         first = "Start the server, or check" if self.retryable else "Check"
         return f"{first} the host, TLS and the proxy; api.doctor() says what is wrong."
 
@@ -188,7 +188,7 @@ class ApiError(_AboutAnswer):
 
     @property
     def hint(self) -> str | None:
-        """What to do about it, in one sentence; ``None``: there is nothing to say."""
+        """Advice on the error, in one sentence; ``None``: there is nothing to say."""
         return "Call again later: the server is busy or away." if self.retryable else self._hint
 
 
@@ -219,7 +219,7 @@ class NotSupported(ApiError):
 
     @property
     def hint(self) -> str | None:
-        """What to do; ``None`` with ``status`` 0: the message says what the server lacks."""
+        """Advice; ``None`` with ``status`` 0: the message says what the server lacks."""
         return self._hint if self.status else None
 
 
@@ -372,7 +372,7 @@ class JobFailed(JobError):
 
     @property
     def hint(self) -> str:
-        """What to do about it, in one sentence."""
+        """Advice on the error, in one sentence."""
         if self.is_oom:
             return "Make a smaller picture, or free memory: api.free_memory(unload_models=True)."
         return "The server is well, but a node raised: see exception_message and traceback."
@@ -405,10 +405,10 @@ _POOLS: Final = (
 
 
 class JobLost(JobError):
-    """Neither in queue nor in history: the server was restarted, or the prompt was deleted.
+    """The prompt is in neither queue nor history: the server was restarted, or it was deleted.
 
-    It is not ``retryable`` if the server of a pool has not answered for too long: it may have run
-    the prompt, or run it yet.
+    Not ``retryable`` if the server of a pool has not answered for too long: it may have run the
+    prompt, or run it yet.
     """
 
     retryable: bool = True
@@ -419,7 +419,7 @@ class JobLost(JobError):
 
     @property
     def hint(self) -> str:
-        """What to do about it, in one sentence."""
+        """Advice on the error, in one sentence."""
         if self.retryable:
             first = "Submit it again: the server was restarted, or the prompt was deleted."
         else:
@@ -469,7 +469,7 @@ class JobTimeout(JobError, TimeoutError):
 
 
 class VramTimeout(ComfyError, TimeoutError):
-    """Not enough memory of the device became free in time: see :meth:`ComfyApi.wait_for_vram`.
+    """Too little memory of the device became free in time: see :meth:`ComfyApi.wait_for_vram`.
 
     Call :meth:`ComfyApi.free_memory`, or wait for the prompts and programs that use it.
 
@@ -518,7 +518,7 @@ class WorkflowError(ComfyError):
 
     @property
     def hint(self) -> str | None:
-        """What to do about it, in one sentence; ``None``: the message says it all."""
+        """Advice on the error, in one sentence; ``None``: the message says it all."""
         if len(self.problems) > 1:
             return "Correct the workflow: problems lists all that is wrong."
         if not self.candidates:
@@ -587,7 +587,7 @@ class MissingExtra(ComfyError, ImportError):
 
     @property
     def hint(self) -> str | None:
-        """What to do about it, in one sentence; ``None``: the message says it all."""
+        """Advice on the error, in one sentence; ``None``: the message says it all."""
         return f'Run: pip install "comfy-client-blocking[{self.extra}]"' if self.extra else None
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -366,7 +366,7 @@ class PreviewEvent(JobEvent):
 
     @property
     def size(self) -> int:
-        """How many bytes the encoded image has."""
+        """The size of the encoded image in bytes."""
         return self.view.nbytes
 
     @cached_property

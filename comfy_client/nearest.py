@@ -1,4 +1,4 @@
-"""Which name someone may have meant."""
+"""Suggestions for misspelt names."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def _gray_of_16_bits(image: Image.Image) -> Image.Image:
-    """With 8 bits: the server's ``LoadImage`` would show nearly all of it as white."""
+    """Reduce gray of 16 bits to 8; the server's ``LoadImage`` would show nearly all as white."""
     least, most = image.convert("I").getextrema()
     if not 0 <= least <= most <= 0xFFFF:  # type: ignore[operator]  # one band has a pair of numbers
         raise ValueError(f"a Pillow image of mode {image.mode} has values beyond 0 to 65535")
@@ -114,7 +114,7 @@ def _pages(value: Any) -> list[Image.Image]:
 
 
 def _batch(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """As ``[B, H, W, C]`` or ``[B, H, W]``."""
+    """Return an array as ``[B, H, W, C]`` or ``[B, H, W]``."""
     channels = array.shape[-1] in (1, 3, 4)
     if array.ndim == 4 and channels:
         return array

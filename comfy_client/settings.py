@@ -1,4 +1,4 @@
-"""What a client is made with: for its copies, and without secrets for its pickles."""
+"""The arguments of a client: for its copies, and without secrets for its pickles."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class ClientSettings:
         )
 
     def arguments(self) -> dict[str, Any]:
-        """For another client of the same kind."""
+        """Return the arguments for a copy of the client."""
         fields = (field.name for field in attrs.fields(type(self)) if field.init)
         return {name: getattr(self, name) for name in fields}
 

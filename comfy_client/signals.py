@@ -181,7 +181,7 @@ class Receivers:
         return queue
 
     def unsubscribe(self, queue: EventQueue) -> None:
-        """No more events for this queue."""
+        """End a queue's subscription."""
         queue.close()
         with self._lock:
             self._subscriptions = [
@@ -338,7 +338,7 @@ class Receivers:
             self._queue.flush(timeout)
 
     def close(self) -> None:
-        """No more calls; iterators and waiters end."""
+        """End all calls, iterators and waits."""
         self._queue.close()
         for _, queue in self.subscriptions():
             queue.close()

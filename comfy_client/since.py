@@ -49,7 +49,7 @@ SINCE: Final = {
 
 
 def who_has(method: str, route: str) -> str | None:
-    """Which ComfyUI has a route, in words; ``None``: all have it, or it is none that we know."""
+    """Describe which ComfyUI has a route; None if all have it, or it is unknown."""
     asked = f"{method} {route.removeprefix('/api')}"
     for known in sorted(SINCE, key=len, reverse=True):  # "/models/{folder}" before "/models"
         parts = re.split(r"\{\w+\}", known.replace(" /api", " "))

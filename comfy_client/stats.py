@@ -1,4 +1,4 @@
-"""What a client has done, in numbers: :meth:`ComfyApi.stats`."""
+"""Counters of a client: :meth:`ComfyApi.stats`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .to_dict import AsDict
 
 @attrs.frozen
 class ClientStats(AsDict):
-    """What a client has done since it was made, in numbers: see :meth:`ComfyApi.stats`.
+    """Counters of a client since it was made: see :meth:`ComfyApi.stats`.
 
     Each prompt counts once: ``submitted + attached`` is always ``succeeded + failed +
     interrupted + lost + unknown + outstanding``.  All but ``outstanding`` only grow.

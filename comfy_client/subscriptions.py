@@ -1,4 +1,4 @@
-"""Who wants which events: ``on``, ``off``, ``wait_for`` and ``events``, typed by the event's name.
+"""Subscriptions to events: ``on``, ``off``, ``wait_for`` and ``events``, typed by name.
 
 The overloads spell out ``events.CLASSES``, since no type can be computed from a table; a test
 holds them equal.  Any other name is of an event that a custom node sends, so a callback may
@@ -435,7 +435,7 @@ class Subscriptions:
 
 
 def poll(api: Subscriptions, name: str, notify: Callable[[], object]) -> Generator[Event | None]:
-    """As :meth:`Subscriptions.events`, but it never waits: ``None`` where there is none yet.
+    """Yield as :meth:`Subscriptions.events` does, but never wait: ``None`` where there is none.
 
     ``notify`` is called, in any thread, when it is time to ask again; it must be quick.
     """

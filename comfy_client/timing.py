@@ -96,7 +96,7 @@ class Timing:
     resume: float = 30.0
 
     def __repr__(self) -> str:
-        """Those that are not as usual."""
+        """Show the times that differ from the defaults."""
         times = ((field, getattr(self, field.name)) for field in attrs.fields(type(self)))
         changed = (f"{field.name}={time!r}" for field, time in times if time != field.default)
         return f"{type(self).__name__}({', '.join(changed)})"

@@ -1,4 +1,4 @@
-"""What ``to_dict()`` of all classes does: attributes as JSON, bounded, without secrets and bytes.
+"""``to_dict()`` of all classes: attributes as JSON, bounded, without secrets and bytes.
 
 A class says by :class:`AsDict` that it can, and by two tuples what of it is written; which JSON
 comes of a value is decided here alone.  ``schema.json`` of the package describes each class.
@@ -87,7 +87,7 @@ class _Writer:
         self._is_cut = False
 
     def whole(self, value: AsDict) -> dict[str, Any]:
-        """All of it; with ``truncated`` if there was more."""
+        """Convert a whole value; with ``truncated`` if there was more."""
         found = self._object(value, 0)
         return {**found, "truncated": True} if self._is_cut else found
 
@@ -172,7 +172,7 @@ class _Writer:
         return is_full
 
     def _exception(self, value: BaseException) -> dict[str, Any]:
-        """One of Python's own, with what every error of ours has."""
+        """Convert an exception of Python to what every error of ours has."""
         kind: Any = type(value)
         return {
             "code": code_of(kind),

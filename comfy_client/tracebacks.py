@@ -1,4 +1,4 @@
-"""What a notebook shows of an error: the lines of its user and the sentence, not our modules.
+"""Errors as notebooks show them: the user's lines and the message, not our modules.
 
 IPython asks an exception that has ``_render_traceback_`` for its text.  ``__traceback__`` stays
 whole, for ``%debug``, ``traceback`` and logs; with the logger ``comfy_client`` at ``DEBUG``,

@@ -55,7 +55,7 @@ class Picture(Protocol):
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
-        """Where its pixels are."""
+        """The array interface of the pixels."""
 
 
 class Tensor(Protocol):
@@ -70,7 +70,7 @@ class ServerFile(Protocol):
 
     @property
     def filename(self) -> str:
-        """Its name, without folders."""
+        """The file's name, without folders."""
 
     @property
     def subfolder(self) -> str:
@@ -82,13 +82,13 @@ class ServerFile(Protocol):
 
     @property
     def url(self) -> str | None:
-        """Its URL; ``None``: it is on no server."""
+        """The file's URL; ``None``: it is on no server."""
 
     def bytes(self) -> bytes:
-        """Its content."""
+        """Return the content."""
 
     def stream(self, *, timeout: float | None = None) -> AbstractContextManager[Iterable[Piece]]:
-        """Its content, piece by piece."""
+        """Stream the content."""
 
 
 #: What is sent as it is.
@@ -96,7 +96,7 @@ Content: TypeAlias = Path | bytes | BinaryIO
 
 
 class Facts(NamedTuple):
-    """What is known of a content that was read."""
+    """Facts about a content that was read."""
 
     digest: str  #: SHA-256, in hexadecimal digits.
     size: int
@@ -109,7 +109,7 @@ class Facts(NamedTuple):
 
 
 class State(NamedTuple):
-    """What is sent at one moment."""
+    """The state of a file at one moment."""
 
     name: str  #: On the server, if nothing else is there.
     version: object  #: Changes when the content does; ``None``: it is not known.
@@ -207,7 +207,7 @@ class Upload:
         return f"<Upload {_shown(what or 'of an open file')}>"
 
     def __str__(self) -> str:
-        """Where it comes from, in a table: another text for another file, as far as it is known."""
+        """Return a text for tables that differs between files, as far as they are known."""
         source = self.source
         if isinstance(source, bytes):
             state = self.state()
@@ -229,7 +229,7 @@ class Upload:
 
     @property
     def content(self) -> Content:
-        """What is sent, from where it begins, in a stream of its own if the source is an open file.
+        """Return the content from its start; a stream of its own if the source is an open file.
 
         Raises:
             OSError: An open file became shorter while it was copied.
@@ -238,9 +238,9 @@ class Upload:
         return content if isinstance(content, (bytes, Path)) else _own(content, self._start)
 
     def state(self) -> State | None:
-        """Its name and state at the moment; ``None``: it was not fetched yet.
+        """Return the file's state at the moment; ``None``: it was not fetched yet.
 
-        A file on the disk is not read for that; an open file is, from where it begins.
+        Reads an open file, from where it begins, but no file on the disk.
         """
         if not isinstance(self.source, Path):
             facts = self.facts()

@@ -166,7 +166,7 @@ def seconds_to_decode(content: bytes | str) -> float:
 
 
 def _counted(content: bytes | str) -> tuple[int, ...]:
-    """How many commas, colons, and beginnings of lists and of objects there are."""
+    """Count the commas, colons, and beginnings of lists and of objects."""
     # Not by map, all of which is C: between these calls other threads run.
     if isinstance(content, bytes):
         return tuple([content.count(mark) for mark in (b",", b":", b"[", b"{")])
@@ -174,14 +174,14 @@ def _counted(content: bytes | str) -> tuple[int, ...]:
 
 
 class OutOfTime(Exception):
-    """There is no time left to make a model."""
+    """The time to make a model is over."""
 
 
 _end: Final[ContextVar[float]] = ContextVar("end", default=math.inf)
 
 
 def reading_until(end: float) -> contextlib.AbstractContextManager[None]:
-    """In here, making models raises :class:`OutOfTime` after this moment of ``time.monotonic``."""
+    """Context manager: have models raise :class:`OutOfTime` after this ``time.monotonic``."""
     return assigned(_end, end)
 
 

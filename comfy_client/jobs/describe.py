@@ -48,7 +48,7 @@ class JobProgress(AsDict):
 
 @attrs.frozen(eq=False)
 class JobSnapshot(AsDict):
-    """What ``job.to_dict()`` has: all that is known of a prompt at one moment.
+    """Snapshot of what is known of a prompt, for ``job.to_dict()``.
 
     Attributes:
         prompt_id: The id of the prompt on the server.
@@ -94,7 +94,7 @@ def elapsed(state: JobState) -> float | None:
 
 
 def queue_position(state: JobState, tracker: Tracker) -> int | None:
-    """How many prompts are before one that has not ended, at most; ``None``: unknown."""
+    """Return how many prompts are before a prompt, at most; None if that is unknown."""
     if state.running_since is not None:
         return 0
     before, behind = _order(tracker).around(state.number)

@@ -122,7 +122,7 @@ class Job(Future[Result]):
 
     @property
     def node_errors(self) -> Mapping[str, Any]:
-        """Why some outputs do not run, by node id; empty: all run."""
+        """The reasons why some outputs do not run, by node id; empty: all run."""
         return self._tracked.state.node_errors
 
     # -- its end -------------------------------------------------------------------------

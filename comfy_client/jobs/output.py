@@ -342,7 +342,7 @@ class OutputFrame(Output):
 
     @property
     def size(self) -> int:
-        """How many bytes the encoded image has."""
+        """The size of the encoded image in bytes."""
         return len(self._data)
 
     def workflow(self, *, timeout: float | None = None) -> Workflow:  # noqa: D102  # Output says it

@@ -85,7 +85,7 @@ Counted = Literal["submitted", "attached", "before"]
 
 # Not of attrs, to which a class of so many fields is a tenth of the import.
 class JobState:
-    """What is known of a prompt; whoever changes it holds the lock of the ``Tracker``."""
+    """The state of a prompt; changed under the lock of the ``Tracker``."""
 
     # Its submission.
     posted_at: float = 0.0
@@ -181,7 +181,7 @@ class JobState:
         self.awaits_history = end_event is not None
 
     def may_have_arrived(self, now: float) -> None:
-        """Its submission was interrupted: the server may have it, also under another id."""
+        """Record an interrupted submission: the server may have it, also under another id."""
         self.accepted_at = now
         self.lost_delay, self.search_by_mark = self.timing.look_up, True
         self.generation = None  # silence on the socket proves nothing here
@@ -222,7 +222,7 @@ class JobState:
             self.sampled = "Sampler" in (class_of(self.graph, event.node) or "")
 
     def _progress_text(self, event: ProgressText, now: float, link: int | None) -> None:
-        """Only news: it is running."""
+        """Apply a progress text, which only shows that the prompt runs."""
 
     def _preview(self, event: PreviewEvent, now: float, link: int | None) -> None:
         if not event.final:
@@ -425,7 +425,7 @@ class JobState:
         return self._success(event, outputs, link, targets=targets)
 
     def _found_nowhere(self, now: float, link: int | None) -> Outcome | None:
-        """Neither in the queue nor in the history: lost, the second time, a while later."""
+        """Return the outcome of a prompt in neither queue nor history: lost, the second time."""
         timing = self.timing
         if self.missed_at is None:
             self.missed_at = now

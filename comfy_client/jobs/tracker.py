@@ -58,7 +58,7 @@ _NAMES_NODE: Final = (Executing, Progress)
 
 @attrs.define(eq=False, repr=False)
 class _EndRecord:
-    """How one of our prompts ended, as far as that was reported."""
+    """The reported end of one of our prompts."""
 
     event: EndEvent
     waiter: Callable[[], Waiter | None]  # kept by its user, or not at all: a result may be large
@@ -89,7 +89,7 @@ def _without_record(one: Tracked, ending: _EndRecord, link: int | None) -> Outco
 
 
 def _nobody() -> None:
-    """No job of a prompt is left."""
+    """Return None, as a dead weak reference does: no job of the prompt is left."""
 
 
 class Tracker:
@@ -363,7 +363,7 @@ class Tracker:
             )
 
     def _queue_moved(self) -> None:
-        """All that the socket says about prompts whose events go to another client."""
+        """Hurry to ask about prompts of other clients, which may have left the queue."""
         departed = self.monitor.departed
         with self.lock:
             # At once where the queue is quiet, and not for each prompt of a crowd.

@@ -136,7 +136,7 @@ def as_completed(jobs: Iterable[AnyJob], timeout: float | None) -> Iterator[AnyJ
 
 
 def _as_completed(jobs: dict[AnyJob, None], limits: Limits) -> Iterator[AnyJob]:
-    """As that of concurrent.futures, but an alarm in it harms no other thread."""
+    """Yield jobs as concurrent.futures does; an alarm in here harms no other thread."""
     count = len(jobs)
     while jobs:
         left = limits.left(SLICE)

@@ -1,4 +1,4 @@
-"""How a prompt goes on, shown to whoever waits for it."""
+"""Progress of a prompt on the screen."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def wait_watched(
 
 
 class _Watch:
-    """What a bar shows of a job."""
+    """The bar of a job."""
 
     def __init__(self, bar: Bar, job: Job, surface: Surface, begun: float) -> None:
         self.shows_previews = surface == "notebook"
@@ -113,7 +113,7 @@ class _Watch:
             self._bar.end(self.moment(text), outcome)
 
     def moment(self, ended: str = "") -> Moment:
-        """How far it is, or how it ended."""
+        """Return how far the job is, or how it ended."""
         from ..showing.bars import Moment
 
         progress = self._job.progress

@@ -1,4 +1,4 @@
-"""How answers of the server become frozen values.
+"""Conversion of the server's answers to frozen values.
 
 What a server sends may be anything.  Each value that a model takes over passes one of the
 converters of :mod:`comfy_client.values`, which gives ``None`` for what is of another kind: a

@@ -13,7 +13,7 @@ from ._base import build
 
 @attrs.frozen
 class UploadedImage(AsDict):
-    """Where the server stored an upload; the name may differ from the one you asked for.
+    """An upload on the server; its name may differ from the one you asked for.
 
     Attributes:
         name: The file name.

@@ -19,7 +19,7 @@ _ENDS = frozenset({"execution_success", "execution_error", "execution_interrupte
 
 @attrs.frozen
 class HistoryStatus(AsDict):
-    """How a prompt ended, as the server says.  A failure and an interrupt look the same here.
+    """The end of a prompt, as the server says.  A failure and an interrupt look the same here.
 
     Attributes:
         status_str: ``success`` or ``error``; ``None`` if missing.
@@ -120,7 +120,7 @@ class HistoryEntry(AsDict):
 
     @property
     def execution_error(self) -> Mapping[str, Any] | None:
-        """Why it failed (``node_id``, ``exception_message``, ...), or ``None``."""
+        """The reason of a failure (``node_id``, ``exception_message``, ...), or ``None``."""
         end = self._end
         return end[1] if end is not None and end[0] == "execution_error" else None
 
@@ -154,7 +154,7 @@ class HistoryEntry(AsDict):
 
     @property
     def started(self) -> float | None:
-        """When it started, in seconds since 1970; ``None`` before July 2024."""
+        """The start, in seconds since 1970; ``None`` before July 2024."""
         for name, data in self.messages:
             if name == "execution_start":
                 return seconds(data.get("timestamp"))
@@ -162,6 +162,6 @@ class HistoryEntry(AsDict):
 
     @property
     def ended(self) -> float | None:
-        """When it ended, in seconds since 1970; ``None`` before July 2024."""
+        """The end, in seconds since 1970; ``None`` before July 2024."""
         end = self._end
         return None if end is None else seconds(end[1].get("timestamp"))

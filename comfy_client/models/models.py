@@ -31,7 +31,7 @@ class ModelFolder(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> ModelFolder:
-        """From one item of the answer."""
+        """Read one item of the answer."""
         folders = texts(mapping(data, "ModelFolder").get("folders") or [], "ModelFolder.folders")
         return build(cls, data, folders=tuple(folders))
 
@@ -58,5 +58,5 @@ class ModelFile(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> ModelFile:
-        """From one item of the answer."""
+        """Read one item of the answer."""
         return build(cls, data, path_index=whole(mapping(data, "ModelFile").get("pathIndex")))

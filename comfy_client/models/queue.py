@@ -84,7 +84,7 @@ def _place(item: QueueItem) -> float:
 
 @attrs.frozen(repr=False)
 class Queue(AsDict):
-    """All prompts that are running or pending, from ``GET /queue``.
+    """The running and pending prompts, from ``GET /queue``.
 
     Attributes:
         running: The prompts that are running.
@@ -115,7 +115,7 @@ class Queue(AsDict):
         return f"{len(self.running)} running, {len(self.pending)} pending"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """How a notebook shows it."""
+        """Return the forms in which a notebook shows the queue."""
         from ..showing.cells import shown
 
         return shown(self, self._markup)

@@ -90,7 +90,7 @@ class SystemStats(AsDict):
         return f"<SystemStats {one_line(', '.join(facts), 200)}>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """How a notebook shows it."""
+        """Return the forms in which a notebook shows the statistics."""
         return shown(self, self._markup)
 
     def _markup(self) -> str:
@@ -154,7 +154,7 @@ class Features(Mapping[str, Any]):
         return iter(self.raw)
 
     def __len__(self) -> int:
-        """How many features there are."""
+        """Return the number of features."""
         return len(self.raw)
 
     @property

@@ -13,7 +13,7 @@ from ._base import Seconds, build
 
 @attrs.frozen
 class UserConfig(AsDict):
-    """How the server stores users, from ``GET /users``.
+    """The server's storage of users, from ``GET /users``.
 
     Attributes:
         storage: Where settings are stored: ``server``.

@@ -59,7 +59,7 @@ class Changing:
         self._changed = runtime.Condition(self._lock)
 
     def warn_of_waiting(self) -> None:
-        """Nobody keeps it any more, or the process ends: the log says what will not run; once."""
+        """Warn, once, of jobs that will not run, as nobody keeps the pool, or the process ends."""
         waiting = sum(not entry.started for entry in self._entries.values())
         if waiting and not self._has_warned:
             self._has_warned = True
@@ -112,13 +112,13 @@ class Changing:
 
     @property
     def all_members(self) -> list[Member]:
-        """Its servers, with those that were removed and still have jobs."""
+        """The pool's servers, and those that were removed and still have jobs."""
         with self._lock:
             return [*self.members.values(), *self._leaving]
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
-        """In here something changes; then jobs are given away, and who waits is told."""
+        """Context manager: make a change, then assign jobs, and wake whoever waits."""
         with self._lock:
             yield
             while (found := self._schedule.next()) is not None:
@@ -158,7 +158,7 @@ class Changing:
             return job in self._entries
 
     def position(self, job: PooledJob) -> int | None:
-        """How many waiting jobs are before it, at most."""
+        """Return how many waiting jobs are before a job, at most."""
         with self._lock:
             return self._schedule.position(job)
 
@@ -191,7 +191,7 @@ class Changing:
         return not (self._entries or self._after.is_busy)
 
     def take_no_more(self) -> None:
-        """From now on, it takes no jobs."""
+        """Stop accepting jobs."""
         self.closed = True
 
     def check_open(self) -> None:
@@ -216,7 +216,7 @@ class Changing:
             return list(self._entries)
 
     def room(self) -> int:
-        """How many jobs keep all servers busy."""
+        """Return how many jobs keep all servers busy."""
         with self._lock:
             return max(1, sum(member.server.most for member in list(self.members.values())))
 

@@ -25,7 +25,7 @@ from .worker import Worker
 
 
 class Dispatcher(Moving):
-    """What is behind a pool: its servers, and its jobs that have not ended."""
+    """The servers of a pool, and its jobs that have not ended."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Dispatcher(Moving):
     # -- servers -----------------------------------------------------------------------------
 
     def add(self, member: Member) -> None:
-        """One more server; ValueError if it is there already."""
+        """Add a server; raise ValueError if it is there already."""
         self._worker.ask(partial(self._add, member))
 
     def _add(self, member: Member) -> None:
@@ -77,7 +77,7 @@ class Dispatcher(Moving):
                 member.start()
 
     def remove(self, name: str) -> None:
-        """One server less: it ends what it has; ValueError if it is not there."""
+        """Remove a server, which ends what it has; raise ValueError if it is not there."""
         self._worker.ask(partial(self._remove, name))
 
     def _remove(self, name: str) -> None:
@@ -124,7 +124,7 @@ class Dispatcher(Moving):
         member.on_status(partial(_ask_to_look, self._worker, weakref.ref(member)))
 
     def look(self, member: Member) -> None:
-        """Its queue has changed."""
+        """Look at a server's queue, which has changed."""
         with self._changing():
             member.look()
 
@@ -182,7 +182,7 @@ class Dispatcher(Moving):
             self._goes_down(member, error)
 
     def answers(self, member: Member) -> None:
-        """One that was removed, and has no socket, is there."""
+        """Note that a server that was removed, and has no socket, answers."""
         with self._changing():
             member.error = member.down_since = None
 
@@ -214,7 +214,7 @@ class Dispatcher(Moving):
     # -- jobs --------------------------------------------------------------------------------
 
     def submit(self, entry: Entry) -> None:
-        """One more job; it waits until a server is chosen.
+        """Add a job, which waits until a server is chosen.
 
         A Ctrl-C, or an alarm, may end this call, and a server gets the job all the same.
         """
@@ -350,7 +350,7 @@ class Dispatcher(Moving):
 
 
 def _nothing(_: Dispatcher) -> None:
-    """Only wakes the thread."""
+    """Do nothing but wake the thread."""
 
 
 def _stop(member: Member, _: Dispatcher) -> None:

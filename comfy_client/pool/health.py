@@ -25,7 +25,7 @@ _FAILURES = 100
 
 @attrs.define
 class _Course:
-    """How the jobs of a server went since its last success."""
+    """The failures of a server since its last success."""
 
     kinds: list[Hashable] = attrs.field(factory=list)  #: Of the jobs that failed.
     why: str = ""  #: The last one failed.
@@ -34,7 +34,7 @@ class _Course:
 
 
 class Health:
-    """How the jobs of each server went; the clock is handed in."""
+    """The failures of each server; the clock is handed in."""
 
     def __init__(self, intervals: Intervals) -> None:
         self._intervals = intervals
@@ -79,14 +79,14 @@ class Health:
             servers.discard(server)
 
     def suspects(self, servers: Collection[str]) -> frozenset[str]:
-        """Those that fail job after job while others of these do not."""
+        """Return the servers that fail job after job while others of these do not."""
         failing = frozenset(
             one for one in servers if self._failures(one, servers) >= self._intervals.failures
         )
         return failing if len(failing) < len(servers) else frozenset()
 
     def _failures(self, server: str, servers: Collection[str]) -> int:
-        """How many jobs it failed in a row, without those that all of them fail."""
+        """Return how many jobs a server failed in a row, without those that all servers fail."""
         course = self._courses.get(server)
         kinds = course.kinds if course else ()
         return sum(not self._fails_everywhere(kind, servers) for kind in kinds)
@@ -100,6 +100,6 @@ class Health:
         return course is not None and now < course.rests_until
 
     def words(self, server: str) -> str:
-        """How its jobs went, in words."""
+        """Describe the failures of a server."""
         course = self._courses.get(server, _Course())
         return f"{len(course.kinds)} jobs failed in a row: {course.why}"

@@ -170,7 +170,7 @@ def _next_end(
 
 @attrs.define
 class Patience:
-    """How long each prompt of a call may take, and be without news."""
+    """Limits on how long each prompt of a call may take, and be without news."""
 
     timeout: float | None
     stall_timeout: float | None
@@ -178,16 +178,16 @@ class Patience:
     _ends: dict[str | None, float] = attrs.field(factory=dict, init=False)
 
     def ended(self, job: PooledJob | ComfyError) -> None:
-        """One has ended, and its result is about to be had."""
+        """Note that a job has ended, whose result is about to be yielded."""
         server = job.server if isinstance(job, PooledJob) else None
         self._ends[server] = self._ends[None] = runtime.monotonic()
 
     def due(self, job: PooledJob | ComfyError, jobs: Iterable[PooledJob]) -> Iterator[Due]:
-        """When one has waited for long enough.
+        """Yield the moments at which the wait for a job is over.
 
-        It waits for others of this call, which is no fault of its own: its time begins when one
-        of them ends on its server, and news of any of them there will do.  As long as no server
-        has it, those of all servers count.
+        Jobs of one call wait for each other: the time of one begins when another ends on its
+        server, and news of any of them there counts.  As long as no server has it, those of all
+        servers count.
         """
         if not isinstance(job, PooledJob):
             return
@@ -243,7 +243,7 @@ def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJ
 
 
 def _by_server(jobs: Iterable[PooledJob]) -> list[list[PooledJob]]:
-    """Those that have not ended, with those of one server together."""
+    """Group the jobs that have not ended by server."""
     found: dict[str | None, list[PooledJob]] = {}
     for job in jobs:
         if not job.done():

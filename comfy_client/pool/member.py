@@ -47,7 +47,7 @@ _LIVE: Final = frozenset({State.CONNECTED, State.POLLING})
 
 
 def _nothing() -> None:
-    """Nobody wants to know."""
+    """Do nothing; nobody listens."""
 
 
 @attrs.define(eq=False, repr=False)
@@ -109,7 +109,7 @@ class Entry:
 
 
 class Owner(Protocol):
-    """What a member tells the pool."""
+    """The pool, as its members tell it news."""
 
     def became_ready(self, member: Member, offer: Offer | None) -> None:
         """Note that a server answers, and what it has; ``None``: it does not say."""
@@ -131,7 +131,7 @@ class Owner(Protocol):
 
 
 class Member:
-    """One server of a pool.
+    """A server of a pool.
 
     Attributes:
         api: Its client.
@@ -181,7 +181,7 @@ class Member:
 
     @property
     def name(self) -> str:
-        """Its URL."""
+        """The URL of the server."""
         return self.server.name
 
     @property
@@ -206,7 +206,7 @@ class Member:
         self.wake()
 
     def wake(self, *, again: bool = False) -> None:
-        """There is something to do; ``again``: it may be reached by now."""
+        """Wake the thread to work; ``again``: the server may be reached by now."""
         if again:
             self._retry_at = min(self._retry_at, runtime.monotonic() + _PAUSE)
         self._wake.set()
@@ -231,7 +231,7 @@ class Member:
         self.server.own = 0
 
     def is_through(self) -> None:
-        """Nothing is on its way to it."""
+        """Note that no submission is on its way."""
         self.busy_since = None
         self.server.is_slow = False
 
@@ -255,7 +255,7 @@ class Member:
         self.server.others = min(max(self.server.others, most - unsure), most)
 
     def saw_end(self, at: float | None) -> None:
-        """One of ours has ended there."""
+        """Note that a prompt of ours has ended on the server."""
         self._ends.append(at or runtime.monotonic())
 
     def on_status(self, call: Callable[[object], object]) -> None:
@@ -297,7 +297,7 @@ class Member:
         return None
 
     def _cancel_unwanted(self) -> None:
-        """Those that it cannot say anything about now have their turn later."""
+        """Cancel unwanted jobs; try again later where the server does not answer."""
         if runtime.monotonic() < self._cancel_at:
             return
         for job in list(self.unwanted):
@@ -311,7 +311,7 @@ class Member:
             self.unwanted.remove(job)
 
     def _ask_whether_it_is_there(self) -> float:
-        """One without a socket says nothing when it goes away; in how many seconds to ask again."""
+        """Ask a server without a socket whether it is there; return when to ask again."""
         if self.api.state is not State.POLLING:
             return _INTERVAL if self.unwanted else _LONGEST_PAUSE
         left = self._ask_at - runtime.monotonic()

@@ -348,7 +348,7 @@ class Moving(Changing):
 
 
 def withdrawal(entry: Entry) -> tuple[BaseException, EndEvent]:
-    """How a job ends that its user has cancelled before a server had it."""
+    """Return the end of a job that its user cancelled before a server had it."""
     event, error = pooled.withdrawal(entry.job)
     return error, event
 

@@ -67,7 +67,7 @@ def is_model(value: object) -> bool:
 
 
 class Offer:
-    """What a server has, by its node definitions."""
+    """The node classes and models of a server, by its node definitions."""
 
     def __init__(
         self, definitions: Mapping[str, Any], replaced: Collection[str] = frozenset()

@@ -46,7 +46,7 @@ _READY: Final = 10.0
 
 @attrs.frozen
 class Terms:
-    """Who wants a job, how urgently, and where it may go."""
+    """The terms of a job: its caller, its priority, and the servers to which it may go."""
 
     caller: Hashable
     priority: float
@@ -55,7 +55,7 @@ class Terms:
 
 
 class Sending(TypedDict):
-    """How a job is submitted to the server that is chosen."""
+    """Options to submit a job with to the chosen server."""
 
     strict: bool
     check: bool
@@ -82,7 +82,7 @@ def sending_of(options: Mapping[str, Any]) -> Sending:
 
 @attrs.frozen
 class _Attempts:
-    """How a workflow is run and waited for, and the jobs that were made for it."""
+    """The attempts at running a workflow: options, limits, and the jobs so far."""
 
     terms: Terms
     sending: Sending
@@ -95,7 +95,7 @@ class _Attempts:
 
 @contextlib.contextmanager
 def _cancelled_if_interrupted() -> Iterator[list[PooledJob]]:
-    """In here jobs are submitted that nobody has yet: an interruption cancels them."""
+    """Context manager: cancel jobs whose submission is interrupted before anybody has them."""
     jobs: list[PooledJob] = []
     try:
         yield jobs
@@ -106,7 +106,7 @@ def _cancelled_if_interrupted() -> Iterator[list[PooledJob]]:
 
 
 def _cancel(job: PooledJob) -> None:
-    """Of one that nobody else can cancel."""
+    """Cancel a job that nobody else can cancel."""
     log.warning("cancelling prompt %s: its submission was interrupted", job.prompt_id)
     said: list[bool] = []
     try:
@@ -292,7 +292,7 @@ class Running(Servers):
         )
 
     def _run_once(self, how: _Attempts, workflow: Workflow) -> Result:
-        """Its result; a job that still waits when that is given up will not run."""
+        """Run once; a job that still waits when this is given up will not run."""
 
         def begin(job: PooledJob) -> None:
             how.jobs.append(job)

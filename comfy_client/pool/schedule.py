@@ -62,7 +62,7 @@ class Waiting:
 
 @attrs.define(eq=False)
 class Server:
-    """What is known of a server.
+    """A server, as the schedule knows it.
 
     Attributes:
         name: Its name, by which jobs include and exclude it.
@@ -97,7 +97,7 @@ class Server:
 
     @property
     def load(self) -> float:
-        """How long its queue is, for one of its weight."""
+        """The length of the server's queue, divided by its weight."""
         return (self.own + self.others) / self.weight
 
     @property
@@ -128,7 +128,7 @@ class _Lane:
 
     @property
     def key(self) -> _Key:
-        """By what it is found."""
+        """The key of the lane."""
         return self.servers, self.is_bound
 
 
@@ -157,7 +157,7 @@ class Schedule:
     # -- what has changed ------------------------------------------------------------------
 
     def __len__(self) -> int:
-        """How many jobs wait."""
+        """Return the number of waiting jobs."""
         return len(self._waiting)
 
     def waiting(self) -> Iterator[Waiting]:
@@ -165,7 +165,7 @@ class Schedule:
         return iter(self._waiting.values())
 
     def add_server(self, server: Server) -> None:
-        """From now on there is one more; ValueError for one that is there."""
+        """Add a server; raise ValueError if it is there already."""
         if server.name in self.servers:
             raise ValueError(f"{server.name} is in the pool already")
         self._begins(server, list(self.servers.values()))
@@ -189,7 +189,7 @@ class Schedule:
         server.served = max(server.served, least)
 
     def remove_server(self, name: str) -> None:
-        """There is one less."""
+        """Remove a server."""
         del self.servers[name]
         self.regroup()
 
@@ -237,7 +237,7 @@ class Schedule:
         return names
 
     def position(self, key: Hashable) -> int | None:
-        """How many waiting jobs come before one, at most; ``None``: it does not wait."""
+        """Return how many waiting jobs come before one, at most; None if it does not wait."""
         job = self._waiting.get(key)
         if job is None:
             return None

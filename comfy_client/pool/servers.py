@@ -99,13 +99,13 @@ class Servers:
         return names
 
     def _ready_clients(self) -> list[ComfyApi]:
-        """Those that are ready; if none is, any."""
+        """Return the clients of ready servers; if none is ready, any."""
         members = list(self._dispatcher.members.values())
         ready = [member.api for member in members if member.server.ready]
         return ready or [self._any_client()]
 
     def _any_client(self) -> ComfyApi:
-        """One whose node definitions are there, if any is."""
+        """Return the client of a ready server, or else any."""
         members = list(self._dispatcher.members.values())
         ready = (member.api for member in members if member.server.ready)
         found = next(ready, None) or next((member.api for member in members), self._first)
@@ -154,7 +154,7 @@ class Servers:
 
 
 def _warn_of_name(name: str) -> None:
-    """One that is nearly that of an event of pools is hardly one of a custom node."""
+    """Warn of a name that is nearly that of an event of pools."""
     if name in NAMES:
         return
     from ..nearest import nearest  # for mistakes

@@ -1,4 +1,4 @@
-"""What a pool says of itself: :meth:`ComfyPool.status`, and its events."""
+"""The status of a pool, and its events."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PoolEvent(Event):
 
 @attrs.frozen
 class ServerStatus(AsDict):
-    """One server of a pool: see :meth:`ComfyPool.status`.
+    """The status of a server: see :meth:`ComfyPool.status`.
 
     Attributes:
         host: The URL of the server.
@@ -64,7 +64,7 @@ class ServerStatus(AsDict):
 
 @attrs.frozen
 class PoolStatus(AsDict):
-    """What a pool does: see :meth:`ComfyPool.status`; ``print`` and notebooks show a table.
+    """The status of a pool: see :meth:`ComfyPool.status`; ``print`` and notebooks show a table.
 
     Attributes:
         mode: How it chooses servers.
@@ -125,7 +125,7 @@ class PoolStatus(AsDict):
         return str(self)  # a notebook shows it
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """How a notebook shows it."""
+        """Return the forms in which a notebook shows the status."""
         return shown(self, self._markup)
 
     def _markup(self) -> str:

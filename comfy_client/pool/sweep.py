@@ -72,7 +72,7 @@ class PoolWindow(Window):
 
     @property
     def pooled(self) -> dict[str, PooledJob]:
-        """Its jobs by the ids that they had at first."""
+        """The jobs, by their first ids."""
         return {name: one for name, one in self._entries.items() if isinstance(one, PooledJob)}
 
     def pop(self, prompt_id: str) -> Job | ComfyError | None:
@@ -155,13 +155,13 @@ class PoolRunner:
 
     @property
     def poller(self) -> Poller:
-        """That of the first one."""
+        """The poller of the first server."""
         members = self._members.values()
         return poller_of(next((member.api for member in members), next(iter(self.clients))))
 
     @property
     def clients(self) -> Collection[Running]:
-        """Those of all servers."""
+        """The clients of all servers."""
         if not self._members and not self._clients:
             raise ClientClosed("the pool has no servers: add one")
         return self._clients.values()
@@ -173,13 +173,13 @@ class PoolRunner:
     # -- what is to be run -----------------------------------------------------------------
 
     def weights(self) -> Mapping[str, float]:
-        """Of those that have not failed to answer."""
+        """Return the weights of servers that answer."""
         members = self._allowed(self._members)
         found = {name: one for name, one in members.items() if one.error is None} or members
         return {name: member.server.weight for name, member in found.items()}
 
     def free(self) -> Iterable[str]:
-        """Those that have room, and no long queue of others."""
+        """Return the servers that can take one more prompt, without a long queue of others."""
         own = Counter(self.window.hosts.values())
         members = self._allowed(self._ready)
         servers = [one.server for name, one in members.items() if name not in self._refusing]
@@ -229,7 +229,7 @@ class PoolRunner:
         return member is not None and not member.server.is_suspect
 
     def impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
-        """Those for which no server has what they need; one that is away may have it.
+        """Return the points that no server can run; one that is away may be able to.
 
         Raises:
             ComfyError: Only servers that refuse us have what all of them need.
@@ -316,7 +316,7 @@ class PoolRunner:
                 self.window.put(name, JobLost(f"prompt {name} is lost: {why}", prompt_id=name))
 
     def _late(self) -> ComfyError | None:
-        """Of what waits for servers that do not answer: that its time is up."""
+        """Return a JobTimeout if rows have waited too long for a server to answer, else None."""
         limits = [n for n in (self.window.timeout, self.window.stall_timeout) if n is not None]
         if self._idle_since is None or not limits:
             return None
@@ -428,7 +428,7 @@ class PoolRunner:
         return host if host in self._members else None
 
     def recover(self, sought: Mapping[str, Sought]) -> None:
-        """Each server is asked, once it is known which of them answer."""
+        """Look for prompts of an earlier call, once it is known which servers answer."""
         self._sought = sought
         deadline = Deadline.after(_CONNECTING)
         while not deadline.expired and not self._dispatcher.wait(self._is_settled, SLICE):
@@ -487,7 +487,7 @@ class PoolRunner:
         return inner is not None and inner.done() and isinstance(inner.exception(0), JobLost)
 
     def let_go(self, job: Job | None) -> None:
-        """Its server is to cancel it, once it is back."""
+        """Have a job's server cancel it once it is back."""
         inner = prompt_of(job) if isinstance(job, PooledJob) else None
         member = self._members.get(job.server or "") if isinstance(job, PooledJob) else None
         if inner is not None and member is not None:

@@ -49,7 +49,7 @@ class Worker(Generic[Owner]):
         self.reset()
 
     def reset(self) -> None:
-        """As new, as in the child of a fork, which has no threads."""
+        """Reset to no thread, as in the child of a fork."""
         self._todo: runtime.SimpleQueue[Callable[[Owner], object]] = runtime.SimpleQueue()
         self._thread: runtime.Thread | None = None
 

@@ -399,7 +399,7 @@ def _is_in(text: str, word: str) -> bool:
 
 @functools.lru_cache(2 * MAX_WORDS)
 def _spellings(word: str) -> frozenset[str]:
-    """How a word may look in a URL, a page, JSON (of PHP and Go, too), and in base64."""
+    """Return how a word may look in a URL, HTML, JSON (of PHP and Go, too), and in base64."""
     plain = word.encode("utf-8", "surrogatepass")
     quoted = [quote(plain), quote(plain, safe=""), quote_plus(plain)]
     in_json = [json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1]]

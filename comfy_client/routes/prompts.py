@@ -90,9 +90,9 @@ class PromptRoutes(RouteGroup):
     """``/prompt``."""
 
     def poll_status(self, timeout: float = 1.0) -> models.QueueStatus:
-        """How many prompts of all clients are running or pending.  ``GET /prompt``.
+        """Return the number of running and pending prompts of all clients.  ``GET /prompt``.
 
-        After ``timeout`` seconds it raises :class:`RequestTimeout`.
+        After ``timeout`` seconds, raises :class:`RequestTimeout`.
         """
         data = self._http.json("GET", "/prompt", timeout=timeout, max_bytes=SMALL)
         try:
@@ -302,7 +302,7 @@ def _object(value: object, what: str) -> Mapping[str, Any]:
 
 
 def _fault(where: str, value: Any) -> tuple[str, Any]:
-    """Where the innermost value is that JSON cannot carry, as Python would write it; and that."""
+    """Find the innermost value that JSON cannot carry; return its place in Python, and itself."""
     inner: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, Mapping):
         inner = value.items()

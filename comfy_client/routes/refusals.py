@@ -1,4 +1,4 @@
-"""Why a prompt was refused: the errors for what ``POST /prompt`` says no to.  Imported late."""
+"""Errors for workflows that ``POST /prompt`` refuses.  Imported late."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ Sent: TypeAlias = dict[tuple[str, str, str], tuple[object, UploadedImage]]
 
 @attrs.frozen(eq=False)
 class Sending:
-    """How a file is sent."""
+    """Upload of one file."""
 
     http: Http
     sent: Sent
@@ -98,7 +98,7 @@ class Sending:
         return UploadedImage.from_json(answer)
 
     def _existing(self, upload: Upload, state: State) -> UploadedImage | None:
-        """Where the server has this content under this name; ``None``: not that we know."""
+        """Return the server's file with this content and name, if we know of one."""
         if self.overwrite:
             return None
         version, answer = self.sent.get(self._key(upload, state), (None, None))

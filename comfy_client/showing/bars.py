@@ -41,7 +41,7 @@ class Preview:
 
 @attrs.frozen
 class Moment:
-    """How far it is.
+    """The progress at one moment.
 
     Attributes:
         fraction: From 0 to 1.
@@ -80,7 +80,7 @@ class Bar(Protocol):
         """Show how far it is."""
 
     def make_room(self) -> None:
-        """Somebody else may write on the screen now."""
+        """Clear the bar, as somebody else is about to write on the screen."""
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
         """Finish the bar; a notebook shows ``outcome`` in its place."""
@@ -130,7 +130,7 @@ class _Guarded:
         self._do(lambda bar: bar.show(moment))
 
     def make_room(self) -> None:
-        """Somebody else may write on the screen now."""
+        """Clear the bar, as somebody else is about to write on the screen."""
         self._do(lambda bar: bar.make_room())
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:

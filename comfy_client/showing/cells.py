@@ -73,7 +73,7 @@ def shown(value: object, markup: Callable[[], str]) -> dict[str, str]:
 
 
 def _both(value: object, markup: Callable[[], str]) -> dict[str, str]:
-    """Both forms, as long as there is room for them."""
+    """Return both forms of a value, as long as the cell has room for HTML."""
     from .html import bundle  # nothing is shown before something is there
 
     if not is_notebook():  # nobody stores it

@@ -39,7 +39,7 @@ _COLOURS: Final = {"good": "#2e8b57", "bad": "#c0392b", "doubtful": "#b8860b", "
 
 
 def bundle(text: str, markup: str) -> Bundle:
-    """Both forms of a value; dollars in the HTML are no formulas."""
+    """Return both forms of a value; protect dollars in the HTML from formulas."""
     whole = f'<div class="{_NO_FORMULAS}" style="{_FONT}">{markup}</div>'
     return {"text/plain": text, "text/html": whole}
 

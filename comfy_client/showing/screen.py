@@ -1,4 +1,4 @@
-"""Where this program runs, and so how a run can be watched."""
+"""The kind of screen that the program has: notebook, terminal, log or none."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def cell() -> tuple[object, object]:
 
 
 def surface(progress: bool | None) -> Surface:
-    """Where to show how a run goes on.
+    """Return where to show the progress of a run.
 
     Args:
         progress: What the caller wants; ``None``: something is shown in the main thread only, as a

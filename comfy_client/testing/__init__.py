@@ -1,4 +1,4 @@
-"""For tests of programs that use ComfyUI: a server like it, in threads of this process.
+"""An embedded ComfyUI for tests, in threads of this process.
 
 :class:`ComfyServer` speaks ComfyUI's protocol and really executes simple workflows with Pillow;
 what needs a model is simulated.  It can fail in every way that the network and ComfyUI do

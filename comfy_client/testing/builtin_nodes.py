@@ -30,7 +30,7 @@ _B = TypeVar("_B")
 
 
 class Node:
-    """What all classes of this module have."""
+    """Base of all classes of this module."""
 
     FUNCTION = "run"
     RETURN_TYPES: ClassVar[list[str]] = []
@@ -142,7 +142,7 @@ class EmptyImage(Node):
 
 
 class ImageScale(Node):
-    """To a width and a height; 0 keeps the proportions."""
+    """Scale to a width and a height; 0 keeps the proportions."""
 
     def run(
         self, image: Any, upscale_method: str, width: int, height: int, crop: str
@@ -157,7 +157,7 @@ class ImageScale(Node):
 
 
 class ImageScaleBy(Node):
-    """By a factor."""
+    """Scale by a factor."""
 
     def run(self, image: Any, upscale_method: str, scale_by: float) -> tuple[Pictures]:
         pictures = Pictures.whole(image)
@@ -232,7 +232,7 @@ class ImageBlend(Node):
 
 
 def _chosen(condition: Any, yes: Any, no: Any) -> Any:
-    """One of two per pixel; a condition is 1 or 0."""
+    """Choose one of two values for each pixel; a condition is 1 or 0."""
     return condition * yes + (1 - condition) * no
 
 

@@ -103,7 +103,7 @@ async def _let_others_run() -> None:
 
 
 class Connections:
-    """All but :attr:`count` is for the server's own thread."""
+    """The TCP connections of a server; all but :attr:`count` is for the server's own thread."""
 
     def __init__(self, loop: ServerLoop, accepted: Callable[[], None]) -> None:
         self._loop = loop
@@ -162,7 +162,7 @@ class Connections:
 
     @property
     def count(self) -> int:
-        """How many clients are connected."""
+        """The number of connected clients."""
         return sum(transport not in self._inner for transport in self._transports())
 
     @contextlib.contextmanager

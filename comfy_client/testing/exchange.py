@@ -1,4 +1,4 @@
-"""How a request passes the faults that apply to it, and gets its answer."""
+"""Requests on their way through the faults that apply to them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _POLL = 0.005  # seconds between two checks of the client and the fault
 
 @attrs.frozen(eq=False)
 class Rule:
-    """How some requests are answered."""
+    """A rule on how some requests are answered."""
 
     method: str
     path: str

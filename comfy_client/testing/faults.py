@@ -404,7 +404,7 @@ class Faults(AnswerFaults):
         return self._on_open_sockets("deaf", EventSocket.mute, EventSocket.unmute)
 
     def go_dark(self) -> Fault:
-        """Neither read nor write nor close the open sockets.
+        """Stop reading and writing the open sockets, without closing them.
 
         This is like a router that forgot them.  New sockets and HTTP work.  When the fault ends,
         the server reads what clients have sent; they never get the messages they missed.

@@ -181,7 +181,7 @@ class Folders:
                         yield index, os.path.relpath(path, folder), path
 
     def model_endings(self, kind: str) -> frozenset[str]:
-        """How files of a kind end; none is any ending."""
+        """Return the extensions of a kind of model; none means any."""
         return _ENDINGS.get(kind, MODEL_ENDINGS)
 
     def model_names(self, kind: str) -> list[str]:

@@ -70,7 +70,7 @@ def is_same_site(host: str, origin: str) -> bool:
 
 
 def refusal(headers: CIMultiDictProxy[str], names: frozenset[str] | None) -> str | None:
-    """Why a request is refused, for the developer; ``None`` if it is accepted."""
+    """Return why a request is refused, for the developer; None if it is accepted."""
     hosts = headers.getall("Host", [])  # browsers always send it
     if names is not None:
         for host in hosts:

@@ -88,7 +88,7 @@ async def _extensions(state: ServerState, request: web.Request) -> web.Response:
 
 
 async def extension(state: ServerState, request: web.Request) -> web.FileResponse:
-    """One file of those that ``/extensions`` lists."""
+    """Serve a file that ``/extensions`` lists."""
     pack, file = request.match_info["pack"], request.match_info["file"]
     folder = _web_folders(state).get(pack)
     if folder is None:  # one of the editor's own

@@ -99,7 +99,7 @@ class Queue:
             return self._running[1] if self._running else None
 
     def remaining(self) -> int:
-        """How many wait or run."""
+        """Return the number of pending and running prompts."""
         with self._news:
             return len(self._pending) + (self._running is not None)
 

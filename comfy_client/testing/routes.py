@@ -35,7 +35,7 @@ def _add(table: web.RouteTableDef, source: Any, routes: Routes[Any]) -> None:
 
 
 def application(state: ServerState) -> web.Application:
-    """All routes, each with and without ``/api`` before it."""
+    """Make the application with all routes, each with and without ``/api`` before it."""
     options, folders = state.options, state.folders
     table, prefixed, internal = (web.RouteTableDef() for _ in range(3))
     _add(table, state, _ROUTES)

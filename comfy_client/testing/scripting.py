@@ -1,4 +1,4 @@
-"""What a test does with a running server: read requests, set answers, push events, script.
+"""The control of a running server by a test: requests, answers, events, scripts.
 
 :class:`ScriptedServer` is the part of :class:`~comfy_client.testing.ComfyServer` for that::
 
@@ -36,7 +36,7 @@ _H = TypeVar("_H", bound=Handler)
 
 @attrs.frozen
 class Socket:
-    """One open WebSocket, from the server's side."""
+    """An open WebSocket, from the server's side."""
 
     client_id: str
     _link: EventSocket = attrs.field(repr=False)
@@ -48,7 +48,7 @@ class Socket:
 
 
 class ScriptedServer:
-    """What a server has received, and how a test sets its answers; see the module.
+    """The part of a server that a test reads and controls; see the module.
 
     :class:`~comfy_client.testing.ComfyServer` describes the attributes.
     """
@@ -77,12 +77,12 @@ class ScriptedServer:
 
     @property
     def connections(self) -> int:
-        """How many TCP connections were accepted."""
+        """The number of accepted TCP connections."""
         return self._records.connections
 
     @property
     def pings(self) -> int:
-        """How many pings came from clients."""
+        """The number of pings from clients."""
         return self._records.pings
 
     def until(self, predicate: Callable[[], object], timeout: float = 30.0) -> None:
@@ -97,7 +97,7 @@ class ScriptedServer:
 
     @property
     def open_connections(self) -> int:
-        """How many TCP connections are open now."""
+        """The number of open TCP connections."""
         return self._running().connections.count
 
     # -- answers ------------------------------------------------------------------------

@@ -344,7 +344,7 @@ class ComfyServer(ScriptedServer):
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """One start or stop at a time.
+        """Context manager: allow one start or stop at a time.
 
         Whoever stops a server waits for its threads: one of these cannot wait in turn, and
         gets a RuntimeError.

@@ -60,7 +60,7 @@ class Options:
 
 
 class ServerState:
-    """What the routes of one server share, from its start to its stop."""
+    """State that the routes of a server share, from its start to its stop."""
 
     def __init__(
         self,

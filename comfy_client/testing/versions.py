@@ -1,4 +1,4 @@
-"""Which ComfyUI an embedded server is like."""
+"""Versions of ComfyUI that an embedded server can behave like."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from .http import hang_up
 
 
 def frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
-    """One unmasked WebSocket frame, as a server sends it: 1 text, 2 binary, 8 close, 9 ping."""
+    """Make an unmasked WebSocket frame: opcode 1 text, 2 binary, 8 close, 9 ping."""
     size = len(payload)
     head = bytes([(0x80 if fin else 0) | opcode])
     if size < 126:
@@ -29,7 +29,7 @@ def frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
 
 
 def pieces(opcode: int, payload: bytes, parts: int) -> list[bytes]:
-    """One message in so many frames (fewer if it is shorter)."""
+    """Split a message into up to ``parts`` frames."""
     size = -(-len(payload) // parts) or 1
     chunks = [payload[i : i + size] for i in range(0, len(payload), size)] or [b""]
     last = len(chunks) - 1
@@ -45,7 +45,7 @@ def encode_message(event: str | int, data: Any) -> str | bytes:
 
 @attrs.define(eq=False)
 class EventSocket:
-    """One open event socket; for the server's own thread."""
+    """An open event socket; for the server's own thread."""
 
     client_id: str
     ws: web.WebSocketResponse
@@ -110,7 +110,7 @@ class EventSocket:
         self._is_muted = False
 
     def pause(self) -> None:
-        """Neither read nor write."""
+        """Stop reading and writing."""
         self._is_paused = True
         if self.transport is not None and not self.transport.is_closing():
             self.transport.pause_reading()

@@ -18,7 +18,7 @@ Answered = TypeVar("Answered")
 
 
 class Applied(NamedTuple):
-    """What credentials came to, at one moment."""
+    """Headers and query of credentials, at one moment."""
 
     headers: Mapping[str, str]
     query: Mapping[str, str]

@@ -26,7 +26,7 @@ class Deadline(NamedTuple):
 
     @classmethod
     def after(cls, seconds: float | None) -> Deadline:
-        """So many seconds from now, 0 or more; ``None``: never."""
+        """Make a deadline in ``seconds`` from now, 0 or more; ``None``: never."""
         if seconds is None:
             return cls()
         if type(seconds) is not float or not seconds >= 0:  # there are several for each request

@@ -71,7 +71,7 @@ _MAGIC = (
 
 
 class _Skipped(tuple[Event, ...]):
-    """No event, although there was one."""
+    """The result for a message that could not be read."""
 
     __slots__ = ()
 
@@ -122,7 +122,7 @@ def decode_text(data: bytes | memoryview, most: int = MAX_DECODED) -> tuple[Even
 
 
 def _loads(said: str) -> Any:
-    """As ``json.loads``, which looks at its arguments, and for spaces around, each time."""
+    """Decode as ``json.loads`` does, without its checks of arguments and spaces."""
     try:
         found, end = _decoder.raw_decode(said)
     except ValueError:

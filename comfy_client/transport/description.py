@@ -1,4 +1,4 @@
-"""What a client says of itself to whoever looks for faults."""
+"""A client's description for the doctor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import attrs
 
 @attrs.frozen(eq=False, repr=False)
 class Description:
-    """What a client sends, and where to, without a secret.
+    """Description of what a client sends, and where to, without secrets.
 
     Attributes:
         url: The server.

@@ -1,4 +1,4 @@
-"""How a socket is dialled: address, proxy, TLS, handshake; and the line that comes of it.
+"""Dialling of the socket (address, proxy, TLS, handshake), and the line that comes of it.
 
 The only module that knows websocket-client, which does the handshake and what is sent; what
 comes is read by :mod:`.frames`.
@@ -67,7 +67,7 @@ class Violation(Lost):
 
 @attrs.frozen(eq=False, repr=False)
 class Plan:
-    """All that a dial needs; made anew for each, since credentials may change."""
+    """Plan of a dial; made anew each time, since credentials may change."""
 
     url: str
     headers: Mapping[str, str]
@@ -82,7 +82,7 @@ class Plan:
 
 
 def plan_for(http: Http, client_id: str) -> Plan:
-    """How to dial the event socket of that client; may raise :class:`AuthenticationError`."""
+    """Plan to dial the event socket of a client; may raise :class:`AuthenticationError`."""
     try:
         url, headers = http.handshake("/ws", {"clientId": client_id})
     except (TypeError, ValueError, Warning) as exc:  # a callable's, or python -W error
@@ -114,7 +114,7 @@ class Line:
 
     @property
     def received_at(self) -> float:
-        """When anything came last, by ``time.monotonic``."""
+        """The time when anything came last, by ``time.monotonic``."""
         return self._frames.received_at
 
     @property
@@ -123,7 +123,7 @@ class Line:
         return self._frames.is_within
 
     def send(self, text: str) -> None:
-        """One text message."""
+        """Send a text message."""
         self._do(lambda: self._ws.send(text))
 
     def ping(self) -> None:
@@ -276,7 +276,7 @@ class _Handshake:
         return sent
 
     def recv(self, size: int) -> bytes:
-        """At most ``size`` bytes; ``b""`` at the end."""
+        """Receive at most ``size`` bytes; ``b""`` at the end."""
         if not size:  # websocket-client 1.8 asks so for a body of no length
             return b""
         if not self._line and self._is_head:
@@ -290,7 +290,7 @@ class _Handshake:
         return piece
 
     def _next_line(self) -> bytes:
-        """Of the head, but for cookies; ``b""``: what comes is no line."""
+        """Read the next line of the head, skipping cookies; ``b""`` if no line comes."""
         while True:
             while b"\n" not in self.rest:
                 if not self._read():

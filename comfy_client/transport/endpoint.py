@@ -52,7 +52,7 @@ class Endpoint:
 
     @functools.cached_property
     def verify(self) -> bool | str:
-        """What to trust: as given, else as the Session or the environment says."""
+        """The certificates to trust: as given, else as the Session or the environment says."""
         verify = self._verify
         if verify is True:
             verify = self.session.verify or False  # None is that, to requests
@@ -99,7 +99,7 @@ class Endpoint:
 
     @property
     def proxy_reason(self) -> str:
-        """Who decided on :attr:`proxies`, in words."""
+        """The source of :attr:`proxies`, in words."""
         return self._proxies_and_reason[1]
 
     @functools.cached_property

@@ -49,7 +49,7 @@ def fetch(url: str, into: BinaryIO, deadline: Deadline) -> None:
 
 
 def _store_or_redirect(url: str, into: BinaryIO, deadline: Deadline) -> str | None:
-    """Where it is, if it is elsewhere."""
+    """Store the answer, or return the URL to which it redirects."""
     shown = without_secrets(url)
     token = current.set(Exchange(deadline, read_timeout=_SILENCE))
     try:

@@ -101,7 +101,7 @@ def rule_for(if_exists: IfExists | None, default: IfExists) -> IfExists:
 def target_path(
     path: str | os.PathLike[str], name: str, if_exists: IfExists | None = None
 ) -> tuple[Path, IfExists]:
-    """Where to write, and what to do when that exists.
+    """Return where to write, and what to do when that exists.
 
     Args:
         path: A folder, when it ends in a separator (which a ``Path`` drops) or is an existing

@@ -1,4 +1,4 @@
-"""From the bytes of a WebSocket to messages: many small frames out of one large read.
+"""Decoding of WebSocket bytes to messages: many small frames out of one large read.
 
 websocket-client reads a frame in three or more pieces of 16 KiB at most; each lets go of the
 interpreter and has to win it back, which costs more than all the rest.  So it does the
@@ -24,7 +24,7 @@ _FINAL, _CONTROL = 0x80, 0x08
 
 
 class FrameError(Exception):
-    """What came breaks the rules of the protocol, or exceeds the limit."""
+    """Bytes that break the rules of the protocol, or exceed the limit."""
 
 
 class Frames:

@@ -87,7 +87,7 @@ def segment(text: str) -> str:
 
 
 class Http:
-    """All requests to one server.
+    """The requests of a client to its server.
 
     Attributes:
         address: Where the server is.
@@ -154,7 +154,7 @@ class Http:
 
     @property
     def traffic(self) -> Traffic:
-        """What was sent and received."""
+        """The bytes and requests that were sent and received."""
         return self._sender.traffic
 
     @property
@@ -421,7 +421,7 @@ class Http:
     # -- answers -------------------------------------------------------------------------
 
     def _whole(self, response: requests.Response, deadline: Deadline, max_bytes: int) -> Response:
-        """All of it, in memory; an error when that is more than ``max_bytes`` bytes."""
+        """Read a whole answer; raise if it is longer than ``max_bytes``."""
         content, length = None, body_length(response)
         if (length or 0) <= max_bytes:
             content = self._sender.read(response, length, deadline, max_bytes)
@@ -434,7 +434,7 @@ class Http:
         return self._sender.answer(response, content)
 
     def _beginning(self, response: requests.Response, deadline: Deadline) -> Response:
-        """All of it, or a little more than :data:`SMALL` bytes, for an error to show."""
+        """Read an answer, or a little more than :data:`SMALL` bytes of it, for an error to show."""
         content = self._sender.read(response, body_length(response), deadline, SMALL)
         return self._sender.answer(response, content)
 
@@ -458,7 +458,7 @@ class Http:
 
 
 class _Body(bytes):
-    """What is sent, in which a key may stand: what shows the variables of a frame shows none."""
+    """A request body, whose repr shows no key that it may hold."""
 
     __slots__ = ()
 

@@ -216,9 +216,9 @@ class Identity:
     # -- what is secret ------------------------------------------------------------------
 
     def secrets(self) -> Secrets:
-        """All that was sent so far and may be secret, credentials that were changed included.
+        """Return all secrets that were sent so far, with credentials that have changed since.
 
-        For texts of errors and logs, which are no facts: values of other headers are hidden too.
+        For texts of errors and logs: values of other headers count, too.
         """
         self.add_secrets_to(self._secrets)
         self._secrets.add_headers(self._sent(), pinned=True)
@@ -283,7 +283,7 @@ class Identity:
         return self.secrets().hide_words_in(value)
 
     def redact(self, request: requests.PreparedRequest, value: Any) -> Any:
-        """As :meth:`hide`, also without the secrets of that one request."""
+        """Hide as :meth:`hide` does, and the secrets of that one request, too."""
         secrets = self.secrets()
         secrets.add_headers(self._without_jar(request.headers))
         asked = parse_qsl((request.url or "").partition("?")[2])
@@ -294,7 +294,7 @@ class Identity:
         return secrets.hide_words_in(value)
 
     def _proxies(self) -> list[str]:
-        """All that were given, whether they are used or not."""
+        """Return all proxies that were given, used or not."""
         given = self._endpoint.given_proxies or {}
         return [*filter(None, [*given.values(), *self._endpoint.session.proxies.values()])]
 
@@ -350,7 +350,7 @@ def _keep_redirect(response: requests.Response, **_: Any) -> None:
 
 
 def _words(holder: object) -> Iterator[str]:
-    """All texts in credentials of any kind, or in the ``auth`` of a Session."""
+    """Yield all texts in credentials of any kind, or in the ``auth`` of a Session."""
     from ..credentials import EnvCredentials
 
     if isinstance(holder, EnvCredentials):  # the name of the variable is no secret

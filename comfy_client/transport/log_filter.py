@@ -23,7 +23,7 @@ _LOGGERS = ("requests", "urllib3", "websocket")
 
 
 def hide_in_logs(identity: Identity) -> None:
-    """From now on, what is secret of this one too."""
+    """Hide the secrets of a client in logs from now on."""
     _filter.add(identity)
     _watch_loggers()
 
@@ -75,7 +75,7 @@ class _Filter(logging.Filter):
         self._lock = shared_lock()  # guards the set, which threads may add to meanwhile
 
     def add(self, identity: Identity) -> None:
-        """Its secrets, too."""
+        """Add a client's secrets."""
         with self._lock:
             self._identities.add(identity)
 

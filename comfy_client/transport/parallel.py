@@ -61,7 +61,7 @@ def pause(seconds: float) -> None:
 
 @contextlib.contextmanager
 def ended_by(end: Callable[[], object]) -> Iterator[None]:
-    """In here, ``end`` is called from another thread once nobody wants the work any more."""
+    """Context manager: have another thread call ``end`` once nobody wants the work any more."""
     group = _group.get()
     if group is None:
         yield

@@ -26,9 +26,9 @@ Each = Callable[[Any], Any]
 
 
 def loads(content: bytes, each: Each) -> Any:
-    """As ``json.loads``, with ``each(element)`` for the elements of lists of the outermost object.
+    """Decode JSON, with ``each(element)`` for the elements of lists of the outermost object.
 
-    ``ValueError`` for what is no JSON.
+    Raises ``ValueError`` for what is no JSON.
     """
     if len(content) <= _PIECE or json.detect_encoding(content) != "utf-8":
         return _at_once(content, each)

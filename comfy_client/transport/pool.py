@@ -88,7 +88,7 @@ class Exchange:
         self._is_cut = False
 
     def uses(self, sock: socket.socket) -> None:
-        """From now on :meth:`cut` ends this socket; ``OSError`` if it was called before."""
+        """Have :meth:`cut` end this socket; raise ``OSError`` if it was called before."""
         self._sock = sock
         if self._is_cut:  # asked in this order, as cut() does it in the other
             raise ConnectionAbortedError("ended by another thread")
@@ -113,7 +113,7 @@ current: Final[ContextVar[Exchange | None]] = ContextVar("current", default=None
 
 
 class _Reader(io.RawIOBase):
-    """What a socket receives, until the deadline."""
+    """The bytes that a socket receives until the deadline."""
 
     def __init__(
         self, sock: socket.socket, deadline: Deadline, exchange: Exchange | None = None
@@ -127,7 +127,7 @@ class _Reader(io.RawIOBase):
         self._read_timeout = LONGEST if read_timeout is None else read_timeout
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        """All that an ``HTTPResponse`` asks of a socket."""
+        """Return a buffered reader, which is all that an ``HTTPResponse`` asks of a socket."""
         return io.BufferedReader(self)
 
     def readable(self) -> bool:
@@ -359,7 +359,7 @@ class _Adapter(HTTPAdapter):
         return "/" + url.partition("://")[2].partition("/")[2]  # parsing it takes longer
 
     def build_response(self, request: requests.PreparedRequest, raw: Any) -> requests.Response:
-        """Only what we use of it."""
+        """Build a response with only what we use."""
         return _LightResponse(request, raw)
 
     def close(self) -> None:
@@ -371,7 +371,7 @@ class _Adapter(HTTPAdapter):
 
 
 class _LightResponse(requests.Response):
-    """What we use of a Response, without a cookie jar for each."""
+    """A Response with only what we use, without a cookie jar for each."""
 
     def __init__(self, request: requests.PreparedRequest, raw: Any) -> None:
         self.status_code = raw.status

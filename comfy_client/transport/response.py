@@ -198,7 +198,7 @@ def wants_tls(answer: Response) -> bool:
 
 
 class Asker(NamedTuple):
-    """Who asked, for advice in errors.
+    """The client that asked, for advice in errors.
 
     Attributes:
         base: The URL below which the routes are.

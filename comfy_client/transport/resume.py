@@ -168,7 +168,7 @@ def _was_at_rest(headers: Mapping[str, str]) -> bool:
 
 
 class Range(NamedTuple):
-    """Which bytes of a file an answer has."""
+    """The range of a file that an answer has."""
 
     start: int
     end: int  #: The first byte that it does not have.

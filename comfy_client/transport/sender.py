@@ -1,4 +1,4 @@
-"""One request on the wire: within its deadline, and again only where that is safe."""
+"""Sending of one request: within its deadline, and again only where that is safe."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 
 class Failure(NamedTuple):
-    """Why there is no answer: our error, and what the system said."""
+    """The reason why there is no answer: our error, and its cause."""
 
     error: BaseException
     cause: BaseException | None
@@ -101,7 +101,7 @@ class Sender:
     # -- requests ------------------------------------------------------------------------
 
     def path(self, route: str) -> str:
-        """Where a route lives, as far as that is known."""
+        """Return the path of a route, as far as that is known."""
         if route.startswith(("/internal/", "/api/")) or self.has_api_prefix is False:
             return route
         return "/api" + route

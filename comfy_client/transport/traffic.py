@@ -1,4 +1,4 @@
-"""What a client sends and receives, in sum."""
+"""Totals of what a client sends and receives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Traffic:
         self.reset()
 
     def reset(self) -> None:
-        """As new, with a new lock: after a fork another thread may have held the old one."""
+        """Reset the totals, with a new lock: after a fork the old one may stay held."""
         # Guards the three.  Re-entrant: a finalizer may send a request, too.
         self._lock = shared_lock()
         self.requests: int = 0
@@ -20,7 +20,7 @@ class Traffic:
         self.received: int = 0
 
     def add(self, *, requests: int = 0, sent: int = 0, received: int = 0) -> None:
-        """So many more."""
+        """Add to the totals."""
         with self._lock:
             self.requests += requests
             self.sent += sent

@@ -20,7 +20,7 @@ _PARTS = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*)://)?([^/?#]*)(/[^?#]*)?([?#].
 
 @attrs.frozen(repr=False)
 class Address:
-    """Where a server is.  ``prefix`` is the path of all its routes, ``""`` for none."""
+    """The address of a server.  ``prefix`` is the path of all its routes, ``""`` for none."""
 
     scheme: str
     host: str

@@ -82,10 +82,10 @@ NEXT: Mapping[State, frozenset[State]] = {
 
 
 class Handler(Protocol):
-    """What the event thread calls; all of it must be quick, and only a poll may raise."""
+    """Handler that the event thread calls; it must be quick, and only a poll may raise."""
 
     def handle(self, event: Event) -> None:
-        """One event of the server's."""
+        """Handle an event of the server."""
 
     def skipped(self) -> None:
         """Handle that a message could not be read; it may have been about anything."""
@@ -161,7 +161,7 @@ class Connection:
 
     @property
     def state(self) -> State:
-        """What the thread is doing."""
+        """The state of the event thread."""
         return self._state
 
     def start(self) -> None:
@@ -274,7 +274,7 @@ class Connection:
             self._enter(State.CLOSED)
 
     def _once(self) -> None:
-        """One dial, all that comes of it, and the pause behind it; or polls without end."""
+        """Dial once, listen, and pause behind it; or poll without end."""
         if self._poll_only:
             self._enter(State.POLLING)
             self._polls()
@@ -366,7 +366,7 @@ class Connection:
             raise
 
     def _hold(self, raw: socket.socket) -> None:
-        """From now on stop() ends whatever this socket is waiting for."""
+        """Have stop() end whatever this socket is waiting for."""
         with self._lock:
             self._raw = raw
             if self._stopped:

@@ -128,7 +128,7 @@ MakeNode = Callable[..., GraphNode[Any]]
 
 
 class BaseGraph:
-    """What :class:`Graph` has beside the names of the server; typed stubs derive from it."""
+    """Base of :class:`Graph` and of typed stubs."""
 
     def __init__(self, definitions: Definitions | None = None) -> None:
         if not (definitions is None or hasattr(definitions, "node_definitions")):
@@ -388,7 +388,7 @@ class NodeClass:
     _definition: Mapping[str, Any]
 
     def __call__(self, /, *args: Any, **values: Any) -> GraphNode[Any]:
-        """As :meth:`Graph.node`."""
+        """Add a node, as :meth:`Graph.node` does."""
         return self._node(self._class_type, *args, **values)
 
     def __repr__(self) -> str:
@@ -396,7 +396,7 @@ class NodeClass:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """What a notebook completes and shows: the inputs whose names are identifiers."""
+        """The signature that a notebook completes: the inputs whose names are identifiers."""
         some = inspect.Parameter
         made = [some("inputs", some.POSITIONAL_ONLY, default=None)]
         for spec in islice(walk(self._definition, {}), _MOST_SHOWN):

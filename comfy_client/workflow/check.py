@@ -60,7 +60,7 @@ _OF_FILES: Final = frozenset({"value_not_in_list", "custom_validation_failed"})
 
 @attrs.frozen
 class CheckReport(AsDict):
-    """What :meth:`Workflow.check` found; ``print(report)`` shows a line for each problem.
+    """The report of :meth:`Workflow.check`; ``print(report)`` shows a line for each problem.
 
     It is true if there is no error.
 
@@ -191,7 +191,7 @@ def _listing_of(definitions: Definitions) -> Listed:
 
 @attrs.define(eq=False)
 class _Checker:
-    """One check of one graph."""
+    """A check of a graph."""
 
     sent: Sendable
     replaced: Replaced

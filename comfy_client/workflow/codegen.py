@@ -90,7 +90,7 @@ class _Writer:
         return call(f"{name} = {head}" if name else head, arguments)
 
     def _inputs(self, inputs: Mapping[str, Any]) -> list[str]:
-        """As keywords, in their order; names that cannot be some stand in a dict."""
+        """Return inputs as keywords, in order; names that cannot be keywords in a dict."""
         if not RESERVED.isdisjoint(inputs):  # in a dict in front, where all names may stand
             items = [f"{quoted(name)}: {self._value(one, 8)}" for name, one in inputs.items()]
             return ["{" + ", ".join(items) + "}"]

@@ -1,4 +1,4 @@
-"""Why the server refused a workflow, in words.
+"""Explanations of why the server refused a workflow.
 
 Bodies differ between versions: ``error`` may be a string, ``node_errors`` a list, and
 from a proxy anything may come.  Nothing here raises on what a server may send.
@@ -145,7 +145,7 @@ def unknown_class(body: object, graph: Mapping[str, Any]) -> str | None:
 
 @attrs.define(eq=False, slots=False)
 class Known:
-    """What is known beside the answer of the server.
+    """Knowledge beside the answer of the server.
 
     Attributes:
         graph: The workflow that was sent.
@@ -181,7 +181,7 @@ class Known:
 
     @cached_property
     def givers(self) -> dict[str, list[str]]:
-        """For each type, up to three outputs in the workflow that give it, in words."""
+        """Return up to three outputs in the workflow for each type, in words."""
         found: dict[str, list[str]] = {}
         for node_id in self.graph:
             outputs = _mapping(self.definitions.get(node_id)).get("output")
@@ -318,7 +318,7 @@ def _summary(body: Mapping[str, Any], graph: Mapping[str, Any]) -> Problem:
 
 
 def no_outputs() -> Problem:
-    """Nothing in the workflow is to run."""
+    """Return the problem of a workflow in which nothing is to run."""
     text = "the workflow has no output node to run: add one, such as SaveImage or PreviewImage"
     return Problem("error", "prompt_no_outputs", text)
 
@@ -365,7 +365,7 @@ def circle_in(graph: Mapping[str, Any]) -> list[str]:
 
 @attrs.frozen(eq=False)
 class _Fault:
-    """One entry of ``node_errors[id]["errors"]``, and where it was found."""
+    """An entry of ``node_errors[id]["errors"]``, and where it was found."""
 
     known: Known
     node_id: str
@@ -477,7 +477,7 @@ def _refused(fault: _Fault) -> _Said:
 
 
 def _files(fault: _Fault, value: object) -> _Said:
-    """Of an input of files, the nearest ones."""
+    """Suggest the closest file names."""
     if not fault.known.definitions or not isinstance(value, str):
         return {}
     choices = choices_of(fault.config)

@@ -55,7 +55,7 @@ def fill(
 
 
 class _Filling:
-    """One node while it is filled in."""
+    """A node that is being filled in."""
 
     def __init__(
         self, graph: Mapping[str, Any], node_id: str, outputs: Outputs, *, checks: bool

@@ -22,7 +22,7 @@ _MOST_REQUIRED: Final = 1000
 
 @attrs.frozen
 class InputSpec:
-    """One input, which takes a value or a link.
+    """An input, which takes a value or a link.
 
     Attributes:
         name: Its full name, such as ``seed`` or ``images.image0``.
@@ -40,7 +40,7 @@ class InputSpec:
 
     @property
     def choices(self) -> list[Any] | None:
-        """What it can be set to; ``None``: it is no combo, or only the page knows."""
+        """The options of a combo; ``None``: it is none, or only the frontend knows them."""
         if isinstance(self.kind, list):
             return self.kind
         choices = self.options.get("options") if self.kind == "COMBO" else None
@@ -255,7 +255,7 @@ def types_of(kind: str) -> set[str]:
 
 @attrs.frozen
 class OutputSpec:
-    """One output of a class.
+    """An output of a class.
 
     Attributes:
         name: Its name, often that of its type.

@@ -35,7 +35,7 @@ _BEFORE_JSON: Final = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"
 
 
 class HasGraph(Protocol):
-    """What knows its graph in API format: a job, a result."""
+    """An object that knows its graph in API format: a job, a result."""
 
     @property
     def graph(self) -> Mapping[str, Any]:
@@ -43,7 +43,7 @@ class HasGraph(Protocol):
 
 
 class HasWorkflow(Protocol):
-    """What a server says of a prompt: an entry of its queue, its history or its jobs."""
+    """A server's entry of a prompt, in its queue, its history or its jobs."""
 
     @property
     def workflow(self) -> Mapping[str, Any] | None:
@@ -54,11 +54,11 @@ class HasDict(Protocol):
     """A workflow."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Its graph."""
+        """Return the graph."""
 
 
 class GivesWorkflow(Protocol):
-    """What can find out the workflow that made it: an output of a run."""
+    """An object that can load the workflow that made it: an output of a run."""
 
     def workflow(self) -> HasDict:
         """Load the workflow."""
@@ -66,7 +66,7 @@ class GivesWorkflow(Protocol):
 
 @runtime_checkable
 class OpensImages(Protocol):
-    """What opens files of a server by their URL; a :class:`ComfyApi` is one."""
+    """An object that opens files of a server by their URL, such as a :class:`ComfyApi`."""
 
     def open_image(self, info: str) -> BinaryIO:
         """Open a file of the server for random access; raise ValueError for another server's."""
@@ -187,7 +187,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _opened_url(url: str, api: object) -> BinaryIO:
-    """Only by the client of the server that it belongs to, and from there."""
+    """Open a URL by the client of its server, and nowhere else."""
     if not isinstance(api, OpensImages):
         raise WorkflowError("a URL is opened by the client of its server: Workflow.load(url, api)")
     try:

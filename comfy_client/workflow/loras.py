@@ -122,7 +122,7 @@ def _sources(graph: Mapping[str, Any]) -> dict[str, None]:
 
 
 def _outputs(graph: Mapping[str, Any], users: Users, loader: str) -> tuple[Output, Output | None]:
-    """Which outputs of a loader are the model, and the CLIP if others use it."""
+    """Return the outputs of a loader that are the model and, if others use it, the CLIP."""
     known = LOADERS.get(class_of(graph, loader) or "")
     if known:
         model, clip = known

@@ -13,7 +13,7 @@ from .graph import brief, copied, shorten, title_of
 
 
 class Node:
-    """One node of a :class:`Workflow`: a live view, which only the workflow creates.
+    """A node of a :class:`Workflow`: a live view, which only the workflow creates.
 
     ``node["seed"]`` reads an input, ``node["seed"] = 7`` sets one that exists.
     """
@@ -46,7 +46,7 @@ class Node:
 
     @property
     def inputs(self) -> Mapping[str, Any]:
-        """All inputs by name, read-only: values, and links as ``[node id, slot]``."""
+        """The inputs by name, read-only: values, and links as ``[node id, slot]``."""
         return MappingProxyType(self._inputs)
 
     def output(self, slot: int = 0) -> list[Any]:
@@ -143,7 +143,7 @@ class Nodes:
 
     @property
     def nodes(self) -> Mapping[str, Node]:
-        """All nodes by id."""
+        """The nodes by id."""
         return MappingProxyType(self._nodes)
 
     def find(
@@ -194,7 +194,7 @@ class Nodes:
         return as_text(self._graph)
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """How a notebook shows it."""
+        """Return the forms in which a notebook shows the workflow."""
         from ..showing.cells import shown
         from .show import as_html  # for people only
 

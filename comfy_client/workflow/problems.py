@@ -1,4 +1,4 @@
-"""One thing that is wrong with a workflow, as data and as a line to read."""
+"""Problems of workflows, as data and as lines to read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Severity = Literal["error", "warning"]
 
 @attrs.frozen
 class Problem(AsDict):
-    """One thing that is wrong with a workflow; ``str()`` gives one line, as of a compiler.
+    """A problem of a workflow; ``str()`` gives one line, as of a compiler.
 
     Attributes:
         severity: ``"error"``: the server refuses the workflow, or runs it only in part.

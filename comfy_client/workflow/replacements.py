@@ -1,4 +1,4 @@
-"""What newer servers put in the place of node classes that are gone.
+"""Replacements of removed node classes by newer servers.
 
 Servers since 0.14 apply ``GET /node_replacements`` to each prompt before they check it.
 """

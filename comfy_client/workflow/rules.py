@@ -165,7 +165,7 @@ def replaces_classes(found: Mapping[str, Any]) -> bool:
 
 @attrs.frozen(eq=False)
 class _Made:
-    """What is made of one definition."""
+    """The rules made of one definition."""
 
     definition: Definition
     check: Check | None

@@ -18,7 +18,7 @@ _MOST_BITS: Final = 14_000
 
 @attrs.frozen(eq=False)
 class Sendable:
-    """What would be sent.
+    """The graph as it would be sent.
 
     Attributes:
         graph: The graph, all of its own.

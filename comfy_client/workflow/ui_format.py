@@ -57,7 +57,7 @@ def to_api(
 
 
 def _level() -> int:
-    """How many calls up the caller's own line is."""
+    """Return how many calls up the user's own line is."""
     frame, level = inspect.currentframe(), 0
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1

@@ -124,7 +124,7 @@ def no_prompt(version: Version = "0.3.75") -> ValidationResult:
 
 @attrs.frozen
 class _Rules:
-    """What changed over the years."""
+    """Differences between versions of the server."""
 
     old: bool  # 2024-03: looks at required inputs only, and falls over an unknown class
     combo: bool  # the choices of ("COMBO", {"options": [...]}) are checked, too
@@ -144,7 +144,7 @@ def _rules(version: str) -> _Rules:
 
 @attrs.frozen
 class _Input:
-    """One input of a class, as its definition has it."""
+    """An input of a class, as its definition has it."""
 
     name: str
     required: bool
@@ -174,7 +174,7 @@ _NO_CHECK = _OwnCheck(lambda: True)
 
 @attrs.frozen
 class _Finding:
-    """What is known of a node.  Invalid without errors: the fault is upstream."""
+    """The finding about a node.  Invalid without errors: the fault is upstream."""
 
     valid: bool
     errors: list[dict[str, Any]]
@@ -185,7 +185,7 @@ _Visit = Generator[str, bool, bool]  # asks whether other nodes are valid, retur
 
 @attrs.define
 class _Validator:
-    """One run over one graph; exceptions out of it are answered with 500."""
+    """A validation of one graph; exceptions out of it are answered with 500."""
 
     graph: Any
     definitions: Mapping[str, Any]

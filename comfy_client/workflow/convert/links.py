@@ -181,7 +181,7 @@ class Links:
     def _output(
         self, place: Place, source: str, slot: int, kind: str, seen: set[tuple[str, int]]
     ) -> Found | _Next:
-        """Where an output comes from: itself, nowhere, or an input to go on from."""
+        """Follow an output: to itself, nowhere, or an input to go on from."""
         around = place.around
         while True:
             found = self._place(around, source)

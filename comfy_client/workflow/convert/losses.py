@@ -16,7 +16,7 @@ from .page import SavedInput
 
 @define(eq=False)
 class Layout:
-    """How the inputs of a node were laid out: first all of them, then each time a group.
+    """The order in which a node's inputs are made: first all of them, then groups.
 
     Attributes:
         first: The names of all inputs, in order, before the file is read.

@@ -36,7 +36,7 @@ class TooMuch(Exception):
 
 @define(eq=False)
 class Budget:
-    """How many inputs and widgets all nodes may still have."""
+    """Budget of inputs and widgets that all nodes may still have."""
 
     left: int = _MOST_OF_ALL
 

@@ -1,4 +1,4 @@
-"""All graphs of a file, with their nodes as the page holds them when the file is open.
+"""The graphs of a file, with nodes as the frontend holds them when the file is open.
 
 An instance of a subgraph shows widgets of nodes inside as its own, and has values of its own
 for them: these are read here.
@@ -135,7 +135,7 @@ def is_virtual(node: Node) -> bool:
 
 
 def all_nodes(scene: Scene) -> Iterator[Node]:
-    """All nodes in the order in which the page looks for one by name: what is inside first."""
+    """Yield all nodes in the frontend's lookup order: a subgraph's contents before its node."""
     entered: set[str] = set()
     ahead = [iter([*scene.root.nodes.values()])]
     around: list[Node] = []
