@@ -23,6 +23,7 @@ from comfy_client import (
     ClientClosed,
     ComfyApi,
     JobFailed,
+    JobLost,
     JobTimeout,
     PromptRejected,
     Result,
@@ -31,6 +32,7 @@ from comfy_client import (
     Workflow,
     WorkflowError,
 )
+from comfy_client.batch.map import ATTEMPTS
 from comfy_client.testing import ComfyServer, Request
 from comfy_client.transport.websocket import Connection
 from tests.conftest import load_workflow
@@ -342,6 +344,26 @@ def test_a_client_that_is_being_closed_has_not_had_all_results(server, record) -
                 list(results)
         closing.join()
     record.gate = None
+
+
+def test_a_result_that_comes_as_its_time_is_up_counts(server, api, record) -> None:
+    """It ended before it could be cancelled."""
+    record.gate = threading.Semaphore(0)
+
+    def end_first(request: Request) -> Any:
+        record.gate = None
+        until(lambda: not outstanding(api))
+        return server.answer(request)
+
+    server.on("GET", "/queue", end_first)
+    assert texts(api.map([WORKFLOW], timeout=0.5)) == ["ax0"]
+
+
+@pytest.mark.timing(look_up=0.3, look_up_sure=0.05, lost=0.1, job_poll_cap=0.1)
+def test_a_prompt_that_never_arrives_is_sent_so_often_and_no_more(server, api, record) -> None:
+    with server.faults.cut("POST", "/prompt") as cut:
+        assert texts(api.map([WORKFLOW], on_error="keep")) == [JobLost]
+    assert cut.hits == ATTEMPTS
 
 
 def test_wrong_arguments_are_told_at_once(api) -> None:

@@ -27,7 +27,7 @@ JOBS = (
         "jobs/state.py",
         "if self.cancelled and not self.awaits_history:",
         "if self.cancelled:",
-        "unit/test_state.py unit/test_cancel.py",
+        "unit/test_state.py",
         "a prompt that succeeded before its cancellation ends as interrupted",
     ),
     Mutant(
@@ -43,7 +43,7 @@ JOBS = (
         "jobs/state.py",
         "is_alone = link is None or self.ended or self.attached or is_over",
         "is_alone = link is None or self.ended or is_over",
-        "unit/test_state.py behaviour/test_refusals.py",
+        "behaviour/test_refusals.py",
         "api.job(id).result() never ends where HTTP refuses and the socket is open",
     ),
     Mutant(
@@ -60,7 +60,7 @@ JOBS = (
         "jobs/tracker.py",
         "if one.state.end_event is not None and event.is_end:",
         "if one.state.decided and event.is_end:",
-        "unit/test_tracker.py behaviour/test_end_events.py hostile/test_values.py",
+        "hostile/test_values.py",
         "a job that succeeded may fail, or tell its end twice",
     ),
     Mutant(
@@ -93,7 +93,7 @@ JOBS = (
         "jobs/tracker.py",
         "                one.state.attached = True\n",
         "",
-        "unit/test_tracker.py behaviour/test_client_id.py",
+        "unit/test_tracker.py",
         "the end of jobs from before a renewed client id is noticed seconds late",
     ),
     Mutant(
@@ -134,7 +134,7 @@ JOBS = (
         "jobs/cancel.py",
         "        state.cancelled = before\n        raise\n",
         "        raise\n",
-        "unit/test_cancel.py behaviour/test_cancel.py",
+        "behaviour/test_cancel.py",
         "a job whose cancellation was refused ends as interrupted when it is lost",
     ),
     Mutant(
@@ -151,7 +151,7 @@ JOBS = (
         "jobs/poller.py",
         "if is_away(exc) or not counts:",
         "if not counts:",
-        "unit/test_tracker.py behaviour/test_refusals.py",
+        "behaviour/test_refusals.py",
         "a server that is away for a while ends every job as out of reach",
     ),
     # -- chosen from the code alone -----------------------------------------------------
@@ -160,7 +160,7 @@ JOBS = (
         "jobs/state.py",
         "self.search_by_mark = end_event is None",
         "self.search_by_mark = False",
-        "unit/test_state.py behaviour/test_attach.py behaviour/test_old_servers.py",
+        "behaviour/test_attach.py",
         "a job attached by our own id, which an old server replaced, is lost",
     ),
     Mutant(
@@ -176,7 +176,7 @@ JOBS = (
         "jobs/state.py",
         "        if not event.is_end:\n            return None  # a node was blocked\n",
         "",
-        "unit/test_state.py behaviour/test_end_events.py",
+        "unit/test_state.py",
         "a blocked node ends the job, while the rest of the prompt runs",
     ),
     Mutant(
@@ -184,7 +184,7 @@ JOBS = (
         "jobs/state.py",
         "if self.end_event is None and not self.cached and self._saw_it_all(link):",
         "if self.end_event is None and self._saw_it_all(link):",
-        "unit/test_state.py behaviour/test_old_servers.py",
+        "unit/test_state.py",
         "the outputs of cached nodes are missing on servers before July 2024",
     ),
     Mutant(
@@ -216,7 +216,7 @@ JOBS = (
         "jobs/state.py",
         "self.lost_delay, self.search_by_mark = self.timing.look_up, True",
         "self.lost_delay, self.search_by_mark = self.timing.look_up, False",
-        "unit/test_state.py behaviour/test_interrupts.py",
+        "unit/test_state.py",
         "a prompt that an old server got just before Ctrl-C counts as lost",
     ),
     Mutant(
@@ -225,7 +225,7 @@ JOBS = (
         "            if state.prompt_id in self._tracked:\n"
         '                raise ValueError(f"prompt {state.prompt_id} is outstanding already")\n',
         "",
-        "unit/test_tracker.py unit/test_submit.py behaviour/test_exactly_once.py",
+        "unit/test_tracker.py",
         "of two jobs with one id, the first never ends",
     ),
     Mutant(
@@ -233,7 +233,7 @@ JOBS = (
         "jobs/tracker.py",
         "self.ended.pop(state.prompt_id)  # what ended was another by this id",
         "pass",
-        "unit/test_tracker.py unit/test_submit.py behaviour/test_end_events.py",
+        "behaviour/test_end_events.py",
         "no end event comes for a prompt that is submitted again under its old id",
     ),
     Mutant(
@@ -241,7 +241,7 @@ JOBS = (
         "jobs/orphans.py",
         "if len(self._events) and not self._misses_id(tracked):",
         "if len(self._events):",
-        "unit/test_tracker.py behaviour/test_old_servers.py",
+        "unit/test_tracker.py",
         "the answer to one submission drops early events of another",
     ),
     Mutant(
@@ -249,7 +249,7 @@ JOBS = (
         "jobs/tracker.py",
         "                if other is not None:\n                    self._attached -=",
         "                if False:\n                    self._attached -=",
-        "unit/test_tracker.py behaviour/test_old_servers.py behaviour/test_attach.py",
+        "unit/test_tracker.py",
         "who attached to a prompt under the server's id, before we knew it, waits for ever",
     ),
     Mutant(
@@ -257,7 +257,7 @@ JOBS = (
         "jobs/tracker.py",
         "if one.state.decided or other is one:",
         "if other is one:",
-        "unit/test_tracker.py behaviour/test_old_servers.py",
+        "unit/test_tracker.py",
         "a job that has ended is outstanding again, and asked about for ever",
     ),
     Mutant(
@@ -265,7 +265,7 @@ JOBS = (
         "jobs/tracker.py",
         "elif event.is_end and (prompt_id in self.ended or self._orphans.has_end(prompt_id)):",
         "elif event.is_end and self._orphans.has_end(prompt_id):",
-        "unit/test_tracker.py behaviour/test_end_events.py",
+        "behaviour/test_end_events.py",
         "receivers get the end of a prompt twice: over HTTP, and late over the socket",
     ),
     Mutant(
@@ -273,7 +273,7 @@ JOBS = (
         "jobs/tracker.py",
         "            self._running = None  # with the socket goes what it said last\n",
         "",
-        "unit/test_tracker.py behaviour/test_previews.py",
+        "unit/test_tracker.py",
         "after a reconnect, previews are attributed to a prompt that ended meanwhile",
     ),
     Mutant(
@@ -282,7 +282,7 @@ JOBS = (
         "                if state.prompt_id not in self.ended:\n"
         "                    news = outcome.event\n",
         "                news = outcome.event\n",
-        "unit/test_tracker.py behaviour/test_attach.py behaviour/test_end_events.py",
+        "behaviour/test_attach.py",
         "a job that attaches to a prompt that has ended has its end told again",
     ),
     Mutant(
@@ -291,7 +291,7 @@ JOBS = (
         "            if state.accepted_at is None:  # the answer to the submission may have more "
         "to say\n",
         "            if False:\n",
-        "unit/test_tracker.py unit/test_submit.py behaviour/test_run_inputs.py",
+        "unit/test_tracker.py",
         "a job that ends before its submission is answered lacks its node errors",
     ),
     Mutant(
@@ -317,7 +317,7 @@ JOBS = (
         "        if snapshot is None and entry is None and not followed:\n"
         "            return False\n",
         "",
-        "unit/test_tracker.py behaviour/test_lost.py behaviour/test_refusals.py",
+        "behaviour/test_refusals.py",
         "where the queue cannot be read, prompts that wait in it are called lost",
     ),
     Mutant(
@@ -341,7 +341,7 @@ JOBS = (
         "jobs/submit.py",
         '            looks = 0\n            log.debug("look-up failed: %s", exc)\n',
         '            log.debug("look-up failed: %s", exc)\n',
-        "unit/test_submit.py behaviour/test_exactly_once.py",
+        "unit/test_submit.py",
         "look-ups on both sides of an outage count as proof that a prompt never came",
     ),
     Mutant(
@@ -349,7 +349,7 @@ JOBS = (
         "jobs/submit.py",
         "            if not was_sent:\n                raise  # nothing was\n",
         "            raise\n",
-        "unit/test_submit.py behaviour/test_exactly_once.py",
+        "unit/test_submit.py",
         "a refused repetition hides that the first submission may have arrived",
     ),
     Mutant(
@@ -357,7 +357,7 @@ JOBS = (
         "jobs/cancel.py",
         "    return has_it and state.missed_at is None and not state.decided\n",
         "    return True\n",
-        "unit/test_cancel.py behaviour/test_cancel.py behaviour/test_queue.py",
+        "behaviour/test_cancel.py",
         "a prompt that was lost before it was deleted ends as interrupted",
     ),
     Mutant(
@@ -365,7 +365,7 @@ JOBS = (
         "jobs/stopping.py",
         "for _ in range(3):  # it may begin between the look and the act",
         "for _ in range(1):",
-        "unit/test_cancel.py behaviour/test_cancel.py",
+        "unit/test_cancel.py",
         "a prompt that begins between the look and its deletion runs to its end",
     ),
 )

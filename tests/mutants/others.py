@@ -19,7 +19,7 @@ OTHERS = (
         "event_queue.py",
         "if rank and isinstance(event, JobEvent) and not self._budget.is_ours(event.prompt_id):",
         "if False:",
-        "unit/test_event_queue.py hostile/test_memory.py",
+        "hostile/test_memory.py",
         "outputs of our prompts give way to those of strangers",
     ),
     Mutant(
@@ -202,7 +202,7 @@ OTHERS = (
         "cli/exits.py",
         'return "".join(c if c.isprintable() else " " for c in text)',
         "return text",
-        "behaviour/test_cli.py hostile/test_terminal.py",
+        "behaviour/test_cli.py",
         "what a server says controls the terminal",
     ),
     Mutant(
@@ -227,7 +227,7 @@ OTHERS = (
         "event_queue.py",
         "lambda: self._closed or self._oldest() > goal, timeout)",
         "lambda: self._closed or self._oldest() >= goal, timeout)",
-        "unit/test_event_queue.py behaviour/test_delivery.py",
+        "unit/test_event_queue.py",
         "run() returns before receivers have had the end event",
     ),
     Mutant(
@@ -259,7 +259,7 @@ OTHERS = (
         "workflow/check.py",
         "if not is_known and any(problem.type in _OF_FILES for problem in report.problems):",
         "if False:",
-        "unit/test_check.py behaviour/test_check.py",
+        "unit/test_check.py",
         "the check says that a file is missing that was uploaded a moment ago",
     ),
     Mutant(

@@ -52,7 +52,7 @@ POOLS = (
         "pool/moving.py",
         "if isinstance(error, ClientClosed) and state_of(entry.job).posted_at:",
         "if False:",
-        "behaviour/test_pool.py behaviour/test_pool_lost.py",
+        "behaviour/test_pool.py",
         "a job that was being posted when its client was closed may run twice",
     ),
     # -- map and sweep ------------------------------------------------------------------
@@ -61,7 +61,7 @@ POOLS = (
         "pool/sweep.py",
         "if not entry.goes_on or (entry.failed and point in self._failed):",
         "if not entry.goes_on:",
-        "behaviour/test_pool_sweep.py behaviour/test_pool_sick.py",
+        "behaviour/test_pool_sick.py",
         "a point that fails everywhere runs on each server of the pool",
     ),
     Mutant(
@@ -85,7 +85,7 @@ POOLS = (
         "batch/journal_file.py",
         "if page[:16] != _MAGIC or page[18:20] != _NO_LOG or not is_ours:",
         "if page[:16] != _MAGIC or not is_ours:",
-        "behaviour/test_journal.py hostile/test_journals.py",
+        "hostile/test_journals.py",
         "the write-ahead log of a stranger changes a journal",
     ),
     Mutant(
@@ -101,7 +101,7 @@ POOLS = (
         "batch/journal_file.py",
         "if found.st_uid not in (owner, us):",
         "if False:",
-        "behaviour/test_journal.py hostile/test_journals.py",
+        "hostile/test_journals.py",
         "the rollback journal of another user changes a journal",
     ),
     Mutant(
@@ -109,7 +109,7 @@ POOLS = (
         "batch/journal_file.py",
         "if found.st_size >= 16 and end == _UNDO:",
         "if False:",
-        "behaviour/test_journal.py hostile/test_journals.py",
+        "hostile/test_journals.py",
         "opening a journal deletes a file that a stranger named",
     ),
     Mutant(
@@ -118,7 +118,7 @@ POOLS = (
         "            elif entry is None:  # maybe it is there\n"
         "                left[prompt_id] = None\n",
         "",
-        "behaviour/test_map.py",
+        "behaviour/test_map.py::test_a_prompt_whose_submission_an_alarm_cuts_is_taken_back",
         "Ctrl-C while map sends a prompt leaves it in the queue",
     ),
     Mutant(
@@ -146,7 +146,7 @@ POOLS = (
         "pool/moving.py",
         "if len(entry.died) > 1:",
         "if False:",
-        "behaviour/test_pool_lost.py behaviour/test_pool_faults.py",
+        "behaviour/test_pool_lost.py",
         "a job that kills its servers kills all of them",
     ),
     Mutant(
@@ -162,7 +162,7 @@ POOLS = (
         "pool/schedule.py",
         "if job.is_bound or any(one.is_expected and not one.is_suspect for one in servers):",
         "if job.is_bound:",
-        "unit/test_schedule.py behaviour/test_pool_sick.py",
+        "unit/test_schedule.py",
         "a server that fails job after job gets as many as before",
     ),
     Mutant(
@@ -170,7 +170,7 @@ POOLS = (
         "pool/dispatcher.py",
         "if member.inbox and now - (member.busy_since or now) > self._intervals.slow:",
         "if False:",
-        "behaviour/test_pool.py behaviour/test_pool_faults.py",
+        "behaviour/test_pool.py",
         "jobs wait behind a submission that hangs, while other servers are free",
     ),
     Mutant(
@@ -178,7 +178,7 @@ POOLS = (
         "batch/window.py",
         "if job.done() and (said == [False] or not isinstance(job.exception(), JobInterrupted)):",
         "if False:",
-        "behaviour/test_map.py behaviour/test_sweep.py",
+        "behaviour/test_map.py::test_a_result_that_comes_as_its_time_is_up_counts",
         "a result that comes just in time is thrown away as a timeout",
     ),
     Mutant(
@@ -194,7 +194,7 @@ POOLS = (
         "batch/map.py",
         "if workflow is None or tries >= ATTEMPTS:",
         "if workflow is None:",
-        "behaviour/test_map.py behaviour/test_exactly_once.py",
+        "behaviour/test_map.py::test_a_prompt_that_never_arrives_is_sent_so_often_and_no_more",
         "a prompt that gets no answer and never arrives is sent without end",
     ),
     Mutant(
@@ -202,7 +202,7 @@ POOLS = (
         "batch/sweep.py",
         "may_run = self._lost[point] < ATTEMPTS - 1 and not",
         "may_run = not",
-        "behaviour/test_sweep.py behaviour/test_sweep_faults.py",
+        "behaviour/test_sweep_faults.py",
         "a point that a server forgets each time is sent without end",
     ),
     Mutant(
@@ -210,7 +210,7 @@ POOLS = (
         "batch/recovery.py",
         "return _is_part(record.workflow, self.workflow().to_dict())",
         "return True",
-        "behaviour/test_sweep_killed.py behaviour/test_journal.py hostile/test_journals.py",
+        "hostile/test_journals.py",
         "the prompt of a stranger who copied our mark fills a row",
     ),
     Mutant(
@@ -218,7 +218,7 @@ POOLS = (
         "batch/journal.py",
         "room -= sum(size_decoded(said) for said in row[-2:] if isinstance(said, str))",
         "pass",
-        "behaviour/test_journal.py hostile/test_journals.py",
+        "hostile/test_journals.py",
         "a journal takes any amount of memory",
     ),
 )

@@ -69,7 +69,7 @@ TRANSPORT = (
         "transport/dial.py",
         "        self._sock.settimeout(self._deadline.require())\n        more =",
         "        more =",
-        "behaviour/test_websocket.py behaviour/test_handshake.py",
+        "behaviour/test_websocket.py",
         "a handshake that comes byte by byte is waited for without end",
     ),
     Mutant(
@@ -193,7 +193,7 @@ TRANSPORT = (
         "transport/websocket.py",
         "delay = self.timing.cap if refused or self._attempts > 1 else self.timing.pause",
         "delay = self.timing.pause",
-        "behaviour/test_backoff.py behaviour/test_credentials.py",
+        "behaviour/test_backoff.py",
         "a login page is asked several times a second",
     ),
     Mutant(
@@ -234,7 +234,7 @@ TRANSPORT = (
         "transport/pool.py",
         "if sum(map(_size, (cookie, *others))) <= MAX_COOKIES:",
         "if True:",
-        "behaviour/test_sessions.py hostile/test_bounds.py behaviour/test_limits.py",
+        "hostile/test_bounds.py",
         "cookies of a server grow until it refuses every request",
     ),
     Mutant(
@@ -266,7 +266,7 @@ TRANSPORT = (
         "transport/sender.py",
         "if response.status_code == 401 and self._identity.refresh():",
         "if response.status_code == 401 and (self._identity.refresh() or True):",
-        "behaviour/test_credentials.py behaviour/test_exactly_once.py",
+        "behaviour/test_credentials.py",
         "each refused request is sent twice, with the same credentials",
     ),
     Mutant(

@@ -19,7 +19,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from comfy_client import Upload
-from comfy_client.upload import escapes, facts_of, is_file
+from comfy_client.upload import FileChanged, escapes, facts_of, is_file
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 NAMES = st.text() | st.text(alphabet="./\\: \x00aN\u202e\ud800[]", max_size=12)
@@ -373,3 +373,14 @@ def test_its_text_tells_it_from_others() -> None:
 def test_what_is_a_file_and_what_is_json(value: Any, can_be_sent: bool) -> None:
     """A text is one only where it is asked for."""
     assert is_file(value) is can_be_sent
+
+
+def test_an_open_file_that_becomes_shorter_while_it_is_read_is_not_sent() -> None:
+    class Shrinking(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            self.truncate(5)
+            return super().read(size)
+
+    upload = Upload(Shrinking(b"0123456789"), "a.png")
+    with pytest.raises(FileChanged, match="became shorter"):
+        _ = upload.content
