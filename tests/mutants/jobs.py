@@ -77,7 +77,7 @@ JOBS = (
         "            for one in self._tracked.values():\n"
         "                one.state.generation = None\n",
         "            pass\n",
-        "unit/test_tracker.py behaviour/test_bad_frames.py",
+        "behaviour/test_bad_frames.py",
         "an output in a message that could not be read is missing from the result",
     ),
     Mutant(
