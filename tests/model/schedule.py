@@ -12,6 +12,8 @@ from typing import Any, TypeVar, dataclass_transform
 
 import attrs
 
+from comfy_client import Timing
+
 Class = TypeVar("Class")
 Frozen = TypeVar("Frozen", bound=attrs.AttrsInstance)
 
@@ -167,7 +169,10 @@ def make(seed: int) -> Schedule:
     count = rng.choice((0, 0, 1, 1, 2))
     acts = tuple(_act(rng, clients, prompts) for _ in range(count))
     count = rng.choice((0, 1, 1, 2, 2, 3))
-    faults = tuple(draw_fault(rng, near(rng, prompts)) for _ in range(count))
+    faults = [draw_fault(rng, near(rng, prompts)) for _ in range(count)]
+    if rng.random() < 0.15:
+        moments = [*(one.at for one in prompts), *(act.at for act in acts)]
+        faults += _troubled(rng, rng.choice(moments))
     return Schedule(
         seed=seed,
         preempt=rng.choice((0.02, 0.1, 0.5)),
@@ -177,7 +182,7 @@ def make(seed: int) -> Schedule:
         polls=rng.random() < 0.1,
         prompts=prompts,
         acts=acts,
-        faults=faults,
+        faults=tuple(faults),
         goes_on=rng.random() < 0.2 and not any(fault.stays for fault in faults),
     )
 
@@ -194,8 +199,8 @@ def _prompt(rng: random.Random, clients: int) -> Prompt:
         at=round(3.0 * rng.random() ** 2, 2),
         client=rng.randrange(clients),
         how=rng.choice(("submit", "submit", "run", "follow")),
-        seconds=round(rng.choice((0.05, 0.5, 2.0, 8.0)) * rng.uniform(0.5, 1.5), 2),
-        ticks=rng.choice((1, 1, 3)),
+        seconds=_seconds(rng),
+        ticks=rng.choice((1, 1, 1, 3, 3, 30)),
         fails=rng.random() < 0.15,
         cached=rng.random() < 0.15,
         refused=rng.random() < 0.04,
@@ -204,8 +209,37 @@ def _prompt(rng: random.Random, clients: int) -> Prompt:
     )
 
 
+def _troubled(rng: random.Random, at: float) -> tuple[Fault, ...]:
+    """Faults that matter together."""
+    lost = Fault(at=at, kind=rng.choice(("drop", "half", "proxy")), lasts=0.2, route="POST")
+    away = Fault(at=at, kind=rng.choice(("cut", "lose", "proxy")), lasts=120.0, route="GET")
+    refused = Fault(at=at, kind="refuse", lasts=1.0, route="POST", value=rng.choice(REFUSALS))
+    login = Fault(at=at, kind="refuse", lasts=FOR_GOOD, route="GET", value=401)
+    gone = Fault(at=at + 2.0, kind="kill", lasts=1.0)
+    down = Fault(at=at + 9.0, kind="kill", lasts=9.0)
+    broken = Fault(at=at, kind=rng.choice(("break", "deafen")))
+    return rng.choice(
+        (
+            (lost, away),
+            (refused, gone),
+            (login,),
+            (login, broken),
+            (lost, gone, down),
+            (away, broken),
+        )
+    )
+
+
+def _seconds(rng: random.Random) -> float:
+    """Of any length, and such that it ends while HTTP is asked, as it was silent for so long."""
+    if rng.random() < 0.25:
+        return round(Timing().silence + rng.uniform(0.0, 0.1), 3)
+    return round(rng.choice((0.05, 0.5, 2.0, 8.0)) * rng.uniform(0.5, 1.5), 2)
+
+
 def _act(rng: random.Random, clients: int, prompts: Sequence[Prompt]) -> Act:
-    kinds = ("cancel",) * 4 + ("attach",) * 5 + ("delete", "interrupt", "clear", "close", "again")
+    kinds = ("cancel",) * 4 + ("attach",) * 5 + ("close", "close", "again", "again")
+    kinds += ("delete", "interrupt", "clear")
     return Act(
         at=near(rng, prompts),
         what=rng.choice(kinds),
@@ -217,7 +251,7 @@ def _act(rng: random.Random, clients: int, prompts: Sequence[Prompt]) -> Act:
 def draw_fault(rng: random.Random, at: float, servers: int = 1) -> Fault:
     """A fault of any kind, at that moment."""
     kind = rng.choices([*WEIGHTS], [*WEIGHTS.values()])[0]
-    lasts = round(rng.choice((0.1, 1.0, 5.0, 20.0)) * rng.uniform(0.5, 1.5), 2)
+    lasts = round(rng.choice((0.1, 1.0, 5.0, 20.0, 90.0)) * rng.uniform(0.5, 1.5), 2)
     stays = kind in ("refuse", "nonsense") and rng.random() < 0.08
     values = {
         "refuse": lambda: rng.choice(REFUSALS if stays else STATUSES),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -37,10 +38,12 @@ from comfy_client.errors import (
 from comfy_client.transport import endpoint, pool, websocket
 from comfy_client.transport.dial import Lost, NoWebSocket, Plan
 from comfy_client.transport.frames import CLOSE, PONG, TEXT
-from tests.model.kernel import Kernel
+from tests.model.kernel import START, Kernel
 from tests.model.schedule import Fault
 from tests.model.server import Answer, Server
 
+#: Seconds; what happens in them does so at once, so that threads meet.
+_TICK: Final = 0.005
 _PAGE: Final = b"<html><title>Welcome</title><body>Please log in.</body></html>"
 
 
@@ -101,6 +104,11 @@ class Cord:
     close = shutdown
 
 
+def _tick(moment: float) -> float:
+    """The next tick: what happens in it, happens at once."""
+    return math.ceil(moment / _TICK) * _TICK
+
+
 def _shut(sock: Any) -> None:
     sock.shutdown()
 
@@ -132,11 +140,11 @@ class Network:
         self.troubles[server.host] = []
         return server
 
-    def play(self, faults: Sequence[Fault], start: float) -> None:
-        """Have faults happen, their times counted from ``start``; in a simulated thread."""
+    def play(self, faults: Sequence[Fault]) -> None:
+        """Have faults happen; in a simulated thread."""
         hosts = [*self.servers]
         for fault in sorted(faults, key=lambda fault: fault.at):
-            self.kernel.sleep(max(0.0, start + fault.at - self.kernel.now()))
+            self.wait_until(fault.at)
             self.befall(self.servers[hosts[fault.server]], fault)
 
     def befall(self, server: Server, fault: Fault) -> None:
@@ -204,8 +212,16 @@ class Network:
 
     def travel(self, cord: Cord | None = None) -> None:
         """Take the time of one way."""
-        seconds = self.kernel.random.random() * self.lag
+        seconds = self.arrival(self.lag) - self.kernel.now()
         self.kernel.sleep(seconds) if cord is None else cord.sleep(seconds)
+
+    def arrival(self, lag: float) -> float:
+        """When something arrives that is sent now."""
+        return _tick(self.kernel.now() + self.kernel.random.random() * lag)
+
+    def wait_until(self, moment: float) -> None:
+        """Wait, in seconds from the start, for something to happen."""
+        self.kernel.sleep(_tick(START + moment) - self.kernel.now())
 
     def trouble(self, host: str, request: str) -> Trouble | None:
         """What befalls a request that is sent now."""
@@ -303,7 +319,7 @@ class Line:
         self._is_garbled = True
 
     def _put(self, frame: tuple[int, bytes] | None, after: float = 0.0) -> None:
-        at = self._kernel.now() + after + self._kernel.random.random() * self._network.socket_lag
+        at = self._network.arrival(self._network.socket_lag) + after
         if self._coming:
             at = max(at, self._coming[-1][0])
         self._coming.append((at, frame))
