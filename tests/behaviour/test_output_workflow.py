@@ -21,7 +21,7 @@ from tests.helpers.graphs import canvas, node, picture, txt2img
 from tests.helpers.http import raw
 from tests.helpers.media import ALL, MEDIA
 
-LIMIT = 30.0
+LIMIT = 60.0
 MB = 1 << 20
 
 

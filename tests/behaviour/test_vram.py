@@ -22,7 +22,7 @@ from comfy_client.testing import ComfyServer, Request
 from tests.helpers.clients import exception_of
 
 GIB = 2**30
-LIMIT = 30.0
+LIMIT = 60.0
 
 
 @attrs.define

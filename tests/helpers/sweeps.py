@@ -34,7 +34,7 @@ from tests.helpers.processes import leave
 if TYPE_CHECKING:
     from comfy_client.testing import ComfyServer
 
-LIMIT = 30.0
+LIMIT = 60.0
 
 #: A chain in which the model feeds all, and a text beside it feeds what the seed does.
 WORKFLOW: dict[str, Any] = {
