@@ -1,6 +1,6 @@
 """Put each mutant into a copy of the project, run the nearest tests, and print who survives.
 
-    python -m tests.mutants                      # all of them: some 20 minutes
+    python -m tests.mutants                      # all of them, in half an hour
     python -m tests.mutants --room jobs --jobs 2
     python -m tests.mutants --only J05 N20 --timeout 600
     python -m tests.mutants --list
