@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,3 +25,26 @@ def test_a_mistake_is_told_when_the_client_is_made(
 ) -> None:
     with pytest.raises(error, match=words):
         ComfyApi(**arguments)
+
+
+GRAPH = {"1": {"class_type": "Empty", "inputs": {}}}
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda api: api.run(GRAPH, on_interrupt="stop"), ValueError, "'leave' or 'cancel', not"),
+        (lambda api: api.submit(GRAPH, timeout=5), TypeError, r"of run\(\) or job.result\(\)"),
+        (lambda api: api.submit(GRAPH, progress=False), TypeError, r"it is one of run\(\)$"),
+        (lambda api: api.fetch_api("queue"), ValueError, "a route begins with '/': 'queue'"),
+    ],
+    ids=["on_interrupt", "timeout", "progress", "route"],
+)
+def test_a_mistake_in_a_call_is_told_before_anything_is_sent(
+    call: Callable[[ComfyApi], object], error: type[Exception], words: str
+) -> None:
+    """Nobody listens there: a request would raise another error."""
+    with contextlib.closing(ComfyApi("http://127.0.0.1:1")) as api:
+        with pytest.raises(error, match=words):
+            call(api)
+        assert api.stats().requests == 0
