@@ -169,6 +169,13 @@ def test_what_runs_is_not_in_the_queue():
     assert (state.ahead, state.cancelled, state.running_since) == (None, False, 4.0)
 
 
+def test_time_is_counted_from_the_first_word_that_it_runs():
+    state = a_state()
+    apply(state, START, now=1.0)
+    apply(state, RUNS, now=5.0)
+    assert state.elapsed(7.0) == 6.0
+
+
 def test_time_is_counted_by_node():
     state = a_state()
     for now, node in ((1.0, "1"), (4.0, "9"), (5.0, "1"), (7.0, None)):
