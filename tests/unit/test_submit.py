@@ -178,6 +178,13 @@ def test_a_server_that_is_well_soon_says_that_it_has_nothing(send, clock):
     assert Timing().look_up_sure <= clock.now < Timing().look_up
 
 
+def test_a_submission_that_arrives_two_seconds_late_is_found(send):
+    """A few looks in a row say nothing as long as it may be on its way."""
+    server = Server(RequestTimeout("silent"), found=[None, None, None, None, "the-id"])
+    assert send(server, resubmit=True).prompt_id == "the-id"
+    assert server.posts == 1
+
+
 def test_closing_the_client_ends_the_search(send):
     """At once."""
     with pytest.raises(ClientClosed):
