@@ -29,9 +29,10 @@ from tests.model.wire import Network
 
 #: Seconds without a byte after which a client gives up its socket.
 DEAD: Final = 20.0
-#: Seconds after an outage in which a server has been told what it should know: a last attempt to
-#: connect takes 5, the next one comes after 5 at most.
+#: Seconds after an outage in which a server has been told what it should know.
 TOLD: Final = 12.0
+#: Seconds for which an attempt to reach a server that does not answer goes on behind its end.
+DIAL: Final = 10.0
 #: Seconds that a message, or a pause of the server between two steps, may take.
 MOMENT: Final = 1.0
 
@@ -100,12 +101,15 @@ def drawn(seed: int) -> PoolPlan:
     chance = random.Random(seed)
     servers = chance.randint(2, 4)
     patience = chance.choice((0.5, 4.0, 4.0, 60.0))
-    kinds = chance.choice((FAULTS, OUTAGES, OUTAGES, REFUSALS, UNSURE, ()))
+    kinds = chance.choice((FAULTS, OUTAGES, OUTAGES, REFUSALS, UNSURE, ("kill",), ("sick",), ()))
     longest = chance.choice((1.0, 6.0, 25.0))
+    count = chance.randint(1, 8)
+    if kinds == ("sick",):
+        longest, count = 1.0, 20
     return PoolPlan(
         seed=seed,
         servers=servers,
-        tasks=tuple(_task(chance, longest) for _ in range(chance.randint(1, 8))),
+        tasks=tuple(_task(chance, longest) for _ in range(count)),
         faults=drawn_faults(chance, kinds, servers, patience) if kinds else (),
         way=chance.choice(("submit", "submit", "submit", "map", "unordered")),
         stop=_moment(chance, 10.0) if chance.random() < 0.15 else None,
@@ -290,10 +294,11 @@ class World:
 
     def back_at(self, server: int, since: float) -> float:
         """When a server could be told something that it should know since then."""
-        ends = [
-            START + one.over for one in self.faults(server, *OUTAGES) if one.over + START > since
+        told = [
+            START + one.over + TOLD + (DIAL if one.kind == "away" else 0.0)
+            for one in self.faults(server, *OUTAGES)
         ]
-        return max([since + 2 * MOMENT, *(at + TOLD for at in ends)])
+        return max([since + 2 * MOMENT, *told])
 
     def let_go(self) -> None:
         """Have nothing close clients at the end of Python that a run has left open."""
@@ -321,6 +326,13 @@ def outages(world: World, index: int, since: float, until: float) -> list[Fault]
         for fault in world.faults(index, *kinds)
         if START + fault.at <= until and since <= START + fault.over + DEAD
     ]
+
+
+def check_ids(world: World) -> None:
+    """No server has taken a prompt under an id that was taken before."""
+    counts = Counter(one.prompt_id for server in world.servers for one in server.taken)
+    again = [prompt_id for prompt_id, count in counts.items() if count > 1]
+    assert not again, f"sent twice: {again}"
 
 
 def may_run_again(world: World, index: int, one: Taken) -> bool:

@@ -42,6 +42,7 @@ from tests.model.fleet import (
     PoolPlan,
     Task,
     World,
+    check_ids,
     drawn,
     graph,
     may_run_again,
@@ -180,6 +181,10 @@ def _watch(world: World) -> None:
 
 def _check_ends(world: World) -> None:
     plan = world.plan
+    check_ids(world)
+    _check_sick(world)
+    own = {one.host: one.own for one in world.pool.status().servers}
+    assert not any(own.values()), f"jobs that have ended are counted: {own}"
     if plan.way == "submit":
         for number, job in world.jobs.items():
             _check_job(world, number, job.exception(0) or job.result(0), job.server)
@@ -229,8 +234,10 @@ def _check_job(world: World, number: int, end: Any, server: str | None) -> None:
     elif isinstance(end, JobFailed):
         failed = [index for index, one in taken if one.end == "execution_error"]
         assert failed, words
-        if plan.on_failed == "move" and untouched and task.cancel is None and not task.fails:
-            raise AssertionError(f"a server that is well did not get it: {words}")
+        sick = {fault.server for fault in plan.faults if fault.kind == "sick"}
+        may_fail = plan.on_failed == "raise" or task.fails or len(sick) > 1
+        may_fail |= task.cancel is not None
+        assert may_fail or not untouched, f"a server that is well did not get it: {words}"
     elif isinstance(end, JobInterrupted):
         assert task.cancel is not None, words
     elif isinstance(end, JobLost):
@@ -240,6 +247,7 @@ def _check_job(world: World, number: int, end: Any, server: str | None) -> None:
         assert any(fault.kind in (*REFUSALS, *UNSURE) for fault in plan.faults), words
         assert not untouched or task.cancel is not None, words
     _check_told(world, number, taken, words)
+    _check_deaths([(index, one) for index, one in taken if one.began_at is not None], words)
     ran = [(index, one) for index, one in taken if one.began_at is not None]
     paid = [one for index, one in ran if not may_run_again(world, index, one)]
     assert len(paid) <= 1, f"it ran {len(ran)} times: {words}"
@@ -265,10 +273,44 @@ def _check_lost(
     may_lose = (*OUTAGES, *UNSURE, "nonsense", "slow")
     assert any(fault.kind in may_lose for fault in plan.faults), words
     assert not any(index in untouched for index, _ in taken), words
+    if untouched and not any(fault.kind in UNSURE for fault in plan.faults):
+        assert any(_may_have_begun(world, index, one) for index, one in taken), words
     if untouched and plan.on_lost == "retry" and plan.tasks[number].cancel is None:
         # Three tries, or two servers that died.
         may_not_arrive = any(fault.kind in UNSURE for fault in plan.faults)
         assert len(taken) >= 2 or may_not_arrive, words
+
+
+def _may_have_begun(world: World, index: int, one: Taken) -> bool:
+    """Whether a prompt began, or was the first one when its server went away."""
+    others = [other for other in world.servers[index].taken if other is not one]
+    return one.began_at is not None or not any(
+        other.began_at is not None and other.began_at < one.ended_at <= other.ended_at
+        for other in others
+    )
+
+
+def _check_deaths(taken: list[tuple[int, Taken]], words: str) -> None:
+    """Two servers are enough."""
+    deaths = sorted((one.ended_at, index) for index, one in taken if one.end == "forgotten")
+    if len({index for _, index in deaths}) > 1:
+        second = next(at for at, index in deaths if index != deaths[0][1])
+        later = [one for _, one in taken if one.at > second + MOMENT]
+        assert not later, f"it killed two servers, and went on: {words}"
+
+
+def _check_sick(world: World) -> None:
+    """A server on which all fails gets less, if the others are well."""
+    plan = world.plan
+    if not plan.faults or any(fault.kind != "sick" for fault in plan.faults):
+        return
+    if len({fault.server for fault in plan.faults}) > 1 or any(task.fails for task in plan.tasks):
+        return
+    server = world.servers[plan.faults[0].server]
+    times = [one.at for one in server.taken if one.end == "execution_error"]
+    seconds = max(times, default=0.0) - min(times, default=0.0)
+    most = 3 + plan.in_flight + math.log2(2 + seconds) + seconds / 8
+    assert len(times) <= most, f"{server.host} failed {len(times)} in {seconds:.1f} s"
 
 
 def _check_afterwards(world: World) -> None:

@@ -26,6 +26,7 @@ from tests.model.fleet import (
     Task,
     Witness,
     World,
+    check_ids,
     drawn_faults,
     graph,
     may_run_again,
@@ -249,6 +250,7 @@ def _play(world: SweepWorld) -> SweepWorld:
 
 def _check(world: SweepWorld) -> None:
     plan = world.plan
+    check_ids(world)
     assert [row.index for row in world.rows] == list(range(plan.points))
     for number, row in enumerate(world.rows):
         taken = world.taken(number)
