@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import random
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -193,12 +194,13 @@ class Witness(Server):
 
 
 @contextlib.contextmanager
-def no_defects() -> Iterator[None]:
-    """In here the client must log no defect of its own."""
+def no_defects(kernel: Kernel) -> Iterator[None]:
+    """In here the client must log no defect of its own, until the kernel ends its threads."""
     said: list[Any] = []
 
     def note(*args: Any, **_: Any) -> None:
-        said.append((args, __import__("traceback").format_exc()))
+        if not kernel.is_over:
+            said.append((args, traceback.format_exc()))
 
     log = logging.getLogger("comfy_client")
     with mock.patch.object(log, "exception", note), mock.patch.object(log, "error", note):

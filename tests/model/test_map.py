@@ -75,7 +75,7 @@ def drawn(seed: int) -> MapPlan:
 def play(plan: MapPlan) -> World:
     """Run a plan, and check all that must hold."""
     world = World(plan, Witness)
-    with no_defects(), world.network:
+    with no_defects(world.kernel), world.network:
         try:
             world.kernel.run(lambda: _main(world))
         finally:

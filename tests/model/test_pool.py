@@ -61,7 +61,7 @@ _REFUSED = (ApiError, UnexpectedResponse, ServerUnreachable, PromptRejected)
 def play(plan: PoolPlan) -> World:
     """Run a plan, and check all that must hold."""
     world = World(plan)
-    with no_defects(), world.network:
+    with no_defects(world.kernel), world.network:
         try:
             world.kernel.run(lambda: _main(world))
         finally:

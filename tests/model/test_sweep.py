@@ -238,7 +238,11 @@ def _play(world: SweepWorld) -> SweepWorld:
     def connected(path: Path) -> Any:
         return Journaled(connect(path), world.step)
 
-    with no_defects(), world.network, mock.patch.object(journal_file, "connect", connected):
+    with (
+        no_defects(world.kernel),
+        world.network,
+        mock.patch.object(journal_file, "connect", connected),
+    ):
         try:
             world.kernel.run(world.main)
         finally:
