@@ -286,7 +286,7 @@ def _look_up(
     deadline, sure = Deadline.after(seconds), Deadline()
     pauses = Backoff(0.2, 2.0, factor=1.6, jitter=0.0)
     looks = 0  # in a row that have found nothing
-    while not deadline.expired and not (looks >= EMPTY_LOOKUPS and sure.expired):
+    while not deadline.expired:
         if state.started or state.decided:
             return state.prompt_id, True
         try:
@@ -300,6 +300,8 @@ def _look_up(
                 return found, True
             sure = sure if looks else Deadline.after(timing.look_up_sure)
             looks += 1
+            if looks >= EMPTY_LOOKUPS and sure.expired:
+                break
         if wake.wait_stopped(pauses.next()):
             raise ClientClosed
     return None, looks > 0

@@ -37,6 +37,9 @@ Fault = Literal["401", "403", "500", "502", "page", "refused", "unheard", "unans
 FAULTS: tuple[Fault, ...] = Fault.__args__  # type: ignore[attr-defined]
 
 
+#: Seconds that a submission may be late.
+LATE = 2.0
+
 _ASKER = Asker(base="", user=None, has_credentials=False, left_behind=False, is_foreign=False)
 
 
@@ -105,6 +108,9 @@ class LittleServer:
     posts: list[str] = attrs.field(factory=list)  # marks of the submissions it has heard
     fate: Fate = "ok"  # of the next submission
     post_fault: str | None = None  # of the next submission
+    on_its_way: dict[str, Any] | None = None  # a submission that is late ...
+    comes_at: float = 0.0  # ... but not later than this
+    said_last: tuple[Run, str] | None = None
     _interrupt: bool = False
     _execution: Iterator[None] | None = None
 
@@ -180,6 +186,7 @@ class LittleServer:
     def say(self, run: Run, kind: str, **data: Any) -> None:
         """Tell it to the client of a prompt, if it is there."""
         run.told.append(kind)
+        self.said_last = run, kind
         socket = self.sockets.get(run.client_id)
         if socket is not None:
             socket.inbox.append({"type": kind, "data": {**data, "prompt_id": run.id}})
@@ -226,6 +233,12 @@ class LittleServer:
         self.history.clear()
         self.sockets.clear()
         self.half_dead.clear()
+
+    def arrive(self) -> None:
+        """What is late comes."""
+        late, self.on_its_way = self.on_its_way, None
+        if late is not None:
+            self.answer("POST", "/prompt", late)
 
     def take(self, client_id: str, mark: str | None, fate: Fate) -> Run:
         """Put a prompt into the queue."""
@@ -312,6 +325,8 @@ class LittleHttp(Http):
         stage.check_free(f"{method} {route}")
         stage.point()
         stage.now += 0.001
+        if stage.now > server.comes_at:
+            server.arrive()
         nothing = Response(method, route, 200, {}, b"", self.url(route))
         fault: Any = server.faults.popleft() if server.faults else None
         if (method, route) == ("POST", "/prompt"):
@@ -319,6 +334,8 @@ class LittleHttp(Http):
         if fault is not None:
             if fault in ("unanswered", "timeout", "ctrl-c"):
                 server.answer(method, route, asked.get("json"))
+            elif fault in ("late", "ctrl-c late"):
+                server.on_its_way, server.comes_at = asked["json"], stage.now + LATE
             stage.now += 5.0 if fault == "timeout" else 0.0
             stage.point()
             server.refused += fault in ("401", "403", "500", "page")
@@ -333,11 +350,11 @@ class LittleHttp(Http):
 
 def _trouble(fault: str, answer: Response) -> BaseException:
     match fault:
-        case "ctrl-c" | "ctrl-c unheard":
+        case "ctrl-c" | "ctrl-c unheard" | "ctrl-c late":
             return KeyboardInterrupt()
         case "refused":
             return ServerUnreachable("connection refused")
-        case "unheard" | "unanswered":
+        case "unheard" | "unanswered" | "late":
             return TransportError("the connection was cut")
         case "timeout":
             return RequestTimeout("no answer in time")

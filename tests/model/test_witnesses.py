@@ -34,6 +34,8 @@ from .witnesses import Scene
 MEANWHILE = st.lists(st.tuples(st.integers(0, 12), st.sampled_from(Scene.SMALL)), max_size=5)
 FATES = st.sampled_from(["ok", "ok", "fails", "cached"])
 WHICH = st.integers(0, 3)
+UNREAD = st.none() | st.sampled_from(["execution_start", "execution_cached", "executed", "status"])
+POST_FAULTS = (*FAULTS, "late", "ctrl-c", "ctrl-c unheard", "ctrl-c late")
 
 
 class Witnesses(RuleBasedStateMachine):
@@ -46,17 +48,24 @@ class Witnesses(RuleBasedStateMachine):
         self.closing = ExitStack()
         self.is_well = False
 
-    @initialize(version=st.sampled_from([*VERSIONS]), lively=st.booleans(), dials=st.booleans())
-    def begin(self, version: str, lively: bool, dials: bool) -> None:
+    @initialize(
+        version=st.sampled_from([*VERSIONS]),
+        lively=st.booleans(),
+        dials=st.booleans(),
+        fates=st.lists(FATES, min_size=1, max_size=2),
+    )
+    def begin(self, version: str, lively: bool, dials: bool, fates: Any = ()) -> None:
         self.dials = dials
         self.scene = self.closing.enter_context(Scene.opened(version, lively=lively))
         self.scene.dial()
+        for fate in fates:
+            self.scene.submit(fate)
         self.is_well = True
 
     @precondition(lambda self: len(self.scene.mine) < 4)
     @rule(
         fate=FATES,
-        fault=st.none() | st.sampled_from([*FAULTS, "ctrl-c", "ctrl-c unheard"]),
+        fault=st.none() | st.sampled_from(POST_FAULTS),
         resubmit=st.booleans(),
         meanwhile=MEANWHILE,
     )
@@ -73,7 +82,7 @@ class Witnesses(RuleBasedStateMachine):
     def cancel(self, **how: Any) -> None:
         self.scene.cancel(**how)
 
-    @precondition(lambda self: self.scene.mine)
+    @precondition(lambda self: any(mine.job.done() for mine in self.scene.mine))
     @rule()
     def drop_jobs(self) -> None:
         self.scene.drop_jobs()
@@ -84,14 +93,24 @@ class Witnesses(RuleBasedStateMachine):
         self.scene.steps(count)
 
     @precondition(lambda self: self.scene.server.is_busy)
-    @rule(count=st.integers(1, 12), meanwhile=MEANWHILE)
+    @rule(count=st.integers(1, 12), unread=UNREAD, meanwhile=MEANWHILE)
     def flow(self, **how: Any) -> None:
         self.scene.flow(**how)
 
-    @precondition(lambda self: self.scene.line.socket and self.scene.line.socket.inbox)
-    @rule()
-    def say_twice(self) -> None:
-        self.scene.say_twice()
+    @precondition(lambda self: self.scene.server.is_busy and self.scene.mine)
+    @rule(unread=UNREAD)
+    def run_one(self, unread: str | None) -> None:
+        self.scene.flow(12, unread=unread)
+
+    @precondition(lambda self: self.scene.server.said_last)
+    @rule(kind=st.none() | st.sampled_from(["execution_success", "execution_error"]))
+    def say_again(self, kind: str | None) -> None:
+        self.scene.say_again(kind)
+
+    @precondition(lambda self: self.scene.line.state is State.CONNECTED)
+    @rule(steps=st.integers(1, 6), notices=st.booleans())
+    def blink(self, **how: Any) -> None:
+        self.scene.blink(**how)
 
     @rule(fate=FATES)
     def submit_foreign(self, fate: Any) -> None:
@@ -102,16 +121,18 @@ class Witnesses(RuleBasedStateMachine):
     def delete_by_others(self, which: int) -> None:
         self.scene.delete_by_others(which)
 
+    @precondition(lambda self: self.scene.server.runs)
     @rule()
     def restart(self) -> None:
         self.scene.restart()
 
-    @rule(faults=st.lists(st.sampled_from(FAULTS), min_size=1, max_size=10))
-    def refuse(self, faults: Any) -> None:
-        self.scene.refuse(*faults)
+    @precondition(lambda self: not self.scene.server.faults)
+    @rule(fault=st.sampled_from(FAULTS), count=st.integers(1, 10))
+    def refuse(self, fault: Any, count: int) -> None:
+        self.scene.refuse(*[fault] * count)
 
     @precondition(lambda self: self.scene.line.socket and self.scene.line.socket.inbox)
-    @rule(count=st.integers(1, 6), readable=st.booleans(), meanwhile=MEANWHILE)
+    @rule(count=st.integers(1, 6), unread=UNREAD, meanwhile=MEANWHILE)
     def hear(self, **how: Any) -> None:
         self.scene.hear(**how)
 
@@ -135,14 +156,17 @@ class Witnesses(RuleBasedStateMachine):
     def renew(self, **how: Any) -> None:
         self.scene.renew(**how)
 
+    @precondition(lambda self: self.scene.mine and not self.scene.is_holding)
     @rule()
     def hold_verdict(self) -> None:
         self.scene.hold_verdict()
 
+    @precondition(lambda self: self.scene.is_holding)
     @rule()
     def let_go(self) -> None:
         self.scene.let_go()
 
+    @precondition(lambda self: self.scene.mine)
     @rule(meanwhile=MEANWHILE)
     def ask(self, **how: Any) -> None:
         self.scene.ask(**how)
@@ -167,7 +191,7 @@ class Witnesses(RuleBasedStateMachine):
 
 SETTINGS = settings(
     deadline=None,
-    stateful_step_count=25,
+    stateful_step_count=30,
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )
@@ -207,6 +231,13 @@ def test_what_ends_before_its_id_is_known_is_told_once(state: Witnesses) -> None
 def test_what_is_cancelled_while_it_is_looked_up_is_not_submitted_again(state: Witnesses) -> None:
     state.begin(version="0.3.75", lively=False, dials=False)
     state.submit(fate="ok", fault="unanswered", resubmit=True, meanwhile=[(3, "cancel")])
+    assert len(state.scene.server.posts) == 1
+
+
+def test_what_comes_late_is_not_submitted_again(state: Witnesses) -> None:
+    """The last look-up comes after the time for which it must not have been found."""
+    state.begin(version="0.3.75", lively=False, dials=True)
+    state.submit(fate="ok", fault="late", resubmit=True, meanwhile=[])
     assert len(state.scene.server.posts) == 1
 
 

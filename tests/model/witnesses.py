@@ -64,6 +64,7 @@ class Line:
         self.error: Exception | None = None
         self.socket: Socket | None = None
         self.wants_redial = False
+        self.redials = 0
         self._stage = stage
         self._received_at = 0.0
 
@@ -79,6 +80,7 @@ class Line:
 
     def redial(self, reason: str) -> None:
         self.wants_redial = self.state is State.CONNECTED
+        self.redials += 1
 
     def wait_settled(self, timeout: float, *, or_failed: bool) -> State:
         self._stage.check_free("a wait for the socket")
@@ -91,8 +93,8 @@ class Line:
         self.socket = server.connect(self.client_id)
         self.state = State.CONNECTING
 
-    def hear(self, *, readable: bool = True) -> bool:
-        """Take the next message; whether there was one."""
+    def hear(self, unread: str | None = None) -> bool:
+        """Take the next message, which cannot be read if it is of that type; False: none came."""
         if self.socket is None or not self.socket.inbox:
             return False
         message = self.socket.inbox.popleft()
@@ -102,7 +104,7 @@ class Line:
             self.generation += 1
             name = "connected" if self.generation == 1 else "reconnected"
             self.handler.connection_changed(ConnectionEvent(name=name))
-        if not readable:
+        if message["type"] == unread:
             self.handler.skipped()
             return True
         for event in decode_text(json.dumps(message).encode()):
@@ -294,6 +296,8 @@ class Scene:
                 self._alone("events", self._dial)
             case "ask":
                 self._ask()
+            case "arrive":
+                self.server.arrive()
             case "attach":
                 self._alone("another user", partial(self._attach, -1, by_mark=False, checked=False))
             case "cancel":
@@ -302,7 +306,7 @@ class Scene:
                 raise ValueError(what)
 
     #: What :meth:`do` knows.
-    SMALL = ("step", "hear", "flow", "cut", "dial", "ask", "attach", "cancel")
+    SMALL = ("step", "hear", "flow", "cut", "dial", "ask", "arrive", "attach", "cancel")
 
     def _flow(self) -> None:
         self.server.step()
@@ -357,7 +361,7 @@ class Scene:
     def submit(
         self,
         fate: Fate = "ok",
-        fault: Fault | Literal["ctrl-c", "ctrl-c unheard"] | None = None,
+        fault: Fault | Literal["late", "ctrl-c", "ctrl-c unheard", "ctrl-c late"] | None = None,
         *,
         resubmit: bool = False,
         meanwhile: Meanwhile = (),
@@ -435,21 +439,31 @@ class Scene:
         for _ in range(count):
             self.server.step()
 
-    def flow(self, count: int = 1, *, meanwhile: Meanwhile = ()) -> None:
-        """The server goes on, and is heard."""
+    def flow(self, count: int = 1, *, unread: str | None = None, meanwhile: Meanwhile = ()) -> None:
+        """The server goes on, and is heard; messages of the type ``unread`` cannot be read."""
 
         def act() -> None:
             for _ in range(count):
                 self.server.step()
-                while self.line.hear():
+                while self.line.hear(unread):
                     pass
 
         self.act("events", act, meanwhile)
 
-    def say_twice(self) -> None:
-        """What it said last, it says again."""
-        if self.line.socket is not None and self.line.socket.inbox:
-            self.line.socket.inbox.append(self.line.socket.inbox[-1])
+    def say_again(self, kind: str | None = None) -> None:
+        """What the server said last, it says again; or another end, after one that was heard."""
+        if self.server.said_last is None:
+            return
+        run, said = self.server.said_last
+        events = [event for event in self.ears.told if isinstance(event, JobEvent)]
+        if kind is None or any(event.is_end and event.prompt_id == run.id for event in events):
+            self.server.say(run, kind or said)
+
+    def blink(self, steps: int = 1, *, notices: bool = True) -> None:
+        """The socket is cut, and while there is none the server goes on."""
+        self.cut(notices=notices)
+        self.steps(steps)
+        self.dial()
 
     def submit_foreign(self, fate: Fate = "ok") -> None:
         """Another client submits a prompt."""
@@ -472,12 +486,12 @@ class Scene:
 
     # -- the event thread --------------------------------------------------------------------
 
-    def hear(self, count: int = 1, *, readable: bool = True, meanwhile: Meanwhile = ()) -> None:
+    def hear(self, count: int = 1, *, unread: str | None = None, meanwhile: Meanwhile = ()) -> None:
         """Hear what is on its way."""
 
         def act() -> None:
             for _ in range(count):
-                self.line.hear(readable=readable)
+                self.line.hear(unread)
 
         self.act("events", act, meanwhile)
 
@@ -507,6 +521,11 @@ class Scene:
         """The server closes the socket by 1008, and the client goes on by another id."""
         new_id = f"client, renewed {self.line.generation}"
         self.act("events", partial(self._cut, new_id=new_id), meanwhile)
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether the event thread stops, or has stopped, before a verdict."""
+        return self._holds or self._verdict is not None
 
     def hold_verdict(self) -> None:
         """The event thread stops before it writes down its next verdict."""
@@ -595,7 +614,7 @@ class Scene:
             assert run.end == "error", f"failed, and is {run}"
         elif isinstance(error, JobInterrupted):
             assert run is not None, "interrupted, and was never there"
-            is_by_us = run.was_cancelled and run.is_forgotten
+            is_by_us = run.was_cancelled and run.is_forgotten and not state_of(mine.job).started
             assert run.end == "interrupted" or is_by_us, f"interrupted, and is {run}"
         elif isinstance(error, JobLost):
             assert run is None or run.is_forgotten, f"lost, and is {run}"
@@ -615,6 +634,7 @@ class Scene:
     def finish(self, *, dials: bool = True) -> None:
         """Nothing more goes wrong: each job ends, in time; ``dials``: there is a socket again."""
         self.let_go()
+        self.server.arrive()
         self._give_up_on_refusals()
         self.server.faults.clear()
         if dials:
