@@ -45,6 +45,7 @@ def had(pool: ComfyPool, servers: list[ComfyServer], jobs: list[Any]) -> tuple[J
         return [by_status.get("running"), by_status.get("pending")]
 
     running, pending = until(lambda: [one for one in [found()] if None not in one])[0]
+    servers[0].until(lambda: pending.prompt_id in [item[1] for item in servers[0].pending], LIMIT)
     return running, pending
 
 
