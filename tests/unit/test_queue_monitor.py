@@ -191,6 +191,18 @@ def test_a_look_may_be_forgotten_by_another_thread_at_any_step(looked):
     assert all(results)
 
 
+def test_what_we_changed_during_the_look_may_not_be_in_it():
+    monitor = monitor_of()
+
+    class Changed(Client):
+        def get_jobs(self, status):
+            monitor.forget()
+            return super().get_jobs(status)
+
+    monitor.refresh(Changed(jobs=[]))
+    assert monitor.cached() is None
+
+
 def test_a_look_does_not_hold_for_ever():
     """The socket may be deaf."""
     monitor = monitor_of(queue=0.0)
