@@ -71,7 +71,7 @@ def trickle(comfy, prompt_id, *, meanwhile):
         threading.Event().wait(0.04)
 
 
-@pytest.mark.timing(deaf=0.3)
+@pytest.mark.timing(deaf=0.3, silence=1.0)
 def test_an_end_that_history_knows_first_does_not_make_a_slow_line_deaf(comfy, fast):
     """The ``status`` stands in line behind a picture; a new socket would cost that."""
 
