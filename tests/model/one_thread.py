@@ -2,7 +2,8 @@
 
 Where a thread may be suspended (before it takes a lock, around a request, in a wait, in a
 receiver), the one that acts reaches a *point*.  Others may act there, each to its end, and then it
-goes on.  With the lock of a client held nobody else acts, and no request, wait or log line may come.
+goes on.  With the lock of a client held nobody else acts, and no request, wait or log line may
+come.
 """
 
 from __future__ import annotations
