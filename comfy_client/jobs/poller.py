@@ -384,10 +384,11 @@ class Poller:
             if most and now - max(state.news_at, monitor.status_at) > self.timing.mute:
                 tracker.deafness.expect(now - self.timing.mute, now)  # nothing else would tell
             with tracker.lock:
-                is_over = monitor.remaining == 0 or (
-                    not state.search_by_mark
-                    and monitor.lacks(state.prompt_id, state.accepted_at or now)
+                is_gone = not state.search_by_mark and monitor.lacks(
+                    state.prompt_id, state.accepted_at or now
                 )
+                is_mute = now - state.news_at > self.timing.mute
+                is_over = monitor.remaining == 0 or is_gone or is_mute
                 outcome = state.apply_refusal(exc, until, tracker.link, most=most, is_over=is_over)
             if outcome is not None:
                 tracker.resolve(one, outcome)

@@ -370,7 +370,7 @@ class JobState:
             until: When to ask again, at the earliest.
             link: As above.
             most: 0: this refusal does not count.
-            is_over: Whether the queue is empty, or does not have the prompt any more.
+            is_over: Whether the queue is empty or lacks the prompt, or there was no news for long.
         """
         self.http_checked = True
         self.check_at = max(self.check_at, until)

@@ -134,7 +134,7 @@ class Schedule:
 
 #: Seconds of what never ends.
 FOR_GOOD = 1e4
-ROUTES = ("", "", "", "GET", "POST", "/prompt", "/queue", "/history", "/ws", "POST /prompt")
+ROUTES = ("", "", "", "/api", "GET", "POST", "/prompt", "/queue", "/history", "/ws", "POST /prompt")
 REFUSALS = (401, 403, 404, 429, 500)
 STATUSES = (*REFUSALS, 502, 503)  # the others are said for a server that is away
 #: How often a kind of fault is drawn.
@@ -214,7 +214,7 @@ def _troubled(rng: random.Random, at: float) -> tuple[Fault, ...]:
     lost = Fault(at=at, kind=rng.choice(("drop", "half", "proxy")), lasts=0.2, route="POST")
     away = Fault(at=at, kind=rng.choice(("cut", "lose", "proxy")), lasts=120.0, route="GET")
     refused = Fault(at=at, kind="refuse", lasts=1.0, route="POST", value=rng.choice(REFUSALS))
-    login = Fault(at=at, kind="refuse", lasts=FOR_GOOD, route="GET", value=401)
+    login = Fault(at=at, kind="refuse", lasts=FOR_GOOD, route="/api", value=401)
     gone = Fault(at=at + 2.0, kind="kill", lasts=1.0)
     down = Fault(at=at + 9.0, kind="kill", lasts=9.0)
     broken = Fault(at=at, kind=rng.choice(("break", "deafen")))

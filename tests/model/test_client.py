@@ -39,7 +39,7 @@ from comfy_client.errors import (
 from comfy_client.events import EndEvent, Event
 from comfy_client.transport.failures import is_away
 from tests.model.kernel import START, Kernel
-from tests.model.schedule import Act, Prompt, Schedule, make
+from tests.model.schedule import Act, Fault, Prompt, Schedule, make
 from tests.model.server import Server, Taken, graph_of
 from tests.model.wire import Network, connect
 
@@ -424,3 +424,44 @@ def test_every_schedule_ends_as_it_must(block: int) -> None:
         except BaseException as exc:
             exc.add_note(f"replay({schedule!r})")
             raise
+
+
+RARE = {
+    "a job of another client, where a login page is in the way for good": Schedule(
+        seed=1,
+        clients=2,
+        busy=True,
+        prompts=(Prompt(seconds=3.0),),
+        acts=(Act(at=1.0, what="attach", client=1),),
+        faults=(Fault(at=0.5, kind="refuse", lasts=1e4, route="/api", value=401),),
+    ),
+    "a server that is away for minutes": Schedule(
+        seed=1,
+        polls=True,
+        prompts=(Prompt(seconds=2.0),),
+        faults=(Fault(at=1.0, kind="cut", lasts=300.0),),
+    ),
+    "a submission without an answer, and no look-up for it": Schedule(
+        seed=1,
+        version="0.3.40",
+        prompts=(Prompt(resubmit=True),),
+        faults=(
+            Fault(at=0.0, kind="drop", lasts=0.3, route="POST"),
+            Fault(at=0.0, kind="cut", lasts=120.0, route="GET /api"),
+        ),
+    ),
+    "a cancellation that is refused, and then the prompt is lost": Schedule(
+        seed=1,
+        prompts=(Prompt(seconds=8.0), Prompt(at=0.5)),
+        acts=(Act(at=1.0, what="cancel", prompt=1),),
+        faults=(
+            Fault(at=0.9, kind="refuse", lasts=0.5, route="POST", value=403),
+            Fault(at=3.0, kind="kill", lasts=1.0),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", RARE)
+def test_what_seeds_seldom_draw(what: str) -> None:
+    play(RARE[what])

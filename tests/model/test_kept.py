@@ -112,3 +112,27 @@ def test_a_result_comes_after_the_end_event_that_was_kept_for_its_id() -> None:
             ),
         )
     )
+
+
+def test_an_end_that_a_gap_swallowed_is_no_wait_without_end_where_http_refuses_for_good() -> None:
+    replay(
+        Schedule(
+            seed=795,
+            preempt=0.02,
+            clients=2,
+            busy=True,
+            prompts=(
+                Prompt(at=0.73, client=1, how="run", seconds=0.42),
+                Prompt(at=0.91, client=1, seconds=7.19, ticks=30),
+            ),
+            acts=(
+                Act(at=1.391, what="cancel", prompt=1, client=1),
+                Act(at=1.664, what="cancel", client=1),
+            ),
+            faults=(
+                Fault(at=0.747, kind="proxy", lasts=2.77),
+                Fault(at=0.856, kind="break", lasts=14.44),
+                Fault(at=0.91, kind="refuse", lasts=1e4, route="/api", value=401),
+            ),
+        )
+    )
