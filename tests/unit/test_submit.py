@@ -185,6 +185,14 @@ def test_a_submission_that_arrives_two_seconds_late_is_found(send):
     assert server.posts == 1
 
 
+def test_looks_on_both_sides_of_an_outage_are_no_row_of_looks(send):
+    """It may have arrived in between."""
+    away = [RequestTimeout("away")] * 3
+    server = Server(RequestTimeout("silent"), found=[None, None, *away, None, None, "the-id"])
+    assert send(server, resubmit=True).prompt_id == "the-id"
+    assert (server.posts, server.looks) == (1, 8)
+
+
 def test_closing_the_client_ends_the_search(send):
     """At once."""
     with pytest.raises(ClientClosed):
