@@ -45,7 +45,7 @@ from comfy_client import (
 from comfy_client.pool import member
 from comfy_client.testing import ComfyServer, Request
 from comfy_client.transport.websocket import State
-from tests.helpers.clients import FAST, LIMIT, Heard, Quick, flush, until
+from tests.helpers.clients import FAST, LIMIT, Fast, Heard, flush, until
 from tests.helpers.gates import GATES, Gated, shows
 from tests.helpers.interrupts import at_each_step, in_time
 from tests.helpers.pools import AsksAgain, marks, pooled, until_each_runs
@@ -95,8 +95,8 @@ def servers() -> Iterator[list[ComfyServer]]:
 
 
 @pytest.fixture
-def clients(servers: list[ComfyServer]) -> Iterator[list[Quick]]:
-    made = [Quick(server.url) for server in servers]
+def clients(servers: list[ComfyServer]) -> Iterator[list[Fast]]:
+    made = [Fast(server.url) for server in servers]
     yield made
     for client in made:
         client.close()
@@ -514,7 +514,7 @@ def test_what_a_client_was_sending_when_it_was_closed_goes_nowhere_else(servers,
 
 
 def test_a_server_without_a_socket_is_missed_when_it_goes(servers) -> None:
-    with Quick(servers[0].url, transport="poll") as api, pooled([api], patience=0.3) as pool:
+    with Fast(servers[0].url, transport="poll") as api, pooled([api], patience=0.3) as pool:
         job = pool.submit(shows(waits=True))
         until_each_runs(servers[0])
         servers[0].kill()
@@ -561,6 +561,7 @@ def test_a_job_whose_cancellation_failed_does_not_run_again(servers, clients) ->
         assert isinstance(job.exception(LIMIT), JobLost)
 
 
+@pytest.mark.timing(ping=0.2, dead=2.0)
 def test_what_was_given_up_ends_for_its_client_when_the_server_is_back(servers, clients) -> None:
     with pooled(clients[:1], patience=0.3) as pool:
         heard = Heard(clients[0])
@@ -638,7 +639,7 @@ def test_of_a_job_that_is_cancelled_while_its_file_is_sent_nothing_else_is(
 
 
 def test_a_server_whose_answer_nobody_foresaw_is_tried_again(servers) -> None:
-    class Odd(Quick):
+    class Odd(Fast):
         is_odd = True
 
         def node_definitions(self, **kw: Any) -> Any:
@@ -786,7 +787,7 @@ def test_callbacks_of_a_job_that_runs_again_hear_of_one_end(servers, clients) ->
 
 
 def test_callbacks_go_on_when_the_submission_got_no_answer(servers, clients) -> None:
-    class Brisk(Quick):
+    class Brisk(Fast):
         timing = attrs.evolve(FAST, look_up=0.3, look_up_sure=0.1, question=0.3)
 
     seen: list[str] = []

@@ -12,7 +12,7 @@ import pytest
 
 from comfy_client import ComfyPool, Job, JobLost
 from comfy_client.testing import ComfyServer
-from tests.helpers.clients import LIMIT, Quick, until
+from tests.helpers.clients import LIMIT, Fast, until
 from tests.helpers.gates import GATES, Gated, shows
 from tests.helpers.pools import marks, pooled, until_each_runs
 
@@ -28,8 +28,8 @@ def servers() -> Iterator[list[ComfyServer]]:
 
 
 @pytest.fixture
-def clients(servers: list[ComfyServer]) -> Iterator[list[Quick]]:
-    made = [Quick(server.url) for server in servers]
+def clients(servers: list[ComfyServer]) -> Iterator[list[Fast]]:
+    made = [Fast(server.url) for server in servers]
     yield made
     for client in made:
         client.close()
@@ -95,7 +95,7 @@ def test_what_somebody_has_deleted_runs_nowhere_else(servers, clients) -> None:
     with pooled(clients[:2]) as pool:
         jobs = [pool.submit(shows(f"t{n}", waits=True)) for n in range(4)]
         _, pending = had(pool, servers[:2], jobs)
-        with Quick(servers[0].url) as somebody:
+        with Fast(servers[0].url) as somebody:
             somebody.delete_from_queue(pending.prompt_id)
         assert isinstance(pending.exception(LIMIT), JobLost)
         GATES.set()

@@ -27,7 +27,7 @@ from comfy_client.pool.dispatcher import Dispatcher
 from comfy_client.pool.member import Member
 from comfy_client.showing import screen
 from comfy_client.testing import ComfyServer
-from tests.helpers.clients import FAST, LIMIT, Quick, quickly, until
+from tests.helpers.clients import FAST, LIMIT, Fast, quickly, until
 from tests.helpers.gates import GATES, Gated, Hold, held, saves, shows
 from tests.helpers.interrupts import at_each_step, fail_next_start, in_time, press_ctrl_c
 from tests.helpers.pools import marks, pooled, until_each_runs
@@ -66,8 +66,8 @@ def servers() -> Iterator[list[ComfyServer]]:
 
 
 @pytest.fixture
-def clients(servers: list[ComfyServer]) -> Iterator[list[Quick]]:
-    made = [Quick(server.url) for server in servers]
+def clients(servers: list[ComfyServer]) -> Iterator[list[Fast]]:
+    made = [Fast(server.url) for server in servers]
     yield made
     for client in made:
         client.close()
@@ -427,7 +427,7 @@ def test_ctrl_c_in_a_map_leaves_what_runs_and_says_so(servers, clients, caplog) 
 def test_a_map_that_ends_early_asks_all_servers_at_once(servers) -> None:
     """One that does not answer holds up no other."""
 
-    class Patient(Quick):
+    class Patient(Fast):
         timing = attrs.evolve(FAST, cancel_timeout=2 * LIMIT)
 
     with (
@@ -491,7 +491,7 @@ def test_a_defect_of_ours_in_one_step_of_a_pool_holds_up_no_job(
 def test_a_server_that_takes_nothing_holds_up_the_end_of_a_map_once(servers) -> None:
     """Five seconds are for all of it: for what is on its way there, and for taking it back."""
 
-    class Patient(Quick):
+    class Patient(Fast):
         timing = attrs.evolve(FAST, cancel_timeout=10 * LIMIT)
 
     with Patient(servers[0].url) as one, Patient(servers[1].url) as two, pooled([one, two]) as pool:

@@ -27,7 +27,7 @@ from comfy_client import (
     WorkflowError,
 )
 from comfy_client.testing import ComfyServer, Request
-from tests.helpers.clients import Quick, until
+from tests.helpers.clients import Fast, until
 from tests.helpers.pools import AsksAgain
 from tests.helpers.sweeps import (
     GRID,
@@ -59,8 +59,8 @@ def records(servers: list[ComfyServer]) -> list[Record]:
 
 
 @pytest.fixture
-def apis(servers: list[ComfyServer], records: list[Record]) -> Iterator[list[Quick]]:
-    made = [Quick(server.url) for server in servers]
+def apis(servers: list[ComfyServer], records: list[Record]) -> Iterator[list[Fast]]:
+    made = [Fast(server.url) for server in servers]
     yield made
     for record in records:
         record.gate = None
@@ -69,7 +69,7 @@ def apis(servers: list[ComfyServer], records: list[Record]) -> Iterator[list[Qui
 
 
 @pytest.fixture
-def pool(apis: list[Quick]) -> Iterator[ComfyPool]:
+def pool(apis: list[Fast]) -> Iterator[ComfyPool]:
     with ComfyPool(apis) as made:
         until_all_are_ready(made)
         yield made
@@ -387,7 +387,7 @@ def test_shutdown_in_another_thread_ends_it(pool, servers, records, journal) -> 
 def resumed(*servers: ComfyServer, **options: Any) -> Iterator[ComfyPool]:
     """A pool as of another process."""
     with contextlib.ExitStack() as stack:
-        made = [stack.enter_context(contextlib.closing(Quick(one.url))) for one in servers]
+        made = [stack.enter_context(contextlib.closing(Fast(one.url))) for one in servers]
         yield stack.enter_context(ComfyPool(made, **options))
 
 

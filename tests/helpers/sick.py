@@ -13,7 +13,7 @@ import attrs
 
 from comfy_client import ComfyApi, ComfyPool
 from comfy_client.testing import ComfyServer, check_interrupted
-from tests.helpers.clients import FAST, until
+from tests.helpers.clients import Fast, until
 
 #: Refuses a model that it had, as its list says yet.
 _GONE: Final = {
@@ -112,7 +112,7 @@ def work(number: int = 0) -> dict[str, Any]:
 class Brief(ComfyApi):
     """Does not look long for a submission that got no answer."""
 
-    timing = attrs.evolve(FAST, look_up=1.0, look_up_sure=0.1)
+    timing = attrs.evolve(Fast.timing, look_up=1.0, look_up_sure=0.1)
 
 
 class Resting(ComfyPool):
