@@ -79,13 +79,14 @@ def _attributed(
     return attrs.evolve(event, prompt_id=prompt_id)
 
 
-def _without_record(one: Tracked, ending: _EndRecord, link: int | None) -> Outcome | None:
-    """Return how it ended for somebody who had attached to it, if no record will say."""
-    if ending.has_record:
-        return None
+def _end_elsewhere(one: Tracked, ending: _EndRecord, link: int | None) -> Outcome | None:
+    """Return how it ended for somebody who had attached to it; None: its record will say."""
     one.state.end_event = ending.event
     one.events.receive(ending.event)
-    return one.state.as_reported(link)
+    if not ending.has_record:
+        return one.state.as_reported(link)
+    one.state.awaits_history, one.state.check_at = True, 0.0
+    return None
 
 
 def _nobody() -> None:
@@ -253,8 +254,8 @@ class Tracker:
                     self._attached -= other.state.attached
                     self.ledger.uncount(other.state)
                     other.join(one)
-                elif (ending := self.ended.get(receipt.prompt_id)) is not None:
-                    outcome = outcome or _without_record(one, ending, self.link)
+                elif (ending := self.ended.get(receipt.prompt_id)) and ending.is_final:
+                    outcome = outcome or _end_elsewhere(one, ending, self.link)
                     self.ledger.uncount(state)
             early = one.early
         self.ledger.log_submitted(state)

@@ -248,3 +248,13 @@ def test_jobs_of_one_prompt_end_alike_though_it_is_cancelled_before_the_answer(
     state.begin(version="2024-03", lively=False, dials=False)
     others = [(3, "attach"), (12, "cancel")]
     state.submit(fate="ok", fault=None, resubmit=False, meanwhile=others)
+
+
+def test_an_end_that_was_told_stays_for_a_submission_that_is_found_later(state: Witnesses) -> None:
+    """Another thread had attached to it, and the server forgot it before it could be asked."""
+    state.begin(version="2024-03", lively=True, dials=False, fates=["ok", "ok"])
+    state.blink(notices=False, steps=1)
+    state.renew(meanwhile=[])
+    state.refuse(count=8, fault="502")
+    state.submit(fate="ok", fault="unanswered", meanwhile=[(3, "attach")], resubmit=False)
+    state.restart()

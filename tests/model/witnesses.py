@@ -201,6 +201,7 @@ class Mine:
     prompt_id: str  # by which it was submitted, or attached to
     since: int  # how many events receivers had heard when it began
     raised: BaseException | None = None  # by its submission
+    was_cancelled: bool = False
     reposts: bool = False
 
 
@@ -421,6 +422,7 @@ class Scene:
     def _cancel(self, which: int, *, force: bool) -> None:
         if self.mine:
             mine = self.mine[which % len(self.mine)]
+            mine.was_cancelled = True
             with contextlib.suppress(ComfyError):
                 mine.job.cancel(force=force)
             run = self.run_of(mine)
@@ -612,7 +614,9 @@ class Scene:
             assert run is not None, "failed, and was never there"
             assert run.end == "error", f"failed, and is {run}"
         elif isinstance(error, JobInterrupted):
-            assert run is not None, "interrupted, and was never there"
+            if run is None:
+                assert mine.was_cancelled, "interrupted, and was never there"
+                return
             is_by_us = run.was_cancelled and run.is_forgotten and not state_of(mine.job).started
             assert run.end == "interrupted" or is_by_us, f"interrupted, and is {run}"
         elif isinstance(error, JobLost):
