@@ -110,7 +110,7 @@ class LittleServer:
     post_fault: str | None = None  # of the next submission
     on_its_way: dict[str, Any] | None = None  # a submission that is late ...
     comes_at: float = 0.0  # ... but not later than this
-    said_last: tuple[Run, str] | None = None
+    said_last: tuple[Run, str, dict[str, Any]] | None = None
     _interrupt: bool = False
     _execution: Iterator[None] | None = None
 
@@ -186,7 +186,7 @@ class LittleServer:
     def say(self, run: Run, kind: str, **data: Any) -> None:
         """Tell it to the client of a prompt, if it is there."""
         run.told.append(kind)
-        self.said_last = run, kind
+        self.said_last = run, kind, data
         socket = self.sockets.get(run.client_id)
         if socket is not None:
             socket.inbox.append({"type": kind, "data": {**data, "prompt_id": run.id}})

@@ -455,10 +455,10 @@ class Scene:
         """What the server said last, it says again; or another end, after one that was heard."""
         if self.server.said_last is None:
             return
-        run, said = self.server.said_last
+        run, said, data = self.server.said_last
         events = [event for event in self.ears.told if isinstance(event, JobEvent)]
         if kind is None or any(event.is_end and event.prompt_id == run.id for event in events):
-            self.server.say(run, kind or said)
+            self.server.say(run, kind or said, **(data if kind is None else {}))
 
     def blink(self, steps: int = 1, *, notices: bool = True) -> None:
         """The socket is cut, and while there is none the server goes on."""
