@@ -301,10 +301,10 @@ def _look_up(
             sure = sure if looks else Deadline.after(timing.look_up_sure)
             looks += 1
             if looks >= EMPTY_LOOKUPS and sure.expired:
-                break
+                return None, True
         if wake.wait_stopped(pauses.next()):
             raise ClientClosed
-    return None, looks > 0
+    return None, False  # silence, or one look that found nothing, proves nothing
 
 
 def warn_or_refuse(job: Job, hide: Callable[[Any], Any], *, strict: bool) -> None:

@@ -193,6 +193,20 @@ def test_looks_on_both_sides_of_an_outage_are_no_row_of_looks(send):
     assert (server.posts, server.looks) == (1, 8)
 
 
+def test_one_look_as_time_runs_out_is_no_proof(send, clock):
+    """The submission may still be on its way when the search must end."""
+    server = Server(RequestTimeout("silent"), ANSWER, found=[None])
+    server.total_timeout = 0.0
+
+    def late(seconds):
+        clock.now += 11.0  # past ``look_up``, as on a busy machine
+        return False
+
+    with pytest.raises(SubmitUncertain):
+        send(server, resubmit=True, wake=SimpleNamespace(wait_stopped=late))
+    assert (server.posts, server.looks) == (1, 1)
+
+
 def test_closing_the_client_ends_the_search(send):
     """At once."""
     with pytest.raises(ClientClosed):
