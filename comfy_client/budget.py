@@ -24,8 +24,8 @@ LARGE: Final = 1 << 14
 class Holder(Protocol):
     """A holder of bytes."""
 
-    nbytes: int  #: About how much, also of what others hold, too.
-    own: int  #: How much of it has no :class:`Charge`.
+    nbytes: int  #: About how many bytes it holds, alone or with others.
+    own: int  #: How many of these have no :class:`Charge`.
 
     def give_way(self, nbytes: int, rank: int) -> int:
         """Release up to ``nbytes`` of what has this rank, 0 to 2; return how many were released."""

@@ -229,7 +229,7 @@ class ComfyApi(Batches, Subscriptions, Connecting):
 
     @property
     def dropped_events(self) -> int:
-        """The number of events dropped since receivers, iterators or callbacks were too slow.
+        """The number of events dropped because receivers, iterators or callbacks were too slow.
 
         Events of jobs count, too (``job.events()``, ``run(on_preview=...)``).  These are previews
         and progress that newer ones replaced, and events beyond the limits: 10,000 for each

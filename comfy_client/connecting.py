@@ -133,7 +133,7 @@ class Connecting(Routes):
         return stats
 
     def _wait_for_socket(self, deadline: Deadline) -> State:
-        """Wait until the socket has connected or failed; raise what will not mend."""
+        """Wait until the socket has connected or failed; raise what waiting does not mend."""
         check_may_wait()
         self._connection.retry()
         left = max(0.05, deadline.left(LONGEST))
@@ -174,7 +174,7 @@ class Connecting(Routes):
                 if not is_temporary(exc) or deadline.left() <= pauses.longest:
                     self._receivers.publish(ErrorEvent(name="connection_error", error=exc))
                     raise exc
-                if is_first:  # whoever waits wants to know for what
+                if is_first:  # tells the user what is waited for
                     limit = "" if timeout is None else f"{timeout:g} s "
                     log.warning("waiting %sfor the server to come up: %s", limit, exc)
                 log.debug("not up yet: %s", exc)

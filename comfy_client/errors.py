@@ -408,7 +408,7 @@ class JobLost(JobError):
     """The prompt is in neither queue nor history: the server was restarted, or it was deleted.
 
     Not ``retryable`` if the server of a pool has not answered for too long: it may have run the
-    prompt, or run it yet.
+    prompt, or may still run it.
     """
 
     retryable: bool = True

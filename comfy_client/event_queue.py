@@ -80,7 +80,7 @@ def _kind(event: Event) -> Hashable | None:
 
 
 def _rank(event: Event) -> int:
-    """Rank an event: 0 may be dropped, 1 matters, 2 nothing else tells it."""
+    """Return an event's rank: 0: it may be dropped; 1: it matters; 2: nothing else tells this."""
     if isinstance(event, Addressed):
         return 2 if event.event is None else _rank(event.event)
     if isinstance(event, EndEvent):
@@ -190,7 +190,7 @@ class EventQueue:
             number, event = waiting.popitem(last=False)
             if self._of_kind:
                 self._forget_kind(number, event)
-            # Whoever takes it holds it for a while.
+            # The reader holds it for a while.
             self._in_hand, self._bytes_in_hand = number, event.nbytes
             return event
 

@@ -2,11 +2,12 @@
 
 An SQLite file with a row for each point that was ever submitted, found by the digest of its
 graph.  A write has reached the disk before it returns, and happens in full or not at all,
-though the disk be full or the process be killed.
+even if the disk is full or the process is killed.
 
 SQLite itself keeps a second process out, by the lock that it keeps while the journal is open.
-No write-ahead log: what has been written is in this one file, which may be copied as one.  What
-SQLite needs to undo half a write lies beside it only while a sweep is at work, or was killed.
+There is no write-ahead log: all that has been written is in this one file, which may be copied
+alone.  What SQLite needs to undo half a write lies beside it only while a sweep is at work, or
+after one was killed.
 """
 
 from __future__ import annotations
@@ -182,7 +183,7 @@ class Journal:
             in_full(steps)
 
     def _tidy_up(self, connection: sqlite3.Connection) -> None:
-        """Remove what lies beside the file, unless that is the parent's of a fork."""
+        """Remove SQLite's file beside the journal, unless it belongs to the parent of a fork."""
         if os.getpid() == self._pid:
             connection.execute("PRAGMA locking_mode = NORMAL")
             connection.execute("PRAGMA journal_mode = DELETE")

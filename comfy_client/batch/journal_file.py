@@ -177,7 +177,7 @@ def _beside(path: Path) -> Path | None:
 
     Raises ``ValueError`` if there is a write-ahead log, which no journal has.
     """
-    real = path.resolve()  # SQLite looks beside a link's goal
+    real = path.resolve()  # SQLite looks beside a link's target
     log, undo = (real.with_name(real.name + ending) for ending in ("-wal", "-journal"))
     if os.path.lexists(log):
         raise _in_the_way(log)

@@ -331,7 +331,7 @@ class ClientWindow(Window):
     def withdraw(self) -> None:
         """Delete from the queue what is pending there; what runs keeps running.
 
-        Whoever comes while another thread does so waits for it (5 seconds at most).
+        A call while another thread does so waits for that thread (5 seconds at most).
         """
         is_first = self._withdrawal.acquire(blocking=False)
         try:

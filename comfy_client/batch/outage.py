@@ -31,7 +31,7 @@ class Outage:
     connects.  Prompts that are yet to be sent and prompts under way share it.
 
     Attributes:
-        poller: That of the client.
+        poller: The poller of the client.
         patience: Seconds after which waiting ends in :class:`ServerUnreachable`; ``None``: never.
     """
 
@@ -51,7 +51,7 @@ class Outage:
 
     @property
     def seconds(self) -> float:
-        """Seconds that the outage has lasted; 0 if the server is there, as far as anybody knows."""
+        """Seconds that the outage has lasted; 0 if the server is there, as far as is known."""
         return 0.0 if self._since is None else runtime.monotonic() - self._since
 
     def patiently(

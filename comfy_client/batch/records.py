@@ -1,6 +1,6 @@
 """JSON records of ended rows in a journal, and the rows made of them.
 
-Secrets are left out, and so are the values of the grid: they may be anybody's secrets.
+Secrets are left out, and so are the values of the grid, which may be secrets, too.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Recovery:
     """The server's knowledge of an earlier process's prompts.
 
     Whatever a journal has lost, nothing runs twice: each prompt is looked for before it is
-    sent.  What was in neither the queue at the beginning nor the history later, never came.
+    sent.  What was in neither the queue at the beginning nor the history later never arrived.
     """
 
     def __init__(self, client: Running, sought: Mapping[str, Sought]) -> None:

@@ -25,8 +25,8 @@ class SweepRow(AsDict):
             ...; ``None`` with a result.
         seconds: Seconds from the submission to the end, waiting in the queue included.  ``None``:
             it was not submitted, or another process submitted it and did not see its end.
-        execution_seconds: How many of these seconds it ran, by the server's clock.  ``None`` before
-            July 2024, and if the server did not say in time.
+        execution_seconds: How many of these seconds it ran, by the server's clock.  ``None`` on
+            servers before July 2024, and if the server did not say in time.
         cached: How many nodes did not run again; ``None`` with an error.
         from_journal: True if it had ended before this call of ``sweep``.
         host: The URL of the server that it was sent to; ``None``: it was not sent.

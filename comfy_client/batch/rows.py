@@ -173,15 +173,15 @@ class Sweep(tuple[SweepRow, ...]):
         """Return a contact sheet: an image of each row with its values (extra ``[image]``).
 
         The image is the first one of the row.  A row without one shows why: the class of its error,
-        or of the one that came when the file was fetched (``NotFound``).  ``too large`` is one of
-        more than 40 million pixels, or 128 MiB, which is not decoded.
+        or of the one that came when the file was fetched (``NotFound``).  ``too large`` stands for
+        an image of more than 40 million pixels, or 128 MiB, which is not decoded.
 
         Args:
             rows: The input whose values are the rows of the sheet: ``"KSampler.cfg"``, or ``"cfg"``
                 if it is the only one of that name.  Or several, for all combinations.  ``None``:
                 all that vary and are not in ``cols``.
             cols: The same for the columns.  ``None``: the last one that varies and is not in
-                ``rows``.  With a single input, ``None`` for both breaks the lines of the sheet.
+                ``rows``.  With a single input, ``None`` for both wraps the pictures over lines.
             size: The longest side of a picture in pixels.
 
         Raises:

@@ -48,7 +48,7 @@ class Runner(Protocol):
     # -- what is to be run -----------------------------------------------------------------
 
     def weights(self) -> Mapping[str, float]:
-        """Return the relative speed of each server; those that work come first."""
+        """Return the relative speeds of the servers to which points are assigned at first."""
 
     def free(self) -> Iterable[str]:
         """Return the servers that could take one more prompt, the idlest first."""
@@ -122,7 +122,7 @@ class Runner(Protocol):
         """Return whether the server said that it does not know a lost job."""
 
     def let_go(self, job: Job | None) -> None:
-        """Let go of a job that nobody knows, before it runs again."""
+        """Have a job cancelled when its server is back, as its prompt is about to run again."""
 
 
 class OneServer:
@@ -145,7 +145,7 @@ class OneServer:
         return self._client if host == self._client.host else None
 
     def weights(self) -> Mapping[str, float]:
-        """Return the share of each server."""
+        """Return the relative speed of the only server."""
         return {self._client.host: 1.0}
 
     def free(self) -> Iterable[str]:

@@ -1,8 +1,8 @@
 """Assignment of the points of a grid to servers.  Pure.
 
 The points stand in an order in which each changes little of the one before it.  Each server has
-a run of them, from one end of which it takes the next; who has none left takes over the rear
-part of the longest run.  So slow servers end with a few of them, fast ones with many.
+a run of them, from one end of which it takes the next; a server with none left takes over the
+rear part of the longest run.  So slow servers end with a few of them, fast ones with many.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def removing(
     """
     tracker = poller.tracker
     # Given ids are looked up without the lock: the collector may end a forgotten ``map`` while
-    # this thread has the lock of a queue, for which whoever has this one may wait.
+    # this thread has the lock of a queue, for which a thread with this lock may wait.
     known = tracker.outstanding if prompt_ids is None else map(tracker.get, prompt_ids)
     # Now: a look at the queue may miss them before the answer comes.
     there = [one for one in known if one is not None and _is_there(one.state)]

@@ -114,7 +114,7 @@ def _order(tracker: Tracker) -> Order:
 
 
 def why(state: JobState, status: str, poller: Poller) -> str:
-    """Return one sentence on what a prompt is waiting for."""
+    """Return one sentence on where a prompt that has not ended is, and when news came last."""
     tracker = poller.tracker
     now = runtime.monotonic()
     words = [status if state.end_event is None else f"{status}, its record is awaited"]

@@ -15,7 +15,7 @@ from .tracker import Tracker
 
 @contextlib.contextmanager
 def announced(tracker: Tracker, prompt_id: str | None) -> Iterator[None]:
-    """Context manager: announce a prompt with its user's id that is about to be submitted."""
+    """Context manager: announce the id that a user gave to a prompt, while it is submitted."""
     if prompt_id is None:
         yield  # nobody knows it yet
         return

@@ -99,7 +99,7 @@ def gallery(
         files: Outputs.
         texts: Texts that nodes show.
         titles: Names of nodes, by id.
-        facts: What else there is to say, below all.
+        facts: Remarks that are shown last.
         seconds: How long fetching them may take.
     """
     shown = files[:MOST_OUTPUTS]
@@ -171,9 +171,9 @@ def _picture(output: Showable, size: int, until: float) -> str:
 def _image(output: Showable, until: float) -> bytes | None:
     """Fetch the picture for a thumbnail; return None if it is too large.
 
-    A server makes a JPEG of a large picture, in one seventh of the time of a WebP; meanwhile it
-    answers nobody, so it is not asked for small ones.  A JPEG has no transparent pixels, and of
-    16 bits a server makes white.
+    For a large picture, the server is asked for a JPEG, which takes it a seventh of the time of a
+    WebP.  It answers nothing else meanwhile, so small pictures are fetched as they are.  So are
+    pictures with transparent pixels, which a JPEG lacks, or with 16 bits, which would become white.
     """
     with output.stream(timeout=_left(until)) as download:
         chunks = iter(download)

@@ -86,7 +86,7 @@ class Job(Future[Result]):
     """
 
     def __init__(self, routes: Routes, tracked: Tracked, poller: Poller) -> None:
-        self._routes = routes  # whoever holds the job, holds the client that ends it
+        self._routes = routes  # holding the job holds the client that ends it
         self._tracked = tracked
         self._poller = poller
         tracked.waiters.append(self)
@@ -94,7 +94,7 @@ class Job(Future[Result]):
         self._begin()
 
     def _begin(self) -> None:
-        """Begin as a fresh future, as in the child of a fork, where locks may stay held."""
+        """Make this a fresh future, as in the child of a fork, where locks may stay held."""
         super().__init__()
         share(self._condition, is_small=True)
         self.set_running_or_notify_cancel()
@@ -162,7 +162,7 @@ class Job(Future[Result]):
         return super().result(0)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return the error of the prompt, or ``None``; waits as :meth:`result` does.
+        """Return the error of the prompt, or ``None``; wait as :meth:`result` does.
 
         Raises:
             JobTimeout: It has not ended within ``timeout`` seconds; it keeps running.
@@ -231,11 +231,11 @@ class Job(Future[Result]):
         return left
 
     def _place(self) -> str:
-        """Return where the job is, if there are several servers."""
+        """Return the words for the job's server in messages; empty if there is only one server."""
         return ""
 
     def _news_at(self) -> float:
-        """Return when there was news of a job; while it waits, of its place in the queue, too."""
+        """Return when news of the job came last; while it waits, news of the queue counts, too."""
         state = self._tracked.state
         moved_at = self._poller.tracker.monitor.advanced_at if state.running_since is None else 0.0
         return max(state.news_at, moved_at)
@@ -250,7 +250,7 @@ class Job(Future[Result]):
         return JobTimeout(f"{what}{self._goes_on()}", prompt_id=self.prompt_id, stalled=is_stalled)
 
     def _goes_on(self) -> str:
-        """Tell what becomes of the prompt after a timeout."""
+        """Return the words on what becomes of the prompt after a timeout."""
         trouble = self._poller.tracker.connection.error
         state = (
             f"; the server may be gone ({trouble}). If it is not, the prompt"
@@ -281,7 +281,7 @@ class Job(Future[Result]):
         for alarm in tuple(self._alarms):
             with contextlib.suppress(RuntimeError):  # a lock that another job has released
                 alarm()
-        self._alarms.clear()  # whoever comes from now on, sees that it is done
+        self._alarms.clear()  # later callers see that it is done
         with self._lock:
             callbacks, self._callbacks = self._callbacks, None
         if callbacks:
@@ -431,7 +431,7 @@ def state_of(job: Job) -> JobState:
 
 
 def news_at(job: Job) -> float:
-    """Return when there was news of a job; while it waits, of its place in the queue, too."""
+    """Return when news of a job came last; while it waits, news of the queue counts, too."""
     return job._news_at()
 
 
@@ -452,7 +452,7 @@ def routes_of(job: Job) -> Routes:
 
 
 def queue_news(job: Job) -> tuple[object, ...] | None:
-    """Return a value that changes whenever the job's place in the queue may have, or None."""
+    """Return a value that changes when the job's place in the queue may change; None: not known."""
     state, tracker = job._tracked.state, job._poller.tracker
     monitor = tracker.monitor
     if state.accepted_at is None:
@@ -525,7 +525,7 @@ def follow(
 
 
 def poll(job: Job, notify: Callable[[], object]) -> Generator[Event | None]:
-    """Yield as :meth:`Job.events` does, but never wait: ``None`` where there is none yet.
+    """Yield events as :meth:`Job.events` does, but never wait: ``None`` while there is no event.
 
     ``notify`` is called, in any thread, when it is time to ask again; it must be quick.
     """

@@ -1,8 +1,8 @@
 """Counters and log lines of our prompts: each is counted once.
 
 The lines are ``INFO`` of the logger ``comfy_client``; the guide (``monitoring.rst``) lists their
-facts.  A handler of logs is somebody's code, which may take its time: it runs in the thread that
-submits, or in the one that calls receivers, never in the socket's or while a lock is held.
+facts.  A log handler is the user's code and may be slow: it runs in the thread that submits, or in
+the one that calls receivers, never in the thread of the socket or while a lock is held.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from ..transport.pieces import Each
 def spellings(prompt_id: str) -> tuple[str, ...]:
     """Return an id as it was given, and as a canonical UUID if it is another form of one.
 
-    Servers from 0.25 on take no other than canonical ones; those before keep any as they are.
+    Servers from 0.25 on take only canonical ids; older servers keep any id as it is.
     """
     try:
         canonical = str(uuid.UUID(prompt_id))
@@ -33,8 +33,8 @@ def spellings(prompt_id: str) -> tuple[str, ...]:
 def find(http: Http, prompt_id: str, client_id: str, deadline: Deadline) -> str | None:
     """Return the id under which a server has our prompt: ours, or its own with our mark.
 
-    The mark counts where the id itself is nowhere, and beside the ``client_id`` of the
-    submission: anybody can see it, and send it with a prompt of theirs.
+    The mark counts only where the id itself is not found, and only together with the ``client_id``
+    of the submission: anybody can see a mark, and send it with another prompt.
     """
 
     ids = spellings(prompt_id)
@@ -69,7 +69,7 @@ def _waiting(found: object) -> list[models.QueueItem]:
 
 
 def _records(found: object) -> list[models.HistoryEntry]:
-    """Return the records that are about the prompt by whose id they are kept."""
+    """Return the records that are kept under the id of their own prompt."""
     records = (
         (key, models.HistoryEntry.from_json(entry))
         for key, entry in mapping(found, "history").items()
@@ -84,7 +84,7 @@ def _named(records: Sequence[_Record], ids: Sequence[str]) -> str | None:
 
 
 def _marked(records: Sequence[_Record], ids: Sequence[str], client_id: str) -> str | None:
-    """Return the id of the record that has one of these as the mark of that client."""
+    """Return the id of the record that has one of these ids as the mark of that client."""
     for one in ids:
         for record in records:
             if is_marked(record, one, client_id):

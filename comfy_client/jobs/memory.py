@@ -65,7 +65,7 @@ def wait_for_vram(
 
 
 def _device(devices: Sequence[Device], index: int | None) -> Device:
-    """Return the device with an index, or the main one."""
+    """Return the device with an index (None: the main one); raise unless it says its free VRAM."""
     if index is None:
         found = devices[0] if devices else None
     else:

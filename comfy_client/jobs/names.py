@@ -44,9 +44,9 @@ def local_paths(
 ) -> list[Path]:
     """Return a path for each file, all of them different; none leads out of the template's folder.
 
-    That is the part before the first field, up to a separator.  Folders behind it are never
-    links, and neither is a path an existing folder: such names are numbered, as those are that
-    two files would share.
+    That folder is the part before the first field, up to a separator.  No folder below it is a
+    link, and no path is an existing folder: such names are numbered, and so are names that two
+    files would share.
 
     Args:
         template: With fields in braces; ``{{`` and ``}}`` are braces.
@@ -75,7 +75,7 @@ def local_paths(
 
 
 def _grouped(folders: Sequence[Path]) -> Iterable[list[int]]:
-    """Return the positions of folders that some file system takes for the same."""
+    """Return the positions of the folders, grouped by what some file system takes for the same."""
     groups: dict[str, list[int]] = {}
     for index, folder in enumerate(folders):
         groups.setdefault(folded(os.fspath(folder)), []).append(index)

@@ -19,7 +19,7 @@ ORPHANS: Final = 1000
 
 
 class Orphans:
-    """Keeps events while some id is not known; the tracker's lock guards it.
+    """The events that are kept while some id is not known; the tracker's lock guards them.
 
     ``tracked`` are the prompts that have not ended; ``posting`` those whose submission has no
     answer yet.
@@ -30,17 +30,17 @@ class Orphans:
         self._events: Newest[JobEvent] = Newest(ORPHANS, nbytes)
 
     def keep(self, event: JobEvent, tracked: Iterable[Tracked]) -> None:
-        """Keep an event if it may be about one of these."""
+        """Keep an event if it may be about one of these prompts."""
         if self._misses_id(tracked):
             self._events.append(event, event.nbytes)
 
     def drop(self, tracked: Iterable[Tracked]) -> None:
-        """Forget all events unless they may be about one of these."""
+        """Forget all events unless they may be about one of these prompts."""
         if len(self._events) and not self._misses_id(tracked):
             self._events.clear()
 
     def of(self, state: JobState) -> list[JobEvent]:
-        """Return what was kept about a prompt; if some was lost, events alone may not decide."""
+        """Return the kept events of a prompt; if some are lost, events alone do not decide."""
         if self._events.forgotten:
             state.generation = None
         return [event for event in self._events.values() if event.prompt_id == state.prompt_id]

@@ -75,7 +75,7 @@ def with_finality(event: JobEvent, graph: Graph) -> JobEvent:
 
 
 def success(prompt_id: str, *, recovered: bool = False) -> ExecutionSuccess:
-    """Make the end event for a success that no event told."""
+    """Make the end event for a success that no event reported."""
     return attrs.evolve(execution_success({"prompt_id": prompt_id}), recovered=recovered)
 
 
@@ -166,7 +166,7 @@ def _without(secrets: Secrets, event: ExecutionError, graph: Graph) -> Execution
 
 
 def _name(secrets: Secrets, said: str | None, graph: Graph) -> str | None:
-    """Return an id, a class or a kind of exception, as the server has it."""
+    """Hide secrets in an id, class or kind of exception, unless it is known or in the graph."""
     if said is None or said in graph or said in _KINDS:
         return said
     if any(class_of(graph, node_id) == said for node_id in graph):

@@ -417,7 +417,7 @@ def save_all(outputs: Sequence[Output], targets: Sequence[Path], if_exists: IfEx
 
 
 def missing(outputs: Sequence[Output], timeout: float | None) -> list[Output]:
-    """Return the outputs that the server has no more; each file is asked for once."""
+    """Return the outputs that the server no longer has; each file is asked for once."""
     deadline = Deadline.after(timeout)
     by_place: dict[object, list[Output]] = {}
     for one in outputs:

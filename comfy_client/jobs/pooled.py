@@ -111,19 +111,19 @@ class PooledJob(Job):
         return super()._outcome(limits, tick)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what any job does, and ``server``."""
+        """Return what is known now as JSON, as any job does, and ``server``."""
         return {**super().to_dict(), "server": self.server}
 
     def why(self) -> str:
-        """Return what any job does, and the server that has it."""
+        """Return one sentence on the job's state, as any job does, with the server that has it."""
         if self._waits():
             return self._line.why(self)
         return f"{super().why()}; on {self._server}" if self._server else super().why()
 
     def cancel(self, *, force: bool = False) -> bool:
-        """Cancel as any job does.  One that waits ends at once, and nothing is sent for it.
+        """Cancel as any job does.  A waiting job ends at once, and nothing is sent for it.
 
-        One that is being sent is cancelled as soon as its server has it, and this waits for that
+        A job that is being sent is cancelled as soon as its server has it, and this waits for that
         (5 seconds at most).
         """
         if self.done():

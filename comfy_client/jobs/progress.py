@@ -112,10 +112,10 @@ def weights(
 
     Args:
         graph: The workflow.
-        cached: Nodes whose outputs the server has; neither they run, nor what only they need.
+        cached: Nodes whose outputs the server has; they do not run, nor does what only they need.
         targets: Outputs that are to run; what they do not need does not.
-        times: Of earlier runs.  A node of a kind that has never run is taken to be as quick for
-            its units as the others are on average.
+        times: Times of earlier runs.  A node of a kind that has never run is taken to be as quick
+            for its units as the others are on average.
     """
     to_run = {node_id: units(graph, node_id) for node_id in needed(graph, targets, cached)}
     timed = {node_id: times.seconds(graph, node_id) for node_id in to_run} if times else {}
@@ -138,9 +138,9 @@ def fraction(
 
     Args:
         graph: The workflow.
-        costs: Of its nodes that are to run.
-        visited: Nodes that have begun, those that others have expanded into among them.
-        node_id: The one that began last.
+        costs: Costs of its nodes that are to run.
+        visited: Nodes that have begun, including those into which other nodes have expanded.
+        node_id: The node that began last.
         step: What a node last said about its steps.
         states: What the server last said about all nodes that have begun.
     """
@@ -163,7 +163,7 @@ def fraction(
 
 
 def _part(value: float | None, most: float | None) -> float:
-    """Return the done part of a node's steps, as far as the server's numbers make sense."""
+    """Return the done part of a node's steps, 0 to 1; 0 if the server's numbers make no sense."""
     if value is None or most is None or not (value > 0 and most > 0):
         return 0.0
     try:

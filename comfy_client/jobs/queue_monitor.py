@@ -2,8 +2,8 @@
 
 ``GET /queue`` carries everybody's graphs, so it is the last resort.  Servers from 0.6 on list
 the same without them; and each change of the queue is broadcast as a ``status`` (and shows in
-the number that is polled while there is no socket), so without one, the last snapshot
-is good for some seconds.
+the number that is polled while there is no socket), so the last snapshot is good for some seconds
+if no change was told.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class QueueMonitor:
         return snapshot
 
     def lacks(self, prompt_id: str, since: float) -> bool:
-        """Whether the queue did not have a prompt when it was asked for last, after ``since``."""
+        """Return whether the last look at the queue, after ``since``, did not find a prompt."""
         last = self._last  # once: forget() may come from another thread
         return last is not None and self.at > since and prompt_id not in last[0]
 

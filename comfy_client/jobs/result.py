@@ -68,7 +68,7 @@ class _Outputs(AsDict):
         return len(self.files)
 
     def __iter__(self) -> Iterator[Output]:
-        """Return the files and images."""
+        """Return an iterator over the files and images."""
         return iter(self.files)
 
     def __bool__(self) -> bool:
@@ -312,7 +312,7 @@ class Result(_Outputs):
         """Return the HTML for a notebook: thumbnails, players and texts, all bounded.
 
         Args:
-            timeout: Seconds for fetching what is shown; what takes longer has its name there.
+            timeout: Seconds for fetching what is shown; what takes longer is shown by its name.
         """
         from .gallery import gallery
 

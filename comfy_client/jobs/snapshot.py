@@ -37,6 +37,6 @@ class QueueSnapshot:
         return None if place < len(self.running) else place
 
     def first_of(self, prompt_ids: Collection[str]) -> str | None:
-        """Return the prompt of these that ends first."""
+        """Return the prompt of these that is to end first, or None."""
         ours = (one for one in (*self.running, *self.pending) if one in prompt_ids)
         return next(ours, None)

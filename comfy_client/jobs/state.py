@@ -1,7 +1,7 @@
 """State of a prompt: evidence, and the outcome that follows.  Pure: no lock, thread or I/O.
 
 Three witnesses speak: events, the queue and the history.  Each ``apply_...`` takes what one of
-them says, at the moment ``now``, and gives a :class:`Outcome` if that ends the prompt, else
+them says, at the moment ``now``, and gives an :class:`Outcome` if that ends the prompt, else
 ``None``.  ``link`` is the number of the connected socket, ``None`` if there is none.
 
 Events alone decide only if one unbroken socket saw the prompt from its start and every output
@@ -90,7 +90,7 @@ class JobState:
     # Its submission.
     posted_at: float = 0.0
     accepted_at: float | None = None
-    client_id: str = ""  #: In whose name.
+    client_id: str = ""  #: The client in whose name it was submitted.
     generation: int | None = None  #: Of the socket that saw the submission.
     attached: bool = False  #: Its events may go to another client, or to an older client id.
     #: Seconds between the two checks after which it is lost, while it may be on its way.
@@ -99,10 +99,10 @@ class JobState:
     search_by_mark: bool = False  #: The server may have it under an id of its own.
     # Where it is.
     started: bool = False  #: The socket said so.
-    running_since: float | None = None  #: Whoever said so.
+    running_since: float | None = None  #: Whichever witness said so.
     number: float | None = None  #: Its place in the order, low first.
     ahead: int | None = None  #: Prompts before it, as the queue said last.
-    leaves_at: int = 0  #: It may have left the queue when so many prompts have.
+    leaves_at: int = 0  #: When this many prompts have left the queue, it may have, too.
     news_at: float = 0.0
     news_by: str = ""  #: ``"socket"`` or ``"HTTP"``.
     # Its course.
@@ -346,7 +346,7 @@ class JobState:
         link: int | None,
         quiet_for: float = float("inf"),
     ) -> Outcome | None:
-        """Apply the history entry; None: the prompt is neither there nor in the queue before.
+        """Apply the history entry; None: neither the queue nor then the history has the prompt.
 
         ``quiet_for`` are the seconds since the last byte came over the socket.
         """
@@ -363,13 +363,13 @@ class JobState:
     def apply_refusal(
         self, exc: ComfyError, until: float, link: int | None, *, most: int, is_over: bool
     ) -> Outcome | None:
-        """HTTP refuses to say: after ``most`` times in a row, what is known has to do.
+        """Count a refusal of HTTP; after ``most`` in a row, end the prompt by what is known.
 
         Args:
             exc: Why it refuses.
             until: When to ask again, at the earliest.
-            link: As above.
-            most: 0: this refusal does not count.
+            link: The number of the connected socket; ``None``: there is none.
+            most: How many refusals in a row are enough; 0: this one does not count.
             is_over: Whether the queue is empty or lacks the prompt, or there was no news for long.
         """
         self.http_checked = True
@@ -383,7 +383,7 @@ class JobState:
         if self.end_event is not None:
             return self.as_reported(link)
         event, _ = lost(self.prompt_id, f"out of reach: {exc}")
-        # Each its own: whoever raises it adds a traceback.
+        # A copy for each prompt: raising adds a traceback.
         return Outcome(event, error=copy.copy(exc), has_record=False, is_final=False)
 
     def as_reported(self, link: int | None) -> Outcome:

@@ -280,7 +280,7 @@ def _uncertain(prompt_id: str, cause: ComfyError) -> SubmitUncertain:
 def _look_up(
     poller: Poller, state: JobState, cause: ComfyError, seconds: float
 ) -> tuple[str | None, bool]:
-    """Return the id of a submission that got no answer, and whether the server said so at last."""
+    """Return the id of a submission without an answer, or None; and whether a look succeeded."""
     log.warning("prompt %s: no answer (%s); looking for it", state.prompt_id, cause)
     timing, wake = poller.timing, poller.tracker.wake
     deadline, sure = Deadline.after(seconds), Deadline()

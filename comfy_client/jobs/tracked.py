@@ -88,7 +88,7 @@ class Tracked:
                 continue
             if isinstance(end, Result):
                 waiter.set_result(end)
-            else:  # each its own: whoever raises it adds a traceback
+            else:  # a copy for each: raising adds a traceback
                 waiter.set_exception(copy.copy(end) if number else end)
 
     def join(self, other: Tracked) -> None:
@@ -98,7 +98,7 @@ class Tracked:
         self.state = other.state
         other.waiters += self.waiters
         other.on_fork += self.on_fork
-        self.waiters, self.on_fork = [], []  # whoever keeps the job keeps no circle
+        self.waiters, self.on_fork = [], []  # a job that is kept keeps no circle
         other.events.others.append(self.events)
         if self.state.end_event is not None:
             self.events.receive(self.state.end_event)

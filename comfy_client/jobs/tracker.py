@@ -80,7 +80,7 @@ def _attributed(
 
 
 def _end_elsewhere(one: Tracked, ending: _EndRecord, link: int | None) -> Outcome | None:
-    """Return how it ended for somebody who had attached to it; None: its record will say."""
+    """Pass on an end that was reported already; return the outcome, or None to await its record."""
     one.state.end_event = ending.event
     one.events.receive(ending.event)
     if not ending.has_record:
@@ -94,7 +94,7 @@ def _nobody() -> None:
 
 
 class Tracker:
-    """Knows the prompts of one client that have not ended, and ends each of them once.
+    """The prompts of one client that have not ended; it ends each of them once.
 
     The client owns it, and it holds the client weakly, as its threads do.
 
@@ -105,9 +105,9 @@ class Tracker:
         wake: Wakes the thread that asks over HTTP.
         connection: The event socket, whose handler this is.
         monitor: What the queue said last.
-        times: How long nodes took that this client followed.
+        times: How long the nodes took that this client followed.
         ledger: How many prompts there were, and the log of their steps.
-        ended: Prompts that ended recently; whoever says so again changes nothing.
+        ended: Prompts that ended recently; a second report of an end changes nothing.
         renamed: The server's ids of recent prompts, by ours.
         announced: Ids of prompts that are about to be submitted, by threads that know them already.
         posted_as: The client id of recent submissions: it may have been renewed since.
@@ -228,13 +228,13 @@ class Tracker:
                 self._attached -= one.state.attached
 
     def rename(self, one: Tracked, prompt_id: str) -> None:
-        """Follow a prompt under the server's id of it."""
+        """Follow a prompt under the id that the server gave it."""
         with self.lock:
             self._tracked.pop(one.state.prompt_id, None)
             self.renamed.put(one.state.prompt_id, prompt_id)
             one.state.prompt_id = prompt_id
             if one.state.decided:
-                self._tracked.pop(prompt_id, None)  # whoever has attached to it, ends with it
+                self._tracked.pop(prompt_id, None)  # a job attached to it ends with it
             else:
                 self._tracked[prompt_id] = one
 

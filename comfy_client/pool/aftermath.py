@@ -49,7 +49,7 @@ class Aftermath:
         self._news.append(partial(log.info, text, *args))
 
     def take(self) -> list[Callable[[], object]]:
-        """Take what is to be done; with the lock held."""
+        """Take the calls that are to be made; with the lock held."""
         calls = [*self._ends, *self._news]
         self._ends, self._news = [], []
         self._taken += bool(calls)
@@ -60,5 +60,5 @@ class Aftermath:
         in_full([*calls, then])
 
     def done(self) -> None:
-        """Note that what was taken has been done; with the lock held."""
+        """Note that the calls that were taken have been made; with the lock held."""
         self._taken -= 1

@@ -118,7 +118,7 @@ class Changing:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
-        """Context manager: make a change, then assign jobs, and wake whoever waits."""
+        """Context manager: make a change, then assign jobs, and wake waiting threads."""
         with self._lock:
             yield
             while (found := self._schedule.next()) is not None:

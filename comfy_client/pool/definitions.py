@@ -7,7 +7,7 @@ from typing import Any
 
 
 def together(each: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Definitions by class: of a class that several have, the first one with the choices of all."""
+    """Merge definitions by class: of several of one class, the first, with the options of all."""
     found: dict[str, Any] = {}
     for definitions in each:
         for name, definition in definitions.items():
@@ -28,7 +28,7 @@ def _merged(one: Any, other: Any) -> Any:
 
 
 def _with_choices(config: list[Any], other: Any) -> list[Any]:
-    """Read an input: its type or the options of a combo, and its settings."""
+    """Return an input with the combo options of another added; unchanged if either is no combo."""
     match config, other:
         case [[*mine], *options], [[*theirs], *_]:
             return [_both(mine, theirs), *options]

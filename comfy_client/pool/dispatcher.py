@@ -77,7 +77,7 @@ class Dispatcher(Moving):
                 member.start()
 
     def remove(self, name: str) -> None:
-        """Remove a server, which ends what it has; raise ValueError if it is not there."""
+        """Remove a server, which still ends its jobs; raise ValueError if it is not there."""
         self._worker.ask(partial(self._remove, name))
 
     def _remove(self, name: str) -> None:

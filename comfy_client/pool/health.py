@@ -28,7 +28,7 @@ class _Course:
     """The failures of a server since its last success."""
 
     kinds: list[Hashable] = attrs.field(factory=list)  #: Of the jobs that failed.
-    why: str = ""  #: The last one failed.
+    why: str = ""  #: Why the last one failed.
     rest: float = 0.0  #: Seconds; 0: it has not had to rest.
     rests_until: float = 0.0
 

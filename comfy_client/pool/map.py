@@ -186,8 +186,8 @@ class Patience:
         """Yield the moments at which the wait for a job is over.
 
         Jobs of one call wait for each other: the time of one begins when another ends on its
-        server, and news of any of them there counts.  As long as no server has it, those of all
-        servers count.
+        server, and news of any of them there counts.  As long as no server has the job, the ends
+        and the news of all servers count.
         """
         if not isinstance(job, PooledJob):
             return

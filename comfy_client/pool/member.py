@@ -135,7 +135,7 @@ class Member:
 
     Attributes:
         api: Its client.
-        is_own: Whether the pool made that, and closes it.
+        is_own: Whether the pool made the client, and closes it.
         server: What the schedule knows of it.
         offer: What it has; ``None``: it has not said.
         error: Why it is not ready; ``None``: it is, or has not been asked.
@@ -143,7 +143,7 @@ class Member:
         leaving: Whether it was removed from the pool.
         inbox: Jobs that it is to have, of which nothing has been sent yet.
         in_flight: Jobs that it has, or may have.
-        busy_since: Since when one is on its way to it; ``None``: none is.
+        busy_since: Since when a job is on its way to it; ``None``: no job is.
         unwanted: Prompts that were cancelled while they were submitted, or run elsewhere now: they
             are cancelled as soon as it answers.
         done: Jobs that it has ended with a result.
@@ -236,7 +236,7 @@ class Member:
         self.server.is_slow = False
 
     def has(self, offer: Offer | None) -> None:
-        """Set what the server has; ``None``: nobody knows."""
+        """Set what the server has; ``None``: that is not known."""
         self.offer = offer
         self.server.has = anything if offer is None else offer.has
 
@@ -392,7 +392,7 @@ class Member:
                 return
             entry.refusal = exc  # it may have it all the same
             self._attach(entry)
-        except Exception as exc:  # noqa: BLE001  # whoever has the job, gets it
+        except Exception as exc:  # noqa: BLE001  # the owner of the job gets it
             self._owner.was_not_submitted(self, entry, exc)
         else:
             self._owner.was_submitted(self, entry, inner)
@@ -401,7 +401,7 @@ class Member:
         """Look on the server for a job that it may have, as long as it takes."""
         try:
             inner = self.api.job(entry.job.prompt_id, entry.workflow)
-        except Exception as exc:  # noqa: BLE001  # whoever has the job, gets it
+        except Exception as exc:  # noqa: BLE001  # the owner of the job gets it
             self._owner.was_not_submitted(self, entry, exc)
         else:
             self._has_found(entry, inner)

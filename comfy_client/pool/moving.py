@@ -71,7 +71,7 @@ class Moving(Changing):
     def _expected(self) -> list[str]:
         """Return the servers that would run jobs: ready ones, or those that were well lately.
 
-        One that has never answered is no reason for others to rest.
+        A server that has never answered is no reason for others to rest.
         """
         return [name for name, one in self.members.items() if self.may_come(one, if_done=True)]
 

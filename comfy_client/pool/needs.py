@@ -57,7 +57,7 @@ def needs_of(graph: Mapping[str, Any]) -> Needs:
 
 
 def models_of(needs: Needs) -> tuple[str, ...]:
-    """Return the model files among them."""
+    """Return the model files among the needs, sorted."""
     return tuple(sorted({need.value for need in needs if need.value is not None}))
 
 
@@ -94,7 +94,7 @@ class Offer:
 
 
 def _files(definition: Any) -> Iterator[tuple[str, frozenset[str]]]:
-    """Yield the inputs of a class that take one of some files, and which."""
+    """Yield each combo of a class with the model files among its options."""
     groups = definition.get("input") if isinstance(definition, Mapping) else None
     for group in ("required", "optional"):
         inputs = groups.get(group) if isinstance(groups, Mapping) else None

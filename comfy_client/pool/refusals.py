@@ -25,7 +25,7 @@ def cannot_run(waiting: Waiting, members: Mapping[str, Member]) -> ComfyError | 
 
 
 def lacks(waiting: Waiting, members: Mapping[str, Member]) -> str:
-    """Describe what the servers lack that a job may go to."""
+    """Describe what a job needs and the servers to which it may go lack."""
     found = (
         (member.name, member.offer.missing(waiting.needs))
         for name, member in members.items()

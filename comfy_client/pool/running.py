@@ -292,7 +292,7 @@ class Running(Servers):
         )
 
     def _run_once(self, how: _Attempts, workflow: Workflow) -> Result:
-        """Run once; a job that still waits when this is given up will not run."""
+        """Run the workflow once; a job that still waits when the call is given up will not run."""
 
         def begin(job: PooledJob) -> None:
             how.jobs.append(job)
@@ -400,7 +400,7 @@ class Running(Servers):
         """Open a file of one of the servers by its URL: see :meth:`ComfyApi.open_image`.
 
         Raises:
-            ValueError: The URL is of none of them.
+            ValueError: The URL belongs to none of the servers.
             ComfyError: As :meth:`ComfyApi.open_image`.
         """
         for api in self.servers:
@@ -409,7 +409,7 @@ class Running(Servers):
         raise ValueError("the URL is no file of a server of the pool")  # it may have a password
 
     def _read(self, workflow: AnyWorkflow, inputs: Inputs | None = None) -> Workflow:
-        """Set inputs in a copy of the workflow; hide secret keys in tracebacks."""
+        """Return a copy of the workflow with these inputs; a pool takes no function."""
         if callable(workflow) and not isinstance(workflow, Workflow | Job):
             raise TypeError(f"a pool executes workflows, not functions: {workflow!r:.80}")
         known = as_workflow(workflow, self)

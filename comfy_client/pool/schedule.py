@@ -78,7 +78,7 @@ class Server:
         own: Jobs of ours that it has.
         others: Prompts of others in its queue.
         model: The models of the job that it got last.
-        served: How many jobs it got, by its weight.
+        served: How many jobs it got, divided by its weight.
     """
 
     name: str

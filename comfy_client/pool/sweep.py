@@ -173,7 +173,7 @@ class PoolRunner:
     # -- what is to be run -----------------------------------------------------------------
 
     def weights(self) -> Mapping[str, float]:
-        """Return the weights of servers that answer."""
+        """Return the weights of the servers that answer, or of all if no server does."""
         members = self._allowed(self._members)
         found = {name: one for name, one in members.items() if one.error is None} or members
         return {name: member.server.weight for name, member in found.items()}
@@ -248,7 +248,7 @@ class PoolRunner:
         return {point: error for point in found if (error := lacking[self._needs(point)])}
 
     def _lacking(self, needs: Needs) -> ComfyError | None:
-        """Return the error of a workflow that no server can run."""
+        """Return the error of a workflow that no server can run, or None."""
         members = self._allowed(self._members)
         if any(member.server.has(needs) for member in members.values()):
             return None
@@ -274,7 +274,7 @@ class PoolRunner:
             return None
         refusing = [self._refusing[name] for name in able if name in self._refusing]
         if refusing:
-            # A copy: whoever raises it adds a traceback, which has this runner in it.
+            # A copy: raising adds a traceback, which has this runner in it.
             return copy.copy(refusing[0])
         others = lacks(Waiting("", 0, needs=needs), members)
         return out_of_reach(left, "that can run it", others)

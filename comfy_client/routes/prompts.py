@@ -253,8 +253,8 @@ def _post_prompt(http: Http, body: Mapping[str, Any], timeout: float | None) -> 
 def _with_meta(graph: dict[str, Any]) -> dict[str, Any]:
     """Add a ``_meta`` to each node that has none.
 
-    Servers since 0.14 fail (500) at a node without one when its class is gone and they know
-    another in its place, and at a null when they know none.
+    Servers since 0.14 fail (500) at a node without one if its class is gone and they know a
+    replacement, and at a null if they know none.
     """
     bare = {
         node_id: {**node, "_meta": {}}

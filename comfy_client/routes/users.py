@@ -26,7 +26,7 @@ class UserRoutes(RouteGroup):
     """
 
     def get_user_config(self) -> models.UserConfig:
-        """Return how the server stores users, and which.  ``GET /users``, since January 2024"""
+        """Return how the server stores users, and which.  ``GET /users``, since January 2024."""
         return self._http.model("GET", "/users", models.UserConfig.from_json)
 
     def create_user(self, username: str) -> str:
@@ -46,7 +46,7 @@ class UserRoutes(RouteGroup):
         return user_id
 
     def get_settings(self) -> dict[str, Any]:
-        """Return all stored settings, by id.  ``GET /settings``, since January 2024"""
+        """Return all stored settings, by id.  ``GET /settings``, since January 2024."""
         return dict(mapping(self._http.json("GET", "/settings"), "GET /settings"))
 
     def get_setting(self, id: str, default: Any = None) -> Any:

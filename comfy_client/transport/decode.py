@@ -81,10 +81,9 @@ SKIPPED: Final = _Skipped()
 
 
 def decode_text(data: bytes | memoryview, most: int = MAX_DECODED) -> tuple[Event, ...]:
-    """Return the events of a text frame; none when it is not ``{"type": ..., "data": ...}``.
+    """Return the events of a text frame; empty if it is JSON without a ``type``.
 
-    :data:`SKIPPED` when it may be, but is broken, nests too deep or would take more than ``most``
-    bytes.
+    :data:`SKIPPED` if it is not JSON, nests too deep or would take more than ``most`` bytes.
     """
     said = str(data, "utf-8", "replace")
     length = len(said)
@@ -154,7 +153,7 @@ def _terminal(event: LogsEvent) -> tuple[Event, ...]:
 
 
 def decode_binary(data: bytes | bytearray | memoryview) -> tuple[Event, ...]:
-    """Return the events of a binary frame; none when it is broken or of a type unknown here."""
+    """Return the events of a binary frame; empty if it is broken or of an unknown type."""
     frame = memoryview(data)
     kind, number = _HEAD.unpack_from(frame) if len(frame) >= 8 else (0, 0)
     if kind in (1, 2):
@@ -186,13 +185,13 @@ def decode_binary(data: bytes | bytearray | memoryview) -> tuple[Event, ...]:
 
 
 def _prefixed(frame: memoryview, size: int) -> tuple[memoryview | None, memoryview]:
-    """Split a frame behind type and size; return None if it is too short."""
+    """Split a frame after type and size: ``size`` bytes (None if it is too short), and the rest."""
     end = 8 + size
     return (None, frame[:0]) if end > len(frame) else (frame[8:end], frame[end:])
 
 
 def _object(header: memoryview | None) -> tuple[Mapping[str, Any] | None, int]:
-    """Return a picture's metadata and about how many bytes they take; None without any."""
+    """Return a picture's metadata and about how many bytes they take; None if they are unusable."""
     if header is None or len(header) > MAX_METADATA:
         return None, 0
     said = str(header, "utf-8", "replace")

@@ -201,7 +201,7 @@ def _lost(exc: Exception) -> Lost:
 
 
 def dial(plan: Plan, timeout: float, hold: Hold, *, max_frame: int | None = None) -> Line:
-    """Open a socket within ``timeout`` seconds, however often a byte comes.
+    """Open a socket within ``timeout`` seconds in all, even if the answer comes byte by byte.
 
     ``max_frame``: the largest message, and text, in bytes; ``None``: :data:`MAX_FRAME` and
     :data:`MAX_TEXT`.
@@ -255,9 +255,9 @@ def _shake_hands(ws: websocket.WebSocket, stream: _Handshake, plan: Plan, timeou
 class _Handshake:
     """The socket as websocket-client sees it, which reads the handshake byte by byte.
 
-    Each ``recv`` of a socket lets go of the interpreter and has to win it back.  All of them are
-    over at the deadline.  Cookies are left out, which websocket-client would keep for everybody
-    in the process.
+    Each ``recv`` of a socket releases the interpreter's lock and has to win it back, so the bytes
+    come from larger reads, all of which are over at the deadline.  Cookies are left out, which
+    websocket-client would keep for the whole process.
     """
 
     def __init__(self, sock: socket.socket, deadline: Deadline, traffic: Traffic) -> None:
@@ -270,7 +270,7 @@ class _Handshake:
         self.rest = b""  #: Read, and not asked for yet.
 
     def send(self, data: bytes) -> int:
-        """Read the answer to the handshake, and later messages."""
+        """Send bytes, and count them; return how many were sent."""
         sent = self._sock.send(data)
         self._traffic.add(sent=sent)
         return sent

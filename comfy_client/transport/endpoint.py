@@ -162,7 +162,7 @@ class Endpoint:
             self.session.close()
 
     def shutdown(self) -> Callable[[], None]:
-        """Return a function that closes the Session, and does not keep this object alive."""
+        """Return a function that closes our own Session, and does not keep this object alive."""
         return self.session.close if self.is_own_session else lambda: None
 
     def after_fork(self) -> None:

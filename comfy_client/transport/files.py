@@ -64,8 +64,8 @@ def _shortened(name: str) -> str:
 def distinct_names(names: Iterable[str], is_folder: Callable[[str], bool]) -> list[str]:
     """Return a :func:`safe_name` for each name; number those that are taken.
 
-    Taken are the names of folders, and those before that some file system holds for equal: in
-    capitals or not (Windows, macOS), or written with other code points (macOS).
+    A name is taken if it is that of a folder, or if some file system takes it for equal to an
+    earlier one: in capitals or not (Windows, macOS), or in other code points (macOS).
     """
     taken: set[str] = set()
     numbers: dict[str, int] = {}
@@ -172,7 +172,7 @@ def write_atomically(
 
 
 def discard(path: Path) -> None:
-    """Remove a file that nobody wants any more; what it was for has succeeded, or says why not."""
+    """Remove a file that is no longer needed; raise no error if that fails."""
     for _ in range(2):  # a scanner, or a network drive, may hold it for a moment
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 """Decoding of WebSocket bytes to messages: many small frames out of one large read.
 
-websocket-client reads a frame in three or more pieces of 16 KiB at most; each lets go of the
-interpreter and has to win it back, which costs more than all the rest.  So it does the
-handshake and what is sent, and this reads.
+websocket-client reads a frame in three or more pieces of 16 KiB at most; each releases the
+interpreter's lock and has to win it back, which costs more than all the rest.  So websocket-client
+does the handshake and the sending, and this module the reading.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class Http:
         connect_timeout: Seconds for a connection.
         total_timeout: Seconds for a request and its answer, unless a call says otherwise.
         max_json: Bytes of the largest answer that is decoded.
-        left_behind: Whether a pickle, in which no secret travels, lost some.
+        left_behind: Whether credentials were lost in a pickle, in which no secret travels.
     """
 
     def __init__(

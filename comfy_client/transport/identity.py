@@ -276,7 +276,7 @@ class Identity:
     def hide(self, value: Any) -> Any:
         """Hide our secrets in a server's text, or in the texts of its JSON.
 
-        Of JSON with many values only its length.
+        Of JSON with many values, only the length is shown.
         """
         if not isinstance(value, str) and not is_small(value, _MAX_VALUES):
             return f"<{type(value).__name__} of {len(value)}>"

@@ -189,7 +189,7 @@ class _InTime:
     _headers = b""  #: ... and these are they.
 
     def close(self) -> None:
-        """Close it, whatever the system says: a pool would stop there, and keep the others."""
+        """Close without an error: at an error, a pool would stop and keep the others open."""
         with contextlib.suppress(OSError):
             super().close()  # type: ignore[misc]  # of what it is mixed into
 

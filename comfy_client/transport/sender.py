@@ -101,7 +101,7 @@ class Sender:
     # -- requests ------------------------------------------------------------------------
 
     def path(self, route: str) -> str:
-        """Return the path of a route, as far as that is known."""
+        """Return the path of a route: below ``/api``, unless the server is known to lack that."""
         if route.startswith(("/internal/", "/api/")) or self.has_api_prefix is False:
             return route
         return "/api" + route

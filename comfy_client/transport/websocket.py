@@ -5,8 +5,8 @@ The thread reads frames, decodes them and hands events on, nothing else:
 * Silence is not death: the server sends nothing while it is idle or loads a model.  After a
   quiet period a ping is sent; only a long time without any frame at all ends the socket.
 * Pauses between dials grow, with full jitter, up to a cap, and start anew with a connection that
-  lasts: one that outlived the longest pause that could have come before it.  A server that
-  accepts, or greets, and drops would be hammered.
+  lasts: one that outlived the longest pause that could have come before it.  Otherwise a server
+  that accepts, or greets, and then drops would be hammered.
 * A client id that the server does not let in again (it closes the next socket of it with 1008) is
   given up for a fresh one.  ComfyUI itself never sends this code; a gateway in front of it may.
 * The old socket is closed before a new one is dialled: the server forgets the route of a
@@ -274,7 +274,7 @@ class Connection:
             self._enter(State.CLOSED)
 
     def _once(self) -> None:
-        """Dial once, listen, and pause behind it; or poll without end."""
+        """Dial once, listen, and pause after a failure; or poll without end."""
         if self._poll_only:
             self._enter(State.POLLING)
             self._polls()
