@@ -527,10 +527,10 @@ class WorkflowError(ComfyError):
 
 
 class ConversionWarning(AsDict, UserWarning):
-    """Something in a workflow in UI format that only the page can do, or that does not fit.
+    """Something in a workflow in UI format that only the frontend can do, or that does not fit.
 
     Attributes:
-        kind: ``"not_installed"`` (the server lacks the class), ``"browser"`` (the page or an
+        kind: ``"not_installed"`` (the server lacks the class), ``"browser"`` (the frontend or an
             extension does it in the browser), ``"value"``, ``"link"`` or ``"dynamic_prompt"``.
         node_id: The id of the node in the graph; ``None``: it is about the whole workflow.
         class_type: The class of the node; ``None``: as for ``node_id``.

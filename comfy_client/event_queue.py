@@ -95,7 +95,7 @@ class EventQueue:
     """A bounded queue of events; what is left comes in the order in which it was put.
 
     ``high_water`` is how many may wait before newer ones take the place of older ones of their
-    kind; 0: nobody reads yet, and whoever comes gets only the newest.  ``budget`` is shared with
+    kind; 0: nobody reads yet, and a later reader gets only the newest.  ``budget`` is shared with
     others: who holds most of it gives way, first with what is about prompts that are not ours.
     """
 

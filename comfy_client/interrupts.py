@@ -1,6 +1,6 @@
 """Interruptions of calls: Ctrl-C, or an alarm that a signal handler raises.
 
-Libraries wrap exceptions, so that one may stand anywhere in a chain.
+Libraries wrap exceptions, so an interruption may stand anywhere in a chain.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T")
 def causes(exc: BaseException, outer: BaseException | None = None) -> Iterator[BaseException]:
     """Yield an exception and all that it wraps; libraries keep them as reasons and arguments too.
 
-    ``outer`` is what was being handled when the call began that failed with it, no cause of it.
+    ``outer`` is the exception that was being handled when the failing call began: it is no cause.
     """
     todo: list[object] = [exc]
     seen = {id(outer)}
@@ -35,8 +35,8 @@ def causes(exc: BaseException, outer: BaseException | None = None) -> Iterator[B
 def interruption(exc: BaseException, outer: BaseException | None = None) -> BaseException | None:
     """Return what a signal handler has raised, in an exception or in what that wraps.
 
-    ``outer`` as in :func:`causes`: whoever tidies up behind a Ctrl-C is not interrupted again.
-    The usual alarm raises ``TimeoutError``, for which libraries take it to be the socket's own.
+    ``outer`` as in :func:`causes`: what fails while a Ctrl-C is handled is not interrupted again.
+    The usual alarm raises ``TimeoutError``, which libraries take for the socket's own.
     """
     if runtime.current_thread() is not runtime.main_thread():
         return None  # handlers run in that one only
@@ -69,7 +69,7 @@ def _code_of(handler: object) -> CodeType | None:
 
 @contextlib.contextmanager
 def assigned(variable: ContextVar[T], value: T) -> Iterator[None]:
-    """Context manager: set a context variable."""
+    """Context manager: set a context variable within the block."""
     before = variable.get()
     try:
         variable.set(value)  # in here, so that a Ctrl-C right after it is tidied up, too

@@ -1,6 +1,6 @@
 """Clocks, locks and threads: the client takes all of them from here.
 
-Modules look these names up when they call them, so that whoever replaces them here owns time: the
+Modules look these names up when they call them, so that replacing them here replaces time: the
 simulation in ``tests/model`` runs the whole client on its own clock, one thread at a time.
 """
 

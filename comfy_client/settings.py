@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: Where a ComfyUI is that was started without options, on this machine.
 DEFAULT_HOST: Final = "http://127.0.0.1:8188"
-#: The environment variables of whoever names no server, and no credentials.
+#: The environment variables for a client that is given no server, and no credentials.
 HOST_VARIABLE: Final = "COMFYUI_HOST"
 #: How the value of each is sent, the first one that is set.
 SECRET_VARIABLES: Final = {"COMFYUI_TOKEN": "bearer", "COMFYUI_LOGIN": "basic"}

@@ -206,7 +206,7 @@ class Receivers:
         return False
 
     def _signal(self, name: str) -> blinker.NamedSignal | None:
-        """Return the signal if anyone ever asked for it: a server's words create none."""
+        """Return a name's signal if it exists: the names that a server sends create no signals."""
         return (self._namespace if name in NAMES else other_names).get(name)
 
     # -- what happens with an event ------------------------------------------------------

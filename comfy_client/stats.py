@@ -32,8 +32,8 @@ class ClientStats(AsDict):
         bytes_sent: Bytes of requests, of handshakes and of what the socket sent, with headers;
             TLS adds its own.
         bytes_received: Bytes of answers and of what the socket received, with headers.
-        dropped_events: Events that were dropped since receivers, iterators or callbacks were too
-            slow.
+        dropped_events: Events that were dropped because receivers, iterators or callbacks were
+            too slow.
     """
 
     submitted: int

@@ -435,7 +435,7 @@ class Subscriptions:
 
 
 def poll(api: Subscriptions, name: str, notify: Callable[[], object]) -> Generator[Event | None]:
-    """Yield as :meth:`Subscriptions.events` does, but never wait: ``None`` where there is none.
+    """Yield as :meth:`Subscriptions.events` does, but never wait: ``None`` without an event.
 
     ``notify`` is called, in any thread, when it is time to ask again; it must be quick.
     """

@@ -36,9 +36,9 @@ class Timing:
         follow: The longest pause between questions for the queue while a job is running.
         queue: How long the queue, once asked for, is taken to be unchanged if no event says so.
         slow_queue: Processor time that makes a question for the queue a slow one ...
-        slow_queue_rest: ... which is not repeated for so many times as long.
+        slow_queue_rest: ... which is not repeated for this many times as long.
         look_up: How long an unanswered submission is searched for.
-        look_up_sure: How long it must not be found by a server that answers.
+        look_up_sure: How long a server that answers must not find it.
         linger: How long the thread that asks stays when there are no jobs.
         flush: How long a result waits for slow receivers.
         stop_again: The shortest pause before a prompt that goes on is told again to stop.

@@ -50,7 +50,7 @@ def _formatted(exc: BaseException, frames: TracebackType | None) -> list[str]:
 def users(frames: TracebackType | None) -> TracebackType | None:
     """Return a traceback without our frames, nor those of libraries that we called.
 
-    All of it, if nothing else is in it.
+    The whole traceback, if nothing else is in it.
     """
     kept = []
     is_inside = False

@@ -229,7 +229,7 @@ class Upload:
 
     @property
     def content(self) -> Content:
-        """Return the content from its start; a stream of its own if the source is an open file.
+        """The content from its start; a stream of its own if the source is an open file.
 
         Raises:
             OSError: An open file became shorter while it was copied.
@@ -568,7 +568,7 @@ def _copy_of(file: BinaryIO) -> BinaryIO:
     then = first and file.read(_CHUNK)
     if not then:
         return io.BytesIO(first)
-    copy = _Copy(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115  # whoever has it last, does
+    copy = _Copy(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115  # its last user closes it
     copy.writelines((first, then))
     shutil.copyfileobj(file, copy, _CHUNK)
     copy.seek(0)

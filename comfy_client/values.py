@@ -45,7 +45,7 @@ def is_real(value: object) -> bool:
 
 
 def text(value: object, most: int = MAX_TEXT_LENGTH) -> str | None:
-    """Return a value if it is a text that can be encoded anywhere, even in file names and URLs."""
+    """Return a text, cut to ``most`` and fit for any encoding; None for any other value."""
     if not isinstance(value, str):
         return None
     if len(value) > most:
@@ -60,7 +60,7 @@ def exact(value: object, most: int) -> str | None:
 
 
 def identifier(value: object) -> str | None:
-    """Return a short text, or a number as a text: somebody's node may send one.
+    """Return a short text, or a number as a text: a custom node may send one; None for all else.
 
     Ids that are too long are cut, and stay different: nodes that expand themselves again and
     again have such ids.
@@ -136,7 +136,7 @@ def table(value: object, convert: Converter | None = None) -> Mapping[str, Any] 
 
 
 def by_id(value: object, convert: Converter) -> dict[str, Any]:
-    """Return a JSON object whose keys are ids of nodes or prompts; empty for anything else."""
+    """Convert a JSON object whose keys are ids of nodes or prompts; empty for anything else."""
     pairs = islice(value.items(), MAX_ITEMS) if isinstance(value, Mapping) else ()
     converted = ((identifier(key), convert(item)) for key, item in pairs)
     return {key: item for key, item in converted if key is not None and item is not None}

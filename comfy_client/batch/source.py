@@ -43,7 +43,7 @@ class Source:
         self._blocks = type(items) not in _PLAIN
         self._thread: runtime.Thread | None = None
         self._asks: runtime.SimpleQueue[bool] = runtime.SimpleQueue()
-        #: Answers of the thread; ``None`` wakes up whoever waits for one, as a job has ended.
+        #: Answers of the thread; ``None`` wakes up a thread that waits for one: a job has ended.
         self._news: runtime.SimpleQueue[_Found | None] = runtime.SimpleQueue()
         self._is_asked = self._is_closed = False
         self._found: _Found | None = None

@@ -27,7 +27,7 @@ ANSWER_LIMIT: Final = 10.0
 
 @attrs.define
 class Given:
-    """The connection options of a command, given before or behind its name."""
+    """The connection options of a command, given before or after its name."""
 
     hosts: tuple[str, ...] = ()
     profiles: tuple[str, ...] = ()

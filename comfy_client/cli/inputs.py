@@ -1,8 +1,8 @@
 """Conversion of ``--set``, ``--input``, ``--seed`` and ``--axis`` to values for nodes.
 
 Each text becomes what the definition of the input says: a number, true or false, one of the
-choices, or the text itself.  What the server has no definition of takes the type of the value that
-the workflow has there.
+options, or the text itself.  An input without a definition takes the type of the value that the
+workflow has there.
 """
 
 from __future__ import annotations

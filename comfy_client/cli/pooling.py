@@ -123,8 +123,8 @@ def submitted(
 ) -> Iterator[PooledJob]:
     """Context manager: submit a workflow, and name its server on stderr at the end.
 
-    With ``detach``, a server has it in its queue.  Until here, Ctrl-C takes it out again.  One that
-    no server has when time runs out will not run.
+    With ``detach``, a server has the prompt in its queue when the block begins; until then, Ctrl-C
+    cancels it.  A prompt that no server has when time runs out will not run.
     """
     job: PooledJob | None = None
     is_over = False

@@ -91,7 +91,7 @@ def plain_logs() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            # Whoever says --insecure, knows.
+            # A user who says --insecure knows.
             warnings.filterwarnings("ignore", "Unverified HTTPS request")
             yield
     finally:

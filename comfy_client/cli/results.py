@@ -135,7 +135,7 @@ def _folder_of(out: str, graph: Mapping[str, Any], more: Collection[str]) -> Pat
 
 @contextlib.contextmanager
 def folder_for(folder: Path, option: str) -> Iterator[None]:
-    """Context manager: create a writable folder, or raise :class:`Mistake`; remove it if empty."""
+    """Context manager: make a folder, or raise :class:`Mistake`; remove it if new and empty."""
     with mistakes(option):
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"{os.fspath(folder)!r} is a file, and no folder")

@@ -136,8 +136,8 @@ def resolve(
     """Resolve the server by options (by name), environment and profiles, in this order.
 
     A profile that an option names counts as an option.  The server is that of the first place
-    that names one.  Places that name another server count for nothing else, either: no secret
-    goes to a server that it is not for.  ``read`` returns the first line of a file.
+    that names one.  Places that name another server are ignored altogether: no secret goes to a
+    server that it is not for.  ``read`` returns the first line of a file.
     """
     layers = list(_layers(given, config, read or _first_line))
     named = next((layer for layer in layers if layer.address is not None), None)

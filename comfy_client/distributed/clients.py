@@ -24,7 +24,7 @@ class Clients:
 
     Args:
         url: The server.
-        credentials: Of each server, by its URL; by an empty text, of any other.
+        credentials: Credentials by the URL of their server; by an empty text, for any other.
         user: As for :class:`ComfyApi`.
         verify: As for :class:`ComfyApi`.
         max_json: As for :class:`ComfyApi`.

@@ -1,7 +1,7 @@
 """Notes at the scheduler: which prompt was made for a task, and where it may be.
 
-A note is written before the prompt is sent, so a task without one has never been sent to any
-server.  It stays as long as the scheduler, for Dask may lose a result long after it was made.
+A note is written before the prompt is sent, so a task without a note has sent nothing to
+any server.  It stays as long as the scheduler: Dask may lose a result long after it was made.
 """
 
 from __future__ import annotations

@@ -235,7 +235,7 @@ class _Task:
         machines = {one.url: one.machine for one in there if self.clients.reaches(one)}
         for url in random.sample(sorted(machines), len(machines)):
             if url not in (own.host, besides):
-                # Whoever looks for the prompt later knows the servers by the clients there.
+                # A later search for the prompt knows the servers by the clients there.
                 client = Submitter(self.clients.id_at(url), url, machines[url], worker="")
                 in_loop(self.worker, introduce, self.worker, client)
                 yield self.clients.at(url)

@@ -159,7 +159,7 @@ def _outcome(ctx: CheckContext, prompt_id: str) -> str:
                 ctx.until(over, 1.0)  # events may still be on their way
             return "succeeded" if entry.succeeded else "failed"
         if ctx.reader is None or over():
-            time.sleep(pause)  # history is written a moment after the last event
+            time.sleep(pause)  # history is written shortly after the last event
             pause = min(1.0, 1.5 * pause)
     return ""
 

@@ -81,7 +81,7 @@ class Callbacks:
 
     @property
     def _of_one(self) -> tuple[Callable[..., object] | None, ...]:
-        """Return the callbacks that take one argument."""
+        """The callbacks that take one argument."""
         return (
             *(self.on_event, self.on_progress, self.on_preview),
             *(self.on_start, self.on_queue),

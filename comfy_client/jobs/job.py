@@ -106,7 +106,7 @@ class Job(Future[Result]):
         self._is_done = False
 
     def _after_fork(self) -> None:
-        """In the child of a fork it ends here; whoever follows it there, too."""
+        """End the job in the child of a fork, and with it all waits for it there."""
         self._begin()
         self.set_exception(ClientClosed("the job belongs to the process that was forked"))
 
@@ -217,7 +217,7 @@ class Job(Future[Result]):
         self._log_remarks()
 
     def _log_remarks(self) -> None:
-        """In the thread of whoever waits: a handler of logs may be slow, or call us back."""
+        """Log remarks in the thread that waits: a log handler may be slow, or call us back."""
         remarks = self._tracked.state.remarks
         while remarks:
             with contextlib.suppress(IndexError):  # another thread waits, too
@@ -633,7 +633,7 @@ def cancelling(on_interrupt: OnInterrupt, *jobs: Job) -> Iterator[list[Job]]:
 def cancel_in_time(jobs: Sequence[Job]) -> list[bool]:
     """Cancel them; whether each was there, as far as the server has said so in time.
 
-    In a thread: whoever presses Ctrl-C does not wait for a server that is gone.
+    In a thread, so that Ctrl-C does not wait for a server that is gone.
     """
     said: list[bool] = []
     is_left = runtime.Event()
@@ -643,7 +643,7 @@ def cancel_in_time(jobs: Sequence[Job]) -> list[bool]:
             try:
                 said.append(job.cancel())
             except ComfyError as exc:
-                if is_left.is_set():  # whoever waited knows, and may have closed the client
+                if is_left.is_set():  # the caller was told, and may have closed the client
                     return
                 log.warning(
                     "prompt %s could not be cancelled and may keep running: %s", job.prompt_id, exc

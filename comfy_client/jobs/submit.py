@@ -247,7 +247,7 @@ def post(
             if not is_away(exc):
                 raise
             cause = exc
-        # Whoever wants it sent again wants to wait for a server that is away.
+        # A caller who wants it sent again wants to wait for a server that is away.
         seconds = time_left(deadline, max(timing.look_up, total) if repeats else timing.look_up)
         found, is_sure = _look_up(poller, state, cause, seconds)
         if found is not None:

@@ -4,7 +4,7 @@ What a server sends may be anything.  Each value that a model takes over passes 
 converters of :mod:`comfy_client.values`, which gives ``None`` for what is of another kind: a
 field that may be missing is then at its default, and the value itself stays in ``raw``; where
 the model cannot do without it, that is an :class:`UnexpectedResponse`.  Nothing else is raised,
-but for :class:`~comfy_client.values.OutOfTime` where somebody has set an end.
+except :class:`~comfy_client.values.OutOfTime` where a caller has set a time limit.
 """
 
 from __future__ import annotations

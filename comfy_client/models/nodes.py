@@ -113,7 +113,7 @@ class NodeReplacement(AsDict):
         input_mapping: For each input of the new class that gets a value: ``new_id``, and ``old_id``
             (an input of the old class) or ``set_value``.  ``None``: no input does.
         output_mapping: For each output that moved to another slot: ``old_idx`` and ``new_idx``.
-            ``None``: none moved.
+            ``None``: no output moved.
         raw: The JSON object as received.
     """
 

@@ -180,14 +180,14 @@ class Changing:
             return f"waiting for a server, {before} before it; {what}"
 
     def wait(self, until: Callable[[], bool], seconds: float) -> bool:
-        """Wait for a change, or for so long; whether it is so now."""
+        """Wait until ``until()`` is true or something changes; return whether it is true."""
         check_may_wait()
         with self._lock:
             return until() or (bool(self._changed.wait(seconds)) and until())
 
     @property
     def is_idle(self) -> bool:
-        """Whether it has no jobs, and whoever waits for one knows."""
+        """Whether the pool has no jobs, and all waits for ended ones are over."""
         return not (self._entries or self._after.is_busy)
 
     def take_no_more(self) -> None:

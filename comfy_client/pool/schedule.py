@@ -1,7 +1,7 @@
 """Which job goes to which server.  Pure: no thread, no clock, no request.
 
-A :class:`Schedule` holds the jobs that wait, and what is known of the servers.  Whoever owns it
-says what has changed, and asks :meth:`Schedule.next` until it has nothing more to give.
+A :class:`Schedule` holds the jobs that wait, and what is known of the servers.  Its owner says
+what has changed, and asks :meth:`Schedule.next` until that returns ``None``.
 """
 
 from __future__ import annotations

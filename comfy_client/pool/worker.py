@@ -105,7 +105,7 @@ def _answer(
 ) -> None:
     try:
         asked.set_result(call())
-    except Exception as exc:  # noqa: BLE001  # whoever asked, gets it
+    except Exception as exc:  # noqa: BLE001  # the caller gets it
         asked.set_exception(exc)
     finally:
         done()

@@ -82,7 +82,7 @@ class Described(Protocol):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Return what is recorded of it."""
+        """The facts that are recorded of the value."""
 
 
 class Recorder:

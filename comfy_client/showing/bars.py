@@ -47,8 +47,8 @@ class Moment:
         fraction: From 0 to 1.
         text: What is being done.
         elapsed: Seconds since it began.
-        left: About how many seconds are left; ``None``: nobody can say.
-        preview: The latest one; ``None``: there is none.
+        left: About how many seconds are left; ``None``: unknown.
+        preview: The latest preview; ``None``: there is none.
         ended: How it ended, in a word; empty: it goes on.
     """
 
@@ -68,7 +68,7 @@ class Moment:
 
 
 class Bar(Protocol):
-    """Shows moments, in the thread of whoever waits.
+    """Display of moments, in the thread that waits.
 
     Attributes:
         period: Seconds between two moments; fewer are not worth their cost.

@@ -24,7 +24,7 @@ Surface = Literal["notebook", "terminal", "lines", "log", "none"]
 
 def shell() -> Any | None:
     """Return the running IPython shell, if any."""
-    ipython: Any = sys.modules.get("IPython")  # whoever is in one has imported it
+    ipython: Any = sys.modules.get("IPython")  # a program in one has imported it
     ask = getattr(ipython, "get_ipython", None)  # it may be half imported
     return None if ask is None else ask()
 

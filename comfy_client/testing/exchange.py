@@ -210,7 +210,7 @@ def _make_request(request: web.Request, prefix: str, body: bytes) -> Request:
 
 
 async def _read_body(request: web.Request) -> bytes:
-    """Read the body, and put it back for whoever handles the request.
+    """Read the body, and put it back for the handler of the request.
 
     Of a body that is too large, or cut off, only what came.
     """

@@ -181,7 +181,7 @@ class Folders:
                         yield index, os.path.relpath(path, folder), path
 
     def model_endings(self, kind: str) -> frozenset[str]:
-        """Return the extensions of a kind of model; none means any."""
+        """Return the extensions of a kind of model; empty: any."""
         return _ENDINGS.get(kind, MODEL_ENDINGS)
 
     def model_names(self, kind: str) -> list[str]:
@@ -221,7 +221,7 @@ def is_inside(path: str | Path, folder: Path) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """Tell an image by its extension."""
+    """Return whether a file is an image, by its extension."""
     return (mimetypes.guess_type(name, strict=False)[0] or "").startswith("image/")
 
 

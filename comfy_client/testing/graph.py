@@ -55,17 +55,17 @@ class Graph:
         return node_id in self._added or node_id in self._prompt
 
     def get_parent_node_id(self, node_id: str) -> str | None:
-        """Return the node that expanded into it; ``None`` for a node of the prompt."""
+        """Return the node that expanded into a node; ``None`` for a node of the prompt."""
         return self._parents.get(node_id)
 
     def get_real_node_id(self, node_id: str) -> str:
-        """Return the node of the prompt that it comes from in the end."""
+        """Return the node of the prompt from which a node comes in the end."""
         while node_id in self._parents:
             node_id = self._parents[node_id]
         return node_id
 
     def get_display_node_id(self, node_id: str) -> str:
-        """Return the node that shows what it does."""
+        """Return the node of the frontend that shows what a node does."""
         while node_id in self._shown_as:
             node_id = self._shown_as[node_id]
         return node_id

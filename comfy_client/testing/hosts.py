@@ -36,7 +36,7 @@ def check_hosts(allowed: Any) -> None:
 
 
 def names_of(host: str, address: str, allowed: Collection[str] | None) -> frozenset[str] | None:
-    """Return the names that ``Host`` may have beside those of loopback; ``None``: any.
+    """Return the names that ``Host`` may have besides those of loopback; ``None``: any.
 
     Args:
         host: The address to listen on, as given.

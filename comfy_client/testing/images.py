@@ -126,9 +126,9 @@ def _rows(frame: Frame) -> Iterator[Frame]:
 def scaled(frame: Frame, width: int, height: int, method: str, crop: str) -> Frame:
     """Scale a frame; ``crop="center"`` keeps its proportions.
 
-    ``nearest-exact`` is torch's pixel by pixel, and ``lanczos`` Pillow's there, too.  Of the
-    others, values from 0 to 255 differ: by 1 for ``bilinear`` and ``area``, by up to 7 for
-    ``bicubic``.
+    ``nearest-exact`` equals torch's pixel by pixel, and ``lanczos`` is Pillow's in ComfyUI, too.
+    The others differ from torch's, in values from 0 to 255: by 1 for ``bilinear`` and ``area``, by
+    up to 7 for ``bicubic``.
     """
     if crop == "center":
         frame = _cropped_to(frame, width / height)
@@ -159,14 +159,14 @@ def _resized(channel: Image.Image, size: tuple[int, int], method: str) -> Image.
 
 
 def _nearest(old: int, new: int) -> list[tuple[int, int]]:
-    """Return the column behind each new one, with torch's float32 and tie-breaking."""
+    """Return the old column for each new one, with torch's float32 and tie-breaking."""
     scale = _float32(old / new)
     columns = (min(int(_float32((new_one + 0.5) * scale)), old - 1) for new_one in range(new))
     return [(column, column + 1) for column in columns]
 
 
 def _areas(old: int, new: int) -> list[tuple[int, int]]:
-    """Return the columns of which each new one is the mean."""
+    """Return the old columns of which each new one is the mean."""
     return [(one * old // new, -(-(one + 1) * old // new)) for one in range(new)]
 
 

@@ -286,8 +286,8 @@ class PromptRun:
     ) -> tuple[dict[str, list[Any]], set[str]]:
         """Return the arguments of a node, and the names of those that are not computed.
 
-        For each input the values of one or more calls; of links only from `sources`.
-        Without `sources` only what stands in the graph.
+        These are, for each input, the values of one or more calls; links give those of `sources`
+        only.  Without `sources`, they are only what stands in the graph.
         """
         node = self.graph.get_node(node_id)
         types = self.nodes.definition(node["class_type"])["input"]

@@ -346,8 +346,8 @@ class ComfyServer(ScriptedServer):
     def _alone(self) -> Iterator[None]:
         """Context manager: allow one start or stop at a time.
 
-        Whoever stops a server waits for its threads: one of these cannot wait in turn, and
-        gets a RuntimeError.
+        A stop waits for the server's threads: one of these cannot wait for it in turn, and gets
+        a RuntimeError.
         """
         is_ours = threading.current_thread() in self._threads
         while not self._lock.acquire(timeout=_POLL if is_ours else -1):
@@ -417,7 +417,7 @@ async def _serve(
 
 
 def client_options(server: ComfyServer) -> dict[str, Any]:
-    """Return what a client needs beside the URL: ``credentials`` and ``verify``."""
+    """Return what a client needs besides the URL: ``credentials`` and ``verify``."""
     return {"credentials": server._credentials, "verify": server._certificate or True}
 
 

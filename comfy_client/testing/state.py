@@ -153,7 +153,7 @@ class ServerState:
             self.send("logs", {"entries": [entry], "size": None}, client_id)
 
     def log_entries(self) -> list[dict[str, str]]:
-        """Return the last lines."""
+        """Return the last lines of the log."""
         return list(self._log)
 
     def subscribe(self, client_id: Any, enabled: Any) -> None:

@@ -53,7 +53,7 @@ class Users:
         return self.root / user
 
     def path(self, request: web.Request, file: str, *, create: bool = True) -> Path | None:
-        """Return a path below that folder; ``None`` if it leads out of it."""
+        """Return a path below the user's folder; ``None`` if it leads out of that."""
         home = self.home(request)
         # As in ComfyUI: what was encoded twice is decoded twice.
         path = Path(os.path.abspath(home / unquote(file)))

@@ -140,7 +140,7 @@ def no_input(graph: Mapping[str, Any], node_id: str, name: str, *, hint: str = "
 def checked_value(
     graph: Mapping[str, Any], node_id: str, name: str, value: Any, *, force: bool = False
 ) -> Any:
-    """Return a copy of a value as JSON carries it, for an input of a node, or a link; or a file.
+    """Return a value for an input of a node: a copy as JSON carries it, a link, or a file.
 
     Raises:
         WorkflowError: JSON cannot carry it, it is a bad link, or without ``force`` it would take

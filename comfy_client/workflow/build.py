@@ -209,10 +209,10 @@ class BaseGraph:
         return GraphNode(node_id, 0, kind, self, outputs)
 
     def workflow(self, *, order: Iterable[str] | None = None) -> Workflow:
-        """Return the workflow so far, as a copy; the graph can go on.
+        """Return the workflow so far, as a copy; more nodes can be added to the graph.
 
         Args:
-            order: The ids of all nodes as they shall follow each other.  ``None``: as they
+            order: The ids of all nodes in the wanted order.  ``None``: the order in which they
                 were made.
 
         Raises:

@@ -67,7 +67,7 @@ class CheckReport(AsDict):
     Attributes:
         problems: All problems: errors first, each kind in the order of the nodes.
         accepted: Whether the server would queue the workflow: at least one of its outputs can
-            run.  With errors it runs only in part then.
+            run.  With errors, it then runs only in part.
     """
 
     _in_dict = ("ok", "accepted")
@@ -136,7 +136,7 @@ def check(graph: Any, definitions: Definitions, *, targets: Any = None) -> Check
         targets: ``partial_execution_targets`` of the request; ``None``: all outputs.
 
     Raises:
-        WorkflowError: ``graph`` is no mapping, or ``definitions`` are none.
+        WorkflowError: ``graph`` is no mapping, or ``definitions`` are no definitions.
         ComfyError: ``definitions`` could not be asked for.
     """
     if not isinstance(graph, Mapping):
@@ -233,7 +233,7 @@ class _Checker:
                 self.errors.append(attrs.evolve(problem, named_by_server=False))
 
     def _reworded(self, named: Iterable[Problem]) -> Iterator[Problem]:
-        """Yield the server's problems, reworded for nodes that were sent in a mended form."""
+        """Yield the server's problems, reworded or left out where a node was mended to be sent."""
         malformed = {p.node_id: p for p in self.sent.problems if p.type == "malformed_node"}
         for problem in named:
             if (problem.node_id, problem.input) in self.sent.left_out:
@@ -285,7 +285,7 @@ class _Checker:
                 )
 
     def _hidden(self) -> Iterator[Problem]:
-        """Yield the problems that the server would name next, once these are mended."""
+        """Yield the problems that the server would name next, once those it names are mended."""
         yield from self._unknown()
         graph, bad_links = self.rules.mended(self.replaced.graph)
         ends = self._ends(graph)
@@ -321,7 +321,7 @@ class _Checker:
     def _ends(self, graph: Mapping[str, Any]) -> set[str]:
         """Return the nodes of a mended graph that are checked, with all that they take from.
 
-        These are the outputs, and what the nodes take from that are not in it any more.
+        These are the outputs, and the sources of the nodes that are no longer in it.
         """
         whole = self.replaced.graph
         last, outputs = sinks(whole), self._outputs()
@@ -336,7 +336,7 @@ class _Checker:
         return outputs if self.targets is None else [n for n in outputs if n in self.targets]
 
     def _bad_link(self, node_id: str, name: str) -> Problem:
-        """Return a link that the server stumbles over."""
+        """Return the problem of a link that the server stumbles over."""
         value = self.replaced.graph[node_id]["inputs"][name]
         link, hint = as_link(value), None
         text = f"input {brief(name)} links to {brief(value[0])}, which is not there"

@@ -438,7 +438,7 @@ def _write(path: Path, content: bytes) -> Path:
 
 
 def as_workflow(source: Source, definitions: Definitions | None = None) -> Workflow:
-    """Return a :class:`Workflow`, whose ``repr`` shows no value that a frame holds."""
+    """Return a :class:`Workflow`, whose ``repr`` in a traceback's frames shows no values."""
     if isinstance(source, Workflow):
         return source
     try:
@@ -448,7 +448,7 @@ def as_workflow(source: Source, definitions: Definitions | None = None) -> Workf
 
 
 def with_inputs(source: Source, inputs: Inputs) -> Workflow:
-    """Return a copy with other values, as :meth:`Workflow.set`.
+    """Return a copy of a workflow with inputs set, as by :meth:`Workflow.set`.
 
     Raises:
         WorkflowError: As :meth:`Workflow.set`.

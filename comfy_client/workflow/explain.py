@@ -51,7 +51,7 @@ def explain_rejection(
     """Return the body of a refusal by ``POST /prompt`` in words, one line for each problem.
 
     Each line names the node by id, title and class, the input, what it was given, and the
-    allowed range or the nearest choices.  Tracebacks and folders of the server are left out.
+    allowed range or the nearest options.  Tracebacks and folders of the server are left out.
     It also explains the ``node_errors`` of an answer 200: some outputs were dropped.
 
     Args:
@@ -145,7 +145,7 @@ def unknown_class(body: object, graph: Mapping[str, Any]) -> str | None:
 
 @attrs.define(eq=False, slots=False)
 class Known:
-    """Knowledge beside the answer of the server.
+    """What is known besides the answer of the server.
 
     Attributes:
         graph: The workflow that was sent.
@@ -181,7 +181,7 @@ class Known:
 
     @cached_property
     def givers(self) -> dict[str, list[str]]:
-        """Return up to three outputs in the workflow for each type, in words."""
+        """Up to three outputs in the workflow for each type, in words."""
         found: dict[str, list[str]] = {}
         for node_id in self.graph:
             outputs = _mapping(self.definitions.get(node_id)).get("output")
@@ -234,7 +234,7 @@ def missing_class(
 
 
 def _unknown_classes(body: Mapping[str, Any], unknown: str, known: Known) -> Iterator[Problem]:
-    """Yield the class that the server named, then the others that it would name next."""
+    """Yield the problem of the class that the server named, then those that it would name next."""
     has_hint = bool(_mapping(_mapping(body.get("error")).get("extra_info")).get("hint"))
     for node_id, name in _unknown_by_node(body, unknown, known).items():
         problem = missing_class(known, node_id, name, has_reason=has_hint)
@@ -730,7 +730,7 @@ def _option(config: object, name: str) -> Any:
 
 
 def _type(config: object) -> str:
-    """Return the type that an input takes; a list of choices is a COMBO."""
+    """Return the type that an input takes; a list of options is a COMBO."""
     kind = config[0] if isinstance(config, list) and config else None
     return shorten(kind, 60) if isinstance(kind, str) else "COMBO" if kind else "another type"
 

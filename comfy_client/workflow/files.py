@@ -27,7 +27,7 @@ def as_file(graph: Mapping[str, Any], node_id: str, name: str, value: Any) -> An
     """Return an :class:`Upload` for a local file, the name of an uploaded one, or the value.
 
     A text stays what it is, the name of a file on the server; only for ComfyUI's own loaders it is
-    clear that a data URL is no name.
+    clear that a data URL or a web URL is no name.
 
     Raises:
         FileNotFoundError: A path that leads to nothing.

@@ -38,7 +38,7 @@ def fill(
             ``[node id, slot]``, and lists or dicts of these for an autogrow input.
         node_id: The node.
         definition: The definition of its class.
-        outputs: Those of the other nodes.
+        outputs: The outputs of the other nodes.
         check: Whether names and values are checked; links always are.
 
     Raises:
@@ -129,7 +129,7 @@ class _Filling:
                 yield name, value
 
     def _value(self, spec: InputSpec, value: Any) -> Any:
-        """Return a value of the right Python type, or a link that there is."""
+        """Return a value of the right Python type, or a link to an output that exists."""
         link = as_link(value)
         if link:
             if spec.is_selector:

@@ -86,7 +86,7 @@ def downstream(graph: Mapping[str, Any], node_ids: Iterable[str]) -> set[str]:
 
 
 def inputs_of(graph: Mapping[str, Any], node_id: str) -> Mapping[str, Any]:
-    """Return the inputs of a node by name; none of what is no node."""
+    """Return the inputs of a node by name; empty for what is no node."""
     node = graph.get(node_id)
     inputs = node.get("inputs") if isinstance(node, Mapping) else None
     return inputs if isinstance(inputs, Mapping) else {}
@@ -201,7 +201,7 @@ def check_graph(graph: Mapping[str, Any]) -> dict[str, Any]:
     two, node id and ``int``, counts as a link; wrap a literal one in
     ``{"__value__": [...]}`` (servers since 0.3.27).  Numbers of numpy and the like are
     converted, and texts under secret names are :class:`Sealed`, since the copy stays in frames.
-    Whether it has the classes and accepts the values, the server says.
+    Only the server says whether it has the classes and accepts the values.
 
     Raises:
         WorkflowError: One line that names node and input.
@@ -245,7 +245,7 @@ def check_parts(
 def _links_to_nothing(graph: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the errors of nodes with a link to a missing node.
 
-    A list that begins with a number is more likely a literal one, which is refused.
+    A list that begins with a number is more likely a literal list, which is refused.
     """
     found: dict[str, dict[str, Any]] = {}
     for node_id in graph:
@@ -315,7 +315,7 @@ def _json_inputs(
 
 
 def _is_good_link(graph: Mapping[str, Any], node_id: str, value: Any) -> bool:
-    """Return a quick test for the usual link."""
+    """Return whether a value is a link of the usual form to another node; a quick test."""
     return (
         type(value) is list
         and len(value) == 2
@@ -389,7 +389,7 @@ def json_link(graph: Mapping[str, Any], value: list[Any]) -> list[Any]:
 
 
 def link_fault(graph: Mapping[str, Any], node_id: str, value: list[Any]) -> str | None:
-    """Return what is wrong with a link, if it is one."""
+    """Return what is wrong with a link; None if nothing is, or if it is no link."""
     link = as_link(value)
     if not link:
         # Slot 0.0 or true: the server's own check takes it for a link and stumbles.

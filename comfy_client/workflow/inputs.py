@@ -26,10 +26,11 @@ class InputSpec:
 
     Attributes:
         name: Its full name, such as ``seed`` or ``images.image0``.
-        kind: A type, several with commas between, ``*`` for any, or a list of choices.
+        kind: A type, several with commas between, ``*`` for any, or a list of options.
         options: ``default``, ``min``, ``max`` and the like.
         required: Whether the server refuses a node without it.
-        template: For what takes its type from a link: which other inputs and outputs do so, too.
+        template: The name shared by inputs and outputs that take one type from their links;
+            empty: the type is fixed.
     """
 
     name: str
@@ -75,10 +76,10 @@ class InputSpec:
         return "*" not in self.kind and not any(map(is_widget_type, types_of(self.kind)))
 
     def default(self) -> Any:
-        """Return the value that the page begins with.
+        """Return the value that the frontend begins with.
 
         Raises:
-            LookupError: There is none: it takes a link, or the server has no choices.
+            LookupError: There is none: it takes a link, or the server has no options.
         """
         if self.is_widget and self.options.get("default") is not None:
             return self.options["default"]
@@ -88,7 +89,7 @@ class InputSpec:
         if not (made and self.is_widget) or made[0].value in (MISSING, None) or made[0].hook:
             raise LookupError
         if self.has_open_choices and made[0].value not in (self.choices or ()):
-            raise LookupError  # only the browser knows the choices
+            raise LookupError  # only the frontend knows the options
         value = made[0].value
         if self.kind not in ("INT", "FLOAT"):
             return value
@@ -260,7 +261,7 @@ class OutputSpec:
     Attributes:
         name: Its name, often that of its type.
         kind: Its type; ``*`` for any.
-        template: For what has the type of a link: which inputs decide.
+        template: The name shared with the inputs whose links decide the type; empty: it is fixed.
     """
 
     name: str

@@ -242,7 +242,7 @@ def _json(text: str | bytes, where: str) -> Any:
 
 
 def _unwrap(data: Any, where: str) -> Mapping[str, Any]:
-    """Return the graph in what carries it, in API format if it is there in both."""
+    """Return the graph inside what carries it; if there are both formats, that in API format."""
     if isinstance(data, (list, tuple)) and len(data) > 2 and isinstance(data[2], Mapping):
         # Of queue and history: number, prompt_id, graph, ...
         return {key: _without_empty_title(node) for key, node in data[2].items()}
@@ -283,7 +283,7 @@ def is_ui_format(data: Mapping[Any, Any]) -> bool:
 
 
 def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
-    """Return a checked copy, with ids as strings; an id that is a number is so in links too."""
+    """Return a checked copy, with all node ids as strings, in links too."""
     if not data:
         raise WorkflowError(f"{where}: no nodes in it")
     graph: dict[str, Any] = {}

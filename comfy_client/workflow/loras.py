@@ -138,7 +138,7 @@ def _outputs(graph: Mapping[str, Any], users: Users, loader: str) -> tuple[Outpu
 def _tips(
     graph: Mapping[str, Any], users: Users, model: Output, clip: Output | None
 ) -> tuple[Output, Output | None]:
-    """Return the outputs of the last LoRA, as long as there is one alone that uses those before."""
+    """Return the outputs at the end of a chain of LoRAs, each the only user of those before it."""
     passed: set[str] = set()
     while True:
         places = users.get(model, [])

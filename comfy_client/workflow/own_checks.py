@@ -174,7 +174,7 @@ def _check_of(*classes: str) -> Callable[[Check], Check]:
 
 @_check_of("CustomCombo")
 def _choice(choice: Any, index: Any = 0, **others: Any) -> bool:
-    return True  # the page alone knows the options
+    return True  # the frontend alone knows the options
 
 
 @_check_of("SelectModelDevice", "SelectCLIPDevice", "SelectVAEDevice")

@@ -40,7 +40,7 @@ class Problem(AsDict):
         candidates: Names or values that would be right, nearest first; empty: none is near.
         named_by_server: Whether the answer of the server names it, too.  The server stops at
             the first unknown class, a bad link hides what else is wrong with a node, and it looks
-            at no choices that bring inputs of their own.
+            at no options of a combo that bring inputs of their own.
     """
 
     severity: Severity

@@ -121,7 +121,7 @@ def _absent(graph: Mapping[str, Any], node_id: str, rule: Mapping[str, Any]) -> 
 
 
 def _moved(value: Any, wanted: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Return a link to an output that has another slot now."""
+    """Return a value; if it links to an output that has another slot now, with that slot."""
     link = as_link(value)
     if link is None or link[0] not in wanted:
         return value

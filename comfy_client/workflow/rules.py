@@ -153,7 +153,7 @@ def rules_for(
 
 
 def _version(found: Mapping[str, Any]) -> Version:
-    """Return the rules of which server definitions point to."""
+    """Return the version of the server to which definitions point."""
     keys = {key for one in found.values() if isinstance(one, Mapping) for key in one}
     return "new" if "search_aliases" in keys else "0.8" if "is_input_list" in keys else "0.3.75"
 

@@ -21,7 +21,7 @@ class Sendable:
     """The graph as it would be sent.
 
     Attributes:
-        graph: The graph, all of its own.
+        graph: The graph, as an independent copy.
         problems: What cannot be sent, and nodes that no server takes for one.
         left_out: (node id, name) of inputs in whose place there is ``None``.
     """

@@ -31,9 +31,9 @@ def to_api(
     Args:
         ui: The graph in UI format.
         where: What to call it in messages.
-        definitions: The server's node definitions; ``None``: none.
+        definitions: The server's node definitions; ``None``: there are none.
         strict: Whether a warning is an error.
-        dynamic_prompts: The seed or the generator that resolves prompts with; ``None``: they
+        dynamic_prompts: The seed or the generator by which prompts are resolved; ``None``: they
             stay as they are.
         packs: Node packs by class; ``None``: what the file says.
 

@@ -127,7 +127,7 @@ class _Rules:
     """Differences between versions of the server."""
 
     old: bool  # 2024-03: looks at required inputs only, and falls over an unknown class
-    combo: bool  # the choices of ("COMBO", {"options": [...]}) are checked, too
+    combo: bool  # the options of ("COMBO", {"options": [...]}) are checked, too
     new: bool  # other words for unknown classes, circles are reported
 
 
@@ -148,7 +148,7 @@ class _Input:
 
     name: str
     required: bool
-    type: Any  # a name, or a list of choices
+    type: Any  # a name, or a list of options
     options: Mapping[str, Any]
     config: list[Any]  # type and options as errors quote them
 
@@ -431,7 +431,7 @@ class _Validator:
         choices = spec.type
         if choices == "COMBO" and self.rules.combo:
             if self.rules.new and spec.options.get("remote_combo"):
-                return None  # only the browser knows the choices
+                return None  # only the frontend knows the options
             choices = spec.options.get("options", [])
         if not isinstance(choices, list):
             return None

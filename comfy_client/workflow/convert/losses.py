@@ -39,7 +39,7 @@ def lost_links(
         saved: The inputs in the file.
         layout: The inputs by the definition.
         choosers: The names of the widgets that choose among groups.
-        grown: The name of the next input by that of each that a group can have; ``None``: none.
+        grown: For each input that a growing group can have, the next one; ``None``: the last.
     """
     given = {each.name for each in saved}
     names = [*dict.fromkeys([*layout.first, *(each.name for each in saved)])]

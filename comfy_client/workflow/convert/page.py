@@ -108,7 +108,7 @@ def read_page(ui: Mapping[str, Any]) -> Page:
     """Read a file in UI format.
 
     Raises:
-        WorkflowError: It is too large, of a newer editor, or no such file.
+        WorkflowError: It is too large, of a newer editor, or no file in UI format.
     """
     if not is_small(ui, _MOST_VALUES):
         raise WorkflowError("the workflow is too large, or contains itself")
@@ -122,7 +122,7 @@ def read_page(ui: Mapping[str, Any]) -> Page:
         if not isinstance(name, str) or not name:
             raise WorkflowError(f"a subgraph of the workflow has no id: {brief(name)}")
         _check_version(each, f"the subgraph {shorten(name, 60)}")
-        if name not in subgraphs:  # the page keeps the first, too
+        if name not in subgraphs:  # the frontend keeps the first, too
             subgraphs[name] = _graph(each, name, f"the subgraph {shorten(name, 60)}")
     if len(root.nodes) + sum(len(one.nodes) for one in subgraphs.values()) > _MOST_NODES:
         raise WorkflowError(f"the workflow has more than {_MOST_NODES} nodes")

@@ -88,7 +88,7 @@ def _resolve(text: str, rng: Chooser) -> str:
 
 
 def _options(text: str, at: int) -> tuple[list[str], int]:
-    """Parse the options of a choice; return them and the index behind it."""
+    """Parse the options of a choice; return them and the index after the choice."""
     options: list[str] = []
     begin, depth = at, 0
     while at < len(text):

@@ -19,7 +19,7 @@ KEYS: Final = frozenset({"prompt", "workflow", "comment", "description"})
 #: What a reader yields of a file: names in small letters, and texts as they stand there or why
 #: they cannot be read.
 Texts: TypeAlias = Iterator[tuple[str, bytes | memoryview | WorkflowError]]
-#: From here on there is little but pixels or sound: whoever has a workflow reads no further.
+#: From here on there is little but pixels or sound: with a workflow found, nothing more is read.
 PAUSE: Final = ("", b"")
 #: Bytes of one text, packed or not: a few kB packed can hold gigabytes.
 MAX_TEXT: Final = 32 << 20
@@ -39,7 +39,7 @@ class BinaryFile(Protocol):
     """A file that was opened in binary mode."""
 
     def read(self, size: int, /) -> bytes:
-        """Read up to ``size`` bytes; none at the end."""
+        """Read up to ``size`` bytes; empty at the end."""
 
 
 class Stream:
