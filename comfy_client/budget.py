@@ -67,7 +67,7 @@ class Budget:
         self._is_ours = weakref.WeakMethod(is_ours)
 
     def is_ours(self, prompt_id: str | None) -> bool:
-        """Whether a prompt is one of ours; all are, as long as nobody tells."""
+        """Return whether a prompt is one of ours; all are, as long as nobody tells."""
         is_ours = None if self._is_ours is None else self._is_ours()
         return is_ours is None or is_ours(prompt_id)
 

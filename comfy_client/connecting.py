@@ -182,7 +182,7 @@ class Connecting(Routes):
             self._tracker.wake.wait_stopped(pauses.next())
 
     def _is_for_tls(self, exc: ComfyError, deadline: Deadline) -> bool:
-        """Whether a server that cut us short wants https; asked for a second at most."""
+        """Return whether a server that cut us short wants https; asked for a second at most."""
         left = min(self._http.connect_timeout, max(0.05, deadline.left(1.0)))
         return type(exc) is TransportError and speaks_tls(self._http, left, lambda _: None)
 
@@ -203,7 +203,7 @@ class Connecting(Routes):
 
 
 def _is_temporary(exc: ComfyError) -> bool:
-    """Whether a server that answers so may merely be starting."""
+    """Return whether a server that answers so may merely be starting."""
     return exc.retryable if isinstance(exc, ServerUnreachable) else is_away(exc)
 
 

@@ -31,7 +31,7 @@ def printable(text: str) -> str:
 
 
 def is_for_another(status: int) -> bool:
-    """Whether a proxy answered for a server that is away."""
+    """Return whether a proxy answered for a server that is away."""
     return status in (502, 503, 504) or 520 <= status <= 527
 
 

@@ -22,7 +22,7 @@ _PILLOW, _ARRAY = "a Pillow image", "an array or a tensor"
 
 
 def is_picture(value: object) -> bool:
-    """Whether it is a Pillow image, or an array or a tensor with rows and columns."""
+    """Return whether it is a Pillow image, or an array or a tensor with rows and columns."""
     return _is_pillow(value) or (
         not isinstance(value, type)
         and (hasattr(value, "__array_interface__") or hasattr(value, "__array__"))

@@ -65,7 +65,7 @@ class Sealed(str):
 
 
 def is_secret_name(name: str, *, in_query: bool = False) -> bool:
-    """Whether the value under such a name is secret."""
+    """Return whether the value under such a name is secret."""
     look = _is_secret_name if len(name) <= MAX_CACHED else _is_secret_name.__wrapped__
     return look(name, in_query)
 

@@ -60,7 +60,7 @@ class _Signal(blinker.NamedSignal):
 
 
 def _is_gone_soon(receiver: object) -> bool:
-    """Whether it is of a kind that few keep: a lambda, or a ``partial``."""
+    """Return whether it is of a kind that few keep: a lambda, or a ``partial``."""
     return getattr(receiver, "__name__", None) == "<lambda>" or isinstance(receiver, partial)
 
 
@@ -194,7 +194,7 @@ class Receivers:
         return [(name, queue) for name, queue in pairs if queue is not None]
 
     def listens(self, *names: str) -> bool:
-        """Whether anyone would be called for one of these names."""
+        """Return whether anyone would be called for one of these names."""
         for name in names:  # asked for each event: no calls before there is somebody
             if self._callbacks.get(name):
                 return True
@@ -392,12 +392,12 @@ def signal_names(event: Event) -> tuple[str, ...]:
 
 
 def is_callback(function: Any, count: int) -> bool:
-    """Whether it is a plain function that may be called with so many arguments."""
+    """Return whether it is a plain function that may be called with so many arguments."""
     return callable(function) and _is_plain(function) and _takes(function, count)
 
 
 def _is_plain(function: Callable[..., object]) -> bool:
-    """Whether a call does the work, and does not merely make a coroutine or a generator."""
+    """Return whether a call does the work, and does not merely make a coroutine or a generator."""
     lazy = (
         inspect.iscoroutinefunction,
         inspect.isasyncgenfunction,
@@ -408,7 +408,7 @@ def _is_plain(function: Callable[..., object]) -> bool:
 
 
 def _takes(function: Callable[..., object], count: int, **kw: object) -> bool:
-    """Whether it may be called with so many positional arguments, and these keywords."""
+    """Return whether it may be called with so many positional arguments, and these keywords."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # a builtin that does not say

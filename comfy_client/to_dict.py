@@ -166,7 +166,7 @@ class _Writer:
         return found
 
     def _is_full(self) -> bool:
-        """Whether there is no room for another value."""
+        """Return whether there is no room for another value."""
         is_full = self._values <= 0 or self._characters <= 0
         self._is_cut = self._is_cut or is_full
         return is_full

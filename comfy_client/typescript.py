@@ -142,7 +142,7 @@ def missing_name(name: str) -> Exception:
 
 
 def _is_import(frame: types.FrameType) -> bool:
-    """Whether it executes ``from module import name``."""
+    """Return whether it executes ``from module import name``."""
     return opcode.opname[frame.f_code.co_code[frame.f_lasti]] == "IMPORT_FROM"
 
 

@@ -300,7 +300,7 @@ AnyFile: TypeAlias = (
 
 
 def is_file(value: object) -> bool:
-    """Whether a value is no JSON, but can be sent as a file."""
+    """Return whether a value is no JSON, but can be sent as a file."""
     from .pictures import is_picture  # most programs send none
 
     return (
@@ -322,7 +322,7 @@ def instead_of(value: object) -> str:
 
 
 def escapes(path: str) -> bool:
-    """Whether a path below one of the server's folders would leave it."""
+    """Return whether a path below one of the server's folders would leave it."""
     plain = posixpath.normpath(path.replace("\\", "/")) if path else ""
     return plain.startswith(("../", "/")) or plain == ".."
 
@@ -419,7 +419,7 @@ def _checked_path(path: Path) -> tuple[Path, str | None, int]:
 
 
 def _is_empty(source: object) -> bool:
-    """Whether it is in memory, and has nothing in it."""
+    """Return whether it is in memory, and has nothing in it."""
     return source == b"" or (isinstance(source, io.BytesIO) and not _size_of(source))
 
 

@@ -36,7 +36,7 @@ _LATEST: Final = 1e11
 
 
 def is_real(value: object) -> bool:
-    """Whether this is a real number, of Python's or of numpy's."""
+    """Return whether this is a real number, of Python's or of numpy's."""
     if isinstance(value, (float, int)):
         return True
     import numbers  # seldom needed, and slow to import
@@ -80,7 +80,7 @@ def _short(value: str) -> str | None:
 
 
 def is_uuid(value: object) -> bool:
-    """Whether it is a text as ``str(uuid.uuid4())`` gives it."""
+    """Return whether it is a text as ``str(uuid.uuid4())`` gives it."""
     try:
         return isinstance(value, str) and str(uuid.UUID(value)) == value
     except ValueError:
@@ -193,7 +193,7 @@ def check_time() -> None:
 
 
 def is_small(value: object, most: int) -> bool:
-    """Whether a JSON value holds so many values in all, at most."""
+    """Return whether a JSON value holds so many values in all, at most."""
     level: list[Any] = [value]
     while level:
         most -= len(level)
@@ -217,7 +217,7 @@ def shallow(value: object) -> Mapping[str, Any] | None:
 
 
 def is_shallow(value: object, levels: int = MAX_LEVELS) -> bool:
-    """Whether a JSON value can be copied, shown and written."""
+    """Return whether a JSON value can be copied, shown and written."""
     level: list[Any] = [value]
     for _ in range(levels):
         level = _below(level)

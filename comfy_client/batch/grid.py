@@ -132,7 +132,7 @@ class Grid:
         return hashlib.sha256(whole.encode()).hexdigest()
 
     def may_cause(self, error: ComfyError) -> bool:
-        """Whether the server might take the prompt with other values; in doubt, yes.
+        """Return whether the server might take the prompt with other values; in doubt, yes.
 
         No: what it refused would be refused at each point, since no axis has anything to do
         with it.
@@ -157,7 +157,7 @@ class Grid:
         )
 
     def _may_cause(self, node_id: str, fault: Mapping[str, Any]) -> bool:
-        """Whether an axis may have to do with one entry of ``node_errors[id]["errors"]``."""
+        """Return whether an axis may have to do with one entry of ``node_errors[id]["errors"]``."""
         ours = [axis for axis in self.axes if axis.node_id == node_id]
         kind, info = fault.get("type"), fault.get("extra_info")
         if kind in _OF_ONE_INPUT:

@@ -161,7 +161,7 @@ def _submit_next(
 
 
 def is_about_one(error: BaseException) -> bool:
-    """Whether it went wrong with one prompt, and says nothing about the next."""
+    """Return whether it went wrong with one prompt, and says nothing about the next."""
     # A server may stumble over a graph that its check does not understand.
     stumbled = isinstance(error, ApiError) and error.status == 500
     return stumbled or isinstance(error, _ABOUT_ONE)
@@ -286,7 +286,7 @@ class ClientWindow(Window):
         return end
 
     def submit_again(self, prompt_id: str, error: JobLost, options: Mapping[str, Any]) -> bool:
-        """Whether it never came, and has its place again under another id."""
+        """Return whether it never came, and has its place again under another id."""
         workflow, tries = self._unsure.pop(prompt_id, (None, ATTEMPTS))
         if workflow is None or tries >= ATTEMPTS:
             return False

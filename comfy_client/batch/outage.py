@@ -148,7 +148,7 @@ class Outage:
 
 
 def got_nothing(exc: Exception) -> bool:
-    """Whether the server surely has nothing of a request, and may come back.
+    """Return whether the server surely has nothing of a request, and may come back.
 
     That its name is known to nobody is a fault of the net: it was known before.
     """
@@ -156,7 +156,7 @@ def got_nothing(exc: Exception) -> bool:
 
 
 def went_away(exc: Exception) -> bool:
-    """Whether a question may be answered yet."""
+    """Return whether a question may be answered yet."""
     return is_away(exc) and (not isinstance(exc, ServerUnreachable) or got_nothing(exc))
 
 

@@ -31,7 +31,7 @@ class Sought:
         return None if self.known_as == ours else self.known_as
 
     def is_there(self, ours: str, record: QueueItem | HistoryEntry) -> bool:
-        """Whether a record with our id as its mark is of this prompt.
+        """Return whether a record with our id as its mark is of this prompt.
 
         Anybody can read our marks and send them, but no one chooses the ids of such servers.  If
         the process was killed before it heard of the id, the graph must be ours.
@@ -81,7 +81,7 @@ def _entries(client: Running, sought: Mapping[str, Sought]) -> Iterable[HistoryE
 
 
 def _is_part(sent: Mapping[str, Any], graph: Mapping[str, Any]) -> bool:
-    """Whether a graph is ours, or the part of it that was to run."""
+    """Return whether a graph is ours, or the part of it that was to run."""
     return (
         bool(sent)
         and is_shallow(sent)

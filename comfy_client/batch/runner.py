@@ -54,10 +54,10 @@ class Runner(Protocol):
         """Return the servers that could take one more prompt, the idlest first."""
 
     def fits(self, host: str, point: int) -> bool:
-        """Whether it can run a point."""
+        """Return whether it can run a point."""
 
     def may_steal(self, host: str) -> bool:
-        """Whether it takes over points of others, once it has done its own."""
+        """Return whether it takes over points of others, once it has done its own."""
 
     def impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
         """Return why no server can run some points; :class:`JobTimeout` if none could in time."""
@@ -89,13 +89,13 @@ class Runner(Protocol):
         """Whether others can have a prompt, though a server said this of more than that one."""
 
     def goes_on(self, prompt_id: str, point: int) -> bool:
-        """Whether another server is to run a point whose prompt has ended without a result.
+        """Return whether another server is to run a point whose prompt has ended without a result.
 
         That is no try: its server refused it, never began it, or is to blame for its failure.
         """
 
     def was_poison(self, point: int) -> bool:
-        """Whether two servers have died while they ran a point."""
+        """Return whether two servers have died while they ran a point."""
 
     # -- what ran before -------------------------------------------------------------------
 

@@ -310,7 +310,7 @@ class _Sweeper:
             return False
 
     def _was_found(self, point: int) -> bool:
-        """Whether a server has its prompt already, by an earlier call."""
+        """Return whether a server has its prompt already, by an earlier call."""
         withdrawn = self._withdrawn.pop(point, None)
         if withdrawn is not None and self._has_found(point, withdrawn.prompt_id, withdrawn.host):
             return True
@@ -352,7 +352,7 @@ class _Sweeper:
         flight.begun = runtime.monotonic()
 
     def _has_found(self, point: int, prompt_id: str, home: str | None = None) -> bool:
-        """Whether a server has it already."""
+        """Return whether a server has it already."""
         found = self._runner.find(prompt_id, home)
         if found is None:
             return False
@@ -537,7 +537,7 @@ def _row_of(
 def _may_have_run(
     flight: _Flight, entry: Job | ComfyError | None, error: ComfyError | None
 ) -> bool:
-    """Whether a server has got a prompt, or may have, of which it says no more than this."""
+    """Return whether a server has got a prompt, or may have, of which it says no more than this."""
     if error is None:
         return False
     if not flight.tries:  # an earlier call has sent it

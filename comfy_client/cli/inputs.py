@@ -153,7 +153,7 @@ def set_seeds(workflow: Workflow, seed: str | None) -> None:
 
 
 def _set_all(workflow: Workflow, seed: int) -> bool:
-    """Whether there was any; a linked one has its value elsewhere."""
+    """Return whether there was any; a linked one has its value elsewhere."""
     found = [
         (node, name)
         for name in ("seed", "noise_seed")

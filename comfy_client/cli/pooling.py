@@ -81,7 +81,7 @@ class Several:
 
 
 def _ask(clients: Sequence[ComfyApi]) -> None:
-    """Whether they are there: all at once, since one that is away takes its time."""
+    """Return whether they are there: all at once, since one that is away takes its time."""
     errors: dict[ComfyApi, Exception | None] = {}
 
     def ask(api: ComfyApi) -> None:

@@ -68,7 +68,7 @@ def report(error: BaseException, as_json: bool) -> Exit:
 
 
 def _has_emitted(found: Any) -> bool:
-    """Whether stdout took it, or nobody reads that; a full disk does not."""
+    """Return whether stdout took it, or nobody reads that; a full disk does not."""
     try:
         emit(found)
     except BrokenPipeError:

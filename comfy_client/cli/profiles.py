@@ -86,7 +86,7 @@ def load_config() -> Config:
 
 
 def is_open_to_others(mode: int) -> bool:
-    """Whether others may read or write a file of this mode, as far as the system tells."""
+    """Return whether others may read or write a file of this mode, as far as the system tells."""
     return os.name == "posix" and bool(mode & (stat.S_IRWXG | stat.S_IRWXO))
 
 

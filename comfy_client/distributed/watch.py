@@ -49,7 +49,7 @@ async def watch(worker: Worker, clients: Clients) -> None:
 
 
 def _is_there(clients: Clients) -> bool:
-    """Whether the server answers, be it with a refusal."""
+    """Return whether the server answers, be it with a refusal."""
     try:
         api = clients.own()
     except ClientClosed:

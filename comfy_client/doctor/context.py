@@ -113,7 +113,7 @@ class EventReader:
         return True
 
     def has(self, kind: type[Event]) -> bool:
-        """Whether an event of that kind has come."""
+        """Return whether an event of that kind has come."""
         return any(isinstance(event, kind) for event in self.events.values())
 
     def of(self, prompt_id: str) -> list[JobEvent]:

@@ -33,7 +33,7 @@ _ITS_TURN: Final = 2.0
 
 
 def check_websocket(ctx: CheckContext) -> CheckResult:
-    """Whether /ws becomes a WebSocket, through any proxy on the way."""
+    """Return whether /ws becomes a WebSocket, through any proxy on the way."""
     if ctx.client.plan is None:
         return unknown("not used with transport='poll': no previews")
     begun = time.monotonic()
@@ -51,7 +51,7 @@ def check_websocket(ctx: CheckContext) -> CheckResult:
 
 
 def check_greeting(ctx: CheckContext) -> CheckResult:
-    """Whether the socket receives: a ComfyUI sends its ``status`` first."""
+    """Return whether the socket receives: a ComfyUI sends its ``status`` first."""
     begun = time.monotonic()
     if ctx.until(lambda: _has_status(ctx), ctx.left):
         return ok(f"status after {in_ms(time.monotonic() - begun)}")
@@ -61,7 +61,7 @@ def check_greeting(ctx: CheckContext) -> CheckResult:
 
 
 def check_echo(ctx: CheckContext) -> CheckResult:
-    """Whether what we send arrives, and is answered."""
+    """Return whether what we send arrives, and is answered."""
     reader = ctx.reader
     if reader is None:
         return unknown("no socket")

@@ -115,7 +115,7 @@ def _about_no_port(
 
 
 def check_tls(ctx: CheckContext) -> CheckResult:
-    """Whether the server's certificate is one that we trust, and for how long."""
+    """Return whether the server's certificate is one that we trust, and for how long."""
     http = ctx.http
     if http.address.scheme != "https":
         return ok("none: plain http")

@@ -33,7 +33,7 @@ _USE_HTTPS = "it speaks TLS, not plain http: use https:// in host"
 
 
 def check_credentials(ctx: CheckContext) -> CheckResult:
-    """Whether there are credentials, and whether they can be read."""
+    """Return whether there are credentials, and whether they can be read."""
     http = ctx.http
     try:
         applied = apply(http.identity.credentials)
@@ -53,7 +53,7 @@ def check_credentials(ctx: CheckContext) -> CheckResult:
 
 
 def check_http(ctx: CheckContext) -> CheckResult:
-    """Whether anything answers in HTTP."""
+    """Return whether anything answers in HTTP."""
     begun = time.monotonic()
     try:
         ctx.answer = answer = ctx.get("/prompt")
@@ -83,7 +83,7 @@ def check_http(ctx: CheckContext) -> CheckResult:
 
 
 def check_clock(ctx: CheckContext) -> CheckResult:
-    """Whether the clocks of both machines agree."""
+    """Return whether the clocks of both machines agree."""
     date = ctx.answer.headers.get("date", "")
     try:
         theirs = email.utils.parsedate_to_datetime(date).timestamp()
@@ -97,7 +97,7 @@ def check_clock(ctx: CheckContext) -> CheckResult:
 
 
 def check_auth(ctx: CheckContext) -> CheckResult:
-    """Whether the server, or a proxy in front of it, accepts us."""
+    """Return whether the server, or a proxy in front of it, accepts us."""
     answer, sending = ctx.answer, ctx.http.describe()
     sent = f"sent: {', '.join(sending.sent)}" if sending.sent else "no credentials were sent"
     if answer.status not in (401, 403):
@@ -120,7 +120,7 @@ def check_auth(ctx: CheckContext) -> CheckResult:
 
 
 def check_comfyui(ctx: CheckContext) -> CheckResult:
-    """Whether what answers is a ComfyUI."""
+    """Return whether what answers is a ComfyUI."""
     answer = ctx.answer
     status = answer.status
     if status < 300:
@@ -163,7 +163,7 @@ def _about_redirect(ctx: CheckContext, answer: Response) -> CheckResult:
 
 
 def check_origin(ctx: CheckContext) -> CheckResult:
-    """Whether the server sees the Host that we address, and so accepts its own pages."""
+    """Return whether the server sees the Host that we address, and so accepts its own pages."""
     if ctx.http.describe().sends_origin:
         text = "the headers contain an Origin, which the server compares with Host"
         return warning(text, "leave it out: scripts need none")
@@ -222,7 +222,7 @@ def check_features(ctx: CheckContext) -> CheckResult:
 
 
 def check_previews(ctx: CheckContext) -> CheckResult:
-    """Whether samplers send previews."""
+    """Return whether samplers send previews."""
     if ctx.has_jobs:
         return ok("each prompt chooses; this client asks for them while anything listens")
     argv = ctx.stats.argv if ctx.stats else None
@@ -265,7 +265,7 @@ def check_memory(ctx: CheckContext) -> CheckResult:
 
 
 def check_user(ctx: CheckContext) -> CheckResult:
-    """Whether the server has users, and knows this one."""
+    """Return whether the server has users, and knows this one."""
     config = ctx.ask("/users", models.UserConfig.from_json)
     user = ctx.http.describe().user
     if config is None:

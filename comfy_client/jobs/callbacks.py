@@ -71,7 +71,7 @@ class Callbacks:
             raise ValueError("every is in seconds, 0 or more")
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """Return whether there is any."""
         return any(self._of_one) or self.on_output is not None
 
     @property
@@ -167,7 +167,7 @@ class Caller:
             self._call(self._to.on_start, self._job)
 
     def _look(self) -> None:
-        """Whether it has begun, as HTTP may know; else its place in the queue."""
+        """Return whether it has begun, as HTTP may know; else its place in the queue."""
         if state_of(self._job).running_since is not None:
             self._begin()
         elif self._to.on_queue is not None:

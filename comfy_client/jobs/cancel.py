@@ -70,6 +70,6 @@ def removing(
 
 
 def _is_there(state: JobState) -> bool:
-    """Whether the server has it in its queue or runs it, as far as is known."""
+    """Return whether the server has it in its queue or runs it, as far as is known."""
     has_it = state.accepted_at is not None and not state.search_by_mark
     return has_it and state.missed_at is None and not state.decided

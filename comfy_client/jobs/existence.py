@@ -59,7 +59,7 @@ def check_existence(poller: Poller, prompt_id: str) -> None:
 
 
 def _is_known(tracker: Tracker, prompt_id: str) -> bool:
-    """Whether we have submitted it, or the server has told of it."""
+    """Return whether we have submitted it, or the server has told of it."""
     one, ending = tracker.get(prompt_id), tracker.ended.get(prompt_id)
     if one is None:
         return ending is not None and ending.has_record

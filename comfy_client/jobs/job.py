@@ -171,7 +171,7 @@ class Job(Future[Result]):
         return super().exception(0)
 
     def done(self) -> bool:
-        """Whether it has ended, and its result or error is known."""
+        """Return whether it has ended, and its result or error is known."""
         return self._is_done  # without a lock, which an alarm could leave held
 
     def cancel(self, *, force: bool = False) -> bool:

@@ -93,6 +93,6 @@ def _marked(records: Sequence[_Record], ids: Sequence[str], client_id: str) -> s
 
 
 def is_marked(record: _Record, prompt_id: str, client_id: str) -> bool:
-    """Whether that client has sent it, by this id of its own."""
+    """Return whether that client has sent it, by this id of its own."""
     extra = record.extra_data
     return extra.get(EXTRA_DATA_KEY) == prompt_id and extra.get("client_id") == client_id

@@ -34,7 +34,7 @@ class _Field(NamedTuple):
 
 
 def is_template(path: str | os.PathLike[str]) -> bool:
-    """Whether there are fields in it, or braces that are written twice."""
+    """Return whether there are fields in it, or braces that are written twice."""
     text = os.fspath(path)
     return "{" in text or "}" in text
 
@@ -98,7 +98,7 @@ def _numbered(path: Path) -> Iterator[Path]:
 
 
 def _is_free(path: Path) -> bool:
-    """Whether it is a folder, or may become one."""
+    """Return whether it is a folder, or may become one."""
     return not path.is_symlink() and (path.is_dir() or not os.path.lexists(path))
 
 

@@ -61,7 +61,7 @@ def status_of(end: object) -> JobStatus:
 
 
 def sends_pictures(graph: Graph) -> bool:
-    """Whether outputs of this workflow come over the socket alone."""
+    """Return whether outputs of this workflow come over the socket alone."""
     return any(class_of(graph, node_id) == SENDER for node_id in graph)
 
 

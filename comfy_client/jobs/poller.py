@@ -82,11 +82,11 @@ class Poller:
                 self._thread.start()
 
     def is_this_thread(self) -> bool:
-        """Whether the caller runs in the thread."""
+        """Return whether the caller runs in the thread."""
         return runtime.current_thread() is self._thread
 
     def awaits_record(self, prompt_id: str) -> bool:
-        """Whether a prompt has ended a moment ago, and its record may be to come."""
+        """Return whether a prompt has ended a moment ago, and its record may be to come."""
         ending = self.tracker.ended.get(prompt_id)
         # This thread looks again by itself.
         return ending is not None and runtime.monotonic() < ending.due and not self.is_this_thread()
@@ -424,7 +424,7 @@ def _poll(owner: weakref.ref[Poller], wake: WakeUp) -> None:
 
 
 def _may_wait(one: Tracked) -> bool:
-    """Whether its first question has been answered, or is not urgent."""
+    """Return whether its first question has been answered, or is not urgent."""
     return one.state.http_checked or not one.state.attached
 
 

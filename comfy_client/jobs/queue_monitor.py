@@ -147,7 +147,7 @@ def _place(job: models.JobInfo) -> float:
 
 
 def heeds_id(routes: Routes) -> bool:
-    """Whether the server's interrupt stops one prompt only; only its version tells."""
+    """Return whether the server's interrupt stops one prompt only; only its version tells."""
     version = routes.get_system_stats().comfyui_version or ""
     parts = re.findall(r"\d{1,9}", version[:100], re.ASCII)
     return tuple(map(int, parts[:3])) >= _HEEDS_ID

@@ -190,7 +190,7 @@ class JobState:
     # -- events ----------------------------------------------------------------------------
 
     def is_whole(self, link: int | None) -> bool:
-        """Whether one unbroken socket has been there since before the submission."""
+        """Return whether one unbroken socket has been there since before the submission."""
         return link is not None and link == self.generation
 
     @property
@@ -302,7 +302,7 @@ class JobState:
         return None
 
     def _saw_it_all(self, link: int | None) -> bool:
-        """Whether events alone may decide: one socket, no gap, and every output known."""
+        """Return whether events alone may decide: one socket, no gap, and every output known."""
         if not self.started or self.cached is None or not self.is_whole(link):
             return False
         # Servers before August 2024 send no ``executed`` for cached nodes.

@@ -56,7 +56,7 @@ class Waiter(Protocol):
     """A future that ends with a prompt."""
 
     def done(self) -> bool:
-        """Whether it has ended."""
+        """Return whether it has ended."""
 
     def set_result(self, result: Result) -> None:
         """End with a result."""

@@ -191,7 +191,7 @@ class Tracker:
         return self._tracked.get(prompt_id)
 
     def is_posting(self, one: Tracked) -> bool:
-        """Whether its submission has no answer yet."""
+        """Return whether its submission has no answer yet."""
         return one in self._orphans.posting
 
     def is_ours(self, prompt_id: str | None) -> bool:

@@ -140,5 +140,5 @@ class Queue(AsDict):
         return (table(head, rows, {"running": "good"}) if rows else "") + said
 
     def __contains__(self, prompt_id: object) -> bool:
-        """Whether a prompt waits or runs: ``prompt_id in api.get_queue()``."""
+        """Return whether a prompt waits or runs: ``prompt_id in api.get_queue()``."""
         return any(item.prompt_id == prompt_id for item in (*self.running, *self.pending))

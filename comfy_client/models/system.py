@@ -237,5 +237,5 @@ class PingResult(AsDict):
     error: ComfyError | None = None
 
     def __bool__(self) -> bool:
-        """Whether the server answered."""
+        """Return whether the server answered."""
         return self.ok

@@ -81,7 +81,7 @@ class Changing:
         log.warning(words, left, f"{', '.join(sorted(able)):.200}")
 
     def waits_for_away(self, job: PooledJob) -> bool:
-        """Whether all servers that can run it have failed to answer."""
+        """Return whether all servers that can run it have failed to answer."""
         with self._lock:
             entry = self._entries.get(job)
             if entry is None or entry.member is not None:
@@ -153,7 +153,7 @@ class Changing:
     # -- what is asked ---------------------------------------------------------------------------
 
     def has(self, job: PooledJob) -> bool:
-        """Whether it was submitted, and has not ended."""
+        """Return whether it was submitted, and has not ended."""
         with self._lock:
             return job in self._entries
 

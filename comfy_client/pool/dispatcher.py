@@ -314,7 +314,7 @@ class Dispatcher(Moving):
             self._give_up()
 
     def is_over(self) -> bool:
-        """Whether all is done; then its servers are let go."""
+        """Return whether all is done; then its servers are let go."""
         if self.closed and self.is_idle:
             self.stop()
             return True

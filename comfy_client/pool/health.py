@@ -95,7 +95,7 @@ class Health:
         return self._failed_on.get(kind, set()).issuperset(servers)
 
     def rests(self, server: str, now: float) -> bool:
-        """Whether a suspect is to get no job yet."""
+        """Return whether a suspect is to get no job yet."""
         course = self._courses.get(server)
         return course is not None and now < course.rests_until
 

@@ -252,5 +252,5 @@ def _by_server(jobs: Iterable[PooledJob]) -> list[list[PooledJob]]:
 
 
 def _is_on_the_way(job: PooledJob) -> bool:
-    """Whether it is being sent."""
+    """Return whether it is being sent."""
     return not job.done() and state_of(job).accepted_at is None

@@ -180,7 +180,7 @@ class Moving(Changing):
                 self._refuse(entry, error)
 
     def _may_move(self, entry: Entry, member: Member, error: Exception) -> bool:
-        """Whether another server may do what this one does not."""
+        """Return whether another server may do what this one does not."""
         if isinstance(error, ClientClosed) and state_of(entry.job).posted_at:
             return False  # it may have it
         if is_away(error):
@@ -354,7 +354,7 @@ def withdrawal(entry: Entry) -> tuple[BaseException, EndEvent]:
 
 
 def is_refusal_of_all(error: Exception) -> bool:
-    """Whether a server takes nothing of us: a login page, a closed client."""
+    """Return whether a server takes nothing of us: a login page, a closed client."""
     is_page = isinstance(error, UnexpectedResponse) and error.status >= 300
     return is_page or isinstance(error, AuthenticationError | ClientClosed)
 

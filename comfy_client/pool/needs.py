@@ -62,7 +62,7 @@ def models_of(needs: Needs) -> tuple[str, ...]:
 
 
 def is_model(value: object) -> bool:
-    """Whether it is the name of a model file."""
+    """Return whether it is the name of a model file."""
     return isinstance(value, str) and value.lower().endswith(ENDINGS)
 
 
@@ -77,7 +77,7 @@ class Offer:
         self._replaced = frozenset(replaced)  # classes in whose place the server puts others
 
     def has(self, needs: Needs) -> bool:
-        """Whether it has all of them."""
+        """Return whether it has all of them."""
         return all(map(self._has, needs))
 
     def missing(self, needs: Needs) -> list[Need]:

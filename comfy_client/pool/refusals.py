@@ -53,7 +53,7 @@ def out_of_reach(
 
 
 def is_hopeless(members: Mapping[str, Member]) -> bool:
-    """Whether all have failed, for reasons that time does not mend."""
+    """Return whether all have failed, for reasons that time does not mend."""
     errors = [member.error for member in members.values()]
     return all(map(_is_for_good, errors))
 

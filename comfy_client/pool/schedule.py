@@ -56,7 +56,7 @@ class Waiting:
     is_bound: bool = False
 
     def may_go_to(self, server: str) -> bool:
-        """Whether it may have this one, by its name."""
+        """Return whether it may have this one, by its name."""
         return (self.include is None or server in self.include) and server not in self.exclude
 
 

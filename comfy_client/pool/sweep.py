@@ -210,12 +210,12 @@ class PoolRunner:
         )
 
     def _can_run(self, member: Member, point: int) -> bool:
-        """Whether it has what a point needs, and has neither refused nor failed it."""
+        """Return whether it has what a point needs, and has neither refused nor failed it."""
         is_avoided = member.name in self._avoided.get(point, ())
         return not is_avoided and member.server.has(self._needs(point))
 
     def _has_other(self, host: str, point: int) -> bool:
-        """Whether another server can run a point that is well, now or soon."""
+        """Return whether another server can run a point that is well, now or soon."""
         members = self._allowed(self._members)
         return any(
             one.server.is_expected and not one.server.is_suspect and self._can_run(one, point)
@@ -224,7 +224,7 @@ class PoolRunner:
         )
 
     def may_steal(self, host: str) -> bool:
-        """Whether it is well."""
+        """Return whether it is well."""
         member = self._dispatcher.members.get(host)
         return member is not None and not member.server.is_suspect
 
@@ -258,7 +258,7 @@ class PoolRunner:
         raise error
 
     def _is_there(self, needs: Needs) -> bool:
-        """Whether a server has this that is not away."""
+        """Return whether a server has this that is not away."""
         members = self._allowed(self._members).values()
         return any(one.server.has(needs) for one in members if one.error is None)
 
@@ -295,7 +295,7 @@ class PoolRunner:
         return found
 
     def _is_held_up(self, prompt_id: str) -> bool:
-        """Whether a prompt waits for a suspect, and another server could have it."""
+        """Return whether a prompt waits for a suspect, and another server could have it."""
         member = self._dispatcher.members.get(self.window.hosts[prompt_id])
         entry = self._entries.get(prompt_id)
         is_bound = entry is not None and entry.waiting.is_bound
@@ -396,7 +396,7 @@ class PoolRunner:
         return job
 
     def may_move(self, host: str, error: ComfyError) -> bool:
-        """Whether only that server takes nothing of us, or has been closed."""
+        """Return whether only that server takes nothing of us, or has been closed."""
         self._dispatcher.check_open()
         if not isinstance(error, AuthenticationError | ClientClosed):
             return False
@@ -418,7 +418,7 @@ class PoolRunner:
         return True
 
     def was_poison(self, point: int) -> bool:
-        """Whether two servers have died while they ran a point."""
+        """Return whether two servers have died while they ran a point."""
         return len(self._died.get(point, ())) > 1
 
     # -- what ran before -------------------------------------------------------------------
@@ -482,7 +482,7 @@ class PoolRunner:
             self.window.put(prompt_id, error)
 
     def was_forgotten(self, job: Job | None) -> bool:
-        """Whether its own server has said so; it may say otherwise when it is back."""
+        """Return whether its own server has said so; it may say otherwise when it is back."""
         inner = prompt_of(job) if isinstance(job, PooledJob) else None
         return inner is not None and inner.done() and isinstance(inner.exception(0), JobLost)
 

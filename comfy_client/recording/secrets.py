@@ -393,7 +393,7 @@ def _alone(word: str) -> re.Pattern[str]:
 
 
 def _is_in(text: str, word: str) -> bool:
-    """Whether a word is in a text, as itself."""
+    """Return whether a word is in a text, as itself."""
     return word in text and (not _WEAK.fullmatch(word) or bool(_alone(word).search(text)))
 
 

@@ -99,7 +99,7 @@ class NodeDefinitions(RouteGroup):
         return [n for n in dict.fromkeys(classes) if n not in self._known and n not in self._absent]
 
     def _are_few(self, missing: list[str]) -> bool:
-        """Whether to ask for them one by one: proxies stumble over an escaped slash."""
+        """Return whether to ask for them one by one: proxies stumble over an escaped slash."""
         in_all = 0 if self._is_all else len({*self._known, *self._absent, *missing})
         return (
             len(missing) <= _FEW

@@ -278,7 +278,7 @@ class FileRoutes(RouteGroup):
         return self._http.download("/view", params=params, timeout=timeout)
 
     def has_image(self, info: FileInfo, *, timeout: float | None = None) -> bool:
-        """Whether the server has a file of any kind; its content is not read.
+        """Return whether the server has a file of any kind; its content is not read.
 
         ``HEAD /view``; where a proxy refuses that, ``GET /view``, which is ended at once.
 

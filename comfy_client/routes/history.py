@@ -45,7 +45,7 @@ class HistoryRoutes(RouteGroup):
         return self._http.model("GET", "/history", _entries, params=params)
 
     def _leaves_out(self) -> bool:
-        """Whether the server heeds ``offset``: behind the end of all there is nothing."""
+        """Return whether the server heeds ``offset``: behind the end of all there is nothing."""
         return not self._histories(1, _BEHIND_ALL)
 
     def get_history(self, prompt_id: str) -> models.HistoryEntry | None:

@@ -107,7 +107,7 @@ class PromptRoutes(RouteGroup):
             ) from None
 
     def ping(self, timeout: float = 5.0) -> models.PingResult:
-        """Whether the server answers and in how many seconds, or why it does not.
+        """Return whether the server answers and in how many seconds, or why it does not.
 
         ``GET /prompt``.  A failure is in the result: ``if api.ping(): ...`` works.
         """

@@ -112,7 +112,7 @@ class Sending:
         return state.name, upload.subfolder, self.type
 
     def has(self, file: UploadedImage, size: int | None = None) -> bool:
-        """Whether the server has a file of that name, and size: half a file is another."""
+        """Return whether the server has a file of that name, and size: half a file is another."""
         try:
             answer = self.http.request(
                 "HEAD",

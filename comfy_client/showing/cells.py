@@ -49,7 +49,7 @@ def _reference(value: object) -> Callable[[], object]:
 
 
 def was_shown(value: object) -> bool:
-    """Whether the cell that runs has shown it."""
+    """Return whether the cell that runs has shown it."""
     return any(reference() is value for reference in _now().values)
 
 

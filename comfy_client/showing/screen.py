@@ -30,12 +30,12 @@ def shell() -> Any | None:
 
 
 def is_notebook() -> bool:
-    """Whether what is displayed appears below a cell: in Jupyter, VS Code, Colab, ..."""
+    """Return whether what is displayed appears below a cell: in Jupyter, VS Code, Colab, ..."""
     return hasattr(shell(), "kernel")
 
 
 def shows_html() -> bool:
-    """Whether HTML is worth its while; to IPython in a terminal it is not."""
+    """Return whether HTML is worth its while; to IPython in a terminal it is not."""
     return shell() is None or is_notebook()
 
 

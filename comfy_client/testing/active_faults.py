@@ -166,7 +166,7 @@ class ActiveFaults:
     # -- about messages -----------------------------------------------------------------
 
     def keep_back(self, event: str | int, data: Any, client_id: str | None) -> bool:
-        """Whether a message must not be sent, or not yet."""
+        """Return whether a message must not be sent, or not yet."""
         for fault in self.find("lose", "withhold"):
             chosen, kept = fault.settings
             if any(_is_meant(one, event, data) for one in chosen):
@@ -199,7 +199,7 @@ _ABOUT_MESSAGES = ("lose", "withhold", "junk", "foreign_traffic", "fragments", "
 def _is_meant(
     chosen: str | Callable[[str | int, Any], object], event: str | int, data: Any
 ) -> bool:
-    """Whether a name or a function of :meth:`Faults.lose` means a message."""
+    """Return whether a name or a function of :meth:`Faults.lose` means a message."""
     if callable(chosen):
         return bool(chosen(event, data))
     is_end = event == "executing" and isinstance(data, dict) and data.get("node") is None

@@ -73,7 +73,7 @@ class EventSockets:
             self._by_id.pop(client_id, None)
 
     def is_connected(self, client_id: str) -> bool:
-        """Whether this client has an open socket."""
+        """Return whether this client has an open socket."""
         return client_id in self._by_id
 
     def set_flags(self, client_id: str, flags: Any) -> None:
@@ -81,7 +81,7 @@ class EventSockets:
         self._flags[client_id] = flags
 
     def knows_metadata(self, client_id: str | None) -> bool:
-        """Whether a client wants previews with metadata.
+        """Return whether a client wants previews with metadata.
 
         AttributeError for flags that are no object, which ends the prompt there, too.
         """

@@ -33,11 +33,11 @@ class Rule:
     answer: Any
 
     def is_for(self, method: str, path: str) -> bool:
-        """Whether it was made for exactly these."""
+        """Return whether it was made for exactly these."""
         return (self.method, self.path) == (method, path)
 
     def meets(self, request: Request) -> bool:
-        """Whether it applies to a request; never to one outside the server's prefix."""
+        """Return whether it applies to a request; never to one outside the server's prefix."""
         path = request.full_path if self.path.startswith("/api") else request.path
         fits = fnmatchcase(request.method, self.method) and fnmatchcase(path, self.path)
         return fits and request.is_below

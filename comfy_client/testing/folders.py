@@ -206,7 +206,7 @@ class Folders:
 
 
 def is_inside(path: str | Path, folder: Path) -> bool:
-    """Whether a path is below a folder, or the folder itself; also where its links lead to.
+    """Return whether a path is below a folder, or the folder itself; also where its links lead to.
 
     The folder itself may be a link, which is intended then.  An invalid name is nowhere.
     """

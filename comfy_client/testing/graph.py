@@ -51,7 +51,7 @@ class Graph:
         return found
 
     def has_node(self, node_id: str) -> bool:
-        """Whether there is such a node."""
+        """Return whether there is such a node."""
         return node_id in self._added or node_id in self._prompt
 
     def get_parent_node_id(self, node_id: str) -> str | None:

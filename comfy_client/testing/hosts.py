@@ -56,12 +56,12 @@ def name_of(host: str) -> str | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address, or ``localhost``, is of this machine alone; asks no DNS."""
+    """Return whether an address, or ``localhost``, is of this machine alone; asks no DNS."""
     return host == "localhost" or is_loopback_address(host)
 
 
 def is_same_site(host: str, origin: str) -> bool:
-    """Whether a page belongs to the host that is asked, as ComfyUI sees it."""
+    """Return whether a page belongs to the host that is asked, as ComfyUI sees it."""
     here, there = urlsplit(f"//{host}"), urlsplit(origin)
     # If one of the two has no port, the port of the other does not count.
     ours = here.hostname if there.port is None else host

@@ -242,7 +242,7 @@ def _each(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _is_shown(kind: str, file: Mapping[str, Any], newest: bool) -> bool:
-    """Whether the editor can show it."""
+    """Return whether the editor can show it."""
     name, form = str(file.get("filename", "")).lower(), str(file.get("format", ""))
     return form.startswith(("video/", "audio/")) or any(
         kind in kinds or name.endswith(endings)

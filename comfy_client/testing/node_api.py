@@ -48,7 +48,7 @@ class NodeContext(Protocol):
         """Report the progress of the running node."""
 
     def wants_previews(self, default: bool) -> bool:
-        """Whether it is to have previews."""
+        """Return whether it is to have previews."""
 
     def send_event(self, event: str, data: Any) -> None:
         """Send an event to all clients."""
@@ -110,7 +110,7 @@ def check_interrupted() -> None:
 
 
 def wants_previews(default: bool) -> bool:
-    """Whether the running prompt is to have previews, if it may say so itself."""
+    """Return whether the running prompt is to have previews, if it may say so itself."""
     return context.get().wants_previews(default)
 
 

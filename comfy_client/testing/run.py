@@ -36,7 +36,7 @@ class MessageSink(Protocol):
         """Send to one client, or to all; an event with a number is a binary frame."""
 
     def knows_metadata(self, client_id: str | None) -> bool:
-        """Whether this client wants previews with metadata."""
+        """Return whether this client wants previews with metadata."""
 
     def log(self, text: str) -> None:
         """Add a line to the server's log."""
@@ -190,7 +190,7 @@ class PromptRun:
     # -- for the running node -----------------------------------------------------------
 
     def wants_previews(self, default: bool) -> bool:
-        """Whether this prompt is to have previews, if it may say so itself."""
+        """Return whether this prompt is to have previews, if it may say so itself."""
         known = self._has_preview_methods
         method = self.extra_data.get("preview_method") if known else None
         return method != "none" if method in _PREVIEW_METHODS else default
@@ -269,11 +269,11 @@ class PromptRun:
         return {}
 
     def is_output(self, node_id: str) -> bool:
-        """Whether it is an output node."""
+        """Return whether it is an output node."""
         return bool(getattr(self._class_of(node_id), "OUTPUT_NODE", False))
 
     def is_intermediate(self, node_id: str) -> bool:
-        """Whether it has an output, although it is no output node."""
+        """Return whether it has an output, although it is no output node."""
         return bool(getattr(self._class_of(node_id), "HAS_INTERMEDIATE_OUTPUT", False))
 
     def goes_first(self, node_id: str) -> bool:

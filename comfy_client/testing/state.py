@@ -136,7 +136,7 @@ class ServerState:
         self.sockets.send(event, data, client_id)
 
     def knows_metadata(self, client_id: str | None) -> bool:
-        """Whether a client wants previews with metadata."""
+        """Return whether a client wants previews with metadata."""
         return self.sockets.knows_metadata(client_id)
 
     def log(self, text: str) -> None:

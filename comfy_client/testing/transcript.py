@@ -195,7 +195,7 @@ def status_of(past: list[Step]) -> Mapping[str, Any]:
 
 
 def has_ended(past: list[Step], prompt_id: str) -> bool:
-    """Whether an event or a history said that a prompt ended."""
+    """Return whether an event or a history said that a prompt ended."""
     return any(
         (event_type(step) in ENDS and _is_about(step, prompt_id))
         or (isinstance(step, RecordedExchange) and prompt_id in _history(step))

@@ -54,7 +54,7 @@ def explain(
 
 
 def is_of_the_system(exc: BaseException) -> bool:
-    """Whether the words of an exception are the system's, or Python's, and no server's."""
+    """Return whether the words of an exception are the system's, or Python's, and no server's."""
     if isinstance(exc, ssl.SSLError | ConnectionError | TimeoutError):
         return True
     # Libraries raise bare ones, with what a proxy has said.

@@ -486,7 +486,7 @@ def number_of_bytes(name: str, value: int) -> int:
 
 
 def _is_file(response: requests.Response, start: int) -> bool:
-    """Whether a body is a file byte for byte: all of it, or some of it from ``start`` on."""
+    """Return whether a body is a file byte for byte: all of it, or some of it from ``start`` on."""
     headers = response.headers
     if headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
         return False

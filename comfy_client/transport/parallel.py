@@ -143,7 +143,7 @@ class _Worker:
         self._thread.start()
 
     def wait(self, seconds: float) -> bool:
-        """Whether it has ended within this time, or was never started."""
+        """Return whether it has ended within this time, or was never started."""
         if not was_started(self._thread):
             return True
         return self._ended.wait(max(0.0, seconds))

@@ -404,7 +404,7 @@ class _Cookies(RequestsCookieJar):
     _cookies: Any  # which the class of http.cookiejar has
 
     def __bool__(self) -> bool:
-        """Whether there may be any; each request asks, and to count them takes longer."""
+        """Return whether there may be any; each request asks, and to count them takes longer."""
         return bool(self._cookies)
 
     def set_cookie(self, cookie: Cookie, *args: Any, **kw: Any) -> None:

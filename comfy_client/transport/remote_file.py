@@ -64,7 +64,7 @@ class RemoteFile(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        """Whether the server said how long it is."""
+        """Return whether the server said how long it is."""
         return self._length is not None
 
     def tell(self) -> int:

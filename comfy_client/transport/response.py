@@ -180,7 +180,7 @@ def unusable(answer: Response, why: str) -> UnexpectedResponse:
 
 
 def route_is_missing(answer: Response) -> bool:
-    """Whether an answer says "no such route" rather than "no such thing".
+    """Return whether an answer says "no such route" rather than "no such thing".
 
     ComfyUI's catch-all for static files owns every unknown path: it answers 405 to all but
     GET, and 404 with a content type, which the 404 of a real route does not have or has as
@@ -193,7 +193,7 @@ def route_is_missing(answer: Response) -> bool:
 
 
 def wants_tls(answer: Response) -> bool:
-    """Whether the server says that it wants TLS."""
+    """Return whether the server says that it wants TLS."""
     return answer.status in (400, 497) and bool(re.search(_WANTS_TLS, answer.words, re.IGNORECASE))
 
 
@@ -242,7 +242,7 @@ def refusal(answer: Response, size: int | None, asker: Asker) -> ComfyError:
 
 
 def _is_of_users(path: str) -> bool:
-    """Whether a route depends on the user."""
+    """Return whether a route depends on the user."""
     return "/settings" in path or "/userdata" in path
 
 

@@ -134,7 +134,7 @@ class _Changed(TransportError):
 
 
 def _may_pass(exc: ComfyError) -> bool:
-    """Whether it was a cut, or the server is away for a moment."""
+    """Return whether it was a cut, or the server is away for a moment."""
     if isinstance(exc, ServerUnreachable):
         return exc.retryable
     return is_away(exc) and not isinstance(exc, RequestTimeout | _Changed)

@@ -52,7 +52,7 @@ class Address:
 
 
 def is_loopback_address(host: str) -> bool:
-    """Whether it is an address of this machine alone, and no name."""
+    """Return whether it is an address of this machine alone, and no name."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

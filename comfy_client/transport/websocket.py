@@ -496,7 +496,7 @@ class Connection:
                 return
 
     def _polls(self) -> bool:
-        """Whether the queue could be asked over HTTP."""
+        """Return whether the queue could be asked over HTTP."""
         try:
             self._called().poll_queue()
         except ReferenceError:

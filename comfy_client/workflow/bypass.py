@@ -114,7 +114,7 @@ def _passing(same: _Slot, firsts: Mapping[str, str], given: str, wanted: str) ->
 
 
 def _match(one: str, other: str) -> bool:
-    """Whether the page links two types: unions such as ``"INT,FLOAT"`` must overlap."""
+    """Return whether the page links two types: unions such as ``"INT,FLOAT"`` must overlap."""
     return bool({"*", ""} & {one, other}) or not types_of(one.lower()).isdisjoint(
         types_of(other.lower())
     )

@@ -652,7 +652,7 @@ def _exception(fault: _Fault) -> _Said:
 
 
 def _is_odd_link(value: object) -> bool:
-    """Whether the server takes a value for a link, and stumbles over it."""
+    """Return whether the server takes a value for a link, and stumbles over it."""
     if not isinstance(value, list) or len(value) != 2:
         return False
     return not (isinstance(value[0], str) and type(value[1]) is int)

@@ -56,7 +56,7 @@ def as_file(graph: Mapping[str, Any], node_id: str, name: str, value: Any) -> An
 
 
 def is_upload(value: object) -> TypeGuard[Upload]:
-    """Whether it is a file that is still to be sent."""
+    """Return whether it is a file that is still to be sent."""
     if type(value) in JSON_TYPES:
         return False
     from ..upload import Upload  # most programs send no files

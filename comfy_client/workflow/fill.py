@@ -267,7 +267,7 @@ def _sent(spec: InputSpec, value: Any) -> Any:
 
 
 def _is_drawn(name: str, value: object) -> bool:
-    """Whether a value stands for a seed that is drawn when the prompt is submitted."""
+    """Return whether a value stands for a seed that is drawn when the prompt is submitted."""
     return name in SEEDS and is_wanted(value)
 
 

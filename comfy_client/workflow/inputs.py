@@ -130,7 +130,7 @@ class Autogrow:
             yield attrs.evolve(self.part, name=name, required=name in required)
 
     def has(self, name: str) -> bool:
-        """Whether this is the full name of a part."""
+        """Return whether this is the full name of a part."""
         if not name.startswith(f"{self.name}."):
             return False
         bare = name[len(self.name) + 1 :]

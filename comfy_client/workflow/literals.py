@@ -23,7 +23,7 @@ _TAKEN: Final = frozenset(dir(builtins))
 
 
 def is_identifier(name: str) -> bool:
-    """Whether a name from outside can stand in code as it is: as an attribute or a keyword.
+    """Return whether a name from outside can stand in code as it is: as an attribute or a keyword.
 
     Python takes some letters for others (``ﬁ`` for ``fi``), and people do too, so only
     ASCII can; a leading underscore is ours or Python's.
@@ -99,7 +99,7 @@ def _flat(value: Any) -> str:
 
 
 def _fits(value: Any, width: int) -> bool:
-    """Whether a value may be written in so many columns; it looks at no more than that."""
+    """Return whether a value may be written in so many columns; it looks at no more than that."""
     ahead = [value]
     while ahead and width > 0:
         one = ahead.pop()

@@ -127,7 +127,7 @@ def read(
 
 
 def is_source(value: object) -> bool:
-    """Whether a value is one source, rather than several in an iterable."""
+    """Return whether a value is one source, rather than several in an iterable."""
     return (
         isinstance(value, (Mapping, str, bytes, bytearray, memoryview, os.PathLike))
         or callable(getattr(value, "read", None))

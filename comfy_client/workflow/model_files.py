@@ -44,7 +44,7 @@ def folder_of(class_type: str | None, input_name: str | None) -> str | None:
 
 
 def is_file_name(text: str) -> bool:
-    """Whether a value looks like the name of a file."""
+    """Return whether a value looks like the name of a file."""
     return len(text) < 1000 and _FILE.fullmatch(text) is not None
 
 

@@ -68,7 +68,7 @@ class Rules:
         }
 
     def is_output(self, node_id: str) -> bool:
-        """Whether the server runs a node for its own sake."""
+        """Return whether the server runs a node for its own sake."""
         return node_id in self.by_node and bool(self.by_node[node_id]["output_node"])
 
     def mended(self, graph: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -90,7 +90,7 @@ class Rules:
         return made, bad
 
     def _gives(self, link: list[Any], graph: Mapping[str, Any]) -> bool:
-        """Whether a link ends at an output."""
+        """Return whether a link ends at an output."""
         source, slot = link
         if not isinstance(source, str) or source not in graph or source == STUB:
             return bool(source == STUB)
@@ -159,7 +159,7 @@ def _version(found: Mapping[str, Any]) -> Version:
 
 
 def replaces_classes(found: Mapping[str, Any]) -> bool:
-    """Whether definitions are of a server that replaces classes that it lacks."""
+    """Return whether definitions are of a server that replaces classes that it lacks."""
     return _version(found) == "new"
 
 

@@ -78,12 +78,12 @@ def put_drawn(graph: Mapping[str, Any], drawn: Mapping[str, int]) -> None:
 
 
 def wants_seeds(graph: Mapping[str, Any]) -> bool:
-    """Whether there is a seed yet to be drawn."""
+    """Return whether there is a seed yet to be drawn."""
     return next(_seeds(graph, is_wanted), None) is not None
 
 
 def is_wanted(value: object) -> bool:
-    """Whether the value of a seed means that one is to be drawn."""
+    """Return whether the value of a seed means that one is to be drawn."""
     return value == "random" if isinstance(value, str) else _is_number(value) and value == -1
 
 

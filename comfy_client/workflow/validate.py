@@ -393,7 +393,7 @@ class _Validator:
         return _error("return_type_mismatch", text, details, info)
 
     def _source(self, spec: _Input, link: list[Any]) -> Generator[str, bool, bool]:
-        """Whether the node at the other end of a link is valid."""
+        """Return whether the node at the other end of a link is valid."""
         source: str = link[0]
         try:
             return (yield source)
@@ -500,7 +500,7 @@ def _arguments(
 
 
 def is_link(value: Any) -> bool:
-    """Whether the server takes an input's value for a link, ``[node_id, slot]``."""
+    """Return whether the server takes an input's value for a link, ``[node_id, slot]``."""
     return (
         isinstance(value, list)
         and len(value) == 2
@@ -552,7 +552,7 @@ def is_v3(definition: Mapping[str, Any]) -> bool:
 
 
 def _fits(received: Any, wanted: Any) -> bool:
-    """Whether a link may bring this type: unions such as ``"INT,FLOAT"`` must overlap."""
+    """Return whether a link may bring this type: unions such as ``"INT,FLOAT"`` must overlap."""
     # A few classes have a "*" that matches nothing but itself; definitions do not tell.
     if received == wanted or "*" in (received, wanted):
         return True

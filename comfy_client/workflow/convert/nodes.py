@@ -82,7 +82,7 @@ class Autogrow:
         return f"{self.prefix if len(self.specs) == 1 else one.name}{ordinal}"
 
     def has(self, name: str) -> bool:
-        """Whether the group may come to have this input."""
+        """Return whether the group may come to have this input."""
         return self._ordinal(name) is not None
 
     def following(self, name: str) -> str | None:
@@ -343,14 +343,14 @@ def _lose_links(node: Node) -> None:
 
 
 def _may_grow(node: Node, slot: Slot) -> bool:
-    """Whether it is an input of a group that grows until it has all that are linked."""
+    """Return whether it is an input of a group that grows until it has all that are linked."""
     name, _, last = slot.name.rpartition(".")
     group = node.groups.get(name)
     return group is not None and slot.link is not None and group.has(last)
 
 
 def _is_left_over(node: Node, slot: Slot) -> bool:
-    """Whether it was a widget's once, of which the definition knows nothing now."""
+    """Return whether it was a widget's once, of which the definition knows nothing now."""
     return (
         slot.widget is not None
         and node.widget(slot.widget) is None

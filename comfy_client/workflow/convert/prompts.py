@@ -34,7 +34,7 @@ def chooser(seed: int | Chooser | None) -> Chooser:
 
 
 def is_dynamic(text: str) -> bool:
-    """Whether the page would change this text."""
+    """Return whether the page would change this text."""
     return "{" in text or _without_comments(text) != text or bool(_ESCAPED.search(text))
 
 

@@ -96,7 +96,7 @@ def _entries(scene: Scene, inner: Graph, host: Node) -> Iterator[_Entry]:
 
 
 def _resolves(scene: Scene, graph: Graph, source: str, name: str) -> bool:
-    """Whether there is such a widget, however deep inside."""
+    """Return whether there is such a widget, however deep inside."""
     for _ in range(100):
         node = graph.nodes.get(source)
         if node is None:

@@ -130,7 +130,7 @@ class Scene:
 
 
 def is_virtual(node: Node) -> bool:
-    """Whether it is one of the page's own nodes."""
+    """Return whether it is one of the page's own nodes."""
     return node.type in VIRTUAL and node.definition is None
 
 

@@ -78,7 +78,7 @@ class Catalog:
     _listed: dict[str, list[Spec]] = field(factory=dict)
 
     def has(self, class_type: str) -> bool:
-        """Whether the server has a class."""
+        """Return whether the server has a class."""
         return isinstance(self.definitions.get(class_type), Mapping)
 
     def specs(self, class_type: str) -> list[Spec]:

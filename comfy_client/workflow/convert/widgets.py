@@ -67,12 +67,12 @@ def widgets_for(spec: Spec, names: Callable[[], list[str]]) -> list[Widget] | No
 
 
 def has_widget(spec: Spec) -> bool:
-    """Whether the page has a widget for this input."""
+    """Return whether the page has a widget for this input."""
     return is_widget_type(spec.widget_type)
 
 
 def is_widget_type(kind: str | None) -> bool:
-    """Whether the page itself has widgets of a type."""
+    """Return whether the page itself has widgets of a type."""
     return kind in _MAKERS or kind in ("LOAD_3D", ROWS)
 
 
@@ -227,7 +227,7 @@ def text_of(value: Any) -> str:
 
 
 def fits(widget: Widget, value: Any) -> bool:
-    """Whether a value is of the type of the widget, in its range and among its choices."""
+    """Return whether a value is of the type of the widget, in its range and among its choices."""
     options = widget.spec.options
     if widget.kind in ("INT", "FLOAT"):
         return _is_number(value, widget.kind == "INT") and _is_within(value, options)
