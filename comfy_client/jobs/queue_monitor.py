@@ -108,10 +108,11 @@ class QueueMonitor:
         try:
             page = routes.get_jobs(("pending", "in_progress"))
         except (ApiError, UnexpectedResponse) as exc:
-            if is_away(exc) or isinstance(exc, AuthenticationError):
+            if is_away(exc):
                 raise
             log.debug("no jobs API: %s", exc)  # or one that fails where the queue may not
-            self._lists_jobs = False
+            # A proxy may let the other routes pass, or ask for a login that is renewed soon.
+            self._lists_jobs = isinstance(exc, AuthenticationError)
             return None
         if page.has_more:  # unasked: what is not on it may be there all the same
             log.debug("the jobs API lists %d jobs only", len(page.jobs))

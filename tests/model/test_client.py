@@ -214,6 +214,8 @@ class World:
             again = self.connect(f"client-{act.client}")
             if self.schedule.prompts[act.prompt].how != "run":
                 prompt_id = self.ids[act.prompt]
+            elif not self.taken(act.prompt):
+                return  # nobody knows its id
             self.wait(
                 Wait(act.prompt, self.apis.index(again), False, self.now),
                 lambda wait: self.attach(again, prompt_id, act.prompt).result(),

@@ -136,3 +136,17 @@ def test_an_end_that_a_gap_swallowed_is_no_wait_without_end_where_http_refuses_f
             ),
         )
     )
+
+
+def test_a_lost_prompt_is_told_where_the_list_of_jobs_alone_is_refused() -> None:
+    replay(
+        Schedule(
+            seed=1002057,
+            busy=True,
+            prompts=(Prompt(seconds=5.072),),
+            faults=(
+                Fault(at=4.448, kind="kill"),
+                Fault(at=0.44, kind="refuse", lasts=1e4, route="/api/jobs", value=403),
+            ),
+        )
+    )

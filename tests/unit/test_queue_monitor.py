@@ -130,15 +130,21 @@ def test_where_there_is_no_jobs_api_the_queue_is_asked_and_that_is_remembered(fa
     assert api.asked == ["jobs", "queue", "queue"]
 
 
-@pytest.mark.parametrize(
-    "failure", [ServerUnreachable("gone"), ApiError("", status=503), AuthenticationError("")]
-)
+@pytest.mark.parametrize("failure", [ServerUnreachable("gone"), ApiError("", status=503)])
 def test_a_server_that_is_away_says_nothing_about_its_jobs_api(failure):
     """The queue would fail as well."""
     api = Client(jobs=failure)
     with pytest.raises(type(failure)):
         monitor_of().refresh(api)
     assert api.asked == ["jobs"]
+
+
+def test_where_the_jobs_api_alone_wants_a_login_the_queue_is_asked_each_time():
+    api = Client(jobs=AuthenticationError(""), pending=[item(2, "a")])
+    monitor = monitor_of()
+    assert monitor.refresh(api).pending == ("a",)
+    assert monitor.refresh(api).pending == ("a",)
+    assert api.asked == ["jobs", "queue", "jobs", "queue"]
 
 
 # -- how long it holds -------------------------------------------------------------------
