@@ -191,7 +191,7 @@ class World:
                 refused = isinstance(exc, ApiError) and not is_away(exc)
                 if refused or isinstance(exc, ServerUnreachable):  # nothing was done
                     self.tried.discard(act.prompt)
-                self.check_failure(exc, act.client, START + act.at)
+                self.check_failure(exc, START + act.at)
 
         return do
 
@@ -214,7 +214,9 @@ class World:
             again = self.connect(f"client-{act.client}")
             if self.schedule.prompts[act.prompt].how != "run":
                 prompt_id = self.ids[act.prompt]
-            elif not self.taken(act.prompt):
+            elif self.taken(act.prompt):
+                prompt_id = self.taken(act.prompt)[0].prompt_id
+            else:
                 return  # nobody knows its id
             self.wait(
                 Wait(act.prompt, self.apis.index(again), False, self.now),
@@ -282,10 +284,10 @@ class World:
         acts = [act for act in self.schedule.acts if act.client == wait.client]
         return wait.prompt in self.tried or any(act.what in ("delete", "clear") for act in acts)
 
-    def check_failure(self, exc: ComfyError, client: int, since: float) -> None:
+    def check_failure(self, exc: ComfyError, since: float) -> None:
         """A call fails only if there is a reason."""
         if isinstance(exc, ClientClosed):
-            assert client in self.closed, "right end: closed by nobody"
+            assert self.closed, "right end: closed by nobody"
         elif not isinstance(exc, NotSupported):
             assert self.explains(exc, since), f"right end: {exc!r} without a reason"
 
