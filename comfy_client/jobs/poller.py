@@ -376,20 +376,25 @@ class Poller:
         # Errors of an overloaded server may be temporary.
         is_final = isinstance(exc, AuthenticationError | UnexpectedResponse)
         most = MAX_REFUSALS if is_final else MAX_OTHER_ERRORS
-        if is_away(exc) or not counts:
+        if is_away(exc):
             most = 0
         monitor, now = tracker.monitor, runtime.monotonic()
         for one in some:
             state = one.state
             if most and now - max(state.news_at, monitor.status_at) > self.timing.mute:
                 tracker.deafness.expect(now - self.timing.mute, now)  # nothing else would tell
+            is_mute = now - state.news_at > self.timing.mute
             with tracker.lock:
                 is_gone = not state.search_by_mark and monitor.lacks(
                     state.prompt_id, state.accepted_at or now
                 )
-                is_mute = now - state.news_at > self.timing.mute
-                is_over = monitor.remaining == 0 or is_gone or is_mute
-                outcome = state.apply_refusal(exc, until, tracker.link, most=most, is_over=is_over)
+                outcome = state.apply_refusal(
+                    exc,
+                    until,
+                    tracker.link,
+                    most=most if counts or is_mute else 0,
+                    is_over=monitor.remaining == 0 or is_gone or is_mute,
+                )
             if outcome is not None:
                 tracker.resolve(one, outcome)
 

@@ -193,9 +193,9 @@ def attach(
         state.output_names = output_names or {}
         state.client_id = tracker.posted_as.get(prompt_id) or tracker.connection.client_id
         state.attach(runtime.monotonic(), lost_delay, None if ending is None else ending.event)
-        tracker.ledger.count(state, "attached" if ending is None else "before")
         job = Job(routes, one, poller)
         tracker.add(one)
+        tracker.ledger.count(state, "attached" if ending is None else "before")
     if ending is not None:
         one.events.receive(ending.event)
     if ending is not None and not ending.has_record:

@@ -150,3 +150,30 @@ def test_a_lost_prompt_is_told_where_the_list_of_jobs_alone_is_refused() -> None
             ),
         )
     )
+
+
+def test_a_lost_prompt_is_no_wait_without_end_where_the_queue_is_refused_for_good() -> None:
+    replay(
+        Schedule(
+            seed=1014766,
+            busy=True,
+            prompts=(Prompt(seconds=5.059),),
+            faults=(
+                Fault(at=0.0, kind="refuse", lasts=1e4, route="/queue", value=500),
+                Fault(at=2.17, kind="kill"),
+            ),
+        )
+    )
+
+
+def test_a_job_that_attaches_as_its_client_closes_is_not_outstanding() -> None:
+    replay(
+        Schedule(
+            seed=1016663,
+            preempt=0.5,
+            version="2024-03",
+            clients=2,
+            prompts=(Prompt(at=0.64, how="follow", seconds=0.05, ticks=30),),
+            acts=(Act(at=0.737, what="attach"), Act(at=0.739, what="again")),
+        )
+    )
