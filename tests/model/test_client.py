@@ -276,7 +276,8 @@ class World:
         if isinstance(exc, UnexpectedResponse):
             return bool(kinds & {"nonsense", "half"}) or exc.status in (404, 405)
         if isinstance(exc, ApiError) and not is_away(exc):
-            return any(fault.value == exc.status for fault in faults if fault.kind == "refuse")
+            given = [fault.value or 500 for fault in faults if fault.kind == "refuse"]
+            return exc.status in given
         return bool(faults)
 
     def may_be_removed(self, wait: Wait) -> bool:
