@@ -26,6 +26,7 @@ from typing import Any, Final, Generic, TypeVar
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from comfy_client import runtime
+from tests.model.owned import here, replaced
 
 T = TypeVar("T")
 
@@ -264,25 +265,23 @@ class Kernel:
             "SimpleQueue": self._bound(_SimpleQueue),
             "ThreadPoolExecutor": self._bound(_Executor),
         }
-        before = {name: getattr(runtime, name) for name in mine}
-        threading = {name: mine[name] for name in ("Lock", "RLock", "Condition", "Event", "Thread")}
+        used = ("Lock", "RLock", "Condition", "Event", "Thread")
+        threading = {name: here(mine[name], getattr(runtime, name)) for name in used}
         theirs, uuid4, state = vars(futures)["threading"], uuid.uuid4, random.getstate()
         disabled = logging.root.manager.disable
-        try:
-            for name, value in mine.items():
-                setattr(runtime, name, value)
-            vars(futures)["threading"] = SimpleNamespace(**threading)
-            uuid.uuid4 = lambda: uuid.UUID(int=self.random.getrandbits(128), version=4)
-            random.seed(self.random.getrandbits(32))  # pauses that grow, with jitter
-            logging.disable()
-            yield
-        finally:
-            for name, value in before.items():
-                setattr(runtime, name, value)
-            vars(futures)["threading"] = theirs
-            uuid.uuid4 = uuid4
-            random.setstate(state)
-            logging.disable(disabled)
+        draw = here(lambda: uuid.UUID(int=self.random.getrandbits(128), version=4), uuid4)
+        with replaced(mine):
+            try:
+                vars(futures)["threading"] = SimpleNamespace(**threading)
+                uuid.uuid4 = draw
+                random.seed(self.random.getrandbits(32))  # pauses that grow, with jitter
+                logging.disable()
+                yield
+            finally:
+                vars(futures)["threading"] = theirs
+                uuid.uuid4 = uuid4
+                random.setstate(state)
+                logging.disable(disabled)
 
     def _bound(self, kind: Callable[..., T]) -> Callable[..., T]:
         def make(*args: Any, **kwargs: Any) -> T:

@@ -12,9 +12,8 @@ import contextlib
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
-from unittest import mock
 
-from comfy_client import runtime
+from tests.model.owned import replaced
 
 #: A wait for something that never happens is an error after so many turns.
 MOST_TURNS = 10_000
@@ -173,6 +172,6 @@ class Stage:
         }
         luck = random.getstate()
         random.seed(0)  # of pauses that grow
-        with mock.patch.multiple(runtime, **owned):
+        with replaced(owned):
             yield
         random.setstate(luck)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import providers
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -187,6 +188,13 @@ class Witnesses(RuleBasedStateMachine):
             if self.is_well:
                 self.is_well = False
                 self.scene.finish(dials=self.dials)
+
+
+@pytest.fixture(autouse=True)
+def _draws_depend_on_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the same examples in each run; hypothesis would try constants of loaded modules."""
+    provider = providers.HypothesisProvider
+    monkeypatch.setattr(provider, "_maybe_draw_constant", lambda *_, **__: None, raising=False)
 
 
 SETTINGS = settings(

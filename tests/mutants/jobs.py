@@ -149,8 +149,8 @@ JOBS = (
     Mutant(
         "J26",
         "jobs/poller.py",
-        "if is_away(exc) or not counts:",
-        "if not counts:",
+        "        if is_away(exc):\n            most = 0\n",
+        "",
         "behaviour/test_refusals.py",
         "a server that is away for a while ends every job as out of reach",
     ),
