@@ -47,7 +47,7 @@ Glossary:
     snapshot: What the queue was at one moment.
     subscription: One reader's queue of events.
     tracked: Said of a prompt that somebody waits for, and that has not ended.
-    UI format: A workflow as the *page* saves it; *API format* is what a server takes.
+    UI format: A workflow as the *frontend* saves it; *API format* is what a server takes.
     workflow: The graph of nodes, in API format unless it says UI format.
 """
 

@@ -22,7 +22,7 @@ __all__ = ["EventStream", "events", "result"]
 
 
 class _Bell:
-    """Wakes a coroutine from any thread.  One call at most is on its way to the event loop."""
+    """A bell that wakes a coroutine from any thread, with one call to the event loop at a time."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -77,9 +77,9 @@ class Budget:
         self._holders[key] = weakref.ref(holder, partial(_leave, self._holders, key))
 
     def after_fork(self) -> None:
-        """In the child: what threads of the parent held has locks that nobody gives back.
+        """Forget all holders, in the child of a fork: some of their locks may stay held for ever.
 
-        Some of it lives on, in frames of these threads.  Who is used again joins again.
+        Some holders live on, in frames of these threads.  Those that are used again join again.
         """
         self._holders.clear()
         self.used = sum(charge.nbytes for charge in list(self._charges.values()))

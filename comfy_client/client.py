@@ -335,7 +335,7 @@ class ComfyApi(Batches, Subscriptions, Connecting):
             raise ClientClosed
 
     def _after_fork(self) -> None:
-        """In the child: the parent keeps its id, its socket, its pool and its jobs."""
+        """Begin anew in the child of a fork: the parent keeps its id, socket, pool and jobs."""
         was_closed = self._closed
         self._finalizer.detach()
         self._budget.after_fork()
@@ -432,7 +432,7 @@ def _subscribe_logs(http: Http, client_id: str, enabled: bool) -> None:
 
 
 def _renew_logs(http: Http, publish: Callable[[Event], None], client_id: str) -> None:
-    """In a thread of its own, for a request is not for the one that reads the socket."""
+    """Subscribe to logs again, in another thread: the one that reads the socket sends nothing."""
 
     def renew() -> None:
         try:

@@ -52,7 +52,7 @@ _LOOKED_AT: Final = 2000
 
 
 class Connecting(Routes):
-    """Waits for the server."""
+    """The part of a client that waits for the server."""
 
     _connection: Connection
     _receivers: Receivers
@@ -208,7 +208,7 @@ def _is_temporary(exc: ComfyError) -> bool:
 
 
 def _may_be_starting(exc: ComfyError) -> bool:
-    """Return whether the server may be starting, also by the page that it shows meanwhile."""
+    """Return whether the server may be starting, also by the web page that it shows meanwhile."""
     if _is_temporary(exc):
         return True
     if not isinstance(exc, ApiError | UnexpectedResponse) or isinstance(exc, AuthenticationError):
@@ -217,7 +217,7 @@ def _may_be_starting(exc: ComfyError) -> bool:
 
 
 def is_waiting_page(page: str) -> bool:
-    """Whether the beginning of a page says that something is starting, or loads itself again."""
+    """Return whether a web page says at its start that something is starting, or reloads itself."""
     page = page[:_LOOKED_AT]
     if re.search(_ASKS, page):
         return False

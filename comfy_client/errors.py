@@ -591,7 +591,7 @@ class MissingExtra(ComfyError, ImportError):
         return f'Run: pip install "comfy-client-blocking[{self.extra}]"' if self.extra else None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Also with what ImportError keeps elsewhere."""
+        """Pickle the error with what ImportError keeps elsewhere, too."""
         return _rebuild, (type(self), str(self), {**self.__dict__, "name": self.name})
 
 

@@ -493,7 +493,7 @@ E_co = TypeVar("E_co", bound=Event, covariant=True)
 
 
 class Reader(Protocol[E_co]):
-    """Makes an event of a message's data, or of the same data in history."""
+    """A function that makes an event of a message's data, or of the same data in history."""
 
     def __call__(self, data: Mapping[str, Any], nbytes: int = 0) -> E_co:
         """``nbytes``: about what the message takes in memory."""

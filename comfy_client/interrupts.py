@@ -79,7 +79,7 @@ def assigned(variable: ContextVar[T], value: T) -> Iterator[None]:
 
 
 def was_started(thread: runtime.Thread | None) -> bool:
-    """Whether there is a thread that runs or has run; Ctrl-C may come while one is started."""
+    """Return whether a thread runs or has run; Ctrl-C may come while it is being started."""
     return thread is not None and thread.ident is not None
 
 

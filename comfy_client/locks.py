@@ -63,7 +63,7 @@ def _owns_any(locks: set[weakref.ref[_Lock]]) -> bool:
 
 
 def _interrupts_us() -> bool:
-    """Whether a function of somebody else's, called by code of ours, has called the present one."""
+    """Return whether foreign code, such as a callback that we called, has called us."""
     frame: FrameType | None = inspect.currentframe()
     is_ours, changes = True, 0
     while frame is not None and changes < 2:

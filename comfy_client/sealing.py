@@ -100,5 +100,5 @@ def sealed_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_secret_value(name: str, value: Any) -> bool:
-    """Whether all texts in a value are secret, by its name; a list may be a link to a node."""
+    """Return whether a value's name makes its texts secret; a list may be a link to a node."""
     return not isinstance(value, list) and is_secret_name(str(name))

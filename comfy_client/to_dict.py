@@ -79,7 +79,7 @@ def _get(value: AsDict, name: str) -> Any:
 
 
 class _Writer:
-    """Writes one object, and counts what it has written."""
+    """A writer of one object, which counts what it has written."""
 
     def __init__(self) -> None:
         self._values = MAX_VALUES

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Batches(Running):
-    """Runs many workflows."""
+    """The part of a client that runs many workflows."""
 
     #: Prompts of ``map`` and ``sweep``, which keep this object, and not the other way round.
     _windows: set[weakref.ref[ClientWindow]]

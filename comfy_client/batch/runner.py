@@ -86,7 +86,7 @@ class Runner(Protocol):
         """
 
     def may_move(self, host: str, error: ComfyError) -> bool:
-        """Whether others can have a prompt, though a server said this of more than that one."""
+        """Return whether others can have a prompt after an error that is about its server."""
 
     def goes_on(self, prompt_id: str, point: int) -> bool:
         """Return whether another server is to run a point whose prompt has ended without a result.
@@ -184,7 +184,7 @@ class OneServer:
         options: Mapping[str, Any],
         sent: Callable[[str], object],
     ) -> Job | None:
-        """In this thread."""
+        """Submit a prompt in this thread."""
         sent(host)
         return self.window.submit(prompt_id, workflow, options)
 
@@ -227,7 +227,7 @@ class OneServer:
         workflow: Workflow,
         lost_delay: float | None,
     ) -> None:
-        """In this thread."""
+        """Attach to a prompt in this thread."""
         recovery = self._recovery
         found = prompt_id if recovery is None else recovery.queued.get(prompt_id, prompt_id)
         job = attached(self._client, self.poller, found, workflow, lost_delay)

@@ -239,7 +239,7 @@ class _Text:
         self.on.multiline_text(at, self._lines(label, width), fill="black", font=self.font)
 
     def box(self, label: str, at: tuple[int, int], size: int) -> None:
-        """In place of a picture."""
+        """Draw a box with a label in place of a picture."""
         corner = (at[0] + size - 1, at[1] + size - 1)
         self.on.rectangle((at, corner), fill="#eeeeee", outline="#bbbbbb")
         middle = (at[0] + size / 2, at[1] + size / 2)

@@ -12,7 +12,7 @@ Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
 
 
 class Decorator(Protocol):
-    """Adds an option or an argument to a command."""
+    """A decorator that adds an option or an argument to a command."""
 
     def __call__(self, function: Command, /) -> Command:
         """Decorate a command."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _TRUE: Final = frozenset({"true", "yes", "on", "1"})
 _FALSE: Final = frozenset({"false", "no", "off", "0"})
 _RANGE: Final = re.compile(r"(-?[0-9]+)\.\.(-?[0-9]+)")
-#: Numbers as JSON and ComfyUI's page have them; Python's own rules take ``1_0``, too.
+#: Numbers as JSON and ComfyUI's frontend have them; Python's own rules take ``1_0``, too.
 _INT: Final = re.compile(r"[+-]?[0-9]+")
 _FLOAT: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 #: Values of one axis; a grid of more is a mistake in typing.

@@ -85,7 +85,7 @@ def run(
 ) -> None:
     """Run a workflow, and print where its files are.
 
-    WORKFLOW is a file in API format, one that the page saved, or a picture that ComfyUI made;
+    WORKFLOW is a file in API format, one that the frontend saved, or a picture of ComfyUI's;
     - reads standard input.  With --out the files are saved here and their paths are printed,
     else their URLs.  The first Ctrl-C cancels the prompt, the second leaves.  Of several servers
     (--host A --host B), one that has its node classes and models gets it: that with the shortest

@@ -330,7 +330,7 @@ def _of_server(out: str, host: str) -> str:
 
 @attrs.define
 class _Printer:
-    """Prints rows, and saves their files."""
+    """A printer of rows, which saves their files."""
 
     out: str | None
     as_json: bool

@@ -81,7 +81,7 @@ def convert(
 ) -> None:
     """Write a workflow in API format.
 
-    WORKFLOW may be a file that the page saved, or a picture.  The server is asked for node
+    WORKFLOW may be a file that the frontend saved, or a picture.  The server is asked for node
     definitions only if it is in UI format; --definitions does without a server.
     """
     if python and given.json:

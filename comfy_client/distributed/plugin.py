@@ -32,7 +32,7 @@ _REPLACED: Final = 1.0
 
 
 class ComfyPlugin(WorkerPlugin):
-    """Gives each worker of Dask a ComfyUI: its address, its credentials, and one client.
+    """A plugin that gives each Dask worker a ComfyUI: its address, credentials, and one client.
 
     Register it before tasks are submitted; workers that join later, or are restarted, get it
     too.  A second one replaces the first.

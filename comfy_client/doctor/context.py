@@ -123,7 +123,7 @@ class EventReader:
 
 
 class Redactor:
-    """Takes out of a text what nobody else should read: secrets, and names of people."""
+    """A function that takes out of a text what others should not read: secrets and names."""
 
     def __init__(self, http: Http, client_id: str) -> None:
         self._http = http

@@ -165,7 +165,7 @@ def _outcome(ctx: CheckContext, prompt_id: str) -> str:
 
 
 def _is_deaf(ctx: CheckContext, generation: int, status_at: float) -> bool:
-    """Whether the client's own socket got nothing of a prompt, though it stayed connected."""
+    """Return whether the client's own socket stayed connected, but got nothing of a prompt."""
     deadline = Deadline.after(_ITS_TURN)
     while ctx.client.status_at() == status_at and not deadline.expired:
         time.sleep(0.02)

@@ -89,11 +89,11 @@ class Callbacks:
 
 
 class Caller:
-    """Calls back what comes of one job, in one thread at a time.
+    """The caller of one job's callbacks, in one thread at a time.
 
     Args:
         job: The job.
-        callbacks: Who wants what.
+        callbacks: The callbacks of the caller.
         call: Calls one of them; what it raises comes through.
     """
 

@@ -21,7 +21,7 @@ Change = tuple[float, float]
 
 
 class DeafnessCheck:
-    """Reconnects a socket that is deaf, now and then only: it may be so again."""
+    """A check that reconnects a deaf socket, though not often: it may be deaf again."""
 
     def __init__(self, connection: Connection, monitor: QueueMonitor, timing: Timing) -> None:
         self._connection = connection

@@ -12,7 +12,7 @@ from ..locks import shared_lock
 
 
 class JobEvents:
-    """Hands each event of a job to those who read them.
+    """The events of a job, each handed to all readers.
 
     The first reader gets what came before, too, of progress and previews only the newest.
     """

@@ -80,7 +80,7 @@ class Ledger:
     # -- logging, without the lock -----------------------------------------------------------
 
     def log_submitted(self, state: JobState) -> None:
-        """In the thread that submits; it may be running by now."""
+        """Log a submission, in the thread that submits, and the start if it came already."""
         if log.isEnabledFor(logging.INFO):
             _write(state.prompt_id, "submitted", "submitted", number=state.number)
         self.log_start(state)
@@ -109,7 +109,7 @@ class Ledger:
         one.settle(end)
 
     def _later(self, write: Callable[..., None], *args: Any, **facts: Any) -> None:
-        """In the thread of receivers, in its turn."""
+        """Log in the thread that calls receivers, when its turn comes."""
 
         def call() -> float:
             write(*args, **facts)

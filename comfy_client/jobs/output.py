@@ -148,7 +148,7 @@ class Output(AsDict, ABC):
 
     @abstractmethod
     def exists(self, *, timeout: float | None = None) -> bool:
-        """Whether the server still has the file: ``HEAD /view``; True for an image in memory.
+        """Return whether the server still has the file: ``HEAD /view``; True if it is in memory.
 
         ``timeout`` is in seconds; ``None``: the client's.  Errors are those of
         :meth:`ComfyApi.has_image`.

@@ -49,7 +49,7 @@ AHEAD: Final = 4
 
 
 class Poller:
-    """Asks over HTTP.  The client owns it; its thread holds it weakly.
+    """The part of a client that asks over HTTP.  The client owns it; its thread holds it weakly.
 
     Attributes:
         tracker: Whose prompts these are.
@@ -299,7 +299,7 @@ class Poller:
                 state.check_at = min(self.tracker.monitor.rests_until, soon)
 
     def _is_followed(self, one: Tracked) -> bool:
-        """Whether the queue would say nothing new, as the socket reported its end or its start."""
+        """Return whether the queue has nothing new: the socket reported the end or the start."""
         state = one.state
         if state.awaits_history or state.missed_at is not None:
             return state.awaits_history
@@ -307,7 +307,7 @@ class Poller:
         return state.started and is_recent and state.is_whole(self.tracker.link)
 
     def _is_concerned(self, one: Tracked, snapshot: QueueSnapshot) -> bool:
-        """Whether a snapshot that others needed shows where it is, or that it ran and is gone."""
+        """Return whether a snapshot made for others shows its place, or that it ran and is gone."""
         state = one.state
         if state.decided or state.awaits_history:
             return False

@@ -43,7 +43,7 @@ _MAY_MOVE: Final = (JobLostEvent, ExecutionError)
 
 
 class _Relay(JobEvents):
-    """Hands the events of a prompt to those who read the events of its pooled job."""
+    """The events of a prompt, handed on to the readers of its pooled job's events."""
 
     def __init__(self, budget: Budget, job: PooledJob) -> None:
         super().__init__(budget)
@@ -246,7 +246,7 @@ def end(job: PooledJob, outcome: Result | BaseException, event: EndEvent | None 
 
 
 def abandon(job: PooledJob) -> None:
-    """In the child of a fork: it belongs to the parent."""
+    """Give a job up in the child of a fork: it belongs to the parent."""
     job._abandon()
 
 

@@ -35,7 +35,7 @@ _HEEDS_ID: Final = (0, 3, 57)
 
 
 class QueueMonitor:
-    """Asks for the queue, remembers what it was, and counts the prompts that leave it."""
+    """A monitor that asks for the queue, remembers it, and counts the prompts that leave it."""
 
     def __init__(self, connection: Connection, timing: Timing) -> None:
         self.connection = connection

@@ -41,7 +41,7 @@ class _Source:
 
 
 class Reading(Routes):
-    """Reads workflows."""
+    """The part of a client that reads workflows."""
 
     _receivers: Receivers
     _definitions: NodeDefinitions

@@ -283,7 +283,7 @@ class Result(_Outputs):
         return _find(self.nodes, str(name))
 
     def __contains__(self, name: object) -> bool:
-        """Whether a node of that id, title or class has outputs; or whether it is one of them."""
+        """Return whether there are outputs of a node by id, title or class, or that very output."""
         if isinstance(name, Output):
             return name in self.files
         return any(

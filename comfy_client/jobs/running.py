@@ -39,7 +39,7 @@ PREVIEWS: Final = ("b_preview", "b_preview_with_metadata")
 
 
 class Running(Waiting):
-    """Runs workflows, and knows their jobs."""
+    """The part of a client that runs workflows."""
 
     def _wants_previews(self) -> bool:
         return self._receivers.listens(*PREVIEWS)

@@ -400,7 +400,7 @@ class JobState:
     def _pictures_may_come(
         self, entry: models.HistoryEntry, now: float, link: int | None, quiet_for: float
     ) -> bool:
-        """Whether outputs that only the socket brings are still on their way, on a slow link."""
+        """Return whether outputs that only the socket brings may still be on their way."""
         if self.ended or not entry.succeeded or not sends_pictures(self.graph):
             return False
         self.late_since = self.late_since or now

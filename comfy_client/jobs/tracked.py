@@ -21,7 +21,7 @@ from .state import JobState, Outcome
 
 
 class WakeUp:
-    """Wakes the thread that asks, or stops it.
+    """An event that wakes the thread that asks, or stops it.
 
     Re-entrant, as no ``Event`` is: the finalizer of a forgotten client stops it in whichever
     thread, at whichever moment.

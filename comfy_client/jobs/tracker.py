@@ -195,7 +195,7 @@ class Tracker:
         return one in self._orphans.posting
 
     def is_ours(self, prompt_id: str | None) -> bool:
-        """Whether a prompt is, or was recently, one of this client, or may turn out to be."""
+        """Return whether a prompt is or was recently this client's, or may turn out to be."""
         return prompt_id in self._tracked or prompt_id in self.ended or bool(self._orphans.posting)
 
     def add(self, one: Tracked, *, posting: bool = False) -> None:
@@ -488,7 +488,7 @@ class Tracker:
         in_full(partial(self.resolve, one, ClientClosed()) for one in self.outstanding)
 
     def after_fork(self) -> None:
-        """In the child of a fork: end all waits, as these prompts are the parent's."""
+        """End all waits, in the child of a fork: these prompts are the parent's."""
         for one in list(self._tracked.values()):
             one.events.reset()
             for end in one.on_fork:

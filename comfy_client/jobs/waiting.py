@@ -22,7 +22,7 @@ AnyJob = TypeVar("AnyJob", bound=Job)
 
 
 class Waiting(Reading):
-    """Finds jobs again, and waits."""
+    """The part of a client that finds jobs again, and waits."""
 
     _poller: Poller
 

@@ -224,7 +224,7 @@ def _log_entry(data: object) -> LogEntry:
 
 @attrs.frozen
 class PingResult(AsDict):
-    """Whether the server answers; true in a condition if it does.
+    """The answer to a ping; true in a condition if the server answered.
 
     Attributes:
         ok: Whether the server answered.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Batches(Running):
-    """Runs many workflows."""
+    """The part of a pool that runs many workflows."""
 
     @overload
     def map(

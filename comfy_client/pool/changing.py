@@ -24,7 +24,7 @@ from .status import PoolEvent, PoolStatus
 
 
 class Changing:
-    """What is known of servers and of jobs that have not ended; who changes it, has the lock.
+    """What is known of servers and of jobs that have not ended; changed with the lock held.
 
     Attributes:
         members: Its servers by name, in the order in which they were added.
@@ -103,7 +103,7 @@ class Changing:
         log.warning("prompt %s is %s", job.prompt_id, why)
 
     def has_lock(self) -> bool:
-        """Whether this thread has it already, as where a handler of a signal interrupts it."""
+        """Return whether this thread has the lock already, as if a signal handler interrupts it."""
         try:
             self._changed.notify(0)  # nobody
         except RuntimeError:

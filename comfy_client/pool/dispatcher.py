@@ -334,7 +334,7 @@ class Dispatcher(Moving):
         self._receivers.close()
 
     def after_fork(self) -> None:
-        """In the child: servers and jobs are the parent's, unless there have been none yet."""
+        """Begin anew in the child of a fork: servers and jobs, if any, are the parent's."""
         self._is_parents = self._is_parents or self._worker.is_started
         self._begin()
         self._worker.reset()
@@ -354,7 +354,7 @@ def _nothing(_: Dispatcher) -> None:
 
 
 def _stop(member: Member, _: Dispatcher) -> None:
-    """In a thread of its own: it takes a moment, and others ask for something meanwhile."""
+    """Stop a member in another thread: it takes a while, in which this one has other work."""
     thread = runtime.Thread(target=member.stop, name="comfy-pool-leaving", daemon=True)
     try:
         thread.start()

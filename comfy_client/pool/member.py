@@ -223,7 +223,7 @@ class Member:
             self.api.close()
 
     def after_fork(self) -> None:
-        """In the child: another thread may have had the lock of the event, and no job is its."""
+        """Begin anew in the child of a fork: the event's lock may stay held, and no job is ours."""
         self._wake = runtime.Event()
         self._off = None
         self.inbox.clear()

@@ -47,7 +47,7 @@ _MOST: Final = 200
 
 
 class Moving(Changing):
-    """Decides about jobs that went wrong, and which servers are suspect."""
+    """The part of a dispatcher that decides about failed jobs and suspect servers."""
 
     def __init__(
         self,
@@ -232,7 +232,7 @@ class Moving(Changing):
             self._finish(entry, outcome)
 
     def _moves_after(self, entry: Entry, member: Member, error: JobFailed) -> bool:
-        """Whether a job that has failed runs once more: as is wished, or a suspect had it."""
+        """Return whether a failed job runs once more: the user wants that, or a suspect had it."""
         was_suspect = member.server.is_suspect
         if entry.found is None:
             self._has_erred(member, entry, error)
@@ -316,7 +316,7 @@ class Moving(Changing):
             self._finish(entry, error, event)
 
     def _may_run_again(self, entry: Entry, member: Member, inner: Job, error: JobLost) -> bool:
-        """Whether it does: what never began, at no cost; other jobs as their user has said."""
+        """Return whether a lost job may run again: if it never began, or as its user has said."""
         if entry.found is None and not (entry.began or _has_begun(entry)):
             if entry.was_away:
                 return True

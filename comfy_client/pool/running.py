@@ -118,7 +118,7 @@ def _cancel(job: PooledJob) -> None:
 
 
 class Running(Servers):
-    """Runs workflows."""
+    """The part of a pool that runs workflows."""
 
     _numbers: itertools.count[int]
     _patience: float

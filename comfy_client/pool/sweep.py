@@ -404,7 +404,7 @@ class PoolRunner:
         return bool(self._allowed(self._members).keys() - self._refusing.keys())
 
     def goes_on(self, prompt_id: str, point: int) -> bool:
-        """Whether another server is to run a point whose prompt has ended, as the pool says."""
+        """Return whether the pool has another server run a point whose prompt has ended."""
         entry, host = self._entries.pop(prompt_id, None), self.window.hosts.get(prompt_id, "")
         if entry is None:
             return False
@@ -467,7 +467,7 @@ class PoolRunner:
         workflow: Workflow,
         lost_delay: float | None,
     ) -> None:
-        """In the server's thread, as soon as it answers."""
+        """Attach to a prompt in the server's thread, as soon as the server answers."""
 
         def attach_to(api: ComfyApi) -> Job:
             known = self._recovery(host).queued.get(prompt_id, prompt_id)

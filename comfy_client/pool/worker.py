@@ -26,7 +26,7 @@ Answer = TypeVar("Answer")
 
 
 class Worker(Generic[Owner]):
-    """Calls what it is handed, one after the other, in a thread of its own.
+    """A thread that makes the calls that it is handed, one after the other.
 
     The thread holds the owner only while it calls: it ends with an owner that nobody keeps.
 

@@ -86,7 +86,7 @@ class Described(Protocol):
 
 
 class Recorder:
-    """Writes one recording.  Methods may be called from any thread and never raise.
+    """The writer of one recording.  Methods may be called from any thread and never raise.
 
     ``path`` must not exist: a recording is evidence, so nothing is overwritten or added to.
     The constructor raises ``OSError`` if it cannot be created or written.

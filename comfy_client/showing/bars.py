@@ -87,7 +87,7 @@ class Bar(Protocol):
 
 
 class Ticker:
-    """Draws moments on a bar: none of what is over in a moment, and no more than are worth it."""
+    """A drawer of moments on a bar: not if all is over soon, and not more often than is useful."""
 
     def __init__(self, bar: Bar, moment: Callable[[], Moment], delay: float | None = None) -> None:
         self._bar = bar
@@ -95,7 +95,7 @@ class Ticker:
         self._due = time.monotonic() + (screen.DELAY if delay is None else delay)
 
     def tick(self) -> float:
-        """Draw one if it is time; in how many seconds it will be."""
+        """Draw the moment if it is due; return in how many seconds the next one is due."""
         before = time.monotonic()
         if before < self._due:
             return self._due - before
@@ -106,7 +106,7 @@ class Ticker:
 
 
 def clock(seconds: float) -> str:
-    """``0:07``, ``12:30`` or ``1:02:03``."""
+    """Format seconds as ``0:07``, ``12:30`` or ``1:02:03``."""
     whole = int(min(max(0.0, seconds), 359_999)) if math.isfinite(seconds) else 0
     hours, rest = divmod(whole, 3600)
     minutes, rest = divmod(rest, 60)

@@ -110,7 +110,7 @@ def _as_it_is(data: bytes | memoryview, size: int) -> str | None:
 
 
 def is_plain(start: bytes | memoryview) -> bool:
-    """Whether a picture that begins so surely has no alpha, and 8 bits of a channel at most."""
+    """Return whether a picture surely has no alpha, and at most 8 bits a channel, by its start."""
     mime = sniffed(start)
     if mime == "image/png":  # bits of a channel, and the type: grey or colours
         return len(start) > 25 and start[24] <= 8 and start[25] in (0, 2)

@@ -152,7 +152,7 @@ class ActiveFaults:
         return next(iter(self.find(name)), None)
 
     def lasts(self, fault: Fault | None) -> bool:
-        """Whether it has not been ended; the last request that it affected may still be waiting."""
+        """Return whether it has not ended; the last request that it affected may still wait."""
         with self._lock:
             return fault in self._faults
 

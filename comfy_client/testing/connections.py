@@ -23,7 +23,7 @@ _FREEZE_TIMEOUT = 10.0  # seconds that the loop gets to reach its block
 
 
 class ServerLoop:
-    """Runs what other threads ask for in the server's thread."""
+    """The loop of the server's thread, which runs what other threads ask for."""
 
     def __init__(self) -> None:
         self.is_stopping: bool = False

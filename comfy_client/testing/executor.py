@@ -21,7 +21,7 @@ from .run import CallResult, MessageSink, NodeFailure, PromptRun, merged, shown,
 
 
 class ExecutionHooks(Protocol):
-    """Changes what happens to prompts; called in the worker's thread."""
+    """Hooks that change what happens to prompts; called in the worker's thread."""
 
     def plays(self, item: Item) -> bool:
         """Play a starting prompt in place of the executor; return whether that was done."""
@@ -37,7 +37,7 @@ class ExecutionHooks(Protocol):
 
 
 class Executor:
-    """Runs prompts, and remembers the outputs of the last one."""
+    """An executor of prompts, which remembers the outputs of the last one."""
 
     hooks: ExecutionHooks  #: Set by the owner before :meth:`work`.
 

@@ -17,7 +17,7 @@ class NodeInputError(Exception):
 
 
 class DependencyCycleError(Exception):
-    """Nodes wait for each other."""
+    """A circle of nodes that wait for each other."""
 
 
 # Clients receive these names.

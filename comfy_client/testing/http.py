@@ -87,7 +87,7 @@ class Wire:
 
 
 class _Capture(asyncio.Protocol):
-    """Takes the data of a connection; its old protocol gets everything else."""
+    """A protocol that takes a connection's data; the old protocol gets everything else."""
 
     def __init__(self, before: asyncio.Protocol, is_plain: bool) -> None:
         self.chunks: queue.SimpleQueue[bytes] = queue.SimpleQueue()

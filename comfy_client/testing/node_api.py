@@ -62,7 +62,7 @@ context: ContextVar[NodeContext] = ContextVar("the prompt that runs in this thre
 
 
 class ProgressBar:
-    """Reports the progress of the running node: ``progress``, ``progress_state`` and a preview.
+    """The progress of the running node, sent as ``progress``, ``progress_state`` and a preview.
 
     It works as ``comfy.utils.ProgressBar``.  Each update raises :class:`Interrupted` if the
     prompt was interrupted, which ends the node.  With ``version="new"``, an update is sent if it

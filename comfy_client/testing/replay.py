@@ -46,7 +46,7 @@ _CONDITIONS: Final = ("range", "if-none-match", "if-range")  # headers that answ
 
 
 class Player:
-    """Answers requests, and sends messages, as a recording has it.
+    """A player that answers requests, and sends messages, as a recording has them.
 
     Args:
         path: The recording.

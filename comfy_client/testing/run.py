@@ -30,7 +30,7 @@ _PREVIEW_METHODS = ("none", "auto", "latent2rgb", "taesd")
 
 
 class MessageSink(Protocol):
-    """Takes the executor's messages."""
+    """A receiver of the executor's messages."""
 
     def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:
         """Send to one client, or to all; an event with a number is a binary frame."""

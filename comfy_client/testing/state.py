@@ -27,7 +27,7 @@ _From = TypeVar("_From", contravariant=True)
 
 
 class RouteHandler(Protocol[_From]):
-    """Answers a request from what the server has."""
+    """A function that answers a request from what the server has."""
 
     def __call__(self, source: _From, request: web.Request, /) -> Awaitable[web.StreamResponse]:
         """Answer a request."""

@@ -38,7 +38,7 @@ Step = Mapping[str, Any] | bytes | threading.Event | Finish | Callable[[str], ob
 
 
 class PromptHooks:
-    """Applies scripts and faults to the execution of prompts."""
+    """Hooks that apply scripts and faults to the execution of prompts."""
 
     def __init__(self, state: ServerState) -> None:
         self._state = state

@@ -136,7 +136,7 @@ def _size(said: str) -> int:
 
 
 def _is_deep(said: str, message: object) -> bool:
-    """Whether a JSON text nests too deep; the brackets that it opens tell quickly of most."""
+    """Return whether a JSON text nests too deep; for most, a count of its brackets tells."""
     return said.count("[") + said.count("{") > MAX_LEVELS and not is_shallow(message)
 
 

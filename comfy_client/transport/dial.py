@@ -193,7 +193,7 @@ class Line:
 
 
 def _lost(exc: Exception) -> Lost:
-    """In words of ours, or the system's: a library's may hold what was sent."""
+    """Explain a lost socket in our words or the system's: a library's may hold what was sent."""
     is_of_system = is_of_the_system(exc)
     lost = Lost(f"the socket ended: {reason_of(exc) if is_of_system else type(exc).__name__}")
     lost.__cause__ = bare(exc) if is_of_system else None
@@ -343,7 +343,7 @@ def open_line(plan: Plan, timeout: float, hold: Hold) -> socket.socket:
 
 
 def speaks_tls(http: Http, timeout: float, hold: Hold) -> bool:
-    """Whether a server that is addressed without TLS takes a handshake of it; asks nothing else.
+    """Return whether a server that is addressed without TLS accepts a TLS handshake; ask no more.
 
     ``timeout`` seconds are for all of it; ``hold`` gets each socket, as in :func:`open_line`.
     """

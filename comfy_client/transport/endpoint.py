@@ -166,7 +166,7 @@ class Endpoint:
         return self.session.close if self.is_own_session else lambda: None
 
     def after_fork(self) -> None:
-        """In the child: the connections are the parent's, and so are locks that it held."""
+        """Make new connection pools in the child of a fork: the old ones are the parent's."""
         if self.is_own_session:
             self.session = new_session()
             return

@@ -125,7 +125,7 @@ def one_line(text: str, most: int = 2000) -> str:
 
 
 def is_away(exc: Exception) -> bool:
-    """Whether no server answered, or a proxy for one that is away: it may have acted or not."""
+    """Return whether no server answered, or a proxy for one that is away; it may have acted."""
     if isinstance(exc, ApiError):
         return is_for_another(exc.status)
     return isinstance(exc, TransportError)

@@ -180,7 +180,7 @@ def discard(path: Path) -> None:
 
 
 def _is_stream(target: Path) -> bool:
-    """Whether somebody reads it, rather than keeps it: a pipe, a device, or a link of the system.
+    """Return whether a path is no place to keep a file: a pipe, a device, or a link of the system.
 
     Such a link, as ``/dev/stdout`` or ``/dev/fd/1``, may lead to an ordinary file.
     """

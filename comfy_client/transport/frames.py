@@ -28,7 +28,7 @@ class FrameError(Exception):
 
 
 class Frames:
-    """Takes messages out of a stream: :meth:`next` until it has none, then :meth:`read`.
+    """The messages in a stream: call :meth:`next` until it has none, then :meth:`read`.
 
     ``limit`` is the most bytes of one message, ``max_text`` of a text; ``begun`` what was read
     from the socket before.

@@ -177,7 +177,7 @@ class Http:
         self.endpoint.close()
 
     def after_fork(self) -> None:
-        """In the child: connections, locks and the recording are the parent's."""
+        """Begin anew in the child of a fork: connections, locks and recording are the parent's."""
         log_filter.after_fork()
         self.endpoint.after_fork()
         self.identity.after_fork()

@@ -53,7 +53,7 @@ class Request:
 
 
 class Identity:
-    """Adds credentials, user and headers to requests of one server, and knows what is secret.
+    """The credentials, user and headers of requests to one server, and what of them is secret.
 
     Attributes:
         credentials: As given; a pair became :class:`BasicCredentials`.
@@ -310,7 +310,7 @@ class Identity:
         }
 
     def after_fork(self) -> None:
-        """In the child: nobody holds its locks; the recording is the parent's."""
+        """Renew the locks in the child of a fork; the recording is the parent's."""
         self._lock = shared_lock()
         self.recorder = None
         if "_secrets" in vars(self):

@@ -29,7 +29,7 @@ def hide_in_logs(identity: Identity) -> None:
 
 
 def after_fork() -> None:
-    """In the child: a thread of the parent may have held the lock, and never gives it back."""
+    """Renew the lock in the child of a fork, where a thread of the parent may have held it."""
     _filter.renew()
 
 
@@ -63,7 +63,7 @@ def _indented(said: str, exc: BaseException | None) -> str:
 
 
 class _Filter(logging.Filter):
-    """Rewrites records in which a secret stands, and in ours what a server has said."""
+    """A filter that hides secrets in all records, and what a server said in ours."""
 
     def __init__(self) -> None:
         super().__init__()

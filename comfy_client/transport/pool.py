@@ -424,7 +424,7 @@ def _size(cookie: Cookie) -> int:
 
 
 class _Session(requests.Session):
-    """Sends without redirects, hooks and a history."""
+    """A Session that sends without redirects, hooks and a history."""
 
     def send(self, request: requests.PreparedRequest, **kw: Any) -> requests.Response:
         kw.pop("allow_redirects")

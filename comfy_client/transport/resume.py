@@ -156,7 +156,7 @@ def mark_of(headers: Mapping[str, str], size: int | None) -> dict[str, str]:
 
 
 def _was_at_rest(headers: Mapping[str, str]) -> bool:
-    """Whether another version would have another ``Last-Modified`` than the one that is sent."""
+    """Return whether another version of the file would have another ``Last-Modified``."""
     try:
         sent, modified = (
             parsedate_to_datetime(headers[name]).replace(tzinfo=UTC)

@@ -53,7 +53,7 @@ class Failure(NamedTuple):
 
 
 class Sender:
-    """Sends requests, and reads what comes back.
+    """The part of :class:`Http` that sends requests and reads what comes back.
 
     Attributes:
         has_api_prefix: Whether routes are below ``/api``; ``None`` if that is not known yet.
@@ -94,7 +94,7 @@ class Sender:
             exchange.cut()
 
     def after_fork(self) -> None:
-        """In the child: requests under way are the parent's."""
+        """Forget all requests under way, in the child of a fork: they are the parent's."""
         self._live = set()
         self.traffic.reset()
 
@@ -137,7 +137,7 @@ class Sender:
         self.traffic.add(requests=exchange.requests, sent=exchange.sent, received=exchange.received)
 
     def _check_wanted(self) -> None:
-        """Whether an exchange was cut on purpose: :class:`ClientClosed`, or ``Abandoned``."""
+        """Raise if an exchange was cut on purpose: :class:`ClientClosed`, or ``Abandoned``."""
         self.check_open()
         check_wanted()
 

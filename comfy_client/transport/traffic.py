@@ -6,7 +6,7 @@ from ..locks import shared_lock
 
 
 class Traffic:
-    """Counts what goes over the network, from any thread."""
+    """Counters of what goes over the network, for any thread."""
 
     def __init__(self) -> None:
         self.reset()

@@ -109,7 +109,7 @@ class _Quiet(Lost):
 
 
 class Connection:
-    """Keeps one event socket open, from :meth:`start` to :meth:`stop`.
+    """The event socket of a client, kept open from :meth:`start` to :meth:`stop`.
 
     ``plan`` says where and how to dial with a client id, ``uniform`` gives a random number between
     two others for the pauses, ``max_frame`` is the largest message in bytes; ``None``: as usual.
@@ -241,7 +241,7 @@ class Connection:
                 self._thread.join(timeout)
 
     def abandon(self) -> None:
-        """In the child of a fork: let go of the parent's socket without ending it."""
+        """Let go of the parent's socket in the child of a fork, without ending it."""
         self._stopped = True
         if self._raw is not None:
             # close() only gives up this process's descriptor; shutdown() would end the

@@ -158,8 +158,8 @@ class BaseGraph:
         dict by the names of the parts: ``images=[a, b]``.  Names that are no Python identifiers go
         into a dict: ``g.ResizeImageMaskNode({"resize_type.width": 512}, ...)``.
 
-        With definitions, inputs that are left out get the defaults that the page begins with, and
-        all are checked as the server would check them, and a little more strictly: an INT is
+        With definitions, inputs that are left out get the defaults that the frontend begins with,
+        and all are checked as the server would check them, and a little more strictly: an INT is
         an ``int``, not a text that can be converted.  What is neither a link nor of the type of
         the input is given as ``{"__value__": ...}``, which servers since 0.3.27 unwrap.
 
@@ -381,7 +381,7 @@ class Graph(BaseGraph):
 
 @attrs.frozen(eq=False, repr=False)
 class NodeClass:
-    """Makes nodes of one class when it is called; its signature shows what they take."""
+    """A function that adds nodes of one class; its signature shows what they take."""
 
     _node: MakeNode
     _class_type: str

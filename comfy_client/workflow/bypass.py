@@ -1,4 +1,4 @@
-"""Take a node out of a graph, so that what it was given passes it by, as on the page."""
+"""Take a node out of a graph, so that what it was given passes it by, as on the frontend."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Slot: TypeAlias = tuple[str, str]
 def bypass(graph: dict[str, Any], node_id: str, source: Definitions) -> list[Place]:
     """Take a node out, and link those that took from it to what it took itself.
 
-    As the page does when it sends a node in the mode Bypass.
+    As the frontend does when it sends a node in the mode Bypass.
 
     Returns:
         The inputs that are gone, since nothing that the node took has their type.
@@ -114,7 +114,7 @@ def _passing(same: _Slot, firsts: Mapping[str, str], given: str, wanted: str) ->
 
 
 def _match(one: str, other: str) -> bool:
-    """Return whether the page links two types: unions such as ``"INT,FLOAT"`` must overlap."""
+    """Return whether the frontend links two types: unions such as ``"INT,FLOAT"`` must overlap."""
     return bool({"*", ""} & {one, other}) or not types_of(one.lower()).isdisjoint(
         types_of(other.lower())
     )

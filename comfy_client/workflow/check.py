@@ -243,7 +243,7 @@ class _Checker:
             yield attrs.evolve(problem, message=text)
 
     def _runs_all(self, result: ValidationResult) -> bool:
-        """Whether the server runs all outputs: those behind a circle it drops without a word."""
+        """Return whether the server runs all outputs: it silently drops those behind a circle."""
         return result.ok and len(result.outputs_to_execute) == len(self._outputs())
 
     def _validated(

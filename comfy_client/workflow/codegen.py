@@ -35,7 +35,7 @@ def to_code(graph: Mapping[str, Any]) -> str:
 
 
 class _Writer:
-    """Writes the code for one graph."""
+    """A writer of the code for one graph."""
 
     def __init__(self, graph: Mapping[str, Any]) -> None:
         self._graph = graph

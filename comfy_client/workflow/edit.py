@@ -57,7 +57,7 @@ class Workflow(Nodes):
         dynamic_prompts: int | Chooser | None = None,
         packs: Mapping[str, str] | None = None,
     ) -> None:
-        """As :meth:`load`."""
+        """Read a workflow as :meth:`load` does."""
         if isinstance(source, Workflow):
             super().__init__(source.to_dict())
             self.output_names = dict(source.output_names)
@@ -79,11 +79,11 @@ class Workflow(Nodes):
         dynamic_prompts: int | Chooser | None = None,
         packs: Mapping[str, str] | None = None,
     ) -> Workflow:
-        """Read a workflow, in API format or, with ``definitions``, as the page saves it.
+        """Read a workflow, in API format or, with ``definitions``, as the frontend saves it.
 
-        A file in UI format is converted as the page does when it queues it.  What the page does
-        not do for us is a :class:`ConversionWarning` each: a class that the server lacks, the
-        work of an extension in the browser, a value that does not fit.
+        A file in UI format is converted as the frontend does when it queues it.  What cannot be
+        done here is a :class:`ConversionWarning` each: a class that the server lacks, the work of
+        an extension in the browser, a value that does not fit.
 
         Example::
 
@@ -101,7 +101,7 @@ class Workflow(Nodes):
                   FLAC, MP3, Ogg (Opus), GLB, or ``.latent`` and other safetensors files;
                 * JSON text (``str`` that begins with ``{``), or a dict, which is copied.  It may
                   be wrapped: ``{"prompt": ...}`` (the body of a ``POST /prompt``), ``{"output":
-                  ...}`` (the result of the page's ``graphToPrompt``), ``{"workflow": ...}``, or
+                  ...}`` (the result of the frontend's ``graphToPrompt``), ``{"workflow": ...}``, or
                   be an entry of the server's history;
                 * a :class:`Job`, a :class:`Result`, one of its files, or what
                   :meth:`ComfyApi.get_history`, :meth:`ComfyApi.get_queue` and
@@ -193,7 +193,7 @@ class Workflow(Nodes):
         self._refresh()
 
     def mute(self, node: Node | str | int) -> None:
-        """Take a node out and all links to it, as the page does with the mode Never.
+        """Take a node out and all links to it, as the frontend does with the mode Never.
 
         A workflow in API format has no modes, so it does not come back: keep a :meth:`copy`.
         It is :meth:`remove` with ``force=True``.
@@ -203,7 +203,7 @@ class Workflow(Nodes):
     def bypass(self, node: Node | str | int, definitions: Definitions) -> list[tuple[str, str]]:
         """Take a node out, and give what it was given to those that used it.
 
-        As the page does in the mode Bypass: each link to an output of the node becomes the link
+        As the frontend does in the mode Bypass: each link to an output of the node becomes the link
         of an input of the same type, that of the same position if it fits::
 
             workflow.bypass("LoraLoader", api)
@@ -236,8 +236,8 @@ class Workflow(Nodes):
             rng: ``random.Random(1)`` for the same seeds each time; ``None``: the system's.
 
         Returns:
-            The new seeds by node id.  Those of ComfyUI's samplers are below 2**50, as on the
-            page; others are below 2**31, as some nodes take no more.
+            The new seeds by node id.  Those of ComfyUI's samplers are below 2**50, as in the
+            frontend; others are below 2**31, as some nodes take no more.
         """
         return randomize(self._graph, rng)
 
@@ -297,7 +297,7 @@ class Workflow(Nodes):
     def resolve_prompts(
         self, rng: int | Chooser | None = None, definitions: Definitions | None = None
     ) -> None:
-        """Choose one of each ``{a|b}`` in the prompts, and remove comments, as the page does.
+        """Choose one of each ``{a|b}`` in the prompts, and remove comments, as the frontend does.
 
         Options may contain further choices; ``\\{`` is a plain brace; ``// ...`` and ``/* */``
         are comments.  The server sends braces to the model as they are.
@@ -314,7 +314,7 @@ class Workflow(Nodes):
             rng: The seed, or a ``random.Random``; ``None``: other choices each time.
             definitions: The server's node definitions, as for :meth:`load`: they say which
                 inputs are prompts.  ``None``: those of the file if it was in UI format, where
-                promoted texts stay as they are, as on the page; else each text with a ``{``.
+                promoted texts stay as they are, as on the frontend; else each text with a ``{``.
 
         Raises:
             WorkflowError: Choices are nested more than 100 deep.

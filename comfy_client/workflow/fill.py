@@ -284,7 +284,7 @@ def _wanted(spec: InputSpec) -> str:
 
 
 def _is_a(value: object, wanted: str) -> bool:
-    """Whether a value is of that type; the server would convert most, also in surprising ways."""
+    """Return whether a value is of a type; the server would convert most, in surprising ways."""
     match wanted:
         case "bool":
             return isinstance(value, bool)

@@ -55,7 +55,7 @@ class InputSpec:
 
     @property
     def is_widget(self) -> bool:
-        """Whether the page shows it as a field with a value."""
+        """Whether the frontend shows it as a field with a value."""
         if self.options.get("forceInput") or self.options.get("defaultInput"):
             return False
         kinds = [self.kind, self.options.get("widgetType")]
@@ -63,7 +63,7 @@ class InputSpec:
 
     @property
     def has_open_choices(self) -> bool:
-        """Whether the choices are not all that it takes: files that are uploaded, or the page's."""
+        """Whether it takes more than the listed options: uploads, or what the frontend knows."""
         if self.choices is None and self.kind != "COMBO":
             return False
         return any(name.endswith("upload") or name.startswith("remote") for name in self.options)

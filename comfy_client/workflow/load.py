@@ -278,7 +278,7 @@ def _is_record(value: object) -> bool:
 
 
 def is_ui_format(data: Mapping[Any, Any]) -> bool:
-    """Whether it is a graph of the page, as its Save writes it: a list of nodes, with links."""
+    """Return whether data are in UI format: the frontend saves the nodes there in a list."""
     return isinstance(data.get("nodes"), list)
 
 

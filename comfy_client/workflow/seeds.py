@@ -11,8 +11,8 @@ from .graph import as_link, class_of, inputs_of, links_of, origin
 
 #: Inputs that are seeds.
 NAMES: Final = ("seed", "noise_seed")
-#: Nodes that take any seed get one below 2**50, as from the page: numbers that JavaScript, where
-#: they may be shown and saved again, holds exactly.
+#: Nodes that take any seed get one below 2**50, as from the frontend: numbers that JavaScript,
+#: where they may be shown and saved again, holds exactly.
 _WIDE: Final = frozenset({"KSampler", "KSamplerAdvanced", "RandomNoise", "SamplerCustom"})
 _MOST_WIDE: Final = 1 << 50
 #: Others may take fewer: 2**31 - 1 is the lowest limit that is common.

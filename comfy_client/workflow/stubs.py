@@ -98,7 +98,7 @@ def _is_free(name: str, taken: Collection[str] = _TAKEN) -> bool:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether a text can stand in a ``Literal``: mypy looks into it, and stumbles over some."""
+    """Return whether a text can stand in a ``Literal``: mypy parses it, and fails at some."""
     return len(text) <= _LONGEST_CHOICE and text.isprintable()
 
 

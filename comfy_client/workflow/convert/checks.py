@@ -27,7 +27,7 @@ _REWIRING: Final = frozenset(
     )
 )
 #: Nodes of packs that have no class on the server either: they switch nodes while one edits, and
-#: do nothing when the page queues.
+#: do nothing when the frontend queues.
 _SWITCHING: Final = frozenset(
     (
         "Fast Actions Button (rgthree)",
@@ -39,7 +39,7 @@ _SWITCHING: Final = frozenset(
         "Mute / Bypass Repeater (rgthree)",
     )
 )
-#: Nodes with a class, whose links their extension adds when the page queues.
+#: Nodes with a class, whose links their extension adds when the frontend queues.
 _SPREADING: Final = frozenset(
     (
         "Anything Everywhere",
@@ -52,7 +52,7 @@ _SPREADING: Final = frozenset(
 
 
 def check_left_out(place: Place, report: Report) -> bool:
-    """Whether a node is the page's alone, and no part of the prompt; warn if that matters."""
+    """Return whether only the frontend has a node, not the prompt; warn if that matters."""
     node = place.node
     if node.definition is not None:
         return False
@@ -97,7 +97,7 @@ def check_node(
 
 
 def _has_other_widgets(node: Node) -> bool:
-    """Whether the file has objects behind the values of all widgets, which no page saves there.
+    """Return whether the file has objects after all widgets' values, where no frontend saves any.
 
     So do nodes whose extension makes rows of widgets, and sends them.
     """

@@ -45,8 +45,8 @@ class Conversion:
 
     Attributes:
         graph: The graph in API format.
-        warnings: What only the page could do, or does not fit the server, node by node.
-        prompts: The inputs, by id of the node and name, whose choices and comments the page
+        warnings: What only the frontend could do, or does not fit the server, node by node.
+        prompts: The inputs, by id of the node and name, whose choices and comments the frontend
             resolves.  A text here is one that it sends as it is, since it is promoted.
     """
 

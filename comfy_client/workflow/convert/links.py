@@ -1,4 +1,4 @@
-"""Follow links to where a value comes from: through borders, bypassed nodes and the page's own."""
+"""Follow links to the source of a value: through borders and nodes that are no part of a prompt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_NODES: Final = 100_000
 _MOST_STEPS: Final = 500_000
 #: Characters of the ids of all nodes of a prompt.
 _MOST_LETTERS: Final = 1 << 25
-#: Names of types that the page takes for any.
+#: Names of types that the frontend takes for any.
 _ANYTHING: Final = frozenset(("", "*", "0"))
 
 
@@ -254,7 +254,7 @@ class Links:
         return next((at for at, each in enumerate(types) if fits(each)), None)
 
     def _fits(self, one: str, other: str) -> bool:
-        """Return whether the page links two types: any, the same, or lists with one in common."""
+        """Return whether the frontend links two types: any, equal, or lists with a common one."""
         if one == other or one in _ANYTHING or other in _ANYTHING:
             return True
         first, second = self._names(one), self._names(other)

@@ -1,8 +1,8 @@
-"""Links to growing groups of inputs that the page itself loses when it opens a file.
+"""Links to growing groups of inputs that the frontend itself loses when it opens a file.
 
-While it opens one, the page keeps a link by the number of its slot, and lays out the inputs of
+While it opens one, the frontend keeps a link by the number of its slot, and lays out the inputs of
 a chosen option anew.  A link may then stand on the slot of another until its own has grown, and
-gives way when that one gets its own link.  The page shows the node without it and sends it so.
+gives way when that one gets its own link.  The frontend shows the node without it and sends it so.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A node as the page holds it: inputs and widgets by its definition, filled from the file."""
+"""A node as the frontend holds it: inputs and widgets by its definition, filled from the file."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Node:
     """A node of a graph.
 
     Attributes:
-        lost: The inputs whose links the page loses, too.
+        lost: The inputs whose links the frontend loses, too.
         by_name: The widgets that have got their value by name, since the one in their position
             cannot be meant.
     """
@@ -324,7 +324,7 @@ def _take_links(node: Node, saved: list[SavedInput]) -> None:
 
 
 def _lose_links(node: Node) -> None:
-    """Take away the links that the page loses, too."""
+    """Take away the links that the frontend loses, too."""
     choosers = {each.name for each in node.widgets if each.kind == CHOOSER}
     grown = {}
     for slot in node.inputs:
@@ -377,7 +377,7 @@ def _output_types(saved: SavedNode, definition: Mapping[str, Any]) -> list[str]:
 def fill(node: Node, values: list[Any] | Mapping[str, Any]) -> None:
     """Give the widgets their saved values: by position, or by name where the file has an object.
 
-    The page takes them by position even where the file has names for them, too.  A name counts
+    The frontend takes them by position even where the file has names for them, too.  A name counts
     where what stands in the position cannot be meant.
     """
     named = node.saved.named or {}

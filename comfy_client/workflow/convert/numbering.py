@@ -1,6 +1,6 @@
-"""Ids of nodes that are unique in the whole file, as the page makes them when it opens one.
+"""Ids of nodes that are unique in the whole file, as the frontend makes them when it opens one.
 
-A prompt names a node by the ids of the instances around it and its own.  The page also wants
+A prompt names a node by the ids of the instances around it and its own.  The frontend also wants
 the ids of nodes to differ between the definitions of subgraphs, and renumbers where they do not.
 """
 
@@ -38,10 +38,10 @@ class _Ids:
 def number_nodes(page: Page, era: Era) -> None:
     """Give a new id to each node whose id is taken already, first come, first served.
 
-    The page of 2025 lets the definitions of subgraphs have the same ids.
+    The frontend of 2025 lets the definitions of subgraphs have the same ids.
     """
     ids = _Ids(page.last_node_id)
-    # The page reserves those of the workflow itself without counting on from them.
+    # The frontend reserves those of the workflow itself without counting on from them.
     ids.taken.update(node.id for node in page.root.nodes)
     if not era.is_old:
         _number_subgraphs(page, ids)

@@ -159,7 +159,7 @@ def _graph(data: Mapping[str, Any], key: str, where: str) -> SavedGraph:
         if node.id not in nodes:
             nodes[node.id] = node
         elif not key:
-            repeated.append(node)  # in a subgraph, the page forgets them
+            repeated.append(node)  # in a subgraph, the frontend forgets them
     return SavedGraph(
         key,
         _text(data.get("name")) or key,

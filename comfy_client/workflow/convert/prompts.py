@@ -1,4 +1,4 @@
-"""Dynamic prompts: ``{day|night}`` and comments, which only the page resolves."""
+"""Dynamic prompts: ``{day|night}`` and comments, which only the frontend resolves."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def chooser(seed: int | Chooser | None) -> Chooser:
 
 
 def is_dynamic(text: str) -> bool:
-    """Return whether the page would change this text."""
+    """Return whether the frontend would change this text."""
     return "{" in text or _without_comments(text) != text or bool(_ESCAPED.search(text))
 
 

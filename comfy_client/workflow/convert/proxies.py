@@ -1,6 +1,6 @@
 """Promoted widgets of before 2026: ``properties.proxyWidgets`` of an instance of a subgraph.
 
-Each entry names a node inside and one of its widgets.  The page turns them into inputs of the
+Each entry names a node inside and one of its widgets.  The frontend turns them into inputs of the
 subgraph when it opens a file: so does this.
 """
 
@@ -60,7 +60,7 @@ def migrate(scene: Scene, graph: Graph, host: Node) -> None:
         elif key in linked and not scene.era.is_old:
             _set(linked[key], entry.value)
         elif node is None or scene.era.is_old or entry.name.startswith("$$"):
-            continue  # the page of 2025 shows the widget itself
+            continue  # the frontend of 2025 shows the widget itself
         elif node.type == "PrimitiveNode" and node.definition is None:
             primitives.setdefault(node.id, []).append(entry)
         else:
@@ -81,7 +81,7 @@ def _entries(scene: Scene, inner: Graph, host: Node) -> Iterator[_Entry]:
         isinstance(each, list) and len(each) in (2, 3) and all(isinstance(t, str) for t in each)
         for each in given
     ):
-        return  # the page takes all of them or none
+        return  # the frontend takes all of them or none
     saved = host.saved.values
     values = saved if isinstance(saved, list) else []
     for place, each in enumerate(given):

@@ -17,7 +17,7 @@ from .nodes import Budget, Node, Slot
 from .page import INSIDE_IN, INSIDE_OUT, Link, Page, Port, SavedGraph, SavedNode
 from .widgets import MISSING
 
-#: Nodes that only the page has: they are no part of a prompt.
+#: Nodes that only the frontend has: they are no part of a prompt.
 VIRTUAL: Final = frozenset(("PrimitiveNode", "Reroute", "Note", "MarkdownNote"))
 
 
@@ -130,7 +130,7 @@ class Scene:
 
 
 def is_virtual(node: Node) -> bool:
-    """Return whether it is one of the page's own nodes."""
+    """Return whether it is one of the frontend's own nodes."""
     return node.type in VIRTUAL and node.definition is None
 
 
@@ -212,7 +212,7 @@ def _at(values: Sequence[Any], place: int) -> Any:
 
 
 def quarantined(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of inputs, by name, that the page once could not place and kept aside."""
+    """Values of inputs, by name, that the frontend once could not place and kept aside."""
     entries = properties.get("proxyWidgetErrorQuarantine")
     found: dict[str, Any] = {}
     for each in reversed(entries) if isinstance(entries, list) else ():

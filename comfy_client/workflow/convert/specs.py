@@ -1,4 +1,4 @@
-"""The inputs of a node class, in the order in which the page shows them."""
+"""The inputs of a node class, in the order in which the frontend shows them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from attrs import define, evolve, field, frozen
 
 from .era import Era
 
-#: Classes to which the page adds a player.
+#: Classes to which the frontend adds a player.
 _PLAYERS: Final = frozenset(
     ("LoadAudio", "SaveAudio", "PreviewAudio", "SaveAudioMP3", "SaveAudioOpus", "SaveAudioAdvanced")
 )
 _UPLOADS: Final = ("image_upload", "animated_image_upload", "video_upload")
 _NOTHING: Final[Mapping[str, Any]] = {}
-#: The page of 2025 sends what such widgets show.
+#: The frontend of 2025 sends what such widgets show.
 _SENT: Final = {"sent": True}
 
 

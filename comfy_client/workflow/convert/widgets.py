@@ -33,7 +33,7 @@ class Widget:
     Attributes:
         sent: Whether it is an input of the prompt.
         kept: Whether it has a place in the saved values.
-        hook: What the page makes of the value in the browser when it queues; empty: nothing.
+        hook: What the frontend makes of the value in the browser when it queues; empty: nothing.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Widget:
 
     @property
     def is_prompt(self) -> bool:
-        """Whether the page resolves choices and comments in its text."""
+        """Whether the frontend resolves choices and comments in its text."""
         return self.spec.options.get("dynamicPrompts") is True
 
 
@@ -67,12 +67,12 @@ def widgets_for(spec: Spec, names: Callable[[], list[str]]) -> list[Widget] | No
 
 
 def has_widget(spec: Spec) -> bool:
-    """Return whether the page has a widget for this input."""
+    """Return whether the frontend has a widget for this input."""
     return is_widget_type(spec.widget_type)
 
 
 def is_widget_type(kind: str | None) -> bool:
-    """Return whether the page itself has widgets of a type."""
+    """Return whether the frontend itself has widgets of a type."""
     return kind in _MAKERS or kind in ("LOAD_3D", ROWS)
 
 
