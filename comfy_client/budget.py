@@ -67,7 +67,7 @@ class Budget:
         self._is_ours = weakref.WeakMethod(is_ours)
 
     def is_ours(self, prompt_id: str | None) -> bool:
-        """Return whether a prompt is one of ours; all are, as long as nobody tells."""
+        """Return whether a prompt is one of ours; True while no method can tell."""
         is_ours = None if self._is_ours is None else self._is_ours()
         return is_ours is None or is_ours(prompt_id)
 
@@ -85,7 +85,7 @@ class Budget:
         self.used = sum(charge.nbytes for charge in list(self._charges.values()))
 
     def charge(self, body: object, nbytes: int) -> Charge:
-        """Something of :data:`LARGE` bytes or more: the same for all who hold the same body."""
+        """Return the charge for :data:`LARGE` bytes or more; all holders of one body share it."""
         found = self._charges.get(id(body))
         if found is None:  # if two threads come here at once, it counts twice
             found = self._charges[id(body)] = Charge(self, body, nbytes)
@@ -94,7 +94,7 @@ class Budget:
     def relieve(self) -> bool:
         """Have what matters least give way, to seven eighths: not for each event again.
 
-        Of those who hold such, who holds most is first.  Whether all fits now.
+        The holders of most bytes come first.  Return whether all fits now.
         """
         holders = [one for ref in list(self._holders.values()) if (one := ref()) is not None]
         charges = [ref() for ref in self._charges.valuerefs()]

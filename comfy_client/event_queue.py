@@ -133,7 +133,7 @@ class EventQueue:
     # -- in and out ------------------------------------------------------------------------
 
     def put(self, event: Event) -> None:
-        """Never blocks for long, never raises."""
+        """Add an event; never block for long, never raise."""
         kind = _kind(event)
         budget = self._budget
         with self._lock:
@@ -195,11 +195,11 @@ class EventQueue:
             return event
 
     def listen(self) -> None:
-        """Someone is about to read: keep as much as for a reader."""
+        """Keep as much as for a reader, as one is about to read."""
         self._high_water = HIGH_WATER
 
     def flush(self, timeout: float) -> bool:
-        """Wait until all that was put before this call is done with; whether it is."""
+        """Wait until all that was put before this call is done with; return whether it is."""
         with self._lock:
             goal = self._last
             return self._changed.wait_for(lambda: self._closed or self._oldest() > goal, timeout)
@@ -226,12 +226,12 @@ class EventQueue:
     # -- under pressure ----------------------------------------------------------------------
 
     def give_way(self, nbytes: int, rank: int) -> int:
-        """Drop so many bytes of what matters so much, if so many wait; how many it did."""
+        """Drop up to ``nbytes`` of waiting events of a rank; return how many bytes were dropped."""
         with self._lock:
             return self._make_room(0, nbytes, (rank,))
 
     def _make_room(self, count: int, nbytes: int, ranks: Iterable[int] = range(3)) -> int:
-        """Drop the oldest of what matters least: so many events, and so many bytes."""
+        """Drop the oldest events of the lowest ranks, until enough events and bytes are gone."""
         before = self.nbytes
         for rank in ranks:
             for number in [n for n, one in self._waiting.items() if self._rank(one) == rank]:

@@ -41,7 +41,7 @@ _Receiver = TypeVar("_Receiver", bound=Callable[..., Any])
 
 
 class _Signal(blinker.NamedSignal):
-    """blinker's, with a word for whoever connects what will be gone at once."""
+    """A signal of blinker's that warns when a receiver is connected that will be gone at once."""
 
     _has_warned = False
 
@@ -85,7 +85,7 @@ def signal(name: str) -> blinker.NamedSignal:
 
 
 def warn_of_name(name: str) -> None:
-    """Any name may be sent by a custom node; one that is nearly ComfyUI's own, hardly."""
+    """Warn of a name that is nearly ComfyUI's own; a custom node may send any other name."""
     if name in NAMES:
         return
     from .nearest import nearest
@@ -150,7 +150,7 @@ class Receivers:
     # -- who listens ---------------------------------------------------------------------
 
     def on(self, name: str, callback: Callable[[Any], object], *, once: bool) -> Callable[[], None]:
-        """Register; the answer takes exactly this registration back."""
+        """Register a callback; return a function that takes exactly this registration back."""
         if not is_callback(callback, 1):
             raise TypeError(f"a callback is a plain function of one event, not {callback!r}")
         registration = _Registration(callback, once)
@@ -162,7 +162,7 @@ class Receivers:
         return unsubscribe
 
     def off(self, name: str, callback: Callable[[Any], object]) -> bool:
-        """Take back the oldest registration of this callback; whether there was one."""
+        """Take back the oldest registration of this callback; return whether there was one."""
         return any(
             registration.callback == callback and self._remove(name, registration)
             for registration in list(self._callbacks.get(name, ()))

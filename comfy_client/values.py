@@ -186,7 +186,7 @@ def reading_until(end: float) -> contextlib.AbstractContextManager[None]:
 
 
 def check_time() -> None:
-    """:class:`OutOfTime` if no time is left; called for each item of long lists."""
+    """Raise :class:`OutOfTime` if no time is left; called for each item of long lists."""
     end = _end.get()
     if end != math.inf and runtime.monotonic() > end:
         raise OutOfTime

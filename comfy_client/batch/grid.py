@@ -120,7 +120,7 @@ class Grid:
         return changed
 
     def digest(self, point: int) -> str:
-        """Equal for equal graphs, titles left out: for points at which the same is run."""
+        """Return a digest of the graph at a point without titles: equal where the same is run."""
         inputs: dict[str, dict[str, Any]] = {}
         for axis, value in zip(self.axes, self.params(point).values(), strict=True):
             inputs.setdefault(axis.node_id, {})[axis.input] = value

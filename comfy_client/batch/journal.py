@@ -78,7 +78,7 @@ def _from_json(said: object) -> Any:
 
 
 def _check_name(record: object, field: attrs.Attribute[Any], value: object) -> None:
-    """Hosts and ids stand in messages, and are sent."""
+    """Check a host or an id, which appears in messages and is sent."""
     if not isinstance(value, str) or not value.isprintable() or len(value) > _LONGEST_NAME:
         raise ValueError(f"{field.name} is {brief(value)}")
 
@@ -95,7 +95,7 @@ _check_seconds: Final = attrs.validators.optional(_check_number)
 class Record:
     """The record of one point in a journal: the columns of its row behind the key.
 
-    Raises :class:`ValueError` for values that no journal of ours has.
+    Raises :class:`ValueError` for values that this module never writes.
     """
 
     #: Empty: no server has got the last try.
@@ -195,9 +195,9 @@ class Journal:
     # -- reading -------------------------------------------------------------------------
 
     def records(self, keys: Collection[Key]) -> dict[Key, Record]:
-        """Return what it has of these points.
+        """Return the records of these points, as far as there are any.
 
-        Each is looked up by its key: the file may be a stranger's, with rows without end.
+        Each is looked up by its key: a file from elsewhere may have endless other rows.
         """
         assert self._connection is not None  # noqa: S101
         found: dict[Key, Record] = {}
@@ -225,7 +225,7 @@ class Journal:
     # -- writing: on the disk when it returns ----------------------------------------------
 
     def sent(self, key: Key, host: str, prompt_id: str, tries: int, at: float) -> None:
-        """Note that a point is about to be sent; what became of it before counts no more."""
+        """Record that a point is about to be sent; how it ended before no longer counts."""
         self._write(
             "INSERT OR REPLACE INTO points (digest, occurrence, host, tries, prompt_id, sent_at) "
             "VALUES (?, ?, ?, ?, ?, ?)",

@@ -168,7 +168,7 @@ def is_about_one(error: BaseException) -> bool:
 
 
 def check_in_flight(in_flight: int) -> None:
-    """ValueError for what is no number of prompts."""
+    """Raise ValueError for what is no number of prompts."""
     if not isinstance(in_flight, int) or in_flight < 1:
         raise ValueError(f"in_flight is a number of prompts, 1 or more, not {in_flight!r}")
 
@@ -361,7 +361,7 @@ class ClientWindow(Window):
 def delete_pending(
     poller: Poller, prompt_ids: Sequence[str], seconds: float = float("inf")
 ) -> bool:
-    """Delete those from the queue that do not run yet; whether the server has done so in time."""
+    """Delete pending prompts from the queue; return whether the server has done so in time."""
     removed = removing(poller, prompt_ids)
     try:
         timeout = min(seconds, poller.timing.cancel_timeout)

@@ -62,10 +62,10 @@ class Outage:
         late: Callable[[ComfyError], ComfyError],
         tick: Callable[[], float] | None,
     ) -> T:
-        """Ask, and again as long as it fails like that: the server will come back.
+        """Ask, and ask again after errors for which ``is_waited_for`` is true.
 
         When the deadline has passed, the error is what ``late`` makes of the last one.  ``tick`` is
-        called while it waits, and returns in how many seconds it wants to be called again.
+        called during the wait, and returns after how many seconds to call it again.
 
         Raises:
             ServerUnreachable: The server has been away for longer than ``patience``.

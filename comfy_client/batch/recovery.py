@@ -68,7 +68,7 @@ class Recovery:
                 self.queued[record.prompt_id] = record.prompt_id
 
     def find(self, prompt_id: str) -> str | None:
-        """Under which id the server has it, if it has it."""
+        """Return the id under which the server has a prompt, or None."""
         if prompt_id in self.queued:
             return self.queued[prompt_id]
         return prompt_id if self._client.get_history(prompt_id) else None

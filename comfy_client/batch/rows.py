@@ -152,7 +152,7 @@ class Sweep(tuple[SweepRow, ...]):
         return write_atomically(Path(path), [data], if_exists="overwrite", through=True)
 
     def to_pandas(self) -> pd.DataFrame:
-        """:meth:`table` as a ``pandas.DataFrame``, with a row for each row.
+        """Return :meth:`table` as a ``pandas.DataFrame``.
 
         Raises :class:`MissingExtra` if pandas is not installed: ``pip install pandas``.
         """

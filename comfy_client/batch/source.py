@@ -50,7 +50,7 @@ class Source:
         self.is_over: bool = False
 
     def has_next(self) -> bool:
-        """Ask for the next item; whether it, or the error in its place, is there already.
+        """Ask for the next item; return whether it, or the error in its place, is there already.
 
         Raises:
             ClientClosed: The source was closed, maybe by another thread.
@@ -104,7 +104,7 @@ class Source:
         self._items, self._found = iter(()), None
 
     def _ask(self) -> bool:
-        """Have the thread take the next item; whether there is a thread for it."""
+        """Have the thread take the next item; return whether there is a thread for it."""
         if not self._blocks:
             return False
         if self._thread is None or not self._thread.is_alive():  # or this is the child of a fork

@@ -537,7 +537,7 @@ def _row_of(
 def _may_have_run(
     flight: _Flight, entry: Job | ComfyError | None, error: ComfyError | None
 ) -> bool:
-    """Return whether a server has got a prompt, or may have, of which it says no more than this."""
+    """Return whether a prompt with this error may have run, as a server has it or may have it."""
     if error is None:
         return False
     if not flight.tries:  # an earlier call has sent it
@@ -554,7 +554,7 @@ def _lost(prompt_id: str, why: str) -> JobLost:
 
 
 def _id_of(journal: uuid.UUID, key: Key, tries: int) -> str:
-    """Return the id of a prompt: a journal of a stranger may name the prompt of anybody."""
+    """Return the id of a prompt, computed: a journal from elsewhere may name any prompt."""
     digest, occurrence = key
     return str(uuid.uuid5(journal, f"{digest}/{occurrence}/{tries}"))
 

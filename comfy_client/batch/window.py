@@ -79,9 +79,9 @@ class Window:
     def look(
         self, *, ordered: bool = False, wait: Wait = wait_for_one
     ) -> tuple[str, Result | ComfyError] | None:
-        """Wait for a moment until one is over; which one, and what became of it.
+        """Wait briefly until a prompt is over; return its id and its outcome, or None.
 
-        ``ordered``: only the first one counts.  ``None``: none is over.
+        ``ordered``: only the first prompt counts.
         """
         entries = self._known()
         if ordered:

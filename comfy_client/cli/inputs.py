@@ -35,7 +35,7 @@ _MOST_VALUES: Final = 100_000
 
 
 def split_at_equals(text: str, option: str) -> tuple[str, str]:
-    """``NODE.input`` and ``VALUE`` of ``NODE.input=VALUE``."""
+    """Split ``NODE.input=VALUE`` into ``NODE.input`` and ``VALUE``."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise Mistake(f"{option} {text!r:.100}: it is NAME=VALUE, as in KSampler.seed=7")
@@ -57,7 +57,7 @@ class Types:
             self.workflow.set({name: self._reader(name)(text) for name, text in given})
 
     def once(self, names: Sequence[str]) -> None:
-        """WorkflowError if two of these names mean the same input."""
+        """Raise WorkflowError if two of these names mean the same input."""
         from ..workflow.address import input_named
 
         graph = self.workflow.to_dict()

@@ -46,7 +46,7 @@ def load(source: str | bytes, definitions: Definitions | None, **options: Any) -
 
 
 def read_definitions(path: Path) -> Mapping[str, Any]:
-    """Node definitions of a file."""
+    """Read node definitions from a file."""
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as exc:

@@ -43,7 +43,7 @@ def emit(found: Any) -> None:
 
 
 def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
-    """Columns below each other; the last one is as wide as it likes."""
+    """Print rows as aligned columns; the width of the last column is not limited."""
     cells = [list(head), *([harmless(str(cell)) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
@@ -52,7 +52,7 @@ def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
 
 
 def report(error: BaseException, as_json: bool) -> Exit:
-    """Say what went wrong; the exit status."""
+    """Print what went wrong; return the exit status."""
     if isinstance(error, Ended):  # all is said
         return error.status
     if as_json and _has_emitted(error_object(error)):
@@ -113,7 +113,7 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def ago(seconds: float | None) -> str:
-    """``12 s``, ``3 min``, ``2 h``, ``4 d``: how long before now; ``-``: unknown."""
+    """Format how long ago a time was: ``12 s``, ``3 min``, ``2 h``, ``4 d``; ``-``: unknown."""
     if seconds is None:
         return "-"
     passed = max(0.0, time.time() - seconds)
@@ -124,7 +124,7 @@ def ago(seconds: float | None) -> str:
 
 
 def gib(size: int | None) -> str:
-    """``7.9 GiB``; ``-``: unknown."""
+    """Format bytes as ``7.9 GiB``; ``-``: unknown."""
     return "-" if size is None else f"{size / 2**30:.1f} GiB"
 
 

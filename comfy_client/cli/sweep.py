@@ -315,7 +315,7 @@ def _end_all(api: ComfyApi, sweep_id: str, journal: str | None) -> None:
 
 
 def _of_row(out: str) -> str:
-    """``fox.png`` would be the name of all rows, of which each is to keep its own."""
+    """Make a template in which each row has a name of its own, where ``fox.png`` is given."""
     return as_template(out, "_{row}")
 
 

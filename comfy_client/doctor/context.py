@@ -98,7 +98,7 @@ class EventReader:
         self.pongs: int = 0
 
     def until(self, done: Callable[[], bool], seconds: float) -> bool:
-        """Read until ``done()``; whether that came in time."""
+        """Read until ``done()``; return whether that came in time."""
         deadline = Deadline.after(seconds)
         while not done():
             message = self.line.read(deadline.left())
@@ -212,13 +212,13 @@ class CheckContext:
         )
 
     def until(self, done: Callable[[], bool], seconds: float) -> bool:
-        """Read the event socket until ``done()``; whether that came in time."""
+        """Read the event socket until ``done()``; return whether that came in time."""
         if self.reader is None:
             return done()
         return self.reader.until(done, min(seconds, self.left))
 
     def brief(self, value: object, most: int = 60) -> str:
-        """Something short that a server says of itself; cut only when no secret is in it."""
+        """Cut something short that a server says of itself, after hiding secrets in it."""
         return self.redact.foreign(value)[:most]
 
 

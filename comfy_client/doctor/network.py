@@ -158,7 +158,7 @@ def _trust(ctx: CheckContext) -> str:
 
 
 def _target(ctx: CheckContext) -> tuple[str, int]:
-    """Whom we connect to: the server, or the proxy."""
+    """Return host and port to connect to: those of the server, or of the proxy."""
     if ctx.http.endpoint.proxy:
         parts = split_proxy(ctx.http.endpoint.proxy)
         return parts.hostname or "", parts.port or 80

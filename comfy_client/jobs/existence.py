@@ -27,7 +27,7 @@ def announced(tracker: Tracker, prompt_id: str | None) -> Iterator[None]:
 
 
 def check_existence(poller: Poller, prompt_id: str) -> None:
-    """:class:`JobNotFound` if neither this client nor the server knows a prompt by this id.
+    """Raise :class:`JobNotFound` if neither this client nor the server knows a prompt by this id.
 
     The server is asked for its queue first: what is not in it any more is in the history by then,
     and what is not yet in it was not accepted.

@@ -224,7 +224,7 @@ class Job(Future[Result]):
                 log.warning("%s", remarks.popleft())
 
     def _slice(self, limits: Limits) -> float:
-        """Seconds that a wait may take in one piece; not above 0 when the time is up."""
+        """Return the seconds that a wait may take in one piece; 0 or less when the time is up."""
         left = limits.left(SLICE)
         if limits.stall_timeout is not None:
             left = min(left, self._news_at() + limits.stall_timeout - runtime.monotonic())
@@ -472,7 +472,7 @@ def outcome(job: Job, limits: Limits, tick: Callable[[], float] | None = None) -
 
 
 def ends_within(job: Job, limits: Limits, seconds: float) -> bool:
-    """Wait for its end so long at most, and no longer than the limits allow; whether it came."""
+    """Wait for a job's end, ``seconds`` at most and within the limits; return whether it came."""
     seconds = limits.left(seconds)
     if limits.stall_timeout is not None:
         seconds = min(seconds, limits.stall_timeout)
@@ -571,7 +571,7 @@ def _subscribe(job: Job) -> EventQueue:
 
 
 def _events(job: Job, queue: EventQueue, seconds: Callable[[], float]) -> Iterator[Event | None]:
-    """``None`` where none came within so long."""
+    """Yield the events of a queue until the end event; None where no event came in time."""
     try:
         while True:
             is_over = job.done()
@@ -590,11 +590,11 @@ def _events(job: Job, queue: EventQueue, seconds: Callable[[], float]) -> Iterat
 
 
 def wait_for_one(jobs: Collection[Job], seconds: float) -> bool:
-    """Wait until one of them has ended, ``seconds`` at most; whether one has.
+    """Wait until a job has ended, ``seconds`` at most; return whether one has.
 
-    Tells by what it returns: a ``TimeoutError`` in here is an alarm of the caller's.  Nor is
-    there a lock that anybody else takes: an alarm in the middle of a ``Condition`` may let go
-    of one that another thread holds by then.
+    A ``TimeoutError`` in here is an alarm of the caller's, so none is raised.  No lock is shared
+    with other threads: an alarm in the middle of a ``Condition`` may release a lock that another
+    thread holds by then.
     """
     check_may_wait()
     alarm = runtime.Lock()
@@ -615,7 +615,7 @@ def wait_for_one(jobs: Collection[Job], seconds: float) -> bool:
 
 @contextlib.contextmanager
 def cancelling(on_interrupt: OnInterrupt, *jobs: Job) -> Iterator[list[Job]]:
-    """Ctrl-C in here leaves at once, or first cancels the jobs and those that were added."""
+    """Context manager: on Ctrl-C leave at once, or first cancel these jobs and those added."""
     if on_interrupt not in ("leave", "cancel"):
         raise ValueError(f"on_interrupt is 'leave' or 'cancel', not {on_interrupt!r}")
     begun = list(jobs)
@@ -631,7 +631,7 @@ def cancelling(on_interrupt: OnInterrupt, *jobs: Job) -> Iterator[list[Job]]:
 
 
 def cancel_in_time(jobs: Sequence[Job]) -> list[bool]:
-    """Cancel them; whether each was there, as far as the server has said so in time.
+    """Cancel jobs; return whether each was there, as far as the server has said so in time.
 
     In a thread, so that Ctrl-C does not wait for a server that is gone.
     """

@@ -86,7 +86,7 @@ class Ledger:
         self.log_start(state)
 
     def log_start(self, state: JobState) -> None:
-        """Once, if it has begun to run."""
+        """Log the start of a prompt, once, if it has begun to run."""
         if state.start_logged or state.running_since is None or state.accepted_at is None:
             return
         with self._lock:

@@ -100,7 +100,7 @@ def too_large(prompt_id: str, most: int) -> tuple[JobLostEvent, OutputsTooLarge]
 
 
 def deleted(prompt_id: str) -> tuple[ExecutionInterrupted, JobInterrupted]:
-    """We took it out of the queue ourselves, before it ran."""
+    """Return event and error of a prompt that we took out of the queue before it ran."""
     event = attrs.evolve(execution_interrupted({"prompt_id": prompt_id}), recovered=True)
     return event, JobInterrupted(
         f"prompt {prompt_id} was cancelled while it waited", prompt_id=prompt_id

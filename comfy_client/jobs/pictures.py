@@ -74,7 +74,7 @@ def pixels(data: bytes, name: str, *, strip: int = 1 << 20) -> npt.NDArray[Any]:
 
 
 def show(data: bytes, name: str, media: str) -> None:
-    """Below the cell of a notebook, or in the browser."""
+    """Show a file below the cell of a notebook, or in the browser."""
     if is_notebook():
         _display(data, name, media)
         return

@@ -348,7 +348,7 @@ class Poller:
         self._apply(one, change)
 
     def find(self, one: Tracked) -> bool:
-        """Look for it under another id, by our mark; whether it has another id now.
+        """Look for it under another id, by our mark; return whether it has another id now.
 
         Asks no more, unless it may be on its way yet.
         """

@@ -32,7 +32,7 @@ class Line(Protocol):
         """Return what a job waits for, in one sentence."""
 
     def withdraw(self, job: PooledJob) -> bool:
-        """Do not run it; whether that is sure: else a server may have it."""
+        """Do not run it; return whether that is sure: else a server may have it."""
 
     def flush(self, seconds: float) -> None:
         """Wait until callbacks of jobs have had all events so far."""

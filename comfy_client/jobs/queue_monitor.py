@@ -61,7 +61,7 @@ class QueueMonitor:
         self.remaining = remaining
 
     def refresh(self, routes: Routes, graphs_of: Collection[str] = ()) -> QueueSnapshot:
-        """``GET /api/jobs``, ComfyUI 0.6; else, and for the graphs of prompts, ``GET /queue``."""
+        """Ask by ``GET /api/jobs`` (ComfyUI 0.6); else, and for the graphs, by ``GET /queue``."""
         at, departed, spent = runtime.monotonic(), self.departed, runtime.thread_time()
         state, generation = self.connection.state, self.connection.generation
         snapshot = self._listed(routes) if self._lists_jobs and not graphs_of else None

@@ -402,9 +402,9 @@ def _walk(
     graph: Mapping[str, Any],
     seeds: dict[str, int | None],
 ) -> tuple[list[OutputFile], list[str]]:
-    """Every list is looked at, whatever its key: a dict with a filename is a file.
+    """Collect files and texts of a node's output; a dict with a filename, in any list, is a file.
 
-    One that could not be asked for by its name is none, and stays in ``raw``.
+    A file that could not be asked for by its name is left out, and stays in ``raw``.
     """
     found: list[OutputFile] = []
     texts: list[str] = []

@@ -27,7 +27,7 @@ _REPEATS: Final = 3
 
 
 def stop_by_id(tracker: Tracker, prompt_id: str, *, force: bool) -> bool:
-    """Stop one prompt and no other; whether it was there to be stopped."""
+    """Stop one prompt and no other; return whether it was there to be stopped."""
     routes = tracker.routes()
     if tracker.cancels_jobs:
         try:
@@ -38,7 +38,7 @@ def stop_by_id(tracker: Tracker, prompt_id: str, *, force: bool) -> bool:
 
 
 def stop(routes: Routes, http: Http, prompt_id: str, *, force: bool) -> bool:
-    """Stop one prompt on a server without a jobs API; whether it was there to be stopped."""
+    """Stop one prompt on a server without a jobs API; return whether it was there to be stopped."""
     was_deleted = False
     for _ in range(3):  # it may begin between the look and the act
         queue = routes.get_queue(workflows_of=())

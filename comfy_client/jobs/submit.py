@@ -73,7 +73,7 @@ def submit(
     begun: Callable[[Job], object] | None = None,
     **options: Unpack[PromptOptions],
 ) -> Job:
-    """Socket first, then the registry, then the POST; the caller's deadline bounds each."""
+    """Submit a prompt: connect the socket, register it, and post it, each by the deadline."""
     tracker = poller.tracker
     try:
         one, body = prepare(tracker, workflow, prompt_id, wants_previews, options, strict=strict)
@@ -220,7 +220,7 @@ def _canonical(prompt_id: str) -> str:
 def post(
     poller: Poller, one: Tracked, body: Mapping[str, Any], deadline: Deadline, *, resubmit: bool
 ) -> models.QueuedPrompt:
-    """``POST /prompt``; without an answer, look for the prompt."""
+    """Send ``POST /prompt``; without an answer, look for the prompt."""
     http, timing, state = poller.tracker.http, poller.timing, one.state
     total = http.total_timeout
     repeats = REPEATS if resubmit else 0

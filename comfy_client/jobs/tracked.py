@@ -47,7 +47,7 @@ class WakeUp:
             self._is_set = False
 
     def wait_stopped(self, seconds: float) -> bool:
-        """Wait until it is stopped, or for so long; whether it is."""
+        """Wait until it is stopped, or for so long; return whether it is."""
         with self._lock:
             return self._changed.wait_for(lambda: self.stopped, seconds)
 

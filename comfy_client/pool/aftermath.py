@@ -37,7 +37,7 @@ class Aftermath:
         self._ends.append(partial(pooled.end, job, outcome, event))
 
     def publish(self, event: Event) -> None:
-        """Receivers are to have an event."""
+        """Publish an event to receivers later."""
         self._news.append(partial(self._receivers.publish, event))
 
     def warn(self, text: str, *args: object) -> None:

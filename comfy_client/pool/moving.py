@@ -127,7 +127,7 @@ class Moving(Changing):
             self._waits_again(entry)
 
     def _avoids(self, entry: Entry, member: Member) -> bool:
-        """Have a job never go to a server again; whether another one can take it."""
+        """Have a job never go to a server again; return whether another one can take it."""
         exclude = entry.waiting.exclude | {member.name}
         waiting = attrs.evolve(entry.waiting, exclude=exclude)
         if entry.is_swept:

@@ -360,7 +360,7 @@ class Running(Servers):
         return job
 
     def _connect(self, timeout: float = _READY) -> None:
-        """Once."""
+        """Connect the servers, unless that was done already."""
         if self._dispatcher.closed or not self._dispatcher.was_ready:
             self.init(timeout)
 

@@ -326,7 +326,7 @@ class PoolRunner:
         return JobTimeout(why, prompt_id="")
 
     def pause(self) -> None:
-        """Until something changes."""
+        """Wait until something changes."""
         self._dispatcher.check_open()
         if self._idle_since is None:
             self._idle_since = runtime.monotonic()
@@ -424,7 +424,7 @@ class PoolRunner:
     # -- what ran before -------------------------------------------------------------------
 
     def home(self, host: str) -> str | None:
-        """Itself, if it is in the pool."""
+        """Return the server itself if it is in the pool, else None."""
         return host if host in self._members else None
 
     def recover(self, sought: Mapping[str, Sought]) -> None:

@@ -179,7 +179,7 @@ def _checked(
 
 
 def check_names(options: PromptOptions) -> None:
-    """``TypeError`` for an option that there is not: at run time ``**options`` takes anything."""
+    """Raise ``TypeError`` for an unknown option: at run time ``**options`` takes anything."""
     for name in options.keys() - PromptOptions.__annotations__.keys():
         from ..nearest import nearest  # for errors
 

@@ -24,7 +24,7 @@ def check_seconds(value: float, subject: str = "seconds are") -> float:
 
 
 def check_header(name: Any, value: Any) -> None:
-    """ValueError for an invalid header."""
+    """Raise ValueError for an invalid header."""
     texts = isinstance(name, str) and isinstance(value, str)
     if not texts or not name or {"\r", "\n", "\0"} & set(name + value):
         raise ValueError(f"a header is a name and a text of one line, not {name!r}: {value!r}")

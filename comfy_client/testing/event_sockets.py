@@ -91,7 +91,7 @@ class EventSockets:
     # -- messages -----------------------------------------------------------------------
 
     def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:
-        """Queue a message; to all clients without a `client_id`."""
+        """Queue a message, for all clients if no `client_id` is given."""
         self._later(partial(self.deliver, event, data, client_id))
 
     def _later(self, sending: Callable[[], Awaitable[None]]) -> None:

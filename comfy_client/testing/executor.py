@@ -140,7 +140,7 @@ class Executor:
         return run.record(succeeded)
 
     def _runs(self, run: PromptRun, outputs: Sequence[str]) -> bool:
-        """Run the nodes and report the end; whether history calls it a success."""
+        """Run the nodes and report the end; return whether history calls it a success."""
         run.report("execution_start", {"prompt_id": run.prompt_id})
         executed: set[str] = set()
         try:

@@ -67,11 +67,11 @@ class AnswerFaults:
         return self._rule("refuse_sockets", "GET", "/ws", answer, times)
 
     def stall_handshakes(self, *, times: int | None = None) -> Fault:
-        """WebSocket handshakes get no answer at all."""
+        """Leave WebSocket handshakes without any answer."""
         return self._rule("stall_handshakes", "GET", "/ws", _delayed(None), times)
 
     def slow_handshakes(self, seconds: float, *, times: int | None = None) -> Fault:
-        """WebSocket handshakes are answered after so many seconds."""
+        """Answer WebSocket handshakes after some seconds."""
         late = _delayed(check_seconds(seconds))
         return self._rule("slow_handshakes", "GET", "/ws", late, times)
 
@@ -97,7 +97,7 @@ class AnswerFaults:
         return self._rule("node_errors", "POST", "/prompt", added, None)
 
     def events_before_reply(self, *, times: int | None = None) -> Fault:
-        """``POST /prompt`` is answered only after the prompt has left the queue."""
+        """Answer ``POST /prompt`` only after the prompt has left the queue."""
 
         async def respond(exchange: Exchange) -> web.StreamResponse:
             response = await exchange.proceed()
@@ -120,7 +120,7 @@ class AnswerFaults:
         ran: bool = False,
         times: int | None = None,
     ) -> Fault:
-        """Answers are delayed; ``None``: until the fault ends, or the client gives up.
+        """Delay answers; ``None``: until the fault ends, or the client gives up.
 
         Args:
             method: Of the request, or ``*``.
@@ -449,7 +449,7 @@ class Faults(AnswerFaults):
         return self._faults.add("freeze", undo=state.loop.freeze())
 
     def swallow_pings(self) -> Fault:
-        """Pings are read and counted, but not answered."""
+        """Read and count pings, but do not answer them."""
         return self._faults.add("swallow_pings")
 
     # -- messages -----------------------------------------------------------------------
@@ -475,7 +475,7 @@ class Faults(AnswerFaults):
         return self._faults.add("withhold", (_chosen(events), kept), undo=send)
 
     def no_feature_flags(self) -> Fault:
-        """Feature flags of clients are ignored, as by servers before 0.3.45.
+        """Ignore the feature flags of clients, as servers before 0.3.45 do.
 
         They get no ``feature_flags``, and previews without metadata.
         """
@@ -516,7 +516,7 @@ class Faults(AnswerFaults):
     # -- prompts ------------------------------------------------------------------------
 
     def late_history(self, seconds: float | None = None) -> Fault:
-        """Prompts stay in the queue for so many seconds after ``execution_success``.
+        """Keep prompts in the queue for some seconds after ``execution_success``.
 
         ``None``: until the fault ends.  Only then do their history and ``executing`` without a
         node follow.
@@ -532,11 +532,11 @@ class Faults(AnswerFaults):
         self._running().queue.forget(prompt_id)
 
     def lose_queue(self) -> None:
-        """Pending and running prompts vanish, without an event and without a history."""
+        """Lose pending and running prompts, without an event and without a history."""
         self._running().lose_queue()
 
     def forget_interrupts(self, *, times: int | None = None) -> Fault:
-        """Interrupts are accepted and do nothing.
+        """Accept interrupts and do nothing.
 
         So it is on a real server when one comes between taking a prompt from the queue and
         executing it.

@@ -80,7 +80,7 @@ class ProgressBar:
         self._sent: tuple[float, float] | None = None  # the last update: when, and its value
 
     def update(self, value: float) -> None:
-        """Add so many steps."""
+        """Add some steps."""
         self.update_absolute(self.current + value)
 
     def update_absolute(

@@ -110,7 +110,7 @@ class Queue:
             self._changed()
 
     def delete(self, prompt_id: Any) -> bool:
-        """Drop the first that waits under this id; whether there was one."""
+        """Drop the first that waits under this id; return whether there was one."""
         with self._news:
             for index, item in enumerate(self._pending):
                 if item[1] == prompt_id:
@@ -123,7 +123,7 @@ class Queue:
         return False
 
     def history(self, max_items: int | None = None, offset: int = -1) -> dict[str, Any]:
-        """Oldest first; without an offset the last ones."""
+        """Return the history, oldest first; without an offset, its last entries."""
         with self._news:
             if offset < 0 and max_items is not None:
                 offset = len(self._history) - max_items

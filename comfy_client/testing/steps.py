@@ -44,7 +44,7 @@ class PromptHooks:
         self._state = state
 
     def plays(self, item: Item) -> bool:
-        """Play the script, if there is one; whether there was."""
+        """Play the script, if there is one; return whether there was."""
         state, prompt_id, extra_data = self._state, item[1], item[3]
         if prompt_id in state.sockets.silenced:  # and was sent again
             state.sockets.flush()
@@ -67,7 +67,7 @@ class PromptHooks:
             time.sleep(_POLL)
 
     def before_end(self, prompt_id: str, status: str | None) -> bool:
-        """Wait while history is to come late; whether there is to be any."""
+        """Wait while history is to come late; return whether there is to be any."""
         state, start = self._state, time.monotonic()
         self.before_step()
         while not state.queue.closed:

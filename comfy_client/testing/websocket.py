@@ -60,7 +60,7 @@ class EventSocket:
         return not (self._is_muted or self._is_paused)
 
     async def send(self, message: str | bytes, parts: int = 1, pause: float = 0.0) -> None:
-        """Send a text or a binary message, in so many frames, with a pause in seconds."""
+        """Send a text or a binary message in several frames, with a pause in seconds."""
         async with self._writing:
             with contextlib.suppress(aiohttp.ClientError, ConnectionError):
                 if parts > 1 or pause:

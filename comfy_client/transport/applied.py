@@ -31,7 +31,7 @@ NOTHING = Applied({}, {})
 
 
 def check(credentials: object) -> None:
-    """``TypeError`` when this is no kind of credentials; asks none of them anything."""
+    """Raise ``TypeError`` if the value is no kind of credentials; call nothing of it."""
     if credentials is None:
         return
     from ..credentials import Credentials  # many servers want none
@@ -86,7 +86,7 @@ def _ask(source: Callable[[], Answered], what: str) -> Answered:
 
 
 def check_headers(headers: Mapping[str, str], whose: str) -> None:
-    """``ValueError`` for what cannot stand in a header; the value stays out of the message."""
+    """Raise ``ValueError``, without the value, for a header that cannot be sent."""
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(f"{whose} headers are texts")

@@ -51,7 +51,7 @@ class Deadline(NamedTuple):
 
 
 def check_timeout(*seconds: float | None) -> None:
-    """``TypeError`` or ``ValueError`` for what is no time to wait."""
+    """Raise ``TypeError`` or ``ValueError`` for what is no time to wait."""
     for value in seconds:
         if value is not None and not is_real(value):
             raise TypeError(f"a timeout is a number of seconds, or None: {value!r:.80}")

@@ -135,7 +135,7 @@ class Line:
         self._do(lambda: self._ws.pong(bytes(data)))
 
     def receive(self) -> tuple[int, bytes | memoryview] | None:
-        """Opcode and payload of the next frame, if one has come; waits for nothing."""
+        """Return opcode and payload of the next frame, or None if it has not come; never wait."""
         try:
             return self._frames.next()
         except FrameError as exc:

@@ -28,7 +28,7 @@ _CUT: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 def explain(
     exc: BaseException, what: str, url: str, outer: BaseException | None = None
 ) -> ComfyError:
-    """Our error for a failed connection.  ``what`` names the request, ``url`` has no secret."""
+    """Make our error for a failed connection; ``what`` names the request, ``url`` has no secret."""
     chain = list(causes(exc, outer))
     for cause in chain:
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, _CUT):

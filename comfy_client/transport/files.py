@@ -213,7 +213,7 @@ def _numbered(target: Path) -> Iterator[Path]:
 
 
 def place(part: Path, target: Path) -> bool:
-    """Give a complete file its name, unless the name is taken; whether it was free."""
+    """Give a complete file its name, unless the name is taken; return whether it was free."""
     try:
         os.link(part, target)
     except FileExistsError:

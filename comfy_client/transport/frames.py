@@ -67,7 +67,7 @@ class Frames:
         return got
 
     def next(self) -> tuple[int, bytes | memoryview] | None:
-        """Opcode and payload of a message, or of a control frame; ``None``: not yet whole."""
+        """Return opcode and payload of a message or a control frame; ``None``: not yet whole."""
         while (frame := self._frame()) is not None:
             first, payload = frame
             opcode, is_final = first & 0x0F, first & _FINAL
@@ -86,7 +86,7 @@ class Frames:
         return None
 
     def _frame(self) -> tuple[int, bytes | memoryview] | None:
-        """First byte and payload of the next frame; ``None``: not yet whole."""
+        """Return first byte and payload of the next frame; ``None``: not yet whole."""
         room, start, have = self._room, self._start, self._end - self._start
         if have < 2:
             self._needed = 2

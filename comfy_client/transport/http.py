@@ -75,7 +75,7 @@ UNSET: Final = _Unset()
 
 
 def segment(text: str) -> str:
-    """``text`` as one segment of a path.
+    """Encode ``text`` as one segment of a path.
 
     Raises ``ValueError`` for what could only mean another route: ``""``, ``"."``, ``".."``.
     """

@@ -91,7 +91,7 @@ class Identity:
     # -- what is sent --------------------------------------------------------------------
 
     def refresh(self) -> bool:
-        """Ask for the credentials anew; whether they changed."""
+        """Ask for the credentials anew; return whether they changed."""
         applied = apply(self.credentials)
         with self._lock:
             changed = applied != self._applied

@@ -35,7 +35,7 @@ def after_fork() -> None:
 
 @functools.cache
 def _watch_loggers() -> None:
-    """Once: those of libraries are made when these are imported."""
+    """Watch loggers, once: those of libraries are made when these are imported."""
     known = [name for name in list(logging.root.manager.loggerDict) if name.startswith(_LOGGERS)]
     for name in (*known, "websocket", _OURS):
         logging.getLogger(name).addFilter(_filter)

@@ -43,14 +43,14 @@ _group: Final[ContextVar[_Group | None]] = ContextVar("group", default=None)
 
 
 def check_wanted() -> None:
-    """:class:`Abandoned` within work that nobody wants any more."""
+    """Raise :class:`Abandoned` within work that nobody wants any more."""
     group = _group.get()
     if group is not None and group.over.is_set():
         raise Abandoned
 
 
 def pause(seconds: float) -> None:
-    """Sleep; :class:`Abandoned` as soon as nobody wants the work any more."""
+    """Sleep; raise :class:`Abandoned` as soon as the work is no longer wanted."""
     group = _group.get()
     if group is None:
         runtime.sleep(seconds)
@@ -61,7 +61,7 @@ def pause(seconds: float) -> None:
 
 @contextlib.contextmanager
 def ended_by(end: Callable[[], object]) -> Iterator[None]:
-    """Context manager: have another thread call ``end`` once nobody wants the work any more."""
+    """Context manager: have another thread call ``end`` once the work is no longer wanted."""
     group = _group.get()
     if group is None:
         yield

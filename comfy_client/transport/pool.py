@@ -231,7 +231,7 @@ class _InTime:
             exchange.sent += memoryview(data).nbytes
 
     def _send_in_pieces(self, data: memoryview, exchange: Exchange) -> None:
-        """Until the deadline, as long as some of it is sent within each timeout."""
+        """Send until the deadline, as long as some of it is sent within each timeout."""
         unsent = min(_UNSENT, max(1, int(exchange.send_timeout * _SLOWEST)))
         with contextlib.suppress(AttributeError, OSError):  # not on Windows, nor of a Unix socket
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent)
@@ -352,7 +352,7 @@ class _Adapter(HTTPAdapter):
         return pool
 
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
-        """Just path and query if there is no proxy."""
+        """Return just path and query if there is no proxy."""
         url = request.url or ""
         if proxies or "#" in url:
             return super().request_url(request, proxies)
@@ -363,7 +363,7 @@ class _Adapter(HTTPAdapter):
         return _LightResponse(request, raw)
 
     def close(self) -> None:
-        """Immediately: otherwise the connections are closed when the pool is collected."""
+        """Close immediately: otherwise connections are closed when the pool is collected."""
         pool, self._pool = self._pool, None
         super().close()  # before the pool is, so that no lookup finds a closed one
         if pool is not None:
@@ -381,7 +381,7 @@ class _LightResponse(requests.Response):
         self.request = request
 
     def close(self) -> None:
-        """Done with the body, read or not."""
+        """Give up the body, read or not."""
         self.raw.close()
         self.raw.release_conn()
 
@@ -392,7 +392,7 @@ class Headers(CaseInsensitiveDict[Any]):
     _store: Any  # which the class of requests has
 
     def copy(self) -> Headers:
-        """Independent ones."""
+        """Return an independent copy."""
         made = Headers.__new__(Headers)
         made._store = self._store.copy()
         return made
@@ -448,7 +448,7 @@ def new_session() -> requests.Session:
 
 
 def check_adapter(session: requests.Session, url: str) -> None:
-    """``ValueError`` if a Session would repeat a POST that may have arrived."""
+    """Raise ``ValueError`` if a Session would repeat a POST that may have arrived."""
     with contextlib.suppress(requests.exceptions.InvalidSchema):
         retries = getattr(session.get_adapter(url), "max_retries", None)
         if isinstance(retries, Retry) and _repeats_posts(retries):

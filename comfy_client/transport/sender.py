@@ -78,7 +78,7 @@ class Sender:
     # -- life ----------------------------------------------------------------------------
 
     def check_open(self) -> None:
-        """:class:`ClientClosed` after :meth:`close`."""
+        """Raise :class:`ClientClosed` after :meth:`close`."""
         if self._closed:
             raise ClientClosed
 
@@ -395,7 +395,7 @@ def _failure(
     url: str,
     connect_timeout: float,
 ) -> Failure:
-    """Our error, with a cause only of the system: errors of libraries hold headers and bodies."""
+    """Return our error, with a system's cause only: libraries' errors hold headers and bodies."""
     interrupted = interruption(exc, outer)
     if interrupted is not None:
         return Failure(without_libraries(interrupted), interrupted.__cause__)

@@ -218,7 +218,7 @@ class Connection:
                 self._changed.notify_all()
 
     def retry(self) -> None:
-        """Start, or dial now and forget what was wrong: someone waits to know whether it works."""
+        """Start, or dial now and forget the last error: a caller waits to know whether it works."""
         self.start()
         with self._lock:
             if self._state is State.WAITING:
@@ -515,7 +515,7 @@ def _failed(exc: Exception) -> Lost:
 
 
 def _without_frames(exc: Exception) -> Exception:
-    """Frames in a traceback hold the owner, which must not live as long as its last error."""
+    """Strip an error of frames, which hold the owner: that must not live as long as the error."""
     for cause in list(causes(exc)):
         cause.__traceback__ = None
         context = cause.__context__

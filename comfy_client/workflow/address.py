@@ -102,7 +102,7 @@ def input_named(
 
 
 def _splits(address: Address) -> list[tuple[str, str]]:
-    """Node and input, the longest node first."""
+    """Return the splits of an address into node and input, the longest node first."""
     if isinstance(address, tuple) and [type(part) for part in address] == [str, str]:
         return [address]
     if not isinstance(address, str):

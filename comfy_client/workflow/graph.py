@@ -101,7 +101,7 @@ def links_of(graph: Mapping[str, Any], node_id: str) -> Iterator[tuple[str, str,
 
 
 def as_link(value: object) -> tuple[str, int] | None:
-    """``[node id, slot]`` as id and slot, or ``None`` if the value is no link."""
+    """Return id and slot of a link ``[node id, slot]``, or ``None`` if the value is no link."""
     if (
         isinstance(value, (list, tuple))
         and len(value) == 2
@@ -156,7 +156,7 @@ def copied(value: Any) -> Any:
 
 
 def brief(value: object) -> str:
-    """``repr`` in one short line, whatever the size of the value."""
+    """Return ``repr`` in one short line, whatever the size of the value."""
     try:
         return _repr.repr(value).replace("\n", " ")
     except ValueError:  # an int with more digits than Python writes
@@ -171,7 +171,7 @@ def listing(values: Iterable[object], limit: int = 8) -> str:
 
 
 def describe(graph: Mapping[str, Any], node_id: object, class_type: object = None) -> str:
-    """``node 3 'Sampler' (KSampler)``, as far as it is known."""
+    """Describe a node as ``node 3 'Sampler' (KSampler)``, as far as it is known."""
     title = title_of(graph, node_id)
     known = class_of(graph, node_id) or (class_type if isinstance(class_type, str) else None)
     return (

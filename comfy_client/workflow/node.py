@@ -128,7 +128,7 @@ class Node:
 
 
 def check_no_node(*values: object) -> None:
-    """TypeError for a node, of which no output is named."""
+    """Raise TypeError for a node, of which no output is named."""
     for value in values:
         if isinstance(value, Node):
             raise TypeError(f"link to an output of the node: wf[...].output(0), not {value!r}")
@@ -217,6 +217,6 @@ class Nodes:
         return self[node].id
 
     def _refresh(self) -> None:
-        """After nodes came or went; those that stay are the same objects."""
+        """Update the nodes after some came or went; those that stay are the same objects."""
         known = self._nodes
         self._nodes = {key: known.get(key) or Node(self._graph, key) for key in self._graph}

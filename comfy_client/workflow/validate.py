@@ -132,7 +132,7 @@ class _Rules:
 
 
 def check_version(version: str) -> None:
-    """``ValueError`` for what is no :data:`Version`."""
+    """Raise ``ValueError`` for what is no :data:`Version`."""
     if version not in get_args(Version):
         raise ValueError(f"version is one of {', '.join(get_args(Version))}, not {version!r}")
 

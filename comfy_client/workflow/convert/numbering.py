@@ -77,7 +77,7 @@ def _relink(graph: SavedGraph, changed: dict[str, str]) -> None:
 
 
 def _follow(nodes: Iterable[SavedNode], renamed: dict[str, dict[str, str]]) -> None:
-    """Promoted widgets name nodes inside of the instance, too."""
+    """Rename the inner nodes in the lists of promoted widgets of instances, too."""
     for node in nodes:
         changed = renamed.get(node.type)
         entries = node.properties.get("proxyWidgets")

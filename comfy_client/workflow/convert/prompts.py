@@ -107,7 +107,7 @@ def _options(text: str, at: int) -> tuple[list[str], int]:
 
 
 def _skip(text: str, at: int) -> int:
-    """Behind the next escape, sign or run of plain letters."""
+    """Return the index after the next escape, sign or run of plain letters."""
     if text[at] == "\\":
         return min(at + 2, len(text))
     plain = _PLAIN.match(text, at)

@@ -80,7 +80,7 @@ class Stream:
         return whole.getvalue()
 
     def take(self, size: int) -> bytes:
-        """Return exactly so many bytes, the header of a part.
+        """Return exactly ``size`` bytes, the header of a part.
 
         Raises:
             WorkflowError: The file ends before, or has too many parts.
@@ -109,19 +109,19 @@ class Stream:
             raise WorkflowError(f"the {self.name} has more than {MAX_PARTS} parts")
 
     def text(self, size: int) -> memoryview:
-        """Exactly so many bytes, of those that may be a text."""
+        """Return exactly ``size`` bytes, counted as text."""
         self.charge(size)
         return memoryview(self.take(size))
 
     def charge(self, size: int) -> None:
-        """Count so many bytes as text: :class:`WorkflowError` if that is too much."""
+        """Count ``size`` bytes as text; raise :class:`WorkflowError` if that is too much."""
         self._texts += size
         if size > MAX_TEXT or self._texts > MAX_TEXTS:
             limit = MAX_TEXT if size > MAX_TEXT else MAX_TEXTS
             raise WorkflowError(f"text in the {self.name} is larger than {limit} bytes")
 
     def skip(self, size: int) -> None:
-        """Leave out so many bytes."""
+        """Skip ``size`` bytes."""
         kept = len(self._kept[:size])
         self._kept = self._kept[kept:]
         self.position += kept
