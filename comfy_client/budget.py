@@ -190,7 +190,7 @@ class Newest(Generic[V]):
         self.forgotten: int = 0  #: Entries that made room for newer ones.
 
     def put(self, key: Hashable, value: V, nbytes: int = 0) -> None:
-        """Remember it, and forget what is oldest."""
+        """Remember a value, and forget the oldest ones."""
         self.pop(key)
         nbytes += LEAST
         self._known[key] = value, nbytes

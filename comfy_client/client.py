@@ -458,7 +458,7 @@ def _unpickle(
 
 @functools.lru_cache(100)
 def _warn_of_pickle(host: str, dropped_arguments: tuple[str, ...]) -> None:
-    """Once per process: results hold their client, and many of them may come."""
+    """Warn of a pickle, once per process: many results may come, which hold their client."""
     log.warning(
         "the client of %s was unpickled without its %s: make one with them here, and name "
         "credentials with EnvCredentials, which can be pickled",

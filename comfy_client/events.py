@@ -380,7 +380,7 @@ class PreviewEvent(JobEvent):
 
 
 def _preview(fields: dict[str, Any]) -> PreviewEvent:
-    """Out of a pickle, which carries no memoryview."""
+    """Make a preview out of a pickle, which carries no memoryview."""
     return PreviewEvent(**{**fields, "view": memoryview(fields["view"])})
 
 
@@ -496,7 +496,7 @@ class Reader(Protocol[E_co]):
     """A function that makes an event of a message's data, or of the same data in history."""
 
     def __call__(self, data: Mapping[str, Any], nbytes: int = 0) -> E_co:
-        """``nbytes``: about what the message takes in memory."""
+        """Make the event; ``nbytes``: about what the message takes in memory."""
         raise NotImplementedError
 
 
@@ -559,7 +559,7 @@ def _ids(value: object) -> tuple[str, ...]:
 
 
 def _node(value: object) -> str | None:
-    """``None`` would say that the prompt is over."""
+    """Return a node id, an odd one in brief: ``None`` would say that the prompt is over."""
     node = identifier(value)
     return node if value is None or node is not None else brief(value)
 

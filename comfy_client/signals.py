@@ -189,7 +189,7 @@ class Receivers:
             ]
 
     def subscriptions(self) -> list[tuple[str, EventQueue]]:
-        """Queues that somebody reads, and the names of their events."""
+        """Return the queues that are read, and the names of their events."""
         pairs = [(name, ref()) for name, ref in self._subscriptions]
         return [(name, queue) for name, queue in pairs if queue is not None]
 
@@ -311,7 +311,7 @@ class Receivers:
     def _call_otherwise(
         self, receiver: Callable[..., object], name: str, sender: object, event: Event
     ) -> object:
-        """After a ``TypeError``, which is its own unless it takes no two arguments."""
+        """Handle a receiver's ``TypeError``: log its own, else call it with other arguments."""
         if _takes(receiver, 2):
             log.exception(_FAILED, receiver)
         elif _takes(receiver, 1, event=event):

@@ -197,5 +197,5 @@ class _Writer:
 
 @cache
 def code_of(kind: Any) -> str:
-    """``job_failed`` for the class ``JobFailed``."""
+    """Return the code of an error class: ``job_failed`` for ``JobFailed``."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()

@@ -143,7 +143,7 @@ def by_id(value: object, convert: Converter) -> dict[str, Any]:
 
 
 def size_decoded(content: bytes | str) -> int:
-    """About how many bytes JSON takes when it is decoded: up to 1.4 times as many, or as few.
+    """Estimate how many bytes JSON takes when it is decoded, up to a factor of 1.4.
 
     By what it consists of, without decoding it: CPython 3.11 keeps 56 bytes and more for a
     list, 184 for an object with one key, and 28 to 60 for a number, a short text or a key.
@@ -153,7 +153,7 @@ def size_decoded(content: bytes | str) -> int:
 
 
 def seconds_to_decode(content: bytes | str) -> float:
-    """About how long JSON takes to decode: hardly ever longer, and often less.
+    """Estimate the seconds that JSON takes to decode: hardly ever more, and often fewer.
 
     One call of C does it, which nothing interrupts and beside which no other thread runs.
     Measured with CPython 3.11, each figure by what is slowest of its kind: numbers of 4000

@@ -117,7 +117,7 @@ def row_of(row: SweepRow, record: Record, workflow: Workflow, files: Running | N
 
 
 def error_record(error: ComfyError, hide: Callable[[str], str]) -> dict[str, Any]:
-    """Message and what names the place; what the node was given stays out."""
+    """Reduce an error to its message and what names its place; inputs of the node stay out."""
     facts: dict[str, Any] = {
         name: hide(value) if isinstance(value, str) and name not in _NAMES else value
         for name, value in vars(error).items()
@@ -145,7 +145,7 @@ def _check(record: Mapping[str, Any], types: Mapping[str, tuple[type, Any]]) -> 
 
 
 def _each_text(value: Any, change: Callable[[str], str]) -> Any:
-    """Names of files stay what they are."""
+    """Change each text of a JSON value, but not the names of files."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):

@@ -246,7 +246,7 @@ class _Text:
         self.on.text(middle, label, fill="#aa0000", font=self.font, anchor="mm")
 
     def _lines(self, label: str, width: int) -> str:
-        """Broken where it gets too wide, and cut after a few lines."""
+        """Break a text where it gets too wide, and cut it after a few lines."""
         lines = [""]
         for letter in " ".join(label[:_MOST_TEXT].split()):
             if self.on.textlength(lines[-1] + letter, font=self.font) > width and lines[-1]:

@@ -44,7 +44,7 @@ def _known_id() -> str | None:
 
 
 def _new_id() -> str:
-    """Without a place to keep it, the prompt is not found again."""
+    """Make an id and store it; if it cannot be stored, the prompt is not found again."""
     path, made = state_path(), str(uuid.uuid4())
     part = path.with_name(f"id.{made}")
     with contextlib.suppress(OSError):

@@ -120,7 +120,7 @@ class _Found(NamedTuple):
 
 
 def resolve_all(each: Iterable[Mapping[str, Any]], config: Config) -> list[Server]:
-    """Several servers, each as :func:`resolve`; :class:`Mistake` if one is meant twice."""
+    """Resolve several servers by :func:`resolve`; raise :class:`Mistake` if one is meant twice."""
     read = functools.cache(_first_line)  # of standard input there is only one
     servers = [resolve(given, config, read) for given in each]
     hosts = [server.host for server in servers]

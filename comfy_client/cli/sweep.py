@@ -233,7 +233,7 @@ def _run_all(
 
 
 def _check_sheet(sheet: str | None) -> None:
-    """Before anything runs."""
+    """Check the options of the sheet before anything runs."""
     if sheet is None:
         return
     if find_spec("PIL") is None:

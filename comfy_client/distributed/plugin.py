@@ -226,5 +226,5 @@ def _checked(
 
 
 def _plugin(hosts: Hosts, given: dict[str, Any]) -> ComfyPlugin:
-    """Out of a pickle."""
+    """Make a plugin out of a pickle."""
     return ComfyPlugin(hosts, **given)

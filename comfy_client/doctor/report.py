@@ -83,7 +83,7 @@ class DoctorReport(AsDict):
         return all(check.state != "failed" for check in self.checks)
 
     def __bool__(self) -> bool:
-        """:attr:`ok`."""
+        """Return :attr:`ok`."""
         return self.ok
 
     def __iter__(self) -> Iterator[DoctorCheck]:

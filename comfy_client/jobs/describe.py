@@ -89,7 +89,7 @@ def progress_of(state: JobState, times: NodeTimes) -> JobProgress:
 
 
 def elapsed(state: JobState) -> float | None:
-    """Seconds since it started to run, or that it ran; ``None``: nobody knows."""
+    """Return the seconds since a prompt started to run, or that it ran; ``None``: unknown."""
     return state.elapsed(runtime.monotonic())
 
 

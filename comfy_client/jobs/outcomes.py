@@ -183,7 +183,7 @@ _KINDS: Final = frozenset(
 
 
 def _public(inputs: Mapping[str, Any], node: Any) -> dict[str, Any]:
-    """Without hidden inputs, an API key among them: those of the workflow only.
+    """Return only the workflow's inputs, without hidden ones such as an API key.
 
     Of a node that is not in it, since another has grown it, names have to tell.
     """

@@ -368,7 +368,7 @@ class OutputFrame(Output):
 def _frame(
     filename: str, node_id: str, mime: str, data: bytes, graph: Mapping[str, Any]
 ) -> OutputFrame:
-    """Out of a pickle, which carries no memoryview."""
+    """Make a frame out of a pickle, which carries no memoryview."""
     return OutputFrame(filename, node_id=node_id, mime=mime, data=memoryview(data), graph=graph)
 
 

@@ -363,7 +363,7 @@ class Poller:
         return one.state.prompt_id != before
 
     def _put_off(self, some: Sequence[Tracked], exc: ComfyError, *, counts: bool = True) -> None:
-        """HTTP fails: ask again later, and later still.
+        """Ask about prompts later, as HTTP fails; after each failure later still.
 
         Only prompts that HTTP keeps refusing, and that nothing else tells about, are given up.
         """

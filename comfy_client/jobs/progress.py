@@ -194,7 +194,7 @@ def fraction_of(state: JobState, times: NodeTimes) -> float:
 
 
 def seconds_left(state: JobState, times: NodeTimes, now: float, ran_for: float) -> float | None:
-    """About how many seconds a prompt takes from now on; ``None``: nobody can say.
+    """Estimate how many seconds a prompt still takes; ``None``: unknown.
 
     By earlier runs of its nodes, and by its own pace the more of it is done.  If some have not
     run before, by the pace of the sampler's steps.

@@ -76,7 +76,7 @@ class _Outputs(AsDict):
         return True
 
     def _counts(self) -> str:
-        """``2 images, 1 text``."""
+        """Return the counts in words: ``2 images, 1 text``."""
         kinds = Counter(item.media for item in self.files)
         counts = {
             "image": kinds["image"],

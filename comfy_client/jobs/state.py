@@ -152,7 +152,7 @@ class JobState:
         self.frames: list[tuple[str, str, memoryview]] = []
 
     def elapsed(self, now: float) -> float | None:
-        """Seconds since it started to run, or that it ran; ``None``: nobody knows."""
+        """Return the seconds since the prompt started to run, or that it ran; ``None``: unknown."""
         if self.took is not None:
             return self.took
         began = self.running_since
@@ -311,7 +311,7 @@ class JobState:
     # -- over HTTP -------------------------------------------------------------------------
 
     def asked(self, now: float, link: int | None) -> None:
-        """HTTP has answered a question about it; set when to ask again."""
+        """Record that HTTP has answered a question about the prompt; set when to ask again."""
         timing = self.timing
         self.http_checked = True
         self.refusals = 0

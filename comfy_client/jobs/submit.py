@@ -55,7 +55,7 @@ REPEATS: Final = 2
 
 
 def time_left(deadline: Deadline, most: float) -> float:
-    """Seconds until the caller's deadline; a second at least, to find out what became of it."""
+    """Return the seconds until the caller's deadline; at least one, to learn what became of it."""
     return min(most, max(1.0, deadline.left(LONGEST)))
 
 

@@ -345,7 +345,7 @@ class Tracker:
         self.publish(event)
 
     def client_id_changed(self) -> None:
-        """Prompts until now name a client id of which no socket comes any more."""
+        """Treat all prompts as attached: their client id has no socket any more."""
         with self.lock:
             for one in self._tracked.values():
                 self._attached += not one.state.attached

@@ -30,7 +30,7 @@ PATIENCE: Final = 10.0
 def wait_watched(
     job: Job, limits: Limits, surface: Surface, callbacks: Callbacks, *, on_interrupt: OnInterrupt
 ) -> Result:
-    """:func:`wait`, with a bar on the screen."""
+    """Wait as :func:`wait` does, with a bar on the screen."""
     if surface == "none":
         return wait(job, limits, callbacks)
     begun, delay = runtime.monotonic(), None
@@ -129,7 +129,7 @@ class _Watch:
 
 
 def _doing(job: Job) -> str:
-    """``KSampler 12/20``, or for what it waits."""
+    """Return what a job does, ``KSampler 12/20``, or for what it waits."""
     progress = job.progress
     if progress.title is None:
         ahead = job.queue_position

@@ -119,7 +119,7 @@ class SystemStats(AsDict):
 
 
 def _free(free: int | None, total: int | None) -> str | None:
-    """``5.9 of 8.0 GiB free``."""
+    """Format memory as ``5.9 of 8.0 GiB free``."""
     if free is None or total is None:
         return None
     try:

@@ -73,7 +73,7 @@ class Health:
             course.rests_until = 0.0
 
     def forget(self, server: str) -> None:
-        """Know nothing of a server any more, as it has left."""
+        """Forget the failures of a server, as it has left."""
         self._courses.pop(server, None)
         for servers in self._failed_on.values():
             servers.discard(server)

@@ -244,7 +244,7 @@ def _servers(servers: Iterable[AnyServer], weights: Sequence[float] | None) -> l
 
 
 def _check(in_flight: int, patience: float, on_lost: OnLost, on_failed: OnFailed) -> None:
-    """TypeError or ValueError for options that make no sense."""
+    """Raise TypeError or ValueError for options that make no sense."""
     if not isinstance(in_flight, int) or in_flight < 1:
         raise ValueError(f"in_flight is a number of jobs, 1 or more, not {in_flight!r}")
     if on_lost not in get_args(OnLost):

@@ -280,7 +280,7 @@ class Running(Servers):
         return self._run_twice(how, workflow) if retry_oom else self._run_once(how, workflow)
 
     def _run_twice(self, how: _Attempts, workflow: Workflow) -> Result:
-        """Once more if a node runs out of memory."""
+        """Run a workflow, and once more if a node runs out of memory."""
         from ..jobs.memory import run_again_after_oom  # few programs want it
 
         return run_again_after_oom(

@@ -191,7 +191,7 @@ class Secrets:
                     self.add([value.strip()], MIN_NAMED, pinned=pinned)
 
     def add_query(self, query: str) -> None:
-        """Query parameters of every request."""
+        """Add the query parameters of every request."""
         self.add((value for _, value in parse_qsl(query)), pinned=True)
 
     def add_url(self, url: str) -> None:
@@ -206,7 +206,7 @@ class Secrets:
         self.add(words, pinned=True)
 
     def add_named(self, value: Any, *, pinned: bool = False) -> None:
-        """Values in our own JSON whose names make them secret."""
+        """Add the values in our own JSON whose names make them secret."""
         self.add(_named(value), MIN_NAMED, pinned=pinned)
 
     def add_auth(self, auth: object) -> None:
@@ -276,7 +276,7 @@ class Secrets:
         return len(text) >= MIN_NAMED and text in self._wanted.words
 
     def hide_text(self, text: str) -> str:
-        """``text`` without its secrets."""
+        """Return ``text`` without its secrets."""
         text = self.hide_words(text)
         small = text.lower()
         if any(sign in small for sign in _SIGNS):
@@ -303,7 +303,7 @@ class Secrets:
         return path
 
     def hide_bytes(self, data: bytes) -> bytes:
-        """Binary data of the same length, without the known words."""
+        """Return binary data of the same length, without the known words."""
         for word in self._wanted.data:
             if word in data:
                 data = data.replace(word, b"*" * len(word))

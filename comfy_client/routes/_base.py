@@ -63,7 +63,7 @@ def without_answers(method: Method) -> Method:
 
 
 def redacted(exc: UnexpectedResponse, http: Http) -> UnexpectedResponse:
-    """Without secrets that the answer repeats, and without the frames that hold it."""
+    """Hide secrets that an answer repeats in an error, and strip the frames that hold it."""
     exc.args = (one_line(http.identity.secrets().hide_name(str(exc))),)
     return bare(exc)
 

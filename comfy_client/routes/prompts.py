@@ -169,7 +169,7 @@ def make_prompt(
 def _checked(
     workflow: AnyWorkflow, strict: bool
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """:func:`check_parts`; with ``strict`` no part may be left out."""
+    """Check as :func:`check_parts` does; with ``strict``, no part may be left out."""
     try:
         if strict:
             check_graph(graph_of(workflow))
@@ -195,7 +195,7 @@ def check_names(options: PromptOptions) -> None:
 def post_prompt(
     http: Http, body: Mapping[str, Any], timeout: float | None = None
 ) -> models.QueuedPrompt:
-    """``POST /prompt``; the errors say why in words."""
+    """Send ``POST /prompt``; errors explain a refusal in words."""
     try:
         return _post_prompt(http, body, timeout)
     except UnexpectedResponse as exc:
@@ -265,7 +265,7 @@ def _with_meta(graph: dict[str, Any]) -> dict[str, Any]:
 
 
 def _extra_data(given: object, workflow_ui: object) -> dict[str, Any]:
-    """``extra_data`` as JSON carries it, and as no server stumbles over it."""
+    """Return ``extra_data`` as JSON carries it, and so that no server fails at it."""
     extra = dict(_object(given, "extra_data"))
     # Unless both are objects, GET /api/jobs fails for everybody while the server has the prompt.
     info = dict(_object(extra.pop("extra_pnginfo", None), "extra_data['extra_pnginfo']"))

@@ -41,7 +41,7 @@ def note_shown(value: object) -> None:
 
 
 def _reference(value: object) -> Callable[[], object]:
-    """Weak, where there is such: of tuples there is none, which stay until the next cell."""
+    """Return a weak reference; a tuple, which has none, is kept until the next cell."""
     try:
         return weakref.ref(value)
     except TypeError:

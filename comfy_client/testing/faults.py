@@ -89,7 +89,7 @@ class AnswerFaults:
         return self._rule("other_prompt_ids", "POST", "/prompt", respond, None)
 
     def node_errors(self, errors: Mapping[str, Any]) -> Fault:
-        """Prompts are accepted, with these ``node_errors``."""
+        """Accept prompts, with these ``node_errors``."""
         wanted = jsonable("node errors", errors)
         if not isinstance(wanted, dict):
             raise ValueError(f"node errors are a mapping by node id, not {errors!r}")
@@ -455,7 +455,7 @@ class Faults(AnswerFaults):
     # -- messages -----------------------------------------------------------------------
 
     def lose(self, *events: str | Callable[[str | int, Any], object]) -> Fault:
-        """Events of these names (``*`` for a part) are not sent to anyone.
+        """Send no events of these names (``*`` for a part) to anyone.
 
         ``"binary"`` stands for binary messages, ``"executing null"`` for the end marker.
         Without a name, all events.  A function is asked about each event, by its name and data.
@@ -482,7 +482,7 @@ class Faults(AnswerFaults):
         return self._faults.add("no_feature_flags")
 
     def junk(self) -> Fault:
-        """Before each message, send one that no server should send.
+        """Send, before each message, one that no server should send.
 
         These are text that is no JSON or no UTF-8, lists, ``null``, and binary messages that are
         too short, of an unknown kind, or with too long metadata: :data:`JUNK`, in turn.
@@ -490,7 +490,7 @@ class Faults(AnswerFaults):
         return self._faults.add("junk")
 
     def foreign_traffic(self) -> Fault:
-        """Before each message, send one that does not concern the client.
+        """Send, before each message, one that does not concern the client.
 
         These are events of other clients' prompts and of extensions (``crystools.monitor``), with
         ``data`` that is a list or ``null``: :data:`FOREIGN`, in turn.
@@ -524,7 +524,7 @@ class Faults(AnswerFaults):
         return self._faults.add("late_history", None if seconds is None else check_seconds(seconds))
 
     def no_history(self) -> Fault:
-        """Prompts that end leave no history, as if it were evicted at once."""
+        """Keep no history of prompts that end, as if it were evicted at once."""
         return self._faults.add("no_history")
 
     def evict(self, prompt_id: str | None = None) -> None:
@@ -547,7 +547,7 @@ class Faults(AnswerFaults):
         return self._faults.add("forget_interrupts", times=times)
 
     def hang_worker(self) -> Fault:
-        """Prompts run forever: no node starts or continues, and HTTP works.
+        """Hang prompts for ever: no node starts or continues, but HTTP works.
 
         An interrupt changes nothing, as if the thread had died.
         """

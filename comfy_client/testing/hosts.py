@@ -25,7 +25,7 @@ _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:/@\[\]\\?#]+))(?::\d{0,5})?", re
 
 
 def check_hosts(allowed: Any) -> None:
-    """TypeError or ValueError for invalid names of hosts."""
+    """Raise TypeError or ValueError for invalid names of hosts."""
     if allowed is None:
         return
     if isinstance(allowed, str) or not isinstance(allowed, Collection):

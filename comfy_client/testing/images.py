@@ -171,7 +171,7 @@ def _areas(old: int, new: int) -> list[tuple[int, int]]:
 
 
 def _gathered(channel: Image.Image, spans: list[tuple[int, int]]) -> Image.Image:
-    """Columns put together from others."""
+    """Make each new column from a span of old ones: their mean."""
     result = Image.new("F", (len(spans), channel.height))
     for index, (start, end) in enumerate(spans):
         column = channel.crop((start, 0, end, channel.height))

@@ -72,7 +72,7 @@ def application(state: ServerState) -> web.Application:
 
 
 async def _event_socket(state: ServerState, request: web.Request) -> web.StreamResponse:
-    """``GET /ws``: from the handshake to the end of the socket."""
+    """Serve ``GET /ws``, from the handshake to the end of the socket."""
     sockets, records = state.sockets, state.records
     ws = web.WebSocketResponse(autoping=False)
     ws.headers.update(more_headers.get())
@@ -156,7 +156,7 @@ async def _cache_control(request: web.Request, handler: Next) -> web.StreamRespo
 
 @web.middleware
 async def _origin(request: web.Request, handler: Next) -> web.StreamResponse:
-    """Refuses pages of other sites; answers OPTIONS."""
+    """Refuse web pages of other sites; answer OPTIONS."""
     host, origin = request.headers.get("Host"), request.headers.get("Origin")
     if host is not None and origin is not None:
         host, origin = host.lower(), origin.lower()

@@ -444,7 +444,7 @@ def shown(value: Any) -> Any:
 
 
 def text_of(value: object) -> str:
-    """``str()`` of a value, even if that fails."""
+    """Return ``str()`` of a value, or a substitute if that fails."""
     try:
         return str(value)
     except BaseException as exc:  # noqa: BLE001  a class of the user's

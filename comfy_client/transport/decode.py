@@ -130,7 +130,7 @@ def _loads(said: str) -> Any:
 
 
 def _size(said: str) -> int:
-    """About how many bytes an event takes whose JSON this is."""
+    """Estimate how many bytes an event of this JSON takes."""
     # A single sign may have all of a text take four bytes each.
     return LEAST + size_decoded(said) + sys.getsizeof(said) - len(said)
 

@@ -369,7 +369,7 @@ def speaks_tls(http: Http, timeout: float, hold: Hold) -> bool:
 
 
 def _connect(host: str, port: int, deadline: Deadline, hold: Hold) -> socket.socket:
-    """Like ``socket.create_connection``, but the socket is known before it is connected."""
+    """Connect as ``socket.create_connection``, but hand over each socket before it connects."""
     failure = OSError(f"{host} has no address")
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     for tried, (family, kind, proto, _, address) in enumerate(found):

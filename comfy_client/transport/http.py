@@ -236,13 +236,13 @@ class Http:
             return self._whole(response, deadline, MAX_ANSWER if max_bytes is None else max_bytes)
 
     def send_command(self, method: str, route: str, **kw: Any) -> None:
-        """:meth:`request` for a route without an answer; a page is an error."""
+        """Call :meth:`request` for a route without an answer; a web page is an error."""
         answer = self.request(method, route, max_bytes=SMALL, **kw)
         if answer.is_page:
             raise unexpected(answer, "an empty answer")
 
     def json(self, method: str, route: str, *, max_bytes: int | None = None, **kw: Any) -> Any:
-        """:meth:`request`, decoded whatever its content type: some proxies call all of it a page.
+        """Call :meth:`request`, and decode any content type: some proxies call all of it HTML.
 
         ``max_bytes``: the largest answer; ``None``: ``max_json``.
         """

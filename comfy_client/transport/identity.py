@@ -251,7 +251,7 @@ class Identity:
                 secrets.add([str(cookie.value)], shortest)
 
     def add_words_to(self, secrets: Secrets) -> None:
-        """:meth:`add_secrets_to`, and whatever else of the settings may be secret or personal.
+        """Add as :meth:`add_secrets_to`, and what else of the settings may be secret or personal.
 
         User names, all headers that were given, and proxies of the environment.
         """
@@ -270,7 +270,7 @@ class Identity:
         secrets.add(words)
 
     def entrust(self, value: Any) -> None:
-        """Values of something that is sent are secret from now on, if their names say so."""
+        """Treat values of what is sent as secret from now on, if their names say so."""
         self._secrets.add_named(value, pinned=True)
 
     def hide(self, value: Any) -> Any:
@@ -345,7 +345,7 @@ def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 def _keep_redirect(response: requests.Response, **_: Any) -> None:
-    """Without it, requests reads a redirect's body and target, even if it is not followed."""
+    """Keep requests from reading the body and target of a redirect that is not followed."""
     response.headers.pop("Location", None)
 
 

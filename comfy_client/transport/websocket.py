@@ -294,7 +294,7 @@ class Connection:
             self._pause_after(_without_frames(exc if is_foreseen else _failed(exc)))
 
     def _log(self, exc: Exception) -> None:
-        """Once of each kind, whatever the server sends."""
+        """Log an unexpected exception, once of each kind."""
         if type(exc) not in self._unforeseen:
             self._unforeseen.add(type(exc))
             log.error("the event thread failed by a defect of comfy_client", exc_info=exc)

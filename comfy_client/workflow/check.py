@@ -226,7 +226,7 @@ class _Checker:
         return CheckReport(tuple(problems), result.ok)
 
     def _add(self, problems: Iterable[Problem]) -> None:
-        """Errors that the server does not name, of inputs and nodes that nothing is said of yet."""
+        """Add errors that the server does not name, where no error is known yet."""
         for problem in problems:
             if _place(problem) not in self.blamed:
                 self.blamed.add(_place(problem))

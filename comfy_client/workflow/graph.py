@@ -214,7 +214,7 @@ def check_graph(graph: Mapping[str, Any]) -> dict[str, Any]:
 def check_parts(
     graph: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """:func:`check_graph` for a workflow of which a part may be left out.
+    """Check as :func:`check_graph` a workflow of which a part may be left out.
 
     A server drops the outputs that depend on a missing node, and runs the others; but where it
     does not check the input (an optional one on the earliest servers, and one that the node
@@ -264,7 +264,7 @@ def _links_to_nothing(graph: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def json_graph(graph: Mapping[str, Any], *, links: bool) -> dict[str, Any]:
-    """:func:`check_graph`, with or without refusing bad links."""
+    """Check as :func:`check_graph`, with or without refusing bad links."""
     for node_id in graph:
         if not isinstance(node_id, str):
             raise WorkflowError(f"the node id {brief(node_id)} is not a string")

@@ -79,7 +79,7 @@ def _open_node(scene: Scene, saved: SavedNode, catalog: Catalog, budget: Budget)
 
 
 def _repair_links(graph: Graph) -> None:
-    """Links that the list of links has and their input has not, and the other way round."""
+    """Repair links that only the list of links or only their input has."""
     for node in graph.nodes.values():
         for slot in node.inputs:
             link = graph.link_of(slot)

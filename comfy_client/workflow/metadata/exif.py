@@ -115,7 +115,7 @@ def _entries(stream: Stream, data: memoryview) -> Iterator[tuple[int, memoryview
 
 
 def _user_comment(value: memoryview) -> memoryview:
-    """Without the eight bytes that say how it is encoded."""
+    """Return a user comment without the eight bytes that say how it is encoded."""
     mark, text = bytes(value[:8]), value[8:]
     if mark == b"UNICODE\0":  # UTF-16, and nobody says in which order of bytes
         order = "be" if bytes(text[:1]) == b"\0" else "le"

@@ -146,7 +146,7 @@ class Stream:
 
 
 def _size_left(file: io.IOBase | None) -> int | None:
-    """Bytes from where it stands to its end; ``None``: it does not say."""
+    """Return the bytes from a file's position to its end; ``None``: it does not say."""
     if file is None:
         return None
     try:
