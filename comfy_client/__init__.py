@@ -46,7 +46,7 @@ Glossary:
     sealed: Said of a secret text whose ``repr`` shows nothing.
     snapshot: What the queue was at one moment.
     subscription: One reader's queue of events.
-    tracked: Said of a prompt that somebody waits for, and that has not ended.
+    tracked: Said of a prompt whose end is waited for, and that has not ended.
     UI format: A workflow as the *frontend* saves it; *API format* is what a server takes.
     workflow: The graph of nodes, in API format unless it says UI format.
 """

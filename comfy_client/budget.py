@@ -1,8 +1,8 @@
 """Memory that a server can have us use: counted in bytes, with a maximum for all of it.
 
-Each client has one :class:`Budget`, which all share that hold something until somebody takes
-it: the queues of receivers and iterators, and jobs that have not ended.  What is merely
-remembered stands in a :class:`Newest`.
+Each client has one :class:`Budget`, shared by all that hold something until it is taken: the
+queues of receivers and iterators, and jobs that have not ended.  What is merely remembered
+stands in a :class:`Newest`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Holder(Protocol):
 
 
 class Charge:
-    """The bytes of something large, which count once, as long as anybody keeps this."""
+    """The bytes of something large, which count once, as long as this object is kept."""
 
     __slots__ = ("__weakref__", "_body", "_budget", "fixed", "nbytes")
 

@@ -468,7 +468,7 @@ def _warn_of_pickle(host: str, dropped_arguments: tuple[str, ...]) -> None:
 
 
 def _before_fork() -> None:
-    """Wait for what other threads import: in the child nobody would, and it could never."""
+    """Wait for what other threads import: in the child, these imports would never end."""
     for name in list(sys.modules):
         if name.startswith(f"{__package__}."):
             with contextlib.suppress(Exception):  # that thread gets it, too

@@ -38,7 +38,7 @@ def shared_lock(*, is_small: bool = False) -> runtime.RLock:
 
 
 def share(lock: runtime.RLock | runtime.Condition, *, is_small: bool) -> None:
-    """Have :func:`check_may_wait` know a lock, as long as anybody keeps it."""
+    """Have :func:`check_may_wait` know a lock, as long as it is kept."""
     known = _small_locks if is_small else _locks
     known.add(weakref.ref(cast(_Lock, lock), known.discard))
 

@@ -108,7 +108,7 @@ _LAZY = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType)
 
 
 class Receivers:
-    """Everyone who wants events of one client.  The client owns it; threads hold it weakly.
+    """The receivers of one client's events.  The client owns it; threads hold it weakly.
 
     ``sender`` is the client: what receivers get as their first argument.
     """
@@ -212,7 +212,7 @@ class Receivers:
     # -- what happens with an event ------------------------------------------------------
 
     def publish(self, event: Event) -> None:
-        """Hand an event on; costs next to nothing when nobody listens."""
+        """Hand an event on; this costs next to nothing without listeners."""
         names = signal_names(event)
         for name, ref in self._subscriptions:
             if name in names and (queue := ref()) is not None:

@@ -339,7 +339,7 @@ class FileChanged(OSError):
 
 @contextmanager
 def opened(file: Content) -> Iterator[tuple[BinaryIO, int]]:
-    """Yield a stream of a content, whose position nobody else moves, and its size in bytes.
+    """Yield a stream of a content, with a position of its own, and its size in bytes.
 
     An open file is read from where it stands, and its position stays there.
     """
@@ -514,7 +514,7 @@ def _rewindable(file: BinaryIO) -> tuple[BinaryIO, int]:
 
 
 def _own(file: BinaryIO, start: int) -> BinaryIO:
-    """Return the file from a byte on, in a stream whose position nobody else moves.
+    """Return the file from a byte on, in a stream with a position of its own.
 
     Raises:
         FileChanged: It became shorter.
@@ -592,7 +592,7 @@ def _position_of(file: BinaryIO) -> int:
 
 
 class _Copy(io.BufferedRandom):
-    """A temporary file that is closed when nobody has it any more."""
+    """A temporary file that is closed when it is no longer used."""
 
     def __del__(self) -> None:
         self.close()

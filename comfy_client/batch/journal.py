@@ -112,13 +112,13 @@ class Record:
 
 
 class Journal:
-    """An open journal: nobody else writes it meanwhile.  Threads may write it at the same time.
+    """An open journal, which no other process writes.  Threads may write it at the same time.
 
     Args:
-        path: Of the file; it is made when missing, its folder is not.
+        path: The path of the file; it is made when missing, its folder is not.
 
     Raises:
-        BlockingIOError: Somebody else is at work with it.
+        BlockingIOError: Another process, or another journal here, is at work with it.
         ValueError: It is no journal (then it is left as it is), or damaged; or what lies beside
             it has a name that SQLite needs.
         OSError: It cannot be made, read or written.
@@ -147,7 +147,7 @@ class Journal:
             raise
 
     def _claim(self, connection: sqlite3.Connection) -> None:
-        """Keep everybody else out, and read whose it is."""
+        """Lock the journal against other processes, and read its id."""
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("BEGIN EXCLUSIVE")
         connection.execute("COMMIT")
@@ -172,7 +172,7 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Let others have it; who writes it yet gets :class:`ClientClosed`."""
+        """Close the journal; threads that still write it get :class:`ClientClosed`."""
         with self._lock:
             connection, self._connection = self._connection, None
         steps: list[Callable[[], object]] = [self._forget]

@@ -86,7 +86,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def make(path: Path) -> bool:
-    """Have a new journal appear complete; ``False``: somebody was faster, and theirs counts."""
+    """Have a new journal appear complete; ``False``: another process made one first."""
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))

@@ -121,7 +121,7 @@ class Outage:
             self._connections = tracker.connection.generation
 
     def _failed(self, exc: ComfyError) -> None:
-        """Note a request that nobody answered; raise once patience is exhausted."""
+        """Note a request without an answer; raise once patience is exhausted."""
         tracker = self.poller.tracker
         if self._since is None:
             log.warning("waiting for the server to come back: %s", exc)

@@ -57,7 +57,7 @@ def read_definitions(path: Path) -> Mapping[str, Any]:
 
 
 class Late:
-    """A server that nobody asks before something is needed of it.
+    """A server that is not asked before something is needed of it.
 
     What is wrong with a file is said before it turns out that the server is away.
     """
@@ -89,7 +89,7 @@ class Late:
 
 
 class Source(Late):
-    """A server that is asked for definitions only if somebody needs them; or a file of them."""
+    """A server that is asked for definitions only if they are needed; or a file of them."""
 
     def __init__(self, given: Given, path: Path | None) -> None:
         self._known = None if path is None else read_definitions(path)

@@ -102,7 +102,7 @@ def _ask(clients: Sequence[ComfyApi]) -> None:
 
 
 def at_once(call: Callable[[ComfyApi], object], clients: Sequence[ComfyApi]) -> None:
-    """Call it with each of them, in threads that nobody waits for who presses Ctrl-C."""
+    """Make a call for each client at the same time, in threads that Ctrl-C does not wait for."""
     threads = [threading.Thread(target=call, args=(api,), daemon=True) for api in clients]
     for thread in threads:
         thread.start()

@@ -68,7 +68,7 @@ def report(error: BaseException, as_json: bool) -> Exit:
 
 
 def _has_emitted(found: Any) -> bool:
-    """Return whether stdout took it, or nobody reads that; a full disk does not."""
+    """Print an object; return whether stdout took it or has no reader, and is not a full disk."""
     try:
         emit(found)
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""``comfy-client serve``: the embedded server, for whoever has no ComfyUI."""
+"""``comfy-client serve``: the embedded server, for users without a ComfyUI."""
 
 from __future__ import annotations
 

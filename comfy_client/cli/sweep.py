@@ -214,7 +214,7 @@ def _run_all(
     printer: _Printer,
     options: Mapping[str, Any],
 ) -> Sweep:
-    """Run all rows; on an error, leave no prompt that nobody knows of."""
+    """Run all rows; on an error, leave no unknown prompt on a server."""
     sweep_id = str(uuid.uuid4())
     extra_data = {**mark(), _KEY: sweep_id}
     # Without a journal they are cancelled below.

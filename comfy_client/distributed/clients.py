@@ -81,7 +81,7 @@ class Clients:
             return self._submitting[url]
 
     def id_at(self, url: str) -> str:
-        """Return the id of that client."""
+        """Return the id of the client that sends prompts to a server."""
         if url == self.url:
             return self.client_id
         return str(uuid.uuid5(uuid.UUID(self.client_id), url))
@@ -107,7 +107,7 @@ class Clients:
             return api
 
     def close(self) -> None:
-        """Close all of them; who waits with one gets :class:`ClientClosed`."""
+        """Close all clients; calls that wait with one get :class:`ClientClosed`."""
         with self._lock:
             self.closed = True
             clients = [*self._looking, *self._submitting.values()]

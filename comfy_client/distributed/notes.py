@@ -54,7 +54,7 @@ class Attempt:
 
     Attributes:
         number: How many before it have ended without a result, or were lost.
-        client_id: Of the client that sent it, or is about to; ``None``: nobody has.
+        client_id: The client that sent it, or is about to; ``None``: it was not sent.
         prompt_id: Its id; the same in every worker.
     """
 

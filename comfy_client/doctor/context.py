@@ -139,7 +139,7 @@ class Redactor:
     def __call__(self, text: str) -> str:
         """Put a text of ours on one line, and hide names of people.
 
-        Secret words stay: who knows the text could guess them from what is hidden.
+        Secret words stay: the known rest of the text would tell what is hidden.
         """
         for path in self._paths:
             text = text.replace(path, f"/{STARS}")

@@ -27,12 +27,12 @@ class JobProgress(AsDict):
     Attributes:
         fraction: From 0 to 1; it never falls, and is 1 only for a success.  Nodes count by their
             samplers' steps, and by how long they took in earlier runs of this client.
-        node_id: The id of the node that is running; ``None``: none is, or it is unknown.
+        node_id: The id of the node that is running; ``None``: no node is, or it is unknown.
         title: The title of that node, or its class if it has no title.
         step: How many steps that node has done; ``None`` if it does not report steps.
         steps: How many steps that node has; ``None`` if it does not report steps.
-        elapsed: Seconds since the prompt started to run; ``None``: it has not started, or nobody
-            knows when.
+        elapsed: Seconds since the prompt started to run; ``None``: it has not started, or it is
+            not known when it did.
         left: About how many seconds it still takes, by earlier runs of its nodes in this client,
             and by the pace of its steps; ``None``: nothing tells yet.
     """

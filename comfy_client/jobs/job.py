@@ -487,7 +487,7 @@ def result_of(job: Job) -> Result | None:
 def hand_over(job: Job, take: Callable[[Event | None], object]) -> None:
     """Hand each event of a job to a function, which may not wait, and then ``None``.
 
-    At that time its result is known, and nobody has had it.
+    At that time the job's result is known, and has not been given to any caller.
     """
     job._tracked.events.sinks = (take,)
     job._last_words.append(partial(take, None))

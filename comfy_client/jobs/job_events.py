@@ -33,14 +33,14 @@ class JobEvents:
         # Guards the queues, which are replaced, never changed.  Re-entrant: the collector may
         # end an iterator in here.
         self._lock = shared_lock(is_small=True)
-        #: Filled from the beginning; ``None``: somebody reads it.
+        #: Filled from the beginning; ``None``: it has a reader.
         self.first: EventQueue | None = EventQueue(high_water=0, budget=self._budget)
         # Weakly, so that an iterator that nobody keeps is gone with its events; but for the
         # first, until somebody asks for it.
         self._queues = (weakref.ref(self.first),)
 
     def keep_all(self) -> None:
-        """Keep all events for somebody who listens from the beginning."""
+        """Keep all events for a reader from the beginning."""
         if self.first is not None:
             self.first.listen()
 

@@ -1,4 +1,4 @@
-"""Under which id a server has a prompt of ours: the one that we chose, or one of its own."""
+"""The id under which a server has a prompt of ours: the one that we chose, or one of its own."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class Poller:
                 ending.due = 0.0
 
     def ask_now(self, one: Tracked) -> None:
-        """Ask about a prompt at once: somebody waits for it, or the server has just answered."""
+        """Ask about a prompt at once: a caller waits for it, or the server has just answered."""
         self.tracker.not_before = 0.0
         one.state.wanted_at = runtime.monotonic()
         self.tracker.poll_soon(one.state)

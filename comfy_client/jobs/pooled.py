@@ -176,7 +176,7 @@ class PooledJob(Job):
 
 
 def keep_events(job: PooledJob) -> None:
-    """Keep all events of a job for somebody who reads them from the beginning."""
+    """Keep all events of a job for a reader from the beginning."""
     job._tracked.events.keep_all()
 
 

@@ -478,7 +478,7 @@ class JobState:
         )
 
     def release(self) -> None:
-        """Keep nothing of its course and of what it left: nobody asks for them any more."""
+        """Release what is known of the prompt's course and outputs, which is no longer needed."""
         self.share.free()
         self.cached, self.states, self.step = None, None, None
         self.visited, self.reported, self.spent = set(), set(), {}

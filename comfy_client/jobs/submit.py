@@ -170,7 +170,7 @@ def attach(
 ) -> Job:
     """Return a job for a prompt that somebody submitted, maybe in another process.
 
-    If it ended here recently, this is the same job if anybody still has it; else the reported end
+    If it ended here recently, this is the same job if that is still in use; else the reported end
     stands, and only the outputs are asked for.
     """
     if not isinstance(prompt_id, str):

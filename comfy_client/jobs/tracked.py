@@ -1,4 +1,4 @@
-"""A prompt that somebody waits for, and what ends the waits."""
+"""A prompt whose end is waited for, and what ends the waits."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Waiter(Protocol):
 
 @attrs.define(eq=False, repr=False)
 class Tracked:
-    """A prompt that somebody waits for; each job has one."""
+    """A prompt whose end is waited for; each job has one."""
 
     state: JobState
     events: JobEvents

@@ -39,7 +39,7 @@ class Waiting(Reading):
         its end.
 
         An end that this client has seen is final (it remembers the last thousand).  While
-        anybody holds the job of this prompt, that job is returned; later, an error is the same
+        the job of this prompt is still in use, that job is returned; later, an error is the same
         as before, and the result of a success is read from the history again.
 
         Args:

@@ -163,7 +163,7 @@ class Batches(Running):
         has left.  ``row.host`` says where a row ran.
 
         The ``journal`` knows which server has which prompt, before that server gets it.  The same
-        call asks that server after any interruption.  While it does not answer, nobody knows
+        call asks that server after any interruption.  While it does not answer, it is not known
         whether it has run the prompt.  After the ``patience`` of the pool, others run the points
         that only waited there; the error of the row of one that had begun is :class:`JobLost`, and
         the next call asks again.  With ``on_lost="retry"``, another server runs it.  The same

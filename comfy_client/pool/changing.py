@@ -1,6 +1,6 @@
 """The state of a pool, and the lock of it.
 
-Nothing is sent, and nobody's code runs, while the lock is held.
+Nothing is sent, and no code of users runs, while the lock is held.
 """
 
 from __future__ import annotations

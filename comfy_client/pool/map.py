@@ -162,7 +162,7 @@ def _submit_next(
 def _next_end(
     jobs: _Jobs, patience: Patience, wait: Wait, *, ordered: bool
 ) -> tuple[int, Result | ComfyError] | None:
-    """Wait for a moment until the first one is over, or whichever is; which one, and how."""
+    """Wait briefly for the end of the first job, or of any; return its key and its outcome."""
     waited_for = dict(itertools.islice(jobs.items(), 1)) if ordered else jobs
     all_jobs = [job for job in jobs.values() if isinstance(job, PooledJob)]
     return next_end(waited_for, lambda key, _: patience.due(jobs[key], all_jobs), wait=wait)

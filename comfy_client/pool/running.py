@@ -95,7 +95,7 @@ class _Attempts:
 
 @contextlib.contextmanager
 def _cancelled_if_interrupted() -> Iterator[list[PooledJob]]:
-    """Context manager: cancel jobs whose submission is interrupted before anybody has them."""
+    """Context manager: cancel jobs whose submission is interrupted before a caller has them."""
     jobs: list[PooledJob] = []
     try:
         yield jobs

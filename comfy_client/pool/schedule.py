@@ -24,7 +24,7 @@ _KINDS: Final = 1000
 
 
 def anything(_: Needs) -> bool:
-    """Return True: nobody knows what the server has."""
+    """Return True: it is not known what the server has."""
     return True
 
 

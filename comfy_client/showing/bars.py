@@ -253,7 +253,7 @@ def _print(text: str) -> None:
 
 
 def _has_room(stream: TextIO) -> bool:
-    """Return False for a pipe that nobody reads, as of a parent that waits for our end."""
+    """Return False for a pipe without a reader, as of a parent that waits for our end."""
     try:
         return bool(select.select([], [stream], [], 0)[1])
     except (OSError, TypeError, ValueError):  # it is no file; or no socket, on Windows

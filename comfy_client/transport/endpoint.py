@@ -153,7 +153,7 @@ class Endpoint:
             keep_to_deadlines(pool)
 
     def drop_kept(self) -> None:
-        """Close the connections that nobody uses; those in use are closed when they are done."""
+        """Close the idle connections; those in use are closed when they are done."""
         self.session.get_adapter(self.address.http_url).close()
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ _FAREWELL: Final = 1.0
 
 
 class Abandoned(Exception):
-    """Another one has failed, or was interrupted: nobody wants this one any more."""
+    """The end of work that is no longer wanted, as other work failed or was interrupted."""
 
 
 class _Group:
@@ -43,7 +43,7 @@ _group: Final[ContextVar[_Group | None]] = ContextVar("group", default=None)
 
 
 def check_wanted() -> None:
-    """Raise :class:`Abandoned` within work that nobody wants any more."""
+    """Raise :class:`Abandoned` within work that is no longer wanted."""
     group = _group.get()
     if group is not None and group.over.is_set():
         raise Abandoned

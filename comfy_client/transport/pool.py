@@ -300,10 +300,10 @@ def _in_time(kind: type[HTTPConnection]) -> type[HTTPConnection]:
 
 
 def keep_to_deadlines(pool: Any) -> None:
-    """Have a pool of somebody else make connections that keep to deadlines, too.
+    """Have a given Session's pool make connections that keep to deadlines, too.
 
     Requests of others go over them as before, but for ``pool_block``: urllib3 waits for a free
-    connection without any limit, so here nobody waits for one, and a few more are made.
+    connection without any limit, so here no request waits for one, and a few more are made.
     """
     kind = pool.ConnectionCls
     if issubclass(kind, _InTime):

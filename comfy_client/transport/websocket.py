@@ -101,11 +101,11 @@ class Handler(Protocol):
 
 
 class _Refused(Lost):
-    """The server ended the socket that we had for who we are: by the code 1008."""
+    """The server ended the socket because of our client id, with the code 1008."""
 
 
 class _Quiet(Lost):
-    """The socket that we had is there, but nobody at its other end."""
+    """The socket is still open, but nothing comes from its other end."""
 
 
 class Connection:
