@@ -90,7 +90,7 @@ class ComfyApi(Batches, Subscriptions, Connecting):
         verify: TLS: ``True`` for public CAs, the path of a CA bundle, or ``False``.  The same
             for HTTP and the socket.
         cert: The client certificate: a path, or (certificate, key).
-        proxies: By scheme, as in requests; ``None``: from the environment; ``{}``: none.
+        proxies: Proxies by scheme, as in requests; ``None``: from the environment; ``{}``: none.
             Loopback addresses bypass the proxy.
         headers: Further headers of every request and of the handshake.  For secrets use
             ``HeaderCredentials`` instead.

@@ -21,7 +21,7 @@ class Split:
     """The points that have not begun, each with the server that is to have it.
 
     Args:
-        points: In their best order.
+        points: The points in their best order.
         weights: How fast each server is, compared to the others, by its name.
         cost: What has to run again at a point, after another one: where that is much, a run is
             best cut.

@@ -68,7 +68,7 @@ def report(error: BaseException, as_json: bool) -> Exit:
 
 
 def _has_emitted(found: Any) -> bool:
-    """Print an object; return whether stdout took it or has no reader, and is not a full disk."""
+    """Print an object; return False if stdout does not take it, such as on a full disk."""
     try:
         emit(found)
     except BrokenPipeError:

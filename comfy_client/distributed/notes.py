@@ -67,9 +67,9 @@ class Notes:
     """The notes on one task.
 
     Args:
-        worker: Who asks.
+        worker: The worker that asks.
         key: The key of the task.
-        digest: Of what it runs: two tasks may have the same key, one after the other.
+        digest: The digest of what it runs: two tasks may have the same key, one after the other.
     """
 
     def __init__(self, worker: Worker, key: object, digest: str) -> None:

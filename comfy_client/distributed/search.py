@@ -49,7 +49,7 @@ def find_prompt(
 
     Raises:
         JobLost: The server that may have it has not answered for ``patience`` seconds.
-        JobTimeout: The server that may have it has not answered by the deadline.
+        JobTimeout: At the deadline it is not known yet whether that server has it.
     """
     noted = next((one for one in others if one.client_id == attempt.client_id), None)
     rest = {(one.url, one.machine): one for one in others}

@@ -52,7 +52,7 @@ class Poller:
     """The part of a client that asks over HTTP.  The client owns it; its thread holds it weakly.
 
     Attributes:
-        tracker: Whose prompts these are.
+        tracker: The tracker of the prompts.
         timing: The times of the client.
         trouble: Why HTTP fails; ``None`` while it does not.
         stops: The prompts that were told to stop, and have not ended.

@@ -61,7 +61,7 @@ class HistoryEntry(AsDict):
             ``extra_pnginfo``.
         outputs: The output of each node, by node id: ``{"9": {"images": [{"filename", ...}]}}``.
         status: How it ended; ``None`` on servers before January 2024.
-        meta: By node id, which node of the workflow an output belongs to.  Since August 2024, empty
+        meta: To which node of the workflow an output belongs, by node id.  Since August 2024; empty
             before.
         raw: The JSON object as received.
     """

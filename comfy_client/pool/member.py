@@ -59,7 +59,7 @@ class Entry:
         workflow: What is to be run.
         waiting: What the schedule knows of it.
         callbacks: What is called as it goes on.
-        options: Of the submission.
+        options: The options of the submission.
         chosen: Called with the URL of the server that was chosen, in another thread, before
             anything is sent; what it raises is the error of the job.
         found: How to attach to a prompt that was submitted before; ``None``: it is a new one.

@@ -36,7 +36,7 @@ class Waiting:
         key: What its owner calls it.
         order: Its place among all; it keeps it if it has to come back.
         priority: Higher ones first.
-        caller: Who wants it; callers take turns.
+        caller: The caller that submitted it; callers take turns.
         needs: What it needs of a server.
         model: The models that it loads; empty: none.
         include: The only servers that it may go to; ``None``: any.

@@ -123,8 +123,8 @@ class AnswerFaults:
         """Delay answers; ``None``: until the fault ends, or the client gives up.
 
         Args:
-            method: Of the request, or ``*``.
-            path: As in the module's description.
+            method: The method of the requests, or ``*``.
+            path: The path, as in the module's description.
             seconds: The delay in seconds.
             ran: Whether the delay comes after the request took effect, or before.  For a
                 WebSocket it always comes before.
@@ -146,8 +146,8 @@ class AnswerFaults:
         """End connections before the answer is complete.
 
         Args:
-            method: Of the request, or ``*``.
-            path: As in the module's description.
+            method: The method of the requests, or ``*``.
+            path: The path, as in the module's description.
             ran: Whether the request takes effect, such as a prompt that is queued without an
                 answer.  A WebSocket is answered first, and then ended.
             sent: How many bytes of the answer's body are sent, although ``Content-Length``
@@ -327,8 +327,8 @@ class AnswerFaults:
         """Set the answer of a route, as ``server.on`` does.
 
         Args:
-            method: Of the request, or ``*``.
-            path: As in the module's description.
+            method: The method of the requests, or ``*``.
+            path: The path, as in the module's description.
             answer: Status, headers and body (bytes, text, ``None``, or JSON), or a function
                 that makes them for a :class:`~comfy_client.testing.Request`.  It runs in a
                 thread of its own and may wait; if it returns ``None``, it has written to

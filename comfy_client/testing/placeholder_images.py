@@ -29,8 +29,8 @@ def draw(
     """Draw a picture, labelled as simulated if there is room for that.
 
     Args:
-        width: In pixels.
-        height: In pixels.
+        width: The width in pixels.
+        height: The height in pixels.
         seed: With `text` and `index` it decides what is to be seen.
         text: The prompt.
         index: The place in the batch.

@@ -58,7 +58,7 @@ class Identity:
     Attributes:
         credentials: As given; a pair became :class:`BasicCredentials`.
         user: The user that requests name, for servers with ``--multi-user``.
-        recorder: Is told each secret before it is sent.
+        recorder: The recorder, which learns each secret before it is sent.
     """
 
     def __init__(

@@ -274,8 +274,8 @@ class Workflow(Nodes):
 
         Args:
             name: The file, as in :meth:`ComfyApi.get_loras`.
-            strength: Of the model; negative ones are fine, and 0 does nothing.
-            clip_strength: Of the CLIP; ``None``: as ``strength``.
+            strength: The strength for the model; it may be negative, and 0 does nothing.
+            clip_strength: The strength for the CLIP; ``None``: as ``strength``.
             loader: The node, or its id, title or class, whose model and CLIP go through the
                 LoRA.  ``None``: the one of a known class, such as ``CheckpointLoaderSimple`` or
                 ``UNETLoader``.

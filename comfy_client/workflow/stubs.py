@@ -68,7 +68,7 @@ def stubs(definitions: Mapping[str, Any], module: str = "comfy_nodes") -> str:
     """Return the module for these definitions, as ``GET /object_info`` gives them.
 
     Args:
-        definitions: By class.
+        definitions: The definitions by class.
         module: The name of the module, for its docstring.
     """
     classes = {

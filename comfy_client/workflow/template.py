@@ -103,7 +103,7 @@ class Template:
 
         Args:
             values: Values by input; for names that Python does not take as keywords.
-            named: The same.
+            named: Values by input, too.
 
         Raises:
             WorkflowError: No such input (``candidates`` are similar ones), or a value that JSON

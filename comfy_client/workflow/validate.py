@@ -84,7 +84,7 @@ def validate(
 
     Args:
         graph: What the request holds under ``prompt``; any JSON value.
-        definitions: By class_type, as ``GET /object_info`` gives them.
+        definitions: Definitions by class_type, as ``GET /object_info`` gives them.
         targets: ``partial_execution_targets`` of the request (0.3.48+): only these output
             nodes count.  ``None``: all.
         extra_checks: By class_type, a node's own check (``VALIDATE_INPUTS``).  As on the

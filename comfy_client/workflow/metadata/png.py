@@ -41,7 +41,7 @@ def write_metadata(png: bytes, entries: Mapping[str, Any]) -> bytes:
 
     Args:
         png: A complete PNG file.
-        entries: By key (1 to 79 characters of Latin-1): ``{"prompt": graph}`` and the like.
+        entries: Entries by key (1 to 79 characters of Latin-1): ``{"prompt": graph}`` and the like.
 
     Raises:
         WorkflowError: It is no PNG, it is damaged, a key cannot be one, or JSON cannot
