@@ -29,6 +29,7 @@ class Timing:
         deaf: How soon a submission must show on a socket that is not deaf.
         redial: The shortest pause between two reconnects because a socket is deaf.
         mute: After how long without news, while HTTP refuses to say, a socket may be deaf.
+        give_up: After how long without news, while HTTP refuses to say, a prompt may be lost.
         question: How long the server may be silent in a request about jobs.
         question_pause: The first pause after a failed question; it doubles up to ``silence_cap``.
         link: The shortest pause between questions because the socket came or went.
@@ -72,6 +73,7 @@ class Timing:
     deaf: float = 3.0
     redial: float = 60.0
     mute: float = 600.0
+    give_up: float = 3600.0
     question: float = 5.0
     question_pause: float = 0.5
     link: float = 1.0

@@ -379,11 +379,13 @@ class Poller:
         if is_away(exc):
             most = 0
         monitor, now = tracker.monitor, runtime.monotonic()
+        self._note_who_is_heard()
         for one in some:
             state = one.state
-            if most and now - max(state.news_at, monitor.status_at) > self.timing.mute:
+            if most and now - max(state.heard_at, monitor.status_at) > self.timing.mute:
                 tracker.deafness.expect(now - self.timing.mute, now)  # nothing else would tell
-            is_mute = now - state.news_at > self.timing.mute
+            # By then the socket is another one, which would have told of what runs.
+            is_mute = now - state.heard_at > self.timing.give_up
             with tracker.lock:
                 is_gone = not state.search_by_mark and monitor.lacks(
                     state.prompt_id, state.accepted_at or now
@@ -397,6 +399,16 @@ class Poller:
                 )
             if outcome is not None:
                 tracker.resolve(one, outcome)
+
+    def _note_who_is_heard(self) -> None:
+        """Note when each prompt was heard of: while one before it runs, it may well wait."""
+        with self.tracker.lock:
+            latest = 0.0
+            for one in sorted(self.tracker.outstanding, key=lambda one: one.state.posted_at):
+                state = one.state
+                if state.news_by == "socket":
+                    latest = max(latest, state.news_at)
+                state.heard_at = max(state.heard_at, state.news_at, latest)
 
     def give_up(self, exc: Exception) -> None:
         """Count a defect of ours in a pass as a refusal for all prompts."""

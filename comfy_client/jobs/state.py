@@ -105,6 +105,7 @@ class JobState:
     leaves_at: int = 0  #: When this many prompts have left the queue, it may have, too.
     news_at: float = 0.0
     news_by: str = ""  #: ``"socket"`` or ``"HTTP"``.
+    heard_at: float = 0.0  #: News of it, or over the socket of one before it; while HTTP refuses.
     # Its course.
     targets: Sequence[str] | None = None  #: Outputs that are to run; ``None``: all.
     cached: frozenset[str] | None = None

@@ -441,8 +441,8 @@ class Tracker:
             self._attached -= state.attached
             self._tracked.pop(state.prompt_id, None)
             self._orphans.drop(self._tracked.values())
-        if news is not None:
-            self.publish(news)
+            if news is not None:  # in here: whoever attaches to it now, ends at once
+                self.publish(news)
         with self.lock:
             if state.accepted_at is None:  # the answer to the submission may have more to say
                 one.early = end

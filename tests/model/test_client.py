@@ -46,7 +46,7 @@ from tests.model.wire import Network, connect
 #: Seconds within which a job ends, once its prompt has ended and faults have ceased.
 BOUND: Final = 40.0
 #: Seconds after which nobody waits any more, whatever stays broken.
-LIMIT: Final = 2000.0
+LIMIT: Final = 5000.0
 #: Default lane: so many schedules, in so many tests.
 SCHEDULES, BLOCKS = 2000, 40
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from comfy_client import Result
 from tests.model.fleet import Task
 from tests.model.schedule import Act, Fault, Prompt, Schedule
 from tests.model.test_client import play as replay
@@ -177,3 +178,58 @@ def test_a_job_that_attaches_as_its_client_closes_is_not_outstanding() -> None:
             acts=(Act(at=0.737, what="attach"), Act(at=0.739, what="again")),
         )
     )
+
+
+def test_while_one_prompt_tells_of_itself_those_behind_it_are_not_given_up() -> None:
+    """Its socket, which was not deaf, was dialled again, and the one that waited was refused."""
+    world = replay(
+        Schedule(
+            seed=1,
+            prompts=(Prompt(seconds=1500.0, ticks=300), Prompt(at=0.5)),
+            faults=(Fault(at=2.0, kind="refuse", lasts=1e4, route="/api", value=403),),
+        )
+    )
+    results = [wait.outcome for wait in world.waits]
+    assert [isinstance(one, Result) and one.complete for one in results] == [True, True]
+
+
+def test_those_behind_a_prompt_that_tells_of_itself_are_waited_for_after_a_gap() -> None:
+    world = replay(
+        Schedule(
+            seed=1,
+            prompts=(Prompt(seconds=1500.0, ticks=300), Prompt(at=0.5)),
+            faults=(
+                Fault(at=2.0, kind="refuse", lasts=1e4, route="/api", value=403),
+                Fault(at=3.0, kind="close", value=1001),
+            ),
+        )
+    )
+    assert all(isinstance(wait.outcome, Result) for wait in world.waits)
+
+
+def test_a_socket_that_is_dialled_again_where_http_refuses_has_time_to_tell() -> None:
+    """The prompts were given up in the moment in which it was not deaf any more."""
+    world = replay(
+        Schedule(
+            seed=1,
+            prompts=(Prompt(seconds=1000.0, ticks=200), Prompt(at=0.5)),
+            faults=(
+                Fault(at=2.0, kind="refuse", lasts=1e4, route="/api", value=403),
+                Fault(at=3.0, kind="break", lasts=1.0),
+            ),
+        )
+    )
+    assert all(isinstance(wait.outcome, Result) for wait in world.waits)
+
+
+def test_a_long_prompt_is_not_given_up_where_the_queue_alone_is_refused() -> None:
+    """A proxy may let through what a client needs to submit and to read records, and no socket."""
+    world = replay(
+        Schedule(
+            seed=1,
+            polls=True,
+            prompts=(Prompt(seconds=1500.0),),
+            faults=(Fault(at=0.0, kind="refuse", lasts=1e4, route="/queue", value=403),),
+        )
+    )
+    assert all(isinstance(wait.outcome, Result) for wait in world.waits)

@@ -11,7 +11,7 @@ import attrs
 import blinker
 import pytest
 
-from comfy_client import ComfyApi
+from comfy_client import ComfyApi, JobLost
 from comfy_client.event_queue import EventQueue
 from comfy_client.events import FROM_SERVER, ConnectionEvent, Event, PreviewEvent, StatusEvent
 from comfy_client.jobs.job import Job
@@ -98,6 +98,30 @@ def test_verdicts_of_two_threads_come_one_after_the_other(api: ComfyApi, tracker
     second.join(LIMIT)
     assert job.result(LIMIT).prompt_id == "ours"
     assert (api.stats().succeeded, api.stats().lost) == (1, 0)
+
+
+def test_whoever_attaches_to_a_prompt_that_ends_gets_its_end_after_receivers(
+    api: ComfyApi, tracker: Tracker
+) -> None:
+    one, _ = posted(api, tracker, "ours")
+    tracker.accept(one, QueuedPrompt("ours"))
+    one.waiters.clear()  # nobody keeps the job
+    early: list[bool] = []
+
+    def attach_meanwhile(_: Event) -> None:
+        attaching.start()
+        attaching.join(0.1)
+        early.append(not attaching.is_alive())
+
+    ends: list[BaseException | None] = []
+    line = SimpleNamespace(state=State.IDLE, start=lambda: None, client_id="ours", generation=0)
+    tracker.connection = line  # type: ignore[assignment]
+    attaching = threading.Thread(target=lambda: ends.append(api.job("ours").exception(LIMIT)))
+    tracker.publish = attach_meanwhile
+    tracker.resolve(one, Outcome(*lost("ours"), has_record=False))
+    attaching.join(LIMIT)
+    assert early == [False]
+    assert isinstance(ends[0], JobLost)
 
 
 def test_a_prompt_that_is_outstanding_keeps_its_id(tracker: Tracker) -> None:
