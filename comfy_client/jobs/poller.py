@@ -250,27 +250,30 @@ class Poller:
         ``followed``: the queue need not say where it is, for the socket does.
         """
         state = one.state
-        waits = not followed and snapshot is not None and state.prompt_id in snapshot
-        entry = None if waits else routes.get_history(state.prompt_id)
+        asked = state.prompt_id
+        waits = not followed and snapshot is not None and asked in snapshot
+        entry = None if waits else routes.get_history(asked)
         if snapshot is None and entry is None and not followed:
             return False
         if entry is None and not waits and state.search_by_mark and self.find(one):
             state = one.state
-            entry = routes.get_history(state.prompt_id)
-            waits = entry is None and snapshot is not None and state.prompt_id in snapshot
+            asked = state.prompt_id
+            entry = routes.get_history(asked)
+            waits = entry is None and snapshot is not None and asked in snapshot
         if entry is None and followed and not state.awaits_history:
             self._apply(one, state.asked)
         elif waits and snapshot is not None:
             self._apply(one, partial(state.apply_queue, snapshot))
         else:
-            self._apply_history(one, entry)
+            self._apply_history(one, entry, asked)
         self._backoff.reset()
         return True
 
     def _look_for_end(self, routes: Routes, one: Tracked) -> None:
-        entry = routes.get_history(one.state.prompt_id)
+        asked = one.state.prompt_id
+        entry = routes.get_history(asked)
         if entry is not None:
-            self._apply_history(one, entry)
+            self._apply_history(one, entry, asked)
             self._backoff.reset()
 
     def _use_stale_snapshot(
@@ -332,10 +335,14 @@ class Poller:
             tracker.resolve(one, outcome)
         return outcome
 
-    def _apply_history(self, one: Tracked, entry: HistoryEntry | None) -> None:
+    def _apply_history(self, one: Tracked, entry: HistoryEntry | None, asked: str) -> None:
+        """Apply what history says of the id under which it was asked."""
         state, tracker = one.state, self.tracker
 
         def change(now: float, link: int | None) -> Outcome | None:
+            if entry is None and state.prompt_id != asked:
+                state.check_at = now  # another thread has found it under another id
+                return None
             quiet_for = tracker.connection.quiet_for
             outcome = state.apply_history(entry, now, link, quiet_for)
             if entry is not None and outcome is not None:

@@ -233,3 +233,20 @@ def test_a_long_prompt_is_not_given_up_where_the_queue_alone_is_refused() -> Non
         )
     )
     assert all(isinstance(wait.outcome, Result) for wait in world.waits)
+
+
+def test_a_prompt_that_is_found_while_it_is_asked_about_is_not_taken_for_deleted() -> None:
+    """Its cancellation found the server's id while history was asked about ours."""
+    replay(
+        Schedule(
+            seed=711405,
+            version="0.3.40",
+            clients=2,
+            prompts=(Prompt(at=1.22), Prompt(at=0.13, how="follow", seconds=2.59)),
+            acts=(
+                Act(at=1.416, what="cancel", prompt=1),
+                Act(at=1.219, what="again", prompt=1),
+            ),
+            faults=(Fault(at=0.136, kind="proxy", lasts=1.22),),
+        )
+    )
