@@ -245,6 +245,8 @@ def post(
             return models.QueuedPrompt(found)
         except (TransportError, ApiError) as exc:
             if not is_away(exc):
+                if was_sent:  # and maybe taken, by a server that has died since
+                    raise _uncertain(state.prompt_id, exc) from exc
                 raise
             cause = exc
         # A caller who wants it sent again wants to wait for a server that is away.

@@ -160,6 +160,15 @@ def test_a_repeat_that_cannot_connect_does_not_make_the_first_certain(send):
     assert send(Server(RequestTimeout("silent"), gone, ANSWER), resubmit=True) == RECEIPT
 
 
+def test_a_repeat_that_is_refused_does_not_make_the_first_certain(send):
+    """A server that has died since may have taken it."""
+    refusal = ApiError("no", status=403)
+    server = Server(RequestTimeout("silent"), refusal)
+    with pytest.raises(SubmitUncertain) as caught:
+        send(server, resubmit=True)
+    assert caught.value.__cause__ is refusal
+
+
 def test_a_server_that_is_away_is_waited_for_before_anything_is_sent_again(send, clock):
     """For the client's own time, not only as long as a submission is looked for."""
     found = [*[ServerUnreachable("gone")] * 12, None]
