@@ -93,8 +93,7 @@ class JobState:
     client_id: str = ""  #: The client in whose name it was submitted.
     generation: int | None = None  #: Of the socket that saw the submission.
     attached: bool = False  #: Its events may go to another client, or to an older client id.
-    #: Seconds between the two checks after which it is lost, while it may be on its way.
-    lost_delay: float | None = None  #: ``None``: as usual.
+    lost_delay: float | None = None  #: Seconds between checks that make it lost; None: as usual.
     http_checked: bool = False  #: HTTP was asked, or failed.
     search_by_mark: bool = False  #: The server may have it under an id of its own.
     # Where it is.
