@@ -57,6 +57,21 @@ def test_a_look_that_another_job_needs_tells_of_all_that_vanished(comfy, fast):
             job.result(LIMIT)
 
 
+def test_a_prompt_that_is_cancelled_too_late_is_lost(comfy: ComfyServer, gate: Any) -> None:
+    """Somebody else has deleted it before: it was not our doing."""
+    with client(comfy) as api:
+        first = api.submit(held("a"))
+        until_it_runs(comfy)
+        second = api.submit(saves())
+        with Quick(comfy.url) as other:
+            other.delete_from_queue(second.prompt_id)
+        assert not second.cancel()
+        with pytest.raises(JobLost):
+            second.result(LIMIT)
+        gate("a").set()
+        first.result(LIMIT)
+
+
 @pytest.mark.parametrize("transport", ["auto", "poll"])
 def test_a_prompt_that_was_deleted_is_lost(comfy: ComfyServer, gate: Any, transport: Any) -> None:
     """It ends as lost, by asking; the one before it is not disturbed."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import requests
 
+from comfy_client.errors import UnexpectedResponse
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.http import Http, segment
 from tests.helpers.http import (
@@ -64,6 +65,16 @@ def test_a_header_with_an_umlaut_arrives_alike_by_request_and_handshake(
     assert (shaken["X-Who"], shaken["X-Session"]) == ("Jörg", "Zoë")
     with opened(comfy.url) as http, pytest.raises(ValueError, match="header"):
         http.request("GET", "/queue", headers={"X-Now": "a\r\nX-More: b"})
+
+
+def test_a_part_of_an_answer_that_nobody_asked_for_is_no_answer(
+    comfy: ComfyServer, http: Http
+) -> None:
+    """As a cache on the way may send it."""
+    queue = {"queue_running": [], "queue_pending": []}
+    comfy.on("GET", "/queue", (206, {"Content-Range": "bytes 0-43/100"}, queue))
+    with pytest.raises(UnexpectedResponse, match="206"):
+        http.json("GET", "/queue")
 
 
 def test_nan_is_refused_before_anything_is_sent(comfy: ComfyServer, http: Http) -> None:

@@ -270,4 +270,21 @@ OTHERS = (
         "unit/test_check.py",
         "the check says of one input several times what is wrong with it",
     ),
+    # -- chosen later, from the code alone ----------------------------------------------
+    Mutant(
+        "H19",
+        "budget.py",
+        "            charge.fixed = True\n",
+        "",
+        "unit/test_budget.py",
+        "pictures that a job keeps are dropped from the queues of receivers for nothing",
+    ),
+    Mutant(
+        "H20",
+        "workflow/check.py",
+        "        while circles < _MAX_CIRCLES:\n",
+        "        while True:\n",
+        "unit/test_check.py",
+        "a file with thousands of circles keeps the check busy for minutes",
+    ),
 )

@@ -221,4 +221,21 @@ POOLS = (
         "hostile/test_journals.py",
         "a journal takes any amount of memory",
     ),
+    # -- chosen later, from the code alone ----------------------------------------------
+    Mutant(
+        "H17",
+        "pool/health.py",
+        "course.rest = min(longest, 2 * course.rest or self._intervals.rest)",
+        "course.rest = self._intervals.rest",
+        "unit/test_health.py",
+        "a server that fails on and on gets as much as one that failed once",
+    ),
+    Mutant(
+        "H18",
+        "batch/outage.py",
+        "        if self._left() <= 0:\n",
+        "        if False:\n",
+        "unit/test_outage.py",
+        "map and sweep wait for a server that is away beyond their patience",
+    ),
 )

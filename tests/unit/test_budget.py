@@ -118,6 +118,20 @@ def test_what_a_job_keeps_is_not_dropped_while_nothing_is_gained_by_it() -> None
     assert one.dropped == other.dropped >= 36
 
 
+def test_of_equal_pictures_those_are_dropped_that_no_job_keeps() -> None:
+    """Though they are newer."""
+    budget = Budget(16 * LARGE)
+    queue, share = EventQueue(budget=budget), Share(budget)
+    kept = [final(LARGE) for _ in range(6)]
+    for number, event in enumerate(kept):
+        share.keep(number, event.nbytes, body_of(event))
+        queue.put(event)
+    for _ in range(20):
+        queue.put(final(LARGE))
+    assert queue.dropped
+    assert [queue.get(0) for _ in kept] == kept
+
+
 def test_of_what_is_remembered_the_oldest_is_forgotten() -> None:
     """By number, and by bytes."""
     known: Newest[str] = Newest(3, 10 * LEAST)
