@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -32,16 +33,16 @@ __all__ = [
     "wall_time",
 ]
 
-monotonic = time.monotonic
-wall_time = time.time
-thread_time = time.thread_time
-sleep = time.sleep
+monotonic: Callable[[], float] = time.monotonic
+wall_time: Callable[[], float] = time.time
+thread_time: Callable[[], float] = time.thread_time
+sleep: Callable[[float], None] = time.sleep
 
 TIMEOUT_MAX = threading.TIMEOUT_MAX
 Thread = threading.Thread
-current_thread = threading.current_thread
-main_thread = threading.main_thread
-get_ident = threading.get_ident
+current_thread: Callable[[], threading.Thread] = threading.current_thread
+main_thread: Callable[[], threading.Thread] = threading.main_thread
+get_ident: Callable[[], int] = threading.get_ident
 
 Lock = threading.Lock
 RLock = threading.RLock
