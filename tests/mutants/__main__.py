@@ -122,7 +122,7 @@ class Copy:
 
     def judge(self, mutant: Mutant, seconds: float) -> Verdict:
         """Run the nearest tests of a mutant."""
-        path, began = mutant.path(self._project), time.monotonic()
+        path, began = mutant.path(self._project / "comfy_client"), time.monotonic()
         text = path.read_text(encoding="utf-8")
         self._write(path, mutant.apply(text))
         try:

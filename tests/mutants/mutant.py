@@ -6,8 +6,12 @@ from pathlib import Path
 
 import attrs
 
+import comfy_client
+
 #: The checkout that these tests are in.
 PROJECT = Path(__file__).parents[2]
+#: The package that is tested, which may be installed elsewhere.
+PACKAGE = Path(comfy_client.__file__).parent
 
 
 def _split(names: str) -> tuple[str, ...]:
@@ -36,9 +40,9 @@ class Mutant:
     harm: str
     redundant: str = ""
 
-    def path(self, project: Path = PROJECT) -> Path:
-        """Return the path of the file in a copy of the project."""
-        return project / "comfy_client" / self.file
+    def path(self, package: Path = PACKAGE) -> Path:
+        """Return the path of the file in the package, or in a copy of it."""
+        return package / self.file
 
     def apply(self, text: str) -> str:
         """Return the text of the file with the change.
