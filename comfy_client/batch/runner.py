@@ -36,7 +36,7 @@ class Runner(Protocol):
 
     @property
     def poller(self) -> Poller:
-        """Whose times count."""
+        """The poller whose ``Timing`` holds for the sweep."""
 
     @property
     def clients(self) -> Collection[Running]:

@@ -338,7 +338,7 @@ class OutputFrame(Output):
 
     @property
     def url(self) -> None:
-        """``None``: it is on no server."""
+        """Always ``None``, as the image is on no server."""
 
     @property
     def size(self) -> int:

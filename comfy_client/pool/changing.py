@@ -24,7 +24,7 @@ from .status import PoolEvent, PoolStatus
 
 
 class Changing:
-    """What is known of servers and of jobs that have not ended; changed with the lock held.
+    """The servers of a pool, and its jobs that have not ended; changed with the lock held.
 
     Attributes:
         members: Its servers by name, in the order in which they were added.

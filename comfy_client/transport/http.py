@@ -199,7 +199,7 @@ class Http:
         max_bytes: int | None = None,
         read_timeout: float = math.inf,
     ) -> Response:
-        """One request and its whole answer.
+        """Send a request, and return its whole answer.
 
         Args:
             method: ``GET``, ``POST``, ...

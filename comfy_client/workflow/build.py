@@ -251,7 +251,7 @@ class BaseGraph:
         return {} if self._definitions is None else as_mapping(self._definitions)
 
     def _definition(self, class_type: str) -> Mapping[str, Any] | None:
-        """``None``: there are no definitions."""
+        """Return the definition of a class; ``None`` if the graph has no definitions."""
         if self._definitions is None:
             return None
         found = as_mapping(self._definitions, [class_type]).get(class_type)

@@ -145,7 +145,7 @@ def unknown_class(body: object, graph: Mapping[str, Any]) -> str | None:
 
 @attrs.define(eq=False, slots=False)
 class Known:
-    """What is known besides the answer of the server.
+    """Facts for an explanation, besides the answer of the server.
 
     Attributes:
         graph: The workflow that was sent.
