@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Generator, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import attrs
 
@@ -34,7 +34,7 @@ End = Literal["success", "error", "interrupted", "deleted", "forgotten"]
 
 #: What a request meets.  Without an answer it may have been heard, or not.
 Fault = Literal["401", "403", "500", "502", "page", "refused", "unheard", "unanswered", "timeout"]
-FAULTS: tuple[Fault, ...] = Fault.__args__  # type: ignore[attr-defined]
+FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 
 #: Seconds that a submission may be late.

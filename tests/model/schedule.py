@@ -6,6 +6,7 @@ copying a line.  Which thread goes first is drawn from its ``seed``.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, dataclass_transform
@@ -28,6 +29,16 @@ def _source(self: Any) -> str:
         if field.default is attrs.NOTHING or value != field.default
     )
     return f"{type(self).__name__}({', '.join(said)})"
+
+
+@contextlib.contextmanager
+def replayable(schedule: object) -> Iterator[None]:
+    """Context manager: note in an exception how to play this schedule again."""
+    try:
+        yield
+    except BaseException as exc:
+        exc.add_note(f"replay({schedule!r})")
+        raise
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)

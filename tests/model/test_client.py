@@ -39,7 +39,7 @@ from comfy_client.errors import (
 from comfy_client.events import EndEvent, Event
 from comfy_client.transport.failures import is_away
 from tests.model.kernel import START, Kernel
-from tests.model.schedule import Act, Fault, Prompt, Schedule, make
+from tests.model.schedule import Act, Fault, Prompt, Schedule, make, replayable
 from tests.model.server import Server, Taken, graph_of
 from tests.model.wire import Network, connect
 
@@ -426,11 +426,8 @@ def play(schedule: Schedule) -> World:
 def test_every_schedule_ends_as_it_must(block: int) -> None:
     for seed in range(block, SCHEDULES, BLOCKS):
         schedule = make(seed)
-        try:
+        with replayable(schedule):
             play(schedule)
-        except BaseException as exc:
-            exc.add_note(f"replay({schedule!r})")
-            raise
 
 
 RARE = {

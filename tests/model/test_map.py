@@ -23,7 +23,7 @@ from tests.model.fleet import (
     graph,
     no_defects,
 )
-from tests.model.schedule import Fault, data
+from tests.model.schedule import Fault, data, replayable
 
 #: Default lane: so many plans, in so many tests.
 PLANS, BLOCKS = 150, 3
@@ -182,11 +182,8 @@ def _check_left(world: World, at: float) -> None:
 def test_whatever_befalls_it_a_map_tells_each_prompt_once(block: int) -> None:
     for seed in range(block, PLANS, BLOCKS):
         plan = drawn(seed)
-        try:
+        with replayable(plan):
             play(plan)
-        except BaseException as exc:
-            exc.add_note(f"replay({plan!r})")
-            raise
 
 
 def test_ctrl_c_at_any_request_leaves_nothing_in_the_queue() -> None:

@@ -49,6 +49,7 @@ from tests.model.fleet import (
     no_defects,
     number_of,
 )
+from tests.model.schedule import replayable
 from tests.model.server import Taken
 
 #: Default lane: so many plans, in so many tests.
@@ -354,8 +355,5 @@ def _check_left(world: World, at: float) -> None:
 def test_whatever_befalls_its_servers_a_pool_ends_each_job_once(block: int) -> None:
     for seed in range(block, PLANS, BLOCKS):
         plan = drawn(seed)
-        try:
+        with replayable(plan):
             play(plan)
-        except BaseException as exc:
-            exc.add_note(f"replay({plan!r})")
-            raise

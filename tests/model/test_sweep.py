@@ -33,7 +33,7 @@ from tests.model.fleet import (
     no_defects,
 )
 from tests.model.kernel import START
-from tests.model.schedule import Fault, data
+from tests.model.schedule import Fault, data, replayable
 from tests.model.server import Taken
 
 #: Default lane: so many plans, in so many tests.
@@ -295,19 +295,13 @@ def test_a_sweep_that_ends_at_any_step_is_carried_on(how: str, servers: int) -> 
     assert steps >= 40
     for step in range(1, steps + 1):
         plan = SweepPlan(seed=step, servers=servers, lives=(Life(step=step, how=how),))
-        try:
+        with replayable(plan):
             play(plan)
-        except BaseException as exc:
-            exc.add_note(f"replay({plan!r})")
-            raise
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_whatever_befalls_it_a_sweep_runs_each_point_once(block: int) -> None:
     for seed in range(block, PLANS, BLOCKS):
         plan = drawn(seed)
-        try:
+        with replayable(plan):
             play(plan)
-        except BaseException as exc:
-            exc.add_note(f"replay({plan!r})")
-            raise
