@@ -248,13 +248,14 @@ class Tracker:
             if receipt.prompt_id != state.prompt_id:
                 # Somebody may have seen it in the queue, and attached to it.
                 other = self._tracked.get(receipt.prompt_id)
+                ending = self.ended.get(receipt.prompt_id)  # what they saw of it; ours comes next
                 self.rename(one, receipt.prompt_id)
                 outcome = self._apply_orphans(one)
                 if other is not None:
                     self._attached -= other.state.attached
                     self.ledger.uncount(other.state)
                     other.join(one)
-                elif (ending := self.ended.get(receipt.prompt_id)) and ending.is_final:
+                elif ending is not None and ending.is_final:
                     outcome = outcome or _end_elsewhere(one, ending, self.link)
                     self.ledger.uncount(state)
             early = one.early

@@ -112,12 +112,17 @@ def test_an_id_that_nobody_knows_counts_as_lost(server: ComfyServer) -> None:
         assert counts(api) == {"attached": 1, "lost": 1}
 
 
-@pytest.mark.parametrize("fault", ["other_prompt_ids", "events_before_reply"])
+@pytest.mark.parametrize(
+    "faults",
+    [["other_prompt_ids"], ["events_before_reply"], ["other_prompt_ids", "events_before_reply"]],
+    ids=["other ids", "events first", "both"],
+)
 def test_a_prompt_counts_once_on_odd_servers(
-    server: ComfyServer, record: Record, fault: str
+    server: ComfyServer, record: Record, faults: list[str]
 ) -> None:
-    """That choose other ids, or tell its end before they answer the submission."""
-    getattr(server.faults, fault)()
+    """A server may choose another id, report the end before its answer, or both."""
+    for fault in faults:
+        getattr(server.faults, fault)()
     with Quick(server.url) as api:
         api.run(WORKFLOW)
         assert counts(api) == {"submitted": 1, "succeeded": 1}
