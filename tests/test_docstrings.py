@@ -1,4 +1,7 @@
-"""What ``help()`` shows: every field is explained, every main entry has an example."""
+"""What ``help()`` shows: every field is explained, every main entry has an example.
+
+And every package lists its modules.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from types import MemberDescriptorType
 
 import pytest
@@ -35,6 +39,16 @@ CLASSES = {
     if inspect.isclass(kind := getattr(module, name))
 }
 
+ROOT = Path(comfy_client.__file__).parent
+#: The packages, but for the plug-in of pytest, which is installed under another name.
+PACKAGES = {
+    path.parent.relative_to(ROOT).as_posix(): path
+    for path in ROOT.rglob("__init__.py")
+    if path.parent.name != "plugin"
+}
+#: Packages that do not list their modules yet.
+UNLISTED: set[str] = {*PACKAGES}
+
 
 def _declared(cls: type) -> set[str]:
     """The public fields that a class itself declares: what has no docstring of its own."""
@@ -51,8 +65,12 @@ def _declared(cls: type) -> set[str]:
 
 def _explained(cls: type) -> list[str]:
     """The names in the section ``Attributes:`` of a class's own docstring."""
-    text = inspect.cleandoc(cls.__doc__ or "")
-    sections = re.findall(r"^Attributes:\n((?:    .*\n?)+)", text, re.MULTILINE)
+    return _named("Attributes", inspect.cleandoc(cls.__doc__ or ""))
+
+
+def _named(section: str, text: str) -> list[str]:
+    """Return the names that a section of a docstring explains."""
+    sections = re.findall(rf"^{section}:\n((?:    .*\n?)+)", text, re.MULTILINE)
     return re.findall(r"^    (\w+): \S", "".join(sections), re.MULTILINE)
 
 
@@ -81,3 +99,13 @@ def test_a_main_entry_has_an_example_that_runs(entry: type | Callable[..., objec
     assert entry.__qualname__ in {example.page for example in examples()}
     imports = r"\nExample::\n\n    (import \w+\n\n    |from dask.*\n    )?from comfy_client"
     assert re.search(imports, inspect.getdoc(entry) or "")
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES.keys() - UNLISTED))
+def test_a_package_lists_its_modules(package: str) -> None:
+    """In the section ``Modules:`` of its docstring, each once, with what it holds."""
+    path = PACKAGES[package]
+    there = {one.stem for one in path.parent.glob("*.py")} - {"__init__", "__main__", "_version"}
+    there |= {one.parent.name for one in path.parent.glob("*/__init__.py")} - {"plugin"}
+    listed = _named("Modules", ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "")
+    assert sorted(listed) == sorted(there)

@@ -529,7 +529,6 @@ def poll(job: Job, notify: Callable[[], object]) -> Generator[Event | None]:
 
     ``notify`` is called, in any thread, when it is time to ask again; it must be quick.
     """
-
     queue = _subscribe(job)
     queue.notify = notify
 

@@ -36,7 +36,6 @@ def find(http: Http, prompt_id: str, client_id: str, deadline: Deadline) -> str 
     The mark counts only where the id itself is not found, and only together with the ``client_id``
     of the submission: anybody can see a mark, and send it with another prompt.
     """
-
     ids = spellings(prompt_id)
 
     # No records in variables while the next answer is waited for: others' words stand in them.

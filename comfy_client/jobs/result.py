@@ -119,7 +119,6 @@ class _Outputs(AsDict):
 
         Other errors are those of :meth:`Output.bytes`; files that are complete by then stay.
         """
-
         from .names import is_template, local_paths
 
         rule = rule_for(if_exists, "number")

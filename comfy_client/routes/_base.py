@@ -49,8 +49,10 @@ class RouteGroup:
 
 
 def without_answers(method: Method) -> Method:
-    """Have :class:`UnexpectedResponse` show nothing of the answer, which may repeat a secret:
-    neither in its message nor in the variables of its frames."""
+    """Keep the answer, which may repeat a secret, out of :class:`UnexpectedResponse`.
+
+    Neither its message nor the variables of its frames show it.
+    """
 
     @functools.wraps(method)
     def asking(self: RouteGroup, *args: Any, **named: Any) -> Any:

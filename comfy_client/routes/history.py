@@ -57,7 +57,6 @@ class HistoryRoutes(RouteGroup):
         server sends the end event before it writes the record.  It waits for no record that this
         client has deleted.
         """
-
         record = partial(entry_of, prompt_id)
         route = f"/history/{segment(prompt_id)}"
         while (entry := self._http.model("GET", route, record)) is None:

@@ -53,11 +53,11 @@ class NodeRoutes(RouteGroup):
         )
 
     def get_extensions(self) -> list[str]:
-        """Paths of the web extensions' scripts.  ``GET /extensions``"""
+        """Return the paths of the web extensions' scripts (``GET /extensions``)."""
         return self._http.model("GET", "/extensions", partial(texts, what="GET /extensions"))
 
     def get_embeddings(self) -> list[str]:
-        """Names of the embeddings, without file endings.  ``GET /embeddings``"""
+        """Return the names of the embeddings, without file endings (``GET /embeddings``)."""
         return self._http.model("GET", "/embeddings", partial(texts, what="GET /embeddings"))
 
     def get_global_subgraphs(self) -> dict[str, models.GlobalSubgraph]:

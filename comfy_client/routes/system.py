@@ -29,7 +29,7 @@ class SystemRoutes(RouteGroup):
     """
 
     def get_system_stats(self) -> models.SystemStats:
-        """Versions, memory and devices.  ``GET /system_stats``"""
+        """Return versions, memory and devices (``GET /system_stats``)."""
         return self._http.model(
             "GET", "/system_stats", models.SystemStats.from_json, max_bytes=SMALL
         )

@@ -35,9 +35,9 @@ _DEVICE: Final = r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u
 
 
 def safe_name(name: str) -> str:
-    """Return a file name for a name that a server sent.
+    r"""Return a file name for a name that a server sent.
 
-    The last component over ``/`` and ``\\``, without leading dots, trailing dots or spaces,
+    The last component over ``/`` and ``\``, without leading dots, trailing dots or spaces,
     control and other invisible characters, and what Windows does not allow; at most
     :data:`MAX_NAME` bytes, its ending kept.  Never empty: what leaves nothing is called ``file``.
     """

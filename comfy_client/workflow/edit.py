@@ -297,9 +297,9 @@ class Workflow(Nodes):
     def resolve_prompts(
         self, rng: int | Chooser | None = None, definitions: Definitions | None = None
     ) -> None:
-        """Choose one of each ``{a|b}`` in the prompts, and remove comments, as the frontend does.
+        r"""Choose one of each ``{a|b}`` in the prompts, and remove comments, as the frontend does.
 
-        Options may contain further choices; ``\\{`` is a plain brace; ``// ...`` and ``/* */``
+        Options may contain further choices; ``\{`` is a plain brace; ``// ...`` and ``/* */``
         are comments.  The server sends braces to the model as they are.
 
         Example::
