@@ -100,9 +100,7 @@ class Tracker:
 
     Attributes:
         lock: Guards the registry and what is known of its prompts.  Taken before the locks of
-            queues and of ``wake``; no answer is waited for while it is held.  Re-entrant: the
-            collector may end a forgotten iterator of ``map`` in here, which takes its prompts back.
-        wake: Wakes the thread that asks over HTTP.
+    XX        wake: Wakes the thread that asks over HTTP.
         connection: The event socket, whose handler this is.
         monitor: What the queue said last.
         times: How long the nodes took that this client followed.
@@ -246,9 +244,8 @@ class Tracker:
             state.accept(receipt, runtime.monotonic(), self.link)
             self.ledger.count(state, "submitted")
             if receipt.prompt_id != state.prompt_id:
-                # Somebody may have seen it in the queue, and attached to it.
-                other = self._tracked.get(receipt.prompt_id)
-                ending = self.ended.get(receipt.prompt_id)  # what they saw of it; ours comes next
+                other = self._tracked.get(receipt.prompt_id)  # somebody saw it in the queue
+                ending = self.ended.get(receipt.prompt_id)
                 self.rename(one, receipt.prompt_id)
                 outcome = self._apply_orphans(one)
                 if other is not None:

@@ -91,8 +91,7 @@ def _leave(dispatcher: Dispatcher, jobs: _Jobs) -> None:
     """Take back what does not run yet."""
     ours = [job for job in jobs.values() if isinstance(job, PooledJob)]
     take_back(dispatcher, ours)
-    for job in filter(_is_on_the_way, ours):
-        dispatcher.withdraw(job)  # it is cancelled as soon as its server can be told
+    forsake(dispatcher, ours)
 
 
 def _stream(
@@ -240,6 +239,13 @@ def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJ
     except RuntimeError:  # no more threads, as when Python ends
         list(map(take, servers))
     return taken
+
+
+def forsake(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> None:
+    """Move none of these jobs again; cancel those being sent, once their server has them."""
+    for job in jobs:
+        if not job.done():
+            dispatcher.withdraw(job)
 
 
 def _by_server(jobs: Iterable[PooledJob]) -> list[list[PooledJob]]:

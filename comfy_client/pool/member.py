@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import attrs
 
 from .. import runtime
-from ..errors import ApiError, ComfyError, JobFailed, SubmitUncertain, UnexpectedResponse
+from ..errors import (
+    ApiError,
+    ClientClosed,
+    ComfyError,
+    JobFailed,
+    SubmitUncertain,
+    UnexpectedResponse,
+)
 from ..events import EndEvent
 from ..jobs.callbacks import Callbacks
 from ..jobs.job import Job, state_of
@@ -423,6 +430,9 @@ def _work(ref: weakref.ref[Member], wake: runtime.Event) -> None:
             return
         try:
             pause = member.work()
+        except ClientClosed:  # by its user, or by the end of the pool; the next turn tells which
+            member.is_through()
+            pause = _PAUSE
         except Exception:
             log.exception("a server of the pool could not be served")  # a defect
             member.is_through()

@@ -18,7 +18,7 @@ from ..values import is_real
 from .batches import Batches
 from .dispatcher import Dispatcher
 from .intervals import Intervals
-from .map import take_back
+from .map import forsake, take_back
 from .moving import OnFailed, OnLost
 from .refusals import is_hopeless, out_of_reach
 from .schedule import Mode
@@ -198,7 +198,9 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
         """Cancel what waits, and delete what is pending on servers; what runs keeps running."""
         self._dispatcher.close()
         try:
-            take_back(self._dispatcher, self._dispatcher.jobs())
+            jobs = self._dispatcher.jobs()
+            take_back(self._dispatcher, jobs)
+            forsake(self._dispatcher, jobs)
         finally:
             self.shutdown(wait=False, cancel_futures=True)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import random
 import traceback
 from collections import Counter
@@ -343,7 +344,8 @@ def may_run_again(world: World, index: int, one: Taken) -> bool:
     if one.end == "execution_error":
         may_be_suspect = any(fault.kind in ("sick", *REFUSALS) for fault in plan.faults)
         return plan.on_failed == "move" or may_be_suspect
-    shaken = outages(world, index, began - MOMENT, one.ended_at + 3 * MOMENT)
+    until = one.ended_at + 3 * MOMENT if one.end else math.inf
+    shaken = outages(world, index, began - MOMENT, until)
     if shaken and (plan.on_lost == "retry" or any(it.lasts > plan.patience for it in shaken)):
         return True
     # A prompt counts as waiting if its start was not heard.

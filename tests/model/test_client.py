@@ -380,6 +380,7 @@ class World:
                 continue
             for number, _ in self.numbered():
                 self.check_events(client, number)
+            self.check_counts(client)
 
     def check_once(self, prompt: Prompt, taken: list[Taken]) -> None:
         """It was taken once, unless it may have been lost before."""
@@ -387,6 +388,18 @@ class World:
             assert prompt.resubmit, "once: taken twice"
             is_gone = before.end == "deleted" or before.life < again.life
             assert is_gone or before.is_late, "once: taken twice"
+
+    def check_counts(self, client: int) -> None:
+        """Each prompt was counted once, as submitted here or as attached to."""
+        stats = self.apis[client].stats()
+        if stats.unknown:
+            return  # a prompt that the server refused to tell of is attached to as a new one
+        waits = [one for one in self.waits if one.client == client]
+        known = {
+            one.prompt for one in waits if not one.error or not self.is_submission(one, one.error)
+        }
+        counted = stats.submitted + stats.attached
+        assert counted == len(known), f"counts: {stats}, not {len(known)}"
 
     def check_events(self, client: int, number: int) -> None:
         """Receivers had one end event of each prompt, and it was the right one."""

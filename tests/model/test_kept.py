@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from comfy_client import Result
-from tests.model.fleet import Task
+from tests.model.fleet import PoolPlan, Task
 from tests.model.schedule import Act, Fault, Prompt, Schedule
 from tests.model.test_client import play as replay
 from tests.model.test_map import MapPlan
 from tests.model.test_map import play as replay_map
+from tests.model.test_pool import play as replay_pool
+from tests.model.test_sweep import Life, SweepPlan
+from tests.model.test_sweep import play as replay_sweep
 
 
 def test_a_first_request_without_api_may_be_answered_after_another() -> None:
@@ -248,5 +251,39 @@ def test_a_prompt_that_is_found_while_it_is_asked_about_is_not_taken_for_deleted
                 Act(at=1.219, what="again", prompt=1),
             ),
             faults=(Fault(at=0.136, kind="proxy", lasts=1.22),),
+        )
+    )
+
+
+def test_a_job_that_was_being_sent_when_ctrl_c_came_runs_nowhere_else() -> None:
+    """Its server turns out not to have it, after the loop was left."""
+    replay_pool(
+        PoolPlan(
+            seed=3759,
+            tasks=(
+                Task(seconds=0.5),
+                Task(seconds=0.5),
+                Task(),
+                Task(seconds=0.16),
+                Task(),
+            ),
+            faults=(
+                Fault(at=0.66, kind="unavailable", lasts=7.6, route="POST /api/prompt", server=1),
+            ),
+            way="unordered",
+            stop=1.92,
+            mode="first_free",
+        )
+    )
+
+
+def test_a_client_that_closes_as_its_server_becomes_ready_is_no_defect() -> None:
+    replay_sweep(
+        SweepPlan(
+            seed=501,
+            servers=2,
+            seconds=4.0,
+            lives=(Life(step=24, pause=3.0), Life(step=23)),
+            faults=(Fault(at=1.08, kind="break"),),
         )
     )
