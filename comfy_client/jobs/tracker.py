@@ -100,7 +100,9 @@ class Tracker:
 
     Attributes:
         lock: Guards the registry and what is known of its prompts.  Taken before the locks of
-    XX        wake: Wakes the thread that asks over HTTP.
+            queues and of ``wake``; no answer is waited for while it is held.  Re-entrant: the
+            collector may end a forgotten iterator of ``map`` in here, which takes its prompts back.
+        wake: Wakes the thread that asks over HTTP.
         connection: The event socket, whose handler this is.
         monitor: What the queue said last.
         times: How long the nodes took that this client followed.
