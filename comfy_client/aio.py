@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Generator
 from typing import overload
 
 from . import subscriptions
+from .client import ComfyApi
 from .events import Event
 from .jobs import job as jobs
 from .jobs.job import Job, OnInterrupt
 from .jobs.result import Result
-from .subscriptions import Subscriptions
 
 __all__ = ["EventStream", "events", "result"]
 
@@ -66,10 +66,10 @@ class EventStream(AsyncIterator[Event]):
 @overload
 def events(source: Job) -> EventStream: ...
 @overload
-def events(source: Subscriptions, name: str = "all") -> EventStream: ...
+def events(source: ComfyApi, name: str = "all") -> EventStream: ...
 
 
-def events(source: Job | Subscriptions, name: str = "all") -> EventStream:
+def events(source: Job | ComfyApi, name: str = "all") -> EventStream:
     """Iterate over the events of a job or of a client, from now on.
 
     Of a job, they are what :meth:`Job.events` yields, and end with the job; of a client, what
@@ -103,12 +103,12 @@ def events(source: Job | Subscriptions, name: str = "all") -> EventStream:
         RuntimeError: No event loop is running.
         TypeError: ``source`` is neither a job nor a client.
     """
-    if not isinstance(source, Job | Subscriptions):
+    if not isinstance(source, Job | ComfyApi):
         raise TypeError(f"events are those of a job or of a ComfyApi, not of {source!r:.80}")
     bell = _Bell()
     if isinstance(source, Job):
         return EventStream(bell, jobs.poll(source, bell.ring))
-    return EventStream(bell, subscriptions.poll(source, name, bell.ring))
+    return EventStream(bell, subscriptions.poll(source, source.parts, name, bell.ring))
 
 
 async def result(job: Job, *, on_cancel: OnInterrupt = "leave") -> Result:

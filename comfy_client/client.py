@@ -9,34 +9,31 @@ import os
 import sys
 import uuid
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import blinker
 
-from . import runtime
+from . import subscriptions
 from .batch.batches import Batches, withdraw
 from .budget import Budget
-from .connecting import Connecting
-from .errors import (
-    ClientClosed,
-    ComfyError,
-    TransportError,
-)
-from .events import ErrorEvent, Event
+from .connecting import connect, wait_until_ready
+from .errors import ComfyError
+from .events import Event
 from .interrupts import in_full
 from .jobs.cancel import removing
+from .jobs.parts import Parts
 from .jobs.poller import Poller
 from .jobs.tracker import Tracker
+from .overloads import typed_events, typed_on, typed_wait_for
 from .routes.definitions import NodeDefinitions
 from .settings import ClientSettings
 from .signals import Receivers
-from .subscriptions import Subscriptions
 from .timing import Timing
 from .transport.dial import plan_for
-from .transport.http import MAX_JSON, Http
+from .transport.http import MAX_JSON
 from .transport.websocket import Connection, State
 
 if TYPE_CHECKING:
@@ -44,6 +41,7 @@ if TYPE_CHECKING:
 
     from .credentials import AnyCredentials
     from .doctor.report import DoctorReport
+    from .models import SystemStats
     from .recording.recorder import Recorder
     from .stats import ClientStats
 
@@ -52,7 +50,7 @@ log: logging.Logger = logging.getLogger("comfy_client")
 _clients: weakref.WeakSet[ComfyApi] = weakref.WeakSet()
 
 
-class ComfyApi(Batches, Subscriptions, Connecting):
+class ComfyApi(Batches):
     """A blocking client of one ComfyUI server.
 
     Creating a client does no I/O; :meth:`init` (or ``with``) connects.  All methods may be
@@ -112,6 +110,8 @@ class ComfyApi(Batches, Subscriptions, Connecting):
 
     Attributes:
         timing: All times that it waits for; a subclass may set its own.
+        parts: What pools and other modules of this package use of a client.  Programs should not:
+            it may change in any version.
 
     Raises:
         ValueError: ``host``, ``timeout`` or ``max_json`` make no sense, or ``session`` would
@@ -120,6 +120,7 @@ class ComfyApi(Batches, Subscriptions, Connecting):
     """
 
     timing: Timing = Timing()
+    parts: Parts
 
     def __init__(
         self,
@@ -163,7 +164,6 @@ class ComfyApi(Batches, Subscriptions, Connecting):
         self._receivers = Receivers(self, namespace, self._budget)
         self._recorder = None if record is None else _recorder(record)
         self._http.record(self._recorder)
-        self._closed = False
         self._set_up(client_id or self.generate_id())
         _clients.add(self)
 
@@ -188,6 +188,7 @@ class ComfyApi(Batches, Subscriptions, Connecting):
         )
         self._poller = Poller(self._tracker)
         self._definitions = NodeDefinitions(self._http, partial(getattr, self._tracker, "link"))
+        self.parts = Parts(self._receivers, self._tracker, self._poller, self._definitions)
         self._connection = self._tracker.connection
         self._awaits_record = self._poller.awaits_record
         self._records_deleted = self._poller.records_deleted
@@ -206,6 +207,62 @@ class ComfyApi(Batches, Subscriptions, Connecting):
         )
 
     # -- life ----------------------------------------------------------------------------
+
+    def init(self, timeout: float | None = 10.0) -> Self:
+        """Connect, and return the client itself.
+
+        Waits until the server answers and the socket is connected.  If there is HTTP but no
+        WebSocket, ``websocket_unavailable`` fires and the client asks the queue over HTTP.
+
+        Args:
+            timeout: Seconds; ``None``: no limit.  Until then, it retries while the server is
+                starting (connection refused, or a proxy's 502 to 504, 520 to 527); permanent
+                errors fail immediately.
+
+        Raises:
+            ServerUnreachable: No connection, unknown host, or a TLS failure.
+            AuthenticationError: 401 or 403, over HTTP or in the socket's handshake.
+            UnexpectedResponse: The answer is not from a ComfyUI.
+            RequestTimeout: Connected, but no answer in time.
+            ValueError: ``timeout`` is negative or ``nan``; TypeError: it is no number.
+            ClientClosed: After :meth:`close`, or if it is called meanwhile.
+        """
+        connect(self, self.parts, timeout)
+        return self
+
+    def wait_until_ready(self, timeout: float | None = None) -> SystemStats:
+        """Wait until the server can run prompts, and return its versions and memory.
+
+        ``GET /prompt`` and ``GET /system_stats``, until both answer; then the WebSocket, unless
+        ``transport="poll"``.  For a server that was just started, or whose machine is: it waits
+        longer than :meth:`init`, which ``with`` calls and which takes a page for an error.
+
+        Example::
+
+            from comfy_client import ComfyApi
+
+            api = ComfyApi("http://127.0.0.1:8188")
+            print(api.wait_until_ready(timeout=300).comfyui_version)
+            with api:
+                print(api.poll_status().queue_remaining)
+
+        Args:
+            timeout: Seconds; ``None``: no limit.  Until then, it retries what mends itself:
+                connection refused, no answer, no name server, a proxy's 502 to 504 and 520 to
+                527, the statuses 202, 408, 425 and 429, and a page that loads itself again or
+                says that something is loading or starting.  Whatever else fails immediately: 401,
+                403, an unknown host, a TLS failure, another program.
+
+        Raises:
+            ServerUnreachable: No connection, unknown host, or a TLS failure.
+            AuthenticationError: 401 or 403, over HTTP or in the socket's handshake.
+            UnexpectedResponse: The answer is not from a ComfyUI.
+            RequestTimeout: Connected, but no answer in time; or HTTP works, but the socket did
+                not connect in time.
+            ApiError: One of the statuses above, at the end.
+            ClientClosed: After :meth:`close`, or if it is called meanwhile.
+        """
+        return wait_until_ready(self, self.parts, timeout)
 
     @staticmethod
     def generate_id() -> str:
@@ -244,21 +301,7 @@ class ComfyApi(Batches, Subscriptions, Connecting):
         The child of a fork begins anew.  The guide (``monitoring.rst``) shows how to give them to
         Prometheus.
         """
-        tracker, traffic = self._tracker, self._http.traffic
-        connections = self._connection.generation
-        with tracker.lock:
-            prompts = tracker.ledger.sums()
-        from .stats import ClientStats
-
-        return ClientStats(
-            **prompts,
-            requests=traffic.requests,
-            connections=connections,
-            reconnects=max(0, connections - 1),
-            bytes_sent=traffic.sent,
-            bytes_received=traffic.received,
-            dropped_events=self.dropped_events,
-        )
+        return self.parts.stats()
 
     def close(self) -> None:
         """Release all resources immediately: from any thread or callback, any number of times.
@@ -268,7 +311,7 @@ class ComfyApi(Batches, Subscriptions, Connecting):
         running.  The pending prompts of a :meth:`map` or :meth:`sweep` that has not ended are
         deleted from the queue first (5 seconds at most).
         """
-        self._closed = True
+        self.parts.closed = True
         steps: list[Callable[[], object]] = [
             partial(withdraw, self._windows),
             self._connection.stop,
@@ -331,12 +374,11 @@ class ComfyApi(Batches, Subscriptions, Connecting):
         return self  # as of a module or a thread: there is no second one of its connections
 
     def _check_open(self) -> None:
-        if self._closed:
-            raise ClientClosed
+        self.parts.check_open()
 
     def _after_fork(self) -> None:
         """Begin anew in the child of a fork: the parent keeps its id, socket, pool and jobs."""
-        was_closed = self._closed
+        was_closed = self.parts.closed
         self._finalizer.detach()
         self._budget.after_fork()
         self._connection.abandon()
@@ -346,12 +388,73 @@ class ComfyApi(Batches, Subscriptions, Connecting):
         self._tracker.after_fork()
         self._http.after_fork()
         self._receivers.reset()
-        self._closed = False
         self._set_up(self.generate_id())
         if was_closed:
             self.close()
 
     # -- events --------------------------------------------------------------------------
+
+    @typed_on
+    def on(
+        self, name: str, callback: Callable[[Any], object], *, once: bool = False
+    ) -> Callable[[], None]:
+        """Call ``callback(event)`` for each event of that name; starts the event thread.
+
+        The client holds a strong reference to the callback.  Callbacks run in the delivery
+        thread, one after the other.
+
+        Example::
+
+            from comfy_client import ComfyApi
+
+            with ComfyApi("http://127.0.0.1:8188") as api:
+                off = api.on("progress", lambda event: print(event.value, "/", event.max))
+                api.run("txt2img.json")
+                off()
+
+        Args:
+            name: The name of an event, also of a custom node's; ``all`` for every event.
+            callback: Called with one event.
+            once: Whether to call it for the first event only.
+
+        Returns:
+            A function that unsubscribes the callback.
+
+        Raises:
+            TypeError: The callback cannot be called with one event, or is a coroutine function.
+            ClientClosed: After :meth:`close`.
+        """
+        return subscriptions.call_back(self.parts, name, callback, once=once)
+
+    def off(self, name: str, callback: Callable[[Any], object]) -> bool:
+        """Unsubscribe a callback of :meth:`on`; False if it was not subscribed."""
+        return self.parts.receivers.off(name, callback)
+
+    @typed_wait_for
+    def wait_for(
+        self,
+        name: str,
+        predicate: Callable[[Any], object] | None = None,
+        timeout: float | None = None,
+    ) -> Event:
+        """Block until an event of that name comes (and ``predicate(event)`` is true).
+
+        After ``timeout`` seconds it raises ``TimeoutError``; ``None``: no limit.  Only events
+        after this call count.  Raises :class:`ClientClosed` if the client is closed, and
+        ``TypeError`` for a predicate that cannot be called.
+        """
+        return subscriptions.wait_for_event(self.parts, name, predicate, timeout)
+
+    @typed_events
+    def events(self, name: str = "all") -> Iterator[Any]:
+        """Yield all events of that name from now on; ends when the client is closed.
+
+        Events wait for a slow loop: of many previews and progress events of a node, only the
+        newest is kept.  At most 10,000 events wait, and 192 MiB for all loops and receivers
+        together; beyond that the oldest are dropped, end events of our prompts last.
+        ``dropped_events`` counts them.
+        """
+        return subscriptions.iterate(self, self.parts, name)
 
     def subscribe_logs(self, enabled: bool = True) -> None:
         """Get the server's terminal output as ``logs`` and ``terminal`` events, or stop that.
@@ -363,20 +466,7 @@ class ComfyApi(Batches, Subscriptions, Connecting):
             NotSupported: The server is older.
             TransportError: There is no socket for these events.
         """
-        self._check_open()
-        self._connection.start()
-        # The server forgets the subscription of an id that has no socket.
-        state = self._connection.wait_settled(self.timing.settle, or_failed=False)
-        try:
-            if enabled and state is not State.CONNECTED:
-                raise TransportError("logs come over the event socket, and there is none")
-            _subscribe_logs(self._http, self.client_id, enabled)
-        except ComfyError as exc:
-            self._receivers.publish(ErrorEvent(name="terminal_subscription_error", error=exc))
-            raise
-        # It may not hold this object.
-        renew = partial(_renew_logs, self._http, self._receivers.publish)
-        self._connection.on_reconnect = renew if enabled else None
+        subscriptions.subscribe_logs(self.parts, enabled=enabled)
 
     # -- anything else -------------------------------------------------------------------
 
@@ -424,23 +514,6 @@ def _recorder(path: str | os.PathLike[str]) -> Recorder:
 def _shut_down(*actions: Callable[[], None]) -> None:
     for action in actions:
         action()
-
-
-def _subscribe_logs(http: Http, client_id: str, enabled: bool) -> None:
-    wanted = {"clientId": client_id, "enabled": enabled}
-    http.send_command("PATCH", "/internal/logs/subscribe", json=wanted)
-
-
-def _renew_logs(http: Http, publish: Callable[[Event], None], client_id: str) -> None:
-    """Subscribe to logs again, in another thread: the one that reads the socket sends nothing."""
-
-    def renew() -> None:
-        try:
-            _subscribe_logs(http, client_id, True)
-        except ComfyError as exc:
-            publish(ErrorEvent(name="terminal_subscription_error", error=exc))
-
-    runtime.Thread(target=renew, name="comfy-logs", daemon=True).start()
 
 
 def _unpickle(

@@ -36,11 +36,11 @@ ROOMS = (
     ("credentials", "events", "recording", "workflow"),
     ("event_queue", "models"),
     ("signals", "transport"),
-    ("routes", "settings", "subscriptions"),
+    ("overloads", "routes", "settings"),
     ("doctor", "jobs"),
-    ("aio", "batch", "connecting"),
+    ("batch", "connecting", "subscriptions"),
     ("client",),
-    ("distributed", "pool"),
+    ("aio", "distributed", "pool"),
     ("comfy_client",),
     ("testing",),
     ("cli",),
@@ -85,8 +85,8 @@ PRIVATE = {
     ("comfy_client.testing.exchange", "_payload"): "aiohttp has no public way to change a body ...",
     ("comfy_client.testing.exchange", "_read_bytes"): "... nor to forget what was read of it",
 }
-#: Lines of a class, docstrings and all, and lines of code of a function.
-LONGEST_CLASS = 400
+#: Lines of code of a class and of a function.
+LONGEST_CLASS = 350
 LONGEST_FUNCTION = 45
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -168,7 +168,7 @@ def test_nobody_below_the_client_knows_it() -> None:
     }
     # Its face, many of it as one, and many of it on a cluster.
     above = ("comfy_client.cli.", "comfy_client.pool.", "comfy_client.distributed.")
-    knowing -= {name for name in knowing if name.startswith(above)}
+    knowing -= {name for name in knowing if name.startswith(above)} | {"comfy_client.aio"}
     # The plugin is installed under another name.
     assert knowing - {"comfy_client.client"} == KNOW_THE_CLIENT.keys() & MODULES.keys()
 
@@ -237,20 +237,20 @@ def is_ours(node: ast.ImportFrom) -> bool:
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_no_class_and_no_function_is_too_long(name: str) -> None:
-    """So that each fits into a head."""
+    """Docstrings, comments and blank lines do not count: they help, however long they are."""
     lines = MODULES[name].read_text(encoding="utf-8").splitlines()
     for node in ast.walk(tree(name)):
         if isinstance(node, ast.ClassDef):
-            assert node.end_lineno - node.lineno < LONGEST_CLASS, node.name
+            assert code_lines(lines, node) <= LONGEST_CLASS, node.name
         elif isinstance(node, Function):
             assert code_lines(lines, node) <= LONGEST_FUNCTION, node.name
 
 
-def code_lines(lines: list[str], function: Function) -> int:
+def code_lines(lines: list[str], definition: Function | ast.ClassDef) -> int:
     """Without docstrings, comments and blank lines."""
     left_out: set[int] = set()
-    for node in ast.walk(function):
+    for node in ast.walk(definition):
         if isinstance(node, Function | ast.ClassDef) and ast.get_docstring(node) is not None:
             left_out |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    kept = set(range(function.lineno, function.end_lineno + 1)) - left_out
+    kept = set(range(definition.lineno, definition.end_lineno + 1)) - left_out
     return sum(lines[at - 1].strip()[:1] not in ("", "#") for at in kept)

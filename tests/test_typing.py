@@ -6,15 +6,17 @@ import os
 import re
 import subprocess
 import sys
+import types
 import typing
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import comfy_client
 from comfy_client.events import CLASSES, Event
-from comfy_client.subscriptions import Subscriptions
+from comfy_client.overloads import Events, On, WaitFor
 from comfy_client.workflow.stubs import stubs
 from tests.guide import STAND_INS, blocks, examples
 from tests.helpers.conformance import definitions
@@ -249,11 +251,11 @@ def test_what_is_right_passes_and_what_is_wrong_is_refused(
     assert found == expected, complaints[name]
 
 
-@pytest.mark.parametrize("method", [Subscriptions.on, Subscriptions.wait_for, Subscriptions.events])
-def test_the_overloads_are_the_table_of_events(method: typing.Any) -> None:
+@pytest.mark.parametrize("protocol", [On, WaitFor, Events])
+def test_the_overloads_are_the_table_of_events(protocol: type) -> None:
     """Each name with its class, and one for any other name at the end."""
     table: dict[str, type[Event]] = {}
-    *documented, other = [typing.get_type_hints(one) for one in typing.get_overloads(method)]
+    *documented, other = [typing.get_type_hints(one) for one in _overloads_of(protocol)]
     for hints in documented:
         kinds = {hints.get("return"), *_arguments(hints.get("callback"))}
         kinds |= {*_arguments(hints.get("predicate")), *_arguments(hints["return"])}
@@ -263,6 +265,14 @@ def test_the_overloads_are_the_table_of_events(method: typing.Any) -> None:
             table[name] = kind
     assert table == CLASSES
     assert other["name"] is str
+
+
+def _overloads_of(protocol: type) -> typing.Sequence[Callable[..., object]]:
+    """Those of its ``__call__``, which has no implementation that would know its own name."""
+    call = types.SimpleNamespace(
+        __module__=protocol.__module__, __qualname__=f"{protocol.__qualname__}.__call__"
+    )
+    return typing.get_overloads(call)
 
 
 def _arguments(hint: object) -> set[object]:
