@@ -108,7 +108,7 @@ class Facts(NamedTuple):
         return self.digest[:_DIGITS] + self.ending
 
 
-class State(NamedTuple):
+class FileState(NamedTuple):
     """The state of a file at one moment."""
 
     name: str  #: On the server, if nothing else is there.
@@ -237,7 +237,7 @@ class Upload:
         content = cast("Content", self.source)
         return content if isinstance(content, (bytes, Path)) else _own(content, self._start)
 
-    def state(self) -> State | None:
+    def state(self) -> FileState | None:
         """Return the file's state at the moment; ``None``: it was not fetched yet.
 
         Reads an open file, from where it begins, but no file on the disk.
@@ -246,12 +246,12 @@ class Upload:
             facts = self.facts()
             if facts is None:
                 return None
-            return State(self.name or facts.name, facts.digest, facts.size)
+            return FileState(self.name or facts.name, facts.digest, facts.size)
         found = self.source.stat()
         # What is no plain file, or has no size (/proc), may have another content each time.
         is_plain = stat.S_ISREG(found.st_mode) and found.st_size
         version = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-        return State(self.name or "file", version if is_plain else None, found.st_size)
+        return FileState(self.name or "file", version if is_plain else None, found.st_size)
 
     def facts(self) -> Facts | None:
         """Digest and size, for which it is read; ``None``: it was not fetched yet."""

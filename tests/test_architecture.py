@@ -48,12 +48,11 @@ FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 LIBRARIES = {
     "comfy_client": {"attrs"},
     "comfy_client.pictures": {"PIL", "numpy"},
-    "comfy_client.transport.endpoint": {"requests"},
     "comfy_client.transport.fetch": {"requests", "urllib3"},
     "comfy_client.transport.identity": {"requests"},
     "comfy_client.transport.http": {"requests"},
     "comfy_client.transport.sender": {"requests", "urllib3"},
-    "comfy_client.transport.pool": {"requests", "urllib3"},
+    "comfy_client.transport.connections": {"requests", "urllib3"},
     "comfy_client.transport.url": {"urllib3"},
     "comfy_client.transport.dial": {"websocket"},
     "comfy_client.signals": {"blinker"},

@@ -32,10 +32,9 @@ from comfy_client.showing import thumbnails
 from comfy_client.since import SINCE
 from comfy_client.testing import ComfyServer, Faults
 from comfy_client.to_dict import code_of
+from comfy_client.transport import connections, dial, http
 from comfy_client.transport import decode as wire
-from comfy_client.transport import dial, http, pool
-from comfy_client.transport import files as saving
-from comfy_client.transport import pool as deadline
+from comfy_client.transport import local_files as saving
 from comfy_client.workflow.convert import converting, links
 from comfy_client.workflow.metadata import stream
 from tests.comfyui import ComfyUI
@@ -346,8 +345,8 @@ LIMITS: dict[str, str | tuple[int, str]] = {
     "their keys": f"max_json / {http.KEYED}",
     "answers that are small by nature, refusals": (http.SMALL, "MiB"),
     "other answers that are kept in memory": (http.MAX_ANSWER, "GiB"),
-    "interim answers (1xx) before an answer": f"{deadline.MAX_INTERIM}",
-    "all cookies": (pool.MAX_COOKIES, "KiB"),
+    "interim answers (1xx) before an answer": f"{connections.MAX_INTERIM}",
+    "all cookies": (connections.MAX_COOKIES, "KiB"),
     "a download or an upload, without timeout=": f"{http.MAX_TRANSFER:.0f} s",
     "a message of the socket": (dial.MAX_FRAME, "MiB"),
     "a text message of the socket": (dial.MAX_TEXT, "MiB"),

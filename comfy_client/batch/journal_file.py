@@ -19,7 +19,7 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from ..transport.files import discard, place
+from ..transport.local_files import discard, place
 
 #: In the header of the file, so that nothing else is taken for a journal.
 _APPLICATION: Final = int.from_bytes(b"CoSw")

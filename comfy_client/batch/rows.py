@@ -15,7 +15,7 @@ from ..errors import MissingExtra, WorkflowError
 from ..jobs.names import is_template, local_paths
 from ..jobs.output import name_values, save_all
 from ..showing.cells import shown
-from ..transport.files import IfExists, distinct_names, rule_for, write_atomically
+from ..transport.local_files import IfExists, distinct_names, rule_for, write_atomically
 from ..workflow.address import input_named
 from ..workflow.files import is_upload
 from ..workflow.graph import as_link, inputs_of

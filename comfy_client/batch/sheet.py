@@ -14,7 +14,7 @@ from ..errors import NotFound, UnexpectedResponse
 from ..extras import needs_extra
 from ..jobs.gallery import fetched
 from ..showing.thumbnails import TooLarge, reduced
-from ..transport.parallel import MOST, in_parallel
+from ..transport.deadline import MAX_PARALLEL, in_parallel
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -92,8 +92,8 @@ def contact_sheet(sweep: Sequence[SweepRow], rows: Names, cols: Names, size: int
 def _contents(cells: Mapping[_Cell, SweepRow]) -> Iterator[tuple[_Cell, bytes | str]]:
     """Yield the file of each picture, or why there is none; no more are kept than are fetched."""
     places = list(cells)
-    for start in range(0, len(places), MOST):
-        some = places[start : start + MOST]
+    for start in range(0, len(places), MAX_PARALLEL):
+        some = places[start : start + MAX_PARALLEL]
         yield from zip(some, in_parallel(_content, [cells[at] for at in some]), strict=True)
 
 

@@ -128,7 +128,7 @@ def _connected(server: Server | None, stack: contextlib.ExitStack) -> ComfyApi:
 def _save(path: Path, content: bytes, preview: PreviewEvent | None) -> None:
     """Write the picture and the last preview, and print where they are."""
     from ..transport.decode import sniff
-    from ..transport.files import write_atomically
+    from ..transport.local_files import write_atomically
 
     # Not by save(), which would take an existing folder of that name for the place.
     picture = write_atomically(path, [content], if_exists="number")

@@ -26,7 +26,7 @@ def _write(text: str, output: Path | None, what: str) -> None:
     if output is None:
         click.echo(text, nl=not text.endswith("\n"))
         return
-    from ..transport.files import write_atomically
+    from ..transport.local_files import write_atomically
 
     written = write_atomically(output, [text.encode()], if_exists="overwrite", through=True)
     note(f"{what}: {written}")

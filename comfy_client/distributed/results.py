@@ -16,7 +16,7 @@ from ..errors import OutputsTooLarge
 from ..jobs.output import Output
 from ..jobs.result import Result
 from ..transport.deadline import Deadline
-from ..transport.files import IfExists, target_path, write_atomically
+from ..transport.local_files import IfExists, target_path, write_atomically
 
 
 @attrs.frozen

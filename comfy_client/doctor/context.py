@@ -21,12 +21,12 @@ from ..budget import Newest
 from ..errors import ComfyError, ServerUnreachable
 from ..events import Event, JobEvent
 from ..recording.secrets import STARS, Secrets
+from ..transport.connections import shut
 from ..transport.deadline import Deadline
 from ..transport.decode import decode_binary, decode_text
-from ..transport.dial import Line, Plan
+from ..transport.dial import DialPlan, Line
 from ..transport.frames import BINARY, PONG, TEXT
 from ..transport.http import Http
-from ..transport.pool import shut
 from ..transport.response import Response
 from ..transport.websocket import Connection
 
@@ -57,7 +57,7 @@ class Client:
     http: Http
     connection: Connection
     client_id: str
-    plan: Callable[[str], Plan] | None
+    plan: Callable[[str], DialPlan] | None
     status_at: Callable[[], float]
     outstanding: int
     dropped_events: int

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..transport.dial import Plan, open_line
+from ..transport.dial import DialPlan, connect_socket
 from ..transport.failures import explain
 from ..transport.url import is_loopback_address, split_proxy
 from .context import CheckContext, in_ms
@@ -125,10 +125,10 @@ def check_tls(ctx: CheckContext) -> CheckResult:
     except ssl.SSLError as exc:
         advice = "both must be PEM files; the one of cert= contains the certificate and its key"
         return failed(f"verify= or cert= cannot be read ({exc.reason})", advice)
-    plan = Plan(f"{http.address.ws_url}/ws", {}, context, http.endpoint.proxy)
+    plan = DialPlan(f"{http.address.ws_url}/ws", {}, context, http.endpoint.proxy)
     begun = time.monotonic()
     try:
-        sock: Any = open_line(plan, ctx.left, ctx.sockets.hold)
+        sock: Any = connect_socket(plan, ctx.left, ctx.sockets.hold)
     except OSError as exc:
         advice = _ABOUT_CERTIFICATE.get(getattr(exc, "verify_code", 0), "")
         error = explain(exc, "TLS", http.address.http_url)

@@ -20,8 +20,8 @@ from ..errors import (
     UnexpectedResponse,
     is_for_another,
 )
-from ..transport.applied import apply
 from ..transport.dial import speaks_tls
+from ..transport.identity import apply_credentials
 from ..transport.response import Response, route_is_missing, wants_tls
 from .context import CheckContext, decoded, in_ms
 from .report import CheckResult, failed, ok, unknown, warning
@@ -36,7 +36,7 @@ def check_credentials(ctx: CheckContext) -> CheckResult:
     """Return whether there are credentials, and whether they can be read."""
     http = ctx.http
     try:
-        applied = apply(http.identity.credentials)
+        applied = apply_credentials(http.identity.credentials)
     except AuthenticationError as exc:
         return failed(ctx.redact.foreign(exc), "no request is sent without them")
     kind = http.describe().credentials

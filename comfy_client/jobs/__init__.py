@@ -5,8 +5,8 @@ From the bottom up:
 ``snapshot``, ``outcomes``, ``state``
     What evidence makes of a prompt; pure.  ``JobState`` decides, for example, that one is lost.
 ``progress``, ``names``, ``pictures``, ``gallery``, ``output``, ``result``
-    How far it is, and what it left: under which names it is saved (``transport/files.py`` writes
-    it), and how it is shown, by ``gallery`` in notebooks.
+    How far it is, and what it left: under which names it is saved (``transport/local_files.py``
+    writes it), and how it is shown, by ``gallery`` in notebooks.
 ``job_events``, ``tracked``, ``queue_monitor``, ``deafness``, ``ledger``, ``tracker``
     The ``Ledger`` counts prompts, and logs their steps.  The ``Tracker`` has the registry and
     the lock.  It applies events to states, and ends each job once (``Tracker.resolve``).

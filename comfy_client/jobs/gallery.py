@@ -23,7 +23,7 @@ from ..showing.html import (
     remark,
 )
 from ..showing.thumbnails import SIZE, is_plain, thumbnail
-from ..transport.parallel import in_parallel
+from ..transport.deadline import in_parallel
 from ..transport.response import Download
 
 #: Outputs with a picture or a player, and texts.

@@ -13,7 +13,7 @@ from ..routes.prompts import EXTRA_DATA_KEY
 from ..routes.queue import without_workflow
 from ..transport.deadline import LONGEST, Deadline
 from ..transport.http import Http, segment
-from ..transport.pieces import Each
+from ..transport.response import Each
 
 
 def spellings(prompt_id: str) -> tuple[str, ...]:

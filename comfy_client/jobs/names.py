@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from ..transport.files import distinct_names, folded, safe_name
+from ..transport.local_files import distinct_names, folded, safe_name
 
 #: Characters that one value may take in a name: file systems allow 255 bytes in all.
 _MOST: Final = 80

@@ -18,7 +18,7 @@ from ..errors import WorkflowError
 from ..routes.files import IN_MEMORY, FileRoutes
 from ..to_dict import AsDict
 from ..transport.deadline import Deadline
-from ..transport.files import IfExists, rule_for, safe_name, target_path, write_atomically
+from ..transport.local_files import IfExists, rule_for, safe_name, target_path, write_atomically
 from ..transport.response import Download
 from ..workflow import Workflow, class_of, title_of
 from ..workflow.graph import as_link, brief, inputs_of
@@ -410,7 +410,7 @@ def _input_value(graph: Mapping[str, Any], name: str) -> object:
 
 def save_all(outputs: Sequence[Output], targets: Sequence[Path], if_exists: IfExists) -> list[Path]:
     """Write each to its path, several at a time; an error ends all that are not whole."""
-    from ..transport.parallel import in_parallel
+    from ..transport.deadline import in_parallel
 
     todo = list(zip(outputs, targets, strict=True))
     return in_parallel(lambda one: one[0]._write(one[1], if_exists), todo)
@@ -427,7 +427,7 @@ def missing(outputs: Sequence[Output], timeout: float | None) -> list[Output]:
         left = deadline.left()
         return same[0].exists(timeout=None if left == math.inf else left)
 
-    from ..transport.parallel import in_parallel
+    from ..transport.deadline import in_parallel
 
     groups = list(by_place.values())
     found = in_parallel(exists, groups)

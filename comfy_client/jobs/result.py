@@ -13,7 +13,7 @@ import attrs
 from ..errors import WorkflowError
 from ..routes.files import FileRoutes
 from ..to_dict import AsDict
-from ..transport.files import IfExists, distinct_names, rule_for
+from ..transport.local_files import IfExists, distinct_names, rule_for
 from ..values import MAX_ID_LENGTH, exact, identifier, text
 from ..workflow import class_of, title_of
 from ..workflow.graph import brief

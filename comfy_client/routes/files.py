@@ -16,15 +16,15 @@ import attrs
 from .. import models
 from ..errors import NotFound, NotSupported
 from ..transport.deadline import Deadline
-from ..transport.files import IfExists, target_path, write_atomically
 from ..transport.http import MAX_TRANSFER, Download, Response
+from ..transport.local_files import IfExists, target_path, write_atomically
 from ..transport.url import parse_host
 from ._base import RouteGroup, facts_of
 
 if TYPE_CHECKING:
     from ..transport.multipart import OnProgress
     from ..upload import AnyFile, Upload
-    from .sending import Sending, Sent
+    from .uploads import Sent, Uploader
 
 FolderType = Literal["input", "output", "temp"]
 Channel = Literal["rgba", "rgb", "a"]
@@ -323,7 +323,7 @@ class FileRoutes(RouteGroup):
 
         Other errors are those of :meth:`get_image`; they may also come while the file is read.
         """
-        from ..transport.remote_file import RemoteFile
+        from ..transport.resume import RemoteFile
 
         params = _view_params(self._named_by(info) if isinstance(info, str) else info)
         deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
@@ -385,16 +385,16 @@ class FileRoutes(RouteGroup):
 
     def _sending(
         self, type: str, overwrite: bool, timeout: float | None, on_progress: OnProgress | None
-    ) -> Sending:
-        from .sending import Sending  # not what every script waits for
+    ) -> Uploader:
+        from .uploads import Uploader  # not what every script waits for
 
         if type not in ("input", "output", "temp"):
             raise ValueError(f"type: {type!r} is not 'input', 'output' or 'temp'")
         self._http.check_open()
         deadline = Deadline.after(timeout)
-        return Sending(self._http, self._sent, type, overwrite, deadline, on_progress)
+        return Uploader(self._http, self._sent, type, overwrite, deadline, on_progress)
 
-    def _own(self, upload: Upload, sending: Sending) -> models.UploadedImage | None:
+    def _own(self, upload: Upload, sending: Uploader) -> models.UploadedImage | None:
         """Return the reference of an output that this server has; None if it must be uploaded."""
         file = upload.remote
         is_copy = sending.overwrite or upload.name is not None or upload.subfolder

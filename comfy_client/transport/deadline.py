@@ -1,15 +1,20 @@
-"""When something must be over, and for how long the server may be silent until then."""
+"""How long work may take, how it ends early, and several pieces of work at a time."""
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import math
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from .. import runtime
-from ..interrupts import assigned
+from ..interrupts import assigned, in_full, was_started
 from ..values import is_real
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 #: Seconds that anything may take; more than this no socket can be told.
 LONGEST: Final = 1e6
@@ -66,3 +71,141 @@ read_timeout: Final[ContextVar[float]] = ContextVar("read_timeout", default=math
 def limited_silence(seconds: float) -> contextlib.AbstractContextManager[None]:
     """Context manager: end requests when the server is silent for ``seconds``."""
     return assigned(read_timeout, seconds)
+
+
+# -- work in parallel --------------------------------------------------------------------
+
+#: Pieces of work at a time: more do not make one server faster, and take its connections from
+#: others.
+MAX_PARALLEL: Final = 4
+#: Seconds of one wait, in which Windows hears no Ctrl-C.
+_SLICE: Final = 0.2
+#: Seconds for which others are waited for, once it is over.
+_FAREWELL: Final = 1.0
+
+
+class Abandoned(Exception):
+    """The end of work that is no longer wanted, as other work failed or was interrupted."""
+
+
+class _Group:
+    """Work that ends together."""
+
+    def __init__(self) -> None:
+        self.over = runtime.Event()
+        self.ends: set[Callable[[], object]] = set()  # each step of a set is whole: no lock
+
+    def end(self) -> None:
+        """End what is under way, in any thread."""
+        self.over.set()
+        in_full(self.ends.copy())
+
+
+_group: Final[ContextVar[_Group | None]] = ContextVar("group", default=None)
+
+
+def check_wanted() -> None:
+    """Raise :class:`Abandoned` within work that is no longer wanted."""
+    group = _group.get()
+    if group is not None and group.over.is_set():
+        raise Abandoned
+
+
+def pause(seconds: float) -> None:
+    """Sleep; raise :class:`Abandoned` as soon as the work is no longer wanted."""
+    group = _group.get()
+    if group is None:
+        runtime.sleep(seconds)
+    else:
+        group.over.wait(seconds)
+        check_wanted()
+
+
+@contextlib.contextmanager
+def ended_by(end: Callable[[], object]) -> Iterator[None]:
+    """Context manager: have another thread call ``end`` once the work is no longer wanted."""
+    group = _group.get()
+    if group is None:
+        yield
+        return
+    try:
+        group.ends.add(end)
+        check_wanted()  # asked in this order, as the end is made in the other
+        yield
+    finally:
+        group.ends.discard(end)
+
+
+def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
+    """Call ``work`` for each item, :data:`MAX_PARALLEL` at a time; return the results in order.
+
+    The first exception ends all of them, and so does a Ctrl-C: those under way at their next
+    :func:`check_wanted`, and in what they do by :func:`ended_by`.
+    """
+    group, lock = _Group(), runtime.Lock()
+    todo = iter(range(len(items)))
+    made: dict[int, Made] = {}
+    failed: dict[int, BaseException] = {}
+
+    def run() -> None:
+        while not group.over.is_set():
+            with lock:  # guards ``todo``; nothing else is taken within
+                index = next(todo, None)
+            if index is None:
+                return
+            try:
+                made[index] = work(items[index])
+            except BaseException as exc:  # noqa: BLE001  # raised below, in the caller's thread
+                if not group.over.is_set():  # else it failed because it was ended
+                    failed[index] = exc
+                    group.end()
+                return
+
+    workers = [_Worker(run) for _ in range(min(MAX_PARALLEL, len(items)) if len(items) > 1 else 0)]
+    try:
+        with assigned(_group, group):
+            for worker in workers:
+                worker.start()
+            if not workers:
+                run()
+        for worker in workers:
+            while not worker.wait(_SLICE) and not group.over.is_set():
+                pass
+        if failed:
+            raise next(iter(failed.values()))  # the first that failed, and why the others ended
+        return [made[index] for index in range(len(items))]
+    finally:
+        group.end()
+        until = runtime.monotonic() + _FAREWELL
+        for worker in workers:
+            worker.wait(until - runtime.monotonic())
+        failed.clear()  # an error, its traceback and this frame make no circle
+
+
+class _Worker:
+    """A thread, in the context of its maker, whose end can be waited for."""
+
+    def __init__(self, run: Callable[[], object]) -> None:
+        # Not Thread.join: a Ctrl-C within it has Python 3.11 and 3.12 take a thread for ended.
+        self._ended = runtime.Event()
+        self._run = run
+        self._thread: runtime.Thread | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        context = contextvars.copy_context()
+
+        def run() -> None:
+            try:
+                context.run(self._run)
+            finally:
+                self._ended.set()
+
+        self._thread = runtime.Thread(target=run, name="comfy-files", daemon=True)
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Return whether it has ended within this time, or was never started."""
+        if not was_started(self._thread):
+            return True
+        return self._ended.wait(max(0.0, seconds))

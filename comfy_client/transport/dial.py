@@ -26,11 +26,11 @@ from ..errors import (
     TransportError,
     UnexpectedResponse,
 )
+from .connections import answer_until
 from .deadline import Deadline
 from .failures import bare, explain, is_of_the_system, reason_of
 from .frames import CLOSE, PING, FrameError, Frames
-from .pool import answer_until
-from .traffic import Traffic
+from .sender import Traffic
 from .url import split_proxy
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ class Violation(Lost):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Plan:
-    """Plan of a dial; made anew each time, since credentials may change."""
+class DialPlan:
+    """DialPlan of a dial; made anew each time, since credentials may change."""
 
     url: str
     headers: Mapping[str, str]
@@ -81,13 +81,13 @@ class Plan:
         return self.url.partition("?")[0]
 
 
-def plan_for(http: Http, client_id: str) -> Plan:
-    """Plan to dial the event socket of a client; may raise :class:`AuthenticationError`."""
+def plan_for(http: Http, client_id: str) -> DialPlan:
+    """DialPlan to dial the event socket of a client; may raise :class:`AuthenticationError`."""
     try:
         url, headers = http.handshake("/ws", {"clientId": client_id})
     except (TypeError, ValueError, Warning) as exc:  # a callable's, or python -W error
         raise AuthenticationError(f"the credentials cannot be sent: {exc}") from None
-    return Plan(
+    return DialPlan(
         url=url,
         headers=headers,
         ssl_context=http.endpoint.ssl_context if http.address.scheme == "https" else None,
@@ -200,7 +200,7 @@ def _lost(exc: Exception) -> Lost:
     return lost
 
 
-def dial(plan: Plan, timeout: float, hold: Hold, *, max_frame: int | None = None) -> Line:
+def dial(plan: DialPlan, timeout: float, hold: Hold, *, max_frame: int | None = None) -> Line:
     """Open a socket within ``timeout`` seconds in all, even if the answer comes byte by byte.
 
     ``max_frame``: the largest message, and text, in bytes; ``None``: :data:`MAX_FRAME` and
@@ -216,7 +216,7 @@ def dial(plan: Plan, timeout: float, hold: Hold, *, max_frame: int | None = None
 
     error: BaseException
     try:
-        sock = open_line(plan, timeout, hold_it)
+        sock = connect_socket(plan, timeout, hold_it)
         stream = _Handshake(sock, deadline, plan.traffic)
         _shake_hands(ws, stream, plan, timeout)
         sock.settimeout(timeout)  # for what is sent next, not what was left for the handshake
@@ -235,7 +235,9 @@ def dial(plan: Plan, timeout: float, hold: Hold, *, max_frame: int | None = None
     raise bare(error) from cause
 
 
-def _shake_hands(ws: websocket.WebSocket, stream: _Handshake, plan: Plan, timeout: float) -> None:
+def _shake_hands(
+    ws: websocket.WebSocket, stream: _Handshake, plan: DialPlan, timeout: float
+) -> None:
     headers = dict(plan.headers)
     url = urlsplit(plan.url)
     host = next((headers.pop(key) for key in list(headers) if key.lower() == "host"), None)
@@ -315,7 +317,7 @@ class _Handshake:
         return getattr(self._sock, name)
 
 
-def open_line(plan: Plan, timeout: float, hold: Hold) -> socket.socket:
+def connect_socket(plan: DialPlan, timeout: float, hold: Hold) -> socket.socket:
     """Connect a socket, through the proxy and with TLS where the plan says so.
 
     ``timeout`` seconds are for all of it.  ``hold`` gets each socket before it waits for
@@ -345,14 +347,14 @@ def open_line(plan: Plan, timeout: float, hold: Hold) -> socket.socket:
 def speaks_tls(http: Http, timeout: float, hold: Hold) -> bool:
     """Return whether a server that is addressed without TLS accepts a TLS handshake; ask no more.
 
-    ``timeout`` seconds are for all of it; ``hold`` gets each socket, as in :func:`open_line`.
+    ``timeout`` seconds are for all of it; ``hold`` gets each socket, as in :func:`connect_socket`.
     """
     if http.address.scheme == "https":
         return False
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    plan = Plan(f"wss://{http.address.netloc}/", {}, context, http.endpoint.proxy)
+    plan = DialPlan(f"wss://{http.address.netloc}/", {}, context, http.endpoint.proxy)
     with contextlib.ExitStack() as opened:
 
         def held(sock: socket.socket) -> None:
@@ -360,7 +362,7 @@ def speaks_tls(http: Http, timeout: float, hold: Hold) -> bool:
             hold(sock)
 
         try:
-            open_line(plan, timeout, held)
+            connect_socket(plan, timeout, held)
         except ssl.SSLError as exc:
             return "ALERT" in str(exc)  # such as that it wants a certificate of ours
         except (OSError, ComfyError):
@@ -429,7 +431,7 @@ def _tunnel(proxy: str, host: str, port: int, deadline: Deadline, hold: Hold) ->
     return sock
 
 
-def _explained(exc: Exception, ws: websocket.WebSocket, plan: Plan) -> Exception:
+def _explained(exc: Exception, ws: websocket.WebSocket, plan: DialPlan) -> Exception:
     """Explain a failed dial; websocket-client's own texts hold headers and bodies."""
     what = f"the socket {plan.shown}"
     status = getattr(exc, "status_code", None) or ws.status

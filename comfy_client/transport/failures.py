@@ -113,7 +113,7 @@ _LIBRARIES: Final = (
     "http.client.",
     "websocket.",
     "socks.",
-    "comfy_client.transport.pool.",
+    "comfy_client.transport.connections.",
 )
 
 

@@ -13,9 +13,9 @@ from requests.utils import get_environ_proxies
 from ..errors import RequestTimeout, TransportError, UnexpectedResponse
 from ..interrupts import causes
 from ..upload import without_secrets
+from .connections import Transfer, current, new_session
 from .deadline import Deadline
 from .failures import explain
-from .pool import Exchange, current, new_session
 
 #: Bytes of a file that is fetched, and seconds in all.
 MAX_FETCH: Final = 256 << 20
@@ -51,7 +51,7 @@ def fetch(url: str, into: BinaryIO, deadline: Deadline) -> None:
 def _store_or_redirect(url: str, into: BinaryIO, deadline: Deadline) -> str | None:
     """Store the answer, or return the URL to which it redirects."""
     shown = without_secrets(url)
-    token = current.set(Exchange(deadline, read_timeout=_SILENCE))
+    token = current.set(Transfer(deadline, read_timeout=_SILENCE))
     try:
         with new_session() as session:  # which has one pool, for one host
             session.trust_env = False  # or a .netrc would log in

@@ -24,22 +24,18 @@ from ..errors import ComfyError, RequestTimeout, UnexpectedResponse
 from ..sealing import sealed_headers
 from ..values import OutOfTime, reading_until, seconds_to_decode, size_decoded
 from . import log_filter
-from .applied import as_sent, check_headers
+from .connections import Transfer
 from .deadline import Deadline
-from .endpoint import Endpoint
-from .identity import Identity, Params, Request, query
-from .pieces import Each
-from .pool import Exchange
-from .response import Asker, Download, Response, refusal, unexpected, unusable
+from .identity import Endpoint, Identity, OutgoingRequest, Params, as_sent, check_headers, query
+from .response import Asker, Download, Each, Response, refusal, unexpected, unusable
 from .resume import range_of, resumed
-from .sender import Sender, body_length
-from .traffic import Traffic
+from .sender import Sender, Traffic, body_length
 from .url import Address
 
 if TYPE_CHECKING:
     from ..credentials import AnyCredentials
     from ..recording.recorder import Recorder
-    from .description import Description
+    from .identity import Description
     from .multipart import OnProgress
 
 __all__ = ["MAX_ANSWER", "SMALL", "UNSET", "Download", "Http", "Params", "Response", "segment"]
@@ -227,8 +223,8 @@ class Http:
             body, text = _Body(text.encode()), ""
             extra.setdefault("Content-Type", "application/json")
         deadline = Deadline.after(self.total_timeout if timeout is None else timeout)
-        request = Request(method, route, params, extra, body)
-        exchange = Exchange(deadline, read_timeout=read_timeout)
+        request = OutgoingRequest(method, route, params, extra, body)
+        exchange = Transfer(deadline, read_timeout=read_timeout)
         with self._sender.exchange(request, exchange) as response:
             if response.status_code >= 300 and response.status_code not in allow:
                 answer = self._beginning(response, deadline)
@@ -351,14 +347,16 @@ class Http:
             start: int, headers: Mapping[str, str]
         ) -> contextlib.AbstractContextManager[Download]:
             part = {"Range": f"bytes={start}-", **headers} if start else {}
-            request = Request("GET", route, params, {**_IDENTITY, **part})
+            request = OutgoingRequest("GET", route, params, {**_IDENTITY, **part})
             return self._download(request, deadline, start)
 
         return resumed(ask, start, self._resume)
 
     @contextlib.contextmanager
-    def _download(self, request: Request, deadline: Deadline, start: int) -> Iterator[Download]:
-        exchange = Exchange(deadline, read_timeout=self.total_timeout)
+    def _download(
+        self, request: OutgoingRequest, deadline: Deadline, start: int
+    ) -> Iterator[Download]:
+        exchange = Transfer(deadline, read_timeout=self.total_timeout)
         with self._sender.exchange(request, exchange) as response:
             if response.status_code >= 300:
                 raise self._refusal(self._beginning(response, deadline))
@@ -399,9 +397,11 @@ class Http:
         deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
         with opened(file) as (stream, size):
             form = Form(fields, part, file_name, stream, size, on_progress, digest)
-            request = Request("POST", route, None, {"Content-Type": form.content_type}, form)
+            request = OutgoingRequest(
+                "POST", route, None, {"Content-Type": form.content_type}, form
+            )
             # While a file is sent it is enough that it moves; for the rest there is the deadline.
-            exchange = Exchange(
+            exchange = Transfer(
                 deadline,
                 send_timeout=self.total_timeout,
                 read_timeout=self.total_timeout + size / STORED,

@@ -1,4 +1,8 @@
-"""Who we are to a server: credentials, user and headers, and what must not be shown of them."""
+"""How a client reaches its server, and who it is there.
+
+:class:`Endpoint` has address, trust and proxies, which never change; :class:`Identity` has
+credentials, user and headers, and knows what of them must not be shown.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +10,301 @@ import contextlib
 import functools
 import json
 import os
+import re
+import ssl
+import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 import attrs
 import requests
+from requests.adapters import HTTPAdapter
 
+from ..errors import AuthenticationError, ServerUnreachable
+from ..interrupts import interruption
 from ..locks import shared_lock
-from ..sealing import is_secret_name
+from ..sealing import is_secret_name, sealed_headers
 from ..values import is_small
-from .applied import NOTHING, Applied, apply, as_sent, check, check_headers
-from .endpoint import Endpoint
-from .pool import Headers
+from .connections import Headers, check_adapter, keep_to_deadlines, new_session
+from .url import Address, split_proxy
 
 if TYPE_CHECKING:
     from ..credentials import AnyCredentials
     from ..recording.recorder import Recorder
     from ..recording.secrets import Secrets
-    from .description import Description
     from .multipart import Form
 
 Value = str | int | float | None
 #: A query: a name may stand for several values, and what is ``None`` is left out.
 Params = Mapping[str, Value | Sequence[Value]] | Iterable[tuple[str, Value | Sequence[Value]]]
 
+Answered = TypeVar("Answered")
+
+#: Proxies that requests knows.
+_PROXIES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+
+
+class Endpoint:
+    """The server, and how it is reached: over HTTP by :attr:`session`, and by the socket.
+
+    Attributes:
+        address: Where it is.
+        base: The URL below which all routes are.
+        session: The Session with the connections; a fork has its own.
+        is_own_session: Whether we made it, and so close it.
+        given_proxies: ``proxies`` as the user gave them.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        verify: bool | str | os.PathLike[str] = True,
+        cert: str | tuple[str, str] | None = None,
+        proxies: Mapping[str, str | None] | None = None,
+        session: requests.Session | None = None,
+    ) -> None:
+        self.address = address
+        self.base: str = address.http_url
+        self.is_own_session: bool = session is None
+        self.session: requests.Session = new_session() if session is None else session
+        if session is not None:
+            check_adapter(session, address.http_url + "/")
+        self.given_proxies = proxies
+        self._verify = os.fspath(verify) if isinstance(verify, os.PathLike) else verify
+        self._cert = cert
+
+    # -- trust ---------------------------------------------------------------------------
+
+    @functools.cached_property
+    def verify(self) -> bool | str:
+        """The certificates to trust: as given, else as the Session or the environment says."""
+        verify = self._verify
+        if verify is True:
+            verify = self.session.verify or False  # None is that, to requests
+        if verify is True and self.session.trust_env:
+            bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+            verify = bundle or True
+        if isinstance(verify, str) and not os.path.exists(verify):
+            raise FileNotFoundError(f"no CA bundle at {verify!r} (verify=, REQUESTS_CA_BUNDLE)")
+        return verify
+
+    @functools.cached_property
+    def cert(self) -> str | tuple[str, str] | None:
+        """The client's certificate: as given, else the Session's."""
+        cert = self._cert or self.session.cert
+        for file in () if cert is None else (cert,) if isinstance(cert, str) else cert:
+            if not os.path.exists(file):
+                raise FileNotFoundError(f"no client certificate or key at {file!r} (cert=)")
+        return cert
+
+    @functools.cached_property
+    def ssl_context(self) -> ssl.SSLContext:
+        """The same trust and the same certificate for the socket."""
+        verify = self.verify
+        if verify is False:
+            context = ssl.create_default_context()
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        else:
+            where = requests.utils.DEFAULT_CA_BUNDLE_PATH if verify is True else str(verify)
+            is_folder = os.path.isdir(where)
+            context = ssl.create_default_context(
+                cafile=None if is_folder else where, capath=where if is_folder else None
+            )
+        if self.cert:
+            context.load_cert_chain(*([self.cert] if isinstance(self.cert, str) else self.cert))
+        return context
+
+    # -- proxies -------------------------------------------------------------------------
+
+    @property
+    def proxies(self) -> dict[str, str]:
+        """Proxies by scheme.  Loopback addresses bypass them."""
+        return self._proxies_and_reason[0]
+
+    @property
+    def proxy_reason(self) -> str:
+        """The source of :attr:`proxies`, in words."""
+        return self._proxies_and_reason[1]
+
+    @functools.cached_property
+    def _proxies_and_reason(self) -> tuple[dict[str, str], str]:
+        if self.address.is_loopback:
+            return {}, "loopback addresses bypass proxies"
+        if self.given_proxies is not None:
+            given = self.given_proxies.items()  # requests takes ``None`` for a scheme without one
+            return {scheme: url or "" for scheme, url in given}, "proxies="
+        if self.session.proxies:
+            return dict(self.session.proxies), "proxies of the Session"
+        if not self.session.trust_env:
+            return {}, "trust_env=False of the Session"
+        found = requests.utils.get_environ_proxies(self.address.http_url)
+        names = [name for name in os.environ if name.lower().endswith("_proxy")]
+        return found, f"the environment ({', '.join(sorted(names)) or 'no variable is set'})"
+
+    @property
+    def proxy(self) -> str | None:
+        """The proxy that the socket has to take, or ``None``."""
+        return requests.utils.select_proxy(self.address.http_url, self.proxies) or None
+
+    @functools.cached_property
+    def usable_proxies(self) -> dict[str, str]:
+        """:attr:`proxies`; :class:`ServerUnreachable` if the one for this server is no URL."""
+        proxy = self.proxy or "http://none"
+        try:
+            parts = split_proxy(proxy)
+            is_one = parts.scheme in _PROXIES and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_one = False
+        if not is_one:  # and what is given is not shown: it may hold a password
+            raise ServerUnreachable(
+                f"{self.address.http_url}: no URL of a proxy is given ({self.proxy_reason}); "
+                "write http://proxy:3128, or use none with proxies={}",
+                retryable=False,
+            )
+        return self.proxies
+
+    # -- connections ---------------------------------------------------------------------
+
+    def prepare_pool(self, request: requests.PreparedRequest) -> None:
+        """Have the pool of a given Session keep to our deadlines, if it is one of requests."""
+        if self.is_own_session:
+            return
+        adapter = self.session.get_adapter(request.url or "")
+        if isinstance(adapter, HTTPAdapter):
+            pool = adapter.get_connection_with_tls_context(
+                request, self.verify, proxies=self.usable_proxies, cert=self.cert
+            )
+            keep_to_deadlines(pool)
+
+    def drop_kept(self) -> None:
+        """Close the idle connections; those in use are closed when they are done."""
+        self.session.get_adapter(self.address.http_url).close()
+
+    def close(self) -> None:
+        """Close our own Session; one that was given stays open."""
+        if self.is_own_session:
+            self.session.close()
+
+    def shutdown(self) -> Callable[[], None]:
+        """Return a function that closes our own Session, and does not keep this object alive."""
+        return self.session.close if self.is_own_session else lambda: None
+
+    def after_fork(self) -> None:
+        """Make new connection pools in the child of a fork: the old ones are the parent's."""
+        if self.is_own_session:
+            self.session = new_session()
+            return
+        for adapter in self.session.adapters.values():
+            if isinstance(adapter, HTTPAdapter):
+                # As from a pickle: all settings, and pools that nobody has used.
+                vars(HTTPAdapter)["__setstate__"](
+                    adapter, vars(HTTPAdapter)["__getstate__"](adapter)
+                )
+
+
+# -- credentials, at one moment ----------------------------------------------------------
+
+
+class Applied(NamedTuple):
+    """Headers and query of credentials, at one moment."""
+
+    headers: Mapping[str, str]
+    query: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return "Applied(...)"  # secrets stand in it
+
+
+NOTHING = Applied({}, {})
+
+
+def check_credentials(credentials: object) -> None:
+    """Raise ``TypeError`` if the value is no kind of credentials; call nothing of it."""
+    if credentials is None:
+        return
+    from ..credentials import Credentials  # many servers want none
+
+    if isinstance(credentials, tuple):
+        if len(credentials) != 2 or not all(isinstance(part, str) for part in credentials):
+            raise TypeError("credentials given as a tuple are (username, password)")
+    elif not (isinstance(credentials, Credentials) or callable(credentials)):
+        raise TypeError(
+            "credentials are a (username, password) tuple, one of the ...Credentials classes, "
+            f"or a callable that gives one; not {type(credentials).__name__}"
+        )
+
+
+def apply_credentials(credentials: AnyCredentials | None) -> Applied:
+    """Headers and query parameters to send now.
+
+    Raises :class:`AuthenticationError` when they cannot be had, ``TypeError`` when what
+    is given (or what a callable answered) is no kind of credentials.
+    """
+    check_credentials(credentials)
+    if credentials is None:
+        return NOTHING
+    from ..credentials import BasicCredentials, Credentials
+
+    if isinstance(credentials, tuple):
+        credentials = BasicCredentials(*credentials)
+    if isinstance(credentials, Credentials):
+        # Sealed, for some tools that show the variables of a frame look into any tuple.
+        applied = Applied(
+            sealed_headers(dict(_ask(credentials.headers, "headers() of the credentials"))),
+            sealed_headers(dict(_ask(credentials.query, "query() of the credentials"))),
+        )
+        check_headers(applied.headers, "the credentials'")
+        return applied
+    answer = _ask(credentials, "the credentials callable")
+    if callable(answer) and not isinstance(answer, Credentials):
+        raise TypeError("the credentials callable answered with another callable")
+    return apply_credentials(answer)
+
+
+def _ask(source: Callable[[], Answered], what: str) -> Answered:
+    outer = sys.exception()
+    try:
+        return source()
+    except AuthenticationError:
+        raise  # says already what is missing
+    except Exception as exc:  # somebody's code, which may well ask another server
+        if interruption(exc, outer) is not None:
+            raise
+        raise AuthenticationError(f"{what} raised {type(exc).__name__}") from exc
+
+
+def check_headers(headers: Mapping[str, str], whose: str) -> None:
+    """Raise ``ValueError``, without the value, for a header that cannot be sent."""
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"{whose} headers are texts")
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            raise ValueError(f"{whose} header names hold a sign that no name may hold")
+        # A line break would end the header, and so begin another.
+        if not re.fullmatch(r"(?! )[\t\x20-\x7e\xa0-\xff]*(?<! )", value):
+            raise ValueError(
+                f"{whose} {name} header holds a control sign, a letter that headers cannot "
+                "carry, or a space at an end"
+            )
+
+
+def as_sent(headers: Mapping[str, str | bytes] | Mapping[str, str]) -> dict[str, str | bytes]:
+    """Headers as a server reads them, in UTF-8; requests would send texts in Latin-1."""
+    return {
+        name: value.encode() if isinstance(value, str) and not value.isascii() else value
+        for name, value in headers.items()
+    }
+
+
+# -- who we are --------------------------------------------------------------------------
+
 
 @attrs.define(eq=False, repr=False)
-class Request:
+class OutgoingRequest:
     """A request, before credentials are added.
 
     Attributes:
@@ -50,6 +320,28 @@ class Request:
     params: Params | None = None
     headers: Mapping[str, str | bytes] = attrs.field(factory=dict)
     body: bytes | Form | None = None
+
+
+@attrs.frozen(eq=False, repr=False)
+class Description:
+    """Description of what a client sends, and where to, without secrets.
+
+    Attributes:
+        url: The server.
+        user: The user that requests name; ``None`` for none.
+        credentials: The kind of credentials; ``None`` for none.
+        sent: Names of what went along to prove who we are: headers, ``?parameters=``, and what a
+            given Session adds.
+        sends_origin: Whether a header says ``Origin``, which a ComfyUI compares with its host.
+        has_api_prefix: Whether routes are below ``/api``; ``None`` if that is not known yet.
+    """
+
+    url: str
+    user: str | None
+    credentials: str | None
+    sent: tuple[str, ...]
+    sends_origin: bool
+    has_api_prefix: bool | None
 
 
 class Identity:
@@ -69,7 +361,7 @@ class Identity:
         user: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        check(credentials)
+        check_credentials(credentials)
         check_headers(headers or {}, "the given")
         check_headers({"Comfy-User": user or ""}, "the")
         if isinstance(credentials, tuple):  # whose repr would show it
@@ -92,7 +384,7 @@ class Identity:
 
     def refresh(self) -> bool:
         """Ask for the credentials anew; return whether they changed."""
-        applied = apply(self.credentials)
+        applied = apply_credentials(self.credentials)
         with self._lock:
             changed = applied != self._applied
             if changed and self._template is not None:
@@ -111,7 +403,7 @@ class Identity:
         if self._template is None:
             self.refresh()
 
-    def prepare(self, request: Request, path: str) -> requests.PreparedRequest:
+    def prepare(self, request: OutgoingRequest, path: str) -> requests.PreparedRequest:
         """Return the request for a path of the server, complete with credentials and cookies."""
         with self._lock:
             template = self._template or self._prepare(self._applied)
@@ -137,7 +429,7 @@ class Identity:
     def handshake(self, route: str, params: Params) -> tuple[str, dict[str, str]]:
         """URL and headers with which the socket introduces itself: those of any request."""
         self.refresh()
-        request = self.prepare(Request("GET", route, params), route)
+        request = self.prepare(OutgoingRequest("GET", route, params), route)
         headers = {
             name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value
             for name, value in request.headers.items()
@@ -194,8 +486,6 @@ class Identity:
 
     def describe(self, has_api_prefix: bool | None) -> Description:
         """Describe what is sent, and where to, without secrets; asks for no credentials."""
-        from .description import Description  # only doctor() asks
-
         session = self._endpoint.session
         names = [*self._applied.headers, *(f"?{name}=" for name in self._applied.query)]
         given = [*self._headers, *session.headers]

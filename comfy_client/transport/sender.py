@@ -27,14 +27,12 @@ from ..errors import (
     UnexpectedResponse,
 )
 from ..interrupts import causes, interruption
-from .deadline import Deadline, read_timeout
-from .endpoint import Endpoint
+from ..locks import shared_lock
+from .connections import Transfer, current
+from .deadline import Deadline, check_wanted, ended_by, read_timeout
 from .failures import bare, explain, is_of_the_system, reason_of, without_libraries
-from .identity import Identity, Request
-from .parallel import check_wanted, ended_by
-from .pool import Exchange, current
+from .identity import Endpoint, Identity, OutgoingRequest
 from .response import Response, unusable
-from .traffic import Traffic
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -43,6 +41,28 @@ _CHUNK = 1 << 19
 
 #: What requests, urllib3 (while a body is read) and the socket raise.
 _FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+
+
+class Traffic:
+    """Counters of what goes over the network, for any thread."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Reset the totals, with a new lock: after a fork the old one may stay held."""
+        # Guards the three.  Re-entrant: a finalizer may send a request, too.
+        self._lock = shared_lock()
+        self.requests: int = 0
+        self.sent: int = 0
+        self.received: int = 0
+
+    def add(self, *, requests: int = 0, sent: int = 0, received: int = 0) -> None:
+        """Add to the totals."""
+        with self._lock:
+            self.requests += requests
+            self.sent += sent
+            self.received += received
 
 
 class Failure(NamedTuple):
@@ -72,7 +92,7 @@ class Sender:
         self._connect_timeout = connect_timeout
         self._stale = stale
         self._answered_at = float("-inf")
-        self._live: set[Exchange] = set()  # each step of a set is whole: no lock
+        self._live: set[Transfer] = set()  # each step of a set is whole: no lock
         self._closed = False
 
     # -- life ----------------------------------------------------------------------------
@@ -107,7 +127,7 @@ class Sender:
         return "/api" + route
 
     @contextlib.contextmanager
-    def exchange(self, request: Request, exchange: Exchange) -> Iterator[requests.Response]:
+    def exchange(self, request: OutgoingRequest, exchange: Transfer) -> Iterator[requests.Response]:
         """Send one request; the body of the answer is not read yet."""
         self._identity.ensure()
         began, status = runtime.monotonic(), 0
@@ -133,7 +153,7 @@ class Sender:
             if log.isEnabledFor(logging.DEBUG):
                 _log(request.method, self.path(request.route), status, began, exchange)
 
-    def _count(self, exchange: Exchange) -> None:
+    def _count(self, exchange: Transfer) -> None:
         self.traffic.add(requests=exchange.requests, sent=exchange.sent, received=exchange.received)
 
     def _check_wanted(self) -> None:
@@ -141,7 +161,7 @@ class Sender:
         self.check_open()
         check_wanted()
 
-    def _answered(self, request: Request, exchange: Exchange) -> requests.Response:
+    def _answered(self, request: OutgoingRequest, exchange: Transfer) -> requests.Response:
         """Return the answer; ask again with new credentials after a 401, or at the other route."""
         path = self.path(request.route)
         response = self._send(request, path, exchange)
@@ -164,15 +184,15 @@ class Sender:
             self.has_api_prefix = "html" not in response.headers.get("content-type", "") or None
         return response
 
-    def _find_routes(self, exchange: Exchange) -> None:
+    def _find_routes(self, exchange: Transfer) -> None:
         """Find out whether there is ``/api/prompt`` or, before June 2024, ``/prompt``."""
-        looking = Exchange(exchange.deadline)
+        looking = Transfer(exchange.deadline)
         statuses = set()
         try:
             self._live.add(looking)
             with ended_by(looking.cut):
                 for path in ("/api/prompt", "/prompt"):
-                    with self._send(Request("GET", "/prompt"), path, looking) as response:
+                    with self._send(OutgoingRequest("GET", "/prompt"), path, looking) as response:
                         statuses.add(response.status_code)
                         kind = response.headers.get("content-type", "")
                         if response.status_code == 200 and "json" in kind:
@@ -184,7 +204,7 @@ class Sender:
         # Other statuses (401, 502) do not show what answers.
         self.is_foreign = statuses <= {200, 404, 405, 501}
 
-    def _send(self, request: Request, path: str, exchange: Exchange) -> requests.Response:
+    def _send(self, request: OutgoingRequest, path: str, exchange: Transfer) -> requests.Response:
         prepared = self._identity.prepare(request, path)
         url = self._endpoint.base + path
         tries = 2 if request.method in ("GET", "HEAD") else 1
@@ -213,7 +233,7 @@ class Sender:
                 raise found.error from found.cause
 
     def _attempt(
-        self, request: requests.PreparedRequest, url: str, exchange: Exchange, left: float
+        self, request: requests.PreparedRequest, url: str, exchange: Transfer, left: float
     ) -> requests.Response | Failure | None:
         """Return the answer, or why there is none; None if nothing was sent: try again.
 
@@ -329,7 +349,7 @@ class Sender:
             response.raw.drain_conn()  # nothing is left: this gives the connection back
 
 
-def _log(method: str, path: str, status: int, began: float, exchange: Exchange) -> None:
+def _log(method: str, path: str, status: int, began: float, exchange: Transfer) -> None:
     """Log a request, without its query, which may hold a token."""
     seconds = runtime.monotonic() - began
     sent, received = exchange.sent, exchange.received

@@ -35,11 +35,11 @@ from ..locks import shared_lock
 from ..timing import Timing
 from ..tracebacks import short_interrupts
 from .backoff import Backoff
+from .connections import shut
 from .deadline import Deadline
 from .decode import HELLO, MAX_DECODED, SKIPPED, decode_binary, decode_text
-from .dial import Line, Lost, NoWebSocket, Plan, Violation, dial
+from .dial import DialPlan, Line, Lost, NoWebSocket, Violation, dial
 from .frames import BINARY, CLOSE, PING, TEXT
-from .pool import shut
 
 if TYPE_CHECKING:
     from ..recording.recorder import Recorder
@@ -100,7 +100,7 @@ class Handler(Protocol):
         """Ask for the state of the queue over HTTP; raises when that fails."""
 
 
-class _Refused(Lost):
+class _IdRefused(Lost):
     """The server ended the socket because of our client id, with the code 1008."""
 
 
@@ -118,7 +118,7 @@ class Connection:
     def __init__(
         self,
         handler: Handler,
-        plan: Callable[[str], Plan],
+        plan: Callable[[str], DialPlan],
         client_id: str,
         *,
         poll_only: bool = False,
@@ -355,7 +355,7 @@ class Connection:
         ours = self._stopped or self._redial or isinstance(exc, _Quiet | Violation)
         return "client" if ours or not isinstance(exc, Lost) else "server"
 
-    def _dial(self, plan: Plan) -> Line:
+    def _dial(self, plan: DialPlan) -> Line:
         try:
             return dial(plan, self.timing.dial, self._hold, max_frame=self._max_frame)
         except Exception as exc:
@@ -396,7 +396,7 @@ class Connection:
                 code = int.from_bytes(data[:2], "big") if len(data) >= 2 else 1005
                 if recorder is not None:
                     recorder.ending(code)
-                kind = _Refused if code == POLICY_VIOLATION else Lost
+                kind = _IdRefused if code == POLICY_VIOLATION else Lost
                 raise kind(f"the server closed the socket (code {code})")
 
     def _wait(self, line: Line, dialled: float | None) -> None:
@@ -439,7 +439,7 @@ class Connection:
         up_for = runtime.monotonic() - self._greeted_at if was_connected else 0.0
         if was_connected and up_for >= self.backoff.longest:
             self.backoff.reset()
-        if isinstance(exc, _Refused) and self._is_known and up_for < self.timing.dial:
+        if isinstance(exc, _IdRefused) and self._is_known and up_for < self.timing.dial:
             self._is_known = False
             self._renew_client_id()
         elif was_connected:

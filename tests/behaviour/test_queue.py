@@ -14,7 +14,7 @@ from comfy_client import ComfyApi
 from comfy_client.jobs.job import state_of
 from comfy_client.jobs.order import Order
 from comfy_client.testing import ComfyServer
-from comfy_client.transport import pieces
+from comfy_client.transport import response
 from tests.helpers.clients import (
     LIMIT,
     Fast,
@@ -187,7 +187,7 @@ def test_a_look_at_a_large_queue_decodes_one_prompt_at_a_time(
         longest.append(end - at)
         return value, end
 
-    monkeypatch.setattr(pieces, "_decoder", SimpleNamespace(raw_decode=raw_decode))
+    monkeypatch.setattr(response, "_decoder", SimpleNamespace(raw_decode=raw_decode))
     with client(comfy) as third:
         job = third.job(mine) if attaches else fast.job(mine)
         snapshot = third._tracker.monitor.refresh(third, [mine])

@@ -13,8 +13,8 @@ from comfy_client import ComfyApi
 from comfy_client.errors import NotFound
 from comfy_client.jobs.result import Result, make_result
 from comfy_client.testing import ComfyServer, Request, cut, never_answer
-from comfy_client.transport import pool
-from comfy_client.transport.parallel import in_parallel, pause
+from comfy_client.transport import connections
+from comfy_client.transport.deadline import in_parallel, pause
 from tests.helpers.clients import quickly, threads, until
 from tests.helpers.interrupts import press_ctrl_c
 
@@ -181,7 +181,7 @@ def test_a_connection_that_is_about_to_be_cut_serves_nobody_else(
     """Another thread may take it just when somebody has decided to cut it."""
     asked, is_cut, read_whole = (threading.Event() for _ in range(3))
     answers: list[Any] = []
-    real_shut = pool.shut
+    real_shut = connections.shut
 
     def interrupt(request: Request) -> Any:
         asked.set()
@@ -209,7 +209,7 @@ def test_a_connection_that_is_about_to_be_cut_serves_nobody_else(
 
     comfy.on("GET", "/view", (200, {}, b"whole"))
     comfy.on("POST", "/interrupt", interrupt)
-    monkeypatch.setattr(pool, "shut", shut)
+    monkeypatch.setattr(connections, "shut", shut)
     other = threading.Thread(target=ask)
     with pytest.raises(KeyError, match="failing"):
         in_parallel(read, ["failing.png", "a.png"])

@@ -21,7 +21,7 @@ from comfy_client.errors import AuthenticationError, TransportError
 from comfy_client.testing import ComfyServer, Request, frame, never_answer
 from comfy_client.timing import Timing
 from comfy_client.transport.decode import HELLO
-from comfy_client.transport.dial import MAX_HANDSHAKE, Plan
+from comfy_client.transport.dial import MAX_HANDSHAKE, DialPlan
 from comfy_client.transport.websocket import NEXT, State
 from tests.helpers.clients import FAST, LIMIT, open_sockets, quick_once, threads, until
 from tests.helpers.connections import (
@@ -300,7 +300,9 @@ def test_what_the_server_answered_is_in_no_message(make: Make, comfy: ComfyServe
     """A refused handshake's headers and body may hold a secret; the query of ours does."""
     comfy.faults.refuse_sockets(404, "body-secret", {"Set-Cookie": "s=cookie-secret"})
     owner, link = make(comfy.url)
-    owner.plan = Plan(owner.plan.url + "&token=query-secret", {"Authorization": "header-secret"})
+    owner.plan = DialPlan(
+        owner.plan.url + "&token=query-secret", {"Authorization": "header-secret"}
+    )
     comfy.until(lambda: len(comfy.handshakes) >= 2)
     error = link.error
     assert error is not None
@@ -327,7 +329,7 @@ def test_stop_during_the_tls_handshake(make: Make, comfy: ComfyServer) -> None:
         owner, link = make("http://x", start=False, timing=PATIENT)
         context = ssl.create_default_context()
         port = silent.getsockname()[1]
-        owner.plan = Plan(f"wss://127.0.0.1:{port}/ws", {}, ssl_context=context)
+        owner.plan = DialPlan(f"wss://127.0.0.1:{port}/ws", {}, ssl_context=context)
         link.start()
         peer, _ = silent.accept()
         with peer:
@@ -351,7 +353,7 @@ def test_stop_before_a_dial_has_a_socket(
     owner, link = make(comfy.url, start=False, timing=PATIENT)
     dial = owner.dial
 
-    def stop_first(client_id: str) -> Plan:
+    def stop_first(client_id: str) -> DialPlan:
         link.stop()
         return dial(client_id)
 
@@ -412,7 +414,7 @@ def test_a_connection_keeps_no_owner_alive(make: Make, comfy: ComfyServer, state
     """Neither by its thread nor by the traceback of its last error."""
 
     class Refusing(Owner):
-        def dial(self, client_id: str) -> Plan:
+        def dial(self, client_id: str) -> DialPlan:
             raise AuthenticationError("no credentials") from ValueError("inner")
 
     kind = Refusing if state is State.WAITING else Owner

@@ -10,7 +10,7 @@ import pytest
 
 from comfy_client.testing import ComfyServer, never_answer
 from comfy_client.timing import Timing
-from comfy_client.transport.dial import Plan
+from comfy_client.transport.dial import DialPlan
 from comfy_client.transport.websocket import State
 from tests.helpers.clients import LIMIT, until
 from tests.helpers.connections import PATIENT, Make, drips, stops_quickly
@@ -35,7 +35,7 @@ def test_the_socket_goes_through_an_http_proxy(make: Make, comfy: ComfyServer) -
         relay = threading.Thread(target=serve, args=(listener,))
         relay.start()
         owner, link = make("http://x", start=False)
-        owner.plan = Plan(
+        owner.plan = DialPlan(
             "ws://gpu.example:8188/ws?clientId=me", {}, proxy=f"http://u:p%40ss@127.0.0.1:{port}"
         )
         link.start()
@@ -59,7 +59,7 @@ def test_a_proxy_that_refuses_leaves_nothing_open(make: Make, comfy: ComfyServer
     """407 for each CONNECT: failed dials."""
     comfy.on("CONNECT", "*", (407, {}, None))
     owner, link = make("http://x", start=False)
-    owner.plan = Plan(
+    owner.plan = DialPlan(
         "ws://gpu.example:8188/ws", {}, proxy=f"http://u:secret@127.0.0.1:{comfy.port}"
     )
     link.start()
@@ -72,7 +72,7 @@ def test_a_proxy_that_refuses_leaves_nothing_open(make: Make, comfy: ComfyServer
 def test_a_proxy_that_is_no_url_is_refused_in_words(make: Make, proxy: str) -> None:
     """The thread lives on, and nothing of the URL is told."""
     owner, link = make("http://x", start=False)
-    owner.plan = Plan("ws://gpu.example:8188/ws", {}, proxy=proxy)
+    owner.plan = DialPlan("ws://gpu.example:8188/ws", {}, proxy=proxy)
     link.start()
     until(lambda: link.error is not None)
     assert link.failed_for_good
@@ -83,7 +83,7 @@ def test_a_proxy_that_is_no_url_is_refused_in_words(make: Make, proxy: str) -> N
 def test_a_proxy_of_another_kind_is_refused_in_words(make: Make) -> None:
     """Only http proxies carry the socket; what will not mend is hopeless."""
     owner, link = make("http://x", start=False)
-    owner.plan = Plan("ws://gpu.example:8188/ws", {}, proxy="socks5://127.0.0.1:1")
+    owner.plan = DialPlan("ws://gpu.example:8188/ws", {}, proxy="socks5://127.0.0.1:1")
     link.start()
     until(lambda: link.error is not None)
     assert link.failed_for_good
@@ -94,7 +94,7 @@ def test_a_proxy_whose_answer_drips_is_given_up(make: Make, comfy: ComfyServer) 
     """Its CONNECT is part of the dial, and has no more time than that."""
     comfy.on("CONNECT", "*", drips(b"HTTP/1.1 200 Connection established\r\nX-Drip: "))
     owner, link = make("http://x", start=False, timing=Timing(dial=0.3, pause=0.05, cap=0.1))
-    owner.plan = Plan("ws://gpu.example:8188/ws", {}, proxy=comfy.url)
+    owner.plan = DialPlan("ws://gpu.example:8188/ws", {}, proxy=comfy.url)
     link.start()
     until(lambda: len(owner.names("reconnecting")) >= 2)
     assert "the proxy 127.0.0.1 on the way" in str(link.error)
@@ -105,7 +105,7 @@ def test_stop_while_a_proxy_says_nothing(make: Make, comfy: ComfyServer) -> None
     """Its socket is ended, too."""
     comfy.on("CONNECT", "*", never_answer)
     owner, link = make("http://x", start=False, timing=PATIENT)
-    owner.plan = Plan("ws://gpu.example:8188/ws", {}, proxy=comfy.url)
+    owner.plan = DialPlan("ws://gpu.example:8188/ws", {}, proxy=comfy.url)
     link.start()
     comfy.until(lambda: comfy.requests)
     stops_quickly(link)
@@ -117,7 +117,7 @@ def test_a_tunnel_to_an_ipv6_address_is_asked_for_in_brackets(
     """As a URL has it: its own colons are no port's."""
     comfy.on("CONNECT", "*", (403, {}, None))
     owner, link = make("http://x", start=False)
-    owner.plan = Plan("ws://[fd00::5]:8188/ws", {}, proxy=comfy.url)
+    owner.plan = DialPlan("ws://[fd00::5]:8188/ws", {}, proxy=comfy.url)
     link.start()
     until(lambda: link.error is not None)
     assert comfy.requests[0].target == "[fd00::5]:8188"

@@ -12,7 +12,7 @@ from comfy_client.errors import TransportError
 from comfy_client.events import Event
 from comfy_client.testing import ComfyServer, Request
 from comfy_client.timing import Timing
-from comfy_client.transport.dial import Plan
+from comfy_client.transport.dial import DialPlan
 from comfy_client.transport.websocket import Connection, State
 from tests.helpers.clients import LIMIT
 
@@ -24,7 +24,7 @@ class Owner:
     """A handler that notes what it is told, and how to dial."""
 
     def __init__(self, url: str, headers: dict[str, str] | None = None) -> None:
-        self.plan = Plan(url.replace("http", "ws") + "/ws?clientId=me", headers or {})
+        self.plan = DialPlan(url.replace("http", "ws") + "/ws?clientId=me", headers or {})
         self.plans = 0
         self.received: list[Event] = []
         self.events: list[Any] = []
@@ -32,7 +32,7 @@ class Owner:
         self.poll_error: Exception | None = TransportError("HTTP is down")
         self.renewals = 0
 
-    def dial(self, client_id: str) -> Plan:
+    def dial(self, client_id: str) -> DialPlan:
         self.plans += 1
         return self.plan
 
@@ -61,7 +61,7 @@ def connection_of(owner: Owner, **options: Any) -> Connection:
     """One that keeps its handler no more alive than a client is."""
     known = weakref.ref(owner)
 
-    def plan(client_id: str) -> Plan:
+    def plan(client_id: str) -> DialPlan:
         found = known()
         assert found is not None
         return found.dial(client_id)

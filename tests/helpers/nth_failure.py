@@ -370,7 +370,6 @@ _MODULES: Final = (
     "comfy_client.models",
     "comfy_client.transport.decode",
     "comfy_client.transport.frames",
-    "comfy_client.transport.pieces",
     "comfy_client.transport.response",
     "comfy_client.values",
     "comfy_client.jobs.output",

@@ -22,7 +22,7 @@ from comfy_client import ComfyApi
 from comfy_client.cli.main import main
 from comfy_client.jobs.result import Result, make_result
 from comfy_client.testing import ComfyServer
-from comfy_client.transport.files import IfExists, distinct_names, write_atomically
+from comfy_client.transport.local_files import IfExists, distinct_names, write_atomically
 from tests.conftest import examples
 from tests.helpers.clients import LIMIT
 from tests.hostile.server import GRAPH, Comfy, Request, answer

@@ -340,7 +340,7 @@ def test_a_reason_phrase_is_not_shown(status: int) -> None:
 
 def test_the_socket_shows_no_reason_phrase_either() -> None:
     """The tunnel for the event socket, whose answer is no HTTP."""
-    from comfy_client.transport.dial import Plan, dial  # what a client dials by
+    from comfy_client.transport.dial import DialPlan, dial  # what a client dials by
 
     for reply in (
         lambda r: answer(407, reason=r.headers["proxy-authorization"]),
@@ -349,10 +349,9 @@ def test_the_socket_shows_no_reason_phrase_either() -> None:
         with Server(reply) as proxy:
             way = f"http://me:{quote(SECRET, safe='')}@127.0.0.1:{proxy.port}"
             opened: list[socket.socket] = []
+            plan = DialPlan("ws://comfy.example/ws", {"X-Key": SECRET}, proxy=way)
             with pytest.raises(ComfyError) as caught:
-                dial(
-                    Plan("ws://comfy.example/ws", {"X-Key": SECRET}, proxy=way), 5.0, opened.append
-                )
+                dial(plan, 5.0, opened.append)
             for sock in opened:
                 sock.close()
         assert_nowhere(shown(caught.value))

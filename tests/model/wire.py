@@ -35,8 +35,8 @@ from comfy_client.errors import (
     ServerUnreachable,
     TransportError,
 )
-from comfy_client.transport import endpoint, pool, websocket
-from comfy_client.transport.dial import Lost, NoWebSocket, Plan
+from comfy_client.transport import connections, identity, websocket
+from comfy_client.transport.dial import DialPlan, Lost, NoWebSocket
 from comfy_client.transport.frames import CLOSE, PONG, TEXT
 from tests.model.kernel import START, Kernel
 from tests.model.schedule import Fault
@@ -186,8 +186,8 @@ class Network:
 
     def __enter__(self) -> Network:
         patches = (
-            (endpoint, "new_session", self._session),
-            (pool, "shut", _shut),
+            (identity, "new_session", self._session),
+            (connections, "shut", _shut),
             (websocket, "shut", _shut),
             (websocket, "dial", self._dial),
         )
@@ -235,7 +235,7 @@ class Network:
     # -- the event socket ------------------------------------------------------------------
 
     def _dial(
-        self, plan: Plan, timeout: float, hold: Callable[[Any], None], *, max_frame: int | None
+        self, plan: DialPlan, timeout: float, hold: Callable[[Any], None], *, max_frame: int | None
     ) -> Line:
         self.check_unlocked("a socket is dialled")
         parts = urlsplit(plan.url)
@@ -427,7 +427,7 @@ class Adapter(BaseAdapter):
         network.check_unlocked("a request is sent")
         url = urlsplit(request.url or "")
         server, method = network.servers[url.netloc], request.method or ""
-        exchange = pool.current.get()
+        exchange = connections.current.get()
         cord = Cord(kernel)
         try:
             if exchange is not None:

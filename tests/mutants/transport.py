@@ -9,8 +9,8 @@ TRANSPORT = (
     Mutant(
         "T02",
         "transport/websocket.py",
-        "if isinstance(exc, _Refused) and self._is_known and up_for < self.timing.dial:",
-        "if isinstance(exc, _Refused) and self._is_known:",
+        "if isinstance(exc, _IdRefused) and self._is_known and up_for < self.timing.dial:",
+        "if isinstance(exc, _IdRefused) and self._is_known:",
         "behaviour/test_backoff.py",
         "the code 1008 on a socket that lasted costs running jobs their events",
     ),
@@ -90,7 +90,7 @@ TRANSPORT = (
     ),
     Mutant(
         "T28",
-        "transport/endpoint.py",
+        "transport/identity.py",
         "        if verify is False:\n            context =",
         "        if True:\n            context =",
         "behaviour/test_tls.py",
@@ -165,7 +165,7 @@ TRANSPORT = (
     ),
     Mutant(
         "T34",
-        "transport/parallel.py",
+        "transport/deadline.py",
         "                    failed[index] = exc\n                    group.end()\n",
         "                    failed[index] = exc\n",
         "unit/test_parallel.py",
@@ -173,7 +173,7 @@ TRANSPORT = (
     ),
     Mutant(
         "T35",
-        "transport/parallel.py",
+        "transport/deadline.py",
         "        raise Abandoned\n",
         "        return\n",
         "unit/test_parallel.py",
@@ -207,31 +207,31 @@ TRANSPORT = (
     Mutant(
         "N30",
         "transport/websocket.py",
-        "kind = _Refused if code == POLICY_VIOLATION else Lost",
+        "kind = _IdRefused if code == POLICY_VIOLATION else Lost",
         "kind = Lost",
         "behaviour/test_client_id.py",
         "a client id that the server lets in no more is tried for ever",
     ),
     Mutant(
         "N31",
-        "transport/pool.py",
+        "transport/connections.py",
         "        if self._is_cut:  # asked in this order, as cut() does it in the other\n"
         '            raise ConnectionAbortedError("ended by another thread")\n',
         "",
-        "unit/test_exchange.py",
+        "unit/test_transfer.py",
         "close() while a request connects does not end it",
     ),
     Mutant(
         "N32",
-        "transport/pool.py",
+        "transport/connections.py",
         "return not self._is_cut  # asked in this order, as cut() does it in the other",
         "return True",
-        "unit/test_exchange.py",
+        "unit/test_transfer.py",
         "a request on a kept connection dies with the one before it",
     ),
     Mutant(
         "N33",
-        "transport/pool.py",
+        "transport/connections.py",
         "if sum(map(_size, (cookie, *others))) <= MAX_COOKIES:",
         "if True:",
         "hostile/test_bounds.py",
@@ -239,7 +239,7 @@ TRANSPORT = (
     ),
     Mutant(
         "N34",
-        "transport/pool.py",
+        "transport/connections.py",
         "for _ in range(MAX_INTERIM):",
         "while True:",
         "hostile/test_bounds.py::test_what_stands_before_a_body_has_an_end",
@@ -279,7 +279,7 @@ TRANSPORT = (
     ),
     Mutant(
         "N39",
-        "transport/remote_file.py",
+        "transport/resume.py",
         "elif self._version != version:",
         "elif False:",
         "behaviour/test_output_workflow.py",

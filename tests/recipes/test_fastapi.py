@@ -19,7 +19,7 @@ import pytest
 
 from comfy_client import ComfyApi, JobInterrupted
 from comfy_client.testing import ComfyServer
-from comfy_client.transport.pool import POOL_SIZE
+from comfy_client.transport.connections import POOL_SIZE
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
 from tests.helpers.clients import LIMIT, until

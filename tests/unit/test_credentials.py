@@ -18,9 +18,15 @@ from comfy_client.credentials import (
 )
 from comfy_client.errors import AuthenticationError
 from comfy_client.recording.secrets import Secrets
-from comfy_client.transport.applied import NOTHING, Applied, apply, check
-from comfy_client.transport.endpoint import Endpoint
-from comfy_client.transport.identity import Identity, warned
+from comfy_client.transport.identity import (
+    NOTHING,
+    Applied,
+    Endpoint,
+    Identity,
+    apply_credentials,
+    check_credentials,
+    warned,
+)
 from comfy_client.transport.url import parse_host
 
 SECRET = "hunter2-geheim"
@@ -55,7 +61,7 @@ class Own:
 )
 def test_each_kind_comes_to_headers_and_query(given: Any, headers: Any, query: Any) -> None:
     """The same for HTTP and for the socket."""
-    assert apply(given) == Applied(headers, query)
+    assert apply_credentials(given) == Applied(headers, query)
 
 
 @pytest.mark.parametrize(
@@ -73,9 +79,9 @@ def test_the_environment_is_read_at_each_use(
     """So a new value counts without a new client."""
     named = EnvCredentials("COMFY_TEST_TOKEN", kind, "X-Key")
     monkeypatch.setenv("COMFY_TEST_TOKEN", "an:older")
-    assert apply(named) != Applied(headers, query)
+    assert apply_credentials(named) != Applied(headers, query)
     monkeypatch.setenv("COMFY_TEST_TOKEN", value)
-    assert apply(named) == Applied(headers, query)
+    assert apply_credentials(named) == Applied(headers, query)
 
 
 @pytest.mark.parametrize("value", [None, ""])
@@ -87,7 +93,7 @@ def test_a_variable_that_is_not_set_is_named(
     if value is not None:
         monkeypatch.setenv("COMFY_TEST_TOKEN", value)
     with pytest.raises(AuthenticationError, match="COMFY_TEST_TOKEN is not set"):
-        apply(EnvCredentials("COMFY_TEST_TOKEN"))
+        apply_credentials(EnvCredentials("COMFY_TEST_TOKEN"))
 
 
 def test_a_kind_that_does_not_exist_is_refused() -> None:
@@ -99,7 +105,7 @@ def test_a_kind_that_does_not_exist_is_refused() -> None:
 @pytest.mark.parametrize("given", [("a",), ("a", "b", "c"), ("a", 1), "user:pass", 5, ["a", "b"]])
 def test_what_is_no_credentials_is_a_type_error_without_it(given: Any) -> None:
     """The message names the kind, never the value."""
-    for function in (check, apply):
+    for function in (check_credentials, apply_credentials):
         with pytest.raises(TypeError) as caught:
             function(given)
         assert "pass'" not in str(caught.value)
@@ -108,22 +114,28 @@ def test_what_is_no_credentials_is_a_type_error_without_it(given: Any) -> None:
 
 def test_a_user_name_with_a_colon_is_refused() -> None:
     """The server would take what follows for the beginning of the password."""
-    for given in (lambda: BasicCredentials("a:b", SECRET), lambda: apply(("a:b", SECRET))):
+    for given in (
+        lambda: BasicCredentials("a:b", SECRET),
+        lambda: apply_credentials(("a:b", SECRET)),
+    ):
         with pytest.raises(ValueError, match="colon") as caught:
             given()
         assert SECRET not in str(caught.value)
-    assert apply(("a", f"b:{SECRET}")).headers == basic(f"a:b:{SECRET}")
+    assert apply_credentials(("a", f"b:{SECRET}")).headers == basic(f"a:b:{SECRET}")
 
 
 def test_a_callable_is_asked_each_time() -> None:
-    """``check`` does not ask it."""
+    """``check_credentials`` does not ask it."""
     answers = iter([BearerCredentials("one"), BearerCredentials("two")])
 
     def ask() -> BearerCredentials:
         return next(answers)
 
-    check(ask)
-    assert [apply(ask).headers["Authorization"] for _ in "12"] == ["Bearer one", "Bearer two"]
+    check_credentials(ask)
+    assert [apply_credentials(ask).headers["Authorization"] for _ in "12"] == [
+        "Bearer one",
+        "Bearer two",
+    ]
 
 
 def test_a_callable_that_fails_or_answers_nonsense_is_told() -> None:
@@ -133,7 +145,7 @@ def test_a_callable_that_fails_or_answers_nonsense_is_told() -> None:
         raise KeyError(SECRET)
 
     with pytest.raises(AuthenticationError) as caught:
-        apply(fail)
+        apply_credentials(fail)
     assert "KeyError" in str(caught.value)
     assert SECRET not in str(caught.value)
 
@@ -141,12 +153,12 @@ def test_a_callable_that_fails_or_answers_nonsense_is_told() -> None:
         headers = query = staticmethod(fail)
 
     with pytest.raises(AuthenticationError, match="raised KeyError") as caught:
-        apply(Failing("x"))
+        apply_credentials(Failing("x"))
     assert SECRET not in str(caught.value)
     with pytest.raises(TypeError, match="another callable"):
-        apply(lambda: fail)
+        apply_credentials(lambda: fail)
     with pytest.raises(TypeError):
-        apply(lambda: SECRET)  # type: ignore[arg-type,return-value]
+        apply_credentials(lambda: SECRET)  # type: ignore[arg-type,return-value]
 
 
 @pytest.mark.parametrize(
@@ -158,12 +170,12 @@ def test_what_no_header_can_carry_is_refused_without_showing_it(value: str) -> N
         if value == " front":
             continue
         with pytest.raises(ValueError, match="header") as caught:
-            apply(given)
+            apply_credentials(given)
         assert SECRET not in repr(caught.value)
     with pytest.raises(ValueError, match="name"):
-        apply(HeaderCredentials({"X\r\nY": SECRET}))
+        apply_credentials(HeaderCredentials({"X\r\nY": SECRET}))
     with pytest.raises(TypeError, match="texts"):
-        apply(HeaderCredentials({"X": 5}))  # type: ignore[dict-item]
+        apply_credentials(HeaderCredentials({"X": 5}))  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("given", [BearerCredentials(SECRET + "\n"), Own()])
@@ -211,11 +223,11 @@ def test_redaction_covers_values_as_they_are_sent() -> None:
         secrets.add(applied.query.values())
         return secrets.hide_words(text)
 
-    applied = apply(BasicCredentials("me", SECRET))
+    applied = apply_credentials(BasicCredentials("me", SECRET))
     sent = applied.headers["Authorization"]
     assert redact(applied, f"Basic auth: {sent}!") == "Basic auth: ***!"
     assert redact(applied, f"me:{SECRET} {sent.split()[1]}") == "me:*** ***"
-    applied = apply(QueryCredentials("t", "a b/c&d"))
+    applied = apply_credentials(QueryCredentials("t", "a b/c&d"))
     assert redact(applied, "t=a%20b/c%26d t=a+b%2Fc%26d a b/c&d") == "t=*** t=*** ***"
     assert redact(NOTHING, "as it is") == "as it is"
 

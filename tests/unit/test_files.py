@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from comfy_client.transport.files import MAX_NAME, safe_name, target_path, write_atomically
+from comfy_client.transport.local_files import MAX_NAME, safe_name, target_path, write_atomically
 from tests.conftest import examples
 
 DEVICES = ["CON", "PRN", "AUX", "NUL", "COM1", "com9", "LPT1", "COM²", "CONIN$", "conout$"]

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from comfy_client.transport.files import write_atomically
-from comfy_client.transport.parallel import (
-    MOST,
+from comfy_client.transport.deadline import (
+    MAX_PARALLEL,
     Abandoned,
     check_wanted,
     ended_by,
     in_parallel,
     pause,
 )
+from comfy_client.transport.local_files import write_atomically
 from tests.helpers.clients import threads, until
 from tests.helpers.interrupts import press_ctrl_c
 
@@ -41,20 +41,20 @@ def test_what_is_made_keeps_the_order_of_the_items() -> None:
 
 def test_a_few_run_at_a_time() -> None:
     """As many as there may be, and no more."""
-    together, now, most = threading.Barrier(MOST), [], []
+    together, now, most = threading.Barrier(MAX_PARALLEL), [], []
     lock = threading.Lock()
 
     def work(item: int) -> None:
         with lock:
             now.append(item)
             most.append(len(now))
-        if item < MOST:
+        if item < MAX_PARALLEL:
             together.wait(SECONDS)
         with lock:
             now.remove(item)
 
-    in_parallel(work, range(3 * MOST))
-    assert max(most) == MOST
+    in_parallel(work, range(3 * MAX_PARALLEL))
+    assert max(most) == MAX_PARALLEL
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -108,12 +108,12 @@ def test_the_first_error_ends_all_of_them() -> None:
     with pytest.raises(KeyError, match="0"):
         in_parallel(work, range(100))
     assert abandoned == [1]
-    assert len(begun) <= MOST
+    assert len(begun) <= MAX_PARALLEL
 
 
 def test_an_interruption_in_the_caller_ends_all_of_them() -> None:
     """Such as a Ctrl-C, which comes in the main thread; it is waited for what ends."""
-    begun, ended = threading.Barrier(MOST), []
+    begun, ended = threading.Barrier(MAX_PARALLEL), []
 
     def work(item: int) -> None:
         if begun.wait(SECONDS) == 0:
@@ -124,8 +124,8 @@ def test_an_interruption_in_the_caller_ends_all_of_them() -> None:
             ended.append(item)
 
     with pytest.raises(KeyboardInterrupt):
-        in_parallel(work, range(MOST))
-    assert sorted(ended) == list(range(MOST))
+        in_parallel(work, range(MAX_PARALLEL))
+    assert sorted(ended) == list(range(MAX_PARALLEL))
 
 
 def test_what_is_under_way_is_ended_from_outside() -> None:
@@ -134,7 +134,7 @@ def test_what_is_under_way_is_ended_from_outside() -> None:
 
     def work(item: int) -> None:
         if item == 0:
-            assert all(waiting.acquire(timeout=SECONDS) for _ in range(MOST - 1))
+            assert all(waiting.acquire(timeout=SECONDS) for _ in range(MAX_PARALLEL - 1))
             raise KeyError(item)
         answered = threading.Event()
         with ended_by(answered.set):
@@ -145,8 +145,8 @@ def test_what_is_under_way_is_ended_from_outside() -> None:
 
     ended: list[int] = []
     with pytest.raises(KeyError, match="0"):
-        in_parallel(work, range(MOST))
-    assert sorted(ended) == list(range(1, MOST))
+        in_parallel(work, range(MAX_PARALLEL))
+    assert sorted(ended) == list(range(1, MAX_PARALLEL))
 
 
 def test_no_part_of_a_file_is_left_though_nothing_ends_its_thread(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_no_part_of_a_file_is_left_though_nothing_ends_its_thread(tmp_path: Path
 
 def test_nobody_begins_or_sleeps_once_it_is_over() -> None:
     """Each gives up at once."""
-    failing, given_up = threading.Barrier(MOST), []
+    failing, given_up = threading.Barrier(MAX_PARALLEL), []
 
     def work(item: int) -> None:
         failing.wait(SECONDS)
@@ -190,8 +190,8 @@ def test_nobody_begins_or_sleeps_once_it_is_over() -> None:
             raise
 
     with pytest.raises(KeyError):
-        in_parallel(work, range(MOST))
-    assert sorted(given_up) == list(range(1, MOST))
+        in_parallel(work, range(MAX_PARALLEL))
+    assert sorted(given_up) == list(range(1, MAX_PARALLEL))
 
 
 def test_work_sees_the_context_of_its_caller() -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comfy_client.transport import pieces
+from comfy_client.transport import response
+from comfy_client.transport.response import Each, loads_in_pieces
 from tests.conftest import examples
 
 VALUES = st.recursive(
@@ -25,10 +26,9 @@ def same(element: Any) -> Any:
     return element
 
 
-@pytest.fixture(autouse=True)
-def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that each small text has many."""
-    monkeypatch.setattr(pieces, "_PIECE", 7)
+def loads(content: bytes, each: Each) -> Any:
+    """Decode pieces that are so small that each text has many."""
+    return loads_in_pieces(content, each, piece=7)
 
 
 @given(st.dictionaries(st.text(), VALUES) | VALUES, st.booleans(), st.sampled_from([None, 1]))
@@ -38,7 +38,7 @@ def test_it_says_what_json_says(value: Any, is_ascii: bool, indent: int | None) 
     content = json.dumps(value, ensure_ascii=is_ascii, indent=indent).encode(
         "utf-8", "surrogatepass"
     )
-    assert pieces.loads(content, same) == json.loads(content)
+    assert loads(content, same) == json.loads(content)
 
 
 @given(st.dictionaries(st.text(), VALUES), st.data())
@@ -55,9 +55,9 @@ def test_what_json_refuses_it_refuses(value: Any, data: st.DataObject) -> None:
         expected = json.loads(broken)
     except ValueError:
         with pytest.raises((json.JSONDecodeError, UnicodeDecodeError)):
-            pieces.loads(broken, same)
+            loads(broken, same)
     else:
-        assert pieces.loads(broken, same) == expected
+        assert loads(broken, same) == expected
 
 
 def test_each_element_of_an_outermost_list_is_decoded_alone(
@@ -74,10 +74,10 @@ def test_each_element_of_an_outermost_list_is_decoded_alone(
             longest = max(longest, end - at)
             return value, end
 
-    monkeypatch.setattr(pieces, "_decoder", Counting())
+    monkeypatch.setattr(response, "_decoder", Counting())
     items = [[number, f"id {number}", {"1": {"text": "x" * 200}}] for number in range(100)]
     content = json.dumps({"queue_running": items[:1], "queue_pending": items}).encode()
-    kept = pieces.loads(content, lambda item: item[1])
+    kept = loads(content, lambda item: item[1])
     assert kept["queue_pending"] == [f"id {number}" for number in range(100)]
     assert longest < 300
 
@@ -86,7 +86,7 @@ def test_each_element_of_an_outermost_list_is_decoded_alone(
 def test_other_encodings_are_read_too(encoding: str) -> None:
     """As ``json.loads`` does it."""
     value = {"list": [1, 2], "text": "ä"}
-    assert pieces.loads(json.dumps(value).encode(encoding), lambda one: -one) == {
+    assert loads(json.dumps(value).encode(encoding), lambda one: -one) == {
         "list": [-1, -2],
         "text": "ä",
     }

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from comfy_client.transport.connections import Transfer
 from comfy_client.transport.deadline import Deadline
-from comfy_client.transport.pool import Exchange
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -21,7 +21,7 @@ def pair() -> Iterator[Pair]:
 
 
 def test_a_request_that_is_ended_before_it_has_a_socket_gets_none(pair: Pair) -> None:
-    exchange = Exchange(Deadline())
+    exchange = Transfer(Deadline())
     exchange.cut()
     with pytest.raises(ConnectionAbortedError):
         exchange.uses(pair[0])
@@ -30,7 +30,7 @@ def test_a_request_that_is_ended_before_it_has_a_socket_gets_none(pair: Pair) ->
 def test_a_socket_is_handed_on_unless_it_is_about_to_be_ended(pair: Pair) -> None:
     """Or the end of one request would be that of the next."""
     ours, theirs = pair
-    before, after = Exchange(Deadline()), Exchange(Deadline())
+    before, after = Transfer(Deadline()), Transfer(Deadline())
     before.uses(ours)
     assert before.leaves(ours)
     before.cut()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
-from .parallel import ended_by
+from .deadline import ended_by
 
 IfExists = Literal["number", "skip", "overwrite"]
 

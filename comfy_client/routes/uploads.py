@@ -17,7 +17,7 @@ from ..models.files import unambiguous
 from ..transport.deadline import Deadline
 from ..transport.http import Http
 from ..transport.multipart import OnProgress
-from ..upload import Content, FileChanged, State, Upload, facts_of
+from ..upload import Content, FileChanged, FileState, Upload, facts_of
 
 #: Names that are remembered, of files that were sent.
 _MOST: Final = 1000
@@ -28,7 +28,7 @@ Sent: TypeAlias = dict[tuple[str, str, str], tuple[object, UploadedImage]]
 
 
 @attrs.frozen(eq=False)
-class Sending:
+class Uploader:
     """Upload of one file."""
 
     http: Http
@@ -63,7 +63,7 @@ class Sending:
             if state is None or upload.remote is not None:  # it may have changed since
                 facts = facts_of(content)
                 upload.was_fetched(facts)
-                state = State(upload.name or facts.name, facts.digest, facts.size)
+                state = FileState(upload.name or facts.name, facts.digest, facts.size)
                 found = self._existing(upload, state)
                 if found:
                     return found
@@ -97,7 +97,7 @@ class Sending:
         )
         return UploadedImage.from_json(answer)
 
-    def _existing(self, upload: Upload, state: State) -> UploadedImage | None:
+    def _existing(self, upload: Upload, state: FileState) -> UploadedImage | None:
         """Return the server's file with this content and name, if we know of one."""
         if self.overwrite:
             return None
@@ -108,7 +108,7 @@ class Sending:
             answer = UploadedImage(state.name, upload.subfolder, self.type) if is_sure else None
         return answer if answer and self.has(answer, state.size) else None
 
-    def _key(self, upload: Upload, state: State) -> tuple[str, str, str]:
+    def _key(self, upload: Upload, state: FileState) -> tuple[str, str, str]:
         return state.name, upload.subfolder, self.type
 
     def has(self, file: UploadedImage, size: int | None = None) -> bool:
@@ -128,7 +128,7 @@ class Sending:
             return False
         return size is None or answer.headers.get("content-length") == str(size)
 
-    def _remember(self, upload: Upload, state: State, answer: UploadedImage) -> None:
+    def _remember(self, upload: Upload, state: FileState, answer: UploadedImage) -> None:
         key = self._key(upload, state)
         self.sent.pop(key, None)
         if state.version is not None:

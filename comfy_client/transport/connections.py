@@ -59,7 +59,7 @@ def shut(sock: socket.socket) -> None:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
-class Exchange:
+class Transfer:
     """A request and its answer: their timeouts, the socket that they use, and their bytes."""
 
     __slots__ = (
@@ -109,14 +109,14 @@ class Exchange:
 
 
 #: What this thread is about to send; ``None`` for requests of others over the same pool.
-current: Final[ContextVar[Exchange | None]] = ContextVar("current", default=None)
+current: Final[ContextVar[Transfer | None]] = ContextVar("current", default=None)
 
 
 class _Reader(io.RawIOBase):
     """The bytes that a socket receives until the deadline."""
 
     def __init__(
-        self, sock: socket.socket, deadline: Deadline, exchange: Exchange | None = None
+        self, sock: socket.socket, deadline: Deadline, exchange: Transfer | None = None
     ) -> None:
         self._sock = sock
         self._exchange = exchange
@@ -184,7 +184,7 @@ class _InTime:
 
     response_class: Any = staticmethod(_response)
     sock: Any
-    _exchange: Exchange | None = None
+    _exchange: Transfer | None = None
     _waits_for_body = False  #: The headers of a request are held back ...
     _headers = b""  #: ... and these are they.
 
@@ -230,7 +230,7 @@ class _InTime:
             super().send(data)  # type: ignore[misc]  # of what it is mixed into
             exchange.sent += memoryview(data).nbytes
 
-    def _send_in_pieces(self, data: memoryview, exchange: Exchange) -> None:
+    def _send_in_pieces(self, data: memoryview, exchange: Transfer) -> None:
         """Send until the deadline, as long as some of it is sent within each timeout."""
         unsent = min(_UNSENT, max(1, int(exchange.send_timeout * _SLOWEST)))
         with contextlib.suppress(AttributeError, OSError):  # not on Windows, nor of a Unix socket
