@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import JobTimeout
-from .connecting import Given, of_server_or_embedded
 from .decorators import Finite
 from .exits import Mistake
 from .printing import examples, say
 from .results import wait_for
 from .run import submitted
+from .server_options import Given, of_server_or_embedded
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
     from ..events import PreviewEvent
     from ..jobs.result import Result
     from ..workflow import Workflow
-    from .servers import Server
+    from .target import Target
 
 #: Values for inputs of the demo's workflow, by node and name.
 _Inputs = dict[tuple[str, str], str | int]
@@ -110,7 +110,7 @@ def demo(
         click.echo("\nOn your own ComfyUI: comfy-client demo --host http://127.0.0.1:8188")
 
 
-def _connected(server: Server | None, stack: contextlib.ExitStack) -> ComfyApi:
+def _connected(server: Target | None, stack: contextlib.ExitStack) -> ComfyApi:
     """Make a client of the server, or of an embedded one; the stack closes both."""
     from ..client import ComfyApi
 
@@ -172,7 +172,7 @@ def _run(
     return result, previews[0] if previews else None
 
 
-def _code(inputs: _Inputs, server: Server | None) -> Iterator[str]:
+def _code(inputs: _Inputs, server: Target | None) -> Iterator[str]:
     """Python that does what the demo did, without any secret."""
     if server is None:
         yield "from comfy_client import ComfyApi, Workflow"

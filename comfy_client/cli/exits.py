@@ -138,7 +138,7 @@ def in_commands(text: str) -> str:
     return text
 
 
-def status_of(error: BaseException) -> Exit:
+def exit_of(error: BaseException) -> Exit:
     """Return the exit status for an error."""
     if isinstance(error, Ended):
         return error.status
@@ -184,7 +184,7 @@ def hint_of(error: BaseException) -> str | None:
 def error_object(error: BaseException) -> dict[str, Any]:
     """Return what ``--json`` prints of an error: ``code``, ``message``, ``hint``, ``exit``, ..."""
     facts = error.to_dict() if isinstance(error, ComfyError) else {"code": _code_of(error)}
-    ours = {"message": message_of(error), "hint": hint_of(error), "exit": int(status_of(error))}
+    ours = {"message": message_of(error), "hint": hint_of(error), "exit": int(exit_of(error))}
     return {**facts, **ours}
 
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import click
 
-from .connecting import Given
 from .decorators import Decorator
 from .exits import Mistake
-from .inputs import mistakes
+from .input_options import mistakes
+from .server_options import Given
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
     from ..workflow import Workflow
-    from ..workflow.definitions import Definitions
+    from ..workflow.definition_source import Definitions
 
 #: The argument of commands that take a workflow.
 workflow_argument: Decorator = click.argument("workflow", metavar="WORKFLOW")
@@ -56,7 +56,7 @@ def read_definitions(path: Path) -> Mapping[str, Any]:
     return found
 
 
-class Late:
+class LazyServer:
     """A server that is not asked before something is needed of it.
 
     What is wrong with a file is said before it turns out that the server is away.
@@ -88,7 +88,7 @@ class Late:
         return self.client.open_image(info)
 
 
-class Source(Late):
+class LazyDefinitions(LazyServer):
     """A server that is asked for definitions only if they are needed; or a file of them."""
 
     def __init__(self, given: Given, path: Path | None) -> None:

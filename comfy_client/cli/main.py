@@ -10,36 +10,46 @@ import click
 
 from .._version import __version__
 from ..errors import ComfyError
-from . import demo, jobs, run, serve, server, storage, sweep, watch, workflows
-from .connecting import Given, of_servers
+from . import (
+    catalog_commands,
+    demo,
+    prompt_commands,
+    run,
+    serve,
+    server_commands,
+    sweep,
+    watch,
+    workflow_commands,
+)
 from .exits import Exit, ending_as_by_ctrl_c
 from .printing import plain_logs, report
+from .server_options import Given, of_servers
 
 _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
-    "Run workflows": (run.run, sweep.sweep, workflows.check, workflows.convert),
+    "Run workflows": (run.run, sweep.sweep, workflow_commands.check, workflow_commands.convert),
     "Jobs": (
         watch.watch,
-        jobs.queue,
-        jobs.history,
-        jobs.job,
-        jobs.cancel,
-        jobs.download,
+        prompt_commands.queue,
+        prompt_commands.history,
+        prompt_commands.job,
+        prompt_commands.cancel,
+        prompt_commands.download,
     ),
     "The server": (
-        server.info,
-        storage.models,
-        storage.nodes,
-        storage.upload,
-        server.free,
-        server.logs,
-        server.doctor,
-        server.where,
+        server_commands.info,
+        catalog_commands.models,
+        catalog_commands.nodes,
+        catalog_commands.upload,
+        server_commands.free,
+        server_commands.logs,
+        server_commands.doctor,
+        server_commands.where,
     ),
     "To begin with, and for programs": (
         demo.demo,
-        workflows.example,
+        workflow_commands.example,
         serve.serve,
-        workflows.stubs,
+        workflow_commands.stubs,
     ),
 }
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import attrs
 
 from ..errors import JobTimeout
-from .connecting import ANSWER_LIMIT, Given
 from .exits import LeftOn, message_of
 from .printing import note
 from .results import cancel
+from .server_options import ANSWER_LIMIT, Given
 
 if TYPE_CHECKING:
     from ..client import ComfyApi

@@ -17,12 +17,12 @@ from .exits import (
     Ended,
     Exit,
     error_object,
+    exit_of,
     harmless,
     hint_of,
     in_commands,
     message_of,
     one_line,
-    status_of,
 )
 
 
@@ -56,7 +56,7 @@ def report(error: BaseException, as_json: bool) -> Exit:
     if isinstance(error, Ended):  # all is said
         return error.status
     if as_json and _has_emitted(error_object(error)):
-        return status_of(error)
+        return exit_of(error)
     if isinstance(error, click.UsageError):
         error.show()
     elif not isinstance(error, KeyboardInterrupt | click.Abort):  # who pressed it, knows
@@ -64,7 +64,7 @@ def report(error: BaseException, as_json: bool) -> Exit:
         hint = hint_of(error)
         if hint:
             click.echo(f"Try: {hint}", err=True)
-    return status_of(error)
+    return exit_of(error)
 
 
 def _has_emitted(found: Any) -> bool:

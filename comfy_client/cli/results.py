@@ -14,7 +14,7 @@ import click
 from ..errors import ComfyError
 from .decorators import Decorator, Finite
 from .exits import Unsaved, message_of
-from .inputs import mistakes
+from .input_options import mistakes
 from .printing import emit, note, say
 
 if TYPE_CHECKING:

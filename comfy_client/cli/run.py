@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ComfyError
-from .connecting import ANSWER_LIMIT, Given, of_servers
 from .decorators import Decorator
-from .inputs import Types, set_seeds
-from .loading import Late, content_of, load, workflow_argument
+from .input_options import Types, set_seeds
+from .loading import LazyServer, content_of, load, workflow_argument
 from .mine import mark
 from .printing import emit, examples, note, say
 from .results import (
@@ -25,12 +24,13 @@ from .results import (
     timeout_option,
     wait_for,
 )
+from .server_options import ANSWER_LIMIT, Given, of_servers
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
     from ..jobs.job import Job
     from ..workflow import Workflow
-    from ..workflow.definitions import DefinitionSource
+    from ..workflow.definition_source import DefinitionSource
 
 
 set_option: Decorator = click.option(
@@ -128,14 +128,14 @@ def prepared(
     return workflow
 
 
-def late(api: ComfyApi) -> Late:
+def late(api: ComfyApi) -> LazyServer:
     """Defer connecting until the definitions are needed; then the server must answer soon."""
 
     def ask() -> ComfyApi:
         api.poll_status(ANSWER_LIMIT)
         return api
 
-    return Late(ask)
+    return LazyServer(ask)
 
 
 #: What reads a workflow, asking that server if need be.

@@ -106,7 +106,7 @@ def _login(variable: str | None, file: IO[str] | None) -> tuple[str, str] | None
         raise Mistake("give --login-env or --login-file, not both")
     if not variable and not file:
         return None
-    from .servers import split_login
+    from .target import split_login
 
     text = file.readline().rstrip("\r\n") if file else os.environ.get(variable or "", "")
     where = f"the variable {variable}" if variable else "the first line of the file"

@@ -17,10 +17,9 @@ import attrs
 import click
 
 from ..errors import ComfyError
-from .connecting import Given, of_servers
 from .decorators import Finite
 from .exits import Ended, Exit, Mistake, Unsaved, message_of
-from .inputs import Types, mistakes
+from .input_options import Types, mistakes
 from .loading import content_of, workflow_argument
 from .mine import mark
 from .printing import emit, examples, note, say
@@ -35,6 +34,7 @@ from .results import (
     saving_to,
 )
 from .run import input_option, late, prepared, seed_option, set_option
+from .server_options import Given, of_servers
 
 if TYPE_CHECKING:
     from ..batch.row import SweepRow
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ..client import ComfyApi
     from ..pool.pool import ComfyPool
     from ..workflow import Workflow
-    from ..workflow.definitions import DefinitionSource
+    from ..workflow.definition_source import DefinitionSource
 
 #: The values of each axis.
 _Grid = dict[str, list[Any]]

@@ -13,11 +13,11 @@ import attrs
 import click
 
 from ..errors import TransportError
-from .connecting import ANSWER_LIMIT, Given, of_server
-from .jobs import entry_object, known_job, queue_objects
 from .mine import is_mine
 from .printing import emit, examples, note, say
+from .prompt_commands import entry_object, known_job, queue_objects
 from .results import quiet_option, show_result, wait_for
+from .server_options import ANSWER_LIMIT, Given, of_server
 
 if TYPE_CHECKING:
     from ..client import ComfyApi

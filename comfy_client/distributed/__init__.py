@@ -27,7 +27,7 @@ from ..extras import needs_extra
 
 with needs_extra("dask", "comfy_client.distributed"):
     from .plugin import ComfyPlugin
-    from .results import TaskFile, TaskResult
     from .task import run_workflow
+    from .task_result import TaskFile, TaskResult
 
 __all__ = ["ComfyPlugin", "TaskFile", "TaskResult", "run_workflow"]

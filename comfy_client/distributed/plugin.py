@@ -18,10 +18,10 @@ from ..transport.deadline import Deadline
 from ..transport.http import MAX_JSON, number_of_bytes
 from ..transport.url import parse_host
 from . import notes
+from .assignment import Hosts, WorkerName, checked, host_for, least_taken
 from .clients import Clients
-from .hosts import Hosts, Place, checked, host_for, least_taken
 from .notes import Submitter
-from .watch import watch
+from .pausing import pause_while_away
 
 #: Under which name a worker has the plugin.
 NAME: Final = "comfy-client"
@@ -119,13 +119,13 @@ class ComfyPlugin(WorkerPlugin):
         """Choose a server for the worker; called by Dask."""
         try:
             self._clients = await self._chosen(worker)
-            self._watch = asyncio.create_task(watch(worker, self._clients))
+            self._watch = asyncio.create_task(pause_while_away(worker, self._clients))
         except BaseException as exc:
             self._error = str(exc) or repr(exc)
             raise
 
     async def _chosen(self, worker: Worker) -> Clients:
-        place = Place(str(worker.name), worker.address, get_address_host(worker.address))
+        place = WorkerName(str(worker.name), worker.address, get_address_host(worker.address))
         # One at a time: each sees what those before it have taken.
         async with Semaphore(name=NAME, scheduler_rpc=worker.scheduler, loop=worker.loop):
             if self._hosts is None:

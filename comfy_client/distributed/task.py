@@ -36,8 +36,8 @@ from ..workflow.address import Inputs
 from .clients import Clients
 from .notes import Attempt, Notes, Submitter, digest_of, in_loop, introduce, others, submitters
 from .plugin import here
-from .results import TaskResult, task_result
 from .search import find_prompt
+from .task_result import TaskResult, task_result
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -169,7 +169,7 @@ def run_workflow(
 
 
 @attrs.frozen
-class _Sent:
+class _SentPrompt:
     """A prompt that a server has, and the client that waits for it."""
 
     attempt: Attempt
@@ -209,7 +209,7 @@ class _Task:
                 sent.api.close()
         return self._end(self._send(self._servers(besides=sent.api.host), failed), attached=False)
 
-    def _found(self, attempt: Attempt) -> _Sent | None:
+    def _found(self, attempt: Attempt) -> _SentPrompt | None:
         """Find the prompt that an earlier run of the task has sent; None if there is none."""
         if attempt.client_id is None:
             return None
@@ -224,7 +224,7 @@ class _Task:
             self.notes.is_over(attempt)
             return None
         log.info("found prompt %s on %s", found.job.prompt_id, found.api.host)
-        return _Sent(attempt, found.job, found.api)
+        return _SentPrompt(attempt, found.job, found.api)
 
     def _servers(self, *, besides: str = "") -> Iterator[ComfyApi]:
         """Yield the worker's own server, then those of other workers in any order."""
@@ -240,7 +240,7 @@ class _Task:
                 in_loop(self.worker, introduce, self.worker, client)
                 yield self.clients.at(url)
 
-    def _send(self, servers: Iterator[ComfyApi], error: Exception | None = None) -> _Sent:
+    def _send(self, servers: Iterator[ComfyApi], error: Exception | None = None) -> _SentPrompt:
         """Send the prompt to the first server that takes it.
 
         A server that refuses a prompt does not run it.  If all do, the first refusal is raised,
@@ -249,7 +249,7 @@ class _Task:
         attempt = self.notes.read()
         for api in servers:
             try:
-                return _Sent(attempt, self._submit_when_there(api, attempt), api)
+                return _SentPrompt(attempt, self._submit_when_there(api, attempt), api)
             except (ApiError, TransportError, UnexpectedResponse) as exc:
                 error = error or exc
                 log.warning("%s does not take prompt %s: %s", api.host, attempt.prompt_id, exc)
@@ -289,7 +289,7 @@ class _Task:
             self.notes.was_not_sent(attempt)
             raise
 
-    def _end(self, sent: _Sent, *, attached: bool) -> TaskResult:
+    def _end(self, sent: _SentPrompt, *, attached: bool) -> TaskResult:
         """Wait for the end of a prompt, and return its result."""
         attempt, job, api = sent.attempt, sent.job, sent.api
         self._await(job, api)

@@ -203,7 +203,7 @@ class CheckContext:
     def ask(self, route: str, model: Callable[[Any], Model]) -> Model | None:
         """Return the answer as a model, or None unless it is a 200 with such JSON."""
         answer = self.get(route)
-        return decoded(answer, model) if answer.status == 200 else None
+        return decode_model(answer, model) if answer.status == 200 else None
 
     def post(self, route: str, body: object, timeout: float) -> Response:
         """Return the answer to a POST, whatever its status."""
@@ -222,7 +222,7 @@ class CheckContext:
         return self.redact.foreign(value)[:most]
 
 
-def decoded(answer: Response, model: Callable[[Any], Model]) -> Model | None:
+def decode_model(answer: Response, model: Callable[[Any], Model]) -> Model | None:
     """Decode an answer as a model; return None if it is something else."""
     with contextlib.suppress(ComfyError):  # whose text has the beginning of the page
         return model(answer.json())

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 from .._version import __version__
 from ..errors import ClientClosed, ComfyError
 from ..transport.deadline import Deadline
-from . import events, network, server
+from . import event_checks, network_checks, server_checks
 from .context import CheckContext, Client, Redactor
 from .report import CheckResult, DoctorCheck, DoctorReport, failed, unknown
 
@@ -37,28 +37,28 @@ class Check(NamedTuple):
 
 
 CHECKS: Final = (
-    Check("proxy", (), network.check_proxy),
-    Check("name", ("proxy",), network.check_name, 5.0),
-    Check("port", ("name",), network.check_port),
-    Check("tls", ("port",), network.check_tls),
-    Check("credentials", (), server.check_credentials),
-    Check("http", ("tls", "credentials"), server.check_http),
-    Check("clock", ("http",), server.check_clock),
-    Check("auth", ("http",), server.check_auth),
-    Check("comfyui", ("auth",), server.check_comfyui),
-    Check("origin", ("comfyui",), server.check_origin),
-    Check("version", ("comfyui",), server.check_version),
-    Check("features", ("comfyui",), server.check_features),
-    Check("websocket", ("comfyui",), events.check_websocket),
-    Check("greeting", ("websocket",), events.check_greeting),
-    Check("echo", ("greeting",), events.check_echo, 5.0),
-    Check("previews", ("comfyui",), server.check_previews),
-    Check("upload", ("comfyui",), server.check_upload),
-    Check("memory", ("comfyui",), server.check_memory),
-    Check("user", ("comfyui",), server.check_user),
-    Check("queue", ("comfyui",), server.check_queue),
-    Check("run", ("comfyui",), events.check_run, math.inf),
-    Check("client", (), events.check_client),
+    Check("proxy", (), network_checks.check_proxy),
+    Check("name", ("proxy",), network_checks.check_name, 5.0),
+    Check("port", ("name",), network_checks.check_port),
+    Check("tls", ("port",), network_checks.check_tls),
+    Check("credentials", (), server_checks.check_credentials),
+    Check("http", ("tls", "credentials"), server_checks.check_http),
+    Check("clock", ("http",), server_checks.check_clock),
+    Check("auth", ("http",), server_checks.check_auth),
+    Check("comfyui", ("auth",), server_checks.check_comfyui),
+    Check("origin", ("comfyui",), server_checks.check_origin),
+    Check("version", ("comfyui",), server_checks.check_version),
+    Check("features", ("comfyui",), server_checks.check_features),
+    Check("websocket", ("comfyui",), event_checks.check_websocket),
+    Check("greeting", ("websocket",), event_checks.check_greeting),
+    Check("echo", ("greeting",), event_checks.check_echo, 5.0),
+    Check("previews", ("comfyui",), server_checks.check_previews),
+    Check("upload", ("comfyui",), server_checks.check_upload),
+    Check("memory", ("comfyui",), server_checks.check_memory),
+    Check("user", ("comfyui",), server_checks.check_user),
+    Check("queue", ("comfyui",), server_checks.check_queue),
+    Check("run", ("comfyui",), event_checks.check_run, math.inf),
+    Check("client", (), event_checks.check_client),
 )
 
 
@@ -144,5 +144,5 @@ def _versions() -> dict[str, str]:
         "Python": platform.python_version(),
         "platform": platform.platform(),
         "OpenSSL": ssl.OPENSSL_VERSION.removeprefix("OpenSSL ").partition(" ")[0],
-        **{name: network.version_of(name) for name in libraries},
+        **{name: network_checks.version_of(name) for name in libraries},
     }

@@ -22,7 +22,7 @@ from ..routes.prompts import AnyWorkflow
 from ..sealing import sealed
 from ..transport.deadline import Deadline, check_timeout
 from ..workflow import Workflow
-from ..workflow.definitions import Definitions
+from ..workflow.definition_source import Definitions
 from ..workflow.edit import with_inputs
 from ..workflow.load import is_source
 from .dispatcher import Dispatcher

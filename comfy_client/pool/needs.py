@@ -8,7 +8,7 @@ from typing import Any, Final
 import attrs
 
 from ..workflow.graph import brief, class_of, inputs_of, shorten
-from ..workflow.inputs import InputSpec
+from ..workflow.input_specs import InputSpec
 
 #: How names of model files end.
 ENDINGS: Final = (

@@ -263,11 +263,11 @@ class Recorder:
 
     # -- HTTP ----------------------------------------------------------------------------
 
-    def exchange(self, request: Any, host: str) -> Exchange:
+    def exchange(self, request: Any, host: str) -> ExchangeRecord:
         """Begin to record a ``requests.PreparedRequest`` that is about to be sent to the host."""
-        return Exchange(self, request, request.url.removeprefix(host))
+        return ExchangeRecord(self, request, request.url.removeprefix(host))
 
-    def finish(self, exchange: Exchange) -> None:
+    def finish(self, exchange: ExchangeRecord) -> None:
         """Write it."""
         if self._fd is not None:
             self._write("http", exchange.line(self._has_room(exchange.len)))
@@ -298,7 +298,7 @@ class Recorder:
         return _json(self.secrets.hide(value))
 
 
-class Exchange:
+class ExchangeRecord:
     """A request and its answer."""
 
     def __init__(self, recorder: Recorder, request: Any, target: str) -> None:
@@ -453,9 +453,9 @@ class Exchange:
 class _RecordedBody:
     """The body of an answer, which is recorded as it is read."""
 
-    def __init__(self, raw: Any, exchange: Exchange) -> None:
+    def __init__(self, raw: Any, exchange: ExchangeRecord) -> None:
         self._raw = raw
-        self._exchange: Exchange | None = exchange
+        self._exchange: ExchangeRecord | None = exchange
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._raw, name)

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .active_faults import Fault
     from .faults import Faults
-    from .http import Answer, Handler, Request, cut, drip, encode, never_answer
     from .images import Pictures
     from .node_api import (
         ExecutionBlocker,
@@ -36,10 +35,11 @@ if TYPE_CHECKING:
         send_event,
         send_text,
     )
-    from .records import Ran
+    from .raw_http import Answer, Handler, Request, cut, drip, encode, never_answer
+    from .received import Ran
     from .server import ComfyServer
     from .steps import PROMPT_ID, Finish, Step
-    from .websocket import frame
+    from .ws_frames import frame
 
 __all__ = [
     "PROMPT_ID",
@@ -73,9 +73,9 @@ _MODULES = (
     ".steps",
     ".node_api",
     ".images",
-    ".records",
-    ".http",
-    ".websocket",
+    ".received",
+    ".raw_http",
+    ".ws_frames",
 )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import attrs
 
-from .checks import check_count
-from .websocket import frame
+from .argument_checks import check_count
+from .ws_frames import frame
 
 #: Messages that none should send, as kind (1 text, 2 binary) and content.
 JUNK: tuple[tuple[int, bytes], ...] = (

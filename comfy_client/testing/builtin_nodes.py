@@ -29,7 +29,7 @@ _A = TypeVar("_A")
 _B = TypeVar("_B")
 
 
-class Node:
+class BuiltinNode:
     """Base of all classes of this module."""
 
     FUNCTION = "run"
@@ -40,14 +40,14 @@ class Node:
     step_seconds: ClassVar[float]
 
 
-class Simulated(Node):
+class Simulated(BuiltinNode):
     """A stand-in for what needs a model."""
 
 
 # -- pictures in ------------------------------------------------------------------------
 
 
-class _Loader(Node):
+class _Loader(BuiltinNode):
     @classmethod
     def IS_CHANGED(cls, image: str, **_: Any) -> str:
         return hashlib.sha256(cls.folders.input_file(image).read_bytes()).hexdigest()
@@ -129,7 +129,7 @@ class LoadImageMask(_Loader):
             return ([Frame.of(picture, "RGB").channels[index]],)
 
 
-class EmptyImage(Node):
+class EmptyImage(BuiltinNode):
     """Pictures of one colour."""
 
     def run(self, width: int, height: int, batch_size: int, color: int) -> tuple[Pictures]:
@@ -141,7 +141,7 @@ class EmptyImage(Node):
 # -- pictures ---------------------------------------------------------------------------
 
 
-class ImageScale(Node):
+class ImageScale(BuiltinNode):
     """Scale to a width and a height; 0 keeps the proportions."""
 
     def run(
@@ -156,7 +156,7 @@ class ImageScale(Node):
         return (_all(pictures, lambda f: scaled(f, width, height, upscale_method, crop)),)
 
 
-class ImageScaleBy(Node):
+class ImageScaleBy(BuiltinNode):
     """Scale by a factor."""
 
     def run(self, image: Any, upscale_method: str, scale_by: float) -> tuple[Pictures]:
@@ -165,14 +165,14 @@ class ImageScaleBy(Node):
         return (_all(pictures, lambda f: scaled(f, width, height, upscale_method, "disabled")),)
 
 
-class ImageInvert(Node):
+class ImageInvert(BuiltinNode):
     """Negative; alpha, too."""
 
     def run(self, image: Any) -> tuple[Pictures]:
         return (_all(image, lambda f: Frame(tuple(map(_inverted, f.channels)))),)
 
 
-class ImageCrop(Node):
+class ImageCrop(BuiltinNode):
     """A part, cut off at the edges."""
 
     def run(self, image: Any, width: int, height: int, x: int, y: int) -> tuple[Pictures]:
@@ -183,7 +183,7 @@ class ImageCrop(Node):
         return (_all(pictures, lambda f: Frame(tuple(c.crop(box) for c in f.channels))),)
 
 
-class ImageBatch(Node):
+class ImageBatch(BuiltinNode):
     """Two batches in one; the second takes the size of the first."""
 
     def run(self, image1: Any, image2: Any) -> tuple[Pictures]:
@@ -195,7 +195,7 @@ class ImageBatch(Node):
         return (Pictures(_with_channels(frame, channels) for frame in frames),)
 
 
-class ImageBlend(Node):
+class ImageBlend(BuiltinNode):
     """Two pictures laid over each other."""
 
     def run(
@@ -273,7 +273,7 @@ def _with_channels(frame: Frame, count: int) -> Frame:
 # -- pictures out -----------------------------------------------------------------------
 
 
-class SaveImage(Node):
+class SaveImage(BuiltinNode):
     """Writes PNG files with the workflow inside, under counted names."""
 
     kind = "output"
@@ -317,7 +317,7 @@ class PreviewImage(SaveImage):
         self.suffix: str = f"_temp_{''.join(letters)}"
 
 
-class SaveImageWebsocket(Node):
+class SaveImageWebsocket(BuiltinNode):
     """Sends PNGs to the client in place of previews, whenever it is asked to."""
 
     @classmethod
@@ -332,7 +332,7 @@ class SaveImageWebsocket(Node):
         return {}
 
 
-class PreviewAny(Node):
+class PreviewAny(BuiltinNode):
     """Shows any value as text."""
 
     def run(self, source: Any = None) -> dict[str, Any]:
@@ -343,7 +343,7 @@ class PreviewAny(Node):
         return {"ui": {"text": [text]}, "result": (text,)[: len(self.RETURN_TYPES)]}
 
 
-class Primitive(Node):
+class Primitive(BuiltinNode):
     """A constant."""
 
     def run(self, value: Any) -> tuple[Any]:
@@ -452,7 +452,7 @@ class VAEEncode(Simulated):
 
 
 _PRIMITIVES = ("Int", "Float", "String", "StringMultiline", "Boolean")
-CLASSES: dict[str, type[Node]] = {
+CLASSES: dict[str, type[BuiltinNode]] = {
     **{
         cls.__name__: cls
         for cls in (

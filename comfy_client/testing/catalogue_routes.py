@@ -10,7 +10,7 @@ from aiohttp import web
 from .files import converted
 from .folders import is_image, is_inside, safetensors_header
 from .nodes import shipped
-from .state import Routes, ServerState
+from .server_state import Routes, ServerState
 
 
 async def _object_info(state: ServerState, request: web.Request) -> web.Response:

@@ -11,8 +11,8 @@ from typing import Any
 
 from .active_faults import ActiveFaults
 from .connections import ServerLoop
-from .records import Records
-from .websocket import EventSocket, encode_message
+from .received import Records
+from .ws_frames import EventSocket, encode_message
 
 
 class EventSockets:

@@ -16,9 +16,9 @@ import attrs
 from aiohttp import web
 
 from .active_faults import ActiveFault
-from .checks import check_count, check_header
-from .http import Answer, Handler, Next, Request, Wire, encode, hang_up, more_headers, upgrade
-from .state import ServerState
+from .argument_checks import check_count, check_header
+from .raw_http import Answer, Handler, Next, Request, Wire, encode, hang_up, more_headers, upgrade
+from .server_state import ServerState
 
 _POLL = 0.005  # seconds between two checks of the client and the fault
 
@@ -247,7 +247,7 @@ def _set_body(request: web.Request, body: bytes, failure: BaseException | None =
     request._read_bytes = None
 
 
-def watch(state: ServerState) -> Any:
+def fault_middleware(state: ServerState) -> Any:
     """Middleware that records every request and applies the faults that meet it."""
     records, connections, prefix = state.records, state.connections, state.options.prefix
 
@@ -286,7 +286,7 @@ def watch(state: ServerState) -> Any:
 # -- answers that can be sent -----------------------------------------------------------
 
 
-def sendable(answer: Any) -> Answer:
+def checked_answer(answer: Any) -> Answer:
     """Check an answer and return it; raise ValueError if it is invalid."""
     if not isinstance(answer, tuple) or len(answer) != 3:
         raise ValueError(f"an answer is (status, headers, body), not {answer!r}")
@@ -307,6 +307,6 @@ def sendable(answer: Any) -> Answer:
 def _checked(result: Any) -> Answer | None:
     """Check what a handler returned; raise TypeError if it is not an answer."""
     try:
-        return None if result is None else sendable(result)
+        return None if result is None else checked_answer(result)
     except ValueError as exc:
         raise TypeError(f"a handler returned {result!r}: {exc}") from None

@@ -12,12 +12,20 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ..workflow.validate import is_link
-from .graph import DependencyCycleError, NodeInputError, inputs_of, links_of
+from .dynamic_prompt import DependencyCycleError, NodeInputError, inputs_in, linked_inputs
 from .node_api import Interrupted, context
 from .node_cache import Cached, Store
-from .nodes import Nodes
-from .prompt_queue import Item, Queue
-from .run import CallResult, MessageSink, NodeFailure, PromptRun, merged, shown, text_of
+from .nodes import NodeRegistry
+from .prompt_queue import Item, PromptQueue
+from .prompt_run import (
+    CallResult,
+    MessageSink,
+    NodeFailure,
+    PromptRun,
+    merged,
+    safe_text,
+    shown_input,
+)
 
 
 class ExecutionHooks(Protocol):
@@ -43,8 +51,8 @@ class Executor:
 
     def __init__(
         self,
-        nodes: Nodes,
-        queue: Queue,
+        nodes: NodeRegistry,
+        queue: PromptQueue,
         sink: MessageSink,
         *,
         preview_methods: bool,
@@ -164,7 +172,7 @@ class Executor:
             self.sink.log("Processing interrupted")
             run.report("execution_interrupted", message, to_all=True)
         else:
-            self.sink.log(f"!!! Exception during processing !!! {text_of(failure.error)}")
+            self.sink.log(f"!!! Exception during processing !!! {safe_text(failure.error)}")
             run.report("execution_error", {**message, **run.details(failure)})
         # History calls a dependency cycle a success: the last node counts there.
         return isinstance(failure.error, DependencyCycleError)
@@ -180,7 +188,7 @@ class Executor:
         run.known = list(self._store.node_ids())
         cached = [node_id for node_id in run.prompt if run.cached(node_id)]
         run.report("execution_cached", {"nodes": cached, "prompt_id": run.prompt_id})
-        plan = Plan(run)
+        plan = ExecutionList(run)
         for node_id in outputs:
             plan.add(node_id)
         while plan.pending:
@@ -191,7 +199,7 @@ class Executor:
             if node_id not in run.ui and run.is_intermediate(node_id):
                 self._send_cached(run, node_id, run.cached(node_id))
 
-    def _step(self, run: PromptRun, plan: Plan, node_id: str, executed: set[str]) -> bool:
+    def _step(self, run: PromptRun, plan: ExecutionList, node_id: str, executed: set[str]) -> bool:
         """Run one node, or take it from the cache; False if it waits for others now."""
         cached = run.cached(node_id)
         if cached is not None:
@@ -223,7 +231,9 @@ class Executor:
                 outputs = merged([result for _, result in results], node) if results else []
             run.keep(node_id, outputs)
         except BaseException as exc:  # whatever a node raises ends the prompt only
-            texts = {name: [shown(value) for value in values] for name, values in inputs.items()}
+            texts = {
+                name: [shown_input(value) for value in values] for name, values in inputs.items()
+            }
             raise NodeFailure(run.graph.get_real_node_id(node_id), exc, texts) from exc
         run.finish(node_id)
         executed.add(node_id)
@@ -237,7 +247,9 @@ class Executor:
         if ui is not None and (self._newest or run.client_id is not None):
             run.ui[node_id] = ui
 
-    def _expand(self, run: PromptRun, plan: Plan, node_id: str, results: list[CallResult]) -> None:
+    def _expand(
+        self, run: PromptRun, plan: ExecutionList, node_id: str, results: list[CallResult]
+    ) -> None:
         """Add the nodes that a node returned to the graph; its outputs come from them."""
         added: list[str] = []
         sources: list[str] = []
@@ -259,7 +271,7 @@ class Executor:
 # -- the order of nodes ------------------------------------------------------------------
 
 
-class Plan:
+class ExecutionList:
     """The order of nodes: what is ready, and nearest to an output."""
 
     def __init__(self, run: PromptRun) -> None:
@@ -278,7 +290,7 @@ class Plan:
             if node_id in self.pending:
                 continue
             self.pending[node_id] = set()
-            for name, source in links_of(self._run.graph, node_id):
+            for name, source in linked_inputs(self._run.graph, node_id):
                 if not self._run.config(node_id, name).get("lazy"):
                     if not self._run.cached(source):
                         waiting.append(source)
@@ -296,7 +308,7 @@ class Plan:
 
     def need(self, node_id: str, name: str) -> None:
         """Have a node wait for one of its lazy inputs."""
-        inputs = inputs_of(self._run.graph.get_node(node_id))
+        inputs = inputs_in(self._run.graph.get_node(node_id))
         asks = f"Node {node_id} says it needs input {name}, but"
         if name not in inputs:
             raise NodeInputError(f"{asks} there is no input to that node at all")

@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Any, cast
 from aiohttp import web
 
 from .active_faults import FOREIGN, JUNK, ActiveFaults, Fault
-from .checks import check_count, check_header, check_seconds, jsonable
-from .exchange import Exchange, Rule, sendable
-from .http import Answer, Handler, unknown_route
-from .state import ServerState
-from .websocket import EventSocket, frame
+from .argument_checks import check_count, check_header, check_seconds, jsonable
+from .exchange import Exchange, Rule, checked_answer
+from .raw_http import Answer, Handler, unknown_route
+from .server_state import ServerState
+from .ws_frames import EventSocket, frame
 
 __all__ = ["FOREIGN", "JUNK", "OF_ONE_LIFE", "Fault", "Faults"]
 
@@ -63,7 +63,7 @@ class AnswerFaults:
         times: int | None = None,
     ) -> Fault:
         """Refuse new sockets with this answer; open ones stay."""
-        answer = sendable((status, headers, body))
+        answer = checked_answer((status, headers, body))
         return self._rule("refuse_sockets", "GET", "/ws", answer, times)
 
     def stall_handshakes(self, *, times: int | None = None) -> Fault:
@@ -207,7 +207,7 @@ class AnswerFaults:
     ) -> Fault:
         """Answer with a proxy's page, as while the server starts or is overloaded."""
         text = http.client.responses.get(check_count("status", status), "A timeout occurred")
-        answer = sendable((status, _HTML, _PAGE.format(f"{status} {text}")))
+        answer = checked_answer((status, _HTML, _PAGE.format(f"{status} {text}")))
         return self._rule("bad_gateway", method, path, answer, times)
 
     def login_page(self, status: int = 200, *, times: int | None = None) -> Fault:
@@ -219,7 +219,7 @@ class AnswerFaults:
         if status not in (200, 302, 401, 403):
             raise ValueError(f"a login page comes with 200, 302, 401 or 403, not {status}")
         headers = {"Location": "/login", **_HTML} if status == 302 else _HTML
-        answer = sendable((status, headers, _PAGE.format("Please log in")))
+        answer = checked_answer((status, headers, _PAGE.format("Please log in")))
         return self._rule("login_page", "*", "*", answer, times)
 
     def redirect(
@@ -338,7 +338,7 @@ class AnswerFaults:
         if inspect.iscoroutinefunction(answer):
             raise ValueError(f"a handler is a plain function, which may wait, not {answer!r}")
         if not callable(answer):
-            answer = sendable(answer)
+            answer = checked_answer(answer)
         return self._rule("answer", method, path, answer, times)
 
     def _rule(self, name: str, method: str, path: str, answer: Any, times: int | None) -> Fault:

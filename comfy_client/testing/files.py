@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..workflow.metadata.png import copy_texts
 from .folders import Folders, is_inside
-from .state import Routes, ServerState
+from .server_state import Routes, ServerState
 
 Save = Callable[[bytes, Path], object]
 _BYTES = "application/octet-stream"

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from ..transport.url import is_loopback_address
-from .http import Next
+from .raw_http import Next
 
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
@@ -35,7 +35,9 @@ def check_hosts(allowed: Any) -> None:
             raise ValueError(f"a host looks like 'comfy.example' or '10.0.0.5', not {name!r}")
 
 
-def names_of(host: str, address: str, allowed: Collection[str] | None) -> frozenset[str] | None:
+def accepted_names(
+    host: str, address: str, allowed: Collection[str] | None
+) -> frozenset[str] | None:
     """Return the names that ``Host`` may have besides those of loopback; ``None``: any.
 
     Args:
@@ -69,7 +71,7 @@ def is_same_site(host: str, origin: str) -> bool:
     return not ours or not theirs or ours == theirs
 
 
-def refusal(headers: CIMultiDictProxy[str], names: frozenset[str] | None) -> str | None:
+def host_refusal(headers: CIMultiDictProxy[str], names: frozenset[str] | None) -> str | None:
     """Return why a request is refused, for the developer; None if it is accepted."""
     hosts = headers.getall("Host", [])  # browsers always send it
     if names is not None:
@@ -109,12 +111,12 @@ def _is_same(host: str, origin: str) -> bool:
         return False
 
 
-def check_origin(names: frozenset[str] | None) -> Any:
+def host_filter(names: frozenset[str] | None) -> Any:
     """Middleware that refuses requests before anything else sees them."""
 
     @web.middleware
     async def check(request: web.Request, handler: Next) -> web.StreamResponse:
-        reason = refusal(request.headers, names)
+        reason = host_refusal(request.headers, names)
         return await handler(request) if reason is None else web.Response(status=403, text=reason)
 
     return check

@@ -16,8 +16,8 @@ import attrs
 from aiohttp import web
 
 from ..values import is_uuid
-from .prompt_queue import Queue
-from .state import Routes, ServerState
+from .prompt_queue import PromptQueue
+from .server_state import Routes, ServerState
 
 _STATUSES = ("pending", "in_progress", "completed", "failed")
 _SORT_KEYS = ("created_at", "execution_duration")
@@ -195,7 +195,7 @@ class _Job:
         }
 
 
-def _jobs(queue: Queue, newest: bool) -> list[_Job]:
+def _jobs(queue: PromptQueue, newest: bool) -> list[_Job]:
     shown = queue.shown()
     jobs = [
         _Job(status, item, newest)

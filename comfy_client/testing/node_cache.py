@@ -12,8 +12,8 @@ from typing import Any
 import attrs
 
 from ..workflow.validate import is_link
-from .graph import Graph, inputs_of, links_of
-from .nodes import Nodes
+from .dynamic_prompt import DynamicPrompt, inputs_in, linked_inputs
+from .nodes import NodeRegistry
 
 
 @attrs.frozen
@@ -33,7 +33,7 @@ class Store:
     objects: dict[tuple[str, str], Any] = attrs.field(factory=dict)  # by id and class
     inner: dict[tuple[str, str], Store] = attrs.field(factory=dict)  # the same
 
-    def serve(self, graph: Graph, keys: dict[str, str]) -> None:
+    def serve(self, graph: DynamicPrompt, keys: dict[str, str]) -> None:
         """Forget everything about other nodes."""
         self.keys = keys
         used = set(keys.values())
@@ -56,7 +56,9 @@ class Keys:
     Two equal sources are not one: whether inputs come from the same node counts, too.
     """
 
-    def __init__(self, graph: Graph, nodes: Nodes, changed: Callable[[str], Any]) -> None:
+    def __init__(
+        self, graph: DynamicPrompt, nodes: NodeRegistry, changed: Callable[[str], Any]
+    ) -> None:
         self._graph = graph
         self._nodes = nodes
         self._changed = changed
@@ -103,14 +105,14 @@ class Keys:
             (name, "link", order[value[0]], _comparable(value[1]))
             if is_link(value)
             else (name, _comparable(value))
-            for name, value in sorted(inputs_of(node).items())
+            for name, value in sorted(inputs_in(node).items())
         ]
         changed = _comparable(self._changed(node_id))
         return [class_type, changed, node_id if personal else None, inputs]
 
     def _sources(self, node_id: str) -> list[str]:
         graph = self._graph
-        links = sorted(links_of(graph, node_id)) if graph.has_node(node_id) else ()
+        links = sorted(linked_inputs(graph, node_id)) if graph.has_node(node_id) else ()
         return [source for _, source in links]
 
 

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from .folders import is_inside
-from .state import Routes, ServerState
+from .server_state import Routes, ServerState
 
 _TEMPLATES = "example_workflows"
 

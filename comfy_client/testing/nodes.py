@@ -42,7 +42,7 @@ _NAMED = 40  # classes, at most, in a hint
 _SIMULATED = "Simulated by comfy_client.testing: no model is run."
 
 
-class Nodes:
+class NodeRegistry:
     """The node classes of one server, and their definitions."""
 
     def __init__(self, folders: Folders, settings: Mapping[str, Any], *, newest: bool) -> None:

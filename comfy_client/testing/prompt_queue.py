@@ -15,7 +15,7 @@ Item = tuple[float, str, dict[str, Any], dict[str, Any], list[str], dict[str, An
 _HISTORY_LIMIT = 10_000
 
 
-class Queue:
+class PromptQueue:
     """Pending, running and ended prompts; for several threads."""
 
     def __init__(self, changed: Callable[[], None]) -> None:

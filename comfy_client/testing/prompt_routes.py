@@ -13,8 +13,8 @@ from aiohttp import web
 from ..values import is_uuid
 from ..workflow.explain import unknown_class
 from ..workflow.validate import ValidationResult, no_prompt, validate
-from .run import SECRETS
-from .state import Routes, ServerState
+from .prompt_run import SECRETS
+from .server_state import Routes, ServerState
 
 _INVALID_ID = {
     "error": {

@@ -34,11 +34,11 @@ from aiohttp import web
 
 from ..recording.secrets import STARS
 from . import transcript
-from .checks import check_seconds
+from .argument_checks import check_seconds
 from .exchange import Exchange
-from .http import Answer, Request, cut, never_answer, unknown_route
+from .raw_http import Answer, Request, cut, never_answer, unknown_route
 from .transcript import Gate, RecordedExchange, Row
-from .websocket import EventSocket, frame
+from .ws_frames import EventSocket, frame
 
 #: Seconds between two messages: a client that is flooded leaves some out.
 _APART: Final = 0.001
@@ -62,7 +62,7 @@ class Player:
         skip_after: float,
         is_up: Callable[[], bool],
     ) -> None:
-        rows = transcript.read(path)
+        rows = transcript.read_recording(path)
         self._name = os.path.basename(os.fspath(path))
         self._pace = check_seconds(pace, "pace is")
         self._skip_after = check_seconds(skip_after, "skip_after is")
@@ -161,7 +161,7 @@ class Player:
         past = self._steps[: self._next]
         path, _, wanted = request.path[1:].partition("/")
         if path == "prompt" and not wanted:
-            return 200, {}, transcript.status_of(past)
+            return 200, {}, transcript.last_status(past)
         taken = [e for e in self._exchanges if e.used and e.prompt_id and e.row["status"] == 200]
         ended = [e for e in taken if transcript.has_ended(past, e.prompt_id)]
         if path == "queue" and not wanted:
@@ -188,8 +188,8 @@ class Player:
             return False
         if exchange.prompt_id is None or not isinstance(recorded, Mapping):
             return bool(self._here(recorded) == sent)
-        graph = transcript.graph_of(recorded)
-        return isinstance(sent, Mapping) and transcript.graph_of(sent) == graph
+        graph = transcript.submitted_graph(recorded)
+        return isinstance(sent, Mapping) and transcript.submitted_graph(sent) == graph
 
     def _lacks(self, request: Request, had: int) -> Answer:
         what = f"{request.method} {request.target}"
@@ -300,7 +300,10 @@ class Player:
     def _greet(self, opened: EventSocket, gate: Gate | None, client_id: str) -> None:
         """Give a socket its channel, and the greeting that the recording has no more of."""
         if gate is None or self._steps.index(gate) < self._next:
-            greeting = {"status": transcript.status_of(self._steps[: self._next]), "sid": client_id}
+            greeting = {
+                "status": transcript.last_status(self._steps[: self._next]),
+                "sid": client_id,
+            }
             self._later(opened.write, _text({"type": "status", "data": greeting}))
         if gate is not None:
             self._ids[gate.row["client_id"]] = client_id

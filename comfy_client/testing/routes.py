@@ -16,14 +16,14 @@ from ..transport.url import is_loopback_address
 from .catalogue_routes import CATALOGUE_ROUTES, NEWEST_CATALOGUE_ROUTES
 from .files import FILE_ROUTES
 from .hosts import is_same_site
-from .http import Next, more_headers
 from .jobs_api import JOB_ROUTES, NEWEST_JOB_ROUTES
 from .node_packs import EXTENSION_FILE, PACK_ROUTES, TEMPLATE, extension
 from .prompt_routes import PROMPT_ROUTES
-from .state import Routes, ServerState
+from .raw_http import Next, more_headers
+from .server_state import Routes, ServerState
 from .system_routes import ASSET_ROUTES, INTERNAL_ROUTES, SYSTEM_ROUTES
 from .userdata import USER_ROUTES, Users
-from .websocket import EventSocket, encode_message
+from .ws_frames import EventSocket, encode_message
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 

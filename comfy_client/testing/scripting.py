@@ -23,13 +23,13 @@ from typing import Any, TypeVar, overload
 import attrs
 
 from .active_faults import ActiveFaults, Fault
-from .checks import check_count, check_seconds, jsonable
+from .argument_checks import check_count, check_seconds, jsonable
 from .faults import Faults
-from .http import Answer, Handler, Request, decode, upgrade
-from .records import Ran, Records
-from .state import ServerState
+from .raw_http import Answer, Handler, Request, decode, upgrade
+from .received import Ran, Records
+from .server_state import ServerState
 from .steps import Finish, Step, finish, push
-from .websocket import EventSocket
+from .ws_frames import EventSocket
 
 _H = TypeVar("_H", bound=Handler)
 

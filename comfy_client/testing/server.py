@@ -21,16 +21,16 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from .exchange import Rule, watch
+from .exchange import Rule, fault_middleware
 from .faults import OF_ONE_LIFE
 from .folders import Folders
-from .hosts import ANY, check_hosts, check_origin, names_of
-from .http import Next
-from .nodes import Nodes, definition_of
+from .hosts import ANY, accepted_names, check_hosts, host_filter
+from .nodes import NodeRegistry, definition_of
+from .raw_http import Next
 from .replay import Player
 from .routes import application
 from .scripting import ScriptedServer
-from .state import UPLOAD_SIZE, Options, ServerState
+from .server_state import UPLOAD_SIZE, Options, ServerState
 from .steps import PromptHooks
 from .versions import Version, check_version
 
@@ -296,7 +296,7 @@ class ComfyServer(ScriptedServer):
             self._remove_root = weakref.finalize(self, _remove, self._root, os.getpid())
         options = self._options
         folders = Folders(self._root, newest=options.is_newest)
-        nodes = Nodes(folders, self._node_settings, newest=options.is_newest)
+        nodes = NodeRegistry(folders, self._node_settings, newest=options.is_newest)
         for name, cls in self._added.items():
             nodes.add(name, cls)
         state = ServerState(options, folders, nodes, self._active, self._records)
@@ -304,10 +304,10 @@ class ComfyServer(ScriptedServer):
         app = _below(options, application(state))
         if self._credentials is not None:
             app.middlewares.append(_guard(self._credentials))
-        app.middlewares.insert(0, watch(state))
+        app.middlewares.insert(0, fault_middleware(state))
         if ANY not in (self._allowed_hosts or ()):
-            names = names_of(self._address[0], address, self._allowed_hosts)
-            app.middlewares.insert(0, check_origin(names))
+            names = accepted_names(self._address[0], address, self._allowed_hosts)
+            app.middlewares.insert(0, host_filter(names))
         return state, app
 
     def stop(self) -> None:

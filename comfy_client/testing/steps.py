@@ -10,10 +10,10 @@ from typing import Any
 
 import attrs
 
-from .prompt_queue import Item, Queue
-from .records import Ran
-from .state import ServerState
-from .websocket import pieces
+from .prompt_queue import Item, PromptQueue
+from .received import Ran
+from .server_state import ServerState
+from .ws_frames import pieces
 
 #: Stands for the id of the prompt in the steps of a script.
 PROMPT_ID = "00000000-0000-4000-8000-000000000000"
@@ -161,7 +161,7 @@ def play(
         state.records.wait(0.02)
 
 
-def _wait_for(event: threading.Event, queue: Queue, timeout: float) -> None:
+def _wait_for(event: threading.Event, queue: PromptQueue, timeout: float) -> None:
     end = time.monotonic() + timeout
     while not event.wait(0.02) and not queue.closed:
         if time.monotonic() > end:

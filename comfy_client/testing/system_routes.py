@@ -8,7 +8,7 @@ import sys
 
 from aiohttp import web
 
-from .state import Routes, ServerState
+from .server_state import Routes, ServerState
 
 _VERSIONS = {"0.3.75": "0.3.75", "0.8": "0.8.0", "new": "0.28.1"}
 _NEW_SYSTEM = {

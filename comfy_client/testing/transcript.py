@@ -44,7 +44,7 @@ ENDS = ("execution_success", "execution_error", "execution_interrupted")
 Row = Mapping[str, Any]
 
 
-def read(path: str | os.PathLike[str]) -> list[Row]:
+def read_recording(path: str | os.PathLike[str]) -> list[Row]:
     """Return the lines of a recording; raise ValueError if one is invalid.
 
     A last line that was not written to its end is left out.
@@ -185,7 +185,7 @@ def without_api(path: str) -> str:
 # -- what the steps so far say about prompts ----------------------------------------------
 
 
-def status_of(past: list[Step]) -> Mapping[str, Any]:
+def last_status(past: list[Step]) -> Mapping[str, Any]:
     """Return the last ``status`` that was sent."""
     for step in reversed(past):
         status = event_data(step).get("status")
@@ -240,7 +240,7 @@ def _history(exchange: RecordedExchange) -> Mapping[str, Any]:
     return found if is_history and isinstance(found, Mapping) else {}
 
 
-def graph_of(body: Mapping[str, Any]) -> Any:
+def submitted_graph(body: Mapping[str, Any]) -> Any:
     """Return the graph of a submission without titles, which a recording may lack."""
     graph = body.get("prompt")
     if not isinstance(graph, Mapping):

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from .folders import is_inside
-from .state import Routes
+from .server_state import Routes
 
 _SYSTEM = "__"  # the beginning of names that no user may have
 _SETTINGS = "comfy.settings.json"
@@ -178,7 +178,7 @@ async def _list_all(users: Users, request: web.Request) -> web.Response:
 # -- files ------------------------------------------------------------------------------
 
 
-class _Refused(Exception):
+class _Refusal(Exception):
     """A status without a body, or with a text."""
 
     def __init__(self, status: int, text: str | None = None) -> None:
@@ -190,12 +190,12 @@ class _Refused(Exception):
 def _answers(
     handler: Callable[[Users, web.Request], Awaitable[web.StreamResponse]],
 ) -> Callable[[Users, web.Request], Awaitable[web.StreamResponse]]:
-    """Turn a :class:`_Refused` into an answer."""
+    """Turn a :class:`_Refusal` into an answer."""
 
     async def answering(users: Users, request: web.Request) -> web.StreamResponse:
         try:
             return await handler(users, request)
-        except _Refused as exc:
+        except _Refusal as exc:
             return web.Response(status=exc.status, text=exc.text)
 
     return answering
@@ -204,20 +204,20 @@ def _answers(
 def _find(users: Users, request: web.Request, part: str = "file") -> Path:
     path = users.path(request, request.match_info[part])
     if path is None:
-        raise _Refused(403)
+        raise _Refusal(403)
     return path
 
 
 def _find_existing(users: Users, request: web.Request) -> Path:
     path = _find(users, request)
     if not os.path.exists(path):  # unlike Path.exists(), also of a name that is too long
-        raise _Refused(404)
+        raise _Refusal(404)
     return path
 
 
 def _check_overwrite(request: web.Request, path: Path) -> None:
     if request.query.get("overwrite", "true") == "false" and os.path.exists(path):
-        raise _Refused(409, "File already exists")
+        raise _Refusal(409, "File already exists")
 
 
 def _stored(users: Users, request: web.Request, path: Path) -> web.Response:

@@ -12,13 +12,13 @@ import attrs
 from ..errors import ComfyError, WorkflowError
 from ..nearest import nearest
 from ..upload import Upload
-from .definitions import Definitions, as_mapping
+from .definition_source import Definitions, as_mapping
 from .edit import Workflow
-from .files import as_file
 from .fill import fill
 from .graph import brief, copied, describe, free_id, json_value, listing
-from .inputs import Autogrow, InputSpec, OutputSpec, walk
+from .input_specs import Autogrow, InputSpec, OutputSpec, walk
 from .literals import is_identifier
+from .uploads import as_file
 
 #: The type of an output, such as ``Literal["MODEL"]``.
 Kind = TypeVar("Kind", covariant=True)

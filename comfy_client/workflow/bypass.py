@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 
 from ..errors import WorkflowError
 from ..nearest import nearest
-from .definitions import Definitions, as_mapping
+from .definition_source import Definitions, as_mapping
 from .graph import as_link, class_of, describe, inputs_of, listing
-from .inputs import Autogrow, InputSpec, OutputSpec, outputs_of, types_of, walk
+from .input_specs import Autogrow, InputSpec, OutputSpec, outputs_of, types_of, walk
 from .wiring import Place, takers
 
 #: Name and type of an input.

@@ -16,7 +16,7 @@ import attrs
 from ..errors import ComfyError, WorkflowError
 from ..nearest import nearest
 from ..to_dict import AsDict
-from .definitions import Definitions, as_mapping
+from .definition_source import Definitions, as_mapping
 from .explain import (
     Known,
     circle_in,
@@ -40,7 +40,7 @@ from .graph import (
     shorten,
     sinks,
 )
-from .inputs import InputSpec
+from .input_specs import InputSpec
 from .own_checks import Listed
 from .problems import Problem, problem_at, shown
 from .replacements import Replaced, not_replaced, replace_classes

@@ -29,12 +29,12 @@ def to_code(graph: Mapping[str, Any]) -> str:
             what = f"{describe(graph, node_id)}: a value has more than {MAX_LEVELS} levels"
             raise WorkflowError(f"{what}, which Python code cannot hold")
     try:
-        return "\n".join(_Writer(graph).lines())
+        return "\n".join(_CodeWriter(graph).lines())
     except ValueError as exc:  # an int of thousands of digits
         raise WorkflowError(f"the workflow cannot be written as Python code: {exc}") from None
 
 
-class _Writer:
+class _CodeWriter:
     """A writer of the code for one graph."""
 
     def __init__(self, graph: Mapping[str, Any]) -> None:

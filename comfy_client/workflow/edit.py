@@ -15,14 +15,14 @@ from ..errors import WorkflowError
 from ..sealing import sealed
 from .address import Inputs, set_inputs
 from .graph import copied, json_graph
-from .load import Prompts, Readable, read
+from .load import Prompts, Readable, read_source
 from .node import Node, Nodes, check_no_node
 from .seeds import draw_wanted, randomize
 
 if TYPE_CHECKING:
     from .check import CheckReport
     from .convert import Chooser
-    from .definitions import Definitions
+    from .definition_source import Definitions
 
 #: What :meth:`Workflow.load` takes.
 Source: TypeAlias = "Workflow | Readable"
@@ -63,7 +63,7 @@ class Workflow(Nodes):
             self.output_names = dict(source.output_names)
             self._prompts = source._prompts
         else:
-            graph, self._prompts = read(
+            graph, self._prompts = read_source(
                 source, definitions, strict=strict, dynamic_prompts=dynamic_prompts, packs=packs
             )
             super().__init__(graph)
@@ -320,7 +320,7 @@ class Workflow(Nodes):
             WorkflowError: Choices are nested more than 100 deep.
             ComfyError: The definitions cannot be fetched.
         """
-        from .prompts import resolve_prompts  # seldom needed
+        from .convert.dynamic_prompts import resolve_prompts  # seldom needed
 
         resolve_prompts(self._graph, rng, self._prompts, definitions)
 
@@ -465,4 +465,4 @@ def names_of(source: Source) -> dict[str, str]:
 
 def graph_of(source: Source) -> Mapping[str, Any]:
     """Return the graph of a workflow, not to be changed; or a copy of another value's graph."""
-    return source._graph if isinstance(source, Workflow) else read(source)[0]
+    return source._graph if isinstance(source, Workflow) else read_source(source)[0]

@@ -17,7 +17,7 @@ import attrs
 
 from ..nearest import nearest
 from .graph import as_link, brief, class_of, describe, inputs_of, links_of, listing, shorten
-from .inputs import InputSpec
+from .input_specs import InputSpec
 from .model_files import folder_of, is_file_name, nearest_files
 from .problems import Problem, problem_at, shown
 

@@ -10,7 +10,7 @@ from ..nearest import nearest
 from ..upload import Upload
 from .explain import explain_rejection
 from .graph import as_link, brief, class_of, describe, json_graph, listing, shorten
-from .inputs import Autogrow, InputSpec, OutputSpec, outputs_of, types_of, walk
+from .input_specs import Autogrow, InputSpec, OutputSpec, outputs_of, types_of, walk
 from .own_checks import has_hidden_choices, is_hidden_choice, takes_any, takes_more
 from .problems import shown
 from .seeds import NAMES as SEEDS

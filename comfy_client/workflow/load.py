@@ -24,7 +24,7 @@ from .graph import JSON_TYPES, brief, copied, describe, json_link, shorten
 
 if TYPE_CHECKING:
     from .convert import Chooser
-    from .definitions import Definitions
+    from .definition_source import Definitions
 
 #: Bytes of JSON that are read.  No workflow has so many.
 MAX_JSON: Final = 64 << 20
@@ -76,7 +76,7 @@ class OpensImages(Protocol):
 _GRAPHS: Final = ("graph", "workflow")
 #: Inputs that are prompts, by node and name: see :class:`Conversion`.
 Prompts: TypeAlias = "Mapping[tuple[str, str], str | None]"
-#: What :func:`read` reads.
+#: What :func:`read_source` reads.
 Readable: TypeAlias = (
     Mapping[str, Any]
     | Mapping[int, Any]
@@ -93,7 +93,7 @@ Readable: TypeAlias = (
 )
 
 
-def read(
+def read_source(
     source: Readable,
     definitions: Definitions | None = None,
     *,
@@ -231,7 +231,7 @@ def _record(graph: Mapping[str, Any]) -> list[Any]:
 
 
 def _json(text: str | bytes, where: str) -> Any:
-    from .metadata.decode import decoded
+    from .metadata.json_text import decoded
 
     if len(text) > MAX_JSON:
         raise WorkflowError(f"{where}: larger than {MAX_JSON >> 20} MiB, which no workflow is")
@@ -318,7 +318,7 @@ def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
 
 def _file(graph: Mapping[str, Any], node_id: str, name: str, value: Any) -> Any:
     """Replace a value that can be sent as a file by that file."""
-    from .files import as_file
+    from .uploads import as_file
 
     try:
         return as_file(graph, node_id, name, value)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import attrs
 
-from .inputs import InputSpec
+from .input_specs import InputSpec
 from .model_files import folder_of, is_file_name
 from .validate import Check, is_v3
 

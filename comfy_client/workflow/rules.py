@@ -8,7 +8,7 @@ from typing import Any, Final
 import attrs
 
 from .graph import class_of, inputs_of
-from .inputs import Autogrow, InputSpec, walk
+from .input_specs import Autogrow, InputSpec, walk
 from .own_checks import (
     FileInput,
     Listed,

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
-from .inputs import Autogrow, InputSpec, OutputSpec, outputs_of, types_of, walk
+from .input_specs import Autogrow, InputSpec, OutputSpec, outputs_of, types_of, walk
 from .literals import is_identifier, quoted
 from .seeds import NAMES as SEEDS
 

@@ -11,7 +11,7 @@ import attrs
 from ..errors import WorkflowError
 from ..nearest import nearest
 from .address import Address, input_named
-from .definitions import Definitions
+from .definition_source import Definitions
 from .edit import Source, Workflow
 from .graph import as_link, brief, describe, listing
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ..errors import WorkflowError
 from .convert import Chooser, Conversion, classes_in, convert
-from .definitions import Definitions, as_mapping
+from .definition_source import Definitions, as_mapping
 
 _PACKAGE: Final = str(Path(__file__).parents[1])
 #: Warnings that are given one by one.

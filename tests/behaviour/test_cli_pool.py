@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from comfy_client import ComfyApi
-from comfy_client.cli.connecting import ANSWER_LIMIT
+from comfy_client.cli.server_options import ANSWER_LIMIT
 from comfy_client.testing import ComfyServer
 from tests.conftest import load_workflow
 from tests.helpers.clients import until

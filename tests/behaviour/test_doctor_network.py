@@ -20,7 +20,7 @@ from comfy_client import (
     ComfyApi,
     EnvCredentials,
 )
-from comfy_client.doctor import network
+from comfy_client.doctor import network_checks
 from comfy_client.testing import ComfyServer
 from tests.comfyui import free_port
 from tests.helpers.clients import LIMIT
@@ -104,7 +104,7 @@ def test_another_machine_that_refuses_lacks_listen(
     def refusal(family: Any, address: Any, most: float) -> str:
         return "" if address[0] == elsewhere else said
 
-    monkeypatch.setattr(network, "refusal", refusal)
+    monkeypatch.setattr(network_checks, "why_refused", refusal)
     report = ask("192.0.2.1")
     assert failing(report) == ["port"]
     assert words in report["port"].advice

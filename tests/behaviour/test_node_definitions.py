@@ -11,7 +11,7 @@ import pytest
 from comfy_client import ComfyApi
 from comfy_client.errors import ApiError, ClientClosed, UnexpectedResponse, WorkflowError
 from comfy_client.testing import ComfyServer
-from comfy_client.workflow.definitions import as_mapping
+from comfy_client.workflow.definition_source import as_mapping
 from tests.helpers.clients import LIMIT, Quick
 from tests.helpers.scripted import asked
 

@@ -14,9 +14,16 @@ from typing import Any, ClassVar, NoReturn
 import attrs
 import pytest
 
-from comfy_client.testing import ComfyServer, Faults, ProgressBar, Request, executor, prompt_queue
-from comfy_client.testing import state as state_module
-from comfy_client.testing.http import decode
+from comfy_client.testing import (
+    ComfyServer,
+    Faults,
+    ProgressBar,
+    Request,
+    executor,
+    prompt_queue,
+    server_state,
+)
+from comfy_client.testing.raw_http import decode
 
 #: Seconds that no wait of a worker may take, whatever goes wrong meanwhile.
 HANG = 90.0
@@ -174,8 +181,8 @@ class Record:
                     fact.over_at = time.monotonic()
 
 
-def _recorded(record: Record) -> type[prompt_queue.Queue]:
-    class Recorded(prompt_queue.Queue):
+def _recorded(record: Record) -> type[prompt_queue.PromptQueue]:
+    class Recorded(prompt_queue.PromptQueue):
         """Writes down what happens, in the moment in which it happens."""
 
         ending: ClassVar[dict[str, list[Any]]] = {}
@@ -237,8 +244,8 @@ def recorded() -> Iterator[Record]:
             super()._end(prompt_id, result)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(state_module, "Queue", queue)
-        patch.setattr(state_module, "Executor", Executor)
+        patch.setattr(server_state, "Queue", queue)
+        patch.setattr(server_state, "Executor", Executor)
         yield record
 
 

@@ -117,7 +117,7 @@ OTHERS = (
     Mutant(
         "W01",
         "workflow/convert/links.py",
-        "            if found.node.saved.mode == MUTED and not self.scene.era.is_old:\n"
+        "            if found.node.saved.mode == MUTED and not self.file.era.is_old:\n"
         "                return None\n",
         "",
         "unit/test_convert.py",

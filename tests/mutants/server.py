@@ -94,8 +94,8 @@ SERVER = (
     Mutant(
         "Z09",
         "testing/userdata.py",
-        'raise _Refused(409, "File already exists")',
-        'raise _Refused(400, "File already exists")',
+        'raise _Refusal(409, "File already exists")',
+        'raise _Refusal(400, "File already exists")',
         "contract/test_routes.py",
         "a user's file that exists is refused in other words",
     ),

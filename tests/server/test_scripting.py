@@ -29,7 +29,7 @@ from comfy_client.testing import (
     frame,
     never_answer,
 )
-from comfy_client.testing.records import Records
+from comfy_client.testing.received import Records
 from tests.helpers.bare import (
     LIMIT,
     asking,

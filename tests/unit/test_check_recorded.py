@@ -12,7 +12,7 @@ import pytest
 
 from comfy_client import Graph
 from comfy_client.workflow.check import check
-from comfy_client.workflow.inputs import InputSpec, walk
+from comfy_client.workflow.input_specs import InputSpec, walk
 from tests.helpers.conformance import RecordedServer, recorded_checks
 from tests.helpers.wrong_choices import WrongChoice, wrong_choices
 

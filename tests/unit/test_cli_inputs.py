@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from comfy_client import Upload, Workflow
 from comfy_client.cli.exits import Mistake, in_commands
-from comfy_client.cli.inputs import Types, set_seeds
+from comfy_client.cli.input_options import Types, set_seeds
 from comfy_client.cli.results import as_template, saving_to
 
 NODE = {

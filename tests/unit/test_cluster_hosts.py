@@ -9,11 +9,11 @@ import pytest
 
 from comfy_client import BearerCredentials, EnvCredentials
 from comfy_client.distributed import ComfyPlugin
-from comfy_client.distributed.hosts import Place, checked, host_for, least_taken
+from comfy_client.distributed.assignment import WorkerName, checked, host_for, least_taken
 from comfy_client.distributed.notes import digest_of
 from comfy_client.workflow import Workflow
 
-WORKER = Place("gpu-cluster-7", "tcp://10.0.0.3:41111", "10.0.0.3")
+WORKER = WorkerName("gpu-cluster-7", "tcp://10.0.0.3:41111", "10.0.0.3")
 
 
 @pytest.mark.parametrize(
@@ -35,14 +35,14 @@ def test_a_template_or_a_mapping_says_where_the_server_of_a_worker_is(hosts: Any
 
 def test_workers_of_a_local_cluster_are_named_by_numbers() -> None:
     """As keys of a mapping, these may be numbers, too."""
-    worker = Place("1", "tcp://127.0.0.1:41111", "127.0.0.1")
+    worker = WorkerName("1", "tcp://127.0.0.1:41111", "127.0.0.1")
     assert host_for(checked({0: "http://a:1", 1: "http://b:1"}), worker) == "http://b:1"  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("hosts", ["http://gpu-{n}:8188", {"other": "http://a:1"}])
 def test_a_worker_without_a_server_is_named(hosts: Any) -> None:
     """One without a name is called by its address, which has numbers that mean nothing."""
-    nameless = Place("tcp://10.0.0.3:41111", "tcp://10.0.0.3:41111", "10.0.0.3")
+    nameless = WorkerName("tcp://10.0.0.3:41111", "tcp://10.0.0.3:41111", "10.0.0.3")
     with pytest.raises(ValueError, match=r"tcp://10.0.0.3:41111"):
         host_for(checked(hosts), nameless)
 

@@ -30,7 +30,7 @@ EDITOR = {"nodes": [], "links": [], "version": 0.4}
 def read_metadata(picture: bytes) -> dict[str, Any]:
     stream = Stream(io.BytesIO(picture))
     reader_of(stream)
-    return read_from(stream, png_module.texts)
+    return read_from(stream, png_module.png_texts)
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_client.testing.prompt_queue import Item, Queue
+from comfy_client.testing.prompt_queue import Item, PromptQueue
 
 
 def item(prompt_id: str, graph: dict[str, Any]) -> Item:
@@ -13,7 +13,7 @@ def item(prompt_id: str, graph: dict[str, Any]) -> Item:
 
 def test_the_history_keeps_ten_thousand_prompts_and_one() -> None:
     """The oldest goes when there are more, as in ComfyUI."""
-    queue = Queue(lambda: None)
+    queue = PromptQueue(lambda: None)
     for number in range(10_003):
         queue.settle(str(number), {})
     assert list(queue.history()) == [str(number) for number in range(2, 10_003)]
@@ -21,7 +21,7 @@ def test_the_history_keeps_ten_thousand_prompts_and_one() -> None:
 
 def test_what_runs_is_shown_as_it_was_sent() -> None:
     """Whatever the executor does to its copy."""
-    queue = Queue(lambda: None)
+    queue = PromptQueue(lambda: None)
     queue.put(item("one", {"1": {"inputs": {"seed": 1}}}))
     taken = queue.get()
     assert taken is not None

@@ -4,7 +4,7 @@ The frontend does the same in the browser whenever it queues a workflow.
 """
 
 from .converting import Conversion, classes_in, convert
-from .prompts import Chooser, chooser, is_dynamic, resolve_prompt
+from .dynamic_prompts import Chooser, chooser, is_dynamic, resolve_prompt
 
 __all__ = [
     "Chooser",

@@ -11,19 +11,18 @@ from attrs import define, field, frozen
 from ...errors import ConversionWarning, WorkflowError
 from ...values import count
 from ..graph import copied
-from .checks import check_left_out, check_node, check_promoted, check_widgets
+from .dynamic_prompts import Chooser, chooser, cost_of, is_dynamic, resolve_prompt
 from .era import era_of
 from .file_names import SAVING, Names
-from .links import Dead, Links, Place, Source, Value
-from .nodes import Budget, TooMuch
+from .links import DeadLink, LinkedOutput, Links, Place, PromotedValue
 from .numbering import number_nodes
-from .opening import open_page
+from .open_file import VIRTUAL, OpenFile, all_nodes, is_virtual
+from .open_nodes import InputBudget, TooMuch
+from .opening import open_file
 from .packs import pack_of
-from .page import BYPASSED, MUTED, read_page
-from .prompts import Chooser, chooser, cost_of, is_dynamic, resolve_prompt
-from .scene import VIRTUAL, Scene, all_nodes, is_virtual
+from .saved_file import BYPASSED, MUTED, read_file
 from .specs import Catalog
-from .warnings import Report
+from .warnings import Report, check_left_out, check_node, check_promoted, check_widgets
 from .widgets import MISSING, Widget, corrected
 
 #: What the nodes of a prompt may come to, in inputs and values: a subgraph has any number of
@@ -79,16 +78,16 @@ def convert(
         WorkflowError: It is damaged, of a newer editor, or too large; with ``strict``, also for
             whatever there would be a warning.
     """
-    page = read_page(ui)
+    saved_file = read_file(ui)
     era = era_of(definitions)
-    number_nodes(page, era)
-    scene = open_page(page, Catalog(definitions, era))
-    links = Links(scene)
+    number_nodes(saved_file, era)
+    file = open_file(saved_file, Catalog(definitions, era))
+    links = Links(file)
     links.spread()
-    names = Names(all_nodes(scene), now or datetime.now())
-    _send_primitives(scene, names)
+    names = Names(all_nodes(file), now or datetime.now())
+    _send_primitives(file, names)
     rng = None if dynamic_prompts is None else chooser(dynamic_prompts)
-    work = _Work(scene, links, packs or {}, rng, names)
+    work = _Work(file, links, packs or {}, rng, names)
     try:
         graph = work.graph()
     except TooMuch:
@@ -109,15 +108,15 @@ def classes_in(ui: Mapping[str, Any]) -> set[str]:
     Raises:
         WorkflowError: As :func:`convert`.
     """
-    page = read_page(ui)
-    graphs = (page.root, *page.subgraphs.values())
+    saved_file = read_file(ui)
+    graphs = (saved_file.root, *saved_file.subgraphs.values())
     classes = {node.type for graph in graphs for node in graph.nodes}
-    return classes - page.subgraphs.keys() - VIRTUAL
+    return classes - saved_file.subgraphs.keys() - VIRTUAL
 
 
-def _send_primitives(scene: Scene, names: Names) -> None:
+def _send_primitives(file: OpenFile, names: Names) -> None:
     """Copy the value of each PrimitiveNode into the widgets that it is linked to."""
-    for graph in (scene.root, *scene.subgraphs.values()):
+    for graph in (file.root, *file.subgraphs.values()):
         primitives = {
             node.id: node.saved.values[0]
             for node in graph.nodes.values()
@@ -147,12 +146,12 @@ def _send_primitives(scene: Scene, names: Names) -> None:
 class _Work:
     """State of one conversion."""
 
-    scene: Scene
+    file: OpenFile
     links: Links
     packs: Mapping[str, str]
     rng: Chooser | None
     names: Names
-    budget: Budget = field(factory=lambda: Budget(MAX_VALUES))
+    budget: InputBudget = field(factory=lambda: InputBudget(MAX_VALUES))
     report: Report = field(factory=Report)
     prompts: dict[tuple[str, str], str | None] = field(factory=dict)
 
@@ -160,7 +159,7 @@ class _Work:
         """Return the nodes of the prompt; links to any other node are left out."""
         graph: dict[str, Any] = {}
         for place in self.links.places.values():
-            if self.scene.inside(place.node) is None and not self._is_left_out(place):
+            if self.file.inside(place.node) is None and not self._is_left_out(place):
                 graph[place.id] = self._node(place)
         for node in graph.values():
             node["inputs"] = {
@@ -196,13 +195,13 @@ class _Work:
                 sent[widget.name] = widget
         for slot in place.node.inputs:
             found = self.links.resolve(place, slot)
-            if isinstance(found, Dead) and (found.is_wrong or slot.name not in inputs):
+            if isinstance(found, DeadLink) and (found.is_wrong or slot.name not in inputs):
                 self.report.add("link", found.reason, place.id, place.node, slot.name)
-            if found is None or isinstance(found, Dead):
+            if found is None or isinstance(found, DeadLink):
                 continue
             sent.pop(slot.name, None)
             inputs.pop(slot.name, None)
-            if isinstance(found, Source):
+            if isinstance(found, LinkedOutput):
                 inputs[slot.name] = [found.id, found.slot]
             elif found.value is not MISSING:
                 inputs[slot.name] = self._wrapped(None, found.value)
@@ -250,7 +249,7 @@ class _Work:
         node = place.node
         slot = node.inputs[0] if node.inputs else None
         found = None if slot is None else self.links.resolve(place, slot)
-        chosen = found.value if isinstance(found, Value) else node.widgets[0].value
+        chosen = found.value if isinstance(found, PromotedValue) else node.widgets[0].value
         options = [each.value for each in node.widgets if each.kind == "OPTION"]
         return options.index(chosen) if chosen in options else -1
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from ...errors import WorkflowError
-from .nodes import Node, Slot
+from .open_nodes import OpenNode, Slot
 from .widgets import MISSING, text_of
 
 #: The classes in whose ``filename_prefix`` the frontend replaces placeholders.
@@ -46,12 +46,12 @@ _DATE: Final = re.compile(r"dd?|MM?|hh?|mm?|ss?|yyy?y?")
 class Names:
     """The nodes that placeholders can name, and the time."""
 
-    def __init__(self, nodes: Iterable[Node], now: datetime) -> None:
-        self._aliases: dict[object, Node] = {}
-        self._titles: dict[str, Node] = {}
+    def __init__(self, nodes: Iterable[OpenNode], now: datetime) -> None:
+        self._aliases: dict[object, OpenNode] = {}
+        self._titles: dict[str, OpenNode] = {}
         self._now = now
         self._left = _MOST
-        self._slots: dict[Node, dict[str, Slot]] = {}
+        self._slots: dict[OpenNode, dict[str, Slot]] = {}
         for node in nodes:
             self._titles.setdefault(node.title, node)
             alias = _alias(node)
@@ -92,7 +92,7 @@ class Names:
         return "" if found.value is MISSING else found.value
 
 
-def _alias(node: Node) -> object:
+def _alias(node: OpenNode) -> object:
     """Return the name by which placeholders find a node.
 
     A node without one has the name of its class, unless it saves files.

@@ -9,9 +9,9 @@ from attrs import define, field
 
 from ...errors import WorkflowError
 from ..graph import shorten
-from .nodes import Node, Slot
-from .page import BYPASSED, INSIDE_IN, MUTED
-from .scene import Graph, Scene, is_virtual
+from .open_file import OpenFile, OpenGraph, is_virtual
+from .open_nodes import OpenNode, Slot
+from .saved_file import BYPASSED, INSIDE_IN, MUTED
 
 #: Instances within instances, nodes of a prompt, and steps from link to link.
 _DEEPEST: Final = 100
@@ -33,20 +33,20 @@ class Place:
     """
 
     id: str
-    node: Node
-    graph: Graph
+    node: OpenNode
+    graph: OpenGraph
     around: Place | None
 
 
 @define(eq=False)
-class Value:
+class PromotedValue:
     """An input gets this value, which is promoted to an instance."""
 
     value: Any
 
 
 @define(eq=False)
-class Source:
+class LinkedOutput:
     """An input is linked to this output."""
 
     id: str
@@ -54,7 +54,7 @@ class Source:
 
 
 @define(eq=False)
-class Dead:
+class DeadLink:
     """An input is linked, but to nothing, and why.
 
     Attributes:
@@ -67,25 +67,25 @@ class Dead:
 
 
 #: What an input gets; ``None``: nothing, and a widget keeps its value.
-Found: TypeAlias = Source | Value | Dead | None
+Found: TypeAlias = LinkedOutput | PromotedValue | DeadLink | None
 #: Another input that one gets the same as, and the type that is wanted.
 _Next: TypeAlias = tuple[Place, Slot, str | None]
 
-_IGNORED: Final = Dead(
+_IGNORED: Final = DeadLink(
     "the page ignores the PrimitiveNode that feeds its subgraph: give the subgraph the value",
     is_wrong=True,
 )
-_OPEN: Final = Dead("the subgraph before it has no link to this output")
+_OPEN: Final = DeadLink("the subgraph before it has no link to this output")
 
 
 @define(eq=False)
 class Links:
     """The places of all nodes, and what their inputs get."""
 
-    scene: Scene
+    file: OpenFile
     places: dict[str, Place] = field(factory=dict)
     _known: dict[tuple[str, int, str | None], Found] = field(factory=dict)
-    _bypasses: dict[tuple[Node, int, str], int | None] = field(factory=dict)
+    _bypasses: dict[tuple[OpenNode, int, str], int | None] = field(factory=dict)
     _types: dict[str, frozenset[str]] = field(factory=dict)
     _steps: int = 0
     _letters: int = 0
@@ -96,14 +96,14 @@ class Links:
         Raises:
             WorkflowError: There are too many.
         """
-        for place in self._inside(self.scene.root, None):
+        for place in self._inside(self.file.root, None):
             self._add(place)
-            inner = self.scene.inside(place.node)
+            inner = self.file.inside(place.node)
             runs = place.node.saved.mode not in (MUTED, BYPASSED)
-            if inner is not None and (runs or self.scene.era.is_old):
+            if inner is not None and (runs or self.file.era.is_old):
                 self._enter(inner, place)
 
-    def _enter(self, inner: Graph, around: Place) -> None:
+    def _enter(self, inner: OpenGraph, around: Place) -> None:
         ahead = [self._inside(inner, around)]
         while ahead:  # subgraphs may be nested deeper than calls
             place = next(ahead[-1], None)
@@ -116,7 +116,7 @@ class Links:
                     f"{_DEEPEST} levels"
                 )
             self._add(place)
-            deeper = self.scene.inside(place.node)
+            deeper = self.file.inside(place.node)
             if deeper is not None:
                 ahead.append(self._inside(deeper, place))
 
@@ -126,7 +126,7 @@ class Links:
         if self._letters > _MOST_LETTERS:
             raise WorkflowError("the ids of the nodes, with those of their subgraphs, are too long")
 
-    def _inside(self, graph: Graph, around: Place | None) -> Iterator[Place]:
+    def _inside(self, graph: OpenGraph, around: Place | None) -> Iterator[Place]:
         before = "" if around is None else f"{around.id}:"
         for node in graph.nodes.values():
             yield Place(f"{before}{node.id}", node, graph, around)
@@ -168,7 +168,7 @@ class Links:
         kind = slot.type if kind is None else kind
         return self._output(place, link.source, link.slot, kind, seen)
 
-    def _outside(self, instance: Place, slot: int) -> Slot | Value | None:
+    def _outside(self, instance: Place, slot: int) -> Slot | PromotedValue | None:
         """Return the input of an instance that feeds the inside, or its own value if unlinked."""
         inputs = instance.node.inputs
         outer = inputs[slot] if 0 <= slot < len(inputs) else None
@@ -176,7 +176,7 @@ class Links:
             return None
         if instance.graph.link_of(outer) is not None:
             return outer
-        return Value(outer.value) if outer.promoted else None
+        return PromotedValue(outer.value) if outer.promoted else None
 
     def _output(
         self, place: Place, source: str, slot: int, kind: str, seen: set[tuple[str, int]]
@@ -187,19 +187,19 @@ class Links:
             found = self._place(around, source)
             if found is None:
                 return None
-            if found.node.saved.mode == MUTED and not self.scene.era.is_old:
+            if found.node.saved.mode == MUTED and not self.file.era.is_old:
                 return None
             self._count(found, slot, seen)
             node = found.node
-            inner = self.scene.inside(node)
+            inner = self.file.inside(node)
             if node.saved.mode == BYPASSED:
                 at = self._bypass(node, slot, kind)
                 # People bypass a loader in order to leave the input out.
                 return None if at is None else (found, node.inputs[at], None)
             if inner is None:
                 if not is_virtual(node):
-                    return Source(found.id, slot)
-                if node.type == "PrimitiveNode" and self.scene.inside(place.node) is not None:
+                    return LinkedOutput(found.id, slot)
+                if node.type == "PrimitiveNode" and self.file.inside(place.node) is not None:
                     return _IGNORED
                 has = 0 <= slot < len(node.inputs)
                 return (found, node.inputs[slot], kind) if has else None
@@ -227,7 +227,7 @@ class Links:
         if self._steps > _MOST_STEPS:
             raise WorkflowError("the links of the workflow are too long to follow")
 
-    def _bypass(self, node: Node, slot: int, kind: str) -> int | None:
+    def _bypass(self, node: OpenNode, slot: int, kind: str) -> int | None:
         """Return the input that a bypassed node hands on to an input of this type."""
         key = node, slot, kind
         if key not in self._bypasses:
@@ -235,7 +235,7 @@ class Links:
             self._bypasses[key] = self._bypass_slot(node, slot, kind)
         return self._bypasses[key]
 
-    def _bypass_slot(self, node: Node, slot: int, kind: str) -> int | None:
+    def _bypass_slot(self, node: OpenNode, slot: int, kind: str) -> int | None:
         types = [each.type for each in node.inputs]
         if kind in ("*", ""):
             at = slot if slot < len(types) else 0
@@ -272,7 +272,7 @@ class Links:
         return self._types[kind]
 
 
-def _output_link(inner: Graph, slot: int) -> tuple[str, int] | None:
+def _output_link(inner: OpenGraph, slot: int) -> tuple[str, int] | None:
     """Return what an output of a subgraph is linked to, inside of it."""
     ports = inner.saved.outputs
     links = ports[slot].links if 0 <= slot < len(ports) else ()

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from attrs import define, field
 
-from .page import SavedInput
+from .saved_file import SavedInput
 
 
 @define(eq=False)

@@ -12,7 +12,7 @@ from typing import Any
 from attrs import define, field
 
 from .era import Era
-from .page import Page, SavedGraph, SavedNode
+from .saved_file import SavedFile, SavedGraph, SavedNode
 
 
 @define(eq=False)
@@ -35,26 +35,26 @@ class _Ids:
         return str(self.last)
 
 
-def number_nodes(page: Page, era: Era) -> None:
+def number_nodes(saved_file: SavedFile, era: Era) -> None:
     """Give a new id to each node whose id is taken already, first come, first served.
 
     The frontend of 2025 lets the definitions of subgraphs have the same ids.
     """
-    ids = _Ids(page.last_node_id)
+    ids = _Ids(saved_file.last_node_id)
     # The frontend reserves those of the workflow itself without counting on from them.
-    ids.taken.update(node.id for node in page.root.nodes)
+    ids.taken.update(node.id for node in saved_file.root.nodes)
     if not era.is_old:
-        _number_subgraphs(page, ids)
+        _number_subgraphs(saved_file, ids)
     seen: set[str] = set()
-    for node in page.root.nodes:
+    for node in saved_file.root.nodes:
         if node.id in seen:
             node.id = ids.fresh()
         seen.add(node.id)
 
 
-def _number_subgraphs(page: Page, ids: _Ids) -> None:
+def _number_subgraphs(saved_file: SavedFile, ids: _Ids) -> None:
     renamed: dict[str, dict[str, str]] = {}
-    for graph in page.subgraphs.values():
+    for graph in saved_file.subgraphs.values():
         changed = {}
         for node in graph.nodes:
             if node.id in ids.taken:
@@ -63,9 +63,9 @@ def _number_subgraphs(page: Page, ids: _Ids) -> None:
                 ids.take(node.id)
         if changed:
             renamed[graph.id] = changed
-    for graph in page.subgraphs.values():
+    for graph in saved_file.subgraphs.values():
         _relink(graph, renamed.get(graph.id, {}))
-    for graph in (*page.subgraphs.values(), page.root):
+    for graph in (*saved_file.subgraphs.values(), saved_file.root):
         _follow(graph.nodes, renamed)
 
 

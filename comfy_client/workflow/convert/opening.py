@@ -7,54 +7,54 @@ from typing import Final
 
 from ...errors import WorkflowError
 from ..graph import shorten
-from .nodes import Budget, Node, Slot, TooMuch, known_node, unknown_node
-from .page import Page, SavedNode
+from .open_file import VIRTUAL, OpenFile, OpenGraph, instance
+from .open_nodes import InputBudget, OpenNode, Slot, TooMuch, known_node, unknown_node
 from .proxies import migrate
-from .scene import VIRTUAL, Graph, Scene, instance
+from .saved_file import SavedFile, SavedNode
 from .specs import Catalog
 
 _TITLES: Final = {"PrimitiveNode": "Primitive", "MarkdownNote": "Markdown Note"}
 
 
-def open_page(page: Page, catalog: Catalog) -> Scene:
+def open_file(saved_file: SavedFile, catalog: Catalog) -> OpenFile:
     """Make all nodes, with the links and the values of the file.
 
     Raises:
         WorkflowError: A subgraph contains itself, or a node has too many inputs.
     """
-    graphs = {key: Graph(one) for key, one in page.subgraphs.items()}
-    scene = Scene(page, catalog.era, Graph(page.root), graphs)
-    budget = Budget()
-    for key in _inner_first(page):
-        _open_graph(scene, scene.subgraphs[key], catalog, budget)
-    _open_graph(scene, scene.root, catalog, budget)
-    return scene
+    graphs = {key: OpenGraph(one) for key, one in saved_file.subgraphs.items()}
+    file = OpenFile(saved_file, catalog.era, OpenGraph(saved_file.root), graphs)
+    budget = InputBudget()
+    for key in _inner_first(saved_file):
+        _open_graph(file, file.subgraphs[key], catalog, budget)
+    _open_graph(file, file.root, catalog, budget)
+    return file
 
 
-def _inner_first(page: Page) -> list[str]:
+def _inner_first(saved_file: SavedFile) -> list[str]:
     """Return the ids of all subgraphs, inner ones before those that contain them."""
     uses = {
-        key: [node.type for node in graph.nodes if node.type in page.subgraphs]
-        for key, graph in page.subgraphs.items()
+        key: [node.type for node in graph.nodes if node.type in saved_file.subgraphs]
+        for key, graph in saved_file.subgraphs.items()
     }
     try:
         return [*TopologicalSorter(uses).static_order()]
     except CycleError as exc:
-        names = [shorten(page.subgraphs[key].name, 60) for key in exc.args[1][:8]]
+        names = [shorten(saved_file.subgraphs[key].name, 60) for key in exc.args[1][:8]]
         raise WorkflowError(f"a subgraph contains itself: {' in '.join(names)}") from None
 
 
-def _open_graph(scene: Scene, graph: Graph, catalog: Catalog, budget: Budget) -> None:
+def _open_graph(file: OpenFile, graph: OpenGraph, catalog: Catalog, budget: InputBudget) -> None:
     for each in graph.saved.nodes:
         try:
-            graph.nodes[each.id] = _open_node(scene, each, catalog, budget)
+            graph.nodes[each.id] = _open_node(file, each, catalog, budget)
         except TooMuch:
             raise _too_much(each) from None
     _repair_links(graph)
-    graph.settle(lambda node, slot: bool(scene.inside(node) or node.widget(slot.widget)))
+    graph.settle(lambda node, slot: bool(file.inside(node) or node.widget(slot.widget)))
     for node in graph.nodes.values():
         try:
-            migrate(scene, graph, node)
+            migrate(file, graph, node)
         except TooMuch:
             raise _too_much(node.saved) from None
 
@@ -64,8 +64,8 @@ def _too_much(saved: SavedNode) -> WorkflowError:
     return WorkflowError(f"{where} has more inputs than any node has, or the workflow has in all")
 
 
-def _open_node(scene: Scene, saved: SavedNode, catalog: Catalog, budget: Budget) -> Node:
-    inner = scene.subgraphs.get(saved.type)
+def _open_node(file: OpenFile, saved: SavedNode, catalog: Catalog, budget: InputBudget) -> OpenNode:
+    inner = file.subgraphs.get(saved.type)
     if inner is not None:
         return instance(inner, saved, budget)
     if catalog.has(saved.type):
@@ -78,7 +78,7 @@ def _open_node(scene: Scene, saved: SavedNode, catalog: Catalog, budget: Budget)
     return node
 
 
-def _repair_links(graph: Graph) -> None:
+def _repair_links(graph: OpenGraph) -> None:
     """Repair links that only the list of links or only their input has."""
     for node in graph.nodes.values():
         for slot in node.inputs:

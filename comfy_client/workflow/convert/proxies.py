@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 
 from attrs import define
 
-from .nodes import Node, Slot
-from .page import Port
-from .scene import Graph, Scene, is_set, promote
+from .open_file import OpenFile, OpenGraph, is_set, promote
+from .open_nodes import OpenNode, Slot
+from .saved_file import Port
 from .widgets import MISSING
 
 _PREFIX = re.compile(r"\s*([0-9]{1,15})\s*:\s*(?=.)", re.DOTALL)
@@ -33,19 +33,19 @@ class _Entry:
     nested: str | None  # the node that it belongs to, in an instance inside
 
 
-def migrate(scene: Scene, graph: Graph, host: Node) -> None:
+def migrate(file: OpenFile, graph: OpenGraph, host: OpenNode) -> None:
     """Make the old promoted widgets of an instance into inputs of its subgraph.
 
     Raises:
         TooMuch: There are too many.
     """
-    inner = scene.inside(host)
-    entries = [] if inner is None else [*_entries(scene, inner, host)]
+    inner = file.inside(host)
+    entries = [] if inner is None else [*_entries(file, inner, host)]
     if inner is None or not entries:
         return
     linked: dict[tuple[str, str], Slot] = {}
     for port, slot in zip(inner.saved.inputs, host.inputs, strict=False):
-        target = _first_target(scene, inner, port)
+        target = _first_target(file, inner, port)
         if target is not None:
             linked.setdefault(target, slot)
     names = {slot.name: slot for slot in reversed(host.inputs)}
@@ -57,15 +57,15 @@ def migrate(scene: Scene, graph: Graph, host: Node) -> None:
         if entry.source == "-1":
             if entry.name in names:
                 _set(names[entry.name], entry.value)
-        elif key in linked and not scene.era.is_old:
+        elif key in linked and not file.era.is_old:
             _set(linked[key], entry.value)
-        elif node is None or scene.era.is_old or entry.name.startswith("$$"):
+        elif node is None or file.era.is_old or entry.name.startswith("$$"):
             continue  # the frontend of 2025 shows the widget itself
         elif node.type == "PrimitiveNode" and node.definition is None:
             primitives.setdefault(node.id, []).append(entry)
         else:
             if node.id not in shown:
-                shown[node.id] = _shown(scene, node)
+                shown[node.id] = _shown(file, node)
             found = _slot_of(node, entry, shown[node.id])
             if found is not None:
                 linked[key] = _add_port(inner, host, entry.name, found.type, [(node, found)])
@@ -74,7 +74,7 @@ def migrate(scene: Scene, graph: Graph, host: Node) -> None:
         _promote_primitive(inner, host, inner.nodes[node_id], fed)
 
 
-def _entries(scene: Scene, inner: Graph, host: Node) -> Iterator[_Entry]:
+def _entries(file: OpenFile, inner: OpenGraph, host: OpenNode) -> Iterator[_Entry]:
     given = host.saved.properties.get("proxyWidgets")
     given = given if isinstance(given, list) else []
     if not all(
@@ -87,7 +87,7 @@ def _entries(scene: Scene, inner: Graph, host: Node) -> Iterator[_Entry]:
     for place, each in enumerate(given):
         source, name = each[:2]
         nested = each[2] if len(each) == 3 else None
-        if not _resolves(scene, inner, source, name):
+        if not _resolves(file, inner, source, name):
             at = 0
             while (found := _PREFIX.match(name, at)) is not None:
                 nested, at = found[1], found.end()
@@ -95,28 +95,28 @@ def _entries(scene: Scene, inner: Graph, host: Node) -> Iterator[_Entry]:
         yield _Entry(source, name, values[place] if place < len(values) else MISSING, nested)
 
 
-def _resolves(scene: Scene, graph: Graph, source: str, name: str) -> bool:
+def _resolves(file: OpenFile, graph: OpenGraph, source: str, name: str) -> bool:
     """Return whether there is such a widget, however deep inside."""
     for _ in range(100):
         node = graph.nodes.get(source)
         if node is None:
             return False
         node.budget.spend(1)
-        inner = scene.inside(node)
+        inner = file.inside(node)
         if inner is None:
             return node.widget(name) is not None
         port = inner.ports.get(name)
-        target = None if port is None else _first_target(scene, inner, port)
+        target = None if port is None else _first_target(file, inner, port)
         if target is None:
             return False
         graph, (source, name) = inner, target
     return False
 
 
-def _first_target(scene: Scene, inner: Graph, port: Port) -> tuple[str, str] | None:
+def _first_target(file: OpenFile, inner: OpenGraph, port: Port) -> tuple[str, str] | None:
     """Return the node and the widget that an input of a subgraph feeds first."""
     for node, slot in inner.targets(port):
-        if scene.inside(node) is not None:
+        if file.inside(node) is not None:
             return node.id, slot.name
         if slot.widget is not None and node.widget(slot.widget) is not None:
             return node.id, slot.widget
@@ -128,7 +128,7 @@ def _set(slot: Slot, value: Any) -> None:
         slot.value = value
 
 
-def _slot_of(node: Node, entry: _Entry, shown: Mapping[_Name, Slot] | None) -> Slot | None:
+def _slot_of(node: OpenNode, entry: _Entry, shown: Mapping[_Name, Slot] | None) -> Slot | None:
     """Return the input that has a promoted widget; of an instance, one that it shows itself."""
     if shown is not None:
         slot = shown.get((entry.nested, entry.name))
@@ -139,18 +139,18 @@ def _slot_of(node: Node, entry: _Entry, shown: Mapping[_Name, Slot] | None) -> S
     return next((each for each in node.inputs if each.widget == entry.name), None)
 
 
-def _shown(scene: Scene, node: Node) -> dict[_Name, Slot] | None:
+def _shown(file: OpenFile, node: OpenNode) -> dict[_Name, Slot] | None:
     """Return the inputs of an instance by all that an entry may call them.
 
     That is the node and the widget that they stand for, or a name alone; ``None``: no instance.
     """
-    inner = scene.inside(node)
+    inner = file.inside(node)
     if inner is None:
         return None
     node.budget.spend(len(node.inputs))
     found: dict[_Name, Slot] = {}
     for port, slot in zip(inner.saved.inputs, node.inputs, strict=False):
-        target = _first_target(scene, inner, port)
+        target = _first_target(file, inner, port)
         found.setdefault((None, slot.name), slot)
         if target is not None:
             found.setdefault(target, slot)
@@ -158,7 +158,9 @@ def _shown(scene: Scene, node: Node) -> dict[_Name, Slot] | None:
     return found
 
 
-def _promote_primitive(inner: Graph, host: Node, node: Node, entries: Sequence[_Entry]) -> None:
+def _promote_primitive(
+    inner: OpenGraph, host: OpenNode, node: OpenNode, entries: Sequence[_Entry]
+) -> None:
     """Replace a promoted PrimitiveNode: let the instance feed what the node fed."""
     targets = inner.fed_by(node.id)
     host.budget.spend(len(targets))
@@ -180,7 +182,7 @@ def _promote_primitive(inner: Graph, host: Node, node: Node, entries: Sequence[_
 
 
 def _add_port(
-    inner: Graph, host: Node, name: str, kind: str, targets: Sequence[tuple[Node, Slot]]
+    inner: OpenGraph, host: OpenNode, name: str, kind: str, targets: Sequence[tuple[OpenNode, Slot]]
 ) -> Slot:
     """Add an input to a subgraph and all its instances; return that of ``host``."""
     host.budget.spend(len(inner.instances) + 1)

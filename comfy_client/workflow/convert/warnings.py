@@ -1,17 +1,58 @@
-"""Warnings of a conversion, node by node."""
+"""Warnings of a conversion, node by node: where the prompt may not be what is meant."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from attrs import define, field
 
 from ...errors import ConversionWarning
+from ...sealing import is_secret_name
 from ..graph import brief, shorten
-from .nodes import Node
+from .links import Place
+from .open_nodes import OpenNode, Slot
+from .packs import pack_of
+from .widgets import CHOOSER, TAKES_NO_NULL, Widget, is_of_type, is_widget_type
 
 #: Warnings of one file: a subgraph may have any number of instances.
 _MOST: Final = 10_000
+#: Nodes of packs that have no class on the server: their extension rewires the graph with them.
+_REWIRING: Final = frozenset(
+    (
+        "GetNode",
+        "SetNode",
+        "easy getNode",
+        "easy setNode",
+        "Node Combiner (rgthree)",
+        "Node Collector (rgthree)",
+        "Reroute (rgthree)",
+        "ReroutePrimitive|pysssss",
+    )
+)
+#: Nodes of packs that have no class on the server either: they switch nodes while one edits, and
+#: do nothing when the frontend queues.
+_SWITCHING: Final = frozenset(
+    (
+        "Fast Actions Button (rgthree)",
+        "Fast Bypasser (rgthree)",
+        "Fast Groups Bypasser (rgthree)",
+        "Fast Groups Muter (rgthree)",
+        "Fast Muter (rgthree)",
+        "Mute / Bypass Relay (rgthree)",
+        "Mute / Bypass Repeater (rgthree)",
+    )
+)
+#: Nodes with a class, whose links their extension adds when the frontend queues.
+_SPREADING: Final = frozenset(
+    (
+        "Anything Everywhere",
+        "Anything Everywhere3",
+        "Anything Everywhere?",
+        "Prompts Everywhere",
+        "Seed Everywhere",
+    )
+)
 
 
 @define(eq=False)
@@ -20,7 +61,9 @@ class Report:
 
     found: dict[tuple[str | None, str | None, str], ConversionWarning] = field(factory=dict)
 
-    def add(self, kind: str, text: str, place: str, node: Node, name: str | None = None) -> None:
+    def add(
+        self, kind: str, text: str, place: str, node: OpenNode, name: str | None = None
+    ) -> None:
         """Warn of a node, by its id in the prompt."""
         if len(self.found) >= _MOST:
             return
@@ -40,3 +83,122 @@ class Report:
     def say(self, kind: str, text: str) -> None:
         """Warn of the whole workflow."""
         self.found.setdefault((None, None, kind), ConversionWarning(text, kind=kind))
+
+
+def check_left_out(place: Place, report: Report) -> bool:
+    """Return whether only the frontend has a node, not the prompt; warn if that matters."""
+    node = place.node
+    if node.definition is not None:
+        return False
+    if node.type in _SWITCHING:
+        return True
+    if node.type in _REWIRING:
+        report.add(
+            "browser",
+            "its extension rewires links in the browser; the inputs that it feeds are left out",
+            place.id,
+            node,
+        )
+        return True
+    return not (node.saved.inputs or node.saved.outputs)
+
+
+def check_node(
+    place: Place, inputs: dict[str, Any], report: Report, packs: Mapping[str, str]
+) -> None:
+    """Warn of a class that the server lacks, links that are lost, and work of extensions.
+
+    A node without a definition gets the values that the file has by name.
+    """
+    node = place.node
+    if node.definition is None:
+        named = node.saved.named or {}
+        for name, value in named.items():
+            inputs.setdefault(name, {"__value__": value} if isinstance(value, list) else value)
+        values = "" if named or not node.saved.values else "; its values are left out"
+        report.add("not_installed", _missing(place, packs) + values, place.id, node)
+        return
+    if node.type in _SPREADING:
+        text = "its extension adds links in the browser, which are not in the prompt"
+        report.add("browser", text, place.id, node)
+    if _has_other_widgets(node):
+        text = "only its extension in the browser knows some of its widgets; they are left out"
+        report.add("browser", text, place.id, node)
+    for name in node.lost:
+        text = "the page loses this link when it opens the file, and sends the node without it"
+        report.add("link", text, place.id, node, name)
+    _check_inputs(place, report)
+
+
+def _has_other_widgets(node: OpenNode) -> bool:
+    """Return whether the file has objects after all widgets' values, where no frontend saves any.
+
+    So do nodes whose extension makes rows of widgets, and sends them.
+    """
+    values = node.saved.values
+    if not isinstance(values, list) or not all(widget.kept for widget in node.widgets):
+        return False
+    return any(isinstance(each, Mapping) and each for each in values[len(node.widgets) :])
+
+
+def _check_inputs(place: Place, report: Report) -> None:
+    """Warn of inputs of the file that do not get what they had."""
+    node = place.node
+    slots = {slot.name: slot for slot in node.inputs}
+    links = {slot.link for slot in node.inputs}
+    widgets = {widget.name for widget in node.widgets}
+    for saved in node.saved.inputs:
+        slot = slots.get(saved.name)
+        if saved.name in node.lost or saved.name in widgets:
+            continue  # said already, or the widget has a value
+        if saved.link is None:
+            if saved.widget is not None and slot is not None and not is_widget_type(slot.type):
+                kind = shorten(slot.type, 60)
+                text = f"only an extension in the browser knows its widget ({kind})"
+                report.add("browser", text, place.id, node, saved.name)
+        elif saved.link not in links:
+            why = "the class has no such input on the server" if slot is None else "it has no end"
+            report.add("link", f"its link is left out: {why}", place.id, node, saved.name)
+
+
+def check_widgets(place: Place, sent: Mapping[str, Widget], report: Report) -> None:
+    """Warn of values that cannot be meant, and of those that the browser makes."""
+    node = place.node
+    for name in node.by_name:
+        if name in sent:
+            text = "the value in its position does not fit; the one by its name is taken"
+            report.add("value", text, place.id, node, name)
+    for name, widget in sent.items():
+        if widget.hook:
+            report.add("browser", f"the page {widget.hook}", place.id, node, name)
+        elif not is_of_type(widget, widget.value):
+            given = "null" if widget.value is None else brief(widget.value)
+            given = "its value" if is_secret_name(name) else given
+            is_option = widget.kind == CHOOSER
+            why = (
+                f"{given} is not one of its options"
+                if is_option
+                else f"{given} is no {widget.kind}"
+            )
+            text = f"{why}; the file may be for another version of the node"
+            report.add("value", text, place.id, node, name)
+
+
+def check_promoted(place: Place, slot: Slot, value: Any, report: Report) -> None:
+    """Warn of a null that comes from an instance, for an input that takes none."""
+    if value is None and slot.type in TAKES_NO_NULL:
+        text = f"null is no {slot.type}; its subgraph has no value for it"
+        report.add("value", text, place.id, place.node, slot.name)
+
+
+def _missing(place: Place, packs: Mapping[str, str]) -> str:
+    node = place.node
+    named = pack_of(node.saved.properties)
+    pack = packs.get(node.type) or named.get("cnr_id") or named.get("aux_id")
+    if node.type.startswith(("workflow>", "workflow/")):
+        return (
+            "it is a group node, as of before subgraphs: open the file in the page, which makes a "
+            "subgraph of it, and save it"
+        )
+    text = "the server has no such class"
+    return text if pack is None else f"{text}; it belongs to the pack {brief(pack)}"

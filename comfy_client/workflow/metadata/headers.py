@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import WorkflowError
-from .decode import decoded
+from .json_text import decoded
 from .stream import KEYS, MAX_TEXT, Stream, Texts
 
 

@@ -14,7 +14,7 @@ _MOST = 10_000
 _FIXED = {b"\xa9cmt": "comment", b"desc": "description", b"\xa9des": "description"}
 
 
-def texts(stream: Stream) -> Texts:
+def mp4_texts(stream: Stream) -> Texts:
     """Yield the texts in ``moov/udta/meta`` and ``moov/meta``, wherever ``moov`` stands."""
     for kind, size in _boxes(stream, None):
         if kind == b"moov":

@@ -18,7 +18,7 @@ _TEXT = 0x4487
 _MOST = 10_000
 
 
-def texts(stream: Stream) -> Texts:
+def matroska_texts(stream: Stream) -> Texts:
     """Yield the tags of the file, before or behind its clusters."""
     _, size = _header(stream)
     stream.skip(size or 0)

@@ -18,7 +18,7 @@ _TEXT_CHUNKS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 _MAX_KEY = 79  # bytes
 
 
-def texts(stream: Stream) -> Texts:
+def png_texts(stream: Stream) -> Texts:
     """Yield the texts of a PNG file (``tEXt``, ``zTXt``, ``iTXt``).
 
     ComfyUI writes those of an animated PNG in chunks of its own (``comf``), behind the first frame.

@@ -7,19 +7,19 @@ from typing import Any
 
 from ...errors import WorkflowError
 from . import audio, exif, headers, isobmff, matroska, png
-from .decode import decoded
+from .json_text import decoded
 from .stream import PAUSE, Stream, Texts
 
 Reader = Callable[[Stream], Texts]
 
 #: Beginnings of files, and what reads on.
 _BEGINNINGS: tuple[tuple[bytes, str, Reader], ...] = (
-    (b"\x89PNG\r\n\x1a\n", "PNG file", png.texts),
+    (b"\x89PNG\r\n\x1a\n", "PNG file", png.png_texts),
     (b"\xff\xd8\xff", "JPEG file", exif.jpeg_texts),
     (b"fLaC", "FLAC file", audio.flac_texts),
     (b"OggS", "Ogg file", audio.ogg_texts),
     (b"ID3", "MP3 file", audio.mp3_texts),
-    (b"\x1a\x45\xdf\xa3", "WebM file", matroska.texts),
+    (b"\x1a\x45\xdf\xa3", "WebM file", matroska.matroska_texts),
     (b"glTF", "GLB file", headers.glb_texts),
     (b"<", "SVG file", headers.svg_texts),
 )
@@ -43,7 +43,7 @@ def reader_of(stream: Stream) -> Reader | None:
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         stream.name, reader = "WebP file", exif.webp_texts
     elif head[4:8] in _BOXES:
-        stream.name, reader = "MP4 file", isobmff.texts
+        stream.name, reader = "MP4 file", isobmff.mp4_texts
     # A length of less than 4 GB, and a JSON object of that length.
     elif head[4:9] == b"\0\0\0\0{":
         stream.name, reader = "safetensors file", headers.safetensors_texts

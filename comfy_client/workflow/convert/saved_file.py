@@ -25,7 +25,7 @@ _MOST_SLOTS: Final = 5_000
 
 
 @define(eq=False)
-class Link:
+class SavedLink:
     """A link, from an output of a node to an input of another."""
 
     id: int
@@ -89,13 +89,13 @@ class SavedGraph:
     id: str
     name: str
     nodes: list[SavedNode]
-    links: dict[int, Link]
+    links: dict[int, SavedLink]
     inputs: list[Port]
     outputs: list[Port]
 
 
 @define(eq=False)
-class Page:
+class SavedFile:
     """A whole file."""
 
     root: SavedGraph
@@ -104,7 +104,7 @@ class Page:
     extra: Mapping[str, Any]
 
 
-def read_page(ui: Mapping[str, Any]) -> Page:
+def read_file(ui: Mapping[str, Any]) -> SavedFile:
     """Read a file in UI format.
 
     Raises:
@@ -128,7 +128,7 @@ def read_page(ui: Mapping[str, Any]) -> Page:
         raise WorkflowError(f"the workflow has more than {_MOST_NODES} nodes")
     state = _object(ui.get("state"))
     last = number(ui.get("last_node_id")) or number(state.get("lastNodeId")) or 0
-    return Page(root, subgraphs, int(last), _object(ui.get("extra")))
+    return SavedFile(root, subgraphs, int(last), _object(ui.get("extra")))
 
 
 def _check_version(data: Mapping[str, Any], where: str) -> None:
@@ -210,9 +210,9 @@ def _port(data: Mapping[str, Any]) -> Port:
     return Port(name, _type(data), deque(one for one in dict.fromkeys(ids) if one is not None))
 
 
-def _links(data: Any, where: str) -> dict[int, Link]:
+def _links(data: Any, where: str) -> dict[int, SavedLink]:
     """Links by id: objects, or lists of id, source, its slot, target, its slot and type."""
-    links: dict[int, Link] = {}
+    links: dict[int, SavedLink] = {}
     if data is None:
         return links
     if not isinstance(data, list):
@@ -229,7 +229,7 @@ def _links(data: Any, where: str) -> dict[int, Link]:
         source, target = _id(found[1]), _id(found[3])
         if None in (number_, slot, target_slot, source, target):
             raise WorkflowError(f"{where}: this is no link: {brief(each)}")
-        link = Link(number_ or 0, source or "", slot or 0, target or "", target_slot or 0)
+        link = SavedLink(number_ or 0, source or "", slot or 0, target or "", target_slot or 0)
         links.setdefault(link.id, link)
     return links
 

@@ -20,7 +20,7 @@ from ..transport.dial import dial
 from ..transport.http import segment
 from ..transport.response import Response
 from ..transport.websocket import State
-from .context import CheckContext, EventReader, decoded, in_ms
+from .context import CheckContext, EventReader, decode_model, in_ms
 from .report import CheckResult, failed, ok, unknown, warning
 
 _UPGRADE: Final = (
@@ -85,7 +85,7 @@ def check_run(ctx: CheckContext) -> CheckResult:
     status_at = ctx.client.status_at()
     begun = time.monotonic()
     answer = _submit(ctx)
-    receipt = decoded(answer, models.QueuedPrompt.from_json) if answer.status == 200 else None
+    receipt = decode_model(answer, models.QueuedPrompt.from_json) if answer.status == 200 else None
     if receipt is None:
         text = f"POST /prompt: {answer.status}, {ctx.brief(answer.kind) or 'no content type'}"
         advice = "HTTP lets GET through: does a proxy refuse or redirect POST?"

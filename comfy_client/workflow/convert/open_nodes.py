@@ -9,7 +9,7 @@ from typing import Any, Final
 from attrs import define, field
 
 from .losses import Layout, lost_links
-from .page import SavedInput, SavedNode
+from .saved_file import SavedInput, SavedNode
 from .specs import Catalog, Spec, grouped
 from .widgets import (
     CHOOSER,
@@ -35,7 +35,7 @@ class TooMuch(Exception):
 
 
 @define(eq=False)
-class Budget:
+class InputBudget:
     """Budget of inputs and widgets that all nodes may still have."""
 
     left: int = _MOST_OF_ALL
@@ -66,7 +66,7 @@ class Slot:
 
 
 @define(eq=False)
-class Autogrow:
+class GrowingGroup:
     """A group of inputs that grows with its links."""
 
     specs: list[Spec]
@@ -106,7 +106,7 @@ class Autogrow:
 
 
 @define(eq=False)
-class Node:
+class OpenNode:
     """A node of a graph.
 
     Attributes:
@@ -118,11 +118,11 @@ class Node:
     saved: SavedNode
     definition: Mapping[str, Any] | None
     title: str
-    budget: Budget
+    budget: InputBudget
     inputs: list[Slot] = field(factory=list)
     outputs: list[str] = field(factory=list)
     widgets: list[Widget] = field(factory=list)
-    groups: dict[str, Autogrow] = field(factory=dict)
+    groups: dict[str, GrowingGroup] = field(factory=dict)
     layout: Layout = field(factory=Layout)
     lost: list[str] = field(factory=list)
     by_name: list[str] = field(factory=list)
@@ -147,20 +147,20 @@ class Node:
         self._widgets = {each.name: each for each in reversed(self.widgets)}
 
 
-def unknown_node(saved: SavedNode, budget: Budget) -> Node:
+def unknown_node(saved: SavedNode, budget: InputBudget) -> OpenNode:
     """Make a node without a definition, with the slots of the file and no widgets."""
-    node = Node(saved, None, saved.title or saved.type, budget)
+    node = OpenNode(saved, None, saved.title or saved.type, budget)
     budget.spend(len(saved.inputs))
     node.inputs = [Slot(each.name, each.type, each.link, each.widget) for each in saved.inputs]
     node.outputs = [each.type for each in saved.outputs]
     return node
 
 
-def known_node(saved: SavedNode, catalog: Catalog, budget: Budget) -> Node:
+def known_node(saved: SavedNode, catalog: Catalog, budget: InputBudget) -> OpenNode:
     """Make a node by its definition, with the links and values of the file."""
     definition = catalog.definitions[saved.type]
     title = saved.title or catalog.era.title(saved.type, definition)
-    node = Node(saved, definition, title, budget)
+    node = OpenNode(saved, definition, title, budget)
     budget.spend(len(saved.inputs))
     specs = catalog.specs(saved.type)
     for each in specs:
@@ -172,7 +172,7 @@ def known_node(saved: SavedNode, catalog: Catalog, budget: Budget) -> Node:
     node.outputs = _output_types(saved, definition)
     node.layout = Layout([each.name for each in node.inputs])
     _take_links(node, saved.inputs)
-    fill(node, _aligned(node, catalog.listed(saved.type)))
+    set_saved_values(node, _aligned(node, catalog.listed(saved.type)))
     node.index()
     node.inputs = [each for each in node.inputs if not _is_left_over(node, each)]
     _lose_links(node)
@@ -182,7 +182,7 @@ def known_node(saved: SavedNode, catalog: Catalog, budget: Budget) -> Node:
 # -- inputs -----------------------------------------------------------------------------
 
 
-def _add_socket(node: Node, one: Spec, depth: int = 0) -> None:
+def _add_socket(node: OpenNode, one: Spec, depth: int = 0) -> None:
     """Add inputs that have no widget; the frontend makes them before all widgets."""
     if has_widget(one):
         return
@@ -202,7 +202,7 @@ def _add_socket(node: Node, one: Spec, depth: int = 0) -> None:
         node.inputs.append(Slot(one.name, one.type))
 
 
-def _add_widgets(node: Node, one: Spec, depth: int = 0) -> None:
+def _add_widgets(node: OpenNode, one: Spec, depth: int = 0) -> None:
     """Add the widgets of an input, and the slot to link it by."""
     _spend(node, len(node.widgets), depth)
     if one.type == ROWS:
@@ -218,18 +218,18 @@ def _add_widgets(node: Node, one: Spec, depth: int = 0) -> None:
     node.inputs.append(Slot(one.name, one.type, widget=one.name))
 
 
-def _spend(node: Node, count: int, depth: int = 0) -> None:
+def _spend(node: OpenNode, count: int, depth: int = 0) -> None:
     if depth > _DEEPEST or count > _MOST:
         raise TooMuch
     node.budget.spend(1)
 
 
-def _add_input(node: Node, one: Spec, depth: int) -> None:
+def _add_input(node: OpenNode, one: Spec, depth: int) -> None:
     _add_socket(node, one, depth + 1)
     _add_widgets(node, one, depth + 1)
 
 
-def _autogrow(one: Spec) -> Autogrow:
+def _autogrow(one: Spec) -> GrowingGroup:
     template = one.options.get("template")
     template = template if isinstance(template, Mapping) else {}
     prefix, names = template.get("prefix"), template.get("names")
@@ -237,7 +237,7 @@ def _autogrow(one: Spec) -> Autogrow:
     texts = [str(each) for each in names] if isinstance(names, list) else None
     least = least if isinstance(least, int) else 1
     most = most if isinstance(most, int) else 100
-    return Autogrow(
+    return GrowingGroup(
         grouped(template.get("input")),
         prefix if isinstance(prefix, str) else "",
         texts,
@@ -246,7 +246,7 @@ def _autogrow(one: Spec) -> Autogrow:
     )
 
 
-def _choose(node: Node, chooser: Widget, depth: int = 0) -> None:
+def _choose(node: OpenNode, chooser: Widget, depth: int = 0) -> None:
     """Lay out the inputs of the option that is chosen, behind the widget that chooses."""
     prefix = f"{chooser.name}."
     node.budget.spend(1 + len(node.widgets) // 10)
@@ -278,7 +278,7 @@ def _key(value: Any) -> str:
     return str(value) if isinstance(value, (str, int, float)) else ""
 
 
-def _set_rows(node: Node, rows: Widget, count: Any, depth: int = 0) -> None:
+def _set_rows(node: OpenNode, rows: Widget, count: Any, depth: int = 0) -> None:
     """Add or remove rows of inputs to match the saved number."""
     if isinstance(count, bool) or not isinstance(count, (int, float)) or count != count:
         return
@@ -302,14 +302,14 @@ def _set_rows(node: Node, rows: Widget, count: Any, depth: int = 0) -> None:
     rows.value = wanted
 
 
-def _add_options(node: Node) -> None:
+def _add_options(node: OpenNode) -> None:
     """Add the widgets of a CustomCombo: the index of the choice, and a field for each option."""
     field_ = Spec("option1", "STRING", {})
     node.widgets.append(Widget("index", "INDEX", MISSING, field_))
     node.widgets.append(Widget(field_.name, "OPTION", "", field_))
 
 
-def _take_links(node: Node, saved: list[SavedInput]) -> None:
+def _take_links(node: OpenNode, saved: list[SavedInput]) -> None:
     """Take the links of the file by input name, and add inputs that only the file has."""
     by_name = {each.name: each for each in saved}
     for slot in node.inputs:
@@ -323,7 +323,7 @@ def _take_links(node: Node, saved: list[SavedInput]) -> None:
     ]
 
 
-def _lose_links(node: Node) -> None:
+def _lose_links(node: OpenNode) -> None:
     """Take away the links that the frontend loses, too."""
     choosers = {each.name for each in node.widgets if each.kind == CHOOSER}
     grown = {}
@@ -342,14 +342,14 @@ def _lose_links(node: Node) -> None:
             node.lost.append(slot.name)
 
 
-def _may_grow(node: Node, slot: Slot) -> bool:
+def _may_grow(node: OpenNode, slot: Slot) -> bool:
     """Return whether it is an input of a group that grows until it has all that are linked."""
     name, _, last = slot.name.rpartition(".")
     group = node.groups.get(name)
     return group is not None and slot.link is not None and group.has(last)
 
 
-def _is_left_over(node: Node, slot: Slot) -> bool:
+def _is_left_over(node: OpenNode, slot: Slot) -> bool:
     """Return whether it was a widget's once, of which the definition knows nothing now."""
     return (
         slot.widget is not None
@@ -374,7 +374,7 @@ def _output_types(saved: SavedNode, definition: Mapping[str, Any]) -> list[str]:
 # -- values -----------------------------------------------------------------------------
 
 
-def fill(node: Node, values: list[Any] | Mapping[str, Any]) -> None:
+def set_saved_values(node: OpenNode, values: list[Any] | Mapping[str, Any]) -> None:
     """Give the widgets their saved values: by position, or by name where the file has an object.
 
     The frontend takes them by position even where the file has names for them, too.  A name counts
@@ -401,7 +401,7 @@ def fill(node: Node, values: list[Any] | Mapping[str, Any]) -> None:
             set_value(node, widget, value)
 
 
-def set_value(node: Node, widget: Widget, value: Any) -> None:
+def set_value(node: OpenNode, widget: Widget, value: Any) -> None:
     """Set the value of a widget, and lay out what depends on it."""
     if widget.kind == ROWS:
         _set_rows(node, widget, value)
@@ -415,7 +415,7 @@ def set_value(node: Node, widget: Widget, value: Any) -> None:
         node.widgets.append(Widget(name, "OPTION", "", Spec(name, "STRING", {})))
 
 
-def _aligned(node: Node, specs: list[Spec]) -> list[Any] | Mapping[str, Any]:
+def _aligned(node: OpenNode, specs: list[Spec]) -> list[Any] | Mapping[str, Any]:
     """Return the saved values without those of widgets that are mere inputs today."""
     values = node.saved.values
     if isinstance(values, Mapping) or any(each.type == ROWS for each in specs):

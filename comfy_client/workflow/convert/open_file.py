@@ -13,8 +13,8 @@ from typing import Any, Final
 from attrs import define, field
 
 from .era import Era
-from .nodes import Budget, Node, Slot
-from .page import INSIDE_IN, INSIDE_OUT, Link, Page, Port, SavedGraph, SavedNode
+from .open_nodes import InputBudget, OpenNode, Slot
+from .saved_file import INSIDE_IN, INSIDE_OUT, Port, SavedFile, SavedGraph, SavedLink, SavedNode
 from .widgets import MISSING
 
 #: Nodes that only the frontend has: they are no part of a prompt.
@@ -22,26 +22,26 @@ VIRTUAL: Final = frozenset(("PrimitiveNode", "Reroute", "Note", "MarkdownNote"))
 
 
 @define(eq=False)
-class Graph:
+class OpenGraph:
     """The workflow, or the definition of a subgraph, with its nodes by id."""
 
     saved: SavedGraph
-    nodes: dict[str, Node] = field(factory=dict)
+    nodes: dict[str, OpenNode] = field(factory=dict)
     #: The instances that are of this definition, as far as they are made.
-    instances: list[Node] = field(factory=list)
+    instances: list[OpenNode] = field(factory=list)
     #: The input at the end of each link.
-    ends: dict[int, tuple[Node, Slot]] = field(factory=dict)
+    ends: dict[int, tuple[OpenNode, Slot]] = field(factory=dict)
     #: The inputs of the subgraph; the first one of each name.
     ports: dict[str, Port] = field(factory=dict)
-    _fed: dict[str, list[tuple[Node, Slot]]] | None = None
+    _fed: dict[str, list[tuple[OpenNode, Slot]]] | None = None
     _next_link: int = 0
     _next_suffix: Counter[str] = field(factory=Counter)
 
-    def link_of(self, slot: Slot) -> Link | None:
+    def link_of(self, slot: Slot) -> SavedLink | None:
         """Return the link of an input, if any."""
         return None if slot.link is None else self.saved.links.get(slot.link)
 
-    def targets(self, port: Port) -> Iterator[tuple[Node, Slot]]:
+    def targets(self, port: Port) -> Iterator[tuple[OpenNode, Slot]]:
         """Yield the inputs inside that show a widget, and that a port is linked to.
 
         Raises:
@@ -55,7 +55,7 @@ class Graph:
                 node.budget.spend(1)
                 yield node, slot
 
-    def fed_by(self, source: str) -> list[tuple[Node, Slot]]:
+    def fed_by(self, source: str) -> list[tuple[OpenNode, Slot]]:
         """Return the inputs that are linked to a node."""
         if self._fed is None:
             self._fed = {}
@@ -71,7 +71,7 @@ class Graph:
         ]
         return self._fed[source]
 
-    def settle(self, shows_widget: Callable[[Node, Slot], bool]) -> None:
+    def settle(self, shows_widget: Callable[[OpenNode, Slot], bool]) -> None:
         """Keep only the links of ports that a widget, or the end of an output, depends on.
 
         Every instance goes through them, and the links of a file are many.
@@ -103,11 +103,11 @@ class Graph:
         self.saved.inputs.append(port)
         return port
 
-    def connect(self, port: Port, place: int, node: Node, slot: Slot) -> None:
+    def connect(self, port: Port, place: int, node: OpenNode, slot: Slot) -> None:
         """Link an input of the subgraph, the one in this place, to one inside."""
         number = self._next_link
         self._next_link += 1
-        self.saved.links[number] = Link(number, INSIDE_IN, place, node.id, 0)
+        self.saved.links[number] = SavedLink(number, INSIDE_IN, place, node.id, 0)
         if slot.link is not None:
             self.ends.pop(slot.link, None)
         slot.link = number
@@ -116,29 +116,29 @@ class Graph:
 
 
 @define(eq=False)
-class Scene:
+class OpenFile:
     """A file that is open: its graphs, those of subgraphs by id."""
 
-    page: Page
+    saved_file: SavedFile
     era: Era
-    root: Graph
-    subgraphs: dict[str, Graph]
+    root: OpenGraph
+    subgraphs: dict[str, OpenGraph]
 
-    def inside(self, node: Node) -> Graph | None:
+    def inside(self, node: OpenNode) -> OpenGraph | None:
         """Return the subgraph that a node is an instance of, if any."""
         return self.subgraphs.get(node.type)
 
 
-def is_virtual(node: Node) -> bool:
+def is_virtual(node: OpenNode) -> bool:
     """Return whether it is one of the frontend's own nodes."""
     return node.type in VIRTUAL and node.definition is None
 
 
-def all_nodes(scene: Scene) -> Iterator[Node]:
+def all_nodes(file: OpenFile) -> Iterator[OpenNode]:
     """Yield all nodes in the frontend's lookup order: a subgraph's contents before its node."""
     entered: set[str] = set()
-    ahead = [iter([*scene.root.nodes.values()])]
-    around: list[Node] = []
+    ahead = [iter([*file.root.nodes.values()])]
+    around: list[OpenNode] = []
     while ahead:
         node = next(ahead[-1], None)
         if node is None:
@@ -146,7 +146,7 @@ def all_nodes(scene: Scene) -> Iterator[Node]:
             if around:
                 yield around.pop()
             continue
-        inner = scene.inside(node)
+        inner = file.inside(node)
         if inner is None or node.type in entered:
             yield node
         else:
@@ -158,9 +158,9 @@ def all_nodes(scene: Scene) -> Iterator[Node]:
 # -- instances of subgraphs -------------------------------------------------------------
 
 
-def instance(inner: Graph, saved: SavedNode, budget: Budget) -> Node:
+def instance(inner: OpenGraph, saved: SavedNode, budget: InputBudget) -> OpenNode:
     """Make an instance of a subgraph: its definition's slots, with the file's links and values."""
-    node = Node(saved, None, saved.title or inner.saved.name, budget)
+    node = OpenNode(saved, None, saved.title or inner.saved.name, budget)
     budget.spend(len(inner.saved.inputs) + len(inner.saved.outputs))
     node.outputs = [port.type for port in inner.saved.outputs]
     links = {each.name: each.link for each in saved.inputs}
@@ -172,7 +172,7 @@ def instance(inner: Graph, saved: SavedNode, budget: Budget) -> Node:
     return node
 
 
-def promote(inner: Graph, port: Port, slot: Slot) -> None:
+def promote(inner: OpenGraph, port: Port, slot: Slot) -> None:
     """Let an input of an instance show the first widget that its links inside lead to."""
     for target, at in inner.targets(port):
         widget = target.widget(at.widget)
@@ -182,7 +182,7 @@ def promote(inner: Graph, port: Port, slot: Slot) -> None:
             return
 
 
-def _take_values(inner: Graph, node: Node) -> None:
+def _take_values(inner: OpenGraph, node: OpenNode) -> None:
     """Take saved values in the order of the promoted inputs; keep inner values for the rest."""
     values = node.saved.values
     kept_back = quarantined(node.saved.properties)

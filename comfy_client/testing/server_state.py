@@ -17,9 +17,9 @@ from .connections import Connections, ServerLoop
 from .event_sockets import EventSockets
 from .executor import Executor
 from .folders import Folders
-from .nodes import Nodes
-from .prompt_queue import Queue
-from .records import Records
+from .nodes import NodeRegistry
+from .prompt_queue import PromptQueue
+from .received import Records
 from .versions import Version
 
 _Source = TypeVar("_Source")
@@ -66,7 +66,7 @@ class ServerState:
         self,
         options: Options,
         folders: Folders,
-        nodes: Nodes,
+        nodes: NodeRegistry,
         faults: ActiveFaults,
         records: Records,
     ) -> None:
@@ -79,7 +79,7 @@ class ServerState:
         self.loop: ServerLoop = ServerLoop()
         self.connections: Connections = Connections(self.loop, lambda: records.count("connections"))
         self.sockets: EventSockets = EventSockets(self.loop, faults, records)
-        self.queue: Queue = Queue(self._queue_changed)
+        self.queue: PromptQueue = PromptQueue(self._queue_changed)
         self.executor: Executor = Executor(
             nodes,
             self.queue,

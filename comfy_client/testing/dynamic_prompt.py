@@ -25,7 +25,7 @@ NodeNotFoundError.__module__ = NodeInputError.__module__ = "comfy_execution.grap
 DependencyCycleError.__module__ = "graph"
 
 
-class Graph:
+class DynamicPrompt:
     """A prompt, and the nodes that its nodes expanded into; what ``DYNPROMPT`` brings.
 
     As ``comfy_execution.graph.DynamicPrompt``.
@@ -79,13 +79,13 @@ class Graph:
         return self._prompt
 
 
-def inputs_of(node: Mapping[str, Any]) -> dict[str, Any]:
+def inputs_in(node: Mapping[str, Any]) -> dict[str, Any]:
     """Return the inputs of a node; a node that no output needs may have none at all."""
     inputs: dict[str, Any] = node.get("inputs", {})
     return inputs
 
 
-def links_of(graph: Graph, node_id: str) -> list[tuple[str, str]]:
+def linked_inputs(graph: DynamicPrompt, node_id: str) -> list[tuple[str, str]]:
     """Name and source of each input that is a link."""
-    inputs = inputs_of(graph.get_node(node_id)).items()
+    inputs = inputs_in(graph.get_node(node_id)).items()
     return [(name, value[0]) for name, value in inputs if is_link(value)]

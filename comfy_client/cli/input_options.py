@@ -21,8 +21,8 @@ from .exits import Mistake, message_of
 
 if TYPE_CHECKING:
     from ..workflow import Workflow
-    from ..workflow.definitions import Definitions
-    from ..workflow.inputs import InputSpec
+    from ..workflow.definition_source import Definitions
+    from ..workflow.input_specs import InputSpec
 
 _TRUE: Final = frozenset({"true", "yes", "on", "1"})
 _FALSE: Final = frozenset({"false", "no", "off", "0"})
@@ -112,8 +112,8 @@ class Types:
         return node.id, fields[0]
 
     def _specs(self, node_id: str) -> Mapping[str, InputSpec]:
-        from ..workflow.definitions import as_mapping
-        from ..workflow.inputs import InputSpec, walk
+        from ..workflow.definition_source import as_mapping
+        from ..workflow.input_specs import InputSpec, walk
 
         node = self.workflow.nodes[node_id]
         definition = as_mapping(self.definitions, [node.class_type]).get(node.class_type)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from .connecting import Given, of_server
 from .decorators import Decorator
 from .exits import Ended, Exit, Mistake
 from .mine import Mine, is_mine
@@ -20,6 +19,7 @@ from .results import (
     timeout_option,
     wait_for,
 )
+from .server_options import Given, of_server
 
 if TYPE_CHECKING:
     from ..client import ComfyApi

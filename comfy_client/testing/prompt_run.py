@@ -16,10 +16,10 @@ import attrs
 from PIL import Image, ImageOps
 
 from ..workflow.validate import is_link, type_of
-from .graph import DependencyCycleError, Graph, inputs_of
+from .dynamic_prompt import DependencyCycleError, DynamicPrompt, inputs_in
 from .node_api import ExecutionBlocker, Preview
 from .node_cache import Cached, Keys, Store
-from .nodes import Nodes
+from .nodes import NodeRegistry
 
 #: The result of one call: the nodes that it expands into or ``None``, and its outputs.
 CallResult = tuple[dict[str, Any] | None, Any]
@@ -59,7 +59,7 @@ class NodeFailure(Exception):
 class PromptRun:
     """The execution of one prompt."""
 
-    nodes: Nodes
+    nodes: NodeRegistry
     sink: MessageSink
     check_interrupted: Callable[[], None]
     prompt_id: str
@@ -69,7 +69,7 @@ class PromptRun:
     _store: Store
     _has_preview_methods: bool  # whether prompts may say which previews they want
     fewer_progress: bool
-    graph: Graph = attrs.field(init=False)
+    graph: DynamicPrompt = attrs.field(init=False)
     node_id: str = attrs.field(default="", init=False)  # which runs
     shown_id: str | None = attrs.field(default=None, init=False)  # as the client knows it
     known: list[str] = attrs.field(factory=list, init=False)  # with a place in the cache
@@ -79,7 +79,7 @@ class PromptRun:
     _states: dict[str, Any] = attrs.field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.graph = Graph(self.prompt)
+        self.graph = DynamicPrompt(self.prompt)
 
     # -- messages -----------------------------------------------------------------------
 
@@ -94,7 +94,7 @@ class PromptRun:
         """Return the part of ``execution_error`` about the error itself."""
         is_cycle = isinstance(failure.error, DependencyCycleError)  # found by no node
         return {
-            "exception_message": f"{text_of(failure.error)}{'' if is_cycle else chr(10)}",
+            "exception_message": f"{safe_text(failure.error)}{'' if is_cycle else chr(10)}",
             "exception_type": type_of(failure.error),
             "traceback": traceback.format_tb(None if is_cycle else failure.error.__traceback__),
             "current_inputs": failure.inputs,
@@ -295,7 +295,7 @@ class PromptRun:
         hidden = types.get("hidden", {})
         values: dict[str, list[Any]] = {}
         missing = set()
-        for name, value in inputs_of(node).items():
+        for name, value in inputs_in(node).items():
             config = known.get(name)
             raw = bool(config and len(config) > 1 and config[1].get("rawLink"))
             if is_link(value) and not raw:
@@ -338,7 +338,7 @@ class PromptRun:
     ) -> tuple[dict[str, Any], list[CallResult]]:
         """Return the output of a node for the client, and the results of its calls."""
         results: list[CallResult] = []
-        shown: list[dict[str, Any]] = []
+        uis: list[dict[str, Any]] = []
         for arguments in _slices(inputs, node):
             self.check_interrupted()
             block = next(filter(None, map(_block_in, arguments.values())), None)
@@ -349,16 +349,14 @@ class PromptRun:
             expansion = None
             if isinstance(returned, dict):
                 if "ui" in returned:
-                    shown.append(returned["ui"])
+                    uis.append(returned["ui"])
                 if "expand" not in returned and "result" not in returned:
                     continue
                 expansion, returned = returned.get("expand"), returned.get("result")
             if isinstance(returned, ExecutionBlocker):
                 returned = (returned,) * len(node.RETURN_TYPES)
             results.append((expansion, returned))
-        ui = (
-            {key: [one for part in shown for one in part[key]] for key in shown[0]} if shown else {}
-        )
+        ui = {key: [one for part in uis for one in part[key]] for key in uis[0]} if uis else {}
         json.dumps(ui)  # fails here, as a failure of this node: ComfyUI's worker would die
         return ui, results
 
@@ -438,12 +436,12 @@ def merged(results: list[Any], node: Any) -> list[Any]:
     return slots
 
 
-def shown(value: Any) -> Any:
+def shown_input(value: Any) -> Any:
     """Return an input as an error shows it."""
-    return value if isinstance(value, int | float | str | None) else text_of(value)
+    return value if isinstance(value, int | float | str | None) else safe_text(value)
 
 
-def text_of(value: object) -> str:
+def safe_text(value: object) -> str:
     """Return ``str()`` of a value, or a substitute if that fails."""
     try:
         return str(value)

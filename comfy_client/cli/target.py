@@ -21,7 +21,7 @@ from ..credentials import BasicCredentials, BearerCredentials, EnvCredentials
 from ..settings import DEFAULT_HOST, HOST_VARIABLE, SECRET_VARIABLES
 from ..transport.url import Address, parse_host
 from .exits import Mistake
-from .inputs import mistakes
+from .input_options import mistakes
 from .profiles import Config, is_open_to_others
 
 #: The environment variable that names a profile.
@@ -31,7 +31,7 @@ _AnyCredentials = BasicCredentials | BearerCredentials | EnvCredentials
 
 
 @attrs.frozen
-class Server:
+class Target:
     """A server, and what is sent to it.
 
     Attributes:
@@ -92,26 +92,26 @@ class _Layer:
             return HOST_VARIABLE if key == "host" else key
         return self.name
 
-    def credentials(self) -> _Found | None:
+    def credentials(self) -> _FoundCredentials | None:
         """Return what it says of them; asked only where they are sent."""
         if self.login is not None:
-            return _Found(BasicCredentials(*self.login), self.source("host"))
+            return _FoundCredentials(BasicCredentials(*self.login), self.source("host"))
         for kind in ("token", "login"):
             source = self.source(kind)
             if self.says.get(kind):
-                return _Found(_made(kind, self.says[kind], source), source)
+                return _FoundCredentials(_made(kind, self.says[kind], source), source)
             file, source = self.says.get(f"{kind}-file"), self.source(f"{kind}-file")
             if file:
-                return _Found(_made(kind, self.read(file), source), source, file)
+                return _FoundCredentials(_made(kind, self.read(file), source), source, file)
         for variable, kind in SECRET_VARIABLES.items():
             if self.says.get(variable):
                 if kind == "basic":
                     split_login(self.says[variable], variable)
-                return _Found(EnvCredentials(variable, kind), variable)
+                return _FoundCredentials(EnvCredentials(variable, kind), variable)
         return None
 
 
-class _Found(NamedTuple):
+class _FoundCredentials(NamedTuple):
     """Credentials, the place that says them, and the file in which they are, if there is one."""
 
     credentials: _AnyCredentials
@@ -119,7 +119,7 @@ class _Found(NamedTuple):
     file: str | None = None
 
 
-def resolve_all(each: Iterable[Mapping[str, Any]], config: Config) -> list[Server]:
+def resolve_all(each: Iterable[Mapping[str, Any]], config: Config) -> list[Target]:
     """Resolve several servers by :func:`resolve`; raise :class:`Mistake` if one is meant twice."""
     read = functools.cache(_first_line)  # of standard input there is only one
     servers = [resolve(given, config, read) for given in each]
@@ -132,7 +132,7 @@ def resolve_all(each: Iterable[Mapping[str, Any]], config: Config) -> list[Serve
 
 def resolve(
     given: Mapping[str, Any], config: Config, read: Callable[[str], str] | None = None
-) -> Server:
+) -> Target:
     """Resolve the server by options (by name), environment and profiles, in this order.
 
     A profile that an option names counts as an option.  The server is that of the first place
@@ -159,7 +159,7 @@ def resolve(
         sources["credentials"] = found.source
     if values.get("ca"):
         values["ca"] = os.path.expanduser(values["ca"])
-    return Server(
+    return Target(
         host,
         found and found.credentials,
         profile=_profile_in(given, config)[0],

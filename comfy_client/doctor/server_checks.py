@@ -23,7 +23,7 @@ from ..errors import (
 from ..transport.dial import speaks_tls
 from ..transport.identity import apply_credentials
 from ..transport.response import Response, route_is_missing, wants_tls
-from .context import CheckContext, decoded, in_ms
+from .context import CheckContext, decode_model, in_ms
 from .report import CheckResult, failed, ok, unknown, warning
 
 _USE_HTTPS = "it speaks TLS, not plain http: use https:// in host"
@@ -124,7 +124,7 @@ def check_comfyui(ctx: CheckContext) -> CheckResult:
     answer = ctx.answer
     status = answer.status
     if status < 300:
-        queue = decoded(answer, models.QueueStatus.from_json)
+        queue = decode_model(answer, models.QueueStatus.from_json)
         if queue is not None:
             ctx.remaining = queue.queue_remaining
             return ok("it reports its queue, as ComfyUI does")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from .connecting import Given, of_server, of_server_as_text, with_json
 from .exits import Ended, Exit
-from .loading import Source, definitions_option, load, workflow_argument
+from .loading import LazyDefinitions, definitions_option, load, workflow_argument
 from .printing import emit, examples, note
+from .server_options import Given, of_server, of_server_as_text, with_json
 
 _output = click.option(
     "-o",
@@ -47,7 +47,7 @@ def check(given: Given, workflow: str, definitions: Path | None) -> None:
 
     The exit status is 4 if there is an error; warnings do not count.
     """
-    with Source(given, definitions) as source:
+    with LazyDefinitions(given, definitions) as source:
         report = load(workflow, source).check(source)
     if given.json:
         emit(report.to_dict())
@@ -86,7 +86,7 @@ def convert(
     """
     if python and given.json:
         raise click.UsageError("--python or --json, not both")
-    with Source(given, definitions) as source:
+    with LazyDefinitions(given, definitions) as source:
         found = load(workflow, source, strict=strict)
         text = found.to_code() if python else json.dumps(found.to_dict(), indent=2)
     if given.json:

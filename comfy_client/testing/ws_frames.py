@@ -12,7 +12,7 @@ import aiohttp
 import attrs
 from aiohttp import web
 
-from .http import hang_up
+from .raw_http import hang_up
 
 
 def frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:

@@ -76,10 +76,10 @@ def check_name(ctx: CheckContext) -> CheckResult:
 def check_port(ctx: CheckContext) -> CheckResult:
     """Check which addresses accept a connection; on this machine, try both loopbacks."""
     port = _target(ctx)[1]
-    seen = {str(a[0]): refusal(family, a, ctx.left) for family, a in ctx.addresses[:4]}
+    seen = {str(a[0]): why_refused(family, a, ctx.left) for family, a in ctx.addresses[:4]}
     is_own = all(map(is_loopback_address, seen))
     others = [a for a in _LOOPBACKS if a not in seen] if is_own or not _open(seen) else []
-    seen_else = {name: refusal(_family(name), (name, port), ctx.left) for name in others}
+    seen_else = {name: why_refused(_family(name), (name, port), ctx.left) for name in others}
     text = "the proxy at " if ctx.http.endpoint.proxy else ""
     text += "; ".join(f"{_at(a, port)} {said or 'accepts'}" for a, said in seen.items())
     elsewhere = "".join(f"; {_at(a, port)} accepts" for a in _open(seen_else))
@@ -109,7 +109,7 @@ def _about_no_port(
         return f"give {ctx.http.address.scheme}://{_at(elsewhere[0], port)} as host"
     advice = "start ComfyUI, or give its port"
     for number, whose in _USUAL_PORTS.items():
-        if number != port and not refusal(socket.AF_INET, (_LOOPBACKS[0], number), ctx.left):
+        if number != port and not why_refused(socket.AF_INET, (_LOOPBACKS[0], number), ctx.left):
             advice += f"; {number}, {whose}, accepts"
     return advice
 
@@ -165,7 +165,7 @@ def _target(ctx: CheckContext) -> tuple[str, int]:
     return ctx.http.address.host, ctx.http.address.port
 
 
-def refusal(family: socket.AddressFamily, address: Any, most: float) -> str:
+def why_refused(family: socket.AddressFamily, address: Any, most: float) -> str:
     """Return why an address does not accept a connection in time; ``""`` if it does."""
     seconds = min(_CONNECT, most)
     try:

@@ -16,7 +16,7 @@ from .profiles import load_config
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
-    from .servers import Server
+    from .target import Target
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,18 +63,18 @@ class Given:
             raise click.UsageError("one server at a time")
         return self.each[0]
 
-    def server(self) -> Server:
+    def server(self) -> Target:
         """Resolve the server; name on stderr the secrets that are not for it."""
-        from .servers import resolve  # takes a while to import
+        from .target import resolve  # takes a while to import
 
         server = resolve(self.options, load_config())
         for remark in server.remarks:
             note(remark)
         return server
 
-    def servers(self) -> list[Server]:
+    def servers(self) -> list[Target]:
         """Resolve all servers, as :meth:`server` does."""
-        from .servers import resolve_all
+        from .target import resolve_all
 
         servers = resolve_all(self.each, load_config())
         for remark in dict.fromkeys(itertools.chain(*(one.remarks for one in servers))):

@@ -21,7 +21,7 @@ FIELDS: Final = ("n", "name", "host")
 
 
 @attrs.frozen
-class Place:
+class WorkerName:
     """A worker of Dask.
 
     Attributes:
@@ -71,7 +71,7 @@ def checked(hosts: Hosts) -> Hosts:
     return found
 
 
-def host_for(hosts: str | Mapping[str, str], worker: Place) -> str:
+def host_for(hosts: str | Mapping[str, str], worker: WorkerName) -> str:
     """Return the URL of a worker's server, by a template or a mapping."""
     if isinstance(hosts, str):
         values = {"name": worker.name, "host": worker.host}

@@ -27,7 +27,7 @@ _PAUSE: Final = 1.0
 _ANSWER: Final = 10.0
 
 
-async def watch(worker: Worker, clients: Clients) -> None:
+async def pause_while_away(worker: Worker, clients: Clients) -> None:
     """Pause the worker while its server is away and that of another worker is not.
 
     If all servers are away, none is paused: tasks wait for their servers, and fail.

@@ -8,9 +8,9 @@ import click
 
 from ..errors import NotFound
 from ..nearest import nearest
-from .connecting import Given, of_server
 from .exits import Mistake, message_of
 from .printing import emit, examples, say, table
+from .server_options import Given, of_server
 
 if TYPE_CHECKING:
     from ..models import NodeDef
@@ -96,7 +96,7 @@ def _facts(one: NodeDef) -> dict[str, Any]:
 
 def node_object(one: NodeDef) -> dict[str, Any]:
     """Return a node class as ``--json`` prints it."""
-    from ..workflow.inputs import InputSpec, outputs_of, walk
+    from ..workflow.input_specs import InputSpec, outputs_of, walk
 
     specs = [spec for spec in walk(one.raw, {}) if isinstance(spec, InputSpec)]
     inputs = {

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .connecting import ANSWER_LIMIT, Given, of_server
 from .decorators import Finite
 from .exits import Ended, Exit, message_of
 from .printing import emit, examples, gib, note, say
 from .profiles import Config, load_config
+from .server_options import ANSWER_LIMIT, Given, of_server
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
     from ..events import LogEntry
-    from .servers import Server
+    from .target import Target
 
 
 @click.command(epilog=examples("comfy-client info", "comfy-client info --json | jq .devices"))
@@ -189,7 +189,7 @@ def where(given: Given) -> None:
 
     Nothing is sent.  An option comes before the environment, and that before the default profile.
     """
-    from .servers import resolve
+    from .target import resolve
 
     config = load_config()
     server = resolve(given.options, config)
@@ -213,7 +213,7 @@ def where(given: Given) -> None:
     say(f"profiles      {', '.join(names) or 'none'}")
 
 
-def _where(server: Server, config: Config) -> dict[str, Any]:
+def _where(server: Target, config: Config) -> dict[str, Any]:
     return {
         "host": server.host,
         "credentials": server.kind_of_credentials,

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import attrs
 
-from .http import Request
+from .raw_http import Request
 
 _T = TypeVar("_T")
 
