@@ -252,6 +252,19 @@ def code_lines(lines: list[str], definition: Function | ast.ClassDef) -> int:
     return sum(lines[at - 1].strip()[:1] not in ("", "#") for at in kept)
 
 
+def test_one_function_makes_the_error_of_a_lost_prompt() -> None:
+    """``lost_error``, which decides whether the prompt may have run."""
+    makers = [
+        (name, function.name)
+        for name in MODULES
+        for function in ast.walk(tree(name))
+        if isinstance(function, Function)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "JobLost"
+    ]
+    assert makers == [("comfy_client.jobs.outcomes", "lost_error")]
+
+
 @pytest.mark.parametrize("name", CEILINGS)
 def test_no_figure_grows(name: str) -> None:
     """Neither the walk of a call, nor what readers must know to follow it."""

@@ -31,6 +31,7 @@ from ..errors import (
     JobTimeout,
 )
 from ..jobs.job import Job, state_of
+from ..jobs.outcomes import lost_error
 from ..jobs.result import Result
 from ..jobs.running import add_secrets_of
 from ..recording.secrets import Secrets
@@ -285,9 +286,8 @@ class _Sweeper:
         elif self._runner.reruns:
             self._todo.put_back(point, record.host)
         else:
-            error = _lost(
-                record.prompt_id, f"{record.host} may have run it, and is not in the pool"
-            )
+            why = f"lost: {record.host} may have run it, and is not in the pool"
+            error = lost_error(record.prompt_id, why)
             params = self._grid.params(point)
             row = SweepRow(point, params, record.prompt_id, error=error, host=record.host)
             self._settle(row, is_known=False)
@@ -417,9 +417,8 @@ class _Sweeper:
             self._refused(flight, prompt_id, refusal)
             return
         if refusal is not None:
-            outcome = _lost(
-                prompt_id, f"{flight.host} may have run it, and cannot be asked: {refusal}"
-            )
+            why = f"lost: {flight.host} may have run it, and cannot be asked: {refusal}"
+            outcome = lost_error(prompt_id, why)
         if isinstance(outcome, JobInterrupted) and flight.tries and flight.begun is None:
             self._todo.put_back(flight.point, flight.host)  # of a pool that is shut down
             return
@@ -547,10 +546,6 @@ def _may_have_run(
     state = state_of(entry)
     is_on_the_way = isinstance(error, ClientClosed) and state.posted_at > 0
     return state.accepted_at is not None or is_on_the_way
-
-
-def _lost(prompt_id: str, why: str) -> JobLost:
-    return JobLost(f"prompt {prompt_id} is lost: {why}", prompt_id=prompt_id)
 
 
 def _id_of(journal: uuid.UUID, key: Key, tries: int) -> str:

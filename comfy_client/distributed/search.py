@@ -13,6 +13,7 @@ import attrs
 from ..client import ComfyApi
 from ..errors import ClientClosed, ComfyError, JobLost, JobNotFound, JobTimeout
 from ..jobs.job import Job
+from ..jobs.outcomes import lost_error
 from ..transport.deadline import Deadline
 from .clients import Clients
 from .notes import Attempt, Submitter
@@ -124,8 +125,8 @@ def _ask_all(
 
 def _lost(attempt: Attempt, noted: Submitter | None, exc: ComfyError) -> JobLost:
     where = "an unknown server" if noted is None else noted.url
-    return JobLost(
-        f"prompt {attempt.prompt_id} was, or may have been, sent to {where} by a worker that was "
-        f'lost, and it cannot be asked (on_lost="retry" runs it again): {exc}',
-        prompt_id=attempt.prompt_id,
+    return lost_error(
+        attempt.prompt_id,
+        f"lost: a worker that was lost may have sent it to {where}, which cannot be asked "
+        f'(on_lost="retry" runs it again): {exc}',
     )

@@ -27,6 +27,7 @@ from ..errors import (
     UnexpectedResponse,
 )
 from ..jobs.job import Job
+from ..jobs.outcomes import lost_error
 from ..jobs.submit import time_left
 from ..routes.prompts import AnyWorkflow
 from ..sealing import sealed
@@ -300,11 +301,8 @@ class _Task:
             raise
         if attached and not result.complete:
             self.notes.is_over(attempt)
-            raise JobLost(
-                f"prompt {job.prompt_id} has run, but images of it went to the socket of a worker "
-                "that was lost",
-                prompt_id=job.prompt_id,
-            )
+            why = "lost: it has run, but images of it went to the socket of a worker that was lost"
+            raise lost_error(job.prompt_id, why, retryable=True)
         try:
             return self.collect(result, api.host, attached=attached)
         except RequestTimeout as exc:
@@ -324,11 +322,8 @@ class _Task:
             if job.done() or api.connected or api.ping():
                 until = Deadline.after(self.patience)
             elif until.expired:
-                raise JobLost(
-                    f"prompt {job.prompt_id} was sent to {api.host}, which has not answered for "
-                    f"{self.patience:g} s",
-                    prompt_id=job.prompt_id,
-                )
+                why = f"lost: {api.host} has not answered for {self.patience:g} s"
+                raise lost_error(job.prompt_id, f"{why}, and may have run it")
         if not job.done():
             raise JobTimeout(
                 f"prompt {job.prompt_id} has not ended in time ({job.why()}). It keeps running on "

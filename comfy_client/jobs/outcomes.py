@@ -84,8 +84,12 @@ def lost(
 ) -> tuple[JobLostEvent, JobLost]:
     """Return event and error of a lost prompt; ``retryable=False``: a silent server may know it."""
     event = JobLostEvent(name="job_lost", prompt_id=prompt_id, reason=reason, recovered=True)
-    message = f"prompt {prompt_id} is {reason}"
-    return event, JobLost(message, prompt_id=prompt_id, retryable=retryable)
+    return event, lost_error(prompt_id, reason, retryable=retryable)
+
+
+def lost_error(prompt_id: str, reason: str, *, retryable: bool = False) -> JobLost:
+    """Return the error of a lost prompt, which by default a server may have run."""
+    return JobLost(f"prompt {prompt_id} is {reason}", prompt_id=prompt_id, retryable=retryable)
 
 
 def too_large(prompt_id: str, most: int) -> tuple[JobLostEvent, OutputsTooLarge]:

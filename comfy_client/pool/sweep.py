@@ -33,6 +33,7 @@ from ..errors import (
 )
 from ..jobs.callbacks import Callbacks
 from ..jobs.job import SLICE, Job
+from ..jobs.outcomes import lost_error
 from ..jobs.poller import Poller
 from ..jobs.pooled import PooledJob, prompt_of
 from ..jobs.running import Running, poller_of
@@ -312,8 +313,9 @@ class PoolRunner:
             if now - since > self._patience and self._dispatcher.withdraw(
                 jobs[name], if_unsent=True
             ):
-                why = f"{host} has not answered for {self._patience:g} s, and may have run it"
-                self.window.put(name, JobLost(f"prompt {name} is lost: {why}", prompt_id=name))
+                silence = f"{host} has not answered for {self._patience:g} s"
+                error = lost_error(name, f"lost: {silence}, and may have run it")
+                self.window.put(name, error)
 
     def _late(self) -> ComfyError | None:
         """Return a JobTimeout if rows have waited too long for a server to answer, else None."""
@@ -477,9 +479,8 @@ class PoolRunner:
         graph = known_graph(workflow)
         if self._wait(host, prompt_id, point, workflow, graph, {}, found=attach_to) is None:
             self.window.hosts[prompt_id] = host
-            why = f"{host} may have run it, and is not in the pool, or refuses us"
-            error = JobLost(f"prompt {prompt_id} is lost: {why}", prompt_id=prompt_id)
-            self.window.put(prompt_id, error)
+            why = f"lost: {host} may have run it, and is not in the pool, or refuses us"
+            self.window.put(prompt_id, lost_error(prompt_id, why))
 
     def was_forgotten(self, job: Job | None) -> bool:
         """Return whether its own server has said so; it may say otherwise when it is back."""

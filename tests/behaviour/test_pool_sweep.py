@@ -415,6 +415,7 @@ def test_a_prompt_of_a_server_that_is_not_in_the_pool_is_lost_until_it_is_again(
     assert {row.prompt_id for row in lost} == {name for name in hosts if hosts[name] == away}
     assert all(isinstance(row.error, JobLost) and away in str(row.error) for row in lost)
     assert {row.host for row in lost} == {away}
+    assert not any(row.error.retryable for row in lost)  # it may have run them
     with resumed(*servers) as whole:
         again = whole.sweep(WORKFLOW, WIDE, journal=journal)
     assert texts(again) == WIDE_TEXTS
