@@ -49,6 +49,48 @@ Glossary:
     tracked: Said of a prompt whose end is waited for, and that has not ended.
     UI format: A workflow as the *frontend* saves it; *API format* is what a server takes.
     workflow: The graph of nodes, in API format unless it says UI format.
+
+Modules:
+    client: :class:`ComfyApi`.
+    pool: :class:`ComfyPool`, several servers as one.
+    batch: ``map`` and ``sweep``: many prompts.
+    jobs: The prompts of a client, from submission to result.
+    routes: The server's routes, one noun a module.
+    models: The server's answers as frozen values.
+    transport: HTTP and the WebSocket.
+    workflow: Load, edit, build, check and convert workflows.
+    doctor: ``api.doctor()``.
+    recording: Recordings of traffic, and redaction of secrets.
+    showing: Progress bars, and values as HTML.
+    distributed: Workflows on a cluster of Dask.
+    testing: The embedded server.
+    cli: The command line.
+    aio: Events and results for ``asyncio``.
+    connecting: Waits until the server answers and the socket is up.
+    settings: The arguments of a client, kept for copies and pickles.
+    subscriptions: ``on``, ``events`` and ``wait_for``.
+    overloads: The types of these, by the event's name.
+    signals: Receivers, and the thread that calls them.
+    event_queue: Queues of events for one reader each.
+    events: One class for each event.
+    errors: All errors.
+    credentials: Basic, bearer and other credentials.
+    upload: Files to upload.
+    pictures: Pictures in memory, encoded as files.
+    timing: All times that a client waits.
+    stats: Counters of a client.
+    budget: Limits on memory for events and outputs.
+    values: Checked reading of JSON.
+    to_dict: Conversion of values to JSON.
+    since: The ComfyUI version that introduced each route.
+    extras: Imports of optional libraries.
+    typescript: Hints for names of the TypeScript client.
+    nearest: Suggestions for misspelt names.
+    interrupts: Ctrl-C, and alarms that a signal handler raises.
+    tracebacks: Errors as notebooks show them, without the client's own frames.
+    sealing: Text whose ``repr`` shows nothing.
+    locks: Locks shared with the user's threads, and bounded waits.
+    runtime: Clocks, locks and threads, which tests may replace.
 """
 
 from importlib import import_module

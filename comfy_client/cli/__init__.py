@@ -1,1 +1,25 @@
-"""The command line."""
+"""The command line, ``comfy-client`` (extra ``[cli]``).
+
+Modules:
+    main: The group of all commands, and how they end.
+    run: ``run``.
+    sweep: ``sweep``.
+    watch: ``watch``.
+    demo: ``demo``.
+    serve: ``serve``.
+    prompt_commands: ``queue``, ``history``, ``job``, ``cancel`` and ``download``.
+    server_commands: ``info``, ``free``, ``logs``, ``doctor`` and ``where``.
+    catalog_commands: ``models``, ``nodes`` and ``upload``.
+    workflow_commands: ``check``, ``convert``, ``example`` and ``stubs``.
+    server_options: The options that name servers, and the clients they stand for.
+    decorators: Types of options that several commands share.
+    target: Resolution of options, environment and profiles to a server and its credentials.
+    profiles: The config file.
+    pooling: A pool of the servers that the options name.
+    loading: Workflows and node definitions from files, or from a server that is asked late.
+    input_options: Conversion of ``--set``, ``--input``, ``--seed`` and ``--axis`` to values.
+    results: Waiting for a prompt, saving its files, printing what it made.
+    printing: Lines and JSON on stdout, notes on stderr.
+    exits: Exit statuses, and error messages.
+    mine: The mark of prompts that this installation has submitted.
+"""

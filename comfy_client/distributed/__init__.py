@@ -5,22 +5,15 @@
     client.register_plugin(ComfyPlugin("http://gpu-{n}:8188"))
     futures = client.map(run_workflow, workflows)
 
-``task``
-    What runs in a worker: :func:`run_workflow`.
-``plugin``
-    :class:`ComfyPlugin`: which ComfyUI a worker has.
-``clients``
-    The clients of a worker.
-``results``
-    What comes back.
-``notes``
-    What the scheduler keeps of each task: where its prompt may be.
-``watch``
-    Keeps tasks from a worker whose ComfyUI is away.
-``search``
-    Asks the servers for a prompt of a worker that was lost.
-``hosts``
-    Which worker has which server.  Pure.
+Modules:
+    task: :func:`run_workflow`, which runs in a worker.
+    plugin: :class:`ComfyPlugin`, which gives each worker a ComfyUI.
+    clients: The clients of one worker.
+    task_result: :class:`TaskResult`, which is sent to the holder of the future.
+    notes: Notes at the scheduler on each task: where its prompt may be.
+    pausing: Pauses a worker while its ComfyUI is away.
+    search: Search for the prompt of a lost worker.
+    assignment: Assignment of servers to workers.  Pure.
 """
 
 from ..extras import needs_extra

@@ -1,1 +1,6 @@
-"""Transcripts of what a server sent, and the secrets that they must not hold."""
+"""Recordings of traffic, and redaction of secrets.
+
+Modules:
+    recorder: Writes what client and server exchange to a file.
+    secrets: Knows secret words, and hides them in errors, logs and recordings.
+"""

@@ -5,18 +5,45 @@ what needs a model is simulated.  It can fail in every way that the network and 
 (:class:`Faults`), a test can script it, and it records what clients send.  It needs the extra
 ``[testing]`` (aiohttp, Pillow), which is imported when one of these names is first used.
 
-Its modules, from the top down; each imports only modules below it:
+Each module imports only modules below it in this list.
 
-* ``server``: start and stop.  ``scripting``: what a test reads and sets.  ``replay``: recordings.
-* ``routes``: all routes, from the tables of ``prompt_routes``, ``catalogue_routes``,
-  ``system_routes``, ``files``, ``userdata``, ``node_packs`` and ``jobs_api``.
-* ``faults``: what goes wrong on command.  ``exchange``: a request and its faults.  ``steps``:
-  scripts that are played in place of prompts.
-* ``state``: what a running server has.  ``event_sockets``, ``connections``, ``active_faults``,
-  ``records``: its parts.
-* ``executor``: runs prompts, with ``run``, ``node_cache``, ``graph``, ``prompt_queue``.
-* ``nodes``: node classes and their definitions, with ``builtin_nodes``, ``node_api``, ``images``,
-  ``placeholder_images``, ``folders``.
+Modules:
+    server: :class:`ComfyServer`: options, start and stop.
+    scripting: What a test reads and sets.
+    replay: A recording, played to a client.
+    transcript: The steps of a recording.  Pure.
+    routes: All routes, the event socket, and the middleware.
+    prompt_routes: Routes for prompts.
+    jobs_api: Routes of the jobs API.
+    catalogue_routes: Routes for node definitions and models.
+    node_packs: Routes for files of node packs.
+    system_routes: Routes for the system, its log and its folders.
+    userdata: Routes for users and their files.
+    files: Routes for uploads and downloads.
+    hosts: Filter of requests by ``Host`` and ``Origin``.
+    faults: :class:`Faults`: everything that goes wrong on command.
+    exchange: A request, and the faults that apply to it.
+    steps: Scripts, played in place of prompts.
+    server_state: What a running server has.
+    executor: Runs prompts, one after the other.
+    prompt_run: The execution of one prompt.
+    node_cache: Cached outputs of nodes.
+    dynamic_prompt: The graph of a prompt, with the nodes that its nodes expand into.
+    prompt_queue: The queue and the history.
+    nodes: The node classes of a server, and their definitions.
+    builtin_nodes: ComfyUI's own nodes for pictures, and a simulated sampler.
+    node_api: Functions for running nodes.
+    images: Batches of pictures, as they pass between nodes.
+    placeholder_images: Pictures of the simulated sampler.
+    folders: The folders of a server.
+    event_sockets: All open event sockets, and the messages that go to them.
+    connections: The event loop, and the TCP connections.
+    active_faults: Faults that are active, and what those of messages do.
+    ws_frames: WebSocket frames, and one open event socket.
+    raw_http: Requests of clients, and the bytes of answers.
+    received: What a server has received and run, for tests to read.
+    argument_checks: Checks of what a test passes to the server.
+    versions: Versions of ComfyUI that a server can behave like.
 """
 
 from __future__ import annotations

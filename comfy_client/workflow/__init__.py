@@ -1,6 +1,39 @@
-"""Workflows: load, convert, edit, check, and understand why one was refused.
+"""Workflows: load, convert, edit, check, and explain why one was refused.
 
-Pure: nothing here talks to a server.
+Nothing here talks to a server by itself.
+
+Modules:
+    edit: :class:`Workflow`, which loads, changes and saves a graph.
+    node: The nodes of a workflow, by id, title or class.
+    address: Names of nodes and inputs, such as ``"Positive prompt.text"``.
+    graph: Plain functions on a graph, and the check before it is sent.
+    wiring: Links to a node, and its removal.
+    bypass: Bypass of a node.
+    loras: LoRAs that a graph loads, and one more.
+    seeds: Seeds of a graph.
+    uploads: Files as values of inputs.
+    template: :class:`Template`, a workflow with named inputs and outputs.
+    build: :class:`Graph`, which builds a workflow in code.
+    fill: Inputs of a new node: defaults, and a check of each value.
+    codegen: Python code that builds a given workflow.
+    stubs: A module with typed node classes.
+    literals: Names and values as Python source.
+    load: Workflows from files, JSON and answers of a server.
+    ui_format: Conversion of a loaded file in UI format, with its warnings.
+    convert: The package that converts UI format to API format.
+    metadata: The package that finds workflows in media files.
+    definition_source: Where node definitions come from.
+    input_specs: Inputs and outputs of a node by its definition.
+    check: :meth:`Workflow.check`, and its report.
+    validate: The server's answer to ``POST /prompt``, without a server.
+    rules: What the server demands of each node of a graph.
+    own_checks: Checks that node classes make of their own inputs.
+    replacements: Replacements of removed node classes by newer servers.
+    sendable: A graph as JSON carries it, with what JSON cannot carry named.
+    explain: Explanations of a server's refusal.
+    problems: :class:`Problem`.
+    model_files: Files of models, and which one may have been meant.
+    show: A graph as a table.
 """
 
 from .edit import Workflow

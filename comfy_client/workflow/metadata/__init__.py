@@ -5,11 +5,14 @@ ComfyUI writes up to two texts into each file, as JSON: ``prompt``, the graph in
 Each kind of file has a reader here, which finds the texts without decoding a pixel or a sound.
 Nothing in a file is trusted: no size, no number, no offset.
 
-``stream``, ``decode``
-    The bytes of a file in their order, and JSON, within limits.
-``png``, ``exif``, ``isobmff``, ``matroska``, ``audio``, ``headers``
-    The readers: PNG (which is also written), WebP and JPEG, MP4 and MOV, WebM and MKV, FLAC, Ogg
-    and MP3, GLB with safetensors and SVG.
-``read``
-    Which reader a file needs, and what it finds.
+Modules:
+    read: Choice of a reader by the first bytes, and decoding of the texts it finds.
+    stream: The bytes of a file in their order, within limits.
+    json_text: JSON from an untrusted file, decoded within limits.
+    png: PNG, which is also written.
+    exif: WebP and JPEG.
+    isobmff: MP4 and MOV.
+    matroska: WebM and MKV.
+    audio: FLAC, Ogg and MP3.
+    headers: GLB, safetensors and SVG.
 """
