@@ -104,7 +104,7 @@ def events(source: Job | ComfyApi, name: str = "all") -> EventStream:
         TypeError: ``source`` is neither a job nor a client.
     """
     if not isinstance(source, Job | ComfyApi):
-        raise TypeError(f"events are those of a job or of a ComfyApi, not of {source!r:.80}")
+        raise TypeError(f"events() takes a job or a ComfyApi, not {source!r:.80}")
     bell = _Bell()
     if isinstance(source, Job):
         return EventStream(bell, jobs.poll(source, bell.ring))

@@ -192,7 +192,7 @@ def _identity(value: object) -> Any:
     """Return a key for a file that depends on its content only."""
     if isinstance(value, Upload):
         return value.identity()
-    raise TypeError(f"JSON cannot carry {brief(value)}")
+    raise TypeError(f"JSON cannot represent {brief(value)}")
 
 
 def _faults(report: object) -> list[Mapping[str, Any]]:

@@ -157,7 +157,7 @@ def _type(spec: dict[str, Any]) -> str:
     required=True,
     type=click.Path(exists=True, dir_okay=False),
 )
-@click.option("--subfolder", default="", metavar="NAME", help="A folder below that for inputs.")
+@click.option("--subfolder", default="", metavar="NAME", help="A subfolder of the input folder.")
 @click.option("--overwrite", is_flag=True, help="Replace a file of the same name.")
 @of_server
 def upload(given: Given, files: tuple[str, ...], subfolder: str, overwrite: bool) -> None:

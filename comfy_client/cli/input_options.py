@@ -38,7 +38,7 @@ def split_at_equals(text: str, option: str) -> tuple[str, str]:
     """Split ``NODE.input=VALUE`` into ``NODE.input`` and ``VALUE``."""
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise Mistake(f"{option} {text!r:.100}: it is NAME=VALUE, as in KSampler.seed=7")
+        raise Mistake(f"{option} {text!r:.100}: write NAME=VALUE, as in KSampler.seed=7")
     return name, value
 
 
@@ -107,7 +107,9 @@ class Types:
         fields = [one.name for one in self._specs(node.id).values() if one.has_open_choices]
         fields = fields or [one for one in ("image", "audio", "file", "video") if one in node]
         if len(fields) != 1:
-            which = f"several inputs for files: {', '.join(fields)}" if fields else "none for files"
+            which = (
+                f"several inputs for files: {', '.join(fields)}" if fields else "no input for files"
+            )
             raise WorkflowError(f"{name!r} has {which}; write NODE.input=FILE")
         return node.id, fields[0]
 
@@ -147,7 +149,7 @@ def set_seeds(workflow: Workflow, seed: str | None) -> None:
     elif seed.isascii() and seed.isdecimal():
         found = _set_all(workflow, int(seed))
     else:
-        raise Mistake(f"--seed is a number from 0 on, or random: {seed!r:.40}")
+        raise Mistake(f"--seed must be random, or a number from 0 on: {seed!r:.40}")
     if not found:
         raise Mistake("--seed: no node has an input seed or noise_seed with a value")
 
@@ -209,7 +211,7 @@ def _choice(spec: InputSpec, name: str, text: str) -> Any:
 def _boolean(name: str, text: str) -> bool:
     if text.lower() in _TRUE | _FALSE:
         return text.lower() in _TRUE
-    raise WorkflowError(f"{name} is true or false, not {text!r:.60}")
+    raise WorkflowError(f"{name} must be true or false, not {text!r:.60}")
 
 
 def _like(old: object, name: str, text: str) -> Any:
@@ -238,7 +240,7 @@ def _listed(text: str) -> list[str]:
     try:
         listed = next(csv.reader([text], skipinitialspace=True), [])
     except csv.Error as exc:
-        raise WorkflowError(f"values stand between commas: {exc}") from None
+        raise WorkflowError(f"separate values by commas: {exc}") from None
     for one in listed:
         ends = _RANGE.fullmatch(one)
         if ends is None:
@@ -246,7 +248,7 @@ def _listed(text: str) -> list[str]:
             continue
         first, last = int(ends[1]), int(ends[2])
         if last < first:
-            raise WorkflowError(f"{one!r:.60} is no range from a number to a larger one")
+            raise WorkflowError(f"{one!r:.60} is not a range from a number to a larger one")
         if last - first >= _MOST_VALUES:
             raise WorkflowError(f"{one!r:.60} is more than {_MOST_VALUES:,} values")
         found += map(str, range(first, last + 1))

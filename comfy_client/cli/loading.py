@@ -27,7 +27,7 @@ definitions_option: Decorator = click.option(
     "--definitions",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Node definitions, the answer of /object_info; no server is asked.",
+    help="Node definitions saved from /object_info; no server is asked.",
 )
 
 
@@ -50,9 +50,9 @@ def read_definitions(path: Path) -> Mapping[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as exc:
-        raise Mistake(f"{path}: no JSON ({exc})") from None
+        raise Mistake(f"{path}: not JSON ({exc})") from None
     if not isinstance(found, dict):
-        raise Mistake(f"{path}: no node definitions, as /object_info answers them")
+        raise Mistake(f"{path}: not node definitions, as /object_info returns them")
     return found
 
 

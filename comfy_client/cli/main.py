@@ -45,7 +45,7 @@ _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
         server_commands.doctor,
         server_commands.where,
     ),
-    "To begin with, and for programs": (
+    "Getting started, and for programs": (
         demo.demo,
         workflow_commands.example,
         serve.serve,

@@ -104,7 +104,7 @@ def _parsed(path: Path, content: bytes) -> Config:
     if not isinstance(profiles, dict) or not all(isinstance(p, dict) for p in profiles.values()):
         raise Mistake(f"{path}: a profile is a table [profiles.NAME]")
     if not isinstance(default, str | None):
-        raise Mistake(f"{path}: default is a text, the name of a profile")
+        raise Mistake(f"{path}: default must be a string, the name of a profile")
     for name, profile in profiles.items():
         _check(path, name, profile)
     config = Config(path, profiles, default)
@@ -119,14 +119,12 @@ def _check(path: Path, name: str, profile: Mapping[str, Any]) -> None:
             near = nearest(key, KEYS) or tuple(KEYS)
             raise Mistake(f"{path}, profile {name!r}: no key {key!r}; there is {', '.join(near)}")
         if type(value) is not KEYS[key]:
-            wanted = "true or false" if KEYS[key] is bool else "a text"
-            raise Mistake(f"{path}, profile {name!r}: {key} is {wanted}")
+            wanted = "true or false" if KEYS[key] is bool else "a string"
+            raise Mistake(f"{path}, profile {name!r}: {key} must be {wanted}")
     if not profile.get("host", "-").strip():
         raise Mistake(f"{path}, profile {name!r}: host is empty")
     if "host" not in profile and any(key.startswith(_SECRETS) for key in profile):
-        raise Mistake(
-            f"{path}, profile {name!r}: a login or token is for a host, and there is none"
-        )
+        raise Mistake(f"{path}, profile {name!r}: a login or token needs a host, and there is none")
 
 
 def _has_secrets(config: Config) -> bool:

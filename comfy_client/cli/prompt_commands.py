@@ -179,7 +179,7 @@ def result_of(api: ComfyApi, entry: HistoryEntry) -> Result:
     )
 )
 @id_argument
-@click.option("--wait", is_flag=True, help="Wait for its end, and end as run does.")
+@click.option("--wait", is_flag=True, help="Wait until it ends, and exit like run.")
 @out_option
 @timeout_option
 @quiet_option

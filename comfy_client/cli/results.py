@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def no_dash(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Refuse ``-``: standard output has lines about the files, not the files."""
     if value == "-":
-        raise click.BadParameter("it takes no standard output; ./- is a file of that name")
+        raise click.BadParameter("it does not write to standard output; ./- is a file of that name")
     return value
 
 
@@ -138,7 +138,7 @@ def folder_for(folder: Path, option: str) -> Iterator[None]:
     """Context manager: make a folder, or raise :class:`Mistake`; remove it if new and empty."""
     with mistakes(option):
         if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(f"{os.fspath(folder)!r} is a file, and no folder")
+            raise NotADirectoryError(f"{os.fspath(folder)!r} is a file, not a folder")
         made = [one for one in (folder, *folder.parents) if not one.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):

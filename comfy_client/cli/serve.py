@@ -48,7 +48,9 @@ VERSIONS: Final = ("0.3.75", "0.8", "new")
 )
 @click.option("--multi-user", is_flag=True, help="Keep settings and files by user.")
 @click.option("--tls-certfile", metavar="FILE", help="Certificate (PEM), for https.")
-@click.option("--tls-keyfile", metavar="FILE", help="Its key.  Default: in the same file.")
+@click.option(
+    "--tls-keyfile", metavar="FILE", help="The certificate's key.  Default: in the same file."
+)
 @click.option("--prefix", default="", metavar="PATH", help="Path of all routes, such as /comfy.")
 @click.option(
     "--allowed-host",

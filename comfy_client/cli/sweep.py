@@ -79,9 +79,9 @@ _SHEETS: Final = (".png", ".jpg", ".webp")
     metavar="FILE",
     type=click.Path(dir_okay=False),
     callback=no_dash,
-    help="Remember rows there; the same command goes on where it was stopped.",
+    help="Record the rows there; the same command goes on where it stopped.",
 )
-@click.option("--retry-failed", is_flag=True, help="Run rows again that failed, by the journal.")
+@click.option("--retry-failed", is_flag=True, help="Run the journal's failed rows again.")
 @click.option(
     "--csv",
     metavar="FILE",
@@ -99,15 +99,15 @@ _SHEETS: Final = (".png", ".jpg", ".webp")
 @click.option(
     "--in-flight",
     type=click.IntRange(1, 1000),
-    help="How many prompts are under way.  Default: 4; of several servers 4 for each.",
+    help="How many prompts are under way.  Default: 4 for each server.",
 )
 @click.option(
     "--on-lost",
     type=click.Choice(["raise", "retry"]),
     default="raise",
     show_default=True,
-    help="With several servers, if one may have run a prompt and stays away: an error of the row, "
-    "or another runs it.",
+    help="With several servers, when one that may have run a prompt stays away: fail the row, "
+    "or run it on another.",
 )
 @click.option(
     "--timeout",
@@ -119,7 +119,7 @@ _SHEETS: Final = (".png", ".jpg", ".webp")
     "--patience",
     metavar="SECONDS",
     type=Finite(min=0),
-    help="How long a server may be away in one piece.  Default: no limit; of several servers 120.",
+    help="How long a server may be away at a time.  Default: no limit; of several servers 120.",
 )
 @quiet_option
 @of_servers
@@ -311,7 +311,7 @@ def _end_all(api: ComfyApi, sweep_id: str, journal: str | None) -> None:
             note(f"Cancelling prompt {item.prompt_id}.")
             api.job(item.prompt_id).cancel()
         else:
-            note(f"Prompt {item.prompt_id} runs on; the same command has its row.")
+            note(f"Prompt {item.prompt_id} keeps running; the same command will have its row.")
 
 
 def _of_row(out: str) -> str:

@@ -50,7 +50,7 @@ def watch(given: Given, prompt_id: str | None, quiet: bool) -> None:
         if prompt_id is None:
             length = api.poll_status(ANSWER_LIMIT).queue_remaining
             if not quiet:
-                note(f"Prompts in the queue of {api.host}: {length}; Ctrl-C ends.")
+                note(f"Prompts in the queue of {api.host}: {length}; Ctrl-C stops.")
             for change in changes(api):
                 if given.json:
                     emit(change)

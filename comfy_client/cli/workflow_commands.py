@@ -68,7 +68,7 @@ def check(given: Given, workflow: str, definitions: Path | None) -> None:
 @workflow_argument
 @_output
 @definitions_option
-@click.option("--strict", is_flag=True, help="What does not convert exactly is an error.")
+@click.option("--strict", is_flag=True, help="Fail if anything does not convert exactly.")
 @click.option("--python", is_flag=True, help="Write Python code that builds the workflow.")
 @of_server
 def convert(

@@ -63,9 +63,9 @@ def checked(hosts: Hosts) -> Hosts:
         urls = found = list(hosts)  # type: ignore[assignment]  # of another kind
     else:
         kind = type(hosts).__name__
-        raise TypeError(f"hosts has URLs, in a text, a list or a mapping; this is of type {kind}")
+        raise TypeError(f"hosts must be URLs in a string, a list or a mapping, not {kind}")
     if not found:
-        raise ValueError("hosts is empty; None is what the environment of each worker says")
+        raise ValueError("hosts is empty; None takes the URL from the environment of each worker")
     for url in urls:
         _check(url)
     return found
@@ -94,7 +94,7 @@ def _check_template(template: str) -> None:
     try:
         names = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
     except ValueError as exc:
-        raise ValueError(f"hosts is no template: {exc}") from None
+        raise ValueError(f"hosts is not a template: {exc}") from None
     for name in names:
         if name not in FIELDS:
             known = ", ".join(f"{{{field}}}" for field in FIELDS)
@@ -104,7 +104,7 @@ def _check_template(template: str) -> None:
 
 def _check(url: object) -> None:
     if not isinstance(url, str):
-        raise TypeError(f"hosts has URLs, which are texts, not a {type(url).__name__}")
+        raise TypeError(f"hosts must have URLs, which are strings, not a {type(url).__name__}")
     _, userinfo = parse_host(url)
     if userinfo is not None:
         raise ValueError(

@@ -42,7 +42,7 @@ async def pause_while_away(worker: Worker, clients: Clients) -> None:
                     noted = away
                 _pause(worker, clients, away and bool(await notes.others(worker)))
             except (OSError, TimeoutError) as exc:
-                log.warning("nobody knows whether %s is there: %r", clients.url, exc)
+                log.warning("cannot tell whether %s is up: %r", clients.url, exc)
             await asyncio.sleep(_PAUSE)
     finally:
         _pause(worker, clients, False)

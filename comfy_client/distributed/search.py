@@ -76,8 +76,8 @@ def find_prompt(
             return found
         if deadline.expired:
             raise JobTimeout(
-                f"nobody knew in time what has become of prompt {attempt.prompt_id}: another "
-                "worker may have sent it, and was lost",
+                f"could not find out in time what became of prompt {attempt.prompt_id}: another "
+                "worker, which was lost, may have sent it",
                 prompt_id=attempt.prompt_id,
             )
         own.check_open()
@@ -87,7 +87,7 @@ def find_prompt(
 def _ask(own: Clients, one: Submitter | None, prompt_id: str) -> Found | None:
     """Ask one server for a prompt; return None if it has none."""
     if one is None:
-        raise JobNotFound("the scheduler has forgotten who has sent it", prompt_id=prompt_id)
+        raise JobNotFound("the scheduler has forgotten who sent it", prompt_id=prompt_id)
     api = own.of(one)
     try:
         return Found(api.job(prompt_id, must_exist=True), api)

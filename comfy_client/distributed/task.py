@@ -309,8 +309,8 @@ class _Task:
             if not self.deadline.expired:
                 raise
             raise JobTimeout(
-                f"prompt {job.prompt_id} has run, but its files have not come in time: a retry of "
-                "the task asks for them again",
+                f"prompt {job.prompt_id} has run, but its files have not arrived in time: a retry "
+                "of the task asks for them again",
                 prompt_id=job.prompt_id,
             ) from exc
 

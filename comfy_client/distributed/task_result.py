@@ -82,7 +82,7 @@ class TaskFile:
 
     def _client(self, api: ComfyApi | None) -> ComfyApi:
         if api is None:
-            raise ValueError(f"{self.filename!r} is on its server: pass a client of that")
+            raise ValueError(f"{self.filename!r} is on its server: pass a client of that server")
         return api
 
 

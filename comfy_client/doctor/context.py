@@ -76,7 +76,7 @@ class Sockets:
         with self._lock:
             if self._open is None:
                 sock.close()
-                raise ServerUnreachable("the time was over")
+                raise ServerUnreachable("time ran out")
             self._open.append(sock)
 
     def cut(self, *, for_good: bool = False) -> None:

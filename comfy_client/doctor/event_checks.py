@@ -91,7 +91,7 @@ def check_run(ctx: CheckContext) -> CheckResult:
         advice = "HTTP lets GET through: does a proxy refuse or redirect POST?"
         if answer.status == 400:
             text += ": the server refused EmptyImage and PreviewImage"
-            advice = "its nodes are not ComfyUI's own: look into its terminal"
+            advice = "its nodes are not ComfyUI's own: look at its terminal"
         return failed(text, advice)
     outcome = _outcome(ctx, receipt.prompt_id)
     seconds = time.monotonic() - begun
@@ -152,7 +152,7 @@ def _outcome(ctx: CheckContext, prompt_id: str) -> str:
             entry = ctx.ask(f"/history/{segment(prompt_id)}", partial(entry_of, prompt_id))
         except RequestTimeout:
             if ctx.check_end.expired:
-                break  # the time was over while we asked, which says nothing about the server
+                break  # time ran out while we asked, which says nothing about the server
             raise
         if entry is not None:
             with contextlib.suppress(ComfyError):

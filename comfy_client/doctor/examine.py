@@ -95,7 +95,7 @@ def _make(ctx: CheckContext, check: Check, made: Mapping[str, DoctorCheck]) -> D
                 check.name, "unknown", f"not made: {cause!r} has to work first", because=cause
             )
     if ctx.end.expired:
-        text, advice = "not made: the time was over", "give the doctor a longer timeout"
+        text, advice = "not made: time ran out", "give the doctor a longer timeout"
         return DoctorCheck(check.name, "unknown", text, advice)
     begun = time.monotonic()
     state, found, advice = _run(ctx, check)

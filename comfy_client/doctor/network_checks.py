@@ -42,7 +42,7 @@ def check_proxy(ctx: CheckContext) -> CheckResult:
         return ok(f"none: {reason}")
     parts = split_proxy(proxy)
     if not parts.hostname:
-        raise ValueError("what is given as a proxy names no host")
+        raise ValueError("the proxy's URL names no host")
     secret = " (with a password)" if parts.password is not None else ""
     shown = f"{parts.scheme}://{parts.hostname}:{parts.port or 80}{secret}"
     found = f"{shown}, for HTTP and the socket alike; by {reason}"
@@ -138,7 +138,9 @@ def check_tls(ctx: CheckContext) -> CheckResult:
         certificate = sock.getpeercert() or {}
         text = f"{sock.version()}, {in_ms(seconds)}; {trust}"
     if http.endpoint.verify is False:
-        return warning(text, "anybody on the way can read everything: pass verify='ca.pem' instead")
+        return warning(
+            text, "anyone on the network path can read everything: pass verify='ca.pem' instead"
+        )
     expiry = str(certificate.get("notAfter", ""))
     if expiry:
         days = (ssl.cert_time_to_seconds(expiry) - time.time()) / 86400

@@ -42,8 +42,8 @@ def check_credentials(ctx: CheckContext) -> CheckResult:
     kind = http.describe().credentials
     if kind is None:
         if http.left_behind:
-            advice = "they do not travel in a pickle: name them with EnvCredentials"
-            return warning("none: a pickle has lost them", advice)
+            advice = "a pickle leaves them out: name them with EnvCredentials"
+            return warning("none: the pickle left them out", advice)
         return ok("none are given")
     names = [*applied.headers, *(f"?{name}=" for name in applied.query)]
     text = f"{kind if kind != 'function' else 'a callable'}: {', '.join(names) or 'nothing'}"
@@ -88,7 +88,7 @@ def check_clock(ctx: CheckContext) -> CheckResult:
     try:
         theirs = email.utils.parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError):
-        return unknown("the server does not say what time it is")
+        return unknown("the server does not send its time")
     apart = abs(theirs - time.time())
     text = f"ours and the server's differ by {apart:.0f} s"
     if apart > 60:
@@ -277,7 +277,7 @@ def check_user(ctx: CheckContext) -> CheckResult:
         return warning("the server has users, and none is given", advice)
     if user not in config.users:
         text = "the server has users, but not the given one"
-        return failed(text, "give an id as api.get_user_config().users has it, or create_user")
+        return failed(text, "give an id from api.get_user_config().users, or call create_user")
     return ok("the server has users, and knows the given one")
 
 

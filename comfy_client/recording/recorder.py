@@ -124,7 +124,7 @@ class Recorder:
             self._close()
             why = exc.strerror or str(exc)
             if isinstance(exc, FileExistsError):
-                why = "it exists already, and nothing is overwritten or added to"
+                why = "it exists already, and a recording needs a new file"
             raise type(exc)(exc.errno, f"cannot record there: {why}", self.path) from None
 
     # -- life ----------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class Recorder:
             line = f'{{"t": {now:.6f}, "kind": "{kind}", {rest}}}\n'.encode("ascii")
             if self._length + len(line) > self._max_file:
                 self._close()
-                raise OSError(errno.EFBIG, "it is as long as a recording may be")
+                raise OSError(errno.EFBIG, "it has reached its maximum size")
             try:
                 written = 0
                 while written < len(line):

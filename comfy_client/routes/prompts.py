@@ -302,7 +302,7 @@ def _object(value: object, what: str) -> Mapping[str, Any]:
 
 
 def _fault(where: str, value: Any) -> tuple[str, Any]:
-    """Find the innermost value that JSON cannot carry; return its place in Python, and itself."""
+    """Find the innermost value that JSON cannot represent; return its place in Python, and it."""
     inner: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, Mapping):
         inner = value.items()

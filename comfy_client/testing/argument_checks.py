@@ -9,10 +9,10 @@ from typing import Any
 def check_count(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
     """Return a whole number in a range; raise ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name} is a whole number, not {value!r}")
+        raise ValueError(f"{name} must be a whole number, not {value!r}")
     if value < least or (most is not None and value > most):
         limit = f"{least} or more" if most is None else f"{least} to {most}"
-        raise ValueError(f"{name} is {limit}, not {value}")
+        raise ValueError(f"{name} must be {limit}, not {value}")
     return value
 
 
@@ -27,7 +27,7 @@ def check_header(name: Any, value: Any) -> None:
     """Raise ValueError for an invalid header."""
     texts = isinstance(name, str) and isinstance(value, str)
     if not texts or not name or {"\r", "\n", "\0"} & set(name + value):
-        raise ValueError(f"a header is a name and a text of one line, not {name!r}: {value!r}")
+        raise ValueError(f"a header is a name and a string of one line, not {name!r}: {value!r}")
 
 
 def jsonable(name: str, value: Any) -> Any:

@@ -289,18 +289,18 @@ def fault_middleware(state: ServerState) -> Any:
 def checked_answer(answer: Any) -> Answer:
     """Check an answer and return it; raise ValueError if it is invalid."""
     if not isinstance(answer, tuple) or len(answer) != 3:
-        raise ValueError(f"an answer is (status, headers, body), not {answer!r}")
+        raise ValueError(f"an answer must be (status, headers, body), not {answer!r}")
     status, headers, body = answer
     check_count("status", status, 100, 999)
     if not isinstance(headers, Mapping | None):
-        raise ValueError(f"headers are a mapping, not {headers!r}")
+        raise ValueError(f"headers must be a mapping, not {headers!r}")
     for name, value in (headers or {}).items():
         check_header(name, value)
     made = (status, dict(headers or {}), body)
     try:
         encode(made)
     except (TypeError, ValueError, RecursionError) as exc:
-        raise ValueError(f"no answer that can be sent: {exc}") from None
+        raise ValueError(f"this answer cannot be sent: {exc}") from None
     return made
 
 

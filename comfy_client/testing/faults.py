@@ -92,7 +92,7 @@ class AnswerFaults:
         """Accept prompts, with these ``node_errors``."""
         wanted = jsonable("node errors", errors)
         if not isinstance(wanted, dict):
-            raise ValueError(f"node errors are a mapping by node id, not {errors!r}")
+            raise ValueError(f"node errors must be a mapping by node id, not {errors!r}")
         added = _rewritten("node_errors", lambda answer: {**answer, "node_errors": wanted})
         return self._rule("node_errors", "POST", "/prompt", added, None)
 
@@ -217,7 +217,7 @@ class AnswerFaults:
             ValueError: Another status.
         """
         if status not in (200, 302, 401, 403):
-            raise ValueError(f"a login page comes with 200, 302, 401 or 403, not {status}")
+            raise ValueError(f"a login page has status 200, 302, 401 or 403, not {status}")
         headers = {"Location": "/login", **_HTML} if status == 302 else _HTML
         answer = checked_answer((status, headers, _PAGE.format("Please log in")))
         return self._rule("login_page", "*", "*", answer, times)
@@ -237,7 +237,7 @@ class AnswerFaults:
             ValueError: A status that is no redirect.
         """
         if status not in (301, 302, 303, 307, 308):
-            raise ValueError(f"a redirect is 301, 302, 303, 307 or 308, not {status}")
+            raise ValueError(f"a redirect has status 301, 302, 303, 307 or 308, not {status}")
         if location is not None:
             check_header("Location", location)
 
@@ -336,16 +336,16 @@ class AnswerFaults:
             times: How often.
         """
         if inspect.iscoroutinefunction(answer):
-            raise ValueError(f"a handler is a plain function, which may wait, not {answer!r}")
+            raise ValueError(f"a handler must be a plain function, which may wait, not {answer!r}")
         if not callable(answer):
             answer = checked_answer(answer)
         return self._rule("answer", method, path, answer, times)
 
     def _rule(self, name: str, method: str, path: str, answer: Any, times: int | None) -> Fault:
         if method not in _METHODS:
-            raise ValueError(f"method is one of {', '.join(_METHODS)}, not {method!r}")
+            raise ValueError(f"method must be one of {', '.join(_METHODS)}, not {method!r}")
         if not isinstance(path, str) or not path.startswith(("/", "*")):
-            raise ValueError(f"a path begins with / or *, not {path!r}")
+            raise ValueError(f"a path must begin with / or *, not {path!r}")
         return self._faults.add(name, Rule(method, path, answer), times=times)
 
 
@@ -395,7 +395,7 @@ class Faults(AnswerFaults):
         """
         check_count("code", code, 1000, 4999)
         if not isinstance(reason, str) or len(reason.encode()) > 123:
-            raise ValueError(f"a reason is a text of up to 123 bytes, not {reason!r}")
+            raise ValueError(f"a reason must be a string of at most 123 bytes, not {reason!r}")
         data = code.to_bytes(2, "big") + reason.encode()
         self._running().sockets.push(frame(8, data), everybody=True)
 
@@ -557,7 +557,7 @@ class Faults(AnswerFaults):
 def _chosen(events: tuple[Any, ...]) -> tuple[Any, ...]:
     for event in events:
         if not isinstance(event, str) and not callable(event):
-            raise ValueError(f"an event is chosen by its name or a function, not {event!r}")
+            raise ValueError(f"an event is chosen by its name or by a function, not {event!r}")
     return events or ("*",)
 
 

@@ -106,7 +106,7 @@ class Folders:
             for name in names:
                 (self.root / folder / name).touch()
         checkpoints = self.models["checkpoints"][0]
-        note = {"__metadata__": {"simulated": "there are no weights in this file"}}
+        note = {"__metadata__": {"simulated": "this file contains no weights"}}
         header = json.dumps(note).encode()
         (checkpoints / CHECKPOINT).write_bytes(struct.pack("<Q", len(header)) + header)
 

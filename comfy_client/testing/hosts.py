@@ -29,7 +29,7 @@ def check_hosts(allowed: Any) -> None:
     if allowed is None:
         return
     if isinstance(allowed, str) or not isinstance(allowed, Collection):
-        raise TypeError(f"allowed_hosts are names in a list, not {allowed!r}")
+        raise TypeError(f"allowed_hosts must be a list of names, not {allowed!r}")
     for name in allowed:
         if not isinstance(name, str) or (name != ANY and name_of(name) is None):
             raise ValueError(f"a host looks like 'comfy.example' or '10.0.0.5', not {name!r}")
@@ -78,7 +78,7 @@ def host_refusal(headers: CIMultiDictProxy[str], names: frozenset[str] | None) -
         for host in hosts:
             if not _is_one_of(names, host[:300]):
                 return (
-                    f"{host[:100]!r} is no name of this server, which is for this machine alone; "
+                    f"{host[:100]!r} is not a name of this server, which is for this machine only; "
                     "ComfyServer(allowed_hosts=[...]) or `serve --allowed-host` allows it"
                 )
     for origin in headers.getall("Origin", []):

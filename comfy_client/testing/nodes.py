@@ -161,5 +161,5 @@ def definition_of(name: str, cls: Any, *, newest: bool = False) -> dict[str, Any
         # With lists in place of tuples, as the wire has them.
         decoded: dict[str, Any] = json.loads(json.dumps(definition))
     except Exception as exc:
-        raise TypeError(f"{name} is no node class: {exc}") from exc
+        raise TypeError(f"{name} is not a node class: {exc}") from exc
     return decoded

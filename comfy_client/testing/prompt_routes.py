@@ -159,7 +159,7 @@ def _object(body: Any, *keys: str) -> dict[str, Any]:
     if isinstance(body, dict):
         return body
     if any(key in body for key in keys):
-        raise TypeError("the body is no object")
+        raise TypeError("the body is not an object")
     return {}
 
 

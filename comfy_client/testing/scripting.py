@@ -179,7 +179,7 @@ class ScriptedServer:
     def push_raw(self, data: bytes, *, to: str | None = None) -> None:
         """Send bytes unchanged, for frames that no server should send (see :func:`frame`)."""
         if not isinstance(data, bytes):
-            raise ValueError(f"what is sent as it is are bytes, not {data!r}")
+            raise ValueError(f"raw data must be bytes, not {data!r}")
         self._running().sockets.push(data, to)
 
     def _push(self, opcode: int, payload: bytes, to: str | None, fragments: int) -> None:
@@ -209,7 +209,7 @@ class ScriptedServer:
         for step in steps:
             known = isinstance(step, Mapping | bytes | threading.Event | Finish)
             if not known and not callable(step):
-                raise ValueError(f"no step of a script: {step!r}")
+                raise ValueError(f"not a step of a script: {step!r}")
             message = step.entry if isinstance(step, Finish) else step
             if isinstance(message, Mapping):
                 jsonable("a step of a script", message)

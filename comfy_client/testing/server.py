@@ -205,7 +205,7 @@ class ComfyServer(ScriptedServer):
             TypeError: The class is no node; the message says what is missing.
         """
         if not isinstance(cls, type) or not isinstance(name, str | None):
-            raise TypeError(f"a node is a class, and its name a text: not {cls!r}, {name!r}")
+            raise TypeError(f"a node must be a class, and its name a string, not {cls!r}, {name!r}")
         name = name or cls.__name__
         definition_of(name, cls)
         self._added[name] = cls
@@ -386,7 +386,7 @@ class ComfyServer(ScriptedServer):
 
     def _running(self) -> ServerState:
         if self._state is None:
-            raise RuntimeError("the server does not run: use `with ComfyServer()`, or start() it")
+            raise RuntimeError("the server is not running: use `with ComfyServer()`, or start() it")
         return self._state
 
 
@@ -423,37 +423,37 @@ def client_options(server: ComfyServer) -> dict[str, Any]:
 
 def _check_number(name: str, value: Any, most: float = float("inf"), *, whole: bool = True) -> None:
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-        raise TypeError(f"{name} is a {'whole ' if whole else ''}number, not {value!r}")
+        raise TypeError(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}")
     if value == float("inf"):
-        raise ValueError(f"{name} is finite, not {value!r}")
+        raise ValueError(f"{name} must be finite, not {value!r}")
     if not 0 <= value <= most:
         limit = "0 or more" if most == float("inf") else f"from 0 to {most}"
-        raise ValueError(f"{name} is {limit}, not {value!r}")
+        raise ValueError(f"{name} must be {limit}, not {value!r}")
 
 
 def _check_prefix(prefix: Any) -> None:
     if not isinstance(prefix, str):
-        raise TypeError(f"prefix is a text, not {prefix!r}")
+        raise TypeError(f"prefix must be a string, not {prefix!r}")
     if prefix and not _PREFIX.fullmatch(prefix):
         raise ValueError(f"a prefix looks like '/comfy', not {prefix!r}")
 
 
 def _check_host(host: Any) -> None:
     if not isinstance(host, str):
-        raise TypeError(f"host is a text, not {host!r}")
+        raise TypeError(f"host must be a string, not {host!r}")
     try:
         usable = bool(host.encode("idna"))
     except UnicodeError:
         usable = False
     if not usable or "\0" in host:
-        raise ValueError(f"host is a name or an address to listen on, not {host!r}")
+        raise ValueError(f"host must be a name or an address to listen on, not {host!r}")
 
 
 def _check_credentials(value: Any) -> None:
     texts = value if isinstance(value, tuple) and len(value) == 2 else (value,)
     if value is not None and not all(isinstance(text, str) for text in texts):
         # Not shown: it may be a secret.
-        raise TypeError("credentials are a pair of user and password, or the text of a token")
+        raise TypeError("credentials must be a pair of user and password, or a token")
 
 
 def _remove(folder: Path, process: int) -> None:
@@ -476,7 +476,7 @@ def _tls_context(tls: _Tls | None) -> ssl.SSLContext | None:
         return tls
     are_paths = isinstance(tls, tuple) and all(isinstance(p, str | os.PathLike) for p in tls)
     if not are_paths or len(tls) != 2:
-        raise TypeError("tls is an SSL context, or the paths of certificate and key")
+        raise TypeError("tls must be an SSL context, or the paths of certificate and key")
     certificate, key = tls
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:

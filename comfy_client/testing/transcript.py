@@ -63,11 +63,11 @@ def _row(line: bytes) -> Row:
     try:
         row: Row = json.loads(line)
     except (ValueError, RecursionError):
-        raise ValueError("no JSON, so this is no recording") from None
+        raise ValueError("not JSON, so this is not a recording") from None
     kind = row.get("kind") if isinstance(row, dict) else None
     needed = _NEEDED.get(kind) if isinstance(kind, str) else None
     if needed is None or not isinstance(row.get("t"), int | float):
-        raise ValueError("no line of a recording, which has a 't' and a known 'kind'")
+        raise ValueError("not a line of a recording, which has a 't' and a known 'kind'")
     for key, form in needed.items():
         if not isinstance(row.get(key), form):
             raise ValueError(f"a line of kind {kind!r} without a proper {key!r}")
@@ -77,7 +77,7 @@ def _row(line: bytes) -> Row:
         try:
             base64.b64decode(row.get(key) or "", validate=True)
         except (TypeError, ValueError):
-            raise ValueError(f"a {key!r} that is no base64") from None
+            raise ValueError(f"a {key!r} that is not base64") from None
     for key, form in _OPTIONAL.items():
         value = row.get(key)
         if not isinstance(value, form | None) and not (form is float and isinstance(value, int)):

@@ -11,4 +11,4 @@ Version = Literal["0.3.75", "0.8", "new"]
 def check_version(version: str) -> None:
     """Raise ``ValueError`` for what is no :data:`Version`."""
     if version not in get_args(Version):
-        raise ValueError(f"version is one of {', '.join(get_args(Version))}, not {version!r}")
+        raise ValueError(f"version must be one of {', '.join(get_args(Version))}, not {version!r}")

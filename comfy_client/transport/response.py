@@ -228,7 +228,7 @@ def refusal(answer: Response, size: int | None, asker: Asker) -> ComfyError:
         given = "refused the credentials" if asker.has_credentials else "wants credentials"
         advice = "pass credentials=..."
         if asker.left_behind:
-            advice = "they do not travel in a pickle: name them with EnvCredentials"
+            advice = "a pickle leaves them out: name them with EnvCredentials"
         elif asker.user or _is_of_users(answer.path):
             advice += f", or {stranger}"
         message = f"{error}, the server or a proxy before it {given}; {advice}"

@@ -106,7 +106,7 @@ def _splits(address: Address) -> list[tuple[str, str]]:
     if isinstance(address, tuple) and [type(part) for part in address] == [str, str]:
         return [address]
     if not isinstance(address, str):
-        raise TypeError(f"an input is named as in 'KSampler.seed', not {brief(address)}")
+        raise TypeError(f"an input is named like 'KSampler.seed', not {brief(address)}")
     dots = [at for at, char in enumerate(address) if char == "."]
     if not dots:
         raise WorkflowError(
@@ -143,8 +143,8 @@ def checked_value(
     """Return a value for an input of a node: a copy as JSON carries it, a link, or a file.
 
     Raises:
-        WorkflowError: JSON cannot carry it, it is a bad link, or without ``force`` it would take
-            the place of a link.
+        WorkflowError: JSON cannot represent it, it is a bad link, or without ``force`` it would
+            take the place of a link.
     """
     where = f"{describe(graph, node_id)}, input {brief(name)}"
     try:
@@ -174,12 +174,12 @@ def set_inputs(graph: dict[str, Any], inputs: Inputs, *, force: bool = False) ->
             :func:`checked_value`.
     """
     if not isinstance(inputs, Mapping):
-        raise TypeError(f"inputs are a dict, as {{'KSampler.seed': 7}}: {brief(inputs)}")
+        raise TypeError(f"inputs must be a dict, such as {{'KSampler.seed': 7}}: {brief(inputs)}")
     values: dict[tuple[str, str], Any] = {}
     for address, value in inputs.items():
         found = node_id, name = input_named(graph, address, add=force)
         if found in values:
-            raise WorkflowError(f"{brief(address)}: another of these names is the same input")
+            raise WorkflowError(f"{brief(address)}: another of these names means the same input")
         values[found] = checked_value(graph, node_id, name, value, force=force)
     for (node_id, name), value in values.items():
         graph[node_id]["inputs"][name] = value

@@ -81,7 +81,7 @@ class GraphNode(Link[Kind]):
     def __iter__(self) -> Iterator[Link[Any]]:
         if self._outputs is None:
             raise WorkflowError(
-                f"how many outputs {self!r} has is not known without definitions: "
+                f"how many outputs {self!r} has is unknown without definitions: "
                 "take them by slot, as in node[0], or make the graph with Graph(api)"
             )
         return (self[slot] for slot in range(len(self._outputs)))
@@ -182,7 +182,7 @@ class BaseGraph:
                 no answer.
         """
         if not isinstance(class_type, str) or not class_type:
-            raise TypeError(f"the class of a node is a str, not {brief(class_type)}")
+            raise TypeError(f"the class of a node must be a str, not {brief(class_type)}")
         definition = self._definition(class_type)
         node_id = str(free_id(self._graph, self._last)) if _id is None else str(_id)
         if node_id in self._graph:
@@ -222,8 +222,8 @@ class BaseGraph:
         if order is not None:
             ids = list(order)
             if sorted(ids) != sorted(graph):
-                odd = listing(sorted(set(ids) ^ graph.keys())) or "one comes twice"
-                raise WorkflowError(f"order names each node of the graph once: {odd}")
+                odd = listing(sorted(set(ids) ^ graph.keys())) or "one is named twice"
+                raise WorkflowError(f"order must name each node of the graph once: {odd}")
             graph = {node_id: graph[node_id] for node_id in ids}
         if not graph:
             raise WorkflowError("the graph has no nodes yet")
@@ -273,7 +273,7 @@ class BaseGraph:
         """Give a node its inputs, and return its outputs; ``None``: they are not known."""
         node = self._graph[node_id]
         for name, value in given.items():
-            fault: object = "the name is no string"
+            fault: object = "the name is not a string"
             if isinstance(name, str):
                 try:
                     known = definition is not None
@@ -325,14 +325,14 @@ class BaseGraph:
 
     def _link(self, link: Link[Any]) -> list[Any]:
         if link._graph is not self:
-            raise ValueError(f"{link!r} is of another Graph")
+            raise ValueError(f"{link!r} belongs to another Graph")
         if self._outputs.get(link.node_id) == ():
             raise ValueError(f"{describe(self._graph, link.node_id)} has no outputs")
         return [link.node_id, link.slot]
 
 
 _ONE_BY_ONE = (
-    "how an input takes several links is not known without definitions: give each by its full "
+    "how an input takes several links is unknown without definitions: give each by its full "
     'name, such as {"images.image0": ...}, or make the graph with Graph(api)'
 )
 

@@ -66,8 +66,8 @@ def _definition(
     if not isinstance(found, Mapping):
         near = nearest(name, definitions)
         raise WorkflowError(
-            f"{describe(graph, node_id)}: the definitions have no such class, "
-            "so nobody knows the types of its inputs"
+            f"{describe(graph, node_id)}: the definitions lack this class, "
+            "so the types of its inputs are unknown"
             + (f"; nearest: {listing(near)}" if near else ""),
             candidates=near,
         )

@@ -140,7 +140,7 @@ def check(graph: Any, definitions: Definitions, *, targets: Any = None) -> Check
         ComfyError: ``definitions`` could not be asked for.
     """
     if not isinstance(graph, Mapping):
-        raise WorkflowError(f"a workflow is a dict of nodes by id, not {brief(graph)}")
+        raise WorkflowError(f"a workflow must be a dict of nodes by id, not {brief(graph)}")
     sent = sendable(graph)
     report = _check(sent, definitions, targets, refresh=False)
     is_known = isinstance(definitions, Mapping)
@@ -339,11 +339,11 @@ class _Checker:
         """Return the problem of a link that the server stumbles over."""
         value = self.replaced.graph[node_id]["inputs"][name]
         link, hint = as_link(value), None
-        text = f"input {brief(name)} links to {brief(value[0])}, which is not there"
+        text = f"input {brief(name)} links to {brief(value[0])}, which does not exist"
         if link and link[0] in self.graph:
             outputs = (self.rules.by_node.get(link[0]) or {}).get("output", [])
             where = describe(self.graph, link[0])
-            text = f"input {brief(name)} links to slot {link[1]} of {where}, which is not there"
+            text = f"input {brief(name)} links to slot {link[1]} of {where}, which does not exist"
             hint = f"its outputs are: {listing(outputs)}" if outputs else "it has no outputs"
         kind = "exception_during_validation"
         return problem_at(self.graph, node_id, kind, text, input=name, value=value, hint=hint)
@@ -392,10 +392,10 @@ class _Checker:
             newer = self.replaced.newer.get(class_of(graph, node_id) or "")
             if definition.get("deprecated") is True:
                 text = "this node class is deprecated"
-                hint = f"{brief(newer)} is there in its place" if newer else None
+                hint = f"{brief(newer)} replaces it" if newer else None
                 yield self._warning(node_id, "node_deprecated", text, hint=hint)
             elif newer:
-                text = f"servers without this node class put {brief(newer)} in its place"
+                text = f"servers without this node class use {brief(newer)} instead"
                 yield self._warning(node_id, "node_replaced", text)
             yield from self._input_warnings(node_id, definition)
 

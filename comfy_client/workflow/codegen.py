@@ -51,7 +51,7 @@ class _CodeWriter:
 
     def lines(self) -> Iterator[str]:
         yield from ("from comfy_client import Graph", "")
-        yield "g = Graph()  # Graph(api) also checks each node, by what the server has"
+        yield "g = Graph()  # Graph(api) also checks each node against the server's definitions"
         yield ""
         written: dict[str, None] = {}
         last = 0

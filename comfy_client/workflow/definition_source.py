@@ -49,12 +49,14 @@ def as_mapping(
         ask = getattr(source, "node_definitions", None)
         if not callable(ask):
             raise WorkflowError(
-                "node definitions are a ComfyApi, or a dict as GET /object_info gives it, "
+                "node definitions must be a ComfyApi, or a dict as GET /object_info returns it, "
                 f"not {type(source).__name__}"
             )
         found = ask(classes, refresh=True) if refresh else ask(classes)
     if not isinstance(found, Mapping):
-        raise WorkflowError(f"node definitions are a mapping by class, not {type(found).__name__}")
+        raise WorkflowError(
+            f"node definitions must be a mapping by class, not {type(found).__name__}"
+        )
     if classes is None or len(classes) > len(found):
         wanted = found
     else:

@@ -217,7 +217,7 @@ def missing_class(
     pack = meta.get("cnr_id") or meta.get("aux_id")
     hints = [f"nearest: {listing(near)}"] if near else []
     if isinstance(pack, str) and pack != "comfy-core":
-        hints.append(f"it is of the node pack {brief(pack)}: install that")
+        hints.append(f"it belongs to the node pack {brief(pack)}: install it")
     elif pack == "comfy-core":
         hints.append("it is one of ComfyUI's own: another version has it")
     elif not near and not has_reason:
@@ -448,7 +448,7 @@ def _not_convertible(fault: _Fault) -> _Said:
 
 def _bad_link(fault: _Fault) -> _Said:
     return {
-        "message": f"{fault.given} is no link, which is [node id, slot]",
+        "message": f"{fault.given} is not a link: [node id, slot]",
         "hint": 'a literal list is sent as {"__value__": [...]}',
     }
 
@@ -618,7 +618,7 @@ def _exception(fault: _Fault) -> _Said:
         if names:
             return {
                 "message": f"input {listing(names)} links to node {brief(missing)}, "
-                "which is not there",
+                "which does not exist",
                 "input": names[0],
                 "value": inputs_of(graph, node_id).get(names[0]),
             }
@@ -627,7 +627,7 @@ def _exception(fault: _Fault) -> _Said:
     if kind in ("KeyError", "TypeError", "IndexError"):
         for name, value in inputs_of(graph, node_id).items():
             if _is_odd_link(value):
-                text = f"{shorten(name, 60)} = {brief(value)} is no link, which is [node id, slot]"
+                text = f"{shorten(name, 60)} = {brief(value)} is not a link: [node id, slot]"
                 return {"message": text, "input": name, "value": value}
     if kind == "IndexError" and links:
         return _bad_slot(fault, links)
@@ -666,7 +666,7 @@ def _bad_slot(fault: _Fault, links: list[tuple[str, str, int]]) -> _Said:
         if isinstance(outputs, list) and not -len(outputs) <= slot < len(outputs):
             return {
                 "message": f"input {brief(name)} links to slot {slot} of "
-                f"{describe(graph, source)}, which is not there",
+                f"{describe(graph, source)}, which does not exist",
                 "input": name,
                 "value": inputs_of(graph, fault.node_id).get(name),
                 "hint": f"its outputs are: {listing(outputs)}" if outputs else "it has no outputs",
@@ -676,7 +676,7 @@ def _bad_slot(fault: _Fault, links: list[tuple[str, str, int]]) -> _Said:
         for name, source, slot in links[:8]
     )
     return {
-        "message": f"a link asks for an output slot that is not there ({taken})",
+        "message": f"a link asks for an output slot that does not exist ({taken})",
         "input": links[0][0] if len(links) == 1 else None,
     }
 

@@ -140,7 +140,7 @@ class _Filling:
                 hint = f"; nearest: {listing(near)}" if near else ""
                 raise WorkflowError(
                     f"{self._where(spec.name)}: {brief(value)} links to node {brief(source)}, "
-                    f"which is not there{hint}",
+                    f"which does not exist{hint}",
                     candidates=near,
                 )
             gives = self._sources[source]
@@ -256,7 +256,7 @@ class _Filling:
         return WorkflowError(f"{self._where(name)} {text}")
 
 
-_WRAP = 'what is no link is given as {"__value__": ...}'
+_WRAP = 'a list that is not a link is given as {"__value__": ...}'
 
 
 def _sent(spec: InputSpec, value: Any) -> Any:

@@ -207,7 +207,7 @@ def check_graph(graph: Mapping[str, Any]) -> dict[str, Any]:
         WorkflowError: One line that names node and input.
     """
     if not isinstance(graph, Mapping):
-        raise WorkflowError(f"a workflow is a dict of nodes by id, not {brief(graph)}")
+        raise WorkflowError(f"a workflow must be a dict of nodes by id, not {brief(graph)}")
     return json_graph(graph, links=True)
 
 
@@ -279,7 +279,9 @@ def _json_node(graph: Mapping[str, Any], node_id: str, node: Any, *, links: bool
     made: dict[str, Any] = {}
     for part, value in node.items():
         if not isinstance(part, str):
-            raise WorkflowError(f"{describe(graph, node_id)}: the key {brief(part)} is no string")
+            raise WorkflowError(
+                f"{describe(graph, node_id)}: the key {brief(part)} is not a string"
+            )
         if part == "inputs" and isinstance(value, Mapping):
             made[part] = _json_inputs(graph, node_id, value, links=links)
         elif type(value) in _SCALARS:
@@ -296,7 +298,7 @@ def _json_inputs(
     for name, value in inputs.items():
         if not isinstance(name, str):
             raise WorkflowError(
-                f"{describe(graph, node_id)}: the input name {brief(name)} is no string"
+                f"{describe(graph, node_id)}: the input name {brief(name)} is not a string"
             )
         if type(value) in _SCALARS:
             made[name] = Sealed(value) if type(value) is str and is_secret_name(name) else value
@@ -342,14 +344,14 @@ def json_value(value: Any) -> Any:
     """Return a copy of a value as JSON carries it.
 
     Raises:
-        ValueError: JSON cannot carry it.
+        ValueError: JSON cannot represent it.
     """
     if value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, float):
         if math.isfinite(value):
             return value
-        raise ValueError(f"{float(value)} is not a number that JSON can carry")
+        raise ValueError(f"{float(value)} is not a number that JSON can represent")
     if isinstance(value, (list, tuple)):
         return [json_value(inner) for inner in value]
     if isinstance(value, Mapping):
@@ -361,13 +363,13 @@ def json_value(value: Any) -> Any:
 
     if isinstance(value, Upload):
         raise ValueError(
-            f"{value!r} is sent when the workflow is submitted, and JSON cannot carry it; to save "
-            "the workflow, send it now, and set the name: api.upload_image(file).ref"
+            f"{value!r} is uploaded when the workflow is submitted, and JSON cannot represent it; "
+            "to save the workflow, upload it now, and set the name: api.upload_image(file).ref"
         )
     if isinstance(value, os.PathLike):
         raise ValueError(
             f"{brief(value)} is a path on this machine; upload the file and give the name "
-            "that the server answers, or pass str(path) if the path is the server's"
+            "that the server returns, or pass str(path) if the path is the server's"
         )
     item = getattr(value, "item", None)
     if callable(item) and tuple(getattr(value, "shape", ())) == ():
@@ -377,9 +379,10 @@ def json_value(value: Any) -> Any:
     fault = instead_of(value)
     if not fault and is_file(value):
         fault = (
-            f"a file ({type(value).__name__}) goes into no list and no dict; set the file itself"
+            f"a file ({type(value).__name__}) cannot be inside a list or dict; set the file itself "
+            "as an input"
         )
-    raise ValueError(fault or f"JSON cannot carry {brief(value)} ({type(value).__name__})")
+    raise ValueError(fault or f"JSON cannot represent {brief(value)} ({type(value).__name__})")
 
 
 def json_link(graph: Mapping[str, Any], value: list[Any]) -> list[Any]:
@@ -399,7 +402,9 @@ def link_fault(graph: Mapping[str, Any], node_id: str, value: list[Any]) -> str 
         return None
     source, slot = link
     if source not in graph:
-        return f"{brief(value)} links to node {brief(source)}, which is not there; {_LITERAL_LIST}"
+        return (
+            f"{brief(value)} links to node {brief(source)}, which does not exist; {_LITERAL_LIST}"
+        )
     if source == node_id:
         return f"{brief(value)} links the node to itself"
     return f"{brief(value)} has a slot below 0" if slot < 0 else None

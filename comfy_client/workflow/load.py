@@ -170,7 +170,7 @@ def _read(source: Any, api: object) -> tuple[Any, str]:
             is_plain = name == "workflow" and "prompt" not in graph
             return _record(graph) if is_plain else graph, where
     raise TypeError(
-        "a workflow is a path, JSON text, a dict, an open file, a URL of the server, a job, a "
+        "a workflow must be a path, JSON text, a dict, an open file, a URL of the server, a job, a "
         f"result, an output or a Workflow, not {type(source).__name__}"
     )
 
@@ -189,7 +189,7 @@ def _opened(path: Path) -> BinaryIO:
 def _opened_url(url: str, api: object) -> BinaryIO:
     """Open a URL by the client of its server, and nowhere else."""
     if not isinstance(api, OpensImages):
-        raise WorkflowError("a URL is opened by the client of its server: Workflow.load(url, api)")
+        raise WorkflowError("a URL needs the client of its server: Workflow.load(url, api)")
     try:
         return api.open_image(url)
     except ValueError as exc:
@@ -217,7 +217,7 @@ def _content(file: BinaryIO, where: str) -> Any:
     found = {name: value for name, value in found.items() if isinstance(value, Mapping)}
     if not found:
         raise WorkflowError(
-            f"{where}: no workflow in this {stream.name}; ComfyUI saves one in it (unless it runs "
+            f"{where}: no workflow in this {stream.name}; ComfyUI saves one there (unless it runs "
             "with --disable-metadata), and most programs and sites that change the file drop it"
         )
     if "prompt" in found:
@@ -234,7 +234,7 @@ def _json(text: str | bytes, where: str) -> Any:
     from .metadata.json_text import decoded
 
     if len(text) > MAX_JSON:
-        raise WorkflowError(f"{where}: larger than {MAX_JSON >> 20} MiB, which no workflow is")
+        raise WorkflowError(f"{where}: larger than {MAX_JSON >> 20} MiB, too large for a workflow")
     return decoded(text, where)
 
 
@@ -248,7 +248,7 @@ def _unwrap(data: Any, where: str) -> Mapping[str, Any]:
         return {key: _without_empty_title(node) for key, node in data[2].items()}
     if not isinstance(data, Mapping):
         kind = "a list" if isinstance(data, (list, tuple)) else brief(data)
-        raise WorkflowError(f"{where}: a workflow is an object of nodes by id, not {kind}")
+        raise WorkflowError(f"{where}: a workflow must be an object of nodes by id, not {kind}")
     if is_ui_format(data):
         return data
     for wrapper in ("prompt", "output", "workflow"):
@@ -285,7 +285,7 @@ def is_ui_format(data: Mapping[Any, Any]) -> bool:
 def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
     """Return a checked copy, with all node ids as strings, in links too."""
     if not data:
-        raise WorkflowError(f"{where}: no nodes in it")
+        raise WorkflowError(f"{where}: it has no nodes")
     graph: dict[str, Any] = {}
     for key, node in data.items():
         if not isinstance(key, (str, int)) or isinstance(key, bool):
@@ -294,7 +294,7 @@ def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
         if node_id in graph:
             raise WorkflowError(f"{where}: two nodes have the id {brief(node_id)}")
         if not isinstance(node, Mapping):
-            raise WorkflowError(f"{where}: node {brief(node_id)} is no object: {brief(node)}")
+            raise WorkflowError(f"{where}: node {brief(node_id)} is not an object: {brief(node)}")
         graph[node_id] = own = copied(node)
         # The server adds it when it runs a node, and would take it for the node's own answer.
         own.pop("is_changed", None)
@@ -305,7 +305,7 @@ def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
             raise WorkflowError(f"{where}: {describe(graph, node_id)} has no class_type")
         if not isinstance(inputs, dict):
             raise WorkflowError(
-                f"{where}: {describe(graph, node_id)}: inputs is no object: {brief(inputs)}"
+                f"{where}: {describe(graph, node_id)}: inputs is not an object: {brief(inputs)}"
             )
     for node_id, node in graph.items():
         for name, value in node["inputs"].items():

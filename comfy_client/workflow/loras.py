@@ -60,7 +60,7 @@ def add_lora(
     """Put a LoRA between a loader, or the last LoRA behind it, and all that use it; its id.
 
     Raises:
-        WorkflowError: No loader of models, or several; a value that JSON cannot carry.
+        WorkflowError: No loader of models, or several; a value that JSON cannot represent.
     """
     users = takers_of_each(graph)
     loader = _loader(graph, users) if loader is None else loader
@@ -102,13 +102,13 @@ def _loader(graph: Mapping[str, Any], users: Users) -> str:
         return found[0]
     if found:
         raise WorkflowError(
-            "several nodes load a model, say which by loader=: "
+            "several nodes load a model; choose one with loader=: "
             + "; ".join(describe(graph, node_id) for node_id in found[:8]),
             candidates=tuple(found),
         )
     known = tuple(_sources(graph))
     raise WorkflowError(
-        "no known loader of a model is in use, name the node by loader="
+        "no known model loader is in use; name the node with loader="
         + "".join(f"; maybe {describe(graph, node_id)}" for node_id in known[:8]),
         candidates=known,
     )

@@ -74,7 +74,7 @@ class Node:
         """
         check_no_node(value)
         if not isinstance(name, str):
-            raise TypeError(f"the name of an input is a str, not {brief(name)}")
+            raise TypeError(f"the name of an input must be a str, not {brief(name)}")
         if not force:
             self._need(name, f"node.set({brief(name)}, value, force=True) adds it")
         self._inputs[name] = checked_value(self._graph, self._id, name, value, force=force)
@@ -212,7 +212,7 @@ class Nodes:
         """Return the id of a node of this workflow, or of one that a name means."""
         if isinstance(node, Node):
             if node not in self:
-                raise WorkflowError(f"{node!r} is no node of this workflow")
+                raise WorkflowError(f"{node!r} is not a node of this workflow")
             return node.id
         return self[node].id
 

@@ -1,4 +1,4 @@
-"""A graph as JSON carries it, with what JSON cannot carry named rather than raised."""
+"""A graph as JSON carries it, with what JSON cannot represent named rather than raised."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def sendable(graph: Mapping[Any, Any]) -> Sendable:
             made.graph[node_id] = _node(made, graph, node_id, node)
         else:
             made.graph[node_id] = _plain(node)[0]
-            _add(made, graph, node_id, "malformed_node", f"the node is no object: {brief(node)}")
+            _add(
+                made, graph, node_id, "malformed_node", f"the node is not an object: {brief(node)}"
+            )
     return made
 
 
@@ -64,7 +66,7 @@ def _node(
     if "inputs" not in copied:
         _add(made, graph, node_id, "malformed_node", "the node has no inputs")
     elif not isinstance(copied["inputs"], dict):
-        text = f"inputs is no object: {brief(copied['inputs'])}"
+        text = f"inputs is not an object: {brief(copied['inputs'])}"
         _add(made, graph, node_id, "malformed_node", text)
     return copied
 
@@ -96,7 +98,7 @@ def _plain(value: Any) -> tuple[Any, str | None]:
         return value, None
     if type(value) is float:
         is_finite = math.isfinite(value)
-        return value, None if is_finite else f"{value} is not a number that JSON can carry"
+        return value, None if is_finite else f"{value} is not a number that JSON can represent"
     if isinstance(value, int):
         return (value, None) if value.bit_length() < _MOST_BITS else (None, "too many digits")
     try:

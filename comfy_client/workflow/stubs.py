@@ -37,13 +37,13 @@ _PYTHON: Final = {"INT": "int", "FLOAT": "float", "STRING": "str", "BOOLEAN": "b
 _HEAD: Final = '''\
 """The node classes of a ComfyUI, {count} of them, for editors and type checkers.
 
-Written by ``comfy-client stubs``; write it anew when the server gets other nodes or models::
+Written by ``comfy-client stubs``; run it again when the server gets other nodes or models::
 
     from {module} import Graph
 
     g = Graph(api)
 
-To Python it is the Graph of comfy_client; what stands below is for editors and mypy only.
+At run time it is the Graph of comfy_client; the rest is for editors and mypy only.
 """
 
 from typing import TYPE_CHECKING

@@ -137,10 +137,10 @@ def _named(given: object, what: str) -> Mapping[str, Any]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise TypeError(f"{what} are a dict by name, not {brief(given)}")
+        raise TypeError(f"{what} must be a dict by name, not {brief(given)}")
     for name in given:
         if not isinstance(name, str) or not name:
-            raise TypeError(f"{what} are a dict by name, and {brief(name)} is none")
+            raise TypeError(f"{what} must be a dict by name, and {brief(name)} is not a name")
     return given
 
 

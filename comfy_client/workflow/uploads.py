@@ -51,7 +51,7 @@ def as_file(graph: Mapping[str, Any], node_id: str, name: str, value: Any) -> An
     if not is_file(value):
         return value
     if name.endswith("_name"):
-        raise ValueError(f"{value!r:.100} is no name of a model that the server has")
+        raise ValueError(f"{value!r:.100} is not the name of a model on the server")
     return Upload(value)
 
 

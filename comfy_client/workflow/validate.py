@@ -134,7 +134,7 @@ class _Rules:
 def check_version(version: str) -> None:
     """Raise ``ValueError`` for what is no :data:`Version`."""
     if version not in get_args(Version):
-        raise ValueError(f"version is one of {', '.join(get_args(Version))}, not {version!r}")
+        raise ValueError(f"version must be one of {', '.join(get_args(Version))}, not {version!r}")
 
 
 def _rules(version: str) -> _Rules:

@@ -232,7 +232,7 @@ def test_events_are_those_of_a_job_or_a_client() -> None:
     """And of nothing else."""
 
     async def main() -> None:
-        with pytest.raises(TypeError, match="of a job or of a ComfyApi"):
+        with pytest.raises(TypeError, match="a job or a ComfyApi"):
             aio.events("x")  # type: ignore[call-overload]
 
     asyncio.run(main())

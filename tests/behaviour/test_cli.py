@@ -412,7 +412,7 @@ def test_what_a_server_cannot_do_is_one_line(tmp_path, monkeypatch):
         told = error_of(invoke("serve", "--port", server.port))
         assert f"cannot listen on 127.0.0.1:{server.port}: Address already in use" in told
     for options, words in (
-        (["--step-seconds", "inf"], "is no finite number"),
+        (["--step-seconds", "inf"], "is not a finite number"),
         (["--tls-certfile", broken], "no certificate and key in"),
         (["--tls-keyfile", broken], "give both"),
         (["--allowed-host", "a b"], "a host looks like 'comfy.example'"),

@@ -408,7 +408,7 @@ def test_lines_that_say_that_something_failed_have_no_error_behind_them(comfy_cl
     assert "checks" in report
 
 
-@pytest.mark.parametrize(("text", "words"), [("{", "no JSON"), ("[]", "no node definitions")])
+@pytest.mark.parametrize(("text", "words"), [("{", "not JSON"), ("[]", "not node definitions")])
 def test_a_file_that_has_no_node_definitions_is_status_2(comfy_client, text, words):
     """It is named."""
     (comfy_client.home / "nodes.json").write_text(text)

@@ -227,7 +227,7 @@ def test_a_sweep_that_ends_by_an_error_leaves_no_prompt_that_nobody_knows_of(
         queue = api.get_queue()
         assert not queue.pending
         if journal:
-            assert "runs on; the same command has its row" in ended.err
+            assert "keeps running; the same command will have its row" in ended.err
         else:
             assert "Cancelling prompt" in ended.err
             until(lambda: not api.get_queue().running)

@@ -354,7 +354,7 @@ def test_a_check_whose_time_is_over_opens_nothing_more() -> None:
     """Its thread may come back late, with a socket that nobody would close."""
     sockets = Sockets()
     sockets.cut(for_good=True)
-    with socket.socket() as late, pytest.raises(ServerUnreachable, match="the time was over"):
+    with socket.socket() as late, pytest.raises(ServerUnreachable, match="time ran out"):
         sockets.hold(late)
     assert late.fileno() == -1
 

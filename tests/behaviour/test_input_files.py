@@ -186,7 +186,7 @@ def test_what_is_no_single_file_says_what_to_set(fast: ComfyApi) -> None:
         (result, "<Result 1 image.* has several outputs; set one of them, such as result.image"),
         (result["SaveImage"], "has several outputs; set one of them"),
         (job, "<Job .* is a job; set one of its outputs, such as job.result\\(\\).image"),
-        (result.images, "goes into no list and no dict; set the file itself"),
+        (result.images, "cannot be inside a list or dict; set the file itself as an input"),
     ):
         with pytest.raises(WorkflowError, match=f"input 'image': .*{advice}"):
             loads(value)

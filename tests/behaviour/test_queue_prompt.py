@@ -188,7 +188,7 @@ def test_numbers_of_numpy_in_extra_data_are_numbers(comfy, api):
     ("extra", "kind", "words"),
     [
         ({"a": [0, 1, 2, Path("x")]}, TypeError, r"extra_data\['a'\]\[3\]: .*path on this machine"),
-        ({"a": {"b": {1, 2}}}, TypeError, r"extra_data\['a'\]\['b'\]: JSON cannot carry"),
+        ({"a": {"b": {1, 2}}}, TypeError, r"extra_data\['a'\]\['b'\]: JSON cannot represent"),
         ({"a": {"b": math.nan}}, ValueError, r"extra_data\['a'\]\['b'\]: nan"),
         ({"a": {"b": {5: Scalar(1)}}}, TypeError, r"extra_data\['a'\]\['b'\]: the key 5"),
         ({"a": [LOOP]}, TypeError, r"extra_data\['a'\]: nested too deeply"),

@@ -217,7 +217,7 @@ def test_a_path_that_cannot_be_written_is_told_at_once(path: Path, tmp_path: Pat
     path.write_text("evidence")
     (tmp_path / "link").symlink_to(path)
     for there in (path, tmp_path / "link", tmp_path):
-        with pytest.raises(FileExistsError, match="nothing is overwritten"):
+        with pytest.raises(FileExistsError, match="a recording needs a new file"):
             ComfyApi("http://127.0.0.1:1", record=there)
     assert path.read_text() == "evidence"
     missing = tmp_path / "no" / "run.jsonl"
@@ -285,7 +285,7 @@ def test_a_recording_of_its_full_length_ends(path: Path, caplog: pytest.LogCaptu
         recorder.frame(True, b'{"type": "status", "data": {"number": %d}}' % number)
     recorder.close()
     told = [r.getMessage() for r in caplog.records if "recording" in r.getMessage()]
-    assert told == [f"the recording {path} ends here: it is as long as a recording may be"]
+    assert told == [f"the recording {path} ends here: it has reached its maximum size"]
     assert len(rows(path)) > 2
     assert path.stat().st_size <= 1500
 

@@ -105,7 +105,7 @@ def test_what_is_shown_while_a_server_starts_is_waited_for(comfy: ComfyServer, a
 def test_at_the_end_the_error_is_what_the_server_said_last(
     comfy: ComfyServer, caplog: pytest.LogCaptureFixture, answer: Any
 ) -> None:
-    """A request that was cut short, since the time was over, says less."""
+    """A request that was cut short, since time ran out, says less."""
     hangs, over = threading.Event(), threading.Event()
 
     def starting(_: Request) -> Any:

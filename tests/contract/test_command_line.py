@@ -151,9 +151,9 @@ def test_run_uploads_the_files_of_inputs(comfy_client, tmp_path):
         (["--set", "KSamplr.steps=3"], "nearest: 'KSampler'"),
         (["--set", "KSampler.steps=few"], "takes INT, not 'few'"),
         (["--set", "KSampler.sampler_name=eular"], "nearest: euler"),
-        (["--set", "KSampler.steps"], "it is NAME=VALUE"),
-        (["--input", "KSampler=x.png"], "has none for files"),
-        (["--seed", "-1"], "a number from 0 on, or random"),
+        (["--set", "KSampler.steps"], "write NAME=VALUE"),
+        (["--input", "KSampler=x.png"], "has no input for files"),
+        (["--seed", "-1"], "random, or a number from 0 on"),
         (["--out", "{sed}.png"], "{sed} is none of"),
     ],
 )

@@ -845,11 +845,11 @@ def test_what_hangs_on_a_node_that_is_not_there_is_left_out(
     graph["97"] = {"class_type": class_type, "inputs": inputs}
     save = {"filename_prefix": "left out", "images": ["97", 0]}
     graph["98"] = {"class_type": "SaveImage", "inputs": save}
-    with pytest.raises(WorkflowError, match="links to node '99', which is not there"):
+    with pytest.raises(WorkflowError, match="links to node '99', which does not exist"):
         here.api.submit(graph, strict=True)
     result = here.api.run(graph, timeout=60)
     assert set(result.nodes) == {"4", "5"}
-    assert "links to node '99', which is not there" in caplog.text
+    assert "links to node '99', which does not exist" in caplog.text
     receipt = here.api.append_prompt(graph)
     assert ended(here, receipt.prompt_id).succeeded
     for errors in (result.node_errors, receipt.node_errors):

@@ -314,7 +314,7 @@ def test_a_job_ends_and_the_client_works_whatever_events_say(
 def _each(
     play_one: Callable[[int], object], seeds: Iterator[int], end: float, wrong: list[str]
 ) -> int:
-    """How many seeds were played until the time was over; those that went wrong are kept."""
+    """How many seeds were played until time ran out; those that went wrong are kept."""
     for count, seed in enumerate(seeds):
         if time.monotonic() > end:
             return count

@@ -226,7 +226,7 @@ def test_a_place_of_any_type_in_a_receipt_is_none(number: Any) -> None:
 
 @pytest.mark.parametrize("value", [HUGE, -HUGE, 1e400, 10**308, "x", {}], ids=brief)
 def test_a_step_of_any_size_leaves_the_wait_to_its_time(value: Any) -> None:
-    """What is no finite number is None."""
+    """What is not a finite number is None."""
 
     def send(conn: socket.socket, server: Comfy) -> None:
         conn.sendall(status())

@@ -79,7 +79,7 @@ def test_a_server_can_be_started_again():
     """It begins anew; twice at once is an error, as is to ask where it is when it is not."""
     server = ComfyServer()
     for ask_for in (lambda: server.url, lambda: server.root, lambda: server.port):
-        with pytest.raises(RuntimeError, match="does not run"):
+        with pytest.raises(RuntimeError, match="is not running"):
             ask_for()
     with server:
         root = server.root

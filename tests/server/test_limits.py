@@ -236,29 +236,37 @@ WRONG = [
         ({"prefix": prefix}, ValueError, "a prefix looks like '/comfy', not ")
         for prefix in ("/a b", "/\u00fc", "/a%20b", "/a//b", "/{x}", "/{", "/a?b", "/a#b", "/a/..")
     ),
-    ({"prefix": None}, TypeError, "prefix is a text, not None"),
-    ({"host": 127}, TypeError, "host is a text, not 127"),
-    ({"host": ""}, ValueError, "host is a name or an address to listen on, not ''"),
-    ({"host": "\u00fc" * 70}, ValueError, "host is a name or an address to listen on, not '\u00fc"),
-    ({"host": "a\0"}, ValueError, "host is a name or an address to listen on, not "),
-    ({"port": -1}, ValueError, "port is from 0 to 65535, not -1"),
-    ({"port": 65536}, ValueError, "port is from 0 to 65535, not 65536"),
-    ({"port": "80"}, TypeError, "port is a whole number, not '80'"),
-    ({"port": True}, TypeError, "port is a whole number, not True"),
-    ({"max_upload_size": -1}, ValueError, "max_upload_size is 0 or more, not -1"),
-    ({"max_upload_size": 1.5}, TypeError, "max_upload_size is a whole number, not 1.5"),
-    ({"step_seconds": -0.1}, ValueError, "step_seconds is 0 or more, not -0.1"),
-    ({"step_seconds": float("nan")}, ValueError, "step_seconds is 0 or more, not nan"),
-    ({"step_seconds": float("inf")}, ValueError, "step_seconds is finite, not inf"),
+    ({"prefix": None}, TypeError, "prefix must be a string, not None"),
+    ({"host": 127}, TypeError, "host must be a string, not 127"),
+    ({"host": ""}, ValueError, "host must be a name or an address to listen on, not ''"),
+    (
+        {"host": "\u00fc" * 70},
+        ValueError,
+        "host must be a name or an address to listen on, not '\u00fc",
+    ),
+    ({"host": "a\0"}, ValueError, "host must be a name or an address to listen on, not "),
+    ({"port": -1}, ValueError, "port must be from 0 to 65535, not -1"),
+    ({"port": 65536}, ValueError, "port must be from 0 to 65535, not 65536"),
+    ({"port": "80"}, TypeError, "port must be a whole number, not '80'"),
+    ({"port": True}, TypeError, "port must be a whole number, not True"),
+    ({"max_upload_size": -1}, ValueError, "max_upload_size must be 0 or more, not -1"),
+    ({"max_upload_size": 1.5}, TypeError, "max_upload_size must be a whole number, not 1.5"),
+    ({"step_seconds": -0.1}, ValueError, "step_seconds must be 0 or more, not -0.1"),
+    ({"step_seconds": float("nan")}, ValueError, "step_seconds must be 0 or more, not nan"),
+    ({"step_seconds": float("inf")}, ValueError, "step_seconds must be finite, not inf"),
     ({"step_seconds": "fast"}, TypeError, "step_seconds is a number, not 'fast'"),
-    ({"version": "0.1"}, ValueError, "version is one of 0.3.75, 0.8, new, not '0.1'"),
-    ({"version": None}, ValueError, "version is one of 0.3.75, 0.8, new, not None"),
-    ({"tls": "cert.pem"}, TypeError, "tls is an SSL context, or the paths of certificate and key"),
-    ({"tls": (None, None)}, TypeError, "tls is an SSL context, or the paths of"),
-    ({"tls": ("a", "b", "c")}, TypeError, "tls is an SSL context, or the paths of"),
-    ({"credentials": 5}, TypeError, "credentials are a pair of user and password, or the text"),
-    ({"credentials": ("u",)}, TypeError, "credentials are a pair of user and password"),
-    ({"credentials": ("u", 5)}, TypeError, "credentials are a pair of user and password"),
+    ({"version": "0.1"}, ValueError, "version must be one of 0.3.75, 0.8, new, not '0.1'"),
+    ({"version": None}, ValueError, "version must be one of 0.3.75, 0.8, new, not None"),
+    (
+        {"tls": "cert.pem"},
+        TypeError,
+        "tls must be an SSL context, or the paths of certificate and key",
+    ),
+    ({"tls": (None, None)}, TypeError, "tls must be an SSL context, or the paths of"),
+    ({"tls": ("a", "b", "c")}, TypeError, "tls must be an SSL context, or the paths of"),
+    ({"credentials": 5}, TypeError, "credentials must be a pair of user and password, or a token"),
+    ({"credentials": ("u",)}, TypeError, "credentials must be a pair of user and password"),
+    ({"credentials": ("u", 5)}, TypeError, "credentials must be a pair of user and password"),
 ]
 
 
@@ -273,7 +281,7 @@ def test_a_wrong_argument_is_one_clear_error(options, error, words):
 def test_a_server_that_could_not_be_made_can_be_shown():
     """As in a traceback, which has the object half made."""
     server = ComfyServer.__new__(ComfyServer)
-    with pytest.raises(ValueError, match="version is one of"):
+    with pytest.raises(ValueError, match="version must be one of"):
         server.__init__(version="x")  # type: ignore[misc]
     assert repr(server) == "<ComfyServer stopped>"
 
@@ -303,7 +311,7 @@ def test_a_context_of_ones_own_is_taken_as_it_is():
 )
 def test_a_node_that_is_no_class_is_one_clear_error(server, cls, name):
     """Or one whose name is no text."""
-    with pytest.raises(TypeError, match="a node is a class, and its name a text"):
+    with pytest.raises(TypeError, match="a node must be a class, and its name a string"):
         server.add_node(cls, name)
 
 

@@ -735,9 +735,9 @@ def test_a_node_that_no_output_needs_may_be_anything(api):
 def test_a_class_that_is_no_node_is_refused_in_words():
     """When it is added, and before the server runs, too."""
     server = ComfyServer()
-    with pytest.raises(TypeError, match=r"Empty is no node class: .*INPUT_TYPES"):
+    with pytest.raises(TypeError, match=r"Empty is not a node class: .*INPUT_TYPES"):
         server.add_node(type("Empty", (), {}))
-    with pytest.raises(TypeError, match=r"Odd is no node class: .*walk"):
+    with pytest.raises(TypeError, match=r"Odd is not a node class: .*walk"):
         server.add_node(type("Odd", (Base,), {"FUNCTION": "walk"}))
     server.add_node(type("Fine", (Base,), {}), "Another name")
     with server, ComfyApi(server.url) as api:

@@ -578,12 +578,12 @@ def test_an_answer_of_a_transcript_that_is_cut_is_not_made_up() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "line 1: no JSON"),
-        ("hello", "line 1: no JSON"),
-        ("[" * 100_000, "line 1: no JSON"),
-        ('{"t": 0, "kind": "note", "text": "x"}\n[1, 2]\n', "line 2: no line of a recording"),
-        ('{"t": 0, "kind": "nothing"}\n', "line 1: no line of a recording"),
-        ('{"kind": "note", "text": "x"}\n', "line 1: no line of a recording"),
+        ("", "line 1: not JSON"),
+        ("hello", "line 1: not JSON"),
+        ("[" * 100_000, "line 1: not JSON"),
+        ('{"t": 0, "kind": "note", "text": "x"}\n[1, 2]\n', "line 2: not a line of a recording"),
+        ('{"t": 0, "kind": "nothing"}\n', "line 1: not a line of a recording"),
+        ('{"kind": "note", "text": "x"}\n', "line 1: not a line of a recording"),
         ('{"t": 0, "kind": "json", "msg": {}}\n', "line 1: a line of kind 'json' without"),
         (
             '{"t": 0, "kind": "http", "method": "GET", "path": "/", "status": "x"}\n',
@@ -594,7 +594,7 @@ def test_an_answer_of_a_transcript_that_is_cut_is_not_made_up() -> None:
         ('{"t": 0, "kind": "note", "text": "x", "format": 99}\n', "newer than this"),
         (
             '{"t": 0, "kind": "binary", "ch": "ws1", "len": 1, "head_b64": "?"}\n',
-            "line 1: a 'head_b64' that is no base64",
+            "line 1: a 'head_b64' that is not base64",
         ),
     ],
 )

@@ -251,10 +251,10 @@ def _provoke(server: ComfyServer) -> None:
 @pytest.mark.parametrize(
     ("result", "words"),
     [
-        ("junk", r"an answer is \(status, headers, body\), not 'junk'"),
-        ((200, {}), r"an answer is \(status, headers, body\)"),
-        ((99, {}, None), "status is 100 to 999, not 99"),
-        ((200, {"A": "b\r\nC: d"}, None), "a header is a name and a text of one line"),
+        ("junk", r"an answer must be \(status, headers, body\), not 'junk'"),
+        ((200, {}), r"an answer must be \(status, headers, body\)"),
+        ((99, {}, None), "status must be 100 to 999, not 99"),
+        ((200, {"A": "b\r\nC: d"}, None), "a header is a name and a string of one line"),
         ((200, {}, object()), "not JSON serializable"),
         ((200, {}, "\ud800"), "surrogates not allowed"),
     ],
@@ -431,7 +431,7 @@ def test_a_script_that_fails_is_raised_at_the_end() -> None:
     """And what is no step is a ValueError at once."""
     with pytest.raises(ZeroDivisionError), ComfyServer() as server:
         _fail_with(server, lambda _: 1 / 0)
-    with ComfyServer() as other, pytest.raises(ValueError, match="no step of a script: 5"):
+    with ComfyServer() as other, pytest.raises(ValueError, match="not a step of a script: 5"):
         other.script(5)  # type: ignore[arg-type]
 
 

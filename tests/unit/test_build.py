@@ -78,7 +78,7 @@ def test_the_order_of_the_workflow_can_be_given() -> None:
     assert [node.id for node in g.workflow(order=["a", "b"])] == ["a", "b"]
     with pytest.raises(WorkflowError, match="each node of the graph once: 'c'"):
         g.workflow(order=["a", "b", "c"])
-    with pytest.raises(WorkflowError, match="one comes twice"):
+    with pytest.raises(WorkflowError, match="one is named twice"):
         g.workflow(order=["a", "b", "b"])
 
 
@@ -118,7 +118,7 @@ def test_a_class_is_addressed_by_its_name(name: Any) -> None:
     g = Graph(NEW)
     with pytest.raises(TypeError, match="not by"):
         g[name]
-    with pytest.raises(TypeError, match="is a str, not"):
+    with pytest.raises(TypeError, match="must be a str, not"):
         g.node(name)
     assert repr(g["KSampler"]) == "<node class 'KSampler'>"
 
@@ -172,7 +172,9 @@ def test_what_has_no_outputs_is_no_link() -> None:
 
 def test_an_output_of_another_graph_is_refused() -> None:
     g = Graph(NEW)
-    assert "is of another Graph" in str(refusal(g, "ImageInvert", image=Graph(NEW).EmptyImage()))
+    assert "belongs to another Graph" in str(
+        refusal(g, "ImageInvert", image=Graph(NEW).EmptyImage())
+    )
 
 
 # -- what is filled in --------------------------------------------------------------------
@@ -265,7 +267,7 @@ def test_an_unknown_input_has_its_nearest_names() -> None:
         ("PrimitiveBoolean", "value", 1, "input 'value' takes BOOLEAN, not 1"),
         ("PrimitiveString", "value", 1, "input 'value' takes STRING, not 1"),
         ("VAEDecode", "vae", "my.vae", "takes a link to an output of type VAE, not 'my.vae'"),
-        ("EmptyImage", "width", ["9", 0], "['9', 0] links to node '9', which is not there"),
+        ("EmptyImage", "width", ["9", 0], "['9', 0] links to node '9', which does not exist"),
         ("EmptyImage", "width", ["1", 3], "takes output 3 of node 1 (PrimitiveInt), which has"),
     ],
 )
@@ -373,7 +375,7 @@ def test_an_input_that_is_given_twice_is_refused() -> None:
 
 def test_a_name_that_is_no_string_is_refused() -> None:
     """JSON would make one of it."""
-    assert "input 5: the name is no string" in str(refusal(Graph(), "A", {5: 1}))
+    assert "input 5: the name is not a string" in str(refusal(Graph(), "A", {5: 1}))
 
 
 def test_outputs_go_into_a_list_or_a_dict_of_a_group_only() -> None:
@@ -499,7 +501,7 @@ def test_without_definitions_nothing_is_checked_and_nothing_filled_in() -> None:
     g = Graph()
     node = g.Anything(x=1, y=["9", 0])
     assert inputs_of(g.Other(z=node[3], w=node), g) == {"z": ["1", 3], "w": ["1", 0]}
-    with pytest.raises(WorkflowError, match="is not known without definitions"):
+    with pytest.raises(WorkflowError, match="is unknown without definitions"):
         list(node)
     with pytest.raises(WorkflowError, match="give each by its full name"):
         g.Other(z=[node, node])

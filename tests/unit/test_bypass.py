@@ -120,7 +120,7 @@ def test_the_definitions_of_the_nodes_concerned_are_asked_for() -> None:
 def test_without_the_definition_of_its_class_nothing_is_guessed() -> None:
     """And nothing has changed."""
     workflow = Workflow.load(lora_graph())
-    with pytest.raises(WorkflowError, match=r"LoraLoader.*no such class") as caught:
+    with pytest.raises(WorkflowError, match=r"LoraLoader.*definitions lack this class") as caught:
         workflow.bypass("LoraLoader", {"LoraLoader2": {}})
     assert caught.value.candidates == ("LoraLoader2",)
     assert workflow == Workflow.load(lora_graph())

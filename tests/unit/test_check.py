@@ -166,7 +166,7 @@ def test_a_missing_class_is_named_with_the_nearest_and_its_pack() -> None:
     assert (first.type, first.node_id, first.title) == ("missing_node_type", "3", "Sampler")
     assert first.candidates[0] == "KSampler"
     assert first.named_by_server
-    assert str(second).endswith("; it is of the node pack 'fancy-pack': install that")
+    assert str(second).endswith("; it belongs to the node pack 'fancy-pack': install it")
     assert not second.named_by_server
 
 
@@ -250,7 +250,7 @@ def test_names_that_json_cannot_carry_are_named() -> None:
 def test_inputs_that_are_no_object_are_named(inputs: Any) -> None:
     graph = txt2img(x={"class_type": "EmptyImage", "inputs": inputs})
     problem = next(one for one in checked(graph).errors if one.node_id == "x")
-    assert (problem.type, "inputs is no object" in problem.message) == ("malformed_node", True)
+    assert (problem.type, "inputs is not an object" in problem.message) == ("malformed_node", True)
 
 
 def test_a_missing_input_is_named_with_what_it_takes() -> None:
@@ -279,7 +279,7 @@ def test_a_link_to_what_is_not_there_is_named() -> None:
     graph["6"]["inputs"]["clip"] = ["4", 7]
     found = {(p.node_id, p.input): str(p) for p in checked(graph).errors}
     assert found.keys() == {("3", "model"), ("3", "steps"), ("6", "clip")}
-    assert "links to '99', which is not there" in found["3", "model"].replace("node ", "")
+    assert "links to '99', which does not exist" in found["3", "model"].replace("node ", "")
     assert "slot 7 of node 4 'Checkpoint'" in found["6", "clip"]
     assert "its outputs are: 'MODEL', 'CLIP', 'VAE'" in found["6", "clip"]
 
@@ -383,9 +383,9 @@ def test_a_deprecated_class_is_a_warning() -> None:
 @pytest.mark.parametrize(
     ("graph", "words"),
     [
-        ({"1": None}, "node 1: the node is no object: None"),
+        ({"1": None}, "node 1: the node is not an object: None"),
         ({"1": {"class_type": "PreviewImage"}}, "the node has no inputs"),
-        ({"1": {"class_type": "PreviewImage", "inputs": 5}}, "inputs is no object: 5"),
+        ({"1": {"class_type": "PreviewImage", "inputs": 5}}, "inputs is not an object: 5"),
         ({"1": {"inputs": {}}}, "node 1: the node has no class_type"),
         ({"1": {"class_type": [], "inputs": {}}}, "node 1: the node has no class_type"),
         ({1: {"class_type": "PreviewImage", "inputs": {}}}, "the node id 1 is not a string"),
@@ -583,7 +583,7 @@ def test_a_class_that_newer_servers_replace_is_a_warning() -> None:
     assert (replaced.type, replaced.node_id) == ("node_replaced", "2")
     assert "'ResizeImageMaskNode'" in replaced.message
     assert (deprecated.type, deprecated.node_id) == ("node_deprecated", "3")
-    assert deprecated.hint == "'BatchImagesNode' is there in its place"
+    assert deprecated.hint == "'BatchImagesNode' replaces it"
     assert [p.type for p in check(graph, definitions).problems] == ["node_deprecated"]
 
 

@@ -95,19 +95,19 @@ def test_a_text_becomes_what_the_definition_of_the_input_says(text, name, value)
         ("1.count=x", "1.count takes INT, not 'x'"),
         ("1.count=1.5", "takes INT"),
         ("1.part=x", "takes FLOAT"),
-        ("1.flag=perhaps", "is true or false"),
+        ("1.flag=perhaps", "must be true or false"),
         ("1.old=z", "there is 'a', 'b', '3'"),
         ("1.new=yy", "nearest: y"),
         ("1.cuont=1", "nearest: 'count'"),
         ("Knwon.count=1", "nearest: 'Known'"),
-        ("count", "it is NAME=VALUE"),
+        ("count", "write NAME=VALUE"),
         ("1.link=x", "is linked to"),
         ("1.count=1_0", "takes INT"),
         ("1.count=٣", "takes INT"),
         ("1.part=1_0.5", "takes FLOAT"),
         ("1.part=nan", "takes FLOAT"),
         ("1.either=1_0", "takes FLOAT"),
-        ("=7", "it is NAME=VALUE"),
+        ("=7", "write NAME=VALUE"),
     ],
 )
 def test_what_does_not_fit_is_a_mistake_that_says_what_would(text, words):
@@ -134,7 +134,7 @@ def test_a_file_is_for_the_input_that_takes_files(tmp_path):
         Types(found, DEFINITIONS).attach([text])
         assert isinstance(found.nodes["1"].inputs["image"], Upload)
     for texts, words in (
-        (["2=a.png"], "none for files"),
+        (["2=a.png"], "no input for files"),
         (["1=missing.png"], "missing.png"),
         ([f"1={tmp_path}"], "upload a folder"),
         ([f"1={tmp_path}/a.png", f"1.image={tmp_path}/a.png"], "given twice"),
@@ -181,7 +181,7 @@ def test_the_values_of_an_axis_stand_between_commas(text, values):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("1.count=4..1", "no range from a number to a larger one"),
+        ("1.count=4..1", "not a range from a number to a larger one"),
         ("1.count=1..10000000", "more than 100,000 values"),
         ("1.count=٣..٤", "takes INT"),
         ("1.count=", "no values"),

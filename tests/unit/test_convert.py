@@ -163,7 +163,7 @@ def test_a_value_that_cannot_be_meant_is_said() -> None:
     """The page would send it; it is sent, and the warning says where."""
     file = ui(node(4, "Sampler", ("auto", "fixed", "good")))
     warning = only_warning(file)
-    assert str(warning).startswith("node 4 (Sampler), input 'seed': 'auto' is no INT")
+    assert str(warning).startswith("node 4 (Sampler), input 'seed': 'auto' is not of type INT")
     assert converted(file).graph["4"]["inputs"]["seed"] == "auto"
 
 
@@ -411,9 +411,9 @@ REFUSED = {
     "5000 levels": (nested(5000, 1), "or 100 levels"),
     "an object in itself": (itself(), "contains itself"),
     "nested too deeply": (ui(node(1, "Source", deep(5000))), "nested too deeply"),
-    "nodes are no objects": (ui(7), "no list of objects"),  # type: ignore[arg-type]
+    "nodes are no objects": (ui(7), "not a list of objects"),  # type: ignore[arg-type]
     "a node without a type": (ui({"id": 1}), "node 1 of the workflow has no type"),
-    "a link that is none": ({**ui(), "links": [[1, 2]]}, "this is no link"),
+    "a link that is none": ({**ui(), "links": [[1, 2]]}, "this is not a link"),
     "60000 nodes": (ui(*({"id": i, "type": "Source"} for i in range(60_000))), "50000 nodes"),
     "10000 inputs": (ui(node(1, "Source", (), dict.fromkeys(map(str, range(10_000)), 1))), "5000"),
 }
@@ -434,7 +434,7 @@ def test_a_definition_that_asks_for_endless_inputs_is_refused() -> None:
     """A server's definitions are not trusted either."""
     template = {"input": {"required": {"i": ["IMAGE"]}}, "min": 10**9, "max": 10**9, "prefix": "p"}
     known = {"Grow": spec(g=["COMFY_AUTOGROW_V3", {"template": template}])}
-    with pytest.raises(WorkflowError, match="more inputs than any node has"):
+    with pytest.raises(WorkflowError, match="too many inputs"):
         convert(ui(node(1, "Grow")), known)
 
 
@@ -756,8 +756,8 @@ def test_links_are_read_as_old_and_new_files_have_them() -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        ({"links": {"1": []}}, "links is no list"),
-        ({"links": [[1, None, 0, 2, 0]]}, "this is no link"),
+        ({"links": {"1": []}}, "links is not a list"),
+        ({"links": [[1, None, 0, 2, 0]]}, "this is not a link"),
         ({"nodes": [{"id": 1.5, "type": "A"}]}, "a node has no id"),
         ({"definitions": {"subgraphs": [{"id": "", "nodes": []}]}}, "has no id"),
     ],

@@ -121,8 +121,8 @@ def test_a_server_that_answers_500_in_text_names_no_class() -> None:
 @pytest.mark.parametrize(
     ("pack", "hint"),
     [
-        ({"cnr_id": "fancy-pack"}, "it is of the node pack 'fancy-pack': install that"),
-        ({"aux_id": "me/fancy"}, "it is of the node pack 'me/fancy': install that"),
+        ({"cnr_id": "fancy-pack"}, "it belongs to the node pack 'fancy-pack': install it"),
+        ({"aux_id": "me/fancy"}, "it belongs to the node pack 'me/fancy': install it"),
         ({"cnr_id": "comfy-core"}, "it is one of ComfyUI's own: another version has it"),
     ],
 )
@@ -324,7 +324,7 @@ def test_other_refusals_have_no_unknown_class() -> None:
             "bad_link",
             [
                 (
-                    "node 3 'Save' (SaveImage): images = ['1', 0, 0] is no link, which is "
+                    "node 3 'Save' (SaveImage): images = ['1', 0, 0] is not a link: "
                     '[node id, slot]; a literal list is sent as {"__value__": [...]}'
                 )
             ],
@@ -350,17 +350,17 @@ def test_other_refusals_have_no_unknown_class() -> None:
         ),
         (
             "dangling",
-            ["node 3 'Save' (SaveImage): input 'images' links to node '99', which is not there"],
+            ["node 3 'Save' (SaveImage): input 'images' links to node '99', which does not exist"],
         ),
         (
             "dangling_inner",
-            ["node 2 'Scale' (ImageScale): input 'image' links to node '99', which is not there"],
+            ["node 2 'Scale' (ImageScale): input 'image' links to node '99', which does not exist"],
         ),
         (
             "slot_out_of_range",
             [
                 (
-                    "node 3 'Save' (SaveImage): a link asks for an output slot that is not there "
+                    "node 3 'Save' (SaveImage): a link asks for an output slot that does not exist "
                     "(images: slot 5 of node 1 'Canvas' (EmptyImage))"
                 )
             ],

@@ -107,7 +107,7 @@ def test_the_code_reads_well() -> None:
     assert code == (
         "from comfy_client import Graph\n"
         "\n"
-        "g = Graph()  # Graph(api) also checks each node, by what the server has\n"
+        "g = Graph()  # Graph(api) also checks each node against the server's definitions\n"
         "\n"
         'checkpoint_loader_simple = g.CheckpointLoaderSimple(ckpt_name="tiny.ckpt", _id="4")\n'
         "positive_prompt = g.CLIPTextEncode(\n"

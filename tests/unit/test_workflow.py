@@ -181,10 +181,10 @@ def test_what_is_no_text_at_all_says_so() -> None:
         ({"3": {"inputs": {}}}, "node 3 has no class_type"),
         ({"3": {"class_type": "", "inputs": {}}}, "node 3 has no class_type"),
         ({"3": {"class_type": 5, "_meta": {"title": "T"}}}, "node 3 'T' has no class_type"),
-        ({"3": {"class_type": "A", "inputs": []}}, r"node 3 \(A\): inputs is no object: \[\]"),
-        ({"3": {"class_type": "A", "inputs": None}}, "inputs is no object: None"),
-        ({"3": ["A"]}, r"node '3' is no object: \['A'\]"),
-        ({"3": {"class_type": "A"}, "version": 0.4}, "node 'version' is no object: 0.4"),
+        ({"3": {"class_type": "A", "inputs": []}}, r"node 3 \(A\): inputs is not an object: \[\]"),
+        ({"3": {"class_type": "A", "inputs": None}}, "inputs is not an object: None"),
+        ({"3": ["A"]}, r"node '3' is not an object: \['A'\]"),
+        ({"3": {"class_type": "A"}, "version": 0.4}, "node 'version' is not an object: 0.4"),
         ({3: {"class_type": "A"}, "3": {"class_type": "B"}}, "two nodes have the id '3'"),
         ({(1, 2): {"class_type": "A"}}, "is not a string"),
         ({True: {"class_type": "A"}}, "is not a string"),
@@ -391,7 +391,7 @@ def test_an_input_is_linked_to_an_output(wf: Workflow) -> None:
 @pytest.mark.parametrize(
     ("link", "says"),
     [
-        (["99", 0], "links to node '99', which is not there"),
+        (["99", 0], "links to node '99', which does not exist"),
         ([512, 512], '"__value__"'),
         (["3", 0], "links the node to itself"),
         (["4", -1], "slot below 0"),
@@ -413,7 +413,7 @@ def test_a_node_is_not_a_link() -> None:
 
 def test_a_name_of_an_input_is_a_string(wf: Workflow) -> None:
     """Also with force."""
-    with pytest.raises(TypeError, match="is a str"):
+    with pytest.raises(TypeError, match="must be a str"):
         wf["3"].set(5, 1, force=True)  # type: ignore[arg-type]
 
 
@@ -553,7 +553,7 @@ def test_a_good_graph_is_returned_as_it_is(graph: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        (math.nan, "nan is not a number that JSON can carry"),
+        (math.nan, "nan is not a number that JSON can represent"),
         (-math.inf, "-inf is not"),
         ({"a": [1, math.nan]}, "nan is not"),
         (Scalar(math.nan), "nan is not"),
@@ -563,7 +563,7 @@ def test_a_good_graph_is_returned_as_it_is(graph: dict[str, Any]) -> None:
         (Scalar(1, shape=(1,)), "(Scalar)"),
         (Scalar(object()), "(Scalar)"),
         ({5: 1}, "the key 5 is not a string"),
-        (["99", 0], "['99', 0] links to node '99', which is not there"),
+        (["99", 0], "['99', 0] links to node '99', which does not exist"),
         ([99, 0], "links to node '99'"),
         (["3", 0], "links the node to itself"),
         (["4", -1], "slot below 0"),
@@ -581,7 +581,7 @@ def test_what_cannot_be_sent_is_refused_with_node_and_input(
 
 
 def forked(**more: Any) -> dict[str, Any]:
-    """One output that is whole, and one that hangs on node 99, which is not there."""
+    """One output that is whole, and one that hangs on node 99, which does not exist."""
     return {
         "1": {"class_type": "EmptyImage", "inputs": {}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}},
@@ -608,7 +608,7 @@ def test_what_hangs_on_a_missing_node_is_left_out() -> None:
     assert list(part) == ["1", "2"]
     assert {key: entry["dependent_outputs"] for key, entry in left_out.items()} == {"3": ["4", "5"]}
     told = explain_rejection({"node_errors": left_out}, graph)
-    assert told == "node 3 (ImageBlend): input 'b' links to node '99', which is not there"
+    assert told == "node 3 (ImageBlend): input 'b' links to node '99', which does not exist"
     del graph["2"]
     with pytest.raises(WorkflowError, match="links to node '99'"):
         check_parts(graph)

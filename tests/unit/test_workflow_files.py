@@ -123,7 +123,7 @@ def test_what_cannot_be_sent_is_told_when_it_is_set(
         workflow["1"]["image"] = tmp_path / "none.png"
     with pytest.raises(WorkflowError, match="'image': an array of the shape"):
         workflow["1"]["image"] = np.zeros((3, 8, 8))
-    with pytest.raises(WorkflowError, match="no name of a model"):
+    with pytest.raises(WorkflowError, match="not the name of a model"):
         workflow["1"]["ckpt_name"] = Path(__file__)
     with pytest.raises(WorkflowError, match="is linked"):
         workflow["2"]["images"] = PICTURE

@@ -57,12 +57,12 @@ def test_a_node_in_hand_ends_with_it_and_others_stay_the_same_objects() -> None:
     assert repr(save) == "<Node 9, removed>"
     with pytest.raises(WorkflowError, match="'9' was removed"):
         save["images"]
-    with pytest.raises(WorkflowError, match="no node of this workflow"):
+    with pytest.raises(WorkflowError, match="not a node of this workflow"):
         workflow.remove(save)
 
 
 @pytest.mark.parametrize("how", [Workflow.remove, Workflow.mute])
 def test_a_node_of_another_workflow_is_refused(how: Any) -> None:
     """Though it has the same id."""
-    with pytest.raises(WorkflowError, match="no node of this workflow"):
+    with pytest.raises(WorkflowError, match="not a node of this workflow"):
         how(Workflow.load(txt2img()), Workflow.load(txt2img())["9"])

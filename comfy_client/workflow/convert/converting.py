@@ -33,8 +33,8 @@ _LETTERS: Final = 10
 #: A property of a PrimitiveNode.
 _REPLACE: Final = "Run widget replace on values"
 _PROMPTS: Final = (
-    "the page would resolve choices {a|b} and comments in the prompts of this workflow; they are "
-    "sent as they are: load it with dynamic_prompts=seed, or call resolve_prompts()"
+    "the frontend would resolve choices {a|b} and comments in the prompts of this workflow; they "
+    "are sent unchanged: load it with dynamic_prompts=seed, or call resolve_prompts()"
 )
 
 

@@ -72,10 +72,10 @@ Found: TypeAlias = LinkedOutput | PromotedValue | DeadLink | None
 _Next: TypeAlias = tuple[Place, Slot, str | None]
 
 _IGNORED: Final = DeadLink(
-    "the page ignores the PrimitiveNode that feeds its subgraph: give the subgraph the value",
+    "the frontend ignores the PrimitiveNode that feeds its subgraph: give the subgraph the value",
     is_wrong=True,
 )
-_OPEN: Final = DeadLink("the subgraph before it has no link to this output")
+_OPEN: Final = DeadLink("nothing inside its subgraph is linked to this output")
 
 
 @define(eq=False)

@@ -61,7 +61,7 @@ def _open_graph(file: OpenFile, graph: OpenGraph, catalog: Catalog, budget: Inpu
 
 def _too_much(saved: SavedNode) -> WorkflowError:
     where = f"node {shorten(saved.id, 60)} ({shorten(saved.type, 60)})"
-    return WorkflowError(f"{where} has more inputs than any node has, or the workflow has in all")
+    return WorkflowError(f"{where} has too many inputs, or the whole workflow does")
 
 
 def _open_node(file: OpenFile, saved: SavedNode, catalog: Catalog, budget: InputBudget) -> OpenNode:

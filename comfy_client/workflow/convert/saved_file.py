@@ -136,7 +136,7 @@ def _check_version(data: Mapping[str, Any], where: str) -> None:
     major = version.partition(".")[0] if isinstance(version, str) else ""
     if (number(version) or 0) > 1 or (major.isdecimal() and int(major[:9]) > 1):
         raise WorkflowError(
-            f"{where} has version {brief(version)}, of an editor newer than this client knows; "
+            f"{where} has version {brief(version)}, of a frontend newer than this client knows; "
             "update comfy_client, or export it with Workflow > Export (API)"
         )
 
@@ -216,7 +216,7 @@ def _links(data: Any, where: str) -> dict[int, SavedLink]:
     if data is None:
         return links
     if not isinstance(data, list):
-        raise WorkflowError(f"{where}: links is no list: {brief(data)}")
+        raise WorkflowError(f"{where}: links is not a list: {brief(data)}")
     for each in data:
         if each is None:
             continue  # old editors left them behind
@@ -228,7 +228,7 @@ def _links(data: Any, where: str) -> dict[int, SavedLink]:
         number_, slot, target_slot = _number(found[0]), _number(found[2]), _number(found[4])
         source, target = _id(found[1]), _id(found[3])
         if None in (number_, slot, target_slot, source, target):
-            raise WorkflowError(f"{where}: this is no link: {brief(each)}")
+            raise WorkflowError(f"{where}: this is not a link: {brief(each)}")
         link = SavedLink(number_ or 0, source or "", slot or 0, target or "", target_slot or 0)
         links.setdefault(link.id, link)
     return links
@@ -250,7 +250,7 @@ def _objects(value: Any, what: str) -> list[Mapping[str, Any]]:
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
-        raise WorkflowError(f"the {what} are no list of objects: {brief(value)}")
+        raise WorkflowError(f"the {what} are not a list of objects: {brief(value)}")
     return value
 
 

@@ -125,7 +125,7 @@ def check_node(
         text = "only its extension in the browser knows some of its widgets; they are left out"
         report.add("browser", text, place.id, node)
     for name in node.lost:
-        text = "the page loses this link when it opens the file, and sends the node without it"
+        text = "the frontend drops this link when it opens the file, and sends the node without it"
         report.add("link", text, place.id, node, name)
     _check_inputs(place, report)
 
@@ -166,11 +166,11 @@ def check_widgets(place: Place, sent: Mapping[str, Widget], report: Report) -> N
     node = place.node
     for name in node.by_name:
         if name in sent:
-            text = "the value in its position does not fit; the one by its name is taken"
+            text = "the value at its position does not fit; the one saved under its name is used"
             report.add("value", text, place.id, node, name)
     for name, widget in sent.items():
         if widget.hook:
-            report.add("browser", f"the page {widget.hook}", place.id, node, name)
+            report.add("browser", f"the frontend {widget.hook}", place.id, node, name)
         elif not is_of_type(widget, widget.value):
             given = "null" if widget.value is None else brief(widget.value)
             given = "its value" if is_secret_name(name) else given
@@ -178,7 +178,7 @@ def check_widgets(place: Place, sent: Mapping[str, Widget], report: Report) -> N
             why = (
                 f"{given} is not one of its options"
                 if is_option
-                else f"{given} is no {widget.kind}"
+                else f"{given} is not of type {widget.kind}"
             )
             text = f"{why}; the file may be for another version of the node"
             report.add("value", text, place.id, node, name)
@@ -187,7 +187,7 @@ def check_widgets(place: Place, sent: Mapping[str, Widget], report: Report) -> N
 def check_promoted(place: Place, slot: Slot, value: Any, report: Report) -> None:
     """Warn of a null that comes from an instance, for an input that takes none."""
     if value is None and slot.type in TAKES_NO_NULL:
-        text = f"null is no {slot.type}; its subgraph has no value for it"
+        text = f"null is not of type {slot.type}; its subgraph has no value for it"
         report.add("value", text, place.id, place.node, slot.name)
 
 
@@ -197,8 +197,8 @@ def _missing(place: Place, packs: Mapping[str, str]) -> str:
     pack = packs.get(node.type) or named.get("cnr_id") or named.get("aux_id")
     if node.type.startswith(("workflow>", "workflow/")):
         return (
-            "it is a group node, as of before subgraphs: open the file in the page, which makes a "
-            "subgraph of it, and save it"
+            "it is a group node, from before subgraphs: open the file in the frontend, which turns "
+            "it into a subgraph, and save it"
         )
     text = "the server has no such class"
     return text if pack is None else f"{text}; it belongs to the pack {brief(pack)}"

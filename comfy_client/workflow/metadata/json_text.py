@@ -30,7 +30,7 @@ def decoded(text: str | bytes | memoryview, where: str) -> Any:
         ) from None
     except UnicodeDecodeError:
         raise WorkflowError(
-            f"{where}: neither JSON nor a picture, video, audio or 3D file with a workflow in it"
+            f"{where}: neither JSON nor a picture, video, audio or 3D file that contains a workflow"
         ) from None
     except RecursionError:
         raise WorkflowError(f"{where}: nested too deeply") from None
