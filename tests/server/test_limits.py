@@ -254,7 +254,7 @@ WRONG = [
     ({"step_seconds": -0.1}, ValueError, "step_seconds must be 0 or more, not -0.1"),
     ({"step_seconds": float("nan")}, ValueError, "step_seconds must be 0 or more, not nan"),
     ({"step_seconds": float("inf")}, ValueError, "step_seconds must be finite, not inf"),
-    ({"step_seconds": "fast"}, TypeError, "step_seconds is a number, not 'fast'"),
+    ({"step_seconds": "fast"}, TypeError, "step_seconds must be a number, not 'fast'"),
     ({"version": "0.1"}, ValueError, "version must be one of 0.3.75, 0.8, new, not '0.1'"),
     ({"version": None}, ValueError, "version must be one of 0.3.75, 0.8, new, not None"),
     (
