@@ -12,8 +12,8 @@ from ..models import HistoryEntry, QueueItem
 from ..routes.prompts import EXTRA_DATA_KEY
 from ..values import is_shallow
 from ..workflow import Workflow
+from ..workflow.file_inputs import is_upload
 from ..workflow.seeds import NAMES, is_wanted
-from ..workflow.uploads import is_upload
 from .grid import canonical
 
 

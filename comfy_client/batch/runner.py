@@ -13,8 +13,8 @@ from ..jobs.running import Running
 from ..jobs.submit import attach
 from ..transport.deadline import Deadline
 from ..workflow import Workflow
+from ..workflow.file_inputs import files_in
 from ..workflow.seeds import wants_seeds
-from ..workflow.uploads import files_in
 from .map import ClientWindow
 from .outage import went_away
 from .recovery import Recovery, Sought

@@ -10,7 +10,7 @@ from ..errors import NotFound
 from ..nearest import nearest
 from .exits import Mistake, message_of
 from .printing import emit, examples, say, table
-from .server_options import Given, of_server
+from .server_options import ServerOptions, of_server
 
 if TYPE_CHECKING:
     from ..models import NodeDef
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command(epilog=examples("comfy-client models", "comfy-client models loras"))
 @click.argument("folder", metavar="[FOLDER]", required=False)
 @of_server
-def models(given: Given, folder: str | None) -> None:
+def models(given: ServerOptions, folder: str | None) -> None:
     """List the kinds of models, or the files of one kind."""
     with given.client() as api:
         if folder is None:
@@ -56,7 +56,7 @@ def _files(get_models: Any, folder: str, get_folders: Any) -> list[str]:
 @click.argument("name", metavar="[CLASS]", required=False)
 @click.option("--search", metavar="TEXT", help="Only classes with this in name, title or category.")
 @of_server
-def nodes(given: Given, name: str | None, search: str | None) -> None:
+def nodes(given: ServerOptions, name: str | None, search: str | None) -> None:
     """List the node classes, or show the inputs and outputs of one."""
     with given.client() as api:
         if name is not None:
@@ -160,7 +160,7 @@ def _type(spec: dict[str, Any]) -> str:
 @click.option("--subfolder", default="", metavar="NAME", help="A subfolder of the input folder.")
 @click.option("--overwrite", is_flag=True, help="Replace a file of the same name.")
 @of_server
-def upload(given: Given, files: tuple[str, ...], subfolder: str, overwrite: bool) -> None:
+def upload(given: ServerOptions, files: tuple[str, ...], subfolder: str, overwrite: bool) -> None:
     """Send files, and print the names that loaders take."""
     from pathlib import Path
 

@@ -19,7 +19,7 @@ class Decorator(Protocol):
 
 
 class Finite(click.FloatRange):
-    """A number in a range: neither ``nan``, which is in all of them, nor ``inf``."""
+    """A finite number in a range; ``click.FloatRange`` lets ``nan`` and ``inf`` through."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None

@@ -1,4 +1,4 @@
-"""``comfy-client demo``: a picture, and the Python that makes it."""
+"""``comfy-client demo``: make a picture, and show the Python code for it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .decorators import Finite
 from .exits import Mistake
 from .printing import examples, say
 from .results import wait_for
-from .run import submitted
-from .server_options import Given, of_server_or_embedded
+from .run import submit
+from .server_options import ServerOptions, of_server_or_embedded
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -66,7 +66,7 @@ _Inputs = dict[tuple[str, str], str | int]
 )
 @of_server_or_embedded
 def demo(
-    given: Given,
+    given: ServerOptions,
     prompt: str,
     seed: int | None,
     size: int,
@@ -126,7 +126,7 @@ def _connected(server: Target | None, stack: contextlib.ExitStack) -> ComfyApi:
 
 
 def _save(path: Path, content: bytes, preview: PreviewEvent | None) -> None:
-    """Write the picture and the last preview, and print where they are."""
+    """Write the picture and the last preview; print their paths."""
     from ..transport.decode import sniff
     from ..transport.local_files import write_atomically
 
@@ -158,12 +158,12 @@ def _checkpoint(api: ComfyApi, wanted: str | None) -> str:
 def _run(
     api: ComfyApi, workflow: Workflow, timeout: float | None
 ) -> tuple[Result, PreviewEvent | None]:
-    """Return the result and the last preview; cancel the prompt on a timeout or Ctrl-C."""
+    """Run the workflow; return the result and the last preview; cancel on a timeout or Ctrl-C."""
     before = api.poll_status().queue_remaining
     if before:
         say(f"prompts ahead in the queue: {before}")
     previews: deque[PreviewEvent] = deque(maxlen=1)
-    job = submitted(api, workflow, preview_method="auto")
+    job = submit(api, workflow, preview_method="auto")
     try:
         result = wait_for(job, timeout, quiet=False, is_ours=True, on_preview=previews.append)
     except JobTimeout:
@@ -173,7 +173,7 @@ def _run(
 
 
 def _code(inputs: _Inputs, server: Target | None) -> Iterator[str]:
-    """Python that does what the demo did, without any secret."""
+    """Yield lines of Python that do what the demo did, without any secret."""
     if server is None:
         yield "from comfy_client import ComfyApi, Workflow"
         yield "from comfy_client.testing import ComfyServer"

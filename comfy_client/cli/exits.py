@@ -1,4 +1,4 @@
-"""Exit statuses of commands, and their error messages, in words or as JSON."""
+"""Exit statuses of commands, and error messages as text or JSON."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class Exit(IntEnum):
 
 
 class Mistake(click.ClickException):
-    """The command line, or a file that it names, makes no sense."""
+    """A mistake in the command line or in a file that it names."""
 
     exit_code: ClassVar[int] = Exit.USAGE
 
 
 class Unsaved(click.ClickException):
-    """A prompt has run, and its files could not be saved."""
+    """A prompt has run, but its files could not be saved."""
 
     exit_code: ClassVar[int] = Exit.ERROR
 
@@ -62,8 +62,8 @@ class Unsaved(click.ClickException):
         self.hint = hint
 
 
-class LeftOn(JobTimeout):
-    """Time ran out for a prompt, and of several servers this one goes on with it."""
+class StillRunning(JobTimeout):
+    """A timeout of a prompt that keeps running on one of several servers."""
 
     server: str
 
@@ -72,8 +72,8 @@ class LeftOn(JobTimeout):
         self.server = server
 
 
-class Ended(click.ClickException):
-    """A command that has printed what there is to say ends with this status."""
+class SilentExit(click.ClickException):
+    """A silent exit with a status: the command has already printed everything."""
 
     def __init__(self, status: Exit) -> None:
         super().__init__("")
@@ -132,7 +132,7 @@ _IN_COMMANDS: Final = (
 
 
 def in_commands(text: str) -> str:
-    """Rephrase a message of the library for the command line."""
+    """Replace advice for Python in a message by advice for the command line."""
     for pattern, words in _IN_COMMANDS:
         text = re.sub(pattern, words, text)
     return text
@@ -140,7 +140,7 @@ def in_commands(text: str) -> str:
 
 def exit_of(error: BaseException) -> Exit:
     """Return the exit status for an error."""
-    if isinstance(error, Ended):
+    if isinstance(error, SilentExit):
         return error.status
     if isinstance(error, click.ClickException):
         return Exit(error.exit_code)
@@ -148,7 +148,7 @@ def exit_of(error: BaseException) -> Exit:
 
 
 def message_of(error: BaseException) -> str:
-    """Return the message of an error without control characters."""
+    """Return an error's message without control characters."""
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return "stopped by Ctrl-C, SIGTERM or SIGHUP"
     if isinstance(error, click.ClickException):
@@ -162,9 +162,9 @@ def message_of(error: BaseException) -> str:
 
 
 def hint_of(error: BaseException) -> str | None:
-    """Return a hint on what to do about an error, if there is one beyond its message."""
+    """Return advice that an error's message does not contain, or None."""
     if isinstance(error, JobTimeout):
-        where = f" --host {error.server}" if isinstance(error, LeftOn) else ""
+        where = f" --host {error.server}" if isinstance(error, StillRunning) else ""
         known = error.prompt_id
         return f"comfy-client job {known} --wait{where}; or comfy-client cancel {known}{where}"
     if isinstance(error, JobLost) and not error.retryable:
@@ -182,7 +182,7 @@ def hint_of(error: BaseException) -> str | None:
 
 
 def error_object(error: BaseException) -> dict[str, Any]:
-    """Return what ``--json`` prints of an error: ``code``, ``message``, ``hint``, ``exit``, ..."""
+    """Return an error as ``--json`` prints it: ``code``, ``message``, ``hint``, ``exit``, ..."""
     facts = error.to_dict() if isinstance(error, ComfyError) else {"code": _code_of(error)}
     ours = {"message": message_of(error), "hint": hint_of(error), "exit": int(exit_of(error))}
     return {**facts, **ours}
@@ -204,12 +204,12 @@ def _code_of(error: BaseException) -> str:
 
 
 def one_line(text: str) -> str:
-    """Put a text on one line without control characters."""
+    """Put a text on one line, with spaces for control characters."""
     return " ".join(harmless(text).split())
 
 
 def harmless(text: str) -> str:
-    """Replace control characters by spaces."""
+    """Replace control characters with spaces."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 

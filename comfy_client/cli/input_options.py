@@ -1,8 +1,7 @@
 """Conversion of ``--set``, ``--input``, ``--seed`` and ``--axis`` to values for nodes.
 
-Each text becomes what the definition of the input says: a number, true or false, one of the
-options, or the text itself.  An input without a definition takes the type of the value that the
-workflow has there.
+Each text becomes what the input's definition says: a number, a boolean, one of the choices, or the
+text itself.  An input without a definition keeps the type of its present value.
 """
 
 from __future__ import annotations
@@ -43,21 +42,21 @@ def split_at_equals(text: str, option: str) -> tuple[str, str]:
 
 
 @attrs.frozen
-class Types:
-    """The types of the inputs of a workflow, which the server is asked for when they are needed."""
+class InputTypes:
+    """Input types of a workflow; the server is asked for definitions only if they are needed."""
 
     workflow: Workflow
     definitions: Definitions
 
     def set(self, texts: Sequence[str]) -> None:
-        """Set inputs as ``--set`` says."""
+        """Set the inputs given by ``--set``."""
         given = [split_at_equals(text, "--set") for text in texts]
         with mistakes("--set"):
-            self.once([name for name, _ in given])
+            self.check_unique([name for name, _ in given])
             self.workflow.set({name: self._reader(name)(text) for name, text in given})
 
-    def once(self, names: Sequence[str]) -> None:
-        """Raise WorkflowError if two of these names mean the same input."""
+    def check_unique(self, names: Sequence[str]) -> None:
+        """Raise WorkflowError if two names mean the same input."""
         from ..workflow.address import input_named
 
         graph = self.workflow.to_dict()
@@ -70,7 +69,7 @@ class Types:
             seen[found] = name
 
     def _reader(self, name: str) -> Callable[[str], Any]:
-        """Return the function that converts a text to a value of the named input."""
+        """Return a function that converts a text to a value of the named input."""
         from ..workflow.address import input_named
 
         graph = self.workflow.to_dict()
@@ -85,7 +84,7 @@ class Types:
         return read
 
     def attach(self, texts: Sequence[str]) -> None:
-        """Put local files in as ``--input`` says; they are uploaded with the workflow."""
+        """Set inputs to the local files given by ``--input``; submission uploads them."""
         seen: set[tuple[str, str]] = set()
         for text in texts:
             name, path = split_at_equals(text, "--input")
@@ -97,7 +96,7 @@ class Types:
                 self.workflow[node].set(field, _file(path))
 
     def _file_input(self, name: str) -> tuple[str, str]:
-        """Return node and input for a file; a node alone means its only such input."""
+        """Return node and input for a file; a bare node stands for its only file input."""
         from ..workflow.address import input_named, nodes_named
 
         graph = self.workflow.to_dict()
@@ -141,7 +140,7 @@ def mistakes(what: str) -> Iterator[None]:
 
 
 def set_seeds(workflow: Workflow, seed: str | None) -> None:
-    """Set all seeds, as ``--seed`` says."""
+    """Set all seeds as ``--seed`` says."""
     if seed is None:
         return
     if seed == "random":
@@ -155,7 +154,7 @@ def set_seeds(workflow: Workflow, seed: str | None) -> None:
 
 
 def _set_all(workflow: Workflow, seed: int) -> bool:
-    """Return whether there was any; a linked one has its value elsewhere."""
+    """Set all seeds that are not linked; return whether there were any."""
     found = [
         (node, name)
         for name in ("seed", "noise_seed")
@@ -168,7 +167,7 @@ def _set_all(workflow: Workflow, seed: int) -> bool:
 
 
 def _typed(spec: InputSpec, name: str, text: str) -> Any:
-    """Convert a text to the type of an input's definition."""
+    """Convert a text to the type in an input's definition."""
     if spec.choices is not None:
         return _choice(spec, name, text)
     kinds = set(str(spec.kind).replace(" ", "").split(","))
@@ -184,7 +183,7 @@ def _typed(spec: InputSpec, name: str, text: str) -> Any:
 
 
 def _number(text: str, kinds: Collection[str]) -> int | float | None:
-    """Parse an INT or FLOAT as far as ``kinds`` allow it, else return None."""
+    """Parse an INT or FLOAT if ``kinds`` includes it; return None otherwise."""
     text = text.strip()
     with contextlib.suppress(ValueError):  # it has thousands of digits
         if "INT" in kinds and _INT.fullmatch(text):
@@ -195,7 +194,7 @@ def _number(text: str, kinds: Collection[str]) -> int | float | None:
 
 
 def _choice(spec: InputSpec, name: str, text: str) -> Any:
-    """Return the option of a combo with this text; a server may have more files than it lists."""
+    """Return the choice with this text; open choices accept any text."""
     from ..workflow.graph import listing
 
     choices = {str(choice): choice for choice in spec.choices or ()}
@@ -215,7 +214,7 @@ def _boolean(name: str, text: str) -> bool:
 
 
 def _like(old: object, name: str, text: str) -> Any:
-    """Convert a text to the type of the workflow's value."""
+    """Convert a text to the type of an input's present value."""
     if isinstance(old, bool):
         return _boolean(name, text)
     if isinstance(old, int | float):
@@ -233,7 +232,7 @@ def _file(path: str) -> Any:
 
 
 def _listed(text: str) -> list[str]:
-    """Split values at commas; double quotes protect a comma."""
+    """Split a list of values at commas, unless quoted, and expand ranges such as ``1..8``."""
     import csv  # for sweeps only
 
     found: list[str] = []

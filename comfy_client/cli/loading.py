@@ -1,4 +1,4 @@
-"""Workflows that commands are given: a file of any kind, or standard input."""
+"""Workflows from files or standard input, and node definitions read on demand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 from .decorators import Decorator
 from .exits import Mistake
 from .input_options import mistakes
-from .server_options import Given
+from .server_options import ServerOptions
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -32,12 +32,12 @@ definitions_option: Decorator = click.option(
 
 
 def content_of(source: str) -> str | bytes:
-    """Return the path of a workflow, or the content of standard input for ``-``."""
+    """Return the path of a workflow, or for ``-`` the content of standard input."""
     return sys.stdin.buffer.read() if source == "-" else source
 
 
 def load(source: str | bytes, definitions: Definitions | None, **options: Any) -> Workflow:
-    """Load a workflow in API or UI format, or of a picture; ``-`` reads standard input."""
+    """Load a workflow from a file in API or UI format, a picture, or ``-`` for standard input."""
     from ..workflow import Workflow
 
     given = content_of(source) if isinstance(source, str) else source
@@ -57,9 +57,9 @@ def read_definitions(path: Path) -> Mapping[str, Any]:
 
 
 class LazyServer:
-    """A server that is not asked before something is needed of it.
+    """A server that is first contacted when something is needed of it.
 
-    What is wrong with a file is said before it turns out that the server is away.
+    So mistakes in files are reported even if the server is away.
     """
 
     def __init__(self, client: Callable[[], ComfyApi]) -> None:
@@ -76,7 +76,7 @@ class LazyServer:
     def node_definitions(
         self, classes: Collection[str] | None = None, *, refresh: bool = False
     ) -> Mapping[str, Any]:
-        """Definitions by class."""
+        """Return definitions by class."""
         return self.client.node_definitions(classes, refresh=refresh)
 
     def get_node_replacements(self) -> Mapping[str, Any]:
@@ -89,9 +89,9 @@ class LazyServer:
 
 
 class LazyDefinitions(LazyServer):
-    """A server that is asked for definitions only if they are needed; or a file of them."""
+    """Node definitions from a file, or from a server that is first contacted for them."""
 
-    def __init__(self, given: Given, path: Path | None) -> None:
+    def __init__(self, given: ServerOptions, path: Path | None) -> None:
         self._known = None if path is None else read_definitions(path)
         self._stack = ExitStack()
         super().__init__(lambda: self._stack.enter_context(given.client()))
@@ -105,7 +105,7 @@ class LazyDefinitions(LazyServer):
     def node_definitions(
         self, classes: Collection[str] | None = None, *, refresh: bool = False
     ) -> Mapping[str, Any]:
-        """Definitions by class."""
+        """Return definitions by class."""
         if self._known is not None:
             return self._known
         return super().node_definitions(classes, refresh=refresh)

@@ -1,4 +1,4 @@
-"""The command line, ``comfy-client``: all its commands, and how they end; the extra ``[cli]``."""
+"""The group of all commands, ``comfy-client``, and how they end (extra ``[cli]``)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from . import (
 )
 from .exits import Exit, ending_as_by_ctrl_c
 from .printing import plain_logs, report
-from .server_options import Given, of_servers
+from .server_options import ServerOptions, of_servers
 
 _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
     "Run workflows": (run.run, sweep.sweep, workflow_commands.check, workflow_commands.convert),
@@ -66,7 +66,7 @@ Completion with the Tab key, in ~/.bashrc, ~/.zshrc, or the configuration of fis
 
 
 class Commands(click.Group):
-    """The group of all commands, which ends as :class:`Exit` says."""
+    """The group of all commands, which exits with a status of :class:`Exit`."""
 
     def main(  # type: ignore[override]  # click's returns differ by an argument
         self, args: Sequence[str] | None = None, *more: Any, **options: Any
@@ -93,7 +93,7 @@ class Commands(click.Group):
             return report(exc, "--json" in args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was chosen."""
+        """Run the chosen command."""
         with ending_as_by_ctrl_c(), plain_logs():
             try:
                 return super().invoke(ctx)
@@ -111,7 +111,7 @@ class Commands(click.Group):
 
 
 def _is_json(ctx: click.Context) -> bool:
-    return isinstance(ctx.obj, Given) and ctx.obj.json
+    return isinstance(ctx.obj, ServerOptions) and ctx.obj.json
 
 
 @click.group(
@@ -121,7 +121,7 @@ def _is_json(ctx: click.Context) -> bool:
 )
 @click.version_option(__version__)
 @of_servers
-def main(given: Given) -> None:
+def main(given: ServerOptions) -> None:
     """Run workflows on a ComfyUI server, and look after it.
 
     The options below may stand before the command or behind it.  Each command shows examples:

@@ -1,7 +1,7 @@
-"""The mark that tells this user's prompts from others: the id of this installation.
+"""The mark of prompts that this installation has submitted: its random id.
 
-It is a random number in a file of the user's, and says nothing about them; everybody who sees
-the queue can read it.
+The id is kept in a file of the user's and says nothing about them; everybody who sees the queue can
+read it.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ KEY: Final = "comfy_client_cli"
 
 
 def state_path() -> Path:
-    """Return the path of the file with the id."""
+    """Return the path of the file that holds the id."""
     base = os.environ.get("XDG_STATE_HOME")
     folder = Path(base) if base and Path(base).is_absolute() else Path.home() / ".local" / "state"
     return folder / "comfy-client" / "id"
 
 
 def mark() -> dict[str, Any]:
-    """Return the mark for ``extra_data``; make the id the first time."""
+    """Return the mark for ``extra_data``; the first call makes the id."""
     return {KEY: _known_id() or _new_id()}
 
 
 def is_mine() -> Mine:
-    """Return a predicate that tells whether ``extra_data`` has our mark."""
+    """Return a predicate that recognizes our mark in ``extra_data``."""
     mine = _known_id()
     return lambda extra_data: mine is not None and extra_data.get(KEY) == mine
 
@@ -44,7 +44,7 @@ def _known_id() -> str | None:
 
 
 def _new_id() -> str:
-    """Make an id and store it; if it cannot be stored, the prompt is not found again."""
+    """Make an id and store it; without a place to store it, the mark is new each time."""
     path, made = state_path(), str(uuid.uuid4())
     part = path.with_name(f"id.{made}")
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Several servers of one command, as a pool."""
+"""A pool of the servers that a command's options name."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import attrs
 
 from ..errors import JobTimeout
-from .exits import LeftOn, message_of
+from .exits import StillRunning, message_of
 from .printing import note
-from .results import cancel
-from .server_options import ANSWER_LIMIT, Given
+from .results import cancel_interrupted
+from .server_options import ANSWER_LIMIT, ServerOptions
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -29,7 +29,7 @@ _SLICE: Final = 0.5
 
 
 @contextlib.contextmanager
-def pool_of(given: Given, **options: Any) -> Iterator[Several]:
+def pool_of(given: ServerOptions, **options: Any) -> Iterator[Several]:
     """Context manager: make a pool of the servers that the options name."""
     from ..pool.pool import ComfyPool
 
@@ -44,7 +44,7 @@ def pool_of(given: Given, **options: Any) -> Iterator[Several]:
 
 @attrs.define
 class Several:
-    """The servers of a command, and what they know together."""
+    """The servers of a command as a pool."""
 
     pool: ComfyPool
     _ready: list[ComfyApi] | None = attrs.field(default=None, init=False)
@@ -71,17 +71,17 @@ class Several:
     def node_definitions(
         self, classes: Collection[str] | None = None, *, refresh: bool = False
     ) -> Mapping[str, Any]:
-        """Definitions by class, of those that any of them has; with the choices of all."""
+        """Return definitions of all classes, with the choices of all servers combined."""
         self.clients()  # all of them have their say
         return self.pool.node_definitions(classes, refresh=refresh)
 
     def open_image(self, info: str) -> BinaryIO:
-        """Open a file by its URL; raise ValueError if it is of none of the servers."""
+        """Open a file by its URL; raise ValueError for a URL of none of the servers."""
         return self.pool.open_image(info)
 
 
 def _ask(clients: Sequence[ComfyApi]) -> None:
-    """Return whether they are there: all at once, since one that is away takes its time."""
+    """Ask all servers at once for their status; note those that fail, raise if all do."""
     errors: dict[ComfyApi, Exception | None] = {}
 
     def ask(api: ComfyApi) -> None:
@@ -102,7 +102,7 @@ def _ask(clients: Sequence[ComfyApi]) -> None:
 
 
 def at_once(call: Callable[[ComfyApi], object], clients: Sequence[ComfyApi]) -> None:
-    """Make a call for each client at the same time, in threads that Ctrl-C does not wait for."""
+    """Call ``call`` with each client at the same time; Ctrl-C does not wait for the threads."""
     threads = [threading.Thread(target=call, args=(api,), daemon=True) for api in clients]
     for thread in threads:
         thread.start()
@@ -121,10 +121,10 @@ def submitted(
     timeout: float | None,
     **options: Any,
 ) -> Iterator[PooledJob]:
-    """Context manager: submit a workflow, and name its server on stderr at the end.
+    """Context manager: submit a workflow; on exit, name its server on stderr.
 
-    With ``detach``, a server has the prompt in its queue when the block begins; until then, Ctrl-C
-    cancels it.  A prompt that no server has when time runs out will not run.
+    With ``detach``, the block begins once a server has queued the prompt; until then, Ctrl-C
+    cancels it.  A prompt that no server has taken when time runs out is cancelled.
     """
     job: PooledJob | None = None
     is_over = False
@@ -135,7 +135,7 @@ def submitted(
                 _until_sent(job, timeout)
         except KeyboardInterrupt:
             if job is not None:
-                cancel(job)
+                cancel_interrupted(job)
             raise
         yield job
         is_over = True
@@ -145,7 +145,7 @@ def submitted(
             message = f"no server took the prompt in time, and it will not run; it was {why}"
             raise TimeoutError(message) from None
         if job is not None and job.server is not None:
-            raise LeftOn(exc, job.server) from None
+            raise StillRunning(exc, job.server) from None
         raise
     finally:
         if job is not None and job.server is not None and not (is_over and quiet):
@@ -153,7 +153,7 @@ def submitted(
 
 
 def _until_sent(job: PooledJob, timeout: float | None) -> None:
-    """Wait until a server has the prompt; raise if none will, or none does in time."""
+    """Wait until a server has queued the prompt; raise if that fails or takes too long."""
     from ..jobs.job import state_of
     from ..transport.deadline import Deadline
 

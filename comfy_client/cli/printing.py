@@ -14,8 +14,8 @@ from typing import Any
 import click
 
 from .exits import (
-    Ended,
     Exit,
+    SilentExit,
     error_object,
     exit_of,
     harmless,
@@ -27,7 +27,7 @@ from .exits import (
 
 
 def say(text: str) -> None:
-    """Print one line of a result, with control characters replaced by spaces."""
+    """Print one line of the output, with spaces for control characters."""
     click.echo(harmless(text).rstrip())
 
 
@@ -37,13 +37,13 @@ def note(text: str) -> None:
 
 
 def emit(found: Any) -> None:
-    """Print an object as a line of JSON, and flush it."""
+    """Print an object as a line of JSON, and flush stdout."""
     click.echo(json.dumps(found, default=str))
     sys.stdout.flush()
 
 
 def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
-    """Print rows as aligned columns; the width of the last column is not limited."""
+    """Print rows as aligned columns below a heading."""
     cells = [list(head), *([harmless(str(cell)) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
@@ -52,10 +52,10 @@ def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
 
 
 def report(error: BaseException, as_json: bool) -> Exit:
-    """Print what went wrong; return the exit status."""
-    if isinstance(error, Ended):  # all is said
+    """Print an error; return its exit status."""
+    if isinstance(error, SilentExit):  # all is said
         return error.status
-    if as_json and _has_emitted(error_object(error)):
+    if as_json and _try_to_emit(error_object(error)):
         return exit_of(error)
     if isinstance(error, click.UsageError):
         error.show()
@@ -67,8 +67,8 @@ def report(error: BaseException, as_json: bool) -> Exit:
     return exit_of(error)
 
 
-def _has_emitted(found: Any) -> bool:
-    """Print an object; return False if stdout does not take it, such as on a full disk."""
+def _try_to_emit(found: Any) -> bool:
+    """Print an object; return False if stdout cannot be written, as on a full disk."""
     try:
         emit(found)
     except BrokenPipeError:
@@ -99,7 +99,7 @@ def plain_logs() -> Iterator[None]:
 
 
 class _PlainLogs(logging.Handler):
-    """Without characters that a terminal obeys."""
+    """A log handler that prints lines on stderr without control characters."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -112,11 +112,11 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
         note(f"Warning: {message}")
 
 
-def ago(seconds: float | None) -> str:
-    """Format how long ago a time was: ``12 s``, ``3 min``, ``2 h``, ``4 d``; ``-``: unknown."""
-    if seconds is None:
+def ago(timestamp: float | None) -> str:
+    """Format the age of a Unix timestamp, such as ``12 s`` or ``3 min``; ``-`` for None."""
+    if timestamp is None:
         return "-"
-    passed = max(0.0, time.time() - seconds)
+    passed = max(0.0, time.time() - timestamp)
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if passed >= size:
             return f"{passed / size:.0f} {unit}"
@@ -124,7 +124,7 @@ def ago(seconds: float | None) -> str:
 
 
 def gib(size: int | None) -> str:
-    """Format bytes as ``7.9 GiB``; ``-``: unknown."""
+    """Format a number of bytes as ``7.9 GiB``; ``-`` for None."""
     return "-" if size is None else f"{size / 2**30:.1f} GiB"
 
 

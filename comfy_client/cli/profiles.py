@@ -1,4 +1,4 @@
-"""Named servers in a file of the user's: ``comfy-client/config.toml`` in the XDG place."""
+"""Profiles: named servers in the user's ``comfy-client/config.toml``."""
 
 from __future__ import annotations
 
@@ -61,12 +61,7 @@ class Config:
 
 
 def load_config() -> Config:
-    """Read the file, if there is one.
-
-    Raises:
-        Mistake: It is no TOML, says what it cannot, others may write it, or others may read the
-            secrets in it.
-    """
+    """Read the config file, if it exists."""
     path = config_path()
     try:
         with path.open("rb") as file:
@@ -86,7 +81,7 @@ def load_config() -> Config:
 
 
 def is_open_to_others(mode: int) -> bool:
-    """Return whether others may read or write a file of this mode, as far as the system tells."""
+    """Return whether a file mode lets other users read or write (POSIX only)."""
     return os.name == "posix" and bool(mode & (stat.S_IRWXG | stat.S_IRWXO))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from .decorators import Decorator
-from .exits import Ended, Exit, Mistake
+from .exits import Exit, Mistake, SilentExit
 from .mine import Mine, is_mine
 from .printing import ago, emit, examples, note, say, table
 from .results import (
@@ -19,7 +19,7 @@ from .results import (
     timeout_option,
     wait_for,
 )
-from .server_options import Given, of_server
+from .server_options import ServerOptions, of_server
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -41,7 +41,7 @@ id_argument: Decorator = click.argument("prompt_id", metavar="ID")
 
 @click.command(epilog=examples("comfy-client queue", "comfy-client queue --json | jq .prompt_id"))
 @of_server
-def queue(given: Given) -> None:
+def queue(given: ServerOptions) -> None:
     """List the prompts that run or wait.
 
     A star marks those that commands of this installation have submitted.
@@ -71,7 +71,7 @@ def queue(given: Given) -> None:
 
 
 def queue_objects(api: ComfyApi) -> list[dict[str, Any]]:
-    """Return the queue as ``--json`` prints it, in the order in which it runs."""
+    """Return the queue as ``--json`` prints it, in the order of execution."""
     found, mine = api.get_queue(), is_mine()
     items = [("running", item) for item in found.running]
     items += [("pending", item) for item in found.pending]
@@ -90,7 +90,7 @@ def queue_objects(api: ComfyApi) -> list[dict[str, Any]]:
 
 
 def _created(item: QueueItem) -> float | None:
-    """Return when a prompt was submitted, in seconds since 1970; older servers do not say."""
+    """Return the Unix time of submission; None from older servers."""
     from ..values import number
 
     created = number(item.extra_data.get("create_time"))
@@ -106,7 +106,7 @@ def _created(item: QueueItem) -> float | None:
     help="How many, the newest first.",
 )
 @of_server
-def history(given: Given, limit: int) -> None:
+def history(given: ServerOptions, limit: int) -> None:
     """List the prompts that have ended, the newest first."""
     with given.client() as api:
         entries = list(api.get_histories(limit).values())[::-1]
@@ -136,7 +136,7 @@ def history(given: Given, limit: int) -> None:
 
 def entry_object(api: ComfyApi, entry: HistoryEntry, mine: Mine) -> dict[str, Any]:
     """Return an ended prompt as ``--json`` prints it."""
-    result = result_of(api, entry)
+    result = result_from_history(api, entry)
     error = entry.execution_error
     return {
         "prompt_id": entry.prompt_id,
@@ -152,14 +152,14 @@ def entry_object(api: ComfyApi, entry: HistoryEntry, mine: Mine) -> dict[str, An
 
 
 def status_of_entry(entry: HistoryEntry) -> str:
-    """Return how a prompt ended, in the words of :attr:`Job.status`."""
+    """Return how a prompt ended, as :attr:`Job.status` calls it."""
     if entry.interrupted:
         return "interrupted"
     return "succeeded" if entry.succeeded else "failed"
 
 
-def result_of(api: ComfyApi, entry: HistoryEntry) -> Result:
-    """Return the result of a prompt from its history entry."""
+def result_from_history(api: ComfyApi, entry: HistoryEntry) -> Result:
+    """Build the result of a prompt from its history entry."""
     from ..jobs.result import make_result
 
     started, ended = entry.started, entry.ended
@@ -185,7 +185,12 @@ def result_of(api: ComfyApi, entry: HistoryEntry) -> Result:
 @quiet_option
 @of_server
 def job(
-    given: Given, prompt_id: str, wait: bool, out: str | None, timeout: float | None, quiet: bool
+    given: ServerOptions,
+    prompt_id: str,
+    wait: bool,
+    out: str | None,
+    timeout: float | None,
+    quiet: bool,
 ) -> None:
     """Say how a prompt is doing, or wait for it.
 
@@ -209,7 +214,7 @@ def job(
 
 
 def full_id(api: ComfyApi, text: str) -> str:
-    """Complete the id of a prompt of which only the beginning is given, if it is unambiguous."""
+    """Complete an abbreviated prompt id; return it unchanged if no known id begins with it."""
     if not text.strip():
         raise Mistake("the ID is empty")
     if len(text) >= _WHOLE:
@@ -227,7 +232,7 @@ def full_id(api: ComfyApi, text: str) -> str:
 
 
 def known_job(api: ComfyApi, text: str) -> Job:
-    """Return the job of a prompt that the server knows."""
+    """Return the job of a prompt; raise NotFound if the server does not know it."""
     one = api.job(full_id(api, text), must_exist=True)
     if one.status not in ("pending", "running"):
         one.exception(timeout=10.0)  # its record is there, and read in a moment
@@ -244,7 +249,7 @@ def known_job(api: ComfyApi, text: str) -> Job:
     help="All prompts in the queue that commands of this installation have submitted.",
 )
 @of_server
-def cancel(given: Given, prompt_ids: tuple[str, ...], all_mine: bool) -> None:
+def cancel(given: ServerOptions, prompt_ids: tuple[str, ...], all_mine: bool) -> None:
     """Stop prompts that wait or run, and no others."""
     if bool(prompt_ids) == all_mine:
         raise click.UsageError("give IDs or --all-mine")
@@ -262,7 +267,7 @@ def cancel(given: Given, prompt_ids: tuple[str, ...], all_mine: bool) -> None:
             else:
                 say(f"{prompt_id} {'cancelled' if was_there else 'is not in the queue'}")
     if missing and not all_mine:
-        raise Ended(Exit.LOST)
+        raise SilentExit(Exit.LOST)
 
 
 @click.command(
@@ -280,7 +285,7 @@ def cancel(given: Given, prompt_ids: tuple[str, ...], all_mine: bool) -> None:
     help="A folder, fox.png, or 'out/{seed}_{index:03}{ext}'.  Default: the current folder.",
 )
 @of_server
-def download(given: Given, prompt_id: str, out: str) -> None:
+def download(given: ServerOptions, prompt_id: str, out: str) -> None:
     """Save the files of a prompt, and print their paths."""
     with saving_to(out, {}), given.client() as api:
         prompt_id = full_id(api, prompt_id)
@@ -290,7 +295,7 @@ def download(given: Given, prompt_id: str, out: str) -> None:
                 raise Mistake(f"{prompt_id} has not ended: comfy-client job {prompt_id} --wait")
             known_job(api, prompt_id)
             return
-        result = result_of(api, entry)
+        result = result_from_history(api, entry)
         if not result.files:
             note(f"{prompt_id} {status_of_entry(entry)}, and left no files.")
         show_result(result, out, given.json)

@@ -1,4 +1,4 @@
-"""Wait for a prompt as a person at a terminal does, and print what came of it."""
+"""Waiting for a prompt at a terminal, saving its files, printing what it made."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def no_dash(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Refuse ``-``: standard output has lines about the files, not the files."""
+    """Refuse ``-``, since standard output is for paths, not for the files themselves."""
     if value == "-":
         raise click.BadParameter("it does not write to standard output; ./- is a file of that name")
     return value
@@ -54,7 +54,7 @@ def wait_for(
     is_ours: bool,
     on_preview: Callable[[PreviewEvent], object] | None = None,
 ) -> Result:
-    """Wait for a result; the first Ctrl-C cancels a prompt of ours, the second leaves."""
+    """Wait for a result; a first Ctrl-C cancels a prompt of ours, a second one only leaves."""
     try:
         # In here, since they take a while in which somebody may press it.
         from ..jobs.callbacks import Callbacks
@@ -71,12 +71,12 @@ def wait_for(
         )
     except KeyboardInterrupt:
         if is_ours:
-            cancel(job)
+            cancel_interrupted(job)
         raise
 
 
-def cancel(job: Job) -> None:
-    """Cancel a prompt after Ctrl-C."""
+def cancel_interrupted(job: Job) -> None:
+    """Cancel a prompt after Ctrl-C, and say on stderr what came of that."""
     from ..jobs.job import cancel_in_time
 
     try:
@@ -99,9 +99,9 @@ _FIELDS: Final = frozenset({"seed", "node", "index", "name", "ext"})
 def saving_to(
     out: str | None, graph: Mapping[str, Any], more: Collection[str] = frozenset()
 ) -> Iterator[None]:
-    """Context manager: create the folder of a template; on exit, remove it if it is new and empty.
+    """Context manager: create the folder of ``--out``; on exit, remove it if new and still empty.
 
-    Raises :class:`Mistake` for a template that is invalid, before anything runs.
+    Raises :class:`Mistake` for an invalid template before anything runs.
     """
     if out is None:
         yield
@@ -135,7 +135,7 @@ def _folder_of(out: str, graph: Mapping[str, Any], more: Collection[str]) -> Pat
 
 @contextlib.contextmanager
 def folder_for(folder: Path, option: str) -> Iterator[None]:
-    """Context manager: make a folder, or raise :class:`Mistake`; remove it if new and empty."""
+    """Context manager: create a folder; on exit, remove it if new and still empty."""
     with mistakes(option):
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"{os.fspath(folder)!r} is a file, not a folder")
@@ -152,9 +152,9 @@ def folder_for(folder: Path, option: str) -> Iterator[None]:
 
 
 def show_result(result: Result, out: str | None, as_json: bool, server: str | None = None) -> None:
-    """Save the files if that is wanted, and print their paths, else their URLs, and all texts.
+    """Save a result's files and print their paths, or print their URLs; then print all texts.
 
-    ``server``: that which ran it, if there were several.
+    ``server`` is the server that ran the prompt, if the command has several.
     """
     paths = []
     if out is not None:
@@ -181,7 +181,7 @@ def download_again(prompt_id: str, server: str | None) -> str:
 
 @contextlib.contextmanager
 def saving(prompt_id: str, server: str | None = None) -> Iterator[None]:
-    """Context manager: if files cannot be saved, tell how to download them again."""
+    """Context manager: if saving fails, tell how to download the files again."""
     hint = download_again(prompt_id, server)
     try:
         yield
@@ -194,7 +194,7 @@ def saving(prompt_id: str, server: str | None = None) -> Iterator[None]:
 
 
 def as_template(out: str, suffix: str = "") -> str:
-    """Make a template of a name that looks like a file: ``fox.png`` is no folder.
+    """Turn a file name such as ``fox.png`` into a template; return other texts unchanged.
 
     The file keeps the server's extension; ``suffix`` precedes it.
     """
@@ -209,7 +209,7 @@ def as_template(out: str, suffix: str = "") -> str:
 
 
 def _urls(result: Result) -> list[str]:
-    """Return the URLs of saved files, or else those of preview nodes."""
+    """Return the URLs of saved files, or of previews if nothing was saved."""
     kept = [item for item in result.files if item.type != "temp"] or list(result.files)
     in_memory = [item for item in kept if item.url is None]
     if in_memory:

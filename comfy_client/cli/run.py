@@ -11,12 +11,12 @@ import click
 
 from ..errors import ComfyError
 from .decorators import Decorator
-from .input_options import Types, set_seeds
+from .input_options import InputTypes, set_seeds
 from .loading import LazyServer, content_of, load, workflow_argument
 from .mine import mark
 from .printing import emit, examples, note, say
 from .results import (
-    cancel,
+    cancel_interrupted,
     out_option,
     quiet_option,
     saving_to,
@@ -24,7 +24,7 @@ from .results import (
     timeout_option,
     wait_for,
 )
-from .server_options import ANSWER_LIMIT, Given, of_servers
+from .server_options import ANSWER_LIMIT, ServerOptions, of_servers
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -71,7 +71,7 @@ seed_option: Decorator = click.option("--seed", metavar="N|random", help="Set al
 @quiet_option
 @of_servers
 def run(
-    given: Given,
+    given: ServerOptions,
     workflow: str,
     sets: tuple[str, ...],
     inputs: tuple[str, ...],
@@ -107,7 +107,7 @@ def run(
 
 
 def _server_of(job: Job) -> str | None:
-    """Return the URL of the pool server that has the job, if any."""
+    """Return the URL of the server that runs a job of a pool; None for other jobs."""
     server: str | None = getattr(job, "server", None)
     return server
 
@@ -119,17 +119,17 @@ def prepared(
     seed: str | None,
     server: DefinitionSource,
 ) -> Workflow:
-    """Load a workflow and apply the options."""
+    """Load a workflow and apply ``--seed``, ``--set`` and ``--input``."""
     workflow = load(source, server)
     set_seeds(workflow, seed)
-    types = Types(workflow, server)
+    types = InputTypes(workflow, server)
     types.set(sets)
     types.attach(inputs)
     return workflow
 
 
-def late(api: ComfyApi) -> LazyServer:
-    """Defer connecting until the definitions are needed; then the server must answer soon."""
+def lazy_server(api: ComfyApi) -> LazyServer:
+    """Return a server that is first contacted on demand, and must then answer soon."""
 
     def ask() -> ComfyApi:
         api.poll_status(ANSWER_LIMIT)
@@ -144,18 +144,18 @@ _Read = Callable[["DefinitionSource"], "Workflow"]
 
 @contextlib.contextmanager
 def _on_one(
-    given: Given, read: _Read, out: str | None, _: Mapping[str, Any], **options: Any
+    given: ServerOptions, read: _Read, out: str | None, _: Mapping[str, Any], **options: Any
 ) -> Iterator[Job]:
     with given.client() as api:
-        server = late(api)
+        server = lazy_server(api)
         ready = read(server)
         with saving_to(out, ready.to_dict()):
-            yield submitted(server.client, ready, **options)
+            yield submit(server.client, ready, **options)
 
 
 @contextlib.contextmanager
 def _on_any(
-    given: Given, read: _Read, out: str | None, waiting: Mapping[str, Any], **options: Any
+    given: ServerOptions, read: _Read, out: str | None, waiting: Mapping[str, Any], **options: Any
 ) -> Iterator[Job]:
     from . import pooling
 
@@ -168,12 +168,12 @@ def _on_any(
                 yield job
 
 
-def submitted(api: ComfyApi, workflow: Workflow, **options: Any) -> Job:
-    """Put it into the queue; Ctrl-C meanwhile takes it out again."""
+def submit(api: ComfyApi, workflow: Workflow, **options: Any) -> Job:
+    """Submit a workflow; a Ctrl-C during submission cancels the prompt."""
     prompt_id = api.generate_id()
     try:
         return api.submit(workflow, prompt_id=prompt_id, extra_data=mark(), **options)
     except KeyboardInterrupt:
         with contextlib.suppress(ComfyError):  # it was not there yet, or nobody answers
-            cancel(api.job(prompt_id))
+            cancel_interrupted(api.job(prompt_id))
         raise

@@ -103,7 +103,7 @@ def serve(
 
 
 def _login(variable: str | None, file: IO[str] | None) -> tuple[str, str] | None:
-    """User and password, from places that no list of processes shows."""
+    """Return user and password from a variable or file, which no process list shows."""
     if variable and file:
         raise Mistake("give --login-env or --login-file, not both")
     if not variable and not file:

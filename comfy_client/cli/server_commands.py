@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .decorators import Finite
-from .exits import Ended, Exit, message_of
+from .exits import Exit, SilentExit, message_of
 from .printing import emit, examples, gib, note, say
 from .profiles import Config, load_config
-from .server_options import ANSWER_LIMIT, Given, of_server
+from .server_options import ANSWER_LIMIT, ServerOptions, of_server
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.command(epilog=examples("comfy-client info", "comfy-client info --json | jq .devices"))
 @of_server
-def info(given: Given) -> None:
+def info(given: ServerOptions) -> None:
     """Show versions, devices and memory, and how long the queue is."""
     with given.client() as api:
         stats = api.get_system_stats()
@@ -71,7 +71,7 @@ def info(given: Given) -> None:
     help="How long to wait.",
 )
 @of_server
-def free(given: Given, models_only: bool, wait_vram: float | None, timeout: float) -> None:
+def free(given: ServerOptions, models_only: bool, wait_vram: float | None, timeout: float) -> None:
     """Have the server free its memory.
 
     It does so after the prompt that is running.
@@ -106,7 +106,7 @@ def free(given: Given, models_only: bool, wait_vram: float | None, timeout: floa
     help="How many of the last lines.  Default: all that the server has kept.",
 )
 @of_server
-def logs(given: Given, follow: bool, lines: int) -> None:
+def logs(given: ServerOptions, follow: bool, lines: int) -> None:
     """Show what the server wrote to its terminal."""
     with given.client() as api:
         api.poll_status(ANSWER_LIMIT)
@@ -125,7 +125,7 @@ def _kept(api: ComfyApi, lines: int) -> list[LogEntry]:
 
 
 def _following(api: ComfyApi, lines: int) -> Iterator[LogEntry]:
-    """Yield kept and new log entries, each once: the two overlap for a moment."""
+    """Yield kept log entries, then new ones; the two overlap, but each is yielded once."""
     from ..events import ConnectionEvent, LogEntry
 
     inbox: SimpleQueue[Any] = SimpleQueue()
@@ -166,7 +166,7 @@ def _following(api: ComfyApi, lines: int) -> Iterator[LogEntry]:
     help="How long it may take.",
 )
 @of_server
-def doctor(given: Given, run: bool, timeout: float) -> None:
+def doctor(given: ServerOptions, run: bool, timeout: float) -> None:
     """Find out why a server cannot be reached, or what is wrong.
 
     The output holds no secret and is safe for a bug report.  The exit status is 1 if a check
@@ -179,12 +179,12 @@ def doctor(given: Given, run: bool, timeout: float) -> None:
     else:
         click.echo(str(report))
     if not report:
-        raise Ended(Exit.ERROR)
+        raise SilentExit(Exit.ERROR)
 
 
 @click.command(epilog=examples("comfy-client where", "comfy-client where --profile studio --json"))
 @of_server
-def where(given: Given) -> None:
+def where(given: ServerOptions) -> None:
     """Show which server the commands use, and what says so.
 
     Nothing is sent.  An option comes before the environment, and that before the default profile.

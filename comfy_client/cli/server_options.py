@@ -1,4 +1,4 @@
-"""The options that say which server a command is about, and who asks."""
+"""Options that name the server of a command, and the clients they stand for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ANSWER_LIMIT: Final = 10.0
 
 
 @attrs.define
-class Given:
+class ServerOptions:
     """The connection options of a command, given before or after its name."""
 
     hosts: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ class Given:
         return self.each[0]
 
     def server(self) -> Target:
-        """Resolve the server; name on stderr the secrets that are not for it."""
+        """Resolve the server; name secrets that are not for it on stderr."""
         from .target import resolve  # takes a while to import
 
         server = resolve(self.options, load_config())
@@ -73,7 +73,7 @@ class Given:
         return server
 
     def servers(self) -> list[Target]:
-        """Resolve all servers, as :meth:`server` does."""
+        """Resolve all servers as :meth:`server` does."""
         from .target import resolve_all
 
         servers = resolve_all(self.each, load_config())
@@ -83,21 +83,21 @@ class Given:
 
     @contextlib.contextmanager
     def client(self) -> Iterator[ComfyApi]:
-        """Context manager: make a client of the server, which has sent no request yet."""
+        """Context manager: make a client of the server; no request is sent yet."""
         with contextlib.closing(self.server().client()) as api:
             yield api
 
 
 def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     if value:
-        setattr(ctx.ensure_object(Given), str(param.name), value)
+        setattr(ctx.ensure_object(ServerOptions), str(param.name), value)
 
 
 def _store_all(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> None:
     if not all(map(str.strip, value)):  # as of a variable that is not set
         raise click.BadParameter("it is empty")
     if value:
-        setattr(ctx.ensure_object(Given), f"{param.name}s", value)
+        setattr(ctx.ensure_object(ServerOptions), f"{param.name}s", value)
 
 
 def _only_one(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> None:
@@ -193,29 +193,31 @@ _JSON: Final = click.option(
 )
 
 
-def with_json(command: Callable[Concatenate[Given, P], R]) -> Callable[P, R]:
-    """Add the option ``--json``; pass a :class:`Given` as the command's first argument."""
-    return _JSON(click.make_pass_decorator(Given, ensure=True)(command))
+def with_json(command: Callable[Concatenate[ServerOptions, P], R]) -> Callable[P, R]:
+    """Add the option ``--json``; pass a :class:`ServerOptions` as the command's first argument."""
+    return _JSON(click.make_pass_decorator(ServerOptions, ensure=True)(command))
 
 
-def of_server(command: Callable[Concatenate[Given, P], R]) -> Callable[P, R]:
-    """Options for a server, and ``--json``: as :func:`with_json`."""
+def of_server(command: Callable[Concatenate[ServerOptions, P], R]) -> Callable[P, R]:
+    """Add the options for a server, and ``--json`` as :func:`with_json` does."""
     return _with_options(with_json(command), _ONE)
 
 
-def of_servers(command: Callable[Concatenate[Given, P], R]) -> Callable[P, R]:
+def of_servers(command: Callable[Concatenate[ServerOptions, P], R]) -> Callable[P, R]:
     """Add the options of :func:`of_server`, for one server or several."""
     return _with_options(with_json(command), _SEVERAL)
 
 
-def of_server_as_text(command: Callable[Concatenate[Given, P], R]) -> Callable[P, R]:
-    """Options for a server, of a command that prints nothing for programs."""
-    return _with_options(click.make_pass_decorator(Given, ensure=True)(command), _ONE)
+def of_server_as_text(command: Callable[Concatenate[ServerOptions, P], R]) -> Callable[P, R]:
+    """Add the options for a server to a command without ``--json``."""
+    return _with_options(click.make_pass_decorator(ServerOptions, ensure=True)(command), _ONE)
 
 
-def of_server_or_embedded(command: Callable[Concatenate[Given, P], R]) -> Callable[P, R]:
+def of_server_or_embedded(command: Callable[Concatenate[ServerOptions, P], R]) -> Callable[P, R]:
     """Add the options of :func:`of_server_as_text` to a command that needs no server."""
-    return _with_options(click.make_pass_decorator(Given, ensure=True)(command), _ONE_OR_EMBEDDED)
+    return _with_options(
+        click.make_pass_decorator(ServerOptions, ensure=True)(command), _ONE_OR_EMBEDDED
+    )
 
 
 def _with_options(command: Callable[P, R], servers: tuple[Decorator, ...]) -> Callable[P, R]:

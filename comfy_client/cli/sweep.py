@@ -18,8 +18,8 @@ import click
 
 from ..errors import ComfyError
 from .decorators import Finite
-from .exits import Ended, Exit, Mistake, Unsaved, message_of
-from .input_options import Types, mistakes
+from .exits import Exit, Mistake, SilentExit, Unsaved, message_of
+from .input_options import InputTypes, mistakes
 from .loading import content_of, workflow_argument
 from .mine import mark
 from .printing import emit, examples, note, say
@@ -33,8 +33,8 @@ from .results import (
     saving,
     saving_to,
 )
-from .run import input_option, late, prepared, seed_option, set_option
-from .server_options import Given, of_servers
+from .run import input_option, lazy_server, prepared, seed_option, set_option
+from .server_options import ServerOptions, of_servers
 
 if TYPE_CHECKING:
     from ..batch.row import SweepRow
@@ -124,7 +124,7 @@ _SHEETS: Final = (".png", ".jpg", ".webp")
 @quiet_option
 @of_servers
 def sweep(
-    given: Given,
+    given: ServerOptions,
     /,
     workflow: str,
     axes: tuple[str, ...],
@@ -155,7 +155,7 @@ def sweep(
                 stack.enter_context(folder_for(Path(file).parent, option))
         short = {name.rpartition(".")[2] for name in grid}
         stack.enter_context(saving_to(out, ready.to_dict(), {"row", *short, *grid}))
-        printer = _Printer(out, given.json, is_several=given.is_several)
+        printer = _RowPrinter(out, given.json, is_several=given.is_several)
         options["progress"] = False if quiet else None
         rows = _run_all(runner, ready, grid, printer, options)
         for row in rows:
@@ -166,7 +166,7 @@ def sweep(
             rows.grid().save(sheet)
             note(f"sheet: {sheet}")
     if any(row.error is not None for row in rows):
-        raise Ended(Exit.FAILED)
+        raise SilentExit(Exit.FAILED)
     if printer.unsaved:
         message = f"rows of an earlier call are not saved: {len(printer.unsaved)}"
         raise Unsaved(message, printer.unsaved[0])
@@ -178,9 +178,9 @@ _Read = Callable[["DefinitionSource"], tuple["Workflow", "_Grid"]]
 
 
 def _servers(
-    given: Given, read: _Read, on_lost: str, options: dict[str, Any]
+    given: ServerOptions, read: _Read, on_lost: str, options: dict[str, Any]
 ) -> contextlib.AbstractContextManager[_Ready]:
-    """Return what runs the sweep, a client or a pool; adapt the options to it."""
+    """Return a context manager for the client or pool of the sweep; adapt ``options`` to it."""
     if not given.is_several:
         options["in_flight"] = options["in_flight"] or _IN_FLIGHT
         return _on_one(given, read)
@@ -190,15 +190,15 @@ def _servers(
 
 
 @contextlib.contextmanager
-def _on_one(given: Given, read: _Read) -> Iterator[_Ready]:
+def _on_one(given: ServerOptions, read: _Read) -> Iterator[_Ready]:
     with given.client() as api:
-        server = late(api)
+        server = lazy_server(api)
         workflow, grid = read(server)
         yield workflow, grid, server.client
 
 
 @contextlib.contextmanager
-def _on_several(given: Given, read: _Read, **options: Any) -> Iterator[_Ready]:
+def _on_several(given: ServerOptions, read: _Read, **options: Any) -> Iterator[_Ready]:
     from .pooling import pool_of
 
     with pool_of(given, **options) as servers:
@@ -211,10 +211,10 @@ def _run_all(
     runner: ComfyApi | ComfyPool,
     workflow: Workflow,
     grid: _Grid,
-    printer: _Printer,
+    printer: _RowPrinter,
     options: Mapping[str, Any],
 ) -> Sweep:
-    """Run all rows; on an error, leave no unknown prompt on a server."""
+    """Run all rows; after an error, cancel prompts that no journal knows."""
     sweep_id = str(uuid.uuid4())
     extra_data = {**mark(), _KEY: sweep_id}
     # Without a journal they are cancelled below.
@@ -233,7 +233,7 @@ def _run_all(
 
 
 def _check_sheet(sheet: str | None) -> None:
-    """Check the options of the sheet before anything runs."""
+    """Raise Mistake for a ``--sheet`` that cannot be written."""
     if sheet is None:
         return
     if find_spec("PIL") is None:
@@ -252,12 +252,12 @@ def _read(
 ) -> tuple[Workflow, _Grid]:
     """Load the workflow, and parse the values of each axis."""
     workflow = prepared(source, sets, inputs, seed, server)
-    types = Types(workflow, server)
+    types = InputTypes(workflow, server)
     grid: _Grid = {}
     for text in axes:
         name, values = types.axis(text)
         with mistakes("--axis"):
-            types.once([*grid, name])
+            types.check_unique([*grid, name])
         grid[name] = values
     return workflow, grid
 
@@ -299,9 +299,9 @@ def _clients_used(pool: ComfyPool) -> list[ComfyApi]:
 
 
 def _end_all(api: ComfyApi, sweep_id: str, journal: str | None) -> None:
-    """Cancel the prompts of a sweep that are still there; those that waited are gone already.
+    """Cancel the running prompts of a sweep; waiting ones were cancelled before.
 
-    With a journal they run on, for the next call.
+    With a journal they keep running for the next call, and are only named on stderr.
     """
     found = api.get_queue()
     for item in (*found.running, *found.pending):
@@ -315,12 +315,12 @@ def _end_all(api: ComfyApi, sweep_id: str, journal: str | None) -> None:
 
 
 def _of_row(out: str) -> str:
-    """Make a template in which each row has a name of its own, where ``fox.png`` is given."""
+    """Return a template that gives each row its own name, even for ``fox.png``."""
     return as_template(out, "_{row}")
 
 
 def _of_server(out: str, host: str) -> str:
-    """Make a template for a folder with files of several servers."""
+    """Return a template for one folder that takes files of several servers."""
     from ..jobs.names import is_template
 
     place = re.sub(r"[^A-Za-z0-9.-]+", "_", host.partition("://")[2])
@@ -329,8 +329,8 @@ def _of_server(out: str, host: str) -> str:
 
 
 @attrs.define
-class _Printer:
-    """A printer of rows, which saves their files."""
+class _RowPrinter:
+    """Printer of finished rows, which saves their files."""
 
     out: str | None
     as_json: bool
@@ -340,7 +340,7 @@ class _Printer:
     unsaved: list[str] = attrs.field(factory=list, init=False)  # commands that download them
 
     def show(self, row: SweepRow) -> None:
-        """Save the files of a row that has just ended, and print it."""
+        """Save the files of a row that has just finished, and print it."""
         from ..batch.rows import Sweep
 
         self.shown.add(row.index)
@@ -352,7 +352,7 @@ class _Printer:
         self._print(row, paths)
 
     def show_known(self, row: SweepRow) -> None:
-        """Print a row of an earlier call; save its files unless that call did."""
+        """Print a row of an earlier call; save its files unless the earlier call did."""
         if row.index in self.shown:
             return
         paths: list[Path] = []
@@ -365,7 +365,7 @@ class _Printer:
         self._print(row, paths)
 
     def _server_of(self, row: SweepRow) -> str | None:
-        """Return the server that has a row's files, if there are several servers."""
+        """Return the server that has a row's files; None with a single server."""
         return row.host if self.is_several else None
 
     def _save_known(self, row: SweepRow, out: str) -> list[Path]:

@@ -1,6 +1,6 @@
-"""The server that options, environment and profiles come to, and what is sent to it.
+"""Resolution of options, environment and profiles to a server and its credentials.
 
-It is imported with the client, and not by commands that ask no server.
+Commands that contact no server do not import this module.
 """
 
 from __future__ import annotations
@@ -32,18 +32,7 @@ _AnyCredentials = BasicCredentials | BearerCredentials | EnvCredentials
 
 @attrs.frozen
 class Target:
-    """A server, and what is sent to it.
-
-    Attributes:
-        host: Its URL, without a password.
-        credentials: What is sent; ``None``: nothing.
-        ca: The file with certificates to trust; ``None``: the public ones.
-        insecure: Whether certificates are not verified.
-        user: The id on a server with several users; ``None``: none.
-        profile: The profile that was looked at; ``None``: none.
-        sources: Where each of these is from, by name.
-        remarks: What was left out, and which file shows its secret to others.
-    """
+    """A server, and what is sent to it."""
 
     host: str
     credentials: _AnyCredentials | None = None
@@ -85,7 +74,7 @@ class _Layer:
     read: Callable[[str], str]  #: The first line of a file.
 
     def source(self, key: str) -> str:
-        """Return the name of the source of a setting."""
+        """Return the name of the place that a setting comes from."""
         if self.name == "options":
             return f"--{key}"
         if self.name == "environment":
@@ -93,7 +82,7 @@ class _Layer:
         return self.name
 
     def credentials(self) -> _FoundCredentials | None:
-        """Return what it says of them; asked only where they are sent."""
+        """Return the credentials of this source, or None; files are read only now."""
         if self.login is not None:
             return _FoundCredentials(BasicCredentials(*self.login), self.source("host"))
         for kind in ("token", "login"):
@@ -112,7 +101,7 @@ class _Layer:
 
 
 class _FoundCredentials(NamedTuple):
-    """Credentials, the place that says them, and the file in which they are, if there is one."""
+    """Credentials, the name of their source, and the file that holds them, if any."""
 
     credentials: _AnyCredentials
     source: str
@@ -120,7 +109,7 @@ class _FoundCredentials(NamedTuple):
 
 
 def resolve_all(each: Iterable[Mapping[str, Any]], config: Config) -> list[Target]:
-    """Resolve several servers by :func:`resolve`; raise :class:`Mistake` if one is meant twice."""
+    """Resolve several servers by :func:`resolve`; raise :class:`Mistake` for duplicates."""
     read = functools.cache(_first_line)  # of standard input there is only one
     servers = [resolve(given, config, read) for given in each]
     hosts = [server.host for server in servers]
@@ -133,11 +122,11 @@ def resolve_all(each: Iterable[Mapping[str, Any]], config: Config) -> list[Targe
 def resolve(
     given: Mapping[str, Any], config: Config, read: Callable[[str], str] | None = None
 ) -> Target:
-    """Resolve the server by options (by name), environment and profiles, in this order.
+    """Resolve a server from options, environment and profile, in this order of precedence.
 
-    A profile that an option names counts as an option.  The server is that of the first place
-    that names one.  Places that name another server are ignored altogether: no secret goes to a
-    server that it is not for.  ``read`` returns the first line of a file.
+    A profile that an option names counts as an option.  The first source that names a server
+    decides.  Sources that name another server are ignored altogether: no secret goes to a server
+    that it is not for.  ``read`` returns the first line of a file.
     """
     layers = list(_layers(given, config, read or _first_line))
     named = next((layer for layer in layers if layer.address is not None), None)
@@ -219,7 +208,7 @@ def _unsent(layers: list[_Layer]) -> Iterator[str]:
 
 
 def _shown(file: str | None) -> Iterator[str]:
-    """Yield a remark if others may read the secret in a file; a pipe has no others."""
+    """Yield a remark if others may read a file that holds a secret; pipes are exempt."""
     if file in (None, "-"):
         return
     path = Path(file).expanduser()
@@ -236,7 +225,7 @@ def _made(kind: str, value: str, source: str) -> _AnyCredentials:
 
 
 def split_login(text: str, source: str) -> tuple[str, str]:
-    """User and password; :class:`Mistake` names where they were looked for, and shows nothing."""
+    """Split ``user:password``; the error of :class:`Mistake` names the source only."""
     user, colon, password = text.partition(":")
     if not colon:
         raise Mistake(f"{source} does not hold user:password")

@@ -1,4 +1,4 @@
-"""``comfy-client watch``: a prompt until its end, or all that goes on at a server."""
+"""``comfy-client watch``: follow a prompt to its end, or everything on a server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .mine import is_mine
 from .printing import emit, examples, note, say
 from .prompt_commands import entry_object, known_job, queue_objects
 from .results import quiet_option, show_result, wait_for
-from .server_options import ANSWER_LIMIT, Given, of_server
+from .server_options import ANSWER_LIMIT, ServerOptions, of_server
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -39,7 +39,7 @@ _PAUSE: Final = 0.3
 @click.argument("prompt_id", metavar="[ID]", required=False)
 @quiet_option
 @of_server
-def watch(given: Given, prompt_id: str | None, quiet: bool) -> None:
+def watch(given: ServerOptions, prompt_id: str | None, quiet: bool) -> None:
     """Show what happens, to all prompts or to one.
 
     Without ID, a line tells of each prompt that comes, runs and ends, whoever submitted it, until
@@ -67,7 +67,7 @@ def watch(given: Given, prompt_id: str | None, quiet: bool) -> None:
 
 
 def changes(api: ComfyApi) -> Iterator[dict[str, Any]]:
-    """Yield the present queue, then each change and each event, without end."""
+    """Yield the present queue, then each change of it and each event, for ever."""
     from ..events import ErrorEvent, FeatureFlags, LogsEvent, StatusEvent, TerminalEvent
 
     inbox: SimpleQueue[Event] = SimpleQueue()
@@ -91,14 +91,14 @@ def changes(api: ComfyApi) -> Iterator[dict[str, Any]]:
 
 @attrs.define
 class _Watched:
-    """The queue as it was when it was looked at last."""
+    """The queue as it was at the last look."""
 
     api: ComfyApi
     known: dict[str, str] = attrs.field(factory=dict)
     is_away: bool = False
 
     def look(self) -> Iterator[dict[str, Any]]:
-        """Yield what has changed since the last look."""
+        """Read the queue, and yield what has changed since the last look."""
         try:
             found = queue_objects(self.api)
             self.is_away = False
@@ -118,7 +118,7 @@ class _Watched:
                 yield _change({**row, "queue_remaining": len(found)})
 
     def _end(self, prompt_id: str) -> dict[str, Any]:
-        """Return how a prompt ended; one that was deleted while it waited has no history."""
+        """Return how a prompt ended, from history; *gone* if it was deleted while waiting."""
         entry = self.api.get_history(prompt_id)
         if entry is None:
             return {"prompt_id": prompt_id, "status": "gone"}
@@ -130,7 +130,7 @@ def _change(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def line_of(change: dict[str, Any]) -> str:
-    """Format a change for people: ``12:03:04 succeeded 1f2e... 5.2 s a.png``."""
+    """Format a change as a line: ``12:03:04 succeeded 1f2e... 5.2 s a.png``."""
     if change["name"] != "queue":
         silent = ("name", "is_end", "attempt")
         known = {key: value for key, value in change.items() if key not in silent and value}
@@ -148,7 +148,7 @@ def line_of(change: dict[str, Any]) -> str:
 
 
 def _words(key: str, value: Any) -> str:
-    """Format a fact of an event: ``delay 0.4 s``, ``node 3``, or an error's message."""
+    """Format one field of an event: ``delay 0.4 s``, ``node 3``, or an error's message."""
     if isinstance(value, dict) and "message" in value:
         return f"{value['message']}"
     if key == "delay":

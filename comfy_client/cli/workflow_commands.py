@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from .exits import Ended, Exit
+from .exits import Exit, SilentExit
 from .loading import LazyDefinitions, definitions_option, load, workflow_argument
 from .printing import emit, examples, note
-from .server_options import Given, of_server, of_server_as_text, with_json
+from .server_options import ServerOptions, of_server, of_server_as_text, with_json
 
 _output = click.option(
     "-o",
@@ -42,7 +42,7 @@ def _write(text: str, output: Path | None, what: str) -> None:
 @workflow_argument
 @definitions_option
 @of_server
-def check(given: Given, workflow: str, definitions: Path | None) -> None:
+def check(given: ServerOptions, workflow: str, definitions: Path | None) -> None:
     """Say what is wrong with a workflow, without running it.
 
     The exit status is 4 if there is an error; warnings do not count.
@@ -54,7 +54,7 @@ def check(given: Given, workflow: str, definitions: Path | None) -> None:
     else:
         click.echo(str(report))
     if not report.ok:
-        raise Ended(Exit.REJECTED)
+        raise SilentExit(Exit.REJECTED)
 
 
 @click.command(
@@ -72,7 +72,7 @@ def check(given: Given, workflow: str, definitions: Path | None) -> None:
 @click.option("--python", is_flag=True, help="Write Python code that builds the workflow.")
 @of_server
 def convert(
-    given: Given,
+    given: ServerOptions,
     workflow: str,
     output: Path | None,
     definitions: Path | None,
@@ -97,7 +97,7 @@ def convert(
 @click.command(epilog=examples("comfy-client example > txt2img.json"))
 @_output
 @with_json
-def example(given: Given, output: Path | None) -> None:
+def example(given: ServerOptions, output: Path | None) -> None:
     """Write a text-to-image workflow to begin with.
 
     It runs on the server of comfy-client serve as it is; elsewhere set a checkpoint first:
@@ -114,7 +114,7 @@ def example(given: Given, output: Path | None) -> None:
 )
 @_output
 @of_server_as_text
-def stubs(given: Given, output: Path | None) -> None:
+def stubs(given: ServerOptions, output: Path | None) -> None:
     """Write the node classes as a module for editors and mypy.
 
     Import Graph from it instead of from comfy_client.

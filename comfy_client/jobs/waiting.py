@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 from ..errors import JobTimeout
 from ..routes.prompts import AnyWorkflow
 from ..workflow.edit import as_workflow
+from ..workflow.file_inputs import files_in
 from ..workflow.seeds import wants_seeds
-from ..workflow.uploads import files_in
 from .job import SLICE, Job, Limits, wait_for_one
 from .poller import Poller
 from .reading import Reading

@@ -77,7 +77,7 @@ class SystemStats(AsDict):
     raw: Mapping[str, Any] = attrs.field(factory=dict, eq=False)
 
     def __repr__(self) -> str:
-        from ..showing.html import one_line
+        from ..showing.html import short_line
 
         memory = _free(self.ram_free, self.ram_total)
         facts = [
@@ -87,7 +87,7 @@ class SystemStats(AsDict):
         for device in self.devices[:1]:
             free = _free(device.vram_free, device.vram_total)
             facts.append(f"{device.name} {free}" if free else device.name)
-        return f"<SystemStats {one_line(', '.join(facts), 200)}>"
+        return f"<SystemStats {short_line(', '.join(facts), 200)}>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """Return the forms in which a notebook shows the statistics."""

@@ -29,7 +29,7 @@ from ..transport.deadline import LONGEST, limited_silence, read_timeout
 from ..values import is_real
 from ..workflow.address import Inputs
 from ..workflow.edit import Workflow, as_workflow, graph_of, with_inputs
-from ..workflow.uploads import files_in
+from ..workflow.file_inputs import files_in
 from .definitions import together
 from .member import Entry
 from .moving import OnLost

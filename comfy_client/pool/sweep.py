@@ -40,8 +40,8 @@ from ..jobs.running import Running, poller_of
 from ..transport.deadline import LONGEST, Deadline, limited_silence
 from ..workflow import Workflow
 from ..workflow.edit import graph_of
+from ..workflow.file_inputs import files_in
 from ..workflow.graph import as_link
-from ..workflow.uploads import files_in
 from .dispatcher import Dispatcher
 from .map import Patience, take_back
 from .member import Entry, Member

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from ..transport.deadline import Deadline
 from ..workflow import Workflow
 from ..workflow.edit import graph_of
+from ..workflow.file_inputs import files_in
 from ..workflow.graph import brief, describe
-from ..workflow.uploads import files_in
 from .files import FileRoutes
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, TextIO
 import attrs
 
 from . import screen
-from .html import Bundle, bundle, data_url, escape, image, meter, one_line
+from .html import Bundle, bundle, data_url, escape, image, meter, short_line
 from .screen import Surface
 from .thumbnails import sniffed, thumbnail
 
@@ -171,7 +171,7 @@ class TerminalBar:
         if self._bar is None:
             self._bar = _tqdm()
         self._bar.n = round(moment.fraction, 3)
-        text = one_line(moment.ended or moment.text, _WIDTH)
+        text = short_line(moment.ended or moment.text, _WIDTH)
         self._width = max(self._width, len(text))  # so that the bar stays where it is
         self._bar.set_description_str(text.ljust(self._width), refresh=False)
         self._bar.unit = moment.times
@@ -231,7 +231,7 @@ class Lines:
         tenths = int(min(max(0.0, moment.fraction), 1.0) * 10 + 1e-9)
         if tenths > self._tenths and not moment.ended:
             self._tenths = tenths
-            what = f", {one_line(moment.text, _WIDTH)}" if moment.text else ""
+            what = f", {short_line(moment.text, _WIDTH)}" if moment.text else ""
             self._write(f"{tenths * 10} %{what}, {moment.times}")
 
     def make_room(self) -> None:
@@ -240,7 +240,7 @@ class Lines:
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
         """Write how it ended, if it did not end at once."""
         if self._tenths or moment.elapsed >= screen.DELAY:
-            self._write(f"{one_line(moment.ended, 200)}, {moment.times}")
+            self._write(f"{short_line(moment.ended, 200)}, {moment.times}")
 
 
 def _print(text: str) -> None:
@@ -302,7 +302,7 @@ def _bar_bundle(moment: Moment) -> Bundle:
     mood = "" if not moment.ended else "good" if moment.fraction >= 1 else "bad"
     below = f"{percent}, {moment.times}"
     return bundle(
-        f"{one_line(what, 200)} {below}",
+        f"{short_line(what, 200)} {below}",
         f"{_picture(moment.preview)}{meter(moment.fraction, mood)}"
         f'<div>{escape(what, 200)}</div><div style="opacity:.7">{below}</div>',
     )

@@ -44,7 +44,7 @@ def bundle(text: str, markup: str) -> Bundle:
     return {"text/plain": text, "text/html": whole}
 
 
-def one_line(text: str, most: int = MOST_TEXT) -> str:
+def short_line(text: str, most: int = MOST_TEXT) -> str:
     """Shorten a text to one line without control characters."""
     shown = "".join(char if char.isprintable() else " " for char in text[: 2 * most])
     shown = " ".join(shown.split())
@@ -53,7 +53,7 @@ def one_line(text: str, most: int = MOST_TEXT) -> str:
 
 def escape(text: object, most: int = MOST_TEXT) -> str:
     """Escape a text as one line of HTML."""
-    return html.escape(one_line(str(text), most))
+    return html.escape(short_line(str(text), most))
 
 
 def paragraph(text: str) -> str:

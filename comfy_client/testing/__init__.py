@@ -37,7 +37,7 @@ Modules:
     placeholder_images: Pictures of the simulated sampler.
     folders: The folders of a server.
     event_sockets: All open event sockets, and the messages that go to them.
-    connections: The event loop, and the TCP connections.
+    server_loop: The event loop, and the TCP connections.
     active_faults: Faults that are active, and what those of messages do.
     ws_frames: WebSocket frames, and one open event socket.
     raw_http: Requests of clients, and the bytes of answers.

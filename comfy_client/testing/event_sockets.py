@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any
 
 from .active_faults import ActiveFaults
-from .connections import ServerLoop
 from .received import Records
+from .server_loop import ServerLoop
 from .ws_frames import EventSocket, encode_message
 
 

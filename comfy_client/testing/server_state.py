@@ -13,13 +13,13 @@ import attrs
 from aiohttp import web
 
 from .active_faults import ActiveFaults
-from .connections import Connections, ServerLoop
 from .event_sockets import EventSockets
 from .executor import Executor
 from .folders import Folders
 from .nodes import NodeRegistry
 from .prompt_queue import PromptQueue
 from .received import Records
+from .server_loop import Connections, ServerLoop
 from .versions import Version
 
 _Source = TypeVar("_Source")

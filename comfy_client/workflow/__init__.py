@@ -11,7 +11,7 @@ Modules:
     bypass: Bypass of a node.
     loras: LoRAs that a graph loads, and one more.
     seeds: Seeds of a graph.
-    uploads: Files as values of inputs.
+    file_inputs: Files as values of inputs.
     template: :class:`Template`, a workflow with named inputs and outputs.
     build: :class:`Graph`, which builds a workflow in code.
     fill: Inputs of a new node: defaults, and a check of each value.

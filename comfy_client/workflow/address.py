@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from ..errors import WorkflowError
+from .file_inputs import as_file, is_upload
 from .graph import (
     as_link,
     brief,
@@ -18,7 +19,6 @@ from .graph import (
     listing,
     title_of,
 )
-from .uploads import as_file, is_upload
 
 #: An input: ``"KSampler.seed"``, or ``("KSampler", "seed")`` where dots leave a doubt.
 Address: TypeAlias = "str | tuple[str, str]"

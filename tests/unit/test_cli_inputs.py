@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from comfy_client import Upload, Workflow
 from comfy_client.cli.exits import Mistake, in_commands
-from comfy_client.cli.input_options import Types, set_seeds
+from comfy_client.cli.input_options import InputTypes, set_seeds
 from comfy_client.cli.results import as_template, saving_to
 
 NODE = {
@@ -57,7 +57,7 @@ def workflow(class_type: str = "Known") -> Workflow:
 
 def set_to(text: str, class_type: str = "Known") -> Workflow:
     found = workflow(class_type)
-    Types(found, DEFINITIONS).set([text])
+    InputTypes(found, DEFINITIONS).set([text])
     return found
 
 
@@ -131,7 +131,7 @@ def test_a_file_is_for_the_input_that_takes_files(tmp_path):
     (tmp_path / "a.png").write_bytes(b"x")
     for text in (f"Known={tmp_path}/a.png", f"1.image={tmp_path}/a.png", "1=https://x.example/a"):
         found = workflow()
-        Types(found, DEFINITIONS).attach([text])
+        InputTypes(found, DEFINITIONS).attach([text])
         assert isinstance(found.nodes["1"].inputs["image"], Upload)
     for texts, words in (
         (["2=a.png"], "no input for files"),
@@ -140,7 +140,7 @@ def test_a_file_is_for_the_input_that_takes_files(tmp_path):
         ([f"1={tmp_path}/a.png", f"1.image={tmp_path}/a.png"], "given twice"),
     ):
         with pytest.raises(Mistake, match="--input") as caught:
-            Types(workflow(), DEFINITIONS).attach(texts)
+            InputTypes(workflow(), DEFINITIONS).attach(texts)
         assert words in caught.value.message
 
 
@@ -173,7 +173,7 @@ def test_all_seeds_are_set():
 )
 def test_the_values_of_an_axis_stand_between_commas(text, values):
     """Ranges of whole numbers with two dots, texts with commas in quotes."""
-    name, found = Types(workflow(), DEFINITIONS).axis(text)
+    name, found = InputTypes(workflow(), DEFINITIONS).axis(text)
     assert found == values
     assert name == text.partition("=")[0]
 
@@ -191,7 +191,7 @@ def test_the_values_of_an_axis_stand_between_commas(text, values):
 def test_an_axis_without_values_is_a_mistake(text, words):
     """And so is one without end."""
     with pytest.raises(Mistake, match="--axis") as caught:
-        Types(workflow(), DEFINITIONS).axis(text)
+        InputTypes(workflow(), DEFINITIONS).axis(text)
     assert words in caught.value.message
 
 
@@ -208,13 +208,13 @@ def test_what_the_server_does_not_know_takes_only_plain_numbers():
 def test_an_input_is_set_once(texts):
     """However it is named; the later value does not win unsaid."""
     with pytest.raises(Mistake, match=r"'(1|Known).count'.* is given twice"):
-        Types(workflow(), DEFINITIONS).set(texts)
+        InputTypes(workflow(), DEFINITIONS).set(texts)
 
 
 @given(st.text(max_size=60))
 def test_whatever_is_typed_is_a_value_or_a_mistake(text):
     """Nothing else comes of it."""
-    types = Types(workflow(), DEFINITIONS)
+    types = InputTypes(workflow(), DEFINITIONS)
     for what in (text, f"1.count={text}", f"1.text={text}", f"1.old={text}"):
         for use in (lambda one: types.set([one]), types.axis):
             with contextlib.suppress(Mistake):
