@@ -46,6 +46,9 @@ _RIFF: Final = {b"WEBP": ".webp", b"WAVE": ".wav", b"AVI ": ".avi"}
 _ISO: Final = {b"avif": ".avif", b"heic": ".heic", b"M4A ": ".m4a", b"qt  ": ".mov"}
 
 
+#: What no name can have: control characters, and halves of surrogate pairs.
+_CONTROLS: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+
 #: A part of a content; within a class that has a method ``bytes``, the type has no other name.
 Piece: TypeAlias = bytes
 
@@ -377,8 +380,6 @@ def _source(
     file: Any, *, fetch: bool
 ) -> tuple[Path | bytes | BinaryIO | str | ServerFile, str | None, int]:
     """Return what to upload, its name, and where it begins."""
-    from .pictures import encoded, is_picture  # most programs send none
-
     if isinstance(file, (bytes, bytearray, memoryview)):
         return bytes(file), None, 0
     if isinstance(file, str) and file[:5].lower() == "data:":
@@ -392,6 +393,8 @@ def _source(
         return str(file), None, 0
     if isinstance(file, (str, os.PathLike)):
         return _checked_path(Path(file))
+    from .pictures import encoded, is_picture  # most programs send none
+
     if is_picture(file):
         return encoded(file), None, 0
     if _is_output(file):
@@ -429,7 +432,7 @@ def _is_output(value: object) -> bool:
 
 def _harmless(name: str) -> str | None:
     """Return the name of a local file without what cannot be sent in a name."""
-    return "".join("_" if _is_control(letter) else letter for letter in name) or None
+    return _CONTROLS.sub("_", name) or None
 
 
 def _shown(text: object) -> str:
@@ -442,12 +445,8 @@ def _check_name(name: str) -> None:
         raise TypeError(f"a name is a str, not {name!r:.80}")
     if not name or name in (".", "..") or "/" in name or "\\" in name:
         raise ValueError(f"name: {name!r:.200} has folders in it; use subfolder for them")
-    if any(map(_is_control, name)):
+    if _CONTROLS.search(name):
         raise ValueError(f"name: {name!r:.200} has control characters in it")
-
-
-def _is_control(letter: str) -> bool:
-    return letter < " " or letter == "\x7f" or "\ud800" <= letter <= "\udfff"
 
 
 def _decoded(url: str) -> bytes:

@@ -8,17 +8,12 @@ is too long, with a mark: three dots.  They raise nothing; the value as it came 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import uuid
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from itertools import islice
 from typing import Any, Final
-
-from . import runtime
-from .interrupts import assigned
 
 Converter = Callable[[Any], Any]
 
@@ -148,48 +143,12 @@ def size_decoded(content: bytes | str) -> int:
     By what it consists of, without decoding it: CPython 3.11 keeps 56 bytes and more for a
     list, 184 for an object with one key, and 28 to 60 for a number, a short text or a key.
     """
-    values, keys, lists, objects = _counted(content)
-    return len(content) + 40 * (values + keys) + 64 * lists + 110 * objects
-
-
-def seconds_to_decode(content: bytes | str) -> float:
-    """Estimate the seconds that JSON takes to decode: hardly ever more, and often fewer.
-
-    One call of C does it, which nothing interrupts and beside which no other thread runs.
-    Measured with CPython 3.11, each figure by what is slowest of its kind: numbers of 4000
-    digits, short texts, lists in lists (the garbage collector looks at all of them again and
-    again), and keys of which each is new.
-    """
-    values, keys, lists, objects = _counted(content)
-    nanoseconds = 16 * len(content) + 80 * values + 900 * keys + 300 * lists + 20 * objects
-    return nanoseconds / 1e9
-
-
-def _counted(content: bytes | str) -> tuple[int, ...]:
-    """Count the commas, colons, and beginnings of lists and of objects."""
     # Not by map, all of which is C: between these calls other threads run.
     if isinstance(content, bytes):
-        return tuple([content.count(mark) for mark in (b",", b":", b"[", b"{")])
-    return tuple([content.count(mark) for mark in (",", ":", "[", "{")])
-
-
-class OutOfTime(Exception):
-    """The time to make a model is over."""
-
-
-_end: Final[ContextVar[float]] = ContextVar("end", default=math.inf)
-
-
-def reading_until(end: float) -> contextlib.AbstractContextManager[None]:
-    """Context manager: have models raise :class:`OutOfTime` after this ``time.monotonic``."""
-    return assigned(_end, end)
-
-
-def check_time() -> None:
-    """Raise :class:`OutOfTime` if no time is left; called for each item of long lists."""
-    end = _end.get()
-    if end != math.inf and runtime.monotonic() > end:
-        raise OutOfTime
+        values, keys, lists, objects = [content.count(mark) for mark in (b",", b":", b"[", b"{")]
+    else:
+        values, keys, lists, objects = [content.count(mark) for mark in (",", ":", "[", "{")]
+    return len(content) + 40 * (values + keys) + 64 * lists + 110 * objects
 
 
 def is_small(value: object, most: int) -> bool:

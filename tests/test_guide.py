@@ -342,7 +342,6 @@ def millions(number: int) -> str:
 LIMITS: dict[str, str | tuple[int, str]] = {
     "answers that are decoded: max_json": (http.MAX_JSON, "MiB"),
     "their size in memory": f"{http.GROWTH} × max_json",
-    "their keys": f"max_json / {http.KEYED}",
     "answers that are small by nature, refusals": (http.SMALL, "MiB"),
     "other answers that are kept in memory": (http.MAX_ANSWER, "GiB"),
     "interim answers (1xx) before an answer": f"{connections.MAX_INTERIM}",

@@ -43,7 +43,7 @@ def find(http: Http, prompt_id: str, client_id: str, deadline: Deadline) -> str 
         route: str, read: _Read, each: Each | None = None, **params: int
     ) -> tuple[str | None, str | None]:
         left = max(0.1, deadline.left(LONGEST))
-        records = http.model("GET", route, read, each=each, params=params, timeout=left)
+        records = read(http.json("GET", route, each=each, params=params, timeout=left))
         return _named(records, ids), _marked(records, ids, client_id)
 
     # Others' workflows may be many, and large.

@@ -3,8 +3,7 @@
 What a server sends may be anything.  Each value that a model takes over passes one of the
 converters of :mod:`comfy_client.values`, which gives ``None`` for what is of another kind: a
 field that may be missing is then at its default, and the value itself stays in ``raw``; where
-the model cannot do without it, that is an :class:`UnexpectedResponse`.  Nothing else is raised,
-except :class:`~comfy_client.values.OutOfTime` where a caller has set a time limit.
+the model cannot do without it, that is an :class:`UnexpectedResponse`.  Nothing else is raised.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from ..errors import UnexpectedResponse
 from ..values import (
     MAX_ITEMS,
     Converter,
-    check_time,
     flag,
     identifier,
     number,
@@ -38,7 +36,6 @@ T = TypeVar("T")
 
 def mapping(data: object, what: str) -> Mapping[str, Any]:
     """Return ``data`` if it is a JSON object, else raise :class:`UnexpectedResponse`."""
-    check_time()  # each model of a long list passes here
     if not isinstance(data, Mapping):
         raise UnexpectedResponse(f"{what}: expected a JSON object, got {_kind(data)}")
     return data
@@ -46,7 +43,6 @@ def mapping(data: object, what: str) -> Mapping[str, Any]:
 
 def items(data: object, what: str) -> list[Any]:
     """Return ``data`` if it is a JSON array, else raise :class:`UnexpectedResponse`."""
-    check_time()
     if not isinstance(data, list):
         raise UnexpectedResponse(f"{what}: expected a JSON array, got {_kind(data)}")
     if len(data) > MAX_ITEMS:

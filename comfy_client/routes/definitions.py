@@ -132,7 +132,7 @@ class NodeDefinitions(RouteGroup):
         self, route: str, most: float, deadline: Deadline, max_bytes: int | None = None
     ) -> dict[str, Any]:
         left = max(0.05, deadline.left(most))
-        return self._http.model("GET", route, _definitions, timeout=left, max_bytes=max_bytes)
+        return _definitions(self._http.json("GET", route, timeout=left, max_bytes=max_bytes))
 
 
 def _definitions(found: Any) -> dict[str, Any]:

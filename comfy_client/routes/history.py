@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Final
 
 from .. import models, runtime
@@ -42,7 +41,7 @@ class HistoryRoutes(RouteGroup):
         self, max_items: int | None, offset: int | None
     ) -> dict[str, models.HistoryEntry]:
         params = {"max_items": max_items, "offset": offset}
-        return self._http.model("GET", "/history", _entries, params=params)
+        return _entries(self._http.json("GET", "/history", params=params))
 
     def _leaves_out(self) -> bool:
         """Return whether the server heeds ``offset``: behind the end of all there is nothing."""
@@ -57,9 +56,8 @@ class HistoryRoutes(RouteGroup):
         server sends the end event before it writes the record.  It waits for no record that this
         client has deleted.
         """
-        record = partial(entry_of, prompt_id)
         route = f"/history/{segment(prompt_id)}"
-        while (entry := self._http.model("GET", route, record)) is None:
+        while (entry := entry_of(prompt_id, self._http.json("GET", route))) is None:
             if not self._awaits_record(prompt_id):
                 return None
             runtime.sleep(RECORD_PAUSE)

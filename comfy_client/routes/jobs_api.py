@@ -55,7 +55,7 @@ class JobRoutes(RouteGroup):
             "limit": limit,
             "offset": offset,
         }
-        return self._http.model("GET", "/api/jobs", models.JobPage.from_json, params=params)
+        return models.JobPage.from_json(self._http.json("GET", "/api/jobs", params=params))
 
     def get_job(self, job_id: str) -> models.JobInfo:
         """Return the details of a prompt; ``job_id`` is its prompt_id.
@@ -69,7 +69,7 @@ class JobRoutes(RouteGroup):
         """
         while True:
             route = f"/api/jobs/{segment(job_id)}"
-            job = self._http.model("GET", route, models.JobInfo.from_json)
+            job = models.JobInfo.from_json(self._http.json("GET", route))
             if job.status not in ("pending", "in_progress") or not self._awaits_record(job_id):
                 return job
             runtime.sleep(RECORD_PAUSE)

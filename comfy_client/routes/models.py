@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from .. import models
@@ -20,7 +19,7 @@ class ModelRoutes(RouteGroup):
 
         ``GET /models``, since September 2024; :class:`NotSupported` before.
         """
-        return self._http.model("GET", "/models", partial(texts, what="GET /models"))
+        return texts(self._http.json("GET", "/models"), "GET /models")
 
     def get_models(self, folder: str) -> list[str]:
         """Names of the models of one kind, with the server's own separators.
@@ -32,15 +31,15 @@ class ModelRoutes(RouteGroup):
             NotSupported: The server is older; there, ``get_node_defs`` of loaders such as
                 ``CheckpointLoaderSimple`` lists models.
         """
-        names = partial(texts, what="GET /models/{folder}")
-        return self._http.model("GET", f"/models/{segment(folder)}", names)
+        found = self._http.json("GET", f"/models/{segment(folder)}")
+        return texts(found, "GET /models/{folder}")
 
     def get_model_folders(self) -> list[models.ModelFolder]:
         """Return the kinds of models, and the folders of their files on the server.
 
         ``GET /experiment/models``, since December 2024; :class:`NotSupported` before.
         """
-        return self._http.model("GET", "/experiment/models", _folders)
+        return _folders(self._http.json("GET", "/experiment/models"))
 
     def get_model_files(self, folder: str) -> list[models.ModelFile]:
         """Models of one kind with sizes and times.
@@ -51,7 +50,7 @@ class ModelRoutes(RouteGroup):
             NotFound: There is no such kind; :meth:`get_model_folders` lists them.
             NotSupported: The server is older: :meth:`get_models` has the names.
         """
-        return self._http.model("GET", f"/experiment/models/{segment(folder)}", _files)
+        return _files(self._http.json("GET", f"/experiment/models/{segment(folder)}"))
 
     def get_model_preview(self, folder: str, path_index: int, file_name: str) -> bytes:
         """Return the preview image of a model, as WebP.

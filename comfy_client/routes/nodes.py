@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from .. import models
@@ -24,8 +23,8 @@ class NodeRoutes(RouteGroup):
         ``GET /object_info/{node_name}``.  :meth:`node_definitions` keeps them for you, as JSON.
         """
         if node_name is None:
-            return self._http.model("GET", "/object_info", _node_defs, timeout=ALL)
-        return self._http.model("GET", f"/object_info/{segment(node_name)}", _node_defs)
+            return _node_defs(self._http.json("GET", "/object_info", timeout=ALL))
+        return _node_defs(self._http.json("GET", f"/object_info/{segment(node_name)}"))
 
     def get_checkpoints(self) -> list[str]:
         """Return the checkpoints that ``CheckpointLoaderSimple`` accepts.
@@ -54,18 +53,18 @@ class NodeRoutes(RouteGroup):
 
     def get_extensions(self) -> list[str]:
         """Return the paths of the web extensions' scripts (``GET /extensions``)."""
-        return self._http.model("GET", "/extensions", partial(texts, what="GET /extensions"))
+        return texts(self._http.json("GET", "/extensions"), "GET /extensions")
 
     def get_embeddings(self) -> list[str]:
         """Return the names of the embeddings, without file endings (``GET /embeddings``)."""
-        return self._http.model("GET", "/embeddings", partial(texts, what="GET /embeddings"))
+        return texts(self._http.json("GET", "/embeddings"), "GET /embeddings")
 
     def get_global_subgraphs(self) -> dict[str, models.GlobalSubgraph]:
         """Subgraphs of the installed node packs by id, without their ``data``.
 
         ``GET /global_subgraphs``, since ComfyUI 0.3.67; :class:`NotSupported` before.
         """
-        return self._http.model("GET", "/global_subgraphs", _subgraphs)
+        return _subgraphs(self._http.json("GET", "/global_subgraphs"))
 
     def get_global_subgraph(self, subgraph_id: str) -> models.GlobalSubgraph:
         """Return a subgraph with its ``data``, which is JSON text.
@@ -92,8 +91,8 @@ class NodeRoutes(RouteGroup):
 
         ``GET /workflow_templates``, since ComfyUI 0.3.10; :class:`NotSupported` before.
         """
-        names = partial(texts_by_name, what="GET /workflow_templates")
-        return self._http.model("GET", "/workflow_templates", names)
+        found = self._http.json("GET", "/workflow_templates")
+        return texts_by_name(found, "GET /workflow_templates")
 
     def get_workflow_template(self, module: str, name: str) -> dict[str, Any]:
         """Return an example workflow, in UI format.
@@ -133,7 +132,7 @@ class NodeRoutes(RouteGroup):
         ``GET /node_replacements``, since ComfyUI 0.14; :class:`NotSupported` before.  The
         server applies the first of the list to each prompt, unless it still has the old class.
         """
-        return self._http.model("GET", "/node_replacements", _replacements)
+        return _replacements(self._http.json("GET", "/node_replacements"))
 
     def _node_def(self, name: str) -> models.NodeDef:
         node = self.get_node_defs(name).get(name)

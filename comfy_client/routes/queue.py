@@ -25,9 +25,9 @@ class QueueRoutes(RouteGroup):
                 that a queue of thousands takes little memory; ``None``: of all; ``()``: of none.
         """
         if workflows_of is None:
-            return self._http.model("GET", "/queue", models.Queue.from_json)
+            return models.Queue.from_json(self._http.json("GET", "/queue"))
         each = partial(without_workflow, frozenset(workflows_of))
-        return self._http.model("GET", "/queue", models.Queue.from_json, each=each)
+        return models.Queue.from_json(self._http.json("GET", "/queue", each=each))
 
     def clear_queue(self) -> None:
         """Remove the pending prompts of all clients; the running one keeps running.

@@ -30,8 +30,8 @@ class SystemRoutes(RouteGroup):
 
     def get_system_stats(self) -> models.SystemStats:
         """Return versions, memory and devices (``GET /system_stats``)."""
-        return self._http.model(
-            "GET", "/system_stats", models.SystemStats.from_json, max_bytes=SMALL
+        return models.SystemStats.from_json(
+            self._http.json("GET", "/system_stats", max_bytes=SMALL)
         )
 
     def get_features(self) -> models.Features:

@@ -12,8 +12,7 @@ from typing import Final, TypeAlias
 import attrs
 
 from ..errors import ApiError
-from ..models import UploadedImage
-from ..models.files import unambiguous
+from ..models.files import UploadedImage, unambiguous
 from ..transport.deadline import Deadline
 from ..transport.http import Http
 from ..transport.multipart import OnProgress
@@ -55,12 +54,12 @@ class Uploader:
         return self._send(upload)
 
     def _send(self, upload: Upload) -> UploadedImage:
-        state = upload.state()
+        state, is_here = upload.state(), upload.remote is None
         found = state and self._existing(upload, state)
         if found:
             return found
         with self.here(upload) as content:
-            if state is None or upload.remote is not None:  # it may have changed since
+            if state is None or not is_here:  # it may have changed since
                 facts = facts_of(content)
                 upload.was_fetched(facts)
                 state = FileState(upload.name or facts.name, facts.digest, facts.size)

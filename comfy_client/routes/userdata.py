@@ -258,15 +258,12 @@ class UserDataRoutes(RouteGroup):
 
     def _list(self, params: Mapping[str, str]) -> list[Any]:
         what = "GET /userdata"
-
-        def listed(found: Any) -> list[Any]:
-            if params["full_info"] == "true":
-                return [_with_info(item) for item in items(found, what)]
-            if params["split"] == "true":
-                return [texts(item, what) for item in items(found, what)]
-            return texts(found, what)
-
-        return self._http.model("GET", "/userdata", listed, params=params)
+        found = self._http.json("GET", "/userdata", params=params)
+        if params["full_info"] == "true":
+            return [_with_info(item) for item in items(found, what)]
+        if params["split"] == "true":
+            return [texts(item, what) for item in items(found, what)]
+        return texts(found, what)
 
     def list_user_data_v2(self, path: str = "") -> list[models.UserDataEntry]:
         """Files and folders below a folder, at any depth, folders first.
@@ -283,7 +280,7 @@ class UserDataRoutes(RouteGroup):
         # This route decodes once more than the others.
         where = None if path in ("", ".") else _encoded(_encoded(path))
         try:
-            return self._http.model("GET", "/v2/userdata", _tree, params={"path": where})
+            return _tree(self._http.json("GET", "/v2/userdata", params={"path": where}))
         except NotFound:
             return []
 

@@ -27,7 +27,7 @@ class UserRoutes(RouteGroup):
 
     def get_user_config(self) -> models.UserConfig:
         """Return how the server stores users, and which.  ``GET /users``, since January 2024."""
-        return self._http.model("GET", "/users", models.UserConfig.from_json)
+        return models.UserConfig.from_json(self._http.json("GET", "/users"))
 
     def create_user(self, username: str) -> str:
         """Add a user and return the new id, for ``ComfyApi(user=...)``.

@@ -13,16 +13,16 @@ import io
 import json as jsonlib
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from urllib.parse import quote
 
 import requests
 
-from ..errors import ComfyError, RequestTimeout, UnexpectedResponse
+from ..errors import ComfyError, UnexpectedResponse
 from ..sealing import sealed_headers
-from ..values import OutOfTime, reading_until, seconds_to_decode, size_decoded
+from ..values import size_decoded
 from . import log_filter
 from .connections import Transfer
 from .deadline import Deadline
@@ -47,11 +47,8 @@ MAX_JSON: Final = 64 << 20
 #: Largest answer of routes that say little: receipts, counts, refusals.
 SMALL: Final = 1 << 20
 #: Bytes that one byte of an answer may take when it is decoded.  What a ComfyUI sends takes
-#: 5 to 8; brackets alone take 27, and seconds, in which no other thread runs.
+#: 5 to 8; brackets alone take 27.
 GROWTH: Final = 10
-#: Bytes of an answer for one key in it, at the least.  What a ComfyUI sends has one in 14 to 30,
-#: but hardly so much of it; different keys by the million take a microsecond each.
-KEYED: Final = 20
 #: Seconds that one upload or download may take in all.
 MAX_TRANSFER: Final = 3600.0
 #: Bytes a second at which a server stores what was uploaded, at the least, before it answers.
@@ -59,8 +56,6 @@ STORED: Final = 10e6
 
 #: Asked of files: the length of what arrives is checked, so no encoding may come between.
 _IDENTITY: Final = {"Accept-Encoding": "identity"}
-
-Model = TypeVar("Model")
 
 
 class _Unset:
@@ -237,71 +232,27 @@ class Http:
         if answer.is_page:
             raise unexpected(answer, "an empty answer")
 
-    def json(self, method: str, route: str, *, max_bytes: int | None = None, **kw: Any) -> Any:
-        """Call :meth:`request`, and decode any content type: some proxies call all of it HTML.
-
-        ``max_bytes``: the largest answer; ``None``: ``max_json``.
-        """
-        answer, _ = self._to_decode(method, route, max_bytes=max_bytes, **kw)
-        return answer.json()
-
-    def model(
+    def json(
         self,
         method: str,
         route: str,
-        into: Callable[[Any], Model],
         *,
         max_bytes: int | None = None,
         each: Each | None = None,
         **kw: Any,
-    ) -> Model:
-        """Convert a decoded answer by ``into``, all of it within one deadline.
+    ) -> Any:
+        """Call :meth:`request`, and decode any content type: some proxies call all of it HTML.
 
-        ``each`` is called with each element of its lists, of which a large answer is decoded one
-        after the other, and what it returns takes their place.
+        ``max_bytes`` is the largest answer; ``None``: ``max_json``.  ``each`` is called with each
+        element of its lists, of which a large answer is decoded one after the other, and what it
+        returns takes their place.
         """
-        answer, deadline = self._to_decode(method, route, max_bytes=max_bytes, **kw)
-        try:
-            with reading_until(deadline.at):
-                return into(answer.json(each))
-        except OutOfTime:
-            pass  # raised below: the frames of this exception hold the answer
-        raise RequestTimeout(
-            f"{method} {answer.url}: the answer came, and there was no time left to read all of "
-            "it: raise timeout, or ask for less"
-        )
-
-    def _to_decode(
-        self,
-        method: str,
-        route: str,
-        *,
-        max_bytes: int | None,
-        timeout: float | None = None,
-        **kw: Any,
-    ) -> tuple[Response, Deadline]:
-        """Ask for an answer to decode; return it with the deadline for that."""
-        max_bytes = self.max_json if max_bytes is None else max_bytes
-        deadline = Deadline.after(self.total_timeout if timeout is None else timeout)
-        answer = self.request(method, route, max_bytes=max_bytes, timeout=timeout, **kw)
-        if len(answer.content) > SMALL:
-            self._check_weight(answer, max_bytes, deadline)
-        return answer, deadline
-
-    def _check_weight(self, answer: Response, max_bytes: int, deadline: Deadline) -> None:
-        """Raise an error if an answer takes more memory, or time, to decode than it may."""
-        needed, keys = size_decoded(answer.content), answer.content.count(b":")
-        if needed > GROWTH * max_bytes:
-            how = f"would take about {needed >> 20} MiB decoded, {GROWTH * max_bytes >> 20} are"
+        most = self.max_json if max_bytes is None else max_bytes
+        answer = self.request(method, route, max_bytes=most, **kw)
+        if len(answer.content) > SMALL and (size := size_decoded(answer.content)) > GROWTH * most:
+            how = f"would take about {size >> 20} MiB decoded, {GROWTH * most >> 20} are"
             raise self._too_much(answer, how)
-        if keys > max_bytes // KEYED:
-            raise self._too_much(answer, f"has about {keys} keys, {max_bytes // KEYED} are")
-        seconds, left = seconds_to_decode(answer.content), deadline.left()
-        if seconds > left:
-            raise RequestTimeout(
-                f"{answer.method} {answer.url}: the answer came, and may take {seconds:.1f} s to "
-                f"decode, of which {left:.1f} s are left: raise timeout, or ask for less"
-            )
+        return answer.json(each)
 
     def content(
         self, route: str, *, params: Params | None = None, timeout: float | None = None

@@ -171,8 +171,6 @@ class Endpoint:
 
     def prepare_pool(self, request: requests.PreparedRequest) -> None:
         """Have the pool of a given Session keep to our deadlines, if it is one of requests."""
-        if self.is_own_session:
-            return
         adapter = self.session.get_adapter(request.url or "")
         if isinstance(adapter, HTTPAdapter):
             pool = adapter.get_connection_with_tls_context(
@@ -398,13 +396,13 @@ class Identity:
             self._warn_of_open_password(applied)
         return changed
 
-    def ensure(self) -> None:
-        """Ask for the credentials, unless that was done before."""
+    def prepare(self, request: OutgoingRequest, path: str) -> requests.PreparedRequest:
+        """Return the request for a path of the server, complete with credentials and cookies.
+
+        The first one asks for the credentials.
+        """
         if self._template is None:
             self.refresh()
-
-    def prepare(self, request: OutgoingRequest, path: str) -> requests.PreparedRequest:
-        """Return the request for a path of the server, complete with credentials and cookies."""
         with self._lock:
             template = self._template or self._prepare(self._applied)
         session, body = self._endpoint.session, request.body
@@ -414,9 +412,9 @@ class Identity:
         fixed = (template.url or "").partition("?")[2]  # a token, the Session's own params
         if fixed:
             prepared.url += f"{'&' if '?' in prepared.url else '?'}{fixed}"
+        prepared.hooks = {name: [*hooks] for name, hooks in template.hooks.items()}
         prepared.headers = template.headers.copy()
         prepared.headers.update(request.headers)  # type: ignore[arg-type]  # bytes are sent as they are
-        prepared.hooks = {name: [*hooks] for name, hooks in template.hooks.items()}
         prepared.body = body  # type: ignore[assignment]  # an iterable with a length is a body too
         if body is not None or request.method in ("POST", "PUT", "PATCH"):
             prepared.headers["Content-Length"] = str(len(body) if body else 0)

@@ -67,9 +67,11 @@ class Form:
         return len(self._head) + self._size + len(self._tail)
 
     def __iter__(self) -> Iterator[bytes]:
-        yield self._head
-        yield from self._pieces()
-        yield self._tail
+        before = self._head
+        for piece in self._pieces():
+            yield before + piece  # one send for both
+            before = b""
+        yield before + self._tail
 
     def _pieces(self) -> Iterator[bytes]:
         left = self._size

@@ -129,7 +129,6 @@ class Sender:
     @contextlib.contextmanager
     def exchange(self, request: OutgoingRequest, exchange: Transfer) -> Iterator[requests.Response]:
         """Send one request; the body of the answer is not read yet."""
-        self._identity.ensure()
         began, status = runtime.monotonic(), 0
         try:
             self._live.add(exchange)
@@ -248,7 +247,8 @@ class Sender:
         token = current.set(exchange)
         exchange.requests += 1
         try:
-            endpoint.prepare_pool(request)
+            if not endpoint.is_own_session:
+                endpoint.prepare_pool(request)
             silence = min(exchange.read_timeout, read_timeout.get(), left)
             response = endpoint.session.send(
                 request,
