@@ -9,39 +9,53 @@ import os
 import sys
 import uuid
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 import blinker
 
-from . import subscriptions
+from . import models, subscriptions
 from .batch.batches import Batches, withdraw
 from .budget import Budget
 from .connecting import connect, wait_until_ready
 from .errors import ComfyError
-from .events import Event
+from .events import Event, JobEvent, PreviewEvent, Progress
 from .interrupts import in_full
+from .jobs.callbacks import Callbacks
 from .jobs.cancel import removing
+from .jobs.execute import (
+    as_completed,
+    attach_job,
+    queue_workflow,
+    run_workflow,
+    submit_workflow,
+)
+from .jobs.job import Job, Limits, OnInterrupt
 from .jobs.parts import Parts
 from .jobs.poller import Poller
+from .jobs.result import NodeOutput, Result
 from .jobs.tracker import Tracker
 from .overloads import typed_events, typed_on, typed_wait_for
 from .routes.definitions import NodeDefinitions
+from .routes.prompts import AnyWorkflow, PromptOptions, seal
+from .sealing import sealed
 from .settings import ClientSettings
 from .signals import Receivers
 from .timing import Timing
+from .transport.deadline import Deadline
 from .transport.dial import plan_for
-from .transport.http import MAX_JSON
+from .transport.http import MAX_JSON, Http
 from .transport.websocket import Connection, State
+from .workflow.address import Inputs
 
 if TYPE_CHECKING:
     import requests
 
     from .credentials import AnyCredentials
     from .doctor.report import DoctorReport
-    from .models import SystemStats
+    from .models import Device, SystemStats
     from .recording.recorder import Recorder
     from .stats import ClientStats
 
@@ -158,51 +172,51 @@ class ComfyApi(Batches):
             namespace=namespace,
             max_json=max_json,
         )
-        super().__init__(self._settings.make_http(self.timing))
+        http = self._settings.make_http(self.timing)
+        super().__init__(http)
         #: Of what waits for receivers, and of what jobs are left.
         self._budget = Budget(3 * max(MAX_JSON, max_json))
         self._receivers = Receivers(self, namespace, self._budget)
         self._recorder = None if record is None else _recorder(record)
-        self._http.record(self._recorder)
-        self._set_up(client_id or self.generate_id())
+        http.record(self._recorder)
+        self._set_up(http, client_id or self.generate_id())
         _clients.add(self)
 
-    def _set_up(self, client_id: str) -> None:
+    def _set_up(self, http: Http, client_id: str) -> None:
         """Make what belongs to one process; again in the child of a fork."""
         self._windows = set()
-        self._tracker = Tracker(
+        tracker = Tracker(
             self,
-            self._http,
+            http,
             self._receivers,
             self._budget,
             self.timing,
             lambda handler: Connection(
                 handler,
-                partial(plan_for, self._http),
+                partial(plan_for, http),
                 client_id,
                 poll_only=self._settings.transport == "poll",
                 timing=self.timing,
                 recorder=self._recorder,
-                max_frame=2 * self._http.max_json if self._http.max_json > MAX_JSON else None,
+                max_frame=2 * http.max_json if http.max_json > MAX_JSON else None,
             ),
         )
-        self._poller = Poller(self._tracker)
-        self._definitions = NodeDefinitions(self._http, partial(getattr, self._tracker, "link"))
-        self.parts = Parts(self._receivers, self._tracker, self._poller, self._definitions)
-        self._connection = self._tracker.connection
-        self._awaits_record = self._poller.awaits_record
-        self._records_deleted = self._poller.records_deleted
-        self._removing = partial(removing, self._poller)
-        self._stopping = partial(removing, self._poller, running=True)
+        poller = Poller(tracker)
+        definitions = NodeDefinitions(http, partial(getattr, tracker, "link"))
+        self.parts = Parts(self._receivers, tracker, poller, definitions)
+        self._awaits_record = poller.awaits_record
+        self._records_deleted = poller.records_deleted
+        self._removing = partial(removing, poller)
+        self._stopping = partial(removing, poller, running=True)
         # Collected or at exit: nothing in here may refer to this object.
         self._finalizer = weakref.finalize(
             self,
             _shut_down,
             partial(withdraw, self._windows),  # at exit, when there are still some
-            self._connection.stop,
-            partial(self._tracker.wake.set, stop=True),
+            tracker.connection.stop,
+            partial(tracker.wake.set, stop=True),
             self._receivers.shutdown(),
-            self._http.endpoint.shutdown(),
+            http.endpoint.shutdown(),
             *([] if self._recorder is None else [self._recorder.close]),
         )
 
@@ -272,17 +286,17 @@ class ComfyApi(Batches):
     @property
     def client_id(self) -> str:
         """The id that routes the server's events to this client."""
-        return self._connection.client_id
+        return self.parts.connection.client_id
 
     @property
     def state(self) -> State:
         """The state of the event thread."""
-        return self._connection.state
+        return self.parts.connection.state
 
     @property
     def connected(self) -> bool:
         """Whether the WebSocket is connected."""
-        return self._connection.state is State.CONNECTED
+        return self.parts.connection.state is State.CONNECTED
 
     @property
     def dropped_events(self) -> int:
@@ -314,11 +328,11 @@ class ComfyApi(Batches):
         self.parts.closed = True
         steps: list[Callable[[], object]] = [
             partial(withdraw, self._windows),
-            self._connection.stop,
-            self._tracker.close,
+            self.parts.connection.stop,
+            self.parts.tracker.close,
             self._receivers.close,
-            self._http.close,
-            lambda: self._connection.join(0.3),
+            self.parts.http.close,
+            lambda: self.parts.connection.join(0.3),
         ]
         if self._recorder is not None:
             steps.append(self._recorder.close)
@@ -352,7 +366,7 @@ class ComfyApi(Batches):
         return _unpickle, (
             type(self),
             self._settings.for_pickle(),
-            self._http.identity.has_secrets,
+            self.parts.http.identity.has_secrets,
             self._settings.left_behind(),
         )
 
@@ -373,24 +387,309 @@ class ComfyApi(Batches):
     def __deepcopy__(self, memo: object) -> Self:
         return self  # as of a module or a thread: there is no second one of its connections
 
-    def _check_open(self) -> None:
-        self.parts.check_open()
-
     def _after_fork(self) -> None:
         """Begin anew in the child of a fork: the parent keeps its id, socket, pool and jobs."""
         was_closed = self.parts.closed
         self._finalizer.detach()
         self._budget.after_fork()
-        self._connection.abandon()
+        self.parts.connection.abandon()
         if self._recorder is not None:
             self._recorder.abandon()
             self._recorder = None
-        self._tracker.after_fork()
-        self._http.after_fork()
+        self.parts.tracker.after_fork()
+        self.parts.http.after_fork()
         self._receivers.reset()
-        self._set_up(self.generate_id())
+        self._set_up(self.parts.http, self.generate_id())
         if was_closed:
             self.close()
+
+    # -- run workflows -------------------------------------------------------------------
+
+    def run(
+        self,
+        workflow: AnyWorkflow,
+        inputs: Inputs | None = None,
+        *,
+        timeout: float | None = None,
+        stall_timeout: float | None = None,
+        strict: bool = False,
+        check: bool = False,
+        resubmit: bool = False,
+        on_interrupt: OnInterrupt = "leave",
+        on_event: Callable[[JobEvent], object] | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        on_preview: Callable[[PreviewEvent], object] | None = None,
+        on_start: Callable[[Job], object] | None = None,
+        on_output: Callable[[str, NodeOutput], object] | None = None,
+        on_queue: Callable[[int], object] | None = None,
+        every: float | None = None,
+        retry_oom: bool = False,
+        progress: bool | None = None,
+        **options: Unpack[PromptOptions],
+    ) -> Result:
+        """Run a workflow and return its outputs: :meth:`submit` and :meth:`Job.result`.
+
+        ``POST /prompt``, events, and ``GET /history/{prompt_id}`` where events have gaps.  It
+        returns after receivers have had all events of the prompt (unless they take more than 5
+        seconds, or more than is left of ``timeout``).
+
+        Example::
+
+            from comfy_client import ComfyApi
+
+            with ComfyApi("http://127.0.0.1:8188") as api:
+                result = api.run("txt2img.json", timeout=300, on_progress=print)
+                print(result.images[0].filename)
+
+        Args:
+            workflow: A :class:`Workflow`, or what :meth:`Workflow.load` reads: a dict, JSON
+                text, the path of a JSON file or of a saved image, a job, a result, ...  For an
+                input ``seed`` or ``noise_seed`` that is ``"random"`` or -1, a seed is drawn,
+                which is in :attr:`Result.seeds`.
+            inputs: Other values for this run, ``{"KSampler.seed": 7}``, as
+                :meth:`Workflow.set`; your workflow is not changed.
+            timeout: Seconds for everything; ``None``: no limit.  If the submission got no
+                answer by then, the client looks the prompt up for two more seconds.
+            stall_timeout: Seconds without any news of the prompt; ``None``: no limit.  Loading a
+                model, or another client's long prompt before it, can be minutes without news.
+            strict: As for :meth:`submit`.
+            check: As for :meth:`submit`.
+            resubmit: As for :meth:`submit`.
+            on_interrupt: On Ctrl-C, return at once and let the prompt run (``"leave"``), or
+                cancel it first (``"cancel"``, 5 seconds at most).
+            on_event: Called with every event of this prompt, in this thread; also with events of
+                custom nodes whose data has its ``prompt_id``.
+            on_progress: Called with its ``progress`` events only.
+            on_preview: Called with its previews only.
+            on_start: Called once with the :class:`Job`, when the prompt begins to run.
+            on_output: Called with the id of a node and its :class:`NodeOutput`, as soon as it is
+                there, from the cache too.  Outputs that no event brings (images of
+                ``SaveImageWebsocket``, those in the cache of servers before August 2024) come at
+                the end.
+            on_queue: Called with how many prompts are before it, as that changes, until it begins:
+                0 if it is next.  Not at all if it begins at once.
+            every: Seconds between two calls of ``on_progress``, and of ``on_preview``, at the
+                least: the newest is kept meanwhile, and the last one comes in any case.
+                ``None``: each is called.  Images of ``SaveImageWebsocket`` always are.
+            retry_oom: If a node runs out of memory (:attr:`JobFailed.is_oom`), have the server
+                unload its models and caches (:meth:`free_memory`), and run the workflow once more,
+                with the same seeds, under a new id; ``timeout`` is for both.  If that fails, its
+                error has the first one as its cause.
+            progress: Whether to show how far it is.  A notebook shows a bar, the preview, and at
+                the end what came out; a terminal with tqdm (extra ``[progress]``) shows a bar,
+                and anything else gets a line for each 10 %, both on stderr.  ``None``: it is shown
+                unless you passed a callback, called from another thread than the main one, or have
+                ``COMFY_PROGRESS=0`` in the environment; if the log's level is INFO, the log gets
+                the lines, unless ``COMFY_PROGRESS`` is 1.
+            options: See :class:`PromptOptions`.
+
+        Raises:
+            PromptRejected: The server refused the workflow.
+            JobFailed: A node raised an exception, which the error describes.
+            JobInterrupted: Someone stopped the prompt.
+            JobLost: The server was restarted, or the prompt was deleted.
+            JobTimeout: Time ran out, or no news came; the prompt keeps running.
+            RequestTimeout: Time ran out before node definitions came, which ``check`` and files
+                in UI format need, or before a file of an input was uploaded.
+            UploadTooLarge: A file of an input exceeds the server's limit; other errors of
+                :meth:`upload_image` for it.
+            SubmitUncertain: The submission got no answer, and the prompt could not be found.
+            WorkflowError: The graph cannot be sent, a name in ``inputs`` is wrong, or ``check``
+                found an error.
+        """
+        seal(options)
+        inputs = sealed(inputs)
+        limits = Limits(timeout, stall_timeout)
+        callbacks = Callbacks(
+            on_event, on_progress, on_preview, on_start, on_output, on_queue, every
+        )
+        return run_workflow(
+            self,
+            self.parts,
+            workflow,
+            inputs,
+            options,
+            callbacks,
+            limits,
+            on_interrupt=on_interrupt,
+            progress=progress,
+            strict=strict,
+            check=check,
+            resubmit=resubmit,
+            retry_oom=retry_oom,
+        )
+
+    def submit(
+        self,
+        workflow: AnyWorkflow,
+        inputs: Inputs | None = None,
+        *,
+        prompt_id: str | None = None,
+        strict: bool = False,
+        check: bool = False,
+        resubmit: bool = False,
+        on_event: Callable[[JobEvent], object] | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        on_preview: Callable[[PreviewEvent], object] | None = None,
+        on_start: Callable[[Job], object] | None = None,
+        on_output: Callable[[str, NodeOutput], object] | None = None,
+        on_queue: Callable[[int], object] | None = None,
+        every: float | None = None,
+        **options: Unpack[PromptOptions],
+    ) -> Job:
+        """Put a workflow into the queue and return its :class:`Job`, a Future.
+
+        ``POST /prompt``.  Errors of the submission are raised here, as in :meth:`run`; errors
+        of the run by ``job.result()``.
+
+        Example::
+
+            from comfy_client import ComfyApi
+
+            with ComfyApi("http://127.0.0.1:8188") as api:
+                job = api.submit("txt2img.json")
+                print(job.prompt_id, job.status)
+                result = job.result(timeout=300)
+
+        Args:
+            workflow: As for :meth:`run`.
+            inputs: As for :meth:`run`.
+            prompt_id: Your own id, a canonical UUID never used before, if you must store it
+                before the submission.  ``None``: a new one.  Servers before 0.3.45 choose
+                another, which is ``job.prompt_id``; :meth:`job` finds the prompt by yours too.
+            strict: If only a part of the workflow would run, cancel it and raise
+                :class:`PromptRejected` (:class:`WorkflowError` for a link to a missing node,
+                which is never sent).  Otherwise this is a warning, and in ``job.node_errors``.
+            check: Check the workflow first (:meth:`Workflow.check`), and send nothing if there is
+                an error: :class:`WorkflowError`, whose ``problems`` has all of them.
+            resubmit: Send a submission again (at most twice, under the same id) that got no
+                answer and cannot be found on the server, instead of raising
+                :class:`SubmitUncertain`.  If the server is down, it first waits for it, for the
+                client's ``timeout``.  If the first submission was merely late, it runs twice.
+            on_event: As for :meth:`run`, but called in the delivery thread, one after the other
+                with the receivers of signals: a slow one delays those.  One that raises is logged,
+                and called again.  ``job.result()`` returns after all calls, as for receivers.
+            on_progress: As ``on_event``.
+            on_preview: As ``on_event``.
+            on_start: As ``on_event``.
+            on_output: As ``on_event``.
+            on_queue: As ``on_event``.
+            every: As for :meth:`run`.
+            options: See :class:`PromptOptions`.
+        """
+        seal(options)
+        inputs = sealed(inputs)
+        callbacks = Callbacks(
+            on_event, on_progress, on_preview, on_start, on_output, on_queue, every
+        )
+        return submit_workflow(
+            self,
+            self.parts,
+            workflow,
+            inputs,
+            options,
+            callbacks,
+            prompt_id=prompt_id,
+            strict=strict,
+            check=check,
+            resubmit=resubmit,
+        )
+
+    def job(
+        self, prompt_id: str, workflow: AnyWorkflow | None = None, *, must_exist: bool = False
+    ) -> Job:
+        """Attach to a prompt by its id: in another process, after a crash or restart.
+
+        Asks ``GET /queue`` and ``GET /history/{prompt_id}``, once before it returns (a few
+        seconds at most; without an answer the status is ``unknown``), then in the background.
+        The job ends in its result, in its error, or in :class:`JobLost` if the server knows it
+        neither in the queue nor in the history.  Its events go only to the client that submitted
+        it, unless this one has the same ``client_id``; without them, changes of the queue show
+        its end.
+
+        An end that this client has seen is final (it remembers the last thousand).  While
+        the job of this prompt is still in use, that job is returned; later, an error is the same
+        as before, and the result of a success is read from the history again.
+
+        Args:
+            prompt_id: As in ``job.prompt_id``, or as given to :meth:`submit`; a UUID in any
+                form.  Servers before ComfyUI 0.3.45 choose ids themselves; there, your own id
+                finds only prompts that this ``client_id`` has submitted.
+            workflow: The submitted workflow, for the titles of nodes; ``None``: the server's.
+            must_exist: Whether to raise at once if the server has no such prompt, in place of a
+                job that is lost some seconds later.  A prompt that this client is submitting
+                exists.
+
+        Raises:
+            JobNotFound: With ``must_exist``: it is in neither.
+            ComfyError: With ``must_exist``: the server did not answer, or refused.
+        """
+        return attach_job(self, self.parts, prompt_id, workflow, must_exist=must_exist)
+
+    def as_completed(self, jobs: Iterable[Job], timeout: float | None = None) -> Iterator[Job]:
+        """Yield jobs as they end, each once; as :func:`concurrent.futures.as_completed`.
+
+        It sends no request, and raises no error of a job: ``job.result()`` or
+        ``job.exception()`` say how it ended.  Ctrl-C ends it; the prompts keep running.
+
+        Args:
+            jobs: Jobs of :meth:`submit` and :meth:`job`, of other clients too; also a dict with
+                jobs as keys.
+            timeout: Seconds from this call to the last end; ``None``: no limit; 0: yield only
+                the jobs that have ended.
+
+        Raises:
+            JobTimeout: Some jobs have not ended within ``timeout``; the message says how many.
+                They keep running, and another call yields them.
+            TypeError: An item is no job; :meth:`job` makes one from a ``prompt_id``.
+        """
+        return as_completed(jobs, timeout)
+
+    def queue_prompt(
+        self,
+        number: float | None,
+        workflow: AnyWorkflow,
+        *,
+        prompt_id: str | None = None,
+        **options: Unpack[PromptOptions],
+    ) -> models.QueuedPrompt:
+        """Put a workflow into the queue, and return at once.  ``POST /prompt``.
+
+        :meth:`run` does this and waits.  The request is never repeated: if no answer comes, the
+        prompt may be in the queue nevertheless.
+
+        Args:
+            number: The priority, lower runs first; ``None`` and 0 append the prompt, -1 puts it
+                at the front.
+            workflow: As for :meth:`run`.
+            prompt_id: Your own id, a canonical UUID.  Servers before 0.3.45 ignore it: read
+                the id from the answer.  ``None``: the server chooses.
+            options: See :class:`PromptOptions`.
+
+        Raises:
+            PromptRejected: The server refused; the message says why in words.
+            WorkflowError: The graph cannot be sent: NaN, editor format, a link to a missing node.
+                If such a link concerns only some of the outputs, the others are sent, and
+                ``node_errors`` of the answer names the ones that were left out.
+            TypeError: ``extra_data`` or ``workflow_ui`` holds what JSON cannot represent, or does
+                not have the form that servers need; the message names the place.
+            UploadTooLarge: The body, or a file of an input, exceeds the server's limit.
+        """
+        seal(options)
+        return queue_workflow(
+            self, self.parts, workflow, options, number=number, prompt_id=prompt_id
+        )
+
+    def append_prompt(
+        self,
+        workflow: AnyWorkflow,
+        *,
+        prompt_id: str | None = None,
+        **options: Unpack[PromptOptions],
+    ) -> models.QueuedPrompt:
+        """:meth:`queue_prompt` at the end of the queue.  ``POST /prompt``."""
+        seal(options)
+        return self.queue_prompt(None, workflow, prompt_id=prompt_id, **options)
 
     # -- events --------------------------------------------------------------------------
 
@@ -468,7 +767,88 @@ class ComfyApi(Batches):
         """
         subscriptions.subscribe_logs(self.parts, enabled=enabled)
 
-    # -- anything else -------------------------------------------------------------------
+    # -- the server ----------------------------------------------------------------------
+
+    @property
+    def host(self) -> str:
+        """The server's URL, without credentials."""
+        return self.parts.http.address.http_url
+
+    def node_definitions(
+        self, classes: Collection[str] | None = None, *, refresh: bool = False
+    ) -> Mapping[str, Any]:
+        """Definitions of node classes as JSON, by class; the client keeps them.
+
+        ``GET /object_info/{class}`` for each of up to 16 classes that it does not know yet,
+        else ``GET /object_info`` (half a megabyte to tens of megabytes; up to ``max_json``).  It
+        forgets them when its event socket connects anew, since the server may have been
+        restarted with other node packs.  Choices of files are as old as the definitions:
+        ``refresh`` shows models that were added since.  Threads may ask at once; one request
+        serves them all.
+
+        Example::
+
+            from comfy_client import ComfyApi
+
+            with ComfyApi("http://127.0.0.1:8188") as api:
+                sampler = api.node_definitions(["KSampler"])["KSampler"]
+                print(sampler["input"]["required"]["steps"])
+
+        Args:
+            classes: The classes that you need; those that the server lacks are not in the
+                answer.  ``None``: all.
+            refresh: Ask the server again for these classes.
+
+        Returns:
+            A new dict; do not change the definitions in it, which the client keeps.
+
+        Raises:
+            TypeError: ``classes`` is a ``str``.
+            UnexpectedResponse: More than ``max_json`` bytes, or no definitions.
+            ApiError: The server refused; :class:`TransportError`: no answer, or not in time.
+            ClientClosed: After :meth:`close`.
+        """
+        self.parts.check_open()
+        return self.parts.definitions.get(classes, refresh=refresh, deadline=Deadline())
+
+    def wait_for_vram(
+        self, nbytes: int, timeout: float | None = None, *, device: int | None = None
+    ) -> Device:
+        """Wait until so much memory of a device is free, and return the device.
+
+        ``GET /system_stats``, again and again; once, if it is free already.  What torch has
+        reserved and does not use counts as free.  It has nothing freed: call
+        :meth:`free_memory` before, and nothing keeps it free: another prompt may take it.
+
+        Example::
+
+            from comfy_client import ComfyApi, NotSupported
+
+            with ComfyApi("http://127.0.0.1:8188") as api:
+                api.free_memory(unload_models=True, free_memory=True, wait=1)
+                try:
+                    print(api.wait_for_vram(8 * 2**30, timeout=60).vram_free)
+                except NotSupported:
+                    print("this server computes on the CPU")
+
+        Args:
+            nbytes: How many bytes.
+            timeout: Seconds; ``None``: no limit; 0: ask once.  Outages of the server are waited
+                for.
+            device: The ``index`` of the device; ``None``: the main one.  Servers before ComfyUI
+                0.23 tell of no other.
+
+        Raises:
+            VramTimeout: Not in time; it says how much was free at last.
+            NotSupported: The server computes on the CPU, or does not tell.
+            ValueError: The device has less in all, or there is no such device.
+            ApiError: The server refused.
+            ClientClosed: After :meth:`close`, or if it is called meanwhile.
+        """
+        from .jobs.memory import wait_for_vram  # few programs do
+
+        self.parts.check_open()
+        return wait_for_vram(self, self.parts.poller, nbytes, device, timeout)
 
     def doctor(self, run: bool = False, *, timeout: float = 30.0) -> DoctorReport:
         """Diagnose the connection step by step: proxy, DNS, port, TLS, HTTP, WebSocket, ...
@@ -491,14 +871,14 @@ class ComfyApi(Batches):
         from .doctor.context import Client  # takes a while to import, and is wanted rarely
         from .doctor.examine import examine
 
-        self._check_open()
+        self.parts.check_open()
         client = Client(
-            self._http,
-            self._connection,
+            self.parts.http,
+            self.parts.connection,
             self.client_id,
-            plan=None if self._settings.transport == "poll" else partial(plan_for, self._http),
-            status_at=lambda: self._tracker.monitor.status_at,
-            outstanding=len(self._tracker.outstanding),
+            plan=None if self._settings.transport == "poll" else partial(plan_for, self.parts.http),
+            status_at=lambda: self.parts.tracker.monitor.status_at,
+            outstanding=len(self.parts.tracker.outstanding),
             dropped_events=self.dropped_events,
             watch=self.timing.watch,
         )
@@ -523,7 +903,7 @@ def _unpickle(
     dropped_arguments: tuple[str, ...] = (),
 ) -> ComfyApi:
     api = cls(**config)
-    api._http.left_behind = left_behind
+    api.parts.http.left_behind = left_behind
     if dropped_arguments:
         _warn_of_pickle(api.host, dropped_arguments)
     return api

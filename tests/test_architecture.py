@@ -80,16 +80,16 @@ LONGEST_FUNCTION = 45
 #: The most that each figure of ``python -m tests.walks`` may be, and the aim.  Lower the ceiling
 #: when the figure falls; never raise it.
 CEILINGS = {
-    "submit(): files": (41, 20),
-    "submit(): moves": (119, 70),
+    "submit(): files": (35, 20),
+    "submit(): moves": (112, 70),
     "get_queue(): files": (16, 11),
     "get_queue(): moves": (49, 40),
     "end frame: calls": (145, 100),
     "end frame: files": (20, 13),
-    "friend functions": (40, 0),
-    "depth of ComfyApi": (8, 3),
-    "private names that the ladder of the clients shares": (31, 0),
-    "private names that any class shares with its bases": (72, 0),
+    "friend functions": (35, 0),
+    "depth of ComfyApi": (6, 3),
+    "private names that the ladder of the clients shares": (18, 0),
+    "private names that any class shares with its bases": (59, 0),
     "class names used twice": (25, 4),
     "file names used twice": (38, 14),
     "docstrings that begin with a pronoun, %": (2.5, 2.0),

@@ -33,7 +33,7 @@ class Batches(Running):
 
         return ClientWindow(
             self,
-            self._poller,
+            self.parts.poller,
             self._windows,
             timeout=timeout,
             stall_timeout=stall_timeout,
@@ -146,7 +146,7 @@ class Batches(Running):
         from .map import run_map
 
         seal(options)
-        self._check_open()
+        self.parts.check_open()
         check_may_wait()
         return run_map(
             self._window(timeout, stall_timeout, patience),
@@ -253,7 +253,7 @@ class Batches(Running):
         from .sweep import run_sweep
 
         seal(options)
-        self._check_open()
+        self.parts.check_open()
         check_may_wait()
         workflow = as_workflow(workflow, self)
         window = self._window(timeout, stall_timeout, patience)

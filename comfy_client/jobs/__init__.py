@@ -18,8 +18,8 @@ From the bottom up:
     What a bar shows of a job (``showing/bars.py`` draws it).
 ``callbacks``
     What is called as a prompt goes on, in the thread that waits or in the delivery thread.
-``submit``, ``existence``, ``memory``
-    Submitting and attaching; whether there is a prompt; trying again with more memory.
-``reading``, ``waiting``, ``running``
-    The methods of the client for all that.
+``submit``, ``memory``
+    Submitting, exactly once, and attaching; trying again with more memory.
+``parts``, ``execute``, ``running``
+    The parts of a client, and what its methods for workflows and jobs do with them.
 """

@@ -29,6 +29,7 @@ class Parts:
         tracker: Its prompts that have not ended.
         poller: Asks the server about them.
         definitions: The node definitions that it keeps.
+        connection: Its event socket.
         closed: Whether ``close()`` was called.
     """
 
@@ -36,17 +37,16 @@ class Parts:
     tracker: Tracker
     poller: Poller
     definitions: NodeDefinitions
-    closed: bool = False
+    connection: Connection = attrs.field(init=False)
+    closed: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.connection = self.tracker.connection
 
     @property
     def http(self) -> Http:
         """What sends its requests."""
         return self.tracker.http
-
-    @property
-    def connection(self) -> Connection:
-        """Its event socket."""
-        return self.tracker.connection
 
     def check_open(self) -> None:
         """Raise :class:`ClientClosed` after ``close()``."""

@@ -71,8 +71,8 @@ class PooledJob(Job):
         self, client: Running, prompt_id: str, graph: Mapping[str, Any], line: Line
     ) -> None:
         # Until a server has it, its times are those of one of the clients.
-        tracker = client._poller.tracker
-        super().__init__(client, tracker.new(prompt_id, graph), client._poller)
+        tracker = client.parts.poller.tracker
+        super().__init__(client, tracker.new(prompt_id, graph), client.parts.poller)
         self._line = line
         self._given: Job | None = None
         self._relay: _Relay | None = None
@@ -252,5 +252,5 @@ def abandon(job: PooledJob) -> None:
 
 def queue_length(client: Running) -> tuple[int, float]:
     """Return the length of the server's queue as it said last, and when it said so."""
-    monitor = client._poller.tracker.monitor
+    monitor = client.parts.poller.tracker.monitor
     return monitor.remaining or 0, monitor.status_at

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Final, Self, get_args
 
 from ..client import ComfyApi
-from ..jobs.waiting import AnyJob, as_completed
+from ..jobs.execute import AnyJob, as_completed
 from ..signals import Receivers
 from ..transport.deadline import Deadline
 from ..values import is_real

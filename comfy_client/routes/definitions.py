@@ -53,6 +53,8 @@ class NodeDefinitions(RouteGroup):
 
         One thread asks at a time; the others wait for what it gets.
         """
+        if isinstance(classes, str):
+            raise TypeError(f"classes is a list of names, such as [{classes!r:.80}]")
         with self._alone(deadline):
             self._forget_old()
             missing = None if classes is None else self._missing(classes, refresh=refresh)

@@ -175,8 +175,8 @@ def test_a_second_cancel_that_finds_nothing_does_not_undo_the_first(
     """The one that deleted it is the truth."""
     fast.submit(shows(waits=True))
     job = fast.submit(shows("b"))
-    monkeypatch.setattr(fast._poller, "wait_until", lambda happened, seconds: None)
-    with fast._tracker.lock:  # nobody learns of the first meanwhile
+    monkeypatch.setattr(fast.parts.poller, "wait_until", lambda happened, seconds: None)
+    with fast.parts.tracker.lock:  # nobody learns of the first meanwhile
         assert job.cancel()
         assert state_of(job).cancelled
         assert not job.cancel()
@@ -223,8 +223,8 @@ def test_cancel_by_our_id_leaves_the_job_of_the_servers_id_watched(
     comfy.faults.other_prompt_ids()
     ours = fast.generate_id()
     first = fast.submit(shows("b"), prompt_id=ours)
-    monkeypatch.setattr(fast._poller, "wait_until", lambda happened, seconds: None)
-    with fast._tracker.lock:  # before the thread that asks has found it
+    monkeypatch.setattr(fast.parts.poller, "wait_until", lambda happened, seconds: None)
+    with fast.parts.tracker.lock:  # before the thread that asks has found it
         second = fast.job(ours)
         assert second.cancel()
     assert isinstance(first.exception(LIMIT), JobInterrupted)
@@ -238,9 +238,9 @@ def test_attaching_and_cancel_do_not_wait_for_the_backoff_of_earlier_failures(
     ended = fast.run(shows("a"), timeout=LIMIT).prompt_id
     fast.submit(shows(waits=True))
     job = fast.submit(shows("b"))
-    fast._poller.tracker.not_before = time.monotonic() + 3600.0
+    fast.parts.poller.tracker.not_before = time.monotonic() + 3600.0
     assert fast.job(ended).result(LIMIT).texts == ("a",)
-    fast._poller.tracker.not_before = time.monotonic() + 3600.0
+    fast.parts.poller.tracker.not_before = time.monotonic() + 3600.0
     assert job.cancel()
     assert isinstance(job.exception(LIMIT), JobInterrupted)
 
@@ -406,8 +406,8 @@ def test_an_interrupt_that_no_node_begins_after_is_sent_once(
         job.cancel()
     before = stops(comfy)
     for _ in range(3):  # passes of the thread that would send it
-        fast._tracker.wake.set()
-        assert fast._poller.stops.repeat() == float("inf")
+        fast.parts.tracker.wake.set()
+        assert fast.parts.poller.stops.repeat() == float("inf")
     assert not job.done()
     assert stops(comfy) == before
 

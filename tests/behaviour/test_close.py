@@ -309,17 +309,18 @@ def test_close_is_done_in_full_though_ctrl_c_come_in_between(
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    for step in ("_connection.stop", "_tracker.close", "_receivers.close", "_http.close"):
+    for step in ("connection.stop", "tracker.close", "receivers.close", "http.close"):
         api = client(comfy)
         api.init()
         job = api.submit(shows(waits=True))
         part, _, method = step.partition(".")
-        do = getattr(getattr(api, part), method)
+        owner = getattr(api.parts, part)
+        do = getattr(owner, method)
         with monkeypatch.context() as patch:
-            patch.setattr(getattr(api, part), method, interrupt)
+            patch.setattr(owner, method, interrupt)
             with pytest.raises(KeyboardInterrupt):
                 api.close()
-        if part != "_tracker":
+        if part != "tracker":
             assert job.done()
         api.close()
         assert job.done()

@@ -77,7 +77,7 @@ def test_receivers_have_had_an_end_that_comes_before_the_answer(comfy, fast, mon
     """However the threads take turns: the answer comes between the verdict and the telling."""
     told = Heard(fast)
     answer = threading.Event()
-    publish = fast._tracker.publish
+    publish = fast.parts.tracker.publish
 
     def late(request):
         status = comfy.answer(request)
@@ -90,7 +90,7 @@ def test_receivers_have_had_an_end_that_comes_before_the_answer(comfy, fast, mon
             time.sleep(0.3)
         publish(event)
 
-    monkeypatch.setattr(fast._tracker, "publish", slow)
+    monkeypatch.setattr(fast.parts.tracker, "publish", slow)
     comfy.on("POST", "/prompt", late)
     comfy.script(*WELL)
     check(fast.run(GRAPH, timeout=LIMIT))

@@ -125,9 +125,9 @@ def test_an_iterator_may_be_collected_in_any_thread_at_any_moment(comfy, fast):
     ended = threading.Event()
 
     def collect():
-        with fast._tracker.lock:
+        with fast.parts.tracker.lock:
             # What closing the iterator of map() does; of one, nobody has heard.
-            removing(fast._poller, [job.prompt_id, fast.generate_id()])()
+            removing(fast.parts.poller, [job.prompt_id, fast.generate_id()])()
             events.close()
         ended.set()
 

@@ -117,7 +117,7 @@ def test_a_prompt_at_the_front_is_behind_what_runs(
     until(lambda: first.status == "running")
     waiting = [fast.submit(shows(str(number))) for number in (1, 2)]
     front = [fast.submit(shows(f"front {number}"), front=True) for number in (1, 2)]
-    until(lambda: fast._tracker.monitor.remaining == 5)
+    until(lambda: fast.parts.tracker.monitor.remaining == 5)
     places = [job.queue_position for job in (first, *front, *waiting)]
     until(lambda: [job.queue_position for job in (first, *front, *waiting)] == [0, 2, 1, 3, 4])
     assert places[0] == 0
@@ -145,7 +145,7 @@ def test_the_places_of_many_jobs_cost_one_look(
     first = fast.submit(shows("0", waits=True))
     until(lambda: first.status == "running")
     jobs = [fast.submit(shows(str(number))) for number in range(1, 60)]
-    until(lambda: fast._tracker.monitor.remaining == 60)
+    until(lambda: fast.parts.tracker.monitor.remaining == 60)
     sort, sorts = Order.of, []
 
     def counted(*args: Any) -> Order:
@@ -190,7 +190,7 @@ def test_a_look_at_a_large_queue_decodes_one_prompt_at_a_time(
     monkeypatch.setattr(response, "_decoder", SimpleNamespace(raw_decode=raw_decode))
     with client(comfy) as third:
         job = third.job(mine) if attaches else fast.job(mine)
-        snapshot = third._tracker.monitor.refresh(third, [mine])
+        snapshot = third.parts.tracker.monitor.refresh(third, [mine])
         assert len(snapshot.pending) == 61
         assert {*snapshot.graphs} == {mine}
         assert job.graph["1"]["inputs"] == snapshot.graphs[mine]["1"]["inputs"]

@@ -171,7 +171,7 @@ class Round:
                 for number, client in enumerate(self.clients):
                     if outstanding(client):
                         self.wrong.append(f"outstanding: {outstanding(client)}")
-                    client._receivers.flush(5.0)
+                    client.parts.receivers.flush(5.0)
                     stats = client.stats()
                     ended = stats.submitted + stats.attached
                     told = len({event.prompt_id for event in self.ends[number]} - {FOREIGN})

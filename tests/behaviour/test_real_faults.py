@@ -167,14 +167,14 @@ def test_a_cut_while_it_runs_costs_nothing(sure: ComfyApi, link: Proxy, reset: b
 def test_a_cut_between_success_and_history_costs_nothing(sure: ComfyApi, link: Proxy) -> None:
     """After an earlier gap, success has to be looked up; the link goes in that moment."""
     with client(link.url) as (api, heard):
-        handle = api._tracker.handle
+        handle = api.parts.tracker.handle
 
         def cut_at_the_end(event: Event) -> None:
             if event.name == "execution_success":
                 link.cut()
             handle(event)
 
-        api._tracker.handle = cut_at_the_end
+        api.parts.tracker.handle = cut_at_the_end
         job = api.submit(sleeper(6.0, 100))
         clock = Clock(sure, job)
         until(lambda: job.progress.step)
@@ -300,7 +300,7 @@ def test_a_socket_that_the_server_forgot_is_noticed_and_replaced(
     """the old socket's late end takes the route of the new one; pings are answered."""
     with client(link.url) as (api, heard):
         link.dark(old_only=True)
-        api._connection.redial("a test")  # the server does not see the old socket end
+        api.parts.connection.redial("a test")  # the server does not see the old socket end
         until(lambda: heard.links == ["disconnected", "reconnected"])
         link.light()  # now it does
         job = api.submit(sleeper(1.0, 10))
@@ -569,7 +569,7 @@ def test_a_transfer_over_a_link_that_goes_dark_ends_at_the_timeout_of_the_client
             assert 3.9 < time.monotonic() - start < 4 + SLACK
         thread = threading.Thread(target=send, args=(api,))
         thread.start()
-        until(lambda: api._http.busy)
+        until(lambda: api.parts.http.busy)
         time.sleep(0.2)  # it has sent all
         api.close()
         thread.join(LIMIT)

@@ -126,7 +126,7 @@ def test_each_job_has_an_error_of_its_own(comfy, monkeypatch):
     comfy.script(START)
     with Fast(comfy.url, transport="poll", namespace=blinker.Namespace()) as api:
         running = [api.submit(GRAPH) for _ in range(2)]
-        monkeypatch.setattr(api._tracker.deafness, "redial_if_deaf", lambda *_: 1 / 0)
+        monkeypatch.setattr(api.parts.tracker.deafness, "redial_if_deaf", lambda *_: 1 / 0)
         first, second = (job.exception(LIMIT) for job in running)
         assert str(first) == str(second)
         assert first is not second
@@ -137,8 +137,8 @@ def test_what_a_client_keeps_of_a_failure_holds_no_frames(comfy, fast):
     comfy.on("GET", "/queue", LOGIN)
     comfy.script(START)
     fast.job(str(uuid.uuid4()))
-    comfy.until(lambda: fast._poller.trouble, LIMIT)
-    assert traceback.format_tb(fast._poller.trouble.__traceback__) == []
+    comfy.until(lambda: fast.parts.poller.trouble, LIMIT)
+    assert traceback.format_tb(fast.parts.poller.trouble.__traceback__) == []
 
 
 def test_a_login_page_ends_what_is_over_though_nobody_said_how(comfy, fast):

@@ -65,9 +65,9 @@ WAITS: dict[str, Callable[[World], object]] = {
 
 #: Locks without which no event reaches a job.
 LOCKS: dict[str, Callable[[ComfyApi], Any]] = {
-    "jobs": lambda api: api._tracker.lock,
-    "connection": lambda api: api._connection._lock,
-    "receivers": lambda api: api._receivers._lock,
+    "jobs": lambda api: api.parts.tracker.lock,
+    "connection": lambda api: api.parts.connection._lock,
+    "receivers": lambda api: api.parts.receivers._lock,
 }
 
 
@@ -95,7 +95,7 @@ def test_a_wait_that_could_never_end_raises_at_once(world: World, wait: str) -> 
     """Since the code that it interrupts owns the lock that the client's threads need."""
     api = world.api
     before = len(outstanding(api))
-    error = in_handler(lambda: WAITS[wait](world), api._tracker.lock)
+    error = in_handler(lambda: WAITS[wait](world), api.parts.tracker.lock)
     assert isinstance(error, ComfyError)
     assert "return from the handler first, or wait in a thread" in str(error)
     assert len(outstanding(api)) == before  # nothing was submitted
@@ -109,7 +109,7 @@ def test_it_does_so_whichever_lock_is_owned(world: World, lock: str) -> None:
 
 def test_afterwards_the_client_works(world: World, gate: Gates) -> None:
     """The handler has left nothing behind."""
-    assert in_handler(world.job.result, world.api._tracker.lock) is not None
+    assert in_handler(world.job.result, world.api.parts.tracker.lock) is not None
     gate.set()
     assert world.job.result(LIMIT).texts == ("x",)
     assert world.api.run(shows("y"), timeout=LIMIT).texts == ("y",)
@@ -137,13 +137,13 @@ def test_a_handler_that_interrupts_a_wait_may_wait(world: World, gate: Gates) ->
 
 def test_close_in_a_handler_ends(world: World) -> None:
     """It waits for no thread without a limit."""
-    assert in_handler(world.api.close, world.api._tracker.lock) is None
+    assert in_handler(world.api.close, world.api.parts.tracker.lock) is None
     assert world.job.done()
 
 
 def test_other_threads_may_wait(world: World) -> None:
     """What one thread owns concerns no other."""
-    with world.api._tracker.lock:
+    with world.api.parts.tracker.lock:
         waiting = threading.Thread(target=check_may_wait)
         waiting.start()
         waiting.join()
@@ -155,7 +155,7 @@ def test_other_threads_may_wait(world: World) -> None:
 WORKS: dict[str, Callable[[World], object]] = {
     "iterator of a job": lambda w: w.job.events(),
     "iterator of events": lambda w: w.api.events("status"),
-    "waking the thread that asks": lambda w: w.api._tracker.wake.set(),
+    "waking the thread that asks": lambda w: w.api.parts.tracker.wake.set(),
     "dropping what waits": lambda w: w.job._tracked.events.subscribe().close(),
 }
 

@@ -206,7 +206,7 @@ def test_a_submission_that_is_refused_calls_nothing(comfy, fast):
     comfy.script(*WELL)
     fast.submit(GRAPH, on_queue=print).result(LIMIT)
     assert calls == []
-    assert not fast._receivers._due
+    assert not fast.parts.receivers._due
 
 
 def test_close_ends_the_calls(comfy, gate):
@@ -235,7 +235,7 @@ def test_a_job_and_its_callbacks_go_with_it(comfy, fast):
     kept = weakref.ref(bound)
     job = fast.submit(GRAPH, on_event=bound.call, on_queue=bound.call)
     job.result(LIMIT)
-    until(lambda: not fast._receivers._due)
+    until(lambda: not fast.parts.receivers._due)
     gc.disable()
     try:
         del job, bound

@@ -521,7 +521,7 @@ def test_a_proxy_that_tunnels_nothing_leaves_polling(
     forward.refuses_tunnels = True
     with ComfyApi(f"comfy.example:{comfyui.port}") as api:
         assert api.state is State.POLLING
-        assert "proxy" in str(api._connection.error)
+        assert "proxy" in str(api.parts.connection.error)
         assert api.run(workflow("image_ops"), timeout=60).images
 
 

@@ -82,7 +82,7 @@ def submit(api: ComfyApi, graph: dict[str, Any], **fields: Any) -> str:
 
 def upload_mask(api: ComfyApi, fields: dict[str, str], mask: bytes, name: str) -> Any:
     """The bare answer, which the client's own method looks into."""
-    return api._http.upload("/upload/mask", fields, mask, name)
+    return api.parts.http.upload("/upload/mask", fields, mask, name)
 
 
 def finished(api: ComfyApi, prompt_id: str) -> HistoryEntry:

@@ -604,7 +604,7 @@ def test_the_abilities_of_a_server_are_told_on_each_connection(here: Any) -> Non
 def test_the_server_tells_the_end_as_the_table_says(here: Any) -> None:
     """With ``execution_success``, or only with ``executing`` of no node."""
     told: list[str] = []
-    tracker = here.api._tracker
+    tracker = here.api.parts.tracker
     handle = tracker.handle
 
     def note(event: Event) -> None:
@@ -741,7 +741,7 @@ def test_a_job_survives_a_new_socket_in_its_middle(here: Any) -> None:
     """Its result is whole, and its end is told once."""
     job = here.api.submit(text(here, seconds=3.0, ticks=30))
     until(lambda: here.heard("progress", prompt_id=job.prompt_id))
-    here.api._connection.redial("the test wants a new one")
+    here.api.parts.connection.redial("the test wants a new one")
     assert job.result(60).texts == ("slept",)
     until(lambda: here.heard("reconnected"))
     assert len(here.heard("reconnected")) == 1

@@ -84,7 +84,7 @@ def until_connected(server: ComfyServer, api: ComfyApi, count: int) -> None:
 
 def flush(api: ComfyApi) -> None:
     """Wait until receivers have had what has happened."""
-    api._receivers.flush(LIMIT)
+    api.parts.receivers.flush(LIMIT)
 
 
 class Heard:
@@ -93,7 +93,7 @@ class Heard:
     def __init__(self, api: ComfyApi) -> None:
         self.events: list[Any] = []
         flush(api)  # what happened before may still be on its way
-        self.forget = api._receivers.on("all", self.events.append, once=False)
+        self.forget = api.parts.receivers.on("all", self.events.append, once=False)
 
     def __call__(self, *names: str) -> list[Any]:
         return [event for event in list(self.events) if event.name in names]
@@ -123,7 +123,7 @@ class Requests(Counter[str]):
 
     def __init__(self, api: ComfyApi) -> None:
         super().__init__()
-        session = api._http.endpoint.session
+        session = api.parts.http.endpoint.session
         send = session.send
 
         def counted(request: Any, **kw: Any) -> Any:
@@ -165,7 +165,7 @@ def quick_once(doing: Callable[[], object], seconds: float) -> None:
 
 def outstanding(api: ComfyApi) -> list[Any]:
     """The jobs that have not ended."""
-    return [one.waiters[0] for one in api._tracker.outstanding]
+    return [one.waiters[0] for one in api.parts.tracker.outstanding]
 
 
 def goes_on(job: Job) -> bool:

@@ -28,7 +28,7 @@ from comfy_client.errors import (
 )
 from comfy_client.events import ConnectionEvent, Event, JobEvent
 from comfy_client.jobs.cancel import removing
-from comfy_client.jobs.existence import check_existence
+from comfy_client.jobs.execute import check_existence
 from comfy_client.jobs.job import Job, state_of
 from comfy_client.jobs.outcomes import status_of
 from comfy_client.jobs.poller import MAX_REFUSALS, Poller

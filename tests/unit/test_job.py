@@ -473,7 +473,7 @@ def pooled_job(tracker):
     """A job that no server has yet."""
     tracker.new = lambda prompt_id, graph: tracked(prompt_id, graph, tracker)[0]
     poller = SimpleNamespace(tracker=tracker, timing=tracker.timing, trouble=None)
-    client = SimpleNamespace(_poller=poller, _routes=None)
+    client = SimpleNamespace(parts=SimpleNamespace(poller=poller))
     return pooled.PooledJob(client, "the-id", GRAPH, SimpleNamespace())
 
 

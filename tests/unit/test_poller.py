@@ -50,9 +50,9 @@ class Asked(ComfyApi):
 
     def follow(self, prompt_id: str) -> tuple[Tracked, Job]:
         """A prompt that the server has taken, and its job."""
-        tracker = self._poller.tracker
+        tracker = self.parts.poller.tracker
         one = tracker.new(prompt_id, {})
-        job = Job(self, one, self._poller)
+        job = Job(self, one, self.parts.poller)
         tracker.add(one, posting=True)
         tracker.accept(one, QueuedPrompt(prompt_id))
         return one, job
@@ -60,8 +60,8 @@ class Asked(ComfyApi):
     def ask(self, *prompts: Tracked) -> None:
         """Have the thread ask about these."""
         for one in prompts:
-            self._poller.ask_now(one)
-        self._poller.start()
+            self.parts.poller.ask_now(one)
+        self.parts.poller.start()
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_an_answer_from_before_the_end_is_not_told_after_it(
     asked = []
 
     def end_meanwhile() -> Queue:
-        api._poller.tracker.resolve(one, Outcome(success("ours")))
+        api.parts.poller.tracker.resolve(one, Outcome(success("ours")))
         return RUNNING
 
     api.queue, api.history = end_meanwhile, asked.append
@@ -119,7 +119,7 @@ def test_an_answer_from_before_the_end_is_not_told_after_it(
 
 def test_the_first_in_a_queue_that_was_looked_at_before_may_have_ended(api: Asked) -> None:
     """A deaf socket would not say so."""
-    tracker = api._poller.tracker
+    tracker = api.parts.poller.tracker
     connection = SimpleNamespace(state=State.CONNECTED, generation=1, error=None, quiet_for=0.0)
     tracker.connection = tracker.monitor.connection = connection  # type: ignore[assignment]
     one, job = api.follow("ours")

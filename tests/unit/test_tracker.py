@@ -36,7 +36,7 @@ def api() -> Iterator[ComfyApi]:
 @pytest.fixture
 def tracker(api: ComfyApi) -> Tracker:
     """What the client knows of its prompts; its socket is connected, and stays so."""
-    found = api._poller.tracker
+    found = api.parts.poller.tracker
     found.connection = SimpleNamespace(state=State.CONNECTED, generation=1)  # type: ignore[assignment]
     return found
 
@@ -45,7 +45,7 @@ def posted(api: ComfyApi, tracker: Tracker, prompt_id: str) -> tuple[Tracked, Jo
     """A prompt whose submission has no answer yet, and its job."""
     one = tracker.new(prompt_id, {})
     one.state.generation = tracker.link
-    job = Job(api, one, api._poller)
+    job = Job(api, one, api.parts.poller)
     tracker.add(one, posting=True)
     return one, job
 
@@ -59,7 +59,7 @@ def test_the_end_of_a_prompt_that_has_become_one_with_another_is_reported_once()
     ends = []
     api = ComfyApi("http://127.0.0.1:9", namespace=blinker.Namespace())
     api.on("execution_success", ends.append)
-    poller = api._poller
+    poller = api.parts.poller
     tracker = poller.tracker
     attached, submitted = tracker.new("theirs", {}), tracker.new("ours", {})
     jobs = [Job(api, one, poller) for one in (attached, submitted)]

@@ -1,0 +1,326 @@
+"""Execute workflows: read them, submit them, and wait for them or find them again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, BinaryIO, Final, TypeVar
+
+import attrs
+
+from .. import models
+from ..errors import (
+    ClientClosed,
+    ComfyError,
+    JobNotFound,
+    JobTimeout,
+    PromptRejected,
+    RequestTimeout,
+)
+from ..events import ErrorEvent
+from ..locks import check_may_wait
+from ..routes import Routes
+from ..routes.definitions import NodeDefinitions
+from ..routes.inputs import with_files_sent
+from ..routes.prompts import AnyWorkflow, PromptOptions, make_prompt, post_prompt
+from ..showing.screen import surface
+from ..transport.deadline import Deadline, limited_silence
+from ..transport.http import MAX_TRANSFER, segment
+from ..workflow.address import Inputs
+from ..workflow.edit import Workflow, as_workflow, with_inputs
+from ..workflow.file_inputs import files_in
+from ..workflow.seeds import wants_seeds
+from .callbacks import Callbacks, deliver, wait
+from .job import SLICE, Job, Limits, OnInterrupt, cancelling, wait_for_one
+from .lookup import find, spellings
+from .parts import Parts
+from .poller import Poller
+from .result import Result
+from .submit import attach, submit
+from .tracker import Tracker
+
+AnyJob = TypeVar("AnyJob", bound=Job)
+
+#: Names of the events that bring previews.
+_PREVIEWS: Final = ("b_preview", "b_preview_with_metadata")
+
+
+@attrs.frozen(eq=False, repr=False)
+class _Definitions:
+    """A server's node definitions, as a workflow asks for them, until a deadline."""
+
+    routes: Routes
+    definitions: NodeDefinitions
+    deadline: Deadline
+
+    def node_definitions(
+        self, classes: Collection[str] | None = None, *, refresh: bool = False
+    ) -> Mapping[str, Any]:
+        return self.definitions.get(classes, refresh=refresh, deadline=self.deadline)
+
+    def get_node_replacements(self) -> Mapping[str, Any]:
+        return self.routes.get_node_replacements()
+
+    def open_image(self, info: str) -> BinaryIO:
+        return self.routes.open_image(info, timeout=self.deadline.left(MAX_TRANSFER))
+
+
+def _read(
+    routes: Routes,
+    parts: Parts,
+    workflow: AnyWorkflow,
+    inputs: Inputs | None,
+    options: PromptOptions,
+    *,
+    check: bool,
+    deadline: Deadline,
+) -> Workflow:
+    """Return the workflow to submit, with its files uploaded and, with ``check``, checked."""
+    source = _Definitions(routes, parts.definitions, deadline)
+    try:
+        known = as_workflow(workflow, source)
+        known = known if inputs is None else with_inputs(known, inputs)
+        if check:
+            targets = options.get("partial_execution_targets")
+            known.check(source, targets=targets).raise_for_errors()
+        return with_files_sent(routes, known, deadline)
+    except ComfyError as exc:
+        parts.receivers.publish(ErrorEvent(name="queue_error", error=exc))
+        raise
+
+
+def run_workflow(
+    routes: Routes,
+    parts: Parts,
+    workflow: AnyWorkflow,
+    inputs: Inputs | None,
+    options: PromptOptions,
+    callbacks: Callbacks,
+    limits: Limits,
+    *,
+    on_interrupt: OnInterrupt,
+    progress: bool | None,
+    strict: bool,
+    check: bool,
+    resubmit: bool,
+    retry_oom: bool,
+) -> Result:
+    """Submit a workflow and wait for its result, within limits."""
+    screen = surface(False if progress is None and callbacks else progress)
+    parts.check_open()
+    workflow = _read(
+        routes, parts, workflow, inputs, options, check=check, deadline=limits.deadline
+    )
+    shows_previews = callbacks.on_preview is not None or screen == "notebook"
+
+    def attempt(workflow: Workflow) -> Result:
+        check_may_wait()  # before it is submitted
+        with cancelling(on_interrupt) as submitted:
+            job = submit(
+                routes,
+                parts.poller,
+                workflow,
+                keep_events=bool(callbacks),
+                wants_previews=shows_previews or parts.receivers.listens(*_PREVIEWS),
+                deadline=limits.deadline,
+                begun=submitted.append,
+                strict=strict,
+                resubmit=resubmit,
+                **options,
+            )
+            if screen == "none":
+                return wait(job, limits, callbacks)
+            from .watching import wait_watched  # most programs show nothing
+
+            return wait_watched(job, limits, screen, callbacks, on_interrupt=on_interrupt)
+
+    if not retry_oom:
+        return attempt(workflow)
+    from .memory import run_again_after_oom  # few programs want it
+
+    return run_again_after_oom(lambda: routes, parts.poller.timing, limits, attempt, workflow)
+
+
+def submit_workflow(
+    routes: Routes,
+    parts: Parts,
+    workflow: AnyWorkflow,
+    inputs: Inputs | None,
+    options: PromptOptions,
+    callbacks: Callbacks,
+    *,
+    prompt_id: str | None,
+    strict: bool,
+    check: bool,
+    resubmit: bool,
+    wants_previews: bool = False,
+    begun: Callable[[Job], object] | None = None,
+) -> Job:
+    """Submit a workflow; ``begun`` gets the job before anything is sent."""
+    parts.check_open()
+
+    def begin(job: Job) -> None:
+        if callbacks:
+            deliver(parts.receivers, callbacks, job)()
+        if begun is not None:
+            begun(job)
+
+    with announced(parts.tracker, prompt_id):
+        workflow = _read(routes, parts, workflow, inputs, options, check=check, deadline=Deadline())
+        shows_previews = wants_previews or callbacks.on_preview is not None
+        return submit(
+            routes,
+            parts.poller,
+            workflow,
+            prompt_id=prompt_id,
+            wants_previews=shows_previews or parts.receivers.listens(*_PREVIEWS),
+            begun=begin,
+            strict=strict,
+            resubmit=resubmit,
+            **options,
+        )
+
+
+def queue_workflow(
+    routes: Routes,
+    parts: Parts,
+    workflow: AnyWorkflow,
+    options: PromptOptions,
+    *,
+    number: float | None,
+    prompt_id: str | None,
+) -> models.QueuedPrompt:
+    """Send ``POST /prompt`` once, without a job that follows the prompt."""
+    try:
+        source = _Definitions(routes, parts.definitions, Deadline())
+        workflow = with_files_sent(routes, as_workflow(workflow, source), Deadline())
+        prompt = make_prompt(
+            parts.http,
+            workflow,
+            client_id=parts.connection.client_id,
+            number=number,
+            prompt_id=prompt_id,
+            wants_previews=parts.receivers.listens(*_PREVIEWS),
+            **options,
+        )
+        try:
+            queued = post_prompt(parts.http, prompt.body)
+        except PromptRejected as exc:
+            from ..routes.refusals import blame_what_was_left_out
+
+            blame_what_was_left_out(exc, prompt.graph, prompt.left_out)
+            raise
+        return attrs.evolve(queued, node_errors={**prompt.left_out, **queued.node_errors})
+    except ComfyError as exc:
+        parts.receivers.publish(ErrorEvent(name="queue_error", error=exc))
+        raise
+
+
+# -- prompts that were submitted before --------------------------------------------------
+
+
+def attach_job(
+    routes: Routes,
+    parts: Parts,
+    prompt_id: str,
+    workflow: AnyWorkflow | None,
+    *,
+    must_exist: bool,
+) -> Job:
+    """Return a job for a prompt that was submitted before, by anybody."""
+    parts.check_open()
+    source = _Definitions(routes, parts.definitions, Deadline())
+    known = None if workflow is None else as_workflow(workflow, source)
+    graph = {} if known is None else known.to_dict()
+    if wants_seeds(graph) or files_in(graph):
+        graph = {}  # the server's has those that were drawn, and the names of files
+    names = {} if known is None else known.output_names
+    if must_exist:
+        check_existence(parts.poller, prompt_id)
+    return attach(routes, parts.poller, prompt_id, graph, output_names=names)
+
+
+@contextlib.contextmanager
+def announced(tracker: Tracker, prompt_id: str | None) -> Iterator[None]:
+    """Context manager: announce the id that a user gave to a prompt, while it is submitted."""
+    if prompt_id is None:
+        yield  # nobody knows it yet
+        return
+    tracker.announced.add(prompt_id)
+    try:
+        yield
+    finally:
+        tracker.announced.discard(prompt_id)
+
+
+def check_existence(poller: Poller, prompt_id: str) -> None:
+    """Raise :class:`JobNotFound` if neither this client nor the server knows a prompt by this id.
+
+    The server is asked for its queue first: what is not in it any more is in the history by then,
+    and what is not yet in it was not accepted.
+    """
+    segment(prompt_id)
+    tracker = poller.tracker
+    deadline = Deadline.after(tracker.http.total_timeout)
+    ids = spellings(prompt_id)
+
+    def is_known() -> bool:
+        return any(_is_known(tracker, tracker.renamed.get(one) or one) for one in ids)
+
+    while not (is_known() or tracker.announced.isdisjoint(ids)):
+        if tracker.wake.wait_stopped(0.01):
+            raise ClientClosed
+        if deadline.expired:
+            raise RequestTimeout(f"prompt {prompt_id} is about to be submitted for too long")
+    if is_known():
+        return
+    with limited_silence(poller.timing.question):
+        client_id = tracker.posted_as.get(ids[0]) or tracker.connection.client_id
+        found = find(tracker.http, prompt_id, client_id, deadline)
+    if found is None and not is_known():
+        raise JobNotFound(
+            f"prompt {prompt_id} is in no queue and no history of {tracker.http.address.http_url}: "
+            "it was never submitted there, or deleted, or the server was restarted",
+            prompt_id=prompt_id,
+        )
+
+
+def _is_known(tracker: Tracker, prompt_id: str) -> bool:
+    """Return whether we have submitted it, or the server has told of it."""
+    one, ending = tracker.get(prompt_id), tracker.ended.get(prompt_id)
+    if one is None:
+        return ending is not None and ending.has_record
+    state = one.state
+    is_seen = state.ahead is not None or state.running_since is not None
+    return not state.attached or is_seen or state.end_event is not None
+
+
+# -- several jobs ------------------------------------------------------------------------
+
+
+def as_completed(jobs: Iterable[AnyJob], timeout: float | None) -> Iterator[AnyJob]:
+    """Yield jobs as they end: see :meth:`ComfyApi.as_completed`."""
+    waited_for = dict.fromkeys(jobs)
+    for job in waited_for:
+        if not isinstance(job, Job):
+            raise TypeError(f"as_completed takes jobs, as submit and job return them: {job!r:.80}")
+    return _as_completed(waited_for, Limits(timeout))
+
+
+def _as_completed(jobs: dict[AnyJob, None], limits: Limits) -> Iterator[AnyJob]:
+    """Yield jobs as concurrent.futures does; an alarm in here harms no other thread."""
+    count = len(jobs)
+    while jobs:
+        left = limits.left(SLICE)
+        if wait_for_one(jobs, left):
+            done = [job for job in jobs if job.done()]
+            for job in done:
+                del jobs[job]
+            yield from done
+        elif left <= 0:
+            first = next(iter(jobs)).prompt_id
+            raise JobTimeout(
+                f"{len(jobs)} of {count} prompts have not ended within {limits.timeout:g} s and "
+                f"keep running, {first} among them: wait again, or attach by api.job(prompt_id)",
+                prompt_id=first,
+            )
