@@ -23,7 +23,9 @@ from .running import Running
 class Line(Protocol):
     """The line in which jobs wait for a server."""
 
-    moved_at: float  #: When the last of them went to one.
+    @property
+    def moved_at(self) -> float:
+        """When the last of them went to one."""
 
     def position(self, job: PooledJob) -> int | None:
         """Return how many jobs are before this one, at most; None if it does not wait."""

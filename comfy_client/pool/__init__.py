@@ -9,23 +9,25 @@
 ``sweep``
     The prompts of a grid, on the servers that are to have them.
 ``dispatcher``
-    Has jobs run by its servers, and looks after these.
+    The lock of a pool: makes each change, and tells users what happened.
+``worker``
+    The thread in which the changes are made.
+``server``
+    The thread of each server, which connects to it and submits.
 ``moving``
-    Decides what becomes of the jobs that a server refuses, fails or loses.
-``changing``
-    What both are about, and its lock.
-``worker``, ``aftermath``
-    The thread in which that changes, and what follows a change once the lock is free.
-``member``
-    One server of a pool, and the thread that connects to it and submits.
+    What becomes of the jobs that a server refuses, fails or loses.  Pure functions of the state.
+``availability``
+    Which servers are there and well.  Pure functions of the state.
+``refusals``
+    Why jobs wait, and why no server can run a workflow, in words.
+``state``
+    The state of a pool as data: servers, jobs, news.
 ``status``
-    What a pool says of itself: its status, and its events.
-``definitions``
-    The node definitions of several servers as one.  Pure.
+    What users see of a pool: its status, and its events.
 ``health``
     Which servers fail job after job while others are well.  Pure.
-``intervals``
-    The times of a pool.
-``schedule``, ``needs``
-    Which job goes where, and what a workflow needs of a server.  Pure.
+``schedule``
+    Which job goes to which server.  Pure.
+``needs``
+    What a workflow needs of a server, and what servers have.  Pure.
 """

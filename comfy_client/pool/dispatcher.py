@@ -1,132 +1,259 @@
-"""Moves the jobs of a pool from server to server, until they have ended."""
+"""The lock and the thread of a pool: whatever changes its state, does so here."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import weakref
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import cast
 
 from .. import runtime
-from ..errors import ComfyError, PromptRejected
+from ..batch.source import Source
+from ..errors import ClientClosed
+from ..interrupts import in_full
 from ..jobs import pooled
 from ..jobs.callbacks import deliver
 from ..jobs.job import Job, when_ended
 from ..jobs.pooled import PooledJob
+from ..locks import check_may_wait, shared_lock
 from ..signals import Receivers
-from ..transport.deadline import LONGEST, Deadline, limited_silence
-from .aftermath import log
-from .intervals import Intervals
-from .member import Entry, Member
-from .moving import Moving, OnFailed, OnLost, withdrawal
+from . import availability, moving
 from .needs import Offer
-from .refusals import cannot_run, is_hopeless, lacks, out_of_reach
-from .schedule import Mode
+from .refusals import awaited_servers, explain_wait, waits_for_away
+from .server import ServerThread, ask_all
+from .state import Entry, LogLine, Member, PoolState
+from .status import PoolEvent, PoolStatus
 from .worker import Worker
 
+log: logging.Logger = logging.getLogger("comfy_client")
 
-class Dispatcher(Moving):
-    """The servers of a pool, and its jobs that have not ended."""
 
-    def __init__(
-        self,
-        mode: Mode,
-        receivers: Receivers,
-        *,
-        patience: float,
-        on_lost: OnLost,
-        on_failed: OnFailed,
-        intervals: Intervals,
-    ) -> None:
-        super().__init__(
-            mode,
-            receivers,
-            patience=patience,
-            on_lost=on_lost,
-            on_failed=on_failed,
-            intervals=intervals,
-        )
+class Dispatcher:
+    """Acts for a pool: guards its state, connects its servers, and tells users what happened.
+
+    Nothing is sent, and no code of users runs, while the lock is held.
+
+    Attributes:
+        state: The state of the pool, for those who ask.
+        members: The servers by name, in the order in which they were added.
+        sources: What calls of ``map`` that have not ended get their prompts from; closed at the
+            end.
+    """
+
+    def __init__(self, state: PoolState, receivers: Receivers) -> None:
+        self.state: PoolState = state
+        self.members: Mapping[str, Member] = state.members
+        self.sources: weakref.WeakSet[Source] = weakref.WeakSet()
+        self._receivers = receivers
+        self._threads: dict[Member, ServerThread] = {}  # those that are leaving, too
         # Whatever users ask for is done in its thread, so that Ctrl-C leaves nothing half done.
-        self._worker = Worker(self, Dispatcher.tick, Dispatcher.is_over, Dispatcher.has_lock)
+        self._worker = Worker(self, Dispatcher.tick, Dispatcher.stop_if_done, Dispatcher.has_lock)
+        self._make_lock()
+
+    def _make_lock(self) -> None:
+        # Guards the state.  Taken before the locks of queues.  Re-entrant: a handler of a signal
+        # may ask for something, and change it while the code that it interrupts only looks at it,
+        # at copies of what grows and shrinks.
+        self._lock = shared_lock()
+        self._changed = runtime.Condition(self._lock)
+
+    def has_lock(self) -> bool:
+        """Return whether this thread has the lock already, as if a signal handler interrupts it."""
+        try:
+            self._changed.notify(0)  # nobody
+        except RuntimeError:
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[float]:
+        """Context manager: make a change; then assign jobs, wake who waits, and tell the news.
+
+        Yields the time.
+        """
+        state = self.state
+        with self._lock:
+            now = runtime.monotonic()
+            yield now
+            while (found := state.schedule.assign_next()) is not None:
+                moving.assign(state, found, now)
+            for member in availability.dismiss_members(state):
+                self._worker.put(partial(_stop, self._threads.pop(member)))
+            calls = self._take_news()
+            self._changed.notify_all()
+        if calls:
+            in_full([*calls, self._mark_told])
+
+    def _take_news(self) -> list[Callable[[], object]]:
+        """Return the calls that tell of ends of jobs, and then of all other news."""
+        state = self.state
+        calls: list[Callable[[], object]] = [partial(pooled.end, *end) for end in state.ends]
+        calls += [partial(self._tell, one) for one in state.news]
+        state.ends, state.news = [], []
+        state.telling += bool(calls)
+        return calls
+
+    def _tell(self, news: PoolEvent | LogLine) -> None:
+        if isinstance(news, LogLine):
+            log.log(news.level, news.text, *news.args)
+        else:
+            self._receivers.publish(news)
+
+    def _mark_told(self) -> None:
+        with self._lock:
+            self.state.telling -= 1
+            self._changed.notify_all()
+
+    # -- questions -----------------------------------------------------------------------------
+
+    @property
+    def moved_at(self) -> float:
+        """When a server was chosen for a job last."""
+        return self.state.moved_at
+
+    @property
+    def all_members(self) -> list[Member]:
+        """The pool's servers, and those that were removed and still have jobs."""
+        with self._lock:
+            return self.state.all_members
+
+    def check_open(self) -> None:
+        """Raise :class:`ClientClosed` if it takes no more jobs."""
+        if self.state.is_parents:
+            raise ClientClosed("this ComfyPool is that of the parent process; make one in this one")
+        if self.state.closed:
+            raise ClientClosed("this ComfyPool is shut down; make a new one")
+
+    def has(self, job: PooledJob) -> bool:
+        """Return whether a job was submitted, and has not ended."""
+        with self._lock:
+            return job in self.state.entries
+
+    def jobs(self) -> list[PooledJob]:
+        """Return the jobs that have not ended."""
+        with self._lock:
+            return list(self.state.entries)
+
+    def waiting(self) -> list[PooledJob]:
+        """Return the jobs of which nothing has been sent."""
+        with self._lock:
+            entries = list(self.state.entries.values())
+            return [entry.job for entry in entries if not entry.started]
+
+    def position(self, job: PooledJob) -> int | None:
+        """Return how many waiting jobs are before a job, at most."""
+        with self._lock:
+            return self.state.schedule.position(job)
+
+    def why(self, job: PooledJob) -> str:
+        """Return what a job waits for, in one sentence."""
+        with self._lock:
+            return explain_wait(self.state, job)
+
+    def waits_for_away(self, job: PooledJob) -> bool:
+        """Return whether all servers that can run a job have failed to answer."""
+        with self._lock:
+            entry = self.state.entries.get(job)
+            return entry is not None and waits_for_away(self.state, entry)
+
+    def may_come(self, member: Member) -> bool:
+        """Return whether a server is ready or may be soon."""
+        return availability.may_come(self.state, member, runtime.monotonic())
+
+    def room(self) -> int:
+        """Return how many jobs keep all servers busy."""
+        with self._lock:
+            return max(1, sum(member.server.most for member in list(self.members.values())))
+
+    def status(self) -> PoolStatus:
+        """Return what the pool does now."""
+        with self._lock:
+            return self.state.status()
+
+    def wait(self, until: Callable[[], bool], seconds: float) -> bool:
+        """Wait until ``until()`` is true or something changes; return whether it is true."""
+        check_may_wait()
+        with self._lock:
+            return until() or (bool(self._changed.wait(seconds)) and until())
+
+    def flush(self, seconds: float) -> None:
+        """Wait until receivers and callbacks of jobs have had all events so far."""
+        self._receivers.flush(seconds)
+
+    # -- warnings ------------------------------------------------------------------------------
+
+    def warn_of_waiting(self) -> None:
+        """Warn, once, of jobs that will not run, as nobody keeps the pool, or the process ends."""
+        state = self.state
+        waiting = sum(not entry.started for entry in state.entries.values())
+        if waiting and not state.has_warned:
+            state.has_warned = True
+            log.warning("a ComfyPool was not shut down; jobs that will not run: %d", waiting)
+
+    __del__ = warn_of_waiting
+
+    def warn_of_away(self) -> None:
+        """Warn, once, that all jobs that are left wait for servers that are away."""
+        state = self.state
+        with self._lock:
+            left, away = len(state.entries), awaited_servers(state)
+            if not away or state.has_warned_of_away:
+                return
+            state.has_warned_of_away = True
+        words = "a ComfyPool waits for servers that are away; jobs that only they can run: %d (%s)"
+        log.warning(words, left, f"{', '.join(sorted(away)):.200}")
+
+    def warn_of_wait(self, job: PooledJob) -> None:
+        """Warn that a job waits for servers that are away; once, until one is back."""
+        state = self.state
+        with self._lock:
+            entry = state.entries.get(job)
+            if entry is None or not waits_for_away(state, entry):
+                return
+            able = state.schedule.able(entry.waiting)
+            if able in state.warned_of:
+                return
+            state.warned_of.add(able)
+            why = explain_wait(state, job)
+        log.warning("prompt %s is %s", job.prompt_id, why)
+
+    # -- servers -------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Have its servers connected, and look after them; once."""
+        """Have the servers connected, and look after them; once."""
         with self._lock:
             if not self._worker.is_started:
                 self._worker.start()
-                self._worker.put(Dispatcher._start_members)
+                self._worker.put(Dispatcher._start_threads)
 
-    def _start_members(self) -> None:
+    def _start_threads(self) -> None:
         with self._lock:
             for member in self.members.values():
-                member.start()
-
-    # -- servers -----------------------------------------------------------------------------
+                self._threads[member].start()
 
     def add(self, member: Member) -> None:
         """Add a server; raise ValueError if it is there already."""
         self._worker.ask(partial(self._add, member))
 
     def _add(self, member: Member) -> None:
-        with self._changing():
+        with self._changing() as now:
             self.check_open()
-            self._schedule.add_server(member.server)
-            self.members[member.name] = member
-            self._judge()
-            self._say("added", member.name)
+            availability.add_member(self.state, member, now)
+            on_status = partial(_ask_to_look, self._worker, weakref.ref(member))
+            thread = ServerThread(member, self, self.state.policy.intervals, on_status)
+            self._threads[member] = thread
             if self._worker.is_started:
-                member.start()
+                thread.start()
 
     def remove(self, name: str) -> None:
         """Remove a server, which still ends its jobs; raise ValueError if it is not there."""
         self._worker.ask(partial(self._remove, name))
 
     def _remove(self, name: str) -> None:
-        with self._changing():
-            if name not in self.members:
-                raise ValueError(f"{name} is not in the pool")
-            member = self.members[name]
-            self._take_back(member)
-            member.server.ready = False
-            member.leaving = True
-            self._schedule.remove_server(name)
-            self._leaving.append(self.members.pop(name))
-            self._health.forget(name)
-            member.suspect = None
-            self._judge()
-            self._say("removed", name)
-            self._give_up()
-
-    def _dismiss(self) -> None:
-        """Let go of servers that have left, once they have nothing of ours."""
-        for member in [one for one in self._leaving if not one.in_flight]:
-            self._leaving.remove(member)
-            self._done += member.done
-            self._failed += member.failed
-            self._worker.put(partial(_stop, member))
-
-    def became_ready(self, member: Member, offer: Offer | None) -> None:
-        """Note that a server answers, and what it has."""
-        with self._changing():
-            if member.leaving:
-                return
-            member.error = member.down_since = None
-            member.was_ready = True
-            self._health.returned(member.name)
-            member.has(offer)
-            self.was_ready = True
-            self._warned_of.clear()
-            self._schedule.welcome(member.server)
-            self._judge()
-            member.look()
-            self._schedule.regroup()
-            self._say("ready", member.name)
-            self._give_up(on_trust=True)
-        member.on_status(partial(_ask_to_look, self._worker, weakref.ref(member)))
-
-    def look(self, member: Member) -> None:
-        """Look at a server's queue, which has changed."""
-        with self._changing():
-            member.look()
+        with self._changing() as now:
+            availability.remove_member(self.state, name, now)
+            moving.give_up_impossible(self.state)
 
     def refresh(self, most: float) -> None:
         """Ask all servers that are ready what they have by now; not while the lock is held.
@@ -134,106 +261,67 @@ class Dispatcher(Moving):
         All are asked at once, but for those that were asked a moment ago.  Of those that do not
         answer within ``most`` seconds, the last definitions count.
         """
-        deadline = Deadline.after(min(most, self._intervals.definitions))
-        members = [one for one in list(self.members.values()) if one.server.ready]
-        threads = [
-            runtime.Thread(target=self._ask, args=(one,), name="comfy-pool-asking", daemon=True)
-            for one in members
-            if self._may_ask(one)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(deadline.left(LONGEST))
-
-    def ask_again(self, member: Member) -> None:
-        """Ask a server what it has by now, unless it was asked a moment ago."""
-        if self._may_ask(member):
-            self._ask(member)
-
-    def _may_ask(self, member: Member) -> bool:
-        now = runtime.monotonic()
+        limit = min(most, self.state.policy.intervals.definitions)
         with self._lock:
-            if now - member.asked_at < self._intervals.ask_again:
-                return False
-            member.asked_at = now
-        return True
+            threads = [one for one in self._threads.values() if one.member.server.ready]
+        ask_all([one for one in threads if self.begin_asking(one.member)], limit)
 
-    def _ask(self, member: Member) -> None:
-        try:
-            with limited_silence(self._intervals.definitions):
-                offer = member.ask_for_offer()
-        except ComfyError as exc:
-            log.debug("%s does not say what it has: %s", member.name, exc)
-        else:
-            self._worker.ask(partial(self._has, member, offer))
-
-    def _has(self, member: Member, offer: Offer | None) -> None:
-        with self._changing():
-            member.has(offer)
-            self._schedule.regroup()
-
-    def became_unreachable(self, member: Member, error: Exception) -> None:
-        """Note that a server does not answer."""
-        with self._changing():
-            if not (member.was_ready or member.error or member.leaving):
-                words = "%s does not answer, and gets no jobs until it does: %s"
-                self._after.warn(words, member.name, error)
-            self._goes_down(member, error)
-
-    def answers(self, member: Member) -> None:
-        """Note that a server that was removed, and has no socket, answers."""
-        with self._changing():
-            member.error = member.down_since = None
+    def look(self, member: Member) -> None:
+        """Look at a server's queue, which has changed."""
+        with self._changing() as now:
+            availability.count_others(self.state, member, now)
 
     def tick(self) -> None:
         """Look at all servers."""
-        now = runtime.monotonic()
-        with self._changing():
-            for member in self.all_members:
-                member.look()
-                if not member.is_live and (member.server.ready or member.leaving):
-                    if member.server.ready:
-                        words = "%s is away, and gets no jobs until it is back"
-                        self._after.warn(words, member.name)
-                    self._goes_down(member, None)
-                elif member.is_connected and member.leaving:
-                    member.down_since = None
-                elif member.is_connected and member.down_since is not None:
-                    member.down_since = now  # its prompts are heard of, so that none is lost
-                    member.wake(again=True)
-                if member.inbox and now - (member.busy_since or now) > self._intervals.slow:
-                    member.server.is_slow = True
-                    self._take_back(member)
+        state = self.state
+        with self._changing() as now:
+            for member in state.all_members:
+                availability.check_member(state, member, now)
                 since = member.down_since
-                if since is not None and now - since > self._patience:
-                    self._lose(member)
-            self._judge()
-            self._give_up_moving()
+                if since is not None and now - since > self.state.policy.patience:
+                    moving.lose_jobs(state, member, now)
+            availability.update_suspects(state, now)
+            moving.give_up_refused(state, now)
 
-    # -- jobs --------------------------------------------------------------------------------
+    # -- news from the threads of servers --------------------------------------------------------
 
-    def submit(self, entry: Entry) -> None:
-        """Add a job, which waits until a server is chosen.
+    def mark_ready(self, member: Member, offer: Offer | None) -> None:
+        """Note that a server answers, and what it has."""
+        with self._changing() as now:
+            if not member.leaving:
+                availability.mark_ready(self.state, member, offer, now)
+                moving.give_up_impossible(self.state, on_trust=True)
 
-        A Ctrl-C, or an alarm, may end this call, and a server gets the job all the same.
-        """
-        self._worker.ask(partial(self._submit, entry))
+    def begin_asking(self, member: Member) -> bool:
+        """Note that a server is asked what it has; return False if it was asked a moment ago."""
+        with self._lock:
+            now = runtime.monotonic()
+            if now - member.asked_at < self.state.policy.intervals.ask_again:
+                return False
+            member.asked_at = now
+            return True
 
-    def _submit(self, entry: Entry) -> None:
+    def set_offer(self, member: Member, offer: Offer | None) -> None:
+        """Note what a server has by now."""
+        self._worker.ask(partial(self._set_offer, member, offer))
+
+    def _set_offer(self, member: Member, offer: Offer | None) -> None:
         with self._changing():
-            self.check_open()
-            able = self._schedule.able(entry.waiting)
-            if not able:
-                raise cannot_run(entry.waiting, self.members)
-            if is_hopeless(members := {name: self.members[name] for name in sorted(able)}):
-                raise out_of_reach(members, "that can run it", lacks(entry.waiting, self.members))
-            if entry.callbacks:
-                entry.look = deliver(self._receivers, entry.callbacks, entry.job)
-            entry.is_on_trust = all(self.members[name].offer is None for name in able)
-            self._entries[entry.job] = entry
-            self._schedule.add(entry.waiting)
-            self._say("have_job")
+            member.set_offer(offer)
+            self.state.schedule.regroup()
+
+    def mark_unreachable(self, member: Member, error: Exception) -> None:
+        """Note that a server does not answer."""
+        with self._changing() as now:
+            if not (member.was_ready or member.error or member.leaving):
+                words = "%s does not answer, and gets no jobs until it does: %s"
+                self.state.warn(words, member.name, error)
+            availability.mark_down(self.state, member, error, now)
+
+    def mark_answering(self, member: Member) -> None:
+        """Note that a server that was removed, and has no socket, answers."""
+        with self._changing():
+            member.error = member.down_since = None
 
     def take(self, member: Member) -> Entry | None:
         """Return the next job for a server, if any."""
@@ -246,61 +334,53 @@ class Dispatcher(Moving):
             member.busy_since = runtime.monotonic()
             return entry
 
-    def was_not_submitted(self, member: Member, entry: Entry, error: Exception) -> None:
-        """Send a job elsewhere; first ask a server again what it has that rejected it."""
-        if isinstance(error, PromptRejected):
-            self.ask_again(member)
-        super().was_not_submitted(member, entry, error)
-
-    def was_submitted(self, member: Member, entry: Entry, inner: Job) -> None:
+    def mark_submitted(self, member: Member, entry: Entry, inner: Job) -> None:
         """Note that a server has a job, or may have it."""
         with self._changing():
             entry.inner = inner
-            member.is_through()
+            member.clear_pending()
         when_ended(inner, partial(_ask_to_end, self._worker, entry, inner))
         if entry.cancelled:
             member.unwanted.append(inner)
             member.wake()
 
-    def _give_up(self, *, on_trust: bool = False) -> None:
-        """End jobs that no server can run, if none will come any more.
+    def mark_unsent(self, member: Member, entry: Entry, error: Exception) -> None:
+        """Send a job elsewhere that a server surely does not have, unless that is no help."""
+        with self._changing() as now:
+            moving.handle_unsent(self.state, member, entry, error, now)
 
-        ``on_trust``: also those that only a server that had not said what it has seemed able to
-        run; it has now.
+    def end(self, entry: Entry, inner: Job) -> None:
+        """Handle the end of a prompt."""
+        with self._changing() as now:
+            moving.handle_end(self.state, entry, inner, now)
+
+    # -- jobs ----------------------------------------------------------------------------------
+
+    def submit(self, entry: Entry) -> None:
+        """Add a job, which waits until a server is chosen.
+
+        A Ctrl-C, or an alarm, may end this call, and a server gets the job all the same.
         """
-        for waiting in list(self._schedule.waiting()) if self.closed or on_trust else ():
-            entry = self._entries[cast("PooledJob", waiting.key)]
-            is_known = entry.refusal is not None or entry.is_swept
-            may_end = self.closed or (entry.is_on_trust and not is_known)
-            if may_end and not self._schedule.able(waiting):
-                self._schedule.remove(waiting.key)
-                self._failed += 1
-                pooled.refuse(entry.job)
-                self._finish(entry, cannot_run(waiting, self.members))
+        self._worker.ask(partial(self._submit, entry))
 
-    # -- what jobs ask -------------------------------------------------------------------------
+    def _submit(self, entry: Entry) -> None:
+        with self._changing():
+            self.check_open()
+            moving.check_can_run(self.state, entry.waiting)
+            if entry.callbacks:
+                entry.look = deliver(self._receivers, entry.callbacks, entry.job)
+            moving.admit(self.state, entry)
 
     def withdraw(self, job: PooledJob, *, if_unsent: bool = False) -> bool:
-        """Do not run it, unless a server has it; ``if_unsent``: or may be about to.
+        """Do not run a job, unless a server has it; ``if_unsent``: or may be about to.
 
         One that a server has, does at least not run again if it is lost.
         """
         return self._worker.ask(partial(self._withdraw, job, if_unsent=if_unsent))
 
-    def _withdraw(self, job: PooledJob, *, if_unsent: bool = False) -> bool:
+    def _withdraw(self, job: PooledJob, *, if_unsent: bool) -> bool:
         with self._changing():
-            entry = self._entries.get(job)
-            if entry is None or (if_unsent and entry.started):
-                return False
-            if entry.started:
-                entry.cancelled = True
-                return entry.inner is None
-            if not self._schedule.remove(job) and entry.member is not None:
-                entry.member.inbox.remove(entry)
-                entry.member.server.own -= 1
-            self._failed += not if_unsent  # then it is to run by another job
-            self._finish(entry, *withdrawal(entry))
-            return True
+            return moving.withdraw(self.state, job, if_unsent=if_unsent)
 
     # -- the whole -----------------------------------------------------------------------------
 
@@ -310,12 +390,12 @@ class Dispatcher(Moving):
 
     def _close(self) -> None:
         with self._changing():
-            self.take_no_more()
-            self._give_up()
+            self.state.closed = True
+            moving.give_up_impossible(self.state)
 
-    def is_over(self) -> bool:
-        """Return whether all is done; then its servers are let go."""
-        if self.closed and self.is_idle:
+    def stop_if_done(self) -> bool:
+        """Let go of all servers once a closed pool has no more jobs; return whether it did."""
+        if self.state.closed and self.state.is_idle:
             self.stop()
             return True
         return False
@@ -323,47 +403,44 @@ class Dispatcher(Moving):
     def stop(self) -> None:
         """Let go of all servers."""
         with self._lock:
-            self.take_no_more()
-            members = self.all_members
+            self.state.closed = True
+            threads = list(self._threads.values())
         self._worker.put(_nothing)  # the thread looks, and ends
         for source in list(self.sources):
             source.close()
-        for member in members:
-            member.stop()
-        self.flush(self._intervals.flush)
+        for thread in threads:
+            thread.stop()
+        self.flush(self.state.policy.intervals.flush)
         self._receivers.close()
 
     def after_fork(self) -> None:
         """Begin anew in the child of a fork: servers and jobs, if any, are the parent's."""
-        self._is_parents = self._is_parents or self._worker.is_started
-        self._begin()
+        state = self.state
+        state.is_parents = state.is_parents or self._worker.is_started
+        self._make_lock()
         self._worker.reset()
         self._receivers.reset()
-        for member in self.all_members:
-            member.after_fork()
-        if self._is_parents:
-            self.take_no_more()
-        for entry in self._entries.values():
-            self._schedule.remove(entry.job)
-            pooled.abandon(entry.job)
-        self._entries.clear()
+        for thread in self._threads.values():
+            thread.reset()
+        state.closed = state.closed or state.is_parents
+        moving.abandon_jobs(state)
 
 
 def _nothing(_: Dispatcher) -> None:
     """Do nothing but wake the thread."""
 
 
-def _stop(member: Member, _: Dispatcher) -> None:
-    """Stop a member in another thread: it takes a while, in which this one has other work."""
-    thread = runtime.Thread(target=member.stop, name="comfy-pool-leaving", daemon=True)
+def _stop(server: ServerThread, _: Dispatcher) -> None:
+    """Stop a server in another thread: it takes a while, in which this one has other work."""
+    thread = runtime.Thread(target=server.stop, name="comfy-pool-leaving", daemon=True)
     try:
         thread.start()
     except RuntimeError:  # no more threads on this machine
-        member.stop()
+        server.stop()
 
 
 def _ask_to_end(worker: Worker[Dispatcher], entry: Entry, inner: Job) -> None:
-    worker.put(lambda dispatcher: dispatcher.ended(entry, inner))
+    worker.put(lambda dispatcher: dispatcher.end(entry, inner))
 
 
 def _ask_to_look(worker: Worker[Dispatcher], ref: weakref.ref[Member], _: object) -> None:

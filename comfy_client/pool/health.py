@@ -15,8 +15,6 @@ from collections.abc import Collection, Hashable
 
 import attrs
 
-from .intervals import Intervals
-
 #: Of how many kinds of jobs is remembered how they ended.
 _KINDS = 1000
 #: So many failures of a server are remembered: enough for the longest rest.
@@ -34,15 +32,23 @@ class _Course:
 
 
 class Health:
-    """The failures of each server; the clock is handed in."""
+    """The failures of each server; the clock is handed in.
 
-    def __init__(self, intervals: Intervals) -> None:
-        self._intervals = intervals
+    Args:
+        failures: How many jobs in a row a server fails before it is suspect.
+        rest: Its first rest, in seconds; the rest doubles with each failure.
+        longest_rest: The longest rest.
+    """
+
+    def __init__(self, failures: int, *, rest: float, longest_rest: float) -> None:
+        self._most = failures
+        self._rest = rest
+        self._longest_rest = longest_rest
         self._courses: dict[str, _Course] = {}
         self._succeeded: set[Hashable] = set()  # kinds of jobs
         self._failed_on: dict[Hashable, set[str]] = {}  # those that have succeeded nowhere
 
-    def succeeded(self, server: str, kind: Hashable) -> bool:
+    def record_success(self, server: str, kind: Hashable) -> bool:
         """Note that a job has succeeded: its server is well; return whether that is news."""
         course, failed_on = self._courses.pop(server, None), self._failed_on.pop(kind, None)
         if len(self._succeeded) > _KINDS:
@@ -50,7 +56,7 @@ class Health:
         self._succeeded.add(kind)
         return course is not None or failed_on is not None
 
-    def failed(
+    def record_failure(
         self, server: str, kind: Hashable, why: str, servers: Collection[str], now: float
     ) -> None:
         """Note that a job has failed on one of these servers, by its fault or the job's own."""
@@ -63,11 +69,10 @@ class Health:
             self._failed_on.setdefault(kind, set()).add(server)
         # Jobs that it had already when its rest began say nothing new.
         if now >= course.rests_until and server in self.suspects(servers):
-            longest = self._intervals.longest_rest
-            course.rest = min(longest, 2 * course.rest or self._intervals.rest)
+            course.rest = min(self._longest_rest, 2 * course.rest or self._rest)
             course.rests_until = now + course.rest
 
-    def returned(self, server: str) -> None:
+    def record_return(self, server: str) -> None:
         """Let a server that was away have a job at once: a restart may have mended it."""
         if (course := self._courses.get(server)) is not None:
             course.rests_until = 0.0
@@ -80,9 +85,7 @@ class Health:
 
     def suspects(self, servers: Collection[str]) -> frozenset[str]:
         """Return the servers that fail job after job while others of these do not."""
-        failing = frozenset(
-            one for one in servers if self._failures(one, servers) >= self._intervals.failures
-        )
+        failing = frozenset(one for one in servers if self._failures(one, servers) >= self._most)
         return failing if len(failing) < len(servers) else frozenset()
 
     def _failures(self, server: str, servers: Collection[str]) -> int:
@@ -99,7 +102,7 @@ class Health:
         course = self._courses.get(server)
         return course is not None and now < course.rests_until
 
-    def words(self, server: str) -> str:
+    def describe(self, server: str) -> str:
         """Describe the failures of a server."""
         course = self._courses.get(server, _Course())
         return f"{len(course.kinds)} jobs failed in a row: {course.why}"

@@ -1,17 +1,16 @@
-"""What becomes of the jobs of a pool that a server refuses, fails or loses.
+"""What becomes of the jobs of a pool: which are taken in, which move on, and how each ends.
 
 What surely did not run moves on without cost.  What failed or may have run does as users wish.
+Each function changes the state that it is handed, and the jobs in it; the clock is handed in.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
-from typing import Final, Literal, cast
+from typing import Literal, cast
 
 import attrs
 
-from .. import runtime
 from ..errors import (
     ApiError,
     AuthenticationError,
@@ -25,349 +24,335 @@ from ..events import EndEvent
 from ..jobs import pooled
 from ..jobs.job import Job, result_of, state_of
 from ..jobs.outcomes import lost
-from ..jobs.pooled import PooledJob, has_begun, was_cut_off
+from ..jobs.pooled import PooledJob, was_cut_off
 from ..jobs.result import Result
-from ..signals import Receivers
-from ..transport.failures import is_away, one_line
-from ..workflow.graph import shorten
-from .changing import Changing
-from .health import Health
-from .intervals import Intervals
-from .member import Entry, Member
-from .refusals import is_hopeless
-from .schedule import Mode, Waiting
+from ..transport.failures import is_away
+from .availability import (
+    can_go,
+    mark_down,
+    may_have_begun,
+    note_absence,
+    record_failure,
+    record_success,
+    release,
+    requeue,
+)
+from .refusals import cannot_run, is_hopeless, lacks, out_of_reach
+from .schedule import Assignment, Waiting
+from .state import Entry, Member, PoolState
 
-#: What becomes of a job that may have run, when nobody knows whether it did.
-OnLost = Literal["raise", "retry"]
-#: What becomes of a job that fails.
-OnFailed = Literal["raise", "move"]
+#: What it means that a job could not be submitted: its server is away, refuses whatever we send,
+#: or refuses this job; or else it is no use to ask another server.
+_Unsent = Literal["away", "refuses all", "refuses it", "final"]
 
-#: So much of an error is told of a server that is suspect, in characters.
-_MOST: Final = 200
+# -- jobs come and go ------------------------------------------------------------------------------
 
 
-class Moving(Changing):
-    """The part of a dispatcher that decides about failed jobs and suspect servers."""
+def check_can_run(state: PoolState, waiting: Waiting) -> None:
+    """Raise the error of a job that no server can run, or that only servers can that refuse us.
 
-    def __init__(
-        self,
-        mode: Mode,
-        receivers: Receivers,
-        *,
-        patience: float,
-        on_lost: OnLost,
-        on_failed: OnFailed,
-        intervals: Intervals,
-    ) -> None:
-        super().__init__(mode, receivers)
-        self._patience = patience
-        self._on_lost = on_lost
-        self.on_failed: OnFailed = on_failed
-        self._intervals = intervals
-        self._health = Health(intervals)
+    Raises:
+        ComfyError: No server of the pool can run it, or all that can refuse us.
+        ValueError: The job may go to no server of the pool.
+    """
+    able = state.schedule.able(waiting)
+    if not able:
+        raise cannot_run(waiting, state.members)
+    if is_hopeless(members := {name: state.members[name] for name in sorted(able)}):
+        raise out_of_reach(members, "that can run it", lacks(waiting, state.members))
 
-    # -- health ------------------------------------------------------------------------------
 
-    def _expected(self) -> list[str]:
-        """Return the servers that would run jobs: ready ones, or those that were well lately.
+def admit(state: PoolState, entry: Entry) -> None:
+    """Have a job wait for a server."""
+    able = state.schedule.able(entry.waiting)
+    entry.is_on_trust = all(state.members[name].offer is None for name in able)
+    state.entries[entry.job] = entry
+    state.schedule.add(entry.waiting)
+    state.publish("have_job")
 
-        A server that has never answered is no reason for others to rest.
-        """
-        return [name for name, one in self.members.items() if self.may_come(one, if_done=True)]
 
-    def may_come(self, member: Member, *, if_done: bool = False) -> bool:
-        """Return whether a server is ready or may be soon; ``if_done``: and has run jobs before."""
-        if member.server.ready or member.error is None:
-            return True
-        if is_hopeless({member.name: member}) or (if_done and not member.done):
-            return False
-        return runtime.monotonic() - (member.down_since or 0.0) <= self._patience
+def assign(state: PoolState, found: Assignment, now: float) -> None:
+    """Put a job into the inbox of the server that gets it."""
+    member = state.members[found.server.name]
+    entry = state.entries[cast("PooledJob", found.job.key)]
+    entry.member, entry.started = member, False
+    state.moved_at = now
+    member.inbox.append(entry)
+    member.wake()
 
-    def _judge(self) -> None:
-        """Find out which servers are suspect."""
-        expected, now = self._expected(), runtime.monotonic()
-        suspects = self._health.suspects(expected)
-        for name, member in self.members.items():
-            server, was_suspect = member.server, member.server.is_suspect
-            server.is_expected = name in expected
-            server.is_suspect = name in suspects
-            server.is_resting = server.is_suspect and self._health.rests(name, now)
-            member.suspect = self._health.words(name) if server.is_suspect else None
-            if server.is_suspect and not was_suspect:
-                self._take_back(member)
-                words = "%s is suspect: %s; it gets one job at a time until one succeeds"
-                self._after.warn(words, name, member.suspect)
-                self._say("suspect", name, member.suspect)
-            elif was_suspect and not server.is_suspect:
-                self._schedule.level(server)
-                self._after.inform("%s is not suspect any more", name)
-                self._say("well", name)
 
-    def _has_erred(self, member: Member, entry: Entry, error: Exception) -> None:
-        """Hold an error against a server, unless it was removed."""
-        if member.leaving:
+def withdraw(state: PoolState, job: PooledJob, *, if_unsent: bool) -> bool:
+    """End a job that no server has; return whether that is done.
+
+    ``if_unsent``: leave it alone if a server may be about to have it.  Else it is cancelled then.
+    """
+    entry = state.entries.get(job)
+    if entry is None or (if_unsent and entry.started):
+        return False
+    if entry.started:
+        entry.cancelled = True
+        return entry.inner is None
+    if not state.schedule.remove(job) and entry.member is not None:
+        entry.member.inbox.remove(entry)
+        entry.member.server.own -= 1
+    state.failed += not if_unsent  # then it is to run by another job
+    _end_withdrawn(state, entry)
+    return True
+
+
+def abandon_jobs(state: PoolState) -> None:
+    """Give up all jobs in the child of a fork: they belong to the parent."""
+    for entry in state.entries.values():
+        state.schedule.remove(entry.job)
+        pooled.abandon(entry.job)
+    state.entries.clear()
+
+
+# -- jobs that no server runs ----------------------------------------------------------------------
+
+
+def give_up_impossible(state: PoolState, *, on_trust: bool = False) -> None:
+    """End jobs that no server can run, if none will come any more.
+
+    ``on_trust``: also those that only a server that had not said what it has seemed able to run;
+    it has now.
+    """
+    for waiting in list(state.schedule.waiting()) if state.closed or on_trust else ():
+        entry = state.entries[cast("PooledJob", waiting.key)]
+        is_known = entry.refusal is not None or entry.is_swept
+        may_end = state.closed or (entry.is_on_trust and not is_known)
+        if may_end and not state.schedule.able(waiting):
+            state.schedule.remove(waiting.key)
+            state.failed += 1
+            pooled.refuse(entry.job)
+            state.finish(entry, cannot_run(waiting, state.members))
+
+
+def give_up_refused(state: PoolState, now: float) -> None:
+    """End jobs that a server refused, if the others that could run them stay away."""
+    for waiting in list(state.schedule.waiting()):
+        entry = state.entries[cast("PooledJob", waiting.key)]
+        if entry.refusal is not None and not can_go(state, waiting, now):
+            state.schedule.remove(waiting.key)
+            state.failed += 1
+            _end_refused(state, entry, entry.refusal)
+
+
+# -- jobs that were not submitted ------------------------------------------------------------------
+
+
+def handle_unsent(
+    state: PoolState, member: Member, entry: Entry, error: Exception, now: float
+) -> None:
+    """Send a job elsewhere that a server surely does not have, unless that is no help."""
+    member.in_flight.pop(entry, None)
+    member.server.own -= 1
+    member.clear_pending()
+    if entry.job not in state.entries:
+        return
+    if not entry.cancelled and _prepare_move(state, member, entry, error, now):
+        words = "prompt %s goes to another server than %s: %s"
+        state.warn(words, entry.job.prompt_id, member.name, error)
+        if _move_on(state, entry, entry.job.prompt_id, or_back=is_away(error)):
             return
-        why = shorten(one_line(str(error) or type(error).__name__), _MOST)
-        kind, now = entry.waiting.needs, runtime.monotonic()
-        self._health.failed(member.name, kind, why, self._expected(), now)
-        self._judge()
+    member.failed += not entry.goes_on
+    if entry.cancelled:
+        _end_withdrawn(state, entry)
+    else:
+        _end_refused(state, entry, error)
 
-    # -- where a job can go ----------------------------------------------------------------
 
-    def _waits_again(self, entry: Entry) -> None:
-        entry.member = entry.inner = None
-        entry.started = entry.was_away = entry.was_first = entry.began = False
-        self._schedule.add(entry.waiting)
+def _kind_of(error: Exception, entry: Entry, most: int) -> _Unsent:
+    """Return what an error says of the server that did not get a job; ``most``: moves at most."""
+    if isinstance(error, ClientClosed) and state_of(entry.job).posted_at:
+        return "final"  # the server may have it
+    if is_away(error):
+        may_move = isinstance(error, ServerUnreachable) or entry.moves < most
+        return "away" if may_move else "final"
+    if not isinstance(error, ApiError | UnexpectedResponse | ClientClosed):
+        return "final"  # it is about the job itself
+    is_page = isinstance(error, UnexpectedResponse) and error.status >= 300  # as of a login
+    is_for_all = is_page or isinstance(error, AuthenticationError | ClientClosed)
+    return "refuses all" if is_for_all else "refuses it"
 
-    def _take_back(self, member: Member) -> None:
-        """Send elsewhere what a server was to have, and has not got."""
-        while member.inbox:
-            entry = member.inbox.popleft()
-            member.server.own -= 1
-            self._waits_again(entry)
 
-    def _avoids(self, entry: Entry, member: Member) -> bool:
-        """Have a job never go to a server again; return whether another one can take it."""
-        exclude = entry.waiting.exclude | {member.name}
-        waiting = attrs.evolve(entry.waiting, exclude=exclude)
-        if entry.is_swept:
-            return entry.has_other
-        if not self._can_go(waiting):
-            return False
-        entry.waiting = waiting
+def _prepare_move(
+    state: PoolState, member: Member, entry: Entry, error: Exception, now: float
+) -> bool:
+    """Note what an error says of a server; return whether another one may take its job."""
+    kind = _kind_of(error, entry, state.policy.intervals.moves)
+    if kind == "away":
+        entry.moves += 1
+        mark_down(state, member, error, now)
         return True
-
-    def _can_go(self, waiting: Waiting) -> bool:
-        return any(self.may_come(self.members[name]) for name in self._schedule.able(waiting))
-
-    def _moves_on(self, entry: Entry, prompt_id: str, *, or_back: bool = False) -> bool:
-        """Have another server run a job, or the same one later; False: its sweep is to do so."""
-        if entry.is_swept and not or_back:
-            entry.goes_on = True
+    if kind == "refuses all":
+        entry.waiting = _without(entry, member)  # it will not when it is asked again, either
+        if not state.schedule.able(entry.waiting):
             return False
-        pooled.leave(entry.job, prompt_id)
-        self._waits_again(entry)
+        mark_down(state, member, error, now)
         return True
-
-    def _give_up_moving(self) -> None:
-        """End jobs that a server refused, if the others that could run them stay away."""
-        for waiting in list(self._schedule.waiting()):
-            entry = self._entries[cast("PooledJob", waiting.key)]
-            if entry.refusal is not None and not self._can_go(waiting):
-                self._schedule.remove(waiting.key)
-                self._failed += 1
-                self._refuse(entry, entry.refusal)
-
-    # -- what a server says --------------------------------------------------------------------
-
-    def was_not_submitted(self, member: Member, entry: Entry, error: Exception) -> None:
-        """Send a job elsewhere that a server surely does not have, unless that is no help."""
-        with self._changing():
-            member.in_flight.pop(entry, None)
-            member.server.own -= 1
-            member.is_through()
-            if entry.job not in self._entries:
-                return
-            if not entry.cancelled and self._may_move(entry, member, error):
-                words = "prompt %s goes to another server than %s: %s"
-                self._after.warn(words, entry.job.prompt_id, member.name, error)
-                if self._moves_on(entry, entry.job.prompt_id, or_back=is_away(error)):
-                    return
-            member.failed += not entry.goes_on
-            if entry.cancelled:
-                self._finish(entry, *withdrawal(entry))
-            else:
-                self._refuse(entry, error)
-
-    def _may_move(self, entry: Entry, member: Member, error: Exception) -> bool:
-        """Return whether another server may do what this one does not."""
-        if isinstance(error, ClientClosed) and state_of(entry.job).posted_at:
-            return False  # it may have it
-        if is_away(error):
-            if not (isinstance(error, ServerUnreachable) or entry.moves < self._intervals.moves):
-                return False
-            entry.moves += 1
-            self._goes_down(member, error)
-            return True
-        if not isinstance(error, ApiError | UnexpectedResponse | ClientClosed):
-            return False  # it is about the job itself
-        if is_refusal_of_all(error):
-            # This one will not either when it is asked again.
-            exclude = entry.waiting.exclude | {member.name}
-            entry.waiting = attrs.evolve(entry.waiting, exclude=exclude)
-            if not self._schedule.able(entry.waiting):
-                return False
-            self._goes_down(member, error)
-            return True
-        self._has_erred(member, entry, error)
+    if kind == "refuses it":
+        record_failure(state, member, entry, error, now)
         entry.refusal = error
         # One that was submitted before may have run.
-        return entry.found is None and self._avoids(entry, member)
-
-    def ended(self, entry: Entry, inner: Job) -> None:
-        """Handle the end of a prompt: end its job, or move it."""
-        with self._changing():
-            member = entry.member
-            if entry.inner is not inner or member is None or entry.job not in self._entries:
-                return
-            outcome: Result | BaseException | None = result_of(inner)
-            is_success = outcome is not None
-            if outcome is None:
-                outcome = inner.exception(0) or ClientClosed()
-            if isinstance(outcome, JobLost):
-                self._is_lost(entry, outcome)
-                return
-            member.saw_end(state_of(inner).ended_at)
-            self._leaves(entry, member)
-            if is_success and entry.found is None and not member.leaving:
-                if self._health.succeeded(member.name, entry.waiting.needs):
-                    self._judge()
-            elif isinstance(outcome, JobFailed) and self._moves_after(entry, member, outcome):
-                words = "prompt %s failed on %s, and runs once more on another server: %s"
-                self._after.warn(words, inner.prompt_id, member.name, outcome)
-                if self._moves_on(entry, str(uuid.uuid4())):
-                    return
-            member.done += is_success
-            member.failed += not (is_success or entry.goes_on)
-            self._finish(entry, outcome)
-
-    def _moves_after(self, entry: Entry, member: Member, error: JobFailed) -> bool:
-        """Return whether a failed job runs once more: the user wants that, or a suspect had it."""
-        was_suspect = member.server.is_suspect
-        if entry.found is None:
-            self._has_erred(member, entry, error)
-        if entry.cancelled or entry.failed or (self.on_failed == "raise" and not was_suspect):
-            return False
-        entry.failed, entry.refusal = (error, state_of(entry.job).end_event), error
-        return self._avoids(entry, member)
-
-    def _leaves(self, entry: Entry, member: Member) -> None:
-        member.in_flight.pop(entry, None)
-        member.server.own -= 1
-        member.look()
-
-    # -- servers that are away -----------------------------------------------------------------
-
-    def _goes_down(self, member: Member, error: Exception | None) -> None:
-        member.down_since = member.down_since or runtime.monotonic()
-        member.server.ready = False
-        member.error = error or member.error
-        self._note_absence(member, member.in_flight)
-        self._take_back(member)
-        self._judge()
-        member.wake(again=error is None)
-
-    def _note_absence(self, member: Member, entries: Iterable[Entry]) -> None:
-        """Note which of its jobs a server may have begun before it went away.
-
-        It is the one that ran, as far as was heard.  If none did, the first one may have begun,
-        but for prompts of others.
-        """
-        there = [one for one in entries if not one.was_away and _is_open(one)]
-        if not there or any(one.was_first for one in member.in_flight):
-            return
-        first = next(filter(_has_begun, there), there[0])
-        first.was_first = True
-        first.began = _has_begun(first) or member.server.others == 0
-        for entry in there:
-            entry.was_away = True
-
-    def _lose(self, member: Member) -> None:
-        """Lose the jobs of a server that was away for too long: they may have run, or not."""
-        for entry in list(member.in_flight):
-            if entry.inner is None or entry.inner.done():
-                continue
-            inner = entry.inner
-            why = (
-                f"lost: {member.name} has not answered for {self._patience:g} s, and may have run "
-                "it, or run it yet"
-            )
-            event, error = lost(inner.prompt_id, why, retryable=False)
-            self._is_lost(entry, error, event)
-            if entry.goes_on or entry.job in self._entries:
-                member.unwanted.append(inner)
-
-    def _is_lost(self, entry: Entry, error: JobLost, event: EndEvent | None = None) -> None:
-        """End a job that may have run, or run it again; one that only waited moves on."""
-        member, inner = entry.member, entry.inner
-        if member is None or inner is None:
-            return
-        if was_cut_off(inner):
-            cut_off = [one for one in member.in_flight if one.inner and was_cut_off(one.inner)]
-            self._note_absence(member, cut_off)
-        self._leaves(entry, member)
-        if entry.was_first:
-            entry.died |= {member.name}
-        tries = entry.tries
-        if len(entry.died) > 1:
-            event, error = lost(inner.prompt_id, "lost: two servers died while they ran it")
-        elif not entry.cancelled and self._may_run_again(entry, member, inner, error):
-            if entry.tries == tries:
-                words = "prompt %s had not begun on %s, and is sent again"
-                self._after.warn(words, inner.prompt_id, member.name)
-            else:
-                self._after.warn("%s; running it again", error)
-            if self._moves_on(entry, str(uuid.uuid4())):
-                return
-        member.failed += not entry.goes_on
-        if entry.refusal is not None and state_of(inner).attached and not _has_begun(entry):
-            self._refuse(entry, entry.refusal)
-        else:
-            self._finish(entry, error, event)
-
-    def _may_run_again(self, entry: Entry, member: Member, inner: Job, error: JobLost) -> bool:
-        """Return whether a lost job may run again: if it never began, or as its user has said."""
-        if entry.found is None and not (entry.began or _has_begun(entry)):
-            if entry.was_away:
-                return True
-            if state_of(inner).attached:  # its answer was no answer, and it does not have it
-                self._has_erred(member, entry, entry.refusal or error)
-                return self._avoids(entry, member)
-        if entry.is_swept or self._on_lost == "raise" or entry.tries >= self._intervals.attempts:
-            return False
-        entry.tries += 1
-        return True
-
-    # -- ends ----------------------------------------------------------------------------------
-
-    def _refuse(self, entry: Entry, error: Exception) -> None:
-        """End a job that no server takes: in the failure of the one that has run it, if any."""
-        if entry.failed is not None:
-            self._finish(entry, *entry.failed)
-            return
-        pooled.refuse(entry.job)
-        self._finish(entry, error)
-
-    def _finish(
-        self, entry: Entry, outcome: Result | BaseException, event: EndEvent | None = None
-    ) -> None:
-        del self._entries[entry.job]
-        self._after.end(entry.job, outcome, event)
-        if not self._entries:
-            self._say("idle")
+        return entry.found is None and _redirect(state, member, entry, now)
+    return False
 
 
-def withdrawal(entry: Entry) -> tuple[BaseException, EndEvent]:
-    """Return the end of a job that its user cancelled before a server had it."""
-    event, error = pooled.withdrawal(entry.job)
-    return error, event
+def _without(entry: Entry, member: Member) -> Waiting:
+    """Return a job as the schedule is to know it, so that it does not go to a server."""
+    return attrs.evolve(entry.waiting, exclude=entry.waiting.exclude | {member.name})
 
 
-def is_refusal_of_all(error: Exception) -> bool:
-    """Return whether a server takes nothing of us: a login page, a closed client."""
-    is_page = isinstance(error, UnexpectedResponse) and error.status >= 300
-    return is_page or isinstance(error, AuthenticationError | ClientClosed)
-
-
-def _has_begun(entry: Entry) -> bool:
-    """Return whether a job has begun, as far as was heard; without a socket it may have."""
-    if entry.inner is None:
+def _redirect(state: PoolState, member: Member, entry: Entry, now: float) -> bool:
+    """Keep a job from a server, if another one can take it; return whether one can."""
+    if entry.is_swept:
+        return entry.has_other
+    waiting = _without(entry, member)
+    if not can_go(state, waiting, now):
         return False
-    has_socket = state_of(entry.inner).generation is not None
-    return has_begun(entry.inner) or (entry.was_first and not has_socket)
+    entry.waiting = waiting
+    return True
 
 
-def _is_open(entry: Entry) -> bool:
-    """Return whether a server has a job, is about to get it, or has lost it."""
-    inner = entry.inner
-    return inner is None or not inner.done() or isinstance(inner.exception(0), JobLost)
+def _move_on(state: PoolState, entry: Entry, prompt_id: str, *, or_back: bool = False) -> bool:
+    """Have another server run a job; return False if its sweep is to do so.
+
+    ``or_back``: the same server may run it later, so that it stays with the pool.
+    """
+    if entry.is_swept and not or_back:
+        entry.goes_on = True
+        return False
+    pooled.leave(entry.job, prompt_id)
+    requeue(state, entry)
+    return True
+
+
+# -- jobs that ended -------------------------------------------------------------------------------
+
+
+def handle_end(state: PoolState, entry: Entry, inner: Job, now: float) -> None:
+    """Handle the end of a prompt: end its job, or move it."""
+    member = entry.member
+    if entry.inner is not inner or member is None or entry.job not in state.entries:
+        return
+    outcome: Result | BaseException | None = result_of(inner)
+    is_success = outcome is not None
+    if outcome is None:
+        outcome = inner.exception(0) or ClientClosed()
+    if isinstance(outcome, JobLost):
+        handle_loss(state, entry, outcome, None, now)
+        return
+    member.ended_at.append(state_of(inner).ended_at or now)
+    release(state, member, entry, now)
+    if is_success and entry.found is None and not member.leaving:
+        record_success(state, member, entry, now)
+    elif isinstance(outcome, JobFailed) and _prepare_rerun(state, member, entry, outcome, now):
+        words = "prompt %s failed on %s, and runs once more on another server: %s"
+        state.warn(words, inner.prompt_id, member.name, outcome)
+        if _move_on(state, entry, str(uuid.uuid4())):
+            return
+    member.done += is_success
+    member.failed += not (is_success or entry.goes_on)
+    state.finish(entry, outcome)
+
+
+def _prepare_rerun(
+    state: PoolState, member: Member, entry: Entry, error: JobFailed, now: float
+) -> bool:
+    """Note that a server failed a job; return whether another one runs it once more.
+
+    It does if the user wants that, or if the server was suspect.
+    """
+    may_move = state.policy.on_failed == "move" or member.server.is_suspect
+    if entry.found is None:
+        record_failure(state, member, entry, error, now)
+    if entry.cancelled or entry.failed or not may_move:
+        return False
+    entry.failed, entry.refusal = (error, state_of(entry.job).end_event), error
+    return _redirect(state, member, entry, now)
+
+
+# -- jobs that were lost ---------------------------------------------------------------------------
+
+
+def lose_jobs(state: PoolState, member: Member, now: float) -> None:
+    """Lose the jobs of a server that was away for too long: they may have run, or not."""
+    for entry in list(member.in_flight):
+        inner = entry.inner
+        if inner is None or inner.done():
+            continue
+        why = (
+            f"lost: {member.name} has not answered for {state.policy.patience:g} s, and may have "
+            "run it, or run it yet"
+        )
+        event, error = lost(inner.prompt_id, why, retryable=False)
+        handle_loss(state, entry, error, event, now)
+        if entry.goes_on or entry.job in state.entries:
+            member.unwanted.append(inner)
+
+
+def handle_loss(
+    state: PoolState, entry: Entry, error: JobLost, event: EndEvent | None, now: float
+) -> None:
+    """End a job that may have run, or run it again; one that only waited moves on."""
+    member, inner = entry.member, entry.inner
+    if member is None or inner is None:
+        return
+    if was_cut_off(inner):
+        cut_off = [one for one in member.in_flight if one.inner and was_cut_off(one.inner)]
+        note_absence(member, cut_off)
+    release(state, member, entry, now)
+    if entry.was_first:
+        entry.died |= {member.name}
+    tries = entry.tries
+    if len(entry.died) > 1:
+        event, error = lost(inner.prompt_id, "lost: two servers died while they ran it")
+    elif not entry.cancelled and _prepare_retry(state, member, entry, inner, error, now):
+        if entry.tries == tries:
+            words = "prompt %s had not begun on %s, and is sent again"
+            state.warn(words, inner.prompt_id, member.name)
+        else:
+            state.warn("%s; running it again", error)
+        if _move_on(state, entry, str(uuid.uuid4())):
+            return
+    member.failed += not entry.goes_on
+    if entry.refusal is not None and state_of(inner).attached and not may_have_begun(entry):
+        _end_refused(state, entry, entry.refusal)
+    else:
+        state.finish(entry, error, event)
+
+
+def _prepare_retry(
+    state: PoolState, member: Member, entry: Entry, inner: Job, error: JobLost, now: float
+) -> bool:
+    """Count a try, unless a lost job never began; return whether it may run again."""
+    if entry.found is None and not (entry.began or may_have_begun(entry)):
+        if entry.was_away:
+            return True
+        if state_of(inner).attached:  # its answer was no answer, and it does not have it
+            record_failure(state, member, entry, entry.refusal or error, now)
+            return _redirect(state, member, entry, now)
+    policy = state.policy
+    if entry.is_swept or policy.on_lost == "raise" or entry.tries >= policy.intervals.attempts:
+        return False
+    entry.tries += 1
+    return True
+
+
+# -- ends ------------------------------------------------------------------------------------------
+
+
+def _end_refused(state: PoolState, entry: Entry, error: Exception) -> None:
+    """End a job that no server takes: in the failure of the one that has run it, if any."""
+    if entry.failed is not None:
+        state.finish(entry, *entry.failed)
+        return
+    pooled.refuse(entry.job)
+    state.finish(entry, error)
+
+
+def _end_withdrawn(state: PoolState, entry: Entry) -> None:
+    """End a job that its user cancelled before a server had it."""
+    event, error = pooled.withdrawal(entry.job)
+    state.finish(entry, error, event)

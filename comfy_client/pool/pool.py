@@ -17,12 +17,11 @@ from ..transport.deadline import Deadline
 from ..values import is_real
 from .batches import Batches
 from .dispatcher import Dispatcher
-from .intervals import Intervals
 from .map import forsake, take_back
-from .moving import OnFailed, OnLost
 from .refusals import is_hopeless, out_of_reach
 from .schedule import Mode
 from .servers import AnyServer
+from .state import Intervals, OnFailed, OnLost, Policy, PoolState
 
 #: Longest wait in one piece, in seconds, so that Ctrl-C works on every system.
 _SLICE: Final = 0.5
@@ -106,14 +105,8 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
         self._on_lost = on_lost
         self._numbers = itertools.count()
         self._receivers = Receivers(self, None)
-        self._dispatcher = Dispatcher(
-            mode,
-            self._receivers,
-            patience=patience,
-            on_lost=on_lost,
-            on_failed=on_failed,
-            intervals=self.intervals,
-        )
+        policy = Policy(patience, on_lost, on_failed, self.intervals)
+        self._dispatcher = Dispatcher(PoolState.new(mode, policy), self._receivers)
         weakref.finalize(self._dispatcher, self._receivers.shutdown())
         self._relayed = {}
         _dispatchers.add(self._dispatcher)
@@ -143,13 +136,13 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
 
         def is_settled() -> bool:
             members = dispatcher.members
-            return dispatcher.was_ready or dispatcher.closed or is_hopeless(members)
+            return dispatcher.state.was_ready or dispatcher.state.closed or is_hopeless(members)
 
         while not dispatcher.wait(is_settled, deadline.left(_SLICE)):
             if deadline.expired:
                 break
         dispatcher.check_open()
-        if not dispatcher.was_ready:
+        if not dispatcher.state.was_ready:
             raise out_of_reach(dispatcher.members)
         return self
 
@@ -168,9 +161,9 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
         if cancel_futures:
             for job in dispatcher.waiting():
                 dispatcher.withdraw(job)
-        while wait and not dispatcher.wait(lambda: dispatcher.is_idle, _SLICE):
+        while wait and not dispatcher.wait(lambda: dispatcher.state.is_idle, _SLICE):
             dispatcher.warn_of_away()
-        if dispatcher.is_idle:
+        if dispatcher.state.is_idle:
             dispatcher.stop()
 
     def __enter__(self) -> Self:

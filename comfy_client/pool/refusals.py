@@ -1,15 +1,16 @@
-"""Why no server of a pool can run a workflow, in words."""
+"""Why jobs of a pool wait, and why no server can run a workflow, in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from ..errors import ComfyError, ServerUnreachable, WorkflowError
-from .member import Member
+from ..jobs.pooled import PooledJob
 from .needs import Need
 from .schedule import Waiting
+from .state import Entry, Member, PoolState
 
-#: What is told of each server, and in all, in characters.
+#: So many needs are told of each server, and so many characters in all.
 _MOST_NEEDS = 3
 _MOST_TEXT = 2000
 
@@ -62,3 +63,36 @@ def _is_for_good(error: Exception | None) -> bool:
     if isinstance(error, ComfyError):
         return not error.retryable
     return isinstance(error, OSError | ValueError)  # as of the file of a certificate
+
+
+def explain_wait(state: PoolState, job: PooledJob) -> str:
+    """Return what a job waits for, in one sentence."""
+    entry, before = state.entries.get(job), state.schedule.position(job)
+    if entry is None or before is None:
+        return "waiting: a server has been chosen"
+    names = state.schedule.able(entry.waiting)
+    ready = sum(state.members[name].server.ready for name in names)
+    if not names:
+        return "waiting: no server of the pool can run it"
+    words = f"{ready} of {len(names)} servers that can run it are ready"
+    if not ready:
+        words = f"no server that can run it is ready: {', '.join(sorted(names)):.200}"
+        others = lacks(entry.waiting, state.members)  # it may be that names are misspelt
+        words += f"; {others}" if others else ""
+    return f"waiting for a server, {before} before it; {words}"
+
+
+def waits_for_away(state: PoolState, entry: Entry) -> bool:
+    """Return whether all servers that can run a waiting job have failed to answer."""
+    if entry.member is not None:
+        return False
+    able = map(state.members.__getitem__, state.schedule.able(entry.waiting))
+    return all(one.error is not None and not one.server.ready for one in able)
+
+
+def awaited_servers(state: PoolState) -> frozenset[str]:
+    """Return the servers for which all jobs wait; none if one is ready, or a job does not wait."""
+    if len(state.schedule) < len(state.entries):
+        return frozenset()
+    able = frozenset().union(*map(state.schedule.able, list(state.schedule.waiting())))
+    return frozenset() if any(state.members[name].server.ready for name in able) else able

@@ -30,13 +30,11 @@ from ..values import is_real
 from ..workflow.address import Inputs
 from ..workflow.edit import Workflow, as_workflow, graph_of, with_inputs
 from ..workflow.file_inputs import files_in
-from .definitions import together
-from .member import Entry
-from .moving import OnLost
-from .needs import models_of, needs_of
+from .needs import merge_definitions, models_of, needs_of
 from .refusals import out_of_reach
 from .schedule import Waiting
 from .servers import AnyServer, Servers
+from .state import Entry, OnLost
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -361,7 +359,7 @@ class Running(Servers):
 
     def _connect(self, timeout: float = _READY) -> None:
         """Connect the servers, unless that was done already."""
-        if self._dispatcher.closed or not self._dispatcher.was_ready:
+        if self._dispatcher.state.closed or not self._dispatcher.state.was_ready:
             self.init(timeout)
 
     def node_definitions(
@@ -394,7 +392,7 @@ class Running(Servers):
                 errors.append(exc)
         if errors and not found:
             raise errors[0]
-        return together(found)
+        return merge_definitions(found)
 
     def open_image(self, info: str) -> BinaryIO:
         """Open a file of one of the servers by its URL: see :meth:`ComfyApi.open_image`.

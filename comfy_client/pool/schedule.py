@@ -1,7 +1,7 @@
 """Which job goes to which server.  Pure: no thread, no clock, no request.
 
 A :class:`Schedule` holds the jobs that wait, and what is known of the servers.  Its owner says
-what has changed, and asks :meth:`Schedule.next` until that returns ``None``.
+what has changed, and asks :meth:`Schedule.assign_next` until that returns ``None``.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Schedule:
         """Add a server; raise ValueError if it is there already."""
         if server.name in self.servers:
             raise ValueError(f"{server.name} is in the pool already")
-        self._begins(server, list(self.servers.values()))
+        self._level_with(server, list(self.servers.values()))
         self.servers[server.name] = server
         self.regroup()
 
@@ -180,10 +180,10 @@ class Schedule:
 
     def level(self, server: Server) -> None:
         """Leave a server that got less no turns to make up for."""
-        self._begins(server, [one for one in self.servers.values() if one.ready])
+        self._level_with(server, [one for one in self.servers.values() if one.ready])
 
     @staticmethod
-    def _begins(server: Server, others: list[Server]) -> None:
+    def _level_with(server: Server, others: list[Server]) -> None:
         """Level a joining server with the least-served one."""
         least = min((one.served for one in others), default=0.0)
         server.served = max(server.served, least)
@@ -244,7 +244,7 @@ class Schedule:
         place = (-job.priority, job.order)
         return sum((-one.priority, one.order) < place for one in list(self._waiting.values()))
 
-    def next(self) -> Assignment | None:
+    def assign_next(self) -> Assignment | None:
         """Assign the next job to a server; return both, or None if none can start."""
         free = frozenset(name for name, server in self.servers.items() if self._is_free(server))
         if not free or not self._waiting:
@@ -253,7 +253,7 @@ class Schedule:
         for priority in sorted(self._lanes, reverse=True):
             callers = self._lanes[priority]
             for caller in sorted(callers, key=lambda one: self._turns.get(one, self._turn)):
-                for lane in self._in_order(callers[caller]):
+                for lane in self._prune(callers[caller]):
                     if lane.key in stuck:
                         continue
                     server = self._choose(lane.heap[0][1], free)
@@ -266,7 +266,7 @@ class Schedule:
                 del self._lanes[priority]
         return None
 
-    def _in_order(self, lanes: _Lanes) -> list[_Lane]:
+    def _prune(self, lanes: _Lanes) -> list[_Lane]:
         """Return the lanes of a caller by their first jobs; remove empty lanes."""
         for lane in list(lanes.values()):
             while lane.heap and self._waiting.get(lane.heap[0][1].key) is not lane.heap[0][1]:

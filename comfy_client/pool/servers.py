@@ -15,8 +15,8 @@ from ..signals import Receivers, is_callback
 from ..transport.url import parse_host
 from ..values import is_real
 from .dispatcher import Dispatcher
-from .member import Member
 from .schedule import Server
+from .state import Member
 from .status import POOL_EVENTS, PoolStatus
 
 log: logging.Logger = logging.getLogger("comfy_client")
@@ -55,7 +55,7 @@ class Servers:
             raise ValueError(f"{name} is in the pool already")
         api = ComfyApi(server) if isinstance(server, str) else server
         known = Server(name, weight=float(weight), most=self._in_flight)
-        member = Member(api, known, self._dispatcher, is_own=isinstance(server, str))
+        member = Member(api, known, is_own=isinstance(server, str))
         self._dispatcher.add(member)
         self._first = self._first or api
         for key, (event, callback) in list(self._relayed.items()):
@@ -148,7 +148,7 @@ class Servers:
         def off() -> None:
             self._relayed.pop(key, None)
             for member in self._dispatcher.all_members:
-                member.relay_no_more(key)
+                member.end_relay(key)
 
         return off
 

@@ -44,11 +44,11 @@ from ..workflow.file_inputs import files_in
 from ..workflow.graph import as_link
 from .dispatcher import Dispatcher
 from .map import Patience, take_back
-from .member import Entry, Member
 from .needs import Need, Needs, is_model, models_of, needs_of
 from .refusals import cannot_run, is_hopeless, lacks, out_of_reach
 from .running import Terms, sending_of
 from .schedule import Waiting
+from .state import Entry, Member
 
 log: logging.Logger = logging.getLogger("comfy_client")
 

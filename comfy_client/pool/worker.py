@@ -33,7 +33,7 @@ class Worker(Generic[Owner]):
     Args:
         owner: What all of it is about; calls are made with it.
         tick: Called every :data:`TICK` seconds.
-        is_over: Called after each call; whether nothing will ever come again.
+        finish: Called after each call; whether nothing will ever come again.
         has_lock: Whether the thread that asks has the lock that calls need.
     """
 
@@ -41,10 +41,10 @@ class Worker(Generic[Owner]):
         self,
         owner: Owner,
         tick: Callable[[Owner], object],
-        is_over: Callable[[Owner], bool],
+        finish: Callable[[Owner], bool],
         has_lock: Callable[[Owner], bool],
     ) -> None:
-        self._args = weakref.ref(owner), tick, is_over
+        self._args = weakref.ref(owner), tick, finish
         self._has_lock = has_lock
         self.reset()
 
@@ -115,7 +115,7 @@ def _work(
     todo: runtime.SimpleQueue[Callable[[Owner], object]],
     ref: weakref.ref[Owner],
     tick: Callable[[Owner], object],
-    is_over: Callable[[Owner], bool],
+    finish: Callable[[Owner], bool],
 ) -> None:
     due = runtime.monotonic()
     while True:
@@ -133,7 +133,7 @@ def _work(
             return
         try:
             call(owner)
-            if todo.empty() and is_over(owner):
+            if todo.empty() and finish(owner):
                 return
         except Exception:
             log.exception("the pool could not do one step")  # a defect; the next one may work

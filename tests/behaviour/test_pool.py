@@ -42,7 +42,6 @@ from comfy_client import (
     Workflow,
     WorkflowError,
 )
-from comfy_client.pool import member
 from comfy_client.testing import ComfyServer, Request
 from comfy_client.transport.websocket import State
 from tests.helpers.clients import FAST, LIMIT, Fast, Heard, flush, until
@@ -136,15 +135,18 @@ def test_a_job_waits_in_the_pool_until_a_server_is_free(servers, clients) -> Non
 
 @pytest.mark.parametrize("mode", ["first_free", "shortest"])
 def test_prompts_of_its_own_that_have_just_ended_are_not_those_of_others(
-    servers, clients, monkeypatch, mode
+    servers, clients, mode
 ) -> None:
     """So that jobs which come one after the other go to the server that has their models."""
-    monkeypatch.setattr(member, "SETTLING", LIMIT)
+
+    class Settles(ComfyPool):
+        intervals = attrs.evolve(ComfyPool.intervals, settling=LIMIT)
+
     loader = {
         "class_type": "CheckpointLoaderSimple",
         "inputs": {"ckpt_name": "simulated.safetensors"},
     }
-    with pooled(clients, mode=mode) as pool:
+    with pooled(clients, mode=mode, cls=Settles) as pool:
         for _ in range(20):
             assert pool.run({**shows(), "2": loader}, timeout=LIMIT).texts
             assert [one.others for one in pool.status().servers] == [0, 0]

@@ -24,7 +24,7 @@ from comfy_client import (
     WorkflowError,
 )
 from comfy_client.pool.dispatcher import Dispatcher
-from comfy_client.pool.member import Member
+from comfy_client.pool.server import ServerThread
 from comfy_client.showing import screen
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import FAST, LIMIT, Fast, quickly, until
@@ -481,7 +481,7 @@ def test_a_defect_of_ours_in_one_step_of_a_pool_holds_up_no_job(
         monkeypatch.setattr(kind, name, broken)
 
     break_once(Dispatcher, "tick")
-    break_once(Member, "work")
+    break_once(ServerThread, "work")
     with pooled(clients) as pool:
         assert pool.submit(shows("a")).result(LIMIT).texts == ("a",)
     told = [one.exc_info[0] for one in caplog.records if one.exc_info]

@@ -17,15 +17,15 @@ POOLS = (
     Mutant(
         "P02",
         "pool/moving.py",
-        "            if entry.goes_on or entry.job in self._entries:\n"
-        "                member.unwanted.append(inner)\n",
+        "        if entry.goes_on or entry.job in state.entries:\n"
+        "            member.unwanted.append(inner)\n",
         "",
         "behaviour/test_pool_lost.py",
         'with on_lost="retry", a server that thaws runs jobs that moved a second time',
     ),
     Mutant(
         "P04",
-        "pool/dispatcher.py",
+        "pool/moving.py",
         "if entry is None or (if_unsent and entry.started):",
         "if entry is None:",
         "behaviour/test_pool.py::test_a_job_that_is_being_sent_is_not_taken_back_as_unsent",
@@ -34,7 +34,7 @@ POOLS = (
     Mutant(
         "P05",
         "pool/moving.py",
-        'if entry.is_swept or self._on_lost == "raise" or entry.tries >=',
+        'if entry.is_swept or policy.on_lost == "raise" or entry.tries >=',
         "if entry.is_swept or entry.tries >=",
         "behaviour/test_pool_lost.py",
         'with on_lost="raise", a job that may have run runs again',
@@ -134,10 +134,8 @@ POOLS = (
     Mutant(
         "N41",
         "pool/moving.py",
-        "            if not (isinstance(error, ServerUnreachable) or "
-        "entry.moves < self._intervals.moves):\n"
-        "                return False\n",
-        "",
+        "may_move = isinstance(error, ServerUnreachable) or entry.moves < most",
+        "may_move = True",
         "behaviour/test_pool.py::test_a_job_that_every_server_seems_to_be_away_for_moves_so_often_and_no_more",
         "a job that every proxy answers for in place of a server moves for ever",
     ),
@@ -167,8 +165,8 @@ POOLS = (
     ),
     Mutant(
         "N46",
-        "pool/dispatcher.py",
-        "if member.inbox and now - (member.busy_since or now) > self._intervals.slow:",
+        "pool/availability.py",
+        "if member.inbox and now - (member.busy_since or now) > state.policy.intervals.slow:",
         "if False:",
         "behaviour/test_pool.py",
         "jobs wait behind a submission that hangs, while other servers are free",
@@ -225,8 +223,8 @@ POOLS = (
     Mutant(
         "H17",
         "pool/health.py",
-        "course.rest = min(longest, 2 * course.rest or self._intervals.rest)",
-        "course.rest = self._intervals.rest",
+        "course.rest = min(self._longest_rest, 2 * course.rest or self._rest)",
+        "course.rest = self._rest",
         "unit/test_health.py",
         "a server that fails on and on gets as much as one that failed once",
     ),

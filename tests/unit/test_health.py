@@ -6,19 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfy_client.pool.health import Health
-from comfy_client.pool.intervals import Intervals
 
 SERVERS = ["a", "b", "c"]
 WHY = "CUDA error"
 
 
 def health() -> Health:
-    return Health(Intervals())
+    return Health(3, rest=5.0, longest_rest=300.0)
 
 
 def fail(one: Health, server: str, kind: str = "k", now: float = 0.0, times: int = 1) -> None:
     for _ in range(times):
-        one.failed(server, kind, WHY, SERVERS, now)
+        one.record_failure(server, kind, WHY, SERVERS, now)
 
 
 def test_three_failures_in_a_row_make_a_server_suspect() -> None:
@@ -27,13 +26,13 @@ def test_three_failures_in_a_row_make_a_server_suspect() -> None:
     assert one.suspects(SERVERS) == frozenset()
     fail(one, "a")
     assert one.suspects(SERVERS) == {"a"}
-    assert one.words("a") == "3 jobs failed in a row: CUDA error"
+    assert one.describe("a") == "3 jobs failed in a row: CUDA error"
 
 
 def test_one_success_ends_it() -> None:
     one = health()
     fail(one, "a", times=9)
-    one.succeeded("a", "k")
+    one.record_success("a", "k")
     assert one.suspects(SERVERS) == frozenset()
     fail(one, "a", times=2)
     assert one.suspects(SERVERS) == frozenset()
@@ -43,7 +42,7 @@ def test_a_success_between_failures_begins_the_count_anew() -> None:
     one = health()
     for _ in range(5):
         fail(one, "a", times=2)
-        one.succeeded("a", "k")
+        one.record_success("a", "k")
     assert one.suspects(SERVERS) == frozenset()
 
 
@@ -65,7 +64,7 @@ def test_a_suspect_that_was_away_may_try_at_once() -> None:
     one = health()
     fail(one, "a", now=100.0, times=3)
     assert one.rests("a", 104.0)
-    one.returned("a")
+    one.record_return("a")
     assert one.suspects(SERVERS) == {"a"}
     assert not one.rests("a", 104.0)
     fail(one, "a", now=104.0)
@@ -75,7 +74,7 @@ def test_a_suspect_that_was_away_may_try_at_once() -> None:
 
 def test_a_server_that_returns_and_never_failed_is_well() -> None:
     one = health()
-    one.returned("a")
+    one.record_return("a")
     assert one.suspects(SERVERS) == frozenset()
 
 
@@ -111,9 +110,9 @@ def test_a_kind_of_job_that_fails_everywhere_is_held_against_nobody() -> None:
     one = health()
     for server in SERVERS:
         fail(one, server, "bad", times=3)
-        one.succeeded(server, "good")
+        one.record_success(server, "good")
         fail(one, server, "bad", times=3)
-    one.succeeded("b", "good")
+    one.record_success("b", "good")
     assert one.suspects(SERVERS) == frozenset()
     fail(one, "a", "good", times=3)
     assert one.suspects(SERVERS) == {"a"}
@@ -123,7 +122,7 @@ def test_after_a_bad_workflow_a_good_one_finds_all_servers_well() -> None:
     one = health()
     for server in SERVERS:
         fail(one, server, "bad", times=20)
-    one.succeeded("a", "good")
+    one.record_success("a", "good")
     assert one.suspects(SERVERS) == frozenset()
 
 
@@ -141,7 +140,7 @@ def test_whatever_happens_a_server_is_not_suspect(steps: list[tuple[str, str, bo
     for server, kind, succeeds in steps:
         now += 1.0
         if succeeds:
-            one.succeeded(server, kind)
+            one.record_success(server, kind)
             assert server not in one.suspects(SERVERS)
             assert not one.rests(server, now)
         else:

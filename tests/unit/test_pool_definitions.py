@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from comfy_client.pool.definitions import together
+from comfy_client.pool.needs import merge_definitions
 
 
 def loader(config: object) -> dict[str, object]:
@@ -30,11 +30,11 @@ def loader(config: object) -> dict[str, object]:
 def test_an_input_has_the_choices_of_all_servers(first, second, both) -> None:
     """And else what the first one says."""
     given = loader(first)
-    assert together([given, loader(second)]) == loader(both)
+    assert merge_definitions([given, loader(second)]) == loader(both)
     assert given == loader(first)
 
 
 def test_each_class_counts_that_any_server_has() -> None:
     """Whatever the definition is."""
-    assert together([{"A": 1}, {"A": {"input": 2}, "B": None}, {}]) == {"A": 1, "B": None}
-    assert together([]) == {}
+    assert merge_definitions([{"A": 1}, {"A": {"input": 2}, "B": None}, {}]) == {"A": 1, "B": None}
+    assert merge_definitions([]) == {}

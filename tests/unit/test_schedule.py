@@ -34,7 +34,7 @@ def job(order: int, **more: Any) -> Waiting:
 
 def drain(made: Schedule) -> list[tuple[Any, str]]:
     """All that can be given away now."""
-    return [(found.job.key, found.server.name) for found in iter(made.next, None)]
+    return [(found.job.key, found.server.name) for found in iter(made.assign_next, None)]
 
 
 def give(made: Schedule, *jobs: Waiting) -> list[tuple[Any, str]]:
@@ -229,7 +229,7 @@ def test_every_job_goes_once_to_a_server_that_may_have_it(mode: Any, steps: list
             made.add(waits[order])
         else:
             _do(made, there, waits, *step)
-        while (found := made.next()) is not None:
+        while (found := made.assign_next()) is not None:
             server, one = found.server, found.job
             assert made.servers[server.name] is server
             assert server.ready
@@ -298,7 +298,7 @@ def test_a_hundred_servers_and_twenty_thousand_jobs() -> None:
     while len(made) or running:
         while True:
             before = time.perf_counter()
-            found = made.next()
+            found = made.assign_next()
             took.append(time.perf_counter() - before)
             if found is None:
                 break

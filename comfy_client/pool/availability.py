@@ -1,0 +1,256 @@
+"""Which servers of a pool are there and well, and what follows for the jobs that they have.
+
+Each function changes the state that it is handed, and does nothing else; the clock is handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from ..errors import JobLost
+from ..jobs.job import state_of
+from ..jobs.pooled import has_begun, queue_length
+from ..transport.failures import one_line
+from ..transport.websocket import State
+from ..workflow.graph import shorten
+from .needs import Offer
+from .refusals import is_hopeless
+from .schedule import Waiting
+from .state import Entry, Member, PoolState
+
+#: So much of an error is told of a server that is suspect, in characters.
+_MOST_TEXT: Final = 200
+#: States in which a client hears of its server.
+_LIVE: Final = frozenset({State.CONNECTED, State.POLLING})
+
+# -- questions -------------------------------------------------------------------------------------
+
+
+def is_live(member: Member) -> bool:
+    """Return whether the client hears of its server."""
+    return member.api.state in _LIVE
+
+
+def may_come(state: PoolState, member: Member, now: float, *, if_done: bool = False) -> bool:
+    """Return whether a server is ready or may be soon; ``if_done``: and has run jobs before."""
+    if member.server.ready or member.error is None:
+        return True
+    if is_hopeless({member.name: member}) or (if_done and not member.done):
+        return False
+    return now - (member.down_since or 0.0) <= state.policy.patience
+
+
+def can_go(state: PoolState, waiting: Waiting, now: float) -> bool:
+    """Return whether a server that can run a job is ready or may be soon."""
+    able = (state.members[name] for name in state.schedule.able(waiting))
+    return any(may_come(state, member, now) for member in able)
+
+
+def may_have_begun(entry: Entry) -> bool:
+    """Return whether a job has begun, as far as was heard; without a socket it may have."""
+    if entry.inner is None:
+        return False
+    has_socket = state_of(entry.inner).generation is not None
+    return has_begun(entry.inner) or (entry.was_first and not has_socket)
+
+
+def _expected(state: PoolState, now: float) -> list[str]:
+    """Return the servers that would run jobs: ready ones, or those that were well lately.
+
+    A server that has never answered is no reason for others to rest.
+    """
+    return [name for name, one in state.members.items() if may_come(state, one, now, if_done=True)]
+
+
+def _is_open(entry: Entry) -> bool:
+    """Return whether a server has a job, is about to get it, or has lost it."""
+    inner = entry.inner
+    return inner is None or not inner.done() or isinstance(inner.exception(0), JobLost)
+
+
+# -- servers come and go ---------------------------------------------------------------------------
+
+
+def add_member(state: PoolState, member: Member, now: float) -> None:
+    """Add a server; raise ValueError if it is there already."""
+    state.schedule.add_server(member.server)
+    state.members[member.name] = member
+    update_suspects(state, now)
+    state.publish("added", member.name)
+
+
+def remove_member(state: PoolState, name: str, now: float) -> None:
+    """Remove a server, which still ends its jobs; raise ValueError if it is not there."""
+    if name not in state.members:
+        raise ValueError(f"{name} is not in the pool")
+    member = state.members[name]
+    take_back(state, member)
+    member.server.ready = False
+    member.leaving = True
+    state.schedule.remove_server(name)
+    state.leaving.append(state.members.pop(name))
+    state.health.forget(name)
+    member.suspect = None
+    update_suspects(state, now)
+    state.publish("removed", name)
+
+
+def dismiss_members(state: PoolState) -> list[Member]:
+    """Remove and return the servers that are leaving and have no more jobs."""
+    left = [member for member in state.leaving if not member.in_flight]
+    for member in left:
+        state.leaving.remove(member)
+        state.done += member.done
+        state.failed += member.failed
+    return left
+
+
+def mark_ready(state: PoolState, member: Member, offer: Offer | None, now: float) -> None:
+    """Note that a server answers, and what it has."""
+    member.error = member.down_since = None
+    member.was_ready = state.was_ready = True
+    state.health.record_return(member.name)
+    member.set_offer(offer)
+    state.warned_of.clear()
+    state.schedule.welcome(member.server)
+    update_suspects(state, now)
+    count_others(state, member, now)
+    state.schedule.regroup()
+    state.publish("ready", member.name)
+
+
+def mark_down(state: PoolState, member: Member, error: Exception | None, now: float) -> None:
+    """Note that a server does not answer; ``None``: its client has lost it."""
+    member.down_since = member.down_since or now
+    member.server.ready = False
+    member.error = error or member.error
+    note_absence(member, member.in_flight)
+    take_back(state, member)
+    update_suspects(state, now)
+    if error is None:
+        reconnect_soon(state, member, now)
+    else:
+        member.wake()
+
+
+def reconnect_soon(state: PoolState, member: Member, now: float) -> None:
+    """Have a server asked soon whether it is back."""
+    member.retry_at = min(member.retry_at, now + state.policy.intervals.reconnect)
+    member.wake()
+
+
+def check_member(state: PoolState, member: Member, now: float) -> None:
+    """Look whether a server is there, how long its queue is, and whether it takes jobs."""
+    count_others(state, member, now)
+    if not is_live(member) and (member.server.ready or member.leaving):
+        if member.server.ready:
+            state.warn("%s is away, and gets no jobs until it is back", member.name)
+        mark_down(state, member, None, now)
+    elif member.api.state is State.CONNECTED:  # a socket's end is noticed
+        if member.leaving:
+            member.down_since = None
+        elif member.down_since is not None:
+            member.down_since = now  # its prompts are heard of, so that none is lost
+            reconnect_soon(state, member, now)
+    if member.inbox and now - (member.busy_since or now) > state.policy.intervals.slow:
+        member.server.is_slow = True
+        take_back(state, member)
+
+
+def count_others(state: PoolState, member: Member, now: float) -> None:
+    """Count the prompts of others in a server's queue.
+
+    Those of ours that are on their way, or have just ended, may be in what it said last, or not.
+    As far as that leaves it open, the number stays what it was.
+    """
+    length, said_at = queue_length(member.api)
+    since = max(said_at, now - state.policy.intervals.settling)
+    member.ended_at = [at for at in member.ended_at if at > since]
+    ours = sum(one.inner is not None and not one.inner.done() for one in member.in_flight)
+    unsure = len(member.in_flight) - ours + len(member.ended_at)
+    most = max(0, length - ours)
+    member.server.others = min(max(member.server.others, most - unsure), most)
+
+
+# -- health ----------------------------------------------------------------------------------------
+
+
+def update_suspects(state: PoolState, now: float) -> None:
+    """Find out which servers are suspect."""
+    expected = _expected(state, now)
+    suspects = state.health.suspects(expected)
+    for name, member in state.members.items():
+        server, was_suspect = member.server, member.server.is_suspect
+        server.is_expected = name in expected
+        server.is_suspect = name in suspects
+        server.is_resting = server.is_suspect and state.health.rests(name, now)
+        member.suspect = state.health.describe(name) if server.is_suspect else None
+        if server.is_suspect and not was_suspect:
+            take_back(state, member)
+            words = "%s is suspect: %s; it gets one job at a time until one succeeds"
+            state.warn(words, name, member.suspect)
+            state.publish("suspect", name, member.suspect)
+        elif was_suspect and not server.is_suspect:
+            state.schedule.level(server)
+            state.inform("%s is not suspect any more", name)
+            state.publish("well", name)
+
+
+def record_failure(
+    state: PoolState, member: Member, entry: Entry, error: Exception, now: float
+) -> None:
+    """Hold an error against a server, unless it was removed."""
+    if member.leaving:
+        return
+    why = shorten(one_line(str(error) or type(error).__name__), _MOST_TEXT)
+    kind = entry.waiting.needs
+    state.health.record_failure(member.name, kind, why, _expected(state, now), now)
+    update_suspects(state, now)
+
+
+def record_success(state: PoolState, member: Member, entry: Entry, now: float) -> None:
+    """Count a success for a server."""
+    if state.health.record_success(member.name, entry.waiting.needs):
+        update_suspects(state, now)
+
+
+# -- the jobs of a server --------------------------------------------------------------------------
+
+
+def take_back(state: PoolState, member: Member) -> None:
+    """Requeue the jobs that were assigned to a server and have not been sent."""
+    while member.inbox:
+        entry = member.inbox.popleft()
+        member.server.own -= 1
+        requeue(state, entry)
+
+
+def requeue(state: PoolState, entry: Entry) -> None:
+    """Have a job wait for a server again."""
+    entry.member = entry.inner = None
+    entry.started = entry.was_away = entry.was_first = entry.began = False
+    state.schedule.add(entry.waiting)
+
+
+def release(state: PoolState, member: Member, entry: Entry, now: float) -> None:
+    """Note that a server has a job no more."""
+    member.in_flight.pop(entry, None)
+    member.server.own -= 1
+    count_others(state, member, now)
+
+
+def note_absence(member: Member, entries: Iterable[Entry]) -> None:
+    """Note which of its jobs a server may have begun before it went away.
+
+    It is the one that ran, as far as was heard.  If none did, the first one may have begun, but
+    for prompts of others.
+    """
+    there = [one for one in entries if not one.was_away and _is_open(one)]
+    if not there or any(one.was_first for one in member.in_flight):
+        return
+    first = next(filter(may_have_begun, there), there[0])
+    first.was_first = True
+    first.began = may_have_begun(first) or member.server.others == 0
+    for entry in there:
+        entry.was_away = True

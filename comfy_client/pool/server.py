@@ -1,0 +1,324 @@
+"""The thread of one server of a pool, which connects to it and submits."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError
+from typing import Final, Protocol
+
+from .. import runtime
+from ..errors import (
+    ApiError,
+    ClientClosed,
+    ComfyError,
+    PromptRejected,
+    SubmitUncertain,
+    UnexpectedResponse,
+)
+from ..jobs.job import Job, state_of
+from ..jobs.pooled import follow
+from ..jobs.running import submit_begun
+from ..transport.backoff import Backoff
+from ..transport.deadline import LONGEST, Deadline, limited_silence
+from ..transport.failures import is_away
+from ..transport.websocket import State
+from .availability import is_live
+from .needs import Offer
+from .state import Entry, Intervals, Member
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+#: Seconds that a server may take to say how long its queue is.
+_QUESTION: Final = 5.0
+#: Seconds between two questions to a server without a socket, whether it is there.
+_INTERVAL: Final = 1.0
+#: Seconds between two attempts to reach a server that is down, at most.
+_LONGEST_PAUSE: Final = 5.0
+#: Seconds after which a server is looked at again that has just failed.
+_PAUSE: Final = 0.3
+
+
+class Owner(Protocol):
+    """The pool, as the threads of its servers tell it news."""
+
+    def mark_ready(self, member: Member, offer: Offer | None) -> None:
+        """Note that a server answers, and what it has; ``None``: it does not say."""
+
+    def mark_unreachable(self, member: Member, error: Exception) -> None:
+        """Note that a server does not answer."""
+
+    def begin_asking(self, member: Member) -> bool:
+        """Note that a server is asked what it has; return False if it was asked a moment ago."""
+
+    def set_offer(self, member: Member, offer: Offer | None) -> None:
+        """Note what a server has by now."""
+
+    def mark_answering(self, member: Member) -> None:
+        """Note that a server that was removed answers."""
+
+    def take(self, member: Member) -> Entry | None:
+        """Take the next job for a server, which counts as being submitted from now on."""
+
+    def mark_submitted(self, member: Member, entry: Entry, inner: Job) -> None:
+        """Note that a server has a job, or may have it."""
+
+    def mark_unsent(self, member: Member, entry: Entry, error: Exception) -> None:
+        """Note that a server surely does not have a job."""
+
+
+class ServerThread:
+    """Connects to a server and submits the jobs in its inbox.
+
+    Args:
+        member: The server.
+        owner: The pool that hears of it.
+        intervals: The times of the pool.
+        on_status: Called whenever the server says how long its queue is; does not keep the pool.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        owner: Owner,
+        intervals: Intervals,
+        on_status: Callable[[object], object],
+    ) -> None:
+        self.member: Member = member
+        self._owner = owner
+        self._on_status = on_status
+        self._patience = intervals.definitions
+        self._is_started = False
+        self._pauses = Backoff(intervals.reconnect, _LONGEST_PAUSE, factor=1.6)
+        self._ask_at = self._cancel_at = 0.0
+        self._off: Callable[[], object] | None = None
+
+    def start(self) -> None:
+        """Begin to connect; once."""
+        if self._is_started:
+            return
+        self._is_started = True
+        thread = runtime.Thread(
+            target=_work,
+            args=(weakref.ref(self), self.member.alarm),
+            name="comfy-pool",
+            daemon=True,
+        )
+        thread.start()
+        self.member.wake()
+
+    def stop(self) -> None:
+        """Connect and submit no more; close the client, if the pool made it."""
+        member = self.member
+        member.stopped = True
+        member.wake()
+        if self._off is not None:
+            self._off()
+        member.end_relays()
+        if member.is_own:
+            member.api.close()
+
+    def reset(self) -> None:
+        """Begin anew in the child of a fork: the event's lock may stay held, and no job is ours."""
+        self._off = None
+        member = self.member
+        member.alarm = runtime.Event()
+        member.inbox.clear()
+        member.in_flight.clear()
+        member.server.own = 0
+
+    def watch_queue(self) -> None:
+        """Have the pool hear whenever the server says how long its queue is."""
+        if self._off is None:
+            self._off = self.member.api.on("status", self._on_status)
+
+    def ask_again(self) -> None:
+        """Ask the server what it has by now."""
+        try:
+            with limited_silence(self._patience):
+                offer = _ask_for_offer(self.member)
+        except ComfyError as exc:
+            log.debug("%s does not say what it has: %s", self.member.name, exc)
+        else:
+            self._owner.set_offer(self.member, offer)
+
+    # -- in the thread -------------------------------------------------------------------------
+
+    def work(self) -> float | None:
+        """Do what there is to do; return when to look again, in seconds, or None for never."""
+        member = self.member
+        while not member.stopped:
+            if member.unwanted and is_live(member):
+                self._cancel_unwanted()
+            if member.leaving:
+                return self._check_alive()
+            if not member.server.ready:
+                left = member.retry_at - runtime.monotonic()
+                if left > 0:
+                    return left
+                self._connect()
+                continue
+            entry = self._owner.take(member)
+            if entry is None:
+                return self._check_alive()
+            self._submit(entry)
+        return None
+
+    def _cancel_unwanted(self) -> None:
+        """Cancel unwanted jobs; try again later where the server does not answer."""
+        if runtime.monotonic() < self._cancel_at:
+            return
+        member = self.member
+        for job in list(member.unwanted):
+            try:
+                job.cancel()
+            except ComfyError as exc:
+                if is_away(exc):
+                    self._cancel_at = runtime.monotonic() + _INTERVAL
+                    return
+                log.warning("prompt %s on %s runs on: %s", job.prompt_id, member.name, exc)
+            member.unwanted.remove(job)
+
+    def _check_alive(self) -> float:
+        """Ask a server without a socket whether it is there; return when to ask again."""
+        member = self.member
+        if member.api.state is not State.POLLING:
+            return _INTERVAL if member.unwanted else _LONGEST_PAUSE
+        left = self._ask_at - runtime.monotonic()
+        if left > 0:
+            return left
+        self._ask_at = runtime.monotonic() + _INTERVAL
+        try:
+            member.api.poll_status(_QUESTION)
+        except ComfyError as exc:
+            log.debug("%s does not answer: %s", member.name, exc)
+            self._owner.mark_unreachable(member, exc)
+            return _PAUSE
+        if member.leaving:
+            self._owner.mark_answering(member)
+        return _INTERVAL
+
+    def _connect(self) -> None:
+        member = self.member
+        member.retry_at = runtime.monotonic() + self._pauses.next()
+        try:
+            member.api.poll_status(_QUESTION)
+            member.api.init(timeout=_QUESTION)
+            offer = _ask_for_offer(member)
+        except Exception as exc:  # the next attempt may succeed
+            is_foreseen = isinstance(exc, ComfyError | OSError | ValueError)
+            log.log(
+                logging.DEBUG if is_foreseen else logging.ERROR,
+                "%s is not ready: %s",
+                member.name,
+                exc,
+                exc_info=None if is_foreseen else exc,
+            )
+            self._owner.mark_unreachable(member, exc)
+            return
+        self._pauses.reset()
+        self._owner.mark_ready(member, offer)
+        if not member.leaving:
+            self.watch_queue()
+
+    def _submit(self, entry: Entry) -> None:
+        member, job = self.member, entry.job
+
+        def begun(inner: Job) -> None:
+            if entry.cancelled:
+                raise CancelledError  # while its files were uploaded: the rest is not sent
+            follow(job, inner, member.name)
+            entry.look()
+
+        try:
+            if entry.found is not None:
+                self._follow(entry, entry.found(member.api))
+                return
+            if entry.chosen is not None:
+                entry.chosen(member.name)
+            inner = submit_begun(
+                member.api,
+                entry.workflow,
+                prompt_id=job.prompt_id,
+                begun=begun,
+                **entry.options,
+            )
+        except SubmitUncertain as exc:
+            log.warning("%s; waiting until %s can tell", exc, member.name)
+            self._attach(entry)
+        except UnexpectedResponse as exc:
+            if exc.status >= 300 or not state_of(job).posted_at:
+                self._owner.mark_unsent(member, entry, exc)
+                return
+            entry.refusal = exc  # the server may have the job all the same
+            self._attach(entry)
+        except Exception as exc:  # noqa: BLE001  # the owner of the job gets it
+            if isinstance(exc, PromptRejected) and self._owner.begin_asking(member):
+                self.ask_again()
+            self._owner.mark_unsent(member, entry, exc)
+        else:
+            self._owner.mark_submitted(member, entry, inner)
+
+    def _attach(self, entry: Entry) -> None:
+        """Look on the server for a job that it may have, as long as it takes."""
+        try:
+            inner = self.member.api.job(entry.job.prompt_id, entry.workflow)
+        except Exception as exc:  # noqa: BLE001  # the owner of the job gets it
+            self._owner.mark_unsent(self.member, entry, exc)
+        else:
+            self._follow(entry, inner)
+
+    def _follow(self, entry: Entry, inner: Job) -> None:
+        """Have a job follow a prompt that its server has."""
+        follow(entry.job, inner, self.member.name)
+        entry.look()
+        self._owner.mark_submitted(self.member, entry, inner)
+
+
+def _ask_for_offer(member: Member) -> Offer | None:
+    """Ask a server what it has; return None if it does not say."""
+    try:
+        definitions = member.api.node_definitions(refresh=member.offer is not None)
+    except UnexpectedResponse as exc:
+        log.warning("%s does not say which node classes it has: %s", member.name, exc)
+        return None
+    try:
+        replaced = member.api.get_node_replacements()
+    except (ApiError, UnexpectedResponse):
+        replaced = {}  # servers before 0.14
+    return Offer(definitions, replaced)
+
+
+def ask_all(servers: Iterable[ServerThread], seconds: float) -> None:
+    """Ask servers what they have, all at once; do not wait for more than these seconds."""
+    deadline = Deadline.after(seconds)
+    threads = [
+        runtime.Thread(target=server.ask_again, name="comfy-pool-asking", daemon=True)
+        for server in servers
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(deadline.left(LONGEST))
+
+
+def _work(ref: weakref.ref[ServerThread], alarm: runtime.Event) -> None:
+    """Run the thread of a server, which holds its object only while it works."""
+    pause: float | None = 0.0
+    while pause is not None:
+        alarm.wait(pause)
+        alarm.clear()
+        thread = ref()
+        if thread is None:
+            return
+        try:
+            pause = thread.work()
+        except ClientClosed:  # by its user, or by the end of the pool; the next turn tells which
+            thread.member.clear_pending()
+            pause = _PAUSE
+        except Exception:
+            log.exception("a server of the pool could not be served")  # a defect
+            thread.member.clear_pending()
+            pause = _PAUSE
+        del thread

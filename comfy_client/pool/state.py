@@ -1,0 +1,361 @@
+"""The state of a pool as data: its servers, the jobs that have not ended, and news to be told.
+
+The functions of :mod:`.availability` and :mod:`.moving` change it; the dispatcher holds the lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+
+from .. import runtime
+from ..errors import JobFailed
+from ..events import EndEvent
+from ..jobs.callbacks import Callbacks
+from ..jobs.job import Job
+from ..jobs.pooled import PooledJob
+from ..jobs.result import Result
+from ..workflow import Workflow
+from .health import Health
+from .needs import Offer
+from .schedule import Mode, Schedule, Server, Waiting, anything
+from .status import PoolEvent, PoolStatus, ServerStatus
+
+if TYPE_CHECKING:
+    from ..client import ComfyApi
+
+#: What becomes of a job that may have run, when nobody knows whether it did.
+OnLost = Literal["raise", "retry"]
+#: What becomes of a job that fails.
+OnFailed = Literal["raise", "move"]
+
+
+@attrs.frozen(eq=False, repr=False)
+class Intervals:
+    """The times of a pool, in seconds, and how often jobs may fail and move.
+
+    Attributes:
+        rest: The first pause of a server that fails job after job; it doubles with each failure.
+        longest_rest: The longest of these pauses.
+        failures: How many jobs in a row a server fails before it gets less.
+        moves: How often a job moves on because a server was away while it was being sent.
+        attempts: How often a job runs in all if it is lost each time.
+        ask_again: The shortest pause between two questions to a server for its definitions.
+        definitions: How long a submission waits for definitions; then the last ones count.
+        slow: How long a job may be on its way to a server before those behind it go elsewhere.
+        settling: How long a server may still count a prompt that has ended as one in its queue.
+        reconnect: The pause before another attempt to reach a server that may be back.
+        flush: How long slow receivers have to get the last events.
+    """
+
+    rest: float = 5.0
+    longest_rest: float = 300.0
+    failures: int = 3
+    moves: int = 5
+    attempts: int = 3
+    ask_again: float = 10.0
+    definitions: float = 5.0
+    slow: float = 1.0
+    settling: float = 1.0
+    reconnect: float = 0.3
+    flush: float = 5.0
+
+
+@attrs.frozen
+class Policy:
+    """What users choose for a pool.
+
+    Attributes:
+        patience: How many seconds a server may be away until its jobs are not waited for.
+        on_lost: What becomes of a job that may have run.
+        on_failed: What becomes of a job that fails.
+        intervals: The times of the pool.
+    """
+
+    patience: float
+    on_lost: OnLost
+    on_failed: OnFailed
+    intervals: Intervals
+
+
+def _ignore() -> None:
+    """Do nothing; nobody listens."""
+
+
+@attrs.define(eq=False, repr=False)
+class Entry:
+    """A job that has not ended.
+
+    Attributes:
+        job: The job that its user has.
+        workflow: The workflow to run.
+        waiting: The job as the schedule knows it.
+        callbacks: Called as the job goes on.
+        options: The options of the submission.
+        chosen: Called with the URL of the server that was chosen, in another thread, before
+            anything is sent; an exception ends the job.
+        found: Attaches to a prompt that was submitted before; ``None``: the prompt is new.
+        look: Called when a server is about to get the job: callbacks want to know its place.
+        member: The server that was chosen; ``None``: none is.
+        inner: The prompt on that server; ``None``: it is not there yet.
+        started: Whether the submission has begun.
+        cancelled: Whether it was cancelled after its submission had begun.
+        refusal: Why it moved last: a server refused it, or failed it; ``None``: it has not.
+        failed: How a server has failed it, after which another is to run it; ``None``: none has.
+        moves: How often it moved on since a server was away while it was being sent.
+        tries: How often it ran, or may have run.
+        was_away: Whether its server has been away since it got it.
+        was_first: Whether it ran when its server went away, or was the first of ours to run.
+        began: Whether it may have begun by then.
+        died: The servers that died while it was first there.
+        is_on_trust: Whether only servers that had not said what they have seemed able to run it.
+        is_swept: Whether a sweep runs it, which itself submits it again, under another id.
+        has_other: Whether another server can run it; of a job of a sweep only.
+        goes_on: Whether its sweep is to run it elsewhere, without a try being counted.
+    """
+
+    job: PooledJob
+    workflow: Workflow
+    waiting: Waiting
+    callbacks: Callbacks
+    options: Mapping[str, Any]
+    chosen: Callable[[str], object] | None = None
+    found: Callable[[ComfyApi], Job] | None = None
+    look: Callable[[], object] = _ignore
+    member: Member | None = None
+    inner: Job | None = None
+    started: bool = False
+    cancelled: bool = False
+    refusal: Exception | None = None
+    failed: tuple[JobFailed, EndEvent | None] | None = None
+    moves: int = 0
+    tries: int = 1
+    was_away: bool = False
+    was_first: bool = False
+    began: bool = False
+    died: frozenset[str] = frozenset()
+    is_on_trust: bool = False
+    is_swept: bool = False
+    has_other: bool = False
+    goes_on: bool = False
+
+
+@attrs.define(eq=False, repr=False, weakref_slot=True)
+class Member:
+    """A server of the pool, and the jobs that it has.
+
+    Attributes:
+        api: Its client.
+        server: The server as the schedule knows it.
+        is_own: Whether the pool made the client, and closes it.
+        offer: The classes and models that it has; ``None``: it has not said.
+        error: Why it is not ready; ``None``: it is, or has not been asked.
+        down_since: Since when it does not answer; ``None``: it does, or has not been asked.
+        leaving: Whether it was removed from the pool.
+        stopped: Whether the pool has let go of it.
+        inbox: Jobs that it is to have, of which nothing has been sent yet.
+        in_flight: Jobs that it has, or may have.
+        busy_since: Since when a job is on its way to it; ``None``: no job is.
+        unwanted: Prompts that were cancelled while they were submitted, or run elsewhere now: they
+            are cancelled as soon as it answers.
+        done: How many jobs it has ended with a result.
+        failed: How many jobs it has ended without one.
+        suspect: How it fails job after job; ``None``: it does not.
+        was_ready: Whether it has ever been ready.
+        asked_at: When it was asked again what it has.
+        retry_at: When to try to reach it again, while it is not ready.
+        ended_at: When prompts of ours ended that it may still count.
+        alarm: Set when its thread has work.
+    """
+
+    api: ComfyApi
+    server: Server
+    is_own: bool = attrs.field(kw_only=True)
+    offer: Offer | None = None
+    error: Exception | None = None
+    down_since: float | None = None
+    leaving: bool = False
+    stopped: bool = False
+    inbox: deque[Entry] = attrs.field(factory=deque)
+    in_flight: dict[Entry, None] = attrs.field(factory=dict)
+    busy_since: float | None = None
+    unwanted: list[Job] = attrs.field(factory=list)
+    done: int = 0
+    failed: int = 0
+    suspect: str | None = None
+    was_ready: bool = False
+    asked_at: float = -math.inf
+    retry_at: float = 0.0
+    ended_at: list[float] = attrs.field(factory=list)
+    alarm: runtime.Event = attrs.field(init=False)
+    _relays: dict[object, Callable[[], object]] = attrs.field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.alarm = runtime.Event()  # looked up now, not when the class is made
+
+    @property
+    def name(self) -> str:
+        """The URL of the server."""
+        return self.server.name
+
+    def set_offer(self, offer: Offer | None) -> None:
+        """Set what the server has; ``None``: that is not known."""
+        self.offer = offer
+        self.server.has = anything if offer is None else offer.has
+
+    def clear_pending(self) -> None:
+        """Note that no submission is on its way."""
+        self.busy_since = None
+        self.server.is_slow = False
+
+    def wake(self) -> None:
+        """Wake the thread of the server."""
+        self.alarm.set()
+
+    def relay(self, key: object, name: str, callback: Callable[[Any, Any], object]) -> None:
+        """Call back for events of its client, too; once for each key."""
+        if key not in self._relays and not self.stopped:
+            off = self.api.on(name, partial(callback, self.api))
+            if self._relays.setdefault(key, off) is not off:  # another thread did
+                off()
+
+    def end_relay(self, key: object) -> None:
+        """Call back no more."""
+        self._relays.pop(key, _ignore)()
+
+    def end_relays(self) -> None:
+        """Call nobody back any more."""
+        for key in list(self._relays):
+            self.end_relay(key)
+
+    def status(self) -> ServerStatus:
+        """Return the status of the server."""
+        server = self.server
+        state = "connecting" if self.error is None and self.down_since is None else "down"
+        return ServerStatus(
+            host=self.name,
+            state="leaving" if self.leaving else "ready" if server.ready else state,
+            weight=server.weight,
+            own=server.own,
+            others=server.others,
+            done=self.done,
+            failed=self.failed,
+            models=server.model,
+            error=None if server.ready else self.error,
+            suspect=self.suspect,
+        )
+
+
+@attrs.frozen
+class LogLine:
+    """A line for the log."""
+
+    level: int
+    text: str
+    args: tuple[object, ...]
+
+
+#: The end of a job: its result or error, and an event that receivers have not had.
+End = tuple[PooledJob, Result | BaseException, EndEvent | None]
+
+
+@attrs.define(eq=False, repr=False)
+class PoolState:
+    """The servers of a pool, and its jobs that have not ended.
+
+    Attributes:
+        policy: What users chose.
+        schedule: The jobs that wait for a server.
+        health: The failures of servers.
+        members: The servers by name, in the order in which they were added.
+        leaving: Servers that were removed and still have jobs.
+        entries: The jobs that have not ended.
+        done: How many jobs ended with a result, of servers that have left.
+        failed: How many jobs ended without one, of servers that have left, or of none.
+        closed: Whether the pool takes no more jobs.
+        was_ready: Whether a server has ever answered.
+        is_parents: Whether the pool belongs to the parent of this process.
+        moved_at: When a server was chosen for a job last.
+        has_warned: Whether the log has said that jobs will not run.
+        has_warned_of_away: Whether the log has said that all jobs wait for servers that are away.
+        warned_of: Sets of servers that are away and of which the log has said that jobs wait.
+        ends: Ends of jobs, which users hear of once the lock is free ...
+        news: ... and after these, events and lines of the log.
+        telling: How many threads are telling them.
+    """
+
+    policy: Policy
+    schedule: Schedule
+    health: Health
+    members: dict[str, Member] = attrs.field(factory=dict)
+    leaving: list[Member] = attrs.field(factory=list)
+    entries: dict[PooledJob, Entry] = attrs.field(factory=dict)
+    done: int = 0
+    failed: int = 0
+    closed: bool = False
+    was_ready: bool = False
+    is_parents: bool = False
+    moved_at: float = 0.0
+    has_warned: bool = False
+    has_warned_of_away: bool = False
+    warned_of: set[frozenset[str]] = attrs.field(factory=set)
+    ends: list[End] = attrs.field(factory=list)
+    news: list[PoolEvent | LogLine] = attrs.field(factory=list)
+    telling: int = 0
+
+    @classmethod
+    def new(cls, mode: Mode, policy: Policy) -> PoolState:
+        """Return the state of a pool without servers."""
+        times = policy.intervals
+        health = Health(times.failures, rest=times.rest, longest_rest=times.longest_rest)
+        return cls(policy, Schedule(mode), health)
+
+    @property
+    def all_members(self) -> list[Member]:
+        """The servers of the pool, and those that were removed and still have jobs."""
+        return [*self.members.values(), *self.leaving]
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the pool has no jobs, and all waits for ended ones are over."""
+        return not (self.entries or self.telling or self.ends)
+
+    def finish(
+        self, entry: Entry, outcome: Result | BaseException, event: EndEvent | None = None
+    ) -> None:
+        """End a job; ``event`` tells it to receivers that had none yet."""
+        del self.entries[entry.job]
+        self.ends.append((entry.job, outcome, event))
+        if not self.entries:
+            self.publish("idle")
+
+    def publish(self, name: str, server: str | None = None, reason: str | None = None) -> None:
+        """Publish an event of the pool."""
+        waiting = len(self.schedule)
+        self.news.append(PoolEvent(name=name, server=server, waiting=waiting, reason=reason))
+
+    def warn(self, text: str, *args: object) -> None:
+        """Log a warning."""
+        self.news.append(LogLine(logging.WARNING, text, args))
+
+    def inform(self, text: str, *args: object) -> None:
+        """Log a line that needs no action."""
+        self.news.append(LogLine(logging.INFO, text, args))
+
+    def status(self) -> PoolStatus:
+        """Return the status of the pool."""
+        members = self.all_members
+        return PoolStatus(
+            mode=self.schedule.mode,
+            waiting=len(self.schedule),
+            running=len(self.entries) - len(self.schedule),
+            done=self.done + sum(member.done for member in members),
+            failed=self.failed + sum(member.failed for member in members),
+            servers=tuple(member.status() for member in members),
+        )
