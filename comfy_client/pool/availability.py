@@ -120,6 +120,12 @@ def mark_ready(state: PoolState, member: Member, offer: Offer | None, now: float
     state.publish("ready", member.name)
 
 
+def set_offer(state: PoolState, member: Member, offer: Offer | None) -> None:
+    """Note what a server has by now; ``None``: it does not say."""
+    member.set_offer(offer)
+    state.schedule.regroup()
+
+
 def mark_down(state: PoolState, member: Member, error: Exception | None, now: float) -> None:
     """Note that a server does not answer; ``None``: its client has lost it."""
     member.down_since = member.down_since or now

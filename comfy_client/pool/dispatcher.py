@@ -24,7 +24,7 @@ from .refusals import awaited_servers, explain_wait, waits_for_away
 from .server import ServerThread, ask_all
 from .state import Entry, LogLine, Member, PoolState
 from .status import PoolEvent, PoolStatus
-from .worker import Worker
+from .worker import Answer, Worker
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -84,6 +84,14 @@ class Dispatcher:
             self._changed.notify_all()
         if calls:
             in_full([*calls, self._mark_told])
+
+    def _ask(self, change: Callable[[float], Answer]) -> Answer:
+        """Make a change in the thread of the pool; it is called with the time."""
+        return self._worker.ask(partial(self._make, change))
+
+    def _make(self, change: Callable[[float], Answer]) -> Answer:
+        with self._changing() as now:
+            return change(now)
 
     def _take_news(self) -> list[Callable[[], object]]:
         """Return the calls that tell of ends of jobs, and then of all other news."""
@@ -234,26 +242,24 @@ class Dispatcher:
 
     def add(self, member: Member) -> None:
         """Add a server; raise ValueError if it is there already."""
-        self._worker.ask(partial(self._add, member))
+        self._ask(partial(self._add, member))
 
-    def _add(self, member: Member) -> None:
-        with self._changing() as now:
-            self.check_open()
-            availability.add_member(self.state, member, now)
-            on_status = partial(_ask_to_look, self._worker, weakref.ref(member))
-            thread = ServerThread(member, self, self.state.policy.intervals, on_status)
-            self._threads[member] = thread
-            if self._worker.is_started:
-                thread.start()
+    def _add(self, member: Member, now: float) -> None:
+        self.check_open()
+        availability.add_member(self.state, member, now)
+        on_status = partial(_ask_to_look, self._worker, weakref.ref(member))
+        thread = ServerThread(member, self, self.state.policy.intervals, on_status)
+        self._threads[member] = thread
+        if self._worker.is_started:
+            thread.start()
 
     def remove(self, name: str) -> None:
         """Remove a server, which still ends its jobs; raise ValueError if it is not there."""
-        self._worker.ask(partial(self._remove, name))
+        self._ask(partial(self._remove, name))
 
-    def _remove(self, name: str) -> None:
-        with self._changing() as now:
-            availability.remove_member(self.state, name, now)
-            moving.give_up_impossible(self.state)
+    def _remove(self, name: str, now: float) -> None:
+        availability.remove_member(self.state, name, now)
+        moving.give_up_impossible(self.state)
 
     def refresh(self, most: float) -> None:
         """Ask all servers that are ready what they have by now; not while the lock is held.
@@ -303,12 +309,7 @@ class Dispatcher:
 
     def set_offer(self, member: Member, offer: Offer | None) -> None:
         """Note what a server has by now."""
-        self._worker.ask(partial(self._set_offer, member, offer))
-
-    def _set_offer(self, member: Member, offer: Offer | None) -> None:
-        with self._changing():
-            member.set_offer(offer)
-            self.state.schedule.regroup()
+        self._ask(lambda _: availability.set_offer(self.state, member, offer))
 
     def mark_unreachable(self, member: Member, error: Exception) -> None:
         """Note that a server does not answer."""
@@ -361,37 +362,39 @@ class Dispatcher:
 
         A Ctrl-C, or an alarm, may end this call, and a server gets the job all the same.
         """
-        self._worker.ask(partial(self._submit, entry))
+        self._ask(partial(self._submit, entry))
 
-    def _submit(self, entry: Entry) -> None:
-        with self._changing():
-            self.check_open()
-            moving.check_can_run(self.state, entry.waiting)
-            if entry.callbacks:
-                entry.look = deliver(self._receivers, entry.callbacks, entry.job)
-            moving.admit(self.state, entry)
+    def _submit(self, entry: Entry, _: float) -> None:
+        self.check_open()
+        moving.check_can_run(self.state, entry.waiting)
+        if entry.callbacks:
+            entry.look = deliver(self._receivers, entry.callbacks, entry.job)
+        moving.admit(self.state, entry)
 
     def withdraw(self, job: PooledJob, *, if_unsent: bool = False) -> bool:
         """Do not run a job, unless a server has it; ``if_unsent``: or may be about to.
 
         One that a server has, does at least not run again if it is lost.
         """
-        return self._worker.ask(partial(self._withdraw, job, if_unsent=if_unsent))
+        return self._ask(lambda _: moving.withdraw(self.state, job, if_unsent=if_unsent))
 
-    def _withdraw(self, job: PooledJob, *, if_unsent: bool) -> bool:
-        with self._changing():
-            return moving.withdraw(self.state, job, if_unsent=if_unsent)
+    def recall(self, job: PooledJob) -> bool:
+        """End a job of which nothing was sent, and have any other stay where it is.
+
+        Returns:
+            Whether it was ended.
+        """
+        return self._ask(lambda _: moving.recall(self.state, job))
 
     # -- the whole -----------------------------------------------------------------------------
 
     def close(self) -> None:
         """Take no more jobs, and no servers."""
-        self._worker.ask(self._close)
+        self._ask(self._close)
 
-    def _close(self) -> None:
-        with self._changing():
-            self.state.closed = True
-            moving.give_up_impossible(self.state)
+    def _close(self, _: float) -> None:
+        self.state.closed = True
+        moving.give_up_impossible(self.state)
 
     def stop_if_done(self) -> bool:
         """Let go of all servers once a closed pool has no more jobs; return whether it did."""

@@ -212,7 +212,7 @@ def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJ
     Returns:
         Those that were on a server; one that is on its way yet may get there later.
     """
-    left = [job for job in jobs if not job.done() and not dispatcher.withdraw(job, if_unsent=True)]
+    left = [job for job in jobs if not job.done() and not dispatcher.recall(job)]
     left = list(filter(dispatcher.has, left))  # Ctrl-C may have come before it was submitted
     deadline = Deadline.after(_LONGEST)
     taken: list[PooledJob] = []

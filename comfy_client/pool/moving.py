@@ -100,6 +100,14 @@ def withdraw(state: PoolState, job: PooledJob, *, if_unsent: bool) -> bool:
     return True
 
 
+def recall(state: PoolState, job: PooledJob) -> bool:
+    """End a job of which nothing was sent; move any other no more.  Return whether it was ended."""
+    entry = state.entries.get(job)
+    if entry is not None:
+        entry.stays = True
+    return withdraw(state, job, if_unsent=True)
+
+
 def abandon_jobs(state: PoolState) -> None:
     """Give up all jobs in the child of a fork: they belong to the parent."""
     for entry in state.entries.values():
@@ -150,16 +158,17 @@ def handle_unsent(
     member.clear_pending()
     if entry.job not in state.entries:
         return
-    if not entry.cancelled and _prepare_move(state, member, entry, error, now):
+    is_wanted = not (entry.cancelled or entry.stays)
+    if is_wanted and _prepare_move(state, member, entry, error, now):
         words = "prompt %s goes to another server than %s: %s"
         state.warn(words, entry.job.prompt_id, member.name, error)
         if _move_on(state, entry, entry.job.prompt_id, or_back=is_away(error)):
             return
     member.failed += not entry.goes_on
-    if entry.cancelled:
-        _end_withdrawn(state, entry)
-    else:
+    if is_wanted:
         _end_refused(state, entry, error)
+    else:
+        _end_withdrawn(state, entry)
 
 
 def _kind_of(error: Exception, entry: Entry, most: int) -> _Unsent:
@@ -267,7 +276,7 @@ def _prepare_rerun(
     may_move = state.policy.on_failed == "move" or member.server.is_suspect
     if entry.found is None:
         record_failure(state, member, entry, error, now)
-    if entry.cancelled or entry.failed or not may_move:
+    if entry.cancelled or entry.stays or entry.failed or not may_move:
         return False
     entry.failed, entry.refusal = (error, state_of(entry.job).end_event), error
     return _redirect(state, member, entry, now)
@@ -308,7 +317,7 @@ def handle_loss(
     tries = entry.tries
     if len(entry.died) > 1:
         event, error = lost(inner.prompt_id, "lost: two servers died while they ran it")
-    elif not entry.cancelled and _prepare_retry(state, member, entry, inner, error, now):
+    elif _prepare_retry(state, member, entry, inner, error, now):
         if entry.tries == tries:
             words = "prompt %s had not begun on %s, and is sent again"
             state.warn(words, inner.prompt_id, member.name)
@@ -327,6 +336,8 @@ def _prepare_retry(
     state: PoolState, member: Member, entry: Entry, inner: Job, error: JobLost, now: float
 ) -> bool:
     """Count a try, unless a lost job never began; return whether it may run again."""
+    if entry.cancelled or entry.stays:
+        return False
     if entry.found is None and not (entry.began or may_have_begun(entry)):
         if entry.was_away:
             return True

@@ -106,6 +106,7 @@ class Entry:
         inner: The prompt on that server; ``None``: it is not there yet.
         started: Whether the submission has begun.
         cancelled: Whether it was cancelled after its submission had begun.
+        stays: Whether it moves to no other server, as its user has left.
         refusal: Why it moved last: a server refused it, or failed it; ``None``: it has not.
         failed: How a server has failed it, after which another is to run it; ``None``: none has.
         moves: How often it moved on since a server was away while it was being sent.
@@ -132,6 +133,7 @@ class Entry:
     inner: Job | None = None
     started: bool = False
     cancelled: bool = False
+    stays: bool = False
     refusal: Exception | None = None
     failed: tuple[JobFailed, EndEvent | None] | None = None
     moves: int = 0

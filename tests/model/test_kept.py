@@ -287,3 +287,26 @@ def test_a_client_that_closes_as_its_server_becomes_ready_is_no_defect() -> None
             faults=(Fault(at=1.08, kind="break"),),
         )
     )
+
+
+def test_a_job_that_is_lost_while_its_user_leaves_runs_nowhere_else() -> None:
+    """It would be taken back from the server that went away, not from the one it moved to."""
+    replay_pool(
+        PoolPlan(
+            seed=55,
+            tasks=(
+                Task(at=10.09, seconds=22.9),
+                Task(seconds=24.74, fails=True),
+                Task(seconds=0.0, fails=True),
+                Task(at=1.06, seconds=0.5),
+                Task(seconds=8.12),
+            ),
+            faults=(Fault(at=1.67, kind="freeze"), Fault(at=6.54, kind="away")),
+            stop=7.01,
+            mode="round_robin",
+            on_lost="retry",
+            on_failed="move",
+            patience=4.0,
+            goes_on=True,
+        )
+    )
