@@ -244,7 +244,7 @@ def recorded() -> Iterator[Record]:
             super()._end(prompt_id, result)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server_state, "Queue", queue)
+        patch.setattr(server_state, "PromptQueue", queue)
         patch.setattr(server_state, "Executor", Executor)
         yield record
 
