@@ -61,7 +61,12 @@ class Config:
 
 
 def load_config() -> Config:
-    """Read the config file, if it exists."""
+    """Read the config file, if it exists.
+
+    Raises:
+        Mistake: It is no TOML, says what it cannot, others may write it, or others may read the
+            secrets in it.
+    """
     path = config_path()
     try:
         with path.open("rb") as file:

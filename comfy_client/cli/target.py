@@ -32,7 +32,18 @@ _AnyCredentials = BasicCredentials | BearerCredentials | EnvCredentials
 
 @attrs.frozen
 class Target:
-    """A server, and what is sent to it."""
+    """A server, and what is sent to it.
+
+    Attributes:
+        host: Its URL, without a password.
+        credentials: What is sent; ``None``: nothing.
+        ca: The file with certificates to trust; ``None``: the public ones.
+        insecure: Whether certificates are not verified.
+        user: The id on a server with several users; ``None``: none.
+        profile: The profile in effect; ``None``: none.
+        sources: The source of each of these settings, by name.
+        remarks: Secrets that were not sent, and files that show a secret to others.
+    """
 
     host: str
     credentials: _AnyCredentials | None = None

@@ -1,4 +1,4 @@
-"""Name nodes and inputs of a graph as people do: ``"KSampler"``, ``"Positive prompt.text"``."""
+"""Addresses of nodes and inputs as people write them, such as ``"Positive prompt.text"``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Inputs: TypeAlias = "Mapping[str, Any] | Mapping[tuple[str, str], Any]"
 
 
 def nodes_named(graph: Mapping[str, Any], name: str) -> list[str]:
-    """Ids of the nodes that a name means: the exact id, else titles, else classes."""
+    """Return the ids of the nodes with this id, or else title, or else class."""
     if name in graph:
         return [name]
     return [node_id for node_id in graph if title_of(graph, node_id) == name] or [
@@ -36,7 +36,7 @@ def nodes_named(graph: Mapping[str, Any], name: str) -> list[str]:
 
 
 def node_named(graph: Mapping[str, Any], name: str) -> str:
-    """Return the id of the one node that a name means.
+    """Return the id of the only node that a name means.
 
     Raises:
         WorkflowError: No such node, or several.
@@ -63,10 +63,10 @@ def node_named(graph: Mapping[str, Any], name: str) -> str:
 def input_named(
     graph: Mapping[str, Any], address: Address, *, add: bool = False
 ) -> tuple[str, str]:
-    """Return the id of the node and the name of the input that ``"KSampler.seed"`` means.
+    """Return node id and input name for an address such as ``"KSampler.seed"``.
 
-    Names of nodes and of inputs may have dots.  Every way to split the text counts that leads to
-    an input; if there are several, it is ambiguous, and a pair ``("KSampler", "seed")`` is not.
+    Names of nodes and of inputs may contain dots.  If several ways to split the text lead to an
+    input, the address is ambiguous; a pair ``("KSampler", "seed")`` never is.
 
     Args:
         graph: The nodes.
@@ -102,7 +102,7 @@ def input_named(
 
 
 def _splits(address: Address) -> list[tuple[str, str]]:
-    """Return the splits of an address into node and input, the longest node first."""
+    """Return all splits of an address into node and input, the longest node name first."""
     if isinstance(address, tuple) and [type(part) for part in address] == [str, str]:
         return [address]
     if not isinstance(address, str):
@@ -122,7 +122,7 @@ def _each(graph: Mapping[str, Any], node_ids: Iterable[str]) -> str:
 
 
 def no_input(graph: Mapping[str, Any], node_id: str, name: str, *, hint: str = "") -> WorkflowError:
-    """Return the error for an input that a node does not have."""
+    """Return the error for an input that a node lacks."""
     from ..nearest import nearest  # for errors
 
     inputs = inputs_of(graph, node_id)
@@ -140,7 +140,7 @@ def no_input(graph: Mapping[str, Any], node_id: str, name: str, *, hint: str = "
 def checked_value(
     graph: Mapping[str, Any], node_id: str, name: str, value: Any, *, force: bool = False
 ) -> Any:
-    """Return a value for an input of a node: a copy as JSON carries it, a link, or a file.
+    """Return an input's new value: a JSON copy, a link, or a file.
 
     Raises:
         WorkflowError: JSON cannot represent it, it is a bad link, or without ``force`` it would
@@ -167,7 +167,7 @@ def checked_value(
 
 
 def set_inputs(graph: dict[str, Any], inputs: Inputs, *, force: bool = False) -> None:
-    """Set inputs by their addresses: all of them, or none.
+    """Set inputs by address: all of them, or none.
 
     Raises:
         WorkflowError: An unknown or ambiguous address, two for one input, or a value as in

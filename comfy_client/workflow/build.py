@@ -28,12 +28,12 @@ _MOST_SHOWN = 300
 
 
 class UnknownName(WorkflowError, AttributeError):
-    """An attribute that is no name of the server; ``hasattr`` understands it, too."""
+    """The server has nothing of this name; an AttributeError, so that ``hasattr`` works."""
 
 
 @attrs.frozen(order=False)
 class Link(Generic[Kind]):
-    """An output of a node of a :class:`Graph`, to be the input of others.
+    """An output of a node of a :class:`Graph`, to pass to other nodes as an input.
 
     Attributes:
         node_id: The id of the node.
@@ -288,7 +288,7 @@ class BaseGraph:
         try:
             found = fill(self._graph, node_id, definition, self._outputs, check=check)
         except WorkflowError:
-            newer = self._asked_again(node["class_type"])
+            newer = self._fetch_again(node["class_type"])
             if newer is None or newer == definition:
                 raise
             # A model was added since.
@@ -296,7 +296,7 @@ class BaseGraph:
         node["inputs"], self._outputs[node_id] = found
         return found[1]
 
-    def _asked_again(self, class_type: str) -> Mapping[str, Any] | None:
+    def _fetch_again(self, class_type: str) -> Mapping[str, Any] | None:
         if self._definitions is None or isinstance(self._definitions, Mapping):
             return None
         newer = self._definitions.node_definitions([class_type], refresh=True)

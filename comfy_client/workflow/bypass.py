@@ -1,4 +1,4 @@
-"""Take a node out of a graph, so that what it was given passes it by, as on the frontend."""
+"""Bypass of a node: what feeds it feeds its users instead, as in the frontend."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _Slot: TypeAlias = tuple[str, str]
 
 
 def bypass(graph: dict[str, Any], node_id: str, source: Definitions) -> list[Place]:
-    """Take a node out, and link those that took from it to what it took itself.
+    """Remove a node, and link its users to what the node itself was linked to.
 
-    As the frontend does when it sends a node in the mode Bypass.
+    The frontend does the same for a node in the mode Bypass.
 
     Returns:
         The inputs that are gone, since nothing that the node took has their type.
@@ -75,9 +75,9 @@ def _definition(
 
 
 def _types(definition: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, str]:
-    """Return inputs and their types in the frontend's order: those without a widget come first.
+    """Return inputs and their types in the frontend's order: those without a widget first.
 
-    An empty type stands for that of the linked output.
+    An empty type means that of the linked output.
     """
     sockets: dict[str, str] = {}
     widgets: dict[str, str] = {}
@@ -96,7 +96,7 @@ def _kind(spec: InputSpec) -> str:
 
 
 def _passing(same: _Slot, firsts: Mapping[str, str], given: str, wanted: str) -> str | None:
-    """Return the input whose link takes the place of an output; ``None``: there is none.
+    """Return the input whose link replaces an output, or None.
 
     Args:
         same: The input in the position of the output, or the first one.
@@ -114,7 +114,7 @@ def _passing(same: _Slot, firsts: Mapping[str, str], given: str, wanted: str) ->
 
 
 def _match(one: str, other: str) -> bool:
-    """Return whether the frontend links two types: unions such as ``"INT,FLOAT"`` must overlap."""
+    """Return whether the frontend allows a link between two types; unions must overlap."""
     return bool({"*", ""} & {one, other}) or not types_of(one.lower()).isdisjoint(
         types_of(other.lower())
     )

@@ -1,7 +1,7 @@
-"""Checks a workflow before it is sent, and reports all that is wrong with it, as a compiler does.
+"""Check of a workflow before it is sent, which reports all problems, as a compiler does.
 
-What the server would say comes from :mod:`~comfy_client.workflow.validate`.  That stops early,
-so the workflow is then mended where it stopped, and checked again.
+:mod:`~comfy_client.workflow.validate` tells what the server would say.  The server stops early, so
+the workflow is mended where it stopped, and checked again.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _OF_FILES: Final = frozenset({"value_not_in_list", "custom_validation_failed"})
 class CheckReport(AsDict):
     """The report of :meth:`Workflow.check`; ``print(report)`` shows a line for each problem.
 
-    It is true if there is no error.
+    A report without errors is true.
 
     Attributes:
         problems: All problems: errors first, each kind in the order of the nodes.
@@ -106,7 +106,7 @@ class CheckReport(AsDict):
         return ", ".join(words) or "no problems"
 
     def raise_for_errors(self) -> None:
-        """Raise what is wrong, unless there is no error.
+        """Raise WorkflowError if there are errors.
 
         Raises:
             WorkflowError: The message names all errors; they are in ``problems`` too.
@@ -176,7 +176,7 @@ def _replacements(definitions: Definitions) -> Mapping[str, Any]:
 
 
 def _listing_of(definitions: Definitions) -> Listed:
-    """Return what gives the names of the files in a folder, and asks the server for them once."""
+    """Return a function that lists a folder's files, asking the server once per folder."""
     ask = getattr(definitions, "get_internal_files", None)
 
     @functools.cache
@@ -191,7 +191,7 @@ def _listing_of(definitions: Definitions) -> Listed:
 
 @attrs.define(eq=False)
 class _Checker:
-    """A check of a graph."""
+    """The check of one graph."""
 
     sent: Sendable
     replaced: Replaced
@@ -206,7 +206,7 @@ class _Checker:
         return self.sent.graph
 
     def report(self) -> CheckReport:
-        result = self._validated(self.replaced.graph, self.rules, self.targets)
+        result = self._validate(self.replaced.graph, self.rules, self.targets)
         if self.replaced.absent:  # the server gets no further
             result = attrs.evolve(result, ok=False, crash="KeyError")
         self._add(not_replaced(self.graph, self.replaced))
@@ -226,14 +226,14 @@ class _Checker:
         return CheckReport(tuple(problems), result.ok)
 
     def _add(self, problems: Iterable[Problem]) -> None:
-        """Add errors that the server does not name, where no error is known yet."""
+        """Add errors that the server does not name, except where an error is known already."""
         for problem in problems:
             if _place(problem) not in self.blamed:
                 self.blamed.add(_place(problem))
                 self.errors.append(attrs.evolve(problem, named_by_server=False))
 
     def _reworded(self, named: Iterable[Problem]) -> Iterator[Problem]:
-        """Yield the server's problems, reworded or left out where a node was mended to be sent."""
+        """Yield the server's problems in our words, without those that mending has caused."""
         malformed = {p.node_id: p for p in self.sent.problems if p.type == "malformed_node"}
         for problem in named:
             if (problem.node_id, problem.input) in self.sent.left_out:
@@ -243,10 +243,10 @@ class _Checker:
             yield attrs.evolve(problem, message=text)
 
     def _runs_all(self, result: ValidationResult) -> bool:
-        """Return whether the server runs all outputs: it silently drops those behind a circle."""
+        """Return whether the server runs all outputs; it silently drops those behind a cycle."""
         return result.ok and len(result.outputs_to_execute) == len(self._outputs())
 
-    def _validated(
+    def _validate(
         self, graph: Mapping[str, Any], rules: Rules, targets: Any = None
     ) -> ValidationResult:
         return validate(
@@ -275,7 +275,7 @@ class _Checker:
             yield from [] if first is None else [first]
 
     def _unknown(self) -> Iterator[Problem]:
-        """Nodes whose class the server does not have, or that have none."""
+        """Yield a problem for each node without a class, or with one that the server lacks."""
         for node_id in self.replaced.graph:
             if node_id not in self.rules.by_node and isinstance(self.graph[node_id], dict):
                 name = class_of(self.graph, node_id)
@@ -285,7 +285,7 @@ class _Checker:
                 )
 
     def _hidden(self) -> Iterator[Problem]:
-        """Yield the problems that the server would name next, once those it names are mended."""
+        """Yield the problems that the server would name once the first ones are fixed."""
         yield from self._unknown()
         graph, bad_links = self.rules.mended(self.replaced.graph)
         ends = self._ends(graph)
@@ -313,15 +313,15 @@ class _Checker:
 
     def _problems(self, graph: Mapping[str, Any], ends: set[str]) -> list[Problem]:
         """Return the problems that the server would name in a mended graph."""
-        result = self._validated(graph, self.rules.with_outputs(ends), ends)
+        result = self._validate(graph, self.rules.with_outputs(ends), ends)
         if not result.node_errors:
             return []
         return [*problems_in({"error": None, "node_errors": _blamed(result)}, self.known)]
 
     def _ends(self, graph: Mapping[str, Any]) -> set[str]:
-        """Return the nodes of a mended graph that are checked, with all that they take from.
+        """Return the nodes of a mended graph from which the check starts.
 
-        These are the outputs, and the sources of the nodes that are no longer in it.
+        These are the output nodes, and the sources of nodes that mending has removed.
         """
         whole = self.replaced.graph
         last, outputs = sinks(whole), self._outputs()
@@ -331,12 +331,12 @@ class _Checker:
         return (wanted | sources) & graph.keys()
 
     def _outputs(self) -> list[str]:
-        """Return the output nodes that run."""
+        """Return the output nodes that the server would run."""
         outputs = [node_id for node_id in self.replaced.graph if self.rules.is_output(node_id)]
         return outputs if self.targets is None else [n for n in outputs if n in self.targets]
 
     def _bad_link(self, node_id: str, name: str) -> Problem:
-        """Return the problem of a link that the server stumbles over."""
+        """Return the problem of a link that makes the server raise an exception."""
         value = self.replaced.graph[node_id]["inputs"][name]
         link, hint = as_link(value), None
         text = f"input {brief(name)} links to {brief(value[0])}, which does not exist"
@@ -349,7 +349,7 @@ class _Checker:
         return problem_at(self.graph, node_id, kind, text, input=name, value=value, hint=hint)
 
     def _not_sent(self) -> Iterator[Problem]:
-        """Links that the client does not send: the server accepts some, and fails later."""
+        """Yield a problem for each link that the client refuses to send; servers accept some."""
         for node_id, node in self.graph.items():
             inputs = node.get("inputs") if isinstance(node, Mapping) else None
             for name, value in inputs.items() if isinstance(inputs, Mapping) else ():
@@ -365,7 +365,7 @@ class _Checker:
                     )
 
     def _unselected(self) -> Iterator[Problem]:
-        """Yield dynamic combos without one of their choices for which their nodes surely fail."""
+        """Yield a problem for each dynamic combo without a valid choice whose node will fail."""
         graph = self.replaced.graph
         run = needed(graph, self._outputs() or graph, ())
         for node_id, specs in self.rules.selectors.items():
@@ -435,7 +435,7 @@ class _Checker:
     def _nulls(
         self, node_id: str, definition: Mapping[str, Any], given: Mapping[str, Any]
     ) -> Iterator[Problem]:
-        """Warn of nulls that the server takes, and makes something else of."""
+        """Yield a warning for each null that the server replaces by another value."""
         inputs = definition["input"]
         for name, config in {**inputs["required"], **inputs["optional"]}.items():
             becomes = _OF_NULL.get(config[0]) if isinstance(config[0], str) else None
@@ -470,7 +470,7 @@ class _Checker:
 
 
 def _is_fatal(spec: InputSpec) -> bool:
-    """Return whether a node fails without a choice: it has one of several for optional inputs."""
+    """Return whether a dynamic combo's node fails without a choice."""
     return spec.required and "." not in spec.name
 
 
@@ -479,14 +479,14 @@ def _last(name: str) -> str:
 
 
 def _place(problem: Problem) -> tuple[str | None, ...]:
-    """Return a key of which the report has one error at most."""
+    """Return the key under which a report has at most one error."""
     if problem.node_id is None:
         return None, problem.type, problem.message
     return problem.node_id, problem.input
 
 
 def _blamed(result: ValidationResult) -> dict[str, Any]:
-    """``node_errors`` without the classes, which are names of our own."""
+    """Return ``node_errors`` without class names, which are internal ones here."""
     errors = result.node_errors if isinstance(result.node_errors, dict) else {}
     return {node_id: {**entry, "class_type": None} for node_id, entry in errors.items()}
 
@@ -494,7 +494,7 @@ def _blamed(result: ValidationResult) -> dict[str, Any]:
 def _followed(
     graph: Mapping[str, Any], run: set[str], apart: set[tuple[str | None, str | None]]
 ) -> dict[str, Any]:
-    """Return the nodes that run, without some inputs."""
+    """Return the nodes in ``run``, without the inputs in ``apart``."""
     made = {}
     for node_id in graph:
         if node_id in run:
@@ -505,7 +505,7 @@ def _followed(
 
 
 def _cut(graph: dict[str, Any], circle: list[str]) -> None:
-    """Take the first link of a circle out of a graph."""
+    """Remove the first link of a cycle from a graph."""
     source, node_id = circle[0], circle[1]
     node = graph[node_id]
     inputs = {

@@ -18,7 +18,7 @@ RESERVED = frozenset({"_id", "_title", "_meta", "_extra", "_check"})
 
 
 def to_code(graph: Mapping[str, Any]) -> str:
-    """Python code that builds this graph: a node a statement, sources before their users.
+    """Return Python code that builds a graph: one statement per node, sources first.
 
     Raises:
         WorkflowError: A value that JSON cannot represent, or that is nested too deeply.
@@ -35,7 +35,7 @@ def to_code(graph: Mapping[str, Any]) -> str:
 
 
 class _CodeWriter:
-    """A writer of the code for one graph."""
+    """Writer of the code for one graph."""
 
     def __init__(self, graph: Mapping[str, Any]) -> None:
         self._graph = graph
@@ -90,7 +90,7 @@ class _CodeWriter:
         return call(f"{name} = {head}" if name else head, arguments)
 
     def _inputs(self, inputs: Mapping[str, Any]) -> list[str]:
-        """Return inputs as keywords, in order; names that cannot be keywords in a dict."""
+        """Return inputs as keyword arguments, in order; other names go into a dict."""
         if not RESERVED.isdisjoint(inputs):  # in a dict in front, where all names may stand
             items = [f"{quoted(name)}: {self._value(one, 8)}" for name, one in inputs.items()]
             return ["{" + ", ".join(items) + "}"]
@@ -114,7 +114,7 @@ class _CodeWriter:
         return literal(value, column, 4)
 
     def _name(self, node_id: str) -> str:
-        """Return a variable for a node, after its title or its class."""
+        """Return a variable name for a node, after its title or its class."""
         node = self._graph[node_id]
         meta = node.get("_meta")
         title = meta.get("title") if isinstance(meta, dict) else None
@@ -131,7 +131,7 @@ class _CodeWriter:
 
 
 def _as_written_link(value: Any) -> tuple[str, int] | None:
-    """Return a link that ``node[slot]`` gives back as it is: the id a text, the slot from 0."""
+    """Return a link that ``node[slot]`` reproduces exactly, or None."""
     link = as_link(value)
     return link if link and isinstance(value[0], str) and link[1] >= 0 else None
 
@@ -146,7 +146,7 @@ def _written_links(
 
 
 def _sources_first(graph: Mapping[str, Any]) -> list[str]:
-    """Sort ids so that sources precede their users; leave circles as they are."""
+    """Return all ids, sources before their users; nodes of a cycle keep their order."""
     order: list[str] = []
     seen: set[str] = set()
     for first in graph:

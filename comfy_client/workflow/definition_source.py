@@ -1,7 +1,7 @@
-"""Node definitions: where the parts of this package that need them get them from.
+"""Sources of node definitions.
 
-A definition says what inputs a node class has, with types, ranges and choices, and what it
-gives, as one value of ``GET /object_info``.
+A definition is one value of ``GET /object_info``: the inputs of a node class, with types, ranges
+and choices, and its outputs.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from ..errors import WorkflowError
 
 
 class DefinitionSource(Protocol):
-    """Whatever can be asked for node definitions; a :class:`ComfyApi` is one."""
+    """An object that returns node definitions, such as a :class:`ComfyApi`."""
 
     def node_definitions(
         self, classes: Collection[str] | None = None, *, refresh: bool = False
     ) -> Mapping[str, Any]:
-        """Definitions by class, without those that there are not.
+        """Return definitions by class, without classes that the server lacks.
 
         Args:
             classes: The classes that are needed; ``None``: all.
@@ -33,7 +33,7 @@ Definitions = Mapping[str, Any] | DefinitionSource
 def as_mapping(
     source: Definitions, classes: Collection[str] | None = None, *, refresh: bool = False
 ) -> Mapping[str, Any]:
-    """Definitions by class, each an object of JSON; there may be more than was asked for.
+    """Return definitions by class as JSON objects, possibly more than were asked for.
 
     Args:
         source: A mapping, or what can be asked for one.  Its values may also be the

@@ -1,4 +1,4 @@
-"""Load a workflow, change its inputs by name, save it."""
+""":class:`Workflow`: load a workflow, change its inputs by name, save it."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ class Workflow(Nodes):
             raise exc.with_traceback(None) from None
 
     def remove(self, node: Node | str | int, *, force: bool = False) -> None:
-        """Take a node out.
+        """Remove a node.
 
         Args:
             node: The node, or its id, title or class.
@@ -193,10 +193,10 @@ class Workflow(Nodes):
         self._refresh()
 
     def mute(self, node: Node | str | int) -> None:
-        """Take a node out and all links to it, as the frontend does with the mode Never.
+        """Remove a node and all links to it, as the frontend does with the mode Never.
 
-        A workflow in API format has no modes, so it does not come back: keep a :meth:`copy`.
-        It is :meth:`remove` with ``force=True``.
+        A workflow in API format has no modes, so the node does not come back: keep a :meth:`copy`.
+        This is :meth:`remove` with ``force=True``.
         """
         self.remove(node, force=True)
 
@@ -243,9 +243,9 @@ class Workflow(Nodes):
 
     @property
     def loras(self) -> list[Node]:
-        """The nodes that load LoRAs: those with an input that names such a file.
+        """The nodes that load LoRAs: those with an input that names a LoRA file.
 
-        It is ``lora_name`` in ComfyUI's own nodes.  Nodes of packs may load several, as
+        The input is ``lora_name`` in ComfyUI's own nodes.  Nodes of packs may load several, as
         ``lora_name_1`` or ``lora_1``.
         """
         from .loras import loras  # most programs do without
@@ -327,18 +327,19 @@ class Workflow(Nodes):
     def check(
         self, definitions: Definitions, *, targets: Collection[str] | None = None
     ) -> CheckReport:
-        """Check the workflow as the server would, without sending it; nothing is raised for it.
+        """Check the workflow as the server would, without sending it; return a report.
 
-        It finds nodes that the server lacks, missing files, values out of range or of the wrong
-        type, missing inputs, bad links, circles, and nodes that do not run, and says what would
-        be right.  The server stops at the first unknown class; this reports all problems.
-        ``GET /object_info/{class}`` for what the client does not know yet; if a class is missing,
-        also ``GET /object_info`` and ``GET /node_replacements``; if a value names a file of
-        ``[output]`` or ``[temp]``, ``GET /internal/files/{folder}``.
+        The check finds nodes that the server lacks, missing files, values out of range or of the
+        wrong type, missing inputs, bad links, cycles, and nodes that do not run, and suggests what
+        would be right.  The server stops at the first unknown class; the report has all problems.
+
+        Requests: ``GET /object_info/{class}`` for classes that the client does not know yet; if a
+        class is missing, also ``GET /object_info`` and ``GET /node_replacements``; if a value names
+        a file of ``[output]`` or ``[temp]``, ``GET /internal/files/{folder}``.
 
         The rules are those of ComfyUI 0.3.75 to 0.33.  Nodes of packs with a check of their own,
-        which the server does not describe, may refuse more or less; of files in subfolders of the
-        server's folders, nothing is known.
+        which the server does not describe, may refuse more or less.  Files in subfolders of the
+        server's folders are not checked.
 
         Example::
 
@@ -375,7 +376,7 @@ class Workflow(Nodes):
     def to_dict(self) -> dict[str, Any]:
         """Return a copy of the graph, in the format of ``POST /prompt``.
 
-        Files that are still to be uploaded are in it as :class:`Upload`.
+        Files that are not uploaded yet are in it as :class:`Upload`.
         """
         graph: dict[str, Any] = copied(self._graph)
         return graph
@@ -392,11 +393,11 @@ class Workflow(Nodes):
         return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text)
 
     def to_code(self) -> str:
-        """Python code that builds this workflow: same ids, order, inputs, titles.
+        """Return Python code that builds this workflow: same ids, order, inputs and titles.
 
-        It makes it with a :class:`Graph`, a node a statement, each after those it takes from, and
-        ends with the variable ``workflow``.  With ``Graph(api)`` in place of ``Graph()`` it is
-        checked on the way.
+        The code uses a :class:`Graph`, with one statement per node, sources first, and ends with
+        the variable ``workflow``.  Replace ``Graph()`` by ``Graph(api)`` to have it checked on the
+        way.
 
         Example::
 
@@ -412,10 +413,10 @@ class Workflow(Nodes):
         return to_code(self._graph)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write :meth:`to_json` in UTF-8, and return the path.
+        """Write :meth:`to_json` to a file in UTF-8, and return the path.
 
-        The file appears only when it is complete, and replaces one of that name.  A pipe or a
-        device stays what it is, and gets the text.
+        The file appears only when it is complete, and replaces one of that name.  Pipes and devices
+        are written to directly.
         """
         return _write(Path(path), (self.to_json() + "\n").encode())
 
@@ -438,7 +439,7 @@ def _write(path: Path, content: bytes) -> Path:
 
 
 def as_workflow(source: Source, definitions: Definitions | None = None) -> Workflow:
-    """Return a :class:`Workflow`, whose ``repr`` in a traceback's frames shows no values."""
+    """Return a :class:`Workflow`; its ``repr``, which tracebacks may show, has no values."""
     if isinstance(source, Workflow):
         return source
     try:
@@ -459,10 +460,10 @@ def with_inputs(source: Source, inputs: Inputs) -> Workflow:
 
 
 def names_of(source: Source) -> dict[str, str]:
-    """Return the names of outputs that a workflow brings along."""
+    """Return the output names of a workflow, or an empty dict."""
     return dict(source.output_names) if isinstance(source, Workflow) else {}
 
 
 def graph_of(source: Source) -> Mapping[str, Any]:
-    """Return the graph of a workflow, not to be changed; or a copy of another value's graph."""
+    """Return the graph of a workflow itself (do not change it), or a copy of another source's."""
     return source._graph if isinstance(source, Workflow) else read_source(source)[0]

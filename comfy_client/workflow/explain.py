@@ -1,7 +1,7 @@
-"""Explanations of why the server refused a workflow.
+"""Explanations of a server's refusal.
 
-Bodies differ between versions: ``error`` may be a string, ``node_errors`` a list, and
-from a proxy anything may come.  Nothing here raises on what a server may send.
+Bodies differ between versions: ``error`` may be a string, ``node_errors`` a list, and a proxy may
+send anything.  No function here raises on any body.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def explain_rejection(
 ) -> str:
     """Return the body of a refusal by ``POST /prompt`` in words, one line for each problem.
 
-    Each line names the node by id, title and class, the input, what it was given, and the
-    allowed range or the nearest options.  Tracebacks and folders of the server are left out.
-    It also explains the ``node_errors`` of an answer 200: some outputs were dropped.
+    Each line names the node by id, title and class, the input, its value, and the allowed range or
+    the nearest options.  Tracebacks and folders of the server are left out. ``node_errors`` of an
+    answer 200, which mean dropped outputs, are explained as well.
 
     Args:
         body: Decoded JSON, or text, of any shape.
@@ -85,7 +85,7 @@ def problems_of_rejection(
 ) -> tuple[Problem, ...]:
     """Return what :func:`explain_rejection` says as data; up to 1,000 problems.
 
-    ``hide`` takes secrets out of a text, and out of the texts in a JSON value.
+    ``hide`` redacts secrets in a text or in the texts of a JSON value.
     """
     if not isinstance(body, Mapping):
         return ()
@@ -110,7 +110,7 @@ def _by_node(graph: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[s
 
 
 def classes_with_unlisted_choices(body: object, graph: Mapping[str, Any]) -> list[str]:
-    """Return the classes with combos of which a refusal does not list all options."""
+    """Return the classes of combos whose choices a refusal does not list in full."""
     found: dict[str, None] = {}
     for node_id, report in _mapping(_mapping(body).get("node_errors")).items():
         for fault in _faults(report):
@@ -126,10 +126,10 @@ def classes_with_unlisted_choices(body: object, graph: Mapping[str, Any]) -> lis
 
 
 def unknown_class(body: object, graph: Mapping[str, Any]) -> str | None:
-    """Return the ``class_type`` that the server does not have, if that is why it refused.
+    """Return the ``class_type`` that the server lacks, if that is why it refused.
 
-    ``None`` for other reasons, and for servers before 2024-05-20: they answer 500 in
-    plain text.  A server names only the first unknown class.
+    Returns None for other reasons, and for servers before 2024-05-20: they answer 500 in plain
+    text.  A server names only the first unknown class.
     """
     error = _mapping(_mapping(body).get("error"))
     if error.get("type") not in ("invalid_prompt", "missing_node_type"):
@@ -145,7 +145,7 @@ def unknown_class(body: object, graph: Mapping[str, Any]) -> str | None:
 
 @attrs.define(eq=False, slots=False)
 class Known:
-    """Facts for an explanation, besides the answer of the server.
+    """The workflow and definitions for an explanation.
 
     Attributes:
         graph: The workflow that was sent.
@@ -161,12 +161,12 @@ class Known:
     def nearest(
         self, find: Callable[..., tuple[str, ...]], name: str, names: Any, limit: int
     ) -> tuple[str, ...]:
-        """Return what someone may have meant; nothing once many names have been looked up."""
+        """Return similar names; an empty tuple once many names have been looked up."""
         self._guesses += 1
         return find(name, names, limit) if self._guesses <= _MOST_GUESSES else ()
 
     def input_config(self, node_id: str, name: str | None) -> Any:
-        """``[type, options]`` of an input; ``None``: unknown."""
+        """Return ``[type, options]`` of an input, or None if unknown."""
         inputs = _mapping(_mapping(self.definitions.get(node_id)).get("input"))
         for group in ("required", "optional"):
             config = _mapping(inputs.get(group)).get(name or "")
@@ -176,12 +176,12 @@ class Known:
 
     @cached_property
     def circle(self) -> list[str]:
-        """Nodes that feed each other; see :func:`circle_in`."""
+        """A cycle of nodes; see :func:`circle_in`."""
         return circle_in(self.graph)
 
     @cached_property
     def givers(self) -> dict[str, list[str]]:
-        """Up to three outputs in the workflow for each type, in words."""
+        """Descriptions of up to three outputs for each type."""
         found: dict[str, list[str]] = {}
         for node_id in self.graph:
             outputs = _mapping(self.definitions.get(node_id)).get("output")
@@ -211,7 +211,7 @@ def problems_in(body: Mapping[str, Any], known: Known) -> Iterator[Problem]:
 def missing_class(
     known: Known, node_id: str, class_type: str, *, has_reason: bool = False
 ) -> Problem:
-    """Describe a node whose class the server lacks; ``has_reason``: the server says why."""
+    """Return the problem of a node whose class the server lacks."""
     near = known.nearest(nearest, class_type, known.node_names, 5)
     meta = _mapping(_mapping(known.graph.get(node_id)).get("_meta"))
     pack = meta.get("cnr_id") or meta.get("aux_id")
@@ -234,7 +234,7 @@ def missing_class(
 
 
 def _unknown_classes(body: Mapping[str, Any], unknown: str, known: Known) -> Iterator[Problem]:
-    """Yield the problem of the class that the server named, then those that it would name next."""
+    """Yield a problem for the class that the server named, then for other unknown classes."""
     has_hint = bool(_mapping(_mapping(body.get("error")).get("extra_info")).get("hint"))
     for node_id, name in _unknown_by_node(body, unknown, known).items():
         problem = missing_class(known, node_id, name, has_reason=has_hint)
@@ -258,7 +258,7 @@ def _count(body: Mapping[str, Any], known: Known) -> int:
 
 
 def _refused_node(body: object) -> str:
-    """Id of the node that an error about the whole prompt means, or ``""``."""
+    """Return the id of the node in an error about the whole prompt, or ``""``."""
     error = _mapping(_mapping(body).get("error"))
     node_id = _mapping(error.get("extra_info")).get("node_id")
     if isinstance(node_id, (str, int)):
@@ -295,7 +295,7 @@ def _node_problems(reports: Mapping[str, Any], known: Known) -> Iterator[Problem
 
 
 def _summary(body: Mapping[str, Any], graph: Mapping[str, Any]) -> Problem:
-    """Return the error about the whole prompt, when no node is blamed."""
+    """Return the problem of a refusal that blames no node."""
     error = body.get("error")
     message = _clean(error if isinstance(error, str) else _mapping(error).get("message"))
     details = _clean(_mapping(error).get("details"))
@@ -318,18 +318,18 @@ def _summary(body: Mapping[str, Any], graph: Mapping[str, Any]) -> Problem:
 
 
 def no_outputs() -> Problem:
-    """Return the problem of a workflow in which nothing is to run."""
+    """Return the problem of a workflow without output nodes to run."""
     text = "the workflow has no output node to run: add one, such as SaveImage or PreviewImage"
     return Problem("error", "prompt_no_outputs", text)
 
 
 def no_class(graph: Mapping[str, Any], node_id: str) -> Problem:
-    """Describe a node without a class."""
+    """Return the problem of a node without a class."""
     return problem_at(graph, node_id, "missing_node_type", "the node has no class_type")
 
 
 def cycle(graph: Mapping[str, Any], nodes: list[str]) -> Problem:
-    """Nodes that feed each other, in the order of their links, the first again at the end."""
+    """Return the problem of a cycle, as :func:`circle_in` gives it."""
     first, last = nodes[0], nodes[-2]
     names = [name for name, source, _ in links_of(graph, first) if source == last]
     text = _in_a_circle(graph, nodes)
@@ -348,7 +348,7 @@ _NO_REASON = "the server gave no reason"
 
 
 def circle_in(graph: Mapping[str, Any]) -> list[str]:
-    """Ids of nodes that feed each other, the first of them again at the end."""
+    """Return the ids of nodes in a cycle, the first repeated at the end; empty without one."""
     from graphlib import CycleError, TopologicalSorter  # for mistakes only
 
     sources = {node: [source for _, source, _ in links_of(graph, node)] for node in graph}
@@ -495,7 +495,7 @@ def _dynamic(fault: _Fault) -> _Said:
 
 
 def _cycle(fault: _Fault) -> _Said:
-    """Describe a circle of nodes, in the order of its links."""
+    """Describe a cycle of nodes, in the order of its links."""
     named = fault.info.get("cycle_nodes")
     named = named[:_MAX_LINES] if isinstance(named, list) else []
     nodes = [node if isinstance(node, str) else brief(node) for node in named]
@@ -523,7 +523,7 @@ def _not_in_list(fault: _Fault) -> _Said:
 
 
 def _choices(fault: _Fault) -> tuple[str, tuple[str, ...]]:
-    """Return which options are valid, in words, and the nearest ones."""
+    """Return a description of the valid options, and the nearest ones."""
     class_type = class_of(fault.known.graph, fault.node_id)
     choices = choices_of(fault.config)
     if choices is None:
@@ -549,7 +549,7 @@ def _choices(fault: _Fault) -> tuple[str, tuple[str, ...]]:
 def unselected(
     known: Known, graph: Mapping[str, Any], node_id: str, spec: InputSpec, *, fails: bool
 ) -> Problem:
-    """Return what is wrong with a dynamic combo that is not one of its choices.
+    """Return the problem of a dynamic combo whose value is none of its choices.
 
     Args:
         known: What is known of the workflow.
@@ -584,9 +584,9 @@ def unselected(
 
 
 def choices_of(config: object) -> list[Any] | None:
-    """Return the choices of an input: ``["a", "b"]`` in place of the type, or ``options``.
+    """Return the choices of an input, from a list in place of the type, or from ``options``.
 
-    Of a dynamic combo, whose options bring inputs, these are their keys.
+    The choices of a dynamic combo are the keys of its options.
     """
     first = config[0] if isinstance(config, list) and config else None
     choices = first if isinstance(first, list) else _option(config, "options")
@@ -608,7 +608,7 @@ def _giver(fault: _Fault) -> str:
 
 
 def _exception(fault: _Fault) -> _Said:
-    """Explain an exception in the server's check: nearly always a bad link."""
+    """Explain an exception in the server's check; a bad link is the usual cause."""
     graph, node_id = fault.known.graph, fault.node_id
     links = list(links_of(graph, node_id))
     kind = _clean(fault.info.get("exception_type"))
@@ -652,7 +652,7 @@ def _exception(fault: _Fault) -> _Said:
 
 
 def _is_odd_link(value: object) -> bool:
-    """Return whether the server takes a value for a link, and stumbles over it."""
+    """Return whether the server takes a value for a link and raises an exception on it."""
     if not isinstance(value, list) or len(value) != 2:
         return False
     return not (isinstance(value[0], str) and type(value[1]) is int)
@@ -701,7 +701,7 @@ _WORDS: Final[Mapping[str, Callable[[_Fault], _Said]]] = {
 
 
 def what_it_takes(config: object) -> str | None:
-    """Describe what an input takes; None if that is unknown."""
+    """Describe what an input takes; return None if that is unknown."""
     choices = choices_of(config)
     if choices:
         return f"the choices are: {listing(choices)}"
@@ -730,7 +730,7 @@ def _option(config: object, name: str) -> Any:
 
 
 def _type(config: object) -> str:
-    """Return the type that an input takes; a list of options is a COMBO."""
+    """Return the type of an input; a list of options is a COMBO."""
     kind = config[0] if isinstance(config, list) and config else None
     return shorten(kind, 60) if isinstance(kind, str) else "COMBO" if kind else "another type"
 
@@ -740,7 +740,7 @@ def _text(value: object) -> str:
 
 
 def _clean(value: object, most: int = 200) -> str:
-    """Text of the server in one short line, without tracebacks and folders."""
+    """Shorten a server's text to one line, without tracebacks and folders."""
     text = value if isinstance(value, str) else "" if value is None else brief(value)
     if "Traceback (most recent call last)" in text:
         text = text.strip().rpartition("\n")[2]

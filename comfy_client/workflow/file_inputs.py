@@ -1,4 +1,4 @@
-"""Files as values of inputs: they are sent when the workflow is submitted."""
+"""Files as values of inputs, which are uploaded on submission."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _LOADERS: Final = {
 
 
 def as_file(graph: Mapping[str, Any], node_id: str, name: str, value: Any) -> Any:
-    """Return an :class:`Upload` for a local file, the name of an uploaded one, or the value.
+    """Return an :class:`Upload` for a local file, a name for an uploaded one, or the value itself.
 
-    A text stays what it is, the name of a file on the server; only for ComfyUI's own loaders it is
-    clear that a data URL or a web URL is no name.
+    A text stays as it is, the name of a file on the server.  Only in ComfyUI's own loaders is a
+    data URL or web URL certain to be no name.
 
     Raises:
         FileNotFoundError: A path that leads to nothing.
@@ -56,7 +56,7 @@ def as_file(graph: Mapping[str, Any], node_id: str, name: str, value: Any) -> An
 
 
 def is_upload(value: object) -> TypeGuard[Upload]:
-    """Return whether it is a file that is still to be sent."""
+    """Return whether a value is a file that is still to be uploaded."""
     if type(value) in JSON_TYPES:
         return False
     from ..upload import Upload  # most programs send no files
@@ -65,7 +65,7 @@ def is_upload(value: object) -> TypeGuard[Upload]:
 
 
 def files_in(graph: Mapping[str, Any]) -> dict[tuple[str, str], Upload]:
-    """Return the files that are still to be sent, by node id and input."""
+    """Return the files that are still to be uploaded, by node id and input."""
     return {
         (node_id, name): value
         for node_id in graph

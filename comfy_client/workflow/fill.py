@@ -1,4 +1,4 @@
-"""The inputs of one new node: defaults filled in, and checked as the server would check them."""
+"""Inputs of a new node: defaults filled in, values checked as the server would check them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fill(
     *,
     check: bool = True,
 ) -> tuple[dict[str, Any], tuple[OutputSpec, ...]]:
-    """Return the inputs of a node in the order of its definition, and what its outputs are.
+    """Return a node's inputs in the order of its definition, and its outputs.
 
     Args:
         graph: The graph with the node in it, whose inputs are what it was given: values,
@@ -55,7 +55,7 @@ def fill(
 
 
 class _Filling:
-    """A node that is being filled in."""
+    """A node whose inputs are being filled in."""
 
     def __init__(
         self, graph: Mapping[str, Any], node_id: str, outputs: Outputs, *, checks: bool
@@ -70,7 +70,7 @@ class _Filling:
         self._definition: Mapping[str, Any] = {}
 
     def read(self, definition: Mapping[str, Any]) -> None:
-        """Take over the inputs of the definition, and spread those that stand for several."""
+        """Read the definition's inputs, and expand those that have several parts."""
         self._definition = definition
         for one in walk(definition, self._given):
             if isinstance(one, InputSpec):
@@ -102,7 +102,7 @@ class _Filling:
         self._given |= parts
 
     def refuse_unknown(self) -> None:
-        """Raise for the first input that the class does not have."""
+        """Raise WorkflowError for the first input that the class does not have."""
         for name in () if takes_more(self._class) else self._given:
             if name in self._specs or any(f"{name}.".startswith(f"{g}.") for g in self._groups):
                 continue
@@ -114,7 +114,7 @@ class _Filling:
             )
 
     def values(self) -> Iterator[tuple[str, Any]]:
-        """Yield the given values, and defaults for the rest."""
+        """Yield the given values, then defaults for the rest."""
         for name, spec in self._specs.items():
             if name in self._given:
                 yield name, self._value(spec, self._given[name])
@@ -129,7 +129,7 @@ class _Filling:
                 yield name, value
 
     def _value(self, spec: InputSpec, value: Any) -> Any:
-        """Return a value of the right Python type, or a link to an output that exists."""
+        """Convert a value to the right Python type, or check a link; raise if neither fits."""
         link = as_link(value)
         if link:
             if spec.is_selector:
@@ -164,7 +164,7 @@ class _Filling:
         return _sent(spec, value)
 
     def check(self, inputs: Mapping[str, Any]) -> None:
-        """Raise for what the server would refuse: ranges, choices, types of links."""
+        """Raise WorkflowError for what the server would refuse: range, choice, type of a link."""
         known: dict[str, Any] = {}
         inputs = {name: one for name, one in inputs.items() if not isinstance(one, Upload)}
         sources = {link[0] for value in inputs.values() if (link := as_link(value))}
@@ -192,7 +192,7 @@ class _Filling:
             raise WorkflowError("; ".join([text, *hints]), candidates=candidates)
 
     def _takes_any_choice(self, spec: InputSpec, value: Any) -> bool:
-        """Return whether a value is not looked up among choices, nor compared with a range."""
+        """Return whether a value is compared neither with choices nor with a range."""
         if spec.has_open_choices or _is_drawn(spec.name, value):
             return True
         if spec.choices is None:
@@ -229,7 +229,7 @@ class _Filling:
     def outputs(
         self, definition: Mapping[str, Any], inputs: Mapping[str, Any]
     ) -> Iterator[OutputSpec]:
-        """Yield the outputs of the node, with the types that its links bring."""
+        """Yield the outputs of the node, with the types that its links determine."""
         brought: dict[str, set[str]] = {}
         for name, value in inputs.items():
             link, spec = as_link(value), self._specs.get(name)
@@ -260,14 +260,14 @@ _WRAP = 'a list that is not a link is given as {"__value__": ...}'
 
 
 def _sent(spec: InputSpec, value: Any) -> Any:
-    """Wrap a list, which the server would take for a link."""
+    """Wrap a list in ``__value__``, or the server would take it for a link."""
     if spec.kind == "CURVE":
         return {"__type__": "CURVE", "__value__": value}
     return {"__value__": value} if isinstance(value, list) else value
 
 
 def _is_drawn(name: str, value: object) -> bool:
-    """Return whether a value stands for a seed that is drawn when the prompt is submitted."""
+    """Return whether a value asks for a random seed on submission."""
     return name in SEEDS and is_wanted(value)
 
 
@@ -284,7 +284,7 @@ def _wanted(spec: InputSpec) -> str:
 
 
 def _is_a(value: object, wanted: str) -> bool:
-    """Return whether a value is of a type; the server would convert most, in surprising ways."""
+    """Return whether a value has a type without the server's surprising conversions."""
     match wanted:
         case "bool":
             return isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Plain functions on a graph: node id -> ``{"class_type", "inputs", "_meta"}``."""
+"""Functions on a graph, a dict of node id -> ``{"class_type", "inputs", "_meta"}``."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _repr.maxlevel = 3
 
 
 def title_of(graph: Mapping[str, Any], node_id: object) -> str | None:
-    """Return the title (``_meta.title``) of a node, or ``None``.
+    """Return the title (``_meta.title``) of a node, or None.
 
-    Servers use composite ids for nodes inside of others (``"406:12"``, ``"1.0.0.1"``):
-    if the id itself is not in the graph, its longest known prefix counts.
+    Servers use composite ids for nodes inside of others (``"406:12"``, ``"1.0.0.1"``); if the graph
+    lacks such an id, its longest known prefix counts.
     """
     meta = _node(graph, node_id).get("_meta")
     title = meta.get("title") if isinstance(meta, Mapping) else None
@@ -38,13 +38,13 @@ def title_of(graph: Mapping[str, Any], node_id: object) -> str | None:
 
 
 def class_of(graph: Mapping[str, Any], node_id: object) -> str | None:
-    """Return the ``class_type`` of a node, or ``None``; composite ids as in :func:`title_of`."""
+    """Return the ``class_type`` of a node, or None; composite ids work as in :func:`title_of`."""
     class_type = _node(graph, node_id).get("class_type")
     return class_type if isinstance(class_type, str) else None
 
 
 def sinks(graph: Mapping[str, Any]) -> frozenset[str]:
-    """Ids of the nodes whose outputs no other node uses."""
+    """Return the ids of nodes whose outputs no other node uses."""
     linked = {
         source
         for node_id in graph
@@ -55,7 +55,7 @@ def sinks(graph: Mapping[str, Any]) -> frozenset[str]:
 
 
 def needed(graph: Mapping[str, Any], targets: Iterable[str], cached: Collection[str]) -> set[str]:
-    """Return what has to run for these nodes: they and their sources, without cached ones.
+    """Return these nodes and everything they depend on, stopping at cached nodes.
 
     The sources of a cached node do not run for it.
     """
@@ -70,7 +70,7 @@ def needed(graph: Mapping[str, Any], targets: Iterable[str], cached: Collection[
 
 
 def downstream(graph: Mapping[str, Any], node_ids: Iterable[str]) -> set[str]:
-    """Return these nodes, and all that depend on them."""
+    """Return these nodes and everything that depends on them."""
     takers: dict[str, list[str]] = {}
     for node_id in graph:
         for _, source, _ in links_of(graph, node_id):
@@ -86,14 +86,14 @@ def downstream(graph: Mapping[str, Any], node_ids: Iterable[str]) -> set[str]:
 
 
 def inputs_of(graph: Mapping[str, Any], node_id: str) -> Mapping[str, Any]:
-    """Return the inputs of a node by name; empty for what is no node."""
+    """Return the inputs of a node by name; empty for anything malformed."""
     node = graph.get(node_id)
     inputs = node.get("inputs") if isinstance(node, Mapping) else None
     return inputs if isinstance(inputs, Mapping) else {}
 
 
 def links_of(graph: Mapping[str, Any], node_id: str) -> Iterator[tuple[str, str, int]]:
-    """Yield the links of a node: input name, id of the source node, output slot."""
+    """Yield each link of a node as input name, source node id and output slot."""
     for name, value in inputs_of(graph, node_id).items():
         link = as_link(value)
         if link:
@@ -101,7 +101,7 @@ def links_of(graph: Mapping[str, Any], node_id: str) -> Iterator[tuple[str, str,
 
 
 def as_link(value: object) -> tuple[str, int] | None:
-    """Return id and slot of a link ``[node id, slot]``, or ``None`` if the value is no link."""
+    """Return ``[node id, slot]`` as a tuple, or None for any other value."""
     if (
         isinstance(value, (list, tuple))
         and len(value) == 2
@@ -114,7 +114,7 @@ def as_link(value: object) -> tuple[str, int] | None:
 
 
 def origin(graph: Mapping[str, Any], node_id: object) -> str | None:
-    """Return the node of the graph that a composite id belongs to; ``None``: it is unknown."""
+    """Return the node of the graph that a composite id belongs to, or None."""
     key = str(node_id)
     if len(key) > MAX_ID_LENGTH and key not in graph:
         return None  # no server makes one so long, and cutting it takes the square of its length
@@ -133,7 +133,7 @@ def _node(graph: Mapping[str, Any], node_id: object) -> Mapping[str, Any]:
 
 
 def free_id(taken: Container[str], after: int = 0) -> int:
-    """Return the first number above ``after`` that no node has for its id."""
+    """Return the first number above ``after`` that no node has as its id."""
     number = after + 1
     while str(number) in taken:
         number += 1
@@ -141,7 +141,7 @@ def free_id(taken: Container[str], after: int = 0) -> int:
 
 
 def copied(value: Any) -> Any:
-    """Return a copy of a JSON value, tuples as lists; what JSON does not have is kept as it is."""
+    """Copy a JSON value, tuples as lists; objects that JSON lacks are kept as they are."""
     # Most values are of these types, and looking is quicker than asking for a copy.
     if isinstance(value, (list, tuple)):
         return [inner if type(inner) in _PLAIN else copied(inner) for inner in value]
@@ -156,7 +156,7 @@ def copied(value: Any) -> Any:
 
 
 def brief(value: object) -> str:
-    """Return ``repr`` in one short line, whatever the size of the value."""
+    """Return ``repr`` of a value as one short line, quickly even for large values."""
     try:
         return _repr.repr(value).replace("\n", " ")
     except ValueError:  # an int with more digits than Python writes
@@ -164,14 +164,14 @@ def brief(value: object) -> str:
 
 
 def listing(values: Iterable[object], limit: int = 8) -> str:
-    """Return the first few values, with commas between."""
+    """Join the first few values by commas."""
     values = list(values)
     text = ", ".join(map(brief, values[:limit]))
     return text if len(values) <= limit else f"{text}, ... ({len(values)} in all)"
 
 
 def describe(graph: Mapping[str, Any], node_id: object, class_type: object = None) -> str:
-    """Describe a node as ``node 3 'Sampler' (KSampler)``, as far as it is known."""
+    """Describe a node, such as ``node 3 'Sampler' (KSampler)``, as far as it is known."""
     title = title_of(graph, node_id)
     known = class_of(graph, node_id) or (class_type if isinstance(class_type, str) else None)
     return (
@@ -182,7 +182,7 @@ def describe(graph: Mapping[str, Any], node_id: object, class_type: object = Non
 
 
 def shorten(text: str, limit: int) -> str:
-    """Text in one line of at most ``limit`` characters."""
+    """Put a text on one line of at most ``limit`` characters."""
     text = " ".join(text[: 10 * limit].split())
     if not text.isprintable():  # as repr() has it: a terminal may obey what it is shown
         text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: limit + 1])
@@ -214,11 +214,11 @@ def check_graph(graph: Mapping[str, Any]) -> dict[str, Any]:
 def check_parts(
     graph: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Check as :func:`check_graph` a workflow of which a part may be left out.
+    """Check a workflow as :func:`check_graph` does, and leave out what links to missing nodes.
 
-    A server drops the outputs that depend on a missing node, and runs the others; but where it
-    does not check the input (an optional one on the earliest servers, and one that the node
-    does not know on all), its worker crashes.  So what depends on a missing node is not sent.
+    A server drops the outputs that depend on a missing node, and runs the others; but where it does
+    not check the input (an optional one on the earliest servers, and one that the node does not
+    know on all), its worker crashes.  So nodes that depend on a missing node are not sent.
 
     Returns the graph, the part of it to send, and what a server says of the rest, as
     ``node_errors``.
@@ -245,7 +245,7 @@ def check_parts(
 def _links_to_nothing(graph: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the errors of nodes with a link to a missing node.
 
-    A list that begins with a number is more likely a literal list, which is refused.
+    A list that begins with a number is refused instead: it is more likely meant as a list.
     """
     found: dict[str, dict[str, Any]] = {}
     for node_id in graph:
@@ -264,7 +264,7 @@ def _links_to_nothing(graph: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def json_graph(graph: Mapping[str, Any], *, links: bool) -> dict[str, Any]:
-    """Check as :func:`check_graph`, with or without refusing bad links."""
+    """Implement :func:`check_graph`; ``links=False`` skips the check of links."""
     for node_id in graph:
         if not isinstance(node_id, str):
             raise WorkflowError(f"the node id {brief(node_id)} is not a string")
@@ -317,7 +317,7 @@ def _json_inputs(
 
 
 def _is_good_link(graph: Mapping[str, Any], node_id: str, value: Any) -> bool:
-    """Return whether a value is a link of the usual form to another node; a quick test."""
+    """Test quickly whether a value is a regular link to another node."""
     return (
         type(value) is list
         and len(value) == 2
@@ -386,13 +386,13 @@ def json_value(value: Any) -> Any:
 
 
 def json_link(graph: Mapping[str, Any], value: list[Any]) -> list[Any]:
-    """Return a link, with its node id as the string that the server looks up."""
+    """Return a link whose node id is a string, as the server looks it up."""
     link = as_link(value)
     return list(link) if link and link[0] != value[0] and link[0] in graph else value
 
 
 def link_fault(graph: Mapping[str, Any], node_id: str, value: list[Any]) -> str | None:
-    """Return what is wrong with a link; None if nothing is, or if it is no link."""
+    """Return what is wrong with a link; None for good links and other values."""
     link = as_link(value)
     if not link:
         # Slot 0.0 or true: the server's own check takes it for a link and stumbles.

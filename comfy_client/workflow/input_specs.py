@@ -1,6 +1,6 @@
-"""The inputs of one node, by the definition of its class and what it was given.
+"""The inputs and outputs of one node, by the definition of its class and its values.
 
-Some inputs stand for several: the choice of a *dynamic combo* brings inputs of its own
+Some inputs have several parts: the choice of a *dynamic combo* brings inputs of its own
 (``model.size``), and an *autogrow* input has as many as it is given (``images.image0``).
 """
 
@@ -22,7 +22,7 @@ _MOST_REQUIRED: Final = 1000
 
 @attrs.frozen
 class InputSpec:
-    """An input, which takes a value or a link.
+    """An input of a node class, which takes a value or a link.
 
     Attributes:
         name: Its full name, such as ``seed`` or ``images.image0``.
@@ -41,7 +41,7 @@ class InputSpec:
 
     @property
     def choices(self) -> list[Any] | None:
-        """The options of a combo; ``None``: it is none, or only the frontend knows them."""
+        """The choices of a combo; None for other types, or if only the frontend knows them."""
         if isinstance(self.kind, list):
             return self.kind
         choices = self.options.get("options") if self.kind == "COMBO" else None
@@ -49,13 +49,13 @@ class InputSpec:
 
     @property
     def is_selector(self) -> bool:
-        """Whether each choice brings inputs of its own: it is a dynamic combo."""
+        """Whether this is a dynamic combo, whose choices bring inputs of their own."""
         listed = _list(self.options.get("options"))
         return isinstance(self.kind, list) and any(isinstance(one, Mapping) for one in listed)
 
     @property
     def is_widget(self) -> bool:
-        """Whether the frontend shows it as a field with a value."""
+        """Whether the frontend shows a field for the value."""
         if self.options.get("forceInput") or self.options.get("defaultInput"):
             return False
         kinds = [self.kind, self.options.get("widgetType")]
@@ -63,20 +63,20 @@ class InputSpec:
 
     @property
     def has_open_choices(self) -> bool:
-        """Whether it takes more than the listed options: uploads, or what the frontend knows."""
+        """Whether values beyond the listed choices are allowed, as for uploads."""
         if self.choices is None and self.kind != "COMBO":
             return False
         return any(name.endswith("upload") or name.startswith("remote") for name in self.options)
 
     @property
     def takes_link_only(self) -> bool:
-        """Whether it is of a type that a value cannot be, such as MODEL."""
+        """Whether the type has no values, such as MODEL."""
         if not isinstance(self.kind, str) or self.is_widget or "default" in self.options:
             return False
         return "*" not in self.kind and not any(map(is_widget_type, types_of(self.kind)))
 
     def default(self) -> Any:
-        """Return the value that the frontend begins with.
+        """Return the frontend's initial value.
 
         Raises:
             LookupError: There is none: it takes a link, or the server has no options.
@@ -100,7 +100,7 @@ class InputSpec:
 
 @attrs.frozen
 class Autogrow:
-    """An input that has as many parts as it is given.
+    """An input with a variable number of parts.
 
     Attributes:
         name: Its full name.
@@ -124,13 +124,13 @@ class Autogrow:
         return f"{self.name}.{name}"
 
     def parts(self, given: Collection[str]) -> Iterator[InputSpec]:
-        """Yield the parts that are given, and those that have to be."""
+        """Yield the parts that are given, and those that are required."""
         required = dict.fromkeys(map(self.part_name, range(self.least)))
         for name in {**required, **dict.fromkeys(one for one in given if self.has(one))}:
             yield attrs.evolve(self.part, name=name, required=name in required)
 
     def has(self, name: str) -> bool:
-        """Return whether this is the full name of a part."""
+        """Return whether a name is the full name of a part."""
         if not name.startswith(f"{self.name}."):
             return False
         bare = name[len(self.name) + 1 :]
@@ -256,7 +256,7 @@ def types_of(kind: str) -> set[str]:
 
 @attrs.frozen
 class OutputSpec:
-    """An output of a class.
+    """An output of a node class.
 
     Attributes:
         name: Its name, often that of its type.

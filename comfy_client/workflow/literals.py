@@ -1,4 +1,4 @@
-"""Names and values as Python source: what is made of text that a server or a file chose.
+"""Names and values as Python source, made of text from servers and files.
 
 A name from outside becomes an identifier only if it is plain ASCII and means nothing else;
 everything else stays a string literal, which cannot end early.
@@ -23,10 +23,10 @@ _TAKEN: Final = frozenset(dir(builtins))
 
 
 def is_identifier(name: str) -> bool:
-    """Return whether a name from outside can stand in code as it is: as an attribute or a keyword.
+    """Return whether a name from outside can be used in code as an attribute or a keyword.
 
-    Python takes some letters for others (``ﬁ`` for ``fi``), and people do too, so only
-    ASCII can; a leading underscore is ours or Python's.
+    Python normalizes some letters to others (``ﬁ`` to ``fi``), so only ASCII is allowed; a leading
+    underscore is reserved for us and for Python.
     """
     return (
         len(name) <= _LONGEST_NAME
@@ -38,7 +38,7 @@ def is_identifier(name: str) -> bool:
 
 
 def variable(text: str) -> str:
-    """Make a lower-case variable name of a title or a class, or ``""`` if that is impossible."""
+    """Make a lower-case variable name of a title or a class; return ``""`` if impossible."""
     text = text[:200].replace("LoRA", "Lora")  # one word, as KSampler is
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z])", "_", text)
     name = re.sub(r"[^a-z0-9]+", "_", words.lower())[:_LONGEST_VARIABLE].strip("_")
@@ -50,9 +50,9 @@ def variable(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return a string literal, in double quotes where that needs no escape.
+    """Return a string literal, in double quotes unless that needs escapes.
 
-    ``repr`` escapes what cannot be seen, such as characters that turn the direction of text.
+    ``repr`` escapes invisible characters, such as those that change the direction of text.
     """
     literal = str.__repr__(text)  # a sealed text would hide itself
     return literal if '"' in literal else f'"{literal[1:-1]}"'
@@ -99,7 +99,7 @@ def _flat(value: Any) -> str:
 
 
 def _fits(value: Any, width: int) -> bool:
-    """Return whether a value may be written in so many columns; it looks at no more than that."""
+    """Return whether a value fits on one line of ``width`` columns; stop once it does not."""
     ahead = [value]
     while ahead and width > 0:
         one = ahead.pop()
@@ -115,7 +115,7 @@ def _fits(value: Any, width: int) -> bool:
 
 
 def _text(text: str, column: int, indent: int) -> str:
-    """Return a text in one literal, or one literal for each of its lines."""
+    """Return a text as one literal, or as one for each of its lines."""
     if column + len(text) + 2 < _WIDTH or "\n" not in text:
         return quoted(text)
     inside = " " * min(indent + 4, _DEEPEST)
@@ -124,7 +124,7 @@ def _text(text: str, column: int, indent: int) -> str:
 
 
 def packed(texts: Iterable[str], indent: int = 0) -> str:
-    """Return a list of short texts, as many in a line as fit."""
+    """Return a list of short texts, several to a line."""
     lines = [""]
     for text in map(quoted, texts):
         if lines[-1] and indent + 4 + len(lines[-1]) + len(text) > _WIDTH:
@@ -137,7 +137,7 @@ def packed(texts: Iterable[str], indent: int = 0) -> str:
 
 
 def call(head: str, arguments: list[str], indent: int = 0) -> str:
-    """Return a call in one line if it fits, else with one argument a line."""
+    """Return a call on one line if it fits, else with one argument per line."""
     flat = f"{head}({', '.join(arguments)})"
     if "\n" not in flat and indent + len(flat) <= _WIDTH:
         return flat

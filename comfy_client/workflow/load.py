@@ -1,4 +1,4 @@
-"""Read a workflow from whatever carries one: files of all kinds, JSON, and what a server says."""
+"""Workflows from files of all kinds, JSON, and answers of a server."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ _BEFORE_JSON: Final = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"
 
 
 class HasGraph(Protocol):
-    """An object that knows its graph in API format: a job, a result."""
+    """An object with a graph in API format, such as a job or a result."""
 
     @property
     def graph(self) -> Mapping[str, Any]:
-        """The graph; empty: not known yet."""
+        """The graph; empty if not known yet."""
 
 
 class HasWorkflow(Protocol):
-    """A server's entry of a prompt, in its queue, its history or its jobs."""
+    """A server's record of a prompt: from its queue, its history or its jobs."""
 
     @property
     def workflow(self) -> Mapping[str, Any] | None:
-        """The graph, alone or as ``prompt`` beside ``extra_data``; ``None``: not known."""
+        """The graph, alone or as ``prompt`` beside ``extra_data``; None if not known."""
 
 
 class HasDict(Protocol):
@@ -58,7 +58,7 @@ class HasDict(Protocol):
 
 
 class GivesWorkflow(Protocol):
-    """An object that can load the workflow that made it: an output of a run."""
+    """An output, which can load the workflow that made it."""
 
     def workflow(self) -> HasDict:
         """Load the workflow."""
@@ -66,10 +66,10 @@ class GivesWorkflow(Protocol):
 
 @runtime_checkable
 class OpensImages(Protocol):
-    """An object that opens files of a server by their URL, such as a :class:`ComfyApi`."""
+    """A client that opens files of its server by URL, such as a :class:`ComfyApi`."""
 
     def open_image(self, info: str) -> BinaryIO:
-        """Open a file of the server for random access; raise ValueError for another server's."""
+        """Open a file of the server for random access; raise ValueError for another server."""
 
 
 #: Attributes that hold a graph.
@@ -101,9 +101,9 @@ def read_source(
     dynamic_prompts: int | Chooser | None = None,
     packs: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], Prompts | None]:
-    """Read a workflow for :meth:`Workflow.load`; return a new dict, and its prompts.
+    """Read a workflow for :meth:`Workflow.load`; return a new graph, and its prompts.
 
-    These are the :attr:`Conversion.prompts` of a file in UI format, ``None`` for others.
+    The prompts are :attr:`Conversion.prompts` for a file in UI format, None for others.
     """
     data, where = _read(source, definitions)
     prompts = None
@@ -127,7 +127,7 @@ def read_source(
 
 
 def is_source(value: object) -> bool:
-    """Return whether a value is one source, rather than several in an iterable."""
+    """Return whether a value is a single source, rather than an iterable of several."""
     return (
         isinstance(value, (Mapping, str, bytes, bytearray, memoryview, os.PathLike))
         or callable(getattr(value, "read", None))
@@ -139,19 +139,19 @@ def is_source(value: object) -> bool:
 
 
 def _read(source: Any, api: object) -> tuple[Any, str]:
-    """Decode what was given; return it with its name for messages."""
+    """Decode a source; return the data and a name for messages."""
     if isinstance(source, Mapping):
         return source, "the workflow"
     if isinstance(source, str) and source.lstrip("\ufeff \t\r\n").startswith(("{", "[")):
         return _json(source.lstrip("\ufeff"), "the workflow text"), "the workflow text"
     if isinstance(source, str) and re.match("https?://", source, re.IGNORECASE):
-        with _opened_url(source, api) as file:
+        with _open_url(source, api) as file:
             return _content(file, where := shorten(file.name, 200)), where
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _content(io.BytesIO(source), "the data"), "the data"
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        with _opened(path) as file:
+        with _open(path) as file:
             return _content(file, str(path)), str(path)
     if callable(getattr(source, "read", None)):
         name = getattr(source, "name", None)
@@ -175,7 +175,7 @@ def _read(source: Any, api: object) -> tuple[Any, str]:
     )
 
 
-def _opened(path: Path) -> BinaryIO:
+def _open(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except (OSError, ValueError) as exc:  # ValueError: no path has zeros
@@ -186,8 +186,8 @@ def _opened(path: Path) -> BinaryIO:
         ) from None
 
 
-def _opened_url(url: str, api: object) -> BinaryIO:
-    """Open a URL by the client of its server, and nowhere else."""
+def _open_url(url: str, api: object) -> BinaryIO:
+    """Open a URL with the client of its server, and with no other."""
     if not isinstance(api, OpensImages):
         raise WorkflowError("a URL needs the client of its server: Workflow.load(url, api)")
     try:
@@ -197,7 +197,7 @@ def _opened_url(url: str, api: object) -> BinaryIO:
 
 
 def _content(file: BinaryIO, where: str) -> Any:
-    """Return the workflow in an open file: JSON, or what a picture, video, ... carries."""
+    """Return the workflow in an open file, as JSON or as metadata of a media file."""
     from .metadata.stream import Stream
 
     stream = Stream(file)
@@ -226,7 +226,7 @@ def _content(file: BinaryIO, where: str) -> Any:
 
 
 def _record(graph: Mapping[str, Any]) -> list[Any]:
-    """Return a graph as the server keeps it."""
+    """Return a graph wrapped as in the server's queue and history."""
     return [None, None, graph]
 
 
@@ -242,7 +242,7 @@ def _json(text: str | bytes, where: str) -> Any:
 
 
 def _unwrap(data: Any, where: str) -> Mapping[str, Any]:
-    """Return the graph inside what carries it; if there are both formats, that in API format."""
+    """Return the graph inside a wrapper; of both formats, that in API format."""
     if isinstance(data, (list, tuple)) and len(data) > 2 and isinstance(data[2], Mapping):
         # Of queue and history: number, prompt_id, graph, ...
         return {key: _without_empty_title(node) for key, node in data[2].items()}
@@ -267,7 +267,7 @@ def _unwrap(data: Any, where: str) -> Mapping[str, Any]:
 
 
 def _without_empty_title(node: Any) -> Any:
-    """Return a node as it was submitted: the server adds an empty ``_meta`` where there is none."""
+    """Return a node without the empty ``_meta`` that the server adds."""
     if isinstance(node, Mapping) and node.get("_meta") == {}:
         return {name: part for name, part in node.items() if name != "_meta"}
     return node
@@ -278,12 +278,12 @@ def _is_record(value: object) -> bool:
 
 
 def is_ui_format(data: Mapping[Any, Any]) -> bool:
-    """Return whether data are in UI format: the frontend saves the nodes there in a list."""
+    """Return whether data are in UI format, where ``nodes`` is a list."""
     return isinstance(data.get("nodes"), list)
 
 
 def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
-    """Return a checked copy, with all node ids as strings, in links too."""
+    """Return a checked copy of a graph, with all node ids as strings, in links too."""
     if not data:
         raise WorkflowError(f"{where}: it has no nodes")
     graph: dict[str, Any] = {}
@@ -317,7 +317,7 @@ def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
 
 
 def _file(graph: Mapping[str, Any], node_id: str, name: str, value: Any) -> Any:
-    """Replace a value that can be sent as a file by that file."""
+    """Replace a value that can be uploaded by an :class:`Upload`."""
     from .file_inputs import as_file
 
     try:

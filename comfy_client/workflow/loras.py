@@ -1,4 +1,4 @@
-"""LoRAs: those that a graph loads, and one more."""
+"""LoRAs: find those that a graph loads, and add one."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ _LORA_MODEL: Final = "LoraLoaderModelOnly"
 
 
 def loras(graph: Mapping[str, Any]) -> list[str]:
-    """Ids of the nodes that load LoRAs, by the inputs that name their files.
+    """Return the ids of nodes that load LoRAs, by the names of their inputs.
 
-    ``lora_name`` of ComfyUI's own, ``lora_name_1`` and ``lora_1 = {"lora": ...}`` of packs.
+    The inputs are ``lora_name`` in ComfyUI's own nodes, ``lora_name_1`` and ``lora_1 = {"lora":
+    ...}`` in packs.
     """
     return [
         node_id
@@ -57,7 +58,7 @@ def add_lora(
     clip_strength: float | None,
     loader: str | None,
 ) -> str:
-    """Put a LoRA between a loader, or the last LoRA behind it, and all that use it; its id.
+    """Insert a LoRA behind a loader and its other LoRAs; return the new node's id.
 
     Raises:
         WorkflowError: No loader of models, or several; a value that JSON cannot represent.
@@ -92,7 +93,7 @@ def add_lora(
 
 
 def _loader(graph: Mapping[str, Any], users: Users) -> str:
-    """Return the one node that loads a model which is used."""
+    """Return the only node that loads a model which is used."""
     found = [
         node_id
         for node_id in graph
@@ -115,14 +116,14 @@ def _loader(graph: Mapping[str, Any], users: Users) -> str:
 
 
 def _sources(graph: Mapping[str, Any]) -> dict[str, None]:
-    """Nodes without an input ``model`` of which others take one."""
+    """Return nodes whose model others use, but which take no ``model`` themselves."""
     linked = [as_link(inputs_of(graph, node_id).get("model")) for node_id in graph]
     sources = dict.fromkeys(link[0] for link in linked if link and link[0] in graph)
     return {key: None for key in sources if "model" not in inputs_of(graph, key)}
 
 
 def _outputs(graph: Mapping[str, Any], users: Users, loader: str) -> tuple[Output, Output | None]:
-    """Return the outputs of a loader that are the model and, if others use it, the CLIP."""
+    """Return a loader's model output and, if it is used, its CLIP output."""
     known = LOADERS.get(class_of(graph, loader) or "")
     if known:
         model, clip = known
@@ -138,7 +139,7 @@ def _outputs(graph: Mapping[str, Any], users: Users, loader: str) -> tuple[Outpu
 def _tips(
     graph: Mapping[str, Any], users: Users, model: Output, clip: Output | None
 ) -> tuple[Output, Output | None]:
-    """Return the outputs at the end of a chain of LoRAs, each the only user of those before it."""
+    """Return the outputs at the end of a chain of LoRAs, each the sole user of the one before."""
     passed: set[str] = set()
     while True:
         places = users.get(model, [])

@@ -1,4 +1,4 @@
-"""Files of models: where a server looks for them, and which one may have been meant."""
+"""Files of models: the folder of each loader's input, and similar file names."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ _LOOKED_AT: Final = 100_000
 
 
 def folder_of(class_type: str | None, input_name: str | None) -> str | None:
-    """Return the folder below ``models`` that a server offers files of; ``None``: unknown."""
+    """Return the folder below ``models`` whose files an input offers, or None."""
     by_class = _FOLDERS.get(f"{class_type}.{input_name}")
     return by_class or _FOLDERS.get(input_name or "")
 
 
 def is_file_name(text: str) -> bool:
-    """Return whether a value looks like the name of a file."""
+    """Return whether a value looks like a file name."""
     return len(text) < 1000 and _FILE.fullmatch(text) is not None
 
 
 def nearest_files(name: str, names: Iterable[str], limit: int = 3) -> tuple[str, ...]:
-    """Files that someone may have meant: of the same name in other folders, then similar ones."""
+    """Return similar file names: the same name in other folders first."""
     by_base: dict[str, list[str]] = {}
     for one in islice(names, _LOOKED_AT):
         if isinstance(one, str):

@@ -1,4 +1,4 @@
-"""The nodes of a workflow, one by one and all of them, by id, title or class."""
+"""The nodes of a workflow, by id, title or class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .graph import brief, copied, shorten, title_of
 class Node:
     """A node of a :class:`Workflow`: a live view, which only the workflow creates.
 
-    ``node["seed"]`` reads an input, ``node["seed"] = 7`` sets one that exists.
+    ``node["seed"]`` reads an input, ``node["seed"] = 7`` sets an existing one.
     """
 
     def __init__(self, graph: dict[str, Any], node_id: str) -> None:
@@ -34,7 +34,7 @@ class Node:
 
     @property
     def title(self) -> str | None:
-        """The title of the node (``_meta.title``); ``None``: none.  Setting ``None`` removes it."""
+        """The title of the node (``_meta.title``), or None.  Setting None removes it."""
         return title_of(self._graph, self._id)
 
     @title.setter
@@ -128,14 +128,14 @@ class Node:
 
 
 def check_no_node(*values: object) -> None:
-    """Raise TypeError for a node, of which no output is named."""
+    """Raise TypeError if a node is given where one of its outputs is wanted."""
     for value in values:
         if isinstance(value, Node):
             raise TypeError(f"link to an output of the node: wf[...].output(0), not {value!r}")
 
 
 class Nodes:
-    """The nodes of a graph, which is shared with each of them: what a workflow can be asked."""
+    """The nodes of a graph, as a workflow shows them; the base of :class:`Workflow`."""
 
     def __init__(self, graph: dict[str, Any]) -> None:
         self._graph = graph
@@ -149,9 +149,9 @@ class Nodes:
     def find(
         self, class_type: str | None = None, title: str | None = None, *, input: str | None = None
     ) -> list[Node]:
-        """Return the nodes of this class, with this title and this input; ``None`` matches all.
+        """Return the nodes of this class, with this title and this input; None matches all.
 
-        ``wf.find(input="seed")`` gives all nodes that have an input ``seed``.
+        ``wf.find(input="seed")`` returns all nodes that have an input ``seed``.
         """
         return [
             node
@@ -201,7 +201,7 @@ class Nodes:
         return shown(self, lambda: as_html(self._graph))
 
     def _ipython_key_completions_(self) -> list[str]:
-        """Names that mean one node."""
+        """Return names that mean exactly one node."""
         titles = Counter(node.title for node in self)
         classes = Counter(node.class_type for node in self)
         names = [title for title, count in titles.items() if title and count == 1]
@@ -209,7 +209,7 @@ class Nodes:
         return list(dict.fromkeys([*names, *self._nodes]))
 
     def _id_of(self, node: Node | str | int) -> str:
-        """Return the id of a node of this workflow, or of one that a name means."""
+        """Return the id of a node, given as a node of this workflow or by a name."""
         if isinstance(node, Node):
             if node not in self:
                 raise WorkflowError(f"{node!r} is not a node of this workflow")
@@ -217,6 +217,6 @@ class Nodes:
         return self[node].id
 
     def _refresh(self) -> None:
-        """Update the nodes after some came or went; those that stay are the same objects."""
+        """Rebuild the table of nodes after a change; nodes that stay keep their objects."""
         known = self._nodes
         self._nodes = {key: known.get(key) or Node(self._graph, key) for key in self._graph}

@@ -1,8 +1,8 @@
-"""The checks that node classes make of their own inputs, of which definitions say nothing.
+"""Checks that node classes make of their own inputs, which definitions do not mention.
 
-The server takes any choice and any number for the inputs that such a check has as parameters, and
-for all inputs if it takes ``**others``.  The classes were found by posting a wrong value for each
-choice of each class to ComfyUI 0.28.1 and 0.33.0.
+Such a check takes over its parameters from the server, or all inputs if it has ``**others``: the
+server then accepts any choice and any number there.  The classes were found by posting a wrong
+value for each choice of each class to ComfyUI 0.28.1 and 0.33.0.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CHECKS: Final[dict[str, Check]] = {}
 
 @attrs.frozen
 class FileInput:
-    """An input that takes the name of a file which the server looks for.
+    """An input whose value must name a file that the server can find.
 
     Attributes:
         what: What the server calls such a file.
@@ -55,7 +55,7 @@ def own_check(
     *,
     stays_inside: bool,
 ) -> Check | None:
-    """Return the check that a class makes of its own inputs; ``None``: it makes none.
+    """Return the check that a class makes of its own inputs, or None.
 
     Args:
         class_type: The class.
@@ -88,7 +88,7 @@ def own_check(
 
 
 def file_input(definition: Mapping[str, Any], class_type: str, spec: InputSpec) -> FileInput | None:
-    """Return what the server looks for in an input; ``None``: it looks for no file."""
+    """Return what kind of file the server looks for in an input, or None."""
     is_combo = isinstance(spec.kind, list) or spec.kind == "COMBO"
     whats = [what for option, what in _UPLOADS.items() if spec.options.get(option) and is_combo]
     whats += [_LOOKED_FOR[one] for one in [(class_type, spec.name)] if one in _LOOKED_FOR]
@@ -101,7 +101,7 @@ def file_input(definition: Mapping[str, Any], class_type: str, spec: InputSpec) 
 
 
 def takes_any(definition: Mapping[str, Any], class_type: str, spec: InputSpec) -> bool:
-    """Return whether the server takes any value of the right type for an input."""
+    """Return whether the server accepts any value of the right type for an input."""
     if class_type in _TAKE_ALL:
         return is_v3(definition)
     own = _CHECKS.get(class_type)
@@ -110,15 +110,16 @@ def takes_any(definition: Mapping[str, Any], class_type: str, spec: InputSpec) -
 
 
 def takes_more(class_type: str) -> bool:
-    """Return whether a class takes inputs that its definition does not have."""
+    """Return whether a class accepts inputs that its definition lacks."""
     return class_type == "CustomCombo"
 
 
 def has_hidden_choices(definition: Mapping[str, Any], class_type: str, spec: InputSpec) -> bool:
-    """Return whether a class of a node pack may know choices that its definition does not list.
+    """Return whether a class of a node pack may accept choices that its definition does not list.
 
-    The server would refuse any value, unless the class has a check of its own.  Where it lists no
-    choices since it has no such files, the value is a file; see :func:`is_hidden_choice`.
+    An empty list usually means a check of the class's own, or else the server would refuse any
+    value.  If it means that such files are missing, the value is a file name: see
+    :func:`is_hidden_choice`.
     """
     module = definition.get("python_module")
     is_of_pack = isinstance(module, str) and module.startswith("custom_nodes")
@@ -126,7 +127,7 @@ def has_hidden_choices(definition: Mapping[str, Any], class_type: str, spec: Inp
 
 
 def is_hidden_choice(value: object) -> bool:
-    """Return whether a value can be one of hidden choices, and is no file that is missing."""
+    """Return whether a value may be an unlisted choice, rather than a missing file."""
     return not (isinstance(value, str) and is_file_name(value))
 
 
@@ -134,7 +135,7 @@ def is_hidden_choice(value: object) -> bool:
 
 
 def _may_exist(value: Any, choices: list[Any] | None, listed: Listed, stays_inside: bool) -> bool:
-    """Return whether the server may find a file; those in subfolders are not known."""
+    """Return whether the server may find a file; files in subfolders are assumed to exist."""
     folder, name = "input", value
     for each in ("input", "output", "temp"):
         if value.endswith(f"[{each}]"):
@@ -153,7 +154,7 @@ def _may_exist(value: Any, choices: list[Any] | None, listed: Listed, stays_insi
 
 
 def _leaves(name: str, folder: str) -> bool:
-    """Return whether a name leads out of a folder, whatever stands around that."""
+    """Return whether a name leads out of a folder."""
     parts = posixpath.normpath(name).split("/")
     return parts[0] in ("", "..") and folder not in parts
 
@@ -162,7 +163,7 @@ def _leaves(name: str, folder: str) -> bool:
 
 
 def _check_of(*classes: str) -> Callable[[Check], Check]:
-    """Register the check of some classes.  Its parameters are those of the server's function."""
+    """Register a check for some classes; its parameters match those on the server."""
 
     def register(check: Check) -> Check:
         check.__qualname__ = f"{classes[0]}.validate_inputs"  # Python's messages name it

@@ -1,4 +1,4 @@
-"""Problems of workflows, as data and as lines to read."""
+"""Problems of workflows, as data and as lines of text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Severity = Literal["error", "warning"]
 
 @attrs.frozen
 class Problem(AsDict):
-    """A problem of a workflow; ``str()`` gives one line, as of a compiler.
+    """A problem of a workflow; ``str()`` gives one line, as from a compiler.
 
     Attributes:
         severity: ``"error"``: the server refuses the workflow, or runs it only in part.
@@ -84,9 +84,9 @@ def problem_at(
     class_type: object = None,
     **more: Any,
 ) -> Problem:
-    """Return a problem of one node, with what the graph knows of that.
+    """Return a problem of one node, with the title and class that the graph has.
 
-    ``class_type`` counts where the graph knows none.
+    ``class_type`` is used if the graph has none.
     """
     known = class_type if isinstance(class_type, str) else None
     return Problem(
@@ -101,5 +101,5 @@ def problem_at(
 
 
 def shown(name: object, value: Any) -> Any:
-    """Return the value of an input as it may be shown; secrets, by their name, may not."""
+    """Return the value of an input for display; ``***`` for a secret, to judge by its name."""
     return "***" if value is not None and is_secret_value(str(name), value) else value

@@ -16,7 +16,7 @@ from .problems import Problem, problem_at
 
 @attrs.frozen(eq=False)
 class Replaced:
-    """A graph in which classes are replaced as the server does it.
+    """A graph in which classes are replaced as the server replaces them.
 
     Attributes:
         graph: The graph; the nodes keep their ids.
@@ -37,7 +37,7 @@ class Replaced:
 def replace_classes(
     graph: Mapping[str, Any], missing: Collection[str], replacements: Mapping[str, Any]
 ) -> Replaced:
-    """Replace classes that the server lacks.
+    """Return a graph in which classes that the server lacks are replaced.
 
     Args:
         graph: A graph as JSON carries it, which is not changed.
@@ -73,7 +73,7 @@ def replace_classes(
 
 
 def not_replaced(graph: Mapping[str, Any], replaced: Replaced) -> Iterator[Problem]:
-    """Yield an error for each node that the server cannot replace, and why.
+    """Yield an error for each node that the server fails to replace.
 
     Args:
         graph: The graph before the server replaces classes.
@@ -89,7 +89,7 @@ def not_replaced(graph: Mapping[str, Any], replaced: Replaced) -> Iterator[Probl
 
 
 def _rule(listed: object) -> Mapping[str, Any] | None:
-    """Return the first replacement of a list, which is the one that the server applies."""
+    """Return the first replacement in a list, which is the one that the server applies."""
     first = listed[0] if isinstance(listed, (list, tuple)) and listed else None
     rule = getattr(first, "raw", first)  # of a NodeReplacement
     is_rule = isinstance(rule, Mapping) and isinstance(rule.get("new_node_id"), str)
@@ -111,7 +111,7 @@ def _replaced(graph: Mapping[str, Any], node_id: str, rule: Mapping[str, Any]) -
 
 
 def _absent(graph: Mapping[str, Any], node_id: str, rule: Mapping[str, Any]) -> str | None:
-    """Return the first input that a replacement takes over from a node which lacks it."""
+    """Return the first input that a replacement needs and the node lacks, or None."""
     old = inputs_of(graph, node_id)
     for entry in _entries(rule, "input_mapping"):
         name = entry.get("old_id")
@@ -121,7 +121,7 @@ def _absent(graph: Mapping[str, Any], node_id: str, rule: Mapping[str, Any]) -> 
 
 
 def _moved(value: Any, wanted: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Return a value; if it links to an output that has another slot now, with that slot."""
+    """Return a value; a link to a replaced node gets the new slot."""
     link = as_link(value)
     if link is None or link[0] not in wanted:
         return value

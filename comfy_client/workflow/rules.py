@@ -1,4 +1,4 @@
-"""What the server holds each node of one graph to, from node definitions of any shape."""
+"""The server's rules for each node of a graph, from node definitions of any shape."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Definition = dict[str, Any]
 class Rules:
     """Definitions for :func:`~comfy_client.workflow.validate.validate`, by node.
 
-    A class whose inputs depend on what they are given has a definition for each node.
+    A class whose inputs depend on their values has one definition for each node.
 
     Attributes:
         by_node: The definition of each node, by id; a node whose class is unknown has none.
@@ -59,7 +59,7 @@ class Rules:
     open_nodes: set[str]
 
     def graph(self, graph: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a graph whose classes are the names of definitions."""
+        """Return a graph whose classes are names of definitions."""
         return {
             node_id: node
             if self.classes.get(node_id, class_of(graph, node_id)) == class_of(graph, node_id)
@@ -68,11 +68,11 @@ class Rules:
         }
 
     def is_output(self, node_id: str) -> bool:
-        """Return whether the server runs a node for its own sake."""
+        """Return whether a node is an output node, which runs although nothing uses it."""
         return node_id in self.by_node and bool(self.by_node[node_id]["output_node"])
 
     def mended(self, graph: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-        """Remove what the server stumbles over; return the graph and (node id, input) of each."""
+        """Return the graph without what makes the server fail, and where the bad links were."""
         kept = [n for n in graph if n in self.by_node and type(graph[n].get("inputs")) is dict]
         made: dict[str, Any] = {STUB: {"class_type": STUB, "inputs": {}}}
         made |= {node_id: graph[node_id] for node_id in kept}
@@ -90,7 +90,7 @@ class Rules:
         return made, bad
 
     def _gives(self, link: list[Any], graph: Mapping[str, Any]) -> bool:
-        """Return whether a link ends at an output."""
+        """Return whether a link leads to an existing output."""
         source, slot = link
         if not isinstance(source, str) or source not in graph or source == STUB:
             return bool(source == STUB)
@@ -101,7 +101,7 @@ class Rules:
         return True
 
     def with_outputs(self, node_ids: Iterable[str]) -> Rules:
-        """Rules by which these nodes are outputs, too."""
+        """Return rules in which these nodes are output nodes, too."""
         ends = [n for n in node_ids if n != STUB and not self.is_output(n)]
         names = {n: f"{self.classes[n]}\n{n}\n" for n in ends}
         made = {n: {**self.by_node[n], "output_node": True} for n in ends}
@@ -153,19 +153,19 @@ def rules_for(
 
 
 def _version(found: Mapping[str, Any]) -> Version:
-    """Return the version of the server to which definitions point."""
+    """Return the server version that definitions indicate."""
     keys = {key for one in found.values() if isinstance(one, Mapping) for key in one}
     return "new" if "search_aliases" in keys else "0.8" if "is_input_list" in keys else "0.3.75"
 
 
 def replaces_classes(found: Mapping[str, Any]) -> bool:
-    """Return whether definitions are of a server that replaces classes that it lacks."""
+    """Return whether the server of these definitions replaces removed classes."""
     return _version(found) == "new"
 
 
 @attrs.frozen(eq=False)
 class _Made:
-    """The rules made of one definition."""
+    """Rules that result from one definition."""
 
     definition: Definition
     check: Check | None
@@ -179,7 +179,7 @@ def _declared(definition: Definition) -> list[str]:
 
 
 def _is_dynamic(definition: Mapping[str, Any], class_type: str) -> bool:
-    """Return whether the rules for a node depend on what it is given."""
+    """Return whether the rules for a node depend on its values."""
     groups = definition.get("input")
     for group in groups.values() if isinstance(groups, Mapping) else ():
         for config in group.values() if isinstance(group, Mapping) else ():
@@ -258,7 +258,7 @@ def _definition(
 
 
 def _is_unchecked(spec: InputSpec, version: Version) -> bool:
-    """Return whether this server looks at no choices of this form."""
+    """Return whether this server version does not check choices of this form."""
     options = spec.options
     is_list = isinstance(spec.kind, list) or any(name.startswith("remote") for name in options)
     return version == "0.3.75" and not is_list and not options.get("multiselect")

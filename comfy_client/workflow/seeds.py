@@ -1,4 +1,4 @@
-"""The seeds of a graph: read them, and draw new ones."""
+"""Seeds of a graph: read them, and draw new ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST: Final = 1 << 31
 
 
 def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
-    """Return the values of the inputs ``seed`` and ``noise_seed`` by node id, without links."""
+    """Return the values of inputs ``seed`` and ``noise_seed`` by node id; links are left out."""
     return {
         str(node_id): value
         for node_id, _, value in _seeds(graph, _is_number)
@@ -29,10 +29,10 @@ def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
 
 
 def seed_before(graph: Mapping[str, Any], node_id: str) -> int | None:
-    """Return the seed that is nearest to a node, going back along the links from it.
+    """Return the seed nearest to a node, going back along the links from it.
 
-    ``None``: there is none, or several at the same distance, or it is yet to be drawn.  A seed may
-    also be linked to a node that holds its value.
+    Returns None if there is none, several are equally near, or it is yet to be drawn.  A linked
+    seed is found in the node that holds its value.
     """
     first = origin(graph, node_id)
     level = [] if first is None else [first]
@@ -61,29 +61,29 @@ def _seeds_at(graph: Mapping[str, Any], node_id: str) -> Iterator[Any]:
 
 
 def randomize(graph: Mapping[str, Any], rng: random.Random | None = None) -> dict[str, int]:
-    """Put a new seed in place of each that is a number or to be drawn; which, by node id."""
+    """Replace each seed that is a number or yet to be drawn; return the new ones by node id."""
     return _draw(graph, lambda value: _is_number(value) or is_wanted(value), rng)
 
 
 def draw_wanted(graph: Mapping[str, Any]) -> None:
-    """Put a new seed in place of each that is ``"random"`` or -1."""
+    """Replace each seed that is ``"random"`` or -1 by a new one."""
     _draw(graph, is_wanted, None)
 
 
 def put_drawn(graph: Mapping[str, Any], drawn: Mapping[str, int]) -> None:
-    """Put what was drawn, by node id, in place of each seed that is ``"random"`` or -1."""
+    """Replace each seed that is ``"random"`` or -1 by the one drawn for its node."""
     for node_id, name, _ in list(_seeds(graph, is_wanted)):
         if node_id in drawn:
             graph[node_id]["inputs"][name] = drawn[node_id]
 
 
 def wants_seeds(graph: Mapping[str, Any]) -> bool:
-    """Return whether there is a seed yet to be drawn."""
+    """Return whether any seed is yet to be drawn."""
     return next(_seeds(graph, is_wanted), None) is not None
 
 
 def is_wanted(value: object) -> bool:
-    """Return whether the value of a seed means that one is to be drawn."""
+    """Return whether a seed's value asks for a random one."""
     return value == "random" if isinstance(value, str) else _is_number(value) and value == -1
 
 

@@ -1,4 +1,4 @@
-"""A graph as JSON carries it, with what JSON cannot represent named rather than raised."""
+"""A graph as JSON carries it; what JSON cannot carry is listed, not raised."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_BITS: Final = 14_000
 
 @attrs.frozen(eq=False)
 class Sendable:
-    """The graph as it would be sent.
+    """A graph as it would be sent.
 
     Attributes:
         graph: The graph, as an independent copy.
@@ -32,7 +32,7 @@ class Sendable:
 
 
 def sendable(graph: Mapping[Any, Any]) -> Sendable:
-    """Return a copy of a graph as JSON carries it.  NaN and Infinity are named, and kept."""
+    """Return a copy of a graph as JSON carries it; NaN and Infinity are listed, but kept."""
     made = Sendable({}, [], set())
     for node_id, node in graph.items():
         if not isinstance(node_id, str):
@@ -93,7 +93,7 @@ def _inputs(
 
 
 def _plain(value: Any) -> tuple[Any, str | None]:
-    """Return a value as JSON carries it, and what is wrong with it."""
+    """Return a value as JSON carries it, and what is wrong with it or None."""
     if value is None or type(value) in (str, bool):
         return value, None
     if type(value) is float:

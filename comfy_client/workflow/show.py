@@ -1,6 +1,7 @@
 """A graph as a table of its nodes and inputs, as text and as HTML.
 
-Bounded, whatever the graph: a file may have any number of nodes, and values of any size.
+The size of a table is bounded, whatever the graph: a file may have any number of nodes, and values
+of any size.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def as_text(shown: Mapping[str, Any], graph: Mapping[str, Any] | None = None) ->
 
 
 def as_html(graph: Mapping[str, Any]) -> str:
-    """Return a table with a row for each input; all that comes from the graph is escaped."""
+    """Return an HTML table with a row for each input; all text of the graph is escaped."""
     rows = []
     left = 'style="text-align:left;vertical-align:top"'
     for node_id in islice(graph, MOST_NODES):

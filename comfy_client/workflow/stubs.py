@@ -1,7 +1,7 @@
-"""A module with a typed :class:`Graph`: what an editor completes, and mypy checks.
+"""A module with a typed :class:`Graph`, for completion in editors and for mypy.
 
-All names in it come from a server.  Those that are plain identifiers become methods and
-parameters; the others stand in string literals, or are left out.
+All names in the module come from a server.  Plain identifiers become methods and parameters; others
+become string literals, or are left out.
 """
 
 from __future__ import annotations
@@ -98,12 +98,12 @@ def _is_free(name: str, taken: Collection[str] = _TAKEN) -> bool:
 
 
 def _is_plain(text: str) -> bool:
-    """Return whether a text can stand in a ``Literal``: mypy parses it, and fails at some."""
+    """Return whether a text can be a ``Literal``; mypy fails to parse some."""
     return len(text) <= _LONGEST_CHOICE and text.isprintable()
 
 
 def _by_key(names: list[str]) -> Iterator[str]:
-    """``g["A class"]`` for the classes that are no methods."""
+    """Yield overloads of ``g["A class"]`` for classes that cannot be methods."""
     if names:
         for number, name in enumerate(names):
             yield "        @overload"
@@ -133,7 +133,7 @@ def _method(name: str, definition: Mapping[str, Any], results: dict[str, str]) -
 
 
 def _shown(definition: Mapping[str, Any]) -> Iterator[InputSpec | Autogrow]:
-    """Yield the inputs that can be parameters, without those of a dynamic combo."""
+    """Yield the inputs that can be parameters; those of a dynamic combo cannot."""
     for spec in islice(walk(definition, {}), _MOST_INPUTS):
         if not isinstance(spec, str) and _is_free(spec.name, _PARAMETERS):
             yield spec
@@ -180,7 +180,7 @@ def _link(kinds: Iterable[str]) -> str:
 
 
 def _choices(choices: list[Any]) -> str:
-    """Return the type of a value that is one of these."""
+    """Return the type of a choice among these."""
     if any(isinstance(one, str) and not _is_plain(one) for one in choices):
         return "str"
     if not choices or len(choices) > _MOST_CHOICES:
@@ -198,7 +198,7 @@ def _choices(choices: list[Any]) -> str:
 
 
 def _result(outputs: list[OutputSpec], results: dict[str, str]) -> str:
-    """Return the type of a node with these outputs; one with several is a tuple of links, too."""
+    """Return the type of a node with these outputs; with several, it is also a tuple of links."""
     if not outputs:
         return "GraphNode[None]"
     kinds = [_output_type(one) for one in outputs]
@@ -220,7 +220,7 @@ def _result(outputs: list[OutputSpec], results: dict[str, str]) -> str:
 
 
 def _output_type(output: OutputSpec) -> str:
-    """Return a type that fits where the server would accept it: of a union, one kind is enough."""
+    """Return a type for an output; one kind of a union suffices, as on the server."""
     kinds = types_of(output.kind)
     if len(kinds) > 1 or "*" in kinds or not _is_plain(output.kind):
         return "Any"

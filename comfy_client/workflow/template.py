@@ -1,4 +1,4 @@
-"""A workflow as a function: some inputs have names, and some outputs."""
+"""A workflow as a function with named inputs and outputs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _Place = tuple[str, str]
 class Template:
     """A workflow with names for the inputs that change and for the outputs that matter.
 
-    An application says ``seed``, ``size`` and ``image``; one place knows which nodes these are.
-    All names are checked when it is made.  It never changes: it has a copy of the workflow, and
-    each call makes another, in which the inputs that are not given are as they were.
+    An application says ``seed``, ``size`` and ``image``; one place knows which nodes these are. All
+    names are checked when the template is made.  A template never changes: it has a copy of the
+    workflow, and each call makes another copy, in which inputs that are not given keep their
+    values.
 
     Example::
 
@@ -92,7 +93,7 @@ class Template:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The values that the inputs have if they are not given, of several the first."""
+        """The values of inputs that are not given; of several inputs, that of the first."""
         return {
             name: self._workflow.nodes[places[0][0]][places[0][1]]
             for name, places in self._inputs.items()

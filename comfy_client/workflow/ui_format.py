@@ -1,4 +1,4 @@
-"""Workflows in UI format, where one is read: fetch the definitions, convert it, and warn."""
+"""Conversion of a loaded workflow in UI format: fetch definitions, convert, warn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def to_api(
     dynamic_prompts: int | Chooser | None = None,
     packs: Mapping[str, str] | None = None,
 ) -> Conversion:
-    """Return the graph in API format, and what was learned on the way.
+    """Convert a workflow to API format, with warnings at the user's own line.
 
     Args:
         ui: The graph in UI format.
@@ -57,7 +57,7 @@ def to_api(
 
 
 def _level() -> int:
-    """Return how many calls up the user's own line is."""
+    """Return the stack level of the user's own line, for warnings."""
     frame, level = inspect.currentframe(), 0
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1

@@ -1,11 +1,10 @@
-"""What ``POST /prompt`` says to a workflow, without a server.
+"""The server's answer to ``POST /prompt``, computed without a server.
 
-One pure function, :func:`validate`: graph and node definitions (``GET /object_info``) in,
-the server's answer out.  It is the same check, step by step, that a real server makes, so
-that errors have the server's types, messages, details and order of blame, including the
-surprising ones: a link to nowhere is an exception that hides the node's other errors, a
-circle is refused without a word, and a node that is fine for one output but not for
-another gets a 200 with ``node_errors``.
+One pure function, :func:`validate`, turns graph and node definitions (``GET /object_info``) into
+the server's answer.  It makes the same check as a real server, step by step, so that errors have
+the server's types, messages, details and order, including the surprising ones: a link to nowhere is
+an exception that hides the node's other errors, a cycle is refused without a word, and a node that
+is fine for one output but not for another gets a 200 with ``node_errors``.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _TRACEBACK = ('  File "execution.py", line 802, in validate_inputs\n',)
 
 @attrs.frozen
 class ValidationResult:
-    """The server's answer to one ``POST /prompt``, but for id and number.
+    """The server's answer to one ``POST /prompt``, except id and number.
 
     Attributes:
         ok: Whether at least one output may run; then the server queues the prompt.
@@ -60,7 +59,7 @@ class ValidationResult:
 
     @property
     def status(self) -> int:
-        """HTTP status: 200, 400 or 500."""
+        """The HTTP status: 200, 400 or 500."""
         return 200 if self.ok else 400 if self.crash is None else 500
 
 
@@ -105,7 +104,7 @@ def validate(
     validator = _Validator(graph, definitions, extra_checks or {}, rules)
     try:
         if rules.new:
-            _replaceable(graph)
+            _check_replaceable(graph)
         outputs = validator.outputs(None if rules.old else targets)
         if isinstance(outputs, list):
             return validator.result(outputs, dependents=dependents)
@@ -115,7 +114,7 @@ def validate(
 
 
 def no_prompt(version: Version = "0.3.75") -> ValidationResult:
-    """Return the answer to a request that has no ``prompt``."""
+    """Return the answer to a request without ``prompt``."""
     if _rules(version).old:
         return ValidationResult(False, "no prompt", [], [], None)
     text = "No prompt provided"
@@ -124,7 +123,7 @@ def no_prompt(version: Version = "0.3.75") -> ValidationResult:
 
 @attrs.frozen
 class _Rules:
-    """Differences between versions of the server."""
+    """Differences between server versions."""
 
     old: bool  # 2024-03: looks at required inputs only, and falls over an unknown class
     combo: bool  # the options of ("COMBO", {"options": [...]}) are checked, too
@@ -132,7 +131,7 @@ class _Rules:
 
 
 def check_version(version: str) -> None:
-    """Raise ``ValueError`` for what is no :data:`Version`."""
+    """Raise ValueError unless the value is a :data:`Version`."""
     if version not in get_args(Version):
         raise ValueError(f"version must be one of {', '.join(get_args(Version))}, not {version!r}")
 
@@ -144,7 +143,7 @@ def _rules(version: str) -> _Rules:
 
 @attrs.frozen
 class _Input:
-    """An input of a class, as its definition has it."""
+    """An input of a class, as in its definition."""
 
     name: str
     required: bool
@@ -153,13 +152,13 @@ class _Input:
     config: list[Any]  # type and options as errors quote them
 
     def info(self, **more: Any) -> dict[str, Any]:
-        """``extra_info`` of an error about this input."""
+        """Return ``extra_info`` for an error of this input."""
         return {"input_name": self.name, "input_config": self.config, **more}
 
 
 @attrs.frozen
 class _OwnCheck:
-    """A node's own check, and what it takes over from the general one."""
+    """A node's own check, and the inputs that it covers in place of the general one."""
 
     call: Check
     names: frozenset[str] = frozenset()
@@ -174,7 +173,7 @@ _NO_CHECK = _OwnCheck(lambda: True)
 
 @attrs.frozen
 class _Finding:
-    """The finding about a node.  Invalid without errors: the fault is upstream."""
+    """The errors of a node.  Without errors it may still be invalid because of a source."""
 
     valid: bool
     errors: list[dict[str, Any]]
@@ -185,7 +184,7 @@ _Visit = Generator[str, bool, bool]  # asks whether other nodes are valid, retur
 
 @attrs.define
 class _Validator:
-    """A validation of one graph; exceptions out of it are answered with 500."""
+    """The validation of one graph; the server answers 500 to an exception in it."""
 
     graph: Any
     definitions: Mapping[str, Any]
@@ -200,7 +199,7 @@ class _Validator:
     # -- the whole graph ----------------------------------------------------------------
 
     def outputs(self, targets: Any) -> list[str] | dict[str, Any]:
-        """Ids of the output nodes, or the error that ends it here."""
+        """Return the ids of output nodes, or the error that ends the validation."""
         outputs = []
         if isinstance(targets, list):
             targets = {each for each in targets if isinstance(each, str)}
@@ -241,7 +240,7 @@ class _Validator:
         return _error("missing_node_type", text, where, info)
 
     def result(self, outputs: list[str], *, dependents: bool) -> ValidationResult:
-        """Validate the graph with these outputs as the server does."""
+        """Validate the graph with these outputs, and return the answer."""
         seen = 0
         good: list[str] = []
         reasons: list[str] = []
@@ -273,13 +272,13 @@ class _Validator:
         return ValidationResult(False, error, blamed, [], self.graph)
 
     def note(self, node_id: str, finding: _Finding) -> None:
-        """Keep what is known of a node."""
+        """Store a node's finding."""
         self.found[node_id] = finding
         if finding.errors:
             self.wrong.append(node_id)
 
     def _look_at(self, output: str) -> _Finding:
-        """Visit a node and what it takes from; a stack of our own bears any depth."""
+        """Visit a node and its sources, with an explicit stack, so that depth has no limit."""
         if output in self.found:
             return self.found[output]
         visits = [self._visit(output)]
@@ -313,7 +312,7 @@ class _Validator:
         return self.found[output]
 
     def _circle(self, node_id: str) -> bool:
-        """Return the answer to a node that asks for one which waits for it."""
+        """Return the result for a node that depends on one which is being visited."""
         # Older servers go round until Python's stack is full, and overwrite what they
         # noted deep inside on the way back: all in the circle are invalid, without errors.
         # We go round once: a value that was unwrapped inside is met as a list outside.
@@ -372,7 +371,7 @@ class _Validator:
     def _link(
         self, spec: _Input, link: list[Any], types: dict[str, Any], *, any_type: bool
     ) -> dict[str, Any] | None:
-        """Check a link; return its error or None, and note the type that it brings."""
+        """Check a link, note the type it brings in ``types``, and return an error or None."""
         if len(link) != 2:
             text = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
             info = spec.info(received_value=link)
@@ -393,7 +392,7 @@ class _Validator:
         return _error("return_type_mismatch", text, details, info)
 
     def _source(self, spec: _Input, link: list[Any]) -> Generator[str, bool, bool]:
-        """Return whether the node at the other end of a link is valid."""
+        """Visit the node at the other end of a link; return whether it is valid."""
         source: str = link[0]
         try:
             return (yield source)
@@ -404,7 +403,7 @@ class _Validator:
     def _value(
         self, spec: _Input, inputs: dict[str, Any], *, covered: bool
     ) -> dict[str, Any] | None:
-        """Check a value and convert it in place; return its error or None."""
+        """Check a value, convert it in place, and return an error or None."""
         name, value, options = spec.name, inputs[spec.name], spec.options
         try:
             if isinstance(value, dict) and "__value__" in value and not self.rules.old:
@@ -427,7 +426,7 @@ class _Validator:
         return None if covered else self._choice(spec, value)
 
     def _choice(self, spec: _Input, value: Any) -> dict[str, Any] | None:
-        """Check a value against the options of a combo; return its error or None."""
+        """Check a value against the choices of a combo; return an error or None."""
         choices = spec.type
         if choices == "COMBO" and self.rules.combo:
             if self.rules.new and spec.options.get("remote_combo"):
@@ -464,7 +463,7 @@ class _Validator:
     def _complaints(
         self, result: object, names: list[str], seen: dict[str, Any]
     ) -> list[dict[str, Any]]:
-        """Errors for the result of a node's own check: one for each input that it was given."""
+        """Return errors for the result of a node's own check, one for each input it was given."""
         if result is True:
             return []
         kind, text = "custom_validation_failed", "Custom validation failed for node"
@@ -482,7 +481,7 @@ class _Validator:
 def _arguments(
     node_id: str, inputs: Mapping[str, Any], definition: Mapping[str, Any], old: bool
 ) -> dict[str, Any]:
-    """Return the arguments for a node's own check: values, ``None`` for links, hidden inputs."""
+    """Return the arguments for a node's own check: values, None for links, hidden inputs."""
     known = {**definition["input"].get("required", {}), **definition["input"].get("optional", {})}
     hidden = definition["input"].get("hidden", {})
     arguments: dict[str, Any] = {}
@@ -500,7 +499,7 @@ def _arguments(
 
 
 def is_link(value: Any) -> bool:
-    """Return whether the server takes an input's value for a link, ``[node_id, slot]``."""
+    """Return whether the server takes a value for a link ``[node_id, slot]``."""
     return (
         isinstance(value, list)
         and len(value) == 2
@@ -520,7 +519,7 @@ def _is_link(value: Any, old: bool) -> bool:
 
 
 def _inputs(definition: Mapping[str, Any], old: bool) -> list[_Input]:
-    """Return the inputs that the server looks at."""
+    """Return the inputs that the server checks."""
     given = definition["input"]
     required = given["required"] if old else given.get("required", {})
     optional = {} if old else given.get("optional", {})
@@ -533,14 +532,14 @@ def _inputs(definition: Mapping[str, Any], old: bool) -> list[_Input]:
     return specs
 
 
-def _replaceable(graph: Any) -> None:
-    """Fail as the server does that looks for classes to replace, before anything else."""
+def _check_replaceable(graph: Any) -> None:
+    """Raise as a server does that looks for replaceable classes before anything else."""
     for node in graph.values():
         node.get("inputs", {}).items()
 
 
 def _output_types(definition: Mapping[str, Any]) -> Any:
-    """Types by slot, in the container that the server has them in: errors name it."""
+    """Return the output types in the server's own container, which errors name."""
     types = definition["output"]
     return list(types) if is_v3(definition) else tuple(types)
 
@@ -552,7 +551,7 @@ def is_v3(definition: Mapping[str, Any]) -> bool:
 
 
 def _fits(received: Any, wanted: Any) -> bool:
-    """Return whether a link may bring this type: unions such as ``"INT,FLOAT"`` must overlap."""
+    """Return whether a link may bring this type; unions such as ``"INT,FLOAT"`` must overlap."""
     # A few classes have a "*" that matches nothing but itself; definitions do not tell.
     if received == wanted or "*" in (received, wanted):
         return True
@@ -573,7 +572,7 @@ def _error(
 
 
 def type_of(exc: BaseException) -> str:
-    """Return the class of an exception, as a server names it."""
+    """Return the name of an exception's class, as a server reports it."""
     cls = type(exc)
     name = cls.__qualname__
     return name if cls.__module__ == "builtins" else f"{cls.__module__}.{name}"
@@ -582,7 +581,7 @@ def type_of(exc: BaseException) -> str:
 def _exception(
     exc: Exception, spec: _Input | None = None, link: list[Any] | None = None
 ) -> dict[str, Any]:
-    """Return the error for a check that fell over: of an output, or of the node behind a link."""
+    """Return the error for an exception in a check of an output or behind a link."""
     raised = {"exception_type": type_of(exc), "traceback": [*_TRACEBACK]}
     if spec is None:
         text = "Exception when validating node"
@@ -593,7 +592,7 @@ def _exception(
 
 
 def _copy(graph: Any) -> Any:
-    """Return the graph with parts of its own where values are converted."""
+    """Return a copy of the graph, as deep as values are converted."""
     if not isinstance(graph, dict):
         return graph
     copied = dict(graph)

@@ -1,4 +1,4 @@
-"""The links to a node, and a graph without it."""
+"""Links to a node, and the removal of a node."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Place: TypeAlias = tuple[str, str]
 
 
 def takers(graph: Mapping[str, Any], node_id: str) -> dict[Place, int]:
-    """Return the inputs that are linked to a node, and to which slot of it."""
+    """Return the inputs that are linked to a node, each with the slot."""
     return {
         (taker, name): slot
         for taker in graph
@@ -23,7 +23,7 @@ def takers(graph: Mapping[str, Any], node_id: str) -> dict[Place, int]:
 
 
 def takers_of_each(graph: Mapping[str, Any]) -> dict[tuple[str, int], list[Place]]:
-    """Return the inputs that are linked to each output, by node and slot."""
+    """Return the inputs that are linked to each output (node and slot)."""
     found: dict[tuple[str, int], list[Place]] = {}
     for taker in graph:
         for name, source, slot in links_of(graph, taker):
@@ -32,7 +32,7 @@ def takers_of_each(graph: Mapping[str, Any]) -> dict[tuple[str, int], list[Place
 
 
 def remove(graph: dict[str, Any], node_id: str, *, force: bool = False) -> None:
-    """Take a node out; with ``force`` also the inputs that are linked to it.
+    """Remove a node; with ``force`` also the inputs that are linked to it.
 
     Raises:
         WorkflowError: Without ``force``, others are linked to it.
