@@ -290,7 +290,7 @@ def test_every_code_of_an_error_stands_in_the_table() -> None:
 
 def test_the_names_of_the_main_dicts_stand_in_the_table() -> None:
     """As the schema has them, in its order."""
-    table = section_of("json", "What is in it").partition("\n====")[2]
+    table = section_of("json", "Contents").partition("\n====")[2]
     for row in re.split(r"\n(?=``[A-Z])", table)[1:]:
         kind, *names = re.findall(r"``(\w+)``", row)
         known = SCHEMA["$defs"][kind]["required"]
@@ -321,7 +321,7 @@ def test_the_page_for_prometheus_is_what_prometheus_reads(api: ComfyApi) -> None
 
 
 def test_the_limits_of_to_dict_are_those_of_the_code() -> None:
-    text = " ".join(section_of("json", "What is in it").split())
+    text = " ".join(section_of("json", "Contents").split())
     for limit, what in (
         (to_dict.MAX_VALUES, "values"),
         (to_dict.MAX_CHARACTERS, "characters in all"),
@@ -342,7 +342,7 @@ def millions(number: int) -> str:
 LIMITS: dict[str, str | tuple[int, str]] = {
     "answers that are decoded: max_json": (http.MAX_JSON, "MiB"),
     "their size in memory": f"{http.GROWTH} × max_json",
-    "answers that are small by nature, refusals": (http.SMALL, "MiB"),
+    "answers that are always small, refusals": (http.SMALL, "MiB"),
     "other answers that are kept in memory": (http.MAX_ANSWER, "GiB"),
     "interim answers (1xx) before an answer": f"{connections.MAX_INTERIM}",
     "all cookies": (connections.MAX_COOKIES, "KiB"),
@@ -350,30 +350,30 @@ LIMITS: dict[str, str | tuple[int, str]] = {
     "a message of the socket": (dial.MAX_FRAME, "MiB"),
     "a text message of the socket": (dial.MAX_TEXT, "MiB"),
     "its size in memory": (wire.MAX_DECODED, "MiB"),
-    "events that wait, and what unfinished jobs have left": (3 * http.MAX_JSON, "MiB"),
+    "waiting events, and the outputs of unfinished jobs": (3 * http.MAX_JSON, "MiB"),
     "events that wait for one receiver": f"{event_queue.MAX_QUEUED}",
     "the handshake of the socket": (dial.MAX_HANDSHAKE, "MiB"),
     "an id": f"{values.MAX_ID_LENGTH} characters",
     "any other text": f"{values.MAX_TEXT_LENGTH} characters",
-    "items of a list or an object that a model takes over": f"{values.MAX_ITEMS}",
-    "lists and objects in each other": f"{values.MAX_LEVELS} levels",
-    "the name of a file, as the server sends it": f"{outputs.MOST_NAME} characters",
-    "the name of a file, as it is saved": f"{saving.MAX_NAME} bytes",
+    "items of a list or an object in an answer": f"{values.MAX_ITEMS}",
+    "lists and objects nested in each other": f"{values.MAX_LEVELS} levels",
+    "a file name from the server": f"{outputs.MOST_NAME} characters",
+    "a saved file name": f"{saving.MAX_NAME} bytes",
     "a row of a journal": (journal_file.MAX_ROW, "MiB"),
     "the rows of a grid in a journal: their size in memory": (journal.MAX_MEMORY, "GiB"),
-    "parts of a media file that a workflow is read from": f"{stream.MAX_PARTS}",
+    "parts of a media file from which a workflow is read": f"{stream.MAX_PARTS}",
     "nodes of a workflow in UI format, with those in its subgraphs": f"{links.MAX_NODES}",
-    "inputs and values of all of them": f"{converting.MAX_VALUES}",
+    "inputs and values of all these nodes": f"{converting.MAX_VALUES}",
     "pixels of a picture, for pil() and array()": millions(2 * (Image.MAX_IMAGE_PIXELS or 0)),
     "pixels of a picture, in a notebook and for grid()": millions(thumbnails.MAX_PIXELS),
     "bytes of a picture, in a notebook": (gallery.MAX_BYTES, "MiB"),
     "bytes of a picture, for grid()": (sheet.MAX_BYTES, "MiB"),
     "pixels of the sheet of grid()": millions(sheet.MAX_PIXELS),
     "bodies and frames in a recording": (recording.MAX_BODIES, "MiB"),
-    "one of them": (recording.MAX_BODY, "MiB"),
+    "one body or frame in a recording": (recording.MAX_BODY, "MiB"),
     "the file of a recording": (recording.MAX_FILE, "GiB"),
     "secrets to hide, such as cookies, besides your credentials": f"{redaction.MAX_WORDS}",
-    "their length in all": f"{redaction.MAX_LETTERS} characters",
+    "the total length of these secrets": f"{redaction.MAX_LETTERS} characters",
 }
 UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 

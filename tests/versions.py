@@ -168,12 +168,12 @@ TABLE = (
     Row(
         "node and prompt of previews",
         "0.3.45",
-        "those that run; no ``b_preview_with_metadata``",
+        "the running ones; no ``b_preview_with_metadata``",
         "preview metadata",
     ),
     Row("``progress_state``, ``feature_flags``", "0.3.45", "no such event", "new events"),
     Row("``progress_text``", "0.3.34", "no such event", "progress_text"),
-    Row("nodes that block what follows", "2024-12", "no such nodes", "blocked"),
+    Row("nodes that block later nodes", "2024-12", "no such nodes", "blocked"),
 )
 
 
