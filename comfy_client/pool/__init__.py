@@ -15,19 +15,19 @@
 ``server``
     The thread of each server, which connects to it and submits.
 ``moving``
-    What becomes of the jobs that a server refuses, fails or loses.  Pure functions of the state.
+    Functions of the state that take jobs in, move them on and end them.
 ``availability``
-    Which servers are there and well.  Pure functions of the state.
+    Functions of the state for servers that come, go, fail and recover.
 ``refusals``
-    Why jobs wait, and why no server can run a workflow, in words.
+    The reasons why a job waits, or why no server can run it, in words.
 ``state``
     The state of a pool as data: servers, jobs, news.
 ``status``
-    What users see of a pool: its status, and its events.
+    The status and the events of a pool, as users see them.
 ``health``
-    Which servers fail job after job while others are well.  Pure.
+    The failures of servers: those that fail job after job are suspect.  Pure.
 ``schedule``
-    Which job goes to which server.  Pure.
+    The choice of the next job, and of a server for it.  Pure.
 ``needs``
-    What a workflow needs of a server, and what servers have.  Pure.
+    The needs of workflows, and the offers of servers.  Pure.
 """

@@ -1,4 +1,4 @@
-"""Which servers of a pool are there and well, and what follows for the jobs that they have.
+"""The servers of a pool: their coming and going, their health, and the jobs that they have.
 
 Each function changes the state that it is handed, and does nothing else; the clock is handed in.
 """
@@ -48,7 +48,7 @@ def can_go(state: PoolState, waiting: Waiting, now: float) -> bool:
 
 
 def may_have_begun(entry: Entry) -> bool:
-    """Return whether a job has begun, as far as was heard; without a socket it may have."""
+    """Return whether a job may have begun: it was heard of, or there is no socket to hear of it."""
     if entry.inner is None:
         return False
     has_socket = state_of(entry.inner).generation is not None
@@ -56,7 +56,7 @@ def may_have_begun(entry: Entry) -> bool:
 
 
 def _expected(state: PoolState, now: float) -> list[str]:
-    """Return the servers that would run jobs: ready ones, or those that were well lately.
+    """Return the servers that are ready, or were well lately.
 
     A server that has never answered is no reason for others to rest.
     """
@@ -147,7 +147,7 @@ def reconnect_soon(state: PoolState, member: Member, now: float) -> None:
 
 
 def check_member(state: PoolState, member: Member, now: float) -> None:
-    """Look whether a server is there, how long its queue is, and whether it takes jobs."""
+    """Check whether a server is there, how long its queue is, and whether it is slow."""
     count_others(state, member, now)
     if not is_live(member) and (member.server.ready or member.leaving):
         if member.server.ready:
@@ -167,8 +167,8 @@ def check_member(state: PoolState, member: Member, now: float) -> None:
 def count_others(state: PoolState, member: Member, now: float) -> None:
     """Count the prompts of others in a server's queue.
 
-    Those of ours that are on their way, or have just ended, may be in what it said last, or not.
-    As far as that leaves it open, the number stays what it was.
+    Its last count may or may not include our prompts that are on their way or have just ended.
+    As far as that leaves the number open, it stays what it was.
     """
     length, said_at = queue_length(member.api)
     since = max(said_at, now - state.policy.intervals.settling)
@@ -183,7 +183,7 @@ def count_others(state: PoolState, member: Member, now: float) -> None:
 
 
 def update_suspects(state: PoolState, now: float) -> None:
-    """Find out which servers are suspect."""
+    """Update which servers are suspect, and tell of changes."""
     expected = _expected(state, now)
     suspects = state.health.suspects(expected)
     for name, member in state.members.items():
@@ -206,19 +206,13 @@ def update_suspects(state: PoolState, now: float) -> None:
 def record_failure(
     state: PoolState, member: Member, entry: Entry, error: Exception, now: float
 ) -> None:
-    """Hold an error against a server, unless it was removed."""
+    """Count a failure against a server, unless it was removed."""
     if member.leaving:
         return
     why = shorten(one_line(str(error) or type(error).__name__), _MOST_TEXT)
     kind = entry.waiting.needs
     state.health.record_failure(member.name, kind, why, _expected(state, now), now)
     update_suspects(state, now)
-
-
-def record_success(state: PoolState, member: Member, entry: Entry, now: float) -> None:
-    """Count a success for a server."""
-    if state.health.record_success(member.name, entry.waiting.needs):
-        update_suspects(state, now)
 
 
 # -- the jobs of a server --------------------------------------------------------------------------
@@ -240,7 +234,7 @@ def requeue(state: PoolState, entry: Entry) -> None:
 
 
 def release(state: PoolState, member: Member, entry: Entry, now: float) -> None:
-    """Note that a server has a job no more."""
+    """Remove a job from those that a server has."""
     member.in_flight.pop(entry, None)
     member.server.own -= 1
     count_others(state, member, now)
@@ -249,8 +243,8 @@ def release(state: PoolState, member: Member, entry: Entry, now: float) -> None:
 def note_absence(member: Member, entries: Iterable[Entry]) -> None:
     """Note which of its jobs a server may have begun before it went away.
 
-    It is the one that ran, as far as was heard.  If none did, the first one may have begun, but
-    for prompts of others.
+    The job that was heard to run has begun.  If none was, the first one may have begun, unless
+    prompts of others were before it.
     """
     there = [one for one in entries if not one.was_away and _is_open(one)]
     if not there or any(one.was_first for one in member.in_flight):

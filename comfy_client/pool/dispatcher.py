@@ -1,4 +1,4 @@
-"""The lock and the thread of a pool: whatever changes its state, does so here."""
+"""The lock and the thread of a pool, which make each change of its state."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 
 class Dispatcher:
-    """Acts for a pool: guards its state, connects its servers, and tells users what happened.
+    """Guards the state of a pool, connects its servers, and tells users what happened.
 
     Nothing is sent, and no code of users runs, while the lock is held.
 
@@ -68,10 +68,7 @@ class Dispatcher:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[float]:
-        """Context manager: make a change; then assign jobs, wake who waits, and tell the news.
-
-        Yields the time.
-        """
+        """Context manager: yield the time for a change, then assign jobs and tell the news."""
         state = self.state
         with self._lock:
             now = runtime.monotonic()
@@ -86,7 +83,7 @@ class Dispatcher:
             in_full([*calls, self._mark_told])
 
     def _ask(self, change: Callable[[float], Answer]) -> Answer:
-        """Make a change in the thread of the pool; it is called with the time."""
+        """Make a change in the thread of the pool, by calling it with the time."""
         return self._worker.ask(partial(self._make, change))
 
     def _make(self, change: Callable[[float], Answer]) -> Answer:
@@ -127,7 +124,7 @@ class Dispatcher:
             return self.state.all_members
 
     def check_open(self) -> None:
-        """Raise :class:`ClientClosed` if it takes no more jobs."""
+        """Raise :class:`ClientClosed` if the pool takes no more jobs."""
         if self.state.is_parents:
             raise ClientClosed("this ComfyPool is that of the parent process; make one in this one")
         if self.state.closed:
@@ -192,7 +189,7 @@ class Dispatcher:
     # -- warnings ------------------------------------------------------------------------------
 
     def warn_of_waiting(self) -> None:
-        """Warn, once, of jobs that will not run, as nobody keeps the pool, or the process ends."""
+        """Warn, once, of jobs that will not run, as the pool is forgotten or the process ends."""
         state = self.state
         waiting = sum(not entry.started for entry in state.entries.values())
         if waiting and not state.has_warned:
@@ -346,7 +343,7 @@ class Dispatcher:
             member.wake()
 
     def mark_unsent(self, member: Member, entry: Entry, error: Exception) -> None:
-        """Send a job elsewhere that a server surely does not have, unless that is no help."""
+        """Note that a server surely does not have a job."""
         with self._changing() as now:
             moving.handle_unsent(self.state, member, entry, error, now)
 
@@ -372,24 +369,24 @@ class Dispatcher:
         moving.admit(self.state, entry)
 
     def withdraw(self, job: PooledJob, *, if_unsent: bool = False) -> bool:
-        """Do not run a job, unless a server has it; ``if_unsent``: or may be about to.
+        """End a job that no server has; return whether it will not run.
 
-        One that a server has, does at least not run again if it is lost.
+        A job that a server has is at least not run again if it is lost.
+
+        Args:
+            job: The job.
+            if_unsent: Leave a job alone that is being sent, instead of cancelling it on its server.
         """
         return self._ask(lambda _: moving.withdraw(self.state, job, if_unsent=if_unsent))
 
     def recall(self, job: PooledJob) -> bool:
-        """End a job of which nothing was sent, and have any other stay where it is.
-
-        Returns:
-            Whether it was ended.
-        """
+        """End a job that was not sent, else have it stay on its server; return whether it ended."""
         return self._ask(lambda _: moving.recall(self.state, job))
 
     # -- the whole -----------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Take no more jobs, and no servers."""
+        """Stop accepting jobs and servers."""
         self._ask(self._close)
 
     def _close(self, _: float) -> None:

@@ -1,4 +1,4 @@
-"""Which servers of a pool fail job after job while others are well.  Pure.
+"""The health of servers: some fail job after job while others are well.  Pure.
 
 A server with a broken GPU, a full disk or lost models answers at once, and fails whatever it
 gets.  It always has room, so it would get nearly all jobs.  A :class:`Health` counts failures,
@@ -15,7 +15,7 @@ from collections.abc import Collection, Hashable
 
 import attrs
 
-#: Of how many kinds of jobs is remembered how they ended.
+#: So many kinds of jobs are remembered, each with its ends.
 _KINDS = 1000
 #: So many failures of a server are remembered: enough for the longest rest.
 _FAILURES = 100
@@ -49,7 +49,7 @@ class Health:
         self._failed_on: dict[Hashable, set[str]] = {}  # those that have succeeded nowhere
 
     def record_success(self, server: str, kind: Hashable) -> bool:
-        """Note that a job has succeeded: its server is well; return whether that is news."""
+        """Note that a job has succeeded; return whether its server or kind had failed before."""
         course, failed_on = self._courses.pop(server, None), self._failed_on.pop(kind, None)
         if len(self._succeeded) > _KINDS:
             self._succeeded.clear()
@@ -59,7 +59,7 @@ class Health:
     def record_failure(
         self, server: str, kind: Hashable, why: str, servers: Collection[str], now: float
     ) -> None:
-        """Note that a job has failed on one of these servers, by its fault or the job's own."""
+        """Note that a job has failed on one of these servers, whoever is to blame."""
         course = self._courses.setdefault(server, _Course())
         course.kinds = [*course.kinds[1 - _FAILURES :], kind]
         course.why = why
@@ -98,7 +98,7 @@ class Health:
         return self._failed_on.get(kind, set()).issuperset(servers)
 
     def rests(self, server: str, now: float) -> bool:
-        """Return whether a suspect is to get no job yet."""
+        """Return whether a suspect gets no job yet."""
         course = self._courses.get(server)
         return course is not None and now < course.rests_until
 

@@ -1,4 +1,4 @@
-"""What becomes of the jobs of a pool: which are taken in, which move on, and how each ends.
+"""The jobs of a pool: taking them in, moving them on, and ending them.
 
 What surely did not run moves on without cost.  What failed or may have run does as users wish.
 Each function changes the state that it is handed, and the jobs in it; the clock is handed in.
@@ -33,23 +33,23 @@ from .availability import (
     may_have_begun,
     note_absence,
     record_failure,
-    record_success,
     release,
     requeue,
+    update_suspects,
 )
 from .refusals import cannot_run, is_hopeless, lacks, out_of_reach
 from .schedule import Assignment, Waiting
 from .state import Entry, Member, PoolState
 
-#: What it means that a job could not be submitted: its server is away, refuses whatever we send,
-#: or refuses this job; or else it is no use to ask another server.
+#: Why a job could not be submitted: its server is away, refuses whatever we send, or refuses this
+#: job; or else another server would not help.
 _Unsent = Literal["away", "refuses all", "refuses it", "final"]
 
 # -- jobs come and go ------------------------------------------------------------------------------
 
 
 def check_can_run(state: PoolState, waiting: Waiting) -> None:
-    """Raise the error of a job that no server can run, or that only servers can that refuse us.
+    """Raise an error if no server can run a job, or only servers that refuse us.
 
     Raises:
         ComfyError: No server of the pool can run it, or all that can refuse us.
@@ -82,9 +82,12 @@ def assign(state: PoolState, found: Assignment, now: float) -> None:
 
 
 def withdraw(state: PoolState, job: PooledJob, *, if_unsent: bool) -> bool:
-    """End a job that no server has; return whether that is done.
+    """End a job that no server has; return whether it will not run.
 
-    ``if_unsent``: leave it alone if a server may be about to have it.  Else it is cancelled then.
+    Args:
+        state: The state of the pool.
+        job: The job.
+        if_unsent: Leave a job alone that is being sent, instead of cancelling it on its server.
     """
     entry = state.entries.get(job)
     if entry is None or (if_unsent and entry.started):
@@ -101,7 +104,7 @@ def withdraw(state: PoolState, job: PooledJob, *, if_unsent: bool) -> bool:
 
 
 def recall(state: PoolState, job: PooledJob) -> bool:
-    """End a job of which nothing was sent; move any other no more.  Return whether it was ended."""
+    """End a job that was not sent, or else have it stay on its server; return whether it ended."""
     entry = state.entries.get(job)
     if entry is not None:
         entry.stays = True
@@ -152,7 +155,7 @@ def give_up_refused(state: PoolState, now: float) -> None:
 def handle_unsent(
     state: PoolState, member: Member, entry: Entry, error: Exception, now: float
 ) -> None:
-    """Send a job elsewhere that a server surely does not have, unless that is no help."""
+    """Move a job that its server surely does not have, or end it if that is no help."""
     member.in_flight.pop(entry, None)
     member.server.own -= 1
     member.clear_pending()
@@ -172,7 +175,7 @@ def handle_unsent(
 
 
 def _kind_of(error: Exception, entry: Entry, most: int) -> _Unsent:
-    """Return what an error says of the server that did not get a job; ``most``: moves at most."""
+    """Return what an error means that kept a job from its server; ``most``: moves at most."""
     if isinstance(error, ClientClosed) and state_of(entry.job).posted_at:
         return "final"  # the server may have it
     if is_away(error):
@@ -209,12 +212,12 @@ def _prepare_move(
 
 
 def _without(entry: Entry, member: Member) -> Waiting:
-    """Return a job as the schedule is to know it, so that it does not go to a server."""
+    """Return what the schedule is to know of a job that may not go to a server any more."""
     return attrs.evolve(entry.waiting, exclude=entry.waiting.exclude | {member.name})
 
 
 def _redirect(state: PoolState, member: Member, entry: Entry, now: float) -> bool:
-    """Keep a job from a server, if another one can take it; return whether one can."""
+    """Keep a job from a server if another one can take it; return whether one can."""
     if entry.is_swept:
         return entry.has_other
     waiting = _without(entry, member)
@@ -255,7 +258,8 @@ def handle_end(state: PoolState, entry: Entry, inner: Job, now: float) -> None:
     member.ended_at.append(state_of(inner).ended_at or now)
     release(state, member, entry, now)
     if is_success and entry.found is None and not member.leaving:
-        record_success(state, member, entry, now)
+        if state.health.record_success(member.name, entry.waiting.needs):
+            update_suspects(state, now)
     elif isinstance(outcome, JobFailed) and _prepare_rerun(state, member, entry, outcome, now):
         words = "prompt %s failed on %s, and runs once more on another server: %s"
         state.warn(words, inner.prompt_id, member.name, outcome)
@@ -269,9 +273,9 @@ def handle_end(state: PoolState, entry: Entry, inner: Job, now: float) -> None:
 def _prepare_rerun(
     state: PoolState, member: Member, entry: Entry, error: JobFailed, now: float
 ) -> bool:
-    """Note that a server failed a job; return whether another one runs it once more.
+    """Note that a server failed a job; return whether another one is to run it once more.
 
-    It does if the user wants that, or if the server was suspect.
+    That happens if the user wants it, or if the server was suspect.
     """
     may_move = state.policy.on_failed == "move" or member.server.is_suspect
     if entry.found is None:
@@ -286,7 +290,7 @@ def _prepare_rerun(
 
 
 def lose_jobs(state: PoolState, member: Member, now: float) -> None:
-    """Lose the jobs of a server that was away for too long: they may have run, or not."""
+    """Give up waiting for the jobs of a server that was away for too long."""
     for entry in list(member.in_flight):
         inner = entry.inner
         if inner is None or inner.done():
@@ -304,7 +308,7 @@ def lose_jobs(state: PoolState, member: Member, now: float) -> None:
 def handle_loss(
     state: PoolState, entry: Entry, error: JobLost, event: EndEvent | None, now: float
 ) -> None:
-    """End a job that may have run, or run it again; one that only waited moves on."""
+    """End a lost job, or run it again; a job that had not begun moves on."""
     member, inner = entry.member, entry.inner
     if member is None or inner is None:
         return
@@ -355,7 +359,7 @@ def _prepare_retry(
 
 
 def _end_refused(state: PoolState, entry: Entry, error: Exception) -> None:
-    """End a job that no server takes: in the failure of the one that has run it, if any."""
+    """End a job that no server takes; if a server has failed it, in that failure."""
     if entry.failed is not None:
         state.finish(entry, *entry.failed)
         return

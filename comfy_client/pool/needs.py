@@ -1,4 +1,4 @@
-"""What a workflow needs of a server, and what servers have: classes and model files.  Pure."""
+"""Node classes and model files: the needs of workflows, and the offers of servers.  Pure."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Need:
         return f"{brief(self.value)} ({where})"
 
 
-#: What a workflow needs.
+#: The needs of a workflow.
 Needs = frozenset[Need]
 
 
 def needs_of(graph: Mapping[str, Any]) -> Needs:
-    """Return what a graph in API format needs."""
+    """Return the needs of a graph in API format."""
     found = set()
     for node_id in graph:
         name = class_of(graph, node_id)
@@ -62,7 +62,7 @@ def models_of(needs: Needs) -> tuple[str, ...]:
 
 
 def is_model(value: object) -> bool:
-    """Return whether it is the name of a model file."""
+    """Return whether a value is the name of a model file."""
     return isinstance(value, str) and value.lower().endswith(ENDINGS)
 
 
@@ -77,7 +77,7 @@ class Offer:
         self._replaced = frozenset(replaced)  # classes in whose place the server puts others
 
     def has(self, needs: Needs) -> bool:
-        """Return whether it has all of them."""
+        """Return whether the server has all that is needed."""
         return all(map(self._has, needs))
 
     def missing(self, needs: Needs) -> list[Need]:
@@ -108,7 +108,7 @@ def _files(definition: Any) -> Iterator[tuple[str, frozenset[str]]]:
 
 
 def merge_definitions(each: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Merge definitions by class: of several of one class, the first, with the options of all."""
+    """Merge node definitions: for each class the first one, with the combo options of all."""
     found: dict[str, Any] = {}
     for definitions in each:
         for name, definition in definitions.items():

@@ -1,4 +1,4 @@
-"""Why jobs of a pool wait, and why no server can run a workflow, in words."""
+"""Words for users: the reasons why a job waits, or why no server can run it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def out_of_reach(
 
 
 def is_hopeless(members: Mapping[str, Member]) -> bool:
-    """Return whether all have failed, for reasons that time does not mend."""
+    """Return whether all servers have failed for reasons that time does not mend."""
     errors = [member.error for member in members.values()]
     return all(map(_is_for_good, errors))
 
@@ -66,7 +66,7 @@ def _is_for_good(error: Exception | None) -> bool:
 
 
 def explain_wait(state: PoolState, job: PooledJob) -> str:
-    """Return what a job waits for, in one sentence."""
+    """Describe in one sentence what a job waits for."""
     entry, before = state.entries.get(job), state.schedule.position(job)
     if entry is None or before is None:
         return "waiting: a server has been chosen"
@@ -91,7 +91,7 @@ def waits_for_away(state: PoolState, entry: Entry) -> bool:
 
 
 def awaited_servers(state: PoolState) -> frozenset[str]:
-    """Return the servers for which all jobs wait; none if one is ready, or a job does not wait."""
+    """Return the servers that all jobs wait for, if none of them is ready."""
     if len(state.schedule) < len(state.entries):
         return frozenset()
     able = frozenset().union(*map(state.schedule.able, list(state.schedule.waiting())))

@@ -1,4 +1,4 @@
-"""Which job goes to which server.  Pure: no thread, no clock, no request.
+"""The choice of the next job, and of a server for it.  Pure: no thread, no clock, no request.
 
 A :class:`Schedule` holds the jobs that wait, and what is known of the servers.  Its owner says
 what has changed, and asks :meth:`Schedule.assign_next` until that returns ``None``.
@@ -19,12 +19,12 @@ Mode = Literal["shortest", "round_robin", "first_free"]
 MODES: Final[tuple[str, ...]] = get_args(Mode)
 
 
-#: Of how many kinds of jobs is remembered which servers can run them.
+#: So many kinds of jobs are remembered, each with the servers that can run it.
 _KINDS: Final = 1000
 
 
 def anything(_: Needs) -> bool:
-    """Return True: it is not known what the server has."""
+    """Return True, as long as nobody knows what a server has."""
     return True
 
 
@@ -33,11 +33,11 @@ class Waiting:
     """A job that waits for a server.
 
     Attributes:
-        key: What its owner calls it.
+        key: The name that its owner has for it.
         order: Its place among all; it keeps it if it has to come back.
         priority: Higher ones first.
         caller: The caller that submitted it; callers take turns.
-        needs: What it needs of a server.
+        needs: The classes and models that a server needs to have.
         model: The models that it loads; empty: none.
         include: The only servers that it may go to; ``None``: any.
         exclude: Servers that it may not go to.
@@ -56,7 +56,7 @@ class Waiting:
     is_bound: bool = False
 
     def may_go_to(self, server: str) -> bool:
-        """Return whether it may have this one, by its name."""
+        """Return whether the job may go to the server of that name."""
         return (self.include is None or server in self.include) and server not in self.exclude
 
 
@@ -102,7 +102,7 @@ class Server:
 
     @property
     def may_be_tried(self) -> bool:
-        """Whether it is well, or is suspect and may show with one job that it is not."""
+        """Whether the server is well, or may show with one job that it is."""
         return not self.is_suspect or not (self.is_resting or self.own)
 
 
@@ -179,12 +179,12 @@ class Schedule:
         server.ready = True
 
     def level(self, server: Server) -> None:
-        """Leave a server that got less no turns to make up for."""
+        """Have a server that got fewer jobs begin level with the others."""
         self._level_with(server, [one for one in self.servers.values() if one.ready])
 
     @staticmethod
     def _level_with(server: Server, others: list[Server]) -> None:
-        """Level a joining server with the least-served one."""
+        """Level a server with the least-served of the others."""
         least = min((one.served for one in others), default=0.0)
         server.served = max(server.served, least)
 
@@ -208,7 +208,7 @@ class Schedule:
         self._enter(job)
 
     def remove(self, key: Hashable) -> bool:
-        """Remove a waiting job; return whether it waited."""
+        """Remove a job; return whether it waited."""
         return self._waiting.pop(key, None) is not None
 
     def _enter(self, job: Waiting) -> None:
@@ -267,7 +267,7 @@ class Schedule:
         return None
 
     def _prune(self, lanes: _Lanes) -> list[_Lane]:
-        """Return the lanes of a caller by their first jobs; remove empty lanes."""
+        """Remove empty lanes of a caller; return the others by their first jobs."""
         for lane in list(lanes.values()):
             while lane.heap and self._waiting.get(lane.heap[0][1].key) is not lane.heap[0][1]:
                 heapq.heappop(lane.heap)

@@ -41,7 +41,7 @@ _PAUSE: Final = 0.3
 
 
 class Owner(Protocol):
-    """The pool, as the threads of its servers tell it news."""
+    """The pool, as the threads of its servers know it."""
 
     def mark_ready(self, member: Member, offer: Offer | None) -> None:
         """Note that a server answers, and what it has; ``None``: it does not say."""
@@ -120,7 +120,7 @@ class ServerThread:
             member.api.close()
 
     def reset(self) -> None:
-        """Begin anew in the child of a fork: the event's lock may stay held, and no job is ours."""
+        """Begin anew in the child of a fork, where locks may be held, and no job is ours."""
         self._off = None
         member = self.member
         member.alarm = runtime.Event()
@@ -146,7 +146,7 @@ class ServerThread:
     # -- in the thread -------------------------------------------------------------------------
 
     def work(self) -> float | None:
-        """Do what there is to do; return when to look again, in seconds, or None for never."""
+        """Do all work that is due; return after how many seconds to look again, None for never."""
         member = self.member
         while not member.stopped:
             if member.unwanted and is_live(member):
@@ -181,7 +181,7 @@ class ServerThread:
             member.unwanted.remove(job)
 
     def _check_alive(self) -> float:
-        """Ask a server without a socket whether it is there; return when to ask again."""
+        """Ask a server without a socket whether it is there; return when to look again."""
         member = self.member
         if member.api.state is not State.POLLING:
             return _INTERVAL if member.unwanted else _LONGEST_PAUSE
@@ -261,7 +261,7 @@ class ServerThread:
             self._owner.mark_submitted(member, entry, inner)
 
     def _attach(self, entry: Entry) -> None:
-        """Look on the server for a job that it may have, as long as it takes."""
+        """Attach to a prompt that the server may have, and have the job follow it."""
         try:
             inner = self.member.api.job(entry.job.prompt_id, entry.workflow)
         except Exception as exc:  # noqa: BLE001  # the owner of the job gets it
@@ -291,7 +291,7 @@ def _ask_for_offer(member: Member) -> Offer | None:
 
 
 def ask_all(servers: Iterable[ServerThread], seconds: float) -> None:
-    """Ask servers what they have, all at once; do not wait for more than these seconds."""
+    """Ask servers what they have, all at once; wait for so many seconds at most."""
     deadline = Deadline.after(seconds)
     threads = [
         runtime.Thread(target=server.ask_again, name="comfy-pool-asking", daemon=True)

@@ -207,7 +207,7 @@ class Member:
         return self.server.name
 
     def set_offer(self, offer: Offer | None) -> None:
-        """Set what the server has; ``None``: that is not known."""
+        """Set the classes and models of the server; ``None``: they are not known."""
         self.offer = offer
         self.server.has = anything if offer is None else offer.has
 
@@ -289,7 +289,7 @@ class PoolState:
         warned_of: Sets of servers that are away and of which the log has said that jobs wait.
         ends: Ends of jobs, which users hear of once the lock is free ...
         news: ... and after these, events and lines of the log.
-        telling: How many threads are telling them.
+        telling: How many threads are telling them now.
     """
 
     policy: Policy

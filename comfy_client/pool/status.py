@@ -1,4 +1,4 @@
-"""The status of a pool, and its events."""
+"""The status and the events of a pool, as users see them."""
 
 from __future__ import annotations
 

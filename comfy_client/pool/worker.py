@@ -1,4 +1,4 @@
-"""The thread of a pool in which its jobs and servers change."""
+"""The thread of a pool, which makes one change after the other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..locks import check_may_wait
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Seconds between two looks at what time brings.
+#: Seconds between two ticks.
 TICK: Final = 0.25
 #: Longest wait in one piece, in seconds, so that Ctrl-C works on every system.
 _SLICE: Final = 0.5
@@ -26,14 +26,14 @@ Answer = TypeVar("Answer")
 
 
 class Worker(Generic[Owner]):
-    """A thread that makes the calls that it is handed, one after the other.
+    """A thread that makes calls, one after the other.
 
     The thread holds the owner only while it calls: it ends with an owner that nobody keeps.
 
     Args:
-        owner: What all of it is about; calls are made with it.
+        owner: The object that calls are made with.
         tick: Called every :data:`TICK` seconds.
-        finish: Called after each call; whether nothing will ever come again.
+        finish: Called after each call; returns whether the thread is to end.
         has_lock: Whether the thread that asks has the lock that calls need.
     """
 
@@ -68,23 +68,20 @@ class Worker(Generic[Owner]):
         self._thread.start()
 
     def put(self, call: Callable[[Owner], object]) -> None:
-        """Have it called."""
+        """Have a function called with the owner."""
         self._todo.put(call)
 
     def ask(self, call: Callable[[], Answer]) -> Answer:
-        """Have it called, and wait for what it returns or raises.
+        """Have a function called, and return or raise what it does.
 
-        A Ctrl-C, or an alarm, may end the wait, and leaves nothing half done.  It waits for no
-        ``Condition``, of which the thread needs the lock, and which an alarm may leave held.
-        A handler of a signal may ask while the code that it interrupts has the lock: then it is
-        called here.
+        A Ctrl-C, or an alarm, may end the wait, and leaves nothing half done.  The wait takes no
+        ``Condition``: the thread needs its lock, which an alarm may leave held.  If a handler of
+        a signal asks while the code that it interrupts has the lock, the call is made here.
         """
         thread, owner = self._thread, self._args[0]()
         if thread is None or thread is runtime.current_thread() or not self.is_started:
             return call()
-        if not thread.is_alive():  # it has done all
-            return call()
-        if owner is not None and self._has_lock(owner):
+        if not thread.is_alive() or (owner is not None and self._has_lock(owner)):
             return call()
         check_may_wait()
         asked: Future[Answer] = Future()
