@@ -91,8 +91,13 @@ def _main(world: World) -> None:
                     _check_afterwards(world)
             finally:
                 left_at = kernel.now()
-    except CtrlC:
-        assert plan.stop is not None
+    except (CtrlC, *_REFUSED) as exc:
+        if isinstance(exc, CtrlC):
+            assert plan.stop is not None
+        else:  # a map ends if all servers that are left refuse its prompts
+            assert plan.way != "submit"
+            assert any(fault.kind in (*REFUSALS, *UNSURE) for fault in plan.faults)
+            assert all(map(world.faults, range(plan.servers)))
         assert kernel.now() - left_at < 12, f"it took {kernel.now() - left_at:.0f} s to leave"
         left_at = kernel.now()
         world.wait(60, lambda: world.ceased)
