@@ -1,21 +1,21 @@
-"""Many prompts.
+"""Many prompts: ``map`` and ``sweep``, of a client and of a pool.
 
-``grid``
-    The points of a sweep, in the order that costs the server the least.
-``split``
-    Which server is to have which points.
-``journal``, ``records``
-    A file that remembers what has been run, and what it has of each row.
-``row``, ``rows``, ``sheet``, ``gallery``
-    What has ended: its files, tables, a contact sheet, and how a notebook shows it.
-``map``, ``sweep``
-    The work of both.
-``window``
+``map_loop``, ``items``
+    The loop of ``map``, and the iterable from which it takes prompts.
+``in_flight``
     The prompts of one call that are under way.
-``runner``, ``recovery``, ``times``
-    Where the prompts of a sweep run, what is there from before, and how long they ran.
-``watching``
-    What a bar shows of a sweep.
+``sweep``
+    The loop of a sweep.
+``runner``, ``recovery``, ``outage``
+    The servers of a sweep; its prompts from an earlier call; a server that is away.
+``grid``
+    The points of a sweep, in the order that costs the servers the least.
+``journal``, ``journal_file``, ``row_records``
+    The file that remembers what has run, and its record of each row.
+``row``, ``rows``, ``times``
+    The rows that have ended: their files, tables and execution times.
+``sheet``, ``cards``, ``sweep_bar``
+    The rows as a contact sheet, as HTML for a notebook, and as a bar of progress.
 ``batches``
-    The methods of the client for them.
+    The methods of the client.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from ..errors import ComfyError
@@ -15,30 +16,29 @@ from ..routes.prompts import AnyWorkflow, PromptOptions, seal
 from ..workflow.edit import as_workflow
 
 if TYPE_CHECKING:
-    from .map import ClientWindow, SubmitOptions
+    from .in_flight import InFlight
+    from .map_loop import SubmitOptions
     from .row import SweepRow
     from .rows import Sweep
+    from .runner import OneServer
 
 
 class Batches(Running):
     """The part of a client that runs many workflows."""
 
     #: Prompts of ``map`` and ``sweep``, which keep this object, and not the other way round.
-    _windows: set[weakref.ref[ClientWindow]]
+    _windows: set[weakref.ref[InFlight]]
 
-    def _window(
+    def _server(
         self, timeout: float | None, stall_timeout: float | None, patience: float | None
-    ) -> ClientWindow:
-        from .map import ClientWindow  # not what every script waits for
+    ) -> OneServer:
+        from .runner import OneServer  # not what every script waits for
 
-        return ClientWindow(
-            self,
-            self.parts.poller,
-            self._windows,
-            timeout=timeout,
-            stall_timeout=stall_timeout,
-            patience=patience,
+        server = OneServer(
+            self, self.parts.poller, timeout=timeout, stall_timeout=stall_timeout, patience=patience
         )
+        self._windows.add(weakref.ref(server.prompts, self._windows.discard))
+        return server
 
     @overload
     def map(
@@ -143,19 +143,23 @@ class Batches(Running):
             ComfyError: As :meth:`run`, while it yields; but no :class:`SubmitUncertain`, since it
                 waits until the server shows whether it has such a prompt.
         """
-        from .map import run_map
+        from .map_loop import check_in_flight, run_map
 
         seal(options)
         self.parts.check_open()
         check_may_wait()
+        check_in_flight(in_flight)
+        server = self._server(timeout, stall_timeout, patience)
         return run_map(
-            self._window(timeout, stall_timeout, patience),
+            server.prompts,
+            partial(server.send, options),
             workflows,
             params,
-            in_flight=in_flight,
+            definitions=self,
+            most=lambda: in_flight,
             ordered=ordered,
             on_error=on_error,
-            options=options,
+            resubmit=partial(server.resubmit, options),
         )
 
     def sweep(
@@ -249,16 +253,15 @@ class Batches(Running):
                 than ``patience``.  With a journal, call again once it is back.
             ComfyError: The server refuses us, or is no ComfyUI.
         """
-        from .runner import OneServer
         from .sweep import run_sweep
 
         seal(options)
         self.parts.check_open()
         check_may_wait()
         workflow = as_workflow(workflow, self)
-        window = self._window(timeout, stall_timeout, patience)
+        server = self._server(timeout, stall_timeout, patience)
         return run_sweep(
-            lambda _: OneServer(window),
+            lambda _: server,
             workflow,
             grid,
             in_flight=in_flight,
@@ -270,7 +273,7 @@ class Batches(Running):
         )
 
 
-def withdraw(windows: set[weakref.ref[ClientWindow]]) -> None:
+def withdraw(windows: set[weakref.ref[InFlight]]) -> None:
     """Take back the prompts that wait."""
     for known in windows.copy():  # another thread may begin one, or forget it
         window = known()

@@ -1,4 +1,4 @@
-"""A server that is away: how long its ``map`` or ``sweep`` waits for it."""
+"""The absence of a server: how long ``map`` or ``sweep`` of its client waits for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..interrupts import causes
 from ..jobs.job import SLICE
 from ..jobs.poller import Poller
 from ..transport.backoff import Backoff
-from ..transport.deadline import Deadline
+from ..transport.deadline import Deadline, check_timeout
 from ..transport.failures import is_away
 
 log: logging.Logger = logging.getLogger("comfy_client")
@@ -27,8 +27,8 @@ T = TypeVar("T")
 class Outage:
     """The time for which the server of one call has been away, in one piece.
 
-    It begins with a request that fails, and ends with one that succeeds, or with a socket that
-    connects.  Prompts that are yet to be sent and prompts under way share it.
+    An outage begins with a request that fails, and ends with one that succeeds, or with a socket
+    that connects.  Prompts that are yet to be sent and prompts under way share it.
 
     Attributes:
         poller: The poller of the client.
@@ -43,6 +43,7 @@ class Outage:
     _ask_at: float = attrs.field(default=0.0, init=False)
 
     def __attrs_post_init__(self) -> None:
+        check_timeout(self.patience)
         self._pauses = self._backoff()
 
     def _backoff(self) -> Backoff:
@@ -53,6 +54,12 @@ class Outage:
     def seconds(self) -> float:
         """Seconds that the outage has lasted; 0 if the server is there, as far as is known."""
         return 0.0 if self._since is None else runtime.monotonic() - self._since
+
+    @property
+    def words(self) -> str:
+        """The outage in a few words; empty if the server is there, as far as is known."""
+        seconds = self.seconds
+        return f"server away for {seconds:.0f} s" if seconds else ""
 
     def patiently(
         self,
@@ -150,7 +157,7 @@ class Outage:
 def got_nothing(exc: Exception) -> bool:
     """Return whether the server surely has nothing of a request, and may come back.
 
-    That its name is known to nobody is a fault of the net: it was known before.
+    A name that nobody knows is a fault of the network: it was known before.
     """
     return isinstance(exc, ServerUnreachable) and (exc.retryable or _is_of_names(exc))
 

@@ -7,13 +7,16 @@ from typing import Any
 
 import attrs
 
+from ..jobs.job import Job
+from ..jobs.poller import Poller
 from ..jobs.running import Running
+from ..jobs.submit import attach
 from ..models import HistoryEntry, QueueItem
 from ..routes.prompts import EXTRA_DATA_KEY
 from ..values import is_shallow
 from ..workflow import Workflow
-from ..workflow.file_inputs import is_upload
-from ..workflow.seeds import NAMES, is_wanted
+from ..workflow.file_inputs import files_in, is_upload
+from ..workflow.seeds import NAMES, is_wanted, wants_seeds
 from .grid import canonical
 
 
@@ -49,12 +52,12 @@ class Recovery:
     sent.  What was in neither the queue at the beginning nor the history later never arrived.
     """
 
-    def __init__(self, client: Running, sought: Mapping[str, Sought]) -> None:
+    def __init__(self, client: Running, poller: Poller, sought: Mapping[str, Sought]) -> None:
         self._client = client
+        self._poller = poller
         queue = client.get_queue()
         records: list[QueueItem | HistoryEntry] = [*queue.running, *queue.pending]
-        #: The server's ids by ours.
-        self.queued: dict[str, str] = {}
+        self._ids: dict[str, str] = {}  # the server's ones by ours
         if client.get_features():
             records += _entries(client, sought)
         else:  # before 0.3.45 servers chose the ids
@@ -62,16 +65,33 @@ class Recovery:
         for record in records:
             mark = record.extra_data.get(EXTRA_DATA_KEY)
             if isinstance(mark, str) and mark in sought and sought[mark].is_there(mark, record):
-                self.queued[mark] = record.prompt_id
+                self._ids[mark] = record.prompt_id
         for record in records:  # which counts more
             if record.prompt_id in sought:
-                self.queued[record.prompt_id] = record.prompt_id
+                self._ids[record.prompt_id] = record.prompt_id
 
     def find(self, prompt_id: str) -> str | None:
         """Return the id under which the server has a prompt, or None."""
-        if prompt_id in self.queued:
-            return self.queued[prompt_id]
+        if prompt_id in self._ids:
+            return self._ids[prompt_id]
         return prompt_id if self._client.get_history(prompt_id) else None
+
+    def attach(self, prompt_id: str, workflow: Workflow, lost_delay: float | None) -> Job:
+        """Return a job for a prompt of an earlier process."""
+        return attach(
+            self._client,
+            self._poller,
+            self._ids.get(prompt_id, prompt_id),
+            known_graph(workflow),
+            output_names=workflow.output_names,
+            lost_delay=lost_delay,
+        )
+
+
+def known_graph(workflow: Workflow) -> Mapping[str, Any]:
+    """Return the submitted graph; empty if only the server knows drawn seeds and file names."""
+    graph = workflow.to_dict()
+    return {} if wants_seeds(graph) or files_in(graph) else graph
 
 
 def _entries(client: Running, sought: Mapping[str, Sought]) -> Iterable[HistoryEntry]:

@@ -60,7 +60,7 @@ class Sweep(tuple[SweepRow, ...]):
 
     def gallery(self) -> str:
         """Return the HTML for a notebook: small pictures with their values, bounded."""
-        from .gallery import gallery
+        from .cards import gallery
 
         return gallery(self)
 

@@ -1,106 +1,146 @@
-"""Servers of a sweep: one here, several in :mod:`comfy_client.pool`."""
+"""Servers on which a sweep runs its prompts: one here, several in :mod:`comfy_client.pool`."""
 
 from __future__ import annotations
 
+import logging
+import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from ..errors import ComfyError
+import attrs
+
+from ..errors import ComfyError, JobLost, JobTimeout, SubmitUncertain
+from ..jobs.cancel import removing
 from ..jobs.job import Job
 from ..jobs.poller import Poller
+from ..jobs.result import Result
 from ..jobs.running import Running
-from ..jobs.submit import attach
+from ..routes.inputs import with_files_sent
+from ..routes.prompts import AnyWorkflow
 from ..transport.deadline import Deadline
 from ..workflow import Workflow
-from ..workflow.file_inputs import files_in
-from ..workflow.seeds import wants_seeds
-from .map import ClientWindow
-from .outage import went_away
+from ..workflow.edit import as_workflow
+from .grid import Split
+from .in_flight import InFlight
+from .map_loop import ATTEMPTS
+from .outage import Outage, got_nothing, went_away
 from .recovery import Recovery, Sought
-from .window import Window
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+T = TypeVar("T")
+
+#: Errors of :meth:`ComfyApi.submit`.  Any other one is somebody else's, such as an alarm's, and
+#: may come when the prompt is there already.
+NOT_SENT: tuple[type[Exception], ...] = (ComfyError, TypeError, ValueError)
+
+
+@attrs.define(eq=False)
+class Flight:
+    """A prompt of a sweep that is under way.
+
+    Attributes:
+        prompt_id: Its key among the prompts in flight; servers before 0.3.45 choose another id.
+        point: Its point of the grid.
+        host: The URL of the server that has it, or is to have it.
+        tries: The number of this submission of the point; 0: an earlier call has sent it.
+        begun: When it was sent (monotonic); ``None``: nothing is sent yet, or others sent it.
+        was_taken_back: Whether an earlier call deleted it; it may have run nevertheless.
+    """
+
+    prompt_id: str
+    point: int
+    host: str
+    tries: int = 0
+    begun: float | None = None
+    was_taken_back: bool = False
+
+
+def do_nothing() -> None:
+    """Do nothing."""
+
+
+@attrs.frozen
+class Verdict:
+    """The servers' opinion of a prompt that has ended.  One server alone has none.
+
+    Attributes:
+        moves: Whether another server is to run the point.  That is no try: its server refused it,
+            never began it, or is to blame for its failure.
+        may_move: Whether others can have it after an error that is about its server.
+        is_poison: Whether two servers have died while they ran the point.
+        was_forgotten: Whether its own server said that it does not know it.
+        cancel: Has it cancelled when its server is back, as its point is about to run again.
+    """
+
+    moves: bool = False
+    may_move: bool = False
+    is_poison: bool = False
+    was_forgotten: bool = True
+    cancel: Callable[[], object] = do_nothing
 
 
 class Runner(Protocol):
-    """Interface of a sweep to its servers, which have their URLs as names.
+    """The servers of a sweep, which have their URLs as names.
 
     Attributes:
+        prompts: The prompts that are under way.
         reruns: Whether prompts run again that may have run where nobody can be asked now.
+        heir: The server to ask for prompts that were sent to a server of another name; ``None``:
+            there is none.
     """
 
+    prompts: InFlight
     reruns: bool
-
-    @property
-    def window(self) -> Window:
-        """The prompts that are under way."""
+    heir: str | None
 
     @property
     def poller(self) -> Poller:
         """The poller whose ``Timing`` holds for the sweep."""
 
     @property
-    def clients(self) -> Collection[Running]:
+    def clients(self) -> Mapping[str, Running]:
         """The clients of all servers."""
 
-    def client(self, host: str | None) -> Running | None:
-        """Return the client of a server, or None if the server is not ours."""
-
-    # -- what is to be run -----------------------------------------------------------------
-
+    @property
     def weights(self) -> Mapping[str, float]:
-        """Return the relative speeds of the servers to which points are assigned at first."""
+        """The relative speeds of the servers to which points are assigned at first."""
 
-    def free(self) -> Iterable[str]:
-        """Return the servers that could take one more prompt, the idlest first."""
-
-    def fits(self, host: str, point: int) -> bool:
-        """Return whether it can run a point."""
-
-    def may_steal(self, host: str) -> bool:
-        """Return whether it takes over points of others, once it has done its own."""
+    def choose(self, todo: Split) -> tuple[int, str] | None:
+        """Take the next point of a server that could have one more; return both, or None."""
 
     def impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
         """Return why no server can run some points; :class:`JobTimeout` if none could in time."""
 
     def recall(self, *, needed: bool) -> Collection[str]:
-        """Prompts that have been taken back, as others are to have them.
+        """Take prompts back that others are to have; return their ids.
 
-        ``needed``: nothing else is left for those that have nothing to do.
+        ``needed``: nothing else is left for servers that have nothing to do.
         """
+        return ()
 
     def pause(self) -> None:
-        """Wait for a moment; nothing is under way."""
+        """Wait for a moment, while nothing is under way."""
+        return
 
     def submit(
         self,
-        host: str,
-        prompt_id: str,
-        point: int,
+        flight: Flight,
         workflow: Workflow,
         options: Mapping[str, Any],
-        sent: Callable[[str], object],
+        sent: Callable[[Flight], object],
     ) -> Job | None:
-        """Submit one more; ``None``: that server cannot have it.
+        """Submit a prompt; ``None``: its server cannot have it.
 
         ``sent`` is called before anything is sent, maybe in another thread.
         """
 
-    def may_move(self, host: str, error: ComfyError) -> bool:
-        """Return whether others can have a prompt after an error that is about its server."""
-
-    def goes_on(self, prompt_id: str, point: int) -> bool:
-        """Return whether another server is to run a point whose prompt has ended without a result.
-
-        That is no try: its server refused it, never began it, or is to blame for its failure.
-        """
-
-    def was_poison(self, point: int) -> bool:
-        """Return whether two servers have died while they ran a point."""
+    def judge(self, flight: Flight, outcome: Result | ComfyError) -> Verdict:
+        """Learn from the end of a prompt, and say what the other servers can do about it."""
+        return Verdict()
 
     # -- what ran before -------------------------------------------------------------------
-
-    def home(self, host: str) -> str | None:
-        """Return the server to ask for what was sent to ``host``, or None if it is not ours."""
 
     def recover(self, sought: Mapping[str, Sought]) -> None:
         """Look for prompts of an earlier call."""
@@ -108,149 +148,213 @@ class Runner(Protocol):
     def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:
         """Return the server that has a prompt, and its id there; ``home`` is the likely one."""
 
-    def attach(
+    def attach(self, flight: Flight, workflow: Workflow, lost_delay: float | None) -> None:
+        """Add a prompt of an earlier call to those in flight, wherever it is by now."""
+
+
+class OneServer(Runner):
+    """The server of a client, for ``map`` and ``sweep``: both wait for it if it goes away.
+
+    Args:
+        client: The client.
+        poller: Its poller.
+        timeout: Seconds for each prompt.
+        stall_timeout: Seconds without any news of a prompt.
+        patience: Seconds that the server may be away in one piece.
+    """
+
+    def __init__(
         self,
-        host: str,
-        prompt_id: str,
-        point: int,
-        workflow: Workflow,
-        lost_delay: float | None,
+        client: Running,
+        poller: Poller,
+        *,
+        timeout: float | None,
+        stall_timeout: float | None,
+        patience: float | None,
     ) -> None:
-        """Have it in the window, wherever it is by now."""
-
-    def was_forgotten(self, job: Job | None) -> bool:
-        """Return whether the server said that it does not know a lost job."""
-
-    def let_go(self, job: Job | None) -> None:
-        """Have a job cancelled when its server is back, as its prompt is about to run again."""
-
-
-class OneServer:
-    """A :class:`Runner` of one client."""
-
-    def __init__(self, window: ClientWindow) -> None:
         self.reruns: bool = False
-        self.window: ClientWindow = window
-        self.poller: Poller = window.poller
-        self._client = window.client
+        self.heir: str | None = client.host  # its URL may be another one by now
+        self._client = client
+        self._poller = poller
+        self._outage = Outage(poller, patience)
+        self.prompts: InFlight = InFlight(
+            partial(_take_back, poller),
+            timeout=timeout,
+            stall_timeout=stall_timeout,
+            outage=self._outage,
+            longest=poller.timing.cancel_timeout,
+        )
+        #: Seconds that a prompt may wait for a server that is away, to be sent.
+        self._limit: float | None = min(
+            (n for n in (timeout, stall_timeout) if n is not None), default=None
+        )
+        self._is_patient = False  # the server has answered once: if it goes away, it is waited for
+        #: Submissions without an answer, and how often each was tried.
+        self._unsure: dict[str, tuple[Workflow, int]] = {}
         self._recovery: Recovery | None = None
 
     @property
-    def clients(self) -> Collection[Running]:
+    def poller(self) -> Poller:
+        """The poller of the client."""
+        return self._poller
+
+    @property
+    def clients(self) -> Mapping[str, Running]:
         """The client of the server."""
-        return (self._client,)
+        return {self._client.host: self._client}
 
-    def client(self, host: str | None) -> Running | None:
-        """Return the client for ``host``, or None if it is not this server."""
-        return self._client if host == self._client.host else None
-
+    @property
     def weights(self) -> Mapping[str, float]:
-        """Return the relative speed of the only server."""
+        """The relative speed of the only server."""
         return {self._client.host: 1.0}
 
-    def free(self) -> Iterable[str]:
-        """Return the servers that can take a prompt now."""
-        return (self._client.host,)
-
-    def fits(self, host: str, point: int) -> bool:
-        """Return True; the server itself refuses what it cannot run."""
-        return True
-
-    def may_steal(self, host: str) -> bool:
-        """Return True; there is no other server."""
-        return True
+    def choose(self, todo: Split) -> tuple[int, str] | None:
+        """Take the next point; the server itself refuses what it cannot run."""
+        host = self._client.host
+        point = todo.take(host)
+        return None if point is None else (point, host)
 
     def impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
         """Return an error for all points once the server has been away for too long."""
-        limit, seconds = self.window.limit, self.window.outage.seconds
+        limit, seconds = self._limit, self._outage.seconds
         if limit is None or not seconds or seconds < limit:
             return {}
         why = f"{self._client.host} has not answered for {seconds:.3g} s"
-        return {point: self.window.late("", why) for point in points}
-
-    def recall(self, *, needed: bool) -> Collection[str]:
-        """Return nothing; no other server could take them."""
-        return ()
-
-    def pause(self) -> None:
-        """Do nothing; there is always something under way to wait for."""
+        return {point: self._late("", why) for point in points}
 
     def submit(
         self,
-        host: str,
-        prompt_id: str,
-        point: int,
+        flight: Flight,
         workflow: Workflow,
         options: Mapping[str, Any],
-        sent: Callable[[str], object],
+        sent: Callable[[Flight], object],
     ) -> Job | None:
         """Submit a prompt in this thread."""
-        sent(host)
-        return self.window.submit(prompt_id, workflow, options)
+        sent(flight)
+        return self.send(options, flight.prompt_id, workflow)
 
-    def may_move(self, host: str, error: ComfyError) -> bool:
-        """Return False; there is no other server."""
-        return False
+    # -- submissions -----------------------------------------------------------------------
 
-    def goes_on(self, prompt_id: str, point: int) -> bool:
-        """Return False; there is no other server."""
-        return False
+    def send(self, options: Mapping[str, Any], prompt_id: str, source: AnyWorkflow) -> Job:
+        """Submit a prompt.
 
-    def was_poison(self, point: int) -> bool:
-        """Return False; there is no other server."""
-        return False
+        One without an answer counts as submitted until the server can say more.
+        """
+        workflow = as_workflow(source, self._client)
+        self.prompts.begin(prompt_id)
+        try:
+            return self._send(prompt_id, workflow, options, tries=1)
+        except NOT_SENT:
+            if prompt_id not in self._unsure:
+                self.prompts.drop(prompt_id)
+            raise
 
-    def home(self, host: str) -> str | None:
-        """Return this server, whose URL may be another one by now."""
-        return self._client.host
-
-    def recover(self, sought: Mapping[str, Sought]) -> None:
-        """Look at its queue."""
-        self._recovery = Recovery(self._client, sought)
-        self.window.is_patient = True
-
-    def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:
-        """Wait until it answers."""
-        recovery = self._recovery
-        if recovery is None:
-            return None
-        deadline = Deadline.after(self.window.limit)
-        find = partial(recovery.find, prompt_id)
-        found = self.window.patiently(prompt_id, deadline, find, went_away)
-        return None if found is None else (self._client.host, found)
-
-    def attach(
-        self,
-        host: str,
-        prompt_id: str,
-        point: int,
-        workflow: Workflow,
-        lost_delay: float | None,
-    ) -> None:
-        """Attach to a prompt in this thread."""
-        recovery = self._recovery
-        found = prompt_id if recovery is None else recovery.queued.get(prompt_id, prompt_id)
-        job = attached(self._client, self.poller, found, workflow, lost_delay)
-        self.window.put(prompt_id, job)
-
-    def was_forgotten(self, job: Job | None) -> bool:
-        """Return True; only the server itself says that a job is lost."""
+    def resubmit(self, options: Mapping[str, Any], prompt_id: str, error: JobLost) -> bool:
+        """Submit a prompt that never arrived again, in its place; return whether it was one."""
+        workflow, tries = self._unsure.pop(prompt_id, (None, ATTEMPTS))
+        if workflow is None or tries >= ATTEMPTS:
+            return False
+        log.warning("%s; submitting it again", error)
+        again = str(uuid.uuid4())
+        self.prompts.rename(prompt_id, again)
+        try:
+            self._send(again, workflow, options, tries=tries + 1)
+        except ComfyError as exc:
+            self.prompts.put(again, exc)
         return True
 
-    def let_go(self, job: Job | None) -> None:
-        """Do nothing; the server always knows its prompts."""
+    def _send(
+        self, prompt_id: str, workflow: Workflow, options: Mapping[str, Any], *, tries: int
+    ) -> Job:
+        try:
+            job = self._submitted(prompt_id, workflow, options)
+        except SubmitUncertain as exc:
+            log.warning("%s; waiting until the server can tell", exc)
+            open_ones = {key: one for key, one in self._unsure.items() if key in self.prompts}
+            self._unsure = {**open_ones, prompt_id: (workflow, tries)}
+            self._outage.was_silent(self._poller.timing.look_up)
+            job = self._client.job(prompt_id, workflow)
+        self._is_patient = True
+        self.prompts.put(prompt_id, job)
+        return job
+
+    def _submitted(self, prompt_id: str, workflow: Workflow, options: Mapping[str, Any]) -> Job:
+        def submit(it: Workflow) -> Job:
+            return self._client.submit(it, prompt_id=prompt_id, **options)
+
+        if not self._is_patient:
+            return submit(workflow)
+        patiently = partial(self._patiently, prompt_id, Deadline.after(self._limit))
+        # A file that was cut may be sent again.
+        send_files = partial(with_files_sent, self._client, workflow, Deadline())
+        sent = patiently(send_files, went_away)
+        return patiently(partial(submit, sent), got_nothing)
+
+    def _patiently(
+        self,
+        prompt_id: str,
+        deadline: Deadline,
+        ask: Callable[[], T],
+        is_waited_for: Callable[[Exception], bool],
+    ) -> T:
+        """Ask on behalf of a prompt that is not sent yet, and wait for a server that is away.
+
+        Raises:
+            JobTimeout: The deadline has passed.
+            ServerUnreachable: The server has been away for longer than ``patience``.
+        """
+
+        def late(exc: ComfyError) -> ComfyError:
+            return self._late(prompt_id, str(exc))
+
+        return self._outage.patiently(ask, is_waited_for, deadline, late, self.prompts.tick)
+
+    def _late(self, prompt_id: str, why: str) -> JobTimeout:
+        """Return the error of a prompt that could not be sent in time."""
+        words = f"the prompt was not sent within {self._limit:g} s: {why}"
+        stalled = self._limit != self.prompts.timeout
+        return JobTimeout(words, prompt_id=prompt_id, stalled=stalled)
+
+    # -- what ran before -------------------------------------------------------------------
+
+    def recover(self, sought: Mapping[str, Sought]) -> None:
+        """Look at the queue of the server."""
+        self._recovery = Recovery(self._client, self._poller, sought)
+        self._is_patient = True
+
+    def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:
+        """Ask the server, and wait until it answers."""
+        if self._recovery is None:
+            return None
+        deadline = Deadline.after(self._limit)
+        find = partial(self._recovery.find, prompt_id)
+        found = self._patiently(prompt_id, deadline, find, went_away)
+        return None if found is None else (self._client.host, found)
+
+    def attach(self, flight: Flight, workflow: Workflow, lost_delay: float | None) -> None:
+        """Attach to a prompt in this thread."""
+        assert self._recovery is not None  # noqa: S101
+        job = self._recovery.attach(flight.prompt_id, workflow, lost_delay)
+        self.prompts.put(flight.prompt_id, job)
 
 
-def attached(
-    client: Running, poller: Poller, prompt_id: str, workflow: Workflow, lost_delay: float | None
-) -> Job:
-    """Return a job for a prompt of an earlier process."""
-    graph = known_graph(workflow)
-    names = workflow.output_names
-    return attach(client, poller, prompt_id, graph, output_names=names, lost_delay=lost_delay)
+def _take_back(poller: Poller, prompts: Mapping[str, Job | None]) -> Iterable[str]:
+    """Delete prompts from the queue; return the keys of all, or none."""
+    ids = [key if job is None else job.prompt_id for key, job in prompts.items()]
+    return prompts if delete_pending(poller, ids) else ()
 
 
-def known_graph(workflow: Workflow) -> Mapping[str, Any]:
-    """Return the submitted graph; empty if only the server knows drawn seeds and file names."""
-    graph = workflow.to_dict()
-    return {} if wants_seeds(graph) or files_in(graph) else graph
+def delete_pending(
+    poller: Poller, prompt_ids: Collection[str], seconds: float = float("inf")
+) -> bool:
+    """Delete pending prompts from the queue; return whether the server has done so in time."""
+    removed = removing(poller, prompt_ids)
+    try:
+        timeout = min(seconds, poller.timing.cancel_timeout)
+        http = poller.tracker.http
+        http.send_command("POST", "/queue", json={"delete": [*prompt_ids]}, timeout=timeout)
+    except ComfyError as exc:
+        log.warning("prompts may stay in the queue, %s: %s", ", ".join(prompt_ids), exc)
+        return False
+    removed()
+    return True

@@ -1,11 +1,11 @@
-"""A grid of prompts, :meth:`ComfyApi.sweep`: in the best order, and to be carried on.
+"""A grid of prompts, :meth:`ComfyApi.sweep`: run in the best order, and resumed after a crash.
 
-The server keeps what the nodes of the last prompt gave, so from one prompt to the next a
-single value changes, and what feeds the most nodes changes the least.
+The server caches the outputs of the last prompt's nodes, so from one prompt to the next a
+single value changes, and the inputs that feed the most nodes change the least.
 
-With a journal each prompt has an id that follows from the journal's own, from its graph and
-from how often that was tried.  It is on the disk before the prompt is sent, and its end as soon
-as it is known: what any crash leaves open, the server can be asked.
+With a journal, the id of each prompt follows from the journal's own id, from its graph and
+from the number of tries.  The id is on the disk before the prompt is sent, and the end of the
+prompt as soon as it is known: the server can be asked about all that a crash leaves open.
 """
 
 from __future__ import annotations
@@ -38,17 +38,16 @@ from ..recording.secrets import Secrets
 from ..routes.prompts import AnyWorkflow
 from ..showing.screen import Surface, surface
 from ..workflow.graph import shorten
-from .grid import Grid
+from .grid import Grid, Split
 from .journal import Journal, Key, Record
-from .map import ATTEMPTS, check_in_flight, is_about_one
-from .records import REFUSALS, error_record, result_record, row_of
+from .map_loop import ATTEMPTS, check_in_flight, is_about_one
 from .recovery import Sought
 from .row import SweepRow
+from .row_records import REFUSALS, error_record, result_record, row_of
 from .rows import Sweep
-from .runner import Runner
-from .split import Split
+from .runner import Flight, Runner, Verdict
+from .sweep_bar import shown_progress
 from .times import late_times, time_of
-from .watching import watched
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -78,17 +77,6 @@ def run_sweep(
     with Journal(journal) as file:
         sweeper.carry_on(file, retry_failed)
         return sweeper.run()
-
-
-@attrs.define(eq=False)
-class _Flight:
-    """A prompt that is under way."""
-
-    point: int
-    host: str
-    tries: int = 0
-    begun: float | None = None  #: Monotonic; ``None``: nothing is sent yet, or by others.
-    was_taken_back: bool = False  #: By an earlier call; it may have run nevertheless.
 
 
 def _say_what_ended(count: int, of: int) -> None:
@@ -128,7 +116,7 @@ class _Sweeper:
     ) -> None:
         self._grid = grid
         self._runner = runner
-        self._window = runner.window
+        self._prompts = runner.prompts
         self._in_flight = in_flight
         self._on_row = on_row
         self._options = options
@@ -145,7 +133,7 @@ class _Sweeper:
         self._lost: Counter[int] = Counter()  # of these forgotten by the server, in this one
         self._rows: dict[int, SweepRow] = {}
         self._todo = Split((), {}, grid.cost)
-        self._flights: dict[str, _Flight] = {}  # of the prompts in the window
+        self._flights: dict[str, Flight] = {}  # of the prompts in the window
         self._was_accepted = False  # a server has taken a prompt of this call
         self._secrets = Secrets()
         varied = [{axis.input: value} for axis in grid.axes for value in axis.values]
@@ -153,7 +141,8 @@ class _Sweeper:
 
     def run(self) -> Sweep:
         try:
-            with watched(self._surface, self._window, self._rows, len(self._grid)) as screen:
+            total = len(self._grid)
+            with shown_progress(self._surface, self._prompts, self._rows, total) as screen:
                 self._make_room = screen.make_room
                 self._run_all()
                 rows = self._ended()
@@ -163,7 +152,7 @@ class _Sweeper:
             if isinstance(exc, KeyboardInterrupt):
                 if self._journal is None:
                     _say_what_ended(len(self._rows), len(self._grid))
-                self._window.say_what_runs()
+                self._prompts.say_what_runs()
             raise
         finally:
             self._take_back()
@@ -175,18 +164,18 @@ class _Sweeper:
             self._tell(self._rows[point])
         order = [point for point in self._grid.order() if point not in self._rows]
         todo = [point for point in order if point not in self._open]
-        self._todo = Split(todo, self._runner.weights(), self._grid.cost)
+        self._todo = Split(todo, self._runner.weights, self._grid.cost)
         self._refuse_impossible()
         for point in order:
             if point in self._open:
                 self._look_up(point, self._open[point])
-        while self._todo or self._window:
+        while self._todo or self._prompts:
             self._fill()
-            if not self._window:
+            if not self._prompts:
                 self._refuse_impossible()
                 if self._todo:
                     self._runner.pause()
-            elif (end := self._window.look()) is not None:
+            elif (end := self._prompts.look()) is not None:
                 self._end(*end)
         self._ask_times_again()
 
@@ -198,17 +187,13 @@ class _Sweeper:
             pass
 
     def _next(self) -> tuple[int, str] | None:
-        if self._in_flight is not None and len(self._window) >= self._in_flight:
+        if self._in_flight is not None and len(self._prompts) >= self._in_flight:
             return None
-        for host in self._runner.free():
-            may_steal = self._runner.may_steal(host)
-            point = self._todo.take(host, self._runner.fits, may_steal=may_steal)
-            if point is not None:
-                return point, host
-        return None
+        return self._runner.choose(self._todo)
 
     def _recalled(self, prompt_id: str) -> None:
-        self._window.drop(prompt_id)
+        """Put a point back whose prompt surely never ran."""
+        self._prompts.drop(prompt_id)
         flight = self._flights.pop(prompt_id)
         if flight.begun is not None:
             self._write_returned(flight.point)
@@ -219,7 +204,7 @@ class _Sweeper:
         if not isinstance(error, JobError):
             self._recalled(prompt_id)
             return
-        self._window.pop(prompt_id)
+        self._prompts.pop(prompt_id)
         flight = self._flights.pop(prompt_id)
         self._todo.put_back(flight.point, flight.host)
 
@@ -227,8 +212,8 @@ class _Sweeper:
         return Sweep(self._rows[point] for point in sorted(self._rows))
 
     def _take_back(self) -> None:
-        self._window.withdraw()
-        for prompt_id in self._window.withdrawn:
+        self._prompts.withdraw()
+        for prompt_id in self._prompts.withdrawn:
             if prompt_id in self._flights:
                 self._write_withdrawn(self._flights[prompt_id].point)
 
@@ -260,7 +245,7 @@ class _Sweeper:
         self._tries[point] = record.tries
         if record.result is None and record.error is None:
             if record.host:
-                can_ask = self._runner.home(record.host) is not None
+                can_ask = self._home(record.host) is not None
                 ours = _id_of(self._id, self._keys[point], record.tries)
                 workflow = partial(self._grid.workflow, point)
                 self._sought[ours] = Sought(workflow, record.prompt_id)
@@ -270,19 +255,23 @@ class _Sweeper:
         if record.error is not None and (retry_failed or record.error["kind"] in REFUSALS):
             return  # what was refused never ran
         row = SweepRow(point, self._grid.params(point), record.prompt_id)
-        files = self._runner.client(record.host)
+        files = self._runner.clients.get(record.host)
         self._rows[point] = row_of(row, record, self._grid.workflow(point), files)
         if record.told:
             self._told.add(point)
 
+    def _home(self, host: str) -> str | None:
+        """Return the server to ask for prompts that were sent to ``host``, if there is one."""
+        return host if host in self._runner.clients else self._runner.heir
+
     def _look_up(self, point: int, record: Record) -> None:
         """Look for a prompt that was sent, and has not ended as far as the journal knows."""
-        home = self._runner.home(record.host)
+        home = self._home(record.host)
         if home is not None:
             # One that was sent a moment ago may be on its way yet.
             look_up = self._runner.poller.timing.look_up
             lost_delay = None if runtime.wall_time() - record.sent_at > look_up else look_up
-            self._attach(point, home, record.prompt_id, lost_delay=lost_delay)
+            self._attach(Flight(record.prompt_id, point, home), lost_delay)
         elif self._runner.reruns:
             self._todo.put_back(point, record.host)
         else:
@@ -319,11 +308,11 @@ class _Sweeper:
     def _submit(self, point: int, host: str) -> bool:
         """Submit a point; False: that server cannot have it."""
         prompt_id = self._next_id(point)
-        flight = _Flight(point, host, self._tries[point] + 1)
+        flight = Flight(prompt_id, point, host, self._tries[point] + 1)
         self._flights[prompt_id] = flight
-        workflow, sent = self._grid.workflow(point), partial(self._sent, flight, prompt_id)
+        workflow = self._grid.workflow(point)
         try:
-            job = self._runner.submit(host, prompt_id, point, workflow, self._options, sent)
+            job = self._runner.submit(flight, workflow, self._options, self._sent)
         except ComfyError as exc:
             del self._flights[prompt_id]
             if isinstance(exc, JobTimeout):
@@ -332,7 +321,7 @@ class _Sweeper:
             if not is_about_one(exc):
                 self._write_withdrawn(point)  # it did not arrive
                 raise
-            self._refused(flight, prompt_id, exc)
+            self._refused(flight, exc)
             return True
         if job is None:
             del self._flights[prompt_id]
@@ -343,11 +332,12 @@ class _Sweeper:
             self._journal.accepted(self._keys[point], job.prompt_id)
         return True
 
-    def _sent(self, flight: _Flight, prompt_id: str, host: str) -> None:
+    def _sent(self, flight: Flight) -> None:
         """Record that a prompt is about to be sent, maybe in another thread."""
         if self._journal is not None:
             key = self._keys[flight.point]
-            self._journal.sent(key, host, prompt_id, flight.tries, runtime.wall_time())
+            now = runtime.wall_time()
+            self._journal.sent(key, flight.host, flight.prompt_id, flight.tries, now)
         self._tries[flight.point] = flight.tries
         flight.begun = runtime.monotonic()
 
@@ -358,26 +348,18 @@ class _Sweeper:
             return False
         host, known = found
         if home is None:
-            self._sent(_Flight(point, host, self._tries[point] + 1), prompt_id, host)
-        self._attach(point, host, known, was_taken_back=home is not None)
+            self._sent(Flight(prompt_id, point, host, self._tries[point] + 1))
+        self._attach(Flight(known, point, host, was_taken_back=home is not None))
         return True
 
-    def _attach(
-        self,
-        point: int,
-        host: str,
-        prompt_id: str,
-        *,
-        lost_delay: float | None = None,
-        was_taken_back: bool = False,
-    ) -> None:
-        self._flights[prompt_id] = _Flight(point, host, was_taken_back=was_taken_back)
-        self._runner.attach(host, prompt_id, point, self._grid.workflow(point), lost_delay)
+    def _attach(self, flight: Flight, lost_delay: float | None = None) -> None:
+        self._flights[flight.prompt_id] = flight
+        self._runner.attach(flight, self._grid.workflow(flight.point), lost_delay)
 
-    def _refused(self, flight: _Flight, prompt_id: str, error: ComfyError) -> None:
+    def _refused(self, flight: Flight, error: ComfyError) -> None:
         """Settle a row whose prompt was refused: nothing of it has run."""
-        point = flight.point
-        row = SweepRow(point, self._grid.params(point), prompt_id, error=error, host=flight.host)
+        params = self._grid.params(flight.point)
+        row = SweepRow(flight.point, params, flight.prompt_id, error=error, host=flight.host)
         if not self._was_accepted and not self._grid.may_cause(error):
             self._write_end(row)
             error.add_note("it is about no input of the grid, so the sweep ends here")
@@ -398,23 +380,24 @@ class _Sweeper:
 
     def _end(self, prompt_id: str, outcome: Result | ComfyError) -> None:
         flight = self._flights[prompt_id]
-        if self._runner.goes_on(prompt_id, flight.point) and isinstance(outcome, ComfyError):
+        verdict = self._runner.judge(flight, outcome)
+        if verdict.moves and isinstance(outcome, ComfyError):
             self._moves_on(prompt_id, outcome)
             return
         refusal = None if isinstance(outcome, Result | JobError) else outcome
-        may_have_run = _may_have_run(flight, self._window.get(prompt_id), refusal)
+        may_have_run = _may_have_run(flight, self._prompts.get(prompt_id), refusal)
         if refusal is not None and not is_about_one(refusal):
-            if not self._runner.may_move(flight.host, refusal):
+            if not verdict.may_move:
                 raise refusal
             if not may_have_run:
                 self._recalled(prompt_id)
                 return
-        entry = self._window.pop(prompt_id)
+        entry = self._prompts.pop(prompt_id)
         if entry is None:  # close() in another thread has taken it back
             raise ClientClosed
         del self._flights[prompt_id]
         if refusal is not None and not may_have_run:
-            self._refused(flight, prompt_id, refusal)
+            self._refused(flight, refusal)
             return
         if refusal is not None:
             why = f"lost: {flight.host} may have run it, and cannot be asked: {refusal}"
@@ -422,14 +405,14 @@ class _Sweeper:
         if isinstance(outcome, JobInterrupted) and flight.tries and flight.begun is None:
             self._todo.put_back(flight.point, flight.host)  # of a pool that is shut down
             return
-        self._conclude(flight, prompt_id, entry, outcome, is_known=not may_have_run)
+        self._conclude(flight, entry, outcome, verdict, is_known=not may_have_run)
 
     def _conclude(
         self,
-        flight: _Flight,
-        prompt_id: str,
+        flight: Flight,
         entry: Job | ComfyError,
         outcome: Result | ComfyError,
+        verdict: Verdict,
         *,
         is_known: bool,
     ) -> None:
@@ -441,21 +424,19 @@ class _Sweeper:
         is_gone = isinstance(outcome, JobLost) or (
             isinstance(outcome, JobInterrupted) and was_taken_back
         )
-        was_forgotten = is_known and (
-            not isinstance(outcome, JobLost) or self._runner.was_forgotten(job)
-        )
+        was_forgotten = is_known and (not isinstance(outcome, JobLost) or verdict.was_forgotten)
         point = flight.point
-        may_run = self._lost[point] < ATTEMPTS - 1 and not self._runner.was_poison(point)
+        may_run = self._lost[point] < ATTEMPTS - 1 and not verdict.is_poison
         if is_gone and may_run and (was_forgotten or self._runner.reruns):
             log.warning("%s; submitting it again", outcome)
             self._lost[point] += 1
             if not was_forgotten:
-                self._runner.let_go(job)
+                verdict.cancel()
             self._todo.put_back(point, flight.host)
             return
         has_end = not (is_gone or isinstance(outcome, JobTimeout))
         took = time_of(self._runner, flight.host, job) if has_end and job is not None else None
-        row = _row_of(flight, self._grid.params(point), prompt_id, job, outcome, took)
+        row = _row_of(flight, self._grid.params(point), job, outcome, took)
         self._settle(row, is_known=was_forgotten)
 
     def _settle(self, row: SweepRow, *, is_known: bool = True) -> None:
@@ -484,7 +465,7 @@ class _Sweeper:
         """Write the end of a row, without its params, which may be secrets."""
         if self._journal is None:
             return
-        for client in self._runner.clients:
+        for client in self._runner.clients.values():
             add_secrets_of(client, self._secrets)  # now: they may have changed
         workflow, secrets = self._grid.workflow(row.index), self._secrets
         self._journal.ended(
@@ -510,9 +491,8 @@ class _Sweeper:
 
 
 def _row_of(
-    flight: _Flight,
+    flight: Flight,
     params: Mapping[str, Any],
-    prompt_id: str,
     job: Job | None,
     outcome: Result | ComfyError,
     took: float | None,
@@ -523,7 +503,7 @@ def _row_of(
     return SweepRow(
         flight.point,
         params,
-        prompt_id if job is None else job.prompt_id,
+        flight.prompt_id if job is None else job.prompt_id,
         result=result,
         error=None if isinstance(outcome, Result) else outcome,
         seconds=None if flight.begun is None else ended - flight.begun,
@@ -533,9 +513,7 @@ def _row_of(
     )
 
 
-def _may_have_run(
-    flight: _Flight, entry: Job | ComfyError | None, error: ComfyError | None
-) -> bool:
+def _may_have_run(flight: Flight, entry: Job | ComfyError | None, error: ComfyError | None) -> bool:
     """Return whether a prompt with this error may have run, as a server has it or may have it."""
     if error is None:
         return False
@@ -568,7 +546,7 @@ def _keys_of(grid: Grid, options: Mapping[str, Any]) -> list[Key]:
 
 
 def _warn_of_other_hosts(rows: Iterable[SweepRow], runner: Runner, path: Path) -> None:
-    ours = [client.host for client in runner.clients]
+    ours = runner.clients.keys()
     for host, number in Counter(row.host for row in rows).items():
         if host not in ours:
             log.warning(

@@ -17,7 +17,7 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 def time_of(runner: Runner, host: str, job: Job) -> float | None:
     """Return the job's execution time; its record may lag the end event."""
-    took, client = state_of(job).took, runner.client(host)
+    took, client = state_of(job).took, runner.clients.get(host)
     if took is not None or client is None:
         return took
     try:
@@ -42,7 +42,7 @@ def late_times(runner: Runner, rows: Iterable[SweepRow]) -> Iterator[tuple[Sweep
     deadline = Deadline.after(poller.timing.rows)
     while missing and (left := deadline.left()) > 0:
         row = missing.pop(0)
-        client = runner.client(row.host)
+        client = runner.clients.get(row.host or "")
         if client is None or row.host in silent:
             continue
         try:

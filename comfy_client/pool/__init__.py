@@ -4,10 +4,10 @@
     The executor: what users call.
 ``servers``, ``running``, ``batches``
     Its methods: for its servers, for one workflow, and for many.
-``map``
-    Many prompts, a few at a time.
-``sweep``
-    The prompts of a grid, on the servers that are to have them.
+``taking_back``
+    The prompts of one call, which are taken back when it ends.
+``sweep_servers``
+    The servers of a sweep: which point each one runs next, and what its failures mean.
 ``dispatcher``
     The lock of a pool: makes each change, and tells users what happened.
 ``worker``

@@ -7,14 +7,14 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-from ..batch.map import SubmitOptions
+from ..batch.map_loop import SubmitOptions
 from ..errors import ComfyError
 from ..jobs.callbacks import Callbacks
 from ..jobs.result import Result
 from ..routes.prompts import AnyWorkflow, PromptOptions, check_names, seal
-from .map import run_map
 from .running import Running, sending_of
 from .servers import AnyServer
+from .taking_back import run_pool_map, sweep_prompts
 
 if TYPE_CHECKING:
     from ..batch.row import SweepRow
@@ -124,7 +124,7 @@ class Batches(Running):
         seal(options)
         terms = self._terms(object(), priority, include, exclude)  # each call takes its turn
         sending = sending_of(options)
-        return run_map(
+        return run_pool_map(
             lambda item, begun: self._submit(self._read(item), Callbacks(), terms, sending, begun),
             self._dispatcher,
             workflows,
@@ -220,16 +220,16 @@ class Batches(Running):
             ClientClosed: After :meth:`shutdown`.
         """
         from ..batch.sweep import run_sweep
-        from .sweep import PoolRunner, PoolWindow
+        from .sweep_servers import PoolRunner
 
         seal(options)
         check_names(options)
         terms = self._terms(object(), priority, include, exclude)
         workflow = self._read(workflow)
-        window = PoolWindow(self._dispatcher, timeout=timeout, stall_timeout=stall_timeout)
         make_runner = partial(
             PoolRunner,
-            window=window,
+            prompts=sweep_prompts(self._dispatcher, timeout, stall_timeout),
+            dispatcher=self._dispatcher,
             terms=terms,
             numbers=self._numbers,
             patience=self._patience,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from .. import runtime
-from ..batch.source import Source
+from ..batch.items import Items
 from ..errors import ClientClosed
 from ..interrupts import in_full
 from ..jobs import pooled
@@ -44,7 +44,7 @@ class Dispatcher:
     def __init__(self, state: PoolState, receivers: Receivers) -> None:
         self.state: PoolState = state
         self.members: Mapping[str, Member] = state.members
-        self.sources: weakref.WeakSet[Source] = weakref.WeakSet()
+        self.sources: weakref.WeakSet[Items] = weakref.WeakSet()
         self._receivers = receivers
         self._threads: dict[Member, ServerThread] = {}  # those that are leaving, too
         # Whatever users ask for is done in its thread, so that Ctrl-C leaves nothing half done.

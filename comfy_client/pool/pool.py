@@ -17,11 +17,11 @@ from ..transport.deadline import Deadline
 from ..values import is_real
 from .batches import Batches
 from .dispatcher import Dispatcher
-from .map import forsake, take_back
 from .refusals import is_hopeless, out_of_reach
 from .schedule import Mode
 from .servers import AnyServer
 from .state import Intervals, OnFailed, OnLost, Policy, PoolState
+from .taking_back import forsake, take_back
 
 #: Longest wait in one piece, in seconds, so that Ctrl-C works on every system.
 _SLICE: Final = 0.5

@@ -15,7 +15,7 @@ from comfy_client.testing import ComfyServer
 
 #: Rooms and modules for which few programs have a use.
 SELDOM = (
-    "batch.map",
+    "batch.map_loop",
     "batch.sweep",
     "credentials",
     "doctor",

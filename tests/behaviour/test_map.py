@@ -32,7 +32,7 @@ from comfy_client import (
     Workflow,
     WorkflowError,
 )
-from comfy_client.batch.map import ATTEMPTS
+from comfy_client.batch.map_loop import ATTEMPTS
 from comfy_client.testing import ComfyServer, Request
 from comfy_client.transport.websocket import Connection
 from tests.conftest import load_workflow
@@ -374,13 +374,13 @@ def test_wrong_arguments_are_told_at_once(api) -> None:
         api.map(WORKFLOW, [], on_error="ignore")
     with pytest.raises(TypeError, match="one workflow needs params="):
         api.map(WORKFLOW)
-    with pytest.raises(TypeError, match="a workflow is a path"):
+    with pytest.raises(TypeError, match="a workflow must be a path"):
         api.map([WORKFLOW], [{}])
 
 
 def test_params_that_are_no_list_of_dicts_are_told_with_the_first(server, api) -> None:
     """A grid is for sweep; nothing was sent, so nothing is taken back."""
-    with pytest.raises(TypeError, match=r"inputs are a dict, .*: 'Make.seed'"):
+    with pytest.raises(TypeError, match=r"inputs must be a dict, .*: 'Make.seed'"):
         next(api.map(WORKFLOW, {"Make.seed": range(8)}))
     assert not [request for request in server.requests if request.method == "POST"]
 

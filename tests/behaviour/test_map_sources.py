@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from comfy_client import ClientClosed, ComfyApi, ComfyPool, runtime
-from comfy_client.batch.source import Source
+from comfy_client.batch.items import Items
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import until
 from tests.helpers.interrupts import fail_next_start
@@ -213,7 +213,7 @@ def test_a_client_that_is_closed_ends_the_wait_for_a_source(server, record) -> N
 def test_a_source_may_be_closed_while_its_thread_is_being_started(monkeypatch) -> None:
     """By another thread, as when a client is closed: the thread ends, and takes no item."""
     taken: list[int] = []
-    source = Source(map(taken.append, range(3)))
+    source = Items(map(taken.append, range(3)))
 
     class Starting(threading.Thread):
         def start(self) -> None:

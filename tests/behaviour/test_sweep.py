@@ -58,7 +58,7 @@ def txt2img() -> dict[str, Any]:
         ({}, ValueError, "without an input"),
         ({"Positive prompt.text": "a text"}, TypeError, "takes a list of values"),
         ({"KSampler.seed": 7}, TypeError, "takes a list of values"),
-        ({3: [7]}, TypeError, "named as in"),
+        ({3: [7]}, TypeError, "named like"),
         ([("KSampler.seed", [1])], TypeError, "a dict of values"),
     ],
 )

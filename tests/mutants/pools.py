@@ -58,7 +58,7 @@ POOLS = (
     # -- map and sweep ------------------------------------------------------------------
     Mutant(
         "B02",
-        "pool/sweep.py",
+        "pool/sweep_servers.py",
         "if not entry.goes_on or (entry.failed and point in self._failed):",
         "if not entry.goes_on:",
         "behaviour/test_pool_sick.py",
@@ -114,17 +114,16 @@ POOLS = (
     ),
     Mutant(
         "B12",
-        "batch/map.py",
-        "            elif entry is None:  # maybe it is there\n"
-        "                left[prompt_id] = None\n",
-        "",
+        "batch/in_flight.py",
+        "if entry is None or (isinstance(entry, Job) and not entry.done())",
+        "if isinstance(entry, Job) and not entry.done()",
         "behaviour/test_map.py::test_a_prompt_whose_submission_an_alarm_cuts_is_taken_back",
         "Ctrl-C while map sends a prompt leaves it in the queue",
     ),
     Mutant(
         "B13",
-        "batch/map.py",
-        "            if window.is_closed:  # by close() in another thread\n"
+        "batch/map_loop.py",
+        "            if prompts.is_closed:  # by close() in another thread\n"
         "                raise ClientClosed\n",
         "",
         "behaviour/test_map.py::test_a_client_that_is_being_closed_has_not_had_all_results",
@@ -173,7 +172,7 @@ POOLS = (
     ),
     Mutant(
         "N47",
-        "batch/window.py",
+        "batch/in_flight.py",
         "if job.done() and (said == [False] or not isinstance(job.exception(), JobInterrupted)):",
         "if False:",
         "behaviour/test_map.py::test_a_result_that_comes_as_its_time_is_up_counts",
@@ -189,7 +188,7 @@ POOLS = (
     ),
     Mutant(
         "N49",
-        "batch/map.py",
+        "batch/runner.py",
         "if workflow is None or tries >= ATTEMPTS:",
         "if workflow is None:",
         "behaviour/test_map.py::test_a_prompt_that_never_arrives_is_sent_so_often_and_no_more",

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfy_client.batch.grid import Grid
-from comfy_client.batch.split import Split
+from comfy_client.batch.grid import Grid, Split
 from tests.helpers.sweeps import WORKFLOW
 
 

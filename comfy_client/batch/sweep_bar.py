@@ -1,4 +1,4 @@
-"""Progress of a sweep on the screen."""
+"""The bar of a sweep on the screen: the rows that have ended, and the newest preview."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .. import runtime
 from ..events import PreviewEvent
 from ..jobs.job import Job, latest_previews
 from ..showing.screen import Surface
+from .in_flight import InFlight
 from .row import SweepRow
 from .rows import Sweep
-from .window import Window
 
 if TYPE_CHECKING:
     from ..showing.bars import Bar, Moment, Preview
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 class Screen:
     """Callbacks of a running sweep for the screen."""
 
-    make_room: Callable[[], None]  #: Somebody else is about to write on the screen.
-    end: Callable[[Sweep], None]  #: All rows have ended.
+    make_room: Callable[[], None]  #: Called when somebody else is about to write on the screen.
+    end: Callable[[Sweep], None]  #: Called when all rows have ended.
 
 
 @contextmanager
-def watched(
-    surface: Surface, window: Window, rows: Mapping[int, SweepRow], total: int
+def shown_progress(
+    surface: Surface, prompts: InFlight, rows: Mapping[int, SweepRow], total: int
 ) -> Iterator[Screen]:
     """Context manager: show a bar with the number of rows, and at the end how it ended."""
     if surface == "none":
@@ -39,31 +39,31 @@ def watched(
     from ..showing.bars import Ticker, make_bar  # a program without a screen does without
 
     bar = make_bar(surface, "sweep")
-    watch = _Watch(bar, window, rows, total, shows_previews=surface == "notebook")
-    window.tick = Ticker(bar, watch.moment).tick
+    watch = _SweepBar(bar, prompts, rows, total, shows_previews=surface == "notebook")
+    prompts.tick = Ticker(bar, watch.moment).tick
     try:
         yield Screen(bar.make_room, watch.succeed)
     except BaseException as exc:
         bar.end(watch.moment("stopped" if isinstance(exc, KeyboardInterrupt) else str(exc)), None)
         raise
     finally:
-        window.tick = None
+        prompts.tick = None
 
 
-class _Watch:
+class _SweepBar:
     """The bar of a sweep."""
 
     def __init__(
         self,
         bar: Bar,
-        window: Window,
+        prompts: InFlight,
         rows: Mapping[int, SweepRow],
         total: int,
         *,
         shows_previews: bool,
     ) -> None:
         self._bar = bar
-        self._window = window
+        self._prompts = prompts
         self._rows = rows
         self._total = total
         self._shows_previews = shows_previews
@@ -74,7 +74,7 @@ class _Watch:
         self._latest: Callable[[], PreviewEvent | None] = lambda: None
 
     def succeed(self, rows: Sweep) -> None:
-        """Say so, and show the gallery, where that is possible."""
+        """Show that all rows have ended, and the gallery, where that is possible."""
         from ..showing.cells import outcome_of
 
         outcome = outcome_of(rows, rows.gallery) if self._shows_previews else None
@@ -84,7 +84,7 @@ class _Watch:
         """Return ``12/500, 3 failed`` and the like; the prompts that run count in part."""
         from ..showing.bars import Moment
 
-        jobs = self._window.jobs
+        jobs = list(self._prompts.jobs.values())
         if self._shows_previews:
             self._look(jobs)
         rows = list(self._rows.values())
@@ -95,7 +95,7 @@ class _Watch:
         # The first one may have loaded a model: it says too little of the others.
         left = elapsed / new * (self._total - done) if len(rows) > self._before else None
         counted = f"{len(rows)}/{self._total}{f', {failed} failed' if failed else ''}"
-        trouble = "" if ended else self._window.trouble
+        trouble = "" if ended else self._prompts.trouble
         return Moment(
             min(1.0, done / max(1, self._total)),
             f"{counted}, {trouble}" if trouble else counted,

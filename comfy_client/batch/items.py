@@ -1,4 +1,4 @@
-"""Source of prompts for :meth:`ComfyApi.map`: an iterable that may block."""
+"""Items from which ``map`` makes prompts: those of an iterable that may block."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ..tracebacks import short_interrupts
 
 #: Types whose iterators never block, and run no code of their user's.
 _PLAIN: Final = (list, tuple, range, dict, set, frozenset, deque)
-#: Seconds that a source has to come up with an item before results are looked at.
+#: Seconds that an iterable has to come up with an item before results are looked at.
 _SOON: Final = 0.05
 #: Seconds in which an idle thread ends.
 _END: Final = 1.0
 
-#: An item, or the exception that the source raised in its place.
+#: An item, or the exception that the iterable raised in its place.
 _Found = tuple[Any, BaseException | None]
 
 
-class Source:
+class Items:
     """The items of an iterable, each taken when there is room for it.
 
     A thread iterates it, so that results can be yielded while it blocks, as ``queue.get`` does.
@@ -53,7 +53,7 @@ class Source:
         """Ask for the next item; return whether it, or the error in its place, is there already.
 
         Raises:
-            ClientClosed: The source was closed, maybe by another thread.
+            ClientClosed: The items were closed, maybe by another thread.
         """
         if self._is_closed:
             raise ClientClosed
@@ -74,7 +74,7 @@ class Source:
         return self._found is not None
 
     def take(self) -> Any:
-        """Return the next item, which is there, or raise what the source raised."""
+        """Return the next item, which is there, or raise what the iterable raised."""
         assert self._found is not None  # noqa: S101
         (item, error), self._found, self._is_asked = self._found, None, False
         if error is not None:
@@ -110,7 +110,7 @@ class Source:
         if self._thread is None or not self._thread.is_alive():  # or this is the child of a fork
             serve = partial(_serve, self._items, self._asks, self._news)
             context = contextvars.copy_context()
-            # Daemon: a source that blocks for ever holds up no script that ends.
+            # Daemon: an iterable that blocks for ever holds up no script that ends.
             thread = runtime.Thread(
                 target=context.run, args=(serve,), name="comfy-source", daemon=True
             )

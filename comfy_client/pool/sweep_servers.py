@@ -11,16 +11,15 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
-import attrs
-
 from .. import runtime
-from ..batch.grid import Grid
-from ..batch.recovery import Recovery, Sought
-from ..batch.runner import attached, known_graph
-from ..batch.window import Due, Window
+from ..batch.grid import Grid, Split
+from ..batch.in_flight import InFlight
+from ..batch.map_loop import is_about_one
+from ..batch.recovery import Recovery, Sought, known_graph
+from ..batch.runner import Flight, Runner, Verdict
 from ..client import ComfyApi
 from ..errors import (
     AuthenticationError,
@@ -36,6 +35,7 @@ from ..jobs.job import SLICE, Job
 from ..jobs.outcomes import lost_error
 from ..jobs.poller import Poller
 from ..jobs.pooled import PooledJob, prompt_of
+from ..jobs.result import Result
 from ..jobs.running import Running, poller_of
 from ..transport.deadline import LONGEST, Deadline, limited_silence
 from ..workflow import Workflow
@@ -43,89 +43,49 @@ from ..workflow.edit import graph_of
 from ..workflow.file_inputs import files_in
 from ..workflow.graph import as_link
 from .dispatcher import Dispatcher
-from .map import Patience, take_back
 from .needs import Need, Needs, is_model, models_of, needs_of
 from .refusals import cannot_run, is_hopeless, lacks, out_of_reach
 from .running import Terms, sending_of
-from .schedule import Waiting
+from .schedule import Server, Waiting
 from .state import Entry, Member
+from .taking_back import SPARE
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: As many wait as a server has, so that it is never idle.
-_SOME: Final = 2
 #: Seconds that servers have to answer, when a sweep is carried on.
 _CONNECTING: Final = 10.0
+#: Errors of a submission whose server has just left the pool.
+_IS_GONE: Final = (WorkflowError, ValueError, ServerUnreachable)
 
 
-@attrs.define(eq=False)
-class PoolWindow(Window):
-    """The prompts of one call that are under way on the servers of a pool, or wait for one."""
-
-    dispatcher: Dispatcher
-    hosts: dict[str, str] = attrs.field(factory=dict, init=False)  #: Of each prompt.
-    earlier: set[str] = attrs.field(factory=set, init=False)  #: Prompts of an earlier process.
-    _patience: Patience = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        Window.__attrs_post_init__(self)
-        self._patience = Patience(self.timeout, self.stall_timeout)
-
-    @property
-    def pooled(self) -> dict[str, PooledJob]:
-        """The jobs, by their first ids."""
-        return {name: one for name, one in self._entries.items() if isinstance(one, PooledJob)}
-
-    def pop(self, prompt_id: str) -> Job | ComfyError | None:
-        """Remove a prompt whose end is known."""
-        entry = Window.pop(self, prompt_id)
-        if isinstance(entry, PooledJob):
-            self._patience.ended(entry)
-        return entry
-
-    def drop(self, prompt_id: str) -> Job | ComfyError | None:
-        """Remove a prompt that has not ended."""
-        self.hosts.pop(prompt_id, None)
-        return Window.drop(self, prompt_id)
-
-    def _due(self, prompt_id: str, job: Job) -> Iterable[Due]:
-        jobs = self.pooled
-        if prompt_id in self.earlier and job.status == "waiting":
-            return ()  # its server may have run it, and is waited for as the pool says
-        return self._patience.due(jobs[prompt_id], jobs.values()) if prompt_id in jobs else ()
-
-    def withdraw(self) -> None:
-        """Take back what waits in the pool, and what is pending on a server."""
-        taken = take_back(self.dispatcher, self.pooled.values())
-        self.withdrawn.extend(name for name, job in self.pooled.items() if job in taken)
-        self._entries.clear()
-
-
-class PoolRunner:
-    """A :class:`comfy_client.batch.runner.Runner` of the servers of a pool."""
+class PoolRunner(Runner):
+    """The servers of a pool, for a sweep."""
 
     def __init__(
         self,
         grid: Grid,
-        window: PoolWindow,
+        prompts: InFlight,
+        dispatcher: Dispatcher,
         terms: Terms,
         numbers: Iterator[int],
         *,
         patience: float,
         reruns: bool,
     ) -> None:
-        self.window: PoolWindow = window
+        self.prompts: InFlight = prompts
         self.reruns: bool = reruns
+        self.heir: str | None = None
         self._terms = terms
         self._numbers = numbers
         self._patience = patience
-        self._dispatcher = window.dispatcher
+        self._dispatcher = dispatcher
         self._needs = needs_by_point(grid)
         # Of all servers that there have been.
-        self._clients = {name: one.api for name, one in window.dispatcher.members.items()}
+        self._clients = {name: one.api for name, one in dispatcher.members.items()}
         self._recoveries: dict[str, Recovery] = {}
         self._sought: Mapping[str, Sought] = {}
-        self._entries: dict[str, Entry] = {}  # of the prompts in the window
+        self._entries: dict[str, Entry] = {}  # of the prompts in flight
+        self._hosts: dict[str, str] = {}  # of these
         self._avoided: dict[int, set[str]] = {}  # servers that refused or failed a point
         self._failed: set[int] = set()  # points that failed once, and went on
         self._died: dict[int, frozenset[str]] = {}  # servers that died while they ran a point
@@ -158,42 +118,49 @@ class PoolRunner:
     def poller(self) -> Poller:
         """The poller of the first server."""
         members = self._members.values()
-        return poller_of(next((member.api for member in members), next(iter(self.clients))))
+        return poller_of(
+            next((member.api for member in members), next(iter(self.clients.values())))
+        )
 
     @property
-    def clients(self) -> Collection[Running]:
-        """The clients of all servers."""
+    def clients(self) -> Mapping[str, Running]:
+        """The clients of all servers that have been in the pool."""
         if not self._members and not self._clients:
             raise ClientClosed("the pool has no servers: add one")
-        return self._clients.values()
-
-    def client(self, host: str | None) -> Running | None:
-        """Return the client of a server of the pool, if any."""
-        return self._clients.get(host or "")
+        return self._clients
 
     # -- what is to be run -----------------------------------------------------------------
 
+    @property
     def weights(self) -> Mapping[str, float]:
-        """Return the weights of the servers that answer, or of all if no server does."""
+        """The weights of the servers that answer, or of all if no server does."""
         members = self._allowed(self._members)
         found = {name: one for name, one in members.items() if one.error is None} or members
         return {name: member.server.weight for name, member in found.items()}
 
-    def free(self) -> Iterable[str]:
+    def choose(self, todo: Split) -> tuple[int, str] | None:
+        """Take a point for the idlest server that can have one; a suspect takes none of others."""
+        for server in self._free():
+            point = todo.take(server.name, self._fits, may_steal=not server.is_suspect)
+            if point is not None:
+                return point, server.name
+        return None
+
+    def _free(self) -> list[Server]:
         """Return the servers that can take one more prompt, without a long queue of others."""
-        own = Counter(self.window.hosts.values())
+        own = Counter(self._hosts.values())
         members = self._allowed(self._ready)
         servers = [one.server for name, one in members.items() if name not in self._refusing]
         least = min((server.load for server in servers), default=0.0)
         found = [
             server
             for server in servers
-            if own[server.name] < _SOME * server.most
+            if own[server.name] < SPARE * server.most
             and server.others / server.weight < least + server.most
         ]
-        return [one.name for one in sorted(found, key=lambda one: own[one.name] / one.weight)]
+        return sorted(found, key=lambda one: own[one.name] / one.weight)
 
-    def fits(self, host: str, point: int) -> bool:
+    def _fits(self, host: str, point: int) -> bool:
         """Return whether a server can run a point now; a suspect rests if another server can."""
         member = self._dispatcher.members.get(host)
         if member is None or not member.server.has(self._needs(point)):
@@ -223,11 +190,6 @@ class PoolRunner:
             for name, one in members.items()
             if name != host and name not in self._refusing
         )
-
-    def may_steal(self, host: str) -> bool:
-        """Return whether it is well."""
-        member = self._dispatcher.members.get(host)
-        return member is not None and not member.server.is_suspect
 
     def impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
         """Return the points that no server can run; one that is away may be able to.
@@ -282,22 +244,30 @@ class PoolRunner:
 
     def recall(self, *, needed: bool) -> Collection[str]:
         """Take back what waits for a server that is away, or for a busy one beside an idle one."""
-        jobs = {name: job for name, job in self.window.pooled.items() if job.status == "waiting"}
-        ready = self._ready
+        jobs = {
+            name: job
+            for name, job in self.prompts.jobs.items()
+            if isinstance(job, PooledJob) and job.status == "waiting"
+        }
+        ready, hosts = self._ready, self._hosts
         self._give_up(jobs, ready)
-        hosts = self.window.hosts
-        ours = [name for name in jobs if name not in self.window.earlier]
+        ours = [name for name in jobs if name not in self.prompts.earlier]
         found = [name for name in ours if hosts[name] not in ready or self._is_held_up(name)]
         if needed and self._allowed(ready).keys() - self._refusing.keys() - set(hosts.values()):
             found += [name for name in ours if hosts[name] in ready][-1:]
         found = [name for name in found if self._dispatcher.withdraw(jobs[name], if_unsent=True)]
         for name in found:
-            self._entries.pop(name, None)
+            self._forget(name)
         return found
+
+    def _forget(self, prompt_id: str) -> Entry | None:
+        """Forget a prompt that is no longer in flight."""
+        self._hosts.pop(prompt_id, None)
+        return self._entries.pop(prompt_id, None)
 
     def _is_held_up(self, prompt_id: str) -> bool:
         """Return whether a prompt waits for a suspect, and another server could have it."""
-        member = self._dispatcher.members.get(self.window.hosts[prompt_id])
+        member = self._dispatcher.members.get(self._hosts[prompt_id])
         entry = self._entries.get(prompt_id)
         is_bound = entry is not None and entry.waiting.is_bound
         return is_bound and member is not None and member.server.is_suspect
@@ -307,19 +277,19 @@ class PoolRunner:
         now = runtime.monotonic()
         for host in ready:
             self._away_since.pop(host, None)
-        for name in self.window.earlier & jobs.keys():
-            host = self.window.hosts[name]
+        for name in self.prompts.earlier & jobs.keys():
+            host = self._hosts[name]
             since = now if host in ready else self._away_since.setdefault(host, now)
             if now - since > self._patience and self._dispatcher.withdraw(
                 jobs[name], if_unsent=True
             ):
                 silence = f"{host} has not answered for {self._patience:g} s"
                 error = lost_error(name, f"lost: {silence}, and may have run it")
-                self.window.put(name, error)
+                self.prompts.put(name, error)
 
     def _late(self) -> ComfyError | None:
         """Return a JobTimeout if rows have waited too long for a server to answer, else None."""
-        limits = [n for n in (self.window.timeout, self.window.stall_timeout) if n is not None]
+        limits = [n for n in (self.prompts.timeout, self.prompts.stall_timeout) if n is not None]
         if self._idle_since is None or not limits:
             return None
         if runtime.monotonic() - self._idle_since < min(limits):
@@ -337,28 +307,24 @@ class PoolRunner:
             if words := lacks(Waiting("", 0, needs=self._rest), self._allowed(self._members)):
                 names += f"; {words}"
             log.warning("the sweep waits for a server that can run the rest: %s", names)
-        tick = self.window.tick
+        tick = self.prompts.tick
         self._dispatcher.wait(lambda: False, SLICE if tick is None else min(SLICE, tick()))
 
     def submit(
         self,
-        host: str,
-        prompt_id: str,
-        point: int,
+        flight: Flight,
         workflow: Workflow,
         options: Mapping[str, Any],
-        sent: Callable[[str], object],
+        sent: Callable[[Flight], object],
     ) -> Job | None:
-        """Have it wait for that server."""
+        """Have a prompt wait for its server."""
         graph = graph_of(workflow)
         known = {} if files_in(graph) else graph
-        return self._wait(host, prompt_id, point, workflow, known, options, chosen=sent)
+        return self._wait(flight, workflow, known, options, chosen=lambda _: sent(flight))
 
     def _wait(
         self,
-        host: str,
-        prompt_id: str,
-        point: int,
+        flight: Flight,
         workflow: Workflow,
         graph: Mapping[str, Any],
         options: Mapping[str, Any],
@@ -366,10 +332,11 @@ class PoolRunner:
         chosen: Callable[[str], object] | None = None,
         found: Callable[[ComfyApi], Job] | None = None,
     ) -> Job | None:
+        host, prompt_id = flight.host, flight.prompt_id
         job = PooledJob(self._clients[host], prompt_id, graph, self._dispatcher)
         # What was submitted before is looked for on its server, whatever that has by now.
         needs = needs_of(graph_of(workflow)) if found is None else frozenset[Need]()
-        has_other = self._has_other(host, point)
+        has_other = self._has_other(host, flight.point)
         waiting = Waiting(
             job,
             next(self._numbers),
@@ -385,49 +352,60 @@ class PoolRunner:
         entry.has_other = has_other
         self._idle_since = None
         self._entries[prompt_id] = entry
-        self.window.hosts[prompt_id] = host
-        self.window.put(prompt_id, job)
+        self._hosts[prompt_id] = host
+        self.prompts.put(prompt_id, job)
         try:
             self._dispatcher.submit(entry)
-        except (WorkflowError, ValueError, ServerUnreachable):  # the server has just gone
-            self.window.drop(prompt_id)
-            return None
-        except ComfyError:
-            self.window.drop(prompt_id)
+        except (ComfyError, ValueError) as exc:
+            self._forget(prompt_id)
+            self.prompts.drop(prompt_id)
+            if isinstance(exc, _IS_GONE):
+                return None
             raise
         return job
 
-    def may_move(self, host: str, error: ComfyError) -> bool:
-        """Return whether only that server takes nothing of us, or has been closed."""
+    def judge(self, flight: Flight, outcome: Result | ComfyError) -> Verdict:
+        """Note what the end of a prompt says about its server and its point."""
+        entry, point = self._forget(flight.prompt_id), flight.point
+        if isinstance(outcome, Result):
+            return Verdict()
+        if entry is not None:
+            self._died[point] = self._died.get(point, frozenset()) | entry.died
+            if self._moves_on(flight, entry):
+                return Verdict(moves=True)
+        job = self.prompts.get(flight.prompt_id)
+        inner = prompt_of(job) if isinstance(job, PooledJob) else None
+        # Only its own server can say so; it may say otherwise when it is back.
+        was_forgotten = (
+            inner is not None and inner.done() and isinstance(inner.exception(0), JobLost)
+        )
+        return Verdict(
+            may_move=not is_about_one(outcome) and self._refuses_us(flight.host, outcome),
+            is_poison=len(self._died.get(point, ())) > 1,
+            was_forgotten=was_forgotten,
+            cancel=partial(self._cancel_later, inner, job),
+        )
+
+    def _moves_on(self, flight: Flight, entry: Entry) -> bool:
+        """Return whether another server is to run the point of a prompt that has ended."""
+        point = flight.point
+        if not entry.goes_on or (entry.failed and point in self._failed):
+            return False
+        if entry.failed:
+            self._failed.add(point)
+        if entry.refusal is not None:
+            self._avoided.setdefault(point, set()).add(flight.host)
+        return True
+
+    def _refuses_us(self, host: str, error: ComfyError) -> bool:
+        """Return whether only this server takes nothing of us, or has been closed."""
         self._dispatcher.check_open()
         if not isinstance(error, AuthenticationError | ClientClosed):
             return False
         self._refusing[host] = error
         return bool(self._allowed(self._members).keys() - self._refusing.keys())
 
-    def goes_on(self, prompt_id: str, point: int) -> bool:
-        """Return whether the pool has another server run a point whose prompt has ended."""
-        entry, host = self._entries.pop(prompt_id, None), self.window.hosts.get(prompt_id, "")
-        if entry is None:
-            return False
-        self._died[point] = self._died.get(point, frozenset()) | entry.died
-        if not entry.goes_on or (entry.failed and point in self._failed):
-            return False
-        if entry.failed:
-            self._failed.add(point)
-        if entry.refusal is not None:
-            self._avoided.setdefault(point, set()).add(host)
-        return True
-
-    def was_poison(self, point: int) -> bool:
-        """Return whether two servers have died while they ran a point."""
-        return len(self._died.get(point, ())) > 1
-
     # -- what ran before -------------------------------------------------------------------
-
-    def home(self, host: str) -> str | None:
-        """Return the server itself if it is in the pool, else None."""
-        return host if host in self._members else None
 
     def recover(self, sought: Mapping[str, Sought]) -> None:
         """Look for prompts of an earlier call, once it is known which servers answer."""
@@ -441,7 +419,8 @@ class PoolRunner:
 
     def _recovery(self, host: str) -> Recovery:
         if host not in self._recoveries:
-            self._recoveries[host] = Recovery(self._clients[host], self._sought)
+            client = self._clients[host]
+            self._recoveries[host] = Recovery(client, poller_of(client), self._sought)
         return self._recoveries[host]
 
     def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:
@@ -461,35 +440,20 @@ class PoolRunner:
                 return host, known
         return None if home is None or home in asked else (home, prompt_id)
 
-    def attach(
-        self,
-        host: str,
-        prompt_id: str,
-        point: int,
-        workflow: Workflow,
-        lost_delay: float | None,
-    ) -> None:
+    def attach(self, flight: Flight, workflow: Workflow, lost_delay: float | None) -> None:
         """Attach to a prompt in the server's thread, as soon as the server answers."""
+        host, prompt_id = flight.host, flight.prompt_id
 
-        def attach_to(api: ComfyApi) -> Job:
-            known = self._recovery(host).queued.get(prompt_id, prompt_id)
-            return attached(api, poller_of(api), known, workflow, lost_delay)
+        def attach_to(_: ComfyApi) -> Job:
+            return self._recovery(host).attach(prompt_id, workflow, lost_delay)
 
-        self.window.earlier.add(prompt_id)
-        graph = known_graph(workflow)
-        if self._wait(host, prompt_id, point, workflow, graph, {}, found=attach_to) is None:
-            self.window.hosts[prompt_id] = host
+        self.prompts.earlier.add(prompt_id)
+        if self._wait(flight, workflow, known_graph(workflow), {}, found=attach_to) is None:
             why = f"lost: {host} may have run it, and is not in the pool, or refuses us"
-            self.window.put(prompt_id, lost_error(prompt_id, why))
+            self.prompts.put(prompt_id, lost_error(prompt_id, why))
 
-    def was_forgotten(self, job: Job | None) -> bool:
-        """Return whether its own server has said so; it may say otherwise when it is back."""
-        inner = prompt_of(job) if isinstance(job, PooledJob) else None
-        return inner is not None and inner.done() and isinstance(inner.exception(0), JobLost)
-
-    def let_go(self, job: Job | None) -> None:
-        """Have a job's server cancel it once it is back."""
-        inner = prompt_of(job) if isinstance(job, PooledJob) else None
+    def _cancel_later(self, inner: Job | None, job: Job | ComfyError | None) -> None:
+        """Have the server of a job cancel it once it is back."""
         member = self._members.get(job.server or "") if isinstance(job, PooledJob) else None
         if inner is not None and member is not None:
             member.unwanted.append(inner)

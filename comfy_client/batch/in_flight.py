@@ -1,0 +1,259 @@
+"""The prompts of one call that are under way: the next one to end, or to take too long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+
+import attrs
+
+from .. import runtime
+from ..errors import ClientClosed, ComfyError, JobInterrupted, JobTimeout
+from ..interrupts import in_full
+from ..jobs.job import (
+    SLICE,
+    Job,
+    cancel_in_time,
+    news_at,
+    state_of,
+    wait_for_one,
+    warn_that_it_runs,
+)
+from ..jobs.result import Result
+from ..transport.deadline import check_timeout
+from .items import Items
+from .outage import Outage
+
+#: Waits until one of some jobs has ended, or something else happens; so many seconds at most.
+Wait = Callable[[Collection[Job], float], object]
+#: Deletes prompts from the queues of their servers, unless they run; returns the deleted ones.
+#: They go by their keys; a prompt that is still being sent has no job.
+TakeBack = Callable[[Mapping[str, Job | None]], Iterable[str]]
+
+
+def _no_server(job: Job) -> str | None:
+    return None
+
+
+@attrs.define(eq=False)
+class InFlight:
+    """The prompts of one call that are under way, in the order of their submission.
+
+    One thread works with them; another one may :meth:`withdraw` them when the client is closed.
+    Each has a key, usually its id.
+
+    Attributes:
+        take_back: Called with the prompts that are left at the end.
+        timeout: Seconds for each prompt; ``None``: no limit.
+        stall_timeout: Seconds without any news; ``None``: no limit.
+        server_of: Returns the server that has a job; ``None``: none has, or there is only one.
+        outage: The absence of the only server; ``None``: a pool looks after its servers.
+        longest: Seconds that a thread waits for another one that withdraws the prompts.
+        tick: Called again and again during a wait; returns the seconds until its next call.
+        items: The source of the prompts, which is closed with them.
+        earlier: The keys of prompts that another process sent.  No limit counts until a server
+            says that it has them.
+        withdrawn: The keys of prompts that were deleted from a queue.
+        is_closed: Whether the prompts were withdrawn.
+    """
+
+    take_back: TakeBack
+    timeout: float | None = attrs.field(default=None, kw_only=True)
+    stall_timeout: float | None = attrs.field(default=None, kw_only=True)
+    server_of: Callable[[Job], str | None] = attrs.field(default=_no_server, kw_only=True)
+    outage: Outage | None = attrs.field(default=None, kw_only=True)
+    longest: float = attrs.field(default=5.0, kw_only=True)
+    tick: Callable[[], float] | None = attrs.field(default=None, init=False)
+    items: Items | None = attrs.field(default=None, init=False)
+    earlier: set[str] = attrs.field(factory=set, init=False)
+    withdrawn: list[str] = attrs.field(factory=list, init=False)
+    is_closed: bool = attrs.field(default=False, init=False)
+    #: By key: a job, the reason why there is none, or ``None`` while it is being sent.
+    _entries: dict[str, Job | ComfyError | None] = attrs.field(factory=dict, init=False)
+    _since: dict[str, float] = attrs.field(factory=dict, init=False)
+    #: When a prompt ended last on each server; ``None``: on any.
+    _ends: dict[str | None, float] = attrs.field(factory=dict, init=False)
+    #: Held by the first thread that withdraws; others wait, lest they close its connection.
+    _withdrawal: runtime.Lock = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        check_timeout(self.timeout, self.stall_timeout)
+        self._withdrawal = runtime.Lock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries
+
+    @property
+    def jobs(self) -> dict[str, Job]:
+        """The jobs that were submitted and have not been taken out, by key."""
+        return {key: entry for key, entry in self._entries.copy().items() if isinstance(entry, Job)}
+
+    @property
+    def trouble(self) -> str:
+        """The reason that holds up all jobs, in a few words; empty if there is none."""
+        return "" if self.outage is None else self.outage.words
+
+    def get(self, key: str) -> Job | ComfyError | None:
+        """Return a prompt's job, or why it was not submitted, if either is there."""
+        return self._entries.get(key)
+
+    def begin(self, key: str) -> None:
+        """Add a prompt that is about to be sent: Ctrl-C may come while it is sent."""
+        self._entries[key] = None
+
+    def put(self, key: str, entry: Job | ComfyError) -> None:
+        """Add the job of a prompt, or the reason why it was not submitted."""
+        self._entries[key] = entry
+        self._since[key] = runtime.monotonic()
+
+    def rename(self, key: str, new: str) -> None:
+        """Give the place of a prompt to another one, which is about to be sent."""
+        renamed = {new if one == key else one: entry for one, entry in self._entries.items()}
+        self._entries = {**renamed, new: None}
+        self._since.pop(key, None)
+
+    def pop(self, key: str) -> Job | ComfyError | None:
+        """Remove a prompt whose end is known; not before, since Ctrl-C may come."""
+        entry = self._entries.get(key)
+        server = self.server_of(entry) if isinstance(entry, Job) else None
+        self._ends[server] = self._ends[None] = runtime.monotonic()
+        return self.drop(key)
+
+    def drop(self, key: str) -> Job | ComfyError | None:
+        """Remove a prompt that has not ended."""
+        self._since.pop(key, None)
+        return self._entries.pop(key, None)
+
+    def withdraw(self) -> None:
+        """Delete from the queues what is pending there; what runs keeps running.
+
+        A call while another thread does so waits for that thread.
+        """
+        is_first = self._withdrawal.acquire(blocking=False)
+        try:
+            in_full([self._take_back_all, *([] if self.items is None else [self.items.close])])
+        finally:
+            if is_first or self._withdrawal.acquire(timeout=self.longest):
+                self._withdrawal.release()
+
+    def _take_back_all(self) -> None:
+        self.is_closed = True  # before it is empty
+        entries, self._entries = self._entries, {}
+        left = {
+            key: entry
+            for key, entry in entries.items()
+            if entry is None or (isinstance(entry, Job) and not entry.done())  # maybe it is there
+        }
+        if left:
+            self.withdrawn.extend(self.take_back(left))
+
+    def say_what_runs(self) -> None:
+        """Log how to re-attach to prompts that Ctrl-C leaves running."""
+        for job in self.jobs.values():
+            if job.status == "running":
+                warn_that_it_runs(job)
+
+    # -- waiting -------------------------------------------------------------------------
+
+    def look(
+        self, *, ordered: bool = False, wait: Wait = wait_for_one
+    ) -> tuple[str, Result | ComfyError] | None:
+        """Wait briefly until a prompt is over; return its key and its outcome, or None.
+
+        ``ordered``: only the first prompt counts.
+
+        Raises:
+            ClientClosed: Another thread has withdrawn the prompts.
+            ServerUnreachable: The only server has been away for too long.
+        """
+        entries = self._entries.copy()  # close() in another thread may empty it
+        if not entries:
+            raise ClientClosed
+        if ordered:
+            first = next(iter(entries))
+            entries = {first: entries[first]}
+        longest = SLICE if self.tick is None else min(SLICE, self.tick())
+        ended = [key for key, entry in entries.items() if _is_over(entry)]
+        if ended:  # what may end the call comes last
+            key = next((key for key in ended if _has_result(entries[key])), ended[0])
+            return key, _outcome(entries[key])
+        jobs = {entry: key for key, entry in entries.items() if isinstance(entry, Job)}
+        due = [one for job, key in jobs.items() for one in self._due(key, job)]
+        now = runtime.monotonic()
+        over = [one for one in due if one.at <= now]
+        if over:
+            # Of several the one that runs: those behind it may yet have their turn.
+            first_up = next((one for one in over if one.job.status == "running"), over[0])
+            return jobs[first_up.job], _give_up(first_up)
+        wait(jobs, min([longest, *(one.at - now for one in due)]))
+        if self.outage is not None:
+            self.outage.look()
+        return None
+
+    def _due(self, key: str, job: Job) -> Iterator[_Due]:
+        """Yield the moments at which the wait for a prompt is over.
+
+        Prompts of one call wait for each other: the time of one begins when another ends on its
+        server, and news of any of them there counts.  As long as no server has it, the ends and
+        the news of all servers count.
+        """
+        if key in self.earlier and job.status == "waiting":
+            return
+        server = self.server_of(job)
+        ended_at = self._ends.get(server, 0.0)
+        if self.timeout is not None:
+            state = state_of(job)
+            since = max(self._since[key], state.posted_at or state.news_at, ended_at)
+            what = f"prompt {job.prompt_id} has not ended within {self.timeout:g} s"
+            yield _Due(since + self.timeout, job, what)
+        if self.stall_timeout is not None:
+            others = self.jobs.values() if job.status != "running" else ()
+            there = (one for one in others if server is None or self.server_of(one) == server)
+            latest = max(ended_at, *map(news_at, (job, *there)))
+            what = f"no news of prompt {job.prompt_id} for {self.stall_timeout:g} s"
+            yield _Due(latest + self.stall_timeout, job, what, stalled=True)
+
+
+@attrs.frozen
+class _Due:
+    """The moment until which an end, or news, of a job is waited for."""
+
+    at: float
+    job: Job
+    what: str  #: Went wrong, when it has passed.
+    stalled: bool = False
+
+
+def _is_over(entry: Job | ComfyError | None) -> bool:
+    return isinstance(entry, ComfyError) or (entry is not None and entry.done())
+
+
+def _has_result(entry: Job | ComfyError | None) -> bool:
+    return isinstance(entry, Job) and entry.exception() is None
+
+
+def _outcome(entry: Job | ComfyError | None) -> Result | ComfyError:
+    """Return the outcome of an entry that has ended."""
+    error = entry.exception() if isinstance(entry, Job) else entry
+    if isinstance(entry, Job) and error is None:
+        return entry.result()
+    if isinstance(error, ComfyError):
+        return error
+    raise error or AssertionError("it was sent by now")
+
+
+def _give_up(due: _Due) -> Result | ComfyError:
+    """Stop a job whose time is up, unless it has just ended."""
+    job, why = due.job, due.job.why()
+    said = cancel_in_time([job])
+    if job.done() and (said == [False] or not isinstance(job.exception(), JobInterrupted)):
+        return _outcome(job)
+    if said == [True] or job.done():
+        what = "it was cancelled"
+    elif not said:
+        what = "it could not be cancelled, and may keep running"
+    else:
+        what = "the server knows nothing of it any more"
+    return JobTimeout(f"{due.what} ({why}); {what}", prompt_id=job.prompt_id, stalled=due.stalled)

@@ -1,0 +1,169 @@
+"""Many prompts, a few at a time: the loop behind ``map`` of a client and of a pool."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Generator, Iterable, Mapping
+from functools import partial
+from typing import Any, Final, Literal, cast
+
+from ..errors import (
+    ApiError,
+    ClientClosed,
+    ComfyError,
+    JobError,
+    JobLost,
+    PromptRejected,
+    SubmitUncertain,
+    UploadTooLarge,
+    WorkflowError,
+)
+from ..jobs.job import SLICE
+from ..jobs.result import Result
+from ..routes.prompts import AnyWorkflow, PromptOptions
+from ..sealing import sealed
+from ..workflow import Workflow
+from ..workflow.definition_source import Definitions
+from ..workflow.edit import with_inputs
+from ..workflow.load import is_source
+from .in_flight import InFlight
+from .items import Items
+
+#: How often a prompt is submitted when the server forgets it.
+ATTEMPTS: Final = 3
+
+#: Submits a prompt, and puts it under a key among those in flight before it is sent.  It takes
+#: it out again if it was surely not sent.
+Submit = Callable[[str, Any], object]
+#: Submits a lost prompt again, in its place, if it surely never arrived; returns whether it did.
+Resubmit = Callable[[str, JobLost], bool]
+
+#: Errors that concern a single prompt.
+_ABOUT_ONE: Final = (JobError, PromptRejected, WorkflowError, UploadTooLarge, SubmitUncertain)
+
+
+class SubmitOptions(PromptOptions, total=False):
+    """Options of :meth:`ComfyApi.submit` and :meth:`ComfyApi.map`.
+
+    Attributes:
+        strict: See :meth:`ComfyApi.submit`.
+        resubmit: See :meth:`ComfyApi.submit`.
+    """
+
+    strict: bool
+    resubmit: bool
+
+
+def is_about_one(error: BaseException) -> bool:
+    """Return whether an error concerns a single prompt, and says nothing about the next."""
+    # A server may stumble over a graph that its check does not understand.
+    stumbled = isinstance(error, ApiError) and error.status == 500
+    return stumbled or isinstance(error, _ABOUT_ONE)
+
+
+def check_in_flight(in_flight: int) -> None:
+    """Raise ValueError for what is no number of prompts."""
+    if not isinstance(in_flight, int) or in_flight < 1:
+        raise ValueError(f"in_flight is a number of prompts, 1 or more, not {in_flight!r}")
+
+
+def run_map(
+    prompts: InFlight,
+    submit: Submit,
+    workflows: Iterable[AnyWorkflow] | AnyWorkflow,
+    params: Iterable[Mapping[str, Any]] | None,
+    *,
+    definitions: Definitions,
+    most: Callable[[], int],
+    ordered: bool,
+    on_error: Literal["raise", "keep"],
+    resubmit: Resubmit | None = None,
+) -> Generator[Result | ComfyError, None, None]:
+    """Run many workflows, ``most()`` at a time: see :meth:`ComfyApi.map`.
+
+    Wrong arguments are raised at once.
+    """
+    if on_error not in ("raise", "keep"):
+        raise ValueError(f"on_error is 'raise' or 'keep', not {on_error!r}")
+    if params is None:
+        if isinstance(workflows, Workflow) or is_source(workflows):
+            raise TypeError("one workflow needs params=[{'KSampler.seed': 7}, ...]")
+        items = Items(cast("Iterable[Any]", workflows))
+    else:
+        items = Items(params, sealed)  # frames hold them
+        make = partial(with_inputs, Workflow(workflows, definitions))  # type: ignore[arg-type]  # raises for what is none
+        submit = partial(_make_and_submit, make, submit)
+    prompts.items = items
+    keep = on_error == "keep"
+    return _stream(prompts, submit, items, most, resubmit, ordered=ordered, keep=keep)
+
+
+def _make_and_submit(make: Callable[[Any], Workflow], submit: Submit, key: str, item: Any) -> None:
+    submit(key, make(item))
+
+
+def _stream(
+    prompts: InFlight,
+    submit: Submit,
+    items: Items,
+    most: Callable[[], int],
+    resubmit: Resubmit | None,
+    *,
+    ordered: bool,
+    keep: bool,
+) -> Generator[Result | ComfyError, None, None]:
+    failure: Exception | None = None  # raised when its turn has come: results before it are had
+    outcome: Result | ComfyError | None = None
+    try:
+        while True:
+            # What was asked for is taken, though a server with room for it has gone away since.
+            while (
+                failure is None and (items.is_ready or len(prompts) < most()) and items.has_next()
+            ):
+                failure = _submit_next(prompts, submit, items, keep=keep)
+            if prompts.is_closed:  # by close() in another thread
+                raise ClientClosed
+            if not prompts:
+                if failure is not None:
+                    raise failure
+                if items.is_over:
+                    return
+                items.wait((), SLICE)
+                continue
+            end = prompts.look(ordered=ordered, wait=items.wait)
+            if end is None:
+                continue
+            key, outcome = end
+            if resubmit is not None and isinstance(outcome, JobLost) and resubmit(key, outcome):
+                continue
+            if prompts.pop(key) is None:  # close() in another thread has taken it back
+                raise ClientClosed
+            if isinstance(outcome, ComfyError) and not (keep and is_about_one(outcome)):
+                raise outcome
+            yield outcome
+    except KeyboardInterrupt:
+        prompts.say_what_runs()
+        raise
+    finally:
+        failure = outcome = end = None  # an error, its traceback and this frame make no circle
+        prompts.withdraw()
+
+
+def _submit_next(
+    prompts: InFlight, submit: Submit, items: Items, *, keep: bool
+) -> Exception | None:
+    """Submit the next prompt, which is there; return the error that ends the submission, if any."""
+    try:
+        item = items.take()
+    except Exception as exc:  # noqa: BLE001  # raised by the caller, in its turn
+        return exc
+    key = str(uuid.uuid4())
+    try:
+        submit(key, item)
+    except Exception as exc:
+        if key in prompts:  # not ours, but an alarm's, say: to its owner at once
+            raise
+        if not (isinstance(exc, ComfyError) and keep and is_about_one(exc)):
+            return exc
+        prompts.put(key, exc)
+    return None

@@ -1,0 +1,176 @@
+"""The prompts of one call of ``map`` or ``sweep`` on the servers of a pool, and their way back."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Generator, Iterable, Mapping
+from functools import partial
+from typing import Any, Final, Literal
+
+from .. import runtime
+from ..batch.in_flight import InFlight
+from ..batch.map_loop import check_in_flight, run_map
+from ..batch.runner import NOT_SENT, delete_pending
+from ..errors import ComfyError
+from ..jobs.job import Job, state_of
+from ..jobs.pooled import PooledJob, poller_of_job, prompt_of
+from ..jobs.result import Result
+from ..routes.prompts import AnyWorkflow
+from ..transport.deadline import Deadline
+from ..workflow.definition_source import Definitions
+from .dispatcher import Dispatcher
+
+#: Submits a workflow; its second argument is called with the job before that.
+Submit = Callable[[Any, Callable[[PooledJob], object]], PooledJob]
+
+#: As many jobs wait as servers take, so that none is ever idle.
+SPARE: Final = 2
+#: Seconds in which all is taken back, what is being sent included.
+_LONGEST: Final = 5.0
+#: Seconds that what is being sent holds up the rest; and between two looks.
+_SOON: Final = 0.5
+_LOOK: Final = 0.01
+
+
+def run_pool_map(
+    submit: Submit,
+    dispatcher: Dispatcher,
+    workflows: Iterable[AnyWorkflow] | AnyWorkflow,
+    params: Iterable[Mapping[str, Any]] | None,
+    *,
+    definitions: Definitions,
+    in_flight: int | None,
+    ordered: bool,
+    on_error: Literal["raise", "keep"],
+    timeout: float | None,
+    stall_timeout: float | None,
+) -> Generator[Result | ComfyError, None, None]:
+    """Run many workflows on the servers of a pool: see :meth:`ComfyPool.map`.
+
+    Wrong arguments are raised at once.
+    """
+    if in_flight is not None:
+        check_in_flight(in_flight)
+    prompts = InFlight(
+        partial(_leave, dispatcher),
+        timeout=timeout,
+        stall_timeout=stall_timeout,
+        server_of=server_of,
+    )
+    results = run_map(
+        prompts,
+        partial(_submit, dispatcher, prompts, submit),
+        workflows,
+        params,
+        definitions=definitions,
+        most=(lambda: SPARE * dispatcher.room()) if in_flight is None else (lambda: in_flight),
+        ordered=ordered,
+        on_error=on_error,
+    )
+    if prompts.items is not None:
+        dispatcher.sources.add(prompts.items)
+    return results
+
+
+def _submit(
+    dispatcher: Dispatcher, prompts: InFlight, submit: Submit, key: str, workflow: Any
+) -> None:
+    try:
+        submit(workflow, partial(prompts.put, key))
+    except NOT_SENT:
+        job = prompts.get(key)
+        if not (isinstance(job, PooledJob) and dispatcher.has(job)):
+            prompts.drop(key)
+        raise
+
+
+def sweep_prompts(
+    dispatcher: Dispatcher, timeout: float | None, stall_timeout: float | None
+) -> InFlight:
+    """Return the prompts of a sweep: none yet."""
+    return InFlight(
+        partial(_take_back, dispatcher),
+        timeout=timeout,
+        stall_timeout=stall_timeout,
+        server_of=server_of,
+    )
+
+
+def server_of(job: Job) -> str | None:
+    """Return the server that has a job, if any."""
+    return job.server if isinstance(job, PooledJob) else None
+
+
+def _take_back(dispatcher: Dispatcher, prompts: Mapping[str, Job | None]) -> list[str]:
+    """Take prompts back; return the keys of those that a server had."""
+    taken = take_back(dispatcher, _pooled(prompts))
+    return [key for key, job in prompts.items() if job in taken]
+
+
+def _leave(dispatcher: Dispatcher, prompts: Mapping[str, Job | None]) -> list[str]:
+    """Take prompts back, and have no other server run those that are left."""
+    taken = _take_back(dispatcher, prompts)
+    forsake(dispatcher, _pooled(prompts))
+    return taken
+
+
+def _pooled(prompts: Mapping[str, Job | None]) -> list[PooledJob]:
+    return [job for job in prompts.values() if isinstance(job, PooledJob)]
+
+
+def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJob]:
+    """Take back what waits in the pool, and what is pending on a server; what runs keeps running.
+
+    This takes 5 seconds at most.
+
+    Returns:
+        The jobs that a server had.  A job that is still on its way may arrive later.
+    """
+    left = [job for job in jobs if not job.done() and not dispatcher.recall(job)]
+    left = list(filter(dispatcher.has, left))  # Ctrl-C may have come before it was submitted
+    deadline = Deadline.after(_LONGEST)
+    taken: list[PooledJob] = []
+
+    def take(there: list[PooledJob]) -> None:
+        """Take back what a server has at once, and then what was on its way."""
+        for until in (Deadline.after(_SOON), deadline):
+            while any(map(_is_on_the_way, there)) and not until.expired:
+                runtime.sleep(_LOOK)
+            if deadline.expired:
+                return
+            for some in _by_server(job for job in there if prompt_of(job) is not None):
+                ids = [job.prompt_id for job in some]
+                if delete_pending(poller_of_job(some[0]), ids, deadline.left()):
+                    taken.extend(itertools.filterfalse(_is_on_the_way, some))
+            there = list(filter(_is_on_the_way, there))
+            if not there:
+                return
+
+    servers = _by_server(left)
+    try:  # all at once, since one that does not answer takes its time
+        with runtime.ThreadPoolExecutor(max(1, len(servers))) as threads:
+            list(threads.map(take, servers))
+    except RuntimeError:  # no more threads, as when Python ends
+        list(map(take, servers))
+    return taken
+
+
+def forsake(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> None:
+    """Move none of these jobs again; cancel those being sent, once their server has them."""
+    for job in jobs:
+        if not job.done():
+            dispatcher.withdraw(job)
+
+
+def _by_server(jobs: Iterable[PooledJob]) -> list[list[PooledJob]]:
+    """Group the jobs that have not ended by server."""
+    found: dict[str | None, list[PooledJob]] = {}
+    for job in jobs:
+        if not job.done():
+            found.setdefault(job.server, []).append(job)
+    return list(found.values())
+
+
+def _is_on_the_way(job: PooledJob) -> bool:
+    """Return whether a job is being sent."""
+    return not job.done() and state_of(job).accepted_at is None
