@@ -1,4 +1,4 @@
-"""Convert a file in UI format to a graph in API format."""
+"""Conversion of a file in UI format to a graph in API format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...values import count
 from ..graph import copied
 from .dynamic_prompts import Chooser, chooser, cost_of, is_dynamic, resolve_prompt
 from .era import era_of
-from .file_names import SAVING, Names
+from .file_names import SAVING, Placeholders
 from .links import DeadLink, LinkedOutput, Links, Place, PromotedValue
 from .numbering import number_nodes
 from .open_file import VIRTUAL, OpenFile, all_nodes, is_virtual
@@ -63,7 +63,7 @@ def convert(
     packs: Mapping[str, str] | None = None,
     now: datetime | None = None,
 ) -> Conversion:
-    """Convert a workflow in UI format, which is not changed.
+    """Convert a workflow in UI format; the given object is not changed.
 
     Args:
         ui: The file, decoded.
@@ -83,8 +83,8 @@ def convert(
     number_nodes(saved_file, era)
     file = open_file(saved_file, Catalog(definitions, era))
     links = Links(file)
-    links.spread()
-    names = Names(all_nodes(file), now or datetime.now())
+    links.collect_places()
+    names = Placeholders(all_nodes(file), now or datetime.now())
     _send_primitives(file, names)
     rng = None if dynamic_prompts is None else chooser(dynamic_prompts)
     work = _Work(file, links, packs or {}, rng, names)
@@ -114,8 +114,8 @@ def classes_in(ui: Mapping[str, Any]) -> set[str]:
     return classes - saved_file.subgraphs.keys() - VIRTUAL
 
 
-def _send_primitives(file: OpenFile, names: Names) -> None:
-    """Copy the value of each PrimitiveNode into the widgets that it is linked to."""
+def _send_primitives(file: OpenFile, names: Placeholders) -> None:
+    """Copy the value of each PrimitiveNode into the widgets linked to it."""
     for graph in (file.root, *file.subgraphs.values()):
         primitives = {
             node.id: node.saved.values[0]
@@ -144,19 +144,19 @@ def _send_primitives(file: OpenFile, names: Names) -> None:
 
 @define(eq=False)
 class _Work:
-    """State of one conversion."""
+    """The state of one conversion."""
 
     file: OpenFile
     links: Links
     packs: Mapping[str, str]
     rng: Chooser | None
-    names: Names
+    names: Placeholders
     budget: InputBudget = field(factory=lambda: InputBudget(MAX_VALUES))
     report: Report = field(factory=Report)
     prompts: dict[tuple[str, str], str | None] = field(factory=dict)
 
     def graph(self) -> dict[str, Any]:
-        """Return the nodes of the prompt; links to any other node are left out."""
+        """Return the nodes of the prompt, without links to nodes outside of it."""
         graph: dict[str, Any] = {}
         for place in self.links.places.values():
             if self.file.inside(place.node) is None and not self._is_left_out(place):
@@ -215,7 +215,7 @@ class _Work:
     ) -> None:
         """Resolve the dynamic prompts of a node's own widgets.
 
-        The frontend leaves those of promoted widgets as they are.
+        Those of promoted widgets stay as they are, as in the frontend.
         """
         for widget in place.node.widgets:
             text = inputs.get(widget.name)
@@ -226,7 +226,7 @@ class _Work:
             self.prompts[place.id, widget.name] = None if own else text
             if own and is_dynamic(text):
                 if self.rng is None:
-                    self.report.say("dynamic_prompt", _PROMPTS)
+                    self.report.add_general("dynamic_prompt", _PROMPTS)
                 else:
                     self.budget.spend(cost_of(text) // 2)
                     inputs[widget.name] = resolve_prompt(text, self.rng)
@@ -245,7 +245,7 @@ class _Work:
         return widget.value
 
     def _index(self, place: Place) -> int:
-        """Return the index of the chosen option of a CustomCombo, or -1."""
+        """Return the index of a CustomCombo's chosen option, or -1."""
         node = place.node
         slot = node.inputs[0] if node.inputs else None
         found = None if slot is None else self.links.resolve(place, slot)
@@ -254,7 +254,7 @@ class _Work:
         return options.index(chosen) if chosen in options else -1
 
     def _wrapped(self, widget: Widget | None, value: Any) -> Any:
-        """Wrap a list, which the server would take for a link."""
+        """Wrap a list in ``__value__``, or the server would take it for a link."""
         if isinstance(value, (list, Mapping)):
             self.budget.spend(count(value))
             value = copied(value)

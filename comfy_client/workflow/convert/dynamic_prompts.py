@@ -1,4 +1,4 @@
-"""Dynamic prompts: ``{day|night}`` and comments, which only the frontend resolves."""
+"""Dynamic prompts: choices such as ``{day|night}``, and comments."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ _MOST: Final = 10_000_000
 
 
 class Chooser(Protocol):
-    """Source of random choices, such as ``random.Random``."""
+    """A source of random choices, such as ``random.Random``."""
 
     def choice(self, options: Sequence[str], /) -> str:
         """Return one of the options."""
 
 
 def chooser(seed: int | Chooser | None) -> Chooser:
-    """Return a source of choices: reproducible ones for a seed, others for None."""
+    """Return a source of choices, reproducible for a seed."""
     if seed is None or isinstance(seed, int):
         return random.Random(seed)  # noqa: S311  # no secret depends on it
     return seed
 
 
 def is_dynamic(text: str) -> bool:
-    """Return whether the frontend would change this text."""
+    """Return whether the frontend would change a text."""
     return "{" in text or _without_comments(text) != text or bool(_ESCAPED.search(text))
 
 
 def cost_of(text: str) -> int:
-    """Return how many characters are looked at, again and again, to resolve a text."""
+    """Return the number of characters to scan, with repetitions, to resolve a text."""
     return (1 + _depth(_without_comments(text))) * len(text)
 
 
 def resolve_prompt(text: str, rng: Chooser) -> str:
     """Remove comments, and choose one option of each ``{a|b}``.
 
-    Options may contain further choices.  A backslash makes ``{``, ``|`` and ``}`` plain.
+    Options may contain further choices.  A backslash escapes ``{``, ``|`` and ``}``.
 
     Raises:
         WorkflowError: The choices are nested too deeply.
@@ -91,7 +91,7 @@ def _resolve(text: str, rng: Chooser) -> str:
 
 
 def _options(text: str, at: int) -> tuple[list[str], int]:
-    """Parse the options of a choice; return them and the index after the choice."""
+    """Parse the options of a choice; return them and the index behind the choice."""
     options: list[str] = []
     begin, depth = at, 0
     while at < len(text):
@@ -110,7 +110,7 @@ def _options(text: str, at: int) -> tuple[list[str], int]:
 
 
 def _skip(text: str, at: int) -> int:
-    """Return the index after the next escape, sign or run of plain letters."""
+    """Return the index behind the next escape, brace or bar, or run of plain letters."""
     if text[at] == "\\":
         return min(at + 2, len(text))
     plain = _PLAIN.match(text, at)

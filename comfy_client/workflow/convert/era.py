@@ -1,4 +1,4 @@
-"""Differences between frontends, which the age of the node definitions tells apart."""
+"""Differences between frontends, told apart by the server's node definitions."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _OLD_NAMES: Final = {
 
 @frozen
 class Era:
-    """The frontend of 2025, or a newer one.
+    """The kind of frontend: that of 2025, or a newer one.
 
     Attributes:
         is_old: Before ComfyUI 0.12.  That frontend does not renumber nodes whose ids collide, and
@@ -89,7 +89,7 @@ class Era:
 
 
 def era_of(definitions: Mapping[str, Any]) -> Era:
-    """Tell the frontend by its server's node definitions.
+    """Return the kind of frontend, judging by the server's node definitions.
 
     Servers since 0.12 define ``is_input_list``.
     """

@@ -43,8 +43,8 @@ _UNSAFE: Final = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
 _DATE: Final = re.compile(r"dd?|MM?|hh?|mm?|ss?|yyy?y?")
 
 
-class Names:
-    """The nodes that placeholders can name, and the time."""
+class Placeholders:
+    """Lookup of placeholders: the nodes they can name, and the time."""
 
     def __init__(self, nodes: Iterable[OpenNode], now: datetime) -> None:
         self._aliases: dict[object, OpenNode] = {}
@@ -59,7 +59,7 @@ class Names:
                 self._aliases.setdefault(alias, node)
 
     def fill_in(self, text: str) -> str:
-        """Replace placeholders by the values of widgets and the date; keep unknown ones.
+        """Replace placeholders by values of widgets and by the date; keep unknown ones.
 
         Raises:
             WorkflowError: It gets too long.

@@ -1,4 +1,4 @@
-"""Follow links to the source of a value: through borders and nodes that are no part of a prompt."""
+"""Links followed to the source of a value, through borders of subgraphs and bypassed nodes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ANYTHING: Final = frozenset(("", "*", "0"))
 
 @define(eq=False)
 class Place:
-    """A node in the prompt: one of a subgraph has a place in each instance.
+    """A node in the prompt; a node of a subgraph has a place in each instance.
 
     Attributes:
         id: The ids of the instances around it and its own, with colons between.
@@ -40,14 +40,14 @@ class Place:
 
 @define(eq=False)
 class PromotedValue:
-    """An input gets this value, which is promoted to an instance."""
+    """The result of following a link: a value promoted to an instance."""
 
     value: Any
 
 
 @define(eq=False)
 class LinkedOutput:
-    """An input is linked to this output."""
+    """The result of following a link: an output of a node in the prompt."""
 
     id: str
     slot: int
@@ -55,7 +55,7 @@ class LinkedOutput:
 
 @define(eq=False)
 class DeadLink:
-    """An input is linked, but to nothing, and why.
+    """The result of following a link that leads nowhere.
 
     Attributes:
         reason: Why.
@@ -80,7 +80,7 @@ _OPEN: Final = DeadLink("nothing inside its subgraph is linked to this output")
 
 @define(eq=False)
 class Links:
-    """The places of all nodes, and what their inputs get."""
+    """The places of all nodes, and the sources of their inputs."""
 
     file: OpenFile
     places: dict[str, Place] = field(factory=dict)
@@ -90,8 +90,8 @@ class Links:
     _steps: int = 0
     _letters: int = 0
 
-    def spread(self) -> None:
-        """Find all places.
+    def collect_places(self) -> None:
+        """Collect the places of all nodes.
 
         Raises:
             WorkflowError: There are too many.
@@ -132,7 +132,7 @@ class Links:
             yield Place(f"{before}{node.id}", node, graph, around)
 
     def resolve(self, place: Place, slot: Slot) -> Found:
-        """Find what an input gets.
+        """Find the source of an input.
 
         Raises:
             WorkflowError: The links go round in a circle.
@@ -158,7 +158,7 @@ class Links:
     def _step(
         self, place: Place, slot: Slot, kind: str | None, seen: set[tuple[str, int]]
     ) -> Found | _Next:
-        """Follow a link by one step: to what the input gets, or to an input that gets the same."""
+        """Follow a link by one step: to the source, or to an input with the same source."""
         link = place.graph.link_of(slot)
         if link is None:
             return None
@@ -169,7 +169,7 @@ class Links:
         return self._output(place, link.source, link.slot, kind, seen)
 
     def _outside(self, instance: Place, slot: int) -> Slot | PromotedValue | None:
-        """Return the input of an instance that feeds the inside, or its own value if unlinked."""
+        """Return an instance's input that feeds its inside, or its own value if it is unlinked."""
         inputs = instance.node.inputs
         outer = inputs[slot] if 0 <= slot < len(inputs) else None
         if outer is None:
@@ -181,7 +181,7 @@ class Links:
     def _output(
         self, place: Place, source: str, slot: int, kind: str, seen: set[tuple[str, int]]
     ) -> Found | _Next:
-        """Follow an output: to itself, nowhere, or an input to go on from."""
+        """Follow an output: to itself, nowhere, or to an input with the same source."""
         around = place.around
         while True:
             found = self._place(around, source)
@@ -228,7 +228,7 @@ class Links:
             raise WorkflowError("the links of the workflow are too long to follow")
 
     def _bypass(self, node: OpenNode, slot: int, kind: str) -> int | None:
-        """Return the input that a bypassed node hands on to an input of this type."""
+        """Return the input that a bypassed node passes on for this type, or None."""
         key = node, slot, kind
         if key not in self._bypasses:
             self._spend(len(node.inputs))
@@ -254,7 +254,7 @@ class Links:
         return next((at for at, each in enumerate(types) if fits(each)), None)
 
     def _fits(self, one: str, other: str) -> bool:
-        """Return whether the frontend links two types: any, equal, or lists with a common one."""
+        """Return whether the frontend allows a link between two types; unions must overlap."""
         if one == other or one in _ANYTHING or other in _ANYTHING:
             return True
         first, second = self._names(one), self._names(other)
@@ -265,7 +265,7 @@ class Links:
         )
 
     def _names(self, kind: str) -> frozenset[str]:
-        """Return the names in a list of types; a file may have thousands."""
+        """Return the names in a union of types; a file may have thousands."""
         if kind not in self._types:
             self._types[kind] = frozenset(kind.lower().split(","))
         self._spend(len(self._types[kind]) // 16)
@@ -273,7 +273,7 @@ class Links:
 
 
 def _output_link(inner: OpenGraph, slot: int) -> tuple[str, int] | None:
-    """Return what an output of a subgraph is linked to, inside of it."""
+    """Return the inner source of a subgraph's output."""
     ports = inner.saved.outputs
     links = ports[slot].links if 0 <= slot < len(ports) else ()
     link = inner.saved.links[links[0]] if links else None

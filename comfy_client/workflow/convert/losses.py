@@ -1,8 +1,9 @@
 """Links to growing groups of inputs that the frontend itself loses when it opens a file.
 
-While it opens one, the frontend keeps a link by the number of its slot, and lays out the inputs of
-a chosen option anew.  A link may then stand on the slot of another until its own has grown, and
-gives way when that one gets its own link.  The frontend shows the node without it and sends it so.
+While opening a file, the frontend identifies a link by the number of its slot, and lays out the
+inputs of a chosen option anew.  A link may then occupy the slot of another input until its own has
+grown, and is dropped when that input gets its own link.  The frontend shows the node without the
+link, and sends it so.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def _settle(
     names: set[str],
     grown: Mapping[str, str | None],
 ) -> set[int]:
-    """Move each link to its own input, pass by pass, while these grow; those that are lost."""
+    """Move each link to its own input, pass by pass, while groups grow; return lost links."""
     lost: set[int] = set()
     for _ in wanted:
         moved = {

@@ -1,7 +1,7 @@
-"""Ids of nodes that are unique in the whole file, as the frontend makes them when it opens one.
+"""Unique ids for the nodes of a whole file, as the frontend makes them on opening.
 
 A prompt names a node by the ids of the instances around it and its own.  The frontend also wants
-the ids of nodes to differ between the definitions of subgraphs, and renumbers where they do not.
+the ids of nodes to differ between the definitions of subgraphs, and renumbers nodes if they do not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .saved_file import SavedFile, SavedGraph, SavedNode
 
 @define(eq=False)
 class _Ids:
-    """Ids in use, and the highest number among them."""
+    """The ids in use, and the highest number among them."""
 
     last: int
     taken: set[str] = field(factory=set)
@@ -36,7 +36,7 @@ class _Ids:
 
 
 def number_nodes(saved_file: SavedFile, era: Era) -> None:
-    """Give a new id to each node whose id is taken already, first come, first served.
+    """Give a new id to each node whose id is taken by an earlier node.
 
     The frontend of 2025 lets the definitions of subgraphs have the same ids.
     """
@@ -77,7 +77,7 @@ def _relink(graph: SavedGraph, changed: dict[str, str]) -> None:
 
 
 def _follow(nodes: Iterable[SavedNode], renamed: dict[str, dict[str, str]]) -> None:
-    """Rename the inner nodes in the lists of promoted widgets of instances, too."""
+    """Update the ids of inner nodes in the lists of promoted widgets."""
     for node in nodes:
         changed = renamed.get(node.type)
         entries = node.properties.get("proxyWidgets")

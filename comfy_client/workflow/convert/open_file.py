@@ -1,7 +1,7 @@
-"""The graphs of a file, with nodes as the frontend holds them when the file is open.
+"""The graphs of an open file, with nodes as the frontend holds them.
 
-An instance of a subgraph shows widgets of nodes inside as its own, and has values of its own
-for them: these are read here.
+An instance of a subgraph shows widgets of inner nodes as its own, and has its own values for them;
+this module reads these values.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VIRTUAL: Final = frozenset(("PrimitiveNode", "Reroute", "Note", "MarkdownNote"))
 
 @define(eq=False)
 class OpenGraph:
-    """The workflow, or the definition of a subgraph, with its nodes by id."""
+    """The workflow or the definition of a subgraph, with its nodes by id."""
 
     saved: SavedGraph
     nodes: dict[str, OpenNode] = field(factory=dict)
@@ -38,11 +38,11 @@ class OpenGraph:
     _next_suffix: Counter[str] = field(factory=Counter)
 
     def link_of(self, slot: Slot) -> SavedLink | None:
-        """Return the link of an input, if any."""
+        """Return the link of an input, or None."""
         return None if slot.link is None else self.saved.links.get(slot.link)
 
     def targets(self, port: Port) -> Iterator[tuple[OpenNode, Slot]]:
-        """Yield the inputs inside that show a widget, and that a port is linked to.
+        """Yield the inner inputs with a widget that a port is linked to.
 
         Raises:
             TooMuch: There are too many in all.
@@ -71,10 +71,10 @@ class OpenGraph:
         ]
         return self._fed[source]
 
-    def settle(self, shows_widget: Callable[[OpenNode, Slot], bool]) -> None:
-        """Keep only the links of ports that a widget, or the end of an output, depends on.
+    def prune_ports(self, shows_widget: Callable[[OpenNode, Slot], bool]) -> None:
+        """Drop the links of ports on which neither a widget nor an output depends.
 
-        Every instance goes through them, and the links of a file are many.
+        Every instance goes through them, and a file may have many.
         """
         to_widgets = {
             saved.link
@@ -94,7 +94,7 @@ class OpenGraph:
         self._next_link = max(self.saved.links, default=0) + 1
 
     def add_port(self, name: str, kind: str) -> Port:
-        """Add an input to the subgraph; a name that is taken gets a number."""
+        """Add an input to the subgraph; append a number to a name that is taken."""
         unique = name
         while unique in self.ports:
             self._next_suffix[name] += 1
@@ -104,7 +104,7 @@ class OpenGraph:
         return port
 
     def connect(self, port: Port, place: int, node: OpenNode, slot: Slot) -> None:
-        """Link an input of the subgraph, the one in this place, to one inside."""
+        """Link the subgraph's input at index ``place`` to an inner input."""
         number = self._next_link
         self._next_link += 1
         self.saved.links[number] = SavedLink(number, INSIDE_IN, place, node.id, 0)
@@ -117,7 +117,7 @@ class OpenGraph:
 
 @define(eq=False)
 class OpenFile:
-    """A file that is open: its graphs, those of subgraphs by id."""
+    """An open file: its main graph, and those of subgraphs by id."""
 
     saved_file: SavedFile
     era: Era
@@ -125,12 +125,12 @@ class OpenFile:
     subgraphs: dict[str, OpenGraph]
 
     def inside(self, node: OpenNode) -> OpenGraph | None:
-        """Return the subgraph that a node is an instance of, if any."""
+        """Return the subgraph that a node is an instance of, or None."""
         return self.subgraphs.get(node.type)
 
 
 def is_virtual(node: OpenNode) -> bool:
-    """Return whether it is one of the frontend's own nodes."""
+    """Return whether a node is one of the frontend's own, which no server runs."""
     return node.type in VIRTUAL and node.definition is None
 
 
@@ -158,8 +158,8 @@ def all_nodes(file: OpenFile) -> Iterator[OpenNode]:
 # -- instances of subgraphs -------------------------------------------------------------
 
 
-def instance(inner: OpenGraph, saved: SavedNode, budget: InputBudget) -> OpenNode:
-    """Make an instance of a subgraph: its definition's slots, with the file's links and values."""
+def make_instance(inner: OpenGraph, saved: SavedNode, budget: InputBudget) -> OpenNode:
+    """Make an instance of a subgraph, with the file's links and values."""
     node = OpenNode(saved, None, saved.title or inner.saved.name, budget)
     budget.spend(len(inner.saved.inputs) + len(inner.saved.outputs))
     node.outputs = [port.type for port in inner.saved.outputs]
@@ -173,7 +173,7 @@ def instance(inner: OpenGraph, saved: SavedNode, budget: InputBudget) -> OpenNod
 
 
 def promote(inner: OpenGraph, port: Port, slot: Slot) -> None:
-    """Let an input of an instance show the first widget that its links inside lead to."""
+    """Let an input of an instance show the first widget that it is linked to inside."""
     for target, at in inner.targets(port):
         widget = target.widget(at.widget)
         if at.promoted or widget is not None:
@@ -183,7 +183,7 @@ def promote(inner: OpenGraph, port: Port, slot: Slot) -> None:
 
 
 def _take_values(inner: OpenGraph, node: OpenNode) -> None:
-    """Take saved values in the order of the promoted inputs; keep inner values for the rest."""
+    """Set saved values in the order of promoted inputs; others keep the inner value."""
     values = node.saved.values
     kept_back = quarantined(node.saved.properties)
     place = 0
@@ -200,9 +200,9 @@ def _take_values(inner: OpenGraph, node: OpenNode) -> None:
 
 
 def is_set(value: Any) -> bool:
-    """Return whether an instance has a value of its own for a promoted widget.
+    """Return whether an instance has its own value for a promoted widget.
 
-    Pages 1.38 to 1.41 saved null for those that nobody had changed.
+    Frontends 1.38 to 1.41 saved null for values that nobody had changed.
     """
     return value is not None and value is not MISSING
 
@@ -212,7 +212,7 @@ def _at(values: Sequence[Any], place: int) -> Any:
 
 
 def quarantined(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of inputs, by name, that the frontend once could not place and kept aside."""
+    """Return values by input name that a frontend could not place and kept aside."""
     entries = properties.get("proxyWidgetErrorQuarantine")
     found: dict[str, Any] = {}
     for each in reversed(entries) if isinstance(entries, list) else ():

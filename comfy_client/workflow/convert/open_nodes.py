@@ -31,17 +31,17 @@ _DEEPEST: Final = 30
 
 
 class TooMuch(Exception):
-    """More inputs than any real node or workflow has."""
+    """There are more inputs than any real node or workflow has."""
 
 
 @define(eq=False)
 class InputBudget:
-    """Budget of inputs and widgets that all nodes may still have."""
+    """The number of inputs and widgets that all nodes together may still have."""
 
     left: int = _MOST_OF_ALL
 
     def spend(self, count: int) -> None:
-        """Take from the budget; raise :class:`TooMuch` once it is exhausted."""
+        """Subtract ``count``; raise :class:`TooMuch` once nothing is left."""
         self.left -= count
         if self.left < 0:
             raise TooMuch
@@ -67,7 +67,7 @@ class Slot:
 
 @define(eq=False)
 class GrowingGroup:
-    """A group of inputs that grows with its links."""
+    """A group of inputs that grows as they are linked."""
 
     specs: list[Spec]
     prefix: str
@@ -82,11 +82,11 @@ class GrowingGroup:
         return f"{self.prefix if len(self.specs) == 1 else one.name}{ordinal}"
 
     def has(self, name: str) -> bool:
-        """Return whether the group may come to have this input."""
+        """Return whether the group can grow to have this input."""
         return self._ordinal(name) is not None
 
     def following(self, name: str) -> str | None:
-        """Return the name of the input that a link to this one adds, or None after the last."""
+        """Return the input that a link to ``name`` adds to the group, or None after the last."""
         ordinal = self._ordinal(name)
         if ordinal is None or ordinal + 1 >= self.most:
             return None
@@ -107,7 +107,7 @@ class GrowingGroup:
 
 @define(eq=False)
 class OpenNode:
-    """A node of a graph.
+    """A node as the frontend holds it.
 
     Attributes:
         lost: The inputs whose links the frontend loses, too.
@@ -139,16 +139,16 @@ class OpenNode:
         return self.saved.type
 
     def widget(self, name: str | None) -> Widget | None:
-        """Return the first widget of this name, as soon as all widgets are laid out."""
+        """Return the first widget of this name; None before :meth:`index_widgets`."""
         return None if name is None else self._widgets.get(name)
 
-    def index(self) -> None:
-        """Note that all widgets are laid out: a file may ask for thousands, by name."""
+    def index_widgets(self) -> None:
+        """Build the lookup of widgets by name, once all are laid out; a file may have thousands."""
         self._widgets = {each.name: each for each in reversed(self.widgets)}
 
 
-def unknown_node(saved: SavedNode, budget: InputBudget) -> OpenNode:
-    """Make a node without a definition, with the slots of the file and no widgets."""
+def make_unknown_node(saved: SavedNode, budget: InputBudget) -> OpenNode:
+    """Make a node without a definition: with the slots of the file, without widgets."""
     node = OpenNode(saved, None, saved.title or saved.type, budget)
     budget.spend(len(saved.inputs))
     node.inputs = [Slot(each.name, each.type, each.link, each.widget) for each in saved.inputs]
@@ -156,7 +156,7 @@ def unknown_node(saved: SavedNode, budget: InputBudget) -> OpenNode:
     return node
 
 
-def known_node(saved: SavedNode, catalog: Catalog, budget: InputBudget) -> OpenNode:
+def make_known_node(saved: SavedNode, catalog: Catalog, budget: InputBudget) -> OpenNode:
     """Make a node by its definition, with the links and values of the file."""
     definition = catalog.definitions[saved.type]
     title = saved.title or catalog.era.title(saved.type, definition)
@@ -173,9 +173,9 @@ def known_node(saved: SavedNode, catalog: Catalog, budget: InputBudget) -> OpenN
     node.layout = Layout([each.name for each in node.inputs])
     _take_links(node, saved.inputs)
     set_saved_values(node, _aligned(node, catalog.listed(saved.type)))
-    node.index()
+    node.index_widgets()
     node.inputs = [each for each in node.inputs if not _is_left_over(node, each)]
-    _lose_links(node)
+    _drop_links(node)
     return node
 
 
@@ -183,7 +183,7 @@ def known_node(saved: SavedNode, catalog: Catalog, budget: InputBudget) -> OpenN
 
 
 def _add_socket(node: OpenNode, one: Spec, depth: int = 0) -> None:
-    """Add inputs that have no widget; the frontend makes them before all widgets."""
+    """Add the inputs without widgets; the frontend makes them before all widgets."""
     if has_widget(one):
         return
     _spend(node, len(node.inputs), depth)
@@ -203,7 +203,7 @@ def _add_socket(node: OpenNode, one: Spec, depth: int = 0) -> None:
 
 
 def _add_widgets(node: OpenNode, one: Spec, depth: int = 0) -> None:
-    """Add the widgets of an input, and the slot to link it by."""
+    """Add an input's widgets, and the slot for a link to it."""
     _spend(node, len(node.widgets), depth)
     if one.type == ROWS:
         node.widgets.append(Widget(one.name, ROWS, 0, one, sent=False))
@@ -247,7 +247,7 @@ def _autogrow(one: Spec) -> GrowingGroup:
 
 
 def _choose(node: OpenNode, chooser: Widget, depth: int = 0) -> None:
-    """Lay out the inputs of the option that is chosen, behind the widget that chooses."""
+    """Replace the inputs of a chooser by those of the chosen option, behind the chooser."""
     prefix = f"{chooser.name}."
     node.budget.spend(1 + len(node.widgets) // 10)
     gone = [each for each in node.inputs if each.name.startswith(prefix)]
@@ -310,7 +310,7 @@ def _add_options(node: OpenNode) -> None:
 
 
 def _take_links(node: OpenNode, saved: list[SavedInput]) -> None:
-    """Take the links of the file by input name, and add inputs that only the file has."""
+    """Set the links of the file by input name, and add inputs that only the file has."""
     by_name = {each.name: each for each in saved}
     for slot in node.inputs:
         found = by_name.get(slot.name)
@@ -323,8 +323,8 @@ def _take_links(node: OpenNode, saved: list[SavedInput]) -> None:
     ]
 
 
-def _lose_links(node: OpenNode) -> None:
-    """Take away the links that the frontend loses, too."""
+def _drop_links(node: OpenNode) -> None:
+    """Remove the links that the frontend loses."""
     choosers = {each.name for each in node.widgets if each.kind == CHOOSER}
     grown = {}
     for slot in node.inputs:
@@ -343,14 +343,14 @@ def _lose_links(node: OpenNode) -> None:
 
 
 def _may_grow(node: OpenNode, slot: Slot) -> bool:
-    """Return whether it is an input of a group that grows until it has all that are linked."""
+    """Return whether an input is linked and belongs to a group that can grow to have it."""
     name, _, last = slot.name.rpartition(".")
     group = node.groups.get(name)
     return group is not None and slot.link is not None and group.has(last)
 
 
 def _is_left_over(node: OpenNode, slot: Slot) -> bool:
-    """Return whether it was a widget's once, of which the definition knows nothing now."""
+    """Return whether an input belonged to a widget that the definition no longer has."""
     return (
         slot.widget is not None
         and node.widget(slot.widget) is None
@@ -375,10 +375,10 @@ def _output_types(saved: SavedNode, definition: Mapping[str, Any]) -> list[str]:
 
 
 def set_saved_values(node: OpenNode, values: list[Any] | Mapping[str, Any]) -> None:
-    """Give the widgets their saved values: by position, or by name where the file has an object.
+    """Set the widgets to their saved values, by position, or by name from an object.
 
-    The frontend takes them by position even where the file has names for them, too.  A name counts
-    where what stands in the position cannot be meant.
+    The frontend goes by position even where the file has names, too.  Here a name is used if the
+    value at the position cannot be right.
     """
     named = node.saved.named or {}
     at = place = 0
@@ -402,7 +402,7 @@ def set_saved_values(node: OpenNode, values: list[Any] | Mapping[str, Any]) -> N
 
 
 def set_value(node: OpenNode, widget: Widget, value: Any) -> None:
-    """Set the value of a widget, and lay out what depends on it."""
+    """Set the value of a widget, and lay out the inputs that depend on it."""
     if widget.kind == ROWS:
         _set_rows(node, widget, value)
         return
@@ -416,7 +416,7 @@ def set_value(node: OpenNode, widget: Widget, value: Any) -> None:
 
 
 def _aligned(node: OpenNode, specs: list[Spec]) -> list[Any] | Mapping[str, Any]:
-    """Return the saved values without those of widgets that are mere inputs today."""
+    """Return the saved values without those of former widgets that are plain inputs today."""
     values = node.saved.values
     if isinstance(values, Mapping) or any(each.type == ROWS for each in specs):
         return values

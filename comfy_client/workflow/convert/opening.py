@@ -1,4 +1,4 @@
-"""Open a file: make its nodes, those of the subgraphs within others first."""
+"""Opening of a saved file: make its nodes, those of inner subgraphs first."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Final
 
 from ...errors import WorkflowError
 from ..graph import shorten
-from .open_file import VIRTUAL, OpenFile, OpenGraph, instance
-from .open_nodes import InputBudget, OpenNode, Slot, TooMuch, known_node, unknown_node
+from .open_file import VIRTUAL, OpenFile, OpenGraph, make_instance
+from .open_nodes import InputBudget, OpenNode, Slot, TooMuch, make_known_node, make_unknown_node
 from .proxies import migrate
 from .saved_file import SavedFile, SavedNode
 from .specs import Catalog
@@ -17,7 +17,7 @@ _TITLES: Final = {"PrimitiveNode": "Primitive", "MarkdownNote": "Markdown Note"}
 
 
 def open_file(saved_file: SavedFile, catalog: Catalog) -> OpenFile:
-    """Make all nodes, with the links and the values of the file.
+    """Make all nodes with the links and values of the file.
 
     Raises:
         WorkflowError: A subgraph contains itself, or a node has too many inputs.
@@ -32,7 +32,7 @@ def open_file(saved_file: SavedFile, catalog: Catalog) -> OpenFile:
 
 
 def _inner_first(saved_file: SavedFile) -> list[str]:
-    """Return the ids of all subgraphs, inner ones before those that contain them."""
+    """Return the ids of all subgraphs, inner ones first."""
     uses = {
         key: [node.type for node in graph.nodes if node.type in saved_file.subgraphs]
         for key, graph in saved_file.subgraphs.items()
@@ -51,7 +51,7 @@ def _open_graph(file: OpenFile, graph: OpenGraph, catalog: Catalog, budget: Inpu
         except TooMuch:
             raise _too_much(each) from None
     _repair_links(graph)
-    graph.settle(lambda node, slot: bool(file.inside(node) or node.widget(slot.widget)))
+    graph.prune_ports(lambda node, slot: bool(file.inside(node) or node.widget(slot.widget)))
     for node in graph.nodes.values():
         try:
             migrate(file, graph, node)
@@ -67,10 +67,10 @@ def _too_much(saved: SavedNode) -> WorkflowError:
 def _open_node(file: OpenFile, saved: SavedNode, catalog: Catalog, budget: InputBudget) -> OpenNode:
     inner = file.subgraphs.get(saved.type)
     if inner is not None:
-        return instance(inner, saved, budget)
+        return make_instance(inner, saved, budget)
     if catalog.has(saved.type):
-        return known_node(saved, catalog, budget)
-    node = unknown_node(saved, budget)
+        return make_known_node(saved, catalog, budget)
+    node = make_unknown_node(saved, budget)
     if saved.type in VIRTUAL:
         node.title = saved.title or _TITLES.get(saved.type, saved.type)
         if saved.type == "Reroute" and not node.inputs:
@@ -79,7 +79,7 @@ def _open_node(file: OpenFile, saved: SavedNode, catalog: Catalog, budget: Input
 
 
 def _repair_links(graph: OpenGraph) -> None:
-    """Repair links that only the list of links or only their input has."""
+    """Complete links that only the list of links, or only their input, mentions."""
     for node in graph.nodes.values():
         for slot in node.inputs:
             link = graph.link_of(slot)

@@ -1,4 +1,4 @@
-"""The node pack that a file names for a node, in the form that the frontend accepts."""
+"""The node pack that a file names for a node, if the frontend would accept the name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FORMS: Final = {
 
 
 def pack_of(properties: Mapping[str, Any]) -> dict[str, str]:
-    """``cnr_id`` of the registry, ``aux_id`` of GitHub, and ``ver``, the version or a commit."""
+    """Return ``cnr_id`` of the registry, ``aux_id`` of GitHub, and ``ver``, if valid."""
     found = {}
     for key, form in _FORMS.items():
         text = properties.get(key)

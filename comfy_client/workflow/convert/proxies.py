@@ -1,7 +1,7 @@
 """Promoted widgets of before 2026: ``properties.proxyWidgets`` of an instance of a subgraph.
 
-Each entry names a node inside and one of its widgets.  The frontend turns them into inputs of the
-subgraph when it opens a file: so does this.
+Each entry names an inner node and one of its widgets.  On opening a file, the frontend turns them
+into inputs of the subgraph, and so does this module.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _Name: TypeAlias = tuple[str | None, str]
 
 @define(eq=False)
 class _Entry:
-    """A promoted widget: its node, its name and the value of the instance."""
+    """A promoted widget: its node, its name and the instance's value."""
 
     source: str
     name: str
@@ -34,7 +34,7 @@ class _Entry:
 
 
 def migrate(file: OpenFile, graph: OpenGraph, host: OpenNode) -> None:
-    """Make the old promoted widgets of an instance into inputs of its subgraph.
+    """Turn the promoted widgets of an old instance into inputs of its subgraph.
 
     Raises:
         TooMuch: There are too many.
@@ -96,7 +96,7 @@ def _entries(file: OpenFile, inner: OpenGraph, host: OpenNode) -> Iterator[_Entr
 
 
 def _resolves(file: OpenFile, graph: OpenGraph, source: str, name: str) -> bool:
-    """Return whether there is such a widget, however deep inside."""
+    """Return whether a widget exists, at any depth of subgraphs."""
     for _ in range(100):
         node = graph.nodes.get(source)
         if node is None:
@@ -114,7 +114,7 @@ def _resolves(file: OpenFile, graph: OpenGraph, source: str, name: str) -> bool:
 
 
 def _first_target(file: OpenFile, inner: OpenGraph, port: Port) -> tuple[str, str] | None:
-    """Return the node and the widget that an input of a subgraph feeds first."""
+    """Return the node and the widget that a subgraph's input feeds first."""
     for node, slot in inner.targets(port):
         if file.inside(node) is not None:
             return node.id, slot.name
@@ -129,7 +129,7 @@ def _set(slot: Slot, value: Any) -> None:
 
 
 def _slot_of(node: OpenNode, entry: _Entry, shown: Mapping[_Name, Slot] | None) -> Slot | None:
-    """Return the input that has a promoted widget; of an instance, one that it shows itself."""
+    """Return the input of a promoted widget; an instance must promote it itself."""
     if shown is not None:
         slot = shown.get((entry.nested, entry.name))
         return slot if slot is not None and slot.promoted else None
@@ -140,9 +140,9 @@ def _slot_of(node: OpenNode, entry: _Entry, shown: Mapping[_Name, Slot] | None) 
 
 
 def _shown(file: OpenFile, node: OpenNode) -> dict[_Name, Slot] | None:
-    """Return the inputs of an instance by all that an entry may call them.
+    """Return the inputs of an instance by every name that an entry may use.
 
-    That is the node and the widget that they stand for, or a name alone; ``None``: no instance.
+    A key is inner node and widget, or (None, name).  Returns None for a node that is no instance.
     """
     inner = file.inside(node)
     if inner is None:
@@ -161,7 +161,7 @@ def _shown(file: OpenFile, node: OpenNode) -> dict[_Name, Slot] | None:
 def _promote_primitive(
     inner: OpenGraph, host: OpenNode, node: OpenNode, entries: Sequence[_Entry]
 ) -> None:
-    """Replace a promoted PrimitiveNode: let the instance feed what the node fed."""
+    """Replace a promoted PrimitiveNode by an input of the instance."""
     targets = inner.fed_by(node.id)
     host.budget.spend(len(targets))
     kind = node.outputs[0] if node.outputs else "*"

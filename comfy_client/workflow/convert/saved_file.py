@@ -1,4 +1,4 @@
-"""A file in UI format as it was saved, in classes: graphs of nodes, slots and links."""
+"""Classes for a file in UI format as it was saved: graphs of nodes, slots and links."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_SLOTS: Final = 5_000
 
 @define(eq=False)
 class SavedLink:
-    """A link, from an output of a node to an input of another."""
+    """A link from an output of a node to an input of another."""
 
     id: int
     source: str
@@ -37,7 +37,7 @@ class SavedLink:
 
 @define(eq=False)
 class SavedInput:
-    """An input of a node, and the widget that it belongs to, if it does."""
+    """An input of a node, and its widget, if it has one."""
 
     name: str
     type: str
@@ -55,7 +55,7 @@ class SavedOutput:
 
 @define(eq=False)
 class Port:
-    """An input or an output of a subgraph, and the links inside that it has.
+    """An input or an output of a subgraph, and its links inside.
 
     Attributes:
         was_widget: Whether an input led to a widget when the file was saved.
@@ -69,7 +69,7 @@ class Port:
 
 @define(eq=False)
 class SavedNode:
-    """A node, with the values of its widgets: by position, by name, or none."""
+    """A node with the values of its widgets, by position or by name."""
 
     id: str
     type: str
@@ -211,7 +211,7 @@ def _port(data: Mapping[str, Any]) -> Port:
 
 
 def _links(data: Any, where: str) -> dict[int, SavedLink]:
-    """Links by id: objects, or lists of id, source, its slot, target, its slot and type."""
+    """Read links by id, from objects or lists of id, source, slot, target, slot and type."""
     links: dict[int, SavedLink] = {}
     if data is None:
         return links
@@ -235,7 +235,7 @@ def _links(data: Any, where: str) -> dict[int, SavedLink]:
 
 
 def _type(data: Mapping[str, Any]) -> str:
-    """Return the type of a slot; a list of options is a COMBO, and anything else ``*``."""
+    """Return the type of a slot: COMBO for a list of options, ``*`` for other values."""
     kind = data.get("type")
     if isinstance(kind, list):
         return "COMBO"

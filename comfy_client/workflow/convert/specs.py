@@ -21,7 +21,7 @@ _SENT: Final = {"sent": True}
 
 @frozen(eq=False)
 class Spec:
-    """An input's definition: its type, and options such as ``default``."""
+    """An input's definition: type, and options such as ``default``."""
 
     name: str
     type: str
@@ -29,13 +29,13 @@ class Spec:
 
     @property
     def choices(self) -> list[Any]:
-        """The options of a COMBO; empty if they are unknown."""
+        """The options of a COMBO; empty if unknown."""
         choices = self.options.get("options")
         return choices if isinstance(choices, list) else []
 
     @property
     def widget_type(self) -> str | None:
-        """The type of its widget; ``None``: it is to be linked, and has none."""
+        """The type of the input's widget, or None if the input only takes links."""
         if self.options.get("forceInput"):
             return None
         kind = self.options.get("widgetType")
@@ -47,7 +47,7 @@ class Spec:
 
 
 def spec(name: str, raw: Any, *, optional: bool = False) -> Spec | None:
-    """Read an input from ``[type or options of a combo, options]``; None if it is malformed."""
+    """Read an input from ``[type or options of a combo, options]``; return None if malformed."""
     if not isinstance(raw, (list, tuple)) or not raw:
         return None
     kind, options = raw[0], raw[1] if len(raw) > 1 else None
@@ -70,7 +70,7 @@ def grouped(data: Any) -> list[Spec]:
 
 @define(eq=False)
 class Catalog:
-    """The definitions of a server, with the inputs of the classes that were asked for."""
+    """A server's definitions, with the inputs of the classes in use."""
 
     definitions: Mapping[str, Any]
     era: Era
@@ -90,7 +90,7 @@ class Catalog:
         return found
 
     def listed(self, class_type: str) -> list[Spec]:
-        """Return the inputs of a class in the order of the definition's lists."""
+        """Return the inputs of a class in the order of its definition."""
         found = self._listed.get(class_type)
         if found is None:
             given = {each.name: each for each in self.specs(class_type)}

@@ -1,4 +1,4 @@
-"""Warnings of a conversion, node by node: where the prompt may not be what is meant."""
+"""Warnings of a conversion where the prompt may not be what its author meant."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ _SPREADING: Final = frozenset(
 
 @define(eq=False)
 class Report:
-    """The warnings of a conversion: one for each node, input and kind, the first thousands."""
+    """The warnings of a conversion: one for each node, input and kind, up to a maximum."""
 
     found: dict[tuple[str | None, str | None, str], ConversionWarning] = field(factory=dict)
 
     def add(
         self, kind: str, text: str, place: str, node: OpenNode, name: str | None = None
     ) -> None:
-        """Warn of a node, by its id in the prompt."""
+        """Add a warning about a node, under its id in the prompt."""
         if len(self.found) >= _MOST:
             return
         title = brief(node.title) + " " if node.title not in ("", node.type) else ""
@@ -80,13 +80,13 @@ class Report:
         )
         self.found.setdefault((place, name, kind), warning)
 
-    def say(self, kind: str, text: str) -> None:
-        """Warn of the whole workflow."""
+    def add_general(self, kind: str, text: str) -> None:
+        """Add a warning about the whole workflow."""
         self.found.setdefault((None, None, kind), ConversionWarning(text, kind=kind))
 
 
 def check_left_out(place: Place, report: Report) -> bool:
-    """Return whether only the frontend has a node, not the prompt; warn if that matters."""
+    """Return whether a node exists in the frontend only; warn if leaving it out matters."""
     node = place.node
     if node.definition is not None:
         return False
@@ -106,7 +106,7 @@ def check_left_out(place: Place, report: Report) -> bool:
 def check_node(
     place: Place, inputs: dict[str, Any], report: Report, packs: Mapping[str, str]
 ) -> None:
-    """Warn of a class that the server lacks, links that are lost, and work of extensions.
+    """Warn of a class that the server lacks, of lost links, and of work that extensions do.
 
     A node without a definition gets the values that the file has by name.
     """
@@ -131,9 +131,9 @@ def check_node(
 
 
 def _has_other_widgets(node: OpenNode) -> bool:
-    """Return whether the file has objects after all widgets' values, where no frontend saves any.
+    """Return whether the file has objects behind the values of all widgets.
 
-    So do nodes whose extension makes rows of widgets, and sends them.
+    No frontend saves any there; extensions that make rows of widgets do, and send them.
     """
     values = node.saved.values
     if not isinstance(values, list) or not all(widget.kept for widget in node.widgets):
@@ -142,7 +142,7 @@ def _has_other_widgets(node: OpenNode) -> bool:
 
 
 def _check_inputs(place: Place, report: Report) -> None:
-    """Warn of inputs of the file that do not get what they had."""
+    """Warn of inputs whose saved link or value is lost."""
     node = place.node
     slots = {slot.name: slot for slot in node.inputs}
     links = {slot.link for slot in node.inputs}
@@ -162,7 +162,7 @@ def _check_inputs(place: Place, report: Report) -> None:
 
 
 def check_widgets(place: Place, sent: Mapping[str, Widget], report: Report) -> None:
-    """Warn of values that cannot be meant, and of those that the browser makes."""
+    """Warn of values of the wrong type, and of those that the browser makes."""
     node = place.node
     for name in node.by_name:
         if name in sent:
@@ -185,7 +185,7 @@ def check_widgets(place: Place, sent: Mapping[str, Widget], report: Report) -> N
 
 
 def check_promoted(place: Place, slot: Slot, value: Any, report: Report) -> None:
-    """Warn of a null that comes from an instance, for an input that takes none."""
+    """Warn of a null promoted to an instance, for an input that does not accept null."""
     if value is None and slot.type in TAKES_NO_NULL:
         text = f"null is not of type {slot.type}; its subgraph has no value for it"
         report.add("value", text, place.id, place.node, slot.name)

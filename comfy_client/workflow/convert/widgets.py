@@ -1,4 +1,4 @@
-"""The widgets of a node: which inputs have one, its first value, and what else it brings along."""
+"""Widgets of a node: which inputs have one, its initial value, and its companions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .specs import Spec
 
 
 class _Missing:
-    """The absence of a value; ``null`` is a value."""
+    """The absence of a value, as ``null`` is one."""
 
     def __repr__(self) -> str:
         return "MISSING"
@@ -46,7 +46,7 @@ class Widget:
 
     @property
     def is_prompt(self) -> bool:
-        """Whether the frontend resolves choices and comments in its text."""
+        """Whether the frontend resolves choices and comments in the text."""
         return self.spec.options.get("dynamicPrompts") is True
 
 
@@ -67,7 +67,7 @@ def widgets_for(spec: Spec, names: Callable[[], list[str]]) -> list[Widget] | No
 
 
 def has_widget(spec: Spec) -> bool:
-    """Return whether the frontend has a widget for this input."""
+    """Return whether the frontend makes a widget for this input."""
     return is_widget_type(spec.widget_type)
 
 
@@ -88,7 +88,7 @@ def _one(default: Any, *, sent: bool = True, kept: bool = True, hook: str = "") 
 
 
 def _button(*names: str) -> _Maker:
-    """Return a maker of buttons, which occupy places in the saved values."""
+    """Return a maker of buttons, which occupy a position in the saved values."""
     return lambda spec: [
         Widget(name or spec.name, "BUTTON", "", spec, sent=False) for name in names or ("",)
     ]
@@ -227,7 +227,7 @@ def text_of(value: Any) -> str:
 
 
 def fits(widget: Widget, value: Any) -> bool:
-    """Return whether a value is of the type of the widget, in its range and among its choices."""
+    """Return whether a value has the widget's type, and is in its range and among its choices."""
     options = widget.spec.options
     if widget.kind in ("INT", "FLOAT"):
         return _is_number(value, widget.kind == "INT") and _is_within(value, options)
@@ -246,7 +246,7 @@ def fits(widget: Widget, value: Any) -> bool:
 
 
 def is_of_type(widget: Widget, value: Any) -> bool:
-    """Return whether a value can be meant for a widget, be it out of range or not installed."""
+    """Return whether a value has the widget's type, even if out of range or not installed."""
     if value is None and widget.kind in TAKES_NO_NULL:
         return False
     if widget.kind in ("INT", "FLOAT"):
@@ -272,7 +272,7 @@ def _is_within(value: float, options: Mapping[str, Any]) -> bool:
 
 
 def corrected(widget: Widget, value: Any) -> Any:
-    """Round and clamp a number from a PrimitiveNode to the widget's step, digits and range."""
+    """Round and clamp a PrimitiveNode's number to the widget's step, digits and range."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
     options = widget.spec.options

@@ -57,7 +57,7 @@ def mp3_texts(stream: Stream) -> Texts:
 
 
 def _comments(stream: Stream, data: memoryview) -> Texts:
-    """``KEY=text``, each with its length before it, behind the name of the program."""
+    """Parse a Vorbis comment block: a vendor string, then ``KEY=text`` with lengths."""
     try:
         (size,) = struct.unpack_from("<I", data)
         at = 4 + size
@@ -99,7 +99,7 @@ def _packets(stream: Stream) -> Iterator[bytes]:
 
 
 def _frames(data: bytes, version: int, *, has_more: bool) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of the frames that are plain: neither packed nor encrypted."""
+    """Yield id and content of each ID3 frame that is neither compressed nor encrypted."""
     name, head = (3, 6) if version == 2 else (4, 10)
     at = 0
     if has_more and version > 2:
@@ -145,7 +145,7 @@ def _id3_text(kind: bytes, content: bytes) -> Texts:
 
 
 def _without_high_bits(size: bytes) -> int:
-    """Decode a number of four times seven bits."""
+    """Decode a synchsafe integer: four bytes of seven bits each."""
     value = 0
     for byte in size:
         value = value << 7 | byte & 0x7F
@@ -153,7 +153,7 @@ def _without_high_bits(size: bytes) -> int:
 
 
 class _Rest:
-    """A stream behind the four bytes that told what it is."""
+    """A stream with the four bytes of its magic number put back in front."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream

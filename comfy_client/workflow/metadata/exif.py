@@ -1,4 +1,4 @@
-"""Texts in EXIF data, and the pictures that have it: WebP and JPEG."""
+"""Texts in EXIF data of WebP and JPEG files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def jpeg_texts(stream: Stream) -> Texts:
 
 
 def _exif_texts(stream: Stream, data: memoryview) -> Texts:
-    """Yield the texts that look like JSON, with or without a name before it.
+    """Yield the texts that look like JSON, with or without a name in front.
 
     ComfyUI reuses tags of another meaning: it writes ``prompt:{...}`` as the camera's model, and
     ``workflow:{...}`` as its make.  Custom nodes reuse others.
@@ -85,7 +85,7 @@ def _named(value: memoryview, name: str) -> Texts:
 
 
 def _entries(stream: Stream, data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Tag and value of each text in the directories, as TIFF has them."""
+    """Yield tag and value of each text in the TIFF directories."""
     order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
     if order is None:
         raise struct.error
@@ -115,7 +115,7 @@ def _entries(stream: Stream, data: memoryview) -> Iterator[tuple[int, memoryview
 
 
 def _user_comment(value: memoryview) -> memoryview:
-    """Return a user comment without the eight bytes that say how it is encoded."""
+    """Return a user comment without the eight bytes that name its encoding."""
     mark, text = bytes(value[:8]), value[8:]
     if mark == b"UNICODE\0":  # UTF-16, and nobody says in which order of bytes
         order = "be" if bytes(text[:1]) == b"\0" else "le"

@@ -1,4 +1,4 @@
-"""Texts in MP4 and MOV files: boxes in boxes."""
+"""Texts in MP4 and MOV files, which consist of nested boxes."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def mp4_texts(stream: Stream) -> Texts:
 
 
 def _boxes(stream: Stream, size: int | None) -> Iterator[tuple[bytes, int | None]]:
-    """Kind and size of each box, with the stream at its content.
+    """Yield kind and size of each box, with the stream at its content.
 
-    ``None``: to the end of the file.  What a caller leaves of a box is left out.
+    A size of None means to the end of the file.  Content that the caller does not read is skipped.
     """
     end = None if size is None else stream.position + size
     while end is None or stream.position < end:
@@ -60,7 +60,7 @@ def _user_data(stream: Stream, data: memoryview) -> Texts:
 
 
 def _meta(stream: Stream, data: memoryview) -> Texts:
-    """``keys`` names what ``ilst`` holds by number; other items are named by their kind."""
+    """Yield the texts of ``ilst``, whose keys are in ``keys`` or are kinds of boxes."""
     if bytes(data[4:8]) != b"hdlr":  # of QuickTime; else a version comes first
         data = data[4:]
     keys: list[str] = []

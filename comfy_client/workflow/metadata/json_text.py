@@ -1,4 +1,4 @@
-"""JSON that came from anywhere, decoded within limits."""
+"""JSON from an untrusted file, decoded within limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_DECODED: Final = 320 << 20
 
 
 def decoded(text: str | bytes | memoryview, where: str) -> Any:
-    """Decode a JSON text; NaN and Infinity are numbers, as on the server.
+    """Decode a JSON text; NaN and Infinity are allowed, as on the server.
 
     Raises:
         WorkflowError: It is no JSON (with line and column), too deep or too large.

@@ -1,4 +1,4 @@
-"""Texts in WebM and MKV files: elements in elements."""
+"""Texts in WebM and MKV files, which consist of nested elements."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST = 10_000
 
 
 def matroska_texts(stream: Stream) -> Texts:
-    """Yield the tags of the file, before or behind its clusters."""
+    """Yield the tags of the file, whether before or behind its clusters."""
     _, size = _header(stream)
     stream.skip(size or 0)
     kind, size = _header(stream)
@@ -52,7 +52,7 @@ def _tags(stream: Stream, data: memoryview) -> Texts:
 
 
 def _header(stream: Stream, *, may_end: bool = False) -> tuple[int, int | None]:
-    """Id and size of an element; a size of ``None`` is unknown."""
+    """Read id and size of an element; a size of None is unknown."""
     first = stream.read(1)
     if not first and may_end:
         return 0, None
@@ -86,7 +86,7 @@ def _inner(stream: Stream, data: memoryview) -> Iterator[tuple[int, memoryview]]
 
 
 def _length(first: int, most: int) -> int:
-    """Bytes of a number, by its first byte: one more than zeros before the first one."""
+    """Return a number's length in bytes, from the leading zeros of its first byte."""
     length = 9 - first.bit_length()
     if length > most:
         raise _damaged()

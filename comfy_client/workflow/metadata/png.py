@@ -1,4 +1,4 @@
-"""Texts in PNG files, read and written; nothing here decodes pixels."""
+"""Texts in PNG files, read and written without decoding pixels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_KEY = 79  # bytes
 def png_texts(stream: Stream) -> Texts:
     """Yield the texts of a PNG file (``tEXt``, ``zTXt``, ``iTXt``).
 
-    ComfyUI writes those of an animated PNG in chunks of its own (``comf``), behind the first frame.
+    ComfyUI writes those of an animated PNG in its own ``comf`` chunks, behind the first frame.
     """
     for kind, size in _chunks(stream):
         if kind == b"IDAT":
@@ -51,7 +51,7 @@ def write_metadata(png: bytes, entries: Mapping[str, Any]) -> bytes:
 
 
 def add_texts(png: bytes, texts: Mapping[bytes, bytes]) -> bytes:
-    """Add encoded texts as :func:`write_metadata` does, without a check of the keys."""
+    """Add encoded texts as :func:`write_metadata` does, without checking the keys."""
     return _with_chunks(
         png, [_chunk(b"tEXt", key + b"\0" + text) for key, text in texts.items()], texts
     )
@@ -69,7 +69,7 @@ def copy_texts(source: bytes, png: bytes) -> bytes:
 
 
 def _with_chunks(png: bytes, chunks: Iterable[bytes], without: Collection[bytes]) -> bytes:
-    """Return a PNG with chunks inserted behind the first, and the texts of some keys removed."""
+    """Return a PNG with chunks inserted behind the first, and texts of ``without`` removed."""
     data = memoryview(png)
     parts = [memoryview(_SIGNATURE)]
     done = len(_SIGNATURE)
@@ -83,7 +83,7 @@ def _with_chunks(png: bytes, chunks: Iterable[bytes], without: Collection[bytes]
 
 
 def _places(png: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
-    """Kind of each chunk, and where its content starts and ends."""
+    """Yield kind, start and end of each chunk's content."""
     stream = Stream(io.BytesIO(png))
     stream.name = "PNG file"
     for kind, size in _chunks(stream):
@@ -91,7 +91,7 @@ def _places(png: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _chunks(stream: Stream) -> Iterator[tuple[bytes, int]]:
-    """Kind and size of each chunk, with the stream at its content."""
+    """Yield kind and size of each chunk, with the stream at its content."""
     signature = stream.read(len(_SIGNATURE))
     if signature != _SIGNATURE:
         raise WorkflowError(f"not a PNG file: it starts with {brief(signature)}")
@@ -117,7 +117,7 @@ def _chunk(kind: bytes, content: bytes | memoryview) -> bytes:
 
 
 def _text(stream: Stream, kind: bytes, content: memoryview) -> memoryview | WorkflowError:
-    """Return the text of a chunk without its key, or an error if it is damaged."""
+    """Return the text of a chunk without its key; for a damaged one, the error to raise."""
     try:
         if kind == b"zTXt":
             return _unpacked(stream, content[1:])

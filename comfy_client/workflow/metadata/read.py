@@ -1,4 +1,4 @@
-"""Find and decode the workflow in a file of any kind that may carry one."""
+"""Choice of the reader for a media file, and decoding of the workflow it finds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _COMMENTS = frozenset({"comment", "description"})
 
 
 def reader_of(stream: Stream) -> Reader | None:
-    """Return the reader for a file by its first bytes, or None if no reader knows it.
+    """Return the reader for a file by its first bytes, or None for an unknown kind.
 
     Names the stream after the kind of file.
     """
@@ -53,8 +53,8 @@ def reader_of(stream: Stream) -> Reader | None:
 def read_metadata(stream: Stream, reader: Reader) -> dict[str, Any]:
     """Return the decoded texts ``prompt`` and ``workflow`` of a file, as far as it has them.
 
-    If a name occurs twice, the last one counts, as in ComfyUI's editor.  A file may end early or
-    be damaged behind a text, and one text of two may be damaged.
+    If a name occurs twice, the last one wins, as in ComfyUI's editor.  Damage behind a readable
+    text, an early end, or damage to one of two texts is tolerated.
 
     Raises:
         WorkflowError: The file is damaged and no text was found, or all texts are damaged, too
@@ -84,7 +84,7 @@ def read_metadata(stream: Stream, reader: Reader) -> dict[str, Any]:
 def _decoded(
     texts: Mapping[str, bytes | memoryview | WorkflowError], where: str
 ) -> Iterator[tuple[str, Any]]:
-    """Yield each text's value, or the error of decoding it; those in comments come last."""
+    """Yield each text's value, or the error of decoding it; texts in comments come last."""
     for name in ("prompt", "workflow"):
         if name in texts:
             yield name, _value(texts[name], f"the {name} in the {where}")

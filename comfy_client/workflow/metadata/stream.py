@@ -1,7 +1,7 @@
-"""A file read from its beginning to its end, of which little is ever in memory.
+"""A file read from start to end, little of which is ever in memory.
 
-Sizes that stand in a file are not trusted: each reader asks here for what it wants, and all that
-it may want of one file is limited.
+Sizes in a file are not trusted: each reader asks this module for what it wants, and the total for
+one file is limited.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class BinaryFile(Protocol):
 
 
 class Stream:
-    """The bytes of a file in their order, from where it stands.
+    """The bytes of a file in their order, from its current position.
 
     Attributes:
         name: What messages call the file.
@@ -91,7 +91,7 @@ class Stream:
         return found
 
     def header(self, size: int) -> bytes:
-        """Return the header of a part that the file may end before: nothing, or all of it.
+        """Return the next ``size`` bytes, or nothing at the end of the file.
 
         Raises:
             WorkflowError: The file ends within it, or has too many parts.
@@ -103,18 +103,18 @@ class Stream:
         return found
 
     def count(self) -> None:
-        """Count a part, be it one of a text in memory: :class:`WorkflowError` beyond the limit."""
+        """Count a part of the file; raise :class:`WorkflowError` beyond the limit."""
         self._parts += 1
         if self._parts > MAX_PARTS:
             raise WorkflowError(f"the {self.name} has more than {MAX_PARTS} parts")
 
     def text(self, size: int) -> memoryview:
-        """Return exactly ``size`` bytes, counted as text."""
+        """Read exactly ``size`` bytes, counted against the limit for texts."""
         self.charge(size)
         return memoryview(self.take(size))
 
     def charge(self, size: int) -> None:
-        """Count ``size`` bytes as text; raise :class:`WorkflowError` if that is too much."""
+        """Count ``size`` bytes of text; raise :class:`WorkflowError` beyond the limit."""
         self._texts += size
         if size > MAX_TEXT or self._texts > MAX_TEXTS:
             limit = MAX_TEXT if size > MAX_TEXT else MAX_TEXTS
@@ -146,7 +146,7 @@ class Stream:
 
 
 def _size_left(file: io.IOBase | None) -> int | None:
-    """Return the bytes from a file's position to its end; ``None``: it does not say."""
+    """Return the bytes from a file's position to its end, or None if unknown."""
     if file is None:
         return None
     try:
