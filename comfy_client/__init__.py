@@ -71,7 +71,7 @@ Modules:
     subscriptions: ``on``, ``events`` and ``wait_for``.
     overloads: The types of these, by the event's name.
     signals: Receivers, and the thread that calls them.
-    event_queue: Queues of events for one reader each.
+    event_queue: Queues of events for one reader each, and the memory for these and for outputs.
     events: One class for each event.
     errors: All errors.
     credentials: Basic, bearer and other credentials.
@@ -79,7 +79,6 @@ Modules:
     pictures: Pictures in memory, encoded as files.
     timing: All times that a client waits.
     stats: Counters of a client.
-    budget: Limits on memory for events and outputs.
     values: Checked reading of JSON.
     to_dict: Conversion of values to JSON.
     since: The ComfyUI version that introduced each route.
@@ -88,7 +87,7 @@ Modules:
     nearest: Suggestions for misspelt names.
     interrupts: Ctrl-C, and alarms that a signal handler raises.
     tracebacks: Errors as notebooks show them, without the client's own frames.
-    sealing: Text whose ``repr`` shows nothing.
+    redaction: Text whose ``repr`` shows nothing.
     locks: Locks shared with the user's threads, and bounded waits.
     runtime: Clocks, locks and threads, which tests may replace.
 """

@@ -18,9 +18,9 @@ import blinker
 
 from . import models, subscriptions
 from .batch.batches import Batches, withdraw
-from .budget import Budget
 from .connecting import connect, wait_until_ready
 from .errors import ComfyError
+from .event_queue import Budget
 from .events import Event, JobEvent, PreviewEvent, Progress
 from .interrupts import in_full
 from .jobs.callbacks import Callbacks
@@ -38,9 +38,9 @@ from .jobs.poller import Poller
 from .jobs.result import NodeOutput, Result
 from .jobs.tracker import Tracker
 from .overloads import typed_events, typed_on, typed_wait_for
+from .redaction import sealed
 from .routes.definitions import NodeDefinitions
 from .routes.prompts import AnyWorkflow, PromptOptions, seal
-from .sealing import sealed
 from .settings import ClientSettings
 from .signals import Receivers
 from .timing import Timing

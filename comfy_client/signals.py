@@ -26,8 +26,7 @@ import attrs
 import blinker
 
 from . import runtime
-from .budget import Budget
-from .event_queue import MAX_BYTES, Addressed, EventQueue, Timed
+from .event_queue import MAX_BYTES, Addressed, Budget, EventQueue, Timed
 from .events import NAMES, Event, UnknownEvent
 from .interrupts import was_started
 from .locks import shared_lock

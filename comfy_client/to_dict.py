@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final
 
 import attrs
 
-from .sealing import Sealed, is_secret_value
+from .redaction import Sealed, is_secret_value
 
 #: Values in all: what lists and objects have beyond it is left out.
 MAX_VALUES: Final = 100_000

@@ -21,7 +21,7 @@ from tests.walks import MODULES, PRIVATE, ROOT, Function, figures, is_private, t
 #: From the bottom up: a room knows only those above it in this list.  Those in one line do not
 #: know each other.
 ROOMS = (
-    ("_version", "budget", "nearest", "runtime", "sealing", "timing", "tracebacks"),
+    ("_version", "nearest", "redaction", "runtime", "timing", "tracebacks"),
     ("interrupts",),
     ("to_dict", "typescript"),
     ("errors", "values", "since", "stats"),
@@ -59,8 +59,7 @@ LIBRARIES = {
     "comfy_client.settings": {"requests"},
     "comfy_client.batch.rows": {"PIL", "pandas"},
     "comfy_client.batch.sheet": {"PIL"},
-    "comfy_client.jobs.output": {"PIL", "numpy"},
-    "comfy_client.jobs.pictures": {"PIL", "numpy", "IPython"},
+    "comfy_client.jobs.output": {"PIL", "numpy", "IPython"},
     "comfy_client.showing": {"PIL", "IPython", "tqdm"},
     "comfy_client.client": {"requests", "blinker"},
     "comfy_client.distributed": {"dask", "distributed"},

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ..jobs.gallery import pictures
-from ..sealing import is_secret_value, sealed
+from ..redaction import is_secret_value, sealed
 from ..showing.html import card, escape, paragraph, remark
 from ..workflow.graph import brief
 from .row import SweepRow

@@ -20,8 +20,8 @@ from ..errors import (
 )
 from ..jobs.job import SLICE
 from ..jobs.result import Result
+from ..redaction import sealed
 from ..routes.prompts import AnyWorkflow, PromptOptions
-from ..sealing import sealed
 from ..workflow import Workflow
 from ..workflow.definition_source import Definitions
 from ..workflow.edit import with_inputs

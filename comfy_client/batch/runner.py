@@ -16,8 +16,7 @@ from ..jobs.job import Job
 from ..jobs.poller import Poller
 from ..jobs.result import Result
 from ..jobs.running import Running
-from ..routes.inputs import with_files_sent
-from ..routes.prompts import AnyWorkflow
+from ..routes.prompts import AnyWorkflow, with_files_sent
 from ..transport.deadline import Deadline
 from ..workflow import Workflow
 from ..workflow.edit import as_workflow

@@ -29,8 +29,8 @@ from ..errors import (
 from ..jobs.job import Job
 from ..jobs.outcomes import lost_error
 from ..jobs.submit import time_left
+from ..redaction import sealed
 from ..routes.prompts import AnyWorkflow
-from ..sealing import sealed
 from ..transport.deadline import LONGEST, Deadline, check_timeout, limited_silence
 from ..transport.failures import is_away
 from ..workflow.address import Inputs

@@ -17,8 +17,8 @@ from urllib.parse import unquote
 import attrs
 
 from .. import models
-from ..budget import Newest
 from ..errors import ComfyError, ServerUnreachable
+from ..event_queue import Newest
 from ..events import Event, JobEvent
 from ..recording.secrets import STARS, Secrets
 from ..transport.connections import shut

@@ -4,7 +4,7 @@ From the bottom up:
 
 ``snapshot``, ``outcomes``, ``state``
     What evidence makes of a prompt; pure.  ``JobState`` decides, for example, that one is lost.
-``progress``, ``names``, ``pictures``, ``gallery``, ``output``, ``result``
+``progress``, ``names``, ``gallery``, ``output``, ``result``
     How far it is, and what it left: under which names it is saved (``transport/local_files.py``
     writes it), and how it is shown, by ``gallery`` in notebooks.
 ``job_events``, ``tracked``, ``queue_monitor``, ``deafness``, ``ledger``, ``tracker``

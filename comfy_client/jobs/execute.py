@@ -21,8 +21,7 @@ from ..events import ErrorEvent
 from ..locks import check_may_wait
 from ..routes import Routes
 from ..routes.definitions import NodeDefinitions
-from ..routes.inputs import with_files_sent
-from ..routes.prompts import AnyWorkflow, PromptOptions, make_prompt, post_prompt
+from ..routes.prompts import AnyWorkflow, PromptOptions, make_prompt, post_prompt, with_files_sent
 from ..showing.screen import surface
 from ..transport.deadline import Deadline, limited_silence
 from ..transport.http import MAX_TRANSFER, segment

@@ -5,8 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 
-from ..budget import Budget
-from ..event_queue import EventQueue
+from ..event_queue import Budget, EventQueue
 from ..events import Event
 from ..locks import shared_lock
 

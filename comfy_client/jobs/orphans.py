@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from ..budget import Newest
+from ..event_queue import Newest
 from ..events import JobEvent
 from .state import JobState
 from .tracked import Tracked

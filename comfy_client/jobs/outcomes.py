@@ -23,7 +23,7 @@ from ..events import (
     execution_interrupted,
     execution_success,
 )
-from ..sealing import is_secret_name
+from ..redaction import is_secret_name
 from ..workflow import class_of, title_of
 from ..workflow.graph import describe
 

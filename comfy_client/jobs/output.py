@@ -1,9 +1,13 @@
-"""Outputs of a prompt: files on the server, and images that came over the socket."""
+"""Outputs of a prompt: files on the server, and images that came over the socket.
+
+They are read, saved and shown here; pictures by Pillow, NumPy and IPython, where these are there.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import math
 import os
 from abc import ABC, abstractmethod
@@ -14,10 +18,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final
 
 import attrs
 
-from ..errors import WorkflowError
+from ..errors import UnexpectedResponse, WorkflowError
+from ..extras import needs_extra
 from ..routes.files import IN_MEMORY, FileRoutes
 from ..to_dict import AsDict
-from ..transport.deadline import Deadline
+from ..transport.deadline import Deadline, in_parallel
 from ..transport.local_files import IfExists, rule_for, safe_name, target_path, write_atomically
 from ..transport.response import Download
 from ..workflow import Workflow, class_of, title_of
@@ -31,12 +36,16 @@ if TYPE_CHECKING:
     from ..upload import Upload
     from .names import Values
 
+log: logging.Logger = logging.getLogger("comfy_client")
+
 _MEDIA: Final = {
     "image": "png jpg jpeg webp gif bmp tif tiff avif jxl",
     "video": "mp4 webm mov mkv avi m4v",
     "audio": "flac mp3 wav ogg opus m4a aac",
 }
 _BY_ENDING: Final = {ending: kind for kind, text in _MEDIA.items() for ending in text.split()}
+#: Modes of Pillow whose numbers are an array's as they are.
+_PLAIN: Final = frozenset({"L", "RGB", "RGBA", "I;16", "I", "F"})
 #: Bytes of one piece of an image that is in memory.
 _CHUNK: Final = 1 << 19
 
@@ -190,8 +199,6 @@ class Output(AsDict, ABC):
 
         Other errors are those of :meth:`bytes`.
         """
-        from .pictures import pillow_image
-
         self._check_image("pil")
         return pillow_image(self.bytes(timeout=timeout), self.filename)
 
@@ -203,8 +210,6 @@ class Output(AsDict, ABC):
         colours; of colours with 16 bits Pillow keeps 8.  It takes as much memory as :meth:`pil`,
         whose errors it has, and the array.
         """
-        from .pictures import pixels
-
         self._check_image("array")
         return pixels(self.bytes(timeout=timeout), self.filename)
 
@@ -220,8 +225,6 @@ class Output(AsDict, ABC):
 
         Other errors are those of :meth:`bytes`.
         """
-        from .pictures import show
-
         if self.media == "other":
             raise ValueError(f"{brief(self.filename)} is no image, video or audio file")
         show(self.bytes(timeout=timeout), safe_name(self.filename), self.media)
@@ -410,8 +413,6 @@ def _input_value(graph: Mapping[str, Any], name: str) -> object:
 
 def save_all(outputs: Sequence[Output], targets: Sequence[Path], if_exists: IfExists) -> list[Path]:
     """Write each to its path, several at a time; an error ends all that are not whole."""
-    from ..transport.deadline import in_parallel
-
     todo = list(zip(outputs, targets, strict=True))
     return in_parallel(lambda one: one[0]._write(one[1], if_exists), todo)
 
@@ -427,8 +428,6 @@ def missing(outputs: Sequence[Output], timeout: float | None) -> list[Output]:
         left = deadline.left()
         return same[0].exists(timeout=None if left == math.inf else left)
 
-    from ..transport.deadline import in_parallel
-
     groups = list(by_place.values())
     found = in_parallel(exists, groups)
     gone = {
@@ -438,3 +437,92 @@ def missing(outputs: Sequence[Output], timeout: float | None) -> list[Output]:
         for one in same
     }
     return [one for one in outputs if id(one) in gone]
+
+
+# -- pictures ----------------------------------------------------------------------------
+
+
+def pillow_image(data: bytes, name: str) -> Image.Image:
+    """Return a loaded image; :class:`UnexpectedResponse` if it is none that Pillow reads."""
+    from ..showing.thumbnails import FORMATS
+
+    with needs_extra("image", "pil()"):
+        from PIL import Image, UnidentifiedImageError
+
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image.load()
+    except UnidentifiedImageError:  # its text is about our buffer
+        raise UnexpectedResponse(f"Pillow cannot read {brief(name)}: it is no image") from None
+    except Image.DecompressionBombError as exc:
+        raise UnexpectedResponse(
+            f"Pillow cannot read {brief(name)}: {exc}  If it is meant to be so large, raise "
+            "PIL.Image.MAX_IMAGE_PIXELS, or save() it"
+        ) from None
+    except Exception as exc:  # noqa: BLE001  # Pillow raises whatever it comes across
+        raise UnexpectedResponse(f"Pillow cannot read {brief(name)}: {exc}") from None
+    return image
+
+
+def pixels(data: bytes, name: str, *, strip: int = 1 << 20) -> npt.NDArray[Any]:
+    """Return the pixels of an image: grey, or red, green and blue, perhaps with alpha.
+
+    They are copied in strips of about so many pixels, since Pillow makes two more copies of what
+    it hands out.
+    """
+    with needs_extra("numpy", "array()"):
+        import numpy as np
+
+    image = pillow_image(data, name)
+    mode = image.mode
+    if mode not in _PLAIN:
+        mode = "L" if mode == "1" else "RGBA" if image.has_transparency_data else "RGB"
+    width, height = image.size
+    rows = max(1, strip // width)
+
+    def copied(top: int) -> npt.NDArray[Any]:
+        box = (0, top, width, min(top + rows, height))
+        return np.asarray(image.crop(box).convert(mode))
+
+    first = copied(0)
+    array = np.empty((height, *first.shape[1:]), first.dtype)
+    for top in range(0, height, rows):
+        array[top : top + rows] = copied(top)
+    return array
+
+
+def show(data: bytes, name: str, media: str) -> None:
+    """Show a file below the cell of a notebook, or in the browser."""
+    from ..showing.screen import is_notebook
+
+    if is_notebook():
+        _display(data, name, media)
+        return
+    import tempfile
+    import webbrowser
+
+    path = Path(tempfile.mkdtemp(prefix="comfy-client-")) / name
+    path.write_bytes(data)  # stays: the browser may read it later
+    if not webbrowser.open(path.as_uri()):
+        log.warning("there is no browser to show it: see %s", path)
+
+
+def _display(data: bytes, name: str, media: str) -> None:
+    from IPython import display
+
+    ending = os.path.splitext(name)[1][1:].lower()
+    if media == "image":
+        kind = {"jpg": "jpeg"}.get(ending, ending)
+        shown: object = (
+            display.Image(data, format=kind) if kind in _SHOWN else pillow_image(data, name)
+        )
+    elif media == "video":
+        shown = display.Video(data, embed=True, mimetype=_MIME.get(ending, "video/mp4"))
+    else:
+        shown = display.Audio(data)
+    display.display(shown)
+
+
+#: What :class:`IPython.display.Image` embeds; others are converted.
+_SHOWN: Final = frozenset({"png", "jpeg", "gif", "webp"})
+_MIME: Final = {"webm": "video/webm", "mov": "video/quicktime", "mkv": "video/x-matroska"}

@@ -6,8 +6,8 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
-from ..budget import Budget
 from ..errors import JobInterrupted, JobLost
+from ..event_queue import Budget
 from ..events import EndEvent, Event, ExecutionError, ExecutionInterrupted, JobLostEvent
 from ..values import MAX_ID_LENGTH
 from ..workflow.graph import shorten

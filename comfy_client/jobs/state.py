@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import attrs
 
 from .. import models
-from ..budget import LARGE, LEAST, Share
 from ..errors import ComfyError
+from ..event_queue import LARGE, LEAST, Share
 from ..events import (
     EndEvent,
     Executed,

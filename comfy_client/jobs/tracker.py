@@ -17,8 +17,8 @@ from typing import Any, Final
 import attrs
 
 from .. import models, runtime
-from ..budget import Budget, Newest, Share
 from ..errors import ClientClosed
+from ..event_queue import Budget, Newest, Share
 from ..events import (
     ConnectionEvent,
     EndEvent,

@@ -1,5 +1,9 @@
 """Answers of the server as frozen values, named after the same nouns as the routes.
 
+``files``, ``history``, ``jobs``, ``models``, ``nodes``, ``prompts``, ``queue``, ``system``,
+``users``
+    The classes; ``_base`` builds them from JSON.
+
 Fields that this library does not know stay in ``raw``; a value that the server did not send is
 ``None``.  The modules are imported when their names are first used: few scripts need many.
 """

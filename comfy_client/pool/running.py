@@ -22,8 +22,8 @@ from ..jobs.pooled import PooledJob, keep_events
 from ..jobs.result import NodeOutput, Result
 from ..jobs.submit import time_left
 from ..jobs.watching import wait_watched
+from ..redaction import sealed
 from ..routes.prompts import AnyWorkflow, PromptOptions, check_names, seal
-from ..sealing import sealed
 from ..showing.screen import Surface, surface
 from ..transport.deadline import LONGEST, limited_silence, read_timeout
 from ..values import is_real

@@ -52,7 +52,7 @@ from urllib.parse import parse_qsl, unquote
 
 from .._version import __version__
 from ..locks import shared_lock
-from ..sealing import is_secret_name
+from ..redaction import is_secret_name
 from .secrets import MIN_NAMED, Secrets
 
 log: logging.Logger = logging.getLogger("comfy_client")

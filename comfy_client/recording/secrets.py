@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
 from ..locks import shared_lock
-from ..sealing import MAX_CACHED, MAX_DEPTH, is_secret_name, is_secret_value
+from ..redaction import MAX_CACHED, MAX_DEPTH, is_secret_name, is_secret_value
 
 STARS: Final = "***"
 

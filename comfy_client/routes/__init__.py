@@ -1,11 +1,22 @@
-"""The server's routes, one noun a module; :class:`Routes` has them all."""
+"""The server's routes, one noun a module; :class:`Routes` has them all.
+
+``prompts``, ``queue``, ``history``, ``jobs_api``, ``nodes``, ``models``, ``files``, ``users``,
+``userdata``, ``system``
+    One class each, whose methods are those of ``ComfyApi``; ``_base`` has what they share.
+``uploads``
+    Sends a file, unless the server has it already.
+``definitions``
+    Keeps the definitions of nodes, and asks for those that are missing.
+``refusals``
+    Explains why a prompt was refused.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from ..sealing import sealed, sealed_headers
+from ..redaction import sealed, sealed_headers
 from ..transport.http import Http, Params
 from ..transport.response import Response
 from ._base import RouteGroup

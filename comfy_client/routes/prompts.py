@@ -1,10 +1,11 @@
-"""Prompts: submit a workflow, and ask whether the server answers."""
+"""Prompts: upload a workflow's files, submit it, and ask whether the server answers."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import attrs
 
@@ -17,14 +18,19 @@ from ..errors import (
     UnexpectedResponse,
     WorkflowError,
 )
-from ..sealing import sealed
+from ..redaction import sealed
 from ..transport.deadline import Deadline
 from ..transport.http import SMALL, Http
-from ..workflow import check_graph, check_parts
+from ..workflow import Workflow, check_graph, check_parts
 from ..workflow.edit import Source, graph_of
-from ..workflow.graph import brief, json_value
+from ..workflow.file_inputs import files_in
+from ..workflow.graph import brief, describe, json_value
 from ..workflow.seeds import draw_wanted
 from ._base import RouteGroup, redacted
+from .files import FileRoutes
+
+if TYPE_CHECKING:
+    from ..upload import Upload
 
 #: Where a prompt carries the id that we chose, for servers that choose their own.
 EXTRA_DATA_KEY = "comfy_client_prompt_id"
@@ -176,6 +182,30 @@ def _checked(
         return check_parts(graph_of(workflow))
     except WorkflowError as exc:
         raise exc.with_traceback(None) from None  # frames in there hold keys that are in it
+
+
+def with_files_sent(files: FileRoutes, workflow: Workflow, deadline: Deadline) -> Workflow:
+    """Upload a workflow's files; return a copy that names them, or the workflow if it has none.
+
+    Raises:
+        ComfyError: As :meth:`FileRoutes.upload_image`.
+    """
+    graph = graph_of(workflow)
+    pending = files_in(graph)
+    if not pending:
+        return workflow
+    names: dict[Upload, str] = {}
+    for (node_id, name), upload in pending.items():
+        if upload not in names:
+            try:
+                left = None if math.isinf(deadline.at) else deadline.left()
+                names[upload] = files.upload_image(upload, timeout=left).ref
+            except Exception as exc:
+                exc.add_note(f"for {describe(graph, node_id)}, input {brief(name)}")
+                raise
+    ready = workflow.copy()
+    ready.set({place: names[upload] for place, upload in pending.items()}, force=True)
+    return ready
 
 
 def check_names(options: PromptOptions) -> None:

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..budget import LEAST
+from ..event_queue import LEAST
 from ..events import (
     FROM_SERVER,
     Event,

@@ -21,7 +21,7 @@ from urllib.parse import quote
 import requests
 
 from ..errors import ComfyError, UnexpectedResponse
-from ..sealing import sealed_headers
+from ..redaction import sealed_headers
 from ..values import size_decoded
 from . import log_filter
 from .connections import Transfer

@@ -25,7 +25,7 @@ from requests.adapters import HTTPAdapter
 from ..errors import AuthenticationError, ServerUnreachable
 from ..interrupts import interruption
 from ..locks import shared_lock
-from ..sealing import is_secret_name, sealed_headers
+from ..redaction import is_secret_name, sealed_headers
 from ..values import is_small
 from .connections import Headers, check_adapter, keep_to_deadlines, new_session
 from .url import Address, split_proxy

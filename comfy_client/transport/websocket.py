@@ -167,7 +167,7 @@ class Connection:
     def start(self) -> None:
         """Start the thread, unless it runs or has run."""
         with self._lock:
-            if not was_started(self._thread) and self._state is State.IDLE:
+            if self._state is State.IDLE and not was_started(self._thread):
                 # Daemon: a script that ends without close() must end.
                 self._thread = runtime.Thread(target=self._run, name="comfy-events", daemon=True)
                 self._thread.start()
@@ -180,8 +180,10 @@ class Connection:
                 return True
             return self.error is not None and (or_failed or self.failed_for_good)
 
-        with self._lock, short_interrupts:
-            self._changed.wait_for(settled, min(timeout, runtime.TIMEOUT_MAX))
+        with self._lock:
+            if not settled():
+                with short_interrupts:
+                    self._changed.wait_for(settled, min(timeout, runtime.TIMEOUT_MAX))
             return self._state
 
     @property

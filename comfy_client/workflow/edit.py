@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import WorkflowError
-from ..sealing import sealed
+from ..redaction import sealed
 from .address import Inputs, set_inputs
 from .graph import copied, json_graph
 from .load import Prompts, Readable, read_source

@@ -9,7 +9,7 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from ..errors import WorkflowError
-from ..sealing import Sealed, is_secret_name, is_secret_value, sealed
+from ..redaction import Sealed, is_secret_name, is_secret_value, sealed
 from ..values import MAX_ID_LENGTH
 
 _SCALARS = frozenset({str, int, bool, type(None)})

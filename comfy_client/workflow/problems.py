@@ -8,7 +8,7 @@ from typing import Any, Literal
 import attrs
 
 from ..errors import printable
-from ..sealing import is_secret_value
+from ..redaction import is_secret_value
 from ..to_dict import AsDict
 from .graph import brief, class_of, shorten, title_of
 

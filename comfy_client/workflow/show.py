@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
-from ..sealing import is_secret_value, sealed
+from ..redaction import is_secret_value, sealed
 from .graph import as_link, brief, class_of, describe, inputs_of, shorten, title_of
 
 #: Nodes of a table, and inputs of a node.

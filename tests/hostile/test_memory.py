@@ -31,7 +31,7 @@ from comfy_client.events import (
     Progress,
 )
 from comfy_client.recording.secrets import Secrets
-from comfy_client.sealing import is_secret_name
+from comfy_client.redaction import is_secret_name
 from comfy_client.testing import ComfyServer
 from comfy_client.transport import dial
 from comfy_client.transport import websocket as connection

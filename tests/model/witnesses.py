@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import attrs
 
-from comfy_client.budget import Budget
 from comfy_client.errors import (
     ApiError,
     ComfyError,
@@ -26,6 +25,7 @@ from comfy_client.errors import (
     JobLost,
     UnexpectedResponse,
 )
+from comfy_client.event_queue import Budget
 from comfy_client.events import ConnectionEvent, Event, JobEvent
 from comfy_client.jobs.cancel import removing
 from comfy_client.jobs.execute import check_existence

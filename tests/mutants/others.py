@@ -273,7 +273,7 @@ OTHERS = (
     # -- chosen later, from the code alone ----------------------------------------------
     Mutant(
         "H19",
-        "budget.py",
+        "event_queue.py",
         "            charge.fixed = True\n",
         "",
         "unit/test_budget.py",

@@ -9,8 +9,7 @@ import attrs
 import pytest
 
 from comfy_client import ComfyApi
-from comfy_client.budget import LARGE, LEAST, Budget, Newest, Share
-from comfy_client.event_queue import EventQueue
+from comfy_client.event_queue import LARGE, LEAST, Budget, EventQueue, Newest, Share
 from comfy_client.events import (
     Event,
     Executed,

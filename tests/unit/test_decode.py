@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfy_client import ComfyApi, State
-from comfy_client.budget import LEAST
+from comfy_client.event_queue import LEAST
 from comfy_client.events import (
     FROM_CLIENT,
     FROM_SERVER,

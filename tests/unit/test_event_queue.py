@@ -8,8 +8,14 @@ from collections.abc import Callable
 
 import pytest
 
-from comfy_client.budget import Budget
-from comfy_client.event_queue import HIGH_WATER, MAX_BYTES, MAX_QUEUED, Addressed, EventQueue
+from comfy_client.event_queue import (
+    HIGH_WATER,
+    MAX_BYTES,
+    MAX_QUEUED,
+    Addressed,
+    Budget,
+    EventQueue,
+)
 from comfy_client.events import (
     ConnectionEvent,
     Event,

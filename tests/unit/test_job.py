@@ -15,9 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comfy_client.budget import Budget, Share
 from comfy_client.errors import ClientClosed, JobFailed, JobTimeout
-from comfy_client.event_queue import MAX_BYTES
+from comfy_client.event_queue import MAX_BYTES, Budget, Share
 from comfy_client.events import (
     Executing,
     PreviewEvent,

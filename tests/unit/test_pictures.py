@@ -21,8 +21,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from comfy_client import MissingExtra, Output, UnexpectedResponse
-from comfy_client.jobs.output import OutputFrame
-from comfy_client.jobs.pictures import pillow_image, pixels
+from comfy_client.jobs.output import OutputFrame, pillow_image, pixels
 from comfy_client.showing.thumbnails import thumbnail
 
 

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from comfy_client.recording.secrets import MAX_WORDS, Secrets
-from comfy_client.sealing import is_secret_name
+from comfy_client.redaction import is_secret_name
 
 SECRET = 'hünter2 "geheim"/&'
 

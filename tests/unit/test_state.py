@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from comfy_client.budget import LEAST, Budget, Share
 from comfy_client.errors import ApiError, AuthenticationError, JobInterrupted, JobLost
+from comfy_client.event_queue import LEAST, Budget, Share
 from comfy_client.events import (
     Executed,
     Executing,

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 
 from comfy_client import runtime
-from comfy_client.budget import Budget, Share
 from comfy_client.errors import (
     ApiError,
     ClientClosed,
@@ -15,6 +14,7 @@ from comfy_client.errors import (
     ServerUnreachable,
     SubmitUncertain,
 )
+from comfy_client.event_queue import Budget, Share
 from comfy_client.jobs import submit as submission
 from comfy_client.jobs.state import JobState
 from comfy_client.jobs.submit import post, time_left

@@ -32,7 +32,7 @@ from comfy_client import (
 )
 from comfy_client.events import FROM_SERVER
 from comfy_client.jobs.result import make_result
-from comfy_client.sealing import Sealed
+from comfy_client.redaction import Sealed
 from comfy_client.to_dict import MAX_CHARACTERS, MAX_DEPTH, MAX_TEXT, MAX_VALUES, AsDict
 from comfy_client.transport.decode import decode_text
 from comfy_client.transport.dial import Lost

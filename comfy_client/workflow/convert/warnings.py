@@ -8,7 +8,7 @@ from typing import Any, Final
 from attrs import define, field
 
 from ...errors import ConversionWarning
-from ...sealing import is_secret_name
+from ...redaction import is_secret_name
 from ..graph import brief, shorten
 from .links import Place
 from .open_nodes import OpenNode, Slot
