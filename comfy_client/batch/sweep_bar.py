@@ -42,7 +42,7 @@ def shown_progress(
     watch = _SweepBar(bar, prompts, rows, total, shows_previews=surface == "notebook")
     prompts.tick = Ticker(bar, watch.moment).tick
     try:
-        yield Screen(bar.make_room, watch.succeed)
+        yield Screen(bar.clear, watch.succeed)
     except BaseException as exc:
         bar.end(watch.moment("stopped" if isinstance(exc, KeyboardInterrupt) else str(exc)), None)
         raise
@@ -75,9 +75,9 @@ class _SweepBar:
 
     def succeed(self, rows: Sweep) -> None:
         """Show that all rows have ended, and the gallery, where that is possible."""
-        from ..showing.cells import outcome_of
+        from ..showing.cells import render_outcome
 
-        outcome = outcome_of(rows, rows.gallery) if self._shows_previews else None
+        outcome = render_outcome(rows, rows.gallery) if self._shows_previews else None
         self._bar.end(self.moment("done"), outcome)
 
     def moment(self, ended: str = "") -> Moment:

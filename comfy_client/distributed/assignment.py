@@ -22,7 +22,7 @@ FIELDS: Final = ("n", "name", "host")
 
 @attrs.frozen
 class WorkerName:
-    """A worker of Dask.
+    """The name and address of a Dask worker.
 
     Attributes:
         name: Its name.
@@ -36,7 +36,7 @@ class WorkerName:
 
     @property
     def number(self) -> str:
-        """The number at the end of its name, or in it, as of ``gpu-7``."""
+        """The last number in the worker's name, as in ``gpu-7``."""
         found: list[str] = re.findall(r"\d+", self.name)
         if not found or self.name == self.address:
             raise ValueError(
@@ -49,7 +49,7 @@ class WorkerName:
 def checked(hosts: Hosts) -> Hosts:
     """Check ``hosts`` and return it in a form that can be pickled.
 
-    Raises ``ValueError`` if it makes no sense, or holds a password.
+    Raises ``ValueError`` if it is invalid or contains a password.
     """
     if hosts is None:
         return None
@@ -72,7 +72,7 @@ def checked(hosts: Hosts) -> Hosts:
 
 
 def host_for(hosts: str | Mapping[str, str], worker: WorkerName) -> str:
-    """Return the URL of a worker's server, by a template or a mapping."""
+    """Return the URL of a worker's server, from a template or a mapping."""
     if isinstance(hosts, str):
         values = {"name": worker.name, "host": worker.host}
         if any(name == "n" for _, name, _, _ in Formatter().parse(hosts)):
@@ -85,7 +85,7 @@ def host_for(hosts: str | Mapping[str, str], worker: WorkerName) -> str:
 
 
 def least_taken(hosts: Sequence[str], taken: Iterable[str]) -> str:
-    """Return the first of the hosts that the fewest workers have."""
+    """Return the first of the hosts with the fewest workers."""
     counts = Counter(taken)
     return min(hosts, key=lambda url: counts[url])
 

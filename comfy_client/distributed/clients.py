@@ -18,7 +18,7 @@ from .notes import Submitter
 
 
 class Clients:
-    """The worker's clients: one for each server that it sends to, and others that look for prompts.
+    """A worker's clients: one for each server it sends to, and others that look for prompts.
 
     Prompts go to the worker's own server, and to others only if it refuses or fails them.
 
@@ -60,11 +60,11 @@ class Clients:
 
     @property
     def machine(self) -> str:
-        """The only machine that reaches the server by its URL; empty: all do."""
+        """The only machine that can reach the server by its URL; empty if all can."""
         return platform.node() if parse_host(self.url)[0].is_loopback else ""
 
     def check_open(self) -> None:
-        """Raise :class:`ClientClosed` once the worker has ended."""
+        """Raise :class:`ClientClosed` if the worker has ended."""
         if self.closed:
             raise ClientClosed
 
@@ -73,7 +73,7 @@ class Clients:
         return self.at(self.url)
 
     def at(self, url: str) -> ComfyApi:
-        """Return the client that sends prompts to a server; the first call makes it."""
+        """Return the client that sends prompts to a server, made on first use."""
         with self._lock:
             self.check_open()
             if url not in self._submitting:
@@ -87,11 +87,11 @@ class Clients:
         return str(uuid.uuid5(uuid.UUID(self.client_id), url))
 
     def reaches(self, other: Submitter) -> bool:
-        """Return whether the server of another worker can be reached from this machine."""
+        """Return whether this machine can reach the server of another worker."""
         return other.machine in ("", platform.node())
 
     def of(self, other: Submitter) -> ComfyApi:
-        """Make a client that finds what another worker has sent; it opens no socket.
+        """Make a client that looks for prompts of another worker; it opens no socket.
 
         Raises:
             ServerUnreachable: Only the machine of that worker reaches the server.

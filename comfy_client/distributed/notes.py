@@ -1,7 +1,7 @@
-"""Notes at the scheduler: which prompt was made for a task, and where it may be.
+"""Notes at the scheduler on each task: which prompt it made, and where that may be.
 
-A note is written before the prompt is sent, so a task without a note has sent nothing to
-any server.  It stays as long as the scheduler: Dask may lose a result long after it was made.
+A note is written before the prompt is sent, so a task without a note has sent nothing to any
+server.  Notes last as long as the scheduler: Dask may lose a result long after it was made.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @attrs.frozen
 class Submitter:
-    """The client of a worker, as the others need to know it.
+    """The client of a worker, as other workers need to know it.
 
     Attributes:
         client_id: Its id.
@@ -50,7 +50,7 @@ class Submitter:
 
 @attrs.frozen
 class Attempt:
-    """A prompt that is made for a task.
+    """A prompt made for a task.
 
     Attributes:
         number: How many before it have ended without a result, or were lost.
@@ -78,20 +78,20 @@ class Notes:
         self._keys = [_ROOT, "tasks", str(self._base)]
 
     def read(self) -> Attempt:
-        """Return the latest attempt."""
+        """Read the latest attempt from the scheduler."""
         said = _call(self._worker, "get_metadata", keys=self._keys, default=f"0 {_NOBODY}")
         number, _, client_id = str(said).partition(" ")
         return self._attempt(int(number), None if client_id == _NOBODY else client_id)
 
-    def sends(self, attempt: Attempt, client_id: str) -> None:
+    def note_sending(self, attempt: Attempt, client_id: str) -> None:
         """Note that the prompt is about to be sent."""
         self._write(attempt.number, client_id)
 
-    def was_not_sent(self, attempt: Attempt) -> None:
-        """Note that the server surely does not have the prompt."""
+    def note_not_sent(self, attempt: Attempt) -> None:
+        """Note that the server certainly does not have the prompt."""
         self._write(attempt.number, _NOBODY)
 
-    def is_over(self, attempt: Attempt) -> Attempt:
+    def note_end(self, attempt: Attempt) -> Attempt:
         """Note that the attempt failed or was lost; return the next one."""
         self._write(attempt.number + 1, _NOBODY)
         return self._attempt(attempt.number + 1, None)
@@ -104,13 +104,13 @@ class Notes:
         _call(self._worker, "set_metadata", keys=self._keys, value=f"{number} {client_id}")
 
 
-async def is_away(worker: Worker, away: bool) -> None:
-    """Tell the other workers whether the server of this one is away; in its event loop."""
+async def report_away(worker: Worker, away: bool) -> None:
+    """Tell the other workers whether this worker's server is away (event loop only)."""
     await worker.scheduler.set_metadata(keys=[_ROOT, "away", worker.address], value=away)
 
 
 async def others(worker: Worker) -> list[Submitter]:
-    """Return the clients of other workers whose servers are not away; in the event loop."""
+    """Return the clients of other workers whose servers are not away (event loop only)."""
     alive = (await worker.scheduler.identity())["workers"].keys() - {worker.address}
     away = await worker.scheduler.get_metadata(keys=[_ROOT, "away"], default={})
     newest = {one.worker: one for one in await known(worker)}
@@ -118,29 +118,29 @@ async def others(worker: Worker) -> list[Submitter]:
 
 
 def submitters(worker: Worker) -> list[Submitter]:
-    """Read from the scheduler the clients of all workers, past and present."""
+    """Read the clients of all workers, past and present, from the scheduler."""
     return _read(_call(worker, "get_metadata", keys=[_ROOT, "clients"], default={}))
 
 
 async def known(worker: Worker) -> list[Submitter]:
-    """Return the clients of all workers; in the event loop of the worker."""
+    """Return the clients of all workers (event loop only)."""
     return _read(await worker.scheduler.get_metadata(keys=[_ROOT, "clients"], default={}))
 
 
 async def introduce(worker: Worker, one: Submitter) -> None:
-    """Have the others know the client of this worker; in its event loop."""
+    """Register the client of this worker with the scheduler (event loop only)."""
     value = [one.url, one.machine, one.worker]
     keys = [_ROOT, "clients", one.client_id]
     await worker.scheduler.set_metadata(keys=keys, value=value)
 
 
 def in_loop(worker: Worker, ask: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-    """Call one of these coroutines from the thread of a task."""
+    """Run one of these coroutines from the thread of a task."""
     return sync(worker.loop, ask, *arguments, callback_timeout=_SECONDS)
 
 
 def digest_of(workflow: object, inputs: Mapping[Any, Any] | None) -> str:
-    """Return a digest of a workflow and its values that is the same in every process."""
+    """Return a digest of a workflow and its inputs, the same in every process."""
     source = workflow.to_dict() if isinstance(workflow, Workflow) else workflow
     items = None if inputs is None else [[name, value] for name, value in inputs.items()]
     text = json.dumps([source, items], sort_keys=True, default=_of_object)
@@ -157,5 +157,5 @@ def _read(clients: Mapping[str, Any]) -> list[Submitter]:
 
 
 def _call(worker: Worker, name: str, **arguments: Any) -> Any:
-    """Ask the scheduler, from the thread of a task."""
+    """Call the scheduler from the thread of a task."""
     return in_loop(worker, partial(getattr(worker.scheduler, name), **arguments))

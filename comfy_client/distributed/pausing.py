@@ -1,8 +1,8 @@
-"""Keeps tasks from a worker whose ComfyUI is away.
+"""Pausing of a worker whose ComfyUI is away.
 
-The scheduler gives a paused worker no tasks.  Only the scheduler hears that this one is paused:
-the worker itself goes on, so that tasks which it has already, and which find no server, go back
-to the scheduler at once; and so its memory monitor, which resumes paused workers, lets it be.
+The scheduler gives a paused worker no tasks.  Only the scheduler learns of the pause.  The worker
+itself keeps running, so tasks that it has already, and that find no server, return to the scheduler
+at once; and its memory monitor, which resumes paused workers, leaves it alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ANSWER: Final = 10.0
 async def pause_while_away(worker: Worker, clients: Clients) -> None:
     """Pause the worker while its server is away and that of another worker is not.
 
-    If all servers are away, none is paused: tasks wait for their servers, and fail.
+    If all servers are away, no worker is paused: tasks wait for their servers, and fail.
     """
     noted: bool | None = None
     try:
@@ -38,7 +38,7 @@ async def pause_while_away(worker: Worker, clients: Clients) -> None:
             try:
                 away = not await asyncio.to_thread(_is_there, clients)
                 if away is not noted:
-                    await notes.is_away(worker, away)
+                    await notes.report_away(worker, away)
                     noted = away
                 _pause(worker, clients, away and bool(await notes.others(worker)))
             except (OSError, TimeoutError) as exc:
@@ -49,7 +49,7 @@ async def pause_while_away(worker: Worker, clients: Clients) -> None:
 
 
 def _is_there(clients: Clients) -> bool:
-    """Return whether the server answers, be it with a refusal."""
+    """Return whether the server answers, even with a refusal."""
     try:
         api = clients.own()
     except ClientClosed:
@@ -61,7 +61,7 @@ def _is_there(clients: Clients) -> bool:
 
 
 def _pause(worker: Worker, clients: Clients, pause: bool) -> None:
-    """Tell the scheduler, again and again while it lasts: the memory monitor may resume it."""
+    """Tell the scheduler to pause or resume; repeat a pause, as the memory monitor may end it."""
     if pause or clients.turns_away:
         status = Status.paused if pause else worker.status
         if status in (Status.running, Status.paused):  # and not about to close

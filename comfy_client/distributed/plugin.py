@@ -1,4 +1,4 @@
-"""Gives each worker of Dask its own ComfyUI."""
+"""The plugin that gives each Dask worker its own ComfyUI."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _REPLACED: Final = 1.0
 class ComfyPlugin(WorkerPlugin):
     """A plugin that gives each Dask worker a ComfyUI: its address, credentials, and one client.
 
-    Register it before tasks are submitted; workers that join later, or are restarted, get it
-    too.  A second one replaces the first.
+    Register it before tasks are submitted; workers that join later, or are restarted, get it too.
+    A second plugin replaces the first.
 
-    It looks every second whether the ComfyUI is there.  While it is away, and that of another
-    worker is not, the scheduler has the worker as paused, and gives it no tasks.
+    The plugin checks every second whether the ComfyUI is up.  While it is away, and that of another
+    worker is not, the scheduler treats the worker as paused and gives it no tasks.
 
     Example::
 
@@ -112,11 +112,11 @@ class ComfyPlugin(WorkerPlugin):
 
     @property
     def url(self) -> str | None:
-        """The server of the worker; ``None``: it has none, or this is in no worker."""
+        """The URL of the worker's server; None without one, or outside of a worker."""
         return None if self._clients is None else self._clients.url
 
     async def setup(self, worker: Worker) -> None:
-        """Choose a server for the worker; called by Dask."""
+        """Choose a server for the worker; Dask calls this."""
         try:
             self._clients = await self._chosen(worker)
             self._watch = asyncio.create_task(pause_while_away(worker, self._clients))
@@ -151,14 +151,14 @@ class ComfyPlugin(WorkerPlugin):
             return clients
 
     async def teardown(self, worker: Worker) -> None:
-        """Close its clients; tasks that wait run again elsewhere.  Called by Dask."""
+        """Close the worker's clients; waiting tasks run again elsewhere.  Dask calls this."""
         if self._clients is not None:
             self._clients.close()
         if self._watch is not None:
             self._watch.cancel()
 
     def _credentials_for(self, url: str) -> Mapping[str, AnyCredentials | None]:
-        """Return the credentials by server; those of the environment are for ``url`` only."""
+        """Return the credentials by server; those from the environment are for ``url`` only."""
         if isinstance(self._credentials, Mapping):
             return self._credentials
         if self._credentials is None and self._hosts is None:
@@ -194,12 +194,12 @@ def here() -> tuple[Worker, Clients]:
 
 
 def url_of(host: str) -> str:
-    """Return the URL that a client makes of a host."""
+    """Return the URL that a client derives from a host."""
     return parse_host(host)[0].http_url
 
 
 async def _free(worker: Worker, hosts: Sequence[str]) -> str:
-    """Return the first of the hosts that the fewest other workers have."""
+    """Return the first of the hosts with the fewest other workers."""
     there = (await worker.scheduler.identity())["workers"].keys() - {worker.address}
     taken = {one.worker: one.url for one in await notes.known(worker)}  # the newest of each
     urls = list(map(url_of, hosts))
@@ -226,5 +226,5 @@ def _checked(
 
 
 def _plugin(hosts: Hosts, given: dict[str, Any]) -> ComfyPlugin:
-    """Make a plugin out of a pickle."""
+    """Restore a plugin from its pickle."""
     return ComfyPlugin(hosts, **given)

@@ -1,4 +1,4 @@
-"""Asks the servers for a prompt that a worker before this one may have sent."""
+"""Search for a prompt that another worker may have sent."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def find_prompt(
 ) -> Found | None:
     """Find the server that has a prompt; return None if no server has it.
 
-    The server to which it may have been sent must say so, and again after some seconds: its worker
-    may have been lost while the submission was on its way.  All others are asked once, as long as
-    there is time.
+    The server to which it may have been sent must deny having it, and again after some seconds, as
+    the submission may have been on its way when its worker was lost.  All other servers are asked
+    once, if there is time.
 
     Raises:
         JobLost: The server that may have it has not answered for ``patience`` seconds.
@@ -85,7 +85,7 @@ def find_prompt(
 
 
 def _ask(own: Clients, one: Submitter | None, prompt_id: str) -> Found | None:
-    """Ask one server for a prompt; return None if it has none."""
+    """Ask one server for a prompt; return None if it does not have it."""
     if one is None:
         raise JobNotFound("the scheduler has forgotten who sent it", prompt_id=prompt_id)
     api = own.of(one)
@@ -102,9 +102,9 @@ def _ask(own: Clients, one: Submitter | None, prompt_id: str) -> Found | None:
 def _ask_all(
     own: Clients, some: Sequence[Submitter], prompt_id: str, deadline: Deadline
 ) -> Found | None:
-    """Ask the servers to which the prompt was not knowingly sent.
+    """Ask all servers to which the prompt was not knowingly sent.
 
-    Many may be gone with their workers, and take long not to answer.
+    Many may be gone with their workers, and time out slowly.
     """
 
     def ask(one: Submitter) -> Found | None:

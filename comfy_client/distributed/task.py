@@ -1,4 +1,4 @@
-"""Tasks that run a prompt in a worker of Dask."""
+"""Tasks that run a prompt on the ComfyUI of a Dask worker."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def run_workflow(
                 if on_lost == "raise":
                     raise
                 log.warning("%s; running it again", exc)
-                notes.is_over(notes.read())
+                notes.note_end(notes.read())
         return task.run()
     except ClientClosed:
         if clients.closed:
@@ -180,7 +180,7 @@ class _SentPrompt:
 
 @attrs.frozen(repr=False, eq=False)
 class _Task:
-    """A run of a task."""
+    """One run of a task."""
 
     worker: Worker
     clients: Clients
@@ -193,7 +193,7 @@ class _Task:
     collect: Callable[..., TaskResult]
 
     def run(self) -> TaskResult:
-        """Run the prompt; if it fails, run it once more on another server if it may move."""
+        """Run the prompt; if it fails and may move, run it once more on another server."""
         attempt = self.notes.read()
         found = self._found(attempt)
         attached = found is not None
@@ -211,7 +211,7 @@ class _Task:
         return self._end(self._send(self._servers(besides=sent.api.host), failed), attached=False)
 
     def _found(self, attempt: Attempt) -> _SentPrompt | None:
-        """Find the prompt that an earlier run of the task has sent; None if there is none."""
+        """Find the prompt that an earlier run of the task sent, or return None."""
         if attempt.client_id is None:
             return None
         found = find_prompt(
@@ -222,13 +222,13 @@ class _Task:
             deadline=self.deadline,
         )
         if found is None:
-            self.notes.is_over(attempt)
+            self.notes.note_end(attempt)
             return None
         log.info("found prompt %s on %s", found.job.prompt_id, found.api.host)
         return _SentPrompt(attempt, found.job, found.api)
 
     def _servers(self, *, besides: str = "") -> Iterator[ComfyApi]:
-        """Yield the worker's own server, then those of other workers in any order."""
+        """Yield the worker's own server, then those of other workers in random order."""
         own = self.clients.own()
         if own.host != besides:
             yield own
@@ -242,10 +242,10 @@ class _Task:
                 yield self.clients.at(url)
 
     def _send(self, servers: Iterator[ComfyApi], error: Exception | None = None) -> _SentPrompt:
-        """Send the prompt to the first server that takes it.
+        """Send the prompt to the first server that accepts it.
 
-        A server that refuses a prompt does not run it.  If all do, the first refusal is raised,
-        or `error` if it is given.
+        A server that refuses a prompt does not run it.  If all refuse, ``error`` is raised, or
+        without one the first refusal.
         """
         attempt = self.notes.read()
         for api in servers:
@@ -257,7 +257,7 @@ class _Task:
         raise error or RuntimeError("no server was asked")
 
     def _submit_when_there(self, api: ComfyApi, attempt: Attempt) -> Job:
-        """Wait until the server is there, unless other workers are to have the task."""
+        """Wait for the server, then submit; reschedule if other workers can run the task."""
         is_own = api is self.clients.own()
         patience = self.patience if is_own else min(self.patience, _ANSWER)
         until = Deadline.after(self.deadline.left(patience))
@@ -278,7 +278,7 @@ class _Task:
                 time.sleep(until.left(_PAUSE))
 
     def _submit(self, api: ComfyApi, attempt: Attempt) -> Job:
-        self.notes.sends(attempt, self.clients.id_at(api.host))
+        self.notes.note_sending(attempt, self.clients.id_at(api.host))
         try:
             with limited_silence(time_left(self.deadline, LONGEST)):
                 return api.submit(self.workflow, self.inputs, prompt_id=attempt.prompt_id)
@@ -287,7 +287,7 @@ class _Task:
         except ClientClosed:
             raise
         except Exception:
-            self.notes.was_not_sent(attempt)
+            self.notes.note_not_sent(attempt)
             raise
 
     def _end(self, sent: _SentPrompt, *, attached: bool) -> TaskResult:
@@ -297,10 +297,10 @@ class _Task:
         try:
             result = job.result(0)
         except (JobFailed, JobInterrupted):
-            self.notes.is_over(attempt)  # retries= of Dask has it run again
+            self.notes.note_end(attempt)  # retries= of Dask has it run again
             raise
         if attached and not result.complete:
-            self.notes.is_over(attempt)
+            self.notes.note_end(attempt)
             why = "lost: it has run, but images of it went to the socket of a worker that was lost"
             raise lost_error(job.prompt_id, why, retryable=True)
         try:
@@ -315,7 +315,7 @@ class _Task:
             ) from exc
 
     def _await(self, job: Job, api: ComfyApi) -> None:
-        """Wait for its end, and look now and then whether its server is there."""
+        """Wait for the prompt's end; raise JobLost if its server is away for too long."""
         until = Deadline.after(self.patience)
         while not job.done() and not self.deadline.expired:
             wait([job], self.deadline.left(_LOOK))

@@ -1,4 +1,4 @@
-"""Results of tasks: small, and free of clients and secrets."""
+"""Results of tasks, small and without clients or secrets."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ..transport.local_files import IfExists, target_path, write_atomically
 
 @attrs.frozen
 class TaskFile:
-    """A file that a prompt left: a reference to it on its server, or all of it.
+    """A file that a prompt left: a reference to it on its server, or its content.
 
-    ``api.get_image``, ``download_image`` and the like take it as it is, with a client of the
+    ``api.get_image``, ``download_image`` and similar methods accept it as it is, on a client of the
     server that has it.
 
     Attributes:
@@ -68,7 +68,7 @@ class TaskFile:
         *,
         if_exists: IfExists | None = None,
     ) -> Path:
-        """Write it to the disk, and return the path.
+        """Save the file, and return its path.
 
         Args:
             path: A folder if it ends in ``/`` or exists as one, else the exact path of the file.
@@ -108,7 +108,7 @@ class TaskResult:
     attached: bool
 
     def __sizeof__(self) -> int:
-        """Return the size including all content, by which Dask decides what to keep in memory."""
+        """Return the size with all content, by which Dask decides what to keep in memory."""
         contents = [*self.texts, *(file.data for file in self.files if file.data is not None)]
         return object.__sizeof__(self) + sum(map(sys.getsizeof, contents)) + 500 * len(self.files)
 

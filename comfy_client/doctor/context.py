@@ -1,4 +1,4 @@
-"""State that the doctor's checks share: the client, the deadline, findings and redaction."""
+"""What the doctor's checks share: client, deadline, second event socket, redaction."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ class Client:
 
 
 class Sockets:
-    """The sockets of a check, so that another thread can end what they wait for."""
+    """The open sockets of a check, which another thread can close to end a wait."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards the list
         self._open: list[socket.socket] | None = []  # None: no more may be opened
 
     def hold(self, sock: socket.socket) -> None:
-        """Have :meth:`cut` end whatever this socket waits for."""
+        """Add a socket that :meth:`cut` closes; raise if time ran out already."""
         with self._lock:
             if self._open is None:
                 sock.close()
@@ -80,7 +80,7 @@ class Sockets:
             self._open.append(sock)
 
     def cut(self, *, for_good: bool = False) -> None:
-        """Close every socket."""
+        """Close every socket; with ``for_good``, close later ones at once, too."""
         with self._lock:
             sockets, self._open = self._open or [], None if for_good else []
         for sock in sockets:
@@ -90,15 +90,15 @@ class Sockets:
 
 
 class EventReader:
-    """A second event socket, and what came over it."""
+    """A second event socket, and the events that it received."""
 
     def __init__(self, line: Line) -> None:
         self.line = line
         self.events: Newest[Event] = Newest(MAX_EVENTS, MAX_EVENT_BYTES)
         self.pongs: int = 0
 
-    def until(self, done: Callable[[], bool], seconds: float) -> bool:
-        """Read until ``done()``; return whether that came in time."""
+    def read_until(self, done: Callable[[], bool], seconds: float) -> bool:
+        """Read messages until ``done()`` is true; return False if time runs out first."""
         deadline = Deadline.after(seconds)
         while not done():
             message = self.line.read(deadline.left())
@@ -113,7 +113,7 @@ class EventReader:
         return True
 
     def has(self, kind: type[Event]) -> bool:
-        """Return whether an event of that kind has come."""
+        """Return whether an event of this class was received."""
         return any(isinstance(event, kind) for event in self.events.values())
 
     def of(self, prompt_id: str) -> list[JobEvent]:
@@ -123,7 +123,7 @@ class EventReader:
 
 
 class Redactor:
-    """A function that takes out of a text what others should not read: secrets and names."""
+    """A function that removes secrets and names of people from a text."""
 
     def __init__(self, http: Http, client_id: str) -> None:
         self._http = http
@@ -139,7 +139,7 @@ class Redactor:
     def __call__(self, text: str) -> str:
         """Put a text of ours on one line, and hide names of people.
 
-        Secret words stay: the known rest of the text would tell what is hidden.
+        Secret words stay: with the rest of our text known, their absence would give them away.
         """
         for path in self._paths:
             text = text.replace(path, f"/{STARS}")
@@ -151,15 +151,15 @@ class Redactor:
         return "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
 
     def foreign(self, text: object) -> str:
-        """Put a text of others on one line, and hide names of people and secrets."""
+        """Put a text from elsewhere on one line, and hide secrets and names of people."""
         self._http.identity.add_words_to(self._secrets)
         return self(self._secrets.hide_text(str(text)))
 
 
 class CheckContext:
-    """Input of each check, and a place for what later checks need.
+    """What each check needs, and what checks leave for later ones.
 
-    Checks run one after the other, each in a thread of its own.
+    Checks run one after the other, each in its own thread.
     """
 
     answer: Response  #: To ``GET /prompt``, for the checks that need ``http``.
@@ -185,50 +185,50 @@ class CheckContext:
 
     @property
     def left(self) -> float:
-        """Seconds that the present check has left, always more than 0."""
+        """Seconds that the present check has left, always above 0."""
         return max(0.05, self.check_end.left())
 
     def finish(self) -> None:
-        """Leave nothing open."""
+        """Close all sockets."""
         if self.reader is not None:
             self.reader.line.close()
         self.sockets.cut(for_good=True)
 
     def get(self, route: str, **kw: Any) -> Response:
-        """Return a small answer, whatever its status."""
+        """Send a GET; return the small answer, whatever its status."""
         return self.http.request(
             "GET", route, timeout=self.left, allow=range(300, 600), max_bytes=MAX_ANSWER, **kw
         )
 
     def ask(self, route: str, model: Callable[[Any], Model]) -> Model | None:
-        """Return the answer as a model, or None unless it is a 200 with such JSON."""
+        """Send a GET; return the answer as a model, or None unless it is a 200 that fits."""
         answer = self.get(route)
         return decode_model(answer, model) if answer.status == 200 else None
 
     def post(self, route: str, body: object, timeout: float) -> Response:
-        """Return the answer to a POST, whatever its status."""
+        """Send a POST; return the answer, whatever its status."""
         return self.http.request(
             "POST", route, json=body, timeout=timeout, allow=range(300, 600), max_bytes=MAX_ANSWER
         )
 
-    def until(self, done: Callable[[], bool], seconds: float) -> bool:
-        """Read the event socket until ``done()``; return whether that came in time."""
+    def read_until(self, done: Callable[[], bool], seconds: float) -> bool:
+        """Read the event socket until ``done()`` is true; return False if time runs out first."""
         if self.reader is None:
             return done()
-        return self.reader.until(done, min(seconds, self.left))
+        return self.reader.read_until(done, min(seconds, self.left))
 
     def brief(self, value: object, most: int = 60) -> str:
-        """Cut something short that a server says of itself, after hiding secrets in it."""
+        """Shorten a text of the server after hiding secrets in it."""
         return self.redact.foreign(value)[:most]
 
 
 def decode_model(answer: Response, model: Callable[[Any], Model]) -> Model | None:
-    """Decode an answer as a model; return None if it is something else."""
+    """Decode an answer as a model; return None if it does not fit."""
     with contextlib.suppress(ComfyError):  # whose text has the beginning of the page
         return model(answer.json())
     return None
 
 
 def in_ms(seconds: float) -> str:
-    """Format a duration for people."""
+    """Format a duration, such as ``1.2 s`` or ``340 ms``."""
     return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"

@@ -33,7 +33,7 @@ _ITS_TURN: Final = 2.0
 
 
 def check_websocket(ctx: CheckContext) -> CheckResult:
-    """Return whether /ws becomes a WebSocket, through any proxy on the way."""
+    """Check that /ws upgrades to a WebSocket, through any proxy."""
     if ctx.client.plan is None:
         return unknown("not used with transport='poll': no previews")
     begun = time.monotonic()
@@ -51,9 +51,9 @@ def check_websocket(ctx: CheckContext) -> CheckResult:
 
 
 def check_greeting(ctx: CheckContext) -> CheckResult:
-    """Return whether the socket receives: a ComfyUI sends its ``status`` first."""
+    """Check that messages arrive: a ComfyUI sends its ``status`` first."""
     begun = time.monotonic()
-    if ctx.until(lambda: _has_status(ctx), ctx.left):
+    if ctx.read_until(lambda: _has_status(ctx), ctx.left):
         return ok(f"status after {in_ms(time.monotonic() - begun)}")
     text = f"open, but deaf: no status within {time.monotonic() - begun:.1f} s"
     advice = "a proxy that holds answers back, a server that hangs, or no ComfyUI behind /ws"
@@ -61,25 +61,25 @@ def check_greeting(ctx: CheckContext) -> CheckResult:
 
 
 def check_echo(ctx: CheckContext) -> CheckResult:
-    """Return whether what we send arrives, and is answered."""
+    """Check that messages of ours are answered."""
     reader = ctx.reader
     if reader is None:
         return unknown("no socket")
     begun = time.monotonic()
     reader.line.send(HELLO)
     reader.line.ping()
-    if not ctx.until(lambda: reader.pongs > 0, ctx.left):
+    if not ctx.read_until(lambda: reader.pongs > 0, ctx.left):
         text = "a ping is not answered"
         return failed(text, "what this client sends does not arrive: check the proxy")
     text = f"a ping came back after {in_ms(time.monotonic() - begun)}"
-    if ctx.features and not ctx.until(lambda: reader.has(FeatureFlags), ctx.left):
+    if ctx.features and not ctx.read_until(lambda: reader.has(FeatureFlags), ctx.left):
         text += ", but no answer to a message: the socket is deaf"
         return failed(text, "restart the server, or the proxy before it")
     return ok(text)
 
 
 def check_run(ctx: CheckContext) -> CheckResult:
-    """Run a trivial prompt, from end to end."""
+    """Run a trivial prompt from end to end."""
     own = ctx.client.connection
     generation = own.generation if own.state is State.CONNECTED else None
     status_at = ctx.client.status_at()
@@ -93,7 +93,7 @@ def check_run(ctx: CheckContext) -> CheckResult:
             text += ": the server refused EmptyImage and PreviewImage"
             advice = "its nodes are not ComfyUI's own: look at its terminal"
         return failed(text, advice)
-    outcome = _outcome(ctx, receipt.prompt_id)
+    outcome = _await_outcome(ctx, receipt.prompt_id)
     seconds = time.monotonic() - begun
     if generation is not None:
         ctx.own_was_deaf = _is_deaf(ctx, generation, status_at)
@@ -115,7 +115,7 @@ def check_run(ctx: CheckContext) -> CheckResult:
 
 
 def _submit(ctx: CheckContext) -> Response:
-    """Submit a prompt that any ComfyUI runs at once, and return the answer."""
+    """Submit a prompt that any ComfyUI runs at once; return the answer."""
     prompt_id = str(uuid.uuid4())
     colour = random.randrange(1 << 24)  # noqa: S311  # it keeps the prompt from being cached
     image = {"width": 16, "height": 16, "batch_size": 1, "color": colour}
@@ -133,8 +133,8 @@ def _submit(ctx: CheckContext) -> Response:
     return ctx.post("/prompt", body, ctx.left)
 
 
-def _outcome(ctx: CheckContext, prompt_id: str) -> str:
-    """Return how a prompt ended, by the history; ``""`` if it has not."""
+def _await_outcome(ctx: CheckContext, prompt_id: str) -> str:
+    """Wait for a prompt's end; return how it ended, by the history, or ``""``."""
 
     def over() -> bool:
         return ctx.reader is not None and any(
@@ -145,7 +145,7 @@ def _outcome(ctx: CheckContext, prompt_id: str) -> str:
     pause = 0.02
     while not ctx.check_end.expired:
         try:
-            ctx.until(over, 0.5)
+            ctx.read_until(over, 0.5)
         except ComfyError:
             ctx.reader = None
         try:
@@ -156,7 +156,7 @@ def _outcome(ctx: CheckContext, prompt_id: str) -> str:
             raise
         if entry is not None:
             with contextlib.suppress(ComfyError):
-                ctx.until(over, 1.0)  # events may still be on their way
+                ctx.read_until(over, 1.0)  # events may still be on their way
             return "succeeded" if entry.succeeded else "failed"
         if ctx.reader is None or over():
             time.sleep(pause)  # history is written shortly after the last event
@@ -165,7 +165,7 @@ def _outcome(ctx: CheckContext, prompt_id: str) -> str:
 
 
 def _is_deaf(ctx: CheckContext, generation: int, status_at: float) -> bool:
-    """Return whether the client's own socket stayed connected, but got nothing of a prompt."""
+    """Return whether the client's own socket stayed connected but missed a prompt's events."""
     deadline = Deadline.after(_ITS_TURN)
     while ctx.client.status_at() == status_at and not deadline.expired:
         time.sleep(0.02)

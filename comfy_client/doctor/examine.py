@@ -1,7 +1,7 @@
-"""``api.doctor()``: what is between a client and its server, one check after the other.
+"""``api.doctor()``: the list of all checks, made one after the other.
 
-Each check has a limit of its own in time, and runs in a thread that is waited for so long: a
-lookup of a name cannot be ended from outside.
+Each check has its own time limit, and runs in a thread that is abandoned after it: nothing can
+interrupt a lookup of a name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 
 class Check(NamedTuple):
-    """A check: what has to work before it, and how many seconds it may take."""
+    """A check: its name, the checks it depends on, and its limit in seconds."""
 
     name: str
     needs: tuple[str, ...]
@@ -63,7 +63,7 @@ CHECKS: Final = (
 
 
 def examine(client: Client, *, run: bool, timeout: float) -> DoctorReport:
-    """See :meth:`comfy_client.ComfyApi.doctor`."""
+    """Implement :meth:`comfy_client.ComfyApi.doctor`."""
     if not timeout > 0:
         raise ValueError("timeout is in seconds, more than 0")
     started = datetime.now(UTC)
@@ -86,7 +86,7 @@ def examine(client: Client, *, run: bool, timeout: float) -> DoctorReport:
 
 
 def _make(ctx: CheckContext, check: Check, made: Mapping[str, DoctorCheck]) -> DoctorCheck:
-    """Make a check, unless an earlier one failed that it needs."""
+    """Make a check, unless a check that it depends on failed."""
     for need in check.needs:
         before = made[need]
         if before.state in ("failed", "unknown"):

@@ -36,7 +36,7 @@ _ABOUT_CERTIFICATE: Final = {
 
 
 def check_proxy(ctx: CheckContext) -> CheckResult:
-    """Check which proxy HTTP and the socket take, and where it is set."""
+    """Check which proxy HTTP and the socket use, and where it is set."""
     proxy, reason = ctx.http.endpoint.proxy, ctx.http.endpoint.proxy_reason
     if not proxy:
         return ok(f"none: {reason}")
@@ -52,7 +52,7 @@ def check_proxy(ctx: CheckContext) -> CheckResult:
 
 
 def check_name(ctx: CheckContext) -> CheckResult:
-    """Look up the host name of the server, or of the proxy."""
+    """Look up the host name of the server or of the proxy."""
     host, port = _target(ctx)
     begun = time.monotonic()
     try:
@@ -96,7 +96,7 @@ def check_port(ctx: CheckContext) -> CheckResult:
 def _about_no_port(
     ctx: CheckContext, port: int, seen: Mapping[str, str], elsewhere: list[str], *, is_own: bool
 ) -> str:
-    """Advise on what to do when no address accepts a connection."""
+    """Return advice for the case that no address accepts a connection."""
     if ctx.http.endpoint.proxy:
         return "the proxy is not running there; see 'proxy' above for where it is set"
     if "refuses" not in seen.values():
@@ -115,7 +115,7 @@ def _about_no_port(
 
 
 def check_tls(ctx: CheckContext) -> CheckResult:
-    """Return whether the server's certificate is one that we trust, and for how long."""
+    """Check whether the server's certificate is trusted, and for how long."""
     http = ctx.http
     if http.address.scheme != "https":
         return ok("none: plain http")
@@ -160,7 +160,7 @@ def _trust(ctx: CheckContext) -> str:
 
 
 def _target(ctx: CheckContext) -> tuple[str, int]:
-    """Return host and port to connect to: those of the server, or of the proxy."""
+    """Return the host and port to connect to: the server's, or the proxy's."""
     if ctx.http.endpoint.proxy:
         parts = split_proxy(ctx.http.endpoint.proxy)
         return parts.hostname or "", parts.port or 80
@@ -168,7 +168,7 @@ def _target(ctx: CheckContext) -> tuple[str, int]:
 
 
 def why_refused(family: socket.AddressFamily, address: Any, most: float) -> str:
-    """Return why an address does not accept a connection in time; ``""`` if it does."""
+    """Return why an address accepts no connection in time, or ``""`` if it does."""
     seconds = min(_CONNECT, most)
     try:
         with socket.socket(family, socket.SOCK_STREAM) as sock:

@@ -19,7 +19,7 @@ CheckState = Literal["ok", "warning", "failed", "unknown"]
 
 
 class CheckResult(NamedTuple):
-    """Result of a check: see :class:`comfy_client.DoctorCheck`."""
+    """The result of a check; see :class:`comfy_client.DoctorCheck`."""
 
     state: CheckState
     found: str
@@ -34,7 +34,9 @@ unknown: partial[CheckResult] = partial(CheckResult, "unknown")
 
 @attrs.frozen
 class DoctorCheck(AsDict):
-    """A check of :meth:`ComfyApi.doctor`.  All texts are one line each, without secrets.
+    """A check of :meth:`ComfyApi.doctor`.
+
+    All texts are one line each, and without secrets.
 
     Attributes:
         name: The name of the check, such as ``port`` or ``tls``.
@@ -56,9 +58,9 @@ class DoctorCheck(AsDict):
 
 @attrs.frozen(repr=False)
 class DoctorReport(AsDict):
-    """The findings of :meth:`ComfyApi.doctor`: print it, iterate over it, or use ``report["tls"]``.
+    """The report of :meth:`ComfyApi.doctor`: print it, iterate over it, or use ``report["tls"]``.
 
-    It is true in a condition if no check failed.  Its text is safe for a bug report: it contains no
+    A report without failed checks is true.  Its text is safe for a bug report: it contains no
     credentials, no user name, no path of the server's address and nothing of a workflow.
 
     Attributes:

@@ -1,7 +1,7 @@
 """Checks of who answers, and of what the server is and has.
 
-Nothing that a server says is shown but for a few short facts (versions, names of features and
-devices), and without what is known to be secret.
+Of what a server says, only a few short facts are shown (versions, names of features and devices),
+after known secrets are hidden.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _USE_HTTPS = "it speaks TLS, not plain http: use https:// in host"
 
 
 def check_credentials(ctx: CheckContext) -> CheckResult:
-    """Return whether there are credentials, and whether they can be read."""
+    """Check whether there are credentials, and whether they can be read."""
     http = ctx.http
     try:
         applied = apply_credentials(http.identity.credentials)
@@ -53,7 +53,7 @@ def check_credentials(ctx: CheckContext) -> CheckResult:
 
 
 def check_http(ctx: CheckContext) -> CheckResult:
-    """Return whether anything answers in HTTP."""
+    """Check whether anything answers in HTTP."""
     begun = time.monotonic()
     try:
         ctx.answer = answer = ctx.get("/prompt")
@@ -83,7 +83,7 @@ def check_http(ctx: CheckContext) -> CheckResult:
 
 
 def check_clock(ctx: CheckContext) -> CheckResult:
-    """Return whether the clocks of both machines agree."""
+    """Check whether the clocks of both machines agree."""
     date = ctx.answer.headers.get("date", "")
     try:
         theirs = email.utils.parsedate_to_datetime(date).timestamp()
@@ -97,7 +97,7 @@ def check_clock(ctx: CheckContext) -> CheckResult:
 
 
 def check_auth(ctx: CheckContext) -> CheckResult:
-    """Return whether the server, or a proxy in front of it, accepts us."""
+    """Check whether the server, or a proxy in front of it, accepts the credentials."""
     answer, sending = ctx.answer, ctx.http.describe()
     sent = f"sent: {', '.join(sending.sent)}" if sending.sent else "no credentials were sent"
     if answer.status not in (401, 403):
@@ -120,7 +120,7 @@ def check_auth(ctx: CheckContext) -> CheckResult:
 
 
 def check_comfyui(ctx: CheckContext) -> CheckResult:
-    """Return whether what answers is a ComfyUI."""
+    """Check whether a ComfyUI answers."""
     answer = ctx.answer
     status = answer.status
     if status < 300:
@@ -163,7 +163,7 @@ def _about_redirect(ctx: CheckContext, answer: Response) -> CheckResult:
 
 
 def check_origin(ctx: CheckContext) -> CheckResult:
-    """Return whether the server sees the Host that we address, and so accepts its own pages."""
+    """Check whether the server sees the Host that we send, and so accepts its own pages."""
     if ctx.http.describe().sends_origin:
         text = "the headers contain an Origin, which the server compares with Host"
         return warning(text, "leave it out: scripts need none")
@@ -185,7 +185,7 @@ def check_origin(ctx: CheckContext) -> CheckResult:
 
 
 def check_version(ctx: CheckContext) -> CheckResult:
-    """Check the server's version, and list what it lacks for this client."""
+    """Check the server's version, and list the routes it lacks."""
     ctx.stats = stats = ctx.ask("/system_stats", models.SystemStats.from_json)
     ctx.features = ctx.ask("/features", models.Features.from_json) or models.Features()
     job = ctx.get(f"/api/jobs/{ctx.client_id}")  # of no such id
@@ -222,7 +222,7 @@ def check_features(ctx: CheckContext) -> CheckResult:
 
 
 def check_previews(ctx: CheckContext) -> CheckResult:
-    """Return whether samplers send previews."""
+    """Check whether samplers send previews."""
     if ctx.has_jobs:
         return ok("each prompt chooses; this client asks for them while anything listens")
     argv = ctx.stats.argv if ctx.stats else None
@@ -265,7 +265,7 @@ def check_memory(ctx: CheckContext) -> CheckResult:
 
 
 def check_user(ctx: CheckContext) -> CheckResult:
-    """Return whether the server has users, and knows this one."""
+    """Check whether the server has users, and knows this one."""
     config = ctx.ask("/users", models.UserConfig.from_json)
     user = ctx.http.describe().user
     if config is None:
@@ -282,7 +282,7 @@ def check_user(ctx: CheckContext) -> CheckResult:
 
 
 def check_queue(ctx: CheckContext) -> CheckResult:
-    """Check how many prompts are in the queue, and whether it is moving."""
+    """Check how many prompts are in the queue, and whether it moves."""
     before = ctx.remaining
     if not before:
         return ok("empty")
@@ -303,7 +303,7 @@ def check_queue(ctx: CheckContext) -> CheckResult:
 
 
 def _option(argv: Sequence[str], name: str) -> str:
-    """Return the value of the last such option of a command line, or ``""``."""
+    """Return the value of an option's last occurrence on a command line, or ``""``."""
     found = ""
     for word, after in zip(argv, (*argv[1:], ""), strict=True):
         if word == name:

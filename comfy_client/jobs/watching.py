@@ -87,10 +87,10 @@ class _Watch:
 
     def succeed(self, result: Result, seconds: float) -> None:
         """Show what came out, where that is possible in so many seconds."""
-        from ..showing.cells import outcome_of
+        from ..showing.cells import render_outcome
 
         outcome = (
-            outcome_of(result, lambda: result.gallery(seconds)) if self.shows_previews else None
+            render_outcome(result, lambda: result.gallery(seconds)) if self.shows_previews else None
         )
         self._end("done", outcome)
 

@@ -78,7 +78,7 @@ _KEPT_HEADERS = ("etag", "content-range", "accept-ranges", "content-disposition"
 
 
 class Described(Protocol):
-    """A body that is too large to be recorded, such as a form with a file."""
+    """A body that is too large to record, such as a form with a file."""
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -86,10 +86,11 @@ class Described(Protocol):
 
 
 class Recorder:
-    """The writer of one recording.  Methods may be called from any thread and never raise.
+    """The writer of one recording.
 
-    ``path`` must not exist: a recording is evidence, so nothing is overwritten or added to.
-    The constructor raises ``OSError`` if it cannot be created or written.
+    Any thread may call the methods; they never raise. ``path`` must not exist: a recording is
+    evidence, so nothing is overwritten or appended to. The constructor raises ``OSError`` if the
+    file cannot be created or written.
     """
 
     def __init__(
@@ -130,14 +131,14 @@ class Recorder:
     # -- life ----------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End the recording.  Safe to repeat."""
+        """End the recording; repeated calls do nothing."""
         with self._lock:
             if self._open is not None:
                 self.closed("client")
             self._close()
 
     def abandon(self) -> None:
-        """Let go of the file in the child of a fork; the parent may hold its lock for ever."""
+        """Close the file in the child of a fork, without the lock, which the parent may hold."""
         self._close()
 
     def _close(self) -> None:
@@ -196,7 +197,7 @@ class Recorder:
         self._write("sent", f'"ch": "{self._open}", "msg": {self._raw_json(text)}')
 
     def ending(self, code: int) -> None:
-        """Note the code of the server's close frame."""
+        """Remember the code of the server's close frame, for :meth:`closed`."""
         self._code = code
 
     def closed(self, by: str) -> None:
@@ -264,11 +265,11 @@ class Recorder:
     # -- HTTP ----------------------------------------------------------------------------
 
     def exchange(self, request: Any, host: str) -> ExchangeRecord:
-        """Begin to record a ``requests.PreparedRequest`` that is about to be sent to the host."""
+        """Start recording a ``requests.PreparedRequest`` that is about to be sent."""
         return ExchangeRecord(self, request, request.url.removeprefix(host))
 
     def finish(self, exchange: ExchangeRecord) -> None:
-        """Write it."""
+        """Write an exchange to the file."""
         if self._fd is not None:
             self._write("http", exchange.line(self._has_room(exchange.len)))
 
@@ -279,13 +280,13 @@ class Recorder:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the beginning."""
+        """Seconds since the recording began."""
         return time.monotonic() - self._begun
 
     # -- values --------------------------------------------------------------------------
 
     def _raw_json(self, text: str) -> str:
-        """Put JSON on one line and hide its secrets; return ``""`` if it is no JSON."""
+        """Return JSON on one line without its secrets, or ``""`` for other text."""
         try:
             value = json.loads(text)
             if text.isascii() and text.isprintable() and not self.secrets.may_be_in(text):
@@ -299,7 +300,7 @@ class Recorder:
 
 
 class ExchangeRecord:
-    """A request and its answer."""
+    """A request and its answer, while they are recorded."""
 
     def __init__(self, recorder: Recorder, request: Any, target: str) -> None:
         self._recorder = recorder
@@ -328,18 +329,18 @@ class ExchangeRecord:
         self.len: int = 0  #: Bytes of the answer's body so far.
 
     def answered(self, status: int, headers: Mapping[str, str], raw: Any) -> Any:
-        """Record the head of the answer; return what to read the body from instead of ``raw``."""
+        """Record the head of the answer; return the object to read the body from, not ``raw``."""
         self._status, self._headers = status, headers
         return _RecordedBody(raw, self)
 
     def failed(self, error: BaseException) -> None:
-        """Record why no answer came, or only a part."""
+        """Record why no answer, or only a part of it, came."""
         self._error = type(error).__name__
         if self._status is None:
             self.finish()
 
     def feed(self, chunk: bytes) -> None:
-        """Record a chunk of the body; an empty one is its end."""
+        """Record a chunk of the body; an empty one is the end."""
         self._ended = self._ended or not chunk
         self.len += len(chunk)
         self._digest.update(chunk)
@@ -350,11 +351,11 @@ class ExchangeRecord:
             del self._content[_HEAD + 4096 :]
 
     def finish(self) -> None:
-        """Write the exchange, which has ended."""
+        """Write the exchange once it has ended."""
         self._recorder.finish(self)
 
     def line(self, keeps: bool) -> str:
-        """Return the exchange's line, as the inside of a JSON object."""
+        """Return the exchange as the inside of a JSON object."""
         facts: dict[str, Any] = {
             "method": self._method,
             "path": self._path,
@@ -451,7 +452,7 @@ class ExchangeRecord:
 
 
 class _RecordedBody:
-    """The body of an answer, which is recorded as it is read."""
+    """The body of an answer, recorded while it is read."""
 
     def __init__(self, raw: Any, exchange: ExchangeRecord) -> None:
         self._raw = raw
@@ -461,7 +462,7 @@ class _RecordedBody:
         return getattr(self._raw, name)
 
     def read1(self, *args: Any, **kw: Any) -> bytes:
-        """Read from the body, and record what comes."""
+        """Read from the body, and record what was read."""
         exchange = self._exchange
         try:
             chunk: bytes = self._raw.read1(*args, **kw)
@@ -486,7 +487,7 @@ def _may_be_secret(setting: str) -> bool:
 
 
 def _summary(data: bytes | memoryview, secrets: Secrets) -> dict[str, Any]:
-    """Summarize data that is too large to record."""
+    """Return length, digest and beginning of data that is too large to record."""
     # A secret may begin within the head and end behind it.
     head = secrets.hide_bytes(bytes(data[: _HEAD + 4096]))[:_HEAD]
     digest = hashlib.sha256(data).hexdigest()

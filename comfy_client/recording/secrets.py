@@ -1,12 +1,12 @@
 """Redaction of errors, logs and recordings: secret words, and values of secret names.
 
-A *word* is secret because it was sent as one: a credential, a cookie, the password of a proxy,
-an API key in a prompt.  It is hidden wherever it occurs.  A *name* such as ``api_key`` means
-that its value is secret, whoever sent it.  User names in paths of home folders, and the folders
-of ComfyUI and of Python in tracebacks, are hidden too.
+A *word* is secret because it was sent as a secret: a credential, a cookie, the password of a proxy,
+an API key in a prompt.  It is hidden wherever it occurs.  A *name* such as ``api_key`` makes its
+value secret, whoever sent it.  User names in paths of home folders, and the folders of ComfyUI and
+of Python in tracebacks, are hidden too.
 
 A *weak* word, such as ``1234`` or ``node``, may also be a part of a longer number or name, which is
-a fact and no secret: it is hidden where it stands alone.
+a fact and no secret: it is hidden only where it stands alone.
 """
 
 from __future__ import annotations
@@ -113,7 +113,10 @@ _AGENTS = ("comfy-client/", "python-requests/")
 
 
 class Secrets:
-    """The words that are known to be secret.  Methods may be called from any thread."""
+    """The words that are known to be secret.
+
+    Any thread may call the methods.
+    """
 
     def __init__(self) -> None:
         self._lock = shared_lock()  # guards what follows; a finalizer may come in between
@@ -127,7 +130,7 @@ class Secrets:
         return f"<Secrets {len(self._pinned) + len(self._known)}>"
 
     def after_fork(self) -> None:
-        """Make a new lock in the child of a fork; a thread of the parent may hold the old one."""
+        """Replace the lock in the child of a fork; a thread of the parent may hold the old one."""
         self._lock = shared_lock()
 
     # -- collecting ----------------------------------------------------------------------
@@ -135,7 +138,7 @@ class Secrets:
     def add(
         self, words: Iterable[str], shortest: int = MIN_SECRET, *, pinned: bool = False
     ) -> None:
-        """Hide these from now on; no word of a server's ever replaces one that is ``pinned``."""
+        """Add words to hide; only ``pinned`` ones are never evicted by others."""
         new = [word for word in words if len(word) >= shortest]
         if not new:
             return
@@ -174,9 +177,9 @@ class Secrets:
     ) -> None:
         """Add the credentials in the headers of a request or handshake.
 
-        Any header may hold some.  Unless all are credentials, a value whose name does not say so
-        is hidden if it is no common word, to judge by its length and letters; ``named_only``
-        leaves it out.
+        Unless ``are_credentials`` says that all values are credentials, the value of a header
+        without a secret name is added only if its length and letters make it no common word;
+        ``named_only`` skips such headers.
         """
         for name, given in headers.items():
             value = given.decode("utf-8", "replace") if isinstance(given, bytes) else given
@@ -191,11 +194,11 @@ class Secrets:
                     self.add([value.strip()], MIN_NAMED, pinned=pinned)
 
     def add_query(self, query: str) -> None:
-        """Add the query parameters of every request."""
+        """Add the values of the query parameters that go with every request."""
         self.add((value for _, value in parse_qsl(query)), pinned=True)
 
     def add_url(self, url: str) -> None:
-        """Add the password in the URL of a proxy."""
+        """Add the password in a proxy's URL."""
         # Not by urlsplit, which raises for what is no URL.
         name, _, password = url.rpartition("@")[0].rpartition("//")[2].partition(":")
         # Some proxies take the token for a name, and nothing for a password.
@@ -206,7 +209,7 @@ class Secrets:
         self.add(words, pinned=True)
 
     def add_named(self, value: Any, *, pinned: bool = False) -> None:
-        """Add the values in our own JSON whose names make them secret."""
+        """Add the values in JSON of ours whose names make them secret."""
         self.add(_named(value), MIN_NAMED, pinned=pinned)
 
     def add_auth(self, auth: object) -> None:
@@ -221,7 +224,7 @@ class Secrets:
     # -- hiding --------------------------------------------------------------------------
 
     def may_be_in(self, text: str) -> bool:
-        """Test quickly whether :meth:`hide` could find anything in a text, or in JSON."""
+        """Test quickly whether :meth:`hide` could find anything in a text or JSON."""
         small = text.lower()
         return (
             "\\" in text  # in JSON an escape may spell any letter
@@ -233,7 +236,7 @@ class Secrets:
         )
 
     def hide_words(self, text: str, shortest: int = MIN_SECRET) -> str:
-        """Hide the known words of at least ``shortest`` letters in a text, however encoded."""
+        """Hide the known words of at least ``shortest`` letters in a text, in any encoding."""
         sought = self._wanted
         for spelling in sought.texts:
             if spelling in text and len(spelling) >= shortest:
@@ -250,11 +253,11 @@ class Secrets:
         return text
 
     def hide_name(self, name: str) -> str:
-        """Hide known words in a name or an id; keep short ones, which may be the protocol's."""
+        """Hide the known words in a name or id; short ones may be the protocol's, and stay."""
         return self.hide_words(name, MIN_NAMED)
 
     def hide_words_in(self, value: Any) -> Any:
-        """Hide the known words in the texts of a JSON value; keep facts."""
+        """Hide the known words in a JSON value, including numbers that equal one."""
         if isinstance(value, str):
             return self.hide_words(value)
         if isinstance(value, Mapping):
@@ -276,7 +279,7 @@ class Secrets:
         return len(text) >= MIN_NAMED and text in self._wanted.words
 
     def hide_text(self, text: str) -> str:
-        """Return ``text`` without its secrets."""
+        """Hide all secrets in a text."""
         text = self.hide_words(text)
         small = text.lower()
         if any(sign in small for sign in _SIGNS):
@@ -289,7 +292,7 @@ class Secrets:
         return text
 
     def _hide_path(self, match: re.Match[str]) -> str:
-        """Python's own folders; and ComfyUI's, which a traceback gives away, is known now."""
+        """Shorten a path of Python; remember ComfyUI's folder, which a traceback reveals."""
         path = match[0]
         for part, instead in (("site-packages", "VENV/"), ("/lib/python", "PYTHON")):
             at = path.find(part)
@@ -303,7 +306,7 @@ class Secrets:
         return path
 
     def hide_bytes(self, data: bytes) -> bytes:
-        """Return binary data of the same length, without the known words."""
+        """Replace the known words in binary data by stars of the same length."""
         for word in self._wanted.data:
             if word in data:
                 data = data.replace(word, b"*" * len(word))
@@ -337,7 +340,7 @@ class Secrets:
         return value
 
     def hide_query(self, query: str) -> str:
-        """Hide the secrets in the query of a URL."""
+        """Hide the secrets in a URL's query."""
         pairs = []
         for pair in query.split("&") if query else ():
             name, sign, value = pair.partition("=")
@@ -386,20 +389,20 @@ _BEFORE = (
 
 @functools.lru_cache(2 * MAX_WORDS)
 def _alone(word: str) -> re.Pattern[str]:
-    """Return a pattern of a weak word where it is no part of a longer one, or of a number."""
+    """Return a pattern that finds a weak word on its own, not within a longer word or number."""
     is_number = word.isdigit()
     before, after = (r"(?<![0-9]\.)", r"(?!\.[0-9])") if is_number else ("", "")
     return re.compile(f"{before}{_BEFORE}{word}(?![A-Za-z0-9_]){after}")
 
 
 def _is_in(text: str, word: str) -> bool:
-    """Return whether a word is in a text, as itself."""
+    """Return whether a word occurs in a text; a weak one must stand alone."""
     return word in text and (not _WEAK.fullmatch(word) or bool(_alone(word).search(text)))
 
 
 @functools.lru_cache(2 * MAX_WORDS)
 def _spellings(word: str) -> frozenset[str]:
-    """Return how a word may look in a URL, HTML, JSON (of PHP and Go, too), and in base64."""
+    """Return the forms of a word in URLs, HTML, JSON (of PHP and Go, too) and base64."""
     plain = word.encode("utf-8", "surrogatepass")
     quoted = [quote(plain), quote(plain, safe=""), quote_plus(plain)]
     in_json = [json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1]]
@@ -435,7 +438,7 @@ _DEPTH = 4  #: Encodings within each other that are looked through.
 
 
 def _decoded(text: str) -> Iterator[str]:
-    """Decode a text in each way alone, then in all ways, several times."""
+    """Yield a text decoded by each encoding alone, then by all of them, repeatedly."""
     yield _without_escapes(text)
     yield unquote(text)
     for _ in range(_DEPTH):

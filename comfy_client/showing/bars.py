@@ -1,4 +1,4 @@
-"""Bars: in a terminal, below the cell of a notebook, as lines of a log."""
+"""Progress bars: in a terminal, below the cell of a notebook, as lines of a log."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _WIDTH: Final = 40
 
 @attrs.frozen
 class Preview:
-    """A picture of unfinished work, encoded."""
+    """An encoded picture of unfinished work."""
 
     data: bytes | memoryview
 
 
 @attrs.frozen
 class Moment:
-    """The progress at one moment.
+    """The progress of a run at one moment.
 
     Attributes:
         fraction: From 0 to 1.
@@ -61,7 +61,7 @@ class Moment:
 
     @property
     def times(self) -> str:
-        """``0:12, about 0:08 left``."""
+        """Elapsed and remaining time, such as ``0:12, about 0:08 left``."""
         if self.left is None or self.ended:
             return clock(self.elapsed)
         return f"{clock(self.elapsed)}, about {clock(math.ceil(self.left))} left"
@@ -77,17 +77,17 @@ class Bar(Protocol):
     period: float
 
     def show(self, moment: Moment) -> None:
-        """Show how far it is."""
+        """Show the progress."""
 
-    def make_room(self) -> None:
-        """Clear the bar, as somebody else is about to write on the screen."""
+    def clear(self) -> None:
+        """Clear the bar before somebody else writes to the screen."""
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
         """Finish the bar; a notebook shows ``outcome`` in its place."""
 
 
 class Ticker:
-    """A drawer of moments on a bar: not if all is over soon, and not more often than is useful."""
+    """Updates a bar: only after ``delay`` seconds, and no more often than is worth the effort."""
 
     def __init__(self, bar: Bar, moment: Callable[[], Moment], delay: float | None = None) -> None:
         self._bar = bar
@@ -95,7 +95,7 @@ class Ticker:
         self._due = time.monotonic() + (screen.DELAY if delay is None else delay)
 
     def tick(self) -> float:
-        """Draw the moment if it is due; return in how many seconds the next one is due."""
+        """Update the bar if it is due; return the seconds until the next update."""
         before = time.monotonic()
         if before < self._due:
             return self._due - before
@@ -114,24 +114,24 @@ def clock(seconds: float) -> str:
 
 
 def make_bar(surface: Surface, name: str, **facts: object) -> Bar:
-    """Make a bar for a surface; log lines name the run ``name`` and carry these facts."""
+    """Make a bar for a surface; log lines begin with ``name`` and carry ``facts``."""
     return _Guarded(_bar(surface, name, facts))
 
 
 class _Guarded:
-    """A bar that fails shows nothing more: the run is what matters."""
+    """A bar that stops showing anything after an error, since the run matters more."""
 
     def __init__(self, bar: Bar) -> None:
         self.period = bar.period
         self._bar: Bar | None = bar
 
     def show(self, moment: Moment) -> None:
-        """Show how far it is."""
+        """Show the progress."""
         self._do(lambda bar: bar.show(moment))
 
-    def make_room(self) -> None:
-        """Clear the bar, as somebody else is about to write on the screen."""
-        self._do(lambda bar: bar.make_room())
+    def clear(self) -> None:
+        """Clear the bar before somebody else writes to the screen."""
+        self._do(lambda bar: bar.clear())
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
         """Finish the bar."""
@@ -167,7 +167,7 @@ class TerminalBar:
         self._bar: Any = None
 
     def show(self, moment: Moment) -> None:
-        """Draw it."""
+        """Draw the bar."""
         if self._bar is None:
             self._bar = _tqdm()
         self._bar.n = round(moment.fraction, 3)
@@ -178,14 +178,14 @@ class TerminalBar:
         with contextlib.suppress(OSError, ValueError):  # the terminal is gone
             self._bar.refresh()
 
-    def make_room(self) -> None:
-        """Take the line away, until it is drawn again."""
+    def clear(self) -> None:
+        """Clear the line; the next update draws it again."""
         if self._bar is not None:
             with contextlib.suppress(OSError, ValueError):
                 self._bar.clear()
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
-        """Leave the last state, if it has shown one."""
+        """Draw the last state and leave it, if the bar was shown at all."""
         if self._bar is not None:
             self.show(moment)
             with contextlib.suppress(OSError, ValueError):
@@ -210,7 +210,7 @@ def _tqdm() -> Any:
 
 
 def _has_size() -> bool:
-    """Return False for a terminal of 0 columns, as ``docker run -t`` has."""
+    """Return False for a terminal of 0 columns, as in ``docker run -t``."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns > 0
     except (AttributeError, OSError, ValueError):  # it is no file: tqdm knows what to do
@@ -218,7 +218,7 @@ def _has_size() -> bool:
 
 
 class Lines:
-    """A line for each 10 %."""
+    """Progress as one line for each 10 %."""
 
     period: float = 0.5
 
@@ -227,18 +227,18 @@ class Lines:
         self._tenths = 0
 
     def show(self, moment: Moment) -> None:
-        """Write a line, if it is further by a tenth."""
+        """Write a line for each new tenth."""
         tenths = int(min(max(0.0, moment.fraction), 1.0) * 10 + 1e-9)
         if tenths > self._tenths and not moment.ended:
             self._tenths = tenths
             what = f", {short_line(moment.text, _WIDTH)}" if moment.text else ""
             self._write(f"{tenths * 10} %{what}, {moment.times}")
 
-    def make_room(self) -> None:
-        """Do nothing: log lines and cells have room for all."""
+    def clear(self) -> None:
+        """Do nothing: lines need no clearing."""
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
-        """Write how it ended, if it did not end at once."""
+        """Write how the run ended, unless it was very short."""
         if self._tenths or moment.elapsed >= screen.DELAY:
             self._write(f"{short_line(moment.ended, 200)}, {moment.times}")
 
@@ -253,7 +253,7 @@ def _print(text: str) -> None:
 
 
 def _has_room(stream: TextIO) -> bool:
-    """Return False for a pipe without a reader, as of a parent that waits for our end."""
+    """Return False for a pipe that nobody reads at the moment, where a write would block."""
     try:
         return bool(select.select([], [stream], [], 0)[1])
     except (OSError, TypeError, ValueError):  # it is no file; or no socket, on Windows
@@ -261,10 +261,10 @@ def _has_room(stream: TextIO) -> bool:
 
 
 class NotebookBar:
-    """A bar and a preview below the cell, and at the end what came out.
+    """A bar and a preview below the cell, replaced by the result at the end.
 
-    One display that is updated, without widgets, so it works wherever notebooks do, and a file
-    keeps only what was shown last.
+    This is a single updated display without widgets, so it works in every kind of notebook, and the
+    file keeps only what was shown last.
     """
 
     period: float = 0.25
@@ -276,11 +276,11 @@ class NotebookBar:
         """Show the bar below the latest preview."""
         self._put(_bar_bundle(moment))
 
-    def make_room(self) -> None:
-        """Do nothing: log lines and cells have room for all."""
+    def clear(self) -> None:
+        """Do nothing: output goes below the bar."""
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
-        """Replace it by the outcome; without one, leave what was there, and say how it ended."""
+        """Replace the bar by the outcome; without one, say how the run ended."""
         if outcome is not None and (self._handle is not None or "text/html" in outcome):
             self._put(outcome)
         elif self._handle is not None:
@@ -309,7 +309,7 @@ def _bar_bundle(moment: Moment) -> Bundle:
 
 
 def _picture(preview: Preview | None) -> str:
-    """Return a preview as HTML: unscaled if it is small, else a thumbnail; empty without one."""
+    """Return a preview as HTML, as a thumbnail if it is large; empty without a preview."""
     if preview is None:
         return ""
     mime = sniffed(preview.data)

@@ -1,4 +1,4 @@
-"""Record of what the running cell has shown: nothing twice, and not without end."""
+"""What the running cell of a notebook has shown: nothing twice, and not without limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_BYTES: Final = 8 << 20
 
 
 class _Cell:
-    """Values that a cell has shown."""
+    """The values that a cell has shown, and how much more it may show."""
 
     def __init__(self, key: object) -> None:
         self.key = key
@@ -36,12 +36,12 @@ def _now() -> _Cell:
 
 
 def note_shown(value: object) -> None:
-    """Note that the running cell shows a value."""
+    """Record that the running cell shows a value."""
     _now().values.append(_reference(value))
 
 
 def _reference(value: object) -> Callable[[], object]:
-    """Return a weak reference; a tuple, which has none, is kept until the next cell."""
+    """Return a weak reference; for a tuple, which allows none, a strong one."""
     try:
         return weakref.ref(value)
     except TypeError:
@@ -49,12 +49,12 @@ def _reference(value: object) -> Callable[[], object]:
 
 
 def was_shown(value: object) -> bool:
-    """Return whether the cell that runs has shown it."""
+    """Return whether the running cell has shown this object."""
     return any(reference() is value for reference in _now().values)
 
 
-def outcome_of(value: object, markup: Callable[[], str]) -> dict[str, str]:
-    """Return what replaces a finished bar: the value, or its repr once the cell shows enough."""
+def render_outcome(value: object, markup: Callable[[], str]) -> dict[str, str]:
+    """Return the forms of a value that replaces a bar; repr only if the cell is full."""
     now = _now()
     if len(now.values) >= MOST:
         if now.is_told:  # not below each of a thousand runs
@@ -66,14 +66,14 @@ def outcome_of(value: object, markup: Callable[[], str]) -> dict[str, str]:
 
 
 def shown(value: object, markup: Callable[[], str]) -> dict[str, str]:
-    """Return the forms of a value for IPython; text only where HTML would not be seen."""
+    """Return the forms of a value for IPython; text only where HTML is not displayed."""
     if shows_html() and not was_shown(value):
         return _both(value, markup)
     return {"text/plain": repr(value)}
 
 
 def _both(value: object, markup: Callable[[], str]) -> dict[str, str]:
-    """Return both forms of a value, as long as the cell has room for HTML."""
+    """Return text and HTML of a value, unless the cell has shown too much already."""
     from .html import bundle  # nothing is shown before something is there
 
     if not is_notebook():  # nobody stores it
@@ -90,7 +90,7 @@ def _both(value: object, markup: Callable[[], str]) -> dict[str, str]:
 
 
 def _left_out(value: object, why: str) -> dict[str, str]:
-    """Return the repr of a value, and how to see the whole."""
+    """Return the repr of a value, and how to see all of it."""
     from .html import bundle, escape, remark
 
     _now().is_told = True

@@ -1,4 +1,4 @@
-"""Pieces of HTML, with inline styles only, since notebooks differ in what they let through.
+"""Pieces of HTML with inline styles only, as notebooks differ in what they let through.
 
 Every function escapes the texts it is given.
 """
@@ -39,7 +39,7 @@ _COLOURS: Final = {"good": "#2e8b57", "bad": "#c0392b", "doubtful": "#b8860b", "
 
 
 def bundle(text: str, markup: str) -> Bundle:
-    """Return both forms of a value; protect dollars in the HTML from formulas."""
+    """Return text and HTML of a value for IPython; protect dollar signs from MathJax."""
     whole = f'<div class="{_NO_FORMULAS}" style="{_FONT}">{markup}</div>'
     return {"text/plain": text, "text/html": whole}
 
@@ -57,7 +57,7 @@ def escape(text: object, most: int = MOST_TEXT) -> str:
 
 
 def paragraph(text: str) -> str:
-    """Text with its line breaks, in a box that scrolls."""
+    """Return a text with its line breaks, in a box that scrolls."""
     shown = text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 3]}..."
     return (
         '<pre style="margin:4px 0;padding:6px 8px;max-height:16em;max-width:60em;overflow:auto;'
@@ -66,13 +66,13 @@ def paragraph(text: str) -> str:
 
 
 def remark(text: str, mood: str = "") -> str:
-    """Return a line of its own."""
+    """Return a text as a line of its own."""
     colour = f"color:{_COLOURS[mood]}" if mood else _DIM
     return f'<div style="{colour}">{escape(text)}</div>'
 
 
 def link(url: str, text: str) -> str:
-    """Return a link if the URL is one of the web, else its text."""
+    """Return a link, or plain text unless the URL is http or https."""
     if not url.startswith(("http://", "https://")) or len(url) > MOST_TEXT:
         return escape(text)
     href = html.escape(url, quote=True)
@@ -87,7 +87,7 @@ def data_url(mime: str, data: bytes | memoryview) -> str | None:
 
 
 def image(source: str, size: tuple[int, int] | None = None, most: int = 256) -> str:
-    """Return an ``<img>`` of a :func:`data_url`; ``size`` is in pixels."""
+    """Return an ``<img>`` for a :func:`data_url`; ``size`` is in pixels."""
     stated = "" if size is None else f' width="{size[0]}" height="{size[1]}"'
     style = f"display:block;margin:0;max-width:{most}px;max-height:{most}px"
     return f'<img src="{source}"{stated} style="{style}" alt="">'
@@ -112,7 +112,7 @@ def card(picture: str, lines: Iterable[str], width: int = 256) -> str:
 
 
 def meter(fraction: float, mood: str = "") -> str:
-    """Return a bar that is filled to ``fraction``."""
+    """Return a bar that is filled up to ``fraction``."""
     percent = 100 * min(max(0.0, fraction), 1.0)
     colour = {"": "#3b82f6", "good": "#2e8b57"}.get(mood, "#c0392b")
     return (
@@ -125,7 +125,7 @@ def meter(fraction: float, mood: str = "") -> str:
 def table(
     head: Sequence[str], rows: Iterable[Sequence[object]], moods: Mapping[str, str] | None = None
 ) -> str:
-    """Return a table of texts; ``moods`` colours cells by their text."""
+    """Return a table; ``moods`` colours cells by their text."""
     left = "text-align:left;vertical-align:top"
     names = "".join(f'<th style="{left}">{escape(name)}</th>' for name in head)
     body = []

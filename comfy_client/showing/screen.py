@@ -30,17 +30,17 @@ def shell() -> Any | None:
 
 
 def is_notebook() -> bool:
-    """Return whether what is displayed appears below a cell: in Jupyter, VS Code, Colab, ..."""
+    """Return whether output appears below a cell: in Jupyter, VS Code, Colab, ..."""
     return hasattr(shell(), "kernel")
 
 
 def shows_html() -> bool:
-    """Return whether HTML is worth its while; to IPython in a terminal it is not."""
+    """Return whether HTML can be displayed; IPython in a terminal cannot."""
     return shell() is None or is_notebook()
 
 
 def cell() -> tuple[object, object]:
-    """Return a key of the running cell; a click on a widget has another than the cell before."""
+    """Return a key of the running cell; each callback of a widget has its own."""
     running = shell()
     request = None
     ask = getattr(getattr(running, "kernel", None), "get_parent", None)

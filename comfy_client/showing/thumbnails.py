@@ -1,4 +1,4 @@
-"""Small pictures, so that a notebook's file stays small."""
+"""Small versions of pictures, so that a notebook's file stays small."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _SIGNATURES: Final = {
 
 
 class TooLarge(Exception):
-    """A picture has more pixels than are decoded to look at it."""
+    """A picture has more pixels than are decoded for display."""
 
 
 def thumbnail(data: bytes | memoryview, size: int = SIZE) -> str | None:
-    """Return a picture as HTML, at most ``size`` pixels wide and high; None if it is unreadable.
+    """Return a picture as HTML, at most ``size`` pixels wide and high; None if unreadable.
 
-    It is a WebP of Pillow's (extra ``[image]``).  A short animation, and without Pillow a small
-    file, are shown as they are.
+    Pillow (extra ``[image]``) makes a WebP.  A short animation, and without Pillow a small file,
+    are shown unchanged.
     """
     try:
         with _opened(data) as picture:
@@ -58,7 +58,7 @@ def thumbnail(data: bytes | memoryview, size: int = SIZE) -> str | None:
 
 
 def reduced(data: bytes | memoryview, size: int) -> Image.Image:
-    """Return a picture at most so large, with 8 bits a channel; one at a time is decoded.
+    """Return a picture of at most ``size`` pixels and 8 bits per channel, one thread at a time.
 
     Raises:
         TooLarge: It has too many pixels.
@@ -70,7 +70,7 @@ def reduced(data: bytes | memoryview, size: int) -> Image.Image:
 
 @contextlib.contextmanager
 def _opened(data: bytes | memoryview) -> Iterator[Image.Image]:
-    """Open a picture, of which no pixel is decoded yet."""
+    """Context manager: open a picture without decoding pixels; one thread at a time."""
     from PIL import Image
 
     with _decoding, warnings.catch_warnings():
@@ -110,7 +110,7 @@ def _as_it_is(data: bytes | memoryview, size: int) -> str | None:
 
 
 def is_plain(start: bytes | memoryview) -> bool:
-    """Return whether a picture surely has no alpha, and at most 8 bits a channel, by its start."""
+    """Return whether a picture's header rules out alpha and more than 8 bits per channel."""
     mime = sniffed(start)
     if mime == "image/png":  # bits of a channel, and the type: grey or colours
         return len(start) > 25 and start[24] <= 8 and start[25] in (0, 2)
@@ -118,7 +118,7 @@ def is_plain(start: bytes | memoryview) -> bool:
 
 
 def sniffed(data: bytes | memoryview) -> str | None:
-    """Return the MIME type of a picture by its first bytes, if every browser shows it."""
+    """Return the MIME type of a picture from its first bytes, if every browser shows it."""
     start = bytes(data[:16])
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "image/webp"

@@ -141,10 +141,10 @@ def test_what_comes_between_while_a_result_is_shown_loses_no_result(
 ) -> None:
     """A fault of the display says nothing; after Ctrl-C a note says where the result is."""
 
-    def outcome_of(*_: object) -> None:
+    def render_outcome(*_: object) -> None:
         raise raised
 
-    monkeypatch.setattr(cells, "outcome_of", outcome_of)
+    monkeypatch.setattr(cells, "render_outcome", render_outcome)
     if isinstance(raised, Exception):
         assert api.run(WORKFLOW).texts
         return

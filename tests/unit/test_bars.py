@@ -151,7 +151,7 @@ def test_a_screen_that_is_gone_does_not_matter_to_the_run(
     monkeypatch.setattr(sys, "stderr", stderr)
     bar = make_bar(surface, "x")
     bar.show(HALF)
-    bar.make_room()
+    bar.clear()
     bar.end(Moment(1.0, ended="done"), None)
 
 

@@ -21,7 +21,7 @@ from comfy_client import ComfyApi, Workflow
 from comfy_client.jobs import gallery
 from comfy_client.jobs.result import Result, make_result
 from comfy_client.showing import cells
-from comfy_client.showing.cells import note_shown, outcome_of, was_shown
+from comfy_client.showing.cells import note_shown, render_outcome, was_shown
 from comfy_client.showing.thumbnails import thumbnail
 from comfy_client.testing import ComfyServer, Request
 
@@ -269,14 +269,14 @@ def test_what_one_cell_shows_is_bounded_in_sum(
         made.append(1)
         return "x" * 600_000
 
-    assert "xxx" in outcome_of(object(), gallery)["text/html"]
+    assert "xxx" in render_outcome(object(), gallery)["text/html"]
     assert "hello" in html(result_of(None, texts=("hello",)))
-    last = outcome_of(result_of(None), gallery)["text/html"]
+    last = render_outcome(result_of(None), gallery)["text/html"]
     assert "xxx" not in last
     assert "&lt;Result no outputs&gt;" in last
     assert "not shown, because what this cell shows would take more than 1 MB" in last
     assert "hello" not in html(result_of(None, texts=("hello",)))
-    outcome_of(object(), gallery)
+    render_outcome(object(), gallery)
     assert len(made) == 2  # once there is no room, nothing is fetched
     shell.execution_count = next(NUMBERS)
     assert "hello" in html(result_of(None, texts=("hello",)))
