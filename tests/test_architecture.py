@@ -72,25 +72,25 @@ KNOW_THE_CLIENT = {
     "comfy_client": "it is its main name",
     "comfy_client.testing.plugin": "the fixture comfy_api is one",
 }
-#: Lines of code of a class and of a function.
-LONGEST_CLASS = 350
-LONGEST_FUNCTION = 45
+#: Lines of code in the bodies of a class, and of a function.
+LONGEST_CLASS = 290
+LONGEST_FUNCTION = 44
 
 #: The most that each figure of ``python -m tests.walks`` may be, and the aim.  Lower the ceiling
 #: when the figure falls; never raise it.
 CEILINGS = {
-    "submit(): files": (35, 20),
-    "submit(): moves": (112, 70),
+    "submit(): files": (32, 20),
+    "submit(): moves": (101, 70),
     "get_queue(): files": (16, 11),
     "get_queue(): moves": (49, 40),
     "end frame: calls": (145, 100),
     "end frame: files": (20, 13),
     "friend functions": (35, 0),
     "depth of ComfyApi": (6, 3),
-    "private names that the ladder of the clients shares": (18, 0),
-    "private names that any class shares with its bases": (59, 0),
-    "class names used twice": (25, 4),
-    "file names used twice": (38, 14),
+    "private names that the ladder of the clients shares": (1, 0),
+    "private names that any class shares with its bases": (17, 0),
+    "class names used twice": (1, 0),
+    "file names used twice": (15, 14),
     "docstrings that begin with a pronoun, %": (2.5, 2.0),
     "patches of the package in tests": (63, 25),
 }
@@ -232,7 +232,7 @@ def is_ours(node: ast.ImportFrom) -> bool:
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_no_class_and_no_function_is_too_long(name: str) -> None:
-    """Docstrings, comments and blank lines do not count: they help, however long they are."""
+    """Signatures and docstrings do not count: an interface has as many as its users need."""
     lines = MODULES[name].read_text(encoding="utf-8").splitlines()
     for node in ast.walk(tree(name)):
         if isinstance(node, ast.ClassDef):
@@ -242,11 +242,14 @@ def test_no_class_and_no_function_is_too_long(name: str) -> None:
 
 
 def code_lines(lines: list[str], definition: Function | ast.ClassDef) -> int:
-    """Without docstrings, comments and blank lines."""
+    """Without signatures, docstrings, comments and blank lines."""
     left_out: set[int] = set()
     for node in ast.walk(definition):
-        if isinstance(node, Function | ast.ClassDef) and ast.get_docstring(node) is not None:
-            left_out |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+        if not isinstance(node, Function | ast.ClassDef):
+            continue
+        body = node.body[ast.get_docstring(node) is not None :]
+        starts = body[0].lineno if body else node.end_lineno + 1
+        left_out |= set(range(node.lineno, starts))
     kept = set(range(definition.lineno, definition.end_lineno + 1)) - left_out
     return sum(lines[at - 1].strip()[:1] not in ("", "#") for at in kept)
 

@@ -2,8 +2,14 @@
 
 ``pool``
     The executor: what users call.
-``servers``, ``running``, ``batches``
-    Its methods: for its servers, for one workflow, and for many.
+``terms``
+    The servers that a job may go to, its priority, and the options of its submission.
+``submission``
+    The submission of workflows: of one, or of many.
+``membership``
+    The servers of a pool: which they are, and who listens to them.
+``lifecycle``
+    The life of a pool: it connects, shuts down, and ends with its process.
 ``taking_back``
     The prompts of one call, which are taken back when it ends.
 ``sweep_servers``

@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-import atexit
-import itertools
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any, Final, Self, get_args
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, Unpack, get_args, overload
 
+from .. import runtime
+from ..batch.map_loop import SubmitOptions
 from ..client import ComfyApi
+from ..errors import ComfyError
+from ..events import JobEvent, PreviewEvent, Progress
+from ..jobs.callbacks import Callbacks
 from ..jobs.execute import AnyJob, as_completed
-from ..signals import Receivers
-from ..transport.deadline import Deadline
+from ..jobs.job import Job, Limits, OnInterrupt
+from ..jobs.pooled import PooledJob
+from ..jobs.result import NodeOutput, Result
+from ..redaction import sealed
+from ..routes.prompts import AnyWorkflow, PromptOptions, check_names, seal
+from ..showing.screen import surface
+from ..signals import Receivers, is_callback
 from ..values import is_real
-from .batches import Batches
+from ..workflow.address import Inputs
+from . import lifecycle, submission
 from .dispatcher import Dispatcher
-from .refusals import is_hopeless, out_of_reach
+from .membership import AnyServer, Servers, check_servers, name_of
 from .schedule import Mode
-from .servers import AnyServer
 from .state import Intervals, OnFailed, OnLost, Policy, PoolState
-from .taking_back import forsake, take_back
+from .status import POOL_EVENTS, PoolStatus
+from .submission import map_workflows, read_workflow, sweep_grid
+from .terms import Sending, terms_of
 
-#: Longest wait in one piece, in seconds, so that Ctrl-C works on every system.
-_SLICE: Final = 0.5
+if TYPE_CHECKING:
+    from ..batch.row import SweepRow
+    from ..batch.rows import Sweep
 
-_dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 
-
-class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes are workflows
+class ComfyPool(Executor):
     """Several ComfyUI servers as one: a :class:`concurrent.futures.Executor` of workflows.
 
     A job waits in the pool until a server is chosen for it, so that none is bound to a server that
@@ -98,20 +108,15 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
         on_lost: OnLost = "raise",
         on_failed: OnFailed = "raise",
     ) -> None:
-        given = _servers(servers, weights)
+        given = check_servers(servers, weights)
         _check(in_flight, patience, on_lost, on_failed)
-        self._in_flight = in_flight
-        self._patience = patience
-        self._on_lost = on_lost
-        self._numbers = itertools.count()
         self._receivers = Receivers(self, None)
         policy = Policy(patience, on_lost, on_failed, self.intervals)
         self._dispatcher = Dispatcher(PoolState.new(mode, policy), self._receivers)
         weakref.finalize(self._dispatcher, self._receivers.shutdown())
-        self._relayed = {}
-        _dispatchers.add(self._dispatcher)
-        self._first = None
-        for server, weight in zip(given, weights or [1.0] * len(given), strict=True):
+        lifecycle.register(self._dispatcher)
+        self._servers = Servers(self._dispatcher, in_flight)
+        for server, weight in given:
             self.add(server, weight=weight)
 
     # -- life ----------------------------------------------------------------------------
@@ -129,21 +134,7 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
             ServerUnreachable: No server answers, or all refuse us; the message says why.
             ClientClosed: After :meth:`shutdown`.
         """
-        deadline = Deadline.after(timeout)
-        dispatcher = self._dispatcher
-        dispatcher.check_open()
-        dispatcher.start()
-
-        def is_settled() -> bool:
-            members = dispatcher.members
-            return dispatcher.state.was_ready or dispatcher.state.closed or is_hopeless(members)
-
-        while not dispatcher.wait(is_settled, deadline.left(_SLICE)):
-            if deadline.expired:
-                break
-        dispatcher.check_open()
-        if not dispatcher.state.was_ready:
-            raise out_of_reach(dispatcher.members)
+        lifecycle.connect(self._dispatcher, timeout)
         return self
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -156,15 +147,7 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
                 what is left, the log says so.
             cancel_futures: Whether to cancel the jobs that wait for a server.
         """
-        dispatcher = self._dispatcher
-        dispatcher.close()
-        if cancel_futures:
-            for job in dispatcher.waiting():
-                dispatcher.withdraw(job)
-        while wait and not dispatcher.wait(lambda: dispatcher.state.is_idle, _SLICE):
-            dispatcher.warn_of_away()
-        if dispatcher.state.is_idle:
-            dispatcher.stop()
+        lifecycle.shut_down(self._dispatcher, wait=wait, cancel=cancel_futures)
 
     def __enter__(self) -> Self:
         try:
@@ -183,19 +166,9 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
                 self.shutdown()
                 return
         except BaseException:
-            self._leave()
+            lifecycle.leave(self._dispatcher)
             raise
-        self._leave()
-
-    def _leave(self) -> None:
-        """Cancel what waits, and delete what is pending on servers; what runs keeps running."""
-        self._dispatcher.close()
-        try:
-            jobs = self._dispatcher.jobs()
-            take_back(self._dispatcher, jobs)
-            forsake(self._dispatcher, jobs)
-        finally:
-            self.shutdown(wait=False, cancel_futures=True)
+        lifecycle.leave(self._dispatcher)
 
     def __repr__(self) -> str:
         members = list(self._dispatcher.members.items())
@@ -217,25 +190,480 @@ class ComfyPool(Batches, Executor):  # type: ignore[misc]  # what it executes ar
 
             raise AttributeError(about_pool(name, type(self)), name=name, obj=self)
 
+    # -- run workflows -------------------------------------------------------------------
+
+    # What it executes are workflows.
+    def submit(  # type: ignore[override]
+        self,
+        workflow: AnyWorkflow,
+        inputs: Inputs | None = None,
+        *,
+        priority: float = 0,
+        include: Iterable[AnyServer] | None = None,
+        exclude: Iterable[AnyServer] = (),
+        strict: bool = False,
+        check: bool = False,
+        resubmit: bool = False,
+        on_event: Callable[[JobEvent], object] | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        on_preview: Callable[[PreviewEvent], object] | None = None,
+        on_start: Callable[[Job], object] | None = None,
+        on_output: Callable[[str, NodeOutput], object] | None = None,
+        on_queue: Callable[[int], object] | None = None,
+        every: float | None = None,
+        **options: Unpack[PromptOptions],
+    ) -> PooledJob:
+        """Have a workflow run by one of the servers, and return its :class:`Job` at once.
+
+        The job is ``waiting`` until a server has been chosen; ``job.server`` says which.  Errors of
+        the submission, such as :class:`PromptRejected`, are raised by ``job.result()``.
+
+        Args:
+            workflow: As for :meth:`ComfyApi.submit`; you may change it afterwards.
+            inputs: As for :meth:`ComfyApi.submit`.
+            priority: Jobs with a higher one go first, whoever submits them.
+            include: The only servers that it may go to; ``None``: any.
+            exclude: Servers that it may not go to.
+            strict: As for :meth:`ComfyApi.submit`.
+            check: As for :meth:`ComfyApi.submit`, on the server that is chosen.
+            resubmit: As for :meth:`ComfyApi.submit`.
+            on_event: As for :meth:`ComfyApi.submit`, as are all callbacks.
+            on_progress: As ``on_event``.
+            on_preview: As ``on_event``.
+            on_start: As ``on_event``.
+            on_output: As ``on_event``.
+            on_queue: As ``on_event``; places in the queue of the server.
+            every: As for :meth:`ComfyApi.submit`.
+            options: See :class:`PromptOptions`.
+
+        Raises:
+            WorkflowError: It is no workflow, or no server has the node classes and model files that
+                it needs; the message says what each server lacks.
+            ServerUnreachable: No server of the pool has ever answered, or all that can run it
+                refuse us, or are unknown.
+            ValueError: ``include`` or ``exclude`` name a server that is not in the pool, or leave
+                none.
+            TypeError: It is no workflow, or there is no option of that name.
+            ClientClosed: After :meth:`shutdown`.
+        """
+        seal(options)
+        check_names(options)
+        inputs = sealed(inputs)
+        callbacks = Callbacks(
+            on_event, on_progress, on_preview, on_start, on_output, on_queue, every
+        )
+        terms = terms_of(self._servers, runtime.get_ident(), priority, include, exclude)
+        previews = on_preview is not None
+        sending = Sending(
+            strict=strict, check=check, resubmit=resubmit, wants_previews=previews, options=options
+        )
+        workflow = read_workflow(workflow, self)  # whose keys no frame shows
+        workflow = read_workflow(workflow, self, inputs)
+        return submission.submit(self._servers, workflow, callbacks, terms, sending)
+
+    def run(
+        self,
+        workflow: AnyWorkflow,
+        inputs: Inputs | None = None,
+        *,
+        timeout: float | None = None,
+        stall_timeout: float | None = None,
+        priority: float = 0,
+        include: Iterable[AnyServer] | None = None,
+        exclude: Iterable[AnyServer] = (),
+        strict: bool = False,
+        check: bool = False,
+        resubmit: bool = False,
+        on_interrupt: OnInterrupt = "leave",
+        on_event: Callable[[JobEvent], object] | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        on_preview: Callable[[PreviewEvent], object] | None = None,
+        on_start: Callable[[Job], object] | None = None,
+        on_output: Callable[[str, NodeOutput], object] | None = None,
+        on_queue: Callable[[int], object] | None = None,
+        every: float | None = None,
+        retry_oom: bool = False,
+        progress: bool | None = None,
+        **options: Unpack[PromptOptions],
+    ) -> Result:
+        """Have a workflow run by one of the servers, and return its outputs.
+
+        As :meth:`ComfyApi.run`, with the same options.  If time runs out, or after Ctrl-C, a job
+        that still waits for a server is taken back: it will not run.
+
+        Args:
+            workflow: As for :meth:`ComfyApi.run`.
+            inputs: As for :meth:`ComfyApi.run`.
+            timeout: Seconds for everything, waiting for a server included; ``None``: no limit.
+            stall_timeout: Seconds without any news of the prompt; ``None``: no limit.  While it
+                waits, it is news when another job goes to a server.
+            priority: As for :meth:`submit`.
+            include: As for :meth:`submit`.
+            exclude: As for :meth:`submit`.
+            strict: As for :meth:`ComfyApi.submit`.
+            check: As for :meth:`ComfyApi.submit`, on the server that is chosen.
+            resubmit: As for :meth:`ComfyApi.submit`.
+            on_interrupt: As for :meth:`ComfyApi.run`.
+            on_event: As for :meth:`ComfyApi.run`, as are all callbacks: called in this thread.
+            on_progress: As ``on_event``.
+            on_preview: As ``on_event``.
+            on_start: As ``on_event``; ``job.server`` says where it runs.
+            on_output: As ``on_event``.
+            on_queue: As ``on_event``; places in the queue of the server.
+            every: As for :meth:`ComfyApi.run`.
+            retry_oom: If a node runs out of memory, have that server free its own, and run the
+                workflow once more, as :meth:`ComfyApi.run` does; on any server that can take it.
+            progress: As for :meth:`ComfyApi.run`.
+            options: See :class:`PromptOptions`.
+
+        Raises:
+            ServerUnreachable: No server of the pool has ever answered.
+            WorkflowError: As for :meth:`submit`.
+            ValueError: As for :meth:`submit`, or a timeout makes no sense.
+            TypeError: As for :meth:`submit`.
+            ClientClosed: After :meth:`shutdown`.
+            ComfyError: As :meth:`ComfyApi.run`.
+        """
+        seal(options)
+        check_names(options)
+        limits = Limits(timeout, stall_timeout)
+        callbacks = Callbacks(
+            on_event, on_progress, on_preview, on_start, on_output, on_queue, every
+        )
+        screen = surface(False if progress is None and callbacks else progress)
+        previews = on_preview is not None or screen == "notebook"
+        inputs = sealed(inputs)
+        terms = terms_of(self._servers, runtime.get_ident(), priority, include, exclude)
+        sending = Sending(
+            strict=strict, check=check, resubmit=resubmit, wants_previews=previews, options=options
+        )
+        return submission.run(
+            self._servers,
+            workflow,
+            self,
+            inputs,
+            callbacks,
+            terms,
+            sending,
+            limits,
+            screen,
+            on_interrupt=on_interrupt,
+            retry_oom=retry_oom,
+        )
+
+    @overload  # type: ignore[override]
+    def map(
+        self,
+        workflows: Iterable[AnyWorkflow] | AnyWorkflow,
+        params: Iterable[Mapping[str, Any]] | None = None,
+        *,
+        in_flight: int | None = None,
+        ordered: bool = True,
+        on_error: Literal["raise"] = "raise",
+        timeout: float | None = None,
+        stall_timeout: float | None = None,
+        priority: float = 0,
+        include: Iterable[AnyServer] | None = None,
+        exclude: Iterable[AnyServer] = (),
+        **options: Unpack[SubmitOptions],
+    ) -> Generator[Result, None, None]: ...
+
+    @overload
+    def map(
+        self,
+        workflows: Iterable[AnyWorkflow] | AnyWorkflow,
+        params: Iterable[Mapping[str, Any]] | None = None,
+        *,
+        in_flight: int | None = None,
+        ordered: bool = True,
+        on_error: Literal["keep"],
+        timeout: float | None = None,
+        stall_timeout: float | None = None,
+        priority: float = 0,
+        include: Iterable[AnyServer] | None = None,
+        exclude: Iterable[AnyServer] = (),
+        **options: Unpack[SubmitOptions],
+    ) -> Generator[Result | ComfyError, None, None]: ...
+
+    def map(
+        self,
+        workflows: Iterable[AnyWorkflow] | AnyWorkflow,
+        params: Iterable[Mapping[str, Any]] | None = None,
+        *,
+        in_flight: int | None = None,
+        ordered: bool = True,
+        on_error: Literal["raise", "keep"] = "raise",
+        timeout: float | None = None,
+        stall_timeout: float | None = None,
+        priority: float = 0,
+        include: Iterable[AnyServer] | None = None,
+        exclude: Iterable[AnyServer] = (),
+        **options: Unpack[SubmitOptions],
+    ) -> Generator[Result | ComfyError, None, None]:
+        """Run many workflows, and yield their results while more are submitted.
+
+        What becomes of prompts whose server fails, refuses them or goes away, the ``on_failed`` and
+        ``on_lost`` of the pool say: see :class:`ComfyPool`.
+
+        Nothing is submitted before the first ``next``.  Infinite iterables are fine, and so are
+        those that block: as for :meth:`ComfyApi.map`, a thread of its own iterates them.  If it
+        ends early (``break``, ``close()``, Ctrl-C, an error), its jobs that do not run yet are
+        cancelled (5 seconds at most); those that run keep running.
+
+        Example::
+
+            from comfy_client import ComfyPool
+
+            with ComfyPool(["http://127.0.0.1:8188", "http://127.0.0.1:8189"]) as pool:
+                seeds = [{"KSampler.seed": seed} for seed in range(8)]
+                for result in pool.map("txt2img.json", seeds):
+                    result.images[0].save("out/")
+
+        Args:
+            workflows: Several workflows, or with ``params`` a single one.
+            params: The inputs that differ, for each prompt: ``{"KSampler.seed": 7}``.
+            in_flight: How many of its jobs there are at a time; ``None``: twice as many as all
+                servers take.
+            ordered: Whether to yield in the order of the workflows, or as they end.
+            on_error: ``"raise"`` the error of a prompt, or ``"keep"``: yield the exception in its
+                place.
+            timeout: Seconds for each prompt, from when a server has it, or from the end of the last
+                prompt of this call there: waiting for prompts of this call does not count, waiting
+                for those of others does.  While it waits for a server, the ends on all servers
+                count.  After that it is a :class:`JobTimeout`, and the prompt is cancelled (5
+                seconds at most; if it has ended by then, its end counts).  ``None``: no limit.
+            stall_timeout: The same for seconds without any news: of the prompt, or, until it runs,
+                of any prompt of this call on its server.  During an outage there is no news.
+            priority: As for :meth:`submit`.
+            include: As for :meth:`submit`.
+            exclude: As for :meth:`submit`.
+            options: See :class:`SubmitOptions`.
+
+        Raises:
+            TypeError: One workflow without ``params``, or several with them; or there is no option
+                of that name.
+            ValueError: ``in_flight``, ``on_error``, a timeout or ``priority`` make no sense;
+                ``include`` or ``exclude`` name a server that is not in the pool.
+            OSError: The file of the workflow cannot be read.  These three are raised at once.
+            ComfyError: As :meth:`run`, while it yields; but no :class:`SubmitUncertain`, since the
+                pool waits until the server shows whether it has such a prompt.
+        """
+        seal(options)
+        terms = terms_of(self._servers, object(), priority, include, exclude)  # takes its own turn
+        return map_workflows(
+            self._servers,
+            workflows,
+            params,
+            self,
+            terms,
+            options,
+            in_flight=in_flight,
+            ordered=ordered,
+            on_error=on_error,
+            timeout=timeout,
+            stall_timeout=stall_timeout,
+        )
+
+    def sweep(
+        self,
+        workflow: AnyWorkflow,
+        grid: Mapping[str, Iterable[Any]],
+        *,
+        in_flight: int | None = None,
+        journal: str | os.PathLike[str] | None = None,
+        retry_failed: bool = False,
+        timeout: float | None = None,
+        stall_timeout: float | None = None,
+        on_row: Callable[[SweepRow], object] | None = None,
+        progress: bool | None = None,
+        priority: float = 0,
+        include: Iterable[AnyServer] | None = None,
+        exclude: Iterable[AnyServer] = (),
+        strict: bool = False,
+        **options: Unpack[PromptOptions],
+    ) -> Sweep:
+        """Run a workflow with all combinations of some values, and wait for all of them.
+
+        As :meth:`ComfyApi.sweep`, on all servers.  Each server gets a part of the grid in which as
+        little as possible changes from one prompt to the next: different models go to different
+        servers, for example.  A server that has done its part takes over half of what another one
+        has left.  ``row.host`` says where a row ran.
+
+        The ``journal`` knows which server has which prompt, before that server gets it.  The same
+        call asks that server after any interruption.  While it does not answer, it is not known
+        whether it has run the prompt.  After the ``patience`` of the pool, others run the points
+        that only waited there; the error of the row of one that had begun is :class:`JobLost`, and
+        the next call asks again.  With ``on_lost="retry"``, another server runs it.  The same
+        holds, at once, for a server that is not in the pool, refuses to say, or whose client was
+        closed.  A prompt that its server has forgotten runs again in any case, three times at most,
+        unless two servers have died while they ran it.
+
+        A point that a server refuses, or fails with ``on_failed="move"``, goes to another one; the
+        error of its row is the last one.
+
+        Example::
+
+            from comfy_client import ComfyPool
+
+            with ComfyPool(["http://127.0.0.1:8188", "http://127.0.0.1:8189"]) as pool:
+                rows = pool.sweep("txt2img.json", {"KSampler.seed": [1, 2], "KSampler.cfg": [4, 8]})
+                for row in rows:
+                    print(row.params, row.host, row.error or row.seconds)
+
+        Args:
+            workflow: As for :meth:`ComfyApi.sweep`.
+            grid: As for :meth:`ComfyApi.sweep`.
+            in_flight: How many of its jobs there are at a time; ``None``: twice as many as all
+                servers take.
+            journal: As for :meth:`ComfyApi.sweep`; also one that a sweep on a single server began.
+            retry_failed: As for :meth:`ComfyApi.sweep`.
+            timeout: Seconds for each prompt, as for :meth:`map`; the row's error is
+                :class:`JobTimeout`.
+            stall_timeout: Seconds without any news, as for :meth:`map`.
+            on_row: As for :meth:`ComfyApi.sweep`.
+            progress: As for :meth:`ComfyApi.sweep`.
+            priority: As for :meth:`submit`.
+            include: As for :meth:`submit`.
+            exclude: As for :meth:`submit`.
+            strict: As for :meth:`ComfyApi.submit`.
+            options: See :class:`PromptOptions`.
+
+        Returns:
+            The rows, in the order of the grid.  The error of a single prompt is in its
+            ``row.error``.
+
+        Raises:
+            WorkflowError: As for :meth:`ComfyApi.sweep`; or no server has the node classes and
+                model files that any point needs.  A point that no server can run, while others
+                can be run, has it as the error of its row.
+            PromptRejected: As for :meth:`ComfyApi.sweep`.
+            ValueError: As for :meth:`ComfyApi.sweep` and :meth:`submit`.
+            TypeError: As for :meth:`ComfyApi.sweep` and :meth:`submit`.
+            BlockingIOError: Another process uses the journal.
+            OSError: The journal cannot be read or written.
+            ServerUnreachable: No server of the pool has ever answered; or none that may have what
+                is left ever will (an unknown host, 401).
+            AuthenticationError: All servers that can run what is left refuse us.
+            ClientClosed: After :meth:`shutdown`.
+        """
+        seal(options)
+        check_names(options)
+        terms = terms_of(self._servers, object(), priority, include, exclude)
+        return sweep_grid(
+            self._servers,
+            read_workflow(workflow, self),
+            grid,
+            terms,
+            {"strict": strict, **options},
+            in_flight=in_flight,
+            journal=journal,
+            retry_failed=retry_failed,
+            timeout=timeout,
+            stall_timeout=stall_timeout,
+            on_row=on_row,
+            progress=progress,
+        )
+
     def as_completed(
         self, jobs: Iterable[AnyJob], timeout: float | None = None
     ) -> Iterator[AnyJob]:
         """Yield jobs as they end, each once: see :meth:`ComfyApi.as_completed`."""
         return as_completed(jobs, timeout)
 
+    # -- the servers ---------------------------------------------------------------------
 
-def _servers(servers: Iterable[AnyServer], weights: Sequence[float] | None) -> list[AnyServer]:
-    """Return the servers that were passed, one weight for each; else TypeError or ValueError."""
-    if isinstance(servers, str | ComfyApi) or not isinstance(servers, Iterable):
-        raise TypeError("servers is a list of URLs or clients; for one, use ComfyApi")
-    given = list(servers)
-    if not given:
-        raise ValueError("a pool needs a server: ComfyPool(['http://127.0.0.1:8188', ...])")
-    if not isinstance(weights, Sequence | None):
-        raise TypeError(f"weights is a list of numbers, one per server, not {weights!r:.80}")
-    if weights is not None and len(weights) != len(given):
-        raise ValueError(f"weights has {len(weights)} numbers for {len(given)} servers")
-    return given
+    def add(self, server: AnyServer, *, weight: float = 1.0) -> None:
+        """Add a server, while jobs run, too.
+
+        Args:
+            server: A URL, or a client.
+            weight: How fast it is, compared to the others.
+
+        Raises:
+            ValueError: It is in the pool already, or ``weight`` is not above 0.
+            TypeError: It is neither a URL nor a client.
+            ClientClosed: After :meth:`shutdown`.
+        """
+        self._servers.add(server, weight)
+
+    def remove(self, server: AnyServer) -> None:
+        """Remove a server: it gets no new jobs, and ends those that it has.
+
+        Raises:
+            ValueError: It is not in the pool.
+        """
+        self._dispatcher.remove(name_of(server))
+
+    @property
+    def servers(self) -> tuple[ComfyApi, ...]:
+        """The clients of its servers, in the order in which they were added."""
+        return self._servers.clients
+
+    def status(self) -> PoolStatus:
+        """Return its servers, and how many jobs wait, run and have ended; sends no request.
+
+        ``print`` shows a table; so does a notebook.  A server is *suspect* if three jobs in a row
+        have failed on it, or were refused, while others do not fail: it gets one job at a time, and
+        rests in between, until one succeeds.
+        """
+        return self._dispatcher.status()
+
+    def on(self, name: str, callback: Callable[[Any, Any], object]) -> Callable[[], None]:
+        """Call ``callback(sender, event)`` for each event of that name.
+
+        Events of the pool itself have the pool as their sender, and are :class:`PoolEvent`:
+        ``added`` and ``removed``, of servers; ``ready``: a server answers, and takes jobs;
+        ``suspect`` and ``well``: it fails job after job while others do not, or does no more;
+        ``have_job``: one more waits; ``idle``: all have ended.  Any other name is of an event of
+        its clients, as in :meth:`ComfyApi.on`, and the client is the sender; clients that are added
+        later count, too, and one that was removed does until it has ended what it has.
+
+        Args:
+            name: The name of an event.
+            callback: Called in a delivery thread, one after the other.  The pool keeps it.
+
+        Returns:
+            A function that unsubscribes the callback.
+
+        Raises:
+            TypeError: The callback cannot be called with a sender and an event.
+        """
+        if not is_callback(callback, 2):
+            raise TypeError(
+                f"a callback is a plain function of a sender and an event: {callback!r}"
+            )
+        if name in POOL_EVENTS:
+            return self._receivers.on(name, partial(callback, self), once=False)
+        return self._servers.relay(name, callback)
+
+    def node_definitions(
+        self, classes: Collection[str] | None = None, *, refresh: bool = False
+    ) -> Mapping[str, Any]:
+        """Definitions of node classes as JSON, by class, of all servers that are ready.
+
+        Of a class that several have, it is the definition of the first, with the choices of all,
+        such as their model files.  So ``Workflow.load("saved.json", pool)`` and
+        ``workflow.check(pool)`` know what any of them knows.
+
+        Args:
+            classes: As for :meth:`ComfyApi.node_definitions`.
+            refresh: As for :meth:`ComfyApi.node_definitions`.
+
+        Raises:
+            ServerUnreachable: No server of the pool has ever answered, or it has none.
+            ClientClosed: After :meth:`shutdown`.
+            ComfyError: As :meth:`ComfyApi.node_definitions`, if it fails on all servers.
+        """
+        return self._servers.node_definitions(classes, refresh=refresh)
+
+    def open_image(self, info: str) -> BinaryIO:
+        """Open a file of one of the servers by its URL: see :meth:`ComfyApi.open_image`.
+
+        Raises:
+            ValueError: The URL belongs to none of the servers.
+            ComfyError: As :meth:`ComfyApi.open_image`.
+        """
+        return self._servers.open_image(info)
 
 
 def _check(in_flight: int, patience: float, on_lost: OnLost, on_failed: OnFailed) -> None:
@@ -250,18 +678,3 @@ def _check(in_flight: int, patience: float, on_lost: OnLost, on_failed: OnFailed
         raise TypeError(f"patience is a number of seconds, not {patience!r:.80}")
     if not patience >= 0:
         raise ValueError(f"patience is a number of seconds, 0 or more, not {patience!r}")
-
-
-def _after_fork() -> None:
-    for dispatcher in list(_dispatchers):
-        dispatcher.after_fork()
-
-
-def _at_exit() -> None:
-    for dispatcher in list(_dispatchers):
-        dispatcher.warn_of_waiting()
-
-
-atexit.register(_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

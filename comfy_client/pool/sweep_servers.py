@@ -45,10 +45,10 @@ from ..workflow.graph import as_link
 from .dispatcher import Dispatcher
 from .needs import Need, Needs, is_model, models_of, needs_of
 from .refusals import cannot_run, is_hopeless, lacks, out_of_reach
-from .running import Terms, sending_of
 from .schedule import Server, Waiting
 from .state import Entry, Member
 from .taking_back import SPARE
+from .terms import Terms, sending_of
 
 log: logging.Logger = logging.getLogger("comfy_client")
 

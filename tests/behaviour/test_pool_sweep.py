@@ -194,9 +194,22 @@ def test_rows_are_told_in_the_thread_that_waits(pool) -> None:
 
 
 def test_of_a_row_without_news_the_time_runs_out(pool, records) -> None:
-    """And the others on its server run."""
-    records[0].gate = threading.Semaphore(1)
-    rows = pool.sweep(WORKFLOW, {"Make.seed": range(4)}, timeout=4.0)
+    """And the others run, on its server too."""
+    for record in records:
+        record.gate = threading.Semaphore(0)
+
+    def open_the_other() -> None:  # or it might take all four before this one gets any
+        until(lambda: records[0].ran)
+        records[1].gate = None
+
+    def open_this_one(row: SweepRow) -> None:
+        if row.error is not None:
+            records[0].gate = None
+
+    opener = threading.Thread(target=open_the_other)
+    opener.start()
+    rows = pool.sweep(WORKFLOW, {"Make.seed": range(4)}, timeout=4.0, on_row=open_this_one)
+    opener.join()
     kinds = Counter(type(row.error).__name__ for row in rows)
     assert kinds["NoneType"] >= 2
     assert set(kinds) == {"NoneType", "JobTimeout"}

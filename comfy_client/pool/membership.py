@@ -1,0 +1,171 @@
+"""The servers of a pool: which they are, and who listens to them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
+
+from ..client import ComfyApi
+from ..errors import ClientClosed, ComfyError
+from ..events import NAMES
+from ..transport.deadline import read_timeout
+from ..transport.url import parse_host
+from ..values import is_real
+from .dispatcher import Dispatcher
+from .lifecycle import READY, connect_once
+from .needs import merge_definitions
+from .refusals import out_of_reach
+from .schedule import Server
+from .state import Member
+from .status import POOL_EVENTS
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+#: Servers, by their clients or URLs.
+AnyServer = ComfyApi | str
+
+
+class Servers:
+    """The servers of a pool.
+
+    Attributes:
+        dispatcher: What acts for the pool.
+        numbers: The numbers of its jobs, in the order of their submission.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, in_flight: int) -> None:
+        self.dispatcher: Dispatcher = dispatcher
+        self.numbers: Iterator[int] = itertools.count()
+        self._in_flight = in_flight
+        self._first: ComfyApi | None = None
+        self._relayed: dict[object, tuple[str, Callable[[Any, Any], object]]] = {}
+
+    def add(self, server: AnyServer, weight: float) -> None:
+        """Add a server."""
+        if not is_real(weight) or not 0 < weight < math.inf:
+            raise ValueError(f"the weight of a server is a number above 0, not {weight!r}")
+        if not isinstance(server, str | ComfyApi):
+            raise TypeError(f"a server is a URL or a ComfyApi, not {server!r:.80}")
+        name = name_of(server)
+        if name in self.dispatcher.members:
+            raise ValueError(f"{name} is in the pool already")
+        api = ComfyApi(server) if isinstance(server, str) else server
+        known = Server(name, weight=float(weight), most=self._in_flight)
+        member = Member(api, known, is_own=isinstance(server, str))
+        self.dispatcher.add(member)
+        self._first = self._first or api
+        for key, (event, callback) in list(self._relayed.items()):
+            member.relay(key, event, callback)
+
+    # -- which they are ------------------------------------------------------------------
+
+    @property
+    def clients(self) -> tuple[ComfyApi, ...]:
+        """Their clients, in the order in which they were added."""
+        return tuple(member.api for member in self._members())
+
+    def _members(self) -> list[Member]:
+        return list(self.dispatcher.members.values())
+
+    def ready_clients(self) -> list[ComfyApi]:
+        """Return the clients of ready servers; if none is ready, any."""
+        ready = [member.api for member in self._members() if member.server.ready]
+        return ready or [self.any_client()]
+
+    def any_client(self) -> ComfyApi:
+        """Return the client of a ready server, or else any."""
+        members = self._members()
+        ready = (member.api for member in members if member.server.ready)
+        found = next(ready, None) or next((member.api for member in members), self._first)
+        if found is None:
+            raise ClientClosed("this ComfyPool is shut down; make a new one")
+        return found
+
+    def names(self, servers: Iterable[AnyServer], argument: str) -> frozenset[str]:
+        """Return the names of servers of the pool; ValueError for any other."""
+        if isinstance(servers, str | ComfyApi):
+            servers = [servers]
+        if not isinstance(servers, Iterable):
+            raise TypeError(f"{argument} is a list of servers of the pool, not {servers!r:.80}")
+        names = frozenset(map(name_of, servers))
+        unknown = names - self.dispatcher.members.keys()
+        if unknown:
+            raise ValueError(f"{argument}: {', '.join(sorted(unknown))} is not in the pool")
+        return names
+
+    # -- what they have, and what they tell ----------------------------------------------
+
+    def node_definitions(
+        self, classes: Collection[str] | None, *, refresh: bool
+    ) -> Mapping[str, Any]:
+        """Return the definitions of node classes of all servers that are ready."""
+        connect_once(self.dispatcher, min(READY, read_timeout.get()))
+        if not self.dispatcher.members:
+            raise out_of_reach({})
+        found: list[Mapping[str, Any]] = []
+        errors: list[ComfyError] = []
+        for api in self.ready_clients():
+            try:
+                found.append(api.node_definitions(classes, refresh=refresh))
+            except ComfyError as exc:
+                errors.append(exc)
+        if errors and not found:
+            raise errors[0]
+        return merge_definitions(found)
+
+    def open_image(self, info: str) -> BinaryIO:
+        """Open a file of one of the servers by its URL."""
+        for api in self.clients:
+            with contextlib.suppress(ValueError):
+                return api.open_image(info)
+        raise ValueError("the URL is no file of a server of the pool")  # it may have a password
+
+    def relay(self, name: str, callback: Callable[[Any, Any], object]) -> Callable[[], None]:
+        """Call back for an event of all clients; return a function that ends this."""
+        _warn_of_name(name)
+        key = object()
+        self._relayed[key] = name, callback  # first: for servers that are added meanwhile
+        for member in self.dispatcher.all_members:
+            member.relay(key, name, callback)
+
+        def off() -> None:
+            self._relayed.pop(key, None)
+            for member in self.dispatcher.all_members:
+                member.end_relay(key)
+
+        return off
+
+
+def name_of(server: AnyServer) -> str:
+    """Return the URL of a server, which is its name in the pool."""
+    return server.host if isinstance(server, ComfyApi) else parse_host(server)[0].http_url
+
+
+def check_servers(
+    servers: Iterable[AnyServer], weights: Sequence[float] | None
+) -> list[tuple[AnyServer, float]]:
+    """Return the servers that were passed, and the weight of each; else TypeError or ValueError."""
+    if isinstance(servers, str | ComfyApi) or not isinstance(servers, Iterable):
+        raise TypeError("servers is a list of URLs or clients; for one, use ComfyApi")
+    given = list(servers)
+    if not given:
+        raise ValueError("a pool needs a server: ComfyPool(['http://127.0.0.1:8188', ...])")
+    if not isinstance(weights, Sequence | None):
+        raise TypeError(f"weights is a list of numbers, one per server, not {weights!r:.80}")
+    if weights is not None and len(weights) != len(given):
+        raise ValueError(f"weights has {len(weights)} numbers for {len(given)} servers")
+    return list(zip(given, weights or [1.0] * len(given), strict=True))
+
+
+def _warn_of_name(name: str) -> None:
+    """Warn of a name that is nearly that of an event of pools."""
+    if name in NAMES:
+        return
+    from ..nearest import nearest  # for mistakes
+
+    if likely := nearest(name, POOL_EVENTS, 1):
+        log.warning("%r is not an event of a pool; did you mean %r?", name, likely[0])

@@ -1,0 +1,251 @@
+"""Submission of workflows to a pool, to whichever of its servers can take them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import Callable, Generator, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import ComfyError, WorkflowError
+from ..jobs.callbacks import Callbacks
+from ..jobs.job import Job, Limits, OnInterrupt, cancel_in_time, cancelling, routes_of
+from ..jobs.pooled import PooledJob, keep_events
+from ..jobs.result import Result
+from ..jobs.submit import time_left
+from ..jobs.watching import wait_watched
+from ..routes.prompts import AnyWorkflow
+from ..showing.screen import Surface
+from ..transport.deadline import LONGEST, limited_silence, read_timeout
+from ..workflow.address import Inputs
+from ..workflow.definition_source import DefinitionSource
+from ..workflow.edit import Workflow, as_workflow, graph_of, with_inputs
+from ..workflow.file_inputs import files_in
+from .lifecycle import READY, connect_once
+from .membership import Servers
+from .needs import models_of, needs_of
+from .schedule import Waiting
+from .state import Entry
+from .taking_back import run_pool_map, sweep_prompts
+from .terms import Sending, Terms, sending_of
+
+if TYPE_CHECKING:
+    from ..batch.row import SweepRow
+    from ..batch.rows import Sweep
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+
+def read_workflow(
+    workflow: AnyWorkflow, definitions: DefinitionSource, inputs: Inputs | None = None
+) -> Workflow:
+    """Return a copy of a workflow with these inputs; a pool takes no function."""
+    if callable(workflow) and not isinstance(workflow, Workflow | Job):
+        raise TypeError(f"a pool executes workflows, not functions: {workflow!r:.80}")
+    known = as_workflow(workflow, definitions)
+    return known.copy() if inputs is None else with_inputs(known, inputs)
+
+
+# -- one workflow ------------------------------------------------------------------------
+
+
+def submit(
+    servers: Servers, workflow: Workflow, callbacks: Callbacks, terms: Terms, sending: Sending
+) -> PooledJob:
+    """Put a workflow into the pool's line; cancel its job if that is interrupted."""
+    jobs: list[PooledJob] = []
+    try:
+        return enqueue(servers, workflow, callbacks, terms, sending, jobs.append)
+    except BaseException as exc:
+        for job in jobs if not isinstance(exc, ComfyError) else ():
+            _cancel(job)
+        raise
+
+
+def _cancel(job: PooledJob) -> None:
+    """Cancel a job that nobody else can cancel."""
+    log.warning("cancelling prompt %s: its submission was interrupted", job.prompt_id)
+    said: list[bool] = []
+    try:
+        said = cancel_in_time([job])
+    finally:  # a second Ctrl-C, too
+        if not said:
+            where = f" on {job.server}" if job.server else ""
+            log.warning("prompt %s may keep running%s", job.prompt_id, where)
+
+
+def enqueue(
+    servers: Servers,
+    workflow: Workflow,
+    callbacks: Callbacks,
+    terms: Terms,
+    sending: Sending,
+    begun: Callable[[PooledJob], object],
+    *,
+    ready_in: float = READY,
+) -> PooledJob:
+    """Have a workflow wait for a server.
+
+    ``begun`` gets the job before any server does, to end it if Ctrl-C interrupts this.
+    """
+    dispatcher = servers.dispatcher
+    connect_once(dispatcher, ready_in)
+    graph = graph_of(workflow)
+    known = {} if files_in(graph) else graph
+    job = PooledJob(servers.any_client(), str(uuid.uuid4()), known, dispatcher)
+    needs = needs_of(graph)
+    waiting = Waiting(
+        job,
+        next(servers.numbers),
+        priority=terms.priority,
+        caller=terms.caller,
+        needs=needs,
+        model=models_of(needs),
+        include=terms.include,
+        exclude=terms.exclude,
+    )
+    entry = Entry(job, workflow, waiting, callbacks, sending)
+    begun(job)
+    try:
+        dispatcher.submit(entry)
+    except WorkflowError:  # a model file may have come since
+        dispatcher.refresh(read_timeout.get())
+        dispatcher.submit(entry)
+    if dispatcher.waits_for_away(job):  # or it has come to one that is there
+        dispatcher.refresh(read_timeout.get())
+        dispatcher.warn_of_wait(job)
+    return job
+
+
+def run(
+    servers: Servers,
+    workflow: AnyWorkflow,
+    definitions: DefinitionSource,
+    inputs: Inputs | None,
+    callbacks: Callbacks,
+    terms: Terms,
+    sending: Sending,
+    limits: Limits,
+    screen: Surface,
+    *,
+    on_interrupt: OnInterrupt,
+    retry_oom: bool,
+) -> Result:
+    """Run a workflow on one of the servers; one that still waits at the end will not run."""
+    with limited_silence(time_left(limits.deadline, LONGEST)):
+        workflow = read_workflow(workflow, definitions)  # whose keys no frame shows
+    workflow = read_workflow(workflow, definitions, inputs)
+    jobs: list[PooledJob] = []
+
+    def attempt(workflow: Workflow) -> Result:
+        with cancelling(on_interrupt) as to_cancel:
+
+            def begin(job: PooledJob) -> None:
+                jobs.append(job)
+                to_cancel.append(job)
+                if callbacks:
+                    keep_events(job)
+
+            ready_in = limits.left(READY)
+            try:
+                with limited_silence(time_left(limits.deadline, LONGEST)):
+                    job = enqueue(
+                        servers, workflow, Callbacks(), terms, sending, begin, ready_in=ready_in
+                    )
+                return wait_watched(job, limits, screen, callbacks, on_interrupt=on_interrupt)
+            except BaseException as exc:  # as an alarm, too
+                for job in jobs[-1:]:
+                    if job.status == "waiting" and servers.dispatcher.withdraw(job):
+                        exc.add_note("no server had it: it was taken back, and will not run")
+                raise
+
+    if not retry_oom:
+        return attempt(workflow)
+    from ..jobs.memory import run_again_after_oom  # few programs want it
+
+    timing = servers.any_client().timing
+    return run_again_after_oom(lambda: routes_of(jobs[-1]), timing, limits, attempt, workflow)
+
+
+# -- many workflows ----------------------------------------------------------------------
+
+
+def map_workflows(
+    servers: Servers,
+    workflows: Iterable[AnyWorkflow] | AnyWorkflow,
+    params: Iterable[Mapping[str, Any]] | None,
+    definitions: DefinitionSource,
+    terms: Terms,
+    options: Mapping[str, Any],
+    *,
+    in_flight: int | None,
+    ordered: bool,
+    on_error: Literal["raise", "keep"],
+    timeout: float | None,
+    stall_timeout: float | None,
+) -> Generator[Result | ComfyError, None, None]:
+    """Yield the results of many workflows, while more are submitted."""
+    sending = sending_of(options)
+
+    def submit_one(item: Any, begun: Callable[[PooledJob], object]) -> PooledJob:
+        workflow = read_workflow(item, definitions)
+        return enqueue(servers, workflow, Callbacks(), terms, sending, begun)
+
+    return run_pool_map(
+        submit_one,
+        servers.dispatcher,
+        workflows,
+        params,
+        definitions=definitions,
+        in_flight=in_flight,
+        ordered=ordered,
+        on_error=on_error,
+        timeout=timeout,
+        stall_timeout=stall_timeout,
+    )
+
+
+def sweep_grid(
+    servers: Servers,
+    workflow: Workflow,
+    grid: Mapping[str, Iterable[Any]],
+    terms: Terms,
+    options: Mapping[str, Any],
+    *,
+    in_flight: int | None,
+    journal: str | os.PathLike[str] | None,
+    retry_failed: bool,
+    timeout: float | None,
+    stall_timeout: float | None,
+    on_row: Callable[[SweepRow], object] | None,
+    progress: bool | None,
+) -> Sweep:
+    """Run a workflow with all combinations of some values."""
+    from ..batch.sweep import run_sweep
+    from .sweep_servers import PoolRunner
+
+    dispatcher = servers.dispatcher
+    policy = dispatcher.state.policy
+    make_runner = partial(
+        PoolRunner,
+        prompts=sweep_prompts(dispatcher, timeout, stall_timeout),
+        dispatcher=dispatcher,
+        terms=terms,
+        numbers=servers.numbers,
+        patience=policy.patience,
+        reruns=policy.on_lost == "retry",
+    )
+    connect_once(dispatcher)
+    return run_sweep(
+        make_runner,
+        workflow,
+        grid,
+        in_flight=in_flight,
+        journal=journal,
+        retry_failed=retry_failed,
+        on_row=on_row,
+        progress=progress,
+        options=options,
+    )
