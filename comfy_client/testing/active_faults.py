@@ -1,4 +1,4 @@
-"""The active faults of a server, and what those of messages do."""
+"""The active faults of a server, and what faults of messages do."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ FOREIGN: tuple[dict[str, Any], ...] = (
 
 @attrs.define(eq=False)
 class Fault:
-    """A fault that is active until its ``with`` block ends or :meth:`end` is called.
+    """A fault, active until its ``with`` block ends or :meth:`end` is called.
 
     Attributes:
         name: The method of :class:`Faults` that made it.
@@ -80,17 +80,17 @@ class Fault:
 
     @property
     def active(self) -> bool:
-        """Whether it is active: not ended, and its `times` are not used up."""
+        """Whether the fault is active: neither ended nor used up."""
         return self in self._all.find(self.name)
 
     def end(self) -> None:
-        """Undo it; idempotent."""
+        """End the fault and undo its effect; repeated calls do nothing."""
         self._all.end(self)
 
 
 @attrs.define(eq=False)
 class ActiveFault(Fault):
-    """A fault as the server has it."""
+    """A fault with its settings, as the server keeps it."""
 
     #: What it does in detail.
     settings: Any = attrs.field(repr=False)
@@ -99,12 +99,12 @@ class ActiveFault(Fault):
 
     @property
     def is_used_up(self) -> bool:
-        """Whether it has occurred as often as it may."""
+        """Whether the fault has occurred as often as it may."""
         return self.times is not None and self.hits >= self.times
 
 
 class ActiveFaults:
-    """The faults that are active; for any thread."""
+    """The active faults of a server; any thread may call the methods."""
 
     def __init__(self, flush: Callable[[], None]) -> None:
         #: Sends the messages so far, before something changes.
@@ -120,7 +120,7 @@ class ActiveFaults:
         times: int | None = None,
         undo: Callable[[], object] | None = None,
     ) -> ActiveFault:
-        """Add a fault, which acts from now on."""
+        """Add a fault, active from now on."""
         if times is not None:
             check_count("times", times, 1)
         if name in _ABOUT_MESSAGES:
@@ -131,7 +131,7 @@ class ActiveFaults:
         return fault
 
     def end(self, fault: Fault) -> None:
-        """End a fault, and undo what it did."""
+        """End a fault, and undo its effect."""
         if fault.name in _ABOUT_MESSAGES:
             self._flush()
         with self._lock:
@@ -142,17 +142,17 @@ class ActiveFaults:
                 each.undo()
 
     def find(self, *names: str) -> list[ActiveFault]:
-        """Return the active faults (of these names), the last one first."""
+        """Return the active faults (of these names), the newest first."""
         with self._lock:
             faults = self._faults if not names else [f for f in self._faults if f.name in names]
             return [fault for fault in faults if not fault.is_used_up]
 
     def first(self, name: str) -> ActiveFault | None:
-        """Return the active fault of this name that was added last."""
+        """Return the newest active fault of this name, or None."""
         return next(iter(self.find(name)), None)
 
     def lasts(self, fault: Fault | None) -> bool:
-        """Return whether it has not ended; the last request that it affected may still wait."""
+        """Return whether a fault has not ended, though it may be used up."""
         with self._lock:
             return fault in self._faults
 
@@ -166,7 +166,7 @@ class ActiveFaults:
     # -- about messages -----------------------------------------------------------------
 
     def keep_back(self, event: str | int, data: Any, client_id: str | None) -> bool:
-        """Return whether a message must not be sent, or not yet."""
+        """Return whether to drop a message or hold it back; count the fault that does."""
         for fault in self.find("lose", "withhold"):
             chosen, kept = fault.settings
             if any(_is_meant(one, event, data) for one in chosen):
@@ -176,8 +176,8 @@ class ActiveFaults:
                 return True
         return False
 
-    def intruders(self) -> list[str | bytes]:
-        """Return what to send before the next message: texts, and frames as bytes."""
+    def take_intruders(self) -> list[str | bytes]:
+        """Return what to send before the next message: JSON as text, and frames as bytes."""
         found: list[str | bytes] = []
         for fault in self.find("junk", "foreign_traffic"):
             if fault.name == "junk":
@@ -188,7 +188,7 @@ class ActiveFaults:
         return found
 
     def framing(self) -> tuple[int, float]:
-        """Return in how many frames a message is sent, and the pause within in seconds."""
+        """Return the number of frames for a message, and the pause between them in seconds."""
         parts, pause = self.first("fragments"), self.first("pause_in_frames")
         return parts.settings if parts else 1, pause.settings if pause else 0.0
 
@@ -199,7 +199,7 @@ _ABOUT_MESSAGES = ("lose", "withhold", "junk", "foreign_traffic", "fragments", "
 def _is_meant(
     chosen: str | Callable[[str | int, Any], object], event: str | int, data: Any
 ) -> bool:
-    """Return whether a name or a function of :meth:`Faults.lose` means a message."""
+    """Return whether a name or a function given to :meth:`Faults.lose` selects a message."""
     if callable(chosen):
         return bool(chosen(event, data))
     is_end = event == "executing" and isinstance(data, dict) and data.get("node") is None

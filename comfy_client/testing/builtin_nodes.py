@@ -1,4 +1,4 @@
-"""ComfyUI's own nodes for pictures, with Pillow; and a text-to-image chain that is simulated."""
+"""ComfyUI's own nodes for pictures, made with Pillow, and a simulated text-to-image chain."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _B = TypeVar("_B")
 
 
 class BuiltinNode:
-    """Base of all classes of this module."""
+    """The base of all node classes in this module."""
 
     FUNCTION = "run"
     RETURN_TYPES: ClassVar[list[str]] = []
@@ -41,7 +41,7 @@ class BuiltinNode:
 
 
 class Simulated(BuiltinNode):
-    """A stand-in for what needs a model."""
+    """A stand-in for a node that needs a model."""
 
 
 # -- pictures in ------------------------------------------------------------------------
@@ -61,7 +61,7 @@ class _Loader(BuiltinNode):
 
     @classmethod
     def read(cls, function: Callable[[_A], _B], argument: _A) -> _B:
-        """Call it again for a file that ends early, which then counts as a whole one."""
+        """Call ``function``; if that fails, call it again with truncated pictures allowed."""
         try:
             return function(argument)
         except (OSError, ValueError):
@@ -75,15 +75,15 @@ class _Loader(BuiltinNode):
 
     @classmethod
     def upright(cls, part: Image.Image) -> Image.Image:
-        """Rotate a picture by its EXIF orientation; read 16 bits as ComfyUI does."""
+        """Rotate a picture by its EXIF orientation; scale 16 bits as ComfyUI does."""
         picture = cls.read(ImageOps.exif_transpose, part)
         return picture.point(lambda value: value * (1 / 255)) if picture.mode == "I" else picture
 
     @classmethod
     def mask(cls, picture: Image.Image) -> Image.Image:
-        """1 where a picture is transparent; of one without alpha, 64 by 64 pixels of nothing.
+        """Return a mask that is 1 where a picture is transparent; without alpha, 64 by 64 zeros.
 
-        What is transparent by a colour has an alpha only if that is one of a palette.
+        A transparent colour counts as alpha only in a picture with a palette.
         """
         by_palette = picture.mode == "P" and "transparency" in picture.info
         if "A" not in picture.getbands() and not by_palette:
@@ -92,7 +92,7 @@ class _Loader(BuiltinNode):
 
 
 class LoadImage(_Loader):
-    """Reads a picture and its alpha, all frames of it."""
+    """Load a picture and its alpha, with all frames."""
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str) -> bool | str:  # errors name the class
@@ -114,7 +114,7 @@ class LoadImage(_Loader):
 
 
 class LoadImageMask(_Loader):
-    """Reads one channel of a picture."""
+    """Load one channel of a picture."""
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str) -> bool | str:  # errors name the class
@@ -130,7 +130,7 @@ class LoadImageMask(_Loader):
 
 
 class EmptyImage(BuiltinNode):
-    """Pictures of one colour."""
+    """Make pictures of one colour."""
 
     def run(self, width: int, height: int, batch_size: int, color: int) -> tuple[Pictures]:
         colour = (color >> 16 & 255, color >> 8 & 255, color & 255)
@@ -166,14 +166,14 @@ class ImageScaleBy(BuiltinNode):
 
 
 class ImageInvert(BuiltinNode):
-    """Negative; alpha, too."""
+    """Invert a picture, including alpha."""
 
     def run(self, image: Any) -> tuple[Pictures]:
         return (_all(image, lambda f: Frame(tuple(map(_inverted, f.channels)))),)
 
 
 class ImageCrop(BuiltinNode):
-    """A part, cut off at the edges."""
+    """Crop a picture; the part is cut off at the edges."""
 
     def run(self, image: Any, width: int, height: int, x: int, y: int) -> tuple[Pictures]:
         pictures = Pictures.whole(image)
@@ -184,7 +184,7 @@ class ImageCrop(BuiltinNode):
 
 
 class ImageBatch(BuiltinNode):
-    """Two batches in one; the second takes the size of the first."""
+    """Join two batches; the second one is scaled to the size of the first."""
 
     def run(self, image1: Any, image2: Any) -> tuple[Pictures]:
         first, second = Pictures.whole(image1), Pictures.whole(image2)
@@ -196,7 +196,7 @@ class ImageBatch(BuiltinNode):
 
 
 class ImageBlend(BuiltinNode):
-    """Two pictures laid over each other."""
+    """Blend two pictures."""
 
     def run(
         self, image1: Any, image2: Any, blend_factor: float, blend_mode: str
@@ -232,7 +232,7 @@ class ImageBlend(BuiltinNode):
 
 
 def _chosen(condition: Any, yes: Any, no: Any) -> Any:
-    """Choose one of two values for each pixel; a condition is 1 or 0."""
+    """Choose one of two values for each pixel; ``condition`` is 1 or 0."""
     return condition * yes + (1 - condition) * no
 
 
@@ -252,7 +252,7 @@ _BLEND: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def _all(pictures: Any, change: Callable[[Frame], Frame]) -> Pictures:
-    """Change each frame of a batch; an object that occurs twice, only once."""
+    """Apply a change to each frame of a batch, once per frame object."""
     done: dict[int, Frame] = {}
     frames = Pictures.of(pictures).frames
     for frame in frames:
@@ -274,7 +274,7 @@ def _with_channels(frame: Frame, count: int) -> Frame:
 
 
 class SaveImage(BuiltinNode):
-    """Writes PNG files with the workflow inside, under counted names."""
+    """Write numbered PNG files with the workflow inside."""
 
     kind = "output"
     suffix = ""
@@ -307,7 +307,7 @@ class SaveImage(BuiltinNode):
 
 
 class PreviewImage(SaveImage):
-    """The same in the temporary folder."""
+    """Write PNG files into the temporary folder."""
 
     kind = "temp"
     level = 1
@@ -318,7 +318,7 @@ class PreviewImage(SaveImage):
 
 
 class SaveImageWebsocket(BuiltinNode):
-    """Sends PNGs to the client in place of previews, whenever it is asked to."""
+    """Send PNGs to the client in place of previews, on every run."""
 
     @classmethod
     def IS_CHANGED(cls, images: Any) -> float:
@@ -333,7 +333,7 @@ class SaveImageWebsocket(BuiltinNode):
 
 
 class PreviewAny(BuiltinNode):
-    """Shows any value as text."""
+    """Show any value as text."""
 
     def run(self, source: Any = None) -> dict[str, Any]:
         text = str(source)
@@ -344,7 +344,7 @@ class PreviewAny(BuiltinNode):
 
 
 class Primitive(BuiltinNode):
-    """A constant."""
+    """Pass on a constant."""
 
     def run(self, value: Any) -> tuple[Any]:
         return (value,)
@@ -355,7 +355,7 @@ class Primitive(BuiltinNode):
 
 @attrs.frozen
 class _Latent:
-    """The description of a picture that will be drawn."""
+    """The description of a picture to draw."""
 
     width: int
     height: int
@@ -365,17 +365,17 @@ class _Latent:
     sampled: float = 0.0  # 0 to 1: nothing, all of its steps
 
     def drawn(self, index: int = 0) -> Image.Image:
-        """Draw the picture: the same for the same seed and prompt, labelled as simulated."""
+        """Draw the picture, labelled as simulated; equal seeds and prompts give equal pictures."""
         return draw(self.width, self.height, self.seed, self.text, index, self.sampled)
 
     def preview(self) -> Image.Image:
-        """Return the same picture with an eighth of the pixels, enlarged."""
+        """Draw the picture with an eighth of the pixels, enlarged."""
         size = (self.width // 8, self.height // 8)
         return draw(*size, self.seed, self.text, 0, self.sampled, box=_PREVIEW_SIZE)
 
 
 class CheckpointLoaderSimple(Simulated):
-    """Takes any file for a checkpoint."""
+    """Accept any file as a checkpoint."""
 
     def run(self, ckpt_name: str) -> tuple[str, str, str]:
         return (
@@ -386,21 +386,21 @@ class CheckpointLoaderSimple(Simulated):
 
 
 class CLIPTextEncode(Simulated):
-    """Returns the text."""
+    """Pass on the text."""
 
     def run(self, text: str, clip: Any) -> tuple[str]:
         return (text,)
 
 
 class EmptyLatentImage(Simulated):
-    """A size."""
+    """Pass on a size."""
 
     def run(self, width: int, height: int, batch_size: int) -> tuple[_Latent]:
         return (_Latent(width // 8 * 8, height // 8 * 8, batch_size),)
 
 
 class KSampler(Simulated):
-    """Counts steps, with a preview of each."""
+    """Count steps, with a preview of each."""
 
     def run(
         self,
@@ -436,7 +436,7 @@ class KSampler(Simulated):
 
 
 class VAEDecode(Simulated):
-    """Draws the pictures."""
+    """Draw the pictures."""
 
     def run(self, samples: _Latent, vae: Any) -> tuple[Pictures]:
         drawn = (samples.drawn(index) for index in range(samples.batch_size))
@@ -444,7 +444,7 @@ class VAEDecode(Simulated):
 
 
 class VAEEncode(Simulated):
-    """Keeps the size of the pictures."""
+    """Keep the size of the pictures."""
 
     def run(self, pixels: Pictures, vae: Any) -> tuple[_Latent]:
         width, height = pixels.frames[0].size

@@ -1,4 +1,4 @@
-"""The graph of a prompt, and the nodes that its nodes expand into."""
+"""The graph of a prompt, with the nodes that its nodes expand into."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ DependencyCycleError.__module__ = "graph"
 
 
 class DynamicPrompt:
-    """A prompt, and the nodes that its nodes expanded into; what ``DYNPROMPT`` brings.
+    """A prompt, with the nodes that its nodes expanded into; the value of ``DYNPROMPT``.
 
-    As ``comfy_execution.graph.DynamicPrompt``.
+    It has the methods of ``comfy_execution.graph.DynamicPrompt``.
     """
 
     def __init__(self, prompt: dict[str, Any]) -> None:
@@ -44,34 +44,34 @@ class DynamicPrompt:
         self._shown_as[node_id] = node.get("override_display_id", parent)
 
     def get_node(self, node_id: str) -> dict[str, Any]:
-        """Class and inputs of a node."""
+        """Return class and inputs of a node."""
         found = self._added.get(node_id, self._prompt.get(node_id))
         if found is None:
             raise NodeNotFoundError(f"Node {node_id} not found")
         return found
 
     def has_node(self, node_id: str) -> bool:
-        """Return whether there is such a node."""
+        """Return whether a node exists."""
         return node_id in self._added or node_id in self._prompt
 
     def get_parent_node_id(self, node_id: str) -> str | None:
-        """Return the node that expanded into a node; ``None`` for a node of the prompt."""
+        """Return the node that expanded into this one, or None for a node of the prompt."""
         return self._parents.get(node_id)
 
     def get_real_node_id(self, node_id: str) -> str:
-        """Return the node of the prompt from which a node comes in the end."""
+        """Return the node of the prompt from which a node originates."""
         while node_id in self._parents:
             node_id = self._parents[node_id]
         return node_id
 
     def get_display_node_id(self, node_id: str) -> str:
-        """Return the node of the frontend that shows what a node does."""
+        """Return the node of the frontend that displays a node's progress."""
         while node_id in self._shown_as:
             node_id = self._shown_as[node_id]
         return node_id
 
     def all_node_ids(self) -> set[str]:
-        """Return the nodes of the prompt, and all that they expanded into."""
+        """Return all nodes of the prompt, expanded ones included."""
         return {*self._prompt, *self._added}
 
     def get_original_prompt(self) -> dict[str, Any]:
@@ -86,6 +86,6 @@ def inputs_in(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def linked_inputs(graph: DynamicPrompt, node_id: str) -> list[tuple[str, str]]:
-    """Name and source of each input that is a link."""
+    """Return name and source node of each input that is a link."""
     inputs = inputs_in(graph.get_node(node_id)).items()
     return [(name, value[0]) for name, value in inputs if is_link(value)]

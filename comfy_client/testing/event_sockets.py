@@ -1,4 +1,4 @@
-"""The open event sockets of a server, and the messages that go to them."""
+"""The open event sockets of a server, and the queue of messages to them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .ws_frames import EventSocket, encode_message
 
 
 class EventSockets:
-    """The connected sockets, and what is still to be sent.
+    """The open event sockets, and the queue of messages to them.
 
-    :meth:`send`, :meth:`flush`, :meth:`push` and :attr:`open` are for any thread, the rest is for
-    the server's own.
+    Any thread may use :meth:`send`, :meth:`flush`, :meth:`push` and :attr:`open`; the rest is for
+    the server's own thread.
     """
 
     def __init__(self, loop: ServerLoop, faults: ActiveFaults, records: Records) -> None:
@@ -41,7 +41,7 @@ class EventSockets:
 
     @contextlib.asynccontextmanager
     async def connected(self, link: EventSocket) -> AsyncIterator[None]:
-        """Context manager: register a socket; a newer one of the same id takes its place."""
+        """Context manager: register a socket; it replaces an older one with the same id."""
         client_id = link.client_id
         self._by_id.pop(client_id, None)
         self._by_id[client_id] = link
@@ -66,14 +66,14 @@ class EventSockets:
         if not reconnected.is_set():
             waiting.remove(reconnected)
 
-    def greeted(self, client_id: str) -> None:
-        """Wake the stale handlers of a socket's id, which remove the id."""
+    def wake_stale_handlers(self, client_id: str) -> None:
+        """Wake the handlers of ended sockets with this id, which then remove the id."""
         for reconnected in self._stale.pop(client_id, ()):
             reconnected.set()
             self._by_id.pop(client_id, None)
 
     def is_connected(self, client_id: str) -> bool:
-        """Return whether this client has an open socket."""
+        """Return whether a client has an open socket."""
         return client_id in self._by_id
 
     def set_flags(self, client_id: str, flags: Any) -> None:
@@ -83,7 +83,8 @@ class EventSockets:
     def knows_metadata(self, client_id: str | None) -> bool:
         """Return whether a client wants previews with metadata.
 
-        AttributeError for flags that are no object, which ends the prompt there, too.
+        Raises AttributeError for flags that are no object, which ends the prompt on a real server,
+        too.
         """
         flags = self._flags.get(client_id or "", {})
         return flags.get("supports_preview_metadata") is True
@@ -91,14 +92,14 @@ class EventSockets:
     # -- messages -----------------------------------------------------------------------
 
     def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:
-        """Queue a message, for all clients if no `client_id` is given."""
+        """Queue a message to one client, or to all without a ``client_id``."""
         self._later(partial(self.deliver, event, data, client_id))
 
     def _later(self, sending: Callable[[], Awaitable[None]]) -> None:
         self._loop.later(self._outgoing.put_nowait, sending)
 
     async def publish(self) -> None:
-        """Send what is queued, for as long as the server runs."""
+        """Send queued messages until the server stops."""
         while True:
             sending = await self._outgoing.get()
             try:
@@ -107,7 +108,7 @@ class EventSockets:
                 self._records.keep(self._records.errors, exc)
 
     async def deliver(self, event: str | int, data: Any, client_id: str | None) -> None:
-        """Send now; a client that is not connected misses it."""
+        """Send a message now; a client that is not connected misses it."""
         if self._loop.is_stopping:
             return  # a process that ends says nothing of the prompt that ran
         if isinstance(data, dict) and data.get("prompt_id") in self.silenced:
@@ -117,7 +118,7 @@ class EventSockets:
         links = self._receiving(client_id)
         if not links:
             return
-        for extra in self._faults.intruders():
+        for extra in self._faults.take_intruders():
             for link in links:
                 if isinstance(extra, bytes):
                     await link.send_raw(extra)
@@ -135,7 +136,7 @@ class EventSockets:
         return [link for link in links if link.receives]
 
     def flush(self) -> None:
-        """Wait until all messages so far have been sent."""
+        """Wait until all messages queued so far have been sent."""
         if self._loop.is_frozen:
             return
         done = Future[None]()
@@ -149,7 +150,7 @@ class EventSockets:
                 done.result(0.1)
 
     def push(self, data: bytes, to: str | None = None, *, everybody: bool = False) -> None:
-        """Send bytes unchanged after all messages so far; to muted sockets if `everybody`."""
+        """Queue raw bytes and wait until they are sent; ``everybody`` includes muted sockets."""
 
         async def write() -> None:
             for link in self.open if everybody else self._receiving(to):

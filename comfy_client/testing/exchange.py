@@ -1,4 +1,4 @@
-"""Requests on their way through the faults that apply to them."""
+"""A request on its way through the faults that apply to it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _POLL = 0.005  # seconds between two checks of the client and the fault
 
 @attrs.frozen(eq=False)
 class Rule:
-    """A rule on how some requests are answered."""
+    """The answer to certain requests, as a fault sets it."""
 
     method: str
     path: str
@@ -33,11 +33,11 @@ class Rule:
     answer: Any
 
     def is_for(self, method: str, path: str) -> bool:
-        """Return whether it was made for exactly these."""
+        """Return whether the rule was made for exactly this method and path."""
         return (self.method, self.path) == (method, path)
 
     def meets(self, request: Request) -> bool:
-        """Return whether it applies to a request; never to one outside the server's prefix."""
+        """Return whether the rule applies to a request; a request outside the prefix never fits."""
         path = request.full_path if self.path.startswith("/api") else request.path
         fits = fnmatchcase(request.method, self.method) and fnmatchcase(path, self.path)
         return fits and request.is_below
@@ -45,7 +45,7 @@ class Rule:
 
 @attrs.define(eq=False)
 class Exchange:
-    """A request and the faults that apply to it."""
+    """A request, and the faults that apply to it."""
 
     request: web.Request
     seen: Request
@@ -55,7 +55,7 @@ class Exchange:
     _current: ActiveFault | None = None
 
     async def proceed(self) -> web.StreamResponse:
-        """Return the answer of the next fault, or of the server itself after the last one."""
+        """Return the answer of the next fault, or after the last one that of the server."""
         while self._rules:
             fault = self._rules.pop(0)
             # Only the first fault that replaces the server's own answer counts.
@@ -82,7 +82,7 @@ class Exchange:
         return self.reply(answer)
 
     async def _called(self, handler: Handler) -> Answer | None:
-        """Call it in a thread of its own, since it may wait for any time.
+        """Call a handler in its own thread, as it may wait; return None if it fails.
 
         If it fails, the connection ends without an answer.
         """
@@ -109,29 +109,29 @@ class Exchange:
         return await done
 
     async def answer(self) -> bytes:
-        """Return the correct answer, as far as the remaining faults allow."""
+        """Return the correct answer, subject to the remaining faults."""
         if self.is_socket:
             return encode(upgrade(self.seen))
         return await self.state.connections.ask(self.seen)
 
     @property
     def is_socket(self) -> bool:
-        """Whether it is for a WebSocket, whose handler ends only with that."""
+        """Whether the request opens a WebSocket, whose handler runs until that closes."""
         return self.seen.path == "/ws"
 
     def replace_body(self, body: bytes) -> None:
-        """Let the server read another body."""
+        """Replace the body that the server's handler reads."""
         self.seen = attrs.evolve(self.seen, body=body)
         _set_body(self.request, body)
 
     @property
     def gone(self) -> bool:
-        """Whether the client has left."""
+        """Whether the client has disconnected."""
         transport = self.request.transport
         return transport is None or transport.is_closing()
 
     async def wait(self, seconds: float | None) -> None:
-        """Wait until the time or the fault is over, or the client has left."""
+        """Wait until the time or the fault has ended, or the client has disconnected."""
         loop = asyncio.get_running_loop()
         lasts = self.state.faults.lasts
         end = None if seconds is None else loop.time() + seconds
@@ -141,7 +141,7 @@ class Exchange:
             await asyncio.sleep(_POLL)
 
     def write(self, data: bytes) -> None:
-        """Send bytes unchanged."""
+        """Send raw bytes."""
         if self.request.transport is not None:
             self.request.transport.write(data)
 
@@ -151,7 +151,7 @@ class Exchange:
             hang_up(self.request.transport, reset=reset)
 
     def reply(self, answer: Answer) -> web.StreamResponse:
-        """Send this answer."""
+        """Send an answer."""
         data = encode(answer)
         if self.request.method == "HEAD":
             data = data[: data.index(b"\r\n\r\n") + 4]
@@ -159,7 +159,7 @@ class Exchange:
         return self.done(keep=self.request.keep_alive)
 
     def done(self, *, keep: bool) -> web.StreamResponse:
-        """Return the response of an exchange that has sent everything itself."""
+        """Return a response for aiohttp that has been sent already."""
         return _Sent(keep)
 
 
@@ -182,7 +182,7 @@ class _Sent(web.StreamResponse):
 
 
 def _make_request(request: web.Request, prefix: str, body: bytes) -> Request:
-    """Return a record of what aiohttp has parsed."""
+    """Return a record of a request that aiohttp has parsed."""
     url = urlsplit(request.raw_path)
     is_below = not prefix or f"{url.path}/".startswith(f"{prefix}/")
     path = url.path.removeprefix(prefix) if is_below else url.path
@@ -210,9 +210,9 @@ def _make_request(request: web.Request, prefix: str, body: bytes) -> Request:
 
 
 async def _read_body(request: web.Request) -> bytes:
-    """Read the body, and put it back for the handler of the request.
+    """Read the body, and put it back for the request's handler.
 
-    Of a body that is too large, or cut off, only what came.
+    If the body is too large or truncated, only what came is returned.
     """
     if not request.body_exists:
         return b""
@@ -233,7 +233,7 @@ async def _read_body(request: web.Request) -> bytes:
 
 
 def _set_body(request: web.Request, body: bytes, failure: BaseException | None = None) -> None:
-    """Let the handler of a request read this."""
+    """Replace the body that a request's handler reads."""
     content = aiohttp.StreamReader(
         request.protocol, 2**40, loop=asyncio.get_running_loop()
     )  # the limit is out of reach: a full one would stop the connection
@@ -248,7 +248,7 @@ def _set_body(request: web.Request, body: bytes, failure: BaseException | None =
 
 
 def fault_middleware(state: ServerState) -> Any:
-    """Middleware that records every request and applies the faults that meet it."""
+    """Return middleware that records each request and applies the faults that meet it."""
     records, connections, prefix = state.records, state.connections, state.options.prefix
 
     async def respond(request: web.Request, handler: Next) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""The executor: one prompt after the other, in one thread, as ComfyUI does it.
+"""The executor, which runs prompts one after the other in one thread, as ComfyUI does.
 
 Nodes are classes after ComfyUI's V1 conventions, see :mod:`comfy_client.testing.nodes`.
 """
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from ..workflow.validate import is_link
 from .dynamic_prompt import DependencyCycleError, NodeInputError, inputs_in, linked_inputs
 from .node_api import Interrupted, context
-from .node_cache import Cached, Store
+from .node_cache import Cached, NodeCache
 from .nodes import NodeRegistry
 from .prompt_queue import Item, PromptQueue
 from .prompt_run import (
@@ -29,23 +29,23 @@ from .prompt_run import (
 
 
 class ExecutionHooks(Protocol):
-    """Hooks that change what happens to prompts; called in the worker's thread."""
+    """Hooks into the execution of prompts, called in the worker's thread."""
 
-    def plays(self, item: Item) -> bool:
-        """Play a starting prompt in place of the executor; return whether that was done."""
+    def play_script(self, item: Item) -> bool:
+        """Play a script in place of a prompt; return False if there is no script."""
 
     def before_step(self) -> None:
-        """Wait, if no node may start or continue."""
+        """Wait while no node may start or continue."""
 
     def before_end(self, prompt_id: str, status: str) -> bool:
-        """Wait before a prompt leaves the queue, if its end may not be known yet.
+        """Wait while the end of a prompt must not be known yet.
 
-        Return whether the prompt is remembered in the history.
+        Return whether history remembers the prompt.
         """
 
 
 class Executor:
-    """An executor of prompts, which remembers the outputs of the last one."""
+    """The executor, which caches the outputs of the last prompt."""
 
     hooks: ExecutionHooks  #: Set by the owner before :meth:`work`.
 
@@ -75,31 +75,31 @@ class Executor:
 
     @property
     def node_id(self) -> str | None:
-        """The node that runs, if its client knows."""
+        """The running node, if the client was told of it."""
         run = self._run
         return run.shown_id if run else None
 
     def reset(self) -> None:
-        """Forget all outputs and node objects."""
-        self._store = Store()
+        """Drop all cached outputs and node objects."""
+        self._store = NodeCache()
 
     def interrupt(self) -> None:
-        """Stop the prompt that runs, at its next step."""
+        """Stop the running prompt at its next step."""
         self._interrupted.set()
 
     def check_interrupted(self) -> None:
-        """Raise :class:`Interrupted` once for each interrupt, and when the server stops."""
+        """Raise :class:`Interrupted` once after an interrupt, and whenever the server stops."""
         self.hooks.before_step()
         if self._interrupted.is_set() or self._queue.closed:
             self._interrupted.clear()
             raise Interrupted
 
     def work(self) -> None:
-        """Run what is queued until the queue is closed."""
+        """Run queued prompts until the queue is closed."""
         while not self._queue.closed:
             item = self._queue.get()
             try:
-                if item is not None and not self.hooks.plays(item):
+                if item is not None and not self.hooks.play_script(item):
                     self._take(item)
             except BaseException as exc:  # noqa: BLE001  the next prompt must run
                 self.sink.keep_error(exc)
@@ -120,7 +120,7 @@ class Executor:
             self.sink.send("executing", {"node": None, "prompt_id": prompt_id}, self.client_id)
 
     def _execute(self, item: Item) -> dict[str, Any]:
-        """Run one prompt; returns its history entry, without the prompt itself."""
+        """Run one prompt; return its history entry without the prompt itself."""
         _, prompt_id, graph, extra_data, outputs, secrets = item
         self._interrupted.clear()
         if self._replaced != self.nodes.replaced:
@@ -141,14 +141,14 @@ class Executor:
         )
         token = context.set(run)
         try:
-            succeeded = self._runs(run, outputs)
+            succeeded = self._run_nodes(run, outputs)
         finally:
             context.reset(token)
             self._run = None
         return run.record(succeeded)
 
-    def _runs(self, run: PromptRun, outputs: Sequence[str]) -> bool:
-        """Run the nodes and report the end; return whether history calls it a success."""
+    def _run_nodes(self, run: PromptRun, outputs: Sequence[str]) -> bool:
+        """Run the nodes and report the end; return whether history calls that a success."""
         run.report("execution_start", {"prompt_id": run.prompt_id})
         executed: set[str] = set()
         try:
@@ -183,8 +183,8 @@ class Executor:
             run.report("execution_success", {"prompt_id": run.prompt_id})
 
     def _steps(self, run: PromptRun, outputs: Sequence[str], executed: set[str]) -> None:
-        """Run all nodes that must run."""
-        self._store.serve(run.graph, run.signed(run.prompt))
+        """Run all nodes that the outputs need."""
+        self._store.retain(run.graph, run.signed(run.prompt))
         run.known = list(self._store.node_ids())
         cached = [node_id for node_id in run.prompt if run.cached(node_id)]
         run.report("execution_cached", {"nodes": cached, "prompt_id": run.prompt_id})
@@ -200,7 +200,7 @@ class Executor:
                 self._send_cached(run, node_id, run.cached(node_id))
 
     def _step(self, run: PromptRun, plan: ExecutionList, node_id: str, executed: set[str]) -> bool:
-        """Run one node, or take it from the cache; False if it waits for others now."""
+        """Run one node or use its cached output; return False if it must wait for others."""
         cached = run.cached(node_id)
         if cached is not None:
             self._send_cached(run, node_id, cached)
@@ -250,7 +250,7 @@ class Executor:
     def _expand(
         self, run: PromptRun, plan: ExecutionList, node_id: str, results: list[CallResult]
     ) -> None:
-        """Add the nodes that a node returned to the graph; its outputs come from them."""
+        """Add the nodes returned by a node to the graph; they provide its outputs."""
         added: list[str] = []
         sources: list[str] = []
         for expansion, result in results:
@@ -260,7 +260,7 @@ class Executor:
                     added.append(inner_id)
                 sources += [result[i][0] for i in range(len(result)) if is_link(result[i])]
         outputs = [inner_id for inner_id in added if run.is_output(inner_id)]
-        run.inner_store(node_id).serve(run.graph, run.signed(added))
+        run.inner_store(node_id).retain(run.graph, run.signed(added))
         for inner_id in outputs:
             plan.add(inner_id)
         for source in sources:
@@ -272,7 +272,7 @@ class Executor:
 
 
 class ExecutionList:
-    """The order of nodes: what is ready, and nearest to an output."""
+    """The nodes still to run; next is one that is ready, and nearest to an output."""
 
     def __init__(self, run: PromptRun) -> None:
         self._run = run
@@ -282,7 +282,7 @@ class ExecutionList:
         self._behind: defaultdict[str, dict[str, None]] = defaultdict(dict)
 
     def add(self, node_id: str) -> None:
-        """Add a node, and the nodes that it needs in any case and that are not cached."""
+        """Add a node, and the uncached nodes that it needs in any case."""
         waiting = [node_id]
         links = []
         while waiting:
@@ -299,7 +299,7 @@ class ExecutionList:
             self.link(source, target)
 
     def link(self, source: str, target: str) -> None:
-        """Have one node wait for another."""
+        """Make one node wait for another."""
         if not self._run.cached(source):
             self.add(source)
             self._behind[source][target] = None
@@ -307,7 +307,7 @@ class ExecutionList:
         self.sources[target].add(source)
 
     def need(self, node_id: str, name: str) -> None:
-        """Have a node wait for one of its lazy inputs."""
+        """Make a node wait for the source of one of its lazy inputs."""
         inputs = inputs_in(self._run.graph.get_node(node_id))
         asks = f"Node {node_id} says it needs input {name}, but"
         if name not in inputs:
@@ -338,7 +338,7 @@ class ExecutionList:
         return NodeFailure(blamed, DependencyCycleError("Dependency cycle detected"), [])
 
     def complete(self, node_id: str) -> None:
-        """Note that a node has run."""
+        """Remove a node that has run."""
         del self.pending[node_id]
         for other in self._behind.pop(node_id, ()):
             self.pending[other].discard(node_id)

@@ -47,7 +47,7 @@ _POLL = 0.005  # seconds between two checks of the queue
 
 
 class AnswerFaults:
-    """The part of :class:`Faults` that is about single requests: late, cut off, or of others."""
+    """The faults of single requests: answers that are late, cut off, or replaced."""
 
     def __init__(self, active: ActiveFaults, running: Callable[[], ServerState]) -> None:
         self._faults = active
@@ -352,11 +352,11 @@ class AnswerFaults:
 class Faults(AnswerFaults):
     """The faults of one server; see the module.
 
-    They stay active over :meth:`~comfy_client.testing.ComfyServer.restart`, except those of
-    open sockets (:meth:`deaf`, :meth:`go_dark`) and :meth:`freeze`.
+    They stay active over :meth:`~comfy_client.testing.ComfyServer.restart`, except those of open
+    sockets (:meth:`deaf`, :meth:`go_dark`) and :meth:`freeze`.
 
-    In all methods, `times` is how often a fault occurs before it ends by itself; ``None``: any
-    number of times.  Arguments that make no sense are a ``ValueError`` at once.
+    In all methods, `times` is how often a fault occurs before it ends by itself; ``None`` means any
+    number of times.  Invalid arguments raise ValueError at once.
     """
 
     if not TYPE_CHECKING:
@@ -375,13 +375,13 @@ class Faults(AnswerFaults):
         self._faults.clear()
 
     def active(self, *names: str) -> list[Fault]:
-        """Return the active faults (of these names), the last one first."""
+        """Return the active faults (of these names), the newest first."""
         return [*self._faults.find(*names)]
 
     # -- sockets ------------------------------------------------------------------------
 
     def drop(self, *, reset: bool = True) -> None:
-        """End all open sockets abruptly: with a RST, or with a bare FIN."""
+        """End all open sockets abruptly, with a RST or with a bare FIN."""
         state = self._running()
         state.sockets.flush()
         for link in state.sockets.open:
@@ -400,7 +400,7 @@ class Faults(AnswerFaults):
         self._running().sockets.push(frame(8, data), everybody=True)
 
     def deaf(self) -> Fault:
-        """Send no more messages on open sockets; still answer pings."""
+        """Send no more messages on open sockets, but still answer pings."""
         return self._on_open_sockets("deaf", EventSocket.mute, EventSocket.unmute)
 
     def go_dark(self) -> Fault:
@@ -457,13 +457,14 @@ class Faults(AnswerFaults):
     def lose(self, *events: str | Callable[[str | int, Any], object]) -> Fault:
         """Send no events of these names (``*`` for a part) to anyone.
 
-        ``"binary"`` stands for binary messages, ``"executing null"`` for the end marker.
-        Without a name, all events.  A function is asked about each event, by its name and data.
+        ``"binary"`` stands for binary messages, ``"executing null"`` for the end marker.  Without a
+        name, all events are lost.  A function is called with name and data of each event, and says
+        whether to lose it.
         """
         return self._faults.add("lose", (_chosen(events), None))
 
     def withhold(self, *events: str | Callable[[str | int, Any], object]) -> Fault:
-        """Hold events back, and send them in their order when the fault ends."""
+        """Hold events back, and send them in order when the fault ends."""
         kept: list[tuple[Any, ...]] = []
 
         def send() -> None:
@@ -528,7 +529,7 @@ class Faults(AnswerFaults):
         return self._faults.add("no_history")
 
     def evict(self, prompt_id: str | None = None) -> None:
-        """Delete a prompt from the history, or all prompts, without an event."""
+        """Delete one prompt, or all, from the history without an event."""
         self._running().queue.forget(prompt_id)
 
     def lose_queue(self) -> None:
@@ -536,10 +537,9 @@ class Faults(AnswerFaults):
         self._running().lose_queue()
 
     def forget_interrupts(self, *, times: int | None = None) -> Fault:
-        """Accept interrupts and do nothing.
+        """Accept interrupts and ignore them.
 
-        So it is on a real server when one comes between taking a prompt from the queue and
-        executing it.
+        A real server does so if one comes between taking a prompt from the queue and executing it.
 
         Args:
             times: How many; ``None``: all until the fault ends.

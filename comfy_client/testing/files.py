@@ -72,7 +72,7 @@ async def _view(state: ServerState, request: web.Request) -> web.StreamResponse:
 
 
 def _headers(path: Path, is_newest: bool) -> dict[str, str]:
-    """Headers of a whole file.  The newest server has pages and SVG saved, not shown."""
+    """Return the headers of a whole file; the newest server has HTML and SVG saved, not shown."""
     kind = _KINDS.get(path.suffix) or mimetypes.guess_type(path.name)[0] or _BYTES
     disposition = f'filename="{path.name}"'
     headers = {}
@@ -110,7 +110,7 @@ def converted(
 
 
 def _place(folders: Folders, name: str, kind: str, query: Any) -> tuple[Path, str] | int:
-    """Folder and name of a file, or the status of the refusal."""
+    """Return folder and name of a file, or the status of a refusal."""
     name, folder = folders.annotated(name)
     if not name or name.startswith("/") or ".." in name:
         return 400
@@ -159,7 +159,7 @@ def _upload(folders: Folders, post: Any, save: Save) -> web.Response:
 
 
 def _save_masked(folders: Folders, ref: dict[str, Any], mask: bytes, path: Path) -> None:
-    """Save the original with the mask's alpha; without an original, do nothing."""
+    """Save the original with the mask's alpha; do nothing without an original."""
     place = _place(folders, ref["filename"], ref.get("type", "output"), ref)
     if isinstance(place, int) or not os.path.isfile(found := place[0] / place[1]):
         return

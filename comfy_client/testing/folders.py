@@ -98,7 +98,7 @@ class Folders:
             self._ship()
 
     def _ship(self) -> None:
-        """Files that a ComfyUI has from the start; one checkpoint among them."""
+        """Create the files that a ComfyUI has from the start, and one checkpoint."""
         page = "<!doctype html><title>ComfyUI</title><p>An embedded ComfyUI, without its editor."
         (self.web / "index.html").write_text(page, encoding="utf-8")
         for folder, names in _SHIPPED.items():
@@ -111,7 +111,7 @@ class Folders:
         (checkpoints / CHECKPOINT).write_bytes(struct.pack("<Q", len(header)) + header)
 
     def of_type(self, name: str) -> Path | None:
-        """Return the folder of a file's ``type``; ``None`` if there is no such type."""
+        """Return the folder for a file's ``type``, or None."""
         return self.root / name if name in _ANNOTATIONS.values() else None
 
     def annotated(self, name: str) -> tuple[str, Path | None]:
@@ -138,7 +138,7 @@ class Folders:
     def save_target(
         self, kind: str, prefix: str, width: int, height: int
     ) -> tuple[Path, str, int, str]:
-        """Folder, base name, first free number and subfolder for files with a prefix.
+        """Return folder, base name, first free number and subfolder for files with a prefix.
 
         Raises:
             Exception: The prefix leads out of the folder; of no other class, as on the server.
@@ -171,7 +171,7 @@ class Folders:
     # -- models -------------------------------------------------------------------------
 
     def model_files(self, kind: str) -> Iterator[tuple[int, str, Path]]:
-        """Index of the folder, name relative to it, and path, of each file of weights of a kind."""
+        """Yield folder index, relative name and path of each file of weights of a kind."""
         for index, folder in enumerate(self.models[kind]):
             for at, folders, names in os.walk(folder):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -181,11 +181,11 @@ class Folders:
                         yield index, os.path.relpath(path, folder), path
 
     def model_endings(self, kind: str) -> frozenset[str]:
-        """Return the extensions of a kind of model; empty: any."""
+        """Return the extensions of a kind of model; empty if any is allowed."""
         return _ENDINGS.get(kind, MODEL_ENDINGS)
 
     def model_names(self, kind: str) -> list[str]:
-        """Return the names of all files of a kind of model, sorted, each once."""
+        """Return the sorted names of all files of a kind of model, without duplicates."""
         endings = self.model_endings(kind)
         found = set()
         for folder in self.models[kind]:
@@ -197,7 +197,7 @@ class Folders:
         return sorted(found)
 
     def model_file(self, kind: str, name: str) -> Path | None:
-        """Return the file of a model; ``None`` if there is none."""
+        """Return the path of a model's file, or None."""
         inside = os.path.relpath(os.path.join("/", name), "/")
         for folder in self.models.get(kind, ()):
             if os.path.isfile(folder / inside) and is_inside(folder / inside, folder):
@@ -206,9 +206,9 @@ class Folders:
 
 
 def is_inside(path: str | Path, folder: Path) -> bool:
-    """Return whether a path is below a folder, or the folder itself; also where its links lead to.
+    """Return whether a path is a folder or below it, with links resolved.
 
-    The folder itself may be a link, which is intended then.  An invalid name is nowhere.
+    The folder itself may be a link.  An invalid name is nowhere.
     """
     try:
         real = os.path.realpath(path), os.path.realpath(folder)
@@ -221,12 +221,12 @@ def is_inside(path: str | Path, folder: Path) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """Return whether a file is an image, by its extension."""
+    """Return whether a file has the extension of a picture."""
     return (mimetypes.guess_type(name, strict=False)[0] or "").startswith("image/")
 
 
 def safetensors_header(path: Path, limit: int) -> Any:
-    """Return the JSON header of a ``.safetensors`` file; None beyond `limit` bytes."""
+    """Return the JSON header of a ``.safetensors`` file; None if it exceeds ``limit`` bytes."""
     with path.open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         return json.loads(file.read(size)) if size <= limit else None

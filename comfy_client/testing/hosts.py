@@ -1,7 +1,7 @@
-"""Filter of an embedded server's requests, by ``Host`` and by the page of a browser.
+"""Filter of requests to an embedded server, by ``Host`` and by the origin of a web page.
 
-ComfyUI accepts everybody.  A server for tests runs on the machine of a developer, whose
-browser shows pages of strangers meanwhile: such a page can have its own name lead to 127.0.0.1.
+ComfyUI accepts everybody.  A server for tests runs on a developer's machine, whose browser also
+shows strangers' pages: such a page can have its own host name resolve to 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:/@\[\]\\?#]+))(?::\d{0,5})?", re
 
 
 def check_hosts(allowed: Any) -> None:
-    """Raise TypeError or ValueError for invalid names of hosts."""
+    """Raise TypeError or ValueError for invalid host names."""
     if allowed is None:
         return
     if isinstance(allowed, str) or not isinstance(allowed, Collection):
@@ -38,7 +38,7 @@ def check_hosts(allowed: Any) -> None:
 def accepted_names(
     host: str, address: str, allowed: Collection[str] | None
 ) -> frozenset[str] | None:
-    """Return the names that ``Host`` may have besides those of loopback; ``None``: any.
+    """Return the names that ``Host`` may have besides loopback; None if any.
 
     Args:
         host: The address to listen on, as given.
@@ -52,18 +52,18 @@ def accepted_names(
 
 
 def name_of(host: str) -> str | None:
-    """Return the name in a ``Host``, without port; ``None`` if it is invalid."""
+    """Return the name in a ``Host`` header, without port; None if invalid."""
     found = _HOST.fullmatch(host)
     return (found[1] or found[2]).lower().removesuffix(".") if found else None
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether an address, or ``localhost``, is of this machine alone; asks no DNS."""
+    """Return whether an address, or ``localhost``, is on this machine alone, without using DNS."""
     return host == "localhost" or is_loopback_address(host)
 
 
 def is_same_site(host: str, origin: str) -> bool:
-    """Return whether a page belongs to the host that is asked, as ComfyUI sees it."""
+    """Return whether a page's origin is the requested host, as ComfyUI compares them."""
     here, there = urlsplit(f"//{host}"), urlsplit(origin)
     # If one of the two has no port, the port of the other does not count.
     ours = here.hostname if there.port is None else host
@@ -72,7 +72,7 @@ def is_same_site(host: str, origin: str) -> bool:
 
 
 def host_refusal(headers: CIMultiDictProxy[str], names: frozenset[str] | None) -> str | None:
-    """Return why a request is refused, for the developer; None if it is accepted."""
+    """Return why to refuse a request, or None to accept it."""
     hosts = headers.getall("Host", [])  # browsers always send it
     if names is not None:
         for host in hosts:
@@ -112,7 +112,7 @@ def _is_same(host: str, origin: str) -> bool:
 
 
 def host_filter(names: frozenset[str] | None) -> Any:
-    """Middleware that refuses requests before anything else sees them."""
+    """Return middleware that refuses requests before anything else sees them."""
 
     @web.middleware
     async def check(request: web.Request, handler: Next) -> web.StreamResponse:

@@ -1,7 +1,7 @@
-"""Pictures as they pass between nodes: batches of float channels, as exact as ComfyUI's.
+"""Batches of pictures as they pass between nodes, as exact as ComfyUI's.
 
-ComfyUI computes with float32 tensors from 0 to 1 and cuts off to bytes when it saves.
-Pillow's mode ``F`` has the same numbers, so that the same workflow gives the same bytes.
+ComfyUI computes with float32 tensors from 0 to 1 and truncates to bytes when it saves. Pillow's
+mode ``F`` has the same numbers, so that the same workflow gives the same bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 class Frame:
     """A picture: 3 or 4 channels of one size, each a Pillow image of mode ``F``.
 
-    A single channel is a row of a picture that stands in the place of a batch.
+    A single channel is one row of a picture that was taken for a batch.
     """
 
     channels: tuple[Image.Image, ...]
@@ -40,11 +40,11 @@ class Frame:
 
     @property
     def mode(self) -> str:
-        """``RGB`` or ``RGBA``; ``L`` of a row."""
+        """``RGB`` or ``RGBA``; ``L`` for a row."""
         return _MODES[len(self.channels)]
 
     def to_image(self) -> Image.Image:
-        """Return a picture with bytes as ComfyUI saves them: truncated, not rounded."""
+        """Return an 8-bit picture as ComfyUI saves it: truncated, not rounded."""
         bands = [c.point(lambda v: v * 255 + 0).convert("L") for c in self.channels]
         return Image.merge(self.mode, bands)
 
@@ -66,9 +66,9 @@ class Pictures(Sequence[Any]):
     def of(cls, value: Any) -> Pictures:
         """Convert what a node returned as ``IMAGE``: a batch, or a list of Pillow images.
 
-        A single image in place of a batch (of a node that returns its batch and not a tuple,
-        for example) is treated as in ComfyUI: each row becomes a grey image of its own, as
-        wide as there are channels.
+        A single image in place of a batch (of a node that returns its batch and not a tuple, for
+        example) is treated as in ComfyUI: each row becomes a grey image of its own, as wide as
+        there are channels.
         """
         if isinstance(value, Pictures):
             return value
@@ -78,7 +78,7 @@ class Pictures(Sequence[Any]):
 
     @classmethod
     def whole(cls, value: Any) -> Pictures:
-        """Convert as :meth:`of` does; raise RuntimeError if that gives rows."""
+        """Convert as :meth:`of` does; raise RuntimeError if the result is rows."""
         pictures = cls.of(value)
         if any(len(frame.channels) == 1 for frame in pictures.frames):
             raise RuntimeError(
@@ -113,7 +113,7 @@ class Pictures(Sequence[Any]):
 
 
 def _rows(frame: Frame) -> Iterator[Frame]:
-    """Yield the rows of a picture, each lying on its side, with a column for each channel."""
+    """Yield the rows of a picture, each turned on its side, with a column for each channel."""
     width, height = frame.size
     for y in range(height):
         row = Image.new("F", (len(frame.channels), width))
@@ -159,19 +159,19 @@ def _resized(channel: Image.Image, size: tuple[int, int], method: str) -> Image.
 
 
 def _nearest(old: int, new: int) -> list[tuple[int, int]]:
-    """Return the old column for each new one, with torch's float32 and tie-breaking."""
+    """Return the old column for each new one, with torch's float32 rounding and tie-breaking."""
     scale = _float32(old / new)
     columns = (min(int(_float32((new_one + 0.5) * scale)), old - 1) for new_one in range(new))
     return [(column, column + 1) for column in columns]
 
 
 def _areas(old: int, new: int) -> list[tuple[int, int]]:
-    """Return the old columns of which each new one is the mean."""
+    """Return the range of old columns whose mean each new one is."""
     return [(one * old // new, -(-(one + 1) * old // new)) for one in range(new)]
 
 
 def _gathered(channel: Image.Image, spans: list[tuple[int, int]]) -> Image.Image:
-    """Make each new column from a span of old ones: their mean."""
+    """Make each new column the mean of a range of old ones."""
     result = Image.new("F", (len(spans), channel.height))
     for index, (start, end) in enumerate(spans):
         column = channel.crop((start, 0, end, channel.height))

@@ -1,9 +1,9 @@
-"""The jobs API of ComfyUI 0.6 and newer: queue and history as one list.
+"""Routes of the jobs API of ComfyUI 0.6 and newer: queue and history as one list.
 
 The newest servers call interrupted jobs cancelled, can cancel by id, and fail on a prompt whose
 ``extra_pnginfo``, or the ``workflow`` in it, is no object.
 
-A script may have left less in history than a run does: what is missing is left out.
+Fields that a script has not written to the history are left out.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ NEWEST_JOB_ROUTES: Routes[ServerState] = (
 
 
 def _page(found: list[_Job], query: Mapping[str, str], statuses: tuple[str, ...]) -> dict[str, Any]:
-    """Return the requested page; raise ValueError, with the server's text, if invalid."""
+    """Return the requested page; raise ValueError with the server's text for an invalid query."""
     status = query.get("status", "")
     wanted = [word.strip().lower() for word in status.split(",") if word.strip()]
     wrong = [word for word in wanted if word not in statuses]
@@ -143,7 +143,7 @@ def _present(**fields: Any) -> dict[str, Any]:
 
 @attrs.frozen
 class _Job:
-    """A prompt of queue or history."""
+    """A prompt of the queue or the history."""
 
     status: str
     _item: Any
@@ -184,7 +184,7 @@ class _Job:
         return found or None
 
     def details(self) -> dict[str, Any]:
-        """Return the details of a job that has ended."""
+        """Return the details of an ended job."""
         if self._entry is None:
             return {}
         workflow = {"prompt": self._item[2], "extra_data": self._item[3]}
@@ -215,7 +215,7 @@ def _status(entry: Mapping[str, Any], newest: bool) -> str:
 
 
 def _summary(outputs: Mapping[str, Any], newest: bool) -> dict[str, Any]:
-    """Return the number of files, and the one, or the text, that represents them."""
+    """Return the number of files, and the file or text that represents the job."""
     files = [
         (kind, {**one, "nodeId": node_id, "mediaType": kind})
         for node_id, kind, one in _each(outputs)
@@ -234,7 +234,7 @@ def _summary(outputs: Mapping[str, Any], newest: bool) -> dict[str, Any]:
 
 
 def _each(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Node, kind and value of all that nodes left."""
+    """Yield node, kind and value of each output."""
     for node_id, output in outputs.items():
         for kind, ones in output.items() if isinstance(output, dict) else ():
             if kind != "animated" and isinstance(ones, list):
@@ -242,7 +242,7 @@ def _each(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _is_shown(kind: str, file: Mapping[str, Any], newest: bool) -> bool:
-    """Return whether the editor can show it."""
+    """Return whether the editor can show an output."""
     name, form = str(file.get("filename", "")).lower(), str(file.get("format", ""))
     return form.startswith(("video/", "audio/")) or any(
         kind in kinds or name.endswith(endings)
@@ -251,7 +251,7 @@ def _is_shown(kind: str, file: Mapping[str, Any], newest: bool) -> bool:
 
 
 def _rank(file: Mapping[str, Any]) -> int:
-    """0 for the best representative of a job: saved pictures first, texts last."""
+    """Return the rank of a file that may represent a job; 0 is best (saved pictures)."""
     name = str(file.get("filename", "")).lower()
     if file["mediaType"] == "text" or name.endswith(_TEXTS):
         return 2

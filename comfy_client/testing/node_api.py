@@ -15,11 +15,11 @@ _PART: Final = 0.005
 
 
 class Interrupted(Exception):
-    """Raised in a node that was interrupted."""
+    """The running node was interrupted."""
 
 
 class ExecutionBlocker:
-    """Returned by a node in place of an output: the nodes behind it do not run.
+    """Output of a node that keeps the nodes behind it from running.
 
     The prompt keeps running and succeeds.
 
@@ -33,7 +33,7 @@ class ExecutionBlocker:
 
 
 class NodeContext(Protocol):
-    """The prompt that runs, as its nodes see it.
+    """The running prompt, as its nodes see it.
 
     Attributes:
         fewer_progress: Whether progress between the first and the last step may be left out.
@@ -42,19 +42,19 @@ class NodeContext(Protocol):
     fewer_progress: bool
 
     def check_interrupted(self) -> None:
-        """Raise :class:`Interrupted` if it was interrupted."""
+        """Raise :class:`Interrupted` if the prompt was interrupted."""
 
     def progress(self, value: float, total: float, preview: Preview | None) -> None:
         """Report the progress of the running node."""
 
     def wants_previews(self, default: bool) -> bool:
-        """Return whether it is to have previews."""
+        """Return whether to send previews."""
 
     def send_event(self, event: str, data: Any) -> None:
         """Send an event to all clients."""
 
     def send_text(self, text: str) -> None:
-        """Send a progress text to the client of the prompt."""
+        """Send the progress text of the running node to the prompt's client."""
 
 
 #: The prompt that runs in this thread.
@@ -105,12 +105,12 @@ class ProgressBar:
 
 
 def check_interrupted() -> None:
-    """Raise :class:`Interrupted` if the running prompt was; for nodes that take long."""
+    """Raise :class:`Interrupted` if the running prompt was interrupted; for slow nodes."""
     context.get().check_interrupted()
 
 
 def wants_previews(default: bool) -> bool:
-    """Return whether the running prompt is to have previews, if it may say so itself."""
+    """Return whether to send previews: the prompt's own choice if allowed, else ``default``."""
     return context.get().wants_previews(default)
 
 

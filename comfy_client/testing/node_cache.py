@@ -1,4 +1,4 @@
-"""The cached outputs of nodes, and the keys by which a later run finds them."""
+"""The cached outputs of nodes, and the keys that find them on a later run."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from .nodes import NodeRegistry
 
 @attrs.frozen
 class Cached:
-    """The output of a node that ran."""
+    """The cached output of a node."""
 
     ui: dict[str, Any] | None
     outputs: list[Any]
 
 
 @attrs.define
-class Store:
-    """The cache of one graph: a prompt's, or one that a node expanded into."""
+class NodeCache:
+    """The cache of one graph: of a prompt, or of the nodes that one node expanded into."""
 
     keys: dict[str, str] = attrs.field(factory=dict)  # by node id; see Keys
     outputs: dict[str, Cached] = attrs.field(factory=dict)  # by key
     objects: dict[tuple[str, str], Any] = attrs.field(factory=dict)  # by id and class
-    inner: dict[tuple[str, str], Store] = attrs.field(factory=dict)  # the same
+    inner: dict[tuple[str, str], NodeCache] = attrs.field(factory=dict)  # the same
 
-    def serve(self, graph: DynamicPrompt, keys: dict[str, str]) -> None:
-        """Forget everything about other nodes."""
+    def retain(self, graph: DynamicPrompt, keys: dict[str, str]) -> None:
+        """Drop everything about nodes that are not in this graph."""
         self.keys = keys
         used = set(keys.values())
         names = {(node_id, graph.get_node(node_id)["class_type"]) for node_id in keys}
@@ -43,17 +43,17 @@ class Store:
         self.inner = {name: store for name, store in self.inner.items() if name in names}
 
     def node_ids(self) -> Iterator[str]:
-        """Yield the nodes here and in all inner graphs."""
+        """Yield the ids of nodes here and in all inner graphs."""
         yield from self.keys
         for store in self.inner.values():
             yield from store.node_ids()
 
 
-class Keys:
-    """Keys of nodes: equal ones have equal outputs.
+class CacheKeys:
+    """Cache keys of nodes: nodes with equal keys have equal outputs.
 
-    Made of class, inputs, ``IS_CHANGED``, and the same of all nodes that it takes from.
-    Two equal sources are not one: whether inputs come from the same node counts, too.
+    A key is made of class, inputs, ``IS_CHANGED``, and the same for all sources.  Two equal sources
+    differ from a single one: whether inputs come from the same node counts, too.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Keys:
         self._known: dict[str, str] = {}
 
     def of(self, node_id: str) -> str:
-        """Return the key of a node."""
+        """Return the cache key of a node."""
         chain = {node_id: None}  # each has the next as its only source
         while node_id not in self._known:
             sources = list(dict.fromkeys(self._sources(node_id)))
@@ -117,7 +117,7 @@ class Keys:
 
 
 def _comparable(value: Any) -> object:
-    """JSON that is equal for equal values; NaN and objects equal nothing."""
+    """Return JSON that is equal for equal values; NaN and objects equal nothing."""
     if isinstance(value, dict):
         return {str(key): _comparable(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

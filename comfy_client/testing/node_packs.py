@@ -1,7 +1,7 @@
 """Routes for files of node packs, below ``custom_nodes/<pack>/``.
 
-No code of a pack is run.  What it has for the editor lies in the folder that its ``__init__.py``
-names with ``WEB_DIRECTORY = "..."``, or its ``pyproject.toml`` as ``tool.comfy.web``.
+No code of a pack is run.  Its files for the editor are in the folder that its ``__init__.py`` names
+with ``WEB_DIRECTORY = "..."``, or its ``pyproject.toml`` as ``tool.comfy.web``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ async def _translations(state: ServerState, request: web.Request) -> web.Respons
 
 
 def _subgraphs(state: ServerState) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """Return the file and the entry of each subgraph, by its id."""
+    """Return file and entry of each subgraph, by its id."""
     return {
         hashlib.sha256(f"custom_node{file}".encode()).hexdigest(): (
             file,
@@ -118,7 +118,7 @@ def _root(state: ServerState) -> Path:
 
 
 def _web_folders(state: ServerState) -> dict[str, Path]:
-    """Folders of packs with files for the editor, by the names under which they are served."""
+    """Return the packs' folders for the editor, by the names under which they are served."""
     found = {}
     for pack in sorted(path for path in _root(state).iterdir() if path.is_dir()):
         for name, folder in (_of_project(pack), (pack.name, _of_module(pack))):
@@ -128,7 +128,7 @@ def _web_folders(state: ServerState) -> dict[str, Path]:
 
 
 def _of_project(pack: Path) -> tuple[str, str]:
-    """Return a pack's name and web folder in ``pyproject.toml``, or empty texts."""
+    """Return a pack's name and web folder from ``pyproject.toml``, or empty texts."""
     try:
         project = tomllib.loads((pack / "pyproject.toml").read_text(encoding="utf-8"))
         return str(project["project"]["name"]), str(project["tool"]["comfy"]["web"])
@@ -137,7 +137,7 @@ def _of_project(pack: Path) -> tuple[str, str]:
 
 
 def _of_module(pack: Path) -> str:
-    """Return ``WEB_DIRECTORY`` in ``__init__.py`` if it is a string literal, else ``""``."""
+    """Return ``WEB_DIRECTORY`` from ``__init__.py`` if it is a string literal, else ``""``."""
     try:
         module = ast.parse((pack / "__init__.py").read_text(encoding="utf-8"))
     except (OSError, ValueError, SyntaxError):
@@ -152,7 +152,7 @@ def _of_module(pack: Path) -> str:
 
 
 def _files(state: ServerState, folder: str) -> Iterator[Path]:
-    """Files in one folder of each pack; none to which a link leads out of its pack."""
+    """Yield the files in a folder of each pack, without links that lead out of the pack."""
     root = _root(state)
     for file in sorted(root.glob(f"*/{folder}/*.json")):
         if is_inside(file, root / file.relative_to(root).parts[0]):

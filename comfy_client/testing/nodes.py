@@ -67,14 +67,14 @@ class NodeRegistry:
                 self._definitions[name]["description"] = _SIMULATED
 
     def add(self, name: str, cls: type) -> None:
-        """Add a class of the user's, or replace one."""
+        """Add a class of the user's, or replace an existing one."""
         is_known = name in self.classes
         self.classes = {**self.classes, name: cls}  # other threads may be reading the old one
         self._definitions.pop(name, None)
         self.replaced += is_known  # last: outputs of the old class are forgotten then
 
     def definition(self, name: str) -> dict[str, Any]:
-        """Return the entry of one class in ``GET /object_info``."""
+        """Return a class's entry in ``GET /object_info``."""
         known: dict[str, Any] | None = self._definitions.get(name)
         if known is None:
             return definition_of(name, self.classes[name], newest=self._newest)
@@ -86,7 +86,7 @@ class NodeRegistry:
         return definition
 
     def definitions(self, graph: Any = None) -> dict[str, Any]:
-        """Definitions of the classes in a graph, or of all; those that fail are left out."""
+        """Return definitions of a graph's classes, or of all; classes that fail are left out."""
         nodes = graph.values() if isinstance(graph, dict) else ()
         used: list[Any] = [node.get("class_type") for node in nodes if isinstance(node, dict)]
         found: dict[str, Any] = {}
@@ -96,7 +96,7 @@ class NodeRegistry:
         return found
 
     def hint(self) -> str:
-        """Hint on an unknown class; a real server gives none."""
+        """Return a hint on an unknown class, which a real server does not give."""
         names = sorted(self.classes)
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         return (

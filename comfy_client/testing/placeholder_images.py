@@ -1,4 +1,4 @@
-"""Pictures of the simulated sampler: hills, the same for the same seed and prompt."""
+"""Pictures of the simulated sampler: hills, equal for equal seeds and prompts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def draw(
 
 
 def _scene(width: int, height: int, dice: random.Random) -> Image.Image:
-    """Draw the sky, a sun, and hills, the nearest one the darkest."""
+    """Draw the sky, a sun and hills, the nearest one darkest."""
     hue = dice.random()
     sky = Image.new("RGB", (1, 2))
     sky.putdata([_colour(hue, 0.3, 0.5), _colour(hue + 0.12, 0.75, 0.8)])
@@ -95,7 +95,7 @@ def _label(picture: Image.Image, text: str) -> None:
 
 
 def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> str:
-    """Cut a line to the available width."""
+    """Shorten a line to the available width."""
     if font.getlength(line[:500]) <= room:
         return line
     ends = range(1, min(len(line), 500) + 1)

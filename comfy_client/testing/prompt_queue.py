@@ -16,7 +16,7 @@ _HISTORY_LIMIT = 10_000
 
 
 class PromptQueue:
-    """Pending, running and ended prompts; for several threads."""
+    """Pending, running and ended prompts; any thread may call the methods."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -29,14 +29,14 @@ class PromptQueue:
         self._closed = False
 
     def put(self, item: Item) -> None:
-        """Add a prompt; TypeError, and yet it is added, if number and id are taken."""
+        """Add a prompt; raise TypeError, but add it all the same, if number and id are taken."""
         with self._news:
             heapq.heappush(self._pending, item)
             self._changed()
             self._news.notify()
 
     def get(self) -> Item | None:
-        """Wait for the next prompt, which runs from now on; ``None`` for flags or the end."""
+        """Wait for the next prompt and make it the running one; None for flags or the end."""
         with self._news:
             self._news.wait_for(lambda: self._pending or self._flags or self._closed)
             if self._closed or not self._pending:
@@ -48,7 +48,7 @@ class PromptQueue:
             return item
 
     def done(self, result: dict[str, Any] | None) -> None:
-        """End the running prompt; without a result it leaves no history."""
+        """End the running prompt; without a result, history does not record it."""
         with self._news:
             item, self._running = self._running, None
             if item is None:
@@ -63,7 +63,7 @@ class PromptQueue:
         self._history[item[1]] = {"prompt": item[:5], **result}
 
     def settle(self, prompt_id: str, result: dict[str, Any]) -> None:
-        """End a prompt with this result, whether it runs, waits, or is unknown."""
+        """End a prompt with a result, whether it is running, pending or unknown."""
         with self._news:
             running = [self._running] if self._running else []
             known = (item for item in (*running, *self._pending) if item[1] == prompt_id)
@@ -77,7 +77,7 @@ class PromptQueue:
             self._changed()
 
     def lose(self) -> str | None:
-        """Forget what waits and what runs, without a message; returns the id of what ran."""
+        """Drop all prompts without a message; return the id of the running one, or None."""
         with self._news:
             self._pending.clear()
             item, self._running = self._running, None
@@ -104,13 +104,13 @@ class PromptQueue:
             return len(self._pending) + (self._running is not None)
 
     def clear(self) -> None:
-        """Drop all that wait."""
+        """Drop all pending prompts."""
         with self._news:
             self._pending.clear()
             self._changed()
 
     def delete(self, prompt_id: Any) -> bool:
-        """Drop the first that waits under this id; return whether there was one."""
+        """Drop the first pending prompt with this id; return False if there is none."""
         with self._news:
             for index, item in enumerate(self._pending):
                 if item[1] == prompt_id:
@@ -123,7 +123,7 @@ class PromptQueue:
         return False
 
     def history(self, max_items: int | None = None, offset: int = -1) -> dict[str, Any]:
-        """Return the history, oldest first; without an offset, its last entries."""
+        """Return the history, oldest first; without an offset, the last entries."""
         with self._news:
             if offset < 0 and max_items is not None:
                 offset = len(self._history) - max_items
@@ -131,13 +131,13 @@ class PromptQueue:
             return dict(list(self._history.items())[max(offset, 0) : end])
 
     def entry(self, prompt_id: str) -> dict[str, Any]:
-        """Return the history of one prompt by its id; empty if there is none."""
+        """Return the history of one prompt by its id, or an empty dict."""
         with self._news:
             found = self._history.get(prompt_id)
             return {} if found is None else {prompt_id: found}
 
     def forget(self, prompt_id: Any = None) -> None:
-        """Drop one prompt from history, or all."""
+        """Drop one prompt, or all, from the history."""
         with self._news:
             if prompt_id is None:
                 self._history.clear()
@@ -145,24 +145,24 @@ class PromptQueue:
                 self._history.pop(prompt_id, None)
 
     def flag(self, name: str, value: Any) -> None:
-        """Request something from the worker, for when it is idle."""
+        """Leave a request for the worker, which looks at it when idle."""
         with self._news:
             self._flags[name] = value
             self._news.notify()
 
     def take_flags(self) -> dict[str, Any]:
-        """Return and forget the requests so far."""
+        """Return the requests so far, and clear them."""
         with self._news:
             flags, self._flags = self._flags, {}
             return flags
 
     def close(self) -> None:
-        """Run no prompt from now on."""
+        """Stop handing out prompts."""
         with self._news:
             self._closed = True
             self._news.notify()
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether the queue was closed."""
         return self._closed

@@ -65,7 +65,7 @@ async def _post_prompt(state: ServerState, request: web.Request) -> web.Response
 
 
 def _prompt_id(state: ServerState, body: Mapping[str, Any]) -> str | None:
-    """Return the id that a prompt gets; None if the server refuses that of the request."""
+    """Return the id for a prompt, or None if the server refuses the requested one."""
     prompt_id = body.get("prompt_id", str(uuid.uuid4()))
     if state.options.is_newest:
         prompt_id = str(uuid.uuid4()) if prompt_id is None else prompt_id
@@ -75,7 +75,7 @@ def _prompt_id(state: ServerState, body: Mapping[str, Any]) -> str | None:
 
 
 def _validated(state: ServerState, body: Mapping[str, Any]) -> ValidationResult:
-    """Validate a prompt, unless a script is played in its place."""
+    """Validate a prompt, unless a script replaces it."""
     if "prompt" not in body:
         return no_prompt()
     result = validate(
@@ -155,7 +155,7 @@ async def _post_history(state: ServerState, request: web.Request) -> web.Respons
 
 
 def _object(body: Any, *keys: str) -> dict[str, Any]:
-    """Return a body; as on the server, a list or string without the keys counts as empty."""
+    """Return a request body; as on the server, a list or string without the keys is empty."""
     if isinstance(body, dict):
         return body
     if any(key in body for key in keys):

@@ -1,4 +1,4 @@
-"""Execution of one prompt: its messages, and the calls of its nodes."""
+"""The execution of one prompt: messages, and calls of nodes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from ..workflow.validate import is_link, type_of
 from .dynamic_prompt import DependencyCycleError, DynamicPrompt, inputs_in
 from .node_api import ExecutionBlocker, Preview
-from .node_cache import Cached, Keys, Store
+from .node_cache import Cached, CacheKeys, NodeCache
 from .nodes import NodeRegistry
 
 #: The result of one call: the nodes that it expands into or ``None``, and its outputs.
@@ -30,23 +30,23 @@ _PREVIEW_METHODS = ("none", "auto", "latent2rgb", "taesd")
 
 
 class MessageSink(Protocol):
-    """A receiver of the executor's messages."""
+    """The receiver of the executor's messages."""
 
     def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:
-        """Send to one client, or to all; an event with a number is a binary frame."""
+        """Send an event to one client or to all; an event with a number is a binary frame."""
 
     def knows_metadata(self, client_id: str | None) -> bool:
-        """Return whether this client wants previews with metadata."""
+        """Return whether a client wants previews with metadata."""
 
     def log(self, text: str) -> None:
         """Add a line to the server's log."""
 
     def keep_error(self, error: BaseException) -> None:
-        """Keep an error that is more than a node's failure, for the test."""
+        """Record an error for the test, one that is more than a node's failure."""
 
 
 class NodeFailure(Exception):
-    """A node failed, so the prompt ends."""
+    """A node failed, which ends the prompt."""
 
     def __init__(self, node_id: str, error: BaseException, inputs: Any) -> None:
         super().__init__(node_id, error)
@@ -66,7 +66,7 @@ class PromptRun:
     prompt: dict[str, Any]
     extra_data: Mapping[str, Any]
     client_id: str | None
-    _store: Store
+    _store: NodeCache
     _has_preview_methods: bool  # whether prompts may say which previews they want
     fewer_progress: bool
     graph: DynamicPrompt = attrs.field(init=False)
@@ -91,7 +91,7 @@ class PromptRun:
             self.sink.send(event, data, self.client_id)
 
     def details(self, failure: NodeFailure) -> dict[str, Any]:
-        """Return the part of ``execution_error`` about the error itself."""
+        """Return the fields of ``execution_error`` that describe the error."""
         is_cycle = isinstance(failure.error, DependencyCycleError)  # found by no node
         return {
             "exception_message": f"{safe_text(failure.error)}{'' if is_cycle else chr(10)}",
@@ -114,7 +114,7 @@ class PromptRun:
         }
 
     def send_executing(self, node_id: str) -> None:
-        """Send that a node starts."""
+        """Tell the client that a node starts."""
         if self.client_id is not None:
             display_id = self.graph.get_display_node_id(node_id)
             self.shown_id = display_id
@@ -122,7 +122,7 @@ class PromptRun:
             self.sink.send("executing", data, self.client_id)
 
     def send_executed(self, node_id: str, output: Any) -> None:
-        """Send the output of a node."""
+        """Send a node's output to the client."""
         data = {
             "node": node_id,
             "display_node": self.graph.get_display_node_id(node_id),
@@ -132,7 +132,7 @@ class PromptRun:
         self.sink.send("executed", data, self.client_id)
 
     def show(self, node_id: str, ui: dict[str, Any]) -> None:
-        """Report the output of a node to history and client."""
+        """Report a node's output to history and client."""
         meta = {
             "node_id": node_id,
             "display_node": self.graph.get_display_node_id(node_id),
@@ -144,12 +144,12 @@ class PromptRun:
             self.send_executed(node_id, ui)
 
     def start(self, node_id: str) -> None:
-        """Begin the progress of a node."""
+        """Report that a node starts, with no progress yet."""
         self._states[node_id] = {"value": 0.0, "max": 1.0, "state": "running"}
         self._send_states()
 
     def finish(self, node_id: str) -> None:
-        """Complete the progress of a node."""
+        """Report that a node is complete."""
         total = self._states.get(node_id, {"max": 1})["max"]
         self._states[node_id] = {"value": total, "max": total, "state": "finished"}
         self._send_states()
@@ -190,7 +190,7 @@ class PromptRun:
     # -- for the running node -----------------------------------------------------------
 
     def wants_previews(self, default: bool) -> bool:
-        """Return whether this prompt is to have previews, if it may say so itself."""
+        """Return whether to send previews: the prompt's own choice if allowed, else ``default``."""
         known = self._has_preview_methods
         method = self.extra_data.get("preview_method") if known else None
         return method != "none" if method in _PREVIEW_METHODS else default
@@ -207,28 +207,28 @@ class PromptRun:
 
     # -- what is kept -------------------------------------------------------------------
 
-    def store(self, node_id: str) -> Store:
-        """Return the store of the node that added this one to the graph."""
+    def store(self, node_id: str) -> NodeCache:
+        """Return the cache of the graph that a node belongs to."""
         parent = self.graph.get_parent_node_id(node_id)
         return self._store if parent is None else self.inner_store(parent)
 
-    def inner_store(self, node_id: str) -> Store:
-        """Return the store of the nodes that a node expanded into."""
+    def inner_store(self, node_id: str) -> NodeCache:
+        """Return the cache of the nodes that a node expanded into."""
         inner = self.store(node_id).inner
-        return inner.setdefault((node_id, self.graph.get_node(node_id)["class_type"]), Store())
+        return inner.setdefault((node_id, self.graph.get_node(node_id)["class_type"]), NodeCache())
 
     def cached(self, node_id: str) -> Cached | None:
-        """Return the cached outputs of a node, if any."""
+        """Return the cached output of a node, or None."""
         store = self.store(node_id)
         return store.outputs.get(store.keys.get(node_id, ""))
 
     def keep(self, node_id: str, outputs: list[Any]) -> None:
-        """Keep the outputs of a node that has run."""
+        """Cache the outputs of a node that has run."""
         store = self.store(node_id)
         store.outputs[store.keys[node_id]] = Cached(self.ui.get(node_id), outputs)
 
     def object(self, node_id: str) -> Any:
-        """Return the node's object, which stays as long as its class."""
+        """Return the node's object, which lasts as long as its class does."""
         name = node_id, self.graph.get_node(node_id)["class_type"]
         objects = self.store(node_id).objects
         if name not in objects:
@@ -237,11 +237,11 @@ class PromptRun:
 
     def signed(self, node_ids: Iterable[str]) -> dict[str, str]:
         """Return the cache keys of nodes."""
-        keys = Keys(self.graph, self.nodes, self.changed)
+        keys = CacheKeys(self.graph, self.nodes, self.changed)
         return {node_id: keys.of(node_id) for node_id in node_ids}
 
     def changed(self, node_id: str) -> Any:
-        """Return the result of ``IS_CHANGED``, and note it in the graph as ComfyUI does."""
+        """Return the result of ``IS_CHANGED``, and store it in the graph as ComfyUI does."""
         node, cls = self.graph.get_node(node_id), self._class_of(node_id)
         if not hasattr(cls, "IS_CHANGED"):
             return False
@@ -269,25 +269,25 @@ class PromptRun:
         return {}
 
     def is_output(self, node_id: str) -> bool:
-        """Return whether it is an output node."""
+        """Return whether a node is an output node."""
         return bool(getattr(self._class_of(node_id), "OUTPUT_NODE", False))
 
     def is_intermediate(self, node_id: str) -> bool:
-        """Return whether it has an output, although it is no output node."""
+        """Return whether a node has a displayed output without being an output node."""
         return bool(getattr(self._class_of(node_id), "HAS_INTERMEDIATE_OUTPUT", False))
 
     def goes_first(self, node_id: str) -> bool:
-        """Output nodes, since clients wait for them; coroutines, since others can run meanwhile."""
+        """Return whether a node runs first: outputs, which clients want, and coroutines."""
         cls = self._class_of(node_id)
         return self.is_output(node_id) or inspect.iscoroutinefunction(getattr(cls, cls.FUNCTION))
 
     def inputs(
         self, node_id: str, sources: Collection[str] | None = None
     ) -> tuple[dict[str, list[Any]], set[str]]:
-        """Return the arguments of a node, and the names of those that are not computed.
+        """Return the arguments of a node, and the names of inputs that are not computed yet.
 
-        These are, for each input, the values of one or more calls; links give those of `sources`
-        only.  Without `sources`, they are only what stands in the graph.
+        The arguments are, for each input, the values of one or more calls; links give those of
+        `sources` only.  Without `sources`, they are only the values in the graph.
         """
         node = self.graph.get_node(node_id)
         types = self.nodes.definition(node["class_type"])["input"]
@@ -320,7 +320,7 @@ class PromptRun:
         return values, missing
 
     def wanted(self, node: Any, inputs: dict[str, list[Any]], missing: set[str]) -> list[str]:
-        """Return the lazy inputs that a node asks for, having seen the others."""
+        """Ask a node which lazy inputs it needs, given the others."""
         check = getattr(node, "check_lazy_status", None)
         names: list[Any] = []
         if check is None:
@@ -336,7 +336,7 @@ class PromptRun:
     def call(
         self, node: Any, inputs: dict[str, list[Any]], executed: set[str]
     ) -> tuple[dict[str, Any], list[CallResult]]:
-        """Return the output of a node for the client, and the results of its calls."""
+        """Call a node; return its output for the client, and the results of all calls."""
         results: list[CallResult] = []
         uis: list[dict[str, Any]] = []
         for arguments in _slices(inputs, node):
@@ -361,7 +361,7 @@ class PromptRun:
         return ui, results
 
     def resolved(self, node_id: str) -> list[Any]:
-        """Return the outputs of a node that expanded into others, after they have run."""
+        """Return the outputs of an expanded node, after its inner nodes have run."""
         results = []
         for expansion, result in self.expanded.pop(node_id):
             if expansion is not None:
@@ -395,7 +395,7 @@ class PromptRun:
 
 
 def _slices(inputs: dict[str, list[Any]], node: Any) -> list[dict[str, Any]]:
-    """Return the arguments of each call: short lists repeat their last value."""
+    """Return the arguments of each call; short lists repeat their last value."""
     if getattr(node, "INPUT_IS_LIST", False):
         return [dict(inputs)]
     calls = max(map(len, inputs.values()), default=0)
@@ -422,7 +422,7 @@ def _block_in(value: Any) -> ExecutionBlocker | None:
 
 
 def merged(results: list[Any], node: Any) -> list[Any]:
-    """Return the outputs of all calls of a node: a list for each slot."""
+    """Return the outputs of all calls of a node, as one list for each slot."""
     is_list = getattr(node, "OUTPUT_IS_LIST", [False] * len(results[0]))
     slots: list[Any] = []
     for slot, spread in zip(range(len(results[0])), is_list, strict=False):
@@ -437,12 +437,12 @@ def merged(results: list[Any], node: Any) -> list[Any]:
 
 
 def shown_input(value: Any) -> Any:
-    """Return an input as an error shows it."""
+    """Return an input as an error message shows it."""
     return value if isinstance(value, int | float | str | None) else safe_text(value)
 
 
 def safe_text(value: object) -> str:
-    """Return ``str()`` of a value, or a substitute if that fails."""
+    """Return ``str()`` of a value, or a substitute if that raises."""
     try:
         return str(value)
     except BaseException as exc:  # noqa: BLE001  a class of the user's

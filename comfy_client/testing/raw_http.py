@@ -1,4 +1,4 @@
-"""The requests of clients, and the bytes of answers."""
+"""Requests of clients, and the bytes of answers."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Wire:
-    """The connection of one request, for bytes that no server should send; for any thread.
+    """The connection of one request, for bytes that no server should send; any thread may use it.
 
-    After its first use, the server no longer reads or writes here.
+    After its first use, the server no longer reads or writes the connection.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -62,7 +62,7 @@ class Wire:
             self._transport.resume_reading()
 
     def sendall(self, data: bytes) -> None:
-        """Send these bytes unchanged; ConnectionResetError if the client has left."""
+        """Send raw bytes; raise ConnectionResetError if the client has disconnected."""
         self._do(self._send(data))
 
     async def _send(self, data: bytes) -> None:
@@ -74,7 +74,7 @@ class Wire:
             raise ConnectionResetError("the client has left")
 
     def recv(self, size: int) -> bytes:
-        """Wait for bytes from the client, at most so many; empty if it has left."""
+        """Wait for up to ``size`` bytes from the client; empty if it has disconnected."""
         data = self._left or self._capture.chunks.get()
         data, self._left = data[:size], data[size:]
         if not data:
@@ -87,7 +87,7 @@ class Wire:
 
 
 class _Capture(asyncio.Protocol):
-    """A protocol that takes a connection's data; the old protocol gets everything else."""
+    """A protocol that takes a connection's data, and passes all else to the old protocol."""
 
     def __init__(self, before: asyncio.Protocol, is_plain: bool) -> None:
         self.chunks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -148,7 +148,7 @@ class Request:
 
     @property
     def socket(self) -> Wire:
-        """The connection itself, for handlers that write bytes of their own."""
+        """The connection itself, for handlers that write raw bytes."""
         return self._wire()
 
 
@@ -158,7 +158,7 @@ Handler = Callable[[Request], Answer | None]
 
 
 def hang_up(transport: asyncio.Transport, *, reset: bool) -> None:
-    """End a connection: with a RST, or with a FIN behind what is still to be sent."""
+    """End a connection with a RST, or with a FIN after all data."""
     if not reset:
         transport.close()
         return
@@ -171,7 +171,7 @@ def hang_up(transport: asyncio.Transport, *, reset: bool) -> None:
 
 
 async def exchange(connection: socket.socket, request: Request) -> bytes:
-    """Send a request and read all that comes back."""
+    """Send a request and read the whole answer."""
     try:
         reader, writer = await asyncio.open_connection(sock=connection)
         try:
@@ -198,14 +198,14 @@ async def _read_answer(
 
 
 class _Bytes(io.BytesIO):
-    """A connection for http.client."""
+    """A fake connection for http.client."""
 
     def makefile(self, mode: str) -> io.BytesIO:
         return self
 
 
 def decode(data: bytes, method: str) -> Answer:
-    """Read an answer; JSON is decoded.  ConnectionResetError if it is incomplete."""
+    """Parse an answer, and decode JSON; raise ConnectionResetError if it is incomplete."""
     response = http.client.HTTPResponse(_Bytes(data), method=method)  # type: ignore[arg-type]
     response.begin()
     try:
@@ -251,7 +251,7 @@ def encode(answer: Answer) -> bytes:
 
 
 def unknown_route(method: str) -> Answer:
-    """Return the server's answer on a route that it does not have."""
+    """Return the server's answer for a route that it lacks."""
     if method in ("GET", "HEAD"):
         return 404, {"Content-Type": "application/octet-stream"}, None
     return 405, {"Allow": "GET,HEAD"}, "405: Method Not Allowed"
@@ -264,7 +264,7 @@ def never_answer(request: Request) -> None:
 
 
 def cut(answer: Answer, after: int) -> Handler:
-    """Return a handler that announces the whole body, and disconnects after `after` bytes."""
+    """Return a handler that announces the whole body, but disconnects after `after` bytes."""
     head, _, body = encode(answer).partition(b"\r\n\r\n")
     return lambda request: request.socket.sendall(head + b"\r\n\r\n" + body[:after])
 

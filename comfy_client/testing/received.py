@@ -1,4 +1,4 @@
-"""Records of what a server has received and run, for tests to read."""
+"""What a server has received and run, for tests to read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 @attrs.define
 class Ran:
-    """A prompt that the server has started to execute or to play.
+    """A prompt that has started to run or to play.
 
     Attributes:
         prompt_id: The id of the prompt.
@@ -32,7 +32,7 @@ class Ran:
 
     @property
     def mark(self) -> str | None:
-        """The id that ``comfy_client`` gave it, also on servers that choose another."""
+        """The id that ``comfy_client`` chose, even on servers that choose another one."""
         return self.extra_data.get("comfy_client_prompt_id")
 
 
@@ -60,7 +60,7 @@ class Records:
     _changed: threading.Condition = attrs.field(factory=threading.Condition, init=False)
 
     def keep(self, kept: list[_T], item: _T) -> None:
-        """Add an item to one of the lists."""
+        """Append an item to a list, and notify waiters."""
         with self._changed:
             kept.append(item)
             if len(kept) > self.max_others:
@@ -68,7 +68,7 @@ class Records:
             self._changed.notify_all()
 
     def keep_request(self, request: Request) -> None:
-        """Add a request; the oldest go first, the last one stays."""
+        """Append a request, and drop the oldest ones beyond the limits."""
         with self._changed:
             self.requests.append(request)
             self._bytes += len(request.body)
@@ -81,18 +81,18 @@ class Records:
             self._changed.notify_all()
 
     def count(self, what: Literal["connections", "pings"]) -> None:
-        """Count one more connection or ping."""
+        """Increment the counter ``what``, and notify waiters."""
         with self._changed:
             setattr(self, what, getattr(self, what) + 1)
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Wait for the next change, but no longer than so many seconds."""
+        """Wait up to ``seconds`` seconds for the next change."""
         with self._changed:
             self._changed.wait(seconds)
 
     def until(self, predicate: Callable[[], object], timeout: float) -> None:
-        """Wait until `predicate` holds; AssertionError after `timeout` seconds."""
+        """Wait until ``predicate`` holds; raise AssertionError after ``timeout`` seconds."""
         end = time.monotonic() + timeout
         while not predicate():  # outside the lock: it may ask this server something
             if time.monotonic() > end:

@@ -46,7 +46,7 @@ _CONDITIONS: Final = ("range", "if-none-match", "if-range")  # headers that answ
 
 
 class Player:
-    """A player that answers requests, and sends messages, as a recording has them.
+    """A player of a recording, which answers requests and sends messages.
 
     Args:
         path: The recording.
@@ -100,7 +100,7 @@ class Player:
         self._later: Callable[..., object]  # calls in the server's thread; there with a socket
 
     def answer(self, request: Request) -> Answer | None:
-        """Answer whatever a client asks, but for a socket."""
+        """Answer any request except one for a socket."""
         with self._changed:
             found = self._find(request)
             if not isinstance(found, RecordedExchange):
@@ -142,7 +142,7 @@ class Player:
         return method, transcript.without_api(path), kept, frozenset(conditions.items())
 
     def _among(self, known: list[RecordedExchange]) -> RecordedExchange | None:
-        """Return the next exchange between the same two gates, or the last again."""
+        """Return the next exchange between the same two gates, or the last one again."""
         at = bisect.bisect_left(self._gates, self._next)
         low = self._gates[at - 1] if at else -1
         high = self._gates[at] if at < len(self._gates) else len(self._steps)
@@ -155,7 +155,7 @@ class Player:
         return None if has_ended else here[-1]
 
     def _derived(self, request: Request) -> Answer | None:
-        """Answer about queue or history from the steps so far."""
+        """Derive an answer about queue or history from the steps so far."""
         if request.method != "GET" or (self._is_flat and request.path != request.full_path):
             return None
         past = self._steps[: self._next]
@@ -205,7 +205,7 @@ class Player:
     # -- ids -----------------------------------------------------------------------------
 
     def _map_ids(self, exchange: RecordedExchange, request: Request) -> None:
-        """Learn which ids of the file stand for those of this request."""
+        """Map the recorded ids of a request to those of this run."""
         recorded = exchange.row.get("request")
         try:
             sent = request.json()
@@ -257,7 +257,7 @@ class Player:
         return None
 
     def _body(self, row: Row) -> bytes | None:
-        """Return a recorded body with the ids of this run, or None if it was not kept."""
+        """Return a recorded body with the ids of this run, or None if the recording lacks it."""
         kept, size = row.get("response"), row.get("len")
         if row.get("body_b64") is not None:
             return base64.b64decode(row["body_b64"])
@@ -274,7 +274,7 @@ class Player:
     # -- the socket ----------------------------------------------------------------------
 
     async def socket(self, exchange: Exchange) -> web.StreamResponse:
-        """Open a socket, or refuse it."""
+        """Open or refuse a socket, as recorded."""
         with self._changed:
             gate = self._dials[self._dialled] if self._dialled < len(self._dials) else None
             self._dialled += 1
@@ -298,7 +298,7 @@ class Player:
         return ws
 
     def _greet(self, opened: EventSocket, gate: Gate | None, client_id: str) -> None:
-        """Give a socket its channel, and the greeting that the recording has no more of."""
+        """Assign a channel to a socket, and send ``status`` if the recording no longer does."""
         if gate is None or self._steps.index(gate) < self._next:
             greeting = {
                 "status": transcript.last_status(self._steps[: self._next]),
@@ -317,7 +317,7 @@ class Player:
         return self._next > exchange.place
 
     def _play(self) -> None:
-        """Play as far as possible, in a thread of its own; with the lock held."""
+        """Continue playing in a thread as far as possible; the caller holds the lock."""
         self._changed.notify_all()
         if not self._plays and self._may_continue():
             self._plays = True
@@ -371,7 +371,7 @@ class Player:
             self._later(opened.write, _text(self._here(row["msg"])))
 
     def _binary(self, row: Row) -> bytes:
-        """Return a binary message; zeros stand for what was not recorded."""
+        """Return a binary message, with zeros for bytes that were not recorded."""
         metadata = row.get("metadata")
         if row.get("data_b64") is not None:
             data = base64.b64decode(row["data_b64"])

@@ -1,4 +1,4 @@
-"""All routes of an embedded server, its event socket, and the rules that hold for each."""
+"""All routes of an embedded server, its event socket, and the middleware."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _add(table: web.RouteTableDef, source: Any, routes: Routes[Any]) -> None:
 
 
 def application(state: ServerState) -> web.Application:
-    """Make the application with all routes, each with and without ``/api`` before it."""
+    """Make the application with all routes, with and without a leading ``/api``."""
     options, folders = state.options, state.folders
     table, prefixed, internal = (web.RouteTableDef() for _ in range(3))
     _add(table, state, _ROUTES)
@@ -83,7 +83,7 @@ async def _event_socket(state: ServerState, request: web.Request) -> web.StreamR
         greeting = {"status": state.queue_info(), "sid": client_id}
         records.keep(records.hellos, client_id)
         await link.send(encode_message("status", greeting), *state.faults.framing())
-        sockets.greeted(client_id)
+        sockets.wake_stale_handlers(client_id)
         executor = state.executor
         if executor.client_id == client_id and executor.node_id is not None:
             await sockets.deliver("executing", {"node": executor.node_id}, client_id)
@@ -109,7 +109,7 @@ async def _answer_ping(state: ServerState, link: EventSocket, data: bytes) -> No
 
 
 def _decoded(state: ServerState, text: str, is_first: bool) -> dict[str, Any] | None:
-    """Return a client's message, if it is an object; recorded either way."""
+    """Decode and record a client's message; return it if it is an object."""
     records = state.records
     try:
         data = json.loads(text)

@@ -36,19 +36,19 @@ _H = TypeVar("_H", bound=Handler)
 
 @attrs.frozen
 class Socket:
-    """An open WebSocket, from the server's side."""
+    """An open WebSocket, seen from the server."""
 
     client_id: str
     _link: EventSocket = attrs.field(repr=False)
     _state: ServerState = attrs.field(repr=False)
 
     def hang_up(self, *, reset: bool = True) -> None:
-        """End it abruptly: with a RST, or with a bare FIN."""
+        """End the socket abruptly, with a RST or with a bare FIN."""
         self._state.loop.call(self._link.hang_up, reset)
 
 
 class ScriptedServer:
-    """The part of a server that a test reads and controls; see the module.
+    """The part of a server that tests read and control; see the module.
 
     :class:`~comfy_client.testing.ComfyServer` describes the attributes.
     """
@@ -69,7 +69,7 @@ class ScriptedServer:
         raise NotImplementedError
 
     def _flush(self) -> None:
-        """Send the messages so far, before something changes."""
+        """Wait until all messages so far are sent, before something changes."""
         with contextlib.suppress(RuntimeError):  # it is not running
             self._running().sockets.flush()
 
@@ -86,7 +86,7 @@ class ScriptedServer:
         return self._records.pings
 
     def until(self, predicate: Callable[[], object], timeout: float = 30.0) -> None:
-        """Wait until `predicate` holds; AssertionError after `timeout` seconds."""
+        """Wait until ``predicate`` holds; raise AssertionError after ``timeout`` seconds."""
         self._records.until(predicate, timeout)
 
     @property
@@ -165,7 +165,7 @@ class ScriptedServer:
     # -- messages -----------------------------------------------------------------------
 
     def push(self, message: Any, *, to: str | None = None, fragments: int = 1) -> None:
-        """Send JSON to all sockets, or to that of one client id; it is sent when this returns."""
+        """Send JSON to all sockets, or to one client id; return once it is sent."""
         self._push(1, json.dumps(message).encode(), to, fragments)
 
     def push_binary(self, data: bytes, *, to: str | None = None, fragments: int = 1) -> None:
@@ -250,6 +250,6 @@ class ScriptedServer:
         finish(self._running(), prompt_id, outputs, messages, entry)
 
     def forget(self) -> None:
-        """Lose queue and history, as after a restart; sockets stay open."""
+        """Clear queue and history, as after a restart; sockets stay open."""
         self.faults.lose_queue()
         self.faults.evict()

@@ -250,7 +250,7 @@ class ComfyServer(ScriptedServer):
         return server
 
     def start(self) -> ComfyServer:
-        """Listen and return; prompts are executed from now on.
+        """Start to listen and to execute prompts; return the server.
 
         After :meth:`kill`, it listens on the same port.
 
@@ -323,7 +323,7 @@ class ComfyServer(ScriptedServer):
                 self._remove_root()
 
     def restart(self) -> None:
-        """Stop and start it on the same port: queue and history are lost, files are kept."""
+        """Stop and restart the server on its port: queue and history are lost, files are kept."""
         with self._alone():
             if self._reserved is None:
                 self._running()
@@ -332,9 +332,9 @@ class ComfyServer(ScriptedServer):
             self._start(self._port)
 
     def kill(self) -> None:
-        """Crash: connections are reset and answers cut; :meth:`start` starts it again.
+        """Crash the server: reset connections and cut off answers; :meth:`start` starts it again.
 
-        Queue and history are lost; files and port are kept.  Until then, the port refuses
+        Queue and history are lost; files and port are kept.  Until the next start, the port refuses
         connections.
         """
         with self._alone():
@@ -359,7 +359,7 @@ class ComfyServer(ScriptedServer):
             self._lock.release()
 
     def _reserve(self) -> None:
-        """Bind the port without listening: nobody else gets it, and connections are refused."""
+        """Bind the port without listening, so that nobody takes it and connections are refused."""
         family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
         reserved = socket.socket(family, socket.SOCK_STREAM)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -457,7 +457,7 @@ def _check_credentials(value: Any) -> None:
 
 
 def _remove(folder: Path, process: int) -> None:
-    """Remove a folder; not in a fork, where others still use it."""
+    """Remove a folder, except in a forked child, as the parent still uses it."""
     if os.getpid() == process:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -495,7 +495,7 @@ def _below(options: Options, app: web.Application) -> web.Application:
 
 
 def _guard(credentials: tuple[str, str] | str) -> Any:
-    """Middleware that asks for credentials, as a proxy would."""
+    """Return middleware that asks for credentials, as a proxy would."""
     if isinstance(credentials, str):
         scheme, wanted = "Bearer", credentials
     else:

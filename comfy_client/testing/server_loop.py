@@ -1,6 +1,6 @@
-"""The event loop of a server, for other threads too, and its TCP connections.
+"""The event loop of a server, which other threads may use, and its TCP connections.
 
-Connections are accepted, served and ended; inner requests have one of their own.
+Connections come from clients, or are inner ones by which a fault asks the server itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FREEZE_TIMEOUT = 10.0  # seconds that the loop gets to reach its block
 
 
 class ServerLoop:
-    """The loop of the server's thread, which runs what other threads ask for."""
+    """The event loop of the server's thread, in which other threads can run functions."""
 
     def __init__(self) -> None:
         self.is_stopping: bool = False
@@ -33,12 +33,12 @@ class ServerLoop:
         self._thaws: set[threading.Event] = set()
 
     def begin(self) -> asyncio.AbstractEventLoop:
-        """Begin to serve; called in the loop, once."""
+        """Start serving; called once, within the loop."""
         self._loop = asyncio.get_running_loop()
         return self._loop
 
     def stop(self) -> None:
-        """End the loop soon, also a frozen one."""
+        """End the loop soon, even if it is frozen."""
         self.is_stopping = True
         for thaw in list(self._thaws):
             thaw.set()
@@ -50,13 +50,13 @@ class ServerLoop:
         return bool(self._thaws)
 
     def later(self, callback: Callable[..., object], *args: Any) -> None:
-        """Call it in the loop, and do not wait; nothing if the loop has ended."""
+        """Call a function in the loop without waiting; do nothing if the loop has ended."""
         with contextlib.suppress(RuntimeError):
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(callback, *args)
 
     def wait(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Run it in the loop, and wait; RuntimeError if the server stops meanwhile."""
+        """Run a coroutine in the loop and wait; raise RuntimeError if the server stops."""
         if self._loop is None or self._loop.is_closed() or self._thaws:
             coroutine.close()
             raise RuntimeError("the server is frozen" if self._thaws else "the server has stopped")
@@ -69,7 +69,7 @@ class ServerLoop:
                     raise RuntimeError("the server has stopped") from None
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
-        """Call it in the loop, and wait."""
+        """Call a function in the loop and wait."""
 
         async def calling() -> None:
             function(*args)
@@ -77,7 +77,7 @@ class ServerLoop:
         self.wait(calling())
 
     def freeze(self) -> Callable[[], None]:
-        """Block the loop; returns a function that unblocks it."""
+        """Block the loop; return a function that unblocks it."""
         thaw, frozen = threading.Event(), threading.Event()
 
         def sleep() -> None:
@@ -97,13 +97,13 @@ class ServerLoop:
 
 
 async def _let_others_run() -> None:
-    """Let all other tasks of the loop run, and those that follow from them."""
+    """Let all other tasks of the loop run, and those that they start."""
     for _ in range(4):
         await asyncio.sleep(0)
 
 
 class Connections:
-    """The TCP connections of a server; all but :attr:`count` is for the server's own thread."""
+    """The TCP connections of a server; only :attr:`count` is for other threads."""
 
     def __init__(self, loop: ServerLoop, accepted: Callable[[], None]) -> None:
         self._loop = loop
@@ -122,7 +122,7 @@ class Connections:
         logger: logging.Logger,
         ready: Callable[[], None],
     ) -> None:
-        """Serve until the loop is stopped; calls `ready` when it listens."""
+        """Serve until the loop is stopped; call ``ready`` once it listens."""
         loop = asyncio.get_running_loop()
         runner = web.AppRunner(app, access_log=None, logger=logger, shutdown_timeout=1.0)
         listening = None
@@ -167,7 +167,7 @@ class Connections:
 
     @contextlib.contextmanager
     def handling(self) -> Iterator[None]:
-        """Around each request: what still runs when the server stops is cancelled."""
+        """Context manager for each request: cancel its task when the server stops."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  for the type checker
         self._tasks.add(task)
@@ -177,9 +177,9 @@ class Connections:
             self._tasks.discard(task)
 
     async def ask(self, request: Request) -> bytes:
-        """Ask over a connection of our own, which no test sees.
+        """Send a request over an inner connection, which tests do not see.
 
-        Only the faults that the request has yet to meet affect it.
+        Only the remaining faults of the request affect it.
         """
         assert self._server is not None  # noqa: S101  for the type checker
         ours, theirs = socket.socketpair()
@@ -198,6 +198,6 @@ class Connections:
             del self._inner[transport]
 
     def inner_faults(self, request: web.Request) -> list[Any] | None:
-        """Return the faults for a request of our own; ``None`` for those of clients."""
+        """Return the remaining faults of an inner request, or None for a client's request."""
         transport = request.transport
         return None if transport is None else self._inner.get(transport)

@@ -1,4 +1,4 @@
-"""The state of a running server: files, nodes, queue, executor, sockets, log."""
+"""What a running server has: files, nodes, queue, executor, sockets, log."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _From = TypeVar("_From", contravariant=True)
 
 
 class RouteHandler(Protocol[_From]):
-    """A function that answers a request from what the server has."""
+    """A function that answers a request, given the part of the server it needs."""
 
     def __call__(self, source: _From, request: web.Request, /) -> Awaitable[web.StreamResponse]:
         """Answer a request."""
@@ -50,17 +50,17 @@ class Options:
 
     @property
     def is_newer(self) -> bool:
-        """Like 0.8.0, or newer."""
+        """Whether the server behaves like 0.8.0 or newer."""
         return self.version in ("0.8", "new")
 
     @property
     def is_newest(self) -> bool:
-        """Like 0.28.1."""
+        """Whether the server behaves like 0.28.1."""
         return self.version == "new"
 
 
 class ServerState:
-    """State that the routes of a server share, from its start to its stop."""
+    """What the routes of a server share, from its start to its stop."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class ServerState:
         self._log_readers: set[str] = set()
 
     def stop(self, *, reset: bool = False) -> None:
-        """Stop, from any thread; optionally reset all connections."""
+        """Stop the server, from any thread; ``reset`` resets all connections."""
         self.connections.reset = reset
         self.queue.close()
         self.loop.stop()
@@ -108,21 +108,21 @@ class ServerState:
     # -- prompts ------------------------------------------------------------------------
 
     def queue_info(self) -> dict[str, Any]:
-        """Return the answer to ``GET /prompt``, and the content of ``status``."""
+        """Return the answer to ``GET /prompt``, which is also the content of ``status``."""
         return {"exec_info": {"queue_remaining": self.queue.remaining()}}
 
     def _queue_changed(self) -> None:
         self.send("status", {"status": self.queue_info()})
 
     def lose_queue(self) -> None:
-        """Forget what waits and runs, without a message to clients."""
+        """Drop all prompts without a message to clients."""
         running = self.queue.lose()
         if running is not None:
             self.sockets.silenced.add(running)
             self.executor.interrupt()
 
     def interrupt(self) -> None:
-        """Stop the prompt that runs, unless a fault has this forgotten."""
+        """Stop the running prompt, unless a fault ignores interrupts."""
         fault = self.faults.first("forget_interrupts")
         if fault is None:
             self.executor.interrupt()
@@ -132,7 +132,7 @@ class ServerState:
     # -- the executor's messages ----------------------------------------------------------
 
     def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:
-        """Queue a message, from any thread; to all clients without a `client_id`."""
+        """Queue a message to one client, or to all without a ``client_id``; from any thread."""
         self.sockets.send(event, data, client_id)
 
     def knows_metadata(self, client_id: str | None) -> bool:
@@ -157,7 +157,7 @@ class ServerState:
         return list(self._log)
 
     def subscribe(self, client_id: Any, enabled: Any) -> None:
-        """Send new lines to a client, or no more."""
+        """Start or stop sending new log lines to a client."""
         (self._log_readers.add if enabled else self._log_readers.discard)(client_id)
 
     def logger(self) -> logging.Logger:

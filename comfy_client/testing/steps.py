@@ -22,7 +22,7 @@ _POLL = 0.005  # seconds between two checks of the faults
 
 @attrs.frozen
 class Finish:
-    """Step of a script: the prompt leaves the queue and appears in the history.
+    """A step of a script: the prompt leaves the queue and appears in the history.
 
     Attributes:
         entry: The complete entry of ``GET /history/{prompt_id}``; ``None``: its outputs and
@@ -38,13 +38,13 @@ Step = Mapping[str, Any] | bytes | threading.Event | Finish | Callable[[str], ob
 
 
 class PromptHooks:
-    """Hooks that apply scripts and faults to the execution of prompts."""
+    """Scripts and faults, as hooks into the execution of prompts."""
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
 
-    def plays(self, item: Item) -> bool:
-        """Play the script, if there is one; return whether there was."""
+    def play_script(self, item: Item) -> bool:
+        """Play the current script in place of a prompt; return False without one."""
         state, prompt_id, extra_data = self._state, item[1], item[3]
         if prompt_id in state.sockets.silenced:  # and was sent again
             state.sockets.flush()
@@ -62,12 +62,12 @@ class PromptHooks:
         return True
 
     def before_step(self) -> None:
-        """Wait while the worker is to hang."""
+        """Wait while a fault hangs the worker."""
         while self._state.faults.first("hang_worker") and not self._state.queue.closed:
             time.sleep(_POLL)
 
     def before_end(self, prompt_id: str, status: str | None) -> bool:
-        """Wait while history is to come late; return whether there is to be any."""
+        """Wait while a fault delays history; return whether history records the prompt."""
         state, start = self._state, time.monotonic()
         self.before_step()
         while not state.queue.closed:
@@ -77,12 +77,12 @@ class PromptHooks:
                 break
             time.sleep(_POLL)
         keep = not state.faults.first("no_history")
-        ended(state, prompt_id, status)
+        record_end(state, prompt_id, status)
         return keep
 
 
-def ended(state: ServerState, prompt_id: str, status: str | None) -> None:
-    """Record how a prompt ended; if the server dies, it has no end."""
+def record_end(state: ServerState, prompt_id: str, status: str | None) -> None:
+    """Record how a prompt ended, unless the server has stopped."""
     if state.queue.closed:
         return
     ran = next((r for r in reversed(state.records.ran) if r.prompt_id == prompt_id), None)
@@ -97,7 +97,7 @@ def finish(
     messages: Collection[Any],
     entry: Mapping[str, Any] | None,
 ) -> None:
-    """Move a prompt from the queue to the history, with this entry or one of the others."""
+    """Move a prompt to the history, with ``entry`` or one made of the other arguments."""
     failed = {m[0] for m in messages} & {"execution_error", "execution_interrupted"}
     status = {
         "status_str": "error" if failed else "success",
@@ -106,14 +106,14 @@ def finish(
     }
     made = {"outputs": dict(outputs or {}), "status": status, "meta": {}}
     result = dict(entry) if entry else made
-    ended(state, prompt_id, (result.get("status") or {}).get("status_str"))
+    record_end(state, prompt_id, (result.get("status") or {}).get("status_str"))
     state.queue.settle(prompt_id, result)
 
 
 def push(
     state: ServerState, opcode: int, payload: bytes, to: str | None = None, fragments: int = 1
 ) -> None:
-    """Send a message of a script; it is sent when this returns."""
+    """Send a message of a script; return once it is sent."""
     state.sockets.push(b"".join(pieces(opcode, payload, fragments)), to)
 
 
@@ -124,9 +124,9 @@ def play(
     client_id: str | None,
     timeout: float,
 ) -> None:
-    """Play a script for one prompt, and wait until that has left the queue.
+    """Play a script for one prompt, and wait until the prompt has left the queue.
 
-    An event is waited for no longer than `timeout` seconds: TimeoutError.
+    Raises TimeoutError if an event is not set within `timeout` seconds.
     """
     outputs: dict[str, Any] = {}
     messages: list[Any] = []

@@ -1,4 +1,4 @@
-"""Routes for the system: its version, its log, its folders; and assets, which are switched off."""
+"""Routes for the system: version, log, folders, and assets, which are disabled."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ INTERNAL_ROUTES: Routes[ServerState] = (
 
 
 async def _assets_off(state: ServerState, request: web.Request) -> web.Response:
-    """Switched off, as they are by default."""
+    """Answer that assets are disabled, as by default."""
     text = "Assets system is disabled. Start the server with --enable-assets to use this feature."
     error = {"code": "SERVICE_DISABLED", "message": text, "details": {}}
     return web.json_response({"error": error}, status=503)

@@ -1,4 +1,4 @@
-"""A recording as a list of steps, and what it says about prompts; pure."""
+"""A recording as a list of steps, and what the steps say about prompts.  Pure."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Row = Mapping[str, Any]
 def read_recording(path: str | os.PathLike[str]) -> list[Row]:
     """Return the lines of a recording; raise ValueError if one is invalid.
 
-    A last line that was not written to its end is left out.
+    A truncated last line is left out.
     """
     rows: list[Row] = []
     data = Path(path).read_bytes()
@@ -92,7 +92,7 @@ def _row(line: bytes) -> Row:
 
 @attrs.define(eq=False)
 class RecordedExchange:
-    """A step: the answer to a request, at its time."""
+    """A step that answers a request."""
 
     row: Row
     place: int = -1
@@ -100,7 +100,7 @@ class RecordedExchange:
 
     @property
     def waits(self) -> bool:
-        """Whether what follows waits for this request."""
+        """Whether the following steps wait for this request."""
         return self.row["method"] not in ("GET", "HEAD", "OPTIONS")
 
     @property
@@ -110,7 +110,7 @@ class RecordedExchange:
 
     @property
     def prompt_id(self) -> Any:
-        """The id of the prompt that this request submitted, if it did."""
+        """The id of the prompt that this request submitted, or None."""
         answer = self.row.get("response")
         is_prompt = self.row["method"] == "POST" and without_api(self.path) == "/prompt"
         return answer.get("prompt_id") if is_prompt and isinstance(answer, Mapping) else None
@@ -118,7 +118,7 @@ class RecordedExchange:
 
 @attrs.define(eq=False)
 class Gate:
-    """A step that waits until the client sends a request, or opens a socket."""
+    """A step that waits for a client's request or socket."""
 
     exchange: RecordedExchange | None = None
     channel: str = ""
@@ -130,7 +130,7 @@ Step = RecordedExchange | Gate | Row
 
 
 def steps_of(rows: list[Row]) -> list[Step]:
-    """Return what happens, in order; rows are messages of the socket."""
+    """Return the steps of a recording in order; messages of a socket are plain rows."""
     found: list[tuple[tuple[int, int], Step]] = []
     times = [row["t"] for row in rows]
     for number, row in enumerate(rows):
@@ -178,7 +178,7 @@ def event_type(step: Step) -> Any:
 
 
 def without_api(path: str) -> str:
-    """Return the path of a route on old servers."""
+    """Return a path without ``/api``, as on old servers."""
     return path.removeprefix("/api") if path.startswith("/api/") else path
 
 
@@ -195,7 +195,7 @@ def last_status(past: list[Step]) -> Mapping[str, Any]:
 
 
 def has_ended(past: list[Step], prompt_id: str) -> bool:
-    """Return whether an event or a history said that a prompt ended."""
+    """Return whether an event or a history entry says that a prompt has ended."""
     return any(
         (event_type(step) in ENDS and _is_about(step, prompt_id))
         or (isinstance(step, RecordedExchange) and prompt_id in _history(step))
@@ -213,7 +213,7 @@ def queue_item(exchange: RecordedExchange) -> list[Any]:
 
 
 def history_entry(steps: list[Step], exchange: RecordedExchange) -> Mapping[str, Any]:
-    """Return the history of a submitted prompt: as recorded, else made from its events."""
+    """Return a prompt's history entry as recorded, or else made from its events."""
     prompt_id = exchange.prompt_id
     for step in reversed(steps):
         if isinstance(step, RecordedExchange) and prompt_id in _history(step):
@@ -241,7 +241,7 @@ def _history(exchange: RecordedExchange) -> Mapping[str, Any]:
 
 
 def submitted_graph(body: Mapping[str, Any]) -> Any:
-    """Return the graph of a submission without titles, which a recording may lack."""
+    """Return the graph of a submission without titles, which recordings may lack."""
     graph = body.get("prompt")
     if not isinstance(graph, Mapping):
         return graph

@@ -23,7 +23,7 @@ _SETTINGS = "comfy.settings.json"
 
 
 class Users:
-    """The users, and the folders of their files."""
+    """The users of a server, and the folders of their files."""
 
     def __init__(self, root: Path, *, multi: bool, newest: bool) -> None:
         self.root = root
@@ -33,7 +33,7 @@ class Users:
         self.names: dict[str, str] = {} if multi else {"default": "default"}
 
     def add(self, name: str) -> str:
-        """Add a user and return the id; ValueError, with the server's text, for an invalid name."""
+        """Add a user and return the id; raise ValueError, with the server's text, if invalid."""
         name = name.strip()
         if not name:
             raise ValueError("username not provided")
@@ -53,7 +53,7 @@ class Users:
         return self.root / user
 
     def path(self, request: web.Request, file: str, *, create: bool = True) -> Path | None:
-        """Return a path below the user's folder; ``None`` if it leads out of that."""
+        """Return a path below the user's folder, or None if it leads out of that."""
         home = self.home(request)
         # As in ComfyUI: what was encoded twice is decoded twice.
         path = Path(os.path.abspath(home / unquote(file)))
@@ -179,7 +179,7 @@ async def _list_all(users: Users, request: web.Request) -> web.Response:
 
 
 class _Refusal(Exception):
-    """A status without a body, or with a text."""
+    """A refusal of a request: a status without a body, or with a text."""
 
     def __init__(self, status: int, text: str | None = None) -> None:
         super().__init__(status)
@@ -190,7 +190,7 @@ class _Refusal(Exception):
 def _answers(
     handler: Callable[[Users, web.Request], Awaitable[web.StreamResponse]],
 ) -> Callable[[Users, web.Request], Awaitable[web.StreamResponse]]:
-    """Turn a :class:`_Refusal` into an answer."""
+    """Wrap a handler so that a :class:`_Refusal` becomes an answer."""
 
     async def answering(users: Users, request: web.Request) -> web.StreamResponse:
         try:

@@ -9,6 +9,6 @@ Version = Literal["0.3.75", "0.8", "new"]
 
 
 def check_version(version: str) -> None:
-    """Raise ``ValueError`` for what is no :data:`Version`."""
+    """Raise ValueError unless the value is a :data:`Version`."""
     if version not in get_args(Version):
         raise ValueError(f"version must be one of {', '.join(get_args(Version))}, not {version!r}")

@@ -37,7 +37,7 @@ def pieces(opcode: int, payload: bytes, parts: int) -> list[bytes]:
 
 
 def encode_message(event: str | int, data: Any) -> str | bytes:
-    """Return the message for an event, or for a binary one of that number."""
+    """Encode an event as text, or one with a number as a binary message."""
     if isinstance(event, int):
         return struct.pack(">I", event) + cast(bytes, data)
     return json.dumps({"type": event, "data": data})
@@ -45,7 +45,7 @@ def encode_message(event: str | int, data: Any) -> str | bytes:
 
 @attrs.define(eq=False)
 class EventSocket:
-    """An open event socket; for the server's own thread."""
+    """An open event socket, for the server's own thread only."""
 
     client_id: str
     ws: web.WebSocketResponse
@@ -56,11 +56,11 @@ class EventSocket:
 
     @property
     def receives(self) -> bool:
-        """Whether messages are sent to it."""
+        """Whether messages are sent to this socket."""
         return not (self._is_muted or self._is_paused)
 
     async def send(self, message: str | bytes, parts: int = 1, pause: float = 0.0) -> None:
-        """Send a text or a binary message in several frames, with a pause in seconds."""
+        """Send a message in ``parts`` frames, with a pause between them in seconds."""
         async with self._writing:
             with contextlib.suppress(aiohttp.ClientError, ConnectionError):
                 if parts > 1 or pause:
@@ -81,7 +81,7 @@ class EventSocket:
         self.write(data)
 
     async def send_raw(self, data: bytes) -> None:
-        """Send bytes unchanged, after the frame that is being sent."""
+        """Send raw bytes after the frame that is being sent."""
         async with self._writing:
             self.write(data)
 
@@ -116,7 +116,7 @@ class EventSocket:
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        """Read and write again."""
+        """Resume reading and writing."""
         self._is_paused = False
         if self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
