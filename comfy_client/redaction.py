@@ -94,6 +94,15 @@ def sealed(value: Any, *, is_secret: bool = False, depth: int = 0) -> Any:
     return value
 
 
+def seal_inputs(graph: Mapping[str, Any]) -> None:
+    """Seal the texts that are inputs with secret names of a graph's nodes."""
+    for node in graph.values():
+        inputs: Any = node.get("inputs") if isinstance(node, dict) else None
+        for name, value in inputs.items() if isinstance(inputs, dict) else ():
+            if type(value) is str and is_secret_name(name):
+                inputs[name] = Sealed(value)  # for an old key: the loop goes on
+
+
 def sealed_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Headers in which all values are :class:`Sealed`."""
     return {name: Sealed(value) if type(value) is str else value for name, value in headers.items()}

@@ -9,8 +9,7 @@ import attrs
 
 from ..errors import UnexpectedResponse
 from ..to_dict import AsDict
-from ..values import identifier
-from ._base import build, mapping
+from ._base import Id, build, mapping
 
 
 @attrs.frozen
@@ -43,7 +42,7 @@ class QueuedPrompt(AsDict):
         raw: The JSON object as received.
     """
 
-    prompt_id: str
+    prompt_id: Id
     number: float | None = None
     node_errors: Mapping[str, Any] = attrs.field(factory=dict)
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
@@ -51,7 +50,7 @@ class QueuedPrompt(AsDict):
     @classmethod
     def from_json(cls, data: object) -> QueuedPrompt:
         """Read the answer; early servers give ``node_errors`` as an empty list."""
-        given = mapping(data, "QueuedPrompt").get("prompt_id")
-        if identifier(given) != given:  # with another id one would ask for another prompt
+        made = build(cls, data)
+        if made.prompt_id != made.raw["prompt_id"]:  # else one would ask for another prompt
             raise UnexpectedResponse("QueuedPrompt: what it gives as prompt_id is none")
-        return build(cls, data)
+        return made

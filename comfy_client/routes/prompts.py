@@ -233,14 +233,14 @@ def post_prompt(
 
 
 def _post_prompt(http: Http, body: Mapping[str, Any], timeout: float | None) -> models.QueuedPrompt:
-    answer = None
-    deadline = Deadline.after(http.total_timeout if timeout is None else timeout)
+    answer, begun = None, runtime.monotonic()
     try:
         answer = http.json("POST", "/prompt", json=body, timeout=timeout, max_bytes=SMALL)
         queued = models.QueuedPrompt.from_json(answer)
     except ApiError as exc:
         from .refusals import rejected, unknown_classes  # seldom needed, and slow to import
 
+        deadline = Deadline(begun + (http.total_timeout if timeout is None else timeout))
         if exc.status == 400:
             raise rejected(http, exc, body, deadline) from None
         if exc.status == 500:

@@ -2,7 +2,7 @@
 
 A timeout of a socket is for each of its reads, so a server that sends a byte now and then
 holds its client for ever, in the headers already.  These connections give each read and
-each piece that is sent the time that is left for the whole exchange, and another thread can
+each piece that is sent the time that is left for the whole transfer, and another thread can
 end it.
 """
 
@@ -116,10 +116,10 @@ class _Reader(io.RawIOBase):
     """The bytes that a socket receives until the deadline."""
 
     def __init__(
-        self, sock: socket.socket, deadline: Deadline, exchange: Transfer | None = None
+        self, sock: socket.socket, deadline: Deadline, transfer: Transfer | None = None
     ) -> None:
         self._sock = sock
-        self._exchange = exchange
+        self._transfer = transfer
         self._raw = sock.makefile("rb", buffering=0)
         self._deadline = deadline
         # urllib3 has just set the limit of a single read.
@@ -136,8 +136,8 @@ class _Reader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         self._sock.settimeout(self._deadline.require(self._read_timeout))
         got = self._raw.readinto(buffer)
-        if self._exchange is not None:
-            self._exchange.received += got or 0
+        if self._transfer is not None:
+            self._transfer.received += got or 0
         return got
 
     def close(self) -> None:
@@ -172,11 +172,11 @@ def answer_until(
 
 
 def _response(sock: socket.socket, *args: Any, **kw: Any) -> http.client.HTTPResponse:
-    exchange = current.get()
-    if exchange is None:
+    transfer = current.get()
+    if transfer is None:
         return _Response(sock, *args, **kw)
     # As much of a socket as an HTTPResponse needs.
-    return _Response(_Reader(sock, exchange.deadline, exchange), *args, **kw)  # type: ignore[arg-type]
+    return _Response(_Reader(sock, transfer.deadline, transfer), *args, **kw)  # type: ignore[arg-type]
 
 
 class _InTime:
@@ -184,7 +184,7 @@ class _InTime:
 
     response_class: Any = staticmethod(_response)
     sock: Any
-    _exchange: Transfer | None = None
+    _transfer: Transfer | None = None
     _waits_for_body = False  #: The headers of a request are held back ...
     _headers = b""  #: ... and these are they.
 
@@ -202,13 +202,13 @@ class _InTime:
             self._waits_for_body, self._headers = False, b""
 
     def send(self, data: Any) -> None:
-        exchange = current.get()
-        before, self._exchange = self._exchange, exchange
-        if self.sock is not None and before is not None and before is not exchange:
+        transfer = current.get()
+        before, self._transfer = self._transfer, transfer
+        if self.sock is not None and before is not None and before is not transfer:
             is_left = before.leaves(self.sock)
-            if not is_left and exchange is not None:  # nothing is sent: it takes another one
+            if not is_left and transfer is not None:  # nothing is sent: it takes another one
                 raise ClosedPoolError(None, "the connection is about to be cut")  # type: ignore[arg-type]  # no pool
-        if exchange is None:
+        if transfer is None:
             super().send(data)  # type: ignore[misc]  # of what it is mixed into
             return
         if self.sock is None:
@@ -216,31 +216,31 @@ class _InTime:
             waits, self._waits_for_body = self._waits_for_body, False
             self.connect()  # type: ignore[attr-defined]
             self._waits_for_body = waits
-        exchange.uses(self.sock)
+        transfer.uses(self.sock)
         if self._waits_for_body:
             self._waits_for_body, self._headers = False, data
             return
         if self._headers:
             data = memoryview(self._headers + data)  # which shows nothing of what is in it
             self._headers = b""
-        if exchange.send_timeout < LONGEST:
-            self._send_in_pieces(memoryview(data), exchange)
+        if transfer.send_timeout < LONGEST:
+            self._send_in_pieces(memoryview(data), transfer)
         else:
-            self.sock.settimeout(exchange.deadline.require())
+            self.sock.settimeout(transfer.deadline.require())
             super().send(data)  # type: ignore[misc]  # of what it is mixed into
-            exchange.sent += memoryview(data).nbytes
+            transfer.sent += memoryview(data).nbytes
 
-    def _send_in_pieces(self, data: memoryview, exchange: Transfer) -> None:
+    def _send_in_pieces(self, data: memoryview, transfer: Transfer) -> None:
         """Send until the deadline, as long as some of it is sent within each timeout."""
-        unsent = min(_UNSENT, max(1, int(exchange.send_timeout * _SLOWEST)))
+        unsent = min(_UNSENT, max(1, int(transfer.send_timeout * _SLOWEST)))
         with contextlib.suppress(AttributeError, OSError):  # not on Windows, nor of a Unix socket
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent)
         is_tls = isinstance(self.sock, ssl.SSLSocket)
         size = min(_TLS_PIECE, unsent) if is_tls else _PIECE
         while data:
-            self.sock.settimeout(exchange.deadline.require(exchange.send_timeout))
+            self.sock.settimeout(transfer.deadline.require(transfer.send_timeout))
             sent = self.sock.send(data[:size])
-            exchange.sent += sent
+            transfer.sent += sent
             data = data[sent:]
 
 

@@ -219,12 +219,26 @@ class Http:
             extra.setdefault("Content-Type", "application/json")
         deadline = Deadline.after(self.total_timeout if timeout is None else timeout)
         request = OutgoingRequest(method, route, params, extra, body)
-        exchange = Transfer(deadline, read_timeout=read_timeout)
-        with self._sender.exchange(request, exchange) as response:
+        transfer = Transfer(deadline, read_timeout=read_timeout)
+        most = MAX_ANSWER if max_bytes is None else max_bytes
+        return self._exchange(request, transfer, most, allow)
+
+    def _exchange(
+        self,
+        request: OutgoingRequest,
+        transfer: Transfer,
+        max_bytes: int,
+        allow: Collection[int] = (),
+    ) -> Response:
+        """Send a request, and read its whole answer, of ``max_bytes`` at the most."""
+        with self._sender.exchange(request, transfer) as response:
             if response.status_code >= 300 and response.status_code not in allow:
-                answer = self._beginning(response, deadline)
-                raise self._refusal(answer, size=len(body) if body else None)
-            return self._whole(response, deadline, MAX_ANSWER if max_bytes is None else max_bytes)
+                raise self._refusal(request, response, transfer.deadline)
+            answer = self._sender.whole(response, transfer.deadline, max_bytes)
+            if answer is None:
+                how = f"exceeds the {max_bytes} bytes that are"
+                raise self._too_much(self._sender.answer(response, b""), how, max_bytes)
+            return answer
 
     def send_command(self, method: str, route: str, **kw: Any) -> None:
         """Call :meth:`request` for a route without an answer; a web page is an error."""
@@ -307,12 +321,12 @@ class Http:
     def _download(
         self, request: OutgoingRequest, deadline: Deadline, start: int
     ) -> Iterator[Download]:
-        exchange = Transfer(deadline, read_timeout=self.total_timeout)
-        with self._sender.exchange(request, exchange) as response:
+        transfer = Transfer(deadline, read_timeout=self.total_timeout)
+        with self._sender.exchange(request, transfer) as response:
             if response.status_code >= 300:
-                raise self._refusal(self._beginning(response, deadline))
+                raise self._refusal(request, response, deadline)
             if "html" in response.headers.get("content-type", ""):
-                raise unexpected(self._beginning(response, deadline), "a file")
+                raise unexpected(self._sender.beginning(response, deadline, SMALL), "a file")
             if not _is_file(response, start):
                 raise _no_file(self._sender.answer(response, b""))
             length = body_length(response)
@@ -348,20 +362,16 @@ class Http:
         deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
         with opened(file) as (stream, size):
             form = Form(fields, part, file_name, stream, size, on_progress, digest)
-            request = OutgoingRequest(
-                "POST", route, None, {"Content-Type": form.content_type}, form
-            )
+            headers = {"Content-Type": form.content_type}
+            request = OutgoingRequest("POST", route, headers=headers, body=form)
             # While a file is sent it is enough that it moves; for the rest there is the deadline.
-            exchange = Transfer(
+            transfer = Transfer(
                 deadline,
                 send_timeout=self.total_timeout,
                 read_timeout=self.total_timeout + size / STORED,
             )
             try:
-                with self._sender.exchange(request, exchange) as response:
-                    if response.status_code >= 300:
-                        raise self._refusal(self._beginning(response, deadline), size=len(form))
-                    answer = self._whole(response, deadline, SMALL)
+                answer = self._exchange(request, transfer, SMALL)
             except ComfyError:
                 if form.failure is None:
                     raise
@@ -371,24 +381,6 @@ class Http:
 
     # -- answers -------------------------------------------------------------------------
 
-    def _whole(self, response: requests.Response, deadline: Deadline, max_bytes: int) -> Response:
-        """Read a whole answer; raise if it is longer than ``max_bytes``."""
-        content, length = None, body_length(response)
-        if (length or 0) <= max_bytes:
-            content = self._sender.read(response, length, deadline, max_bytes)
-        if content is None or len(content) > max_bytes:
-            raise self._too_much(
-                self._sender.answer(response, b""),
-                f"exceeds the {max_bytes} bytes that are",
-                max_bytes,
-            )
-        return self._sender.answer(response, content)
-
-    def _beginning(self, response: requests.Response, deadline: Deadline) -> Response:
-        """Read an answer, or a little more than :data:`SMALL` bytes of it, for an error to show."""
-        content = self._sender.read(response, body_length(response), deadline, SMALL)
-        return self._sender.answer(response, content)
-
     def _too_much(
         self, answer: Response, how: str, max_bytes: int | None = None
     ) -> UnexpectedResponse:
@@ -396,8 +388,12 @@ class Http:
         advice = f"; max_json={2 * self.max_json} allows twice as much" if may_be_raised else ""
         return unusable(answer, f"the answer {how} allowed{advice}")
 
-    def _refusal(self, answer: Response, *, size: int | None = None) -> ComfyError:
+    def _refusal(
+        self, request: OutgoingRequest, response: requests.Response, deadline: Deadline
+    ) -> ComfyError:
         """Return the typed error for what the server refused."""
+        answer = self._sender.beginning(response, deadline, SMALL)
+        size = len(request.body) if request.body else None
         asker = Asker(
             base=self.address.http_url,
             user=self.identity.user,

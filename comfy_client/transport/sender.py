@@ -110,8 +110,8 @@ class Sender:
     def close(self) -> None:
         """End all that is under way in other threads, which get :class:`ClientClosed`."""
         self._closed = True
-        for exchange in self._live.copy():
-            exchange.cut()
+        for transfer in self._live.copy():
+            transfer.cut()
 
     def after_fork(self) -> None:
         """Forget all requests under way, in the child of a fork: they are the parent's."""
@@ -127,13 +127,13 @@ class Sender:
         return "/api" + route
 
     @contextlib.contextmanager
-    def exchange(self, request: OutgoingRequest, exchange: Transfer) -> Iterator[requests.Response]:
+    def exchange(self, request: OutgoingRequest, transfer: Transfer) -> Iterator[requests.Response]:
         """Send one request; the body of the answer is not read yet."""
         began, status = runtime.monotonic(), 0
         try:
-            self._live.add(exchange)
-            with ended_by(exchange.cut):
-                response = self._answered(request, exchange)
+            self._live.add(transfer)
+            with ended_by(transfer.cut):
+                response = self._answered(request, transfer)
                 status = response.status_code
                 try:
                     if response.status_code == 206 and "Range" not in response.request.headers:
@@ -147,45 +147,45 @@ class Sender:
             without_libraries(exc)  # a Ctrl-C, or an alarm
             raise
         finally:
-            self._live.discard(exchange)
-            self._count(exchange)
+            self._live.discard(transfer)
+            self._count(transfer)
             if log.isEnabledFor(logging.DEBUG):
-                _log(request.method, self.path(request.route), status, began, exchange)
+                _log(request.method, self.path(request.route), status, began, transfer)
 
-    def _count(self, exchange: Transfer) -> None:
-        self.traffic.add(requests=exchange.requests, sent=exchange.sent, received=exchange.received)
+    def _count(self, transfer: Transfer) -> None:
+        self.traffic.add(requests=transfer.requests, sent=transfer.sent, received=transfer.received)
 
     def _check_wanted(self) -> None:
-        """Raise if an exchange was cut on purpose: :class:`ClientClosed`, or ``Abandoned``."""
+        """Raise if a transfer was cut on purpose: :class:`ClientClosed`, or ``Abandoned``."""
         self.check_open()
         check_wanted()
 
-    def _answered(self, request: OutgoingRequest, exchange: Transfer) -> requests.Response:
+    def _answered(self, request: OutgoingRequest, transfer: Transfer) -> requests.Response:
         """Return the answer; ask again with new credentials after a 401, or at the other route."""
         path = self.path(request.route)
-        response = self._send(request, path, exchange)
+        response = self._send(request, path, transfer)
         if response.status_code == 401 and self._identity.refresh():
             response.close()
-            response = self._send(request, path, exchange)
+            response = self._send(request, path, transfer)
         if response.status_code in (404, 405, 501):
             if self.has_api_prefix is None:
                 try:
-                    self._find_routes(exchange)
+                    self._find_routes(transfer)
                 except BaseException:
                     response.close()
                     raise
             # No route took the request, so it may be sent again.
             if self.has_api_prefix is False and path != request.route:
                 response.close()
-                response = self._send(request, request.route, exchange)
+                response = self._send(request, request.route, transfer)
         elif self.has_api_prefix is None and path != request.route and response.status_code < 300:
             # A page is a proxy's, whatever comes later.
             self.has_api_prefix = "html" not in response.headers.get("content-type", "") or None
         return response
 
-    def _find_routes(self, exchange: Transfer) -> None:
+    def _find_routes(self, transfer: Transfer) -> None:
         """Find out whether there is ``/api/prompt`` or, before June 2024, ``/prompt``."""
-        looking = Transfer(exchange.deadline)
+        looking = Transfer(transfer.deadline)
         statuses = set()
         try:
             self._live.add(looking)
@@ -203,7 +203,7 @@ class Sender:
         # Other statuses (401, 502) do not show what answers.
         self.is_foreign = statuses <= {200, 404, 405, 501}
 
-    def _send(self, request: OutgoingRequest, path: str, exchange: Transfer) -> requests.Response:
+    def _send(self, request: OutgoingRequest, path: str, transfer: Transfer) -> requests.Response:
         prepared = self._identity.prepare(request, path)
         url = self._endpoint.base + path
         tries = 2 if request.method in ("GET", "HEAD") else 1
@@ -213,10 +213,10 @@ class Sender:
             self._endpoint.drop_kept()
         while True:
             self._check_wanted()
-            left = exchange.deadline.left()
+            left = transfer.deadline.left()
             if not left:
                 raise RequestTimeout(f"{request.method} {url}: no time left to send it")
-            found = self._attempt(prepared, url, exchange, left)
+            found = self._attempt(prepared, url, transfer, left)
             if found is None:
                 continue  # another thread has dropped what was kept; nothing was sent
             if not isinstance(found, Failure):
@@ -232,7 +232,7 @@ class Sender:
                 raise found.error from found.cause
 
     def _attempt(
-        self, request: requests.PreparedRequest, url: str, exchange: Transfer, left: float
+        self, request: requests.PreparedRequest, url: str, transfer: Transfer, left: float
     ) -> requests.Response | Failure | None:
         """Return the answer, or why there is none; None if nothing was sent: try again.
 
@@ -244,12 +244,12 @@ class Sender:
         if recorder is not None:
             record = recorder.exchange(request, endpoint.base)
         verify, cert = endpoint.verify, endpoint.cert
-        token = current.set(exchange)
-        exchange.requests += 1
+        token = current.set(transfer)
+        transfer.requests += 1
         try:
             if not endpoint.is_own_session:
                 endpoint.prepare_pool(request)
-            silence = min(exchange.read_timeout, read_timeout.get(), left)
+            silence = min(transfer.read_timeout, read_timeout.get(), left)
             response = endpoint.session.send(
                 request,
                 stream=True,
@@ -293,16 +293,26 @@ class Sender:
             functools.partial(self._identity.redact, response.request),
         )
 
-    def read(
-        self, response: requests.Response, length: int | None, deadline: Deadline, max_bytes: int
-    ) -> bytes:
-        """Read the body; stop a little after ``max_bytes``."""
+    def whole(
+        self, response: requests.Response, deadline: Deadline, max_bytes: int
+    ) -> Response | None:
+        """Read a whole answer; return None if its body has more than ``max_bytes``."""
+        if (body_length(response) or 0) > max_bytes:
+            return None
+        answer = self.beginning(response, deadline, max_bytes)
+        return None if len(answer.content) > max_bytes else answer
+
+    def beginning(
+        self, response: requests.Response, deadline: Deadline, max_bytes: int
+    ) -> Response:
+        """Read an answer; stop a little after ``max_bytes`` of its body."""
+        length = body_length(response)
         body = io.BytesIO()  # grows in place, and hands out its bytes without a copy
         for chunk in self.chunks(response, length, deadline, decode=True):
             body.write(chunk)
             if body.tell() > max_bytes:
                 break
-        return body.getvalue()
+        return self.answer(response, body.getvalue())
 
     def chunks(
         self,
@@ -349,10 +359,10 @@ class Sender:
             response.raw.drain_conn()  # nothing is left: this gives the connection back
 
 
-def _log(method: str, path: str, status: int, began: float, exchange: Transfer) -> None:
+def _log(method: str, path: str, status: int, began: float, transfer: Transfer) -> None:
     """Log a request, without its query, which may hold a token."""
     seconds = runtime.monotonic() - began
-    sent, received = exchange.sent, exchange.received
+    sent, received = transfer.sent, transfer.received
     log.debug(
         "%s %s: %s, %.1f ms, %d bytes sent, %d received",
         method,

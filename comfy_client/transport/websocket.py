@@ -140,7 +140,7 @@ class Connection:
         # stop() in whichever thread, at whichever moment.
         self._lock = shared_lock()
         self._changed = runtime.Condition(self._lock)  # Ctrl-C in its ``with`` would lock it
-        self._state = State.IDLE
+        self.state: State = State.IDLE  #: Of the event thread.
         self._thread: runtime.Thread | None = None
         self._stopped = False
         self._woken = False  # ends a pause early
@@ -159,15 +159,10 @@ class Connection:
 
     # -- from any thread -----------------------------------------------------------------
 
-    @property
-    def state(self) -> State:
-        """The state of the event thread."""
-        return self._state
-
     def start(self) -> None:
         """Start the thread, unless it runs or has run."""
         with self._lock:
-            if self._state is State.IDLE and not was_started(self._thread):
+            if self.state is State.IDLE and not was_started(self._thread):
                 # Daemon: a script that ends without close() must end.
                 self._thread = runtime.Thread(target=self._run, name="comfy-events", daemon=True)
                 self._thread.start()
@@ -176,7 +171,7 @@ class Connection:
         """Wait until events or polls flow; ``or_failed``: or a dial has failed."""
 
         def settled() -> bool:
-            if self._stopped or self._state in (State.CONNECTED, State.POLLING, State.CLOSED):
+            if self._stopped or self.state in (State.CONNECTED, State.POLLING, State.CLOSED):
                 return True
             return self.error is not None and (or_failed or self.failed_for_good)
 
@@ -184,7 +179,7 @@ class Connection:
             if not settled():
                 with short_interrupts:
                     self._changed.wait_for(settled, min(timeout, runtime.TIMEOUT_MAX))
-            return self._state
+            return self.state
 
     @property
     def failed_for_good(self) -> bool:
@@ -208,14 +203,14 @@ class Connection:
     def redial(self, reason: str) -> None:
         """Give up the present socket, which is open but does not deliver."""
         with self._lock:
-            if self._state is State.CONNECTED:
+            if self.state is State.CONNECTED:
                 self._redial = reason
                 self._shut()
 
     def nudge(self) -> None:
         """Dial now instead of at the end of the pause: the server has just answered."""
         with self._lock:
-            if self._state is State.WAITING and not self.failed_for_good:
+            if self.state is State.WAITING and not self.failed_for_good:
                 self._woken = True
                 self._changed.notify_all()
 
@@ -223,7 +218,7 @@ class Connection:
         """Start, or dial now and forget the last error: a caller waits to know whether it works."""
         self.start()
         with self._lock:
-            if self._state is State.WAITING:
+            if self.state is State.WAITING:
                 self.error = None
                 self.nudge()
 
@@ -233,7 +228,7 @@ class Connection:
             self._stopped = True
             self._shut()
             if not was_started(self._thread):
-                self._state = State.CLOSED
+                self.state = State.CLOSED
             self._changed.notify_all()
 
     def join(self, timeout: float) -> None:
@@ -310,9 +305,9 @@ class Connection:
     def _enter(self, state: State, error: Exception | None = None) -> None:
         """Change the state; nothing else does."""
         with self._lock:
-            if state is not self._state and state not in NEXT[self._state]:
-                raise RuntimeError(f"no way from {self._state} to {state}")
-            self._state = state
+            if state is not self.state and state not in NEXT[self.state]:
+                raise RuntimeError(f"no way from {self.state} to {state}")
+            self.state = state
             if state is State.CONNECTED:
                 self.error = None
                 self.generation += 1
@@ -436,7 +431,7 @@ class Connection:
 
     def _pause_after(self, exc: Exception) -> None:
         """Report what happened, and wait for the time of the next dial, polling if that works."""
-        was_connected = self._state is State.CONNECTED
+        was_connected = self.state is State.CONNECTED
         self._attempts += 0 if was_connected else 1
         up_for = runtime.monotonic() - self._greeted_at if was_connected else 0.0
         if was_connected and up_for >= self.backoff.longest:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from ..errors import WorkflowError
-from ..redaction import Sealed, is_secret_name, is_secret_value, sealed
+from ..redaction import is_secret_value, seal_inputs, sealed
 from ..values import MAX_ID_LENGTH
 
 _SCALARS = frozenset({str, int, bool, type(None)})
@@ -200,7 +200,7 @@ def check_graph(graph: Mapping[str, Any]) -> dict[str, Any]:
     to a node that is not there, to a slot below 0, or of a node to itself.  A list of
     two, node id and ``int``, counts as a link; wrap a literal one in
     ``{"__value__": [...]}`` (servers since 0.3.27).  Numbers of numpy and the like are
-    converted, and texts under secret names are :class:`Sealed`, since the copy stays in frames.
+    converted, and texts under secret names are sealed, since the copy stays in frames.
     Only the server says whether it has the classes and accepts the values.
 
     Raises:
@@ -268,9 +268,11 @@ def json_graph(graph: Mapping[str, Any], *, links: bool) -> dict[str, Any]:
     for node_id in graph:
         if not isinstance(node_id, str):
             raise WorkflowError(f"the node id {brief(node_id)} is not a string")
-    return {
+    made = {
         node_id: _json_node(graph, node_id, node, links=links) for node_id, node in graph.items()
     }
+    seal_inputs(made)
+    return made
 
 
 def _json_node(graph: Mapping[str, Any], node_id: str, node: Any, *, links: bool) -> Any:
@@ -301,7 +303,7 @@ def _json_inputs(
                 f"{describe(graph, node_id)}: the input name {brief(name)} is not a string"
             )
         if type(value) in _SCALARS:
-            made[name] = Sealed(value) if type(value) is str and is_secret_name(name) else value
+            made[name] = value
         elif _is_good_link(graph, node_id, value):
             made[name] = [*value]
         else:

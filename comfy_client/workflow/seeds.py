@@ -88,7 +88,7 @@ def is_wanted(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return is_real(value) and not isinstance(value, bool)
+    return type(value) is int or (is_real(value) and not isinstance(value, bool))
 
 
 def _seeds(

@@ -199,8 +199,8 @@ TRANSPORT = (
     Mutant(
         "N29",
         "transport/websocket.py",
-        "if self._state is State.WAITING and not self.failed_for_good:",
-        "if self._state is State.WAITING:",
+        "if self.state is State.WAITING and not self.failed_for_good:",
+        "if self.state is State.WAITING:",
         "behaviour/test_backoff.py::test_a_submission_that_goes_well_dials_no_socket_that_was_refused",
         "each submission dials a socket that was refused for good",
     ),
