@@ -330,10 +330,19 @@ def handle_loss(
         if _move_on(state, entry, str(uuid.uuid4())):
             return
     member.failed += not entry.goes_on
-    if entry.refusal is not None and state_of(inner).attached and not may_have_begun(entry):
+    if (entry.cancelled or entry.stays) and _only_waited(entry):
+        pooled.leave(entry.job)
+        _end_withdrawn(state, entry)
+    elif entry.refusal is not None and state_of(inner).attached and not may_have_begun(entry):
         _end_refused(state, entry, entry.refusal)
     else:
         state.finish(entry, error, event)
+
+
+def _only_waited(entry: Entry) -> bool:
+    """Return whether a lost job surely had not begun when its server went away."""
+    has_begun = entry.began or may_have_begun(entry)
+    return entry.found is None and entry.was_away and not has_begun
 
 
 def _prepare_retry(
@@ -342,12 +351,12 @@ def _prepare_retry(
     """Count a try, unless a lost job never began; return whether it may run again."""
     if entry.cancelled or entry.stays:
         return False
-    if entry.found is None and not (entry.began or may_have_begun(entry)):
-        if entry.was_away:
-            return True
-        if state_of(inner).attached:  # its answer was no answer, and it does not have it
-            record_failure(state, member, entry, entry.refusal or error, now)
-            return _redirect(state, member, entry, now)
+    if _only_waited(entry):
+        return True
+    is_new = entry.found is None and not (entry.began or may_have_begun(entry))
+    if is_new and state_of(inner).attached:  # its answer was no answer, and it does not have it
+        record_failure(state, member, entry, entry.refusal or error, now)
+        return _redirect(state, member, entry, now)
     policy = state.policy
     if entry.is_swept or policy.on_lost == "raise" or entry.tries >= policy.intervals.attempts:
         return False

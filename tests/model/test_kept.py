@@ -310,3 +310,15 @@ def test_a_job_that_is_lost_while_its_user_leaves_runs_nowhere_else() -> None:
             goes_on=True,
         )
     )
+
+
+def test_a_cancelled_job_whose_server_died_before_it_began_is_not_lost() -> None:
+    """It ends as cancelled: nothing of it ran."""
+    replay_pool(
+        PoolPlan(
+            seed=1593,
+            servers=3,
+            tasks=(Task(), Task(), Task(), Task(cancel=1.11)),
+            faults=(Fault(at=0.21, kind="kill", server=2),),
+        )
+    )
