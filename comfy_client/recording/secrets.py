@@ -2,8 +2,10 @@
 
 A *word* is secret because it was sent as a secret: a credential, a cookie, the password of a proxy,
 an API key in a prompt.  It is hidden wherever it occurs.  A *name* such as ``api_key`` makes its
-value secret, whoever sent it.  User names in paths of home folders, and the folders of ComfyUI and
-of Python in tracebacks, are hidden too.
+value secret, whoever sent it.  User names in paths of home folders are hidden too.
+
+A word is found as it is, and as a URL, JSON and base64 spell it.  A server that spells it in
+another way shows it: it knows the word anyway, and nothing else does.
 
 A *weak* word, such as ``1234`` or ``node``, may also be a part of a longer number or name, which is
 a fact and no secret: it is hidden only where it stands alone.
@@ -14,11 +16,9 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
-import html.entities
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
@@ -32,11 +32,9 @@ MIN_SECRET: Final = 4
 #: A value that only its name makes secret is hidden elsewhere from this length on; the value of
 #: a header whose name tells nothing, too.
 MIN_NAMED: Final = 8
-#: One word of such a header: shorter ones may be any word of a language.
-MIN_WORD: Final = 16
 #: Words that are kept; of tokens that change, the latest.
 MAX_WORDS: Final = 500
-#: Letters of all these words, except for our own credentials: each has some thirty spellings.
+#: Letters of all these words, except for our own credentials: each has some ten spellings.
 MAX_LETTERS: Final = 1 << 17
 #: Without one of these, in small letters, no pattern below can match.
 _SIGNS = (
@@ -56,10 +54,6 @@ _SIGNS = (
     "/home/",
     "/users/",
     "\\users\\",
-    "site-packages",
-    "execution.py",
-    "main.py",
-    "/lib/python",
 )
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(//)[^/\s\"'@]+@"), r"\1***@"),
@@ -79,10 +73,6 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         r"\1USER",
     ),
 )
-_PATH = re.compile(r"(?:\b[A-Za-z]:)?[/\\][^\"'\n:]+")
-_SOURCE = re.compile(r"[/\\](?:execution|main)\.py$")
-_FOLDERS = 10
-
 #: Headers that hold nothing secret.
 _PLAIN_HEADERS = frozenset(
     {
@@ -124,7 +114,6 @@ class Secrets:
         self._pinned: dict[str, None] = {}
         self._known: dict[str, None] = {}
         self._wanted_now: _Found | None = None  #: What to look for; made when it is wanted.
-        self._folders: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Secrets {len(self._pinned) + len(self._known)}>"
@@ -177,21 +166,18 @@ class Secrets:
     ) -> None:
         """Add the credentials in the headers of a request or handshake.
 
-        Unless ``are_credentials`` says that all values are credentials, the value of a header
-        without a secret name is added only if its length and letters make it no common word;
-        ``named_only`` skips such headers.
+        Any header may hold some.  Unless all are credentials, a value whose name does not say so
+        is hidden as a whole if it is no common word, to judge by its length and letters;
+        ``named_only`` leaves it out.
         """
         for name, given in headers.items():
             value = given.decode("utf-8", "replace") if isinstance(given, bytes) else given
             if name.lower() in _PLAIN_HEADERS or value.startswith(_AGENTS):
                 continue
-            words = list(_words_of_header(name, value))
             if are_credentials or is_secret_name(name) or _begins_with_scheme(value):
-                self.add(words, pinned=pinned)
-            elif not named_only:
-                self.add(words, MIN_WORD, pinned=pinned)
-                if not value.isalpha():
-                    self.add([value.strip()], MIN_NAMED, pinned=pinned)
+                self.add(_words_of_header(name, value), pinned=pinned)
+            elif not named_only and not value.isalpha():
+                self.add([value.strip()], MIN_NAMED, pinned=pinned)
 
     def add_query(self, query: str) -> None:
         """Add the values of the query parameters that go with every request."""
@@ -227,16 +213,13 @@ class Secrets:
         """Test quickly whether :meth:`hide` could find anything in a text or JSON."""
         small = text.lower()
         return (
-            "\\" in text  # in JSON an escape may spell any letter
-            or "%" in text
-            or "&" in text
+            "\\" in text  # as in JSON within JSON
             or any(word in text for word in (*self._wanted.texts, *self._wanted.weak))
-            or any(folder in text for folder in self._folders)
             or any(sign in small for sign in _SIGNS)
         )
 
     def hide_words(self, text: str, shortest: int = MIN_SECRET) -> str:
-        """Hide the known words of at least ``shortest`` letters in a text, in any encoding."""
+        """Hide the known words of at least ``shortest`` letters in a text."""
         sought = self._wanted
         for spelling in sought.texts:
             if spelling in text and len(spelling) >= shortest:
@@ -244,12 +227,6 @@ class Secrets:
         for word in sought.weak:
             if word in text and len(word) >= shortest:
                 text = _alone(word).sub(rf"\g<before>{STARS}", text)
-        if _ENCODED.search(text):
-            # A mixture that nobody writes who does not mean to: nothing of it is a fact.
-            plain = list(_decoded(text))
-            words = (word for word in sought.words if len(word) >= shortest)
-            if any(_is_in(each, word) for word in words for each in plain):
-                return STARS
         return text
 
     def hide_name(self, name: str) -> str:
@@ -267,43 +244,16 @@ class Secrets:
             }
         if isinstance(value, list | tuple):
             return [self.hide_words_in(each) for each in value]
-        if isinstance(value, int | float) and self._is_secret_number(value):
-            return STARS
         return value
-
-    def _is_secret_number(self, value: float) -> bool:
-        # Python writes no number of thousands of digits, and no secret is one of that length.
-        if isinstance(value, int) and value.bit_length() > 1000:
-            return False
-        text = str(value)
-        return len(text) >= MIN_NAMED and text in self._wanted.words
 
     def hide_text(self, text: str) -> str:
         """Hide all secrets in a text."""
         text = self.hide_words(text)
         small = text.lower()
         if any(sign in small for sign in _SIGNS):
-            text = _PATH.sub(self._hide_path, text)
-        for folder in self._folders:
-            text = text.replace(folder, "COMFY")
-        if any(sign in small for sign in _SIGNS):
             for pattern, instead in _PATTERNS:
                 text = pattern.sub(instead, text)
         return text
-
-    def _hide_path(self, match: re.Match[str]) -> str:
-        """Shorten a path of Python; remember ComfyUI's folder, which a traceback reveals."""
-        path = match[0]
-        for part, instead in (("site-packages", "VENV/"), ("/lib/python", "PYTHON")):
-            at = path.find(part)
-            if at > 0:
-                return instead + path[at:]
-        source = _SOURCE.search(path)
-        if source is not None and source.start() > 1 and len(self._folders) < _FOLDERS:
-            folder = path[: source.start()]
-            if folder not in self._folders:
-                self._folders = (*self._folders, folder)
-        return path
 
     def hide_bytes(self, data: bytes) -> bytes:
         """Replace the known words in binary data by stars of the same length."""
@@ -335,8 +285,6 @@ class Secrets:
             }
         if isinstance(value, list):
             return [self.hide(each, all_texts=all_texts, depth=depth + 1) for each in value]
-        if isinstance(value, int | float) and self._is_secret_number(value):
-            return STARS
         return value
 
     def hide_query(self, query: str) -> str:
@@ -353,7 +301,6 @@ class Secrets:
 class _Found(NamedTuple):
     """Words to search for, longest first."""
 
-    words: tuple[str, ...]
     texts: tuple[str, ...]  #: The words in all their spellings, but for weak ones as they are.
     weak: frozenset[str]
     data: tuple[bytes, ...]
@@ -366,25 +313,15 @@ class _Found(NamedTuple):
             spelled |= look(word)
         weak = frozenset(filter(_WEAK.fullmatch, words))
         texts = tuple(sorted(spelled - weak, key=len, reverse=True))
-        # A backslash may be the word's own, or that of an encoding.
-        plain = {
-            each
-            for word in words
-            for each in (word, word.replace("\\", ""), *_decoded(word))
-            if len(each) >= MIN_SECRET
-        }
         data = tuple(text.encode("utf-8", "surrogatepass") for text in texts)
-        return cls(tuple(sorted(plain, key=len, reverse=True)), texts, weak, data)
+        return cls(texts, weak, data)
 
 
 #: Words that may be a part of another one, or of a number.  A number of more digits is no part of
 #: another one by chance, and rather a token.
 _WEAK = re.compile(rf"[A-Za-z0-9_]{{{MIN_SECRET},{MIN_NAMED - 1}}}|[0-9]{{{MIN_NAMED},15}}")
-#: What may stand directly before a word that stands alone: a sign that is encoded, or a colour.
-_BEFORE = (
-    r"(?P<before>(?<![A-Za-z0-9_])|\\[abfnrtv]|\\x[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}"
-    r"|[%=][0-9A-Fa-f]{2}|\x1b\[[0-9;]{0,20}m)"
-)
+#: What may stand directly before a word that stands alone: a sign that is escaped.
+_BEFORE = r"(?P<before>(?<![A-Za-z0-9_])|\\[abfnrtv]|%[0-9A-Fa-f]{2})"
 
 
 @functools.lru_cache(2 * MAX_WORDS)
@@ -395,27 +332,17 @@ def _alone(word: str) -> re.Pattern[str]:
     return re.compile(f"{before}{_BEFORE}{word}(?![A-Za-z0-9_]){after}")
 
 
-def _is_in(text: str, word: str) -> bool:
-    """Return whether a word occurs in a text; a weak one must stand alone."""
-    return word in text and (not _WEAK.fullmatch(word) or bool(_alone(word).search(text)))
-
-
 @functools.lru_cache(2 * MAX_WORDS)
 def _spellings(word: str) -> frozenset[str]:
-    """Return the forms of a word in URLs, HTML, JSON (of PHP and Go, too) and base64."""
+    """Return how a word may look: as it is, and in a URL, JSON, Python's text and base64."""
     plain = word.encode("utf-8", "surrogatepass")
     quoted = [quote(plain), quote(plain, safe=""), quote_plus(plain)]
-    in_json = [json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1]]
     found = {
         word,
         *quoted,
         *(_PERCENT.sub(lambda found: found[0].lower(), each) for each in quoted),
-        *map(quote, quoted),
-        *in_json,
-        *(each.replace("/", "\\/") for each in in_json),
-        *(re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", each) for each in in_json),
-        html.escape(word),
-        *(_SIGN.sub(partial(_as_entity, form), word) for form in _ENTITIES),
+        json.dumps(word)[1:-1],
+        json.dumps(word, ensure_ascii=False)[1:-1],
         repr(word)[1:-1],
     }
     for encoded in (base64.b64encode(plain), base64.urlsafe_b64encode(plain)):
@@ -426,58 +353,6 @@ def _spellings(word: str) -> frozenset[str]:
 
 
 _PERCENT = re.compile("%[0-9A-F]{2}")
-_SIGN = re.compile(r"[^\w.~-]")
-_ENTITIES = ("&#{};", "&#x{:x};", "&#x{:X};")
-
-#: Without one of these a text is what it says.
-_ENCODED = re.compile(r"[\\%&]")
-_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|([^ux]))", re.DOTALL)
-_ENTITY = re.compile(r"&#(?:[xX]0*([0-9a-fA-F]{1,6})|0*([0-9]{1,7}));?")
-_NAMED = re.compile("&([A-Za-z]{2,31});")
-_DEPTH = 4  #: Encodings within each other that are looked through.
-
-
-def _decoded(text: str) -> Iterator[str]:
-    """Yield a text decoded by each encoding alone, then by all of them, repeatedly."""
-    yield _without_escapes(text)
-    yield unquote(text)
-    for _ in range(_DEPTH):
-        before = text
-        for step in (_without_entities, _without_escapes, unquote):
-            plain = step(text)
-            if plain != text:  # each, for a word may itself look like an encoding
-                yield plain
-            text = plain
-        if text == before:
-            return
-
-
-def _without_entities(text: str) -> str:
-    return _NAMED.sub(_sign_of_name, _ENTITY.sub(_letter, text))
-
-
-def _without_escapes(text: str) -> str:
-    plain = _ESCAPE.sub(lambda found: _letter(found) or found[3], text)
-    if any("\ud800" <= sign <= "\udfff" for sign in plain):  # halves of one that is encoded
-        return plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return plain
-
-
-def _as_entity(form: str, found: re.Match[str]) -> str:
-    return form.format(ord(found[0]))
-
-
-def _sign_of_name(found: re.Match[str]) -> str:
-    return html.entities.html5.get(f"{found[1]};", found[0])
-
-
-def _letter(found: re.Match[str]) -> str:
-    digits = found[1] or found[2]
-    if not digits:
-        return ""
-    is_decimal = found[0].startswith("&") and found[1] is None
-    number = int(digits, 10 if is_decimal else 16)
-    return chr(number) if number < 0x110000 else ""
 
 
 def _words_of_header(name: str, value: str) -> Iterator[str]:

@@ -62,9 +62,8 @@ class HistoryRoutes(RouteGroup):
                 return None
             runtime.sleep(RECORD_PAUSE)
         if entry.prompt_id != prompt_id:
-            raise UnexpectedResponse(
-                f"the history of prompt {prompt_id} is about another, {entry.prompt_id}"
-            )
+            said = self._http.identity.hide(entry.prompt_id)
+            raise UnexpectedResponse(f"the history of prompt {prompt_id} is about another, {said}")
         return entry
 
     def clear_history(self) -> None:

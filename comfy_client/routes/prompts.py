@@ -26,7 +26,7 @@ from ..workflow.edit import Source, graph_of
 from ..workflow.file_inputs import files_in
 from ..workflow.graph import brief, describe, json_value
 from ..workflow.seeds import draw_wanted
-from ._base import RouteGroup, redacted
+from ._base import RouteGroup
 from .files import FileRoutes
 
 if TYPE_CHECKING:
@@ -226,13 +226,6 @@ def post_prompt(
     http: Http, body: Mapping[str, Any], timeout: float | None = None
 ) -> models.QueuedPrompt:
     """Send ``POST /prompt``; errors explain a refusal in words."""
-    try:
-        return _post_prompt(http, body, timeout)
-    except UnexpectedResponse as exc:
-        raise redacted(exc, http) from None
-
-
-def _post_prompt(http: Http, body: Mapping[str, Any], timeout: float | None) -> models.QueuedPrompt:
     answer, begun = None, runtime.monotonic()
     try:
         answer = http.json("POST", "/prompt", json=body, timeout=timeout, max_bytes=SMALL)
@@ -263,16 +256,21 @@ def _post_prompt(http: Http, body: Mapping[str, Any], timeout: float | None) -> 
                 body=http.identity.hide(answer),
             ) from None
         raise
+    return _checked_answer(http, queued, answer)
+
+
+def _checked_answer(http: Http, queued: models.QueuedPrompt, answer: object) -> models.QueuedPrompt:
+    """Return a prompt as the server queued it, if its id can be one; hide what it repeats."""
     # The dots would lead out of /history, and no server makes ids of what a terminal obeys.
     known = queued.prompt_id
     if not isinstance(known, str) or known in ("", ".", "..") or not known.isprintable():
-        answer = http.identity.hide(answer)
+        shown = http.identity.hide(answer)
         raise UnexpectedResponse(
-            f"POST /prompt: an answer without a prompt_id: {brief(answer)}",
+            f"POST /prompt: an answer without a prompt_id: {brief(shown)}",
             method="POST",
             path="/prompt",
             status=200,
-            body=answer,
+            body=shown,
         )
     if not queued.node_errors:
         return queued

@@ -106,19 +106,18 @@ def test_no_failure_shows_a_secret(
 
 
 def test_what_a_request_entrusted_is_not_shown_when_it_is_repeated(comfy: ComfyServer) -> None:
-    """A cookie of the caller's, and a key in the body; a password as a page spells it."""
-    comfy.on("*", "*", lambda r: (400, {}, f"{r.headers} {r.body!r} and a&lt;b&amp;c"))
+    """A cookie of the caller's, and a key in the body."""
+    comfy.on("*", "*", lambda r: (400, {}, f"{r.headers} {r.body!r}"))
     headers = {"Cookie": f"session={SECRET}", "X-Colour": "magenta"}
     body = {"extra_data": {"api_key_comfy_org": SECRET[::-1]}}
     with (
-        opened(comfy.url, headers=headers, credentials=("me", "a<b&c")) as http,
+        opened(comfy.url, headers=headers) as http,
         pytest.raises(ApiError) as caught,
     ):
         http.json("POST", "/prompt", json=body)
     for shown in (texts(caught.value), repr(caught.value.body)):
         assert SECRET not in shown
         assert SECRET[::-1] not in shown
-        assert "a&lt;b" not in shown
     assert "magenta" in caught.value.body
 
 

