@@ -47,7 +47,7 @@ PACKAGES = {
     if path.parent.name != "plugin"
 }
 #: Packages that do not list their modules yet.
-UNLISTED: set[str] = {"batch", "jobs", "models", "pool", "routes", "transport"}
+UNLISTED: set[str] = {"batch", "jobs"}
 
 
 def _declared(cls: type) -> set[str]:

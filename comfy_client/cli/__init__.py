@@ -2,11 +2,11 @@
 
 Modules:
     main: The group of all commands, and how they end.
-    run: ``run``.
-    sweep: ``sweep``.
-    watch: ``watch``.
-    demo: ``demo``.
-    serve: ``serve``.
+    run_command: ``run``.
+    sweep_command: ``sweep``.
+    watch_command: ``watch``.
+    demo_command: ``demo``.
+    serve_command: ``serve``.
     prompt_commands: ``queue``, ``history``, ``job``, ``cancel`` and ``download``.
     server_commands: ``info``, ``free``, ``logs``, ``doctor`` and ``where``.
     catalog_commands: ``models``, ``nodes`` and ``upload``.

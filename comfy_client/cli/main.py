@@ -12,13 +12,13 @@ from .._version import __version__
 from ..errors import ComfyError
 from . import (
     catalog_commands,
-    demo,
+    demo_command,
     prompt_commands,
-    run,
-    serve,
+    run_command,
+    serve_command,
     server_commands,
-    sweep,
-    watch,
+    sweep_command,
+    watch_command,
     workflow_commands,
 )
 from .exits import Exit, ending_as_by_ctrl_c
@@ -26,9 +26,14 @@ from .printing import plain_logs, report
 from .server_options import ServerOptions, of_servers
 
 _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
-    "Run workflows": (run.run, sweep.sweep, workflow_commands.check, workflow_commands.convert),
+    "Run workflows": (
+        run_command.run,
+        sweep_command.sweep,
+        workflow_commands.check,
+        workflow_commands.convert,
+    ),
     "Jobs": (
-        watch.watch,
+        watch_command.watch,
         prompt_commands.queue,
         prompt_commands.history,
         prompt_commands.job,
@@ -46,9 +51,9 @@ _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
         server_commands.where,
     ),
     "Getting started, and for programs": (
-        demo.demo,
+        demo_command.demo,
         workflow_commands.example,
-        serve.serve,
+        serve_command.serve,
         workflow_commands.stubs,
     ),
 }

@@ -1,11 +1,19 @@
 """Answers of the server as frozen values, named after the same nouns as the routes.
 
-``files``, ``history``, ``jobs``, ``models``, ``nodes``, ``prompts``, ``queue``, ``system``,
-``users``
-    The classes; ``_base`` builds them from JSON.
-
 Fields that this library does not know stay in ``raw``; a value that the server did not send is
 ``None``.  The modules are imported when their names are first used: few scripts need many.
+
+Modules:
+    prompts: The receipt of a prompt, and the number of prompts.
+    queue: Prompts that wait or run.
+    history: Prompts that have ended.
+    jobs: Jobs of the jobs API.
+    nodes: Node classes.
+    models: Files of models.
+    files: Uploaded files.
+    users: Users and their files.
+    system: The server itself.
+    _base: Conversion of JSON to these classes.
 """
 
 from __future__ import annotations

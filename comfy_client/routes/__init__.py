@@ -1,14 +1,20 @@
 """The server's routes, one noun a module; :class:`Routes` has them all.
 
-``prompts``, ``queue``, ``history``, ``jobs_api``, ``nodes``, ``models``, ``files``, ``users``,
-``userdata``, ``system``
-    One class each, whose methods are those of ``ComfyApi``; ``_base`` has what they share.
-``uploads``
-    Sends a file, unless the server has it already.
-``definitions``
-    Keeps the definitions of nodes, and asks for those that are missing.
-``refusals``
-    Explains why a prompt was refused.
+Modules:
+    prompts: Submission of prompts.
+    queue: The queue.
+    history: The history.
+    jobs_api: The jobs API of newer servers.
+    nodes: Node classes, and what node packs provide.
+    models: Files of models.
+    files: Uploads and downloads.
+    users: Users and their settings.
+    userdata: Files that the server keeps for a user.
+    system: Versions, memory, logs and folders.
+    uploads: Sends a file, unless the server has it already.
+    definitions: Keeps node definitions while they are certain to be current.
+    refusals: Errors for refused workflows.
+    _base: The base of all route classes.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ Modules:
     server_loop: The event loop, and the TCP connections.
     active_faults: Faults that are active, and what those of messages do.
     ws_frames: WebSocket frames, and one open event socket.
-    raw_http: Requests of clients, and the bytes of answers.
     received: What a server has received and run, for tests to read.
+    raw_http: Requests of clients, and the bytes of answers.
     argument_checks: Checks of what a test passes to the server.
     versions: Versions of ComfyUI that a server can behave like.
 """

@@ -1,18 +1,24 @@
 """The two edges of the network: HTTP and the WebSocket.
 
-From the bottom up:
+Each module imports only modules above it in this list.
 
-``url``, ``deadline``, ``backoff``, ``failures``
-    The address in what people type as a host; how long work may take, how it ends early, and
-    several pieces of work at a time; pauses between attempts; errors in one clear line.
-``connections``, ``identity``, ``response``, ``sender``, ``http``
-    Connections that keep to a deadline; how the server is reached, and who we are there; answers,
-    and the typed error for each refusal; one request on the wire.  The routes ask with
-    ``http.Http``.
-``resume``, ``multipart``, ``fetch``, ``local_files``
-    Downloads that were cut, uploads, downloads from elsewhere, and files on the disk.
-``frames``, ``decode``, ``dial``, ``websocket``
-    Bytes to messages, messages to events (both pure), the handshake, and the event thread.
-``log_filter``
-    Keeps secrets out of logs.
+Modules:
+    url: The server's address, from what people type as a host.  Pure.
+    deadline: Deadlines of calls, and several calls at a time.
+    backoff: Pauses between failed attempts.
+    failures: Errors in one clear line, and whether the server is away.
+    connections: Connections that keep to a deadline, and their pools.
+    multipart: A form with one file, for uploads.
+    identity: Address, credentials and connections of a client.
+    log_filter: Redaction of secrets in logs, our own and those of libraries.
+    response: Answers, and the typed error for each refusal.
+    sender: One request on the wire, repeated only where that is safe.
+    resume: Downloads that continue after a cut, and remote files read like local ones.
+    http: :class:`Http`, with which the routes ask.
+    fetch: Downloads from other servers.
+    local_files: Local files, written completely or not at all.
+    frames: WebSocket messages from bytes.  Pure.
+    decode: Events from messages.  Pure.
+    dial: The handshake of the WebSocket, and the connection it makes.
+    websocket: The event thread, which keeps one socket open.
 """

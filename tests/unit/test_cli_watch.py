@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from comfy_client import ServerUnreachable
-from comfy_client.cli.watch import line_of
+from comfy_client.cli.watch_command import line_of
 from comfy_client.events import ConnectionEvent
 
 

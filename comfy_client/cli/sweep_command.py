@@ -33,7 +33,7 @@ from .results import (
     saving,
     saving_to,
 )
-from .run import input_option, lazy_server, prepared, seed_option, set_option
+from .run_command import input_option, lazy_server, prepared, seed_option, set_option
 from .server_options import ServerOptions, of_servers
 
 if TYPE_CHECKING:

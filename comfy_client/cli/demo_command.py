@@ -15,7 +15,7 @@ from .decorators import Finite
 from .exits import Mistake
 from .printing import examples, say
 from .results import wait_for
-from .run import submit
+from .run_command import submit
 from .server_options import ServerOptions, of_server_or_embedded
 
 if TYPE_CHECKING:
