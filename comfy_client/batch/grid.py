@@ -26,7 +26,7 @@ Cost = Callable[[int, int], int]
 #: Returns whether a server can run a point.
 Fits = Callable[[str, int], bool]
 
-#: What the server finds wrong with one input, whatever stands in others.
+#: Faults that the server finds in one input, whatever the others hold.
 _OF_ONE_INPUT: Final = frozenset(
     {
         "bad_linked_input",
@@ -76,7 +76,7 @@ class Grid:
             if other != axis.name:
                 raise ValueError(f"{other!r} and {axis.name!r} are the same input")
         self._sizes = [len(axis.values) for axis in self.axes]
-        #: Nodes that have to do with each axis.
+        #: The numbers of nodes that depend on each axis.
         self._behind = [len(downstream(self._graph, [axis.node_id])) for axis in self.axes]
         if len(self) > MOST:
             raise ValueError(f"a grid of {len(self)} points, and at most {MOST} make sense")
@@ -139,8 +139,7 @@ class Grid:
     def may_cause(self, error: ComfyError) -> bool:
         """Return whether the server might take the prompt with other values; in doubt, yes.
 
-        No: what it refused would be refused at each point, since no axis has anything to do
-        with it.
+        If not, it would refuse each point, as no axis has to do with the reason.
         """
         # With another link, another part of the graph counts.
         relinks = any(as_link(value) for axis in self.axes for value in axis.values)
@@ -167,12 +166,12 @@ class Grid:
         kind, info = fault.get("type"), fault.get("extra_info")
         if kind in _OF_ONE_INPUT:
             name = info.get("input_name") if isinstance(info, Mapping) else None
-            # What is nested in an input ("mode.width") is there by its value.
+            # An input within another one ("mode.width") exists by the value of that one.
             return any(
                 not isinstance(name, str) or name.split(".")[0] == axis.input.split(".")[0]
                 for axis in ours
             )
-        if kind == "custom_validation_failed":  # knows all inputs of its node, and no other
+        if kind == "custom_validation_failed":  # a check of all inputs of its node
             return bool(ours)
         return any(node_id in downstream(self._graph, [axis.node_id]) for axis in self.axes)
 
@@ -188,7 +187,7 @@ class Grid:
 
 
 def canonical(node: Mapping[str, Any]) -> str:
-    """Return a node as one text, its title left out."""
+    """Return a node as text, without its title."""
     known = {name: node[name] for name in node if name != "_meta"}
     return json.dumps(known, sort_keys=True, default=_identity)
 
@@ -234,7 +233,7 @@ class Split:
             at = _cut(rest, weight / left, cost)
             self._runs[name], rest = rest[:at], rest[at:]
             left = max(left - weight, weight)
-        self._runs.setdefault(name, []).extend(rest)  # what rounding has left, or all
+        self._runs.setdefault(name, []).extend(rest)  # the rest after rounding, or all
 
     def __len__(self) -> int:
         return sum(map(len, self._runs.values()))

@@ -23,10 +23,10 @@ from ..transport.deadline import check_timeout
 from .items import Items
 from .outage import Outage
 
-#: Waits until one of some jobs has ended, or something else happens; so many seconds at most.
+#: Waits until one of the jobs has ended, or something else happens; so many seconds at most.
 Wait = Callable[[Collection[Job], float], object]
 #: Deletes prompts from the queues of their servers, unless they run; returns the deleted ones.
-#: They go by their keys; a prompt that is still being sent has no job.
+#: Prompts go by their keys; one that is still being sent has no job.
 TakeBack = Callable[[Mapping[str, Job | None]], Iterable[str]]
 
 
@@ -127,7 +127,7 @@ class InFlight:
         return self._entries.pop(key, None)
 
     def withdraw(self) -> None:
-        """Delete from the queues what is pending there; what runs keeps running.
+        """Delete pending prompts from the queues; those that run keep running.
 
         A call while another thread does so waits for that thread.
         """
@@ -139,7 +139,7 @@ class InFlight:
                 self._withdrawal.release()
 
     def _take_back_all(self) -> None:
-        self.is_closed = True  # before it is empty
+        self.is_closed = True  # before there are none
         entries, self._entries = self._entries, {}
         left = {
             key: entry
@@ -176,7 +176,7 @@ class InFlight:
             entries = {first: entries[first]}
         longest = SLICE if self.tick is None else min(SLICE, self.tick())
         ended = [key for key, entry in entries.items() if _is_over(entry)]
-        if ended:  # what may end the call comes last
+        if ended:  # an error may end the call, and comes last
             key = next((key for key in ended if _has_result(entries[key])), ended[0])
             return key, _outcome(entries[key])
         jobs = {entry: key for key, entry in entries.items() if isinstance(entry, Job)}
@@ -184,7 +184,7 @@ class InFlight:
         now = runtime.monotonic()
         over = [one for one in due if one.at <= now]
         if over:
-            # Of several the one that runs: those behind it may yet have their turn.
+            # If there are several, the running one: the others may still have their turn.
             first_up = next((one for one in over if one.job.status == "running"), over[0])
             return jobs[first_up.job], _give_up(first_up)
         wait(jobs, min([longest, *(one.at - now for one in due)]))
@@ -222,7 +222,7 @@ class _Due:
 
     at: float
     job: Job
-    what: str  #: Went wrong, when it has passed.
+    what: str  #: What is wrong when the moment has passed.
     stalled: bool = False
 
 

@@ -31,7 +31,7 @@ class Items:
     """The items of an iterable, each taken when there is room for it.
 
     A thread iterates it, so that results can be yielded while it blocks, as ``queue.get`` does.
-    Lists and other plain containers need none.  The thread holds nothing but the iterator.
+    Lists and other plain containers need no thread.  The thread holds nothing but the iterator.
 
     Attributes:
         is_over: Whether it has no more items.
@@ -107,7 +107,7 @@ class Items:
         """Have the thread take the next item; return whether there is a thread for it."""
         if not self._blocks:
             return False
-        if self._thread is None or not self._thread.is_alive():  # or this is the child of a fork
+        if self._thread is None or not self._thread.is_alive():  # or dead, in the child of a fork
             serve = partial(_serve, self._items, self._asks, self._news)
             context = contextvars.copy_context()
             # Daemon: an iterable that blocks for ever holds up no script that ends.

@@ -1,13 +1,13 @@
-"""Record on disk of what a sweep has begun, and how it ended.
+"""The journal of a sweep: a record on disk of the points that it began, and how they ended.
 
 An SQLite file with a row for each point that was ever submitted, found by the digest of its
 graph.  A write has reached the disk before it returns, and happens in full or not at all,
 even if the disk is full or the process is killed.
 
 SQLite itself keeps a second process out, by the lock that it keeps while the journal is open.
-There is no write-ahead log: all that has been written is in this one file, which may be copied
-alone.  What SQLite needs to undo half a write lies beside it only while a sweep is at work, or
-after one was killed.
+There is no write-ahead log: everything is in this one file, which may be copied alone.  Another
+file, by which SQLite undoes half a write, lies beside it only while a sweep is at work, or after
+one was killed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ..values import MAX_LEVELS, is_shallow, number, size_decoded
 from ..workflow.graph import brief, shorten
 from . import journal_file
 
-#: What SQLite says of a file that is not as it was written.
+#: Codes of SQLite for a file that is not as it was written.
 _DAMAGED: Final = (
     sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_NOTADB,
@@ -71,7 +71,7 @@ def _from_json(said: object) -> Any:
         value = json.loads(said)
     except RecursionError:
         raise ValueError("a record nests too deep") from None
-    # What a node left stands two levels below the record.
+    # The outputs of a node stand two levels below the record.
     if not isinstance(value, dict) or not is_shallow(value, MAX_LEVELS + 2):
         raise ValueError("a record is no JSON object, or nests too deep")
     return value
@@ -98,7 +98,7 @@ class Record:
     Raises :class:`ValueError` for values that this module never writes.
     """
 
-    #: Empty: no server has got the last try.
+    #: Empty: no server got the last try.
     host: str = attrs.field(validator=_check_name)
     tries: int = attrs.field(validator=_check_number)
     prompt_id: str = attrs.field(validator=_check_name)
@@ -126,7 +126,7 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path: Path = Path(path)
-        self._lock = runtime.Lock()  # guards the connection; nothing else is taken in here
+        self._lock = runtime.Lock()  # guards the connection; no other lock is taken within
         self.is_new: bool = not os.path.lexists(self.path) and journal_file.make(self.path)
         found = self.path.stat()
         if not stat.S_ISREG(found.st_mode):
@@ -157,12 +157,12 @@ class Journal:
         connection.execute("PRAGMA fullfsync = ON")  # or macOS would not wait for the disk
         try:
             ((name,),) = connection.execute("SELECT id FROM journal LIMIT 2")
-            #: Of which the ids of its prompts are made.
+            #: The ids of its prompts are made of it.
             self.id: uuid.UUID = uuid.UUID(name)
         except (TypeError, ValueError, AttributeError) as exc:
             raise self._damaged(exc) from None
         ((version,),) = connection.execute("PRAGMA user_version")
-        if version == journal_file.FORMER:  # whose program would take all hosts for its own
+        if version == journal_file.FORMER:  # its program would take all hosts for its own
             connection.execute(f"PRAGMA user_version = {journal_file.VERSION}")
 
     def __enter__(self) -> Self:
@@ -178,7 +178,7 @@ class Journal:
         steps: list[Callable[[], object]] = [self._forget]
         if connection is not None:
             steps = [partial(self._tidy_up, connection), connection.close, self._forget]
-        # What is on the disk stays there, whatever fails now, and the next sweep tidies up.
+        # The data on the disk stays there, whatever fails now, and the next sweep tidies up.
         with contextlib.suppress(sqlite3.Error, OSError, MemoryError):
             in_full(steps)
 
@@ -197,7 +197,7 @@ class Journal:
     def records(self, keys: Collection[Key]) -> dict[Key, Record]:
         """Return the records of these points, as far as there are any.
 
-        Each is looked up by its key: a file from elsewhere may have endless other rows.
+        Each point is looked up by its key: a file from elsewhere may have endless other rows.
         """
         assert self._connection is not None  # noqa: S101
         found: dict[Key, Record] = {}
@@ -224,8 +224,8 @@ class Journal:
 
     # -- writing: on the disk when it returns ----------------------------------------------
 
-    def sent(self, key: Key, host: str, prompt_id: str, tries: int, at: float) -> None:
-        """Record that a point is about to be sent; how it ended before no longer counts."""
+    def note_sent(self, key: Key, host: str, prompt_id: str, tries: int, at: float) -> None:
+        """Note that a point is about to be sent; its last end no longer counts."""
         self._write(
             "INSERT OR REPLACE INTO points (digest, occurrence, host, tries, prompt_id, sent_at) "
             "VALUES (?, ?, ?, ?, ?, ?)",
@@ -236,23 +236,23 @@ class Journal:
             at,
         )
 
-    def accepted(self, key: Key, prompt_id: str) -> None:
-        """Record the server's own id of a prompt."""
+    def note_id(self, key: Key, prompt_id: str) -> None:
+        """Note the server's own id of a prompt."""
         self._write(
             "UPDATE points SET prompt_id = ? WHERE digest = ? AND occurrence = ?", prompt_id, *key
         )
 
-    def returned(self, key: Key) -> None:
-        """Record that the server surely does not have the prompt."""
+    def note_return(self, key: Key) -> None:
+        """Note that the server surely does not have the prompt."""
         self._write(
             "UPDATE points SET withdrawn = 1, host = '' WHERE digest = ? AND occurrence = ?", *key
         )
 
-    def withdrawn(self, key: Key) -> None:
+    def note_withdrawal(self, key: Key) -> None:
         """Note that a prompt was deleted from the queue, unless it had begun to run."""
         self._write("UPDATE points SET withdrawn = 1 WHERE digest = ? AND occurrence = ?", *key)
 
-    def ended(
+    def note_end(
         self,
         key: Key,
         host: str,
@@ -276,16 +276,16 @@ class Journal:
             *key,
         )
 
-    def ran(self, key: Key, execution_seconds: float) -> None:
-        """Record how long a prompt ran, which the server tells after its end."""
+    def note_seconds(self, key: Key, execution_seconds: float) -> None:
+        """Note how long a prompt ran, which the server tells after its end."""
         self._write(
             "UPDATE points SET execution_seconds = ? WHERE digest = ? AND occurrence = ?",
             execution_seconds,
             *key,
         )
 
-    def told(self, key: Key) -> None:
-        """Record that the caller's callback has had the row, and returned."""
+    def note_told(self, key: Key) -> None:
+        """Note that the caller's callback has had the row, and returned."""
         self._write("UPDATE points SET told = 1 WHERE digest = ? AND occurrence = ?", *key)
 
     def _write(self, statement: str, *values: object) -> None:
@@ -297,7 +297,7 @@ class Journal:
         except sqlite3.Error as exc:
             raise self._explained(exc) from None
 
-    # -- what goes wrong -------------------------------------------------------------------
+    # -- errors ----------------------------------------------------------------------------
 
     def _busy(self) -> OSError:
         text = "this journal is in use, by this process or another one"
@@ -307,10 +307,10 @@ class Journal:
         return ValueError(f"{self.path} is damaged: {shorten(str(exc), _LONGEST_REASON)}")
 
     def _explained(self, exc: sqlite3.Error) -> Exception:
-        """Return SQLite's error as that of any file.
+        """Return an error of SQLite as the usual error of a file.
 
-        It quotes names and values of the file, which may be a stranger's, as they are: do not chain
-        it, since a traceback would show them to a terminal.
+        Do not chain SQLite's error: it quotes names and values of the file, which may be a
+        stranger's, and a traceback would show them in a terminal.
         """
         code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         path = str(self.path)

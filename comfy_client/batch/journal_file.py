@@ -2,7 +2,7 @@
 
 A journal may come from a stranger, in an archive for example.  SQLite believes what it reads:
 the names in a rollback journal, views, triggers, trees of pages without end.  So a file is
-checked before SQLite sees it, and its schema must be the one that is made here.
+checked before SQLite sees it, and its schema must be the one below.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NO_LOG: Final = b"\1\1"
 #: The first bytes of a rollback journal, by which SQLite undoes half a write; also the last ones
 #: if it names a super-journal.
 _UNDO: Final = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
-#: Seconds that are given to somebody who reads the file at the moment.
+#: Seconds to wait for a program that reads the file at the moment.
 _READERS: Final = 1.0
 #: Bytes of one row.
 MAX_ROW: Final = 256 << 20
@@ -86,14 +86,14 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def make(path: Path) -> bool:
-    """Have a new journal appear complete; ``False``: another process made one first."""
+    """Make a complete new journal; return False if another process made one first."""
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))
-    if (undo := _beside(path)) is not None:  # it would undo something in the new one
+    if (undo := _beside(path)) is not None:  # SQLite would undo something in the new file
         raise _in_the_way(undo)
     try:
-        # For its owner alone; what SQLite puts beside it for a moment, too.
+        # For its owner alone, and so are the files that SQLite puts beside it for a moment.
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         with contextlib.closing(connect(part)) as connection:
             connection.executescript(_SCHEMA)
@@ -105,7 +105,7 @@ def make(path: Path) -> bool:
         raise OSError(errno.EIO, f"the journal cannot be made ({exc})", str(path)) from None
     finally:
         discard(part)
-    with contextlib.suppress(OSError):  # where folders can be opened, their entries too
+    with contextlib.suppress(OSError):  # the entry of the folder, where folders can be opened
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -115,7 +115,7 @@ def make(path: Path) -> bool:
 
 
 def check(path: Path) -> None:
-    """Refuse a file that SQLite must not see; finish or undo what a killed process left half done.
+    """Refuse a file that SQLite must not see; finish or undo the last write of a killed process.
 
     Raises:
         ValueError: It is no journal, or has another schema; or a file that SQLite would use lies
@@ -128,7 +128,7 @@ def check(path: Path) -> None:
     if undo is not None:
         _check_undo(undo, path.stat().st_uid)
         with contextlib.closing(connect(path)) as connection:
-            connection.execute("BEGIN EXCLUSIVE")  # undoes it, and reads no schema
+            connection.execute("BEGIN EXCLUSIVE")  # undoes half a write, and reads no schema
             connection.execute("COMMIT")
     # A schema of one page has no more than these entries: SQLite would read any number of them,
     # and for ever where pages refer to each other.

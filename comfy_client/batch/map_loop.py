@@ -32,8 +32,8 @@ from .items import Items
 #: How often a prompt is submitted when the server forgets it.
 ATTEMPTS: Final = 3
 
-#: Submits a prompt, and puts it under a key among those in flight before it is sent.  It takes
-#: it out again if it was surely not sent.
+#: Submits a prompt under a key.  The prompt is in flight before it is sent, and no longer once it
+#: surely was not sent.
 Submit = Callable[[str, Any], object]
 #: Submits a lost prompt again, in its place, if it surely never arrived; returns whether it did.
 Resubmit = Callable[[str, JobLost], bool]
@@ -62,7 +62,7 @@ def is_about_one(error: BaseException) -> bool:
 
 
 def check_in_flight(in_flight: int) -> None:
-    """Raise ValueError for what is no number of prompts."""
+    """Raise ValueError if this is no number of prompts."""
     if not isinstance(in_flight, int) or in_flight < 1:
         raise ValueError(f"in_flight is a number of prompts, 1 or more, not {in_flight!r}")
 
@@ -112,11 +112,11 @@ def _stream(
     ordered: bool,
     keep: bool,
 ) -> Generator[Result | ComfyError, None, None]:
-    failure: Exception | None = None  # raised when its turn has come: results before it are had
+    failure: Exception | None = None  # raised in its turn, after earlier results
     outcome: Result | ComfyError | None = None
     try:
         while True:
-            # What was asked for is taken, though a server with room for it has gone away since.
+            # An item that was asked for is taken, even if its server has gone away since.
             while (
                 failure is None and (items.is_ready or len(prompts) < most()) and items.has_next()
             ):
@@ -161,7 +161,7 @@ def _submit_next(
     try:
         submit(key, item)
     except Exception as exc:
-        if key in prompts:  # not ours, but an alarm's, say: to its owner at once
+        if key in prompts:  # an error of somebody else, such as an alarm: raise it at once
             raise
         if not (isinstance(exc, ComfyError) and keep and is_about_one(exc)):
             return exc

@@ -38,7 +38,7 @@ class Outage:
     poller: Poller
     patience: float | None = None
     _since: float | None = attrs.field(default=None, init=False)
-    _connections: int = attrs.field(default=0, init=False)  # that there had been by then
+    _connections: int = attrs.field(default=0, init=False)  # of the socket, until the outage began
     _pauses: Backoff = attrs.field(init=False)  # between two questions
     _ask_at: float = attrs.field(default=0.0, init=False)
 
@@ -84,7 +84,7 @@ class Outage:
             except ComfyError as exc:
                 if not is_waited_for(exc):
                     raise
-                self._failed(exc)
+                self._note_failure(exc)
                 if deadline.expired:
                     raise late(exc) from exc
             else:
@@ -93,7 +93,7 @@ class Outage:
             self._wait(Deadline.after(min(pauses.next(), self._left(), deadline.left())), tick)
 
     def look(self) -> None:
-        """Notice that the server has gone away, or has come back, while prompts are under way.
+        """Find out whether the server has gone away or come back, while prompts are under way.
 
         Raises:
             ServerUnreachable: It has been away for longer than ``patience``.
@@ -114,20 +114,20 @@ class Outage:
             tracker.routes().poll_status(self.poller.timing.question)
         except ComfyError as exc:
             if is_away(exc):
-                self._failed(exc)
+                self._note_failure(exc)
                 self._ask_at = now + min(self._pauses.next(), self._left())
                 return
-        self._since = None  # it answers, whatever it says
-        self._ask_at = now + self._pauses.next()  # the others will notice
+        self._since = None  # the server answers, whatever it says
+        self._ask_at = now + self._pauses.next()  # others notice what is wrong
 
-    def was_silent(self, seconds: float) -> None:
-        """Count the time for which the server has not said what became of a submission."""
+    def begin_before(self, seconds: float) -> None:
+        """Begin an outage that many seconds ago: a submission has had no answer since then."""
         tracker = self.poller.tracker
         if self._since is None and tracker.link is None:
             self._since = runtime.monotonic() - seconds
             self._connections = tracker.connection.generation
 
-    def _failed(self, exc: ComfyError) -> None:
+    def _note_failure(self, exc: ComfyError) -> None:
         """Note a request without an answer; raise once patience is exhausted."""
         tracker = self.poller.tracker
         if self._since is None:
@@ -140,7 +140,7 @@ class Outage:
             raise ServerUnreachable(
                 f"{url} has been away for {self.seconds:.3g} s (patience: {self.patience:g} s): "
                 f"{exc}",
-                retryable=not tracker.outstanding,  # these may run yet
+                retryable=not tracker.outstanding,  # their prompts may still run
             ) from exc
 
     def _left(self) -> float:
@@ -163,7 +163,7 @@ def got_nothing(exc: Exception) -> bool:
 
 
 def went_away(exc: Exception) -> bool:
-    """Return whether a question may be answered yet."""
+    """Return whether the server may answer a question when it is asked again."""
     return is_away(exc) and (not isinstance(exc, ServerUnreachable) or got_nothing(exc))
 
 

@@ -1,4 +1,4 @@
-"""Recovery of an earlier process's prompts from the server."""
+"""The prompts of an earlier process, as their server knows them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .grid import canonical
 class Sought:
     """A prompt that an earlier process may have submitted under an id of ours."""
 
-    workflow: Callable[[], Workflow]  #: Makes what was submitted.
-    #: The id that the journal has.  If the server has chosen it, it is not believed without our
-    #: mark: the journal may be a stranger's, and the prompt of somebody else.
+    workflow: Callable[[], Workflow]  #: Makes the workflow that was submitted.
+    #: The id in the journal.  If the server chose it, the prompt must bear our mark: the journal
+    #: may be a stranger's, and the prompt somebody else's.
     known_as: str | None = None
 
     def other_id(self, ours: str) -> str | None:
@@ -36,8 +36,8 @@ class Sought:
     def is_there(self, ours: str, record: QueueItem | HistoryEntry) -> bool:
         """Return whether a record with our id as its mark is of this prompt.
 
-        Anybody can read our marks and send them, but no one chooses the ids of such servers.  If
-        the process was killed before it heard of the id, the graph must be ours.
+        Anybody can read our marks and send them, but nobody can choose the ids of such servers.
+        If the process was killed before it heard of the id, the graph must be ours.
         """
         other = self.other_id(ours)
         if other is not None:
@@ -49,7 +49,8 @@ class Recovery:
     """The server's knowledge of an earlier process's prompts.
 
     Whatever a journal has lost, nothing runs twice: each prompt is looked for before it is
-    sent.  What was in neither the queue at the beginning nor the history later never arrived.
+    sent.  A prompt that was neither in the queue at the beginning nor in the history later never
+    arrived.
     """
 
     def __init__(self, client: Running, poller: Poller, sought: Mapping[str, Sought]) -> None:
@@ -66,7 +67,7 @@ class Recovery:
             mark = record.extra_data.get(EXTRA_DATA_KEY)
             if isinstance(mark, str) and mark in sought and sought[mark].is_there(mark, record):
                 self._ids[mark] = record.prompt_id
-        for record in records:  # which counts more
+        for record in records:  # an id counts more than a mark
             if record.prompt_id in sought:
                 self._ids[record.prompt_id] = record.prompt_id
 
@@ -101,7 +102,7 @@ def _entries(client: Running, sought: Mapping[str, Sought]) -> Iterable[HistoryE
 
 
 def _is_part(sent: Mapping[str, Any], graph: Mapping[str, Any]) -> bool:
-    """Return whether a graph is ours, or the part of it that was to run."""
+    """Return whether a graph is ours, or the part of ours that was to run."""
     return (
         bool(sent)
         and is_shallow(sent)

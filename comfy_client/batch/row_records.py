@@ -37,13 +37,13 @@ _JOB_ERRORS: Final = {
     kind.__name__: kind
     for kind in (JobFailed, JobInterrupted, JobLost, JobTimeout, OutputsTooLarge)
 }
-#: Of the submission: nothing ran.
+#: Errors of the submission: nothing ran.
 REFUSALS: Final = {
     kind.__name__ for kind in (ApiError, PromptRejected, WorkflowError, UploadTooLarge)
 }
 #: Facts of an error that are names of the protocol, and no text.
 _NAMES: Final = {"node_id", "class_type", "exception_type"}
-#: The types of what is recorded, and those of the items in it.
+#: The types of the recorded values, and those of their items.
 _RESULT: Final[Mapping[str, tuple[type, Any]]] = {
     "outputs": (dict, dict),
     "node_errors": (dict, object),
@@ -57,7 +57,7 @@ _ERROR: Final[Mapping[str, tuple[type, Any]]] = {
     "message": (str, object),
     "facts": (dict, str | bool | None),
 }
-#: What a file of an output is found by.
+#: The fields by which a file of an output is found.
 _FILE: Final = {"filename", "subfolder", "type"}
 
 
@@ -65,7 +65,7 @@ def result_record(result: Result, workflow: Workflow, secrets: Secrets) -> dict[
     """Reduce a result to its files and texts."""
 
     def words_hidden(text: str) -> str:
-        # What came out is to stay what it is, so here nothing is guessed.
+        # Results stay as they are, so only known secrets are hidden, and nothing is guessed.
         data = text.encode("utf-8", "surrogatepass")
         return secrets.hide_bytes(data).decode("utf-8", "surrogatepass")
 
@@ -78,7 +78,7 @@ def result_record(result: Result, workflow: Workflow, secrets: Secrets) -> dict[
     facts = {
         "cached_nodes": result.cached_nodes,
         "fully_cached": result.fully_cached,
-        # Pictures that came over the socket are in no file.
+        # Pictures that came by socket are in no file.
         "complete": result.complete
         and not any(isinstance(file, OutputFrame) for file in result.files),
     }
@@ -117,7 +117,7 @@ def row_of(row: SweepRow, record: Record, workflow: Workflow, files: Running | N
 
 
 def error_record(error: ComfyError, hide: Callable[[str], str]) -> dict[str, Any]:
-    """Reduce an error to its message and what names its place; inputs of the node stay out."""
+    """Reduce an error to its message and the names of its place, without inputs of the node."""
     facts: dict[str, Any] = {
         name: hide(value) if isinstance(value, str) and name not in _NAMES else value
         for name, value in vars(error).items()
@@ -136,7 +136,7 @@ def error_of(record: Mapping[str, Any], prompt_id: str) -> ComfyError:
 
 
 def _check(record: Mapping[str, Any], types: Mapping[str, tuple[type, Any]]) -> None:
-    """Raise ``TypeError`` for what no sweep has recorded: the file may be a stranger's."""
+    """Raise ``TypeError`` for a value that no sweep records: the file may be a stranger's."""
     for name, value in record.items():
         kind, of_items = types[name]
         items = value.values() if isinstance(value, dict) else value if kind is list else ()

@@ -30,8 +30,8 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 T = TypeVar("T")
 
-#: Errors of :meth:`ComfyApi.submit`.  Any other one is somebody else's, such as an alarm's, and
-#: may come when the prompt is there already.
+#: Errors of :meth:`ComfyApi.submit`.  Any other error is somebody else's, such as an alarm's, and
+#: may come when the prompt has arrived already.
 NOT_SENT: tuple[type[Exception], ...] = (ComfyError, TypeError, ValueError)
 
 
@@ -109,8 +109,11 @@ class Runner(Protocol):
     def choose(self, todo: Split) -> tuple[int, str] | None:
         """Take the next point of a server that could have one more; return both, or None."""
 
-    def impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
-        """Return why no server can run some points; :class:`JobTimeout` if none could in time."""
+    def find_impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
+        """Find the points that no server can run, and why.
+
+        The error is a :class:`JobTimeout` if no server answered in time.
+        """
 
     def recall(self, *, needed: bool) -> Collection[str]:
         """Take prompts back that others are to have; return their ids.
@@ -139,7 +142,7 @@ class Runner(Protocol):
         """Learn from the end of a prompt, and say what the other servers can do about it."""
         return Verdict()
 
-    # -- what ran before -------------------------------------------------------------------
+    # -- prompts of an earlier call --------------------------------------------------------
 
     def recover(self, sought: Mapping[str, Sought]) -> None:
         """Look for prompts of an earlier call."""
@@ -187,7 +190,7 @@ class OneServer(Runner):
         self._limit: float | None = min(
             (n for n in (timeout, stall_timeout) if n is not None), default=None
         )
-        self._is_patient = False  # the server has answered once: if it goes away, it is waited for
+        self._is_patient = False  # it has answered once: wait for it if it goes away
         #: Submissions without an answer, and how often each was tried.
         self._unsure: dict[str, tuple[Workflow, int]] = {}
         self._recovery: Recovery | None = None
@@ -213,8 +216,8 @@ class OneServer(Runner):
         point = todo.take(host)
         return None if point is None else (point, host)
 
-    def impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
-        """Return an error for all points once the server has been away for too long."""
+    def find_impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
+        """Find an error for all points once the server has been away for too long."""
         limit, seconds = self._limit, self._outage.seconds
         if limit is None or not seconds or seconds < limit:
             return {}
@@ -235,10 +238,7 @@ class OneServer(Runner):
     # -- submissions -----------------------------------------------------------------------
 
     def send(self, options: Mapping[str, Any], prompt_id: str, source: AnyWorkflow) -> Job:
-        """Submit a prompt.
-
-        One without an answer counts as submitted until the server can say more.
-        """
+        """Submit a prompt; without an answer it counts as submitted until the server can tell."""
         workflow = as_workflow(source, self._client)
         self.prompts.begin(prompt_id)
         try:
@@ -271,7 +271,7 @@ class OneServer(Runner):
             log.warning("%s; waiting until the server can tell", exc)
             open_ones = {key: one for key, one in self._unsure.items() if key in self.prompts}
             self._unsure = {**open_ones, prompt_id: (workflow, tries)}
-            self._outage.was_silent(self._poller.timing.look_up)
+            self._outage.begin_before(self._poller.timing.look_up)
             job = self._client.job(prompt_id, workflow)
         self._is_patient = True
         self.prompts.put(prompt_id, job)
@@ -284,7 +284,7 @@ class OneServer(Runner):
         if not self._is_patient:
             return submit(workflow)
         patiently = partial(self._patiently, prompt_id, Deadline.after(self._limit))
-        # A file that was cut may be sent again.
+        # An upload that was cut may be sent again.
         send_files = partial(with_files_sent, self._client, workflow, Deadline())
         sent = patiently(send_files, went_away)
         return patiently(partial(submit, sent), got_nothing)
@@ -314,7 +314,7 @@ class OneServer(Runner):
         stalled = self._limit != self.prompts.timeout
         return JobTimeout(words, prompt_id=prompt_id, stalled=stalled)
 
-    # -- what ran before -------------------------------------------------------------------
+    # -- prompts of an earlier call --------------------------------------------------------
 
     def recover(self, sought: Mapping[str, Sought]) -> None:
         """Look at the queue of the server."""

@@ -32,7 +32,7 @@ _MOST_LINES: Final = 3
 _GAP: Final = 8
 _TEXT_SIZE: Final = 14
 
-#: One line, or several, of the sheet: the values of its inputs, as JSON, and which of equal ones.
+#: Values of inputs as JSON, and a number for equal ones: the key of a line or column.
 Key = tuple[str, ...]
 #: Column and line.
 _Cell = tuple[int, int]
@@ -52,7 +52,7 @@ class _Layout:
 
 
 def contact_sheet(sweep: Sequence[SweepRow], rows: Names, cols: Names, size: int) -> Image.Image:
-    """See :meth:`Sweep.grid`."""
+    """Return a contact sheet of a sweep: see :meth:`Sweep.grid`."""
     with needs_extra("image", "grid()"):
         from PIL import Image, ImageDraw
     if not isinstance(size, int) or size < 1:
@@ -111,7 +111,7 @@ def _content(row: SweepRow) -> bytes | str:
 
 
 def _picture(data: bytes, size: int) -> Image.Image | str:
-    """Return it small, on white; or why it cannot be shown."""
+    """Return a picture, reduced and on white; or why it cannot be shown."""
     from PIL import Image
 
     try:
@@ -127,7 +127,7 @@ def _picture(data: bytes, size: int) -> Image.Image | str:
     return shown.convert("RGB")
 
 
-# -- what stands where ----------------------------------------------------------------------
+# -- layout ---------------------------------------------------------------------------------
 
 
 def _layout(sweep: Sequence[SweepRow], rows: Names, cols: Names) -> _Layout:
@@ -176,7 +176,7 @@ def _wrapped(sweep: Sequence[SweepRow], names: list[str]) -> _Layout:
 
 
 def _chosen(known: list[str], names: Names) -> list[str] | None:
-    """Names of the grid, of which the caller may have left out the node."""
+    """Return the names in the grid; the caller may have left out the nodes."""
     if names is None:
         return None
     found = []

@@ -47,7 +47,7 @@ from .row_records import REFUSALS, error_record, result_record, row_of
 from .rows import Sweep
 from .runner import Flight, Runner, Verdict
 from .sweep_bar import shown_progress
-from .times import late_times, time_of
+from .times import execution_time, late_times
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -64,7 +64,7 @@ def run_sweep(
     progress: bool | None,
     options: Mapping[str, Any],
 ) -> Sweep:
-    """See :meth:`ComfyApi.sweep`; ``in_flight``: ``None``, if the runner decides alone."""
+    """Run a sweep: see :meth:`ComfyApi.sweep`; ``in_flight=None``: the runner decides alone."""
     if in_flight is not None:
         check_in_flight(in_flight)
     grid = Grid(workflow, axes)
@@ -79,7 +79,7 @@ def run_sweep(
         return sweeper.run()
 
 
-def _say_what_ended(count: int, of: int) -> None:
+def _log_ended(count: int, of: int) -> None:
     log.warning(
         "%d of %d rows had ended; the exception has them as its rows; with a journal= the same "
         "call would carry on",
@@ -88,7 +88,7 @@ def _say_what_ended(count: int, of: int) -> None:
     )
 
 
-def _sum_up(rows: Sweep, secrets: Secrets) -> None:
+def _log_failures(rows: Sweep, secrets: Secrets) -> None:
     """Log how many rows failed, for those who do not look at them."""
     errors = [row.error for row in rows if row.error is not None]
     if errors:
@@ -124,16 +124,16 @@ class _Sweeper:
         self._make_room: Callable[[], None] = lambda: None  # on the screen, for others
         self._id = uuid.uuid4()
         self._journal: Journal | None = None
-        self._keys: list[Key] = []  # of the points, with a journal
-        self._tries: Counter[int] = Counter()  # submissions of a point, in all processes
-        self._open: dict[int, Record] = {}  # of an earlier call: they may run, or have run
-        self._withdrawn: dict[int, Record] = {}  # by an earlier call: deleted, unless they ran
-        self._sought: dict[str, Sought] = {}  # all of these, by id
+        self._keys: list[Key] = []  # the points in the journal, if there is one
+        self._tries: Counter[int] = Counter()  # of each point, in all processes
+        self._open: dict[int, Record] = {}  # earlier prompts that may run, or have run
+        self._withdrawn: dict[int, Record] = {}  # earlier ones, deleted unless they ran
+        self._sought: dict[str, Sought] = {}  # all prompts of earlier calls, by id
         self._told: set[int] = set()  # points that on_row has had
-        self._lost: Counter[int] = Counter()  # of these forgotten by the server, in this one
+        self._lost: Counter[int] = Counter()  # prompts of each point that were forgotten
         self._rows: dict[int, SweepRow] = {}
         self._todo = Split((), {}, grid.cost)
-        self._flights: dict[str, Flight] = {}  # of the prompts in the window
+        self._flights: dict[str, Flight] = {}  # the prompts in flight, by their keys
         self._was_accepted = False  # a server has taken a prompt of this call
         self._secrets = Secrets()
         varied = [{axis.input: value} for axis in grid.axes for value in axis.values]
@@ -145,18 +145,18 @@ class _Sweeper:
             with shown_progress(self._surface, self._prompts, self._rows, total) as screen:
                 self._make_room = screen.make_room
                 self._run_all()
-                rows = self._ended()
+                rows = self._ended_rows()
                 screen.end(rows)
         except BaseException as exc:
-            vars(exc)["rows"] = self._ended()
+            vars(exc)["rows"] = self._ended_rows()
             if isinstance(exc, KeyboardInterrupt):
                 if self._journal is None:
-                    _say_what_ended(len(self._rows), len(self._grid))
+                    _log_ended(len(self._rows), len(self._grid))
                 self._prompts.say_what_runs()
             raise
         finally:
             self._take_back()
-        _sum_up(rows, self._secrets)
+        _log_failures(rows, self._secrets)
         return rows
 
     def _run_all(self) -> None:
@@ -177,50 +177,50 @@ class _Sweeper:
                     self._runner.pause()
             elif (end := self._prompts.look()) is not None:
                 self._end(*end)
-        self._ask_times_again()
+        self._ask_for_late_times()
 
     def _fill(self) -> None:
         """Give each server that could have one more its next point."""
         for prompt_id in self._runner.recall(needed=not self._todo):
-            self._recalled(prompt_id)
-        while (found := self._next()) is not None and self._start(*found):
+            self._put_back(prompt_id)
+        while (found := self._choose()) is not None and self._start(*found):
             pass
 
-    def _next(self) -> tuple[int, str] | None:
+    def _choose(self) -> tuple[int, str] | None:
         if self._in_flight is not None and len(self._prompts) >= self._in_flight:
             return None
         return self._runner.choose(self._todo)
 
-    def _recalled(self, prompt_id: str) -> None:
-        """Put a point back whose prompt surely never ran."""
+    def _put_back(self, prompt_id: str) -> None:
+        """Put back the point of a prompt that surely never ran."""
         self._prompts.drop(prompt_id)
         flight = self._flights.pop(prompt_id)
         if flight.begun is not None:
-            self._write_returned(flight.point)
+            self._note_return(flight.point)
         self._todo.put_back(flight.point, flight.host)
 
-    def _moves_on(self, prompt_id: str, error: ComfyError) -> None:
-        """Have another server run a point, under another id; what was refused never ran."""
+    def _move(self, prompt_id: str, error: ComfyError) -> None:
+        """Have another server run a point, under another id; a refused prompt never ran."""
         if not isinstance(error, JobError):
-            self._recalled(prompt_id)
+            self._put_back(prompt_id)
             return
         self._prompts.pop(prompt_id)
         flight = self._flights.pop(prompt_id)
         self._todo.put_back(flight.point, flight.host)
 
-    def _ended(self) -> Sweep:
+    def _ended_rows(self) -> Sweep:
         return Sweep(self._rows[point] for point in sorted(self._rows))
 
     def _take_back(self) -> None:
         self._prompts.withdraw()
         for prompt_id in self._prompts.withdrawn:
             if prompt_id in self._flights:
-                self._write_withdrawn(self._flights[prompt_id].point)
+                self._note_withdrawal(self._flights[prompt_id].point)
 
     # -- a journal that was begun before --------------------------------------------------
 
     def carry_on(self, journal: Journal, retry_failed: bool) -> None:
-        """Take from a journal what has ended, and what is under way."""
+        """Take ended rows from a journal, and look for prompts that it says are under way."""
         self._journal = journal
         self._id = journal.id
         self._keys = _keys_of(self._grid, self._options)
@@ -253,7 +253,7 @@ class _Sweeper:
                 (self._withdrawn if record.withdrawn and can_ask else self._open)[point] = record
             return
         if record.error is not None and (retry_failed or record.error["kind"] in REFUSALS):
-            return  # what was refused never ran
+            return  # a refused prompt never ran
         row = SweepRow(point, self._grid.params(point), record.prompt_id)
         files = self._runner.clients.get(record.host)
         self._rows[point] = row_of(row, record, self._grid.workflow(point), files)
@@ -265,10 +265,10 @@ class _Sweeper:
         return host if host in self._runner.clients else self._runner.heir
 
     def _look_up(self, point: int, record: Record) -> None:
-        """Look for a prompt that was sent, and has not ended as far as the journal knows."""
+        """Look for a prompt that was sent and, as far as the journal knows, has not ended."""
         home = self._home(record.host)
         if home is not None:
-            # One that was sent a moment ago may be on its way yet.
+            # A prompt that was sent a moment ago may still be on its way.
             look_up = self._runner.poller.timing.look_up
             lost_delay = None if runtime.wall_time() - record.sent_at > look_up else look_up
             self._attach(Flight(record.prompt_id, point, home), lost_delay)
@@ -277,8 +277,7 @@ class _Sweeper:
         else:
             why = f"lost: {record.host} may have run it, and is not in the pool"
             error = lost_error(record.prompt_id, why)
-            params = self._grid.params(point)
-            row = SweepRow(point, params, record.prompt_id, error=error, host=record.host)
+            row = self._error_row(point, record.prompt_id, error, record.host)
             self._settle(row, is_known=False)
 
     # -- one point ------------------------------------------------------------------------
@@ -290,38 +289,38 @@ class _Sweeper:
         return _id_of(self._id, self._keys[point], tries)
 
     def _start(self, point: int, host: str) -> bool:
-        """Submit a point, unless its prompt is found; False: nothing more can be sent now."""
+        """Submit a point, unless its prompt is found; return whether more can be sent now."""
         try:
-            return self._was_found(point) or self._submit(point, host)
-        except JobTimeout as exc:  # the server is away; what is under way is to be looked at
-            row = SweepRow(point, self._grid.params(point), exc.prompt_id, error=exc, host=host)
+            return self._attach_earlier(point) or self._submit(point, host)
+        except JobTimeout as exc:  # the server is away; look at the prompts in flight
+            row = self._error_row(point, exc.prompt_id, exc, host)
             self._settle(row, is_known=False)
             return False
 
-    def _was_found(self, point: int) -> bool:
-        """Return whether a server has its prompt already, by an earlier call."""
+    def _attach_earlier(self, point: int) -> bool:
+        """Attach to the prompt of an earlier call; return whether a server has one."""
         withdrawn = self._withdrawn.pop(point, None)
-        if withdrawn is not None and self._has_found(point, withdrawn.prompt_id, withdrawn.host):
+        if withdrawn is not None and self._attach_found(point, withdrawn.prompt_id, withdrawn.host):
             return True
-        return self._journal is not None and self._has_found(point, self._next_id(point))
+        return self._journal is not None and self._attach_found(point, self._next_id(point))
 
     def _submit(self, point: int, host: str) -> bool:
-        """Submit a point; False: that server cannot have it."""
+        """Submit a point; return False if its server cannot have it."""
         prompt_id = self._next_id(point)
         flight = Flight(prompt_id, point, host, self._tries[point] + 1)
         self._flights[prompt_id] = flight
         workflow = self._grid.workflow(point)
         try:
-            job = self._runner.submit(flight, workflow, self._options, self._sent)
+            job = self._runner.submit(flight, workflow, self._options, self._note_sent)
         except ComfyError as exc:
             del self._flights[prompt_id]
             if isinstance(exc, JobTimeout):
-                self._write_returned(point)
+                self._note_return(point)
                 raise
             if not is_about_one(exc):
-                self._write_withdrawn(point)  # it did not arrive
+                self._note_withdrawal(point)  # the prompt did not arrive
                 raise
-            self._refused(flight, exc)
+            self._settle_refusal(flight, exc)
             return True
         if job is None:
             del self._flights[prompt_id]
@@ -329,26 +328,26 @@ class _Sweeper:
             return False
         self._was_accepted |= state_of(job).accepted_at is not None
         if self._journal is not None and job.prompt_id != prompt_id:  # a server before 0.3.45
-            self._journal.accepted(self._keys[point], job.prompt_id)
+            self._journal.note_id(self._keys[point], job.prompt_id)
         return True
 
-    def _sent(self, flight: Flight) -> None:
+    def _note_sent(self, flight: Flight) -> None:
         """Record that a prompt is about to be sent, maybe in another thread."""
         if self._journal is not None:
             key = self._keys[flight.point]
             now = runtime.wall_time()
-            self._journal.sent(key, flight.host, flight.prompt_id, flight.tries, now)
+            self._journal.note_sent(key, flight.host, flight.prompt_id, flight.tries, now)
         self._tries[flight.point] = flight.tries
         flight.begun = runtime.monotonic()
 
-    def _has_found(self, point: int, prompt_id: str, home: str | None = None) -> bool:
-        """Return whether a server has it already."""
+    def _attach_found(self, point: int, prompt_id: str, home: str | None = None) -> bool:
+        """Attach to a prompt; return whether a server has it."""
         found = self._runner.find(prompt_id, home)
         if found is None:
             return False
         host, known = found
         if home is None:
-            self._sent(Flight(prompt_id, point, host, self._tries[point] + 1))
+            self._note_sent(Flight(prompt_id, point, host, self._tries[point] + 1))
         self._attach(Flight(known, point, host, was_taken_back=home is not None))
         return True
 
@@ -356,24 +355,23 @@ class _Sweeper:
         self._flights[flight.prompt_id] = flight
         self._runner.attach(flight, self._grid.workflow(flight.point), lost_delay)
 
-    def _refused(self, flight: Flight, error: ComfyError) -> None:
+    def _settle_refusal(self, flight: Flight, error: ComfyError) -> None:
         """Settle a row whose prompt was refused: nothing of it has run."""
-        params = self._grid.params(flight.point)
-        row = SweepRow(flight.point, params, flight.prompt_id, error=error, host=flight.host)
+        row = self._error_row(flight.point, flight.prompt_id, error, flight.host)
         if not self._was_accepted and not self._grid.may_cause(error):
-            self._write_end(row)
+            self._note_end(row)
             error.add_note("it is about no input of the grid, so the sweep ends here")
             raise error
         self._settle(row)
 
     def _refuse_impossible(self) -> None:
-        refused = self._runner.impossible(self._todo)
+        refused = self._runner.find_impossible(self._todo)
         final = [error for error in refused.values() if not isinstance(error, JobTimeout)]
         if final and len(final) == len(self._grid):
             raise final[0]
         self._todo.drop(refused.keys())
         for point, error in refused.items():
-            row = SweepRow(point, self._grid.params(point), self._next_id(point), error=error)
+            row = self._error_row(point, self._next_id(point), error)
             if isinstance(error, JobTimeout):
                 error.prompt_id = row.prompt_id
             self._settle(row, is_known=not isinstance(error, JobTimeout))
@@ -382,7 +380,7 @@ class _Sweeper:
         flight = self._flights[prompt_id]
         verdict = self._runner.judge(flight, outcome)
         if verdict.moves and isinstance(outcome, ComfyError):
-            self._moves_on(prompt_id, outcome)
+            self._move(prompt_id, outcome)
             return
         refusal = None if isinstance(outcome, Result | JobError) else outcome
         may_have_run = _may_have_run(flight, self._prompts.get(prompt_id), refusal)
@@ -390,20 +388,20 @@ class _Sweeper:
             if not verdict.may_move:
                 raise refusal
             if not may_have_run:
-                self._recalled(prompt_id)
+                self._put_back(prompt_id)
                 return
         entry = self._prompts.pop(prompt_id)
         if entry is None:  # close() in another thread has taken it back
             raise ClientClosed
         del self._flights[prompt_id]
         if refusal is not None and not may_have_run:
-            self._refused(flight, refusal)
+            self._settle_refusal(flight, refusal)
             return
         if refusal is not None:
             why = f"lost: {flight.host} may have run it, and cannot be asked: {refusal}"
             outcome = lost_error(prompt_id, why)
         if isinstance(outcome, JobInterrupted) and flight.tries and flight.begun is None:
-            self._todo.put_back(flight.point, flight.host)  # of a pool that is shut down
+            self._todo.put_back(flight.point, flight.host)  # the pool is being shut down
             return
         self._conclude(flight, entry, outcome, verdict, is_known=not may_have_run)
 
@@ -416,10 +414,13 @@ class _Sweeper:
         *,
         is_known: bool,
     ) -> None:
-        """Conclude a prompt that a server had; ``is_known``: the server told how it ended."""
+        """Settle the row of a prompt that a server had, or submit its point again.
+
+        ``is_known``: the server told how the prompt ended.
+        """
         self._was_accepted = True
         job = entry if isinstance(entry, Job) else None
-        # What an earlier call in this process has taken back, ends as interrupted.
+        # A prompt that an earlier call in this process took back ends as interrupted.
         was_taken_back = flight.was_taken_back or (job is not None and state_of(job).cancelled)
         is_gone = isinstance(outcome, JobLost) or (
             isinstance(outcome, JobInterrupted) and was_taken_back
@@ -435,14 +436,21 @@ class _Sweeper:
             self._todo.put_back(point, flight.host)
             return
         has_end = not (is_gone or isinstance(outcome, JobTimeout))
-        took = time_of(self._runner, flight.host, job) if has_end and job is not None else None
+        took = (
+            execution_time(self._runner, flight.host, job) if has_end and job is not None else None
+        )
         row = _row_of(flight, self._grid.params(point), job, outcome, took)
         self._settle(row, is_known=was_forgotten)
 
+    def _error_row(
+        self, point: int, prompt_id: str, error: ComfyError, host: str | None = None
+    ) -> SweepRow:
+        return SweepRow(point, self._grid.params(point), prompt_id, error=error, host=host)
+
     def _settle(self, row: SweepRow, *, is_known: bool = True) -> None:
-        """Settle a row that has ended; unless it is known how, the next call asks again."""
+        """Settle a row that has ended; unless ``is_known``, the next call asks about it again."""
         if is_known:
-            self._write_end(row)
+            self._note_end(row)
         self._rows[row.index] = row
         self._tell(row)
 
@@ -451,24 +459,24 @@ class _Sweeper:
             self._make_room()
             self._on_row(row)
             if self._journal is not None:
-                self._journal.told(self._keys[row.index])
+                self._journal.note_told(self._keys[row.index])
 
-    def _ask_times_again(self) -> None:
+    def _ask_for_late_times(self) -> None:
         for row, seconds in late_times(self._runner, self._rows.values()):
             self._rows[row.index] = attrs.evolve(row, execution_seconds=seconds)
             if self._journal is not None:
-                self._journal.ran(self._keys[row.index], seconds)
+                self._journal.note_seconds(self._keys[row.index], seconds)
 
-    # -- what the journal gets --------------------------------------------------------------
+    # -- notes in the journal ---------------------------------------------------------------
 
-    def _write_end(self, row: SweepRow) -> None:
+    def _note_end(self, row: SweepRow) -> None:
         """Write the end of a row, without its params, which may be secrets."""
         if self._journal is None:
             return
         for client in self._runner.clients.values():
-            add_secrets_of(client, self._secrets)  # now: they may have changed
+            add_secrets_of(client, self._secrets)  # now, as they may have changed
         workflow, secrets = self._grid.workflow(row.index), self._secrets
-        self._journal.ended(
+        self._journal.note_end(
             self._keys[row.index],
             row.host or "",
             row.prompt_id,
@@ -478,15 +486,15 @@ class _Sweeper:
             error=None if row.error is None else error_record(row.error, secrets.hide_text),
         )
 
-    def _write_returned(self, point: int) -> None:
+    def _note_return(self, point: int) -> None:
         if self._journal is not None:
-            self._journal.returned(self._keys[point])
+            self._journal.note_return(self._keys[point])
 
-    def _write_withdrawn(self, point: int) -> None:
+    def _note_withdrawal(self, point: int) -> None:
         try:
             if self._journal is not None:
-                self._journal.withdrawn(self._keys[point])
-        except OSError as exc:  # the error that is on its way says more
+                self._journal.note_withdrawal(self._keys[point])
+        except OSError as exc:  # the error that ends the sweep says more
             log.warning("the next call will look for prompts that never came: %s", exc)
 
 
@@ -497,7 +505,7 @@ def _row_of(
     outcome: Result | ComfyError,
     took: float | None,
 ) -> SweepRow:
-    """Return the row of a prompt that a server had; ``took``: how many seconds it ran there."""
+    """Return the row of a prompt that a server had; ``took``: the seconds that it ran there."""
     result = outcome if isinstance(outcome, Result) else None
     ended = (None if job is None else state_of(job).ended_at) or runtime.monotonic()
     return SweepRow(
@@ -517,7 +525,7 @@ def _may_have_run(flight: Flight, entry: Job | ComfyError | None, error: ComfyEr
     """Return whether a prompt with this error may have run, as a server has it or may have it."""
     if error is None:
         return False
-    if not flight.tries:  # an earlier call has sent it
+    if not flight.tries:  # an earlier call sent it
         return True
     if not isinstance(entry, Job):
         return False
@@ -527,7 +535,7 @@ def _may_have_run(flight: Flight, entry: Job | ComfyError | None, error: ComfyEr
 
 
 def _id_of(journal: uuid.UUID, key: Key, tries: int) -> str:
-    """Return the id of a prompt, computed: a journal from elsewhere may name any prompt."""
+    """Return the id of a prompt: computed, as a journal from elsewhere may name any prompt."""
     digest, occurrence = key
     return str(uuid.uuid5(journal, f"{digest}/{occurrence}/{tries}"))
 

@@ -32,7 +32,7 @@ class Screen:
 def shown_progress(
     surface: Surface, prompts: InFlight, rows: Mapping[int, SweepRow], total: int
 ) -> Iterator[Screen]:
-    """Context manager: show a bar with the number of rows, and at the end how it ended."""
+    """Context manager: show a bar with the number of rows, and at the end how the sweep ended."""
     if surface == "none":
         yield Screen(lambda: None, lambda _: None)
         return
@@ -68,7 +68,7 @@ class _SweepBar:
         self._total = total
         self._shows_previews = shows_previews
         self._begun = runtime.monotonic()
-        self._before = len(rows)  # of an earlier call
+        self._before = len(rows)  # rows of an earlier call
         self._preview: Preview | None = None
         self._watched: Job | None = None
         self._latest: Callable[[], PreviewEvent | None] = lambda: None
@@ -81,7 +81,7 @@ class _SweepBar:
         self._bar.end(self.moment("done"), outcome)
 
     def moment(self, ended: str = "") -> Moment:
-        """Return ``12/500, 3 failed`` and the like; the prompts that run count in part."""
+        """Return the state of the bar, ``12/500, 3 failed``; running prompts count in part."""
         from ..showing.bars import Moment
 
         jobs = list(self._prompts.jobs.values())
@@ -92,7 +92,7 @@ class _SweepBar:
         done = len(rows) + sum(job.progress.fraction for job in jobs)
         elapsed = runtime.monotonic() - self._begun
         new = done - self._before
-        # The first one may have loaded a model: it says too little of the others.
+        # The first prompt may have loaded a model, and says too little about the others.
         left = elapsed / new * (self._total - done) if len(rows) > self._before else None
         counted = f"{len(rows)}/{self._total}{f', {failed} failed' if failed else ''}"
         trouble = "" if ended else self._prompts.trouble

@@ -15,13 +15,13 @@ from .runner import Runner
 log: logging.Logger = logging.getLogger("comfy_client")
 
 
-def time_of(runner: Runner, host: str, job: Job) -> float | None:
+def execution_time(runner: Runner, host: str, job: Job) -> float | None:
     """Return the job's execution time; its record may lag the end event."""
     took, client = state_of(job).took, runner.clients.get(host)
     if took is not None or client is None:
         return took
     try:
-        with limited_silence(runner.poller.timing.row):  # its end is to be written down
+        with limited_silence(runner.poller.timing.row):  # the journal waits for it
             entry = client.get_history(job.prompt_id)
     except ComfyError as exc:
         log.debug("no times of prompt %s: %s", job.prompt_id, exc)
@@ -30,7 +30,7 @@ def time_of(runner: Runner, host: str, job: Job) -> float | None:
 
 
 def late_times(runner: Runner, rows: Iterable[SweepRow]) -> Iterator[tuple[SweepRow, float]]:
-    """Yield the times of rows for which the server wrote its history late."""
+    """Yield the execution times of rows whose history the server wrote late."""
     missing = [
         row
         for row in rows
@@ -38,7 +38,7 @@ def late_times(runner: Runner, rows: Iterable[SweepRow]) -> Iterator[tuple[Sweep
         and row.execution_seconds is None
         and not row.from_journal
     ]
-    poller, silent = runner.poller, set[str | None]()  # servers that tell none
+    poller, silent = runner.poller, set[str | None]()  # servers that tell no times
     deadline = Deadline.after(poller.timing.rows)
     while missing and (left := deadline.left()) > 0:
         row = missing.pop(0)

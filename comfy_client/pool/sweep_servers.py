@@ -80,19 +80,19 @@ class PoolRunner(Runner):
         self._patience = patience
         self._dispatcher = dispatcher
         self._needs = needs_by_point(grid)
-        # Of all servers that there have been.
+        # The clients of all servers that have been in the pool.
         self._clients = {name: one.api for name, one in dispatcher.members.items()}
         self._recoveries: dict[str, Recovery] = {}
         self._sought: Mapping[str, Sought] = {}
-        self._entries: dict[str, Entry] = {}  # of the prompts in flight
-        self._hosts: dict[str, str] = {}  # of these
+        self._entries: dict[str, Entry] = {}  # the prompts in flight
+        self._hosts: dict[str, str] = {}  # their servers
         self._avoided: dict[int, set[str]] = {}  # servers that refused or failed a point
-        self._failed: set[int] = set()  # points that failed once, and went on
+        self._failed: set[int] = set()  # points that failed once, and moved
         self._died: dict[int, frozenset[str]] = {}  # servers that died while they ran a point
-        self._refusing: dict[str, ComfyError] = {}  # servers that take nothing of us, and why
-        self._away_since: dict[str, float] = {}  # of servers that may have these
-        self._idle_since: float | None = None  # nothing is under way, and something waits
-        self._rest: Needs = frozenset()  # what the first of these needs
+        self._refusing: dict[str, ComfyError] = {}  # servers that refuse us, and why
+        self._away_since: dict[str, float] = {}  # when servers with earlier prompts went away
+        self._idle_since: float | None = None  # since when points wait and none is in flight
+        self._rest: Needs = frozenset()  # the needs of the first of them
 
     # -- servers ---------------------------------------------------------------------------
 
@@ -106,13 +106,20 @@ class PoolRunner(Runner):
     def _ready(self) -> dict[str, Member]:
         return {name: one for name, one in self._members.items() if one.server.ready}
 
-    def _allowed(self, members: Mapping[str, Member]) -> dict[str, Member]:
-        terms = self._terms
+    @property
+    def _allowed(self) -> dict[str, Member]:
+        """The servers that the caller allows."""
+        include, exclude = self._terms.include, self._terms.exclude
         return {
             name: member
-            for name, member in members.items()
-            if (terms.include is None or name in terms.include) and name not in terms.exclude
+            for name, member in self._members.items()
+            if (include is None or name in include) and name not in exclude
         }
+
+    @property
+    def _usable(self) -> dict[str, Member]:
+        """The servers that the caller allows and that do not refuse us."""
+        return {name: one for name, one in self._allowed.items() if name not in self._refusing}
 
     @property
     def poller(self) -> Poller:
@@ -129,12 +136,12 @@ class PoolRunner(Runner):
             raise ClientClosed("the pool has no servers: add one")
         return self._clients
 
-    # -- what is to be run -----------------------------------------------------------------
+    # -- the next points -------------------------------------------------------------------
 
     @property
     def weights(self) -> Mapping[str, float]:
         """The weights of the servers that answer, or of all if no server does."""
-        members = self._allowed(self._members)
+        members = self._allowed
         found = {name: one for name, one in members.items() if one.error is None} or members
         return {name: member.server.weight for name, member in found.items()}
 
@@ -149,8 +156,7 @@ class PoolRunner(Runner):
     def _free(self) -> list[Server]:
         """Return the servers that can take one more prompt, without a long queue of others."""
         own = Counter(self._hosts.values())
-        members = self._allowed(self._ready)
-        servers = [one.server for name, one in members.items() if name not in self._refusing]
+        servers = [one.server for one in self._usable.values() if one.server.ready]
         least = min((server.load for server in servers), default=0.0)
         found = [
             server
@@ -165,7 +171,7 @@ class PoolRunner(Runner):
         member = self._dispatcher.members.get(host)
         if member is None or not member.server.has(self._needs(point)):
             return False
-        if host in self._avoided.get(point, ()):  # if no other comes, it says how the point ends
+        if host in self._avoided.get(point, ()):  # if no other comes, its error ends the point
             return not self._may_another_come(point)
         return member.server.may_be_tried or not self._has_other(host, point)
 
@@ -173,8 +179,7 @@ class PoolRunner(Runner):
         """Return whether a server that has not refused or failed a point may run it yet."""
         return any(
             self._can_run(one, point) and self._dispatcher.may_come(one)
-            for name, one in self._allowed(self._members).items()
-            if name not in self._refusing
+            for one in self._usable.values()
         )
 
     def _can_run(self, member: Member, point: int) -> bool:
@@ -184,26 +189,25 @@ class PoolRunner(Runner):
 
     def _has_other(self, host: str, point: int) -> bool:
         """Return whether another server can run a point that is well, now or soon."""
-        members = self._allowed(self._members)
         return any(
             one.server.is_expected and not one.server.is_suspect and self._can_run(one, point)
-            for name, one in members.items()
-            if name != host and name not in self._refusing
+            for name, one in self._usable.items()
+            if name != host
         )
 
-    def impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
-        """Return the points that no server can run; one that is away may be able to.
+    def find_impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
+        """Find the points that no server can run; one that is away may be able to.
 
         Raises:
             ComfyError: Only servers that refuse us have what all of them need.
         """
         found = list(points)
         self._rest = self._needs(found[0]) if found else frozenset()
-        if (late := self._late()) is not None:
+        if (late := self._timeout_error()) is not None:
             return {point: copy.copy(late) for point in found}
         kinds = set(map(self._needs, found))
         if any(self._lacking(needs) or not self._is_there(needs) for needs in kinds):
-            self._dispatcher.refresh(LONGEST)  # a model file may have come since
+            self._dispatcher.refresh(LONGEST)  # a model file may have been added since
         lacking = {needs: self._lacking(needs) for needs in kinds}
         refusals = [error for needs in kinds if (error := self._refusal(needs)) is not None]
         if refusals and len(refusals) == len(kinds):
@@ -212,7 +216,7 @@ class PoolRunner(Runner):
 
     def _lacking(self, needs: Needs) -> ComfyError | None:
         """Return the error of a workflow that no server can run, or None."""
-        members = self._allowed(self._members)
+        members = self._allowed
         if any(member.server.has(needs) for member in members.values()):
             return None
         error = cannot_run(Waiting("", 0, needs=needs), members)
@@ -221,16 +225,16 @@ class PoolRunner(Runner):
         raise error
 
     def _is_there(self, needs: Needs) -> bool:
-        """Return whether a server has this that is not away."""
-        members = self._allowed(self._members).values()
+        """Return whether a server that is not away has all of this."""
+        members = self._allowed.values()
         return any(one.server.has(needs) for one in members if one.error is None)
 
     def _refusal(self, needs: Needs) -> ComfyError | None:
-        """Return the error of the only servers that could run a row, if none ever will.
+        """Return an error if no server that could run a row ever will, else None.
 
-        They refuse us, or have never answered.
+        Such servers refuse us, or have never answered.
         """
-        members = self._allowed(self._members)
+        members = self._allowed
         able = {name: one for name, one in members.items() if one.server.has(needs)}
         left = {name: one for name, one in able.items() if name not in self._refusing}
         if not able or any(one.offer is not None for one in left.values()) or not is_hopeless(left):
@@ -243,17 +247,17 @@ class PoolRunner(Runner):
         return out_of_reach(left, "that can run it", others)
 
     def recall(self, *, needed: bool) -> Collection[str]:
-        """Take back what waits for a server that is away, or for a busy one beside an idle one."""
+        """Take back prompts whose server is away, or is busy while another one is idle."""
         jobs = {
             name: job
             for name, job in self.prompts.jobs.items()
             if isinstance(job, PooledJob) and job.status == "waiting"
         }
         ready, hosts = self._ready, self._hosts
-        self._give_up(jobs, ready)
+        self._lose_earlier(jobs, ready)
         ours = [name for name in jobs if name not in self.prompts.earlier]
         found = [name for name in ours if hosts[name] not in ready or self._is_held_up(name)]
-        if needed and self._allowed(ready).keys() - self._refusing.keys() - set(hosts.values()):
+        if needed and (self._usable.keys() & ready.keys()) - set(hosts.values()):
             found += [name for name in ours if hosts[name] in ready][-1:]
         found = [name for name in found if self._dispatcher.withdraw(jobs[name], if_unsent=True)]
         for name in found:
@@ -272,8 +276,8 @@ class PoolRunner(Runner):
         is_bound = entry is not None and entry.waiting.is_bound
         return is_bound and member is not None and member.server.is_suspect
 
-    def _give_up(self, jobs: Mapping[str, PooledJob], ready: Collection[str]) -> None:
-        """Lose what an earlier process has sent to a server that does not come back."""
+    def _lose_earlier(self, jobs: Mapping[str, PooledJob], ready: Collection[str]) -> None:
+        """Lose prompts that an earlier process sent to a server that does not come back."""
         now = runtime.monotonic()
         for host in ready:
             self._away_since.pop(host, None)
@@ -287,7 +291,7 @@ class PoolRunner(Runner):
                 error = lost_error(name, f"lost: {silence}, and may have run it")
                 self.prompts.put(name, error)
 
-    def _late(self) -> ComfyError | None:
+    def _timeout_error(self) -> ComfyError | None:
         """Return a JobTimeout if rows have waited too long for a server to answer, else None."""
         limits = [n for n in (self.prompts.timeout, self.prompts.stall_timeout) if n is not None]
         if self._idle_since is None or not limits:
@@ -302,9 +306,9 @@ class PoolRunner(Runner):
         self._dispatcher.check_open()
         if self._idle_since is None:
             self._idle_since = runtime.monotonic()
-            away = self._allowed(self._members).keys() - self._ready.keys()
+            away = self._allowed.keys() - self._ready.keys()
             names = ", ".join(away)
-            if words := lacks(Waiting("", 0, needs=self._rest), self._allowed(self._members)):
+            if words := lacks(Waiting("", 0, needs=self._rest), self._allowed):
                 names += f"; {words}"
             log.warning("the sweep waits for a server that can run the rest: %s", names)
         tick = self.prompts.tick
@@ -334,7 +338,7 @@ class PoolRunner(Runner):
     ) -> Job | None:
         host, prompt_id = flight.host, flight.prompt_id
         job = PooledJob(self._clients[host], prompt_id, graph, self._dispatcher)
-        # What was submitted before is looked for on its server, whatever that has by now.
+        # An earlier prompt is looked for on its server, whatever models that has by now.
         needs = needs_of(graph_of(workflow)) if found is None else frozenset[Need]()
         has_other = self._has_other(host, flight.point)
         waiting = Waiting(
@@ -371,23 +375,23 @@ class PoolRunner(Runner):
             return Verdict()
         if entry is not None:
             self._died[point] = self._died.get(point, frozenset()) | entry.died
-            if self._moves_on(flight, entry):
+            if self._let_move(flight, entry):
                 return Verdict(moves=True)
         job = self.prompts.get(flight.prompt_id)
         inner = prompt_of(job) if isinstance(job, PooledJob) else None
-        # Only its own server can say so; it may say otherwise when it is back.
+        # Only its own server can say so; a silent one may know it when it is back.
         was_forgotten = (
             inner is not None and inner.done() and isinstance(inner.exception(0), JobLost)
         )
         return Verdict(
-            may_move=not is_about_one(outcome) and self._refuses_us(flight.host, outcome),
+            may_move=not is_about_one(outcome) and self._note_refusal(flight.host, outcome),
             is_poison=len(self._died.get(point, ())) > 1,
             was_forgotten=was_forgotten,
             cancel=partial(self._cancel_later, inner, job),
         )
 
-    def _moves_on(self, flight: Flight, entry: Entry) -> bool:
-        """Return whether another server is to run the point of a prompt that has ended."""
+    def _let_move(self, flight: Flight, entry: Entry) -> bool:
+        """Let another server run a point whose prompt has ended; return whether one is to."""
         point = flight.point
         if not entry.goes_on or (entry.failed and point in self._failed):
             return False
@@ -397,15 +401,15 @@ class PoolRunner(Runner):
             self._avoided.setdefault(point, set()).add(flight.host)
         return True
 
-    def _refuses_us(self, host: str, error: ComfyError) -> bool:
-        """Return whether only this server takes nothing of us, or has been closed."""
+    def _note_refusal(self, host: str, error: ComfyError) -> bool:
+        """Note a server that refuses us or is closed; return whether others are left."""
         self._dispatcher.check_open()
         if not isinstance(error, AuthenticationError | ClientClosed):
             return False
         self._refusing[host] = error
-        return bool(self._allowed(self._members).keys() - self._refusing.keys())
+        return bool(self._usable)
 
-    # -- what ran before -------------------------------------------------------------------
+    # -- prompts of an earlier call --------------------------------------------------------
 
     def recover(self, sought: Mapping[str, Sought]) -> None:
         """Look for prompts of an earlier call, once it is known which servers answer."""
@@ -424,7 +428,7 @@ class PoolRunner(Runner):
         return self._recoveries[host]
 
     def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:
-        """Ask all servers that answer; what may be on one that does not, is waited for there."""
+        """Ask all servers that answer; if ``home`` does not, the prompt may be there."""
         if not self._sought:
             return None
         asked = set()

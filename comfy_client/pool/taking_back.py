@@ -25,9 +25,9 @@ Submit = Callable[[Any, Callable[[PooledJob], object]], PooledJob]
 
 #: As many jobs wait as servers take, so that none is ever idle.
 SPARE: Final = 2
-#: Seconds in which all is taken back, what is being sent included.
+#: Seconds in which all prompts are taken back, including those that are being sent.
 _LONGEST: Final = 5.0
-#: Seconds that what is being sent holds up the rest; and between two looks.
+#: Seconds that prompts which are being sent hold up the rest; and between two looks.
 _SOON: Final = 0.5
 _LOOK: Final = 0.01
 
@@ -119,7 +119,7 @@ def _pooled(prompts: Mapping[str, Job | None]) -> list[PooledJob]:
 
 
 def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJob]:
-    """Take back what waits in the pool, and what is pending on a server; what runs keeps running.
+    """Take back jobs that wait in the pool or are pending on a server; the others keep running.
 
     This takes 5 seconds at most.
 
@@ -132,7 +132,7 @@ def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJ
     taken: list[PooledJob] = []
 
     def take(there: list[PooledJob]) -> None:
-        """Take back what a server has at once, and then what was on its way."""
+        """Take back at once the jobs that a server has, and later those on their way there."""
         for until in (Deadline.after(_SOON), deadline):
             while any(map(_is_on_the_way, there)) and not until.expired:
                 runtime.sleep(_LOOK)
@@ -147,7 +147,7 @@ def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJ
                 return
 
     servers = _by_server(left)
-    try:  # all at once, since one that does not answer takes its time
+    try:  # all at once, since a server that does not answer takes its time
         with runtime.ThreadPoolExecutor(max(1, len(servers))) as threads:
             list(threads.map(take, servers))
     except RuntimeError:  # no more threads, as when Python ends

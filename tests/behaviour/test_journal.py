@@ -537,7 +537,7 @@ def test_what_lies_where_sqlite_writes_is_left_alone(tmp_path, ending, given) ->
         path.symlink_to("sweep")
     beside = tmp_path / f"sweep{ending}"
     with Journal(beside) as other:
-        other.sent(("point", 1), "http://there", "the-id", 1, 1.0)
+        other.note_sent(("point", 1), "http://there", "the-id", 1, 1.0)
     before = beside.read_bytes()
     with pytest.raises(ValueError, match=f"sweep{ending} is in the way"):
         Journal(path)
@@ -551,7 +551,7 @@ def test_what_a_killed_journal_left_beside_it_is_no_part_of_a_new_one(tmp_path) 
     code = (
         "import os, sys\n"
         "from comfy_client.batch.journal import Journal\n"
-        "Journal(sys.argv[1]).sent(('point', 1), 'http://here', 'the-id', 1, 1.0)\n"
+        "Journal(sys.argv[1]).note_sent(('point', 1), 'http://here', 'the-id', 1, 1.0)\n"
         "os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, path], check=False)

@@ -287,7 +287,7 @@ def test_no_terminal_obeys_what_is_quoted_of_a_damaged_journal(path: Path, chang
     """Neither in the message nor in a traceback: SQLite quotes names and values as they are."""
     key = ("d", 1)
     with Journal(path) as journal:
-        journal.sent(key, "http://here", "id", 1, 1.0)
+        journal.note_sent(key, "http://here", "id", 1, 1.0)
     with changed(path) as connection:
         connection.execute(change)
     with pytest.raises(ValueError, match="is damaged") as caught, Journal(path) as journal:
@@ -300,7 +300,7 @@ def test_no_terminal_obeys_what_is_quoted_of_a_damaged_journal(path: Path, chang
 def test_a_journal_of_an_earlier_version_is_read(path: Path, version: int) -> None:
     """Only the comments of its schema are others."""
     with Journal(path) as journal:
-        journal.sent(("d", 1), "http://here", "id", 1, 1.0)
+        journal.note_sent(("d", 1), "http://here", "id", 1, 1.0)
     with changed(path) as connection:
         connection.execute(
             "UPDATE sqlite_master SET sql = replace(sql, '-- the server of the last try; empty: "
@@ -309,7 +309,7 @@ def test_a_journal_of_an_earlier_version_is_read(path: Path, version: int) -> No
         connection.execute(f"PRAGMA user_version = {version}")
     with Journal(path) as journal:
         assert list(journal.records([("d", 1), ("e", 1)])) == [("d", 1)]
-        journal.told(("d", 1))
+        journal.note_told(("d", 1))
 
 
 # -- pages that refer to each other ----------------------------------------------------------
@@ -359,7 +359,7 @@ def test_trees_of_pages_without_end_are_not_walked(path: Path, root: int, how: s
     """A file of 80 kB in which SQLite would find 10**30 rows."""
     with Journal(path) as journal:
         for number in range(5):
-            journal.sent((f"{number}", 1), "http://here", "id", 1, 1.0)
+            journal.note_sent((f"{number}", 1), "http://here", "id", 1, 1.0)
     good = path.read_bytes()
     with_endless_tree(path, root)
     if how != "in the file":
@@ -373,7 +373,7 @@ def test_trees_of_pages_without_end_are_not_walked(path: Path, root: int, how: s
         path.with_name("runs.sqlite-journal").write_bytes(undo)
     with contextlib.suppress(ValueError), Journal(path) as journal:
         journal.records([(f"{number}", 1) for number in range(9)])
-        journal.told(("3", 1))
+        journal.note_told(("3", 1))
 
 
 # -- its records --------------------------------------------------------------------------
@@ -479,7 +479,7 @@ def naming(path: Path, grid: dict[str, list[Any]], server: ComfyServer, prompt_i
     with Journal(path) as journal:
         for point in range(len(Grid(WORKFLOW, grid))):
             key = (Grid(WORKFLOW, grid).digest(point), 1)
-            journal.sent(key, server.url, prompt_id, 1, 1.0)
+            journal.note_sent(key, server.url, prompt_id, 1, 1.0)
     return path
 
 

@@ -75,7 +75,7 @@ POOLS = (
     Mutant(
         "B04",
         "batch/sweep.py",
-        "return self._journal is not None and self._has_found(point, self._next_id(point))",
+        "return self._journal is not None and self._attach_found(point, self._next_id(point))",
         "return False",
         "behaviour/test_journal.py::test_what_a_journal_has_lost_is_found_on_the_server",
         "what a killed process had sent runs again",

@@ -187,7 +187,7 @@ def test_the_search_for_a_submission_without_an_answer_counts(world, is_back) ->
     outage = world.outage(5.0)
     world.answers = is_back
     world.outstanding = (object(),)
-    outage.was_silent(10.0)
+    outage.begin_before(10.0)
     if is_back:
         outage.look()
         assert outage.seconds == 0.0
@@ -196,5 +196,5 @@ def test_the_search_for_a_submission_without_an_answer_counts(world, is_back) ->
             outage.look()
     world.link = 1
     outage.look()
-    outage.was_silent(10.0)
+    outage.begin_before(10.0)
     assert outage.seconds == 0.0
