@@ -14,8 +14,7 @@ from typing import overload
 from . import subscriptions
 from .client import ComfyApi
 from .events import Event
-from .jobs import job as jobs
-from .jobs.job import Job, OnInterrupt
+from .jobs.job import Job, OnInterrupt, cancel_in_time
 from .jobs.result import Result
 
 __all__ = ["EventStream", "events", "result"]
@@ -107,7 +106,7 @@ def events(source: Job | ComfyApi, name: str = "all") -> EventStream:
         raise TypeError(f"events() takes a job or a ComfyApi, not {source!r:.80}")
     bell = _Bell()
     if isinstance(source, Job):
-        return EventStream(bell, jobs.poll(source, bell.ring))
+        return EventStream(bell, source.handle.poll(bell.ring))
     return EventStream(bell, subscriptions.poll(source, source.parts, name, bell.ring))
 
 
@@ -135,13 +134,13 @@ async def result(job: Job, *, on_cancel: OnInterrupt = "leave") -> Result:
         raise ValueError(f"on_cancel is 'leave' or 'cancel', not {on_cancel!r}")
     bell = _Bell()
     try:
-        with jobs.at_end(job, bell.ring):
+        with job.handle.at_end(bell.ring):
             while not job.done():
                 await bell.wait()
     except asyncio.CancelledError:
         if on_cancel == "cancel":
-            await asyncio.to_thread(jobs.cancel_in_time, [job])
+            await asyncio.to_thread(cancel_in_time, [job])
         elif not job.done():
-            jobs.warn_that_it_runs(job)
+            job.handle.warn_that_it_runs()
         raise
     return job.result(0)
