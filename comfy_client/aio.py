@@ -14,7 +14,8 @@ from typing import overload
 from . import subscriptions
 from .client import ComfyApi
 from .events import Event
-from .jobs.job import Job, OnInterrupt, cancel_in_time
+from .jobs import job as jobs
+from .jobs.job import Job, OnInterrupt
 from .jobs.result import Result
 
 __all__ = ["EventStream", "events", "result"]
@@ -106,7 +107,7 @@ def events(source: Job | ComfyApi, name: str = "all") -> EventStream:
         raise TypeError(f"events() takes a job or a ComfyApi, not {source!r:.80}")
     bell = _Bell()
     if isinstance(source, Job):
-        return EventStream(bell, source.handle.poll(bell.ring))
+        return EventStream(bell, jobs.poll(source, bell.ring))
     return EventStream(bell, subscriptions.poll(source, source.parts, name, bell.ring))
 
 
@@ -131,16 +132,16 @@ async def result(job: Job, *, on_cancel: OnInterrupt = "leave") -> Result:
         ValueError: ``on_cancel`` is neither of the two.
     """
     if on_cancel not in ("leave", "cancel"):
-        raise ValueError(f"on_cancel is 'leave' or 'cancel', not {on_cancel!r}")
+        raise ValueError(f"on_cancel must be 'leave' or 'cancel', not {on_cancel!r}")
     bell = _Bell()
     try:
-        with job.handle.at_end(bell.ring):
+        with jobs.at_end(job, bell.ring):
             while not job.done():
                 await bell.wait()
     except asyncio.CancelledError:
         if on_cancel == "cancel":
-            await asyncio.to_thread(cancel_in_time, [job])
+            await asyncio.to_thread(jobs.cancel_in_time, [job])
         elif not job.done():
-            job.handle.warn_that_it_runs()
+            jobs.warn_that_it_runs(job)
         raise
     return job.result(0)

@@ -32,8 +32,7 @@ from .jobs.execute import (
     run_workflow,
     submit_workflow,
 )
-from .jobs.handle import Limits
-from .jobs.job import Job, OnInterrupt
+from .jobs.job import Job, Limits, OnInterrupt
 from .jobs.parts import Parts
 from .jobs.poller import Poller
 from .jobs.result import NodeOutput, Result
@@ -156,7 +155,9 @@ class ComfyApi(Batches):
         max_json: int = MAX_JSON,
     ) -> None:
         if client_id is not None and not isinstance(client_id, str):
-            raise TypeError("client_id is a text; a port goes into host, as in 'gpu-box:8188'")
+            raise TypeError(
+                "client_id must be a string; a port goes into host, as in 'gpu-box:8188'"
+            )
         if client_id == "":
             raise ValueError("client_id is empty; None makes one")
         self._settings = ClientSettings(

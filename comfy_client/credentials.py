@@ -53,7 +53,7 @@ class BasicCredentials(_HeadersOnly):
     @username.validator
     def _has_no_colon(self, _: object, value: str) -> None:
         if ":" in value:
-            raise ValueError("a user name cannot hold a colon: the password begins behind it")
+            raise ValueError("a user name cannot contain a colon: the password begins after it")
 
     def headers(self) -> Mapping[str, str]:
         """Return ``Authorization: Basic ...``."""

@@ -215,7 +215,7 @@ class NotSupported(ApiError):
     something else: it would stop another prompt (``cancel``), or has no VRAM (``wait_for_vram``).
     """
 
-    _hint = "Update the server, or do without; the message says which ComfyUI has it."
+    _hint = "Update the server, or do without this call; the message says which ComfyUI has it."
 
     @property
     def hint(self) -> str | None:
@@ -375,7 +375,7 @@ class JobFailed(JobError):
         """Advice on the error, in one sentence."""
         if self.is_oom:
             return "Make a smaller picture, or free memory: api.free_memory(unload_models=True)."
-        return "The server is well, but a node raised: see exception_message and traceback."
+        return "The server works, but a node raised an error: see exception_message and traceback."
 
     @property
     def is_oom(self) -> bool:
@@ -482,7 +482,7 @@ class VramTimeout(ComfyError, TimeoutError):
     wanted: int
     free: int | None
     device: str | None
-    _hint = "Call api.free_memory(unload_models=True), or wait for what uses the memory."
+    _hint = "Call api.free_memory(unload_models=True), or wait until other work frees it."
     retryable = True
 
     def __init__(
@@ -601,10 +601,10 @@ class ClientClosed(ComfyError):
     Files of a result are fetched through the client that got it: save them before it ends.
     """
 
-    _hint = "Make a new ComfyApi, and save results before it ends."
+    _hint = "Make a new ComfyApi, and save results before you close it."
 
     def __init__(
         self,
-        message: str = "this ComfyApi is closed; make a new one (and save results before the end)",
+        message: str = "this ComfyApi is closed; make a new one (save results before you close it)",
     ) -> None:
         super().__init__(message)

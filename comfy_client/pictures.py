@@ -68,7 +68,7 @@ def _is_pillow(value: object) -> bool:
 def _plain(image: Image.Image) -> Image.Image:
     """Convert an image to a mode that both PNG and the server keep."""
     if 0 in image.size:
-        raise ValueError(f"an image of {image.width} x {image.height} pixels has nothing in it")
+        raise ValueError(f"an image of {image.width} x {image.height} pixels is empty")
     if image.mode in _KEPT:
         return image
     if image.mode.startswith("I"):
@@ -109,7 +109,7 @@ def _pages(value: Any) -> list[Image.Image]:
         value = value.float() if "bfloat16" in str(value.dtype) else value
     array = np.asarray(value)
     if 0 in array.shape:
-        raise ValueError(f"an array of the shape {array.shape} has nothing in it")
+        raise ValueError(f"an array of the shape {array.shape} is empty")
     return [_image(page) for page in _eight_bits(_batch(array))]
 
 
@@ -130,7 +130,7 @@ def _batch(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         hint = f"; with the channels first, transpose it: x.transpose{order}, x.permute{order}"
         hint += "; masks of a batch: x[..., None]" if array.ndim == 3 else ""
     raise ValueError(
-        f"an array of the shape {array.shape} is no picture: [H, W], [H, W, C], [B, H, W] or "
+        f"an array of the shape {array.shape} is not a picture: [H, W], [H, W, C], [B, H, W] or "
         f"[B, H, W, C], where C is 1, 3 or 4{hint}"
     )
 
@@ -145,15 +145,15 @@ def _eight_bits(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if array.dtype == np.uint16:
         return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if array.dtype.kind not in "iuf":
-        raise ValueError(f"an array of {array.dtype} is no picture")
+        raise ValueError(f"an array of {array.dtype} is not a picture")
     least, most = array.min(), array.max()
     if array.dtype.kind in "iu":
         if least < 0 or most > 255:
-            raise ValueError(f"integers are 0 to 255, and these are {least} to {most}")
+            raise ValueError(f"integers must be 0 to 255, and these are {least} to {most}")
         return array.astype(np.uint8)
     if not (least >= -_OVERSHOOT and most <= 1 + _OVERSHOOT):  # or there is a NaN
         raise ValueError(
-            f"floats are 0 to 1, as in ComfyUI, and these are {least:g} to {most:g}; "
+            f"floats must be 0 to 1, as in ComfyUI, and these are {least:g} to {most:g}; "
             "for 0 to 255 use x.astype('uint8')"
         )
     made: np.ndarray[Any, Any] = np.rint(np.clip(array, 0, 1).astype(np.float32) * 255)

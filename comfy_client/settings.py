@@ -57,12 +57,12 @@ class ClientSettings:
             self.variables = tuple(name for name in names if os.environ.get(name))
         if userinfo is not None:
             if self.credentials is not None:
-                raise ValueError("credentials stand both in host and in credentials=; give one")
+                raise ValueError("credentials are both in host and in credentials=; give one")
             from .credentials import BasicCredentials
 
             self.credentials = BasicCredentials(*userinfo)
         if self.transport not in ("auto", "poll"):
-            raise ValueError("transport is 'auto' or 'poll'")
+            raise ValueError("transport must be 'auto' or 'poll'")
         self.headers = dict(self.headers or {})
 
     def make_http(self, timing: Timing) -> Http:

@@ -151,7 +151,7 @@ class Receivers:
     def on(self, name: str, callback: Callable[[Any], object], *, once: bool) -> Callable[[], None]:
         """Register a callback; return a function that takes exactly this registration back."""
         if not is_callback(callback, 1):
-            raise TypeError(f"a callback is a plain function of one event, not {callback!r}")
+            raise TypeError(f"a callback must be a plain function of one event, not {callback!r}")
         registration = _Registration(callback, once)
         self._callbacks.setdefault(name, {})[registration] = None
 
@@ -278,7 +278,7 @@ class Receivers:
                     self._call_receiver(receiver, name, sender, event)
 
     def tick(self) -> float | None:
-        """Call what is due by time; return the seconds until more is due, ``None``: never."""
+        """Call what is due by time; in how many seconds something is again, ``None``: never."""
         if not self._due:
             return None
         now = runtime.monotonic()
@@ -320,7 +320,7 @@ class Receivers:
         return None
 
     def _refuse(self, receiver: Callable[..., object], name: str) -> None:
-        """Log once that a receiver cannot be called."""
+        """Say once that it cannot be called."""
         key = id(getattr(receiver, "__func__", receiver))
         if key not in self._refused:
             self._refused.add(key)

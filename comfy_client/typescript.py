@@ -51,7 +51,9 @@ PACKAGE: Final[Mapping[str, str]] = {
     "seed": 'api.run(workflow, {"KSampler.seed": "random"})',
 }
 
-_LISTENERS: Final = 'api.on(name, function) returns what takes it back; or signal("b_preview")'
+_LISTENERS: Final = (
+    'api.on(name, function) returns a function that removes it; or signal("b_preview")'
+)
 
 #: Of a client; any other name in camelCase is the same in snake_case, where that exists.
 CLIENT: Final[Mapping[str, str]] = {
@@ -96,7 +98,7 @@ CLIENT: Final[Mapping[str, str]] = {
     "pollQueue": "it asks over HTTP by itself where there is no socket",
     "reconnect": "the client reconnects by itself, for ever; api.init() waits until it has",
     "reconnectWs": "the client reconnects by itself, for ever; api.init() waits until it has",
-    "removeAllListeners": "api.on returns a function that takes its callback back",
+    "removeAllListeners": "api.on returns a function that removes its callback",
     "removeEventListener": "api.off(name, function)",
     "serverSupportsFeature": "api.get_features()",
     "setTerminalSubscription": "api.subscribe_logs(enabled)",
@@ -117,10 +119,10 @@ POOL: Final[Mapping[str, str]] = {
     "clients": "pool.servers",
     "close": "pool.shutdown(), or with ComfyPool(servers) as pool",
     "destroy": "pool.shutdown(), or with ComfyPool(servers) as pool",
-    "off": "pool.on returns a function that takes its callback back",
+    "off": "pool.on returns a function that removes its callback",
     "pick": "pool.submit(workflow) chooses the server; pool.servers has all clients",
     "pickById": "pool.submit(workflow, include=[api]); pool.servers has all clients",
-    "removeAllListeners": "pool.on returns a function that takes its callback back",
+    "removeAllListeners": "pool.on returns a function that removes its callback",
     "removeClient": "pool.remove(api)",
     "removeClientByIndex": "pool.remove(pool.servers[index])",
     "wait_until_ready": "pool.init(timeout)",

@@ -257,7 +257,7 @@ class Upload:
         return FileState(self.name or "file", version if is_plain else None, found.st_size)
 
     def facts(self) -> Facts | None:
-        """Return digest and size, for which the content is read; ``None``: not fetched yet."""
+        """Digest and size, for which it is read; ``None``: it was not fetched yet."""
         key = None
         if isinstance(self.source, Path):
             state = self.state()
@@ -270,14 +270,12 @@ class Upload:
             self._known[key] = facts_of(self.content)
         return self._known.get(key)
 
-    def remember(self, facts: Facts) -> None:
-        """Remember the facts of a content that was fetched, so that it need not come again."""
+    def was_fetched(self, facts: Facts) -> None:
+        """Keep what came from elsewhere, so that it need not come again."""
         self._known[None] = facts
 
-    was_fetched = remember  # its former name
-
     def identity(self) -> dict[str, Any]:
-        """Return JSON that identifies the file; reads a local file, fetches no URL."""
+        """Return as JSON what tells the file from others; reads a local file, fetches no URL."""
         source = self.remote
         if source is None:
             found = self.facts()
@@ -359,7 +357,7 @@ def opened(file: Content) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def facts_of(content: Content) -> Facts:
-    """Return digest, size and file ending of a content, read with constant memory."""
+    """Read all of it, with constant memory."""
     hasher, beginning, size = hashlib.sha256(), b"", 0
     with opened(content) as (stream, _):
         while piece := stream.read(_CHUNK):
@@ -402,7 +400,7 @@ def _source(
     if _is_output(file):
         return (file, None, 0) if file.url is not None else (file.bytes(), None, 0)
     if isinstance(file, io.TextIOWrapper):
-        raise TypeError("a file that is opened as text is not uploaded: open it with 'rb'")
+        raise TypeError("a file opened in text mode cannot be uploaded: open it with 'rb'")
     if isinstance(file, io.TextIOBase) or not callable(getattr(file, "read", None)):
         raise TypeError(
             instead_of(file)
@@ -424,7 +422,7 @@ def _checked_path(path: Path) -> tuple[Path, str | None, int]:
 
 
 def _is_empty(source: object) -> bool:
-    """Return whether a source is in memory and empty."""
+    """Return whether it is in memory, and is empty."""
     return source == b"" or (isinstance(source, io.BytesIO) and not _size_of(source))
 
 
@@ -438,13 +436,13 @@ def _harmless(name: str) -> str | None:
 
 
 def _shown(text: object) -> str:
-    """Return a text on one line without control characters."""
+    """Put a text on one line without control characters."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def _check_name(name: str) -> None:
     if not isinstance(name, str):
-        raise TypeError(f"a name is a str, not {name!r:.80}")
+        raise TypeError(f"a name must be a str, not {name!r:.80}")
     if not name or name in (".", "..") or "/" in name or "\\" in name:
         raise ValueError(f"name: {name!r:.200} has folders in it; use subfolder for them")
     if _CONTROLS.search(name):
@@ -455,7 +453,7 @@ def _decoded(url: str) -> bytes:
     """Return the content of a data URL."""
     head, comma, data = url[5:].partition(",")
     if not comma:
-        raise ValueError("a data URL has a comma before its data")
+        raise ValueError("a data URL needs a comma before its data")
     content = unquote_to_bytes(data)
     if not head.lower().endswith(";base64"):
         return content
@@ -510,7 +508,7 @@ def _rewindable(file: BinaryIO) -> tuple[BinaryIO, int]:
                 ) from None
             return copy, 0
     if start and not size:
-        raise ValueError("the file stands at its end: rewind it first, file.seek(0)")
+        raise ValueError("the file is at its end: rewind it first, file.seek(0)")
     return file, start
 
 
@@ -564,7 +562,7 @@ def _descriptor(file: BinaryIO) -> int | None:
 
 
 def _copy_of(file: BinaryIO) -> BinaryIO:
-    """Return the rest of a stream: in memory if it is small, else in a temporary file."""
+    """Return what follows: in memory if it is little, else in a temporary file."""
     first = file.read(_CHUNK)
     then = first and file.read(_CHUNK)
     if not then:
@@ -588,7 +586,7 @@ def _size_of(file: BinaryIO) -> int:
 def _position_of(file: BinaryIO) -> int:
     found = file.tell() if hasattr(file, "tell") else file.seek(0, os.SEEK_CUR)
     if not isinstance(found, int):
-        raise io.UnsupportedOperation("the file does not say where it stands")
+        raise io.UnsupportedOperation("the file does not tell its position")
     return found
 
 

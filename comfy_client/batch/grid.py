@@ -61,9 +61,9 @@ class Grid:
 
     def __init__(self, workflow: Source, axes: Mapping[str, Iterable[Any]]) -> None:
         if not isinstance(axes, Mapping):
-            raise TypeError(f"a grid is a dict of values by input, not {brief(axes)}")
+            raise TypeError(f"a grid must be a dict of values by input, not {brief(axes)}")
         if not axes:
-            raise ValueError("a grid without an input to vary")
+            raise ValueError("the grid has no input to vary")
         self._base = Workflow(workflow)
         self._graph = self._base.to_dict()
         self._canonical = {node: canonical(self._graph[node]) for node in sorted(self._graph)}
@@ -79,7 +79,7 @@ class Grid:
         #: The numbers of nodes that depend on each axis.
         self._behind = [len(downstream(self._graph, [axis.node_id])) for axis in self.axes]
         if len(self) > MOST:
-            raise ValueError(f"a grid of {len(self)} points, and at most {MOST} make sense")
+            raise ValueError(f"a grid of {len(self)} points, and {MOST} are the limit")
 
     def __len__(self) -> int:
         return math.prod(self._sizes)

@@ -70,10 +70,10 @@ def _from_json(said: object) -> Any:
     try:
         value = json.loads(said)
     except RecursionError:
-        raise ValueError("a record nests too deep") from None
+        raise ValueError("a record nests too deeply") from None
     # The outputs of a node stand two levels below the record.
     if not isinstance(value, dict) or not is_shallow(value, MAX_LEVELS + 2):
-        raise ValueError("a record is no JSON object, or nests too deep")
+        raise ValueError("a record is not a JSON object, or nests too deeply")
     return value
 
 
@@ -130,7 +130,7 @@ class Journal:
         self.is_new: bool = not os.path.lexists(self.path) and journal_file.make(self.path)
         found = self.path.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise ValueError(f"{self.path} is no journal of a sweep: it is no file at all")
+            raise ValueError(f"{self.path} is not a journal of a sweep: it is not even a file")
         self._identity = found.st_dev, found.st_ino
         self._pid = os.getpid()
         if _in_use.setdefault(self._identity, self) is not self:
@@ -217,8 +217,8 @@ class Journal:
             raise self._damaged(exc) from None
         if room < 0:
             raise ValueError(
-                f"what {self.path} has of this grid would take more than {MAX_MEMORY >> 20} MiB; "
-                "sweep fewer points at a time"
+                f"the rows of this grid in {self.path} would take more than "
+                f"{MAX_MEMORY >> 20} MiB; sweep fewer points at a time"
             )
         return found
 

@@ -102,7 +102,7 @@ def make(path: Path) -> bool:
             os.fsync(file.fileno())
         is_ours = place(part, path)
     except sqlite3.Error as exc:
-        raise OSError(errno.EIO, f"the journal cannot be made ({exc})", str(path)) from None
+        raise OSError(errno.EIO, f"the journal cannot be created ({exc})", str(path)) from None
     finally:
         discard(part)
     with contextlib.suppress(OSError):  # the entry of the folder, where folders can be opened
@@ -164,7 +164,7 @@ def _first_page(path: Path) -> bytes:
     is_ours = len(page) == 105 and int.from_bytes(page[68:72]) == _APPLICATION
     if page[:16] != _MAGIC or page[18:20] != _NO_LOG or not is_ours:
         raise ValueError(
-            f"{path} is no journal of a sweep, which is an SQLite file; give another file"
+            f"{path} is not a journal of a sweep, which is an SQLite file; choose another file"
         )
     version = int.from_bytes(page[60:64])
     if version not in (VERSION, FORMER):
@@ -195,7 +195,7 @@ def _check_undo(path: Path, owner: int) -> None:
     if not stat.S_ISREG(found.st_mode):  # SQLite would follow a link; a pipe would wait
         raise _in_the_way(path)
     if found.st_uid not in (owner, us):
-        raise ValueError(f"{path} belongs to another user: SQLite would believe it; move it away")
+        raise ValueError(f"{path} belongs to another user: SQLite would trust it; move it away")
     with path.open("rb") as file:
         start = file.read(8)
         file.seek(max(0, found.st_size - 8))
@@ -204,7 +204,8 @@ def _check_undo(path: Path, owner: int) -> None:
         raise _in_the_way(path)
     if found.st_size >= 16 and end == _UNDO:
         raise ValueError(
-            f"{path} is no sweep's: SQLite would delete a file that it names; move it away"
+            f"{path} does not belong to a sweep: SQLite would delete a file that it "
+            "names; move it away"
         )
 
 

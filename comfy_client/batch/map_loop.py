@@ -18,7 +18,7 @@ from ..errors import (
     UploadTooLarge,
     WorkflowError,
 )
-from ..jobs.handle import SLICE
+from ..jobs.job import SLICE
 from ..jobs.result import Result
 from ..redaction import sealed
 from ..routes.prompts import AnyWorkflow, PromptOptions
@@ -64,7 +64,7 @@ def is_about_one(error: BaseException) -> bool:
 def check_in_flight(in_flight: int) -> None:
     """Raise ValueError if this is no number of prompts."""
     if not isinstance(in_flight, int) or in_flight < 1:
-        raise ValueError(f"in_flight is a number of prompts, 1 or more, not {in_flight!r}")
+        raise ValueError(f"in_flight must be a number of prompts, 1 or more, not {in_flight!r}")
 
 
 def run_map(
@@ -84,7 +84,7 @@ def run_map(
     Wrong arguments are raised at once.
     """
     if on_error not in ("raise", "keep"):
-        raise ValueError(f"on_error is 'raise' or 'keep', not {on_error!r}")
+        raise ValueError(f"on_error must be 'raise' or 'keep', not {on_error!r}")
     if params is None:
         if isinstance(workflows, Workflow) or is_source(workflows):
             raise TypeError("one workflow needs params=[{'KSampler.seed': 7}, ...]")

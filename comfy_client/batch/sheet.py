@@ -56,9 +56,9 @@ def contact_sheet(sweep: Sequence[SweepRow], rows: Names, cols: Names, size: int
     with needs_extra("image", "grid()"):
         from PIL import Image, ImageDraw
     if not isinstance(size, int) or size < 1:
-        raise ValueError(f"size is a number of pixels, 1 or more, not {size!r:.80}")
+        raise ValueError(f"size must be a number of pixels, 1 or more, not {size!r:.80}")
     if not sweep:
-        raise ValueError("a sheet of no rows")
+        raise ValueError("a sheet needs at least one row")
     layout = _layout(sweep, rows, cols)
     text = _Text(ImageDraw.Draw(Image.new("RGB", (1, 1))), _font())
     left = max((text.size(label, size)[0] + _GAP for label in layout.lines), default=0)

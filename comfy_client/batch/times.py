@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 
 from ..errors import ComfyError, JobFailed, JobInterrupted
-from ..jobs.job import Job
+from ..jobs.job import Job, state_of
 from ..models import HistoryEntry
 from ..transport.deadline import Deadline, limited_silence
 from .row import SweepRow
@@ -17,14 +17,14 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 def execution_time(runner: Runner, host: str, job: Job) -> float | None:
     """Return the job's execution time; its record may lag the end event."""
-    took, client = job.handle.state.took, runner.clients.get(host)
+    took, client = state_of(job).took, runner.clients.get(host)
     if took is not None or client is None:
         return took
     try:
         with limited_silence(runner.poller.timing.row):  # the journal waits for it
             entry = client.get_history(job.prompt_id)
     except ComfyError as exc:
-        log.debug("no times of prompt %s: %s", job.prompt_id, exc)
+        log.debug("no times for prompt %s: %s", job.prompt_id, exc)
         return None
     return None if entry is None else _ran_for(entry)
 
@@ -49,7 +49,7 @@ def late_times(runner: Runner, rows: Iterable[SweepRow]) -> Iterator[tuple[Sweep
             with limited_silence(left):
                 entry = client.get_history(row.prompt_id)
         except ComfyError as exc:
-            log.debug("no times of prompt %s: %s", row.prompt_id, exc)
+            log.debug("no times for prompt %s: %s", row.prompt_id, exc)
             silent.add(row.host)
             continue
         if entry is None:

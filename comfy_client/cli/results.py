@@ -58,7 +58,7 @@ def wait_for(
     try:
         # In here, since they take a while in which somebody may press it.
         from ..jobs.callbacks import Callbacks
-        from ..jobs.handle import Limits
+        from ..jobs.job import Limits
         from ..jobs.watching import wait_watched
         from ..showing.screen import surface
 
@@ -83,7 +83,7 @@ def cancel_interrupted(job: Job) -> None:
         note(f"Cancelling prompt {job.prompt_id}; Ctrl-C again leaves it running.")
         said = cancel_in_time([job])
     except KeyboardInterrupt:
-        from ..pool.pooled_job import PooledJob
+        from ..jobs.pooled import PooledJob
 
         where = f" --host {job.server}" if isinstance(job, PooledJob) and job.server else ""
         note(f"It may keep running: comfy-client cancel {job.prompt_id}{where}")
@@ -119,7 +119,7 @@ def _folder_of(out: str, graph: Mapping[str, Any], more: Collection[str]) -> Pat
         if name not in _FIELDS and name not in more:
             if "." not in name:
                 known = ", ".join(sorted({*_FIELDS, *more}))
-                text = f"{{{name:.100}}} is none of {known}, or an input: {{KSampler.cfg}}"
+                text = f"{{{name:.100}}} is not one of {known}, or an input: {{KSampler.cfg}}"
                 raise ValueError(text)
             if graph:  # that of somebody else's prompt may not be known yet
                 input_named(graph, name)

@@ -98,7 +98,7 @@ def _check_template(template: str) -> None:
     for name in names:
         if name not in FIELDS:
             known = ", ".join(f"{{{field}}}" for field in FIELDS)
-            raise ValueError(f"hosts: {{{name}}} is none of {known}")
+            raise ValueError(f"hosts: {{{name}}} is not one of {known}")
     _check(template.format_map(dict.fromkeys(FIELDS, "1")))
 
 

@@ -65,7 +65,7 @@ CHECKS: Final = (
 def examine(client: Client, *, run: bool, timeout: float) -> DoctorReport:
     """Implement :meth:`comfy_client.ComfyApi.doctor`."""
     if not timeout > 0:
-        raise ValueError("timeout is in seconds, more than 0")
+        raise ValueError("timeout must be more than 0 seconds")
     started = datetime.now(UTC)
     ctx = CheckContext(client, Redactor(client.http, client.client_id), timeout)
     made: dict[str, DoctorCheck] = {}
@@ -118,8 +118,8 @@ def _run(ctx: CheckContext, check: Check) -> CheckResult:
         except (ComfyError, OSError, ValueError, TypeError, Warning) as exc:
             results.put(failed(ctx.redact.foreign(exc) or type(exc).__name__))
         except Exception as exc:
-            log.exception("a defect of comfy_client's doctor, in its check %r", check.name)
-            text = f"a defect of comfy_client: {type(exc).__name__}"
+            log.exception("a bug in comfy_client's doctor, in its check %r", check.name)
+            text = f"a bug in comfy_client: {type(exc).__name__}"
             results.put(unknown(text))
 
     thread = threading.Thread(target=work, name=f"comfy-doctor-{check.name}", daemon=True)

@@ -155,7 +155,7 @@ def _about_redirect(ctx: CheckContext, answer: Response) -> CheckResult:
         to = urlsplit(ctx.redact.foreign(answer.headers.get("location", "")))
         host, scheme = to.hostname or address.host, to.scheme or address.scheme
     except ValueError:
-        host, scheme = "what is no URL", address.scheme
+        host, scheme = "something that is not a URL", address.scheme
     text = f"{answer.status}, redirected to {ctx.brief(scheme, 10)}://{ctx.brief(host)}"
     if host == address.host and scheme != address.scheme:
         return failed(text, f"use {scheme}:// in host")

@@ -22,8 +22,17 @@ from ..events import (
 )
 from ..signals import Receivers, call_safely, is_callback
 from ..values import is_real
-from .handle import Limits
-from .job import Job
+from .job import (
+    Job,
+    Limits,
+    follow,
+    hand_over,
+    outcome,
+    queue_news,
+    result_of,
+    routes_of,
+    state_of,
+)
 from .result import NodeOutput, Result, output_of
 
 #: Seconds between two looks at the place in the queue, which no event of a prompt tells.
@@ -51,15 +60,15 @@ class Callbacks:
         for callback in self._of_one:
             if callback is not None and not is_callback(callback, 1):
                 raise TypeError(
-                    f"a callback is a plain function of one value, not {callback!r:.200}"
+                    f"a callback must be a plain function of one value, not {callback!r:.200}"
                 )
         if self.on_output is not None and not is_callback(self.on_output, 2):
             what = "a plain function of a node id and its outputs"
-            raise TypeError(f"on_output is {what}, not {self.on_output!r:.200}")
+            raise TypeError(f"on_output must be {what}, not {self.on_output!r:.200}")
         if isinstance(self.every, bool) or not (self.every is None or is_real(self.every)):
-            raise TypeError(f"every is a number of seconds, or None: {self.every!r:.80}")
+            raise TypeError(f"every must be a number of seconds, or None: {self.every!r:.80}")
         if self.every is not None and not self.every >= 0:
-            raise ValueError("every is in seconds, 0 or more")
+            raise ValueError("every must be 0 or more seconds")
 
     def __bool__(self) -> bool:
         """Return whether there is any."""
@@ -128,7 +137,7 @@ class Caller:
     def end(self) -> float:
         """Call what has not been called by the end of the job."""
         self._release()
-        result = self._job.handle.result
+        result = result_of(self._job)
         if result is not None:
             if self._awaits_start:
                 self._begin()
@@ -150,7 +159,7 @@ class Caller:
 
     def _is_begun(self, event: Event) -> bool:
         sure = isinstance(event, ExecutionStart | ExecutionSuccess | ExecutionError)
-        return sure or self._job.handle.state.running_since is not None
+        return sure or state_of(self._job).running_since is not None
 
     def _begin(self) -> None:
         self._awaits_start = False
@@ -159,10 +168,10 @@ class Caller:
 
     def _look(self) -> None:
         """Return whether it has begun, as HTTP may know; else its place in the queue."""
-        if self._job.handle.state.running_since is not None:
+        if state_of(self._job).running_since is not None:
             self._begin()
         elif self._to.on_queue is not None:
-            news, now = self._job.handle.queue_news(), runtime.monotonic()
+            news, now = queue_news(self._job), runtime.monotonic()
             seen, at = self._counted
             if news is None or (news == seen and now < at + _RECOUNT):
                 return
@@ -177,8 +186,8 @@ class Caller:
     def _show(self, event: Executed) -> None:
         if event.node is None or event.output is None or self._to.on_output is None:
             return
-        graph: Mapping[str, Any] = self._job.handle.state.graph
-        output = output_of(event.node, event.output, self._job.handle.routes, graph)
+        graph: Mapping[str, Any] = state_of(self._job).graph
+        output = output_of(event.node, event.output, routes_of(self._job), graph)
         self._shown.add(event.node)
         self._call(self._to.on_output, event.node, output)
 
@@ -220,22 +229,17 @@ def wait(
     callbacks: Callbacks = Callbacks(),  # it is frozen
     tick: Callable[[], float] | None = None,
 ) -> Result:
-    """Wait for a job, and call back in this thread meanwhile.
-
-    For ``tick`` see :meth:`JobHandle.outcome`.
-    """
+    """Wait for a job, and call back in this thread meanwhile; for ``tick`` see :func:`outcome`."""
     if not callbacks:
-        return job.handle.outcome(
-            limits, tick
-        )  # without its events, each of which would wake us up
+        return outcome(job, limits, tick)  # without its events, each of which would wake us up
     caller = Caller(job, callbacks, partial(_call, job))
     if callbacks.are_timed:
         tick = caller.tick if tick is None else _both(tick, caller.tick)
-    events = job.handle.follow(limits, tick)
+    events = follow(job, limits, tick)
     with contextlib.closing(events):
         for event in events:
             caller.take(event)
-    result = job.handle.outcome(limits)
+    result = outcome(job, limits)
     caller.end()
     return result
 
@@ -273,5 +277,5 @@ def deliver(receivers: Receivers, callbacks: Callbacks, job: Job) -> Callable[[]
         if callbacks.are_timed:
             receivers.hand(caller, caller.tick)
 
-    job.handle.hand_over(take)
+    hand_over(job, take)
     return look

@@ -30,8 +30,7 @@ from ..workflow.edit import Workflow, as_workflow, with_inputs
 from ..workflow.file_inputs import files_in
 from ..workflow.seeds import wants_seeds
 from .callbacks import Callbacks, deliver, wait
-from .handle import SLICE, Limits
-from .job import Job, OnInterrupt, cancelling, wait_for_one
+from .job import SLICE, Job, Limits, OnInterrupt, cancelling, wait_for_one
 from .lookup import find, spellings
 from .parts import Parts
 from .poller import Poller
@@ -271,7 +270,7 @@ def check_existence(poller: Poller, prompt_id: str) -> None:
         if tracker.wake.wait_stopped(0.01):
             raise ClientClosed
         if deadline.expired:
-            raise RequestTimeout(f"prompt {prompt_id} is about to be submitted for too long")
+            raise RequestTimeout(f"prompt {prompt_id} has been about to be submitted for too long")
     if is_known():
         return
     with limited_silence(poller.timing.question):

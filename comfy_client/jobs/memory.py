@@ -23,7 +23,7 @@ from ..transport.failures import is_away
 from ..workflow import Workflow
 from ..workflow.edit import graph_of
 from ..workflow.seeds import draw_wanted
-from .handle import Limits
+from .job import Limits
 from .poller import Poller
 from .result import Result
 
@@ -39,9 +39,9 @@ def wait_for_vram(
 ) -> Device:
     """See :meth:`ComfyApi.wait_for_vram`."""
     if not isinstance(nbytes, int) or isinstance(nbytes, bool):
-        raise TypeError(f"VRAM is counted in bytes, a whole number, not {nbytes!r:.80}")
+        raise TypeError(f"VRAM must be a whole number of bytes, not {nbytes!r:.80}")
     if nbytes < 0:
-        raise ValueError("VRAM is counted in bytes, 0 or more")
+        raise ValueError("VRAM must be 0 or more bytes")
     deadline = Deadline.after(timeout)
     pauses = Backoff(_PAUSE, _LONGEST_PAUSE, factor=1.6, jitter=0.0)
     while True:

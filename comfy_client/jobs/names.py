@@ -121,7 +121,7 @@ def _parsed(text: str) -> tuple[Path, list[list[str | _Field]]]:
     base = os.sep.join(["".join(map(str, part)) for part in parts[:start]] + [""] * (start > 0))
     *folders, last = parts[start:]
     if [".."] in (*folders, last):
-        raise ValueError(f"{text!r:.200}: '..' may not stand behind a field")
+        raise ValueError(f"{text!r:.200}: '..' is not allowed after a field")
     inner = [part for part in folders if part not in ([], ["."])]
     return Path(base), [*inner, [] if last == ["."] else last]
 
@@ -143,7 +143,7 @@ def _pieces(text: str) -> Iterator[str | _Field]:
             width = _WIDTH.fullmatch(found[1])
             yield _Field(width[1], int(width[2])) if width else _Field(found[1])
         else:
-            raise ValueError(f"{text!r:.200}: a brace alone; write '{{{{' or '}}}}' for a brace")
+            raise ValueError(f"{text!r:.200}: a single brace; write '{{{{' or '}}}}' for a brace")
     yield literal + text[at:]
 
 

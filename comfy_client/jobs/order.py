@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from .prompt import TrackedPrompt
+from .tracked import Tracked
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -23,10 +23,10 @@ class Order:
 
     changes: int
     numbers: list[float]
-    running: TrackedPrompt | None
+    running: Tracked | None
 
     @classmethod
-    def of(cls, prompts: Iterable[TrackedPrompt], changes: int) -> Order:
+    def of(cls, prompts: Iterable[Tracked], changes: int) -> Order:
         """Sort these prompts."""
         numbers, running = [], None
         for one in prompts:

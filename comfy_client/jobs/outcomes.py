@@ -94,7 +94,7 @@ def lost_error(prompt_id: str, reason: str, *, retryable: bool = False) -> JobLo
 
 def too_large(prompt_id: str, most: int) -> tuple[JobLostEvent, OutputsTooLarge]:
     """Return event and error for outputs beyond the memory limit of ``most`` bytes."""
-    reason = f"what it left takes more than the {most >> 20} MiB that a client keeps in memory"
+    reason = f"its outputs take more than the {most >> 20} MiB that a client keeps in memory"
     event = JobLostEvent(name="job_lost", prompt_id=prompt_id, reason=reason)
     return event, OutputsTooLarge(
         f"prompt {prompt_id} keeps running, but {reason}: use SaveImage, which leaves files on the "

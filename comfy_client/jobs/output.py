@@ -226,12 +226,14 @@ class Output(AsDict, ABC):
         Other errors are those of :meth:`bytes`.
         """
         if self.media == "other":
-            raise ValueError(f"{brief(self.filename)} is no image, video or audio file")
+            raise ValueError(f"{brief(self.filename)} is not an image, video or audio file")
         show(self.bytes(timeout=timeout), safe_name(self.filename), self.media)
 
     def _check_image(self, method: str) -> None:
         if self.media in ("video", "audio"):
-            raise ValueError(f"{brief(self.filename)} is no image but {self.media}: no {method}()")
+            raise ValueError(
+                f"{brief(self.filename)} is not an image but {self.media}: it has no {method}()"
+            )
 
     def save(
         self,
@@ -395,7 +397,9 @@ def name_values(output: Output, **more: object) -> Values:
             return facts[name]
         if "." not in name:
             known = ", ".join(f"{{{fact}}}" for fact in facts)
-            raise ValueError(f"{{{name:.100}}} is none of {known}, or an input: {{KSampler.cfg}}")
+            raise ValueError(
+                f"{{{name:.100}}} is not one of {known}, or an input: {{KSampler.cfg}}"
+            )
         return _input_value(graph, name)
 
     return value
@@ -453,7 +457,7 @@ def pillow_image(data: bytes, name: str) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         image.load()
     except UnidentifiedImageError:  # its text is about our buffer
-        raise UnexpectedResponse(f"Pillow cannot read {brief(name)}: it is no image") from None
+        raise UnexpectedResponse(f"Pillow cannot read {brief(name)}: it is not an image") from None
     except Image.DecompressionBombError as exc:
         raise UnexpectedResponse(
             f"Pillow cannot read {brief(name)}: {exc}  If it is meant to be so large, raise "

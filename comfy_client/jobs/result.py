@@ -196,7 +196,7 @@ def _find(nodes: Mapping[str, NodeOutput], name: str) -> NodeOutput:
         if found:
             ids = tuple(node.node_id for node in found)
             raise WorkflowError(
-                f"{name!r} means the nodes {', '.join(ids)}; say which by id", candidates=ids
+                f"{name!r} means several nodes: {', '.join(ids)}; choose one by id", candidates=ids
             )
     from ..nearest import nearest  # for errors
 

@@ -39,12 +39,11 @@ from ..transport.http import Http, segment
 from ..transport.websocket import State
 from ..values import is_uuid
 from ..workflow.edit import names_of
-from .handle import JobHandle
 from .job import Job
 from .lookup import find, spellings
 from .poller import Poller
-from .prompt import TrackedPrompt
 from .state import JobState
+from .tracked import Tracked
 from .tracker import Tracker
 
 log: logging.Logger = logging.getLogger("comfy_client")
@@ -78,13 +77,13 @@ def submit(
     tracker = poller.tracker
     try:
         one, body = prepare(tracker, workflow, prompt_id, wants_previews, options, strict=strict)
-        job = Job(JobHandle(one, routes, poller))
+        job = Job(routes, one, poller)
         if keep_events:
             one.events.keep_all()
         if begun is not None:
             begun(job)
         _send(poller, one, body, deadline, resubmit=resubmit)
-        if one.state.node_errors:
+        if job.node_errors:
             warn_or_refuse(job, tracker.http.identity.hide, strict=strict)
     except ComfyError as exc:
         tracker.publish(ErrorEvent(name="queue_error", error=exc))
@@ -100,7 +99,7 @@ def prepare(
     options: PromptOptions,
     *,
     strict: bool,
-) -> tuple[TrackedPrompt, Mapping[str, Any]]:
+) -> tuple[Tracked, Mapping[str, Any]]:
     """Make a prompt, and the body of its POST."""
     prompt_id = str(uuid.uuid4()) if prompt_id is None else _canonical(prompt_id)
     client_id = tracker.connection.client_id
@@ -123,12 +122,7 @@ def prepare(
 
 
 def _send(
-    poller: Poller,
-    one: TrackedPrompt,
-    body: Mapping[str, Any],
-    deadline: Deadline,
-    *,
-    resubmit: bool,
+    poller: Poller, one: Tracked, body: Mapping[str, Any], deadline: Deadline, *, resubmit: bool
 ) -> None:
     tracker, state = poller.tracker, one.state
     connection = tracker.connection
@@ -180,7 +174,7 @@ def attach(
     stands, and only the outputs are asked for.
     """
     if not isinstance(prompt_id, str):
-        raise TypeError(f"a job is attached by its prompt_id, a text, not {prompt_id!r:.80}")
+        raise TypeError(f"a job is attached by its prompt_id, a string, not {prompt_id!r:.80}")
     segment(prompt_id)
     tracker = poller.tracker
     tracker.connection.start()
@@ -199,7 +193,7 @@ def attach(
         state.output_names = output_names or {}
         state.client_id = tracker.posted_as.get(prompt_id) or tracker.connection.client_id
         state.attach(runtime.monotonic(), lost_delay, None if ending is None else ending.event)
-        job = Job(JobHandle(one, routes, poller))
+        job = Job(routes, one, poller)
         tracker.add(one)
         tracker.ledger.count(state, "attached" if ending is None else "before")
     if ending is not None:
@@ -219,17 +213,14 @@ def attach(
 def _canonical(prompt_id: str) -> str:
     """Check that every server takes an id; raise ValueError otherwise."""
     if not is_uuid(prompt_id):
-        raise ValueError(f"prompt_id is a canonical UUID, as str(uuid.uuid4()): {prompt_id!r}")
+        raise ValueError(
+            f"prompt_id must be a canonical UUID, as str(uuid.uuid4()) returns it: {prompt_id!r}"
+        )
     return prompt_id
 
 
 def post(
-    poller: Poller,
-    one: TrackedPrompt,
-    body: Mapping[str, Any],
-    deadline: Deadline,
-    *,
-    resubmit: bool,
+    poller: Poller, one: Tracked, body: Mapping[str, Any], deadline: Deadline, *, resubmit: bool
 ) -> models.QueuedPrompt:
     """Send ``POST /prompt``; without an answer, look for the prompt."""
     http, timing, state = poller.tracker.http, poller.timing, one.state

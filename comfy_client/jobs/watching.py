@@ -14,8 +14,7 @@ from ..events import PreviewEvent
 from ..showing import screen
 from ..showing.screen import Surface
 from .callbacks import Callbacks, wait
-from .handle import Limits
-from .job import Job, OnInterrupt
+from .job import Job, Limits, OnInterrupt, ends_within
 from .result import Result
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def wait_watched(
         return wait(job, limits, callbacks)
     begun, delay = runtime.monotonic(), None
     if surface != "notebook" and not callbacks and screen.DELAY > 0:
-        if job.handle.ends_within(limits, screen.DELAY):
+        if ends_within(job, limits, screen.DELAY):
             return wait(job, limits)
         delay = 0.0
     from ..showing.bars import Ticker, make_bar  # what is over in a moment does without

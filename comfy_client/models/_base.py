@@ -46,7 +46,7 @@ def items(data: object, what: str) -> list[Any]:
     if not isinstance(data, list):
         raise UnexpectedResponse(f"{what}: expected a JSON array, got {_kind(data)}")
     if len(data) > MAX_ITEMS:
-        raise UnexpectedResponse(f"{what}: {len(data)} items, beyond all measure")
+        raise UnexpectedResponse(f"{what}: {len(data)} items, which is too many")
     return data
 
 
@@ -54,7 +54,7 @@ def texts(data: object, what: str) -> list[str]:
     """Return ``data`` if it is a JSON array of strings, else raise :class:`UnexpectedResponse`."""
     found = [text(item) for item in items(data, what)]
     if None in found:
-        raise UnexpectedResponse(f"{what}: expected texts only")
+        raise UnexpectedResponse(f"{what}: expected strings only")
     return cast(list[str], found)
 
 
@@ -122,5 +122,5 @@ def build(cls: type[T], data: object, **given: Any) -> T:
             known[name] = value
         elif is_required:
             said = f"got {_kind(source[name])}" if name in source else "there is none"
-            raise UnexpectedResponse(f"{cls.__name__}: {name} is needed, {said}")
+            raise UnexpectedResponse(f"{cls.__name__}: {name} is required, {said}")
     return cast(T, make(**known, raw=source))

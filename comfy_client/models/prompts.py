@@ -52,5 +52,5 @@ class QueuedPrompt(AsDict):
         """Read the answer; early servers give ``node_errors`` as an empty list."""
         made = build(cls, data)
         if made.prompt_id != made.raw["prompt_id"]:  # else one would ask for another prompt
-            raise UnexpectedResponse("QueuedPrompt: what it gives as prompt_id is none")
+            raise UnexpectedResponse("QueuedPrompt: its prompt_id is not an id")
         return made

@@ -35,7 +35,7 @@ def prompt_record(data: object, what: str) -> PromptRecord:
     parts = items(data, what)
     prompt_id = identifier(parts[1]) if len(parts) > 1 else None
     if prompt_id is None:
-        raise UnexpectedResponse(f"{what}: expected number and prompt_id, and these are not there")
+        raise UnexpectedResponse(f"{what}: number and prompt_id are missing")
     place, _, *rest = parts
     mappings = [part for part in rest if isinstance(part, Mapping)]
     lists = [part for part in rest if isinstance(part, list)]

@@ -12,13 +12,14 @@ from .. import runtime
 from ..batch.items import Items
 from ..errors import ClientClosed
 from ..interrupts import in_full
+from ..jobs import pooled
 from ..jobs.callbacks import deliver
-from ..jobs.job import Job
+from ..jobs.job import Job, when_ended
+from ..jobs.pooled import PooledJob
 from ..locks import check_may_wait, shared_lock
 from ..signals import Receivers
 from . import availability, moving
 from .needs import Offer
-from .pooled_job import PooledJob
 from .refusals import awaited_servers, explain_wait, waits_for_away
 from .server import ServerThread, ask_all
 from .state import Entry, LogLine, Member, PoolState
@@ -92,9 +93,7 @@ class Dispatcher:
     def _take_news(self) -> list[Callable[[], object]]:
         """Return the calls that tell of ends of jobs, and then of all other news."""
         state = self.state
-        calls: list[Callable[[], object]] = [
-            partial(job.handle.end, outcome, event) for job, outcome, event in state.ends
-        ]
+        calls: list[Callable[[], object]] = [partial(pooled.end, *end) for end in state.ends]
         calls += [partial(self._tell, one) for one in state.news]
         state.ends, state.news = [], []
         state.telling += bool(calls)
@@ -127,7 +126,9 @@ class Dispatcher:
     def check_open(self) -> None:
         """Raise :class:`ClientClosed` if the pool takes no more jobs."""
         if self.state.is_parents:
-            raise ClientClosed("this ComfyPool is that of the parent process; make one in this one")
+            raise ClientClosed(
+                "this ComfyPool belongs to the parent process; make one in this process"
+            )
         if self.state.closed:
             raise ClientClosed("this ComfyPool is shut down; make a new one")
 
@@ -338,7 +339,7 @@ class Dispatcher:
         with self._changing():
             entry.inner = inner
             member.clear_pending()
-        inner.handle.when_ended(partial(_ask_to_end, self._worker, entry, inner))
+        when_ended(inner, partial(_ask_to_end, self._worker, entry, inner))
         if entry.cancelled:
             member.unwanted.append(inner)
             member.wake()

@@ -47,9 +47,9 @@ class Servers:
     def add(self, server: AnyServer, weight: float) -> None:
         """Add a server."""
         if not is_real(weight) or not 0 < weight < math.inf:
-            raise ValueError(f"the weight of a server is a number above 0, not {weight!r}")
+            raise ValueError(f"the weight of a server must be a number above 0, not {weight!r}")
         if not isinstance(server, str | ComfyApi):
-            raise TypeError(f"a server is a URL or a ComfyApi, not {server!r:.80}")
+            raise TypeError(f"a server must be a URL or a ComfyApi, not {server!r:.80}")
         name = name_of(server)
         if name in self.dispatcher.members:
             raise ValueError(f"{name} is in the pool already")
@@ -122,7 +122,7 @@ class Servers:
         for api in self.clients:
             with contextlib.suppress(ValueError):
                 return api.open_image(info)
-        raise ValueError("the URL is no file of a server of the pool")  # it may have a password
+        raise ValueError("the URL is not a file on a server of the pool")  # it may have a password
 
     def relay(self, name: str, callback: Callable[[Any, Any], object]) -> Callable[[], None]:
         """Call back for an event of all clients; return a function that ends this."""
@@ -150,12 +150,12 @@ def check_servers(
 ) -> list[tuple[AnyServer, float]]:
     """Return the servers that were passed, and the weight of each; else TypeError or ValueError."""
     if isinstance(servers, str | ComfyApi) or not isinstance(servers, Iterable):
-        raise TypeError("servers is a list of URLs or clients; for one, use ComfyApi")
+        raise TypeError("servers must be a list of URLs or clients; for one, use ComfyApi")
     given = list(servers)
     if not given:
         raise ValueError("a pool needs a server: ComfyPool(['http://127.0.0.1:8188', ...])")
     if not isinstance(weights, Sequence | None):
-        raise TypeError(f"weights is a list of numbers, one per server, not {weights!r:.80}")
+        raise TypeError(f"weights must be a list of numbers, one per server, not {weights!r:.80}")
     if weights is not None and len(weights) != len(given):
         raise ValueError(f"weights has {len(weights)} numbers for {len(given)} servers")
     return list(zip(given, weights or [1.0] * len(given), strict=True))

@@ -16,8 +16,8 @@ from ..errors import ComfyError
 from ..events import JobEvent, PreviewEvent, Progress
 from ..jobs.callbacks import Callbacks
 from ..jobs.execute import AnyJob, as_completed
-from ..jobs.handle import Limits
-from ..jobs.job import Job, OnInterrupt
+from ..jobs.job import Job, Limits, OnInterrupt
+from ..jobs.pooled import PooledJob
 from ..jobs.result import NodeOutput, Result
 from ..redaction import sealed
 from ..routes.prompts import AnyWorkflow, PromptOptions, check_names, seal
@@ -28,7 +28,6 @@ from ..workflow.address import Inputs
 from . import lifecycle, submission
 from .dispatcher import Dispatcher
 from .membership import AnyServer, Servers, check_servers, name_of
-from .pooled_job import PooledJob
 from .schedule import Mode
 from .state import Intervals, OnFailed, OnLost, Policy, PoolState
 from .status import POOL_EVENTS, PoolStatus
@@ -631,7 +630,7 @@ class ComfyPool(Executor):
         """
         if not is_callback(callback, 2):
             raise TypeError(
-                f"a callback is a plain function of a sender and an event: {callback!r}"
+                f"a callback must be a plain function of a sender and an event: {callback!r}"
             )
         if name in POOL_EVENTS:
             return self._receivers.on(name, partial(callback, self), once=False)
@@ -670,12 +669,12 @@ class ComfyPool(Executor):
 def _check(in_flight: int, patience: float, on_lost: OnLost, on_failed: OnFailed) -> None:
     """Raise TypeError or ValueError for options that make no sense."""
     if not isinstance(in_flight, int) or in_flight < 1:
-        raise ValueError(f"in_flight is a number of jobs, 1 or more, not {in_flight!r}")
+        raise ValueError(f"in_flight must be a number of jobs, 1 or more, not {in_flight!r}")
     if on_lost not in get_args(OnLost):
-        raise ValueError(f"on_lost is 'raise' or 'retry', not {on_lost!r}")
+        raise ValueError(f"on_lost must be 'raise' or 'retry', not {on_lost!r}")
     if on_failed not in get_args(OnFailed):
-        raise ValueError(f"on_failed is 'raise' or 'move', not {on_failed!r}")
+        raise ValueError(f"on_failed must be 'raise' or 'move', not {on_failed!r}")
     if not is_real(patience):
-        raise TypeError(f"patience is a number of seconds, not {patience!r:.80}")
+        raise TypeError(f"patience must be a number of seconds, not {patience!r:.80}")
     if not patience >= 0:
-        raise ValueError(f"patience is a number of seconds, 0 or more, not {patience!r}")
+        raise ValueError(f"patience must be a number of seconds, 0 or more, not {patience!r}")

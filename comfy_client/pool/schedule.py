@@ -143,7 +143,7 @@ class Schedule:
 
     def __init__(self, mode: Mode = "shortest") -> None:
         if mode not in MODES:
-            raise ValueError(f"mode is one of {', '.join(map(repr, MODES))}, not {mode!r}")
+            raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, not {mode!r}")
         self.mode: Mode = mode
         self.servers: dict[str, Server] = {}
         self._waiting: dict[Hashable, Waiting] = {}

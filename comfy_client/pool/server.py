@@ -17,7 +17,8 @@ from ..errors import (
     SubmitUncertain,
     UnexpectedResponse,
 )
-from ..jobs.job import Job
+from ..jobs.job import Job, state_of
+from ..jobs.pooled import follow
 from ..jobs.running import submit_begun
 from ..transport.backoff import Backoff
 from ..transport.deadline import LONGEST, Deadline, limited_silence
@@ -138,7 +139,7 @@ class ServerThread:
             with limited_silence(self._patience):
                 offer = _ask_for_offer(self.member)
         except ComfyError as exc:
-            log.debug("%s does not say what it has: %s", self.member.name, exc)
+            log.debug("%s does not return its node definitions: %s", self.member.name, exc)
         else:
             self._owner.set_offer(self.member, offer)
 
@@ -227,7 +228,7 @@ class ServerThread:
         def begun(inner: Job) -> None:
             if entry.cancelled:
                 raise CancelledError  # while its files were uploaded: the rest is not sent
-            job.handle.follow_on(inner, member.name)
+            follow(job, inner, member.name)
             entry.look()
 
         try:
@@ -247,7 +248,7 @@ class ServerThread:
             log.warning("%s; waiting until %s can tell", exc, member.name)
             self._attach(entry)
         except UnexpectedResponse as exc:
-            if exc.status >= 300 or not job.handle.state.posted_at:
+            if exc.status >= 300 or not state_of(job).posted_at:
                 self._owner.mark_unsent(member, entry, exc)
                 return
             entry.refusal = exc  # the server may have the job all the same
@@ -270,7 +271,7 @@ class ServerThread:
 
     def _follow(self, entry: Entry, inner: Job) -> None:
         """Have a job follow a prompt that its server has."""
-        entry.job.handle.follow_on(inner, self.member.name)
+        follow(entry.job, inner, self.member.name)
         entry.look()
         self._owner.mark_submitted(self.member, entry, inner)
 

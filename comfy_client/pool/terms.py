@@ -42,7 +42,7 @@ def terms_of(
 ) -> Terms:
     """Return the terms of a job; TypeError or ValueError for those that make no sense."""
     if not is_real(priority) or math.isnan(priority):
-        raise ValueError(f"priority is a number, not {priority!r:.80}")
+        raise ValueError(f"priority must be a number, not {priority!r:.80}")
     names = servers.dispatcher.members.keys()
     only = None if include is None else servers.names(include, "include")
     but = servers.names(exclude, "exclude")

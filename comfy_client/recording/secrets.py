@@ -185,7 +185,7 @@ class Secrets:
 
     def add_url(self, url: str) -> None:
         """Add the password in a proxy's URL."""
-        # Not by urlsplit, which raises for what is no URL.
+        # Not by urlsplit, which raises for something that is not a URL.
         name, _, password = url.rpartition("@")[0].rpartition("//")[2].partition(":")
         # Some proxies take the token for a name, and nothing for a password.
         words = [password, unquote(password)] if password else [name, unquote(name)]

@@ -170,7 +170,7 @@ def _choices(node: models.NodeDef, input_name: str) -> list[str]:
     choices = sequence(models.combo_options(node.inputs().get(input_name)), text)
     if choices is None:
         raise NotFound(
-            f"{node.name} has no choice of {input_name} on this server",
+            f"{node.name} has no choices for {input_name} on this server",
             path=f"/object_info/{node.name}",
         )
     return list(choices)

@@ -105,7 +105,7 @@ class PromptRoutes(RouteGroup):
             return models.QueueStatus.from_json(data)
         except UnexpectedResponse as exc:
             raise UnexpectedResponse(
-                f"{self._http.address.http_url}: answers, but it is no ComfyUI ({exc})",
+                f"{self._http.address.http_url}: answers, but it is not ComfyUI ({exc})",
                 method="GET",
                 path="/prompt",
                 status=200,
@@ -161,7 +161,7 @@ def make_prompt(
         body["extra_data"] = extra
     targets = options.get("partial_execution_targets")
     if isinstance(targets, str):
-        raise TypeError("partial_execution_targets is a list of node ids")
+        raise TypeError("partial_execution_targets must be a list of node ids")
     if targets is not None:
         body["partial_execution_targets"] = _targets(targets, graph)
     front = options.get("front")

@@ -28,7 +28,7 @@ Sent: TypeAlias = dict[tuple[str, str, str], tuple[object, UploadedImage]]
 
 @attrs.frozen(eq=False)
 class Uploader:
-    """Sends files to one folder of the server, with the same options."""
+    """Upload of one file."""
 
     http: Http
     sent: Sent
@@ -58,10 +58,10 @@ class Uploader:
         found = state and self._existing(upload, state)
         if found:
             return found
-        with self.content_of(upload) as content:
+        with self.here(upload) as content:
             if state is None or not is_here:  # it may have changed since
                 facts = facts_of(content)
-                upload.remember(facts)
+                upload.was_fetched(facts)
                 state = FileState(upload.name or facts.name, facts.digest, facts.size)
                 found = self._existing(upload, state)
                 if found:
@@ -84,7 +84,7 @@ class Uploader:
     def post(
         self, route: str, fields: dict[str, str], content: Content, name: str, digest: str | None
     ) -> UploadedImage:
-        """Send a content, unless its SHA-256 is not ``digest``; ``None``: whatever it is."""
+        """Send a content in any case, unless it has another SHA-256; ``None``: whatever it has."""
         answer = self.http.upload(
             route,
             fields,
@@ -136,8 +136,8 @@ class Uploader:
             self.sent[key] = state.version, answer
 
     @contextmanager
-    def content_of(self, upload: Upload) -> Iterator[Content]:
-        """Yield the content to send, fetched if it is elsewhere, with a position of its own."""
+    def here(self, upload: Upload) -> Iterator[Content]:
+        """Yield what is sent, fetched if it is elsewhere, in a stream that nobody else moves."""
         source = upload.remote
         if source is None:
             content = upload.content

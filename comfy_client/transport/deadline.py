@@ -59,9 +59,9 @@ def check_timeout(*seconds: float | None) -> None:
     """Raise ``TypeError`` or ``ValueError`` for what is no time to wait."""
     for value in seconds:
         if value is not None and not is_real(value):
-            raise TypeError(f"a timeout is a number of seconds, or None: {value!r:.80}")
+            raise TypeError(f"a timeout must be a number of seconds, or None: {value!r:.80}")
         if value is not None and not value >= 0:
-            raise ValueError("a timeout is in seconds, 0 or more; None waits as long as it takes")
+            raise ValueError("a timeout must be 0 or more seconds; None means no limit")
 
 
 #: Seconds for which the server may be silent in any request of this thread.

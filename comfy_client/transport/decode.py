@@ -89,18 +89,20 @@ def decode_text(data: bytes | memoryview, most: int = MAX_DECODED) -> tuple[Even
     length = len(said)
     nbytes = LEAST + _IN_MEMORY * length
     if nbytes > most and (nbytes := _size(said)) > most:
-        log.debug("skipped a text frame of %d bytes that would take %d", len(data), nbytes)
+        log.debug(
+            "skipped a text frame of %d bytes that would take %d in memory", len(data), nbytes
+        )
         return SKIPPED
     try:
         message = _loads(said)
     except RecursionError:
-        log.debug("skipped a text frame of %d bytes that nests too deep", len(data))
+        log.debug("skipped a text frame of %d bytes that nests too deeply", len(data))
         return SKIPPED
     except ValueError:
-        log.debug("skipped a text frame of %d bytes that is no JSON", len(data))
+        log.debug("skipped a text frame of %d bytes that is not JSON", len(data))
         return SKIPPED
     if length > _NO_MATTER and _is_deep(said, message):
-        log.debug("skipped a text frame of %d bytes that nests too deep", len(data))
+        log.debug("skipped a text frame of %d bytes that nests too deeply", len(data))
         return SKIPPED
     kind = message.get("type") if isinstance(message, dict) else None
     if not isinstance(kind, str) or not kind:

@@ -94,7 +94,7 @@ def _redirected(url: str, location: str) -> str:
         target = scheme = ""
     if scheme != "https" and not scheme == "http" == urlsplit(url).scheme.lower():
         raise UnexpectedResponse(
-            f"GET {without_secrets(url)}: a redirect to what is no URL, or is less safe"
+            f"GET {without_secrets(url)}: a redirect to an invalid URL, or from https to http"
         )
     return target
 
@@ -104,7 +104,7 @@ def _store(answer: requests.Response, shown: str, into: BinaryIO, deadline: Dead
     if answer.status_code != 200:
         raise UnexpectedResponse(f"{what}: {answer.status_code}", status=answer.status_code)
     if "html" in answer.headers.get("content-type", ""):
-        raise UnexpectedResponse(f"{what}: a page rather than a file", status=200)
+        raise UnexpectedResponse(f"{what}: a web page rather than a file", status=200)
     size, length = 0, answer.headers.get("content-length", "")
     while chunk := answer.raw.read1(_CHUNK, decode_content=True):
         size += into.write(chunk)

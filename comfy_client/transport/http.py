@@ -71,9 +71,9 @@ def segment(text: str) -> str:
     Raises ``ValueError`` for what could only mean another route: ``""``, ``"."``, ``".."``.
     """
     if not isinstance(text, str):
-        raise TypeError(f"a name or an id is a text, not {text!r:.80}")
+        raise TypeError(f"a name or an id must be a string, not {text!r:.80}")
     if text in ("", ".", ".."):
-        raise ValueError(f"the name or id {text!r} cannot stand in a path")
+        raise ValueError(f"the name or id {text!r} cannot be part of a path")
     return quote(text, safe="")
 
 
@@ -139,7 +139,7 @@ class Http:
         return self.identity.describe(self._sender.has_api_prefix)
 
     def handshake(self, route: str, params: Params) -> tuple[str, dict[str, str]]:
-        """Return URL and headers for the handshake of the socket: those of any request."""
+        """URL and headers with which the socket introduces itself: those of any request."""
         self._sender.check_open()
         return self.identity.handshake(route, params)
 
@@ -415,7 +415,7 @@ class _Body(bytes):
 
 def _timeouts(timeout: float | tuple[float, float]) -> tuple[float, float]:
     connect, total = timeout if isinstance(timeout, tuple) else (timeout, timeout)
-    what = "timeout is in seconds, more than 0: one number or (connect, total)"
+    what = "timeout must be more than 0 seconds: one number or (connect, total)"
     if not (isinstance(connect, int | float) and isinstance(total, int | float)):
         raise TypeError(what)
     if not (connect > 0 and total > 0):
@@ -426,9 +426,9 @@ def _timeouts(timeout: float | tuple[float, float]) -> tuple[float, float]:
 def number_of_bytes(name: str, value: int) -> int:
     """Check that a value is a positive whole number."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} is a number of bytes, not {value!r:.80}")
+        raise TypeError(f"{name} must be a number of bytes, not {value!r:.80}")
     if value < 1:
-        raise ValueError(f"{name} is a number of bytes, more than 0")
+        raise ValueError(f"{name} must be a number of bytes, more than 0")
     return value
 
 
@@ -453,5 +453,5 @@ def _no_file(answer: Response) -> UnexpectedResponse:
     if encoding:
         said = f"an answer encoded ({encoding[:40]}), which was not asked for"
     elif answer.status == 206 or "content-range" in answer.headers:
-        said = "other bytes of the file than were asked for"
+        said = "other bytes of the file than were requested"
     return unusable(answer, f"{answer.status}, {said}")

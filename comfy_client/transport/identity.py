@@ -161,7 +161,7 @@ class Endpoint:
             is_one = False
         if not is_one:  # and what is given is not shown: it may hold a password
             raise ServerUnreachable(
-                f"{self.address.http_url}: no URL of a proxy is given ({self.proxy_reason}); "
+                f"{self.address.http_url}: the proxy is not a URL ({self.proxy_reason}); "
                 "write http://proxy:3128, or use none with proxies={}",
                 retryable=False,
             )
@@ -228,16 +228,16 @@ def check_credentials(credentials: object) -> None:
 
     if isinstance(credentials, tuple):
         if len(credentials) != 2 or not all(isinstance(part, str) for part in credentials):
-            raise TypeError("credentials given as a tuple are (username, password)")
+            raise TypeError("credentials in a tuple must be (username, password)")
     elif not (isinstance(credentials, Credentials) or callable(credentials)):
         raise TypeError(
-            "credentials are a (username, password) tuple, one of the ...Credentials classes, "
-            f"or a callable that gives one; not {type(credentials).__name__}"
+            "credentials must be a (username, password) tuple, one of the ...Credentials classes, "
+            f"or a callable that returns one; not {type(credentials).__name__}"
         )
 
 
 def apply_credentials(credentials: AnyCredentials | None) -> Applied:
-    """Return the headers and query parameters to send now.
+    """Headers and query parameters to send now.
 
     Raises :class:`AuthenticationError` when they cannot be had, ``TypeError`` when what
     is given (or what a callable answered) is no kind of credentials.
@@ -259,7 +259,7 @@ def apply_credentials(credentials: AnyCredentials | None) -> Applied:
         return applied
     answer = _ask(credentials, "the credentials callable")
     if callable(answer) and not isinstance(answer, Credentials):
-        raise TypeError("the credentials callable answered with another callable")
+        raise TypeError("the credentials callable returned another callable")
     return apply_credentials(answer)
 
 
@@ -279,19 +279,19 @@ def check_headers(headers: Mapping[str, str], whose: str) -> None:
     """Raise ``ValueError``, without the value, for a header that cannot be sent."""
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"{whose} headers are texts")
+            raise TypeError(f"{whose} headers must be strings")
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-            raise ValueError(f"{whose} header names hold a sign that no name may hold")
+            raise ValueError(f"{whose} header names contain an invalid character")
         # A line break would end the header, and so begin another.
         if not re.fullmatch(r"(?! )[\t\x20-\x7e\xa0-\xff]*(?<! )", value):
             raise ValueError(
-                f"{whose} {name} header holds a control sign, a letter that headers cannot "
-                "carry, or a space at an end"
+                f"{whose} {name} header contains a control character, a character that "
+                "headers cannot have, or a space at an end"
             )
 
 
 def as_sent(headers: Mapping[str, str | bytes] | Mapping[str, str]) -> dict[str, str | bytes]:
-    """Encode headers in UTF-8, as servers read them; requests would send Latin-1."""
+    """Headers as a server reads them, in UTF-8; requests would send texts in Latin-1."""
     return {
         name: value.encode() if isinstance(value, str) and not value.isascii() else value
         for name, value in headers.items()
@@ -322,7 +322,7 @@ class OutgoingRequest:
 
 @attrs.frozen(eq=False, repr=False)
 class Description:
-    """What a client sends, and where to, without secrets.
+    """Description of what a client sends, and where to, without secrets.
 
     Attributes:
         url: The server.
@@ -425,7 +425,7 @@ class Identity:
         return prepared
 
     def handshake(self, route: str, params: Params) -> tuple[str, dict[str, str]]:
-        """Return URL and headers for the handshake of the socket: those of any request."""
+        """URL and headers with which the socket introduces itself: those of any request."""
         self.refresh()
         request = self.prepare(OutgoingRequest("GET", route, params), route)
         headers = {
@@ -539,7 +539,7 @@ class Identity:
                 secrets.add([str(cookie.value)], shortest)
 
     def add_words_to(self, secrets: Secrets) -> None:
-        """Add the secrets of :meth:`add_secrets_to`, and settings that may be secret or personal.
+        """Add as :meth:`add_secrets_to`, and what else of the settings may be secret or personal.
 
         User names, all headers that were given, and proxies of the environment.
         """
@@ -571,7 +571,7 @@ class Identity:
         return self.secrets().hide_words_in(value)
 
     def redact(self, request: requests.PreparedRequest, value: Any) -> Any:
-        """Hide our secrets as :meth:`hide` does, and those of this one request."""
+        """Hide as :meth:`hide` does, and the secrets of that one request, too."""
         secrets = self.secrets()
         secrets.add_headers(self._without_jar(request.headers))
         asked = parse_qsl((request.url or "").partition("?")[2])
@@ -591,7 +591,7 @@ class Identity:
         return self._without_jar(self._headers if template is None else template.headers)
 
     def _without_jar(self, sent: Mapping[str, Any]) -> dict[str, Any]:
-        """Return headers without the cookies of the jar, which servers set: few are secret."""
+        """Headers without the cookies of the jar: servers set these, and not all are secret."""
         keeps_cookie = any(name.lower() == "cookie" for name in self._headers)
         return {
             name: value for name, value in sent.items() if keeps_cookie or name.lower() != "cookie"

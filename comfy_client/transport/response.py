@@ -237,7 +237,7 @@ def refusal(answer: Response, size: int | None, asker: Asker) -> ComfyError:
         error.add_note(f"or {stranger}")
     if asker.is_foreign and (answer.status == 404 or route_is_missing(answer)):
         return UnexpectedResponse(
-            f"{error}. Nor is there any /prompt, so this is no ComfyUI: another program on "
+            f"{error}. There is no /prompt either, so this is not ComfyUI: another program on "
             "this port, or host lacks the path below which a proxy has it",
             **answer.facts(),
         )
@@ -310,7 +310,7 @@ def _about_redirect(answer: Response) -> str:
         if to.hostname == here.hostname and to.scheme not in ("", here.scheme):
             return f"{answer.status}, redirected to {shown}; use {to.scheme}:// in host"
     except ValueError:
-        shown = "what is no URL"
+        shown = "something that is not a URL"
     return (
         f"{answer.status}, redirected to {shown or 'nowhere'}, which is not followed: "
         "a login page, or not the address of the ComfyUI"

@@ -75,7 +75,7 @@ def _chunks(
             if not mark:
                 raise _Changed(
                     f"the server sent {at + got} of {size} bytes, and does not say which version "
-                    "of the file they are of: the rest may be of another one"
+                    "of the file they are of: the rest may belong to another one"
                 )
         except ComfyError as exc:
             is_cut = True
@@ -99,7 +99,9 @@ def _exactly(answer: Download) -> Iterator[bytes]:
     for chunk in answer:
         got += len(chunk)
         if answer.length is not None and got > answer.length:
-            raise _Changed(f"more than {answer.length} bytes came, which the server had announced")
+            raise _Changed(
+                f"more than {answer.length} bytes arrived, which the server had announced"
+            )
         yield chunk
     if answer.length not in (None, got):
         raise TransportError(f"only {got} of {answer.length} bytes came")
@@ -117,7 +119,7 @@ def _rest(
             raise
         answer = None
     if answer is None or size_of(answer) != size or mark_of(answer.headers, size) != mark:
-        raise _Changed(f"the file on the server changed after {at} bytes of it had come")
+        raise _Changed(f"the file on the server changed after {at} bytes of it had arrived")
     if answer.status == 206:
         yield from _exactly(answer)
         return
@@ -129,7 +131,7 @@ def _rest(
 
 
 class _Changed(TransportError):
-    """The file changed, so to go on would mix two versions."""
+    """Going on would mix two files."""
 
     def __reduce__(self) -> tuple[type[TransportError], tuple[str]]:
         return TransportError, (str(self),)
@@ -143,13 +145,13 @@ def _may_pass(exc: ComfyError) -> bool:
 
 
 def sure_mark_of(headers: Mapping[str, str], size: int | None) -> dict[str, str]:
-    """Return the header that identifies this version of a file for sure; empty: none does."""
+    """Return what tells this version of a file from all later ones; empty: nothing does."""
     mark = mark_of(headers, size)
     return mark if "etag" in mark or _was_at_rest(headers) else {}
 
 
 def mark_of(headers: Mapping[str, str], size: int | None) -> dict[str, str]:
-    """Return the header that names the version of a file; empty: there is none."""
+    """Return what the headers say of the version of a file; empty: nothing."""
     etag = headers.get("etag", "")
     if etag.startswith('"'):  # a weak one also stands for a file that differs in some bytes
         return {"etag": etag}
@@ -178,7 +180,7 @@ class Range(NamedTuple):
 
 
 def range_of(headers: Mapping[str, str]) -> Range | None:
-    """Return the range in ``Content-Range``; ``None`` if it is missing or incomplete."""
+    """Return what ``Content-Range`` says; ``None``: not which bytes, or not of how many."""
     found = _RANGE.fullmatch(headers.get("content-range", ""))
     if found is None:
         return None
@@ -271,8 +273,8 @@ class RemoteFile(io.RawIOBase):
             if not self._is_marked:
                 raise TransportError(
                     f"{self.name}: the server says neither by ETag nor by Last-Modified which "
-                    "version of the file it sends, so going back might mix two: read it in order, "
-                    "or all at once with get_image()"
+                    "version of the file it sends, so seeking back might mix two versions: read "
+                    "it in order, or all at once with get_image()"
                 )
             self._open(self._position)
         while self._position - self._at >= len(self._chunk):
@@ -286,6 +288,6 @@ class RemoteFile(io.RawIOBase):
         return len(found)
 
     def close(self) -> None:
-        """Release the connection."""
+        """Let go of the connection."""
         self._body.close()
         super().close()

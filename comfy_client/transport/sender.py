@@ -30,7 +30,7 @@ from ..interrupts import causes, interruption
 from ..locks import shared_lock
 from .connections import Transfer, current
 from .deadline import Deadline, check_wanted, ended_by, read_timeout
-from .failures import explain, is_of_the_system, reason_of, strip, strip_libraries
+from .failures import bare, explain, is_of_the_system, reason_of, without_libraries
 from .identity import Endpoint, Identity, OutgoingRequest
 from .response import Response, unusable
 
@@ -144,7 +144,7 @@ class Sender:
         except (ComfyError, GeneratorExit):
             raise
         except BaseException as exc:
-            strip_libraries(exc)  # a Ctrl-C, or an alarm
+            without_libraries(exc)  # a Ctrl-C, or an alarm
             raise
         finally:
             self._live.discard(transfer)
@@ -281,7 +281,7 @@ class Sender:
     # -- answers -------------------------------------------------------------------------
 
     def answer(self, response: requests.Response, content: bytes) -> Response:
-        """Make a complete answer of these bytes."""
+        """Make a complete answer."""
         url = (response.url or "").partition("?")[0]
         return Response(
             response.request.method or "",
@@ -383,7 +383,7 @@ def _log(method: str, path: str, status: int, began: float, transfer: Transfer) 
 
 
 def body_length(response: requests.Response) -> int | None:
-    """Return the length of the decoded body in bytes; ``None`` if that is not known."""
+    """Bytes of the decoded body; ``None`` if that is not known."""
     if response.request.method == "HEAD" or response.status_code in (204, 304):
         return 0
     if "transfer-encoding" in response.headers:  # a Content-Length beside it is ignored
@@ -400,7 +400,7 @@ def body_length(response: requests.Response) -> int | None:
 def _only_a_part(answer: Response) -> UnexpectedResponse:
     return unusable(
         answer,
-        "206, a part of the answer, which was not asked for; something on the way (a cache, a "
+        "206, a partial answer, which was not requested; something on the way (a cache, a "
         "proxy) does not keep to HTTP",
     )
 
@@ -428,7 +428,7 @@ def _failure(
     """Return our error, with a system's cause only: libraries' errors hold headers and bodies."""
     interrupted = interruption(exc, outer)
     if interrupted is not None:
-        return Failure(strip_libraries(interrupted), interrupted.__cause__)
+        return Failure(without_libraries(interrupted), interrupted.__cause__)
     chain = list(causes(exc, outer))
     cause = next((c for c in chain if is_of_the_system(c)), None)
     names = {type(cause).__name__ for cause in chain}
@@ -458,12 +458,12 @@ def _failure(
         is_new = bool(names & {"NewConnectionError", "NameResolutionError"})
         if type(error) is ServerUnreachable and error.retryable and not is_new:
             # If the route broke under an open connection, the request may have been sent.
-            error = TransportError(f"{error}, when the request may have been sent")
+            error = TransportError(f"{error}, after the request may have been sent")
         elif is_new and not isinstance(error, ServerUnreachable):
             # Whatever failed, such as a SOCKS proxy, nothing was sent.
             reason = reason_of(cause) if cause else "no reason is given"
             error = ServerUnreachable(f"{url}: no connection ({reason})")
-    return Failure(error, None if cause is None else strip(cause))
+    return Failure(error, None if cause is None else bare(cause))
 
 
 def _tunnel_status(exc: BaseException) -> int | None:

@@ -69,10 +69,10 @@ def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
     """
     text = host.strip() if isinstance(host, str) else ""
     if not text:
-        raise ValueError("host is a text such as 'http://127.0.0.1:8188' or 'gpu-box:8188'")
+        raise ValueError("host must be a string such as 'http://127.0.0.1:8188' or 'gpu-box:8188'")
     found = _PARTS.fullmatch(text)
     if found is None:
-        raise ValueError("host holds a line break")
+        raise ValueError("host contains a line break")
     given, authority, path, tail = (part or "" for part in found.groups())
     userinfo, at, server = authority.rpartition("@")
     if "@" in path + tail:  # the password may be anywhere before it, so nothing is shown
@@ -98,7 +98,7 @@ def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
         name.encode("idna")  # checks the length of its parts
     except (LocationParseError, ValueError):
         raise ValueError(
-            f"host {shown!r} is no name:port (port: up to 65535; IPv6: [::1]:8188)"
+            f"host {shown!r} is not name:port (port: up to 65535; IPv6: [::1]:8188)"
         ) from None
     if not name and port is not None:
         name = "127.0.0.1"
@@ -123,7 +123,7 @@ def split_proxy(proxy: str) -> SplitResult:
         parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
         _ = parts.port
     except ValueError:
-        raise ValueError("what is given as a proxy is no URL") from None
+        raise ValueError("the proxy is not a URL") from None
     return parts
 
 

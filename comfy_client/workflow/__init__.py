@@ -29,7 +29,7 @@ Modules:
     rules: What the server demands of each node of a graph.
     own_checks: Checks that node classes make of their own inputs.
     replacements: Replacements of removed node classes by newer servers.
-    sendable: A graph as JSON carries it, with what JSON cannot carry named.
+    sendable: A graph as JSON carries it, with what JSON cannot represent named.
     explain: Explanations of a server's refusal.
     problems: :class:`Problem`.
     model_files: Files of models, and which one may have been meant.

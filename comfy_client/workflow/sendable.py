@@ -1,4 +1,4 @@
-"""A graph as JSON carries it; what JSON cannot carry is listed, not raised."""
+"""A graph as JSON carries it; what JSON cannot represent is listed, not raised."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from comfy_client.errors import (
     JobNotFound,
     PromptRejected,
 )
+from comfy_client.jobs.job import state_of
 from comfy_client.testing import ComfyServer
 from tests.conftest import load_workflow
 from tests.helpers.clients import (
@@ -141,7 +142,7 @@ def test_a_job_attached_before_its_submission_is_answered_ends_with_it(comfy, fa
     events = taken.events()
     if is_early:
         go.set()
-        comfy.until(lambda: taken.handle.state.ended, LIMIT)
+        comfy.until(lambda: state_of(taken).ended, LIMIT)
     answered.set()
     sender.join()
     go.set()
@@ -224,7 +225,7 @@ def test_an_attached_job_does_not_make_up_its_progress(
         waits = other.job(behind.prompt_id)
         assert taken.why().startswith("running: its node is reported to another client; last news")
         assert "pending, 1 ahead; running: its node is reported" in waits.why()
-        until(lambda: time.monotonic() - job.handle.state.running_since > 0.5)
+        until(lambda: time.monotonic() - state_of(job).running_since > 0.5)
         gate.set()
         taken.result(LIMIT)
         entry = other.get_history(job.prompt_id)
@@ -361,6 +362,6 @@ def test_a_server_that_does_not_say_is_an_error_of_its_own(comfy, fast):
     comfy.on("GET", "/queue", (502, {}, None))
     with pytest.raises(ApiError, match="502"):
         fast.job(str(uuid.uuid4()), must_exist=True)
-    with pytest.raises(ValueError, match="cannot stand in a path"):
+    with pytest.raises(ValueError, match="cannot be part of a path"):
         fast.job("..", must_exist=True)
     assert outstanding(fast) == []

@@ -319,7 +319,7 @@ def test_a_check_with_a_defect_of_ours_spoils_no_other(
     monkeypatch.setattr(examine, "CHECKS", checks)
     report = ask(server.url)
     assert states(report) == {"clock": "unknown"}
-    assert report["clock"].found == "a defect of comfy_client: ZeroDivisionError"
+    assert report["clock"].found == "a bug in comfy_client: ZeroDivisionError"
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [
         ZeroDivisionError
     ]

@@ -420,7 +420,7 @@ def test_no_proxy_stands_before_the_own_machine(
 
 
 def test_a_proxy_that_the_socket_cannot_take_is_told() -> None:
-    """And what is no URL fails, without being shown."""
+    """And something that is not a URL fails, without being shown."""
     report = ask("gpu.invalid", proxies={"http": "socks5://me:hunter2@127.0.0.1:9"})
     assert report["proxy"].state == "warning"
     assert "poll" in report["proxy"].advice

@@ -89,10 +89,10 @@ def test_a_login_in_the_url_is_for_its_host_alone(fast: ComfyApi, site: ComfySer
     ("answer", "error", "told"),
     [
         ((404, {}, None), UnexpectedResponse, "404"),
-        ((200, HTML, PAGE), UnexpectedResponse, "a page rather than a file"),
+        ((200, HTML, PAGE), UnexpectedResponse, "a web page rather than a file"),
         ((302, {"Location": "/x"}, None), UnexpectedResponse, "more than 5 redirects"),
-        ((302, {"Location": "file:///etc/passwd"}, None), UnexpectedResponse, "no URL"),
-        ((302, {"Location": "http://["}, None), UnexpectedResponse, "no URL"),
+        ((302, {"Location": "file:///etc/passwd"}, None), UnexpectedResponse, "invalid URL"),
+        ((302, {"Location": "http://["}, None), UnexpectedResponse, "invalid URL"),
         ((200, {}, b"x" * 2000), UnexpectedResponse, "more than 0 MiB"),
         (drip((200, {}, b"x" * 900), pause=0.5), RequestTimeout, "in time"),
     ],

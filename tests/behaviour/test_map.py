@@ -368,7 +368,7 @@ def test_a_prompt_that_never_arrives_is_sent_so_often_and_no_more(server, api, r
 
 def test_wrong_arguments_are_told_at_once(api) -> None:
     """Before anything is asked for."""
-    with pytest.raises(ValueError, match="in_flight is a number"):
+    with pytest.raises(ValueError, match="in_flight must be a number"):
         api.map(WORKFLOW, [], in_flight=0)
     with pytest.raises(ValueError, match="'raise' or 'keep'"):
         api.map(WORKFLOW, [], on_error="ignore")
@@ -572,7 +572,7 @@ def test_news_of_the_prompt_that_runs_is_news_of_those_behind_it() -> None:
 def test_what_is_no_time_to_wait_is_told_at_once(api, seconds) -> None:
     """Before anything is asked for."""
     for patience in ("timeout", "stall_timeout"):
-        with pytest.raises(ValueError, match="a timeout is in seconds"):
+        with pytest.raises(ValueError, match="a timeout must be 0 or more seconds"):
             api.map(WORKFLOW, [], **{patience: seconds})
 
 

@@ -50,7 +50,7 @@ def test_what_is_no_json_is_an_unexpected_response(
 def test_http_that_is_no_comfyui_is_told(comfy: ComfyServer, answer: Any, method: str) -> None:
     """Another program on this port, or a path that is missing in host."""
     comfy.on("*", "*", answer)
-    with opened(comfy.url) as http, pytest.raises(UnexpectedResponse, match="is no ComfyUI"):
+    with opened(comfy.url) as http, pytest.raises(UnexpectedResponse, match="is not ComfyUI"):
         http.request(method, "/prompt")
 
 

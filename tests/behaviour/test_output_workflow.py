@@ -267,7 +267,7 @@ def test_a_part_that_was_not_asked_for_is_refused(api: ComfyApi, server: ComfySe
 
     server.on("GET", "/view", answer)
     with pytest.raises(
-        UnexpectedResponse, match="206, other bytes of the file than were asked for"
+        UnexpectedResponse, match="206, other bytes of the file than were requested"
     ):
         Workflow.load(f"{api.host}/view?filename=a.mp4", api)
 

@@ -1027,19 +1027,19 @@ def test_wrong_arguments_are_told_at_once(clients) -> None:
     for wrong, words in (
         ({"servers": []}, "a pool needs a server"),
         ({"servers": ["gpu-box", "http://gpu-box:8188/"]}, "http://gpu-box:8188 is in the pool"),
-        ({"servers": ["a"], "mode": "fastest"}, "mode is one of"),
+        ({"servers": ["a"], "mode": "fastest"}, "mode must be one of"),
         ({"servers": ["a"], "weights": [1, 2]}, "2 numbers for 1 servers"),
         ({"servers": ["a"], "weights": [0]}, "a number above 0"),
         ({"servers": ["a"], "in_flight": 0}, "1 or more"),
-        ({"servers": ["a"], "on_lost": "ignore"}, "on_lost is"),
-        ({"servers": ["a"], "on_failed": "ignore"}, "on_failed is"),
-        ({"servers": ["a"], "patience": -1}, "patience is a number of seconds, 0 or more"),
+        ({"servers": ["a"], "on_lost": "ignore"}, "on_lost must be"),
+        ({"servers": ["a"], "on_failed": "ignore"}, "on_failed must be"),
+        ({"servers": ["a"], "patience": -1}, "patience must be a number of seconds, 0 or more"),
     ):
         with pytest.raises(ValueError, match=words):
             ComfyPool(**wrong)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="patience is a number of seconds, not None"):
+    with pytest.raises(TypeError, match="patience must be a number of seconds, not None"):
         ComfyPool(["a"], patience=None)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="weights is a list of numbers"):
+    with pytest.raises(TypeError, match="weights must be a list of numbers"):
         ComfyPool(["a"], weights={"a": 2})  # type: ignore[arg-type]
     for servers, words in (("gpu-box", "a list"), (None, "a list"), ([5], "a URL or a ComfyApi")):
         with pytest.raises(TypeError, match=words):
@@ -1147,7 +1147,7 @@ def test_the_child_of_a_fork_has_no_jobs_of_a_pool(servers, clients) -> None:
             left = status.waiting, status.running, status.servers[0].own
             return f"{', '.join(errors)}; {left}"
 
-        words = "this ComfyPool is that of the parent process; make one in this one"
+        words = "this ComfyPool belongs to the parent process; make one in this process"
         assert in_child(work) == f"ClientClosed, ClientClosed, {words}; (0, 0, 0)"
         GATES.set()
         assert [job.result(LIMIT).texts for job in jobs] == [("x",)] * 2

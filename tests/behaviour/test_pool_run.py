@@ -510,8 +510,8 @@ def test_a_server_that_takes_nothing_holds_up_the_end_of_a_map_once(servers) -> 
 def test_what_is_wrong_with_a_map_is_told_at_once(clients) -> None:
     with pooled(clients) as pool:
         for wrong, words in (
-            ({"timeout": -1}, "a timeout is in seconds"),
-            ({"stall_timeout": float("nan")}, "a timeout is in seconds"),
+            ({"timeout": -1}, "a timeout must be 0 or more seconds"),
+            ({"stall_timeout": float("nan")}, "a timeout must be 0 or more seconds"),
             ({"priority": float("nan")}, "priority is a number"),
             ({"include": ["gpu-box"]}, "include: http://gpu-box:8188 is not in the pool"),
             ({"in_flight": 0}, "1 or more"),

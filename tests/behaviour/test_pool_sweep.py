@@ -183,7 +183,7 @@ def test_a_refusal_that_no_axis_causes_ends_it(pool) -> None:
     del graph["4"]
     with pytest.raises(PromptRejected) as caught:
         pool.sweep(graph, GRID)
-    assert "about no input of the grid" in caught.value.__notes__[0]
+    assert "no input of the grid is the cause" in caught.value.__notes__[0]
 
 
 def test_rows_are_told_in_the_thread_that_waits(pool) -> None:

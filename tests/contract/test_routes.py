@@ -586,13 +586,13 @@ def test_an_upload_of_each_type_is_usable_by_its_ref(idle, workflow, kind):
 def test_what_names_no_file_or_prompt_is_told(api):
     """A name alone, an object of another kind; before anything is asked."""
     for wrong in ("x.png", None, 7):
-        with pytest.raises(TypeError, match="a file is named by what has filename"):
+        with pytest.raises(TypeError, match="a file must be an output"):
             api.get_image(wrong)
         with pytest.raises(TypeError, match="its prompt_id, a text"):
             api.job(None if wrong == "x.png" else wrong)
     with pytest.raises(TypeError, match="is a text"):
         api.get_history(7)
-    with pytest.raises(ValueError, match="cannot stand in a path"):
+    with pytest.raises(ValueError, match="cannot be part of a path"):
         api.job("")
 
 
@@ -700,7 +700,7 @@ def test_the_server_itself_says_200_to_a_mask_for_nothing(api):
 def test_a_mask_of_another_size_is_an_error(api):
     """And of what is no picture."""
     original = api.upload_image(png(8, 8), unique(".png"))
-    for wrong in (png(4, 4), b"no picture"):
+    for wrong in (png(4, 4), b"not a picture"):
         with pytest.raises(ApiError, match="500"):
             api.upload_mask(wrong, original, unique(".png"))
 

@@ -20,6 +20,7 @@ from comfy_client.events import (
     execution_error,
     execution_success,
 )
+from comfy_client.jobs import callbacks as tested
 from comfy_client.jobs.callbacks import Callbacks, Caller
 from tests.unit.test_job import RESULT, tracked
 
@@ -183,7 +184,7 @@ def test_places_are_called_as_they_change(clock, monkeypatch):
     called = Called(clock, "on_queue", "on_start")
     place = [2]
     news = [None]
-    monkeypatch.setattr(called.job.handle, "queue_news", lambda: news[0])
+    monkeypatch.setattr(tested, "queue_news", lambda job: news[0])
     monkeypatch.setattr(type(called.job), "queue_position", property(lambda job: place[0]))
     called.caller.tick()
     assert called.calls == []
@@ -217,5 +218,5 @@ def test_an_output_that_says_nothing_is_none(clock):
 @pytest.mark.parametrize("every", [True, False, "1"])
 def test_every_is_a_number_of_seconds(every: Any) -> None:
     """True is none."""
-    with pytest.raises(TypeError, match="every is a number of seconds"):
+    with pytest.raises(TypeError, match="every must be a number of seconds"):
         Callbacks(every=every)

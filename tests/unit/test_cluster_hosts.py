@@ -52,7 +52,7 @@ def test_a_worker_without_a_server_is_named(hosts: Any) -> None:
     [
         ([], "empty"),
         ({}, "empty"),
-        ("http://gpu-{number}:8188", r"\{number\} is none of \{n\}, \{name\}, \{host\}"),
+        ("http://gpu-{number}:8188", r"\{number\} is not one of \{n\}, \{name\}, \{host\}"),
         ("http://gpu-{n:8188", "template"),
         (["http://ann:s3cret@gpu:8188"], "EnvCredentials"),
         ("http://ann:s3cret@gpu-{n}:8188", "EnvCredentials"),
@@ -98,7 +98,7 @@ def test_a_pickle_of_the_plugin_has_the_name_of_the_variable_and_not_its_value(
 def test_a_size_that_makes_no_sense_is_refused_before_it_is_sent(
     wrong: Any, error: type[Exception]
 ) -> None:
-    with pytest.raises(error, match="max_json is a number of bytes"):
+    with pytest.raises(error, match="max_json must be a number of bytes"):
         ComfyPlugin(max_json=wrong)
 
 

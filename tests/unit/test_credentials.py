@@ -174,7 +174,7 @@ def test_what_no_header_can_carry_is_refused_without_showing_it(value: str) -> N
         assert SECRET not in repr(caught.value)
     with pytest.raises(ValueError, match="name"):
         apply_credentials(HeaderCredentials({"X\r\nY": SECRET}))
-    with pytest.raises(TypeError, match="texts"):
+    with pytest.raises(TypeError, match="must be strings"):
         apply_credentials(HeaderCredentials({"X": 5}))  # type: ignore[dict-item]
 
 

@@ -137,7 +137,7 @@ def test_a_large_film_is_not_stored(comfy: ComfyServer, api: ComfyApi) -> None:
 
 def test_a_file_that_is_gone_or_damaged_has_its_name(comfy: ComfyServer, api: ComfyApi) -> None:
     """To show a value raises nothing."""
-    put(comfy, "damaged.png", b"no picture")
+    put(comfy, "damaged.png", b"not a picture")
     markup = html(result_of(api, "gone.png", "damaged.png"))
     assert "could not be fetched" in markup
     assert ">damaged.png</a>" in markup

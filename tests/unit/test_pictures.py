@@ -131,7 +131,9 @@ def test_a_truncated_image_is_no_image() -> None:
 @pytest.mark.parametrize(("name", "kind"), [("a.mp4", "video"), ("a.flac", "audio")])
 def test_a_video_is_no_image(method: str, name: str, kind: str) -> None:
     """Nothing is fetched to find that out."""
-    with pytest.raises(ValueError, match=rf"'{name}' is no image but {kind}: no {method}\(\)"):
+    with pytest.raises(
+        ValueError, match=rf"'{name}' is not an image but {kind}: it has no {method}\(\)"
+    ):
         getattr(frame(b"", name), method)()
 
 
@@ -226,7 +228,7 @@ def test_without_a_browser_the_log_says_where_it_is(
 @pytest.mark.parametrize("name", ["a.html", "a.svg", "a.latent", "a", "a.png.exe"])
 def test_only_pictures_and_sounds_are_shown(name: str) -> None:
     """A browser would run a page of the server's as one of this machine."""
-    with pytest.raises(ValueError, match="no image, video or audio"):
+    with pytest.raises(ValueError, match="not an image, video or audio"):
         frame(b"<script>", name).show()
 
 

@@ -135,7 +135,9 @@ def test_first_free_takes_the_first_that_has_nothing_to_do() -> None:
 
 
 def test_a_mode_that_does_not_exist_is_an_error() -> None:
-    with pytest.raises(ValueError, match="mode is one of 'shortest', 'round_robin', 'first_free'"):
+    with pytest.raises(
+        ValueError, match="mode must be one of 'shortest', 'round_robin', 'first_free'"
+    ):
         Schedule("fastest")  # type: ignore[arg-type]
 
 

@@ -16,10 +16,10 @@ from comfy_client.errors import (
 )
 from comfy_client.event_queue import Budget, Share
 from comfy_client.jobs import submit as submission
-from comfy_client.jobs.prompt import TrackedPrompt
 from comfy_client.jobs.state import JobState
 from comfy_client.jobs.submit import post, time_left
-from comfy_client.models import QueuedPrompt
+from comfy_client.jobs.tracked import Tracked
+from comfy_client.models import QueuedPrompt, QueueItem
 from comfy_client.routes.prompts import EXTRA_DATA_KEY
 from comfy_client.timing import Timing
 from comfy_client.transport.deadline import Deadline
@@ -34,7 +34,7 @@ def a_prompt(**known):
     state = JobState("the-id", GRAPH, Share(Budget(1 << 20)), Timing())
     for name, value in {"client_id": "me", **known}.items():
         setattr(state, name, value)
-    return TrackedPrompt(state, None)
+    return Tracked(state, None)
 
 
 class Server:
@@ -50,9 +50,7 @@ class Server:
         self.posts = 0
         self.looks = 0
 
-    def json(self, method, route, **options):
-        if method == "GET":
-            return self.look(route)
+    def json(self, method, route, *, json, **options):
         assert (method, route) == ("POST", "/prompt")
         self.posts += 1
         answer = self.answers.pop(0)
@@ -60,17 +58,15 @@ class Server:
             raise answer
         return answer
 
-    def look(self, route):
-        """Answer a look-up: the queue has what is to be found, the history has nothing."""
+    def model(self, method, route, read, **options):
         if route != "/queue":
-            return {}
+            return []
         self.looks += 1
         result = self.found.pop(0) if len(self.found) > 1 else self.found[0]
         if isinstance(result, Exception):
             raise result
         mark = {"client_id": "me", EXTRA_DATA_KEY: "the-id"}
-        pending = [[3, result, GRAPH, mark, []]] if result else []
-        return {"queue_running": [], "queue_pending": pending}
+        return [QueueItem(3, result, GRAPH, mark)] if result else []
 
 
 class Clock:

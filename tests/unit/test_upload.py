@@ -71,7 +71,7 @@ def test_a_file_keeps_its_name_and_a_given_one_wins(tmp_path: Path) -> None:
 
 def test_a_name_that_is_no_text_is_refused() -> None:
     """Most likely the arguments are in the wrong order."""
-    with pytest.raises(TypeError, match="a name is a str, not 5"):
+    with pytest.raises(TypeError, match="a name must be a str, not 5"):
         Upload(b"png", 5)  # type: ignore[arg-type]
 
 

@@ -68,10 +68,10 @@ def test_userinfo_is_taken_out(host: str, pair: tuple[str, str], http_url: str) 
 @pytest.mark.parametrize(
     ("host", "words"),
     [
-        ("", "host is a text"),
-        ("   ", "host is a text"),
-        (None, "host is a text"),
-        (8188, "host is a text"),
+        ("", "host must be a string"),
+        ("   ", "host must be a string"),
+        (None, "host must be a string"),
+        (8188, "host must be a string"),
         ("http://", "names no server"),
         ("http:///comfy", "names no server"),
         ("gpu box", "names no server"),
