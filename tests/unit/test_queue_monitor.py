@@ -274,7 +274,7 @@ def test_a_prompt_is_found_by_its_id_or_else_by_our_mark(queue, single, recent, 
         "/history/mine": single,
         "/history": recent,
     }
-    http = SimpleNamespace(model=lambda method, route, read, **_: read(answers[route]))
+    http = SimpleNamespace(json=lambda method, route, **_: answers[route])
     assert find(http, "mine", "me", Deadline.after(5)) == found
 
 
@@ -287,7 +287,7 @@ def test_an_id_as_it_was_given_counts_before_another_form_of_it():
     assert spellings(f"{{{lower}}}") == (lower,)
     queue = [item(1, lower), item(2, lower.upper())]
     answer = {"queue_running": [], "queue_pending": queue}
-    http = SimpleNamespace(model=lambda method, route, read, **_: read(answer))
+    http = SimpleNamespace(json=lambda method, route, **_: answer)
     end = Deadline.after(5)
     assert find(http, lower.upper(), "me", end) == lower.upper()
     assert find(http, lower, "me", end) == find(http, f"{{{lower}}}", "me", end) == lower

@@ -19,7 +19,7 @@ from comfy_client.jobs import submit as submission
 from comfy_client.jobs.state import JobState
 from comfy_client.jobs.submit import post, time_left
 from comfy_client.jobs.tracked import Tracked
-from comfy_client.models import QueuedPrompt, QueueItem
+from comfy_client.models import QueuedPrompt
 from comfy_client.routes.prompts import EXTRA_DATA_KEY
 from comfy_client.timing import Timing
 from comfy_client.transport.deadline import Deadline
@@ -50,7 +50,9 @@ class Server:
         self.posts = 0
         self.looks = 0
 
-    def json(self, method, route, *, json, **options):
+    def json(self, method, route, *, json=None, **options):
+        if method == "GET":
+            return self._looked(route)
         assert (method, route) == ("POST", "/prompt")
         self.posts += 1
         answer = self.answers.pop(0)
@@ -58,15 +60,16 @@ class Server:
             raise answer
         return answer
 
-    def model(self, method, route, read, **options):
+    def _looked(self, route):
         if route != "/queue":
-            return []
+            return {}
         self.looks += 1
         result = self.found.pop(0) if len(self.found) > 1 else self.found[0]
         if isinstance(result, Exception):
             raise result
         mark = {"client_id": "me", EXTRA_DATA_KEY: "the-id"}
-        return [QueueItem(3, result, GRAPH, mark)] if result else []
+        pending = [[3, result, GRAPH, mark, []]] if result else []
+        return {"queue_running": [], "queue_pending": pending}
 
 
 class Clock:
