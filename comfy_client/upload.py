@@ -1,4 +1,4 @@
-"""What is sent to a server: files, pictures in memory, URLs, and outputs of other prompts."""
+"""Files to upload: local ones, pictures in memory, URLs, and outputs of other prompts."""
 
 from __future__ import annotations
 

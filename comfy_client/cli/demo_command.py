@@ -130,13 +130,13 @@ def _save(path: Path, content: bytes, preview: PreviewEvent | None) -> None:
     from ..transport.decode import sniff
     from ..transport.local_files import write_atomically
 
-    # Not by save(), which would take an existing folder of that name for the place.
+    # Result.save() would take an existing folder of that name as the place.
     picture = write_atomically(path, [content], if_exists="number")
     click.echo(f"picture: {picture}")
     if preview is None:
         click.echo("preview: none came; a ComfyUI sends them if started with --preview-method auto")
     else:
-        # By what it is, not by what the server says: a file's name says what opens it.
+        # Go by the content, not by the server's word: the name decides which program opens it.
         ending = sniff(preview.view).removeprefix("image/").replace("jpeg", "jpg")
         path = picture.with_name(f"{picture.stem}-preview.{ending}")
         click.echo(f"preview: {write_atomically(path, [preview.image], if_exists='number')}")

@@ -80,7 +80,7 @@ class SilentExit(click.ClickException):
         self.status = status
 
 
-#: The first class counts that an error is of.
+#: The first matching class counts.
 _STATUS: Final[tuple[tuple[type[BaseException], Exit], ...]] = (
     (AuthenticationError, Exit.UNAUTHORISED),
     (PromptRejected, Exit.REJECTED),
@@ -98,7 +98,7 @@ _STATUS: Final[tuple[tuple[type[BaseException], Exit], ...]] = (
     (UnexpectedResponse, Exit.UNREACHABLE),
 )
 
-#: What to do, in words of the command line; for the first class that an error is of.
+#: Advice for the command line; the first matching class counts.
 _HINTS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (AuthenticationError, "COMFYUI_LOGIN=user:password or COMFYUI_TOKEN=... in the environment"),
     (PromptRejected, "comfy-client check lists everything that is wrong with a workflow"),
@@ -114,7 +114,7 @@ _HINTS: Final[tuple[tuple[type[BaseException], str], ...]] = (
 )
 
 
-#: What the library says to programs, and how commands say it.
+#: Advice for Python, and the same for the command line.
 _IN_COMMANDS: Final = (
     (
         r"on (\S+): attach to it by api\.job\('([^']+)'\)",
@@ -157,7 +157,7 @@ def message_of(error: BaseException) -> str:
         what = "brought no news in time" if error.stalled else "has not ended in time"
         return f"prompt {error.prompt_id} {what}; it keeps running"
     if isinstance(error, ComfyError):
-        return in_commands(str(error))  # printable; some have a line for each node
+        return in_commands(str(error))  # printable; may have several lines
     return one_line(re.sub(r"^\[Errno \d+\] ", "", str(error))) or type(error).__name__
 
 
@@ -217,7 +217,7 @@ def harmless(text: str) -> str:
 def ending_as_by_ctrl_c() -> Iterator[None]:
     """Context manager: have SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does."""
     ends = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))  # not all on Windows
-    # What is ignored stays so: that is how nohup keeps a command from ending.
+    # Ignored signals stay ignored, as nohup wants it.
     known = {end: signal.getsignal(end) for end in ends if end}
     before = {end: handler for end, handler in known.items() if handler is not signal.SIG_IGN}
     for end in before:

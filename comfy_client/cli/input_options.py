@@ -29,7 +29,7 @@ _RANGE: Final = re.compile(r"(-?[0-9]+)\.\.(-?[0-9]+)")
 #: Numbers as JSON and ComfyUI's frontend have them; Python's own rules take ``1_0``, too.
 _INT: Final = re.compile(r"[+-]?[0-9]+")
 _FLOAT: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-#: Values of one axis; a grid of more is a mistake in typing.
+#: The most values of one axis; more are surely a typing mistake.
 _MOST_VALUES: Final = 100_000
 
 
@@ -135,7 +135,7 @@ def mistakes(what: str) -> Iterator[None]:
         yield
     except (WorkflowError, OSError, ValueError) as exc:
         if isinstance(exc, ComfyError) and not isinstance(exc, WorkflowError):
-            raise  # a timeout of a request is an OSError, too
+            raise  # such as RequestTimeout, which is an OSError
         raise Mistake(f"{what}: {message_of(exc)}") from None
 
 
@@ -185,7 +185,7 @@ def _typed(spec: InputSpec, name: str, text: str) -> Any:
 def _number(text: str, kinds: Collection[str]) -> int | float | None:
     """Parse an INT or FLOAT if ``kinds`` includes it; return None otherwise."""
     text = text.strip()
-    with contextlib.suppress(ValueError):  # it has thousands of digits
+    with contextlib.suppress(ValueError):  # too many digits for Python
         if "INT" in kinds and _INT.fullmatch(text):
             return int(text)
         if "FLOAT" in kinds and _FLOAT.fullmatch(text):

@@ -85,7 +85,7 @@ class Commands(click.Group):
             status = super().main(list(args), *more, **options)
             return status if isinstance(status, int) else Exit.DONE
         except BrokenPipeError:
-            raise  # nobody reads what we say, which click ends quietly
+            raise  # a closed pipe: click exits quietly
         except (
             click.ClickException,
             click.Abort,

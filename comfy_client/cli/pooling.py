@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from ..pool.pool import ComfyPool
     from ..workflow import Workflow
 
-#: Seconds between two looks.
+#: Seconds between two checks.
 _LOOK: Final = 0.02
-#: Longest wait in one piece, so that Ctrl-C works on every system.
+#: The longest uninterrupted wait, so that Ctrl-C works on every system.
 _SLICE: Final = 0.5
 
 
@@ -63,7 +63,7 @@ class Several:
                     break
                 time.sleep(_LOOK)
             ready = {one.host for one in self.pool.status().servers if one.state == "ready"}
-            # None, if they have all gone away since.
+            # Empty if all servers have gone away since.
             found = [api for api in self.pool.servers if api.host in ready]
             self._ready = found or list(self.pool.servers)
         return self._ready
@@ -72,7 +72,7 @@ class Several:
         self, classes: Collection[str] | None = None, *, refresh: bool = False
     ) -> Mapping[str, Any]:
         """Return definitions of all classes, with the choices of all servers combined."""
-        self.clients()  # all of them have their say
+        self.clients()  # wait for all servers
         return self.pool.node_definitions(classes, refresh=refresh)
 
     def open_image(self, info: str) -> BinaryIO:

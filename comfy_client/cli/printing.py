@@ -53,13 +53,13 @@ def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
 
 def report(error: BaseException, as_json: bool) -> Exit:
     """Print an error; return its exit status."""
-    if isinstance(error, SilentExit):  # all is said
+    if isinstance(error, SilentExit):  # everything is printed already
         return error.status
     if as_json and _try_to_emit(error_object(error)):
         return exit_of(error)
     if isinstance(error, click.UsageError):
         error.show()
-    elif not isinstance(error, KeyboardInterrupt | click.Abort):  # who pressed it, knows
+    elif not isinstance(error, KeyboardInterrupt | click.Abort):  # no message: the user pressed it
         click.echo(f"Error: {_lines(message_of(error))}", err=True)
         hint = hint_of(error)
         if hint:
@@ -91,7 +91,7 @@ def plain_logs() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            # A user who says --insecure knows.
+            # Users of --insecure know.
             warnings.filterwarnings("ignore", "Unverified HTTPS request")
             yield
     finally:

@@ -13,7 +13,7 @@ import attrs
 from ..nearest import nearest
 from .exits import Mistake
 
-#: What a profile may say, and the type of each.
+#: The keys of a profile, and their types.
 KEYS: Final[Mapping[str, type]] = {
     "host": str,
     "token": str,
@@ -25,14 +25,14 @@ KEYS: Final[Mapping[str, type]] = {
     "user": str,
 }
 _SECRETS: Final = ("token", "login")
-#: Bytes of a file that are read.
+#: The most bytes that are read of a file.
 _MOST: Final = 1 << 20
 
 
 def config_path() -> Path:
     """Return the path of the config file."""
     base = os.environ.get("XDG_CONFIG_HOME")
-    # A relative path is to be ignored, says the standard.
+    # The XDG standard says to ignore a relative path.
     folder = Path(base) if base and Path(base).is_absolute() else Path.home() / ".config"
     return folder / "comfy-client" / "config.toml"
 
@@ -74,10 +74,10 @@ def load_config() -> Config:
             content = file.read(_MOST)
     except FileNotFoundError:
         return Config(path)
-    except OSError as exc:  # it is a folder, or of somebody else
+    except OSError as exc:  # a folder, or another user's file
         raise Mistake(f"{path}: {exc.strerror}") from None
     if os.name == "posix" and mode & (stat.S_IWGRP | stat.S_IWOTH):
-        # They could name another host for the secrets of the environment.
+        # Others could redirect the environment's secrets to their own host.
         raise Mistake(f"{path} says where secrets go, and others may write it: chmod 600 {path}")
     config = _parsed(path, content)
     if _has_secrets(config) and is_open_to_others(mode):

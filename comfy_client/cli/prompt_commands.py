@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from ..jobs.result import Result
     from ..models import HistoryEntry, QueueItem
 
-#: Characters of an id, and of the beginning of one that may stand for it.
+#: Length of an id, and of the shortest abbreviation.
 _WHOLE: Final = 36
 _SHORTEST: Final = 4
-#: Prompts of the history that a beginning may mean.
+#: The number of latest prompts in which abbreviations are looked up.
 _LATEST: Final = 200
 
 id_argument: Decorator = click.argument("prompt_id", metavar="ID")
@@ -235,7 +235,7 @@ def known_job(api: ComfyApi, text: str) -> Job:
     """Return the job of a prompt; raise NotFound if the server does not know it."""
     one = api.job(full_id(api, text), must_exist=True)
     if one.status not in ("pending", "running"):
-        one.exception(timeout=10.0)  # its record is there, and read in a moment
+        one.exception(timeout=10.0)  # its record exists and is read soon
     return one
 
 

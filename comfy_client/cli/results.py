@@ -56,7 +56,7 @@ def wait_for(
 ) -> Result:
     """Wait for a result; a first Ctrl-C cancels a prompt of ours, a second one only leaves."""
     try:
-        # In here, since they take a while in which somebody may press it.
+        # Import within try: imports take a while, and Ctrl-C may come meanwhile.
         from ..jobs.callbacks import Callbacks
         from ..jobs.job import Limits
         from ..jobs.watching import wait_watched
@@ -121,7 +121,7 @@ def _folder_of(out: str, graph: Mapping[str, Any], more: Collection[str]) -> Pat
                 known = ", ".join(sorted({*_FIELDS, *more}))
                 text = f"{{{name:.100}}} is not one of {known}, or an input: {{KSampler.cfg}}"
                 raise ValueError(text)
-            if graph:  # that of somebody else's prompt may not be known yet
+            if graph:  # another user's graph may not be known yet
                 input_named(graph, name)
         return "x"
 
@@ -146,7 +146,7 @@ def folder_for(folder: Path, option: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # there is something in it
+        with contextlib.suppress(OSError):  # not empty
             for one in made:
                 one.rmdir()
 

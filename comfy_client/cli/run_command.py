@@ -138,7 +138,7 @@ def lazy_server(api: ComfyApi) -> LazyServer:
     return LazyServer(ask)
 
 
-#: What reads a workflow, asking that server if need be.
+#: A function that reads a workflow, with definitions of a server if needed.
 _Read = Callable[["DefinitionSource"], "Workflow"]
 
 
@@ -161,7 +161,7 @@ def _on_any(
 
     with pooling.pool_of(given) as servers:
         ready = read(servers)
-        servers.clients()  # all of them have their say
+        servers.clients()  # wait for all servers
         with saving_to(out, ready.to_dict()):
             options["extra_data"] = mark()
             with pooling.submitted(servers.pool, ready, **waiting, **options) as job:
@@ -174,6 +174,6 @@ def submit(api: ComfyApi, workflow: Workflow, **options: Any) -> Job:
     try:
         return api.submit(workflow, prompt_id=prompt_id, extra_data=mark(), **options)
     except KeyboardInterrupt:
-        with contextlib.suppress(ComfyError):  # it was not there yet, or nobody answers
+        with contextlib.suppress(ComfyError):  # not submitted yet, or no answer
             cancel_interrupted(api.job(prompt_id))
         raise

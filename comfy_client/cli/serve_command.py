@@ -13,7 +13,7 @@ from .decorators import Finite
 from .exits import Mistake
 from .printing import examples
 
-#: What it can imitate; in here so that nobody waits for the embedded server to be imported.
+#: Written out here, as importing them from the embedded server takes a while.
 VERSIONS: Final = ("0.3.75", "0.8", "new")
 
 
@@ -94,11 +94,11 @@ def serve(
         **options,
     )
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
-        stack.callback(server.stop)  # it may be told to end while it starts
+        stack.callback(server.stop)  # a signal may come during the start
         server.start()
         click.echo(f"An embedded ComfyUI runs at {server.url}; its sampler is simulated.")
         click.echo("Press Ctrl-C to stop it.")
-        while True:  # in slices: a signal that another thread gets does not end a sleep
+        while True:  # in slices: a signal to another thread does not end a sleep
             time.sleep(0.5)
 
 

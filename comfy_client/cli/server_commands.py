@@ -77,7 +77,7 @@ def free(given: ServerOptions, models_only: bool, wait_vram: float | None, timeo
     It does so after the prompt that is running.
     """
     with given.client() as api:
-        wait = 0.0 if wait_vram is None else 1.0  # a server that is busy may not hear it at once
+        wait = 0.0 if wait_vram is None else 1.0  # a busy server may answer late
         api.free_memory(unload_models=True, free_memory=not models_only, wait=wait)
         if wait_vram is not None:
             api.wait_for_vram(int(wait_vram * 2**30), timeout)
@@ -138,7 +138,7 @@ def _following(api: ComfyApi, lines: int) -> Iterator[LogEntry]:
     seen = Counter((entry.time, entry.text) for entry in kept)
     while True:
         try:
-            event = inbox.get(timeout=0.5)  # in slices, so that a signal is seen
+            event = inbox.get(timeout=0.5)  # in slices, so that signals are handled
         except Empty:
             continue
         if isinstance(event, ConnectionEvent):

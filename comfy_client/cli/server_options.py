@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Seconds in which a server that is there answers, and lets us in.
+#: Seconds within which a running server answers.
 ANSWER_LIMIT: Final = 10.0
 
 
@@ -65,7 +65,7 @@ class ServerOptions:
 
     def server(self) -> Target:
         """Resolve the server; name secrets that are not for it on stderr."""
-        from .target import resolve  # takes a while to import
+        from .target import resolve  # slow to import
 
         server = resolve(self.options, load_config())
         for remark in server.remarks:
@@ -94,7 +94,7 @@ def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 
 
 def _store_all(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> None:
-    if not all(map(str.strip, value)):  # as of a variable that is not set
+    if not all(map(str.strip, value)):  # such as from an unset variable
         raise click.BadParameter("it is empty")
     if value:
         setattr(ctx.ensure_object(ServerOptions), f"{param.name}s", value)

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 _Grid = dict[str, list[Any]]
 #: The key in ``extra_data`` of the prompts of one sweep.
 _KEY: Final = "comfy_client_sweep"
-_IN_FLIGHT: Final = 4  # of one server
+_IN_FLIGHT: Final = 4  # with one server
 _SHEETS: Final = (".png", ".jpg", ".webp")
 
 
@@ -151,7 +151,7 @@ def sweep(
         read = partial(_read, content_of(workflow), sets, inputs, seed, axes)
         ready, grid, runner = stack.enter_context(_servers(given, read, on_lost, options))
         for option, file in (("--csv", csv), ("--sheet", sheet)):
-            if file is not None and not Path(file).exists():  # it may be a device in /dev
+            if file is not None and not Path(file).exists():  # may be a device in /dev
                 stack.enter_context(folder_for(Path(file).parent, option))
         short = {name.rpartition(".")[2] for name in grid}
         stack.enter_context(saving_to(out, ready.to_dict(), {"row", *short, *grid}))
@@ -172,7 +172,7 @@ def sweep(
         raise Unsaved(message, printer.unsaved[0])
 
 
-#: A workflow, its grid, and what runs them.
+#: A workflow, its grid, and the client or pool that runs them.
 _Ready = tuple["Workflow", "_Grid", "ComfyApi | ComfyPool"]
 _Read = Callable[["DefinitionSource"], tuple["Workflow", "_Grid"]]
 
@@ -184,7 +184,7 @@ def _servers(
     if not given.is_several:
         options["in_flight"] = options["in_flight"] or _IN_FLIGHT
         return _on_one(given, read)
-    patience = options.pop("patience")  # is that of a pool, for which None is no number
+    patience = options.pop("patience")  # only a pool takes it, and not None
     limits = {} if patience is None else {"patience": patience}
     return _on_several(given, read, on_lost=on_lost, **limits)
 
@@ -203,7 +203,7 @@ def _on_several(given: ServerOptions, read: _Read, **options: Any) -> Iterator[_
 
     with pool_of(given, **options) as servers:
         workflow, grid = read(servers)
-        servers.clients()  # all of them have their say
+        servers.clients()  # wait for all servers
         yield workflow, grid, servers.pool
 
 
@@ -217,18 +217,18 @@ def _run_all(
     """Run all rows; after an error, cancel prompts that no journal knows."""
     sweep_id = str(uuid.uuid4())
     extra_data = {**mark(), _KEY: sweep_id}
-    # Without a journal they are cancelled below.
+    # Without a journal, prompts are cancelled below, so no warning is due.
     log_filter = contextlib.nullcontext() if options["journal"] else _without_what_runs()
     try:
         with log_filter:
             show = printer.show
             return runner.sweep(workflow, grid, on_row=show, extra_data=extra_data, **options)
     except BaseException as exc:
-        # After Ctrl-C the sweep itself has said what its journal goes on with.
+        # After Ctrl-C, the sweep itself has named the prompts that its journal resumes.
         if options["journal"] is None or not isinstance(exc, KeyboardInterrupt):
             _end_everywhere(runner, sweep_id, options["journal"])
         if isinstance(exc, ValueError | FileNotFoundError) and not printer.shown:
-            raise Mistake(message_of(exc)) from None  # a file that is no journal
+            raise Mistake(message_of(exc)) from None  # not a journal, for example
         raise
 
 
@@ -334,7 +334,7 @@ class _RowPrinter:
 
     out: str | None
     as_json: bool
-    is_several: bool  # servers, which give their files the same names
+    is_several: bool  # several servers may use the same file names
     shown: set[int] = attrs.field(factory=set, init=False)
     saved: set[Path] = attrs.field(factory=set, init=False)
     unsaved: list[str] = attrs.field(factory=list, init=False)  # commands that download them

@@ -121,7 +121,7 @@ class _FoundCredentials(NamedTuple):
 
 def resolve_all(each: Iterable[Mapping[str, Any]], config: Config) -> list[Target]:
     """Resolve several servers by :func:`resolve`; raise :class:`Mistake` for duplicates."""
-    read = functools.cache(_first_line)  # of standard input there is only one
+    read = functools.cache(_first_line)  # standard input can be read only once
     servers = [resolve(given, config, read) for given in each]
     hosts = [server.host for server in servers]
     for host in hosts:
@@ -149,7 +149,7 @@ def resolve(
     others = [one for one in layers if one not in ours]
     sources = {"host": said_by}
     values: dict[str, Any] = {}
-    for keys in (("ca", "insecure"), ("user",)):  # one place decides how a certificate is verified
+    for keys in (("ca", "insecure"), ("user",)):  # both from one source
         first = next((layer for layer in ours if any(map(layer.says.get, keys))), None)
         for key in keys:
             if first is not None and first.says.get(key):

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from ..client import ComfyApi
     from ..events import Event
 
-#: Seconds between two looks at the queue when no event asks for one.
+#: Seconds between two looks at the queue without a status event.
 _LOOK: Final = 5.0
-#: And at least, however many events there are: the answer may be a large one.
+#: The shortest time between two looks, as the answer may be large.
 _PAUSE: Final = 0.3
 
 

@@ -12,11 +12,11 @@ import attrs
 
 from ..transport.url import parse_host
 
-#: A template or one URL, a URL by worker, URLs of which each worker takes one, or ``None``: what
-#: the environment of the worker says.
+#: A template or one URL, URLs by worker, a list of URLs to share, or None for the environment of
+#: each worker.
 Hosts: TypeAlias = str | Mapping[str, str] | Sequence[str] | None
 
-#: What may stand in braces in a template.
+#: The fields of a template.
 FIELDS: Final = ("n", "name", "host")
 
 

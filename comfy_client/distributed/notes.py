@@ -20,12 +20,12 @@ from distributed.utils import sync
 
 from ..workflow.edit import Workflow
 
-#: Under which name everything of ours stands among the metadata of the scheduler.
+#: The key of all our metadata at the scheduler.
 _ROOT: Final = "comfy-client"
 _NAMESPACE: Final = uuid.UUID("6f0c9b0e-6d3e-5b0a-9c7e-1f3a8f6f4d52")
-#: Seconds that the scheduler may take.
+#: Seconds for the scheduler to answer.
 _SECONDS: Final = 60.0
-#: In place of a client: nobody has sent it.
+#: The client id of an attempt that was not sent.
 _NOBODY: Final = "-"
 
 T = TypeVar("T")

@@ -22,7 +22,7 @@ from .clients import Clients
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Seconds between two looks, and for an answer: a busy server takes some.
+#: Seconds between two checks, and for an answer of a busy server.
 _PAUSE: Final = 1.0
 _ANSWER: Final = 10.0
 

@@ -23,11 +23,11 @@ from .clients import Clients
 from .notes import Submitter
 from .pausing import pause_while_away
 
-#: Under which name a worker has the plugin.
+#: The name of the plugin at a worker.
 NAME: Final = "comfy-client"
-#: Seconds that a plugin may take to choose a server.
+#: Seconds for a plugin to choose a server.
 _SETUP: Final = 60.0
-#: Seconds between a plugin and another one that takes its place.
+#: Seconds during which a plugin may be replaced by another.
 _REPLACED: Final = 1.0
 
 
@@ -92,7 +92,7 @@ class ComfyPlugin(WorkerPlugin):
         self._user = user
         self._verify = verify if isinstance(verify, bool) else os.fspath(verify)
         self._max_json = number_of_bytes("max_json", max_json)
-        # Of one worker, and in no pickle.
+        # Set at a worker; not pickled.
         self._clients: Clients | None = None
         self._error: str | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -126,7 +126,7 @@ class ComfyPlugin(WorkerPlugin):
 
     async def _chosen(self, worker: Worker) -> Clients:
         place = WorkerName(str(worker.name), worker.address, get_address_host(worker.address))
-        # One at a time: each sees what those before it have taken.
+        # One worker at a time, so that each sees the choices before it.
         async with Semaphore(name=NAME, scheduler_rpc=worker.scheduler, loop=worker.loop):
             if self._hosts is None:
                 given = os.environ.get(HOST_VARIABLE) or DEFAULT_HOST
@@ -137,7 +137,7 @@ class ComfyPlugin(WorkerPlugin):
             address, login = parse_host(given)
             url = address.http_url
             credentials = self._credentials_for(url)
-            if login is not None:  # of the environment, else it would have been refused
+            if login is not None:  # from the environment, or it would have been refused
                 credentials = {**credentials, url: BasicCredentials(*login)}
             clients = Clients(
                 url,

@@ -20,9 +20,9 @@ from .notes import Attempt, Submitter
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Seconds between two questions.
+#: Seconds between two requests.
 _PAUSE: Final = 0.5
-#: Servers that are asked at a time.
+#: Servers asked at the same time.
 _AT_ONCE: Final = 8
 
 

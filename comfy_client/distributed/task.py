@@ -42,22 +42,22 @@ from .task_result import TaskResult, task_result
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: What comes back of files.
+#: How files come back.
 OutputKind = Literal["references", "bytes"]
-#: What becomes of a prompt of which nobody can say whether it ran.
+#: What to do with a prompt that may or may not have run.
 OnLost = Literal["raise", "retry"]
-#: What becomes of a prompt that failed.
+#: What to do with a failed prompt.
 OnFailed = Literal["raise", "move"]
 
-#: How often a prompt runs, if it is lost each time.
+#: How often a prompt runs at most if it is lost each time.
 ATTEMPTS: Final = 3
-#: Bytes that come back from one task.
+#: The most bytes of files in one result.
 MAX_BYTES: Final = 64 << 20
-#: Seconds between two looks at a server that runs a prompt.
+#: Seconds between two checks of a server that runs a prompt.
 _LOOK: Final = 1.0
 #: Seconds between two attempts to reach a server.
 _PAUSE: Final = 0.5
-#: Seconds for an answer, and for the server of another worker to be there at all.
+#: Seconds for an answer, and for another worker's server to be reachable.
 _ANSWER: Final = 5.0
 
 
@@ -145,7 +145,7 @@ def run_workflow(
     if not isinstance(max_bytes, int) or max_bytes < 0:
         raise ValueError(f"max_bytes is a number of bytes, 0 or more, not {max_bytes!r:.80}")
     check_timeout(timeout, patience)
-    workflow, inputs = sealed(workflow), sealed(inputs)  # frames hold them
+    workflow, inputs = sealed(workflow), sealed(inputs)  # keep them out of frames
     worker, clients = here()
     deadline = Deadline.after(timeout)
     notes = Notes(worker, worker.get_current_task(), digest_of(workflow, inputs))
@@ -165,7 +165,7 @@ def run_workflow(
         return task.run()
     except ClientClosed:
         if clients.closed:
-            raise Reschedule from None  # the worker ends; another one finds the prompt
+            raise Reschedule from None  # the worker ends; another worker finds the prompt
         raise
 
 
@@ -236,7 +236,7 @@ class _Task:
         machines = {one.url: one.machine for one in there if self.clients.reaches(one)}
         for url in random.sample(sorted(machines), len(machines)):
             if url not in (own.host, besides):
-                # A later search for the prompt knows the servers by the clients there.
+                # Register the client, so that a later search asks this server.
                 client = Submitter(self.clients.id_at(url), url, machines[url], worker="")
                 in_loop(self.worker, introduce, self.worker, client)
                 yield self.clients.at(url)
@@ -283,7 +283,7 @@ class _Task:
             with limited_silence(time_left(self.deadline, LONGEST)):
                 return api.submit(self.workflow, self.inputs, prompt_id=attempt.prompt_id)
         except SubmitUncertain:
-            return api.job(attempt.prompt_id)  # it may appear yet
+            return api.job(attempt.prompt_id)  # may appear later
         except ClientClosed:
             raise
         except Exception:

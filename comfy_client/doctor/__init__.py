@@ -2,7 +2,7 @@
 
 Modules:
     examine: The list of all checks, and ``api.doctor()``, which makes them.
-    context: What the checks share: client, deadline, second event socket, redaction.
+    context: State shared by the checks: client, deadline, second event socket, redaction.
     network_checks: Proxy, name, port and TLS.
     server_checks: Credentials, HTTP, and what the server is and has.
     event_checks: The event socket, a prompt from end to end, the client's own socket.

@@ -1,4 +1,4 @@
-"""What the doctor's checks share: client, deadline, second event socket, redaction."""
+"""State shared by the doctor's checks: client, deadline, second event socket, redaction."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from ..transport.websocket import Connection
 
 Model = TypeVar("Model")
 
-#: Bytes of an answer that are read at most.
+#: The most bytes of an answer.
 MAX_ANSWER: Final = 1 << 20
-#: Events, and bytes of them, that are kept of what a socket brings.
+#: The most events of a socket that are kept, and their bytes.
 MAX_EVENTS: Final = 1000
 MAX_EVENT_BYTES: Final = 16 << 20
 
@@ -69,7 +69,7 @@ class Sockets:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards the list
-        self._open: list[socket.socket] | None = []  # None: no more may be opened
+        self._open: list[socket.socket] | None = []  # None: closed for good
 
     def hold(self, sock: socket.socket) -> None:
         """Add a socket that :meth:`cut` closes; raise if time ran out already."""
@@ -127,7 +127,7 @@ class Redactor:
 
     def __init__(self, http: Http, client_id: str) -> None:
         self._http = http
-        self._secrets = Secrets()  # grows: a callable may give other credentials each time
+        self._secrets = Secrets()  # grows: a callable may return other credentials each time
         self._secrets.add([client_id])
         prefix = http.address.prefix
         self._paths = [way for way in dict.fromkeys((prefix, unquote(prefix))) if way]
@@ -157,7 +157,7 @@ class Redactor:
 
 
 class CheckContext:
-    """What each check needs, and what checks leave for later ones.
+    """The input of each check, and results for later checks.
 
     Checks run one after the other, each in its own thread.
     """
@@ -168,20 +168,20 @@ class CheckContext:
         self.client = client
         self.http: Http = client.http
         self.redact = redact
-        self.client_id: str = str(uuid.uuid4())  # two sockets of one id make each other deaf
+        self.client_id: str = str(uuid.uuid4())  # two sockets with one id would disturb each other
         self.started: float = time.monotonic()
         self.last: Deadline = Deadline.after(timeout)
-        # A little is kept back, so that what waits inside a check says what it waited for.
+        # Ends earlier, so that a wait within a check can still say what it waited for.
         self.end: Deadline = Deadline.after(0.95 * timeout)
         self.check_end: Deadline = self.end
         self.sockets: Sockets = Sockets()
         self.reader: EventReader | None = None
         self.addresses: list[tuple[socket.AddressFamily, Any]] = []
-        self.remaining = 0  #: Prompts in the queue, as it said.
+        self.remaining = 0  #: Prompts in the queue, as the server said.
         self.stats: models.SystemStats | None = None
         self.features: models.Features = models.Features()
         self.has_jobs = False  #: Whether the server has the jobs API.
-        self.own_was_deaf = False  #: The client's own socket, while a prompt ran.
+        self.own_was_deaf = False  #: Whether the client's own socket missed a prompt's events.
 
     @property
     def left(self) -> float:
@@ -224,7 +224,7 @@ class CheckContext:
 
 def decode_model(answer: Response, model: Callable[[Any], Model]) -> Model | None:
     """Decode an answer as a model; return None if it does not fit."""
-    with contextlib.suppress(ComfyError):  # whose text has the beginning of the page
+    with contextlib.suppress(ComfyError):  # its text would quote the answer
         return model(answer.json())
     return None
 

@@ -28,7 +28,7 @@ _UPGRADE: Final = (
     '$http_upgrade; proxy_set_header Connection "upgrade"); until then results come by '
     "polling, without previews and progress"
 )
-#: Seconds that the client's event thread has to read what has come.
+#: Seconds for the client's event thread to read pending messages.
 _ITS_TURN: Final = 2.0
 
 

@@ -133,7 +133,7 @@ def _run(ctx: CheckContext, check: Check) -> CheckResult:
         ctx.sockets.cut()
         return failed(f"not finished within {seconds:.1f} s")
     if result is None:
-        raise ClientClosed  # anew: what it passed in that thread may hold a server's words
+        raise ClientClosed  # a new one: the traceback of that thread may quote the server
     return result
 
 

@@ -17,13 +17,13 @@ from ..transport.url import is_loopback_address, split_proxy
 from .context import CheckContext, in_ms
 from .report import CheckResult, failed, ok, warning
 
-#: Seconds that an address has to accept a connection.
+#: Seconds for an address to accept a connection.
 _CONNECT: Final = 3.0
 
 _LOOPBACKS: Final = ("127.0.0.1", "::1")
 _USUAL_PORTS: Final = {8188: "ComfyUI's own", 8000: "the desktop app's"}
 
-#: What to do, by OpenSSL's code for why it does not trust a certificate.
+#: Advice by OpenSSL's code for an untrusted certificate.
 _ABOUT_CERTIFICATE: Final = {
     9: "it is not valid yet: check the clocks of both machines",
     10: "it has expired: have it renewed",

@@ -64,7 +64,7 @@ def check_http(ctx: CheckContext) -> CheckResult:
                 "something accepts connections and does not answer: the server hangs or is "
                 "loading a model, or another program uses the port; look at its terminal"
             )
-        # Answered by nothing, or by what is no answer, maybe for want of TLS.
+        # No answer, or an invalid one, maybe for want of TLS.
         elif type(exc) in (TransportError, UnexpectedResponse) and speaks_tls(
             ctx.http, ctx.left, ctx.sockets.hold
         ):
@@ -188,7 +188,7 @@ def check_version(ctx: CheckContext) -> CheckResult:
     """Check the server's version, and list the routes it lacks."""
     ctx.stats = stats = ctx.ask("/system_stats", models.SystemStats.from_json)
     ctx.features = ctx.ask("/features", models.Features.from_json) or models.Features()
-    job = ctx.get(f"/api/jobs/{ctx.client_id}")  # of no such id
+    job = ctx.get(f"/api/jobs/{ctx.client_id}")  # certainly unknown
     ctx.has_jobs = "json" in job.kind and not route_is_missing(job)
     without = []
     if not ctx.has_jobs:

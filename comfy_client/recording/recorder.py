@@ -57,11 +57,11 @@ from .secrets import MIN_NAMED, Secrets
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Bytes of one body or one frame that are recorded whole.
+#: The most bytes of a body or frame that is recorded whole.
 MAX_BODY: Final = 4 << 20
-#: Bytes of all bodies and frames that are recorded whole.
+#: The most bytes of all bodies and frames that are recorded whole.
 MAX_BODIES: Final = 256 << 20
-#: Bytes of the file: text of the same length takes up to six times as many.
+#: The most bytes of the file; escaped text takes up to six times its length.
 MAX_FILE: Final = 2 << 30
 #: The version of the format, which the first line names.
 FORMAT: Final = 1
@@ -114,9 +114,9 @@ class Recorder:
         self._open: str | None = None
         self._code: int | None = None
         try:
-            # Neither a file that is there nor what a link points to.
+            # Open neither an existing file nor the target of a link.
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
-            for name in ("O_CLOEXEC", "O_BINARY"):  # not every system has both
+            for name in ("O_CLOEXEC", "O_BINARY"):  # missing on some systems
                 flags |= getattr(os, name, 0)
             self._fd = os.open(self.path, flags, 0o600)
             text = f"recorded by comfy_client {__version__}"
@@ -168,7 +168,7 @@ class Recorder:
                     written += os.write(self._fd, line[written:] if written else line)
                 self._length += written
             except OSError:
-                with contextlib.suppress(OSError):  # half a line could not be read
+                with contextlib.suppress(OSError):  # remove the partial line
                     os.ftruncate(self._fd, self._length)
                 self._close()
                 raise
@@ -186,7 +186,7 @@ class Recorder:
         """Record that a dial failed."""
         text = str(error)
         status = getattr(error, "status", None)
-        if status is None:  # other errors of ours have it in their message only
+        if status is None:  # other errors have the status in their message only
             found = re.search(r"(?:answered|seen HTTP|HTTP) (\d{3})\b", text)
             status = int(found[1]) if found else None
         text = f"no socket: {type(error).__name__}: {text}"
@@ -211,7 +211,7 @@ class Recorder:
         """Record a message of the server."""
         if self._fd is None:
             return
-        if len(data) > MAX_BODY or (is_text and not self._has_room(len(data))):
+        if len(data) > MAX_BODY or (is_text and not self._claim_bytes(len(data))):
             noted = _json(_summary(data, self.secrets))[1:-1]
             self._write("json" if is_text else "binary", f'"ch": "{self._open}", {noted}')
         elif is_text:
@@ -240,7 +240,7 @@ class Recorder:
             "JPEG" if start.startswith(b"\xff\xd8") else "PNG" if start[1:4] == b"PNG" else None
         )
         facts |= {"len": len(frame), "head_b64": _base64(frame[:_HEAD])}
-        kept = f', "data_b64": "{_base64(frame)}"' if self._has_room(len(frame)) else ""
+        kept = f', "data_b64": "{_base64(frame)}"' if self._claim_bytes(len(frame)) else ""
         return _json(facts)[1:-1] + kept
 
     def _hidden(
@@ -271,9 +271,9 @@ class Recorder:
     def finish(self, exchange: ExchangeRecord) -> None:
         """Write an exchange to the file."""
         if self._fd is not None:
-            self._write("http", exchange.line(self._has_room(exchange.len)))
+            self._write("http", exchange.line(self._claim_bytes(exchange.len)))
 
-    def _has_room(self, size: int) -> bool:
+    def _claim_bytes(self, size: int) -> bool:
         with self._lock:
             self._body_bytes += size
             return self._body_bytes <= self._max_bodies
@@ -290,7 +290,7 @@ class Recorder:
         try:
             value = json.loads(text)
             if text.isascii() and text.isprintable() and not self.secrets.may_be_in(text):
-                return text  # what comes several hundred times a second
+                return text  # the fast path: this is called hundreds of times a second
             return self._hidden_json(value)
         except (ValueError, RecursionError):
             return ""
@@ -308,8 +308,8 @@ class ExchangeRecord:
         self._begun = recorder.elapsed
         self._method: str = request.method
         self._route, _, query = target.partition("?")
-        # Now, for the socket may repeat them before the answer comes.
-        secrets.add_headers(request.headers, are_credentials=True)  # any may be one
+        # Add them now: the socket may repeat them before the answer comes.
+        secrets.add_headers(request.headers, are_credentials=True)  # any value may be a secret
         named = [v for name, v in parse_qsl(query) if is_secret_name(name, in_query=True)]
         secrets.add(named, MIN_NAMED)
         self._request = self._sent(request.body)
@@ -426,7 +426,7 @@ class ExchangeRecord:
             is_whole = len(data) <= MAX_BODY
             try:
                 value = json.loads(text)
-                self._secrets.add_named(value)  # of a long one, too: it may come back
+                self._secrets.add_named(value)  # of a long body, too: the server may repeat it
                 if is_whole:
                     return self._hidden(value)
             except (ValueError, RecursionError):
@@ -440,7 +440,7 @@ class ExchangeRecord:
         route, _, name = self._route.removeprefix("/api").removeprefix("/").partition("/")
         if route != "settings":
             return hide(value)
-        # Extensions keep keys there, under names of their own choice.
+        # Extensions keep API keys there, under any name.
         if name:
             return hide(value, all_texts=_may_be_secret(unquote(name)))
         if not isinstance(value, Mapping):

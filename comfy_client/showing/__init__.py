@@ -7,7 +7,7 @@ IPython and Pillow are optional.
 Modules:
     screen: The kind of screen that the program has.
     bars: A progress bar for each kind of screen.
-    cells: What the running cell of a notebook has shown already.
+    cells: A record of what the running cell of a notebook has shown already.
     html: Pieces of HTML.
     thumbnails: Small versions of pictures.
 """

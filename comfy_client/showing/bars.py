@@ -22,13 +22,13 @@ from .thumbnails import sniffed, thumbnail
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Of the time, so much may go into drawing: one part in as many.
+#: Drawing may take one part in this many of the time.
 _SHARE: Final = 50
-#: Seconds after which it is drawn in any case.
+#: The longest time between two drawings, in seconds.
 _LONGEST: Final = 2.0
-#: Bytes of a preview that is shown as it came.
+#: The largest preview that is shown unscaled, in bytes.
 _MOST_PREVIEW: Final = 128 << 10
-#: Columns of what is being done.
+#: Columns for the text.
 _WIDTH: Final = 40
 
 
@@ -172,7 +172,7 @@ class TerminalBar:
             self._bar = _tqdm()
         self._bar.n = round(moment.fraction, 3)
         text = short_line(moment.ended or moment.text, _WIDTH)
-        self._width = max(self._width, len(text))  # so that the bar stays where it is
+        self._width = max(self._width, len(text))  # keeps the bar in its column
         self._bar.set_description_str(text.ljust(self._width), refresh=False)
         self._bar.unit = moment.times
         with contextlib.suppress(OSError, ValueError):  # the terminal is gone
@@ -213,7 +213,7 @@ def _has_size() -> bool:
     """Return False for a terminal of 0 columns, as in ``docker run -t``."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns > 0
-    except (AttributeError, OSError, ValueError):  # it is no file: tqdm knows what to do
+    except (AttributeError, OSError, ValueError):  # not a file: leave it to tqdm
         return True
 
 
@@ -244,7 +244,7 @@ class Lines:
 
 
 def _print(text: str) -> None:
-    if sys.stderr is None:  # as of pythonw
+    if sys.stderr is None:  # as in pythonw
         return
     with contextlib.suppress(OSError, ValueError):
         if _has_room(sys.stderr):
@@ -256,7 +256,7 @@ def _has_room(stream: TextIO) -> bool:
     """Return False for a pipe that nobody reads at the moment, where a write would block."""
     try:
         return bool(select.select([], [stream], [], 0)[1])
-    except (OSError, TypeError, ValueError):  # it is no file; or no socket, on Windows
+    except (OSError, TypeError, ValueError):  # not a file; on Windows, not a socket
         return True
 
 

@@ -1,4 +1,4 @@
-"""What the running cell of a notebook has shown: nothing twice, and not without limit."""
+"""A record of values that the running cell has shown: nothing twice, and not without limit."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Final
 
 from .screen import cell, is_notebook, shows_html
 
-#: Galleries that end runs below one cell, and bytes of HTML of all that is shown there: a loop of
-#: runs must not swell the notebook.
+#: The most galleries below one cell, and the most bytes of its HTML: a loop of runs must not swell
+#: the notebook.
 MOST: Final = 20
 MOST_BYTES: Final = 8 << 20
 
@@ -21,7 +21,7 @@ class _Cell:
         self.key = key
         self.values: list[Callable[[], object]] = []
         self.room = MOST_BYTES
-        self.is_told = False  #: Whether it says already that there is no room.
+        self.is_told = False  #: Whether the cell has said that it is full.
 
 
 _cells: Final = [_Cell(None)]  # the latest one
@@ -57,7 +57,7 @@ def render_outcome(value: object, markup: Callable[[], str]) -> dict[str, str]:
     """Return the forms of a value that replaces a bar; repr only if the cell is full."""
     now = _now()
     if len(now.values) >= MOST:
-        if now.is_told:  # not below each of a thousand runs
+        if now.is_told:  # said once, not for each of a thousand runs
             return {"text/plain": repr(value)}
         return _left_out(value, f"this cell shows {MOST} galleries already")
     found = _both(value, markup)
@@ -74,15 +74,15 @@ def shown(value: object, markup: Callable[[], str]) -> dict[str, str]:
 
 def _both(value: object, markup: Callable[[], str]) -> dict[str, str]:
     """Return text and HTML of a value, unless the cell has shown too much already."""
-    from .html import bundle  # nothing is shown before something is there
+    from .html import bundle  # needed only when something is shown
 
-    if not is_notebook():  # nobody stores it
+    if not is_notebook():  # nothing is saved to a file
         return bundle(repr(value), markup())
     now = _now()
     found = bundle(repr(value), markup() if now.room > 0 else "")
     size = len(found["text/html"])
     if 0 < now.room < size:
-        now.room = 0  # for what follows nothing is fetched
+        now.room = 0  # so that nothing more is fetched
     if now.room <= 0:
         return _left_out(value, f"what this cell shows would take more than {MOST_BYTES >> 20} MB")
     now.room -= size

@@ -10,12 +10,12 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-#: What IPython asks of a value: texts by MIME type.
+#: The forms of a value for IPython: texts by MIME type.
 Bundle = dict[str, str]
 
 #: Characters of one text.
 MOST_TEXT: Final = 2000
-#: Types that a notebook may be handed; anything else that a server names is not.
+#: MIME types allowed in a notebook.
 PLAYABLE: Final = frozenset(
     {
         "image/png",
@@ -33,7 +33,7 @@ PLAYABLE: Final = frozenset(
 )
 _FONT: Final = "font:12px/1.5 system-ui,sans-serif"
 _DIM: Final = "opacity:.7"
-#: Where MathJax, versions 2 and 3, looks for no "$...$".
+#: Classes that make MathJax 2 and 3 ignore "$...$".
 _NO_FORMULAS: Final = "tex2jax_ignore mathjax_ignore"
 _COLOURS: Final = {"good": "#2e8b57", "bad": "#c0392b", "doubtful": "#b8860b", "": "inherit"}
 

@@ -12,9 +12,9 @@ from typing import Any, Final, Literal
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Seconds that a run takes before anything shows it: a loop of short ones leaves no lines.
+#: Seconds before a run is shown, so that a loop of short runs leaves no lines.
 DELAY: float = 0.4
-#: The environment variable that decides where no argument does: 0 or 1.
+#: The environment variable for the default: 0 or 1.
 VARIABLE: Final = "COMFY_PROGRESS"
 _NO: Final = frozenset({"0", "false", "no", "off"})
 
@@ -24,8 +24,8 @@ Surface = Literal["notebook", "terminal", "lines", "log", "none"]
 
 def shell() -> Any | None:
     """Return the running IPython shell, if any."""
-    ipython: Any = sys.modules.get("IPython")  # a program in one has imported it
-    ask = getattr(ipython, "get_ipython", None)  # it may be half imported
+    ipython: Any = sys.modules.get("IPython")  # always imported within IPython
+    ask = getattr(ipython, "get_ipython", None)  # maybe partially imported
     return None if ask is None else ask()
 
 
@@ -44,7 +44,7 @@ def cell() -> tuple[object, object]:
     running = shell()
     request = None
     ask = getattr(getattr(running, "kernel", None), "get_parent", None)
-    with contextlib.suppress(Exception):  # somebody else's kernel
+    with contextlib.suppress(Exception):  # kernels of other implementations
         request = ask()["header"]["msg_id"] if ask else None
     return getattr(running, "execution_count", 0), request
 
@@ -76,5 +76,5 @@ def surface(progress: bool | None) -> Surface:
 def _is_terminal() -> bool:
     try:
         return sys.stderr is not None and sys.stderr.isatty()
-    except (AttributeError, ValueError):  # it is closed, or somebody's own
+    except (AttributeError, ValueError):  # closed, or not a real file
         return False

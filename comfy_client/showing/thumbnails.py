@@ -14,15 +14,15 @@ from .html import data_url, image
 if TYPE_CHECKING:
     from PIL import Image
 
-#: One at a time is decoded, since that takes memory.
+#: Held while a picture is decoded, one at a time to save memory.
 _decoding: Final = threading.Lock()
 
 #: Pixels of the longer side.
 SIZE: Final = 256
-#: What Pillow may read of a server's pictures: for some others it starts programs.
+#: Formats that Pillow may read; for some others it starts programs.
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
-#: Pixels of a picture that is looked at, and bytes of an animation, or of a picture where Pillow
-#: is not installed, that is kept as it is.
+#: The most pixels of a decoded picture, and the most bytes of one that is shown unchanged: an
+#: animation, or any picture without Pillow.
 MAX_PIXELS: Final = 40_000_000
 _MOST_AS_IS: Final = 256 << 10
 _SIGNATURES: Final = {
@@ -74,7 +74,7 @@ def _opened(data: bytes | memoryview) -> Iterator[Image.Image]:
     from PIL import Image
 
     with _decoding, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of bombs; here is a limit
+        warnings.simplefilter("ignore")  # of decompression bombs; MAX_PIXELS is checked below
         try:
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
         except Image.DecompressionBombError:
@@ -86,7 +86,7 @@ def _opened(data: bytes | memoryview) -> Iterator[Image.Image]:
 
 def _reduced(picture: Image.Image, size: int) -> Image.Image:
     picture.draft("RGB", (2 * size, 2 * size))
-    # What needs no conversion to be reduced is converted when it is small.
+    # Convert after scaling where the mode allows scaling.
     small = picture if picture.mode in ("L", "LA", "RGB", "RGBA") else _plain(picture)
     small.thumbnail((size, size))
     return _plain(small)
@@ -112,7 +112,7 @@ def _as_it_is(data: bytes | memoryview, size: int) -> str | None:
 def is_plain(start: bytes | memoryview) -> bool:
     """Return whether a picture's header rules out alpha and more than 8 bits per channel."""
     mime = sniffed(start)
-    if mime == "image/png":  # bits of a channel, and the type: grey or colours
+    if mime == "image/png":  # bit depth and colour type: grey or RGB
         return len(start) > 25 and start[24] <= 8 and start[25] in (0, 2)
     return mime == "image/jpeg"
 

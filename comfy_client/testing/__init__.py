@@ -24,7 +24,7 @@ Modules:
     faults: :class:`Faults`: everything that goes wrong on command.
     exchange: A request, and the faults that apply to it.
     steps: Scripts, played in place of prompts.
-    server_state: What a running server has.
+    server_state: The parts of a running server.
     executor: Runs prompts, one after the other.
     prompt_run: The execution of one prompt.
     node_cache: Cached outputs of nodes.
@@ -40,7 +40,7 @@ Modules:
     server_loop: The event loop, and the TCP connections.
     active_faults: Faults that are active, and what those of messages do.
     ws_frames: WebSocket frames, and one open event socket.
-    received: What a server has received and run, for tests to read.
+    received: Records of what a server has received and run, for tests to read.
     raw_http: Requests of clients, and the bytes of answers.
     argument_checks: Checks of what a test passes to the server.
     versions: Versions of ComfyUI that a server can behave like.
@@ -92,7 +92,7 @@ __all__ = [
     "send_text",
 ]
 
-#: Where these are, or have been imported to.
+#: The modules that define or import these names.
 _MODULES = (
     ".server",
     ".faults",

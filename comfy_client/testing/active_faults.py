@@ -13,7 +13,7 @@ import attrs
 from .argument_checks import check_count
 from .ws_frames import frame
 
-#: Messages that none should send, as kind (1 text, 2 binary) and content.
+#: Messages that no server should send, as opcode (1 text, 2 binary) and content.
 JUNK: tuple[tuple[int, bytes], ...] = (
     (1, b"{no json"),
     (1, b"[1, 2, 3]"),
@@ -92,7 +92,7 @@ class Fault:
 class ActiveFault(Fault):
     """A fault with its settings, as the server keeps it."""
 
-    #: What it does in detail.
+    #: Details for the kind of fault.
     settings: Any = attrs.field(repr=False)
     times: int | None = attrs.field(repr=False)
     undo: Callable[[], object] | None = attrs.field(repr=False)
@@ -107,7 +107,7 @@ class ActiveFaults:
     """The active faults of a server; any thread may call the methods."""
 
     def __init__(self, flush: Callable[[], None]) -> None:
-        #: Sends the messages so far, before something changes.
+        #: Waits until pending messages are sent, before something changes.
         self._flush = flush
         self._lock = threading.Lock()  # guards the list below
         self._faults: list[ActiveFault] = []

@@ -24,7 +24,7 @@ from .placeholder_images import draw
 
 _PREVIEW_SIZE = 512  # pixels of the longer side of a preview
 _POLL = 0.05  # seconds between two checks for an interrupt
-_leniency = threading.Lock()  # guards Pillow's own switch, which is one for all threads
+_leniency = threading.Lock()  # guards Pillow's switch, which is global
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
@@ -294,7 +294,7 @@ class SaveImage(BuiltinNode):
         )
         entries = {} if prompt is None else {"prompt": prompt}
         entries |= extra_pnginfo or {}
-        # As ComfyUI, also under keys that PNG does not allow.
+        # As in ComfyUI, keys may be invalid in PNG.
         texts = {k.encode("latin-1"): json.dumps(v).encode() for k, v in entries.items()}
         saved = []
         for index, picture in enumerate(pictures):
@@ -362,7 +362,7 @@ class _Latent:
     batch_size: int
     seed: int = 0
     text: str = ""
-    sampled: float = 0.0  # 0 to 1: nothing, all of its steps
+    sampled: float = 0.0  # 0 to 1: the fraction of steps done
 
     def drawn(self, index: int = 0) -> Image.Image:
         """Draw the picture, labelled as simulated; equal seeds and prompts give equal pictures."""

@@ -26,13 +26,13 @@ class EventSockets:
         self._loop = loop
         self._faults = faults
         self._records = records
-        #: Prompts about which nothing more is sent.
+        #: Prompts whose messages are dropped.
         self.silenced: set[str] = set()
-        self._by_id: dict[str, EventSocket] = {}  # who gets messages
+        self._by_id: dict[str, EventSocket] = {}  # the recipients of messages
         self._open: list[EventSocket] = []
         self._flags: dict[str, Any] = {}
         self._outgoing: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
-        self._stale: dict[str, list[asyncio.Event]] = {}  # handlers of ended sockets
+        self._stale: dict[str, list[asyncio.Event]] = {}  # handlers whose socket has ended
 
     @property
     def open(self) -> list[EventSocket]:
@@ -52,7 +52,7 @@ class EventSockets:
         finally:
             self._open.remove(link)
             await self._until_reconnected(client_id)
-            # Whichever socket of the id ends, the id is gone: ComfyUI's own trap.
+            # As in ComfyUI, the id goes with whichever socket of it ends.
             self._by_id.pop(client_id, None)
             self._flags.pop(client_id, None)
 
@@ -110,7 +110,7 @@ class EventSockets:
     async def deliver(self, event: str | int, data: Any, client_id: str | None) -> None:
         """Send a message now; a client that is not connected misses it."""
         if self._loop.is_stopping:
-            return  # a process that ends says nothing of the prompt that ran
+            return  # an ending process sends nothing
         if isinstance(data, dict) and data.get("prompt_id") in self.silenced:
             return
         if self._faults.keep_back(event, data, client_id):

@@ -61,7 +61,7 @@ class Exchange:
             # Only the first fault that replaces the server's own answer counts.
             changing = inspect.iscoroutinefunction
             self.seen.rest[:] = [f for f in self._rules if changing(f.settings.answer)]
-            # Two concurrent requests must not both use the last of its times.
+            # Another request may have used up the fault.
             if not fault.active:
                 continue
             fault.hits += 1
@@ -236,7 +236,7 @@ def _set_body(request: web.Request, body: bytes, failure: BaseException | None =
     """Replace the body that a request's handler reads."""
     content = aiohttp.StreamReader(
         request.protocol, 2**40, loop=asyncio.get_running_loop()
-    )  # the limit is out of reach: a full one would stop the connection
+    )  # an unreachable limit: a full reader would pause the connection
     content.feed_data(body)
     if failure is None:
         content.feed_eof()
@@ -276,7 +276,7 @@ def fault_middleware(state: ServerState) -> Any:
             return await respond(request, handler)
         except (Exception, asyncio.CancelledError):
             raise
-        except BaseException as exc:  # of a node's own check: it would end the server's thread
+        except BaseException as exc:  # from a node's own check; would end the server's thread
             state.keep_error(exc)
             raise RuntimeError(f"{type(exc).__name__} in a node") from exc
 

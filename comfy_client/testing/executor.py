@@ -59,13 +59,13 @@ class Executor:
         newest: bool,
     ) -> None:
         self.nodes = nodes
-        # Older servers leave cached outputs out of history when the prompt has no client, and
-        # have outputs of output nodes only; and they tell all progress.
+        # Older servers leave cached outputs out of history for a prompt without client, record
+        # outputs of output nodes only, and send all progress.
         self._newest = newest
         #: Whether prompts may choose their previews.
         self.preview_methods = preview_methods
         self.sink = sink
-        #: Whose prompt runs, or ran last.
+        #: The client of the running or last prompt.
         self.client_id: str | None = None
         self._run: PromptRun | None = None
         self._queue = queue
@@ -174,7 +174,7 @@ class Executor:
         else:
             self.sink.log(f"!!! Exception during processing !!! {safe_text(failure.error)}")
             run.report("execution_error", {**message, **run.details(failure)})
-        # History calls a dependency cycle a success: the last node counts there.
+        # As on the server, history calls a dependency cycle a success.
         return isinstance(failure.error, DependencyCycleError)
 
     def _send_success(self, run: PromptRun) -> None:
@@ -276,8 +276,8 @@ class ExecutionList:
 
     def __init__(self, run: PromptRun) -> None:
         self._run = run
-        self.pending: dict[str, set[str]] = {}  # what each still waits for
-        #: The sources of each; of its lazy inputs, only those that it asked for.
+        self.pending: dict[str, set[str]] = {}  # the sources that each node still waits for
+        #: The sources of each node; of lazy inputs, only requested ones.
         self.sources: defaultdict[str, set[str]] = defaultdict(set)
         self._behind: defaultdict[str, dict[str, None]] = defaultdict(dict)
 

@@ -37,7 +37,7 @@ from .ws_frames import EventSocket, frame
 
 __all__ = ["FOREIGN", "JUNK", "OF_ONE_LIFE", "Fault", "Faults"]
 
-#: They end with the sockets, or the thread, that they affect.
+#: Faults that end with the sockets or the thread they affect.
 OF_ONE_LIFE = ("deaf", "go_dark", "freeze")
 _OTHERS = ("active", "clear")
 _METHODS = ("*", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT")
@@ -51,7 +51,7 @@ class AnswerFaults:
 
     def __init__(self, active: ActiveFaults, running: Callable[[], ServerState]) -> None:
         self._faults = active
-        #: The server's state; RuntimeError if it is not running.
+        #: Returns the server's state; raises RuntimeError if it is not running.
         self._running = running
 
     def refuse_sockets(

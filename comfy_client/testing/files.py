@@ -19,7 +19,7 @@ from .server_state import Routes, ServerState
 
 Save = Callable[[bytes, Path], object]
 _BYTES = "application/octet-stream"
-# Set by the server for its whole process, which here is not ours.
+# A real server registers these types globally.
 _KINDS = {".js": "application/javascript; charset=utf-8", ".webp": "image/webp"}
 _NOT_SHOWN = frozenset(
     {
@@ -131,7 +131,7 @@ def _upload(folders: Folders, post: Any, save: Save) -> web.Response:
     image = post.get("image")
     if not image:
         return web.Response(status=400)
-    name = image.filename  # of a text field AttributeError, which the server answers with 500
+    name = image.filename  # AttributeError for a text field: answered with 500, as on the server
     if not name:
         return web.Response(status=400)
     subfolder = post.get("subfolder", "")
@@ -151,7 +151,7 @@ def _upload(folders: Folders, post: Any, save: Save) -> web.Response:
                 number += 1
                 name = f"{stem} ({number}){ending}"
                 path = folder / name
-    if not is_inside(path, root):  # a link under the new name
+    if not is_inside(path, root):  # another link
         return web.Response(status=400)
     if not is_known:
         save(data, path)

@@ -39,14 +39,14 @@ _MODEL_FOLDERS: dict[str, tuple[str, ...]] = {
     "model_patches": ("models/model_patches",),
     "audio_encoders": ("models/audio_encoders",),
 }
-#: Of kinds that are not ``MODEL_ENDINGS``; no endings are all of them.
+#: For kinds with other extensions than ``MODEL_ENDINGS``; an empty set allows any.
 _ENDINGS = {
     "configs": frozenset({".yaml"}),
     "diffusers": frozenset({"folder"}),
     "classifiers": frozenset({""}),
     "custom_nodes": frozenset[str](),
 }
-#: Files that every ComfyUI brings along: only their names count here.
+#: Files that every ComfyUI ships; only their names matter here.
 _SHIPPED = {
     "models/configs": (
         "anything_v3.yaml",
@@ -89,7 +89,7 @@ class Folders:
         self.models: dict[str, list[Path]] = {
             kind: [root / name for name in names] for kind, names in kinds.items()
         }
-        is_new = not self.web.exists()  # else the files are the user's by now
+        is_new = not self.web.exists()  # otherwise the files are the user's by now
         for name in ("input", "output", "temp", "user/default", "web"):
             (root / name).mkdir(parents=True, exist_ok=True)
         for folders in self.models.values():
@@ -216,7 +216,7 @@ def is_inside(path: str | Path, folder: Path) -> bool:
             os.path.commonpath((os.path.abspath(path), folder)) == str(folder)
             and os.path.commonpath(real) == real[1]
         )
-    except ValueError:  # a NUL; on Windows another drive
+    except ValueError:  # a NUL, or another drive on Windows
         return False
 
 

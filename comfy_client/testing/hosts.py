@@ -73,7 +73,7 @@ def is_same_site(host: str, origin: str) -> bool:
 
 def host_refusal(headers: CIMultiDictProxy[str], names: frozenset[str] | None) -> str | None:
     """Return why to refuse a request, or None to accept it."""
-    hosts = headers.getall("Host", [])  # browsers always send it
+    hosts = headers.getall("Host", [])  # browsers always send Host
     if names is not None:
         for host in hosts:
             if not _is_one_of(names, host[:300]):

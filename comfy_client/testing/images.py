@@ -138,7 +138,7 @@ def scaled(frame: Frame, width: int, height: int, method: str, crop: str) -> Fra
             "Input and output sizes should be greater than 0, but got "
             f"input (H: {old[1]}, W: {old[0]}) output (H: {height}, W: {width})"
         )
-    if method == "lanczos":  # which ComfyUI leaves to Pillow, too
+    if method == "lanczos":  # ComfyUI uses Pillow for this, too
         return Frame.of(frame.to_image().resize(size, Image.Resampling.LANCZOS))
     return Frame(tuple(_resized(channel, size, method) for channel in frame.channels))
 
@@ -146,13 +146,13 @@ def scaled(frame: Frame, width: int, height: int, method: str, crop: str) -> Fra
 def _resized(channel: Image.Image, size: tuple[int, int], method: str) -> Image.Image:
     if method in ("nearest-exact", "area"):
         spans = _nearest if method == "nearest-exact" else _areas
-        for _ in size:  # width, and height lying on its side
+        for _ in size:  # width, then height of the transposed picture
             channel = _gathered(channel, spans(channel.width, size[0]))
             channel = channel.transpose(Image.Transpose.TRANSPOSE)
             size = size[::-1]
         return channel
-    # Not resize(): like torch's, these two look at the nearest pixels only, however many
-    # there are to one of the smaller picture.
+    # Not resize(): like torch, these two filters read only the nearest pixels, even when scaling
+    # down.
     resample = Image.Resampling.BILINEAR if method == "bilinear" else Image.Resampling.BICUBIC
     step = (channel.width / size[0], 0, 0, 0, channel.height / size[1], 0)
     return channel.transform(size, Image.Transform.AFFINE, step, resample)

@@ -23,7 +23,7 @@ _STATUSES = ("pending", "in_progress", "completed", "failed")
 _SORT_KEYS = ("created_at", "execution_duration")
 _ENDS = ("execution_success", "execution_error", "execution_interrupted")
 _TEXTS = (".txt", ".md", ".json")
-#: Kinds of outputs, and endings of others, that the editor shows; the newest one shows more.
+#: Kinds of outputs, and extensions of other files, that the editor can show.
 _SHOWN = ("images", "video", "audio"), (".obj", ".fbx", ".gltf", ".glb")
 _ALSO_SHOWN = ("3d", "text"), (".usdz", *_TEXTS)
 _EXCERPT = 1024  # characters of a text that represents a job
@@ -40,7 +40,7 @@ async def _get_jobs(state: ServerState, request: web.Request) -> web.Response:
 
 async def _get_job(state: ServerState, request: web.Request) -> web.Response:
     jobs = _jobs(state.queue, state.options.is_newest)
-    for job in reversed(jobs):  # of one id, first what has ended
+    for job in reversed(jobs):  # of equal ids, the ended job
         if job.id == request.match_info["id"]:
             return web.json_response({**job.listed(), **job.details()})
     return web.json_response({"error": "Job not found"}, status=404)
@@ -75,7 +75,7 @@ async def _cancel_job(state: ServerState, request: web.Request) -> web.Response:
     return web.json_response({"cancelled": _cancel(state, request.match_info["id"])})
 
 
-#: There with this prefix only.
+#: These routes exist with /api only.
 JOB_ROUTES: Routes[ServerState] = (
     ("GET", "/api/jobs", _get_jobs),
     ("GET", "/api/jobs/{id}", _get_job),
@@ -148,7 +148,7 @@ class _Job:
     status: str
     _item: Any
     _newest: bool
-    _entry: Mapping[str, Any] | None = None  # of history
+    _entry: Mapping[str, Any] | None = None  # of an ended prompt
 
     @property
     def id(self) -> str:

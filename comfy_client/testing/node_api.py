@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 #: Format ("JPEG" or "PNG"), Pillow image, and the box in pixels that it is fitted into.
 Preview = tuple[str, Any, int | None]
 
-#: Of ComfyUI 0.28: progress is told when so many seconds and so much of the whole have passed.
+#: As in ComfyUI 0.28: the seconds and the fraction of progress between two updates.
 _PAUSE: Final = 0.1
 _PART: Final = 0.005
 

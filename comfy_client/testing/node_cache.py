@@ -31,7 +31,7 @@ class NodeCache:
     keys: dict[str, str] = attrs.field(factory=dict)  # by node id; see Keys
     outputs: dict[str, Cached] = attrs.field(factory=dict)  # by key
     objects: dict[tuple[str, str], Any] = attrs.field(factory=dict)  # by id and class
-    inner: dict[tuple[str, str], NodeCache] = attrs.field(factory=dict)  # the same
+    inner: dict[tuple[str, str], NodeCache] = attrs.field(factory=dict)  # by id and class, too
 
     def retain(self, graph: DynamicPrompt, keys: dict[str, str]) -> None:
         """Drop everything about nodes that are not in this graph."""
@@ -66,7 +66,7 @@ class CacheKeys:
 
     def of(self, node_id: str) -> str:
         """Return the cache key of a node."""
-        chain = {node_id: None}  # each has the next as its only source
+        chain = {node_id: None}  # each node is the only source of the one before
         while node_id not in self._known:
             sources = list(dict.fromkeys(self._sources(node_id)))
             if len(sources) != 1 or sources[0] in chain:

@@ -38,7 +38,7 @@ from ..workflow.validate import Check
 from .builtin_nodes import CLASSES, Simulated
 from .folders import Folders
 
-_NAMED = 40  # classes, at most, in a hint
+_NAMED = 40  # the most classes in a hint
 _SIMULATED = "Simulated by comfy_client.testing: no model is run."
 
 
@@ -50,7 +50,7 @@ class NodeRegistry:
         self._newest = newest
         self._definitions: dict[str, Any] = shipped(name)
         self._folders = folders
-        #: As on the command line.
+        #: As given on the command line.
         self.argv: list[str] = ["main.py", "--cpu"]
         if settings.get("previews"):
             self.argv += ["--preview-method", "auto"]
@@ -71,7 +71,7 @@ class NodeRegistry:
         is_known = name in self.classes
         self.classes = {**self.classes, name: cls}  # other threads may be reading the old one
         self._definitions.pop(name, None)
-        self.replaced += is_known  # last: outputs of the old class are forgotten then
+        self.replaced += is_known  # last, as this invalidates cached outputs
 
     def definition(self, name: str) -> dict[str, Any]:
         """Return a class's entry in ``GET /object_info``."""
@@ -91,7 +91,7 @@ class NodeRegistry:
         used: list[Any] = [node.get("class_type") for node in nodes if isinstance(node, dict)]
         found: dict[str, Any] = {}
         for name in self.classes if graph is None else used:
-            with contextlib.suppress(TypeError, KeyError):  # no such class, no text
+            with contextlib.suppress(TypeError, KeyError):  # None if missing
                 found[name] = self.definition(name)
         return found
 
@@ -158,7 +158,7 @@ def definition_of(name: str, cls: Any, *, newest: bool = False) -> dict[str, Any
             definition["search_aliases"] = getattr(cls, "SEARCH_ALIASES", [])
             if hasattr(cls, "ESSENTIALS_CATEGORY"):
                 definition["essentials_category"] = cls.ESSENTIALS_CATEGORY
-        # With lists in place of tuples, as the wire has them.
+        # Turn tuples into lists, as JSON does.
         decoded: dict[str, Any] = json.loads(json.dumps(definition))
     except Exception as exc:
         raise TypeError(f"{name} is not a node class: {exc}") from exc

@@ -82,7 +82,7 @@ def _label(picture: Image.Image, text: str) -> None:
     font = ImageFont.load_default(min(24.0, max(10.0, width / 32)))
     lines = [_LABEL, text] if width >= 240 else ["simulated"]
     if font.getlength(lines[0]) > width - 4:
-        return  # half a word tells nothing
+        return  # not within a word
     row = round(font.getbbox("Ag")[3] * 1.3)
     top = max(0, height - row * len(lines) - row // 3)
     shadow = Image.new("RGB", (width, height - top), (0, 0, 0))

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-#: number, prompt_id, graph, extra_data, outputs to execute, secrets of extra_data.  A tuple,
-#: since the order of equal numbers, and the crash over equal ids, is that of tuples.
+#: number, prompt_id, graph, extra_data, outputs to execute, secrets of extra_data.  As in ComfyUI a
+#: tuple, which decides the order, and the crash on equal ids.
 Item = tuple[float, str, dict[str, Any], dict[str, Any], list[str], dict[str, Any]]
 
 _HISTORY_LIMIT = 10_000
@@ -20,7 +20,7 @@ class PromptQueue:
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
-        # Guards all of it.  Re-entered by `changed`, which counts what remains.
+        # Guards everything.  Re-entrant, as `changed` asks for remaining().
         self._news = threading.Condition(threading.RLock())
         self._pending: list[Item] = []
         self._running: Item | None = None

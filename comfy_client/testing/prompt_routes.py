@@ -71,7 +71,7 @@ def _prompt_id(state: ServerState, body: Mapping[str, Any]) -> str | None:
         prompt_id = str(uuid.uuid4()) if prompt_id is None else prompt_id
         if "prompt" in body and not is_uuid(prompt_id):
             return None
-    return str(prompt_id)  # older servers take anything, and null for a name
+    return str(prompt_id)  # older servers accept any value
 
 
 def _validated(state: ServerState, body: Mapping[str, Any]) -> ValidationResult:

@@ -70,9 +70,9 @@ class PromptRun:
     _has_preview_methods: bool  # whether prompts may say which previews they want
     fewer_progress: bool
     graph: DynamicPrompt = attrs.field(init=False)
-    node_id: str = attrs.field(default="", init=False)  # which runs
-    shown_id: str | None = attrs.field(default=None, init=False)  # as the client knows it
-    known: list[str] = attrs.field(factory=list, init=False)  # with a place in the cache
+    node_id: str = attrs.field(default="", init=False)  # the running node
+    shown_id: str | None = attrs.field(default=None, init=False)  # its id for the client
+    known: list[str] = attrs.field(factory=list, init=False)  # nodes that can be cached
     expanded: dict[str, list[CallResult]] = attrs.field(factory=dict, init=False)
     ui: dict[str, Any] = attrs.field(factory=dict, init=False)
     messages: list[Any] = attrs.field(factory=list, init=False)
@@ -92,7 +92,7 @@ class PromptRun:
 
     def details(self, failure: NodeFailure) -> dict[str, Any]:
         """Return the fields of ``execution_error`` that describe the error."""
-        is_cycle = isinstance(failure.error, DependencyCycleError)  # found by no node
+        is_cycle = isinstance(failure.error, DependencyCycleError)  # not raised by a node
         return {
             "exception_message": f"{safe_text(failure.error)}{'' if is_cycle else chr(10)}",
             "exception_type": type_of(failure.error),
@@ -357,7 +357,7 @@ class PromptRun:
                 returned = (returned,) * len(node.RETURN_TYPES)
             results.append((expansion, returned))
         ui = {key: [one for part in uis for one in part[key]] for key in uis[0]} if uis else {}
-        json.dumps(ui)  # fails here, as a failure of this node: ComfyUI's worker would die
+        json.dumps(ui)  # fails as an error of this node, where ComfyUI's worker would die
         return ui, results
 
     def resolved(self, node_id: str) -> list[Any]:

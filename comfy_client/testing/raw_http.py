@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Answer = tuple[int, Mapping[str, str], Any]
 
 
-#: What a middleware calls.
+#: The next handler of a middleware.
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -100,7 +100,7 @@ class _Capture(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self.chunks.put(b"")
-        return self._is_plain  # a client that has sent all may still receive
+        return self._is_plain  # the client may still receive
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.chunks.put(b"")

@@ -1,4 +1,4 @@
-"""What a server has received and run, for tests to read."""
+"""Records of requests, messages and prompts that a server has received, for tests to read."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Records:
     ran: list[Ran] = attrs.field(factory=list)
     errors: list[BaseException] = attrs.field(factory=list)
     max_requests: int = 10_000
-    max_bytes: int = 64 * 2**20  # of all bodies
-    max_others: int = 100_000  # in each other list
+    max_bytes: int = 64 * 2**20  # bytes of all bodies
+    max_others: int = 100_000  # items of each other list
     _bytes: int = attrs.field(default=0, init=False)
     #: Guards the above; notified of each change.
     _changed: threading.Condition = attrs.field(factory=threading.Condition, init=False)
@@ -94,7 +94,7 @@ class Records:
     def until(self, predicate: Callable[[], object], timeout: float) -> None:
         """Wait until ``predicate`` holds; raise AssertionError after ``timeout`` seconds."""
         end = time.monotonic() + timeout
-        while not predicate():  # outside the lock: it may ask this server something
+        while not predicate():  # outside the lock, as it may query this server
             if time.monotonic() > end:
                 raise AssertionError(f"did not come true within {timeout} s")
             self.wait(0.01)

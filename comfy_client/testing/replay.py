@@ -40,7 +40,7 @@ from .raw_http import Answer, Request, cut, never_answer, unknown_route
 from .transcript import Gate, RecordedExchange, Row
 from .ws_frames import EventSocket, frame
 
-#: Seconds between two messages: a client that is flooded leaves some out.
+#: Seconds between two messages; a flooded client drops some.
 _APART: Final = 0.001
 _CONDITIONS: Final = ("range", "if-none-match", "if-range")  # headers that answers depend on
 
@@ -90,14 +90,14 @@ class Player:
             key = self._key(row["method"], exchange.path, _query(row["path"]), conditions)
             self._by_key[key].append(exchange)
         self._changed = threading.Condition()  # guards all that follows
-        self._next = 0  # the step that comes next
-        self._released = -1  # gates up to this one are open, whether or not anybody came
+        self._next = 0  # index of the next step
+        self._released = -1  # gates up to this one are open in any case
         self._plays = False
-        self._since = (0.0, 0.0)  # when a gate was passed, and its time in the file
-        self._ids: dict[str, str] = {}  # in the file: here
+        self._since = (0.0, 0.0)  # when the last gate was passed, and its recorded time
+        self._ids: dict[str, str] = {}  # recorded ids: ids of this run
         self._sockets: dict[str, EventSocket] = {}  # by channel
         self._dialled = 0
-        self._later: Callable[..., object]  # calls in the server's thread; there with a socket
+        self._later: Callable[..., object]  # call in the server's thread; set with a socket
 
     def answer(self, request: Request) -> Answer | None:
         """Answer any request except one for a socket."""
@@ -198,7 +198,7 @@ class Player:
             return _not_recorded(409, text)
         if self._is_flat and request.full_path.startswith("/api/"):
             return 404, {}, "404: Not Found"
-        if request.path.startswith("/jobs"):  # most servers lack it, and clients do without
+        if request.path.startswith("/jobs"):  # most servers lack it, so clients cope
             return unknown_route(request.method)
         return _not_recorded(404, f"the recording {self._name} has no {what}")
 
@@ -248,7 +248,7 @@ class Player:
             text = f"the recording {self._name} did not keep the body of {what}"
             return _not_recorded(409, text)
         short = row.get("short")
-        if short is None or (short == "left" and not body):  # nobody wanted it
+        if short is None or (short == "left" and not body):  # nobody read it
             return row["status"], headers, body
         due = row.get("announced") or len(body) + 1
         cut((row["status"], {**headers, "Content-Length": str(due)}, body), len(body))(request)
@@ -279,7 +279,7 @@ class Player:
             gate = self._dials[self._dialled] if self._dialled < len(self._dials) else None
             self._dialled += 1
             if gate is None and not any(dial.channel for dial in self._dials):
-                gate = self._dials[-1] if self._dials else None  # refused as often as it comes
+                gate = self._dials[-1] if self._dials else None  # refuse each dial like the last
             if gate is not None and not gate.channel:
                 gate.came = True
                 self._play()

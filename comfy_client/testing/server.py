@@ -35,8 +35,8 @@ from .steps import PromptHooks
 from .versions import Version, check_version
 
 _STOP_TIMEOUT = 10.0  # seconds that a node gets to notice that the server stops
-_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")  # what no client writes otherwise
-_POLL = 0.05  # seconds between two attempts to get the lock
+_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")  # without . and .. as folders
+_POLL = 0.05  # seconds between two attempts to acquire the lock
 
 _Class = TypeVar("_Class", bound=type)
 _Tls = ssl.SSLContext | tuple[str | Path, str | Path]
@@ -161,7 +161,7 @@ class ComfyServer(ScriptedServer):
         self._lock = threading.RLock()  # guards the above; held while it starts or stops
 
     def __enter__(self) -> ComfyServer:
-        self.errors.clear()  # those of its last use
+        self.errors.clear()  # errors of an earlier use
         return self.start()
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -374,7 +374,7 @@ class ComfyServer(ScriptedServer):
         state = self._state
         if state is None:
             return
-        state.stop(reset=reset)  # first: others then know why the server is missing
+        state.stop(reset=reset)  # before the rest, so that waiting threads know why
         self._state = None
         self._active.clear(*OF_ONE_LIFE)
         for thread in self._threads:
@@ -452,7 +452,7 @@ def _check_host(host: Any) -> None:
 def _check_credentials(value: Any) -> None:
     texts = value if isinstance(value, tuple) and len(value) == 2 else (value,)
     if value is not None and not all(isinstance(text, str) for text in texts):
-        # Not shown: it may be a secret.
+        # The value is not quoted: it may be a secret.
         raise TypeError("credentials must be a pair of user and password, or a token")
 
 

@@ -85,7 +85,7 @@ class ServerLoop:
             thaw.wait()
 
         self.later(sleep)
-        if not self._thaws:  # else its turn comes when the other ends
+        if not self._thaws:  # otherwise it runs when the other ends
             frozen.wait(_FREEZE_TIMEOUT)
         self._thaws.add(thaw)
 
@@ -139,7 +139,7 @@ class Connections:
             for task in self._tasks:
                 task.cancel()
             await _let_others_run()
-            self._hang_up()  # on those that were just being accepted
+            self._hang_up()  # connections that were just being accepted
             if listening is not None:
                 listening.close()  # not before: asyncio would leave them open
             await runner.cleanup()

@@ -1,4 +1,4 @@
-"""What a running server has: files, nodes, queue, executor, sockets, log."""
+"""The parts of a running server: files, nodes, queue, executor, sockets, log."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RouteHandler(Protocol[_From]):
         """Answer a request."""
 
 
-#: A table of routes: method, path, and a function of what it serves from and the request.
+#: A table of routes: method, path, and handler.
 Routes = Sequence[tuple[str, str, RouteHandler[_Source]]]
 UPLOAD_SIZE = 100 * 2**20
 _LOG_LINES = 300
@@ -60,7 +60,7 @@ class Options:
 
 
 class ServerState:
-    """What the routes of a server share, from its start to its stop."""
+    """The state that a server's routes share, from its start to its stop."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class ServerState:
             preview_methods=options.is_newer,
             newest=options.is_newest,
         )
-        self.numbers: itertools.count[int] = itertools.count()  # of prompts
+        self.numbers: itertools.count[int] = itertools.count()  # numbers of prompts
         self._log: deque[dict[str, str]] = deque(maxlen=_LOG_LINES)
         self._log_readers: set[str] = set()
 
@@ -181,7 +181,7 @@ def _features(options: Options) -> dict[str, Any]:
     size = options.max_upload_size
     features: dict[str, Any] = {
         "supports_preview_metadata": True,
-        # In ComfyUI it is computed from megabytes, and a float if it was given.
+        # ComfyUI computes it from megabytes: a float unless default.
         "max_upload_size": size if size == UPLOAD_SIZE else float(size),
     }
     if options.is_newer:

@@ -15,7 +15,7 @@ from .received import Ran
 from .server_state import ServerState
 from .ws_frames import pieces
 
-#: Stands for the id of the prompt in the steps of a script.
+#: A placeholder for the prompt's id in a script.
 PROMPT_ID = "00000000-0000-4000-8000-000000000000"
 _POLL = 0.005  # seconds between two checks of the faults
 
@@ -46,7 +46,7 @@ class PromptHooks:
     def play_script(self, item: Item) -> bool:
         """Play the current script in place of a prompt; return False without one."""
         state, prompt_id, extra_data = self._state, item[1], item[3]
-        if prompt_id in state.sockets.silenced:  # and was sent again
+        if prompt_id in state.sockets.silenced:  # submitted again after lose_queue()
             state.sockets.flush()
             state.sockets.silenced.discard(prompt_id)
         ran = Ran(prompt_id, extra_data.get("client_id"), extra_data)

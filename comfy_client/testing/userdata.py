@@ -55,11 +55,11 @@ class Users:
     def path(self, request: web.Request, file: str, *, create: bool = True) -> Path | None:
         """Return a path below the user's folder, or None if it leads out of that."""
         home = self.home(request)
-        # As in ComfyUI: what was encoded twice is decoded twice.
+        # As in ComfyUI, decode twice.
         path = Path(os.path.abspath(home / unquote(file)))
         if not is_inside(path, home):
             return None
-        if create and not path.parent.exists():  # a file may be there
+        if create and not path.parent.exists():  # a file may be in the way
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -110,7 +110,7 @@ async def _get_settings(users: Users, request: web.Request) -> web.Response:
 
 async def _get_setting(users: Users, request: web.Request) -> web.Response:
     settings, name = _load(users, request), request.match_info["id"]
-    if name not in settings:  # any JSON: users can write that file themselves
+    if name not in settings:  # any JSON, as users can write the file
         return web.json_response(None)
     return web.json_response(settings[name])
 
@@ -210,7 +210,7 @@ def _find(users: Users, request: web.Request, part: str = "file") -> Path:
 
 def _find_existing(users: Users, request: web.Request) -> Path:
     path = _find(users, request)
-    if not os.path.exists(path):  # unlike Path.exists(), also of a name that is too long
+    if not os.path.exists(path):  # unlike Path.exists(), accepts a name that is too long
         raise _Refusal(404)
     return path
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-#: 0.3.75; 0.8.0 with its jobs API; 0.28.1 of July 2026.
+#: Versions: 0.3.75; 0.8.0 with its jobs API; 0.28.1 of July 2026 ("new").
 Version = Literal["0.3.75", "0.8", "new"]
 
 

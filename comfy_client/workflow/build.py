@@ -23,7 +23,7 @@ from .literals import is_identifier
 #: The type of an output, such as ``Literal["MODEL"]``.
 Kind = TypeVar("Kind", covariant=True)
 
-#: Parameters of a class that are shown.
+#: The most parameters that a signature shows.
 _MOST_SHOWN = 300
 
 
@@ -123,7 +123,7 @@ class GraphNode(Link[Kind]):
         return listing(one.name for one in self._outputs) or "no outputs"
 
 
-#: What makes a node of one class: see :meth:`Graph.node`.
+#: A function that adds a node of one class: see :meth:`Graph.node`.
 MakeNode = Callable[..., GraphNode[Any]]
 
 
@@ -132,7 +132,7 @@ class BaseGraph:
 
     def __init__(self, definitions: Definitions | None = None) -> None:
         if not (definitions is None or hasattr(definitions, "node_definitions")):
-            as_mapping(definitions, ())  # WorkflowError for what is none
+            as_mapping(definitions, ())  # raises WorkflowError if invalid
         self._definitions = definitions
         self._graph: dict[str, Any] = {}
         self._outputs: dict[str, tuple[OutputSpec, ...]] = {}
@@ -240,7 +240,7 @@ class BaseGraph:
     def _ipython_key_completions_(self) -> list[str]:
         try:
             return list(self._all_definitions())
-        except ComfyError:  # nobody wants it while typing
+        except ComfyError:  # no error during completion
             return []
 
     def __repr__(self) -> str:
@@ -291,7 +291,7 @@ class BaseGraph:
             newer = self._fetch_again(node["class_type"])
             if newer is None or newer == definition:
                 raise
-            # A model was added since.
+            # A model may have been added since.
             found = fill(self._graph, node_id, newer, self._outputs)
         node["inputs"], self._outputs[node_id] = found
         return found[1]
@@ -371,7 +371,7 @@ class Graph(BaseGraph):
     """
 
     def __getattr__(self, name: str) -> MakeNode:
-        if name.startswith("_"):  # Python's and notebooks' own, for which no server is asked
+        if name.startswith("_"):  # private names of Python and notebooks
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         try:
             return self[name]

@@ -48,13 +48,13 @@ from .rules import STUB, Rules, replaces_classes, rules_for
 from .sendable import Sendable, sendable
 from .validate import ValidationResult, validate
 
-#: Lines of a report that are printed.
+#: The most lines of a printed report.
 _MAX_LINES: Final = 100
-#: Circles that are told apart.
+#: The most cycles that are reported.
 _MAX_CIRCLES: Final = 10
-#: What the server makes of null, by the type of the input.  It refuses null for numbers.
+#: The value that replaces null, by the type of the input; numbers must not be null.
 _OF_NULL: Final = {"STRING": "the text 'None'", "BOOLEAN": "false"}
-#: What can be wrong because definitions are older than a file.
+#: Errors that outdated definitions can cause.
 _OF_FILES: Final = frozenset({"value_not_in_list", "custom_validation_failed"})
 
 
@@ -171,7 +171,7 @@ def _replacements(definitions: Definitions) -> Mapping[str, Any]:
     try:
         found = ask() if callable(ask) else {}
     except ComfyError:
-        return {}  # a hint that is not worth a failure
+        return {}  # only a hint depends on it
     return found if isinstance(found, Mapping) else {}
 
 
@@ -184,7 +184,7 @@ def _listing_of(definitions: Definitions) -> Listed:
         try:
             return frozenset(ask(folder)) if callable(ask) else None
         except ComfyError:
-            return None  # servers before 0.3.15 do not tell
+            return None  # servers before 0.3.15 lack the route
 
     return listed
 
@@ -207,7 +207,7 @@ class _Checker:
 
     def report(self) -> CheckReport:
         result = self._validate(self.replaced.graph, self.rules, self.targets)
-        if self.replaced.absent:  # the server gets no further
+        if self.replaced.absent:  # the server stops here
             result = attrs.evolve(result, ok=False, crash="KeyError")
         self._add(not_replaced(self.graph, self.replaced))
         self.errors += self._reworded(self._named(result))
@@ -405,7 +405,7 @@ class _Checker:
             return
         yield from self._nulls(node_id, definition, given)
         for spec in self.rules.selectors.get(node_id, ()):
-            # Of one that is missing, an older form of the node may have had another name.
+            # A missing input may have another name in an older version of the node.
             is_odd = spec.name in given or (spec.required and _last(spec.name) not in given)
             if is_odd and not _is_fatal(spec):
                 graph = self.replaced.graph

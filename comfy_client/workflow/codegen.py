@@ -11,9 +11,9 @@ from ..values import MAX_LEVELS, is_shallow
 from .graph import as_link, describe, free_id, inputs_of, json_graph
 from .literals import call, is_identifier, literal, packed, quoted, variable
 
-#: Variables of the code itself, and names that are likely to be used around it.
+#: Names used by the code itself or likely used around it.
 _TAKEN = ("api", "g", "graph", "result", "wf", "workflow")
-#: Keywords of a call that are no inputs.
+#: Keywords of Graph.node() that are no inputs.
 RESERVED = frozenset({"_id", "_title", "_meta", "_extra", "_check"})
 
 
@@ -30,7 +30,7 @@ def to_code(graph: Mapping[str, Any]) -> str:
             raise WorkflowError(f"{what}, which Python code cannot hold")
     try:
         return "\n".join(_CodeWriter(graph).lines())
-    except ValueError as exc:  # an int of thousands of digits
+    except ValueError as exc:  # an int with too many digits
         raise WorkflowError(f"the workflow cannot be written as Python code: {exc}") from None
 
 
@@ -46,7 +46,7 @@ class _CodeWriter:
             for source, slot in _written_links(graph, node_id, done):
                 self._uses[source].add(slot)
             done.add(node_id)
-        self._variables: dict[str, str] = {}  # of the nodes that are written already
+        self._variables: dict[str, str] = {}  # of nodes written so far
         self._numbers: dict[str, int] = dict.fromkeys(_TAKEN, 1)
 
     def lines(self) -> Iterator[str]:
@@ -91,7 +91,7 @@ class _CodeWriter:
 
     def _inputs(self, inputs: Mapping[str, Any]) -> list[str]:
         """Return inputs as keyword arguments, in order; other names go into a dict."""
-        if not RESERVED.isdisjoint(inputs):  # in a dict in front, where all names may stand
+        if not RESERVED.isdisjoint(inputs):  # in a leading dict, which allows any name
             items = [f"{quoted(name)}: {self._value(one, 8)}" for name, one in inputs.items()]
             return ["{" + ", ".join(items) + "}"]
         arguments: list[str] = []
@@ -121,7 +121,7 @@ class _CodeWriter:
         base = variable(title) if isinstance(title, str) else ""
         base = base or variable(node["class_type"]) or "node"
         number = self._numbers.get(base, 0) + 1
-        while number > 1 and f"{base}_{number}" in self._numbers:  # the title of another
+        while number > 1 and f"{base}_{number}" in self._numbers:  # taken
             number += 1
         self._numbers[base] = number
         name = base if number == 1 else f"{base}_{number}"

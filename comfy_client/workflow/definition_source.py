@@ -26,7 +26,7 @@ class DefinitionSource(Protocol):
         """
 
 
-#: Node definitions as ``GET /object_info`` gives them, by class, or what can be asked for them.
+#: Node definitions by class, as in ``GET /object_info``, or an object that provides them.
 Definitions = Mapping[str, Any] | DefinitionSource
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .convert import Chooser
     from .definition_source import Definitions
 
-#: What :meth:`Workflow.load` takes.
+#: A source for :meth:`Workflow.load`.
 Source: TypeAlias = "Workflow | Readable"
 
 
@@ -171,7 +171,7 @@ class Workflow(Nodes):
         try:
             set_inputs(self._graph, inputs, force=force)
         except WorkflowError as exc:
-            inputs = sealed(inputs)  # this frame goes with the error; those in there do not
+            inputs = sealed(inputs)  # tracebacks should show this frame only
             raise exc.with_traceback(None) from None
 
     def remove(self, node: Node | str | int, *, force: bool = False) -> None:

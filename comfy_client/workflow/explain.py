@@ -23,16 +23,16 @@ from .problems import Problem, problem_at, shown
 
 _MAX_LINES = 20
 _MOST_PROBLEMS = 1000
-#: Choices of an input among which the nearest are looked for: servers send 20 at the most.
+#: The most choices that are searched for near ones; servers send up to 20.
 _MOST_CHOICES = 200
-#: How many problems of one workflow get the nearest names, which take a while to find.
+#: The most problems of a workflow for which near names are searched, which is slow.
 _MOST_GUESSES = 50
-#: Characters that are looked at of a text of the server.
+#: The most characters read of a server's text.
 _READ = 2000
 _NODE_ID = re.compile(r"Node ID '#(.*)'")
 _UNKNOWN = re.compile(r"because node (.+) does not exist", re.DOTALL)
 _ABSENT = re.compile(r"missing 1 required positional argument: '([^']+)'")
-#: What loaders of images, videos, audio and latents say of a name.
+#: Messages of loaders about a file name.
 _NO_FILE = re.compile(r"Invalid [\w ]{1,20} file\b")
 #: The folders of an absolute path, POSIX, Windows or UNC, in front of the file's name.
 _FOLDERS = re.compile(
@@ -69,7 +69,7 @@ def explain_rejection(
     if len(lines) > _MAX_LINES:
         lines[_MAX_LINES:] = [f"... ({_count(body, known)} problems in all)"]
     elif unknown_class(body, graph) is not None:
-        # Of the embedded server.
+        # The embedded server's hint.
         hint = _clean(_mapping(_mapping(body.get("error")).get("extra_info")).get("hint"), 1200)
         lines += [hint] if hint else []
     return "\n".join(lines)
@@ -280,14 +280,15 @@ def _node_problems(reports: Mapping[str, Any], known: Known) -> Iterator[Problem
         for fault in _faults(report):
             problem = _problem(fault, known, node_id, checked)
             if _ran_out_of_stack(fault) and known.circle:
-                # Servers before 0.28 go round in a circle, and blame whatever node ends it.
+                # Servers before 0.28 follow a cycle until the stack is full, and blame any of its
+                # nodes.
                 problem = cycle(known.graph, known.circle)
             if problem.type == "dependency_cycle":
                 if problem.message in circles:
-                    continue  # each of its nodes says the same
+                    continue  # each node of the cycle repeats it
                 circles.add(problem.message)
             if isinstance(checked, str) and isinstance(sent, str) and checked != sent:
-                # With a map of inputs that it may not have: servers since 0.14 do so by themselves.
+                # ``extra_info`` may be missing; servers since 0.14 add it.
                 replaced = f"the server put {brief(checked)} in its place"
                 hint = "; ".join(filter(None, (problem.hint, replaced)))
                 problem = attrs.evolve(problem, hint=hint)
@@ -349,7 +350,7 @@ _NO_REASON = "the server gave no reason"
 
 def circle_in(graph: Mapping[str, Any]) -> list[str]:
     """Return the ids of nodes in a cycle, the first repeated at the end; empty without one."""
-    from graphlib import CycleError, TopologicalSorter  # for mistakes only
+    from graphlib import CycleError, TopologicalSorter  # needed for errors only
 
     sources = {node: [source for _, source, _ in links_of(graph, node)] for node in graph}
     try:
@@ -399,7 +400,7 @@ class _Fault:
         return config if config else self.known.input_config(self.node_id, self.input)
 
 
-#: What is to be said of a fault: fields of :class:`Problem`.
+#: The explanation of a fault, as fields of :class:`Problem`.
 _Said = dict[str, Any]
 
 
@@ -509,7 +510,7 @@ def _cycle(fault: _Fault) -> _Said:
 
 
 def _not_in_list(fault: _Fault) -> _Said:
-    if isinstance(fault.info.get("received_value"), list):  # of an input that takes several
+    if isinstance(fault.info.get("received_value"), list):  # for an input with several values
         wrong = fault.details.removeprefix(f"{fault.name}: ").rpartition(" not in ")[0]
         hint, near = _choices(fault)
         return {
@@ -633,14 +634,14 @@ def _exception(fault: _Fault) -> _Said:
         return _bad_slot(fault, links)
     absent = _ABSENT.search(fault.details) if kind == "TypeError" else None
     if absent and absent[1] not in inputs_of(graph, node_id):
-        # Of the function with which the node checks its inputs; it hides that one is missing.
+        # The TypeError is about the node's own check, which lacks the missing input.
         return {
             "type": "required_input_missing",
             "message": f"input {brief(absent[1])} is missing",
             "input": absent[1],
         }
     if kind == "AttributeError" and "no attribute 'endswith'" in fault.details:
-        # Of the function that looks for a file.
+        # The error is from the function that looks for a file.
         names = [n for n, value in inputs_of(graph, node_id).items() if not isinstance(value, str)]
         if len(names) == 1:
             value = shown(names[0], inputs_of(graph, node_id)[names[0]])

@@ -17,7 +17,7 @@ from .seeds import NAMES as SEEDS
 from .seeds import is_wanted
 from .validate import validate
 
-#: The outputs of nodes by their id.
+#: Outputs by node id.
 Outputs = Mapping[str, tuple[OutputSpec, ...]]
 
 _PYTHON: Mapping[str, str] = {"INT": "int", "FLOAT": "float", "STRING": "str", "BOOLEAN": "bool"}
@@ -66,7 +66,7 @@ class _Filling:
         self._sources = outputs
         self._given: dict[str, Any] = dict(graph[node_id]["inputs"])
         self._specs: dict[str, InputSpec] = {}
-        self._groups: list[str] = []  # of inputs that are not known one by one
+        self._groups: list[str] = []  # prefixes of inputs that are not known one by one
         self._definition: Mapping[str, Any] = {}
 
     def read(self, definition: Mapping[str, Any]) -> None:
@@ -155,7 +155,7 @@ class _Filling:
         wanted = _PYTHON.get(spec.kind) if isinstance(spec.kind, str) else None
         if spec.takes_link_only:
             raise self._error(spec.name, f"{_refusal(spec, value)}; {_WRAP}")
-        if isinstance(value, Upload):  # whose name will be a text
+        if isinstance(value, Upload):  # uploaded, it becomes a text
             if spec.has_open_choices or (spec.choices is None and wanted in (None, "str")):
                 return value
             raise self._error(spec.name, _refusal(spec, value))
@@ -174,7 +174,7 @@ class _Filling:
             else:
                 is_free = takes_any(self._definition, self._class, spec)
                 known[name] = [spec.kind, {} if is_free else dict(spec.options)]
-        # Each node a class of its own, named after it; only this one has inputs.
+        # Give each node a class named after it; only this node's class has inputs.
         definitions: dict[str, Any] = {
             one: {"input": {}, "output": [out.kind for out in self._sources[one]]}
             for one in sources
@@ -214,7 +214,7 @@ class _Filling:
                 choices = [one for one in spec.choices or () if isinstance(one, str)]
                 near = nearest(value, choices) if isinstance(value, str) else ()
                 candidates += near or choices
-                # A server keeps a long list to itself; and of one, only the beginning is read.
+                # The near ones go first, since only the beginning of a long list is read.
                 error["extra_info"]["input_config"] = [[*near, *(spec.choices or ())], {}]
                 if spec.name not in self._given:
                     hints.append(f"{spec.name} has its default")

@@ -13,7 +13,7 @@ from ..redaction import is_secret_value, seal_inputs, sealed
 from ..values import MAX_ID_LENGTH
 
 _SCALARS = frozenset({str, int, bool, type(None)})
-#: Types of what JSON has.
+#: Types that JSON can carry as they are.
 JSON_TYPES: Final = _SCALARS | {float, dict, list, tuple}
 _PLAIN: Final = _SCALARS | {float}
 _LITERAL_LIST = 'a literal list is sent as {"__value__": [...]}'
@@ -117,7 +117,7 @@ def origin(graph: Mapping[str, Any], node_id: object) -> str | None:
     """Return the node of the graph that a composite id belongs to, or None."""
     key = str(node_id)
     if len(key) > MAX_ID_LENGTH and key not in graph:
-        return None  # no server makes one so long, and cutting it takes the square of its length
+        return None  # servers make no such long ids, and cutting one takes quadratic time
     while key not in graph:
         cut = max(key.rfind("."), key.rfind(":"))
         if cut < 0:
@@ -142,7 +142,7 @@ def free_id(taken: Container[str], after: int = 0) -> int:
 
 def copied(value: Any) -> Any:
     """Copy a JSON value, tuples as lists; objects that JSON lacks are kept as they are."""
-    # Most values are of these types, and looking is quicker than asking for a copy.
+    # A shortcut for the usual types.
     if isinstance(value, (list, tuple)):
         return [inner if type(inner) in _PLAIN else copied(inner) for inner in value]
     if isinstance(value, Mapping):
@@ -184,7 +184,7 @@ def describe(graph: Mapping[str, Any], node_id: object, class_type: object = Non
 def shorten(text: str, limit: int) -> str:
     """Put a text on one line of at most ``limit`` characters."""
     text = " ".join(text[: 10 * limit].split())
-    if not text.isprintable():  # as repr() has it: a terminal may obey what it is shown
+    if not text.isprintable():  # escaped as by repr(), for terminals
         text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: limit + 1])
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
@@ -361,7 +361,7 @@ def json_value(value: Any) -> Any:
             if not isinstance(key, str):
                 raise ValueError(f"the key {brief(key)} is not a string")
         return {key: json_value(inner) for key, inner in value.items()}
-    from ..upload import Upload, instead_of, is_file  # few workflows have anything but JSON
+    from ..upload import Upload, instead_of, is_file  # few workflows need it
 
     if isinstance(value, Upload):
         raise ValueError(
@@ -397,7 +397,7 @@ def link_fault(graph: Mapping[str, Any], node_id: str, value: list[Any]) -> str 
     """Return what is wrong with a link; None for good links and other values."""
     link = as_link(value)
     if not link:
-        # Slot 0.0 or true: the server's own check takes it for a link and stumbles.
+        # A slot of 0.0 or true passes for a link, and makes the server's check fail.
         is_slot = len(value) == 2 and isinstance(value[1], (bool, float))
         if is_slot and isinstance(value[0], (str, int)) and value[0] in graph:
             return f"the slot of link {brief(value)} must be an int, counted from 0"

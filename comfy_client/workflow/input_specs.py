@@ -15,7 +15,7 @@ import attrs
 from .convert.specs import Spec
 from .convert.widgets import MISSING, is_widget_type, widgets_for
 
-#: How deep inputs of inputs are read, and how many of a group can be required.
+#: The deepest nesting of inputs, and the most required parts of a group.
 _MAX_LEVELS: Final = 20
 _MOST_REQUIRED: Final = 1000
 

@@ -13,12 +13,12 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any, Final
 
-#: Characters of a name that may become an identifier.
+#: The longest name that may become an identifier.
 _LONGEST_NAME: Final = 100
-#: Characters of a variable, without its number.
+#: The longest variable name, without its number.
 _LONGEST_VARIABLE: Final = 40
 _WIDTH: Final = 96
-_DEEPEST: Final = 40  # columns of indentation: brackets need none
+_DEEPEST: Final = 40  # the deepest indentation, in columns
 _TAKEN: Final = frozenset(dir(builtins))
 
 
@@ -54,7 +54,7 @@ def quoted(text: str) -> str:
 
     ``repr`` escapes invisible characters, such as those that change the direction of text.
     """
-    literal = str.__repr__(text)  # a sealed text would hide itself
+    literal = str.__repr__(text)  # the repr of a sealed text hides it
     return literal if '"' in literal else f'"{literal[1:-1]}"'
 
 
@@ -87,7 +87,7 @@ def literal(value: Any, column: int = 0, indent: int = 0) -> str:
 def _scalar(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return repr(value)
-    return (int if isinstance(value, int) else float).__repr__(value)  # not as numpy writes it
+    return (int if isinstance(value, int) else float).__repr__(value)  # numpy's own repr differs
 
 
 def _flat(value: Any) -> str:

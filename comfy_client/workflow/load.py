@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from .convert import Chooser
     from .definition_source import Definitions
 
-#: Bytes of JSON that are read.  No workflow has so many.
+#: The most bytes of JSON; no workflow has so many.
 MAX_JSON: Final = 64 << 20
-#: Bytes of something else that are read.
+#: The most bytes of other content.
 _ENOUGH: Final = 1 << 16
-#: What JSON may have before its first bracket: marks of its encoding, zeros of UTF-16, spaces.
+#: Bytes before the first bracket of JSON: byte order marks, zeros of UTF-16, spaces.
 _BEFORE_JSON: Final = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"
 
 
@@ -76,7 +76,7 @@ class OpensImages(Protocol):
 _GRAPHS: Final = ("graph", "workflow")
 #: Inputs that are prompts, by node and name: see :class:`Conversion`.
 Prompts: TypeAlias = "Mapping[tuple[str, str], str | None]"
-#: What :func:`read_source` reads.
+#: A source for :func:`read_source`.
 Readable: TypeAlias = (
     Mapping[str, Any]
     | Mapping[int, Any]
@@ -178,7 +178,7 @@ def _read(source: Any, api: object) -> tuple[Any, str]:
 def _open(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
-    except (OSError, ValueError) as exc:  # ValueError: no path has zeros
+    except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
         if isinstance(exc, OSError) and exc.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
             raise
         raise FileNotFoundError(
@@ -202,14 +202,14 @@ def _content(file: BinaryIO, where: str) -> Any:
 
     stream = Stream(file)
     start = stream.head.lstrip(_BEFORE_JSON)
-    is_length = stream.head[4:8] == bytes(4)  # of the JSON that safetensors begin with
+    is_length = stream.head[4:8] == bytes(4)  # the length of the JSON header of safetensors
     if not is_length and (not start or start.startswith((b"{", b"["))):
         return _json(stream.read(MAX_JSON + 1), where)
-    from .metadata.read import read_metadata, reader_of  # JSON can do without
+    from .metadata.read import read_metadata, reader_of  # not needed for JSON
 
     reader = reader_of(stream)
     if reader is None:
-        return _json(stream.read(_ENOUGH), where)  # says why it is none
+        return _json(stream.read(_ENOUGH), where)  # raises a WorkflowError that says why
     try:
         found = read_metadata(stream, reader)
     except WorkflowError as exc:
@@ -244,7 +244,7 @@ def _json(text: str | bytes, where: str) -> Any:
 def _unwrap(data: Any, where: str) -> Mapping[str, Any]:
     """Return the graph inside a wrapper; of both formats, that in API format."""
     if isinstance(data, (list, tuple)) and len(data) > 2 and isinstance(data[2], Mapping):
-        # Of queue and history: number, prompt_id, graph, ...
+        # A record of queue or history: number, prompt_id, graph, ...
         return {key: _without_empty_title(node) for key, node in data[2].items()}
     if not isinstance(data, Mapping):
         kind = "a list" if isinstance(data, (list, tuple)) else brief(data)
@@ -296,9 +296,9 @@ def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
         if not isinstance(node, Mapping):
             raise WorkflowError(f"{where}: node {brief(node_id)} is not an object: {brief(node)}")
         graph[node_id] = own = copied(node)
-        # The server adds it when it runs a node, and would take it for the node's own answer.
+        # The server adds this key when it runs a node, and would take a given one for its own.
         own.pop("is_changed", None)
-        # The server stumbles over a node without them.
+        # The server fails on a node without inputs.
         inputs = own.setdefault("inputs", {})
         class_type = own.get("class_type")
         if not isinstance(class_type, str) or not class_type:

@@ -70,7 +70,7 @@ def add_lora(
     if clip:
         strength = strength if clip_strength is None else clip_strength
         inputs |= {"strength_clip": strength, "clip": [*clip]}
-    # A number that no id begins with: those of nodes inside of another one do with its id.
+    # Choose a number that no id begins with, as composite ids begin with that of their node.
     lora = str(free_id({re.split("[.:]", key, maxsplit=1)[0] for key in graph}, len(graph)))
     node = {"class_type": _LORA if clip else _LORA_MODEL, "inputs": inputs}
     trial = {**graph, lora: node}
@@ -78,7 +78,7 @@ def add_lora(
         field: checked_value(trial, lora, field, value, force=True)
         for field, value in inputs.items()
     }
-    # What the LoRA itself depends on keeps its links, or there would be a circle.
+    # Sources of the LoRA keep their links, or there would be a cycle.
     before = needed(graph, [model[0], *([clip[0]] if clip else [])], ())
     places = [
         (slot, place)
@@ -127,7 +127,7 @@ def _outputs(graph: Mapping[str, Any], users: Users, loader: str) -> tuple[Outpu
     known = LOADERS.get(class_of(graph, loader) or "")
     if known:
         model, clip = known
-    else:  # by the names of the inputs that are linked to them
+    else:  # by the names of linked inputs
         slots = {name: slot for (_, name), slot in takers(graph, loader).items()}
         if "model" not in slots:
             raise WorkflowError(f"no node takes a model from {describe(graph, loader)}")

@@ -10,7 +10,7 @@ from typing import Final
 from ..nearest import nearest
 
 _FILE: Final = re.compile(r".*\.[A-Za-z][A-Za-z0-9]{1,11}", re.DOTALL)
-#: Folders below ``models`` by the name of the input; by class and input where that differs.
+#: Folders below ``models``, by the input's name, or by class and input where that differs.
 _FOLDERS: Final = {
     "audio_encoder_name": "audio_encoders",
     "ckpt_name": "checkpoints",
@@ -33,7 +33,7 @@ _FOLDERS: Final = {
     "ModelPatchLoader.name": "model_patches",
     "UpscaleModelLoader.model_name": "upscale_models",
 }
-#: Choices among which the nearest are looked for.
+#: The most choices that are searched for near ones.
 _LOOKED_AT: Final = 100_000
 
 

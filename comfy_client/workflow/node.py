@@ -103,7 +103,7 @@ class Node:
         return f"<Node {shorten(self._id, 60)}{title} {shorten(self.class_type, 60)}>"
 
     def __str__(self) -> str:
-        from .show import as_text  # for people only
+        from .show import as_text  # for display only
 
         return as_text({self._id: self._data}, self._graph)
 
@@ -189,14 +189,14 @@ class Nodes:
         return f"<Workflow {len(self)} {noun}: {', '.join(classes[:3])}{more}>"
 
     def __str__(self) -> str:
-        from .show import as_text  # for people only
+        from .show import as_text  # for display only
 
         return as_text(self._graph)
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """Return the forms in which a notebook shows the workflow."""
         from ..showing.cells import shown
-        from .show import as_html  # for people only
+        from .show import as_html  # for display only
 
         return shown(self, lambda: as_html(self._graph))
 

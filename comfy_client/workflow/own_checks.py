@@ -19,12 +19,12 @@ from .input_specs import InputSpec
 from .model_files import folder_of, is_file_name
 from .validate import Check, is_v3
 
-#: Gives the names of the files at the top of ``input``, ``output`` or ``temp``; ``None``: unknown.
+#: A function that lists the files at the top of a server folder; None if unknown.
 Listed = Callable[[str], Collection[str] | None]
 
-#: Inputs of files that the server looks for itself, whatever the choices: what it calls a file.
+#: File inputs that the server checks itself, by option: its word for such a file.
 _UPLOADS: Final = {"image_upload": "image", "video_upload": "video", "audio_upload": "audio"}
-#: The same for inputs whose definition does not show it.
+#: The same, for inputs whose definition has no such option.
 _LOOKED_FOR: Final = {("LoadLatent", "latent"): "latent", ("WebcamCapture", "image"): "image"}
 #: V3 classes that look for a 3D model, and check no other input.
 _TAKE_ALL: Final = frozenset(("Load3D", "Load3DAdvanced", "Load3DAnimation"))
@@ -73,7 +73,7 @@ def own_check(
 
     def check(**given: Any) -> bool | str:
         for name in names:
-            if name not in given:  # as Python says it of the server's function
+            if name not in given:  # in the words of Python
                 raise TypeError(f"missing 1 required positional argument: {name!r}")
             if not _may_exist(given[name], files[name].choices, listed, stays_inside):
                 return f"Invalid {files[name].what} file: {given[name]}"
@@ -148,7 +148,7 @@ def _may_exist(value: Any, choices: list[Any] | None, listed: Listed, stays_insi
         return True
     if "/" not in name and "\\" not in name:
         return False
-    # Most lists have only what is at the top; that of 3D models has all below one folder.
+    # Most lists have only the top of a folder; that of 3D models includes one subfolder.
     below = f"{name.partition('/')[0]}/"
     return not any(isinstance(one, str) and one.startswith(below) for one in known)
 
@@ -166,7 +166,7 @@ def _check_of(*classes: str) -> Callable[[Check], Check]:
     """Register a check for some classes; its parameters match those on the server."""
 
     def register(check: Check) -> Check:
-        check.__qualname__ = f"{classes[0]}.validate_inputs"  # Python's messages name it
+        check.__qualname__ = f"{classes[0]}.validate_inputs"  # appears in Python's messages
         _CHECKS.update(dict.fromkeys(classes, check))
         return check
 
@@ -180,12 +180,12 @@ def _choice(choice: Any, index: Any = 0, **others: Any) -> bool:
 
 @_check_of("SelectModelDevice", "SelectCLIPDevice", "SelectVAEDevice")
 def _device(device: Any = "default") -> bool:
-    return True  # the node uses another one if this one is not there
+    return True  # the node falls back to another one
 
 
 @_check_of("ModelAttentionBackend")
 def _attention(attention: Any) -> bool:
-    return True  # the node uses another one if this one is not there
+    return True  # the node falls back to another one
 
 
 @_check_of("ComfySoftSwitchNode")

@@ -21,10 +21,10 @@ from .own_checks import (
 )
 from .validate import Check, Version
 
-#: Id and class of a node that stands in for what is missing: its output fits everywhere.
+#: Id and class of a stand-in for missing sources; its output fits everywhere.
 STUB: Final = "\0anything"
 _STUB_DEFINITION: Final = {"input": {}, "output": ["*"], "output_node": False}
-#: What the server writes into the definition of each V3 class.
+#: Keys that the server puts into the definition of each V3 class.
 _V3: Final = ("api_node", "deprecated", "experimental", "output_tooltips")
 
 #: A definition of known shape.

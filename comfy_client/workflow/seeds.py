@@ -11,11 +11,11 @@ from .graph import as_link, class_of, inputs_of, links_of, origin
 
 #: Inputs that are seeds.
 NAMES: Final = ("seed", "noise_seed")
-#: Nodes that take any seed get one below 2**50, as from the frontend: numbers that JavaScript,
-#: where they may be shown and saved again, holds exactly.
+#: Nodes that take any seed get one below 2**50, as from the frontend: JavaScript holds such numbers
+#: exactly.
 _WIDE: Final = frozenset({"KSampler", "KSamplerAdvanced", "RandomNoise", "SamplerCustom"})
 _MOST_WIDE: Final = 1 << 50
-#: Others may take fewer: 2**31 - 1 is the lowest limit that is common.
+#: Other nodes may have a lower limit: 2**31 - 1 is the lowest common one.
 _MOST: Final = 1 << 31
 
 
@@ -108,7 +108,7 @@ def _draw(
     found = list(_seeds(graph, counts))
     if not found:
         return drawn
-    # The system's own, since a script that seeds the module random wants the same numbers twice.
+    # Not from the module random, which a script may seed for its own purposes.
     source = random.SystemRandom() if rng is None else rng
     for node_id, name, _ in found:
         is_wide = class_of(graph, node_id) in _WIDE

@@ -12,7 +12,7 @@ from ..upload import Upload
 from .graph import brief, json_value
 from .problems import Problem, problem_at, shown
 
-#: Bits of the longest number that Python writes, and reads.
+#: The most bits of an int that Python converts to text and back.
 _MOST_BITS: Final = 14_000
 
 
@@ -80,7 +80,7 @@ def _inputs(
             text = f"the input name {brief(name)} is not a string"
             _add(made, graph, node_id, "not_sendable", text)
             continue
-        if isinstance(value, Upload):  # in a folder, of which the server's choices know nothing
+        if isinstance(value, Upload):  # in a folder, so not among the server's choices
             copied[name] = f"upload/{value.name or 'content'}"
             continue
         copied[name], fault = _plain(value)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from ..redaction import is_secret_value, sealed
 from .graph import as_link, brief, class_of, describe, inputs_of, shorten, title_of
 
-#: Nodes of a table, and inputs of a node.
+#: The most nodes of a table, and inputs of a node.
 MOST_NODES: Final = 200
 MOST_INPUTS: Final = 40
 _WIDEST = 100  # characters of a value

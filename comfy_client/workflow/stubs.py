@@ -14,17 +14,17 @@ from .input_specs import Autogrow, InputSpec, OutputSpec, outputs_of, types_of, 
 from .literals import is_identifier, quoted
 from .seeds import NAMES as SEEDS
 
-#: Choices that are listed, each of so many characters at most; else any ``str`` is accepted.
+#: The most choices in a ``Literal``, and their length; beyond, any ``str`` is accepted.
 _MOST_CHOICES: Final = 100
 _LONGEST_CHOICE: Final = 200
-#: Classes, inputs and outputs of a class, and classes whose names are no identifiers: mypy
-#: compares each of these with each.
+#: The most classes, inputs and outputs of a class, and overloads for names that are no identifiers,
+#: whose checks in mypy take quadratic time.
 _MOST_CLASSES: Final = 50_000
 _MOST_INPUTS: Final = 250
 _MOST_OUTPUTS: Final = 100
 _MOST_BY_KEY: Final = 100
 _LONGEST_TEXT: Final = 300
-#: Names that stand in annotations, or are ours, so that no method and no attribute has them.
+#: Names that no method or attribute may have, since annotations or Graph use them.
 _TAKEN: Final = frozenset(
     {
         *("Any", "BaseGraph", "Callable", "Graph", "GraphNode", "Link", "Literal", "Mapping"),

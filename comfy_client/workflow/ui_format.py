@@ -13,7 +13,7 @@ from .convert import Chooser, Conversion, classes_in, convert
 from .definition_source import Definitions, as_mapping
 
 _PACKAGE: Final = str(Path(__file__).parents[1])
-#: Warnings that are given one by one.
+#: The most warnings that are given one by one.
 _MOST_WARNINGS: Final = 100
 
 

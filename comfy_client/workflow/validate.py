@@ -16,15 +16,15 @@ from typing import Any, Literal, get_args
 
 import attrs
 
-#: The server whose words are used: one of March 2024; 0.3.52 to 0.3.75; 0.8; 0.28.1 of July 2026.
+#: Server versions: March 2024; 0.3.52 to 0.3.75; 0.8; 0.28.1 of July 2026.
 Version = Literal["2024-03", "0.3.75", "0.8", "new"]
-#: A node's own check: takes inputs by name, returns ``True``, ``False`` or what is wrong.
+#: A node's own check: it takes inputs by name, and returns True, False or a message.
 Check = Callable[..., object]
 
-#: Ids in lists of an answer: dependent outputs, and nodes of circles, which a server repeats for
-#: each node.  A circle of 1,000 nodes is longer than a server's stack.
+#: Limits of lists in an answer: dependent outputs, and nodes of cycles, which a server repeats for
+#: each node.  A cycle of 1,000 nodes exceeds a server's stack.
 _MOST_IDS = 1_000_000
-_LONG_LIST = 20  # choices; of more, the server sends back only how many there are
+_LONG_LIST = 20  # choices; for more, the server sends their number only
 _CONVERTERS: Mapping[object, Callable[[Any], object]] = {
     "INT": int,
     "FLOAT": float,
@@ -125,9 +125,9 @@ def no_prompt(version: Version = "0.3.75") -> ValidationResult:
 class _Rules:
     """Differences between server versions."""
 
-    old: bool  # 2024-03: looks at required inputs only, and falls over an unknown class
+    old: bool  # 2024-03: checks required inputs only, and fails on an unknown class
     combo: bool  # the options of ("COMBO", {"options": [...]}) are checked, too
-    new: bool  # other words for unknown classes, circles are reported
+    new: bool  # newer messages; cycles are reported
 
 
 def check_version(version: str) -> None:
@@ -179,7 +179,7 @@ class _Finding:
     errors: list[dict[str, Any]]
 
 
-_Visit = Generator[str, bool, bool]  # asks whether other nodes are valid, returns its own
+_Visit = Generator[str, bool, bool]  # yields nodes to visit, returns the finding
 
 
 @attrs.define
@@ -193,7 +193,7 @@ class _Validator:
     found: dict[str, _Finding] = attrs.field(factory=dict, init=False)
     wrong: list[str] = attrs.field(factory=list, init=False)  # nodes with errors, as found
     path: list[str] = attrs.field(factory=list, init=False)  # nodes that wait for others
-    waiting: Counter[str] = attrs.field(factory=Counter, init=False)  # how often each does
+    waiting: Counter[str] = attrs.field(factory=Counter, init=False)  # how often each is in it
     ids_left: int = attrs.field(default=_MOST_IDS, init=False)
 
     # -- the whole graph ----------------------------------------------------------------
@@ -251,7 +251,7 @@ class _Validator:
                 good.append(output)
                 continue
             reasons += [f"{error['message']}: {error['details']}" for error in finding.errors]
-            # The server blames all that it has found so far, whichever output it was for.
+            # The server reports all errors so far, whatever output they are for.
             for node_id in self.wrong[seen:]:
                 other = self.found[node_id]
                 if other.errors and node_id not in blamed:
@@ -284,7 +284,7 @@ class _Validator:
         visits = [self._visit(output)]
         self.path = [output]
         self.waiting = Counter(self.path)
-        answer: Any = None  # for the last visit, to what it has asked; at first nothing
+        answer: Any = None  # the answer to the visit's last question; None at first
         failure: Exception | None = None
         while visits:
             try:
@@ -313,13 +313,13 @@ class _Validator:
 
     def _circle(self, node_id: str) -> bool:
         """Return the result for a node that depends on one which is being visited."""
-        # Older servers go round until Python's stack is full, and overwrite what they
-        # noted deep inside on the way back: all in the circle are invalid, without errors.
-        # We go round once: a value that was unwrapped inside is met as a list outside.
+        # Older servers go round until Python's stack is full, and on the way back overwrite inner
+        # findings: all nodes of the cycle are invalid, without errors.  Here one round is enough: a
+        # value that was unwrapped inside appears as a list outside.
         if self.rules.new:
             way = [*self.path[self.path.index(node_id) :], node_id]
             self.ids_left -= len(way) ** 2
-            if self.ids_left < 0:  # the node before it is named, and that it goes on
+            if self.ids_left < 0:  # the list is cut off: the previous node, and an ellipsis
                 way = [node_id, self.path[-1], node_id]
             nodes = list(dict.fromkeys(way))
             details = " -> ".join(f"{node} ({self.graph[node]['class_type']})" for node in way)
@@ -338,7 +338,7 @@ class _Validator:
         own = self._own_check(class_type)
         errors: list[dict[str, Any] | None] = []
         valid = True
-        types: dict[str, Any] = {}  # what links bring
+        types: dict[str, Any] = {}  # types of links
         seen: dict[str, Any] = {}
         for spec in _inputs(definition, self.rules.old):
             if spec.name not in inputs:
@@ -511,7 +511,7 @@ def is_link(value: Any) -> bool:
 def _is_link(value: Any, old: bool) -> bool:
     if not (old and isinstance(value, list)):
         return is_link(value)
-    _ = value[0], value[1]  # any list counts, and the server falls over a short one
+    _ = value[0], value[1]  # any list counts as a link, and a short one makes the server fail
     return True
 
 

@@ -241,7 +241,7 @@ OTHERS = (
     Mutant(
         "N55",
         "recording/recorder.py",
-        "if len(data) > MAX_BODY or (is_text and not self._has_room(len(data))):",
+        "if len(data) > MAX_BODY or (is_text and not self._claim_bytes(len(data))):",
         "if len(data) > MAX_BODY:",
         "behaviour/test_recording.py",
         "messages make a recording longer than its limit for bodies",

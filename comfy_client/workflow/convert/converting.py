@@ -25,10 +25,9 @@ from .specs import Catalog
 from .warnings import Report, check_left_out, check_node, check_promoted, check_widgets
 from .widgets import MISSING, Widget, corrected
 
-#: What the nodes of a prompt may come to, in inputs and values: a subgraph has any number of
-#: instances.
+#: The most inputs and values of a prompt: a subgraph may have any number of instances.
 MAX_VALUES: Final = 1_000_000
-#: Characters of a text that take as long as one input to look at.
+#: The length of a text that costs as much time as one input.
 _LETTERS: Final = 10
 #: A property of a PrimitiveNode.
 _REPLACE: Final = "Run widget replace on values"
@@ -135,7 +134,7 @@ def _send_primitives(file: OpenFile, names: Placeholders) -> None:
             node, value = graph.nodes[source], primitives[source]
             kind = node.outputs[0] if node.outputs else "*"
             if kind != widgets[0].spec.widget_type:
-                continue  # it has changed its type, and its value with it
+                continue  # its type has changed, and with it its value
             if isinstance(value, str) and node.saved.properties.get(_REPLACE):
                 value = names.fill_in(value)
             for widget in widgets:

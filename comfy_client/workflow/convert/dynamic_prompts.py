@@ -17,7 +17,7 @@ _MARKS: Final = re.compile(r"\\.|[{}]", re.DOTALL)
 _LINES: Final = re.compile(r"//[^\n\r\u2028\u2029]*")
 _PLAIN: Final = re.compile(r"[^\\{}|]+")
 _ESCAPED: Final = re.compile(r"\\([{}|])")
-#: How deep choices may stand in each other, and that times the length of the text.
+#: The deepest nesting of choices, and the largest product of depth and length.
 _DEEPEST: Final = 100
 _MOST: Final = 10_000_000
 
@@ -67,7 +67,7 @@ def _without_comments(text: str) -> str:
         at = end = found.end()
         if found[0] == "/*":
             close = text.find("*/", end)
-            if close < 0:  # nor does one behind it end: only the other kind is left
+            if close < 0:  # no later one is closed either: only line comments are left
                 rest = _LINES.sub("", text[end:])
                 return "".join([*parts, text[begin:end], rest])
             at = end = close + 2

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
-#: The frontend's titles of classes that have no name in their definition.
+#: The frontend's titles for classes whose definition has no display name.
 _NAMES: Final = {
     "BasicGuider": "Basic Guider",
     "CFGGuider": "CFG Guider",

@@ -36,7 +36,7 @@ SAVING: Final = frozenset(
         "VAESave",
     )
 )
-#: How many characters all values that are filled in may have: a file may repeat a long one.
+#: The most characters of all replacements: a file may repeat a long value.
 _MOST: Final = 1_000_000
 _PATTERN: Final = re.compile(r"%([^%]+)%")
 _UNSAFE: Final = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
@@ -84,7 +84,7 @@ class Placeholders:
         if node is None:
             return MISSING
         found = node.widget(widget)
-        if found is None:  # an instance of a subgraph shows those inside
+        if found is None:  # an instance shows widgets of inner nodes
             if node not in self._slots:
                 self._slots[node] = {each.name: each for each in reversed(node.inputs)}
             slot = self._slots[node].get(widget)

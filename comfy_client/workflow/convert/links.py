@@ -13,13 +13,13 @@ from .open_file import OpenFile, OpenGraph, is_virtual
 from .open_nodes import OpenNode, Slot
 from .saved_file import BYPASSED, INSIDE_IN, MUTED
 
-#: Instances within instances, nodes of a prompt, and steps from link to link.
+#: Limits: nesting of instances, nodes of a prompt, and steps along links.
 _DEEPEST: Final = 100
 MAX_NODES: Final = 100_000
 _MOST_STEPS: Final = 500_000
-#: Characters of the ids of all nodes of a prompt.
+#: The most characters of all node ids of a prompt.
 _MOST_LETTERS: Final = 1 << 25
-#: Names of types that the frontend takes for any.
+#: Names that the frontend treats as any type.
 _ANYTHING: Final = frozenset(("", "*", "0"))
 
 
@@ -66,9 +66,9 @@ class DeadLink:
     is_wrong: bool = False
 
 
-#: What an input gets; ``None``: nothing, and a widget keeps its value.
+#: The source of an input; None if there is none, so that a widget keeps its value.
 Found: TypeAlias = LinkedOutput | PromotedValue | DeadLink | None
-#: Another input that one gets the same as, and the type that is wanted.
+#: Another input with the same source, and the wanted type.
 _Next: TypeAlias = tuple[Place, Slot, str | None]
 
 _IGNORED: Final = DeadLink(
@@ -105,7 +105,7 @@ class Links:
 
     def _enter(self, inner: OpenGraph, around: Place) -> None:
         ahead = [self._inside(inner, around)]
-        while ahead:  # subgraphs may be nested deeper than calls
+        while ahead:  # no recursion: subgraphs may be nested deeper than Python's stack
             place = next(ahead[-1], None)
             if place is None:
                 ahead.pop()
@@ -151,7 +151,7 @@ class Links:
                 found = step
                 break
             place, slot, kind = step
-        for key in passed:  # a long way is gone once
+        for key in passed:  # so that a long chain is followed only once
             self._known[key] = found
         return found
 
@@ -207,7 +207,7 @@ class Links:
             if link is None:
                 return _OPEN
             source, slot = link
-            if source == INSIDE_IN:  # it is led straight through
+            if source == INSIDE_IN:  # straight through the subgraph
                 has = 0 <= slot < len(node.inputs)
                 return (found, node.inputs[slot], kind) if has else None
             around = found

@@ -45,7 +45,7 @@ def lost_links(
     given = {each.name for each in saved}
     names = [*dict.fromkeys([*layout.first, *(each.name for each in saved)])]
     wanted = {each.link: each.name for each in saved if each.link is not None}
-    # Where each link stands.
+    # The slot that each link occupies.
     stands = {
         link: names[slot] if slot < len(names) else ""
         for slot, link in enumerate(each.link for each in saved)

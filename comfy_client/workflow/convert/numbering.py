@@ -41,7 +41,7 @@ def number_nodes(saved_file: SavedFile, era: Era) -> None:
     The frontend of 2025 lets the definitions of subgraphs have the same ids.
     """
     ids = _Ids(saved_file.last_node_id)
-    # The frontend reserves those of the workflow itself without counting on from them.
+    # The frontend reserves these ids, but does not count them for the highest number.
     ids.taken.update(node.id for node in saved_file.root.nodes)
     if not era.is_old:
         _number_subgraphs(saved_file, ids)

@@ -17,7 +17,7 @@ from .open_nodes import InputBudget, OpenNode, Slot
 from .saved_file import INSIDE_IN, INSIDE_OUT, Port, SavedFile, SavedGraph, SavedLink, SavedNode
 from .widgets import MISSING
 
-#: Nodes that only the frontend has: they are no part of a prompt.
+#: Nodes of the frontend alone, which are no part of a prompt.
 VIRTUAL: Final = frozenset(("PrimitiveNode", "Reroute", "Note", "MarkdownNote"))
 
 
@@ -27,11 +27,11 @@ class OpenGraph:
 
     saved: SavedGraph
     nodes: dict[str, OpenNode] = field(factory=dict)
-    #: The instances that are of this definition, as far as they are made.
+    #: The instances of this definition made so far.
     instances: list[OpenNode] = field(factory=list)
     #: The input at the end of each link.
     ends: dict[int, tuple[OpenNode, Slot]] = field(factory=dict)
-    #: The inputs of the subgraph; the first one of each name.
+    #: The subgraph's inputs by name; of equal names, the first.
     ports: dict[str, Port] = field(factory=dict)
     _fed: dict[str, list[tuple[OpenNode, Slot]]] | None = None
     _next_link: int = 0
@@ -48,7 +48,7 @@ class OpenGraph:
             TooMuch: There are too many in all.
         """
         while port.links and port.links[0] not in self.ends:
-            port.links.popleft()  # a file may have any number of them, and of instances
+            port.links.popleft()  # dropped, as a file may have any number of links and instances
         for number in port.links:
             if number in self.ends:
                 node, slot = self.ends[number]
@@ -64,7 +64,7 @@ class OpenGraph:
                     link = self.link_of(slot)
                     if link is not None:
                         self._fed.setdefault(link.source, []).append((node, slot))
-        self._fed[source] = [  # without those that are linked to a port by now
+        self._fed[source] = [  # without inputs that are linked to a port by now
             (node, slot)
             for node, slot in self._fed.get(source, ())
             if (link := self.link_of(slot)) is not None and link.source == source

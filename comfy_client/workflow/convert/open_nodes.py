@@ -23,15 +23,15 @@ from .widgets import (
     widgets_for,
 )
 
-#: Inputs and widgets of one node, and of all: a definition or a file could ask for any number.
+#: The most inputs and widgets of one node, and of all nodes.
 _MOST: Final = 2_000
 _MOST_OF_ALL: Final = 500_000
-#: How deep groups of inputs may stand in each other.
+#: The deepest nesting of groups of inputs.
 _DEEPEST: Final = 30
 
 
 class TooMuch(Exception):
-    """There are more inputs than any real node or workflow has."""
+    """A file has more inputs than any real node or workflow."""
 
 
 @define(eq=False)
@@ -362,7 +362,7 @@ def _output_types(saved: SavedNode, definition: Mapping[str, Any]) -> list[str]:
     given = definition.get("output")
     given = given if isinstance(given, list) else []
     types = ["COMBO" if isinstance(each, list) else str(each) for each in given]
-    # What a match type gives depends on its links: the file has what it was.
+    # The output of a match type depends on its links; the file has the saved type.
     for at, one in enumerate(saved.outputs):
         if at >= len(types):
             types.append(one.type)
@@ -382,7 +382,7 @@ def set_saved_values(node: OpenNode, values: list[Any] | Mapping[str, Any]) -> N
     """
     named = node.saved.named or {}
     at = place = 0
-    while at < len(node.widgets):  # a value may bring more widgets
+    while at < len(node.widgets):  # a value may add widgets
         widget = node.widgets[at]
         at += 1
         value = MISSING

@@ -19,7 +19,7 @@ from .widgets import MISSING
 
 _PREFIX = re.compile(r"\s*([0-9]{1,15})\s*:\s*(?=.)", re.DOTALL)
 
-#: The id of a node inside and a widget, or ``None`` and any name.
+#: The id of an inner node and a widget, or None and any name.
 _Name: TypeAlias = tuple[str | None, str]
 
 
@@ -30,7 +30,7 @@ class _Entry:
     source: str
     name: str
     value: Any
-    nested: str | None  # the node that it belongs to, in an instance inside
+    nested: str | None  # its node, if that is in an inner instance
 
 
 def migrate(file: OpenFile, graph: OpenGraph, host: OpenNode) -> None:

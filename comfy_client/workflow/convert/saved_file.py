@@ -12,13 +12,13 @@ from ...errors import WorkflowError
 from ...values import MAX_ID_LENGTH, is_shallow, is_small, number
 from ..graph import brief, shorten
 
-#: What stands for the borders of a subgraph in its links.
+#: The ids that stand for a subgraph's inputs and outputs in its links.
 INSIDE_IN: Final = "-10"
 INSIDE_OUT: Final = "-20"
 #: The modes of a node.
 MUTED: Final = 2
 BYPASSED: Final = 4
-#: JSON values in a file, nodes of all graphs, and slots of one node.
+#: Limits: JSON values in a file, nodes of all graphs, slots of one node.
 _MOST_VALUES: Final = 1_000_000
 _MOST_NODES: Final = 50_000
 _MOST_SLOTS: Final = 5_000
@@ -122,7 +122,7 @@ def read_file(ui: Mapping[str, Any]) -> SavedFile:
         if not isinstance(name, str) or not name:
             raise WorkflowError(f"a subgraph of the workflow has no id: {brief(name)}")
         _check_version(each, f"the subgraph {shorten(name, 60)}")
-        if name not in subgraphs:  # the frontend keeps the first, too
+        if name not in subgraphs:  # as in the frontend, the first one wins
             subgraphs[name] = _graph(each, name, f"the subgraph {shorten(name, 60)}")
     if len(root.nodes) + sum(len(one.nodes) for one in subgraphs.values()) > _MOST_NODES:
         raise WorkflowError(f"the workflow has more than {_MOST_NODES} nodes")
@@ -159,7 +159,7 @@ def _graph(data: Mapping[str, Any], key: str, where: str) -> SavedGraph:
         if node.id not in nodes:
             nodes[node.id] = node
         elif not key:
-            repeated.append(node)  # in a subgraph, the frontend forgets them
+            repeated.append(node)  # the frontend drops them in a subgraph
     return SavedGraph(
         key,
         _text(data.get("name")) or key,
@@ -219,7 +219,7 @@ def _links(data: Any, where: str) -> dict[int, SavedLink]:
         raise WorkflowError(f"{where}: links is not a list: {brief(data)}")
     for each in data:
         if each is None:
-            continue  # old editors left them behind
+            continue  # leftovers of old editors
         if isinstance(each, Mapping):
             names = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
             found = [each.get(name) for name in names]
@@ -268,7 +268,7 @@ def _number(value: Any) -> int | None:
 
 def _id(value: Any) -> str | None:
     if isinstance(value, str):
-        if len(value) > MAX_ID_LENGTH:  # the ids of all instances around it stand before it
+        if len(value) > MAX_ID_LENGTH:  # ids of instances around it are prepended to it
             raise WorkflowError(f"an id has more than {MAX_ID_LENGTH} characters: {brief(value)}")
         return value or None
     found = _number(value)

@@ -15,7 +15,7 @@ _PLAYERS: Final = frozenset(
 )
 _UPLOADS: Final = ("image_upload", "animated_image_upload", "video_upload")
 _NOTHING: Final[Mapping[str, Any]] = {}
-#: The frontend of 2025 sends what such widgets show.
+#: Types of widgets whose value the frontend of 2025 sends.
 _SENT: Final = {"sent": True}
 
 

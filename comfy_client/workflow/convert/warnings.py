@@ -15,9 +15,9 @@ from .open_nodes import OpenNode, Slot
 from .packs import pack_of
 from .widgets import CHOOSER, TAKES_NO_NULL, Widget, is_of_type, is_widget_type
 
-#: Warnings of one file: a subgraph may have any number of instances.
+#: The most warnings of one file: a subgraph may have any number of instances.
 _MOST: Final = 10_000
-#: Nodes of packs that have no class on the server: their extension rewires the graph with them.
+#: Frontend nodes of packs, with which their extension rewires the graph.
 _REWIRING: Final = frozenset(
     (
         "GetNode",
@@ -30,8 +30,7 @@ _REWIRING: Final = frozenset(
         "ReroutePrimitive|pysssss",
     )
 )
-#: Nodes of packs that have no class on the server either: they switch nodes while one edits, and
-#: do nothing when the frontend queues.
+#: Frontend nodes of packs that switch nodes while editing, and do nothing on queueing.
 _SWITCHING: Final = frozenset(
     (
         "Fast Actions Button (rgthree)",
@@ -43,7 +42,7 @@ _SWITCHING: Final = frozenset(
         "Mute / Bypass Repeater (rgthree)",
     )
 )
-#: Nodes with a class, whose links their extension adds when the frontend queues.
+#: Nodes with a class to which their extension adds links on queueing.
 _SPREADING: Final = frozenset(
     (
         "Anything Everywhere",
@@ -150,7 +149,7 @@ def _check_inputs(place: Place, report: Report) -> None:
     for saved in node.saved.inputs:
         slot = slots.get(saved.name)
         if saved.name in node.lost or saved.name in widgets:
-            continue  # said already, or the widget has a value
+            continue  # warned of already, or the widget has a value
         if saved.link is None:
             if saved.widget is not None and slot is not None and not is_widget_type(slot.type):
                 kind = shorten(slot.type, 60)

@@ -19,10 +19,10 @@ class _Missing:
 
 
 MISSING: Final = _Missing()
-#: The widget that chooses among groups of inputs, and the one that has rows of them.
+#: Types of the widget that chooses a group of inputs, and of the one that repeats rows.
 CHOOSER: Final = "COMFY_DYNAMICCOMBO_V3"
 ROWS: Final = "COMFY_DYNAMICGROUP_V3"
-#: Types for which servers refuse null, or make something else of it: a text becomes "None".
+#: Types for which servers refuse null or convert it: a text becomes "None".
 TAKES_NO_NULL: Final = frozenset(("STRING", "INT", "FLOAT", "BOOLEAN", "COMBO"))
 
 
@@ -282,7 +282,7 @@ def corrected(widget: Widget, value: Any) -> Any:
         if widget.kind == "FLOAT":
             return _rounded(value, options)
     except (ArithmeticError, ValueError):
-        pass  # numbers that no widget has
+        pass  # numbers beyond any widget
     return value
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from ...errors import WorkflowError
 from .stream import KEYS, MAX_TEXT, Stream, Texts
 
-#: Comments, frames and the like of one file, at the most.
+#: The most comments, frames and the like of one file.
 _MOST = 10_000
-#: What stands before the comments in an Ogg, by codec.
+#: The bytes before the comments in an Ogg, by codec.
 _OGG_MARKS = (b"OpusTags", b"\x03vorbis")
 #: Encodings of ID3 texts by number, and how many zeros end one.
 _ID3_ENCODINGS = (("latin-1", 1), ("utf-16", 2), ("utf-16-be", 2), ("utf-8", 1))
@@ -47,7 +47,7 @@ def mp3_texts(stream: Stream) -> Texts:
         data = data.replace(b"\xff\0", b"\xff")
     for kind, content in _frames(data, version, has_more=bool(flags & 0x40)):
         yield from _id3_text(kind, content)
-    if stream.read(4) == b"fLaC":  # some write ID3 before it, too
+    if stream.read(4) == b"fLaC":  # some writers put ID3 in front
         rest = Stream(_Rest(stream))
         rest.name = stream.name
         yield from flac_texts(rest)
@@ -85,7 +85,7 @@ def _packets(stream: Stream) -> Iterator[bytes]:
         if mark != b"OggS":
             raise WorkflowError(f"the {stream.name} is damaged, at byte {stream.position - 27}")
         if position > 0:
-            return  # it has sound
+            return  # the audio begins
         sizes = stream.take(count)
         for size in sizes:
             waiting = parts.setdefault(serial, [])

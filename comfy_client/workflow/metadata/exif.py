@@ -13,9 +13,9 @@ _EXIF_DIRECTORY = 0x8769
 _USER_COMMENT = 0x9286
 #: Types of values that may be text: bytes, ASCII, undefined, UTF-8.
 _TEXTUAL = frozenset({1, 2, 7, 129})
-#: Bytes in which the name of a text ends: ``prompt:{...}``.
+#: The longest name in front of a text, as in ``prompt:{...}``, in bytes.
 _LONGEST_NAME = 16
-#: Directories, and entries of all of them, at the most.
+#: The most directories, and the most entries of all of them.
 _DIRECTORIES = 16
 _ENTRIES = 10_000
 
@@ -37,11 +37,11 @@ def jpeg_texts(stream: Stream) -> Texts:
     stream.take(2)
     while True:
         mark, kind = stream.take(2)
-        while kind == 0xFF:  # filled up
+        while kind == 0xFF:  # padding
             (kind,) = stream.take(1)
         if mark != 0xFF:
             raise WorkflowError(f"the {stream.name} is damaged, at byte {stream.position - 2}")
-        if kind in (0xD9, 0xDA):  # its end, its pixels
+        if kind in (0xD9, 0xDA):  # end of image, or pixels
             return
         if kind == 0x01 or 0xD0 <= kind <= 0xD7:
             continue  # has no content
@@ -117,7 +117,7 @@ def _entries(stream: Stream, data: memoryview) -> Iterator[tuple[int, memoryview
 def _user_comment(value: memoryview) -> memoryview:
     """Return a user comment without the eight bytes that name its encoding."""
     mark, text = bytes(value[:8]), value[8:]
-    if mark == b"UNICODE\0":  # UTF-16, and nobody says in which order of bytes
+    if mark == b"UNICODE\0":  # UTF-16 of unspecified byte order
         order = "be" if bytes(text[:1]) == b"\0" else "le"
         return memoryview(bytes(text).decode(f"utf-16-{order}", "replace").encode())
     return text if mark in (b"ASCII\0\0\0", bytes(8)) else value

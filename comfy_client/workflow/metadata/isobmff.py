@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ...errors import WorkflowError
 from .stream import KEYS, PAUSE, Stream, Texts
 
-#: Boxes in one text box, and keys, at the most.
+#: The most boxes in one text box, and the most keys.
 _MOST = 10_000
 #: The comment and the description of iTunes and of QuickTime.
 _FIXED = {b"\xa9cmt": "comment", b"desc": "description", b"\xa9des": "description"}
@@ -55,13 +55,13 @@ def _user_data(stream: Stream, data: memoryview) -> Texts:
     for kind, content in _inner(stream, data):
         if kind == b"meta":
             yield from _meta(stream, content)
-        elif kind in _FIXED and len(content) > 4:  # of QuickTime: size and language before it
+        elif kind in _FIXED and len(content) > 4:  # QuickTime: size and language come first
             yield _FIXED[kind], content[4:]
 
 
 def _meta(stream: Stream, data: memoryview) -> Texts:
     """Yield the texts of ``ilst``, whose keys are in ``keys`` or are kinds of boxes."""
-    if bytes(data[4:8]) != b"hdlr":  # of QuickTime; else a version comes first
+    if bytes(data[4:8]) != b"hdlr":  # QuickTime; otherwise a version comes first
         data = data[4:]
     keys: list[str] = []
     for kind, content in _inner(stream, data):

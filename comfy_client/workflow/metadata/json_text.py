@@ -8,7 +8,7 @@ from typing import Any, Final
 from ...errors import WorkflowError
 from ...values import size_decoded
 
-#: Bytes of memory that one text may take when it is decoded.
+#: The most bytes of memory for one decoded text.
 MAX_DECODED: Final = 320 << 20
 
 

@@ -14,7 +14,7 @@ _TAG = 0x7373
 _SIMPLE_TAG = 0x67C8
 _NAME = 0x45A3
 _TEXT = 0x4487
-#: Elements in one element, at the most.
+#: The most elements in one element.
 _MOST = 10_000
 
 
@@ -31,7 +31,7 @@ def matroska_texts(stream: Stream) -> Texts:
         if kind == _CLUSTER:
             yield PAUSE
         if size is None:
-            return  # of a stream: how long it is, only its content shows
+            return  # of unknown size: its content follows
         if end is not None and stream.position + size > end:
             raise WorkflowError(f"the {stream.name} is damaged: a part is larger than the whole")
         if kind == _TAGS:

@@ -137,7 +137,7 @@ def _unpacked(stream: Stream, packed: bytes | memoryview) -> memoryview | Workfl
     stream.charge(len(text))
     if unpacker.eof:
         return memoryview(text)
-    # Either the limit came first, or the stream is cut off.
+    # Either the limit was reached, or the data are truncated.
     return WorkflowError(
         f"larger than {MAX_TEXT} bytes" if len(text) == MAX_TEXT else "the packed text is cut off"
     )
@@ -155,7 +155,7 @@ def _key(name: str) -> bytes:
 
 def _encode(name: str, value: Any) -> bytes:
     try:
-        # NaN passes, as on the server: it is there in graphs that a node marked as changed.
+        # NaN is allowed, as on the server: IS_CHANGED puts it into graphs.
         return json.dumps(value).encode("ascii")
     except (TypeError, ValueError, RecursionError) as exc:
         raise WorkflowError(f"{name} cannot be written into a PNG file: {exc}") from None

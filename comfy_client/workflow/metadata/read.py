@@ -12,7 +12,7 @@ from .stream import PAUSE, Stream, Texts
 
 Reader = Callable[[Stream], Texts]
 
-#: Beginnings of files, and what reads on.
+#: Magic numbers, and the reader for each.
 _BEGINNINGS: tuple[tuple[bytes, str, Reader], ...] = (
     (b"\x89PNG\r\n\x1a\n", "PNG file", png.png_texts),
     (b"\xff\xd8\xff", "JPEG file", exif.jpeg_texts),
@@ -23,9 +23,9 @@ _BEGINNINGS: tuple[tuple[bytes, str, Reader], ...] = (
     (b"glTF", "GLB file", headers.glb_texts),
     (b"<", "SVG file", headers.svg_texts),
 )
-#: What an MP4 or a MOV may begin with, behind a size.
+#: The first boxes of an MP4 or a MOV.
 _BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
-#: Texts that hold the others.
+#: Texts that may contain the others.
 _COMMENTS = frozenset({"comment", "description"})
 
 
@@ -103,7 +103,7 @@ def _value(text: bytes | memoryview | WorkflowError, where: str) -> Any:
         return WorkflowError(f"{where} cannot be read: {text}")
     whole = bytes(text).strip(b"\0 \r\n\t")
     try:
-        # Latin-1 by the book of PNG, but there are writers that put UTF-8 there.
+        # PNG prescribes Latin-1, but some writers use UTF-8.
         return decoded(_latin_or_utf8(whole), where)
     except WorkflowError as exc:
         return exc

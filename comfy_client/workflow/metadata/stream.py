@@ -16,22 +16,21 @@ from ...errors import WorkflowError
 #: Names under which a file may carry a workflow: ComfyUI writes ``prompt`` (the graph in API
 #: format) and ``workflow`` (in UI format); packs that save videos write both into one comment.
 KEYS: Final = frozenset({"prompt", "workflow", "comment", "description"})
-#: What a reader yields of a file: names in small letters, and texts as they stand there or why
-#: they cannot be read.
+#: The result of a reader: names in lower case, and raw texts or the errors of reading them.
 Texts: TypeAlias = Iterator[tuple[str, bytes | memoryview | WorkflowError]]
-#: From here on there is little but pixels or sound: with a workflow found, nothing more is read.
+#: Yielded before pixels or sound: if a workflow was found, reading stops here.
 PAUSE: Final = ("", b"")
-#: Bytes of one text, packed or not: a few kB packed can hold gigabytes.
+#: The most bytes of one text, compressed or not: a few kB may expand to gigabytes.
 MAX_TEXT: Final = 32 << 20
-#: Bytes of all texts of one file.
+#: The most bytes of all texts of one file.
 MAX_TEXTS: Final = 2 * MAX_TEXT
-#: Parts of one file, those within others included.  A picture of 100 MB has some thousands.
+#: The most parts of one file, nested ones included; a picture of 100 MB has some thousands.
 MAX_PARTS: Final = 100_000
-#: Bytes that tell what kind of file it is.
+#: The number of bytes that identify the kind of file.
 _HEAD: Final = 16
-#: Bytes that are read at once.
+#: Bytes per read.
 _MOST_AT_ONCE: Final = 1 << 20
-#: Bytes that are read at once of what is left out.
+#: Bytes per read of skipped content.
 _CHUNK: Final = 1 << 16
 
 
@@ -67,10 +66,10 @@ class Stream:
     def read(self, size: int) -> bytes:
         """Read ``size`` bytes, or fewer at the end."""
         found, self._kept = self._kept[:size], self._kept[size:]
-        whole = io.BytesIO()  # hands out its bytes without a copy
+        whole = io.BytesIO()  # returns its bytes without a copy
         whole.write(found)
         while (missing := size - whole.tell()) > 0:
-            chunk = self._file.read(min(missing, _MOST_AT_ONCE))  # a size may be a lie
+            chunk = self._file.read(min(missing, _MOST_AT_ONCE))  # sizes are not trusted
             if isinstance(chunk, str):
                 raise TypeError("a file with a workflow is opened in binary mode ('rb')")
             if not chunk:
