@@ -168,9 +168,9 @@ if TYPE_CHECKING:
     from .jobs.describe import JobProgress
     from .jobs.job import Job
     from .jobs.output import Output, OutputFile, OutputFrame
-    from .jobs.pooled import PooledJob
     from .jobs.result import NodeOutput, Result
     from .pool.pool import ComfyPool
+    from .pool.pooled_job import PooledJob
     from .pool.status import PoolEvent, PoolStatus, ServerStatus
     from .routes.prompts import PromptOptions
     from .signals import signal
@@ -211,7 +211,7 @@ _MODULES = (
     ".workflow.build",
     ".pool.pool",
     ".pool.status",
-    ".jobs.pooled",
+    ".pool.pooled_job",
 )
 
 __all__ = [

@@ -1,7 +1,7 @@
-"""Waiting for jobs, and iteration over events, with asyncio and without extra threads.
+"""Waiting for jobs, and iteration over events, for asyncio.  No thread is started for that.
 
-The client itself blocks; call methods that send requests, such as ``api.submit`` and
-``job.cancel``, with ``asyncio.to_thread``.
+The client itself blocks; call what sends a request, such as ``api.submit`` and ``job.cancel``,
+with ``asyncio.to_thread``.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from typing import overload
 from . import subscriptions
 from .client import ComfyApi
 from .events import Event
-from .jobs import job as jobs
-from .jobs.job import Job, OnInterrupt
+from .jobs.job import Job, OnInterrupt, cancel_in_time
 from .jobs.result import Result
 
 __all__ = ["EventStream", "events", "result"]
 
 
 class _Bell:
-    """A wake-up call for a coroutine from any thread, with one call to the event loop at a time."""
+    """A bell that wakes a coroutine from any thread, with one call to the event loop at a time."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -42,7 +41,7 @@ class _Bell:
 
 
 class EventStream(AsyncIterator[Event]):
-    """The iterator that :func:`events` returns."""
+    """Iterator that :func:`events` returns."""
 
     # No generator: whoever is cancelled in the middle of it may go on later.
 
@@ -51,7 +50,7 @@ class EventStream(AsyncIterator[Event]):
         self._found = found
 
     async def aclose(self) -> None:
-        """End the subscription now, and with it a loop over the events; idempotent."""
+        """End the subscription now; a loop over the events ends.  It may be repeated."""
         self._found.close()
         self._bell.ring()
 
@@ -107,7 +106,7 @@ def events(source: Job | ComfyApi, name: str = "all") -> EventStream:
         raise TypeError(f"events() takes a job or a ComfyApi, not {source!r:.80}")
     bell = _Bell()
     if isinstance(source, Job):
-        return EventStream(bell, jobs.poll(source, bell.ring))
+        return EventStream(bell, source.handle.poll(bell.ring))
     return EventStream(bell, subscriptions.poll(source, source.parts, name, bell.ring))
 
 
@@ -135,13 +134,13 @@ async def result(job: Job, *, on_cancel: OnInterrupt = "leave") -> Result:
         raise ValueError(f"on_cancel must be 'leave' or 'cancel', not {on_cancel!r}")
     bell = _Bell()
     try:
-        with jobs.at_end(job, bell.ring):
+        with job.handle.at_end(bell.ring):
             while not job.done():
                 await bell.wait()
     except asyncio.CancelledError:
         if on_cancel == "cancel":
-            await asyncio.to_thread(jobs.cancel_in_time, [job])
+            await asyncio.to_thread(cancel_in_time, [job])
         elif not job.done():
-            jobs.warn_that_it_runs(job)
+            job.handle.warn_that_it_runs()
         raise
     return job.result(0)

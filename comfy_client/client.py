@@ -32,7 +32,8 @@ from .jobs.execute import (
     run_workflow,
     submit_workflow,
 )
-from .jobs.job import Job, Limits, OnInterrupt
+from .jobs.handle import Limits
+from .jobs.job import Job, OnInterrupt
 from .jobs.parts import Parts
 from .jobs.poller import Poller
 from .jobs.result import NodeOutput, Result

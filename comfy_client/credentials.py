@@ -19,13 +19,13 @@ from .errors import AuthenticationError
 
 @runtime_checkable
 class Credentials(Protocol):
-    """An object that provides headers and query parameters to send."""
+    """Anything that provides headers and query parameters to send."""
 
     def headers(self) -> Mapping[str, str]:
-        """Return headers for each request and for the handshake."""
+        """Headers for each request and for the handshake."""
 
     def query(self) -> Mapping[str, str]:
-        """Return query parameters for each request and for the handshake."""
+        """Query parameters for each request and for the handshake."""
 
 
 class _HeadersOnly:

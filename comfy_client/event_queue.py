@@ -209,7 +209,7 @@ class Newest(Generic[V]):
         self.clear()
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget all entries."""
         self._known: dict[Hashable, tuple[V, int]] = {}
         self._last = 0  # entry without a key
         self.nbytes: int = 0  #: About what all of it takes.
@@ -231,13 +231,13 @@ class Newest(Generic[V]):
         self.put(self._last, value, nbytes)
 
     def pop(self, key: Hashable) -> None:
-        """Forget it, if it is known."""
+        """Forget a key, if it is known."""
         found = self._known.pop(key, None)
         if found is not None:
             self.nbytes -= found[1]
 
     def get(self, key: Hashable) -> V | None:
-        """Return what was put there last, if it is still known."""
+        """Return the value of a key, if it is still known."""
         found = self._known.get(key)
         return None if found is None else found[0]
 
@@ -417,11 +417,11 @@ class EventQueue:
             return event
 
     def listen(self) -> None:
-        """Keep as much as for a reader, as one is about to read."""
+        """Keep as many events as for a reader, who is about to come."""
         self._high_water = HIGH_WATER
 
     def flush(self, timeout: float) -> bool:
-        """Wait until all that was put before this call is done with; return whether it is."""
+        """Wait until all events so far are done with; return whether they are."""
         with self._lock:
             goal = self._last
             return self._changed.wait_for(lambda: self._closed or self._oldest() > goal, timeout)
@@ -433,7 +433,7 @@ class EventQueue:
         return next(iter(self._waiting), self._last + 1)
 
     def close(self) -> None:
-        """Drop what still waits; ``get`` returns ``None`` from now on."""
+        """Drop all waiting events; ``get`` returns ``None`` from now on."""
         with self._lock:
             self._closed = True
             # Not cleared: a reader that is in the middle of it keeps what is dropped.

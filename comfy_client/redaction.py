@@ -104,7 +104,7 @@ def seal_inputs(graph: Mapping[str, Any]) -> None:
 
 
 def sealed_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers in which all values are :class:`Sealed`."""
+    """Return headers in which all values are :class:`Sealed`."""
     return {name: Sealed(value) if type(value) is str else value for name, value in headers.items()}
 
 

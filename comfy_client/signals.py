@@ -278,7 +278,7 @@ class Receivers:
                     self._call_receiver(receiver, name, sender, event)
 
     def tick(self) -> float | None:
-        """Call what is due by time; in how many seconds something is again, ``None``: never."""
+        """Call what is due by time; return the seconds until more is due, ``None``: never."""
         if not self._due:
             return None
         now = runtime.monotonic()
@@ -320,7 +320,7 @@ class Receivers:
         return None
 
     def _refuse(self, receiver: Callable[..., object], name: str) -> None:
-        """Say once that it cannot be called."""
+        """Log once that a receiver cannot be called."""
         key = id(getattr(receiver, "__func__", receiver))
         if key not in self._refused:
             self._refused.add(key)

@@ -97,7 +97,7 @@ class _Writer:
         return {name: self._any(_get(value, name), depth + 1) for name in names_in_dict(kind)}
 
     def _any(self, value: Any, depth: int, *, is_secret: bool = False) -> Any:
-        """``is_secret``: by the name of what it is in, so that texts in it are."""
+        """Convert any value; ``is_secret``: its texts are, by the name of an object around it."""
         self._values -= 1
         if value is None or isinstance(value, bool):
             return value

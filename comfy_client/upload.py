@@ -257,7 +257,7 @@ class Upload:
         return FileState(self.name or "file", version if is_plain else None, found.st_size)
 
     def facts(self) -> Facts | None:
-        """Digest and size, for which it is read; ``None``: it was not fetched yet."""
+        """Return digest and size, for which the content is read; ``None``: not fetched yet."""
         key = None
         if isinstance(self.source, Path):
             state = self.state()
@@ -270,12 +270,14 @@ class Upload:
             self._known[key] = facts_of(self.content)
         return self._known.get(key)
 
-    def was_fetched(self, facts: Facts) -> None:
-        """Keep what came from elsewhere, so that it need not come again."""
+    def remember(self, facts: Facts) -> None:
+        """Remember the facts of a content that was fetched, so that it need not come again."""
         self._known[None] = facts
 
+    was_fetched = remember  # its former name
+
     def identity(self) -> dict[str, Any]:
-        """Return as JSON what tells the file from others; reads a local file, fetches no URL."""
+        """Return JSON that identifies the file; reads a local file, fetches no URL."""
         source = self.remote
         if source is None:
             found = self.facts()
@@ -357,7 +359,7 @@ def opened(file: Content) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def facts_of(content: Content) -> Facts:
-    """Read all of it, with constant memory."""
+    """Return digest, size and file ending of a content, read with constant memory."""
     hasher, beginning, size = hashlib.sha256(), b"", 0
     with opened(content) as (stream, _):
         while piece := stream.read(_CHUNK):
@@ -422,7 +424,7 @@ def _checked_path(path: Path) -> tuple[Path, str | None, int]:
 
 
 def _is_empty(source: object) -> bool:
-    """Return whether it is in memory, and is empty."""
+    """Return whether a source is in memory and empty."""
     return source == b"" or (isinstance(source, io.BytesIO) and not _size_of(source))
 
 
@@ -436,7 +438,7 @@ def _harmless(name: str) -> str | None:
 
 
 def _shown(text: object) -> str:
-    """Put a text on one line without control characters."""
+    """Return a text on one line without control characters."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
@@ -562,7 +564,7 @@ def _descriptor(file: BinaryIO) -> int | None:
 
 
 def _copy_of(file: BinaryIO) -> BinaryIO:
-    """Return what follows: in memory if it is little, else in a temporary file."""
+    """Return the rest of a stream: in memory if it is small, else in a temporary file."""
     first = file.read(_CHUNK)
     then = first and file.read(_CHUNK)
     if not then:

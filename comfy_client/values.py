@@ -75,7 +75,7 @@ def _short(value: str) -> str | None:
 
 
 def is_uuid(value: object) -> bool:
-    """Return whether it is a text as ``str(uuid.uuid4())`` gives it."""
+    """Return whether a value is a UUID as ``str(uuid.uuid4())`` writes it."""
     try:
         return isinstance(value, str) and str(uuid.UUID(value)) == value
     except ValueError:

@@ -9,15 +9,8 @@ import attrs
 from .. import runtime
 from ..errors import ClientClosed, ComfyError, JobInterrupted, JobTimeout
 from ..interrupts import in_full
-from ..jobs.job import (
-    SLICE,
-    Job,
-    cancel_in_time,
-    news_at,
-    state_of,
-    wait_for_one,
-    warn_that_it_runs,
-)
+from ..jobs.handle import SLICE
+from ..jobs.job import Job, cancel_in_time, wait_for_one
 from ..jobs.result import Result
 from ..transport.deadline import check_timeout
 from .items import Items
@@ -153,7 +146,7 @@ class InFlight:
         """Log how to re-attach to prompts that Ctrl-C leaves running."""
         for job in self.jobs.values():
             if job.status == "running":
-                warn_that_it_runs(job)
+                job.handle.warn_that_it_runs()
 
     # -- waiting -------------------------------------------------------------------------
 
@@ -204,14 +197,14 @@ class InFlight:
         server = self.server_of(job)
         ended_at = self._ends.get(server, 0.0)
         if self.timeout is not None:
-            state = state_of(job)
+            state = job.handle.state
             since = max(self._since[key], state.posted_at or state.news_at, ended_at)
             what = f"prompt {job.prompt_id} has not ended within {self.timeout:g} s"
             yield _Due(since + self.timeout, job, what)
         if self.stall_timeout is not None:
             others = self.jobs.values() if job.status != "running" else ()
             there = (one for one in others if server is None or self.server_of(one) == server)
-            latest = max(ended_at, *map(news_at, (job, *there)))
+            latest = max(ended_at, *(one.handle.news_at() for one in (job, *there)))
             what = f"no news of prompt {job.prompt_id} for {self.stall_timeout:g} s"
             yield _Due(latest + self.stall_timeout, job, what, stalled=True)
 

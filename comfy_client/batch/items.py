@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from .. import runtime
 from ..errors import ClientClosed
-from ..jobs.job import Job, at_end, wait_for_one
+from ..jobs.job import Job, wait_for_one
 from ..locks import check_may_wait
 from ..tracebacks import short_interrupts
 
@@ -90,7 +90,7 @@ class Items:
         check_may_wait()
         with contextlib.ExitStack() as stack:
             for job in jobs:
-                stack.enter_context(at_end(job, partial(self._news.put, None)))
+                stack.enter_context(job.handle.at_end(partial(self._news.put, None)))
             if self._found is None and not any(job.done() for job in jobs):
                 self._receive(seconds)
 

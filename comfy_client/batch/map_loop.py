@@ -18,7 +18,7 @@ from ..errors import (
     UploadTooLarge,
     WorkflowError,
 )
-from ..jobs.job import SLICE
+from ..jobs.handle import SLICE
 from ..jobs.result import Result
 from ..redaction import sealed
 from ..routes.prompts import AnyWorkflow, PromptOptions

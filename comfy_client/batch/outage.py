@@ -12,7 +12,7 @@ import attrs
 from .. import runtime
 from ..errors import ComfyError, ServerUnreachable
 from ..interrupts import causes
-from ..jobs.job import SLICE
+from ..jobs.handle import SLICE
 from ..jobs.poller import Poller
 from ..transport.backoff import Backoff
 from ..transport.deadline import Deadline, check_timeout

@@ -30,7 +30,7 @@ from ..errors import (
     JobLost,
     JobTimeout,
 )
-from ..jobs.job import Job, state_of
+from ..jobs.job import Job
 from ..jobs.outcomes import lost_error
 from ..jobs.result import Result
 from ..jobs.running import add_secrets_of
@@ -326,7 +326,7 @@ class _Sweeper:
             del self._flights[prompt_id]
             self._todo.put_back(point, host)
             return False
-        self._was_accepted |= state_of(job).accepted_at is not None
+        self._was_accepted |= job.handle.state.accepted_at is not None
         if self._journal is not None and job.prompt_id != prompt_id:  # a server before 0.3.45
             self._journal.note_id(self._keys[point], job.prompt_id)
         return True
@@ -421,7 +421,7 @@ class _Sweeper:
         self._was_accepted = True
         job = entry if isinstance(entry, Job) else None
         # A prompt that an earlier call in this process took back ends as interrupted.
-        was_taken_back = flight.was_taken_back or (job is not None and state_of(job).cancelled)
+        was_taken_back = flight.was_taken_back or (job is not None and job.handle.state.cancelled)
         is_gone = isinstance(outcome, JobLost) or (
             isinstance(outcome, JobInterrupted) and was_taken_back
         )
@@ -507,7 +507,7 @@ def _row_of(
 ) -> SweepRow:
     """Return the row of a prompt that a server had; ``took``: the seconds that it ran there."""
     result = outcome if isinstance(outcome, Result) else None
-    ended = (None if job is None else state_of(job).ended_at) or runtime.monotonic()
+    ended = (None if job is None else job.handle.state.ended_at) or runtime.monotonic()
     return SweepRow(
         flight.point,
         params,
@@ -529,7 +529,7 @@ def _may_have_run(flight: Flight, entry: Job | ComfyError | None, error: ComfyEr
         return True
     if not isinstance(entry, Job):
         return False
-    state = state_of(entry)
+    state = entry.handle.state
     is_on_the_way = isinstance(error, ClientClosed) and state.posted_at > 0
     return state.accepted_at is not None or is_on_the_way
 

@@ -10,7 +10,7 @@ import attrs
 
 from .. import runtime
 from ..events import PreviewEvent
-from ..jobs.job import Job, latest_previews
+from ..jobs.job import Job
 from ..showing.screen import Surface
 from .in_flight import InFlight
 from .row import SweepRow
@@ -111,7 +111,7 @@ class _SweepBar:
 
         running = next((job for job in jobs if job.status == "running"), None)
         if running is not None and running is not self._watched:
-            self._watched, self._latest = running, latest_previews(running)
+            self._watched, self._latest = running, running.handle.latest_previews()
         event = self._latest()
         if event is not None:
             self._preview = Preview(event.view)

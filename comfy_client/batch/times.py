@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 
 from ..errors import ComfyError, JobFailed, JobInterrupted
-from ..jobs.job import Job, state_of
+from ..jobs.job import Job
 from ..models import HistoryEntry
 from ..transport.deadline import Deadline, limited_silence
 from .row import SweepRow
@@ -17,7 +17,7 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 def execution_time(runner: Runner, host: str, job: Job) -> float | None:
     """Return the job's execution time; its record may lag the end event."""
-    took, client = state_of(job).took, runner.clients.get(host)
+    took, client = job.handle.state.took, runner.clients.get(host)
     if took is not None or client is None:
         return took
     try:

@@ -18,8 +18,8 @@ from .server_options import ANSWER_LIMIT, ServerOptions
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
-    from ..jobs.pooled import PooledJob
     from ..pool.pool import ComfyPool
+    from ..pool.pooled_job import PooledJob
     from ..workflow import Workflow
 
 #: Seconds between two checks.
@@ -154,11 +154,10 @@ def submitted(
 
 def _until_sent(job: PooledJob, timeout: float | None) -> None:
     """Wait until a server has queued the prompt; raise if that fails or takes too long."""
-    from ..jobs.job import state_of
     from ..transport.deadline import Deadline
 
     deadline = Deadline.after(timeout)
-    while state_of(job).accepted_at is None:
+    while job.handle.state.accepted_at is None:
         if job.done() or deadline.expired:
             job.result(0)
             return

@@ -58,7 +58,7 @@ def wait_for(
     try:
         # Import within try: imports take a while, and Ctrl-C may come meanwhile.
         from ..jobs.callbacks import Callbacks
-        from ..jobs.job import Limits
+        from ..jobs.handle import Limits
         from ..jobs.watching import wait_watched
         from ..showing.screen import surface
 
@@ -83,7 +83,7 @@ def cancel_interrupted(job: Job) -> None:
         note(f"Cancelling prompt {job.prompt_id}; Ctrl-C again leaves it running.")
         said = cancel_in_time([job])
     except KeyboardInterrupt:
-        from ..jobs.pooled import PooledJob
+        from ..pool.pooled_job import PooledJob
 
         where = f" --host {job.server}" if isinstance(job, PooledJob) and job.server else ""
         note(f"It may keep running: comfy-client cancel {job.prompt_id}{where}")

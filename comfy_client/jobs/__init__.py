@@ -7,13 +7,14 @@ From the bottom up:
 ``progress``, ``names``, ``gallery``, ``output``, ``result``
     How far it is, and what it left: under which names it is saved (``transport/local_files.py``
     writes it), and how it is shown, by ``gallery`` in notebooks.
-``job_events``, ``tracked``, ``queue_monitor``, ``deafness``, ``ledger``, ``tracker``
+``prompt``, ``queue_monitor``, ``deafness``, ``ledger``, ``tracker``
     The ``Ledger`` counts prompts, and logs their steps.  The ``Tracker`` has the registry and
     the lock.  It applies events to states, and ends each job once (``Tracker.resolve``).
 ``lookup``, ``poller``
     The ``Poller`` asks queue and history over HTTP, in a thread of its own.
-``cancel``, ``describe``, ``job``
-    What users hold in their hands: a ``Job``.
+``cancel``, ``describe``, ``handle``, ``job``
+    What users hold in their hands: a ``Job``, a thin future.  Its ``JobHandle`` does the work, for
+    the modules of the library, too.
 ``watching``
     What a bar shows of a job (``showing/bars.py`` draws it).
 ``callbacks``

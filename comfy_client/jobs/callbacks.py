@@ -22,17 +22,8 @@ from ..events import (
 )
 from ..signals import Receivers, call_safely, is_callback
 from ..values import is_real
-from .job import (
-    Job,
-    Limits,
-    follow,
-    hand_over,
-    outcome,
-    queue_news,
-    result_of,
-    routes_of,
-    state_of,
-)
+from .handle import Limits
+from .job import Job
 from .result import NodeOutput, Result, output_of
 
 #: Seconds between two looks at the place in the queue, which no event of a prompt tells.
@@ -137,7 +128,7 @@ class Caller:
     def end(self) -> float:
         """Call what has not been called by the end of the job."""
         self._release()
-        result = result_of(self._job)
+        result = self._job.handle.result
         if result is not None:
             if self._awaits_start:
                 self._begin()
@@ -159,7 +150,7 @@ class Caller:
 
     def _is_begun(self, event: Event) -> bool:
         sure = isinstance(event, ExecutionStart | ExecutionSuccess | ExecutionError)
-        return sure or state_of(self._job).running_since is not None
+        return sure or self._job.handle.state.running_since is not None
 
     def _begin(self) -> None:
         self._awaits_start = False
@@ -168,10 +159,10 @@ class Caller:
 
     def _look(self) -> None:
         """Return whether it has begun, as HTTP may know; else its place in the queue."""
-        if state_of(self._job).running_since is not None:
+        if self._job.handle.state.running_since is not None:
             self._begin()
         elif self._to.on_queue is not None:
-            news, now = queue_news(self._job), runtime.monotonic()
+            news, now = self._job.handle.queue_news(), runtime.monotonic()
             seen, at = self._counted
             if news is None or (news == seen and now < at + _RECOUNT):
                 return
@@ -186,8 +177,8 @@ class Caller:
     def _show(self, event: Executed) -> None:
         if event.node is None or event.output is None or self._to.on_output is None:
             return
-        graph: Mapping[str, Any] = state_of(self._job).graph
-        output = output_of(event.node, event.output, routes_of(self._job), graph)
+        graph: Mapping[str, Any] = self._job.handle.state.graph
+        output = output_of(event.node, event.output, self._job.handle.routes, graph)
         self._shown.add(event.node)
         self._call(self._to.on_output, event.node, output)
 
@@ -229,17 +220,22 @@ def wait(
     callbacks: Callbacks = Callbacks(),  # it is frozen
     tick: Callable[[], float] | None = None,
 ) -> Result:
-    """Wait for a job, and call back in this thread meanwhile; for ``tick`` see :func:`outcome`."""
+    """Wait for a job, and call back in this thread meanwhile.
+
+    For ``tick`` see :meth:`JobHandle.outcome`.
+    """
     if not callbacks:
-        return outcome(job, limits, tick)  # without its events, each of which would wake us up
+        return job.handle.outcome(
+            limits, tick
+        )  # without its events, each of which would wake us up
     caller = Caller(job, callbacks, partial(_call, job))
     if callbacks.are_timed:
         tick = caller.tick if tick is None else _both(tick, caller.tick)
-    events = follow(job, limits, tick)
+    events = job.handle.follow(limits, tick)
     with contextlib.closing(events):
         for event in events:
             caller.take(event)
-    result = outcome(job, limits)
+    result = job.handle.outcome(limits)
     caller.end()
     return result
 
@@ -277,5 +273,5 @@ def deliver(receivers: Receivers, callbacks: Callbacks, job: Job) -> Callable[[]
         if callbacks.are_timed:
             receivers.hand(caller, caller.tick)
 
-    hand_over(job, take)
+    job.handle.hand_over(take)
     return look

@@ -8,12 +8,12 @@ from .. import runtime
 from ..errors import ApiError, ServerUnreachable
 from ..transport.deadline import Deadline
 from .poller import Poller
+from .prompt import TrackedPrompt
 from .state import JobState
 from .stopping import stop_by_id
-from .tracked import Tracked
 
 
-def cancel(one: Tracked, poller: Poller, done: Callable[[], bool], *, force: bool) -> bool:
+def cancel(one: TrackedPrompt, poller: Poller, done: Callable[[], bool], *, force: bool) -> bool:
     """See :meth:`Job.cancel`."""
     tracker, timing = poller.tracker, poller.timing
     deadline = Deadline.after(timing.look_up)

@@ -30,7 +30,8 @@ from ..workflow.edit import Workflow, as_workflow, with_inputs
 from ..workflow.file_inputs import files_in
 from ..workflow.seeds import wants_seeds
 from .callbacks import Callbacks, deliver, wait
-from .job import SLICE, Job, Limits, OnInterrupt, cancelling, wait_for_one
+from .handle import SLICE, Limits
+from .job import Job, OnInterrupt, cancelling, wait_for_one
 from .lookup import find, spellings
 from .parts import Parts
 from .poller import Poller

@@ -20,9 +20,9 @@ from ..locks import shared_lock
 from ..signals import Receivers
 from .order import Order
 from .outcomes import status_of
+from .prompt import TrackedPrompt
 from .result import Result
 from .state import Counted, JobState
-from .tracked import Tracked
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -99,7 +99,7 @@ class Ledger:
             words = "" if waited is None else f", {waited:.1f} s after its submission"
             self._later(_write, state.prompt_id, "started", f"started{words}", waited=waited)
 
-    def settle(self, one: Tracked, end: Result | Exception) -> None:
+    def settle(self, one: TrackedPrompt, end: Result | Exception) -> None:
         """Log how it ended, unless only the client did, and have all waits for it end."""
         if log.isEnabledFor(logging.INFO) and not isinstance(end, ClientClosed):
             seconds = (

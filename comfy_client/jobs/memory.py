@@ -23,7 +23,7 @@ from ..transport.failures import is_away
 from ..workflow import Workflow
 from ..workflow.edit import graph_of
 from ..workflow.seeds import draw_wanted
-from .job import Limits
+from .handle import Limits
 from .poller import Poller
 from .result import Result
 

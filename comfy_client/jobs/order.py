@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from .tracked import Tracked
+from .prompt import TrackedPrompt
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -23,10 +23,10 @@ class Order:
 
     changes: int
     numbers: list[float]
-    running: Tracked | None
+    running: TrackedPrompt | None
 
     @classmethod
-    def of(cls, prompts: Iterable[Tracked], changes: int) -> Order:
+    def of(cls, prompts: Iterable[TrackedPrompt], changes: int) -> Order:
         """Sort these prompts."""
         numbers, running = [], None
         for one in prompts:

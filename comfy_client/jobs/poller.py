@@ -30,10 +30,10 @@ from ..transport.backoff import Backoff
 from ..transport.deadline import Deadline, read_timeout
 from ..transport.failures import is_away
 from .lookup import find
+from .prompt import TrackedPrompt
 from .state import Outcome
 from .stopping import Stops
-from .tracked import Tracked, WakeUp
-from .tracker import Tracker
+from .tracker import Tracker, WakeUp
 
 if TYPE_CHECKING:
     from ..models import HistoryEntry
@@ -99,7 +99,7 @@ class Poller:
             if ending is not None:
                 ending.due = 0.0
 
-    def ask_now(self, one: Tracked) -> None:
+    def ask_now(self, one: TrackedPrompt) -> None:
         """Ask about a prompt at once: a caller waits for it, or the server has just answered."""
         self.tracker.not_before = 0.0
         one.state.wanted_at = runtime.monotonic()
@@ -147,7 +147,7 @@ class Poller:
         soon = max(self.tracker.not_before, min(times, default=now + timing.deaf))
         return min(timing.deaf, max(0.01, min(soon, stops_at) - runtime.monotonic()))
 
-    def _redial_if_deaf(self, known: Sequence[Tracked], now: float) -> None:
+    def _redial_if_deaf(self, known: Sequence[TrackedPrompt], now: float) -> None:
         """Redial a socket on which our submissions did not show."""
         generation = self.tracker.connection.generation
         changes = [
@@ -157,9 +157,9 @@ class Poller:
         ]
         self.tracker.deafness.redial_if_deaf(changes, now)
 
-    def _ask(self, known: Sequence[Tracked], due: Sequence[Tracked]) -> None:
+    def _ask(self, known: Sequence[TrackedPrompt], due: Sequence[TrackedPrompt]) -> None:
         """Ask once for all prompts; a failure concerns those that the question was about."""
-        about: Sequence[Tracked] = due
+        about: Sequence[TrackedPrompt] = due
         try:
             for each in self._questions(self.tracker.routes(), known, due):
                 about = each
@@ -172,8 +172,8 @@ class Poller:
             self._put_off(about, UnexpectedResponse(_nonsense(exc)))
 
     def _questions(
-        self, routes: Routes, known: Sequence[Tracked], due: Sequence[Tracked]
-    ) -> Iterator[Sequence[Tracked]]:
+        self, routes: Routes, known: Sequence[TrackedPrompt], due: Sequence[TrackedPrompt]
+    ) -> Iterator[Sequence[TrackedPrompt]]:
         """Ask, and yield before each question the prompts that it is about."""
         for one in due:
             yield [one]
@@ -195,7 +195,7 @@ class Poller:
         # What one snapshot tells of the others need not be asked again soon.
         others = [one for one in known if snapshot and self._is_concerned(one, snapshot)]
         followed -= set(others)
-        unsure: list[Tracked] = []  # in no history, and the queue cannot be read
+        unsure: list[TrackedPrompt] = []  # in no history, and the queue cannot be read
         try:
             for one in dict.fromkeys([*due, *others]):
                 yield [one]  # its record may be what cannot be read; the others are asked for
@@ -208,7 +208,7 @@ class Poller:
                 self._put_off(unsure, trouble, counts=False)
 
     def _look_at_queue(
-        self, routes: Routes, known: Sequence[Tracked], unseen: Sequence[Tracked]
+        self, routes: Routes, known: Sequence[TrackedPrompt], unseen: Sequence[TrackedPrompt]
     ) -> tuple[QueueSnapshot | None, ComfyError | None]:
         """Return the queue, or why it cannot be read; the history may be readable all the same."""
         try:
@@ -225,7 +225,7 @@ class Poller:
         return None, trouble
 
     def _snapshot(
-        self, routes: Routes, known: Sequence[Tracked], unseen: Sequence[Tracked]
+        self, routes: Routes, known: Sequence[TrackedPrompt], unseen: Sequence[TrackedPrompt]
     ) -> QueueSnapshot:
         """Return a snapshot of the queue; the last one, if it is still good."""
         monitor = self.tracker.monitor
@@ -243,7 +243,7 @@ class Poller:
         return monitor.refresh(routes, unread)
 
     def _ask_history(
-        self, routes: Routes, one: Tracked, snapshot: QueueSnapshot | None, *, followed: bool
+        self, routes: Routes, one: TrackedPrompt, snapshot: QueueSnapshot | None, *, followed: bool
     ) -> bool:
         """Ask for its record, unless it is in the queue; False: it has none, and may be there.
 
@@ -269,7 +269,7 @@ class Poller:
         self._backoff.reset()
         return True
 
-    def _look_for_end(self, routes: Routes, one: Tracked) -> None:
+    def _look_for_end(self, routes: Routes, one: TrackedPrompt) -> None:
         asked = one.state.prompt_id
         entry = routes.get_history(asked)
         if entry is not None:
@@ -277,12 +277,12 @@ class Poller:
             self._backoff.reset()
 
     def _use_stale_snapshot(
-        self, routes: Routes, unseen: Sequence[Tracked], stale: QueueSnapshot
-    ) -> Iterator[Sequence[Tracked]]:
+        self, routes: Routes, unseen: Sequence[TrackedPrompt], stale: QueueSnapshot
+    ) -> Iterator[Sequence[TrackedPrompt]]:
         """Do without the queue, since the last request for it took long: use what it said."""
         running = 0
 
-        def place(one: Tracked) -> tuple[float, float]:
+        def place(one: TrackedPrompt) -> tuple[float, float]:
             return stale.place(one.state.prompt_id), one.state.posted_at
 
         for one in sorted(unseen, key=place):  # as they will end
@@ -301,7 +301,7 @@ class Poller:
                 soon = runtime.monotonic() + self.timing.silence_cap
                 state.check_at = min(self.tracker.monitor.rests_until, soon)
 
-    def _is_followed(self, one: Tracked) -> bool:
+    def _is_followed(self, one: TrackedPrompt) -> bool:
         """Return whether the queue has nothing new: the socket reported the end or the start."""
         state = one.state
         if state.awaits_history or state.missed_at is not None:
@@ -309,7 +309,7 @@ class Poller:
         is_recent = runtime.monotonic() - self.tracker.monitor.at < self.timing.follow
         return state.started and is_recent and state.is_whole(self.tracker.link)
 
-    def _is_concerned(self, one: Tracked, snapshot: QueueSnapshot) -> bool:
+    def _is_concerned(self, one: TrackedPrompt, snapshot: QueueSnapshot) -> bool:
         """Return whether a snapshot made for others shows its place, or that it ran and is gone."""
         state = one.state
         if state.decided or state.awaits_history:
@@ -321,7 +321,7 @@ class Poller:
 
     def _apply(
         self,
-        one: Tracked,
+        one: TrackedPrompt,
         change: Callable[[float, int | None], Outcome | None] | Callable[[float, int | None], None],
     ) -> Outcome | None:
         """Change what is known of a prompt, and end it if that says so."""
@@ -335,7 +335,7 @@ class Poller:
             tracker.resolve(one, outcome)
         return outcome
 
-    def _apply_history(self, one: Tracked, entry: HistoryEntry | None, asked: str) -> None:
+    def _apply_history(self, one: TrackedPrompt, entry: HistoryEntry | None, asked: str) -> None:
         """Apply what history says of the id under which it was asked."""
         state, tracker = one.state, self.tracker
 
@@ -354,7 +354,7 @@ class Poller:
 
         self._apply(one, change)
 
-    def find(self, one: Tracked) -> bool:
+    def find(self, one: TrackedPrompt) -> bool:
         """Look for it under another id, by our mark; return whether it has another id now.
 
         Asks no more, unless it may be on its way yet.
@@ -369,7 +369,9 @@ class Poller:
             state.search_by_mark = found is None and state.lost_delay is not None
         return one.state.prompt_id != before
 
-    def _put_off(self, some: Sequence[Tracked], exc: ComfyError, *, counts: bool = True) -> None:
+    def _put_off(
+        self, some: Sequence[TrackedPrompt], exc: ComfyError, *, counts: bool = True
+    ) -> None:
         """Ask about prompts later, as HTTP fails; after each failure later still.
 
         Only prompts that HTTP keeps refusing, and that nothing else tells about, are given up.
@@ -447,7 +449,7 @@ def _poll(owner: weakref.ref[Poller], wake: WakeUp) -> None:
         wake.wait(delay)
 
 
-def _may_wait(one: Tracked) -> bool:
+def _may_wait(one: TrackedPrompt) -> bool:
     """Return whether its first question has been answered, or is not urgent."""
     return one.state.http_checked or not one.state.attached
 

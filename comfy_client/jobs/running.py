@@ -13,7 +13,6 @@ from .callbacks import Callbacks
 from .execute import submit_workflow
 from .job import Job
 from .parts import Parts
-from .poller import Poller
 
 
 class Running(Routes):
@@ -46,11 +45,6 @@ class Running(Routes):
     def host(self) -> str:
         """The URL of its server."""
         raise NotImplementedError
-
-
-def poller_of(client: Running) -> Poller:
-    """Return the poller of a client."""
-    return client.parts.poller
 
 
 def add_secrets_of(client: Running, secrets: Secrets) -> None:

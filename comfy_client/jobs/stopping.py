@@ -16,8 +16,8 @@ from ..errors import ClientClosed, ComfyError, NotSupported
 from ..events import Event, Executing
 from ..routes import Routes
 from ..transport.http import Http
+from .prompt import TrackedPrompt
 from .queue_monitor import heeds_id
-from .tracked import Tracked
 from .tracker import Tracker
 
 log: logging.Logger = logging.getLogger("comfy_client")
@@ -86,9 +86,9 @@ class Stops:
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
-        self._stops: dict[Tracked, _Stop] = {}
+        self._stops: dict[TrackedPrompt, _Stop] = {}
 
-    def watch(self, one: Tracked, *, force: bool = False) -> None:
+    def watch(self, one: TrackedPrompt, *, force: bool = False) -> None:
         """Watch a prompt that the server has agreed to stop, and ask again if it runs on."""
         known = self._stops.get(one)
         if known is not None:
@@ -114,7 +114,7 @@ class Stops:
         began = [stop.again_at for stop in self._stops.values() if stop.node_began]
         return min(began, default=float("inf"))
 
-    def _send(self, one: Tracked, stop: _Stop) -> None:
+    def _send(self, one: TrackedPrompt, stop: _Stop) -> None:
         stop.node_began = False  # first: what begins while it is sent, has not heard of it either
         stop.left -= 1
         prompt_id = one.state.prompt_id

@@ -39,11 +39,12 @@ from ..transport.http import Http, segment
 from ..transport.websocket import State
 from ..values import is_uuid
 from ..workflow.edit import names_of
+from .handle import JobHandle
 from .job import Job
 from .lookup import find, spellings
 from .poller import Poller
+from .prompt import TrackedPrompt
 from .state import JobState
-from .tracked import Tracked
 from .tracker import Tracker
 
 log: logging.Logger = logging.getLogger("comfy_client")
@@ -77,13 +78,13 @@ def submit(
     tracker = poller.tracker
     try:
         one, body = prepare(tracker, workflow, prompt_id, wants_previews, options, strict=strict)
-        job = Job(routes, one, poller)
+        job = Job(JobHandle(one, routes, poller))
         if keep_events:
             one.events.keep_all()
         if begun is not None:
             begun(job)
         _send(poller, one, body, deadline, resubmit=resubmit)
-        if job.node_errors:
+        if one.state.node_errors:
             warn_or_refuse(job, tracker.http.identity.hide, strict=strict)
     except ComfyError as exc:
         tracker.publish(ErrorEvent(name="queue_error", error=exc))
@@ -99,7 +100,7 @@ def prepare(
     options: PromptOptions,
     *,
     strict: bool,
-) -> tuple[Tracked, Mapping[str, Any]]:
+) -> tuple[TrackedPrompt, Mapping[str, Any]]:
     """Make a prompt, and the body of its POST."""
     prompt_id = str(uuid.uuid4()) if prompt_id is None else _canonical(prompt_id)
     client_id = tracker.connection.client_id
@@ -122,7 +123,12 @@ def prepare(
 
 
 def _send(
-    poller: Poller, one: Tracked, body: Mapping[str, Any], deadline: Deadline, *, resubmit: bool
+    poller: Poller,
+    one: TrackedPrompt,
+    body: Mapping[str, Any],
+    deadline: Deadline,
+    *,
+    resubmit: bool,
 ) -> None:
     tracker, state = poller.tracker, one.state
     connection = tracker.connection
@@ -193,7 +199,7 @@ def attach(
         state.output_names = output_names or {}
         state.client_id = tracker.posted_as.get(prompt_id) or tracker.connection.client_id
         state.attach(runtime.monotonic(), lost_delay, None if ending is None else ending.event)
-        job = Job(routes, one, poller)
+        job = Job(JobHandle(one, routes, poller))
         tracker.add(one)
         tracker.ledger.count(state, "attached" if ending is None else "before")
     if ending is not None:
@@ -220,7 +226,12 @@ def _canonical(prompt_id: str) -> str:
 
 
 def post(
-    poller: Poller, one: Tracked, body: Mapping[str, Any], deadline: Deadline, *, resubmit: bool
+    poller: Poller,
+    one: TrackedPrompt,
+    body: Mapping[str, Any],
+    deadline: Deadline,
+    *,
+    resubmit: bool,
 ) -> models.QueuedPrompt:
     """Send ``POST /prompt``; without an answer, look for the prompt."""
     http, timing, state = poller.tracker.http, poller.timing, one.state

@@ -38,19 +38,22 @@ from ..timing import Timing
 from ..transport.http import Http
 from ..transport.websocket import Connection, Handler, State
 from .deafness import DeafnessCheck
-from .job_events import JobEvents
 from .ledger import Ledger, log_connection
-from .orphans import Orphans
 from .outcomes import too_large, with_finality
 from .progress import NodeTimes, fraction_of
+from .prompt import JobEvents, Orphans, TrackedPrompt, Waiter, result_of
 from .queue_monitor import QueueMonitor
 from .result import Result
 from .state import MAY_END, JobState, Outcome
-from .tracked import Tracked, Waiter, WakeUp, result_of
 
 #: Recent prompts whose end is remembered: so many, and so many bytes of these ends.
 REMEMBERED: Final = 1000
 REMEMBERED_BYTES: Final = 32 << 20
+
+_NO_PREVIEWS: Final = (
+    "someone listens to previews, but the server sends none: start ComfyUI with "
+    "--preview-method auto (servers from 0.5 on are asked for them by this library)"
+)
 
 #: Events that say which node runs.
 _NAMES_NODE: Final = (Executing, Progress)
@@ -79,7 +82,7 @@ def _attributed(
     return attrs.evolve(event, prompt_id=prompt_id)
 
 
-def _end_elsewhere(one: Tracked, ending: _EndRecord, link: int | None) -> Outcome | None:
+def _end_elsewhere(one: TrackedPrompt, ending: _EndRecord, link: int | None) -> Outcome | None:
     """Pass on an end that was reported already; return the outcome, or None to await its record."""
     one.state.end_event = ending.event
     one.events.receive(ending.event)
@@ -91,6 +94,38 @@ def _end_elsewhere(one: Tracked, ending: _EndRecord, link: int | None) -> Outcom
 
 def _nobody() -> None:
     """Return None, as a dead weak reference does: no job of the prompt is left."""
+
+
+class WakeUp:
+    """An event that wakes the thread that asks, or stops it.
+
+    Re-entrant, as no ``Event`` is: the finalizer of a forgotten client stops it in whichever
+    thread, at whichever moment.
+    """
+
+    def __init__(self) -> None:
+        self._lock = shared_lock()  # guards both flags; no other lock is taken within
+        self._changed = runtime.Condition(self._lock)
+        self._is_set = False
+        self.stopped: bool = False
+
+    def set(self, *, stop: bool = False) -> None:
+        """End the present wait, or the next one; ``stop``: and all later ones."""
+        with self._lock:
+            self._is_set = True
+            self.stopped = self.stopped or stop
+            self._changed.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it is set, or for so long."""
+        with self._lock:
+            self._changed.wait_for(lambda: self._is_set, seconds)
+            self._is_set = False
+
+    def wait_stopped(self, seconds: float) -> bool:
+        """Wait until it is stopped, or for so long; return whether it is."""
+        with self._lock:
+            return self._changed.wait_for(lambda: self.stopped, seconds)
 
 
 class Tracker:
@@ -144,7 +179,7 @@ class Tracker:
         self.posted_as: Newest[str] = Newest(REMEMBERED, REMEMBERED_BYTES)
         self.not_before: float = 0.0
         self.cancels_jobs = True
-        self._tracked: dict[str, Tracked] = {}
+        self._tracked: dict[str, TrackedPrompt] = {}
         self._orphans = Orphans(budget.most // 2)
         self._attached = 0  # prompts whose events may go to another client
         self._running: tuple[str, str] | None = None  # prompt and node that were named last
@@ -166,17 +201,17 @@ class Tracker:
     # -- the registry ----------------------------------------------------------------------
 
     @property
-    def outstanding(self) -> tuple[Tracked, ...]:
+    def outstanding(self) -> tuple[TrackedPrompt, ...]:
         """Prompts that have not ended."""
         with self.lock:
             return tuple(self._tracked.values())
 
-    def new(self, prompt_id: str, graph: Mapping[str, Any]) -> Tracked:
+    def new(self, prompt_id: str, graph: Mapping[str, Any]) -> TrackedPrompt:
         """Make a prompt that is not in the registry yet."""
         share = Share(self.budget)
         state = JobState(prompt_id, graph, share, self.timing)
         state.news_at = runtime.monotonic()
-        return Tracked(state, JobEvents(self.budget))
+        return TrackedPrompt(state, JobEvents(self.budget))
 
     def waiter(self, prompt_id: str) -> Waiter | None:
         """Return the job of a prompt that has not ended, or ended recently and is still kept."""
@@ -186,11 +221,11 @@ class Tracker:
         ending = self.ended.get(prompt_id)
         return None if ending is None or not ending.is_final else ending.waiter()
 
-    def get(self, prompt_id: str) -> Tracked | None:
+    def get(self, prompt_id: str) -> TrackedPrompt | None:
         """Return the prompt with that id, if it has not ended."""
         return self._tracked.get(prompt_id)
 
-    def is_posting(self, one: Tracked) -> bool:
+    def is_posting(self, one: TrackedPrompt) -> bool:
         """Return whether its submission has no answer yet."""
         return one in self._orphans.posting
 
@@ -198,7 +233,7 @@ class Tracker:
         """Return whether a prompt is or was recently this client's, or may turn out to be."""
         return prompt_id in self._tracked or prompt_id in self.ended or bool(self._orphans.posting)
 
-    def add(self, one: Tracked, *, posting: bool = False) -> None:
+    def add(self, one: TrackedPrompt, *, posting: bool = False) -> None:
         """Follow a prompt from now on; ``ValueError`` if another has its id."""
         state = one.state
         with self.lock:
@@ -214,20 +249,20 @@ class Tracker:
                 self._orphans.posting.add(one)
                 self.posted_as.put(state.prompt_id, state.client_id)
 
-    def answered(self, one: Tracked) -> None:
+    def answered(self, one: TrackedPrompt) -> None:
         """Note that a submission has been answered, or never will be."""
         with self.lock:
             self._orphans.posting.discard(one)
             self._orphans.drop(self._tracked.values())
 
-    def remove(self, one: Tracked) -> None:
+    def remove(self, one: TrackedPrompt) -> None:
         """Stop following a prompt."""
         with self.lock:
             if self._tracked.get(one.state.prompt_id) is one:
                 del self._tracked[one.state.prompt_id]
                 self._attached -= one.state.attached
 
-    def rename(self, one: Tracked, prompt_id: str) -> None:
+    def rename(self, one: TrackedPrompt, prompt_id: str) -> None:
         """Follow a prompt under the id that the server gave it."""
         with self.lock:
             self._tracked.pop(one.state.prompt_id, None)
@@ -238,7 +273,7 @@ class Tracker:
             else:
                 self._tracked[prompt_id] = one
 
-    def accept(self, one: Tracked, receipt: models.QueuedPrompt) -> None:
+    def accept(self, one: TrackedPrompt, receipt: models.QueuedPrompt) -> None:
         """Record that the server has queued a prompt, maybe under an id of its own."""
         state = one.state
         outcome = None
@@ -266,13 +301,13 @@ class Tracker:
         if state.awaits_history or self.link is None:
             self.wake.set()  # the thread may sleep for much longer
 
-    def _apply_orphans(self, one: Tracked) -> Outcome | None:
+    def _apply_orphans(self, one: TrackedPrompt) -> Outcome | None:
         """Apply events that came before the id was known; receivers have had them."""
         events = self._orphans.of(one.state)
         outcomes = (self._apply(one, with_finality(each, one.state.graph)) for each in events)
         return next(filter(None, outcomes), None)
 
-    def merge(self, one: Tracked, prompt_id: str) -> None:
+    def merge(self, one: TrackedPrompt, prompt_id: str) -> None:
         """Rename a prompt that was found under an id, or join the one that has the id already."""
         outcome = None
         with self.lock:
@@ -374,7 +409,7 @@ class Tracker:
                 if one.state.attached and departed >= one.state.leaves_at:
                     self.poll_soon(one.state, soon)
 
-    def _apply(self, one: Tracked, event: JobEvent) -> Outcome | None:
+    def _apply(self, one: TrackedPrompt, event: JobEvent) -> Outcome | None:
         """Apply an event to its prompt; the lock is held."""
         state = one.state
         if state.decided:
@@ -412,7 +447,7 @@ class Tracker:
 
     # -- the end -----------------------------------------------------------------------------
 
-    def resolve(self, one: Tracked, outcome: Outcome | Exception) -> None:
+    def resolve(self, one: TrackedPrompt, outcome: Outcome | Exception) -> None:
         """End a prompt, once: receivers get its end event, then all waits for it end.
 
         An exception in place of an outcome ends the waits only: nothing is known of the prompt.
@@ -449,7 +484,9 @@ class Tracker:
                 return
         self.ledger.settle(one, end)
 
-    def _remember(self, one: Tracked, event: EndEvent, outcome: Outcome | None = None) -> None:
+    def _remember(
+        self, one: TrackedPrompt, event: EndEvent, outcome: Outcome | None = None
+    ) -> None:
         """Note that receivers have the end event of a prompt."""
         has_record = outcome is None or outcome.has_record
         is_final = outcome is None or outcome.is_final
@@ -463,10 +500,7 @@ class Tracker:
     def _end_of(self, state: JobState, outcome: Outcome) -> Result | Exception:
         if outcome.lacks_previews and not self._hinted:
             self._hinted = True
-            state.remarks.append(
-                "someone listens to previews, but the server sends none: start ComfyUI with "
-                "--preview-method auto (servers from 0.5 on are asked for them by this library)"
-            )
+            state.remarks.append(_NO_PREVIEWS)
         return result_of(state, outcome, self.http, self.routes())
 
     def _keep_to_budget(self) -> None:

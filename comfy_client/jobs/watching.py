@@ -14,7 +14,8 @@ from ..events import PreviewEvent
 from ..showing import screen
 from ..showing.screen import Surface
 from .callbacks import Callbacks, wait
-from .job import Job, Limits, OnInterrupt, ends_within
+from .handle import Limits
+from .job import Job, OnInterrupt
 from .result import Result
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def wait_watched(
         return wait(job, limits, callbacks)
     begun, delay = runtime.monotonic(), None
     if surface != "notebook" and not callbacks and screen.DELAY > 0:
-        if ends_within(job, limits, screen.DELAY):
+        if job.handle.ends_within(limits, screen.DELAY):
             return wait(job, limits)
         delay = 0.0
     from ..showing.bars import Ticker, make_bar  # what is over in a moment does without

@@ -8,6 +8,7 @@ Modules:
     lifecycle: How a pool connects, shuts down, and ends with its process.
     taking_back: The prompts of one call, which are taken back when it ends.
     sweep_servers: The servers of a sweep: which point each runs next, and what failures mean.
+    pooled_job: A job of a pool, and its handle, which goes from server to server.
     dispatcher: The lock of a pool, under which each change is made.
     worker: The thread that makes the changes.
     server: The thread of each server, which connects to it and submits.

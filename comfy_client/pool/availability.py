@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from typing import Final
 
 from ..errors import JobLost
-from ..jobs.job import state_of
-from ..jobs.pooled import has_begun, queue_length
 from ..transport.failures import one_line
 from ..transport.websocket import State
 from ..workflow.graph import shorten
@@ -51,8 +49,8 @@ def may_have_begun(entry: Entry) -> bool:
     """Return whether a job may have begun: it was heard of, or there is no socket to hear of it."""
     if entry.inner is None:
         return False
-    has_socket = state_of(entry.inner).generation is not None
-    return has_begun(entry.inner) or (entry.was_first and not has_socket)
+    has_socket = entry.inner.handle.state.generation is not None
+    return entry.inner.handle.has_begun or (entry.was_first and not has_socket)
 
 
 def _expected(state: PoolState, now: float) -> list[str]:
@@ -170,7 +168,8 @@ def count_others(state: PoolState, member: Member, now: float) -> None:
     Its last count may or may not include our prompts that are on their way or have just ended.
     As far as that leaves the number open, it stays what it was.
     """
-    length, said_at = queue_length(member.api)
+    monitor = member.api.parts.poller.tracker.monitor
+    length, said_at = monitor.remaining or 0, monitor.status_at
     since = max(said_at, now - state.policy.intervals.settling)
     member.ended_at = [at for at in member.ended_at if at > since]
     ours = sum(one.inner is not None and not one.inner.done() for one in member.in_flight)

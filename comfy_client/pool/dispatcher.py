@@ -12,14 +12,13 @@ from .. import runtime
 from ..batch.items import Items
 from ..errors import ClientClosed
 from ..interrupts import in_full
-from ..jobs import pooled
 from ..jobs.callbacks import deliver
-from ..jobs.job import Job, when_ended
-from ..jobs.pooled import PooledJob
+from ..jobs.job import Job
 from ..locks import check_may_wait, shared_lock
 from ..signals import Receivers
 from . import availability, moving
 from .needs import Offer
+from .pooled_job import PooledJob
 from .refusals import awaited_servers, explain_wait, waits_for_away
 from .server import ServerThread, ask_all
 from .state import Entry, LogLine, Member, PoolState
@@ -93,7 +92,9 @@ class Dispatcher:
     def _take_news(self) -> list[Callable[[], object]]:
         """Return the calls that tell of ends of jobs, and then of all other news."""
         state = self.state
-        calls: list[Callable[[], object]] = [partial(pooled.end, *end) for end in state.ends]
+        calls: list[Callable[[], object]] = [
+            partial(job.handle.end, outcome, event) for job, outcome, event in state.ends
+        ]
         calls += [partial(self._tell, one) for one in state.news]
         state.ends, state.news = [], []
         state.telling += bool(calls)
@@ -339,7 +340,7 @@ class Dispatcher:
         with self._changing():
             entry.inner = inner
             member.clear_pending()
-        when_ended(inner, partial(_ask_to_end, self._worker, entry, inner))
+        inner.handle.when_ended(partial(_ask_to_end, self._worker, entry, inner))
         if entry.cancelled:
             member.unwanted.append(inner)
             member.wake()

@@ -21,10 +21,8 @@ from ..errors import (
     UnexpectedResponse,
 )
 from ..events import EndEvent
-from ..jobs import pooled
-from ..jobs.job import Job, result_of, state_of
-from ..jobs.outcomes import lost
-from ..jobs.pooled import PooledJob, was_cut_off
+from ..jobs.job import Job
+from ..jobs.outcomes import deleted, lost
 from ..jobs.result import Result
 from ..transport.failures import is_away
 from .availability import (
@@ -37,6 +35,7 @@ from .availability import (
     requeue,
     update_suspects,
 )
+from .pooled_job import PooledJob
 from .refusals import cannot_run, is_hopeless, lacks, out_of_reach
 from .schedule import Assignment, Waiting
 from .state import Entry, Member, PoolState
@@ -115,7 +114,7 @@ def abandon_jobs(state: PoolState) -> None:
     """Give up all jobs in the child of a fork: they belong to the parent."""
     for entry in state.entries.values():
         state.schedule.remove(entry.job)
-        pooled.abandon(entry.job)
+        entry.job.handle.abandon()
     state.entries.clear()
 
 
@@ -135,7 +134,7 @@ def give_up_impossible(state: PoolState, *, on_trust: bool = False) -> None:
         if may_end and not state.schedule.able(waiting):
             state.schedule.remove(waiting.key)
             state.failed += 1
-            pooled.refuse(entry.job)
+            entry.job.handle.refuse()
             state.finish(entry, cannot_run(waiting, state.members))
 
 
@@ -176,7 +175,7 @@ def handle_unsent(
 
 def _kind_of(error: Exception, entry: Entry, most: int) -> _Unsent:
     """Return what an error means that kept a job from its server; ``most``: moves at most."""
-    if isinstance(error, ClientClosed) and state_of(entry.job).posted_at:
+    if isinstance(error, ClientClosed) and entry.job.handle.state.posted_at:
         return "final"  # the server may have it
     if is_away(error):
         may_move = isinstance(error, ServerUnreachable) or entry.moves < most
@@ -235,7 +234,7 @@ def _move_on(state: PoolState, entry: Entry, prompt_id: str, *, or_back: bool = 
     if entry.is_swept and not or_back:
         entry.goes_on = True
         return False
-    pooled.leave(entry.job, prompt_id)
+    entry.job.handle.leave(prompt_id)
     requeue(state, entry)
     return True
 
@@ -248,14 +247,14 @@ def handle_end(state: PoolState, entry: Entry, inner: Job, now: float) -> None:
     member = entry.member
     if entry.inner is not inner or member is None or entry.job not in state.entries:
         return
-    outcome: Result | BaseException | None = result_of(inner)
+    outcome: Result | BaseException | None = inner.handle.result
     is_success = outcome is not None
     if outcome is None:
         outcome = inner.exception(0) or ClientClosed()
     if isinstance(outcome, JobLost):
         handle_loss(state, entry, outcome, None, now)
         return
-    member.ended_at.append(state_of(inner).ended_at or now)
+    member.ended_at.append(inner.handle.state.ended_at or now)
     release(state, member, entry, now)
     if is_success and entry.found is None and not member.leaving:
         if state.health.record_success(member.name, entry.waiting.needs):
@@ -282,7 +281,7 @@ def _prepare_rerun(
         record_failure(state, member, entry, error, now)
     if entry.cancelled or entry.stays or entry.failed or not may_move:
         return False
-    entry.failed, entry.refusal = (error, state_of(entry.job).end_event), error
+    entry.failed, entry.refusal = (error, entry.job.handle.state.end_event), error
     return _redirect(state, member, entry, now)
 
 
@@ -312,8 +311,8 @@ def handle_loss(
     member, inner = entry.member, entry.inner
     if member is None or inner is None:
         return
-    if was_cut_off(inner):
-        cut_off = [one for one in member.in_flight if one.inner and was_cut_off(one.inner)]
+    if inner.handle.was_cut_off:
+        cut_off = [one for one in member.in_flight if one.inner and one.inner.handle.was_cut_off]
         note_absence(member, cut_off)
     release(state, member, entry, now)
     if entry.was_first:
@@ -331,9 +330,9 @@ def handle_loss(
             return
     member.failed += not entry.goes_on
     if (entry.cancelled or entry.stays) and _only_waited(entry):
-        pooled.leave(entry.job)
+        entry.job.handle.leave()
         _end_withdrawn(state, entry)
-    elif entry.refusal is not None and state_of(inner).attached and not may_have_begun(entry):
+    elif entry.refusal is not None and inner.handle.state.attached and not may_have_begun(entry):
         _end_refused(state, entry, entry.refusal)
     else:
         state.finish(entry, error, event)
@@ -354,7 +353,7 @@ def _prepare_retry(
     if _only_waited(entry):
         return True
     is_new = entry.found is None and not (entry.began or may_have_begun(entry))
-    if is_new and state_of(inner).attached:  # its answer was no answer, and it does not have it
+    if is_new and inner.handle.state.attached:  # its answer was no answer, and it does not have it
         record_failure(state, member, entry, entry.refusal or error, now)
         return _redirect(state, member, entry, now)
     policy = state.policy
@@ -372,11 +371,11 @@ def _end_refused(state: PoolState, entry: Entry, error: Exception) -> None:
     if entry.failed is not None:
         state.finish(entry, *entry.failed)
         return
-    pooled.refuse(entry.job)
+    entry.job.handle.refuse()
     state.finish(entry, error)
 
 
 def _end_withdrawn(state: PoolState, entry: Entry) -> None:
     """End a job that its user cancelled before a server had it."""
-    event, error = pooled.withdrawal(entry.job)
+    event, error = deleted(entry.job.prompt_id)
     state.finish(entry, error, event)

@@ -16,8 +16,8 @@ from ..errors import ComfyError
 from ..events import JobEvent, PreviewEvent, Progress
 from ..jobs.callbacks import Callbacks
 from ..jobs.execute import AnyJob, as_completed
-from ..jobs.job import Job, Limits, OnInterrupt
-from ..jobs.pooled import PooledJob
+from ..jobs.handle import Limits
+from ..jobs.job import Job, OnInterrupt
 from ..jobs.result import NodeOutput, Result
 from ..redaction import sealed
 from ..routes.prompts import AnyWorkflow, PromptOptions, check_names, seal
@@ -28,6 +28,7 @@ from ..workflow.address import Inputs
 from . import lifecycle, submission
 from .dispatcher import Dispatcher
 from .membership import AnyServer, Servers, check_servers, name_of
+from .pooled_job import PooledJob
 from .schedule import Mode
 from .state import Intervals, OnFailed, OnLost, Policy, PoolState
 from .status import POOL_EVENTS, PoolStatus

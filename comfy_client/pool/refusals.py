@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..errors import ComfyError, ServerUnreachable, WorkflowError
-from ..jobs.pooled import PooledJob
 from .needs import Need
+from .pooled_job import PooledJob
 from .schedule import Waiting
 from .state import Entry, Member, PoolState
 

@@ -17,8 +17,7 @@ from ..errors import (
     SubmitUncertain,
     UnexpectedResponse,
 )
-from ..jobs.job import Job, state_of
-from ..jobs.pooled import follow
+from ..jobs.job import Job
 from ..jobs.running import submit_begun
 from ..transport.backoff import Backoff
 from ..transport.deadline import LONGEST, Deadline, limited_silence
@@ -228,7 +227,7 @@ class ServerThread:
         def begun(inner: Job) -> None:
             if entry.cancelled:
                 raise CancelledError  # while its files were uploaded: the rest is not sent
-            follow(job, inner, member.name)
+            job.handle.follow_on(inner, member.name)
             entry.look()
 
         try:
@@ -248,7 +247,7 @@ class ServerThread:
             log.warning("%s; waiting until %s can tell", exc, member.name)
             self._attach(entry)
         except UnexpectedResponse as exc:
-            if exc.status >= 300 or not state_of(job).posted_at:
+            if exc.status >= 300 or not job.handle.state.posted_at:
                 self._owner.mark_unsent(member, entry, exc)
                 return
             entry.refusal = exc  # the server may have the job all the same
@@ -271,7 +270,7 @@ class ServerThread:
 
     def _follow(self, entry: Entry, inner: Job) -> None:
         """Have a job follow a prompt that its server has."""
-        follow(entry.job, inner, self.member.name)
+        entry.job.handle.follow_on(inner, self.member.name)
         entry.look()
         self._owner.mark_submitted(self.member, entry, inner)
 

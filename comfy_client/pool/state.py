@@ -19,11 +19,11 @@ from ..errors import JobFailed
 from ..events import EndEvent
 from ..jobs.callbacks import Callbacks
 from ..jobs.job import Job
-from ..jobs.pooled import PooledJob
 from ..jobs.result import Result
 from ..workflow import Workflow
 from .health import Health
 from .needs import Offer
+from .pooled_job import PooledJob
 from .schedule import Mode, Schedule, Server, Waiting, anything
 from .status import PoolEvent, PoolStatus, ServerStatus
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ComfyError, WorkflowError
 from ..jobs.callbacks import Callbacks
-from ..jobs.job import Job, Limits, OnInterrupt, cancel_in_time, cancelling, routes_of
-from ..jobs.pooled import PooledJob, keep_events
+from ..jobs.handle import Limits
+from ..jobs.job import Job, OnInterrupt, cancel_in_time, cancelling
 from ..jobs.result import Result
 from ..jobs.submit import time_left
 from ..jobs.watching import wait_watched
@@ -26,6 +26,7 @@ from ..workflow.file_inputs import files_in
 from .lifecycle import READY, connect_once
 from .membership import Servers
 from .needs import models_of, needs_of
+from .pooled_job import PooledHandle, PooledJob
 from .schedule import Waiting
 from .state import Entry
 from .taking_back import run_pool_map, sweep_prompts
@@ -94,7 +95,9 @@ def enqueue(
     connect_once(dispatcher, ready_in)
     graph = graph_of(workflow)
     known = {} if files_in(graph) else graph
-    job = PooledJob(servers.any_client(), str(uuid.uuid4()), known, dispatcher)
+    client, prompt_id = servers.any_client(), str(uuid.uuid4())
+    handle = PooledHandle(client, client.parts.poller, prompt_id, known, dispatcher)
+    job = PooledJob(handle)
     needs = needs_of(graph)
     waiting = Waiting(
         job,
@@ -146,7 +149,7 @@ def run(
                 jobs.append(job)
                 to_cancel.append(job)
                 if callbacks:
-                    keep_events(job)
+                    job.handle.events.keep_all()
 
             ready_in = limits.left(READY)
             try:
@@ -166,7 +169,7 @@ def run(
     from ..jobs.memory import run_again_after_oom  # few programs want it
 
     timing = servers.any_client().timing
-    return run_again_after_oom(lambda: routes_of(jobs[-1]), timing, limits, attempt, workflow)
+    return run_again_after_oom(lambda: jobs[-1].handle.routes, timing, limits, attempt, workflow)
 
 
 # -- many workflows ----------------------------------------------------------------------

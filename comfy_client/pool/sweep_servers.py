@@ -31,12 +31,12 @@ from ..errors import (
     WorkflowError,
 )
 from ..jobs.callbacks import Callbacks
-from ..jobs.job import SLICE, Job
+from ..jobs.handle import SLICE
+from ..jobs.job import Job
 from ..jobs.outcomes import lost_error
 from ..jobs.poller import Poller
-from ..jobs.pooled import PooledJob, prompt_of
 from ..jobs.result import Result
-from ..jobs.running import Running, poller_of
+from ..jobs.running import Running
 from ..transport.deadline import LONGEST, Deadline, limited_silence
 from ..workflow import Workflow
 from ..workflow.edit import graph_of
@@ -44,6 +44,7 @@ from ..workflow.file_inputs import files_in
 from ..workflow.graph import as_link
 from .dispatcher import Dispatcher
 from .needs import Need, Needs, is_model, models_of, needs_of
+from .pooled_job import PooledHandle, PooledJob
 from .refusals import cannot_run, is_hopeless, lacks, out_of_reach
 from .schedule import Server, Waiting
 from .state import Entry, Member
@@ -125,9 +126,8 @@ class PoolRunner(Runner):
     def poller(self) -> Poller:
         """The poller of the first server."""
         members = self._members.values()
-        return poller_of(
-            next((member.api for member in members), next(iter(self.clients.values())))
-        )
+        client = next((member.api for member in members), next(iter(self.clients.values())))
+        return client.parts.poller
 
     @property
     def clients(self) -> Mapping[str, Running]:
@@ -337,7 +337,9 @@ class PoolRunner(Runner):
         found: Callable[[ComfyApi], Job] | None = None,
     ) -> Job | None:
         host, prompt_id = flight.host, flight.prompt_id
-        job = PooledJob(self._clients[host], prompt_id, graph, self._dispatcher)
+        client = self._clients[host]
+        poller = client.parts.poller
+        job = PooledJob(PooledHandle(client, poller, prompt_id, graph, self._dispatcher))
         # An earlier prompt is looked for on its server, whatever models that has by now.
         needs = needs_of(graph_of(workflow)) if found is None else frozenset[Need]()
         has_other = self._has_other(host, flight.point)
@@ -378,7 +380,7 @@ class PoolRunner(Runner):
             if self._let_move(flight, entry):
                 return Verdict(moves=True)
         job = self.prompts.get(flight.prompt_id)
-        inner = prompt_of(job) if isinstance(job, PooledJob) else None
+        inner = job.handle.given if isinstance(job, PooledJob) else None
         # Only its own server can say so; a silent one may know it when it is back.
         was_forgotten = (
             inner is not None and inner.done() and isinstance(inner.exception(0), JobLost)
@@ -424,7 +426,7 @@ class PoolRunner(Runner):
     def _recovery(self, host: str) -> Recovery:
         if host not in self._recoveries:
             client = self._clients[host]
-            self._recoveries[host] = Recovery(client, poller_of(client), self._sought)
+            self._recoveries[host] = Recovery(client, client.parts.poller, self._sought)
         return self._recoveries[host]
 
     def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:

@@ -12,13 +12,13 @@ from ..batch.in_flight import InFlight
 from ..batch.map_loop import check_in_flight, run_map
 from ..batch.runner import NOT_SENT, delete_pending
 from ..errors import ComfyError
-from ..jobs.job import Job, state_of
-from ..jobs.pooled import PooledJob, poller_of_job, prompt_of
+from ..jobs.job import Job
 from ..jobs.result import Result
 from ..routes.prompts import AnyWorkflow
 from ..transport.deadline import Deadline
 from ..workflow.definition_source import Definitions
 from .dispatcher import Dispatcher
+from .pooled_job import PooledJob
 
 #: Submits a workflow; its second argument is called with the job before that.
 Submit = Callable[[Any, Callable[[PooledJob], object]], PooledJob]
@@ -138,9 +138,9 @@ def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJ
                 runtime.sleep(_LOOK)
             if deadline.expired:
                 return
-            for some in _by_server(job for job in there if prompt_of(job) is not None):
+            for some in _by_server(job for job in there if job.handle.given is not None):
                 ids = [job.prompt_id for job in some]
-                if delete_pending(poller_of_job(some[0]), ids, deadline.left()):
+                if delete_pending(some[0].handle.poller, ids, deadline.left()):
                     taken.extend(itertools.filterfalse(_is_on_the_way, some))
             there = list(filter(_is_on_the_way, there))
             if not there:
@@ -173,4 +173,4 @@ def _by_server(jobs: Iterable[PooledJob]) -> list[list[PooledJob]]:
 
 def _is_on_the_way(job: PooledJob) -> bool:
     """Return whether a job is being sent."""
-    return not job.done() and state_of(job).accepted_at is None
+    return not job.done() and job.handle.state.accepted_at is None

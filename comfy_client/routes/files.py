@@ -150,9 +150,9 @@ class FileRoutes(RouteGroup):
         """
         from ..upload import Upload  # many programs send no files
 
-        sending = self._sending(type, overwrite, timeout, on_progress)
+        uploader = self._uploader(type, overwrite, timeout, on_progress)
         upload = Upload(file, file_name, subfolder=subfolder, fetch=fetch)
-        return self._own(upload, sending) or sending.send(upload)
+        return self._own(upload, uploader) or uploader.send(upload)
 
     def upload_mask(
         self,
@@ -191,21 +191,21 @@ class FileRoutes(RouteGroup):
         from ..upload import Upload, named_by
         from ..upload import facts_of as content_facts
 
-        sending = self._sending(type, overwrite, timeout, on_progress)
+        uploader = self._uploader(type, overwrite, timeout, on_progress)
         mask = encoded(file, as_mask=True) if is_picture(file) else file
         upload = Upload(mask, file_name, subfolder=subfolder, fetch=fetch)
         original = self._check_exists(original_ref, "the server has no original")
         place = _view_params(original_ref)
-        with sending.here(upload) as content:
+        with uploader.content_of(upload) as content:
             name, digest = upload.name, content_facts(content).digest
             if name is None:
                 version = [original.headers.get(key) for key in _VERSION]
                 name = named_by(digest, [place, version], ".png")
                 result = models.UploadedImage(name, subfolder, type)
-                if not overwrite and sending.has(result):
+                if not overwrite and uploader.has(result):
                     return result
-            fields = {"original_ref": json.dumps(place), **sending.fields(upload)}
-            uploaded = sending.post("/upload/mask", fields, content, name, digest)
+            fields = {"original_ref": json.dumps(place), **uploader.fields(upload)}
+            uploaded = uploader.post("/upload/mask", fields, content, name, digest)
         self._check_exists(uploaded, "the server did not write")
         return uploaded
 
@@ -383,7 +383,7 @@ class FileRoutes(RouteGroup):
         with self._http.download("/view", params=params, timeout=timeout) as download:
             return write_atomically(target, download, if_exists=rule)
 
-    def _sending(
+    def _uploader(
         self, type: str, overwrite: bool, timeout: float | None, on_progress: OnProgress | None
     ) -> Uploader:
         from .uploads import Uploader  # not what every script waits for
@@ -394,10 +394,10 @@ class FileRoutes(RouteGroup):
         deadline = Deadline.after(timeout)
         return Uploader(self._http, self._sent, type, overwrite, deadline, on_progress)
 
-    def _own(self, upload: Upload, sending: Uploader) -> models.UploadedImage | None:
+    def _own(self, upload: Upload, uploader: Uploader) -> models.UploadedImage | None:
         """Return the reference of an output that this server has; None if it must be uploaded."""
         file = upload.remote
-        is_copy = sending.overwrite or upload.name is not None or upload.subfolder
+        is_copy = uploader.overwrite or upload.name is not None or upload.subfolder
         if file is None or isinstance(file, str) or is_copy:
             return None
         try:

@@ -54,7 +54,7 @@ def rejected(
 def unknown_classes(
     http: Http, exc: ApiError, graph: Mapping[str, Any], deadline: Deadline
 ) -> PromptRejected | None:
-    """Return what a 500 hides: an unknown class; ``None``: it is something else.
+    """Return the error for a 500 that hides an unknown class; ``None`` for any other 500.
 
     Servers before May 2024 stumble over one, and servers since 0.14 over one that they replace,
     if the node lacks an input that they take over.
@@ -83,7 +83,7 @@ def unknown_classes(
 
 
 def _node_names(http: Http, deadline: Deadline) -> Sequence[str]:
-    """Classes of the server, for a hint; no hint is worth a failure, or more time."""
+    """Return the server's classes, for a hint; empty if it takes long or fails."""
     try:
         left = deadline.require(20.0)
         info = http.json("GET", "/object_info", timeout=left)
@@ -93,7 +93,7 @@ def _node_names(http: Http, deadline: Deadline) -> Sequence[str]:
 
 
 def _replacements(http: Http, deadline: Deadline) -> Mapping[str, Any]:
-    """Return what the server puts in the place of classes; servers before 0.14: nothing."""
+    """Return the server's replacements of classes; empty before 0.14."""
     try:
         left = deadline.require(20.0)
         found = http.json("GET", "/node_replacements", timeout=left, max_bytes=SMALL)

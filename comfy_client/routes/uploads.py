@@ -28,7 +28,7 @@ Sent: TypeAlias = dict[tuple[str, str, str], tuple[object, UploadedImage]]
 
 @attrs.frozen(eq=False)
 class Uploader:
-    """Upload of one file."""
+    """Sends files to one folder of the server, with the same options."""
 
     http: Http
     sent: Sent
@@ -58,10 +58,10 @@ class Uploader:
         found = state and self._existing(upload, state)
         if found:
             return found
-        with self.here(upload) as content:
+        with self.content_of(upload) as content:
             if state is None or not is_here:  # it may have changed since
                 facts = facts_of(content)
-                upload.was_fetched(facts)
+                upload.remember(facts)
                 state = FileState(upload.name or facts.name, facts.digest, facts.size)
                 found = self._existing(upload, state)
                 if found:
@@ -84,7 +84,7 @@ class Uploader:
     def post(
         self, route: str, fields: dict[str, str], content: Content, name: str, digest: str | None
     ) -> UploadedImage:
-        """Send a content in any case, unless it has another SHA-256; ``None``: whatever it has."""
+        """Send a content, unless its SHA-256 is not ``digest``; ``None``: whatever it is."""
         answer = self.http.upload(
             route,
             fields,
@@ -136,8 +136,8 @@ class Uploader:
             self.sent[key] = state.version, answer
 
     @contextmanager
-    def here(self, upload: Upload) -> Iterator[Content]:
-        """Yield what is sent, fetched if it is elsewhere, in a stream that nobody else moves."""
+    def content_of(self, upload: Upload) -> Iterator[Content]:
+        """Yield the content to send, fetched if it is elsewhere, with a position of its own."""
         source = upload.remote
         if source is None:
             content = upload.content

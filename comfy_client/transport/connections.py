@@ -87,13 +87,13 @@ class Transfer:
         self._sock: socket.socket | None = None
         self._is_cut = False
 
-    def uses(self, sock: socket.socket) -> None:
-        """Have :meth:`cut` end this socket; raise ``OSError`` if it was called before."""
+    def use(self, sock: socket.socket) -> None:
+        """Have :meth:`cut` end this socket; raise ``OSError`` after an earlier :meth:`cut`."""
         self._sock = sock
         if self._is_cut:  # asked in this order, as cut() does it in the other
             raise ConnectionAbortedError("ended by another thread")
 
-    def leaves(self, sock: socket.socket) -> bool:
+    def release(self, sock: socket.socket) -> bool:
         """Have :meth:`cut` spare a socket from now on; return False if it has cut it already."""
         if self._sock is not sock:
             return True
@@ -180,7 +180,7 @@ def _response(sock: socket.socket, *args: Any, **kw: Any) -> http.client.HTTPRes
 
 
 class _InTime:
-    """Mixed into a connection: answers are read, and bodies sent, until the deadline."""
+    """Mixin for connections: read answers and send bodies until the deadline."""
 
     response_class: Any = staticmethod(_response)
     sock: Any
@@ -205,7 +205,7 @@ class _InTime:
         transfer = current.get()
         before, self._transfer = self._transfer, transfer
         if self.sock is not None and before is not None and before is not transfer:
-            is_left = before.leaves(self.sock)
+            is_left = before.release(self.sock)
             if not is_left and transfer is not None:  # nothing is sent: it takes another one
                 raise ClosedPoolError(None, "the connection is about to be cut")  # type: ignore[arg-type]  # no pool
         if transfer is None:
@@ -216,7 +216,7 @@ class _InTime:
             waits, self._waits_for_body = self._waits_for_body, False
             self.connect()  # type: ignore[attr-defined]
             self._waits_for_body = waits
-        transfer.uses(self.sock)
+        transfer.use(self.sock)
         if self._waits_for_body:
             self._waits_for_body, self._headers = False, data
             return
@@ -387,7 +387,7 @@ class _LightResponse(requests.Response):
 
 
 class Headers(CaseInsensitiveDict[Any]):
-    """Headers that are quick to copy: each request begins with a copy of those of all."""
+    """Headers that are quick to copy, as each request does."""
 
     _store: Any  # which the class of requests has
 

@@ -28,7 +28,7 @@ from ..errors import (
 )
 from .connections import answer_until
 from .deadline import Deadline
-from .failures import bare, explain, is_of_the_system, reason_of
+from .failures import explain, is_of_the_system, reason_of, strip
 from .frames import CLOSE, PING, FrameError, Frames
 from .sender import Traffic
 from .url import split_proxy
@@ -54,20 +54,20 @@ Hold = Callable[[socket.socket], None]
 
 
 class NoWebSocket(ComfyError):
-    """HTTP answered, but there is no socket to be had there."""
+    """HTTP answered, but no WebSocket."""
 
 
 class Lost(TransportError):
-    """The socket that we had is gone."""
+    """The open socket was lost."""
 
 
 class Violation(Lost):
-    """We ended it: what came breaks the rules of the protocol, or exceeds a limit."""
+    """The client closed the socket: a message broke the protocol, or exceeded a limit."""
 
 
 @attrs.frozen(eq=False, repr=False)
 class DialPlan:
-    """DialPlan of a dial; made anew each time, since credentials may change."""
+    """Where and how to dial; made anew each time, since credentials may change."""
 
     url: str
     headers: Mapping[str, str]
@@ -82,7 +82,7 @@ class DialPlan:
 
 
 def plan_for(http: Http, client_id: str) -> DialPlan:
-    """DialPlan to dial the event socket of a client; may raise :class:`AuthenticationError`."""
+    """Plan to dial the event socket of a client; may raise :class:`AuthenticationError`."""
     try:
         url, headers = http.handshake("/ws", {"clientId": client_id})
     except (TypeError, ValueError, Warning) as exc:  # a callable's, or python -W error
@@ -119,7 +119,7 @@ class Line:
 
     @property
     def is_within(self) -> bool:
-        """Whether the beginning of a message has come, and its rest has not."""
+        """Whether a message has come in part."""
         return self._frames.is_within
 
     def send(self, text: str) -> None:
@@ -180,7 +180,7 @@ class Line:
         raise lost
 
     def close(self, *, politely: bool = True) -> None:
-        """End it; ``politely``: let the server see the end of it before the next one comes."""
+        """Close it; ``politely``: let the server see the end of it before the next one comes."""
         if politely:
             with contextlib.suppress(OSError, websocket.WebSocketException):
                 deadline = Deadline.after(0.5)
@@ -196,7 +196,7 @@ def _lost(exc: Exception) -> Lost:
     """Explain a lost socket in our words or the system's: a library's may hold what was sent."""
     is_of_system = is_of_the_system(exc)
     lost = Lost(f"the socket ended: {reason_of(exc) if is_of_system else type(exc).__name__}")
-    lost.__cause__ = bare(exc) if is_of_system else None
+    lost.__cause__ = strip(exc) if is_of_system else None
     return lost
 
 
@@ -231,8 +231,8 @@ def dial(plan: DialPlan, timeout: float, hold: Hold, *, max_frame: int | None = 
         sock.close()
     # Here, and without frames: what libraries raise repeats headers and bodies, and what led to
     # it knows passwords of proxies.
-    cause = bare(cause) if cause is not None and is_of_the_system(cause) else None
-    raise bare(error) from cause
+    cause = strip(cause) if cause is not None and is_of_the_system(cause) else None
+    raise strip(error) from cause
 
 
 def _shake_hands(

@@ -28,7 +28,10 @@ _CUT: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 def explain(
     exc: BaseException, what: str, url: str, outer: BaseException | None = None
 ) -> ComfyError:
-    """Make our error for a failed connection; ``what`` names the request, ``url`` has no secret."""
+    """Return our error for a failed connection.
+
+    ``what`` names the request; ``url`` has no secret.
+    """
     chain = list(causes(exc, outer))
     for cause in chain:
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, _CUT):
@@ -70,13 +73,13 @@ def reason_of(exc: BaseException) -> str:
     return one_line(getattr(exc, "strerror", None) or str(exc) or type(exc).__name__)
 
 
-def bare(exc: Error) -> Error:
+def strip(exc: Error) -> Error:
     """Strip an exception of frames and chain, in which libraries hold what was sent."""
     exc.__cause__ = exc.__context__ = exc.__traceback__ = None
     return exc
 
 
-def without_libraries(exc: BaseException) -> BaseException:
+def strip_libraries(exc: BaseException) -> BaseException:
     """Strip an exception, such as of Ctrl-C, of the frames of libraries, which hold headers."""
     show_shortly(exc)
     seen: set[int] = set()
@@ -118,7 +121,7 @@ _LIBRARIES: Final = (
 
 
 def one_line(text: str, most: int = 2000) -> str:
-    """Put a text on one line without control characters."""
+    """Return a text on one line without control characters."""
     if not text.isprintable():
         text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text[:most])
     return text if len(text) <= most else f"{text[:most]}..."

@@ -15,9 +15,8 @@ from .. import runtime
 #: Opcodes.
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
-#: Bytes that are read at once; a larger frame gets room of its own ...
-ROOM: Final = 1 << 18
-#: ... of so many bytes at first; more only when these have come: a length is soon announced.
+#: Bytes of the buffer, and of the first one of a larger frame.
+BUFFER: Final = 1 << 18
 AT_ONCE: Final = 1 << 24
 
 _FINAL, _CONTROL = 0x80, 0x08
@@ -30,19 +29,34 @@ class FrameError(Exception):
 class Frames:
     """The messages in a stream: call :meth:`next` until it has none, then :meth:`read`.
 
-    ``limit`` is the most bytes of one message, ``max_text`` of a text; ``begun`` what was read
-    from the socket before.
+    Args:
+        sock: The socket.
+        limit: The most bytes of one message.
+        begun: The bytes that were read from the socket before.
+        max_text: The most bytes of a text; ``None``: ``limit``.
+        size: Bytes that are read at once; a larger frame gets a buffer of its own ...
+        at_once: ... of so many bytes at first; more only when these have come: a length is soon
+            announced.
     """
 
     def __init__(
-        self, sock: socket.socket, limit: int, begun: bytes = b"", *, max_text: int | None = None
+        self,
+        sock: socket.socket,
+        limit: int,
+        begun: bytes = b"",
+        *,
+        max_text: int | None = None,
+        size: int = BUFFER,
+        at_once: int = AT_ONCE,
     ) -> None:
         self._sock = sock
         self._limit = limit
         self._max_text = limit if max_text is None else min(limit, max_text)
-        self._room = memoryview(bytearray(ROOM))
-        self._room[: len(begun)] = begun
-        self._start, self._end = 0, len(begun)  # what lies in the room, and was not given out
+        self._size = size
+        self._at_once = at_once
+        self._buffer = memoryview(bytearray(size))
+        self._buffer[: len(begun)] = begun
+        self._start, self._end = 0, len(begun)  # what lies in the buffer, and was not given out
         self._needed = 0  # bytes from the start on, as far as is known of the frame there
         self._opcode = 0  # of a message of which only fragments have come
         self._fragments = bytearray()
@@ -50,16 +64,16 @@ class Frames:
 
     @property
     def is_within(self) -> bool:
-        """Whether the beginning of a message has come, and its rest has not."""
+        """Whether a message has come in part."""
         return self._start != self._end or self._opcode != 0
 
     def read(self) -> int:
         """Wait once for more bytes, and count them; after a ``TimeoutError`` nothing is lost."""
         if self._start == self._end:
             self._start = self._end = 0
-        elif self._end == len(self._room):
-            self._make_room()
-        got = self._sock.recv_into(self._room[self._end :])
+        elif self._end == len(self._buffer):
+            self._enlarge()
+        got = self._sock.recv_into(self._buffer[self._end :])
         if not got:
             raise ConnectionError("the server ended the connection")
         self._end += got
@@ -87,11 +101,11 @@ class Frames:
 
     def _frame(self) -> tuple[int, bytes | memoryview] | None:
         """Return first byte and payload of the next frame; ``None``: not yet whole."""
-        room, start, have = self._room, self._start, self._end - self._start
+        buffer, start, have = self._buffer, self._start, self._end - self._start
         if have < 2:
             self._needed = 2
             return None
-        first, size = room[start], room[start + 1]
+        first, size = buffer[start], buffer[start + 1]
         head = 2
         _check(first, size)
         if size > 125:
@@ -99,7 +113,7 @@ class Frames:
             if have < head:
                 self._needed = head
                 return None
-            size = int.from_bytes(room[start + 2 : start + head], "big")
+            size = int.from_bytes(buffer[start + 2 : start + head], "big")
         if size + len(self._fragments) > self._max_text and not first & _CONTROL:
             is_text = (first & 0x0F or self._opcode) == TEXT
             most = self._max_text if is_text else self._limit
@@ -110,19 +124,19 @@ class Frames:
             self._needed = head + size
             return None
         self._start = end = start + head + size
-        if len(room) == ROOM:
-            return first, bytes(room[start + head : end])
-        # Its own room is given out as it is: a copy would double the cost.
-        self._room, self._start, self._end = memoryview(bytearray(ROOM)), 0, 0
-        return first, room[start + head : end].toreadonly()
+        if len(buffer) == self._size:
+            return first, bytes(buffer[start + head : end])
+        # Its own buffer is given out as it is: a copy would double the cost.
+        self._buffer, self._start, self._end = memoryview(bytearray(self._size)), 0, 0
+        return first, buffer[start + head : end].toreadonly()
 
-    def _make_room(self) -> None:
-        """Move what has come of a frame to the start of a room that holds more of it."""
-        come = self._room[self._start : self._end]
-        size = min(self._needed, max(AT_ONCE, 2 * len(come)))
-        room = self._room if size <= ROOM else memoryview(bytearray(size))
-        room[: len(come)] = come
-        self._room, self._start, self._end = room, 0, len(come)
+    def _enlarge(self) -> None:
+        """Move the beginning of a frame to a buffer that is large enough for more of it."""
+        come = self._buffer[self._start : self._end]
+        size = min(self._needed, max(self._at_once, 2 * len(come)))
+        buffer = self._buffer if size <= self._size else memoryview(bytearray(size))
+        buffer[: len(come)] = come
+        self._buffer, self._start, self._end = buffer, 0, len(come)
 
 
 def _check(first: int, size: int) -> None:

@@ -139,7 +139,7 @@ class Http:
         return self.identity.describe(self._sender.has_api_prefix)
 
     def handshake(self, route: str, params: Params) -> tuple[str, dict[str, str]]:
-        """URL and headers with which the socket introduces itself: those of any request."""
+        """Return URL and headers for the handshake of the socket: those of any request."""
         self._sender.check_open()
         return self.identity.handshake(route, params)
 

@@ -237,7 +237,7 @@ def check_credentials(credentials: object) -> None:
 
 
 def apply_credentials(credentials: AnyCredentials | None) -> Applied:
-    """Headers and query parameters to send now.
+    """Return the headers and query parameters to send now.
 
     Raises :class:`AuthenticationError` when they cannot be had, ``TypeError`` when what
     is given (or what a callable answered) is no kind of credentials.
@@ -291,7 +291,7 @@ def check_headers(headers: Mapping[str, str], whose: str) -> None:
 
 
 def as_sent(headers: Mapping[str, str | bytes] | Mapping[str, str]) -> dict[str, str | bytes]:
-    """Headers as a server reads them, in UTF-8; requests would send texts in Latin-1."""
+    """Encode headers in UTF-8, as servers read them; requests would send Latin-1."""
     return {
         name: value.encode() if isinstance(value, str) and not value.isascii() else value
         for name, value in headers.items()
@@ -322,7 +322,7 @@ class OutgoingRequest:
 
 @attrs.frozen(eq=False, repr=False)
 class Description:
-    """Description of what a client sends, and where to, without secrets.
+    """What a client sends, and where to, without secrets.
 
     Attributes:
         url: The server.
@@ -425,7 +425,7 @@ class Identity:
         return prepared
 
     def handshake(self, route: str, params: Params) -> tuple[str, dict[str, str]]:
-        """URL and headers with which the socket introduces itself: those of any request."""
+        """Return URL and headers for the handshake of the socket: those of any request."""
         self.refresh()
         request = self.prepare(OutgoingRequest("GET", route, params), route)
         headers = {
@@ -539,7 +539,7 @@ class Identity:
                 secrets.add([str(cookie.value)], shortest)
 
     def add_words_to(self, secrets: Secrets) -> None:
-        """Add as :meth:`add_secrets_to`, and what else of the settings may be secret or personal.
+        """Add the secrets of :meth:`add_secrets_to`, and settings that may be secret or personal.
 
         User names, all headers that were given, and proxies of the environment.
         """
@@ -571,7 +571,7 @@ class Identity:
         return self.secrets().hide_words_in(value)
 
     def redact(self, request: requests.PreparedRequest, value: Any) -> Any:
-        """Hide as :meth:`hide` does, and the secrets of that one request, too."""
+        """Hide our secrets as :meth:`hide` does, and those of this one request."""
         secrets = self.secrets()
         secrets.add_headers(self._without_jar(request.headers))
         asked = parse_qsl((request.url or "").partition("?")[2])
@@ -591,7 +591,7 @@ class Identity:
         return self._without_jar(self._headers if template is None else template.headers)
 
     def _without_jar(self, sent: Mapping[str, Any]) -> dict[str, Any]:
-        """Headers without the cookies of the jar: servers set these, and not all are secret."""
+        """Return headers without the cookies of the jar, which servers set: few are secret."""
         keeps_cookie = any(name.lower() == "cookie" for name in self._headers)
         return {
             name: value for name, value in sent.items() if keeps_cookie or name.lower() != "cookie"

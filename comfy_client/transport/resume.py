@@ -131,7 +131,7 @@ def _rest(
 
 
 class _Changed(TransportError):
-    """Going on would mix two files."""
+    """The file changed, so to go on would mix two versions."""
 
     def __reduce__(self) -> tuple[type[TransportError], tuple[str]]:
         return TransportError, (str(self),)
@@ -145,13 +145,13 @@ def _may_pass(exc: ComfyError) -> bool:
 
 
 def sure_mark_of(headers: Mapping[str, str], size: int | None) -> dict[str, str]:
-    """Return what tells this version of a file from all later ones; empty: nothing does."""
+    """Return the header that identifies this version of a file for sure; empty: none does."""
     mark = mark_of(headers, size)
     return mark if "etag" in mark or _was_at_rest(headers) else {}
 
 
 def mark_of(headers: Mapping[str, str], size: int | None) -> dict[str, str]:
-    """Return what the headers say of the version of a file; empty: nothing."""
+    """Return the header that names the version of a file; empty: there is none."""
     etag = headers.get("etag", "")
     if etag.startswith('"'):  # a weak one also stands for a file that differs in some bytes
         return {"etag": etag}
@@ -180,7 +180,7 @@ class Range(NamedTuple):
 
 
 def range_of(headers: Mapping[str, str]) -> Range | None:
-    """Return what ``Content-Range`` says; ``None``: not which bytes, or not of how many."""
+    """Return the range in ``Content-Range``; ``None`` if it is missing or incomplete."""
     found = _RANGE.fullmatch(headers.get("content-range", ""))
     if found is None:
         return None
@@ -288,6 +288,6 @@ class RemoteFile(io.RawIOBase):
         return len(found)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Release the connection."""
         self._body.close()
         super().close()

@@ -30,7 +30,7 @@ from ..interrupts import causes, interruption
 from ..locks import shared_lock
 from .connections import Transfer, current
 from .deadline import Deadline, check_wanted, ended_by, read_timeout
-from .failures import bare, explain, is_of_the_system, reason_of, without_libraries
+from .failures import explain, is_of_the_system, reason_of, strip, strip_libraries
 from .identity import Endpoint, Identity, OutgoingRequest
 from .response import Response, unusable
 
@@ -144,7 +144,7 @@ class Sender:
         except (ComfyError, GeneratorExit):
             raise
         except BaseException as exc:
-            without_libraries(exc)  # a Ctrl-C, or an alarm
+            strip_libraries(exc)  # a Ctrl-C, or an alarm
             raise
         finally:
             self._live.discard(transfer)
@@ -281,7 +281,7 @@ class Sender:
     # -- answers -------------------------------------------------------------------------
 
     def answer(self, response: requests.Response, content: bytes) -> Response:
-        """Make a complete answer."""
+        """Make a complete answer of these bytes."""
         url = (response.url or "").partition("?")[0]
         return Response(
             response.request.method or "",
@@ -383,7 +383,7 @@ def _log(method: str, path: str, status: int, began: float, transfer: Transfer) 
 
 
 def body_length(response: requests.Response) -> int | None:
-    """Bytes of the decoded body; ``None`` if that is not known."""
+    """Return the length of the decoded body in bytes; ``None`` if that is not known."""
     if response.request.method == "HEAD" or response.status_code in (204, 304):
         return 0
     if "transfer-encoding" in response.headers:  # a Content-Length beside it is ignored
@@ -428,7 +428,7 @@ def _failure(
     """Return our error, with a system's cause only: libraries' errors hold headers and bodies."""
     interrupted = interruption(exc, outer)
     if interrupted is not None:
-        return Failure(without_libraries(interrupted), interrupted.__cause__)
+        return Failure(strip_libraries(interrupted), interrupted.__cause__)
     chain = list(causes(exc, outer))
     cause = next((c for c in chain if is_of_the_system(c)), None)
     names = {type(cause).__name__ for cause in chain}
@@ -463,7 +463,7 @@ def _failure(
             # Whatever failed, such as a SOCKS proxy, nothing was sent.
             reason = reason_of(cause) if cause else "no reason is given"
             error = ServerUnreachable(f"{url}: no connection ({reason})")
-    return Failure(error, None if cause is None else bare(cause))
+    return Failure(error, None if cause is None else strip(cause))
 
 
 def _tunnel_status(exc: BaseException) -> int | None:

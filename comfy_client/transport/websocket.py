@@ -105,7 +105,7 @@ class _IdRefused(Lost):
 
 
 class _Quiet(Lost):
-    """The socket is still open, but nothing comes from its other end."""
+    """The socket is open, but silent for too long."""
 
 
 class Connection:
@@ -183,7 +183,7 @@ class Connection:
 
     @property
     def failed_for_good(self) -> bool:
-        """Whether the last failure is one that waiting does not cure."""
+        """Whether the last failure will not mend by itself."""
         if isinstance(self.error, ServerUnreachable):
             return not self.error.retryable
         return isinstance(self.error, AuthenticationError)
@@ -238,7 +238,7 @@ class Connection:
                 self._thread.join(timeout)
 
     def abandon(self) -> None:
-        """Let go of the parent's socket in the child of a fork, without ending it."""
+        """Drop the parent's socket in the child of a fork, without ending it."""
         self._stopped = True
         if self._raw is not None:
             # close() only gives up this process's descriptor; shutdown() would end the
@@ -274,7 +274,7 @@ class Connection:
         """Dial once, listen, and pause after a failure; or poll without end."""
         if self._poll_only:
             self._enter(State.POLLING)
-            self._polls()
+            self._try_poll()
             self._poll_for(float("inf"))
             return
         self._enter(State.CONNECTING)
@@ -303,7 +303,7 @@ class Connection:
         return handler
 
     def _enter(self, state: State, error: Exception | None = None) -> None:
-        """Change the state; nothing else does."""
+        """Change the state, which nothing else does."""
         with self._lock:
             if state is not self.state and state not in NEXT[self.state]:
                 raise RuntimeError(f"no way from {self.state} to {state}")
@@ -454,7 +454,7 @@ class Connection:
             self._called().connection_changed(ErrorEvent(name="auth_error", error=exc))
         self._report("reconnecting", attempt=self._attempts + 1, delay=delay, error=exc)
         no_socket = isinstance(exc, NoWebSocket) or (self._attempts >= 3 and not refused)
-        if no_socket and self._polls():
+        if no_socket and self._try_poll():
             self._enter(State.POLLING, exc)
             if not self._fallback_reported:
                 self._fallback_reported = True
@@ -487,13 +487,13 @@ class Connection:
         while not deadline.expired:
             if self._sleep(deadline.left(self.timing.poll)):
                 return
-            if not deadline.expired and not self._polls() and not self._poll_only:
+            if not deadline.expired and not self._try_poll() and not self._poll_only:
                 self._enter(State.WAITING)
                 self._sleep(deadline.left(self.timing.poll))
                 return
 
-    def _polls(self) -> bool:
-        """Return whether the queue could be asked over HTTP."""
+    def _try_poll(self) -> bool:
+        """Ask for the queue over HTTP; return whether that worked."""
         try:
             self._called().poll_queue()
         except ReferenceError:

@@ -20,7 +20,6 @@ from comfy_client.errors import (
     JobNotFound,
     PromptRejected,
 )
-from comfy_client.jobs.job import state_of
 from comfy_client.testing import ComfyServer
 from tests.conftest import load_workflow
 from tests.helpers.clients import (
@@ -142,7 +141,7 @@ def test_a_job_attached_before_its_submission_is_answered_ends_with_it(comfy, fa
     events = taken.events()
     if is_early:
         go.set()
-        comfy.until(lambda: state_of(taken).ended, LIMIT)
+        comfy.until(lambda: taken.handle.state.ended, LIMIT)
     answered.set()
     sender.join()
     go.set()
@@ -225,7 +224,7 @@ def test_an_attached_job_does_not_make_up_its_progress(
         waits = other.job(behind.prompt_id)
         assert taken.why().startswith("running: its node is reported to another client; last news")
         assert "pending, 1 ahead; running: its node is reported" in waits.why()
-        until(lambda: time.monotonic() - state_of(job).running_since > 0.5)
+        until(lambda: time.monotonic() - job.handle.state.running_since > 0.5)
         gate.set()
         taken.result(LIMIT)
         entry = other.get_history(job.prompt_id)

@@ -20,7 +20,7 @@ from comfy_client.errors import (
     ServerUnreachable,
 )
 from comfy_client.jobs import stopping
-from comfy_client.jobs.job import Job, state_of
+from comfy_client.jobs.job import Job
 from comfy_client.testing import ComfyServer, Request
 from tests.helpers.clients import (
     LIMIT,
@@ -178,7 +178,7 @@ def test_a_second_cancel_that_finds_nothing_does_not_undo_the_first(
     monkeypatch.setattr(fast.parts.poller, "wait_until", lambda happened, seconds: None)
     with fast.parts.tracker.lock:  # nobody learns of the first meanwhile
         assert job.cancel()
-        assert state_of(job).cancelled
+        assert job.handle.state.cancelled
         assert not job.cancel()
     assert isinstance(job.exception(LIMIT), JobInterrupted)
 
@@ -305,7 +305,7 @@ def test_a_removal_concerns_only_what_the_server_has_removed(gate: Gates, how: s
             api.clear_queue()
             foreign.cancel()
         assert isinstance(job.exception(LIMIT), JobInterrupted)
-        assert state_of(running).cancelled is state_of(gone).cancelled is False
+        assert running.handle.state.cancelled is gone.handle.state.cancelled is False
         assert not gone.done()
         gate.set()
         assert running.result(LIMIT).texts == ("a",)

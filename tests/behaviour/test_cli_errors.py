@@ -212,7 +212,7 @@ def test_once_ctrl_c_ends_the_wait_for_a_cancel_its_failure_is_not_logged(caplog
 
     class Stuck:
         prompt_id = "p"
-        _poller = SimpleNamespace(timing=SimpleNamespace(cancel_timeout=LIMIT))
+        handle = SimpleNamespace(timing=SimpleNamespace(cancel_timeout=LIMIT))
 
         def cancel(self) -> bool:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)

@@ -15,7 +15,7 @@ from comfy_client import ComfyApi
 from comfy_client.errors import (
     JobLost,
 )
-from comfy_client.jobs.job import Job, state_of
+from comfy_client.jobs.job import Job
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import (
     LIMIT,
@@ -140,7 +140,7 @@ def test_a_submission_that_ctrl_c_cut_off_is_found_by_its_mark_when_it_comes_lat
     with pytest.raises(KeyboardInterrupt):
         fast.submit(shows())
     [job] = outstanding(fast)
-    until(lambda: state_of(job).missed_at)
+    until(lambda: job.handle.state.missed_at)
     theirs = comfy.answer(cut_off[0])[2]["prompt_id"]
     assert job.result(LIMIT).texts == ("x",)
     assert job.prompt_id == theirs

@@ -13,7 +13,6 @@ from comfy_client import ComfyApi
 from comfy_client.errors import (
     JobLost,
 )
-from comfy_client.jobs.job import state_of
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import (
     LIMIT,
@@ -139,7 +138,7 @@ def test_a_prompt_that_one_look_misses_is_not_lost(
         nothing = (200, {}, {"queue_running": [], "queue_pending": []})
         with comfy.faults.answer("GET", "/queue", nothing, times=1) as fault:
             job = api.submit(shows(waits=True))
-            until(lambda: state_of(job).missed_at or job.done())
+            until(lambda: job.handle.state.missed_at or job.done())
         assert fault.hits == 1
         gate.set()
         assert job.result(LIMIT).texts == ("x",)
@@ -173,5 +172,5 @@ def test_what_others_delete_is_lost_soon_though_nothing_says_so(
         jobs = [api.submit(shows(str(number))) for number in range(5)]
         until(lambda: all(job.status == "pending" for job in jobs))
         with getattr(comfy.faults, fault)():
-            until(lambda: time.monotonic() - state_of(jobs[-1]).posted_at > 1.2)  # looked for
+            until(lambda: time.monotonic() - jobs[-1].handle.state.posted_at > 1.2)  # looked for
             quick_once(lose, 3.4)

@@ -11,7 +11,6 @@ import blinker
 import pytest
 
 from comfy_client import ComfyApi
-from comfy_client.jobs.job import state_of
 from comfy_client.jobs.order import Order
 from comfy_client.testing import ComfyServer
 from comfy_client.transport import response
@@ -83,10 +82,10 @@ def test_a_crowded_queue_is_not_read_for_each_prompt_of_others(comfy, fast):
 
         def is_due_after(change):
             heard = len(told.names("status"))
-            state_of(taken).check_at = float("inf")
+            taken.handle.state.check_at = float("inf")
             change()
             comfy.until(lambda: len(told.names("status")) > heard, LIMIT)
-            return state_of(taken).check_at < float("inf")
+            return taken.handle.state.check_at < float("inf")
 
         # A look may be under way, after which it is due again; then each time is like the next.
         until(lambda: not is_due_after(comfy.push_status), LIMIT)

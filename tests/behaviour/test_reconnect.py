@@ -15,7 +15,6 @@ from comfy_client import ComfyApi
 from comfy_client.errors import (
     TransportError,
 )
-from comfy_client.jobs.job import state_of
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.websocket import State
 from tests.comfyui import ComfyUI
@@ -195,7 +194,7 @@ def test_the_node_that_a_reconnected_socket_is_told_belongs_to_no_other_job(
     told = Heard(fast)
     first = fast.submit(held("a"))
     until_it_runs(comfy)
-    comfy.until(lambda: state_of(first).visited, LIMIT)
+    comfy.until(lambda: first.handle.state.visited, LIMIT)
     second = fast.submit(saves(7))
     comfy.faults.drop()
     comfy.until(lambda: told("reconnected"), LIMIT)

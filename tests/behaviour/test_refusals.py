@@ -22,7 +22,6 @@ from comfy_client.errors import (
     UnexpectedResponse,
 )
 from comfy_client.jobs import poller
-from comfy_client.jobs.job import state_of
 from comfy_client.testing import ComfyServer, Finish, cut
 from tests.helpers.clients import (
     LIMIT,
@@ -364,6 +363,6 @@ def test_one_record_that_cannot_be_read_condemns_no_other_job(
             prompt_id = api.generate_id()
             comfy.on("GET", f"/history/{prompt_id}", LOGIN)
             assert isinstance(api.job(prompt_id).exception(LIMIT), UnexpectedResponse)
-            assert state_of(good).refusals == 0
+            assert good.handle.state.refusals == 0
         gate.set()
         assert good.result(LIMIT).texts == ("x",)

@@ -14,7 +14,7 @@ import pytest
 
 from comfy_client import ComfyApi, JobFailed, SweepRow
 from comfy_client.jobs.callbacks import Callbacks
-from comfy_client.jobs.job import Limits
+from comfy_client.jobs.handle import Limits
 from comfy_client.jobs.watching import wait_watched
 from comfy_client.showing import cells, screen
 from comfy_client.testing import ComfyServer

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from comfy_client import ComfyApi, JobFailed, JobInterrupted, NodeOutput, Progress, Result
-from comfy_client.jobs.job import state_of
 from tests.contract.conftest import Server, a_while, forgot
 from tests.contract.test_runs import picture, sleeper, until
 from tests.versions import has
@@ -102,13 +101,13 @@ def test_outputs_from_the_cache_are_called_too(any_api, any_comfyui, way):
 def test_the_place_in_the_queue_is_called_as_it_changes(api):
     """Until it begins: 0 is next."""
     running = api.submit(sleeper())
-    until(lambda: state_of(running).started)
+    until(lambda: running.handle.state.started)
     calls = Calls()
     first = api.submit(sleeper())
     second = api.submit(picture(), on_queue=calls.named("on_queue"), on_start=calls.named("begun"))
     until(lambda: calls)
     running.cancel()
-    until(lambda: state_of(first).started and len(calls) > 1)
+    until(lambda: first.handle.state.started and len(calls) > 1)
     first.cancel()
     second.result(LIMIT)
     assert calls.of("on_queue")[:2] == [2, 1]
@@ -216,7 +215,7 @@ def test_callbacks_of_a_prompt_that_fails_get_its_start_and_its_end(api, way):
 def test_one_that_is_cancelled_while_it_waits_never_begins(api):
     """Its place is told, and its end."""
     running = api.submit(sleeper())
-    until(lambda: state_of(running).started)
+    until(lambda: running.handle.state.started)
     calls = Calls()
     job = api.submit(picture(), **calls.all)
     until(lambda: calls)

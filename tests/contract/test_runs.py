@@ -26,7 +26,6 @@ from comfy_client.errors import (
     PromptRejected,
     WorkflowError,
 )
-from comfy_client.jobs.job import state_of
 from tests.contract.conftest import a_while, forgot
 from tests.helpers.clients import Impatient, flush, outstanding, until
 from tests.helpers.proxy import Proxy
@@ -95,7 +94,7 @@ def first_pixel(data: bytes) -> tuple[int, ...]:
 def held(api) -> Iterator[Callable[[], None]]:
     """The server is busy until this is called."""
     job = api.submit(sleeper())
-    until(lambda: state_of(job).started)
+    until(lambda: job.handle.state.started)
     flush(api)  # who listens from now on does not hear of it
 
     def let_go():
@@ -445,7 +444,7 @@ def test_a_job_whose_server_is_killed_is_lost(other):
         api.on("all", told.append)
         job = api.submit(sleeper())
         waiting = api.submit(picture())
-        until(lambda: state_of(job).started)
+        until(lambda: job.handle.state.started)
         other.kill()
         other.start()
         for lost in (job, waiting):
@@ -499,7 +498,7 @@ def test_a_job_that_ends_while_the_link_is_down_has_its_result(comfyui):
         ends = []
         api.on("execution_success", ends.append)
         busy = sure.submit(sleeper())
-        until(lambda: state_of(busy).started)
+        until(lambda: busy.handle.state.started)
         job = api.submit(sleeper(seconds=0.1, ticks=1))
         proxy.dark()
         sure.interrupt(busy.prompt_id)
@@ -642,7 +641,7 @@ def test_ctrl_c_leaves_at_once_and_the_prompt_goes_on(api, callback):
     pressed = []
 
     def press():
-        until(lambda: [job for job in outstanding(api) if state_of(job).started])
+        until(lambda: [job for job in outstanding(api) if job.handle.state.started])
         pressed.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGINT)
 

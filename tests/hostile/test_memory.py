@@ -660,7 +660,7 @@ def test_whoever_asks_late_for_events_hears_of_the_end_at_least() -> None:
     with ComfyServer() as server, ComfyApi(server.url) as api:
         job = api.submit(IMAGE)
         job.result(60)
-        first = job._tracked.events.first
+        first = job.handle.events.first
         assert first is not None
         for rank in range(3):
             first.give_way(MIB, rank)

@@ -267,7 +267,8 @@ def evil(hint: Any) -> Any:
 def made(kind: type) -> Any:
     """One of a public class, as a server, a file or a journal could have it made."""
     if kind in (Job, PooledJob):
-        facts = {"prompt_id": EVIL, "status": "pending", "_server": None}
+        handle = types.SimpleNamespace(place=str, server=None)
+        facts = {"prompt_id": EVIL, "status": "pending", "handle": handle}
         return type(kind.__name__, (kind,), {**facts, "__init__": lambda self: None})()
     graph = {EVIL: {"class_type": EVIL, "inputs": {EVIL: EVIL}, "_meta": {"title": EVIL}}}
     if kind is Workflow:

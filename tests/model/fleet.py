@@ -23,7 +23,7 @@ from comfy_client import ComfyApi, ComfyPool
 from comfy_client.errors import (
     ComfyError,
 )
-from comfy_client.jobs.pooled import PooledJob
+from comfy_client.pool.pooled_job import PooledJob
 from tests.model.kernel import START, Kernel
 from tests.model.schedule import Fault, data
 from tests.model.server import Answer, Server, Taken, graph_of

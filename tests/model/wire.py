@@ -431,7 +431,7 @@ class Adapter(BaseAdapter):
         cord = Cord(kernel)
         try:
             if exchange is not None:
-                exchange.uses(cord)  # type: ignore[arg-type]  # as much of a socket as it needs
+                exchange.use(cord)  # type: ignore[arg-type]  # as much of a socket as it needs
             network.travel(cord)
             what = f"{method} {url.path}"
             way = _Way(network, server, cord, timeout, network.trouble(server.host, what))

@@ -29,7 +29,7 @@ from comfy_client.event_queue import Budget
 from comfy_client.events import ConnectionEvent, Event, JobEvent
 from comfy_client.jobs.cancel import removing
 from comfy_client.jobs.execute import check_existence
-from comfy_client.jobs.job import Job, state_of
+from comfy_client.jobs.job import Job
 from comfy_client.jobs.outcomes import status_of
 from comfy_client.jobs.poller import MAX_REFUSALS, Poller
 from comfy_client.jobs.submit import attach, submit
@@ -617,7 +617,7 @@ class Scene:
             if run is None:
                 assert mine.was_cancelled, "interrupted, and was never there"
                 return
-            is_by_us = run.was_cancelled and run.is_forgotten and not state_of(mine.job).started
+            is_by_us = run.was_cancelled and run.is_forgotten and not mine.job.handle.state.started
             assert run.end == "interrupted" or is_by_us, f"interrupted, and is {run}"
         elif isinstance(error, JobLost):
             assert run is None or run.is_forgotten, f"lost, and is {run}"
@@ -663,4 +663,4 @@ class Scene:
             self.wait(10.0)
             self._hear_all()
         for mine in self.mine:
-            assert mine.job.done() or not state_of(mine.job).attached, "waited for, for ever"
+            assert mine.job.done() or not mine.job.handle.state.attached, "waited for, for ever"

@@ -65,7 +65,7 @@ JOBS = (
     ),
     Mutant(
         "J10",
-        "jobs/orphans.py",
+        "jobs/prompt.py",
         "        if self._events.forgotten:\n            state.generation = None",
         "        if False:\n            state.generation = None",
         "unit/test_tracker.py",
@@ -238,7 +238,7 @@ JOBS = (
     ),
     Mutant(
         "N11",
-        "jobs/orphans.py",
+        "jobs/prompt.py",
         "if len(self._events) and not self._misses_id(tracked):",
         "if len(self._events):",
         "unit/test_tracker.py",

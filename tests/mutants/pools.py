@@ -50,7 +50,7 @@ POOLS = (
     Mutant(
         "P08",
         "pool/moving.py",
-        "if isinstance(error, ClientClosed) and state_of(entry.job).posted_at:",
+        "if isinstance(error, ClientClosed) and entry.job.handle.state.posted_at:",
         "if False:",
         "behaviour/test_pool.py",
         "a job that was being posted when its client was closed may run twice",

@@ -83,7 +83,7 @@ TRANSPORT = (
     Mutant(
         "T10",
         "transport/frames.py",
-        "size = min(self._needed, max(AT_ONCE, 2 * len(come)))",
+        "size = min(self._needed, max(self._at_once, 2 * len(come)))",
         "size = self._needed",
         "unit/test_frames.py",
         "a length that is only announced takes its memory at once",

@@ -20,7 +20,6 @@ from comfy_client.events import (
     execution_error,
     execution_success,
 )
-from comfy_client.jobs import callbacks as tested
 from comfy_client.jobs.callbacks import Callbacks, Caller
 from tests.unit.test_job import RESULT, tracked
 
@@ -184,7 +183,7 @@ def test_places_are_called_as_they_change(clock, monkeypatch):
     called = Called(clock, "on_queue", "on_start")
     place = [2]
     news = [None]
-    monkeypatch.setattr(tested, "queue_news", lambda job: news[0])
+    monkeypatch.setattr(called.job.handle, "queue_news", lambda: news[0])
     monkeypatch.setattr(type(called.job), "queue_position", property(lambda job: place[0]))
     called.caller.tick()
     assert called.calls == []

@@ -11,7 +11,6 @@ import threading
 import tracemalloc
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 import pytest
 import trustme
@@ -20,14 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comfy_client.testing import frame
-from comfy_client.transport import frames
 from comfy_client.transport.frames import (
     AT_ONCE,
     BINARY,
+    BUFFER,
     CLOSE,
     PING,
     PONG,
-    ROOM,
     TEXT,
     FrameError,
     Frames,
@@ -35,11 +33,6 @@ from comfy_client.transport.frames import (
 from tests.conftest import examples
 
 LIMIT = 1 << 20
-
-
-def little_room(size: int) -> Any:
-    """Frames that read no more than so many bytes at a time."""
-    return mock.patch.multiple(frames, ROOM=size, AT_ONCE=4 * size)
 
 
 class Pieces:
@@ -88,8 +81,10 @@ def every(frames: Frames) -> list[tuple[int, bytes]]:
     return found
 
 
-def read(*pieces: bytes, limit: int = LIMIT) -> list[tuple[int, bytes]]:
-    return every(Frames(Pieces(*pieces), limit))  # type: ignore[arg-type]
+def read(
+    *pieces: bytes, limit: int = LIMIT, size: int = BUFFER, at_once: int = AT_ONCE
+) -> list[tuple[int, bytes]]:
+    return every(Frames(Pieces(*pieces), limit, size=size, at_once=at_once))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -103,7 +98,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 # -- what is legal ----------------------------------------------------------------------
 
-SIZES = [0, 1, 125, 126, 127, 65535, 65536, ROOM - 10, ROOM - 9, ROOM, ROOM + 1, 3 * ROOM]
+SIZES = [0, 1, 125, 126, 127, 65535, 65536, BUFFER - 10, BUFFER - 9, BUFFER, BUFFER + 1, 3 * BUFFER]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -133,14 +128,14 @@ def test_a_message_larger_than_what_is_given_room_at_once_grows() -> None:
 
 def test_small_messages_are_bytes_and_no_message_can_be_changed() -> None:
     """The view of a large one neither, nor what was joined."""
-    joined, large = frame(TEXT, b"y", fin=False) + frame(0, b"z"), frame(BINARY, bytes(2 * ROOM))
+    joined, large = frame(TEXT, b"y", fin=False) + frame(0, b"z"), frame(BINARY, bytes(2 * BUFFER))
     stream = Frames(Pieces(frame(TEXT, b"x") + joined + large), LIMIT)  # type: ignore[arg-type]
     found: list[bytes | memoryview] = []
     while len(found) < 3:
         stream.read()
         while (message := stream.next()) is not None:
             found.append(message[1])
-    assert found == [b"x", b"yz", bytes(2 * ROOM)]
+    assert found == [b"x", b"yz", bytes(2 * BUFFER)]
     assert type(found[0]) is bytes
     for view in found[1:]:
         assert isinstance(view, memoryview)
@@ -264,7 +259,7 @@ def test_an_announced_length_costs_no_memory_until_it_comes() -> None:
     head = b"\x82\x7f" + struct.pack(">Q", 500 << 20)
     tracemalloc.start()
     try:
-        assert read(head, bytes(2 * ROOM), b"", limit=1 << 30) == []
+        assert read(head, bytes(2 * BUFFER), b"", limit=1 << 30) == []
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -282,7 +277,7 @@ def test_many_fragments_cost_no_more_than_their_bytes() -> None:
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert held < 3 * ROOM
+    assert held < 3 * BUFFER
     source.pieces.append(frame(0, b"c"))
     assert every(stream) == [(TEXT, b"ab" * 100_000 + b"c")]
 
@@ -340,15 +335,15 @@ def test_frames_come_through_tls(pair: tuple[socket.socket, socket.socket]) -> N
     ca.issue_cert("comfy.example").configure_cert(there)
     here = ssl.create_default_context()
     ca.configure_trust(here)
-    large = random.Random(3).randbytes(5 * ROOM)
+    large = random.Random(3).randbytes(5 * BUFFER)
     go_on = threading.Event()
 
     def serve() -> None:
         with there.wrap_socket(theirs, server_side=True) as server:
             server.sendall(frame(TEXT, b"a") * 1000)
-            server.sendall(frame(BINARY, large)[:ROOM])
+            server.sendall(frame(BINARY, large)[:BUFFER])
             go_on.wait(30)
-            server.sendall(frame(BINARY, large)[ROOM:])
+            server.sendall(frame(BINARY, large)[BUFFER:])
             with contextlib.suppress(OSError):
                 server.unwrap()
 
@@ -421,14 +416,13 @@ def _by_websocket_client(pieces: list[bytes]) -> list[tuple[int, bytes]]:
 
 
 @settings(deadline=None, max_examples=examples(150))
-@given(MESSAGES, CUTS, st.sampled_from([16, 17, 64, 1000, ROOM]), st.integers(0, 1 << 16))
+@given(MESSAGES, CUTS, st.sampled_from([16, 17, 64, 1000, BUFFER]), st.integers(0, 1 << 16))
 def test_any_legal_stream_is_read_as_websocket_client_reads_it(
-    messages: list[Any], cuts: list[int], room: int, seed: int
+    messages: list[Any], cuts: list[int], size: int, seed: int
 ) -> None:
-    """The same messages in the same order, however the bytes come, whatever room there is."""
+    """The same messages in the same order, however the bytes come, however small the buffer is."""
     pieces = _cut(_encode(messages, random.Random(seed)), cuts)
-    with little_room(room):
-        found = read(*pieces)
+    found = read(*pieces, size=size, at_once=4 * size)
     assert found == _by_websocket_client(pieces)
 
 
@@ -452,10 +446,10 @@ def test_any_junk_ends_in_one_kind_of_error_with_bounded_memory(
 ) -> None:
     """Or is read, when by chance it is legal."""
     limit = 1000
-    with little_room(64):
-        stream = Frames(Pieces(*_cut(b"".join(parts), cuts)), limit)  # type: ignore[arg-type]
-        with contextlib.suppress(FrameError):
-            for _, payload in every(stream):
-                assert len(payload) <= limit
-        assert len(stream._room) <= limit + 10
-        assert len(stream._fragments) <= limit
+    source = Pieces(*_cut(b"".join(parts), cuts))
+    stream = Frames(source, limit, size=64, at_once=256)  # type: ignore[arg-type]
+    with contextlib.suppress(FrameError):
+        for _, payload in every(stream):
+            assert len(payload) <= limit
+    assert len(stream._buffer) <= limit + 10
+    assert len(stream._fragments) <= limit

@@ -25,16 +25,16 @@ from comfy_client.events import (
     execution_error,
     execution_success,
 )
-from comfy_client.jobs import pooled
 from comfy_client.jobs.callbacks import Callbacks, wait
-from comfy_client.jobs.job import Job, Limits, news_at, state_of, wait_for_one
-from comfy_client.jobs.job_events import JobEvents
+from comfy_client.jobs.handle import JobHandle, Limits
+from comfy_client.jobs.job import Job, wait_for_one
 from comfy_client.jobs.order import Order
 from comfy_client.jobs.outcomes import lost
 from comfy_client.jobs.progress import NodeTimes, fraction_of
+from comfy_client.jobs.prompt import JobEvents, TrackedPrompt
 from comfy_client.jobs.result import make_result
 from comfy_client.jobs.state import JobState
-from comfy_client.jobs.tracked import Tracked
+from comfy_client.pool.pooled_job import PooledHandle, PooledJob
 from comfy_client.timing import Timing
 from comfy_client.transport.websocket import State
 from tests.helpers.clients import until
@@ -69,9 +69,11 @@ def tracked(prompt_id="the-id", graph=GRAPH, tracker=None):
     """A prompt, and the job of it."""
     tracker = tracker or Tracker()
     share = Share(tracker.budget)
-    one = Tracked(JobState(prompt_id, graph, share, tracker.timing), JobEvents(tracker.budget))
+    one = TrackedPrompt(
+        JobState(prompt_id, graph, share, tracker.timing), JobEvents(tracker.budget)
+    )
     poller = SimpleNamespace(tracker=tracker, timing=tracker.timing, trouble=None)
-    return one, Job(None, one, poller)
+    return one, Job(JobHandle(one, None, poller))
 
 
 @pytest.fixture
@@ -164,7 +166,7 @@ def test_an_alarm_at_any_step_of_a_wait_comes_out_and_leaves_nothing_locked(one,
         raise mine
 
     within = lambda frame: frame.f_code.co_filename.endswith(  # noqa: E731
-        ("/job.py", "/threading.py", "/_base.py")
+        ("/job.py", "/handle.py", "/threading.py", "/_base.py")
     )
     raised = list(at_each_step(lambda: wait_for_one([job], 0.001), alarm, within))
     assert len(raised) > 20
@@ -184,7 +186,7 @@ def test_whoever_waits_by_other_means_and_is_interrupted_keeps_no_job_from_its_e
     job._waiters.append(SimpleNamespace(add_result=add_result))  # as ``wait`` does
     waiter = threading.Thread(target=job.result)
     waiter.start()
-    until(lambda: job._alarms)
+    until(lambda: job.handle.alarms)
     one.settle(RESULT)
     assert told.wait(30)
     waiter.join(30)
@@ -279,7 +281,7 @@ def wide(*node_ids):
 def runs(job, node_id):
     """An ``executing`` event comes."""
     event = Executing(name="executing", prompt_id="the-id", node=node_id)
-    state_of(job).apply_event(event, time.monotonic(), 1)
+    job.handle.state.apply_event(event, time.monotonic(), 1)
 
 
 def states(**nodes):
@@ -301,12 +303,12 @@ def test_a_node_is_not_through_before_those_that_it_expanded_into():
     job = wide("1", "2")
     runs(job, "1")
     runs(job, "1.0.0.1")
-    state_of(job).step = Progress(name="progress", node="1.0.0.1", value=3, max=3)
+    job.handle.state.step = Progress(name="progress", node="1.0.0.1", value=3, max=3)
     assert (job.progress.fraction, job.progress.step) == (0.0, 3)
     runs(job, "1.0.0.2")
-    state_of(job).states = states(_1="running", **{"1.0.0.1": "finished", "1.0.0.2": "running"})
+    job.handle.state.states = states(_1="running", **{"1.0.0.1": "finished", "1.0.0.2": "running"})
     assert job.progress.fraction == 0.0
-    state_of(job).states = states(_1="finished")
+    job.handle.state.states = states(_1="finished")
     assert job.progress.fraction == 0.5
 
 
@@ -339,7 +341,7 @@ def test_how_far_it_is_never_falls_whatever_comes(course):
         elif what == "dropped":
             one.state.node_errors = value
         else:
-            setattr(state_of(job), what, value)
+            setattr(job.handle.state, what, value)
         seen.append(job.progress.fraction)
     assert seen == sorted(seen)
     assert all(0 <= fraction < 1 for fraction in seen)
@@ -352,8 +354,8 @@ def test_a_job_that_failed_stays_where_it_was():
     job = wide("1", "2")
     runs(job, "1")
     runs(job, "2")
-    fraction_of(state_of(job), NodeTimes())
-    state_of(job).release()
+    fraction_of(job.handle.state, NodeTimes())
+    job.handle.state.release()
     job.set_exception(JobFailed("broken", prompt_id="the-id"))
     assert job.progress.fraction == 0.5
 
@@ -381,9 +383,9 @@ def test_progress_may_be_read_while_it_is_written(job):
 def test_the_queue_that_moves_is_news_only_while_it_waits(tracker, job):
     """What runs is not helped by others that end."""
     moved_at = tracker.monitor.advanced_at = time.monotonic() + 100
-    assert news_at(job) == moved_at
-    state_of(job).running_since = state_of(job).news_at = 7.0
-    assert news_at(job) == 7.0
+    assert job.handle.news_at() == moved_at
+    job.handle.state.running_since = job.handle.state.news_at = 7.0
+    assert job.handle.news_at() == 7.0
 
 
 # -- waiting with callbacks --------------------------------------------------------------
@@ -472,8 +474,7 @@ def pooled_job(tracker):
     """A job that no server has yet."""
     tracker.new = lambda prompt_id, graph: tracked(prompt_id, graph, tracker)[0]
     poller = SimpleNamespace(tracker=tracker, timing=tracker.timing, trouble=None)
-    client = SimpleNamespace(parts=SimpleNamespace(poller=poller))
-    return pooled.PooledJob(client, "the-id", GRAPH, SimpleNamespace())
+    return PooledJob(PooledHandle(None, poller, "the-id", GRAPH, SimpleNamespace()))
 
 
 @pytest.mark.parametrize("what", ["failed", "lost"])
@@ -481,7 +482,7 @@ def test_a_pooled_job_that_may_move_has_no_end_yet(tracker, what):
     """Readers that come between a failure and the move are told of the run that counts."""
     job = pooled_job(tracker)
     one, inner = tracked(tracker=tracker)
-    pooled.follow(job, inner, "http://a")
+    job.handle.follow_on(inner, "http://a")
     one.state.end_event = (
         execution_error({"prompt_id": "the-id"}) if what == "failed" else lost("the-id", "lost")[0]
     )
@@ -489,12 +490,12 @@ def test_a_pooled_job_that_may_move_has_no_end_yet(tracker, what):
     told = job.events()
     assert job.status == "pending"
     assert not job.done()
-    pooled.leave(job)
+    job.handle.leave()
     two, again = tracked(tracker=tracker)
-    pooled.follow(job, again, "http://b")
+    job.handle.follow_on(again, "http://b")
     two.state.end_event = execution_success({"prompt_id": "the-id"})
     two.events.receive(two.state.end_event)
-    pooled.end(job, RESULT)
+    job.handle.end(RESULT)
     assert [event.name for event in told] == ["execution_success"]
     assert [event.name for event in job.events()] == ["execution_success"]
     assert job.status == "succeeded"
@@ -503,11 +504,11 @@ def test_a_pooled_job_that_may_move_has_no_end_yet(tracker, what):
 def test_a_pooled_job_that_failed_for_good_tells_it_once(tracker):
     job = pooled_job(tracker)
     one, inner = tracked(tracker=tracker)
-    pooled.follow(job, inner, "http://a")
+    job.handle.follow_on(inner, "http://a")
     one.state.end_event = execution_error({"prompt_id": "the-id"})
     one.events.receive(one.state.end_event)
     told = job.events()
-    pooled.end(job, JobFailed("no", prompt_id="the-id"))
+    job.handle.end(JobFailed("no", prompt_id="the-id"))
     assert [event.name for event in told] == ["execution_error"]
     assert [event.name for event in job.events()] == ["execution_error"]
     assert job.status == "failed"

@@ -13,10 +13,11 @@ import pytest
 
 from comfy_client import ComfyApi
 from comfy_client.errors import ApiError, AuthenticationError, NotSupported
+from comfy_client.jobs.handle import JobHandle
 from comfy_client.jobs.job import Job
 from comfy_client.jobs.outcomes import success
+from comfy_client.jobs.prompt import TrackedPrompt
 from comfy_client.jobs.state import Outcome
-from comfy_client.jobs.tracked import Tracked
 from comfy_client.models import HistoryEntry, JobPage, Queue, QueuedPrompt, QueueStatus
 from comfy_client.transport.websocket import State
 from tests.helpers.clients import FAST, LIMIT, flush, until
@@ -48,16 +49,16 @@ class Asked(ComfyApi):
     def poll_status(self, timeout: float = 1.0) -> QueueStatus:
         return QueueStatus(queue_remaining=1)
 
-    def follow(self, prompt_id: str) -> tuple[Tracked, Job]:
+    def follow(self, prompt_id: str) -> tuple[TrackedPrompt, Job]:
         """A prompt that the server has taken, and its job."""
         tracker = self.parts.poller.tracker
         one = tracker.new(prompt_id, {})
-        job = Job(self, one, self.parts.poller)
+        job = Job(JobHandle(one, self, self.parts.poller))
         tracker.add(one, posting=True)
         tracker.accept(one, QueuedPrompt(prompt_id))
         return one, job
 
-    def ask(self, *prompts: Tracked) -> None:
+    def ask(self, *prompts: TrackedPrompt) -> None:
         """Have the thread ask about these."""
         for one in prompts:
             self.parts.poller.ask_now(one)

@@ -16,9 +16,9 @@ from comfy_client.errors import (
 )
 from comfy_client.event_queue import Budget, Share
 from comfy_client.jobs import submit as submission
+from comfy_client.jobs.prompt import TrackedPrompt
 from comfy_client.jobs.state import JobState
 from comfy_client.jobs.submit import post, time_left
-from comfy_client.jobs.tracked import Tracked
 from comfy_client.models import QueuedPrompt
 from comfy_client.routes.prompts import EXTRA_DATA_KEY
 from comfy_client.timing import Timing
@@ -34,7 +34,7 @@ def a_prompt(**known):
     state = JobState("the-id", GRAPH, Share(Budget(1 << 20)), Timing())
     for name, value in {"client_id": "me", **known}.items():
         setattr(state, name, value)
-    return Tracked(state, None)
+    return TrackedPrompt(state, None)
 
 
 class Server:
@@ -50,9 +50,9 @@ class Server:
         self.posts = 0
         self.looks = 0
 
-    def json(self, method, route, *, json=None, **options):
+    def json(self, method, route, **options):
         if method == "GET":
-            return self._looked(route)
+            return self.look(route)
         assert (method, route) == ("POST", "/prompt")
         self.posts += 1
         answer = self.answers.pop(0)
@@ -60,7 +60,8 @@ class Server:
             raise answer
         return answer
 
-    def _looked(self, route):
+    def look(self, route):
+        """Answer a look-up: the queue has what is to be found, the history has nothing."""
         if route != "/queue":
             return {}
         self.looks += 1

@@ -14,11 +14,11 @@ import pytest
 from comfy_client import ComfyApi, JobLost
 from comfy_client.event_queue import EventQueue
 from comfy_client.events import FROM_SERVER, ConnectionEvent, Event, PreviewEvent, StatusEvent
+from comfy_client.jobs.handle import JobHandle
 from comfy_client.jobs.job import Job
-from comfy_client.jobs.orphans import ORPHANS
 from comfy_client.jobs.outcomes import lost, success
+from comfy_client.jobs.prompt import ORPHANS, TrackedPrompt
 from comfy_client.jobs.state import Outcome
-from comfy_client.jobs.tracked import Tracked
 from comfy_client.jobs.tracker import Tracker
 from comfy_client.models import QueuedPrompt
 from comfy_client.transport.websocket import State
@@ -41,11 +41,11 @@ def tracker(api: ComfyApi) -> Tracker:
     return found
 
 
-def posted(api: ComfyApi, tracker: Tracker, prompt_id: str) -> tuple[Tracked, Job]:
+def posted(api: ComfyApi, tracker: Tracker, prompt_id: str) -> tuple[TrackedPrompt, Job]:
     """A prompt whose submission has no answer yet, and its job."""
     one = tracker.new(prompt_id, {})
     one.state.generation = tracker.link
-    job = Job(api, one, api.parts.poller)
+    job = Job(JobHandle(one, api, api.parts.poller))
     tracker.add(one, posting=True)
     return one, job
 
@@ -62,7 +62,7 @@ def test_the_end_of_a_prompt_that_has_become_one_with_another_is_reported_once()
     poller = api.parts.poller
     tracker = poller.tracker
     attached, submitted = tracker.new("theirs", {}), tracker.new("ours", {})
-    jobs = [Job(api, one, poller) for one in (attached, submitted)]
+    jobs = [Job(JobHandle(one, api, poller)) for one in (attached, submitted)]
     tracker.add(attached)
     tracker.add(submitted, posting=True)
     tracker.accept(submitted, QueuedPrompt("theirs"))

@@ -24,20 +24,20 @@ def test_a_request_that_is_ended_before_it_has_a_socket_gets_none(pair: Pair) ->
     exchange = Transfer(Deadline())
     exchange.cut()
     with pytest.raises(ConnectionAbortedError):
-        exchange.uses(pair[0])
+        exchange.use(pair[0])
 
 
 def test_a_socket_is_handed_on_unless_it_is_about_to_be_ended(pair: Pair) -> None:
     """Or the end of one request would be that of the next."""
     ours, theirs = pair
     before, after = Transfer(Deadline()), Transfer(Deadline())
-    before.uses(ours)
-    assert before.leaves(ours)
+    before.use(ours)
+    assert before.release(ours)
     before.cut()
     ours.sendall(b"still open")
-    after.uses(ours)
+    after.use(ours)
     after.cut()
-    assert not after.leaves(ours)
-    assert after.leaves(theirs)
+    assert not after.release(ours)
+    assert after.release(theirs)
     assert theirs.recv(100) == b"still open"
     assert theirs.recv(100) == b""

@@ -1,0 +1,440 @@
+"""The inside of a job: where its news comes from, its events, its end, and the waits for it.
+
+Users hold a :class:`comfy_client.Job`, a thin future; ``job.handle`` is for the other modules of
+the library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Generator, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Final, cast
+
+import attrs
+
+from .. import runtime
+from ..errors import JobTimeout
+from ..event_queue import EventQueue
+from ..events import (
+    EndEvent,
+    Event,
+    ExecutionError,
+    ExecutionInterrupted,
+    ExecutionSuccess,
+    PreviewEvent,
+)
+from ..locks import check_may_wait
+from ..routes import Routes
+from ..timing import Timing
+from ..tracebacks import short_interrupts
+from ..transport.deadline import Deadline, check_timeout
+from .outcomes import JobStatus, status_of
+from .poller import Poller
+from .prompt import TrackedPrompt
+from .result import Result
+from .state import JobState
+from .tracker import Tracker
+
+if TYPE_CHECKING:
+    from .describe import JobProgress
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+#: Longest wait in one piece, in seconds, so that Ctrl-C works on every system.
+SLICE: Final = 0.5
+
+_STATUS_OF_EVENT: Final[dict[object, JobStatus]] = {
+    ExecutionSuccess: "succeeded",
+    ExecutionError: "failed",
+    ExecutionInterrupted: "interrupted",
+}
+
+
+@attrs.frozen(eq=False, repr=False)
+class Limits:
+    """Limits of a wait, from now on: in all, and without any news."""
+
+    timeout: float | None = None
+    stall_timeout: float | None = None
+    deadline: Deadline = attrs.field(init=False)
+
+    @deadline.default
+    def _deadline(self) -> Deadline:
+        check_timeout(self.stall_timeout)
+        return Deadline.after(self.timeout)
+
+    def left(self, most: float) -> float:
+        """Return the seconds that something may take; ``most``, when there is time for more."""
+        return self.deadline.left(most)
+
+
+@attrs.frozen(eq=False, repr=False)
+class Source:
+    """Where the news of a job comes from: a prompt, and the client of the server that has it."""
+
+    prompt: TrackedPrompt
+    routes: Routes  # holding the job holds the client that ends it
+    poller: Poller
+
+
+class JobHandle:
+    """The inside of a job, for the other modules of the library.
+
+    Attributes:
+        source: Where its news comes from; the pool swaps the source of a job that moves.
+        events: Its events, for all readers.
+        alarms: Called at the end, by those who wait; each must be quick.
+        is_done: Whether it has ended, and its result or error is known.
+    """
+
+    def __init__(self, prompt: TrackedPrompt, routes: Routes, poller: Poller) -> None:
+        self.source: Source = Source(prompt, routes, poller)
+        self.events = prompt.events
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin as the handle of a job that has not ended."""
+        self.alarms: list[Callable[[], object]] = []
+        self._last_words: list[Callable[[], object]] = []  # said at the end, before it is done
+        self._end: Result | BaseException | None = None
+        self.is_done: bool = False
+
+    @property
+    def state(self) -> JobState:
+        """The state of the prompt; changed by the tracker alone."""
+        return self.source.prompt.state
+
+    @property
+    def routes(self) -> Routes:
+        """The client that submitted the prompt."""
+        return self.source.routes
+
+    @property
+    def poller(self) -> Poller:
+        """The poller of the client."""
+        return self.source.poller
+
+    @property
+    def timing(self) -> Timing:
+        """The times of the client."""
+        return self.source.poller.timing
+
+    @property
+    def _tracker(self) -> Tracker:
+        return self.source.poller.tracker
+
+    # -- how it is doing -----------------------------------------------------------------
+
+    @property
+    def status(self) -> JobStatus:
+        """See :attr:`Job.status`."""
+        if self.is_done:
+            return status_of(self._end)
+        state, end_event = self.state, self.end_event
+        if type(end_event) in _STATUS_OF_EVENT:
+            return _STATUS_OF_EVENT[type(end_event)]  # and nothing takes it back
+        if state.running_since is not None:
+            return "running"
+        return "unknown" if state.attached and state.ahead is None else "pending"
+
+    @property
+    def end_event(self) -> EndEvent | None:
+        """The event that ended the prompt, which nothing takes back; None before it."""
+        return self.state.end_event
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the prompt has begun to run, as far as its client has heard."""
+        return self.state.started or self.state.running_since is not None
+
+    @property
+    def was_cut_off(self) -> bool:
+        """Whether its client has lost the socket that saw the prompt being submitted."""
+        generation = self.state.generation
+        return generation is not None and generation != self._tracker.link
+
+    @property
+    def queue_position(self) -> int | None:
+        """See :attr:`Job.queue_position`."""
+        from .describe import queue_position
+
+        return None if self.is_done else queue_position(self.state, self._tracker)
+
+    @property
+    def progress(self) -> JobProgress:
+        """See :attr:`Job.progress`."""
+        from .describe import JobProgress, elapsed, progress_of
+
+        if not self.is_done:
+            return progress_of(self.state, self._tracker.times)
+        fraction = 1.0 if self.result is not None else self.state.fraction
+        return JobProgress(fraction, elapsed=elapsed(self.state))
+
+    def why(self) -> str:
+        """See :meth:`Job.why`."""
+        from .describe import elapsed, why
+
+        if not self.is_done:
+            return why(self.state, self.status, self.poller)
+        seconds = elapsed(self.state)
+        after = "" if seconds is None else f" after {seconds:.1f} s"
+        return f"{self.status}{after}" + (f": {self.error}" if self.error is not None else "")
+
+    def place(self) -> str:
+        """Return the words for the job's server in messages; empty if there is only one server."""
+        return ""
+
+    def news_at(self) -> float:
+        """Return when news of the job came last; while it waits, news of the queue counts, too."""
+        state = self.state
+        moved_at = self._tracker.monitor.advanced_at if state.running_since is None else 0.0
+        return max(state.news_at, moved_at)
+
+    def queue_news(self) -> tuple[object, ...] | None:
+        """Return a value that changes when the job's place in the queue may; None: not known."""
+        state, tracker = self.state, self._tracker
+        monitor = tracker.monitor
+        if state.accepted_at is None:
+            return None
+        if state.ahead is None and monitor.status_at < state.posted_at:
+            return None  # what is known is from before its submission
+        return state.ahead, monitor.status_at, monitor.at, len(tracker.outstanding)
+
+    def warn_that_it_runs(self) -> None:
+        """Log how to attach again to a prompt that keeps running."""
+        prompt_id = self.state.prompt_id
+        log.warning(
+            "prompt %s keeps running%s: attach to it by api.job(%r)",
+            prompt_id,
+            self.place(),
+            prompt_id,
+            extra={"left_running": prompt_id},
+        )
+
+    def cancel(self, *, force: bool = False) -> bool:
+        """See :meth:`Job.cancel`."""
+        from .cancel import cancel
+
+        prompt, poller = self.source.prompt, self.poller
+        return not self.is_done and cancel(prompt, poller, lambda: self.is_done, force=force)
+
+    # -- its end -------------------------------------------------------------------------
+
+    @property
+    def result(self) -> Result | None:
+        """The result of a job that has ended, or None if it failed."""
+        return self._end if isinstance(self._end, Result) else None
+
+    @property
+    def error(self) -> BaseException | None:
+        """The error of a job that has ended, or None if it succeeded."""
+        return self._end if isinstance(self._end, BaseException) else None
+
+    def finish(self, end: Result | BaseException) -> None:
+        """Note the end of the job, and wake all who wait for it."""
+        self._end = end
+        self.events.sinks = ()
+        while self._last_words:
+            self._last_words.pop()()
+        self.is_done = True
+        for alarm in tuple(self.alarms):
+            with contextlib.suppress(RuntimeError):  # a lock that another job has released
+                alarm()
+        self.alarms.clear()  # later callers see that it is done
+
+    def outcome(self, limits: Limits, tick: Callable[[], float] | None = None) -> Result:
+        """Wait for the end, and for receivers; return the result or raise the error.
+
+        ``tick`` is called again and again meanwhile; it returns the seconds after which it is to
+        be called again, at the latest.
+        """
+        self.wait(limits, tick)
+        self.flush(limits)
+        end = self._end
+        try:
+            if isinstance(end, BaseException):
+                raise end
+            return cast("Result", end)  # as it has ended
+        finally:
+            del end, self  # an error, its traceback and this frame make no circle
+
+    def flush(self, limits: Limits) -> None:
+        """Wait until receivers have had all events so far."""
+        self._tracker.flush(limits.left(self._tracker.timing.flush))
+
+    def wait(self, limits: Limits, tick: Callable[[], float] | None = None) -> None:
+        """Wait for the end; raise :class:`JobTimeout` when time runs out."""
+        if tick is not None:
+            tick()  # also if it has ended
+        while not self.is_done:
+            left = self._slice(limits)
+            is_done = first_end([self], left if tick is None else min(left, tick()))
+            if left <= 0 and not is_done:
+                raise self._timeout_error(limits)
+        self._log_remarks()
+
+    def ends_within(self, limits: Limits, seconds: float) -> bool:
+        """Wait for the end, ``seconds`` at most and within the limits; return whether it came."""
+        seconds = limits.left(seconds)
+        if limits.stall_timeout is not None:
+            seconds = min(seconds, limits.stall_timeout)
+        return first_end([self], seconds)
+
+    @contextlib.contextmanager
+    def at_end(self, alarm: Callable[[], object]) -> Iterator[None]:
+        """Context manager: call ``alarm``, which must be quick, in any thread at the end."""
+        self.alarms.append(alarm)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ValueError):  # the child of a fork has none
+                self.alarms.remove(alarm)
+
+    def when_ended(self, call: Callable[[], object]) -> None:
+        """Call a function after the end, in any thread, maybe twice; it must be quick."""
+        self.alarms.append(call)
+        if self.is_done:
+            call()
+
+    def _log_remarks(self) -> None:
+        """Log remarks in the thread that waits: a log handler may be slow, or call us back."""
+        remarks = self.state.remarks
+        while remarks:
+            with contextlib.suppress(IndexError):  # another thread waits, too
+                log.warning("%s", remarks.popleft())
+
+    def _slice(self, limits: Limits) -> float:
+        """Return the seconds that a wait may take in one piece; 0 or less when the time is up."""
+        left = limits.left(SLICE)
+        if limits.stall_timeout is not None:
+            left = min(left, self.news_at() + limits.stall_timeout - runtime.monotonic())
+        return left
+
+    def _timeout_error(self, limits: Limits) -> JobTimeout:
+        prompt_id = self.state.prompt_id
+        is_stalled = limits.left(1.0) > 0
+        what = (
+            f"no news of prompt {prompt_id} for {limits.stall_timeout or 0:g} s"
+            if is_stalled
+            else f"prompt {prompt_id} has not ended within {limits.timeout or 0:g} s"
+        )
+        return JobTimeout(f"{what}{self._goes_on()}", prompt_id=prompt_id, stalled=is_stalled)
+
+    def _goes_on(self) -> str:
+        """Return the words on what becomes of the prompt after a timeout."""
+        trouble = self._tracker.connection.error
+        state = (
+            f"; the server may be gone ({trouble}). If it is not, the prompt"
+            if trouble
+            else f" ({self.why()}). The prompt"
+        )
+        prompt_id = self.state.prompt_id
+        return f"{state} keeps running: wait again, or attach to it by api.job({prompt_id!r})"
+
+    # -- its events ----------------------------------------------------------------------
+
+    def follow(
+        self, limits: Limits, tick: Callable[[], float] | None = None
+    ) -> Generator[Event, None, None]:
+        """Yield events until the end; raise :class:`JobTimeout` when time runs out.
+
+        For ``tick`` see :meth:`outcome`.
+        """
+
+        def left() -> float:
+            seconds = self._slice(limits)
+            if seconds <= 0 and not self.is_done:
+                raise self._timeout_error(limits)
+            return seconds if tick is None else min(seconds, tick())
+
+        return (event for event in self._yield(self._subscribe(), left) if event is not None)
+
+    def poll(self, notify: Callable[[], object]) -> Generator[Event | None]:
+        """Yield events as :meth:`follow` does, but never wait: ``None`` while there is no event.
+
+        ``notify`` is called, in any thread, when it is time to ask again; it must be quick.
+        """
+        queue = self._subscribe()
+        queue.notify = notify
+
+        def events() -> Generator[Event | None]:
+            with self.at_end(notify):
+                yield None
+                yield from self._yield(queue, lambda: 0.0)
+
+        found = events()
+        next(found)  # so that it tidies up, even if nobody asks for the first one
+        return found
+
+    def hand_over(self, take: Callable[[Event | None], object]) -> None:
+        """Hand each event to a function, which may not wait, and then ``None``.
+
+        At that time the job's result is known, and has not been given to any caller.
+        """
+        self.events.sinks = (take,)
+        self._last_words.append(partial(take, None))
+
+    def latest_previews(self) -> Callable[[], PreviewEvent | None]:
+        """Return a function that returns the latest preview since its last call, without a wait."""
+        queue = self.events.subscribe()
+
+        def latest() -> PreviewEvent | None:
+            found = None
+            while (event := queue.get(0)) is not None:
+                if isinstance(event, PreviewEvent) and not event.final:
+                    found = event
+            return found
+
+        return latest
+
+    def _subscribe(self) -> EventQueue:
+        queue = self.events.subscribe()
+        # One that was given before the queue was there; twice at worst: the first ends it.
+        end_event = self.end_event
+        if end_event is not None:
+            queue.put(end_event)
+        return queue
+
+    def _yield(self, queue: EventQueue, seconds: Callable[[], float]) -> Iterator[Event | None]:
+        """Yield the events of a queue until the end; None where no event came in time."""
+        try:
+            while True:
+                is_over = self.is_done
+                left = seconds()
+                event = queue.get(0 if is_over else left)
+                if event is None and is_over:
+                    end_event = self.end_event
+                    if end_event is not None:  # it was dropped to make room for others
+                        yield end_event
+                    return
+                yield event
+                if event is not None and event.is_end:
+                    return
+        finally:
+            self.events.unsubscribe(queue)
+
+
+def first_end(handles: Collection[JobHandle], seconds: float) -> bool:
+    """Wait until one of them has ended, ``seconds`` at most; return whether one has.
+
+    A ``TimeoutError`` in here is an alarm of the caller's, so none is raised.  No lock is shared
+    with other threads: an alarm in the middle of a ``Condition`` may release a lock that another
+    thread holds by then.
+    """
+    check_may_wait()
+    alarm = runtime.Lock()
+    alarm.acquire()
+    end = alarm.release
+    try:
+        for handle in handles:
+            handle.alarms.append(end)
+        if not any(handle.is_done for handle in handles):
+            with short_interrupts:
+                alarm.acquire(timeout=max(0.0, seconds))
+    finally:
+        for handle in handles:
+            with contextlib.suppress(ValueError):
+                handle.alarms.remove(end)
+    return any(handle.is_done for handle in handles)

@@ -1,0 +1,236 @@
+"""A job of a pool: a :class:`Job` from the beginning, whichever server gets it."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol, cast
+
+import attrs
+
+from ..errors import JobLost
+from ..event_queue import Budget
+from ..events import EndEvent, Event, ExecutionError, JobLostEvent
+from ..jobs.describe import JobProgress
+from ..jobs.handle import JobHandle, Limits, first_end
+from ..jobs.job import Job
+from ..jobs.outcomes import JobStatus, lost
+from ..jobs.poller import Poller
+from ..jobs.prompt import JobEvents
+from ..jobs.result import Result
+from ..routes import Routes
+
+
+class Line(Protocol):
+    """The line in which jobs wait for a server."""
+
+    @property
+    def moved_at(self) -> float:
+        """When the last of them went to one."""
+
+    def position(self, job: PooledJob) -> int | None:
+        """Return how many jobs are before this one, at most; None if it does not wait."""
+
+    def why(self, job: PooledJob) -> str:
+        """Return what a job waits for, in one sentence."""
+
+    def withdraw(self, job: PooledJob) -> bool:
+        """Do not run it; return whether that is sure: else a server may have it."""
+
+    def flush(self, seconds: float) -> None:
+        """Wait until callbacks of jobs have had all events so far."""
+
+
+#: Ends of a prompt after which its job may run elsewhere: they are told when it does not.
+_MAY_MOVE: Final = (JobLostEvent, ExecutionError)
+
+
+class _Relay(JobEvents):
+    """The events of a prompt, handed on to the readers of its pooled job's events."""
+
+    def __init__(self, budget: Budget, handle: PooledHandle) -> None:
+        super().__init__(budget)
+        self._handle = handle
+        self._has_ended = False
+
+    def receive(self, event: Event) -> None:
+        """Hand on one event, and one end; no loss and no failure, since it may run elsewhere."""
+        if not self._handle.hears(self) or self._has_ended or isinstance(event, JobLostEvent):
+            return
+        self._has_ended = event.is_end
+        if not (event.is_end and isinstance(event, _MAY_MOVE)):
+            self._handle.events.receive(event)
+
+
+class PooledHandle(JobHandle):
+    """The inside of a job of a pool, which swaps its source as the job moves.
+
+    Attributes:
+        given: The job on the server that has it; None while it waits.
+        server: The URL of the server that has it, or had it; None: none has been chosen yet.
+    """
+
+    def __init__(
+        self, routes: Routes, poller: Poller, prompt_id: str, graph: Mapping[str, Any], line: Line
+    ) -> None:
+        # Until a server has it, its times are those of one of the clients.
+        super().__init__(poller.tracker.new(prompt_id, graph), routes, poller)
+        self._prompt = self.source.prompt
+        self._line = line
+        self._job: Callable[[], PooledJob]
+        self.given: Job | None = None
+        self.server: str | None = None
+        self._relay: _Relay | None = None
+        self._refused = False
+        self._is_final = False  # no other server will run it
+
+    def belong_to(self, job: PooledJob) -> None:
+        """Note, weakly, whose handle it is; whoever asks holds the job."""
+        self._job = cast("Callable[[], PooledJob]", weakref.ref(job))
+
+    def hears(self, relay: JobEvents) -> bool:
+        """Return whether the events of a prompt are those of the job now."""
+        return relay is self._relay
+
+    # -- how it is doing -----------------------------------------------------------------
+
+    @property
+    def _waits(self) -> bool:
+        return self.given is None and not self.is_done and self.state.end_event is None
+
+    @property
+    def status(self) -> JobStatus:
+        """See :attr:`Job.status`."""
+        if self._waits:
+            return "waiting"
+        return "failed" if self._refused and self.is_done else super().status
+
+    @property
+    def queue_position(self) -> int | None:
+        """See :attr:`Job.queue_position`."""
+        return self._line.position(self._job()) if self._waits else super().queue_position
+
+    @property
+    def progress(self) -> JobProgress:
+        """See :attr:`Job.progress`."""
+        return JobProgress(0.0) if self._waits else super().progress
+
+    @property
+    def end_event(self) -> EndEvent | None:
+        """The event that ended it; no loss and no failure while it may run elsewhere."""
+        event = self.state.end_event
+        return event if self._is_final or not isinstance(event, _MAY_MOVE) else None
+
+    def why(self) -> str:
+        """See :meth:`Job.why`."""
+        if self._waits:
+            return self._line.why(self._job())
+        return f"{super().why()}; on {self.server}" if self.server else super().why()
+
+    def place(self) -> str:
+        """Return the words for the job's server in messages."""
+        return f" on {self.server}" if self.server else ""
+
+    def news_at(self) -> float:
+        """Return when news of it came last; while it waits, of the pool's line."""
+        if self._waits:  # what the queue of one server does is no news of it
+            return max(self.state.news_at, self._line.moved_at)
+        return super().news_at()
+
+    def _goes_on(self) -> str:
+        return f" ({self.why()}); no server has it yet" if self._waits else super()._goes_on()
+
+    def flush(self, limits: Limits) -> None:
+        """Wait until receivers of the pool, and of the server's client, have had all events."""
+        self._line.flush(limits.left(self.timing.flush))
+        super().flush(limits)
+
+    def cancel(self, *, force: bool = False) -> bool:
+        """See :meth:`Job.cancel`."""
+        if self.is_done:
+            return False
+        if self._line.withdraw(self._job()):
+            first_end([self], self.timing.cancel_timeout)
+            return True
+        given = self.given
+        return given is not None and given.cancel(force=force)
+
+    # -- what the pool does --------------------------------------------------------------
+
+    def follow_on(self, inner: Job, server: str) -> None:
+        """Follow the job on the server that has, or is about to get, the prompt."""
+        source = inner.handle.source
+        prompt = source.prompt
+        self._relay = relay = _Relay(source.poller.tracker.budget, self)
+        self.given, self.server, self.source = inner, server, source
+        prompt.on_fork.append(self.abandon)
+        prompt.events.others.append(relay)
+        if prompt.state.end_event is not None:  # one that had ended before
+            relay.receive(prompt.state.end_event)
+
+    def leave(self, prompt_id: str | None = None) -> None:
+        """Wait again, as no server has it; under another id if one is given."""
+        tracker, state = self.poller.tracker, self.state
+        fresh = tracker.new(prompt_id or state.prompt_id, state.graph)
+        self._relay = self.given = self.server = None
+        self.source = attrs.evolve(self.source, prompt=fresh)
+
+    def refuse(self) -> None:
+        """Mark a job that will never run: it was refused, or could not be sent."""
+        self._refused = True
+
+    def end(self, outcome: Result | BaseException, event: EndEvent | None = None) -> None:
+        """End the job; ``event`` tells it to receivers that had none yet."""
+        if self.is_done:
+            return
+        state = self.state
+        if event is None and isinstance(state.end_event, _MAY_MOVE):
+            event = state.end_event  # which nobody had, as long as it might run elsewhere
+        elif event is None and isinstance(outcome, JobLost):
+            event, _ = lost(state.prompt_id, str(outcome))
+        if event is not None and not state.decided:
+            # What it has waited for too long may end all the same: that is for its client to say.
+            self._relay = None
+            state = copy.copy(state)
+        self._prompt.state = state
+        self.source = attrs.evolve(self.source, prompt=self._prompt)
+        self._is_final = True
+        if event is not None:
+            state.end_event = state.end_event or event
+            self.events.receive(event)
+        self._prompt.settle(outcome)
+
+    def abandon(self) -> None:
+        """Give the job up in the child of a fork: it belongs to the parent."""
+        self.events.reset()
+        for end in self._prompt.on_fork:
+            end()
+
+
+class PooledJob(Job):
+    """A job of :class:`comfy_client.ComfyPool`.
+
+    Its :attr:`status` is ``waiting`` until a server has been chosen for it; meanwhile,
+    :attr:`queue_position` counts the waiting jobs of the pool before it.  It then is about the
+    prompt on that server, and may be about another one later: if the server surely never had it, or
+    if it was lost and is to run again.
+
+    :meth:`cancel` ends a waiting job at once, and nothing is sent for it.  A job that is being sent
+    is cancelled as soon as its server has it, and the call waits for that (5 seconds at most).
+    """
+
+    handle: PooledHandle
+
+    def __init__(self, handle: PooledHandle) -> None:
+        super().__init__(handle)
+        handle.belong_to(self)
+
+    @property
+    def server(self) -> str | None:
+        """The URL of the server that has it, or had it; ``None``: none has been chosen yet."""
+        return self.handle.server
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is known now as JSON, as any job does, and ``server``."""
+        return {**super().to_dict(), "server": self.server}
