@@ -12,7 +12,6 @@ Modules:
     identity: Address, credentials and connections of a client.
     log_filter: Redaction of secrets in logs, our own and those of libraries.
     response: Answers, and the typed error for each refusal.
-    sender: One request on the wire, repeated only where that is safe.
     resume: Downloads that continue after a cut, and remote files read like local ones.
     http: :class:`Http`, with which the routes ask.
     fetch: Downloads from other servers.

@@ -32,6 +32,7 @@ from urllib3.exceptions import ClosedPoolError
 from urllib3.util import Retry
 
 from .._version import __version__
+from ..locks import shared_lock
 from .deadline import LONGEST, Deadline
 
 #: Requests that share the pool; more of them wait for a new connection, not for each other.
@@ -106,6 +107,28 @@ class Transfer:
         sock = self._sock
         if sock is not None:
             shut(sock)
+
+
+class Traffic:
+    """Counters of what goes over the network, for any thread."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Reset the totals, with a new lock: after a fork the old one may stay held."""
+        # Guards the three.  Re-entrant: a finalizer may send a request, too.
+        self._lock = shared_lock()
+        self.requests: int = 0
+        self.sent: int = 0
+        self.received: int = 0
+
+    def add(self, *, requests: int = 0, sent: int = 0, received: int = 0) -> None:
+        """Add to the totals."""
+        with self._lock:
+            self.requests += requests
+            self.sent += sent
+            self.received += received
 
 
 #: What this thread is about to send; ``None`` for requests of others over the same pool.

@@ -26,11 +26,10 @@ from ..errors import (
     TransportError,
     UnexpectedResponse,
 )
-from .connections import answer_until
+from .connections import Traffic, answer_until
 from .deadline import Deadline
 from .failures import explain, is_of_the_system, reason_of, strip
 from .frames import CLOSE, PING, FrameError, Frames
-from .sender import Traffic
 from .url import split_proxy
 
 if TYPE_CHECKING:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from types import TracebackType
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
+
+import requests
+import urllib3
 
 from ..errors import (
     ApiError,
@@ -14,12 +18,16 @@ from ..errors import (
     RequestTimeout,
     ServerUnreachable,
     TransportError,
+    UnexpectedResponse,
     is_for_another,
 )
-from ..interrupts import causes
+from ..interrupts import causes, interruption
 from ..tracebacks import show_shortly
 
 Error = TypeVar("Error", bound=BaseException)
+
+#: What requests, urllib3 (while a body is read) and the socket raise.
+FAILURES: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 #: TLS may say so of any connection that ends too early, the request being sent already.
 _CUT: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
@@ -147,3 +155,77 @@ def _about_tls(exc: ssl.SSLError, url: str) -> ServerUnreachable:
     else:
         advice = "check https, verify= and cert="
     return ServerUnreachable(f"{url}: TLS failed ({reason}); {advice}", retryable=False)
+
+
+# -- of requests -------------------------------------------------------------------------
+
+
+class Failure(NamedTuple):
+    """The reason why there is no answer: our error, and its cause."""
+
+    error: BaseException
+    cause: BaseException | None
+
+
+def failure_of(
+    exc: BaseException,
+    outer: BaseException | None,
+    method: str,
+    url: str,
+    connect_timeout: float,
+) -> Failure:
+    """Return our error, with a system's cause only: libraries' errors hold headers and bodies."""
+    interrupted = interruption(exc, outer)
+    if interrupted is not None:
+        return Failure(strip_libraries(interrupted), interrupted.__cause__)
+    chain = list(causes(exc, outer))
+    cause = next((c for c in chain if is_of_the_system(c)), None)
+    names = {type(cause).__name__ for cause in chain}
+    error: ComfyError
+    if isinstance(exc, requests.exceptions.InvalidSchema):
+        error = ServerUnreachable(f"{url}: {_about_schema(exc)}", retryable=False)
+    elif "ProxyError" in names:
+        status = next(filter(None, map(_tunnel_status, chain)), None)
+        said = f": it answered {status}" if status else f": {reason_of(cause)}" if cause else ""
+        unknown = isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN
+        error = ServerUnreachable(
+            f"{url}: the proxy on the way (proxies=, or HTTP_PROXY, HTTPS_PROXY and NO_PROXY) "
+            f"refuses to connect us{said}",
+            retryable=not unknown and not (status and 400 <= status < 500),
+        )
+    elif names & {"ConnectTimeout", "ConnectTimeoutError"}:
+        error = ServerUnreachable(f"{url}: no connection within {connect_timeout:g} s")
+    elif names & {"ReadTimeout", "ReadTimeoutError"}:
+        error = RequestTimeout(f"{method} {url}: no complete answer in time")
+    elif "BadStatusLine" in names and "RemoteDisconnected" not in names:
+        error = UnexpectedResponse(
+            f"{method} {url}: answers, but not in HTTP; another program listens on this port, "
+            "or it wants https:// in host"
+        )
+    else:
+        error = explain(exc, f"{method} {url}", url, outer)
+        is_new = bool(names & {"NewConnectionError", "NameResolutionError"})
+        if type(error) is ServerUnreachable and error.retryable and not is_new:
+            # If the route broke under an open connection, the request may have been sent.
+            error = TransportError(f"{error}, after the request may have been sent")
+        elif is_new and not isinstance(error, ServerUnreachable):
+            # Whatever failed, such as a SOCKS proxy, nothing was sent.
+            reason = reason_of(cause) if cause else "no reason is given"
+            error = ServerUnreachable(f"{url}: no connection ({reason})")
+    return Failure(error, None if cause is None else strip(cause))
+
+
+def _tunnel_status(exc: BaseException) -> int | None:
+    """Return the status of a proxy's refusal, without its reason phrase, which may be anything."""
+    found = re.match(r"Tunnel connection failed: (\d{3})\b", str(exc)[:100])
+    return int(found[1]) if found else None
+
+
+def _about_schema(exc: requests.exceptions.InvalidSchema) -> str:
+    if "SOCKS" in str(exc):
+        return (
+            "a SOCKS proxy (proxies=, ALL_PROXY, HTTP_PROXY or HTTPS_PROXY) needs PySocks: "
+            "pip install 'requests[socks]'; the event socket goes through http proxies only, so "
+            "use transport='poll'; or take none with proxies={}"
+        )
+    return "the Session has no adapter for this URL"

@@ -1,35 +1,47 @@
-"""The HTTP layer: what the routes ask with.
+"""The HTTP layer, with which the routes ask.
 
 Each call has a deadline and a maximum size, each failure is one of our errors, and nothing is
-redirected.  Below it: ``sender`` (one request on the wire), ``identity`` (who we are, and what is
-secret of it), ``endpoint`` (where, and how it is reached), ``pool`` (connections that keep to a
-deadline), ``response`` (what the server said, as typed errors) and ``multipart`` (bodies).
+redirected.  A request is repeated only where that is safe.  Below it: ``identity`` (how the server
+is reached, and who we are there), ``connections`` (which keep to a deadline), ``response`` (what
+the server said, as typed errors) and ``multipart`` (bodies).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json as jsonlib
+import logging
 import math
 import os
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
+from urllib3.exceptions import ClosedPoolError
 
-from ..errors import ComfyError, UnexpectedResponse
+from .. import runtime
+from ..errors import (
+    ClientClosed,
+    ComfyError,
+    RequestTimeout,
+    TransportError,
+    UnexpectedResponse,
+)
+from ..interrupts import causes
 from ..redaction import sealed_headers
 from ..values import size_decoded
 from . import log_filter
-from .connections import Transfer
-from .deadline import Deadline
+from .connections import Traffic, Transfer, current
+from .deadline import Deadline, check_wanted, ended_by, read_timeout
+from .failures import FAILURES, Failure, failure_of, strip_libraries
 from .identity import Endpoint, Identity, OutgoingRequest, Params, as_sent, check_headers, query
 from .response import Asker, Download, Each, Response, refusal, unexpected, unusable
 from .resume import range_of, resumed
-from .sender import Sender, Traffic, body_length
 from .url import Address
 
 if TYPE_CHECKING:
@@ -37,6 +49,8 @@ if TYPE_CHECKING:
     from ..recording.recorder import Recorder
     from .identity import Description
     from .multipart import OnProgress
+
+log: logging.Logger = logging.getLogger("comfy_client")
 
 __all__ = ["MAX_ANSWER", "SMALL", "UNSET", "Download", "Http", "Params", "Response", "segment"]
 
@@ -53,6 +67,9 @@ GROWTH: Final = 10
 MAX_TRANSFER: Final = 3600.0
 #: Bytes a second at which a server stores what was uploaded, at the least, before it answers.
 STORED: Final = 10e6
+
+#: Bytes of one read: a larger buffer is fresh memory, which costs more than the reads it saves.
+_CHUNK: Final = 1 << 19
 
 #: Asked of files: the length of what arrives is checked, so no encoding may come between.
 _IDENTITY: Final = {"Accept-Encoding": "identity"}
@@ -119,7 +136,7 @@ class Http:
         self.identity: Identity = Identity(
             self.endpoint, credentials=credentials, user=user, headers=headers
         )
-        self._sender = Sender(
+        self._sender = _Sender(
             self.endpoint, self.identity, connect_timeout=self.connect_timeout, stale=stale
         )
         log_filter.hide_in_logs(self.identity)
@@ -404,6 +421,326 @@ class Http:
         return refusal(answer, size, asker)
 
 
+# -- one request on the wire -------------------------------------------------------------
+
+
+class _Sender:
+    """The part of :class:`Http` that sends requests and reads what comes back.
+
+    Attributes:
+        has_api_prefix: Whether routes are below ``/api``; ``None`` if that is not known yet.
+        is_foreign: Whether neither was there when it was looked for last: this is no ComfyUI.
+        traffic: What was sent and received.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, identity: Identity, *, connect_timeout: float, stale: float
+    ) -> None:
+        self.has_api_prefix: bool | None = None
+        self.is_foreign: bool = False
+        self.traffic: Traffic = Traffic()
+        self._endpoint = endpoint
+        self._identity = identity
+        self._connect_timeout = connect_timeout
+        self._stale = stale
+        self._answered_at = float("-inf")
+        self._live: set[Transfer] = set()  # each step of a set is whole: no lock
+        self._closed = False
+
+    # -- life ----------------------------------------------------------------------------
+
+    def check_open(self) -> None:
+        """Raise :class:`ClientClosed` after :meth:`close`."""
+        if self._closed:
+            raise ClientClosed
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way, in any thread."""
+        return bool(self._live)
+
+    def close(self) -> None:
+        """End all that is under way in other threads, which get :class:`ClientClosed`."""
+        self._closed = True
+        for transfer in self._live.copy():
+            transfer.cut()
+
+    def after_fork(self) -> None:
+        """Forget all requests under way, in the child of a fork: they are the parent's."""
+        self._live = set()
+        self.traffic.reset()
+
+    # -- requests ------------------------------------------------------------------------
+
+    def path(self, route: str) -> str:
+        """Return the path of a route: below ``/api``, unless the server is known to lack that."""
+        if route.startswith(("/internal/", "/api/")) or self.has_api_prefix is False:
+            return route
+        return "/api" + route
+
+    @contextlib.contextmanager
+    def exchange(self, request: OutgoingRequest, transfer: Transfer) -> Iterator[requests.Response]:
+        """Send one request; the body of the answer is not read yet."""
+        began, status = runtime.monotonic(), 0
+        try:
+            self._live.add(transfer)
+            with ended_by(transfer.cut):
+                response = self._answered(request, transfer)
+                status = response.status_code
+                try:
+                    if response.status_code == 206 and "Range" not in response.request.headers:
+                        raise _only_a_part(self.answer(response, b""))
+                    yield response
+                finally:
+                    response.close()
+        except (ComfyError, GeneratorExit):
+            raise
+        except BaseException as exc:
+            strip_libraries(exc)  # a Ctrl-C, or an alarm
+            raise
+        finally:
+            self._live.discard(transfer)
+            self._count(transfer)
+            if log.isEnabledFor(logging.DEBUG):
+                _log(request.method, self.path(request.route), status, began, transfer)
+
+    def _count(self, transfer: Transfer) -> None:
+        self.traffic.add(requests=transfer.requests, sent=transfer.sent, received=transfer.received)
+
+    def _check_wanted(self) -> None:
+        """Raise if a transfer was cut on purpose: :class:`ClientClosed`, or ``Abandoned``."""
+        self.check_open()
+        check_wanted()
+
+    def _answered(self, request: OutgoingRequest, transfer: Transfer) -> requests.Response:
+        """Return the answer; ask again with new credentials after a 401, or at the other route."""
+        path = self.path(request.route)
+        response = self._send(request, path, transfer)
+        if response.status_code == 401 and self._identity.refresh():
+            response.close()
+            response = self._send(request, path, transfer)
+        if response.status_code in (404, 405, 501):
+            if self.has_api_prefix is None:
+                try:
+                    self._find_routes(transfer)
+                except BaseException:
+                    response.close()
+                    raise
+            # No route took the request, so it may be sent again.
+            if self.has_api_prefix is False and path != request.route:
+                response.close()
+                response = self._send(request, request.route, transfer)
+        elif self.has_api_prefix is None and path != request.route and response.status_code < 300:
+            # A page is a proxy's, whatever comes later.
+            self.has_api_prefix = "html" not in response.headers.get("content-type", "") or None
+        return response
+
+    def _find_routes(self, transfer: Transfer) -> None:
+        """Find out whether there is ``/api/prompt`` or, before June 2024, ``/prompt``."""
+        looking = Transfer(transfer.deadline)
+        statuses = set()
+        try:
+            self._live.add(looking)
+            with ended_by(looking.cut):
+                for path in ("/api/prompt", "/prompt"):
+                    with self._send(OutgoingRequest("GET", "/prompt"), path, looking) as response:
+                        statuses.add(response.status_code)
+                        kind = response.headers.get("content-type", "")
+                        if response.status_code == 200 and "json" in kind:
+                            self.has_api_prefix = path != "/prompt"
+                            return
+        finally:
+            self._live.discard(looking)
+            self._count(looking)
+        # Other statuses (401, 502) do not show what answers.
+        self.is_foreign = statuses <= {200, 404, 405, 501}
+
+    def _send(self, request: OutgoingRequest, path: str, transfer: Transfer) -> requests.Response:
+        prepared = self._identity.prepare(request, path)
+        url = self._endpoint.base + path
+        tries = 2 if request.method in ("GET", "HEAD") else 1
+        # A POST cannot be sent again, and with a short read timeout there is no time to find out.
+        trusted = self._stale if tries == 1 else read_timeout.get()
+        if runtime.monotonic() - self._answered_at > trusted:
+            self._endpoint.drop_kept()
+        while True:
+            self._check_wanted()
+            left = transfer.deadline.left()
+            if not left:
+                raise RequestTimeout(f"{request.method} {url}: no time left to send it")
+            found = self._attempt(prepared, url, transfer, left)
+            if found is None:
+                continue  # another thread has dropped what was kept; nothing was sent
+            if not isinstance(found, Failure):
+                return found
+            self._check_wanted()
+            if type(found.error) is RequestTimeout:
+                # The kept connection may be dead, and so may the others.
+                self._endpoint.drop_kept()
+            # A kept connection may be closed already (the server was restarted): a GET is
+            # sent once more, on a new one.
+            tries -= 1
+            if not tries or type(found.error) is not TransportError:
+                raise found.error from found.cause
+
+    def _attempt(
+        self, request: requests.PreparedRequest, url: str, transfer: Transfer, left: float
+    ) -> requests.Response | Failure | None:
+        """Return the answer, or why there is none; None if nothing was sent: try again.
+
+        No error of ours is raised here: what requests raises holds the headers and the query
+        that were sent, so it may not hang on ours as its context.
+        """
+        endpoint, recorder, method = self._endpoint, self._identity.recorder, request.method or ""
+        record, outer = None, sys.exception()
+        if recorder is not None:
+            record = recorder.exchange(request, endpoint.base)
+        verify, cert = endpoint.verify, endpoint.cert
+        token = current.set(transfer)
+        transfer.requests += 1
+        try:
+            if not endpoint.is_own_session:
+                endpoint.prepare_pool(request)
+            silence = min(transfer.read_timeout, read_timeout.get(), left)
+            response = endpoint.session.send(
+                request,
+                stream=True,
+                timeout=(min(self._connect_timeout, left), silence),
+                verify=verify,
+                cert=cert,
+                proxies=endpoint.usable_proxies,  # no local: passwords stand in them
+                allow_redirects=False,
+            )
+        except FAILURES as exc:
+            if any(isinstance(each, ClosedPoolError) for each in causes(exc, outer)):
+                return None
+            failure = failure_of(exc, outer, method, url, self._connect_timeout)
+        else:
+            self._answered_at = runtime.monotonic()
+            if response.status_code >= 200:
+                if record is not None:
+                    head = response.status_code, response.raw.headers
+                    response.raw = record.answered(*head, response.raw)
+                return response
+            response.raw.close()  # with its connection, on which the answer may follow
+            failure = Failure(_only_announced(response.status_code, method, url), None)
+        finally:
+            current.reset(token)
+        if record is not None:
+            record.failed(failure.error)
+        return failure
+
+    # -- answers -------------------------------------------------------------------------
+
+    def answer(self, response: requests.Response, content: bytes) -> Response:
+        """Make a complete answer of these bytes."""
+        url = (response.url or "").partition("?")[0]
+        return Response(
+            response.request.method or "",
+            "/" + url.partition("://")[2].partition("/")[2],
+            response.status_code,
+            response.raw.headers,
+            content,
+            url,
+            functools.partial(self._identity.redact, response.request),
+        )
+
+    def whole(
+        self, response: requests.Response, deadline: Deadline, max_bytes: int
+    ) -> Response | None:
+        """Read a whole answer; return None if its body has more than ``max_bytes``."""
+        length = body_length(response)
+        if (length or 0) > max_bytes:
+            return None
+        content = self._read(response, length, deadline, max_bytes)
+        return None if len(content) > max_bytes else self.answer(response, content)
+
+    def beginning(
+        self, response: requests.Response, deadline: Deadline, max_bytes: int
+    ) -> Response:
+        """Read an answer, or a little more than ``max_bytes`` of its body."""
+        content = self._read(response, body_length(response), deadline, max_bytes)
+        return self.answer(response, content)
+
+    def _read(
+        self, response: requests.Response, length: int | None, deadline: Deadline, max_bytes: int
+    ) -> bytes:
+        """Read the body; stop a little after ``max_bytes``."""
+        body = io.BytesIO()  # grows in place, and hands out its bytes without a copy
+        for chunk in self.chunks(response, length, deadline, decode=True):
+            body.write(chunk)
+            if body.tell() > max_bytes:
+                break
+        return body.getvalue()
+
+    def chunks(
+        self,
+        response: requests.Response,
+        length: int | None,
+        deadline: Deadline,
+        *,
+        decode: bool = False,
+    ) -> Iterator[bytes]:
+        """Yield the body in chunks; ``length`` is its :func:`body_length`.
+
+        Never past the deadline, never silently short.
+        """
+        method = response.request.method or ""
+        url = (response.url or "").partition("?")[0]
+        got = 0
+        while length is None or got < length:
+            if deadline.expired:
+                raise RequestTimeout(
+                    f"{method} {url}: the answer was still arriving at the deadline"
+                )
+            outer = sys.exception()
+            try:
+                # read1 returns what there is; read would wait for the whole amount.
+                chunk = response.raw.read1(_CHUNK, decode_content=decode or length is None)
+            except FAILURES as exc:
+                error, cause = failure_of(exc, outer, method, url, self._connect_timeout)
+                if type(error) is TransportError and length is not None:
+                    error = _short(method, url, got, length)
+            else:
+                if chunk:
+                    got += len(chunk)
+                    yield chunk
+                    continue
+                if length is None:
+                    self._check_wanted()  # it may be the end of the client, not of the body
+                    return
+                error, cause = _short(method, url, got, length), None
+            self._check_wanted()
+            raise error from cause
+        if not length and "transfer-encoding" in response.headers:
+            response.raw.close()  # whatever follows an answer that has no body
+        else:
+            response.raw.drain_conn()  # nothing is left: this gives the connection back
+
+
+def _log(method: str, path: str, status: int, began: float, transfer: Transfer) -> None:
+    """Log a request, without its query, which may hold a token."""
+    seconds = runtime.monotonic() - began
+    sent, received = transfer.sent, transfer.received
+    log.debug(
+        "%s %s: %s, %.1f ms, %d bytes sent, %d received",
+        method,
+        path,
+        status or "no answer",
+        seconds * 1000,
+        sent,
+        received,
+        extra={
+            "http_method": method,
+            "http_path": path,
+            "http_status": status or None,
+            "seconds": seconds,
+            "bytes_sent": sent,
+            "bytes_received": received,
+        },
+    )
+
+
 class _Body(bytes):
     """A request body, whose repr shows no key that it may hold."""
 
@@ -455,3 +792,36 @@ def _no_file(answer: Response) -> UnexpectedResponse:
     elif answer.status == 206 or "content-range" in answer.headers:
         said = "other bytes of the file than were requested"
     return unusable(answer, f"{answer.status}, {said}")
+
+
+def body_length(response: requests.Response) -> int | None:
+    """Return the length of the decoded body in bytes; ``None`` if that is not known."""
+    if response.request.method == "HEAD" or response.status_code in (204, 304):
+        return 0
+    if "transfer-encoding" in response.headers:  # a Content-Length beside it is ignored
+        return None
+    text = response.headers.get("content-length", "")
+    encoded = "content-encoding" in response.headers
+    # Python refuses to convert thousands of digits.
+    return int(text) if text.isdecimal() and len(text) < 20 and not encoded else None
+
+
+def _only_a_part(answer: Response) -> UnexpectedResponse:
+    return unusable(
+        answer,
+        "206, a partial answer, which was not requested; something on the way (a cache, a "
+        "proxy) does not keep to HTTP",
+    )
+
+
+def _only_announced(status: int, method: str, url: str) -> UnexpectedResponse:
+    return UnexpectedResponse(
+        f"{method} {url}: {status}, an interim answer, and no final one",
+        method=method,
+        path=urlsplit(url).path,
+        status=status,
+    )
+
+
+def _short(method: str, url: str, got: int, length: int) -> TransportError:
+    return TransportError(f"{method} {url}: the answer ended after {got} of {length} bytes")

@@ -374,7 +374,7 @@ _MODULES: Final = (
     "comfy_client.values",
     "comfy_client.jobs.output",
     "comfy_client.jobs.result",
-    "comfy_client.transport.sender",
+    "comfy_client.transport.http",
     "json",
 )
 #: Functions of C that make what an answer is made of.

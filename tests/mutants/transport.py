@@ -99,7 +99,7 @@ TRANSPORT = (
     # -- requests -----------------------------------------------------------------------
     Mutant(
         "T15",
-        "transport/sender.py",
+        "transport/http.py",
         "                allow_redirects=False,\n",
         "                allow_redirects=True,\n",
         "behaviour/test_redirects.py",
@@ -108,7 +108,7 @@ TRANSPORT = (
     ),
     Mutant(
         "T16",
-        "transport/sender.py",
+        "transport/http.py",
         'tries = 2 if request.method in ("GET", "HEAD") else 1',
         "tries = 2",
         "behaviour/test_exactly_once.py",
@@ -116,7 +116,7 @@ TRANSPORT = (
     ),
     Mutant(
         "T18",
-        "transport/sender.py",
+        "transport/http.py",
         "            if deadline.expired:\n                raise RequestTimeout(\n",
         "            if False:\n                raise RequestTimeout(\n",
         "behaviour/test_sessions.py",
@@ -124,7 +124,7 @@ TRANSPORT = (
     ),
     Mutant(
         "T19",
-        "transport/sender.py",
+        "transport/http.py",
         "                error, cause = _short(method, url, got, length), None\n",
         "                return\n",
         "behaviour/test_sessions.py",
@@ -263,7 +263,7 @@ TRANSPORT = (
     ),
     Mutant(
         "N37",
-        "transport/sender.py",
+        "transport/http.py",
         "if response.status_code == 401 and self._identity.refresh():",
         "if response.status_code == 401 and (self._identity.refresh() or True):",
         "behaviour/test_credentials.py",
@@ -296,7 +296,7 @@ TRANSPORT = (
     # -- chosen later, from the code alone ----------------------------------------------
     Mutant(
         "H16",
-        "transport/sender.py",
+        "transport/http.py",
         'if response.status_code == 206 and "Range" not in response.request.headers:',
         "if False:",
         "behaviour/test_requests.py",
