@@ -1,4 +1,4 @@
-"""Pauses between attempts that fail."""
+"""Pauses between failed attempts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Backoff:
-    """Exponential backoff: each pause may be longer than the one before, up to a cap.
+    """Exponential backoff: the longest pause grows with each failure, up to a cap.
 
     Attributes:
         first: The longest first pause, in seconds.
@@ -35,15 +35,15 @@ class Backoff:
 
     @property
     def longest(self) -> float:
-        """Seconds that the next pause may take."""
+        """The longest that the next pause may be, in seconds."""
         return min(self.cap, self.first * self.factor ** min(self.failures, 64))
 
     def next(self) -> float:
-        """Seconds to wait after one more failure."""
+        """Count one more failure; return the seconds to wait."""
         longest = self.longest
         self.failures += 1
         return self.uniform(longest * (1.0 - self.jitter), longest)
 
     def reset(self) -> None:
-        """Start over with the first pause: it worked."""
+        """Start over with the first pause, after a success."""
         self.failures = 0

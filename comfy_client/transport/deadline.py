@@ -1,4 +1,4 @@
-"""How long work may take, how it ends early, and several pieces of work at a time."""
+"""Deadlines of calls, ways to end them early, and several calls at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONGEST: Final = 1e6
 
 
 class Deadline(NamedTuple):
-    """A moment by which something must be over.
+    """A moment by which something must have ended.
 
     Attributes:
         at: The moment, by ``time.monotonic``; infinite if there is no limit.
@@ -31,7 +31,7 @@ class Deadline(NamedTuple):
 
     @classmethod
     def after(cls, seconds: float | None) -> Deadline:
-        """Make a deadline in ``seconds`` from now, 0 or more; ``None``: never."""
+        """Make a deadline ``seconds`` from now, at least 0; None means never."""
         if seconds is None:
             return cls()
         if type(seconds) is not float or not seconds >= 0:  # there are several for each request
@@ -40,15 +40,15 @@ class Deadline(NamedTuple):
 
     @property
     def expired(self) -> bool:
-        """Whether it has passed."""
+        """Whether the deadline has passed."""
         return runtime.monotonic() >= self.at
 
     def left(self, most: float = math.inf) -> float:
-        """Seconds until then, at most ``most``; 0 once it has passed."""
+        """Return the seconds to the deadline, at most ``most``; 0 once it has passed."""
         return max(0.0, min(most, self.at - runtime.monotonic()))
 
     def require(self, most: float = LONGEST) -> float:
-        """Seconds until then, more than 0 and at most ``most``; else ``TimeoutError``."""
+        """Return the seconds left, at most ``most``; raise ``TimeoutError`` if there are none."""
         left = self.at - runtime.monotonic()
         if left <= 0:
             raise TimeoutError("the deadline has passed")
@@ -56,7 +56,7 @@ class Deadline(NamedTuple):
 
 
 def check_timeout(*seconds: float | None) -> None:
-    """Raise ``TypeError`` or ``ValueError`` for what is no time to wait."""
+    """Raise ``TypeError`` or ``ValueError`` for an invalid timeout."""
     for value in seconds:
         if value is not None and not is_real(value):
             raise TypeError(f"a timeout must be a number of seconds, or None: {value!r:.80}")
@@ -69,7 +69,7 @@ read_timeout: Final[ContextVar[float]] = ContextVar("read_timeout", default=math
 
 
 def limited_silence(seconds: float) -> contextlib.AbstractContextManager[None]:
-    """Context manager: end requests when the server is silent for ``seconds``."""
+    """Context manager: end requests if the server is silent for ``seconds``."""
     return assigned(read_timeout, seconds)
 
 
@@ -85,18 +85,18 @@ _FAREWELL: Final = 1.0
 
 
 class Abandoned(Exception):
-    """The end of work that is no longer wanted, as other work failed or was interrupted."""
+    """Work was ended since it is no longer wanted: other work failed or was interrupted."""
 
 
 class _Group:
-    """Work that ends together."""
+    """Calls that end together."""
 
     def __init__(self) -> None:
         self.over = runtime.Event()
         self.ends: set[Callable[[], object]] = set()  # each step of a set is whole: no lock
 
     def end(self) -> None:
-        """End what is under way, in any thread."""
+        """End all calls that are in progress, in any thread."""
         self.over.set()
         in_full(self.ends.copy())
 
@@ -105,7 +105,7 @@ _group: Final[ContextVar[_Group | None]] = ContextVar("group", default=None)
 
 
 def check_wanted() -> None:
-    """Raise :class:`Abandoned` within work that is no longer wanted."""
+    """Raise :class:`Abandoned` if the work of this thread is no longer wanted."""
     group = _group.get()
     if group is not None and group.over.is_set():
         raise Abandoned
@@ -123,7 +123,7 @@ def pause(seconds: float) -> None:
 
 @contextlib.contextmanager
 def ended_by(end: Callable[[], object]) -> Iterator[None]:
-    """Context manager: have another thread call ``end`` once the work is no longer wanted."""
+    """Context manager: another thread calls ``end`` once the work is no longer wanted."""
     group = _group.get()
     if group is None:
         yield
@@ -139,8 +139,8 @@ def ended_by(end: Callable[[], object]) -> Iterator[None]:
 def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
     """Call ``work`` for each item, :data:`MAX_PARALLEL` at a time; return the results in order.
 
-    The first exception ends all of them, and so does a Ctrl-C: those under way at their next
-    :func:`check_wanted`, and in what they do by :func:`ended_by`.
+    The first exception, or a Ctrl-C, ends all other calls: at their next :func:`check_wanted`, or
+    within :func:`ended_by`.
     """
     group, lock = _Group(), runtime.Lock()
     todo = iter(range(len(items)))
@@ -183,7 +183,7 @@ def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Mad
 
 
 class _Worker:
-    """A thread, in the context of its maker, whose end can be waited for."""
+    """A thread in the context of its maker, with a wait that survives Ctrl-C."""
 
     def __init__(self, run: Callable[[], object]) -> None:
         # Not Thread.join: a Ctrl-C within it has Python 3.11 and 3.12 take a thread for ended.
@@ -192,7 +192,7 @@ class _Worker:
         self._thread: runtime.Thread | None = None
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         context = contextvars.copy_context()
 
         def run() -> None:
@@ -205,7 +205,7 @@ class _Worker:
         self._thread.start()
 
     def wait(self, seconds: float) -> bool:
-        """Return whether it has ended within this time, or was never started."""
+        """Wait for the thread's end; return whether it has ended, or was never started."""
         if not was_started(self._thread):
             return True
         return self._ended.wait(max(0.0, seconds))

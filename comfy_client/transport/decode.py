@@ -1,4 +1,4 @@
-"""From a frame of the socket to events: pure, and it never raises on what a server may send.
+"""Events from messages of the socket.  Pure; never raises, whatever a server sends.
 
 Binary frames are big-endian: four bytes that name their type, then, by type,
 
@@ -71,7 +71,7 @@ _MAGIC = (
 
 
 class _Skipped(tuple[Event, ...]):
-    """The result for a message that could not be read."""
+    """The result for an unreadable message."""
 
     __slots__ = ()
 
@@ -123,7 +123,7 @@ def decode_text(data: bytes | memoryview, most: int = MAX_DECODED) -> tuple[Even
 
 
 def _loads(said: str) -> Any:
-    """Decode as ``json.loads`` does, without its checks of arguments and spaces."""
+    """Decode JSON as ``json.loads`` does, without its checks of arguments and spaces."""
     try:
         found, end = _decoder.raw_decode(said)
     except ValueError:
@@ -132,13 +132,13 @@ def _loads(said: str) -> Any:
 
 
 def _size(said: str) -> int:
-    """Estimate how many bytes an event of this JSON takes."""
+    """Estimate the memory of an event of this JSON, in bytes."""
     # A single sign may have all of a text take four bytes each.
     return LEAST + size_decoded(said) + sys.getsizeof(said) - len(said)
 
 
 def _is_deep(said: str, message: object) -> bool:
-    """Return whether a JSON text nests too deep; for most, a count of its brackets tells."""
+    """Return whether a JSON text nests too deep; counting brackets usually suffices."""
     return said.count("[") + said.count("{") > MAX_LEVELS and not is_shallow(message)
 
 
@@ -187,13 +187,13 @@ def decode_binary(data: bytes | bytearray | memoryview) -> tuple[Event, ...]:
 
 
 def _prefixed(frame: memoryview, size: int) -> tuple[memoryview | None, memoryview]:
-    """Split a frame after type and size: ``size`` bytes (None if it is too short), and the rest."""
+    """Split a frame after type and size: ``size`` bytes (None if too short), and the rest."""
     end = 8 + size
     return (None, frame[:0]) if end > len(frame) else (frame[8:end], frame[end:])
 
 
 def _object(header: memoryview | None) -> tuple[Mapping[str, Any] | None, int]:
-    """Return a picture's metadata and about how many bytes they take; None if they are unusable."""
+    """Return a picture's metadata and their estimated memory; None if they are unusable."""
     if header is None or len(header) > MAX_METADATA:
         return None, 0
     said = str(header, "utf-8", "replace")

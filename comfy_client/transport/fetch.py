@@ -1,4 +1,4 @@
-"""Download a file from anywhere, by a URL that the caller gave: bounded, and without our logins."""
+"""Downloads from any URL that the caller gave: bounded, and without our credentials."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _FAILURES: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSE
 
 
 def fetch(url: str, into: BinaryIO, deadline: Deadline) -> None:
-    """Write what a URL leads to into a file.
+    """Download a URL into a file.
 
-    No header, cookie or login of ours goes there: only a login that stands in the URL itself, to
-    the host that it is for.  Proxies come from the environment.
+    Headers, cookies and credentials of ours are not sent: only a login in the URL itself, to the
+    host that it is for.  Proxies come from the environment.
 
     Raises:
         UnexpectedResponse: Another status than 200, a page, more than :data:`MAX_FETCH` bytes, or

@@ -1,8 +1,8 @@
-"""Decoding of WebSocket bytes to messages: many small frames out of one large read.
+"""Messages from WebSocket bytes: many small frames out of one large read.
 
-websocket-client reads a frame in three or more pieces of 16 KiB at most; each releases the
-interpreter's lock and has to win it back, which costs more than all the rest.  So websocket-client
-does the handshake and the sending, and this module the reading.
+websocket-client reads a frame in three or more pieces of up to 16 KiB; each releases the
+interpreter's lock and must win it back, which costs more than all the rest.  So websocket-client
+makes the handshake and sends, and this module reads.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ _FINAL, _CONTROL = 0x80, 0x08
 
 
 class FrameError(Exception):
-    """Bytes that break the rules of the protocol, or exceed the limit."""
+    """The bytes violate the protocol or exceed a limit."""
 
 
 class Frames:
     """The messages in a stream: call :meth:`next` until it has none, then :meth:`read`.
+
+    ``limit`` is the largest message in bytes, ``max_text`` the largest text; ``begun`` are bytes
+    that were read from the socket before.
 
     Args:
         sock: The socket.
@@ -64,11 +67,11 @@ class Frames:
 
     @property
     def is_within(self) -> bool:
-        """Whether a message has come in part."""
+        """Whether a message has arrived in part."""
         return self._start != self._end or self._opcode != 0
 
     def read(self) -> int:
-        """Wait once for more bytes, and count them; after a ``TimeoutError`` nothing is lost."""
+        """Wait once for more bytes, and return their number; a ``TimeoutError`` loses nothing."""
         if self._start == self._end:
             self._start = self._end = 0
         elif self._end == len(self._buffer):
@@ -81,7 +84,7 @@ class Frames:
         return got
 
     def next(self) -> tuple[int, bytes | memoryview] | None:
-        """Return opcode and payload of a message or a control frame; ``None``: not yet whole."""
+        """Return opcode and payload of the next message or control frame, or None if incomplete."""
         while (frame := self._frame()) is not None:
             first, payload = frame
             opcode, is_final = first & 0x0F, first & _FINAL
@@ -100,7 +103,7 @@ class Frames:
         return None
 
     def _frame(self) -> tuple[int, bytes | memoryview] | None:
-        """Return first byte and payload of the next frame; ``None``: not yet whole."""
+        """Return first byte and payload of the next frame, or None if incomplete."""
         buffer, start, have = self._buffer, self._start, self._end - self._start
         if have < 2:
             self._needed = 2
@@ -140,7 +143,7 @@ class Frames:
 
 
 def _check(first: int, size: int) -> None:
-    """Refuse what no server may send, by the first two bytes of a frame."""
+    """Raise FrameError if the first two bytes of a frame are not allowed from a server."""
     opcode = first & 0x0F
     if first & 0x70 or size & 0x80:
         raise FrameError("a frame with reserved bits, or masked by the server")

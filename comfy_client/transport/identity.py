@@ -1,7 +1,7 @@
-"""How a client reaches its server, and who it is there.
+"""The server's address, and a client's identity there.
 
 :class:`Endpoint` has address, trust and proxies, which never change; :class:`Identity` has
-credentials, user and headers, and knows what of them must not be shown.
+credentials, user and headers, and knows which of them are secret.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Endpoint:
 
     @functools.cached_property
     def ssl_context(self) -> ssl.SSLContext:
-        """The same trust and the same certificate for the socket."""
+        """The same trust and certificate for the socket."""
         verify = self.verify
         if verify is False:
             context = ssl.create_default_context()
@@ -147,12 +147,12 @@ class Endpoint:
 
     @property
     def proxy(self) -> str | None:
-        """The proxy that the socket has to take, or ``None``."""
+        """The proxy for the socket, or None."""
         return requests.utils.select_proxy(self.address.http_url, self.proxies) or None
 
     @functools.cached_property
     def usable_proxies(self) -> dict[str, str]:
-        """:attr:`proxies`; :class:`ServerUnreachable` if the one for this server is no URL."""
+        """:attr:`proxies`; raises :class:`ServerUnreachable` if the server's one is no URL."""
         proxy = self.proxy or "http://none"
         try:
             parts = split_proxy(proxy)
@@ -170,7 +170,7 @@ class Endpoint:
     # -- connections ---------------------------------------------------------------------
 
     def prepare_pool(self, request: requests.PreparedRequest) -> None:
-        """Have the pool of a given Session keep to our deadlines, if it is one of requests."""
+        """Make a given Session's pool keep to our deadlines, if it is a pool of requests."""
         adapter = self.session.get_adapter(request.url or "")
         if isinstance(adapter, HTTPAdapter):
             pool = adapter.get_connection_with_tls_context(
@@ -179,20 +179,20 @@ class Endpoint:
             keep_to_deadlines(pool)
 
     def drop_kept(self) -> None:
-        """Close the idle connections; those in use are closed when they are done."""
+        """Close the idle connections; those in use are closed after use."""
         self.session.get_adapter(self.address.http_url).close()
 
     def close(self) -> None:
-        """Close our own Session; one that was given stays open."""
+        """Close our own Session; a given one stays open."""
         if self.is_own_session:
             self.session.close()
 
     def shutdown(self) -> Callable[[], None]:
-        """Return a function that closes our own Session, and does not keep this object alive."""
+        """Return a function that closes our own Session without keeping this object alive."""
         return self.session.close if self.is_own_session else lambda: None
 
     def after_fork(self) -> None:
-        """Make new connection pools in the child of a fork: the old ones are the parent's."""
+        """Make new connection pools in the child of a fork; the old ones are the parent's."""
         if self.is_own_session:
             self.session = new_session()
             return
@@ -208,7 +208,7 @@ class Endpoint:
 
 
 class Applied(NamedTuple):
-    """Headers and query of credentials, at one moment."""
+    """Headers and query of credentials at one moment."""
 
     headers: Mapping[str, str]
     query: Mapping[str, str]
@@ -221,7 +221,7 @@ NOTHING = Applied({}, {})
 
 
 def check_credentials(credentials: object) -> None:
-    """Raise ``TypeError`` if the value is no kind of credentials; call nothing of it."""
+    """Raise ``TypeError`` if the value is no kind of credentials, without calling it."""
     if credentials is None:
         return
     from ..credentials import Credentials  # many servers want none
@@ -239,8 +239,8 @@ def check_credentials(credentials: object) -> None:
 def apply_credentials(credentials: AnyCredentials | None) -> Applied:
     """Return the headers and query parameters to send now.
 
-    Raises :class:`AuthenticationError` when they cannot be had, ``TypeError`` when what
-    is given (or what a callable answered) is no kind of credentials.
+    Raises :class:`AuthenticationError` if there are none to send, ``TypeError`` if the value (or a
+    callable's result) is no kind of credentials.
     """
     check_credentials(credentials)
     if credentials is None:
@@ -291,7 +291,7 @@ def check_headers(headers: Mapping[str, str], whose: str) -> None:
 
 
 def as_sent(headers: Mapping[str, str | bytes] | Mapping[str, str]) -> dict[str, str | bytes]:
-    """Encode headers in UTF-8, as servers read them; requests would send Latin-1."""
+    """Encode headers in UTF-8, as servers read them; requests would use Latin-1."""
     return {
         name: value.encode() if isinstance(value, str) and not value.isascii() else value
         for name, value in headers.items()
@@ -343,7 +343,7 @@ class Description:
 
 
 class Identity:
-    """The credentials, user and headers of requests to one server, and what of them is secret.
+    """The credentials, user and headers of requests to one server, and their secrets.
 
     Attributes:
         credentials: As given; a pair became :class:`BasicCredentials`.
@@ -381,7 +381,7 @@ class Identity:
     # -- what is sent --------------------------------------------------------------------
 
     def refresh(self) -> bool:
-        """Ask for the credentials anew; return whether they changed."""
+        """Get the credentials again; return whether they changed."""
         applied = apply_credentials(self.credentials)
         with self._lock:
             changed = applied != self._applied
@@ -399,7 +399,7 @@ class Identity:
     def prepare(self, request: OutgoingRequest, path: str) -> requests.PreparedRequest:
         """Return the request for a path of the server, complete with credentials and cookies.
 
-        The first one asks for the credentials.
+        The first call gets the credentials.
         """
         if self._template is None:
             self.refresh()
@@ -425,7 +425,7 @@ class Identity:
         return prepared
 
     def handshake(self, route: str, params: Params) -> tuple[str, dict[str, str]]:
-        """Return URL and headers for the handshake of the socket: those of any request."""
+        """Return URL and headers for the socket's handshake: those of any request."""
         self.refresh()
         request = self.prepare(OutgoingRequest("GET", route, params), route)
         headers = {
@@ -476,14 +476,14 @@ class Identity:
 
     @property
     def has_secrets(self) -> bool:
-        """Whether there is anything secret, which no pickle carries."""
+        """Whether there are secrets, which no pickle contains."""
         from ..credentials import EnvCredentials
 
         named = isinstance(self.credentials, EnvCredentials)
         return bool(self._headers or (self.credentials is not None and not named))
 
     def describe(self, has_api_prefix: bool | None) -> Description:
-        """Describe what is sent, and where to, without secrets; asks for no credentials."""
+        """Describe what is sent, and where to, without secrets or asking for credentials."""
         session = self._endpoint.session
         names = [*self._applied.headers, *(f"?{name}=" for name in self._applied.query)]
         given = [*self._headers, *session.headers]
@@ -504,9 +504,9 @@ class Identity:
     # -- what is secret ------------------------------------------------------------------
 
     def secrets(self) -> Secrets:
-        """Return all secrets that were sent so far, with credentials that have changed since.
+        """Return all secrets sent so far, former credentials included.
 
-        For texts of errors and logs: values of other headers count, too.
+        They are for texts of errors and logs: values of other headers count, too.
         """
         self.add_secrets_to(self._secrets)
         self._secrets.add_headers(self._sent(), pinned=True)
@@ -519,7 +519,7 @@ class Identity:
         return Secrets()
 
     def add_secrets_to(self, secrets: Secrets) -> None:
-        """Add our credentials for the server and for proxies, as far as they are known now.
+        """Add our credentials for the server and for proxies, as far as they are known.
 
         Of other headers, only those with secret names count: the rest may be any word.
         """
@@ -539,9 +539,9 @@ class Identity:
                 secrets.add([str(cookie.value)], shortest)
 
     def add_words_to(self, secrets: Secrets) -> None:
-        """Add the secrets of :meth:`add_secrets_to`, and settings that may be secret or personal.
+        """Add what :meth:`add_secrets_to` adds, and other settings that may be secret or personal.
 
-        User names, all headers that were given, and proxies of the environment.
+        These are user names, all given headers, and proxies from the environment.
         """
         self.add_secrets_to(secrets)
         session = self._endpoint.session
@@ -558,20 +558,20 @@ class Identity:
         secrets.add(words)
 
     def entrust(self, value: Any) -> None:
-        """Treat values of what is sent as secret from now on, if their names say so."""
+        """Add the values in outgoing JSON whose names make them secret."""
         self._secrets.add_named(value, pinned=True)
 
     def hide(self, value: Any) -> Any:
         """Hide our secrets in a server's text, or in the texts of its JSON.
 
-        Of JSON with many values, only the length is shown.
+        For JSON with many values, only the length is shown.
         """
         if not isinstance(value, str) and not is_small(value, _MAX_VALUES):
             return f"<{type(value).__name__} of {len(value)}>"
         return self.secrets().hide_words_in(value)
 
     def redact(self, request: requests.PreparedRequest, value: Any) -> Any:
-        """Hide our secrets as :meth:`hide` does, and those of this one request."""
+        """Hide as :meth:`hide` does, including the secrets of one request."""
         secrets = self.secrets()
         secrets.add_headers(self._without_jar(request.headers))
         asked = parse_qsl((request.url or "").partition("?")[2])
@@ -582,7 +582,7 @@ class Identity:
         return secrets.hide_words_in(value)
 
     def _proxies(self) -> list[str]:
-        """Return all proxies that were given, used or not."""
+        """Return all given proxies, used or not."""
         given = self._endpoint.given_proxies or {}
         return [*filter(None, [*given.values(), *self._endpoint.session.proxies.values()])]
 
@@ -591,7 +591,7 @@ class Identity:
         return self._without_jar(self._headers if template is None else template.headers)
 
     def _without_jar(self, sent: Mapping[str, Any]) -> dict[str, Any]:
-        """Return headers without the cookies of the jar, which servers set: few are secret."""
+        """Return headers without the jar's cookies: servers set these, and not all are secret."""
         keeps_cookie = any(name.lower() == "cookie" for name in self._headers)
         return {
             name: value for name, value in sent.items() if keeps_cookie or name.lower() != "cookie"
@@ -633,7 +633,7 @@ def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 def _keep_redirect(response: requests.Response, **_: Any) -> None:
-    """Keep requests from reading the body and target of a redirect that is not followed."""
+    """Stop requests from reading the body and target of a redirect that is not followed."""
     response.headers.pop("Location", None)
 
 

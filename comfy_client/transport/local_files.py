@@ -1,8 +1,8 @@
-"""Writing what a server sent into local files.
+"""Local files, written from what a server sent.
 
-Names from a server are not trusted: only their last component counts, made harmless on
-every system, so nothing lands outside the folder that the caller named.  A file appears
-under its final name only when it is complete.
+Names from a server are not trusted: only their last component counts, made harmless on every
+system, so nothing lands outside the folder that the caller named.  A file appears under its final
+name only when it is complete.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def _shortened(name: str) -> str:
 
 
 def distinct_names(names: Iterable[str], is_folder: Callable[[str], bool]) -> list[str]:
-    """Return a :func:`safe_name` for each name; number those that are taken.
+    """Return a :func:`safe_name` for each name, with a number if it is taken.
 
-    A name is taken if it is that of a folder, or if some file system takes it for equal to an
-    earlier one: in capitals or not (Windows, macOS), or in other code points (macOS).
+    A name is taken if a folder has it, or if some file system treats an earlier one as equal:
+    ignoring case (Windows, macOS) or in other code points (macOS).
     """
     taken: set[str] = set()
     numbers: dict[str, int] = {}
@@ -85,14 +85,14 @@ def distinct_names(names: Iterable[str], is_folder: Callable[[str], bool]) -> li
 
 
 def folded(name: str) -> str:
-    """Return a key that is equal for names that some file system takes for equal."""
+    """Return a key that is equal for names that some file system treats as equal."""
     # Both ways: capitals alone tell sharp s from its capital, small letters the i without a dot.
     key = unicodedata.normalize("NFD", name).casefold().upper()
     return unicodedata.normalize("NFD", key)
 
 
 def rule_for(if_exists: IfExists | None, default: IfExists) -> IfExists:
-    """Return what to do when a file exists; raise ValueError for an unknown rule."""
+    """Return the rule for a file that exists; raise ValueError for an unknown one."""
     if if_exists not in (None, "number", "skip", "overwrite"):
         raise ValueError(f"if_exists: {if_exists!r} is not 'number', 'skip' or 'overwrite'")
     return if_exists or default
@@ -101,7 +101,7 @@ def rule_for(if_exists: IfExists | None, default: IfExists) -> IfExists:
 def target_path(
     path: str | os.PathLike[str], name: str, if_exists: IfExists | None = None
 ) -> tuple[Path, IfExists]:
-    """Return where to write, and what to do when that exists.
+    """Return where to write, and the rule for a file that exists there.
 
     Args:
         path: A folder, when it ends in a separator (which a ``Path`` drops) or is an existing
@@ -180,9 +180,9 @@ def discard(path: Path) -> None:
 
 
 def _is_stream(target: Path) -> bool:
-    """Return whether a path is no place to keep a file: a pipe, a device, or a link of the system.
+    """Return whether a path is a pipe, a device, or a system's link to an open file.
 
-    Such a link, as ``/dev/stdout`` or ``/dev/fd/1``, may lead to an ordinary file.
+    Such a link, like ``/dev/stdout`` or ``/dev/fd/1``, may lead to an ordinary file.
     """
     try:
         mode = target.stat().st_mode
@@ -213,7 +213,7 @@ def _numbered(target: Path) -> Iterator[Path]:
 
 
 def place(part: Path, target: Path) -> bool:
-    """Give a complete file its name, unless the name is taken; return whether it was free."""
+    """Rename a complete file, unless the name is taken; return whether it was free."""
     try:
         os.link(part, target)
     except FileExistsError:

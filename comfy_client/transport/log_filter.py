@@ -1,7 +1,7 @@
-"""No secret of a client that lives stands in a log: neither in ours nor in those of libraries.
+"""Redaction of live clients' secrets in our logs and in those of libraries.
 
-urllib3 logs URLs with their query, and headers of a server that it cannot read;
-websocket-client the whole handshake.
+urllib3 logs URLs with their query, and unreadable headers of a server; websocket-client logs the
+whole handshake.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ def hide_in_logs(identity: Identity) -> None:
 
 
 def after_fork() -> None:
-    """Renew the lock in the child of a fork, where a thread of the parent may have held it."""
+    """Renew the lock in the child of a fork; a thread of the parent may have held it."""
     _filter.renew()
 
 
 @functools.cache
 def _watch_loggers() -> None:
-    """Watch loggers, once: those of libraries are made when these are imported."""
+    """Add the filter to all loggers once; libraries make theirs on import."""
     known = [name for name in list(logging.root.manager.loggerDict) if name.startswith(_LOGGERS)]
     for name in (*known, "websocket", _OURS):
         logging.getLogger(name).addFilter(_filter)
 
 
 def _without_breaks(arg: object) -> object:
-    """Spell out line breaks in what is logged: a server's words make no line of a log."""
+    """Escape line breaks in a logged value, so that a server cannot forge log lines."""
     if isinstance(arg, BaseException):
         return one_line(str(arg))
     if isinstance(arg, str) and not arg.isprintable():
@@ -51,7 +51,7 @@ def _without_breaks(arg: object) -> object:
 
 
 def _indented(said: str, exc: BaseException | None) -> str:
-    """Indent the further lines of messages in a traceback: none looks like a line of the log."""
+    """Indent the further lines of messages in a traceback, so that none looks like a log line."""
     seen: set[int] = set()
     while exc is not None and id(exc) not in seen:
         seen.add(id(exc))
@@ -63,7 +63,7 @@ def _indented(said: str, exc: BaseException | None) -> str:
 
 
 class _Filter(logging.Filter):
-    """A filter that hides secrets in all records, and what a server said in ours."""
+    """A filter that hides secrets in all records, and escapes line breaks in ours."""
 
     def __init__(self) -> None:
         super().__init__()

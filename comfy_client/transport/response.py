@@ -88,11 +88,11 @@ class Response:
 
     @property
     def is_page(self) -> bool:
-        """Whether it is an HTML page: a login page, an error page of a proxy."""
+        """Whether the body is an HTML page, such as a login page or a proxy's error page."""
         return "html" in self.kind
 
     def json(self, each: Each | None = None) -> Any:
-        """Return the decoded body; :class:`UnexpectedResponse` if it is no JSON.
+        """Return the decoded body; raise :class:`UnexpectedResponse` if it is no JSON.
 
         With ``each``, see :func:`loads_in_pieces`.
         """
@@ -104,18 +104,18 @@ class Response:
 
     @property
     def start(self) -> str:
-        """The beginning of the body as text, without our secrets, none of which is cut in two."""
+        """The beginning of the body as text, without our secrets, not even a part of one."""
         text: str = self.redact(self.content[:_BEGINNING].decode("utf-8", "replace"))
         return text[:_KEPT]
 
     @property
     def words(self) -> str:
-        """The beginning of the body as text, as it came, for patterns."""
+        """The beginning of the body as text, unchanged, for patterns."""
         return self.content[:_KEPT].decode("utf-8", "replace")
 
     @property
     def _is_light(self) -> bool:
-        """Whether decoding it, and searching it for secrets, takes no time."""
+        """Whether decoding the body, and searching it for secrets, is quick."""
         content = self.content
         return (
             len(content) <= _READ
@@ -124,7 +124,7 @@ class Response:
         )
 
     def facts(self) -> dict[str, Any]:
-        """Return what errors keep of the answer.
+        """Return the parts of the answer that errors keep.
 
         ``body`` is decoded if it is JSON of up to 1 MiB, without tens of thousands of texts;
         otherwise it is the beginning of the text.
@@ -141,8 +141,8 @@ class Response:
 class Download:
     """The body of an answer while it arrives: iterate over its chunks.
 
-    If the connection is cut, the rest is asked for, if it is sure that it is the same file; else
-    the iteration ends in a :class:`TransportError`.
+    After a cut, the rest is requested if the file is certainly the same; otherwise the iteration
+    ends in a :class:`TransportError`.
 
     Attributes:
         status: The HTTP status.
@@ -156,7 +156,7 @@ class Download:
     _chunks: Iterator[bytes] = attrs.field(repr=False)
 
     def __iter__(self) -> Iterator[bytes]:
-        """Chunks of up to 512 KiB."""
+        """Yield chunks of up to 512 KiB."""
         return self._chunks
 
 
@@ -173,7 +173,7 @@ def unexpected(answer: Response, due: str) -> UnexpectedResponse:
 
 
 def unusable(answer: Response, why: str) -> UnexpectedResponse:
-    """Return the error for an answer of which nothing is shown."""
+    """Return the error for an answer whose content is not shown."""
     return UnexpectedResponse(
         f"{answer.method} {answer.url}: {why}",
         method=answer.method,
@@ -196,12 +196,12 @@ def route_is_missing(answer: Response) -> bool:
 
 
 def wants_tls(answer: Response) -> bool:
-    """Return whether the server says that it wants TLS."""
+    """Return whether an answer says that the server expects TLS."""
     return answer.status in (400, 497) and bool(re.search(_WANTS_TLS, answer.words, re.IGNORECASE))
 
 
 class Asker(NamedTuple):
-    """The client that asked, for advice in errors.
+    """Facts about the client for advice in errors.
 
     Attributes:
         base: The URL below which the routes are.
@@ -344,10 +344,10 @@ def loads_in_pieces(content: bytes, each: Each, *, piece: int = PIECE) -> Any:
     """Decode JSON, with ``each(element)`` for the elements of lists of the outermost object.
 
     ``json.loads`` is one call of C, beside which no other thread runs: for 40 MB that is half a
-    second or more.  Here, each element of a large answer is decoded by a call of its own, and
-    other threads run in between.
+    second or more.  Here, each element of a large answer is decoded by its own call, and other
+    threads run in between.
 
-    Raises ``ValueError`` for what is no JSON.
+    Raises ``ValueError`` for invalid JSON.
     """
     if len(content) <= piece or json.detect_encoding(content) != "utf-8":
         return _at_once(content, each)
@@ -397,7 +397,7 @@ def _list(text: _JsonText, each: Each) -> list[Any]:
 
 
 class _JsonText:
-    """JSON that is turned from bytes into text as far as it is read."""
+    """JSON whose bytes are decoded to text as far as they are read."""
 
     def __init__(self, content: bytes, piece: int) -> None:
         self._content = content
@@ -419,7 +419,7 @@ class _JsonText:
                 return ""
 
     def take(self, character: str) -> None:
-        """Read this character; ``ValueError`` if it is another."""
+        """Read this character; raise ``ValueError`` if another one comes."""
         if self.peek() != character:
             raise self.error(f"Expecting {character!r}")
         self._at += 1
@@ -444,7 +444,7 @@ class _JsonText:
         return json.JSONDecodeError(words, self._text, self._at)
 
     def _more(self) -> bool:
-        """Turn at least as much into text as is not read yet; False: there is no more."""
+        """Decode at least as many bytes again as are unread; return False at the end."""
         if self._read >= len(self._content):
             return False
         left = self._text[self._at :]

@@ -1,4 +1,4 @@
-"""Downloads that go on where the connection was cut, and remote files read like local ones."""
+"""Downloads that continue after a cut, and remote files read like local ones."""
 
 from __future__ import annotations
 
@@ -37,12 +37,11 @@ _REST: Final = 2.0
 
 @contextlib.contextmanager
 def resumed(ask: Ask, start: int, within: float) -> Iterator[Download]:
-    """Yield a download that ends with the last byte of the file, or in an error.
+    """Context manager: return a download that is complete, or ends in an error.
 
-    The rest is asked for after a cut, and where the server answers with less than it was asked for.
-    That needs a server that says which version of the file it sends: by its ``ETag``, or by its
-    ``Last-Modified`` and size, unless it was modified just before: those are times in whole
-    seconds.
+    After a cut, or an answer with less than was requested, the rest is requested.  That needs a
+    server that identifies the version of the file: by its ``ETag``, or by its ``Last-Modified`` and
+    size, unless it was modified just before, as these are times in whole seconds.
 
     Args:
         ask: Asks for the file.
@@ -94,7 +93,7 @@ def _chunks(
 
 
 def _exactly(answer: Download) -> Iterator[bytes]:
-    """Yield the body of an answer, which has as many bytes as its headers say, or raise."""
+    """Yield the body of an answer; raise if it has fewer or more bytes than announced."""
     got = 0
     for chunk in answer:
         got += len(chunk)
@@ -110,7 +109,7 @@ def _exactly(answer: Download) -> Iterator[bytes]:
 def _rest(
     body: contextlib.ExitStack, ask: Ask, at: int, mark: Mapping[str, str], size: int | None
 ) -> Iterator[bytes]:
-    """Download the same file from a byte on."""
+    """Request the rest of the same file."""
     try:
         # Not every server heeds If-Range (aiohttp: a date only), so the answer is checked, too.
         answer = body.enter_context(ask(at, {"If-Range": next(iter(mark.values()))}))
@@ -131,27 +130,27 @@ def _rest(
 
 
 class _Changed(TransportError):
-    """The file changed, so to go on would mix two versions."""
+    """The file has changed, so the download cannot continue."""
 
     def __reduce__(self) -> tuple[type[TransportError], tuple[str]]:
         return TransportError, (str(self),)
 
 
 def _may_pass(exc: ComfyError) -> bool:
-    """Return whether it was a cut, or the server is away for a moment."""
+    """Return whether an error was a cut, or a server that is away for a moment."""
     if isinstance(exc, ServerUnreachable):
         return exc.retryable
     return is_away(exc) and not isinstance(exc, RequestTimeout | _Changed)
 
 
 def sure_mark_of(headers: Mapping[str, str], size: int | None) -> dict[str, str]:
-    """Return the header that identifies this version of a file for sure; empty: none does."""
+    """Return what identifies this version of a file for certain; empty if nothing does."""
     mark = mark_of(headers, size)
     return mark if "etag" in mark or _was_at_rest(headers) else {}
 
 
 def mark_of(headers: Mapping[str, str], size: int | None) -> dict[str, str]:
-    """Return the header that names the version of a file; empty: there is none."""
+    """Return what the headers say of the version of a file; may be empty."""
     etag = headers.get("etag", "")
     if etag.startswith('"'):  # a weak one also stands for a file that differs in some bytes
         return {"etag": etag}
@@ -172,7 +171,7 @@ def _was_at_rest(headers: Mapping[str, str]) -> bool:
 
 
 class Range(NamedTuple):
-    """The range of a file that an answer has."""
+    """The range of a file that an answer contains."""
 
     start: int
     end: int  #: The first byte that it does not have.
@@ -180,7 +179,7 @@ class Range(NamedTuple):
 
 
 def range_of(headers: Mapping[str, str]) -> Range | None:
-    """Return the range in ``Content-Range``; ``None`` if it is missing or incomplete."""
+    """Return the range and size in ``Content-Range``, or None if it does not say both."""
     found = _RANGE.fullmatch(headers.get("content-range", ""))
     if found is None:
         return None
@@ -203,11 +202,11 @@ _NEAR: Final = 1 << 18
 
 
 class RemoteFile(io.RawIOBase):
-    """A file that is read from any position; a far jump asks for the rest from there on.
+    """A file that can be read at any position; a far jump requests the rest from there.
 
-    Where the server cannot begin in the middle, all that lies between is read, and going back
-    begins anew.  Where it does not say which version of the file it sends, all that lies between is
-    read as well, and going back is an error: another request might bring another file.
+    If the server cannot start in the middle, everything in between is read, and going back starts
+    over.  If it does not identify the version of the file, everything in between is read as well,
+    and going back is an error: another request might return another file.
 
     Args:
         name: What the server calls it.
@@ -249,7 +248,7 @@ class RemoteFile(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        """Return whether the server said how long it is."""
+        """Return whether the server said the file's size."""
         return self._length is not None
 
     def tell(self) -> int:
@@ -257,7 +256,7 @@ class RemoteFile(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Go to a position; nothing is sent before something is read there."""
+        """Go to a position; the next read sends a request if needed."""
         base = {os.SEEK_CUR: self._position, os.SEEK_END: self._length}.get(whence) or 0
         if base + offset < 0:
             raise ValueError(f"negative position {base + offset}")

@@ -1,4 +1,4 @@
-"""The URL of a server from what people type as a host; pure."""
+"""The URL of a server, from what people type as a host.  Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PARTS = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*)://)?([^/?#]*)(/[^?#]*)?([?#].
 
 @attrs.frozen(repr=False)
 class Address:
-    """The address of a server.  ``prefix`` is the path of all its routes, ``""`` for none."""
+    """The address of a server; ``prefix`` is the path of all its routes, or ``""``."""
 
     scheme: str
     host: str
@@ -29,30 +29,30 @@ class Address:
 
     @property
     def netloc(self) -> str:
-        """``host:port`` as it stands in a URL, without a port that the scheme implies."""
+        """``host:port`` as in a URL, without a port that the scheme implies."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         implied = 443 if self.scheme == "https" else 80
         return host if self.port == implied else f"{host}:{self.port}"
 
     @property
     def http_url(self) -> str:
-        """Base of all routes, without a slash at the end."""
+        """The base URL of all routes, without a trailing slash."""
         return f"{self.scheme}://{self.netloc}{self.prefix}"
 
     @property
     def ws_url(self) -> str:
-        """Base of the socket's route: ``wss`` where HTTP is ``https``."""
+        """The base URL of the socket's route: ``wss`` where HTTP is ``https``."""
         return f"{'wss' if self.scheme == 'https' else 'ws'}://{self.netloc}{self.prefix}"
 
     @property
     def is_loopback(self) -> bool:
-        """Whether this is a loopback address, which no proxy and no eavesdropper is before."""
+        """Whether this is a loopback address, so that no proxy or eavesdropper is in between."""
         is_named = f".{self.host.rstrip('.')}".endswith(".localhost")
         return is_named or is_loopback_address(self.host)
 
 
 def is_loopback_address(host: str) -> bool:
-    """Return whether it is an address of this machine alone, and no name."""
+    """Return whether an address, not a name, is on this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -115,7 +115,7 @@ def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
 
 
 def split_proxy(proxy: str) -> SplitResult:
-    """Split a proxy's URL, in which the scheme may be left out.
+    """Split a proxy's URL, whose scheme may be missing.
 
     Raises ``ValueError``, which never repeats a password.
     """
@@ -128,7 +128,7 @@ def split_proxy(proxy: str) -> SplitResult:
 
 
 def _bracket(server: str) -> str:
-    """Add the brackets of a bare IPv6 address, or the host of a bare port."""
+    """Add brackets to a bare IPv6 address, or the host to a bare port."""
     if server.isdecimal():
         return f"127.0.0.1:{server}"
     if server.count(":") > 1 and not server.startswith("["):

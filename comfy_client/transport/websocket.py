@@ -82,37 +82,38 @@ NEXT: Mapping[State, frozenset[State]] = {
 
 
 class Handler(Protocol):
-    """Handler that the event thread calls; it must be quick, and only a poll may raise."""
+    """The receiver of the event thread's calls; it must be quick, and only a poll may raise."""
 
     def handle(self, event: Event) -> None:
         """Handle an event of the server."""
 
     def skipped(self) -> None:
-        """Handle that a message could not be read; it may have been about anything."""
+        """Handle an unreadable message, which may have been about anything."""
 
     def connection_changed(self, event: Event) -> None:
-        """Handle that the socket came or went, or has trouble."""
+        """Handle a change of the connection."""
 
     def client_id_changed(self) -> None:
-        """Handle that the server refuses the previous client id: it gets no more events."""
+        """Handle that the server refuses the previous client id, which gets no more events."""
 
     def poll_queue(self) -> None:
-        """Ask for the state of the queue over HTTP; raises when that fails."""
+        """Ask for the queue over HTTP; raise if that fails."""
 
 
 class _IdRefused(Lost):
-    """The server ended the socket because of our client id, with the code 1008."""
+    """The server closed the socket because of our client id, with code 1008."""
 
 
 class _Quiet(Lost):
-    """The socket is open, but silent for too long."""
+    """The socket is open, but nothing arrives."""
 
 
 class Connection:
     """The event socket of a client, kept open from :meth:`start` to :meth:`stop`.
 
-    ``plan`` says where and how to dial with a client id, ``uniform`` gives a random number between
-    two others for the pauses, ``max_frame`` is the largest message in bytes; ``None``: as usual.
+    ``plan`` says where and how to dial with a client id, ``uniform`` returns a random number
+    between two others for the pauses, ``max_frame`` is the largest message in bytes; None means the
+    default.
     """
 
     def __init__(
@@ -168,7 +169,7 @@ class Connection:
                 self._thread.start()
 
     def wait_settled(self, timeout: float, *, or_failed: bool) -> State:
-        """Wait until events or polls flow; ``or_failed``: or a dial has failed."""
+        """Wait until events or polls flow; with ``or_failed``, also until a dial fails."""
 
         def settled() -> bool:
             if self._stopped or self.state in (State.CONNECTED, State.POLLING, State.CLOSED):
@@ -183,39 +184,39 @@ class Connection:
 
     @property
     def failed_for_good(self) -> bool:
-        """Whether the last failure will not mend by itself."""
+        """Whether the last failure is one that waiting does not mend."""
         if isinstance(self.error, ServerUnreachable):
             return not self.error.retryable
         return isinstance(self.error, AuthenticationError)
 
     @property
     def quiet_for(self) -> float:
-        """Seconds since the last byte came over the socket; infinite when there is none."""
+        """Seconds since the last byte arrived; infinite without a socket."""
         line = self._line
         return float("inf") if line is None else runtime.monotonic() - line.received_at
 
     @property
     def is_receiving(self) -> bool:
-        """Whether a message is on its way, as for long on a slow line."""
+        """Whether a message has arrived in part, as on a slow line."""
         line = self._line
         return line is not None and line.is_within
 
     def redial(self, reason: str) -> None:
-        """Give up the present socket, which is open but does not deliver."""
+        """Drop the present socket, which is open but delivers nothing."""
         with self._lock:
             if self.state is State.CONNECTED:
                 self._redial = reason
                 self._shut()
 
     def nudge(self) -> None:
-        """Dial now instead of at the end of the pause: the server has just answered."""
+        """Dial now instead of after the pause: the server has just answered."""
         with self._lock:
             if self.state is State.WAITING and not self.failed_for_good:
                 self._woken = True
                 self._changed.notify_all()
 
     def retry(self) -> None:
-        """Start, or dial now and forget the last error: a caller waits to know whether it works."""
+        """Start, or dial now and forget the last error: a caller waits for the outcome."""
         self.start()
         with self._lock:
             if self.state is State.WAITING:
@@ -223,7 +224,7 @@ class Connection:
                 self.nudge()
 
     def stop(self) -> None:
-        """End the thread; at once, from any thread, any number of times."""
+        """End the thread at once; any thread may call this repeatedly."""
         with self._lock:
             self._stopped = True
             self._shut()
@@ -238,7 +239,7 @@ class Connection:
                 self._thread.join(timeout)
 
     def abandon(self) -> None:
-        """Drop the parent's socket in the child of a fork, without ending it."""
+        """Release the parent's socket in the child of a fork, without ending it."""
         self._stopped = True
         if self._raw is not None:
             # close() only gives up this process's descriptor; shutdown() would end the
@@ -322,7 +323,7 @@ class Connection:
     # -- with a socket -------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """Dial, and hand on messages until the socket ends, which is always an exception."""
+        """Dial, and pass on messages until an exception ends the socket."""
         self._called()
         plan = self._plan(self.client_id)
         recorder = self._recorder
@@ -363,7 +364,7 @@ class Connection:
             raise
 
     def _hold(self, raw: socket.socket) -> None:
-        """Have stop() end whatever this socket is waiting for."""
+        """Let stop() end whatever this socket waits for."""
         with self._lock:
             self._raw = raw
             if self._stopped:
@@ -397,7 +398,7 @@ class Connection:
                 raise kind(f"the server closed the socket (code {code})")
 
     def _wait(self, line: Line, dialled: float | None) -> None:
-        """Wait for more, and ask for a sign of life after a while; ``dialled``: not greeted yet."""
+        """Wait for more bytes; ping after a silence.  ``dialled`` is set before the greeting."""
         limit = self.timing.dead if dialled is None else self.timing.dial
         left = (line.received_at if dialled is None else dialled) + limit - runtime.monotonic()
         if left <= 0:
@@ -430,7 +431,7 @@ class Connection:
     # -- without a socket ----------------------------------------------------------------
 
     def _pause_after(self, exc: Exception) -> None:
-        """Report what happened, and wait for the time of the next dial, polling if that works."""
+        """Report a failure, and wait until the next dial, meanwhile polling if that works."""
         was_connected = self.state is State.CONNECTED
         self._attempts += 0 if was_connected else 1
         up_for = runtime.monotonic() - self._greeted_at if was_connected else 0.0
@@ -475,14 +476,14 @@ class Connection:
         )
 
     def _sleep(self, seconds: float) -> bool:
-        """Pause; return whether that was cut short."""
+        """Sleep; return True if woken or stopped before the time is up."""
         with self._lock:
             cut = self._changed.wait_for(lambda: self._woken or self._stopped, seconds)
             self._woken = False
         return cut
 
     def _poll_for(self, seconds: float) -> None:
-        """Ask over HTTP now and then; ends with the time, or when HTTP fails as well."""
+        """Poll over HTTP until the time is up or HTTP fails as well."""
         deadline = Deadline.after(seconds)
         while not deadline.expired:
             if self._sleep(deadline.left(self.timing.poll)):
@@ -493,7 +494,7 @@ class Connection:
                 return
 
     def _try_poll(self) -> bool:
-        """Ask for the queue over HTTP; return whether that worked."""
+        """Poll the queue over HTTP; return whether that worked."""
         try:
             self._called().poll_queue()
         except ReferenceError:
@@ -512,7 +513,7 @@ def _failed(exc: Exception) -> Lost:
 
 
 def _without_frames(exc: Exception) -> Exception:
-    """Strip an error of frames, which hold the owner: that must not live as long as the error."""
+    """Strip an error of its frames, which would keep the owner alive."""
     for cause in list(causes(exc)):
         cause.__traceback__ = None
         context = cause.__context__
