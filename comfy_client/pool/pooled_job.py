@@ -59,8 +59,9 @@ class _Relay(JobEvents):
         if not self._handle.hears(self) or self._has_ended or isinstance(event, JobLostEvent):
             return
         self._has_ended = event.is_end
-        if not (event.is_end and isinstance(event, _MAY_MOVE)):
-            self._handle.events.receive(event)
+        if event.is_end and (isinstance(event, _MAY_MOVE) or not self._handle.claim_end(self)):
+            return
+        self._handle.events.receive(event)
 
 
 class PooledHandle(JobHandle):
@@ -81,6 +82,7 @@ class PooledHandle(JobHandle):
         self._job: Callable[[], PooledJob]
         self.given: Job | None = None
         self.server: str | None = None
+        self._tellers: dict[None, object] = {}
         self._relay: _Relay | None = None
         self._refused = False
         self._is_final = False  # no other server will run it
@@ -92,6 +94,10 @@ class PooledHandle(JobHandle):
     def hears(self, relay: JobEvents) -> bool:
         """Return whether the events of a prompt are those of the job now."""
         return relay is self._relay
+
+    def claim_end(self, teller: object) -> bool:
+        """Return whether this teller may tell the end: the first one only, whatever runs again."""
+        return self._tellers.setdefault(None, teller) is teller
 
     # -- how it is doing -----------------------------------------------------------------
 
@@ -198,7 +204,8 @@ class PooledHandle(JobHandle):
         self._is_final = True
         if event is not None:
             state.end_event = state.end_event or event
-            self.events.receive(event)
+            if self.claim_end(self):
+                self.events.receive(event)
         self._prompt.settle(outcome)
 
     def abandon(self) -> None:

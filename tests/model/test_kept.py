@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from comfy_client import Result
 from tests.model.fleet import PoolPlan, Task
 from tests.model.schedule import Act, Fault, Prompt, Schedule
@@ -320,5 +322,19 @@ def test_a_cancelled_job_whose_server_died_before_it_began_is_not_lost() -> None
             servers=3,
             tasks=(Task(), Task(), Task(), Task(cancel=1.11)),
             faults=(Fault(at=0.21, kind="kill", server=2),),
+        )
+    )
+
+
+@pytest.mark.parametrize("on_lost", ["raise", "retry"])
+def test_a_job_whose_end_was_told_has_no_other_end_if_its_server_goes_away(on_lost: str) -> None:
+    """The client was about to ask for its outputs."""
+    replay_pool(
+        PoolPlan(
+            seed=3282,
+            tasks=(Task(), Task(seconds=4.12), Task(), Task()),
+            faults=(Fault(at=2.98, kind="away", lasts=0.2), Fault(at=6.08, kind="away")),
+            patience=0.5,
+            on_lost=on_lost,
         )
     )
