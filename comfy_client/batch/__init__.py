@@ -17,5 +17,5 @@
 ``sheet``, ``cards``, ``sweep_bar``
     The rows as a contact sheet, as HTML for a notebook, and as a bar of progress.
 ``batches``
-    The methods of the client.
+    The work of ``map`` and ``sweep`` of a client.
 """

@@ -9,9 +9,9 @@ import attrs
 
 from ..jobs.job import Job
 from ..jobs.poller import Poller
-from ..jobs.running import Running
 from ..jobs.submit import attach
 from ..models import HistoryEntry, QueueItem
+from ..routes import Routes
 from ..routes.prompts import EXTRA_DATA_KEY
 from ..values import is_shallow
 from ..workflow import Workflow
@@ -53,7 +53,7 @@ class Recovery:
     arrived.
     """
 
-    def __init__(self, client: Running, poller: Poller, sought: Mapping[str, Sought]) -> None:
+    def __init__(self, client: Routes, poller: Poller, sought: Mapping[str, Sought]) -> None:
         self._client = client
         self._poller = poller
         queue = client.get_queue()
@@ -95,7 +95,7 @@ def known_graph(workflow: Workflow) -> Mapping[str, Any]:
     return {} if wants_seeds(graph) or files_in(graph) else graph
 
 
-def _entries(client: Running, sought: Mapping[str, Sought]) -> Iterable[HistoryEntry]:
+def _entries(client: Routes, sought: Mapping[str, Sought]) -> Iterable[HistoryEntry]:
     """Return the history of prompts that got other ids although the server takes ours."""
     others = [other for ours, one in sought.items() if (other := one.other_id(ours)) is not None]
     return filter(None, map(client.get_history, others))

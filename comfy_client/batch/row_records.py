@@ -25,8 +25,8 @@ from ..errors import (
 )
 from ..jobs.output import OutputFrame
 from ..jobs.result import Result, make_result
-from ..jobs.running import Running
 from ..recording.secrets import Secrets
+from ..routes import Routes
 from ..workflow import Workflow
 from ..workflow.graph import brief
 from ..workflow.seeds import put_drawn, seeds_of
@@ -86,7 +86,7 @@ def result_record(result: Result, workflow: Workflow, secrets: Secrets) -> dict[
     return {**_each_text(said, words_hidden), **facts, **seeds}
 
 
-def row_of(row: SweepRow, record: Record, workflow: Workflow, files: Running | None) -> SweepRow:
+def row_of(row: SweepRow, record: Record, workflow: Workflow, files: Routes | None) -> SweepRow:
     """Return the row from its record; ``files`` is the client of the server that ran it."""
     row = attrs.evolve(
         row,

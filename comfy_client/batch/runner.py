@@ -12,10 +12,13 @@ import attrs
 
 from ..errors import ComfyError, JobLost, JobTimeout, SubmitUncertain
 from ..jobs.cancel import removing
+from ..jobs.execute import ServerDefinitions, attach_job
 from ..jobs.job import Job
+from ..jobs.parts import Parts
 from ..jobs.poller import Poller
 from ..jobs.result import Result
-from ..jobs.running import Running
+from ..recording.secrets import Secrets
+from ..routes import Routes
 from ..routes.prompts import AnyWorkflow, with_files_sent
 from ..transport.deadline import Deadline
 from ..workflow import Workflow
@@ -99,8 +102,11 @@ class Runner(Protocol):
         """The poller whose ``Timing`` holds for the sweep."""
 
     @property
-    def clients(self) -> Mapping[str, Running]:
+    def clients(self) -> Mapping[str, Routes]:
         """The clients of all servers."""
+
+    def add_secrets_to(self, secrets: Secrets) -> None:
+        """Add the credentials of all clients to the secrets."""
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -158,8 +164,9 @@ class OneServer(Runner):
     """The server of a client, for ``map`` and ``sweep``: both wait for it if it goes away.
 
     Args:
-        client: The client.
-        poller: Its poller.
+        routes: The client.
+        parts: Its parts.
+        submit: Its method.
         timeout: Seconds for each prompt.
         stall_timeout: Seconds without any news of a prompt.
         patience: Seconds that the server may be away in one piece.
@@ -167,17 +174,20 @@ class OneServer(Runner):
 
     def __init__(
         self,
-        client: Running,
-        poller: Poller,
+        routes: Routes,
+        parts: Parts,
+        submit: Callable[..., Job],
         *,
         timeout: float | None,
         stall_timeout: float | None,
         patience: float | None,
     ) -> None:
         self.reruns: bool = False
-        self.heir: str | None = client.host  # its URL may be another one by now
-        self._client = client
-        self._poller = poller
+        poller = parts.poller
+        self.heir: str | None = routes.host  # its URL may be another one by now
+        self._routes = routes
+        self._parts = parts
+        self._submit = submit
         self._outage = Outage(poller, patience)
         self.prompts: InFlight = InFlight(
             partial(_take_back, poller),
@@ -198,21 +208,25 @@ class OneServer(Runner):
     @property
     def poller(self) -> Poller:
         """The poller of the client."""
-        return self._poller
+        return self._parts.poller
 
     @property
-    def clients(self) -> Mapping[str, Running]:
+    def clients(self) -> Mapping[str, Routes]:
         """The client of the server."""
-        return {self._client.host: self._client}
+        return {self._routes.host: self._routes}
+
+    def add_secrets_to(self, secrets: Secrets) -> None:
+        """Add the credentials of the client to the secrets."""
+        self._parts.http.identity.add_secrets_to(secrets)
 
     @property
     def weights(self) -> Mapping[str, float]:
         """The relative speed of the only server."""
-        return {self._client.host: 1.0}
+        return {self._routes.host: 1.0}
 
     def choose(self, todo: Split) -> tuple[int, str] | None:
         """Take the next point; the server itself refuses what it cannot run."""
-        host = self._client.host
+        host = self._routes.host
         point = todo.take(host)
         return None if point is None else (point, host)
 
@@ -221,7 +235,7 @@ class OneServer(Runner):
         limit, seconds = self._limit, self._outage.seconds
         if limit is None or not seconds or seconds < limit:
             return {}
-        why = f"{self._client.host} has not answered for {seconds:.3g} s"
+        why = f"{self._routes.host} has not answered for {seconds:.3g} s"
         return {point: self._late("", why) for point in points}
 
     def submit(
@@ -239,7 +253,7 @@ class OneServer(Runner):
 
     def send(self, options: Mapping[str, Any], prompt_id: str, source: AnyWorkflow) -> Job:
         """Submit a prompt; without an answer it counts as submitted until the server can tell."""
-        workflow = as_workflow(source, self._client)
+        workflow = as_workflow(source, ServerDefinitions(self._routes, self._parts.definitions))
         self.prompts.begin(prompt_id)
         try:
             return self._send(prompt_id, workflow, options, tries=1)
@@ -271,21 +285,21 @@ class OneServer(Runner):
             log.warning("%s; waiting until the server can tell", exc)
             open_ones = {key: one for key, one in self._unsure.items() if key in self.prompts}
             self._unsure = {**open_ones, prompt_id: (workflow, tries)}
-            self._outage.begin_before(self._poller.timing.look_up)
-            job = self._client.job(prompt_id, workflow)
+            self._outage.begin_before(self.poller.timing.look_up)
+            job = attach_job(self._routes, self._parts, prompt_id, workflow)
         self._is_patient = True
         self.prompts.put(prompt_id, job)
         return job
 
     def _submitted(self, prompt_id: str, workflow: Workflow, options: Mapping[str, Any]) -> Job:
         def submit(it: Workflow) -> Job:
-            return self._client.submit(it, prompt_id=prompt_id, **options)
+            return self._submit(it, prompt_id=prompt_id, **options)
 
         if not self._is_patient:
             return submit(workflow)
         patiently = partial(self._patiently, prompt_id, Deadline.after(self._limit))
         # An upload that was cut may be sent again.
-        send_files = partial(with_files_sent, self._client, workflow, Deadline())
+        send_files = partial(with_files_sent, self._routes, workflow, Deadline())
         sent = patiently(send_files, went_away)
         return patiently(partial(submit, sent), got_nothing)
 
@@ -318,7 +332,7 @@ class OneServer(Runner):
 
     def recover(self, sought: Mapping[str, Sought]) -> None:
         """Look at the queue of the server."""
-        self._recovery = Recovery(self._client, self._poller, sought)
+        self._recovery = Recovery(self._routes, self.poller, sought)
         self._is_patient = True
 
     def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:
@@ -328,7 +342,7 @@ class OneServer(Runner):
         deadline = Deadline.after(self._limit)
         find = partial(self._recovery.find, prompt_id)
         found = self._patiently(prompt_id, deadline, find, went_away)
-        return None if found is None else (self._client.host, found)
+        return None if found is None else (self._routes.host, found)
 
     def attach(self, flight: Flight, workflow: Workflow, lost_delay: float | None) -> None:
         """Attach to a prompt in this thread."""

@@ -33,7 +33,6 @@ from ..errors import (
 from ..jobs.job import Job
 from ..jobs.outcomes import lost_error
 from ..jobs.result import Result
-from ..jobs.running import add_secrets_of
 from ..recording.secrets import Secrets
 from ..routes.prompts import AnyWorkflow
 from ..showing.screen import Surface, surface
@@ -473,8 +472,7 @@ class _Sweeper:
         """Write the end of a row, without its params, which may be secrets."""
         if self._journal is None:
             return
-        for client in self._runner.clients.values():
-            add_secrets_of(client, self._secrets)  # now, as they may have changed
+        self._runner.add_secrets_to(self._secrets)  # now, as they may have changed
         workflow, secrets = self._grid.workflow(row.index), self._secrets
         self._journal.note_end(
             self._keys[row.index],

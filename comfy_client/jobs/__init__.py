@@ -21,6 +21,6 @@ From the bottom up:
     What is called as a prompt goes on, in the thread that waits or in the delivery thread.
 ``submit``, ``memory``
     Submitting, exactly once, and attaching; trying again with more memory.
-``parts``, ``execute``, ``running``
+``parts``, ``execute``
     The parts of a client, and what its methods for workflows and jobs do with them.
 """

@@ -46,22 +46,25 @@ _PREVIEWS: Final = ("b_preview", "b_preview_with_metadata")
 
 
 @attrs.frozen(eq=False, repr=False)
-class _Definitions:
+class ServerDefinitions:
     """A server's node definitions, as a workflow asks for them, until a deadline."""
 
     routes: Routes
     definitions: NodeDefinitions
-    deadline: Deadline
+    deadline: Deadline = attrs.field(factory=Deadline)
 
     def node_definitions(
         self, classes: Collection[str] | None = None, *, refresh: bool = False
     ) -> Mapping[str, Any]:
+        """Return the definitions of node classes."""
         return self.definitions.get(classes, refresh=refresh, deadline=self.deadline)
 
     def get_node_replacements(self) -> Mapping[str, Any]:
+        """Return the nodes that take the place of others."""
         return self.routes.get_node_replacements()
 
     def open_image(self, info: str) -> BinaryIO:
+        """Open a file of the server by its URL."""
         return self.routes.open_image(info, timeout=self.deadline.left(MAX_TRANSFER))
 
 
@@ -76,7 +79,7 @@ def _read(
     deadline: Deadline,
 ) -> Workflow:
     """Return the workflow to submit, with its files uploaded and, with ``check``, checked."""
-    source = _Definitions(routes, parts.definitions, deadline)
+    source = ServerDefinitions(routes, parts.definitions, deadline)
     try:
         known = as_workflow(workflow, source)
         known = known if inputs is None else with_inputs(known, inputs)
@@ -147,7 +150,7 @@ def submit_workflow(
     workflow: AnyWorkflow,
     inputs: Inputs | None,
     options: PromptOptions,
-    callbacks: Callbacks,
+    callbacks: Callbacks = Callbacks(),  # noqa: B008  # it is frozen
     *,
     prompt_id: str | None,
     strict: bool,
@@ -192,7 +195,7 @@ def queue_workflow(
 ) -> models.QueuedPrompt:
     """Send ``POST /prompt`` once, without a job that follows the prompt."""
     try:
-        source = _Definitions(routes, parts.definitions, Deadline())
+        source = ServerDefinitions(routes, parts.definitions)
         workflow = with_files_sent(routes, as_workflow(workflow, source), Deadline())
         prompt = make_prompt(
             parts.http,
@@ -225,11 +228,11 @@ def attach_job(
     prompt_id: str,
     workflow: AnyWorkflow | None,
     *,
-    must_exist: bool,
+    must_exist: bool = False,
 ) -> Job:
     """Return a job for a prompt that was submitted before, by anybody."""
     parts.check_open()
-    source = _Definitions(routes, parts.definitions, Deadline())
+    source = ServerDefinitions(routes, parts.definitions)
     known = None if workflow is None else as_workflow(workflow, source)
     graph = {} if known is None else known.to_dict()
     if wants_seeds(graph) or files_in(graph):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import weakref
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -29,6 +30,7 @@ class Parts:
         tracker: Its prompts that have not ended.
         poller: Asks the server about them.
         definitions: The node definitions that it keeps.
+        calls: The prompts of calls of ``map`` and ``sweep`` that have not ended.
         connection: Its event socket.
         closed: Whether ``close()`` was called.
     """
@@ -37,6 +39,7 @@ class Parts:
     tracker: Tracker
     poller: Poller
     definitions: NodeDefinitions
+    calls: set[weakref.ref[Any]] = attrs.field(factory=set, init=False)
     connection: Connection = attrs.field(init=False)
     closed: bool = attrs.field(default=False, init=False)
 

@@ -17,8 +17,8 @@ from ..errors import (
     SubmitUncertain,
     UnexpectedResponse,
 )
+from ..jobs.execute import submit_workflow
 from ..jobs.job import Job
-from ..jobs.running import submit_begun
 from ..transport.backoff import Backoff
 from ..transport.deadline import LONGEST, Deadline, limited_silence
 from ..transport.failures import is_away
@@ -236,9 +236,11 @@ class ServerThread:
                 return
             if entry.chosen is not None:
                 entry.chosen(member.name)
-            inner = submit_begun(
+            inner = submit_workflow(
                 member.api,
+                member.api.parts,
                 entry.workflow,
+                None,
                 prompt_id=job.prompt_id,
                 begun=begun,
                 **entry.options,

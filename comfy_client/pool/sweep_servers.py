@@ -36,7 +36,8 @@ from ..jobs.job import Job
 from ..jobs.outcomes import lost_error
 from ..jobs.poller import Poller
 from ..jobs.result import Result
-from ..jobs.running import Running
+from ..recording.secrets import Secrets
+from ..routes import Routes
 from ..transport.deadline import LONGEST, Deadline, limited_silence
 from ..workflow import Workflow
 from ..workflow.edit import graph_of
@@ -126,15 +127,23 @@ class PoolRunner(Runner):
     def poller(self) -> Poller:
         """The poller of the first server."""
         members = self._members.values()
-        client = next((member.api for member in members), next(iter(self.clients.values())))
-        return client.parts.poller
+        first = next((member.api for member in members), None)
+        return (first or next(iter(self._known_clients().values()))).parts.poller
 
     @property
-    def clients(self) -> Mapping[str, Running]:
+    def clients(self) -> Mapping[str, Routes]:
         """The clients of all servers that have been in the pool."""
+        return self._known_clients()
+
+    def _known_clients(self) -> Mapping[str, ComfyApi]:
         if not self._members and not self._clients:
             raise ClientClosed("the pool has no servers: add one")
         return self._clients
+
+    def add_secrets_to(self, secrets: Secrets) -> None:
+        """Add the credentials of all clients to the secrets."""
+        for api in self._known_clients().values():
+            api.parts.http.identity.add_secrets_to(secrets)
 
     # -- the next points -------------------------------------------------------------------
 

@@ -73,6 +73,11 @@ class Routes(
         self._http = http
         self._sent = {}
 
+    @property
+    def host(self) -> str:
+        """The server's URL, without credentials."""
+        return self._http.address.http_url
+
     def fetch_api(
         self,
         route: str,
