@@ -1,0 +1,100 @@
+"""The part of the page *Development* that tells how the client works inside is true."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import comfy_client
+
+from .guide import text_of
+
+PACKAGE = Path(comfy_client.__file__).parent
+#: The embedded server has threads and locks of its own.
+SOURCES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_bytes())
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.relative_to(PACKAGE).parts[0] != "testing"
+}
+LOCKS = {"Lock", "RLock", "shared_lock"}
+#: Makes locks for all others.
+MAKERS = {"locks.shared_lock"}
+
+
+def inside() -> str:
+    return text_of("development").partition("\nHow it works inside\n")[2]
+
+
+def part(title: str) -> str:
+    """The text of a part, in which names that are broken over two lines are whole."""
+    return inside().partition(f"\n{title}\n~")[2].partition("\n\n\n")[0]
+
+
+def names_of_call(node: ast.AST) -> str:
+    if not isinstance(node, ast.Call):
+        return ""
+    function = node.func
+    return getattr(function, "attr", getattr(function, "id", ""))
+
+
+def owners_of_locks() -> Iterator[str]:
+    """The classes, functions and modules that make a lock."""
+    for module, tree in SOURCES.items():
+        for top in tree.body:
+            owner = f"{module}.{top.name}" if hasattr(top, "name") else module
+            if any(names_of_call(node) in LOCKS for node in ast.walk(top)):
+                yield owner
+
+
+def threads() -> Iterator[str]:
+    """The names of all threads, up to what is filled in."""
+    for tree in SOURCES.values():
+        for node in ast.walk(tree):
+            if names_of_call(node) == "Thread":
+                assert isinstance(node, ast.Call)
+                for keyword in node.keywords:
+                    if keyword.arg == "name":
+                        yield ast.unparse(keyword.value).lstrip("f").strip("'\"").partition("{")[0]
+
+
+def test_each_thread_stands_in_the_table() -> None:
+    found = re.findall(r"^``(comfy-[a-z-]+)``", part("Threads"), re.MULTILINE)
+    assert sorted(found) == sorted(threads())
+
+
+def test_each_lock_is_told_of() -> None:
+    """In the table, or below it."""
+    text = part("Locks")
+    rows = re.findall(r"^``([\w.]+)``", text, re.MULTILINE)
+    table = [name for name in rows if "." in name]
+    signals = re.findall(r"^``(jobs\.[\w.]+)`` and ``(pool\.[\w.]+)`` use a plain", text, re.M)
+    told = {*table, *signals[0]}
+    assert told == set(owners_of_locks()) - MAKERS
+
+
+def test_each_name_exists() -> None:
+    """Of what stands in a module of the package."""
+    packages = {name.partition(".")[0] for name in SOURCES} - {"__init__", "__main__"}
+    text = re.sub(r"(``[\w.]+\.)\n\s+([\w.]+``)", r"\1\2", inside())
+    text = re.sub(r"(``[\w.]+\.)  .*\n\s+([\w.]+``)", r"\1\2", text)
+    found = re.findall(r"``((?:[a-z_]+\.)+\w+)``", text)
+    names = [name for name in found if name.partition(".")[0] in packages]
+    assert len(names) > 50
+    for name in names:
+        assert exists(name), name
+
+
+def exists(name: str) -> bool:
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        if ".".join(parts[:count]) in SOURCES or ".".join([*parts[:count], "__init__"]) in SOURCES:
+            found: object = importlib.import_module(".".join(["comfy_client", *parts[:count]]))
+            for attribute in parts[count:]:
+                if not hasattr(found, attribute):
+                    return False
+                found = getattr(found, attribute)
+            return True
+    return False
