@@ -1,4 +1,4 @@
-"""Callbacks for a prompt, in the thread that waits or in the delivery thread."""
+"""Callbacks of a prompt, called in the waiting thread or in the delivery thread."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ class Callbacks:
             raise ValueError("every must be 0 or more seconds")
 
     def __bool__(self) -> bool:
-        """Return whether there is any."""
+        """Return whether there is any callback."""
         return any(self._of_one) or self.on_output is not None
 
     @property
     def are_timed(self) -> bool:
-        """Whether some are called although no event of the prompt comes."""
+        """Whether some callbacks are called by time, without an event of the prompt."""
         return bool(self.on_start or self.on_queue or self.every)
 
     @property
@@ -80,7 +80,7 @@ class Callbacks:
 
 
 class Caller:
-    """The caller of one job's callbacks, in one thread at a time.
+    """Calls one job's callbacks, in one thread at a time.
 
     Args:
         job: The job.
@@ -101,7 +101,7 @@ class Caller:
         self._held: dict[str, Event] = {}  # the newest of each kind, until then
 
     def take(self, event: Event) -> float:
-        """Call those that want this event; in how many seconds :meth:`tick` is due."""
+        """Call the callbacks for an event; return the seconds after which :meth:`tick` is due."""
         to = self._to
         if event.is_end:
             self._release()
@@ -118,7 +118,7 @@ class Caller:
         return self._due_in()
 
     def tick(self) -> float:
-        """Call what is due by time; in how many seconds it is due again."""
+        """Call the callbacks that are due; return the seconds until the next is due."""
         for kind in [kind for kind in self._held if self._free_at[kind] <= runtime.monotonic()]:
             self._send(kind, self._held.pop(kind))
         if self._awaits_start:
@@ -126,7 +126,7 @@ class Caller:
         return self._due_in()
 
     def end(self) -> float:
-        """Call what has not been called by the end of the job."""
+        """Call the callbacks that are pending at the end of the job."""
         self._release()
         result = self._job.handle.result
         if result is not None:
@@ -158,7 +158,7 @@ class Caller:
             self._call(self._to.on_start, self._job)
 
     def _look(self) -> None:
-        """Return whether it has begun, as HTTP may know; else its place in the queue."""
+        """Return whether the job has begun, as HTTP may know; if not, report its place."""
         if self._job.handle.state.running_since is not None:
             self._begin()
         elif self._to.on_queue is not None:
@@ -185,7 +185,7 @@ class Caller:
     # -- not too often -------------------------------------------------------------------
 
     def _pace(self, kind: str, event: Event) -> None:
-        """Call now, or keep the event until its kind may be called again, or a newer one comes."""
+        """Call back now, or keep the event until its kind is due or a newer event replaces it."""
         if isinstance(event, PreviewEvent) and event.final:  # an output, in its place
             if kind in self._held:
                 self._send(kind, self._held.pop(kind))
@@ -206,7 +206,7 @@ class Caller:
             self._call(callback, event)
 
     def _release(self) -> None:
-        """Send the held events, each the last of its kind."""
+        """Send the held events, the newest of each kind."""
         for kind in list(self._held):
             self._send(kind, self._held.pop(kind))
 
@@ -256,10 +256,10 @@ def _call(job: Job, callback: Call, *args: object) -> None:
 
 
 def deliver(receivers: Receivers, callbacks: Callbacks, job: Job) -> Callable[[], None]:
-    """Call back in the delivery thread, where one that raises is logged and the others still run.
+    """Call back in the delivery thread, where errors are logged and other receivers still run.
 
-    To be called before the job is submitted.  The function that it returns is to be called when a
-    server is about to get it: from then on, its place in the queue is looked at now and then.
+    Call this before the job is submitted, and the returned function when a server is about to get
+    the job: from then on, its place in the queue is checked now and then.
     """
     caller = Caller(job, callbacks, call_safely)
 

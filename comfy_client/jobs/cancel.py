@@ -1,4 +1,4 @@
-"""Cancelling prompts."""
+"""Cancellation of prompts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .stopping import stop_by_id
 
 
 def cancel(one: TrackedPrompt, poller: Poller, done: Callable[[], bool], *, force: bool) -> bool:
-    """See :meth:`Job.cancel`."""
+    """Implement :meth:`Job.cancel`."""
     tracker, timing = poller.tracker, poller.timing
     deadline = Deadline.after(timing.look_up)
     while tracker.is_posting(one) and not deadline.expired:
@@ -45,11 +45,11 @@ def cancel(one: TrackedPrompt, poller: Poller, done: Callable[[], bool], *, forc
 def removing(
     poller: Poller, prompt_ids: Iterable[str] | None, *, running: bool = False
 ) -> Callable[[], None]:
-    """Note which prompts the server is about to be asked to remove; ``None``: all that wait.
+    """Note which prompts the server is about to be asked to remove; None means all that wait.
 
-    The returned function says that it has done so: such a prompt that is in no queue and no
-    history is interrupted, not lost, and HTTP is asked about it at once.  ``running``: those that
-    run are stopped too, and stopped again if the server forgets that.
+    Call the returned function once that is done: such a prompt that is in neither queue nor history
+    counts as interrupted, not lost, and is asked about at once.  With ``running``, running prompts
+    are stopped too, and again if the server forgets that.
     """
     tracker = poller.tracker
     # Given ids are looked up without the lock: the collector may end a forgotten ``map`` while
@@ -70,6 +70,6 @@ def removing(
 
 
 def _is_there(state: JobState) -> bool:
-    """Return whether the server has it in its queue or runs it, as far as is known."""
+    """Return whether the server has a prompt in its queue or runs it, as far as is known."""
     has_it = state.accepted_at is not None and not state.search_by_mark
     return has_it and state.missed_at is None and not state.decided

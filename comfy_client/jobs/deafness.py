@@ -1,7 +1,7 @@
-"""Whether the socket is deaf: open, while the server sends its events elsewhere.
+"""Detection of a deaf socket: open, while the server sends its events elsewhere.
 
-The server forgets the route of a client id when an older socket of that id ends.  A change of
-the queue that is known by other means, and did not show as a ``status``, gives it away.
+The server forgets the route of a client id when an older socket of that id ends.  A change of the
+queue that is known by other means, but did not appear as a ``status``, reveals that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Change = tuple[float, float]
 
 
 class DeafnessCheck:
-    """A check that reconnects a deaf socket, though not often: it may be deaf again."""
+    """Reconnects a deaf socket, but not often, as it may be deaf again."""
 
     def __init__(self, connection: Connection, monitor: QueueMonitor, timing: Timing) -> None:
         self._connection = connection
@@ -32,7 +32,7 @@ class DeafnessCheck:
         self._received_at = float("-inf")  # when a message was seen on its way
 
     def forget(self) -> None:
-        """Expect nothing more, as the socket is a new one."""
+        """Drop all expectations, as the socket is a new one."""
         self._expected = None
 
     def expect(self, since: float, now: float) -> None:
@@ -41,7 +41,7 @@ class DeafnessCheck:
             self._expected = since, now
 
     def redial_if_deaf(self, changes: Sequence[Change], now: float) -> None:
-        """Reconnect if one of these changes, or of those expected, did not show in time."""
+        """Reconnect if one of these or of the expected changes did not appear in time."""
         told_at, limit = self._monitor.status_at, now - self._timing.deaf
         known = [*changes, *([] if self._expected is None else [self._expected])]
         is_silent = any(after < limit and told_at < before for before, after in known)

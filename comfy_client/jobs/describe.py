@@ -1,4 +1,4 @@
-"""Progress of a prompt, in numbers and in words."""
+"""The progress of a prompt, in numbers and in words."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class JobProgress(AsDict):
 
 @attrs.frozen(eq=False)
 class JobSnapshot(AsDict):
-    """Snapshot of what is known of a prompt, for ``job.to_dict()``.
+    """What is known of a prompt at one moment, for ``job.to_dict()``.
 
     Attributes:
         prompt_id: The id of the prompt on the server.
@@ -89,12 +89,12 @@ def progress_of(state: JobState, times: NodeTimes) -> JobProgress:
 
 
 def elapsed(state: JobState) -> float | None:
-    """Return the seconds since a prompt started to run, or that it ran; ``None``: unknown."""
+    """Return the seconds since a prompt started to run, or its total; None if unknown."""
     return state.elapsed(runtime.monotonic())
 
 
 def queue_position(state: JobState, tracker: Tracker) -> int | None:
-    """Return how many prompts are before a prompt, at most; None if that is unknown."""
+    """Return how many prompts at most are ahead of this one; None if unknown."""
     if state.running_since is not None:
         return 0
     before, behind = _order(tracker).around(state.number)
@@ -106,7 +106,7 @@ def queue_position(state: JobState, tracker: Tracker) -> int | None:
 
 
 def _order(tracker: Tracker) -> Order:
-    """Return the client's prompts in their order, sorted again if it may have changed."""
+    """Return the client's prompts in their order, cached until something changes."""
     ledger = tracker.ledger
     if ledger.order.changes != ledger.changes:
         ledger.order = Order.of(tracker.outstanding, ledger.changes)
@@ -114,7 +114,7 @@ def _order(tracker: Tracker) -> Order:
 
 
 def why(state: JobState, status: str, poller: Poller) -> str:
-    """Return one sentence on where a prompt that has not ended is, and when news came last."""
+    """Describe in a sentence where an unfinished prompt is, and when news of it came last."""
     tracker = poller.tracker
     now = runtime.monotonic()
     words = [status if state.end_event is None else f"{status}, its record is awaited"]

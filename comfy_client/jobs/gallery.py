@@ -1,7 +1,7 @@
 """Results and their outputs as HTML: thumbnails, players, texts.
 
-Bounded in pictures, in bytes that are fetched and that a notebook stores, and in time.  It
-raises nothing: what cannot be fetched has its name there.
+The number of pictures, the bytes to fetch and to store in a notebook, and the time are bounded.
+Nothing is raised: an output that cannot be fetched is shown by its name.
 """
 
 from __future__ import annotations
@@ -62,19 +62,19 @@ class Showable(Protocol):
 
     @property
     def type(self) -> str:
-        """``output``, ``temp`` or ``websocket``."""
+        """The type of the file: ``output``, ``temp`` or ``websocket``."""
 
     @property
     def media(self) -> str:
-        """The kind of file."""
+        """The kind of file: image, video, audio or other."""
 
     @property
     def node_id(self) -> str:
-        """The node that made it."""
+        """The id of the node that made the file."""
 
     @property
     def seed(self) -> int | None:
-        """The seed that it was made with."""
+        """The seed that the file was made with."""
 
     @property
     def url(self) -> str | None:
@@ -137,7 +137,7 @@ def pictures(
     *,
     seconds: float = PATIENCE,
 ) -> list[str]:
-    """Return one HTML snippet for each output, fetched in parallel; some may be empty."""
+    """Return one HTML snippet for each output, fetched in parallel; ``""`` if it has no picture."""
     until = runtime.monotonic() + seconds
     full = remark(f"not shown: the others take {most_bytes >> 20} MB already")
     found = []
@@ -172,8 +172,9 @@ def _image(output: Showable, until: float) -> bytes | None:
     """Fetch the picture for a thumbnail; return None if it is too large.
 
     For a large picture, the server is asked for a JPEG, which takes it a seventh of the time of a
-    WebP.  It answers nothing else meanwhile, so small pictures are fetched as they are.  So are
-    pictures with transparent pixels, which a JPEG lacks, or with 16 bits, which would become white.
+    WebP.  Meanwhile the server answers nothing else, so small pictures are fetched unchanged.  So
+    are pictures with transparent pixels, which a JPEG lacks, or with 16 bits, which would become
+    white.
     """
     with output.stream(timeout=_left(until)) as download:
         chunks = iter(download)
@@ -191,7 +192,7 @@ def _image(output: Showable, until: float) -> bytes | None:
 def fetched(
     output: Showable, most: int, *, preview: str | None = None, timeout: float | None = None
 ) -> bytes | None:
-    """Return the content of an output; ``None``: there are more bytes than that."""
+    """Return the content of an output, or None if it has more than ``most`` bytes."""
     with output.stream(preview=preview, timeout=timeout) as download:
         return _all(download.length, b"", download, most)
 

@@ -1,4 +1,4 @@
-"""The id under which a server has a prompt of ours: the one that we chose, or one of its own."""
+"""Search for the id under which a server has a prompt: ours, or one that it chose."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ..transport.response import Each
 
 
 def spellings(prompt_id: str) -> tuple[str, ...]:
-    """Return an id as it was given, and as a canonical UUID if it is another form of one.
+    """Return an id as given, and as a canonical UUID if that differs.
 
-    Servers from 0.25 on take only canonical ids; older servers keep any id as it is.
+    Servers from 0.25 on accept only canonical ids; older servers keep any id unchanged.
     """
     try:
         canonical = str(uuid.UUID(prompt_id))
@@ -33,8 +33,8 @@ def spellings(prompt_id: str) -> tuple[str, ...]:
 def find(http: Http, prompt_id: str, client_id: str, deadline: Deadline) -> str | None:
     """Return the id under which a server has our prompt: ours, or its own with our mark.
 
-    The mark counts only where the id itself is not found, and only together with the ``client_id``
-    of the submission: anybody can see a mark, and send it with another prompt.
+    The mark counts only if the id itself is not found, and only together with the submission's
+    ``client_id``: anybody can see a mark, and send it with another prompt.
     """
     ids = spellings(prompt_id)
 
@@ -68,7 +68,7 @@ def _waiting(found: object) -> list[models.QueueItem]:
 
 
 def _records(found: object) -> list[models.HistoryEntry]:
-    """Return the records that are kept under the id of their own prompt."""
+    """Return the records that are stored under the id of their own prompt."""
     records = (
         (key, models.HistoryEntry.from_json(entry))
         for key, entry in mapping(found, "history").items()
@@ -77,13 +77,13 @@ def _records(found: object) -> list[models.HistoryEntry]:
 
 
 def _named(records: Sequence[_Record], ids: Sequence[str]) -> str | None:
-    """Return the first of these ids that a record has as its own."""
+    """Return the first of these ids that belongs to a record."""
     own = {record.prompt_id for record in records}
     return next((one for one in ids if one in own), None)
 
 
 def _marked(records: Sequence[_Record], ids: Sequence[str], client_id: str) -> str | None:
-    """Return the id of the record that has one of these ids as the mark of that client."""
+    """Return the id of the record whose mark, by that client, is one of these ids."""
     for one in ids:
         for record in records:
             if is_marked(record, one, client_id):
@@ -92,6 +92,6 @@ def _marked(records: Sequence[_Record], ids: Sequence[str], client_id: str) -> s
 
 
 def is_marked(record: _Record, prompt_id: str, client_id: str) -> bool:
-    """Return whether that client has sent it, by this id of its own."""
+    """Return whether that client submitted a record's prompt under this id."""
     extra = record.extra_data
     return extra.get(EXTRA_DATA_KEY) == prompt_id and extra.get("client_id") == client_id

@@ -1,4 +1,4 @@
-"""The server's memory: wait until enough of it is free, and try again what ran out of it."""
+"""The server's memory: wait for free VRAM, and retry prompts that ran out of memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _LONGEST_PAUSE: Final = 1.0
 def wait_for_vram(
     routes: Routes, poller: Poller, nbytes: int, device: int | None, timeout: float | None
 ) -> Device:
-    """See :meth:`ComfyApi.wait_for_vram`."""
+    """Implement :meth:`ComfyApi.wait_for_vram`."""
     if not isinstance(nbytes, int) or isinstance(nbytes, bool):
         raise TypeError(f"VRAM must be a whole number of bytes, not {nbytes!r:.80}")
     if nbytes < 0:
@@ -65,7 +65,7 @@ def wait_for_vram(
 
 
 def _device(devices: Sequence[Device], index: int | None) -> Device:
-    """Return the device with an index (None: the main one); raise unless it says its free VRAM."""
+    """Return a device by index (None: the main one); raise unless its free VRAM is known."""
     if index is None:
         found = devices[0] if devices else None
     else:
@@ -121,9 +121,9 @@ def run_again_after_oom(
     attempt: Callable[[Workflow], Result],
     workflow: Workflow,
 ) -> Result:
-    """Run it, and once more with free memory if a node runs out of it.
+    """Run a workflow, and once more with freed memory if a node runs out of memory.
 
-    ``server`` returns that of the last attempt.
+    ``server`` returns the server of the last attempt.
     """
     workflow = workflow.copy()
     draw_wanted(graph_of(workflow))  # both run with the same seeds
@@ -144,7 +144,7 @@ def run_again_after_oom(
 
 
 def _free_all(routes: Routes, timing: Timing, failed: JobFailed, limits: Limits) -> None:
-    """Have the server free what it can; raises the failure if that does not work."""
+    """Have the server free its memory; raise the failure if that does not work."""
     log.warning(
         "prompt %s ran out of memory (%s); the server frees its memory, and it runs once more",
         failed.prompt_id,

@@ -1,8 +1,8 @@
 """Names of local files by a template: ``"out/{seed}_{node}_{index:03}{ext}"``.
 
-Only the template's own text chooses folders freely.  What is put in for a field comes from
-servers and workflows: it never has a separator in it, and each part of the path with a field is
-made harmless as any name of a server is.
+Only the template's own text chooses folders freely.  Values of fields come from servers and
+workflows: separators are removed from them, and each part of the path with a field is made harmless
+like any name from a server.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Field(NamedTuple):
 
 
 def is_template(path: str | os.PathLike[str]) -> bool:
-    """Return whether there are fields in it, or braces that are written twice."""
+    """Return whether a path has fields or doubled braces."""
     text = os.fspath(path)
     return "{" in text or "}" in text
 
@@ -42,7 +42,7 @@ def is_template(path: str | os.PathLike[str]) -> bool:
 def local_paths(
     template: str | os.PathLike[str], files: Iterable[tuple[Values, str]]
 ) -> list[Path]:
-    """Return a path for each file, all of them different; none leads out of the template's folder.
+    """Return a different path for each file, none of which leads out of the template's folder.
 
     That folder is the part before the first field, up to a separator.  No folder below it is a
     link, and no path is an existing folder: such names are numbered, and so are names that two
@@ -75,7 +75,7 @@ def local_paths(
 
 
 def _grouped(folders: Sequence[Path]) -> Iterable[list[int]]:
-    """Return the positions of the folders, grouped by what some file system takes for the same."""
+    """Return the positions of the folders, grouped by names that are equal on some system."""
     groups: dict[str, list[int]] = {}
     for index, folder in enumerate(folders):
         groups.setdefault(folded(os.fspath(folder)), []).append(index)
@@ -83,7 +83,7 @@ def _grouped(folders: Sequence[Path]) -> Iterable[list[int]]:
 
 
 def _real_folder(base: Path, names: Sequence[str], chosen: dict[Path, Path]) -> Path:
-    """Return a folder of these names, or numbered ones where links or files are in the way."""
+    """Choose the path for these folder names, numbering a name that a link or file has."""
     for name in names:
         wanted = base / name
         if wanted not in chosen:
@@ -98,7 +98,7 @@ def _numbered(path: Path) -> Iterator[Path]:
 
 
 def _is_free(path: Path) -> bool:
-    """Return whether it is a folder, or may become one."""
+    """Return whether a path is a folder, or could become one."""
     return not path.is_symlink() and (path.is_dir() or not os.path.lexists(path))
 
 
@@ -148,7 +148,7 @@ def _pieces(text: str) -> Iterator[str | _Field]:
 
 
 def _filled(part: Sequence[str | _Field], values: Values) -> str:
-    """Fill in the fields of a part of a path; make it safe if it has any."""
+    """Fill in the fields of a part of a path; make the part safe if it has any."""
     text = "".join(_put_in(piece, values) if isinstance(piece, _Field) else piece for piece in part)
     return safe_name(text) if any(isinstance(piece, _Field) for piece in part) else text
 

@@ -1,4 +1,4 @@
-"""The prompts of one client that have not ended, in the order in which they will run."""
+"""The unfinished prompts of one client, in the order in which they will run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Order:
         return cls(changes, sorted(numbers), running)
 
     def around(self, number: float | None) -> tuple[int, int]:
-        """Return how many prompts are before a waiting one, and how many behind it."""
+        """Return how many prompts are ahead of a waiting one, and how many behind it."""
         if number is None:
             return 0, 0
         behind = len(self.numbers) - bisect_right(self.numbers, number)

@@ -1,6 +1,6 @@
 """Outputs of a prompt: files on the server, and images that came over the socket.
 
-They are read, saved and shown here; pictures by Pillow, NumPy and IPython, where these are there.
+Outputs can be read, saved and shown; pictures need Pillow, NumPy or IPython.
 """
 
 from __future__ import annotations
@@ -112,12 +112,12 @@ class Output(AsDict, ABC):
 
     @abstractmethod
     def workflow(self, *, timeout: float | None = None) -> Workflow:
-        """Return the workflow that made it.
+        """Return the workflow that made the output.
 
-        Of a file, it is the one that ComfyUI saved in it: ``GET /view``, of which no more is read
-        than is needed, little of most images.  An output that came from the cache has that of
-        the earlier prompt, and may lack nodes that were not part of it.  Of an
-        :class:`OutputFrame`, it is that of the prompt.
+        For a file, this is the one that ComfyUI saved in it: ``GET /view``, of which no more is
+        read than is needed, little of most images.  An output from the cache has the workflow of
+        the earlier prompt, and may lack nodes that were not part of that.  For an
+        :class:`OutputFrame`, it is the workflow of the prompt.
 
         Args:
             timeout: Seconds; ``None``: an hour.
@@ -132,7 +132,7 @@ class Output(AsDict, ABC):
     @property
     @abstractmethod
     def url(self) -> str | None:
-        """The URL for a browser, without credentials; ``None``: it is on no server."""
+        """The URL for a browser, without credentials; None for an image that is on no server."""
 
     @abstractmethod
     def bytes(self, *, timeout: float | None = None) -> bytes:
@@ -242,7 +242,7 @@ class Output(AsDict, ABC):
         if_exists: IfExists | None = None,
         timeout: float | None = None,
     ) -> Path:
-        """Write it to the disk and return the path; a file's ``GET /view`` is streamed.
+        """Save the output and return the path; a file's ``GET /view`` is streamed.
 
         Args:
             path: A folder if it ends in ``/`` or exists as one: the file keeps its name there.
@@ -267,7 +267,7 @@ class Output(AsDict, ABC):
         return self._write(target, rule, timeout)
 
     def _write(self, target: Path, if_exists: IfExists, timeout: float | None = None) -> Path:
-        """Write exactly this file: what lies there is not asked whether it is a folder."""
+        """Write exactly this file, without checking whether the path is a folder."""
         if if_exists == "skip" and os.path.lexists(target):
             written = target  # the server is not asked
         else:
@@ -343,7 +343,7 @@ class OutputFrame(Output):
 
     @property
     def url(self) -> None:
-        """Always ``None``, as the image is on no server."""
+        """Always None, as the image is on no server."""
 
     @property
     def size(self) -> int:
@@ -416,7 +416,7 @@ def _input_value(graph: Mapping[str, Any], name: str) -> object:
 
 
 def save_all(outputs: Sequence[Output], targets: Sequence[Path], if_exists: IfExists) -> list[Path]:
-    """Write each to its path, several at a time; an error ends all that are not whole."""
+    """Write each output to its path, several at a time; the first error ends all others."""
     todo = list(zip(outputs, targets, strict=True))
     return in_parallel(lambda one: one[0]._write(one[1], if_exists), todo)
 
@@ -447,7 +447,7 @@ def missing(outputs: Sequence[Output], timeout: float | None) -> list[Output]:
 
 
 def pillow_image(data: bytes, name: str) -> Image.Image:
-    """Return a loaded image; :class:`UnexpectedResponse` if it is none that Pillow reads."""
+    """Return a loaded image; raise :class:`UnexpectedResponse` if Pillow cannot read it."""
     from ..showing.thumbnails import FORMATS
 
     with needs_extra("image", "pil()"):
@@ -469,10 +469,10 @@ def pillow_image(data: bytes, name: str) -> Image.Image:
 
 
 def pixels(data: bytes, name: str, *, strip: int = 1 << 20) -> npt.NDArray[Any]:
-    """Return the pixels of an image: grey, or red, green and blue, perhaps with alpha.
+    """Return the pixels of an image: grey, or RGB, perhaps with alpha.
 
-    They are copied in strips of about so many pixels, since Pillow makes two more copies of what
-    it hands out.
+    They are copied in strips of about ``strip`` pixels, since Pillow makes two more copies of what
+    it exports.
     """
     with needs_extra("numpy", "array()"):
         import numpy as np

@@ -1,8 +1,7 @@
-"""The thread that asks queue and history about the prompts of a client.
+"""The thread that asks for queue and history on behalf of a client's prompts.
 
-HTTP is asked after each (re)connect, while there is no socket, and whenever a prompt has been
-silent for a few seconds; one pass serves all prompts, in a thread that exists while there are
-any.
+It asks after each (re)connect, while there is no socket, and whenever a prompt has been silent for
+a few seconds; one pass serves all prompts, in a thread that exists while there are any.
 """
 
 from __future__ import annotations
@@ -49,7 +48,9 @@ AHEAD: Final = 4
 
 
 class Poller:
-    """The part of a client that asks over HTTP.  The client owns it; its thread holds it weakly.
+    """The part of a client that asks over HTTP.
+
+    The client owns it; its thread holds it weakly.
 
     Attributes:
         tracker: The tracker of the prompts.
@@ -82,17 +83,17 @@ class Poller:
                 self._thread.start()
 
     def is_this_thread(self) -> bool:
-        """Return whether the caller runs in the thread."""
+        """Return whether the caller is the poller's thread."""
         return runtime.current_thread() is self._thread
 
     def awaits_record(self, prompt_id: str) -> bool:
-        """Return whether a prompt has ended a moment ago, and its record may be to come."""
+        """Return whether a prompt has just ended and its history record may still follow."""
         ending = self.tracker.ended.get(prompt_id)
         # This thread looks again by itself.
         return ending is not None and runtime.monotonic() < ending.due and not self.is_this_thread()
 
     def records_deleted(self, prompt_ids: Iterable[str] | None) -> None:
-        """Await the records of these prompts no more; ``None``: of all."""
+        """Stop awaiting the records of these prompts; None means all."""
         ended = self.tracker.ended
         found = ended.values() if prompt_ids is None else map(ended.get, prompt_ids)
         for ending in found:
@@ -100,15 +101,15 @@ class Poller:
                 ending.due = 0.0
 
     def ask_now(self, one: TrackedPrompt) -> None:
-        """Ask about a prompt at once: a caller waits for it, or the server has just answered."""
+        """Ask about a prompt at once, as a caller waits or the server has just answered."""
         self.tracker.not_before = 0.0
         one.state.wanted_at = runtime.monotonic()
         self.tracker.poll_soon(one.state)
 
     def wait_until(self, happened: Callable[[], bool], seconds: float) -> None:
-        """Wait a little for the thread; not in it (a log handler may be).
+        """Wait a little for the poller's thread; do nothing within that thread.
 
-        No lock is waited for: Ctrl-C in there could leave it held.
+        No lock is waited for: a Ctrl-C could leave it held.
         """
         deadline = Deadline.after(seconds)
         while not self.is_this_thread() and not deadline.expired:
@@ -119,7 +120,7 @@ class Poller:
     # -- the thread --------------------------------------------------------------------------
 
     def tick(self) -> float | None:
-        """Do what is due; seconds until something may be again, ``None`` to end the thread."""
+        """Do what is due; return the seconds until the next time, or None to end the thread."""
         if not self.is_this_thread():
             return None  # a Ctrl-C came while it was started, and then another was
         tracker, timing = self.tracker, self.timing
@@ -148,7 +149,7 @@ class Poller:
         return min(timing.deaf, max(0.01, min(soon, stops_at) - runtime.monotonic()))
 
     def _redial_if_deaf(self, known: Sequence[TrackedPrompt], now: float) -> None:
-        """Redial a socket on which our submissions did not show."""
+        """Redial a socket on which our submissions did not appear."""
         generation = self.tracker.connection.generation
         changes = [
             (one.state.posted_at, one.state.accepted_at or now)
@@ -158,7 +159,7 @@ class Poller:
         self.tracker.deafness.redial_if_deaf(changes, now)
 
     def _ask(self, known: Sequence[TrackedPrompt], due: Sequence[TrackedPrompt]) -> None:
-        """Ask once for all prompts; a failure concerns those that the question was about."""
+        """Make one pass for all prompts; a failure counts for the prompts of its request only."""
         about: Sequence[TrackedPrompt] = due
         try:
             for each in self._questions(self.tracker.routes(), known, due):
@@ -174,7 +175,7 @@ class Poller:
     def _questions(
         self, routes: Routes, known: Sequence[TrackedPrompt], due: Sequence[TrackedPrompt]
     ) -> Iterator[Sequence[TrackedPrompt]]:
-        """Ask, and yield before each question the prompts that it is about."""
+        """Make the requests of a pass, and yield before each the prompts that it is about."""
         for one in due:
             yield [one]
             if one.state.attached and not one.state.http_checked:
@@ -210,7 +211,7 @@ class Poller:
     def _look_at_queue(
         self, routes: Routes, known: Sequence[TrackedPrompt], unseen: Sequence[TrackedPrompt]
     ) -> tuple[QueueSnapshot | None, ComfyError | None]:
-        """Return the queue, or why it cannot be read; the history may be readable all the same."""
+        """Return the queue, or the error of reading it; history may be readable all the same."""
         try:
             return self._snapshot(routes, known, unseen), None
         except Exception as exc:
@@ -227,7 +228,7 @@ class Poller:
     def _snapshot(
         self, routes: Routes, known: Sequence[TrackedPrompt], unseen: Sequence[TrackedPrompt]
     ) -> QueueSnapshot:
-        """Return a snapshot of the queue; the last one, if it is still good."""
+        """Return a snapshot of the queue, the last one if it is still valid."""
         monitor = self.tracker.monitor
         snapshot = monitor.cached()
         if snapshot is not None and all(
@@ -245,9 +246,9 @@ class Poller:
     def _ask_history(
         self, routes: Routes, one: TrackedPrompt, snapshot: QueueSnapshot | None, *, followed: bool
     ) -> bool:
-        """Ask for its record, unless it is in the queue; False: it has none, and may be there.
+        """Ask for a prompt's record unless it is queued; return False if its state stays unknown.
 
-        ``followed``: the queue need not say where it is, for the socket does.
+        ``followed``: the socket tells where the prompt is, so the queue need not.
         """
         state = one.state
         asked = state.prompt_id
@@ -279,7 +280,7 @@ class Poller:
     def _use_stale_snapshot(
         self, routes: Routes, unseen: Sequence[TrackedPrompt], stale: QueueSnapshot
     ) -> Iterator[Sequence[TrackedPrompt]]:
-        """Do without the queue, since the last request for it took long: use what it said."""
+        """Continue with the last snapshot, as the last request for the queue took long."""
         running = 0
 
         def place(one: TrackedPrompt) -> tuple[float, float]:
@@ -302,7 +303,7 @@ class Poller:
                 state.check_at = min(self.tracker.monitor.rests_until, soon)
 
     def _is_followed(self, one: TrackedPrompt) -> bool:
-        """Return whether the queue has nothing new: the socket reported the end or the start."""
+        """Return whether the socket has reported the prompt's end or start already."""
         state = one.state
         if state.awaits_history or state.missed_at is not None:
             return state.awaits_history
@@ -310,7 +311,7 @@ class Poller:
         return state.started and is_recent and state.is_whole(self.tracker.link)
 
     def _is_concerned(self, one: TrackedPrompt, snapshot: QueueSnapshot) -> bool:
-        """Return whether a snapshot made for others shows its place, or that it ran and is gone."""
+        """Return whether a snapshot shows a prompt, or that a running one has gone."""
         state = one.state
         if state.decided or state.awaits_history:
             return False
@@ -324,7 +325,7 @@ class Poller:
         one: TrackedPrompt,
         change: Callable[[float, int | None], Outcome | None] | Callable[[float, int | None], None],
     ) -> Outcome | None:
-        """Change what is known of a prompt, and end it if that says so."""
+        """Change the state of a prompt, and end it if the change says so."""
         tracker = self.tracker
         with tracker.lock:
             if tracker.get(one.state.prompt_id) is not one:
@@ -336,7 +337,7 @@ class Poller:
         return outcome
 
     def _apply_history(self, one: TrackedPrompt, entry: HistoryEntry | None, asked: str) -> None:
-        """Apply what history says of the id under which it was asked."""
+        """Apply a history record, found under the id that was asked for."""
         state, tracker = one.state, self.tracker
 
         def change(now: float, link: int | None) -> Outcome | None:
@@ -355,9 +356,9 @@ class Poller:
         self._apply(one, change)
 
     def find(self, one: TrackedPrompt) -> bool:
-        """Look for it under another id, by our mark; return whether it has another id now.
+        """Look for a prompt under another id, by our mark; return whether its id has changed.
 
-        Asks no more, unless it may be on its way yet.
+        The search ends unless the prompt may still be on its way.
         """
         state = one.state
         before = state.prompt_id
@@ -374,7 +375,7 @@ class Poller:
     ) -> None:
         """Ask about prompts later, as HTTP fails; after each failure later still.
 
-        Only prompts that HTTP keeps refusing, and that nothing else tells about, are given up.
+        Only prompts that HTTP keeps refusing, and of which nothing else tells, are given up.
         """
         tracker = self.tracker
         self.trouble = copy.copy(exc)  # without its traceback, which holds frames
@@ -410,7 +411,7 @@ class Poller:
                 tracker.resolve(one, outcome)
 
     def _note_who_is_heard(self) -> None:
-        """Note when each prompt was heard of: while one before it runs, it may well wait."""
+        """Note when each prompt was heard of; news of one counts for those behind it."""
         with self.tracker.lock:
             latest = 0.0
             for one in sorted(self.tracker.outstanding, key=lambda one: one.state.posted_at):
@@ -420,7 +421,7 @@ class Poller:
                 state.heard_at = max(state.heard_at, state.news_at, latest)
 
     def give_up(self, exc: Exception) -> None:
-        """Count a defect of ours in a pass as a refusal for all prompts."""
+        """Count a defect of ours as a refusal for all prompts."""
         self._put_off(self.tracker.outstanding, UnexpectedResponse(_nonsense(exc)))
 
 
@@ -450,12 +451,12 @@ def _poll(owner: weakref.ref[Poller], wake: WakeUp) -> None:
 
 
 def _may_wait(one: TrackedPrompt) -> bool:
-    """Return whether its first question has been answered, or is not urgent."""
+    """Return whether a prompt's first request is done or not urgent."""
     return one.state.http_checked or not one.state.attached
 
 
 def _refusal(exc: Exception) -> ComfyError | None:
-    """Return the error if it is a refusal or a senseless answer, else None."""
+    """Return the error if it is a refusal or an invalid answer, else None."""
     if not isinstance(exc, ComfyError):
         return UnexpectedResponse(_nonsense(exc))
     is_refusal = isinstance(exc, ApiError | UnexpectedResponse) and not is_away(exc)

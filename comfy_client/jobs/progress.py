@@ -1,4 +1,4 @@
-"""Progress of a prompt by the costs of its nodes: sampler steps, and times of earlier runs.
+"""The progress of a prompt by the costs of its nodes: sampler steps, and earlier times.
 
 Pure, but for the memory of those times.
 """
@@ -37,7 +37,7 @@ class NodeTimes:
         self._of_classes: dict[str, float] = {}
 
     def learn_later(self, graph: Mapping[str, Any], spent: Mapping[str, float]) -> None:
-        """Keep the seconds of a prompt's nodes, to learn from them later."""
+        """Store the times of a prompt's nodes; they are evaluated on demand."""
         if graph and spent:
             self._later.append((graph, spent))
 
@@ -53,7 +53,7 @@ class NodeTimes:
                 self.learn(graph, node_id, each)
 
     def learn(self, graph: Mapping[str, Any], node_id: str, seconds: float) -> None:
-        """Learn from the seconds that a node took."""
+        """Record the seconds that a node took."""
         class_type = class_of(graph, node_id)
         if class_type is None or len(class_type) + len(node_id) > 2 * MAX_ID_LENGTH:
             return  # a graph may be of the server's making
@@ -62,7 +62,7 @@ class NodeTimes:
         _remember(self._of_classes, class_type, for_one)
 
     def seconds(self, graph: Mapping[str, Any], node_id: str) -> float | None:
-        """Estimate a node's seconds by its own earlier times, or those of its class."""
+        """Estimate a node's seconds from its own earlier times, or those of its class."""
         with self._lock:
             self._learn()
         class_type = class_of(graph, node_id) or ""
@@ -80,7 +80,7 @@ def _remember(known: dict[Any, float], key: object, value: float) -> None:
 def units(graph: Mapping[str, Any], node_id: str) -> int:
     """Return the cost of a node without known times: the steps of a sampler, else 1.
 
-    The steps stand in the sampler, or in the scheduler from which it takes its sigmas.
+    The steps are in the sampler, or in the scheduler that provides its sigmas.
     """
     if "Scheduler" in (class_of(graph, node_id) or ""):
         return 1
@@ -93,7 +93,7 @@ def units(graph: Mapping[str, Any], node_id: str) -> int:
 def targets(
     graph: Mapping[str, Any], only: Collection[str] | None, node_errors: Mapping[str, Any]
 ) -> set[str]:
-    """Return the output nodes that run: those asked for, without those that the server dropped."""
+    """Return the output nodes that run: the requested ones that the server has not dropped."""
     dropped: set[str] = set()
     for entry in node_errors.values():
         outputs = entry.get("dependent_outputs") if isinstance(entry, Mapping) else None
@@ -134,7 +134,7 @@ def fraction(
     step: Progress | None = None,
     states: ProgressState | None = None,
 ) -> float:
-    """Return how much of the :func:`weights` is done, 0 to 1.
+    """Return the completed fraction of the :func:`weights`, 0 to 1.
 
     Args:
         graph: The workflow.
@@ -163,7 +163,7 @@ def fraction(
 
 
 def _part(value: float | None, most: float | None) -> float:
-    """Return the done part of a node's steps, 0 to 1; 0 if the server's numbers make no sense."""
+    """Return the completed fraction of a node's steps; 0 if the server's numbers make no sense."""
     if value is None or most is None or not (value > 0 and most > 0):
         return 0.0
     try:
@@ -180,7 +180,7 @@ def _steps(graph: Mapping[str, Any], node_id: str) -> int:
 
 
 def fraction_of(state: JobState, times: NodeTimes) -> float:
-    """Return how much of a prompt is done, 0 to 1; it never falls."""
+    """Return the completed fraction of a prompt, 0 to 1; it never falls."""
     done = fraction(
         state.graph,
         _weights_of(state, times),
@@ -194,10 +194,10 @@ def fraction_of(state: JobState, times: NodeTimes) -> float:
 
 
 def seconds_left(state: JobState, times: NodeTimes, now: float, ran_for: float) -> float | None:
-    """Estimate how many seconds a prompt still takes; ``None``: unknown.
+    """Estimate the remaining seconds of a prompt; None if unknown.
 
-    By earlier runs of its nodes, and by its own pace the more of it is done.  If some have not
-    run before, by the pace of the sampler's steps.
+    Earlier times of its nodes count first, and the prompt's own pace the more of it is done.  If
+    some nodes have not run before, the pace of the sampler's steps is used.
     """
     costs = _weights_of(state, times)
     known = {node_id: times.seconds(state.graph, node_id) for node_id in costs}
@@ -220,7 +220,7 @@ def seconds_left(state: JobState, times: NodeTimes, now: float, ran_for: float) 
 
 
 def _weights_of(state: JobState, times: NodeTimes) -> Mapping[str, float]:
-    """Return the weights of the nodes that run, updated when more is known of these."""
+    """Return the weights of the nodes that run, updated when more of them are known."""
     known = (state.graph, state.cached, state.targets, state.node_errors)
     if any(one is not other for one, other in zip(known, state.weighed[0], strict=True)):
         found = weights(

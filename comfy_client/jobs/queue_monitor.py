@@ -1,9 +1,9 @@
-"""The server's queue, asked for as seldom as possible.
+"""The server's queue, requested as rarely as possible.
 
-``GET /queue`` carries everybody's graphs, so it is the last resort.  Servers from 0.6 on list
-the same without them; and each change of the queue is broadcast as a ``status`` (and shows in
-the number that is polled while there is no socket), so the last snapshot is good for some seconds
-if no change was told.
+``GET /queue`` contains everybody's graphs, so it is the last resort.  Servers from 0.6 on list the
+same without them; and each change of the queue is broadcast as a ``status`` (and shows in the
+number that is polled without a socket), so the last snapshot remains valid for some seconds if no
+change was reported.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _HEEDS_ID: Final = (0, 3, 57)
 
 
 class QueueMonitor:
-    """A monitor that asks for the queue, remembers it, and counts the prompts that leave it."""
+    """Requests and caches the queue, and counts the prompts that leave it."""
 
     def __init__(self, connection: Connection, timing: Timing) -> None:
         self.connection = connection
@@ -52,7 +52,7 @@ class QueueMonitor:
         self._lists_jobs = True  # until the server says that it has no jobs API
 
     def count(self, remaining: int | None) -> None:
-        """Note how many prompts run or wait, as the server says."""
+        """Note the number of prompts in the queue, as the server reports it."""
         self.status_at = runtime.monotonic()
         gone = (self.remaining or 0) - (remaining or 0)
         if gone > 0:
@@ -61,7 +61,7 @@ class QueueMonitor:
         self.remaining = remaining
 
     def refresh(self, routes: Routes, graphs_of: Collection[str] = ()) -> QueueSnapshot:
-        """Ask by ``GET /api/jobs`` (ComfyUI 0.6); else, and for the graphs, by ``GET /queue``."""
+        """Request ``GET /api/jobs`` (ComfyUI 0.6); for graphs and older servers ``GET /queue``."""
         at, departed, spent = runtime.monotonic(), self.departed, runtime.thread_time()
         state, generation = self.connection.state, self.connection.generation
         snapshot = self._listed(routes) if self._lists_jobs and not graphs_of else None
@@ -90,17 +90,17 @@ class QueueMonitor:
         return snapshot
 
     def lacks(self, prompt_id: str, since: float) -> bool:
-        """Return whether the last look at the queue, after ``since``, did not find a prompt."""
+        """Return whether the last snapshot, if newer than ``since``, lacks a prompt."""
         last = self._last  # once: forget() may come from another thread
         return last is not None and self.at > since and prompt_id not in last[0]
 
     def forget(self) -> None:
-        """Forget the last snapshot, as we have changed the queue."""
+        """Drop the last snapshot, as we have changed the queue."""
         self._changed_at = runtime.monotonic()
         self._last = None
 
     def stale(self) -> QueueSnapshot | None:
-        """Return the last snapshot while a slow server is spared the next request."""
+        """Return the last snapshot if a slow server should not be asked again yet, else None."""
         last = self._last  # once: forget() may come from another thread
         return last[0] if last is not None and runtime.monotonic() < self.rests_until else None
 
@@ -129,7 +129,7 @@ class QueueMonitor:
         )
 
     def cached(self) -> QueueSnapshot | None:
-        """Return the last snapshot, unless socket or polls have told of a change since."""
+        """Return the last snapshot, unless a change was reported since."""
         last = self._last  # once, as above
         if last is None:
             return None
@@ -143,12 +143,12 @@ class QueueMonitor:
 
 
 def _place(job: models.JobInfo) -> float:
-    """Return the sort key of a job; one without a priority comes last."""
+    """Return the sort key of a job; jobs without a priority come last."""
     return job.priority if isinstance(job.priority, int | float) else float("inf")
 
 
 def heeds_id(routes: Routes) -> bool:
-    """Return whether the server's interrupt stops one prompt only; only its version tells."""
+    """Return whether the server's interrupt respects a prompt id, going by its version."""
     version = routes.get_system_stats().comfyui_version or ""
     parts = re.findall(r"\d{1,9}", version[:100], re.ASCII)
     return tuple(map(int, parts[:3])) >= _HEEDS_ID

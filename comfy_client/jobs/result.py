@@ -27,7 +27,7 @@ _ENDINGS: Final = {"image/png": "png", "image/webp": "webp", "image/gif": "gif"}
 
 @attrs.frozen(eq=False, repr=False)
 class _Outputs(AsDict):
-    """The common base of results and their nodes, which explain the fields."""
+    """The base of results and of their nodes, which document the fields."""
 
     files: tuple[Output, ...] = ()
     texts: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class _Outputs(AsDict):
 
     @property
     def image(self) -> Output:
-        """The only image.  Those of preview nodes (``temp``) count if there are no others.
+        """The only image; those of preview nodes (``temp``) count only if there are no others.
 
         Raises :class:`WorkflowError`, which says how many there are, if it is not exactly one.
         """
@@ -334,7 +334,7 @@ def make_result(
     output_names: Mapping[str, str] | None = None,
     **facts: Any,
 ) -> Result:
-    """Make a result of history or events; ``frames`` are (node id, MIME type, picture)."""
+    """Make a result from history or events; ``frames`` are (node id, MIME type, picture)."""
     by_node: dict[str, list[Output]] = {node_id: [] for node_id in outputs}
     texts: dict[str, list[str]] = {}
     seeds: dict[str, int | None] = {}  # a node may leave thousands of files
@@ -372,7 +372,7 @@ def make_result(
 def output_of(
     node_id: str, output: Mapping[str, Any], files: FileRoutes, graph: Mapping[str, Any]
 ) -> NodeOutput:
-    """Return the outputs of one node, as its ``executed`` event has them."""
+    """Return the outputs of one node, as in its ``executed`` event."""
     found, texts = _walk(node_id, output, files, graph, {})
     return _node_output(node_id, found, texts, graph, output)
 
@@ -403,7 +403,7 @@ def _walk(
 ) -> tuple[list[OutputFile], list[str]]:
     """Collect files and texts of a node's output; a dict with a filename, in any list, is a file.
 
-    A file that could not be asked for by its name is left out, and stays in ``raw``.
+    A file whose name cannot be requested is left out, and stays in ``raw``.
     """
     found: list[OutputFile] = []
     texts: list[str] = []

@@ -21,7 +21,7 @@ class QueueSnapshot:
 
     @cached_property
     def _places(self) -> Mapping[str, int]:
-        """A queue may be long, and each of a thousand jobs asks for its place in it."""
+        """The places by prompt id, for quick lookups."""
         return {one: place for place, one in enumerate((*self.running, *self.pending))}
 
     def place(self, prompt_id: str) -> float:
@@ -32,11 +32,11 @@ class QueueSnapshot:
         return prompt_id in self._places
 
     def ahead(self, prompt_id: str) -> int | None:
-        """Return how many prompts are before a waiting one; None if it runs."""
+        """Return how many prompts are ahead of a waiting one; None if it runs."""
         place = self._places[prompt_id]
         return None if place < len(self.running) else place
 
     def first_of(self, prompt_ids: Collection[str]) -> str | None:
-        """Return the prompt of these that is to end first, or None."""
+        """Return the prompt of these that will end first, or None."""
         ours = (one for one in (*self.running, *self.pending) if one in prompt_ids)
         return next(ours, None)
