@@ -1,7 +1,7 @@
-"""Waiting for jobs, and iteration over events, for asyncio.  No thread is started for that.
+"""Waiting for jobs, and iteration over events, with asyncio and without extra threads.
 
-The client itself blocks; call what sends a request, such as ``api.submit`` and ``job.cancel``,
-with ``asyncio.to_thread``.
+The client itself blocks; call methods that send requests, such as ``api.submit`` and
+``job.cancel``, with ``asyncio.to_thread``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["EventStream", "events", "result"]
 
 
 class _Bell:
-    """A bell that wakes a coroutine from any thread, with one call to the event loop at a time."""
+    """A wake-up call for a coroutine from any thread, with one call to the event loop at a time."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -41,7 +41,7 @@ class _Bell:
 
 
 class EventStream(AsyncIterator[Event]):
-    """Iterator that :func:`events` returns."""
+    """The iterator that :func:`events` returns."""
 
     # No generator: whoever is cancelled in the middle of it may go on later.
 
@@ -50,7 +50,7 @@ class EventStream(AsyncIterator[Event]):
         self._found = found
 
     async def aclose(self) -> None:
-        """End the subscription now; a loop over the events ends.  It may be repeated."""
+        """End the subscription now, and with it a loop over the events; idempotent."""
         self._found.close()
         self._bell.ring()
 

@@ -19,13 +19,13 @@ from .errors import AuthenticationError
 
 @runtime_checkable
 class Credentials(Protocol):
-    """Anything that provides headers and query parameters to send."""
+    """An object that provides headers and query parameters to send."""
 
     def headers(self) -> Mapping[str, str]:
-        """Headers for each request and for the handshake."""
+        """Return headers for each request and for the handshake."""
 
     def query(self) -> Mapping[str, str]:
-        """Query parameters for each request and for the handshake."""
+        """Return query parameters for each request and for the handshake."""
 
 
 class _HeadersOnly:

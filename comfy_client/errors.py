@@ -1,10 +1,9 @@
-"""Every exception that comfy_client raises on its own account, and its warning.
+"""All errors of comfy_client, and its warning.
 
-Two families with different remedies: a :class:`TransportError` means that no usable
-answer came, an :class:`ApiError` means that the server answered "no".  A
-:class:`JobError` is about one prompt.  Wrong arguments raise ``TypeError`` or
-``ValueError``, a missing local file ``FileNotFoundError``, as everywhere in Python.
-All of them can be pickled, and none carries a credential.
+There are two families with different remedies: a :class:`TransportError` means that no usable
+answer came, an :class:`ApiError` that the server refused.  A :class:`JobError` is about one prompt.
+Wrong arguments raise ``TypeError`` or ``ValueError``, a missing local file ``FileNotFoundError``,
+as everywhere in Python.  All errors can be pickled, and none carries a credential.
 """
 
 from __future__ import annotations
@@ -24,19 +23,21 @@ _OBEYED: Final = (  # compiled when one is met
 
 
 def printable(text: str) -> str:
-    """Replace control characters in a text, which may hold a server's words."""
+    """Replace control characters in a text, which may quote a server."""
     if text.isascii() and text.isprintable():
         return text
     return re.sub(_OBEYED, lambda found: ascii(found[0])[1:-1], text.replace("\r\n", "\n"))
 
 
 def is_for_another(status: int) -> bool:
-    """Return whether a proxy answered for a server that is away."""
+    """Return whether a status comes from a proxy whose server is away."""
     return status in (502, 503, 504) or 520 <= status <= 527
 
 
 class ComfyError(AsDict, Exception):
-    """The base of all errors of this library.  Their messages are safe to print in a terminal.
+    """The base of all errors of this library.
+
+    Messages are safe to print in a terminal.
 
     Attributes:
         rows: The rows that had ended, as a :class:`Sweep`, if this ended a sweep; else empty.
@@ -56,9 +57,9 @@ class ComfyError(AsDict, Exception):
 
     @property
     def code(self) -> str:
-        """The name of the class in snake_case, as ``"job_failed"``; a subclass of yours keeps it.
+        """The name of the class in snake_case, such as ``"job_failed"``.
 
-        Codes are stable: programs may compare them.
+        Codes are stable: programs may compare them.  A subclass of yours keeps the code.
         """
         ours: Any = next(kind for kind in type(self).__mro__ if kind.__module__ == __name__)
         return code_of(ours)
@@ -70,11 +71,11 @@ class ComfyError(AsDict, Exception):
 
     @property
     def hint(self) -> str | None:
-        """Advice on the error, in one sentence; ``None``: there is nothing to say."""
+        """Advice on the error in one sentence, or None."""
         return self._hint
 
     def _render_traceback_(self) -> list[str]:
-        """Return what IPython shows: the user's own lines and the message."""
+        """Return IPython's traceback: the user's own lines and the message."""
         return rendered(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -97,7 +98,7 @@ def _rebuild(cls: type[ComfyError], message: str, attributes: dict[str, Any]) ->
 
 
 class _AboutAnswer(ComfyError):
-    """About an answer: ``method``, ``path``, ``status`` and ``body``."""
+    """The base of errors with an answer: ``method``, ``path``, ``status`` and ``body``."""
 
     method: str
     path: str
@@ -142,7 +143,7 @@ class ServerUnreachable(TransportError):
 
 
 class RequestTimeout(TransportError, TimeoutError):
-    """Connected, but no complete answer came in time."""
+    """No complete answer came in time, although the connection was made."""
 
     _hint = "Raise the timeout, or call again when the server is less busy."
 
@@ -188,15 +189,15 @@ class ApiError(_AboutAnswer):
 
     @property
     def hint(self) -> str | None:
-        """Advice on the error, in one sentence; ``None``: there is nothing to say."""
+        """Advice on the error in one sentence, or None."""
         return "Call again later: the server is busy or away." if self.retryable else self._hint
 
 
 class AuthenticationError(ApiError):
     """401 or 403: the message says which one, and what the server usually means by it.
 
-    With ``status`` 0, no request was sent, since there are no credentials to send: a variable
-    is not set, or a callable failed.
+    With ``status`` 0, no request was sent, as there were no credentials: a variable is not set, or
+    a callable failed.
     """
 
     _hint = "Check the credentials; after a 403, check the headers Origin and Host as well."
@@ -219,14 +220,14 @@ class NotSupported(ApiError):
 
     @property
     def hint(self) -> str | None:
-        """Advice; ``None`` with ``status`` 0: the message says what the server lacks."""
+        """Advice; None with ``status`` 0, as the message says what the server lacks."""
         return self._hint if self.status else None
 
 
 class Conflict(ApiError):
     """409: a file of that name exists already.
 
-    For a server that would overwrite it, the client looks before it writes.
+    Some servers would overwrite it; the client checks before it writes.
     """
 
     _hint = "Choose another name, or pass overwrite=True."
@@ -285,7 +286,7 @@ class PromptRejected(ApiError):
 
 
 class UnexpectedResponse(_AboutAnswer):
-    """An answer that no ComfyUI gives: login page, redirect, another program's, too large.
+    """An answer that is not ComfyUI's: a login page, a redirect, another program's, too large.
 
     Attributes:
         method: The method of the request; empty: unknown.
@@ -428,16 +429,16 @@ class JobLost(JobError):
 
 
 class JobNotFound(JobError):
-    """``api.job(prompt_id, must_exist=True)``: the server has no such prompt, and had none lately.
+    """``api.job(prompt_id, must_exist=True)`` found no such prompt, neither now nor lately.
 
-    Its history is lost when it restarts, and keeps about 10,000 prompts.
+    History is lost when a server restarts, and keeps about 10,000 prompts.
     """
 
     _hint = "Check the id and the host; submit the prompt again if it is still wanted."
 
 
 class OutputsTooLarge(JobError):
-    """The outputs need more memory than there is for them; the message says what to do.
+    """The outputs need more memory than the limit; the message says what to do.
 
     A client has 192 MiB for all its jobs that have not ended, or three times ``max_json`` if that
     is more.  Images of ``SaveImageWebsocket`` count, and what nodes report; files on the server do
@@ -451,10 +452,10 @@ class OutputsTooLarge(JobError):
 
 
 class JobTimeout(JobError, TimeoutError):
-    """The caller's time ran out.  The prompt keeps running: wait again, or cancel it.
+    """The caller's time ran out, but the prompt keeps running: wait again, or cancel it.
 
-    Only prompts of :meth:`ComfyApi.map` and :meth:`ComfyApi.sweep` are cancelled; the message
-    says so.  Of several prompts (:meth:`ComfyApi.as_completed`), ``prompt_id`` is the first.
+    Only prompts of :meth:`ComfyApi.map` and :meth:`ComfyApi.sweep` are cancelled; the message says
+    so.  Of several prompts (:meth:`ComfyApi.as_completed`), ``prompt_id`` is the first.
 
     Attributes:
         stalled: True if ``stall_timeout`` ran out: no news of the prompt came for that long.
@@ -469,7 +470,7 @@ class JobTimeout(JobError, TimeoutError):
 
 
 class VramTimeout(ComfyError, TimeoutError):
-    """Too little memory of the device became free in time: see :meth:`ComfyApi.wait_for_vram`.
+    """Too little device memory became free in time: see :meth:`ComfyApi.wait_for_vram`.
 
     Call :meth:`ComfyApi.free_memory`, or wait for the prompts and programs that use it.
 
@@ -518,7 +519,7 @@ class WorkflowError(ComfyError):
 
     @property
     def hint(self) -> str | None:
-        """Advice on the error, in one sentence; ``None``: the message says it all."""
+        """Advice in one sentence; None if the message says it all."""
         if len(self.problems) > 1:
             return "Correct the workflow: problems lists all that is wrong."
         if not self.candidates:
@@ -527,7 +528,7 @@ class WorkflowError(ComfyError):
 
 
 class ConversionWarning(AsDict, UserWarning):
-    """Something in a workflow in UI format that only the frontend can do, or that does not fit.
+    """Part of a workflow in UI format that only the frontend can handle, or that does not fit.
 
     Attributes:
         kind: ``"not_installed"`` (the server lacks the class), ``"browser"`` (the frontend or an
@@ -570,7 +571,7 @@ class ConversionWarning(AsDict, UserWarning):
 
 
 class MissingExtra(ComfyError, ImportError):
-    """A library is not installed that only some calls need; the message says how to get it.
+    """An optional library is not installed; the message says how to install it.
 
     Attributes:
         extra: The extra of this package that installs it, such as ``"image"``; empty: none does.
@@ -587,11 +588,11 @@ class MissingExtra(ComfyError, ImportError):
 
     @property
     def hint(self) -> str | None:
-        """Advice on the error, in one sentence; ``None``: the message says it all."""
+        """Advice in one sentence; None if the message says it all."""
         return f'Run: pip install "comfy-client-blocking[{self.extra}]"' if self.extra else None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the error with what ImportError keeps elsewhere, too."""
+        """Pickle the error with the attributes of ImportError, too."""
         return _rebuild, (type(self), str(self), {**self.__dict__, "name": self.name})
 
 

@@ -28,7 +28,7 @@ from .values import (
 
 
 def _shown(value: Any) -> str:
-    """Return the ``repr`` of any event; one made by attrs for each class slows the import."""
+    """Return the ``repr`` of any event; a generated one per class would slow the import."""
     fields = attrs.fields(type(value))
     shown = (f"{field.name}={getattr(value, field.name)!r}" for field in fields if field.repr)
     return f"{type(value).__name__}({', '.join(shown)})"
@@ -54,7 +54,7 @@ class Event(AsDict):
 
     @property
     def is_end(self) -> bool:
-        """Whether it ends its prompt.  Each prompt of ours fires exactly one such event."""
+        """Whether the event ends its prompt; each prompt of ours fires exactly one such event."""
         return False
 
     def __repr__(self) -> str:
@@ -63,7 +63,7 @@ class Event(AsDict):
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class StatusEvent(Event):
-    """The queue changed, for any client: ``status``.
+    """The queue has changed, for any client: ``status``.
 
     Attributes:
         queue_remaining: How many prompts are running or pending.
@@ -480,7 +480,7 @@ class ErrorEvent(Event):
 
 
 def body_of(event: Event) -> object:
-    """Return what takes most of an event's memory; events of one message share it."""
+    """Return the object that takes most of an event's memory; events of one message share it."""
     if isinstance(event, PreviewEvent) and event.view:
         return event.view.obj
     return event if event.raw is None else event.raw
@@ -493,15 +493,15 @@ E_co = TypeVar("E_co", bound=Event, covariant=True)
 
 
 class Reader(Protocol[E_co]):
-    """A function that makes an event of a message's data, or of the same data in history."""
+    """A function that makes an event from a message's data, or from the same data in history."""
 
     def __call__(self, data: Mapping[str, Any], nbytes: int = 0) -> E_co:
-        """Make the event; ``nbytes``: about what the message takes in memory."""
+        """Make the event; ``nbytes`` is about the message's size in memory."""
         raise NotImplementedError
 
 
 def _reader(cls: type[E], name: str, **fields: Converter) -> Reader[E]:
-    """Return a function that reads each field from its key; others have their default."""
+    """Return a function that reads each field from its key, and leaves others at their default."""
     slots = {field.name: getattr(cls, field.name).__set__ for field in attrs.fields(cls)}
     set_name, set_raw, set_nbytes = (slots.pop(key) for key in ("name", "raw", "nbytes"))
     steps = tuple((slots.pop(key), key, convert) for key, convert in fields.items())
@@ -559,7 +559,7 @@ def _ids(value: object) -> tuple[str, ...]:
 
 
 def _node(value: object) -> str | None:
-    """Return a node id, an odd one in brief: ``None`` would say that the prompt is over."""
+    """Return a node id, an odd one as text, since None would mean that the prompt is over."""
     node = identifier(value)
     return node if value is None or node is not None else brief(value)
 
@@ -647,7 +647,7 @@ FROM_SERVER: Mapping[str, Reader[Event]] = {
 
 
 def unknown(kind: str, message: Mapping[str, Any], nbytes: int = 0) -> UnknownEvent:
-    """Make an event of a message whose type is unknown, or whose data do not fit it."""
+    """Make an event of a message whose type is unknown or whose data do not fit its type."""
     data = message.get("data")
     prompt_id = _word(_map(data).get("prompt_id"))
     return UnknownEvent(name=kind, raw=message, nbytes=nbytes, data=data, prompt_id=prompt_id)

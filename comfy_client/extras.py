@@ -1,4 +1,4 @@
-"""Libraries that only some programs need: imported late, and missed with the name of the extra."""
+"""Late imports of optional libraries; a missing one raises an error that names the extra."""
 
 from __future__ import annotations
 

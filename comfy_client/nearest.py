@@ -16,12 +16,12 @@ _MOST_IN_FULL = 20
 
 
 def nearest(name: str, names: Iterable[str], limit: int = 5) -> tuple[str, ...]:
-    """Names that someone may have meant, nearest first; case does not count.
+    """Return similar names, nearest first; case does not count.
 
-    A server may have any number of names, of any length, and to compare two takes up to the
-    cube of their length: of the first 100,000 names, those that may be near by their length are
-    compared roughly, 2,000 at most, before all those with the same beginning; and the nearest
-    20 of these in full, by their first 100 characters.
+    A server may have any number of names, of any length, and a comparison takes up to the cube of
+    their length.  So of the first 100,000 names, up to 2,000 of similar length are compared
+    roughly, those with the same beginning first; and the nearest 20 of these in full, by their
+    first 100 characters.
     """
     from difflib import SequenceMatcher  # for mistakes only
 

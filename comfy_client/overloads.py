@@ -1,11 +1,11 @@
-"""Types of ``on``, ``wait_for`` and ``events`` of a client: by the name, the event.
+"""Types of a client's ``on``, ``wait_for`` and ``events``, by the event's name.
 
-The overloads spell out ``events.CLASSES``, since no type can be computed from a table; a test
-holds them equal.  Any other name is of an event that a custom node sends, so a callback may
-expect an ``UnknownEvent``; but a ``str`` that is no literal may be any name, so what is
-returned for it is an ``Event``.
+The overloads spell out ``events.CLASSES``, since no type can be computed from a table; a test holds
+them equal.  Any other literal name belongs to a custom node, so a callback may expect an
+``UnknownEvent``; a ``str`` that is no literal may be any name, so the result for it is an
+``Event``.
 
-Each decorator gives a method its overloads, for type checkers only: ``help()`` shows the method.
+Each decorator gives a method its overloads for type checkers only: ``help()`` shows the method.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Since which ComfyUI a server has a route.
+"""The ComfyUI version that introduced each route.
 
-What stands here is what the docstrings of the routes, the tables of the guide and
-:class:`~comfy_client.errors.NotSupported` say; a route that is not here is older than 2024.
+The docstrings of the routes, the tables of the guide and :class:`~comfy_client.errors.NotSupported`
+agree with this table; a route that is not here is older than 2024.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SINCE: Final = {
 
 
 def who_has(method: str, route: str) -> str | None:
-    """Describe which ComfyUI has a route; None if all have it, or it is unknown."""
+    """Describe which ComfyUI has a route; None if all have it, or if it is unknown."""
     asked = f"{method} {route.removeprefix('/api')}"
     for known in sorted(SINCE, key=len, reverse=True):  # "/models/{folder}" before "/models"
         parts = re.split(r"\{\w+\}", known.replace(" /api", " "))

@@ -1,4 +1,4 @@
-"""All times that a client waits for, in one place: a subclass of the client may set its own."""
+"""All times that a client waits for; a subclass of the client may set its own."""
 
 from __future__ import annotations
 

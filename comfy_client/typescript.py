@@ -1,7 +1,7 @@
-"""Names that people know from the TypeScript clients, and the Python way in one line.
+"""Names from the TypeScript clients, each with its equivalent in Python.
 
-Imported only for a name that does not exist: by ``comfy_client.CallWrapper``,
-``api.queuePrompt`` and ``pool.addClient``, which raise ``AttributeError`` with what stands here.
+Imported only for a name that does not exist: ``comfy_client.CallWrapper``, ``api.queuePrompt`` and
+``pool.addClient`` raise ``AttributeError`` with a hint from here.
 """
 
 from __future__ import annotations
@@ -131,9 +131,10 @@ POOL: Final[Mapping[str, str]] = {
 
 
 def missing_name(name: str) -> Exception:
-    """Return the error for a name that the package does not have; called by its ``__getattr__``.
+    """Return the error for a name that the package lacks; called by its ``__getattr__``.
 
-    ``from comfy_client import CallWrapper`` would replace the text of an ``AttributeError``.
+    ``from comfy_client import CallWrapper`` would replace the text of an ``AttributeError``, so
+    that form gets an ImportError.
     """
     text = _about("module 'comfy_client'", name, PACKAGE.get(name))
     frame = inspect.currentframe()
@@ -144,12 +145,12 @@ def missing_name(name: str) -> Exception:
 
 
 def _is_import(frame: types.FrameType) -> bool:
-    """Return whether it executes ``from module import name``."""
+    """Return whether a frame executes ``from module import name``."""
     return opcode.opname[frame.f_code.co_code[frame.f_lasti]] == "IMPORT_FROM"
 
 
 def about_client(name: str, cls: type) -> str:
-    """Return the message for a name that a client does not have."""
+    """Return the message for a name that a client lacks."""
     way = CLIENT.get(name)
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     if way is None and hasattr(cls, snake):
@@ -158,7 +159,7 @@ def about_client(name: str, cls: type) -> str:
 
 
 def about_pool(name: str, cls: type) -> str:
-    """Return the message for a name that a pool does not have."""
+    """Return the message for a name that a pool lacks."""
     return _about(f"{cls.__name__!r} object", name, POOL.get(name))
 
 
