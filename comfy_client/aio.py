@@ -37,13 +37,13 @@ class _Bell:
     async def wait(self) -> None:
         await self._event.wait()
         self._event.clear()
-        self._has_rung = False  # before anybody looks at what there is
+        self._has_rung = False  # before anybody looks at the events
 
 
 class EventStream(AsyncIterator[Event]):
     """The iterator that :func:`events` returns."""
 
-    # No generator: whoever is cancelled in the middle of it may go on later.
+    # Not a generator: a reader that is cancelled in the middle of it may continue later.
 
     def __init__(self, bell: _Bell, found: Generator[Event | None]) -> None:
         self._bell = bell

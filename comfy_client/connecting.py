@@ -36,21 +36,21 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 Found = TypeVar("Found")
 
-#: States of a client that hears of its server.
+#: States of a client that gets news of its server.
 _UP: Final = frozenset({State.CONNECTED, State.POLLING})
-#: Statuses of what is not there yet, beside those of proxies.
+#: Statuses of a server that is not up yet, beside those of proxies.
 _NOT_YET: Final = frozenset({202, 408, 425, 429})
-# Patterns are compiled when a page comes, which takes a while.
-#: What no reader of a page sees.
+# Patterns are compiled when a web page comes, since that takes a while.
+#: Markup that readers of a web page do not see.
 _MARKUP: Final = r"(?is)<(script|style)\b.*?</\1\s*>|<[^>]*>"
-#: What a page says, or does, that is shown while a server starts.
+#: Text and markup of a web page that is shown while a server starts.
 _RELOADS: Final = r"(?i)<meta[^>]{0,99}http-equiv=.?refresh"
 _SAYS_SO: Final = (
     r"(?i)\b(loading|starting|booting|waking|warming up|initiali[sz]ing|preparing|please wait"
     r"|not ready|spinning up|coming online)\b"
 )
 _ASKS: Final = r"(?i)type=.?password|\b(log|sign)[ -]?in\b"
-#: Characters of a page that are looked at: a server may send any, and the patterns are slow.
+#: The maximum of characters of a web page to search: the patterns are slow.
 _LOOKED_AT: Final = 2000
 
 

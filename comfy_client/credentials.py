@@ -157,8 +157,8 @@ class EnvCredentials:
         return self._read().query()
 
 
-#: What ``ComfyApi(credentials=...)`` takes.  A callable is asked at each dial of the socket
-#: and again after a 401, and may answer with any of the others.
+#: Types for ``ComfyApi(credentials=...)``.  A callable is called at each dial of the socket
+#: and again after a 401, and may return any of the others.
 AnyCredentials: TypeAlias = (
     Credentials | tuple[str, str] | Callable[[], "Credentials | tuple[str, str] | None"]
 )

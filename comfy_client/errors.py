@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, Self
 from .to_dict import AsDict, code_of
 from .tracebacks import rendered
 
-#: Characters that a terminal obeys, or that turn the direction of what stands behind them.
+#: Characters that control a terminal, or change the direction of the text after them.
 _OBEYED: Final = (  # compiled when one is met
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -315,11 +315,11 @@ class JobError(ComfyError):
         self.prompt_id = prompt_id
 
 
-#: Classes of exceptions: of torch, Python, NumPy, Comfy Cloud.
+#: Classes of out-of-memory exceptions: of torch, Python, NumPy, Comfy Cloud.
 _OUT_OF_MEMORY: Final = frozenset(
     {"OutOfMemoryError", "OOM_EXCEPTION", "MemoryError", "_ArrayMemoryError", "OOMError"}
 )
-#: What a plain RuntimeError says: of CUDA, HIP, MPS, XPU; of the CPU and DirectML; of cuBLAS, ...
+#: Messages of a plain RuntimeError: of CUDA, HIP, MPS, XPU; of the CPU and DirectML; of cuBLAS.
 _SAY_OUT_OF_MEMORY: Final = (
     *("out of memory", "out_of_memory", "out_of_device_memory", "out_of_host_memory"),
     *("allocation on device", "not enough memory", "not enough gpu video memory", "_alloc_failed"),

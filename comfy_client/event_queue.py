@@ -40,10 +40,10 @@ from .tracebacks import short_interrupts
 
 V = TypeVar("V")
 
-#: Bytes that anything takes, however small it is: an event and its place in a queue, the id of
+#: The minimum of bytes for anything, however small: an event and its place in a queue, the id of
 #: a node and its place in a set.
 LEAST: Final = 600
-#: Bytes from which something counts once, however many hold it; less counts for each of them.
+#: The size from which a body counts once for all holders; smaller ones count for each holder.
 LARGE: Final = 1 << 14
 
 
@@ -65,9 +65,9 @@ class Charge:
 
     def __init__(self, budget: Budget, body: object, nbytes: int) -> None:
         self._budget = budget
-        self._body = body  # so that its id, by which this is found, stays its own
+        self._body = body  # kept, so that no other object gets its id, the key of this charge
         self.nbytes: int = nbytes
-        #: Whether a :class:`Share` has it, so that nobody gains by dropping it.
+        #: Whether a :class:`Share` holds it, so that dropping it elsewhere frees nothing.
         self.fixed: bool = False
         budget.used += nbytes
 
@@ -80,7 +80,7 @@ class Budget:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        #: By all.  Each holder adds and takes away, without a lock: ``+=`` of a number is not
+        #: Bytes of all holders.  Each adds and subtracts without a lock: ``+=`` of a number is not
         #: interrupted.  What the collector takes is taken away by the next count.
         self.used: int = 0
         self.dropped = 0  #: Events that its holders have dropped although somebody wanted them.
@@ -113,7 +113,7 @@ class Budget:
     def charge(self, body: object, nbytes: int) -> Charge:
         """Return the charge for :data:`LARGE` bytes or more; all holders of one body share it."""
         found = self._charges.get(id(body))
-        if found is None:  # if two threads come here at once, it counts twice
+        if found is None:  # two threads here at once count it twice
             found = self._charges[id(body)] = Charge(self, body, nbytes)
         return found
 
@@ -132,7 +132,7 @@ class Budget:
             goal = max(self.most // 8 * 7, fixed + (self.most - fixed) // 2)
             holders.sort(key=lambda one: one.nbytes, reverse=True)
             for rank in range(3):
-                # Again, as what one lets go of may be held by others.
+                # Again, since others may hold what one holder has released.
                 while self.used > goal and self._give_way(holders, goal, rank):
                     pass
         return self.used <= self.most
@@ -212,7 +212,7 @@ class Newest(Generic[V]):
         """Forget all entries."""
         self._known: dict[Hashable, tuple[V, int]] = {}
         self._last = 0  # entry without a key
-        self.nbytes: int = 0  #: About what all of it takes.
+        self.nbytes: int = 0  #: About how many bytes all entries take.
         self.forgotten: int = 0  #: Entries that made room for newer ones.
 
     def put(self, key: Hashable, value: V, nbytes: int = 0) -> None:
@@ -254,12 +254,12 @@ class Newest(Generic[V]):
 
 # -- queues ------------------------------------------------------------------------------
 
-#: From this many waiting events on, a new one takes the place of all of its kind.
+#: From this many waiting events on, a new one replaces all older ones of its kind.
 HIGH_WATER: Final = 64
-#: At most this many wait.  Then of what comes, only an output or an end of a prompt of ours, or a
-#: change of the connection is taken, and the oldest of what matters less goes for it.
+#: The maximum of waiting events.  Then only an output or an end of a prompt of ours, or a
+#: change of the connection is accepted, in place of the oldest event that matters less.
 MAX_QUEUED: Final = 10_000
-#: So many bytes of them, where nobody shares: see :mod:`Budget`.
+#: The maximum of bytes of waiting events without a shared :class:`Budget`.
 MAX_BYTES: Final = 192 << 20
 
 
@@ -288,7 +288,7 @@ class Addressed(Event):
 
 def _kind(event: Event) -> Hashable | None:
     """Return the key of events of which only the newest counts; None if every one counts."""
-    # By class: a server may send anything under the name of one.
+    # By class: a server may send anything under an event's name.
     if isinstance(event, Progress):
         return (event.name, event.prompt_id, event.node)
     if isinstance(event, PreviewEvent):
@@ -330,13 +330,13 @@ class EventQueue:
         """Reset to a new queue with a new lock, as after a fork the old one may stay held."""
         self._budget.join(self)
         # Guards all in here; no other lock is taken while it is held.  Re-entrant, and what it
-        # guards stands it: the collector may end an iterator, whose queue this is, in a ``put``.
+        # guards allows that: the collector may end an iterator, whose queue this is, in a ``put``.
         self._lock = shared_lock(is_small=True)
         self._changed = runtime.Condition(self._lock)
         self._waiting: OrderedDict[int, Event] = OrderedDict()  # by running number
-        self._of_kind: dict[Hashable, list[int]] = {}  # numbers of those that may give way
+        self._of_kind: dict[Hashable, list[int]] = {}  # numbers of events that may be replaced
         self._last = 0  # number of the event that was put last
-        self._in_hand: int | None = None  # of the one that was taken and is not done with ...
+        self._in_hand: int | None = None  # number of the event that the reader is working on ...
         self._bytes_in_hand = 0  # ... and its bytes
         self._closed = False
         #: Called after each ``put`` and ``close``, in their thread, for a reader who does not wait
@@ -369,7 +369,7 @@ class EventQueue:
                 if not self._rank(event):
                     self._count_drop()
                     return
-                # To three quarters: not a search for each event.
+                # Down to three quarters, so that not each event needs a search.
                 self._make_room(len(waiting) - MAX_QUEUED * 3 // 4, 0)
             self._last = number = self._last + 1
             waiting[number] = event
@@ -380,14 +380,14 @@ class EventQueue:
             if nbytes >= LARGE and kind is None:
                 inner = event.event if isinstance(event, Addressed) else None
                 self._charges[number] = budget.charge(body_of(inner or event), nbytes)
-            else:  # the newest soon takes its place
+            else:  # the newest one soon replaces it
                 self.own += nbytes
                 budget.used += nbytes
             self._changed.notify_all()
         if self.notify is not None:
             self.notify()
         if budget.used > budget.most:
-            budget.relieve()  # without the lock: it takes those of other queues
+            budget.relieve()  # without the lock, since it takes the locks of other queues
 
     def get(self, timeout: float | None = None) -> Event | None:
         """Return the next event; ``None`` when the queue is closed or ``timeout`` seconds passed.
@@ -436,7 +436,7 @@ class EventQueue:
         """Drop all waiting events; ``get`` returns ``None`` from now on."""
         with self._lock:
             self._closed = True
-            # Not cleared: a reader that is in the middle of it keeps what is dropped.
+            # Replaced, not cleared: a reader may be iterating over it.
             self._waiting, self._of_kind, self._charges = OrderedDict(), {}, {}
             self._in_hand = None
             self._budget.used -= self.own
@@ -472,7 +472,7 @@ class EventQueue:
     def _rank(self, event: Event) -> int:
         """Rank an event; those of other clients' prompts matter little."""
         rank = _rank(event)
-        # What is addressed to anybody is about a prompt of ours.
+        # An addressed event is about a prompt of ours.
         if rank and isinstance(event, JobEvent) and not self._budget.is_ours(event.prompt_id):
             return 0
         return rank

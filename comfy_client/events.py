@@ -486,7 +486,7 @@ def body_of(event: Event) -> object:
     return event if event.raw is None else event.raw
 
 
-# -- from the server's data; tolerant of whatever stands there ----------------------------
+# -- from the server's data, tolerant of any value ----------------------------------------
 
 E = TypeVar("E", bound=Event)
 E_co = TypeVar("E_co", bound=Event, covariant=True)
@@ -508,7 +508,7 @@ def _reader(cls: type[E], name: str, **fields: Converter) -> Reader[E]:
     rest = tuple((slots[key], getattr(attrs.fields(cls), key).default) for key in slots)
 
     def read(data: Mapping[str, Any], nbytes: int = 0) -> E:
-        # Slot by slot: with arguments it takes twice as long, and there is one for each message.
+        # Slot by slot: arguments would take twice as long, for each message.
         event = cls.__new__(cls)
         set_name(event, name)
         set_raw(event, data)
@@ -613,7 +613,7 @@ execution_interrupted: Reader[ExecutionInterrupted] = _reader(
     timestamp=whole,
 )
 
-#: Names that a server's JSON messages may fire, and what makes the event of the data.
+#: Names that a server's JSON messages may fire, and the functions that make their events.
 FROM_SERVER: Mapping[str, Reader[Event]] = {
     "status": _status,
     "execution_start": _reader(
@@ -689,5 +689,5 @@ CLASSES: Mapping[str, type[Event]] = {
 
 NAMES = frozenset(CLASSES)
 
-#: Names that only this library fires; a server message of that name fires nothing but ``all``.
+#: Names that only this library fires; a server's message of such a name fires only ``all``.
 FROM_CLIENT = NAMES - FROM_SERVER.keys()

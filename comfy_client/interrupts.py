@@ -47,7 +47,7 @@ def interruption(exc: BaseException, outer: BaseException | None = None) -> Base
         if not isinstance(cause, Exception):
             return cause
         if type(cause).__module__.startswith(("requests.", "urllib3.")):
-            continue  # has the traceback of what it wraps
+            continue  # has the traceback of the wrapped exception
         step = cause.__traceback__
         while step is not None:
             if step.tb_frame.f_code in handlers:
@@ -61,7 +61,7 @@ def _code_of(handler: object) -> CodeType | None:
     handler = getattr(handler, "func", handler)
     handler = getattr(handler, "__func__", handler)
     if not hasattr(handler, "__code__"):
-        # To have it, not to know whether there is one.
+        # The attribute itself is needed, not whether it exists.
         handler = getattr(type(handler), "__call__", None)  # noqa: B004
     code = getattr(handler, "__code__", None)
     return code if isinstance(code, CodeType) else None

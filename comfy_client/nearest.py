@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from heapq import nlargest
 from itertools import islice
 
-#: Of names that :func:`nearest` compares: how alike they are at the least, their characters,
-#: how many are looked at, compared roughly, and in full.
+#: Limits of :func:`nearest`: the least similarity, the characters of a name, and
+#: how many names are looked at, compared roughly, and compared in full.
 _NEAR = 0.6
 _COMPARED = 100
 _LOOKED_AT = 100_000
@@ -30,7 +30,7 @@ def nearest(name: str, names: Iterable[str], limit: int = 5) -> tuple[str, ...]:
     others: dict[str, str] = {}
     for other in islice(names, _LOOKED_AT):
         key = other[:_COMPARED].lower()
-        # Twice what they share, by the length of both.
+        # Twice the shared characters, divided by the length of both.
         if 2 * min(len(key), len(wanted)) >= _NEAR * (len(key) + len(wanted)):
             group = alike if key.startswith(wanted[:3]) else others
             if len(group) < _MOST_ROUGHLY:

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-#: What PNG keeps and ``LoadImage`` reads as it is; of any other kind a picture is converted.
+#: Modes that PNG keeps and ``LoadImage`` reads unchanged; other modes are converted.
 _KEPT: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA"})
-#: Gray, and what it is sent as.
+#: Gray modes, and the modes in which they are sent.
 _COLOUR: Final = {"1": "RGB", "L": "RGB", "LA": "RGBA"}
-#: How far floats may be outside of 0 to 1, as a sharpened picture's are.
+#: How far floats may be outside of 0 to 1, as in a sharpened picture.
 _OVERSHOOT: Final = 0.5
 _PILLOW, _ARRAY = "a Pillow image", "an array or a tensor"
 
@@ -51,7 +51,7 @@ def encoded(value: Any, *, as_mask: bool = False) -> bytes:
         pages = [_with_mask(page) for page in pages]
     first, *others = [_in_colour(page) for page in pages]
     file = io.BytesIO()
-    # Without a duration, Pillow keeps pictures that are equal to the one before them.
+    # Without a duration, Pillow keeps a picture that equals the one before it.
     first.save(file, "PNG", compress_level=4, save_all=bool(others), append_images=others)
     return file.getvalue()
 
@@ -75,7 +75,7 @@ def _plain(image: Image.Image) -> Image.Image:
         return _gray_of_16_bits(image)
     if image.mode == "F":
         raise ValueError("a Pillow image of floats (F) has no range: give an array, from 0 to 1")
-    if image.mode == "La":  # which Pillow makes nothing else of
+    if image.mode == "La":  # which Pillow converts only in this way
         return image.convert("LA")
     alpha = image.mode.endswith(("A", "a"))
     return image.convert("RGBA" if alpha else "RGB")
@@ -104,7 +104,7 @@ def _with_mask(image: Image.Image) -> Image.Image:
 def _pages(value: Any) -> list[Image.Image]:
     with needs_extra("numpy", _ARRAY):
         import numpy as np
-    if hasattr(value, "detach"):  # a tensor, of a graph and a device of its own
+    if hasattr(value, "detach"):  # a tensor, maybe part of a graph or on another device
         value = value.detach().cpu()
         value = value.float() if "bfloat16" in str(value.dtype) else value
     array = np.asarray(value)

@@ -102,7 +102,7 @@ class _Registration:
     once: bool
 
 
-#: What a function returns that does nothing unless somebody waits for it.
+#: Types of results that do nothing unless somebody awaits them.
 _LAZY = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType)
 
 
@@ -118,12 +118,12 @@ class Receivers:
         self._sender = weakref.ref(sender)
         self._budget = Budget(MAX_BYTES) if budget is None else budget
         self._namespace = blinker.default_namespace if namespace is None else namespace
-        # By name, in the order in which they came.  Without a lock: each change is one step of a
+        # By name, in the order of registration.  Without a lock: each change is one step of a
         # dictionary, and no name is ever taken out.
         self._callbacks: dict[str, dict[_Registration, None]] = {}
         # Weakly, so that the queue of an iterator that nobody keeps is gone with it.
         self._subscriptions: list[tuple[str, weakref.ref[EventQueue]]] = []
-        self._refused: set[int] = set()  # ids of receivers of which the log has a line
+        self._refused: set[int] = set()  # ids of receivers that were logged
         self.reset()
 
     def reset(self) -> None:
@@ -133,8 +133,8 @@ class Receivers:
         self._lock = shared_lock()
         self._queue = EventQueue(budget=self._budget)
         self._budget.dropped = 0
-        self._due: dict[Timed, float] = {}  # when; for the delivery thread alone
-        self.thread: runtime.Thread | None = None  #: Which delivers, once somebody listens.
+        self._due: dict[Timed, float] = {}  # when; only for the delivery thread
+        self.thread: runtime.Thread | None = None  #: The delivery thread, once somebody listens.
         for _, queue in self.subscriptions():
             queue.reset()
 
@@ -174,7 +174,7 @@ class Receivers:
         """Return a new queue that gets the events of a name (``all``: every event)."""
         queue = EventQueue(budget=self._budget)
         with self._lock:
-            # One that is ended within may come back: it is closed, and goes with the next.
+            # A queue that ends meanwhile may come back; it is closed, and the next change drops it.
             kept = [item for item in self._subscriptions if item[1]() is not None]
             self._subscriptions = [*kept, (name, weakref.ref(queue))]
         return queue
@@ -194,7 +194,7 @@ class Receivers:
 
     def listens(self, *names: str) -> bool:
         """Return whether anyone would be called for one of these names."""
-        for name in names:  # asked for each event: no calls before there is somebody
+        for name in names:  # looked up for each event: no calls while nobody listens
             if self._callbacks.get(name):
                 return True
             found = (self._namespace if name in NAMES else other_names).get(name)
@@ -265,7 +265,7 @@ class Receivers:
         for name in signal_names(event):
             registered = self._callbacks.get(name)
             for registration in list(registered) if registered else ():
-                # One that an earlier callback has taken back is not called any more.
+                # A callback that an earlier one has removed is no longer called.
                 if registration.once:
                     is_wanted = self._remove(name, registration)
                 else:
@@ -305,7 +305,7 @@ class Receivers:
         if isinstance(returned, _LAZY):
             self._refuse(receiver, name)
             if isinstance(returned, types.CoroutineType):
-                returned.close()  # or Python warns that nobody has awaited it
+                returned.close()  # or Python warns that nobody awaited it
 
     def _call_otherwise(
         self, receiver: Callable[..., object], name: str, sender: object, event: Event
@@ -382,10 +382,10 @@ class Receivers:
 def signal_names(event: Event) -> tuple[str, ...]:
     """Return the names under which an event is announced."""
     if isinstance(event, UnknownEvent) and event.name in NAMES:
-        # Not in the form of that name, or a name that only this library may use.
+        # Its data do not fit its name, or only this library may use the name.
         return ("all",)
     if event.name == "terminal" or (event.name == "b_preview" and event.raw is not None):
-        # ``all`` had this message already, under the name with which it came.
+        # ``all`` had this message already, under its own name.
         return (event.name,)
     return ("all", event.name)
 

@@ -20,13 +20,13 @@ import attrs
 
 from .redaction import Sealed, is_secret_value
 
-#: Values in all: what lists and objects have beyond it is left out.
+#: Values in all; further items of lists and objects are left out.
 MAX_VALUES: Final = 100_000
 #: Characters of all texts, ...
 MAX_CHARACTERS: Final = 4 << 20
 #: ... and of one; a longer one ends in three dots.
 MAX_TEXT: Final = 1 << 16
-#: Lists and objects in each other.
+#: Levels of nested lists and objects.
 MAX_DEPTH: Final = 32
 #: Bits of a number; Python writes no number of thousands of digits.
 _MAX_BITS: Final = 1024
@@ -40,9 +40,9 @@ class AsDict:
 
     __slots__ = ()
 
-    #: Of this class: attributes that come first, and properties that are written like attributes.
+    #: Attributes of this class that come first, and properties that are written like attributes.
     _in_dict: ClassVar[tuple[str, ...]] = ()
-    #: Of this class: attributes that are left out.
+    #: Attributes of this class that are left out.
     _not_in_dict: ClassVar[tuple[str, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def rendered(exc: BaseException) -> list[str]:
     """Return the text of an exception for IPython: a line for its cause, no frame of ours."""
     if logging.getLogger("comfy_client").isEnabledFor(logging.DEBUG):
         return _formatted(exc, exc.__traceback__)
-    shown = copy.copy(exc)  # without its chain, whose frames take most of the room
+    shown = copy.copy(exc)  # without its chain, whose frames take most of the space
     cause = exc.__cause__
     if cause is not None and str(cause) not in str(exc):
         text = " ".join(str(cause).split())[:_SHOWN]
@@ -78,7 +78,7 @@ def _rendered_now() -> list[str]:
 def show_shortly(exc: BaseException | None) -> None:
     """Have IPython show a Ctrl-C as shortly as an error of ours."""
     if isinstance(exc, KeyboardInterrupt):
-        # Not a method of it: an exception that refers to itself keeps its frames alive.
+        # Not a method of the exception: one that refers to itself keeps its frames alive.
         exc._render_traceback_ = _rendered_now  # type: ignore[attr-defined]
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 _WORKFLOW: Final = 'Workflow.load("file.json"), then workflow["KSampler"]["seed"] = 7'
 
-#: Of the package.
+#: Names of the package.
 PACKAGE: Final[Mapping[str, str]] = {
     "AsyncComfyApi": "comfy_client.aio waits for jobs and events of a ComfyApi in asyncio",
     "BypassNode": 'workflow.bypass("LoraLoader")',
@@ -55,7 +55,7 @@ _LISTENERS: Final = (
     'api.on(name, function) returns a function that removes it; or signal("b_preview")'
 )
 
-#: Of a client; any other name in camelCase is the same in snake_case, where that exists.
+#: Names of a client; any other camelCase name becomes snake_case, if that exists.
 CLIENT: Final[Mapping[str, str]] = {
     "addCustomEventListener": _LISTENERS,
     "addEventListener": _LISTENERS,
@@ -110,7 +110,7 @@ CLIENT: Final[Mapping[str, str]] = {
 }
 
 
-#: Of a pool.
+#: Names of a pool.
 POOL: Final[Mapping[str, str]] = {
     "addClient": "pool.add(api)",
     "addEventListener": "pool.on(name, function)",

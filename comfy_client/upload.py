@@ -46,7 +46,7 @@ _RIFF: Final = {b"WEBP": ".webp", b"WAVE": ".wav", b"AVI ": ".avi"}
 _ISO: Final = {b"avif": ".avif", b"heic": ".heic", b"M4A ": ".m4a", b"qt  ": ".mov"}
 
 
-#: What no name can have: control characters, and halves of surrogate pairs.
+#: Characters that no name can have: control characters, and halves of surrogate pairs.
 _CONTROLS: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 #: A part of a content; within a class that has a method ``bytes``, the type has no other name.
@@ -94,7 +94,7 @@ class ServerFile(Protocol):
         """Stream the content."""
 
 
-#: What is sent as it is.
+#: The content, sent unchanged.
 Content: TypeAlias = Path | bytes | BinaryIO
 
 
@@ -103,7 +103,7 @@ class Facts(NamedTuple):
 
     digest: str  #: SHA-256, in hexadecimal digits.
     size: int
-    ending: str  #: Of a name for it; empty: unknown.
+    ending: str  #: The ending for its name; empty: unknown.
 
     @property
     def name(self) -> str:
@@ -114,7 +114,7 @@ class Facts(NamedTuple):
 class FileState(NamedTuple):
     """The state of a file at one moment."""
 
-    name: str  #: On the server, if nothing else is there.
+    name: str  #: The name on the server, unless that is taken.
     version: object  #: Changes when the content does; ``None``: it is not known.
     size: int
 
@@ -251,7 +251,7 @@ class Upload:
                 return None
             return FileState(self.name or facts.name, facts.digest, facts.size)
         found = self.source.stat()
-        # What is no plain file, or has no size (/proc), may have another content each time.
+        # Anything but a plain file with a size (/proc has none) may have other content each time.
         is_plain = stat.S_ISREG(found.st_mode) and found.st_size
         version = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
         return FileState(self.name or "file", version if is_plain else None, found.st_size)
@@ -265,7 +265,7 @@ class Upload:
             if key is None:
                 return facts_of(self.content)
         elif not isinstance(self.source, bytes) and self.remote is None:
-            return facts_of(self.content)  # an open file may be another each time
+            return facts_of(self.content)  # an open file may have other content each time
         if key not in self._known and self.remote is None:
             self._known[key] = facts_of(self.content)
         return self._known.get(key)
@@ -289,7 +289,7 @@ class Upload:
         return {"upload": what, "name": self.name, "subfolder": self.subfolder}
 
 
-#: What can be sent.
+#: Types of content that can be sent.
 AnyFile: TypeAlias = (
     str
     | os.PathLike[str]
@@ -375,7 +375,7 @@ def named_by(digest: str, others: object, ending: str) -> str:
     return hashlib.sha256(facts.encode()).hexdigest()[:_DIGITS] + ending
 
 
-# -- what was given -----------------------------------------------------------------------
+# -- sources ------------------------------------------------------------------------------
 
 
 def _source(
@@ -556,7 +556,7 @@ def _descriptor(file: BinaryIO) -> int | None:
     with ExitStack() as unless_kept:
         unless_kept.callback(os.close, descriptor)
         found = os.fstat(descriptor)
-        # Closed by another thread in between, the number may stand for another file now.
+        # If another thread closed it meanwhile, the descriptor may belong to another file now.
         if stat.S_ISREG(found.st_mode) and found.st_size and not raw.closed:
             unless_kept.pop_all()
             return descriptor
@@ -650,5 +650,5 @@ class _Part(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            super().close()  # first: closed twice, the number might stand for another file
+            super().close()  # first: closed twice, the descriptor might belong to another file
             os.close(self._descriptor)

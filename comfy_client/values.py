@@ -17,14 +17,14 @@ from typing import Any, Final
 
 Converter = Callable[[Any], Any]
 
-#: Characters of an id.  A UUID has 36; servers before ComfyUI 0.25 take any text from anybody.
+#: Characters of an id.  A UUID has 36; servers before ComfyUI 0.25 accept any text.
 MAX_ID_LENGTH: Final = 256
 #: Characters of any other text.
 MAX_TEXT_LENGTH: Final = 1 << 20
 #: Items of a list, or of a table.
 MAX_ITEMS: Final = 250_000
-#: Levels of lists and tables in each other, of events and of what nodes left or were given.
-#: What is deeper by far can be neither copied nor written as JSON.
+#: Levels of nested lists and tables in events, and in outputs and inputs of nodes.
+#: Far deeper ones can be neither copied nor written as JSON.
 MAX_LEVELS: Final = 150
 #: Times above this are in milliseconds: as seconds they would be after the year 5000.
 _LATEST: Final = 1e11
@@ -143,7 +143,7 @@ def size_decoded(content: bytes | str) -> int:
     By what it consists of, without decoding it: CPython 3.11 keeps 56 bytes and more for a
     list, 184 for an object with one key, and 28 to 60 for a number, a short text or a key.
     """
-    # Not by map, all of which is C: between these calls other threads run.
+    # Not by map, which is all C: other threads run between these calls.
     if isinstance(content, bytes):
         values, keys, lists, objects = [content.count(mark) for mark in (b",", b":", b"[", b"{")]
     else:
