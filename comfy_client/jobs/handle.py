@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Collection, Generator, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -20,9 +20,6 @@ from ..event_queue import EventQueue
 from ..events import (
     EndEvent,
     Event,
-    ExecutionError,
-    ExecutionInterrupted,
-    ExecutionSuccess,
     PreviewEvent,
 )
 from ..locks import check_may_wait
@@ -30,9 +27,9 @@ from ..routes import Routes
 from ..timing import Timing
 from ..tracebacks import short_interrupts
 from ..transport.deadline import Deadline, check_timeout
-from .outcomes import JobStatus, status_of
+from .outcomes import STATUS_OF_EVENT, JobStatus
 from .poller import Poller
-from .prompt import TrackedPrompt
+from .prompt import Ending, TrackedPrompt
 from .result import Result
 from .state import JobState
 from .tracker import Tracker
@@ -44,12 +41,6 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Longest wait in one piece, in seconds, so that Ctrl-C works on every system.
 SLICE: Final = 0.5
-
-_STATUS_OF_EVENT: Final[dict[object, JobStatus]] = {
-    ExecutionSuccess: "succeeded",
-    ExecutionError: "failed",
-    ExecutionInterrupted: "interrupted",
-}
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -98,7 +89,7 @@ class JobHandle:
         """Begin as the handle of a job that has not ended."""
         self.alarms: list[Callable[[], object]] = []
         self._last_words: list[Callable[[], object]] = []  # said at the end, before it is done
-        self._end: Result | BaseException | None = None
+        self._ending: Ending | None = None
         self.is_done: bool = False
 
     @property
@@ -130,11 +121,11 @@ class JobHandle:
     @property
     def status(self) -> JobStatus:
         """See :attr:`Job.status`."""
-        if self.is_done:
-            return status_of(self._end)
+        if self._ending is not None and self.is_done:
+            return self._ending.status
         state, end_event = self.state, self.end_event
-        if type(end_event) in _STATUS_OF_EVENT:
-            return _STATUS_OF_EVENT[type(end_event)]  # and nothing takes it back
+        if type(end_event) in STATUS_OF_EVENT:
+            return STATUS_OF_EVENT[type(end_event)]  # and nothing takes it back
         if state.running_since is not None:
             return "running"
         return "unknown" if state.attached and state.ahead is None else "pending"
@@ -169,7 +160,7 @@ class JobHandle:
 
         if not self.is_done:
             return progress_of(self.state, self._tracker.times)
-        fraction = 1.0 if self.result is not None else self.state.fraction
+        fraction = 1.0 if self.status == "succeeded" else self.state.fraction
         return JobProgress(fraction, elapsed=elapsed(self.state))
 
     def why(self) -> str:
@@ -178,9 +169,9 @@ class JobHandle:
 
         if not self.is_done:
             return why(self.state, self.status, self.poller)
-        seconds = elapsed(self.state)
+        seconds, error = elapsed(self.state), self.error
         after = "" if seconds is None else f" after {seconds:.1f} s"
-        return f"{self.status}{after}" + (f": {self.error}" if self.error is not None else "")
+        return f"{self.status}{after}" + (f": {error}" if error is not None else "")
 
     def place(self) -> str:
         """Return the words for the job's server in messages; empty if there is only one server."""
@@ -223,18 +214,27 @@ class JobHandle:
     # -- its end -------------------------------------------------------------------------
 
     @property
+    def ending(self) -> Ending:
+        """The end of a job that has ended."""
+        if self._ending is None:
+            raise RuntimeError("it has not ended")
+        return self._ending
+
+    @property
     def result(self) -> Result | None:
         """The result of a job that has ended, or None if it failed."""
-        return self._end if isinstance(self._end, Result) else None
+        value = None if self._ending is None else self._ending.value
+        return value if isinstance(value, Result) else None
 
     @property
     def error(self) -> BaseException | None:
         """The error of a job that has ended, or None if it succeeded."""
-        return self._end if isinstance(self._end, BaseException) else None
+        value = None if self._ending is None else self._ending.value
+        return value if isinstance(value, BaseException) else None
 
-    def finish(self, end: Result | BaseException) -> None:
+    def finish(self, ending: Ending) -> None:
         """Note the end of the job, and wake all who wait for it."""
-        self._end = end
+        self._ending = ending
         self.events.sinks = ()
         while self._last_words:
             self._last_words.pop()()
@@ -252,11 +252,11 @@ class JobHandle:
         """
         self.wait(limits, tick)
         self.flush(limits)
-        end = self._end
+        end = self.ending.value
         try:
-            if isinstance(end, BaseException):
-                raise end
-            return cast("Result", end)  # as it has ended
+            if isinstance(end, Result):
+                return end
+            raise end
         finally:
             del end, self  # an error, its traceback and this frame make no circle
 

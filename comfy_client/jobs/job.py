@@ -16,6 +16,7 @@ from ..values import MAX_ID_LENGTH
 from ..workflow.graph import shorten
 from .handle import JobHandle, Limits, first_end
 from .outcomes import JobStatus
+from .prompt import Ending, Waiter
 from .result import Result
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Job(Future[Result]):
     def __init__(self, handle: JobHandle) -> None:
         self.handle: JobHandle = handle
         prompt = handle.source.prompt
-        prompt.waiters.append(self)
+        prompt.waiters.append(Waiter(self, self._end))
         prompt.on_fork.append(self._after_fork)
         self._begin()
 
@@ -160,20 +161,22 @@ class Job(Future[Result]):
 
     def set_result(self, result: Result) -> None:
         """End the job; for the client only."""
-        self._end(super().set_result, result)
+        self._end(Ending.of(result))
 
     def set_exception(self, exception: BaseException | None) -> None:
         """End the job; for the client only."""
-        self._end(super().set_exception, exception)
+        self._end(Ending.of(exception or ComfyError("the job failed")))
 
-    def _end(self, end: Callable[[Any], None], outcome: Any) -> None:
+    def _end(self, ending: Ending) -> None:
+        is_success = ending.status == "succeeded"
+        finish: Callable[[Any], None] = super().set_result if is_success else super().set_exception
         try:
-            end(outcome)
+            finish(None)  # the handle has the result or the error
         except RuntimeError:
             # A Ctrl-C, or an alarm, in a ``wait`` of concurrent.futures has let go of the lock
             # that this one takes there.
             log.debug("a wait for prompt %s was interrupted", self.prompt_id, exc_info=True)
-        self.handle.finish(outcome)
+        self.handle.finish(ending)
         with self._lock:
             callbacks, self._callbacks = self._callbacks, None
         if callbacks:

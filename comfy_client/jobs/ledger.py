@@ -14,13 +14,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from .. import runtime
-from ..errors import ClientClosed, ComfyError, printable
+from ..errors import ComfyError, printable
 from ..events import ConnectionEvent
 from ..locks import shared_lock
 from ..signals import Receivers
 from .order import Order
-from .outcomes import status_of
-from .prompt import TrackedPrompt
+from .outcomes import JobStatus
+from .prompt import Ending, TrackedPrompt
 from .result import Result
 from .state import Counted, JobState
 
@@ -55,11 +55,11 @@ class Ledger:
             self.counts[kind] += 1
             self.changes += 1
 
-    def count_end(self, state: JobState, end: Result | Exception) -> None:
+    def count_end(self, state: JobState, status: JobStatus) -> None:
         """Count the end of a prompt, maybe before its submission was answered."""
         self.count(state, "submitted")
         if state.counted != "before":
-            self.counts[status_of(end)] += 1
+            self.counts[status] += 1
         self.changes += 1
 
     def uncount(self, state: JobState) -> None:
@@ -99,14 +99,12 @@ class Ledger:
             words = "" if waited is None else f", {waited:.1f} s after its submission"
             self._later(_write, state.prompt_id, "started", f"started{words}", waited=waited)
 
-    def settle(self, one: TrackedPrompt, end: Result | Exception) -> None:
-        """Log how it ended, unless only the client did, and have all waits for it end."""
-        if log.isEnabledFor(logging.INFO) and not isinstance(end, ClientClosed):
-            seconds = (
-                end.seconds if isinstance(end, Result) else one.state.elapsed(runtime.monotonic())
-            )
-            self._later(_write_end, one.state.prompt_id, end, seconds)
-        one.settle(end)
+    def settle(self, one: TrackedPrompt, ending: Ending) -> None:
+        """Log how a prompt ended, unless only the client did, and end all waits for it."""
+        if log.isEnabledFor(logging.INFO) and not ending.is_of_client:
+            seconds = one.state.elapsed(runtime.monotonic())
+            self._later(_write_end, one.state.prompt_id, ending, seconds)
+        one.settle(ending)
 
     def _later(self, write: Callable[..., None], *args: Any, **facts: Any) -> None:
         """Log in the thread that calls receivers, when its turn comes."""
@@ -139,8 +137,8 @@ def _write(prompt_id: str, step: str, words: str, **facts: Any) -> None:
     log.info("prompt %s: %s", prompt_id, words, extra={**_ids(prompt_id, step), **facts})
 
 
-def _write_end(prompt_id: str, end: Result | Exception, seconds: float | None) -> None:
-    status = status_of(end)
+def _write_end(prompt_id: str, ending: Ending, seconds: float | None) -> None:
+    end, status = ending.value, ending.status
     after = "" if seconds is None else f" after {seconds:.1f} s"
     facts: dict[str, Any] = {**_ids(prompt_id, "ended"), "status": status, "seconds": seconds}
     if isinstance(end, Result):

@@ -45,6 +45,12 @@ JobStatus = Literal[
     "waiting", "pending", "running", "succeeded", "failed", "interrupted", "lost", "unknown"
 ]
 
+STATUS_OF_EVENT: Final[Mapping[object, JobStatus]] = {
+    ExecutionSuccess: "succeeded",
+    ExecutionError: "failed",
+    ExecutionInterrupted: "interrupted",
+}
+
 _STATUS_OF_ERROR: Final[Mapping[type[Exception], JobStatus]] = {
     JobFailed: "failed",
     JobInterrupted: "interrupted",

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Final
 
 import attrs
 
 from .. import runtime
+from ..errors import ClientClosed, JobError
 from ..event_queue import Budget, EventQueue, Newest
 from ..events import Event, ExecutionError, ExecutionInterrupted, JobEvent
 from ..locks import shared_lock
 from ..routes import FileRoutes
 from ..transport.http import Http
 from ..workflow.seeds import seeds_of
-from .outcomes import error_of
+from .outcomes import JobStatus, error_of, status_of
 from .result import Result, make_result
 from .state import JobState, Outcome
 
@@ -90,44 +93,87 @@ class JobEvents:
         return [queue for ref in self._queues if (queue := ref()) is not None]
 
 
-class Waiter(Protocol):
-    """A future that ends with a prompt."""
+class Ending:
+    """The end of a prompt: how it ended is known at once, its result or error is made on demand.
 
-    def done(self) -> bool:
-        """Return whether it has ended."""
+    Whoever asks first makes it, in its own thread.  No lock is held: of two that are made at the
+    same time, all callers get the same one.
 
-    def set_result(self, result: Result) -> None:
-        """End with a result."""
+    Attributes:
+        status: How the prompt ended.
+        is_of_client: Whether only the client was closed; nothing is known of the prompt.
+    """
 
-    def set_exception(self, exception: BaseException | None) -> None:
-        """End with an error."""
+    def __init__(self, status: JobStatus, make: Callable[[], Result | BaseException]) -> None:
+        self.status = status
+        self.is_of_client: bool = False
+        self._make: Callable[[], Result | BaseException] | None = make
+        self._made: dict[str, Result | BaseException] = {}
+
+    @classmethod
+    def of(cls, end: Ending | Result | BaseException) -> Ending:
+        """Return the ending for a result or an error."""
+        if isinstance(end, Ending):
+            return end
+        ending = cls(status_of(end), lambda: end)
+        ending.is_of_client = isinstance(end, ClientClosed)
+        return ending
+
+    @property
+    def value(self) -> Result | BaseException:
+        """The result or the error."""
+        make = self._make
+        if make is not None:
+            try:
+                self._made.setdefault("end", make())
+            except Exception as exc:  # noqa: BLE001  # for this caller; the next may have memory
+                return exc
+            self._make = None  # with what it was made of
+        return self._made["end"]
+
+    def copied(self) -> Ending:
+        """Return the same end for another job: raising an error adds a traceback to it."""
+        return Ending(self.status, lambda: _copied(self.value))
+
+
+def _copied(end: Result | BaseException) -> Result | BaseException:
+    return copy.copy(end) if isinstance(end, BaseException) else end
+
+
+@attrs.frozen(eq=False, repr=False)
+class Waiter:
+    """A job that ends with a prompt, and what ends it."""
+
+    job: Future[Result]
+    end: Callable[[Ending], object]
 
 
 @attrs.define(eq=False, repr=False)
 class TrackedPrompt:
-    """A prompt whose end is waited for; each job has one."""
+    """A prompt whose end is waited for; each job has one.
+
+    Attributes:
+        state: What is known of it.
+        events: Its events, for all readers.
+        waiters: Its job, and those that turned out to be about the same prompt.
+        on_fork: Called in the child of a fork, to end its jobs there.
+        early: Its end, if that came before the submission was answered.
+    """
 
     state: JobState
     events: JobEvents
-    waiters: list[Waiter] = attrs.field(factory=list)  #: The job, and those that turned out equal.
-    on_fork: list[Callable[[], None]] = attrs.field(factory=list)  #: What ends them in a child.
-    early: Result | Exception | None = (
-        None  #: Its end, if that came before the submission was answered.
-    )
+    waiters: list[Waiter] = attrs.field(factory=list)
+    on_fork: list[Callable[[], None]] = attrs.field(factory=list)
+    early: Ending | None = None
 
-    def settle(self, end: Result | BaseException) -> None:
+    def settle(self, end: Ending | Result | BaseException) -> None:
         """End all waits."""
-        if isinstance(end, Result) and end.node_errors != self.state.node_errors:
-            end = attrs.evolve(end, node_errors=self.state.node_errors)
+        ending = Ending.of(end)
         waiters, self.waiters = self.waiters, []  # which keep this object
         self.on_fork = []
         for number, waiter in enumerate(waiters):
-            if waiter.done():
-                continue
-            if isinstance(end, Result):
-                waiter.set_result(end)
-            else:  # a copy for each: raising adds a traceback
-                waiter.set_exception(copy.copy(end) if number else end)
+            if not waiter.job.done():
+                waiter.end(ending.copied() if number else ending)
 
     def join(self, other: TrackedPrompt) -> None:
         """Share the state and the end of another, which turns out to be the same prompt."""
@@ -184,23 +230,40 @@ class Orphans:
         )
 
 
-def result_of(
-    state: JobState, outcome: Outcome, http: Http, files: FileRoutes
-) -> Result | Exception:
-    """Return the result or error for the user; ``files`` downloads its outputs."""
+def ending_of(state: JobState, outcome: Outcome, http: Http, files: FileRoutes) -> Ending:
+    """Return the end of a prompt; ``files`` downloads its outputs.
+
+    What the state releases at the end is taken from it now.
+    """
     event = outcome.event
     if outcome.error is not None:
-        return outcome.error
+        return Ending.of(outcome.error)
     if isinstance(event, ExecutionError | ExecutionInterrupted):
-        # What its server may repeat when it fails: of the client, and of the workflow.
-        secrets = http.identity.secrets()
-        secrets.add_named(state.graph)
-        return error_of(event, state.prompt_id, state.graph, secrets)
+        return Ending(outcome.status, partial(_error, state, event, http))
+    seconds = state.elapsed(runtime.monotonic())
+    make = partial(_result, state, outcome, tuple(state.frames), files, seconds)
+    return Ending(outcome.status, make)
+
+
+def _error(state: JobState, event: ExecutionError | ExecutionInterrupted, http: Http) -> JobError:
+    # Those that its server may repeat: of the client, earlier ones too, and of the workflow.
+    secrets = http.identity.secrets()
+    secrets.add_named(state.graph)
+    return error_of(event, state.prompt_id, state.graph, secrets)
+
+
+def _result(
+    state: JobState,
+    outcome: Outcome,
+    frames: Sequence[tuple[str, str, memoryview]],
+    files: FileRoutes,
+    seconds: float | None,
+) -> Result:
     return make_result(
         state.prompt_id,
         state.graph,
         outcome.outputs,
-        frames=state.frames,
+        frames=frames,
         files=files,
         output_names=state.output_names,
         cached_nodes=outcome.cached_nodes,
@@ -208,5 +271,5 @@ def result_of(
         seeds=seeds_of(state.graph),
         node_errors=state.node_errors,
         complete=outcome.complete,
-        seconds=state.elapsed(runtime.monotonic()),
+        seconds=seconds,
     )

@@ -40,7 +40,17 @@ from ..events import (
 )
 from ..timing import Timing
 from ..workflow import class_of, sinks
-from .outcomes import SENDER, deleted, failure_event, lost, sends_pictures, success
+from .outcomes import (
+    SENDER,
+    STATUS_OF_EVENT,
+    JobStatus,
+    deleted,
+    failure_event,
+    lost,
+    sends_pictures,
+    status_of,
+    success,
+)
 
 if TYPE_CHECKING:
     from .snapshot import QueueSnapshot
@@ -78,6 +88,11 @@ class Outcome:
     has_record: bool = True
     is_final: bool = True
 
+    @property
+    def status(self) -> JobStatus:
+        """How the prompt ended."""
+        return STATUS_OF_EVENT[type(self.event)] if self.error is None else status_of(self.error)
+
 
 #: It was submitted, it was attached to, or it is no new prompt.
 Counted = Literal["submitted", "attached", "before"]
@@ -108,6 +123,7 @@ class JobState:
     # Its course.
     targets: Sequence[str] | None = None  #: Outputs that are to run; ``None``: all.
     cached: frozenset[str] | None = None
+    silent: frozenset[str] = frozenset()  #: Cached outputs, of which no event may come.
     node: str | None = None  #: Runs now.
     node_since: float = 0.0
     step: Progress | None = None
@@ -256,6 +272,8 @@ class JobState:
 
     def _cached(self, event: ExecutionCached, now: float, link: int | None) -> None:
         self.cached = frozenset(event.nodes)
+        # Servers before August 2024 send no ``executed`` for cached nodes.
+        self.silent = self.cached & sinks(self.graph)
         self._keep_one(ExecutionCached, event)
 
     def _end(self, event: EndEvent, now: float, link: int | None) -> Outcome | None:
@@ -305,8 +323,7 @@ class JobState:
         """Return whether events alone may decide: one socket, no gap, and every output known."""
         if not self.started or self.cached is None or not self.is_whole(link):
             return False
-        # Servers before August 2024 send no ``executed`` for cached nodes.
-        return not self.cached or not (self.cached & sinks(self.graph)) - self.reported
+        return not self.silent - self.reported
 
     # -- over HTTP -------------------------------------------------------------------------
 

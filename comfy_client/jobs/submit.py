@@ -187,7 +187,7 @@ def attach(
     prompt_id, *others = spellings(prompt_id)
     ids = [tracker.renamed.get(name) or name for name in (prompt_id, *others)]
     with tracker.lock:
-        job = next(filter(None, map(tracker.waiter, ids)), None)
+        job = next(filter(None, map(tracker.job, ids)), None)
         if isinstance(job, Job):
             return job
         ending = next(filter(None, map(tracker.ended.get, ids)), None)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final
 
@@ -41,7 +42,7 @@ from .deafness import DeafnessCheck
 from .ledger import Ledger, log_connection
 from .outcomes import too_large, with_finality
 from .progress import NodeTimes, fraction_of
-from .prompt import JobEvents, Orphans, TrackedPrompt, Waiter, result_of
+from .prompt import Ending, JobEvents, Orphans, TrackedPrompt, ending_of
 from .queue_monitor import QueueMonitor
 from .result import Result
 from .state import MAY_END, JobState, Outcome
@@ -64,7 +65,7 @@ class _EndRecord:
     """The reported end of one of our prompts."""
 
     event: EndEvent
-    waiter: Callable[[], Waiter | None]  # kept by its user, or not at all: a result may be large
+    job: Callable[[], Future[Result] | None]  # kept by its user: a result may be large
     has_record: bool  # or none will be written, as of a prompt that was lost
     is_final: bool  # or the server merely refuses to say, and may be asked again
     due: float  # until when the record may not be written yet
@@ -213,13 +214,13 @@ class Tracker:
         state.news_at = runtime.monotonic()
         return TrackedPrompt(state, JobEvents(self.budget))
 
-    def waiter(self, prompt_id: str) -> Waiter | None:
+    def job(self, prompt_id: str) -> Future[Result] | None:
         """Return the job of a prompt that has not ended, or ended recently and is still kept."""
         one = self._tracked.get(prompt_id)
         if one is not None:
-            return one.waiters[0]
+            return one.waiters[0].job
         ending = self.ended.get(prompt_id)
-        return None if ending is None or not ending.is_final else ending.waiter()
+        return None if ending is None or not ending.is_final else ending.job()
 
     def get(self, prompt_id: str) -> TrackedPrompt | None:
         """Return the prompt with that id, if it has not ended."""
@@ -458,7 +459,8 @@ class Tracker:
             state = one.state
             if state.decided:
                 return
-            end = self._end_of(state, outcome) if isinstance(outcome, Outcome) else outcome
+            state.ended_at = runtime.monotonic()
+            end = self._ending_of(state, outcome)
             if isinstance(outcome, Outcome) and state.end_event is None:
                 state.end_event = outcome.event
                 one.events.receive(outcome.event)
@@ -466,11 +468,10 @@ class Tracker:
                     news = outcome.event
                 self._remember(one, outcome.event, outcome)
             state.decided = True
-            state.ended_at = runtime.monotonic()
-            self.ledger.count_end(state, end)
+            self.ledger.count_end(state, end.status)
             if state.is_whole(self.link):  # else events may be missing
                 self.times.learn_later(state.graph, state.spent)
-            if state.running_since is not None and not isinstance(end, Result):
+            if state.running_since is not None and end.status != "succeeded":
                 fraction_of(state, self.times)  # as far as it came
             state.release()
             self._attached -= state.attached
@@ -493,15 +494,17 @@ class Tracker:
         due = 0.0
         if has_record and not event.recovered:
             due = runtime.monotonic() + self.timing.record
-        waiter = weakref.ref(one.waiters[0]) if one.waiters else _nobody
-        ending = _EndRecord(event, waiter, has_record, is_final, due)
+        job = weakref.ref(one.waiters[0].job) if one.waiters else _nobody
+        ending = _EndRecord(event, job, has_record, is_final, due)
         self.ended.put(one.state.prompt_id, ending, event.nbytes)
 
-    def _end_of(self, state: JobState, outcome: Outcome) -> Result | Exception:
+    def _ending_of(self, state: JobState, outcome: Outcome | Exception) -> Ending:
+        if isinstance(outcome, Exception):
+            return Ending.of(outcome)
         if outcome.lacks_previews and not self._hinted:
             self._hinted = True
             state.remarks.append(_NO_PREVIEWS)
-        return result_of(state, outcome, self.http, self.routes())
+        return ending_of(state, outcome, self.http, self.routes())
 
     def _keep_to_budget(self) -> None:
         """Give up the prompt that holds most, if they alone hold more than there is."""

@@ -23,7 +23,6 @@ from ..errors import (
 from ..events import EndEvent
 from ..jobs.job import Job
 from ..jobs.outcomes import deleted, lost
-from ..jobs.result import Result
 from ..transport.failures import is_away
 from .availability import (
     can_go,
@@ -247,10 +246,8 @@ def handle_end(state: PoolState, entry: Entry, inner: Job, now: float) -> None:
     member = entry.member
     if entry.inner is not inner or member is None or entry.job not in state.entries:
         return
-    outcome: Result | BaseException | None = inner.handle.result
-    is_success = outcome is not None
-    if outcome is None:
-        outcome = inner.exception(0) or ClientClosed()
+    is_success = inner.handle.status == "succeeded"
+    outcome = inner.handle.ending if is_success else inner.exception(0) or ClientClosed()
     if isinstance(outcome, JobLost):
         handle_loss(state, entry, outcome, None, now)
         return

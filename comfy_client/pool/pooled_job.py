@@ -17,7 +17,7 @@ from ..jobs.handle import JobHandle, Limits, first_end
 from ..jobs.job import Job
 from ..jobs.outcomes import JobStatus, lost
 from ..jobs.poller import Poller
-from ..jobs.prompt import JobEvents
+from ..jobs.prompt import Ending, JobEvents
 from ..jobs.result import Result
 from ..routes import Routes
 
@@ -186,7 +186,7 @@ class PooledHandle(JobHandle):
         """Mark a job that will never run: it was refused, or could not be sent."""
         self._refused = True
 
-    def end(self, outcome: Result | BaseException, event: EndEvent | None = None) -> None:
+    def end(self, outcome: Ending | Result | BaseException, event: EndEvent | None = None) -> None:
         """End the job; ``event`` tells it to receivers that had none yet."""
         if self.is_done:
             return

@@ -19,7 +19,7 @@ from ..errors import JobFailed
 from ..events import EndEvent
 from ..jobs.callbacks import Callbacks
 from ..jobs.job import Job
-from ..jobs.result import Result
+from ..jobs.prompt import Ending
 from ..workflow import Workflow
 from .health import Health
 from .needs import Offer
@@ -264,7 +264,7 @@ class LogLine:
 
 
 #: The end of a job: its result or error, and an event that receivers have not had.
-End = tuple[PooledJob, Result | BaseException, EndEvent | None]
+End = tuple[PooledJob, Ending | BaseException, EndEvent | None]
 
 
 @attrs.define(eq=False, repr=False)
@@ -329,7 +329,7 @@ class PoolState:
         return not (self.entries or self.telling or self.ends)
 
     def finish(
-        self, entry: Entry, outcome: Result | BaseException, event: EndEvent | None = None
+        self, entry: Entry, outcome: Ending | BaseException, event: EndEvent | None = None
     ) -> None:
         """End a job; ``event`` tells it to receivers that had none yet."""
         del self.entries[entry.job]

@@ -165,7 +165,7 @@ def quick_once(doing: Callable[[], object], seconds: float) -> None:
 
 def outstanding(api: ComfyApi) -> list[Any]:
     """The jobs that have not ended."""
-    return [one.waiters[0] for one in api.parts.tracker.outstanding]
+    return [one.waiters[0].job for one in api.parts.tracker.outstanding]
 
 
 def goes_on(job: Job) -> bool:

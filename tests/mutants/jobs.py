@@ -83,8 +83,8 @@ JOBS = (
     Mutant(
         "J12",
         "jobs/tracker.py",
-        "            if state.decided:\n                return\n            end = self._end_of",
-        "            end = self._end_of",
+        "            if state.decided:\n                return\n            state.ended_at",
+        "            state.ended_at",
         "unit/test_tracker.py",
         "two witnesses end one job twice: it is counted as succeeded and as lost",
     ),

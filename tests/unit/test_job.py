@@ -31,7 +31,7 @@ from comfy_client.jobs.job import Job, wait_for_one
 from comfy_client.jobs.order import Order
 from comfy_client.jobs.outcomes import lost
 from comfy_client.jobs.progress import NodeTimes, fraction_of
-from comfy_client.jobs.prompt import JobEvents, TrackedPrompt
+from comfy_client.jobs.prompt import Ending, JobEvents, TrackedPrompt
 from comfy_client.jobs.result import make_result
 from comfy_client.jobs.state import JobState
 from comfy_client.pool.pooled_job import PooledHandle, PooledJob
@@ -88,7 +88,7 @@ def one(tracker):
 
 @pytest.fixture
 def job(one):
-    return one.waiters[0]
+    return one.waiters[0].job
 
 
 def progress(value):
@@ -156,6 +156,53 @@ def test_a_wait_ends_with_the_job(one, job):
     threading.Timer(0.05, one.settle, (RESULT,)).start()
     assert job.result(30) is RESULT
     assert list(as_completed([job], 5)) == [job]
+
+
+def test_a_result_is_made_once_and_by_the_thread_that_asks(one, job):
+    """The socket's thread has other things to do."""
+    made = []
+
+    def make():
+        made.append(threading.get_ident())
+        return make_result("the-id", GRAPH, {})
+
+    one.settle(Ending("succeeded", make))
+    assert (job.done(), job.status, job.progress.fraction) == (True, "succeeded", 1.0)
+    assert made == []
+    assert job.result(0) is job.result(0) is next(as_completed([job], 5)).result()
+    assert job.exception(0) is None
+    assert made == [threading.get_ident()]
+
+
+def test_jobs_of_one_prompt_share_its_result_and_not_its_error(tracker):
+    """Raising an error adds a traceback to it."""
+    for end in (RESULT, JobFailed("no", prompt_id="the-id")):
+        one, job = tracked(tracker=tracker)
+        other, second = tracked(tracker=tracker)
+        other.join(one)
+        one.settle(end)
+        ends = [item.handle.result or item.handle.error for item in (job, second)]
+        assert ends[0] is end
+        assert (ends[1] is end) == (end is RESULT)
+        assert str(ends[1]) == str(end)
+
+
+def test_a_result_that_cannot_be_made_is_an_error_for_who_asks(one, job):
+    """Nobody hangs, and where memory was short, the next one who asks may have more."""
+    made = [MemoryError("too little"), MemoryError("too little"), RESULT]
+
+    def make():
+        found = made.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    one.settle(Ending("succeeded", make))
+    with pytest.raises(MemoryError):
+        job.result(5)
+    assert isinstance(job.exception(5), MemoryError)
+    assert job.result(5) is job.result(5) is RESULT
+    assert job.status == "succeeded"
 
 
 def test_an_alarm_at_any_step_of_a_wait_comes_out_and_leaves_nothing_locked(one, job):
