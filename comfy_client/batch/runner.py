@@ -59,6 +59,12 @@ class Flight:
     was_taken_back: bool = False
 
 
+#: The options of a submission.
+Options = Mapping[str, Any]
+#: Called before a prompt is sent, maybe in another thread.
+Sent = Callable[[Flight], object]
+
+
 def do_nothing() -> None:
     """Do nothing."""
 
@@ -133,16 +139,9 @@ class Runner(Protocol):
         return
 
     def submit(
-        self,
-        flight: Flight,
-        workflow: Workflow,
-        options: Mapping[str, Any],
-        sent: Callable[[Flight], object],
+        self, flight: Flight, workflow: Workflow, options: Options, sent: Sent
     ) -> Job | None:
-        """Submit a prompt; ``None``: its server cannot have it.
-
-        ``sent`` is called before anything is sent, maybe in another thread.
-        """
+        """Submit a prompt; return None if its server cannot have it."""
 
     def judge(self, flight: Flight, outcome: Result | ComfyError) -> Verdict:
         """Learn from the end of a prompt, and say what the other servers can do about it."""
@@ -239,11 +238,7 @@ class OneServer(Runner):
         return {point: self._late("", why) for point in points}
 
     def submit(
-        self,
-        flight: Flight,
-        workflow: Workflow,
-        options: Mapping[str, Any],
-        sent: Callable[[Flight], object],
+        self, flight: Flight, workflow: Workflow, options: Options, sent: Sent
     ) -> Job | None:
         """Submit a prompt in this thread."""
         sent(flight)
@@ -251,7 +246,7 @@ class OneServer(Runner):
 
     # -- submissions -----------------------------------------------------------------------
 
-    def send(self, options: Mapping[str, Any], prompt_id: str, source: AnyWorkflow) -> Job:
+    def send(self, options: Options, prompt_id: str, source: AnyWorkflow) -> Job:
         """Submit a prompt; without an answer it counts as submitted until the server can tell."""
         workflow = as_workflow(source, ServerDefinitions(self._routes, self._parts.definitions))
         self.prompts.begin(prompt_id)
@@ -262,7 +257,7 @@ class OneServer(Runner):
                 self.prompts.drop(prompt_id)
             raise
 
-    def resubmit(self, options: Mapping[str, Any], prompt_id: str, error: JobLost) -> bool:
+    def resubmit(self, options: Options, prompt_id: str, error: JobLost) -> bool:
         """Submit a prompt that never arrived again, in its place; return whether it was one."""
         workflow, tries = self._unsure.pop(prompt_id, (None, ATTEMPTS))
         if workflow is None or tries >= ATTEMPTS:
@@ -276,9 +271,7 @@ class OneServer(Runner):
             self.prompts.put(again, exc)
         return True
 
-    def _send(
-        self, prompt_id: str, workflow: Workflow, options: Mapping[str, Any], *, tries: int
-    ) -> Job:
+    def _send(self, prompt_id: str, workflow: Workflow, options: Options, *, tries: int) -> Job:
         try:
             job = self._submitted(prompt_id, workflow, options)
         except SubmitUncertain as exc:
@@ -291,7 +284,7 @@ class OneServer(Runner):
         self.prompts.put(prompt_id, job)
         return job
 
-    def _submitted(self, prompt_id: str, workflow: Workflow, options: Mapping[str, Any]) -> Job:
+    def _submitted(self, prompt_id: str, workflow: Workflow, options: Options) -> Job:
         def submit(it: Workflow) -> Job:
             return self._submit(it, prompt_id=prompt_id, **options)
 

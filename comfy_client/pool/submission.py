@@ -9,6 +9,8 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..batch.map_loop import check_in_flight, run_map
+from ..batch.runner import NOT_SENT
 from ..errors import ComfyError, WorkflowError
 from ..jobs.callbacks import Callbacks
 from ..jobs.handle import Limits
@@ -29,7 +31,7 @@ from .needs import models_of, needs_of
 from .pooled_job import PooledHandle, PooledJob
 from .schedule import Waiting
 from .state import Entry
-from .taking_back import run_pool_map, sweep_prompts
+from .taking_back import SPARE, prompts_of_call
 from .terms import Sending, Terms, sending_of
 
 if TYPE_CHECKING:
@@ -190,24 +192,34 @@ def map_workflows(
     stall_timeout: float | None,
 ) -> Generator[Result | ComfyError, None, None]:
     """Yield the results of many workflows, while more are submitted."""
-    sending = sending_of(options)
+    if in_flight is not None:
+        check_in_flight(in_flight)
+    sending, dispatcher = sending_of(options), servers.dispatcher
+    prompts = prompts_of_call(dispatcher, timeout, stall_timeout, forsaken=True)
 
-    def submit_one(item: Any, begun: Callable[[PooledJob], object]) -> PooledJob:
-        workflow = read_workflow(item, definitions)
-        return enqueue(servers, workflow, Callbacks(), terms, sending, begun)
+    def submit_one(key: str, item: Any) -> None:
+        workflow, begun = read_workflow(item, definitions), partial(prompts.put, key)
+        try:
+            enqueue(servers, workflow, Callbacks(), terms, sending, begun)
+        except NOT_SENT:
+            job = prompts.get(key)
+            if not (isinstance(job, PooledJob) and dispatcher.has(job)):
+                prompts.drop(key)
+            raise
 
-    return run_pool_map(
+    results = run_map(
+        prompts,
         submit_one,
-        servers.dispatcher,
         workflows,
         params,
         definitions=definitions,
-        in_flight=in_flight,
+        most=(lambda: SPARE * dispatcher.room()) if in_flight is None else (lambda: in_flight),
         ordered=ordered,
         on_error=on_error,
-        timeout=timeout,
-        stall_timeout=stall_timeout,
     )
+    if prompts.items is not None:
+        dispatcher.sources.add(prompts.items)
+    return results
 
 
 def sweep_grid(
@@ -233,7 +245,7 @@ def sweep_grid(
     policy = dispatcher.state.policy
     make_runner = partial(
         PoolRunner,
-        prompts=sweep_prompts(dispatcher, timeout, stall_timeout),
+        prompts=prompts_of_call(dispatcher, timeout, stall_timeout, forsaken=False),
         dispatcher=dispatcher,
         terms=terms,
         numbers=servers.numbers,

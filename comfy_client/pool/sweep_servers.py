@@ -19,7 +19,7 @@ from ..batch.grid import Grid, Split
 from ..batch.in_flight import InFlight
 from ..batch.map_loop import is_about_one
 from ..batch.recovery import Recovery, Sought, known_graph
-from ..batch.runner import Flight, Runner, Verdict
+from ..batch.runner import Flight, Options, Runner, Sent, Verdict
 from ..client import ComfyApi
 from ..errors import (
     AuthenticationError,
@@ -324,11 +324,7 @@ class PoolRunner(Runner):
         self._dispatcher.wait(lambda: False, SLICE if tick is None else min(SLICE, tick()))
 
     def submit(
-        self,
-        flight: Flight,
-        workflow: Workflow,
-        options: Mapping[str, Any],
-        sent: Callable[[Flight], object],
+        self, flight: Flight, workflow: Workflow, options: Options, sent: Sent
     ) -> Job | None:
         """Have a prompt wait for its server."""
         graph = graph_of(workflow)
@@ -340,7 +336,7 @@ class PoolRunner(Runner):
         flight: Flight,
         workflow: Workflow,
         graph: Mapping[str, Any],
-        options: Mapping[str, Any],
+        options: Options,
         *,
         chosen: Callable[[str], object] | None = None,
         found: Callable[[ComfyApi], Job] | None = None,

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Final
 
 from .. import runtime
 from ..batch.in_flight import InFlight
-from ..batch.map_loop import check_in_flight, run_map
-from ..batch.runner import NOT_SENT, delete_pending
-from ..errors import ComfyError
+from ..batch.runner import delete_pending
 from ..jobs.job import Job
-from ..jobs.result import Result
-from ..routes.prompts import AnyWorkflow
 from ..transport.deadline import Deadline
-from ..workflow.definition_source import Definitions
 from .dispatcher import Dispatcher
 from .pooled_job import PooledJob
-
-#: Submits a workflow; its second argument is called with the job before that.
-Submit = Callable[[Any, Callable[[PooledJob], object]], PooledJob]
 
 #: As many jobs wait as servers take, so that none is ever idle.
 SPARE: Final = 2
@@ -32,64 +24,19 @@ _SOON: Final = 0.5
 _LOOK: Final = 0.01
 
 
-def run_pool_map(
-    submit: Submit,
+def prompts_of_call(
     dispatcher: Dispatcher,
-    workflows: Iterable[AnyWorkflow] | AnyWorkflow,
-    params: Iterable[Mapping[str, Any]] | None,
-    *,
-    definitions: Definitions,
-    in_flight: int | None,
-    ordered: bool,
-    on_error: Literal["raise", "keep"],
     timeout: float | None,
     stall_timeout: float | None,
-) -> Generator[Result | ComfyError, None, None]:
-    """Run many workflows on the servers of a pool: see :meth:`ComfyPool.map`.
-
-    Wrong arguments are raised at once.
-    """
-    if in_flight is not None:
-        check_in_flight(in_flight)
-    prompts = InFlight(
-        partial(_leave, dispatcher),
-        timeout=timeout,
-        stall_timeout=stall_timeout,
-        server_of=server_of,
-    )
-    results = run_map(
-        prompts,
-        partial(_submit, dispatcher, prompts, submit),
-        workflows,
-        params,
-        definitions=definitions,
-        most=(lambda: SPARE * dispatcher.room()) if in_flight is None else (lambda: in_flight),
-        ordered=ordered,
-        on_error=on_error,
-    )
-    if prompts.items is not None:
-        dispatcher.sources.add(prompts.items)
-    return results
-
-
-def _submit(
-    dispatcher: Dispatcher, prompts: InFlight, submit: Submit, key: str, workflow: Any
-) -> None:
-    try:
-        submit(workflow, partial(prompts.put, key))
-    except NOT_SENT:
-        job = prompts.get(key)
-        if not (isinstance(job, PooledJob) and dispatcher.has(job)):
-            prompts.drop(key)
-        raise
-
-
-def sweep_prompts(
-    dispatcher: Dispatcher, timeout: float | None, stall_timeout: float | None
+    *,
+    forsaken: bool,
 ) -> InFlight:
-    """Return the prompts of a sweep: none yet."""
+    """Return the prompts of one call: none yet.
+
+    ``forsaken``: prompts that are left at the end run on no other server.
+    """
     return InFlight(
-        partial(_take_back, dispatcher),
+        partial(_leave if forsaken else _take_back, dispatcher),
         timeout=timeout,
         stall_timeout=stall_timeout,
         server_of=server_of,
