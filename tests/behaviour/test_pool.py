@@ -557,6 +557,7 @@ def test_a_job_whose_cancellation_failed_does_not_run_again(servers, clients) ->
     with pooled(clients, on_lost="retry", in_flight=1, patience=2.0) as pool:
         job = pool.submit(shows(waits=True), include=[clients[0]])
         until_each_runs(servers[0])
+        until(lambda: pool._dispatcher.state.entries[job].inner)  # the answer has come, too
         servers[0].kill()
         with pytest.raises(ServerUnreachable):
             job.cancel()
