@@ -11,43 +11,46 @@
 The guide is in the folder ``guide`` of this package; ``start.rst`` is its first page.
 
 Glossary:
-    attach: Follow a prompt by its id that was submitted before (``api.job``).  Events of an
+    attach: Follow a prompt that was submitted before, by its id (``api.job``).  Events of an
         *attached* prompt may go to another client, or to an older client id of this one; its end
         then comes over HTTP.
     backoff: Growing, random pauses between attempts.
-    callback: What ``api.on`` or ``api.run`` calls with an event; see *receiver*.
-    client id: Tells the server whose socket gets the events of a prompt.
+    buffer: The memory for events that wait, and for outputs of unfinished jobs.
+    callback: A function that ``api.on`` or ``api.run`` calls with an event; see *receiver*.
+    client id: The id by which the server chooses the socket for the events of a prompt.
+    combo: An input with a list of choices.
     deadline: The moment at which something is given up; a *timeout* is the seconds until then.
     deaf: Said of a socket that is open but gets no events, as the server sends them elsewhere.
-    delivery thread: Calls receivers and callbacks, one after the other.
+    delivery thread: The thread that calls receivers and callbacks, one after the other.
     embedded server: ``comfy_client.testing.ComfyServer``, a ComfyUI in your own process.
     end event: The one event of each prompt that has ``is_end``.
     event: One message of the server as a typed object, or news of the client's connection.
-    event thread: Reads the socket, updates jobs and fills the queues of readers.  It never waits
-        for a receiver, a lock that is held for long, or an answer while there is a socket.
+    event thread: The thread that reads the socket, updates jobs and fills the queues of readers.
+        It never waits for a receiver, for a lock that is held for long, or for an answer while
+        there is a socket.
+    frontend: ComfyUI in the browser.
     generation: The number of a connected socket (also *link*); a prompt is *followed* while the one
         that saw its submission lasts.
     history: The server's records of prompts that have ended.
-    job: A prompt in your hands: a future of its result.
-    journal: The file in which ``sweep`` remembers its rows.
-    lost: A prompt that two checks, some seconds apart, found neither in the queue nor in the
-        history.  (``JobLost`` also tells of a server that refuses to say.)
-    mark: Our id of a prompt in its ``extra_data``, by which it is found where the server chose
-        another.
-    node: A step of a workflow, by its id in the graph; its *class* is what ComfyUI calls the type.
-    output: What a node left: a file on the server, a picture of the socket (frame), a text.
-    page: ComfyUI in the browser.
-    preview: A small picture of what a sampler is making.
+    job: A submitted prompt as its user sees it: a future of its result.
+    journal: The file in which ``sweep`` records its rows.
+    lost: Said of a prompt that two checks, some seconds apart, found neither in the queue nor in
+        the history.  (``JobLost`` may also mean that a server refuses to tell.)
+    mark: Our id of a prompt in its ``extra_data``, by which it is found if the server chose
+        another id.
+    node: A step of a workflow, by its id in the graph; its *class* is its type in ComfyUI.
+    output: A result of a node: a file on the server, a picture of the socket (frame), a text.
+    preview: A small picture of a sampler's unfinished work.
     prompt: A workflow that was submitted, as ComfyUI calls it.
     queue: Prompts that run or wait.
     read timeout: How long one read of the network may bring nothing.
     receiver: A function that is connected to a blinker *signal*.
     recovered: Said of an event that was learned over HTTP, as the socket did not bring it.
     sealed: Said of a secret text whose ``repr`` shows nothing.
-    snapshot: What the queue was at one moment.
+    snapshot: The state of the queue at one moment.
     subscription: One reader's queue of events.
-    tracked: Said of a prompt whose end is waited for, and that has not ended.
-    UI format: A workflow as the *frontend* saves it; *API format* is what a server takes.
+    tracked: Said of a prompt that has not ended, and whose end is waited for.
+    UI format: A workflow as the *frontend* saves it; *API format* is the server's own.
     workflow: The graph of nodes, in API format unless it says UI format.
 
 Modules:

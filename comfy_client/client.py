@@ -255,7 +255,7 @@ class ComfyApi(Routes):
 
         ``GET /prompt`` and ``GET /system_stats``, until both answer; then the WebSocket, unless
         ``transport="poll"``.  For a server that was just started, or whose machine is: it waits
-        longer than :meth:`init`, which ``with`` calls and which takes a page for an error.
+        longer than :meth:`init`, which ``with`` calls and which treats a web page as an error.
 
         Example::
 
@@ -269,7 +269,7 @@ class ComfyApi(Routes):
         Args:
             timeout: Seconds; ``None``: no limit.  Until then, it retries what mends itself:
                 connection refused, no answer, no name server, a proxy's 502 to 504 and 520 to
-                527, the statuses 202, 408, 425 and 429, and a page that loads itself again or
+                527, the statuses 202, 408, 425 and 429, and a web page that reloads itself or
                 says that something is loading or starting.  Whatever else fails immediately: 401,
                 403, an unknown host, a TLS failure, another program.
 
@@ -674,7 +674,7 @@ class ComfyApi(Routes):
 
         Raises:
             PromptRejected: The server refused; the message says why in words.
-            WorkflowError: The graph cannot be sent: NaN, editor format, a link to a missing node.
+            WorkflowError: The graph cannot be sent: NaN, UI format, a link to a missing node.
                 If such a link concerns only some of the outputs, the others are sent, and
                 ``node_errors`` of the answer names the ones that were left out.
             TypeError: ``extra_data`` or ``workflow_ui`` holds what JSON cannot represent, or does
@@ -902,7 +902,7 @@ class ComfyApi(Routes):
                 damaged or no journal, and is not changed.
             BlockingIOError: Another process uses the journal.
             OSError: The journal cannot be read or written, for example on a full disk; call
-                again when there is room.
+                again when there is space.
             ServerUnreachable: The server does not answer the first request, or was away for longer
                 than ``patience``.  With a journal, call again once it is back.
             ComfyError: The server refuses us, or is no ComfyUI.

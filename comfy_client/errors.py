@@ -499,7 +499,7 @@ class VramTimeout(ComfyError, TimeoutError):
 
 
 class WorkflowError(ComfyError):
-    """The workflow itself is wrong: unknown name, editor format, bad link, NaN.
+    """The workflow itself is wrong: unknown name, UI format, bad link, NaN.
 
     Attributes:
         candidates: Names that would have worked, nearest first.

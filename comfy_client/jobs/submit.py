@@ -275,7 +275,7 @@ def post(
 
 
 def _behind_a_page(http: Http, state: JobState, timing: Timing) -> str | None:
-    """Return the id of a submission that a page of a proxy answered, if the server has it."""
+    """Return the id of a submission that a proxy's web page answered, if the server has it."""
     deadline = Deadline.after(timing.question)
     try:
         with limited_silence(timing.question):

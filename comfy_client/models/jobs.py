@@ -33,7 +33,7 @@ class JobInfo(AsDict):
         preview_output: One output to show: a file reference with ``nodeId`` and ``mediaType``.
             Since ComfyUI 0.16 it may be text: then ``mediaType`` is ``text``, ``content`` its
             beginning and ``truncated`` whether there is more.
-        workflow_id: The id in the editor's graph that was submitted with the prompt.
+        workflow_id: The id of the UI-format workflow that was submitted with the prompt.
         execution_error: Why it failed (``node_id``, ``exception_message``, ...); ``None``: it did
             not.
         outputs: The output of each node, by node id; ``None`` while it has not ended.

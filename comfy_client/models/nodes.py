@@ -36,8 +36,8 @@ class NodeDef(AsDict):
 
     Attributes:
         name: The ``class_type``.
-        display_name: The title in the editor's menu.
-        category: The path in the editor's menu, such as ``image/upscaling``.
+        display_name: The title in the frontend's menu.
+        category: The path in the frontend's menu, such as ``image/upscaling``.
         description: A text about the node.
         python_module: The module that defines it: ``nodes``, ``custom_nodes.name``, ...
         input: The groups ``required``, ``optional`` and ``hidden``; each maps an input name to
@@ -108,7 +108,7 @@ class NodeReplacement(AsDict):
     Attributes:
         old_node_id: The ``class_type`` that was removed.
         new_node_id: The ``class_type`` that replaces it.
-        old_widget_ids: Inputs of the old class, in the order in which an editor's graph has their
+        old_widget_ids: Inputs of the old class, in the order in which UI format has their
             values.
         input_mapping: For each input of the new class that gets a value: ``new_id``, and ``old_id``
             (an input of the old class) or ``set_value``.  ``None``: no input does.

@@ -34,7 +34,7 @@ class JobRoutes(RouteGroup):
         Args:
             status: One or more of ``pending``, ``in_progress``, ``completed``, ``failed``
                 and, since ComfyUI 0.9, ``cancelled``; ``None``: all.
-            workflow_id: Only prompts of the editor's graph with this id.
+            workflow_id: Only prompts of the UI-format workflow with this id.
             sort_by: ``created_at`` (as with ``None``) or ``execution_duration``.
             sort_order: ``desc`` (as with ``None``) or ``asc``.
             limit: How many at most, 1 or more; ``None``: all.

@@ -59,7 +59,7 @@ class PromptOptions(TypedDict, total=False):
         extra_data: Stored with the prompt in queue and history, where everyone can read it.  Like
             the workflow, it may hold numpy numbers; what JSON cannot represent is a ``TypeError``
             that names the place.
-        workflow_ui: The editor's graph, which the server embeds in the images.
+        workflow_ui: The workflow in UI format, which the server embeds in the images.
         partial_execution_targets: Ids of output nodes; only these run.  ``None``: all.  Since
             ComfyUI 0.3.48.
         preview_method: ``auto``, ``latent2rgb``, ``taesd`` or ``none``.  ``None``: ``auto`` if

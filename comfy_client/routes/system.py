@@ -98,7 +98,7 @@ class SystemRoutes(RouteGroup):
         logs = text(said)
         if logs is None:
             said = self._http.identity.hide(said)
-            raise UnexpectedResponse(f"GET /internal/logs: expected a text, got {brief(said)}")
+            raise UnexpectedResponse(f"GET /internal/logs: expected text, got {brief(said)}")
         return logs
 
     def get_raw_logs(self) -> models.RawLogs:

@@ -99,7 +99,7 @@ class Folders:
 
     def _ship(self) -> None:
         """Create the files that a ComfyUI has from the start, and one checkpoint."""
-        page = "<!doctype html><title>ComfyUI</title><p>An embedded ComfyUI, without its editor."
+        page = "<!doctype html><title>ComfyUI</title><p>An embedded ComfyUI, without its frontend."
         (self.web / "index.html").write_text(page, encoding="utf-8")
         for folder, names in _SHIPPED.items():
             (self.root / folder).mkdir(parents=True, exist_ok=True)

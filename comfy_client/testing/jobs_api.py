@@ -23,7 +23,7 @@ _STATUSES = ("pending", "in_progress", "completed", "failed")
 _SORT_KEYS = ("created_at", "execution_duration")
 _ENDS = ("execution_success", "execution_error", "execution_interrupted")
 _TEXTS = (".txt", ".md", ".json")
-#: Kinds of outputs, and extensions of other files, that the editor can show.
+#: Kinds of outputs, and extensions of other files, that the frontend can show.
 _SHOWN = ("images", "video", "audio"), (".obj", ".fbx", ".gltf", ".glb")
 _ALSO_SHOWN = ("3d", "text"), (".usdz", *_TEXTS)
 _EXCERPT = 1024  # characters of a text that represents a job
@@ -242,7 +242,7 @@ def _each(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _is_shown(kind: str, file: Mapping[str, Any], newest: bool) -> bool:
-    """Return whether the editor can show an output."""
+    """Return whether the frontend can show an output."""
     name, form = str(file.get("filename", "")).lower(), str(file.get("format", ""))
     return form.startswith(("video/", "audio/")) or any(
         kind in kinds or name.endswith(endings)

@@ -1,7 +1,7 @@
 """Routes for files of node packs, below ``custom_nodes/<pack>/``.
 
-No code of a pack is run.  Its files for the editor are in the folder that its ``__init__.py`` names
-with ``WEB_DIRECTORY = "..."``, or its ``pyproject.toml`` as ``tool.comfy.web``.
+No code of a pack is run.  Its files for the frontend are in the folder that its ``__init__.py``
+names with ``WEB_DIRECTORY = "..."``, or its ``pyproject.toml`` as ``tool.comfy.web``.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ async def extension(state: ServerState, request: web.Request) -> web.FileRespons
     """Serve a file that ``/extensions`` lists."""
     pack, file = request.match_info["pack"], request.match_info["file"]
     folder = _web_folders(state).get(pack)
-    if folder is None:  # one of the editor's own
+    if folder is None:  # one of the frontend's own
         folder, file = state.folders.web / "extensions", f"{pack}/{file}"
     path = folder / file
     if not is_inside(path, folder):
@@ -118,7 +118,7 @@ def _root(state: ServerState) -> Path:
 
 
 def _web_folders(state: ServerState) -> dict[str, Path]:
-    """Return the packs' folders for the editor, by the names under which they are served."""
+    """Return the packs' folders for the frontend, by the names under which they are served."""
     found = {}
     for pack in sorted(path for path in _root(state).iterdir() if path.is_dir()):
         for name, folder in (_of_project(pack), (pack.name, _of_module(pack))):

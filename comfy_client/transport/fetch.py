@@ -35,8 +35,8 @@ def fetch(url: str, into: BinaryIO, deadline: Deadline) -> None:
     host that it is for.  Proxies come from the environment.
 
     Raises:
-        UnexpectedResponse: Another status than 200, a page, more than :data:`MAX_FETCH` bytes, or
-            more than :data:`MAX_REDIRECTS` redirects.
+        UnexpectedResponse: Another status than 200, a web page, more than :data:`MAX_FETCH` bytes,
+            or more than :data:`MAX_REDIRECTS` redirects.
         TransportError: No answer, or only a part of it; :class:`RequestTimeout`: not in time.
     """
     deadline = Deadline.after(deadline.left(FETCH_TIMEOUT))

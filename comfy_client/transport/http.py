@@ -531,7 +531,7 @@ class _Sender:
                 response.close()
                 response = self._send(request, request.route, transfer)
         elif self.has_api_prefix is None and path != request.route and response.status_code < 300:
-            # A page is a proxy's, whatever comes later.
+            # A web page is a proxy's, whatever comes later.
             self.has_api_prefix = "html" not in response.headers.get("content-type", "") or None
         return response
 

@@ -103,7 +103,7 @@ def _exactly(answer: Download) -> Iterator[bytes]:
             )
         yield chunk
     if answer.length not in (None, got):
-        raise TransportError(f"only {got} of {answer.length} bytes came")
+        raise TransportError(f"only {got} of {answer.length} bytes arrived")
 
 
 def _rest(

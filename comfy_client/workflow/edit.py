@@ -122,7 +122,7 @@ class Workflow(Nodes):
             FileNotFoundError: No such file.
             WorkflowError: Not JSON (with line and column), not a graph, a file without a
                 workflow, larger than 64 MiB, in UI format without ``definitions``, saved by an
-                editor that is too new, or damaged.
+                frontend that is too new, or damaged.
             ComfyError: The definitions, or the file at the URL, cannot be fetched: see
                 :meth:`ComfyApi.open_image`.
         """

@@ -74,7 +74,7 @@ def convert(
         now: The time for ``%date:...%`` in file names; ``None``: the present.
 
     Raises:
-        WorkflowError: It is damaged, of a newer editor, or too large; with ``strict``, also for
+        WorkflowError: It is damaged, of a newer frontend, or too large; with ``strict``, also for
             whatever there would be a warning.
     """
     saved_file = read_file(ui)

@@ -108,7 +108,7 @@ def read_file(ui: Mapping[str, Any]) -> SavedFile:
     """Read a file in UI format.
 
     Raises:
-        WorkflowError: It is too large, of a newer editor, or no file in UI format.
+        WorkflowError: It is too large, of a newer frontend, or not in UI format.
     """
     if not is_small(ui, _MOST_VALUES):
         raise WorkflowError("the workflow is too large, or contains itself")

@@ -53,7 +53,7 @@ def reader_of(stream: Stream) -> Reader | None:
 def read_metadata(stream: Stream, reader: Reader) -> dict[str, Any]:
     """Return the decoded texts ``prompt`` and ``workflow`` of a file, as far as it has them.
 
-    If a name occurs twice, the last one wins, as in ComfyUI's editor.  Damage behind a readable
+    If a name occurs twice, the last one wins, as in ComfyUI's frontend.  Damage behind a readable
     text, an early end, or damage to one of two texts is tolerated.
 
     Raises:
