@@ -23,7 +23,7 @@ from .errors import ComfyError
 from .event_queue import Budget
 from .events import Event, JobEvent, PreviewEvent, Progress
 from .interrupts import in_full
-from .jobs.callbacks import Callbacks
+from .jobs.callbacks import Callbacks, delivery
 from .jobs.cancel import removing
 from .jobs.execute import (
     as_completed,
@@ -594,11 +594,12 @@ class ComfyApi(Routes):
             workflow,
             inputs,
             options,
-            callbacks,
             prompt_id=prompt_id,
             strict=strict,
             check=check,
             resubmit=resubmit,
+            wants_previews=on_preview is not None,
+            begun=delivery(self.parts.receivers, callbacks),
         )
 
     def job(

@@ -57,12 +57,11 @@ def wait_for(
     """Wait for a result; a first Ctrl-C cancels a prompt of ours, a second one only leaves."""
     try:
         # Import within try: imports take a while, and Ctrl-C may come meanwhile.
-        from ..jobs.callbacks import Callbacks
+        from ..jobs.callbacks import Callbacks, wait_and_show
         from ..jobs.handle import Limits
-        from ..jobs.watching import wait_watched
         from ..showing.screen import surface
 
-        return wait_watched(
+        return wait_and_show(
             job,
             Limits(timeout),
             surface(False if quiet else None),

@@ -15,10 +15,9 @@ From the bottom up:
 ``cancel``, ``describe``, ``handle``, ``job``
     What users hold in their hands: a ``Job``, a thin future.  Its ``JobHandle`` does the work, for
     the modules of the library, too.
-``watching``
-    What a bar shows of a job (``showing/bars.py`` draws it).
 ``callbacks``
-    What is called as a prompt goes on, in the thread that waits or in the delivery thread.
+    Callbacks for a prompt, in the thread that waits or in the delivery thread, and the bar of the
+    thread that waits (``showing/bars.py`` draws it).
 ``submit``, ``memory``
     Submitting, exactly once, and attaching; trying again with more memory.
 ``parts``, ``execute``

@@ -29,7 +29,7 @@ from ..workflow.address import Inputs
 from ..workflow.edit import Workflow, as_workflow, with_inputs
 from ..workflow.file_inputs import files_in
 from ..workflow.seeds import wants_seeds
-from .callbacks import Callbacks, deliver, wait
+from .callbacks import Callbacks, wait_and_show
 from .handle import SLICE, Limits
 from .job import Job, OnInterrupt, cancelling, wait_for_one
 from .lookup import find, spellings
@@ -131,11 +131,7 @@ def run_workflow(
                 resubmit=resubmit,
                 **options,
             )
-            if screen == "none":
-                return wait(job, limits, callbacks)
-            from .watching import wait_watched  # most programs show nothing
-
-            return wait_watched(job, limits, screen, callbacks, on_interrupt=on_interrupt)
+            return wait_and_show(job, limits, screen, callbacks, on_interrupt=on_interrupt)
 
     if not retry_oom:
         return attempt(workflow)
@@ -150,34 +146,26 @@ def submit_workflow(
     workflow: AnyWorkflow,
     inputs: Inputs | None,
     options: PromptOptions,
-    callbacks: Callbacks = Callbacks(),  # noqa: B008  # it is frozen
     *,
     prompt_id: str | None,
     strict: bool,
     check: bool,
     resubmit: bool,
-    wants_previews: bool = False,
-    begun: Callable[[Job], object] | None = None,
+    wants_previews: bool,
+    begun: Callable[[Job], object] | None,
 ) -> Job:
     """Submit a workflow; ``begun`` gets the job before anything is sent."""
     parts.check_open()
 
-    def begin(job: Job) -> None:
-        if callbacks:
-            deliver(parts.receivers, callbacks, job)()
-        if begun is not None:
-            begun(job)
-
     with announced(parts.tracker, prompt_id):
         workflow = _read(routes, parts, workflow, inputs, options, check=check, deadline=Deadline())
-        shows_previews = wants_previews or callbacks.on_preview is not None
         return submit(
             routes,
             parts.poller,
             workflow,
             prompt_id=prompt_id,
-            wants_previews=shows_previews or parts.receivers.listens(*_PREVIEWS),
-            begun=begin,
+            wants_previews=wants_previews or parts.receivers.listens(*_PREVIEWS),
+            begun=begun,
             strict=strict,
             resubmit=resubmit,
             **options,

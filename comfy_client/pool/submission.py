@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..batch.map_loop import check_in_flight, run_map
 from ..batch.runner import NOT_SENT
 from ..errors import ComfyError, WorkflowError
-from ..jobs.callbacks import Callbacks
+from ..jobs.callbacks import Callbacks, wait_and_show
 from ..jobs.handle import Limits
 from ..jobs.job import Job, OnInterrupt, cancel_in_time, cancelling
 from ..jobs.result import Result
 from ..jobs.submit import time_left
-from ..jobs.watching import wait_watched
 from ..routes.prompts import AnyWorkflow
 from ..showing.screen import Surface
 from ..transport.deadline import LONGEST, limited_silence, read_timeout
@@ -159,7 +158,7 @@ def run(
                     job = enqueue(
                         servers, workflow, Callbacks(), terms, sending, begin, ready_in=ready_in
                     )
-                return wait_watched(job, limits, screen, callbacks, on_interrupt=on_interrupt)
+                return wait_and_show(job, limits, screen, callbacks, on_interrupt=on_interrupt)
             except BaseException as exc:  # as an alarm, too
                 for job in jobs[-1:]:
                     if job.status == "waiting" and servers.dispatcher.withdraw(job):

@@ -1054,7 +1054,7 @@ def test_wrong_arguments_are_told_at_once(clients) -> None:
             pool.submit(shows(), exclude=None)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="a pool cannot be pickled: make one in each process"):
             pickle.dumps(pool)
-        with pytest.raises(ValueError, match="priority is a number"):
+        with pytest.raises(ValueError, match="priority must be a number"):
             pool.submit(shows(), priority=float("nan"))
 
 

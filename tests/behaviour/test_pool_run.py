@@ -347,7 +347,7 @@ def test_a_picture_is_opened_on_the_server_that_has_it(servers, clients) -> None
     with pooled(clients) as pool:
         result = pool.run(saves(), include=[clients[1]], timeout=LIMIT)
         assert pool.run(str(result.images[0].url), timeout=LIMIT).images
-        with pytest.raises(ValueError, match="is no file of a server of the pool") as caught:
+        with pytest.raises(ValueError, match="is not a file on a server of the pool") as caught:
             pool.open_image("http://user:secret@gpu-box:8188/view?filename=a.png")
         assert "secret" not in str(caught.value)
 
@@ -512,7 +512,7 @@ def test_what_is_wrong_with_a_map_is_told_at_once(clients) -> None:
         for wrong, words in (
             ({"timeout": -1}, "a timeout must be 0 or more seconds"),
             ({"stall_timeout": float("nan")}, "a timeout must be 0 or more seconds"),
-            ({"priority": float("nan")}, "priority is a number"),
+            ({"priority": float("nan")}, "priority must be a number"),
             ({"include": ["gpu-box"]}, "include: http://gpu-box:8188 is not in the pool"),
             ({"in_flight": 0}, "1 or more"),
             ({"on_error": "ignore"}, "on_error is 'raise' or 'keep'"),

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from comfy_client import ComfyApi, JobFailed, SweepRow
-from comfy_client.jobs.callbacks import Callbacks
+from comfy_client.jobs.callbacks import Callbacks, wait_and_show
 from comfy_client.jobs.handle import Limits
-from comfy_client.jobs.watching import wait_watched
 from comfy_client.showing import cells, screen
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import until
@@ -127,7 +126,7 @@ def test_a_command_that_shows_nothing_logs_no_progress(
     """Start and end of the prompt are in the log all the same."""
     job = api.submit(WORKFLOW)
     with caplog.at_level(logging.INFO, "comfy_client"):
-        wait_watched(job, Limits(), "none", Callbacks(), on_interrupt="leave")
+        wait_and_show(job, Limits(), "none", Callbacks(), on_interrupt="leave")
     assert "progress" not in [vars(one).get("prompt_event") for one in caplog.records]
 
 
