@@ -42,8 +42,7 @@ Modules:
     ws_frames: WebSocket frames, and one open event socket.
     received: Records of what a server has received and run, for tests to read.
     raw_http: Requests of clients, and the bytes of answers.
-    argument_checks: Checks of what a test passes to the server.
-    versions: Versions of ComfyUI that a server can behave like.
+    argument_checks: Checks of what a test passes to the server, and the versions it can choose.
 """
 
 from __future__ import annotations

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal, get_args
+
+#: Versions: 0.3.75; 0.8.0 with its jobs API; 0.28.1 of July 2026 ("new").
+Version = Literal["0.3.75", "0.8", "new"]
+
+
+def check_version(version: str) -> None:
+    """Raise ValueError unless the value is a :data:`Version`."""
+    if version not in get_args(Version):
+        raise ValueError(f"version must be one of {', '.join(get_args(Version))}, not {version!r}")
 
 
 def check_count(name: str, value: Any, least: int = 0, most: int | None = None) -> int:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
+from .argument_checks import Version, check_version
 from .exchange import Rule, fault_middleware
 from .faults import OF_ONE_LIFE
 from .folders import Folders
@@ -32,7 +33,6 @@ from .routes import application
 from .scripting import ScriptedServer
 from .server_state import UPLOAD_SIZE, Options, ServerState
 from .steps import PromptHooks
-from .versions import Version, check_version
 
 _STOP_TIMEOUT = 10.0  # seconds that a node gets to notice that the server stops
 _PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")  # without . and .. as folders

@@ -13,6 +13,7 @@ import attrs
 from aiohttp import web
 
 from .active_faults import ActiveFaults
+from .argument_checks import Version
 from .event_sockets import EventSockets
 from .executor import Executor
 from .folders import Folders
@@ -20,7 +21,6 @@ from .nodes import NodeRegistry
 from .prompt_queue import PromptQueue
 from .received import Records
 from .server_loop import Connections, ServerLoop
-from .versions import Version
 
 _Source = TypeVar("_Source")
 _From = TypeVar("_From", contravariant=True)

@@ -1,9 +1,8 @@
-"""Connections of urllib3 that keep to a deadline, pools of them, and a Session on these.
+"""Connections of urllib3 that keep to a deadline, with their pools and a Session.
 
-A timeout of a socket is for each of its reads, so a server that sends a byte now and then
-holds its client for ever, in the headers already.  These connections give each read and
-each piece that is sent the time that is left for the whole transfer, and another thread can
-end it.
+A socket's timeout applies to each read, so a server that sends a byte now and then could hold its
+client for ever, even in the headers.  These connections limit each read and each piece that is sent
+to the time that is left for the whole transfer, and another thread can end them.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ _SLOWEST: Final = 1 << 14
 
 
 def shut(sock: socket.socket) -> None:
-    """End a socket in which another thread reads or sends."""
+    """Shut down a socket, which ends reads and sends of other threads."""
     with contextlib.suppress(OSError):
         # Not SSLSocket's own method, which takes the TLS state from under the reader.
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
@@ -89,20 +88,20 @@ class Transfer:
         self._is_cut = False
 
     def use(self, sock: socket.socket) -> None:
-        """Have :meth:`cut` end this socket; raise ``OSError`` after an earlier :meth:`cut`."""
+        """Have :meth:`cut` shut this socket down; raise ``OSError`` if it was called before."""
         self._sock = sock
         if self._is_cut:  # asked in this order, as cut() does it in the other
             raise ConnectionAbortedError("ended by another thread")
 
     def release(self, sock: socket.socket) -> bool:
-        """Have :meth:`cut` spare a socket from now on; return False if it has cut it already."""
+        """Have :meth:`cut` spare a socket from now on; return False if it was too late."""
         if self._sock is not sock:
             return True
         self._sock = None
         return not self._is_cut  # asked in this order, as cut() does it in the other
 
     def cut(self) -> None:
-        """End it, from any thread: at once, or as soon as it has a socket."""
+        """End the transfer from any thread: at once, or as soon as it has a socket."""
         self._is_cut = True
         sock = self._sock
         if sock is not None:
@@ -136,7 +135,7 @@ current: Final[ContextVar[Transfer | None]] = ContextVar("current", default=None
 
 
 class _Reader(io.RawIOBase):
-    """The bytes that a socket receives until the deadline."""
+    """The bytes that a socket receives, read until the deadline."""
 
     def __init__(
         self, sock: socket.socket, deadline: Deadline, transfer: Transfer | None = None
@@ -150,7 +149,7 @@ class _Reader(io.RawIOBase):
         self._read_timeout = LONGEST if read_timeout is None else read_timeout
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        """Return a buffered reader, which is all that an ``HTTPResponse`` asks of a socket."""
+        """Return a buffered reader, the only thing an ``HTTPResponse`` needs of a socket."""
         return io.BufferedReader(self)
 
     def readable(self) -> bool:
@@ -170,10 +169,10 @@ class _Reader(io.RawIOBase):
 
 
 class _Response(http.client.HTTPResponse):
-    """An answer that may be dropped at any moment, as by a Ctrl-C."""
+    """An answer that may be dropped at any moment, for example by a Ctrl-C."""
 
     def flush(self) -> None:
-        """Do nothing: it is only read, and the collector may have closed its file before it."""
+        """Do nothing: the answer is only read, and its file may be closed already."""
 
     def _read_status(self) -> tuple[str, int, str]:
         """Skip interim answers; http.client itself skips only 100."""
@@ -203,7 +202,7 @@ def _response(sock: socket.socket, *args: Any, **kw: Any) -> http.client.HTTPRes
 
 
 class _InTime:
-    """Mixin for connections: read answers and send bodies until the deadline."""
+    """Mixin for connections that read answers and send bodies until the deadline."""
 
     response_class: Any = staticmethod(_response)
     sock: Any
@@ -212,12 +211,12 @@ class _InTime:
     _headers = b""  #: ... and these are they.
 
     def close(self) -> None:
-        """Close without an error: at an error, a pool would stop and keep the others open."""
+        """Close without an error, at which a pool would leave its other connections open."""
         with contextlib.suppress(OSError):
             super().close()  # type: ignore[misc]  # of what it is mixed into
 
     def request(self, method: str, url: str, body: Any = None, *args: Any, **kw: Any) -> None:
-        """Send a small body along with its headers: the server wakes up once for both."""
+        """Send a small body along with its headers, so that the server wakes up only once."""
         self._waits_for_body = isinstance(body, bytes) and 0 < len(body) <= _JOINED
         try:
             super().request(method, url, body, *args, **kw)  # type: ignore[misc]  # as below
@@ -254,7 +253,7 @@ class _InTime:
             transfer.sent += memoryview(data).nbytes
 
     def _send_in_pieces(self, data: memoryview, transfer: Transfer) -> None:
-        """Send until the deadline, as long as some of it is sent within each timeout."""
+        """Send until the deadline, if each timeout sees some progress."""
         unsent = min(_UNSENT, max(1, int(transfer.send_timeout * _SLOWEST)))
         with contextlib.suppress(AttributeError, OSError):  # not on Windows, nor of a Unix socket
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent)
@@ -276,9 +275,9 @@ class _HttpsConnection(_InTime, HTTPSConnection):
 
 
 class _Unlocked:
-    """A ``LifoQueue`` without a lock, which a Ctrl-C could leave held.
+    """A ``LifoQueue`` without a lock, which a Ctrl-C could leave locked.
 
-    So a handler of a signal, or a finalizer, may make a request at any moment.
+    So a signal handler or a finalizer may make a request at any moment.
     """
 
     def __init__(self, maxsize: int) -> None:
@@ -323,10 +322,10 @@ def _in_time(kind: type[HTTPConnection]) -> type[HTTPConnection]:
 
 
 def keep_to_deadlines(pool: Any) -> None:
-    """Have a given Session's pool make connections that keep to deadlines, too.
+    """Make the pool of a given Session use connections that keep to deadlines.
 
-    Requests of others go over them as before, but for ``pool_block``: urllib3 waits for a free
-    connection without any limit, so here no request waits for one, and a few more are made.
+    Requests of other code use them as before, except for ``pool_block``: urllib3 would wait for a
+    free connection without any limit, so instead a few more connections are made.
     """
     kind = pool.ConnectionCls
     if issubclass(kind, _InTime):
@@ -348,7 +347,7 @@ def keep_to_deadlines(pool: Any) -> None:
 
 
 class _Adapter(HTTPAdapter):
-    """The one pool for the one server, of connections that keep to a deadline."""
+    """An adapter with one pool for the one server, of connections that keep to a deadline."""
 
     _pool: Any = None
 
@@ -365,7 +364,7 @@ class _Adapter(HTTPAdapter):
     def get_connection_with_tls_context(
         self, request: requests.PreparedRequest, *args: Any, **kw: Any
     ) -> Any:
-        """Look the pool up once: origin, TLS and proxy of a client never change."""
+        """Return the pool, looked up once: origin, TLS and proxy of a client never change."""
         pool = self._pool  # once: close() in another thread forgets it at any moment
         # One that was closed while it was looked up would be kept, and take no request.
         if pool is None or pool.pool is None:
@@ -375,18 +374,18 @@ class _Adapter(HTTPAdapter):
         return pool
 
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
-        """Return just path and query if there is no proxy."""
+        """Return only path and query if there is no proxy."""
         url = request.url or ""
         if proxies or "#" in url:
             return super().request_url(request, proxies)
         return "/" + url.partition("://")[2].partition("/")[2]  # parsing it takes longer
 
     def build_response(self, request: requests.PreparedRequest, raw: Any) -> requests.Response:
-        """Build a response with only what we use."""
+        """Build a response with only the parts that are used."""
         return _LightResponse(request, raw)
 
     def close(self) -> None:
-        """Close immediately: otherwise connections are closed when the pool is collected."""
+        """Close all connections at once, without waiting for the pool to be collected."""
         pool, self._pool = self._pool, None
         super().close()  # before the pool is, so that no lookup finds a closed one
         if pool is not None:
@@ -394,7 +393,7 @@ class _Adapter(HTTPAdapter):
 
 
 class _LightResponse(requests.Response):
-    """A Response with only what we use, without a cookie jar for each."""
+    """A Response with only the parts that are used, without a cookie jar of its own."""
 
     def __init__(self, request: requests.PreparedRequest, raw: Any) -> None:
         self.status_code = raw.status
@@ -404,13 +403,13 @@ class _LightResponse(requests.Response):
         self.request = request
 
     def close(self) -> None:
-        """Give up the body, read or not."""
+        """Release the body, whether or not it was read."""
         self.raw.close()
         self.raw.release_conn()
 
 
 class Headers(CaseInsensitiveDict[Any]):
-    """Headers that are quick to copy, as each request does."""
+    """Headers that are quick to copy, as each request begins with a copy."""
 
     _store: Any  # which the class of requests has
 
@@ -427,11 +426,11 @@ class _Cookies(RequestsCookieJar):
     _cookies: Any  # which the class of http.cookiejar has
 
     def __bool__(self) -> bool:
-        """Return whether there may be any; each request asks, and to count them takes longer."""
+        """Return whether there may be cookies; counting them would be slow for each request."""
         return bool(self._cookies)
 
     def set_cookie(self, cookie: Cookie, *args: Any, **kw: Any) -> None:
-        """Store it if there is room."""
+        """Store a cookie unless the jar is full."""
         kept: Iterable[Any] = list(self)  # of cookies, whatever the stubs say
         others = (other for other in kept if _key(other) != _key(cookie))
         if sum(map(_size, (cookie, *others))) <= MAX_COOKIES:
@@ -447,7 +446,7 @@ def _size(cookie: Cookie) -> int:
 
 
 class _Session(requests.Session):
-    """A Session that sends without redirects, hooks and a history."""
+    """A Session that sends without redirects, hooks and history."""
 
     def send(self, request: requests.PreparedRequest, **kw: Any) -> requests.Response:
         kw.pop("allow_redirects")
@@ -459,7 +458,7 @@ class _Session(requests.Session):
 
 
 def new_session() -> requests.Session:
-    """Make a Session of our own, with the one pool."""
+    """Make a Session of our own with a single pool."""
     session = _Session()
     session.cookies = _Cookies()
     session.headers["User-Agent"] = f"comfy-client/{__version__}"
@@ -482,7 +481,7 @@ def check_adapter(session: requests.Session, url: str) -> None:
 
 
 def _repeats_posts(retries: Retry) -> bool:
-    """Try out whether a retry policy repeats a POST: counters and methods decide together."""
+    """Return whether a retry policy repeats a POST, which counters and methods decide together."""
     statuses = {413, 429, 503, *(retries.status_forcelist or ())}
     outcomes = [
         {"error": urllib3.exceptions.ProtocolError()},

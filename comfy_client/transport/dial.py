@@ -1,7 +1,7 @@
-"""Dialling of the socket (address, proxy, TLS, handshake), and the line that comes of it.
+"""Dialling of the socket (address, proxy, TLS, handshake), and the open socket.
 
-The only module that knows websocket-client, which does the handshake and what is sent; what
-comes is read by :mod:`.frames`.
+This is the only module that knows websocket-client, which makes the handshake and sends; incoming
+bytes are read by :mod:`.frames`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Hold = Callable[[socket.socket], None]
 
 
 class NoWebSocket(ComfyError):
-    """HTTP answered, but no WebSocket."""
+    """HTTP works, but no WebSocket can be opened."""
 
 
 class Lost(TransportError):
@@ -61,12 +61,12 @@ class Lost(TransportError):
 
 
 class Violation(Lost):
-    """The client closed the socket: a message broke the protocol, or exceeded a limit."""
+    """We ended the socket: the server violated the protocol or exceeded a limit."""
 
 
 @attrs.frozen(eq=False, repr=False)
 class DialPlan:
-    """Where and how to dial; made anew each time, since credentials may change."""
+    """Where and how to dial; made for each dial, since credentials may change."""
 
     url: str
     headers: Mapping[str, str]
@@ -76,12 +76,12 @@ class DialPlan:
 
     @property
     def shown(self) -> str:
-        """The URL without what may be secret."""
+        """The URL without secrets."""
         return self.url.partition("?")[0]
 
 
 def plan_for(http: Http, client_id: str) -> DialPlan:
-    """Plan to dial the event socket of a client; may raise :class:`AuthenticationError`."""
+    """Return the plan to dial a client's event socket; may raise :class:`AuthenticationError`."""
     try:
         url, headers = http.handshake("/ws", {"clientId": client_id})
     except (TypeError, ValueError, Warning) as exc:  # a callable's, or python -W error
@@ -96,10 +96,9 @@ def plan_for(http: Http, client_id: str) -> DialPlan:
 
 
 class Line:
-    """An open socket; :func:`dial` makes it.
+    """An open socket, made by :func:`dial`.
 
-    What is sent comes from one thread.  All but :meth:`close` raise :class:`Lost` when it is
-    over.
+    One thread sends.  All methods but :meth:`close` raise :class:`Lost` once the socket is lost.
     """
 
     def __init__(
@@ -113,12 +112,12 @@ class Line:
 
     @property
     def received_at(self) -> float:
-        """The time when anything came last, by ``time.monotonic``."""
+        """The time of the last received byte, by ``time.monotonic``."""
         return self._frames.received_at
 
     @property
     def is_within(self) -> bool:
-        """Whether a message has come in part."""
+        """Whether a message has arrived in part."""
         return self._frames.is_within
 
     def send(self, text: str) -> None:
@@ -126,7 +125,7 @@ class Line:
         self._do(lambda: self._ws.send(text))
 
     def ping(self) -> None:
-        """Ask the other side for a pong."""
+        """Send a ping."""
         self._do(self._ws.ping)
 
     def pong(self, data: bytes | memoryview) -> None:
@@ -134,7 +133,7 @@ class Line:
         self._do(lambda: self._ws.pong(bytes(data)))
 
     def receive(self) -> tuple[int, bytes | memoryview] | None:
-        """Return opcode and payload of the next frame, or None if it has not come; never wait."""
+        """Return opcode and payload of the next complete frame without waiting, or None."""
         try:
             return self._frames.next()
         except FrameError as exc:
@@ -142,7 +141,7 @@ class Line:
         raise Violation(reason)
 
     def wait(self, seconds: float) -> bool:
-        """Wait once for more bytes; False: none came."""
+        """Wait once for more bytes; return False if none came."""
         try:
             if seconds != self._timeout:  # a system call, which costs this thread its turn
                 self._sock.settimeout(seconds)
@@ -179,7 +178,7 @@ class Line:
         raise lost
 
     def close(self, *, politely: bool = True) -> None:
-        """Close it; ``politely``: let the server see the end of it before the next one comes."""
+        """End the socket; ``politely`` waits a little for the server to notice."""
         if politely:
             with contextlib.suppress(OSError, websocket.WebSocketException):
                 deadline = Deadline.after(0.5)
@@ -192,7 +191,7 @@ class Line:
 
 
 def _lost(exc: Exception) -> Lost:
-    """Explain a lost socket in our words or the system's: a library's may hold what was sent."""
+    """Explain a lost socket without a library's text, which may quote what was sent."""
     is_of_system = is_of_the_system(exc)
     lost = Lost(f"the socket ended: {reason_of(exc) if is_of_system else type(exc).__name__}")
     lost.__cause__ = strip(exc) if is_of_system else None
@@ -202,7 +201,7 @@ def _lost(exc: Exception) -> Lost:
 def dial(plan: DialPlan, timeout: float, hold: Hold, *, max_frame: int | None = None) -> Line:
     """Open a socket within ``timeout`` seconds in all, even if the answer comes byte by byte.
 
-    ``max_frame``: the largest message, and text, in bytes; ``None``: :data:`MAX_FRAME` and
+    ``max_frame`` is the largest message, and text, in bytes; None means :data:`MAX_FRAME` and
     :data:`MAX_TEXT`.
     """
     deadline = Deadline.after(timeout)
@@ -344,7 +343,7 @@ def connect_socket(plan: DialPlan, timeout: float, hold: Hold) -> socket.socket:
 
 
 def speaks_tls(http: Http, timeout: float, hold: Hold) -> bool:
-    """Return whether a server that is addressed without TLS accepts a TLS handshake; ask no more.
+    """Return whether a server that is addressed without TLS accepts a TLS handshake.
 
     ``timeout`` seconds are for all of it; ``hold`` gets each socket, as in :func:`connect_socket`.
     """
@@ -370,7 +369,7 @@ def speaks_tls(http: Http, timeout: float, hold: Hold) -> bool:
 
 
 def _connect(host: str, port: int, deadline: Deadline, hold: Hold) -> socket.socket:
-    """Connect as ``socket.create_connection``, but hand over each socket before it connects."""
+    """Connect like ``socket.create_connection``, but hand over each socket before it connects."""
     failure = OSError(f"{host} has no address")
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     for tried, (family, kind, proto, _, address) in enumerate(found):
@@ -391,7 +390,7 @@ def _connect(host: str, port: int, deadline: Deadline, hold: Hold) -> socket.soc
 def _tunnel(proxy: str, host: str, port: int, deadline: Deadline, hold: Hold) -> socket.socket:
     """Connect through an HTTP proxy.
 
-    Not by ``http.client``, whose socket is not known until the proxy has answered.
+    ``http.client`` would reveal its socket only after the proxy has answered.
     """
     try:
         parts = split_proxy(proxy)
@@ -431,7 +430,7 @@ def _tunnel(proxy: str, host: str, port: int, deadline: Deadline, hold: Hold) ->
 
 
 def _explained(exc: Exception, ws: websocket.WebSocket, plan: DialPlan) -> Exception:
-    """Explain a failed dial; websocket-client's own texts hold headers and bodies."""
+    """Explain a failed dial without websocket-client's texts, which hold headers and bodies."""
     what = f"the socket {plan.shown}"
     status = getattr(exc, "status_code", None) or ws.status
     if status in (401, 403):

@@ -1,4 +1,4 @@
-"""What failed, in one clear line, and whether the server is away; for HTTP and the socket."""
+"""Explanations of failed connections in one line, for HTTP and the socket."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def explain(
 
 
 def is_of_the_system(exc: BaseException) -> bool:
-    """Return whether the words of an exception are the system's, or Python's, and no server's."""
+    """Return whether an exception's text is from the system or Python, not from a server."""
     if isinstance(exc, ssl.SSLError | ConnectionError | TimeoutError):
         return True
     # Libraries raise bare ones, with what a proxy has said.
@@ -77,18 +77,18 @@ def _is_builtin(exc: BaseException) -> bool:
 
 
 def reason_of(exc: BaseException) -> str:
-    """Return the reason in an exception of the system, on one line."""
+    """Return the reason in a system's exception, on one line."""
     return one_line(getattr(exc, "strerror", None) or str(exc) or type(exc).__name__)
 
 
 def strip(exc: Error) -> Error:
-    """Strip an exception of frames and chain, in which libraries hold what was sent."""
+    """Strip an exception of frames and chain, which hold what was sent."""
     exc.__cause__ = exc.__context__ = exc.__traceback__ = None
     return exc
 
 
 def strip_libraries(exc: BaseException) -> BaseException:
-    """Strip an exception, such as of Ctrl-C, of the frames of libraries, which hold headers."""
+    """Strip an exception, such as a KeyboardInterrupt, of libraries' frames, which hold headers."""
     show_shortly(exc)
     seen: set[int] = set()
     each: BaseException | None = exc
@@ -129,14 +129,14 @@ _LIBRARIES: Final = (
 
 
 def one_line(text: str, most: int = 2000) -> str:
-    """Return a text on one line without control characters."""
+    """Put a text on one line, with control characters escaped."""
     if not text.isprintable():
         text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text[:most])
     return text if len(text) <= most else f"{text[:most]}..."
 
 
 def is_away(exc: Exception) -> bool:
-    """Return whether no server answered, or a proxy for one that is away; it may have acted."""
+    """Return whether no server answered, or only a proxy; the server may have acted."""
     if isinstance(exc, ApiError):
         return is_for_another(exc.status)
     return isinstance(exc, TransportError)

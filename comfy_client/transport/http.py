@@ -156,36 +156,36 @@ class Http:
         return self.identity.describe(self._sender.has_api_prefix)
 
     def handshake(self, route: str, params: Params) -> tuple[str, dict[str, str]]:
-        """Return URL and headers for the handshake of the socket: those of any request."""
+        """Return URL and headers for the socket's handshake: those of any request."""
         self._sender.check_open()
         return self.identity.handshake(route, params)
 
     @property
     def traffic(self) -> Traffic:
-        """The bytes and requests that were sent and received."""
+        """The counters of requests and bytes."""
         return self._sender.traffic
 
     @property
     def busy(self) -> bool:
-        """Whether a request is under way, in any thread."""
+        """Whether a request is in progress, in any thread."""
         return self._sender.busy
 
     # -- life ----------------------------------------------------------------------------
 
     def record(self, recorder: Recorder | None) -> None:
-        """Have every exchange recorded from now on; ``None``: none."""
+        """Record every exchange from now on; None ends that."""
         self.identity.recorder = recorder
 
     def close(self) -> None:
-        """End all that is under way in other threads, which get :class:`ClientClosed`.
+        """End all requests of other threads, which get :class:`ClientClosed`.
 
-        Closes our own Session; a Session that was given stays open.  Safe to repeat.
+        Closes our own Session; a given Session stays open.  Safe to repeat.
         """
         self._sender.close()
         self.endpoint.close()
 
     def after_fork(self) -> None:
-        """Begin anew in the child of a fork: connections, locks and recording are the parent's."""
+        """Start afresh in the child of a fork: all connections and locks are the parent's."""
         log_filter.after_fork()
         self.endpoint.after_fork()
         self.identity.after_fork()
@@ -247,7 +247,7 @@ class Http:
         max_bytes: int,
         allow: Collection[int] = (),
     ) -> Response:
-        """Send a request, and read its whole answer, of ``max_bytes`` at the most."""
+        """Send a request, and read its whole answer, up to ``max_bytes``."""
         with self._sender.exchange(request, transfer) as response:
             if response.status_code >= 300 and response.status_code not in allow:
                 raise self._refusal(request, response, transfer.deadline)
@@ -408,7 +408,7 @@ class Http:
     def _refusal(
         self, request: OutgoingRequest, response: requests.Response, deadline: Deadline
     ) -> ComfyError:
-        """Return the typed error for what the server refused."""
+        """Return the typed error for a refusal."""
         answer = self._sender.beginning(response, deadline, SMALL)
         size = len(request.body) if request.body else None
         asker = Asker(
@@ -456,31 +456,31 @@ class _Sender:
 
     @property
     def busy(self) -> bool:
-        """Whether a request is under way, in any thread."""
+        """Whether a request is in progress, in any thread."""
         return bool(self._live)
 
     def close(self) -> None:
-        """End all that is under way in other threads, which get :class:`ClientClosed`."""
+        """End all requests of other threads, which get :class:`ClientClosed`."""
         self._closed = True
         for transfer in self._live.copy():
             transfer.cut()
 
     def after_fork(self) -> None:
-        """Forget all requests under way, in the child of a fork: they are the parent's."""
+        """Forget requests in progress, in the child of a fork: they are the parent's."""
         self._live = set()
         self.traffic.reset()
 
     # -- requests ------------------------------------------------------------------------
 
     def path(self, route: str) -> str:
-        """Return the path of a route: below ``/api``, unless the server is known to lack that."""
+        """Return the path of a route, below ``/api`` unless the server is known to lack that."""
         if route.startswith(("/internal/", "/api/")) or self.has_api_prefix is False:
             return route
         return "/api" + route
 
     @contextlib.contextmanager
     def exchange(self, request: OutgoingRequest, transfer: Transfer) -> Iterator[requests.Response]:
-        """Send one request; the body of the answer is not read yet."""
+        """Context manager: send one request; return the answer before its body is read."""
         began, status = runtime.monotonic(), 0
         try:
             self._live.add(transfer)
@@ -513,7 +513,7 @@ class _Sender:
         check_wanted()
 
     def _answered(self, request: OutgoingRequest, transfer: Transfer) -> requests.Response:
-        """Return the answer; ask again with new credentials after a 401, or at the other route."""
+        """Return the answer; send again with new credentials after a 401, or to the other route."""
         path = self.path(request.route)
         response = self._send(request, path, transfer)
         if response.status_code == 401 and self._identity.refresh():
@@ -536,7 +536,7 @@ class _Sender:
         return response
 
     def _find_routes(self, transfer: Transfer) -> None:
-        """Find out whether there is ``/api/prompt`` or, before June 2024, ``/prompt``."""
+        """Find out whether the server has ``/api/prompt`` or, before June 2024, ``/prompt``."""
         looking = Transfer(transfer.deadline)
         statuses = set()
         try:
@@ -586,10 +586,10 @@ class _Sender:
     def _attempt(
         self, request: requests.PreparedRequest, url: str, transfer: Transfer, left: float
     ) -> requests.Response | Failure | None:
-        """Return the answer, or why there is none; None if nothing was sent: try again.
+        """Return the answer, or a Failure; None if nothing was sent, so that another try is safe.
 
-        No error of ours is raised here: what requests raises holds the headers and the query
-        that were sent, so it may not hang on ours as its context.
+        No error of ours is raised here: its context would be an error of requests, which holds the
+        headers and the query that were sent.
         """
         endpoint, recorder, method = self._endpoint, self._identity.recorder, request.method or ""
         record, outer = None, sys.exception()
@@ -633,7 +633,7 @@ class _Sender:
     # -- answers -------------------------------------------------------------------------
 
     def answer(self, response: requests.Response, content: bytes) -> Response:
-        """Make a complete answer of these bytes."""
+        """Make a complete answer."""
         url = (response.url or "").partition("?")[0]
         return Response(
             response.request.method or "",
@@ -658,7 +658,7 @@ class _Sender:
     def beginning(
         self, response: requests.Response, deadline: Deadline, max_bytes: int
     ) -> Response:
-        """Read an answer, or a little more than ``max_bytes`` of its body."""
+        """Read the beginning of an answer: a little more than ``max_bytes`` of its body."""
         content = self._read(response, body_length(response), deadline, max_bytes)
         return self.answer(response, content)
 
@@ -683,7 +683,7 @@ class _Sender:
     ) -> Iterator[bytes]:
         """Yield the body in chunks; ``length`` is its :func:`body_length`.
 
-        Never past the deadline, never silently short.
+        Raises at the deadline, and if the body is too short.
         """
         method = response.request.method or ""
         url = (response.url or "").partition("?")[0]
@@ -742,7 +742,7 @@ def _log(method: str, path: str, status: int, began: float, transfer: Transfer) 
 
 
 class _Body(bytes):
-    """A request body, whose repr shows no key that it may hold."""
+    """A request body whose repr hides its content."""
 
     __slots__ = ()
 
@@ -770,7 +770,7 @@ def number_of_bytes(name: str, value: int) -> int:
 
 
 def _is_file(response: requests.Response, start: int) -> bool:
-    """Return whether a body is a file byte for byte: all of it, or some of it from ``start`` on."""
+    """Return whether a body is a file byte for byte: all of it, or a part from ``start`` on."""
     headers = response.headers
     if headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
         return False
@@ -795,7 +795,7 @@ def _no_file(answer: Response) -> UnexpectedResponse:
 
 
 def body_length(response: requests.Response) -> int | None:
-    """Return the length of the decoded body in bytes; ``None`` if that is not known."""
+    """Return the number of bytes of the decoded body, or None if unknown."""
     if response.request.method == "HEAD" or response.status_code in (204, 304):
         return 0
     if "transfer-encoding" in response.headers:  # a Content-Length beside it is ignored
