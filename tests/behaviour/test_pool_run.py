@@ -515,7 +515,7 @@ def test_what_is_wrong_with_a_map_is_told_at_once(clients) -> None:
             ({"priority": float("nan")}, "priority must be a number"),
             ({"include": ["gpu-box"]}, "include: http://gpu-box:8188 is not in the pool"),
             ({"in_flight": 0}, "1 or more"),
-            ({"on_error": "ignore"}, "on_error is 'raise' or 'keep'"),
+            ({"on_error": "ignore"}, "on_error must be 'raise' or 'keep'"),
         ):
             with pytest.raises(ValueError, match=words):
                 pool.map([shows()], **wrong)  # type: ignore[arg-type]
