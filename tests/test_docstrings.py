@@ -46,8 +46,6 @@ PACKAGES = {
     for path in ROOT.rglob("__init__.py")
     if path.parent.name != "plugin"
 }
-#: Packages that do not list their modules yet.
-UNLISTED: set[str] = {"batch", "jobs"}
 
 
 def _declared(cls: type) -> set[str]:
@@ -101,7 +99,7 @@ def test_a_main_entry_has_an_example_that_runs(entry: type | Callable[..., objec
     assert re.search(imports, inspect.getdoc(entry) or "")
 
 
-@pytest.mark.parametrize("package", sorted(PACKAGES.keys() - UNLISTED))
+@pytest.mark.parametrize("package", sorted(PACKAGES))
 def test_a_package_lists_its_modules(package: str) -> None:
     """In the section ``Modules:`` of its docstring, each once, with what it holds."""
     path = PACKAGES[package]

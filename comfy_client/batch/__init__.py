@@ -1,21 +1,22 @@
 """Many prompts: ``map`` and ``sweep``, of a client and of a pool.
 
-``map_loop``, ``items``
-    The loop of ``map``, and the iterable from which it takes prompts.
-``in_flight``
-    The prompts of one call that are under way.
-``sweep``
-    The loop of a sweep.
-``runner``, ``recovery``, ``outage``
-    The servers of a sweep; its prompts from an earlier call; a server that is away.
-``grid``
-    The points of a sweep, in the order that costs the servers the least.
-``journal``, ``journal_file``, ``row_records``
-    The file that remembers what has run, and its record of each row.
-``row``, ``rows``, ``times``
-    The rows that have ended: their files, tables and execution times.
-``sheet``, ``cards``, ``sweep_bar``
-    The rows as a contact sheet, as HTML for a notebook, and as a bar of progress.
-``batches``
-    The work of ``map`` and ``sweep`` of a client.
+Modules:
+    map_loop: The loop of ``map``.
+    items: The iterable from which ``map`` makes prompts.
+    in_flight: The prompts of one call that are in progress.
+    sweep: The loop of ``sweep``.
+    runner: The server on which a sweep runs its prompts.
+    recovery: Prompts from an earlier call of a sweep.
+    outage: How long to wait for a server that is away.
+    grid: The points of a sweep, in the order that costs the servers the least.  Pure.
+    journal: The file that remembers what has run.
+    journal_file: The SQLite file of a journal.
+    row_records: The journal's record of each row.
+    row: A row of a sweep.
+    rows: All rows of a sweep, their files and tables.
+    times: Execution times of rows.
+    sheet: A contact sheet of rows.
+    cards: The rows as HTML for a notebook.
+    sweep_bar: The progress bar of a sweep.
+    batches: What ``map`` and ``sweep`` of a client do.
 """
