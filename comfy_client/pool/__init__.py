@@ -11,13 +11,12 @@ Modules:
     pooled_job: A job of a pool, and its handle, which goes from server to server.
     dispatcher: The lock of a pool, under which each change is made.
     worker: The thread that makes the changes.
-    server: The thread of each server, which connects to it and submits.
+    server_thread: The thread of each server, which connects to it and submits.
     moving: Functions of the state that take jobs in, move them on and end them.
-    availability: Functions of the state for servers that come, go, fail and recover.
-    refusals: The reasons why a job waits, or why no server can run it, in words.
-    state: The state of a pool as data: servers, jobs, news.
+    availability: Functions of the state for servers that come, go, fail and recover, and words.
+    pool_state: The state of a pool as data: servers, jobs, news.
     status: The status and the events of a pool, as users see them.
-    health: Which servers fail job after job.  Pure.
+    health: The failures of servers, some of which fail job after job.  Pure.
     schedule: The choice of the next job, and of a server for it.  Pure.
     needs: The needs of workflows, and the offers of servers.  Pure.
 """

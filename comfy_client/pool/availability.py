@@ -1,24 +1,28 @@
 """The servers of a pool: their coming and going, their health, and the jobs that they have.
 
-Each function changes the state that it is handed, and does nothing else; the clock is handed in.
+Functions of the state, which ask, put into words or change it, and do nothing else.  The clock is
+handed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from ..errors import JobLost
+from ..errors import ComfyError, JobLost, ServerUnreachable, WorkflowError
 from ..transport.failures import one_line
 from ..transport.websocket import State
 from ..workflow.graph import shorten
-from .needs import Offer
-from .refusals import is_hopeless
+from .needs import Need, Offer
+from .pool_state import Entry, Member, PoolState
+from .pooled_job import PooledJob
 from .schedule import Waiting
-from .state import Entry, Member, PoolState
 
 #: So much of an error is told of a server that is suspect, in characters.
 _MOST_TEXT: Final = 200
+#: So many needs are told of each server, and so many characters in all.
+_MOST_NEEDS: Final = 3
+_MOST_WORDS: Final = 2000
 #: States in which a client hears of its server.
 _LIVE: Final = frozenset({State.CONNECTED, State.POLLING})
 
@@ -28,6 +32,18 @@ _LIVE: Final = frozenset({State.CONNECTED, State.POLLING})
 def is_live(member: Member) -> bool:
     """Return whether the client hears of its server."""
     return member.api.state in _LIVE
+
+
+def is_hopeless(members: Mapping[str, Member]) -> bool:
+    """Return whether all servers have failed for reasons that time does not mend."""
+    errors = [member.error for member in members.values()]
+    return all(map(_is_for_good, errors))
+
+
+def _is_for_good(error: Exception | None) -> bool:
+    if isinstance(error, ComfyError):
+        return not error.retryable
+    return isinstance(error, OSError | ValueError)  # as of the file of a certificate
 
 
 def may_come(state: PoolState, member: Member, now: float, *, if_done: bool = False) -> bool:
@@ -53,6 +69,22 @@ def may_have_begun(entry: Entry) -> bool:
     return entry.inner.handle.has_begun or (entry.was_first and not has_socket)
 
 
+def waits_for_away(state: PoolState, entry: Entry) -> bool:
+    """Return whether all servers that can run a waiting job have failed to answer."""
+    if entry.member is not None:
+        return False
+    able = map(state.members.__getitem__, state.schedule.able(entry.waiting))
+    return all(one.error is not None and not one.server.ready for one in able)
+
+
+def awaited_servers(state: PoolState) -> frozenset[str]:
+    """Return the servers that all jobs wait for, if none of them is ready."""
+    if len(state.schedule) < len(state.entries):
+        return frozenset()
+    able = frozenset().union(*map(state.schedule.able, list(state.schedule.waiting())))
+    return frozenset() if any(state.members[name].server.ready for name in able) else able
+
+
 def _expected(state: PoolState, now: float) -> list[str]:
     """Return the servers that are ready, or were well lately.
 
@@ -65,6 +97,64 @@ def _is_open(entry: Entry) -> bool:
     """Return whether a server has a job, is about to get it, or has lost it."""
     inner = entry.inner
     return inner is None or not inner.done() or isinstance(inner.exception(0), JobLost)
+
+
+# -- words for users -------------------------------------------------------------------------------
+
+
+def cannot_run(waiting: Waiting, members: Mapping[str, Member]) -> ComfyError | ValueError:
+    """Return the error for a job that no server of the pool can run."""
+    if not members:
+        return ServerUnreachable("the pool has no servers: add one")
+    if not any(map(waiting.may_go_to, members)):
+        return ValueError("include and exclude leave no server of the pool")
+    words = lacks(waiting, members)
+    return WorkflowError(f"no server of the pool can run this workflow: {words}")
+
+
+def lacks(waiting: Waiting, members: Mapping[str, Member]) -> str:
+    """Describe what a job needs and the servers to which it may go lack."""
+    found = (
+        (member.name, member.offer.missing(waiting.needs))
+        for name, member in members.items()
+        if waiting.may_go_to(name) and member.offer is not None
+    )
+    words = (f"{name} lacks {_listed(needs)}" for name, needs in found if needs)
+    return "; ".join(words)[:_MOST_WORDS]
+
+
+def _listed(needs: list[Need]) -> str:
+    shown = ", ".join(map(str, needs[:_MOST_NEEDS]))
+    more = len(needs) - _MOST_NEEDS
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def out_of_reach(
+    members: Mapping[str, Member], which: str = "of the pool", others: str = ""
+) -> ServerUnreachable:
+    """Return the error if no server answers; ``others`` tells why no other server can run it."""
+    if not members:
+        return ServerUnreachable("the pool has no servers: add one")
+    said = "; ".join(str(member.error or f"{name}: no answer") for name, member in members.items())
+    words = f"{said[:_MOST_WORDS]}; {others}" if others else said[:_MOST_WORDS]
+    return ServerUnreachable(f"no server {which} answers: {words}")
+
+
+def explain_wait(state: PoolState, job: PooledJob) -> str:
+    """Describe in one sentence what a job waits for."""
+    entry, before = state.entries.get(job), state.schedule.position(job)
+    if entry is None or before is None:
+        return "waiting: a server has been chosen"
+    names = state.schedule.able(entry.waiting)
+    ready = sum(state.members[name].server.ready for name in names)
+    if not names:
+        return "waiting: no server of the pool can run it"
+    words = f"{ready} of {len(names)} servers that can run it are ready"
+    if not ready:
+        words = f"no server that can run it is ready: {', '.join(sorted(names)):.200}"
+        others = lacks(entry.waiting, state.members)  # it may be that names are misspelt
+        words += f"; {others}" if others else ""
+    return f"waiting for a server, {before} before it; {words}"
 
 
 # -- servers come and go ---------------------------------------------------------------------------

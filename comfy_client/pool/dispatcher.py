@@ -17,11 +17,11 @@ from ..jobs.job import Job
 from ..locks import check_may_wait, shared_lock
 from ..signals import Receivers
 from . import availability, moving
+from .availability import awaited_servers, explain_wait, waits_for_away
 from .needs import Offer
+from .pool_state import Entry, LogLine, Member, PoolState
 from .pooled_job import PooledJob
-from .refusals import awaited_servers, explain_wait, waits_for_away
-from .server import ServerThread, ask_all
-from .state import Entry, LogLine, Member, PoolState
+from .server_thread import ServerThread, ask_all
 from .status import PoolEvent, PoolStatus
 from .worker import Answer, Worker
 

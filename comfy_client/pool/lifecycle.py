@@ -8,8 +8,8 @@ import weakref
 from typing import Final
 
 from ..transport.deadline import Deadline
+from .availability import is_hopeless, out_of_reach
 from .dispatcher import Dispatcher
-from .refusals import is_hopeless, out_of_reach
 from .taking_back import forsake, take_back
 
 #: Seconds in which a server answers, if there is one.

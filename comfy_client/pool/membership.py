@@ -15,12 +15,12 @@ from ..events import NAMES
 from ..transport.deadline import read_timeout
 from ..transport.url import parse_host
 from ..values import is_real
+from .availability import out_of_reach
 from .dispatcher import Dispatcher
 from .lifecycle import READY, connect_once
 from .needs import merge_definitions
-from .refusals import out_of_reach
+from .pool_state import Member
 from .schedule import Server
-from .state import Member
 from .status import POOL_EVENTS
 
 log: logging.Logger = logging.getLogger("comfy_client")

@@ -26,18 +26,21 @@ from ..jobs.outcomes import deleted, lost
 from ..transport.failures import is_away
 from .availability import (
     can_go,
+    cannot_run,
+    is_hopeless,
+    lacks,
     mark_down,
     may_have_begun,
     note_absence,
+    out_of_reach,
     record_failure,
     release,
     requeue,
     update_suspects,
 )
+from .pool_state import Entry, Member, PoolState
 from .pooled_job import PooledJob
-from .refusals import cannot_run, is_hopeless, lacks, out_of_reach
 from .schedule import Assignment, Waiting
-from .state import Entry, Member, PoolState
 
 #: Why a job could not be submitted: its server is away, refuses whatever we send, or refuses this
 #: job; or else another server would not help.

@@ -27,9 +27,9 @@ from ..workflow.file_inputs import files_in
 from .lifecycle import READY, connect_once
 from .membership import Servers
 from .needs import models_of, needs_of
+from .pool_state import Entry
 from .pooled_job import PooledHandle, PooledJob
 from .schedule import Waiting
-from .state import Entry
 from .taking_back import SPARE, prompts_of_call
 from .terms import Sending, Terms, sending_of
 

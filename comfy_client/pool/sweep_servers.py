@@ -43,12 +43,12 @@ from ..workflow import Workflow
 from ..workflow.edit import graph_of
 from ..workflow.file_inputs import files_in
 from ..workflow.graph import as_link
+from .availability import cannot_run, is_hopeless, lacks, out_of_reach
 from .dispatcher import Dispatcher
 from .needs import Need, Needs, is_model, models_of, needs_of
+from .pool_state import Entry, Member
 from .pooled_job import PooledHandle, PooledJob
-from .refusals import cannot_run, is_hopeless, lacks, out_of_reach
 from .schedule import Server, Waiting
-from .state import Entry, Member
 from .taking_back import SPARE
 from .terms import Terms, sending_of
 

@@ -24,7 +24,7 @@ from comfy_client import (
     WorkflowError,
 )
 from comfy_client.pool.dispatcher import Dispatcher
-from comfy_client.pool.server import ServerThread
+from comfy_client.pool.server_thread import ServerThread
 from comfy_client.showing import screen
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import FAST, LIMIT, Fast, quickly, until

@@ -28,7 +28,7 @@ import attrs
 
 from comfy_client import ComfyApi, ComfyPool, Sweep
 from comfy_client.batch.journal import Journal
-from comfy_client.pool import server as pool_server
+from comfy_client.pool import server_thread
 from tests.helpers.processes import leave
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class Victim:
 def killed_at(step: int) -> None:
     """Have this process die at a step: before, in or after a write, before or after a POST."""
     steps = itertools.count(1)
-    write, submit, submit_workflow = Journal._write, ComfyApi.submit, pool_server.submit_workflow
+    write, submit, submit_workflow = Journal._write, ComfyApi.submit, server_thread.submit_workflow
 
     def die_if_it_is_time(before: Callable[[], object] = lambda: None) -> None:
         if next(steps) == step:
@@ -257,7 +257,7 @@ def killed_at(step: int) -> None:
 
     Journal._write = written  # type: ignore[method-assign]
     ComfyApi.submit = mortal(submit)  # type: ignore[method-assign]
-    pool_server.submit_workflow = mortal(submit_workflow)
+    server_thread.submit_workflow = mortal(submit_workflow)
 
 
 def main() -> None:

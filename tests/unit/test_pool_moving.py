@@ -17,8 +17,8 @@ from comfy_client.errors import (
 )
 from comfy_client.jobs.callbacks import Callbacks
 from comfy_client.pool import moving
+from comfy_client.pool.pool_state import Entry, Intervals, Member, Policy, PoolState
 from comfy_client.pool.schedule import Server, Waiting
-from comfy_client.pool.state import Entry, Intervals, Member, Policy, PoolState
 from comfy_client.transport.websocket import State
 
 NOW = 100.0

@@ -25,7 +25,7 @@ from ..transport.failures import is_away
 from ..transport.websocket import State
 from .availability import is_live
 from .needs import Offer
-from .state import Entry, Intervals, Member
+from .pool_state import Entry, Intervals, Member
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
