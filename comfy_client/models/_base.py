@@ -60,7 +60,8 @@ def texts(data: object, what: str) -> list[str]:
 
 def texts_by_name(data: object, what: str) -> dict[str, list[str]]:
     """Return a JSON object of arrays of strings, or raise :class:`UnexpectedResponse`."""
-    return {name: texts(listed, f"{what}: {name}") for name, listed in mapping(data, what).items()}
+    found = mapping(data, what).items()
+    return {name: texts(listed, f"{what}: {name!r:.80}") for name, listed in found}
 
 
 def _kind(data: object) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from .. import models, runtime
 from ..errors import UnexpectedResponse
 from ..models._base import mapping
+from ..transport.failures import one_line
 from ..transport.http import segment
 from ._base import RECORD_PAUSE, RouteGroup
 
@@ -62,7 +63,7 @@ class HistoryRoutes(RouteGroup):
                 return None
             runtime.sleep(RECORD_PAUSE)
         if entry.prompt_id != prompt_id:
-            said = self._http.identity.hide(entry.prompt_id)
+            said = one_line(self._http.identity.hide(entry.prompt_id))
             raise UnexpectedResponse(f"the history of prompt {prompt_id} is about another, {said}")
         return entry
 

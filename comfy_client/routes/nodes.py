@@ -161,7 +161,9 @@ def _subgraphs(found: Any) -> dict[str, models.GlobalSubgraph]:
 def _replacements(found: Any) -> dict[str, list[models.NodeReplacement]]:
     what = "GET /node_replacements"
     return {
-        name: [models.NodeReplacement.from_json(one) for one in items(listed, f"{what}: {name}")]
+        name: [
+            models.NodeReplacement.from_json(one) for one in items(listed, f"{what}: {name!r:.80}")
+        ]
         for name, listed in mapping(found, what).items()
     }
 

@@ -79,7 +79,7 @@ def test_what_nobody_thought_of_costs_the_socket_and_is_logged_once(
         (gone, *_) = heard("disconnected")
         assert "MemoryError" in str(gone.error)
     logged = [r for r in caplog.records if r.levelno >= logging.ERROR]
-    assert ["defect of comfy_client" in r.getMessage() for r in logged] == [True]
+    assert ["bug in comfy_client" in r.getMessage() for r in logged] == [True]
 
 
 def test_a_node_id_of_dots_holds_nobody_up() -> None:
