@@ -206,6 +206,18 @@ def test_ci_tries_exactly_the_oldest_release_of_each_package() -> None:
     assert len(names) == len(set(names)) >= 10
 
 
+def test_lines_of_prose_end_before_column_120() -> None:
+    """Rows of tables, and the page of measurements, may be longer."""
+    for page in PAGES.keys() - {"speed-and-faults"}:
+        for line in text_of(page).splitlines():
+            is_of_table = (
+                line.startswith("==")
+                or re.search(r"\S {2,}\S+ {2,}\S", line)
+                or line[:40].isspace()
+            )
+            assert len(line) <= 120 or is_of_table, (page, line)
+
+
 # -- tables of the guide ------------------------------------------------------------------
 
 

@@ -92,10 +92,10 @@ def _make(ctx: CheckContext, check: Check, made: Mapping[str, DoctorCheck]) -> D
         if before.state in ("failed", "unknown"):
             cause = before.because or need
             return DoctorCheck(
-                check.name, "unknown", f"not made: {cause!r} has to work first", because=cause
+                check.name, "unknown", f"skipped: {cause!r} has to work first", because=cause
             )
     if ctx.end.expired:
-        text, advice = "not made: time ran out", "give the doctor a longer timeout"
+        text, advice = "skipped: time ran out", "give the doctor a longer timeout"
         return DoctorCheck(check.name, "unknown", text, advice)
     begun = time.monotonic()
     state, found, advice = _run(ctx, check)

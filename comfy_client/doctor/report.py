@@ -111,7 +111,7 @@ class DoctorReport(AsDict):
 
         moods = {"ok": "good", "warning": "doubtful", "failed": "bad"}
         rows = [
-            ("not made" if one.because else one.state, one.name, one.found, one.advice)
+            ("skipped" if one.because else one.state, one.name, one.found, one.advice)
             for one in self.checks
         ]
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
@@ -125,7 +125,7 @@ class DoctorReport(AsDict):
         head = (
             f"{counted['failed']} failed, {counted['warning']} warnings, {counted['ok']} ok"
             + (f", {counted['unknown']} unknown" if counted["unknown"] else "")
-            + (f", {skipped} not made" if skipped else "")
+            + (f", {skipped} skipped" if skipped else "")
         )
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         lines = [
@@ -143,7 +143,7 @@ class DoctorReport(AsDict):
         for cause in dict.fromkeys(check.because for check in self.checks if check.because):
             names = [check.name for check in self.checks if check.because == cause]
             what = f"because {cause!r} has to work first: {', '.join(names)}"
-            lines += _hanging(f"{'-':<8} {'not made':<12} ", what)
+            lines += _hanging(f"{'-':<8} {'skipped':<12} ", what)
         return printable("\n".join(lines))
 
 
