@@ -56,7 +56,7 @@ def _text(name: str, value: object) -> str:
 
 
 def _names(rows: Sequence[SweepRow]) -> dict[object, str]:
-    """Return the names of the inputs without their nodes, where that is clear."""
+    """Return the names of the inputs, without their nodes where that is unambiguous."""
     whole = {
         key: key if isinstance(key, str) else ".".join(map(str, key))
         for row in rows

@@ -99,8 +99,8 @@ class Grid:
     def order(self) -> list[int]:
         """Return the points in the order in which the server has the least to do.
 
-        The input with the most nodes behind it is the outermost loop, and every other time a
-        loop runs backwards: from one point to the next a single value changes.
+        The input with the most nodes behind it is the outermost loop, and every other time a loop
+        runs backwards: from one point to the next a single value changes.
         """
         behind = self._behind
         loops = sorted(range(len(self.axes)), key=lambda index: behind[index])  # inner first
@@ -125,7 +125,7 @@ class Grid:
         return changed
 
     def digest(self, point: int) -> str:
-        """Return a digest of the graph at a point without titles: equal where the same is run."""
+        """Return a digest of a point's graph without titles; equal prompts have equal digests."""
         inputs: dict[str, dict[str, Any]] = {}
         for axis, value in zip(self.axes, self.params(point).values(), strict=True):
             inputs.setdefault(axis.node_id, {})[axis.input] = value
@@ -137,9 +137,9 @@ class Grid:
         return hashlib.sha256(whole.encode()).hexdigest()
 
     def may_cause(self, error: ComfyError) -> bool:
-        """Return whether the server might take the prompt with other values; in doubt, yes.
+        """Return whether another point might avoid a refusal; in doubt, True.
 
-        If not, it would refuse each point, as no axis has to do with the reason.
+        If False, the server would refuse each point, as the reason has nothing to do with the axes.
         """
         # With another link, another part of the graph counts.
         relinks = any(as_link(value) for axis in self.axes for value in axis.values)
@@ -161,7 +161,7 @@ class Grid:
         )
 
     def _may_cause(self, node_id: str, fault: Mapping[str, Any]) -> bool:
-        """Return whether an axis may have to do with one entry of ``node_errors[id]["errors"]``."""
+        """Return whether an axis may have caused one entry of ``node_errors[id]["errors"]``."""
         ours = [axis for axis in self.axes if axis.node_id == node_id]
         kind, info = fault.get("type"), fault.get("extra_info")
         if kind in _OF_ONE_INPUT:
@@ -213,11 +213,11 @@ def _anything(name: str, point: int) -> bool:
 
 
 class Split:
-    """The points that have not begun, each with the server that is to have it.
+    """The points that have not begun, each assigned to a server.
 
-    The points stand in an order in which each changes little of the one before it.  Each server has
-    a run of them, from one end of which it takes the next; a server with none left takes over the
-    rear part of the longest run.  So slow servers end with a few of them, fast ones with many.
+    The points are in an order in which each changes little of the one before it.  Each server has a
+    run of them, and takes the next from one end; a server with none left takes over the rear part
+    of the longest run.  So slow servers end with a few of them, fast ones with many.
 
     Args:
         points: The points in their best order.
@@ -242,9 +242,9 @@ class Split:
         return (point for run in self._runs.values() for point in run)
 
     def take(self, name: str, fits: Fits = _anything, *, may_steal: bool = True) -> int | None:
-        """Take the next point of a server; ``None``: there is none that it can run.
+        """Take the next point of a server, or None if there is none that it can run.
 
-        ``may_steal``: whether it takes over points of another one, once it has done its own.
+        With ``may_steal``, a server that has finished its own points takes over those of another.
         """
         own = self._runs.setdefault(name, [])
         found = self._first(own, name, fits)
@@ -254,11 +254,11 @@ class Split:
         return None if found is None else own.pop(found)
 
     def put_back(self, point: int, name: str) -> None:
-        """Put a point back as the next one of a server."""
+        """Return a point to a server, as its next one."""
         self._runs.setdefault(name, []).insert(0, point)
 
     def drop(self, points: Collection[int]) -> None:
-        """Drop points that are not to run."""
+        """Remove points that are not to run."""
         for name, run in self._runs.items():
             self._runs[name] = [point for point in run if point not in points]
 
@@ -283,7 +283,7 @@ class Split:
 
 
 def _cut(points: Sequence[int], share: float, cost: Cost) -> int:
-    """Return where to cut a run at about this share, between points that differ most."""
+    """Return the index at which to cut a run near this share, between points that differ most."""
     ideal = min(len(points), int(len(points) * share))
     slack = min(ideal, len(points) - ideal) // 4
     near = range(max(1, ideal - slack), min(len(points) - 1, ideal + slack) + 1)

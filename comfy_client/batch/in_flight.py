@@ -1,4 +1,4 @@
-"""The prompts of one call that are under way: the next one to end, or to take too long."""
+"""The prompts of one call that are in progress: the next one to end, or to time out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _no_server(job: Job) -> str | None:
 
 @attrs.define(eq=False)
 class InFlight:
-    """The prompts of one call that are under way, in the order of their submission.
+    """The prompts of one call that are in progress, in the order of their submission.
 
     One thread works with them; another one may :meth:`withdraw` them when the client is closed.
     Each has a key, usually its id.
@@ -80,35 +80,35 @@ class InFlight:
 
     @property
     def jobs(self) -> dict[str, Job]:
-        """The jobs that were submitted and have not been taken out, by key."""
+        """The jobs that were submitted and are still in here, by key."""
         return {key: entry for key, entry in self._entries.copy().items() if isinstance(entry, Job)}
 
     @property
     def trouble(self) -> str:
-        """The reason that holds up all jobs, in a few words; empty if there is none."""
+        """The reason that holds up all jobs, in a few words; empty without one."""
         return "" if self.outage is None else self.outage.words
 
     def get(self, key: str) -> Job | ComfyError | None:
-        """Return a prompt's job, or why it was not submitted, if either is there."""
+        """Return a prompt's job, or the error of its submission, or None."""
         return self._entries.get(key)
 
     def begin(self, key: str) -> None:
-        """Add a prompt that is about to be sent: Ctrl-C may come while it is sent."""
+        """Add a prompt before it is sent, as a Ctrl-C may come while it is."""
         self._entries[key] = None
 
     def put(self, key: str, entry: Job | ComfyError) -> None:
-        """Add the job of a prompt, or the reason why it was not submitted."""
+        """Set the job of a prompt, or the error of its submission."""
         self._entries[key] = entry
         self._since[key] = runtime.monotonic()
 
     def rename(self, key: str, new: str) -> None:
-        """Give the place of a prompt to another one, which is about to be sent."""
+        """Replace a prompt by another one, which is about to be sent."""
         renamed = {new if one == key else one: entry for one, entry in self._entries.items()}
         self._entries = {**renamed, new: None}
         self._since.pop(key, None)
 
     def pop(self, key: str) -> Job | ComfyError | None:
-        """Remove a prompt whose end is known; not before, since Ctrl-C may come."""
+        """Remove a prompt whose end was handled; not earlier, as a Ctrl-C may come."""
         entry = self._entries.get(key)
         server = self.server_of(entry) if isinstance(entry, Job) else None
         self._ends[server] = self._ends[None] = runtime.monotonic()
@@ -120,9 +120,9 @@ class InFlight:
         return self._entries.pop(key, None)
 
     def withdraw(self) -> None:
-        """Delete pending prompts from the queues; those that run keep running.
+        """Delete pending prompts from the queues; running ones keep running.
 
-        A call while another thread does so waits for that thread.
+        If another thread is already doing so, wait for it.
         """
         is_first = self._withdrawal.acquire(blocking=False)
         try:
@@ -153,9 +153,9 @@ class InFlight:
     def look(
         self, *, ordered: bool = False, wait: Wait = wait_for_one
     ) -> tuple[str, Result | ComfyError] | None:
-        """Wait briefly until a prompt is over; return its key and its outcome, or None.
+        """Wait briefly for a prompt's end; return its key and outcome, or None.
 
-        ``ordered``: only the first prompt counts.
+        With ``ordered``, only the first prompt counts.
 
         Raises:
             ClientClosed: Another thread has withdrawn the prompts.
@@ -186,11 +186,11 @@ class InFlight:
         return None
 
     def _due(self, key: str, job: Job) -> Iterator[_Due]:
-        """Yield the moments at which the wait for a prompt is over.
+        """Yield the moments at which the wait for a prompt times out.
 
         Prompts of one call wait for each other: the time of one begins when another ends on its
-        server, and news of any of them there counts.  As long as no server has it, the ends and
-        the news of all servers count.
+        server, and news of any of them there counts.  As long as no server has it, the ends and the
+        news of all servers count.
         """
         if key in self.earlier and job.status == "waiting":
             return
@@ -211,7 +211,7 @@ class InFlight:
 
 @attrs.frozen
 class _Due:
-    """The moment until which an end, or news, of a job is waited for."""
+    """The moment until which to wait for a job's end or for news of it."""
 
     at: float
     job: Job

@@ -1,4 +1,4 @@
-"""Items from which ``map`` makes prompts: those of an iterable that may block."""
+"""The items for the prompts of ``map``, from an iterable that may block."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _Found = tuple[Any, BaseException | None]
 class Items:
     """The items of an iterable, each taken when there is room for it.
 
-    A thread iterates it, so that results can be yielded while it blocks, as ``queue.get`` does.
-    Lists and other plain containers need no thread.  The thread holds nothing but the iterator.
+    A thread iterates, so that results can be yielded while the iterable blocks, as ``queue.get``
+    does.  Lists and other plain containers need no thread.  The thread holds only the iterator.
 
     Attributes:
         is_over: Whether it has no more items.
@@ -50,7 +50,7 @@ class Items:
         self.is_over: bool = False
 
     def has_next(self) -> bool:
-        """Ask for the next item; return whether it, or the error in its place, is there already.
+        """Request the next item; return whether it, or an error in its place, has arrived.
 
         Raises:
             ClientClosed: The items were closed, maybe by another thread.
@@ -70,11 +70,11 @@ class Items:
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is an item that was asked for, and has not been taken."""
+        """Whether a requested item has arrived and was not taken."""
         return self._found is not None
 
     def take(self) -> Any:
-        """Return the next item, which is there, or raise what the iterable raised."""
+        """Return the arrived item, or raise the iterable's error."""
         assert self._found is not None  # noqa: S101
         (item, error), self._found, self._is_asked = self._found, None, False
         if error is not None:
@@ -83,7 +83,7 @@ class Items:
         return item
 
     def wait(self, jobs: Collection[Job], seconds: float) -> None:
-        """Wait until one of the jobs has ended, or the item that was asked for is there."""
+        """Wait until a job has ended or the requested item has arrived."""
         if not self._is_asked:
             wait_for_one(jobs, seconds)
             return
@@ -95,7 +95,7 @@ class Items:
                 self._receive(seconds)
 
     def close(self) -> None:
-        """Let go of the iterator; its thread ends, at once or with the item that it waits for."""
+        """Release the iterator; its thread ends at once, or with the item that it waits for."""
         self._is_closed = True
         self._asks.put(False)  # also for a thread that is only being started
         if self._thread is not None and (not self._is_asked or self._found is not None):
@@ -104,7 +104,7 @@ class Items:
         self._items, self._found = iter(()), None
 
     def _ask(self) -> bool:
-        """Have the thread take the next item; return whether there is a thread for it."""
+        """Have the thread fetch the next item; return False if no thread is needed."""
         if not self._blocks:
             return False
         if self._thread is None or not self._thread.is_alive():  # or dead, in the child of a fork
@@ -139,6 +139,6 @@ def _next(items: Iterator[Any]) -> _Found:
 def _serve(
     items: Iterator[Any], asks: runtime.SimpleQueue[bool], news: runtime.SimpleQueue[_Found | None]
 ) -> None:
-    """Take an item whenever one is asked for."""
+    """Fetch an item for each request."""
     while asks.get():
         news.put(_next(items))

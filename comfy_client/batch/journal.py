@@ -1,13 +1,13 @@
 """The journal of a sweep: a record on disk of the points that it began, and how they ended.
 
-An SQLite file with a row for each point that was ever submitted, found by the digest of its
-graph.  A write has reached the disk before it returns, and happens in full or not at all,
-even if the disk is full or the process is killed.
+It is an SQLite file with a row for each point that was ever submitted, found by the digest of its
+graph.  A write has reached the disk before it returns, and happens in full or not at all, even if
+the disk is full or the process is killed.
 
-SQLite itself keeps a second process out, by the lock that it keeps while the journal is open.
-There is no write-ahead log: everything is in this one file, which may be copied alone.  Another
-file, by which SQLite undoes half a write, lies beside it only while a sweep is at work, or after
-one was killed.
+SQLite keeps a second process out by the lock that it holds while the journal is open.  There is no
+write-ahead log: everything is in this one file, which may be copied alone.  Another file, with
+which SQLite undoes a partial write, exists beside it only while a sweep is running, or after one
+was killed.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ _check_seconds: Final = attrs.validators.optional(_check_number)
 
 @attrs.frozen
 class Record:
-    """The record of one point in a journal: the columns of its row behind the key.
+    """The record of one point in a journal: the columns of its row without the key.
 
     Raises :class:`ValueError` for values that this module never writes.
     """
@@ -195,7 +195,7 @@ class Journal:
     # -- reading -------------------------------------------------------------------------
 
     def records(self, keys: Collection[Key]) -> dict[Key, Record]:
-        """Return the records of these points, as far as there are any.
+        """Return the records of these points, as far as they exist.
 
         Each point is looked up by its key: a file from elsewhere may have endless other rows.
         """
@@ -243,7 +243,7 @@ class Journal:
         )
 
     def note_return(self, key: Key) -> None:
-        """Note that the server surely does not have the prompt."""
+        """Note that the server certainly does not have the prompt."""
         self._write(
             "UPDATE points SET withdrawn = 1, host = '' WHERE digest = ? AND occurrence = ?", *key
         )
@@ -277,7 +277,7 @@ class Journal:
         )
 
     def note_seconds(self, key: Key, execution_seconds: float) -> None:
-        """Note how long a prompt ran, which the server tells after its end."""
+        """Note how long a prompt ran, which the server reports after its end."""
         self._write(
             "UPDATE points SET execution_seconds = ? WHERE digest = ? AND occurrence = ?",
             execution_seconds,
@@ -285,7 +285,7 @@ class Journal:
         )
 
     def note_told(self, key: Key) -> None:
-        """Note that the caller's callback has had the row, and returned."""
+        """Note that the caller's callback has received the row, and returned."""
         self._write("UPDATE points SET told = 1 WHERE digest = ? AND occurrence = ?", *key)
 
     def _write(self, statement: str, *values: object) -> None:

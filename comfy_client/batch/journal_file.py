@@ -65,7 +65,7 @@ _LEAF: Final = 13
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a file that has been checked; nothing is read yet."""
+    """Open a checked file; nothing is read yet."""
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw",
         uri=True,
@@ -115,7 +115,7 @@ def make(path: Path) -> bool:
 
 
 def check(path: Path) -> None:
-    """Refuse a file that SQLite must not see; finish or undo the last write of a killed process.
+    """Refuse a file that SQLite must not read; complete or undo a killed process's last write.
 
     Raises:
         ValueError: It is no journal, or has another schema; or a file that SQLite would use lies
@@ -138,7 +138,7 @@ def check(path: Path) -> None:
 
 
 def check_schema(path: Path, connection: sqlite3.Connection) -> None:
-    """Refuse views, triggers and tables that no journal has, before any of them is used."""
+    """Refuse views, triggers and tables that do not belong to a journal, before their use."""
     if _schema(connection) != _expected():
         raise _foreign(path)
 
@@ -187,8 +187,8 @@ def _beside(path: Path) -> Path | None:
 def _check_undo(path: Path, owner: int) -> None:
     """Refuse a rollback journal that SQLite did not write for a journal of ours.
 
-    One of several databases names a super-journal in its last bytes.  SQLite deletes that file,
-    wherever it is.
+    With several databases, its last bytes name a super-journal, a file that SQLite deletes wherever
+    it is.
     """
     found = path.lstat()
     us = os.geteuid() if hasattr(os, "geteuid") else owner

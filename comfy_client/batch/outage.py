@@ -1,4 +1,4 @@
-"""The absence of a server: how long ``map`` or ``sweep`` of its client waits for it."""
+"""Absence of a server: how long ``map`` or ``sweep`` of its client waits for it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ T = TypeVar("T")
 
 @attrs.define(eq=False)
 class Outage:
-    """The time for which the server of one call has been away, in one piece.
+    """The current absence of a call's server.
 
     An outage begins with a request that fails, and ends with one that succeeds, or with a socket
-    that connects.  Prompts that are yet to be sent and prompts under way share it.
+    that connects.  Prompts that are yet to be sent and prompts in progress share it.
 
     Attributes:
         poller: The poller of the client.
@@ -52,12 +52,12 @@ class Outage:
 
     @property
     def seconds(self) -> float:
-        """Seconds that the outage has lasted; 0 if the server is there, as far as is known."""
+        """Seconds that the outage has lasted; 0 without one."""
         return 0.0 if self._since is None else runtime.monotonic() - self._since
 
     @property
     def words(self) -> str:
-        """The outage in a few words; empty if the server is there, as far as is known."""
+        """The outage in a few words; empty without one."""
         seconds = self.seconds
         return f"server away for {seconds:.0f} s" if seconds else ""
 
@@ -69,10 +69,10 @@ class Outage:
         late: Callable[[ComfyError], ComfyError],
         tick: Callable[[], float] | None,
     ) -> T:
-        """Ask, and ask again after errors for which ``is_waited_for`` is true.
+        """Call ``ask`` until it succeeds, again after errors that satisfy ``is_waited_for``.
 
-        When the deadline has passed, the error is what ``late`` makes of the last one.  ``tick`` is
-        called during the wait, and returns after how many seconds to call it again.
+        At the deadline, the error that ``late`` makes of the last one is raised.  ``tick`` is
+        called during the wait, and returns the seconds until its next call.
 
         Raises:
             ServerUnreachable: The server has been away for longer than ``patience``.
@@ -93,7 +93,7 @@ class Outage:
             self._wait(Deadline.after(min(pauses.next(), self._left(), deadline.left())), tick)
 
     def look(self) -> None:
-        """Find out whether the server has gone away or come back, while prompts are under way.
+        """Check whether the server has gone away or come back, while prompts are in progress.
 
         Raises:
             ServerUnreachable: It has been away for longer than ``patience``.
@@ -121,7 +121,7 @@ class Outage:
         self._ask_at = now + self._pauses.next()  # others notice what is wrong
 
     def begin_before(self, seconds: float) -> None:
-        """Begin an outage that many seconds ago: a submission has had no answer since then."""
+        """Begin an outage ``seconds`` ago, as a submission had no answer since then."""
         tracker = self.poller.tracker
         if self._since is None and tracker.link is None:
             self._since = runtime.monotonic() - seconds
@@ -155,15 +155,15 @@ class Outage:
 
 
 def got_nothing(exc: Exception) -> bool:
-    """Return whether the server surely has nothing of a request, and may come back.
+    """Return whether the server certainly received nothing of a request, and may come back.
 
-    A name that nobody knows is a fault of the network: it was known before.
+    An unknown name is a fault of the network: the name was known before.
     """
     return isinstance(exc, ServerUnreachable) and (exc.retryable or _is_of_names(exc))
 
 
 def went_away(exc: Exception) -> bool:
-    """Return whether the server may answer a question when it is asked again."""
+    """Return whether the server may answer a repeated question."""
     return is_away(exc) and (not isinstance(exc, ServerUnreachable) or got_nothing(exc))
 
 

@@ -1,4 +1,4 @@
-"""The prompts of an earlier process, as their server knows them."""
+"""Prompts of an earlier process, searched for at their server."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Sought:
     known_as: str | None = None
 
     def other_id(self, ours: str) -> str | None:
-        """Return the id that the server has chosen, if it is known."""
+        """Return the id that the server chose, if known."""
         return None if self.known_as == ours else self.known_as
 
     def is_there(self, ours: str, record: QueueItem | HistoryEntry) -> bool:
-        """Return whether a record with our id as its mark is of this prompt.
+        """Return whether a record that has our id as its mark belongs to this prompt.
 
-        Anybody can read our marks and send them, but nobody can choose the ids of such servers.
-        If the process was killed before it heard of the id, the graph must be ours.
+        Anybody can read our marks and send them, but nobody can choose the ids of such servers. If
+        the process was killed before it learned the id, the graph must be ours.
         """
         other = self.other_id(ours)
         if other is not None:
@@ -46,11 +46,10 @@ class Sought:
 
 
 class Recovery:
-    """The server's knowledge of an earlier process's prompts.
+    """The search for an earlier process's prompts.
 
-    Whatever a journal has lost, nothing runs twice: each prompt is looked for before it is
-    sent.  A prompt that was neither in the queue at the beginning nor in the history later never
-    arrived.
+    Whatever a journal has lost, nothing runs twice: each prompt is looked for before it is sent.  A
+    prompt that was neither in the queue at the start nor in the history later never arrived.
     """
 
     def __init__(self, client: Routes, poller: Poller, sought: Mapping[str, Sought]) -> None:
@@ -96,7 +95,7 @@ def known_graph(workflow: Workflow) -> Mapping[str, Any]:
 
 
 def _entries(client: Routes, sought: Mapping[str, Sought]) -> Iterable[HistoryEntry]:
-    """Return the history of prompts that got other ids although the server takes ours."""
+    """Return the history of prompts with other ids, from a server that accepts ours."""
     others = [other for ours, one in sought.items() if (other := one.other_id(ours)) is not None]
     return filter(None, map(client.get_history, others))
 

@@ -1,4 +1,4 @@
-"""The row of a sweep."""
+"""A row of a sweep."""
 
 from __future__ import annotations
 

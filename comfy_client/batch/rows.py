@@ -1,4 +1,4 @@
-"""The rows of a sweep, and what is made of them: files, tables, a sheet."""
+"""The rows of a sweep, with their files, tables and contact sheet."""
 
 from __future__ import annotations
 
