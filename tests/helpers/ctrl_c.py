@@ -1,0 +1,135 @@
+"""A Ctrl-C, or an alarm that a handler raises, at a random moment of a call.
+
+A moment is in a function of the package.  With ``COMFY_CTRL_C=everywhere`` it may be in one of a
+library: at a few moments of ``threading.Condition``, no code of ours could be safe.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import attrs
+
+import comfy_client
+from comfy_client.testing import ComfyServer
+
+#: Code that is not interrupted.
+_SPARED = ("/tests/", "/testing/", "/logging/", "/importlib", "<frozen", "/coverage/", "/_pytest/")
+_OURS = str(Path(comfy_client.__file__).parent)
+_EVERYWHERE = os.environ.get("COMFY_CTRL_C") == "everywhere"
+
+
+class Alarm(TimeoutError):
+    """What the handler of an alarm raises."""
+
+
+def ring(*_: object) -> None:
+    """Handle a signal as the usual alarm does."""
+    raise Alarm("mine")
+
+
+@attrs.frozen
+class Moment:
+    """When to interrupt a call, and by which signal."""
+
+    at: int
+    signum: signal.Signals
+
+    @property
+    def error(self) -> type[BaseException]:
+        """What comes out of the call."""
+        return Alarm if self.signum == signal.SIGALRM else KeyboardInterrupt
+
+
+class Points:
+    """A profile function that counts the points at which Python looks for signals.
+
+    Those are the beginning of a function and the end of a call of one that is written in C.
+    """
+
+    def __init__(self, moment: Moment | None) -> None:
+        self.count = 0
+        self._moment = moment
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> None:
+        """Count a point, and send the signal when its moment has come."""
+        if event not in ("call", "c_return"):
+            return
+        path = frame.f_code.co_filename
+        if not (_EVERYWHERE or path.startswith(_OURS)) or any(part in path for part in _SPARED):
+            return
+        self.count += 1
+        if self._moment is not None and self.count >= self._moment.at:
+            moment, self._moment = self._moment, None
+            signal.raise_signal(moment.signum)
+
+
+def points_of(call: Callable[[], object], moment: Moment | None = None) -> int:
+    """Run a call in the main thread, and interrupt it if told to; return how long it is."""
+    points, before = Points(moment), sys.getprofile()
+    sys.setprofile(points)
+    try:
+        call()
+    finally:
+        sys.setprofile(before)
+    return points.count
+
+
+def interrupted(call: Callable[[], object], moment: Moment) -> bool:
+    """Interrupt a call; return whether the interrupt came out of it, and nothing else."""
+    try:
+        points_of(call, moment)
+    except moment.error:
+        return True
+    return False
+
+
+@contextmanager
+def handled() -> Iterator[None]:
+    """Context manager: alarms raise; what finalizers swallow is nobody's failure."""
+    hook, before = sys.unraisablehook, signal.signal(signal.SIGALRM, ring)
+    sys.unraisablehook = lambda seen: (
+        None if isinstance(seen.exc_value, KeyboardInterrupt | Alarm) else hook(seen)
+    )
+    try:
+        with warnings.catch_warnings():
+            # A Ctrl-C in urllib3's connect leaves the socket to the collector.
+            warnings.simplefilter("ignore", ResourceWarning)
+            yield
+    finally:
+        sys.unraisablehook = hook
+        signal.signal(signal.SIGALRM, before)
+
+
+class Runs:
+    """What nodes have run, by their texts."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.texts: list[str] = []
+
+    def add_to(self, server: ComfyServer) -> None:
+        """Give a server the node that notes its runs."""
+
+        def run(_: object, text: str) -> dict[str, Any]:
+            with self._lock:
+                self.texts.append(text)
+            return {"ui": {"text": [text]}}
+
+        inputs = classmethod(lambda cls: {"required": {"text": ("STRING", {})}})
+        members = {"INPUT_TYPES": inputs, "RETURN_TYPES": (), "OUTPUT_NODE": True}
+        server.add_node(type("Noted", (), {**members, "FUNCTION": "run", "run": run}))
+
+
+def noted(text: str) -> dict[str, Any]:
+    """Return a workflow that notes a text."""
+    return {"1": {"class_type": "Noted", "inputs": {"text": text}}}
