@@ -19,6 +19,7 @@ import os
 import sqlite3
 import stat
 import uuid
+import weakref
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
@@ -56,7 +57,8 @@ Key: TypeAlias = tuple[str, int]
 
 #: Journals that are open in this process, by device and file number.  Whoever opens and closes
 #: such a file in the same process, as here to read its header, lifts the locks on it (POSIX).
-_in_use: dict[tuple[int, int], Journal] = {}
+#: Weakly, for Ctrl-C may come before one is closed.
+_in_use: dict[tuple[int, int], weakref.ref[Journal]] = {}
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_use.clear)
@@ -133,10 +135,10 @@ class Journal:
             raise ValueError(f"{self.path} is not a journal of a sweep: it is not even a file")
         self._identity = found.st_dev, found.st_ino
         self._pid = os.getpid()
-        if _in_use.setdefault(self._identity, self) is not self:
-            raise self._busy()
         self._connection: sqlite3.Connection | None = None
         try:
+            if self._is_in_use():
+                raise self._busy()
             journal_file.check(self.path)
             self._connection = journal_file.connect(self.path)
             self._claim(self._connection)
@@ -145,6 +147,14 @@ class Journal:
             if isinstance(exc, sqlite3.Error):
                 raise self._explained(exc) from None
             raise
+
+    def _is_in_use(self) -> bool:
+        """Return whether another journal here has the file; claim it here if none has."""
+        ours = weakref.ref(self)
+        found = _in_use.setdefault(self._identity, ours)
+        if found() is None:
+            _in_use[self._identity] = found = ours
+        return found is not ours
 
     def _claim(self, connection: sqlite3.Connection) -> None:
         """Lock the journal against other processes, and read its id."""
@@ -189,7 +199,7 @@ class Journal:
             connection.execute("PRAGMA journal_mode = DELETE")
 
     def _forget(self) -> None:
-        if _in_use.get(self._identity) is self:
+        if _in_use.get(self._identity) is weakref.ref(self):
             del _in_use[self._identity]
 
     # -- reading -------------------------------------------------------------------------

@@ -199,7 +199,9 @@ class Dispatcher:
             state.has_warned = True
             log.warning("a ComfyPool was not shut down; jobs that will not run: %d", waiting)
 
-    __del__ = warn_of_waiting
+    def __del__(self) -> None:
+        if "state" in vars(self):  # Ctrl-C may have come before that
+            self.warn_of_waiting()
 
     def warn_of_away(self) -> None:
         """Warn, once, that all jobs that are left wait for servers that are away."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import inspect
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import blinker
@@ -33,7 +31,7 @@ from tests.helpers.clients import (
     until,
 )
 from tests.helpers.gates import shows
-from tests.helpers.interrupts import at_each_step, press_ctrl_c
+from tests.helpers.interrupts import press_ctrl_c
 from tests.helpers.scripted import (
     END,
     GRAPH,
@@ -326,23 +324,6 @@ def test_close_is_done_in_full_though_ctrl_c_come_in_between(
         assert job.done()
         assert api.state is State.CLOSED
         do()
-
-
-def test_after_ctrl_c_at_any_step_of_close_no_thread_outlives_the_client(
-    comfy: ComfyServer,
-) -> None:
-    def work() -> None:
-        Fast(comfy.url).init().close()
-
-    def press() -> None:
-        raise KeyboardInterrupt
-
-    def is_closing(frame: FrameType) -> bool:
-        return frame.f_code.co_name == "in_full"
-
-    assert set(map(type, at_each_step(work, press, is_closing))) == {KeyboardInterrupt}
-    gc.collect()  # the errors held their clients
-    until(lambda: threads() == [])
 
 
 def test_ctrl_c_while_the_last_events_are_delivered_closes_the_client_all_the_same(

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -33,7 +32,6 @@ from tests.helpers.http import (
     opened,
     raw_server,
 )
-from tests.helpers.interrupts import at_each_step
 
 
 def test_one_connection_serves_many_requests(comfy: ComfyServer, http: Http) -> None:
@@ -77,21 +75,6 @@ def test_a_request_that_found_the_pool_closed_was_not_sent(comfy: ComfyServer, h
         stop.set()
         dropping.join()
     assert len([r for r in comfy.requests if r.path == "/queue"]) == 1000
-
-
-def test_requests_while_the_connections_are_dropped_leave_no_closed_pool(comfy) -> None:
-    """Which would take no request any more."""
-    with opened(comfy.url, timeout=5.0) as http:
-
-        def ask() -> None:
-            http.json("GET", "/prompt")
-
-        def is_dropping(frame: FrameType) -> bool:
-            return frame.f_code.co_name == "close" and "transport" in frame.f_code.co_filename
-
-        for raised in at_each_step(http.endpoint.drop_kept, ask, is_dropping):
-            assert raised is None
-            ask()
 
 
 def test_a_ctrl_c_leaves_a_given_session_its_connections(comfy: ComfyServer) -> None:

@@ -21,6 +21,7 @@ import attrs
 import pytest
 
 from comfy_client import ComfyApi, ComfyPool
+from comfy_client.batch.journal import Journal
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import (
     LIMIT,
@@ -110,7 +111,7 @@ def moments(points: int, name: str, tries: int) -> Iterator[Moment]:
     choose = random.Random(f"{SEED} {name}")
     at = range(1, points + 1) if tries < 0 else (choose.randint(1, points) for _ in range(tries))
     for point in at:
-        yield Moment(point, choose.choice([signal.SIGINT, signal.SIGINT, signal.SIGALRM]))
+        yield Moment(point, choose.choice([signal.SIGINT, signal.SIGINT, signal.SIGUSR1]))
 
 
 def has_all(server: ComfyServer) -> bool:
@@ -143,3 +144,17 @@ def test_ctrl_c_at_random_moments(world: World, name: str, request: pytest.Fixtu
     assert exception_of(lambda: world.api.run(noted("last"), timeout=LIMIT)) is None
     assert exception_of(lambda: world.pool.run(noted("very last"), timeout=LIMIT)) is None
     assert {text: count for text, count in Counter(world.runs.texts).items() if count > 1} == {}
+
+
+def test_ctrl_c_while_a_journal_is_opened_leaves_it_to_the_next_sweep(tmp_path: Path) -> None:
+    """At each of its moments."""
+
+    def work(name: str) -> None:
+        Journal(tmp_path / name).close()
+
+    points = points_of(partial(work, "first"))
+    with handled():
+        for moment in moments(points, "journal", -1):
+            interrupted(partial(work, f"{moment.at}.journal"), moment)
+            gc.collect()
+            work(f"{moment.at}.journal")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +28,7 @@ from comfy_client.showing import screen
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import FAST, LIMIT, Fast, quickly, until
 from tests.helpers.gates import GATES, Gated, Hold, held, saves, shows
-from tests.helpers.interrupts import at_each_step, fail_next_start, in_time, press_ctrl_c
+from tests.helpers.interrupts import fail_next_start, in_time, press_ctrl_c
 from tests.helpers.pools import marks, pooled, until_each_runs
 
 
@@ -204,49 +203,6 @@ def is_submitting(frame: FrameType) -> bool:
         ("sweep.py", "_start"),
         ("sweep.py", "_wait"),
     }
-
-
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_ctrl_c_at_any_step_of_a_submission_leaves_no_prompt(servers, clients, call) -> None:
-    """Which nobody would know of."""
-
-    def press() -> None:
-        raise KeyboardInterrupt
-
-    clients[1].submit(shows(waits=True))
-    until_each_runs(servers[1])
-    with pooled(clients[1:]) as pool:
-        for _ in at_each_step(lambda: call(pool), press, is_submitting):
-            until(lambda: pool.status().running == pool.status().waiting == 0)
-            assert not clients[1].get_queue().pending
-        GATES.set()
-
-
-def test_an_alarm_while_map_submits_is_raised_at_once(servers, clients) -> None:
-    """It waits for no job, least of all for one that the pool does not have."""
-
-    class Alarm(TimeoutError):
-        pass
-
-    def ring(*_: object) -> None:
-        raise Alarm
-
-    clients[1].submit(shows(waits=True))
-    until_each_runs(servers[1])
-    before = signal.signal(signal.SIGALRM, ring)
-    try:
-        with pooled(clients[1:]) as pool:
-
-            def work() -> None:
-                list(pool.map([shows()], timeout=0.1))
-
-            for raised in at_each_step(work, ring, is_submitting):
-                assert isinstance(raised, Alarm)
-                until(lambda: pool.status().running == pool.status().waiting == 0)
-                assert not clients[1].get_queue().pending
-            GATES.set()
-    finally:
-        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_timeout_is_for_the_first_connection_too(clients) -> None:

@@ -47,7 +47,7 @@ class Moment:
     @property
     def error(self) -> type[BaseException]:
         """What comes out of the call."""
-        return Alarm if self.signum == signal.SIGALRM else KeyboardInterrupt
+        return Alarm if self.signum == signal.SIGUSR1 else KeyboardInterrupt
 
 
 class Points:
@@ -96,7 +96,7 @@ def interrupted(call: Callable[[], object], moment: Moment) -> bool:
 @contextmanager
 def handled() -> Iterator[None]:
     """Context manager: alarms raise; what finalizers swallow is nobody's failure."""
-    hook, before = sys.unraisablehook, signal.signal(signal.SIGALRM, ring)
+    hook, before = sys.unraisablehook, signal.signal(signal.SIGUSR1, ring)
     sys.unraisablehook = lambda seen: (
         None if isinstance(seen.exc_value, KeyboardInterrupt | Alarm) else hook(seen)
     )
@@ -107,7 +107,7 @@ def handled() -> Iterator[None]:
             yield
     finally:
         sys.unraisablehook = hook
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGUSR1, before)
 
 
 class Runs:

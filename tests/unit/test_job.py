@@ -27,7 +27,7 @@ from comfy_client.events import (
 )
 from comfy_client.jobs.callbacks import Callbacks, wait
 from comfy_client.jobs.handle import JobHandle, Limits
-from comfy_client.jobs.job import Job, wait_for_one
+from comfy_client.jobs.job import Job
 from comfy_client.jobs.order import Order
 from comfy_client.jobs.outcomes import lost
 from comfy_client.jobs.progress import NodeTimes, fraction_of
@@ -38,7 +38,6 @@ from comfy_client.pool.pooled_job import PooledHandle, PooledJob
 from comfy_client.timing import Timing
 from comfy_client.transport.websocket import State
 from tests.helpers.clients import until
-from tests.helpers.interrupts import at_each_step, in_time
 
 GRAPH = {
     "3": {"class_type": "KSampler", "inputs": {}, "_meta": {"title": "Sampler"}},
@@ -203,23 +202,6 @@ def test_a_result_that_cannot_be_made_is_an_error_for_who_asks(one, job):
     assert isinstance(job.exception(5), MemoryError)
     assert job.result(5) is job.result(5) is RESULT
     assert job.status == "succeeded"
-
-
-def test_an_alarm_at_any_step_of_a_wait_comes_out_and_leaves_nothing_locked(one, job):
-    """Were it to come inside a ``Condition``, that would let go of the lock of another thread."""
-    mine = TimeoutError("mine")
-
-    def alarm():
-        raise mine
-
-    within = lambda frame: frame.f_code.co_filename.endswith(  # noqa: E731
-        ("/job.py", "/handle.py", "/threading.py", "/_base.py")
-    )
-    raised = list(at_each_step(lambda: wait_for_one([job], 0.001), alarm, within))
-    assert len(raised) > 20
-    assert set(raised) == {mine}
-    in_time(lambda: one.settle(RESULT))
-    assert job.result(0) is RESULT
 
 
 def test_whoever_waits_by_other_means_and_is_interrupted_keeps_no_job_from_its_end(one, job):

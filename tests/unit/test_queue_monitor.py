@@ -24,7 +24,6 @@ from comfy_client.timing import Timing
 from comfy_client.transport.deadline import Deadline
 from comfy_client.transport.failures import is_away
 from comfy_client.transport.websocket import State
-from tests.helpers.interrupts import at_each_step
 
 GRAPH = {"1": {"class_type": "A", "inputs": {}}}
 
@@ -181,20 +180,6 @@ def test_a_look_does_not_outlast_its_socket(looked, link):
     monitor, _ = looked
     monitor.connection = SimpleNamespace(**link)
     assert monitor.cached() is None
-
-
-def test_a_look_may_be_forgotten_by_another_thread_at_any_step(looked):
-    """What was decided on it stands, or it holds no more."""
-    monitor, _ = looked
-    results = []
-
-    def ask():
-        found = monitor.refresh(Client(jobs=[]))
-        results.append(monitor.cached() in (found, None))
-
-    within = lambda frame: frame.f_code.co_name == "cached"  # noqa: E731
-    assert set(at_each_step(ask, monitor.forget, within)) == {None}
-    assert all(results)
 
 
 def test_what_we_changed_during_the_look_may_not_be_in_it():
