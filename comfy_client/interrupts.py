@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from types import CodeType
 from typing import TypeVar
 
 from . import runtime
@@ -42,7 +41,8 @@ def interruption(exc: BaseException, outer: BaseException | None = None) -> Base
         return None  # handlers run in that one only
     import signal  # seldom needed, and slow to import
 
-    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    found = [signal.getsignal(number) for number in signal.valid_signals()]
+    handlers = {getattr(getattr(one, "__func__", one), "__code__", None) for one in found}
     for cause in causes(exc, outer):
         if not isinstance(cause, Exception):
             return cause
@@ -54,17 +54,6 @@ def interruption(exc: BaseException, outer: BaseException | None = None) -> Base
                 return cause
             step = step.tb_next
     return None
-
-
-def _code_of(handler: object) -> CodeType | None:
-    """Return the code of a signal handler: a function, a method, a partial or an object."""
-    handler = getattr(handler, "func", handler)
-    handler = getattr(handler, "__func__", handler)
-    if not hasattr(handler, "__code__"):
-        # The attribute itself is needed, not whether it exists.
-        handler = getattr(type(handler), "__call__", None)  # noqa: B004
-    code = getattr(handler, "__code__", None)
-    return code if isinstance(code, CodeType) else None
 
 
 @contextlib.contextmanager
@@ -85,14 +74,6 @@ def was_started(thread: runtime.Thread | None) -> bool:
 
 def in_full(calls: Iterable[Callable[[], object]]) -> None:
     """Make all calls in order, even if Ctrl-C comes in between or one raises."""
-    todo = [*calls]  # at once: Ctrl-C while an ExitStack is filled skips what it lacks yet
-    todo.reverse()
-    try:
-        while todo:
-            try:
-                todo[-1]()
-            finally:
-                del todo[-1]
-    finally:
-        if todo:
-            in_full(reversed(todo))
+    with contextlib.ExitStack() as stack:
+        for call in reversed([*calls]):
+            stack.callback(call)

@@ -15,8 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import attrs
@@ -45,8 +43,9 @@ from comfy_client import (
 from comfy_client.testing import ComfyServer, Request
 from comfy_client.transport.websocket import State
 from tests.helpers.clients import FAST, LIMIT, Fast, Heard, flush, until
+from tests.helpers.ctrl_c import at_each_point
 from tests.helpers.gates import GATES, Gated, shows
-from tests.helpers.interrupts import at_each_step, in_time
+from tests.helpers.interrupts import in_time
 from tests.helpers.pools import AsksAgain, marks, pooled, until_each_runs
 from tests.helpers.processes import in_child
 
@@ -747,11 +746,8 @@ def test_a_handler_of_a_signal_may_submit_and_cancel_whatever_it_interrupts(
     def handle() -> None:
         outcomes.append(pool.submit(shows()).cancel())
 
-    def is_looking(frame: FrameType) -> bool:
-        return Path(frame.f_code.co_filename).name in ("changing.py", "schedule.py")
-
-    in_time(lambda: outcomes.extend(at_each_step(look, handle, is_looking)))
-    assert set(outcomes) == {None, True}
+    in_time(lambda: at_each_point(look, handle))
+    assert set(outcomes) == {True}
     GATES.set()
     assert waiting.result(LIMIT).texts
     pool.shutdown()

@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -56,26 +57,26 @@ class Points:
     Those are the beginning of a function and the end of a call of one that is written in C.
     """
 
-    def __init__(self, moment: Moment | None) -> None:
+    def __init__(self, at: int, handle: Callable[[], object]) -> None:
         self.count = 0
-        self._moment = moment
+        self._at = at
+        self._handle = handle
 
     def __call__(self, frame: FrameType, event: str, arg: object) -> None:
-        """Count a point, and send the signal when its moment has come."""
+        """Count a point; at the one that is wanted, do what a handler of a signal would do."""
         if event not in ("call", "c_return"):
             return
         path = frame.f_code.co_filename
         if not (_EVERYWHERE or path.startswith(_OURS)) or any(part in path for part in _SPARED):
             return
         self.count += 1
-        if self._moment is not None and self.count >= self._moment.at:
-            moment, self._moment = self._moment, None
-            signal.raise_signal(moment.signum)
+        if self.count == self._at:
+            self._handle()
 
 
-def points_of(call: Callable[[], object], moment: Moment | None = None) -> int:
-    """Run a call in the main thread, and interrupt it if told to; return how long it is."""
-    points, before = Points(moment), sys.getprofile()
+def points_of(call: Callable[[], object], at: int = 0, handle: Callable[[], object] = bool) -> int:
+    """Run a call in the main thread, with ``handle`` at one of its points; return their number."""
+    points, before = Points(at, handle), sys.getprofile()
     sys.setprofile(points)
     try:
         call()
@@ -84,10 +85,17 @@ def points_of(call: Callable[[], object], moment: Moment | None = None) -> int:
     return points.count
 
 
+def at_each_point(call: Callable[[], object], handle: Callable[[], object]) -> None:
+    """Run a call once for each of its points, with ``handle`` there."""
+    at = 1
+    while points_of(call, at, handle) >= at:
+        at += 1
+
+
 def interrupted(call: Callable[[], object], moment: Moment) -> bool:
     """Interrupt a call; return whether the interrupt came out of it, and nothing else."""
     try:
-        points_of(call, moment)
+        points_of(call, moment.at, partial(signal.raise_signal, moment.signum))
     except moment.error:
         return True
     return False

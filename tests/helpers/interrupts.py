@@ -3,70 +3,13 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from comfy_client.testing import ComfyServer, Request, never_answer
-
-#: Whether to look into a frame.
-Within = Callable[[FrameType], bool]
-
-
-def at_each_step(
-    work: Callable[[], object], between: Callable[[], object], within: Within
-) -> Iterator[BaseException | None]:
-    """Run ``work`` once for each bytecode of it, with ``between`` before that one.
-
-    Gives what came out of each run.  ``work`` must be repeatable.
-    """
-    step = 0
-    while True:
-        step += 1
-        came, raised = _at_step(step, work, between, within)
-        if not came:
-            return
-        yield raised
-
-
-def _at_step(
-    step: int, work: Callable[[], object], between: Callable[[], object], within: Within
-) -> tuple[bool, BaseException | None]:
-    count = 0
-    counts = sys.version_info < (3, 13)
-
-    def enter(frame: FrameType, event: str, arg: Any) -> Any:
-        if not within(frame):
-            return None
-        frame.f_trace_lines, frame.f_trace_opcodes = False, True
-        return count_steps
-
-    def count_steps(frame: FrameType, event: str, arg: Any) -> Any:
-        nonlocal count
-        if event == "opcode" and counts:
-            count += 1
-            if count == step:
-                between()
-        return count_steps
-
-    raised = None
-    before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks whether any frame wants it now
-    sys.settrace(enter)
-    try:
-        if not counts:  # which tells of the steps of a function from its second run on
-            work()
-            counts = True
-        work()
-    except BaseException as exc:
-        raised = exc
-    finally:
-        sys.settrace(before)
-    return count >= step, raised
 
 
 def in_time(work: Callable[[], object], seconds: float = 60.0) -> None:

@@ -67,7 +67,7 @@ POOLS = (
     Mutant(
         "B03",
         "batch/journal.py",
-        "if _in_use.setdefault(self._identity, self) is not self:",
+        "if self._is_in_use():",
         "if False:",
         "behaviour/test_journal.py",
         "two sweeps of one process write one journal",
