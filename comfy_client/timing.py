@@ -53,6 +53,7 @@ class Timing:
             which cannot be sent again: a NAT or firewall may have forgotten them without a word.
         freed: How long a run that is tried again waits for the server to free its memory.
         resume: How long after its last byte a download that was cut is tried again.
+        show: How long a run lasts before its progress is shown.
     """
 
     dial: float = 10.0
@@ -96,6 +97,7 @@ class Timing:
     stale: float = 20.0
     freed: float = 3.0
     resume: float = 30.0
+    show: float = 0.4
 
     def __repr__(self) -> str:
         """Show the times that differ from the defaults."""

@@ -141,7 +141,8 @@ class _Sweeper:
     def run(self) -> Sweep:
         try:
             total = len(self._grid)
-            with shown_progress(self._surface, self._prompts, self._rows, total) as screen:
+            show = self._runner.poller.timing.show
+            with shown_progress(self._surface, show, self._prompts, self._rows, total) as screen:
                 self._make_room = screen.make_room
                 self._run_all()
                 rows = self._ended_rows()

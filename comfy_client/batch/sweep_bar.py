@@ -30,17 +30,20 @@ class Screen:
 
 @contextmanager
 def shown_progress(
-    surface: Surface, prompts: InFlight, rows: Mapping[int, SweepRow], total: int
+    surface: Surface, delay: float, prompts: InFlight, rows: Mapping[int, SweepRow], total: int
 ) -> Iterator[Screen]:
-    """Context manager: show a bar with the number of rows, and at the end how the sweep ended."""
+    """Context manager: show a bar with the number of rows, and at the end how the sweep ended.
+
+    A sweep that is over within ``delay`` seconds is not shown.
+    """
     if surface == "none":
         yield Screen(lambda: None, lambda _: None)
         return
     from ..showing.bars import Ticker, make_bar  # a program without a screen does without
 
-    bar = make_bar(surface, "sweep")
+    bar = make_bar(surface, "sweep", delay)
     watch = _SweepBar(bar, prompts, rows, total, shows_previews=surface == "notebook")
-    prompts.tick = Ticker(bar, watch.moment).tick
+    prompts.tick = Ticker(bar, watch.moment, delay).tick
     try:
         yield Screen(bar.clear, watch.succeed)
     except BaseException as exc:

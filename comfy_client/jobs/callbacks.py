@@ -25,7 +25,6 @@ from ..events import (
     PreviewEvent,
     Progress,
 )
-from ..showing import screen
 from ..showing.screen import Surface
 from ..signals import Receivers, call_safely, is_callback
 from ..values import is_real
@@ -275,15 +274,16 @@ def wait_and_show(
     """Wait for a job as :func:`wait` does, and show its progress on the screen."""
     if surface == "none":
         return wait(job, limits, callbacks)
-    begun, delay = runtime.monotonic(), None
-    if surface != "notebook" and not callbacks and screen.DELAY > 0:
-        if job.handle.ends_within(limits, screen.DELAY):
+    begun, show = runtime.monotonic(), job.handle.poller.timing.show
+    delay = show
+    if surface != "notebook" and not callbacks and show > 0:
+        if job.handle.ends_within(limits, show):
             return wait(job, limits)
         delay = 0.0
     from ..showing.bars import Ticker, make_bar  # what is over in a moment does without
 
     facts = {"prompt_id": job.prompt_id, "prompt_event": "progress"}
-    bar = make_bar(surface, f"prompt {job.prompt_id}", **facts)
+    bar = make_bar(surface, f"prompt {job.prompt_id}", show, **facts)
     watch = _Watch(bar, job, surface, begun)
     if watch.shows_previews:
         callbacks = attrs.evolve(callbacks, on_preview=watch.seeing(callbacks.on_preview))

@@ -170,12 +170,8 @@ class Job(Future[Result]):
     def _end(self, ending: Ending) -> None:
         is_success = ending.status == "succeeded"
         finish: Callable[[Any], None] = super().set_result if is_success else super().set_exception
-        try:
+        with contextlib.suppress(RuntimeError):  # Ctrl-C in a ``wait`` let go of its lock
             finish(None)  # the handle has the result or the error
-        except RuntimeError:
-            # A Ctrl-C, or an alarm, in a ``wait`` of concurrent.futures has let go of the lock
-            # that this one takes there.
-            log.debug("a wait for prompt %s was interrupted", self.prompt_id, exc_info=True)
         self.handle.finish(ending)
         with self._lock:
             callbacks, self._callbacks = self._callbacks, None

@@ -15,7 +15,6 @@ from typing import Any, Final, Protocol, TextIO
 
 import attrs
 
-from . import screen
 from .html import Bundle, bundle, data_url, escape, image, meter, short_line
 from .screen import Surface
 from .thumbnails import sniffed, thumbnail
@@ -89,10 +88,10 @@ class Bar(Protocol):
 class Ticker:
     """Updates a bar: only after ``delay`` seconds, and no more often than is worth the effort."""
 
-    def __init__(self, bar: Bar, moment: Callable[[], Moment], delay: float | None = None) -> None:
+    def __init__(self, bar: Bar, moment: Callable[[], Moment], delay: float) -> None:
         self._bar = bar
         self._moment = moment
-        self._due = time.monotonic() + (screen.DELAY if delay is None else delay)
+        self._due = time.monotonic() + delay
 
     def tick(self) -> float:
         """Update the bar if it is due; return the seconds until the next update."""
@@ -113,9 +112,12 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def make_bar(surface: Surface, name: str, **facts: object) -> Bar:
-    """Make a bar for a surface; log lines begin with ``name`` and carry ``facts``."""
-    return _Guarded(_bar(surface, name, facts))
+def make_bar(surface: Surface, name: str, delay: float, **facts: object) -> Bar:
+    """Make a bar for a surface; log lines begin with ``name`` and carry ``facts``.
+
+    Lines say nothing of what is over within ``delay`` seconds.
+    """
+    return _Guarded(_bar(surface, name, delay, facts))
 
 
 class _Guarded:
@@ -147,14 +149,14 @@ class _Guarded:
             log.debug("nothing more is shown: %r", exc)
 
 
-def _bar(surface: Surface, name: str, facts: Mapping[str, object]) -> Bar:
+def _bar(surface: Surface, name: str, delay: float, facts: Mapping[str, object]) -> Bar:
     if surface == "notebook":
         return NotebookBar()
     if surface == "terminal":
         return TerminalBar()
     if surface == "lines":
-        return Lines(_print)
-    return Lines(lambda text: log.info("%s: %s", name, text, extra=facts))
+        return Lines(_print, delay)
+    return Lines(lambda text: log.info("%s: %s", name, text, extra=facts), delay)
 
 
 class TerminalBar:
@@ -222,8 +224,9 @@ class Lines:
 
     period: float = 0.5
 
-    def __init__(self, write: Callable[[str], object]) -> None:
+    def __init__(self, write: Callable[[str], object], delay: float) -> None:
         self._write = write
+        self._delay = delay
         self._tenths = 0
 
     def show(self, moment: Moment) -> None:
@@ -239,7 +242,7 @@ class Lines:
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
         """Write how the run ended, unless it was very short."""
-        if self._tenths or moment.elapsed >= screen.DELAY:
+        if self._tenths or moment.elapsed >= self._delay:
             self._write(f"{short_line(moment.ended, 200)}, {moment.times}")
 
 

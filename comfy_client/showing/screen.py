@@ -12,8 +12,6 @@ from typing import Any, Final, Literal
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Seconds before a run is shown, so that a loop of short runs leaves no lines.
-DELAY: float = 0.4
 #: The environment variable for the default: 0 or 1.
 VARIABLE: Final = "COMFY_PROGRESS"
 _NO: Final = frozenset({"0", "false", "no", "off"})

@@ -24,7 +24,6 @@ from comfy_client import (
 )
 from comfy_client.pool.dispatcher import Dispatcher
 from comfy_client.pool.server_thread import ServerThread
-from comfy_client.showing import screen
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import FAST, LIMIT, Fast, quickly, until
 from tests.helpers.gates import GATES, Gated, Hold, held, saves, shows
@@ -259,8 +258,8 @@ def test_what_ran_out_of_memory_runs_again_once_that_server_is_free(servers, cli
     assert isinstance(caught.value.__cause__, JobFailed)
 
 
-def test_a_run_shows_how_far_it_is(clients, monkeypatch, capfd) -> None:
-    monkeypatch.setattr(screen, "DELAY", 0.0)
+@pytest.mark.timing(show=0.0)
+def test_a_run_shows_how_far_it_is(clients, capfd) -> None:
     with pooled(clients) as pool:
         pool.run(shows(), timeout=LIMIT, progress=True)
         pool.run(shows("b"), timeout=LIMIT, progress=False)

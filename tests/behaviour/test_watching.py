@@ -15,12 +15,14 @@ import pytest
 from comfy_client import ComfyApi, JobFailed, SweepRow
 from comfy_client.jobs.callbacks import Callbacks, wait_and_show
 from comfy_client.jobs.handle import Limits
-from comfy_client.showing import cells, screen
+from comfy_client.showing import cells
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import until
 from tests.helpers.graphs import txt2img
 from tests.helpers.interrupts import in_time
 from tests.helpers.sweeps import GRID, WORKFLOW, Record, add_recorded_nodes
+
+pytestmark = pytest.mark.timing(show=0.0)
 
 
 @pytest.fixture
@@ -51,7 +53,6 @@ class Notebook:
         }
         for name, module in modules.items():
             monkeypatch.setitem(sys.modules, name, module)
-        monkeypatch.setattr(screen, "DELAY", 0.0)
 
     def DisplayHandle(self) -> Any:
         return SimpleNamespace(display=self._display, update=self._update)
@@ -74,12 +75,6 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> Notebook:
     return Notebook(monkeypatch)
 
 
-@pytest.fixture
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(screen, "DELAY", 0.0)
-
-
-@pytest.mark.usefixtures("_at_once")
 def test_a_pipe_gets_lines_on_stderr(
     api: ComfyApi, record: Record, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,7 +87,6 @@ def test_a_pipe_gets_lines_on_stderr(
     assert any(line.startswith("done, 0:0") for line in err.splitlines())
 
 
-@pytest.mark.usefixtures("_at_once")
 @pytest.mark.parametrize("how", ["argument", "environment", "callback", "thread"])
 def test_a_pipe_gets_nothing_if_nobody_wants_it(
     api: ComfyApi,
@@ -119,7 +113,6 @@ def test_a_pipe_gets_nothing_if_nobody_wants_it(
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.usefixtures("_at_once")
 def test_a_command_that_shows_nothing_logs_no_progress(
     api: ComfyApi, record: Record, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -155,14 +148,11 @@ def test_what_comes_between_while_a_result_is_shown_loses_no_result(
     assert api.job(prompt_id).result().texts
 
 
+@pytest.mark.timing(show=60.0)
 def test_a_script_writes_nothing_of_what_is_over_in_a_moment(
-    api: ComfyApi,
-    record: Record,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    api: ComfyApi, record: Record, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Nor does it ask for previews."""
-    monkeypatch.setattr(screen, "DELAY", 60.0)
     api.run(WORKFLOW)
     assert capfd.readouterr() == ("", "")
 
@@ -273,12 +263,12 @@ def test_a_sweep_says_that_its_server_is_away(
     assert "away" not in notebook.last
 
 
+@pytest.mark.timing(show=60.0)
 def test_a_cell_shows_so_many_galleries_only(
     api: ComfyApi, record: Record, notebook: Notebook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A loop of runs does not swell the notebook; once it says so."""
     monkeypatch.setattr(cells, "MOST", 2)
-    monkeypatch.setattr(screen, "DELAY", 60.0)
     for _ in range(5):
         api.run(WORKFLOW)
     assert notebook.displays == 3

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from comfy_client.showing import screen
 from comfy_client.showing.bars import (
     Lines,
     Moment,
@@ -28,11 +27,6 @@ from comfy_client.showing.bars import (
 from comfy_client.showing.html import bundle
 from comfy_client.showing.screen import Surface
 from tests.helpers.interrupts import in_time
-
-
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(screen, "DELAY", 0.0)
 
 
 class Terminal(io.StringIO):
@@ -114,11 +108,10 @@ def test_what_is_over_in_a_moment_leaves_nothing(
     surface: Surface, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A loop of short runs leaves no line for each."""
-    monkeypatch.setattr(screen, "DELAY", 60.0)
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    bar = make_bar(surface, "x")
+    bar = make_bar(surface, "x", 60.0)
     with caplog.at_level(logging.INFO, "comfy_client"):
-        assert Ticker(bar, lambda: HALF).tick() > 50
+        assert Ticker(bar, lambda: HALF, 60.0).tick() > 50
         bar.end(Moment(1.0, ended="done"), None)
     assert not terminal.getvalue()
     assert not caplog.records
@@ -128,7 +121,6 @@ def test_what_is_over_in_a_moment_leaves_nothing(
 def test_no_title_of_a_node_commands_a_terminal(title: str) -> None:
     """Nor does a brace in one mean anything."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(screen, "DELAY", 0.0)
         patch.setattr(sys, "stderr", terminal := Terminal())
         TerminalBar().show(Moment(0.5, "\x1b[2J{bar}" + title))
     assert "\x1b" not in terminal.getvalue().replace("\x1b[A", "")
@@ -147,9 +139,8 @@ def test_a_screen_that_is_gone_does_not_matter_to_the_run(
     surface: Surface, stderr: Terminal | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is raised, whatever fails."""
-    monkeypatch.setattr(screen, "DELAY", 0.0)
     monkeypatch.setattr(sys, "stderr", stderr)
-    bar = make_bar(surface, "x")
+    bar = make_bar(surface, "x", 0.0)
     bar.show(HALF)
     bar.clear()
     bar.end(Moment(1.0, ended="done"), None)
@@ -164,9 +155,8 @@ def test_a_notebook_that_fails_does_not_matter_to_the_run(monkeypatch: pytest.Mo
         raise RuntimeError("no kernel")
 
     failed: list[int] = []
-    monkeypatch.setattr(screen, "DELAY", 0.0)
     monkeypatch.setattr(display.DisplayHandle, "display", fail)
-    bar = make_bar("notebook", "x")
+    bar = make_bar("notebook", "x", 0.0)
     bar.show(HALF)
     bar.end(Moment(1.0, ended="done"), {"text/html": "x"})
     assert failed == [1]
@@ -183,14 +173,14 @@ def test_a_pipe_that_nobody_reads_holds_nothing_up(monkeypatch: pytest.MonkeyPat
                 os.write(writing, bytes(4096))
         os.set_blocking(writing, True)
         monkeypatch.setattr(sys, "stderr", pipe)
-        bar = make_bar("lines", "a run")
+        bar = make_bar("lines", "a run", 0.0)
         in_time(lambda: bar.show(Moment(0.5)), 5)
 
 
 def test_lines_come_for_each_tenth_and_for_the_end() -> None:
     """However often it is asked."""
     lines: list[str] = []
-    bar = Lines(lines.append)
+    bar = Lines(lines.append, 0.0)
     for at in range(1000):
         bar.show(Moment(at / 1000, "KSampler", elapsed=at / 10))
     bar.end(Moment(1.0, elapsed=100, ended="done"), None)
@@ -227,7 +217,6 @@ def test_a_notebook_keeps_the_preview_of_what_was_stopped(notebook: Notebook) ->
 def test_a_notebook_is_handed_no_markup_of_a_server(title: str, data: bytes) -> None:
     """Titles are escaped, and pictures are pictures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(screen, "DELAY", 0.0)
         notebook = Notebook(patch)
         moment = Moment(0.5, f"<script>{title}", preview=Preview(b"<svg onload=x>" + data))
         NotebookBar().show(moment)
