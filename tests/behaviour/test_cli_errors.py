@@ -496,7 +496,7 @@ def test_what_a_sheet_needs_is_told_before_the_sweep(comfy_client, monkeypatch):
     sweep = ("sweep", "w.json", "--axis", "KSampler.seed=1,2", "--host", NOWHERE)
     [error] = comfy_client.json(*sweep, "--sheet", "x.txt", status=2)
     assert ".png" in error["message"]
-    monkeypatch.setattr("comfy_client.cli.sweep_command.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "PIL", None)
     [error] = comfy_client.json(*sweep, "--sheet", "x.png", status=2)
     assert "[image]" in error["message"]
 

@@ -15,6 +15,7 @@ from comfy_client.testing import ComfyServer
 from tests.conftest import load_workflow
 from tests.helpers.clients import until
 from tests.helpers.command_line import LIMIT, CommandLine
+from tests.helpers.patches import fill_disk
 
 NOWHERE = "http://127.0.0.1:1"
 
@@ -140,10 +141,7 @@ def test_upload_prints_the_names_that_loaders_take(comfy_client):
 def test_what_cannot_be_saved_after_the_run_has_a_way_on(comfy_client, monkeypatch):
     """The prompt has run: its files can be had by its id."""
 
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("comfy_client.jobs.output.write_atomically", full)
+    fill_disk(monkeypatch)
     ended = comfy_client("run", "w.json", "-q", "--out", "o/")
     assert ended.status == 1
     assert "No space left on device" in ended.err
@@ -216,10 +214,7 @@ def test_a_sweep_that_ends_by_an_error_leaves_no_prompt_that_nobody_knows_of(
 ):
     """It is cancelled, or the journal knows it."""
 
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("comfy_client.jobs.output.write_atomically", full)
+    fill_disk(monkeypatch)
     with ComfyServer(step_seconds=0.1) as server, ComfyApi(server.url) as api:
         sweep = ("sweep", "w.json", "--axis", "KSampler.seed=1..9", "-q", "--host", server.url)
         ended = comfy_client(*sweep, "--out", "o/", *journal)

@@ -20,6 +20,7 @@ from tests.conftest import load_workflow
 from tests.helpers.clients import until
 from tests.helpers.command_line import LIMIT, CommandLine, lines_of
 from tests.helpers.gates import GATES, Gated, shows
+from tests.helpers.patches import fill_disk
 
 NOWHERE = "http://127.0.0.1:1"
 
@@ -151,12 +152,9 @@ def test_what_waits_for_a_server_that_never_comes_is_status_7_and_will_not_run(
 def test_files_that_cannot_be_saved_can_be_had_from_the_server_that_has_them(
     comfy_client, servers, monkeypatch, command
 ) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
     words = [*command, "w.json", "-q"]
     with monkeypatch.context() as broken:
-        broken.setattr("comfy_client.jobs.output.write_atomically", full)
+        fill_disk(broken)
         [error] = comfy_client.json(*words, "--out", "o/", *hosts(*servers), status=1)
     word, *again = shlex.split(error["hint"].replace("...", "o/"))
     assert (word, comfy_client(*again).status) == ("comfy-client", 0)

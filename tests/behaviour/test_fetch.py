@@ -6,6 +6,7 @@ import io
 import socket
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from PIL import Image
@@ -100,16 +101,14 @@ def test_a_login_in_the_url_is_for_its_host_alone(fast: ComfyApi, site: ComfySer
 def test_it_has_limits(
     fast: ComfyApi,
     site: ComfyServer,
-    monkeypatch: pytest.MonkeyPatch,
     answer: Any,
     error: type[Exception],
     told: str,
 ) -> None:
     """Of size, time and redirects; nothing is uploaded then."""
-    monkeypatch.setattr(fetch, "MAX_FETCH", 1000)
-    monkeypatch.setattr(fetch, "FETCH_TIMEOUT", 0.5)
     site.on("GET", "/x", answer)
-    with quickly(), pytest.raises(error, match=told):
+    limits = mock.patch.multiple(fetch, MAX_FETCH=1000, FETCH_TIMEOUT=0.5)
+    with limits, quickly(), pytest.raises(error, match=told):
         fast.upload_image(f"{site.url}/x", fetch=True)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from comfy_client import ClientClosed, ComfyApi, ComfyPool, runtime
+from comfy_client import ClientClosed, ComfyApi, ComfyPool
 from comfy_client.batch.items import Items
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import until
@@ -215,14 +215,16 @@ def test_a_source_may_be_closed_while_its_thread_is_being_started(monkeypatch) -
     taken: list[int] = []
     source = Items(map(taken.append, range(3)))
 
-    class Starting(threading.Thread):
-        def start(self) -> None:
+    start = threading.Thread.start
+
+    def start_late(thread: threading.Thread) -> None:
+        if thread.name.startswith("comfy-"):
             closing = threading.Thread(target=source.close)
             closing.start()
             closing.join()
-            super().start()
+        start(thread)
 
-    monkeypatch.setattr(runtime, "Thread", Starting)
+    monkeypatch.setattr(threading.Thread, "start", start_late)
     assert not source.has_next()
     until(lambda: not threads())
     assert taken == []

@@ -203,7 +203,7 @@ def test_the_file_is_for_its_owner_only_from_the_beginning(
         return original(name, flags, mode, **kw)
 
     mask = os.umask(0)
-    monkeypatch.setattr(recording.os, "open", spy)
+    monkeypatch.setattr(os, "open", spy)
     try:
         ComfyApi("http://127.0.0.1:1", record=str(path)).close()
     finally:
@@ -249,7 +249,7 @@ def full(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
         left -= done
         return done
 
-    monkeypatch.setattr(recording.os, "write", write)
+    monkeypatch.setattr(os, "write", write)
 
 
 def test_a_full_disk_is_told_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

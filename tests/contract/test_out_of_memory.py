@@ -26,11 +26,13 @@ def hungry(times: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def any_api(any_comfyui: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[ComfyApi]:
+def any_api(any_comfyui: Server) -> Iterator[ComfyApi]:
     """A client that waits for a real server to collect its garbage, and then to free its memory."""
-    timing = Timing(freed=a_while(any_comfyui, 3.0, 10.0))
-    monkeypatch.setattr(ComfyApi, "timing", timing)
-    with ComfyApi(any_comfyui.url) as client:
+
+    class Patient(ComfyApi):
+        timing = Timing(freed=a_while(any_comfyui, 3.0, 10.0))
+
+    with Patient(any_comfyui.url) as client:
         yield client
 
 

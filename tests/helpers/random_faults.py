@@ -10,9 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, ClassVar, NoReturn
+from unittest import mock
 
 import attrs
-import pytest
 
 from comfy_client.testing import (
     ComfyServer,
@@ -243,9 +243,7 @@ def recorded() -> Iterator[Record]:
             queue.ending[prompt_id] = result["status"]["messages"]
             super()._end(prompt_id, result)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server_state, "PromptQueue", queue)
-        patch.setattr(server_state, "Executor", Executor)
+    with mock.patch.multiple(server_state, PromptQueue=queue, Executor=Executor):
         yield record
 
 

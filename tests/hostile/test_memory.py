@@ -510,7 +510,7 @@ def test_whoever_takes_larger_answers_keeps_more() -> None:
         server.ws = lambda conn, _: (conn.sendall(status() + frame(2, sent)), hold(conn))[1]
         for max_json, name in ((MIB, "b_preview"), (MIB // 4, "disconnected")):
             with pytest.MonkeyPatch.context() as patched:
-                patched.setattr(client, "MAX_JSON", MIB // 8)
+                little_memory(patched, MIB // 8)
                 patched.setattr(dial, "MAX_FRAME", MIB // 4)
                 api = Quick(server.url, max_json=max_json)
                 events = api.events(name)

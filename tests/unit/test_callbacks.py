@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfy_client import runtime
 from comfy_client.events import (
     Executed,
     Executing,
@@ -21,6 +20,7 @@ from comfy_client.events import (
     execution_success,
 )
 from comfy_client.jobs.callbacks import Callbacks, Caller
+from tests.helpers.patches import tell_time
 from tests.unit.test_job import RESULT, tracked
 
 EVERY = 1.0
@@ -40,7 +40,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(runtime, "monotonic", made.monotonic)
+    tell_time(monkeypatch, made.monotonic)
     return made
 
 
@@ -87,7 +87,7 @@ def test_however_events_come_calls_keep_their_distance_and_the_last_one_comes(co
     """As long as ticks come when they are due; each kind has a clock of its own."""
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime, "monotonic", clock.monotonic)
+        tell_time(patch, clock.monotonic)
         called = Called(clock, "on_progress", "on_preview", every=EVERY)
         sent: dict[str, list[Any]] = {"p": [], "i": [], "f": []}
         due = math.inf

@@ -11,6 +11,7 @@ from comfy_client import runtime
 from comfy_client.jobs.deafness import DeafnessCheck
 from comfy_client.timing import Timing
 from comfy_client.transport.websocket import State
+from tests.helpers.patches import tell_time
 
 #: A submission at 100 s, of which the socket said nothing.
 SUBMITTED = [(100.0, 100.1)]
@@ -42,7 +43,7 @@ def look(socket: Socket, monkeypatch: pytest.MonkeyPatch) -> Any:
     check = DeafnessCheck(one, monitor, Timing())
 
     def at(now: float) -> list[float]:
-        monkeypatch.setattr(runtime, "monotonic", lambda: now)
+        tell_time(monkeypatch, lambda: now)
         check.redial_if_deaf(SUBMITTED, now)
         return socket.redialled
 

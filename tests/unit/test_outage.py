@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from comfy_client import runtime
 from comfy_client.batch.outage import Outage, got_nothing
 from comfy_client.errors import ApiError, ComfyError, JobTimeout, ServerUnreachable
 from comfy_client.timing import Timing
 from comfy_client.transport.deadline import Deadline
+from tests.helpers.patches import tell_time
 
 GONE = ServerUnreachable("connection refused")
 
@@ -51,7 +51,7 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
-    monkeypatch.setattr(runtime, "monotonic", lambda: made.now)
+    tell_time(monkeypatch, lambda: made.now)
     return made
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from comfy_client.showing import screen
 from comfy_client.showing.screen import surface
 
 
@@ -69,7 +68,7 @@ def test_a_terminal_has_a_bar_where_tqdm_is_installed(monkeypatch: pytest.Monkey
     """Without it, lines."""
     monkeypatch.setattr(sys, "stderr", Terminal())  # in here: pytest sets its own for each phase
     assert surface(None) == "terminal"
-    monkeypatch.setattr(screen, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
     assert surface(None) == surface(True) == "lines"
 
 

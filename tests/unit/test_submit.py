@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from comfy_client import runtime
 from comfy_client.errors import (
     ApiError,
     ClientClosed,
@@ -23,6 +22,7 @@ from comfy_client.models import QueuedPrompt
 from comfy_client.routes.prompts import EXTRA_DATA_KEY
 from comfy_client.timing import Timing
 from comfy_client.transport.deadline import Deadline
+from tests.helpers.patches import tell_time
 
 GRAPH = {"9": {"class_type": "SaveImage", "inputs": {}}}
 
@@ -90,7 +90,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     found = Clock()
-    monkeypatch.setattr(runtime, "monotonic", found.monotonic)
+    tell_time(monkeypatch, found.monotonic)
     return found
 
 
