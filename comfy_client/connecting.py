@@ -1,4 +1,4 @@
-"""Connecting a client: wait until its server answers, and the socket is up."""
+"""Waiting until a client's server answers and its socket is connected."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _wait_for_http(
     timeout: float | None,
     is_temporary: Callable[[ComfyError], bool],
 ) -> Found:
-    """Return what ``ask(seconds)`` returns, as soon as the server is up."""
+    """Return the result of ``ask(seconds)`` once the server is up."""
     http, tracker = parts.http, parts.tracker
     pauses = Backoff(tracker.timing.init, 1.0, factor=1.6, jitter=0.0)
     last: ComfyError | None = None
@@ -133,13 +133,13 @@ def _wait_for_http(
 
 
 def _is_for_tls(http: Http, exc: ComfyError, deadline: Deadline) -> bool:
-    """Return whether a server that cut us short wants https; asked for a second at most."""
+    """Return whether a server that cut the connection expects https; takes up to a second."""
     left = min(http.connect_timeout, max(0.05, deadline.left(1.0)))
     return type(exc) is TransportError and speaks_tls(http, left, lambda _: None)
 
 
 def _test_credentials(routes: Routes, parts: Parts, timeout: float) -> None:
-    """Ask the server to let us in; fire ``auth_success``, or ``auth_error`` and raise."""
+    """Check the credentials; fire ``auth_success``, or ``auth_error`` and raise."""
     try:
         routes.poll_status(timeout)
     except AuthenticationError as exc:
@@ -156,12 +156,12 @@ def _ask_for_stats(routes: Routes, parts: Parts, timeout: float) -> SystemStats:
 
 
 def _is_temporary(exc: ComfyError) -> bool:
-    """Return whether a server that answers so may merely be starting."""
+    """Return whether an error may come from a server that is starting."""
     return exc.retryable if isinstance(exc, ServerUnreachable) else is_away(exc)
 
 
 def _may_be_starting(exc: ComfyError) -> bool:
-    """Return whether the server may be starting, also by the web page that it shows meanwhile."""
+    """Return whether the server may be starting, judging by the error or its web page."""
     if _is_temporary(exc):
         return True
     if not isinstance(exc, ApiError | UnexpectedResponse) or isinstance(exc, AuthenticationError):
@@ -170,7 +170,7 @@ def _may_be_starting(exc: ComfyError) -> bool:
 
 
 def is_waiting_page(page: str) -> bool:
-    """Return whether a web page says at its start that something is starting, or reloads itself."""
+    """Return whether the start of a web page says that a server starts, or reloads the page."""
     page = page[:_LOOKED_AT]
     if re.search(_ASKS, page):
         return False

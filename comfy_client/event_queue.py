@@ -200,7 +200,7 @@ class Share:
 class Newest(Generic[V]):
     """A dict of the newest entries, bounded in number and in bytes.
 
-    Not guarded: its owner has a lock for it.
+    Not thread-safe: its owner has a lock for it.
     """
 
     def __init__(self, most: int, most_bytes: int) -> None:
@@ -209,14 +209,14 @@ class Newest(Generic[V]):
         self.clear()
 
     def clear(self) -> None:
-        """Forget all entries."""
+        """Remove all entries."""
         self._known: dict[Hashable, tuple[V, int]] = {}
         self._last = 0  # entry without a key
         self.nbytes: int = 0  #: About how many bytes all entries take.
         self.forgotten: int = 0  #: Entries that made room for newer ones.
 
     def put(self, key: Hashable, value: V, nbytes: int = 0) -> None:
-        """Remember a value, and forget the oldest ones."""
+        """Store a value; remove the oldest ones beyond the limits."""
         self.pop(key)
         nbytes += LEAST
         self._known[key] = value, nbytes
@@ -226,18 +226,18 @@ class Newest(Generic[V]):
             self.forgotten += 1
 
     def append(self, value: V, nbytes: int = 0) -> None:
-        """Remember something that has no key."""
+        """Store a value without a key."""
         self._last += 1
         self.put(self._last, value, nbytes)
 
     def pop(self, key: Hashable) -> None:
-        """Forget a key, if it is known."""
+        """Remove a key, if present."""
         found = self._known.pop(key, None)
         if found is not None:
             self.nbytes -= found[1]
 
     def get(self, key: Hashable) -> V | None:
-        """Return the value of a key, if it is still known."""
+        """Return the value of a key, or None."""
         found = self._known.get(key)
         return None if found is None else found[0]
 
@@ -264,16 +264,16 @@ MAX_BYTES: Final = 192 << 20
 
 
 class Timed(Protocol):
-    """A receiver that the reader of a queue calls again and again."""
+    """A receiver that is also called by time."""
 
     def tick(self) -> float:
-        """Do what is due; return in how many seconds something is due again."""
+        """Do what is due; return the seconds until the next time."""
         raise NotImplementedError
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class Addressed(Event):
-    """An event for one of those who share a queue, or a word to them between the events.
+    """An event for one receiver of a shared queue, or a call between events.
 
     Attributes:
         to: Whom it is for.
@@ -287,7 +287,7 @@ class Addressed(Event):
 
 
 def _kind(event: Event) -> Hashable | None:
-    """Return the key of events of which only the newest counts; None if every one counts."""
+    """Return the key of events of which only the newest counts, or None if each counts."""
     # By class: a server may send anything under an event's name.
     if isinstance(event, Progress):
         return (event.name, event.prompt_id, event.node)
@@ -302,7 +302,7 @@ def _kind(event: Event) -> Hashable | None:
 
 
 def _rank(event: Event) -> int:
-    """Return an event's rank: 0: it may be dropped; 1: it matters; 2: nothing else tells this."""
+    """Return an event's rank: 0 may be dropped, 1 matters, 2 is told by nothing else."""
     if isinstance(event, Addressed):
         return 2 if event.event is None else _rank(event.event)
     if isinstance(event, EndEvent):
@@ -314,11 +314,11 @@ def _rank(event: Event) -> int:
 
 
 class EventQueue:
-    """A bounded queue of events; what is left comes in the order in which it was put.
+    """A bounded queue of events, in the order in which they were put.
 
-    ``high_water`` is how many may wait before newer ones take the place of older ones of their
-    kind; 0: nobody reads yet, and a later reader gets only the newest.  ``budget`` is shared with
-    others: who holds most of it gives way, first with what is about prompts that are not ours.
+    ``high_water`` is how many may wait before newer ones replace older ones of their kind; 0 means
+    that nobody reads yet, and a later reader gets only the newest.  ``budget`` is shared with other
+    queues: whoever uses most of it gives way, first with events of other clients' prompts.
     """
 
     def __init__(self, *, high_water: int = HIGH_WATER, budget: Budget | None = None) -> None:
@@ -390,9 +390,9 @@ class EventQueue:
             budget.relieve()  # without the lock, since it takes the locks of other queues
 
     def get(self, timeout: float | None = None) -> Event | None:
-        """Return the next event; ``None`` when the queue is closed or ``timeout`` seconds passed.
+        """Return the next event; None once the queue is closed or ``timeout`` seconds have passed.
 
-        Taking an event says that the one before is done with, which :meth:`flush` waits for.
+        Taking an event marks the one before as done, which :meth:`flush` waits for.
         """
         if timeout != 0:
             check_may_wait()
@@ -417,17 +417,17 @@ class EventQueue:
             return event
 
     def listen(self) -> None:
-        """Keep as many events as for a reader, who is about to come."""
+        """Start to keep as many events as for a reader, who is about to come."""
         self._high_water = HIGH_WATER
 
     def flush(self, timeout: float) -> bool:
-        """Wait until all events so far are done with; return whether they are."""
+        """Wait until all events so far are done; return whether they are."""
         with self._lock:
             goal = self._last
             return self._changed.wait_for(lambda: self._closed or self._oldest() > goal, timeout)
 
     def _oldest(self) -> int:
-        """Return the number of the oldest event that is not done with."""
+        """Return the number of the oldest event that is not done."""
         if self._in_hand is not None:
             return self._in_hand
         return next(iter(self._waiting), self._last + 1)
@@ -497,7 +497,7 @@ class EventQueue:
             self._budget.dropped += 1
 
     def _uncount(self, number: int, nbytes: int) -> None:
-        """Release the bytes of an event."""
+        """Subtract an event's bytes."""
         self.nbytes -= nbytes
         if nbytes < LARGE or self._charges.pop(number, None) is None:
             self.own -= nbytes

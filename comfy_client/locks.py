@@ -1,8 +1,8 @@
-"""Locks that the client's threads share with the user's, and waits that could never end.
+"""Locks shared with the user's threads, and detection of waits that could never end.
 
-A handler of a signal runs in the main thread, before any bytecode: also while the code that it
-interrupts owns one of these locks.  If the handler then waits for something that another thread of
-the client has to do, that thread waits for the lock, and the handler for the thread.
+A signal handler runs in the main thread, before any bytecode, even while the interrupted code owns
+one of these locks.  If the handler then waits for another thread of the client, that thread waits
+for the lock, and the handler for the thread.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .errors import ComfyError
 
 
 class _Lock(Protocol):
-    """An ``RLock``, or a ``Condition`` of one, which asks its lock in this way, too."""
+    """An ``RLock``, or a ``Condition`` with one."""
 
     def _is_owned(self) -> bool: ...
 
@@ -28,7 +28,7 @@ _small_locks: Final[set[weakref.ref[_Lock]]] = set()
 
 
 def shared_lock(*, is_small: bool = False) -> runtime.RLock:
-    """Make a re-entrant lock that :func:`check_may_wait` knows.
+    """Make a re-entrant lock that is known to :func:`check_may_wait`.
 
     ``is_small``: one of a single job or queue.
     """
@@ -38,15 +38,15 @@ def shared_lock(*, is_small: bool = False) -> runtime.RLock:
 
 
 def share(lock: runtime.RLock | runtime.Condition, *, is_small: bool) -> None:
-    """Have :func:`check_may_wait` know a lock, as long as it is kept."""
+    """Make a lock known to :func:`check_may_wait` while it exists."""
     known = _small_locks if is_small else _locks
     known.add(weakref.ref(cast(_Lock, lock), known.discard))
 
 
 def check_may_wait() -> None:
-    """Raise :class:`ComfyError` where a wait for another thread of the client would never end.
+    """Raise :class:`ComfyError` if a wait for another thread of the client would never end.
 
-    That is in a handler of a signal, while the code that it interrupts owns a lock of the client.
+    That is within a signal handler, if the interrupted code owns a lock of the client.
     """
     if runtime.current_thread() is not runtime.main_thread():
         return  # handlers run in that one only
@@ -63,7 +63,7 @@ def _owns_any(locks: set[weakref.ref[_Lock]]) -> bool:
 
 
 def _interrupts_us() -> bool:
-    """Return whether foreign code, such as a callback that we called, has called us."""
+    """Return whether foreign code, such as a callback of ours, has called us."""
     frame: FrameType | None = inspect.currentframe()
     is_ours, changes = True, 0
     while frame is not None and changes < 2:

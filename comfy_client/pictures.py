@@ -1,4 +1,4 @@
-"""Pictures that are in memory, as files that ComfyUI reads: Pillow images, arrays and tensors."""
+"""Pictures in memory, encoded as files for ComfyUI: Pillow images, arrays and tensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PILLOW, _ARRAY = "a Pillow image", "an array or a tensor"
 
 
 def is_picture(value: object) -> bool:
-    """Return whether it is a Pillow image, or an array or a tensor with rows and columns."""
+    """Return whether a value is a Pillow image, or an array or tensor with rows and columns."""
     return _is_pillow(value) or (
         not isinstance(value, type)
         and (hasattr(value, "__array_interface__") or hasattr(value, "__array__"))
@@ -33,8 +33,8 @@ def is_picture(value: object) -> bool:
 def encoded(value: Any, *, as_mask: bool = False) -> bytes:
     """Encode a picture as PNG, without loss; a batch as an animated PNG.
 
-    ``LoadImage`` makes a batch of that again.  Since ComfyUI 0.9, which reads pictures by libav, it
-    takes only the first page of a TIFF, and reads gray 1 of 255 too dark: gray is sent as RGB.
+    ``LoadImage`` turns that back into a batch.  Since ComfyUI 0.9, which reads pictures by libav,
+    it takes only the first page of a TIFF, and reads gray 1 of 255 too dark: gray is sent as RGB.
 
     Args:
         value: A Pillow image, or a NumPy array or a tensor ``[H, W]``, ``[H, W, C]``,
@@ -82,7 +82,7 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def _gray_of_16_bits(image: Image.Image) -> Image.Image:
-    """Reduce gray of 16 bits to 8; the server's ``LoadImage`` would show nearly all as white."""
+    """Reduce gray of 16 bits to 8; ``LoadImage`` would show nearly all of it as white."""
     least, most = image.convert("I").getextrema()
     if not 0 <= least <= most <= 0xFFFF:  # type: ignore[operator]  # one band has a pair of numbers
         raise ValueError(f"a Pillow image of mode {image.mode} has values beyond 0 to 65535")

@@ -1,7 +1,7 @@
-"""Values that are secret, by their names; and how to keep them out of what shows variables.
+"""Secret values, recognized by their names, and how to hide them from tracebacks.
 
-IPython's verbose mode, Sentry and ``pytest -l`` show the variables of each frame of a traceback
-by their ``repr``, and that of a :class:`Sealed` text shows nothing.
+IPython's verbose mode, Sentry and ``pytest -l`` show the variables of each frame of a traceback by
+their ``repr``, and that of a :class:`Sealed` text shows nothing.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Sealed(str):
 
 
 def is_secret_name(name: str, *, in_query: bool = False) -> bool:
-    """Return whether the value under such a name is secret."""
+    """Return whether a value of this name is secret."""
     look = _is_secret_name if len(name) <= MAX_CACHED else _is_secret_name.__wrapped__
     return look(name, in_query)
 
@@ -95,7 +95,7 @@ def sealed(value: Any, *, is_secret: bool = False, depth: int = 0) -> Any:
 
 
 def seal_inputs(graph: Mapping[str, Any]) -> None:
-    """Seal the texts that are inputs with secret names of a graph's nodes."""
+    """Seal the texts of a graph's inputs that have secret names."""
     for node in graph.values():
         inputs: Any = node.get("inputs") if isinstance(node, dict) else None
         for name, value in inputs.items() if isinstance(inputs, dict) else ():

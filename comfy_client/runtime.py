@@ -1,4 +1,4 @@
-"""Clocks, locks and threads: the client takes all of them from here.
+"""Clocks, locks and threads of the client.
 
 Modules look these names up when they call them, so that replacing them here replaces time: the
 simulation in ``tests/model`` runs the whole client on its own clock, one thread at a time.
@@ -51,7 +51,7 @@ Event = threading.Event
 
 
 def __getattr__(name: str) -> Any:
-    """Import the pool of threads when it is first used: a command without a server needs none."""
+    """Import the thread pool on first use: a command without a server needs none."""
     if name == "ThreadPoolExecutor":
         from concurrent.futures import ThreadPoolExecutor
 

@@ -1,4 +1,4 @@
-"""The arguments of a client: for its copies, and without secrets for its pickles."""
+"""The arguments of a client, for copies, and without secrets for pickles."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECRET_VARIABLES: Final = {"COMFYUI_TOKEN": "bearer", "COMFYUI_LOGIN": "basic"}
 
 @attrs.define(repr=False, eq=False, kw_only=True)
 class ClientSettings:
-    """The arguments of :class:`ComfyApi`; it holds secrets, so it shows nothing."""
+    """The arguments of :class:`ComfyApi`, whose repr shows nothing, as they hold secrets."""
 
     host: str | None
     credentials: AnyCredentials | None
@@ -66,7 +66,7 @@ class ClientSettings:
         self.headers = dict(self.headers or {})
 
     def make_http(self, timing: Timing) -> Http:
-        """Make the HTTP side of a client."""
+        """Make a client's :class:`Http`."""
         return Http(
             self.address,
             credentials=self.credentials,
@@ -88,7 +88,7 @@ class ClientSettings:
         return {name: getattr(self, name) for name in fields}
 
     def for_pickle(self) -> dict[str, Any]:
-        """Return the arguments that a pickle carries; a secret is in none of them."""
+        """Return the arguments for a pickle, without secrets."""
         from .credentials import EnvCredentials
 
         credentials, proxies, verify = self.credentials, self.proxies, self.verify
@@ -105,7 +105,7 @@ class ClientSettings:
         }
 
     def left_behind(self) -> tuple[str, ...]:
-        """Return the names of arguments that a pickle does not carry, or not whole."""
+        """Return the names of arguments that a pickle lacks, at least in part."""
         carried, proxies = self.for_pickle(), self.proxies
         stays = {
             "credentials": self.credentials is not None and carried["credentials"] is None,

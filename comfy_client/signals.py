@@ -1,14 +1,13 @@
-"""Signals, callbacks, and the one thread in which they are called.
+"""Signals, callbacks, and the thread that calls them.
 
 The documented names are signals of blinker's default namespace (or of the one given to
-``ComfyApi``).  A server may send any other name; those go to ``all``, to
-``api.on(name, ...)`` and to a namespace of our own that :func:`signal` reaches, so that no
-server can fire a signal that some other library keeps under that name.
+``ComfyApi``).  A server may send any other name; those go to ``all``, to ``api.on(name, ...)`` and
+to a namespace of our own that :func:`signal` reaches, so that no server can fire a signal that
+another library keeps under that name.
 
-The socket's thread only puts events into an :class:`EventQueue`.  The delivery thread,
-started with the first receiver, takes them out and calls the receivers one after the other:
-a slow one delays the others, never the socket; one that raises is logged, and the others
-still run.
+The socket's thread only puts events into an :class:`EventQueue`.  The delivery thread, started with
+the first receiver, takes them out and calls the receivers one after the other: a slow one delays
+the others, never the socket; one that raises is logged, and the others still run.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _Receiver = TypeVar("_Receiver", bound=Callable[..., Any])
 
 
 class _Signal(blinker.NamedSignal):
-    """A signal of blinker's that warns when a receiver is connected that will be gone at once."""
+    """A signal of blinker that warns of a receiver which will be collected at once."""
 
     _has_warned = False
 
@@ -59,7 +58,7 @@ class _Signal(blinker.NamedSignal):
 
 
 def _is_gone_soon(receiver: object) -> bool:
-    """Return whether it is of a kind that few keep: a lambda, or a ``partial``."""
+    """Return whether a receiver is a lambda or a ``partial``, which few programs keep."""
     return getattr(receiver, "__name__", None) == "<lambda>" or isinstance(receiver, partial)
 
 
@@ -84,7 +83,7 @@ def signal(name: str) -> blinker.NamedSignal:
 
 
 def warn_of_name(name: str) -> None:
-    """Warn of a name that is nearly ComfyUI's own; a custom node may send any other name."""
+    """Warn of a name similar to one of ComfyUI's; a custom node may send any other name."""
     if name in NAMES:
         return
     from .nearest import nearest
@@ -107,9 +106,10 @@ _LAZY = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType)
 
 
 class Receivers:
-    """The receivers of one client's events.  The client owns it; threads hold it weakly.
+    """The receivers of one client's events.
 
-    ``sender`` is the client: what receivers get as their first argument.
+    The client owns it; threads hold it weakly.  ``sender`` is the client, the first argument of
+    receivers.
     """
 
     def __init__(
@@ -140,16 +140,17 @@ class Receivers:
 
     @property
     def dropped(self) -> int:
-        """Events that gave way to newer ones, or found no room, since who wants them is slow.
+        """The number of events dropped because readers were slow.
 
-        Of receivers, iterators and callbacks, those of jobs included, since the client began.
+        These are receivers, iterators and callbacks, those of jobs included, since the client
+        began.
         """
         return self._budget.dropped
 
     # -- who listens ---------------------------------------------------------------------
 
     def on(self, name: str, callback: Callable[[Any], object], *, once: bool) -> Callable[[], None]:
-        """Register a callback; return a function that takes exactly this registration back."""
+        """Register a callback; return a function that removes exactly this registration."""
         if not is_callback(callback, 1):
             raise TypeError(f"a callback must be a plain function of one event, not {callback!r}")
         registration = _Registration(callback, once)
@@ -161,7 +162,7 @@ class Receivers:
         return unsubscribe
 
     def off(self, name: str, callback: Callable[[Any], object]) -> bool:
-        """Take back the oldest registration of this callback; return whether there was one."""
+        """Remove the oldest registration of this callback; return whether there was one."""
         return any(
             registration.callback == callback and self._remove(name, registration)
             for registration in list(self._callbacks.get(name, ()))
@@ -171,7 +172,7 @@ class Receivers:
         return self._callbacks.get(name, {}).pop(registration, registration) is None
 
     def subscribe(self, name: str) -> EventQueue:
-        """Return a new queue that gets the events of a name (``all``: every event)."""
+        """Return a new queue for the events of a name (``all``: every event)."""
         queue = EventQueue(budget=self._budget)
         with self._lock:
             # A queue that ends meanwhile may come back; it is closed, and the next change drops it.
@@ -188,12 +189,12 @@ class Receivers:
             ]
 
     def subscriptions(self) -> list[tuple[str, EventQueue]]:
-        """Return the queues that are read, and the names of their events."""
+        """Return the queues in use, and the names of their events."""
         pairs = [(name, ref()) for name, ref in self._subscriptions]
         return [(name, queue) for name, queue in pairs if queue is not None]
 
     def listens(self, *names: str) -> bool:
-        """Return whether anyone would be called for one of these names."""
+        """Return whether anyone listens to one of these names."""
         for name in names:  # looked up for each event: no calls while nobody listens
             if self._callbacks.get(name):
                 return True
@@ -211,7 +212,7 @@ class Receivers:
     # -- what happens with an event ------------------------------------------------------
 
     def publish(self, event: Event) -> None:
-        """Hand an event on; this costs next to nothing without listeners."""
+        """Pass on an event; this costs next to nothing without listeners."""
         names = signal_names(event)
         for name, ref in self._subscriptions:
             if name in names and (queue := ref()) is not None:
@@ -220,7 +221,7 @@ class Receivers:
             self._put(event)
 
     def hand(self, to: Timed, call: Callable[[], float], event: Event | None = None) -> None:
-        """Have something called in the delivery thread, in its turn, and ``to.tick`` later.
+        """Have ``call`` called in the delivery thread in its turn, and ``to.tick`` later.
 
         Args:
             to: Whom it is for.
@@ -255,7 +256,7 @@ class Receivers:
                 )
 
     def deliver(self, event: Event) -> None:
-        """Call everyone who listens to this event; in the delivery thread."""
+        """Call all listeners of an event, in the delivery thread."""
         sender = self._sender()
         if sender is None:
             return
@@ -278,7 +279,7 @@ class Receivers:
                     self._call_receiver(receiver, name, sender, event)
 
     def tick(self) -> float | None:
-        """Call what is due by time; return the seconds until more is due, ``None``: never."""
+        """Call what is due; return the seconds until the next time, or None."""
         if not self._due:
             return None
         now = runtime.monotonic()

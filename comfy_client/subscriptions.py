@@ -1,4 +1,4 @@
-"""Subscriptions to the events of a client: what its ``on``, ``wait_for`` and ``events`` do."""
+"""Subscriptions to a client's events: the work of ``on``, ``wait_for`` and ``events``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .transport.websocket import State
 def call_back(
     parts: Parts, name: str, callback: Callable[[Any], object], *, once: bool
 ) -> Callable[[], None]:
-    """Call back for each event of a name; return a function that ends this."""
+    """Register a callback for the events of a name; return a function that ends this."""
     parts.check_open()
     warn_of_name(name)
     unsubscribe = parts.receivers.on(name, callback, once=once)
@@ -74,7 +74,7 @@ def _keeping(owner: object, events: Iterator[Any]) -> Generator[Any]:
 
 
 def subscribe_logs(parts: Parts, *, enabled: bool) -> None:
-    """Ask the server for its terminal output, or no longer; again after each reconnect."""
+    """Subscribe to the server's terminal output, or unsubscribe; repeat after each reconnect."""
     parts.check_open()
     http, connection = parts.http, parts.connection
     connection.start()
@@ -97,7 +97,7 @@ def _send_subscription(http: Http, client_id: str, *, enabled: bool) -> None:
 
 
 def _renew(http: Http, receivers: Receivers, client_id: str) -> None:
-    """Subscribe to logs again, in another thread: the one that reads the socket sends nothing."""
+    """Subscribe to logs again, in another thread, as the event thread sends no requests."""
 
     def renew() -> None:
         try:

@@ -1,7 +1,7 @@
-"""``to_dict()`` of all classes: attributes as JSON, bounded, without secrets and bytes.
+"""``to_dict()`` of all classes: attributes as bounded JSON, without secrets and bytes.
 
-A class says by :class:`AsDict` that it can, and by two tuples what of it is written; which JSON
-comes of a value is decided here alone.  ``schema.json`` of the package describes each class.
+A class inherits :class:`AsDict`, and names in two tuples what is written; the conversion of values
+is defined here alone.  ``schema.json`` of the package describes each class.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _DOTS: Final = "..."
 
 
 class AsDict:
-    """The base of what has ``to_dict()``."""
+    """The base of classes with ``to_dict()``."""
 
     __slots__ = ()
 
@@ -46,17 +46,17 @@ class AsDict:
     _not_in_dict: ClassVar[tuple[str, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the attributes by name, as JSON has them: ``json.dumps`` takes it.
+        """Return the attributes by name, as JSON values for ``json.dumps``.
 
-        It is bounded, and holds no secret, no bytes and nothing that is ``raw``.  The guide
-        (``json.rst``) has the rules, and ``schema.json`` of the package the JSON Schema.
+        The result is bounded, and contains no secret, no bytes and nothing that is ``raw``.  The
+        guide (``json.rst``) has the rules, and ``schema.json`` of the package the JSON Schema.
         """
         return _Writer().whole(self)
 
 
 @cache
 def names_in_dict(cls: Any) -> tuple[str, ...]:
-    """Return the names that ``to_dict()`` of a class has, in their order."""
+    """Return the names in ``to_dict()`` of a class, in order."""
     if attrs.has(cls):
         own: list[str] = [field.name for field in attrs.fields(cls)]
     else:
@@ -79,7 +79,7 @@ def _get(value: AsDict, name: str) -> Any:
 
 
 class _Writer:
-    """A writer of one object, which counts what it has written."""
+    """The conversion of one object, with a count of converted values."""
 
     def __init__(self) -> None:
         self._values = MAX_VALUES
@@ -87,7 +87,7 @@ class _Writer:
         self._is_cut = False
 
     def whole(self, value: AsDict) -> dict[str, Any]:
-        """Convert a whole value; with ``truncated`` if there was more."""
+        """Convert a whole object; add ``truncated`` if there was more."""
         found = self._object(value, 0)
         return {**found, "truncated": True} if self._is_cut else found
 
@@ -97,7 +97,7 @@ class _Writer:
         return {name: self._any(_get(value, name), depth + 1) for name in names_in_dict(kind)}
 
     def _any(self, value: Any, depth: int, *, is_secret: bool = False) -> Any:
-        """Convert any value; ``is_secret``: its texts are, by the name of an object around it."""
+        """Convert any value; ``is_secret``: an enclosing name makes its texts secret."""
         self._values -= 1
         if value is None or isinstance(value, bool):
             return value
@@ -166,13 +166,13 @@ class _Writer:
         return found
 
     def _is_full(self) -> bool:
-        """Return whether there is no room for another value."""
+        """Return whether the limit of values is reached."""
         is_full = self._values <= 0 or self._characters <= 0
         self._is_cut = self._is_cut or is_full
         return is_full
 
     def _exception(self, value: BaseException) -> dict[str, Any]:
-        """Convert an exception of Python to what every error of ours has."""
+        """Convert an exception of Python to the form of our errors."""
         kind: Any = type(value)
         return {
             "code": code_of(kind),

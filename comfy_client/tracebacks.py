@@ -1,8 +1,8 @@
-"""Errors as notebooks show them: the user's lines and the message, not our modules.
+"""Errors as notebooks show them: the user's lines and the message, without our frames.
 
 IPython asks an exception that has ``_render_traceback_`` for its text.  ``__traceback__`` stays
 whole, for ``%debug``, ``traceback`` and logs; with the logger ``comfy_client`` at ``DEBUG``,
-IPython shows all of it too.
+IPython shows all of it, too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SHOWN: Final = 300
 
 
 def rendered(exc: BaseException) -> list[str]:
-    """Return the text of an exception for IPython: a line for its cause, no frame of ours."""
+    """Return IPython's text for an exception: a line for its cause, and no frame of ours."""
     if logging.getLogger("comfy_client").isEnabledFor(logging.DEBUG):
         return _formatted(exc, exc.__traceback__)
     shown = copy.copy(exc)  # without its chain, whose frames take most of the space
@@ -48,9 +48,9 @@ def _formatted(exc: BaseException, frames: TracebackType | None) -> list[str]:
 
 
 def users(frames: TracebackType | None) -> TracebackType | None:
-    """Return a traceback without our frames, nor those of libraries that we called.
+    """Return a traceback without our frames and those of libraries that we called.
 
-    The whole traceback, if nothing else is in it.
+    If nothing else is in it, return the whole traceback.
     """
     kept = []
     is_inside = False
@@ -76,14 +76,14 @@ def _rendered_now() -> list[str]:
 
 
 def show_shortly(exc: BaseException | None) -> None:
-    """Have IPython show a Ctrl-C as shortly as an error of ours."""
+    """Make IPython show a KeyboardInterrupt as briefly as an error of ours."""
     if isinstance(exc, KeyboardInterrupt):
         # Not a method of the exception: one that refers to itself keeps its frames alive.
         exc._render_traceback_ = _rendered_now  # type: ignore[attr-defined]
 
 
 class _ShortInterrupts:
-    """In a ``with`` statement: :func:`show_shortly` of what is raised in there."""
+    """Context manager: apply :func:`show_shortly` to what the block raises."""
 
     def __enter__(self) -> None:
         pass

@@ -77,7 +77,7 @@ class ServerFile(Protocol):
 
     @property
     def subfolder(self) -> str:
-        """Folders below that of its type; empty for none."""
+        """The folders below that of the file's type, or an empty text."""
 
     @property
     def type(self) -> str:
@@ -85,7 +85,7 @@ class ServerFile(Protocol):
 
     @property
     def url(self) -> str | None:
-        """The file's URL; ``None``: it is on no server."""
+        """The file's URL; None for a picture in memory."""
 
     def bytes(self) -> bytes:
         """Return the content."""
@@ -99,7 +99,7 @@ Content: TypeAlias = Path | bytes | BinaryIO
 
 
 class Facts(NamedTuple):
-    """Facts about a content that was read."""
+    """Digest, size and the like of a content that was read."""
 
     digest: str  #: SHA-256, in hexadecimal digits.
     size: int
@@ -107,7 +107,7 @@ class Facts(NamedTuple):
 
     @property
     def name(self) -> str:
-        """A name for it, which no other content gets."""
+        """A name that no other content gets."""
         return self.digest[:_DIGITS] + self.ending
 
 
@@ -210,7 +210,7 @@ class Upload:
         return f"<Upload {_shown(what or 'of an open file')}>"
 
     def __str__(self) -> str:
-        """Return a text for tables that differs between files, as far as they are known."""
+        """Return a text for tables, different for different files as far as they are known."""
         source = self.source
         if isinstance(source, bytes):
             state = self.state()
@@ -226,13 +226,13 @@ class Upload:
 
     @property
     def remote(self) -> str | ServerFile | None:
-        """The URL or the output that has to be fetched first; ``None``: it is here."""
+        """The URL or output that must be fetched first, or None."""
         is_here = isinstance(self.source, (bytes, Path)) or hasattr(self.source, "read")
         return None if is_here else cast("str | ServerFile", self.source)
 
     @property
     def content(self) -> Content:
-        """The content from its start; a stream of its own if the source is an open file.
+        """The content from its start, in a stream of its own for an open file.
 
         Raises:
             OSError: An open file became shorter while it was copied.
@@ -241,9 +241,9 @@ class Upload:
         return content if isinstance(content, (bytes, Path)) else _own(content, self._start)
 
     def state(self) -> FileState | None:
-        """Return the file's state at the moment; ``None``: it was not fetched yet.
+        """Return the file's present state, or None if it was not fetched yet.
 
-        Reads an open file, from where it begins, but no file on the disk.
+        An open file is read from where it begins; a file on the disk is not read.
         """
         if not isinstance(self.source, Path):
             facts = self.facts()
@@ -257,7 +257,7 @@ class Upload:
         return FileState(self.name or "file", version if is_plain else None, found.st_size)
 
     def facts(self) -> Facts | None:
-        """Return digest and size, for which the content is read; ``None``: not fetched yet."""
+        """Return digest and size, reading the content; None if it was not fetched yet."""
         key = None
         if isinstance(self.source, Path):
             state = self.state()
@@ -271,7 +271,7 @@ class Upload:
         return self._known.get(key)
 
     def remember(self, facts: Facts) -> None:
-        """Remember the facts of a content that was fetched, so that it need not come again."""
+        """Store the facts of a fetched content, so that it need not be fetched again."""
         self._known[None] = facts
 
     was_fetched = remember  # its former name
@@ -305,7 +305,7 @@ AnyFile: TypeAlias = (
 
 
 def is_file(value: object) -> bool:
-    """Return whether a value is no JSON, but can be sent as a file."""
+    """Return whether a value is not JSON but can be sent as a file."""
     from .pictures import is_picture  # most programs send none
 
     return (
@@ -317,7 +317,7 @@ def is_file(value: object) -> bool:
 
 
 def instead_of(value: object) -> str:
-    """Advise on what to set in place of a value that has files; empty if it has none."""
+    """Return advice on what to set instead of a value that has files; empty for other values."""
     kind = type(value)
     if hasattr(kind, "images") and hasattr(kind, "files"):
         return f"{value!r} has several outputs; set one of them, such as result.image"
@@ -333,7 +333,7 @@ def escapes(path: str) -> bool:
 
 
 def without_secrets(url: str) -> str:
-    """Return a URL without what may be secret in it: login, query and fragment."""
+    """Return a URL without login, query and fragment, which may be secret."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
@@ -344,7 +344,7 @@ class FileChanged(OSError):
 
 @contextmanager
 def opened(file: Content) -> Iterator[tuple[BinaryIO, int]]:
-    """Yield a stream of a content, with a position of its own, and its size in bytes.
+    """Context manager: return a stream of a content, with its own position, and its size.
 
     An open file is read from where it stands, and its position stays there.
     """
@@ -370,7 +370,7 @@ def facts_of(content: Content) -> Facts:
 
 
 def named_by(digest: str, others: object, ending: str) -> str:
-    """Return a name for a content of this digest and for other facts, as JSON."""
+    """Return a name derived from a digest and from other facts, as JSON."""
     facts = f"{digest} {json.dumps(others, sort_keys=True)}"
     return hashlib.sha256(facts.encode()).hexdigest()[:_DIGITS] + ending
 
@@ -381,7 +381,7 @@ def named_by(digest: str, others: object, ending: str) -> str:
 def _source(
     file: Any, *, fetch: bool
 ) -> tuple[Path | bytes | BinaryIO | str | ServerFile, str | None, int]:
-    """Return what to upload, its name, and where it begins."""
+    """Return the content to upload, its name, and where it begins."""
     if isinstance(file, (bytes, bytearray, memoryview)):
         return bytes(file), None, 0
     if isinstance(file, str) and file[:5].lower() == "data:":
@@ -433,7 +433,7 @@ def _is_output(value: object) -> bool:
 
 
 def _harmless(name: str) -> str | None:
-    """Return the name of a local file without what cannot be sent in a name."""
+    """Return the name of a local file without characters that cannot be sent."""
     return _CONTROLS.sub("_", name) or None
 
 
@@ -493,7 +493,7 @@ def _lock_of(file: object) -> runtime.RLock:
 
 
 def _rewindable(file: BinaryIO) -> tuple[BinaryIO, int]:
-    """Return the file, or a copy of one that can be read only once; and where it stands.
+    """Return the file, or a copy if it can be read only once, and its position.
 
     Raises:
         ValueError: Nothing follows.
@@ -515,7 +515,7 @@ def _rewindable(file: BinaryIO) -> tuple[BinaryIO, int]:
 
 
 def _own(file: BinaryIO, start: int) -> BinaryIO:
-    """Return the file from a byte on, in a stream with a position of its own.
+    """Return the file from byte ``start`` on, in a stream with its own position.
 
     Raises:
         FileChanged: It became shorter.
@@ -543,7 +543,7 @@ def _own(file: BinaryIO, start: int) -> BinaryIO:
 
 
 def _descriptor(file: BinaryIO) -> int | None:
-    """Return a new descriptor of a plain file; ``None`` if its bytes may not be those of a stream.
+    """Return a new descriptor of a plain file; None if its bytes may differ from the stream's.
 
     A stream that decompresses, for example, has a descriptor, too.
     """
@@ -577,7 +577,7 @@ def _copy_of(file: BinaryIO) -> BinaryIO:
 
 
 def _size_of(file: BinaryIO) -> int:
-    """Return how many bytes follow; 0 for a file that does not know it."""
+    """Return the number of bytes that follow; 0 if the file cannot tell."""
     start = _position_of(file)
     file.seek(0, os.SEEK_END)
     size = _position_of(file) - start
@@ -600,9 +600,9 @@ class _Copy(io.BufferedRandom):
 
 
 class _Part(io.RawIOBase):
-    """A plain file from a byte on, whatever others do with its position.
+    """A plain file from a byte on, independent of other uses of its position.
 
-    Raises :class:`FileChanged` instead of its last bytes if others have written to it meanwhile.
+    Raises :class:`FileChanged` instead of returning its last bytes if it was written to meanwhile.
     """
 
     def __init__(self, descriptor: int, start: int) -> None:

@@ -1,9 +1,8 @@
-"""Values that a server sends: JSON of a checked type and a bounded size.
+"""Checked and bounded values from a server's JSON.
 
-What a server sends may be anything.  Each value that a model, an event or an error takes over
-passes one of these converters, which gives ``None`` for what is of another kind, and cuts what
-is too long, with a mark: three dots.  They raise nothing; the value as it came stays in
-``raw``.
+A server may send anything.  Each value in a model, an event or an error passes one of these
+converters, which return None for a value of another type, and cut a long one, marked by three dots.
+They never raise; the original value stays in ``raw``.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _LATEST: Final = 1e11
 
 
 def is_real(value: object) -> bool:
-    """Return whether this is a real number, of Python's or of numpy's."""
+    """Return whether a value is a real number of Python or numpy."""
     if isinstance(value, (float, int)):
         return True
     import numbers  # seldom needed, and slow to import
@@ -40,7 +39,7 @@ def is_real(value: object) -> bool:
 
 
 def text(value: object, most: int = MAX_TEXT_LENGTH) -> str | None:
-    """Return a text, cut to ``most`` and fit for any encoding; None for any other value."""
+    """Return a text, cut to ``most`` characters and fit for any encoding; None for other values."""
     if not isinstance(value, str):
         return None
     if len(value) > most:
@@ -50,15 +49,14 @@ def text(value: object, most: int = MAX_TEXT_LENGTH) -> str | None:
 
 
 def exact(value: object, most: int) -> str | None:
-    """Return a value if it is a text that must not be changed or cut, such as a file name."""
+    """Return a text that must not be changed or cut, such as a file name; None for other values."""
     return value if isinstance(value, str) and text(value, most) == value else None
 
 
 def identifier(value: object) -> str | None:
-    """Return a short text, or a number as a text: a custom node may send one; None for all else.
+    """Return a short text, or a number as text, which some custom nodes send; else None.
 
-    Ids that are too long are cut, and stay different: nodes that expand themselves again and
-    again have such ids.
+    Long ids are cut, but stay different: nodes that expand themselves repeatedly have such ids.
     """
     if type(value) is str:  # most of them, and short
         return value if len(value) <= MAX_ID_LENGTH and value.isascii() else _short(value)
@@ -83,7 +81,7 @@ def is_uuid(value: object) -> bool:
 
 
 def number(value: object) -> float | None:
-    """Return a value if it is a finite number."""
+    """Return a finite number, or None."""
     if type(value) is not int and type(value) is not float:
         return None
     try:
@@ -93,18 +91,18 @@ def number(value: object) -> float | None:
 
 
 def whole(value: object) -> int | None:
-    """Return a number without its fraction, as some sizes come as floats."""
+    """Return a number without its fraction, as some sizes are sent as floats."""
     found = number(value)
     return found if found is None or type(found) is int else int(found)
 
 
 def flag(value: object) -> bool | None:
-    """Return a value if it is a bool."""
+    """Return a bool, or None for other values."""
     return value if isinstance(value, bool) else None
 
 
 def seconds(value: object) -> float | None:
-    """Return a time as seconds since 1970, whether it came in seconds or in milliseconds."""
+    """Return a Unix time in seconds, even if it was sent in milliseconds."""
     found = number(value)
     return found / 1000 if found is not None and abs(found) > _LATEST else found
 
@@ -138,9 +136,9 @@ def by_id(value: object, convert: Converter) -> dict[str, Any]:
 
 
 def size_decoded(content: bytes | str) -> int:
-    """Estimate how many bytes JSON takes when it is decoded, up to a factor of 1.4.
+    """Estimate the memory of decoded JSON in bytes, within a factor of 1.4.
 
-    By what it consists of, without decoding it: CPython 3.11 keeps 56 bytes and more for a
+    The estimate goes by its parts, without decoding: CPython 3.11 uses 56 bytes and more for a
     list, 184 for an object with one key, and 28 to 60 for a number, a short text or a key.
     """
     # Not by map, which is all C: other threads run between these calls.
@@ -152,7 +150,7 @@ def size_decoded(content: bytes | str) -> int:
 
 
 def is_small(value: object, most: int) -> bool:
-    """Return whether a JSON value holds so many values in all, at most."""
+    """Return whether a JSON value contains at most ``most`` values in all."""
     level: list[Any] = [value]
     while level:
         most -= len(level)
@@ -163,7 +161,7 @@ def is_small(value: object, most: int) -> bool:
 
 
 def count(value: object) -> int:
-    """Return how many values a JSON value holds, itself included."""
+    """Return the number of values in a JSON value, itself included."""
     found, level = 1, [value]
     while level := _below(level):
         found += len(level)
@@ -171,7 +169,7 @@ def count(value: object) -> int:
 
 
 def shallow(value: object) -> Mapping[str, Any] | None:
-    """Return a value if it is a JSON object, not nested too deeply to copy or show."""
+    """Return a JSON object that is not nested too deeply to copy or show, or None."""
     return value if isinstance(value, Mapping) and is_shallow(value) else None
 
 
@@ -186,7 +184,7 @@ def is_shallow(value: object, levels: int = MAX_LEVELS) -> bool:
 
 
 def _below(level: list[Any]) -> list[Any]:
-    """Return the values in these tables and lists."""
+    """Return the values in these objects and arrays."""
     below: list[Any] = []
     for item in level:
         if isinstance(item, dict):
