@@ -39,7 +39,7 @@ from .jobs.poller import Poller
 from .jobs.result import NodeOutput, Result
 from .jobs.tracker import Tracker
 from .overloads import typed_events, typed_on, typed_wait_for
-from .redaction import sealed
+from .redaction import sealed, sealed_workflow
 from .routes import Routes
 from .routes.definitions import NodeDefinitions
 from .routes.prompts import AnyWorkflow, PromptOptions, seal
@@ -504,7 +504,7 @@ class ComfyApi(Routes):
                 found an error.
         """
         seal(options)
-        inputs = sealed(inputs)
+        workflow, inputs = sealed_workflow(workflow), sealed(inputs)
         limits = Limits(timeout, stall_timeout)
         callbacks = Callbacks(
             on_event, on_progress, on_preview, on_start, on_output, on_queue, every
@@ -584,7 +584,7 @@ class ComfyApi(Routes):
             options: See :class:`PromptOptions`.
         """
         seal(options)
-        inputs = sealed(inputs)
+        workflow, inputs = sealed_workflow(workflow), sealed(inputs)
         callbacks = Callbacks(
             on_event, on_progress, on_preview, on_start, on_output, on_queue, every
         )
@@ -683,6 +683,7 @@ class ComfyApi(Routes):
             UploadTooLarge: The body, or a file of an input, exceeds the server's limit.
         """
         seal(options)
+        workflow = sealed_workflow(workflow)
         return queue_workflow(
             self, self.parts, workflow, options, number=number, prompt_id=prompt_id
         )
@@ -696,6 +697,7 @@ class ComfyApi(Routes):
     ) -> models.QueuedPrompt:
         """:meth:`queue_prompt` at the end of the queue.  ``POST /prompt``."""
         seal(options)
+        workflow = sealed_workflow(workflow)
         return self.queue_prompt(None, workflow, prompt_id=prompt_id, **options)
 
     @overload
@@ -909,6 +911,7 @@ class ComfyApi(Routes):
             ComfyError: The server refuses us, or is no ComfyUI.
         """
         seal(options)
+        workflow = sealed_workflow(workflow)
         return sweep_grid(
             self,
             self.parts,

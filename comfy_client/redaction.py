@@ -94,6 +94,13 @@ def sealed(value: Any, *, is_secret: bool = False, depth: int = 0) -> Any:
     return value
 
 
+def sealed_workflow(workflow: Any) -> Any:
+    """Return a workflow in any form; no frame shows the keys that stand in a dict or JSON text."""
+    if isinstance(workflow, str):
+        return Sealed(workflow) if workflow.lstrip()[:1] == "{" else workflow
+    return sealed(workflow)
+
+
 def seal_inputs(graph: Mapping[str, Any]) -> None:
     """Seal the texts of a graph's inputs that have secret names."""
     for node in graph.values():

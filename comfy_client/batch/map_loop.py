@@ -20,7 +20,7 @@ from ..errors import (
 )
 from ..jobs.handle import SLICE
 from ..jobs.result import Result
-from ..redaction import sealed
+from ..redaction import sealed, sealed_workflow
 from ..routes.prompts import AnyWorkflow, PromptOptions
 from ..workflow import Workflow
 from ..workflow.definition_source import Definitions
@@ -88,7 +88,7 @@ def run_map(
     if params is None:
         if isinstance(workflows, Workflow) or is_source(workflows):
             raise TypeError("one workflow needs params=[{'KSampler.seed': 7}, ...]")
-        items = Items(cast("Iterable[Any]", workflows))
+        items = Items(cast("Iterable[Any]", workflows), sealed_workflow)
     else:
         items = Items(params, sealed)  # frames hold them
         make = partial(with_inputs, Workflow(workflows, definitions))  # type: ignore[arg-type]  # raises for what is none

@@ -19,7 +19,7 @@ from ..jobs.execute import AnyJob, as_completed
 from ..jobs.handle import Limits
 from ..jobs.job import Job, OnInterrupt
 from ..jobs.result import NodeOutput, Result
-from ..redaction import sealed
+from ..redaction import sealed, sealed_workflow
 from ..routes.prompts import AnyWorkflow, PromptOptions, check_names, seal
 from ..showing.screen import surface
 from ..signals import Receivers, is_callback
@@ -248,6 +248,7 @@ class ComfyPool(Executor):
             ClientClosed: After :meth:`shutdown`.
         """
         seal(options)
+        workflow = sealed_workflow(workflow)
         check_names(options)
         inputs = sealed(inputs)
         callbacks = Callbacks(
@@ -326,6 +327,7 @@ class ComfyPool(Executor):
             ComfyError: As :meth:`ComfyApi.run`.
         """
         seal(options)
+        workflow = sealed_workflow(workflow)
         check_names(options)
         limits = Limits(timeout, stall_timeout)
         callbacks = Callbacks(
@@ -548,6 +550,7 @@ class ComfyPool(Executor):
             ClientClosed: After :meth:`shutdown`.
         """
         seal(options)
+        workflow = sealed_workflow(workflow)
         check_names(options)
         terms = terms_of(self._servers, object(), priority, include, exclude)
         return sweep_grid(
