@@ -18,6 +18,7 @@ from ..errors import (
     UploadTooLarge,
     WorkflowError,
 )
+from ..interrupts import interruption
 from ..jobs.handle import SLICE
 from ..jobs.result import Result
 from ..redaction import sealed, sealed_workflow
@@ -161,8 +162,9 @@ def _submit_next(
     try:
         submit(key, item)
     except Exception as exc:
-        if key in prompts:  # an error of somebody else, such as an alarm: raise it at once
-            raise
+        if interruption(exc) is not None or (key in prompts and not isinstance(exc, OSError)):
+            raise  # an error of somebody else, such as an alarm: at once
+        prompts.drop(key)  # a file cannot be read, say
         if not (isinstance(exc, ComfyError) and keep and is_about_one(exc)):
             return exc
         prompts.put(key, exc)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from comfy_client import ClientClosed, ComfyApi, ComfyPool
+from comfy_client import ClientClosed, ComfyApi, ComfyPool, Upload
 from comfy_client.batch.items import Items
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import until
@@ -125,6 +125,18 @@ def test_what_the_source_raises_after_a_while_comes_after_the_results(run_map) -
         had.extend(result.texts[0] for result in run_map(WORKFLOW, source(), in_flight=8))
     assert had == ["ax0", "ax1"]
     assert "source" in [entry.name for entry in caught.traceback]
+
+
+def test_a_file_that_is_gone_is_told_after_the_results_before_it(run_map, tmp_path) -> None:
+    """In its turn, as the docstring of ``map`` says."""
+    path = tmp_path / "text.txt"
+    path.write_text("x")
+    params = [point(0), {"Write.text": Upload(path)}]
+    path.unlink()
+    had: list[str] = []
+    with pytest.raises(FileNotFoundError):
+        had.extend(result.texts[0] for result in run_map(WORKFLOW, params, in_flight=2))
+    assert had == ["ax0"]
 
 
 def test_what_ends_a_program_is_raised_at_once(run_map) -> None:

@@ -196,11 +196,11 @@ CALLS: dict[str, Callable[[ComfyPool], object]] = {
 
 def is_submitting(frame: FrameType) -> bool:
     return (Path(frame.f_code.co_filename).name, frame.f_code.co_name) in {
-        ("running.py", "_submit"),
+        ("submission.py", "enqueue"),
         ("dispatcher.py", "submit"),
         ("worker.py", "ask"),
         ("sweep.py", "_start"),
-        ("sweep.py", "_wait"),
+        ("sweep_servers.py", "_wait"),
     }
 
 
