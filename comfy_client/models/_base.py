@@ -95,7 +95,7 @@ def _converter(hint: Any) -> Converter | None:
 
 @cache
 def _fields(cls: Any) -> tuple[tuple[str, Converter, bool], ...]:
-    """(name, converter, whether it is required) of each field of a model."""
+    """Return name, converter, and whether it is required, of each field of a model."""
     hints = get_type_hints(cls, include_extras=True)
     return tuple(
         (field.name, convert, field.default is attrs.NOTHING)

@@ -48,6 +48,6 @@ class UploadedImage(AsDict):
 
 
 def unambiguous(name: str, type: str) -> str:
-    """Return a name that no server misreads: servers take ``[temp]`` at the end for a folder."""
+    """Return a name that no server misreads, since a final ``[temp]`` means a folder."""
     is_odd = name.endswith(("[input]", "[output]", "[temp]"))
     return f"{name} [{type}]" if is_odd else name

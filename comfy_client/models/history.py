@@ -19,7 +19,9 @@ _ENDS = frozenset({"execution_success", "execution_error", "execution_interrupte
 
 @attrs.frozen
 class HistoryStatus(AsDict):
-    """The end of a prompt, as the server says.  A failure and an interrupt look the same here.
+    """The end of a prompt, as the server reports it.
+
+    A failure and an interrupt look the same here.
 
     Attributes:
         status_str: ``success`` or ``error``; ``None`` if missing.
@@ -146,7 +148,7 @@ class HistoryEntry(AsDict):
 
     @property
     def cached_nodes(self) -> tuple[str, ...]:
-        """Ids of the nodes whose outputs came from an earlier prompt."""
+        """The ids of the nodes whose outputs came from an earlier prompt."""
         for name, data in self.messages:
             if name == "execution_cached":
                 return sequence(data.get("nodes"), identifier) or ()

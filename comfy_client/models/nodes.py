@@ -13,7 +13,7 @@ from ._base import build, mapping
 
 
 def combo_options(spec: Any) -> list[Any] | None:
-    """Return the options of a combo input, or ``None`` if the input is no combo.
+    """Return the options of a combo input, or None for another input.
 
     ``spec`` is an input of ``/object_info``, in either form:
     ``[["a", "b"], {...}]`` or ``["COMBO", {"options": ["a", "b"]}]``.  For a combo whose

@@ -32,5 +32,5 @@ class RouteGroup:
 
 
 def facts_of(exc: ApiError) -> dict[str, Any]:
-    """Return an error's facts about the answer, for an error with a better message."""
+    """Return the facts about the answer of an error, for another error with a better message."""
     return {"method": exc.method, "path": exc.path, "status": exc.status, "body": exc.body}

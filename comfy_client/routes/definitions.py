@@ -49,7 +49,7 @@ class NodeDefinitions(RouteGroup):
     def get(
         self, classes: Collection[str] | None, *, refresh: bool, deadline: Deadline
     ) -> dict[str, Any]:
-        """Definitions by class, without those that the server does not have.
+        """Return definitions by class, without classes that the server lacks.
 
         One thread asks at a time; the others wait for what it gets.
         """
@@ -101,7 +101,7 @@ class NodeDefinitions(RouteGroup):
         return [n for n in dict.fromkeys(classes) if n not in self._known and n not in self._absent]
 
     def _are_few(self, missing: list[str]) -> bool:
-        """Return whether to ask for them one by one: proxies stumble over an escaped slash."""
+        """Return whether to request them one by one; proxies fail on an escaped slash."""
         in_all = 0 if self._is_all else len({*self._known, *self._absent, *missing})
         return (
             len(missing) <= _FEW

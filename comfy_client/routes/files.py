@@ -43,7 +43,7 @@ _MOST_PARAMETERS: Final = 100
 
 
 class FileRef(Protocol):
-    """Anything that names a file of the server, such as outputs and uploads."""
+    """An object that names a file of the server, such as an output or an upload."""
 
     @property
     def filename(self) -> str:
@@ -51,11 +51,11 @@ class FileRef(Protocol):
 
     @property
     def subfolder(self) -> str | None:
-        """Folders below the type's own; empty or ``None`` for none."""
+        """The folders below that of the type; empty or None for none."""
 
     @property
     def type(self) -> str | None:
-        """``output``, ``input`` or ``temp``; ``None`` means ``output``."""
+        """The folder: ``output``, ``input`` or ``temp``; None means ``output``."""
 
 
 #: A file of the server: an object, or a mapping as outputs hold it.

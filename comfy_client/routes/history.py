@@ -21,7 +21,7 @@ class HistoryRoutes(RouteGroup):
     def get_histories(
         self, max_items: int | None = 200, offset: int | None = None
     ) -> dict[str, models.HistoryEntry]:
-        """Prompts that have ended, oldest first, by prompt_id.
+        """Return prompts that have ended, oldest first, by prompt_id.
 
         ``GET /history``
 
@@ -45,7 +45,7 @@ class HistoryRoutes(RouteGroup):
         return _entries(self._http.json("GET", "/history", params=params))
 
     def _leaves_out(self) -> bool:
-        """Return whether the server heeds ``offset``: behind the end of all there is nothing."""
+        """Return whether the server respects ``offset``, by asking for what is behind the end."""
         return not self._histories(1, _BEHIND_ALL)
 
     def get_history(self, prompt_id: str) -> models.HistoryEntry | None:

@@ -12,7 +12,7 @@ from ._base import RECORD_PAUSE, RouteGroup
 
 
 class JobRoutes(RouteGroup):
-    """Every method raises :class:`NotSupported` where the server lacks the jobs API.
+    """The jobs API; each method raises :class:`NotSupported` if the server lacks it.
 
     :meth:`get_queue`, :meth:`get_history` and :meth:`interrupt` work on every server.
     """

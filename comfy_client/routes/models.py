@@ -22,7 +22,7 @@ class ModelRoutes(RouteGroup):
         return texts(self._http.json("GET", "/models"), "GET /models")
 
     def get_models(self, folder: str) -> list[str]:
-        """Names of the models of one kind, with the server's own separators.
+        """Return the names of the models of one kind, with the server's own separators.
 
         ``GET /models/{folder}``, since August 2024.
 
@@ -42,7 +42,7 @@ class ModelRoutes(RouteGroup):
         return _folders(self._http.json("GET", "/experiment/models"))
 
     def get_model_files(self, folder: str) -> list[models.ModelFile]:
-        """Models of one kind with sizes and times.
+        """Return the models of one kind, with sizes and times.
 
         ``GET /experiment/models/{folder}``, since December 2024.
 
@@ -87,7 +87,7 @@ class ModelRoutes(RouteGroup):
         return dict(mapping(found, "GET /view_metadata"))
 
     def get_view_metadata(self, folder: str, file_name: str) -> dict[str, Any] | None:
-        """Call :meth:`view_metadata`, by the name that the TypeScript SDK has for it."""
+        """Call :meth:`view_metadata`, under its name in the TypeScript SDK."""
         return self.view_metadata(folder, file_name)
 
 

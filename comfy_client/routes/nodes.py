@@ -17,7 +17,7 @@ class NodeRoutes(RouteGroup):
     """The nodes that the server has, and the values of their inputs."""
 
     def get_node_defs(self, node_name: str | None = None) -> dict[str, models.NodeDef]:
-        """Definitions of all node classes, or of one; empty if there is no such class.
+        """Return the definitions of all node classes, or of one; empty if there is no such class.
 
         ``GET /object_info`` (half a megabyte and more, so keep the answer), or
         ``GET /object_info/{node_name}``.  :meth:`node_definitions` keeps them for you, as JSON.
@@ -60,7 +60,7 @@ class NodeRoutes(RouteGroup):
         return texts(self._http.json("GET", "/embeddings"), "GET /embeddings")
 
     def get_global_subgraphs(self) -> dict[str, models.GlobalSubgraph]:
-        """Subgraphs of the installed node packs by id, without their ``data``.
+        """Return the subgraphs of installed node packs by id, without their ``data``.
 
         ``GET /global_subgraphs``, since ComfyUI 0.3.67; :class:`NotSupported` before.
         """
@@ -87,7 +87,7 @@ class NodeRoutes(RouteGroup):
         return models.GlobalSubgraph.from_json(subgraph_id, entry)
 
     def get_workflow_templates(self) -> dict[str, list[str]]:
-        """Names of the example workflows, by the node pack that provides them.
+        """Return the names of example workflows, by the node pack that provides them.
 
         ``GET /workflow_templates``, since ComfyUI 0.3.10; :class:`NotSupported` before.
         """

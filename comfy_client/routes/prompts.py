@@ -77,7 +77,7 @@ class PromptOptions(TypedDict, total=False):
 
 
 def seal(options: Any) -> None:
-    """Have no frame show the keys in options, which are the arguments of a call of ours."""
+    """Seal the secrets in options, so that no frame of a traceback shows them."""
     for name in ("comfy_api_key", "extra_data"):
         if options.get(name):
             options[name] = sealed(options[name], is_secret=name == "comfy_api_key")
@@ -93,7 +93,7 @@ class Prompt:
 
 
 class PromptRoutes(RouteGroup):
-    """``/prompt``."""
+    """The status of the server, from ``/prompt``."""
 
     def poll_status(self, timeout: float = 1.0) -> models.QueueStatus:
         """Return the number of running and pending prompts of all clients.  ``GET /prompt``.
@@ -136,7 +136,7 @@ def make_prompt(
     strict: bool = False,
     **options: Unpack[PromptOptions],
 ) -> Prompt:
-    """Build the body of ``POST /prompt``; tell ``http`` which words of it are secret."""
+    """Build the body of ``POST /prompt``; tell ``http`` which of its words are secret."""
     if options:
         check_names(options)
     graph, part, left_out = _checked(workflow, strict)
@@ -175,7 +175,7 @@ def make_prompt(
 def _checked(
     workflow: AnyWorkflow, strict: bool
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Check as :func:`check_parts` does; with ``strict``, no part may be left out."""
+    """Check a workflow as :func:`check_parts` does; with ``strict``, all of it must be sendable."""
     try:
         if strict:
             check_graph(graph_of(workflow))
@@ -209,7 +209,7 @@ def with_files_sent(files: FileRoutes, workflow: Workflow, deadline: Deadline) -
 
 
 def check_names(options: PromptOptions) -> None:
-    """Raise ``TypeError`` for an unknown option: at run time ``**options`` takes anything."""
+    """Raise ``TypeError`` for an unknown option, which ``**options`` would accept."""
     for name in options.keys() - PromptOptions.__annotations__.keys():
         from ..nearest import nearest  # for errors
 
@@ -260,7 +260,7 @@ def post_prompt(
 
 
 def _checked_answer(http: Http, queued: models.QueuedPrompt, answer: object) -> models.QueuedPrompt:
-    """Return a prompt as the server queued it, if its id can be one; hide what it repeats."""
+    """Return a prompt as queued, if its id is valid; redact what the answer repeats."""
     # The dots would lead out of /history, and no server makes ids of what a terminal obeys.
     known = queued.prompt_id
     if not isinstance(known, str) or known in ("", ".", "..") or not known.isprintable():
@@ -293,7 +293,7 @@ def _with_meta(graph: dict[str, Any]) -> dict[str, Any]:
 
 
 def _extra_data(given: object, workflow_ui: object) -> dict[str, Any]:
-    """Return ``extra_data`` as JSON carries it, and so that no server fails at it."""
+    """Return a copy of ``extra_data`` as JSON carries it, in a form that no server fails on."""
     extra = dict(_object(given, "extra_data"))
     # Unless both are objects, GET /api/jobs fails for everybody while the server has the prompt.
     info = dict(_object(extra.pop("extra_pnginfo", None), "extra_data['extra_pnginfo']"))

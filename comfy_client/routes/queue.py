@@ -75,9 +75,9 @@ class QueueRoutes(RouteGroup):
 
 
 def without_workflow(kept: Set[str], item: Any) -> Any:
-    """Empty the objects in a record of the queue, unless it is of one of these prompts.
+    """Empty the workflow in a record of the queue, except for the ``kept`` prompts.
 
-    They may have ids of the server's own, and ours as their marks.
+    ``kept`` has ids of the server's own, or ours, which records carry as marks.
     """
     if not isinstance(item, list) or any(_names(part) in kept for part in item):
         return item

@@ -54,7 +54,7 @@ def rejected(
 def unknown_classes(
     http: Http, exc: ApiError, graph: Mapping[str, Any], deadline: Deadline
 ) -> PromptRejected | None:
-    """Return the error for a 500 that hides an unknown class; ``None`` for any other 500.
+    """Return the error for a 500 that hides an unknown class, or None for another 500.
 
     Servers before May 2024 stumble over one, and servers since 0.14 over one that they replace,
     if the node lacks an input that they take over.
@@ -93,7 +93,7 @@ def _node_names(http: Http, deadline: Deadline) -> Sequence[str]:
 
 
 def _replacements(http: Http, deadline: Deadline) -> Mapping[str, Any]:
-    """Return the server's replacements of classes; empty before 0.14."""
+    """Return the server's replacements of classes; empty before ComfyUI 0.14."""
     try:
         left = deadline.require(20.0)
         found = http.json("GET", "/node_replacements", timeout=left, max_bytes=SMALL)
@@ -119,7 +119,7 @@ def _definitions(http: Http, classes: Sequence[str], deadline: Deadline) -> dict
 def blame_what_was_left_out(
     exc: PromptRejected, graph: Mapping[str, Any], left_out: Mapping[str, Any]
 ) -> None:
-    """Add to a refusal what was not even sent; WorkflowError when that is all that is wrong."""
+    """Add parts that were not sent to a refusal; raise WorkflowError if only they are wrong."""
     if not left_out:
         return
     if exc.error.get("type") == "prompt_no_outputs":
@@ -132,7 +132,7 @@ def blame_what_was_left_out(
 def partly_refused(
     node_errors: Mapping[str, Any], graph: Mapping[str, Any], hide: Callable[[Any], Any]
 ) -> tuple[str, PromptRejected]:
-    """Explain which outputs do not run: return the words, and an error for ``strict``."""
+    """Explain which outputs do not run; return the text, and an error for ``strict``."""
     body = {"node_errors": node_errors}
     words = explain_rejection(body, graph)
     return words, PromptRejected(

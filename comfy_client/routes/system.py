@@ -84,7 +84,7 @@ class SystemRoutes(RouteGroup):
             last = now
 
     def _vram(self) -> int:
-        """Bytes that are free of the memory of the main device, if that is no CPU."""
+        """Return the free bytes of the main device's memory, unless it is a CPU."""
         devices = self.get_system_stats().devices
         device = devices[0] if devices and devices[0].type != "cpu" else None
         return 0 if device is None else device.vram_free or 0

@@ -28,7 +28,7 @@ Sent: TypeAlias = dict[tuple[str, str, str], tuple[object, UploadedImage]]
 
 @attrs.frozen(eq=False)
 class Uploader:
-    """Sends files to one folder of the server, with the same options."""
+    """Uploads files to one folder of the server, with the same options."""
 
     http: Http
     sent: Sent
@@ -39,11 +39,11 @@ class Uploader:
 
     @property
     def timeout(self) -> float | None:
-        """Seconds that are left; ``None``: as many as one transfer has."""
+        """Seconds that are left, or None for the limit of a single transfer."""
         return None if math.isinf(self.deadline.at) else self.deadline.left()
 
     def send(self, upload: Upload) -> UploadedImage:
-        """Return where the server has the file; send it unless it is there already.
+        """Upload a file unless the server has it already; return where it is.
 
         Raises:
             FileChanged: It changed each time while it was sent; the server has no part of it.
@@ -84,7 +84,7 @@ class Uploader:
     def post(
         self, route: str, fields: dict[str, str], content: Content, name: str, digest: str | None
     ) -> UploadedImage:
-        """Send a content, unless its SHA-256 is not ``digest``; ``None``: whatever it is."""
+        """Upload a content; with ``digest``, stop if its SHA-256 is another one."""
         answer = self.http.upload(
             route,
             fields,
@@ -97,7 +97,7 @@ class Uploader:
         return UploadedImage.from_json(answer)
 
     def _existing(self, upload: Upload, state: FileState) -> UploadedImage | None:
-        """Return the server's file with this content and name, if we know of one."""
+        """Return the server's file with this content and name, or None if none is known."""
         if self.overwrite:
             return None
         version, answer = self.sent.get(self._key(upload, state), (None, None))
