@@ -79,16 +79,16 @@ LONGEST_FUNCTION = 44
 #: The most that each figure of ``python -m tests.walks`` may be, and the aim.  Lower the ceiling
 #: when the figure falls; never raise it.
 CEILINGS = {
-    "submit(): files": (32, 20),
-    "submit(): moves": (101, 70),
+    "submit(): files": (31, 20),
+    "submit(): moves": (81, 70),
     "get_queue(): files": (16, 11),
     "get_queue(): moves": (49, 40),
     "end frame: calls": (70, 100),
     "end frame: files": (13, 13),
-    "friend functions": (35, 0),
+    "friend functions": (8, 0),
     "depth of ComfyApi": (4, 3),
     "private names that the ladder of the clients shares": (0, 0),
-    "private names that any class shares with its bases": (16, 0),
+    "private names that any class shares with its bases": (13, 0),
     "class names used twice": (1, 4),
     "file names used twice": (15, 14),
     "docstrings that begin with a pronoun, %": (2.5, 2.0),

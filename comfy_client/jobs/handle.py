@@ -29,7 +29,7 @@ from ..tracebacks import short_interrupts
 from ..transport.deadline import Deadline, check_timeout
 from .outcomes import STATUS_OF_EVENT, JobStatus
 from .poller import Poller
-from .prompt import Ending, TrackedPrompt
+from .prompt import Ending, JobEvents, TrackedPrompt
 from .result import Result
 from .state import JobState
 from .tracker import Tracker
@@ -82,7 +82,7 @@ class JobHandle:
 
     def __init__(self, prompt: TrackedPrompt, routes: Routes, poller: Poller) -> None:
         self.source: Source = Source(prompt, routes, poller)
-        self.events = prompt.events
+        self.events: JobEvents = prompt.events
         self.begin()
 
     def begin(self) -> None:

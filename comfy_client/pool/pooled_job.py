@@ -13,7 +13,7 @@ from ..errors import JobLost
 from ..event_queue import Budget
 from ..events import EndEvent, Event, ExecutionError, JobLostEvent
 from ..jobs.describe import JobProgress
-from ..jobs.handle import JobHandle, Limits, first_end
+from ..jobs.handle import JobHandle, Limits, Source, first_end
 from ..jobs.job import Job
 from ..jobs.outcomes import JobStatus, lost
 from ..jobs.poller import Poller
@@ -71,6 +71,8 @@ class PooledHandle(JobHandle):
         given: The job on the server that has it; None while it waits.
         server: The URL of the server that has it, or had it; None: none has been chosen yet.
     """
+
+    source: Source
 
     def __init__(
         self, routes: Routes, poller: Poller, prompt_id: str, graph: Mapping[str, Any], line: Line

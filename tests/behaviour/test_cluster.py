@@ -542,7 +542,7 @@ def test_a_prompt_that_cannot_move_has_failed(cluster: LocalCluster) -> None:
         assert isinstance(future.exception(LIMIT), JobFailed)
         assert len(server.ran) == 1
         wrong = client.submit(run_workflow, renders(), on_failed="retry")
-        with pytest.raises(ValueError, match="on_failed is 'raise' or 'move'"):
+        with pytest.raises(ValueError, match="on_failed must be 'raise' or 'move'"):
             wrong.result(LIMIT)
 
 

@@ -206,7 +206,7 @@ def test_an_exception_of_a_callback_says_that_the_prompt_goes_on(comfy, fast):
 )
 def test_a_wrong_argument_is_told_before_anything_is_sent(comfy, fast, wrong):
     """Not by the first event, with the prompt under way."""
-    with pytest.raises(TypeError, match=r"number of seconds|callback is a plain function"):
+    with pytest.raises(TypeError, match=r"number of seconds|callback must be a plain function"):
         fast.run(GRAPH, **wrong)
     assert posts(comfy) == []
 

@@ -167,7 +167,7 @@ def test_other_urls_are_refused_and_nothing_is_sent(
     image = api.run(picture(), timeout=LIMIT).images[0]
     url = str(image.url).replace(*change) + "&token=secret"
     before = len(server.requests)
-    with pytest.raises(WorkflowError, match="this client asks nobody else") as caught:
+    with pytest.raises(WorkflowError, match="this client downloads from nowhere else") as caught:
         Workflow.load(url, api)
     assert "secret" not in str(caught.value)
     assert len(server.requests) == before

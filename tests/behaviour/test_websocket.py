@@ -466,7 +466,7 @@ def test_a_defect_is_a_failed_attempt_to_connect_and_logged_once(
     until(lambda: len(calls) > 4 and link.state is State.CONNECTED)
     assert calls[4] - calls[0] > 0.01
     told = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert ["defect of comfy_client" in record.getMessage() for record in told] == [True]
+    assert ["a bug in comfy_client" in record.getMessage() for record in told] == [True]
     assert told[0].exc_info is not None
 
 

@@ -588,7 +588,7 @@ def test_what_names_no_file_or_prompt_is_told(api):
     for wrong in ("x.png", None, 7):
         with pytest.raises(TypeError, match="a file must be an output"):
             api.get_image(wrong)
-        with pytest.raises(TypeError, match="its prompt_id, a text"):
+        with pytest.raises(TypeError, match="its prompt_id, a string"):
             api.job(None if wrong == "x.png" else wrong)
     with pytest.raises(TypeError, match="is a text"):
         api.get_history(7)
