@@ -4,7 +4,6 @@ The modules are listed from the bottom up.
 
 Modules:
     snapshot: The queue of a server at one moment.  Pure.
-    order: The unfinished prompts of one client in the order in which they will run.
     names: Names of local files by a template.
     output: Outputs: files on the server, and images that came over the socket.
     result: The outputs of a prompt.
@@ -12,12 +11,10 @@ Modules:
     outcomes: Events and errors for each way in which a prompt ends.  Pure.
     progress: How far a prompt is, and how long it will take.
     state: The state of a prompt: what evidence makes of it.  Pure.
-    prompt: A prompt that the tracker follows.
-    ledger: Counters and log lines of prompts.
-    queue_monitor: The server's queue, requested as rarely as possible.
-    deafness: Detection of a deaf socket.
+    prompt: A prompt that the tracker follows: its events, its end, and who waits for it.
+    queue_monitor: The server's queue, requested rarely, and the check for a deaf socket.
+    tracker: The registry of prompts, its lock, and the counters; ends each prompt once.
     stopping: Requests to stop a prompt, and their repetition.
-    tracker: The registry of prompts, and its lock; ends each prompt once.
     lookup: Search for a prompt whose submission was not answered.
     poller: The thread that asks for queue and history over HTTP.
     cancel: Cancellation of prompts.
@@ -28,5 +25,5 @@ Modules:
     submit: Submission, exactly once, and attaching to a prompt.
     memory: Waits for free VRAM, and retries after running out of memory.
     parts: The parts of a client, which its methods hand to functions.
-    execute: What a client's methods for workflows and jobs do with these.
+    execute: The work of a client's methods for workflows and jobs.
 """

@@ -11,13 +11,12 @@ from .. import runtime
 from ..to_dict import AsDict
 from ..transport.websocket import State
 from ..workflow import class_of, title_of
-from .order import Order
 from .outcomes import JobStatus
 from .poller import Poller
 from .progress import NodeTimes, fraction_of, seconds_left
 from .result import Result
 from .state import JobState
-from .tracker import Tracker
+from .tracker import Order, Tracker
 
 
 @attrs.frozen

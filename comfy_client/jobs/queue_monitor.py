@@ -1,4 +1,4 @@
-"""The server's queue, requested as rarely as possible.
+"""The server's queue, requested as rarely as possible, and whether its changes are reported.
 
 ``GET /queue`` contains everybody's graphs, so it is the last resort.  Servers from 0.6 on list the
 same without them; and each change of the queue is broadcast as a ``status`` (and shows in the
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -32,6 +32,10 @@ _ENDED: Final = ("completed", "failed", "cancelled")
 
 #: The first ComfyUI whose ``POST /interrupt`` heeds a prompt_id.
 _HEEDS_ID: Final = (0, 3, 57)
+
+
+#: A change of the queue happened between these two moments.
+Change = tuple[float, float]
 
 
 class QueueMonitor:
@@ -140,6 +144,55 @@ class QueueMonitor:
         is_same = (connection.state, connection.generation) == (state, generation)
         holds = is_watched and is_same and age < self._timing.queue and self.status_at < self.at
         return snapshot if holds else None
+
+
+class DeafnessCheck:
+    """Reconnects a deaf socket: open, while the server sends its events elsewhere.
+
+    The server forgets the route of a client id when an older socket of that id ends.  A change of
+    the queue that is known by other means, but did not appear as a ``status``, reveals that.  It
+    reconnects rarely, as the next socket may be deaf, too.
+    """
+
+    def __init__(self, connection: Connection, monitor: QueueMonitor, timing: Timing) -> None:
+        self._connection = connection
+        self._monitor = monitor
+        self._timing = timing
+        self._expected: Change | None = None  # yet to show on this socket
+        self._redialled_at = float("-inf")
+        self._received_at = float("-inf")  # when a message was seen on its way
+
+    def forget(self) -> None:
+        """Drop all expectations, as the socket is a new one."""
+        self._expected = None
+
+    def expect(self, since: float, now: float) -> None:
+        """Expect a ``status`` for a change of the queue; without one, the socket is deaf."""
+        if self._expected is None or self._monitor.status_at >= self._expected[0]:
+            self._expected = since, now
+
+    def redial_if_deaf(self, changes: Sequence[Change], now: float) -> None:
+        """Reconnect if one of these or of the expected changes did not appear in time."""
+        told_at, limit = self._monitor.status_at, now - self._timing.deaf
+        known = [*changes, *([] if self._expected is None else [self._expected])]
+        is_silent = any(after < limit and told_at < before for before, after in known)
+        if self._connection.is_receiving:
+            self._received_at = now
+        # On a slow line the next message has not begun when one has ended.
+        elif is_silent and now - self._received_at > 2 * self._timing.deaf:
+            self._redial()
+
+    def _redial(self) -> None:
+        now = runtime.monotonic()
+        connection = self._connection
+        if connection.state is State.CONNECTED and now - self._redialled_at >= self._timing.redial:
+            log.warning(
+                "the socket is open but deaf, as when another client uses the client_id %r; "
+                "reconnecting",
+                connection.client_id,
+            )
+            self._redialled_at = now
+            connection.redial("it was open, but the server sent nothing on it")
 
 
 def _place(job: models.JobInfo) -> float:

@@ -11,7 +11,7 @@ import blinker
 import pytest
 
 from comfy_client import ComfyApi
-from comfy_client.jobs.order import Order
+from comfy_client.jobs.tracker import Order
 from comfy_client.testing import ComfyServer
 from comfy_client.transport import response
 from tests.helpers.clients import (

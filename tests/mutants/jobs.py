@@ -403,7 +403,7 @@ JOBS = (
     ),
     Mutant(
         "H11",
-        "jobs/deafness.py",
+        "jobs/queue_monitor.py",
         "elif is_silent and now - self._received_at > 2 * self._timing.deaf:",
         "elif is_silent:",
         "unit/test_deafness.py",
@@ -411,7 +411,7 @@ JOBS = (
     ),
     Mutant(
         "H12",
-        "jobs/deafness.py",
+        "jobs/queue_monitor.py",
         "now - self._redialled_at >= self._timing.redial",
         "True",
         "unit/test_deafness.py",

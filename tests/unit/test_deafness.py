@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from comfy_client import runtime
-from comfy_client.jobs.deafness import DeafnessCheck
+from comfy_client.jobs.queue_monitor import DeafnessCheck
 from comfy_client.timing import Timing
 from comfy_client.transport.websocket import State
 from tests.helpers.patches import tell_time

@@ -28,12 +28,12 @@ from comfy_client.events import (
 from comfy_client.jobs.callbacks import Callbacks, wait
 from comfy_client.jobs.handle import JobHandle, Limits
 from comfy_client.jobs.job import Job
-from comfy_client.jobs.order import Order
 from comfy_client.jobs.outcomes import lost
 from comfy_client.jobs.progress import NodeTimes, fraction_of
 from comfy_client.jobs.prompt import Ending, JobEvents, TrackedPrompt
 from comfy_client.jobs.result import make_result
 from comfy_client.jobs.state import JobState
+from comfy_client.jobs.tracker import Order
 from comfy_client.pool.pooled_job import PooledHandle, PooledJob
 from comfy_client.timing import Timing
 from comfy_client.transport.websocket import State
