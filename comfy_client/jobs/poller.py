@@ -22,7 +22,6 @@ from ..errors import (
     ComfyError,
     UnexpectedResponse,
 )
-from ..interrupts import was_started
 from ..routes import Routes
 from ..timing import Timing
 from ..transport.backoff import Backoff
@@ -72,7 +71,8 @@ class Poller:
     def start(self) -> None:
         """Start the thread, unless it is running."""
         with self.tracker.lock:
-            if not was_started(self._thread) and not self.tracker.wake.stopped:
+            thread = self._thread  # a Ctrl-C may have come while it was being started
+            if (thread is None or thread.ident is None) and not self.tracker.wake.stopped:
                 # Daemon: a script may end while prompts run.
                 self._thread = runtime.Thread(
                     target=_poll,
