@@ -143,7 +143,7 @@ class ServerUnreachable(TransportError):
 
 
 class RequestTimeout(TransportError, TimeoutError):
-    """No complete answer came in time, although the connection was made."""
+    """Timeout of a request: connected, but no complete answer came in time."""
 
     _hint = "Raise the timeout, or call again when the server is less busy."
 

@@ -135,9 +135,9 @@ def walks() -> dict[str, Walk]:
     """Return the walks of ``submit()``, of ``get_queue()``, and of an end frame."""
     from comfy_client import ComfyApi, Workflow
     from comfy_client.testing import ComfyServer
-    from comfy_client.transport.dial import Line
+    from comfy_client.transport.dial import OpenSocket
 
-    ends = EndTracer(Line.receive.__code__)
+    ends = EndTracer(OpenSocket.receive.__code__)
 
     def submit(seed: int) -> Walk:
         workflow["KSampler"]["seed"] = seed

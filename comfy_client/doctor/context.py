@@ -24,7 +24,7 @@ from ..recording.secrets import STARS, Secrets
 from ..transport.connections import shut
 from ..transport.deadline import Deadline
 from ..transport.decode import decode_binary, decode_text
-from ..transport.dial import DialPlan, Line
+from ..transport.dial import DialPlan, OpenSocket
 from ..transport.frames import BINARY, PONG, TEXT
 from ..transport.http import Http
 from ..transport.response import Response
@@ -92,7 +92,7 @@ class Sockets:
 class EventReader:
     """A second event socket, and the events that it received."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: OpenSocket) -> None:
         self.line = line
         self.events: Newest[Event] = Newest(MAX_EVENTS, MAX_EVENT_BYTES)
         self.pongs: int = 0

@@ -47,7 +47,7 @@ class JobProgress(AsDict):
 
 @attrs.frozen(eq=False)
 class JobSnapshot(AsDict):
-    """What is known of a prompt at one moment, for ``job.to_dict()``.
+    """A snapshot of what is known of a prompt, for ``job.to_dict()``.
 
     Attributes:
         prompt_id: The id of the prompt on the server.

@@ -48,7 +48,7 @@ class Parts:
 
     @property
     def http(self) -> Http:
-        """What sends its requests."""
+        """The HTTP side of the client."""
         return self.tracker.http
 
     def check_open(self) -> None:

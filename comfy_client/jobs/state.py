@@ -90,7 +90,7 @@ class Outcome:
 
     @property
     def status(self) -> JobStatus:
-        """How the prompt ended."""
+        """The status with which the prompt ended."""
         return STATUS_OF_EVENT[type(self.event)] if self.error is None else status_of(self.error)
 
 

@@ -115,7 +115,7 @@ class Dispatcher:
 
     @property
     def moved_at(self) -> float:
-        """When a server was chosen for a job last."""
+        """The time at which a server was last chosen for a job."""
         return self.state.moved_at
 
     @property

@@ -65,7 +65,7 @@ class Servers:
 
     @property
     def clients(self) -> tuple[ComfyApi, ...]:
-        """Their clients, in the order in which they were added."""
+        """The clients of the servers, in the order in which they were added."""
         return tuple(member.api for member in self._members())
 
     def _members(self) -> list[Member]:

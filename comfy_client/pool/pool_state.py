@@ -69,7 +69,7 @@ class Intervals:
 
 @attrs.frozen
 class Policy:
-    """What users choose for a pool.
+    """The choices of a user for a pool.
 
     Attributes:
         patience: How many seconds a server may be away until its jobs are not waited for.

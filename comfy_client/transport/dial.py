@@ -66,7 +66,7 @@ class Violation(Lost):
 
 @attrs.frozen(eq=False, repr=False)
 class DialPlan:
-    """Where and how to dial; made for each dial, since credentials may change."""
+    """A plan of where and how to dial; made for each dial, since credentials may change."""
 
     url: str
     headers: Mapping[str, str]
@@ -95,7 +95,7 @@ def plan_for(http: Http, client_id: str) -> DialPlan:
     )
 
 
-class Line:
+class OpenSocket:
     """An open socket, made by :func:`dial`.
 
     One thread sends.  All methods but :meth:`close` raise :class:`Lost` once the socket is lost.
@@ -198,7 +198,7 @@ def _lost(exc: Exception) -> Lost:
     return lost
 
 
-def dial(plan: DialPlan, timeout: float, hold: Hold, *, max_frame: int | None = None) -> Line:
+def dial(plan: DialPlan, timeout: float, hold: Hold, *, max_frame: int | None = None) -> OpenSocket:
     """Open a socket within ``timeout`` seconds in all, even if the answer comes byte by byte.
 
     ``max_frame`` is the largest message, and text, in bytes; None means :data:`MAX_FRAME` and
@@ -220,7 +220,7 @@ def dial(plan: DialPlan, timeout: float, hold: Hold, *, max_frame: int | None = 
         sock.settimeout(timeout)  # for what is sent next, not what was left for the handshake
         most, max_text = (MAX_FRAME, MAX_TEXT) if max_frame is None else (max_frame, max_frame)
         frames = Frames(sock, most, stream.rest, max_text=max_text)
-        return Line(ws, sock, frames, plan.traffic)
+        return OpenSocket(ws, sock, frames, plan.traffic)
     except ComfyError as exc:
         error, cause = exc, exc.__cause__
     except Exception as exc:  # noqa: BLE001  # raised below

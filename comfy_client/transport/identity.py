@@ -322,7 +322,7 @@ class OutgoingRequest:
 
 @attrs.frozen(eq=False, repr=False)
 class Description:
-    """What a client sends, and where to, without secrets.
+    """A description of what a client sends, and where to, without secrets.
 
     Attributes:
         url: The server.

@@ -38,7 +38,7 @@ from .backoff import Backoff
 from .connections import shut
 from .deadline import Deadline
 from .decode import HELLO, MAX_DECODED, SKIPPED, decode_binary, decode_text
-from .dial import DialPlan, Line, Lost, NoWebSocket, Violation, dial
+from .dial import DialPlan, Lost, NoWebSocket, OpenSocket, Violation, dial
 from .frames import BINARY, CLOSE, PING, TEXT
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Connection:
         #: Called in the thread with the client id after each reconnect; must be quick.
         self.on_reconnect: Callable[[str], object] | None = None
         # The rest is the thread's own.
-        self._line: Line | None = None
+        self._line: OpenSocket | None = None
         self._attempts = 0  # dials since the last first message
         self._greeted_at, self._is_known = 0.0, False  # whether this client id ever was greeted
         self._fallback_reported = False
@@ -353,7 +353,7 @@ class Connection:
         ours = self._stopped or self._redial or isinstance(exc, _Quiet | Violation)
         return "client" if ours or not isinstance(exc, Lost) else "server"
 
-    def _dial(self, plan: DialPlan) -> Line:
+    def _dial(self, plan: DialPlan) -> OpenSocket:
         try:
             return dial(plan, self.timing.dial, self._hold, max_frame=self._max_frame)
         except Exception as exc:
@@ -371,7 +371,7 @@ class Connection:
                 raw.close()
                 raise Lost("stopped while dialling")
 
-    def _read(self, line: Line) -> NoReturn:
+    def _read(self, line: OpenSocket) -> NoReturn:
         recorder = self._recorder
         dialled = runtime.monotonic()
         greeted = False
@@ -397,7 +397,7 @@ class Connection:
                 kind = _IdRefused if code == POLICY_VIOLATION else Lost
                 raise kind(f"the server closed the socket (code {code})")
 
-    def _wait(self, line: Line, dialled: float | None) -> None:
+    def _wait(self, line: OpenSocket, dialled: float | None) -> None:
         """Wait for more bytes; ping after a silence.  ``dialled`` is set before the greeting."""
         limit = self.timing.dead if dialled is None else self.timing.dial
         left = (line.received_at if dialled is None else dialled) + limit - runtime.monotonic()
