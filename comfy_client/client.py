@@ -129,8 +129,8 @@ class ComfyApi(Routes):
 
     Attributes:
         timing: All times that it waits for; a subclass may set its own.
-        parts: What pools and other modules of this package use of a client.  Programs should not:
-            it may change in any version.
+        parts: The parts of the client, for pools and other modules of this package.  Programs
+            should not use them: they may change in any version.
 
     Raises:
         ValueError: ``host``, ``timeout`` or ``max_json`` make no sense, or ``session`` would
@@ -181,7 +181,7 @@ class ComfyApi(Routes):
         )
         http = self._settings.make_http(self.timing)
         super().__init__(http)
-        #: Of what waits for receivers, and of what jobs are left.
+        # Limits the events that wait for receivers, and the outputs that ended jobs keep.
         self._budget = Budget(3 * max(MAX_JSON, max_json))
         self._receivers = Receivers(self, namespace, self._budget)
         self._recorder = None if record is None else _recorder(record)
@@ -190,7 +190,7 @@ class ComfyApi(Routes):
         _clients.add(self)
 
     def _set_up(self, http: Http, client_id: str) -> None:
-        """Make what belongs to one process; again in the child of a fork."""
+        """Make the parts that belong to one process; again in the child of a fork."""
         tracker = Tracker(
             self,
             http,
@@ -214,7 +214,7 @@ class ComfyApi(Routes):
         self._records_deleted = poller.records_deleted
         self._removing = partial(removing, poller)
         self._stopping = partial(removing, poller, running=True)
-        # Collected or at exit: nothing in here may refer to this object.
+        # Called when the client is collected, or at exit: nothing in here may refer to the client.
         self._finalizer = weakref.finalize(
             self,
             _shut_down,
@@ -358,9 +358,8 @@ class ComfyApi(Routes):
     def _leave(self, exc: BaseException | None) -> None:
         try:
             if isinstance(exc, ComfyError):
-                self._receivers.flush(
-                    self.timing.flush
-                )  # so that receivers get auth_error and the like
+                # So that receivers get auth_error and the like.
+                self._receivers.flush(self.timing.flush)
         finally:
             self.close()
 
@@ -391,7 +390,7 @@ class ComfyApi(Routes):
         return type(self)(**self._settings.arguments())
 
     def __deepcopy__(self, memo: object) -> Self:
-        return self  # as of a module or a thread: there is no second one of its connections
+        return self  # its connections cannot be copied, like those of a module or a thread
 
     def _after_fork(self) -> None:
         """Begin anew in the child of a fork: the parent keeps its id, socket, pool and jobs."""

@@ -28,9 +28,9 @@ class Parts:
     Attributes:
         receivers: Those who listen to its events.
         tracker: Its prompts that have not ended.
-        poller: Asks the server about them.
+        poller: The thread that asks the server about them.
         definitions: The node definitions that it keeps.
-        calls: The prompts of calls of ``map`` and ``sweep`` that have not ended.
+        calls: Weak references to the prompts of each ``map`` and ``sweep`` that has not ended.
         connection: Its event socket.
         closed: Whether ``close()`` was called.
     """

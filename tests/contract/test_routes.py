@@ -590,7 +590,7 @@ def test_what_names_no_file_or_prompt_is_told(api):
             api.get_image(wrong)
         with pytest.raises(TypeError, match="its prompt_id, a string"):
             api.job(None if wrong == "x.png" else wrong)
-    with pytest.raises(TypeError, match="is a text"):
+    with pytest.raises(TypeError, match="must be a string"):
         api.get_history(7)
     with pytest.raises(ValueError, match="cannot be part of a path"):
         api.job("")
