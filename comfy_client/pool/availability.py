@@ -30,7 +30,7 @@ _LIVE: Final = frozenset({State.CONNECTED, State.POLLING})
 
 
 def is_live(member: Member) -> bool:
-    """Return whether the client hears of its server."""
+    """Return whether a server's socket is connected, so that the client hears of it."""
     return member.api.state in _LIVE
 
 
@@ -47,7 +47,7 @@ def _is_for_good(error: Exception | None) -> bool:
 
 
 def may_come(state: PoolState, member: Member, now: float, *, if_done: bool = False) -> bool:
-    """Return whether a server is ready or may be soon; ``if_done``: and has run jobs before."""
+    """Return whether a server is ready or may be soon, and with ``if_done`` has run jobs."""
     if member.server.ready or member.error is None:
         return True
     if is_hopeless({member.name: member}) or (if_done and not member.done):
@@ -62,7 +62,7 @@ def can_go(state: PoolState, waiting: Waiting, now: float) -> bool:
 
 
 def may_have_begun(entry: Entry) -> bool:
-    """Return whether a job may have begun: it was heard of, or there is no socket to hear of it."""
+    """Return whether a job may have begun: it was heard of, or no socket could tell."""
     if entry.inner is None:
         return False
     has_socket = entry.inner.handle.state.generation is not None
@@ -209,13 +209,13 @@ def mark_ready(state: PoolState, member: Member, offer: Offer | None, now: float
 
 
 def set_offer(state: PoolState, member: Member, offer: Offer | None) -> None:
-    """Note what a server has by now; ``None``: it does not say."""
+    """Set what a server has; None if it does not say."""
     member.set_offer(offer)
     state.schedule.regroup()
 
 
 def mark_down(state: PoolState, member: Member, error: Exception | None, now: float) -> None:
-    """Note that a server does not answer; ``None``: its client has lost it."""
+    """Note that a server does not answer; ``error`` is None if its client has lost it."""
     member.down_since = member.down_since or now
     member.server.ready = False
     member.error = error or member.error
@@ -229,7 +229,7 @@ def mark_down(state: PoolState, member: Member, error: Exception | None, now: fl
 
 
 def reconnect_soon(state: PoolState, member: Member, now: float) -> None:
-    """Have a server asked soon whether it is back."""
+    """Schedule a check whether a server is back."""
     member.retry_at = min(member.retry_at, now + state.policy.intervals.reconnect)
     member.wake()
 
@@ -295,7 +295,7 @@ def update_suspects(state: PoolState, now: float) -> None:
 def record_failure(
     state: PoolState, member: Member, entry: Entry, error: Exception, now: float
 ) -> None:
-    """Count a failure against a server, unless it was removed."""
+    """Count a failure against a server, unless the server was removed."""
     if member.leaving:
         return
     why = shorten(one_line(str(error) or type(error).__name__), _MOST_TEXT)
@@ -316,14 +316,14 @@ def take_back(state: PoolState, member: Member) -> None:
 
 
 def requeue(state: PoolState, entry: Entry) -> None:
-    """Have a job wait for a server again."""
+    """Make a job wait for a server again."""
     entry.member = entry.inner = None
     entry.started = entry.was_away = entry.was_first = entry.began = False
     state.schedule.add(entry.waiting)
 
 
 def release(state: PoolState, member: Member, entry: Entry, now: float) -> None:
-    """Remove a job from those that a server has."""
+    """Remove a job from a server's jobs."""
     member.in_flight.pop(entry, None)
     member.server.own -= 1
     count_others(state, member, now)

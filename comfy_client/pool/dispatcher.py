@@ -58,7 +58,7 @@ class Dispatcher:
         self._changed = runtime.Condition(self._lock)
 
     def has_lock(self) -> bool:
-        """Return whether this thread has the lock already, as if a signal handler interrupts it."""
+        """Return whether this thread holds the lock, as in a signal handler that interrupted it."""
         try:
             self._changed.notify(0)  # nobody
         except RuntimeError:
@@ -125,7 +125,7 @@ class Dispatcher:
             return self.state.all_members
 
     def check_open(self) -> None:
-        """Raise :class:`ClientClosed` if the pool takes no more jobs."""
+        """Raise :class:`ClientClosed` if the pool accepts no more jobs."""
         if self.state.is_parents:
             raise ClientClosed(
                 "this ComfyPool belongs to the parent process; make one in this process"
@@ -150,12 +150,12 @@ class Dispatcher:
             return [entry.job for entry in entries if not entry.started]
 
     def position(self, job: PooledJob) -> int | None:
-        """Return how many waiting jobs are before a job, at most."""
+        """Return how many waiting jobs at most are ahead of a job."""
         with self._lock:
             return self.state.schedule.position(job)
 
     def why(self, job: PooledJob) -> str:
-        """Return what a job waits for, in one sentence."""
+        """Describe in a sentence what a job waits for."""
         with self._lock:
             return explain_wait(self.state, job)
 
@@ -231,7 +231,7 @@ class Dispatcher:
     # -- servers -------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Have the servers connected, and look after them; once."""
+        """Connect the servers, and look after them; repeated calls do nothing."""
         with self._lock:
             if not self._worker.is_started:
                 self._worker.start()
@@ -264,9 +264,9 @@ class Dispatcher:
         moving.give_up_impossible(self.state)
 
     def refresh(self, most: float) -> None:
-        """Ask all servers that are ready what they have by now; not while the lock is held.
+        """Ask all ready servers what they have; not while the lock is held.
 
-        All are asked at once, but for those that were asked a moment ago.  Of those that do not
+        All are asked at once, except those that were asked a moment ago.  For servers that do not
         answer within ``most`` seconds, the last definitions count.
         """
         limit = min(most, self.state.policy.intervals.definitions)
@@ -275,12 +275,12 @@ class Dispatcher:
         ask_all([one for one in threads if self.begin_asking(one.member)], limit)
 
     def look(self, member: Member) -> None:
-        """Look at a server's queue, which has changed."""
+        """Check a server's queue, which has changed."""
         with self._changing() as now:
             availability.count_others(self.state, member, now)
 
     def tick(self) -> None:
-        """Look at all servers."""
+        """Check all servers."""
         state = self.state
         with self._changing() as now:
             for member in state.all_members:
@@ -301,7 +301,7 @@ class Dispatcher:
                 moving.give_up_impossible(self.state, on_trust=True)
 
     def begin_asking(self, member: Member) -> bool:
-        """Note that a server is asked what it has; return False if it was asked a moment ago."""
+        """Note that a server is being asked; return False if it was asked a moment ago."""
         with self._lock:
             now = runtime.monotonic()
             if now - member.asked_at < self.state.policy.intervals.ask_again:
@@ -310,7 +310,7 @@ class Dispatcher:
             return True
 
     def set_offer(self, member: Member, offer: Offer | None) -> None:
-        """Note what a server has by now."""
+        """Set what a server has."""
         self._ask(lambda _: availability.set_offer(self.state, member, offer))
 
     def mark_unreachable(self, member: Member, error: Exception) -> None:
@@ -348,7 +348,7 @@ class Dispatcher:
             member.wake()
 
     def mark_unsent(self, member: Member, entry: Entry, error: Exception) -> None:
-        """Note that a server surely does not have a job."""
+        """Note that a server certainly does not have a job."""
         with self._changing() as now:
             moving.handle_unsent(self.state, member, entry, error, now)
 
@@ -385,7 +385,7 @@ class Dispatcher:
         return self._ask(lambda _: moving.withdraw(self.state, job, if_unsent=if_unsent))
 
     def recall(self, job: PooledJob) -> bool:
-        """End a job that was not sent, else have it stay on its server; return whether it ended."""
+        """End a job that was not sent, or pin it to its server; return whether it ended."""
         return self._ask(lambda _: moving.recall(self.state, job))
 
     # -- the whole -----------------------------------------------------------------------------
@@ -399,14 +399,14 @@ class Dispatcher:
         moving.give_up_impossible(self.state)
 
     def stop_if_done(self) -> bool:
-        """Let go of all servers once a closed pool has no more jobs; return whether it did."""
+        """Release all servers once a closed pool has no more jobs; return whether it did."""
         if self.state.closed and self.state.is_idle:
             self.stop()
             return True
         return False
 
     def stop(self) -> None:
-        """Let go of all servers."""
+        """Release all servers."""
         with self._lock:
             self.state.closed = True
             threads = list(self._threads.values())
@@ -419,7 +419,7 @@ class Dispatcher:
         self._receivers.close()
 
     def after_fork(self) -> None:
-        """Begin anew in the child of a fork: servers and jobs, if any, are the parent's."""
+        """Start afresh in the child of a fork: servers and jobs are the parent's."""
         state = self.state
         state.is_parents = state.is_parents or self._worker.is_started
         self._make_lock()

@@ -73,7 +73,7 @@ class Health:
             course.rests_until = now + course.rest
 
     def record_return(self, server: str) -> None:
-        """Let a server that was away have a job at once: a restart may have mended it."""
+        """Let a server that is back have a job at once, as a restart may have mended it."""
         if (course := self._courses.get(server)) is not None:
             course.rests_until = 0.0
 
@@ -98,7 +98,7 @@ class Health:
         return self._failed_on.get(kind, set()).issuperset(servers)
 
     def rests(self, server: str, now: float) -> bool:
-        """Return whether a suspect gets no job yet."""
+        """Return whether a suspect server gets no job yet."""
         course = self._courses.get(server)
         return course is not None and now < course.rests_until
 

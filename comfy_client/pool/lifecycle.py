@@ -21,7 +21,7 @@ _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 
 
 def register(dispatcher: Dispatcher) -> None:
-    """Tell the dispatcher when its process is forked or ends."""
+    """Register a dispatcher to be told of a fork and of the process's end."""
     _dispatchers.add(dispatcher)
 
 
@@ -50,7 +50,7 @@ def connect_once(dispatcher: Dispatcher, timeout: float = READY) -> None:
 
 
 def shut_down(dispatcher: Dispatcher, *, wait: bool, cancel: bool) -> None:
-    """Take no more jobs, and stop once all have ended; ``cancel``: end those that wait."""
+    """Accept no more jobs, and stop once all have ended; with ``cancel``, end waiting ones."""
     dispatcher.close()
     if cancel:
         for job in dispatcher.waiting():
@@ -62,7 +62,7 @@ def shut_down(dispatcher: Dispatcher, *, wait: bool, cancel: bool) -> None:
 
 
 def leave(dispatcher: Dispatcher) -> None:
-    """Cancel what waits, and delete what is pending on servers; what runs keeps running."""
+    """Cancel waiting jobs and delete pending prompts from servers; running ones keep running."""
     dispatcher.close()
     try:
         jobs = dispatcher.jobs()

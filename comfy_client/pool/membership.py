@@ -86,7 +86,7 @@ class Servers:
         return found
 
     def names(self, servers: Iterable[AnyServer], argument: str) -> frozenset[str]:
-        """Return the names of servers of the pool; ValueError for any other."""
+        """Return the names of servers of the pool; raise ValueError for any other."""
         if isinstance(servers, str | ComfyApi):
             servers = [servers]
         if not isinstance(servers, Iterable):
@@ -125,7 +125,7 @@ class Servers:
         raise ValueError("the URL is not a file on a server of the pool")  # it may have a password
 
     def relay(self, name: str, callback: Callable[[Any, Any], object]) -> Callable[[], None]:
-        """Call back for an event of all clients; return a function that ends this."""
+        """Register a callback for an event of all clients; return a function that ends this."""
         _warn_of_name(name)
         key = object()
         self._relayed[key] = name, callback  # first: for servers that are added meanwhile
@@ -148,7 +148,7 @@ def name_of(server: AnyServer) -> str:
 def check_servers(
     servers: Iterable[AnyServer], weights: Sequence[float] | None
 ) -> list[tuple[AnyServer, float]]:
-    """Return the servers that were passed, and the weight of each; else TypeError or ValueError."""
+    """Return the given servers with their weights; raise TypeError or ValueError if invalid."""
     if isinstance(servers, str | ComfyApi) or not isinstance(servers, Iterable):
         raise TypeError("servers must be a list of URLs or clients; for one, use ComfyApi")
     given = list(servers)
@@ -162,7 +162,7 @@ def check_servers(
 
 
 def _warn_of_name(name: str) -> None:
-    """Warn of a name that is nearly that of an event of pools."""
+    """Warn of a name similar to that of an event of pools."""
     if name in NAMES:
         return
     from ..nearest import nearest  # for mistakes

@@ -207,12 +207,12 @@ class Member:
         return self.server.name
 
     def set_offer(self, offer: Offer | None) -> None:
-        """Set the classes and models of the server; ``None``: they are not known."""
+        """Set the classes and models of the server; None if they are not known."""
         self.offer = offer
         self.server.has = anything if offer is None else offer.has
 
     def clear_pending(self) -> None:
-        """Note that no submission is on its way."""
+        """Note that no submission is in progress."""
         self.busy_since = None
         self.server.is_slow = False
 
@@ -221,18 +221,18 @@ class Member:
         self.alarm.set()
 
     def relay(self, key: object, name: str, callback: Callable[[Any, Any], object]) -> None:
-        """Call back for events of its client, too; once for each key."""
+        """Register a callback for events of the client; once for each key."""
         if key not in self._relays and not self.stopped:
             off = self.api.on(name, partial(callback, self.api))
             if self._relays.setdefault(key, off) is not off:  # another thread did
                 off()
 
     def end_relay(self, key: object) -> None:
-        """Call back no more."""
+        """Remove the callback of a key."""
         self._relays.pop(key, _ignore)()
 
     def end_relays(self) -> None:
-        """Call nobody back any more."""
+        """Remove all callbacks."""
         for key in list(self._relays):
             self.end_relay(key)
 
@@ -347,7 +347,7 @@ class PoolState:
         self.news.append(LogLine(logging.WARNING, text, args))
 
     def inform(self, text: str, *args: object) -> None:
-        """Log a line that needs no action."""
+        """Log a line at level INFO."""
         self.news.append(LogLine(logging.INFO, text, args))
 
     def status(self) -> PoolStatus:

@@ -94,7 +94,7 @@ class ServerThread:
         self._off: Callable[[], object] | None = None
 
     def start(self) -> None:
-        """Begin to connect; once."""
+        """Start to connect; repeated calls do nothing."""
         if self._is_started:
             return
         self._is_started = True
@@ -108,7 +108,7 @@ class ServerThread:
         self.member.wake()
 
     def stop(self) -> None:
-        """Connect and submit no more; close the client, if the pool made it."""
+        """Stop connecting and submitting; close the client if the pool made it."""
         member = self.member
         member.stopped = True
         member.wake()
@@ -119,7 +119,7 @@ class ServerThread:
             member.api.close()
 
     def reset(self) -> None:
-        """Begin anew in the child of a fork, where locks may be held, and no job is ours."""
+        """Start afresh in the child of a fork, where locks may be held, and no job is ours."""
         self._off = None
         member = self.member
         member.alarm = runtime.Event()
@@ -128,12 +128,12 @@ class ServerThread:
         member.server.own = 0
 
     def watch_queue(self) -> None:
-        """Have the pool hear whenever the server says how long its queue is."""
+        """Tell the pool whenever the server reports the length of its queue."""
         if self._off is None:
             self._off = self.member.api.on("status", self._on_status)
 
     def ask_again(self) -> None:
-        """Ask the server what it has by now."""
+        """Ask the server again what it has."""
         try:
             with limited_silence(self._patience):
                 offer = _ask_for_offer(self.member)
@@ -145,7 +145,7 @@ class ServerThread:
     # -- in the thread -------------------------------------------------------------------------
 
     def work(self) -> float | None:
-        """Do all work that is due; return after how many seconds to look again, None for never."""
+        """Do all work that is due; return the seconds until the next time, or None."""
         member = self.member
         while not member.stopped:
             if member.unwanted and is_live(member):
@@ -165,7 +165,7 @@ class ServerThread:
         return None
 
     def _cancel_unwanted(self) -> None:
-        """Cancel unwanted jobs; try again later where the server does not answer."""
+        """Cancel unwanted jobs; retry later on servers that do not answer."""
         if runtime.monotonic() < self._cancel_at:
             return
         member = self.member
@@ -180,7 +180,7 @@ class ServerThread:
             member.unwanted.remove(job)
 
     def _check_alive(self) -> float:
-        """Ask a server without a socket whether it is there; return when to look again."""
+        """Ask a server without a socket whether it is up; return when to ask again."""
         member = self.member
         if member.api.state is not State.POLLING:
             return _INTERVAL if member.unwanted else _LONGEST_PAUSE
@@ -292,7 +292,7 @@ def _ask_for_offer(member: Member) -> Offer | None:
 
 
 def ask_all(servers: Iterable[ServerThread], seconds: float) -> None:
-    """Ask servers what they have, all at once; wait for so many seconds at most."""
+    """Ask servers at the same time what they have; wait up to ``seconds`` seconds."""
     deadline = Deadline.after(seconds)
     threads = [
         runtime.Thread(target=server.ask_again, name="comfy-pool-asking", daemon=True)

@@ -40,7 +40,7 @@ def terms_of(
     include: Iterable[AnyServer] | None,
     exclude: Iterable[AnyServer],
 ) -> Terms:
-    """Return the terms of a job; TypeError or ValueError for those that make no sense."""
+    """Return the terms of a job; raise TypeError or ValueError for invalid ones."""
     if not is_real(priority) or math.isnan(priority):
         raise ValueError(f"priority must be a number, not {priority!r:.80}")
     names = servers.dispatcher.members.keys()

@@ -28,7 +28,7 @@ Answer = TypeVar("Answer")
 class Worker(Generic[Owner]):
     """A thread that makes calls, one after the other.
 
-    The thread holds the owner only while it calls: it ends with an owner that nobody keeps.
+    The thread holds the owner only during a call: it ends once nobody else keeps the owner.
 
     Args:
         owner: The object that calls are made with.
@@ -49,7 +49,7 @@ class Worker(Generic[Owner]):
         self.reset()
 
     def reset(self) -> None:
-        """Reset to no thread, as in the child of a fork."""
+        """Forget the thread, in the child of a fork."""
         self._todo: runtime.SimpleQueue[Callable[[Owner], object]] = runtime.SimpleQueue()
         self._thread: runtime.Thread | None = None
 
@@ -59,7 +59,7 @@ class Worker(Generic[Owner]):
         return was_started(self._thread)
 
     def start(self) -> None:
-        """Start the thread; once."""
+        """Start the thread; repeated calls do nothing."""
         if self.is_started:
             return
         self._thread = runtime.Thread(
@@ -68,15 +68,15 @@ class Worker(Generic[Owner]):
         self._thread.start()
 
     def put(self, call: Callable[[Owner], object]) -> None:
-        """Have a function called with the owner."""
+        """Queue a function to be called with the owner."""
         self._todo.put(call)
 
     def ask(self, call: Callable[[], Answer]) -> Answer:
-        """Have a function called, and return or raise what it does.
+        """Queue a function, wait, and return or raise its outcome.
 
         A Ctrl-C, or an alarm, may end the wait, and leaves nothing half done.  The wait takes no
-        ``Condition``: the thread needs its lock, which an alarm may leave held.  If a handler of
-        a signal asks while the code that it interrupts has the lock, the call is made here.
+        ``Condition``: the thread needs its lock, which an alarm may leave held.  If a signal
+        handler asks while the interrupted code has the lock, the call is made here.
         """
         thread, owner = self._thread, self._args[0]()
         if thread is None or thread is runtime.current_thread() or not self.is_started:
