@@ -57,20 +57,6 @@ def test_jobs_that_do_not_end_in_time_are_a_timeout(comfy: ComfyServer) -> None:
             api.as_completed([job], timeout=-1)
 
 
-def test_it_says_how_many_are_left(comfy: ComfyServer) -> None:
-    """And the first of them, in the order in which they were given; the rest is yielded before."""
-    with ComfyApi(comfy.url, transport="poll") as api:
-        jobs = [api.submit(GRAPH) for _ in range(4)]
-        comfy.finish(jobs[0].prompt_id)
-        jobs[0].result(60)
-        ended = api.as_completed([*jobs, *jobs], timeout=0.5)
-        assert next(ended) is jobs[0]
-        with pytest.raises(JobTimeout, match="3 of 4 prompts") as caught:
-            next(ended)
-        assert caught.value.prompt_id == jobs[1].prompt_id
-        assert list(api.as_completed([])) == []
-
-
 def test_ctrl_c_ends_it_at_once(comfy: ComfyServer) -> None:
     """The prompts keep running."""
     with ComfyApi(comfy.url) as api:

@@ -146,18 +146,6 @@ def test_events_of_others_and_odd_messages_belong_to_no_job(comfy, fast):
     ]
 
 
-def test_a_blocked_node_is_no_end(comfy, fast):
-    """An ``execution_error`` of the type ExecutionBlocked; the prompt goes on to its one end."""
-    blocked = say("execution_error", node_id="1", exception_type="ExecutionBlocked")
-    comfy.script(START, CACHED, blocked, *WELL[2:])
-    told, events = Heard(fast), []
-    check(fast.run(GRAPH, timeout=LIMIT, on_event=events.append))
-    for heard in (told.events, events):
-        names = [e.name for e in heard if e.name.startswith("execution_")]
-        assert names[-2:] == ["execution_error", "execution_success"]
-        assert [e.name for e in heard if e.is_end] == ["execution_success"]
-
-
 @pytest.mark.parametrize(
     ("name", "workflow"), [("runtime_error", "failing_runtime"), ("interrupt", "txt2img_slow")]
 )

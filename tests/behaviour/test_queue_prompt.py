@@ -208,18 +208,6 @@ def test_targets_are_a_list(comfy, api):
     assert sent(comfy) == []
 
 
-def test_previews_are_asked_for_when_someone_listens(comfy, api):
-    """Unless the caller has said something else."""
-    unsubscribe = api.on("b_preview", lambda event: None)
-    api.append_prompt(GRAPH)
-    api.append_prompt(GRAPH, preview_method="none")
-    api.append_prompt(GRAPH, extra_data={"preview_method": "taesd"})
-    unsubscribe()
-    api.append_prompt(GRAPH)
-    methods = [body.get("extra_data", {}).get("preview_method") for body in sent(comfy)]
-    assert methods == ["auto", "none", "taesd", None]
-
-
 @pytest.mark.parametrize("method", ["queue_prompt", "run", "submit"])
 @pytest.mark.parametrize(
     ("graph", "words"),

@@ -420,23 +420,6 @@ def test_an_interrupt_in_the_middle_of_sampling(api, workflow):
     assert len(after.result(LIMIT).images) == 1
 
 
-@pytest.mark.timing(silence=0.5, lost=0.5)
-@pytest.mark.parametrize("whose", ["own", "foreign"])
-def test_a_prompt_deleted_from_the_queue_is_interrupted_or_lost(api, held, whose):
-    """Nothing says so but queue and history; who has deleted it knows."""
-    ends = []
-    api.on("all", lambda event: ends.append(event) if event.is_end else None)
-    job = api.submit(picture())
-    with ComfyApi(api.host) as other:
-        (api if whose == "own" else other).delete_from_queue(job.prompt_id)
-        kind, name = JobInterrupted, "execution_interrupted"
-        if whose == "foreign":
-            kind, name = JobLost, "job_lost"
-        with pytest.raises(kind, match="deleted" if whose == "foreign" else None):
-            job.result(LIMIT)
-    until(lambda: [(e.name, e.prompt_id) for e in ends] == [(name, job.prompt_id)])
-
-
 def test_a_job_whose_server_is_killed_is_lost(other):
     """SIGKILL in the middle, and a restart that knows nothing."""
     with Impatient(other.url) as api:
