@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: What becomes of a prompt when Ctrl-C ends the wait for it.
+#: On Ctrl-C during a wait, let the prompt run, or cancel it.
 OnInterrupt = Literal["leave", "cancel"]
 
 

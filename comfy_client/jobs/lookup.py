@@ -58,7 +58,7 @@ def find(http: Http, prompt_id: str, client_id: str, deadline: Deadline) -> str 
 
 if TYPE_CHECKING:
     _Record: TypeAlias = models.QueueItem | models.HistoryEntry
-    #: What makes records of a decoded answer.
+    #: A function that makes records of a decoded answer.
     _Read: TypeAlias = Callable[[Any], Sequence[_Record]]
 
 

@@ -184,7 +184,7 @@ def _name(secrets: Secrets, said: str | None, graph: Graph) -> str | None:
     return secrets.hide_name(said)
 
 
-#: Of exceptions that a password may be equal to.
+#: Names of exceptions, which stay even if a password is equal to one.
 _KINDS: Final = frozenset(
     name
     for name, kind in vars(builtins).items()

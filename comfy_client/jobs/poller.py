@@ -193,7 +193,7 @@ class Poller:
             due = [one for one in due if one in followed]
         elif unseen:
             snapshot, trouble = self._look_at_queue(routes, known, unseen)
-        # What one snapshot tells of the others need not be asked again soon.
+        # One snapshot tells of the other prompts, too: they need not be asked about again soon.
         others = [one for one in known if snapshot and self._is_concerned(one, snapshot)]
         followed -= set(others)
         unsure: list[TrackedPrompt] = []  # in no history, and the queue cannot be read

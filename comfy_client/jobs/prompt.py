@@ -35,7 +35,7 @@ class JobEvents:
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
-        #: Those of jobs that turned out to be about the same prompt.
+        #: Events of other jobs that turned out to be about the same prompt.
         self.others: list[JobEvents] = []
         #: Called with each event, in the thread that brings it.
         self.sinks: tuple[Callable[[Event], object], ...] = ()
@@ -46,11 +46,11 @@ class JobEvents:
         """Reset all queues, as in the child of a fork, where locks may stay held."""
         for queue in self._live():
             queue.reset()
+        #: Filled from the beginning, until it has a reader; then ``None``.
+        self.first: EventQueue | None = EventQueue(high_water=0, budget=self._budget)
         # Guards the queues, which are replaced, never changed.  Re-entrant: the collector may
         # end an iterator in here.
         self._lock = shared_lock(is_small=True)
-        #: Filled from the beginning; ``None``: it has a reader.
-        self.first: EventQueue | None = EventQueue(high_water=0, budget=self._budget)
         # Weakly, so that an iterator that nobody keeps is gone with its events; but for the
         # first, until somebody asks for it.
         self._queues = (weakref.ref(self.first),)
@@ -246,7 +246,7 @@ def ending_of(state: JobState, outcome: Outcome, http: Http, files: FileRoutes) 
 
 
 def _error(state: JobState, event: ExecutionError | ExecutionInterrupted, http: Http) -> JobError:
-    # Those that its server may repeat: of the client, earlier ones too, and of the workflow.
+    # A server may repeat secrets of the client, earlier ones too, and of the workflow.
     secrets = http.identity.secrets()
     secrets.add_named(state.graph)
     return error_of(event, state.prompt_id, state.graph, secrets)

@@ -44,7 +44,7 @@ class QueueMonitor:
     def __init__(self, connection: Connection, timing: Timing) -> None:
         self.connection = connection
         self._timing = timing
-        # What was seen, and who would have reported a change: which socket, or the polls.
+        # The last snapshot, and the socket (or the polls) that would have reported a change.
         self._last: tuple[QueueSnapshot, State, int] | None = None
         self.at: float = float("-inf")  #: When the last snapshot was asked for.
         self.rests_until: float = float("-inf")  #: No other before, as it took long.
@@ -123,7 +123,7 @@ class QueueMonitor:
             self._lists_jobs = False
             return None
         running = [job for job in page.jobs if job.status == "in_progress"]
-        # What is in a state that nobody knows is there all the same.
+        # A job in an unknown state is there all the same.
         waiting = [job for job in page.jobs if job.status not in ("in_progress", *_ENDED)]
         waiting.sort(key=_place)
         from .snapshot import QueueSnapshot

@@ -94,7 +94,7 @@ class Outcome:
         return STATUS_OF_EVENT[type(self.event)] if self.error is None else status_of(self.error)
 
 
-#: It was submitted, it was attached to, or it is no new prompt.
+#: How a prompt is counted: as submitted, as attached, or not again.
 Counted = Literal["submitted", "attached", "before"]
 
 
@@ -106,7 +106,7 @@ class JobState:
     posted_at: float = 0.0
     accepted_at: float | None = None
     client_id: str = ""  #: The client in whose name it was submitted.
-    generation: int | None = None  #: Of the socket that saw the submission.
+    generation: int | None = None  #: The socket that saw the submission.
     attached: bool = False  #: Its events may go to another client, or to an older client id.
     lost_delay: float | None = None  #: Seconds between checks that make it lost; None: as usual.
     http_checked: bool = False  #: HTTP was asked, or failed.
@@ -134,7 +134,7 @@ class JobState:
     sampled: bool = False
     previewed: bool = False
     # Its end.
-    end_event: EndEvent | None = None  #: Which receivers have had, or are about to have.
+    end_event: EndEvent | None = None  #: Published, or about to be.
     ended: bool = False  #: The socket itself has said so.
     ended_at: float | None = None
     took: float | None = None  #: Seconds that it ran, by the server's clock.
@@ -156,10 +156,10 @@ class JobState:
     ) -> None:
         self.prompt_id = prompt_id
         self.graph: Mapping[str, Any] = graph  #: In API format; empty until it is known.
-        self.share = share  #: Of the client's memory, until it is decided.
+        self.share = share  #: A share of the client's memory, until the end.
         self.timing = timing
         self.node_errors: Mapping[str, Any] = {}
-        self.output_names: Mapping[str, str] = {}  #: Of nodes, given by a template.
+        self.output_names: Mapping[str, str] = {}  #: Names of nodes, given by a template.
         self.remarks: deque[str] = deque()  #: Logged where its end is waited for.
         self.spent: dict[str, float] = {}  #: Seconds, by node.
         self.visited: set[str] = set()  #: Nodes that ran, or run.
@@ -506,7 +506,7 @@ class JobState:
 #: Events that may end a prompt.
 MAY_END: Final = (Executing, EndEvent)
 
-#: What each kind of event changes; others say only that there is news.
+#: How each kind of event is applied; others are only news.
 _APPLY: Final[Mapping[type, Callable[[JobState, Any, float, int | None], Outcome | None]]] = {
     ProgressState: JobState._progress_state,
     Progress: JobState._progress,

@@ -189,7 +189,7 @@ class Ledger:
         self._lock = shared_lock()  # guards that a start is logged once
         self.counts: Counter[str] = Counter()
         self.changes: int = 0  #: How often the prompts that have not ended, or run, were others.
-        self.order: Order = Order.of((), self.changes)  #: Of them, when somebody asked last.
+        self.order: Order = Order.of((), self.changes)  #: The prompts when somebody asked last.
 
     # -- counting, with the lock -----------------------------------------------------------
 

@@ -198,7 +198,7 @@ class PooledHandle(JobHandle):
         elif event is None and isinstance(outcome, JobLost):
             event, _ = lost(state.prompt_id, str(outcome))
         if event is not None and not state.decided:
-            # What it has waited for too long may end all the same: that is for its client to say.
+            # The prompt that took too long may still end; its own client reports that.
             self._relay = None
             state = copy.copy(state)
         self._prompt.state = state
