@@ -296,7 +296,7 @@ def test_what_is_no_time_to_wait_is_told_at_once(
         ):
             raised = exception_of(wait, 30)
             assert isinstance(raised, error)
-            assert "timeout is" in str(raised)
+            assert "timeout must be" in str(raised)
 
 
 def test_init_may_wait_as_long_as_it_takes(comfy: ComfyServer) -> None:
