@@ -334,8 +334,9 @@ def test_a_pools_job_that_its_client_removes_is_interrupted(gate: Gates) -> None
         [api] = pool.servers
         blocker = pool.submit(shows("blocker", waits=True))
         jobs = [pool.submit(shows(str(number))) for number in range(2)]
-        until(lambda: len(comfy.pending) == 2)
-        until(lambda: all(job.status == "pending" for job in jobs))
+        # The client must have had the answers, too: only then does it know what it removes.
+        until(lambda: all(job.handle.state.accepted_at is not None for job in jobs))
+        assert len(comfy.pending) == 2
         api.cancel_job(jobs[0].prompt_id)
         api.delete_from_queue(jobs[1].prompt_id)
         for job in jobs:
