@@ -52,8 +52,8 @@ def check_may_wait() -> None:
         return  # handlers run in that one only
     if _owns_any(_locks) or (_interrupts_us() and _owns_any(_small_locks)):
         raise ComfyError(
-            "a handler of a signal waits while it interrupts the comfy_client call that it waits "
-            "for, which could never end: return from the handler first, or wait in a thread"
+            "this signal handler interrupts the comfy_client call that it would wait for, so the "
+            "wait could never end: return from the handler first, or wait in a thread"
         )
 
 
