@@ -141,9 +141,9 @@ def run_workflow(
     ):
         if value not in get_args(known):
             words = " or ".join(map(repr, get_args(known)))
-            raise ValueError(f"{name} is {words}, not {value!r:.80}")
+            raise ValueError(f"{name} must be {words}, not {value!r:.80}")
     if not isinstance(max_bytes, int) or max_bytes < 0:
-        raise ValueError(f"max_bytes is a number of bytes, 0 or more, not {max_bytes!r:.80}")
+        raise ValueError(f"max_bytes must be a number of bytes, 0 or more, not {max_bytes!r:.80}")
     check_timeout(timeout, patience)
     workflow, inputs = sealed(workflow), sealed(inputs)  # keep them out of frames
     worker, clients = here()

@@ -90,7 +90,9 @@ class Servers:
         if isinstance(servers, str | ComfyApi):
             servers = [servers]
         if not isinstance(servers, Iterable):
-            raise TypeError(f"{argument} is a list of servers of the pool, not {servers!r:.80}")
+            raise TypeError(
+                f"{argument} must be a list of servers of the pool, not {servers!r:.80}"
+            )
         names = frozenset(map(name_of, servers))
         unknown = names - self.dispatcher.members.keys()
         if unknown:

@@ -13,7 +13,7 @@ from ..redaction import is_secret_value, seal_inputs, sealed
 from ..values import MAX_ID_LENGTH
 
 _SCALARS = frozenset({str, int, bool, type(None)})
-#: Types that JSON can carry as they are.
+#: Types that JSON can represent as they are.
 JSON_TYPES: Final = _SCALARS | {float, dict, list, tuple}
 _PLAIN: Final = _SCALARS | {float}
 _LITERAL_LIST = 'a literal list is sent as {"__value__": [...]}'

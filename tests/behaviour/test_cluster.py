@@ -169,7 +169,7 @@ def test_images_that_are_on_no_server_count_whatever_outputs_says(client: Client
     assert isinstance(error, OutputsTooLarge)
     assert str(error).endswith("raise it, or use SaveImage instead of SaveImageWebsocket")
     wrong = client.submit(run_workflow, saves(), max_bytes="64 MiB")
-    with pytest.raises(ValueError, match="max_bytes is a number of bytes"):
+    with pytest.raises(ValueError, match="max_bytes must be a number of bytes"):
         wrong.result(LIMIT)
 
 

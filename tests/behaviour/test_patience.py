@@ -145,7 +145,7 @@ def test_a_prompt_that_could_not_be_sent_in_time_is_raised(server, api, record) 
 )
 def test_what_is_no_patience_is_told_at_once(api, call, patience, error) -> None:
     """Before anything is asked for."""
-    with pytest.raises(error, match="timeout is"):
+    with pytest.raises(error, match="timeout must be"):
         getattr(api, call)(WORKFLOW, {"Make.seed": [1]}, patience=patience)
 
 

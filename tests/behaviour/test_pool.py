@@ -1046,7 +1046,7 @@ def test_wrong_arguments_are_told_at_once(clients) -> None:
             pool.submit(print)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="unexpected keyword argument 'seed'"):
             pool.submit(shows(), seed=7)  # type: ignore[call-arg]
-        with pytest.raises(TypeError, match="exclude is a list of servers"):
+        with pytest.raises(TypeError, match="exclude must be a list of servers"):
             pool.submit(shows(), exclude=None)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="a pool cannot be pickled: make one in each process"):
             pickle.dumps(pool)

@@ -154,7 +154,7 @@ def test_run_uploads_the_files_of_inputs(comfy_client, tmp_path):
         (["--set", "KSampler.steps"], "write NAME=VALUE"),
         (["--input", "KSampler=x.png"], "has no input for files"),
         (["--seed", "-1"], "random, or a number from 0 on"),
-        (["--out", "{sed}.png"], "{sed} is none of"),
+        (["--out", "{sed}.png"], "{sed} is not one of"),
     ],
 )
 def test_what_is_typed_wrong_is_told_before_anything_runs(comfy_client, short, options, words):
@@ -240,7 +240,7 @@ def test_a_prompt_is_found_again_by_its_id(comfy_client, short):
     [result] = comfy_client.json("job", prompt_id, "--wait", "--out", "waited.png")
     assert result["files"][0]["path"] == "waited.png"
     [error] = comfy_client.json("job", prompt_id, "--wait", "--out", "{sed}.png", status=2)
-    assert "{sed} is none of" in error["message"]
+    assert "{sed} is not one of" in error["message"]
     status, url = comfy_client("job", prompt_id).lines
     assert status.startswith("succeeded")
     assert result["files"][0]["filename"] in url
