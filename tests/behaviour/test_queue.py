@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from types import SimpleNamespace
 from typing import Any
 
 import blinker
@@ -13,7 +11,6 @@ import pytest
 from comfy_client import ComfyApi
 from comfy_client.jobs.tracker import Order
 from comfy_client.testing import ComfyServer
-from comfy_client.transport import response
 from tests.helpers.clients import (
     LIMIT,
     Fast,
@@ -23,6 +20,7 @@ from tests.helpers.clients import (
     until,
 )
 from tests.helpers.gates import Gates, shows
+from tests.helpers.patches import note_decoded
 from tests.helpers.scripted import (
     CACHED,
     GRAPH,
@@ -178,21 +176,13 @@ def test_a_look_at_a_large_queue_decodes_one_prompt_at_a_time(
     with client(comfy) as other:
         for number in range(60):
             other.queue_prompt(None, shows(str(number)), extra_data={"junk": "x" * 20_000})
-    longest = []
-    decoder = json.JSONDecoder()
-
-    def raw_decode(text: str, at: int) -> tuple[Any, int]:
-        value, end = decoder.raw_decode(text, at)
-        longest.append(end - at)
-        return value, end
-
-    monkeypatch.setattr(response, "_decoder", SimpleNamespace(raw_decode=raw_decode))
+    lengths = note_decoded(monkeypatch)
     with client(comfy) as third:
         job = third.job(mine) if attaches else fast.job(mine)
         snapshot = third.parts.tracker.monitor.refresh(third, [mine])
         assert len(snapshot.pending) == 61
         assert {*snapshot.graphs} == {mine}
         assert job.graph["1"]["inputs"] == snapshot.graphs[mine]["1"]["inputs"]
-    assert len(longest) > 61
-    assert max(longest) < 25_000
+    assert len(lengths) > 61
+    assert max(lengths) < 25_000
     gate.set()

@@ -14,7 +14,7 @@ import attrs
 import pytest
 import trustme
 
-from comfy_client import ComfyApi, runtime
+from comfy_client import ComfyApi
 from comfy_client.errors import (
     JobTimeout,
     RequestTimeout,
@@ -42,6 +42,7 @@ from tests.helpers.http import (
     opened,
     raw_server,
 )
+from tests.helpers.patches import tell_time
 from tests.helpers.scripted import (
     ALL_CACHED,
     GRAPH,
@@ -265,7 +266,7 @@ def test_a_clock_that_jumps_is_no_timeout(
     """Forth and back by weeks: no timeout, no disconnection, no early end."""
     true, offset = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: true() + offset[0])
-    monkeypatch.setattr(runtime, "wall_time", time.time)
+    tell_time(monkeypatch, time.time, "wall_time")
     with Pinging(comfy.url) as api:
         told = Heard(api)
         job = api.submit(held("a"))

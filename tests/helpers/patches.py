@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from comfy_client import runtime
+from comfy_client.transport import response
 
 
-def tell_time(patch: pytest.MonkeyPatch, monotonic: Callable[[], float]) -> None:
+def tell_time(
+    patch: pytest.MonkeyPatch, clock: Callable[[], float], name: str = "monotonic"
+) -> None:
     """Have the package ask a test for the time."""
-    patch.setattr(runtime, "monotonic", monotonic)
+    patch.setattr(runtime, name, clock)
+
+
+def note_decoded(patch: pytest.MonkeyPatch) -> list[int]:
+    """Note the lengths of the pieces of JSON that are decoded in one call of C."""
+    lengths: list[int] = []
+    decoder = json.JSONDecoder()
+
+    def raw_decode(text: str, at: int) -> tuple[Any, int]:
+        value, end = decoder.raw_decode(text, at)
+        lengths.append(end - at)
+        return value, end
+
+    patch.setattr(response, "_decoder", SimpleNamespace(raw_decode=raw_decode))
+    return lengths
 
 
 def fill_disk(patch: pytest.MonkeyPatch) -> None:

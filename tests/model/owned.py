@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from unittest import mock
 
 from comfy_client import runtime
 
@@ -26,11 +27,6 @@ def here(mine: Callable[..., Any], theirs: Callable[..., Any]) -> Callable[..., 
 @contextlib.contextmanager
 def replaced(names: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
     """Context manager: replace names of ``comfy_client.runtime`` for the present thread."""
-    before = {name: getattr(runtime, name) for name in names}
-    try:
-        for name, mine in names.items():
-            setattr(runtime, name, here(mine, before[name]))
+    ours = {name: here(mine, getattr(runtime, name)) for name, mine in names.items()}
+    with mock.patch.multiple(runtime, **ours):
         yield
-    finally:
-        for name, theirs in before.items():
-            setattr(runtime, name, theirs)

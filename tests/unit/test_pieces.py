@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comfy_client.transport import response
 from comfy_client.transport.response import Each, loads_in_pieces
 from tests.conftest import examples
+from tests.helpers.patches import note_decoded
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -64,22 +64,12 @@ def test_each_element_of_an_outermost_list_is_decoded_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No call of C decodes more than one, so no thread waits for longer."""
-    longest = 0
-    decoder = json.JSONDecoder()
-
-    class Counting:
-        def raw_decode(self, text: str, at: int) -> tuple[Any, int]:
-            nonlocal longest
-            value, end = decoder.raw_decode(text, at)
-            longest = max(longest, end - at)
-            return value, end
-
-    monkeypatch.setattr(response, "_decoder", Counting())
+    lengths = note_decoded(monkeypatch)
     items = [[number, f"id {number}", {"1": {"text": "x" * 200}}] for number in range(100)]
     content = json.dumps({"queue_running": items[:1], "queue_pending": items}).encode()
     kept = loads(content, lambda item: item[1])
     assert kept["queue_pending"] == [f"id {number}" for number in range(100)]
-    assert longest < 300
+    assert max(lengths) < 300
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32-le"])
