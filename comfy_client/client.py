@@ -1143,7 +1143,7 @@ def _unpickle(
 
 @functools.lru_cache(100)
 def _warn_of_pickle(host: str, dropped_arguments: tuple[str, ...]) -> None:
-    """Warn of a pickle, once per process: many results may come, which hold their client."""
+    """Warn once of arguments that a pickle lacks, as many results may hold the same client."""
     log.warning(
         "the client of %s was unpickled without its %s: make one with them here, and name "
         "credentials with EnvCredentials, which can be pickled",
@@ -1153,7 +1153,7 @@ def _warn_of_pickle(host: str, dropped_arguments: tuple[str, ...]) -> None:
 
 
 def _before_fork() -> None:
-    """Wait for what other threads import: in the child, these imports would never end."""
+    """Wait for imports in other threads to finish: in the child of a fork they never would."""
     for name in list(sys.modules):
         if name.startswith(f"{__package__}."):
             with contextlib.suppress(Exception):  # that thread gets it, too

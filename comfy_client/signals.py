@@ -221,7 +221,7 @@ class Receivers:
             self._put(event)
 
     def hand(self, to: Timed, call: Callable[[], float], event: Event | None = None) -> None:
-        """Have ``call`` called in the delivery thread in its turn, and ``to.tick`` later.
+        """Call ``call`` in the delivery thread, in its turn, and ``to.tick`` later.
 
         Args:
             to: Whom it is for.
@@ -392,7 +392,7 @@ def signal_names(event: Event) -> tuple[str, ...]:
 
 
 def is_callback(function: Any, count: int) -> bool:
-    """Return whether it is a plain function that may be called with so many arguments."""
+    """Return whether this is a plain function that takes ``count`` arguments."""
     return callable(function) and _is_plain(function) and _takes(function, count)
 
 
@@ -408,7 +408,7 @@ def _is_plain(function: Callable[..., object]) -> bool:
 
 
 def _takes(function: Callable[..., object], count: int, **kw: object) -> bool:
-    """Return whether it may be called with so many positional arguments, and these keywords."""
+    """Return whether a function takes ``count`` positional arguments and these keywords."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # a builtin that does not say

@@ -615,7 +615,7 @@ class _Part(io.RawIOBase):
             raise
 
     def again(self, start: int) -> _Part:
-        """Return the same state of the file, from another byte on."""
+        """Return a reader of the same version of the file that starts at another byte."""
         other = _Part(os.dup(self._descriptor), start)
         other._version = self._version
         return other

@@ -120,7 +120,7 @@ def _server(
 
 
 def withdraw(calls: set[weakref.ref[InFlight]]) -> None:
-    """Take back the pending prompts of calls of ``map`` and ``sweep`` that have not ended."""
+    """Take back the pending prompts of ``map`` and ``sweep`` calls that have not ended."""
     for known in calls.copy():  # another thread may begin one, or forget it
         prompts = known()
         if prompts is not None:

@@ -18,7 +18,7 @@ SIZE: Final = 160
 
 
 def gallery(rows: Sequence[SweepRow]) -> str:
-    """Return a card for each row: its first image, else its first file, with its values."""
+    """Return HTML cards of the first rows: the first image, else the first file, and the values."""
     shown = rows[:MOST_ROWS]
     first = {
         row.index: output

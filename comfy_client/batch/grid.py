@@ -193,7 +193,7 @@ def canonical(node: Mapping[str, Any]) -> str:
 
 
 def _identity(value: object) -> Any:
-    """Return a key for a file that depends on its content only."""
+    """Return a key for an upload that depends only on its content."""
     if isinstance(value, Upload):
         return value.identity()
     raise TypeError(f"JSON cannot represent {brief(value)}")

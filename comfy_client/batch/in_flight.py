@@ -85,7 +85,7 @@ class InFlight:
 
     @property
     def trouble(self) -> str:
-        """The reason that holds up all jobs, in a few words; empty without one."""
+        """The reason why all jobs are held up, in a few words; empty if there is none."""
         return "" if self.outage is None else self.outage.words
 
     def get(self, key: str) -> Job | ComfyError | None:
@@ -102,13 +102,13 @@ class InFlight:
         self._since[key] = runtime.monotonic()
 
     def rename(self, key: str, new: str) -> None:
-        """Replace a prompt by another one, which is about to be sent."""
+        """Replace a prompt with another one, which is about to be sent."""
         renamed = {new if one == key else one: entry for one, entry in self._entries.items()}
         self._entries = {**renamed, new: None}
         self._since.pop(key, None)
 
     def pop(self, key: str) -> Job | ComfyError | None:
-        """Remove a prompt whose end was handled; not earlier, as a Ctrl-C may come."""
+        """Remove a prompt once its end is handled; until then, a Ctrl-C must find it here."""
         entry = self._entries.get(key)
         server = self.server_of(entry) if isinstance(entry, Job) else None
         self._ends[server] = self._ends[None] = runtime.monotonic()
@@ -238,7 +238,7 @@ def _outcome(entry: Job | ComfyError | None) -> Result | ComfyError:
 
 
 def _give_up(due: _Due) -> Result | ComfyError:
-    """Stop a job whose time is up, unless it has just ended."""
+    """Cancel a job whose time is up; return the error, or the outcome if it has just ended."""
     job, why = due.job, due.job.why()
     said = cancel_in_time([job])
     if job.done() and (said == [False] or not isinstance(job.exception(), JobInterrupted)):

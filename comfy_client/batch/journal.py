@@ -114,7 +114,7 @@ class Record:
 
 
 class Journal:
-    """An open journal, which no other process writes.  Threads may write it at the same time.
+    """An open journal, locked against other processes.  Threads may write at the same time.
 
     Args:
         path: The path of the file; it is made when missing, its folder is not.
@@ -149,7 +149,7 @@ class Journal:
             raise
 
     def _is_in_use(self) -> bool:
-        """Return whether another journal here has the file; claim it here if none has."""
+        """Return whether another journal in this process has the file; claim it if none has."""
         ours = weakref.ref(self)
         found = _in_use.setdefault(self._identity, ours)
         if found() is None:

@@ -56,14 +56,14 @@ class SubmitOptions(PromptOptions, total=False):
 
 
 def is_about_one(error: BaseException) -> bool:
-    """Return whether an error concerns a single prompt, and says nothing about the next."""
+    """Return whether an error concerns a single prompt and says nothing about the next."""
     # A server may stumble over a graph that its check does not understand.
     stumbled = isinstance(error, ApiError) and error.status == 500
     return stumbled or isinstance(error, _ABOUT_ONE)
 
 
 def check_in_flight(in_flight: int) -> None:
-    """Raise ValueError if this is no number of prompts."""
+    """Raise ValueError unless this is a number of prompts, 1 or more."""
     if not isinstance(in_flight, int) or in_flight < 1:
         raise ValueError(f"in_flight must be a number of prompts, 1 or more, not {in_flight!r}")
 
@@ -82,7 +82,7 @@ def run_map(
 ) -> Generator[Result | ComfyError, None, None]:
     """Run many workflows, ``most()`` at a time: see :meth:`ComfyApi.map`.
 
-    Wrong arguments are raised at once.
+    Errors in the arguments are raised at once.
     """
     if on_error not in ("raise", "keep"):
         raise ValueError(f"on_error must be 'raise' or 'keep', not {on_error!r}")
@@ -153,7 +153,7 @@ def _stream(
 def _submit_next(
     prompts: InFlight, submit: Submit, items: Items, *, keep: bool
 ) -> Exception | None:
-    """Submit the next prompt, which is there; return the error that ends the submission, if any."""
+    """Submit the item that has arrived; return the error that ends the submission, if any."""
     try:
         item = items.take()
     except Exception as exc:  # noqa: BLE001  # raised by the caller, in its turn

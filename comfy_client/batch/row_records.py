@@ -117,7 +117,7 @@ def row_of(row: SweepRow, record: Record, workflow: Workflow, files: Routes | No
 
 
 def error_record(error: ComfyError, hide: Callable[[str], str]) -> dict[str, Any]:
-    """Reduce an error to its message and the names of its place, without inputs of the node."""
+    """Reduce an error to its class, message and short facts, without the inputs of its node."""
     facts: dict[str, Any] = {
         name: hide(value) if isinstance(value, str) and name not in _NAMES else value
         for name, value in vars(error).items()
@@ -145,7 +145,7 @@ def _check(record: Mapping[str, Any], types: Mapping[str, tuple[type, Any]]) -> 
 
 
 def _each_text(value: Any, change: Callable[[str], str]) -> Any:
-    """Change each text of a JSON value, but not the names of files."""
+    """Return a JSON value with each text changed, except the fields that locate a file."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):

@@ -59,7 +59,7 @@ class Sweep(tuple[SweepRow, ...]):
         return shown(self, self.gallery)
 
     def gallery(self) -> str:
-        """Return the HTML for a notebook: small pictures with their values, bounded."""
+        """Return HTML for a notebook: small pictures of the first 60 rows, with their values."""
         from .cards import gallery
 
         return gallery(self)
@@ -234,7 +234,7 @@ def _ran_with(graph: Mapping[str, Any], name: str | tuple[str, str], value: obje
 
 
 def _cell(value: Any, *, is_own: bool) -> Any:
-    """Return what stands in a cell; ``is_own``: it is from the caller, and is not changed."""
+    """Return the content of a cell; with ``is_own``, a text is the caller's and stays as it is."""
     if is_upload(value):  # its name may be that of an output
         value, is_own = str(value), False
     if isinstance(value, list) and not is_own:

@@ -90,7 +90,7 @@ class Verdict:
 
 
 class Runner(Protocol):
-    """The servers of a sweep, which have their URLs as names.
+    """The servers of a sweep, named by their URLs.
 
     Attributes:
         prompts: The prompts that are under way.
@@ -105,7 +105,7 @@ class Runner(Protocol):
 
     @property
     def poller(self) -> Poller:
-        """The poller whose ``Timing`` holds for the sweep."""
+        """The poller whose ``Timing`` applies to the sweep."""
 
     @property
     def clients(self) -> Mapping[str, Routes]:
@@ -128,9 +128,9 @@ class Runner(Protocol):
         """
 
     def recall(self, *, needed: bool) -> Collection[str]:
-        """Take prompts back that others are to have; return their ids.
+        """Take back prompts that other servers are to run; return their ids.
 
-        ``needed``: nothing else is left for servers that have nothing to do.
+        ``needed``: no other work is left for idle servers.
         """
         return ()
 
@@ -144,7 +144,7 @@ class Runner(Protocol):
         """Submit a prompt; return None if its server cannot have it."""
 
     def judge(self, flight: Flight, outcome: Result | ComfyError) -> Verdict:
-        """Learn from the end of a prompt, and say what the other servers can do about it."""
+        """Learn from a prompt's end; return what the other servers can do about it."""
         return Verdict()
 
     # -- prompts of an earlier call --------------------------------------------------------
@@ -165,7 +165,7 @@ class OneServer(Runner):
     Args:
         routes: The client.
         parts: Its parts.
-        submit: Its method.
+        submit: Its ``submit`` method.
         timeout: Seconds for each prompt.
         stall_timeout: Seconds without any news of a prompt.
         patience: Seconds that the server may be away in one piece.
@@ -230,7 +230,7 @@ class OneServer(Runner):
         return None if point is None else (point, host)
 
     def find_impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
-        """Find an error for all points once the server has been away for too long."""
+        """Return an error for every point once the server has been away for too long."""
         limit, seconds = self._limit, self._outage.seconds
         if limit is None or not seconds or seconds < limit:
             return {}
@@ -258,7 +258,7 @@ class OneServer(Runner):
             raise
 
     def resubmit(self, options: Options, prompt_id: str, error: JobLost) -> bool:
-        """Submit a prompt that never arrived again, in its place; return whether it was one."""
+        """Submit a new prompt in place of one that never arrived; return whether this was one."""
         workflow, tries = self._unsure.pop(prompt_id, (None, ATTEMPTS))
         if workflow is None or tries >= ATTEMPTS:
             return False
@@ -345,7 +345,7 @@ class OneServer(Runner):
 
 
 def _take_back(poller: Poller, prompts: Mapping[str, Job | None]) -> Iterable[str]:
-    """Delete prompts from the queue; return the keys of all, or none."""
+    """Delete prompts from the queue; return all keys, or none on failure."""
     ids = [key if job is None else job.prompt_id for key, job in prompts.items()]
     return prompts if delete_pending(poller, ids) else ()
 

@@ -332,7 +332,7 @@ class _Sweeper:
         return True
 
     def _note_sent(self, flight: Flight) -> None:
-        """Record that a prompt is about to be sent, maybe in another thread."""
+        """Record that a prompt is about to be sent; any thread may call this."""
         if self._journal is not None:
             key = self._keys[flight.point]
             now = runtime.wall_time()

@@ -1,6 +1,6 @@
 """Results and their outputs as HTML: thumbnails, players, texts.
 
-The number of pictures, the bytes to fetch and to store in a notebook, and the time are bounded.
+The number of pictures, the bytes to fetch and to store in a notebook, and the time are limited.
 Nothing is raised: an output that cannot be fetched is shown by its name.
 """
 
@@ -93,7 +93,7 @@ def gallery(
     facts: Sequence[str] = (),
     seconds: float = PATIENCE,
 ) -> str:
-    """Return a card for each output, then the texts.
+    """Return HTML: a card for each of the first outputs, then the texts and the facts.
 
     Args:
         files: Outputs.

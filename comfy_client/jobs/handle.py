@@ -45,7 +45,7 @@ SLICE: Final = 0.5
 
 @attrs.frozen(eq=False, repr=False)
 class Limits:
-    """Limits of a wait, from now on: in all, and without any news."""
+    """The time limits of a wait, counted from now: in all, and without any news."""
 
     timeout: float | None = None
     stall_timeout: float | None = None
@@ -57,13 +57,13 @@ class Limits:
         return Deadline.after(self.timeout)
 
     def left(self, most: float) -> float:
-        """Return the seconds that something may take; ``most``, when there is time for more."""
+        """Return the seconds until the timeout, at most ``most``."""
         return self.deadline.left(most)
 
 
 @attrs.frozen(eq=False, repr=False)
 class Source:
-    """Where the news of a job comes from: a prompt, and the client of the server that has it."""
+    """The source of a job's news: a prompt, and the client of the server that has it."""
 
     prompt: TrackedPrompt
     routes: Routes  # holding the job holds the client that ends it
@@ -86,7 +86,7 @@ class JobHandle:
         self.begin()
 
     def begin(self) -> None:
-        """Begin as the handle of a job that has not ended."""
+        """Reset this to the handle of a job that has not ended."""
         self.alarms: list[Callable[[], object]] = []
         self._last_words: list[Callable[[], object]] = []  # said at the end, before it is done
         self._ending: Ending | None = None
@@ -99,7 +99,7 @@ class JobHandle:
 
     @property
     def routes(self) -> Routes:
-        """The client that submitted the prompt."""
+        """The client of the prompt's server."""
         return self.source.routes
 
     @property
@@ -109,7 +109,7 @@ class JobHandle:
 
     @property
     def timing(self) -> Timing:
-        """The times of the client."""
+        """The intervals and timeouts of the client."""
         return self.source.poller.timing
 
     @property
@@ -132,7 +132,7 @@ class JobHandle:
 
     @property
     def end_event(self) -> EndEvent | None:
-        """The event that ended the prompt, which nothing takes back; None before it."""
+        """The event that ended the prompt, which is final; None before the end."""
         return self.state.end_event
 
     @property
@@ -142,7 +142,7 @@ class JobHandle:
 
     @property
     def was_cut_off(self) -> bool:
-        """Whether its client has lost the socket that saw the prompt being submitted."""
+        """Whether the client has lost the socket that was connected at the submission."""
         generation = self.state.generation
         return generation is not None and generation != self._tracker.link
 
@@ -178,13 +178,13 @@ class JobHandle:
         return ""
 
     def news_at(self) -> float:
-        """Return when news of the job came last; while it waits, news of the queue counts, too."""
+        """Return the time of the last news of the job; while it waits, queue news counts too."""
         state = self.state
         moved_at = self._tracker.monitor.advanced_at if state.running_since is None else 0.0
         return max(state.news_at, moved_at)
 
     def queue_news(self) -> tuple[object, ...] | None:
-        """Return a value that changes when the job's place in the queue may; None: not known."""
+        """Return a value that changes whenever the queue position may; None if it is unknown."""
         state, tracker = self.state, self._tracker
         monitor = tracker.monitor
         if state.accepted_at is None:
@@ -233,7 +233,7 @@ class JobHandle:
         return value if isinstance(value, BaseException) else None
 
     def finish(self, ending: Ending) -> None:
-        """Note the end of the job, and wake all who wait for it."""
+        """Record the end of the job, and wake all threads that wait for it."""
         self._ending = ending
         self.events.sinks = ()
         while self._last_words:
@@ -323,7 +323,7 @@ class JobHandle:
         return JobTimeout(f"{what}{self._goes_on()}", prompt_id=prompt_id, stalled=is_stalled)
 
     def _goes_on(self) -> str:
-        """Return the words on what becomes of the prompt after a timeout."""
+        """Describe what becomes of the prompt after a timeout."""
         trouble = self._tracker.connection.error
         state = (
             f"; the server may be gone ({trouble}). If it is not, the prompt"
@@ -369,15 +369,15 @@ class JobHandle:
         return found
 
     def hand_over(self, take: Callable[[Event | None], object]) -> None:
-        """Hand each event to a function, which may not wait, and then ``None``.
+        """Pass each event, and ``None`` after the last one, to a function that must not block.
 
-        At that time the job's result is known, and has not been given to any caller.
+        When it gets ``None``, the job's result is known, and no caller has been given it yet.
         """
         self.events.sinks = (take,)
         self._last_words.append(partial(take, None))
 
     def latest_previews(self) -> Callable[[], PreviewEvent | None]:
-        """Return a function that returns the latest preview since its last call, without a wait."""
+        """Return a function that never waits: it returns the newest preview since its last call."""
         queue = self.events.subscribe()
 
         def latest() -> PreviewEvent | None:
@@ -417,7 +417,7 @@ class JobHandle:
 
 
 def first_end(handles: Collection[JobHandle], seconds: float) -> bool:
-    """Wait until one of them has ended, ``seconds`` at most; return whether one has.
+    """Wait up to ``seconds`` until one of these jobs has ended; return whether one has.
 
     A ``TimeoutError`` in here is an alarm of the caller's, so none is raised.  No lock is shared
     with other threads: an alarm in the middle of a ``Condition`` may release a lock that another

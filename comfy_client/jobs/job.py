@@ -126,11 +126,11 @@ class Job(Future[Result]):
         return self.handle.error
 
     def done(self) -> bool:
-        """Return whether it has ended, and its result or error is known."""
+        """Return whether the job has ended and its result or error is known."""
         return self.handle.is_done  # without a lock, which an alarm could leave held
 
     def cancel(self, *, force: bool = False) -> bool:
-        """Stop this prompt and no other; False if it has ended already.
+        """Stop this prompt and no other; return False if it has ended already.
 
         ``POST /api/jobs/{id}/cancel`` (since 0.26).  On older servers, a pending prompt is
         deleted from the queue (``POST /queue``), and a running one interrupted (``POST
@@ -160,11 +160,11 @@ class Job(Future[Result]):
         super().add_done_callback(fn)
 
     def set_result(self, result: Result) -> None:
-        """End the job; for the client only."""
+        """End the job with a result; for the client only."""
         self._end(Ending.of(result))
 
     def set_exception(self, exception: BaseException | None) -> None:
-        """End the job; for the client only."""
+        """End the job with an error; for the client only."""
         self._end(Ending.of(exception or ComfyError("the job failed")))
 
     def _end(self, ending: Ending) -> None:
@@ -217,7 +217,7 @@ class Job(Future[Result]):
 
     @property
     def queue_position(self) -> int | None:
-        """The number of prompts before this one, at most, the running one included.
+        """The maximum number of prompts ahead of this one, including the running one.
 
         0: it is running, or next.  ``None``: unknown, or it has ended.  The socket says how many
         prompts there are in all; a request for the queue now and then shows which are before it.
@@ -283,7 +283,7 @@ def _markup(job: Job) -> str:
 
 
 def wait_for_one(jobs: Iterable[Job], seconds: float) -> bool:
-    """Wait until a job has ended, ``seconds`` at most; return whether one has."""
+    """Wait up to ``seconds`` until a job has ended; return whether one has."""
     return first_end([job.handle for job in jobs], seconds)
 
 
@@ -305,9 +305,9 @@ def cancelling(on_interrupt: OnInterrupt, *jobs: Job) -> Iterator[list[Job]]:
 
 
 def cancel_in_time(jobs: Sequence[Job]) -> list[bool]:
-    """Cancel jobs; return whether each was there, as far as the server has said so in time.
+    """Cancel jobs; return the results of the ``cancel()`` calls that succeeded in time.
 
-    In a thread, so that Ctrl-C does not wait for a server that is gone.
+    A thread calls them, so that Ctrl-C does not wait for a server that is gone.
     """
     said: list[bool] = []
     is_left = runtime.Event()

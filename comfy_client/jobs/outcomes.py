@@ -72,7 +72,7 @@ def sends_pictures(graph: Graph) -> bool:
 
 
 def with_finality(event: JobEvent, graph: Graph) -> JobEvent:
-    """Mark a preview as final if its node sends nothing but pictures."""
+    """Mark a preview as final if its node sends its outputs as previews."""
     if isinstance(event, PreviewEvent) and event.node_id is not None:
         real = event.real_node_id or event.node_id
         if class_of(graph, real) == SENDER:
@@ -118,7 +118,7 @@ def deleted(prompt_id: str) -> tuple[ExecutionInterrupted, JobInterrupted]:
 
 
 def failure_event(entry: HistoryEntry, prompt_id: str) -> ExecutionError | ExecutionInterrupted:
-    """Return the end event for a history entry that is no success."""
+    """Return the end event for the history entry of a prompt that did not succeed."""
     said = entry.execution_error or dict(entry.messages).get("execution_interrupted", {})
     read = execution_interrupted if entry.interrupted else execution_error
     return attrs.evolve(read({**said, "prompt_id": prompt_id}), recovered=True)
@@ -195,7 +195,7 @@ _KINDS: Final = frozenset(
 def _public(inputs: Mapping[str, Any], node: Any) -> dict[str, Any]:
     """Return only the workflow's inputs, without hidden ones such as an API key.
 
-    Of a node that is not in it, since another has grown it, names have to tell.
+    For a node that is not in the workflow, as another node created it, names decide.
     """
     given = node.get("inputs", {}) if isinstance(node, Mapping) else None
     return {

@@ -47,7 +47,7 @@ AHEAD: Final = 4
 
 
 class Poller:
-    """The part of a client that asks over HTTP.
+    """The part of a client that asks about its prompts over HTTP.
 
     The client owns it; its thread holds it weakly.
 
@@ -107,7 +107,7 @@ class Poller:
         self.tracker.poll_soon(one.state)
 
     def wait_until(self, happened: Callable[[], bool], seconds: float) -> None:
-        """Wait a little for the poller's thread; do nothing within that thread.
+        """Wait up to ``seconds`` until ``happened()``; return at once in the poller's thread.
 
         No lock is waited for: a Ctrl-C could leave it held.
         """
@@ -159,7 +159,7 @@ class Poller:
         self.tracker.deafness.redial_if_deaf(changes, now)
 
     def _ask(self, known: Sequence[TrackedPrompt], due: Sequence[TrackedPrompt]) -> None:
-        """Make one pass for all prompts; a failure counts for the prompts of its request only."""
+        """Make one pass for due prompts; a failure counts for the prompts of its request only."""
         about: Sequence[TrackedPrompt] = due
         try:
             for each in self._questions(self.tracker.routes(), known, due):
@@ -303,7 +303,7 @@ class Poller:
                 state.check_at = min(self.tracker.monitor.rests_until, soon)
 
     def _is_followed(self, one: TrackedPrompt) -> bool:
-        """Return whether the socket has reported the prompt's end or start already."""
+        """Return whether the socket tells where a prompt is, so that the queue need not."""
         state = one.state
         if state.awaits_history or state.missed_at is not None:
             return state.awaits_history
@@ -373,7 +373,7 @@ class Poller:
     def _put_off(
         self, some: Sequence[TrackedPrompt], exc: ComfyError, *, counts: bool = True
     ) -> None:
-        """Ask about prompts later, as HTTP fails; after each failure later still.
+        """Put off asking about prompts, as HTTP fails; longer after each failure.
 
         Only prompts that HTTP keeps refusing, and of which nothing else tells, are given up.
         """

@@ -30,7 +30,7 @@ ORPHANS: Final = 1000
 class JobEvents:
     """The events of a job, each handed to all readers.
 
-    The first reader gets what came before, too, of progress and previews only the newest.
+    The first reader also gets earlier events, but only the newest progress and previews.
     """
 
     def __init__(self, budget: Budget) -> None:
@@ -56,7 +56,7 @@ class JobEvents:
         self._queues = (weakref.ref(self.first),)
 
     def keep_all(self) -> None:
-        """Keep all events for a reader from the beginning."""
+        """Keep all events from the beginning for the first reader."""
         if self.first is not None:
             self.first.listen()
 
@@ -78,7 +78,7 @@ class JobEvents:
             self._queues = tuple(ref for ref in self._queues if ref() not in (queue, None))
 
     def receive(self, event: Event) -> None:
-        """Hand on one event."""
+        """Pass an event to all readers."""
         if event.name == "b_preview_with_metadata":
             return  # the same picture comes as ``b_preview``
         for ref in self._queues:
@@ -142,7 +142,7 @@ def _copied(end: Result | BaseException) -> Result | BaseException:
 
 @attrs.frozen(eq=False, repr=False)
 class Waiter:
-    """A job that ends with a prompt, and what ends it."""
+    """A job that ends with a prompt, and the function that ends it."""
 
     job: Future[Result]
     end: Callable[[Ending], object]

@@ -308,7 +308,7 @@ class Result(_Outputs):
         return shown(self, self.gallery)
 
     def gallery(self, timeout: float = 10.0) -> str:
-        """Return the HTML for a notebook: thumbnails, players and texts, all bounded.
+        """Return HTML for a notebook: thumbnails, players and texts, limited in number and size.
 
         Args:
             timeout: Seconds for fetching what is shown; what takes longer is shown by its name.

@@ -206,12 +206,12 @@ class JobState:
     # -- events ----------------------------------------------------------------------------
 
     def is_whole(self, link: int | None) -> bool:
-        """Return whether one unbroken socket has been there since before the submission."""
+        """Return whether the same socket has been connected since before the submission."""
         return link is not None and link == self.generation
 
     @property
     def lacks_events(self) -> bool:
-        """Whether its events, of its start and its place, go to another client."""
+        """Whether the events seem to go to another client: none has shown that the prompt runs."""
         return self.attached and not self.started and self.node is None
 
     def apply_event(self, event: JobEvent, now: float, link: int | None) -> Outcome | None:
@@ -293,7 +293,7 @@ class JobState:
         return None
 
     def _keep_one(self, kind: type, event: JobEvent) -> None:
-        """Count the newest event of a kind, unless it is small: these come all the time."""
+        """Count the memory of the newest event of a kind, unless it is small."""
         if event.nbytes > LARGE:
             self.share.keep(kind, event.nbytes, event.raw)
 
@@ -380,7 +380,7 @@ class JobState:
     def apply_refusal(
         self, exc: ComfyError, until: float, link: int | None, *, most: int, is_over: bool
     ) -> Outcome | None:
-        """Count a refusal of HTTP; after ``most`` in a row, end the prompt by what is known.
+        """Count an HTTP refusal; after ``most`` in a row, end the prompt by what is known.
 
         Args:
             exc: Why it refuses.
@@ -404,7 +404,7 @@ class JobState:
         return Outcome(event, error=copy.copy(exc), has_record=False, is_final=False)
 
     def as_reported(self, link: int | None) -> Outcome:
-        """Return the outcome by the end event alone."""
+        """Return the outcome according to the end event alone."""
         event = self.end_event
         if event is None:
             raise ValueError("no end was reported")
@@ -442,7 +442,7 @@ class JobState:
         return self._success(event, outputs, link, targets=targets)
 
     def _found_nowhere(self, now: float, link: int | None) -> Outcome | None:
-        """Return the outcome of a prompt in neither queue nor history: lost, the second time."""
+        """Return the outcome of a prompt in neither queue nor history; None to look again."""
         timing = self.timing
         if self.missed_at is None:
             self.missed_at = now

@@ -56,7 +56,7 @@ REPEATS: Final = 2
 
 
 def time_left(deadline: Deadline, most: float) -> float:
-    """Return the seconds until the caller's deadline; at least one, to learn what became of it."""
+    """Return the seconds until the caller's deadline: at least 1, and at most ``most``."""
     return min(most, max(1.0, deadline.left(LONGEST)))
 
 
@@ -74,7 +74,7 @@ def submit(
     begun: Callable[[Job], object] | None = None,
     **options: Unpack[PromptOptions],
 ) -> Job:
-    """Submit a prompt: connect the socket, register it, and post it, each by the deadline."""
+    """Connect the socket, register a prompt and post it, each by the deadline."""
     tracker = poller.tracker
     try:
         one, body = prepare(tracker, workflow, prompt_id, wants_previews, options, strict=strict)
@@ -218,7 +218,7 @@ def attach(
 
 
 def _canonical(prompt_id: str) -> str:
-    """Check that every server takes an id; raise ValueError otherwise."""
+    """Return an id that every server accepts; raise ValueError for any other."""
     if not is_uuid(prompt_id):
         raise ValueError(
             f"prompt_id must be a canonical UUID, as str(uuid.uuid4()) returns it: {prompt_id!r}"
@@ -296,7 +296,7 @@ def _uncertain(prompt_id: str, cause: ComfyError) -> SubmitUncertain:
 def _look_up(
     poller: Poller, state: JobState, cause: ComfyError, seconds: float
 ) -> tuple[str | None, bool]:
-    """Return the id of a submission without an answer, or None; and whether a look succeeded."""
+    """Look for a submission without an answer; return its id or None, and if that is certain."""
     log.warning("prompt %s: no answer (%s); looking for it", state.prompt_id, cause)
     timing, wake = poller.timing, poller.tracker.wake
     deadline, sure = Deadline.after(seconds), Deadline()

@@ -107,7 +107,7 @@ def _nobody() -> None:
 
 
 class WakeUp:
-    """An event that wakes the thread that asks, or stops it.
+    """An event that wakes or stops the polling thread.
 
     Re-entrant, as no ``Event`` is: the finalizer of a forgotten client stops it in whichever
     thread, at whichever moment.
@@ -120,27 +120,27 @@ class WakeUp:
         self.stopped: bool = False
 
     def set(self, *, stop: bool = False) -> None:
-        """End the present wait, or the next one; ``stop``: and all later ones."""
+        """End the current wait, or else the next one; with ``stop``, end the thread too."""
         with self._lock:
             self._is_set = True
             self.stopped = self.stopped or stop
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Wait until it is set, or for so long."""
+        """Wait until it is set, ``seconds`` at most."""
         with self._lock:
             self._changed.wait_for(lambda: self._is_set, seconds)
             self._is_set = False
 
     def wait_stopped(self, seconds: float) -> bool:
-        """Wait until it is stopped, or for so long; return whether it is."""
+        """Wait until it is stopped, ``seconds`` at most; return whether it is."""
         with self._lock:
             return self._changed.wait_for(lambda: self.stopped, seconds)
 
 
 @attrs.frozen(eq=False, repr=False)
 class Order:
-    """The order in which prompts will run, at one moment.
+    """The order in which prompts will run, as known at one moment.
 
     It is sorted once for all who ask until something changes.
 
@@ -157,7 +157,7 @@ class Order:
 
     @classmethod
     def of(cls, prompts: Iterable[TrackedPrompt], changes: int) -> Order:
-        """Sort these prompts."""
+        """Return the order of these prompts."""
         numbers, running = [], None
         for one in prompts:
             if one.state.running_since is not None:
@@ -208,7 +208,7 @@ class Ledger:
         self.changes += 1
 
     def uncount(self, state: JobState) -> None:
-        """Take a prompt out of the counts, as it is the same as another."""
+        """Take a prompt out of the counts, as it turned out to be the same as another."""
         if state.counted is not None:
             self.counts[state.counted] -= 1
         self.changes += 1
@@ -245,7 +245,7 @@ class Ledger:
             self._later(_write, state.prompt_id, "started", f"started{words}", waited=waited)
 
     def settle(self, one: TrackedPrompt, ending: Ending) -> None:
-        """Log how a prompt ended, unless only the client did, and end all waits for it."""
+        """Log how a prompt ended, unless only the client was closed; end all waits for it."""
         if log.isEnabledFor(logging.INFO) and not ending.is_of_client:
             seconds = one.state.elapsed(runtime.monotonic())
             self._later(_write_end, one.state.prompt_id, ending, seconds)
@@ -404,7 +404,7 @@ class Tracker:
         return self._tracked.get(prompt_id)
 
     def is_posting(self, one: TrackedPrompt) -> bool:
-        """Return whether its submission has no answer yet."""
+        """Return whether a prompt's submission has not been answered yet."""
         return one in self._orphans.posting
 
     def is_ours(self, prompt_id: str | None) -> bool:
@@ -549,7 +549,7 @@ class Tracker:
                 one.state.generation = None
 
     def connection_changed(self, event: Event) -> None:
-        """Handle that the socket came or went, or has trouble."""
+        """Handle a change or an error of the connection."""
         if isinstance(event, ConnectionEvent):
             if event.name in ("connected", "reconnected", "disconnected"):
                 self.poll_all_soon()
@@ -578,7 +578,7 @@ class Tracker:
             )
 
     def _queue_moved(self) -> None:
-        """Hurry to ask about prompts of other clients, which may have left the queue."""
+        """Ask soon about attached prompts that may have left the queue."""
         departed = self.monitor.departed
         with self.lock:
             # At once where the queue is quiet, and not for each prompt of a crowd.
@@ -611,7 +611,7 @@ class Tracker:
             self.wake.set()
 
     def poll_all_soon(self) -> None:
-        """Ask about all now: the socket came, or went."""
+        """Ask about all prompts soon, as the socket was connected or lost."""
         with self.lock:
             self._running = None  # with the socket goes what it said last
             self.deafness.forget()
@@ -665,7 +665,7 @@ class Tracker:
     def _remember(
         self, one: TrackedPrompt, event: EndEvent, outcome: Outcome | None = None
     ) -> None:
-        """Note that receivers have the end event of a prompt."""
+        """Remember the end event of a prompt, so that receivers get it only once."""
         has_record = outcome is None or outcome.has_record
         is_final = outcome is None or outcome.is_final
         due = 0.0
@@ -684,7 +684,7 @@ class Tracker:
         return ending_of(state, outcome, self.http, self.routes())
 
     def _keep_to_budget(self) -> None:
-        """Give up the prompt that holds most, if they alone hold more than there is."""
+        """Give up the prompt that holds the most memory if prompts alone exceed the limit."""
         most = self.budget.most
         if self.budget.relieve():
             return
@@ -697,7 +697,7 @@ class Tracker:
         self.resolve(largest, Outcome(event, error, has_record=False, is_final=False))
 
     def close(self) -> None:
-        """End all waits in :class:`ClientClosed`."""
+        """End all waits with :class:`ClientClosed`."""
         self.wake.set(stop=True)
         in_full(partial(self.resolve, one, ClientClosed()) for one in self.outstanding)
 

@@ -30,7 +30,7 @@ _LIVE: Final = frozenset({State.CONNECTED, State.POLLING})
 
 
 def is_live(member: Member) -> bool:
-    """Return whether a server's socket is connected, so that the client hears of it."""
+    """Return whether a server's client is connected or polling, so that it hears of prompts."""
     return member.api.state in _LIVE
 
 
@@ -47,7 +47,7 @@ def _is_for_good(error: Exception | None) -> bool:
 
 
 def may_come(state: PoolState, member: Member, now: float, *, if_done: bool = False) -> bool:
-    """Return whether a server is ready or may be soon, and with ``if_done`` has run jobs."""
+    """Return whether a server is ready or may be soon; ``if_done``: if down, it has run jobs."""
     if member.server.ready or member.error is None:
         return True
     if is_hopeless({member.name: member}) or (if_done and not member.done):
@@ -62,7 +62,7 @@ def can_go(state: PoolState, waiting: Waiting, now: float) -> bool:
 
 
 def may_have_begun(entry: Entry) -> bool:
-    """Return whether a job may have begun: it was heard of, or no socket could tell."""
+    """Return whether a job may have begun: its start was heard of, or no socket could tell."""
     if entry.inner is None:
         return False
     has_socket = entry.inner.handle.state.generation is not None
@@ -78,7 +78,7 @@ def waits_for_away(state: PoolState, entry: Entry) -> bool:
 
 
 def awaited_servers(state: PoolState) -> frozenset[str]:
-    """Return the servers that all jobs wait for, if none of them is ready."""
+    """Return the servers that jobs wait for, if all jobs wait and none of these is ready."""
     if len(state.schedule) < len(state.entries):
         return frozenset()
     able = frozenset().union(*map(state.schedule.able, list(state.schedule.waiting())))
@@ -113,7 +113,7 @@ def cannot_run(waiting: Waiting, members: Mapping[str, Member]) -> ComfyError | 
 
 
 def lacks(waiting: Waiting, members: Mapping[str, Member]) -> str:
-    """Describe what a job needs and the servers to which it may go lack."""
+    """Describe which of a job's needs each server that may get it lacks."""
     found = (
         (member.name, member.offer.missing(waiting.needs))
         for name, member in members.items()
@@ -169,7 +169,7 @@ def add_member(state: PoolState, member: Member, now: float) -> None:
 
 
 def remove_member(state: PoolState, name: str, now: float) -> None:
-    """Remove a server, which still ends its jobs; raise ValueError if it is not there."""
+    """Remove a server, which still finishes its jobs; raise ValueError if it is not there."""
     if name not in state.members:
         raise ValueError(f"{name} is not in the pool")
     member = state.members[name]
@@ -215,7 +215,7 @@ def set_offer(state: PoolState, member: Member, offer: Offer | None) -> None:
 
 
 def mark_down(state: PoolState, member: Member, error: Exception | None, now: float) -> None:
-    """Note that a server does not answer; ``error`` is None if its client has lost it."""
+    """Note that a server does not answer; ``error`` is None if its client lost the connection."""
     member.down_since = member.down_since or now
     member.server.ready = False
     member.error = error or member.error
@@ -235,7 +235,7 @@ def reconnect_soon(state: PoolState, member: Member, now: float) -> None:
 
 
 def check_member(state: PoolState, member: Member, now: float) -> None:
-    """Check whether a server is there, how long its queue is, and whether it is slow."""
+    """Check a server's connection, queue and speed; requeue unsent jobs if it is away or slow."""
     count_others(state, member, now)
     if not is_live(member) and (member.server.ready or member.leaving):
         if member.server.ready:

@@ -36,8 +36,7 @@ class Dispatcher:
     Attributes:
         state: The state of the pool, for those who ask.
         members: The servers by name, in the order in which they were added.
-        sources: What calls of ``map`` that have not ended get their prompts from; closed at the
-            end.
+        sources: The sources of prompts of ``map`` calls that have not ended; closed at the end.
     """
 
     def __init__(self, state: PoolState, receivers: Receivers) -> None:
@@ -134,7 +133,7 @@ class Dispatcher:
             raise ClientClosed("this ComfyPool is shut down; make a new one")
 
     def has(self, job: PooledJob) -> bool:
-        """Return whether a job was submitted, and has not ended."""
+        """Return whether a job was submitted and has not ended."""
         with self._lock:
             return job in self.state.entries
 
@@ -170,12 +169,12 @@ class Dispatcher:
         return availability.may_come(self.state, member, runtime.monotonic())
 
     def room(self) -> int:
-        """Return how many jobs keep all servers busy."""
+        """Return how many jobs it takes to keep all servers busy."""
         with self._lock:
             return max(1, sum(member.server.most for member in list(self.members.values())))
 
     def status(self) -> PoolStatus:
-        """Return what the pool does now."""
+        """Return the status of the pool."""
         with self._lock:
             return self.state.status()
 
@@ -256,7 +255,7 @@ class Dispatcher:
             thread.start()
 
     def remove(self, name: str) -> None:
-        """Remove a server, which still ends its jobs; raise ValueError if it is not there."""
+        """Remove a server, which still finishes its jobs; raise ValueError if it is not there."""
         self._ask(partial(self._remove, name))
 
     def _remove(self, name: str, now: float) -> None:
@@ -264,7 +263,7 @@ class Dispatcher:
         moving.give_up_impossible(self.state)
 
     def refresh(self, most: float) -> None:
-        """Ask all ready servers what they have; not while the lock is held.
+        """Ask all ready servers what they have, without holding the lock.
 
         All are asked at once, except those that were asked a moment ago.  For servers that do not
         answer within ``most`` seconds, the last definitions count.
@@ -327,7 +326,7 @@ class Dispatcher:
             member.error = member.down_since = None
 
     def take(self, member: Member) -> Entry | None:
-        """Return the next job for a server, if any."""
+        """Take the next job from a server's inbox; return None if there is none."""
         with self._lock:
             if not member.inbox:
                 return None

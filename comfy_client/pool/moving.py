@@ -50,10 +50,10 @@ _Unsent = Literal["away", "refuses all", "refuses it", "final"]
 
 
 def check_can_run(state: PoolState, waiting: Waiting) -> None:
-    """Raise an error if no server can run a job, or only servers that refuse us.
+    """Raise an error if no server can run a job, or all that can have failed for good.
 
     Raises:
-        ComfyError: No server of the pool can run it, or all that can refuse us.
+        ComfyError: No server of the pool can run it, or all that can have failed for good.
         ValueError: The job may go to no server of the pool.
     """
     able = state.schedule.able(waiting)
@@ -126,8 +126,8 @@ def abandon_jobs(state: PoolState) -> None:
 def give_up_impossible(state: PoolState, *, on_trust: bool = False) -> None:
     """End jobs that no server can run, if none will come any more.
 
-    ``on_trust``: also those that only a server that had not said what it has seemed able to run;
-    it has now.
+    ``on_trust``: also those that were admitted while the only servers for them had not said what
+    they have.
     """
     for waiting in list(state.schedule.waiting()) if state.closed or on_trust else ():
         entry = state.entries[cast("PooledJob", waiting.key)]
@@ -176,7 +176,7 @@ def handle_unsent(
 
 
 def _kind_of(error: Exception, entry: Entry, most: int) -> _Unsent:
-    """Return what an error means that kept a job from its server; ``most``: moves at most."""
+    """Classify an error that kept a job from its server; ``most``: how often it may move."""
     if isinstance(error, ClientClosed) and entry.job.handle.state.posted_at:
         return "final"  # the server may have it
     if is_away(error):
@@ -213,7 +213,7 @@ def _prepare_move(
 
 
 def _without(entry: Entry, member: Member) -> Waiting:
-    """Return what the schedule is to know of a job that may not go to a server any more."""
+    """Return a job's description for the schedule, with a server excluded."""
     return attrs.evolve(entry.waiting, exclude=entry.waiting.exclude | {member.name})
 
 
@@ -367,7 +367,7 @@ def _prepare_retry(
 
 
 def _end_refused(state: PoolState, entry: Entry, error: Exception) -> None:
-    """End a job that no server takes; if a server has failed it, in that failure."""
+    """End a job that no server takes; if a server has failed it, with that failure."""
     if entry.failed is not None:
         state.finish(entry, *entry.failed)
         return

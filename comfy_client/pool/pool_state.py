@@ -72,7 +72,7 @@ class Policy:
     """The choices of a user for a pool.
 
     Attributes:
-        patience: How many seconds a server may be away until its jobs are not waited for.
+        patience: How many seconds a server may be away before its jobs are given up.
         on_lost: What becomes of a job that may have run.
         on_failed: What becomes of a job that fails.
         intervals: The times of the pool.
@@ -325,7 +325,7 @@ class PoolState:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the pool has no jobs, and all waits for ended ones are over."""
+        """Whether the pool has no jobs left, and users have been told of all ends."""
         return not (self.entries or self.telling or self.ends)
 
     def finish(

@@ -27,7 +27,7 @@ class Line(Protocol):
 
     @property
     def moved_at(self) -> float:
-        """When the last of them went to one."""
+        """When a server was last chosen for a job."""
 
     def position(self, job: PooledJob) -> int | None:
         """Return how many jobs are before this one, at most; None if it does not wait."""
@@ -36,7 +36,7 @@ class Line(Protocol):
         """Return what a job waits for, in one sentence."""
 
     def withdraw(self, job: PooledJob) -> bool:
-        """Do not run it; return whether that is sure: else a server may have it."""
+        """Keep a job from running; return False if that is unsure, as a server may have it."""
 
     def flush(self, seconds: float) -> None:
         """Wait until callbacks of jobs have had all events so far."""
@@ -55,7 +55,7 @@ class _Relay(JobEvents):
         self._has_ended = False
 
     def receive(self, event: Event) -> None:
-        """Hand on one event, and one end; no loss and no failure, since it may run elsewhere."""
+        """Pass on an event, and one end; no loss and no failure, as the job may run elsewhere."""
         if not self._handle.hears(self) or self._has_ended or isinstance(event, JobLostEvent):
             return
         self._has_ended = event.is_end
@@ -90,7 +90,7 @@ class PooledHandle(JobHandle):
         self._is_final = False  # no other server will run it
 
     def belong_to(self, job: PooledJob) -> None:
-        """Note, weakly, whose handle it is; whoever asks holds the job."""
+        """Keep a weak reference to the job whose handle this is."""
         self._job = cast("Callable[[], PooledJob]", weakref.ref(job))
 
     def hears(self, relay: JobEvents) -> bool:
@@ -98,7 +98,7 @@ class PooledHandle(JobHandle):
         return relay is self._relay
 
     def claim_end(self, teller: object) -> bool:
-        """Return whether this teller may tell the end: the first one only, whatever runs again."""
+        """Return whether this teller may report the end: only the first that asks may."""
         return self._tellers.setdefault(None, teller) is teller
 
     # -- how it is doing -----------------------------------------------------------------
@@ -126,7 +126,7 @@ class PooledHandle(JobHandle):
 
     @property
     def end_event(self) -> EndEvent | None:
-        """The event that ended it; no loss and no failure while it may run elsewhere."""
+        """The event that ended the job; no loss and no failure while it may run elsewhere."""
         event = self.state.end_event
         return event if self._is_final or not isinstance(event, _MAY_MOVE) else None
 
@@ -141,7 +141,7 @@ class PooledHandle(JobHandle):
         return f" on {self.server}" if self.server else ""
 
     def news_at(self) -> float:
-        """Return when news of it came last; while it waits, of the pool's line."""
+        """Return the time of the last news of the job; while it waits, of the pool's line."""
         if self._waits:  # what the queue of one server does is no news of it
             return max(self.state.news_at, self._line.moved_at)
         return super().news_at()
@@ -178,7 +178,7 @@ class PooledHandle(JobHandle):
             relay.receive(prompt.state.end_event)
 
     def leave(self, prompt_id: str | None = None) -> None:
-        """Wait again, as no server has it; under another id if one is given."""
+        """Have the job wait again, as no server has it; under another id if one is given."""
         tracker, state = self.poller.tracker, self.state
         fresh = tracker.new(prompt_id or state.prompt_id, state.graph)
         self._relay = self.given = self.server = None

@@ -74,7 +74,7 @@ class ServerThread:
         member: The server.
         owner: The pool that hears of it.
         intervals: The times of the pool.
-        on_status: Called whenever the server says how long its queue is; does not keep the pool.
+        on_status: Called whenever the server reports its queue length; must not hold the pool.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class ServerThread:
     # -- in the thread -------------------------------------------------------------------------
 
     def work(self) -> float | None:
-        """Do all work that is due; return the seconds until the next time, or None."""
+        """Do all work that is due; return the seconds until the next time, or None once stopped."""
         member = self.member
         while not member.stopped:
             if member.unwanted and is_live(member):
@@ -180,7 +180,7 @@ class ServerThread:
             member.unwanted.remove(job)
 
     def _check_alive(self) -> float:
-        """Ask a server without a socket whether it is up; return when to ask again."""
+        """Ask a server without a socket if it is up; return the seconds until the next time."""
         member = self.member
         if member.api.state is not State.POLLING:
             return _INTERVAL if member.unwanted else _LONGEST_PAUSE

@@ -376,7 +376,7 @@ class PoolRunner(Runner):
         return job
 
     def judge(self, flight: Flight, outcome: Result | ComfyError) -> Verdict:
-        """Note what the end of a prompt says about its server and its point."""
+        """Note what a prompt's end says about its server and its point; return the verdict."""
         entry, point = self._forget(flight.prompt_id), flight.point
         if isinstance(outcome, Result):
             return Verdict()

@@ -82,7 +82,7 @@ class Wire:
         return data
 
     def close(self, *, reset: bool = False) -> None:
-        """End the connection, after sending the rest or with a RST."""
+        """Close the connection after sending the rest, or at once with an RST."""
         self._loop.call_soon_threadsafe(functools.partial(hang_up, self._transport, reset=reset))
 
 

@@ -359,7 +359,7 @@ class ComfyServer(ScriptedServer):
             self._lock.release()
 
     def _reserve(self) -> None:
-        """Bind the port without listening, so that nobody takes it and connections are refused."""
+        """Make the socket that, once bound, keeps the port while connections are refused."""
         family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
         reserved = socket.socket(family, socket.SOCK_STREAM)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
