@@ -137,7 +137,7 @@ class PoolRunner(Runner):
 
     def _known_clients(self) -> Mapping[str, ComfyApi]:
         if not self._members and not self._clients:
-            raise ClientClosed("the pool has no servers: add one")
+            raise ServerUnreachable("the pool has no servers: add one")
         return self._clients
 
     def add_secrets_to(self, secrets: Secrets) -> None:
