@@ -121,7 +121,7 @@ class Outage:
         self._ask_at = now + self._pauses.next()  # others notice what is wrong
 
     def begin_before(self, seconds: float) -> None:
-        """Begin an outage ``seconds`` ago, unless the socket is connected or one has begun."""
+        """Begin an outage ``seconds`` ago, unless one has begun or the socket is connected."""
         tracker = self.poller.tracker
         if self._since is None and tracker.link is None:
             self._since = runtime.monotonic() - seconds

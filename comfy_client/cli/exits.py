@@ -132,7 +132,7 @@ _IN_COMMANDS: Final = (
 
 
 def in_commands(text: str) -> str:
-    """Replace advice for Python in a message by advice for the command line."""
+    """Replace advice for Python in a message with advice for the command line."""
     for pattern, words in _IN_COMMANDS:
         text = re.sub(pattern, words, text)
     return text

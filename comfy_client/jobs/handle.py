@@ -76,7 +76,7 @@ class JobHandle:
     Attributes:
         source: Where its news comes from; the pool swaps the source of a job that moves.
         events: Its events, for all readers.
-        alarms: Called at the end, by those who wait; each must be quick.
+        alarms: Functions that waiters add, called at the end; each must be quick.
         is_done: Whether it has ended, and its result or error is known.
     """
 

@@ -113,7 +113,7 @@ def cannot_run(waiting: Waiting, members: Mapping[str, Member]) -> ComfyError | 
 
 
 def lacks(waiting: Waiting, members: Mapping[str, Member]) -> str:
-    """Describe which of a job's needs each server that may get it lacks."""
+    """Describe a job's unmet needs on each server to which it may go."""
     found = (
         (member.name, member.offer.missing(waiting.needs))
         for name, member in members.items()

@@ -55,7 +55,7 @@ class _Relay(JobEvents):
         self._has_ended = False
 
     def receive(self, event: Event) -> None:
-        """Pass on an event, and one end; no loss and no failure, as the job may run elsewhere."""
+        """Pass on an event; only one end, and no loss or failure, as the job may run elsewhere."""
         if not self._handle.hears(self) or self._has_ended or isinstance(event, JobLostEvent):
             return
         self._has_ended = event.is_end

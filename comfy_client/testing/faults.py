@@ -381,7 +381,7 @@ class Faults(AnswerFaults):
     # -- sockets ------------------------------------------------------------------------
 
     def drop(self, *, reset: bool = True) -> None:
-        """End all open sockets abruptly, with a RST or with a bare FIN."""
+        """End all open sockets abruptly, with an RST or with a bare FIN."""
         state = self._running()
         state.sockets.flush()
         for link in state.sockets.open:

@@ -169,7 +169,7 @@ class Connection:
                 self._thread.start()
 
     def wait_settled(self, timeout: float, *, or_failed: bool) -> State:
-        """Wait until connected, polling or closed; with ``or_failed``, also until a dial fails."""
+        """Wait until connected, polling, closed or failed for good (``or_failed``: or at all)."""
 
         def settled() -> bool:
             if self._stopped or self.state in (State.CONNECTED, State.POLLING, State.CLOSED):

@@ -38,7 +38,7 @@ def is_identifier(name: str) -> bool:
 
 
 def variable(text: str) -> str:
-    """Make a lower-case variable name of a title or a class; return ``""`` if impossible."""
+    """Make a lower-case variable name from a title or a class; return ``""`` if impossible."""
     text = text[:200].replace("LoRA", "Lora")  # one word, as KSampler is
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z])", "_", text)
     name = re.sub(r"[^a-z0-9]+", "_", words.lower())[:_LONGEST_VARIABLE].strip("_")

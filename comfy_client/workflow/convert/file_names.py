@@ -59,7 +59,7 @@ class Placeholders:
                 self._aliases.setdefault(alias, node)
 
     def fill_in(self, text: str) -> str:
-        """Replace placeholders by values of widgets and by the date; keep unknown ones.
+        """Replace placeholders with values of widgets and with the date; keep unknown ones.
 
         Raises:
             WorkflowError: It gets too long.
