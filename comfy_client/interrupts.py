@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
+from types import CodeType
 from typing import TypeVar
 
 from . import runtime
@@ -41,8 +42,7 @@ def interruption(exc: BaseException, outer: BaseException | None = None) -> Base
         return None  # handlers run in that one only
     import signal  # seldom needed, and slow to import
 
-    found = [signal.getsignal(number) for number in signal.valid_signals()]
-    handlers = {getattr(getattr(one, "__func__", one), "__code__", None) for one in found}
+    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
     for cause in causes(exc, outer):
         if not isinstance(cause, Exception):
             return cause
@@ -54,6 +54,16 @@ def interruption(exc: BaseException, outer: BaseException | None = None) -> Base
                 return cause
             step = step.tb_next
     return None
+
+
+def _code_of(handler: object) -> CodeType | None:
+    """Return the code of a signal handler: a function, a method, a partial or an object."""
+    handler = getattr(handler, "func", handler)
+    handler = getattr(handler, "__func__", handler)
+    if not hasattr(handler, "__code__"):
+        handler = getattr(type(handler), "__call__", None)  # noqa: B004  # the method itself
+    code = getattr(handler, "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
 @contextlib.contextmanager
