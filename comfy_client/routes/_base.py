@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from ..errors import ApiError
+from ..errors import ApiError, UnexpectedResponse
 from ..transport.http import Http
+
+T = TypeVar("T")
 
 #: Seconds between two requests for a record that is about to be written.
 RECORD_PAUSE: Final = 0.02
@@ -34,3 +36,13 @@ class RouteGroup:
 def facts_of(exc: ApiError) -> dict[str, Any]:
     """Return the facts about the answer of an error, for another error with a better message."""
     return {"method": exc.method, "path": exc.path, "status": exc.status, "body": exc.body}
+
+
+def read_by_name(http: Http, answer: object, read: Callable[[Any], T]) -> T:
+    """Return ``read(answer)`` for an answer by names; its error hides a secret that is a name."""
+    try:
+        return read(answer)
+    except UnexpectedResponse:
+        secrets = http.identity.secrets()
+    named = answer.items() if isinstance(answer, dict) else ()
+    return read({secrets.hide_name(name): value for name, value in named} if named else answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from .. import models
@@ -9,7 +10,7 @@ from ..errors import NotFound, NotSupported
 from ..models._base import items, mapping, texts, texts_by_name
 from ..transport.http import segment
 from ..values import sequence, text
-from ._base import RouteGroup, facts_of
+from ._base import RouteGroup, facts_of, read_by_name
 from .definitions import ALL
 
 
@@ -23,8 +24,10 @@ class NodeRoutes(RouteGroup):
         ``GET /object_info/{node_name}``.  :meth:`node_definitions` keeps them for you, as JSON.
         """
         if node_name is None:
-            return _node_defs(self._http.json("GET", "/object_info", timeout=ALL))
-        return _node_defs(self._http.json("GET", f"/object_info/{segment(node_name)}"))
+            found = self._http.json("GET", "/object_info", timeout=ALL)
+        else:
+            found = self._http.json("GET", f"/object_info/{segment(node_name)}")
+        return read_by_name(self._http, found, _node_defs)
 
     def get_checkpoints(self) -> list[str]:
         """Return the checkpoints that ``CheckpointLoaderSimple`` accepts.
@@ -92,7 +95,8 @@ class NodeRoutes(RouteGroup):
         ``GET /workflow_templates``, since ComfyUI 0.3.10; :class:`NotSupported` before.
         """
         found = self._http.json("GET", "/workflow_templates")
-        return texts_by_name(found, "GET /workflow_templates")
+        read = partial(texts_by_name, what="GET /workflow_templates")
+        return read_by_name(self._http, found, read)
 
     def get_workflow_template(self, module: str, name: str) -> dict[str, Any]:
         """Return an example workflow, in UI format.
@@ -132,7 +136,7 @@ class NodeRoutes(RouteGroup):
         ``GET /node_replacements``, since ComfyUI 0.14; :class:`NotSupported` before.  The
         server applies the first of the list to each prompt, unless it still has the old class.
         """
-        return _replacements(self._http.json("GET", "/node_replacements"))
+        return read_by_name(self._http, self._http.json("GET", "/node_replacements"), _replacements)
 
     def _node_def(self, name: str) -> models.NodeDef:
         node = self.get_node_defs(name).get(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from reprlib import repr as brief
 from typing import Any, Final, Literal
 
@@ -11,7 +12,7 @@ from ..models._base import texts, texts_by_name
 from ..transport.deadline import Deadline
 from ..transport.http import SMALL, segment
 from ..values import text
-from ._base import RouteGroup, facts_of
+from ._base import RouteGroup, facts_of, read_by_name
 
 #: Seconds between two looks at the memory that is being freed.
 _LOOK: Final = 0.1
@@ -113,7 +114,8 @@ class SystemRoutes(RouteGroup):
 
         ``GET /internal/folder_paths``, since September 2024; :class:`NotSupported` before.
         """
-        return texts_by_name(self._internal("folder_paths"), "GET /internal/folder_paths")
+        read = partial(texts_by_name, what="GET /internal/folder_paths")
+        return read_by_name(self._http, self._internal("folder_paths"), read)
 
     def get_internal_files(self, type: Literal["output", "input", "temp"]) -> list[str]:
         """Return the names of the files in a folder, newest first, without subfolders.

@@ -28,6 +28,7 @@ from comfy_client import (
     HeaderCredentials,
     JobFailed,
     QueryCredentials,
+    UnexpectedResponse,
     Workflow,
     WorkflowError,
 )
@@ -594,6 +595,29 @@ def test_a_record_of_another_prompt_is_told_without_a_secret_for_an_id() -> None
         )
     assert "is about another, ***" in str(exc)
     assert_nowhere(str(exc))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ComfyApi.get_node_defs,
+        ComfyApi.get_node_replacements,
+        ComfyApi.get_folder_paths,
+        ComfyApi.get_workflow_templates,
+    ],
+)
+def test_a_name_in_an_answer_that_is_none_is_told_unless_it_is_a_secret(
+    call: Callable[[ComfyApi], object],
+) -> None:
+    """Else nobody could find what the server has sent."""
+    with Comfy() as server, poller(server.url, credentials=BearerCredentials(SECRET)) as api:
+        server.lies["/"] = lambda request: answer(body={SECRET: 5})
+        with pytest.raises(UnexpectedResponse) as caught:
+            call(api)
+        assert_nowhere(str(caught.value) + repr(caught.value.__context__))
+        server.lies["/"] = lambda _: answer(body={"KSampler": 5})
+        with pytest.raises(UnexpectedResponse, match="KSampler"):
+            call(api)
 
 
 def test_no_frame_of_a_look_up_holds_what_a_server_repeats() -> None:
