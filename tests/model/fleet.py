@@ -343,9 +343,9 @@ def may_run_again(world: World, index: int, one: Taken) -> bool:
     plan, began = world.plan, one.began_at or 0.0
     if one.end == "execution_error":
         may_be_suspect = any(fault.kind in ("sick", *REFUSALS) for fault in plan.faults)
-        if plan.on_failed == "move" or may_be_suspect or plan.on_lost == "raise":
-            return plan.on_failed == "move" or may_be_suspect
-        # The pool may not have heard that it failed.
+        if plan.on_failed == "move" or may_be_suspect:
+            return True
+        # Else only if the pool did not hear that it began, or failed.
     until = one.ended_at + 3 * MOMENT if one.end else math.inf
     shaken = outages(world, index, began - MOMENT, until)
     if shaken and (plan.on_lost == "retry" or any(it.lasts > plan.patience for it in shaken)):

@@ -338,3 +338,25 @@ def test_a_job_whose_end_was_told_has_no_other_end_if_its_server_goes_away(on_lo
             on_lost=on_lost,
         )
     )
+
+
+def test_a_job_that_an_away_server_did_not_begin_may_fail_there_too() -> None:
+    """It was sent to another server, whose failure counts; the first one ran it unheard."""
+    replay_pool(
+        PoolPlan(
+            seed=118350086697403,
+            servers=4,
+            tasks=(
+                *(Task(seconds=0.0), Task(seconds=0.0), Task(at=11.78, seconds=0.5)),
+                *(Task(seconds=0.0, cancel=0.0), Task(at=10.83, seconds=0.0)),
+                *(Task(seconds=0.5, fails=True), Task(seconds=5.51)),
+            ),
+            faults=(
+                Fault(at=7.43, kind="break", lasts=0.2, value=0.2, server=3),
+                Fault(at=0.88, kind="away", lasts=5.96, value=5.96, server=2),
+            ),
+            mode="round_robin",
+            patience=4.0,
+            in_flight=3,
+        )
+    )
