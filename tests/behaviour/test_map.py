@@ -451,7 +451,7 @@ def test_a_script_that_ends_cancels_what_is_queued_and_says_nothing(server, reco
         "from comfy_client import ComfyApi\n"
         "from tests.helpers.sweeps import WORKFLOW\n"
         "api = ComfyApi(sys.argv[1])\n"
-        "results = api.map(WORKFLOW, ({'Make.seed': n} for n in range(9)), in_flight=4)\n"
+        "results = api.map(WORKFLOW, [{'Make.seed': n} for n in range(9)], in_flight=4)\n"
         "print(next(results).texts[0])\n"
         "while not api.get_queue().running: pass\n"
     )
