@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,10 @@ from tests.helpers.scripted import stops
 from tests.helpers.sweeps import HOW, LIMIT, WORKFLOW, away
 
 
-def seeds(numbers: Any) -> Iterator[dict[str, Any]]:
-    return ({"Make.seed": number} for number in numbers)
+def seeds(numbers: Any) -> Iterable[dict[str, Any]]:
+    """Return points; a list if there is an end to them, so that no slow thread iterates them."""
+    points = ({"Make.seed": number} for number in numbers)
+    return list(points) if isinstance(numbers, Sized) else points
 
 
 def texts(results: Any) -> list[Any]:
