@@ -83,7 +83,7 @@ def said(server: ComfyServer, *lines: str) -> int:
 
 def test_there_is_a_page_in_the_place_of_the_editor(server: ComfyServer):
     """Which says so."""
-    assert b"An embedded ComfyUI, without its editor" in asked(server, "/")[1]
+    assert b"An embedded ComfyUI, without its frontend" in asked(server, "/")[1]
 
 
 def test_no_class_is_replaced_by_a_newer_one(server: ComfyServer):
