@@ -18,6 +18,7 @@ from comfy_client import (
     ComfyApi,
     State,
 )
+from comfy_client.jobs.prompt import Waiter
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import (
     LIMIT,
@@ -287,12 +288,12 @@ def test_ctrl_c_while_the_client_is_closed_leaves_no_wait_without_an_end(comfy):
     """It comes while one of its jobs is ended."""
     comfy.script(START)
 
-    def interrupted(job):
+    def interrupted(ending):
         raise KeyboardInterrupt
 
     with contextlib.closing(Fast(comfy.url)) as api:
         work = [api.submit(GRAPH) for _ in range(3)]
-        work[1].add_done_callback(interrupted)
+        work[1].handle.source.prompt.waiters[:] = [Waiter(work[1], interrupted)]
         with pytest.raises(KeyboardInterrupt):
             api.close()
         for job in (work[0], work[2]):
