@@ -228,6 +228,7 @@ class World:
         #: When a job was cancelled, and whether no server had it.
         self.cancelled: dict[int, tuple[float, bool]] = {}
         self.ceased = False  #: Whether all faults are over.
+        self.has_left = False  #: Whether the user has left the pool.
 
     # -- faults ----------------------------------------------------------------------------
 

@@ -360,3 +360,23 @@ def test_a_job_that_an_away_server_did_not_begin_may_fail_there_too() -> None:
             in_flight=3,
         )
     )
+
+
+def test_a_user_who_has_left_a_pool_interrupts_nothing() -> None:
+    replay_pool(
+        PoolPlan(
+            seed=50688209218407,
+            servers=4,
+            tasks=(
+                *(Task(seconds=2.01), Task(at=0.26, seconds=3.31)),
+                *(Task(at=6.47, seconds=0.0, cancel=6.48), Task(seconds=0.0), Task(seconds=0.5)),
+            ),
+            faults=(Fault(at=0.89, kind="break", lasts=1.0, value=1.0, server=2),),
+            way="map",
+            stop=4.42,
+            mode="first_free",
+            on_lost="retry",
+            patience=0.5,
+            in_flight=3,
+        )
+    )

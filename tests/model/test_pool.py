@@ -92,6 +92,7 @@ def _main(world: World) -> None:
             finally:
                 left_at = kernel.now()
     except (CtrlC, *_REFUSED) as exc:
+        world.has_left = True
         if isinstance(exc, CtrlC):
             assert plan.stop is not None
         else:  # a map ends if all servers that are left refuse its prompts
@@ -103,6 +104,7 @@ def _main(world: World) -> None:
         world.wait(60, lambda: world.ceased)
         kernel.sleep(plan.patience + 3 * DEAD)  # what was sent late has come
         _check_left(world, left_at)
+    world.has_left = True
     for api in world.apis:
         api.close()
     gone = world.wait(60, lambda: not [one for one in kernel.living() if "comfy" in one])
@@ -137,7 +139,8 @@ def _use(world: World) -> None:
 
 def _stop(world: World) -> None:
     world.kernel.sleep(world.plan.stop or 0.0)
-    world.kernel.interrupt(CtrlC())
+    if not world.has_left:
+        world.kernel.interrupt(CtrlC())
 
 
 def _submit(world: World, number: int, task: Task) -> None:
