@@ -257,7 +257,7 @@ def test_a_client_that_is_forgotten_ends_its_delivery_thread(comfy, gate):
 
 
 def test_each_of_many_jobs_gets_its_own_places(comfy, fast, gate):
-    """Which only fall, as all were submitted one after the other."""
+    """They only fall once all are submitted, one after the other."""
     first = fast.submit(held("a"))
     places: dict[int, list[int]] = {}
     jobs = [
@@ -265,9 +265,14 @@ def test_each_of_many_jobs_gets_its_own_places(comfy, fast, gate):
         for number in range(60)
     ]
     until(lambda: all(places.values()), LIMIT)
+    known = {number: len(one) for number, one in places.items()}
     gate("a").set()
     for job in jobs:
         job.result(LIMIT)
     first.result(LIMIT)
-    assert all(one == sorted(one, reverse=True) for one in places.values())
+    for number, one in places.items():
+        # The server may count the next prompt before it answers that one's submission.
+        assert max(one) <= number + 2
+        latest = one[known[number] - 1 :]
+        assert latest == sorted(latest, reverse=True)
     assert places[59][0] == 60

@@ -23,9 +23,13 @@ import attrs
 import comfy_client
 from comfy_client.testing import ComfyServer
 
-#: Code that is not interrupted.
-_SPARED = ("/tests/", "/testing/", "/logging/", "/importlib", "<frozen", "/coverage/", "/_pytest/")
 _OURS = str(Path(comfy_client.__file__).parent)
+#: Code that is not interrupted: tests, the embedded server, and what runs them.
+_SPARED = (
+    str(Path(__file__).parent.parent),
+    f"{_OURS}/testing/",
+    *("/logging/", "/importlib", "<frozen", "/coverage/", "/_pytest/"),
+)
 _EVERYWHERE = os.environ.get("COMFY_CTRL_C") == "everywhere"
 
 
