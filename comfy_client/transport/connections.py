@@ -453,7 +453,7 @@ class _Session(requests.Session):
         response = self.get_adapter(request.url or "").send(request, **kw)
         if "set-cookie" in response.headers:
             # It has no types in the stubs.
-            extract_cookies_to_jar(self.cookies, request, response.raw)  # type: ignore[no-untyped-call]
+            extract_cookies_to_jar(self.cookies, request, response.raw)
         return response
 
 

@@ -414,8 +414,8 @@ class Identity:
             prepared.url += f"{'&' if '?' in prepared.url else '?'}{fixed}"
         prepared.hooks = {name: [*hooks] for name, hooks in template.hooks.items()}
         prepared.headers = template.headers.copy()
-        prepared.headers.update(request.headers)  # type: ignore[arg-type]  # bytes are sent as they are
-        prepared.body = body  # type: ignore[assignment]  # an iterable with a length is a body too
+        prepared.headers.update(request.headers)  # bytes are sent as they are
+        prepared.body = body  # an iterable with a length is a body too
         if body is not None or request.method in ("POST", "PUT", "PATCH"):
             prepared.headers["Content-Length"] = str(len(body) if body else 0)
         if session.cookies or session.auth:
@@ -456,8 +456,8 @@ class Identity:
         if "cookie" not in given:  # cookies of the jar change, so each request adds them
             template.headers.pop("Cookie", None)
         # Bytes are sent as they are; the stubs have no types for hooks.
-        template.headers.update(as_sent(template.headers))  # type: ignore[arg-type]
-        template.register_hook("response", _keep_redirect)  # type: ignore[no-untyped-call]
+        template.headers.update(as_sent(template.headers))
+        template.register_hook("response", _keep_redirect)
         template.headers = Headers(template.headers)
         return template
 
