@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -105,13 +106,22 @@ def interrupted(call: Callable[[], object], moment: Moment) -> bool:
     return False
 
 
+def _is_ours(seen: sys.UnraisableHookArgs) -> bool:
+    """Return whether code of the package failed in a finalizer, and not by the interrupt itself."""
+    if isinstance(seen.exc_value, KeyboardInterrupt | Alarm):
+        return False
+    frames = [frame for frame, _ in traceback.walk_tb(seen.exc_traceback)]
+    return bool(frames) and frames[-1].f_code.co_filename.startswith(_OURS)
+
+
 @contextmanager
 def handled() -> Iterator[None]:
-    """Context manager: alarms raise; what finalizers swallow is nobody's failure."""
+    """Context manager: alarms raise; failures of libraries' finalizers are not reported.
+
+    Ctrl-C in a constructor leaves half an object, of which the finalizer of its base complains.
+    """
     hook, before = sys.unraisablehook, signal.signal(signal.SIGUSR1, ring)
-    sys.unraisablehook = lambda seen: (
-        None if isinstance(seen.exc_value, KeyboardInterrupt | Alarm) else hook(seen)
-    )
+    sys.unraisablehook = lambda seen: hook(seen) if _is_ours(seen) else None
     try:
         with warnings.catch_warnings():
             # A Ctrl-C in urllib3's connect leaves the socket to the collector.
