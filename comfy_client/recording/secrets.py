@@ -2,7 +2,8 @@
 
 A *word* is secret because it was sent as a secret: a credential, a cookie, the password of a proxy,
 an API key in a prompt.  It is hidden wherever it occurs.  A *name* such as ``api_key`` makes its
-value secret, whoever sent it.  User names in paths of home folders are hidden too.
+value secret, whoever sent it.  User names in paths of home folders, and the folders of ComfyUI and
+Python in tracebacks, are hidden too.
 
 A word is found as it is, and as a URL, JSON and base64 spell it.  A server that spells it in
 another way shows it: it knows the word anyway, and nothing else does.
@@ -54,6 +55,10 @@ _SIGNS = (
     "/home/",
     "/users/",
     "\\users\\",
+    "site-packages",
+    "execution.py",
+    "main.py",
+    "/lib/python",
 )
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(//)[^/\s\"'@]+@"), r"\1***@"),
@@ -73,6 +78,11 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         r"\1USER",
     ),
 )
+_PATH = re.compile(r"(?:\b[A-Za-z]:)?[/\\][^\"'\n:]+")
+_SOURCE = re.compile(r"[/\\](?:execution|main)\.py$")
+#: Folders of ComfyUI that are remembered; a server may send any number of paths.
+_FOLDERS: Final = 10
+
 #: Headers that hold nothing secret.
 _PLAIN_HEADERS = frozenset(
     {
@@ -114,6 +124,7 @@ class Secrets:
         self._pinned: dict[str, None] = {}
         self._known: dict[str, None] = {}
         self._wanted_now: _Found | None = None  #: What to look for; made when it is wanted.
+        self._folders: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Secrets {len(self._pinned) + len(self._known)}>"
@@ -215,6 +226,7 @@ class Secrets:
         return (
             "\\" in text  # as in JSON within JSON
             or any(word in text for word in (*self._wanted.texts, *self._wanted.weak))
+            or any(folder in text for folder in self._folders)
             or any(sign in small for sign in _SIGNS)
         )
 
@@ -250,10 +262,29 @@ class Secrets:
         """Hide all secrets in a text."""
         text = self.hide_words(text)
         small = text.lower()
-        if any(sign in small for sign in _SIGNS):
+        has_sign = any(sign in small for sign in _SIGNS)
+        if has_sign:
+            text = _PATH.sub(self._hide_path, text)
+        for folder in self._folders:
+            text = text.replace(folder, "COMFY")
+        if has_sign:
             for pattern, instead in _PATTERNS:
                 text = pattern.sub(instead, text)
         return text
+
+    def _hide_path(self, match: re.Match[str]) -> str:
+        """Shorten a path into Python's folders; remember ComfyUI's folder if it shows."""
+        path = match[0]
+        for part, instead in (("site-packages", "VENV/"), ("/lib/python", "PYTHON")):
+            at = path.find(part)
+            if at > 0:
+                return instead + path[at:]
+        source = _SOURCE.search(path)
+        if source is not None and source.start() > 1 and len(self._folders) < _FOLDERS:
+            folder = path[: source.start()]
+            if folder not in self._folders:
+                self._folders = (*self._folders, folder)
+        return path
 
     def hide_bytes(self, data: bytes) -> bytes:
         """Replace the known words in binary data by stars of the same length."""

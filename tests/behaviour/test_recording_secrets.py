@@ -303,11 +303,13 @@ def test_credentials_that_change_are_all_hidden(path: Path) -> None:
     assert_nowhere(SECRET, path)
 
 
-def test_the_names_of_users_in_paths_are_hidden(server: ComfyServer, path: Path) -> None:
-    """Who works on a machine is nobody's business."""
+def test_paths_of_machines_are_as_in_the_transcripts(server: ComfyServer, path: Path) -> None:
+    """Who works on a machine, and where ComfyUI lies on it, is nobody's business."""
     traceback = [
         '  File "/home/alice/dev/ComfyUI/execution.py", line 1, in f',
+        '  File "/home/alice/dev/ComfyUI/custom_nodes/x.py", line 1, in f',
         '  File "/srv/venv/lib/python3.11/site-packages/torch/x.py", line 1',
+        '  File "/usr/local/py/lib/python3.11/json/decoder.py", line 1',
         '  File "C:\\Users\\Alice Doe\\ComfyUI\\nodes.py", line 1',
     ]
     error = {"prompt_id": "x", "traceback": traceback}
@@ -316,8 +318,10 @@ def test_the_names_of_users_in_paths_are_hidden(server: ComfyServer, path: Path)
         until(lambda: "execution_error" in path.read_text())
     row = next(row for row in rows(path) if row.get("msg", {}).get("type") == "execution_error")
     assert row["msg"]["data"]["traceback"] == [
-        '  File "/home/USER/dev/ComfyUI/execution.py", line 1, in f',
-        '  File "/srv/venv/lib/python3.11/site-packages/torch/x.py", line 1',
+        '  File "COMFY/execution.py", line 1, in f',
+        '  File "COMFY/custom_nodes/x.py", line 1, in f',
+        '  File "VENV/site-packages/torch/x.py", line 1',
+        '  File "PYTHON/lib/python3.11/json/decoder.py", line 1',
         '  File "C:\\Users\\USER\\ComfyUI\\nodes.py", line 1',
     ]
 

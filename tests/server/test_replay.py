@@ -668,6 +668,7 @@ def test_runs_of_the_real_comfyui_are_the_same_again(comfyui: ComfyUI, path: Pat
     for one, two in zip(first[:3], second[:3], strict=True):
         assert one.events == two.events
     assert second[5].outcome == first[5].outcome
+    assert str(comfyui.root) not in path.read_text()
 
 
 @pytest.mark.real
