@@ -92,7 +92,7 @@ def run_map(
         items = Items(cast("Iterable[Any]", workflows), sealed_workflow)
     else:
         items = Items(params, sealed)  # frames hold them
-        make = partial(with_inputs, Workflow(workflows, definitions))  # type: ignore[arg-type]  # raises for what is none
+        make = partial(with_inputs, Workflow(workflows, definitions))  # type: ignore[arg-type]  # it refuses what is no workflow
         submit = partial(_make_and_submit, make, submit)
     prompts.items = items
     keep = on_error == "keep"
@@ -156,7 +156,7 @@ def _submit_next(
     """Submit the item that has arrived; return the error that ends the submission, if any."""
     try:
         item = items.take()
-    except Exception as exc:  # noqa: BLE001  # raised by the caller, in its turn
+    except Exception as exc:  # noqa: BLE001  # the loop raises it in its turn
         return exc
     key = str(uuid.uuid4())
     try:

@@ -339,7 +339,7 @@ class OneServer(Runner):
 
     def attach(self, flight: Flight, workflow: Workflow, lost_delay: float | None) -> None:
         """Attach to a prompt in this thread."""
-        assert self._recovery is not None  # noqa: S101
+        assert self._recovery is not None  # noqa: S101  # only what find() found is attached to
         job = self._recovery.attach(flight.prompt_id, workflow, lost_delay)
         self.prompts.put(flight.prompt_id, job)
 

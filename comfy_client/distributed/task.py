@@ -180,7 +180,7 @@ class _SentPrompt:
 
 @attrs.frozen(repr=False, eq=False)
 class _Task:
-    """One run of a task."""
+    """A run of a task, on one server or two."""
 
     worker: Worker
     clients: Clients

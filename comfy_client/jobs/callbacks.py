@@ -297,7 +297,7 @@ def wait_and_show(
     except KeyboardInterrupt as exc:
         exc.add_note(f"the prompt had ended: api.job({job.prompt_id!r}).result() has its result")
         raise
-    except Exception as exc:  # noqa: BLE001  # the result is there, whatever shows it
+    except Exception as exc:  # noqa: BLE001  # showing it must not lose the result
         log.debug("the result cannot be shown: %r", exc)
     return result
 

@@ -126,7 +126,7 @@ class Ending:
         if make is not None:
             try:
                 self._made.setdefault("end", make())
-            except Exception as exc:  # noqa: BLE001  # for this caller; the next may have memory
+            except Exception as exc:  # noqa: BLE001  # a later call may have enough memory
                 return exc
             self._make = None  # with what it was made of
         return self._made["end"]

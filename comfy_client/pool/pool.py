@@ -193,8 +193,7 @@ class ComfyPool(Executor):
 
     # -- run workflows -------------------------------------------------------------------
 
-    # What it executes are workflows.
-    def submit(  # type: ignore[override]
+    def submit(  # type: ignore[override]  # it executes workflows, not functions
         self,
         workflow: AnyWorkflow,
         inputs: Inputs | None = None,
@@ -354,7 +353,7 @@ class ComfyPool(Executor):
             retry_oom=retry_oom,
         )
 
-    @overload  # type: ignore[override]
+    @overload  # type: ignore[override]  # of workflows, not functions
     def map(
         self,
         workflows: Iterable[AnyWorkflow] | AnyWorkflow,
