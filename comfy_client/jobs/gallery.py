@@ -22,7 +22,7 @@ from ..showing.html import (
     player,
     remark,
 )
-from ..showing.thumbnails import SIZE, is_plain, thumbnail
+from ..showing.thumbnails import SIZE, SIZE_ALONE, is_plain, thumbnail
 from ..transport.deadline import in_parallel
 from ..transport.response import Download
 
@@ -103,31 +103,44 @@ def gallery(
         seconds: How long fetching them may take.
     """
     shown = files[:MOST_OUTPUTS]
+    size = SIZE if len(files) > 1 else SIZE_ALONE
+    about = [_about(output, titles or {}) for output in shown]
+    is_common = len(set(about)) == 1 < len(shown)  # as in a batch
     cards = (
-        card(picture, _caption(output, titles or {}))
-        for output, picture in zip(shown, pictures(shown, seconds=seconds), strict=True)
+        card(picture, [_name(output), *([] if is_common else [_dim(fact)])], size)
+        for output, fact, picture in zip(
+            shown, about, pictures(shown, size, seconds=seconds), strict=True
+        )
     )
+    facts = [*filter(None, about[:1] if is_common else ()), *facts]
     parts = ["".join(cards), *map(paragraph, texts[:MOST_TEXTS])]
     left_out = len(files) - len(shown) + max(0, len(texts) - MOST_TEXTS)
     said = [*([f"and {left_out} more"] if left_out else ()), *facts]
     return "".join(parts) + (remark(", ".join(said)) if said else "")
 
 
-def _caption(output: Showable, titles: Mapping[str, str]) -> list[str]:
-    name = _link_to(output, output.filename)
+def _about(output: Showable, titles: Mapping[str, str]) -> str:
+    """Return the seed, the node and the type of a file, in words."""
     titled = titles.get(output.node_id)
     facts = [] if output.seed is None else [f"seed {output.seed}"]
     facts += [titled] if titled else []
     facts += [output.type] if output.type == "temp" else []
-    return [name, f'<span style="opacity:.7">{escape(", ".join(facts), 200)}</span>']
+    return ", ".join(facts)
 
 
-def _link_to(output: Showable, text: str) -> str:
+def _dim(text: str) -> str:
+    return f'<span style="opacity:.7">{escape(text, 200)}</span>'
+
+
+def _name(output: Showable) -> str:
+    return link(_url(output), escape(output.filename))
+
+
+def _url(output: Showable) -> str | None:
     try:
-        url = output.url
+        return output.url
     except ValueError:  # it belongs to no client
-        url = None
-    return link(url, text) if url else escape(text)
+        return None
 
 
 def pictures(
@@ -137,7 +150,10 @@ def pictures(
     *,
     seconds: float = PATIENCE,
 ) -> list[str]:
-    """Return one HTML snippet for each output, fetched in parallel; ``""`` if it has no picture."""
+    """Return one HTML snippet for each output, fetched in parallel; ``""`` if it has no picture.
+
+    A picture is a link to its file; ``size`` is in CSS pixels.
+    """
     until = runtime.monotonic() + seconds
     full = remark(f"not shown: the others take {most_bytes >> 20} MB already")
     found = []
@@ -164,7 +180,8 @@ def _picture(output: Showable, size: int, until: float) -> str:
     if data is None:
         return remark("too large to be shown here")
     if is_image:
-        return thumbnail(data, size) or ""
+        found = thumbnail(data, size)
+        return link(_url(output), found) if found else ""
     return player(output.media, data_url(mime, data) or "")
 
 

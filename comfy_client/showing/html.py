@@ -71,12 +71,12 @@ def remark(text: str, mood: str = "") -> str:
     return f'<div style="{colour}">{escape(text)}</div>'
 
 
-def link(url: str, text: str) -> str:
-    """Return a link, or plain text unless the URL is http or https."""
-    if not url.startswith(("http://", "https://")) or len(url) > MOST_TEXT:
-        return escape(text)
+def link(url: str | None, markup: str) -> str:
+    """Return HTML as a link; unchanged unless the URL is http or https."""
+    if url is None or not url.startswith(("http://", "https://")) or len(url) > MOST_TEXT:
+        return markup
     href = html.escape(url, quote=True)
-    return f'<a href="{href}" target="_blank" rel="noopener noreferrer">{escape(text)}</a>'
+    return f'<a href="{href}" target="_blank" rel="noopener noreferrer">{markup}</a>'
 
 
 def data_url(mime: str, data: bytes | memoryview) -> str | None:
@@ -87,9 +87,10 @@ def data_url(mime: str, data: bytes | memoryview) -> str | None:
 
 
 def image(source: str, size: tuple[int, int] | None = None, most: int = 256) -> str:
-    """Return an ``<img>`` for a :func:`data_url`; ``size`` is in pixels."""
+    """Return an ``<img>`` for a :func:`data_url`, no wider than the cell; sizes in CSS pixels."""
     stated = "" if size is None else f' width="{size[0]}" height="{size[1]}"'
-    style = f"display:block;margin:0;max-width:{most}px;max-height:{most}px"
+    fit = "height:auto" if size else f"max-height:{most}px"
+    style = f"display:block;margin:0;max-width:min({most}px,100%);{fit}"
     return f'<img src="{source}"{stated} style="{style}" alt="">'
 
 
@@ -106,7 +107,7 @@ def card(picture: str, lines: Iterable[str], width: int = 256) -> str:
     below = "".join(f"<div>{line}</div>" for line in lines)
     return (
         '<figure style="display:inline-block;vertical-align:top;margin:0 10px 10px 0;'
-        f'max-width:{width}px;overflow-wrap:anywhere">{picture}'
+        f'max-width:min({width}px,100%);overflow-wrap:anywhere">{picture}'
         f'<figcaption style="{_FONT};margin-top:2px">{below}</figcaption></figure>'
     )
 

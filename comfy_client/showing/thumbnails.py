@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 #: Held while a picture is decoded, one at a time to save memory.
 _decoding: Final = threading.Lock()
 
-#: Pixels of the longer side.
+#: CSS pixels of the longer side, one of several pictures and one alone.
 SIZE: Final = 256
+SIZE_ALONE: Final = 512
+#: Pixels that are sent for a CSS pixel, since many screens have two.
+_DENSITY: Final = 2
 #: Formats that Pillow may read; for some others it starts programs.
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
 #: The most pixels of a decoded picture, and the most bytes of one that is shown unchanged: an
@@ -37,16 +40,16 @@ class TooLarge(Exception):
 
 
 def thumbnail(data: bytes | memoryview, size: int = SIZE) -> str | None:
-    """Return a picture as HTML, at most ``size`` pixels wide and high; None if unreadable.
+    """Return a picture as HTML, at most ``size`` CSS pixels wide and high; None if unreadable.
 
-    Pillow (extra ``[image]``) makes a WebP.  A short animation, and without Pillow a small file,
-    are shown unchanged.
+    Pillow (extra ``[image]``) makes a WebP of twice that size, which is sharp on any screen.  A
+    short animation, and without Pillow a small file, are shown unchanged.
     """
     try:
         with _opened(data) as picture:
             if getattr(picture, "is_animated", False) and len(data) <= _MOST_AS_IS:
                 return _as_it_is(data, size)
-            small = _reduced(picture, size)
+            small = _reduced(picture, _DENSITY * size)
         file = io.BytesIO()
         small.save(file, "WEBP", quality=80, method=2)
     except ImportError:
@@ -54,7 +57,9 @@ def thumbnail(data: bytes | memoryview, size: int = SIZE) -> str | None:
     except Exception:  # noqa: BLE001  # Pillow raises whatever it comes across
         return None
     source = data_url("image/webp", file.getvalue())
-    return source and image(source, small.size, size)
+    scale = min(1.0, size / max(small.size))
+    width, height = (max(1, round(scale * side)) for side in small.size)
+    return source and image(source, (width, height), size)
 
 
 def reduced(data: bytes | memoryview, size: int) -> Image.Image:

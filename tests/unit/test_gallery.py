@@ -8,6 +8,7 @@ import itertools
 import re
 import sys
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,16 +69,46 @@ def embedded(markup: str) -> list[bytes]:
 def test_a_result_shows_a_thumbnail_with_its_seed_and_node(
     comfy: ComfyServer, api: ComfyApi
 ) -> None:
-    """A small WebP of a stated size, linked to the file on the server."""
-    put(comfy, "a.png", encoded())
+    """A small WebP of a stated size, with two pixels for each that is shown."""
+    put(comfy, "a.png", encoded((2048, 1024)))
     markup = html(result_of(api, "a.png", seconds=1.6, fully_cached=True))
     [data] = embedded(markup)
     picture = Image.open(io.BytesIO(data))
-    assert (picture.format, picture.size) == ("WEBP", (256, 128))
-    assert 'width="256" height="128"' in markup
+    assert (picture.format, picture.size) == ("WEBP", (1024, 512))
+    assert 'width="512" height="256"' in markup
     assert "seed 7, &lt;Save&gt;" in markup
     assert "1.6 s, from the cache" in markup
-    assert "/view?" in markup
+
+
+def test_several_pictures_are_smaller_than_one_alone(comfy: ComfyServer, api: ComfyApi) -> None:
+    """As a row of them fits below a cell; none is larger than it is."""
+    for name, size in {"a.png": (1024, 512), "b.png": (300, 600), "c.png": (64, 32)}.items():
+        put(comfy, name, encoded(size))
+    markup = html(result_of(api, "a.png", "b.png", "c.png"))
+    sent = [Image.open(io.BytesIO(data)).size for data in embedded(markup)]
+    assert sent == [(512, 256), (256, 512), (64, 32)]
+    shown = re.findall(r'width="(\d+)" height="(\d+)"', markup)
+    assert shown == [("256", "128"), ("128", "256"), ("64", "32")]
+
+
+def test_a_click_on_a_thumbnail_opens_the_file(comfy: ComfyServer, api: ComfyApi) -> None:
+    """Name and picture lead to the server; without a client, there is nothing to click."""
+    put(comfy, "a.png", encoded())
+    result = result_of(api, "a.png")
+    links = re.findall(r'<a href="([^"]+)"[^>]*>(<img|a\.png)', html(result))
+    assert links == [(escape(str(result.image.url)), what) for what in ("<img", "a.png")]
+    assert "<a " not in html(result_of(None, "a.png"))
+
+
+def test_what_all_files_of_a_batch_share_is_said_once(comfy: ComfyServer, api: ComfyApi) -> None:
+    """Their seed and node; files of other nodes have their own."""
+    assert html(result_of(None, "a.png", "b.png", "c.png")).count("seed 7, &lt;Save&gt;") == 1
+    graph = {**GRAPH, "3": {"class_type": "KSampler", "inputs": {"seed": 8}}}
+    graph["4"] = {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}}
+    outputs = {key: {"images": [{"filename": f"{key}.png"}]} for key in ("2", "4")}
+    markup = html(make_result("the-id", graph, outputs))
+    assert "seed 7, &lt;Save&gt;" in markup
+    assert "seed 8, SaveImage" in markup
 
 
 def test_one_output_and_one_node_show_themselves(comfy: ComfyServer, api: ComfyApi) -> None:
@@ -177,7 +208,7 @@ def test_of_a_large_picture_the_server_makes_a_smaller_file(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gallery, "MAX_BYTES", 600_000)
         [data] = embedded(html(result_of(api, "a.png")))
-    assert Image.open(io.BytesIO(data)).size == (256, 128)
+    assert Image.open(io.BytesIO(data)).size == (1024, 512)
     assert asked(comfy) == [None, "jpeg;75"]
 
 
@@ -318,13 +349,13 @@ def test_a_terminal_gets_the_text_only(
 def test_pictures_of_any_mode_have_a_thumbnail(mode: str) -> None:
     """With their alpha."""
     kind = "TIFF" if mode == "CMYK" else "PNG"
-    source = Image.new(mode, (400, 300), 30_000 if mode == "I;16" else None)
+    source = Image.new(mode, (800, 600), 30_000 if mode == "I;16" else None)
     file = io.BytesIO()
     source.save(file, kind)
     markup = thumbnail(file.getvalue())
     assert markup is not None
     small = Image.open(io.BytesIO(*embedded(markup)))
-    assert small.size == (256, 192)
+    assert small.size == (512, 384)
     if mode == "I;16":
         assert abs(small.convert("L").getpixel((9, 9)) - 30_000 // 256) < 4  # type: ignore[operator]
 
