@@ -52,6 +52,7 @@ from tests.guide import (
     section_of,
     text_of,
 )
+from tests.helpers.simulated_nodes import add_simulated_nodes, video_workflow
 from tests.versions import routes_of, rst
 
 ERRORS = [
@@ -109,6 +110,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
     else:
         with ComfyServer(step_seconds=0.001) as embedded:
             (embedded.root / "models/checkpoints/tiny.ckpt").touch()
+            add_simulated_nodes(embedded)
             yield embedded.url
 
 
@@ -126,6 +128,7 @@ def scheduler(block: Block) -> Iterator[str]:
 
 ADDRESS = "http://127.0.0.1:8188"
 OF_A_WORKER = "http://{host}:8188"
+WITH_MODELS = "http://gpu:8188"
 SCHEDULER = "tcp://scheduler:8786"
 BLOCKS = blocks()
 RUNS = [
@@ -159,9 +162,11 @@ def test_every_block_runs(
     graph.save("variant.json")
     Path("saved.json").write_bytes((WORKFLOWS / "txt2img_ui.json").read_bytes())
     Image.new("RGB", (64, 48), "steelblue").save("photo.png")
+    Path("video.json").write_text(json.dumps(video_workflow()), "utf-8")
+    Path("prompts.csv").write_text("name,text,seed\nfox,a fox,1\nmill,a mill,2\n", "utf-8")
     names: dict[str, object] = {"__name__": "__main__"}
     code = block.code.replace(ADDRESS, server).replace(SCHEDULER, scheduler)
-    code = code.replace(OF_A_WORKER, server)
+    code = code.replace(OF_A_WORKER, server).replace(WITH_MODELS, server)
     exec(compile(code, f"{block.page}: {block.section}", "exec"), names)
     for receiver in filter(inspect.isfunction, names.values()):
         for signal in ("b_preview", "execution_success"):  # blinker's namespace is for all tests
