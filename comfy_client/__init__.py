@@ -184,6 +184,7 @@ if TYPE_CHECKING:
     from .workflow import Node, Workflow
     from .workflow.build import Graph, GraphNode, Link
     from .workflow.check import CheckReport
+    from .workflow.model_files import MissingModel
     from .workflow.problems import Problem
     from .workflow.template import Template
 
@@ -210,6 +211,7 @@ _MODULES = (
     ".doctor.report",
     ".workflow.check",
     ".workflow.problems",
+    ".workflow.model_files",
     ".workflow.template",
     ".workflow.build",
     ".pool.pool",
@@ -263,6 +265,7 @@ __all__ = [
     "LogEntry",
     "LogsEvent",
     "MissingExtra",
+    "MissingModel",
     "Node",
     "NodeOutput",
     "NodeProgress",

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from heapq import nlargest
 from itertools import islice
 
-#: Limits of :func:`nearest`: the least similarity, the characters of a name, and
-#: how many names are looked at, compared roughly, and compared in full.
+#: Limits of :func:`nearest`: the least similarity, how much further than the nearest a name may be,
+#: the characters of a name, and how many are looked at, compared roughly, and compared in full.
 _NEAR = 0.6
+_FURTHER = 2.5
 _COMPARED = 100
 _LOOKED_AT = 100_000
 _MOST_ROUGHLY = 2000
@@ -17,6 +18,8 @@ _MOST_IN_FULL = 20
 
 def nearest(name: str, names: Iterable[str], limit: int = 5) -> tuple[str, ...]:
     """Return similar names, nearest first; case does not count.
+
+    Names that are much less similar than the nearest one are left out.
 
     A server may have any number of names, of any length, and a comparison takes up to the cube of
     their length.  So of the first 100,000 names, up to 2,000 of similar length are compared
@@ -39,14 +42,16 @@ def nearest(name: str, names: Iterable[str], limit: int = 5) -> tuple[str, ...]:
     matcher = SequenceMatcher()
     matcher.set_seq2(wanted)
 
-    def near(keys: Iterable[str], ratio: Callable[[], float], most: int) -> list[str]:
+    def near(keys: Iterable[str], ratio: Callable[[], float], most: int) -> list[tuple[float, str]]:
         scored = []
         for key in keys:
             matcher.set_seq1(key)
             score = ratio()
             if score >= _NEAR:
                 scored.append((score, key))
-        return [key for _, key in nlargest(most, scored)]
+        return nlargest(most, scored)
 
-    roughly = near(found, matcher.quick_ratio, _MOST_IN_FULL)
-    return tuple(found[key] for key in near(roughly, matcher.ratio, limit))
+    roughly = [key for _, key in near(found, matcher.quick_ratio, _MOST_IN_FULL)]
+    nearest_ones = near(roughly, matcher.ratio, limit)
+    furthest = max((_FURTHER * (1 - score) for score, _ in nearest_ones[:1]), default=0)
+    return tuple(found[key] for score, key in nearest_ones if 1 - score <= furthest)

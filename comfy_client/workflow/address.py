@@ -46,7 +46,7 @@ def node_named(graph: Mapping[str, Any], name: str) -> str:
         return found[0]
     if found:
         raise WorkflowError(
-            f"{brief(name)} is ambiguous, address the node by its id: {_each(graph, found)}",
+            f"{brief(name)} is ambiguous, {_address_by(graph, found)}: {_each(graph, found)}",
             candidates=tuple(found),
         )
     from ..nearest import nearest  # for errors
@@ -92,7 +92,7 @@ def input_named(
         nodes = dict.fromkeys(node_id for node_id, _ in found)
         is_split = len({name for _, name in found}) > 1
         raise WorkflowError(
-            f"{brief(address)} is ambiguous, address the node by its id: {_each(graph, nodes)}"
+            f"{brief(address)} is ambiguous, {_address_by(graph, nodes)}: {_each(graph, nodes)}"
             + ("; or write a pair: (node, input)" if is_split else ""),
             candidates=tuple(f"{node_id}.{name}" for node_id, name in found),
         )
@@ -113,6 +113,13 @@ def _splits(address: Address) -> list[tuple[str, str]]:
             f"{brief(address)} names no input; write node and input: 'KSampler.seed'"
         )
     return [(address[:at], address[at + 1 :]) for at in reversed(dots)]
+
+
+def _address_by(graph: Mapping[str, Any], node_ids: Iterable[str]) -> str:
+    """Say how to address one of several nodes: also by title, if each has one of its own."""
+    titles = [title_of(graph, node_id) or "" for node_id in node_ids]
+    is_own = all(title and len(nodes_named(graph, title)) == 1 for title in titles)
+    return f"address the node by its id{' or title' if is_own else ''}"
 
 
 def _each(graph: Mapping[str, Any], node_ids: Iterable[str]) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .check import CheckReport
     from .convert import Chooser
     from .definition_source import Definitions
+    from .model_files import MissingModel
 
 #: A source for :meth:`Workflow.load`.
 Source: TypeAlias = "Workflow | Readable"
@@ -366,6 +367,38 @@ class Workflow(Nodes):
         graph = self.to_dict()
         draw_wanted(graph)
         return check(graph, definitions, targets=targets)
+
+    def missing_models(self, definitions: Definitions) -> list[MissingModel]:
+        """Return the model files that the workflow names and the server lacks.
+
+        Many files that the frontend saves say where their models come from.  A workflow that was
+        loaded from one keeps this, also in API format (``_meta.models`` of a node): :meth:`check`
+        and a rejection say it, too.  Nothing is downloaded.
+
+        Example::
+
+            from comfy_client import ComfyApi, Workflow
+
+            workflow = Workflow.load("txt2img.json")
+            with ComfyApi("http://127.0.0.1:8188") as api:
+                for model in workflow.missing_models(api):
+                    print(model.name, model.folder, model.url)
+
+        Args:
+            definitions: A client, or node definitions as ``GET /object_info`` answers them.
+
+        Returns:
+            A :class:`MissingModel` for each input, in the order of the nodes; files that several
+            nodes load are there several times.  Files of nodes whose class the server lacks are
+            not, since nothing is known of its folders.
+
+        Raises:
+            WorkflowError: ``definitions`` are none.
+            ApiError: The server refused to give definitions; :class:`TransportError`: no answer.
+        """
+        from .model_files import missing_models  # most programs do without
+
+        return list(missing_models(self._graph, self.check(definitions)))
 
     def copy(self) -> Workflow:
         """Return an independent copy."""

@@ -18,7 +18,7 @@ import attrs
 from ..nearest import nearest
 from .graph import as_link, brief, class_of, describe, inputs_of, links_of, listing, shorten
 from .input_specs import InputSpec
-from .model_files import folder_of, is_file_name, nearest_files
+from .model_files import is_file_name, nearest_files, source_of
 from .problems import Problem, problem_at, shown
 
 _MAX_LINES = 20
@@ -533,10 +533,9 @@ def _choices(fault: _Fault) -> tuple[str, tuple[str, ...]]:
         return count + (f"; see get_node_defs({brief(class_type)})" if class_type else ""), ()
     given = fault.info.get("received_value")
     given = given if isinstance(given, str) else brief(given)
-    folder = folder_of(class_type, fault.input) if is_file_name(given) else None
-    where = f"; it looks in models/{folder}" if folder else ""
+    where = _where_it_is(fault, given) if is_file_name(given) else ""
     if not choices:
-        return f"the server has none at all{where}", ()
+        return "the server has none at all" + where.replace("the server", "it", 1), ()
     looked_at = choices if fault.known.definitions else choices[:_MOST_CHOICES]
     names = (choice for choice in looked_at if isinstance(choice, str))
     if is_file_name(given):
@@ -544,7 +543,15 @@ def _choices(fault: _Fault) -> tuple[str, tuple[str, ...]]:
     else:
         near = fault.known.nearest(nearest, given, names, 5)
     hint = f"nearest: {listing(near)}" if near else f"the choices are: {listing(choices)}"
-    return hint + where.replace("it", "the server", 1), near
+    return hint + where, near
+
+
+def _where_it_is(fault: _Fault, file: str) -> str:
+    """Say from where a model's file comes, and in which folder the server looks for it."""
+    url, folder = source_of(fault.known.graph, fault.node_id, fault.input, file)
+    if url:
+        return f"; the workflow says: {url}" + (f", into models/{folder}" if folder else "")
+    return f"; the server looks in models/{folder}" if folder else ""
 
 
 def unselected(

@@ -1,13 +1,20 @@
-"""Files of models: the folder of each loader's input, and similar file names."""
+"""Files of models: the folder of each loader's input, similar file names, and where to get them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Final
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
+
+import attrs
 
 from ..nearest import nearest
+from ..redaction import is_secret_name
+from ..to_dict import AsDict
+from .graph import brief, class_of, describe, inputs_of, title_of
+from .problems import Problem
 
 _FILE: Final = re.compile(r".*\.[A-Za-z][A-Za-z0-9]{1,11}", re.DOTALL)
 #: Folders below ``models``, by the input's name, or by class and input where that differs.
@@ -35,6 +42,44 @@ _FOLDERS: Final = {
 }
 #: The most choices that are searched for near ones.
 _LOOKED_AT: Final = 100_000
+#: Limits of what a file may say of its models: entries of a node, and characters.
+_MOST_SOURCES: Final = 20
+_LONGEST_NAME: Final = 300
+_LONGEST_URL: Final = 1000
+_FOLDER: Final = re.compile(r"[\w-]+(?:[/.][\w-]+)*", re.ASCII)
+
+
+@attrs.frozen
+class MissingModel(AsDict):
+    """A file that a workflow needs and the server lacks, of :meth:`Workflow.missing_models`.
+
+    URL and folder are what the workflow says, which anybody may have written: look before you
+    download.
+
+    Attributes:
+        name: The name of the file, as the input has it.
+        folder: The folder below the server's ``models``; ``None``: unknown.
+        url: Where to get it: http or https, without credentials; ``None``: the workflow does not
+            say.
+        node_id: The id of the node that loads it.
+        input: The name of the input.
+        title: The title of the node; ``None``: it has none.
+        class_type: The class of the node; ``None``: it has none.
+    """
+
+    name: str
+    folder: str | None
+    url: str | None
+    node_id: str
+    input: str
+    title: str | None = None
+    class_type: str | None = None
+
+    def __str__(self) -> str:
+        known = {"class_type": self.class_type, "_meta": {"title": self.title}}
+        node = describe({self.node_id: known}, self.node_id)
+        folder = "a folder that is not known" if self.folder is None else f"models/{self.folder}"
+        return f"{brief(self.name)} of {node}, in {folder}: {self.url or 'no URL is known'}"
 
 
 def folder_of(class_type: str | None, input_name: str | None) -> str | None:
@@ -51,14 +96,87 @@ def is_file_name(text: str) -> bool:
 def nearest_files(name: str, names: Iterable[str], limit: int = 3) -> tuple[str, ...]:
     """Return similar file names: the same name in other folders first."""
     by_base: dict[str, list[str]] = {}
-    for one in islice(names, _LOOKED_AT):
-        if isinstance(one, str):
-            by_base.setdefault(_base(one), []).append(one)
+    for one in dict.fromkeys(name for name in islice(names, _LOOKED_AT) if isinstance(name, str)):
+        by_base.setdefault(_base(one), []).append(one)
     wanted = _base(name)
     found = by_base.pop(wanted, [])
     for base in nearest(wanted, by_base, limit) if len(found) < limit else ():
         found = found + by_base[base]
     return tuple(found[:limit])
+
+
+# -- where to get them --------------------------------------------------------------------
+
+
+def models_in(declared: object) -> list[dict[str, str]]:
+    """Return the models that a node declares, as the frontend's ``properties.models``.
+
+    Each has a ``name``, and a ``url``, a ``directory`` or both.  All else is left out: other URLs
+    than http and https, URLs with credentials, folders that lead elsewhere, and long texts.
+    """
+    found = []
+    for one in islice(declared, _MOST_SOURCES) if isinstance(declared, list) else ():
+        given = one if isinstance(one, Mapping) else {}
+        name, url, folder = (given.get(key) for key in ("name", "url", "directory"))
+        if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
+            continue
+        kept = {"name": name}
+        if isinstance(url, str) and _is_safe_url(url):
+            kept["url"] = url
+        if isinstance(folder, str) and len(folder) < 100 and _FOLDER.fullmatch(folder):
+            kept["directory"] = folder
+        if len(kept) > 1:
+            found.append(kept)
+    return found
+
+
+def _is_safe_url(url: str) -> bool:
+    """Return whether a URL can be shown to people, to open or copy."""
+    if len(url) > _LONGEST_URL:
+        return False
+    if not (url.isascii() and url.isprintable()) or re.search(r"[\s\"'<>`\\]", url):
+        return False
+    try:
+        parts = urlsplit(url)
+        host, query = parts.hostname, parse_qsl(parts.query, keep_blank_values=True)
+    except ValueError:
+        return False
+    is_secret = any(is_secret_name(name, in_query=True) for name, _ in query)
+    is_open = "@" not in parts.netloc and not is_secret
+    return parts.scheme in ("http", "https") and bool(host) and is_open
+
+
+def source_of(
+    graph: Mapping[str, Any], node_id: str, name: str | None, value: object
+) -> tuple[str | None, str | None]:
+    """Return the URL and the folder of a model file; None for what is not known.
+
+    Args:
+        graph: The graph, whose nodes may declare models in their ``_meta``.
+        node_id: The node that loads the file.
+        name: The input.
+        value: The name of the file; a declared one in another subfolder counts, too.
+    """
+    node = graph.get(node_id)
+    meta = node.get("_meta") if isinstance(node, Mapping) else None
+    declared = models_in(meta.get("models")) if isinstance(meta, Mapping) else []
+    wanted = _base(value) if isinstance(value, str) else None
+    known = next((one for one in declared if _base(one["name"]) == wanted), {})
+    return known.get("url"), known.get("directory") or folder_of(class_of(graph, node_id), name)
+
+
+def missing_models(graph: Mapping[str, Any], problems: Iterable[Problem]) -> Iterator[MissingModel]:
+    """Yield a missing model for each problem that is one."""
+    for problem in problems:
+        node_id, name = problem.node_id, problem.input
+        if problem.type != "value_not_in_list" or node_id is None or name is None:
+            continue
+        value = inputs_of(graph, node_id).get(name)
+        if isinstance(value, str) and is_file_name(value):
+            url, folder = source_of(graph, node_id, name, value)
+            if url or folder:
+                title = title_of(graph, node_id)
+                yield MissingModel(value, folder, url, node_id, name, title, problem.class_type)
 
 
 def _base(name: str) -> str:

@@ -57,6 +57,21 @@ def test_an_ambiguous_name_is_refused_with_names_that_work() -> None:
     assert error.candidates == ("6.text", "7.text")
 
 
+def test_titles_that_mean_one_node_each_would_do_too() -> None:
+    """As every listed node has one; else only the ids are sure."""
+    graph = copy.deepcopy(GRAPH)
+    error = refusal(graph, {"CLIPTextEncode.text": "x"})
+    assert "is ambiguous, address the node by its id: " in str(error)
+    graph["7"]["_meta"] = {"title": "Negative prompt"}
+    error = refusal(graph, {"CLIPTextEncode.text": "x"})
+    assert "is ambiguous, address the node by its id or title: " in str(error)
+    with pytest.raises(WorkflowError, match="address the node by its id or title: "):
+        Workflow(graph)["CLIPTextEncode"]
+    graph["7"]["_meta"] = {"title": "Positive prompt"}
+    error = refusal(graph, {"CLIPTextEncode.text": "x"})
+    assert "is ambiguous, address the node by its id: " in str(error)
+
+
 def test_a_name_that_can_be_split_in_two_ways_is_ambiguous_and_a_pair_is_not() -> None:
     """One title begins as the other, and the rest is an input of that one."""
     graph = {"1": node("A", **{"B.c": 1}), "2": node("A.B", c=2)}

@@ -246,6 +246,21 @@ def test_an_unknown_class_has_its_nearest_names() -> None:
     assert not hasattr(g, "_ipython_canary_method_should_not_exist_")
 
 
+def test_names_much_further_than_the_nearest_are_left_out() -> None:
+    error = refusal(Graph(NEW), "KSamplr")
+    assert error.candidates == ("KSampler",)
+    assert str(error).endswith("; nearest: 'KSampler'")
+
+
+def test_the_nearest_file_is_named_once() -> None:
+    some = made_up(ckpt_name=[["tiny.ckpt"], {}])
+    error = refusal(
+        Graph({"CheckpointLoaderSimple": some}), "CheckpointLoaderSimple", ckpt_name="tny.ckpt"
+    )
+    assert "nearest: 'tiny.ckpt'; the server looks in" in str(error)
+    assert error.candidates == ("tiny.ckpt",)
+
+
 def test_an_unknown_input_has_its_nearest_names() -> None:
     g = Graph(NEW)
     error = refusal(g, "EmptyImage", widht=64, _title="Canvas")

@@ -95,7 +95,7 @@ def test_the_names_nearest_to_an_unknown_class_are_told() -> None:
     """Out of the classes that the server has."""
     assert told("unknown_class", node_names=["EmptyImage", "SaveImage", "VAEDecode"])[0] == (
         "node 1 'Canvas' (EmptyImageX): the server has no node class 'EmptyImageX'; "
-        "nearest: 'EmptyImage', 'SaveImage'"
+        "nearest: 'EmptyImage'"
     )
 
 

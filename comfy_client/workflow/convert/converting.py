@@ -11,6 +11,7 @@ from attrs import define, field, frozen
 from ...errors import ConversionWarning, WorkflowError
 from ...values import count
 from ..graph import copied
+from ..model_files import models_in
 from .dynamic_prompts import Chooser, chooser, cost_of, is_dynamic, resolve_prompt
 from .era import era_of
 from .file_names import SAVING, Placeholders
@@ -181,7 +182,11 @@ class _Work:
         self.budget.spend(len(saved.values) + len(saved.named or ()))
         inputs = self._inputs(place)
         check_node(place, inputs, self.report, self.packs)
-        meta = {"title": node.title, **pack_of(node.saved.properties)}
+        meta: dict[str, Any] = {"title": node.title, **pack_of(saved.properties)}
+        models = models_in(saved.properties.get("models"))
+        if models:  # ours: the frontend drops them, and a missing model would be hard to find
+            self.budget.spend(sum(map(len, models)))
+            meta["models"] = models
         return {"inputs": inputs, "class_type": node.type, "_meta": meta}
 
     def _inputs(self, place: Place) -> dict[str, Any]:
