@@ -9,14 +9,14 @@ Modules:
     recovery: Prompts from an earlier call of a sweep.
     outage: How long to wait for a server that is away.
     grid: The points of a sweep, in the order that costs the servers the least.  Pure.
-    journal: The file that remembers what has run.
+    journal: The record of the points that have run.
     journal_file: The SQLite file of a journal.
-    row_records: The journal's record of each row.
+    row_records: JSON records of rows, and the rows made of them.
     row: A row of a sweep.
     rows: All rows of a sweep, their files and tables.
     times: Execution times of rows.
     sheet: A contact sheet of rows.
     cards: The rows as HTML for a notebook.
     sweep_bar: The progress bar of a sweep.
-    batches: What ``map`` and ``sweep`` of a client do.
+    batches: The bodies of a client's ``map`` and ``sweep``.
 """

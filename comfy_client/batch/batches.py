@@ -1,4 +1,4 @@
-"""Many workflows on the server of one client: what its ``map`` and ``sweep`` do."""
+"""Many workflows on the server of one client: the bodies of its ``map`` and ``sweep``."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _server(
 
 def withdraw(calls: set[weakref.ref[InFlight]]) -> None:
     """Take back the pending prompts of ``map`` and ``sweep`` calls that have not ended."""
-    for known in calls.copy():  # another thread may begin one, or forget it
+    for known in calls.copy():  # another thread may begin or forget a call
         prompts = known()
         if prompts is not None:
             prompts.withdraw()

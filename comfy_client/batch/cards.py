@@ -12,7 +12,7 @@ from ..showing.html import card, escape, paragraph, remark
 from ..workflow.graph import brief
 from .row import SweepRow
 
-#: Rows that are shown, and the pixels of a picture.
+#: The most rows that are shown, and the size of a picture in pixels.
 MOST_ROWS: Final = 60
 SIZE: Final = 160
 

@@ -18,15 +18,15 @@ from ..workflow.edit import Source, Workflow, with_inputs
 from ..workflow.explain import unknown_class
 from ..workflow.graph import as_link, brief, downstream
 
-#: Points in a grid; more is a mistake, such as an iterable without end.
+#: The most points in a grid; more is a mistake, such as an endless iterable.
 MOST: Final = 100_000
 
-#: Returns how much has to run again for the second of two points after the first.
+#: Returns how much has to run for the second of two points right after the first.
 Cost = Callable[[int, int], int]
 #: Returns whether a server can run a point.
 Fits = Callable[[str, int], bool]
 
-#: Faults that the server finds in one input, whatever the others hold.
+#: Faults that the server finds in one input, whatever the values of the others.
 _OF_ONE_INPUT: Final = frozenset(
     {
         "bad_linked_input",
@@ -43,16 +43,16 @@ _OF_ONE_INPUT: Final = frozenset(
 class Axis:
     """An input and the values that it takes."""
 
-    name: str  #: As the caller wrote it.
+    name: str  #: The input's name as the caller wrote it.
     node_id: str
     input: str
     values: tuple[Any, ...]
 
 
 class Grid:
-    """A workflow with the values of some of its inputs: all combinations of them.
+    """A workflow with values for some of its inputs, in all combinations.
 
-    Points are numbered as :func:`itertools.product` gives them.
+    Points are numbered in the order of :func:`itertools.product`.
 
     Raises:
         WorkflowError: A name that is unknown or ambiguous, a value that cannot be sent.
@@ -97,7 +97,7 @@ class Grid:
         return with_inputs(self._base, self.params(point))
 
     def order(self) -> list[int]:
-        """Return the points in the order in which the server has the least to do.
+        """Return the points in the order that lets the server reuse the most.
 
         The input with the most nodes behind it is the outermost loop, and every other time a loop
         runs backwards: from one point to the next a single value changes.
@@ -141,7 +141,7 @@ class Grid:
 
         If False, the server would refuse each point, as the reason has nothing to do with the axes.
         """
-        # With another link, another part of the graph counts.
+        # A different link may bring a different part of the graph into play.
         relinks = any(as_link(value) for axis in self.axes for value in axis.values)
         if isinstance(error, WorkflowError):
             return relinks  # the values themselves were checked when they were given
@@ -166,12 +166,12 @@ class Grid:
         kind, info = fault.get("type"), fault.get("extra_info")
         if kind in _OF_ONE_INPUT:
             name = info.get("input_name") if isinstance(info, Mapping) else None
-            # An input within another one ("mode.width") exists by the value of that one.
+            # A nested input ("mode.width") only exists for some values of the outer one.
             return any(
                 not isinstance(name, str) or name.split(".")[0] == axis.input.split(".")[0]
                 for axis in ours
             )
-        if kind == "custom_validation_failed":  # a check of all inputs of its node
+        if kind == "custom_validation_failed":  # the node checks all its inputs
             return bool(ours)
         return any(node_id in downstream(self._graph, [axis.node_id]) for axis in self.axes)
 
@@ -215,14 +215,14 @@ def _anything(name: str, point: int) -> bool:
 class Split:
     """The points that have not begun, each assigned to a server.
 
-    The points are in an order in which each changes little of the one before it.  Each server has a
-    run of them, and takes the next from one end; a server with none left takes over the rear part
-    of the longest run.  So slow servers end with a few of them, fast ones with many.
+    The order of the points makes each differ little from the one before.  Each server has a run of
+    points and takes the next from its front; a server with none left takes over the rear half of
+    the longest run.  So slow servers run few points, and fast ones run many.
 
     Args:
         points: The points in their best order.
         weights: How fast each server is, compared to the others, by its name.
-        cost: Returns what has to run again: where that is much, a run is best cut.
+        cost: Returns how much has to run again; a run is best cut where that is much.
     """
 
     def __init__(self, points: Sequence[int], weights: Mapping[str, float], cost: Cost) -> None:
@@ -283,7 +283,7 @@ class Split:
 
 
 def _cut(points: Sequence[int], share: float, cost: Cost) -> int:
-    """Return the index at which to cut a run near this share, between points that differ most."""
+    """Return the index at which to cut a run: near this share, between points that differ most."""
     ideal = min(len(points), int(len(points) * share))
     slack = min(ideal, len(points) - ideal) // 4
     near = range(max(1, ideal - slack), min(len(points) - 1, ideal + slack) + 1)

@@ -1,4 +1,4 @@
-"""The prompts of one call that are in progress: the next one to end, or to time out."""
+"""The prompts of one call that are in progress, and the wait for the next to end or time out."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..transport.deadline import check_timeout
 from .items import Items
 from .outage import Outage
 
-#: Waits until one of the jobs has ended, or something else happens; so many seconds at most.
+#: Waits until one of the jobs has ended or something else happens, up to a number of seconds.
 Wait = Callable[[Collection[Job], float], object]
 #: Deletes prompts from the queues of their servers, unless they run; returns the deleted ones.
-#: Prompts go by their keys; one that is still being sent has no job.
+#: Maps the keys of prompts to their jobs; a prompt that is still being sent has none.
 TakeBack = Callable[[Mapping[str, Job | None]], Iterable[str]]
 
 
@@ -38,13 +38,13 @@ class InFlight:
         take_back: Called with the prompts that are left at the end.
         timeout: Seconds for each prompt; ``None``: no limit.
         stall_timeout: Seconds without any news; ``None``: no limit.
-        server_of: Returns the server that has a job; ``None``: none has, or there is only one.
-        outage: The absence of the only server; ``None``: a pool looks after its servers.
-        longest: Seconds that a thread waits for another one that withdraws the prompts.
+        server_of: Returns the server that has a job; ``None`` if none has, or there is only one.
+        outage: The absence of the only server; ``None`` in a pool, which looks after its servers.
+        longest: The most seconds that a thread waits while another one withdraws the prompts.
         tick: Called again and again during a wait; returns the seconds until its next call.
         items: The source of the prompts, which is closed with them.
-        earlier: The keys of prompts that another process sent.  No limit counts until a server
-            says that it has them.
+        earlier: The keys of prompts that another process sent.  Their time limits start once a
+            server says that it has them.
         withdrawn: The keys of prompts that were deleted from a queue.
         is_closed: Whether the prompts were withdrawn.
     """
@@ -60,12 +60,12 @@ class InFlight:
     earlier: set[str] = attrs.field(factory=set, init=False)
     withdrawn: list[str] = attrs.field(factory=list, init=False)
     is_closed: bool = attrs.field(default=False, init=False)
-    #: By key: a job, the reason why there is none, or ``None`` while it is being sent.
+    #: The job of each key, or the error of its submission, or ``None`` while it is being sent.
     _entries: dict[str, Job | ComfyError | None] = attrs.field(factory=dict, init=False)
     _since: dict[str, float] = attrs.field(factory=dict, init=False)
-    #: When a prompt ended last on each server; ``None``: on any.
+    #: When a prompt last ended on each server, and under the key ``None`` on any server.
     _ends: dict[str | None, float] = attrs.field(factory=dict, init=False)
-    #: Held by the first thread that withdraws; others wait, lest they close its connection.
+    #: Held by the first thread that withdraws.  Others wait, or they might close its connection.
     _withdrawal: runtime.Lock = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -80,12 +80,12 @@ class InFlight:
 
     @property
     def jobs(self) -> dict[str, Job]:
-        """The jobs that were submitted and are still in here, by key."""
+        """The jobs in progress by key, without prompts that are still being sent."""
         return {key: entry for key, entry in self._entries.copy().items() if isinstance(entry, Job)}
 
     @property
     def trouble(self) -> str:
-        """The reason why all jobs are held up, in a few words; empty if there is none."""
+        """The reason for a delay of all jobs, in a few words; empty if there is none."""
         return "" if self.outage is None else self.outage.words
 
     def get(self, key: str) -> Job | ComfyError | None:
@@ -93,7 +93,7 @@ class InFlight:
         return self._entries.get(key)
 
     def begin(self, key: str) -> None:
-        """Add a prompt before it is sent, as a Ctrl-C may come while it is."""
+        """Add a prompt before it is sent, so that a Ctrl-C during the request finds it."""
         self._entries[key] = None
 
     def put(self, key: str, entry: Job | ComfyError) -> None:
@@ -108,7 +108,7 @@ class InFlight:
         self._since.pop(key, None)
 
     def pop(self, key: str) -> Job | ComfyError | None:
-        """Remove a prompt once its end is handled; until then, a Ctrl-C must find it here."""
+        """Remove a prompt whose end was handled; until then, a Ctrl-C must find it here."""
         entry = self._entries.get(key)
         server = self.server_of(entry) if isinstance(entry, Job) else None
         self._ends[server] = self._ends[None] = runtime.monotonic()
@@ -132,12 +132,12 @@ class InFlight:
                 self._withdrawal.release()
 
     def _take_back_all(self) -> None:
-        self.is_closed = True  # before there are none
+        self.is_closed = True  # before the prompts are removed
         entries, self._entries = self._entries, {}
         left = {
             key: entry
             for key, entry in entries.items()
-            if entry is None or (isinstance(entry, Job) and not entry.done())  # maybe it is there
+            if entry is None or (isinstance(entry, Job) and not entry.done())  # it may have arrived
         }
         if left:
             self.withdrawn.extend(self.take_back(left))
@@ -153,7 +153,7 @@ class InFlight:
     def look(
         self, *, ordered: bool = False, wait: Wait = wait_for_one
     ) -> tuple[str, Result | ComfyError] | None:
-        """Wait briefly for a prompt's end; return its key and outcome, or None.
+        """Wait briefly for a prompt to end; return its key and outcome, or None.
 
         With ``ordered``, only the first prompt counts.
 
@@ -161,7 +161,7 @@ class InFlight:
             ClientClosed: Another thread has withdrawn the prompts.
             ServerUnreachable: The only server has been away for too long.
         """
-        entries = self._entries.copy()  # close() in another thread may empty it
+        entries = self._entries.copy()  # close() in another thread may empty the original
         if not entries:
             raise ClientClosed
         if ordered:
@@ -169,7 +169,7 @@ class InFlight:
             entries = {first: entries[first]}
         longest = SLICE if self.tick is None else min(SLICE, self.tick())
         ended = [key for key, entry in entries.items() if _is_over(entry)]
-        if ended:  # an error may end the call, and comes last
+        if ended:  # results first, as an error may end the call
             key = next((key for key in ended if _has_result(entries[key])), ended[0])
             return key, _outcome(entries[key])
         jobs = {entry: key for key, entry in entries.items() if isinstance(entry, Job)}
@@ -177,7 +177,7 @@ class InFlight:
         now = runtime.monotonic()
         over = [one for one in due if one.at <= now]
         if over:
-            # If there are several, the running one: the others may still have their turn.
+            # If several are due, take the running one: the others may still get their turn.
             first_up = next((one for one in over if one.job.status == "running"), over[0])
             return jobs[first_up.job], _give_up(first_up)
         wait(jobs, min([longest, *(one.at - now for one in due)]))
@@ -188,9 +188,9 @@ class InFlight:
     def _due(self, key: str, job: Job) -> Iterator[_Due]:
         """Yield the moments at which the wait for a prompt times out.
 
-        Prompts of one call wait for each other: the time of one begins when another ends on its
-        server, and news of any of them there counts.  As long as no server has it, the ends and the
-        news of all servers count.
+        Prompts of one call wait for each other: the time limit of one starts again when another
+        ends on its server, and news of any of them there counts.  While no server has the prompt,
+        the ends and the news of all servers count.
         """
         if key in self.earlier and job.status == "waiting":
             return
@@ -215,7 +215,7 @@ class _Due:
 
     at: float
     job: Job
-    what: str  #: What is wrong when the moment has passed.
+    what: str  #: The complaint for the error message when the moment has passed.
     stalled: bool = False
 
 

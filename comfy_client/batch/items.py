@@ -16,11 +16,11 @@ from ..jobs.job import Job, wait_for_one
 from ..locks import check_may_wait
 from ..tracebacks import short_interrupts
 
-#: Types whose iterators never block, and run no code of their user's.
+#: Types whose iterators never block and run no user code.
 _PLAIN: Final = (list, tuple, range, dict, set, frozenset, deque)
-#: Seconds that an iterable has to come up with an item before results are looked at.
+#: Seconds to wait for an item before looking at results.
 _SOON: Final = 0.05
-#: Seconds in which an idle thread ends.
+#: The most seconds until an idle thread ends.
 _END: Final = 1.0
 
 #: An item, or the exception that the iterable raised in its place.
@@ -28,7 +28,7 @@ _Found = tuple[Any, BaseException | None]
 
 
 class Items:
-    """The items of an iterable, each taken when there is room for it.
+    """The items of an iterable, each fetched only when it is needed.
 
     A thread iterates, so that results can be yielded while the iterable blocks, as ``queue.get``
     does.  Lists and other plain containers need no thread.  The thread holds only the iterator.
@@ -43,7 +43,7 @@ class Items:
         self._blocks = type(items) not in _PLAIN
         self._thread: runtime.Thread | None = None
         self._asks: runtime.SimpleQueue[bool] = runtime.SimpleQueue()
-        #: Answers of the thread; ``None`` wakes up a thread that waits for one: a job has ended.
+        #: Answers of the thread; ``None`` wakes a waiting thread because a job has ended.
         self._news: runtime.SimpleQueue[_Found | None] = runtime.SimpleQueue()
         self._is_asked = self._is_closed = False
         self._found: _Found | None = None
@@ -95,29 +95,29 @@ class Items:
                 self._receive(seconds)
 
     def close(self) -> None:
-        """Release the iterator; its thread ends at once, or with the item that it waits for."""
+        """Release the iterator; its thread ends at once, or with the item that it is fetching."""
         self._is_closed = True
-        self._asks.put(False)  # also for a thread that is only being started
+        self._asks.put(False)  # also stops a thread that is just being started
         if self._thread is not None and (not self._is_asked or self._found is not None):
             with contextlib.suppress(RuntimeError):  # another thread is starting it
                 self._thread.join(_END)
         self._items, self._found = iter(()), None
 
     def _ask(self) -> bool:
-        """Have the thread fetch the next item; return False if no thread is needed."""
+        """Ask the thread for the next item; return False if no thread is needed."""
         if not self._blocks:
             return False
         if self._thread is None or not self._thread.is_alive():  # or dead, in the child of a fork
             serve = partial(_serve, self._items, self._asks, self._news)
             context = contextvars.copy_context()
-            # Daemon: an iterable that blocks for ever holds up no script that ends.
+            # Daemon: an iterable that blocks for ever must not keep a script from ending.
             thread = runtime.Thread(
                 target=context.run, args=(serve,), name="comfy-source", daemon=True
             )
-            self._thread = thread  # before it starts: Ctrl-C may come in between
+            self._thread = thread  # before it starts, as Ctrl-C may come in between
             try:
                 thread.start()
-            except RuntimeError:  # no more threads, as when Python ends
+            except RuntimeError:  # no more threads, as at exit
                 self._thread, self._blocks = None, False
                 return False
         self._is_asked = True

@@ -34,7 +34,7 @@ from ..values import MAX_LEVELS, is_shallow, number, size_decoded
 from ..workflow.graph import brief, shorten
 from . import journal_file
 
-#: Codes of SQLite for a file that is not as it was written.
+#: SQLite's error codes for a damaged file.
 _DAMAGED: Final = (
     sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_NOTADB,
@@ -45,19 +45,19 @@ _LOOK_UP: Final = (
     "SELECT host, tries, prompt_id, sent_at, withdrawn, told, seconds, execution_seconds, result, "
     "error FROM points WHERE digest = ? AND occurrence = ?"
 )
-#: Characters of a host or an id.
+#: The most characters of a host or an id.
 _LONGEST_NAME: Final = 2000
-#: Characters of the reason why a file is damaged.
+#: The most characters of the reason why a file is damaged.
 _LONGEST_REASON: Final = 200
-#: Bytes that the results and errors of one grid may take in memory.
+#: The most bytes that the results and errors of one grid may take in memory.
 MAX_MEMORY: Final = 1 << 30
 
-#: A point: the digest of its graph, and which one it is of those with equal graphs.
+#: A point: the digest of its graph, and its number among points with equal graphs.
 Key: TypeAlias = tuple[str, int]
 
-#: Journals that are open in this process, by device and file number.  Whoever opens and closes
-#: such a file in the same process, as here to read its header, lifts the locks on it (POSIX).
-#: Weakly, for Ctrl-C may come before one is closed.
+#: Journals that are open in this process, by device and file number.  On POSIX, opening and closing
+#: such a file in the same process, as is done here to read its header, drops the locks on it.
+#: The references are weak, as Ctrl-C may come before a journal is closed.
 _in_use: dict[tuple[int, int], weakref.ref[Journal]] = {}
 
 if hasattr(os, "register_at_fork"):
@@ -80,7 +80,7 @@ def _from_json(said: object) -> Any:
 
 
 def _check_name(record: object, field: attrs.Attribute[Any], value: object) -> None:
-    """Check a host or an id, which appears in messages and is sent."""
+    """Check a host or an id, which will appear in messages and requests."""
     if not isinstance(value, str) or not value.isprintable() or len(value) > _LONGEST_NAME:
         raise ValueError(f"{field.name} is {brief(value)}")
 
@@ -100,7 +100,7 @@ class Record:
     Raises :class:`ValueError` for values that this module never writes.
     """
 
-    #: Empty: no server got the last try.
+    #: The server of the last try; empty if no server got it.
     host: str = attrs.field(validator=_check_name)
     tries: int = attrs.field(validator=_check_number)
     prompt_id: str = attrs.field(validator=_check_name)
@@ -120,9 +120,9 @@ class Journal:
         path: The path of the file; it is made when missing, its folder is not.
 
     Raises:
-        BlockingIOError: Another process, or another journal here, is at work with it.
-        ValueError: It is no journal (then it is left as it is), or damaged; or what lies beside
-            it has a name that SQLite needs.
+        BlockingIOError: Another process, or another journal in this one, uses it.
+        ValueError: It is damaged, or is no journal (and is left as it is); or a file beside it
+            has a name that SQLite needs.
         OSError: It cannot be made, read or written.
     """
 
@@ -164,15 +164,15 @@ class Journal:
         journal_file.check_schema(self.path, connection)
         connection.execute("PRAGMA journal_mode = PERSIST")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA fullfsync = ON")  # or macOS would not wait for the disk
+        connection.execute("PRAGMA fullfsync = ON")  # makes macOS wait for the disk
         try:
             ((name,),) = connection.execute("SELECT id FROM journal LIMIT 2")
-            #: The ids of its prompts are made of it.
+            #: The prompt ids are computed from it.
             self.id: uuid.UUID = uuid.UUID(name)
         except (TypeError, ValueError, AttributeError) as exc:
             raise self._damaged(exc) from None
         ((version,),) = connection.execute("PRAGMA user_version")
-        if version == journal_file.FORMER:  # its program would take all hosts for its own
+        if version == journal_file.FORMER:  # keeps older programs from taking all hosts for theirs
             connection.execute(f"PRAGMA user_version = {journal_file.VERSION}")
 
     def __enter__(self) -> Self:
@@ -188,7 +188,7 @@ class Journal:
         steps: list[Callable[[], object]] = [self._forget]
         if connection is not None:
             steps = [partial(self._tidy_up, connection), connection.close, self._forget]
-        # The data on the disk stays there, whatever fails now, and the next sweep tidies up.
+        # The data is safe on the disk whatever fails now, and the next sweep tidies up.
         with contextlib.suppress(sqlite3.Error, OSError, MemoryError):
             in_full(steps)
 
@@ -205,9 +205,9 @@ class Journal:
     # -- reading -------------------------------------------------------------------------
 
     def records(self, keys: Collection[Key]) -> dict[Key, Record]:
-        """Return the records of these points, as far as they exist.
+        """Return the existing records of these points.
 
-        Each point is looked up by its key: a file from elsewhere may have endless other rows.
+        Each point is looked up by its key, as a file from elsewhere may have endless other rows.
         """
         assert self._connection is not None  # noqa: S101
         found: dict[Key, Record] = {}
@@ -235,7 +235,7 @@ class Journal:
     # -- writing: on the disk when it returns ----------------------------------------------
 
     def note_sent(self, key: Key, host: str, prompt_id: str, tries: int, at: float) -> None:
-        """Note that a point is about to be sent; its last end no longer counts."""
+        """Record that a point is about to be sent, which makes its last end obsolete."""
         self._write(
             "INSERT OR REPLACE INTO points (digest, occurrence, host, tries, prompt_id, sent_at) "
             "VALUES (?, ?, ?, ?, ?, ?)",
@@ -247,19 +247,19 @@ class Journal:
         )
 
     def note_id(self, key: Key, prompt_id: str) -> None:
-        """Note the server's own id of a prompt."""
+        """Record the id that the server chose for a prompt."""
         self._write(
             "UPDATE points SET prompt_id = ? WHERE digest = ? AND occurrence = ?", prompt_id, *key
         )
 
     def note_return(self, key: Key) -> None:
-        """Note that the server certainly does not have the prompt."""
+        """Record that the server certainly does not have the prompt."""
         self._write(
             "UPDATE points SET withdrawn = 1, host = '' WHERE digest = ? AND occurrence = ?", *key
         )
 
     def note_withdrawal(self, key: Key) -> None:
-        """Note that a prompt was deleted from the queue, unless it had begun to run."""
+        """Record that a prompt was deleted from the queue, unless it had begun to run."""
         self._write("UPDATE points SET withdrawn = 1 WHERE digest = ? AND occurrence = ?", *key)
 
     def note_end(
@@ -273,7 +273,7 @@ class Journal:
         result: Mapping[str, Any] | None,
         error: Mapping[str, Any] | None,
     ) -> None:
-        """Note the result of a point, or its error."""
+        """Record the result of a point, or its error."""
         self._write(
             "UPDATE points SET host = ?, prompt_id = ?, withdrawn = 0, told = 0, seconds = ?, "
             "execution_seconds = ?, result = ?, error = ? WHERE digest = ? AND occurrence = ?",
@@ -287,7 +287,7 @@ class Journal:
         )
 
     def note_seconds(self, key: Key, execution_seconds: float) -> None:
-        """Note how long a prompt ran, which the server reports after its end."""
+        """Record how long a prompt ran, which the server reports after its end."""
         self._write(
             "UPDATE points SET execution_seconds = ? WHERE digest = ? AND occurrence = ?",
             execution_seconds,
@@ -295,7 +295,7 @@ class Journal:
         )
 
     def note_told(self, key: Key) -> None:
-        """Note that the caller's callback has received the row, and returned."""
+        """Record that the caller's callback has received the row and returned."""
         self._write("UPDATE points SET told = 1 WHERE digest = ? AND occurrence = ?", *key)
 
     def _write(self, statement: str, *values: object) -> None:
@@ -317,10 +317,10 @@ class Journal:
         return ValueError(f"{self.path} is damaged: {shorten(str(exc), _LONGEST_REASON)}")
 
     def _explained(self, exc: sqlite3.Error) -> Exception:
-        """Return an error of SQLite as the usual error of a file.
+        """Return the usual file error for an error of SQLite.
 
-        Do not chain SQLite's error: it quotes names and values of the file, which may be a
-        stranger's, and a traceback would show them in a terminal.
+        Callers do not chain SQLite's error: it quotes names and values from a file that may be
+        untrusted, and a traceback would show them in a terminal.
         """
         code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         path = str(self.path)

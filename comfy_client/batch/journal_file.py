@@ -1,8 +1,8 @@
-"""The SQLite file of a journal: make it, check it, open it.
+"""Creation, checks and opening of a journal's SQLite file.
 
-A journal may come from a stranger, in an archive for example.  SQLite believes what it reads:
-the names in a rollback journal, views, triggers, trees of pages without end.  So a file is
-checked before SQLite sees it, and its schema must be the one below.
+A journal may come from a stranger, in an archive for example.  SQLite trusts its files: the names
+in a rollback journal, views, triggers, and trees of pages without end.  So a file is checked
+before SQLite reads it, and its schema must be the one below.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from typing import Final
 
 from ..transport.local_files import discard, place
 
-#: In the header of the file, so that nothing else is taken for a journal.
+#: The application id in the file's header, by which a journal is recognized.
 _APPLICATION: Final = int.from_bytes(b"CoSw")
 VERSION: Final = 3
-#: Journals of one server alone.  Their tables are the same.
+#: The version of older journals, which knew a single server.  Their tables are the same.
 FORMER: Final = 2
 _MAGIC: Final = b"SQLite format 3\x00"
-#: In the header of a file that has no write-ahead log.
+#: Bytes in the header of a file that has no write-ahead log.
 _NO_LOG: Final = b"\1\1"
-#: The first bytes of a rollback journal, by which SQLite undoes half a write; also the last ones
-#: if it names a super-journal.
+#: The first bytes of a rollback journal, with which SQLite undoes a partial write; also the last
+#: bytes if it names a super-journal.
 _UNDO: Final = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
-#: Seconds to wait for a program that reads the file at the moment.
+#: Seconds to wait for a program that is reading the file.
 _READERS: Final = 1.0
-#: Bytes of one row.
+#: The most bytes of one row.
 MAX_ROW: Final = 256 << 20
 
 _SCHEMA: Final = f"""
@@ -58,20 +58,20 @@ _SCHEMA: Final = f"""
         PRIMARY KEY (digest, occurrence)
     );
 """
-#: Entries of the schema: two tables, and the index of a primary key.
+#: The number of entries in the schema: two tables, and the index of a primary key.
 _ENTRIES: Final = 3
 #: The type of a page of a table that refers to no other page.
 _LEAF: Final = 13
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a checked file; nothing is read yet."""
+    """Return a connection to a checked file, from which nothing has been read yet."""
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw",
         uri=True,
         isolation_level=None,
         timeout=_READERS,
-        check_same_thread=False,  # a lock keeps threads apart
+        check_same_thread=False,  # the journal has a lock of its own
     )
     try:
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_ROW)
@@ -93,7 +93,7 @@ def make(path: Path) -> bool:
     if (undo := _beside(path)) is not None:  # SQLite would undo something in the new file
         raise _in_the_way(undo)
     try:
-        # For its owner alone, and so are the files that SQLite puts beside it for a moment.
+        # Only its owner may read it, or the temporary files that SQLite puts beside it.
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         with contextlib.closing(connect(part)) as connection:
             connection.executescript(_SCHEMA)
@@ -105,7 +105,7 @@ def make(path: Path) -> bool:
         raise OSError(errno.EIO, f"the journal cannot be created ({exc})", str(path)) from None
     finally:
         discard(part)
-    with contextlib.suppress(OSError):  # the entry of the folder, where folders can be opened
+    with contextlib.suppress(OSError):  # the folder's entry, on systems that can open folders
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -115,7 +115,7 @@ def make(path: Path) -> bool:
 
 
 def check(path: Path) -> None:
-    """Refuse a file that SQLite must not read; complete or undo a killed process's last write.
+    """Check that SQLite may read a file, and undo a killed process's partial write.
 
     Raises:
         ValueError: It is no journal, or has another schema; or a file that SQLite would use lies
@@ -128,17 +128,17 @@ def check(path: Path) -> None:
     if undo is not None:
         _check_undo(undo, path.stat().st_uid)
         with contextlib.closing(connect(path)) as connection:
-            connection.execute("BEGIN EXCLUSIVE")  # undoes half a write, and reads no schema
+            connection.execute("BEGIN EXCLUSIVE")  # undoes a partial write, and reads no schema
             connection.execute("COMMIT")
-    # A schema of one page has no more than these entries: SQLite would read any number of them,
-    # and for ever where pages refer to each other.
+    # A schema on one page is bounded.  Elsewhere, SQLite would read any number of entries, and
+    # would never end where pages refer to each other.
     page = _first_page(path)
     if page[100] != _LEAF or int.from_bytes(page[103:105]) != _ENTRIES:
         raise _foreign(path)
 
 
 def check_schema(path: Path, connection: sqlite3.Connection) -> None:
-    """Refuse views, triggers and tables that do not belong to a journal, before their use."""
+    """Raise ValueError for views, triggers or tables that do not belong to a journal."""
     if _schema(connection) != _expected():
         raise _foreign(path)
 
@@ -175,9 +175,9 @@ def _first_page(path: Path) -> bytes:
 def _beside(path: Path) -> Path | None:
     """Return the rollback journal of a file, if there is one.
 
-    Raises ``ValueError`` if there is a write-ahead log, which no journal has.
+    Raise ``ValueError`` if there is a write-ahead log, as no journal has one.
     """
-    real = path.resolve()  # SQLite looks beside a link's target
+    real = path.resolve()  # SQLite looks beside the target of a link
     log, undo = (real.with_name(real.name + ending) for ending in ("-wal", "-journal"))
     if os.path.lexists(log):
         raise _in_the_way(log)
@@ -185,14 +185,14 @@ def _beside(path: Path) -> Path | None:
 
 
 def _check_undo(path: Path, owner: int) -> None:
-    """Refuse a rollback journal that SQLite did not write for a journal of ours.
+    """Raise ValueError for a rollback journal that SQLite did not write for our kind of journal.
 
-    With several databases, its last bytes name a super-journal, a file that SQLite deletes wherever
-    it is.
+    For several databases, its last bytes name a super-journal, a file that SQLite would delete
+    wherever it is.
     """
     found = path.lstat()
     us = os.geteuid() if hasattr(os, "geteuid") else owner
-    if not stat.S_ISREG(found.st_mode):  # SQLite would follow a link; a pipe would wait
+    if not stat.S_ISREG(found.st_mode):  # SQLite would follow a link, and hang on a pipe
         raise _in_the_way(path)
     if found.st_uid not in (owner, us):
         raise ValueError(f"{path} belongs to another user: SQLite would trust it; move it away")

@@ -1,4 +1,4 @@
-"""Many prompts, a few at a time: the loop behind ``map`` of a client and of a pool."""
+"""The loop behind ``map`` of a client and of a pool."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from ..workflow.load import is_source
 from .in_flight import InFlight
 from .items import Items
 
-#: How often a prompt is submitted when the server forgets it.
+#: How often a prompt is submitted in all if the server forgets it.
 ATTEMPTS: Final = 3
 
-#: Submits a prompt under a key.  The prompt is in flight before it is sent, and no longer once it
+#: Submits a prompt under a key.  The prompt is in flight before it is sent, and is removed if it
 #: surely was not sent.
 Submit = Callable[[str, Any], object]
-#: Submits a lost prompt again, in its place, if it surely never arrived; returns whether it did.
+#: Submits a lost prompt again, in its place, if it surely never arrived; returns whether it was.
 Resubmit = Callable[[str, JobLost], bool]
 
 #: Errors that concern a single prompt.
@@ -57,13 +57,13 @@ class SubmitOptions(PromptOptions, total=False):
 
 def is_about_one(error: BaseException) -> bool:
     """Return whether an error concerns a single prompt and says nothing about the next."""
-    # A server may stumble over a graph that its check does not understand.
+    # A server may crash on a graph that its validation does not understand.
     stumbled = isinstance(error, ApiError) and error.status == 500
     return stumbled or isinstance(error, _ABOUT_ONE)
 
 
 def check_in_flight(in_flight: int) -> None:
-    """Raise ValueError unless this is a number of prompts, 1 or more."""
+    """Raise ValueError unless the number of prompts is 1 or more."""
     if not isinstance(in_flight, int) or in_flight < 1:
         raise ValueError(f"in_flight must be a number of prompts, 1 or more, not {in_flight!r}")
 
@@ -91,7 +91,7 @@ def run_map(
             raise TypeError("one workflow needs params=[{'KSampler.seed': 7}, ...]")
         items = Items(cast("Iterable[Any]", workflows), sealed_workflow)
     else:
-        items = Items(params, sealed)  # frames hold them
+        items = Items(params, sealed)  # sealed, as tracebacks show the frames that hold them
         make = partial(with_inputs, Workflow(workflows, definitions))  # type: ignore[arg-type]  # it refuses what is no workflow
         submit = partial(_make_and_submit, make, submit)
     prompts.items = items
@@ -117,12 +117,12 @@ def _stream(
     outcome: Result | ComfyError | None = None
     try:
         while True:
-            # An item that was asked for is taken, even if its server has gone away since.
+            # A requested item is taken, even if the server has gone away since.
             while (
                 failure is None and (items.is_ready or len(prompts) < most()) and items.has_next()
             ):
                 failure = _submit_next(prompts, submit, items, keep=keep)
-            if prompts.is_closed:  # by close() in another thread
+            if prompts.is_closed:  # another thread called close()
                 raise ClientClosed
             if not prompts:
                 if failure is not None:
@@ -146,7 +146,7 @@ def _stream(
         prompts.say_what_runs()
         raise
     finally:
-        failure = outcome = end = None  # an error, its traceback and this frame make no circle
+        failure = outcome = end = None  # breaks the cycle of an error, its traceback and this frame
         prompts.withdraw()
 
 
@@ -163,8 +163,8 @@ def _submit_next(
         submit(key, item)
     except Exception as exc:
         if interruption(exc) is not None or (key in prompts and not isinstance(exc, OSError)):
-            raise  # an error of somebody else, such as an alarm: at once
-        prompts.drop(key)  # a file cannot be read, say
+            raise  # an unrelated error, such as an alarm's, is raised at once
+        prompts.drop(key)  # for example, a file cannot be read
         if not (isinstance(exc, ComfyError) and keep and is_about_one(exc)):
             return exc
         prompts.put(key, exc)

@@ -1,4 +1,4 @@
-"""Absence of a server: how long ``map`` or ``sweep`` of its client waits for it."""
+"""Absence of a server, and how long ``map`` or ``sweep`` of its client waits for it."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Outage:
     poller: Poller
     patience: float | None = None
     _since: float | None = attrs.field(default=None, init=False)
-    _connections: int = attrs.field(default=0, init=False)  # of the socket, until the outage began
-    _pauses: Backoff = attrs.field(init=False)  # between two questions
+    _connections: int = attrs.field(default=0, init=False)  # the socket's count when it began
+    _pauses: Backoff = attrs.field(init=False)  # between two requests
     _ask_at: float = attrs.field(default=0.0, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -69,9 +69,9 @@ class Outage:
         late: Callable[[ComfyError], ComfyError],
         tick: Callable[[], float] | None,
     ) -> T:
-        """Call ``ask`` until it succeeds, again after errors that satisfy ``is_waited_for``.
+        """Call ``ask`` until it succeeds; repeat it after errors that satisfy ``is_waited_for``.
 
-        At the deadline, the error that ``late`` makes of the last one is raised.  ``tick`` is
+        At the deadline, raise the error that ``late`` makes from the last one.  ``tick`` is
         called during the wait, and returns the seconds until its next call.
 
         Raises:
@@ -117,8 +117,8 @@ class Outage:
                 self._note_failure(exc)
                 self._ask_at = now + min(self._pauses.next(), self._left())
                 return
-        self._since = None  # the server answers, whatever it says
-        self._ask_at = now + self._pauses.next()  # others notice what is wrong
+        self._since = None  # any answer will do
+        self._ask_at = now + self._pauses.next()  # the next request will show what is wrong
 
     def begin_before(self, seconds: float) -> None:
         """Begin an outage ``seconds`` ago, unless one has begun or the socket is connected."""
@@ -128,12 +128,12 @@ class Outage:
             self._connections = tracker.connection.generation
 
     def _note_failure(self, exc: ComfyError) -> None:
-        """Note a request without an answer; raise once patience is exhausted."""
+        """Record a request without an answer; raise ServerUnreachable once patience has run out."""
         tracker = self.poller.tracker
         if self._since is None:
             log.warning("waiting for the server to come back: %s", exc)
         if self._since is None or tracker.connection.generation != self._connections:
-            # A socket that has connected since shows that it was back in between.
+            # If the socket has connected since, the server was back in between.
             self._since, self._connections = runtime.monotonic(), tracker.connection.generation
         if self._left() <= 0:
             url = tracker.http.address.http_url
@@ -157,7 +157,7 @@ class Outage:
 def got_nothing(exc: Exception) -> bool:
     """Return whether the server certainly received nothing of a request, and may come back.
 
-    An unknown name is a fault of the network: the name was known before.
+    An unknown host name counts as a network fault, as the name was known before.
     """
     return isinstance(exc, ServerUnreachable) and (exc.retryable or _is_of_names(exc))
 

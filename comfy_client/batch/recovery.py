@@ -1,4 +1,4 @@
-"""Prompts of an earlier process, searched for at their server."""
+"""The search for an earlier process's prompts on their server."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Sought:
     """A prompt that an earlier process may have submitted under an id of ours."""
 
     workflow: Callable[[], Workflow]  #: Makes the workflow that was submitted.
-    #: The id in the journal.  If the server chose it, the prompt must bear our mark: the journal
-    #: may be a stranger's, and the prompt somebody else's.
+    #: The id in the journal.  If the server chose it, the prompt must have our mark, as the
+    #: journal may come from a stranger, and the prompt may belong to somebody else.
     known_as: str | None = None
 
     def other_id(self, ours: str) -> str | None:
@@ -34,10 +34,10 @@ class Sought:
         return None if self.known_as == ours else self.known_as
 
     def is_there(self, ours: str, record: QueueItem | HistoryEntry) -> bool:
-        """Return whether a record that has our id as its mark belongs to this prompt.
+        """Return whether a record marked with our id belongs to this prompt.
 
-        Anybody can read our marks and send them, but nobody can choose the ids of such servers. If
-        the process was killed before it learned the id, the graph must be ours.
+        Anybody can read and send our marks, but nobody can choose the ids on servers that assign
+        their own.  If the process was killed before it learned the id, the graph must be ours.
         """
         other = self.other_id(ours)
         if other is not None:
@@ -48,8 +48,8 @@ class Sought:
 class Recovery:
     """The search for an earlier process's prompts.
 
-    Whatever a journal has lost, nothing runs twice: each prompt is looked for before it is sent.  A
-    prompt that was neither in the queue at the start nor in the history later never arrived.
+    Even if a journal has lost entries, nothing runs twice: each prompt is sought before it is sent.
+    A prompt that was neither in the queue at the start nor in the history later never arrived.
     """
 
     def __init__(self, client: Routes, poller: Poller, sought: Mapping[str, Sought]) -> None:
@@ -57,16 +57,16 @@ class Recovery:
         self._poller = poller
         queue = client.get_queue()
         records: list[QueueItem | HistoryEntry] = [*queue.running, *queue.pending]
-        self._ids: dict[str, str] = {}  # the server's ones by ours
+        self._ids: dict[str, str] = {}  # the server's ids by ours
         if client.get_features():
             records += _entries(client, sought)
-        else:  # before 0.3.45 servers chose the ids
+        else:  # servers before 0.3.45 chose the ids
             records += client.get_histories(None).values()
         for record in records:
             mark = record.extra_data.get(EXTRA_DATA_KEY)
             if isinstance(mark, str) and mark in sought and sought[mark].is_there(mark, record):
                 self._ids[mark] = record.prompt_id
-        for record in records:  # an id counts more than a mark
+        for record in records:  # an id takes precedence over a mark
             if record.prompt_id in sought:
                 self._ids[record.prompt_id] = record.prompt_id
 
@@ -95,7 +95,7 @@ def known_graph(workflow: Workflow) -> Mapping[str, Any]:
 
 
 def _entries(client: Routes, sought: Mapping[str, Sought]) -> Iterable[HistoryEntry]:
-    """Return the history of prompts with other ids, from a server that accepts ours."""
+    """Return the history entries of prompts that had ids of the server's choice."""
     others = [other for ours, one in sought.items() if (other := one.other_id(ours)) is not None]
     return filter(None, map(client.get_history, others))
 

@@ -1,6 +1,6 @@
-"""JSON records of ended rows in a journal, and the rows made of them.
+"""Conversion of ended rows to JSON records in a journal, and back.
 
-Secrets are left out, and so are the values of the grid, which may be secrets, too.
+Records leave out secrets, and the values of the grid, which may be secrets, too.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _JOB_ERRORS: Final = {
 REFUSALS: Final = {
     kind.__name__ for kind in (ApiError, PromptRejected, WorkflowError, UploadTooLarge)
 }
-#: Facts of an error that are names of the protocol, and no text.
+#: Fields of an error that are names of the protocol, not text.
 _NAMES: Final = {"node_id", "class_type", "exception_type"}
 #: The types of the recorded values, and those of their items.
 _RESULT: Final[Mapping[str, tuple[type, Any]]] = {
@@ -57,7 +57,7 @@ _ERROR: Final[Mapping[str, tuple[type, Any]]] = {
     "message": (str, object),
     "facts": (dict, str | bool | None),
 }
-#: The fields by which a file of an output is found.
+#: The fields that locate a file of an output.
 _FILE: Final = {"filename", "subfolder", "type"}
 
 
@@ -65,7 +65,7 @@ def result_record(result: Result, workflow: Workflow, secrets: Secrets) -> dict[
     """Reduce a result to its files and texts."""
 
     def words_hidden(text: str) -> str:
-        # Results stay as they are, so only known secrets are hidden, and nothing is guessed.
+        # Results must stay exact, so only known secrets are hidden, without guessing.
         data = text.encode("utf-8", "surrogatepass")
         return secrets.hide_bytes(data).decode("utf-8", "surrogatepass")
 
@@ -78,16 +78,16 @@ def result_record(result: Result, workflow: Workflow, secrets: Secrets) -> dict[
     facts = {
         "cached_nodes": result.cached_nodes,
         "fully_cached": result.fully_cached,
-        # Pictures that came by socket are in no file.
+        # Pictures that came through the socket are in no file.
         "complete": result.complete
         and not any(isinstance(file, OutputFrame) for file in result.files),
     }
-    seeds = {"seeds": drawn} if drawn else {}  # values of the grid stay out
+    seeds = {"seeds": drawn} if drawn else {}  # without values of the grid
     return {**_each_text(said, words_hidden), **facts, **seeds}
 
 
 def row_of(row: SweepRow, record: Record, workflow: Workflow, files: Routes | None) -> SweepRow:
-    """Return the row from its record; ``files`` is the client of the server that ran it."""
+    """Build a row from its record; ``files`` is the client of the server that ran it."""
     row = attrs.evolve(
         row,
         seconds=record.seconds,
@@ -129,14 +129,14 @@ def error_record(error: ComfyError, hide: Callable[[str], str]) -> dict[str, Any
 
 
 def error_of(record: Mapping[str, Any], prompt_id: str) -> ComfyError:
-    """Return the error of a record."""
+    """Rebuild the error of a record."""
     _check(record, _ERROR)
     kind = _JOB_ERRORS.get(record["kind"], JobError)
     return kind(record["message"], prompt_id=prompt_id, **record["facts"])
 
 
 def _check(record: Mapping[str, Any], types: Mapping[str, tuple[type, Any]]) -> None:
-    """Raise ``TypeError`` for a value that no sweep records: the file may be a stranger's."""
+    """Raise ``TypeError`` for a value that no sweep writes, as in a file from a stranger."""
     for name, value in record.items():
         kind, of_items = types[name]
         items = value.values() if isinstance(value, dict) else value if kind is list else ()

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
 
-#: Fields of a template that an input of the same name does not replace.
+#: Template fields that keep their meaning even if an input has the same name.
 _FACTS: Final = frozenset({"node", "index", "row", "name", "ext"})
-#: How a cell begins that a spreadsheet takes for a formula, in East Asia also by wide signs.
+#: First characters of a cell that a spreadsheet takes for a formula, East Asian ones included.
 _FORMULA: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
@@ -201,7 +201,7 @@ def _text_of(name: str | tuple[str, str]) -> str:
 
 
 def _inputs(row: SweepRow) -> dict[str, object]:
-    """Return the values at one point, by the names in the grid and by input names alone."""
+    """Return a row's values, by their names in the grid and by input names alone."""
     graph = row.result.graph if row.result else {}
     values = {_text_of(name): _ran_with(graph, name, value) for name, value in row.params.items()}
     short = {name: name.rpartition(".")[2] for name in values}
@@ -215,7 +215,7 @@ def _inputs(row: SweepRow) -> dict[str, object]:
 
 
 def _params(row: SweepRow) -> dict[str, object]:
-    """Return the params as they were given, with seeds that were drawn."""
+    """Return a row's params as they were given, with drawn seeds filled in."""
     graph = row.result.graph if row.result else {}
     return {
         _text_of(name): _ran_with(graph, name, value) if is_wanted(value) else value
@@ -234,8 +234,8 @@ def _ran_with(graph: Mapping[str, Any], name: str | tuple[str, str], value: obje
 
 
 def _cell(value: Any, *, is_own: bool) -> Any:
-    """Return the content of a cell; with ``is_own``, a text is the caller's and stays as it is."""
-    if is_upload(value):  # its name may be that of an output
+    """Return the content of a cell; with ``is_own``, a text is the caller's and not quoted."""
+    if is_upload(value):  # its name may come from an output of the server
         value, is_own = str(value), False
     if isinstance(value, list) and not is_own:
         value = "\n".join(map(str, value))

@@ -33,14 +33,14 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 T = TypeVar("T")
 
-#: Errors of :meth:`ComfyApi.submit`.  Any other error is somebody else's, such as an alarm's, and
-#: may come when the prompt has arrived already.
+#: Errors of :meth:`ComfyApi.submit`.  Any other error, such as an alarm's, comes from elsewhere,
+#: and the prompt may have arrived already.
 NOT_SENT: tuple[type[Exception], ...] = (ComfyError, TypeError, ValueError)
 
 
 @attrs.define(eq=False)
 class Flight:
-    """A prompt of a sweep that is under way.
+    """A prompt of a sweep that is in progress.
 
     Attributes:
         prompt_id: Its key among the prompts in flight; servers before 0.3.45 choose another id.
@@ -71,7 +71,7 @@ def do_nothing() -> None:
 
 @attrs.frozen
 class Verdict:
-    """The servers' opinion of a prompt that has ended.  One server alone has none.
+    """What a prompt's end means for its point; always the default with a single server.
 
     Attributes:
         moves: Whether another server is to run the point.  That is no try: its server refused it,
@@ -79,7 +79,7 @@ class Verdict:
         may_move: Whether others can have it after an error that is about its server.
         is_poison: Whether two servers have died while they ran the point.
         was_forgotten: Whether its own server said that it does not know it.
-        cancel: Has it cancelled when its server is back, as its point is about to run again.
+        cancel: Cancels it when its server is back, as its point is about to run again.
     """
 
     moves: bool = False
@@ -93,8 +93,8 @@ class Runner(Protocol):
     """The servers of a sweep, named by their URLs.
 
     Attributes:
-        prompts: The prompts that are under way.
-        reruns: Whether prompts run again that may have run where nobody can be asked now.
+        prompts: The prompts in progress.
+        reruns: Whether to run prompts again that may have run on a server that cannot be asked now.
         heir: The server to ask for prompts that were sent to a server of another name; ``None``:
             there is none.
     """
@@ -119,7 +119,7 @@ class Runner(Protocol):
         """The relative speeds of the servers to which points are assigned at first."""
 
     def choose(self, todo: Split) -> tuple[int, str] | None:
-        """Take the next point of a server that could have one more; return both, or None."""
+        """Take the next point for a free server; return the point and the server's URL, or None."""
 
     def find_impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
         """Find the points that no server can run, and why.
@@ -130,12 +130,12 @@ class Runner(Protocol):
     def recall(self, *, needed: bool) -> Collection[str]:
         """Take back prompts that other servers are to run; return their ids.
 
-        ``needed``: no other work is left for idle servers.
+        ``needed`` is true if no other work is left for idle servers.
         """
         return ()
 
     def pause(self) -> None:
-        """Wait for a moment, while nothing is under way."""
+        """Wait for a moment while no prompt is in progress."""
         return
 
     def submit(
@@ -144,7 +144,7 @@ class Runner(Protocol):
         """Submit a prompt; return None if its server cannot have it."""
 
     def judge(self, flight: Flight, outcome: Result | ComfyError) -> Verdict:
-        """Learn from a prompt's end; return what the other servers can do about it."""
+        """Note what a prompt's end says about its server and its point; return the verdict."""
         return Verdict()
 
     # -- prompts of an earlier call --------------------------------------------------------
@@ -153,14 +153,14 @@ class Runner(Protocol):
         """Look for prompts of an earlier call."""
 
     def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:
-        """Return the server that has a prompt, and its id there; ``home`` is the likely one."""
+        """Return the server that has a prompt, and its id there; ``home`` is asked first."""
 
     def attach(self, flight: Flight, workflow: Workflow, lost_delay: float | None) -> None:
         """Add a prompt of an earlier call to those in flight, wherever it is by now."""
 
 
 class OneServer(Runner):
-    """The server of a client, for ``map`` and ``sweep``: both wait for it if it goes away.
+    """Runs ``map`` and ``sweep`` on the server of one client, and waits if it goes away.
 
     Args:
         routes: The client.
@@ -183,7 +183,7 @@ class OneServer(Runner):
     ) -> None:
         self.reruns: bool = False
         poller = parts.poller
-        self.heir: str | None = routes.host  # its URL may be another one by now
+        self.heir: str | None = routes.host  # the server's URL may have changed
         self._routes = routes
         self._parts = parts
         self._submit = submit
@@ -195,12 +195,12 @@ class OneServer(Runner):
             outage=self._outage,
             longest=poller.timing.cancel_timeout,
         )
-        #: Seconds that a prompt may wait for a server that is away, to be sent.
+        #: Seconds that an unsent prompt may wait for an absent server.
         self._limit: float | None = min(
             (n for n in (timeout, stall_timeout) if n is not None), default=None
         )
-        self._is_patient = False  # it has answered once: wait for it if it goes away
-        #: Submissions without an answer, and how often each was tried.
+        self._is_patient = False  # True once it has answered: then wait for it if it goes away
+        #: Submissions without an answer, and the number of tries of each.
         self._unsure: dict[str, tuple[Workflow, int]] = {}
         self._recovery: Recovery | None = None
 
@@ -230,7 +230,7 @@ class OneServer(Runner):
         return None if point is None else (point, host)
 
     def find_impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
-        """Return an error for every point once the server has been away for too long."""
+        """Return no impossible points, or an error for each if the server was away for too long."""
         limit, seconds = self._limit, self._outage.seconds
         if limit is None or not seconds or seconds < limit:
             return {}
@@ -247,7 +247,7 @@ class OneServer(Runner):
     # -- submissions -----------------------------------------------------------------------
 
     def send(self, options: Options, prompt_id: str, source: AnyWorkflow) -> Job:
-        """Submit a prompt; without an answer it counts as submitted until the server can tell."""
+        """Submit a prompt; without an answer, it counts as sent until the server can tell."""
         workflow = as_workflow(source, ServerDefinitions(self._routes, self._parts.definitions))
         self.prompts.begin(prompt_id)
         try:
@@ -258,7 +258,7 @@ class OneServer(Runner):
             raise
 
     def resubmit(self, options: Options, prompt_id: str, error: JobLost) -> bool:
-        """Submit a new prompt in place of one that never arrived; return whether this was one."""
+        """Submit a lost prompt again if it never arrived; return whether it was submitted."""
         workflow, tries = self._unsure.pop(prompt_id, (None, ATTEMPTS))
         if workflow is None or tries >= ATTEMPTS:
             return False
@@ -291,7 +291,7 @@ class OneServer(Runner):
         if not self._is_patient:
             return submit(workflow)
         patiently = partial(self._patiently, prompt_id, Deadline.after(self._limit))
-        # An upload that was cut may be sent again.
+        # An interrupted upload may be sent again.
         send_files = partial(with_files_sent, self._routes, workflow, Deadline())
         sent = patiently(send_files, went_away)
         return patiently(partial(submit, sent), got_nothing)
@@ -303,7 +303,7 @@ class OneServer(Runner):
         ask: Callable[[], T],
         is_waited_for: Callable[[Exception], bool],
     ) -> T:
-        """Ask on behalf of a prompt that is not sent yet, and wait for a server that is away.
+        """Call ``ask`` for a prompt that is not sent yet, and wait while the server is away.
 
         Raises:
             JobTimeout: The deadline has passed.
@@ -316,7 +316,7 @@ class OneServer(Runner):
         return self._outage.patiently(ask, is_waited_for, deadline, late, self.prompts.tick)
 
     def _late(self, prompt_id: str, why: str) -> JobTimeout:
-        """Return the error of a prompt that could not be sent in time."""
+        """Return the error for a prompt that could not be sent in time."""
         words = f"the prompt was not sent within {self._limit:g} s: {why}"
         stalled = self._limit != self.prompts.timeout
         return JobTimeout(words, prompt_id=prompt_id, stalled=stalled)
@@ -324,12 +324,12 @@ class OneServer(Runner):
     # -- prompts of an earlier call --------------------------------------------------------
 
     def recover(self, sought: Mapping[str, Sought]) -> None:
-        """Look at the queue of the server."""
+        """Read the server's queue, to find an earlier call's prompts."""
         self._recovery = Recovery(self._routes, self.poller, sought)
         self._is_patient = True
 
     def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:
-        """Ask the server, and wait until it answers."""
+        """Return the server and a prompt's id there, or None; wait until the server answers."""
         if self._recovery is None:
             return None
         deadline = Deadline.after(self._limit)

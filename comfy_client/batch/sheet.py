@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
     from .row import SweepRow
 
-#: Pixels of a sheet: 200 MB of memory.
+#: The most pixels of a sheet, which take 200 MB of memory.
 MAX_PIXELS: Final = 1 << 26
-#: Bytes of one picture; several are fetched at a time.
+#: The most bytes of one picture; several are fetched at a time.
 MAX_BYTES: Final = 128 << 20
 _TOO_LARGE: Final = "too large"
-#: Characters of a label that are measured, and its lines that are drawn.
+#: The most characters of a label that are measured, and the most lines that are drawn.
 _MOST_TEXT: Final = 200
 _MOST_LINES: Final = 3
 _GAP: Final = 8
 _TEXT_SIZE: Final = 14
 
-#: Values of inputs as JSON, and a number for equal ones: the key of a line or column.
+#: The key of a line or column: values of inputs as JSON, numbered if they are equal.
 Key = tuple[str, ...]
-#: Column and line.
+#: The column and the line of a cell.
 _Cell = tuple[int, int]
 Names = str | tuple[str, ...] | None
 
@@ -90,7 +90,7 @@ def contact_sheet(sweep: Sequence[SweepRow], rows: Names, cols: Names, size: int
 
 
 def _contents(cells: Mapping[_Cell, SweepRow]) -> Iterator[tuple[_Cell, bytes | str]]:
-    """Yield the file of each picture, or why there is none; no more are kept than are fetched."""
+    """Yield the bytes of each picture, or the reason why there is none, few at a time."""
     places = list(cells)
     for start in range(0, len(places), MAX_PARALLEL):
         some = places[start : start + MAX_PARALLEL]
@@ -111,7 +111,7 @@ def _content(row: SweepRow) -> bytes | str:
 
 
 def _picture(data: bytes, size: int) -> Image.Image | str:
-    """Return a picture, reduced and on white; or why it cannot be shown."""
+    """Return a picture, reduced and on white, or the reason why it cannot be shown."""
     from PIL import Image
 
     try:
@@ -154,7 +154,7 @@ def _layout(sweep: Sequence[SweepRow], rows: Names, cols: Names) -> _Layout:
     cells: dict[tuple[int, int], SweepRow] = {}
     for row in sweep:
         key = _key(row, [*below, *beside])
-        seen[key] += 1  # points with equal values, such as seeds that are drawn
+        seen[key] += 1  # points with equal values, such as drawn seeds
         x = columns.setdefault((*_key(row, beside), str(seen[key])), len(columns))
         y = lines.setdefault(_key(row, below), len(lines))
         cells[x, y] = row
@@ -176,7 +176,7 @@ def _wrapped(sweep: Sequence[SweepRow], names: list[str]) -> _Layout:
 
 
 def _chosen(known: list[str], names: Names) -> list[str] | None:
-    """Return the names in the grid; the caller may have left out the nodes."""
+    """Resolve the caller's names to those of the grid, as nodes may be left out."""
     if names is None:
         return None
     found = []
@@ -226,7 +226,7 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 @attrs.frozen
 class _Text:
-    """Labels, each in a few lines of a given width."""
+    """Draws labels, each in a few lines of a given width."""
 
     on: ImageDraw.ImageDraw
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont

@@ -1,11 +1,11 @@
-"""A grid of prompts, :meth:`ComfyApi.sweep`: run in the best order, and resumed after a crash.
+"""The loop of :meth:`ComfyApi.sweep`, which runs a grid of prompts and resumes after a crash.
 
-The server caches the outputs of the last prompt's nodes, so from one prompt to the next a
-single value changes, and the inputs that feed the most nodes change the least.
+The server caches the outputs of the last prompt's nodes.  So a single value changes from one
+prompt to the next, and the inputs that feed the most nodes change the least.
 
-With a journal, the id of each prompt follows from the journal's own id, from its graph and
-from the number of tries.  The id is on the disk before the prompt is sent, and the end of the
-prompt as soon as it is known: the server can be asked about all that a crash leaves open.
+With a journal, the id of each prompt is computed from the journal's own id, the graph and the
+number of tries.  The id is written to the disk before the prompt is sent, and the prompt's end as
+soon as it is known.  So the server can be asked about everything that a crash leaves open.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def run_sweep(
     progress: bool | None,
     options: Mapping[str, Any],
 ) -> Sweep:
-    """Run a sweep: see :meth:`ComfyApi.sweep`; ``in_flight=None``: the runner decides alone."""
+    """Run a sweep: see :meth:`ComfyApi.sweep`; the runner decides if ``in_flight`` is None."""
     if in_flight is not None:
         check_in_flight(in_flight)
     grid = Grid(workflow, axes)
@@ -88,7 +88,7 @@ def _log_ended(count: int, of: int) -> None:
 
 
 def _log_failures(rows: Sweep, secrets: Secrets) -> None:
-    """Log how many rows failed, for those who do not look at them."""
+    """Log how many rows failed, as callers may not check them."""
     errors = [row.error for row in rows if row.error is not None]
     if errors:
         kinds = Counter(type(error).__name__ for error in errors)
@@ -120,16 +120,16 @@ class _Sweeper:
         self._on_row = on_row
         self._options = options
         self._surface = screen
-        self._make_room: Callable[[], None] = lambda: None  # on the screen, for others
+        self._make_room: Callable[[], None] = lambda: None  # clears the bar for other output
         self._id = uuid.uuid4()
         self._journal: Journal | None = None
-        self._keys: list[Key] = []  # the points in the journal, if there is one
+        self._keys: list[Key] = []  # the points' keys in the journal, if there is one
         self._tries: Counter[int] = Counter()  # of each point, in all processes
         self._open: dict[int, Record] = {}  # earlier prompts that may run, or have run
-        self._withdrawn: dict[int, Record] = {}  # earlier ones, deleted unless they ran
+        self._withdrawn: dict[int, Record] = {}  # earlier prompts, deleted unless they ran
         self._sought: dict[str, Sought] = {}  # all prompts of earlier calls, by id
-        self._told: set[int] = set()  # points that on_row has had
-        self._lost: Counter[int] = Counter()  # prompts of each point that were forgotten
+        self._told: set[int] = set()  # points whose rows on_row has received
+        self._lost: Counter[int] = Counter()  # how many prompts of each point were forgotten
         self._rows: dict[int, SweepRow] = {}
         self._todo = Split((), {}, grid.cost)
         self._flights: dict[str, Flight] = {}  # the prompts in flight, by their keys
@@ -180,7 +180,7 @@ class _Sweeper:
         self._ask_for_late_times()
 
     def _fill(self) -> None:
-        """Give each server that could have one more its next point."""
+        """Give each free server its next point."""
         for prompt_id in self._runner.recall(needed=not self._todo):
             self._put_back(prompt_id)
         while (found := self._choose()) is not None and self._start(*found):
@@ -192,7 +192,7 @@ class _Sweeper:
         return self._runner.choose(self._todo)
 
     def _put_back(self, prompt_id: str) -> None:
-        """Put back the point of a prompt that surely never ran."""
+        """Return the point of a prompt that surely never ran to those that wait."""
         self._prompts.drop(prompt_id)
         flight = self._flights.pop(prompt_id)
         if flight.begun is not None:
@@ -200,7 +200,7 @@ class _Sweeper:
         self._todo.put_back(flight.point, flight.host)
 
     def _move(self, prompt_id: str, error: ComfyError) -> None:
-        """Have another server run a point, under another id; a refused prompt never ran."""
+        """Let another server run a point, under another id unless the prompt never ran."""
         if not isinstance(error, JobError):
             self._put_back(prompt_id)
             return
@@ -220,7 +220,7 @@ class _Sweeper:
     # -- a journal that was begun before --------------------------------------------------
 
     def carry_on(self, journal: Journal, retry_failed: bool) -> None:
-        """Take ended rows from a journal, and look for prompts that it says are under way."""
+        """Take ended rows from a journal, and look for prompts that it lists as in progress."""
         self._journal = journal
         self._id = journal.id
         self._keys = _keys_of(self._grid, self._options)
@@ -265,10 +265,10 @@ class _Sweeper:
         return host if host in self._runner.clients else self._runner.heir
 
     def _look_up(self, point: int, record: Record) -> None:
-        """Look for a prompt that was sent and, as far as the journal knows, has not ended."""
+        """Look for a prompt that was sent and has not ended according to the journal."""
         home = self._home(record.host)
         if home is not None:
-            # A prompt that was sent a moment ago may still be on its way.
+            # A prompt that was just sent may still be on its way.
             look_up = self._runner.poller.timing.look_up
             lost_delay = None if runtime.wall_time() - record.sent_at > look_up else look_up
             self._attach(Flight(record.prompt_id, point, home), lost_delay)
@@ -292,7 +292,7 @@ class _Sweeper:
         """Submit a point, unless its prompt is found; return whether more can be sent now."""
         try:
             return self._attach_earlier(point) or self._submit(point, host)
-        except JobTimeout as exc:  # the server is away; look at the prompts in flight
+        except JobTimeout as exc:  # the server is away; go back to the prompts in flight
             row = self._error_row(point, exc.prompt_id, exc, host)
             self._settle(row, is_known=False)
             return False
@@ -356,7 +356,7 @@ class _Sweeper:
         self._runner.attach(flight, self._grid.workflow(flight.point), lost_delay)
 
     def _settle_refusal(self, flight: Flight, error: ComfyError) -> None:
-        """Settle a row whose prompt was refused: nothing of it has run."""
+        """Settle a row whose prompt was refused, so that nothing of it ran."""
         row = self._error_row(flight.point, flight.prompt_id, error, flight.host)
         if not self._was_accepted and not self._grid.may_cause(error):
             self._note_end(row)
@@ -416,11 +416,11 @@ class _Sweeper:
     ) -> None:
         """Settle the row of a prompt that a server had, or submit its point again.
 
-        ``is_known``: the server told how the prompt ended.
+        ``is_known`` is true if the server reported how the prompt ended.
         """
         self._was_accepted = True
         job = entry if isinstance(entry, Job) else None
-        # A prompt that an earlier call in this process took back ends as interrupted.
+        # A prompt that an earlier call in this process took back ends as "interrupted".
         was_taken_back = flight.was_taken_back or (job is not None and job.handle.state.cancelled)
         is_gone = isinstance(outcome, JobLost) or (
             isinstance(outcome, JobInterrupted) and was_taken_back
@@ -470,7 +470,7 @@ class _Sweeper:
     # -- notes in the journal ---------------------------------------------------------------
 
     def _note_end(self, row: SweepRow) -> None:
-        """Write the end of a row, without its params, which may be secrets."""
+        """Write the end of a row to the journal, without its params, which may be secrets."""
         if self._journal is None:
             return
         self._runner.add_secrets_to(self._secrets)  # now, as they may have changed
@@ -493,7 +493,7 @@ class _Sweeper:
         try:
             if self._journal is not None:
                 self._journal.note_withdrawal(self._keys[point])
-        except OSError as exc:  # the error that ends the sweep says more
+        except OSError as exc:  # the error that ended the sweep matters more
             log.warning("the next call will look for prompts that never arrived: %s", exc)
 
 
@@ -504,7 +504,7 @@ def _row_of(
     outcome: Result | ComfyError,
     took: float | None,
 ) -> SweepRow:
-    """Return the row of a prompt that a server had; ``took``: the seconds that it ran there."""
+    """Return the row of a prompt that a server had; ``took`` is its execution time in seconds."""
     result = outcome if isinstance(outcome, Result) else None
     ended = (None if job is None else job.handle.state.ended_at) or runtime.monotonic()
     return SweepRow(
@@ -521,7 +521,7 @@ def _row_of(
 
 
 def _may_have_run(flight: Flight, entry: Job | ComfyError | None, error: ComfyError | None) -> bool:
-    """Return whether a prompt with this error may have run, as a server has it or may have it."""
+    """Return whether a prompt that ended with this error may have run on a server."""
     if error is None:
         return False
     if not flight.tries:  # an earlier call sent it
@@ -534,7 +534,7 @@ def _may_have_run(flight: Flight, entry: Job | ComfyError | None, error: ComfyEr
 
 
 def _id_of(journal: uuid.UUID, key: Key, tries: int) -> str:
-    """Return the id of a prompt: computed, as a journal from elsewhere may name any prompt."""
+    """Compute the id of a prompt, as a journal from elsewhere might name any prompt."""
     digest, occurrence = key
     return str(uuid.uuid5(journal, f"{digest}/{occurrence}/{tries}"))
 

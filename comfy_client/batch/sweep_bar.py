@@ -1,4 +1,4 @@
-"""The bar of a sweep on the screen: the rows that have ended, and the newest preview."""
+"""The progress bar of a sweep, with the newest preview."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Screen:
     """Callbacks of a running sweep for the screen."""
 
-    make_room: Callable[[], None]  #: Called when somebody else is about to write on the screen.
+    make_room: Callable[[], None]  #: Called before other code writes on the screen.
     end: Callable[[Sweep], None]  #: Called when all rows have ended.
 
 
@@ -34,12 +34,12 @@ def shown_progress(
 ) -> Iterator[Screen]:
     """Context manager: show a bar with the number of rows, and at the end how the sweep ended.
 
-    A sweep that is over within ``delay`` seconds is not shown.
+    A sweep that ends within ``delay`` seconds is not shown.
     """
     if surface == "none":
         yield Screen(lambda: None, lambda _: None)
         return
-    from ..showing.bars import Ticker, make_bar  # a program without a screen does without
+    from ..showing.bars import Ticker, make_bar  # a program without a screen needs none
 
     bar = make_bar(surface, "sweep", delay)
     watch = _SweepBar(bar, prompts, rows, total, shows_previews=surface == "notebook")
@@ -71,7 +71,7 @@ class _SweepBar:
         self._total = total
         self._shows_previews = shows_previews
         self._begun = runtime.monotonic()
-        self._before = len(rows)  # rows of an earlier call
+        self._before = len(rows)  # the number of rows from earlier calls
         self._preview: Preview | None = None
         self._watched: Job | None = None
         self._latest: Callable[[], PreviewEvent | None] = lambda: None
@@ -95,7 +95,7 @@ class _SweepBar:
         done = len(rows) + sum(job.progress.fraction for job in jobs)
         elapsed = runtime.monotonic() - self._begun
         new = done - self._before
-        # The first prompt may have loaded a model, and says too little about the others.
+        # The first prompt may have loaded a model, and is no measure for the others.
         left = elapsed / new * (self._total - done) if len(rows) > self._before else None
         counted = f"{len(rows)}/{self._total}{f', {failed} failed' if failed else ''}"
         trouble = "" if ended else self._prompts.trouble

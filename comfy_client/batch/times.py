@@ -21,7 +21,7 @@ def execution_time(runner: Runner, host: str, job: Job) -> float | None:
     if took is not None or client is None:
         return took
     try:
-        with limited_silence(runner.poller.timing.row):  # the journal waits for it
+        with limited_silence(runner.poller.timing.row):  # the journal waits for this
             entry = client.get_history(job.prompt_id)
     except ComfyError as exc:
         log.debug("no times for prompt %s: %s", job.prompt_id, exc)
@@ -38,7 +38,7 @@ def late_times(runner: Runner, rows: Iterable[SweepRow]) -> Iterator[tuple[Sweep
         and row.execution_seconds is None
         and not row.from_journal
     ]
-    poller, silent = runner.poller, set[str | None]()  # servers that tell no times
+    poller, silent = runner.poller, set[str | None]()  # servers that report no times
     deadline = Deadline.after(poller.timing.rows)
     while missing and (left := deadline.left()) > 0:
         row = missing.pop(0)

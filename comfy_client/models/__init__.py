@@ -1,4 +1,4 @@
-"""Answers of the server as frozen values, named after the same nouns as the routes.
+"""The server's answers as frozen values, in modules named like those of the routes.
 
 Fields that this library does not know stay in ``raw``; a value that the server did not send is
 ``None``.  The modules are imported when their names are first used: few scripts need many.
@@ -61,7 +61,7 @@ __all__ = [
     "combo_options",
 ]
 
-#: What most scripts want comes first.
+#: The modules that most scripts need come first.
 _MODULES = ("prompts", "queue", "history", "system", "nodes", "files", "jobs", "models", "users")
 
 

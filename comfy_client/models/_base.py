@@ -1,9 +1,9 @@
 """Conversion of the server's answers to frozen values.
 
-What a server sends may be anything.  Each value that a model takes over passes one of the
-converters of :mod:`comfy_client.values`, which gives ``None`` for what is of another kind: a
-field that may be missing is then at its default, and the value itself stays in ``raw``; where
-the model cannot do without it, that is an :class:`UnexpectedResponse`.  Nothing else is raised.
+A server may send anything.  Each value for a model passes one of the converters of
+:mod:`comfy_client.values`, which returns ``None`` for a value of another type.  An optional field
+then has its default, and the value itself stays in ``raw``.  For a required field, an
+:class:`UnexpectedResponse` is raised; nothing else is raised.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..values import (
 
 T = TypeVar("T")
 
-# -- what cannot be missing ---------------------------------------------------------------
+# -- required values ----------------------------------------------------------------------
 
 
 def mapping(data: object, what: str) -> Mapping[str, Any]:
@@ -95,7 +95,7 @@ def _converter(hint: Any) -> Converter | None:
 
 @cache
 def _fields(cls: Any) -> tuple[tuple[str, Converter, bool], ...]:
-    """Return name, converter, and whether it is required, of each field of a model."""
+    """Return the name, the converter and whether it is required, for each field of a model."""
     hints = get_type_hints(cls, include_extras=True)
     return tuple(
         (field.name, convert, field.default is attrs.NOTHING)
@@ -107,9 +107,9 @@ def _fields(cls: Any) -> tuple[tuple[str, Converter, bool], ...]:
 def build(cls: type[T], data: object, **given: Any) -> T:
     """Make an instance of an attrs class from a JSON object.
 
-    Each field takes the key of its name, if that is of the field's type.  Keys that the class
-    does not know stay in its ``raw``; ``given`` overrides keys that need work; a required key
-    that is missing or of another type is an :class:`UnexpectedResponse`.
+    Each field takes the value of its key, if that is of the field's type.  Keys that the class
+    does not know stay in its ``raw``.  ``given`` overrides values that need work.  A required key
+    that is missing or of another type raises :class:`UnexpectedResponse`.
     """
     source = mapping(data, cls.__name__)
     known, make = given, cast(Any, cls)

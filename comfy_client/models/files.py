@@ -36,7 +36,7 @@ class UploadedImage(AsDict):
 
     @property
     def filename(self) -> str:
-        """The same as ``name``, as in ``/view`` and outputs."""
+        """The file name, under the key that ``/view`` and outputs use."""
         return self.name
 
     @property

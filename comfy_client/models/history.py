@@ -100,7 +100,7 @@ class HistoryEntry(AsDict):
             number=record.number,
             workflow=record.workflow,
             extra_data=record.extra_data,
-            # A node of a custom pack may leave null.
+            # A custom node may leave null.
             outputs=by_id(mapping(source.get("outputs") or {}, "outputs"), shallow),
             status=None if status is None else HistoryStatus.from_json(status),
             meta=table(source.get("meta")) or {},

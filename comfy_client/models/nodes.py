@@ -78,7 +78,7 @@ class NodeDef(AsDict):
     def from_json(cls, name: str, data: object) -> NodeDef:
         """Read one value of the answer."""
         source = mapping(data, f"NodeDef {name!r:.80}")
-        # Their places count, so that nothing may be left out.
+        # Their positions matter, so none may be left out.
         is_list = tuple(item is True for item in sequence(source.get("output_is_list")) or ())
         names = tuple(text(item) or "" for item in sequence(source.get("output_name")) or ())
         return build(cls, source, name=name, output_is_list=is_list, output_name=names)

@@ -1,4 +1,4 @@
-"""Answers to prompts: the receipt of one, and how many there are."""
+"""Answers about prompts: the receipt of one, and the number in the queue."""
 
 from __future__ import annotations
 
@@ -51,6 +51,6 @@ class QueuedPrompt(AsDict):
     def from_json(cls, data: object) -> QueuedPrompt:
         """Read the answer; early servers give ``node_errors`` as an empty list."""
         made = build(cls, data)
-        if made.prompt_id != made.raw["prompt_id"]:  # else one would ask for another prompt
+        if made.prompt_id != made.raw["prompt_id"]:  # a cleaned id would name another prompt
             raise UnexpectedResponse("QueuedPrompt: its prompt_id is not an id")
         return made

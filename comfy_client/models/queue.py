@@ -12,12 +12,12 @@ from ..to_dict import AsDict
 from ..values import identifier, number, sequence
 from ._base import items, mapping
 
-#: Prompts that a notebook shows.
+#: The most prompts that a notebook shows.
 _MOST_SHOWN: Final = 50
 
 
 class PromptRecord(NamedTuple):
-    """The positional record that queue and history share."""
+    """The positional record of a prompt, in the queue and in the history."""
 
     number: float | None
     prompt_id: str
@@ -29,8 +29,8 @@ class PromptRecord(NamedTuple):
 def prompt_record(data: object, what: str) -> PromptRecord:
     """Read ``[number, prompt_id, workflow, extra_data, outputs, ...]`` tolerantly.
 
-    Comfy Cloud swaps the last two, and servers have appended more, so what stands behind
-    the workflow is told apart by its type.
+    Comfy Cloud swaps the last two, and newer servers append more, so the items after the
+    workflow are recognized by their types.
     """
     parts = items(data, what)
     prompt_id = identifier(parts[1]) if len(parts) > 1 else None

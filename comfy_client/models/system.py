@@ -14,7 +14,7 @@ from ..to_dict import AsDict
 from ..values import table, text, whole
 from ._base import build, items, mapping
 
-#: Devices that a notebook shows.
+#: The most devices that a notebook shows.
 _MOST_SHOWN: Final = 32
 
 

@@ -1,4 +1,4 @@
-"""Answers about users and what the server keeps for them."""
+"""Answers about users and their files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._base import Seconds, build
 
 @attrs.frozen
 class UserConfig(AsDict):
-    """The server's storage of users, from ``GET /users``.
+    """The server's users and how it stores them, from ``GET /users``.
 
     Attributes:
         storage: Where settings are stored: ``server``.

@@ -18,24 +18,24 @@ from .pool_state import Entry, Member, PoolState
 from .pooled_job import PooledJob
 from .schedule import Waiting
 
-#: So much of an error is told of a server that is suspect, in characters.
+#: The longest error text that is shown for a suspect server, in characters.
 _MOST_TEXT: Final = 200
-#: So many needs are told of each server, and so many characters in all.
+#: The most unmet needs that a message lists for each server, and its most characters in all.
 _MOST_NEEDS: Final = 3
 _MOST_WORDS: Final = 2000
-#: States in which a client hears of its server.
+#: States in which a client gets news from its server.
 _LIVE: Final = frozenset({State.CONNECTED, State.POLLING})
 
 # -- questions -------------------------------------------------------------------------------------
 
 
 def is_live(member: Member) -> bool:
-    """Return whether a server's client is connected or polling, so that it hears of prompts."""
+    """Return whether a server's client is connected or polling, and so gets news of prompts."""
     return member.api.state in _LIVE
 
 
 def is_hopeless(members: Mapping[str, Member]) -> bool:
-    """Return whether all servers have failed for reasons that time does not mend."""
+    """Return whether all servers have failed for good, so that trying again is no use."""
     errors = [member.error for member in members.values()]
     return all(map(_is_for_good, errors))
 
@@ -43,11 +43,14 @@ def is_hopeless(members: Mapping[str, Member]) -> bool:
 def _is_for_good(error: Exception | None) -> bool:
     if isinstance(error, ComfyError):
         return not error.retryable
-    return isinstance(error, OSError | ValueError)  # as of the file of a certificate
+    return isinstance(error, OSError | ValueError)  # such as a missing certificate file
 
 
 def may_come(state: PoolState, member: Member, now: float, *, if_done: bool = False) -> bool:
-    """Return whether a server is ready or may be soon; ``if_done``: if down, it has run jobs."""
+    """Return whether a server is ready or may be soon.
+
+    With ``if_done``, a server that is down counts only if it has run jobs before.
+    """
     if member.server.ready or member.error is None:
         return True
     if is_hopeless({member.name: member}) or (if_done and not member.done):
@@ -62,7 +65,7 @@ def can_go(state: PoolState, waiting: Waiting, now: float) -> bool:
 
 
 def may_have_begun(entry: Entry) -> bool:
-    """Return whether a job may have begun: its start was heard of, or no socket could tell."""
+    """Return whether a job may have begun: its start was reported, or no socket could report it."""
     if entry.inner is None:
         return False
     has_socket = entry.inner.handle.state.generation is not None
@@ -78,7 +81,7 @@ def waits_for_away(state: PoolState, entry: Entry) -> bool:
 
 
 def awaited_servers(state: PoolState) -> frozenset[str]:
-    """Return the servers that jobs wait for, if all jobs wait and none of these is ready."""
+    """Return the servers that all jobs wait for; empty if a job runs or any of them is ready."""
     if len(state.schedule) < len(state.entries):
         return frozenset()
     able = frozenset().union(*map(state.schedule.able, list(state.schedule.waiting())))
@@ -86,7 +89,7 @@ def awaited_servers(state: PoolState) -> frozenset[str]:
 
 
 def _expected(state: PoolState, now: float) -> list[str]:
-    """Return the servers that are ready, or were well lately.
+    """Return the servers that are ready, or were so until recently.
 
     A server that has never answered is no reason for others to rest.
     """
@@ -152,7 +155,7 @@ def explain_wait(state: PoolState, job: PooledJob) -> str:
     words = f"{ready} of {len(names)} servers that can run it are ready"
     if not ready:
         words = f"no server that can run it is ready: {', '.join(sorted(names)):.200}"
-        others = lacks(entry.waiting, state.members)  # it may be that names are misspelt
+        others = lacks(entry.waiting, state.members)  # names may be misspelt
         words += f"; {others}" if others else ""
     return f"waiting for a server, {before} before it; {words}"
 
@@ -161,7 +164,7 @@ def explain_wait(state: PoolState, job: PooledJob) -> str:
 
 
 def add_member(state: PoolState, member: Member, now: float) -> None:
-    """Add a server; raise ValueError if it is there already."""
+    """Add a server; raise ValueError if the pool has it already."""
     state.schedule.add_server(member.server)
     state.members[member.name] = member
     update_suspects(state, now)
@@ -195,7 +198,7 @@ def dismiss_members(state: PoolState) -> list[Member]:
 
 
 def mark_ready(state: PoolState, member: Member, offer: Offer | None, now: float) -> None:
-    """Note that a server answers, and what it has."""
+    """Note that a server answers, and which node classes and models it has."""
     member.error = member.down_since = None
     member.was_ready = state.was_ready = True
     state.health.record_return(member.name)
@@ -209,7 +212,7 @@ def mark_ready(state: PoolState, member: Member, offer: Offer | None, now: float
 
 
 def set_offer(state: PoolState, member: Member, offer: Offer | None) -> None:
-    """Set what a server has; None if it does not say."""
+    """Set the node classes and models of a server; None if they are unknown."""
     member.set_offer(offer)
     state.schedule.regroup()
 
@@ -229,7 +232,7 @@ def mark_down(state: PoolState, member: Member, error: Exception | None, now: fl
 
 
 def reconnect_soon(state: PoolState, member: Member, now: float) -> None:
-    """Schedule a check whether a server is back."""
+    """Schedule a check of whether a server is back."""
     member.retry_at = min(member.retry_at, now + state.policy.intervals.reconnect)
     member.wake()
 
@@ -245,7 +248,7 @@ def check_member(state: PoolState, member: Member, now: float) -> None:
         if member.leaving:
             member.down_since = None
         elif member.down_since is not None:
-            member.down_since = now  # its prompts are heard of, so that none is lost
+            member.down_since = now  # while it reports on its prompts, none is lost
             reconnect_soon(state, member, now)
     if member.inbox and now - (member.busy_since or now) > state.policy.intervals.slow:
         member.server.is_slow = True
@@ -255,8 +258,8 @@ def check_member(state: PoolState, member: Member, now: float) -> None:
 def count_others(state: PoolState, member: Member, now: float) -> None:
     """Count the prompts of others in a server's queue.
 
-    Its last count may or may not include our prompts that are on their way or have just ended.
-    As far as that leaves the number open, it stays what it was.
+    The server's last count may include our prompts that are on their way or have just ended.
+    Within that uncertainty, the number stays as it was.
     """
     monitor = member.api.parts.poller.tracker.monitor
     length, said_at = monitor.remaining or 0, monitor.status_at
@@ -272,7 +275,7 @@ def count_others(state: PoolState, member: Member, now: float) -> None:
 
 
 def update_suspects(state: PoolState, now: float) -> None:
-    """Update which servers are suspect, and tell of changes."""
+    """Update which servers are suspect, and publish the changes."""
     expected = _expected(state, now)
     suspects = state.health.suspects(expected)
     for name, member in state.members.items():
@@ -332,7 +335,7 @@ def release(state: PoolState, member: Member, entry: Entry, now: float) -> None:
 def note_absence(member: Member, entries: Iterable[Entry]) -> None:
     """Note which of its jobs a server may have begun before it went away.
 
-    The job that was heard to run has begun.  If none was, the first one may have begun, unless
+    A job whose start was reported has begun.  If there is none, the first may have begun, unless
     prompts of others were before it.
     """
     there = [one for one in entries if not one.was_away and _is_open(one)]

@@ -31,7 +31,7 @@ log: logging.Logger = logging.getLogger("comfy_client")
 class Dispatcher:
     """Guards the state of a pool, connects its servers, and tells users what happened.
 
-    Nothing is sent, and no code of users runs, while the lock is held.
+    While the lock is held, no request is sent and no user code runs.
 
     Attributes:
         state: The state of the pool, for those who ask.
@@ -44,29 +44,28 @@ class Dispatcher:
         self.members: Mapping[str, Member] = state.members
         self.sources: weakref.WeakSet[Items] = weakref.WeakSet()
         self._receivers = receivers
-        self._threads: dict[Member, ServerThread] = {}  # those that are leaving, too
-        # Whatever users ask for is done in its thread, so that Ctrl-C leaves nothing half done.
+        self._threads: dict[Member, ServerThread] = {}  # those of leaving servers, too
+        # Its thread makes the changes that users ask for, so that Ctrl-C leaves nothing half done.
         self._worker = Worker(self, Dispatcher.tick, Dispatcher.stop_if_done, Dispatcher.has_lock)
         self._make_lock()
 
     def _make_lock(self) -> None:
-        # Guards the state.  Taken before the locks of queues.  Re-entrant: a handler of a signal
-        # may ask for something, and change it while the code that it interrupts only looks at it,
-        # at copies of what grows and shrinks.
+        # Guards the state.  Taken before the locks of queues.  Re-entrant: a signal handler may ask
+        # for a change while the interrupted code reads the state.  That code iterates over copies.
         self._lock = shared_lock()
         self._changed = runtime.Condition(self._lock)
 
     def has_lock(self) -> bool:
         """Return whether this thread holds the lock, as in a signal handler that interrupted it."""
         try:
-            self._changed.notify(0)  # nobody
+            self._changed.notify(0)  # wakes nobody, but raises if this thread has no lock
         except RuntimeError:
             return False
         return True
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[float]:
-        """Context manager: yield the time for a change, then assign jobs and tell the news."""
+        """Context manager: yield the time for a change, then assign jobs and publish the news."""
         state = self.state
         with self._lock:
             now = runtime.monotonic()
@@ -81,7 +80,7 @@ class Dispatcher:
             in_full([*calls, self._mark_told])
 
     def _ask(self, change: Callable[[float], Answer]) -> Answer:
-        """Make a change in the thread of the pool, by calling it with the time."""
+        """Call ``change`` with the current time in the pool's thread, and return its answer."""
         return self._worker.ask(partial(self._make, change))
 
     def _make(self, change: Callable[[float], Answer]) -> Answer:
@@ -89,7 +88,7 @@ class Dispatcher:
             return change(now)
 
     def _take_news(self) -> list[Callable[[], object]]:
-        """Return the calls that tell of ends of jobs, and then of all other news."""
+        """Return calls that publish the news: first the ends of jobs, then all else."""
         state = self.state
         calls: list[Callable[[], object]] = [
             partial(job.handle.end, outcome, event) for job, outcome, event in state.ends
@@ -114,7 +113,7 @@ class Dispatcher:
 
     @property
     def moved_at(self) -> float:
-        """The time at which a server was last chosen for a job."""
+        """The time when a server was last chosen for a job."""
         return self.state.moved_at
 
     @property
@@ -143,7 +142,7 @@ class Dispatcher:
             return list(self.state.entries)
 
     def waiting(self) -> list[PooledJob]:
-        """Return the jobs of which nothing has been sent."""
+        """Return the jobs for which nothing has been sent yet."""
         with self._lock:
             entries = list(self.state.entries.values())
             return [entry.job for entry in entries if not entry.started]
@@ -185,13 +184,13 @@ class Dispatcher:
             return until() or (bool(self._changed.wait(seconds)) and until())
 
     def flush(self, seconds: float) -> None:
-        """Wait until receivers and callbacks of jobs have had all events so far."""
+        """Wait until the receivers and callbacks of jobs have handled all events so far."""
         self._receivers.flush(seconds)
 
     # -- warnings ------------------------------------------------------------------------------
 
     def warn_of_waiting(self) -> None:
-        """Warn, once, of jobs that will not run, as the pool is forgotten or the process ends."""
+        """Warn, once, of jobs that will not run as the pool was collected or the process ends."""
         state = self.state
         waiting = sum(not entry.started for entry in state.entries.values())
         if waiting and not state.has_warned:
@@ -199,11 +198,11 @@ class Dispatcher:
             log.warning("a ComfyPool was not shut down; jobs that will not run: %d", waiting)
 
     def __del__(self) -> None:
-        if "state" in vars(self):  # Ctrl-C may have come before that
+        if "state" in vars(self):  # Ctrl-C may have interrupted __init__
             self.warn_of_waiting()
 
     def warn_of_away(self) -> None:
-        """Warn, once, that all jobs that are left wait for servers that are away."""
+        """Warn, once, that all remaining jobs wait for servers that are away."""
         state = self.state
         with self._lock:
             left, away = len(state.entries), awaited_servers(state)
@@ -242,7 +241,7 @@ class Dispatcher:
                 self._threads[member].start()
 
     def add(self, member: Member) -> None:
-        """Add a server; raise ValueError if it is there already."""
+        """Add a server; raise ValueError if the pool has it already."""
         self._ask(partial(self._add, member))
 
     def _add(self, member: Member, now: float) -> None:
@@ -263,7 +262,7 @@ class Dispatcher:
         moving.give_up_impossible(self.state)
 
     def refresh(self, most: float) -> None:
-        """Ask all ready servers what they have, without holding the lock.
+        """Ask all ready servers for their definitions, without holding the lock.
 
         All are asked at once, except those that were asked a moment ago.  For servers that do not
         answer within ``most`` seconds, the last definitions count.
@@ -293,7 +292,7 @@ class Dispatcher:
     # -- news from the threads of servers --------------------------------------------------------
 
     def mark_ready(self, member: Member, offer: Offer | None) -> None:
-        """Note that a server answers, and what it has."""
+        """Note that a server answers, and which node classes and models it has."""
         with self._changing() as now:
             if not member.leaving:
                 availability.mark_ready(self.state, member, offer, now)
@@ -309,7 +308,7 @@ class Dispatcher:
             return True
 
     def set_offer(self, member: Member, offer: Offer | None) -> None:
-        """Set what a server has."""
+        """Set the node classes and models of a server."""
         self._ask(lambda _: availability.set_offer(self.state, member, offer))
 
     def mark_unreachable(self, member: Member, error: Exception) -> None:
@@ -321,7 +320,7 @@ class Dispatcher:
             availability.mark_down(self.state, member, error, now)
 
     def mark_answering(self, member: Member) -> None:
-        """Note that a server that was removed, and has no socket, answers."""
+        """Note that a removed server without a socket answers."""
         with self._changing():
             member.error = member.down_since = None
 
@@ -361,7 +360,7 @@ class Dispatcher:
     def submit(self, entry: Entry) -> None:
         """Add a job, which waits until a server is chosen.
 
-        A Ctrl-C, or an alarm, may end this call, and a server gets the job all the same.
+        If a Ctrl-C or an alarm interrupts this call, a server still gets the job.
         """
         self._ask(partial(self._submit, entry))
 
@@ -373,9 +372,9 @@ class Dispatcher:
         moving.admit(self.state, entry)
 
     def withdraw(self, job: PooledJob, *, if_unsent: bool = False) -> bool:
-        """End a job that no server has; return whether it will not run.
+        """End a job that no server has; return True if it certainly will not run.
 
-        A job that a server has is at least not run again if it is lost.
+        A job that a server already has goes on, but is not run again if it is lost.
 
         Args:
             job: The job.
@@ -418,7 +417,7 @@ class Dispatcher:
         self._receivers.close()
 
     def after_fork(self) -> None:
-        """Start afresh in the child of a fork: servers and jobs are the parent's."""
+        """Drop all servers and jobs in the child of a fork; they belong to the parent."""
         state = self.state
         state.is_parents = state.is_parents or self._worker.is_started
         self._make_lock()
@@ -435,7 +434,7 @@ def _nothing(_: Dispatcher) -> None:
 
 
 def _stop(server: ServerThread, _: Dispatcher) -> None:
-    """Stop a server in another thread: it takes a while, in which this one has other work."""
+    """Stop a server in a thread of its own, as that takes a while."""
     thread = runtime.Thread(target=server.stop, name="comfy-pool-leaving", daemon=True)
     try:
         thread.start()

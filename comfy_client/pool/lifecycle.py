@@ -12,7 +12,7 @@ from .availability import is_hopeless, out_of_reach
 from .dispatcher import Dispatcher
 from .taking_back import forsake, take_back
 
-#: Seconds in which a server answers, if there is one.
+#: Seconds in which a running server is expected to answer.
 READY: Final = 10.0
 #: Longest wait in one piece, in seconds, so that Ctrl-C works on every system.
 _SLICE: Final = 0.5
@@ -50,7 +50,7 @@ def connect_once(dispatcher: Dispatcher, timeout: float = READY) -> None:
 
 
 def shut_down(dispatcher: Dispatcher, *, wait: bool, cancel: bool) -> None:
-    """Accept no more jobs, and stop once all have ended; with ``cancel``, end waiting ones."""
+    """Accept no more jobs, and stop once all have ended; ``cancel`` ends the waiting jobs."""
     dispatcher.close()
     if cancel:
         for job in dispatcher.waiting():

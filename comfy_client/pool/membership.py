@@ -1,4 +1,4 @@
-"""The servers of a pool: which they are, and who listens to them."""
+"""The servers of a pool, and the callbacks for their events."""
 
 from __future__ import annotations
 
@@ -65,19 +65,19 @@ class Servers:
 
     @property
     def clients(self) -> tuple[ComfyApi, ...]:
-        """The clients of the servers, in the order in which they were added."""
+        """The servers' clients, in the order in which they were added."""
         return tuple(member.api for member in self._members())
 
     def _members(self) -> list[Member]:
         return list(self.dispatcher.members.values())
 
     def ready_clients(self) -> list[ComfyApi]:
-        """Return the clients of ready servers; if none is ready, any."""
+        """Return the clients of ready servers; if no server is ready, any one client."""
         ready = [member.api for member in self._members() if member.server.ready]
         return ready or [self.any_client()]
 
     def any_client(self) -> ComfyApi:
-        """Return the client of a ready server, or else any."""
+        """Return the client of a ready server, or any client if no server is ready."""
         members = self._members()
         ready = (member.api for member in members if member.server.ready)
         found = next(ready, None) or next((member.api for member in members), self._first)
@@ -127,10 +127,10 @@ class Servers:
         raise ValueError("the URL is not a file on a server of the pool")  # it may have a password
 
     def relay(self, name: str, callback: Callable[[Any, Any], object]) -> Callable[[], None]:
-        """Register a callback for an event of all clients; return a function that ends this."""
+        """Register a callback for an event of all clients; return a function to unregister it."""
         _warn_of_name(name)
         key = object()
-        self._relayed[key] = name, callback  # first: for servers that are added meanwhile
+        self._relayed[key] = name, callback  # first, so that servers added meanwhile have it, too
         for member in self.dispatcher.all_members:
             member.relay(key, name, callback)
 
@@ -164,10 +164,10 @@ def check_servers(
 
 
 def _warn_of_name(name: str) -> None:
-    """Warn of a name similar to that of an event of pools."""
+    """Warn if an event's name resembles that of an event of pools."""
     if name in NAMES:
         return
-    from ..nearest import nearest  # for mistakes
+    from ..nearest import nearest  # rarely needed
 
     if likely := nearest(name, POOL_EVENTS, 1):
         log.warning("%r is not an event of a pool; did you mean %r?", name, likely[0])

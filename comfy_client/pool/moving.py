@@ -1,7 +1,8 @@
 """The jobs of a pool: taking them in, moving them on, and ending them.
 
-What surely did not run moves on without cost.  What failed or may have run does as users wish.
-Each function changes the state that it is handed, and the jobs in it; the clock is handed in.
+A job that surely did not run moves to another server at no cost.  For a job that failed or may
+have run, the user's options decide.  Each function changes the state, and the jobs in it, that
+it is given; callers pass the time.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ from .pool_state import Entry, Member, PoolState
 from .pooled_job import PooledJob
 from .schedule import Assignment, Waiting
 
-#: Why a job could not be submitted: its server is away, refuses whatever we send, or refuses this
-#: job; or else another server would not help.
+#: Why a job could not be submitted: its server is away, refuses everything that we send, or
+#: refuses this job; or else another server would not help.
 _Unsent = Literal["away", "refuses all", "refuses it", "final"]
 
 # -- jobs come and go ------------------------------------------------------------------------------
@@ -64,7 +65,7 @@ def check_can_run(state: PoolState, waiting: Waiting) -> None:
 
 
 def admit(state: PoolState, entry: Entry) -> None:
-    """Have a job wait for a server."""
+    """Queue a job until a server can take it."""
     able = state.schedule.able(entry.waiting)
     entry.is_on_trust = all(state.members[name].offer is None for name in able)
     state.entries[entry.job] = entry
@@ -83,7 +84,7 @@ def assign(state: PoolState, found: Assignment, now: float) -> None:
 
 
 def withdraw(state: PoolState, job: PooledJob, *, if_unsent: bool) -> bool:
-    """End a job that no server has; return whether it will not run.
+    """End a job that no server has; return True if it certainly will not run.
 
     Args:
         state: The state of the pool.
@@ -99,13 +100,13 @@ def withdraw(state: PoolState, job: PooledJob, *, if_unsent: bool) -> bool:
     if not state.schedule.remove(job) and entry.member is not None:
         entry.member.inbox.remove(entry)
         entry.member.server.own -= 1
-    state.failed += not if_unsent  # then it is to run by another job
+    state.failed += not if_unsent  # otherwise another job runs its point
     _end_withdrawn(state, entry)
     return True
 
 
 def recall(state: PoolState, job: PooledJob) -> bool:
-    """End a job that was not sent, or else have it stay on its server; return whether it ended."""
+    """End a job that was not sent, or keep it on its server; return whether it ended."""
     entry = state.entries.get(job)
     if entry is not None:
         entry.stays = True
@@ -124,10 +125,10 @@ def abandon_jobs(state: PoolState) -> None:
 
 
 def give_up_impossible(state: PoolState, *, on_trust: bool = False) -> None:
-    """End jobs that no server can run, if none will come any more.
+    """End jobs that no server can run, if no such server is expected any more.
 
-    ``on_trust``: also those that were admitted while the only servers for them had not said what
-    they have.
+    ``on_trust`` includes jobs that were admitted when the only possible servers for them had not
+    yet listed their node classes and models.
     """
     for waiting in list(state.schedule.waiting()) if state.closed or on_trust else ():
         entry = state.entries[cast("PooledJob", waiting.key)]
@@ -156,7 +157,7 @@ def give_up_refused(state: PoolState, now: float) -> None:
 def handle_unsent(
     state: PoolState, member: Member, entry: Entry, error: Exception, now: float
 ) -> None:
-    """Move a job that its server surely does not have, or end it if that is no help."""
+    """Move a job that its server surely does not have, or end it if moving is no use."""
     member.in_flight.pop(entry, None)
     member.server.own -= 1
     member.clear_pending()
@@ -184,7 +185,7 @@ def _kind_of(error: Exception, entry: Entry, most: int) -> _Unsent:
         return "away" if may_move else "final"
     if not isinstance(error, ApiError | UnexpectedResponse | ClientClosed):
         return "final"  # it is about the job itself
-    is_page = isinstance(error, UnexpectedResponse) and error.status >= 300  # as of a login
+    is_page = isinstance(error, UnexpectedResponse) and error.status >= 300  # such as a login page
     is_for_all = is_page or isinstance(error, AuthenticationError | ClientClosed)
     return "refuses all" if is_for_all else "refuses it"
 
@@ -192,14 +193,14 @@ def _kind_of(error: Exception, entry: Entry, most: int) -> _Unsent:
 def _prepare_move(
     state: PoolState, member: Member, entry: Entry, error: Exception, now: float
 ) -> bool:
-    """Note what an error says of a server; return whether another one may take its job."""
+    """Record a server's error; return whether another server may take its job."""
     kind = _kind_of(error, entry, state.policy.intervals.moves)
     if kind == "away":
         entry.moves += 1
         mark_down(state, member, error, now)
         return True
     if kind == "refuses all":
-        entry.waiting = _without(entry, member)  # it will not when it is asked again, either
+        entry.waiting = _without(entry, member)  # asking again would not help
         if not state.schedule.able(entry.waiting):
             return False
         mark_down(state, member, error, now)
@@ -207,7 +208,7 @@ def _prepare_move(
     if kind == "refuses it":
         record_failure(state, member, entry, error, now)
         entry.refusal = error
-        # One that was submitted before may have run.
+        # A job that was submitted before may have run.
         return entry.found is None and _redirect(state, member, entry, now)
     return False
 
@@ -231,7 +232,7 @@ def _redirect(state: PoolState, member: Member, entry: Entry, now: float) -> boo
 def _move_on(state: PoolState, entry: Entry, prompt_id: str, *, or_back: bool = False) -> bool:
     """Have another server run a job; return False if its sweep is to do so.
 
-    ``or_back``: the same server may run it later, so that it stays with the pool.
+    With ``or_back``, the same server may run it later, so the job stays with the pool.
     """
     if entry.is_swept and not or_back:
         entry.goes_on = True
@@ -272,9 +273,9 @@ def handle_end(state: PoolState, entry: Entry, inner: Job, now: float) -> None:
 def _prepare_rerun(
     state: PoolState, member: Member, entry: Entry, error: JobFailed, now: float
 ) -> bool:
-    """Note that a server failed a job; return whether another one is to run it once more.
+    """Note that a server failed a job; return whether another server is to run it once more.
 
-    That happens if the user wants it, or if the server was suspect.
+    Another server runs it if the user asked for that, or if the first server was suspect.
     """
     may_move = state.policy.on_failed == "move" or member.server.is_suspect
     if entry.found is None:
@@ -353,7 +354,7 @@ def _prepare_retry(
     if _only_waited(entry):
         return True
     is_new = entry.found is None and not (entry.began or may_have_begun(entry))
-    if is_new and inner.handle.state.attached:  # its answer was no answer, and it does not have it
+    if is_new and inner.handle.state.attached:  # no usable answer, and no such job
         record_failure(state, member, entry, entry.refusal or error, now)
         return _redirect(state, member, entry, now)
     policy = state.policy

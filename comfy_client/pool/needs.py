@@ -10,7 +10,7 @@ import attrs
 from ..workflow.graph import brief, class_of, inputs_of, shorten
 from ..workflow.input_specs import InputSpec
 
-#: How names of model files end.
+#: File name extensions of model files.
 ENDINGS: Final = (
     *(".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth"),
     *(".bin", ".gguf", ".onnx", ".pkl"),
@@ -87,7 +87,7 @@ class Offer:
 
     def _has(self, need: Need) -> bool:
         if need.class_type not in self._files:
-            # Of a file there is more to say when its class is there.
+            # A file is only worth reporting if the server has its class.
             return need.input is not None or need.class_type in self._replaced
         files = self._files[need.class_type].get(need.input or "")
         return files is None or need.value in files
@@ -129,7 +129,7 @@ def _merged(one: Any, other: Any) -> Any:
 
 
 def _with_choices(config: list[Any], other: Any) -> list[Any]:
-    """Return an input with the combo options of another added; unchanged if either is no combo."""
+    """Return an input with the combo options of another added; unchanged unless both are combos."""
     match config, other:
         case [[*mine], *options], [[*theirs], *_]:
             return [_both(mine, theirs), *options]

@@ -30,9 +30,9 @@ from .status import PoolEvent, PoolStatus, ServerStatus
 if TYPE_CHECKING:
     from ..client import ComfyApi
 
-#: What becomes of a job that may have run, when nobody knows whether it did.
+#: How to treat a job that was lost, which may or may not have run.
 OnLost = Literal["raise", "retry"]
-#: What becomes of a job that fails.
+#: How to treat a job that failed.
 OnFailed = Literal["raise", "move"]
 
 
@@ -47,7 +47,7 @@ class Intervals:
         moves: How often a job moves on because a server was away while it was being sent.
         attempts: How often a job runs in all if it is lost each time.
         ask_again: The shortest pause between two questions to a server for its definitions.
-        definitions: How long a submission waits for definitions; then the last ones count.
+        definitions: How long a submission waits for new definitions before it uses the last ones.
         slow: How long a job may be on its way to a server before those behind it go elsewhere.
         settling: How long a server may still count a prompt that has ended as one in its queue.
         reconnect: The pause before another attempt to reach a server that may be back.
@@ -112,7 +112,7 @@ class Entry:
         moves: How often it moved on since a server was away while it was being sent.
         tries: How often it ran, or may have run.
         was_away: Whether its server has been away since it got it.
-        was_first: Whether it ran when its server went away, or was the first of ours to run.
+        was_first: Whether it ran when its server went away, or was next to run among our jobs.
         began: Whether it may have begun by then.
         died: The servers that died while it was first there.
         is_on_trust: Whether only servers that had not said what they have seemed able to run it.
@@ -155,7 +155,7 @@ class Member:
     Attributes:
         api: Its client.
         server: The server as the schedule knows it.
-        is_own: Whether the pool made the client, and closes it.
+        is_own: Whether the pool made the client, and will close it.
         offer: The classes and models that it has; ``None``: it has not said.
         error: Why it is not ready; ``None``: it is, or has not been asked.
         down_since: Since when it does not answer; ``None``: it does, or has not been asked.
@@ -172,7 +172,7 @@ class Member:
         was_ready: Whether it has ever been ready.
         asked_at: When it was asked again what it has.
         retry_at: When to try to reach it again, while it is not ready.
-        ended_at: When prompts of ours ended that it may still count.
+        ended_at: When prompts of ours ended that the server may still count in its queue.
         alarm: Set when its thread has work.
     """
 
@@ -199,7 +199,7 @@ class Member:
     _relays: dict[object, Callable[[], object]] = attrs.field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.alarm = runtime.Event()  # looked up now, not when the class is made
+        self.alarm = runtime.Event()  # looked up now, so that a test can replace it
 
     @property
     def name(self) -> str:
@@ -224,7 +224,7 @@ class Member:
         """Register a callback for events of the client; once for each key."""
         if key not in self._relays and not self.stopped:
             off = self.api.on(name, partial(callback, self.api))
-            if self._relays.setdefault(key, off) is not off:  # another thread did
+            if self._relays.setdefault(key, off) is not off:  # another thread registered it first
                 off()
 
     def end_relay(self, key: object) -> None:
@@ -263,7 +263,7 @@ class LogLine:
     args: tuple[object, ...]
 
 
-#: The end of a job: its result or error, and an event that receivers have not had.
+#: The end of a job: its result or error, and the end event if receivers have not had it.
 End = tuple[PooledJob, Ending | BaseException, EndEvent | None]
 
 
@@ -285,11 +285,11 @@ class PoolState:
         is_parents: Whether the pool belongs to the parent of this process.
         moved_at: When a server was chosen for a job last.
         has_warned: Whether the log has said that jobs will not run.
-        has_warned_of_away: Whether the log has said that all jobs wait for servers that are away.
+        has_warned_of_away: Whether the log has said that all jobs wait for absent servers.
         warned_of: Sets of servers that are away and of which the log has said that jobs wait.
-        ends: Ends of jobs, which users hear of once the lock is free ...
-        news: ... and after these, events and lines of the log.
-        telling: How many threads are telling them now.
+        ends: Ends of jobs, which are published once the lock is free.
+        news: Events and log lines, which are published after the ends.
+        telling: How many threads are publishing now.
     """
 
     policy: Policy
@@ -331,7 +331,7 @@ class PoolState:
     def finish(
         self, entry: Entry, outcome: Ending | BaseException, event: EndEvent | None = None
     ) -> None:
-        """End a job; ``event`` tells it to receivers that had none yet."""
+        """End a job; ``event`` is the end event for receivers that have not had one."""
         del self.entries[entry.job]
         self.ends.append((entry.job, outcome, event))
         if not self.entries:

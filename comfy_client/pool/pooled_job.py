@@ -1,4 +1,4 @@
-"""A job of a pool: a :class:`Job` from the beginning, whichever server gets it."""
+"""A job of a pool: one :class:`Job` throughout, whichever server runs it."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ class Line(Protocol):
         """When a server was last chosen for a job."""
 
     def position(self, job: PooledJob) -> int | None:
-        """Return how many jobs are before this one, at most; None if it does not wait."""
+        """Return at most how many waiting jobs are before this one; None if it does not wait."""
 
     def why(self, job: PooledJob) -> str:
-        """Return what a job waits for, in one sentence."""
+        """Describe in one sentence what a job waits for."""
 
     def withdraw(self, job: PooledJob) -> bool:
         """Keep a job from running; return False if that is unsure, as a server may have it."""
 
     def flush(self, seconds: float) -> None:
-        """Wait until callbacks of jobs have had all events so far."""
+        """Wait until the callbacks of jobs have handled all events so far."""
 
 
-#: Ends of a prompt after which its job may run elsewhere: they are told when it does not.
+#: Ends of a prompt after which its job may run elsewhere; published only if it does not.
 _MAY_MOVE: Final = (JobLostEvent, ExecutionError)
 
 
 class _Relay(JobEvents):
-    """The events of a prompt, handed on to the readers of its pooled job's events."""
+    """Forwards the events of a prompt to those who read the events of its pooled job."""
 
     def __init__(self, budget: Budget, handle: PooledHandle) -> None:
         super().__init__(budget)
@@ -55,7 +55,7 @@ class _Relay(JobEvents):
         self._has_ended = False
 
     def receive(self, event: Event) -> None:
-        """Pass on an event; only one end, and no loss or failure, as the job may run elsewhere."""
+        """Forward an event, but no loss or failure, after which the job may run elsewhere."""
         if not self._handle.hears(self) or self._has_ended or isinstance(event, JobLostEvent):
             return
         self._has_ended = event.is_end
@@ -65,7 +65,7 @@ class _Relay(JobEvents):
 
 
 class PooledHandle(JobHandle):
-    """The inside of a job of a pool, which swaps its source as the job moves.
+    """The handle of a pooled job, which changes its source when the job moves.
 
     Attributes:
         given: The job on the server that has it; None while it waits.
@@ -77,7 +77,7 @@ class PooledHandle(JobHandle):
     def __init__(
         self, routes: Routes, poller: Poller, prompt_id: str, graph: Mapping[str, Any], line: Line
     ) -> None:
-        # Until a server has it, its times are those of one of the clients.
+        # Until a server has the job, the timing settings of any client apply.
         super().__init__(poller.tracker.new(prompt_id, graph), routes, poller)
         self._prompt = self.source.prompt
         self._line = line
@@ -94,11 +94,11 @@ class PooledHandle(JobHandle):
         self._job = cast("Callable[[], PooledJob]", weakref.ref(job))
 
     def hears(self, relay: JobEvents) -> bool:
-        """Return whether the events of a prompt are those of the job now."""
+        """Return whether this relay forwards the prompt that the job follows now."""
         return relay is self._relay
 
     def claim_end(self, teller: object) -> bool:
-        """Return whether this teller may report the end: only the first that asks may."""
+        """Return whether this caller may report the end; only the first one to ask may."""
         return self._tellers.setdefault(None, teller) is teller
 
     # -- how it is doing -----------------------------------------------------------------
@@ -126,7 +126,7 @@ class PooledHandle(JobHandle):
 
     @property
     def end_event(self) -> EndEvent | None:
-        """The event that ended the job; no loss and no failure while it may run elsewhere."""
+        """The event that ended the job; None for a loss or failure while it may run elsewhere."""
         event = self.state.end_event
         return event if self._is_final or not isinstance(event, _MAY_MOVE) else None
 
@@ -137,12 +137,12 @@ class PooledHandle(JobHandle):
         return f"{super().why()}; on {self.server}" if self.server else super().why()
 
     def place(self) -> str:
-        """Return the words for the job's server in messages."""
+        """Return `` on <server>`` for messages; empty while no server has the job."""
         return f" on {self.server}" if self.server else ""
 
     def news_at(self) -> float:
-        """Return the time of the last news of the job; while it waits, of the pool's line."""
-        if self._waits:  # what the queue of one server does is no news of it
+        """Return the time of the last news of the job, or, while it waits, of the pool's line."""
+        if self._waits:  # the queue of a single server says nothing about it
             return max(self.state.news_at, self._line.moved_at)
         return super().news_at()
 
@@ -150,7 +150,7 @@ class PooledHandle(JobHandle):
         return f" ({self.why()}); no server has it yet" if self._waits else super()._goes_on()
 
     def flush(self, limits: Limits) -> None:
-        """Wait until receivers of the pool, and of the server's client, have had all events."""
+        """Wait until receivers of the pool and of the server's client have handled all events."""
         self._line.flush(limits.left(self.timing.flush))
         super().flush(limits)
 
@@ -174,31 +174,31 @@ class PooledHandle(JobHandle):
         self.given, self.server, self.source = inner, server, source
         prompt.on_fork.append(self.abandon)
         prompt.events.others.append(relay)
-        if prompt.state.end_event is not None:  # one that had ended before
+        if prompt.state.end_event is not None:  # it had ended before
             relay.receive(prompt.state.end_event)
 
     def leave(self, prompt_id: str | None = None) -> None:
-        """Have the job wait again, as no server has it; under another id if one is given."""
+        """Make the job wait for a server again, under a new prompt id if one is given."""
         tracker, state = self.poller.tracker, self.state
         fresh = tracker.new(prompt_id or state.prompt_id, state.graph)
         self._relay = self.given = self.server = None
         self.source = attrs.evolve(self.source, prompt=fresh)
 
     def refuse(self) -> None:
-        """Mark a job that will never run: it was refused, or could not be sent."""
+        """Mark the job as one that will never run, as it was refused or could not be sent."""
         self._refused = True
 
     def end(self, outcome: Ending | Result | BaseException, event: EndEvent | None = None) -> None:
-        """End the job; ``event`` tells it to receivers that had none yet."""
+        """End the job; ``event`` is the end event for receivers that have not had one."""
         if self.is_done:
             return
         state = self.state
         if event is None and isinstance(state.end_event, _MAY_MOVE):
-            event = state.end_event  # which nobody had, as long as it might run elsewhere
+            event = state.end_event  # withheld so far, as the job might have run elsewhere
         elif event is None and isinstance(outcome, JobLost):
             event, _ = lost(state.prompt_id, str(outcome))
         if event is not None and not state.decided:
-            # The prompt that took too long may still end; its own client reports that.
+            # A prompt that took too long may still end; its own client reports that.
             self._relay = None
             state = copy.copy(state)
         self._prompt.state = state

@@ -1,7 +1,7 @@
 """The choice of the next job, and of a server for it.  Pure: no thread, no clock, no request.
 
-A :class:`Schedule` holds the jobs that wait, and what is known of the servers.  Its owner says
-what has changed, and asks :meth:`Schedule.assign_next` until that returns ``None``.
+A :class:`Schedule` holds the waiting jobs and the known state of the servers.  Its owner reports
+changes, and then calls :meth:`Schedule.assign_next` until it returns ``None``.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Mode = Literal["shortest", "round_robin", "first_free"]
 MODES: Final[tuple[str, ...]] = get_args(Mode)
 
 
-#: So many kinds of jobs are remembered, each with the servers that can run it.
+#: The most kinds of jobs for which the able servers are cached.
 _KINDS: Final = 1000
 
 
 def anything(_: Needs) -> bool:
-    """Return True, as long as nobody knows what a server has."""
+    """Return True: a server with unknown models counts as able to run anything."""
     return True
 
 
@@ -34,15 +34,15 @@ class Waiting:
 
     Attributes:
         key: The name that its owner has for it.
-        order: Its place among all; it keeps it if it has to come back.
+        order: Its place among all jobs, which it keeps if it has to come back.
         priority: Higher ones first.
         caller: The caller that submitted it; callers take turns.
         needs: The classes and models that a server needs to have.
         model: The models that it loads; empty: none.
         include: The only servers that it may go to; ``None``: any.
         exclude: Servers that it may not go to.
-        is_bound: Whether its owner has chosen its server among several, and takes it back while
-            that one rests.
+        is_bound: Whether its owner has chosen its server among several, and takes the job back
+            while that server rests.
     """
 
     key: Hashable
@@ -147,9 +147,9 @@ class Schedule:
         self.mode: Mode = mode
         self.servers: dict[str, Server] = {}
         self._waiting: dict[Hashable, Waiting] = {}
-        # What has gone is taken out of a lane when its turn comes.
+        # A removed job is taken out of its lane when its turn comes.
         self._lanes: dict[float, dict[Hashable, _Lanes]] = {}
-        # Of callers that wait: how many of their jobs have gone, from a common beginning on.
+        # How many jobs of each waiting caller have gone, counted from a common start.
         self._turns: dict[Hashable, float] = {}
         self._turn = 0.0
         self._able: dict[Hashable, frozenset[str]] = {}
@@ -165,7 +165,7 @@ class Schedule:
         return iter(self._waiting.values())
 
     def add_server(self, server: Server) -> None:
-        """Add a server; raise ValueError if it is there already."""
+        """Add a server; raise ValueError if the schedule has it already."""
         if server.name in self.servers:
             raise ValueError(f"{server.name} is in the pool already")
         self._level_with(server, list(self.servers.values()))
@@ -173,18 +173,18 @@ class Schedule:
         self.regroup()
 
     def welcome(self, server: Server) -> None:
-        """Have a server take jobs, for the first time or again."""
+        """Make a server available for jobs, for the first time or again."""
         if not server.ready:
             self.level(server)
         server.ready = True
 
     def level(self, server: Server) -> None:
-        """Have a server that got fewer jobs begin level with the others."""
+        """Raise the count of a server that got fewer jobs to that of the others."""
         self._level_with(server, [one for one in self.servers.values() if one.ready])
 
     @staticmethod
     def _level_with(server: Server, others: list[Server]) -> None:
-        """Level a server with the least-served of the others."""
+        """Raise a server's count of jobs to the lowest of the others."""
         least = min((one.served for one in others), default=0.0)
         server.served = max(server.served, least)
 
@@ -194,14 +194,14 @@ class Schedule:
         self.regroup()
 
     def regroup(self) -> None:
-        """Find out again which servers can run what, as their models have changed."""
+        """Group the waiting jobs by able servers again, as servers' models have changed."""
         self._able.clear()
         self._lanes.clear()
         for job in self._waiting.values():
             self._enter(job)
 
     def add(self, job: Waiting) -> None:
-        """Add a waiting job, new or again; raise ValueError if it waits already."""
+        """Add a new or returning job; raise ValueError if it waits already."""
         if job.key in self._waiting:
             raise ValueError(f"job {job.key!r} waits already")
         self._waiting[job.key] = job
@@ -216,7 +216,7 @@ class Schedule:
         lanes = self._lanes.setdefault(job.priority, {}).setdefault(job.caller, {})
         lane = lanes.setdefault((names, job.is_bound), _Lane(names, job.is_bound))
         heapq.heappush(lane.heap, (job.order, job))
-        # Who has not waited until now has nothing to make up for.
+        # A caller that had nothing waiting is owed no turns.
         self._turns.setdefault(job.caller, self._turn)
 
     # -- what is asked -----------------------------------------------------------------------
@@ -237,7 +237,7 @@ class Schedule:
         return names
 
     def position(self, key: Hashable) -> int | None:
-        """Return how many waiting jobs come before one, at most; None if it does not wait."""
+        """Return at most how many waiting jobs come before this one; None if it does not wait."""
         job = self._waiting.get(key)
         if job is None:
             return None
@@ -249,7 +249,7 @@ class Schedule:
         free = frozenset(name for name, server in self.servers.items() if self._is_free(server))
         if not free or not self._waiting:
             return None
-        stuck: set[_Key] = set()  # lanes whose servers all have enough
+        stuck: set[_Key] = set()  # lanes whose servers are all full
         for priority in sorted(self._lanes, reverse=True):
             callers = self._lanes[priority]
             for caller in sorted(callers, key=lambda one: self._turns.get(one, self._turn)):
@@ -291,7 +291,7 @@ class Schedule:
         if self.mode == "round_robin":
             return min(found, key=lambda one: one.served)
         best = min(found, key=lambda one: (one.load, one.model != job.model, one.served))
-        # Better wait for one that is nearly done than stand behind a long queue of others.
+        # Waiting for a server that is nearly done beats joining a long queue of others.
         least = min(one.load for one in servers if one.ready and not one.is_slow)
         return best if best.load < least + best.most else None
 

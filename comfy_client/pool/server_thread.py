@@ -29,13 +29,13 @@ from .pool_state import Entry, Intervals, Member
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Seconds that a server may take to say how long its queue is.
+#: Seconds that a server may take to report the length of its queue.
 _QUESTION: Final = 5.0
-#: Seconds between two questions to a server without a socket, whether it is there.
+#: Seconds between two checks of whether a server without a socket answers.
 _INTERVAL: Final = 1.0
 #: Seconds between two attempts to reach a server that is down, at most.
 _LONGEST_PAUSE: Final = 5.0
-#: Seconds after which a server is looked at again that has just failed.
+#: Seconds before another attempt to reach a server that has just failed.
 _PAUSE: Final = 0.3
 
 
@@ -43,19 +43,19 @@ class Owner(Protocol):
     """The pool, as the threads of its servers know it."""
 
     def mark_ready(self, member: Member, offer: Offer | None) -> None:
-        """Note that a server answers, and what it has; ``None``: it does not say."""
+        """Note that a server answers, and its node classes and models; None if they are unknown."""
 
     def mark_unreachable(self, member: Member, error: Exception) -> None:
         """Note that a server does not answer."""
 
     def begin_asking(self, member: Member) -> bool:
-        """Note that a server is asked what it has; return False if it was asked a moment ago."""
+        """Note that a server is asked for its definitions; return False if it just was."""
 
     def set_offer(self, member: Member, offer: Offer | None) -> None:
-        """Note what a server has by now."""
+        """Note which node classes and models a server has now."""
 
     def mark_answering(self, member: Member) -> None:
-        """Note that a server that was removed answers."""
+        """Note that a removed server answers."""
 
     def take(self, member: Member) -> Entry | None:
         """Take the next job for a server, which counts as being submitted from now on."""
@@ -72,7 +72,7 @@ class ServerThread:
 
     Args:
         member: The server.
-        owner: The pool that hears of it.
+        owner: The pool, which is told of what happens.
         intervals: The times of the pool.
         on_status: Called whenever the server reports its queue length; must not hold the pool.
     """
@@ -94,7 +94,7 @@ class ServerThread:
         self._off: Callable[[], object] | None = None
 
     def start(self) -> None:
-        """Start to connect; repeated calls do nothing."""
+        """Start the thread and connect; repeated calls do nothing."""
         if self._is_started:
             return
         self._is_started = True
@@ -119,7 +119,7 @@ class ServerThread:
             member.api.close()
 
     def reset(self) -> None:
-        """Start afresh in the child of a fork, where locks may be held, and no job is ours."""
+        """Reset the thread's state in the child of a fork, where locks may be held by nobody."""
         self._off = None
         member = self.member
         member.alarm = runtime.Event()
@@ -133,7 +133,7 @@ class ServerThread:
             self._off = self.member.api.on("status", self._on_status)
 
     def ask_again(self) -> None:
-        """Ask the server again what it has."""
+        """Ask the server for its definitions again."""
         try:
             with limited_silence(self._patience):
                 offer = _ask_for_offer(self.member)
@@ -226,7 +226,7 @@ class ServerThread:
 
         def begun(inner: Job) -> None:
             if entry.cancelled:
-                raise CancelledError  # while its files were uploaded: the rest is not sent
+                raise CancelledError  # during the upload of its files, so nothing more is sent
             job.handle.follow_on(inner, member.name)
             entry.look()
 
@@ -271,14 +271,14 @@ class ServerThread:
             self._follow(entry, inner)
 
     def _follow(self, entry: Entry, inner: Job) -> None:
-        """Have a job follow a prompt that its server has."""
+        """Let a job follow a prompt that its server has."""
         entry.job.handle.follow_on(inner, self.member.name)
         entry.look()
         self._owner.mark_submitted(self.member, entry, inner)
 
 
 def _ask_for_offer(member: Member) -> Offer | None:
-    """Ask a server what it has; return None if it does not say."""
+    """Ask a server for its node classes and models; return None if it does not list them."""
     try:
         definitions = member.api.node_definitions(refresh=member.offer is not None)
     except UnexpectedResponse as exc:
@@ -292,7 +292,7 @@ def _ask_for_offer(member: Member) -> Offer | None:
 
 
 def ask_all(servers: Iterable[ServerThread], seconds: float) -> None:
-    """Ask servers at the same time what they have; wait up to ``seconds`` seconds."""
+    """Ask servers for their definitions in parallel; wait up to ``seconds`` seconds."""
     deadline = Deadline.after(seconds)
     threads = [
         runtime.Thread(target=server.ask_again, name="comfy-pool-asking", daemon=True)
@@ -305,7 +305,7 @@ def ask_all(servers: Iterable[ServerThread], seconds: float) -> None:
 
 
 def _work(ref: weakref.ref[ServerThread], alarm: runtime.Event) -> None:
-    """Run the thread of a server, which holds its object only while it works."""
+    """Run the thread of a server, keeping its object alive only while there is work."""
     pause: float | None = 0.0
     while pause is not None:
         alarm.wait(pause)
@@ -315,7 +315,7 @@ def _work(ref: weakref.ref[ServerThread], alarm: runtime.Event) -> None:
             return
         try:
             pause = thread.work()
-        except ClientClosed:  # by its user, or by the end of the pool; the next turn tells which
+        except ClientClosed:  # closed by its user or by the pool; the next turn finds out
             thread.member.clear_pending()
             pause = _PAUSE
         except Exception:

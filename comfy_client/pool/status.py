@@ -18,7 +18,7 @@ POOL_EVENTS: frozenset[str] = frozenset(
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class PoolEvent(Event):
-    """Something happened to a pool: see :meth:`ComfyPool.on`.
+    """An event of a pool: see :meth:`ComfyPool.on`.
 
     Attributes:
         server: The URL of the server that it is about; ``None``: of no particular one.

@@ -56,7 +56,7 @@ def read_workflow(
 def submit(
     servers: Servers, workflow: Workflow, callbacks: Callbacks, terms: Terms, sending: Sending
 ) -> PooledJob:
-    """Put a workflow into the pool's line; cancel its job if that is interrupted."""
+    """Queue a workflow in the pool; cancel its job if the call is interrupted."""
     jobs: list[PooledJob] = []
     try:
         return enqueue(servers, workflow, callbacks, terms, sending, jobs.append)
@@ -88,9 +88,10 @@ def enqueue(
     *,
     ready_in: float = READY,
 ) -> PooledJob:
-    """Have a workflow wait for a server.
+    """Queue a workflow until a server can take it, and return its job.
 
-    ``begun`` gets the job before any server does, to end it if Ctrl-C interrupts this.
+    ``begun`` is called with the job before any server has it, so that the caller can end the job if
+    Ctrl-C interrupts this call.
     """
     dispatcher = servers.dispatcher
     connect_once(dispatcher, ready_in)
@@ -114,10 +115,10 @@ def enqueue(
     begun(job)
     try:
         dispatcher.submit(entry)
-    except WorkflowError:  # a model file may have come since
+    except WorkflowError:  # a model file may have been added since
         dispatcher.refresh(read_timeout.get())
         dispatcher.submit(entry)
-    if dispatcher.waits_for_away(job):  # or it has come to one that is there
+    if dispatcher.waits_for_away(job):  # or a server that answers may have got the file
         dispatcher.refresh(read_timeout.get())
         dispatcher.warn_of_wait(job)
     return job
@@ -137,7 +138,7 @@ def run(
     on_interrupt: OnInterrupt,
     retry_oom: bool,
 ) -> Result:
-    """Run a workflow on one of the servers; one that still waits at the end will not run."""
+    """Run a workflow on one of the servers; if the call ends early, a waiting job will not run."""
     with limited_silence(time_left(limits.deadline, LONGEST)):
         workflow = read_workflow(workflow, definitions)  # whose keys no frame shows
     workflow = read_workflow(workflow, definitions, inputs)
@@ -159,7 +160,7 @@ def run(
                         servers, workflow, Callbacks(), terms, sending, begin, ready_in=ready_in
                     )
                 return wait_and_show(job, limits, screen, callbacks, on_interrupt=on_interrupt)
-            except BaseException as exc:  # as an alarm, too
+            except BaseException as exc:  # includes an alarm
                 for job in jobs[-1:]:
                     if job.status == "waiting" and servers.dispatcher.withdraw(job):
                         exc.add_note("no server had it: it was taken back, and will not run")
@@ -167,7 +168,7 @@ def run(
 
     if not retry_oom:
         return attempt(workflow)
-    from ..jobs.memory import run_again_after_oom  # few programs want it
+    from ..jobs.memory import run_again_after_oom  # few programs need it
 
     timing = servers.any_client().timing
     return run_again_after_oom(lambda: jobs[-1].handle.routes, timing, limits, attempt, workflow)

@@ -1,7 +1,7 @@
 """A grid on several servers: :meth:`ComfyPool.sweep`.
 
-The sweep gives each server the next of its own points, and has the journal know which server it
-is before anything is sent.  What an earlier process left open is looked for on that server.
+The sweep gives each server the next of its own points, and records the server in the journal
+before it sends anything.  Prompts that an earlier process left open are sought on that server.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from .terms import Terms, sending_of
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Seconds that servers have to answer, when a sweep is carried on.
+#: Seconds that servers have to answer when a sweep is continued.
 _CONNECTING: Final = 10.0
 #: Errors of a submission whose server has just left the pool.
 _IS_GONE: Final = (WorkflowError, ValueError, ServerUnreachable)
@@ -92,7 +92,7 @@ class PoolRunner(Runner):
         self._failed: set[int] = set()  # points that failed once, and moved
         self._died: dict[int, frozenset[str]] = {}  # servers that died while they ran a point
         self._refusing: dict[str, ComfyError] = {}  # servers that refuse us, and why
-        self._away_since: dict[str, float] = {}  # when servers with earlier prompts went away
+        self._away_since: dict[str, float] = {}  # since when servers with earlier prompts are away
         self._idle_since: float | None = None  # since when points wait and none is in flight
         self._rest: Needs = frozenset()  # the needs of the first of them
 
@@ -155,7 +155,7 @@ class PoolRunner(Runner):
         return {name: member.server.weight for name, member in found.items()}
 
     def choose(self, todo: Split) -> tuple[int, str] | None:
-        """Take a point for the idlest server that can have one; a suspect takes none of others."""
+        """Take a point for the idlest able server; a suspect takes no points of other servers."""
         for server in self._free():
             point = todo.take(server.name, self._fits, may_steal=not server.is_suspect)
             if point is not None:
@@ -163,7 +163,7 @@ class PoolRunner(Runner):
         return None
 
     def _free(self) -> list[Server]:
-        """Return the servers that can take one more prompt, without a long queue of others."""
+        """Return the servers that can take one more prompt and have no long queue of others."""
         own = Counter(self._hosts.values())
         servers = [one.server for one in self._usable.values() if one.server.ready]
         least = min((server.load for server in servers), default=0.0)
@@ -180,24 +180,24 @@ class PoolRunner(Runner):
         member = self._dispatcher.members.get(host)
         if member is None or not member.server.has(self._needs(point)):
             return False
-        if host in self._avoided.get(point, ()):  # if no other comes, its error ends the point
+        if host in self._avoided.get(point, ()):  # if no other can come, its error ends the point
             return not self._may_another_come(point)
         return member.server.may_be_tried or not self._has_other(host, point)
 
     def _may_another_come(self, point: int) -> bool:
-        """Return whether a server that has not refused or failed a point may run it yet."""
+        """Return whether a server that has neither refused nor failed a point may still run it."""
         return any(
             self._can_run(one, point) and self._dispatcher.may_come(one)
             for one in self._usable.values()
         )
 
     def _can_run(self, member: Member, point: int) -> bool:
-        """Return whether it has what a point needs, and has neither refused nor failed it."""
+        """Return whether a server can run a point and has neither refused nor failed it."""
         is_avoided = member.name in self._avoided.get(point, ())
         return not is_avoided and member.server.has(self._needs(point))
 
     def _has_other(self, host: str, point: int) -> bool:
-        """Return whether another server can run a point that is well, now or soon."""
+        """Return whether another healthy server can run a point, now or soon."""
         return any(
             one.server.is_expected and not one.server.is_suspect and self._can_run(one, point)
             for name, one in self._usable.items()
@@ -234,15 +234,12 @@ class PoolRunner(Runner):
         raise error
 
     def _is_there(self, needs: Needs) -> bool:
-        """Return whether a server that is not away has all of this."""
+        """Return whether any server that answers meets these needs."""
         members = self._allowed.values()
         return any(one.server.has(needs) for one in members if one.error is None)
 
     def _refusal(self, needs: Needs) -> ComfyError | None:
-        """Return an error if no server that could run a row ever will, else None.
-
-        Such servers refuse us, or have never answered.
-        """
+        """Return an error if all servers that could run a row refuse us or never answered."""
         members = self._allowed
         able = {name: one for name, one in members.items() if one.server.has(needs)}
         left = {name: one for name, one in able.items() if name not in self._refusing}
@@ -250,7 +247,7 @@ class PoolRunner(Runner):
             return None
         refusing = [self._refusing[name] for name in able if name in self._refusing]
         if refusing:
-            # A copy: raising adds a traceback, which has this runner in it.
+            # A copy, as raising adds a traceback, which would keep this runner alive.
             return copy.copy(refusing[0])
         others = lacks(Waiting("", 0, needs=needs), members)
         return out_of_reach(left, "that can run it", others)
@@ -279,14 +276,14 @@ class PoolRunner(Runner):
         return self._entries.pop(prompt_id, None)
 
     def _is_held_up(self, prompt_id: str) -> bool:
-        """Return whether a prompt waits for a suspect, and another server could have it."""
+        """Return whether a prompt waits for a suspect server although another could run it."""
         member = self._dispatcher.members.get(self._hosts[prompt_id])
         entry = self._entries.get(prompt_id)
         is_bound = entry is not None and entry.waiting.is_bound
         return is_bound and member is not None and member.server.is_suspect
 
     def _lose_earlier(self, jobs: Mapping[str, PooledJob], ready: Collection[str]) -> None:
-        """Lose prompts that an earlier process sent to a server that does not come back."""
+        """Give up prompts that an earlier process sent to a server that does not come back."""
         now = runtime.monotonic()
         for host in ready:
             self._away_since.pop(host, None)
@@ -326,7 +323,7 @@ class PoolRunner(Runner):
     def submit(
         self, flight: Flight, workflow: Workflow, options: Options, sent: Sent
     ) -> Job | None:
-        """Have a prompt wait for its server."""
+        """Queue a prompt for its server."""
         graph = graph_of(workflow)
         known = {} if files_in(graph) else graph
         return self._wait(flight, workflow, known, options, chosen=lambda _: sent(flight))
@@ -345,7 +342,7 @@ class PoolRunner(Runner):
         client = self._clients[host]
         poller = client.parts.poller
         job = PooledJob(PooledHandle(client, poller, prompt_id, graph, self._dispatcher))
-        # An earlier prompt is looked for on its server, whatever models that has by now.
+        # An earlier prompt is sought on its server, whichever models that server has now.
         needs = needs_of(graph_of(workflow)) if found is None else frozenset[Need]()
         has_other = self._has_other(host, flight.point)
         waiting = Waiting(
@@ -386,7 +383,7 @@ class PoolRunner(Runner):
                 return Verdict(moves=True)
         job = self.prompts.get(flight.prompt_id)
         inner = job.handle.given if isinstance(job, PooledJob) else None
-        # Only its own server can say so; a silent one may know it when it is back.
+        # Only its own server can say so; a silent server may know the prompt when it is back.
         was_forgotten = (
             inner is not None and inner.done() and isinstance(inner.exception(0), JobLost)
         )
@@ -398,7 +395,7 @@ class PoolRunner(Runner):
         )
 
     def _let_move(self, flight: Flight, entry: Entry) -> bool:
-        """Let another server run a point whose prompt has ended; return whether one is to."""
+        """Let another server run a point whose prompt has ended; return False if none may."""
         point = flight.point
         if not entry.goes_on or (entry.failed and point in self._failed):
             return False
@@ -409,7 +406,7 @@ class PoolRunner(Runner):
         return True
 
     def _note_refusal(self, host: str, error: ComfyError) -> bool:
-        """Note a server that refuses us or is closed; return whether others are left."""
+        """Note that a server refuses us or is closed; return whether others are left."""
         self._dispatcher.check_open()
         if not isinstance(error, AuthenticationError | ClientClosed):
             return False
@@ -419,7 +416,7 @@ class PoolRunner(Runner):
     # -- prompts of an earlier call --------------------------------------------------------
 
     def recover(self, sought: Mapping[str, Sought]) -> None:
-        """Look for prompts of an earlier call, once it is known which servers answer."""
+        """Set the earlier prompts to look for, once each server has answered or failed."""
         self._sought = sought
         deadline = Deadline.after(_CONNECTING)
         while not deadline.expired and not self._dispatcher.wait(self._is_settled, SLICE):
@@ -435,7 +432,10 @@ class PoolRunner(Runner):
         return self._recoveries[host]
 
     def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:
-        """Ask all servers that answer; if ``home`` does not, the prompt may be there."""
+        """Find the server and id of an earlier prompt; return None if no server has it.
+
+        If ``home`` does not answer, the prompt is taken to be there.
+        """
         if not self._sought:
             return None
         asked = set()
@@ -464,7 +464,7 @@ class PoolRunner(Runner):
             self.prompts.put(prompt_id, lost_error(prompt_id, why))
 
     def _cancel_later(self, inner: Job | None, job: Job | ComfyError | None) -> None:
-        """Have the server of a job cancel it once it is back."""
+        """Cancel a job as soon as its server is back."""
         member = self._members.get(job.server or "") if isinstance(job, PooledJob) else None
         if inner is not None and member is not None:
             member.unwanted.append(inner)
@@ -472,7 +472,7 @@ class PoolRunner(Runner):
 
 
 def needs_by_point(grid: Grid) -> Callable[[int], Needs]:
-    """Return a function for what a point needs of a server, cached for equal models and links."""
+    """Return a function that tells the needs of a point, cached for equal models and links."""
     telling = [
         axis.name
         for axis in grid.axes

@@ -1,4 +1,4 @@
-"""The prompts of one call of ``map`` or ``sweep`` on the servers of a pool, and their way back."""
+"""The prompts of one call of ``map`` or ``sweep`` on a pool, and how they are taken back."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..transport.deadline import Deadline
 from .dispatcher import Dispatcher
 from .pooled_job import PooledJob
 
-#: As many jobs wait as servers take, so that none is ever idle.
+#: Jobs of a call in proportion to those that servers take, so that no server is ever idle.
 SPARE: Final = 2
-#: Seconds in which all prompts are taken back, including those that are being sent.
+#: The most seconds for taking all prompts back, including those that are being sent.
 _LONGEST: Final = 5.0
-#: Seconds that prompts which are being sent hold up the rest; and between two looks.
+#: Seconds that prompts which are being sent may hold up the rest, and between two checks.
 _SOON: Final = 0.5
 _LOOK: Final = 0.01
 
@@ -31,9 +31,9 @@ def prompts_of_call(
     *,
     forsaken: bool,
 ) -> InFlight:
-    """Return the prompts of one call: none yet.
+    """Return an empty collection for the prompts of one call.
 
-    ``forsaken``: prompts that are left at the end run on no other server.
+    With ``forsaken``, prompts that are left at the end run on no other server.
     """
     return InFlight(
         partial(_leave if forsaken else _take_back, dispatcher),
@@ -55,7 +55,7 @@ def _take_back(dispatcher: Dispatcher, prompts: Mapping[str, Job | None]) -> lis
 
 
 def _leave(dispatcher: Dispatcher, prompts: Mapping[str, Job | None]) -> list[str]:
-    """Take prompts back, and have no other server run those that are left."""
+    """Take prompts back, and let no other server run those that are left."""
     taken = _take_back(dispatcher, prompts)
     forsake(dispatcher, _pooled(prompts))
     return taken
@@ -74,12 +74,12 @@ def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJ
         The jobs that a server had.  A job that is still on its way may arrive later.
     """
     left = [job for job in jobs if not job.done() and not dispatcher.recall(job)]
-    left = list(filter(dispatcher.has, left))  # Ctrl-C may have come before it was submitted
+    left = list(filter(dispatcher.has, left))  # some may not be submitted, after a Ctrl-C
     deadline = Deadline.after(_LONGEST)
     taken: list[PooledJob] = []
 
     def take(there: list[PooledJob]) -> None:
-        """Take back at once the jobs that a server has, and later those on their way there."""
+        """Take back the jobs that a server has, then those on their way to it."""
         for until in (Deadline.after(_SOON), deadline):
             while any(map(_is_on_the_way, there)) and not until.expired:
                 runtime.sleep(_LOOK)
@@ -94,16 +94,16 @@ def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJ
                 return
 
     servers = _by_server(left)
-    try:  # all at once, since a server that does not answer takes its time
+    try:  # in parallel, since a silent server takes its time
         with runtime.ThreadPoolExecutor(max(1, len(servers))) as threads:
             list(threads.map(take, servers))
-    except RuntimeError:  # no more threads, as when Python ends
+    except RuntimeError:  # no more threads, as at exit
         list(map(take, servers))
     return taken
 
 
 def forsake(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> None:
-    """Move none of these jobs again; cancel those being sent, once their server has them."""
+    """Stop these jobs from moving; cancel those being sent once their server has them."""
     for job in jobs:
         if not job.done():
             dispatcher.withdraw(job)

@@ -54,7 +54,7 @@ def terms_of(
 def sending_of(options: Mapping[str, Any]) -> Sending:
     """Return the submit options for one job of a batch."""
     rest = cast("PromptOptions", {**options})
-    # map and sweep take all options together; these two are no PromptOptions, and are taken out.
+    # map and sweep take all options together; these two are not in PromptOptions.
     strict: bool = rest.pop("strict", False)  # type: ignore[typeddict-item]
     resubmit: bool = rest.pop("resubmit", False)  # type: ignore[typeddict-item]
     check_names(rest)

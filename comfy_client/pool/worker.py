@@ -1,4 +1,4 @@
-"""The thread of a pool, which makes one change after the other."""
+"""The thread of a pool, which makes changes one after the other."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Worker(Generic[Owner]):
         owner: The object that calls are made with.
         tick: Called every :data:`TICK` seconds.
         finish: Called after each call; returns whether the thread is to end.
-        has_lock: Whether the thread that asks has the lock that calls need.
+        has_lock: Whether the calling thread holds the lock that calls need.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class Worker(Generic[Owner]):
     def ask(self, call: Callable[[], Answer]) -> Answer:
         """Queue a function, wait, and return or raise its outcome.
 
-        A Ctrl-C, or an alarm, may end the wait, and leaves nothing half done.  The wait takes no
-        ``Condition``: the thread needs its lock, which an alarm may leave held.  If a signal
-        handler asks while the interrupted code has the lock, the call is made here.
+        A Ctrl-C or an alarm may end the wait, and leaves nothing half done.  The wait uses no
+        ``Condition``, as an alarm might leave its lock held.  If a signal handler asks while the
+        interrupted code has the lock, the call is made in this thread.
         """
         thread, owner = self._thread, self._args[0]()
         if thread is None or thread is runtime.current_thread() or not self.is_started:
@@ -94,7 +94,7 @@ class Worker(Generic[Owner]):
                     return call()
             return asked.result(0)
         finally:
-            del asked  # an error, its traceback and this frame make no circle
+            del asked  # breaks the cycle of an error, its traceback and this frame
 
 
 def _answer(

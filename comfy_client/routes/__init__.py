@@ -1,4 +1,4 @@
-"""The server's routes, one noun a module; :class:`Routes` has them all.
+"""The server's routes, one module for each noun; :class:`Routes` has them all.
 
 Modules:
     prompts: Submission of prompts.
@@ -113,7 +113,7 @@ class Routes(
                 answer of more than 1 GiB.
             TransportError: No answer, or not in time.
         """
-        json, params = sealed(json), sealed(params)  # for frames, which show what they hold
+        json, params = sealed(json), sealed(params)  # sealed, as tracebacks show local variables
         headers = None if headers is None else sealed_headers(headers)
         kw: dict[str, Any] = {} if json is None else {"json": json}
         if not route.startswith("/"):

@@ -18,13 +18,13 @@ class RouteGroup:
     """Methods for one noun of the server; they share only the HTTP layer."""
 
     _http: Http
-    #: Whether a prompt is known to have ended just now: the server tells that by an event
-    #: first, and writes the record then.
+    #: Returns whether a prompt has just ended, so that its record is still to be written: the
+    #: server sends the event first.
     _awaits_record: Callable[[str], bool] = staticmethod(lambda prompt_id: False)
-    #: Called once the server has deleted the records of these prompts; ``None``: of all.
+    #: Called once the server has deleted the records of these prompts; ``None`` means all.
     _records_deleted: Callable[[Iterable[str] | None], object] = staticmethod(lambda ids: None)
-    #: Called before the server is asked to remove these prompts from its queue (``None``: all),
-    #: or to stop them as well.  Each returns what is called once the server has done so.
+    #: Called before the server is asked to remove these prompts (``None`` means all) from its
+    #: queue, or to stop them as well.  Each returns a function to call once that is done.
     _removing: Callable[[Iterable[str] | None], Callable[[], object]] = staticmethod(
         lambda ids: lambda: None
     )
@@ -34,12 +34,12 @@ class RouteGroup:
 
 
 def facts_of(exc: ApiError) -> dict[str, Any]:
-    """Return the facts about the answer of an error, for another error with a better message."""
+    """Return an error's facts about the server's answer, for another error."""
     return {"method": exc.method, "path": exc.path, "status": exc.status, "body": exc.body}
 
 
 def read_by_name(http: Http, answer: object, read: Callable[[Any], T]) -> T:
-    """Return ``read(answer)`` for an answer by names; its error hides a secret that is a name."""
+    """Return ``read(answer)``; if that fails, hide secrets among the names in its error."""
     try:
         return read(answer)
     except UnexpectedResponse:

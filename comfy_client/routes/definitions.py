@@ -1,4 +1,4 @@
-"""Node definitions as the server sent them, kept for as long as they are surely the same."""
+"""A cache of the server's node definitions, kept while they are certain to be current."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ._base import RouteGroup
 #: Seconds for all definitions: the server reads its model folders for them, and these may lie
 #: on slow network drives.
 ALL: Final = 300.0
-#: As many classes are asked for one by one; and as many that were are remembered, each in an
-#: answer of up to 1 MiB.  Beyond that, one answer with all takes less time and memory.
+#: The most classes that are requested one by one, and the most of those that are kept, each of up
+#: to 1 MiB.  Beyond that, one answer with all classes takes less time and memory.
 _FEW: Final = 16
 _MOST: Final = 64
-#: Characters of a name that can stand in a URL.
+#: The most characters of a name that goes into a URL.
 _MAX_NAME: Final = 200
 _NO_NAMES: Final = ("", ".", "..")
 
@@ -29,14 +29,14 @@ _NO_NAMES: Final = ("", ".", "..")
 class NodeDefinitions(RouteGroup):
     """Cache of a server's node definitions.
 
-    It is emptied when ``link``, the number of the connected socket, changes: the server may
-    have been restarted, with other node packs.
+    A change of ``link``, the number of the connected socket, empties it, as the server may have
+    been restarted with other node packs.
     """
 
     def __init__(self, http: Http, link: Callable[[], int | None]) -> None:
         self._http = http
         self._link = link
-        self._changed = runtime.Condition(shared_lock())  # guards all below
+        self._changed = runtime.Condition(shared_lock())  # guards everything below
         self._asking: int | None = None  # the thread that asks the server
         self._of_link: int | None = None
         self._forget()
@@ -51,7 +51,7 @@ class NodeDefinitions(RouteGroup):
     ) -> dict[str, Any]:
         """Return definitions by class, without classes that the server lacks.
 
-        One thread asks at a time; the others wait for what it gets.
+        One thread asks at a time; the others wait for its answer.
         """
         if isinstance(classes, str):
             raise TypeError(f"classes is a list of names, such as [{classes!r:.80}]")
@@ -101,7 +101,7 @@ class NodeDefinitions(RouteGroup):
         return [n for n in dict.fromkeys(classes) if n not in self._known and n not in self._absent]
 
     def _are_few(self, missing: list[str]) -> bool:
-        """Return whether to request them one by one; proxies fail on an escaped slash."""
+        """Return whether to request classes one by one; not with slashes, which proxies mangle."""
         in_all = 0 if self._is_all else len({*self._known, *self._absent, *missing})
         return (
             len(missing) <= _FEW
@@ -110,7 +110,7 @@ class NodeDefinitions(RouteGroup):
         )
 
     def _get_all(self, deadline: Deadline) -> None:
-        self._forget()  # first, so that there is but one of the two in memory
+        self._forget()  # first, so that memory never holds both answers
         self._known = self._ask("/object_info", ALL, deadline)
         self._is_all = True
 
@@ -120,7 +120,7 @@ class NodeDefinitions(RouteGroup):
             try:
                 found = self._ask(route, most, deadline, max_bytes=SMALL)
             except (ApiError, UnexpectedResponse):
-                # Too large, or 500 since the class fails, which is left out of all.
+                # The answer is too large, or the class fails (500); the full answer leaves it out.
                 return self._get_all(deadline)
             if name in found:
                 self._known[name] = found[name]

@@ -30,15 +30,15 @@ FolderType = Literal["input", "output", "temp"]
 Channel = Literal["rgba", "rgb", "a"]
 
 
-#: The type of a picture that came over the socket: it is in no folder of the server.
+#: The type of a picture that came over the socket and is in no folder of the server.
 IN_MEMORY: Final = "websocket"
-#: Bytes that :meth:`FileRoutes.open_image` reads at once.
+#: The buffer size of :meth:`FileRoutes.open_image`, in bytes.
 _BUFFER: Final = 1 << 16
 #: Parameters of ``/view`` that name a file.
 _NAMING: Final = frozenset({"filename", "subfolder", "type"})
-#: Headers that change when a file does.
+#: Headers whose values change when the file changes.
 _VERSION: Final = ("etag", "last-modified", "content-length")
-#: Parameters in a URL of ``/view``.
+#: The most parameters in a URL of ``/view``.
 _MOST_PARAMETERS: Final = 100
 
 
@@ -51,14 +51,14 @@ class FileRef(Protocol):
 
     @property
     def subfolder(self) -> str | None:
-        """The folders below that of the type; empty or None for none."""
+        """The folders below that of the type; empty or None if there are none."""
 
     @property
     def type(self) -> str | None:
-        """The folder: ``output``, ``input`` or ``temp``; None means ``output``."""
+        """The server's folder: ``output``, ``input`` or ``temp``; None means ``output``."""
 
 
-#: A file of the server: an object, or a mapping as outputs hold it.
+#: A file of the server: an object, or a mapping as in outputs.
 FileInfo = FileRef | Mapping[str, Any]
 
 
@@ -88,9 +88,9 @@ class FileRoutes(RouteGroup):
         ``POST /upload/image``.  Use the ``name`` that comes back, or its ``ref`` for
         ``LoadImage``: if another file has the name, the server adds a number.
 
-        What has no name gets one that is made from its content, so nothing is overwritten, and
-        a ``HEAD /view`` shows whether the server has it.  A file with a name is sent again
-        only if it has changed since this client sent it, or if the server has it no more.
+        A file without a name gets one that is made from its content, so nothing is overwritten,
+        and a ``HEAD /view`` shows whether the server has it.  A file with a name is sent again
+        only if it has changed since this client sent it, or if the server no longer has it.
 
         Example::
 
@@ -106,9 +106,9 @@ class FileRoutes(RouteGroup):
         Args:
             file: One of these:
 
-                * a path, the content, or a binary file, as it is, whatever it contains.  A binary
-                  file is sent from its position, which stays where it is; what is no plain file of
-                  the disk, such as a pipe, is copied first (beyond 1 MiB to a temporary file);
+                * a path, bytes, or a binary file, whatever it contains.  A binary file is sent
+                  from its position, which does not change.  One that is no plain file on the disk,
+                  such as a pipe, is copied first (beyond 1 MiB to a temporary file);
                 * a Pillow image (extra ``[image]``): its current frame as PNG, with alpha,
                   without metadata;
                 * a NumPy array or a torch tensor (extras ``[image,numpy]``): ``[H, W, C]`` or
@@ -125,30 +125,30 @@ class FileRoutes(RouteGroup):
                 that is made from the content.
             subfolder: The folder below that of ``type``; it is created if missing.
             type: The folder of the server.
-            overwrite: Whether to replace a file of that name.  Then it is always sent.
+            overwrite: Whether to replace a file of that name; if so, it is always sent.
             timeout: Seconds for the whole upload; ``None``: an hour.  It ends earlier if no data
                 moves for the client's own ``timeout``, or if the server has all data and does not
                 answer in that time (plus one second for each 10 MB, which it has to store).
             fetch: Whether to download a URL: 256 MiB, 2 minutes and 5 redirects at most, without
                 any login of this client.  Only for URLs that you trust: this machine may reach
                 what others cannot.
-            on_progress: Called in this thread with how many bytes of the file were sent, and how
-                many it has; not if nothing is sent.  What it raises ends the upload.
+            on_progress: Called in this thread with the number of bytes sent and the file's size;
+                not if nothing is sent.  An exception that it raises ends the upload.
 
         Raises:
             FileNotFoundError: There is no such local file.
             OSError: The local file changed each of the three times that it was sent.  The server
                 has nothing of it: send it when it is complete.
-            UploadTooLarge: More than the server, or a proxy in front of it, accepts.
+            UploadTooLarge: The file is larger than the server, or a proxy before it, accepts.
             ValueError: ``subfolder`` leaves the folder; the name contains folders or control
                 characters; an array has another shape or range; a URL without ``fetch``; an empty
                 file without a name; an open file that stands at its end, or a pipe that was read.
             MissingExtra: Pillow or NumPy is not installed.
             ApiError: The server does not accept the name (400).
-            RequestTimeout: See ``timeout``; the server may have stored the file or not.
-            UnexpectedResponse: The URL leads to no file, or beyond one of these limits.
+            RequestTimeout: See ``timeout``; the server may or may not have stored the file.
+            UnexpectedResponse: The URL leads to no file, or exceeds one of the limits of ``fetch``.
         """
-        from ..upload import Upload  # many programs send no files
+        from ..upload import Upload  # many programs upload no files
 
         uploader = self._uploader(type, overwrite, timeout, on_progress)
         upload = Upload(file, file_name, subfolder=subfolder, fetch=fetch)
@@ -171,13 +171,13 @@ class FileRoutes(RouteGroup):
 
         ``POST /upload/mask``.  Both must have the same size.  The server answers 200
         even if it has no original and writes nothing, so a ``HEAD`` for each file checks that.
-        What has no name gets one that is made from the mask and the state of the original: the
-        same mask for the same original is sent once.
+        Without ``file_name``, the name is made from the mask and the state of the original, so
+        that the same mask for the same original is sent only once.
 
         Args:
-            file: The mask, as for :meth:`upload_image`; only its alpha channel is used, and
-                what is transparent is masked.  A picture in memory that has no alpha is a mask
-                itself, as in ComfyUI: white (1.0) is what is masked.
+            file: The mask, as for :meth:`upload_image`.  Only its alpha channel is used: its
+                transparent parts are masked.  A picture in memory without alpha is itself the
+                mask, as in ComfyUI: its white (1.0) parts are masked.
             original_ref: The image on the server.  A missing ``type`` is ``output``, as in all
                 methods.
             file_name: The name of the result on the server.  For all other arguments see
@@ -187,7 +187,7 @@ class FileRoutes(RouteGroup):
             NotFound: The server has no such original; nothing was written.
             ApiError: One of the two is no image, or their sizes differ (500).
         """
-        from ..pictures import encoded, is_picture  # few programs send one
+        from ..pictures import encoded, is_picture  # few programs send pictures from memory
         from ..upload import Upload, named_by
         from ..upload import facts_of as content_facts
 
@@ -268,11 +268,11 @@ class FileRoutes(RouteGroup):
                     ...
 
         ``download.length`` is the size in bytes, or ``None``.  Arguments and errors are those
-        of :meth:`get_image`.  If the connection is cut, the rest is asked for, for 30 seconds
-        after the last byte, if the server says which version of the file it sends (by ``ETag``, as
-        every ComfyUI does, or by a ``Last-Modified`` of more than a second ago; not for ``preview``
-        and ``channel``).
-        Otherwise, or if the file has changed, the iteration ends in a :class:`TransportError`.
+        of :meth:`get_image`.  If the connection breaks, the client requests the rest, for up to 30
+        seconds after the last byte.  This needs a server that says which version of the file it
+        sends (by ``ETag``, as every ComfyUI does, or by a ``Last-Modified`` of more than a second
+        ago), and no ``preview`` or ``channel``.  Otherwise, or if the file has changed, the
+        iteration ends in a :class:`TransportError`.
         """
         params = _view_params(info, preview, channel)
         return self._http.download("/view", params=params, timeout=timeout)
@@ -280,7 +280,7 @@ class FileRoutes(RouteGroup):
     def has_image(self, info: FileInfo, *, timeout: float | None = None) -> bool:
         """Return whether the server has a file of any kind; its content is not read.
 
-        ``HEAD /view``; where a proxy refuses that, ``GET /view``, which is ended at once.
+        ``HEAD /view``; if a proxy refuses that, ``GET /view``, which is ended at once.
 
         Args:
             info: The file; see the class.
@@ -303,7 +303,7 @@ class FileRoutes(RouteGroup):
         return True
 
     def open_image(self, info: FileInfo | str, *, timeout: float | None = None) -> BinaryIO:
-        """Open a file of any kind like a local one; only what is read is fetched.
+        """Open a file of any kind like a local one; only the parts that are read are fetched.
 
         ``GET /view``; after ``seek``, again with a ``Range``.  Close it, or use ``with``::
 
@@ -313,13 +313,13 @@ class FileRoutes(RouteGroup):
         Args:
             info: The file; see the class.  Or the URL of one on this server's ``/view``, as
                 :meth:`get_path_image` returns it; ``preview`` and ``channel`` in it do not count.
-            timeout: Seconds for all that is read; ``None``: an hour.
+            timeout: Seconds for all reads together; ``None``: an hour.
 
         Raises:
-            ValueError: The URL is none of this server's ``/view``: nothing is sent elsewhere.
+            ValueError: The URL is not this server's ``/view``; no request is sent elsewhere.
             TransportError: While it is read: the file was replaced on the server; or you go back in
-                it, and the server says neither by ``ETag`` nor by a ``Last-Modified`` of more than
-                a second ago which version it sends (every ComfyUI does).
+                it, and the server identifies its version neither by ``ETag``, as every ComfyUI
+                does, nor by a ``Last-Modified`` of more than a second ago.
 
         Other errors are those of :meth:`get_image`; they may also come while the file is read.
         """
@@ -334,7 +334,7 @@ class FileRoutes(RouteGroup):
         return io.BufferedReader(RemoteFile(params["filename"] or "", download), _BUFFER)
 
     def _named_by(self, url: str) -> dict[str, str]:
-        """Return the query of a URL of ours; raise ValueError for any other URL."""
+        """Return the query of a URL of this server's ``/view``, or raise ValueError."""
         own = self._http.address
         foreign = ValueError(
             f"not the URL of a file on {own.http_url}/view, and this client downloads from nowhere "
@@ -363,8 +363,8 @@ class FileRoutes(RouteGroup):
     ) -> Path:
         """Write a file to the disk, and return its path.
 
-        ``GET /view``.  The file appears only when it is complete; a download that is cut goes on
-        where it was, as in :meth:`stream_image`.
+        ``GET /view``.  The file appears only when it is complete.  An interrupted download
+        resumes, as in :meth:`stream_image`.
 
         Args:
             path: A folder, where the file keeps the server's name, or the exact path of the
@@ -386,7 +386,7 @@ class FileRoutes(RouteGroup):
     def _uploader(
         self, type: str, overwrite: bool, timeout: float | None, on_progress: OnProgress | None
     ) -> Uploader:
-        from .uploads import Uploader  # not what every script waits for
+        from .uploads import Uploader  # slow to import, and many scripts do without
 
         if type not in ("input", "output", "temp"):
             raise ValueError(f"type: {type!r} is not 'input', 'output' or 'temp'")
@@ -402,7 +402,7 @@ class FileRoutes(RouteGroup):
             return None
         try:
             self._named_by(file.url or "")
-        except ValueError:  # of another server
+        except ValueError:  # it is another server's
             return None
         return models.UploadedImage(file.filename, file.subfolder, file.type)
 
@@ -428,7 +428,7 @@ def _view_params(
         if name.endswith("]") and isinstance(info, models.UploadedImage):
             from ..models.files import unambiguous
 
-            name = unambiguous(name, info.type)  # it is no other's, whatever it ends in
+            name = unambiguous(name, info.type)  # the server must not misread its ending
     else:
         raise TypeError(
             "a file must be an output, an upload, or a mapping with filename, subfolder and type, "
@@ -443,7 +443,7 @@ def _view_params(
         )
     params: dict[str, str | None] = {
         "filename": name,
-        "subfolder": (subfolder or "").replace("\\", "/"),  # of a Windows server
+        "subfolder": (subfolder or "").replace("\\", "/"),  # from a Windows server
         "type": kind or "output",
     }
     if preview is not None:
@@ -460,7 +460,7 @@ def _local_name(params: Mapping[str, str | None]) -> str:
         name = name.removesuffix(f" [{kind}]")
     preview, channel = params.get("preview"), params.get("channel")
     if preview is not None:
-        # The server gives WebP for any format that it does not know, or that has no alpha.
+        # The server sends WebP for formats that it does not know or that have no alpha.
         jpeg = preview.split(";")[0] == "jpeg" and "a" not in (channel or "")
         return f"{os.path.splitext(name)[0]}{'.jpg' if jpeg else '.webp'}"
     return f"{os.path.splitext(name)[0]}.png" if channel in ("rgb", "a") else name

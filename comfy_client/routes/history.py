@@ -11,7 +11,7 @@ from ..transport.failures import one_line
 from ..transport.http import segment
 from ._base import RECORD_PAUSE, RouteGroup
 
-#: More than a server keeps, which is about 10000.
+#: An offset beyond all records: a server keeps about 10000.
 _BEHIND_ALL: Final = 1_000_000_000
 
 
@@ -32,7 +32,7 @@ class HistoryRoutes(RouteGroup):
                 all of their history is read, and cut here.
         """
         if max_items is not None and max_items < 1:
-            return {}  # with an offset the server gives one all the same
+            return {}  # with an offset the server would return one
         if offset is None or offset < 0 or self._leaves_out():
             return self._histories(max_items, offset)
         entries = list(self._histories(None, None).items())[offset:]
@@ -45,7 +45,7 @@ class HistoryRoutes(RouteGroup):
         return _entries(self._http.json("GET", "/history", params=params))
 
     def _leaves_out(self) -> bool:
-        """Return whether the server respects ``offset``, by asking for what is behind the end."""
+        """Return whether the server respects ``offset``, by asking for records beyond the end."""
         return not self._histories(1, _BEHIND_ALL)
 
     def get_history(self, prompt_id: str) -> models.HistoryEntry | None:

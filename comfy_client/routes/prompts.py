@@ -32,26 +32,26 @@ from .files import FileRoutes
 if TYPE_CHECKING:
     from ..upload import Upload
 
-#: Where a prompt carries the id that we chose, for servers that choose their own.
+#: The key for our own prompt id in ``extra_data``, for servers that choose another id.
 EXTRA_DATA_KEY = "comfy_client_prompt_id"
 
-#: Names that people may have in mind: arguments of ``run``.
+#: Arguments of ``run``, for hints in errors about unknown names.
 _OF_RUN = (
     *("timeout", "stall_timeout", "on_interrupt", "strict", "resubmit", "check", "retry_oom"),
     *("on_event", "on_progress", "on_preview", "on_start", "on_output", "on_queue", "every"),
     "progress",
 )
-#: The same, of ``queue_prompt``, which has one server.
+#: Further arguments of ``queue_prompt``, for the same hints.
 _OF_QUEUE = ("prompt_id", "number")
 
-#: A workflow, or whatever one is loaded from.
+#: A workflow, or a source to load it from.
 AnyWorkflow = Source
 
 
 class PromptOptions(TypedDict, total=False):
     """Options of :meth:`ComfyApi.run`, ``submit``, ``map``, ``sweep`` and ``queue_prompt``.
 
-    Each may be left out, which is the same as ``None``.
+    Leaving an option out is the same as ``None``.
 
     Attributes:
         front: True puts the prompt at the front of the queue; ``None`` leaves its place to
@@ -87,9 +87,9 @@ def seal(options: Any) -> None:
 class Prompt:
     """A prompt to submit."""
 
-    body: Mapping[str, Any]  #: Of ``POST /prompt``.
-    graph: Mapping[str, Any]  #: All of the workflow.
-    left_out: Mapping[str, Any]  #: ``node_errors`` of what is not in the body.
+    body: Mapping[str, Any]  #: The body of ``POST /prompt``.
+    graph: Mapping[str, Any]  #: The whole workflow.
+    left_out: Mapping[str, Any]  #: ``node_errors`` of the parts that are not in the body.
 
 
 class PromptRoutes(RouteGroup):
@@ -113,7 +113,7 @@ class PromptRoutes(RouteGroup):
             ) from None
 
     def ping(self, timeout: float = 5.0) -> models.PingResult:
-        """Return whether the server answers and in how many seconds, or why it does not.
+        """Check whether the server answers; return the time that it took, or why it failed.
 
         ``GET /prompt``.  A failure is in the result: ``if api.ping(): ...`` works.
         """
@@ -136,12 +136,12 @@ def make_prompt(
     strict: bool = False,
     **options: Unpack[PromptOptions],
 ) -> Prompt:
-    """Build the body of ``POST /prompt``; tell ``http`` which of its words are secret."""
+    """Build the body of ``POST /prompt``, and register its secrets with ``http``."""
     if options:
         check_names(options)
     graph, part, left_out = _checked(workflow, strict)
-    draw_wanted(graph)  # a copy, which shares its nodes with the part
-    # Without a client_id a cached prompt leaves no outputs in history (0.3.75).
+    draw_wanted(graph)  # changes a copy, which shares its nodes with the part
+    # Without a client_id, a cached prompt has no outputs in the history (0.3.75).
     body: dict[str, Any] = {"prompt": _with_meta(part), "client_id": client_id}
     extra = _extra_data(options.get("extra_data"), options.get("workflow_ui"))
     preview_method = options.get("preview_method")
@@ -152,7 +152,7 @@ def make_prompt(
     key = options.get("comfy_api_key")
     if key is not None:
         extra["api_key_comfy_org"] = key
-    if key is not None or options.get("extra_data"):  # a node may repeat it when it fails
+    if key is not None or options.get("extra_data"):  # a failing node may repeat it
         http.identity.entrust({n: v for n, v in extra.items() if n != "extra_pnginfo"})
     if prompt_id is not None:  # null would become the id "None"
         body["prompt_id"] = prompt_id
@@ -181,11 +181,11 @@ def _checked(
             check_graph(graph_of(workflow))
         return check_parts(graph_of(workflow))
     except WorkflowError as exc:
-        raise exc.with_traceback(None) from None  # frames in there hold keys that are in it
+        raise exc.with_traceback(None) from None  # its frames hold the keys of the workflow
 
 
 def with_files_sent(files: FileRoutes, workflow: Workflow, deadline: Deadline) -> Workflow:
-    """Upload a workflow's files; return a copy that names them, or the workflow if it has none.
+    """Upload a workflow's files; return a copy that names them, or the same one without files.
 
     Raises:
         ComfyError: As :meth:`FileRoutes.upload_image`.
@@ -211,7 +211,7 @@ def with_files_sent(files: FileRoutes, workflow: Workflow, deadline: Deadline) -
 def check_names(options: PromptOptions) -> None:
     """Raise ``TypeError`` for an unknown option, which ``**options`` would accept."""
     for name in options.keys() - PromptOptions.__annotations__.keys():
-        from ..nearest import nearest  # for errors
+        from ..nearest import nearest  # only for errors
 
         likely = nearest(name, (*PromptOptions.__annotations__, *_OF_RUN), 1)
         hint = f"; did you mean {likely[0]!r}?" if likely else ""
@@ -231,7 +231,7 @@ def post_prompt(
         answer = http.json("POST", "/prompt", json=body, timeout=timeout, max_bytes=SMALL)
         queued = models.QueuedPrompt.from_json(answer)
     except ApiError as exc:
-        from .refusals import rejected, unknown_classes  # seldom needed, and slow to import
+        from .refusals import rejected, unknown_classes  # rarely needed, and slow to import
 
         deadline = Deadline(begun + (http.total_timeout if timeout is None else timeout))
         if exc.status == 400:
@@ -243,7 +243,7 @@ def post_prompt(
         raise
     except TransportError as exc:
         if not isinstance(exc, ServerUnreachable):
-            exc.retryable = False  # it may be in the queue
+            exc.retryable = False  # the prompt may be in the queue
         raise
     except UnexpectedResponse:
         if isinstance(answer, Mapping) and "exec_info" in answer:
@@ -260,8 +260,8 @@ def post_prompt(
 
 
 def _checked_answer(http: Http, queued: models.QueuedPrompt, answer: object) -> models.QueuedPrompt:
-    """Return a prompt as queued, if its id is valid; redact what the answer repeats."""
-    # The dots would lead out of /history, and no server makes ids of what a terminal obeys.
+    """Check the id of a queued prompt; redact secrets that the answer repeats."""
+    # Dots would lead out of /history, and no real id has control characters.
     known = queued.prompt_id
     if not isinstance(known, str) or known in ("", ".", "..") or not known.isprintable():
         shown = http.identity.hide(answer)
@@ -281,8 +281,8 @@ def _checked_answer(http: Http, queued: models.QueuedPrompt, answer: object) -> 
 def _with_meta(graph: dict[str, Any]) -> dict[str, Any]:
     """Add a ``_meta`` to each node that has none.
 
-    Servers since 0.14 fail (500) at a node without one if its class is gone and they know a
-    replacement, and at a null if they know none.
+    Servers since 0.14 fail (500) on a node without ``_meta`` if its class was replaced, and on a
+    null ``_meta`` if its class is unknown.
     """
     bare = {
         node_id: {**node, "_meta": {}}
@@ -293,7 +293,7 @@ def _with_meta(graph: dict[str, Any]) -> dict[str, Any]:
 
 
 def _extra_data(given: object, workflow_ui: object) -> dict[str, Any]:
-    """Return a copy of ``extra_data`` as JSON carries it, in a form that no server fails on."""
+    """Return a copy of ``extra_data`` as plain JSON values, in a form that no server fails on."""
     extra = dict(_object(given, "extra_data"))
     # Unless both are objects, GET /api/jobs fails for everybody while the server has the prompt.
     info = dict(_object(extra.pop("extra_pnginfo", None), "extra_data['extra_pnginfo']"))
@@ -308,7 +308,7 @@ def _extra_data(given: object, workflow_ui: object) -> dict[str, Any]:
     if not extra:
         return extra
     try:
-        json.dumps(extra, allow_nan=False)  # quick, and all that most of it needs
+        json.dumps(extra, allow_nan=False)  # quick, and enough for most values
     except (TypeError, ValueError, RecursionError):
         try:
             return dict(json_value(extra))
@@ -330,7 +330,7 @@ def _object(value: object, what: str) -> Mapping[str, Any]:
 
 
 def _fault(where: str, value: Any) -> tuple[str, Any]:
-    """Find the innermost value that JSON cannot represent; return its place in Python, and it."""
+    """Find the innermost value that JSON cannot represent; return its place, and the value."""
     inner: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, Mapping):
         inner = value.items()
@@ -350,7 +350,7 @@ def _targets(targets: Sequence[str], graph: Mapping[str, Any]) -> list[str]:
     found = list(map(str, targets))
     for node_id in found:
         if node_id not in graph:
-            from ..nearest import nearest  # for errors
+            from ..nearest import nearest  # only for errors
 
             raise WorkflowError(
                 f"partial_execution_targets: the workflow has no node with the id {node_id!r}",

@@ -75,9 +75,9 @@ class QueueRoutes(RouteGroup):
 
 
 def without_workflow(kept: Set[str], item: Any) -> Any:
-    """Empty the workflow in a record of the queue, except for the ``kept`` prompts.
+    """Remove the workflow from a record of the queue, unless the prompt is in ``kept``.
 
-    ``kept`` has ids of the server's own, or ours, which records carry as marks.
+    ``kept`` may have the server's ids, or ours, which records carry as marks.
     """
     if not isinstance(item, list) or any(_names(part) in kept for part in item):
         return item

@@ -18,7 +18,7 @@ from ..workflow.explain import (
 from ..workflow.replacements import not_replaced, replace_classes
 from ._base import facts_of
 
-#: Classes whose definitions are asked for to explain one refusal.
+#: The most classes whose definitions are requested to explain one refusal.
 _MOST_CLASSES: Final = 5
 
 
@@ -56,8 +56,8 @@ def unknown_classes(
 ) -> PromptRejected | None:
     """Return the error for a 500 that hides an unknown class, or None for another 500.
 
-    Servers before May 2024 stumble over one, and servers since 0.14 over one that they replace,
-    if the node lacks an input that they take over.
+    Servers before May 2024 fail on an unknown class.  Servers since 0.14 fail on a class that they
+    replace if the node lacks an input that the replacement takes over.
     """
     names = _node_names(http, deadline)
     known = set(names)
@@ -75,7 +75,7 @@ def unknown_classes(
         if names and node["class_type"] not in known:
             info = {"node_id": node_id, "class_type": node["class_type"]}
             body = {"error": {"type": "missing_node_type", "extra_info": info}}
-            words = explain_rejection(body, graph, node_names=names)  # of the others, too
+            words = explain_rejection(body, graph, node_names=names)  # also about the other nodes
             words = f"the server refused the workflow:\n{words}"
             error = {"type": "missing_node_type", "message": words, "details": ""}
             return PromptRejected(words, error=error, method="POST", path=exc.path, status=500)
@@ -111,7 +111,7 @@ def _definitions(http: Http, classes: Sequence[str], deadline: Deadline) -> dict
             info = http.json("GET", route, timeout=left, max_bytes=SMALL)
             if isinstance(info, Mapping) and isinstance(info.get(name), Mapping):
                 found[name] = info[name]
-    except (ComfyError, TimeoutError, ValueError):  # the last: of a name that no path can have
+    except (ComfyError, TimeoutError, ValueError):  # ValueError: no path can have that name
         pass
     return found
 

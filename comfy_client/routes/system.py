@@ -14,11 +14,11 @@ from ..transport.http import SMALL, segment
 from ..values import text
 from ._base import RouteGroup, facts_of, read_by_name
 
-#: Seconds between two looks at the memory that is being freed.
+#: Seconds between two checks of the memory that is being freed.
 _LOOK: Final = 0.1
-#: After how many seconds it is asked for again, at first and then.  A ComfyUI notes the wish and
-#: wakes its worker, but that is in vain while it collects garbage after a prompt, which takes a
-#: busy machine seconds: then it sleeps until the next prompt.
+#: Seconds until the request is repeated, the first time and after that.  ComfyUI notes the request
+#: and wakes its worker.  If the worker is collecting garbage after a prompt, which can take
+#: seconds, it misses this and sleeps until the next prompt.
 _REPEATED: Final = (0.2, 0.4)
 _REPEATED_LATER: Final = 1.0
 
@@ -51,18 +51,18 @@ class SystemRoutes(RouteGroup):
     ) -> None:
         """Ask the server to free memory after the prompt that is running.
 
-        ``POST /free``, since January 2024.  The server answers at once, and frees it a moment
-        later: a prompt that you submit right then may run before that.
+        ``POST /free``, since January 2024.  The server answers at once, and frees the memory a
+        moment later: a prompt that you submit right then may run before that.
 
         Args:
             unload_models: Unload the models from the device's memory.
             free_memory: Also drop the cached outputs of nodes, and the models; the next prompt
                 computes everything again.
-            wait: How many seconds to wait for it, at most: until the free memory of the main
-                device has grown and stands still (``GET /system_stats``).  It may not grow, as
-                there is nothing to free; that of a CPU tells nothing.  The request is sent
-                several times meanwhile, since a server that has just run a prompt may leave the
-                first one until after the next prompt.  0: do not wait.
+            wait: The most seconds to wait until the free memory of the main device has grown and
+                is stable (``GET /system_stats``).  It does not grow if there is nothing to free,
+                and is not measured on a CPU.  The request is repeated meanwhile, since a server
+                that has just run a prompt may defer the first one until after the next prompt.
+                0: do not wait.
         """
         deadline = Deadline.after(wait)
         body = {"unload_models": unload_models, "free_memory": free_memory}
@@ -123,7 +123,7 @@ class SystemRoutes(RouteGroup):
         ``GET /internal/files/{type}``, since ComfyUI 0.3.15; :class:`NotSupported` before.
         """
         found = self._internal(f"files/{segment(type)}")
-        # Since ComfyUI 0.20 each has its folder behind it.
+        # Since ComfyUI 0.20, each name is followed by its folder.
         return [
             name.removesuffix(f" [{type}]") for name in texts(found, "GET /internal/files/{type}")
         ]
@@ -132,8 +132,8 @@ class SystemRoutes(RouteGroup):
         try:
             return self._http.json("GET", f"/internal/{route}")
         except NotFound as exc:
-            # All that is asked for here exists where the route does.
-            from ..since import who_has  # for errors
+            # Wherever the route exists, so do all its folders.
+            from ..since import who_has  # only for errors
 
             has_it = who_has("GET", f"/internal/{route}")
             newer = f"; {has_it} has it" if has_it else ""

@@ -1,4 +1,4 @@
-"""Send a file to the server, unless it has it already."""
+"""Upload of a file, unless the server has it already."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..transport.http import Http
 from ..transport.multipart import OnProgress
 from ..upload import Content, FileChanged, FileState, Upload, facts_of
 
-#: Names that are remembered, of files that were sent.
+#: The most uploads that are remembered.
 _MOST: Final = 1000
-#: How often a file is sent that changes meanwhile.
+#: How often a file is sent in all if it changes meanwhile.
 _TRIES: Final = 3
-#: What was sent: by name, subfolder and type, which content and where it is now.
+#: Earlier uploads: maps name, subfolder and type to the content and its place on the server.
 Sent: TypeAlias = dict[tuple[str, str, str], tuple[object, UploadedImage]]
 
 
@@ -39,14 +39,14 @@ class Uploader:
 
     @property
     def timeout(self) -> float | None:
-        """Seconds that are left, or None for the limit of a single transfer."""
+        """The seconds that are left, or None for the limit of a single transfer."""
         return None if math.isinf(self.deadline.at) else self.deadline.left()
 
     def send(self, upload: Upload) -> UploadedImage:
-        """Upload a file unless the server has it already; return where it is.
+        """Upload a file unless the server has it already; return its reference on the server.
 
         Raises:
-            FileChanged: It changed each time while it was sent; the server has no part of it.
+            FileChanged: It changed during each attempt to send it; the server has no part of it.
         """
         for _ in range(_TRIES - 1):
             with suppress(FileChanged):
@@ -59,7 +59,7 @@ class Uploader:
         if found:
             return found
         with self.content_of(upload) as content:
-            if state is None or not is_here:  # it may have changed since
+            if state is None or not is_here:  # the file may have changed since
                 facts = facts_of(content)
                 upload.remember(facts)
                 state = FileState(upload.name or facts.name, facts.digest, facts.size)
@@ -74,7 +74,7 @@ class Uploader:
         return answer
 
     def fields(self, upload: Upload) -> dict[str, str]:
-        """Return the fields beside the file in the form."""
+        """Return the form's fields besides the file."""
         return {
             "subfolder": upload.subfolder,
             "type": self.type,
@@ -84,7 +84,7 @@ class Uploader:
     def post(
         self, route: str, fields: dict[str, str], content: Content, name: str, digest: str | None
     ) -> UploadedImage:
-        """Upload a content; with ``digest``, stop if its SHA-256 is another one."""
+        """Upload a content; with ``digest``, abort if its SHA-256 differs."""
         answer = self.http.upload(
             route,
             fields,
@@ -97,12 +97,12 @@ class Uploader:
         return UploadedImage.from_json(answer)
 
     def _existing(self, upload: Upload, state: FileState) -> UploadedImage | None:
-        """Return the server's file with this content and name, or None if none is known."""
+        """Return the server's file with this name and content, or None if none is known."""
         if self.overwrite:
             return None
         version, answer = self.sent.get(self._key(upload, state), (None, None))
         if version is None or version != state.version:
-            # A name that is made from the content is the same for all clients.
+            # A name made from the content is the same for all clients.
             is_sure = upload.name is None
             answer = UploadedImage(state.name, upload.subfolder, self.type) if is_sure else None
         return answer if answer and self.has(answer, state.size) else None
@@ -111,7 +111,7 @@ class Uploader:
         return state.name, upload.subfolder, self.type
 
     def has(self, file: UploadedImage, size: int | None = None) -> bool:
-        """Return whether the server has a file of that name, and size: half a file is another."""
+        """Return whether the server has a file of that name, and of that size if given."""
         try:
             answer = self.http.request(
                 "HEAD",
@@ -123,7 +123,7 @@ class Uploader:
                 },
                 timeout=min(self.http.total_timeout, self.deadline.left()),
             )
-        except ApiError:  # it has none, or a proxy does not let us ask
+        except ApiError:  # no such file, or a proxy refuses HEAD
             return False
         return size is None or answer.headers.get("content-length") == str(size)
 
@@ -137,14 +137,14 @@ class Uploader:
 
     @contextmanager
     def content_of(self, upload: Upload) -> Iterator[Content]:
-        """Yield the content to send, fetched if it is elsewhere, with a position of its own."""
+        """Context manager: yield the content to send, downloading a URL or another server's file."""
         source = upload.remote
         if source is None:
             content = upload.content
             with nullcontext() if isinstance(content, bytes | Path) else content:
                 yield content
         elif isinstance(source, str):
-            from ..transport.fetch import fetch  # few programs do
+            from ..transport.fetch import fetch  # few programs need it
 
             with tempfile.TemporaryFile() as file:
                 fetch(source, file, self.deadline)

@@ -106,7 +106,7 @@ class UserDataRoutes(RouteGroup):
             data=data.encode() if isinstance(data, str) else data,
             max_bytes=SMALL,
         )
-        # Servers before June 2024 say nothing.
+        # Servers before June 2024 send an empty answer.
         return _stored(answer.json() if answer.content else file, full_info)
 
     def _refuse_to_replace(self, route: str) -> None:
@@ -266,7 +266,7 @@ class UserDataRoutes(RouteGroup):
         return texts(found, what)
 
     def list_user_data_v2(self, path: str = "") -> list[models.UserDataEntry]:
-        """Files and folders below a folder, at any depth, folders first.
+        """List the files and folders below a folder, at any depth, folders first.
 
         ``GET /v2/userdata``, since ComfyUI 0.3.31; :class:`NotSupported` before.
 
@@ -277,7 +277,7 @@ class UserDataRoutes(RouteGroup):
         Raises:
             ApiError: ``path`` is a file (400).
         """
-        # This route decodes once more than the others.
+        # This route decodes its path once more than the others.
         where = None if path in ("", ".") else _encoded(_encoded(path))
         try:
             return _tree(self._http.json("GET", "/v2/userdata", params={"path": where}))
@@ -307,11 +307,11 @@ def _segment(file: str) -> str:
 
 
 def _path(item: str | list[str] | models.UserDataInfo) -> str:
-    """Return the path of a list's item in any of its shapes."""
+    """Return the path of an item of a list, in any of its shapes."""
     if isinstance(item, list):
         return "/".join(item[1:])
     path = item if isinstance(item, str) else item.path
-    return path.replace("\\", "/")  # of a Windows server
+    return path.replace("\\", "/")  # from a Windows server
 
 
 def _stored(answer: Any, full_info: bool) -> str | models.UserDataInfo:
@@ -320,7 +320,7 @@ def _stored(answer: Any, full_info: bool) -> str | models.UserDataInfo:
 
 
 def _with_info(answer: Any) -> models.UserDataInfo:
-    path = text(answer)  # of a server before September 2024
+    path = text(answer)  # from a server before September 2024
     if path is not None:
         return models.UserDataInfo(_path(path))
     return models.UserDataInfo.from_json(answer)

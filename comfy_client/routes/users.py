@@ -12,9 +12,9 @@ from ..models._base import mapping
 from ..transport.http import SMALL, segment
 from ._base import RouteGroup
 
-# The server reads its settings file, awaits the request's body, and writes the file anew: of
-# two changes at once it loses one.  So ours go one by one, by server; by process too, since a
-# fork may copy a lock that is held.
+# The server reads its settings file, awaits the request's body, and rewrites the file, so it loses
+# one of two simultaneous changes.  Ours are therefore sent one by one for each server.  The key
+# includes the process, since a fork may copy a held lock.
 _storing: dict[tuple[int, str], runtime.Lock] = {}
 
 
@@ -26,7 +26,7 @@ class UserRoutes(RouteGroup):
     """
 
     def get_user_config(self) -> models.UserConfig:
-        """Return how the server stores users, and which.  ``GET /users``, since January 2024."""
+        """Return the server's users and their storage.  ``GET /users``, since January 2024."""
         return models.UserConfig.from_json(self._http.json("GET", "/users"))
 
     def create_user(self, username: str) -> str:
@@ -60,8 +60,8 @@ class UserRoutes(RouteGroup):
     def store_settings(self, settings: Mapping[str, Any]) -> None:
         """Change these settings; the others stay.
 
-        ``POST /settings``, since January 2024.  Changes of one process are sent one by one; if two
-        programs change settings at the same moment, the server may lose one change.
+        ``POST /settings``, since January 2024.  A process sends its changes one by one; if two
+        programs change settings at the same moment, the server may lose one of the changes.
         """
         with self._one_by_one():
             self._http.send_command("POST", "/settings", json=dict(settings))
@@ -69,7 +69,7 @@ class UserRoutes(RouteGroup):
     def store_setting(self, id: str, value: Any) -> None:
         """Change one setting to any JSON value.
 
-        ``POST /settings/{id}``, since January 2024.  For changes at the same moment see
+        ``POST /settings/{id}``, since January 2024.  For simultaneous changes see
         :meth:`store_settings`.
         """
         with self._one_by_one():
