@@ -137,7 +137,7 @@ class Uploader:
 
     @contextmanager
     def content_of(self, upload: Upload) -> Iterator[Content]:
-        """Context manager: yield the content to send, downloading a URL or another server's file."""
+        """Context manager: yield the content to send, downloading it first if it is elsewhere."""
         source = upload.remote
         if source is None:
             content = upload.content

@@ -123,7 +123,7 @@ POOLS = (
     Mutant(
         "B13",
         "batch/map_loop.py",
-        "            if prompts.is_closed:  # by close() in another thread\n"
+        "            if prompts.is_closed:  # another thread called close()\n"
         "                raise ClientClosed\n",
         "",
         "behaviour/test_map.py::test_a_client_that_is_being_closed_has_not_had_all_results",
