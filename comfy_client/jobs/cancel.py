@@ -55,8 +55,14 @@ def removing(
     # Given ids are looked up without the lock: the collector may end a forgotten ``map`` while
     # this thread has the lock of a queue, for which a thread with this lock may wait.
     known = tracker.outstanding if prompt_ids is None else map(tracker.get, prompt_ids)
-    # Now: a look at the queue may miss them before the answer comes.
-    there = [one for one in known if one is not None and _is_there(one.state)]
+    # Now: a look at the queue may miss them before the answer comes.  A server may also have a
+    # prompt before it answers its submission.
+    there = [
+        one
+        for one in known
+        if one is not None
+        and (_is_there(one.state) or (prompt_ids is not None and tracker.is_posting(one)))
+    ]
 
     def removed() -> None:
         tracker.monitor.forget()

@@ -183,7 +183,7 @@ class JobState:
         self.number = receipt.number
         self.interval = self.timing.job_poll if link is None else self.timing.silence
         self.check_at = min(self.check_at, now + self.interval)
-        if self.awaits_history:
+        if self.awaits_history or self.cancelled:
             self.check_at = 0.0
 
     def attach(self, now: float, lost_delay: float | None, end_event: EndEvent | None) -> None:

@@ -476,7 +476,7 @@ class Tracker:
             self.resolve(one, outcome)
         elif early is not None:
             self.ledger.settle(one, early)
-        if state.awaits_history or self.link is None:
+        if state.check_at == 0.0 or self.link is None:
             self.wake.set()  # the thread may sleep for much longer
 
     def _apply_orphans(self, one: TrackedPrompt) -> Outcome | None:

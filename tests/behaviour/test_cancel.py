@@ -283,6 +283,30 @@ def test_jobs_that_the_client_itself_removes_are_interrupted_at_once(
         assert len(comfy.ran) == 1
 
 
+@pytest.mark.parametrize("how", [how for how in REMOVALS if how != "clear_queue"])
+def test_a_prompt_that_is_removed_before_its_submission_is_answered_is_interrupted(
+    gate: Gates, how: str
+) -> None:
+    """The server has it by then, and the client knows its id."""
+    with ComfyServer(version="new") as comfy, client(comfy, Patient) as api:
+        comfy.add_node(Gated)
+        blocker = api.submit(shows("blocker", waits=True))
+        until_it_runs(comfy)
+        prompt_id = api.generate_id()
+        jobs: list[Job] = []
+        with comfy.faults.delay("POST", "/prompt", ran=True):
+            submitting = threading.Thread(
+                target=lambda: jobs.append(api.submit(shows("b"), prompt_id=prompt_id)), daemon=True
+            )
+            submitting.start()
+            until(lambda: comfy.pending)
+            REMOVALS[how](api, [prompt_id])
+        submitting.join(LIMIT)
+        assert isinstance(jobs[0].exception(LIMIT), JobInterrupted)
+        gate.set()
+        assert blocker.result(LIMIT).texts == ("blocker",)
+
+
 @pytest.mark.parametrize("how", REMOVALS)
 def test_a_removal_concerns_only_what_the_server_has_removed(gate: Gates, how: str) -> None:
     """Neither what runs, nor another client's prompt, nor one that was lost before."""
@@ -334,9 +358,7 @@ def test_a_pools_job_that_its_client_removes_is_interrupted(gate: Gates) -> None
         [api] = pool.servers
         blocker = pool.submit(shows("blocker", waits=True))
         jobs = [pool.submit(shows(str(number))) for number in range(2)]
-        # The client must have had the answers, too: only then does it know what it removes.
-        until(lambda: all(job.handle.state.accepted_at is not None for job in jobs))
-        assert len(comfy.pending) == 2
+        until(lambda: len(comfy.pending) == 2)
         api.cancel_job(jobs[0].prompt_id)
         api.delete_from_queue(jobs[1].prompt_id)
         for job in jobs:
