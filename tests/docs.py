@@ -18,7 +18,7 @@ import attrs
 
 import comfy_client
 from comfy_client import aio, distributed, models, testing
-from tests.guide import PAGES, text_of
+from tests.guide import GUIDE, PAGES, text_of
 
 #: Pages of the reference: title, and the module and the names that it shows.
 Reference = dict[str, tuple[str, ModuleType, list[str]]]
@@ -55,6 +55,8 @@ def write(folder: Path) -> None:
     """What Sphinx reads: the README as the first page, the guide in its order, the reference."""
     in_order = re.findall(r"<comfy_client/guide/([\w-]+)\.rst>", text_of("README"))
     guide = list(dict.fromkeys([*in_order, *(page for page in PAGES if page != "README")]))
+    for picture in GUIDE.glob("*.png"):
+        folder.joinpath(picture.name).write_bytes(picture.read_bytes())
     for page in guide:
         folder.joinpath(f"{page}.rst").write_text(linked(text_of(page)), encoding="utf-8")
     folder.joinpath("api").mkdir()
@@ -68,7 +70,8 @@ def write(folder: Path) -> None:
 
 
 def linked(text: str) -> str:
-    """Links as Sphinx has and checks them."""
+    """Links and pictures as Sphinx has and checks them."""
+    text = text.replace(":: comfy_client/guide/", ":: ")
     return re.sub(r"`([^`<]+) <(?:comfy_client/guide/)?([\w-]+)\.rst>`__", r":doc:`\1 <\2>`", text)
 
 

@@ -72,13 +72,17 @@ PACKAGES = Path(comfy_client.__file__).parents[1]
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_has_no_mistake_in_its_markup_and_leads_to_pages_that_exist(page: str) -> None:
-    """docutils reads it without a warning; its links are those of a repository's pages."""
+    """docutils reads it without a warning; its links and pictures are those of a repository."""
     for link in document(page).findall(docutils.nodes.reference):
         target = link.get("refuri", "")
         if not re.match("https?://", target):
             of_package = target.startswith("comfy_client/")  # which may be installed elsewhere
             folder = PACKAGES if of_package else PAGES[page].parent
             assert folder.joinpath(target).is_file(), target
+    for image in document(page).findall(docutils.nodes.image):
+        folder = PACKAGES if image["uri"].startswith("comfy_client/") else PAGES[page].parent
+        assert folder.joinpath(image["uri"]).is_file()
+        assert image["alt"]
 
 
 def test_the_readme_links_to_every_page() -> None:
