@@ -330,6 +330,9 @@ class ComfyApi(Routes):
         (during a name lookup or while connecting, as soon as that is done).  Prompts keep
         running.  The pending prompts of a :meth:`map` or :meth:`sweep` that has not ended are
         deleted from the queue first (5 seconds at most).
+
+        Results outlive it: their files can still be read, saved and shown, as long as the server
+        has them.
         """
         self.parts.closed = True
         steps: list[Callable[[], object]] = [

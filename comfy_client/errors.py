@@ -599,13 +599,13 @@ class MissingExtra(ComfyError, ImportError):
 class ClientClosed(ComfyError):
     """The client was used after ``close()``: make a new ``ComfyApi``.
 
-    Files of a result are fetched through the client that got it: save them before it ends.
+    Results can still be shown and saved: each file comes over a connection of its own then.
     """
 
-    _hint = "Make a new ComfyApi, and save results before you close it."
+    _hint = "Make a new ComfyApi; results can still be shown and saved."
 
     def __init__(
         self,
-        message: str = "this ComfyApi is closed; make a new one (save results before you close it)",
+        message: str = "this ComfyApi is closed; make a new one (its results can still be saved)",
     ) -> None:
         super().__init__(message)

@@ -1,7 +1,8 @@
 """Results and their outputs as HTML: thumbnails, players, texts.
 
 The number of pictures, the bytes to fetch and to store in a notebook, and the time are limited.
-Nothing is raised: an output that cannot be fetched is shown by its name.
+Nothing is raised: an output that cannot be fetched is shown by its name.  A picture that was shown
+is kept as long as its output, and needs no server any more.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
+from weakref import WeakKeyDictionary
 
 from .. import runtime
 from ..errors import ComfyError, RequestTimeout
@@ -51,6 +53,9 @@ _MIME: Final = {
     "opus": "audio/ogg",
     "m4a": "audio/mp4",
 }
+
+#: The snippets of outputs that were shown, by size.
+_kept: Final[WeakKeyDictionary[Showable, dict[int, str]]] = WeakKeyDictionary()
 
 
 class Showable(Protocol):
@@ -164,6 +169,9 @@ def pictures(
 
 
 def _picture(output: Showable, size: int, until: float) -> str:
+    kept = _kept.setdefault(output, {})
+    if size in kept:
+        return kept[size]
     if not _left(until) or output.media == "other":
         return ""
     mime = _MIME.get(os.path.splitext(output.filename)[1][1:].lower(), "")
@@ -181,8 +189,10 @@ def _picture(output: Showable, size: int, until: float) -> str:
         return remark("too large to be shown here")
     if is_image:
         found = thumbnail(data, size)
-        return link(_url(output), found) if found else ""
-    return player(output.media, data_url(mime, data) or "")
+        kept[size] = link(_url(output), found) if found else ""
+    else:
+        kept[size] = player(output.media, data_url(mime, data) or "")
+    return kept[size]
 
 
 def _image(output: Showable, until: float) -> bytes | None:

@@ -20,7 +20,7 @@ import attrs
 
 from ..errors import UnexpectedResponse, WorkflowError
 from ..extras import needs_extra
-from ..routes.files import IN_MEMORY, FileRoutes
+from ..routes.files import IN_MEMORY, FileRoutes, LastingFiles
 from ..to_dict import AsDict
 from ..transport.deadline import Deadline, in_parallel
 from ..transport.local_files import IfExists, rule_for, safe_name, target_path, write_atomically
@@ -54,7 +54,8 @@ _CHUNK: Final = 1 << 19
 class Output(AsDict, ABC):
     """An output of a node: a file on the server, or an image that came over the socket.
 
-    All methods and fields work for both.
+    All methods and fields work for both, also after the client was closed: then each request has a
+    connection of its own, with the same credentials, proxies and limits.
 
     Attributes:
         filename: The name on the server, without folders; for an :class:`OutputFrame`, a name that
@@ -302,7 +303,7 @@ class OutputFile(Output):
                 f"{self.filename!r} belongs to no client: ask one of the server that has it, by "
                 "get_image or download_image"
             )
-        return self._files
+        return LastingFiles(self._files)
 
     # help() shows the texts of Output.
     def workflow(self, *, timeout: float | None = None) -> Workflow:  # noqa: D102  # Output says it

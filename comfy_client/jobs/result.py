@@ -226,6 +226,8 @@ class NamedOutputs(dict[str, NodeOutput]):
 class Result(_Outputs):
     """The outputs of a prompt: files on the server, images from the socket, and texts.
 
+    A result outlives its client: it can be shown, read and saved after the ``with`` block.
+
     Example::
 
         from comfy_client import ComfyApi

@@ -415,6 +415,13 @@ class FileRoutes(RouteGroup):
             raise NotFound(f"{trouble} {where.replace('//', '/')}", **facts_of(exc)) from None
 
 
+class LastingFiles(FileRoutes):
+    """The files of a client's server, which can be read after the client was closed, too."""
+
+    def __init__(self, files: FileRoutes) -> None:
+        self._http = files._http.lasting()
+
+
 def _view_params(
     info: FileInfo, preview: str | None = None, channel: str | None = None
 ) -> dict[str, str | None]:

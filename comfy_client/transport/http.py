@@ -9,6 +9,7 @@ the server said, as typed errors) and ``multipart`` (bodies).
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import io
 import json as jsonlib
@@ -183,6 +184,17 @@ class Http:
         """
         self._sender.close()
         self.endpoint.close()
+
+    def lasting(self) -> Http:
+        """Return what sends the same requests after :meth:`close`: itself while it is open.
+
+        Later, each request has a connection of its own, which it closes.
+        """
+        if self._sender.is_open:
+            return self
+        made = copy.copy(self)
+        made._sender = self._sender.one_off()
+        return made
 
     def after_fork(self) -> None:
         """Start afresh in the child of a fork: all connections and locks are the parent's."""
@@ -430,6 +442,7 @@ class _Sender:
     Attributes:
         has_api_prefix: Whether routes are below ``/api``; ``None`` if that is not known yet.
         is_foreign: Whether neither was there when it was looked for last: this is no ComfyUI.
+        is_open: Whether it sends requests.
         traffic: What was sent and received.
     """
 
@@ -445,13 +458,20 @@ class _Sender:
         self._stale = stale
         self._answered_at = float("-inf")
         self._live: set[Transfer] = set()  # each step of a set is whole: no lock
-        self._closed = False
+        self._is_one_off = False
+        self.is_open: bool = True
 
     # -- life ----------------------------------------------------------------------------
 
+    def one_off(self) -> _Sender:
+        """Return an open sender that keeps no connection after an answer."""
+        made = copy.copy(self)
+        made._live, made._is_one_off, made.is_open = set(), True, True
+        return made
+
     def check_open(self) -> None:
         """Raise :class:`ClientClosed` after :meth:`close`."""
-        if self._closed:
+        if not self.is_open:
             raise ClientClosed
 
     @property
@@ -461,7 +481,7 @@ class _Sender:
 
     def close(self) -> None:
         """End all requests of other threads, which get :class:`ClientClosed`."""
-        self._closed = True
+        self.is_open = False
         for transfer in self._live.copy():
             transfer.cut()
 
@@ -501,6 +521,8 @@ class _Sender:
         finally:
             self._live.discard(transfer)
             self._count(transfer)
+            if self._is_one_off:
+                self._endpoint.close()
             if log.isEnabledFor(logging.DEBUG):
                 _log(request.method, self.path(request.route), status, began, transfer)
 
