@@ -1,4 +1,4 @@
-"""The commands about what a server has: ``models``, ``nodes``, ``upload``."""
+"""The commands about models, node classes and files: ``models``, ``nodes``, ``upload``."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def demo(
 
 
 def _connected(server: Target | None, stack: contextlib.ExitStack) -> ComfyApi:
-    """Make a client of the server, or of an embedded one; the stack closes both."""
+    """Return a client of the server, or of a new embedded one; the stack closes both."""
     from ..client import ComfyApi
 
     if server is None:
@@ -130,13 +130,13 @@ def _save(path: Path, content: bytes, preview: PreviewEvent | None) -> None:
     from ..transport.decode import sniff
     from ..transport.local_files import write_atomically
 
-    # Result.save() would take an existing folder of that name as the place.
+    # Result.save() would write into an existing folder of that name.
     picture = write_atomically(path, [content], if_exists="number")
     click.echo(f"picture: {picture}")
     if preview is None:
         click.echo("preview: none came; a ComfyUI sends them if started with --preview-method auto")
     else:
-        # Go by the content, not by the server's word: the name decides which program opens it.
+        # Judge by the content, not by the server's word: the extension decides how it is opened.
         ending = sniff(preview.view).removeprefix("image/").replace("jpeg", "jpg")
         path = picture.with_name(f"{picture.stem}-preview.{ending}")
         click.echo(f"preview: {write_atomically(path, [preview.image], if_exists='number')}")

@@ -215,7 +215,7 @@ def harmless(text: str) -> str:
 
 @contextlib.contextmanager
 def ending_as_by_ctrl_c() -> Iterator[None]:
-    """Context manager: have SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does."""
+    """Context manager: make SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does."""
     ends = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))  # not all on Windows
     # Ignored signals stay ignored, as nohup wants it.
     known = {end: signal.getsignal(end) for end in ends if end}

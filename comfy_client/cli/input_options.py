@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _TRUE: Final = frozenset({"true", "yes", "on", "1"})
 _FALSE: Final = frozenset({"false", "no", "off", "0"})
 _RANGE: Final = re.compile(r"(-?[0-9]+)\.\.(-?[0-9]+)")
-#: Numbers as JSON and ComfyUI's frontend have them; Python's own rules take ``1_0``, too.
+#: Numbers as in JSON and in ComfyUI's frontend; Python itself also accepts ``1_0``.
 _INT: Final = re.compile(r"[+-]?[0-9]+")
 _FLOAT: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 #: The most values of one axis; more are surely a typing mistake.
@@ -43,7 +43,7 @@ def split_at_equals(text: str, option: str) -> tuple[str, str]:
 
 @attrs.frozen
 class InputTypes:
-    """Input types of a workflow; the server is asked for definitions only if they are needed."""
+    """The input types of a workflow; asks the server for definitions only if they are needed."""
 
     workflow: Workflow
     definitions: Definitions
@@ -140,7 +140,7 @@ def mistakes(what: str) -> Iterator[None]:
 
 
 def set_seeds(workflow: Workflow, seed: str | None) -> None:
-    """Set all seeds as ``--seed`` says."""
+    """Set all seeds to the value of ``--seed``."""
     if seed is None:
         return
     if seed == "random":

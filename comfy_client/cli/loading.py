@@ -57,9 +57,9 @@ def read_definitions(path: Path) -> Mapping[str, Any]:
 
 
 class LazyServer:
-    """A server that is first contacted when something is needed of it.
+    """A server that is contacted only when it is needed.
 
-    So mistakes in files are reported even if the server is away.
+    Mistakes in files are thus reported even if the server is away.
     """
 
     def __init__(self, client: Callable[[], ComfyApi]) -> None:
@@ -89,7 +89,7 @@ class LazyServer:
 
 
 class LazyDefinitions(LazyServer):
-    """Node definitions from a file, or from a server that is first contacted for them."""
+    """Node definitions from a file, or from a server that is contacted only if they are needed."""
 
     def __init__(self, given: ServerOptions, path: Path | None) -> None:
         self._known = None if path is None else read_definitions(path)

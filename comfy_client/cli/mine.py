@@ -1,7 +1,7 @@
 """The mark of prompts that this installation has submitted: its random id.
 
-The id is kept in a file of the user's and says nothing about them; everybody who sees the queue can
-read it.
+The id is kept in one of the user's files.  Everybody who sees the queue can read it, but it says
+nothing about the user.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-#: Whether a prompt is of this installation, by its ``extra_data``.
+#: Returns whether this installation submitted a prompt, judging by its ``extra_data``.
 Mine = Callable[[Mapping[str, Any]], bool]
 #: The key in ``extra_data`` of a prompt.
 KEY: Final = "comfy_client_cli"
@@ -44,7 +44,7 @@ def _known_id() -> str | None:
 
 
 def _new_id() -> str:
-    """Make an id and store it; without a place to store it, the mark is new each time."""
+    """Make an id and store it; if it cannot be stored, each command has a new one."""
     path, made = state_path(), str(uuid.uuid4())
     part = path.with_name(f"id.{made}")
     with contextlib.suppress(OSError):

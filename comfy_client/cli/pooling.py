@@ -52,7 +52,7 @@ class Several:
     def clients(self) -> list[ComfyApi]:
         """Return the clients of ready servers, once each has answered or failed.
 
-        Names the others on stderr; raises the error of the first if none is ready.
+        Print the names of the others on stderr; raise the error of the first if none is ready.
         """
         if self._ready is None:
             _ask(self.pool.servers)
@@ -76,12 +76,12 @@ class Several:
         return self.pool.node_definitions(classes, refresh=refresh)
 
     def open_image(self, info: str) -> BinaryIO:
-        """Open a file by its URL; raise ValueError for a URL of none of the servers."""
+        """Open a file by its URL; raise ValueError unless it is one of the servers'."""
         return self.pool.open_image(info)
 
 
 def _ask(clients: Sequence[ComfyApi]) -> None:
-    """Ask all servers at once for their status; note those that fail, raise if all do."""
+    """Ask all servers in parallel for their status; report those that fail, raise if all do."""
     errors: dict[ComfyApi, Exception | None] = {}
 
     def ask(api: ComfyApi) -> None:
@@ -102,7 +102,7 @@ def _ask(clients: Sequence[ComfyApi]) -> None:
 
 
 def at_once(call: Callable[[ComfyApi], object], clients: Sequence[ComfyApi]) -> None:
-    """Call ``call`` with each client at the same time; Ctrl-C does not wait for the threads."""
+    """Call ``call`` with each client, in parallel; Ctrl-C does not wait for the threads."""
     threads = [threading.Thread(target=call, args=(api,), daemon=True) for api in clients]
     for thread in threads:
         thread.start()

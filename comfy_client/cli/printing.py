@@ -1,4 +1,4 @@
-"""Output of commands: results on stdout as text or JSON lines, all else on stderr."""
+"""Output of commands: results on stdout as text or JSON lines, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def report(error: BaseException, as_json: bool) -> Exit:
         return exit_of(error)
     if isinstance(error, click.UsageError):
         error.show()
-    elif not isinstance(error, KeyboardInterrupt | click.Abort):  # no message: the user pressed it
+    elif not isinstance(error, KeyboardInterrupt | click.Abort):  # needs no message
         click.echo(f"Error: {_lines(message_of(error))}", err=True)
         hint = hint_of(error)
         if hint:
@@ -91,7 +91,7 @@ def plain_logs() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            # Users of --insecure know.
+            # Users of --insecure know that.
             warnings.filterwarnings("ignore", "Unverified HTTPS request")
             yield
     finally:

@@ -42,7 +42,7 @@ class Config:
     """The config file.
 
     Attributes:
-        path: Where it is, or would be.
+        path: The path of the file, whether it exists or not.
         profiles: The settings of each profile, by name.
         default: The profile that is used unless another one is named; ``None``: none.
     """
@@ -64,7 +64,7 @@ def load_config() -> Config:
     """Read the config file, if it exists.
 
     Raises:
-        Mistake: It is no TOML, says what it cannot, others may write it, or others may read the
+        Mistake: It is no TOML, has unknown settings, others may write it, or others may read the
             secrets in it.
     """
     path = config_path()

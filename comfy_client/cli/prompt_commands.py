@@ -152,7 +152,7 @@ def entry_object(api: ComfyApi, entry: HistoryEntry, mine: Mine) -> dict[str, An
 
 
 def status_of_entry(entry: HistoryEntry) -> str:
-    """Return how a prompt ended, as :attr:`Job.status` calls it."""
+    """Return the status of an ended prompt, in the words of :attr:`Job.status`."""
     if entry.interrupted:
         return "interrupted"
     return "succeeded" if entry.succeeded else "failed"
@@ -235,7 +235,7 @@ def known_job(api: ComfyApi, text: str) -> Job:
     """Return the job of a prompt; raise NotFound if the server does not know it."""
     one = api.job(full_id(api, text), must_exist=True)
     if one.status not in ("pending", "running"):
-        one.exception(timeout=10.0)  # its record exists and is read soon
+        one.exception(timeout=10.0)  # its record exists, so this is quick
     return one
 
 

@@ -1,4 +1,4 @@
-"""Waiting for a prompt at a terminal, saving its files, printing what it made."""
+"""Waiting for a prompt at a terminal, saving its files, printing its outputs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def wait_for(
     is_ours: bool,
     on_preview: Callable[[PreviewEvent], object] | None = None,
 ) -> Result:
-    """Wait for a result; a first Ctrl-C cancels a prompt of ours, a second one only leaves."""
+    """Wait for a result; the first Ctrl-C cancels our own prompt, the second one only leaves."""
     try:
         # Import within try: imports take a while, and Ctrl-C may come meanwhile.
         from ..jobs.callbacks import Callbacks, wait_and_show
@@ -75,7 +75,7 @@ def wait_for(
 
 
 def cancel_interrupted(job: Job) -> None:
-    """Cancel a prompt after Ctrl-C, and say on stderr what came of that."""
+    """Cancel a prompt after Ctrl-C, and report the outcome on stderr."""
     from ..jobs.job import cancel_in_time
 
     try:
@@ -151,9 +151,9 @@ def folder_for(folder: Path, option: str) -> Iterator[None]:
 
 
 def show_result(result: Result, out: str | None, as_json: bool, server: str | None = None) -> None:
-    """Save a result's files and print their paths, or print their URLs; then print all texts.
+    """Save a result's files and print their paths, or only print URLs; then print all texts.
 
-    ``server`` is the server that ran the prompt, if the command has several.
+    ``server`` names the server that ran the prompt, if the command has several.
     """
     paths = []
     if out is not None:

@@ -13,7 +13,7 @@ from .decorators import Finite
 from .exits import Mistake
 from .printing import examples
 
-#: Written out here, as importing them from the embedded server takes a while.
+#: The versions of the embedded server, listed here as importing it takes a while.
 VERSIONS: Final = ("0.3.75", "0.8", "new")
 
 

@@ -152,7 +152,7 @@ def _following(api: ComfyApi, lines: int) -> Iterator[LogEntry]:
                 yield LogEntry(time=entry.time, text=entry.text)
 
 
-# -- what is wrong, and who is asked ----------------------------------------------------
+# -- doctor and where -------------------------------------------------------------------
 
 
 @click.command(epilog=examples("comfy-client doctor", "comfy-client doctor --host gpu-box --run"))

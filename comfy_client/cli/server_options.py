@@ -1,4 +1,4 @@
-"""Options that name the server of a command, and the clients they stand for."""
+"""Options that name the servers of a command, and the clients made from them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ServerOptions:
 
     @property
     def is_several(self) -> bool:
-        """Whether several servers are meant."""
+        """Whether the options name several servers."""
         return len(self.hosts) > 1 or len(self.profiles) > 1
 
     @property

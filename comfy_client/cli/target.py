@@ -32,11 +32,11 @@ _AnyCredentials = BasicCredentials | BearerCredentials | EnvCredentials
 
 @attrs.frozen
 class Target:
-    """A server, and what is sent to it.
+    """A server, with the credentials and settings for it.
 
     Attributes:
         host: Its URL, without a password.
-        credentials: What is sent; ``None``: nothing.
+        credentials: The credentials that are sent; ``None``: none.
         ca: The file with certificates to trust; ``None``: the public ones.
         insecure: Whether certificates are not verified.
         user: The id on a server with several users; ``None``: none.
@@ -136,8 +136,8 @@ def resolve(
     """Resolve a server from options, environment and profile, in this order of precedence.
 
     A profile that an option names counts as an option.  The first source that names a server
-    decides.  Sources that name another server are ignored altogether: no secret goes to a server
-    that it is not for.  ``read`` returns the first line of a file.
+    decides.  Sources that name another server are ignored altogether, so that no secret goes to the
+    wrong server.  ``read`` returns the first line of a file.
     """
     layers = list(_layers(given, config, read or _first_line))
     named = next((layer for layer in layers if layer.address is not None), None)

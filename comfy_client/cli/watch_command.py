@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at the queue without a status event.
 _LOOK: Final = 5.0
-#: The shortest time between two looks, as the answer may be large.
+#: The shortest time between two requests for the queue, as the answer may be large.
 _PAUSE: Final = 0.3
 
 
@@ -91,14 +91,14 @@ def changes(api: ComfyApi) -> Iterator[dict[str, Any]]:
 
 @attrs.define
 class _Watched:
-    """The queue as it was at the last look."""
+    """The queue as it was when it was last read."""
 
     api: ComfyApi
     known: dict[str, str] = attrs.field(factory=dict)
     is_away: bool = False
 
     def look(self) -> Iterator[dict[str, Any]]:
-        """Read the queue, and yield what has changed since the last look."""
+        """Read the queue, and yield the changes since the last time."""
         try:
             found = queue_objects(self.api)
             self.is_away = False
@@ -118,7 +118,7 @@ class _Watched:
                 yield _change({**row, "queue_remaining": len(found)})
 
     def _end(self, prompt_id: str) -> dict[str, Any]:
-        """Return how a prompt ended, from history; *gone* if it was deleted while waiting."""
+        """Return the end of a prompt from the history; *gone* if it was deleted while waiting."""
         entry = self.api.get_history(prompt_id)
         if entry is None:
             return {"prompt_id": prompt_id, "status": "gone"}

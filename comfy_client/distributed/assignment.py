@@ -26,8 +26,8 @@ class WorkerName:
 
     Attributes:
         name: Its name.
-        address: Where it is, ``tcp://10.0.0.7:34567``.
-        host: The host in that.
+        address: Its address, such as ``tcp://10.0.0.7:34567``.
+        host: The host in the address.
     """
 
     name: str
@@ -85,7 +85,7 @@ def host_for(hosts: str | Mapping[str, str], worker: WorkerName) -> str:
 
 
 def least_taken(hosts: Sequence[str], taken: Iterable[str]) -> str:
-    """Return the first of the hosts with the fewest workers."""
+    """Return the host with the fewest workers; of several, the first."""
     counts = Counter(taken)
     return min(hosts, key=lambda url: counts[url])
 

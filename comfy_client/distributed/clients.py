@@ -18,9 +18,9 @@ from .notes import Submitter
 
 
 class Clients:
-    """A worker's clients: one for each server it sends to, and others that look for prompts.
+    """A worker's clients: one for each server that it sends to, and others that look for prompts.
 
-    Prompts go to the worker's own server, and to others only if it refuses or fails them.
+    Prompts go to the worker's own server, and to others only if that one refuses or fails them.
 
     Args:
         url: The server.
@@ -33,8 +33,8 @@ class Clients:
         url: The server.
         client_id: The id of the worker's own client.
         closed: Whether the worker has ended.
-        turns_away: Whether prompts that are not sent yet are for other workers, as the server is
-            away and theirs are not.
+        turns_away: Whether other workers should take the prompts that are not sent yet, as only
+            this worker's server is away.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Clients:
         self._max_json = max_json
         self._submitting: dict[str, ComfyApi] = {}
         self._looking: weakref.WeakSet[ComfyApi] = weakref.WeakSet()
-        self._lock = threading.Lock()  # guards these two, and closed
+        self._lock = threading.Lock()  # guards the two collections above, and closed
 
     @property
     def machine(self) -> str:
@@ -107,7 +107,7 @@ class Clients:
             return api
 
     def close(self) -> None:
-        """Close all clients; calls that wait with one get :class:`ClientClosed`."""
+        """Close all clients; calls that wait for a prompt raise :class:`ClientClosed`."""
         with self._lock:
             self.closed = True
             clients = [*self._looking, *self._submitting.values()]

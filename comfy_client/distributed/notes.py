@@ -1,4 +1,4 @@
-"""Notes at the scheduler on each task: which prompt it made, and where that may be.
+"""Notes at the scheduler on each task: its prompt, and the server that may have it.
 
 A note is written before the prompt is sent, so a task without a note has sent nothing to any
 server.  Notes last as long as the scheduler: Dask may lose a result long after it was made.
@@ -53,7 +53,7 @@ class Attempt:
     """A prompt made for a task.
 
     Attributes:
-        number: How many before it have ended without a result, or were lost.
+        number: How many earlier attempts ended without a result, or were lost.
         client_id: The client that sent it, or is about to; ``None``: it was not sent.
         prompt_id: Its id; the same in every worker.
     """
@@ -69,7 +69,7 @@ class Notes:
     Args:
         worker: The worker that asks.
         key: The key of the task.
-        digest: The digest of what it runs: two tasks may have the same key, one after the other.
+        digest: The digest of its workflow, as two tasks may have the same key, one after the other.
     """
 
     def __init__(self, worker: Worker, key: object, digest: str) -> None:

@@ -1,8 +1,8 @@
 """Pausing of a worker whose ComfyUI is away.
 
-The scheduler gives a paused worker no tasks.  Only the scheduler learns of the pause.  The worker
-itself keeps running, so tasks that it has already, and that find no server, return to the scheduler
-at once; and its memory monitor, which resumes paused workers, leaves it alone.
+The scheduler gives a paused worker no tasks.  Only the scheduler knows of the pause; the worker
+itself keeps running.  So tasks that it has already, and that find no server, return to the
+scheduler at once.  And its memory monitor, which resumes paused workers, leaves it alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ANSWER: Final = 10.0
 
 
 async def pause_while_away(worker: Worker, clients: Clients) -> None:
-    """Pause the worker while its server is away and that of another worker is not.
+    """Pause the worker while its server is away and another worker's server is not.
 
     If all servers are away, no worker is paused: tasks wait for their servers, and fail.
     """

@@ -61,14 +61,15 @@ class ComfyPlugin(WorkerPlugin):
               share one;
             * ``None``: ``COMFYUI_HOST`` in the environment of each worker, and the credentials
               there, as :class:`ComfyApi` reads them; they are sent to that server only.
-        credentials: The variable in the environment of the workers from which they authenticate
-            to every server; or one for each URL.  ``None``: they do not, unless ``hosts`` is.
+        credentials: The environment variable from which workers read the credentials for every
+            server, or one variable for each URL.  ``None``: no credentials, unless ``hosts`` is
+            ``None``, too.
         user: As for :class:`ComfyApi`.
-        verify: As for :class:`ComfyApi`; a path is one of the workers' machines.
+        verify: As for :class:`ComfyApi`; a path is one on the workers' machines.
         max_json: As for :class:`ComfyApi`.
 
     Attributes:
-        name: Under which name a worker has it.
+        name: The plugin's name at a worker.
 
     Raises:
         TypeError: ``credentials`` is no :class:`EnvCredentials`: secrets would be sent to the
@@ -126,7 +127,7 @@ class ComfyPlugin(WorkerPlugin):
 
     async def _chosen(self, worker: Worker) -> Clients:
         place = WorkerName(str(worker.name), worker.address, get_address_host(worker.address))
-        # One worker at a time, so that each sees the choices before it.
+        # One worker at a time, so that each sees the earlier choices.
         async with Semaphore(name=NAME, scheduler_rpc=worker.scheduler, loop=worker.loop):
             if self._hosts is None:
                 given = os.environ.get(HOST_VARIABLE) or DEFAULT_HOST
@@ -170,7 +171,7 @@ def here() -> tuple[Worker, Clients]:
     """Return the worker that runs this task, and its clients.
 
     Raises:
-        RuntimeError: This is no task, or the worker lacks them.
+        RuntimeError: This is not a task, or the worker has no plugin or no server.
     """
     try:
         worker = get_worker()
@@ -199,7 +200,7 @@ def url_of(host: str) -> str:
 
 
 async def _free(worker: Worker, hosts: Sequence[str]) -> str:
-    """Return the first of the hosts with the fewest other workers."""
+    """Return the host with the fewest other workers; of several, the first."""
     there = (await worker.scheduler.identity())["workers"].keys() - {worker.address}
     taken = {one.worker: one.url for one in await notes.known(worker)}  # the newest of each
     urls = list(map(url_of, hosts))

@@ -44,13 +44,13 @@ def find_prompt(
 ) -> Found | None:
     """Find the server that has a prompt; return None if no server has it.
 
-    The server to which it may have been sent must deny having it, and again after some seconds, as
-    the submission may have been on its way when its worker was lost.  All other servers are asked
-    once, if there is time.
+    The server to which it may have been sent must deny having it twice, some seconds apart, as the
+    submission may have been on its way when its worker was lost.  All other servers are asked once,
+    if there is time.
 
     Raises:
         JobLost: The server that may have it has not answered for ``patience`` seconds.
-        JobTimeout: At the deadline it is not known yet whether that server has it.
+        JobTimeout: The deadline came before that server said whether it has it.
     """
     noted = next((one for one in others if one.client_id == attempt.client_id), None)
     rest = {(one.url, one.machine): one for one in others}
@@ -102,9 +102,9 @@ def _ask(own: Clients, one: Submitter | None, prompt_id: str) -> Found | None:
 def _ask_all(
     own: Clients, some: Sequence[Submitter], prompt_id: str, deadline: Deadline
 ) -> Found | None:
-    """Ask all servers to which the prompt was not knowingly sent.
+    """Ask all servers other than the one to which the prompt was sent.
 
-    Many may be gone with their workers, and time out slowly.
+    Many of them may be gone with their workers, and be slow to time out.
     """
 
     def ask(one: Submitter) -> Found | None:

@@ -42,7 +42,7 @@ from .task_result import TaskResult, task_result
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: How files come back.
+#: The form in which files are returned.
 OutputKind = Literal["references", "bytes"]
 #: What to do with a prompt that may or may not have run.
 OnLost = Literal["raise", "retry"]
@@ -74,21 +74,21 @@ def run_workflow(
 ) -> TaskResult:
     """Run a workflow on the ComfyUI of the Dask worker that calls this, and wait for its end.
 
-    It is for ``client.submit`` and ``client.map``, on a cluster with a :class:`ComfyPlugin`.  If
-    the worker is lost, Dask runs the task again elsewhere.  The scheduler knows to which server its
-    prompt may have been sent: that one is asked for it, and all others, and the prompt that runs,
-    or has run, is found.  It is rendered again only if that server does not have it.
+    Use it with ``client.submit`` and ``client.map``, on a cluster with a :class:`ComfyPlugin`.  If
+    the worker is lost, Dask runs the task again elsewhere.  The scheduler knows to which server the
+    prompt may have been sent.  The new worker asks that server and all others for the prompt, and
+    renders it again only if that server does not have it.
 
     The same holds when Dask runs a task again whose result it has lost, and for another task with
     the same key and workflow, while the scheduler lives.  ``client.submit(..., pure=False)`` gives
     each task a key of its own.
 
-    A worker whose server is away gets no tasks until it is back; those that it has, and has not
-    sent, go to other workers, which costs no retry.  A prompt that the server refuses has not run,
-    so it is sent to the server of another worker.
+    A worker whose server is away gets no tasks until it is back.  Tasks that it has not sent yet go
+    to other workers, which costs no retry.  A prompt that the server refuses has not run, so it is
+    sent to the server of another worker.
 
-    With ``retries=``, a task runs again after an error.  That renders again after
-    :class:`JobFailed` and :class:`JobInterrupted`; after :class:`JobTimeout`, it waits for the same
+    With ``retries=``, a task runs again after an error.  After :class:`JobFailed` and
+    :class:`JobInterrupted`, it renders again; after :class:`JobTimeout`, it waits for the same
     prompt.
 
     Example::
@@ -111,28 +111,28 @@ def run_workflow(
         inputs: As for :meth:`ComfyApi.run`.
         timeout: Seconds for everything, of each run of the task; ``None``: no limit.  If the
             submission got no answer by then, the prompt is looked up for ten more seconds.
-        outputs: ``"references"``: files stay on their server; ``"bytes"``: they come with the
-            result.  Images of ``SaveImageWebsocket``, which are on no server, come in any case.
-        on_lost: What becomes of a prompt that a server has forgotten, or that it may have while it
-            does not answer: ``"raise"`` :class:`JobLost`, or ``"retry"``: it runs again, and three
-            times at most in all.  It may then run twice.
-        on_failed: What becomes of a prompt that failed: ``"raise"`` :class:`JobFailed`, or
-            ``"move"``: it runs once more, on the server of another worker, if that takes it.
-        patience: How many seconds a server that may have the prompt can be away, and that of the
-            worker, if those of all other workers are away as well.
-        max_bytes: How many bytes of files may come with the result.
+        outputs: ``"references"`` leaves files on their server; ``"bytes"`` returns them with the
+            result.  Images of ``SaveImageWebsocket``, which are on no server, are always returned.
+        on_lost: What to do with a prompt that a server has forgotten, or that a silent server may
+            have: ``"raise"`` :class:`JobLost`, or ``"retry"``: run it again, up to three times in
+            all.  It may then run twice.
+        on_failed: What to do with a prompt that failed: ``"raise"`` :class:`JobFailed`, or
+            ``"move"``: run it once more on the server of another worker, if that accepts it.
+        patience: How many seconds to wait for a silent server that may have the prompt, and for
+            the worker's own server if all other servers are away as well.
+        max_bytes: How many bytes of files may be returned with the result.
 
     Raises:
-        JobTimeout: Time ran out; the prompt keeps running, or its files have not come.
+        JobTimeout: Time ran out; the prompt keeps running, or its files have not arrived.
         JobLost: See ``on_lost``.
         ServerUnreachable: All servers are away, and none has the prompt.
         OutputsTooLarge: The files have more than ``max_bytes``.  They are on the server that the
             message names, except images of ``SaveImageWebsocket``, which are lost.
-        RuntimeError: It was called outside of a worker, or the worker has no :class:`ComfyPlugin`,
-            or no server.
+        RuntimeError: It was called outside a worker, or the worker has no :class:`ComfyPlugin` or
+            no server.
 
-    Other errors are those of :meth:`ComfyApi.run`.  All of them pass through Dask with their
-    attributes.
+        Other errors are those of :meth:`ComfyApi.run`.  All errors keep their attributes on their
+        way through Dask.
     """
     for name, value, known in (
         ("outputs", outputs, OutputKind),
@@ -145,7 +145,7 @@ def run_workflow(
     if not isinstance(max_bytes, int) or max_bytes < 0:
         raise ValueError(f"max_bytes must be a number of bytes, 0 or more, not {max_bytes!r:.80}")
     check_timeout(timeout, patience)
-    workflow, inputs = sealed(workflow), sealed(inputs)  # keep them out of frames
+    workflow, inputs = sealed(workflow), sealed(inputs)  # tracebacks show local variables
     worker, clients = here()
     deadline = Deadline.after(timeout)
     notes = Notes(worker, worker.get_current_task(), digest_of(workflow, inputs))
@@ -171,7 +171,7 @@ def run_workflow(
 
 @attrs.frozen
 class _SentPrompt:
-    """A prompt that a server has, and the client that waits for it."""
+    """A prompt on a server, and the client that waits for it."""
 
     attempt: Attempt
     job: Job
@@ -244,8 +244,7 @@ class _Task:
     def _send(self, servers: Iterator[ComfyApi], error: Exception | None = None) -> _SentPrompt:
         """Send the prompt to the first server that accepts it.
 
-        A server that refuses a prompt does not run it.  If all refuse, ``error`` is raised, or
-        without one the first refusal.
+        If all servers refuse, raise ``error``, or without one the first refusal.
         """
         attempt = self.notes.read()
         for api in servers:
@@ -297,7 +296,7 @@ class _Task:
         try:
             result = job.result(0)
         except (JobFailed, JobInterrupted):
-            self.notes.note_end(attempt)  # retries= of Dask has it run again
+            self.notes.note_end(attempt)  # Dask may run the task again, with retries=
             raise
         if attached and not result.complete:
             self.notes.note_end(attempt)

@@ -21,7 +21,7 @@ from ..transport.local_files import IfExists, target_path, write_atomically
 
 @attrs.frozen
 class TaskFile:
-    """A file that a prompt left: a reference to it on its server, or its content.
+    """An output file of a prompt: a reference to it on its server, or its content.
 
     ``api.get_image``, ``download_image`` and similar methods accept it as it is, on a client of the
     server that has it.
@@ -45,7 +45,7 @@ class TaskFile:
     data: bytes | None = attrs.field(repr=False)
 
     def open(self, api: ComfyApi | None = None) -> BinaryIO:
-        """Open the content as a binary file, of which no more is fetched than is read.
+        """Open the file in binary mode; only the parts that are read are fetched.
 
         Args:
             api: A client of the server that has it, for ``GET /view``; not needed if ``data`` is
@@ -93,11 +93,10 @@ class TaskResult:
     Attributes:
         prompt_id: The id of the prompt on its server.
         host: The URL of the server, as the worker reaches it.
-        seconds: How many seconds it ran, by the server's clock; ``None``: not known.
-        files: Its files and images, as of :attr:`Result.files`.
+        seconds: Its execution time, by the server's clock; ``None``: not known.
+        files: Its files and images, as in :attr:`Result.files`.
         texts: The texts that nodes show.
-        attached: Whether it was not sent by this run of the task, but by one before it, whose
-            worker was lost.
+        attached: Whether an earlier run of the task, whose worker was lost, sent the prompt.
     """
 
     prompt_id: str
@@ -125,8 +124,8 @@ def task_result(
     """Build the TaskResult for the holder of the future.
 
     Raises:
-        OutputsTooLarge: It is too much.
-        RequestTimeout: It has not come by the deadline.
+        OutputsTooLarge: The files have more than ``max_bytes``.
+        RequestTimeout: The files have not arrived by the deadline.
     """
     files, room = [], max_bytes
     for output in result.files:

@@ -50,8 +50,8 @@ class Client:
         plan: How to dial the event socket with another client id; ``None``: there is no socket.
         status_at: When the server last sent the length of its queue, by ``time.monotonic``.
         outstanding: How many of its jobs have not ended.
-        dropped_events: How many events its receivers were too slow for.
-        watch: How many seconds a queue that is not empty is watched.
+        dropped_events: How many events were dropped because receivers were too slow.
+        watch: For how many seconds to watch a queue that is not empty.
     """
 
     http: Http
@@ -137,9 +137,9 @@ class Redactor:
             self._login = getpass.getuser()
 
     def __call__(self, text: str) -> str:
-        """Put a text of ours on one line, and hide names of people.
+        """Put a text of this library on one line, and hide names of people.
 
-        Secret words stay: with the rest of our text known, their absence would give them away.
+        Secret words stay: as the rest of the text is known, a gap would give them away.
         """
         for path in self._paths:
             text = text.replace(path, f"/{STARS}")
@@ -162,7 +162,7 @@ class CheckContext:
     Checks run one after the other, each in its own thread.
     """
 
-    answer: Response  #: To ``GET /prompt``, for the checks that need ``http``.
+    answer: Response  #: The answer to ``GET /prompt``, for checks that depend on ``http``.
 
     def __init__(self, client: Client, redact: Redactor, timeout: float) -> None:
         self.client = client
@@ -171,7 +171,7 @@ class CheckContext:
         self.client_id: str = str(uuid.uuid4())  # two sockets with one id would disturb each other
         self.started: float = time.monotonic()
         self.last: Deadline = Deadline.after(timeout)
-        # Ends earlier, so that a wait within a check can still say what it waited for.
+        # Ends earlier, so that a check that waits can still report what it waited for.
         self.end: Deadline = Deadline.after(0.95 * timeout)
         self.check_end: Deadline = self.end
         self.sockets: Sockets = Sockets()
@@ -185,7 +185,7 @@ class CheckContext:
 
     @property
     def left(self) -> float:
-        """Seconds that the present check has left, always above 0."""
+        """Seconds that are left for the current check, always above 0."""
         return max(0.05, self.check_end.left())
 
     def finish(self) -> None:
@@ -201,7 +201,7 @@ class CheckContext:
         )
 
     def ask(self, route: str, model: Callable[[Any], Model]) -> Model | None:
-        """Send a GET; return the answer as a model, or None unless it is a 200 that fits."""
+        """Send a GET; return the answer as a model, or None if it fails or does not fit."""
         answer = self.get(route)
         return decode_model(answer, model) if answer.status == 200 else None
 

@@ -61,7 +61,7 @@ def check_greeting(ctx: CheckContext) -> CheckResult:
 
 
 def check_echo(ctx: CheckContext) -> CheckResult:
-    """Check that messages of ours are answered."""
+    """Check that the server answers our messages."""
     reader = ctx.reader
     if reader is None:
         return unknown("no socket")

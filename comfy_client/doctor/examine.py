@@ -1,7 +1,7 @@
 """``api.doctor()``: the list of all checks, made one after the other.
 
-Each check has its own time limit, and runs in a thread that is abandoned after it: nothing can
-interrupt a lookup of a name.
+Each check has its own time limit, and runs in a thread that is abandoned after that, as a name
+lookup cannot be interrupted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Checks of who answers, and of what the server is and has.
+"""Checks of the answering server: its identity, credentials, versions, features and queue.
 
-Of what a server says, only a few short facts are shown (versions, names of features and devices),
-after known secrets are hidden.
+Only a few short facts from the server are shown (versions, names of features and devices), after
+known secrets are hidden.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def check_comfyui(ctx: CheckContext) -> CheckResult:
 def _about_redirect(ctx: CheckContext, answer: Response) -> CheckResult:
     address = ctx.http.address
     try:
-        # Without secrets first: of what is cut out of it they would not be known.
+        # Hide secrets first, as they could not be recognized in a part of it.
         to = urlsplit(ctx.redact.foreign(answer.headers.get("location", "")))
         host, scheme = to.hostname or address.host, to.scheme or address.scheme
     except ValueError:

@@ -23,16 +23,16 @@ JSON lines, one for each thing that happened, in the order in which the client s
            ``response`` is text, since it is short or no JSON
 =========  ===========================================================================
 
-``t`` is in seconds since the recording began.  Of a body or frame of more than
-:data:`MAX_BODY` bytes, and of each that comes after :data:`MAX_BODIES` bytes of them, only
-``len``, ``sha256`` and ``head_b64`` are recorded; of uploaded files only name and length.  At
+``t`` is in seconds since the recording began.  If a body or frame has more than
+:data:`MAX_BODY` bytes, or comes after :data:`MAX_BODIES` bytes of others, only its ``len``,
+``sha256`` and ``head_b64`` are recorded; for uploaded files, only name and length.  At
 :data:`MAX_FILE` bytes the recording ends.  The file contains workflows, prompts and pictures.
-It contains no secrets (see :mod:`comfy_client.recording.secrets`), and of the headers only a
-few that hold none.  In binary data, stars of the same length replace a secret, so a picture
-with one in its metadata has a wrong checksum there.
+It contains no secrets (see :mod:`comfy_client.recording.secrets`), and only a few headers, which
+hold none.  In binary data, stars of the same length replace a secret, so a picture with a secret
+in its metadata has a wrong checksum there.
 
-The operating system has each line before the client continues, so a crash loses at most the
-line that was being written.  If writing fails, the recording ends and the client keeps running.
+Each line is passed to the operating system before the client continues, so a crash loses at most
+the line that was being written.  If writing fails, the recording ends and the client keeps running.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Described(Protocol):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """The facts that are recorded of the value."""
+        """The facts that are recorded in place of the value."""
 
 
 class Recorder:
@@ -104,7 +104,7 @@ class Recorder:
         self._max_bodies = max_bodies
         self._max_file = max_file
         self.secrets: Secrets = Secrets()
-        # Guards the file.  Re-entrant: a finalizer closes it in whichever thread, at any moment.
+        # Guards the file.  Re-entrant: a finalizer may close it in any thread, at any moment.
         self._lock = shared_lock()
         self._fd: int | None = None
         self._begun = time.monotonic()
@@ -329,12 +329,12 @@ class ExchangeRecord:
         self.len: int = 0  #: Bytes of the answer's body so far.
 
     def answered(self, status: int, headers: Mapping[str, str], raw: Any) -> Any:
-        """Record the head of the answer; return the object to read the body from, not ``raw``."""
+        """Record the head of the answer; return the object from which to read the body."""
         self._status, self._headers = status, headers
         return _RecordedBody(raw, self)
 
     def failed(self, error: BaseException) -> None:
-        """Record why no answer, or only a part of it, came."""
+        """Record the error that cut off the answer, or all of it."""
         self._error = type(error).__name__
         if self._status is None:
             self.finish()
@@ -355,7 +355,7 @@ class ExchangeRecord:
         self._recorder.finish(self)
 
     def line(self, keeps: bool) -> str:
-        """Return the exchange as the inside of a JSON object."""
+        """Return the exchange as JSON, without the outer braces."""
         facts: dict[str, Any] = {
             "method": self._method,
             "path": self._path,

@@ -5,11 +5,11 @@ an API key in a prompt.  It is hidden wherever it occurs.  A *name* such as ``ap
 value secret, whoever sent it.  User names in paths of home folders, and the folders of ComfyUI and
 Python in tracebacks, are hidden too.
 
-A word is found as it is, and as a URL, JSON and base64 spell it.  A server that spells it in
-another way shows it: it knows the word anyway, and nothing else does.
+A word is found as it is, and as it is spelled in a URL, JSON and base64.  Other spellings are not
+hidden: only a server that knows the word can produce them.
 
-A *weak* word, such as ``1234`` or ``node``, may also be a part of a longer number or name, which is
-a fact and no secret: it is hidden only where it stands alone.
+A *weak* word, such as ``1234`` or ``node``, may also be part of a longer number or name, which is
+no secret.  So it is hidden only where it stands alone.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from ..redaction import MAX_CACHED, MAX_DEPTH, is_secret_name, is_secret_value
 
 STARS: Final = "***"
 
-#: Letters of a word that is hidden, at least: shorter ones occur anywhere.
+#: The fewest letters of a word that is hidden; shorter ones occur anywhere.
 MIN_SECRET: Final = 4
-#: A value that only its name makes secret is hidden elsewhere from this length on; the value of
-#: a header whose name tells nothing, too.
+#: The fewest letters for a value to be hidden elsewhere, too, if only its name makes it secret, or
+#: if it comes from a header with a neutral name.
 MIN_NAMED: Final = 8
-#: Words that are kept; of tokens that change, the latest.
+#: The most words that are kept; the oldest are dropped, such as expired tokens.
 MAX_WORDS: Final = 500
-#: Letters of all these words, except for our own credentials: each has some ten spellings.
+#: The most letters of all these words, except our own credentials; each has some ten spellings.
 MAX_LETTERS: Final = 1 << 17
-#: Without one of these, in small letters, no pattern below can match.
+#: Lower-case texts, one of which is in everything that a pattern below matches.
 _SIGNS = (
     "key",
     "token",
@@ -120,10 +120,10 @@ class Secrets:
 
     def __init__(self) -> None:
         self._lock = shared_lock()  # guards what follows; a finalizer may come in between
-        #: Credentials, which nothing that a server sends pushes out; and the rest.
+        #: Credentials, which words from a server never displace; and all other words.
         self._pinned: dict[str, None] = {}
         self._known: dict[str, None] = {}
-        self._wanted_now: _Found | None = None  #: What to look for; made when it is wanted.
+        self._wanted_now: _Found | None = None  #: The words to look for, compiled on first use.
         self._folders: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -177,9 +177,9 @@ class Secrets:
     ) -> None:
         """Add the credentials in the headers of a request or handshake.
 
-        Any header may hold some.  Unless all are credentials, a value whose name does not say so
-        is hidden as a whole if it is no common word, to judge by its length and letters;
-        ``named_only`` leaves it out.
+        Any header may hold some.  Unless ``are_credentials``, the value of a header with a neutral
+        name is hidden as a whole if its length and letters show that it is no common word;
+        ``named_only`` leaves such values out.
         """
         for name, given in headers.items():
             value = given.decode("utf-8", "replace") if isinstance(given, bytes) else given
@@ -206,7 +206,7 @@ class Secrets:
         self.add(words, pinned=True)
 
     def add_named(self, value: Any, *, pinned: bool = False) -> None:
-        """Add the values in JSON of ours whose names make them secret."""
+        """Add the values in our own JSON whose names make them secret."""
         self.add(_named(value), MIN_NAMED, pinned=pinned)
 
     def add_auth(self, auth: object) -> None:
@@ -332,7 +332,7 @@ class Secrets:
 class _Found(NamedTuple):
     """Words to search for, longest first."""
 
-    texts: tuple[str, ...]  #: The words in all their spellings, but for weak ones as they are.
+    texts: tuple[str, ...]  #: The words in all their spellings; weak ones only as they are.
     weak: frozenset[str]
     data: tuple[bytes, ...]
 
@@ -348,10 +348,10 @@ class _Found(NamedTuple):
         return cls(texts, weak, data)
 
 
-#: Words that may be a part of another one, or of a number.  A number of more digits is no part of
-#: another one by chance, and rather a token.
+#: Words that may be part of another word or number.  A number of more digits is hardly part of
+#: another one by chance, but a token.
 _WEAK = re.compile(rf"[A-Za-z0-9_]{{{MIN_SECRET},{MIN_NAMED - 1}}}|[0-9]{{{MIN_NAMED},15}}")
-#: What may stand directly before a word that stands alone: a sign that is escaped.
+#: The text that may precede a word that stands alone, such as an escaped character.
 _BEFORE = r"(?P<before>(?<![A-Za-z0-9_])|\\[abfnrtv]|%[0-9A-Fa-f]{2})"
 
 
@@ -365,7 +365,7 @@ def _alone(word: str) -> re.Pattern[str]:
 
 @functools.lru_cache(2 * MAX_WORDS)
 def _spellings(word: str) -> frozenset[str]:
-    """Return how a word may look: as it is, and in a URL, JSON, Python's text and base64."""
+    """Return the spellings of a word: as it is, and in a URL, JSON, a Python literal and base64."""
     plain = word.encode("utf-8", "surrogatepass")
     quoted = [quote(plain), quote(plain, safe=""), quote_plus(plain)]
     found = {

@@ -21,13 +21,13 @@ from .thumbnails import sniffed, thumbnail
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Drawing may take one part in this many of the time.
+#: Drawing takes at most this fraction of the time: one part in so many.
 _SHARE: Final = 50
 #: The longest time between two drawings, in seconds.
 _LONGEST: Final = 2.0
 #: The largest preview that is shown unscaled, in bytes.
 _MOST_PREVIEW: Final = 128 << 10
-#: Columns for the text.
+#: The width of the text in columns.
 _WIDTH: Final = 40
 
 
@@ -70,7 +70,7 @@ class Bar(Protocol):
     """Display of moments, in the thread that waits.
 
     Attributes:
-        period: Seconds between two moments; fewer are not worth their cost.
+        period: Seconds between two moments.
     """
 
     period: float
@@ -86,7 +86,7 @@ class Bar(Protocol):
 
 
 class Ticker:
-    """Updates a bar: only after ``delay`` seconds, and no more often than is worth the effort."""
+    """Updates a bar, from ``delay`` seconds on, and not so often that drawing takes too long."""
 
     def __init__(self, bar: Bar, moment: Callable[[], Moment], delay: float) -> None:
         self._bar = bar
@@ -115,13 +115,13 @@ def clock(seconds: float) -> str:
 def make_bar(surface: Surface, name: str, delay: float, **facts: object) -> Bar:
     """Make a bar for a surface; log lines begin with ``name`` and carry ``facts``.
 
-    Lines say nothing of what is over within ``delay`` seconds.
+    Log lines leave out a run that ends within ``delay`` seconds.
     """
     return _Guarded(_bar(surface, name, delay, facts))
 
 
 class _Guarded:
-    """A bar that stops showing anything after an error, since the run matters more."""
+    """A bar that shows nothing more after an error of its own, which must not end the run."""
 
     def __init__(self, bar: Bar) -> None:
         self.period = bar.period
@@ -198,7 +198,7 @@ def _tqdm() -> Any:
     from tqdm import tqdm
 
     class Still(tqdm):  # type: ignore[misc]  # tqdm has no types
-        monitor_interval = 0  # no thread of its own
+        monitor_interval = 0  # tqdm starts no thread of its own
 
     columns, lines = (None, None) if _has_size() else shutil.get_terminal_size()
     return Still(
@@ -215,7 +215,7 @@ def _has_size() -> bool:
     """Return False for a terminal of 0 columns, as in ``docker run -t``."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns > 0
-    except (AttributeError, OSError, ValueError):  # not a file: leave it to tqdm
+    except (AttributeError, OSError, ValueError):  # not a file, so tqdm decides
         return True
 
 
@@ -256,7 +256,7 @@ def _print(text: str) -> None:
 
 
 def _has_room(stream: TextIO) -> bool:
-    """Return False for a pipe that nobody reads at the moment, where a write would block."""
+    """Return False for a full pipe, to which a write would block."""
     try:
         return bool(select.select([], [stream], [], 0)[1])
     except (OSError, TypeError, ValueError):  # not a file; on Windows, not a socket

@@ -1,4 +1,4 @@
-"""A record of values that the running cell has shown: nothing twice, and not without limit."""
+"""A record of the values that the running cell has shown, to avoid repeats and limit their size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_BYTES: Final = 8 << 20
 
 
 class _Cell:
-    """The values that a cell has shown, and how much more it may show."""
+    """The values that a cell has shown, and the space that is left."""
 
     def __init__(self, key: object) -> None:
         self.key = key
@@ -54,7 +54,7 @@ def was_shown(value: object) -> bool:
 
 
 def render_outcome(value: object, markup: Callable[[], str]) -> dict[str, str]:
-    """Return the forms of a value that replaces a bar; repr only if the cell is full."""
+    """Return the forms of a value that replaces a bar; only its repr if the cell is full."""
     now = _now()
     if len(now.values) >= MOST:
         if now.is_told:  # said once, not for each of a thousand runs
@@ -73,7 +73,7 @@ def shown(value: object, markup: Callable[[], str]) -> dict[str, str]:
 
 
 def _both(value: object, markup: Callable[[], str]) -> dict[str, str]:
-    """Return text and HTML of a value, unless the cell has shown too much already."""
+    """Return text and HTML of a value, or only its repr if the cell is full."""
     from .html import bundle  # needed only when something is shown
 
     if not is_notebook():  # nothing is saved to a file
@@ -90,7 +90,7 @@ def _both(value: object, markup: Callable[[], str]) -> dict[str, str]:
 
 
 def _left_out(value: object, why: str) -> dict[str, str]:
-    """Return the repr of a value, and how to see all of it."""
+    """Return the repr of a value, with a note on how to see all of it."""
     from .html import bundle, escape, remark
 
     _now().is_told = True

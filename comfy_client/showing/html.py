@@ -1,4 +1,4 @@
-"""Pieces of HTML with inline styles only, as notebooks differ in what they let through.
+"""Pieces of HTML with inline styles only, as some notebooks remove other styles.
 
 Every function escapes the texts it is given.
 """
@@ -13,7 +13,7 @@ from typing import Final
 #: The forms of a value for IPython: texts by MIME type.
 Bundle = dict[str, str]
 
-#: Characters of one text.
+#: The most characters of one text.
 MOST_TEXT: Final = 2000
 #: MIME types allowed in a notebook.
 PLAYABLE: Final = frozenset(
@@ -66,7 +66,7 @@ def paragraph(text: str) -> str:
 
 
 def remark(text: str, mood: str = "") -> str:
-    """Return a text as a line of its own."""
+    """Return a text as a separate line."""
     colour = f"color:{_COLOURS[mood]}" if mood else _DIM
     return f'<div style="{colour}">{escape(text)}</div>'
 

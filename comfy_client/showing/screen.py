@@ -51,10 +51,10 @@ def surface(progress: bool | None) -> Surface:
     """Return where to show the progress of a run.
 
     Args:
-        progress: What the caller wants; ``None``: something is shown in the main thread only, as a
-            library that calls us in another one does not own the screen, and unless the
-            environment says 0.  Lines go to the log, if it takes them and the environment does
-            not say 1, and else to stderr.
+        progress: The caller's choice.  ``None`` shows progress unless the environment variable is
+            0, and only in the main thread, as a library that calls us in another thread does not
+            own the screen.  Lines go to the log if it accepts them and the variable is not 1,
+            else to stderr.
     """
     if progress is None:
         if threading.current_thread() is not threading.main_thread():

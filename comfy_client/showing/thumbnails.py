@@ -67,7 +67,7 @@ def reduced(data: bytes | memoryview, size: int) -> Image.Image:
 
     Raises:
         TooLarge: It has too many pixels.
-        Exception: Pillow cannot read it, and raises whatever it comes across.
+        Exception: Pillow cannot read it; the type depends on the fault.
     """
     with _opened(data) as picture:
         return _reduced(picture, size)

@@ -39,7 +39,7 @@ JUNK: tuple[tuple[int, bytes], ...] = (
 )
 
 _STRANGER = "5f7a1c1e-0000-4000-8000-00000000cafe"
-#: Messages of other prompts and other people's extensions.
+#: Messages about other clients' prompts, and of extensions.
 FOREIGN: tuple[dict[str, Any], ...] = (
     {"type": "crystools.monitor", "data": {"cpu_utilization": 12.5, "gpus": [{"vram_used": 1}]}},
     {"type": "execution_start", "data": {"prompt_id": _STRANGER}},
@@ -120,7 +120,7 @@ class ActiveFaults:
         times: int | None = None,
         undo: Callable[[], object] | None = None,
     ) -> ActiveFault:
-        """Add a fault, active from now on."""
+        """Add and activate a fault."""
         if times is not None:
             check_count("times", times, 1)
         if name in _ABOUT_MESSAGES:
@@ -166,7 +166,7 @@ class ActiveFaults:
     # -- about messages -----------------------------------------------------------------
 
     def keep_back(self, event: str | int, data: Any, client_id: str | None) -> bool:
-        """Return whether to drop a message or hold it back; count the fault that does."""
+        """Return whether a fault drops a message or holds it back, and count that fault."""
         for fault in self.find("lose", "withhold"):
             chosen, kept = fault.settings
             if any(_is_meant(one, event, data) for one in chosen):

@@ -1,4 +1,4 @@
-"""Checks of what a test passes to the server."""
+"""Checks of arguments that a test passes to the server."""
 
 from __future__ import annotations
 

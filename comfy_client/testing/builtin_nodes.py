@@ -252,7 +252,7 @@ _BLEND: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def _all(pictures: Any, change: Callable[[Frame], Frame]) -> Pictures:
-    """Apply a change to each frame of a batch, once per frame object."""
+    """Apply a change to each frame of a batch, only once to a repeated frame object."""
     done: dict[int, Frame] = {}
     frames = Pictures.of(pictures).frames
     for frame in frames:

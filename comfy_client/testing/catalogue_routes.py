@@ -1,4 +1,4 @@
-"""Routes for what a server has: node definitions and models."""
+"""Routes for node definitions and models."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class EventSockets:
         finally:
             self._open.remove(link)
             await self._until_reconnected(client_id)
-            # As in ComfyUI, the id goes with whichever socket of it ends.
+            # As in ComfyUI, the id is removed when any socket with it ends.
             self._by_id.pop(client_id, None)
             self._flags.pop(client_id, None)
 

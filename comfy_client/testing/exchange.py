@@ -55,7 +55,7 @@ class Exchange:
     _current: ActiveFault | None = None
 
     async def proceed(self) -> web.StreamResponse:
-        """Return the answer of the next fault, or after the last one that of the server."""
+        """Return the answer of the next fault or, after the last one, the server's own answer."""
         while self._rules:
             fault = self._rules.pop(0)
             # Only the first fault that replaces the server's own answer counts.

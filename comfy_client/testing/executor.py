@@ -59,7 +59,7 @@ class Executor:
         newest: bool,
     ) -> None:
         self.nodes = nodes
-        # Older servers leave cached outputs out of history for a prompt without client, record
+        # Older servers keep cached outputs of a prompt without client out of the history, record
         # outputs of output nodes only, and send all progress.
         self._newest = newest
         #: Whether prompts may choose their previews.
@@ -272,7 +272,7 @@ class Executor:
 
 
 class ExecutionList:
-    """The nodes still to run; next is one that is ready, and nearest to an output."""
+    """The nodes still to run; the next one is ready, and nearest to an output."""
 
     def __init__(self, run: PromptRun) -> None:
         self._run = run

@@ -1,4 +1,4 @@
-"""Everything that goes wrong between a client and a ComfyUI, on command.
+"""Faults between a client and a ComfyUI, on command.
 
 Each method of :attr:`ComfyServer.faults <comfy_client.testing.ComfyServer>` works on a running
 server, from any thread.  A fault that lasts is a :class:`Fault`: it is active at once, until its
@@ -430,7 +430,7 @@ class Faults(AnswerFaults):
         return self._faults.add(name, undo=undone)
 
     def stale_handlers(self) -> Fault:
-        """Have a socket that ends remove the route of the next one with its client id.
+        """Make a socket that ends remove the route of the next one with its client id.
 
         This is a race in ComfyUI: the handler of the old socket removes its client id only after
         the client has reconnected, and the new socket with it, which then gets no messages,
@@ -519,8 +519,8 @@ class Faults(AnswerFaults):
     def late_history(self, seconds: float | None = None) -> Fault:
         """Keep prompts in the queue for some seconds after ``execution_success``.
 
-        ``None``: until the fault ends.  Only then do their history and ``executing`` without a
-        node follow.
+        ``None`` means until the fault ends.  Their history, and ``executing`` without a node,
+        follow only then.
         """
         return self._faults.add("late_history", None if seconds is None else check_seconds(seconds))
 
@@ -539,7 +539,7 @@ class Faults(AnswerFaults):
     def forget_interrupts(self, *, times: int | None = None) -> Fault:
         """Accept interrupts and ignore them.
 
-        A real server does so if one comes between taking a prompt from the queue and executing it.
+        A real server does so between taking a prompt from the queue and executing it.
 
         Args:
             times: How many; ``None``: all until the fault ends.

@@ -30,7 +30,7 @@ _NOT_SHOWN = frozenset(
         "text/css",
     }
 )
-#: Since 2026.
+#: Types that servers since 2026 send as attachments.
 _NOT_SHOWN_NOW = frozenset({"image/svg+xml", "text/xml", "application/xml"})
 
 

@@ -39,7 +39,7 @@ _MODEL_FOLDERS: dict[str, tuple[str, ...]] = {
     "model_patches": ("models/model_patches",),
     "audio_encoders": ("models/audio_encoders",),
 }
-#: For kinds with other extensions than ``MODEL_ENDINGS``; an empty set allows any.
+#: Extensions for kinds that differ from ``MODEL_ENDINGS``; an empty set allows any.
 _ENDINGS = {
     "configs": frozenset({".yaml"}),
     "diffusers": frozenset({"folder"}),
@@ -64,7 +64,7 @@ _SHIPPED = {
     "custom_nodes": ("example_node.py.example", "websocket_image_save.py"),
     "web/extensions/core": ("clipspace.js", "groupNode.js", "widgetInputs.js"),
 }
-#: Since 2026.
+#: Further folders of servers since 2026.
 _NEW_MODEL_FOLDERS: dict[str, tuple[str, ...]] = {
     kind: (f"models/{kind}",)
     for kind in (

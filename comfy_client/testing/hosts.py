@@ -1,7 +1,7 @@
 """Filter of requests to an embedded server, by ``Host`` and by the origin of a web page.
 
 ComfyUI accepts everybody.  A server for tests runs on a developer's machine, whose browser also
-shows strangers' pages: such a page can have its own host name resolve to 127.0.0.1.
+shows strangers' pages.  Such a page can make its own host name resolve to 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def accepted_names(
     Args:
         host: The address to listen on, as given.
         address: Where it listens.
-        allowed: What it was given; ``None``: its own names on loopback, else any.
+        allowed: The names that the user allows; ``None``: its own names on loopback, else any.
     """
     if allowed is None:
         return frozenset({host.lower()}) if is_loopback(address) else None

@@ -64,11 +64,11 @@ class Pictures(Sequence[Any]):
 
     @classmethod
     def of(cls, value: Any) -> Pictures:
-        """Convert what a node returned as ``IMAGE``: a batch, or a list of Pillow images.
+        """Convert a node's ``IMAGE`` output, which is a batch or a list of Pillow images.
 
-        A single image in place of a batch (of a node that returns its batch and not a tuple, for
-        example) is treated as in ComfyUI: each row becomes a grey image of its own, as wide as
-        there are channels.
+        A single image in place of a batch (as from a node that returns its batch, not a tuple) is
+        treated as in ComfyUI: each row becomes a separate grey image, as wide as there are
+        channels.
         """
         if isinstance(value, Pictures):
             return value
@@ -166,7 +166,7 @@ def _nearest(old: int, new: int) -> list[tuple[int, int]]:
 
 
 def _areas(old: int, new: int) -> list[tuple[int, int]]:
-    """Return the range of old columns whose mean each new one is."""
+    """Return for each new column the range of old columns to average."""
     return [(one * old // new, -(-(one + 1) * old // new)) for one in range(new)]
 
 

@@ -70,8 +70,8 @@ class ProgressBar:
     before it.
 
     Attributes:
-        total: How many steps there are.
-        current: How many steps are done.
+        total: The number of steps.
+        current: The number of steps that are done.
     """
 
     def __init__(self, total: float) -> None:

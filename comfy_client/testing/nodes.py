@@ -15,8 +15,8 @@ A node is a class after ComfyUI's V1 conventions::
 
     server.add_node(Blur)
 
-An ``IMAGE`` is a sequence of Pillow images: of the server's own nodes a
-:class:`~comfy_client.testing.Pictures`, of yours what they returned.  ``OUTPUT_NODE``,
+An ``IMAGE`` is a sequence of Pillow images: a
+:class:`~comfy_client.testing.Pictures` from the server's own nodes, or what your nodes returned.  ``OUTPUT_NODE``,
 ``RETURN_NAMES``, ``INPUT_IS_LIST``, ``OUTPUT_IS_LIST``, ``IS_CHANGED``, ``VALIDATE_INPUTS``,
 hidden inputs, coroutines (one after the other), lazy inputs (``{"lazy": True}`` and
 ``check_lazy_status``) and expansion work as in ComfyUI, and ``HAS_INTERMEDIATE_OUTPUT`` with
@@ -50,7 +50,7 @@ class NodeRegistry:
         self._newest = newest
         self._definitions: dict[str, Any] = shipped(name)
         self._folders = folders
-        #: As given on the command line.
+        #: The command line of the server.
         self.argv: list[str] = ["main.py", "--cpu"]
         if settings.get("previews"):
             self.argv += ["--preview-method", "auto"]

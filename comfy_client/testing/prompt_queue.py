@@ -29,14 +29,14 @@ class PromptQueue:
         self._closed = False
 
     def put(self, item: Item) -> None:
-        """Add a prompt; raise TypeError, but add it all the same, if number and id are taken."""
+        """Add a prompt; if its number and id are taken, raise TypeError but add it nevertheless."""
         with self._news:
             heapq.heappush(self._pending, item)
             self._changed()
             self._news.notify()
 
     def get(self) -> Item | None:
-        """Wait for the next prompt and make it the running one; None for flags or the end."""
+        """Wait for the next prompt and mark it as running; return None for flags or the end."""
         with self._news:
             self._news.wait_for(lambda: self._pending or self._flags or self._closed)
             if self._closed or not self._pending:

@@ -1,18 +1,18 @@
-"""Plays a recording: what ``ComfyServer.replay`` does.
+"""Playback of a recording, for ``ComfyServer.replay``.
 
 The file is one of ``ComfyApi(record=...)`` or of the same format, see
 :mod:`comfy_client.recording.recorder`.  It becomes a list of steps.  Some of them wait for the
-client: a request that is no GET, and the opening of a socket.  Messages that came on the socket
-after one of these come after it again, messages that came before an answer come before it, and so
-on, however fast either side is this time.  A client may leave requests out: a later request then
-skips them, after a pause.
+client: a request that is no GET, and the opening of a socket.  The order relative to these steps
+is kept, however fast either side is this time: a message that came after a request comes after it
+again, and one that came before an answer comes before it.  A client may leave requests out: a
+later request then skips them, after a pause.
 
-Requests are distinguished by method, path, query, and the headers that the file has of them; of
-several equal ones that are no GET, the one with the same body comes first.  A GET gets the answers
-from between the same two steps that wait, in the same order, the last of them again and again; if
-there are none, what the steps so far say about queue and history, or the nearest other answer.
-Ids of prompts and clients are those of the client that is playing.  The answer to what the
-recording does not have is a 404; to what it has no more of, or did not keep, a 409.
+Requests are matched by method, path, query, and their recorded headers; among equal ones that are
+no GET, the one with the same body comes first.  A GET gets the answers from between the same two
+waiting steps, in the same order, and the last of them repeatedly.  If there are none, the answer
+is derived from the queue and history at that step, or is the nearest other one.  Ids of prompts
+and clients are replaced by those of the client that is playing.  A request that the recording
+does not have is answered with 404; one whose answers are used up, or were not kept, with 409.
 """
 
 from __future__ import annotations
@@ -72,14 +72,14 @@ class Player:
         self._gates = [i for i, step in enumerate(self._steps) if isinstance(step, Gate)]
         self._exchanges = [step for step in self._steps if isinstance(step, RecordedExchange)]
         self._dials = [s for s in self._steps if isinstance(s, Gate) and s.exchange is None]
-        #: Query parameters whose values were secret: any value matches.
+        #: Query parameters whose values were secret, so that any value matches.
         self._ignored = {
             name
             for exchange in self._exchanges
             for name, value in _query(exchange.row["path"])
             if value == STARS
         }
-        #: Before June 2024 there was no /api.
+        #: Whether the recorded server had no /api, as before June 2024.
         self._is_flat = any(
             e.row["path"] == "/api/prompt" and e.row["status"] == 404 for e in self._exchanges
         )
@@ -89,7 +89,7 @@ class Player:
             conditions = row.get("asked") or {}
             key = self._key(row["method"], exchange.path, _query(row["path"]), conditions)
             self._by_key[key].append(exchange)
-        self._changed = threading.Condition()  # guards all that follows
+        self._changed = threading.Condition()  # guards everything below
         self._next = 0  # index of the next step
         self._released = -1  # gates up to this one are open in any case
         self._plays = False

@@ -71,15 +71,15 @@ class ComfyServer(ScriptedServer):
     Args:
         port: The port to listen on; 0: any free one.
         host: The address to listen on.
-        credentials: What every request must have: a pair for basic authentication, a text
-            for a bearer token; ``None``: nothing (as ComfyUI itself).
+        credentials: The credentials that every request must have: a pair for basic
+            authentication, a text for a bearer token; ``None``: none (as ComfyUI itself).
         multi_user: As ``--multi-user``: settings and files belong to the ``Comfy-User``.
         tls: An SSL context, or the paths of certificate and key (PEM), for https and wss.
         prefix: The path of all routes, such as ``"/comfy"``: letters, digits and ``-._~``.
         previews: Whether the sampler sends previews, as with ``--preview-method``.
         max_upload_size: Largest request body in bytes; the answer to larger ones is 413.
         step_seconds: How many seconds the simulated sampler takes for a step.
-        version: Which ComfyUI it is like: ``"0.3.75"``, or one of these two.
+        version: The version of ComfyUI that it imitates: ``"0.3.75"``, or one of these two.
             ``"0.8"`` has the jobs API (``/api/jobs``), takes ``preview_method`` from
             ``extra_data``, and checks the choices of ``COMBO`` inputs.
             ``"new"`` is like 0.28.1 of July 2026: a ``prompt_id`` must be a UUID, jobs can be
@@ -100,11 +100,11 @@ class ComfyServer(ScriptedServer):
         first_messages: The first message of each WebSocket from its client, decoded.
         messages: All messages from clients on WebSockets, decoded.
         ran: The prompts that have started to run or to play, oldest first.
-        errors: Exceptions of handlers and scripts, and messages that could not be sent; of nodes
-            only what is no ``Exception``, such as ``pytest.fail`` raises.  The first one is raised
-            again when the ``with`` block ends without another.
-        faults: Everything that can go wrong, by name: see :class:`Faults`.
-        version: Which ComfyUI it behaves like.
+        errors: Exceptions of handlers and scripts, and of messages that could not be sent.  An
+            error of a node counts only if it is no ``Exception``, as from ``pytest.fail``.  The
+            first one is raised again when the ``with`` block ends without another.
+        faults: Faults that can be switched on: see :class:`Faults`.
+        version: The version of ComfyUI that it imitates.
 
     Raises:
         ValueError: A certificate that cannot be loaded, a prefix that is no path, an invalid
@@ -234,8 +234,8 @@ class ComfyServer(ScriptedServer):
         Args:
             path: A file of ``ComfyApi(record=...)``.
             pace: The factor for recorded pauses: 0: none, 1: all.
-            skip_after: Seconds that a request waits for what came before it in the recording;
-                then the client is taken to have left that out.
+            skip_after: Seconds that a request waits for the recorded requests before it; after
+                that, these count as left out by the client.
             port: As for any server, as are ``host``, ``tls``, ``prefix`` and ``allowed_hosts``.
 
         Raises:
@@ -346,8 +346,8 @@ class ComfyServer(ScriptedServer):
     def _alone(self) -> Iterator[None]:
         """Context manager: allow one start or stop at a time.
 
-        A stop waits for the server's threads: one of these cannot wait for it in turn, and gets
-        a RuntimeError.
+        A stop waits for the server's threads.  A thread of the server cannot wait for the stop in
+        turn, and gets a RuntimeError.
         """
         is_ours = threading.current_thread() in self._threads
         while not self._lock.acquire(timeout=_POLL if is_ours else -1):

@@ -1,6 +1,6 @@
 """The event loop of a server, which other threads may use, and its TCP connections.
 
-Connections come from clients, or are inner ones by which a fault asks the server itself.
+Connections come from clients, or are inner ones through which a fault asks the server itself.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ class Finish:
     entry: Mapping[str, Any] | None = None
 
 
-#: dict: a message for the prompt's client, with :data:`PROMPT_ID` replaced; bytes: a binary one;
-#: Event: waited for; a function is called with the prompt's id.
+#: A step: a dict is a message for the prompt's client, with :data:`PROMPT_ID` replaced; bytes are a
+#: binary message; an Event is waited for; a function is called with the prompt's id.
 Step = Mapping[str, Any] | bytes | threading.Event | Finish | Callable[[str], object]
 
 

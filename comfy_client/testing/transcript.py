@@ -1,4 +1,4 @@
-"""A recording as a list of steps, and what the steps say about prompts.  Pure."""
+"""A recording as a list of steps, and the state of its prompts at each step.  Pure."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def without_api(path: str) -> str:
     return path.removeprefix("/api") if path.startswith("/api/") else path
 
 
-# -- what the steps so far say about prompts ----------------------------------------------
+# -- the state after some steps -----------------------------------------------------------
 
 
 def last_status(past: list[Step]) -> Mapping[str, Any]:

@@ -28,7 +28,7 @@ class Users:
     def __init__(self, root: Path, *, multi: bool, newest: bool) -> None:
         self.root = root
         self.multi = multi
-        #: Times in whole milliseconds, downloads as attachments.
+        #: Whether to send times in whole milliseconds, and downloads as attachments.
         self.newest = newest
         self.names: dict[str, str] = {} if multi else {"default": "default"}
 

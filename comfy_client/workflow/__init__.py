@@ -9,7 +9,7 @@ Modules:
     graph: Plain functions on a graph, and the check before it is sent.
     wiring: Links to a node, and its removal.
     bypass: Bypass of a node.
-    loras: LoRAs that a graph loads, and one more.
+    loras: LoRAs: find those that a graph loads, and add one.
     seeds: Seeds of a graph.
     file_inputs: Files as values of inputs.
     template: :class:`Template`, a workflow with named inputs and outputs.
@@ -22,17 +22,17 @@ Modules:
     ui_format: Conversion of a loaded file in UI format, with its warnings.
     convert: The package that converts UI format to API format.
     metadata: The package that finds workflows in media files.
-    definition_source: Where node definitions come from.
+    definition_source: Sources of node definitions.
     input_specs: Inputs and outputs of a node by its definition.
     check: :meth:`Workflow.check`, and its report.
     validate: The server's answer to ``POST /prompt``, without a server.
     rules: What the server demands of each node of a graph.
     own_checks: Checks that node classes make of their own inputs.
     replacements: Replacements of removed node classes by newer servers.
-    sendable: A graph as JSON carries it, with what JSON cannot represent named.
+    sendable: A graph as plain JSON, and a list of the values that JSON cannot represent.
     explain: Explanations of a server's refusal.
     problems: :class:`Problem`.
-    model_files: Files of models, and which one may have been meant.
+    model_files: Folders of model files, and similar file names.
     show: A graph as a table.
 """
 

@@ -20,14 +20,14 @@ from .graph import (
     title_of,
 )
 
-#: An input: ``"KSampler.seed"``, or ``("KSampler", "seed")`` where dots leave a doubt.
+#: An input: ``"KSampler.seed"``, or ``("KSampler", "seed")`` if dots make that ambiguous.
 Address: TypeAlias = "str | tuple[str, str]"
 #: Values by input.
 Inputs: TypeAlias = "Mapping[str, Any] | Mapping[tuple[str, str], Any]"
 
 
 def nodes_named(graph: Mapping[str, Any], name: str) -> list[str]:
-    """Return the ids of the nodes with this id, or else title, or else class."""
+    """Return the ids of nodes with this id; if none, with this title; if none, of this class."""
     if name in graph:
         return [name]
     return [node_id for node_id in graph if title_of(graph, node_id) == name] or [

@@ -28,7 +28,7 @@ _MOST_SHOWN = 300
 
 
 class UnknownName(WorkflowError, AttributeError):
-    """The server has nothing of this name; an AttributeError, so that ``hasattr`` works."""
+    """Error for a name that the server lacks; an AttributeError, so that ``hasattr`` works."""
 
 
 @attrs.frozen(order=False)
@@ -50,10 +50,10 @@ class Link(Generic[Kind]):
 
 @attrs.frozen(eq=False, repr=False)
 class GraphNode(Link[Kind]):
-    """A node of a :class:`Graph`, which its call returned: its outputs, as links.
+    """A node of a :class:`Graph`, as returned by the call that added it, with its outputs as links.
 
-    It stands for its first output where a link is wanted.  Several are unpacked, or taken by slot
-    or by name::
+    Passed as an input, it stands for its first output.  Several outputs can be unpacked, or taken
+    by slot or by name::
 
         model, clip, vae = g.CheckpointLoaderSimple(ckpt_name="tiny.safetensors")
         loader = g.CheckpointLoaderSimple(ckpt_name="tiny.safetensors")
@@ -153,22 +153,22 @@ class BaseGraph:
     ) -> GraphNode[Any]:
         """Add a node; ``g.KSampler(...)`` is short for ``g.node("KSampler", ...)``.
 
-        Inputs take values and links: a node or an output of one that was made before, or
-        ``[node id, slot]``.  An input that has as many parts as it is given takes a list, or a
-        dict by the names of the parts: ``images=[a, b]``.  Names that are no Python identifiers go
-        into a dict: ``g.ResizeImageMaskNode({"resize_type.width": 512}, ...)``.
+        Inputs take values and links.  A link is an earlier node, one of its outputs, or
+        ``[node id, slot]``.  An input with a variable number of parts takes a list
+        (``images=[a, b]``), or a dict by the names of the parts.  Names that are no Python
+        identifiers go into a dict: ``g.ResizeImageMaskNode({"resize_type.width": 512}, ...)``.
 
-        With definitions, inputs that are left out get the defaults that the frontend begins with,
-        and all are checked as the server would check them, and a little more strictly: an INT is
-        an ``int``, not a text that can be converted.  What is neither a link nor of the type of
-        the input is given as ``{"__value__": ...}``, which servers since 0.3.27 unwrap.
+        With definitions, omitted inputs get the frontend's defaults.  All inputs are checked as the
+        server would check them, and a little more strictly: an INT is an ``int``, not a text that
+        can be converted.  A value that is neither a link nor of the input's type is given as
+        ``{"__value__": ...}``, which servers since 0.3.27 unwrap.
 
         Args:
             class_type: The class of the node, a key of ``GET /object_info``.
             inputs: Inputs by name, whatever the names.
             _id: The id of the node.  ``None``: the next number.
             _title: Its title.  ``None``: none.
-            _meta: What else its ``_meta`` holds.
+            _meta: Further entries of its ``_meta``.
             _extra: Other keys of the node than ``class_type`` and ``inputs``.
             _check: Whether inputs are checked.  ``False`` is for the few nodes of packs that accept
                 more than their definition says; links are checked even so.
@@ -270,7 +270,7 @@ class BaseGraph:
         definition: Mapping[str, Any] | None,
         check: bool,
     ) -> tuple[OutputSpec, ...] | None:
-        """Give a node its inputs, and return its outputs; ``None``: they are not known."""
+        """Fill in a node's inputs, and return its outputs; None if they are unknown."""
         node = self._graph[node_id]
         for name, value in given.items():
             fault: object = "the name is not a string"
@@ -310,7 +310,7 @@ class BaseGraph:
         return value if isinstance(value, Upload) else self._json(value, parts=parts)
 
     def _json(self, value: Any, *, parts: bool) -> Any:
-        """Return a value as JSON carries it, and a node or an output as ``[node id, slot]``."""
+        """Convert a value to plain JSON, and a node or an output to ``[node id, slot]``."""
         if isinstance(value, Link):
             return self._link(value)
         if isinstance(value, (list, tuple)) and any(isinstance(one, Link) for one in value):
@@ -340,10 +340,10 @@ _ONE_BY_ONE = (
 class Graph(BaseGraph):
     """A workflow that is built from code, and checked while it is built.
 
-    Each node class of the server is a method; what the call returns is the node, which others
-    take for input.  :meth:`node` says what a call takes.  A class whose name is no Python
-    identifier is ``g["Epsilon Scaling"](...)``.  ``dir(g)``, and Tab in a notebook, list the
-    classes, and ``comfy-client stubs`` writes a module by which an editor and mypy know them all.
+    Each node class of the server is a method.  Its call returns the node, which other calls take as
+    an input; :meth:`node` describes the arguments.  A class whose name is no Python identifier is
+    ``g["Epsilon Scaling"](...)``.  ``dir(g)``, and Tab in a notebook, list the classes, and
+    ``comfy-client stubs`` writes a module from which an editor and mypy know them all.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Bypass of a node: what feeds it feeds its users instead, as in the frontend."""
+"""Bypass of a node: its sources feed its users directly, as in the frontend."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _Slot: TypeAlias = tuple[str, str]
 
 
 def bypass(graph: dict[str, Any], node_id: str, source: Definitions) -> list[Place]:
-    """Remove a node, and link its users to what the node itself was linked to.
+    """Remove a node, and link its users to the node's own sources.
 
     The frontend does the same for a node in the mode Bypass.
 
     Returns:
-        The inputs that are gone, since nothing that the node took has their type.
+        The inputs that were removed, since the node took nothing of their type.
 
     Raises:
         WorkflowError: The server has no such class.

@@ -1,7 +1,7 @@
 """Check of a workflow before it is sent, which reports all problems, as a compiler does.
 
-:mod:`~comfy_client.workflow.validate` tells what the server would say.  The server stops early, so
-the workflow is mended where it stopped, and checked again.
+:mod:`~comfy_client.workflow.validate` computes the server's answer.  The server stops at the first
+errors, so a copy of the workflow is mended there, and checked again.
 """
 
 from __future__ import annotations
@@ -226,14 +226,14 @@ class _Checker:
         return CheckReport(tuple(problems), result.ok)
 
     def _add(self, problems: Iterable[Problem]) -> None:
-        """Add errors that the server does not name, except where an error is known already."""
+        """Add errors that the server does not name, except where one is known already."""
         for problem in problems:
             if _place(problem) not in self.blamed:
                 self.blamed.add(_place(problem))
                 self.errors.append(attrs.evolve(problem, named_by_server=False))
 
     def _reworded(self, named: Iterable[Problem]) -> Iterator[Problem]:
-        """Yield the server's problems in our words, without those that mending has caused."""
+        """Yield the server's problems in our words, without those that are due to the mending."""
         malformed = {p.node_id: p for p in self.sent.problems if p.type == "malformed_node"}
         for problem in named:
             if (problem.node_id, problem.input) in self.sent.left_out:

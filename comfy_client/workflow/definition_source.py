@@ -36,13 +36,13 @@ def as_mapping(
     """Return definitions by class as JSON objects, possibly more than were asked for.
 
     Args:
-        source: A mapping, or what can be asked for one.  Its values may also be the
-            :class:`NodeDef` that ``get_node_defs()`` returns.
+        source: A mapping, or an object that returns one.  Its values may also be
+            :class:`NodeDef`, as from ``get_node_defs()``.
         classes: The classes that are needed; ``None``: all.
         refresh: Whether a source that can be asked is to ask its server again.
 
     Raises:
-        WorkflowError: ``source`` is neither, or gave something else than a mapping.
+        WorkflowError: ``source`` is neither, or did not return a mapping.
     """
     found: Any = source
     if not isinstance(source, Mapping):

@@ -82,9 +82,9 @@ class Workflow(Nodes):
     ) -> Workflow:
         """Read a workflow, in API format or, with ``definitions``, as the frontend saves it.
 
-        A file in UI format is converted as the frontend does when it queues it.  What cannot be
-        done here is a :class:`ConversionWarning` each: a class that the server lacks, the work of
-        an extension in the browser, a value that does not fit.
+        A file in UI format is converted as by the frontend when it queues it.  A
+        :class:`ConversionWarning` reports each thing that cannot be done here: a class that the
+        server lacks, the work of an extension in the browser, a value that does not fit.
 
         Example::
 
@@ -111,7 +111,7 @@ class Workflow(Nodes):
                   server is asked;
                 * another workflow, which is copied.
 
-                Where a source has the graph in API format and in UI format, the first one counts.
+                If a source has the graph in both formats, the one in API format is used.
             definitions: The server's node definitions, for UI format: a client, or a dict as
                 ``GET /object_info`` answers it.  ``None``: none.
             strict: Whether a :class:`ConversionWarning` is a :class:`WorkflowError`.
@@ -172,7 +172,7 @@ class Workflow(Nodes):
         try:
             set_inputs(self._graph, inputs, force=force)
         except WorkflowError as exc:
-            inputs = sealed(inputs)  # tracebacks should show this frame only
+            inputs = sealed(inputs)  # tracebacks show local variables
             raise exc.with_traceback(None) from None
 
     def remove(self, node: Node | str | int, *, force: bool = False) -> None:
@@ -180,9 +180,9 @@ class Workflow(Nodes):
 
         Args:
             node: The node, or its id, title or class.
-            force: Whether to do so even if other nodes are linked to it.  Their inputs are gone
-                then: optional ones get the server's default, and for required ones the server
-                refuses what depends on them.
+            force: Whether to remove it even if other nodes are linked to it.  The linked inputs are
+                removed, too: the server uses its default for an optional one, and refuses the
+                outputs that depend on a required one.
 
         Raises:
             WorkflowError: Other nodes are linked to it (``candidates`` are their inputs), or no
@@ -202,10 +202,10 @@ class Workflow(Nodes):
         self.remove(node, force=True)
 
     def bypass(self, node: Node | str | int, definitions: Definitions) -> list[tuple[str, str]]:
-        """Take a node out, and give what it was given to those that used it.
+        """Remove a node, and connect its sources directly to its users.
 
-        As the frontend does in the mode Bypass: each link to an output of the node becomes the link
-        of an input of the same type, that of the same position if it fits::
+        This is the frontend's mode Bypass: a link to an output of the node is replaced by the link
+        of an input of the same type, preferably of the one in the same position::
 
             workflow.bypass("LoraLoader", api)
 
@@ -261,10 +261,10 @@ class Workflow(Nodes):
         clip_strength: float | None = None,
         loader: Node | str | int | None = None,
     ) -> Node:
-        """Put a LoRA between the loader of the model and all nodes that use it.
+        """Insert a LoRA between the loader of the model and all nodes that use it.
 
-        It comes behind LoRAs that are there already: a ``LoraLoader``, or a
-        ``LoraLoaderModelOnly`` if the loader has no CLIP or nobody uses it.
+        The new node goes after LoRAs that are there already.  It is a ``LoraLoader``, or a
+        ``LoraLoaderModelOnly`` if the loader has no CLIP or no node uses it.
 
         Example::
 
@@ -498,5 +498,5 @@ def names_of(source: Source) -> dict[str, str]:
 
 
 def graph_of(source: Source) -> Mapping[str, Any]:
-    """Return the graph of a workflow itself (do not change it), or a copy of another source's."""
+    """Return a workflow's own graph (do not change it), or a copy of another source's graph."""
     return source._graph if isinstance(source, Workflow) else read_source(source)[0]

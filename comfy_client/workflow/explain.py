@@ -83,7 +83,7 @@ def problems_of_rejection(
     definitions: Mapping[str, Any] = MappingProxyType({}),
     hide: Callable[[Any], Any] = lambda value: value,
 ) -> tuple[Problem, ...]:
-    """Return what :func:`explain_rejection` says as data; up to 1,000 problems.
+    """Return the problems of :func:`explain_rejection` as data, 1,000 at most.
 
     ``hide`` redacts secrets in a text or in the texts of a JSON value.
     """
@@ -126,7 +126,7 @@ def classes_with_unlisted_choices(body: object, graph: Mapping[str, Any]) -> lis
 
 
 def unknown_class(body: object, graph: Mapping[str, Any]) -> str | None:
-    """Return the ``class_type`` that the server lacks, if that is why it refused.
+    """Return the unknown ``class_type`` for which the server refused a workflow, or None.
 
     Returns None for other reasons, and for servers before 2024-05-20: they answer 500 in plain
     text.  A server names only the first unknown class.

@@ -26,12 +26,12 @@ _LOADERS: Final = {
 def as_file(graph: Mapping[str, Any], node_id: str, name: str, value: Any) -> Any:
     """Return an :class:`Upload` for a local file, a name for an uploaded one, or the value itself.
 
-    A text stays as it is, the name of a file on the server.  Only in ComfyUI's own loaders is a
-    data URL or web URL certain to be no name.
+    A text stays as it is, since it names a file on the server.  Only ComfyUI's own loaders take a
+    data URL or web URL, which other nodes may use as a text.
 
     Raises:
         FileNotFoundError: A path that leads to nothing.
-        ValueError: A file that cannot be sent; or a model, which is no input.
+        ValueError: The file cannot be sent; or it is a model, which cannot be an input.
     """
     if isinstance(value, str):
         if _LOADERS.get(class_of(graph, node_id) or "") != name:

@@ -42,7 +42,7 @@ def fill(
         check: Whether names and values are checked; links always are.
 
     Raises:
-        WorkflowError: What the server would refuse, and what is no value of the input's type.
+        WorkflowError: The server would refuse an input, or a value is not of the input's type.
     """
     node = _Filling(graph, node_id, outputs, checks=check)
     node.read(definition)
@@ -164,7 +164,7 @@ class _Filling:
         return _sent(spec, value)
 
     def check(self, inputs: Mapping[str, Any]) -> None:
-        """Raise WorkflowError for what the server would refuse: range, choice, type of a link."""
+        """Raise WorkflowError for a value or a type of link that the server would refuse."""
         known: dict[str, Any] = {}
         inputs = {name: one for name, one in inputs.items() if not isinstance(one, Upload)}
         sources = {link[0] for value in inputs.values() if (link := as_link(value))}
@@ -204,7 +204,7 @@ class _Filling:
     def _hints(
         self, errors: list[dict[str, Any]], inputs: Mapping[str, Any]
     ) -> tuple[list[str], tuple[str, ...]]:
-        """Return what would fit, in words and as names."""
+        """Return suggestions for the first error, in words and as names."""
         hints: list[str] = []
         candidates: list[str] = []
         for error in errors:
@@ -214,7 +214,7 @@ class _Filling:
                 choices = [one for one in spec.choices or () if isinstance(one, str)]
                 near = nearest(value, choices) if isinstance(value, str) else ()
                 candidates += near or choices
-                # The near ones go first, since only the beginning of a long list is read.
+                # The near choices go first, since only the beginning of a long list is read.
                 error["extra_info"]["input_config"] = [[*near, *(spec.choices or ())], {}]
                 if spec.name not in self._given:
                     hints.append(f"{spec.name} has its default")

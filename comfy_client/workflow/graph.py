@@ -29,8 +29,8 @@ _repr.maxlevel = 3
 def title_of(graph: Mapping[str, Any], node_id: object) -> str | None:
     """Return the title (``_meta.title``) of a node, or None.
 
-    Servers use composite ids for nodes inside of others (``"406:12"``, ``"1.0.0.1"``); if the graph
-    lacks such an id, its longest known prefix counts.
+    Servers use composite ids for nodes inside others (``"406:12"``, ``"1.0.0.1"``); if the graph
+    lacks such an id, the longest known prefix of the id is used.
     """
     meta = _node(graph, node_id).get("_meta")
     title = meta.get("title") if isinstance(meta, Mapping) else None
@@ -193,11 +193,11 @@ def shorten(text: str, limit: int) -> str:
 
 
 def check_graph(graph: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a graph as JSON carries it, for ``POST /prompt``; nothing is sent here.
+    """Check a graph, and return a copy of it as plain JSON for ``POST /prompt``.
 
-    It refuses what would be lost, or fail on the server in words that do not help: NaN
+    Values that would be lost, or fail on the server with an unhelpful message, are refused: NaN
     and Infinity, values that JSON does not have, keys that are not strings, and links
-    to a node that is not there, to a slot below 0, or of a node to itself.  A list of
+    to a missing node, to a slot below 0, or of a node to itself.  A list of
     two, node id and ``int``, counts as a link; wrap a literal one in
     ``{"__value__": [...]}`` (servers since 0.3.27).  Numbers of numpy and the like are
     converted, and texts under secret names are sealed, since the copy stays in frames.
@@ -214,14 +214,14 @@ def check_graph(graph: Mapping[str, Any]) -> dict[str, Any]:
 def check_parts(
     graph: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Check a workflow as :func:`check_graph` does, and leave out what links to missing nodes.
+    """Check a workflow as :func:`check_graph` does, and leave out nodes behind missing ones.
 
     A server drops the outputs that depend on a missing node, and runs the others; but where it does
     not check the input (an optional one on the earliest servers, and one that the node does not
     know on all), its worker crashes.  So nodes that depend on a missing node are not sent.
 
-    Returns the graph, the part of it to send, and what a server says of the rest, as
-    ``node_errors``.
+    Returns the graph, the part of it to send, and the ``node_errors`` that a server would report
+    for the rest.
 
     Raises:
         WorkflowError: As :func:`check_graph`; for such a link when no other output is left.
@@ -343,7 +343,7 @@ def _json_part(graph: Mapping[str, Any], node_id: str, what: str, name: str, val
 
 
 def json_value(value: Any) -> Any:
-    """Return a copy of a value as JSON carries it.
+    """Return a copy of a value as plain JSON.
 
     Raises:
         ValueError: JSON cannot represent it.
@@ -394,7 +394,7 @@ def json_link(graph: Mapping[str, Any], value: list[Any]) -> list[Any]:
 
 
 def link_fault(graph: Mapping[str, Any], node_id: str, value: list[Any]) -> str | None:
-    """Return what is wrong with a link; None for good links and other values."""
+    """Describe the fault of a link; None for good links and other values."""
     link = as_link(value)
     if not link:
         # A slot of 0.0 or true passes for a link, and makes the server's check fail.

@@ -1,7 +1,7 @@
 """The inputs and outputs of one node, by the definition of its class and its values.
 
-Some inputs have several parts: the choice of a *dynamic combo* brings inputs of its own
-(``model.size``), and an *autogrow* input has as many as it is given (``images.image0``).
+Some inputs have several parts: the choice of a *dynamic combo* adds inputs of its own
+(``model.size``), and an *autogrow* input has any number of parts (``images.image0``).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class InputSpec:
 
     @property
     def is_selector(self) -> bool:
-        """Whether this is a dynamic combo, whose choices bring inputs of their own."""
+        """Whether this is a dynamic combo, whose choices add inputs of their own."""
         listed = _list(self.options.get("options"))
         return isinstance(self.kind, list) and any(isinstance(one, Mapping) for one in listed)
 
@@ -104,11 +104,11 @@ class Autogrow:
 
     Attributes:
         name: Its full name.
-        part: What each part takes: its ``name`` is that of the template.
+        part: The input that each part is; its ``name`` is that of the template.
         names: The names of the parts, if they are listed.
-        prefix: Else what stands before their number.
-        most: How many there can be.
-        least: How many there must be.
+        prefix: The text before the number of a part, if the names are not listed.
+        most: The highest number of parts.
+        least: The lowest number of parts.
     """
 
     name: str
@@ -157,13 +157,13 @@ def walk(
 
     Args:
         definition: One value of ``GET /object_info``, or part of one.
-        given: What the node is given: the choice of a dynamic combo decides what follows.
+        given: The node's values: the choice of a dynamic combo decides which inputs follow.
         defaults: Whether a dynamic combo that is not given has its default; for the server it
             has none.
 
     Yields:
-        Inputs; autogrow inputs; and the name of what this library does not know, whose
-        inputs all begin with it.
+        Inputs; autogrow inputs; and for an unknown kind of input its name, with which the names
+        of all its parts begin.
     """
     yield from _walk(_mapping(definition.get("input")), given, "", 0, defaults)
 

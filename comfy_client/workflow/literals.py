@@ -39,7 +39,7 @@ def is_identifier(name: str) -> bool:
 
 def variable(text: str) -> str:
     """Make a lower-case variable name from a title or a class; return ``""`` if impossible."""
-    text = text[:200].replace("LoRA", "Lora")  # one word, as KSampler is
+    text = text[:200].replace("LoRA", "Lora")  # to become one word, as for KSampler
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z])", "_", text)
     name = re.sub(r"[^a-z0-9]+", "_", words.lower())[:_LONGEST_VARIABLE].strip("_")
     if not name or not re.search("[a-z]", name):
@@ -63,8 +63,8 @@ def literal(value: Any, column: int = 0, indent: int = 0) -> str:
 
     Args:
         value: As JSON carries it: no NaN, and keys that are strings.
-        column: How much of the first line is taken already.
-        indent: Where the line begins that it stands in.
+        column: The columns of the first line that are taken already.
+        indent: The indentation of that line.
 
     Raises:
         ValueError: An ``int`` of more digits than Python writes.

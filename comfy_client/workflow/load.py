@@ -43,7 +43,7 @@ class HasGraph(Protocol):
 
 
 class HasWorkflow(Protocol):
-    """A server's record of a prompt: from its queue, its history or its jobs."""
+    """A server's record of a prompt, from the queue, the history or the jobs API."""
 
     @property
     def workflow(self) -> Mapping[str, Any] | None:
@@ -135,7 +135,7 @@ def is_source(value: object) -> bool:
     )
 
 
-# -- where it stands ----------------------------------------------------------------------
+# -- sources ------------------------------------------------------------------------------
 
 
 def _read(source: Any, api: object) -> tuple[Any, str]:
@@ -238,7 +238,7 @@ def _json(text: str | bytes, where: str) -> Any:
     return decoded(text, where)
 
 
-# -- what it is wrapped in ----------------------------------------------------------------
+# -- wrappers -----------------------------------------------------------------------------
 
 
 def _unwrap(data: Any, where: str) -> Mapping[str, Any]:
@@ -296,7 +296,7 @@ def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
         if not isinstance(node, Mapping):
             raise WorkflowError(f"{where}: node {brief(node_id)} is not an object: {brief(node)}")
         graph[node_id] = own = copied(node)
-        # The server adds this key when it runs a node, and would take a given one for its own.
+        # The server adds this key when it runs a node, and would mistake a given one for its own.
         own.pop("is_changed", None)
         # The server fails on a node without inputs.
         inputs = own.setdefault("inputs", {})

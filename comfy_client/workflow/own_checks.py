@@ -1,8 +1,8 @@
 """Checks that node classes make of their own inputs, which definitions do not mention.
 
-Such a check takes over its parameters from the server, or all inputs if it has ``**others``: the
-server then accepts any choice and any number there.  The classes were found by posting a wrong
-value for each choice of each class to ComfyUI 0.28.1 and 0.33.0.
+Such a check replaces the server's check of its parameters, or of all inputs if it has
+``**others``: the server then accepts any choice and any number there.  The classes were found by
+posting a wrong value for each choice of each class to ComfyUI 0.28.1 and 0.33.0.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class FileInput:
     """An input whose value must name a file that the server can find.
 
     Attributes:
-        what: What the server calls such a file.
+        what: The server's word for such a file.
         choices: The files that the server offers, at the top of its input folder or below;
             ``None``: unknown.
     """
@@ -59,8 +59,8 @@ def own_check(
 
     Args:
         class_type: The class.
-        files: Its inputs that take files, by name.
-        free: The names of inputs that it takes as they are.
+        files: The inputs that take files, by name.
+        free: The names of inputs that the class accepts unchecked.
         listed: The files in the folders of the server.
         stays_inside: Whether the server finds no files outside of its folders (ComfyUI 0.28).
     """
@@ -88,7 +88,7 @@ def own_check(
 
 
 def file_input(definition: Mapping[str, Any], class_type: str, spec: InputSpec) -> FileInput | None:
-    """Return what kind of file the server looks for in an input, or None."""
+    """Return the kind of file that the server looks for in an input, or None."""
     is_combo = isinstance(spec.kind, list) or spec.kind == "COMBO"
     whats = [what for option, what in _UPLOADS.items() if spec.options.get(option) and is_combo]
     whats += [_LOOKED_FOR[one] for one in [(class_type, spec.name)] if one in _LOOKED_FOR]

@@ -20,11 +20,11 @@ class Replaced:
 
     Attributes:
         graph: The graph; the nodes keep their ids.
-        notes: What is to be said of each node that was replaced, by id.
-        classes: The classes that came in.
-        newer: The class that newer servers put in the place of one, by that.
-        absent: The input that a node lacks, by id, where the server cannot replace it without:
-            it answers 500 to the whole prompt.
+        notes: A remark on each replaced node, by its id.
+        classes: The classes that replaced others.
+        newer: The replacement of each class on newer servers, by the old class.
+        absent: By node id, a missing input without which the server cannot replace the node; it
+            answers 500 to the whole prompt.
     """
 
     graph: Mapping[str, Any]
@@ -77,7 +77,7 @@ def not_replaced(graph: Mapping[str, Any], replaced: Replaced) -> Iterator[Probl
 
     Args:
         graph: The graph before the server replaces classes.
-        replaced: What it would be.
+        replaced: The graph after that.
     """
     for node_id, name in replaced.absent.items():
         old, new = class_of(graph, node_id), class_of(replaced.graph, node_id)
@@ -121,7 +121,7 @@ def _absent(graph: Mapping[str, Any], node_id: str, rule: Mapping[str, Any]) -> 
 
 
 def _moved(value: Any, wanted: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Return a value; a link to a replaced node gets the new slot."""
+    """Return a value, with the new slot if it is a link to a replaced node."""
     link = as_link(value)
     if link is None or link[0] not in wanted:
         return value

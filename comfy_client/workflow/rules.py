@@ -42,10 +42,10 @@ class Rules:
         classes: The name of that definition, by node id.
         definitions: All of them by name.
         checks: The nodes' own checks of files, by name.
-        version: Which server it seems to be.
+        version: The server version that the definitions indicate.
         unchecked: Choices that this server does not check, by node id and input.
-        selectors: Dynamic combos without one of their choices, by node id: the server looks
-            neither at them nor at what they would bring.
+        selectors: Dynamic combos without one of their choices, by node id: the server checks
+            neither them nor the inputs that they would add.
         open_nodes: Ids of nodes that may have further inputs.
     """
 
@@ -72,7 +72,7 @@ class Rules:
         return node_id in self.by_node and bool(self.by_node[node_id]["output_node"])
 
     def mended(self, graph: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-        """Return the graph without what makes the server fail, and where the bad links were."""
+        """Return the graph without parts that make the server fail, and the places of bad links."""
         kept = [n for n in graph if n in self.by_node and type(graph[n].get("inputs")) is dict]
         made: dict[str, Any] = {STUB: {"class_type": STUB, "inputs": {}}}
         made |= {node_id: graph[node_id] for node_id in kept}
@@ -125,7 +125,7 @@ def rules_for(
     Args:
         graph: A graph as JSON carries it.
         found: Definitions by class, as JSON of any shape.
-        listed: Gives the names of the files in a folder of the server; see :data:`Listed`.
+        listed: Returns the names of the files in a folder of the server; see :data:`Listed`.
     """
     rules = Rules({}, {}, {STUB: _STUB_DEFINITION}, {}, _version(found), {}, {}, set())
     made: dict[str, _Made] = {}

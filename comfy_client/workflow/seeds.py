@@ -11,8 +11,8 @@ from .graph import as_link, class_of, inputs_of, links_of, origin
 
 #: Inputs that are seeds.
 NAMES: Final = ("seed", "noise_seed")
-#: Nodes that take any seed get one below 2**50, as from the frontend: JavaScript holds such numbers
-#: exactly.
+#: Nodes that take any seed get one below 2**50, as from the frontend, since JavaScript represents
+#: such numbers exactly.
 _WIDE: Final = frozenset({"KSampler", "KSamplerAdvanced", "RandomNoise", "SamplerCustom"})
 _MOST_WIDE: Final = 1 << 50
 #: Other nodes may have a lower limit: 2**31 - 1 is the lowest common one.

@@ -1,4 +1,4 @@
-"""A graph as JSON carries it; what JSON cannot represent is listed, not raised."""
+"""Conversion of a graph to plain JSON, which lists values that JSON cannot represent."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Sendable:
 
     Attributes:
         graph: The graph, as an independent copy.
-        problems: What cannot be sent, and nodes that no server takes for one.
-        left_out: (node id, name) of inputs in whose place there is ``None``.
+        problems: Values that cannot be sent, and nodes that no server accepts as such.
+        left_out: (node id, name) of inputs that were replaced by ``None``.
     """
 
     graph: dict[str, Any]
@@ -32,7 +32,7 @@ class Sendable:
 
 
 def sendable(graph: Mapping[Any, Any]) -> Sendable:
-    """Return a copy of a graph as JSON carries it; NaN and Infinity are listed, but kept."""
+    """Return a copy of a graph as plain JSON; NaN and Infinity are listed, but kept."""
     made = Sendable({}, [], set())
     for node_id, node in graph.items():
         if not isinstance(node_id, str):
@@ -93,7 +93,7 @@ def _inputs(
 
 
 def _plain(value: Any) -> tuple[Any, str | None]:
-    """Return a value as JSON carries it, and what is wrong with it or None."""
+    """Return a value as plain JSON, and the reason why it cannot be sent or None."""
     if value is None or type(value) in (str, bool):
         return value, None
     if type(value) is float:

@@ -26,7 +26,7 @@ def as_text(shown: Mapping[str, Any], graph: Mapping[str, Any] | None = None) ->
 
     Args:
         shown: The nodes of the table.
-        graph: Where their links lead; ``None``: to the same nodes.
+        graph: The nodes to which their links lead; ``None``: the same nodes.
     """
     lines = []
     for node_id in islice(shown, MOST_NODES):

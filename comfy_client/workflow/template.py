@@ -23,10 +23,10 @@ _Place = tuple[str, str]
 class Template:
     """A workflow with names for the inputs that change and for the outputs that matter.
 
-    An application says ``seed``, ``size`` and ``image``; one place knows which nodes these are. All
-    names are checked when the template is made.  A template never changes: it has a copy of the
-    workflow, and each call makes another copy, in which inputs that are not given keep their
-    values.
+    An application uses names such as ``seed``, ``size`` and ``image``, and only the template knows
+    their nodes.  All names are checked when the template is made.  A template never changes: it has
+    a copy of the workflow, and each call makes another copy, in which inputs that are not given
+    keep their values.
 
     Example::
 
@@ -46,7 +46,7 @@ class Template:
             result.outputs["image"].save("out/")
 
     Args:
-        workflow: What :meth:`Workflow.load` takes.
+        workflow: A workflow, or a source as for :meth:`Workflow.load`.
         inputs: By name, an input as in :meth:`Workflow.set`, or a list of inputs that all get the
             value.  A tuple is one input, as (node, input).
         outputs: By name, a node by id, title or class; :attr:`Result.outputs` has its outputs

@@ -2,9 +2,9 @@
 
 One pure function, :func:`validate`, turns graph and node definitions (``GET /object_info``) into
 the server's answer.  It makes the same check as a real server, step by step, so that errors have
-the server's types, messages, details and order, including the surprising ones: a link to nowhere is
-an exception that hides the node's other errors, a cycle is refused without a word, and a node that
-is fine for one output but not for another gets a 200 with ``node_errors``.
+the server's types, messages, details and order, including the surprising ones: a link to nowhere
+raises an exception that hides the node's other errors, a cycle is refused without a reason, and a
+node that is valid for one output but not for another gets a 200 with ``node_errors``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ValidationResult:
         outputs_to_execute: Ids of the output nodes that passed: what the server will execute.
         graph: The graph as it would be queued: numbers in strings converted, ``__value__``
             unwrapped.
-        crash: What went wrong where a real server answers 500 with a page of text; else ``None``.
+        crash: The failure, where a real server answers 500 with a page of text; else ``None``.
     """
 
     ok: bool
@@ -75,14 +75,14 @@ def validate(
     """Validate a graph as the server would; neither argument is changed.
 
     Real servers go through the inputs of a node and through the outputs of a graph in
-    random order, and what they say can depend on it.  Here it is the order of the
-    definitions, and of the graph.  Three things differ on purpose: chains of any length
-    are checked to their end (a real server's stack is full after some 980 nodes);
-    nodes beside a circle are never blamed with the ``RecursionError`` that a real server
-    may run into there; and the ``traceback`` of an exception is a stand-in without paths.
+    random order, and their answer can depend on it.  Here the order is that of the
+    definitions and of the graph.  Three things differ on purpose: chains of any length
+    are checked to their end (a real server's stack overflows after some 980 nodes);
+    nodes beside a cycle never get the ``RecursionError`` that a real server may raise
+    there; and the ``traceback`` of an exception is a stand-in without paths.
 
     Args:
-        graph: What the request holds under ``prompt``; any JSON value.
+        graph: The value of ``prompt`` in the request: any JSON value.
         definitions: Definitions by class_type, as ``GET /object_info`` gives them.
         targets: ``partial_execution_targets`` of the request (0.3.48+): only these output
             nodes count.  ``None``: all.
@@ -91,10 +91,10 @@ def validate(
             it takes over (``**kwargs``: all), a linked input comes as ``None``, and with a
             parameter ``input_types`` it takes over the types of links.  It returns
             ``True``, or ``False``, or a text that says what is wrong.
-        version: Which server; see :data:`Version`.  ``new`` knows neither loops nor
+        version: The server version; see :data:`Version`.  ``new`` supports neither loops nor
             inputs that depend on others.
-        dependents: Whether to name the outputs that depend on each wrong node: there may be
-            as many as the square of the number of nodes, of which a million are named.
+        dependents: Whether to name the outputs that depend on each wrong node.  There may be
+            as many as the square of the number of nodes; a million are named at most.
 
     Raises:
         ValueError: Unknown version.
@@ -272,7 +272,7 @@ class _Validator:
         return ValidationResult(False, error, blamed, [], self.graph)
 
     def note(self, node_id: str, finding: _Finding) -> None:
-        """Store a node's finding."""
+        """Record the errors of a node."""
         self.found[node_id] = finding
         if finding.errors:
             self.wrong.append(node_id)
@@ -313,9 +313,9 @@ class _Validator:
 
     def _circle(self, node_id: str) -> bool:
         """Return the result for a node that depends on one which is being visited."""
-        # Older servers go round until Python's stack is full, and on the way back overwrite inner
-        # findings: all nodes of the cycle are invalid, without errors.  Here one round is enough: a
-        # value that was unwrapped inside appears as a list outside.
+        # Older servers recurse until Python's stack overflows, and overwrite inner findings on
+        # the way back, so all nodes of the cycle are invalid, without errors.  Here one round is
+        # enough; a value that was unwrapped inside appears as a list outside.
         if self.rules.new:
             way = [*self.path[self.path.index(node_id) :], node_id]
             self.ids_left -= len(way) ** 2
@@ -533,7 +533,7 @@ def _inputs(definition: Mapping[str, Any], old: bool) -> list[_Input]:
 
 
 def _check_replaceable(graph: Any) -> None:
-    """Raise as a server does that looks for replaceable classes before anything else."""
+    """Raise the error of servers that look for replaceable classes before anything else."""
     for node in graph.values():
         node.get("inputs", {}).items()
 
@@ -552,7 +552,7 @@ def is_v3(definition: Mapping[str, Any]) -> bool:
 
 def _fits(received: Any, wanted: Any) -> bool:
     """Return whether a link may bring this type; unions such as ``"INT,FLOAT"`` must overlap."""
-    # A few classes have a "*" that matches nothing but itself; definitions do not tell.
+    # A few classes have a "*" that only matches itself, which definitions do not show.
     if received == wanted or "*" in (received, wanted):
         return True
     if not isinstance(received, str) or not isinstance(wanted, str):

@@ -13,7 +13,7 @@ Place: TypeAlias = tuple[str, str]
 
 
 def takers(graph: Mapping[str, Any], node_id: str) -> dict[Place, int]:
-    """Return the inputs that are linked to a node, each with the slot."""
+    """Return the inputs that are linked to a node, each with the slot that it uses."""
     return {
         (taker, name): slot
         for taker in graph

@@ -1,8 +1,8 @@
 """Fixtures for pytest: an embedded ComfyUI, and a client of it.
 
-Installed as the package ``pytest_comfy_client``, beside ``comfy_client`` and not in it: pytest
-loads each plug-in at its start, in every project, and this one shall cost nothing there.
-So ``comfy_client`` itself is imported when a fixture is used.
+The plug-in is installed as the package ``pytest_comfy_client``, beside ``comfy_client``, since
+pytest loads each plug-in at its start, in every project.  To cost nothing there, it imports
+``comfy_client`` only when a fixture is used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Register the marker."""
     config.addinivalue_line(
         "markers", "comfy_server(**options): what to start the comfy_server of a test with"
     )

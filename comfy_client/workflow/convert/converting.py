@@ -44,7 +44,7 @@ class Conversion:
 
     Attributes:
         graph: The graph in API format.
-        warnings: What only the frontend could do, or does not fit the server, node by node.
+        warnings: Work that only the frontend can do, and values that do not fit, node by node.
         prompts: The inputs, by id of the node and name, whose choices and comments the frontend
             resolves.  A text here is one that it sends as it is, since it is promoted.
     """
@@ -76,7 +76,7 @@ def convert(
 
     Raises:
         WorkflowError: It is damaged, of a newer frontend, or too large; with ``strict``, also for
-            whatever there would be a warning.
+            anything that would cause a warning.
     """
     saved_file = read_file(ui)
     era = era_of(definitions)

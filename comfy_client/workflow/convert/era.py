@@ -75,7 +75,7 @@ class Era:
 
     Attributes:
         is_old: Before ComfyUI 0.12.  That frontend does not renumber nodes whose ids collide, and
-            sends what is in bypassed instances of subgraphs.
+            sends the contents of bypassed instances of subgraphs.
     """
 
     is_old: bool

@@ -12,7 +12,7 @@ from .specs import Spec
 
 
 class _Missing:
-    """The absence of a value, as ``null`` is one."""
+    """The type of a marker for a missing value; ``null`` is a value."""
 
     def __repr__(self) -> str:
         return "MISSING"
@@ -33,7 +33,7 @@ class Widget:
     Attributes:
         sent: Whether it is an input of the prompt.
         kept: Whether it has a place in the saved values.
-        hook: What the frontend makes of the value in the browser when it queues; empty: nothing.
+        hook: The change that the frontend makes to the value when it queues; empty: none.
     """
 
     name: str
