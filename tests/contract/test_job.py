@@ -157,7 +157,8 @@ def test_a_client_learns_what_its_nodes_cost(api, server):
     first, second = runs
     # What the server says of a step may be one ahead of the step itself.
     assert all(abs(fraction - (1 + part) / 2) < 0.06 for part, fraction in first)
-    assert all(abs(fraction - part) < 0.2 for part, fraction in second)
+    # On a busy machine the quick node takes longer, but hardly half as long as the slow one.
+    assert min(second)[1] < 0.5 < max(second)[1]
     assert len(first) > 3 < len(second)
 
 
@@ -436,7 +437,8 @@ def test_an_id_in_use_is_refused(api):
 def partly_valid():
     """One good output, and one that lacks an input."""
     graph = picture("runs/partly")
-    graph["7"] = {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}
+    loose = {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}
+    graph["7"] = {**loose, "_meta": {"title": "Loose"}}
     return graph
 
 
@@ -445,8 +447,10 @@ def test_the_valid_part_of_a_workflow_runs(api, caplog):
     job = api.submit(partly_valid())
     result = job.result(LIMIT)
     assert set(job.node_errors) == set(result.node_errors) == {"7"}
-    assert result["Save"].images
-    assert len([r for r in caplog.records if "without some of its outputs" in r.message]) == 1
+    assert set(result.nodes) == {"9"}
+    (said,) = [text for text in caplog.messages if "without some of its outputs" in text]
+    assert "Loose" in said
+    assert "images" in said
 
 
 def test_strict_refuses_what_is_partly_valid(api, stranger, stops_one):
@@ -468,13 +472,16 @@ def test_strict_refuses_what_is_partly_valid(api, stranger, stops_one):
 def test_jobs_are_futures_of_the_standard_library(api):
     """Waited for together, and calling back in the order in which they end."""
     ended = []
+    threads = set()
     jobs = []
     for _ in range(5):
         jobs.append(api.submit(sleeper(0.05 + random.random() / 20, 1)))
+        jobs[-1].add_done_callback(lambda _: threads.add(threading.current_thread().name))
         jobs[-1].add_done_callback(ended.append)
     assert set(as_completed(jobs, timeout=LIMIT)) == set(jobs)
     until(lambda: len(ended) == 5)
     assert ended == jobs
+    assert threads <= {"comfy-callbacks", threading.current_thread().name}
     assert {job.status for job in jobs} == {"succeeded"}
 
 

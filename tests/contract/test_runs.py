@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import random
 import re
-import signal
 import struct
-import threading
-import time
-import uuid
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from comfy_client import ComfyApi, Workflow
 from comfy_client.errors import (
-    JobFailed,
     JobInterrupted,
     JobLost,
     JobTimeout,
     PromptRejected,
-    WorkflowError,
 )
-from tests.contract.conftest import a_while, forgot
 from tests.helpers.clients import Impatient, flush, outstanding, until
 from tests.helpers.proxy import Proxy
 from tests.versions import has
@@ -134,21 +125,6 @@ def test_prompts_run_in_the_order_of_their_numbers(api, held):
 
 
 @pytest.mark.needs("own prompt_id")
-def test_the_id_may_be_ours(api):
-    """And it is the same in the answer, the queue and the history."""
-    mine = str(uuid.uuid4())
-    queued = api.queue_prompt(None, picture(), prompt_id=mine)
-    assert queued.prompt_id == mine
-    assert not queued.node_errors
-    until(lambda: api.get_history(mine) is not None)
-
-
-def test_without_an_id_the_server_chooses(api):
-    """Not ``None`` as text."""
-    uuid.UUID(api.queue_prompt(None, picture()).prompt_id)
-
-
-@pytest.mark.needs("own prompt_id")
 def test_extra_data_is_kept(api, held):
     """In queue and history, beside our own; a key for partner nodes is not shown."""
     queued = api.queue_prompt(
@@ -178,15 +154,6 @@ def test_the_editors_graph_is_embedded_in_the_picture(api):
     assert "EmptyImage" in texts["prompt"]
 
 
-@pytest.mark.needs("targets")
-def test_only_the_targets_run(api, workflow):
-    """Ids of output nodes; the other outputs stay away."""
-    graph = workflow("image_ops", width=random.randrange(8, 200))
-    result = api.run(graph, timeout=LIMIT, partial_execution_targets=["5"])
-    assert set(result.nodes) == {"5"}
-    assert [f.type for f in result.images] == ["temp"]
-
-
 @pytest.mark.parametrize(
     ("options", "has_listener", "sent"),
     [
@@ -209,44 +176,6 @@ def test_previews_are_asked_for_when_someone_listens(api, options, has_listener,
 # -- results -----------------------------------------------------------------------------
 
 
-def test_a_picture_is_sampled_with_previews_and_progress(api, workflow, tmp_path):
-    """All eight steps, a preview with node and prompt for each, and the file."""
-    previews, steps, events = [], [], []
-    result = api.run(
-        workflow("txt2img_tiny", seed=a_seed()),
-        timeout=LIMIT,
-        on_preview=previews.append,
-        on_progress=steps.append,
-        on_event=events.append,
-    )
-    assert [(e.value, e.max) for e in steps if e.node == "3"] == [(n, 8) for n in range(1, 9)]
-    assert len(previews) >= 7
-    for event in previews:
-        assert (event.prompt_id, event.node_id) == (result.prompt_id, "3")
-        assert event.mime == "image/jpeg"
-        assert event.image.startswith(b"\xff\xd8\xff")
-        assert not event.final
-    assert {e.prompt_id for e in events} == {result.prompt_id}
-    assert [e.name for e in events if e.name in ENDS] == ["execution_success"]
-    [image] = result["Save"].images
-    assert result["SaveImage"] is result["9"] is result["Save"]
-    path = image.save(f"{tmp_path}/")
-    assert path.read_bytes() == image.bytes()
-    assert image.bytes().startswith(b"\x89PNG")
-    assert result.complete
-
-
-def test_the_second_of_two_equal_runs_has_the_outputs(api, comfyui):
-    """All nodes cached, nothing executed, the same file."""
-    graph = picture()
-    first, second = api.run(graph, timeout=LIMIT), api.run(graph, timeout=LIMIT)
-    assert second.complete
-    if not forgot(comfyui, second, *graph):
-        assert second.cached_nodes == ("1", "9")
-        assert [f.filename for f in second.files] == [f.filename for f in first.files]
-    assert second.images[0].bytes() == first.images[0].bytes()
-
-
 def test_a_batch_comes_in_order(api, workflow):
     """Eight pictures with rising numbers."""
     names = [f.filename for f in api.run(workflow("batch8", seed=a_seed()), timeout=LIMIT).images]
@@ -262,60 +191,10 @@ def test_the_picture_is_that_of_the_run(api):
         assert first_pixel(image.bytes()) == tuple(color.to_bytes(3, "big"))
 
 
-def test_texts_are_outputs(api, workflow):
-    """Of the nodes that show some."""
-    result = api.run(workflow("sleep", seconds=0.0), timeout=LIMIT)
-    assert result.texts == ("slept",)
-    assert result["Sleep"].texts == ("slept",)
-    assert result.files == ()
-
-
-def test_pictures_over_the_socket_are_outputs_and_previews_are_not(api, workflow, tmp_path):
-    """SaveImageWebsocket: both pictures of the batch, as PNG; they can be saved."""
-    previews = []
-    result = api.run(
-        workflow("txt2img_websocket", seed=a_seed()), timeout=LIMIT, on_preview=previews.append
-    )
-    node = result["Send over the websocket"]
-    assert [f.mime for f in node.images] == ["image/png"] * 2
-    assert all(f.bytes().startswith(b"\x89PNG") for f in node.images)
-    assert [e.node_id for e in previews if e.final] == ["9", "9"]
-    assert {e.node_id for e in previews if not e.final} == {"3"}
-    assert result.complete
-    paths = result.save(tmp_path)
-    assert [p.read_bytes() for p in paths] == [f.bytes() for f in node.images]
-
-
-def test_a_partly_valid_workflow_runs_with_a_warning(api, caplog):
-    """What the server dropped is told once, and kept."""
-    graph = picture()
-    graph["8"] = {"class_type": "PreviewImage", "inputs": {}, "_meta": {"title": "Loose"}}
-    result = api.run(graph, timeout=LIMIT)
-    assert set(result.nodes) == {"9"}
-    assert set(result.node_errors) == {"8"}
-    [record] = [r for r in caplog.records if r.levelno == logging.WARNING]
-    assert "Loose" in record.getMessage()
-    assert "images" in record.getMessage()
-
-
 # -- failures ----------------------------------------------------------------------------
 
 
-def test_a_node_that_raises_is_a_failure_with_all_there_is_to_know(api, workflow):
-    """Node, title, class, exception, traceback, inputs."""
-    with pytest.raises(JobFailed, match=r"node 2 'Fail' \(TestFail\).*told") as caught:
-        api.run(workflow("fail"), timeout=LIMIT)
-    error = caught.value
-    assert (error.node_id, error.title, error.class_type) == ("2", "Fail", "TestFail")
-    assert error.exception_type == "ValueError"
-    assert error.exception_message == "failed as told"
-    assert "raise ValueError(message)" in error.traceback
-    assert error.inputs["message"] == ["failed as told"]
-    assert not error.is_oom
-
-
 REFUSED = {
-    "unknown class": ({"1": {"class_type": "EmptyImag", "inputs": {}}}, r"EmptyImag\b.*EmptyImage"),
     "too small": (picture(width=0), r"node 1 'Colour' \(EmptyImage\).*width.*0.*1.*16384"),
     "not a number": (picture(width="wide"), r"width.*wide"),
     "missing input": (
@@ -342,26 +221,9 @@ REFUSED = {
         },
         r"upscale_method.*bilinaer.*bilinear",
     ),
-    "wrong type of link": (
-        {
-            "1": {
-                "class_type": "EmptyLatentImage",
-                "inputs": {"width": 64, "height": 64, "batch_size": 1},
-            },
-            "9": {
-                "class_type": "SaveImage",
-                "inputs": {"filename_prefix": "a", "images": ["1", 0]},
-            },
-        },
-        r"images.*LATENT|LATENT.*images",
-    ),
     "slot out of range": (
         {**picture(), "9": {"class_type": "PreviewImage", "inputs": {"images": ["1", 7]}}},
         r"7",
-    ),
-    "no outputs": (
-        {"1": {"class_type": "EmptyImage", "inputs": picture()["1"]["inputs"]}},
-        r"output",
     ),
 }
 
@@ -378,23 +240,6 @@ def test_a_refusal_is_told_in_words(api, graph, words):
         api.queue_prompt(None, graph)
 
 
-@pytest.mark.parametrize(
-    ("graph", "words"),
-    [
-        (picture(width=float("nan")), r"node 1.*width"),
-        ({**picture(), "9": {"class_type": "SaveImage", "inputs": {"images": ["77", 0]}}}, "77"),
-        ({"nodes": [], "links": [], "version": 0.4}, r"no nodes"),
-    ],
-    ids=["NaN", "dangling link", "empty UI format"],
-)
-def test_what_cannot_be_sent_is_not_sent(api, graph, words):
-    """A WorkflowError that names the place."""
-    with pytest.raises(WorkflowError, match=words):
-        api.run(graph, timeout=LIMIT)
-    with pytest.raises(WorkflowError, match=words):
-        api.append_prompt(graph)
-
-
 def test_a_failed_submission_fires_queue_error(api):
     """With the exception, from run and from queue_prompt."""
     errors = []
@@ -406,18 +251,6 @@ def test_a_failed_submission_fires_queue_error(api):
         raised.append(caught.value)
     until(lambda: len(errors) == 3)
     assert errors == raised
-
-
-def test_an_interrupt_in_the_middle_of_sampling(api, workflow):
-    """JobInterrupted that names the sampler; the rest of the queue runs."""
-    job = api.submit(workflow("txt2img_slow", seed=a_seed()))
-    after = api.submit(picture())
-    api.wait_for("progress", lambda event: event.prompt_id == job.prompt_id, LIMIT)
-    api.interrupt(job.prompt_id)
-    with pytest.raises(JobInterrupted, match="Sampler") as caught:
-        job.result(LIMIT)
-    assert caught.value.node_id == "3"
-    assert len(after.result(LIMIT).images) == 1
 
 
 def test_a_job_whose_server_is_killed_is_lost(other):
@@ -504,30 +337,6 @@ def test_a_long_way_costs_no_events(comfyui):
 # -- several at once ---------------------------------------------------------------------
 
 
-def test_two_clients_get_their_own_events_only(comfyui, workflow):
-    """Both run at the same time; pictures and steps do not cross."""
-    owned = has(comfyui.version, "progress_state for its owner alone")
-    with ComfyApi(comfyui.url) as one, ComfyApi(comfyui.url) as two:
-        heard = {one: [], two: []}
-        for client in heard:
-            client.on("all", heard[client].append)
-            client.on("b_preview", heard[client].append)
-        work = {
-            client: [client.submit(workflow("txt2img_tiny", seed=a_seed())) for _ in range(2)]
-            for client in heard
-        }
-        for client, mine in work.items():
-            ids = {job.prompt_id for job in mine}
-            assert all(len(job.result(LIMIT).images) == 1 for job in mine)
-            states = () if owned else ("progress_state",)
-            told = [e for e in heard[client] if e.name not in states]
-            named = {getattr(e, "prompt_id", None) for e in told}
-            assert named - {None} == ids
-            previews = [e for e in heard[client] if e.name == "b_preview"]
-            assert {e.prompt_id for e in previews} == ids
-            assert len([e for e in heard[client] if e.name in ENDS]) == 2
-
-
 def test_many_prompts_from_many_threads_all_end(api):
     """200 from 8 threads, each with its own picture."""
 
@@ -543,38 +352,7 @@ def test_many_prompts_from_many_threads_all_end(api):
     assert outstanding(api) == []
 
 
-def test_jobs_are_futures(api):
-    """``as_completed`` over several, callbacks in a thread of their own."""
-    threads = []
-    called = threading.Semaphore(0)
-
-    def callback(job):
-        threads.append(threading.current_thread().name)
-        called.release()
-
-    work = [api.submit(picture()) for _ in range(6)]
-    for job in work:
-        job.add_done_callback(callback)
-    assert {job.result(0).prompt_id for job in as_completed(work, LIMIT)} == {
-        job.prompt_id for job in work
-    }
-    for _ in work:
-        assert called.acquire(timeout=LIMIT)
-    assert set(threads) <= {"comfy-callbacks", threading.current_thread().name}
-
-
 # -- other things that nodes say ---------------------------------------------------------
-
-
-@pytest.mark.needs("progress_text")
-def test_texts_on_the_way_belong_to_the_job(api, workflow):
-    """The frame names a node only; it is of the prompt that runs."""
-    events = []
-    graph = workflow("progress_text", text=f"half way {random.random()}")
-    result = api.run(graph, timeout=LIMIT, on_event=events.append)
-    [event] = [e for e in events if e.name == "progress_text"]
-    assert (event.node, event.text) == ("1", graph["1"]["inputs"]["text"])
-    assert event.prompt_id == result.prompt_id
 
 
 def test_events_of_custom_nodes_come_by_name(api, workflow):
@@ -586,16 +364,6 @@ def test_events_of_custom_nodes_come_by_name(api, workflow):
     assert [e.data for e in got] == [{"answer": 42}]
 
 
-def test_a_blocked_node_is_no_end(api, workflow):
-    """The server calls it an error, and goes on; so do we."""
-    events = []
-    graph = workflow("blocked")
-    result = api.run(graph, timeout=LIMIT, on_event=events.append)
-    assert result["Beside it"].texts == ("ran",)
-    assert [e.name for e in events if e.name in ENDS] == ["execution_error", "execution_success"]
-    assert "Behind the block" not in result
-
-
 # -- waiting -----------------------------------------------------------------------------
 
 
@@ -605,36 +373,6 @@ def test_time_that_runs_out_leaves_the_prompt_alone(api, held):
     with pytest.raises(JobTimeout, match=job.prompt_id):
         job.result(0.1)
     held()
-    assert len(job.result(LIMIT).texts) == 1
-
-
-def test_run_with_a_timeout_leaves_the_prompt_alone(api, comfyui, held):
-    """The id is in the exception."""
-    with pytest.raises(JobTimeout) as caught:
-        api.run(sleeper(seconds=0.1, ticks=1), timeout=a_while(comfyui))
-    held()
-    until(lambda: api.get_history(caught.value.prompt_id) is not None)
-    assert api.get_history(caught.value.prompt_id).succeeded
-
-
-@pytest.mark.parametrize("callback", [None, lambda event: None])
-def test_ctrl_c_leaves_at_once_and_the_prompt_goes_on(api, callback):
-    """The client can be used on."""
-    graph = sleeper(seconds=6.0)
-    pressed = []
-
-    def press():
-        until(lambda: [job for job in outstanding(api) if job.handle.state.started])
-        pressed.append(time.monotonic())
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=press)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        api.run(graph, timeout=LIMIT, on_event=callback)
-    assert time.monotonic() - pressed[0] < 5.0
-    thread.join()
-    [job] = outstanding(api)
     assert len(job.result(LIMIT).texts) == 1
 
 

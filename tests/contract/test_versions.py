@@ -104,6 +104,7 @@ def queue_prompt(here: Any) -> None:
     receipt = here.api.queue_prompt(None, text(here))
     assert ended(here, receipt.prompt_id).succeeded
     assert receipt.number is not None
+    uuid.UUID(receipt.prompt_id)
 
 
 def append_prompt(here: Any) -> None:
@@ -574,7 +575,6 @@ def test_a_picture_is_sampled_with_previews_that_name_their_node(here: Any) -> N
     assert names[:2] == ["execution_start", "execution_cached"]
     assert names[-1] == "execution_success"
     assert {event.prompt_id for event in seen} == {result.prompt_id}
-    assert [e.value for e in seen if e.name == "progress"] == [*range(1, 9)]
     previews = [event for event in seen if event.name == "b_preview"]
     assert len(previews) == 8
     assert {(e.node_id, e.prompt_id, e.final) for e in previews} == {("3", result.prompt_id, False)}
@@ -584,10 +584,15 @@ def test_a_picture_is_sampled_with_previews_that_name_their_node(here: Any) -> N
     assert ("progress_state" in names) == here.has("new events")
     assert here.heard.ends(result.prompt_id) == ["execution_success"]
     assert [e.recovered for e in here.heard("execution_success")] == [False]
+    assert [(e.value, e.max) for e in seen if e.name == "progress"] == [
+        (step, 8) for step in range(1, 9)
+    ]
     (picture,) = result.images
     assert picture.bytes().startswith(PNG)
+    assert picture.save(f"{here.tmp}/").read_bytes() == picture.bytes()
     assert picture.node_id == "9"
-    assert result["Save"]
+    assert result["SaveImage"] is result["9"] is result["Save"]
+    assert result.complete
 
 
 def test_the_abilities_of_a_server_are_told_on_each_connection(here: Any) -> None:
@@ -625,6 +630,8 @@ def test_a_rerun_from_the_cache_has_its_outputs(here: Any) -> None:
     seen: list[Any] = []
     again = here.api.run(graph, timeout=60, on_event=seen.append)
     assert len(first.images) == len(again.images) == 2
+    assert again.complete
+    assert again.images[0].bytes() == first.images[0].bytes()
     if not forgot(here.server, again, *graph):
         assert set(again.cached_nodes) == set(graph)
         assert {(f.node_id, f.filename, f.type) for f in again.images} == {
@@ -641,7 +648,10 @@ def test_pictures_of_the_websocket_node_are_outputs(here: Any) -> None:
     result = here.api.run(graph, timeout=90, on_preview=seen.append)
     assert [(e.node_id, e.mime) for e in seen if e.final] == [("9", "image/png")] * 2
     assert len([e for e in seen if not e.final]) == 6
-    assert [picture.bytes()[:8] for picture in result.images] == [PNG] * 2
+    pictures = [picture.bytes() for picture in result["Send over the websocket"].images]
+    assert [picture[:8] for picture in pictures] == [PNG] * 2
+    assert [path.read_bytes() for path in result.save(here.tmp)] == pictures
+    assert result.complete
     assert here.heard.ends(result.prompt_id) == ["execution_success"]
 
 
@@ -650,7 +660,10 @@ def test_a_node_that_raises_is_told_with_its_traceback(here: Any) -> None:
     with pytest.raises(JobFailed, match=r"node 2 'Fail' \(TestFail\).*failed as told") as failed:
         here.api.run(here.workflow("fail"), timeout=60)
     error = failed.value
-    assert (error.node_id, error.exception_type) == ("2", "ValueError")
+    assert (error.node_id, error.title, error.class_type) == ("2", "Fail", "TestFail")
+    assert (error.exception_type, error.exception_message) == ("ValueError", "failed as told")
+    assert error.inputs["message"] == ["failed as told"]
+    assert not error.is_oom
     assert "raise ValueError(message)" in error.traceback
     until(lambda: here.heard.ends(error.prompt_id))
     assert here.heard.ends(error.prompt_id) == ["execution_error"]
@@ -689,7 +702,7 @@ def test_an_interrupt_in_the_middle_of_sampling_ends_the_job(here: Any) -> None:
     """From a callback, at the first step."""
     stop = {"progress": here.api.interrupt}
     graph = here.workflow("txt2img_slow", seed=time.time_ns() % 2**32, steps=1000)
-    with pytest.raises(JobInterrupted) as stopped:
+    with pytest.raises(JobInterrupted, match="Sampler") as stopped:
         here.api.run(graph, timeout=90, on_event=lambda e: stop.pop(e.name, lambda: None)())
     assert stopped.value.node_id == "3"
     assert here.heard.ends(stopped.value.prompt_id) == ["execution_interrupted"]
@@ -774,22 +787,29 @@ def test_a_job_ends_without_any_socket(here: Any) -> None:
 def test_two_clients_hear_of_their_own_jobs_only(here: Any) -> None:
     """Each of its own, and once of each end; both see the queue change."""
     with ComfyApi(here.url) as other:
-        heard = Heard(other)
-        mine = [here.api.submit(text(here, text=f"mine {n}")) for n in range(3)]
-        theirs = [other.submit(text(here, text=f"theirs {n}")) for n in range(3)]
-        assert [job.result(60).texts for job in mine] == [(f"mine {n}",) for n in range(3)]
-        assert [job.result(60).texts for job in theirs] == [(f"theirs {n}",) for n in range(3)]
-        for jobs, ears in ((mine, here.heard), (theirs, heard)):
-            ids = {job.prompt_id for job in jobs}
-            assert {e.prompt_id for e in ears("executed", "executing", *ENDS)} == ids
-            assert all(ears.ends(job.prompt_id) == ["execution_success"] for job in jobs)
-            assert ears("status")
+        work = {here.api: here.heard, other: Heard(other)}
+        jobs = {}
+        for client, heard in work.items():
+            client.on("b_preview", heard.events.append)
+            sampled = here.workflow("txt2img_tiny", seed=time.time_ns() % 2**32)
+            shown = (text(here, text=f"{client.client_id} {n}") for n in range(2))
+            jobs[client] = [client.submit(graph) for graph in (sampled, *shown)]
+        for client, heard in work.items():
+            pictures, *texts = (job.result(60) for job in jobs[client])
+            assert [one.texts for one in texts] == [(f"{client.client_id} {n}",) for n in range(2)]
+            assert len(pictures.images) == 1
+            ids = [job.prompt_id for job in jobs[client]]
+            assert {e.prompt_id for e in heard("executed", "executing", *ENDS)} == {*ids}
+            assert {e.prompt_id for e in heard("b_preview")} == {ids[0]}
+            assert all(heard.ends(prompt_id) == ["execution_success"] for prompt_id in ids)
+            assert heard("status")
 
 
 def test_a_prompt_has_our_id_or_bears_it(here: Any) -> None:
     """Whichever the server chose, it is the job's and the result's."""
     ours = str(uuid.uuid4())
     receipt = here.api.queue_prompt(None, text(here), prompt_id=ours)
+    assert not receipt.node_errors
     assert (receipt.prompt_id == ours) == here.has("own prompt_id")
     assert ended(here, receipt.prompt_id).extra_data[EXTRA_DATA_KEY] == ours
     job = here.api.submit(text(here))
@@ -816,7 +836,8 @@ def test_a_node_that_is_blocked_is_no_end(here: Any) -> None:
             here.api.run(here.workflow("blocked"), timeout=60)
         return
     result = here.api.run(here.workflow("blocked"), timeout=60)
-    assert result.texts == ("ran",)
+    assert result["Beside it"].texts == ("ran",)
+    assert "Behind the block" not in result
     (told,) = here.heard("execution_error")
     assert (told.exception_type, told.is_end) == ("ExecutionBlocked", False)
     assert [e.name for e in here.heard(*ENDS) if e.name != "execution_error"] == [
@@ -862,5 +883,6 @@ def test_texts_of_a_running_node(here: Any) -> None:
         with pytest.raises(JobFailed, match="send_progress_text"):
             here.api.run(here.workflow("progress_text"), timeout=60)
         return
-    here.api.run(here.workflow("progress_text", text="half way"), timeout=60)
-    assert [event.text for event in here.heard("progress_text")] == ["half way"]
+    result = here.api.run(here.workflow("progress_text", text="half way"), timeout=60)
+    (event,) = here.heard("progress_text")
+    assert (event.node, event.text, event.prompt_id) == ("1", "half way", result.prompt_id)
