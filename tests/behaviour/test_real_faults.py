@@ -11,7 +11,6 @@ import random
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,15 +24,12 @@ from comfy_client.errors import (
     JobFailed,
     JobInterrupted,
     JobLost,
-    NotSupported,
-    PromptRejected,
     RequestTimeout,
 )
 from comfy_client.events import Event
 from tests.comfyui import ComfyUI
-from tests.helpers.clients import Heard, Impatient, Requests, goes_on, until
+from tests.helpers.clients import Heard, Impatient, Requests, until
 from tests.helpers.proxy import Proxy
-from tests.versions import has
 
 pytestmark = pytest.mark.real
 
@@ -430,120 +426,6 @@ def test_a_job_that_is_silent_for_long_costs_few_questions(
         assert asked["/queue"] <= 2
         assert sum(asked.values()) <= 10
         assert ended(heard, job) == ["execution_success"]
-
-
-# -- every version -----------------------------------------------------------------------
-
-
-@pytest.fixture
-def here(any_comfyui: ComfyUI, any_api: ComfyApi) -> Iterator[tuple[ComfyApi, Heard, str]]:
-    """An idle server of each version, and what its client hears."""
-    _idle(any_api)
-    yield any_api, Heard(any_api), any_comfyui.version
-    _idle(any_api)
-
-
-def test_cancel_stops_this_prompt_and_no_other(here: tuple[ComfyApi, Heard, str]) -> None:
-    """Waiting or running; where the interrupt stops whatever runs, only by force."""
-    api, heard, version = here
-    running, waiting, last = api.submit(sleeper()), api.submit(sleeper()), api.submit(picture())
-    until(lambda: running.progress.step, LIMIT)
-    assert waiting.status == "pending"
-    assert waiting.cancel()
-    with pytest.raises(JobInterrupted):
-        waiting.result(LIMIT)
-    assert waiting.status == "interrupted"
-    assert goes_on(running)
-    if not has(version, "interrupt by id"):
-        with pytest.raises(NotSupported, match="force=True"):
-            running.cancel()
-        assert goes_on(running)
-    assert running.cancel(force=not has(version, "interrupt by id"))
-    with pytest.raises(JobInterrupted):
-        running.result(LIMIT)
-    assert len(last.result(LIMIT).images) == 1
-    assert not running.cancel()
-    assert not last.cancel()
-    for job, name in {
-        running: "execution_interrupted",
-        waiting: "execution_interrupted",
-        last: "execution_success",
-    }.items():
-        assert ended(heard, job) == [name]
-
-
-def test_a_job_is_attached_by_its_id(here: tuple[ComfyApi, Heard, str]) -> None:
-    """By another client: while it runs, when it has ended in any way, and when it is unknown."""
-    api, _, version = here
-    ours = str(uuid.uuid4())  # older servers choose another
-    running = api.submit(sleeper())
-    first = api.submit(sleeper(0.5, 5), prompt_id=ours)
-    failing = {"1": {"class_type": "TestFail", "inputs": {"message": "as told"}}}
-    second = api.submit(failing)
-    with client(api.host) as (other, heard):
-        stopped = other.job(running.prompt_id)
-        until(lambda: stopped.status == running.status == "running", LIMIT)
-        running.cancel(force=not has(version, "interrupt by id"))
-        with pytest.raises(JobInterrupted):
-            stopped.result(LIMIT)
-        assert stopped.status == "interrupted"
-        job = other.job(first.prompt_id)
-        assert job.result(LIMIT).texts == first.result(LIMIT).texts
-        assert job.prompt_id == first.prompt_id
-        assert job.status == first.status == "succeeded"
-        with pytest.raises(JobFailed, match="as told"):
-            second.result(LIMIT)
-        failed = other.job(second.prompt_id)
-        with pytest.raises(JobFailed, match="as told") as caught:
-            failed.result(LIMIT)
-        assert (caught.value.node_id, failed.status) == ("1", "failed")
-        with client(api.host, client_id=api.client_id, transport="poll") as (same, _):
-            assert len(same.job(ours).result(LIMIT).texts) == 1
-        nowhere = other.job(str(uuid.uuid4()))
-        with pytest.raises(JobLost):
-            nowhere.result(LIMIT)
-        assert nowhere.status == "lost"
-        until(lambda: ended(heard, failed))
-        assert ended(heard, failed) == ["execution_error"]
-
-
-def test_status_and_place_are_known_while_it_goes_on(here: tuple[ComfyApi, Heard, str]) -> None:
-    """Pending with so many ahead, running, and then how it ended."""
-    api, _, _ = here
-    jobs = [api.submit(sleeper(seconds, 50)) for seconds in (6.0, 0.5, 0.5)]
-    until(lambda: jobs[0].status == "running", LIMIT)
-    assert [job.status for job in jobs[1:]] == ["pending", "pending"]
-    until(lambda: jobs[0].queue_position == 0 and jobs[2].queue_position == 2)
-    assert jobs[2].why().startswith("pending")
-    seen = []
-    while not jobs[0].done():
-        seen.append(jobs[0].progress.fraction)
-        time.sleep(0.05)
-    assert seen == sorted(seen)
-    for job in jobs:
-        job.result(LIMIT)
-        assert (job.status, job.queue_position, job.progress.fraction) == ("succeeded", None, 1.0)
-
-
-def test_a_part_that_is_refused_is_told_or_strictly_refused(
-    here: tuple[ComfyApi, Heard, str], caplog: pytest.LogCaptureFixture
-) -> None:
-    """The rest runs with a warning; ``strict`` cancels it."""
-    api, _, version = here
-    graph = picture()
-    graph["8"] = {"class_type": "SaveImage", "inputs": {"filename_prefix": "none"}}
-    result = api.run(graph, timeout=LIMIT)
-    assert len(result.images) == 1
-    assert list(result.node_errors) == ["8"]
-    assert "without some of its outputs" in caplog.text
-    blocker = api.submit(sleeper())
-    until(lambda: blocker.status == "running", LIMIT)
-    with pytest.raises(PromptRejected, match="strict"):
-        api.submit(graph, strict=True)
-    until(lambda: not api.get_queue().pending)
-    blocker.cancel(force=not has(version, "interrupt by id"))
-    with pytest.raises(JobInterrupted):
-        blocker.result(LIMIT)
 
 
 def test_a_transfer_over_a_link_that_goes_dark_ends_at_the_timeout_of_the_client(

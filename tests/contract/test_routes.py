@@ -23,7 +23,6 @@ from comfy_client import ComfyApi
 from comfy_client.errors import (
     ApiError,
     AuthenticationError,
-    Conflict,
     JobFailed,
     NotFound,
     NotSupported,
@@ -31,7 +30,7 @@ from comfy_client.errors import (
     UploadTooLarge,
 )
 from comfy_client.models import HistoryEntry, UploadedImage
-from tests.contract.conftest import Server, forgot
+from tests.contract.conftest import Server
 from tests.helpers.clients import until
 from tests.versions import has
 
@@ -158,70 +157,6 @@ def test_the_queue_shows_what_runs_and_what_waits_in_order(idle, workflow):
     assert item.extra_data["client_id"]
 
 
-class Ticking:
-    """A prompt that runs for long: at each tick it heeds an interrupt."""
-
-    def __init__(self, api: ComfyApi, graph: dict[str, Any]) -> None:
-        self.api = api
-        self.ticks: list[Any] = []
-        api.on("progress", self.ticks.append)
-        self.prompt_id = submit(api, graph, client_id=api.client_id)
-        until(lambda: self.ticks)
-
-    def goes_on(self) -> bool:
-        """Whether it still runs two ticks later."""
-        before = len(self.ticks)
-        until(lambda: len(self.ticks) > before + 1 or self.api.get_history(self.prompt_id))
-        return [item.prompt_id for item in self.api.get_queue().running] == [self.prompt_id]
-
-
-@pytest.fixture
-def ticking(idle, workflow) -> Ticking:
-    return Ticking(idle, workflow("sleep", seconds=60.0, ticks=1200))
-
-
-def test_deleting_from_the_queue_takes_only_those(idle, workflow, ticking):
-    """Unknown and running ones are left alone, and nothing of it is an error."""
-    first, second, third = (submit(idle, workflow("sleep")) for _ in range(3))
-    idle.delete_from_queue(first, third, ticking.prompt_id, "unknown", "..", "a b&c")
-    assert ticking.goes_on()
-    assert [item.prompt_id for item in idle.get_queue().pending] == [second]
-    assert idle.get_history(first) is None
-    idle.delete_from_queue()
-    assert second in idle.get_queue()
-
-
-def test_clearing_the_queue_leaves_the_running_prompt(idle, workflow, ticking):
-    """Only interrupt stops it."""
-    submit(idle, workflow("sleep"))
-    idle.clear_queue()
-    assert ticking.goes_on()
-    assert not idle.get_queue().pending
-
-
-@pytest.mark.needs("interrupt by id")
-def test_interrupting_another_prompt_does_nothing(idle, workflow, ticking):
-    """A pending and an unknown one stay what they are; the right id stops it."""
-    pending = submit(idle, workflow("sleep", seconds=0.1))
-    for other in (pending, "unknown"):
-        # interrupt() would not ask for it, as the queue says that it does not run.
-        idle.fetch_api("/interrupt", "POST", json={"prompt_id": other})
-        assert ticking.goes_on()
-    assert [item.prompt_id for item in idle.get_queue().pending] == [pending]
-    idle.interrupt(ticking.prompt_id)
-    assert finished(idle, ticking.prompt_id).interrupted
-    assert finished(idle, pending).succeeded
-
-
-def test_interrupting_without_an_id_stops_what_runs(idle, workflow):
-    """Whoever's it is; on an idle server nothing."""
-    idle.interrupt()
-    assert finished(idle, submit(idle, workflow("sleep", seconds=0.1))).succeeded
-    ticking = Ticking(idle, workflow("sleep", seconds=60.0, ticks=1200))
-    idle.interrupt()
-    assert finished(idle, ticking.prompt_id).interrupted
-
-
 # -- history ------------------------------------------------------------------------------
 
 
@@ -239,26 +174,6 @@ def test_history_tells_how_a_prompt_ended(idle, workflow):
     assert not bad.succeeded
     assert bad.execution_error["node_id"] == "2"
     assert bad.execution_error["exception_message"].strip() == "failed as told"
-
-
-def test_a_rerun_names_its_cached_nodes(idle, comfyui, workflow):
-    """And still has its outputs."""
-    graph = workflow("image_ops")
-    first = finished(idle, submit(idle, graph))
-    again = finished(idle, submit(idle, graph))
-    if not forgot(comfyui, again, *graph):
-        assert set(again.cached_nodes) == set(graph)
-        assert again.outputs == first.outputs
-
-
-def test_a_prompt_that_has_not_ended_has_no_history(idle, workflow):
-    """Running, pending, unknown: None."""
-    running = submit(idle, workflow("sleep", seconds=60.0))
-    pending = submit(idle, workflow("sleep"))
-    until(lambda: idle.get_queue().running)
-    assert idle.get_history(running) is None
-    assert idle.get_history(pending) is None
-    assert idle.get_history("unknown") is None
 
 
 @pytest.mark.needs("own prompt_id")
@@ -297,41 +212,7 @@ def test_an_id_that_means_another_route_is_refused(api, name):
             ask(name)
 
 
-def test_histories_come_oldest_first_and_in_pieces(idle, workflow):
-    """The last ones, or those from an offset on."""
-    idle.clear_history()
-    assert idle.get_histories() == {}
-    ids = [submit(idle, workflow("sleep", seconds=0.0)) for _ in range(4)]
-    finished(idle, ids[-1])
-    assert list(idle.get_histories()) == ids
-    assert list(idle.get_histories(None)) == ids
-    assert list(idle.get_histories(2)) == ids[2:]
-    assert list(idle.get_histories(2, offset=1)) == ids[1:3]
-    assert list(idle.get_histories(None, offset=3)) == ids[3:]
-    assert idle.get_histories(0) == {}
-    idle.delete_history(ids[0], "unknown")
-    idle.delete_history()
-    assert list(idle.get_histories()) == ids[1:]
-    idle.clear_history()
-    assert idle.get_histories() == {}
-
-
 # -- jobs ---------------------------------------------------------------------------------
-
-
-def test_a_server_without_the_jobs_api_says_so(api, comfyui):
-    """404 to a GET, 405 to a POST: both are NotSupported."""
-    looks = (
-        api.get_jobs,
-        lambda: api.get_jobs(["pending", "in_progress"], limit=1, sort_by="created_at"),
-        lambda: api.get_job("unknown"),
-    )
-    cancels = (lambda: api.cancel_job("unknown"), lambda: api.cancel_jobs("unknown"))
-    for method, asks in (("get_jobs", looks), ("cancel_job", cancels)):
-        for ask in asks if not has(comfyui.version, method) else ():
-            with pytest.raises(NotSupported):
-                ask()
-    assert api.cancel_jobs() is False
 
 
 # -- nodes --------------------------------------------------------------------------------
@@ -911,15 +792,6 @@ def test_a_large_file_goes_both_ways(api, comfyui, tmp_path):
 # -- users and settings -------------------------------------------------------------------
 
 
-def test_users_of_a_server_for_one(api):
-    """No list, and a new one is of no use, but gets an id."""
-    config = api.get_user_config()
-    assert config.storage == "server"
-    assert config.users is None
-    assert isinstance(config.migrated, bool)
-    assert api.create_user(name := unique()).startswith(name)
-
-
 @pytest.mark.needs("list_user_data_v2")
 def test_users_of_a_server_for_many(crowd, crowded):
     """Each has own settings and files; nobody and strangers have none."""
@@ -954,14 +826,6 @@ def test_users_of_a_server_for_many(crowd, crowded):
 def test_a_user_that_cannot_be_is_refused_in_words(crowd, name, words):
     """The server's own."""
     with pytest.raises(ApiError, match=words):
-        crowd.create_user(name)
-
-
-def test_a_user_name_that_is_taken_is_refused(crowd):
-    """In words."""
-    name = unique()
-    crowd.create_user(name)
-    with pytest.raises(ApiError, match="Duplicate"):
         crowd.create_user(name)
 
 
@@ -1057,31 +921,6 @@ def test_user_data_is_stored_as_it_is_or_as_json(api):
         stored({}, stringify=False)
     with pytest.raises(ValueError, match="JSON compliant"):
         stored([float("inf")])
-
-
-def test_user_data_is_overwritten_unless_told(api):
-    """409 is Conflict, and changes nothing."""
-    path = unique(".txt")
-    api.store_user_data(path, "one", overwrite=False)
-    with pytest.raises(Conflict):
-        api.store_user_data(path, "two", overwrite=False)
-    assert api.get_user_data(path) == b"one"
-    api.store_user_data(path, "two")
-    assert api.get_user_data(path) == b"two"
-
-
-def test_user_data_is_not_moved_over_another_unless_told(api):
-    """409 is Conflict, a missing source NotFound."""
-    one, two = unique(".txt"), unique(".txt")
-    api.store_user_data(one, "one")
-    api.store_user_data(two, "two")
-    with pytest.raises(Conflict):
-        api.move_user_data(one, two)
-    assert (api.get_user_data(one), api.get_user_data(two)) == (b"one", b"two")
-    assert api.move_user_data(one, two, overwrite=True) == two
-    assert api.get_user_data(two) == b"one"
-    with pytest.raises(NotFound):
-        api.move_user_data(one, two)
 
 
 def test_user_data_with_full_info(api):
@@ -1222,21 +1061,6 @@ def test_features(api):
     assert features.supports_preview_metadata
     assert features.max_upload_size == 100 << 20
     assert features["max_upload_size"] == 100 << 20
-
-
-def test_freeing_memory_makes_the_next_run_compute_anew(idle, workflow):
-    """Nothing of it is cached any more."""
-    graph = workflow("image_ops")
-    finished(idle, submit(idle, graph))
-    idle.free_memory()
-    idle.free_memory(unload_models=True)
-    idle.free_memory(free_memory=True)
-
-    def recomputed() -> bool:
-        # The flag is read by the worker when it next wakes up.
-        return not finished(idle, submit(idle, graph)).cached_nodes
-
-    until(recomputed)
 
 
 def test_logs(api):

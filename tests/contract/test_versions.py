@@ -120,8 +120,11 @@ def queue(here: Any) -> None:
     first, second = (api.queue_prompt(None, text(here)).prompt_id for _ in range(2))
     assert [item.prompt_id for item in api.get_queue().pending] == [first, second]
     assert api.poll_status(60).queue_remaining == 3
-    api.delete_from_queue(first)
+    assert [api.get_history(one) for one in (running, first, "unknown")] == [None] * 3
+    api.delete_from_queue(first, running, "unknown", "..", "a b&c")
+    api.delete_from_queue()
     assert [item.prompt_id for item in api.get_queue().pending] == [second]
+    assert api.get_history(first) is None
     api.clear_queue()
     before = ticks()
     until(lambda: ticks() > before + 1 or api.get_history(running))
@@ -136,8 +139,10 @@ def history(here: Any) -> None:
     first, second = (api.queue_prompt(None, text(here)).prompt_id for _ in range(2))
     assert ended(here, second).outputs == {"1": {"text": ["slept"]}}
     assert list(api.get_histories(2)) == [first, second]
-    api.delete_history(first)
+    api.delete_history(first, "unknown")
+    api.delete_history()
     assert api.get_history(first) is None
+    assert second in api.get_histories()
     api.clear_history()
     assert api.get_histories() == {}
 
@@ -160,6 +165,7 @@ def cancel_job(here: Any) -> None:
     assert here.api.cancel_jobs(running.prompt_id)
     for job in (running, waiting):
         assert isinstance(job.exception(60), JobInterrupted | JobLost)
+    assert here.api.cancel_jobs() is False
 
 
 def node_defs(here: Any) -> None:
@@ -238,6 +244,8 @@ def get_system_stats(here: Any) -> None:
 
 def free_memory(here: Any) -> None:
     here.api.run(here.workflow("image_ops"), timeout=60)
+    here.api.free_memory()
+    here.api.free_memory(unload_models=True)
     here.api.free_memory(free_memory=True)
     until(lambda: not here.api.run(here.workflow("image_ops"), timeout=60).cached_nodes)
 
@@ -266,7 +274,8 @@ def settings(here: Any) -> None:
 
 
 def users(here: Any) -> None:
-    assert here.api.get_user_config().storage == "server"
+    config = here.api.get_user_config()
+    assert (config.storage, config.users, type(config.migrated)) == ("server", None, bool)
     name = unique()
     assert here.api.create_user(name).startswith(name)
     with pytest.raises(ApiError, match="Duplicate"):
@@ -296,6 +305,11 @@ def move_user_data(here: Any) -> None:
     assert api.get_user_data(new) == b"content"
     api.store_user_data(old, b"other")
     with pytest.raises(Conflict):
+        api.move_user_data(old, new)
+    assert (api.get_user_data(old), api.get_user_data(new)) == (b"other", b"content")
+    assert api.move_user_data(old, new, overwrite=True) == new
+    assert api.get_user_data(new) == b"other"
+    with pytest.raises(NotFound):
         api.move_user_data(old, new)
 
 
@@ -550,13 +564,14 @@ def test_history_is_read_in_pieces(here: Any) -> None:
     api.clear_history()
     ids = [api.queue_prompt(None, text(here)).prompt_id for _ in range(4)]
     entry = ended(here, ids[-1])
+    assert list(api.get_histories()) == list(api.get_histories(None)) == ids
     assert list(api.get_histories(2)) == ids[2:]
     assert list(api.get_histories(2, offset=0)) == ids[:2]
     assert list(api.get_histories(2, offset=1)) == ids[1:3]
     assert list(api.get_histories(2, offset=4)) == []
     assert list(api.get_histories(None, offset=3)) == ids[3:]
     assert list(api.get_histories(2, offset=-1)) == ids[2:]
-    assert list(api.get_histories(0, offset=1)) == []
+    assert list(api.get_histories(0, offset=1)) == list(api.get_histories(0)) == []
     raw = api.fetch_api("/history", params={"max_items": 1, "offset": 0}).json()
     assert (list(raw) == ids[:1]) == here.has("offset")
     assert (entry.started is not None and entry.ended is not None) == here.has("times")
@@ -717,7 +732,9 @@ def test_an_interrupt_by_id_stops_only_that_prompt(here: Any) -> None:
     api.interrupt(waiting.prompt_id)
     api.interrupt("unknown")
     if here.has("interrupt by id"):
-        api.fetch_api("/interrupt", "POST", json={"prompt_id": "unknown"})
+        for other in (waiting.prompt_id, "unknown"):  # of which interrupt() would not ask
+            api.fetch_api("/interrupt", "POST", json={"prompt_id": other})
+            assert goes_on(running)
     assert goes_on(running)
     assert {running.prompt_id, waiting.prompt_id} == {
         item.prompt_id for item in (*api.get_queue().running, *api.get_queue().pending)

@@ -64,7 +64,7 @@ SERVER = (
         "testing/prompt_queue.py",
         "offset = len(self._history) - max_items",
         "offset = 0",
-        "contract/test_routes.py",
+        "contract/test_versions.py",
         "a history of some entries has the oldest ones",
     ),
     Mutant(
@@ -96,7 +96,7 @@ SERVER = (
         "testing/userdata.py",
         'raise _Refusal(409, "File already exists")',
         'raise _Refusal(400, "File already exists")',
-        "contract/test_routes.py",
+        "contract/test_versions.py",
         "a user's file that exists is refused in other words",
     ),
     Mutant(
@@ -112,7 +112,7 @@ SERVER = (
         "testing/executor.py",
         'run.report("execution_cached", {"nodes": cached, "prompt_id": run.prompt_id})',
         'run.report("execution_cached", {"nodes": [], "prompt_id": run.prompt_id})',
-        "contract/test_routes.py",
+        "contract/test_event_order.py",
         "no node is said to come from the cache",
     ),
     Mutant(
