@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
+
+from .. import runtime
 
 #: Format ("JPEG" or "PNG"), Pillow image, and the box in pixels that it is fitted into.
 Preview = tuple[str, Any, int | None]
@@ -94,13 +95,13 @@ class ProgressBar:
         if preview is None and run.fewer_progress and self._may_wait():
             return
         run.progress(self.current, self.total, preview)
-        self._sent = time.monotonic(), self.current
+        self._sent = runtime.monotonic(), self.current
 
     def _may_wait(self) -> bool:
         if self._sent is None or self.current >= self.total:
             return False
         then, value = self._sent
-        is_soon = time.monotonic() - then < _PAUSE
+        is_soon = runtime.monotonic() - then < _PAUSE
         return is_soon or self.current - value < _PART * self.total
 
 

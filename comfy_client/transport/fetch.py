@@ -28,27 +28,27 @@ _CHUNK: Final = 1 << 16
 _FAILURES: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 
-def fetch(url: str, into: BinaryIO, deadline: Deadline) -> None:
-    """Download a URL into a file.
+def fetch(url: str, into: BinaryIO, deadline: Deadline, most: int = MAX_FETCH) -> None:
+    """Download a URL into a file, of ``most`` bytes at the most.
 
     Headers, cookies and credentials of ours are not sent: only a login in the URL itself, to the
     host that it is for.  Proxies come from the environment.
 
     Raises:
-        UnexpectedResponse: Another status than 200, a web page, more than :data:`MAX_FETCH` bytes,
-            or more than :data:`MAX_REDIRECTS` redirects.
+        UnexpectedResponse: Another status than 200, a web page, a larger file, or more than
+            :data:`MAX_REDIRECTS` redirects.
         TransportError: No answer, or only a part of it; :class:`RequestTimeout`: not in time.
     """
     deadline = Deadline.after(deadline.left(FETCH_TIMEOUT))
     for _ in range(MAX_REDIRECTS + 1):
-        target = _store_or_redirect(url, into, deadline)
+        target = _store_or_redirect(url, into, deadline, most)
         if target is None:
             return
         url = target
     raise UnexpectedResponse(f"GET {without_secrets(url)}: more than {MAX_REDIRECTS} redirects")
 
 
-def _store_or_redirect(url: str, into: BinaryIO, deadline: Deadline) -> str | None:
+def _store_or_redirect(url: str, into: BinaryIO, deadline: Deadline, most: int) -> str | None:
     """Store the answer, or return the URL to which it redirects."""
     shown = without_secrets(url)
     token = current.set(Transfer(deadline, read_timeout=_SILENCE))
@@ -68,7 +68,7 @@ def _store_or_redirect(url: str, into: BinaryIO, deadline: Deadline) -> str | No
             ) as answer:
                 if answer.is_redirect:
                     return _redirected(url, answer.headers["location"])
-                _store(answer, shown, into, deadline)
+                _store(answer, shown, into, deadline, most)
                 return None
     except _FAILURES as exc:
         raise _explained(exc, shown, deadline) from None
@@ -99,7 +99,9 @@ def _redirected(url: str, location: str) -> str:
     return target
 
 
-def _store(answer: requests.Response, shown: str, into: BinaryIO, deadline: Deadline) -> None:
+def _store(
+    answer: requests.Response, shown: str, into: BinaryIO, deadline: Deadline, most: int
+) -> None:
     what = f"GET {shown}"
     if answer.status_code != 200:
         raise UnexpectedResponse(f"{what}: {answer.status_code}", status=answer.status_code)
@@ -108,8 +110,8 @@ def _store(answer: requests.Response, shown: str, into: BinaryIO, deadline: Dead
     size, length = 0, answer.headers.get("content-length", "")
     while chunk := answer.raw.read1(_CHUNK, decode_content=True):
         size += into.write(chunk)
-        if size > MAX_FETCH:
-            raise UnexpectedResponse(f"{what}: more than {MAX_FETCH >> 20} MiB", status=200)
+        if size > most:
+            raise UnexpectedResponse(f"{what}: more than {most >> 20} MiB", status=200)
         deadline.require()
     encoded = "content-encoding" in answer.headers
     if not encoded and length.isdecimal() and length[:20] != str(size):

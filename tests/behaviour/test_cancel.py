@@ -19,9 +19,8 @@ from comfy_client.errors import (
     NotSupported,
     ServerUnreachable,
 )
-from comfy_client.jobs import stopping
 from comfy_client.jobs.job import Job
-from comfy_client.testing import ComfyServer, Request
+from comfy_client.testing import ComfyServer, Request, never_answer
 from tests.helpers.clients import (
     LIMIT,
     Fast,
@@ -32,6 +31,7 @@ from tests.helpers.clients import (
     until,
 )
 from tests.helpers.gates import Gated, Gates, Hold, check_once, held, saves, shows, until_it_runs
+from tests.helpers.interrupts import press_ctrl_c
 from tests.helpers.march_2024 import March2024
 from tests.helpers.pools import pooled
 from tests.helpers.scripted import stops
@@ -125,47 +125,38 @@ def test_cancel_waits_for_the_submission_of_another_thread(
     assert [ran.prompt_id for ran in comfy.ran] == [blocker.prompt_id]
 
 
-@pytest.mark.parametrize("answer", [True, False])
+@pytest.mark.parametrize("arrives", [True, False])
 def test_cancel_that_ctrl_c_cuts_off_has_cancelled(
-    comfy: ComfyServer,
-    fast: ComfyApi,
-    gate: threading.Event,
-    monkeypatch: pytest.MonkeyPatch,
-    answer: bool,
+    comfy: ComfyServer, fast: ComfyApi, gate: threading.Event, arrives: bool
 ) -> None:
     """The prompt is gone, and by our hand; unless the server was not reached."""
     fast.submit(shows(waits=True))
     job = fast.submit(shows("b"))
-    stop = stopping.stop
 
-    def interrupted(*args: Any, **kw: Any) -> bool:
-        if answer:
-            stop(*args, **kw)
-        raise KeyboardInterrupt
+    def press(request: Request) -> None:
+        if arrives:
+            comfy.answer(request)
+        press_ctrl_c()
+        never_answer(request)
 
-    monkeypatch.setattr(stopping, "stop", interrupted)
+    comfy.on("POST", "/queue", press)
     with pytest.raises(KeyboardInterrupt):
         job.cancel()
     gate.set()
     error = job.exception(LIMIT)
-    assert isinstance(error, JobInterrupted) if answer else error is None
+    assert isinstance(error, JobInterrupted) if arrives else error is None
 
 
 def test_cancel_that_reached_nobody_makes_no_loss_an_interruption(
-    comfy: ComfyServer, fast: ComfyApi, monkeypatch: pytest.MonkeyPatch
+    comfy: ComfyServer, fast: ComfyApi
 ) -> None:
     """What the server forgot afterwards is lost."""
     fast.submit(shows(waits=True))
     job = fast.submit(shows("b"))
-
-    def refused(*_: Any, **__: Any) -> bool:
-        raise ServerUnreachable("refused")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stopping, "stop", refused)
-        with pytest.raises(ServerUnreachable):
-            job.cancel()
-    comfy.faults.lose_queue()
+    comfy.kill()
+    with pytest.raises(ServerUnreachable):
+        job.cancel()
+    comfy.start()
     assert isinstance(job.exception(LIMIT), JobLost)
 
 

@@ -6,7 +6,6 @@ import io
 import socket
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 from PIL import Image
@@ -20,10 +19,12 @@ from comfy_client import (
     Workflow,
 )
 from comfy_client.testing import ComfyServer, drip
-from comfy_client.transport import fetch
+from comfy_client.transport.deadline import Deadline
+from comfy_client.transport.fetch import fetch
 from tests.helpers.clients import LIMIT, client, quickly
 from tests.helpers.http import HTML, PAGE, SECRET, head_of, raw_server, texts
 
+MIB = 1 << 20
 GRAPH: dict[str, Any] = {
     "1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
@@ -94,22 +95,35 @@ def test_a_login_in_the_url_is_for_its_host_alone(fast: ComfyApi, site: ComfySer
         ((302, {"Location": "/x"}, None), UnexpectedResponse, "more than 5 redirects"),
         ((302, {"Location": "file:///etc/passwd"}, None), UnexpectedResponse, "invalid URL"),
         ((302, {"Location": "http://["}, None), UnexpectedResponse, "invalid URL"),
-        ((200, {}, b"x" * 2000), UnexpectedResponse, "more than 0 MiB"),
-        (drip((200, {}, b"x" * 900), pause=0.5), RequestTimeout, "in time"),
     ],
 )
-def test_it_has_limits(
+def test_what_is_no_file_is_refused(
     fast: ComfyApi,
     site: ComfyServer,
     answer: Any,
     error: type[Exception],
     told: str,
 ) -> None:
-    """Of size, time and redirects; nothing is uploaded then."""
+    """Nor are redirects followed for ever; nothing is uploaded then."""
     site.on("GET", "/x", answer)
-    limits = mock.patch.multiple(fetch, MAX_FETCH=1000, FETCH_TIMEOUT=0.5)
-    with limits, quickly(), pytest.raises(error, match=told):
+    with quickly(), pytest.raises(error, match=told):
         fast.upload_image(f"{site.url}/x", fetch=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds", "error", "told"),
+    [
+        ((200, {}, b"x" * (MIB + 1)), LIMIT, UnexpectedResponse, "more than 1 MiB"),
+        (drip((200, {}, b"x" * 900), pause=0.5), 0.5, RequestTimeout, "in time"),
+    ],
+)
+def test_it_has_limits(
+    site: ComfyServer, answer: Any, seconds: float, error: type[Exception], told: str
+) -> None:
+    """Of size and time."""
+    site.on("GET", "/x", answer)
+    with quickly(), pytest.raises(error, match=told):
+        fetch(f"{site.url}/x", io.BytesIO(), Deadline.after(seconds), most=MIB)
 
 
 def test_a_site_that_is_not_there_is_an_error_about_it(fast: ComfyApi, site: ComfyServer) -> None:

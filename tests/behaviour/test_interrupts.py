@@ -16,7 +16,7 @@ from comfy_client.errors import (
     JobLost,
 )
 from comfy_client.jobs.job import Job
-from comfy_client.testing import ComfyServer
+from comfy_client.testing import ComfyServer, Request, never_answer
 from tests.helpers.clients import (
     LIMIT,
     Fast,
@@ -68,18 +68,19 @@ def test_ctrl_c_leaves_at_once(
     check_once(comfy, told, fast.run(saves(7), timeout=LIMIT))
 
 
+@pytest.mark.timing(dial=10 * LIMIT, settle=10 * LIMIT)
 def test_ctrl_c_before_the_submission_names_no_prompt_that_goes_on(
-    comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    comfy: ComfyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It waited for the socket: the server has nothing to attach to."""
 
-    def pressed(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+    def press(request: Request) -> None:
+        press_ctrl_c()
+        never_answer(request)
 
-    with Fast(comfy.url) as api:
-        monkeypatch.setattr("comfy_client.transport.websocket.Connection.wait_settled", pressed)
-        with pytest.raises(KeyboardInterrupt):
-            api.run(saves(7), timeout=LIMIT)
+    comfy.on("GET", "/ws", press)
+    with contextlib.closing(Fast(comfy.url)) as api, pytest.raises(KeyboardInterrupt):
+        api.run(saves(7), timeout=LIMIT)
     assert "keeps running" not in caplog.text
     assert not comfy.ran
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import blinker
 import pytest
 
 from comfy_client import ComfyApi
-from comfy_client.jobs.tracker import Order
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import (
     LIMIT,
@@ -136,24 +134,19 @@ def test_attaching_to_what_has_ended_does_not_ask_for_everybodys_graphs(
 
 
 def test_the_places_of_many_jobs_cost_one_look(
-    comfy: ComfyServer, fast: ComfyApi, gate: Gates, monkeypatch: pytest.MonkeyPatch
+    comfy: ComfyServer, fast: ComfyApi, gate: Gates
 ) -> None:
     """They are sorted once, not for each job, until something changes."""
     first = fast.submit(shows("0", waits=True))
     until(lambda: first.status == "running")
     jobs = [fast.submit(shows(str(number))) for number in range(1, 60)]
     until(lambda: fast.parts.tracker.monitor.remaining == 60)
-    sort, sorts = Order.of, []
-
-    def counted(*args: Any) -> Order:
-        sorts.append(args)
-        return sort(*args)
-
-    monkeypatch.setattr(Order, "of", counted)
+    assert jobs[0].queue_position == 1
+    sorted_once = fast.parts.tracker.ledger.order
     for _ in range(3):
         assert [job.queue_position for job in jobs] == [*range(1, 60)]
         assert all("ahead; running: Gated" in job.why() for job in jobs)
-    assert len(sorts) == 1
+    assert fast.parts.tracker.ledger.order is sorted_once
     jobs[0].cancel()
     jobs[0].exception(LIMIT)
     until(lambda: jobs[-1].queue_position == 58)

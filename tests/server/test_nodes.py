@@ -34,6 +34,7 @@ from tests.helpers.bare import (
 )
 from tests.helpers.clients import until
 from tests.helpers.graphs import canvas, node, picture, png, txt2img
+from tests.helpers.patches import tell_time
 
 # -- nodes of the server ----------------------------------------------------------------
 
@@ -381,16 +382,6 @@ def test_a_node_of_your_own_reports_its_progress_and_is_interrupted(server, api)
     assert [event.data for event in got] == [{"text": "hello"}]
 
 
-class Clock:
-    """The time of a progress bar."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 class Prompt:
     """A prompt that notes its progress; of it, a progress bar needs no more."""
 
@@ -419,8 +410,8 @@ def test_newer_servers_leave_progress_out(
     monkeypatch: pytest.MonkeyPatch, seconds: float, steps: int, sent: list[float]
 ) -> None:
     """As 0.28.1 does; what has a preview is always sent, and older servers send all."""
-    clock = Clock()
-    monkeypatch.setattr(node_api, "time", clock)
+    now = 0.0
+    tell_time(monkeypatch, lambda: now)
     picture = ("JPEG", Image.new("RGB", (8, 8)), None)
     for fewer, preview, wanted in (
         (True, None, sent),
@@ -431,7 +422,7 @@ def test_newer_servers_leave_progress_out(
         token = node_api.context.set(prompt)
         bar = ProgressBar(steps)
         for step in range(1, steps + 1):
-            clock.now += seconds
+            now += seconds
             bar.update_absolute(step, preview=preview)
         node_api.context.reset(token)
         assert prompt.sent == wanted

@@ -25,8 +25,10 @@ from comfy_client.showing import cells
 from comfy_client.showing.cells import note_shown, render_outcome, was_shown
 from comfy_client.showing.thumbnails import thumbnail
 from comfy_client.testing import ComfyServer, Request
+from tests.helpers.clients import LIMIT
 
 MEDIA = Path(__file__).parents[1] / "media"
+MIB = 1 << 20
 GRAPH = {
     "1": {"class_type": "KSampler", "inputs": {"seed": 7}},
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}, "_meta": {"title": "<Save>"}},
@@ -39,9 +41,11 @@ def api(comfy: ComfyServer) -> Iterator[ComfyApi]:
         yield api
 
 
-def encoded(size: tuple[int, int] = (1024, 512), mode: str = "RGB", kind: str = "PNG") -> bytes:
+def encoded(
+    size: tuple[int, int] = (1024, 512), mode: str = "RGB", kind: str = "PNG", **options: Any
+) -> bytes:
     file = io.BytesIO()
-    Image.effect_noise(size, 90).convert(mode).save(file, kind)
+    Image.effect_noise(size, 90).convert(mode).save(file, kind, **options)
     return file.getvalue()
 
 
@@ -193,58 +197,63 @@ def asked(comfy: ComfyServer) -> list[str | None]:
     return [one.query.get("preview") for one in comfy.requests if one.path == "/view"]
 
 
-@pytest.fixture
-def _all_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gallery, "_LARGE", 1000)
+def pictured(api: ComfyApi, name: str) -> str:
+    """HTML of one file, for which there is time also on a busy machine."""
+    return "".join(gallery.pictures(result_of(api, name).files, seconds=LIMIT))
 
 
-@pytest.mark.usefixtures("_all_are_large")
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def large(mode: str = "RGB") -> bytes:
+    """A picture of more than a megabyte in any mode."""
+    return encoded((1600, 1024), mode, compress_level=0)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {"compress_level": 0}), ("JPEG", {})])
 def test_of_a_large_picture_the_server_makes_a_smaller_file(
-    comfy: ComfyServer, api: ComfyApi, kind: str
+    comfy: ComfyServer, api: ComfyApi, kind: str, options: dict[str, Any]
 ) -> None:
-    """The original stays there, whatever its size."""
-    put(comfy, "a.png", encoded(kind=kind))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gallery, "MAX_BYTES", 600_000)
-        [data] = embedded(html(result_of(api, "a.png")))
-    assert Image.open(io.BytesIO(data)).size == (1024, 512)
+    """The original stays there, also one that is too large to be fetched."""
+    original = encoded((4096, 2900), kind=kind, **options)
+    assert (len(original) > gallery.MAX_BYTES) is (kind == "PNG")
+    put(comfy, "a.png", original)
+    [data] = embedded(pictured(api, "a.png"))
+    assert Image.open(io.BytesIO(data)).size == (1024, 725)
     assert asked(comfy) == [None, "jpeg;75"]
 
 
-@pytest.mark.usefixtures("_all_are_large")
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16", "P"])
 def test_what_a_smaller_file_cannot_have_is_fetched(
     comfy: ComfyServer, api: ComfyApi, mode: str
 ) -> None:
     """Alpha, 16 bits, and palettes, which may have alpha."""
-    put(comfy, "a.png", encoded(mode=mode))
-    assert len(embedded(html(result_of(api, "a.png")))) == 1
+    put(comfy, "a.png", large(mode))
+    assert len(embedded(pictured(api, "a.png"))) == 1
     assert asked(comfy) == [None]
 
 
-@pytest.mark.usefixtures("_all_are_large")
 def test_an_animation_is_fetched(comfy: ComfyServer, api: ComfyApi) -> None:
     """A smaller file would stand still."""
-    put(comfy, "a.webp", (MEDIA / "SaveAnimatedWEBP.webp").read_bytes())
-    assert html(result_of(api, "a.webp")).count("data:image/webp") == 1
+    frames = [Image.effect_noise((1024, 1024), 90) for _ in range(2)]
+    file = io.BytesIO()
+    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:], lossless=True, method=0)
+    assert len(file.getvalue()) > MIB
+    put(comfy, "a.webp", file.getvalue())
+    assert pictured(api, "a.webp").count("data:image/webp") == 1
     assert asked(comfy) == [None]
 
 
-@pytest.mark.usefixtures("_all_are_large")
 @pytest.mark.parametrize("status", [500, 404, 403, 502])
 def test_a_server_that_makes_no_smaller_file_gives_the_original(
     comfy: ComfyServer, api: ComfyApi, status: int
 ) -> None:
     """Or a proxy in front of it."""
-    original = encoded((64, 64))
+    original = large()
     put(comfy, "a.png", original)
 
     def view(request: Request) -> Any:
         return (status, {}, b"") if "preview" in request.query else (200, {}, original)
 
     comfy.on("GET", "/view", view)
-    assert len(embedded(html(result_of(api, "a.png")))) == 1
+    assert len(embedded(pictured(api, "a.png"))) == 1
     assert asked(comfy) == [None, "jpeg;75", None]
 
 
