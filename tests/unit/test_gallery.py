@@ -216,7 +216,7 @@ def test_of_a_large_picture_the_server_makes_a_smaller_file(
     assert (len(original) > gallery.MAX_BYTES) is (kind == "PNG")
     put(comfy, "a.png", original)
     [data] = embedded(pictured(api, "a.png"))
-    assert Image.open(io.BytesIO(data)).size == (1024, 725)
+    assert Image.open(io.BytesIO(data)).size == (512, 363)
     assert asked(comfy) == [None, "jpeg;75"]
 
 
