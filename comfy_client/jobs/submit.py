@@ -132,9 +132,9 @@ def _send(
 ) -> None:
     tracker, state = poller.tracker, one.state
     connection = tracker.connection
-    seconds = time_left(deadline, tracker.timing.settle)
-    connection.start()
-    connection.wait_settled(seconds, or_failed=True)
+    if connection.state is not State.CONNECTED:
+        connection.start()
+        connection.wait_settled(time_left(deadline, tracker.timing.settle), or_failed=True)
     # It may have a fresh one by now, as the socket was refused; events go to whom this names.
     state.client_id = connection.client_id
     body = {**body, "client_id": state.client_id}

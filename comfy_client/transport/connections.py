@@ -20,19 +20,20 @@ from contextvars import ContextVar
 from http.cookiejar import Cookie
 from typing import Any, Final
 
+import attrs
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
-from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ClosedPoolError
 from urllib3.util import Retry
 
+from .. import runtime
 from .._version import __version__
 from ..locks import shared_lock
-from .deadline import LONGEST, Deadline
+from .deadline import LONGEST, Deadline, read_timeout
 
 #: Requests that share the pool; more of them wait for a new connection, not for each other.
 POOL_SIZE: Final = 32
@@ -59,33 +60,42 @@ def shut(sock: socket.socket) -> None:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
+@attrs.define(eq=False, repr=False)
 class Transfer:
-    """A request and its answer: their timeouts, the socket that they use, and their bytes."""
+    """A request and its answer: their timeouts, the socket that they use, and their bytes.
 
-    __slots__ = (
-        "_is_cut",
-        "_sock",
-        "deadline",
-        "read_timeout",
-        "received",
-        "requests",
-        "send_timeout",
-        "sent",
-    )
+    Attributes:
+        deadline: When all of it must have ended.
+        send_timeout: Seconds in which some of the request must be sent.
+        read_timeout: Seconds for which the server may be silent, before its answer and within it.
+        requests: How often it was sent.
+        sent: Bytes, with headers.
+        received: Bytes, with headers.
+    """
 
-    def __init__(
-        self, deadline: Deadline, *, send_timeout: float = math.inf, read_timeout: float = math.inf
-    ) -> None:
-        self.deadline: Deadline = deadline
-        #: Seconds in which some of the request must be sent.
-        self.send_timeout: float = send_timeout
-        #: Seconds for which the server may be silent, before its answer and within it.
-        self.read_timeout: float = read_timeout
-        self.requests: int = 0  #: How often it was sent.
-        self.sent: int = 0  #: Bytes, with headers.
-        self.received: int = 0
-        self._sock: socket.socket | None = None
-        self._is_cut = False
+    deadline: Deadline
+    send_timeout: float = attrs.field(default=math.inf, kw_only=True)
+    read_timeout: float = attrs.field(default=math.inf, kw_only=True)
+    requests: int = attrs.field(default=0, init=False)
+    sent: int = attrs.field(default=0, init=False)
+    received: int = attrs.field(default=0, init=False)
+    _sock: socket.socket | None = attrs.field(default=None, init=False)
+    _is_cut: bool = attrs.field(default=False, init=False)
+
+    def limits(self, connect: float) -> tuple[float, float]:
+        """Return the seconds for a connection, at most ``connect``, and for each read.
+
+        Raises ``TimeoutError`` at the deadline.
+        """
+        silence = min(self.read_timeout, read_timeout.get())
+        return self.limit(connect), self.limit(silence)
+
+    def limit(self, most: float = LONGEST) -> float:
+        """Return the seconds for one send or read; raise ``TimeoutError`` at the deadline."""
+        left = self.deadline.at - runtime.monotonic()  # not its method: it is asked often
+        if left <= 0:
+            raise TimeoutError("the deadline has passed")
+        return min(left, most)
 
     def use(self, sock: socket.socket) -> None:
         """Have :meth:`cut` shut this socket down; raise ``OSError`` if it was called before."""
@@ -122,7 +132,7 @@ class Traffic:
         self.sent: int = 0
         self.received: int = 0
 
-    def add(self, *, requests: int = 0, sent: int = 0, received: int = 0) -> None:
+    def add(self, requests: int = 0, sent: int = 0, received: int = 0) -> None:
         """Add to the totals."""
         with self._lock:
             self.requests += requests
@@ -137,13 +147,10 @@ current: Final[ContextVar[Transfer | None]] = ContextVar("current", default=None
 class _Reader(io.RawIOBase):
     """The bytes that a socket receives, read until the deadline."""
 
-    def __init__(
-        self, sock: socket.socket, deadline: Deadline, transfer: Transfer | None = None
-    ) -> None:
+    def __init__(self, sock: socket.socket, transfer: Transfer) -> None:
         self._sock = sock
         self._transfer = transfer
         self._raw = sock.makefile("rb", buffering=0)
-        self._deadline = deadline
         # urllib3 has just set the limit of a single read.
         read_timeout = sock.gettimeout()
         self._read_timeout = LONGEST if read_timeout is None else read_timeout
@@ -156,10 +163,9 @@ class _Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._deadline.require(self._read_timeout))
+        self._sock.settimeout(self._transfer.limit(self._read_timeout))
         got = self._raw.readinto(buffer)
-        if self._transfer is not None:
-            self._transfer.received += got or 0
+        self._transfer.received += got or 0
         return got
 
     def close(self) -> None:
@@ -190,7 +196,7 @@ def answer_until(
 ) -> http.client.HTTPResponse:
     """Make an answer that is read from a socket until the deadline."""
     # As much of a socket as an HTTPResponse needs.
-    return _Response(_Reader(sock, deadline), *args, **kw)  # type: ignore[arg-type]
+    return _Response(_Reader(sock, Transfer(deadline)), *args, **kw)  # type: ignore[arg-type]
 
 
 def _response(sock: socket.socket, *args: Any, **kw: Any) -> http.client.HTTPResponse:
@@ -198,7 +204,7 @@ def _response(sock: socket.socket, *args: Any, **kw: Any) -> http.client.HTTPRes
     if transfer is None:
         return _Response(sock, *args, **kw)
     # As much of a socket as an HTTPResponse needs.
-    return _Response(_Reader(sock, transfer.deadline, transfer), *args, **kw)  # type: ignore[arg-type]
+    return _Response(_Reader(sock, transfer), *args, **kw)  # type: ignore[arg-type]
 
 
 class _InTime:
@@ -248,7 +254,7 @@ class _InTime:
         if transfer.send_timeout < LONGEST:
             self._send_in_pieces(memoryview(data), transfer)
         else:
-            self.sock.settimeout(transfer.deadline.require())
+            self.sock.settimeout(transfer.limit())
             super().send(data)  # type: ignore[misc]  # of what it is mixed into
             transfer.sent += memoryview(data).nbytes
 
@@ -260,7 +266,7 @@ class _InTime:
         is_tls = isinstance(self.sock, ssl.SSLSocket)
         size = min(_TLS_PIECE, unsent) if is_tls else _PIECE
         while data:
-            self.sock.settimeout(transfer.deadline.require(transfer.send_timeout))
+            self.sock.settimeout(transfer.limit(transfer.send_timeout))
             sent = self.sock.send(data[:size])
             transfer.sent += sent
             data = data[sent:]
@@ -406,18 +412,6 @@ class _LightResponse(requests.Response):
         """Release the body, whether or not it was read."""
         self.raw.close()
         self.raw.release_conn()
-
-
-class Headers(CaseInsensitiveDict[Any]):
-    """Headers that are quick to copy, as each request begins with a copy."""
-
-    _store: Any  # which the class of requests has
-
-    def copy(self) -> Headers:
-        """Return an independent copy."""
-        made = Headers.__new__(Headers)
-        made._store = self._store.copy()
-        return made
 
 
 class _Cookies(RequestsCookieJar):

@@ -88,7 +88,7 @@ class Abandoned(Exception):
     """Work was ended since it is no longer wanted: other work failed or was interrupted."""
 
 
-class _Group:
+class Calls:
     """Calls that end together."""
 
     def __init__(self) -> None:
@@ -101,19 +101,20 @@ class _Group:
         in_full(self.ends.copy())
 
 
-_group: Final[ContextVar[_Group | None]] = ContextVar("group", default=None)
+#: The calls of which this thread makes one; ``None``: it works for itself.
+calls: Final[ContextVar[Calls | None]] = ContextVar("calls", default=None)
 
 
 def check_wanted() -> None:
     """Raise :class:`Abandoned` if the work of this thread is no longer wanted."""
-    group = _group.get()
+    group = calls.get()
     if group is not None and group.over.is_set():
         raise Abandoned
 
 
 def pause(seconds: float) -> None:
     """Sleep; raise :class:`Abandoned` as soon as the work is no longer wanted."""
-    group = _group.get()
+    group = calls.get()
     if group is None:
         runtime.sleep(seconds)
     else:
@@ -124,7 +125,7 @@ def pause(seconds: float) -> None:
 @contextlib.contextmanager
 def ended_by(end: Callable[[], object]) -> Iterator[None]:
     """Context manager: another thread calls ``end`` once the work is no longer wanted."""
-    group = _group.get()
+    group = calls.get()
     if group is None:
         yield
         return
@@ -142,7 +143,7 @@ def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Mad
     The first exception, or a Ctrl-C, ends all other calls: at their next :func:`check_wanted`, or
     within :func:`ended_by`.
     """
-    group, lock = _Group(), runtime.Lock()
+    group, lock = Calls(), runtime.Lock()
     todo = iter(range(len(items)))
     made: dict[int, Made] = {}
     failed: dict[int, BaseException] = {}
@@ -163,7 +164,7 @@ def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Mad
 
     workers = [_Worker(run) for _ in range(min(MAX_PARALLEL, len(items)) if len(items) > 1 else 0)]
     try:
-        with assigned(_group, group):
+        with assigned(calls, group):
             for worker in workers:
                 worker.start()
             if not workers:

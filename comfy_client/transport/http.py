@@ -17,11 +17,12 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
+import attrs
 import requests
 from urllib3.exceptions import ClosedPoolError
 
@@ -38,10 +39,19 @@ from ..redaction import sealed_headers
 from ..values import size_decoded
 from . import log_filter
 from .connections import Traffic, Transfer, current
-from .deadline import Deadline, check_wanted, ended_by, read_timeout
+from .deadline import Deadline, calls, check_wanted, ended_by, read_timeout
 from .failures import FAILURES, Failure, failure_of, strip_libraries
-from .identity import Endpoint, Identity, OutgoingRequest, Params, as_sent, check_headers, query
-from .response import Asker, Download, Each, Response, refusal, unexpected, unusable
+from .identity import Endpoint, Identity, as_sent, check_headers
+from .response import (
+    Asker,
+    Download,
+    Each,
+    Response,
+    loads_in_pieces,
+    refusal,
+    unexpected,
+    unusable,
+)
 from .resume import range_of, resumed
 from .url import Address
 
@@ -49,11 +59,15 @@ if TYPE_CHECKING:
     from ..credentials import AnyCredentials
     from ..recording.recorder import Recorder
     from .identity import Description
-    from .multipart import OnProgress
+    from .multipart import Form, OnProgress
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
 __all__ = ["MAX_ANSWER", "SMALL", "UNSET", "Download", "Http", "Params", "Response", "segment"]
+
+Value = str | int | float | None
+#: A query: a name may stand for several values, and what is ``None`` is left out.
+Params = Mapping[str, Value | Sequence[Value]] | Iterable[tuple[str, Value | Sequence[Value]]]
 
 #: Largest answer that is kept in memory as it came, in bytes.
 MAX_ANSWER = 1 << 30
@@ -72,6 +86,10 @@ STORED: Final = 10e6
 #: Bytes of one read: a larger buffer is fresh memory, which costs more than the reads it saves.
 _CHUNK: Final = 1 << 19
 
+#: Headers that the handshake sets itself; and a server refuses an Origin that differs from Host.
+_NOT_OF_A_HANDSHAKE = frozenset(
+    {"accept", "accept-encoding", "connection", "content-type", "content-length", "origin"}
+)
 #: Asked of files: the length of what arrives is checked, so no encoding may come between.
 _IDENTITY: Final = {"Accept-Encoding": "identity"}
 
@@ -93,6 +111,36 @@ def segment(text: str) -> str:
     if text in ("", ".", ".."):
         raise ValueError(f"the name or id {text!r} cannot be part of a path")
     return quote(text, safe="")
+
+
+def query(params: Params | None) -> str:
+    """Encode parameters as a query with its ``?``, leaving out None."""
+    if not params:
+        return ""
+    given: list[tuple[str, Value]] = []
+    for name, value in params.items() if isinstance(params, Mapping) else params:
+        values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        given += [(name, each) for each in values if each is not None]
+    return "?" + urlencode(given, quote_via=quote) if given else ""
+
+
+@attrs.define(eq=False, repr=False)
+class OutgoingRequest:
+    """A request, before credentials are added.
+
+    Attributes:
+        method: ``GET``, ``POST``, ...
+        route: The route, without ``/api``.
+        params: The query.
+        headers: Headers of this request only.
+        body: The body; ``None`` for none.
+    """
+
+    method: str
+    route: str
+    params: Params | None = None
+    headers: Mapping[str, str | bytes] = attrs.field(factory=dict)
+    body: bytes | Form | None = None
 
 
 class Http:
@@ -159,7 +207,15 @@ class Http:
     def handshake(self, route: str, params: Params) -> tuple[str, dict[str, str]]:
         """Return URL and headers for the socket's handshake: those of any request."""
         self._sender.check_open()
-        return self.identity.handshake(route, params)
+        self.identity.refresh()
+        request = self._sender.prepare(OutgoingRequest("GET", route, params), route)
+        headers = {
+            name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+            for name, value in request.headers.items()
+            if name.lower() not in _NOT_OF_A_HANDSHAKE
+        }
+        asked = (request.url or "").partition("?")[2]
+        return f"{self.address.ws_url}{route}?{asked}", headers
 
     @property
     def traffic(self) -> Traffic:
@@ -295,7 +351,12 @@ class Http:
         if len(answer.content) > SMALL and (size := size_decoded(answer.content)) > GROWTH * most:
             how = f"would take about {size >> 20} MiB decoded, {GROWTH * most >> 20} are"
             raise self._too_much(answer, how)
-        return answer.json(each)
+        try:
+            content = answer.content
+            return jsonlib.loads(content) if each is None else loads_in_pieces(content, each)
+        except (ValueError, RecursionError):
+            pass  # the error below does not hang on this one
+        raise unexpected(answer, "JSON")
 
     def content(
         self, route: str, *, params: Params | None = None, timeout: float | None = None
@@ -504,7 +565,7 @@ class _Sender:
         began, status = runtime.monotonic(), 0
         try:
             self._live.add(transfer)
-            with ended_by(transfer.cut):
+            with _in_calls(transfer):
                 response = self._answered(request, transfer)
                 status = response.status_code
                 try:
@@ -520,14 +581,11 @@ class _Sender:
             raise
         finally:
             self._live.discard(transfer)
-            self._count(transfer)
+            self.traffic.add(transfer.requests, transfer.sent, transfer.received)
             if self._is_one_off:
                 self._endpoint.close()
             if log.isEnabledFor(logging.DEBUG):
                 _log(request.method, self.path(request.route), status, began, transfer)
-
-    def _count(self, transfer: Transfer) -> None:
-        self.traffic.add(requests=transfer.requests, sent=transfer.sent, received=transfer.received)
 
     def _check_wanted(self) -> None:
         """Raise if a transfer was cut on purpose: :class:`ClientClosed`, or ``Abandoned``."""
@@ -563,7 +621,7 @@ class _Sender:
         statuses = set()
         try:
             self._live.add(looking)
-            with ended_by(looking.cut):
+            with _in_calls(looking):
                 for path in ("/api/prompt", "/prompt"):
                     with self._send(OutgoingRequest("GET", "/prompt"), path, looking) as response:
                         statuses.add(response.status_code)
@@ -573,12 +631,38 @@ class _Sender:
                             return
         finally:
             self._live.discard(looking)
-            self._count(looking)
+            self.traffic.add(looking.requests, looking.sent, looking.received)
         # Other statuses (401, 502) do not show what answers.
         self.is_foreign = statuses <= {200, 404, 405, 501}
 
+    def prepare(self, request: OutgoingRequest, path: str) -> requests.PreparedRequest:
+        """Return the request for a path of the server, complete with credentials and cookies.
+
+        The first call gets the credentials.
+        """
+        identity, session, body = self._identity, self._endpoint.session, request.body
+        while (template := identity.template) is None:
+            identity.refresh()
+        prepared = requests.PreparedRequest()
+        prepared.method = request.method
+        prepared.url = self._endpoint.base + path + query(request.params)
+        fixed = (template.url or "").partition("?")[2]  # a token, the Session's own params
+        if fixed:
+            prepared.url += f"{'&' if '?' in prepared.url else '?'}{fixed}"
+        prepared.hooks = {name: [*hooks] for name, hooks in template.hooks.items()}
+        prepared.headers = template.headers.copy()
+        prepared.headers.update(request.headers)  # bytes are sent as they are
+        prepared.body = body  # an iterable with a length is a body too
+        if body is not None or request.method in ("POST", "PUT", "PATCH"):
+            prepared.headers["Content-Length"] = str(len(body) if body else 0)
+        if session.cookies or session.auth:
+            prepared.prepare_cookies(session.cookies)  # leaves a Cookie that is there
+        if session.auth and not identity.sends_credentials:
+            prepared.prepare_auth(session.auth)  # last, for it may sign all the rest
+        return prepared
+
     def _send(self, request: OutgoingRequest, path: str, transfer: Transfer) -> requests.Response:
-        prepared = self._identity.prepare(request, path)
+        prepared = self.prepare(request, path)
         url = self._endpoint.base + path
         tries = 2 if request.method in ("GET", "HEAD") else 1
         # A POST cannot be sent again, and with a short read timeout there is no time to find out.
@@ -586,11 +670,8 @@ class _Sender:
         if runtime.monotonic() - self._answered_at > trusted:
             self._endpoint.drop_kept()
         while True:
-            self._check_wanted()
-            left = transfer.deadline.left()
-            if not left:
-                raise RequestTimeout(f"{request.method} {url}: no time left to send it")
-            found = self._attempt(prepared, url, transfer, left)
+            self.check_open()
+            found = self._attempt(prepared, url, transfer)
             if found is None:
                 continue  # another thread has dropped what was kept; nothing was sent
             if not isinstance(found, Failure):
@@ -606,7 +687,7 @@ class _Sender:
                 raise found.error from found.cause
 
     def _attempt(
-        self, request: requests.PreparedRequest, url: str, transfer: Transfer, left: float
+        self, request: requests.PreparedRequest, url: str, transfer: Transfer
     ) -> requests.Response | Failure | None:
         """Return the answer, or a Failure; None if nothing was sent, so that another try is safe.
 
@@ -614,6 +695,10 @@ class _Sender:
         headers and the query that were sent.
         """
         endpoint, recorder, method = self._endpoint, self._identity.recorder, request.method or ""
+        try:
+            limits = transfer.limits(self._connect_timeout)
+        except TimeoutError:
+            raise RequestTimeout(f"{method} {url}: no time left to send it") from None
         record, outer = None, sys.exception()
         if recorder is not None:
             record = recorder.exchange(request, endpoint.base)
@@ -623,11 +708,10 @@ class _Sender:
         try:
             if not endpoint.is_own_session:
                 endpoint.prepare_pool(request)
-            silence = min(transfer.read_timeout, read_timeout.get(), left)
             response = endpoint.session.send(
                 request,
                 stream=True,
-                timeout=(min(self._connect_timeout, left), silence),
+                timeout=limits,
                 verify=verify,
                 cert=cert,
                 proxies=endpoint.usable_proxies,  # no local: passwords stand in them
@@ -711,7 +795,8 @@ class _Sender:
         url = (response.url or "").partition("?")[0]
         got = 0
         while length is None or got < length:
-            if deadline.expired:
+            # Our connections keep to it in each read; those of a given adapter may not.
+            if got and deadline.expired:
                 raise RequestTimeout(
                     f"{method} {url}: the answer was still arriving at the deadline"
                 )
@@ -738,6 +823,11 @@ class _Sender:
             response.raw.close()  # whatever follows an answer that has no body
         else:
             response.raw.drain_conn()  # nothing is left: this gives the connection back
+
+
+def _in_calls(transfer: Transfer) -> contextlib.AbstractContextManager[None]:
+    """Context manager: cut a transfer once the calls to which it belongs have ended."""
+    return contextlib.nullcontext() if calls.get() is None else ended_by(transfer.cut)
 
 
 def _log(method: str, path: str, status: int, began: float, transfer: Transfer) -> None:

@@ -14,9 +14,9 @@ import re
 import ssl
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from urllib.parse import parse_qsl, unquote
 
 import attrs
 import requests
@@ -27,18 +27,13 @@ from ..interrupts import interruption
 from ..locks import shared_lock
 from ..redaction import is_secret_name, sealed_headers
 from ..values import is_small
-from .connections import Headers, check_adapter, keep_to_deadlines, new_session
+from .connections import check_adapter, keep_to_deadlines, new_session
 from .url import Address, split_proxy
 
 if TYPE_CHECKING:
     from ..credentials import AnyCredentials
     from ..recording.recorder import Recorder
     from ..recording.secrets import Secrets
-    from .multipart import Form
-
-Value = str | int | float | None
-#: A query: a name may stand for several values, and what is ``None`` is left out.
-Params = Mapping[str, Value | Sequence[Value]] | Iterable[tuple[str, Value | Sequence[Value]]]
 
 Answered = TypeVar("Answered")
 
@@ -301,25 +296,6 @@ def as_sent(headers: Mapping[str, str | bytes] | Mapping[str, str]) -> dict[str,
 # -- who we are --------------------------------------------------------------------------
 
 
-@attrs.define(eq=False, repr=False)
-class OutgoingRequest:
-    """A request, before credentials are added.
-
-    Attributes:
-        method: ``GET``, ``POST``, ...
-        route: The route, without ``/api``.
-        params: The query.
-        headers: Headers of this request only.
-        body: The body; ``None`` for none.
-    """
-
-    method: str
-    route: str
-    params: Params | None = None
-    headers: Mapping[str, str | bytes] = attrs.field(factory=dict)
-    body: bytes | Form | None = None
-
-
 @attrs.frozen(eq=False, repr=False)
 class Description:
     """A description of what a client sends, and where to, without secrets.
@@ -349,6 +325,8 @@ class Identity:
         credentials: As given; a pair became :class:`BasicCredentials`.
         user: The user that requests name, for servers with ``--multi-user``.
         recorder: The recorder, which learns each secret before it is sent.
+        template: The parts of a request that all share, credentials included; ``None`` until
+            :meth:`refresh` has asked for them.
     """
 
     def __init__(
@@ -372,10 +350,10 @@ class Identity:
         self._endpoint = endpoint
         self._headers = dict(headers or {})
         self._given_cookies = [str(cookie.value) for cookie in endpoint.session.cookies]
-        # Guards the template, which every request copies.  Re-entrant: a finalizer or a signal
+        # One thread at a time changes the credentials.  Re-entrant: a finalizer or a signal
         # handler may send a request, too.
         self._lock = shared_lock()
-        self._template: requests.PreparedRequest | None = None
+        self.template: requests.PreparedRequest | None = None
         self._applied = NOTHING
 
     # -- what is sent --------------------------------------------------------------------
@@ -385,56 +363,21 @@ class Identity:
         applied = apply_credentials(self.credentials)
         with self._lock:
             changed = applied != self._applied
-            if changed and self._template is not None:
+            if changed and self.template is not None:
                 self.secrets()  # the old ones stay secret
-            if changed or self._template is None:
+            if changed or self.template is None:
                 template = self._prepare(applied)
-                self._applied, self._template = applied, template
                 if self.recorder is not None:  # before anybody sends them
-                    self.add_secrets_to(self.recorder.secrets)
+                    self._add_to(self.recorder.secrets, applied, template)
+                self._applied, self.template = applied, template
         if changed:
             self._warn_of_open_password(applied)
         return changed
 
-    def prepare(self, request: OutgoingRequest, path: str) -> requests.PreparedRequest:
-        """Return the request for a path of the server, complete with credentials and cookies.
-
-        The first call gets the credentials.
-        """
-        if self._template is None:
-            self.refresh()
-        with self._lock:
-            template = self._template or self._prepare(self._applied)
-        session, body = self._endpoint.session, request.body
-        prepared = requests.PreparedRequest()
-        prepared.method = request.method
-        prepared.url = self._endpoint.base + path + query(request.params)
-        fixed = (template.url or "").partition("?")[2]  # a token, the Session's own params
-        if fixed:
-            prepared.url += f"{'&' if '?' in prepared.url else '?'}{fixed}"
-        prepared.hooks = {name: [*hooks] for name, hooks in template.hooks.items()}
-        prepared.headers = template.headers.copy()
-        prepared.headers.update(request.headers)  # bytes are sent as they are
-        prepared.body = body  # an iterable with a length is a body too
-        if body is not None or request.method in ("POST", "PUT", "PATCH"):
-            prepared.headers["Content-Length"] = str(len(body) if body else 0)
-        if session.cookies or session.auth:
-            prepared.prepare_cookies(session.cookies)  # leaves a Cookie that is there
-        if session.auth and not self._applied.headers:
-            prepared.prepare_auth(session.auth)  # last, for it may sign all the rest
-        return prepared
-
-    def handshake(self, route: str, params: Params) -> tuple[str, dict[str, str]]:
-        """Return URL and headers for the socket's handshake: those of any request."""
-        self.refresh()
-        request = self.prepare(OutgoingRequest("GET", route, params), route)
-        headers = {
-            name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-            for name, value in request.headers.items()
-            if name.lower() not in _NOT_OF_A_HANDSHAKE
-        }
-        asked = (request.url or "").partition("?")[2]
-        return f"{self._endpoint.address.ws_url}{route}?{asked}", headers
+    @property
+    def sends_credentials(self) -> bool:
+        """Whether headers of the template hold credentials."""
+        return bool(self._applied.headers)
 
     def _prepare(self, applied: Applied) -> requests.PreparedRequest:
         """Prepare what all requests share, merged with the Session's own settings."""
@@ -458,7 +401,6 @@ class Identity:
         # Bytes are sent as they are; the stubs have no types for hooks.
         template.headers.update(as_sent(template.headers))
         template.register_hook("response", _keep_redirect)
-        template.headers = Headers(template.headers)
         return template
 
     def _warn_of_open_password(self, applied: Applied) -> None:
@@ -509,7 +451,7 @@ class Identity:
         They are for texts of errors and logs: values of other headers count, too.
         """
         self.add_secrets_to(self._secrets)
-        self._secrets.add_headers(self._sent(), pinned=True)
+        self._secrets.add_headers(self._sent(self.template), pinned=True)
         return self._secrets
 
     @functools.cached_property
@@ -523,10 +465,15 @@ class Identity:
 
         Of other headers, only those with secret names count: the rest may be any word.
         """
-        template, session = self._template, self._endpoint.session
-        secrets.add_headers(self._applied.headers, pinned=True, are_credentials=True)
-        secrets.add_headers(self._sent(), pinned=True, named_only=True)
-        secrets.add(self._applied.query.values(), pinned=True)
+        self._add_to(secrets, self._applied, self.template)
+
+    def _add_to(
+        self, secrets: Secrets, applied: Applied, template: requests.PreparedRequest | None
+    ) -> None:
+        session = self._endpoint.session
+        secrets.add_headers(applied.headers, pinned=True, are_credentials=True)
+        secrets.add_headers(self._sent(template), pinned=True, named_only=True)
+        secrets.add(applied.query.values(), pinned=True)
         if template is not None:
             secrets.add_query((template.url or "").partition("?")[2])
         for proxy in [*self._proxies(), *filter(None, self._endpoint.proxies.values())]:
@@ -546,8 +493,8 @@ class Identity:
         self.add_secrets_to(secrets)
         session = self._endpoint.session
         secrets.add_headers(self._headers)
-        if self._template is not None:  # else nothing was sent yet
-            secrets.add_headers(self._template.headers)
+        if self.template is not None:  # else nothing was sent yet
+            secrets.add_headers(self.template.headers)
         words = [self.user or "", *_words(session.auth), *_words(self.credentials)]
         words += [str(cookie.value) for cookie in session.cookies]
         proxies = [value for name, value in os.environ.items() if name.lower().endswith("_proxy")]
@@ -586,8 +533,7 @@ class Identity:
         given = self._endpoint.given_proxies or {}
         return [*filter(None, [*given.values(), *self._endpoint.session.proxies.values()])]
 
-    def _sent(self) -> dict[str, Any]:
-        template = self._template
+    def _sent(self, template: requests.PreparedRequest | None) -> dict[str, Any]:
         return self._without_jar(self._headers if template is None else template.headers)
 
     def _without_jar(self, sent: Mapping[str, Any]) -> dict[str, Any]:
@@ -605,24 +551,8 @@ class Identity:
             self._secrets.after_fork()
 
 
-def query(params: Params | None) -> str:
-    """Encode parameters as a query with its ``?``, leaving out None."""
-    if not params:
-        return ""
-    given: list[tuple[str, Value]] = []
-    for name, value in params.items() if isinstance(params, Mapping) else params:
-        values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        given += [(name, each) for each in values if each is not None]
-    return "?" + urlencode(given, quote_via=quote) if given else ""
-
-
 #: Values of JSON that are looked through for secrets, each of them for all spellings of each.
 _MAX_VALUES = 10_000
-
-#: Headers that the handshake sets itself; and a server refuses an Origin that differs from Host.
-_NOT_OF_A_HANDSHAKE = frozenset(
-    {"accept", "accept-encoding", "connection", "content-type", "content-length", "origin"}
-)
 
 #: Origins that a warning has named, once for each process.
 warned: set[str] = set()

@@ -91,13 +91,10 @@ class Response:
         """Whether the body is an HTML page, such as a login page or a proxy's error page."""
         return "html" in self.kind
 
-    def json(self, each: Each | None = None) -> Any:
-        """Return the decoded body; raise :class:`UnexpectedResponse` if it is no JSON.
-
-        With ``each``, see :func:`loads_in_pieces`.
-        """
+    def json(self) -> Any:
+        """Return the decoded body; raise :class:`UnexpectedResponse` if it is no JSON."""
         try:
-            return json.loads(self.content) if each is None else loads_in_pieces(self.content, each)
+            return json.loads(self.content)
         except (ValueError, RecursionError):
             pass  # the error below does not hang on this one
         raise unexpected(self, "JSON")

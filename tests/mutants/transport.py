@@ -117,7 +117,7 @@ TRANSPORT = (
     Mutant(
         "T18",
         "transport/http.py",
-        "            if deadline.expired:\n                raise RequestTimeout(\n",
+        "            if got and deadline.expired:\n                raise RequestTimeout(\n",
         "            if False:\n                raise RequestTimeout(\n",
         "behaviour/test_sessions.py",
         "an answer through an adapter of the user's own goes on past the timeout",
