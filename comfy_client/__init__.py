@@ -82,7 +82,7 @@ Modules:
     pictures: Pictures in memory, encoded as files.
     timing: All times that a client waits.
     stats: Counters of a client.
-    values: Checked reading of JSON.
+    values: Checked reading of JSON, and models of it.
     to_dict: Conversion of values to JSON.
     since: The ComfyUI version that introduced each route.
     extras: Imports of optional libraries.

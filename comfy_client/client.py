@@ -40,7 +40,7 @@ from .jobs.result import NodeOutput, Result
 from .jobs.tracker import Tracker
 from .overloads import typed_events, typed_on, typed_wait_for
 from .redaction import sealed, sealed_workflow
-from .routes import Routes
+from .routes import Routes, TrackerHooks
 from .routes.definitions import NodeDefinitions
 from .routes.prompts import AnyWorkflow, PromptOptions, seal
 from .settings import ClientSettings
@@ -210,10 +210,12 @@ class ComfyApi(Routes):
         poller = Poller(tracker)
         definitions = NodeDefinitions(http, partial(getattr, tracker, "link"))
         self.parts = Parts(self._receivers, tracker, poller, definitions)
-        self._awaits_record = poller.awaits_record
-        self._records_deleted = poller.records_deleted
-        self._removing = partial(removing, poller)
-        self._stopping = partial(removing, poller, running=True)
+        self._hooks = TrackerHooks(
+            awaits_record=poller.awaits_record,
+            records_deleted=poller.records_deleted,
+            removing=partial(removing, poller),
+            stopping=partial(removing, poller, running=True),
+        )
         # Called when the client is collected, or at exit: nothing in here may refer to the client.
         self._finalizer = weakref.finalize(
             self,

@@ -8,12 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .. import models
-from ..models._base import mapping
 from ..routes.prompts import EXTRA_DATA_KEY
 from ..routes.queue import without_workflow
 from ..transport.deadline import LONGEST, Deadline
 from ..transport.http import Http, segment
 from ..transport.response import Each
+from ..values import mapping
 
 
 def spellings(prompt_id: str) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ Modules:
     files: Uploaded files.
     users: Users and their files.
     system: The server itself.
-    _base: Conversion of JSON to these classes.
 """
 
 from __future__ import annotations

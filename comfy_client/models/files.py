@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from ..to_dict import AsDict
-from ._base import build
+from ..values import build
 
 
 @attrs.frozen

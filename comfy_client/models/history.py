@@ -8,8 +8,18 @@ from typing import Any
 import attrs
 
 from ..to_dict import AsDict
-from ..values import by_id, identifier, seconds, sequence, shallow, table, text
-from ._base import build, items, mapping
+from ..values import (
+    build,
+    by_id,
+    identifier,
+    items,
+    mapping,
+    seconds,
+    sequence,
+    shallow,
+    table,
+    text,
+)
 from .queue import prompt_record
 
 Message = tuple[str, Mapping[str, Any]]

@@ -8,8 +8,7 @@ from typing import Any
 import attrs
 
 from ..to_dict import AsDict
-from ..values import table
-from ._base import Id, Seconds, build, items, mapping
+from ..values import Id, Seconds, build, items, mapping, table
 from .history import HistoryStatus
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import attrs
 
 from ..to_dict import AsDict
-from ..values import whole
-from ._base import Seconds, build, mapping, texts
+from ..values import Seconds, build, mapping, texts, whole
 
 
 @attrs.frozen

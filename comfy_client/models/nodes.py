@@ -8,8 +8,7 @@ from typing import Any
 import attrs
 
 from ..to_dict import AsDict
-from ..values import sequence, text
-from ._base import build, mapping
+from ..values import build, mapping, sequence, text
 
 
 def combo_options(spec: Any) -> list[Any] | None:

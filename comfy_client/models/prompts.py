@@ -9,7 +9,7 @@ import attrs
 
 from ..errors import UnexpectedResponse
 from ..to_dict import AsDict
-from ._base import Id, build, mapping
+from ..values import Id, build, mapping
 
 
 @attrs.frozen

@@ -9,8 +9,7 @@ import attrs
 
 from ..errors import UnexpectedResponse
 from ..to_dict import AsDict
-from ..values import identifier, number, sequence
-from ._base import items, mapping
+from ..values import identifier, items, mapping, number, sequence
 
 #: The most prompts that a notebook shows.
 _MOST_SHOWN: Final = 50

@@ -11,8 +11,7 @@ from ..errors import ComfyError
 from ..events import LogEntry
 from ..showing.cells import shown
 from ..to_dict import AsDict
-from ..values import table, text, whole
-from ._base import build, items, mapping
+from ..values import build, items, mapping, table, text, whole
 
 #: The most devices that a notebook shows.
 _MOST_SHOWN: Final = 32

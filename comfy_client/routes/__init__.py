@@ -14,7 +14,7 @@ Modules:
     uploads: Sends a file, unless the server has it already.
     definitions: Keeps node definitions while they are certain to be current.
     refusals: Errors for refused workflows.
-    _base: The base of all route classes.
+    _base: Parts that several of them share.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 from ..redaction import sealed, sealed_headers
 from ..transport.http import Http, Params
 from ..transport.response import Response
-from ._base import RouteGroup
+from ._base import TrackerHooks
 from .files import FileInfo, FileRef, FileRoutes
 from .history import HistoryRoutes
 from .jobs_api import JobRoutes
@@ -47,9 +47,9 @@ __all__ = [
     "NodeRoutes",
     "PromptRoutes",
     "QueueRoutes",
-    "RouteGroup",
     "Routes",
     "SystemRoutes",
+    "TrackerHooks",
     "UserDataRoutes",
     "UserRoutes",
 ]
@@ -71,6 +71,7 @@ class Routes(
 
     def __init__(self, http: Http) -> None:
         self._http = http
+        self._hooks = TrackerHooks()
         self._sent = {}
 
     @property

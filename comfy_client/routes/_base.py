@@ -1,9 +1,11 @@
-"""The base of all route groups."""
+"""Parts that several nouns of the server share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
+
+import attrs
 
 from ..errors import ApiError, UnexpectedResponse
 from ..transport.http import Http
@@ -14,23 +16,24 @@ T = TypeVar("T")
 RECORD_PAUSE: Final = 0.02
 
 
-class RouteGroup:
-    """Methods for one noun of the server; they share only the HTTP layer."""
+@attrs.frozen(eq=False, repr=False)
+class TrackerHooks:
+    """Functions that routes call about prompts, for whoever keeps track of these.
 
-    _http: Http
-    #: Returns whether a prompt has just ended, so that its record is still to be written: the
-    #: server sends the event first.
-    _awaits_record: Callable[[str], bool] = staticmethod(lambda prompt_id: False)
-    #: Called once the server has deleted the records of these prompts; ``None`` means all.
-    _records_deleted: Callable[[Iterable[str] | None], object] = staticmethod(lambda ids: None)
-    #: Called before the server is asked to remove these prompts (``None`` means all) from its
-    #: queue, or to stop them as well.  Each returns a function to call once that is done.
-    _removing: Callable[[Iterable[str] | None], Callable[[], object]] = staticmethod(
-        lambda ids: lambda: None
-    )
-    _stopping: Callable[[Iterable[str]], Callable[[], object]] = staticmethod(
-        lambda ids: lambda: None
-    )
+    Attributes:
+        awaits_record: Returns whether a prompt has just ended, so that its record is still to be
+            written: the server sends the event first.
+        records_deleted: Called once the server has deleted the records of these prompts; ``None``
+            means all.
+        removing: Called before the server is asked to remove these prompts (``None`` means all)
+            from its queue; returns a function to call once that is done.
+        stopping: The same, before the server is asked to stop them as well.
+    """
+
+    awaits_record: Callable[[str], bool] = lambda prompt_id: False
+    records_deleted: Callable[[Iterable[str] | None], object] = lambda ids: None
+    removing: Callable[[Iterable[str] | None], Callable[[], object]] = lambda ids: lambda: None
+    stopping: Callable[[Iterable[str]], Callable[[], object]] = lambda ids: lambda: None
 
 
 def facts_of(exc: ApiError) -> dict[str, Any]:

@@ -9,10 +9,9 @@ from typing import Any, Final
 from .. import runtime
 from ..errors import ApiError, RequestTimeout, UnexpectedResponse
 from ..locks import shared_lock
-from ..models._base import mapping
 from ..transport.deadline import LONGEST, Deadline
 from ..transport.http import SMALL, Http, segment
-from ._base import RouteGroup
+from ..values import mapping
 
 #: Seconds for all definitions: the server reads its model folders for them, and these may lie
 #: on slow network drives.
@@ -26,7 +25,7 @@ _MAX_NAME: Final = 200
 _NO_NAMES: Final = ("", ".", "..")
 
 
-class NodeDefinitions(RouteGroup):
+class NodeDefinitions:
     """Cache of a server's node definitions.
 
     A change of ``link``, the number of the connected socket, empties it, as the server may have

@@ -16,10 +16,10 @@ import attrs
 from .. import models
 from ..errors import NotFound, NotSupported
 from ..transport.deadline import Deadline
-from ..transport.http import MAX_TRANSFER, Download, Response
+from ..transport.http import MAX_TRANSFER, Download, Http, Response
 from ..transport.local_files import IfExists, target_path, write_atomically
 from ..transport.url import parse_host
-from ._base import RouteGroup, facts_of
+from ._base import facts_of
 
 if TYPE_CHECKING:
     from ..transport.multipart import OnProgress
@@ -62,13 +62,14 @@ class FileRef(Protocol):
 FileInfo = FileRef | Mapping[str, Any]
 
 
-class FileRoutes(RouteGroup):
+class FileRoutes:
     """Upload and download of images and all other files.
 
     ``info`` is any object with ``filename``, ``subfolder`` and ``type``, or a mapping with
     these keys, so that a file of a node's output can be passed as it is.
     """
 
+    _http: Http
     _sent: Sent
 
     def upload_image(

@@ -6,17 +6,20 @@ from typing import Any, Final
 
 from .. import models, runtime
 from ..errors import UnexpectedResponse
-from ..models._base import mapping
 from ..transport.failures import one_line
-from ..transport.http import segment
-from ._base import RECORD_PAUSE, RouteGroup
+from ..transport.http import Http, segment
+from ..values import mapping
+from ._base import RECORD_PAUSE, TrackerHooks
 
 #: An offset beyond all records: a server keeps about 10000.
 _BEHIND_ALL: Final = 1_000_000_000
 
 
-class HistoryRoutes(RouteGroup):
+class HistoryRoutes:
     """The prompts that have ended.  The server keeps them in memory: a restart deletes them."""
+
+    _http: Http
+    _hooks: TrackerHooks
 
     def get_histories(
         self, max_items: int | None = 200, offset: int | None = None
@@ -59,7 +62,7 @@ class HistoryRoutes(RouteGroup):
         """
         route = f"/history/{segment(prompt_id)}"
         while (entry := entry_of(prompt_id, self._http.json("GET", route))) is None:
-            if not self._awaits_record(prompt_id):
+            if not self._hooks.awaits_record(prompt_id):
                 return None
             runtime.sleep(RECORD_PAUSE)
         if entry.prompt_id != prompt_id:
@@ -73,18 +76,18 @@ class HistoryRoutes(RouteGroup):
         ``POST /history``
         """
         self._http.send_command("POST", "/history", json={"clear": True})
-        self._records_deleted(None)
+        self._hooks.records_deleted(None)
 
     def delete_history(self, *prompt_ids: str) -> None:
         """Delete the records of these prompts; unknown ones are ignored, files stay.
 
         ``POST /history``.  It waits for records as :meth:`get_history` does.
         """
-        for prompt_id in filter(self._awaits_record, prompt_ids):
+        for prompt_id in filter(self._hooks.awaits_record, prompt_ids):
             self.get_history(prompt_id)
         if prompt_ids:
             self._http.send_command("POST", "/history", json={"delete": prompt_ids})
-            self._records_deleted(prompt_ids)
+            self._hooks.records_deleted(prompt_ids)
 
 
 def entry_of(prompt_id: str, found: Any) -> models.HistoryEntry | None:

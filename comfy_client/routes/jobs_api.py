@@ -6,16 +6,19 @@ from collections.abc import Iterable
 from typing import Literal
 
 from .. import models, runtime
-from ..models._base import mapping
-from ..transport.http import SMALL, segment
-from ._base import RECORD_PAUSE, RouteGroup
+from ..transport.http import SMALL, Http, segment
+from ..values import mapping
+from ._base import RECORD_PAUSE, TrackerHooks
 
 
-class JobRoutes(RouteGroup):
+class JobRoutes:
     """The jobs API; each method raises :class:`NotSupported` if the server lacks it.
 
     :meth:`get_queue`, :meth:`get_history` and :meth:`interrupt` work on every server.
     """
+
+    _http: Http
+    _hooks: TrackerHooks
 
     def get_jobs(
         self,
@@ -70,7 +73,8 @@ class JobRoutes(RouteGroup):
         while True:
             route = f"/api/jobs/{segment(job_id)}"
             job = models.JobInfo.from_json(self._http.json("GET", route))
-            if job.status not in ("pending", "in_progress") or not self._awaits_record(job_id):
+            has_ended = job.status not in ("pending", "in_progress")
+            if has_ended or not self._hooks.awaits_record(job_id):
                 return job
             runtime.sleep(RECORD_PAUSE)
 
@@ -85,7 +89,7 @@ class JobRoutes(RouteGroup):
                 interrupt it.
         """
         route = f"/api/jobs/{segment(job_id)}/cancel"
-        stopped = self._stopping([job_id])
+        stopped = self._hooks.stopping([job_id])
         answer = self._http.json("POST", route, max_bytes=SMALL)
         if was_there := bool(mapping(answer, "cancel_job").get("cancelled")):
             stopped()
@@ -103,7 +107,7 @@ class JobRoutes(RouteGroup):
         """
         if not job_ids:
             return False
-        stopped = self._stopping(job_ids)
+        stopped = self._hooks.stopping(job_ids)
         answer = self._http.json(
             "POST", "/api/jobs/cancel", json={"job_ids": job_ids}, max_bytes=SMALL
         )

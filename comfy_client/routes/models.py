@@ -6,13 +6,14 @@ from typing import Any
 
 from .. import models
 from ..errors import NotFound
-from ..models._base import items, mapping, texts
-from ..transport.http import segment
-from ._base import RouteGroup
+from ..transport.http import Http, segment
+from ..values import items, mapping, texts
 
 
-class ModelRoutes(RouteGroup):
+class ModelRoutes:
     """The models that the server has, and their metadata."""
+
+    _http: Http
 
     def get_model_types(self) -> list[str]:
         """Return the kinds of models, which are folder names: ``checkpoints``, ``loras``, ...

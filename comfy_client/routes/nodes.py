@@ -7,15 +7,16 @@ from typing import Any
 
 from .. import models
 from ..errors import NotFound, NotSupported
-from ..models._base import items, mapping, texts, texts_by_name
-from ..transport.http import segment
-from ..values import sequence, text
-from ._base import RouteGroup, facts_of, read_by_name
+from ..transport.http import Http, segment
+from ..values import items, mapping, sequence, text, texts, texts_by_name
+from ._base import facts_of, read_by_name
 from .definitions import ALL
 
 
-class NodeRoutes(RouteGroup):
+class NodeRoutes:
     """The nodes that the server has, and the values of their inputs."""
+
+    _http: Http
 
     def get_node_defs(self, node_name: str | None = None) -> dict[str, models.NodeDef]:
         """Return the definitions of all node classes, or of one; empty if there is no such class.

@@ -26,7 +26,6 @@ from ..workflow.edit import Source, graph_of
 from ..workflow.file_inputs import files_in
 from ..workflow.graph import brief, describe, json_value
 from ..workflow.seeds import draw_wanted
-from ._base import RouteGroup
 from .files import FileRoutes
 
 if TYPE_CHECKING:
@@ -92,8 +91,10 @@ class Prompt:
     left_out: Mapping[str, Any]  #: ``node_errors`` of the parts that are not in the body.
 
 
-class PromptRoutes(RouteGroup):
+class PromptRoutes:
     """The status of the server, from ``/prompt``."""
+
+    _http: Http
 
     def poll_status(self, timeout: float = 1.0) -> models.QueueStatus:
         """Return the number of running and pending prompts of all clients.  ``GET /prompt``.

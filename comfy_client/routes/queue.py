@@ -7,12 +7,16 @@ from functools import partial
 from typing import Any
 
 from .. import models
-from ._base import RouteGroup
+from ..transport.http import Http
+from ._base import TrackerHooks
 from .prompts import EXTRA_DATA_KEY
 
 
-class QueueRoutes(RouteGroup):
+class QueueRoutes:
     """The prompts that are pending or running, and how to stop them."""
+
+    _http: Http
+    _hooks: TrackerHooks
 
     def get_queue(self, *, workflows_of: Collection[str] | None = None) -> models.Queue:
         """Return the running prompts, and the pending ones in the order in which they will run.
@@ -36,7 +40,7 @@ class QueueRoutes(RouteGroup):
         :class:`JobInterrupted`; another client hears nothing, and its jobs end in
         :class:`JobLost` some seconds later.
         """
-        removed = self._removing(None)
+        removed = self._hooks.removing(None)
         self._http.send_command("POST", "/queue", json={"clear": True})
         removed()
 
@@ -48,7 +52,7 @@ class QueueRoutes(RouteGroup):
         :class:`JobLost` some seconds later.
         """
         if prompt_ids:
-            removed = self._removing(prompt_ids)
+            removed = self._hooks.removing(prompt_ids)
             self._http.send_command("POST", "/queue", json={"delete": prompt_ids})
             removed()
 
@@ -69,7 +73,7 @@ class QueueRoutes(RouteGroup):
         if prompt_id is None:
             self._http.send_command("POST", "/interrupt", json={})
         elif any(one.prompt_id == prompt_id for one in self.get_queue(workflows_of=()).running):
-            stopped = self._stopping([prompt_id])
+            stopped = self._hooks.stopping([prompt_id])
             self._http.send_command("POST", "/interrupt", json={"prompt_id": prompt_id})
             stopped()
 

@@ -8,11 +8,10 @@ from typing import Any, Final, Literal
 
 from .. import models, runtime
 from ..errors import NotFound, NotSupported, UnexpectedResponse
-from ..models._base import texts, texts_by_name
 from ..transport.deadline import Deadline
-from ..transport.http import SMALL, segment
-from ..values import text
-from ._base import RouteGroup, facts_of, read_by_name
+from ..transport.http import SMALL, Http, segment
+from ..values import text, texts, texts_by_name
+from ._base import facts_of, read_by_name
 
 #: Seconds between two checks of the memory that is being freed.
 _LOOK: Final = 0.1
@@ -23,11 +22,13 @@ _REPEATED: Final = (0.2, 0.4)
 _REPEATED_LATER: Final = 1.0
 
 
-class SystemRoutes(RouteGroup):
+class SystemRoutes:
     """Facts about the server itself.
 
     ComfyUI says that programs should not depend on the ``/internal`` routes.
     """
+
+    _http: Http
 
     def get_system_stats(self) -> models.SystemStats:
         """Return versions, memory and devices (``GET /system_stats``)."""

@@ -8,17 +8,17 @@ from typing import Any, Literal, overload
 
 from .. import models
 from ..errors import Conflict, NotFound
-from ..models._base import items, texts
-from ..transport.http import SMALL, segment
-from ..values import text
-from ._base import RouteGroup
+from ..transport.http import SMALL, Http, segment
+from ..values import items, text, texts
 
 
-class UserDataRoutes(RouteGroup):
+class UserDataRoutes:
     """Read, store, move, list and delete the user's files.
 
     Paths are relative to the user's folder, with ``/``; one that leaves it is a ``ValueError``.
     """
+
+    _http: Http
 
     def get_user_data(self, file: str) -> bytes:
         """Return the content of a file.

@@ -8,9 +8,8 @@ from typing import Any
 
 from .. import models, runtime
 from ..errors import UnexpectedResponse
-from ..models._base import mapping
-from ..transport.http import SMALL, segment
-from ._base import RouteGroup
+from ..transport.http import SMALL, Http, segment
+from ..values import mapping
 
 # The server reads its settings file, awaits the request's body, and rewrites the file, so it loses
 # one of two simultaneous changes.  Ours are therefore sent one by one for each server.  The key
@@ -18,12 +17,14 @@ from ._base import RouteGroup
 _storing: dict[tuple[int, str], runtime.Lock] = {}
 
 
-class UserRoutes(RouteGroup):
+class UserRoutes:
     """Users of the server and their settings.
 
     For a server with ``--multi-user``, give the client its ``user`` (an id, not a name); for
     an unknown user, settings raise :class:`AuthenticationError`.
     """
+
+    _http: Http
 
     def get_user_config(self) -> models.UserConfig:
         """Return the server's users and their storage.  ``GET /users``, since January 2024."""

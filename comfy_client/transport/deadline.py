@@ -88,7 +88,7 @@ class Abandoned(Exception):
     """Work was ended since it is no longer wanted: other work failed or was interrupted."""
 
 
-class Calls:
+class ParallelCalls:
     """Calls that end together."""
 
     def __init__(self) -> None:
@@ -102,19 +102,19 @@ class Calls:
 
 
 #: The calls of which this thread makes one; ``None``: it works for itself.
-calls: Final[ContextVar[Calls | None]] = ContextVar("calls", default=None)
+parallel_calls: Final[ContextVar[ParallelCalls | None]] = ContextVar("parallel_calls", default=None)
 
 
 def check_wanted() -> None:
     """Raise :class:`Abandoned` if the work of this thread is no longer wanted."""
-    group = calls.get()
+    group = parallel_calls.get()
     if group is not None and group.over.is_set():
         raise Abandoned
 
 
 def pause(seconds: float) -> None:
     """Sleep; raise :class:`Abandoned` as soon as the work is no longer wanted."""
-    group = calls.get()
+    group = parallel_calls.get()
     if group is None:
         runtime.sleep(seconds)
     else:
@@ -125,7 +125,7 @@ def pause(seconds: float) -> None:
 @contextlib.contextmanager
 def ended_by(end: Callable[[], object]) -> Iterator[None]:
     """Context manager: another thread calls ``end`` once the work is no longer wanted."""
-    group = calls.get()
+    group = parallel_calls.get()
     if group is None:
         yield
         return
@@ -143,7 +143,7 @@ def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Mad
     The first exception, or a Ctrl-C, ends all other calls: at their next :func:`check_wanted`, or
     within :func:`ended_by`.
     """
-    group, lock = Calls(), runtime.Lock()
+    group, lock = ParallelCalls(), runtime.Lock()
     todo = iter(range(len(items)))
     made: dict[int, Made] = {}
     failed: dict[int, BaseException] = {}
@@ -164,7 +164,7 @@ def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Mad
 
     workers = [_Worker(run) for _ in range(min(MAX_PARALLEL, len(items)) if len(items) > 1 else 0)]
     try:
-        with assigned(calls, group):
+        with assigned(parallel_calls, group):
             for worker in workers:
                 worker.start()
             if not workers:

@@ -39,7 +39,7 @@ from ..redaction import sealed_headers
 from ..values import size_decoded
 from . import log_filter
 from .connections import Traffic, Transfer, current
-from .deadline import Deadline, calls, check_wanted, ended_by, read_timeout
+from .deadline import Deadline, check_wanted, ended_by, parallel_calls, read_timeout
 from .failures import FAILURES, Failure, failure_of, strip_libraries
 from .identity import Endpoint, Identity, as_sent, check_headers
 from .response import (
@@ -827,7 +827,7 @@ class _Sender:
 
 def _in_calls(transfer: Transfer) -> contextlib.AbstractContextManager[None]:
     """Context manager: cut a transfer once the calls to which it belongs have ended."""
-    return contextlib.nullcontext() if calls.get() is None else ended_by(transfer.cut)
+    return contextlib.nullcontext() if parallel_calls.get() is None else ended_by(transfer.cut)
 
 
 def _log(method: str, path: str, status: int, began: float, transfer: Transfer) -> None:

@@ -34,7 +34,7 @@ from comfy_client.jobs.outcomes import status_of
 from comfy_client.jobs.poller import MAX_REFUSALS, Poller
 from comfy_client.jobs.submit import attach, submit
 from comfy_client.jobs.tracker import Tracker
-from comfy_client.routes import Routes
+from comfy_client.routes import Routes, TrackerHooks
 from comfy_client.timing import Timing
 from comfy_client.transport.decode import decode_text
 from comfy_client.transport.websocket import Handler, State
@@ -176,10 +176,12 @@ class Client(Routes):
         self.line: Line = self.tracker.connection  # type: ignore[assignment]
         self.wake = self.tracker.wake = Wake(stage)  # type: ignore[assignment]
         self.poller = Poller(self.tracker)
-        self._awaits_record = self.poller.awaits_record
-        self._records_deleted = self.poller.records_deleted
-        self._removing = partial(removing, self.poller)
-        self._stopping = partial(removing, self.poller, running=True)
+        self._hooks = TrackerHooks(
+            awaits_record=self.poller.awaits_record,
+            records_deleted=self.poller.records_deleted,
+            removing=partial(removing, self.poller),
+            stopping=partial(removing, self.poller, running=True),
+        )
 
 
 class _LockCheck(logging.Handler):

@@ -182,7 +182,7 @@ OTHERS = (
     ),
     Mutant(
         "V05",
-        "models/_base.py",
+        "values.py",
         "    if len(data) > MAX_ITEMS:\n",
         "    if False:\n",
         "unit/test_values.py",

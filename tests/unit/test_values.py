@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from comfy_client.errors import UnexpectedResponse
-from comfy_client.models._base import items
 from comfy_client.transport.decode import decode_text
 from comfy_client.values import (
     MAX_ID_LENGTH,
@@ -19,6 +18,7 @@ from comfy_client.values import (
     by_id,
     identifier,
     is_shallow,
+    items,
     number,
     sequence,
     table,
