@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 
+from .showing.cells import shown
 from .to_dict import AsDict
+
+if TYPE_CHECKING:
+    from .showing.tables import Table
 
 
 @attrs.frozen
@@ -51,3 +57,16 @@ class ClientStats(AsDict):
     bytes_sent: int
     bytes_received: int
     dropped_events: int
+
+    def __str__(self) -> str:
+        return self._table().text()
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """Return the forms in which a notebook shows the counters."""
+        return shown(self, lambda: self._table().html())
+
+    def _table(self) -> Table:
+        from .showing.tables import Table
+
+        counts: dict[str, int] = attrs.asdict(self)
+        return Table((), [(name.replace("_", " "), f"{n:,}") for name, n in counts.items()])

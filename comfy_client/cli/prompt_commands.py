@@ -140,7 +140,7 @@ def entry_object(api: ComfyApi, entry: HistoryEntry, mine: Mine) -> dict[str, An
     error = entry.execution_error
     return {
         "prompt_id": entry.prompt_id,
-        "status": status_of_entry(entry),
+        "status": entry.outcome,
         "started_at": entry.started,
         "ended_at": entry.ended,
         "seconds": result.seconds,
@@ -149,13 +149,6 @@ def entry_object(api: ComfyApi, entry: HistoryEntry, mine: Mine) -> dict[str, An
         "files": [item.to_dict() for item in result.files],
         "error": None if error is None else str(error.get("exception_message") or "unknown"),
     }
-
-
-def status_of_entry(entry: HistoryEntry) -> str:
-    """Return the status of an ended prompt, in the words of :attr:`Job.status`."""
-    if entry.interrupted:
-        return "interrupted"
-    return "succeeded" if entry.succeeded else "failed"
 
 
 def result_from_history(api: ComfyApi, entry: HistoryEntry) -> Result:
@@ -297,5 +290,5 @@ def download(given: ServerOptions, prompt_id: str, out: str) -> None:
             return
         result = result_from_history(api, entry)
         if not result.files:
-            note(f"{prompt_id} {status_of_entry(entry)}, and left no files.")
+            note(f"{prompt_id} {entry.outcome}, and left no files.")
         show_result(result, out, given.json)

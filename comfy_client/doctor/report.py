@@ -107,17 +107,16 @@ class DoctorReport(AsDict):
         return shown(self, self._markup)
 
     def _markup(self) -> str:
-        from ..showing.html import remark, table
+        from ..showing.tables import Table
 
         moods = {"ok": "good", "warning": "doubtful", "failed": "bad"}
-        rows = [
-            ("skipped" if one.because else one.state, one.name, one.found, one.advice)
-            for one in self.checks
-        ]
+        rows: list[tuple[str, str, str]] = []
+        for one in self.checks:
+            rows.append(("skipped" if one.because else one.state, one.name, one.found))
+            rows += [("", "", f"-> {one.advice}")] if one.advice else []
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         head = f"{self.host}, {self.started:%Y-%m-%d %H:%M:%S} UTC, {self.seconds:.1f} s"
-        below = table(("state", "check", "found", "what to do"), rows, moods)
-        return f"{remark(head)}{below}{remark(versions)}"
+        return Table(("state", "check", "found"), rows, moods, [head], [versions]).html()
 
     def __str__(self) -> str:
         counted = Counter(check.state for check in self.checks if not check.because)

@@ -23,10 +23,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..events import LogEntry
     from .files import UploadedImage
-    from .history import HistoryEntry, HistoryStatus
+    from .history import Histories, HistoryEntry, HistoryStatus
     from .jobs import JobInfo, JobPage
     from .models import ModelFile, ModelFolder
-    from .nodes import GlobalSubgraph, NodeDef, NodeReplacement, SamplerInfo, combo_options
+    from .nodes import (
+        GlobalSubgraph,
+        NodeDef,
+        NodeDefs,
+        NodeReplacement,
+        SamplerInfo,
+        combo_options,
+    )
     from .prompts import QueuedPrompt, QueueStatus
     from .queue import Queue, QueueItem
     from .system import Device, Features, PingResult, RawLogs, SystemStats
@@ -36,6 +43,7 @@ __all__ = [
     "Device",
     "Features",
     "GlobalSubgraph",
+    "Histories",
     "HistoryEntry",
     "HistoryStatus",
     "JobInfo",
@@ -44,6 +52,7 @@ __all__ = [
     "ModelFile",
     "ModelFolder",
     "NodeDef",
+    "NodeDefs",
     "NodeReplacement",
     "PingResult",
     "Queue",

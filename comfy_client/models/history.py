@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
+from ..showing.cells import shown
 from ..to_dict import AsDict
 from ..values import (
+    MAX_ID_LENGTH,
     build,
     by_id,
     identifier,
@@ -20,9 +24,17 @@ from ..values import (
     table,
     text,
 )
+from ..workflow.graph import shorten
 from .queue import prompt_record
 
+if TYPE_CHECKING:
+    from ..showing.tables import Table
+
 Message = tuple[str, Mapping[str, Any]]
+
+#: Prompts that are shown, and names of files of each.
+_MOST_SHOWN: Final = 50
+_MOST_NAMES: Final = 3
 
 _ENDS = frozenset({"execution_success", "execution_error", "execution_interrupted"})
 
@@ -61,7 +73,7 @@ class HistoryStatus(AsDict):
         return build(cls, data, messages=messages)
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class HistoryEntry(AsDict):
     """A prompt that has ended, from ``GET /history/{prompt_id}``.
 
@@ -92,12 +104,22 @@ class HistoryEntry(AsDict):
 
     prompt_id: str
     number: float | None
-    workflow: Mapping[str, Any] = attrs.field(repr=False)
-    extra_data: Mapping[str, Any] = attrs.field(repr=False)
+    workflow: Mapping[str, Any]
+    extra_data: Mapping[str, Any]
     outputs: Mapping[str, Mapping[str, Any]]
     status: HistoryStatus | None = None
-    meta: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
-    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    meta: Mapping[str, Any] = attrs.field(factory=dict)
+    raw: Mapping[str, Any] = attrs.field(factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<HistoryEntry {shorten(self.prompt_id, MAX_ID_LENGTH)} {self.outcome}>"
+
+    def __str__(self) -> str:
+        return _table([self]).text()
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """Return the forms in which a notebook shows the record."""
+        return shown(self, lambda: _table([self]).html())
 
     @classmethod
     def from_json(cls, data: object) -> HistoryEntry:
@@ -157,6 +179,13 @@ class HistoryEntry(AsDict):
         return bool(self.outputs)
 
     @property
+    def outcome(self) -> Literal["succeeded", "failed", "interrupted"]:
+        """How the prompt ended, in a word."""
+        if self.interrupted:
+            return "interrupted"
+        return "succeeded" if self.succeeded else "failed"
+
+    @property
     def cached_nodes(self) -> tuple[str, ...]:
         """The ids of the nodes whose outputs came from an earlier prompt."""
         for name, data in self.messages:
@@ -177,3 +206,72 @@ class HistoryEntry(AsDict):
         """The end, in seconds since 1970; ``None`` before July 2024."""
         end = self._end
         return None if end is None else seconds(end[1].get("timestamp"))
+
+
+class Histories(dict[str, HistoryEntry]):
+    """Prompts that have ended, by prompt_id: ``print`` and notebooks show the latest as a table."""
+
+    def __repr__(self) -> str:
+        return f"<Histories of {_count(len(self))}>"
+
+    def __str__(self) -> str:
+        return self._table().text()
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """Return the forms in which a notebook shows the history."""
+        return shown(self, lambda: self._table().html())
+
+    def _table(self) -> Table:
+        latest = list(islice(reversed(self.values()), _MOST_SHOWN))
+        more = f"; the latest {_MOST_SHOWN}" if len(self) > _MOST_SHOWN else ""
+        return _table(latest, f"{_count(len(self))}{more}")
+
+
+def _count(prompts: int) -> str:
+    return "1 prompt" if prompts == 1 else f"{prompts} prompts"
+
+
+def _table(entries: Sequence[HistoryEntry], *below: str) -> Table:
+    """Return a row for each prompt."""
+    from ..showing.tables import Table
+
+    rows = [
+        (
+            entry.outcome,
+            entry.prompt_id,
+            _time(entry.ended),
+            _took(entry.started, entry.ended),
+            len(entry.workflow),
+            _files(entry.outputs),
+        )
+        for entry in entries
+    ]
+    head = ("outcome", "prompt_id", "ended", "ran", "nodes", "files") if rows else ()
+    moods = {"succeeded": "good", "failed": "bad", "interrupted": "doubtful"}
+    return Table(head, rows, moods, below=below)
+
+
+def _time(ended: float | None) -> str:
+    """Format a Unix time as the local one."""
+    try:
+        return "" if ended is None else f"{datetime.fromtimestamp(ended):%Y-%m-%d %H:%M:%S}"
+    except (OSError, OverflowError, ValueError):
+        return ""
+
+
+def _took(started: float | None, ended: float | None) -> str:
+    return "" if started is None or ended is None else f"{max(0.0, ended - started):.1f} s"
+
+
+def _files(outputs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the names of the first files."""
+    names = (
+        str(value["filename"])
+        for output in outputs.values()
+        for values in output.values()
+        if isinstance(values, list)
+        for value in values
+        if isinstance(value, Mapping) and "filename" in value
+    )
+    first = list(islice(names, _MOST_NAMES + 1))
+    return ", ".join([*first[:_MOST_NAMES], *(["..."] if len(first) > _MOST_NAMES else [])])

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sized
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from ..showing.cells import shown
 from ..to_dict import AsDict
 from ..values import build, mapping, sequence, text
+from ..workflow.graph import brief, listing, shorten
+
+if TYPE_CHECKING:
+    from ..showing.tables import Table
+
+#: Characters of a name, and outputs in a ``repr``.
+_MOST_NAME: Final = 60
+_MOST_OUTPUTS: Final = 8
+#: The settings of an input that bound its value.
+_RANGE: Final = ("min", "max", "step")
 
 
 def combo_options(spec: Any) -> list[Any] | None:
@@ -29,7 +41,7 @@ def combo_options(spec: Any) -> list[Any] | None:
     return None
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class NodeDef(AsDict):
     """Inputs, outputs and description of a node class, from ``GET /object_info``.
 
@@ -59,19 +71,19 @@ class NodeDef(AsDict):
     name: str
     display_name: str | None = None
     category: str | None = None
-    description: str | None = attrs.field(default=None, repr=False)
+    description: str | None = None
     python_module: str | None = None
-    input: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
-    input_order: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
+    input: Mapping[str, Any] = attrs.field(factory=dict)
+    input_order: Mapping[str, Any] | None = None
     output: tuple[Any, ...] = ()
-    output_is_list: tuple[bool, ...] = attrs.field(default=(), repr=False)
-    output_name: tuple[str, ...] = attrs.field(default=(), repr=False)
-    is_input_list: bool | None = attrs.field(default=None, repr=False)
+    output_is_list: tuple[bool, ...] = ()
+    output_name: tuple[str, ...] = ()
+    is_input_list: bool | None = None
     output_node: bool = False
-    deprecated: bool = attrs.field(default=False, repr=False)
-    experimental: bool = attrs.field(default=False, repr=False)
-    api_node: bool = attrs.field(default=False, repr=False)
-    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    deprecated: bool = False
+    experimental: bool = False
+    api_node: bool = False
+    raw: Mapping[str, Any] = attrs.field(factory=dict)
 
     @classmethod
     def from_json(cls, name: str, data: object) -> NodeDef:
@@ -81,6 +93,19 @@ class NodeDef(AsDict):
         is_list = tuple(item is True for item in sequence(source.get("output_is_list")) or ())
         names = tuple(text(item) or "" for item in sequence(source.get("output_name")) or ())
         return build(cls, source, name=name, output_is_list=is_list, output_name=names)
+
+    def __repr__(self) -> str:
+        outputs = ", ".join(map(_type, self.output[:_MOST_OUTPUTS]))
+        inputs = _count(self.inputs(), "input")
+        name = shorten(self.name, _MOST_NAME)
+        return f"<NodeDef {name}: {inputs}, outputs: {outputs or 'none'}>"
+
+    def __str__(self) -> str:
+        return _inputs_table(self).text()
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """Return the forms in which a notebook shows the inputs."""
+        return shown(self, lambda: _inputs_table(self).html())
 
     def inputs(self) -> dict[str, Any]:
         """Return the required, then the optional inputs: name -> ``[type, settings]``."""
@@ -98,6 +123,101 @@ class NodeDef(AsDict):
         Raises ``KeyError`` if the node has no such input.
         """
         return combo_options(self.inputs()[input_name])
+
+
+class NodeDefs(dict[str, NodeDef]):
+    """Definitions of node classes, by class: ``print`` and notebooks show a table.
+
+    It has the classes, or if there is only one, its inputs.
+    """
+
+    def __repr__(self) -> str:
+        if len(self) == 1:
+            return f"<NodeDefs {next(iter(self.values()))!r}>"
+        return f"<NodeDefs of {_count(self, 'class')}>"
+
+    def __str__(self) -> str:
+        return self._table().text()
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """Return the forms in which a notebook shows the definitions."""
+        return shown(self, lambda: self._table().html())
+
+    def _table(self) -> Table:
+        from ..showing.tables import MOST_ROWS, Table
+
+        if len(self) == 1:
+            return _inputs_table(next(iter(self.values())))
+        rows = [
+            (
+                one.name,
+                one.display_name or "",
+                one.category or "",
+                ", ".join(list(one.inputs())[:MOST_ROWS]),
+                ", ".join(map(_type, one.output)),
+            )
+            for one in islice(self.values(), MOST_ROWS)
+        ]
+        more = f"; the first {MOST_ROWS}" if len(self) > MOST_ROWS else ""
+        head = ("class", "title", "category", "inputs", "outputs") if rows else ()
+        return Table(head, rows, below=[f"{_count(self, 'class')}{more}"])
+
+
+def _count(things: Sized, noun: str) -> str:
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{len(things)} {noun}{'' if len(things) == 1 else plural}"
+
+
+def _inputs_table(node: NodeDef) -> Table:
+    """Return a row for each input of a class."""
+    from ..showing.tables import MOST_ROWS, Table
+
+    optional = node.input.get("optional")
+    optional = optional if isinstance(optional, Mapping) else {}
+    inputs = node.inputs()
+    rows = [
+        (name, *_input(spec), "optional" if name in optional else "")
+        for name, spec in islice(inputs.items(), MOST_ROWS)
+    ]
+    flags = {
+        "output node": node.output_node,
+        "deprecated": node.deprecated,
+        "experimental": node.experimental,
+        "paid service": node.api_node,
+    }
+    names = (node.display_name, node.category, *(flag for flag, is_set in flags.items() if is_set))
+    named = [*node.output_name, *("" for _ in node.output)]
+    outputs = [
+        kind if name in ("", kind) else f"{name} ({kind})"
+        for name, kind in zip(named, map(_type, node.output), strict=False)
+    ]
+    left_out = len(inputs) - len(rows)
+    return Table(
+        ("input", "type", "default", "choices or range", "") if rows else (),
+        rows,
+        above=[", ".join([node.name, *filter(None, names)]), *filter(None, [node.description])],
+        below=[
+            *([f"and {left_out} more inputs"] if left_out else []),
+            f"outputs: {', '.join(outputs) or 'none'}",
+        ],
+    )
+
+
+def _input(spec: Any) -> tuple[str, str, str]:
+    """Return the type of an input, its default, and its choices or range."""
+    kind, settings = (*spec, None, None)[:2] if isinstance(spec, list | tuple) else (spec, None)
+    facts: Mapping[str, Any] = settings if isinstance(settings, Mapping) else {}
+    choices = combo_options(spec)
+    default = brief(facts["default"]) if "default" in facts else ""
+    if choices is not None:
+        return "COMBO", default, listing(choices)
+    ends = ", ".join(f"{name} {brief(facts[name])}" for name in _RANGE if name in facts)
+    return _type(kind), default, ends
+
+
+def _type(kind: object) -> str:
+    """Return a type of an input or output as a short text; a list of choices is a ``COMBO``."""
+    return shorten(kind, _MOST_NAME) if isinstance(kind, str) else "COMBO"
 
 
 @attrs.frozen

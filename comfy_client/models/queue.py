@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import attrs
 
 from ..errors import UnexpectedResponse
 from ..to_dict import AsDict
 from ..values import identifier, items, mapping, number, sequence
+
+if TYPE_CHECKING:
+    from ..showing.tables import Table
 
 #: The most prompts that a notebook shows.
 _MOST_SHOWN: Final = 50
@@ -113,14 +116,17 @@ class Queue(AsDict):
     def _counts(self) -> str:
         return f"{len(self.running)} running, {len(self.pending)} pending"
 
+    def __str__(self) -> str:
+        return self._table().text()
+
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """Return the forms in which a notebook shows the queue."""
         from ..showing.cells import shown
 
-        return shown(self, self._markup)
+        return shown(self, lambda: self._table().html())
 
-    def _markup(self) -> str:
-        from ..showing.html import remark, table
+    def _table(self) -> Table:
+        from ..showing.tables import Table
 
         items = [("running", one) for one in self.running]
         items += [("pending", one) for one in self.pending]
@@ -133,10 +139,9 @@ class Queue(AsDict):
             )
             for state, one in items[:_MOST_SHOWN]
         ]
-        head = ("state", "number", "prompt_id", "nodes")
         more = f"; the first {_MOST_SHOWN}" if len(items) > _MOST_SHOWN else ""
-        said = remark(f"{self._counts}{more}")
-        return (table(head, rows, {"running": "good"}) if rows else "") + said
+        head = ("state", "number", "prompt_id", "nodes") if rows else ()
+        return Table(head, rows, {"running": "good"}, below=[f"{self._counts}{more}"])
 
     def __contains__(self, prompt_id: object) -> bool:
         """Return whether a prompt waits or runs: ``prompt_id in api.get_queue()``."""

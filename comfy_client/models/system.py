@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -12,6 +12,9 @@ from ..events import LogEntry
 from ..showing.cells import shown
 from ..to_dict import AsDict
 from ..values import build, items, mapping, table, text, whole
+
+if TYPE_CHECKING:
+    from ..showing.tables import Table
 
 #: The most devices that a notebook shows.
 _MOST_SHOWN: Final = 32
@@ -88,12 +91,15 @@ class SystemStats(AsDict):
             facts.append(f"{device.name} {free}" if free else device.name)
         return f"<SystemStats {short_line(', '.join(facts), 200)}>"
 
+    def __str__(self) -> str:
+        return self._table().text()
+
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """Return the forms in which a notebook shows the statistics."""
-        return shown(self, self._markup)
+        return shown(self, lambda: self._table().html())
 
-    def _markup(self) -> str:
-        from ..showing.html import table
+    def _table(self) -> Table:
+        from ..showing.tables import Table
 
         facts = {
             "ComfyUI": self.comfyui_version,
@@ -106,7 +112,7 @@ class SystemStats(AsDict):
             f"{device.name} ({device.type or 'device'})": _free(device.vram_free, device.vram_total)
             for device in self.devices[:_MOST_SHOWN]
         }
-        return table(("", ""), [(name, fact) for name, fact in facts.items() if fact])
+        return Table((), [(name, fact) for name, fact in facts.items() if fact])
 
     @classmethod
     def from_json(cls, data: object) -> SystemStats:

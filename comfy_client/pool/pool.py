@@ -21,6 +21,7 @@ from ..jobs.job import Job, OnInterrupt
 from ..jobs.result import NodeOutput, Result
 from ..redaction import sealed, sealed_workflow
 from ..routes.prompts import AnyWorkflow, PromptOptions, check_names, seal
+from ..showing.cells import shown
 from ..showing.screen import surface
 from ..signals import Receivers, is_callback
 from ..values import is_real
@@ -31,7 +32,7 @@ from .membership import AnyServer, Servers, check_servers, name_of
 from .pool_state import Intervals, OnFailed, OnLost, Policy, PoolState
 from .pooled_job import PooledJob
 from .schedule import Mode
-from .status import POOL_EVENTS, PoolStatus
+from .status import POOL_EVENTS, PoolStatus, status_table
 from .submission import map_workflows, read_workflow, sweep_grid
 from .terms import Sending, terms_of
 
@@ -175,6 +176,13 @@ class ComfyPool(Executor):
         members = list(self._dispatcher.members.items())
         names = (name if one.error is None else f"{name} (down)" for name, one in members)
         return f"<ComfyPool {', '.join(names) or 'without servers'}>"
+
+    def __str__(self) -> str:
+        return str(self.status())
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """Return the forms in which a notebook shows the status of the pool."""
+        return shown(self, lambda: status_table(self.status()).html())
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import textwrap
+from typing import TYPE_CHECKING
 
 import attrs
 
 from ..events import Event
 from ..showing.cells import shown
 from ..to_dict import AsDict
+
+if TYPE_CHECKING:
+    from ..showing.tables import Table
 
 #: The events of a pool itself; any other name is of an event of its clients.
 POOL_EVENTS: frozenset[str] = frozenset(
@@ -82,57 +85,47 @@ class PoolStatus(AsDict):
     failed: int
     servers: tuple[ServerStatus, ...]
 
-    @property
-    def _summary(self) -> str:
-        ready = sum(server.state == "ready" for server in self.servers)
-        return (
-            f"{ready} of {len(self.servers)} servers ready{self._suspects}, mode {self.mode}: "
-            f"{self.waiting} waiting, {self.running} running, {self.done} done, "
-            f"{self.failed} failed"
-        )
-
-    @property
-    def _suspects(self) -> str:
-        suspects = sum(server.suspect is not None for server in self.servers)
-        return f" ({suspects} suspect)" if suspects else ""
-
-    def _rows(self) -> list[tuple[str, ...]]:
-        return [
-            (
-                server.host,
-                server.state,
-                f"{server.weight:g}",
-                str(server.own),
-                str(server.others),
-                str(server.done),
-                str(server.failed),
-                _remark(server),
-            )
-            for server in self.servers
-        ]
-
     def __str__(self) -> str:
-        rows = [_HEAD, *self._rows()]
-        widths = [max(len(row[at]) for row in rows) for at in range(len(_HEAD) - 1)]
-        lines = (
-            "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False))])
-            + f"  {textwrap.shorten(row[-1], 100, placeholder=' ...')}"
-            for row in rows
-        )
-        return "\n".join([self._summary, *(line.rstrip() for line in lines)])
+        return status_table(self).text()
 
     def __repr__(self) -> str:
         return str(self)  # a notebook shows it
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """Return the forms in which a notebook shows the status."""
-        return shown(self, self._markup)
+        return shown(self, lambda: status_table(self).html())
 
-    def _markup(self) -> str:
-        from ..showing.html import remark, table
 
-        moods = {"ready": "good", "connecting": "doubtful", "leaving": "doubtful", "down": "bad"}
-        return remark(self._summary) + table(_HEAD, self._rows(), moods)
+def status_table(status: PoolStatus) -> Table:
+    """Return a row for each server of a pool."""
+    from ..showing.tables import Table
+
+    rows = [
+        (
+            server.host,
+            server.state,
+            f"{server.weight:g}",
+            server.own,
+            server.others,
+            server.done,
+            server.failed,
+            _remark(server),
+        )
+        for server in status.servers
+    ]
+    moods = {"ready": "good", "connecting": "doubtful", "leaving": "doubtful", "down": "bad"}
+    return Table(_HEAD, rows, moods, [_summary(status)])
+
+
+def _summary(status: PoolStatus) -> str:
+    ready = sum(server.state == "ready" for server in status.servers)
+    suspects = sum(server.suspect is not None for server in status.servers)
+    counted = f" ({suspects} suspect)" if suspects else ""
+    return (
+        f"{ready} of {len(status.servers)} servers ready{counted}, mode {status.mode}: "
+        f"{status.waiting} waiting, {status.running} running, {status.done} done, "
+        f"{status.failed} failed"
+    )
 
 
 def _remark(server: ServerStatus) -> str:

@@ -23,10 +23,10 @@ class HistoryRoutes:
 
     def get_histories(
         self, max_items: int | None = 200, offset: int | None = None
-    ) -> dict[str, models.HistoryEntry]:
+    ) -> models.Histories:
         """Return prompts that have ended, oldest first, by prompt_id.
 
-        ``GET /history``
+        ``GET /history``.  ``print`` and notebooks show a table of the latest ones.
 
         Args:
             max_items: How many at most; without ``offset``, the last ones.  ``None``: all,
@@ -35,15 +35,13 @@ class HistoryRoutes:
                 all of their history is read, and cut here.
         """
         if max_items is not None and max_items < 1:
-            return {}  # with an offset the server would return one
+            return models.Histories()  # with an offset the server would return one
         if offset is None or offset < 0 or self._leaves_out():
             return self._histories(max_items, offset)
         entries = list(self._histories(None, None).items())[offset:]
-        return dict(entries[:max_items])
+        return models.Histories(entries[:max_items])
 
-    def _histories(
-        self, max_items: int | None, offset: int | None
-    ) -> dict[str, models.HistoryEntry]:
+    def _histories(self, max_items: int | None, offset: int | None) -> models.Histories:
         params = {"max_items": max_items, "offset": offset}
         return _entries(self._http.json("GET", "/history", params=params))
 
@@ -96,8 +94,8 @@ def entry_of(prompt_id: str, found: Any) -> models.HistoryEntry | None:
     return None if own is None else models.HistoryEntry.from_json(own)
 
 
-def _entries(found: Any) -> dict[str, models.HistoryEntry]:
-    return {
-        prompt_id: models.HistoryEntry.from_json(entry)
+def _entries(found: Any) -> models.Histories:
+    return models.Histories(
+        (prompt_id, models.HistoryEntry.from_json(entry))
         for prompt_id, entry in mapping(found, "GET /history").items()
-    }
+    )

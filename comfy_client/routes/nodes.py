@@ -18,11 +18,13 @@ class NodeRoutes:
 
     _http: Http
 
-    def get_node_defs(self, node_name: str | None = None) -> dict[str, models.NodeDef]:
+    def get_node_defs(self, node_name: str | None = None) -> models.NodeDefs:
         """Return the definitions of all node classes, or of one; empty if there is no such class.
 
         ``GET /object_info`` (half a megabyte and more, so keep the answer), or
         ``GET /object_info/{node_name}``.  :meth:`node_definitions` keeps them for you, as JSON.
+        ``print`` and notebooks show a table: of one class its inputs, with their types, defaults
+        and choices.
         """
         if node_name is None:
             found = self._http.json("GET", "/object_info", timeout=ALL)
@@ -149,11 +151,11 @@ class NodeRoutes:
         return _choices(self._node_def(name), input_name)
 
 
-def _node_defs(found: Any) -> dict[str, models.NodeDef]:
-    return {
-        name: models.NodeDef.from_json(name, info)
+def _node_defs(found: Any) -> models.NodeDefs:
+    return models.NodeDefs(
+        (name, models.NodeDef.from_json(name, info))
         for name, info in mapping(found, "GET /object_info").items()
-    }
+    )
 
 
 def _subgraphs(found: Any) -> dict[str, models.GlobalSubgraph]:

@@ -9,5 +9,6 @@ Modules:
     bars: A progress bar for each kind of screen.
     cells: A record of what the running cell of a notebook has shown already.
     html: Pieces of HTML.
+    tables: Tables, as text and as HTML.
     thumbnails: Small versions of pictures.
 """

@@ -66,10 +66,10 @@ def render_outcome(value: object, markup: Callable[[], str]) -> dict[str, str]:
 
 
 def shown(value: object, markup: Callable[[], str]) -> dict[str, str]:
-    """Return the forms of a value for IPython; text only where HTML is not displayed."""
-    if shows_html() and not was_shown(value):
-        return _both(value, markup)
-    return {"text/plain": repr(value)}
+    """Return the forms of a value for IPython; where HTML is not displayed, all as text."""
+    if not shows_html():
+        return {"text/plain": str(value)}
+    return {"text/plain": repr(value)} if was_shown(value) else _both(value, markup)
 
 
 def _both(value: object, markup: Callable[[], str]) -> dict[str, str]:

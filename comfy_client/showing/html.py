@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 #: The forms of a value for IPython: texts by MIME type.
@@ -31,16 +31,17 @@ PLAYABLE: Final = frozenset(
         "audio/mp4",
     }
 )
-_FONT: Final = "font:12px/1.5 system-ui,sans-serif"
+#: The font of texts, and the colours of moods, which are readable on light and dark pages.
+FONT: Final = "font:12px/1.5 system-ui,sans-serif"
 _DIM: Final = "opacity:.7"
 #: Classes that make MathJax 2 and 3 ignore "$...$".
 _NO_FORMULAS: Final = "tex2jax_ignore mathjax_ignore"
-_COLOURS: Final = {"good": "#2e8b57", "bad": "#c0392b", "doubtful": "#b8860b", "": "inherit"}
+COLOURS: Final = {"good": "#2e8b57", "bad": "#c0392b", "doubtful": "#b8860b", "": "inherit"}
 
 
 def bundle(text: str, markup: str) -> Bundle:
     """Return text and HTML of a value for IPython; protect dollar signs from MathJax."""
-    whole = f'<div class="{_NO_FORMULAS}" style="{_FONT}">{markup}</div>'
+    whole = f'<div class="{_NO_FORMULAS}" style="{FONT}">{markup}</div>'
     return {"text/plain": text, "text/html": whole}
 
 
@@ -59,6 +60,7 @@ def escape(text: object, most: int = MOST_TEXT) -> str:
 def paragraph(text: str) -> str:
     """Return a text with its line breaks, in a box that scrolls."""
     shown = text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 3]}..."
+    shown = "".join(char if char.isprintable() or char in "\n\t" else " " for char in shown)
     return (
         '<pre style="margin:4px 0;padding:6px 8px;max-height:16em;max-width:60em;overflow:auto;'
         f'white-space:pre-wrap;border:1px solid rgba(128,128,128,.3)">{html.escape(shown)}</pre>'
@@ -67,7 +69,7 @@ def paragraph(text: str) -> str:
 
 def remark(text: str, mood: str = "") -> str:
     """Return a text as a separate line."""
-    colour = f"color:{_COLOURS[mood]}" if mood else _DIM
+    colour = f"color:{COLOURS[mood]}" if mood else _DIM
     return f'<div style="{colour}">{escape(text)}</div>'
 
 
@@ -108,7 +110,7 @@ def card(picture: str, lines: Iterable[str], width: int = 256) -> str:
     return (
         '<figure style="display:inline-block;vertical-align:top;margin:0 10px 10px 0;'
         f'max-width:min({width}px,100%);overflow-wrap:anywhere">{picture}'
-        f'<figcaption style="{_FONT};margin-top:2px">{below}</figcaption></figure>'
+        f'<figcaption style="{FONT};margin-top:2px">{below}</figcaption></figure>'
     )
 
 
@@ -121,21 +123,3 @@ def meter(fraction: float, mood: str = "") -> str:
         'background:rgba(128,128,128,.3)">'
         f'<div style="width:{percent:.1f}%;height:100%;background:{colour}"></div></div>'
     )
-
-
-def table(
-    head: Sequence[str], rows: Iterable[Sequence[object]], moods: Mapping[str, str] | None = None
-) -> str:
-    """Return a table; ``moods`` colours cells by their text."""
-    left = "text-align:left;vertical-align:top"
-    names = "".join(f'<th style="{left}">{escape(name)}</th>' for name in head)
-    body = []
-    for row in rows:
-        cells = []
-        for value in row:
-            mood = (moods or {}).get(str(value), "")
-            colour = f";color:{_COLOURS[mood]};font-weight:600" if mood else ""
-            cells.append(f'<td style="{left}{colour}">{escape(value, 400)}</td>')
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    top = f"<thead><tr>{names}</tr></thead>" if any(head) else ""
-    return f'<table style="{_FONT}">{top}<tbody>{"".join(body)}</tbody></table>'

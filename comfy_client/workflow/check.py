@@ -42,7 +42,7 @@ from .graph import (
 )
 from .input_specs import InputSpec
 from .own_checks import Listed
-from .problems import Problem, problem_at, shown
+from .problems import Problem, node_of, problem_at, shown
 from .replacements import Replaced, not_replaced, replace_classes
 from .rules import STUB, Rules, replaces_classes, rules_for
 from .sendable import Sendable, sendable
@@ -96,8 +96,29 @@ class CheckReport(AsDict):
     def __iter__(self) -> Iterator[Problem]:
         return iter(self.problems)
 
+    def __repr__(self) -> str:
+        return f"<CheckReport {self._summary}>"
+
     def __str__(self) -> str:
         return "\n".join([*_lines(self.problems), self._summary])
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """Return the forms in which a notebook shows the report."""
+        from ..showing import cells
+
+        return cells.shown(self, self._markup)
+
+    def _markup(self) -> str:
+        from ..showing.tables import Table
+
+        rows = [
+            (one.severity, _node(one), one.input or "", one.message, one.hint or "")
+            for one in self.problems[:_MAX_LINES]
+        ]
+        more = f"; the first {_MAX_LINES}" if len(self.problems) > _MAX_LINES else ""
+        head = ("", "node", "input", "what is wrong", "what would be right") if rows else ()
+        moods = {"error": "bad", "warning": "doubtful"}
+        return Table(head, rows, moods, below=[f"{self._summary}{more}"]).html()
 
     @property
     def _summary(self) -> str:
@@ -118,6 +139,10 @@ class CheckReport(AsDict):
                 candidates=self.errors[0].candidates,
                 problems=self.errors,
             )
+
+
+def _node(problem: Problem) -> str:
+    return node_of(problem).removeprefix("node ")
 
 
 def _lines(problems: tuple[Problem, ...]) -> list[str]:

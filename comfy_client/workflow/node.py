@@ -105,10 +105,22 @@ class Node:
     def __str__(self) -> str:
         from .show import as_text  # for display only
 
-        return as_text({self._id: self._data}, self._graph)
+        return as_text(self._alone, self._graph) if self._alone else repr(self)
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """Return the forms in which a notebook shows the node and its inputs."""
+        from ..showing.cells import shown
+        from .show import as_html  # for display only
+
+        return shown(self, lambda: as_html(self._alone, self._graph))
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self._inputs)
+
+    @property
+    def _alone(self) -> dict[str, Any]:
+        """The node by its id; empty if it was removed."""
+        return {self._id: self._graph[self._id]} if self._id in self._graph else {}
 
     @property
     def _data(self) -> dict[str, Any]:

@@ -58,20 +58,23 @@ class Problem(AsDict):
     @property
     def text(self) -> str:
         """The node, what is wrong, and what would be right, in one line."""
-        where = "" if self.node_id is None else f"{self._node}: "
+        where = f"{node}: " if (node := node_of(self)) else ""
         said = where + "; ".join(filter(None, (self.message, self.hint)))
         return printable(said).translate({ord("\n"): " ", ord("\t"): " "})
 
-    @property
-    def _node(self) -> str:
-        return (
-            f"node {shorten(self.node_id or '', 60)}"
-            + (f" {brief(self.title)}" if self.title else "")
-            + (f" ({shorten(self.class_type, 60)})" if self.class_type else "")
-        )
-
     def __str__(self) -> str:
         return f"{self.severity}: {self.text}"
+
+
+def node_of(problem: Problem) -> str:
+    """Return the node of a problem in words; empty if it is one of the whole workflow."""
+    if problem.node_id is None:
+        return ""
+    return (
+        f"node {shorten(problem.node_id, 60)}"
+        + (f" {brief(problem.title)}" if problem.title else "")
+        + (f" ({shorten(problem.class_type, 60)})" if problem.class_type else "")
+    )
 
 
 def problem_at(

@@ -6,7 +6,6 @@ of any size.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
@@ -37,25 +36,18 @@ def as_text(shown: Mapping[str, Any], graph: Mapping[str, Any] | None = None) ->
     return "\n".join([*lines, *_rest(shown)])
 
 
-def as_html(graph: Mapping[str, Any]) -> str:
-    """Return an HTML table with a row for each input; all text of the graph is escaped."""
+def as_html(shown: Mapping[str, Any], graph: Mapping[str, Any] | None = None) -> str:
+    """Return an HTML table with a row for each input; the arguments are those of `as_text`."""
+    from ..showing.tables import Table  # for display only
+
     rows = []
-    left = 'style="text-align:left;vertical-align:top"'
-    for node_id in islice(graph, MOST_NODES):
-        inputs = list(_rows(graph, node_id, graph)) or [("", "")]
-        names = (node_id, title_of(graph, node_id) or "", class_of(graph, node_id) or "")
-        heads = "".join(
-            f'<td rowspan="{len(inputs)}" {left}>{html.escape(shorten(name, _NAME))}</td>'
-            for name in names
-        )
-        for at, pair in enumerate(inputs):
-            cells = "".join(
-                f'<td style="text-align:left">{html.escape(text)}</td>' for text in pair
-            )
-            rows.append(f"<tr>{'' if at else heads}{cells}</tr>")
-    head = "".join(f"<th>{name}</th>" for name in ("id", "title", "class", "input", "value"))
-    more = "".join(f"<p>{html.escape(line)}</p>" for line in _rest(graph))
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{more}"
+    for node_id in islice(shown, MOST_NODES):
+        inputs = list(_rows(shown, node_id, shown if graph is None else graph)) or [("", "")]
+        names = (node_id or "-", title_of(shown, node_id), class_of(shown, node_id))
+        rows.append((*(shorten(name or "", _NAME) for name in names), *inputs[0]))
+        rows += [("", "", "", *pair) for pair in inputs[1:]]
+    head = ("id", "title", "class", "input", "value")
+    return Table(head, rows, below=list(_rest(shown))).html()
 
 
 def _heading(graph: Mapping[str, Any], node_id: str) -> str:

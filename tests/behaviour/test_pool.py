@@ -441,6 +441,10 @@ def test_its_status_is_a_table(servers, clients) -> None:
     with pooled(clients, mode="round_robin") as pool:
         pool.run(shows(), timeout=LIMIT)
         status = pool.status()
+        assert str(pool) == str(status)
+        shown = pool._repr_mimebundle_()
+    assert shown["text/plain"] == repr(pool)
+    assert all(server.url in shown["text/html"] for server in servers)
     assert str(status).splitlines()[0] == (
         "2 of 2 servers ready, mode round_robin: 0 waiting, 0 running, 1 done, 0 failed"
     )
@@ -463,7 +467,7 @@ def test_a_long_reason_why_a_server_is_down_ends_in_dots_in_the_table() -> None:
         error=ServerUnreachable("no answer " * 20),
     )
     status = PoolStatus(mode="shortest", waiting=0, running=0, done=0, failed=0, servers=(down,))
-    assert str(status).endswith("no answer no ...")
+    assert str(status).endswith("no answer no answ...")
     assert len(str(status).splitlines()[-1]) < 200
 
 

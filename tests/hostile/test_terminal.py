@@ -25,6 +25,7 @@ from comfy_client import (
     BasicCredentials,
     BearerCredentials,
     CheckReport,
+    ClientStats,
     ComfyApi,
     ComfyError,
     ComfyPool,
@@ -217,6 +218,8 @@ def test_no_command_prints_what_a_terminal_obeys_of_lists_and_logs(tmp_path: Pat
 
 #: OSC 52, CSI, C1, turned directions, line breaks of all kinds.
 EVIL = "x\x1b]52;c;AAAA\x07\x9b31m\u202e\u2066\u2028\u2029\x85\x0b\x7f\r\nforged\nforged\t"
+#: The same, and markup.
+MARKUP = f"{EVIL}<script>\"'>"
 PUBLIC = {
     f"{module.__name__}.{name}": kind
     for module in (comfy_client, distributed, models)
@@ -224,7 +227,11 @@ PUBLIC = {
     if inspect.isclass(kind := getattr(module, name))
 }
 #: Those whose text has several lines.
-TABLES = (CheckReport, DoctorReport, PoolStatus, Workflow, Node)
+TABLES = (
+    *(CheckReport, ClientStats, DoctorReport, PoolStatus, Workflow, Node),
+    *(models.Histories, models.HistoryEntry, models.NodeDef, models.NodeDefs),
+    *(models.Queue, models.SystemStats),
+)
 
 
 #: Facts of a pool and of the doctor that no server tells.
@@ -279,6 +286,10 @@ def made(kind: type) -> Any:
         return Graph()
     if kind is Template:
         return Template(graph, inputs={EVIL: (EVIL, EVIL)}, outputs={EVIL: EVIL})
+    if kind is models.Histories:
+        return models.Histories({EVIL: made(models.HistoryEntry)})
+    if kind is models.NodeDefs:
+        return models.NodeDefs({EVIL: made(models.NodeDef), "b": made(models.NodeDef)})
     if kind is Sweep:
         return Sweep([made(SweepRow)])
     if kind is ComfyPlugin:
@@ -326,6 +337,22 @@ def test_no_public_value_shows_what_a_terminal_obeys(name: str) -> None:
         else:
             assert not any(line.startswith("forged") for line in lines), text
         assert all(line.isprintable() for line in lines), text
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, kind in PUBLIC.items() if hasattr(kind, "_repr_mimebundle_")]
+)
+def test_no_public_value_is_markup_in_a_notebook(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All texts of its HTML are escaped, and their number and size is bounded."""
+    if PUBLIC[name] in (*OWN, Job, PooledJob):
+        return
+    monkeypatch.setattr(f"{__name__}.EVIL", MARKUP)
+    page = made(PUBLIC[name])._repr_mimebundle_()["text/html"]
+    assert "<script" not in page
+    assert all(line.expandtabs().isprintable() for line in page.split("\n"))
+    assert len(page) < 100_000
 
 
 def test_no_upload_shows_what_a_terminal_obeys(tmp_path: Path) -> None:
