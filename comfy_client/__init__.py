@@ -186,6 +186,7 @@ if TYPE_CHECKING:
     from .workflow.check import CheckReport
     from .workflow.model_files import MissingModel
     from .workflow.problems import Problem
+    from .workflow.settable import SettableInput
     from .workflow.template import Template
 
 #: Modules that have the names, from the one that scripts use first to those that few need; each
@@ -212,6 +213,7 @@ _MODULES = (
     ".workflow.check",
     ".workflow.problems",
     ".workflow.model_files",
+    ".workflow.settable",
     ".workflow.template",
     ".workflow.build",
     ".pool.pool",
@@ -291,6 +293,7 @@ __all__ = [
     "Result",
     "ServerStatus",
     "ServerUnreachable",
+    "SettableInput",
     "State",
     "StatusEvent",
     "SubmitUncertain",

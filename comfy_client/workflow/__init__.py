@@ -11,6 +11,8 @@ Modules:
     bypass: Bypass of a node.
     loras: LoRAs: find those that a graph loads, and add one.
     seeds: Seeds of a graph.
+    roles: Prompts, seed, size and checkpoint, found by the structure of a graph.
+    settable: The inputs that can be set, as a table.
     file_inputs: Files as values of inputs.
     template: :class:`Template`, a workflow with named inputs and outputs.
     build: :class:`Graph`, which builds a workflow in code.
@@ -32,7 +34,7 @@ Modules:
     sendable: A graph as plain JSON, and a list of the values that JSON cannot represent.
     explain: Explanations of a server's refusal.
     problems: :class:`Problem`.
-    model_files: Folders of model files, and similar file names.
+    model_files: Folders of model files, similar file names, and where to get a missing one.
     show: A graph as a table.
 """
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .convert import Chooser
     from .definition_source import Definitions
     from .model_files import MissingModel
+    from .roles import Role
+    from .settable import SettableInputs
 
 #: A source for :meth:`Workflow.load`.
 Source: TypeAlias = "Workflow | Readable"
@@ -38,6 +40,9 @@ class Workflow(Nodes):
         wf["KSampler"]["seed"] = 7
         wf["Positive prompt"]["text"] = "a lighthouse at dusk"
 
+    The usual inputs have names of their own, whatever the titles: :attr:`positive`,
+    :attr:`negative`, :attr:`seed`, :attr:`size` and :attr:`checkpoint`.  :meth:`inputs` lists all.
+
     Iteration yields the nodes in the order of the file.  A loaded dict is copied and never
     changed.  Two workflows are equal if their graphs are.
 
@@ -45,6 +50,8 @@ class Workflow(Nodes):
         output_names: Node ids by the names under which :attr:`Result.outputs` has their outputs;
             a :class:`Template` fills it in.
     """
+
+    __slots__ = ("_prompts", "output_names")
 
     output_names: dict[str, str]
     _prompts: Prompts | None
@@ -174,6 +181,129 @@ class Workflow(Nodes):
         except WorkflowError as exc:
             inputs = sealed(inputs)  # tracebacks show local variables
             raise exc.with_traceback(None) from None
+
+    @property
+    def positive(self) -> str:
+        """The positive prompt, found by following the links back from the samplers.
+
+        The way leads through ControlNets, guiders, reroutes and the like to the text encoders, and
+        further to the node that holds the text if the encoder's input is linked.  A graph without
+        samplers has the input ``prompt`` of its node.  All inputs of the role are set at once: both
+        texts of an SDXL encoder, or the encoders of two samplers that have the same prompt.
+
+        Example::
+
+            from comfy_client import Workflow
+
+            workflow = Workflow.load("txt2img.json")
+            workflow.positive = "a lighthouse at dusk"
+            workflow.seed, workflow.size = 7, (512, 768)
+            print(workflow.positive, workflow.negative, workflow.checkpoint)
+
+        Raises:
+            WorkflowError: No input has the role, as the text is made by another node; or several
+                have it and differ, as those of two samplers with different prompts.  The message
+                and ``candidates`` have them by address, for :meth:`set`.  Nothing was set then.
+            TypeError: When it is set to anything but a ``str``.
+        """
+        return str(self._role("positive"))
+
+    @positive.setter
+    def positive(self, text: str) -> None:
+        self._set_role("positive", text)
+
+    @property
+    def negative(self) -> str:
+        """The negative prompt, found and set as :attr:`positive`.
+
+        A workflow has none if it is made void by ``ConditioningZeroOut``, if the guider takes none,
+        or if it comes from the encoder of the positive prompt.
+        """
+        return str(self._role("negative"))
+
+    @negative.setter
+    def negative(self, text: str) -> None:
+        self._set_role("negative", text)
+
+    @property
+    def seed(self) -> int | str:
+        """The seed of the samplers, found and set as :attr:`positive`.
+
+        It is the one of a sampler, or of the node that gives it noise; a sampler that adds no noise
+        does not count.  Set it to ``"random"`` or -1 to have one drawn for each run.
+        """
+        seed: int | str = self._role("seed")
+        return seed
+
+    @seed.setter
+    def seed(self, seed: int | str) -> None:
+        self._set_role("seed", seed)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the empty latent in pixels, found and set as :attr:`positive`.
+
+        A workflow that begins with a picture has none, nor has one whose size is computed.
+        """
+        width, height = self._role("size")
+        return width, height
+
+    @size.setter
+    def size(self, size: tuple[int, int]) -> None:
+        self._set_role("size", size)
+
+    @property
+    def checkpoint(self) -> str:
+        """The file of the model that the samplers use, found and set as :attr:`positive`.
+
+        It is a checkpoint, or a diffusion model alone; LoRAs and patches are passed by.
+        """
+        return str(self._role("checkpoint"))
+
+    @checkpoint.setter
+    def checkpoint(self, file: str) -> None:
+        self._set_role("checkpoint", file)
+
+    def _role(self, role: Role) -> Any:
+        from .roles import get_role  # most programs do without
+
+        try:
+            return get_role(self._graph, role)
+        except WorkflowError as exc:
+            raise exc.with_traceback(None) from None
+
+    def _set_role(self, role: Role, value: Any) -> None:
+        from .roles import set_role
+
+        set_role(self._graph, role, value)
+
+    def inputs(self, definitions: Definitions | None = None) -> SettableInputs:
+        """Return the inputs that can be set, with address, value, type and choices.
+
+        Links are left out: what they lead to has inputs of its own.
+
+        Example::
+
+            from comfy_client import Workflow
+
+            for one in Workflow.load("txt2img.json").inputs():
+                print(one.address, one.value)
+
+        Args:
+            definitions: A client, or node definitions as ``GET /object_info`` answers them, for
+                types, choices and ranges.  ``None``: types are those of the values, and there are
+                no choices.
+
+        Returns:
+            A :class:`SettableInput` for each; ``print`` and notebooks show them as a table.
+
+        Raises:
+            WorkflowError: ``definitions`` are none.
+            ApiError: The server refused to give definitions; :class:`TransportError`: no answer.
+        """
+        from .settable import settable_inputs  # most programs do without
+
+        return settable_inputs(self._graph, definitions)
 
     def remove(self, node: Node | str | int, *, force: bool = False) -> None:
         """Remove a node.

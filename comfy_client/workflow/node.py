@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import WorkflowError
 from .address import checked_value, no_input, node_named, nodes_named
@@ -149,6 +149,8 @@ def check_no_node(*values: object) -> None:
 class Nodes:
     """The nodes of a graph, as a workflow shows them; the base of :class:`Workflow`."""
 
+    __slots__ = ("__weakref__", "_graph", "_nodes")  # a misspelt attribute cannot be set
+
     def __init__(self, graph: dict[str, Any]) -> None:
         self._graph = graph
         self._nodes = {node_id: Node(graph, node_id) for node_id in graph}
@@ -177,6 +179,15 @@ class Nodes:
         if not isinstance(name, (str, int)):
             raise TypeError(f"a node is addressed by id, title or class, not by {brief(name)}")
         return self._nodes[node_named(self._graph, str(name))]
+
+    if not TYPE_CHECKING:  # or any name would pass a type checker
+
+        def __getattr__(self, name: str) -> Any:
+            """Raise AttributeError; if it is the name of a node, say how to address it."""
+            text = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if not name.startswith("_") and nodes_named(self._graph, name):
+                text += f"; the node is wf[{name!r}]"
+            raise AttributeError(text, name=name, obj=self)
 
     def __contains__(self, name: object) -> bool:
         if isinstance(name, Node):

@@ -1,0 +1,164 @@
+"""The inputs of a workflow that can be set, for people who look for one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from ..errors import WorkflowError
+from ..redaction import is_secret_value, sealed
+from ..to_dict import AsDict
+from ..upload import Upload
+from .address import input_named
+from .definition_source import Definitions, as_mapping
+from .graph import as_link, brief, class_of, copied, inputs_of, listing, shorten, title_of
+from .input_specs import Autogrow, InputSpec, walk
+
+_KINDS: Mapping[type, str] = {bool: "BOOLEAN", int: "INT", float: "FLOAT", str: "STRING"}
+#: The most rows of a table, and characters of a cell.
+_MOST_SHOWN = 500
+_WIDEST = 60
+
+
+@attrs.frozen
+class SettableInput(AsDict):
+    """An input of a workflow that has a value, as :meth:`Workflow.inputs` lists it.
+
+    Attributes:
+        address: What :meth:`Workflow.set`, ``run`` and ``--set`` take: with the title or the class
+            if that means this node only, else with the id.
+        value: The value; a file that is still to be uploaded is an :class:`Upload`.
+        type: ``INT``, ``FLOAT``, ``STRING``, ``BOOLEAN``, ``COMBO`` or a type of a node pack;
+            ``None``: unknown.
+        choices: The choices; ``None``: it has none, or they are not known.
+        min: The least number; ``None``: no limit, or not known.
+        max: The greatest number; ``None``: no limit, or not known.
+        node_id: The id of the node.
+        title: The title of the node; ``None``: it has none.
+        class_type: The class of the node; ``None``: it has none.
+        name: The name of the input.
+    """
+
+    address: str
+    value: Any = attrs.field(hash=False)
+    type: str | None
+    choices: tuple[Any, ...] | None = attrs.field(hash=False)
+    min: float | None
+    max: float | None
+    node_id: str
+    title: str | None
+    class_type: str | None
+    name: str
+
+    def __str__(self) -> str:
+        return "  ".join(filter(None, _cells(self)))
+
+
+class SettableInputs(tuple[SettableInput, ...]):
+    """The inputs of :meth:`Workflow.inputs`; ``print`` shows them as a table."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} inputs>"
+
+    def __str__(self) -> str:
+        rows = [_cells(one) for one in self[:_MOST_SHOWN]]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        more = [f"... ({len(self)} in all)"] if len(self) > _MOST_SHOWN else []
+        return "\n".join([*lines, *more])
+
+
+def settable_inputs(graph: Mapping[str, Any], definitions: Definitions | None) -> SettableInputs:
+    """Return the inputs of a graph that have a value; see :meth:`Workflow.inputs`."""
+    classes = {name for node_id in graph if (name := class_of(graph, node_id))}
+    known = {} if definitions is None else as_mapping(definitions, classes)
+    return SettableInputs(_inputs(graph, known))
+
+
+def _inputs(graph: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[SettableInput]:
+    titles = Counter(title_of(graph, node_id) for node_id in graph)
+    classes = Counter(class_of(graph, node_id) for node_id in graph)
+    for node_id in graph:
+        title, class_type = title_of(graph, node_id), class_of(graph, node_id)
+        named = title if title and titles[title] == 1 and title not in graph else None
+        if named is None and class_type and classes[class_type] == 1:
+            named = class_type if class_type not in graph and not titles[class_type] else None
+        specs = _specs(known.get(class_type or ""), inputs_of(graph, node_id))
+        for name, value in inputs_of(graph, node_id).items():
+            if as_link(value):
+                continue
+            spec = specs.get(name)
+            options = {} if spec is None else spec.options
+            low, high = (_number(options.get(key)) for key in ("min", "max"))
+            choices = None if spec is None or spec.choices is None else tuple(spec.choices)
+            yield SettableInput(
+                address=_address(graph, node_id, named, name),
+                value=copied(sealed(value, is_secret=is_secret_value(name, value))),
+                type=_kind(spec, value),
+                choices=choices,
+                min=low,
+                max=high,
+                node_id=node_id,
+                title=title,
+                class_type=class_type,
+                name=name,
+            )
+
+
+def _specs(definition: object, given: Mapping[str, Any]) -> dict[str, InputSpec]:
+    specs: dict[str, InputSpec] = {}
+    for one in walk(definition, given) if isinstance(definition, Mapping) else ():
+        if isinstance(one, InputSpec):
+            specs[one.name] = one
+        elif isinstance(one, Autogrow):
+            specs |= {part.name: part for part in one.parts(given)}
+    return specs
+
+
+def _address(graph: Mapping[str, Any], node_id: str, named: str | None, name: str) -> str:
+    """Return an address that means this input and no other."""
+    address = f"{named or node_id}.{name}"
+    if address.count(".") == 1:
+        return address
+    for trial in (address, f"{node_id}.{name}"):  # dots may be read in several ways
+        try:
+            if input_named(graph, trial) == (node_id, name):
+                return trial
+        except WorkflowError:
+            continue
+    return address
+
+
+def _kind(spec: InputSpec | None, value: object) -> str | None:
+    if spec is not None:
+        return "COMBO" if spec.choices is not None else str(spec.kind)
+    return _KINDS.get(type(value))
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    return None
+
+
+def _cells(one: SettableInput) -> tuple[str, str, str, str]:
+    """Return the cells of a row: address, type, value, and what else it may be."""
+    value = repr(one.value) if isinstance(one.value, Upload) else brief(one.value)
+    return shorten(one.address, _WIDEST), one.type or "", shorten(value, _WIDEST), _range(one)
+
+
+def _range(one: SettableInput) -> str:
+    if one.choices is not None:
+        return shorten(listing(one.choices, 6), 2 * _WIDEST)
+    if one.min is None and one.max is None:
+        return ""
+    low, high = ("" if end is None else brief(end) for end in (one.min, one.max))
+    return f"{low} to {high}" if low and high else f"from {low}" if low else f"up to {high}"
