@@ -29,8 +29,8 @@ Glossary:
         It never waits for a receiver, for a lock that is held for long, or for an answer while
         there is a socket.
     frontend: ComfyUI in the browser.
-    generation: The number of a connected socket (also *link*); a prompt is *followed* while the one
-        that saw its submission lasts.
+    generation: The number of a connected socket (also *link*); a prompt is *followed* while the
+        socket that was connected at its submission lasts.
     history: The server's records of prompts that have ended.
     job: A submitted prompt as its user sees it: a future of its result.
     journal: The file in which ``sweep`` records its rows.
@@ -43,13 +43,13 @@ Glossary:
     preview: A small picture of a sampler's unfinished work.
     prompt: A workflow that was submitted, as ComfyUI calls it.
     queue: Prompts that run or wait.
-    read timeout: How long one read of the network may bring nothing.
+    read timeout: How long a read from the network may wait for data.
     receiver: A function that is connected to a blinker *signal*.
-    recovered: Said of an event that was learned over HTTP, as the socket did not bring it.
+    recovered: Said of an event that was learned over HTTP, since the socket did not deliver it.
     sealed: Said of a secret text whose ``repr`` shows nothing.
     snapshot: The state of the queue at one moment.
     subscription: One reader's queue of events.
-    tracked: Said of a prompt that has not ended, and whose end is waited for.
+    tracked: Said of a prompt that has not ended and whose end the client waits for.
     UI format: A workflow as the *frontend* saves it; *API format* is the server's own.
     workflow: The graph of nodes, in API format unless it says UI format.
 
@@ -58,7 +58,7 @@ Modules:
     pool: :class:`ComfyPool`, several servers as one.
     batch: ``map`` and ``sweep``: many prompts.
     jobs: The prompts of a client, from submission to result.
-    routes: The server's routes, one noun a module.
+    routes: The server's routes, one module for each noun.
     models: The server's answers as frozen values.
     transport: HTTP and the WebSocket.
     workflow: Load, edit, build, check and convert workflows.
@@ -72,9 +72,9 @@ Modules:
     connecting: Waits until the server answers and the socket is up.
     settings: The arguments of a client, kept for copies and pickles.
     subscriptions: ``on``, ``events`` and ``wait_for``.
-    overloads: The types of these, by the event's name.
+    overloads: Overloads of these methods by the event's name.
     signals: Receivers, and the thread that calls them.
-    event_queue: Queues of events for one reader each, and the memory for these and for outputs.
+    event_queue: Queues of events, one for each reader, and the memory limit for events and outputs.
     events: One class for each event.
     errors: All errors.
     credentials: Basic, bearer and other credentials.
@@ -189,8 +189,8 @@ if TYPE_CHECKING:
     from .workflow.settable import SettableInput
     from .workflow.template import Template
 
-#: Modules that have the names, from the one that scripts use first to those that few need; each
-#: is imported when a name is looked for in it.
+#: The modules that define the public names, the most used ones first.  Each is imported when a
+#: name is looked up in it.
 _MODULES = (
     ".client",
     ".errors",

@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line, or say what it needs."""
+    """Run the command line, or print how to install its extra."""
     try:
         from .cli.main import main as commands
 

@@ -1,4 +1,4 @@
-"""Waiting for jobs, and iteration over events, with asyncio and without extra threads.
+"""Waiting for jobs and iterating over events with asyncio, without extra threads.
 
 The client itself blocks; call methods that send requests, such as ``api.submit`` and
 ``job.cancel``, with ``asyncio.to_thread``.
@@ -21,7 +21,7 @@ __all__ = ["EventStream", "events", "result"]
 
 
 class _Bell:
-    """A wake-up call for a coroutine from any thread, with one call to the event loop at a time."""
+    """Wakes a coroutine from any thread, with one call to the event loop at a time."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -37,13 +37,13 @@ class _Bell:
     async def wait(self) -> None:
         await self._event.wait()
         self._event.clear()
-        self._has_rung = False  # before anybody looks at the events
+        self._has_rung = False  # before the reader looks at the events
 
 
 class EventStream(AsyncIterator[Event]):
     """The iterator that :func:`events` returns."""
 
-    # Not a generator: a reader that is cancelled in the middle of it may continue later.
+    # Not a generator, so that a reader that is cancelled in ``anext`` can continue later.
 
     def __init__(self, bell: _Bell, found: Generator[Event | None]) -> None:
         self._bell = bell
@@ -71,12 +71,12 @@ def events(source: ComfyApi, name: str = "all") -> EventStream: ...
 def events(source: Job | ComfyApi, name: str = "all") -> EventStream:
     """Iterate over the events of a job or of a client, from now on.
 
-    Of a job, they are what :meth:`Job.events` yields, and end with the job; of a client, what
-    :meth:`ComfyApi.events` yields, until it is closed.  Events wait for a slow loop, within the
-    limits of :meth:`ComfyApi.events`: only the newest preview and progress of each node are kept.
-    The subscription ends with the iterator: at ``break`` and any other end of ``async for``, unless
-    a variable holds it; then call ``aclose()``, or use ``contextlib.aclosing``.  That changes
-    nothing for the prompt.  A timeout around ``anext(...)`` loses no event.
+    For a job, the events are those of :meth:`Job.events`, and end with the job; for a client, those
+    of :meth:`ComfyApi.events`, until it is closed.  Events wait for a slow loop, within the limits
+    of :meth:`ComfyApi.events`: only the newest preview and progress of each node are kept.
+    The subscription ends with the iterator, at ``break`` and any other end of ``async for``.  If a
+    variable holds the iterator, call ``aclose()``, or use ``contextlib.aclosing``.  The prompt
+    keeps running.  A timeout around ``anext(...)`` loses no event.
 
     Example::
 
@@ -95,7 +95,7 @@ def events(source: Job | ComfyApi, name: str = "all") -> EventStream:
 
     Args:
         source: A job, or a ``ComfyApi``.
-        name: Of a client, the name of the events, as in :meth:`ComfyApi.on`; ``all``: all of them.
+        name: The name of a client's events, as in :meth:`ComfyApi.on`; ``all``: all of them.
 
     Raises:
         ClientClosed: The client is closed.
@@ -113,18 +113,18 @@ def events(source: Job | ComfyApi, name: str = "all") -> EventStream:
 async def result(job: Job, *, on_cancel: OnInterrupt = "leave") -> Result:
     """Wait for the end of a job, and return its result.
 
-    ``await asyncio.wrap_future(job)`` does that, too, but if its task is cancelled, it calls
-    ``job.cancel()``, whose requests stop the whole event loop until the server has answered.
+    ``await asyncio.wrap_future(job)`` does that, too.  But if its task is cancelled, it calls
+    ``job.cancel()``, whose requests block the whole event loop until the server has answered.
 
-    For a limit use ``asyncio.timeout``.  Unlike :meth:`Job.result`, it does not wait for receivers
-    of signals.
+    To set a limit, use ``asyncio.timeout``.  Unlike :meth:`Job.result`, this function does not wait
+    for receivers of signals.
 
     Args:
         job: The job.
-        on_cancel: If the task that waits is cancelled (as by a timeout), let the prompt run and
-            log a warning with its id (``"leave"``), or cancel the prompt first (``"cancel"``).
-            That takes 5 seconds at most, in a thread; if the task is cancelled once more, it is
-            not waited for.
+        on_cancel: If the waiting task is cancelled (as by a timeout), let the prompt run and log a
+            warning with its id (``"leave"``), or cancel the prompt first (``"cancel"``).
+            Cancelling takes 5 seconds at most, in a thread; a second cancellation of the task
+            ends the wait for it.
 
     Raises:
         JobError: As :meth:`Job.result`, but there is no ``JobTimeout``.

@@ -1,4 +1,4 @@
-"""``ComfyApi``: everything one server can do, in one object.  Wiring only."""
+"""``ComfyApi``: the client of one server, with all methods; their work is done elsewhere."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ class ComfyApi(Routes):
         _clients.add(self)
 
     def _set_up(self, http: Http, client_id: str) -> None:
-        """Make the parts that belong to one process; again in the child of a fork."""
+        """Make the parts that belong to one process; called again in the child of a fork."""
         tracker = Tracker(
             self,
             http,
@@ -348,7 +348,7 @@ class ComfyApi(Routes):
         if self._recorder is not None:
             steps.append(self._recorder.close)
         in_full(steps)
-        self._finalizer.detach()  # not after Ctrl-C: then it does what is left
+        self._finalizer.detach()  # not reached after Ctrl-C, so that it can finish the work
 
     def __enter__(self) -> Self:
         try:
@@ -398,7 +398,7 @@ class ComfyApi(Routes):
         return self  # its connections cannot be copied, like those of a module or a thread
 
     def _after_fork(self) -> None:
-        """Begin anew in the child of a fork: the parent keeps its id, socket, pool and jobs."""
+        """Start afresh in the child of a fork: the id, socket and jobs belong to the parent."""
         was_closed = self.parts.closed
         self._finalizer.detach()
         self._budget.after_fork()
@@ -473,20 +473,20 @@ class ComfyApi(Routes):
             on_preview: Called with its previews only.
             on_start: Called once with the :class:`Job`, when the prompt begins to run.
             on_output: Called with the id of a node and its :class:`NodeOutput`, as soon as it is
-                there, from the cache too.  Outputs that no event brings (images of
-                ``SaveImageWebsocket``, those in the cache of servers before August 2024) come at
-                the end.
-            on_queue: Called with how many prompts are before it, as that changes, until it begins:
-                0 if it is next.  Not at all if it begins at once.
-            every: Seconds between two calls of ``on_progress``, and of ``on_preview``, at the
-                least: the newest is kept meanwhile, and the last one comes in any case.
-                ``None``: each is called.  Images of ``SaveImageWebsocket`` always are.
-            retry_oom: If a node runs out of memory (:attr:`JobFailed.is_oom`), have the server
-                unload its models and caches (:meth:`free_memory`), and run the workflow once more,
-                with the same seeds, under a new id; ``timeout`` is for both.  If that fails, its
-                error has the first one as its cause.
-            progress: Whether to show how far it is.  A notebook shows a bar, the preview, and at
-                the end what came out; a terminal with tqdm (extra ``[progress]``) shows a bar,
+                there, from the cache too.  Outputs without an event (images of
+                ``SaveImageWebsocket``, and cached ones on servers before August 2024) come at the
+                end.
+            on_queue: Called with the number of prompts before it whenever that changes, until it
+                begins; 0 if it is next.  Not called if it begins at once.
+            every: The fewest seconds between two calls of ``on_progress``, and of ``on_preview``.
+                Only the newest event is kept meanwhile, and the last one is always delivered.
+                ``None``: every event.  Images of ``SaveImageWebsocket`` are always delivered.
+            retry_oom: If a node runs out of memory (:attr:`JobFailed.is_oom`), free the server's
+                memory (:meth:`free_memory`), and run the workflow once more, with the same seeds,
+                under a new id; ``timeout`` is for both.  If that fails, its error has the first
+                one as its cause.
+            progress: Whether to show the progress.  A notebook shows a bar, the preview, and at
+                the end the outputs; a terminal with tqdm (extra ``[progress]``) shows a bar,
                 and anything else gets a line for each 10 %, both on stderr.  ``None``: it is shown
                 unless you passed a callback, called from another thread than the main one, or have
                 ``COMFY_PROGRESS=0`` in the environment; if the log's level is INFO, the log gets
@@ -576,9 +576,10 @@ class ComfyApi(Routes):
                 answer and cannot be found on the server, instead of raising
                 :class:`SubmitUncertain`.  If the server is down, it first waits for it, for the
                 client's ``timeout``.  If the first submission was merely late, it runs twice.
-            on_event: As for :meth:`run`, but called in the delivery thread, one after the other
-                with the receivers of signals: a slow one delays those.  One that raises is logged,
-                and called again.  ``job.result()`` returns after all calls, as for receivers.
+            on_event: As for :meth:`run`, but called in the delivery thread, in turn with the
+                receivers of signals, which a slow callback delays.  An exception is logged, and
+                later events still come.  ``job.result()`` returns after all calls, as for
+                receivers.
             on_progress: As ``on_event``.
             on_preview: As ``on_event``.
             on_start: As ``on_event``.
@@ -751,12 +752,12 @@ class ComfyApi(Routes):
 
         Nothing is submitted before the first ``next``.  At most ``in_flight`` workflows are
         taken whose results you have not had: infinite iterables are fine, other clients get
-        their turn in the queue, and little is left there if something breaks.  A thread of its own
-        iterates any iterable but a list, a tuple, a ``range`` or another built-in container, so
-        that results are yielded while ``next`` of it blocks, as with ``iter(queue.get, None)``.
+        their turn in the queue, and little is left there if something breaks.  A separate thread
+        reads any iterable other than a built-in container (list, tuple, ``range``, ...), so that
+        results are yielded while the iterable blocks, as with ``iter(queue.get, None)``.
 
-        If it ends early (``break``, ``close()`` of it or of the client, Ctrl-C, an error, the
-        end of the script), its pending prompts are deleted from the queue; the running one
+        If it ends early (``break``, ``close()`` of the generator or the client, Ctrl-C, an error,
+        the end of the script), its pending prompts are deleted from the queue; the running one
         keeps running.  An item that the iterable is about to return then is lost.
 
         Once the server has accepted a prompt, outages are waited for, as long as ``patience`` and
@@ -774,8 +775,8 @@ class ComfyApi(Routes):
                     result.images[0].save("out/")
 
         Args:
-            workflows: Several workflows, or with ``params`` a single one.  What is bound to the
-                thread that made it, such as a cursor of :mod:`sqlite3`, goes into a list first.
+            workflows: Several workflows, or with ``params`` a single one.  Put an iterable that is
+                bound to its thread, such as a cursor of :mod:`sqlite3`, into a list first.
             params: The inputs that differ, for each prompt: ``{"KSampler.seed": 7}``, the node
                 by id, title or class.  Each is applied to a copy.
             in_flight: How many of its prompts are in the queue, the running one included.
@@ -1014,7 +1015,7 @@ class ComfyApi(Routes):
     def node_definitions(
         self, classes: Collection[str] | None = None, *, refresh: bool = False
     ) -> Mapping[str, Any]:
-        """Definitions of node classes as JSON, by class; the client keeps them.
+        """Return definitions of node classes as JSON, by class; the client caches them.
 
         ``GET /object_info/{class}`` for each of up to 16 classes that it does not know yet,
         else ``GET /object_info`` (half a megabyte to tens of megabytes; up to ``max_json``).  It
@@ -1051,11 +1052,11 @@ class ComfyApi(Routes):
     def wait_for_vram(
         self, nbytes: int, timeout: float | None = None, *, device: int | None = None
     ) -> Device:
-        """Wait until so much memory of a device is free, and return the device.
+        """Wait until ``nbytes`` of a device's memory are free, and return the device.
 
-        ``GET /system_stats``, again and again; once, if it is free already.  What torch has
-        reserved and does not use counts as free.  It has nothing freed: call
-        :meth:`free_memory` before, and nothing keeps it free: another prompt may take it.
+        ``GET /system_stats``, repeated until then; once, if the memory is free already.  Memory
+        that torch has reserved and does not use counts as free.  This method frees nothing (call
+        :meth:`free_memory` before) and reserves nothing: another prompt may take the memory.
 
         Example::
 
@@ -1073,16 +1074,16 @@ class ComfyApi(Routes):
             timeout: Seconds; ``None``: no limit; 0: ask once.  Outages of the server are waited
                 for.
             device: The ``index`` of the device; ``None``: the main one.  Servers before ComfyUI
-                0.23 tell of no other.
+                0.23 report no other.
 
         Raises:
-            VramTimeout: Not in time; it says how much was free at last.
-            NotSupported: The server computes on the CPU, or does not tell.
+            VramTimeout: Not in time; the error says how much was free at last.
+            NotSupported: The server computes on the CPU, or does not report its memory.
             ValueError: The device has less in all, or there is no such device.
             ApiError: The server refused.
             ClientClosed: After :meth:`close`, or if it is called meanwhile.
         """
-        from .jobs.memory import wait_for_vram  # few programs do
+        from .jobs.memory import wait_for_vram  # few programs need it
 
         self.parts.check_open()
         return wait_for_vram(self, self.parts.poller, nbytes, device, timeout)
@@ -1105,7 +1106,7 @@ class ComfyApi(Routes):
         Raises:
             ClientClosed: After :meth:`close`.  Findings are in the report, never raised.
         """
-        from .doctor.context import Client  # takes a while to import, and is wanted rarely
+        from .doctor.context import Client  # slow to import, and rarely needed
         from .doctor.examine import examine
 
         self.parts.check_open()
@@ -1148,7 +1149,7 @@ def _unpickle(
 
 @functools.lru_cache(100)
 def _warn_of_pickle(host: str, dropped_arguments: tuple[str, ...]) -> None:
-    """Warn once of arguments that a pickle lacks, as many results may hold the same client."""
+    """Warn, once, of arguments that a pickle lacks, as many results may hold the same client."""
     log.warning(
         "the client of %s was unpickled without its %s: make one with them here, and name "
         "credentials with EnvCredentials, which can be pickled",
@@ -1158,10 +1159,10 @@ def _warn_of_pickle(host: str, dropped_arguments: tuple[str, ...]) -> None:
 
 
 def _before_fork() -> None:
-    """Wait for imports in other threads to finish: in the child of a fork they never would."""
+    """Wait for imports in other threads, which would never end in the child of a fork."""
     for name in list(sys.modules):
         if name.startswith(f"{__package__}."):
-            with contextlib.suppress(Exception):  # that thread gets it, too
+            with contextlib.suppress(Exception):  # the importing thread gets it, too
                 import_module(name)
 
 

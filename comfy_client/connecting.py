@@ -36,21 +36,21 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 Found = TypeVar("Found")
 
-#: States of a client that gets news of its server.
+#: States in which a client gets news from its server.
 _UP: Final = frozenset({State.CONNECTED, State.POLLING})
 #: Statuses of a server that is not up yet, beside those of proxies.
 _NOT_YET: Final = frozenset({202, 408, 425, 429})
 # Patterns are compiled when a web page comes, since that takes a while.
 #: Markup that readers of a web page do not see.
 _MARKUP: Final = r"(?is)<(script|style)\b.*?</\1\s*>|<[^>]*>"
-#: Text and markup of a web page that is shown while a server starts.
+#: Patterns for a web page that is shown while a server starts.
 _RELOADS: Final = r"(?i)<meta[^>]{0,99}http-equiv=.?refresh"
 _SAYS_SO: Final = (
     r"(?i)\b(loading|starting|booting|waking|warming up|initiali[sz]ing|preparing|please wait"
     r"|not ready|spinning up|coming online)\b"
 )
 _ASKS: Final = r"(?i)type=.?password|\b(log|sign)[ -]?in\b"
-#: The maximum of characters of a web page to search: the patterns are slow.
+#: The most characters of a web page that are searched, as the patterns are slow.
 _LOOKED_AT: Final = 2000
 
 
@@ -81,7 +81,7 @@ def wait_until_ready(routes: Routes, parts: Parts, timeout: float | None) -> Sys
 
 
 def _wait_for_socket(parts: Parts, deadline: Deadline) -> State:
-    """Wait until the socket has connected or failed; raise an error that waiting does not mend."""
+    """Wait until the socket has connected or failed; raise a permanent error."""
     check_may_wait()
     connection = parts.connection
     connection.retry()
@@ -120,7 +120,7 @@ def _wait_for_http(
                     retryable=False,
                 )
             if last is not None and isinstance(exc, RequestTimeout) and deadline.expired:
-                exc = last  # cut short by us, this error says less than the one before
+                exc = last  # we cut this attempt short, so the error before says more
             if not is_temporary(exc) or deadline.left() <= pauses.longest:
                 parts.receivers.publish(ErrorEvent(name="connection_error", error=exc))
                 raise exc
@@ -128,7 +128,7 @@ def _wait_for_http(
                 limit = "" if timeout is None else f"{timeout:g} s "
                 log.warning("waiting %sfor the server to come up: %s", limit, exc)
             log.debug("not up yet: %s", exc)
-            last = exc.with_traceback(None)  # which holds this frame
+            last = exc.with_traceback(None)  # the traceback holds this frame
         tracker.wake.wait_stopped(pauses.next())
 
 
@@ -170,7 +170,7 @@ def _may_be_starting(exc: ComfyError) -> bool:
 
 
 def is_waiting_page(page: str) -> bool:
-    """Return whether the start of a web page says that a server starts, or reloads the page."""
+    """Return whether a web page says that a server is starting, or reloads itself."""
     page = page[:_LOOKED_AT]
     if re.search(_ASKS, page):
         return False

@@ -40,7 +40,7 @@ class _HeadersOnly:
 class BasicCredentials(_HeadersOnly):
     """User name and password, as UTF-8.  A plain ``(username, password)`` means the same.
 
-    A user name with a colon is a ``ValueError``, since the server would end it there.
+    A user name with a colon is a ``ValueError``, since the colon would end it.
 
     Attributes:
         username: The user name.
@@ -117,8 +117,8 @@ class EnvCredentials:
     """Credentials from an environment variable; only the name of the variable is stored.
 
     This is the only kind that is pickled with a client.  The variable is read before each
-    WebSocket connection and again after a 401; if it is not set, that is an
-    ``AuthenticationError``.
+    WebSocket connection and again after a 401; if it is not set, an ``AuthenticationError`` is
+    raised.
 
     Attributes:
         variable: The name of the environment variable.

@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Final, Self
 from .to_dict import AsDict, code_of
 from .tracebacks import rendered
 
-#: Characters that control a terminal, or change the direction of the text after them.
-_OBEYED: Final = (  # compiled when one is met
+#: Characters that control a terminal, or change the direction of text.
+_OBEYED: Final = (  # compiled on first use
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
@@ -30,7 +30,7 @@ def printable(text: str) -> str:
 
 
 def is_for_another(status: int) -> bool:
-    """Return whether a status comes from a proxy whose server is away."""
+    """Return whether a status is a proxy's report that the server behind it is away."""
     return status in (502, 503, 504) or 520 <= status <= 527
 
 
@@ -40,7 +40,7 @@ class ComfyError(AsDict, Exception):
     Messages are safe to print in a terminal.
 
     Attributes:
-        rows: The rows that had ended, as a :class:`Sweep`, if this ended a sweep; else empty.
+        rows: The rows that had ended, as a :class:`Sweep`, if the error ended a sweep; else empty.
         retryable: Whether the same call, unchanged, will probably succeed later, and does no harm.
             False if a prompt may be in the queue or run, which the call would submit once more.
     """
@@ -119,7 +119,7 @@ class _AboutAnswer(ComfyError):
 
 
 class TransportError(ComfyError):
-    """The request got no usable answer; the server may have acted or not."""
+    """The request got no usable answer; the server may or may not have acted."""
 
     _hint = "Call again; api.doctor() examines the connection."
     retryable = True
@@ -143,13 +143,13 @@ class ServerUnreachable(TransportError):
 
 
 class RequestTimeout(TransportError, TimeoutError):
-    """Timeout of a request: connected, but no complete answer came in time."""
+    """The server was reached, but no complete answer came in time."""
 
     _hint = "Raise the timeout, or call again when the server is less busy."
 
 
 class SubmitUncertain(TransportError):
-    """``POST /prompt`` got no answer, and the prompt could not be looked up either.
+    """``POST /prompt`` got no answer, and looking the prompt up failed, too.
 
     Look for it in the queue and the history before you submit again.
 
@@ -166,7 +166,7 @@ class SubmitUncertain(TransportError):
         self.prompt_id = prompt_id
 
 
-# -- the server said no -----------------------------------------------------------------
+# -- refusals ---------------------------------------------------------------------------
 
 
 class ApiError(_AboutAnswer):
@@ -256,13 +256,14 @@ class UploadTooLarge(ApiError):
 class PromptRejected(ApiError):
     """The workflow did not pass the server's validation: ``POST /prompt`` answered 400.
 
-    Before May 2024, the answer to an unknown class is 500.  With ``strict``, also for an accepted
-    prompt some of whose outputs are invalid (200).  The message explains both fields in words.
+    Servers before May 2024 answer 500 to an unknown class.  With ``strict``, this error is also
+    raised for an accepted prompt (200) with some invalid outputs.  The message explains ``error``
+    and ``node_errors`` in words.
 
     Attributes:
         error: The server's summary: ``type``, ``message``, ``details``; empty: there is none.
         node_errors: What is wrong with each node, by node id; empty: no node is to blame.
-        problems: The same as the message says, each a ``Problem``, as of :meth:`Workflow.check`.
+        problems: The problems in the message, each a ``Problem`` as from :meth:`Workflow.check`.
     """
 
     error: dict[str, Any]
@@ -286,7 +287,7 @@ class PromptRejected(ApiError):
 
 
 class UnexpectedResponse(_AboutAnswer):
-    """An answer that is not ComfyUI's: a login page, a redirect, another program's, too large.
+    """An answer that is not ComfyUI's: a login page, a redirect, another program, or too large.
 
     Attributes:
         method: The method of the request; empty: unknown.
@@ -408,7 +409,7 @@ _POOLS: Final = (
 class JobLost(JobError):
     """The prompt is in neither queue nor history: the server was restarted, or it was deleted.
 
-    Not ``retryable`` if the server of a pool has not answered for too long: it may have run the
+    Not ``retryable`` if a pool's server has not answered for too long, as it may have run the
     prompt, or may still run it.
     """
 
@@ -429,7 +430,7 @@ class JobLost(JobError):
 
 
 class JobNotFound(JobError):
-    """``api.job(prompt_id, must_exist=True)`` found no such prompt, neither now nor lately.
+    """``api.job(prompt_id, must_exist=True)`` found no such prompt, in neither queue nor history.
 
     History is lost when a server restarts, and keeps about 10,000 prompts.
     """
@@ -441,11 +442,11 @@ class OutputsTooLarge(JobError):
     """The outputs need more memory than the limit; the message says what to do.
 
     A client has 192 MiB for all its jobs that have not ended, or three times ``max_json`` if that
-    is more.  Images of ``SaveImageWebsocket`` count, and what nodes report; files on the server do
-    not.  The prompt keeps running.
+    is more.  Images of ``SaveImageWebsocket`` and the reports of nodes count; files on the server
+    do not.  The prompt keeps running.
 
-    The result of a task of Dask has ``max_bytes`` for files: see
-    :func:`comfy_client.distributed.run_workflow`.  The prompt has run.
+    The result of a Dask task has a limit of ``max_bytes`` for files: see
+    :func:`comfy_client.distributed.run_workflow`.  In this case, the prompt has run.
     """
 
     _hint = "Leave files on the server, or raise the limit: the message says how."
@@ -455,10 +456,10 @@ class JobTimeout(JobError, TimeoutError):
     """The caller's time ran out, but the prompt keeps running: wait again, or cancel it.
 
     Only prompts of :meth:`ComfyApi.map` and :meth:`ComfyApi.sweep` are cancelled; the message says
-    so.  Of several prompts (:meth:`ComfyApi.as_completed`), ``prompt_id`` is the first.
+    so.  With several prompts (:meth:`ComfyApi.as_completed`), ``prompt_id`` is that of the first.
 
     Attributes:
-        stalled: True if ``stall_timeout`` ran out: no news of the prompt came for that long.
+        stalled: True if ``stall_timeout`` ran out, as no news of the prompt came for that long.
     """
 
     stalled: bool
@@ -495,7 +496,7 @@ class VramTimeout(ComfyError, TimeoutError):
         self.device = device
 
 
-# -- on our side ------------------------------------------------------------------------
+# -- local errors -----------------------------------------------------------------------
 
 
 class WorkflowError(ComfyError):

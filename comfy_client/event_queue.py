@@ -1,11 +1,11 @@
 """Events on their way from one thread to another, and the memory that they may take.
 
 The socket's thread puts events into queues; the delivery thread, iterators and the callbacks of
-``run`` take them out.  A queue is bounded, and under pressure the newest event of a kind wins.
-What matters least gives way: see :func:`_rank` and :func:`_kind`.
+``run`` take them out.  A queue is bounded: under pressure, the newest event of a kind replaces
+older ones, and the least important events are dropped first: see :func:`_kind` and :func:`_rank`.
 
-Each client has one :class:`Budget` of bytes, which all share that hold something until it is
-taken: the queues, and jobs that have not ended.  What is merely remembered stands in a
+Each client has one :class:`Budget` of bytes for data that is held until somebody takes it: events
+in queues, and outputs of jobs that have not ended.  Data that is merely remembered is in a
 :class:`Newest`.
 """
 
@@ -40,26 +40,25 @@ from .tracebacks import short_interrupts
 
 V = TypeVar("V")
 
-#: The minimum of bytes for anything, however small: an event and its place in a queue, the id of
-#: a node and its place in a set.
+#: The fewest bytes that anything counts for, such as an event with its place in a queue.
 LEAST: Final = 600
-#: The size from which a body counts once for all holders; smaller ones count for each holder.
+#: The size from which a body counts only once for all its holders.
 LARGE: Final = 1 << 14
 
 
 class Holder(Protocol):
     """A holder of bytes."""
 
-    nbytes: int  #: About how many bytes it holds, alone or with others.
-    own: int  #: How many of these have no :class:`Charge`.
+    nbytes: int  #: Roughly the bytes that it holds, alone or shared.
+    own: int  #: The bytes among these without a :class:`Charge`.
 
     def give_way(self, nbytes: int, rank: int) -> int:
-        """Release up to ``nbytes`` of what has this rank, 0 to 2; return how many were released."""
+        """Release up to ``nbytes`` of data of this rank, 0 to 2; return how many were released."""
         raise NotImplementedError
 
 
 class Charge:
-    """The bytes of something large, which count once, as long as this object is kept."""
+    """The bytes of a large object, which count once for all holders while this charge is kept."""
 
     __slots__ = ("__weakref__", "_body", "_budget", "fixed", "nbytes")
 
@@ -76,24 +75,24 @@ class Charge:
 
 
 class Budget:
-    """Bytes that its holders may hold together, at most; it keeps none of them alive."""
+    """A limit for the bytes that its holders have together; it keeps no holder alive."""
 
     def __init__(self, most: int) -> None:
         self.most = most
-        #: Bytes of all holders.  Each adds and subtracts without a lock: ``+=`` of a number is not
-        #: interrupted.  What the collector takes is taken away by the next count.
+        #: The bytes of all holders.  They add and subtract without a lock, as ``+=`` of a number is
+        #: not interrupted.  The next count subtracts the bytes of collected holders.
         self.used: int = 0
-        self.dropped = 0  #: Events that its holders have dropped although somebody wanted them.
+        self.dropped = 0  #: How many events its holders have dropped although somebody wanted them.
         self._is_ours: weakref.WeakMethod[Callable[[str | None], bool]] | None = None
         self._holders: dict[int, weakref.ref[Holder]] = {}
         self._charges: weakref.WeakValueDictionary[int, Charge] = weakref.WeakValueDictionary()
 
     def prefer(self, is_ours: Callable[[str | None], bool]) -> None:
-        """Set the method, held weakly, that tells our own prompts, whose data matter more."""
+        """Set the function, held weakly, that recognizes our own, more important prompts."""
         self._is_ours = weakref.WeakMethod(is_ours)
 
     def is_ours(self, prompt_id: str | None) -> bool:
-        """Return whether a prompt is one of ours; True while no method can tell."""
+        """Return whether a prompt is one of ours; True while no function is set."""
         is_ours = None if self._is_ours is None else self._is_ours()
         return is_ours is None or is_ours(prompt_id)
 
@@ -103,9 +102,9 @@ class Budget:
         self._holders[key] = weakref.ref(holder, partial(_leave, self._holders, key))
 
     def after_fork(self) -> None:
-        """Forget all holders, in the child of a fork: some of their locks may stay held for ever.
+        """Forget all holders in the child of a fork, where their locks may stay held for ever.
 
-        Some holders live on, in frames of these threads.  Those that are used again join again.
+        Holders that are used again join again.
         """
         self._holders.clear()
         self.used = sum(charge.nbytes for charge in list(self._charges.values()))
@@ -113,14 +112,14 @@ class Budget:
     def charge(self, body: object, nbytes: int) -> Charge:
         """Return the charge for :data:`LARGE` bytes or more; all holders of one body share it."""
         found = self._charges.get(id(body))
-        if found is None:  # two threads here at once count it twice
+        if found is None:  # at worst, two threads count it twice
             found = self._charges[id(body)] = Charge(self, body, nbytes)
         return found
 
     def relieve(self) -> bool:
-        """Have what matters least give way, to seven eighths: not for each event again.
+        """Release the least important data, down to seven eighths; return whether all fits now.
 
-        The holders of most bytes come first.  Return whether all fits now.
+        The holders with the most bytes come first.
         """
         holders = [one for ref in list(self._holders.values()) if (one := ref()) is not None]
         charges = [ref() for ref in self._charges.valuerefs()]
@@ -132,7 +131,7 @@ class Budget:
             goal = max(self.most // 8 * 7, fixed + (self.most - fixed) // 2)
             holders.sort(key=lambda one: one.nbytes, reverse=True)
             for rank in range(3):
-                # Again, since others may hold what one holder has released.
+                # Repeat, since others may hold the bodies that one holder has released.
                 while self.used > goal and self._give_way(holders, goal, rank):
                     pass
         return self.used <= self.most
@@ -150,7 +149,7 @@ def _leave(holders: dict[int, Any], key: int, _: object) -> None:
 
 
 class Share:
-    """A holder's share of a budget, by purpose; it does not give way."""
+    """A holder's share of a budget, by purpose; its data is never released under pressure."""
 
     def __init__(self, budget: Budget) -> None:
         self.nbytes: int = 0
@@ -185,7 +184,7 @@ class Share:
             self.nbytes -= charge.nbytes
 
     def give_way(self, nbytes: int, rank: int) -> int:
-        """Free nothing: a job's data must stay."""
+        """Release nothing, as a job's data must stay."""
         return 0
 
     def free(self) -> None:
@@ -212,8 +211,8 @@ class Newest(Generic[V]):
         """Remove all entries."""
         self._known: dict[Hashable, tuple[V, int]] = {}
         self._last = 0  # entry without a key
-        self.nbytes: int = 0  #: About how many bytes all entries take.
-        self.forgotten: int = 0  #: Entries that made room for newer ones.
+        self.nbytes: int = 0  #: Roughly the bytes of all entries.
+        self.forgotten: int = 0  #: How many entries were removed for newer ones.
 
     def put(self, key: Hashable, value: V, nbytes: int = 0) -> None:
         """Store a value; remove the oldest ones beyond the limits."""
@@ -256,15 +255,15 @@ class Newest(Generic[V]):
 
 #: From this many waiting events on, a new one replaces all older ones of its kind.
 HIGH_WATER: Final = 64
-#: The maximum of waiting events.  Then only an output or an end of a prompt of ours, or a
-#: change of the connection is accepted, in place of the oldest event that matters less.
+#: The most waiting events.  Beyond that, only outputs and ends of our prompts, and changes of the
+#: connection, are accepted, each in place of the oldest event that matters less.
 MAX_QUEUED: Final = 10_000
-#: The maximum of bytes of waiting events without a shared :class:`Budget`.
+#: The most bytes of waiting events without a shared :class:`Budget`.
 MAX_BYTES: Final = 192 << 20
 
 
 class Timed(Protocol):
-    """A receiver that is also called by time."""
+    """A receiver that is also called at certain times."""
 
     def tick(self) -> float:
         """Do what is due; return the seconds until the next time."""
@@ -276,9 +275,9 @@ class Addressed(Event):
     """An event for one receiver of a shared queue, or a call between events.
 
     Attributes:
-        to: Whom it is for.
-        call: What is called in its turn.
-        event: The event; ``None``: there is none, and it must arrive.
+        to: The receiver.
+        call: The function to call in its turn.
+        event: The event; ``None``: a call without one, which is never dropped.
     """
 
     to: Timed
@@ -287,8 +286,8 @@ class Addressed(Event):
 
 
 def _kind(event: Event) -> Hashable | None:
-    """Return the key of events of which only the newest counts, or None if each counts."""
-    # By class: a server may send anything under an event's name.
+    """Return a key if only the newest event with that key matters, or None if each event does."""
+    # Judge by class, as a server may send anything under an event's name.
     if isinstance(event, Progress):
         return (event.name, event.prompt_id, event.node)
     if isinstance(event, PreviewEvent):
@@ -302,7 +301,7 @@ def _kind(event: Event) -> Hashable | None:
 
 
 def _rank(event: Event) -> int:
-    """Return an event's rank: 0 may be dropped, 1 matters, 2 is told by nothing else."""
+    """Return an event's rank: 0 may be dropped, 1 matters, 2 cannot be learned in another way."""
     if isinstance(event, Addressed):
         return 2 if event.event is None else _rank(event.event)
     if isinstance(event, EndEvent):
@@ -318,7 +317,7 @@ class EventQueue:
 
     ``high_water`` is how many may wait before newer ones replace older ones of their kind; 0 means
     that nobody reads yet, and a later reader gets only the newest.  ``budget`` is shared with other
-    queues: whoever uses most of it gives way, first with events of other clients' prompts.
+    queues: the one that uses most of it drops events, first those of other clients' prompts.
     """
 
     def __init__(self, *, high_water: int = HIGH_WATER, budget: Budget | None = None) -> None:
@@ -329,23 +328,23 @@ class EventQueue:
     def reset(self) -> None:
         """Reset to a new queue with a new lock, as after a fork the old one may stay held."""
         self._budget.join(self)
-        # Guards all in here; no other lock is taken while it is held.  Re-entrant, and what it
-        # guards allows that: the collector may end an iterator, whose queue this is, in a ``put``.
+        # Guards the queue; no other lock is taken while it is held.  Re-entrant, since the garbage
+        # collector may close this queue's iterator during a ``put``; the data allow that.
         self._lock = shared_lock(is_small=True)
         self._changed = runtime.Condition(self._lock)
         self._waiting: OrderedDict[int, Event] = OrderedDict()  # by running number
         self._of_kind: dict[Hashable, list[int]] = {}  # numbers of events that may be replaced
         self._last = 0  # number of the event that was put last
-        self._in_hand: int | None = None  # number of the event that the reader is working on ...
-        self._bytes_in_hand = 0  # ... and its bytes
+        self._in_hand: int | None = None  # number of the event that the reader is working on
+        self._bytes_in_hand = 0  # the bytes of that event
         self._closed = False
-        #: Called after each ``put`` and ``close``, in their thread, for a reader who does not wait
-        #: in ``get``; it must be quick, and not raise.
+        #: Called after each ``put`` and ``close``, in their thread, for a reader that does not wait
+        #: in ``get``; must be quick, and not raise.
         self.notify: Callable[[], object] | None = None
         self._charges: dict[int, Charge] = {}  # of large events, by number
-        self.nbytes: int = 0  #: Of all events, waiting or in hand.
-        self.own: int = 0  #: Of those without a charge.
-        self.dropped: int = 0  #: Events that gave way to newer ones, or found no room.
+        self.nbytes: int = 0  #: The bytes of all events, waiting or in hand.
+        self.own: int = 0  #: The bytes of events without a charge.
+        self.dropped: int = 0  #: How many events were replaced by newer ones, or did not fit.
 
     @property
     def closed(self) -> bool:
@@ -380,7 +379,7 @@ class EventQueue:
             if nbytes >= LARGE and kind is None:
                 inner = event.event if isinstance(event, Addressed) else None
                 self._charges[number] = budget.charge(body_of(inner or event), nbytes)
-            else:  # the newest one soon replaces it
+            else:  # a newer one soon replaces it
                 self.own += nbytes
                 budget.used += nbytes
             self._changed.notify_all()
@@ -392,7 +391,7 @@ class EventQueue:
     def get(self, timeout: float | None = None) -> Event | None:
         """Return the next event; None once the queue is closed or ``timeout`` seconds have passed.
 
-        Taking an event marks the one before as done, which :meth:`flush` waits for.
+        Taking an event marks the previous one as done, for :meth:`flush`.
         """
         if timeout != 0:
             check_may_wait()
@@ -417,7 +416,7 @@ class EventQueue:
             return event
 
     def listen(self) -> None:
-        """Start to keep as many events as for a reader, who is about to come."""
+        """Start to keep events for a reader that is about to come."""
         self._high_water = HIGH_WATER
 
     def flush(self, timeout: float) -> bool:
@@ -461,7 +460,7 @@ class EventQueue:
                     break
                 charge = self._charges.get(number)
                 if count <= 0 and charge is not None and charge.fixed:
-                    continue  # a job keeps it: nothing is gained
+                    continue  # a job keeps it, so dropping it frees nothing
                 event = self._waiting.get(number)
                 if event is not None:
                     self._forget_kind(number, event)

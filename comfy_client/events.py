@@ -40,9 +40,10 @@ class Event(AsDict):
 
     Attributes:
         name: The signal that it fires.
-        raw: The data as received, with fields that are newer than this library; of an unknown event
-            the whole message, of an image its metadata.  ``None`` if this library made the event.
-        nbytes: About how many bytes of memory it takes; 0 if this library made it.
+        raw: The data as received, with fields that are newer than this library.  For an unknown
+            event, the whole message; for an image, its metadata.  ``None`` if this library made the
+            event.
+        nbytes: Roughly the memory that it takes in bytes; 0 if this library made it.
     """
 
     _in_dict: ClassVar[tuple[str, ...]] = ("name", "is_end")
@@ -79,8 +80,8 @@ class JobEvent(Event):
     """The base of all events of a prompt.
 
     Attributes:
-        prompt_id: The id of the prompt; ``None`` if the server does not say (an event that it
-            repeats after a reconnect).
+        prompt_id: The id of the prompt; ``None`` if the server does not say, as in an event that
+            it repeats after a reconnect.
     """
 
     prompt_id: str | None = None
@@ -112,7 +113,7 @@ class ExecutionStart(JobEvent):
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class ExecutionCached(JobEvent):
-    """Nodes that need not run again, since nothing changed: ``execution_cached``.
+    """Some nodes need not run again, since nothing changed: ``execution_cached``.
 
     Attributes:
         nodes: The ids of these nodes.
@@ -413,7 +414,7 @@ class LogsEvent(Event):
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class TerminalEvent(Event):
-    """``terminal``: an entry of a ``logs`` event, whose entries are all in ``raw``.
+    """One entry of a ``logs`` event: ``terminal``.  All its entries are in ``raw``.
 
     Attributes:
         time: When, as ISO 8601 in the server's local time; ``None`` if missing.
@@ -448,7 +449,7 @@ class NotificationEvent(Event):
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class ConnectionEvent(Event):
-    """The socket was connected or lost, or will be connected again.
+    """The state of the socket has changed.
 
     The names are ``connected``, ``reconnected``, ``disconnected``, ``reconnecting`` and
     ``websocket_unavailable`` (from then on, the queue is asked over HTTP).
@@ -467,7 +468,7 @@ class ConnectionEvent(Event):
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class ErrorEvent(Event):
-    """Something was refused, or was accepted after a refusal.
+    """The server refused something, or accepted it after a refusal.
 
     The names are ``auth_error``, ``connection_error``, ``queue_error``,
     ``terminal_subscription_error`` and ``auth_success``.
@@ -508,7 +509,7 @@ def _reader(cls: type[E], name: str, **fields: Converter) -> Reader[E]:
     rest = tuple((slots[key], getattr(attrs.fields(cls), key).default) for key in slots)
 
     def read(data: Mapping[str, Any], nbytes: int = 0) -> E:
-        # Slot by slot: arguments would take twice as long, for each message.
+        # Set slot by slot, as passing arguments would take twice as long for each message.
         event = cls.__new__(cls)
         set_name(event, name)
         set_raw(event, data)
@@ -559,7 +560,7 @@ def _ids(value: object) -> tuple[str, ...]:
 
 
 def _node(value: object) -> str | None:
-    """Return a node id, an odd one as text, since None would mean that the prompt is over."""
+    """Return a node id, or another value as text, since None would mean that the prompt is over."""
     node = identifier(value)
     return node if value is None or node is not None else brief(value)
 
@@ -613,7 +614,7 @@ execution_interrupted: Reader[ExecutionInterrupted] = _reader(
     timestamp=whole,
 )
 
-#: Names that a server's JSON messages may fire, and the functions that make their events.
+#: The names that a server's JSON messages may fire, with the functions that make their events.
 FROM_SERVER: Mapping[str, Reader[Event]] = {
     "status": _status,
     "execution_start": _reader(
@@ -647,7 +648,7 @@ FROM_SERVER: Mapping[str, Reader[Event]] = {
 
 
 def unknown(kind: str, message: Mapping[str, Any], nbytes: int = 0) -> UnknownEvent:
-    """Make an event of a message whose type is unknown or whose data do not fit its type."""
+    """Make an event from a message of unknown type, or whose data do not fit its type."""
     data = message.get("data")
     prompt_id = _word(_map(data).get("prompt_id"))
     return UnknownEvent(name=kind, raw=message, nbytes=nbytes, data=data, prompt_id=prompt_id)

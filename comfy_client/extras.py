@@ -19,7 +19,7 @@ def needs_extra(extra: str, what: str) -> Iterator[None]:
 
     Args:
         extra: Its name in ``setup.cfg``, without brackets.
-        what: What needs it, as the message begins: ``"result.grid()"``.
+        what: The feature that needs it, with which the message begins: ``"result.grid()"``.
     """
     try:
         yield

@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 
 def causes(exc: BaseException, outer: BaseException | None = None) -> Iterator[BaseException]:
-    """Yield an exception and all that it wraps; libraries keep them as reasons and arguments too.
+    """Yield an exception and all that it wraps, as its cause, reason or argument.
 
-    ``outer`` is the exception that was being handled when the failing call began: it is no cause.
+    ``outer``, the exception that was being handled when the failing call began, is no cause.
     """
     todo: list[object] = [exc]
     seen = {id(outer)}
@@ -33,10 +33,10 @@ def causes(exc: BaseException, outer: BaseException | None = None) -> Iterator[B
 
 
 def interruption(exc: BaseException, outer: BaseException | None = None) -> BaseException | None:
-    """Return what a signal handler has raised, in an exception or in what that wraps.
+    """Return the exception of a signal handler in a chain of exceptions, or None.
 
-    ``outer`` as in :func:`causes`: what fails while a Ctrl-C is handled is not interrupted again.
-    The usual alarm raises ``TimeoutError``, which libraries take for the socket's own.
+    ``outer`` as in :func:`causes`: a failure while a Ctrl-C is handled is no new interruption.
+    The usual alarm raises ``TimeoutError``, which libraries mistake for the socket's own.
     """
     if runtime.current_thread() is not runtime.main_thread():
         return None  # handlers run in that one only
@@ -71,7 +71,7 @@ def assigned(variable: ContextVar[T], value: T) -> Iterator[None]:
     """Context manager: set a context variable within the block."""
     before = variable.get()
     try:
-        variable.set(value)  # in here, so that a Ctrl-C right after it is tidied up, too
+        variable.set(value)  # inside the try, so that a Ctrl-C right after it is undone, too
         yield
     finally:
         variable.set(before)
@@ -83,7 +83,7 @@ def was_started(thread: runtime.Thread | None) -> bool:
 
 
 def in_full(calls: Iterable[Callable[[], object]]) -> None:
-    """Make all calls in order, even if Ctrl-C comes in between or one raises."""
+    """Make all calls in order, even if Ctrl-C comes in between or a call raises."""
     with contextlib.ExitStack() as stack:
         for call in reversed([*calls]):
             stack.callback(call)

@@ -1,8 +1,8 @@
 """Locks shared with the user's threads, and detection of waits that could never end.
 
-A signal handler runs in the main thread, before any bytecode, even while the interrupted code owns
-one of these locks.  If the handler then waits for another thread of the client, that thread waits
-for the lock, and the handler for the thread.
+A signal handler runs in the main thread, between any two bytecodes, even while the interrupted code
+owns one of these locks.  If the handler then waits for another thread of the client, that thread
+may wait for the lock: a deadlock.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class _Lock(Protocol):
     def _is_owned(self) -> bool: ...
 
 
-#: Those of clients and pools, and those of single jobs and queues, of which there may be thousands.
+#: Locks of clients and pools, and locks of single jobs and queues, of which there may be thousands.
 _locks: Final[set[weakref.ref[_Lock]]] = set()
 _small_locks: Final[set[weakref.ref[_Lock]]] = set()
 
@@ -30,7 +30,7 @@ _small_locks: Final[set[weakref.ref[_Lock]]] = set()
 def shared_lock(*, is_small: bool = False) -> runtime.RLock:
     """Make a re-entrant lock that is known to :func:`check_may_wait`.
 
-    ``is_small``: one of a single job or queue.
+    ``is_small`` marks the lock of a single job or queue.
     """
     lock = runtime.RLock()
     share(lock, is_small=is_small)
@@ -46,7 +46,7 @@ def share(lock: runtime.RLock | runtime.Condition, *, is_small: bool) -> None:
 def check_may_wait() -> None:
     """Raise :class:`ComfyError` if a wait for another thread of the client would never end.
 
-    That is within a signal handler, if the interrupted code owns a lock of the client.
+    This is the case in a signal handler if the interrupted code owns a lock of the client.
     """
     if runtime.current_thread() is not runtime.main_thread():
         return  # handlers run in that one only

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from heapq import nlargest
 from itertools import islice
 
-#: Limits of :func:`nearest`: the least similarity, how much further than the nearest a name may be,
-#: the characters of a name, and how many are looked at, compared roughly, and compared in full.
+#: Limits of :func:`nearest`: the least similarity, the greatest distance from the nearest name, the
+#: characters of a name, and how many names are looked at, compared roughly, and compared in full.
 _NEAR = 0.6
 _FURTHER = 2.5
 _COMPARED = 100
@@ -17,7 +17,7 @@ _MOST_IN_FULL = 20
 
 
 def nearest(name: str, names: Iterable[str], limit: int = 5) -> tuple[str, ...]:
-    """Return similar names, nearest first; case does not count.
+    """Return similar names, nearest first, ignoring case.
 
     Names that are much less similar than the nearest one are left out.
 

@@ -1,9 +1,8 @@
 """Types of a client's ``on``, ``wait_for`` and ``events``, by the event's name.
 
-The overloads spell out ``events.CLASSES``, since no type can be computed from a table; a test holds
-them equal.  Any other literal name belongs to a custom node, so a callback may expect an
-``UnknownEvent``; a ``str`` that is no literal may be any name, so the result for it is an
-``Event``.
+The overloads spell out ``events.CLASSES``, since a type cannot be computed from a table; a test
+checks that they agree.  Any other literal name belongs to a custom node, so a callback may expect
+an ``UnknownEvent``; a ``str`` that is no literal may be any name, so its result is an ``Event``.
 
 Each decorator gives a method its overloads for type checkers only: ``help()`` shows the method.
 """

@@ -39,8 +39,8 @@ def encoded(value: Any, *, as_mask: bool = False) -> bytes:
     Args:
         value: A Pillow image, or a NumPy array or a tensor ``[H, W]``, ``[H, W, C]``,
             ``[B, H, W]`` or ``[B, H, W, C]``; integers and booleans as usual, floats from 0 to 1.
-        as_mask: Whether the alpha channel alone counts.  Then what has none is a mask: white is
-            what is masked, which is transparent.
+        as_mask: Whether only the alpha channel is used.  A picture without alpha is then itself the
+            mask, and its white parts become transparent.
 
     Raises:
         MissingExtra: Pillow, or NumPy for an array, is not installed.
@@ -51,7 +51,7 @@ def encoded(value: Any, *, as_mask: bool = False) -> bytes:
         pages = [_with_mask(page) for page in pages]
     first, *others = [_in_colour(page) for page in pages]
     file = io.BytesIO()
-    # Without a duration, Pillow keeps a picture that equals the one before it.
+    # Without a duration, Pillow keeps a picture that equals the previous one.
     first.save(file, "PNG", compress_level=4, save_all=bool(others), append_images=others)
     return file.getvalue()
 
@@ -61,7 +61,7 @@ def _in_colour(image: Image.Image) -> Image.Image:
 
 
 def _is_pillow(value: object) -> bool:
-    library = sys.modules.get("PIL.Image")  # without which there is no such image
+    library = sys.modules.get("PIL.Image")  # if not imported, there is no such image
     return library is not None and isinstance(value, library.Image)
 
 
@@ -75,7 +75,7 @@ def _plain(image: Image.Image) -> Image.Image:
         return _gray_of_16_bits(image)
     if image.mode == "F":
         raise ValueError("a Pillow image of floats (F) has no range: give an array, from 0 to 1")
-    if image.mode == "La":  # which Pillow converts only in this way
+    if image.mode == "La":  # Pillow converts it only in this way
         return image.convert("LA")
     alpha = image.mode.endswith(("A", "a"))
     return image.convert("RGBA" if alpha else "RGB")

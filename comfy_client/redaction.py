@@ -1,4 +1,4 @@
-"""Secret values, recognized by their names, and how to hide them from tracebacks.
+"""Recognition of secret values by their names, and protection from tracebacks that show variables.
 
 IPython's verbose mode, Sentry and ``pytest -l`` show the variables of each frame of a traceback by
 their ``repr``, and that of a :class:`Sealed` text shows nothing.
@@ -11,12 +11,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-#: Letters of a name or a word that is cached.
+#: The most letters of a name or word that is cached.
 MAX_CACHED: Final = 256
-#: Levels of a JSON value that are searched.
+#: The most levels of a JSON value that are searched.
 MAX_DEPTH: Final = 200
 
-#: Ends of names, without anything but letters and digits, whose values are secret.
+#: Ends of names whose values are secret, with letters and digits only.
 _ENDS = (
     "accesskey",
     "authkey",
@@ -39,7 +39,7 @@ _ENDS = (
     "token",
 )
 _PARTS = ("apikey", "authtoken", "comfyorg")
-#: In a query also these.
+#: Further names that are secret in a query.
 _IN_QUERY = frozenset({"auth", "code", "key", "pass", "sig", "signature"})
 
 
@@ -95,7 +95,7 @@ def sealed(value: Any, *, is_secret: bool = False, depth: int = 0) -> Any:
 
 
 def sealed_workflow(workflow: Any) -> Any:
-    """Return a workflow in any form; no frame shows the keys that stand in a dict or JSON text."""
+    """Return a workflow in any form, with the secrets in a dict or JSON text sealed."""
     if isinstance(workflow, str):
         return Sealed(workflow) if workflow.lstrip()[:1] == "{" else workflow
     return sealed(workflow)
@@ -107,7 +107,7 @@ def seal_inputs(graph: Mapping[str, Any]) -> None:
         inputs: Any = node.get("inputs") if isinstance(node, dict) else None
         for name, value in inputs.items() if isinstance(inputs, dict) else ():
             if type(value) is str and is_secret_name(name):
-                inputs[name] = Sealed(value)  # for an old key: the loop goes on
+                inputs[name] = Sealed(value)  # an existing key, so the loop can go on
 
 
 def sealed_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -116,5 +116,5 @@ def sealed_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_secret_value(name: str, value: Any) -> bool:
-    """Return whether a value's name makes its texts secret; a list may be a link to a node."""
+    """Return whether a value's name makes its texts secret, unless it may be a link to a node."""
     return not isinstance(value, list) and is_secret_name(str(name))

@@ -1,7 +1,7 @@
 """Clocks, locks and threads of the client.
 
-Modules look these names up when they call them, so that replacing them here replaces time: the
-simulation in ``tests/model`` runs the whole client on its own clock, one thread at a time.
+Modules look these names up at each call, so that a test can replace them here: the simulation in
+``tests/model`` runs the whole client on its own clock, one thread at a time.
 """
 
 from __future__ import annotations

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from .credentials import AnyCredentials, EnvCredentials
 
-#: Where a ComfyUI is that was started without options, on this machine.
+#: The URL of a ComfyUI that was started without options on this machine.
 DEFAULT_HOST: Final = "http://127.0.0.1:8188"
-#: The environment variables for a client that is given no server, and no credentials.
+#: The environment variables for a client that is given no server and no credentials.
 HOST_VARIABLE: Final = "COMFYUI_HOST"
-#: How the value of each is sent, the first one that is set.
+#: The kind of credentials in each variable; the first one that is set is used.
 SECRET_VARIABLES: Final = {"COMFYUI_TOKEN": "bearer", "COMFYUI_LOGIN": "basic"}
 
 
@@ -39,10 +39,10 @@ class ClientSettings:
     headers: Mapping[str, str] | None
     session: requests.Session | None
     transport: Literal["auto", "poll"]
-    namespace: Any  # of blinker, or None
+    namespace: Any  # blinker's Namespace, or None
     max_json: int
     address: Address = attrs.field(init=False)
-    #: The environment variables that it has something from.
+    #: The environment variables that were used.
     variables: tuple[str, ...] = attrs.field(init=False, default=())
 
     def __attrs_post_init__(self) -> None:

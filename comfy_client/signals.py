@@ -1,13 +1,13 @@
 """Signals, callbacks, and the thread that calls them.
 
-The documented names are signals of blinker's default namespace (or of the one given to
+The documented names are signals in blinker's default namespace (or the one given to
 ``ComfyApi``).  A server may send any other name; those go to ``all``, to ``api.on(name, ...)`` and
-to a namespace of our own that :func:`signal` reaches, so that no server can fire a signal that
-another library keeps under that name.
+to a separate namespace that :func:`signal` reaches, so that no server can fire another library's
+signal of that name.
 
 The socket's thread only puts events into an :class:`EventQueue`.  The delivery thread, started with
-the first receiver, takes them out and calls the receivers one after the other: a slow one delays
-the others, never the socket; one that raises is logged, and the others still run.
+the first receiver, takes them out and calls the receivers one after the other.  A slow one delays
+the others, never the socket; if one raises, that is logged, and the others still run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _Receiver = TypeVar("_Receiver", bound=Callable[..., Any])
 
 
 class _Signal(blinker.NamedSignal):
-    """A signal of blinker that warns of a receiver which will be collected at once."""
+    """A blinker signal that warns if a receiver will be garbage-collected at once."""
 
     _has_warned = False
 
@@ -77,7 +77,7 @@ def signal(name: str) -> blinker.NamedSignal:
     namespace = blinker.default_namespace if name in NAMES else other_names
     if name not in namespace:
         warn_of_name(name)
-        # Of one that was made by ``blinker.signal`` before, blinker knows nothing to say.
+        # A signal that ``blinker.signal`` made before stays as it is, and warns of nothing.
         namespace.setdefault(name, _Signal(name))
     return namespace[name]
 
@@ -101,7 +101,7 @@ class _Registration:
     once: bool
 
 
-#: Types of results that do nothing unless somebody awaits them.
+#: Types of results that do nothing unless they are awaited or iterated.
 _LAZY = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType)
 
 
@@ -118,18 +118,18 @@ class Receivers:
         self._sender = weakref.ref(sender)
         self._budget = Budget(MAX_BYTES) if budget is None else budget
         self._namespace = blinker.default_namespace if namespace is None else namespace
-        # By name, in the order of registration.  Without a lock: each change is one step of a
-        # dictionary, and no name is ever taken out.
+        # Callbacks by name, in the order of registration.  No lock is needed: each change is one
+        # step of a dictionary, and no name is ever removed.
         self._callbacks: dict[str, dict[_Registration, None]] = {}
-        # Weakly, so that the queue of an iterator that nobody keeps is gone with it.
+        # Weak references, so that the queue of an abandoned iterator goes away with it.
         self._subscriptions: list[tuple[str, weakref.ref[EventQueue]]] = []
         self._refused: set[int] = set()  # ids of receivers that were logged
         self.reset()
 
     def reset(self) -> None:
         """Make a fresh queue, as after a fork; keep the receivers."""
-        # Guards the list of subscriptions, which is replaced, never changed, and the start of the
-        # thread; is taken before that of a queue.  Re-entrant: the collector may end an iterator.
+        # Guards the start of the thread and the list of subscriptions, which is replaced, never
+        # changed.  Taken before the lock of a queue.  Re-entrant: the collector may end iterators.
         self._lock = shared_lock()
         self._queue = EventQueue(budget=self._budget)
         self._budget.dropped = 0
@@ -175,7 +175,7 @@ class Receivers:
         """Return a new queue for the events of a name (``all``: every event)."""
         queue = EventQueue(budget=self._budget)
         with self._lock:
-            # A queue that ends meanwhile may come back; it is closed, and the next change drops it.
+            # A queue that is closed meanwhile may return to the list; the next change drops it.
             kept = [item for item in self._subscriptions if item[1]() is not None]
             self._subscriptions = [*kept, (name, weakref.ref(queue))]
         return queue
@@ -195,7 +195,7 @@ class Receivers:
 
     def listens(self, *names: str) -> bool:
         """Return whether anyone listens to one of these names."""
-        for name in names:  # looked up for each event: no calls while nobody listens
+        for name in names:  # runs for each event, so it avoids calls while nobody listens
             if self._callbacks.get(name):
                 return True
             found = (self._namespace if name in NAMES else other_names).get(name)
@@ -212,7 +212,7 @@ class Receivers:
     # -- what happens with an event ------------------------------------------------------
 
     def publish(self, event: Event) -> None:
-        """Pass on an event; this costs next to nothing without listeners."""
+        """Queue an event for its listeners; nearly free if there are none."""
         names = signal_names(event)
         for name, ref in self._subscriptions:
             if name in names and (queue := ref()) is not None:
@@ -224,9 +224,9 @@ class Receivers:
         """Call ``call`` in the delivery thread, in its turn, and ``to.tick`` later.
 
         Args:
-            to: Whom it is for.
-            call: What is called; it returns in how many seconds the next ``tick`` is due.
-            event: What it is about, which may give way to a newer one for the same.
+            to: The receiver.
+            call: The function to call; it returns the seconds until the next ``tick``.
+            event: The event that the call is about; a newer one may replace it.
         """
         nbytes = 0 if event is None else event.nbytes
         self._put(Addressed(name="", nbytes=nbytes, to=to, call=call, event=event))
@@ -266,7 +266,7 @@ class Receivers:
         for name in signal_names(event):
             registered = self._callbacks.get(name)
             for registration in list(registered) if registered else ():
-                # A callback that an earlier one has removed is no longer called.
+                # A callback that an earlier callback removed is no longer called.
                 if registration.once:
                     is_wanted = self._remove(name, registration)
                 else:
@@ -288,7 +288,7 @@ class Receivers:
         return max(0.0, min(self._due.values()) - now) if self._due else None
 
     def _wake(self, one: Timed, call: Callable[[], float]) -> None:
-        self._due.pop(one, None)  # first: a defect in it is logged once
+        self._due.pop(one, None)  # first, so that an error in it is logged only once
         seconds = call()
         if seconds < math.inf:
             self._due[one] = runtime.monotonic() + seconds
@@ -300,18 +300,18 @@ class Receivers:
             returned = receiver(sender, event)
         except TypeError:
             returned = self._call_otherwise(receiver, name, sender, event)
-        except BaseException:  # sys.exit() too: it would end the thread, not the program
+        except BaseException:  # also sys.exit(), which would only end this thread
             log.exception(_FAILED, receiver)
             return
         if isinstance(returned, _LAZY):
             self._refuse(receiver, name)
             if isinstance(returned, types.CoroutineType):
-                returned.close()  # or Python warns that nobody awaited it
+                returned.close()  # prevents Python's warning that it was never awaited
 
     def _call_otherwise(
         self, receiver: Callable[..., object], name: str, sender: object, event: Event
     ) -> object:
-        """Handle a receiver's ``TypeError``: log its own, else call it with other arguments."""
+        """Handle a ``TypeError``: log the receiver's own, or call it with other arguments."""
         if _takes(receiver, 2):
             log.exception(_FAILED, receiver)
         elif _takes(receiver, 1, event=event):
@@ -333,7 +333,7 @@ class Receivers:
             )
 
     def flush(self, timeout: float) -> None:
-        """Wait until receivers have had all events so far; not when called by one of them."""
+        """Wait until receivers have had all events so far; do nothing if a receiver calls this."""
         if self.thread not in (None, runtime.current_thread()):
             self._queue.flush(timeout)
 
@@ -344,7 +344,7 @@ class Receivers:
             queue.close()
 
     def shutdown(self) -> Callable[[], None]:
-        """Return a function that ends the delivery thread, and does not keep this object alive."""
+        """Return a function that ends the delivery thread without keeping this object alive."""
         return self._queue.close
 
     def events(self, queue: EventQueue) -> Iterator[Event]:
@@ -383,10 +383,10 @@ class Receivers:
 def signal_names(event: Event) -> tuple[str, ...]:
     """Return the names under which an event is announced."""
     if isinstance(event, UnknownEvent) and event.name in NAMES:
-        # Its data do not fit its name, or only this library may use the name.
+        # The data do not fit the name, or only this library may use the name.
         return ("all",)
     if event.name == "terminal" or (event.name == "b_preview" and event.raw is not None):
-        # ``all`` had this message already, under its own name.
+        # ``all`` has already received this message under another name.
         return (event.name,)
     return ("all", event.name)
 
@@ -397,7 +397,7 @@ def is_callback(function: Any, count: int) -> bool:
 
 
 def _is_plain(function: Callable[..., object]) -> bool:
-    """Return whether a call does the work, and does not merely make a coroutine or a generator."""
+    """Return whether a call runs the function, rather than make a coroutine or a generator."""
     lazy = (
         inspect.iscoroutinefunction,
         inspect.isasyncgenfunction,
@@ -442,6 +442,6 @@ def _deliver(queue: EventQueue, owner: weakref.ref[Receivers]) -> None:
                 receivers.deliver(event)
             pause = receivers.tick()
         except Exception:
-            # blinker has no locks; whatever happens in there, the next event is delivered.
+            # blinker has no locks; whatever it raises, the next event is delivered.
             log.exception("event %r did not reach all receivers", event and event.name)
         del receivers, event

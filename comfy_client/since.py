@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-#: By method and route, in the words of the docstrings; a name in braces may be anything.
+#: Versions in the words of the docstrings, by method and route; braces stand for any text.
 SINCE: Final = {
     "GET /users": "January 2024",
     "POST /users": "January 2024",

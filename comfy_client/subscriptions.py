@@ -20,7 +20,7 @@ from .transport.websocket import State
 def call_back(
     parts: Parts, name: str, callback: Callable[[Any], object], *, once: bool
 ) -> Callable[[], None]:
-    """Register a callback for the events of a name; return a function that ends this."""
+    """Register a callback for the events of a name; return a function that unregisters it."""
     parts.check_open()
     warn_of_name(name)
     unsubscribe = parts.receivers.on(name, callback, once=once)
@@ -51,9 +51,9 @@ def iterate(owner: object, parts: Parts, name: str) -> Iterator[Any]:
 def poll(
     owner: object, parts: Parts, name: str, notify: Callable[[], object]
 ) -> Generator[Event | None]:
-    """Yield events as :func:`iterate` does, but never wait: ``None`` without an event.
+    """Yield events as :func:`iterate` does, but never wait: yield ``None`` without an event.
 
-    ``notify`` is called, in any thread, when it is time to ask again; it must be quick.
+    ``notify`` is called, in any thread, when an event may have come; it must be quick.
     """
     queue = _subscribe(parts, name)
     queue.notify = notify

@@ -14,7 +14,7 @@ class Timing:
             the handshake; the same again for the first message.
         ping: How long the socket may be silent before a ping is sent.
         dead: How long the socket may be silent before the connection counts as lost.
-        poll: The pause between requests for the queue over HTTP while there is no socket.
+        poll: The pause between HTTP requests for the queue while there is no socket.
         pause: The longest first pause between attempts to connect; it doubles with each one.
         cap: The longest pause between attempts to connect.
         init: The first pause between attempts of ``init``; it grows up to a second.
@@ -22,37 +22,37 @@ class Timing:
         silence: How long a job may be without news before HTTP is asked.
         silence_cap: The longest pause between two questions about a job.
         job_poll: The first pause between questions about a job while there is no socket.
-        job_poll_cap: The longest of these.
-        history: How long history may take to show what an event has announced.
-        lost: The pause between the two questions that make a job lost.
-        pictures: How long pictures of the socket may come after their prompt is in the history.
+        job_poll_cap: The longest of these pauses.
+        history: How long the history may take to show an end that an event has announced.
+        lost: The pause between the two checks that make a job lost.
+        pictures: How long pictures may still come on the socket after the prompt is in the history.
         deaf: How soon a submission must show on a socket that is not deaf.
         redial: The shortest pause between two reconnects because a socket is deaf.
-        mute: After how long without news, while HTTP refuses to say, a socket may be deaf.
-        give_up: After how long without news, while HTTP refuses to say, a prompt may be lost.
+        mute: How long without news, while HTTP requests are refused, until a socket may be deaf.
+        give_up: How long without news, while HTTP requests are refused, until a prompt may be lost.
         question: How long the server may be silent in a request about jobs.
         question_pause: The first pause after a failed question; it doubles up to ``silence_cap``.
         link: The shortest pause between questions because the socket came or went.
         record: How long after the end event the server may take to write its record.
         follow: The longest pause between questions for the queue while a job is running.
-        queue: How long the queue, once asked for, is taken to be unchanged if no event says so.
-        slow_queue: Processor time that makes a question for the queue a slow one ...
-        slow_queue_rest: ... which is not repeated for this many times as long.
+        queue: How long an answer about the queue is used if no event announces a change.
+        slow_queue: The processor time from which a request for the queue counts as slow.
+        slow_queue_rest: The pause after a slow one, as a multiple of its processor time.
         look_up: How long an unanswered submission is searched for.
-        look_up_sure: How long a server that answers must not find it.
-        linger: How long the thread that asks stays when there are no jobs.
+        look_up_sure: How long the server must answer that it has no such prompt.
+        linger: How long the polling thread stays when there are no jobs.
         flush: How long a result waits for slow receivers.
-        stop_again: The shortest pause before a prompt that goes on is told again to stop.
-        cancel_timeout: How long Ctrl-C, ``map`` and ``sweep`` take to cancel what is not wanted.
+        stop_again: The shortest pause before the interrupt of a prompt that goes on is repeated.
+        cancel_timeout: How long Ctrl-C, ``map`` and ``sweep`` may take to cancel prompts.
         retry: The first pause of ``map`` and ``sweep`` while the server is away; it grows.
         retry_cap: The longest of these pauses.
         row: How long a busy server may take to say how long a row of ``sweep`` ran.
         rows: The same for all rows together, once the sweep is done.
         watch: How long ``doctor()`` watches a queue that is not empty.
-        stale: After how long without an answer kept HTTP connections are not trusted with a POST,
-            which cannot be sent again: a NAT or firewall may have forgotten them without a word.
-        freed: How long a run that is tried again waits for the server to free its memory.
-        resume: How long after its last byte a download that was cut is tried again.
+        stale: How long an idle HTTP connection is trusted with a POST, which cannot be sent again.
+            After that, a NAT or firewall may have dropped it silently.
+        freed: How long the second attempt of a run waits for the server to free its memory.
+        resume: For how long after its last byte an interrupted download is retried.
         show: How long a run lasts before its progress is shown.
     """
 

@@ -1,7 +1,7 @@
 """``to_dict()`` of all classes: attributes as bounded JSON, without secrets and bytes.
 
-A class inherits :class:`AsDict`, and names in two tuples what is written; the conversion of values
-is defined here alone.  ``schema.json`` of the package describes each class.
+A class inherits :class:`AsDict`, and adjusts its attributes by two tuples of names; only this
+module converts values.  ``schema.json`` of the package describes each class.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import attrs
 
 from .redaction import Sealed, is_secret_value
 
-#: Values in all; further items of lists and objects are left out.
+#: The most values in all; further items of lists and objects are left out.
 MAX_VALUES: Final = 100_000
-#: Characters of all texts, ...
+#: The most characters of all texts.
 MAX_CHARACTERS: Final = 4 << 20
-#: ... and of one; a longer one ends in three dots.
+#: The most characters of one text; a longer one is cut, with three dots at the end.
 MAX_TEXT: Final = 1 << 16
-#: Levels of nested lists and objects.
+#: The most levels of nested lists and objects.
 MAX_DEPTH: Final = 32
-#: Bits of a number; Python writes no number of thousands of digits.
+#: The most bits of a number, as Python refuses to write thousands of digits.
 _MAX_BITS: Final = 1024
 
 _STARS: Final = "***"
@@ -74,7 +74,7 @@ def _annotated(base: type) -> Iterable[str]:
 def _get(value: AsDict, name: str) -> Any:
     try:
         return getattr(value, name)
-    except ValueError:  # as of the URL of a file that belongs to no client
+    except ValueError:  # such as for the URL of a file that belongs to no client
         return None
 
 
@@ -97,7 +97,7 @@ class _Writer:
         return {name: self._any(_get(value, name), depth + 1) for name in names_in_dict(kind)}
 
     def _any(self, value: Any, depth: int, *, is_secret: bool = False) -> Any:
-        """Convert any value; ``is_secret``: an enclosing name makes its texts secret."""
+        """Convert any value; ``is_secret`` is true if an enclosing name makes its texts secret."""
         self._values -= 1
         if value is None or isinstance(value, bool):
             return value

@@ -21,7 +21,7 @@ _LIBRARIES: Final = sys.stdlib_module_names | {
     "socks",
     "blinker",
 }
-#: Characters of a cause that are shown.
+#: The most characters of a cause that are shown.
 _SHOWN: Final = 300
 
 
@@ -78,12 +78,12 @@ def _rendered_now() -> list[str]:
 def show_shortly(exc: BaseException | None) -> None:
     """Make IPython show a KeyboardInterrupt as briefly as an error of ours."""
     if isinstance(exc, KeyboardInterrupt):
-        # Not a method of the exception: one that refers to itself keeps its frames alive.
+        # Not a bound method: an exception that refers to itself would keep its frames alive.
         exc._render_traceback_ = _rendered_now  # type: ignore[attr-defined]
 
 
 class _ShortInterrupts:
-    """Context manager: apply :func:`show_shortly` to what the block raises."""
+    """Context manager: apply :func:`show_shortly` to an exception of the block."""
 
     def __enter__(self) -> None:
         pass

@@ -1,7 +1,7 @@
 """Names from the TypeScript clients, each with its equivalent in Python.
 
-Imported only for a name that does not exist: ``comfy_client.CallWrapper``, ``api.queuePrompt`` and
-``pool.addClient`` raise ``AttributeError`` with a hint from here.
+The module is imported only for a name that does not exist: ``comfy_client.CallWrapper``,
+``api.queuePrompt`` and ``pool.addClient`` raise ``AttributeError`` with a hint from here.
 """
 
 from __future__ import annotations

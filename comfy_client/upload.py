@@ -25,9 +25,9 @@ import attrs
 from . import runtime
 
 _CHUNK: Final = 1 << 20
-#: Hexadecimal digits of a name that is made from the content: 128 bits.
+#: The length of a name that is made from the content, in hexadecimal digits: 128 bits.
 _DIGITS: Final = 32
-#: How files begin, and the ending that their names get.
+#: The first bytes of files, and the extension for each kind.
 _BEGINNINGS: Final = {
     b"\x89PNG\r\n\x1a\n": ".png",
     b"\xff\xd8\xff": ".jpg",
@@ -49,7 +49,7 @@ _ISO: Final = {b"avif": ".avif", b"heic": ".heic", b"M4A ": ".m4a", b"qt  ": ".m
 #: Characters that no name can have: control characters, and halves of surrogate pairs.
 _CONTROLS: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
-#: A part of a content; within a class that has a method ``bytes``, the type has no other name.
+#: An alias of ``bytes`` for classes that have a method of that name.
 Piece: TypeAlias = bytes
 
 
@@ -107,7 +107,7 @@ class Facts(NamedTuple):
 
     @property
     def name(self) -> str:
-        """A name that no other content gets."""
+        """A name that is unique to the content."""
         return self.digest[:_DIGITS] + self.ending
 
 
@@ -123,16 +123,16 @@ class FileState(NamedTuple):
 class Upload:
     """A file that is sent to the server when a workflow is submitted.
 
-    A path, bytes, an open file, a picture or an output becomes one by itself where it is set as an
-    input: ``wf["Load Image"]["image"] = Path("photo.png")``.  Make one yourself for what would be
-    a text (a path as ``str``, a URL), and to give it a name.
+    A path, bytes, an open file, a picture or an output becomes an ``Upload`` by itself when it is
+    set as an input: ``wf["Load Image"]["image"] = Path("photo.png")``.  Make one yourself for a
+    path as ``str`` or a URL, which would be taken as text, and to choose the name.
 
     Files on the disk and open files are read when they are sent, with constant memory.  A picture
-    is encoded at once: what is changed in it afterwards does not count.  Two are equal if they have
-    the same source, name and subfolder.
+    is encoded at once, so later changes have no effect.  Two are equal if they have the same
+    source, name and subfolder.
 
-    An open file may be the input of any number of jobs, of any servers and threads: each job gets
-    all of it, from where it stood when it was given, and its position stays where it is.
+    An open file may be the input of any number of jobs, of any servers and threads.  Each job gets
+    all of it, from its position when it was given, and the position does not change.
 
     Example::
 
@@ -161,8 +161,8 @@ class Upload:
         MissingExtra: It is a picture, and Pillow or NumPy is not installed.
 
     Attributes:
-        source: What is sent: a path, bytes, an open file, a URL or an output.
-        name: The name that was given, or that of the local file; ``None``: by its content.
+        source: The source: a path, bytes, an open file, a URL or an output.
+        name: The name that was given, or that of the local file; ``None``: made from the content.
         subfolder: The folder below the server's ``input``; empty: none.
     """
 
@@ -210,7 +210,7 @@ class Upload:
         return f"<Upload {_shown(what or 'of an open file')}>"
 
     def __str__(self) -> str:
-        """Return a text for tables, different for different files as far as they are known."""
+        """Return a text for tables, which differs between files as far as possible."""
         source = self.source
         if isinstance(source, bytes):
             state = self.state()
@@ -222,7 +222,7 @@ class Upload:
         return _shown(getattr(source, "filename", None) or self.name or "an open file")
 
     def __deepcopy__(self, memo: object) -> Self:
-        return self  # it does not change, and an open file cannot be copied
+        return self  # immutable, and an open file cannot be copied
 
     @property
     def remote(self) -> str | ServerFile | None:
@@ -243,7 +243,7 @@ class Upload:
     def state(self) -> FileState | None:
         """Return the file's present state, or None if it was not fetched yet.
 
-        An open file is read from where it begins; a file on the disk is not read.
+        An open file is read from its start; a file on the disk is not read.
         """
         if not isinstance(self.source, Path):
             facts = self.facts()
@@ -317,7 +317,7 @@ def is_file(value: object) -> bool:
 
 
 def instead_of(value: object) -> str:
-    """Return advice on what to set instead of a value that has files; empty for other values."""
+    """Return advice on a better value if this one has files itself; empty for other values."""
     kind = type(value)
     if hasattr(kind, "images") and hasattr(kind, "files"):
         return f"{value!r} has several outputs; set one of them, such as result.image"
@@ -344,9 +344,9 @@ class FileChanged(OSError):
 
 @contextmanager
 def opened(file: Content) -> Iterator[tuple[BinaryIO, int]]:
-    """Context manager: return a stream of a content, with its own position, and its size.
+    """Context manager: yield a stream of a content, with its own position, and its size.
 
-    An open file is read from where it stands, and its position stays there.
+    An open file is read from its position, which does not change.
     """
     if isinstance(file, bytes):
         yield io.BytesIO(file), len(file)
@@ -381,7 +381,7 @@ def named_by(digest: str, others: object, ending: str) -> str:
 def _source(
     file: Any, *, fetch: bool
 ) -> tuple[Path | bytes | BinaryIO | str | ServerFile, str | None, int]:
-    """Return the content to upload, its name, and where it begins."""
+    """Return the content to upload, its name, and its first byte."""
     if isinstance(file, (bytes, bytearray, memoryview)):
         return bytes(file), None, 0
     if isinstance(file, str) and file[:5].lower() == "data:":
@@ -474,10 +474,10 @@ def _ending(beginning: bytes) -> str:
     return next((end for start, end in _BEGINNINGS.items() if beginning.startswith(start)), "")
 
 
-# -- open files: several jobs may read one at a time --------------------------------------
+# -- open files, which several jobs may read ----------------------------------------------
 
-#: A lock for each stream that has one position for all who read it, or for its class if nothing
-#: can refer weakly to the stream.  It guards that position, and no other lock is taken within.
+#: A lock for each stream with a single position, or for its class if the stream allows no weak
+#: references.  It guards the position, and no other lock is taken while it is held.
 _locks: Final[WeakKeyDictionary[object, runtime.RLock]] = WeakKeyDictionary()
 
 if hasattr(os, "register_at_fork"):

@@ -35,16 +35,16 @@ T = TypeVar("T")
 
 Converter = Callable[[Any], Any]
 
-#: Characters of an id.  A UUID has 36; servers before ComfyUI 0.25 accept any text.
+#: The most characters of an id.  A UUID has 36; servers before ComfyUI 0.25 accept any text.
 MAX_ID_LENGTH: Final = 256
-#: Characters of any other text.
+#: The most characters of any other text.
 MAX_TEXT_LENGTH: Final = 1 << 20
-#: Items of a list, or of a table.
+#: The most items of a list or a table.
 MAX_ITEMS: Final = 250_000
-#: Levels of nested lists and tables in events, and in outputs and inputs of nodes.
-#: Far deeper ones can be neither copied nor written as JSON.
+#: The most levels of nested lists and tables in events, and in outputs and inputs of nodes.
+#: Far deeper values can be neither copied nor written as JSON.
 MAX_LEVELS: Final = 150
-#: Times above this are in milliseconds: as seconds they would be after the year 5000.
+#: Times above this are in milliseconds, as in seconds they would be after the year 5000.
 _LATEST: Final = 1e11
 
 
@@ -77,7 +77,7 @@ def identifier(value: object) -> str | None:
 
     Long ids are cut, but stay different: nodes that expand themselves repeatedly have such ids.
     """
-    if type(value) is str:  # most of them, and short
+    if type(value) is str:  # the usual case, and short
         return value if len(value) <= MAX_ID_LENGTH and value.isascii() else _short(value)
     if value is None or number(value) is None:
         return None
@@ -160,7 +160,7 @@ def size_decoded(content: bytes | str) -> int:
     The estimate goes by its parts, without decoding: CPython 3.11 uses 56 bytes and more for a
     list, 184 for an object with one key, and 28 to 60 for a number, a short text or a key.
     """
-    # Not by map, which is all C: other threads run between these calls.
+    # Not with map, which is all C: other threads can run between these calls.
     if isinstance(content, bytes):
         values, keys, lists, objects = [content.count(mark) for mark in (b",", b":", b"[", b"{")]
     else:

@@ -15,11 +15,11 @@ A node is a class after ComfyUI's V1 conventions::
 
     server.add_node(Blur)
 
-An ``IMAGE`` is a sequence of Pillow images: a
-:class:`~comfy_client.testing.Pictures` from the server's own nodes, or what your nodes returned.  ``OUTPUT_NODE``,
-``RETURN_NAMES``, ``INPUT_IS_LIST``, ``OUTPUT_IS_LIST``, ``IS_CHANGED``, ``VALIDATE_INPUTS``,
-hidden inputs, coroutines (one after the other), lazy inputs (``{"lazy": True}`` and
-``check_lazy_status``) and expansion work as in ComfyUI, and ``HAS_INTERMEDIATE_OUTPUT`` with
+An ``IMAGE`` is a sequence of Pillow images: a :class:`~comfy_client.testing.Pictures` from the
+server's own nodes, or what your nodes returned.  ``OUTPUT_NODE``, ``RETURN_NAMES``,
+``INPUT_IS_LIST``, ``OUTPUT_IS_LIST``, ``IS_CHANGED``, ``VALIDATE_INPUTS``, hidden inputs,
+coroutines (one after the other), lazy inputs (``{"lazy": True}`` and ``check_lazy_status``)
+and expansion work as in ComfyUI, and ``HAS_INTERMEDIATE_OUTPUT`` with
 ``version="new"``.  A node expands when it returns ``{"expand": nodes, "result": outputs}``: nodes
 as in a workflow, whose ids begin with its own (hidden ``UNIQUE_ID``), and outputs that may be
 links to them.

@@ -25,7 +25,7 @@ OTHERS = (
     Mutant(
         "E06",
         "signals.py",
-        "except BaseException:  # sys.exit() too: it would end the thread, not the program",
+        "except BaseException:  # also sys.exit(), which would only end this thread",
         "except Exception:",
         "unit/test_signals.py",
         "sys.exit() in a receiver ends all delivery",
