@@ -23,9 +23,10 @@ from .errors import ComfyError
 from .event_queue import Budget
 from .events import Event, JobEvent, PreviewEvent, Progress
 from .interrupts import in_full
-from .jobs.callbacks import Callbacks, delivery
+from .jobs.callbacks import NO_CALLBACKS, Callbacks, delivery
 from .jobs.cancel import removing
 from .jobs.execute import (
+    Parts,
     as_completed,
     attach_job,
     queue_workflow,
@@ -34,7 +35,6 @@ from .jobs.execute import (
 )
 from .jobs.handle import Limits
 from .jobs.job import Job, OnInterrupt
-from .jobs.parts import Parts
 from .jobs.poller import Poller
 from .jobs.result import NodeOutput, Result
 from .jobs.tracker import Tracker
@@ -604,7 +604,7 @@ class ComfyApi(Routes):
             check=check,
             resubmit=resubmit,
             wants_previews=on_preview is not None,
-            begun=delivery(self.parts.receivers, callbacks),
+            begun=None if callbacks == NO_CALLBACKS else delivery(self.parts.receivers, callbacks),
         )
 
     def job(

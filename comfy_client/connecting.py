@@ -19,7 +19,7 @@ from .errors import (
     UnexpectedResponse,
 )
 from .events import ErrorEvent
-from .jobs.parts import Parts
+from .jobs.execute import Parts
 from .locks import check_may_wait
 from .routes import Routes
 from .transport.backoff import Backoff

@@ -10,7 +10,7 @@ from . import runtime
 from .errors import ComfyError, TransportError
 from .event_queue import EventQueue
 from .events import ErrorEvent, Event
-from .jobs.parts import Parts
+from .jobs.execute import Parts
 from .signals import Receivers, warn_of_name
 from .transport.deadline import check_timeout
 from .transport.http import Http

@@ -9,9 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ComfyError
-from ..jobs.execute import ServerDefinitions
+from ..jobs.execute import Parts, ServerDefinitions
 from ..jobs.job import Job
-from ..jobs.parts import Parts
 from ..jobs.result import Result
 from ..locks import check_may_wait
 from ..routes import Routes

@@ -15,7 +15,7 @@ from ..routes import Routes
 from ..routes.prompts import EXTRA_DATA_KEY
 from ..values import is_shallow
 from ..workflow import Workflow
-from ..workflow.file_inputs import files_in, is_upload
+from ..workflow.graph import files_in, is_upload
 from ..workflow.seeds import NAMES, is_wanted, wants_seeds
 from .grid import canonical
 

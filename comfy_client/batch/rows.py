@@ -17,8 +17,7 @@ from ..jobs.output import name_values, save_all
 from ..showing.cells import shown
 from ..transport.local_files import IfExists, distinct_names, rule_for, write_atomically
 from ..workflow.address import input_named
-from ..workflow.file_inputs import is_upload
-from ..workflow.graph import as_link, inputs_of
+from ..workflow.graph import as_link, inputs_of, is_upload
 from ..workflow.seeds import is_wanted
 from .row import SweepRow
 

@@ -12,9 +12,8 @@ import attrs
 
 from ..errors import ComfyError, JobLost, JobTimeout, SubmitUncertain
 from ..jobs.cancel import removing
-from ..jobs.execute import ServerDefinitions, attach_job
+from ..jobs.execute import Parts, ServerDefinitions, attach_job
 from ..jobs.job import Job
-from ..jobs.parts import Parts
 from ..jobs.poller import Poller
 from ..jobs.result import Result
 from ..recording.secrets import Secrets

@@ -24,6 +24,5 @@ Modules:
     callbacks: Callbacks of a prompt, and the progress bar of the waiting thread.
     submit: Submission, exactly once, and attaching to a prompt.
     memory: Waits for free VRAM, and retries after running out of memory.
-    parts: The parts of a client, which its methods hand to functions.
-    execute: The work of a client's methods for workflows and jobs.
+    execute: The parts of a client, and the work of its methods for workflows and jobs.
 """

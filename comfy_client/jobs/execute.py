@@ -1,10 +1,14 @@
-"""Execute workflows: read them, submit them, and wait for them or find them again."""
+"""Execute workflows: read them, submit them, and wait for them or find them again.
+
+:class:`Parts` are the parts of a client, which its methods hand to these functions.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 import attrs
 
@@ -23,26 +27,86 @@ from ..routes import Routes
 from ..routes.definitions import NodeDefinitions
 from ..routes.prompts import AnyWorkflow, PromptOptions, make_prompt, post_prompt, with_files_sent
 from ..showing.screen import surface
+from ..signals import Receivers
 from ..transport.deadline import Deadline, limited_silence
-from ..transport.http import MAX_TRANSFER, segment
+from ..transport.http import MAX_TRANSFER, Http, segment
+from ..transport.websocket import Connection
 from ..workflow.address import Inputs
-from ..workflow.edit import Workflow, as_workflow, with_inputs
-from ..workflow.file_inputs import files_in
+from ..workflow.edit import Workflow, as_workflow, graph_of, with_inputs
+from ..workflow.graph import files_in
 from ..workflow.seeds import wants_seeds
 from .callbacks import Callbacks, wait_and_show
 from .handle import SLICE, Limits
 from .job import Job, OnInterrupt, cancelling, wait_for_one
 from .lookup import find, spellings
-from .parts import Parts
 from .poller import Poller
 from .result import Result
 from .submit import attach, submit
 from .tracker import Tracker
 
+if TYPE_CHECKING:
+    from ..stats import ClientStats
+
 AnyJob = TypeVar("AnyJob", bound=Job)
 
 #: Names of the events that bring previews.
 _PREVIEWS: Final = ("b_preview", "b_preview_with_metadata")
+
+
+@attrs.define(eq=False, repr=False)
+class Parts:
+    """The parts of a client, in one process: the child of a fork gets new ones.
+
+    None of them holds the client, so that a client which its user has forgotten is collected.
+
+    Attributes:
+        receivers: Those who listen to its events.
+        tracker: Its prompts that have not ended.
+        poller: The thread that asks the server about them.
+        definitions: The node definitions that it keeps.
+        calls: Weak references to the prompts of each ``map`` and ``sweep`` that has not ended.
+        connection: Its event socket.
+        closed: Whether ``close()`` was called.
+    """
+
+    receivers: Receivers
+    tracker: Tracker
+    poller: Poller
+    definitions: NodeDefinitions
+    calls: set[weakref.ref[Any]] = attrs.field(factory=set, init=False)
+    connection: Connection = attrs.field(init=False)
+    closed: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.connection = self.tracker.connection
+
+    @property
+    def http(self) -> Http:
+        """The HTTP side of the client."""
+        return self.tracker.http
+
+    def check_open(self) -> None:
+        """Raise :class:`ClientClosed` after ``close()``."""
+        if self.closed:
+            raise ClientClosed
+
+    def stats(self) -> ClientStats:
+        """Return the counters of the client."""
+        from ..stats import ClientStats  # few programs want them
+
+        tracker, traffic = self.tracker, self.http.traffic
+        connections = self.connection.generation
+        with tracker.lock:
+            prompts = tracker.ledger.sums()
+        return ClientStats(
+            **prompts,
+            requests=traffic.requests,
+            connections=connections,
+            reconnects=max(0, connections - 1),
+            bytes_sent=traffic.sent,
+            bytes_received=traffic.received,
+            dropped_events=self.receivers.dropped,
+        )
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -86,7 +150,8 @@ def _read(
         if check:
             targets = options.get("partial_execution_targets")
             known.check(source, targets=targets).raise_for_errors()
-        return with_files_sent(routes, known, deadline)
+        has_files = bool(files_in(graph_of(known)))
+        return with_files_sent(routes, known, deadline) if has_files else known
     except ComfyError as exc:
         parts.receivers.publish(ErrorEvent(name="queue_error", error=exc))
         raise

@@ -27,44 +27,60 @@ from .state import JobState, Outcome
 ORPHANS: Final = 1000
 
 
+@attrs.define(eq=False, repr=False)
 class JobEvents:
     """The events of a job, each handed to all readers.
 
     The first reader also gets earlier events, but only the newest progress and previews.
+
+    Attributes:
+        others: Events of other jobs that turned out to be about the same prompt.
+        sinks: Called with each event, in the thread that brings it.
+        first: The queue of earlier events, from the first one on and until it has a reader.
     """
 
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
-        #: Events of other jobs that turned out to be about the same prompt.
-        self.others: list[JobEvents] = []
-        #: Called with each event, in the thread that brings it.
-        self.sinks: tuple[Callable[[Event], object], ...] = ()
-        self._queues: tuple[weakref.ref[EventQueue], ...] = ()
-        self.reset()
+    _budget: Budget
+    others: list[JobEvents] = attrs.field(factory=list, init=False)
+    sinks: tuple[Callable[[Event], object], ...] = attrs.field(default=(), init=False)
+    first: EventQueue | None = attrs.field(default=None, init=False)
+    _is_open: bool = attrs.field(default=False, init=False)
+    # Weakly, so that an iterator that nobody keeps is gone with its events; but for the first,
+    # until somebody asks for it.
+    _queues: tuple[weakref.ref[EventQueue], ...] = attrs.field(default=(), init=False)
+    # Guards the queues, which are replaced, never changed.  Re-entrant: the collector may end an
+    # iterator in here.
+    _lock: runtime.RLock = attrs.field(factory=partial(shared_lock, is_small=True), init=False)
 
     def reset(self) -> None:
-        """Reset all queues, as in the child of a fork, where locks may stay held."""
-        for queue in self._live():
-            queue.reset()
-        #: Filled from the beginning, until it has a reader; then ``None``.
-        self.first: EventQueue | None = EventQueue(high_water=0, budget=self._budget)
-        # Guards the queues, which are replaced, never changed.  Re-entrant: the collector may
-        # end an iterator in here.
+        """Begin anew in the child of a fork, where locks may stay held."""
+        for ref in self._queues:
+            if (queue := ref()) is not None:
+                queue.reset()
+        self.first, self._is_open, self._queues = None, False, ()
         self._lock = shared_lock(is_small=True)
-        # Weakly, so that an iterator that nobody keeps is gone with its events; but for the
-        # first, until somebody asks for it.
-        self._queues = (weakref.ref(self.first),)
+
+    def _open(self) -> EventQueue | None:
+        """Return the queue of earlier events, made at first use; None once it has a reader."""
+        with self._lock:
+            if not self._is_open:
+                first = EventQueue(high_water=0, budget=self._budget)
+                self._queues = (*self._queues, weakref.ref(first))
+                # Last: whoever sees this takes no lock, and must find the queue.
+                self.first, self._is_open = first, True
+            return self.first
 
     def keep_all(self) -> None:
         """Keep all events from the beginning for the first reader."""
-        if self.first is not None:
-            self.first.listen()
+        first = self._open()
+        if first is not None:
+            first.listen()
 
     def subscribe(self) -> EventQueue:
         """Return the queue that was filled from the start, or a new one after the first call."""
         with self._lock:
-            if self.first is not None:
-                queue, self.first = self.first, None
+            queue = self._open()
+            if queue is not None:
+                self.first = None
                 return queue
             queue = EventQueue(budget=self._budget)
             alive = (ref for ref in self._queues if ref() is not None)
@@ -81,6 +97,8 @@ class JobEvents:
         """Pass an event to all readers."""
         if event.name == "b_preview_with_metadata":
             return  # the same picture comes as ``b_preview``
+        if not self._is_open:
+            self._open()
         for ref in self._queues:
             if (queue := ref()) is not None:
                 queue.put(event)
@@ -88,9 +106,6 @@ class JobEvents:
             sink(event)
         for other in self.others:
             other.receive(event)
-
-    def _live(self) -> list[EventQueue]:
-        return [queue for ref in self._queues if (queue := ref()) is not None]
 
 
 class Ending:
@@ -196,31 +211,32 @@ class Orphans:
 
     Attributes:
         posting: The prompts whose submission has no answer yet.
+        events: The events, oldest first.
     """
 
     def __init__(self, nbytes: int) -> None:
         self.posting: set[TrackedPrompt] = set()
-        self._events: Newest[JobEvent] = Newest(ORPHANS, nbytes)
+        self.events: Newest[JobEvent] = Newest(ORPHANS, nbytes)
 
     def keep(self, event: JobEvent, tracked: Iterable[TrackedPrompt]) -> None:
         """Keep an event if it may be about one of these prompts."""
         if self._misses_id(tracked):
-            self._events.append(event, event.nbytes)
+            self.events.append(event, event.nbytes)
 
     def drop(self, tracked: Iterable[TrackedPrompt]) -> None:
         """Forget all events unless they may be about one of these prompts."""
-        if len(self._events) and not self._misses_id(tracked):
-            self._events.clear()
+        if not self._misses_id(tracked):
+            self.events.clear()
 
     def of(self, state: JobState) -> list[JobEvent]:
         """Return the kept events of a prompt; if some are lost, events alone do not decide."""
-        if self._events.forgotten:
+        if self.events.forgotten:
             state.generation = None
-        return [event for event in self._events.values() if event.prompt_id == state.prompt_id]
+        return [event for event in self.events.values() if event.prompt_id == state.prompt_id]
 
     def has_end(self, prompt_id: str | None) -> bool:
         """Return whether the end of a prompt was kept."""
-        return any(event.is_end and event.prompt_id == prompt_id for event in self._events.values())
+        return any(event.is_end and event.prompt_id == prompt_id for event in self.events.values())
 
     def _misses_id(self, tracked: Iterable[TrackedPrompt]) -> bool:
         """Return whether the server may have one of our submissions under an unknown id."""

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
 from .. import models
 from ..errors import ComfyError
-from ..event_queue import LARGE, LEAST, Share
+from ..event_queue import LARGE, LEAST, Budget, Share
 from ..events import (
     EndEvent,
     Executed,
@@ -152,11 +152,12 @@ class JobState:
     refusals: int = 0
 
     def __init__(
-        self, prompt_id: str, graph: Mapping[str, Any], share: Share, timing: Timing
+        self, prompt_id: str, graph: Mapping[str, Any], budget: Budget, timing: Timing
     ) -> None:
         self.prompt_id = prompt_id
         self.graph: Mapping[str, Any] = graph  #: In API format; empty until it is known.
-        self.share = share  #: A share of the client's memory, until the end.
+        self._budget = budget
+        self._share: Share | None = None  # of the client's memory, once something is kept
         self.timing = timing
         self.node_errors: Mapping[str, Any] = {}
         self.output_names: Mapping[str, str] = {}  #: Names of nodes, given by a template.
@@ -245,7 +246,7 @@ class JobState:
             self.previewed = True
         elif event.name == "b_preview":
             self.frames.append((event.node_id or "", event.mime, event.view))
-            self.share.keep(len(self.frames), event.nbytes + LEAST, body_of(event))
+            self._keep(len(self.frames), event.nbytes + LEAST, body_of(event))
 
     def _executing(self, event: Executing, now: float, link: int | None) -> Outcome | None:
         if self.end_event is None:
@@ -256,13 +257,13 @@ class JobState:
         self.node, self.node_since = event.node, now
         if event.node not in self.visited:
             self.visited.add(event.node)
-            self.share.keep(Executing, LEAST * len(self.visited))
+            self._keep(Executing, LEAST * len(self.visited))
         return None
 
     def _executed(self, event: Executed, now: float, link: int | None) -> None:
         if event.node is not None:
             self.reported.add(event.node)
-            self.share.keep(event.node, event.nbytes + LEAST, event.raw)
+            self._keep(event.node, event.nbytes + LEAST, event.raw)
             if event.output is not None:
                 self.outputs[event.node] = event.output
 
@@ -292,10 +293,21 @@ class JobState:
         self.check_at = 0.0
         return None
 
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes of the client's memory the prompt takes, until it ends."""
+        return 0 if self._share is None else self._share.nbytes
+
+    def _keep(self, key: Hashable, nbytes: int, body: object = None) -> None:
+        """Charge the client's memory: see :meth:`Share.keep`."""
+        if self._share is None:
+            self._share = Share(self._budget)
+        self._share.keep(key, nbytes, body)
+
     def _keep_one(self, kind: type, event: JobEvent) -> None:
         """Count the memory of the newest event of a kind, unless it is small."""
         if event.nbytes > LARGE:
-            self.share.keep(kind, event.nbytes, event.raw)
+            self._keep(kind, event.nbytes, event.raw)
 
     def _node_ends(self, now: float) -> None:
         if self.node is not None:
@@ -496,7 +508,8 @@ class JobState:
 
     def release(self) -> None:
         """Release what is known of the prompt's course and outputs, which is no longer needed."""
-        self.share.free()
+        if self._share is not None:
+            self._share.free()
         self.cached, self.states, self.step = None, None, None
         self.visited, self.reported, self.spent = set(), set(), {}
         self.outputs, self.frames = {}, []

@@ -25,12 +25,7 @@ from ..errors import (
 )
 from ..events import ErrorEvent
 from ..routes import Routes
-from ..routes.prompts import (
-    AnyWorkflow,
-    PromptOptions,
-    make_prompt,
-    post_prompt,
-)
+from ..routes.prompts import PromptOptions, make_prompt, post_prompt
 from ..timing import Timing
 from ..transport.backoff import Backoff
 from ..transport.deadline import LONGEST, Deadline, limited_silence
@@ -38,7 +33,7 @@ from ..transport.failures import is_away
 from ..transport.http import Http, segment
 from ..transport.websocket import State
 from ..values import is_uuid
-from ..workflow.edit import names_of
+from ..workflow import Workflow
 from .handle import JobHandle
 from .job import Job
 from .lookup import find, spellings
@@ -63,7 +58,7 @@ def time_left(deadline: Deadline, most: float) -> float:
 def submit(
     routes: Routes,
     poller: Poller,
-    workflow: AnyWorkflow,
+    workflow: Workflow,
     *,
     prompt_id: str | None = None,
     keep_events: bool = False,
@@ -94,7 +89,7 @@ def submit(
 
 def prepare(
     tracker: Tracker,
-    workflow: AnyWorkflow,
+    workflow: Workflow,
     prompt_id: str | None,
     wants_previews: bool,
     options: PromptOptions,
@@ -116,7 +111,7 @@ def prepare(
     one = tracker.new(prompt_id, prompt.graph)
     method = prompt.body["extra_data"].get("preview_method")
     one.state.node_errors = prompt.left_out
-    one.state.output_names = names_of(workflow)
+    one.state.output_names = {**workflow.output_names}
     one.state.targets = prompt.body.get("partial_execution_targets")
     one.state.wants_previews = method is not None and method != "none"
     return one, prompt.body

@@ -23,7 +23,7 @@ import attrs
 
 from .. import models, runtime
 from ..errors import ClientClosed, ComfyError, printable
-from ..event_queue import Budget, Newest, Share
+from ..event_queue import Budget, Newest
 from ..events import (
     ConnectionEvent,
     EndEvent,
@@ -386,8 +386,7 @@ class Tracker:
 
     def new(self, prompt_id: str, graph: Mapping[str, Any]) -> TrackedPrompt:
         """Make a prompt that is not in the registry yet."""
-        share = Share(self.budget)
-        state = JobState(prompt_id, graph, share, self.timing)
+        state = JobState(prompt_id, graph, self.budget, self.timing)
         state.news_at = runtime.monotonic()
         return TrackedPrompt(state, JobEvents(self.budget))
 
@@ -431,6 +430,10 @@ class Tracker:
         """Note that a submission has been answered, or never will be."""
         with self.lock:
             self._orphans.posting.discard(one)
+            self._forget_orphans()
+
+    def _forget_orphans(self) -> None:
+        if self._orphans.events.nbytes:  # which is seldom
             self._orphans.drop(self._tracked.values())
 
     def remove(self, one: TrackedPrompt) -> None:
@@ -653,7 +656,7 @@ class Tracker:
             state.release()
             self._attached -= state.attached
             self._tracked.pop(state.prompt_id, None)
-            self._orphans.drop(self._tracked.values())
+            self._forget_orphans()
             if news is not None:  # in here: whoever attaches to it now, ends at once
                 self.publish(news)
         with self.lock:
@@ -690,9 +693,9 @@ class Tracker:
             return
         with self.lock:
             all_of_them = self.outstanding
-            if sum(one.state.share.nbytes for one in all_of_them) <= most:
+            if sum(one.state.nbytes for one in all_of_them) <= most:
                 return  # the rest is in the hands of receivers
-            largest = max(all_of_them, key=lambda one: one.state.share.nbytes)
+            largest = max(all_of_them, key=lambda one: one.state.nbytes)
         event, error = too_large(largest.state.prompt_id, most)
         self.resolve(largest, Outcome(event, error, has_record=False, is_final=False))
 

@@ -23,7 +23,7 @@ from ..transport.deadline import LONGEST, limited_silence, read_timeout
 from ..workflow.address import Inputs
 from ..workflow.definition_source import DefinitionSource
 from ..workflow.edit import Workflow, as_workflow, graph_of, with_inputs
-from ..workflow.file_inputs import files_in
+from ..workflow.graph import files_in
 from .lifecycle import READY, connect_once
 from .membership import Servers
 from .needs import models_of, needs_of

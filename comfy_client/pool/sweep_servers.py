@@ -41,8 +41,7 @@ from ..routes import Routes
 from ..transport.deadline import LONGEST, Deadline, limited_silence
 from ..workflow import Workflow
 from ..workflow.edit import graph_of
-from ..workflow.file_inputs import files_in
-from ..workflow.graph import as_link
+from ..workflow.graph import as_link, files_in
 from .availability import cannot_run, is_hopeless, lacks, out_of_reach
 from .dispatcher import Dispatcher
 from .needs import Need, Needs, is_model, models_of, needs_of

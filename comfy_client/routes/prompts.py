@@ -23,8 +23,7 @@ from ..transport.deadline import Deadline
 from ..transport.http import SMALL, Http
 from ..workflow import Workflow, check_graph, check_parts
 from ..workflow.edit import Source, graph_of
-from ..workflow.file_inputs import files_in
-from ..workflow.graph import brief, describe, json_value
+from ..workflow.graph import brief, describe, files_in, json_value
 from ..workflow.seeds import draw_wanted
 from .files import FileRoutes
 

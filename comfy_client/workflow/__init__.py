@@ -6,14 +6,13 @@ Modules:
     edit: :class:`Workflow`, which loads, changes and saves a graph.
     node: The nodes of a workflow, by id, title or class.
     address: Names of nodes and inputs, such as ``"Positive prompt.text"``.
-    graph: Plain functions on a graph, and the check before it is sent.
+    graph: Plain functions on a graph, files among its inputs, and the check before it is sent.
     wiring: Links to a node, and its removal.
     bypass: Bypass of a node.
     loras: LoRAs: find those that a graph loads, and add one.
     seeds: Seeds of a graph.
     roles: Prompts, seed, size and checkpoint, found by the structure of a graph.
     settable: The inputs that can be set, as a table.
-    file_inputs: Files as values of inputs.
     template: :class:`Template`, a workflow with named inputs and outputs.
     build: :class:`Graph`, which builds a workflow in code.
     fill: Inputs of a new node: defaults, and a check of each value.

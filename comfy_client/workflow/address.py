@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from ..errors import WorkflowError
-from .file_inputs import as_file, is_upload
 from .graph import (
+    as_file,
     as_link,
     brief,
     class_of,
     describe,
     inputs_of,
+    is_upload,
     json_link,
     json_value,
     link_fault,

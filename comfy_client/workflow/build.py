@@ -14,9 +14,8 @@ from ..nearest import nearest
 from ..upload import Upload
 from .definition_source import Definitions, as_mapping
 from .edit import Workflow
-from .file_inputs import as_file
 from .fill import fill
-from .graph import brief, copied, describe, free_id, json_value, listing
+from .graph import as_file, brief, copied, describe, free_id, json_value, listing
 from .input_specs import Autogrow, InputSpec, OutputSpec, walk
 from .literals import is_identifier
 

@@ -622,11 +622,6 @@ def with_inputs(source: Source, inputs: Inputs) -> Workflow:
     return workflow
 
 
-def names_of(source: Source) -> dict[str, str]:
-    """Return the output names of a workflow, or an empty dict."""
-    return dict(source.output_names) if isinstance(source, Workflow) else {}
-
-
 def graph_of(source: Source) -> Mapping[str, Any]:
     """Return a workflow's own graph (do not change it), or a copy of another source's graph."""
     return source._graph if isinstance(source, Workflow) else read_source(source)[0]

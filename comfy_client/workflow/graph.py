@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import reprlib
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from ..errors import WorkflowError
 from ..redaction import is_secret_value, seal_inputs, sealed
 from ..values import MAX_ID_LENGTH
+
+if TYPE_CHECKING:
+    from ..upload import Upload
 
 _SCALARS = frozenset({str, int, bool, type(None)})
 #: Types that JSON can represent as they are.
@@ -90,6 +94,15 @@ def inputs_of(graph: Mapping[str, Any], node_id: str) -> Mapping[str, Any]:
     node = graph.get(node_id)
     inputs = node.get("inputs") if isinstance(node, Mapping) else None
     return inputs if isinstance(inputs, Mapping) else {}
+
+
+def inputs_named(graph: Mapping[str, Any], names: Iterable[str]) -> list[tuple[str, str, Any]]:
+    """Return the inputs with these names, as node id, name and value."""
+    found = []
+    for node_id in graph:
+        inputs = inputs_of(graph, node_id)
+        found += [(node_id, name, inputs[name]) for name in names if name in inputs]
+    return found
 
 
 def links_of(graph: Mapping[str, Any], node_id: str) -> Iterator[tuple[str, str, int]]:
@@ -187,6 +200,71 @@ def shorten(text: str, limit: int) -> str:
     if not text.isprintable():  # escaped as by repr(), for terminals
         text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: limit + 1])
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+# -- files as values of inputs, which are uploaded on submission ----------------------------
+
+#: The inputs of ComfyUI's own loaders that name a file of the server.
+_LOADERS: Final = {
+    "LoadImage": "image",
+    "LoadImageMask": "image",
+    "LoadImageOutput": "image",
+    "LoadAudio": "audio",
+    "LoadVideo": "file",
+    "Load3D": "model_file",
+    "LoadLatent": "latent",
+}
+
+
+def as_file(graph: Mapping[str, Any], node_id: str, name: str, value: Any) -> Any:
+    """Return an :class:`Upload` for a local file, a name for an uploaded one, or the value itself.
+
+    A text stays as it is, since it names a file on the server.  Only ComfyUI's own loaders take a
+    data URL or web URL, which other nodes may use as a text.
+
+    Raises:
+        FileNotFoundError: A path that leads to nothing.
+        ValueError: The file cannot be sent; or it is a model, which cannot be an input.
+    """
+    if isinstance(value, str):
+        if _LOADERS.get(class_of(graph, node_id) or "") != name:
+            return value
+        if not re.match("data:|https?://", value, re.IGNORECASE):
+            return value
+        from ..upload import Upload  # most programs send no files
+
+        return Upload(value)
+    if type(value) in JSON_TYPES:
+        return value
+    ref = getattr(value, "ref", None)
+    if isinstance(ref, str):
+        return ref
+    from ..upload import Upload, is_file
+
+    if not is_file(value):
+        return value
+    if name.endswith("_name"):
+        raise ValueError(f"{value!r:.100} is not the name of a model on the server")
+    return Upload(value)
+
+
+def is_upload(value: object) -> TypeGuard[Upload]:
+    """Return whether a value is a file that is still to be uploaded."""
+    if type(value) in JSON_TYPES:
+        return False
+    from ..upload import Upload  # most programs send no files
+
+    return isinstance(value, Upload)
+
+
+def files_in(graph: Mapping[str, Any]) -> dict[tuple[str, str], Upload]:
+    """Return the files that are still to be uploaded, by node id and input."""
+    return {
+        (node_id, name): value
+        for node_id in graph
+        for name, value in inputs_of(graph, node_id).items()
+        if type(value) not in JSON_TYPES and is_upload(value)
+    }
 
 
 # -- before a POST ----------------------------------------------------------------------

@@ -318,7 +318,7 @@ def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
 
 def _file(graph: Mapping[str, Any], node_id: str, name: str, value: Any) -> Any:
     """Replace a value that can be uploaded by an :class:`Upload`."""
-    from .file_inputs import as_file
+    from .graph import as_file
 
     try:
         return as_file(graph, node_id, name, value)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from ..values import is_real
-from .graph import as_link, class_of, inputs_of, links_of, origin
+from .graph import as_link, class_of, inputs_named, inputs_of, links_of, origin
 
 #: Inputs that are seeds.
 NAMES: Final = ("seed", "noise_seed")
@@ -72,14 +72,14 @@ def draw_wanted(graph: Mapping[str, Any]) -> None:
 
 def put_drawn(graph: Mapping[str, Any], drawn: Mapping[str, int]) -> None:
     """Replace each seed that is ``"random"`` or -1 by the one drawn for its node."""
-    for node_id, name, _ in list(_seeds(graph, is_wanted)):
+    for node_id, name, _ in _seeds(graph, is_wanted):
         if node_id in drawn:
             graph[node_id]["inputs"][name] = drawn[node_id]
 
 
 def wants_seeds(graph: Mapping[str, Any]) -> bool:
     """Return whether any seed is yet to be drawn."""
-    return next(_seeds(graph, is_wanted), None) is not None
+    return bool(_seeds(graph, is_wanted))
 
 
 def is_wanted(value: object) -> bool:
@@ -93,19 +93,16 @@ def _is_number(value: object) -> bool:
 
 def _seeds(
     graph: Mapping[str, Any], counts: Callable[[object], bool]
-) -> Iterator[tuple[str, str, Any]]:
-    for node_id in graph:
-        inputs = inputs_of(graph, node_id)
-        for name in NAMES:
-            if name in inputs and counts(inputs[name]):
-                yield node_id, name, inputs[name]
+) -> list[tuple[str, str, Any]]:
+    """Return the seeds that count, as node id, name of the input and value."""
+    return [seed for seed in inputs_named(graph, NAMES) if counts(seed[2])]
 
 
 def _draw(
     graph: Mapping[str, Any], counts: Callable[[object], bool], rng: random.Random | None
 ) -> dict[str, int]:
     drawn: dict[str, int] = {}
-    found = list(_seeds(graph, counts))
+    found = _seeds(graph, counts)
     if not found:
         return drawn
     # Not from the module random, which a script may seed for its own purposes.

@@ -38,11 +38,13 @@ from comfy_client.routes import Routes, TrackerHooks
 from comfy_client.timing import Timing
 from comfy_client.transport.decode import decode_text
 from comfy_client.transport.websocket import Handler, State
+from comfy_client.workflow import Workflow
 from tests.helpers.scripted import GRAPH
 
 from .little_server import VERSIONS, Fate, Fault, LittleHttp, LittleServer, Run, Socket
 from .one_thread import Stage, Thread
 
+WORKFLOW = Workflow(GRAPH)
 #: Seconds within which a job ends after its prompt has, if nothing goes wrong.
 BOUND = 90.0
 
@@ -381,7 +383,7 @@ class Scene:
                 submit(
                     self.client,
                     self.poller,
-                    GRAPH,
+                    WORKFLOW,
                     prompt_id=prompt_id,
                     resubmit=resubmit,
                     begun=begun,

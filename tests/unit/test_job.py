@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comfy_client.errors import ClientClosed, JobFailed, JobTimeout
-from comfy_client.event_queue import MAX_BYTES, Budget, Share
+from comfy_client.event_queue import MAX_BYTES, Budget
 from comfy_client.events import (
     Executing,
     PreviewEvent,
@@ -67,10 +67,8 @@ class Tracker:
 def tracked(prompt_id="the-id", graph=GRAPH, tracker=None):
     """A prompt, and the job of it."""
     tracker = tracker or Tracker()
-    share = Share(tracker.budget)
-    one = TrackedPrompt(
-        JobState(prompt_id, graph, share, tracker.timing), JobEvents(tracker.budget)
-    )
+    budget = tracker.budget
+    one = TrackedPrompt(JobState(prompt_id, graph, budget, tracker.timing), JobEvents(budget))
     poller = SimpleNamespace(tracker=tracker, timing=tracker.timing, trouble=None)
     return one, Job(JobHandle(one, None, poller))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from comfy_client.errors import ApiError, AuthenticationError, JobInterrupted, JobLost
-from comfy_client.event_queue import LEAST, Budget, Share
+from comfy_client.event_queue import LEAST, Budget
 from comfy_client.events import (
     Executed,
     Executing,
@@ -35,7 +35,7 @@ TIMING = Timing(lost=2.0, history=3.0, silence=5.0, look_up=10.0)
 
 def a_state(graph=GRAPH, **known):
     facts = {"generation": LINK, "posted_at": 0.0, "accepted_at": 0.0, **known}
-    state = JobState("the-id", graph, Share(Budget(1 << 30)), TIMING)
+    state = JobState("the-id", graph, Budget(1 << 30), TIMING)
     for name, value in facts.items():
         setattr(state, name, value)
     return state
@@ -195,7 +195,7 @@ def test_pictures_that_are_outputs_are_kept_and_counted():
             of(PreviewEvent, name, node_id="9", view=memoryview(b"x"), final=final, nbytes=700),
         )
     assert [node for node, _, _ in state.frames] == ["9"]
-    assert state.share.nbytes == 700 + LEAST
+    assert state.nbytes == 700 + LEAST
     assert state.previewed
 
 
@@ -449,6 +449,6 @@ def test_a_prompt_that_is_attached_after_its_end_needs_only_its_record():
 def test_what_is_released_keeps_nothing_of_its_course():
     state = a_state()
     apply(state, START, NOTHING_CACHED, RUNS, LEFT)
-    assert state.share.nbytes
+    assert state.nbytes
     state.release()
-    assert (state.share.nbytes, state.outputs, state.visited) == (0, {}, set())
+    assert (state.nbytes, state.outputs, state.visited) == (0, {}, set())

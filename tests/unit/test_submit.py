@@ -13,7 +13,7 @@ from comfy_client.errors import (
     ServerUnreachable,
     SubmitUncertain,
 )
-from comfy_client.event_queue import Budget, Share
+from comfy_client.event_queue import Budget
 from comfy_client.jobs import submit as submission
 from comfy_client.jobs.prompt import TrackedPrompt
 from comfy_client.jobs.state import JobState
@@ -31,7 +31,7 @@ RECEIPT = QueuedPrompt.from_json(ANSWER)
 
 
 def a_prompt(**known):
-    state = JobState("the-id", GRAPH, Share(Budget(1 << 20)), Timing())
+    state = JobState("the-id", GRAPH, Budget(1 << 20), Timing())
     for name, value in {"client_id": "me", **known}.items():
         setattr(state, name, value)
     return TrackedPrompt(state, None)
