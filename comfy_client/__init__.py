@@ -95,6 +95,7 @@ Modules:
     runtime: Clocks, locks and threads, which tests may replace.
 """
 
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -335,3 +336,9 @@ if not TYPE_CHECKING:  # or any name would pass a type checker
 def __dir__() -> list[str]:
     """List all names, including those that are not imported yet."""
     return sorted({*globals(), *__all__})
+
+
+if "IPython" in sys.modules:
+    from .tracebacks import shorten_in_notebook
+
+    shorten_in_notebook()

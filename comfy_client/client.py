@@ -42,7 +42,7 @@ from .overloads import typed_events, typed_on, typed_wait_for
 from .redaction import sealed, sealed_workflow
 from .routes import Routes, TrackerHooks
 from .routes.definitions import NodeDefinitions
-from .routes.prompts import AnyWorkflow, PromptOptions, seal
+from .routes.prompts import AnyWorkflow, PromptOptions, SubmitOptions, seal
 from .settings import ClientSettings
 from .signals import Receivers
 from .timing import Timing
@@ -55,7 +55,6 @@ from .workflow.address import Inputs
 if TYPE_CHECKING:
     import requests
 
-    from .batch.map_loop import SubmitOptions
     from .batch.row import SweepRow
     from .batch.rows import Sweep
     from .credentials import AnyCredentials
@@ -507,7 +506,7 @@ class ComfyApi(Routes):
             WorkflowError: The graph cannot be sent, a name in ``inputs`` is wrong, or ``check``
                 found an error.
         """
-        seal(options)
+        seal(options, self.run)
         workflow, inputs = sealed_workflow(workflow), sealed(inputs)
         limits = Limits(timeout, stall_timeout)
         callbacks = Callbacks(
@@ -588,7 +587,7 @@ class ComfyApi(Routes):
             every: As for :meth:`run`.
             options: See :class:`PromptOptions`.
         """
-        seal(options)
+        seal(options, self.submit)
         workflow, inputs = sealed_workflow(workflow), sealed(inputs)
         callbacks = Callbacks(
             on_event, on_progress, on_preview, on_start, on_output, on_queue, every
@@ -687,7 +686,7 @@ class ComfyApi(Routes):
                 not have the form that servers need; the message names the place.
             UploadTooLarge: The body, or a file of an input, exceeds the server's limit.
         """
-        seal(options)
+        seal(options, self.queue_prompt)
         workflow = sealed_workflow(workflow)
         return queue_workflow(
             self, self.parts, workflow, options, number=number, prompt_id=prompt_id
@@ -701,7 +700,7 @@ class ComfyApi(Routes):
         **options: Unpack[PromptOptions],
     ) -> models.QueuedPrompt:
         """:meth:`queue_prompt` at the end of the queue.  ``POST /prompt``."""
-        seal(options)
+        seal(options, self.append_prompt)
         workflow = sealed_workflow(workflow)
         return self.queue_prompt(None, workflow, prompt_id=prompt_id, **options)
 
@@ -808,7 +807,7 @@ class ComfyApi(Routes):
             ComfyError: As :meth:`run`, while it yields; but no :class:`SubmitUncertain`, since it
                 waits until the server shows whether it has such a prompt.
         """
-        seal(options)
+        seal(options, self.map, SubmitOptions)
         return map_workflows(
             self,
             self.parts,
@@ -915,7 +914,7 @@ class ComfyApi(Routes):
                 than ``patience``.  With a journal, call again once it is back.
             ComfyError: The server refuses us, or is no ComfyUI.
         """
-        seal(options)
+        seal(options, self.sweep)
         workflow = sealed_workflow(workflow)
         return sweep_grid(
             self,

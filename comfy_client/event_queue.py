@@ -36,7 +36,6 @@ from .events import (
     body_of,
 )
 from .locks import check_may_wait, shared_lock
-from .tracebacks import short_interrupts
 
 V = TypeVar("V")
 
@@ -403,8 +402,7 @@ class EventQueue:
             self._high_water = HIGH_WATER
             waiting = self._waiting
             if not waiting:
-                with short_interrupts:
-                    self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
+                self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
                 waiting = self._waiting
             if not waiting:
                 return None

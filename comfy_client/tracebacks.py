@@ -1,8 +1,9 @@
-"""Errors as notebooks show them: the user's lines and the message, without our frames.
+"""Errors as notebooks and pytest show them: the user's lines and the message, without our frames.
 
-IPython asks an exception that has ``_render_traceback_`` for its text.  ``__traceback__`` stays
-whole, for ``%debug``, ``traceback`` and logs; with the logger ``comfy_client`` at ``DEBUG``,
-IPython shows all of it, too.
+``__traceback__`` stays whole, for ``%debug``, ``traceback`` and logs.  An error that the library
+did not mean to raise is a bug, and is shown in full; so is everything with the logger
+``comfy_client`` at ``DEBUG``, in IPython with ``%tb Verbose`` and ``%xmode Verbose``, and in pytest
+with ``--full-trace``.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import copy
 import logging
 import sys
 import traceback
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 _LIBRARIES: Final = sys.stdlib_module_names | {
     "requests",
@@ -27,24 +29,78 @@ _SHOWN: Final = 300
 
 def rendered(exc: BaseException) -> list[str]:
     """Return IPython's text for an exception: a line for its cause, and no frame of ours."""
-    if logging.getLogger("comfy_client").isEnabledFor(logging.DEBUG):
-        return _formatted(exc, exc.__traceback__)
-    shown = copy.copy(exc)  # without its chain, whose frames take most of the space
+    shell, frames = _shell(), exc.__traceback__
+    if not _in_full(shell):
+        exc, frames = _without_chain(exc), users(frames)
+    if shell is None:
+        return traceback.format_exception(type(exc), exc, frames)
+    lines: list[str] = shell.InteractiveTB.structured_traceback(type(exc), exc, frames)
+    return lines
+
+
+def shorten_in_notebook() -> None:
+    """Have IPython show every error that the library raises as :func:`rendered` does.
+
+    Its formatter is asked for all tracebacks, those of ``%tb`` and ``%run`` included.
+    """
+    shell = _shell()
+    if not hasattr(shell, "InteractiveTB"):
+        return
+    formatted = shell.InteractiveTB.structured_traceback
+
+    def structured_traceback(
+        kind: type, exc: BaseException, frames: TracebackType | None = None, *args: Any, **kw: Any
+    ) -> Any:
+        whose = [is_users for _, is_users in _steps(frames)]
+        if not all(whose) and not _in_full(shell) and _is_meant(exc, frames):
+            if not whose[-1]:  # of the user's own errors, the chain is theirs, too
+                exc = _without_chain(exc)
+            frames = users(frames)
+        return formatted(kind, exc, frames, *args, **kw)
+
+    shell.InteractiveTB.structured_traceback = structured_traceback
+
+
+def _shell() -> Any:
+    get = getattr(sys.modules.get("IPython"), "get_ipython", None)  # while it is imported, none
+    return None if get is None else get()
+
+
+def _in_full(shell: Any) -> bool:
+    """Return whether the user wants all frames."""
+    if shell is not None and shell.InteractiveTB.mode == "Verbose":
+        return True
+    return logging.getLogger("comfy_client").isEnabledFor(logging.DEBUG)
+
+
+def _without_chain(exc: BaseException) -> BaseException:
+    """Return a copy without causes, whose frames take most of the space, and a note of the first.
+
+    Return the exception itself if it cannot be copied.
+    """
+    try:
+        shown = copy.copy(exc)
+    except Exception:  # noqa: BLE001  # of somebody's class, whose ``__init__`` may be any
+        return exc
     cause = exc.__cause__
     if cause is not None and str(cause) not in str(exc):
         text = " ".join(str(cause).split())[:_SHOWN]
         text = "".join(sign if sign.isprintable() else "?" for sign in text)
         line = f"Caused by {type(cause).__name__}: {text}"
         shown.__notes__ = [*getattr(exc, "__notes__", ()), line]  # the copy shares the list
-    return _formatted(shown, users(exc.__traceback__))
+    return shown
 
 
-def _formatted(exc: BaseException, frames: TracebackType | None) -> list[str]:
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell is None:
-        return traceback.format_exception(type(exc), exc, frames)
-    lines: list[str] = shell.InteractiveTB.structured_traceback(type(exc), exc, frames)
-    return lines
+def hide_frames(exc: BaseException | None) -> None:
+    """Mark the frames that pytest should not show, in an exception and its causes."""
+    seen: set[int] = set()
+    while exc is not None and id(exc) not in seen:
+        seen.add(id(exc))
+        if exc.__traceback__ is not None and _is_meant(exc, exc.__traceback__):
+            for step, is_users in _steps(exc.__traceback__):
+                if not is_users:
+                    step.tb_frame.f_locals["__tracebackhide__"] = True
+        exc = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
 
 
 def users(frames: TracebackType | None) -> TracebackType | None:
@@ -52,44 +108,41 @@ def users(frames: TracebackType | None) -> TracebackType | None:
 
     If nothing else is in it, return the whole traceback.
     """
-    kept = []
-    is_inside = False
-    step = frames
-    while step is not None:
-        package = step.tb_frame.f_globals.get("__name__", "").partition(".")[0]
-        is_ours = package == "comfy_client"
-        is_inside = is_inside or is_ours
-        if not (is_ours or (is_inside and package in _LIBRARIES)):
-            kept.append(step)
-        step = step.tb_next
     made: TracebackType | None = None
-    for step in reversed(kept):
+    for step in reversed([step for step, is_users in _steps(frames) if is_users]):
         made = TracebackType(made, step.tb_frame, step.tb_lasti, step.tb_lineno)
     return made or frames
 
 
-def _rendered_now() -> list[str]:
-    exc = sys.exception()
-    if exc is None:
-        raise RuntimeError("no exception is being handled")
-    return rendered(exc)
+def _steps(frames: TracebackType | None) -> Iterator[tuple[TracebackType, bool]]:
+    """Yield the steps of a traceback, and whether each is the user's."""
+    is_inside = False
+    while frames is not None:
+        package = _package(frames)
+        is_inside = is_inside or package == "comfy_client"
+        yield frames, not (package == "comfy_client" or (is_inside and package in _LIBRARIES))
+        frames = frames.tb_next
 
 
-def show_shortly(exc: BaseException | None) -> None:
-    """Make IPython show a KeyboardInterrupt as briefly as an error of ours."""
-    if isinstance(exc, KeyboardInterrupt):
-        # Not a bound method: an exception that refers to itself would keep its frames alive.
-        exc._render_traceback_ = _rendered_now  # type: ignore[attr-defined]
+def _package(step: TracebackType) -> str:
+    name: str = step.tb_frame.f_globals.get("__name__") or ""
+    return name.partition(".")[0]
 
 
-class _ShortInterrupts:
-    """Context manager: apply :func:`show_shortly` to an exception of the block."""
+def _is_meant(exc: BaseException, frames: TracebackType | None) -> bool:
+    """Return whether an exception is no bug of the library.
 
-    def __enter__(self) -> None:
-        pass
+    These are its own errors, those of the system, Ctrl-C, those of the user's code, and whatever a
+    ``raise`` of the library raised.
+    """
+    if isinstance(exc, OSError | KeyboardInterrupt) or hasattr(exc, "_render_traceback_"):
+        return True
+    *_, (last, is_users) = _steps(frames)
+    return is_users or (_package(last) == "comfy_client" and _raises(last))
 
-    def __exit__(self, kind: object, exc: BaseException | None, frames: object) -> None:
-        show_shortly(exc)
 
+def _raises(step: TracebackType) -> bool:
+    """Return whether a step is a ``raise``, and not a call or an operation that failed."""
+    from opcode import opmap  # for errors only
 
-short_interrupts: Final = _ShortInterrupts()
+    return step.tb_frame.f_code.co_code[step.tb_lasti] == opmap["RAISE_VARARGS"]

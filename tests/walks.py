@@ -29,7 +29,6 @@ MODULES = {
 }
 #: Private names that a module reads of another one or of a library, and why.
 PRIVATE = {
-    ("comfy_client.tracebacks", "_render_traceback_"): "how IPython asks an error for its text",
     ("comfy_client.testing.exchange", "_payload"): "aiohttp has no public way to change a body ...",
     ("comfy_client.testing.exchange", "_read_bytes"): "... nor to forget what was read of it",
 }

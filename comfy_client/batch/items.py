@@ -14,7 +14,6 @@ from .. import runtime
 from ..errors import ClientClosed
 from ..jobs.job import Job, wait_for_one
 from ..locks import check_may_wait
-from ..tracebacks import short_interrupts
 
 #: Types whose iterators never block and run no user code.
 _PLAIN: Final = (list, tuple, range, dict, set, frozenset, deque)
@@ -125,7 +124,7 @@ class Items:
         return True
 
     def _receive(self, seconds: float) -> None:
-        with contextlib.suppress(queue.Empty), short_interrupts:
+        with contextlib.suppress(queue.Empty):
             self._found = self._news.get(timeout=max(0.0, seconds)) or self._found
 
 

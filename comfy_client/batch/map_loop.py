@@ -22,7 +22,7 @@ from ..interrupts import interruption
 from ..jobs.handle import SLICE
 from ..jobs.result import Result
 from ..redaction import sealed, sealed_workflow
-from ..routes.prompts import AnyWorkflow, PromptOptions
+from ..routes.prompts import AnyWorkflow
 from ..workflow import Workflow
 from ..workflow.definition_source import Definitions
 from ..workflow.edit import with_inputs
@@ -41,18 +41,6 @@ Resubmit = Callable[[str, JobLost], bool]
 
 #: Errors that concern a single prompt.
 _ABOUT_ONE: Final = (JobError, PromptRejected, WorkflowError, UploadTooLarge, SubmitUncertain)
-
-
-class SubmitOptions(PromptOptions, total=False):
-    """Options of :meth:`ComfyApi.submit` and :meth:`ComfyApi.map`.
-
-    Attributes:
-        strict: See :meth:`ComfyApi.submit`.
-        resubmit: See :meth:`ComfyApi.submit`.
-    """
-
-    strict: bool
-    resubmit: bool
 
 
 def is_about_one(error: BaseException) -> bool:

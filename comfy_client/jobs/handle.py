@@ -25,7 +25,6 @@ from ..events import (
 from ..locks import check_may_wait
 from ..routes import Routes
 from ..timing import Timing
-from ..tracebacks import short_interrupts
 from ..transport.deadline import Deadline, check_timeout
 from .outcomes import STATUS_OF_EVENT, JobStatus
 from .poller import Poller
@@ -431,8 +430,7 @@ def first_end(handles: Collection[JobHandle], seconds: float) -> bool:
         for handle in handles:
             handle.alarms.append(end)
         if not any(handle.is_done for handle in handles):
-            with short_interrupts:
-                alarm.acquire(timeout=max(0.0, seconds))
+            alarm.acquire(timeout=max(0.0, seconds))
     finally:
         for handle in handles:
             with contextlib.suppress(ValueError):

@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, Unpack, get_args, overload
 
 from .. import runtime
-from ..batch.map_loop import SubmitOptions
 from ..client import ComfyApi
 from ..errors import ComfyError
 from ..events import JobEvent, PreviewEvent, Progress
@@ -20,7 +19,7 @@ from ..jobs.handle import Limits
 from ..jobs.job import Job, OnInterrupt
 from ..jobs.result import NodeOutput, Result
 from ..redaction import sealed, sealed_workflow
-from ..routes.prompts import AnyWorkflow, PromptOptions, check_names, seal
+from ..routes.prompts import AnyWorkflow, PromptOptions, SubmitOptions, seal
 from ..showing.cells import shown
 from ..showing.screen import surface
 from ..signals import Receivers, is_callback
@@ -254,9 +253,8 @@ class ComfyPool(Executor):
             TypeError: It is no workflow, or there is no option of that name.
             ClientClosed: After :meth:`shutdown`.
         """
-        seal(options)
+        seal(options, self.submit)
         workflow = sealed_workflow(workflow)
-        check_names(options)
         inputs = sealed(inputs)
         callbacks = Callbacks(
             on_event, on_progress, on_preview, on_start, on_output, on_queue, every
@@ -333,9 +331,8 @@ class ComfyPool(Executor):
             ClientClosed: After :meth:`shutdown`.
             ComfyError: As :meth:`ComfyApi.run`.
         """
-        seal(options)
+        seal(options, self.run)
         workflow = sealed_workflow(workflow)
-        check_names(options)
         limits = Limits(timeout, stall_timeout)
         callbacks = Callbacks(
             on_event, on_progress, on_preview, on_start, on_output, on_queue, every
@@ -458,7 +455,7 @@ class ComfyPool(Executor):
             ComfyError: As :meth:`run`, while it yields; but no :class:`SubmitUncertain`, since the
                 pool waits until the server shows whether it has such a prompt.
         """
-        seal(options)
+        seal(options, self.map, SubmitOptions)
         terms = terms_of(self._servers, object(), priority, include, exclude)  # takes its own turn
         return map_workflows(
             self._servers,
@@ -556,9 +553,8 @@ class ComfyPool(Executor):
             AuthenticationError: All servers that can run what is left refuse us.
             ClientClosed: After :meth:`shutdown`.
         """
-        seal(options)
+        seal(options, self.sweep)
         workflow = sealed_workflow(workflow)
-        check_names(options)
         terms = terms_of(self._servers, object(), priority, include, exclude)
         return sweep_grid(
             self._servers,

@@ -8,7 +8,7 @@ from typing import Any, TypedDict, cast
 
 import attrs
 
-from ..routes.prompts import PromptOptions, check_names
+from ..routes.prompts import PromptOptions
 from ..values import is_real
 from .membership import AnyServer, Servers
 
@@ -57,7 +57,6 @@ def sending_of(options: Mapping[str, Any]) -> Sending:
     # map and sweep take all options together; these two are not in PromptOptions.
     strict: bool = rest.pop("strict", False)  # type: ignore[typeddict-item]
     resubmit: bool = rest.pop("resubmit", False)  # type: ignore[typeddict-item]
-    check_names(rest)
     return {
         "strict": strict,
         "check": False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import attrs
@@ -74,11 +74,30 @@ class PromptOptions(TypedDict, total=False):
     comfy_api_key: str | None
 
 
-def seal(options: Any) -> None:
-    """Seal the secrets in options, so that no frame of a traceback shows them."""
+class SubmitOptions(PromptOptions, total=False):
+    """Options of :meth:`ComfyApi.submit` and :meth:`ComfyApi.map`.
+
+    Attributes:
+        strict: See :meth:`ComfyApi.submit`.
+        resubmit: See :meth:`ComfyApi.submit`.
+    """
+
+    strict: bool
+    resubmit: bool
+
+
+def seal(
+    options: Any, method: Callable[..., object], kind: type[PromptOptions] = PromptOptions
+) -> None:
+    """Seal the secrets in options, so that no frame of a traceback shows them.
+
+    Raises ``TypeError`` for one that is not of ``kind``: Python takes any name in ``**options``.
+    """
     for name in ("comfy_api_key", "extra_data"):
         if options.get(name):
             options[name] = sealed(options[name], is_secret=name == "comfy_api_key")
+    for name in options.keys() - kind.__annotations__.keys():
+        raise _unexpected(name, method, kind)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -137,8 +156,6 @@ def make_prompt(
     **options: Unpack[PromptOptions],
 ) -> Prompt:
     """Build the body of ``POST /prompt``, and register its secrets with ``http``."""
-    if options:
-        check_names(options)
     graph, part, left_out = _checked(workflow, strict)
     draw_wanted(graph)  # changes a copy, which shares its nodes with the part
     # Without a client_id, a cached prompt has no outputs in the history (0.3.75).
@@ -208,18 +225,20 @@ def with_files_sent(files: FileRoutes, workflow: Workflow, deadline: Deadline) -
     return ready
 
 
-def check_names(options: PromptOptions) -> None:
-    """Raise ``TypeError`` for an unknown option, which ``**options`` would accept."""
-    for name in options.keys() - PromptOptions.__annotations__.keys():
-        from ..nearest import nearest  # only for errors
+def _unexpected(name: str, method: Callable[..., object], kind: type[PromptOptions]) -> TypeError:
+    """Return the error for an option that a method does not have."""
+    from inspect import signature  # for mistakes only
 
-        likely = nearest(name, (*PromptOptions.__annotations__, *_OF_RUN), 1)
-        hint = f"; did you mean {likely[0]!r}?" if likely else ""
-        if name in _OF_RUN:
-            hint = "; it is one of run()" + (" or job.result()" if name == "timeout" else "")
-        elif name in _OF_QUEUE:
-            hint = "; it is one of ComfyApi.queue_prompt()"
-        raise TypeError(f"unexpected keyword argument {name!r}{hint}")
+    from ..nearest import nearest
+
+    known = (*signature(method).parameters, *kind.__annotations__)
+    likely = nearest(name, (*known, *_OF_RUN), 1)
+    hint = f"; nearest: {likely[0]!r}" if likely else ""
+    if name in _OF_RUN:
+        hint = "; it is one of run()" + (" or job.result()" if name == "timeout" else "")
+    elif name in _OF_QUEUE:
+        hint = "; it is one of ComfyApi.queue_prompt()"
+    return TypeError(f"{method.__name__}() got an unexpected keyword argument {name!r}{hint}")
 
 
 def post_prompt(

@@ -22,7 +22,6 @@ from ..errors import (
     is_for_another,
 )
 from ..interrupts import causes, interruption
-from ..tracebacks import show_shortly
 
 Error = TypeVar("Error", bound=BaseException)
 
@@ -89,7 +88,6 @@ def strip(exc: Error) -> Error:
 
 def strip_libraries(exc: BaseException) -> BaseException:
     """Strip an exception, such as a KeyboardInterrupt, of libraries' frames, which hold headers."""
-    show_shortly(exc)
     seen: set[int] = set()
     each: BaseException | None = exc
     while each is not None and id(each) not in seen:

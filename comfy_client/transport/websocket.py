@@ -33,7 +33,6 @@ from ..events import ConnectionEvent, ErrorEvent, Event
 from ..interrupts import causes, was_started
 from ..locks import shared_lock
 from ..timing import Timing
-from ..tracebacks import short_interrupts
 from .backoff import Backoff
 from .connections import shut
 from .deadline import Deadline
@@ -178,8 +177,7 @@ class Connection:
 
         with self._lock:
             if not settled():
-                with short_interrupts:
-                    self._changed.wait_for(settled, min(timeout, runtime.TIMEOUT_MAX))
+                self._changed.wait_for(settled, min(timeout, runtime.TIMEOUT_MAX))
             return self.state
 
     @property

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import traceback
+from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from comfy_client import ComfyApi, ServerUnreachable
 from comfy_client.testing import ComfyServer
@@ -51,21 +55,55 @@ CELLS = {
     "rejected": (WRONG, "node 1 (Nope)"),
     "unreachable": (f"ComfyApi('127.0.0.1:{free_port()}').init(0)", "connection refused"),
     "wrong name": ('\n\ndef edit():\n    workflow["KSampler"]["seed"] = 1\nedit()', "KSampler"),
+    "no such file": ("Workflow.load('txt2img.json')", "no such workflow file: 'txt2img.json'"),
+    "no file to send": ("api.upload_image('photo.png')", "no such file to upload: 'photo.png'"),
+    "misspelt keyword": (
+        "api.run(workflow, progres=True)",
+        "TypeError: run() got an unexpected keyword argument 'progres'; nearest: 'progress'",
+    ),
+    "misspelt keyword of map": (
+        "api.map([workflow], strikt=True)",
+        "TypeError: map() got an unexpected keyword argument 'strikt'; nearest: 'strict'",
+    ),
+    "wrong type": ("ComfyApi(timeout='ten')", "TypeError: timeout must be more than 0 seconds"),
+    "wrong value": ("api.run(workflow, timeout=-1)", "ValueError: a timeout must be 0 or more"),
+    "no such method": ("api.queuePrompt", "AttributeError: 'ComfyApi' object has no attribute"),
+    "no such folder": ("workflow.save('/dev/null/a.json')", "Error: [Errno"),
+    "the user's own": (
+        "def prompts():\n    yield 1 / 0\n\nlist(api.map(prompts()))",
+        "----> 2     yield 1 / 0",
+    ),
+    "in a magic": ("%time workflow['Save']", "WorkflowError: no node"),
+    "in a file": ("%run -n {file}", "no such workflow file: 'x.json'"),
     "stopped": (f"{INTERRUPT}\napi.run(workflow)", "KeyboardInterrupt"),
     "stopped while it asks": (f"{INTERRUPT}\napi.get_queue()", "KeyboardInterrupt"),
     "stopped reading": (f"{INTERRUPT}\nfor event in api.events():\n    pass", "KeyboardInterrupt"),
 }
+#: A defect of the library: where it should raise an error of its own, an operation fails.
+DEFECT = """
+from comfy_client.workflow import load
+load.os = None
+try:
+    Workflow.load("x.json")
+finally:
+    load.os = __import__("os")
+"""
 ASKED = "error = sys.last_value\nprint(type(error.__cause__).__name__, bool(error.__traceback__))"
 DEBUG = "logging.getLogger('comfy_client').setLevel(logging.DEBUG)"
 
 
 @pytest.fixture(scope="module")
-def shown() -> dict[str, str]:
+def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the notebook shows of each cell."""
+    script = tmp_path_factory.mktemp("scripts") / "script.py"
+    script.write_text("from comfy_client import Workflow\nWorkflow.load('x.json')\n")
     with ComfyServer() as server, server.faults.hang_worker():
         server.faults.delay("GET", "/queue", 2)
         cells = [SETUP % server.url, *(cell for cell, _ in CELLS.values())]
-        cells += [CELLS["unreachable"][0], ASKED, DEBUG, WRONG]
+        cells = [cell.replace("{file}", str(script)) for cell in cells]
+        cells += [CELLS["unreachable"][0], ASKED]
+        cells += [CELLS["no such file"][0], "%tb", "%tb Verbose", DEFECT]
+        cells += [DEBUG, WRONG, CELLS["wrong type"][0]]
         run = subprocess.run(
             [sys.executable, "-W", "error", "-c", NOTEBOOK],
             input=json.dumps(cells),
@@ -76,7 +114,9 @@ def shown() -> dict[str, str]:
         )
     printed = json.loads(run.stdout)
     assert printed[0] == ""
-    return dict(zip([*CELLS, "again", "asked", "debug", "whole"], printed[1:], strict=True))
+    more = ["again", "asked", "wrong", "%tb", "%tb Verbose", "defect"]
+    more += ["debug", "whole", "whole, of Python"]
+    return dict(zip([*CELLS, *more], printed[1:], strict=True))
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -105,9 +145,20 @@ def test_a_cause_that_says_the_same_is_none(shown: dict[str, str], name: str) ->
     assert "exception" not in shown[name]
 
 
-def test_with_debug_logging_a_notebook_shows_all(shown: dict[str, str]) -> None:
-    """For a bug report."""
-    assert "comfy_client/" in shown["whole"]
+@pytest.mark.parametrize("name", ["whole", "whole, of Python", "%tb Verbose"])
+def test_a_notebook_shows_all_if_it_is_told_to(shown: dict[str, str], name: str) -> None:
+    """By the level of the logger, or by IPython's own mode."""
+    assert "comfy_client/" in shown[name]
+
+
+def test_tb_shows_the_same_again(shown: dict[str, str]) -> None:
+    assert shown["%tb"] == shown["wrong"]
+
+
+def test_a_defect_of_the_library_is_shown_in_full(shown: dict[str, str]) -> None:
+    """What failed there is no mistake of the user."""
+    assert "comfy_client/workflow/load.py" in shown["defect"]
+    assert "AttributeError" in shown["defect"]
 
 
 def test_the_traceback_itself_is_never_cut() -> None:
@@ -147,3 +198,20 @@ def test_frames_of_callbacks_stay() -> None:
             api.run(WORKFLOW, on_event=fail, timeout=20)
     functions = [frame.f_code.co_name for frame, _ in traceback.walk_tb(users(caught.tb))]
     assert functions == ["test_frames_of_callbacks_stay", "fail"]
+
+
+def test_a_kernel_sends_short_tracebacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To Jupyter, VS Code and whatever else shows notebooks."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    cells = ["from comfy_client import ComfyApi, Workflow", *(cell for cell, _ in PLAIN)]
+    notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))
+    NotebookClient(notebook, timeout=300, allow_errors=True).execute()
+    for cell, (_, words) in zip(notebook.cells[1:], PLAIN, strict=True):
+        [error] = [output for output in cell.outputs if output.output_type == "error"]
+        text = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback))
+        assert len(text.splitlines()) <= 10, text
+        assert words in text
+        assert "comfy_client/" not in text
+
+
+PLAIN = [CELLS[name] for name in ("no such file", "wrong type")]

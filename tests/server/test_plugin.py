@@ -209,3 +209,76 @@ def test_fixtures_and_marker_are_listed(run: Run) -> None:
     assert "@pytest.mark.comfy_server(**options): " in listed
     for name in ("comfy_server", "comfy_api"):
         assert re.search(rf"^{name} .*\n    Yield a ", listed, re.MULTILINE)
+
+
+#: Tests that fail by an error of the library, and one that fails by its own.
+FAILING = """
+import comfy_client.workflow.load as load
+from comfy_client import ComfyApi, Workflow
+
+def test_file():
+    Workflow.load("txt2img.json")
+
+def test_keyword():
+    ComfyApi().run({}, progres=True)
+
+def test_value():
+    ComfyApi(timeout="ten")
+
+def test_attribute():
+    ComfyApi().queuePrompt
+
+def test_unreachable():
+    ComfyApi("127.0.0.1:1").get_queue()
+
+def test_folder(tmp_path):
+    (tmp_path / "file").touch()
+    Workflow({}).save(tmp_path / "file" / "x.json")
+
+def test_callback():
+    def names():
+        yield 1 / 0
+
+    list(ComfyApi().map(names()))
+
+def test_defect(monkeypatch):
+    monkeypatch.setattr(load, "os", None)
+    Workflow.load("txt2img.json")
+"""
+
+
+@pytest.fixture
+def failures(run: Run) -> Callable[..., dict[str, str]]:
+    def failures(*options: str) -> dict[str, str]:
+        """What pytest shows of each failing test, by its name."""
+        parts = re.split(r"^_+ test_(\w+) _+$", run(FAILING, *options).stdout, flags=re.MULTILINE)
+        return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+    return failures
+
+
+def test_a_failing_test_ends_at_its_own_line(failures: Callable[..., dict[str, str]]) -> None:
+    """With the sentence; a defect of the library is shown in full."""
+    shown = failures()
+    assert "load.py" in shown.pop("defect")
+    last = {
+        "file": "no such workflow file: 'txt2img.json'",
+        "keyword": "run() got an unexpected keyword argument 'progres'",
+        "value": "timeout must be more than 0 seconds",
+        "attribute": "has no attribute 'queuePrompt'",
+        "unreachable": "connection refused",
+        "folder": "x.json",
+        "callback": "ZeroDivisionError",
+    }
+    assert shown.keys() == last.keys()
+    for name, text in shown.items():
+        assert "comfy_client/" not in text, text
+        assert "pathlib" not in text, text
+        assert last[name] in text
+        assert len(re.findall(r"^test_it.py:\d+", text, re.MULTILINE)) == 1 + (name == "callback")
+
+
+def test_an_option_shows_all(failures: Callable[..., dict[str, str]]) -> None:
+    """One of pytest's own, or that the plug-in is not wanted."""
+    for option in ("--full-trace", "-pno:comfy_client_tracebacks"):
+        assert "load.py" in failures(option)["file"]

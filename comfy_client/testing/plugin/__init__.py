@@ -1,4 +1,4 @@
-"""Fixtures for pytest: an embedded ComfyUI, and a client of it.
+"""For pytest: an embedded ComfyUI and a client of it as fixtures, and short tracebacks.
 
 The plug-in is installed as the package ``pytest_comfy_client``, beside ``comfy_client``, since
 pytest loads each plug-in at its start, in every project.  To cost nothing there, it imports
@@ -7,6 +7,7 @@ pytest loads each plug-in at its start, in every project.  To cost nothing there
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "comfy_server(**options): what to start the comfy_server of a test with"
     )
+    config.pluginmanager.register(_ShortTracebacks(), "comfy_client_tracebacks")
+
+
+class _ShortTracebacks:
+    """Errors of the library end at the line of the test: ``--full-trace`` shows the rest."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
+        """Hide the library's frames of what a test has raised."""
+        if call.excinfo is not None and "comfy_client" in sys.modules:
+            from comfy_client.tracebacks import hide_frames
+
+            hide_frames(call.excinfo.value)
 
 
 @pytest.fixture
