@@ -50,7 +50,7 @@ def test_a_handshake_that_is_not_answered_ends_within_the_timeout(server: ComfyS
     """As does all the rest."""
     begun = time.monotonic()
     with server.faults.stall_handshakes():
-        report = ask(server.url, timeout=3.0)
+        report = ask(server.url, timeout=6.0)
     assert time.monotonic() - begun < LIMIT
     assert "websocket" in failing(report)
 
@@ -64,7 +64,7 @@ def test_a_deaf_socket_is_open_and_fails(server: ComfyServer) -> None:
             pass
 
     with server.faults.answer("GET", "/ws", silent):
-        report = ask(server.url, timeout=3.0)
+        report = ask(server.url, timeout=6.0)
     assert failing(report)[0] == "greeting"
     assert "deaf" in report["greeting"].found
 
@@ -72,7 +72,7 @@ def test_a_deaf_socket_is_open_and_fails(server: ComfyServer) -> None:
 def test_a_socket_that_greets_and_answers_nothing_is_deaf_too(server: ComfyServer) -> None:
     """Pings are answered by the transport, messages by the server."""
     with server.faults.lose("feature_flags"):
-        report = ask(server.url, timeout=3.0)
+        report = ask(server.url, timeout=6.0)
     assert failing(report) == ["echo"]
     assert "deaf" in report["echo"].found
 
@@ -89,7 +89,7 @@ def test_a_socket_that_the_server_closes_at_once_is_told(server: ComfyServer) ->
 def test_a_ping_that_is_not_answered_fails(server: ComfyServer) -> None:
     """What we send does not arrive."""
     with server.faults.swallow_pings():
-        report = ask(server.url, timeout=3.0)
+        report = ask(server.url, timeout=6.0)
     assert "echo" in failing(report)
 
 

@@ -358,7 +358,7 @@ def test_a_result_that_comes_as_its_time_is_up_counts(server, api, record) -> No
         return server.answer(request)
 
     server.on("GET", "/queue", end_first)
-    assert texts(api.map([WORKFLOW], timeout=0.5)) == ["ax0"]
+    assert texts(api.map([WORKFLOW], timeout=2.0)) == ["ax0"]
 
 
 @pytest.mark.timing(look_up=0.3, look_up_sure=0.05, lost=0.1, job_poll_cap=0.1)
@@ -481,7 +481,7 @@ def test_a_prompt_whose_time_is_up_is_cancelled_and_the_next_one_runs(
 ) -> None:
     """With errors kept; it says how long it was waited for."""
     record.gate = threading.Semaphore(0)
-    patience: Any = {"stall_timeout" if stalls else "timeout": 0.6}
+    patience: Any = {"stall_timeout" if stalls else "timeout": 2.0}
     found: list[Any] = []
     for each in api.map(
         WORKFLOW, seeds(range(3)), on_error="keep", in_flight=2, ordered=ordered, **patience
@@ -490,7 +490,7 @@ def test_a_prompt_whose_time_is_up_is_cancelled_and_the_next_one_runs(
         record.gate = None
     assert texts(found) == [JobTimeout, "ax1", "ax2"]
     assert found[0].stalled == stalls
-    assert "0.6 s (running" in str(found[0])
+    assert "2 s (running" in str(found[0])
     assert "it was cancelled" in str(found[0])
     assert record.values() == ["ax1", "ax2"]
 
@@ -504,7 +504,7 @@ def test_a_prompt_was_cancelled_though_the_server_did_not_say_so(server, api, re
         until(lambda: not outstanding(api))
 
     server.on("POST", "/interrupt", cancel)
-    (error,) = api.map(WORKFLOW, seeds([0]), on_error="keep", timeout=1.5)
+    (error,) = api.map(WORKFLOW, seeds([0]), on_error="keep", timeout=2.5)
     assert isinstance(error, JobTimeout)
     assert str(error).endswith("; it was cancelled")
 
@@ -513,7 +513,7 @@ def test_a_prompt_that_the_server_no_longer_has_is_not_said_to_go_on(server, api
     """Nor to be cancelled."""
     record.gate = threading.Semaphore(0)
     server.on("GET", "/queue", (200, {}, {"queue_running": [], "queue_pending": []}))
-    (error,) = api.map(WORKFLOW, seeds([0]), on_error="keep", timeout=1.5)
+    (error,) = api.map(WORKFLOW, seeds([0]), on_error="keep", timeout=2.5)
     record.gate = None
     assert isinstance(error, JobTimeout)
     assert str(error).endswith("; the server knows nothing of it any more")
@@ -525,7 +525,7 @@ def test_a_prompt_that_cannot_be_cancelled_is_said_to_go_on(server, api, record)
     record.gate = threading.Semaphore(0)
     for path in ("/interrupt", "/queue"):
         server.on("POST", path, (500, {}, b""))
-    (error,) = api.map(WORKFLOW, seeds([0]), on_error="keep", timeout=1.5)
+    (error,) = api.map(WORKFLOW, seeds([0]), on_error="keep", timeout=2.5)
     record.gate = None
     assert isinstance(error, JobTimeout)
     assert str(error).endswith("; it could not be cancelled, and may keep running")
@@ -548,15 +548,15 @@ def test_waiting_for_prompts_of_the_same_call_is_nobodys_delay(api, record, pati
     record.gate = threading.Semaphore(0)
 
     def release() -> None:
-        for done in range(4):
+        for done in range(5):
             until(lambda done=done: len(record.values()) == done)
             time.sleep(0.8)
             record.gate.release()
 
     thread = threading.Thread(target=release)
     thread.start()
-    results: Any = api.map(WORKFLOW, seeds(range(4)), in_flight=4, **{patience: 3.0})
-    assert texts(results) == ["ax0", "ax1", "ax2", "ax3"]
+    results: Any = api.map(WORKFLOW, seeds(range(5)), in_flight=5, **{patience: 3.8})
+    assert texts(results) == ["ax0", "ax1", "ax2", "ax3", "ax4"]
     thread.join(LIMIT)
 
 
@@ -564,10 +564,10 @@ def test_news_of_the_prompt_that_runs_is_news_of_those_behind_it() -> None:
     """It may run for long, as its steps show."""
     graph = load_workflow("txt2img_tiny")
     graph["4"]["inputs"]["ckpt_name"] = "simulated.safetensors"
-    graph["3"]["inputs"]["steps"] = 12
+    graph["3"]["inputs"]["steps"] = 24
     with ComfyServer(step_seconds=0.15) as server, ComfyApi(server.url) as api:
         grid = ({"KSampler.seed": number} for number in range(2))
-        assert len(list(api.map(graph, grid, stall_timeout=1.7, ordered=False))) == 2
+        assert len(list(api.map(graph, grid, stall_timeout=3.4, ordered=False))) == 2
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan")])

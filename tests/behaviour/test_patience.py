@@ -117,7 +117,7 @@ def test_without_patience_an_outage_ends_it_at_once(server, api, record) -> None
 @pytest.mark.parametrize("patience", [None, LONG])
 def test_time_runs_out_for_what_cannot_be_sent(server, api, record, limit, patience) -> None:
     """As for prompts under way: the words mean the same everywhere."""
-    limits: Any = {limit: 1.5}
+    limits: Any = {limit: 3.0}
     record.gate = threading.Semaphore(1)
     results = api.map(
         WORKFLOW, seeds(range(4)), in_flight=2, on_error="keep", patience=patience, **limits
@@ -126,13 +126,13 @@ def test_time_runs_out_for_what_cannot_be_sent(server, api, record, limit, patie
     server.kill()
     found += results
     assert [type(each) for each in found] == [Result, *[JobTimeout] * 3]
-    assert "was not sent within 1.5 s" in str(found[-1])
+    assert "was not sent within 3 s" in str(found[-1])
     assert [error.stalled for error in found[1:]] == [limit == "stall_timeout"] * 3
 
 
 def test_a_prompt_that_could_not_be_sent_in_time_is_raised(server, api, record) -> None:
     """Unless errors are kept."""
-    results = api.map(WORKFLOW, seeds(range(4)), in_flight=1, timeout=1.5)
+    results = api.map(WORKFLOW, seeds(range(4)), in_flight=1, timeout=3.0)
     next(results)
     server.kill()
     with pytest.raises(JobTimeout, match="was not sent"):
@@ -207,11 +207,11 @@ def test_rows_that_cannot_be_sent_in_time_are_sent_by_the_next_call(
     if not is_new:
         api.sweep(WORKFLOW, {"Make.seed": [0]}, journal=journal)
     rows = api.sweep(
-        WORKFLOW, grid, journal=journal, in_flight=1, timeout=1.5, on_row=killed_at(server, 2)
+        WORKFLOW, grid, journal=journal, in_flight=1, timeout=3.0, on_row=killed_at(server, 2)
     )
     assert texts(rows)[:3] == ["ax0", "ax1", "ax2"]
     assert [type(row.error) for row in rows[3:]] == [JobTimeout] * 3
-    assert all("was not sent within 1.5 s" in str(row.error) for row in rows[3:])
+    assert all("was not sent within 3 s" in str(row.error) for row in rows[3:])
     assert [row.error.prompt_id for row in rows[3:]] == [row.prompt_id for row in rows[3:]]
     server.start()
     told: list[int] = []

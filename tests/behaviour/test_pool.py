@@ -968,9 +968,9 @@ def test_a_job_that_waits_while_others_go_on_does_not_stall(servers, clients) ->
         begun = time.monotonic()
         threading.Timer(0.3, before[0].cancel).start()
         with pytest.raises(JobTimeout, match="0 before it") as raised:
-            job.result(stall_timeout=2.5)
+            job.result(stall_timeout=4.0)
         assert raised.value.stalled
-        assert time.monotonic() - begun > 2.7  # the place that it moved up is news
+        assert time.monotonic() - begun > 4.2  # the place that it moved up is news
         GATES.set()
 
 

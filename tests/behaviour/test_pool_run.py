@@ -217,17 +217,17 @@ def test_a_timeout_is_for_the_first_connection_too(clients) -> None:
 def test_that_the_line_moves_is_news_of_a_run_that_waits(servers, clients) -> None:
     """It comes to its turn, however long that takes; if nothing moves, it is given up."""
     with pooled(clients[:1], in_flight=1) as pool:
-        jobs = [pool.submit(held(f"gate {n}")) for n in range(4)]
+        jobs = [pool.submit(held(f"gate {n}")) for n in range(5)]
 
         def open_gates() -> None:
             for n, job in enumerate(jobs):
                 until(lambda job=job: job.status == "running")
-                threading.Event().wait(0.7)
+                threading.Event().wait(0.8)
                 GATES(f"gate {n}").set()
 
         thread = threading.Thread(target=open_gates)
         thread.start()
-        assert pool.run(shows(), stall_timeout=2.7).texts == ("x",)
+        assert pool.run(shows(), stall_timeout=3.8).texts == ("x",)
         thread.join(LIMIT)
         busy = pool.submit(shows(waits=True))
         until(lambda: busy.status == "running")
@@ -345,19 +345,19 @@ def test_what_waits_for_a_server_that_never_comes_ends_when_its_time_is_up(
 @pytest.mark.parametrize("patience", ["timeout", "stall_timeout"])
 def test_waiting_for_prompts_of_the_same_map_is_nobodys_delay(servers, clients, patience) -> None:
     """They are all in the queue of the same server."""
-    with pooled(clients[:1], in_flight=4) as pool:
+    with pooled(clients[:1], in_flight=5) as pool:
 
         def open_gates() -> None:
-            for n in range(4):
+            for n in range(5):
                 until(lambda n=n: len(servers[0].ran) > n and servers[0].running)
-                threading.Event().wait(0.6)
+                threading.Event().wait(0.8)
                 GATES(f"gate {n}").set()
 
         thread = threading.Thread(target=open_gates)
         thread.start()
-        workflows = [held(f"gate {n}") for n in range(4)]
-        options: Any = {patience: 1.8}
-        assert len(list(pool.map(workflows, in_flight=4, **options))) == 4
+        workflows = [held(f"gate {n}") for n in range(5)]
+        options: Any = {patience: 3.8}
+        assert len(list(pool.map(workflows, in_flight=5, **options))) == 5
         thread.join(LIMIT)
 
 

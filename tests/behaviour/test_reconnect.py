@@ -60,13 +60,13 @@ def test_a_deaf_socket_is_reconnected_once_a_minute(comfy, fast):
     assert len(comfy.hellos) == 2
 
 
-@pytest.mark.timing(deaf=0.5)
+@pytest.mark.timing(deaf=1.5)
 def test_a_socket_that_hears_is_not_reconnected(comfy, fast):
     """A job that is silent for long is no reason to dial."""
     go = threading.Event()
     comfy.script(START, go, *WELL[1:])
     job = fast.submit(GRAPH)
-    comfy.until(lambda: len(asked(comfy, "/history")) >= 3, LIMIT)
+    comfy.until(lambda: len(asked(comfy, "/history")) >= 5, LIMIT)
     assert len(asked(comfy, "/queue")) <= 2  # nothing says that it has changed
     go.set()
     check(job.result(LIMIT))
@@ -401,7 +401,7 @@ def test_kept_connections_that_are_dead_hold_up_no_verdict(comfy: ComfyServer) -
         until(lambda: any(ran.status for ran in list(comfy.ran)))
         over = time.monotonic()
         assert len(job.result(LIMIT).images) == 1
-        assert time.monotonic() - over < 12.0  # half a second each, and longer and longer pauses
+        assert time.monotonic() - over < LIMIT  # half a second each, and longer and longer pauses
         assert heard.links == []
 
 

@@ -135,15 +135,6 @@ def test_the_table_is_flat(api, record) -> None:
     json.dumps([first, second])
 
 
-def test_no_more_than_in_flight_stand_in_the_queue(api, record) -> None:
-    """As the server tells it."""
-    lengths = []
-    api.on("status", lambda event: lengths.append(event.queue_remaining))
-    api.sweep(WORKFLOW, {"Make.seed": range(10)}, in_flight=3)
-    until(lambda: 0 in lengths)
-    assert max(lengths) <= 3
-
-
 def test_what_a_callback_raises_ends_the_sweep_and_cancels_what_is_queued(
     server, api, record
 ) -> None:

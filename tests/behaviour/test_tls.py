@@ -176,7 +176,7 @@ def test_init_finds_out_that_a_server_which_hangs_up_wants_https(ca: trustme.CA,
         contextlib.closing(ComfyApi(f"127.0.0.1:{port}")) as api,
         pytest.raises(TransportError, match="cut"),
     ):
-        api.init(timeout=1.5)
+        api.init(timeout=4.0)
 
 
 def test_plain_http_to_an_https_port_is_a_typed_error(secure: str) -> None:

@@ -283,7 +283,7 @@ def test_what_stands_before_a_body_has_an_end(server: Comfy, api: ComfyApi, name
     begun = time.monotonic()
     with within(2.0, memory=8 * MIB), pytest.raises(TransportError):
         api.get_queue()
-    assert time.monotonic() - begun < 10  # of 30
+    assert time.monotonic() - begun < 25  # of 30
 
 
 def test_a_handshake_ends_at_a_mebibyte(server: Comfy) -> None:
