@@ -208,7 +208,7 @@ class Newest(Generic[V]):
 
     def clear(self) -> None:
         """Remove all entries."""
-        self._known: dict[Hashable, tuple[V, int]] = {}
+        self.entries: dict[Hashable, tuple[V, int]] = {}  #: Each entry and its bytes; read only.
         self._last = 0  # entry without a key
         self.nbytes: int = 0  #: Roughly the bytes of all entries.
         self.forgotten: int = 0  #: How many entries were removed for newer ones.
@@ -217,10 +217,10 @@ class Newest(Generic[V]):
         """Store a value; remove the oldest ones beyond the limits."""
         self.pop(key)
         nbytes += LEAST
-        self._known[key] = value, nbytes
+        self.entries[key] = value, nbytes
         self.nbytes += nbytes
-        while len(self._known) > self._most or self.nbytes > self._most_bytes:
-            self.pop(next(iter(self._known)))
+        while len(self.entries) > self._most or self.nbytes > self._most_bytes:
+            self.pop(next(iter(self.entries)))
             self.forgotten += 1
 
     def append(self, value: V, nbytes: int = 0) -> None:
@@ -230,24 +230,24 @@ class Newest(Generic[V]):
 
     def pop(self, key: Hashable) -> None:
         """Remove a key, if present."""
-        found = self._known.pop(key, None)
+        found = self.entries.pop(key, None)
         if found is not None:
             self.nbytes -= found[1]
 
     def get(self, key: Hashable) -> V | None:
         """Return the value of a key, or None."""
-        found = self._known.get(key)
+        found = self.entries.get(key)
         return None if found is None else found[0]
 
     def values(self) -> list[V]:
         """Return all values, oldest first."""
-        return [value for value, _ in list(self._known.values())]
+        return [value for value, _ in list(self.entries.values())]
 
     def __contains__(self, key: object) -> bool:
-        return key in self._known
+        return key in self.entries
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self.entries)
 
 
 # -- queues ------------------------------------------------------------------------------

@@ -354,7 +354,7 @@ class Tracker:
         self.ended: Newest[_EndRecord] = Newest(REMEMBERED, REMEMBERED_BYTES)
         self.renamed: Newest[str] = Newest(REMEMBERED, REMEMBERED_BYTES)
         self.announced: set[str] = set()
-        self.posted_as: Newest[str] = Newest(REMEMBERED, REMEMBERED_BYTES)
+        self.posted_as: dict[str, str] = {}
         self.not_before: float = 0.0
         self.cancels_jobs = True
         self._tracked: dict[str, TrackedPrompt] = {}
@@ -421,10 +421,13 @@ class Tracker:
             self._tracked[state.prompt_id] = one
             self._attached += state.attached
             if posting:
-                self.ended.pop(state.prompt_id)  # what ended was another by this id
-                self.renamed.pop(state.prompt_id)
+                for register in (self.ended, self.renamed):
+                    if state.prompt_id in register.entries:  # another prompt had this id
+                        register.pop(state.prompt_id)
                 self._orphans.posting.add(one)
-                self.posted_as.put(state.prompt_id, state.client_id)
+                self.posted_as[state.prompt_id] = state.client_id
+                if len(self.posted_as) > REMEMBERED:
+                    del self.posted_as[next(iter(self.posted_as))]
 
     def answered(self, one: TrackedPrompt) -> None:
         """Note that a submission has been answered, or never will be."""
