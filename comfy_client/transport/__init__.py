@@ -3,7 +3,7 @@
 Each module imports only modules above it in this list.
 
 Modules:
-    url: The server's address, from what people type as a host.  Pure.
+    url: The server's address, parsed from the host that a user gives.  Pure.
     deadline: Deadlines of calls, and several calls at a time.
     backoff: Pauses between failed attempts.
     failures: Errors in one clear line, and whether the server is away.
@@ -12,8 +12,8 @@ Modules:
     identity: Address, credentials and connections of a client.
     log_filter: Redaction of secrets in logs, our own and those of libraries.
     response: Answers, and the typed error for each refusal.
-    resume: Downloads that continue after a cut, and remote files read like local ones.
-    http: :class:`Http`, with which the routes ask.
+    resume: Downloads that resume after an interruption, and remote files read like local ones.
+    http: :class:`Http`, through which the routes send requests.
     fetch: Downloads from other servers.
     local_files: Local files, written completely or not at all.
     frames: WebSocket messages from bytes.  Pure.

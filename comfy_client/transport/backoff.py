@@ -12,10 +12,10 @@ class Backoff:
     Attributes:
         first: The longest first pause, in seconds.
         cap: The longest pause of all, in seconds.
-        factor: By how much the longest pause grows with each failure.
-        jitter: Which part of a pause is random: 1 is full jitter, 0 none.
-        uniform: A random number between two others; tests put their own here.
-        failures: How many pauses there were since the last reset.
+        factor: The factor by which the longest pause grows with each failure.
+        jitter: The random part of a pause: 1 is full jitter, 0 none.
+        uniform: Returns a random number between two others; tests pass their own.
+        failures: The number of pauses since the last reset.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Backoff:
 
     @property
     def longest(self) -> float:
-        """The longest that the next pause may be, in seconds."""
+        """The upper limit of the next pause, in seconds."""
         return min(self.cap, self.first * self.factor ** min(self.failures, 64))
 
     def next(self) -> float:

@@ -1,8 +1,8 @@
-"""Connections of urllib3 that keep to a deadline, with their pools and a Session.
+"""urllib3 connections that keep to a deadline, with their pools and a Session.
 
 A socket's timeout applies to each read, so a server that sends a byte now and then could hold its
-client for ever, even in the headers.  These connections limit each read and each piece that is sent
-to the time that is left for the whole transfer, and another thread can end them.
+client for ever, even in the headers.  These connections limit each read and each send to the time
+that is left for the whole transfer, and another thread can end them.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ from .._version import __version__
 from ..locks import shared_lock
 from .deadline import LONGEST, Deadline, read_timeout
 
-#: Requests that share the pool; more of them wait for a new connection, not for each other.
+#: The most connections in a pool; further requests open new ones and do not wait for each other.
 POOL_SIZE: Final = 32
-#: Bytes of all cookies that are kept: ComfyUI takes 8190 of any header, most proxies 16 KiB.
+#: The most bytes of all cookies; ComfyUI accepts 8190 in a header, most proxies 16 KiB.
 MAX_COOKIES: Final = 1 << 14
-#: Interim answers (100, 102, 103) that may come before the real one.
+#: The most interim answers (100, 102, 103) before the real one.
 MAX_INTERIM: Final = 100
-#: Bytes that are sent at once where each piece has a timeout of its own.  A plain socket takes
-#: what it has room for; one with TLS returns when all are sent.
+#: Bytes per send where each send has its own timeout.  A plain socket takes only the bytes that
+#: fit its buffer; one with TLS returns when all are sent.
 _PIECE: Final = 1 << 20
 _TLS_PIECE: Final = 1 << 16
-#: Bytes of a body that goes along with the headers.
+#: The most bytes of a body that is sent together with the headers.
 _JOINED: Final = 1 << 16
-#: Bytes that the system may buffer unsent, at the most: what it takes has nearly been sent then.
+#: The most unsent bytes that the system may buffer, so that a completed send is nearly sent.
 _UNSENT: Final = 1 << 20
-#: Bytes per second of the slowest line: it buffers no more than this line sends in the timeout.
+#: Bytes per second of the slowest line; the system buffers no more than it sends in the timeout.
 _SLOWEST: Final = 1 << 14
 
 
 def shut(sock: socket.socket) -> None:
     """Shut down a socket, which ends reads and sends of other threads."""
     with contextlib.suppress(OSError):
-        # Not SSLSocket's own method, which takes the TLS state from under the reader.
+        # Not SSLSocket's own method, which drops the TLS state that the reader needs.
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
@@ -98,17 +98,17 @@ class Transfer:
         return min(left, most)
 
     def use(self, sock: socket.socket) -> None:
-        """Have :meth:`cut` shut this socket down; raise ``OSError`` if it was called before."""
+        """Let :meth:`cut` shut this socket down; raise ``OSError`` if it was called before."""
         self._sock = sock
-        if self._is_cut:  # asked in this order, as cut() does it in the other
+        if self._is_cut:  # checked last, as cut() sets this first
             raise ConnectionAbortedError("ended by another thread")
 
     def release(self, sock: socket.socket) -> bool:
-        """Have :meth:`cut` spare a socket from now on; return False if it was too late."""
+        """Keep :meth:`cut` from shutting a socket down; return False if it already has."""
         if self._sock is not sock:
             return True
         self._sock = None
-        return not self._is_cut  # asked in this order, as cut() does it in the other
+        return not self._is_cut  # checked last, as cut() sets this first
 
     def cut(self) -> None:
         """End the transfer from any thread: at once, or as soon as it has a socket."""
@@ -119,14 +119,14 @@ class Transfer:
 
 
 class Traffic:
-    """Counters of what goes over the network, for any thread."""
+    """Counters of requests and bytes, for any thread."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Reset the totals, with a new lock: after a fork the old one may stay held."""
-        # Guards the three.  Re-entrant: a finalizer may send a request, too.
+        """Reset the totals and the lock, as after a fork the old lock may stay held."""
+        # Guards the three totals.  Re-entrant: a finalizer may send a request, too.
         self._lock = shared_lock()
         self.requests: int = 0
         self.sent: int = 0
@@ -140,7 +140,7 @@ class Traffic:
             self.received += received
 
 
-#: What this thread is about to send; ``None`` for requests of others over the same pool.
+#: The transfer of this thread; ``None`` for other code's requests over the same pool.
 current: Final[ContextVar[Transfer | None]] = ContextVar("current", default=None)
 
 
@@ -151,7 +151,7 @@ class _Reader(io.RawIOBase):
         self._sock = sock
         self._transfer = transfer
         self._raw = sock.makefile("rb", buffering=0)
-        # urllib3 has just set the limit of a single read.
+        # urllib3 has just set the timeout of a single read.
         read_timeout = sock.gettimeout()
         self._read_timeout = LONGEST if read_timeout is None else read_timeout
 
@@ -169,21 +169,21 @@ class _Reader(io.RawIOBase):
         return got
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # it is closed, whatever the system says
+        with contextlib.suppress(OSError):  # it is closed in any case
             self._raw.close()
         super().close()
 
 
 class _Response(http.client.HTTPResponse):
-    """An answer that may be dropped at any moment, for example by a Ctrl-C."""
+    """An HTTP response that may be dropped at any moment, for example by a Ctrl-C."""
 
     def flush(self) -> None:
-        """Do nothing: the answer is only read, and its file may be closed already."""
+        """Do nothing, as the answer is only read and its file may be closed already."""
 
     def _read_status(self) -> tuple[str, int, str]:
         """Skip interim answers; http.client itself skips only 100."""
         for _ in range(MAX_INTERIM):
-            # Private there, so the stubs lack it.
+            # A private method, which the stubs lack.
             line: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
             if line[1] >= 200 or line[1] == http.client.SWITCHING_PROTOCOLS:
                 return line
@@ -213,11 +213,11 @@ class _InTime:
     response_class: Any = staticmethod(_response)
     sock: Any
     _transfer: Transfer | None = None
-    _waits_for_body = False  #: The headers of a request are held back ...
-    _headers = b""  #: ... and these are they.
+    _waits_for_body = False  #: Whether the headers of a request are held back.
+    _headers = b""  #: The headers that are held back.
 
     def close(self) -> None:
-        """Close without an error, at which a pool would leave its other connections open."""
+        """Close without raising, since a pool would then leave its other connections open."""
         with contextlib.suppress(OSError):
             super().close()  # type: ignore[misc]  # of what it is mixed into
 
@@ -234,13 +234,13 @@ class _InTime:
         before, self._transfer = self._transfer, transfer
         if self.sock is not None and before is not None and before is not transfer:
             is_left = before.release(self.sock)
-            if not is_left and transfer is not None:  # nothing is sent: it takes another one
+            if not is_left and transfer is not None:  # not sent, so it takes another connection
                 raise ClosedPoolError(None, "the connection is about to be cut")  # type: ignore[arg-type]  # no pool
         if transfer is None:
             super().send(data)  # type: ignore[misc]  # of what it is mixed into
             return
         if self.sock is None:
-            # As http.client does, but before the timeout of this send is set.  It may send, too.
+            # Connect as http.client does, but before the timeout of this send is set.
             waits, self._waits_for_body = self._waits_for_body, False
             self.connect()  # type: ignore[attr-defined]
             self._waits_for_body = waits
@@ -249,7 +249,7 @@ class _InTime:
             self._waits_for_body, self._headers = False, data
             return
         if self._headers:
-            data = memoryview(self._headers + data)  # which shows nothing of what is in it
+            data = memoryview(self._headers + data)  # its repr shows no content
             self._headers = b""
         if transfer.send_timeout < LONGEST:
             self._send_in_pieces(memoryview(data), transfer)
@@ -259,9 +259,9 @@ class _InTime:
             transfer.sent += memoryview(data).nbytes
 
     def _send_in_pieces(self, data: memoryview, transfer: Transfer) -> None:
-        """Send until the deadline, if each timeout sees some progress."""
+        """Send until the deadline, as long as there is some progress within each timeout."""
         unsent = min(_UNSENT, max(1, int(transfer.send_timeout * _SLOWEST)))
-        with contextlib.suppress(AttributeError, OSError):  # not on Windows, nor of a Unix socket
+        with contextlib.suppress(AttributeError, OSError):  # not on Windows or Unix sockets
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent)
         is_tls = isinstance(self.sock, ssl.SSLSocket)
         size = min(_TLS_PIECE, unsent) if is_tls else _PIECE
@@ -283,7 +283,7 @@ class _HttpsConnection(_InTime, HTTPSConnection):
 class _Unlocked:
     """A ``LifoQueue`` without a lock, which a Ctrl-C could leave locked.
 
-    So a signal handler or a finalizer may make a request at any moment.
+    Signal handlers and finalizers can thus make requests at any moment.
     """
 
     def __init__(self, maxsize: int) -> None:
@@ -291,7 +291,7 @@ class _Unlocked:
         self._items: list[Any] = []
 
     def put(self, item: Any, block: bool = False) -> None:
-        if len(self._items) >= self._maxsize:  # a few more in a race of threads do no harm
+        if len(self._items) >= self._maxsize:  # a few more in a race do no harm
             raise queue.Full
         self._items.append(item)
 
@@ -315,7 +315,7 @@ class _HttpsPool(HTTPSConnectionPool):
     QueueCls: Any = _Unlocked
 
 
-#: For ``PoolManager.pool_classes_by_scheme``.
+#: Our pools by scheme, for ``PoolManager.pool_classes_by_scheme``.
 POOL_CLASSES: Final[dict[str, type[HTTPConnectionPool]]] = {
     "http": _HttpPool,
     "https": _HttpsPool,
@@ -330,8 +330,8 @@ def _in_time(kind: type[HTTPConnection]) -> type[HTTPConnection]:
 def keep_to_deadlines(pool: Any) -> None:
     """Make the pool of a given Session use connections that keep to deadlines.
 
-    Requests of other code use them as before, except for ``pool_block``: urllib3 would wait for a
-    free connection without any limit, so instead a few more connections are made.
+    Other code's requests use them as before, except for ``pool_block``: urllib3 would wait for a
+    free connection without any limit, so a few more connections are made instead.
     """
     kind = pool.ConnectionCls
     if issubclass(kind, _InTime):
@@ -347,13 +347,13 @@ def keep_to_deadlines(pool: Any) -> None:
 
 # -- a Session on these pools -----------------------------------------------------------
 
-# These skip what requests does for each answer and is not needed here: a jar for its cookies,
-# hooks, redirects, a history, looking up URL and pool again.  A short request takes 0.14 ms of
-# the thread, and 0.23 ms with a Session of requests.
+# These skip the work of requests that is not needed here: a cookie jar for each answer, hooks,
+# redirects, a history, another lookup of URL and pool.  A short request takes 0.14 ms of the
+# thread, and 0.23 ms with a Session of requests.
 
 
 class _Adapter(HTTPAdapter):
-    """An adapter with one pool for the one server, of connections that keep to a deadline."""
+    """An adapter with one pool, for one server, of connections that keep to a deadline."""
 
     _pool: Any = None
 
@@ -370,12 +370,12 @@ class _Adapter(HTTPAdapter):
     def get_connection_with_tls_context(
         self, request: requests.PreparedRequest, *args: Any, **kw: Any
     ) -> Any:
-        """Return the pool, looked up once: origin, TLS and proxy of a client never change."""
-        pool = self._pool  # once: close() in another thread forgets it at any moment
-        # One that was closed while it was looked up would be kept, and take no request.
+        """Return the pool; it is looked up once, as origin, TLS and proxy never change."""
+        pool = self._pool  # read once, as close() in another thread may reset it
+        # Do not keep a pool that was closed during the lookup and takes no requests.
         if pool is None or pool.pool is None:
             pool = super().get_connection_with_tls_context(request, *args, **kw)
-            keep_to_deadlines(pool)  # those of SOCKS are not ours
+            keep_to_deadlines(pool)  # pools for SOCKS are not ours
             self._pool = pool
         return pool
 
@@ -384,7 +384,7 @@ class _Adapter(HTTPAdapter):
         url = request.url or ""
         if proxies or "#" in url:
             return super().request_url(request, proxies)
-        return "/" + url.partition("://")[2].partition("/")[2]  # parsing it takes longer
+        return "/" + url.partition("://")[2].partition("/")[2]  # parsing would take longer
 
     def build_response(self, request: requests.PreparedRequest, raw: Any) -> requests.Response:
         """Build a response with only the parts that are used."""
@@ -393,7 +393,7 @@ class _Adapter(HTTPAdapter):
     def close(self) -> None:
         """Close all connections at once, without waiting for the pool to be collected."""
         pool, self._pool = self._pool, None
-        super().close()  # before the pool is, so that no lookup finds a closed one
+        super().close()  # before the pool, so that no lookup finds a closed one
         if pool is not None:
             pool.close()
 
@@ -417,7 +417,7 @@ class _LightResponse(requests.Response):
 class _Cookies(RequestsCookieJar):
     """Cookies up to a total size; further ones are not stored."""
 
-    _cookies: Any  # which the class of http.cookiejar has
+    _cookies: Any  # an attribute of the base class
 
     def __bool__(self) -> bool:
         """Return whether there may be cookies; counting them would be slow for each request."""
@@ -425,7 +425,7 @@ class _Cookies(RequestsCookieJar):
 
     def set_cookie(self, cookie: Cookie, *args: Any, **kw: Any) -> None:
         """Store a cookie unless the jar is full."""
-        kept: Iterable[Any] = list(self)  # of cookies, whatever the stubs say
+        kept: Iterable[Any] = list(self)  # cookies, unlike the stubs say
         others = (other for other in kept if _key(other) != _key(cookie))
         if sum(map(_size, (cookie, *others))) <= MAX_COOKIES:
             super().set_cookie(cookie, *args, **kw)
@@ -446,17 +446,17 @@ class _Session(requests.Session):
         kw.pop("allow_redirects")
         response = self.get_adapter(request.url or "").send(request, **kw)
         if "set-cookie" in response.headers:
-            # It has no types in the stubs.
+            # The stubs have no types for it.
             extract_cookies_to_jar(self.cookies, request, response.raw)
         return response
 
 
 def new_session() -> requests.Session:
-    """Make a Session of our own with a single pool."""
+    """Make a Session with a single pool."""
     session = _Session()
     session.cookies = _Cookies()
     session.headers["User-Agent"] = f"comfy-client/{__version__}"
-    del session.headers["Connection"]  # says what HTTP/1.1 means anyhow
+    del session.headers["Connection"]  # the default of HTTP/1.1
     adapter = _Adapter(pool_connections=4, pool_maxsize=POOL_SIZE)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
@@ -475,7 +475,7 @@ def check_adapter(session: requests.Session, url: str) -> None:
 
 
 def _repeats_posts(retries: Retry) -> bool:
-    """Return whether a retry policy repeats a POST, which counters and methods decide together."""
+    """Return whether a retry policy repeats a POST, by its counters and methods."""
     statuses = {413, 429, 503, *(retries.status_forcelist or ())}
     outcomes = [
         {"error": urllib3.exceptions.ProtocolError()},

@@ -16,12 +16,12 @@ from ..values import is_real
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
-#: Seconds that anything may take; more than this no socket can be told.
+#: The longest time for anything, in seconds; the highest timeout that a socket accepts.
 LONGEST: Final = 1e6
 
 
 class Deadline(NamedTuple):
-    """A moment by which something must have ended.
+    """A moment by which work must have ended.
 
     Attributes:
         at: The moment, by ``time.monotonic``; infinite if there is no limit.
@@ -34,7 +34,7 @@ class Deadline(NamedTuple):
         """Make a deadline ``seconds`` from now, at least 0; None means never."""
         if seconds is None:
             return cls()
-        if type(seconds) is not float or not seconds >= 0:  # there are several for each request
+        if type(seconds) is not float or not seconds >= 0:  # quick, for the usual case
             check_timeout(seconds)
         return cls(runtime.monotonic() + min(seconds, LONGEST))
 
@@ -64,7 +64,7 @@ def check_timeout(*seconds: float | None) -> None:
             raise ValueError("a timeout must be 0 or more seconds; None means no limit")
 
 
-#: Seconds for which the server may be silent in any request of this thread.
+#: Seconds that the server may be silent in any request of this thread.
 read_timeout: Final[ContextVar[float]] = ContextVar("read_timeout", default=math.inf)
 
 
@@ -75,17 +75,16 @@ def limited_silence(seconds: float) -> contextlib.AbstractContextManager[None]:
 
 # -- work in parallel --------------------------------------------------------------------
 
-#: Pieces of work at a time: more do not make one server faster, and take its connections from
-#: others.
+#: Calls at a time; more do not make one server faster, and take its connections from others.
 MAX_PARALLEL: Final = 4
-#: Seconds of one wait, in which Windows hears no Ctrl-C.
+#: Seconds of one wait, during which Windows ignores Ctrl-C.
 _SLICE: Final = 0.2
-#: Seconds for which others are waited for, once it is over.
+#: Seconds to wait for the other calls once one has failed.
 _FAREWELL: Final = 1.0
 
 
 class Abandoned(Exception):
-    """Work was ended since it is no longer wanted: other work failed or was interrupted."""
+    """The work was ended since it is no longer wanted, as other work failed or was interrupted."""
 
 
 class ParallelCalls:
@@ -93,7 +92,7 @@ class ParallelCalls:
 
     def __init__(self) -> None:
         self.over = runtime.Event()
-        self.ends: set[Callable[[], object]] = set()  # each step of a set is whole: no lock
+        self.ends: set[Callable[[], object]] = set()  # changes are atomic without a lock
 
     def end(self) -> None:
         """End all calls that are in progress, in any thread."""
@@ -131,7 +130,7 @@ def ended_by(end: Callable[[], object]) -> Iterator[None]:
         return
     try:
         group.ends.add(end)
-        check_wanted()  # asked in this order, as the end is made in the other
+        check_wanted()  # checked last, as the end is marked first
         yield
     finally:
         group.ends.discard(end)
@@ -150,14 +149,14 @@ def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Mad
 
     def run() -> None:
         while not group.over.is_set():
-            with lock:  # guards ``todo``; nothing else is taken within
+            with lock:  # guards ``todo``; no other lock is taken while it is held
                 index = next(todo, None)
             if index is None:
                 return
             try:
                 made[index] = work(items[index])
             except BaseException as exc:  # noqa: BLE001  # raised below, in the caller's thread
-                if not group.over.is_set():  # else it failed because it was ended
+                if not group.over.is_set():  # otherwise it failed because it was ended
                     failed[index] = exc
                     group.end()
                 return
@@ -173,21 +172,21 @@ def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Mad
             while not worker.wait(_SLICE) and not group.over.is_set():
                 pass
         if failed:
-            raise next(iter(failed.values()))  # the first that failed, and why the others ended
+            raise next(iter(failed.values()))  # the first failure, due to which the others ended
         return [made[index] for index in range(len(items))]
     finally:
         group.end()
         until = runtime.monotonic() + _FAREWELL
         for worker in workers:
             worker.wait(until - runtime.monotonic())
-        failed.clear()  # an error, its traceback and this frame make no circle
+        failed.clear()  # breaks the cycle of an error, its traceback and this frame
 
 
 class _Worker:
-    """A thread in the context of its maker, with a wait that survives Ctrl-C."""
+    """A thread with its maker's context variables, and a wait that survives Ctrl-C."""
 
     def __init__(self, run: Callable[[], object]) -> None:
-        # Not Thread.join: a Ctrl-C within it has Python 3.11 and 3.12 take a thread for ended.
+        # Not Thread.join: after a Ctrl-C in it, Python 3.11 and 3.12 take the thread for ended.
         self._ended = runtime.Event()
         self._run = run
         self._thread: runtime.Thread | None = None

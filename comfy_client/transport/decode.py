@@ -42,25 +42,25 @@ from ..values import (
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: What we tell the server in the first message of each connection.
+#: The first message to the server on each connection.
 HELLO = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
 
-#: Bytes that JSON may take when it is decoded, unless more is asked for.
+#: The most memory of decoded JSON in bytes, unless the caller allows more.
 MAX_DECODED: Final = 64 << 20
-#: Bytes of what a picture's metadata may have: 300 are usual.
+#: The most bytes of a picture's metadata; 300 are usual.
 MAX_METADATA: Final = 1 << 20
 
-#: Characters of JSON that cannot nest too deep.
+#: The length in characters up to which JSON cannot nest too deep.
 _NO_MATTER = 2 * MAX_LEVELS
-#: How much more memory than its text a JSON takes, at the most.
+#: The memory of decoded JSON, at most, as a multiple of its text.
 _IN_MEMORY = 24
-#: From how many characters on JSON is counted, and what events and jobs make of it besides: so
-#: many bytes for each of these signs.  States come all the time, and the newest takes their place.
+#: For long messages of a type: the length from which memory is counted, and for each occurrence of
+#: a character the bytes that events and jobs need besides.  States are frequent, and replaced.
 _COUNTED = {"execution_cached": (_NO_MATTER, ",", 200), "progress_state": (1 << 16, "{", 200)}
 _OTHERS = (_NO_MATTER, "", 0)
 _decoder: Final = json.JSONDecoder()
 
-#: Type, and by it a format or a size.
+#: The head of a frame: its type, and a format or a size.
 _HEAD = struct.Struct(">II")
 _FORMATS = {1: "image/jpeg", 2: "image/png"}
 _MAGIC = (
@@ -76,7 +76,7 @@ class _Skipped(tuple[Event, ...]):
     __slots__ = ()
 
 
-#: What is returned for a message that cannot be read, or is too large or too deep for it.
+#: The result for a message that is unreadable, too large or nested too deep.
 SKIPPED: Final = _Skipped()
 
 
@@ -133,7 +133,7 @@ def _loads(said: str) -> Any:
 
 def _size(said: str) -> int:
     """Estimate the memory of an event of this JSON, in bytes."""
-    # A single sign may have all of a text take four bytes each.
+    # A single wide character makes a whole text take four bytes each.
     return LEAST + size_decoded(said) + sys.getsizeof(said) - len(said)
 
 

@@ -1,7 +1,7 @@
 """Dialling of the socket (address, proxy, TLS, handshake), and the open socket.
 
-This is the only module that knows websocket-client, which makes the handshake and sends; incoming
-bytes are read by :mod:`.frames`.
+Only this module uses websocket-client, for the handshake and for sending; :mod:`.frames` reads
+incoming bytes.
 """
 
 from __future__ import annotations
@@ -35,20 +35,19 @@ from .url import split_proxy
 if TYPE_CHECKING:
     from .http import Http
 
-#: Largest message that is read, in bytes, unless more is asked for; a larger one ends the
-#: connection.
+#: The largest message in bytes, unless the caller allows more; a larger one ends the connection.
 MAX_FRAME: Final = 128 << 20
-#: The same of a text, which takes many times its size once it is decoded; where more is asked
-#: for, a text may be as large as any message.
+#: The largest text in bytes, as decoding multiplies its size; if the caller allows larger
+#: messages, a text may be as large as any message.
 MAX_TEXT: Final = 32 << 20
 #: Largest answer to a handshake, in bytes.
 MAX_HANDSHAKE: Final = 1 << 20
 
-#: The host by whose name websocket-client, which has its socket already, looks for cookies: it
-#: keeps them for all clients of the process, ours come from a Session.
+#: A host name for which websocket-client has no cookies.  It would share cookies between all
+#: clients of the process; ours come from a Session.
 _NOBODY: Final = f"{uuid.uuid4()}.invalid"
 
-#: Is called with each socket before it waits for anything, so that it can be ended.
+#: Called with each socket before it waits for anything, so that another thread can end it.
 Hold = Callable[[socket.socket], None]
 
 
@@ -61,12 +60,12 @@ class Lost(TransportError):
 
 
 class Violation(Lost):
-    """We ended the socket: the server violated the protocol or exceeded a limit."""
+    """The server violated the protocol or exceeded a limit, so we ended the socket."""
 
 
 @attrs.frozen(eq=False, repr=False)
 class DialPlan:
-    """A plan of where and how to dial; made for each dial, since credentials may change."""
+    """The address and options for one dial; made for each dial, since credentials may change."""
 
     url: str
     headers: Mapping[str, str]
@@ -84,7 +83,7 @@ def plan_for(http: Http, client_id: str) -> DialPlan:
     """Return the plan to dial a client's event socket; may raise :class:`AuthenticationError`."""
     try:
         url, headers = http.handshake("/ws", {"clientId": client_id})
-    except (TypeError, ValueError, Warning) as exc:  # a callable's, or python -W error
+    except (TypeError, ValueError, Warning) as exc:  # from a callable, or with python -W error
         raise AuthenticationError(f"the credentials cannot be sent: {exc}") from None
     return DialPlan(
         url=url,
@@ -156,7 +155,7 @@ class OpenSocket:
         raise lost
 
     def read(self, timeout: float) -> tuple[int, bytes | memoryview] | None:
-        """Return the next frame, or None after ``timeout``; answer a ping, and return it."""
+        """Return the next frame, or None after ``timeout``; answer a ping, and return it, too."""
         deadline = Deadline.after(timeout)
         while (message := self.receive()) is None:
             if deadline.expired:
@@ -191,7 +190,7 @@ class OpenSocket:
 
 
 def _lost(exc: Exception) -> Lost:
-    """Explain a lost socket without a library's text, which may quote what was sent."""
+    """Return the error for a lost socket, without a library's text, which may quote our data."""
     is_of_system = is_of_the_system(exc)
     lost = Lost(f"the socket ended: {reason_of(exc) if is_of_system else type(exc).__name__}")
     lost.__cause__ = strip(exc) if is_of_system else None
@@ -217,7 +216,7 @@ def dial(plan: DialPlan, timeout: float, hold: Hold, *, max_frame: int | None = 
         sock = connect_socket(plan, timeout, hold_it)
         stream = _Handshake(sock, deadline, plan.traffic)
         _shake_hands(ws, stream, plan, timeout)
-        sock.settimeout(timeout)  # for what is sent next, not what was left for the handshake
+        sock.settimeout(timeout)  # a fresh one for later sends, not the rest of the handshake's
         most, max_text = (MAX_FRAME, MAX_TEXT) if max_frame is None else (max_frame, max_frame)
         frames = Frames(sock, most, stream.rest, max_text=max_text)
         return OpenSocket(ws, sock, frames, plan.traffic)
@@ -227,8 +226,8 @@ def dial(plan: DialPlan, timeout: float, hold: Hold, *, max_frame: int | None = 
         error, cause = _explained(exc, ws, plan), exc
     for sock in held:
         sock.close()
-    # Here, and without frames: what libraries raise repeats headers and bodies, and what led to
-    # it knows passwords of proxies.
+    # Raise here, without frames: libraries' errors repeat headers and bodies, and their frames
+    # hold passwords of proxies.
     cause = strip(cause) if cause is not None and is_of_the_system(cause) else None
     raise strip(error) from cause
 
@@ -253,11 +252,11 @@ def _shake_hands(
 
 
 class _Handshake:
-    """The socket as websocket-client sees it, which reads the handshake byte by byte.
+    """The socket for websocket-client, which reads the handshake byte by byte.
 
-    Each ``recv`` of a socket releases the interpreter's lock and has to win it back, so the bytes
-    come from larger reads, all of which are over at the deadline.  Cookies are left out, which
-    websocket-client would keep for the whole process.
+    Each ``recv`` of a socket releases the interpreter's lock and has to win it back.  So the bytes
+    come from larger reads, all of which end by the deadline.  Cookies are left out, since
+    websocket-client would keep them for the whole process.
     """
 
     def __init__(self, sock: socket.socket, deadline: Deadline, traffic: Traffic) -> None:
@@ -266,8 +265,8 @@ class _Handshake:
         self._deadline = deadline
         self._allowance = MAX_HANDSHAKE
         self._is_head = True
-        self._line = b""  # of the head, as far as it was not asked for yet
-        self.rest = b""  #: Read, and not asked for yet.
+        self._line = b""  # the rest of a line of the head that was not handed out yet
+        self.rest = b""  #: The bytes that were read and not handed out yet.
 
     def send(self, data: bytes) -> int:
         """Send bytes, and count them; return how many were sent."""
@@ -277,7 +276,7 @@ class _Handshake:
 
     def recv(self, size: int) -> bytes:
         """Receive at most ``size`` bytes; ``b""`` at the end."""
-        if not size:  # websocket-client 1.8 asks so for a body of no length
+        if not size:  # websocket-client 1.8 does so for a body without a length
             return b""
         if not self._line and self._is_head:
             self._line = self._next_line()
@@ -316,10 +315,10 @@ class _Handshake:
 
 
 def connect_socket(plan: DialPlan, timeout: float, hold: Hold) -> socket.socket:
-    """Connect a socket, through the proxy and with TLS where the plan says so.
+    """Connect a socket, through a proxy and with TLS if the plan says so.
 
-    ``timeout`` seconds are for all of it.  ``hold`` gets each socket before it waits for
-    anything, so that it can be ended.
+    ``timeout`` is in seconds, for everything.  ``hold`` is called with each socket before it
+    waits for anything, so that another thread can end it.
     """
     deadline = Deadline.after(timeout)
     parts = urlsplit(plan.url)
@@ -333,7 +332,7 @@ def connect_socket(plan: DialPlan, timeout: float, hold: Hold) -> socket.socket:
         except TimeoutError as exc:
             raise ServerUnreachable(f"{plan.shown}: no connection within {timeout:g} s") from exc
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.settimeout(deadline.require())  # of a handshake of TLS, too, it bounds the whole
+    sock.settimeout(deadline.require())  # also limits the whole TLS handshake
     if parts.scheme != "wss" or plan.ssl_context is None:
         return sock
     secure = plan.ssl_context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
@@ -345,7 +344,7 @@ def connect_socket(plan: DialPlan, timeout: float, hold: Hold) -> socket.socket:
 def speaks_tls(http: Http, timeout: float, hold: Hold) -> bool:
     """Return whether a server that is addressed without TLS accepts a TLS handshake.
 
-    ``timeout`` seconds are for all of it; ``hold`` gets each socket, as in :func:`connect_socket`.
+    ``timeout`` and ``hold`` are those of :func:`connect_socket`.
     """
     if http.address.scheme == "https":
         return False
@@ -362,7 +361,7 @@ def speaks_tls(http: Http, timeout: float, hold: Hold) -> bool:
         try:
             connect_socket(plan, timeout, held)
         except ssl.SSLError as exc:
-            return "ALERT" in str(exc)  # such as that it wants a certificate of ours
+            return "ALERT" in str(exc)  # for example, it requires a client certificate
         except (OSError, ComfyError):
             return False
         return True
@@ -376,7 +375,7 @@ def _connect(host: str, port: int, deadline: Deadline, hold: Hold) -> socket.soc
         sock = socket.socket(family, kind, proto)
         try:
             hold(sock)
-            # A fair share: the first may swallow packets, and another one work.
+            # A fair share for each address: the first may drop packets while another works.
             sock.settimeout(deadline.require() / (len(found) - tried))
             sock.connect(address)
         except OSError as exc:
@@ -421,16 +420,16 @@ def _tunnel(proxy: str, host: str, port: int, deadline: Deadline, hold: Hold) ->
         with answer_until(deadline, sock, method="CONNECT") as answer:
             answer.begin()
     except (OSError, http.client.HTTPException) as exc:
-        # Not what is no answer: it may repeat what was sent.
+        # Do not quote an invalid answer, which may repeat what was sent.
         said = reason_of(exc) if is_of_the_system(exc) else "its answer is not HTTP"
         raise ServerUnreachable(f"{what}: {said}") from exc
-    if answer.status != http.HTTPStatus.OK:  # many let requests pass, but no tunnel to odd ports
+    if answer.status != http.HTTPStatus.OK:  # many proxies refuse tunnels to unusual ports
         raise NoWebSocket(f"{what}: it answered CONNECT with {answer.status}")
     return sock
 
 
 def _explained(exc: Exception, ws: websocket.WebSocket, plan: DialPlan) -> Exception:
-    """Explain a failed dial without websocket-client's texts, which hold headers and bodies."""
+    """Return the error for a failed dial, without websocket-client's text with headers."""
     what = f"the socket {plan.shown}"
     status = getattr(exc, "status_code", None) or ws.status
     if status in (401, 403):

@@ -25,17 +25,17 @@ from ..interrupts import causes, interruption
 
 Error = TypeVar("Error", bound=BaseException)
 
-#: What requests, urllib3 (while a body is read) and the socket raise.
+#: The errors of requests, of urllib3 (while a body is read) and of sockets.
 FAILURES: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
-#: TLS may say so of any connection that ends too early, the request being sent already.
+#: TLS errors for a connection that ends too early, perhaps after the request was sent.
 _CUT: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
 def explain(
     exc: BaseException, what: str, url: str, outer: BaseException | None = None
 ) -> ComfyError:
-    """Return our error for a failed connection.
+    """Return the ComfyError for a failed connection.
 
     ``what`` names the request; ``url`` has no secret.
     """
@@ -45,7 +45,7 @@ def explain(
             return _about_tls(cause, url)
         if isinstance(cause, socket.gaierror):
             host = urlsplit(url).hostname
-            if cause.errno == socket.EAI_AGAIN:  # offline for a moment, as after sleep
+            if cause.errno == socket.EAI_AGAIN:  # temporarily offline, as after sleep
                 return ServerUnreachable(
                     f"{url}: no name server answers, so {host!r} cannot be looked up now"
                 )
@@ -67,7 +67,7 @@ def is_of_the_system(exc: BaseException) -> bool:
     """Return whether an exception's text is from the system or Python, not from a server."""
     if isinstance(exc, ssl.SSLError | ConnectionError | TimeoutError):
         return True
-    # Libraries raise bare ones, with what a proxy has said.
+    # Libraries raise bare OSErrors that quote a proxy.
     return isinstance(exc, OSError) and isinstance(exc.errno, int) and _is_builtin(exc)
 
 
@@ -76,18 +76,18 @@ def _is_builtin(exc: BaseException) -> bool:
 
 
 def reason_of(exc: BaseException) -> str:
-    """Return the reason in a system's exception, on one line."""
+    """Return the text of a system's exception on one line."""
     return one_line(getattr(exc, "strerror", None) or str(exc) or type(exc).__name__)
 
 
 def strip(exc: Error) -> Error:
-    """Strip an exception of frames and chain, which hold what was sent."""
+    """Remove an exception's traceback and chain, which hold request data."""
     exc.__cause__ = exc.__context__ = exc.__traceback__ = None
     return exc
 
 
 def strip_libraries(exc: BaseException) -> BaseException:
-    """Strip an exception, such as a KeyboardInterrupt, of libraries' frames, which hold headers."""
+    """Remove libraries' frames, which hold headers, from an exception such as KeyboardInterrupt."""
     seen: set[int] = set()
     each: BaseException | None = exc
     while each is not None and id(each) not in seen:
@@ -115,7 +115,7 @@ def _is_of_library(module: str) -> bool:
     return f"{module}.".startswith(_LIBRARIES)
 
 
-#: Of ours the one whose methods libraries call with what they send.
+#: Modules of libraries, and our own module that libraries call with request data.
 _LIBRARIES: Final = (
     "requests.",
     "urllib3.",
@@ -134,7 +134,7 @@ def one_line(text: str, most: int = 2000) -> str:
 
 
 def is_away(exc: Exception) -> bool:
-    """Return whether no server answered, or only a proxy; the server may have acted."""
+    """Return whether no server answered, or only a proxy did; the server may have acted."""
     if isinstance(exc, ApiError):
         return is_for_another(exc.status)
     return isinstance(exc, TransportError)
@@ -159,7 +159,7 @@ def _about_tls(exc: ssl.SSLError, url: str) -> ServerUnreachable:
 
 
 class Failure(NamedTuple):
-    """The reason why there is no answer: our error, and its cause."""
+    """The reason for a missing answer: our error and its cause."""
 
     error: BaseException
     cause: BaseException | None
@@ -172,7 +172,7 @@ def failure_of(
     url: str,
     connect_timeout: float,
 ) -> Failure:
-    """Return our error, with a system's cause only: libraries' errors hold headers and bodies."""
+    """Return our error, without a cause that holds headers or bodies."""
     interrupted = interruption(exc, outer)
     if interrupted is not None:
         return Failure(strip_libraries(interrupted), interrupted.__cause__)
@@ -207,14 +207,14 @@ def failure_of(
             # If the route broke under an open connection, the request may have been sent.
             error = TransportError(f"{error}, after the request may have been sent")
         elif is_new and not isinstance(error, ServerUnreachable):
-            # Whatever failed, such as a SOCKS proxy, nothing was sent.
+            # Nothing was sent, whatever failed (a SOCKS proxy, for example).
             reason = reason_of(cause) if cause else "no reason is given"
             error = ServerUnreachable(f"{url}: no connection ({reason})")
     return Failure(error, None if cause is None else strip(cause))
 
 
 def _tunnel_status(exc: BaseException) -> int | None:
-    """Return the status of a proxy's refusal, without its reason phrase, which may be anything."""
+    """Return the status of a proxy's refusal, without its reason phrase, which is not trusted."""
     found = re.match(r"Tunnel connection failed: (\d{3})\b", str(exc)[:100])
     return int(found[1]) if found else None
 

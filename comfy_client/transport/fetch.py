@@ -1,4 +1,4 @@
-"""Downloads from any URL that the caller gave: bounded, and without our credentials."""
+"""Downloads from any URL, within limits and without our credentials."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .connections import Transfer, current, new_session
 from .deadline import Deadline
 from .failures import explain
 
-#: Bytes of a file that is fetched, and seconds in all.
+#: The most bytes of a downloaded file, and the most seconds.
 MAX_FETCH: Final = 256 << 20
 FETCH_TIMEOUT: Final = 120.0
-#: How often a server may say that it is elsewhere.
+#: The most redirects.
 MAX_REDIRECTS: Final = 5
-#: Seconds to connect, and for which nothing may come.
+#: Seconds to connect, and that the server may be silent.
 _SILENCE: Final = 15.0
 _CHUNK: Final = 1 << 16
 _FAILURES: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
@@ -31,13 +31,13 @@ _FAILURES: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSE
 def fetch(url: str, into: BinaryIO, deadline: Deadline, most: int = MAX_FETCH) -> None:
     """Download a URL into a file, of ``most`` bytes at the most.
 
-    Headers, cookies and credentials of ours are not sent: only a login in the URL itself, to the
-    host that it is for.  Proxies come from the environment.
+    Our headers, cookies and credentials are not sent.  A login in the URL is sent to its own host
+    only.  Proxies come from the environment.
 
     Raises:
         UnexpectedResponse: Another status than 200, a web page, a larger file, or more than
             :data:`MAX_REDIRECTS` redirects.
-        TransportError: No answer, or only a part of it; :class:`RequestTimeout`: not in time.
+        TransportError: No answer, or only a part of one; :class:`RequestTimeout`: not in time.
     """
     deadline = Deadline.after(deadline.left(FETCH_TIMEOUT))
     for _ in range(MAX_REDIRECTS + 1):
@@ -53,8 +53,8 @@ def _store_or_redirect(url: str, into: BinaryIO, deadline: Deadline, most: int) 
     shown = without_secrets(url)
     token = current.set(Transfer(deadline, read_timeout=_SILENCE))
     try:
-        with new_session() as session:  # which has one pool, for one host
-            session.trust_env = False  # or a .netrc would log in
+        with new_session() as session:  # a new one for each host, as it has one pool
+            session.trust_env = False  # ignores a login in .netrc
             left = deadline.require(_SILENCE)
             request = session.prepare_request(requests.Request("GET", url))
             with session.send(
@@ -82,7 +82,7 @@ def _explained(exc: Exception, shown: str, deadline: Deadline) -> Exception:
     if deadline.expired or isinstance(exc, (requests.Timeout, TimeoutError)):
         return RequestTimeout(f"GET {shown}: no complete answer in time")
     if any(isinstance(cause, ConnectionRefusedError) for cause in causes(exc)):
-        return TransportError(f"{shown}: connection refused")  # by what is no ComfyUI
+        return TransportError(f"{shown}: connection refused")  # without advice about ComfyUI
     return TransportError(str(explain(exc, f"GET {shown}", shown)))
 
 

@@ -1,8 +1,8 @@
-"""Messages from WebSocket bytes: many small frames out of one large read.
+"""Parsing of WebSocket messages: many small frames out of one large read.
 
-websocket-client reads a frame in three or more pieces of up to 16 KiB; each releases the
-interpreter's lock and must win it back, which costs more than all the rest.  So websocket-client
-makes the handshake and sends, and this module reads.
+websocket-client reads a frame in three or more pieces of up to 16 KiB.  Each read releases the
+interpreter's lock and must win it back, which costs more than everything else.  So
+websocket-client only makes the handshake and sends, and this module reads.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Final
 
 from .. import runtime
 
-#: Opcodes.
+#: The opcodes of frames.
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
-#: Bytes of the buffer, and of the first one of a larger frame.
+#: The size of the buffer, and the first size of the buffer for a larger frame, in bytes.
 BUFFER: Final = 1 << 18
 AT_ONCE: Final = 1 << 24
 
@@ -29,17 +29,14 @@ class FrameError(Exception):
 class Frames:
     """The messages in a stream: call :meth:`next` until it has none, then :meth:`read`.
 
-    ``limit`` is the largest message in bytes, ``max_text`` the largest text; ``begun`` are bytes
-    that were read from the socket before.
-
     Args:
         sock: The socket.
         limit: The most bytes of one message.
         begun: The bytes that were read from the socket before.
         max_text: The most bytes of a text; ``None``: ``limit``.
-        size: Bytes that are read at once; a larger frame gets a buffer of its own ...
-        at_once: ... of so many bytes at first; more only when these have come: a length is soon
-            announced.
+        size: Bytes per read; a larger frame gets a separate buffer.
+        at_once: The first size of such a buffer.  It grows only as bytes arrive, since a server
+            may announce any length.
     """
 
     def __init__(
@@ -59,11 +56,11 @@ class Frames:
         self._at_once = at_once
         self._buffer = memoryview(bytearray(size))
         self._buffer[: len(begun)] = begun
-        self._start, self._end = 0, len(begun)  # what lies in the buffer, and was not given out
-        self._needed = 0  # bytes from the start on, as far as is known of the frame there
-        self._opcode = 0  # of a message of which only fragments have come
+        self._start, self._end = 0, len(begun)  # the unread part of the buffer
+        self._needed = 0  # bytes needed from the start on for the frame there, as far as known
+        self._opcode = 0  # of an incomplete message
         self._fragments = bytearray()
-        self.received_at: float = runtime.monotonic()  #: When anything came last.
+        self.received_at: float = runtime.monotonic()  #: When a byte last arrived.
 
     @property
     def is_within(self) -> bool:
@@ -95,7 +92,7 @@ class Frames:
             if opcode and is_final:
                 return opcode, payload
             self._opcode = opcode or self._opcode
-            self._fragments += payload  # a list of them could be larger by far than its bytes
+            self._fragments += payload  # a list could be far larger than its bytes
             if is_final:
                 whole, opcode = self._fragments, self._opcode
                 self._fragments, self._opcode = bytearray(), 0
@@ -129,12 +126,12 @@ class Frames:
         self._start = end = start + head + size
         if len(buffer) == self._size:
             return first, bytes(buffer[start + head : end])
-        # Its own buffer is given out as it is: a copy would double the cost.
+        # Hand out the frame's own buffer, as a copy would double the cost.
         self._buffer, self._start, self._end = memoryview(bytearray(self._size)), 0, 0
         return first, buffer[start + head : end].toreadonly()
 
     def _enlarge(self) -> None:
-        """Move the beginning of a frame to a buffer that is large enough for more of it."""
+        """Move an incomplete frame to a buffer that is large enough for more of it."""
         come = self._buffer[self._start : self._end]
         size = min(self._needed, max(self._at_once, 2 * len(come)))
         buffer = self._buffer if size <= self._size else memoryview(bytearray(size))

@@ -1,9 +1,9 @@
-"""The HTTP layer, with which the routes ask.
+"""The HTTP layer, through which the routes send requests.
 
-Each call has a deadline and a maximum size, each failure is one of our errors, and nothing is
-redirected.  A request is repeated only where that is safe.  Below it: ``identity`` (how the server
-is reached, and who we are there), ``connections`` (which keep to a deadline), ``response`` (what
-the server said, as typed errors) and ``multipart`` (bodies).
+Each call has a deadline and a maximum size, each failure is one of our errors, and no redirect is
+followed.  A request is repeated only where that is safe.  The modules below it are ``identity``
+(address and credentials), ``connections`` (deadlines), ``response`` (answers and typed errors) and
+``multipart`` (bodies).
 """
 
 from __future__ import annotations
@@ -66,31 +66,31 @@ log: logging.Logger = logging.getLogger("comfy_client")
 __all__ = ["MAX_ANSWER", "SMALL", "UNSET", "Download", "Http", "Params", "Response", "segment"]
 
 Value = str | int | float | None
-#: A query: a name may stand for several values, and what is ``None`` is left out.
+#: A query: a name may have several values, and ``None`` leaves one out.
 Params = Mapping[str, Value | Sequence[Value]] | Iterable[tuple[str, Value | Sequence[Value]]]
 
-#: Largest answer that is kept in memory as it came, in bytes.
+#: The largest answer that is kept in memory undecoded, in bytes.
 MAX_ANSWER = 1 << 30
-#: Largest answer that is decoded, unless the caller says so: definitions, queue, history.
+#: The largest answer that is decoded by default, in bytes: definitions, queue, history.
 MAX_JSON: Final = 64 << 20
-#: Largest answer of routes that say little: receipts, counts, refusals.
+#: The largest answer of routes with small answers (receipts, counts, refusals), in bytes.
 SMALL: Final = 1 << 20
-#: Bytes that one byte of an answer may take when it is decoded.  What a ComfyUI sends takes
-#: 5 to 8; brackets alone take 27.
+#: The most memory of a decoded answer, as a multiple of its size.  ComfyUI's answers take 5 to 8,
+#: brackets alone 27.
 GROWTH: Final = 10
-#: Seconds that one upload or download may take in all.
+#: The most seconds for one upload or download.
 MAX_TRANSFER: Final = 3600.0
-#: Bytes a second at which a server stores what was uploaded, at the least, before it answers.
+#: The slowest rate at which a server stores an upload before it answers, in bytes per second.
 STORED: Final = 10e6
 
-#: Bytes of one read: a larger buffer is fresh memory, which costs more than the reads it saves.
+#: Bytes per read; larger buffers are fresh memory, which costs more than the reads saved.
 _CHUNK: Final = 1 << 19
 
-#: Headers that the handshake sets itself; and a server refuses an Origin that differs from Host.
+#: Headers that the handshake sets itself, and Origin, which must match Host.
 _NOT_OF_A_HANDSHAKE = frozenset(
     {"accept", "accept-encoding", "connection", "content-type", "content-length", "origin"}
 )
-#: Asked of files: the length of what arrives is checked, so no encoding may come between.
+#: Headers for files: their length is checked, so they must not be encoded.
 _IDENTITY: Final = {"Accept-Encoding": "identity"}
 
 
@@ -104,7 +104,7 @@ UNSET: Final = _Unset()
 def segment(text: str) -> str:
     """Encode ``text`` as one segment of a path.
 
-    Raises ``ValueError`` for what could only mean another route: ``""``, ``"."``, ``".."``.
+    Raises ``ValueError`` for ``""``, ``"."`` and ``".."``, which would lead to another route.
     """
     if not isinstance(text, str):
         raise TypeError(f"a name or an id must be a string, not {text!r:.80}")
@@ -147,13 +147,13 @@ class Http:
     """The requests of a client to its server.
 
     Attributes:
-        address: Where the server is.
-        endpoint: How it is reached: trust and proxies, for the socket too.
-        identity: Who we are, and what is secret of it.
-        connect_timeout: Seconds for a connection.
-        total_timeout: Seconds for a request and its answer, unless a call says otherwise.
-        max_json: Bytes of the largest answer that is decoded.
-        left_behind: Whether credentials were lost in a pickle, in which no secret travels.
+        address: The address of the server.
+        endpoint: Its certificates, proxies and connections, for the socket too.
+        identity: The client's credentials, user and headers, and their secrets.
+        connect_timeout: Seconds to connect.
+        total_timeout: Seconds for a request and its answer, unless a call sets another limit.
+        max_json: The largest answer that is decoded, in bytes.
+        left_behind: Whether credentials were lost in a pickle, which contains no secrets.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class Http:
         self._sender.check_open()
 
     def describe(self) -> Description:
-        """Describe what is sent, and where to, without secrets; sends no request."""
+        """Describe the address and what is sent, without secrets; sends no request."""
         return self.identity.describe(self._sender.has_api_prefix)
 
     def handshake(self, route: str, params: Params) -> tuple[str, dict[str, str]]:
@@ -253,7 +253,7 @@ class Http:
         return made
 
     def after_fork(self) -> None:
-        """Start afresh in the child of a fork: all connections and locks are the parent's."""
+        """Start afresh in the child of a fork, as all connections and locks are the parent's."""
         log_filter.after_fork()
         self.endpoint.after_fork()
         self.identity.after_fork()
@@ -340,11 +340,11 @@ class Http:
         each: Each | None = None,
         **kw: Any,
     ) -> Any:
-        """Call :meth:`request`, and decode any content type: some proxies call all of it HTML.
+        """Call :meth:`request` and decode the JSON, whatever content type a proxy gave it.
 
         ``max_bytes`` is the largest answer; ``None``: ``max_json``.  ``each`` is called with each
-        element of its lists, of which a large answer is decoded one after the other, and what it
-        returns takes their place.
+        element of its lists, and its result replaces the element.  A large answer is decoded
+        element by element.
         """
         most = self.max_json if max_bytes is None else max_bytes
         answer = self.request(method, route, max_bytes=most, **kw)
@@ -363,7 +363,7 @@ class Http:
     ) -> bytes:
         """Download a file into memory; otherwise as :meth:`download`."""
         with self.download(route, params=params, timeout=timeout) as download:
-            body = io.BytesIO()  # as for any answer
+            body = io.BytesIO()  # grows in place
             if (download.length or 0) <= MAX_ANSWER:
                 for chunk in download:
                     body.write(chunk)
@@ -386,15 +386,14 @@ class Http:
     ) -> contextlib.AbstractContextManager[Download]:
         """Stream the body of an answer, with constant memory.
 
-        When the connection is cut, the rest is asked for, if it is sure that it is the same file.
+        If the connection breaks, the rest is requested, provided that the file is surely the same.
 
         Args:
             route: The route, without ``/api``.
             params: The query.
             timeout: Seconds for the whole body; ``None``: an hour.  It ends earlier if the server
                 is silent for the client's own timeout.
-            start: The byte of the file with which it begins, if the server can do that: then the
-                status is 206.
+            start: The first byte to send; the status is 206 if the server can do that.
         """
         deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
 
@@ -439,12 +438,12 @@ class Http:
     ) -> Any:
         """Send ``file`` piece by piece in a multipart POST, and return the decoded answer.
 
-        ``digest``: its SHA-256 in hexadecimal digits; a file that has another one is not sent to
+        ``digest`` is its SHA-256 in hexadecimal digits; a file with another digest is not sent to
         its end, and ``FileChanged`` is raised.
 
-        ``timeout``: seconds for all of it; ``None``: an hour.  It ends earlier if no data moves
-        for the client's own timeout, or if the server has all data and does not answer in that
-        time, plus one second for each 10 MB, which it has to store.
+        ``timeout`` is in seconds, for everything; ``None``: an hour.  It ends earlier if no data
+        moves for the client's own timeout, or if the server has all data and does not answer in
+        that time, plus one second for each 10 MB, which it has to store.
         """
         from ..upload import opened  # many programs send no files
         from .multipart import Form
@@ -454,7 +453,7 @@ class Http:
             form = Form(fields, part, file_name, stream, size, on_progress, digest)
             headers = {"Content-Type": form.content_type}
             request = OutgoingRequest("POST", route, headers=headers, body=form)
-            # While a file is sent it is enough that it moves; for the rest there is the deadline.
+            # While a file is sent, any progress suffices; the deadline limits the whole.
             transfer = Transfer(
                 deadline,
                 send_timeout=self.total_timeout,
@@ -498,13 +497,13 @@ class Http:
 
 
 class _Sender:
-    """The part of :class:`Http` that sends requests and reads what comes back.
+    """The part of :class:`Http` that sends requests and reads answers.
 
     Attributes:
         has_api_prefix: Whether routes are below ``/api``; ``None`` if that is not known yet.
-        is_foreign: Whether neither was there when it was looked for last: this is no ComfyUI.
+        is_foreign: Whether neither form of the routes was found, so that this is no ComfyUI.
         is_open: Whether it sends requests.
-        traffic: What was sent and received.
+        traffic: Counters of requests and bytes.
     """
 
     def __init__(
@@ -518,7 +517,7 @@ class _Sender:
         self._connect_timeout = connect_timeout
         self._stale = stale
         self._answered_at = float("-inf")
-        self._live: set[Transfer] = set()  # each step of a set is whole: no lock
+        self._live: set[Transfer] = set()  # needs no lock, as each change of a set is atomic
         self._is_one_off = False
         self.is_open: bool = True
 
@@ -547,7 +546,7 @@ class _Sender:
             transfer.cut()
 
     def after_fork(self) -> None:
-        """Forget requests in progress, in the child of a fork: they are the parent's."""
+        """Forget requests in progress in the child of a fork; they are the parent's."""
         self._live = set()
         self.traffic.reset()
 
@@ -593,7 +592,7 @@ class _Sender:
         check_wanted()
 
     def _answered(self, request: OutgoingRequest, transfer: Transfer) -> requests.Response:
-        """Return the answer; send again with new credentials after a 401, or to the other route."""
+        """Return the answer; retry with new credentials after a 401, or with the other route."""
         path = self.path(request.route)
         response = self._send(request, path, transfer)
         if response.status_code == 401 and self._identity.refresh():
@@ -611,7 +610,7 @@ class _Sender:
                 response.close()
                 response = self._send(request, request.route, transfer)
         elif self.has_api_prefix is None and path != request.route and response.status_code < 300:
-            # A web page is a proxy's, whatever comes later.
+            # A web page comes from a proxy and says nothing about the server.
             self.has_api_prefix = "html" not in response.headers.get("content-type", "") or None
         return response
 
@@ -646,7 +645,7 @@ class _Sender:
         prepared = requests.PreparedRequest()
         prepared.method = request.method
         prepared.url = self._endpoint.base + path + query(request.params)
-        fixed = (template.url or "").partition("?")[2]  # a token, the Session's own params
+        fixed = (template.url or "").partition("?")[2]  # a token, or the Session's params
         if fixed:
             prepared.url += f"{'&' if '?' in prepared.url else '?'}{fixed}"
         prepared.hooks = {name: [*hooks] for name, hooks in template.hooks.items()}
@@ -656,9 +655,9 @@ class _Sender:
         if body is not None or request.method in ("POST", "PUT", "PATCH"):
             prepared.headers["Content-Length"] = str(len(body) if body else 0)
         if session.cookies or session.auth:
-            prepared.prepare_cookies(session.cookies)  # leaves a Cookie that is there
+            prepared.prepare_cookies(session.cookies)  # keeps an existing Cookie header
         if session.auth and not identity.sends_credentials:
-            prepared.prepare_auth(session.auth)  # last, for it may sign all the rest
+            prepared.prepare_auth(session.auth)  # last, as it may sign everything else
         return prepared
 
     def _send(self, request: OutgoingRequest, path: str, transfer: Transfer) -> requests.Response:
@@ -673,15 +672,15 @@ class _Sender:
             self.check_open()
             found = self._attempt(prepared, url, transfer)
             if found is None:
-                continue  # another thread has dropped what was kept; nothing was sent
+                continue  # another thread dropped the idle connections; nothing was sent
             if not isinstance(found, Failure):
                 return found
             self._check_wanted()
             if type(found.error) is RequestTimeout:
-                # The kept connection may be dead, and so may the others.
+                # This idle connection may be dead, and so may the others.
                 self._endpoint.drop_kept()
-            # A kept connection may be closed already (the server was restarted): a GET is
-            # sent once more, on a new one.
+            # An idle connection may be closed already (the server was restarted), so a GET is
+            # sent once more on a new one.
             tries -= 1
             if not tries or type(found.error) is not TransportError:
                 raise found.error from found.cause
@@ -691,8 +690,8 @@ class _Sender:
     ) -> requests.Response | Failure | None:
         """Return the answer, or a Failure; None if nothing was sent, so that another try is safe.
 
-        No error of ours is raised here: its context would be an error of requests, which holds the
-        headers and the query that were sent.
+        Our errors are not raised here, as their context would be an error of requests, which holds
+        the headers and the query.
         """
         endpoint, recorder, method = self._endpoint, self._identity.recorder, request.method or ""
         try:
@@ -714,7 +713,7 @@ class _Sender:
                 timeout=limits,
                 verify=verify,
                 cert=cert,
-                proxies=endpoint.usable_proxies,  # no local: passwords stand in them
+                proxies=endpoint.usable_proxies,  # no local variable, as passwords may be in it
                 allow_redirects=False,
             )
         except FAILURES as exc:
@@ -728,7 +727,7 @@ class _Sender:
                     head = response.status_code, response.raw.headers
                     response.raw = record.answered(*head, response.raw)
                 return response
-            response.raw.close()  # with its connection, on which the answer may follow
+            response.raw.close()  # also closes the connection, on which the answer may still come
             failure = Failure(_only_announced(response.status_code, method, url), None)
         finally:
             current.reset(token)
@@ -772,7 +771,7 @@ class _Sender:
         self, response: requests.Response, length: int | None, deadline: Deadline, max_bytes: int
     ) -> bytes:
         """Read the body; stop a little after ``max_bytes``."""
-        body = io.BytesIO()  # grows in place, and hands out its bytes without a copy
+        body = io.BytesIO()  # grows in place, and returns its bytes without a copy
         for chunk in self.chunks(response, length, deadline, decode=True):
             body.write(chunk)
             if body.tell() > max_bytes:
@@ -802,7 +801,7 @@ class _Sender:
                 )
             outer = sys.exception()
             try:
-                # read1 returns what there is; read would wait for the whole amount.
+                # read1 returns the bytes that are there; read would wait for the whole amount.
                 chunk = response.raw.read1(_CHUNK, decode_content=decode or length is None)
             except FAILURES as exc:
                 error, cause = failure_of(exc, outer, method, url, self._connect_timeout)
@@ -814,15 +813,15 @@ class _Sender:
                     yield chunk
                     continue
                 if length is None:
-                    self._check_wanted()  # it may be the end of the client, not of the body
+                    self._check_wanted()  # close() may have ended it, not the body
                     return
                 error, cause = _short(method, url, got, length), None
             self._check_wanted()
             raise error from cause
         if not length and "transfer-encoding" in response.headers:
-            response.raw.close()  # whatever follows an answer that has no body
+            response.raw.close()  # drops any bytes after an answer without a body
         else:
-            response.raw.drain_conn()  # nothing is left: this gives the connection back
+            response.raw.drain_conn()  # nothing is left, so this returns the connection to the pool
 
 
 def _in_calls(transfer: Transfer) -> contextlib.AbstractContextManager[None]:
@@ -882,14 +881,14 @@ def number_of_bytes(name: str, value: int) -> int:
 
 
 def _is_file(response: requests.Response, start: int) -> bool:
-    """Return whether a body is a file byte for byte: all of it, or a part from ``start`` on."""
+    """Return whether a body is the exact file, or its exact part from ``start`` on."""
     headers = response.headers
     if headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
         return False
     if headers.get("content-type", "").strip().lower().startswith("multipart/byteranges"):
         return False  # several ranges, with lines between them
     part = range_of(headers)
-    if response.status_code in (200, 203):  # some caches give a range for the whole
+    if response.status_code in (200, 203):  # some caches add a range to the whole file
         return part is None or part.end - part.start == part.size
     if start == 0 or response.status_code != 206 or part is None or part.start != start:
         return False

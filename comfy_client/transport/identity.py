@@ -1,6 +1,6 @@
-"""The server's address, and a client's identity there.
+"""The server's address, and a client's credentials.
 
-:class:`Endpoint` has address, trust and proxies, which never change; :class:`Identity` has
+:class:`Endpoint` has address, certificates and proxies, which never change; :class:`Identity` has
 credentials, user and headers, and knows which of them are secret.
 """
 
@@ -37,18 +37,18 @@ if TYPE_CHECKING:
 
 Answered = TypeVar("Answered")
 
-#: Proxies that requests knows.
+#: Schemes of proxies that requests supports.
 _PROXIES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 
 
 class Endpoint:
-    """The server, and how it is reached: over HTTP by :attr:`session`, and by the socket.
+    """The server's address and connection options, for HTTP and for the socket.
 
     Attributes:
-        address: Where it is.
+        address: The server's address.
         base: The URL below which all routes are.
         session: The Session with the connections; a fork has its own.
-        is_own_session: Whether we made it, and so close it.
+        is_own_session: Whether we made the Session, and so close it.
         given_proxies: ``proxies`` as the user gave them.
     """
 
@@ -75,10 +75,10 @@ class Endpoint:
 
     @functools.cached_property
     def verify(self) -> bool | str:
-        """The certificates to trust: as given, else as the Session or the environment says."""
+        """The certificates to trust: as given, else from the Session or the environment."""
         verify = self._verify
         if verify is True:
-            verify = self.session.verify or False  # None is that, to requests
+            verify = self.session.verify or False  # requests treats None so, too
         if verify is True and self.session.trust_env:
             bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
             verify = bundle or True
@@ -88,7 +88,7 @@ class Endpoint:
 
     @functools.cached_property
     def cert(self) -> str | tuple[str, str] | None:
-        """The client's certificate: as given, else the Session's."""
+        """The client's certificate: as given, else from the Session."""
         cert = self._cert or self.session.cert
         for file in () if cert is None else (cert,) if isinstance(cert, str) else cert:
             if not os.path.exists(file):
@@ -97,7 +97,7 @@ class Endpoint:
 
     @functools.cached_property
     def ssl_context(self) -> ssl.SSLContext:
-        """The same trust and certificate for the socket."""
+        """The TLS context for the socket, with the same certificates as HTTP."""
         verify = self.verify
         if verify is False:
             context = ssl.create_default_context()
@@ -130,7 +130,7 @@ class Endpoint:
         if self.address.is_loopback:
             return {}, "loopback addresses bypass proxies"
         if self.given_proxies is not None:
-            given = self.given_proxies.items()  # requests takes ``None`` for a scheme without one
+            given = self.given_proxies.items()  # requests accepts ``None`` for a scheme
             return {scheme: url or "" for scheme, url in given}, "proxies="
         if self.session.proxies:
             return dict(self.session.proxies), "proxies of the Session"
@@ -147,14 +147,14 @@ class Endpoint:
 
     @functools.cached_property
     def usable_proxies(self) -> dict[str, str]:
-        """:attr:`proxies`; raises :class:`ServerUnreachable` if the server's one is no URL."""
+        """The :attr:`proxies`; raises :class:`ServerUnreachable` if the proxy is no URL."""
         proxy = self.proxy or "http://none"
         try:
             parts = split_proxy(proxy)
             is_one = parts.scheme in _PROXIES and bool(parts.hostname) and parts.port != 0
         except ValueError:
             is_one = False
-        if not is_one:  # and what is given is not shown: it may hold a password
+        if not is_one:  # not shown, as it may hold a password
             raise ServerUnreachable(
                 f"{self.address.http_url}: the proxy is not a URL ({self.proxy_reason}); "
                 "write http://proxy:3128, or use none with proxies={}",
@@ -165,7 +165,7 @@ class Endpoint:
     # -- connections ---------------------------------------------------------------------
 
     def prepare_pool(self, request: requests.PreparedRequest) -> None:
-        """Make a given Session's pool keep to our deadlines, if it is a pool of requests."""
+        """Make a user's Session keep to our deadlines, if its pool is one of requests."""
         adapter = self.session.get_adapter(request.url or "")
         if isinstance(adapter, HTTPAdapter):
             pool = adapter.get_connection_with_tls_context(
@@ -174,7 +174,7 @@ class Endpoint:
             keep_to_deadlines(pool)
 
     def drop_kept(self) -> None:
-        """Close the idle connections; those in use are closed after use."""
+        """Close idle connections at once, and those in use after their use."""
         self.session.get_adapter(self.address.http_url).close()
 
     def close(self) -> None:
@@ -187,29 +187,29 @@ class Endpoint:
         return self.session.close if self.is_own_session else lambda: None
 
     def after_fork(self) -> None:
-        """Make new connection pools in the child of a fork; the old ones are the parent's."""
+        """Make new connection pools in the child of a fork, as the old ones are the parent's."""
         if self.is_own_session:
             self.session = new_session()
             return
         for adapter in self.session.adapters.values():
             if isinstance(adapter, HTTPAdapter):
-                # As from a pickle: all settings, and pools that nobody has used.
+                # Restore as from a pickle: all settings, and unused pools.
                 vars(HTTPAdapter)["__setstate__"](
                     adapter, vars(HTTPAdapter)["__getstate__"](adapter)
                 )
 
 
-# -- credentials, at one moment ----------------------------------------------------------
+# -- credentials -------------------------------------------------------------------------
 
 
 class Applied(NamedTuple):
-    """Headers and query of credentials at one moment."""
+    """The headers and query of credentials at one moment."""
 
     headers: Mapping[str, str]
     query: Mapping[str, str]
 
     def __repr__(self) -> str:
-        return "Applied(...)"  # secrets stand in it
+        return "Applied(...)"  # shows no secrets
 
 
 NOTHING = Applied({}, {})
@@ -219,7 +219,7 @@ def check_credentials(credentials: object) -> None:
     """Raise ``TypeError`` if the value is no kind of credentials, without calling it."""
     if credentials is None:
         return
-    from ..credentials import Credentials  # many servers want none
+    from ..credentials import Credentials  # many servers need none
 
     if isinstance(credentials, tuple):
         if len(credentials) != 2 or not all(isinstance(part, str) for part in credentials):
@@ -245,7 +245,7 @@ def apply_credentials(credentials: AnyCredentials | None) -> Applied:
     if isinstance(credentials, tuple):
         credentials = BasicCredentials(*credentials)
     if isinstance(credentials, Credentials):
-        # Sealed, for some tools that show the variables of a frame look into any tuple.
+        # Sealed, as some tools that show the variables of a frame look into any tuple.
         applied = Applied(
             sealed_headers(dict(_ask(credentials.headers, "headers() of the credentials"))),
             sealed_headers(dict(_ask(credentials.query, "query() of the credentials"))),
@@ -263,8 +263,8 @@ def _ask(source: Callable[[], Answered], what: str) -> Answered:
     try:
         return source()
     except AuthenticationError:
-        raise  # says already what is missing
-    except Exception as exc:  # somebody's code, which may well ask another server
+        raise  # it says already what is missing
+    except Exception as exc:  # user code, which may ask another server
         if interruption(exc, outer) is not None:
             raise
         raise AuthenticationError(f"{what} raised {type(exc).__name__}") from exc
@@ -277,7 +277,7 @@ def check_headers(headers: Mapping[str, str], whose: str) -> None:
             raise TypeError(f"{whose} headers must be strings")
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
             raise ValueError(f"{whose} header names contain an invalid character")
-        # A line break would end the header, and so begin another.
+        # A line break would begin another header.
         if not re.fullmatch(r"(?! )[\t\x20-\x7e\xa0-\xff]*(?<! )", value):
             raise ValueError(
                 f"{whose} {name} header contains a control character, a character that "
@@ -293,20 +293,20 @@ def as_sent(headers: Mapping[str, str | bytes] | Mapping[str, str]) -> dict[str,
     }
 
 
-# -- who we are --------------------------------------------------------------------------
+# -- identity ----------------------------------------------------------------------------
 
 
 @attrs.frozen(eq=False, repr=False)
 class Description:
-    """A description of what a client sends, and where to, without secrets.
+    """A description of a client's requests, without secrets.
 
     Attributes:
         url: The server.
         user: The user that requests name; ``None`` for none.
         credentials: The kind of credentials; ``None`` for none.
-        sent: Names of what went along to prove who we are: headers, ``?parameters=``, and what a
-            given Session adds.
-        sends_origin: Whether a header says ``Origin``, which a ComfyUI compares with its host.
+        sent: Names of the headers and ``?parameters=`` with credentials, those of a given Session
+            included.
+        sends_origin: Whether there is an ``Origin`` header, which ComfyUI compares with its host.
         has_api_prefix: Whether routes are below ``/api``; ``None`` if that is not known yet.
     """
 
@@ -322,7 +322,7 @@ class Identity:
     """The credentials, user and headers of requests to one server, and their secrets.
 
     Attributes:
-        credentials: As given; a pair became :class:`BasicCredentials`.
+        credentials: The credentials as given, but a pair as :class:`BasicCredentials`.
         user: The user that requests name, for servers with ``--multi-user``.
         recorder: The recorder, which learns each secret before it is sent.
         template: The parts of a request that all share, credentials included; ``None`` until
@@ -340,7 +340,7 @@ class Identity:
         check_credentials(credentials)
         check_headers(headers or {}, "the given")
         check_headers({"Comfy-User": user or ""}, "the")
-        if isinstance(credentials, tuple):  # whose repr would show it
+        if isinstance(credentials, tuple):  # its repr would show the password
             from ..credentials import BasicCredentials
 
             credentials = BasicCredentials(*credentials)
@@ -356,7 +356,7 @@ class Identity:
         self.template: requests.PreparedRequest | None = None
         self._applied = NOTHING
 
-    # -- what is sent --------------------------------------------------------------------
+    # -- requests ------------------------------------------------------------------------
 
     def refresh(self) -> bool:
         """Get the credentials again; return whether they changed."""
@@ -364,10 +364,10 @@ class Identity:
         with self._lock:
             changed = applied != self._applied
             if changed and self.template is not None:
-                self.secrets()  # the old ones stay secret
+                self.secrets()  # the old credentials stay secret
             if changed or self.template is None:
                 template = self._prepare(applied)
-                if self.recorder is not None:  # before anybody sends them
+                if self.recorder is not None:  # before they are sent
                     self._add_to(self.recorder.secrets, applied, template)
                 self._applied, self.template = applied, template
         if changed:
@@ -414,18 +414,18 @@ class Identity:
                 stacklevel=2,
             )
 
-    # -- what is said of it --------------------------------------------------------------
+    # -- description ---------------------------------------------------------------------
 
     @property
     def has_secrets(self) -> bool:
-        """Whether there are secrets, which no pickle contains."""
+        """Whether there are secrets, which a pickle would lose."""
         from ..credentials import EnvCredentials
 
         named = isinstance(self.credentials, EnvCredentials)
         return bool(self._headers or (self.credentials is not None and not named))
 
     def describe(self, has_api_prefix: bool | None) -> Description:
-        """Describe what is sent, and where to, without secrets or asking for credentials."""
+        """Describe the requests without secrets, and without calling for credentials."""
         session = self._endpoint.session
         names = [*self._applied.headers, *(f"?{name}=" for name in self._applied.query)]
         given = [*self._headers, *session.headers]
@@ -443,12 +443,12 @@ class Identity:
             has_api_prefix=has_api_prefix,
         )
 
-    # -- what is secret ------------------------------------------------------------------
+    # -- secrets -------------------------------------------------------------------------
 
     def secrets(self) -> Secrets:
         """Return all secrets sent so far, former credentials included.
 
-        They are for texts of errors and logs: values of other headers count, too.
+        They are used for errors and logs, so values of other headers count, too.
         """
         self.add_secrets_to(self._secrets)
         self._secrets.add_headers(self._sent(self.template), pinned=True)
@@ -456,14 +456,14 @@ class Identity:
 
     @functools.cached_property
     def _secrets(self) -> Secrets:
-        from ..recording.secrets import Secrets  # only errors want it
+        from ..recording.secrets import Secrets  # only errors need it
 
         return Secrets()
 
     def add_secrets_to(self, secrets: Secrets) -> None:
         """Add our credentials for the server and for proxies, as far as they are known.
 
-        Of other headers, only those with secret names count: the rest may be any word.
+        Of other headers, only those with secret names count, as others may hold any word.
         """
         self._add_to(secrets, self._applied, self.template)
 
@@ -481,19 +481,19 @@ class Identity:
         secrets.add_auth(session.auth)
         secrets.add(self._given_cookies, pinned=True)
         with contextlib.suppress(RuntimeError):  # another thread adds one: included next time
-            for cookie in session.cookies:  # of servers, too: some are no secret, "dark" or "true"
+            for cookie in session.cookies:  # not all are secret: "dark" or "true"
                 shortest = 8 if is_secret_name(cookie.name) else 16
                 secrets.add([str(cookie.value)], shortest)
 
     def add_words_to(self, secrets: Secrets) -> None:
-        """Add what :meth:`add_secrets_to` adds, and other settings that may be secret or personal.
+        """Add the words of :meth:`add_secrets_to`, and other possibly secret or personal settings.
 
         These are user names, all given headers, and proxies from the environment.
         """
         self.add_secrets_to(secrets)
         session = self._endpoint.session
         secrets.add_headers(self._headers)
-        if self.template is not None:  # else nothing was sent yet
+        if self.template is not None:  # otherwise nothing was sent yet
             secrets.add_headers(self.template.headers)
         words = [self.user or "", *_words(session.auth), *_words(self.credentials)]
         words += [str(cookie.value) for cookie in session.cookies]
@@ -537,21 +537,21 @@ class Identity:
         return self._without_jar(self._headers if template is None else template.headers)
 
     def _without_jar(self, sent: Mapping[str, Any]) -> dict[str, Any]:
-        """Return headers without the jar's cookies: servers set these, and not all are secret."""
+        """Return headers without the jar's cookies, as servers set them and not all are secret."""
         keeps_cookie = any(name.lower() == "cookie" for name in self._headers)
         return {
             name: value for name, value in sent.items() if keeps_cookie or name.lower() != "cookie"
         }
 
     def after_fork(self) -> None:
-        """Renew the locks in the child of a fork; the recording is the parent's."""
+        """Renew the locks in the child of a fork, and drop the recording, which is the parent's."""
         self._lock = shared_lock()
         self.recorder = None
         if "_secrets" in vars(self):
             self._secrets.after_fork()
 
 
-#: Values of JSON that are looked through for secrets, each of them for all spellings of each.
+#: The most JSON values that are searched for secrets, as each is searched for all spellings.
 _MAX_VALUES = 10_000
 
 #: Origins that a warning has named, once for each process.
@@ -563,7 +563,7 @@ def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 def _keep_redirect(response: requests.Response, **_: Any) -> None:
-    """Stop requests from reading the body and target of a redirect that is not followed."""
+    """Keep requests from reading the body and target of a redirect, as none is followed."""
     response.headers.pop("Location", None)
 
 

@@ -1,8 +1,8 @@
-"""Local files, written from what a server sent.
+"""Local files with content from a server.
 
-Names from a server are not trusted: only their last component counts, made harmless on every
-system, so nothing lands outside the folder that the caller named.  A file appears under its final
-name only when it is complete.
+Names from a server are not trusted: only the last component is used, and made safe for every
+system, so nothing is written outside the caller's folder.  A file appears under its final name
+only when it is complete.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from .deadline import ended_by
 
 IfExists = Literal["number", "skip", "overwrite"]
 
-#: Longest name that :func:`safe_name` gives, in bytes: file systems allow 255, and a number
-#: may have to be added.
+#: The longest result of :func:`safe_name` in bytes: file systems allow 255, and a number may be
+#: added.
 MAX_NAME: Final = 200
 
-# Control characters, halves of surrogate pairs (no file system takes them), ends of lines, and
-# what is not seen: marks that turn the direction of writing show "gnp.exe" as "exe.png".
+# Control characters, halves of surrogate pairs (which file systems refuse), line ends, and
+# invisible characters: marks that change the writing direction show "gnp.exe" as "exe.png".
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-# Of these, letters of many scripts and parts of emoji are joined, or kept apart, by two.
+# Two of these are needed to join or separate letters in many scripts, and parts of emoji.
 _JOINERS: Final = "\u200c\u200d"
 _FORBIDDEN: Final = r'[<>:"|?*]'
-# Windows opens a device by these names, whatever the ending.
+# Windows opens a device by these names, whatever the extension.
 _DEVICE: Final = r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\.|$)"
 
 
 def safe_name(name: str) -> str:
     r"""Return a file name for a name that a server sent.
 
-    The last component over ``/`` and ``\``, without leading dots, trailing dots or spaces,
-    control and other invisible characters, and what Windows does not allow; at most
-    :data:`MAX_NAME` bytes, its ending kept.  Never empty: what leaves nothing is called ``file``.
+    It is the component after the last ``/`` or ``\``, without leading dots, trailing dots or
+    spaces, control and other invisible characters, and characters that Windows forbids.  It has
+    at most :data:`MAX_NAME` bytes and keeps its extension.  If nothing is left, it is ``file``.
     """
     name = re.split(r"[/\\]", name)[-1]
     name = "".join(c for c in name if c in _JOINERS or unicodedata.category(c) not in _INVISIBLE)
@@ -56,7 +56,7 @@ def _shortened(name: str) -> str:
     stem, suffix = os.path.splitext(name)
     if len(suffix.encode()) > MAX_NAME // 4:
         stem, suffix = name, ""
-    # One byte is left for the "_" before a device name.
+    # Leave one byte for the "_" before a device name.
     room = MAX_NAME - 1 - len(suffix.encode())
     return stem.encode()[:room].decode("utf-8", "ignore").rstrip(". ") + suffix
 
@@ -64,8 +64,8 @@ def _shortened(name: str) -> str:
 def distinct_names(names: Iterable[str], is_folder: Callable[[str], bool]) -> list[str]:
     """Return a :func:`safe_name` for each name, with a number if it is taken.
 
-    A name is taken if a folder has it, or if some file system treats an earlier one as equal:
-    ignoring case (Windows, macOS) or in other code points (macOS).
+    A name is taken if a folder has it, or if some file system treats an earlier name as equal:
+    ignoring case (Windows, macOS) or with other code points (macOS).
     """
     taken: set[str] = set()
     numbers: dict[str, int] = {}
@@ -75,7 +75,7 @@ def distinct_names(names: Iterable[str], is_folder: Callable[[str], bool]) -> li
         stem, ending = os.path.splitext(name)
         first = key = folded(name)
         while key in taken or is_folder(name):
-            # On from the last one: a server may give thousands of files one name.
+            # Continue from the last number, as a server may give thousands of files one name.
             number = numbers[first] = numbers.get(first, 0) + 1
             name = f"{stem} ({number}){ending}"
             key = folded(name)
@@ -86,7 +86,7 @@ def distinct_names(names: Iterable[str], is_folder: Callable[[str], bool]) -> li
 
 def folded(name: str) -> str:
     """Return a key that is equal for names that some file system treats as equal."""
-    # Both ways: capitals alone tell sharp s from its capital, small letters the i without a dot.
+    # Fold both ways: upper case alone misses the capital sharp s, lower case the dotless i.
     key = unicodedata.normalize("NFD", name).casefold().upper()
     return unicodedata.normalize("NFD", key)
 
@@ -101,12 +101,12 @@ def rule_for(if_exists: IfExists | None, default: IfExists) -> IfExists:
 def target_path(
     path: str | os.PathLike[str], name: str, if_exists: IfExists | None = None
 ) -> tuple[Path, IfExists]:
-    """Return where to write, and the rule for a file that exists there.
+    """Return the path to write to, and the rule for a file that exists there.
 
     Args:
         path: A folder, when it ends in a separator (which a ``Path`` drops) or is an existing
             one; else the exact file.
-        name: What the server calls the file; used within a folder, by :func:`safe_name`.
+        name: The server's name for the file; within a folder, its :func:`safe_name` is used.
         if_exists: ``None`` means ``"number"`` in a folder and ``"overwrite"`` for an exact file.
 
     Raises:
@@ -128,31 +128,31 @@ def write_atomically(
 ) -> Path:
     """Write a file that appears only when it is complete, and return its path.
 
-    Missing folders are made.  ``"number"`` gives ``name (1).png`` when the name is taken,
-    ``"skip"`` leaves what is there (and does not touch ``chunks`` when it was there before),
-    ``"overwrite"`` replaces it, a symbolic link itself rather than what it points to.  When two
-    write the same name at once, each gets its own number, or the first one stays.
+    Missing folders are created.  If the name is taken, ``"number"`` writes ``name (1).png``,
+    ``"skip"`` keeps the old file (and reads no ``chunks`` if it was there from the start), and
+    ``"overwrite"`` replaces it (a symbolic link itself, not its target).  If two writers use the
+    same name at once, each gets its own number, or the first file stays.
 
-    ``through`` is for names that the user gave, never for those of a server: a pipe or a device
-    stays what it is, and with ``"overwrite"``, ``chunks`` are written into it.
+    ``through`` is for names from the user, never for names from a server: with ``"overwrite"``,
+    ``chunks`` are written into a pipe or a device instead of replacing it.
 
-    Whatever ``chunks`` or the file system raises comes through, and leaves no file behind.
+    Errors of ``chunks`` or of the file system are raised, and leave no file behind.
     """
     if if_exists == "skip" and os.path.lexists(target):
         return target
     if if_exists == "overwrite" and target.is_dir():
         raise IsADirectoryError(f"{os.fspath(target)!r} is a folder")
     if through and if_exists == "overwrite" and _is_stream(target):
-        with target.open("ab") as stream:  # /dev/stdout may be a file with something in it
+        with target.open("ab") as stream:  # /dev/stdout may be a file that is not empty
             stream.writelines(chunks)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    import secrets  # not before a file is written
+    import secrets  # only needed to write a file
 
     part = target.parent / f".{secrets.token_hex(8)}.part"
 
     def drop() -> None:
-        with contextlib.suppress(OSError):  # Windows removes no file that is open
+        with contextlib.suppress(OSError):  # Windows cannot remove an open file
             part.unlink()
 
     try:
@@ -173,7 +173,7 @@ def write_atomically(
 
 def discard(path: Path) -> None:
     """Remove a file that is no longer needed; raise no error if that fails."""
-    for _ in range(2):  # a scanner, or a network drive, may hold it for a moment
+    for _ in range(2):  # a virus scanner or a network drive may hold it for a moment
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
             return
@@ -202,14 +202,14 @@ def _numbered(target: Path) -> Iterator[Path]:
     yield target
     taken, free = 0, 1
     while True:
-        # By doubling and halving: one after the other, the next of 10,000 would try them all.
+        # Search by doubling and halving, as trying 10,000 names in turn would be slow.
         while os.path.lexists(numbered(free)):
             taken, free = free, 2 * free
         while free - taken > 1:
             middle = (taken + free) // 2
             taken, free = (middle, free) if os.path.lexists(numbered(middle)) else (taken, middle)
         yield numbered(free)
-        taken, free = free, free + 1  # somebody was faster
+        taken, free = free, free + 1  # another process was faster
 
 
 def place(part: Path, target: Path) -> bool:
@@ -219,7 +219,7 @@ def place(part: Path, target: Path) -> bool:
     except FileExistsError:
         return False
     except OSError:
-        # No hard links here (FAT, some network drives): claim the name, then fill it.
+        # Without hard links (FAT, some network drives), claim the name, then fill the file.
         try:
             claim = target.open("xb")
         except FileExistsError:

@@ -18,7 +18,7 @@ from .failures import one_line
 from .identity import Identity
 
 _OURS = "comfy_client"
-#: Libraries that log what is sent and what comes.
+#: Libraries that log requests and answers.
 _LOGGERS = ("requests", "urllib3", "websocket")
 
 
@@ -29,7 +29,7 @@ def hide_in_logs(identity: Identity) -> None:
 
 
 def after_fork() -> None:
-    """Renew the lock in the child of a fork; a thread of the parent may have held it."""
+    """Renew the lock in the child of a fork, as a thread of the parent may have held it."""
     _filter.renew()
 
 
@@ -72,7 +72,7 @@ class _Filter(logging.Filter):
 
     def renew(self) -> None:
         """Make a new lock."""
-        self._lock = shared_lock()  # guards the set, which threads may add to meanwhile
+        self._lock = shared_lock()  # guards the set of identities
 
     def add(self, identity: Identity) -> None:
         """Add a client's secrets."""
@@ -97,7 +97,7 @@ class _Filter(logging.Filter):
             if isinstance(record.args, tuple):
                 record.args = tuple(map(_without_breaks, record.args))
             said = record.getMessage()
-            shown = printable(said)  # ids and names of a server stand in others
+            shown = printable(said)  # other records contain a server's ids and names
             if shown != said:
                 record.msg, record.args = shown, ()
         if record.exc_info and record.exc_info[1] is not None:

@@ -11,18 +11,18 @@ from ..upload import FileChanged
 
 _CHUNK: Final = 1 << 20
 
-#: Called with how many bytes were sent, and with how many there are.
+#: Called with the number of bytes sent, and the number in all.
 OnProgress: TypeAlias = Callable[[int, int], object]
 
 
 class Form:
     """The body of a ``multipart/form-data`` request.
 
-    ``__iter__`` and ``__len__`` make requests send a Content-Length and the pieces as they
-    are; each iteration starts over, so the same body can be sent again.
+    With ``__iter__`` and ``__len__``, requests sends a Content-Length and the pieces unchanged.
+    Each iteration starts over, so the same body can be sent again.
 
-    If the file does not have the SHA-256 ``digest``, the body ends before its last line, so that
-    no server takes it for complete.
+    If the file's SHA-256 is not ``digest``, the body ends before its last line, so that no server
+    takes it for complete.
     """
 
     def __init__(
@@ -37,9 +37,9 @@ class Form:
     ) -> None:
         boundary = secrets.token_hex(16)
         self.content_type: str = f"multipart/form-data; boundary={boundary}"
-        #: Why the file could not be read to its end, or what ``on_progress`` raised.
+        #: The error that ended the reading of the file, or that ``on_progress`` raised.
         self.failure: Exception | None = None
-        #: What a recording stores of it.
+        #: The facts for a recording.
         self.facts: dict[str, Any] = {
             "fields": dict(fields),
             "part": part,
@@ -69,7 +69,7 @@ class Form:
     def __iter__(self) -> Iterator[bytes]:
         before = self._head
         for piece in self._pieces():
-            yield before + piece  # one send for both
+            yield before + piece  # both in one send
             before = b""
         yield before + self._tail
 

@@ -24,22 +24,22 @@ from ..errors import (
     is_for_another,
 )
 
-#: Makes something else of an element of a list.
+#: Converts an element of a list.
 Each = Callable[[Any], Any]
 
 _SHOWN = 200
-#: Characters of a text that an error keeps, and in which patterns are looked for.
+#: The most characters of a text that an error keeps, and that patterns search.
 _KEPT = 2000
-#: Bytes of an answer that an error decodes.
+#: The most bytes of an answer that an error decodes.
 _READ = 1 << 20
-#: Quotation marks, and commas, in what an error decodes: each text is searched for each spelling
-#: of each secret.
+#: The most quotation marks and commas in an answer that an error decodes, as each text is searched
+#: for each spelling of each secret.
 _MAX_QUOTES = 20_000
 _MAX_COMMAS = 100_000
-#: Bytes that are searched for secrets before the beginning is cut out of them, so that none is
-#: cut in two: more than any secret has in any spelling.
+#: Bytes that are searched for secrets before the text is shortened, so that no secret is cut in
+#: two; more than any spelling of a secret has.
 _BEGINNING = 1 << 17
-#: What servers with TLS answer to plain HTTP: nginx, Apache, those written in Go.
+#: Answers of servers with TLS to plain HTTP: nginx, Apache, and servers written in Go.
 _WANTS_TLS: Final = (
     r"plain HTTP (request was sent )?to (an )?(HTTPS|SSL)|HTTP request to an HTTPS server"
 )
@@ -72,7 +72,7 @@ class Response:
     redact: Callable[[Any], Any] = attrs.field(default=_as_it_is, repr=False, eq=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Without ``redact``, which knows the secrets.
+        # Leave out ``redact``, which knows the secrets.
         facts = (self.method, self.path, self.status, self.headers, self.content, self.url)
         return Response, facts
 
@@ -96,23 +96,23 @@ class Response:
         try:
             return json.loads(self.content)
         except (ValueError, RecursionError):
-            pass  # the error below does not hang on this one
+            pass  # the error below must not have this one as its context
         raise unexpected(self, "JSON")
 
     @property
     def start(self) -> str:
-        """The beginning of the body as text, without our secrets, not even a part of one."""
+        """The beginning of the body as text, without our secrets or parts of them."""
         text: str = self.redact(self.content[:_BEGINNING].decode("utf-8", "replace"))
         return text[:_KEPT]
 
     @property
     def words(self) -> str:
-        """The beginning of the body as text, unchanged, for patterns."""
+        """The beginning of the body as text, unredacted, for pattern searches."""
         return self.content[:_KEPT].decode("utf-8", "replace")
 
     @property
     def _is_light(self) -> bool:
-        """Whether decoding the body, and searching it for secrets, is quick."""
+        """Whether the body is quick to decode and to search for secrets."""
         content = self.content
         return (
             len(content) <= _READ
@@ -129,7 +129,7 @@ class Response:
         body: Any = self.start or None
         if "json" in self.kind and self._is_light:
             with suppress(ValueError, RecursionError):
-                # Decoded first: a weak secret may be a word of the format, or a number.
+                # Decode first, as a weak secret may be a keyword of JSON, or a number.
                 body = self.redact(json.loads(self.content))
         return {"method": self.method, "path": self.path, "status": self.status, "body": body}
 
@@ -138,8 +138,8 @@ class Response:
 class Download:
     """The body of an answer while it arrives: iterate over its chunks.
 
-    After a cut, the rest is requested if the file is certainly the same; otherwise the iteration
-    ends in a :class:`TransportError`.
+    If the connection breaks, the rest is requested, provided that the file is certainly the same;
+    otherwise the iteration ends in a :class:`TransportError`.
 
     Attributes:
         status: The HTTP status.
@@ -180,11 +180,11 @@ def unusable(answer: Response, why: str) -> UnexpectedResponse:
 
 
 def route_is_missing(answer: Response) -> bool:
-    """Return whether an answer says "no such route" rather than "no such thing".
+    """Return whether an answer means that the route is missing, rather than the requested item.
 
-    ComfyUI's catch-all for static files owns every unknown path: it answers 405 to all but
-    GET, and 404 with a content type, which the 404 of a real route does not have or has as
-    JSON or plain text.  Its aiohttp before 3.10 answers with aiohttp's own words.
+    ComfyUI's route for static files handles every unknown path.  It answers 405 to all methods but
+    GET, and a 404 with a content type; the 404 of a real route has none, or JSON or plain text.
+    With aiohttp before 3.10, the answer has aiohttp's own words.
     """
     if answer.status in (405, 501):
         return True
@@ -205,7 +205,7 @@ class Asker(NamedTuple):
         user: The user that the request named.
         has_credentials: Whether any are configured.
         left_behind: Whether some were lost by a pickle.
-        is_foreign: Whether it is known that there is no ComfyUI.
+        is_foreign: Whether the server is known to be no ComfyUI.
     """
 
     base: str
@@ -216,7 +216,7 @@ class Asker(NamedTuple):
 
 
 def refusal(answer: Response, size: int | None, asker: Asker) -> ComfyError:
-    """Return the typed error for a status of 300 or more.  ``size``: bytes that were sent."""
+    """Return the typed error for a status of 300 or more; ``size`` is the size of the request."""
     error = _refusal(answer, size, answer.url.removeprefix(asker.base))
     stranger = f"the user {asker.user!r} is not known to it (see create_user)"
     if not asker.user:
@@ -319,7 +319,7 @@ def _reason(answer: Response, body: Any) -> str:
         body = body.get("error", body)
         if isinstance(body, dict):
             body = body.get("message", body)
-    if answer.is_page:  # a proxy's own words stand in the title
+    if answer.is_page:  # a proxy's message is in the title
         title = re.search(r"<title>(?:\d+ )?([^<]*)</title>", str(body), re.IGNORECASE)
         body = title and title[1]
     said = " ".join(str(body or "").split()).removeprefix(f"{answer.status}: ")
@@ -328,11 +328,11 @@ def _reason(answer: Response, body: Any) -> str:
 
 # -- large answers -----------------------------------------------------------------------
 
-#: Bytes up to which one call decodes all; also what is turned into text at a time.
+#: Bytes up to which one call decodes everything; also the bytes that become text at a time.
 PIECE: Final = 1 << 18
 
 _decoder: Final = json.JSONDecoder()
-#: What stands behind a value.
+#: Characters that may follow a value.
 _BEHIND: Final = (",", "]", "}", ":", " ", "\t", "\n", "\r")
 _space: Final = re.compile(r"[ \t\n\r]*")
 
@@ -340,9 +340,9 @@ _space: Final = re.compile(r"[ \t\n\r]*")
 def loads_in_pieces(content: bytes, each: Each, *, piece: int = PIECE) -> Any:
     """Decode JSON, with ``each(element)`` for the elements of lists of the outermost object.
 
-    ``json.loads`` is one call of C, beside which no other thread runs: for 40 MB that is half a
-    second or more.  Here, each element of a large answer is decoded by its own call, and other
-    threads run in between.
+    ``json.loads`` is one C call, during which no other thread runs; 40 MB take half a second or
+    more.  Here, each element of a large answer is decoded by a separate call, so that other threads
+    run in between.
 
     Raises ``ValueError`` for invalid JSON.
     """
@@ -394,13 +394,13 @@ def _list(text: _JsonText, each: Each) -> list[Any]:
 
 
 class _JsonText:
-    """JSON whose bytes are decoded to text as far as they are read."""
+    """JSON whose bytes are decoded to text only as far as they are read."""
 
     def __init__(self, content: bytes, piece: int) -> None:
         self._content = content
         self._piece = piece
         self._read = 0  # bytes that were turned into text
-        # As json.loads does it.
+        # The same decoder as in json.loads.
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogatepass").decode
         self._text = ""
         self._at = 0
@@ -431,7 +431,7 @@ class _JsonText:
                 if not self._more():
                     raise
                 continue
-            # Else it may be the beginning of a number.
+            # Otherwise it may be the beginning of a number.
             if self._text[end : end + 1] in _BEHIND or not self._more():
                 self._at = end
                 return value

@@ -1,4 +1,4 @@
-"""Downloads that continue after a cut, and remote files read like local ones."""
+"""Downloads that resume after an interruption, and remote files read like local ones."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from .response import Download
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Asks for a file from a byte on, with further headers; the answer may be all of it (200).
+#: Requests a file from a byte on, with further headers; the answer may be the whole file (200).
 Ask = Callable[[int, Mapping[str, str]], AbstractContextManager[Download]]
 
-#: Bytes that make an attempt a good one: the next one needs no pause.
+#: Bytes after which an attempt counts as a success, so that the next one needs no pause.
 _ENOUGH: Final = 1 << 16
 _RANGE_NOT_SATISFIABLE: Final = 416
 #: Python refuses to convert thousands of digits.
 _RANGE: Final = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
-#: Seconds between the last change of a file and when it was sent: the time of a later change is
-#: another one then, though both are rounded, and the time of sending is a second old.
+#: Seconds between a file's last change and its sending after which any later change has another
+#: time, although times are rounded to seconds.
 _REST: Final = 2.0
 
 
 @contextlib.contextmanager
 def resumed(ask: Ask, start: int, within: float) -> Iterator[Download]:
-    """Context manager: return a download that is complete, or ends in an error.
+    """Context manager: yield a download that is complete, or ends in an error.
 
-    After a cut, or an answer with less than was requested, the rest is requested.  That needs a
-    server that identifies the version of the file: by its ``ETag``, or by its ``Last-Modified`` and
-    size, unless it was modified just before, as these are times in whole seconds.
+    If the connection breaks, or an answer is too short, the rest is requested.  That needs a server
+    that identifies the version of the file: by its ``ETag``, or by its ``Last-Modified`` and size,
+    unless it was modified just before, as that time is in whole seconds.
 
     Args:
-        ask: Asks for the file.
-        start: The byte with which it begins.
-        within: Seconds after the last byte for which it is tried.
+        ask: Requests the file.
+        start: The first byte to download.
+        within: For how many seconds after the last byte to retry.
     """
     with contextlib.ExitStack() as body:
         first = body.enter_context(ask(start, {}))
@@ -111,7 +111,7 @@ def _rest(
 ) -> Iterator[bytes]:
     """Request the rest of the same file."""
     try:
-        # Not every server heeds If-Range (aiohttp: a date only), so the answer is checked, too.
+        # Not every server respects If-Range (aiohttp: a date only), so the answer is checked, too.
         answer = body.enter_context(ask(at, {"If-Range": next(iter(mark.values()))}))
     except ApiError as exc:
         if exc.status != _RANGE_NOT_SATISFIABLE:
@@ -122,7 +122,7 @@ def _rest(
     if answer.status == 206:
         yield from _exactly(answer)
         return
-    left = at  # all of it comes again
+    left = at  # the answer has the whole file again
     for chunk in _exactly(answer):
         if left < len(chunk):
             yield chunk[left:]
@@ -137,29 +137,29 @@ class _Changed(TransportError):
 
 
 def _may_pass(exc: ComfyError) -> bool:
-    """Return whether an error was a cut, or a server that is away for a moment."""
+    """Return whether an error may be temporary: a broken connection, or a server that is away."""
     if isinstance(exc, ServerUnreachable):
         return exc.retryable
     return is_away(exc) and not isinstance(exc, RequestTimeout | _Changed)
 
 
 def sure_mark_of(headers: Mapping[str, str], size: int | None) -> dict[str, str]:
-    """Return what identifies this version of a file for certain; empty if nothing does."""
+    """Return headers that certainly identify this version of a file; empty if there are none."""
     mark = mark_of(headers, size)
     return mark if "etag" in mark or _was_at_rest(headers) else {}
 
 
 def mark_of(headers: Mapping[str, str], size: int | None) -> dict[str, str]:
-    """Return what the headers say of the version of a file; may be empty."""
+    """Return the headers that identify the version of a file; empty if there are none."""
     etag = headers.get("etag", "")
-    if etag.startswith('"'):  # a weak one also stands for a file that differs in some bytes
+    if etag.startswith('"'):  # a weak ETag allows some bytes to differ
         return {"etag": etag}
     changed = headers.get("last-modified", "")
     return {"last-modified": changed} if changed and size is not None else {}
 
 
 def _was_at_rest(headers: Mapping[str, str]) -> bool:
-    """Return whether another version of the file would have another ``Last-Modified``."""
+    """Return whether any other version of the file would have a different ``Last-Modified``."""
     try:
         sent, modified = (
             parsedate_to_datetime(headers[name]).replace(tzinfo=UTC)
@@ -174,12 +174,12 @@ class Range(NamedTuple):
     """The range of a file that an answer contains."""
 
     start: int
-    end: int  #: The first byte that it does not have.
-    size: int  #: Of the whole file.
+    end: int  #: The first byte after the range.
+    size: int  #: The size of the whole file.
 
 
 def range_of(headers: Mapping[str, str]) -> Range | None:
-    """Return the range and size in ``Content-Range``, or None if it does not say both."""
+    """Return the range and size in ``Content-Range``, or None unless it has both."""
     found = _RANGE.fullmatch(headers.get("content-range", ""))
     if found is None:
         return None
@@ -197,7 +197,7 @@ def size_of(answer: Download) -> int | None:
 
 # -- files that are read like local ones --------------------------------------------------
 
-#: Bytes that are read and thrown away rather than asked around by another request.
+#: The most bytes to read and discard rather than send another request.
 _NEAR: Final = 1 << 18
 
 
@@ -209,8 +209,8 @@ class RemoteFile(io.RawIOBase):
     and going back is an error: another request might return another file.
 
     Args:
-        name: What the server calls it.
-        download: Asks for the file from a byte on; the answer may be all of it (status 200).
+        name: The server's name for it.
+        download: Requests the file from a byte on; the answer may be the whole file (status 200).
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class RemoteFile(io.RawIOBase):
         self._body = contextlib.ExitStack()
         self._chunks: Iterator[bytes] = iter(())
         self._chunk = memoryview(b"")
-        self._at = 0  # where the chunk begins in the file
+        self._at = 0  # the position of the chunk in the file
         self._position = 0
         self._jumps = True
         self._is_marked = True
@@ -248,7 +248,7 @@ class RemoteFile(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        """Return whether the server said the file's size."""
+        """Return whether the file's size is known."""
         return self._length is not None
 
     def tell(self) -> int:

@@ -1,4 +1,4 @@
-"""The URL of a server, from what people type as a host.  Pure."""
+"""The URL of a server, parsed from the host that a user gives.  Pure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Address:
 
     @property
     def ws_url(self) -> str:
-        """The base URL of the socket's route: ``wss`` where HTTP is ``https``."""
+        """The base URL of the socket's route, with ``wss`` instead of ``https``."""
         return f"{'wss' if self.scheme == 'https' else 'ws'}://{self.netloc}{self.prefix}"
 
     @property
@@ -75,7 +75,7 @@ def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
         raise ValueError("host contains a line break")
     given, authority, path, tail = (part or "" for part in found.groups())
     userinfo, at, server = authority.rpartition("@")
-    if "@" in path + tail:  # the password may be anywhere before it, so nothing is shown
+    if "@" in path + tail:  # a password may be anywhere before it, so nothing is shown
         raise ValueError(
             "host: percent-encode each of / ? # @ in user name, password and path, "
             "or pass credentials=(username, password)"
@@ -92,7 +92,7 @@ def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
     if _NO_NAME.search(server):
         raise ValueError(f"host {shown!r} names no server")
     try:
-        # IDNA 2008 for names beyond ASCII, which encodes some otherwise than Python itself.
+        # IDNA 2008 for names beyond ASCII; Python's own codec encodes some names differently.
         parts = parse_url(f"{scheme}://{_bracket(unicodedata.normalize('NFKC', server))}")
         name, port = (parts.host or "").strip("[]"), parts.port
         name.encode("idna")  # checks the length of its parts

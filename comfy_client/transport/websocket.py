@@ -1,18 +1,18 @@
-"""The event thread: a state machine that keeps one socket open, for ever.
+"""The event thread: a state machine that keeps one socket open.
 
-The thread reads frames, decodes them and hands events on, nothing else:
+The thread only reads frames, decodes them and passes events on, by these rules:
 
 * Silence is not death: the server sends nothing while it is idle or loads a model.  After a
-  quiet period a ping is sent; only a long time without any frame at all ends the socket.
-* Pauses between dials grow, with full jitter, up to a cap, and start anew with a connection that
-  lasts: one that outlived the longest pause that could have come before it.  Otherwise a server
-  that accepts, or greets, and then drops would be hammered.
-* A client id that the server does not let in again (it closes the next socket of it with 1008) is
-  given up for a fresh one.  ComfyUI itself never sends this code; a gateway in front of it may.
-* The old socket is closed before a new one is dialled: the server forgets the route of a
+  quiet period a ping is sent; only a long time without any frame ends the socket.
+* Pauses between dials grow, with full jitter, up to a cap.  They start over after a connection
+  that lasts longer than the longest possible pause before it.  Otherwise a server that accepts,
+  or greets, and then drops connections would be hammered.
+* If the server refuses a client id (it closes its next socket with 1008), a new id replaces it.
+  ComfyUI itself never sends this code; a gateway in front of it may.
+* The old socket is closed before a new one is dialled, since the server forgets the route of a
   client id as soon as *any* socket of that id ends.
 
-It holds its handler weakly, so a client that its user forgot is collected, and the thread ends.
+The thread holds its handler weakly, so that a forgotten client is collected and the thread ends.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: The code with which a server closes a socket that it does not let in.
+#: The code with which a server closes a socket that it refuses.
 POLICY_VIOLATION: Final = 1008
 
 
@@ -69,7 +69,7 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-#: The steps from state to state.
+#: The allowed transitions from each state.
 NEXT: Mapping[State, frozenset[State]] = {
     State.IDLE: frozenset({State.CONNECTING, State.POLLING, State.CLOSED}),
     State.CONNECTING: frozenset({State.CONNECTED, State.WAITING, State.POLLING, State.CLOSED}),
@@ -93,7 +93,7 @@ class Handler(Protocol):
         """Handle a change of the connection."""
 
     def client_id_changed(self) -> None:
-        """Handle that the server refuses the previous client id, which gets no more events."""
+        """Handle a new client id: the server refuses the old one, which gets no more events."""
 
     def poll_queue(self) -> None:
         """Ask for the queue over HTTP; raise if that fails."""
@@ -110,8 +110,8 @@ class _Quiet(Lost):
 class Connection:
     """The event socket of a client, kept open from :meth:`start` to :meth:`stop`.
 
-    ``plan`` says where and how to dial with a client id, ``uniform`` returns a random number
-    between two others for the pauses, ``max_frame`` is the largest message in bytes; None means the
+    ``plan`` returns the plan to dial with a client id, ``uniform`` returns a random number between
+    two others for the pauses, and ``max_frame`` is the largest message in bytes, or None for the
     default.
     """
 
@@ -129,33 +129,33 @@ class Connection:
     ) -> None:
         self._handler = weakref.ref(handler)
         self._plan = plan
-        self.client_id: str = client_id  #: In whose name the next dial is made.
+        self.client_id: str = client_id  #: The client id for the next dial.
         self._max_frame = max_frame
         self._poll_only = poll_only
         self.timing: Timing = timing or Timing()
         self.backoff: Backoff = Backoff(self.timing.pause, self.timing.cap, uniform=uniform)
         self._recorder = recorder
-        # Guards what other threads see or set: the state, the socket, who is to wake up.  No other
-        # lock is taken while it is held.  Re-entrant: the finalizer of a forgotten client calls
-        # stop() in whichever thread, at whichever moment.
+        # Guards the state, the socket and the flags that other threads see or set.  No other lock
+        # is taken while it is held.  Re-entrant: the finalizer of a forgotten client may call
+        # stop() in any thread, at any moment.
         self._lock = shared_lock()
-        self._changed = runtime.Condition(self._lock)  # Ctrl-C in its ``with`` would lock it
-        self.state: State = State.IDLE  #: Of the event thread.
+        self._changed = runtime.Condition(self._lock)  # within ``with self._lock`` only
+        self.state: State = State.IDLE  #: The state of the event thread.
         self._thread: runtime.Thread | None = None
         self._stopped = False
         self._woken = False  # ends a pause early
-        self._raw: socket.socket | None = None  # the socket that stop() has to shut
-        self._redial: str | None = None  # why the present socket was given up
-        self.error: Exception | None = None  #: Why there is no socket; ``None`` while there is.
-        self.generation: int = 0  #: How many connections have been greeted.
+        self._raw: socket.socket | None = None  # the socket for stop() to shut
+        self._redial: str | None = None  # the reason for giving up the current socket
+        self.error: Exception | None = None  #: Why there is no socket, if so.
+        self.generation: int = 0  #: The number of connections that were greeted.
         #: Called in the thread with the client id after each reconnect; must be quick.
         self.on_reconnect: Callable[[str], object] | None = None
-        # The rest is the thread's own.
+        # Only the thread uses the rest.
         self._line: OpenSocket | None = None
         self._attempts = 0  # dials since the last first message
-        self._greeted_at, self._is_known = 0.0, False  # whether this client id ever was greeted
+        self._greeted_at, self._is_known = 0.0, False  # True once this client id was greeted
         self._fallback_reported = False
-        self._unforeseen: set[type[Exception]] = set()  # what was logged as such
+        self._unforeseen: set[type[Exception]] = set()  # the types that were logged
 
     # -- from any thread -----------------------------------------------------------------
 
@@ -163,12 +163,12 @@ class Connection:
         """Start the thread, unless it runs or has run."""
         with self._lock:
             if self.state is State.IDLE and not was_started(self._thread):
-                # Daemon: a script that ends without close() must end.
+                # Daemon, so that a script without close() can end.
                 self._thread = runtime.Thread(target=self._run, name="comfy-events", daemon=True)
                 self._thread.start()
 
     def wait_settled(self, timeout: float, *, or_failed: bool) -> State:
-        """Wait until connected, polling, closed or failed for good (``or_failed``: or at all)."""
+        """Wait until connected, polling, closed or failed for good (with ``or_failed``, at all)."""
 
         def settled() -> bool:
             if self._stopped or self.state in (State.CONNECTED, State.POLLING, State.CLOSED):
@@ -182,7 +182,7 @@ class Connection:
 
     @property
     def failed_for_good(self) -> bool:
-        """Whether the last failure is one that waiting does not mend."""
+        """Whether the last failure is permanent."""
         if isinstance(self.error, ServerUnreachable):
             return not self.error.retryable
         return isinstance(self.error, AuthenticationError)
@@ -200,21 +200,21 @@ class Connection:
         return line is not None and line.is_within
 
     def redial(self, reason: str) -> None:
-        """Drop the present socket, which is open but delivers nothing."""
+        """Drop the current socket, which is open but delivers nothing, and dial again."""
         with self._lock:
             if self.state is State.CONNECTED:
                 self._redial = reason
                 self._shut()
 
     def nudge(self) -> None:
-        """Dial now instead of after the pause: the server has just answered."""
+        """Dial now instead of after the pause, as the server has just answered."""
         with self._lock:
             if self.state is State.WAITING and not self.failed_for_good:
                 self._woken = True
                 self._changed.notify_all()
 
     def retry(self) -> None:
-        """Start, or dial now and forget the last error: a caller waits for the outcome."""
+        """Start, or dial now and clear the last error, for a caller who waits for the outcome."""
         self.start()
         with self._lock:
             if self.state is State.WAITING:
@@ -231,17 +231,17 @@ class Connection:
             self._changed.notify_all()
 
     def join(self, timeout: float) -> None:
-        """Wait a little for the thread's end, unless called by it."""
+        """Wait up to ``timeout`` seconds for the thread's end, unless called by it."""
         if self._thread is not None:
-            with contextlib.suppress(RuntimeError):  # this very thread, or one that never started
+            with contextlib.suppress(RuntimeError):  # this thread itself, or one that never started
                 self._thread.join(timeout)
 
     def abandon(self) -> None:
         """Release the parent's socket in the child of a fork, without ending it."""
         self._stopped = True
         if self._raw is not None:
-            # close() only gives up this process's descriptor; shutdown() would end the
-            # parent's connection too.
+            # close() only releases this process's descriptor; shutdown() would end the
+            # parent's connection, too.
             with contextlib.suppress(OSError):
                 self._raw.close()
 
@@ -253,7 +253,7 @@ class Connection:
 
     def _run(self) -> None:
         if self._thread is not runtime.current_thread():
-            return  # a Ctrl-C came while it was started, and then another was
+            return  # after a Ctrl-C during the start, another thread was started
         try:
             while not self._stopped:
                 try:
@@ -261,7 +261,7 @@ class Connection:
                 except ReferenceError:
                     return
                 except Exception as exc:  # noqa: BLE001  # the pause itself failed; go on
-                    with contextlib.suppress(Exception):  # as there may be no memory for a line
+                    with contextlib.suppress(Exception):  # there may be no memory for a log line
                         self._log(exc)
                     with contextlib.suppress(Exception):
                         self._enter(State.WAITING, _failed(exc))
@@ -270,7 +270,7 @@ class Connection:
             self._enter(State.CLOSED)
 
     def _once(self) -> None:
-        """Dial once, listen, and pause after a failure; or poll without end."""
+        """Dial once, listen, and pause after a failure; with ``transport="poll"``, only poll."""
         if self._poll_only:
             self._enter(State.POLLING)
             self._try_poll()
@@ -290,7 +290,7 @@ class Connection:
             self._pause_after(_without_frames(exc if is_foreseen else _failed(exc)))
 
     def _log(self, exc: Exception) -> None:
-        """Log an unexpected exception, once of each kind."""
+        """Log an unexpected exception, once for each type."""
         if type(exc) not in self._unforeseen:
             self._unforeseen.add(type(exc))
             log.error("the event thread failed because of a bug in comfy_client", exc_info=exc)
@@ -302,7 +302,7 @@ class Connection:
         return handler
 
     def _enter(self, state: State, error: Exception | None = None) -> None:
-        """Change the state, which nothing else does."""
+        """Change the state; the only place that does so."""
         with self._lock:
             if state is not self.state and state not in NEXT[self.state]:
                 raise RuntimeError(f"no way from {self.state} to {state}")
@@ -362,7 +362,7 @@ class Connection:
             raise
 
     def _hold(self, raw: socket.socket) -> None:
-        """Let stop() end whatever this socket waits for."""
+        """Register a socket, so that stop() can end whatever it waits for."""
         with self._lock:
             self._raw = raw
             if self._stopped:
@@ -388,7 +388,7 @@ class Connection:
                 self._hand_on(opcode == TEXT, data)
             elif opcode == PING:
                 line.pong(data)
-            elif opcode == CLOSE:  # answered as the line is closed
+            elif opcode == CLOSE:  # closing the socket answers it
                 code = int.from_bytes(data[:2], "big") if len(data) >= 2 else 1005
                 if recorder is not None:
                     recorder.ending(code)
@@ -396,7 +396,7 @@ class Connection:
                 raise kind(f"the server closed the socket (code {code})")
 
     def _wait(self, line: OpenSocket, dialled: float | None) -> None:
-        """Wait for more bytes; ping after a silence.  ``dialled`` is set before the greeting."""
+        """Wait for more bytes, with a ping after silence; ``dialled`` is set until the greeting."""
         limit = self.timing.dead if dialled is None else self.timing.dial
         left = (line.received_at if dialled is None else dialled) + limit - runtime.monotonic()
         if left <= 0:
@@ -429,7 +429,7 @@ class Connection:
     # -- without a socket ----------------------------------------------------------------
 
     def _pause_after(self, exc: Exception) -> None:
-        """Report a failure, and wait until the next dial, meanwhile polling if that works."""
+        """Report a failure, and wait until the next dial; poll meanwhile if that works."""
         was_connected = self.state is State.CONNECTED
         self._attempts += 0 if was_connected else 1
         up_for = runtime.monotonic() - self._greeted_at if was_connected else 0.0
@@ -443,7 +443,7 @@ class Connection:
         delay = self.backoff.next()
         refused = isinstance(exc, AuthenticationError)
         if refused or isinstance(exc, NoWebSocket):
-            # Neither is over soon: the first try may be a moment of a restart, then the cap.
+            # Neither ends soon: the first failure may be due to a restart; then use the cap.
             delay = self.timing.cap if refused or self._attempts > 1 else self.timing.pause
         self._woken = False
         self._enter(State.WAITING, exc)
@@ -511,7 +511,7 @@ def _failed(exc: Exception) -> Lost:
 
 
 def _without_frames(exc: Exception) -> Exception:
-    """Strip an error of its frames, which would keep the owner alive."""
+    """Remove an error's traceback, which would keep the owner alive."""
     for cause in list(causes(exc)):
         cause.__traceback__ = None
         context = cause.__context__

@@ -50,7 +50,7 @@ OTHERS = (
     Mutant(
         "S02",
         "transport/identity.py",
-        "self.secrets()  # the old ones stay secret",
+        "self.secrets()  # the old credentials stay secret",
         "pass",
         "behaviour/test_credentials.py",
         "a token that was replaced stands in the text of an error",

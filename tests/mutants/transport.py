@@ -158,7 +158,7 @@ TRANSPORT = (
     Mutant(
         "T33",
         "transport/resume.py",
-        "left = at  # all of it comes again",
+        "left = at  # the answer has the whole file again",
         "left = 0",
         "behaviour/test_download_resume.py",
         "the beginning of a file stands in it twice",
@@ -215,7 +215,7 @@ TRANSPORT = (
     Mutant(
         "N31",
         "transport/connections.py",
-        "        if self._is_cut:  # asked in this order, as cut() does it in the other\n"
+        "        if self._is_cut:  # checked last, as cut() sets this first\n"
         '            raise ConnectionAbortedError("ended by another thread")\n',
         "",
         "unit/test_transfer.py",
@@ -224,7 +224,7 @@ TRANSPORT = (
     Mutant(
         "N32",
         "transport/connections.py",
-        "return not self._is_cut  # asked in this order, as cut() does it in the other",
+        "return not self._is_cut  # checked last, as cut() sets this first",
         "return True",
         "unit/test_transfer.py",
         "a request on a kept connection dies with the one before it",
