@@ -23,10 +23,12 @@ class SweepRow(AsDict):
         result: The outputs; ``None`` with an error.
         error: Why this prompt has no result: ``JobFailed``, ``JobTimeout``, ``PromptRejected``,
             ...; ``None`` with a result.
-        seconds: Seconds from the submission to the end, waiting in the queue included.  ``None``:
-            it was not submitted, or another process submitted it and did not see its end.
-        execution_seconds: How many of these seconds it ran, by the server's clock.  ``None`` on
-            servers before July 2024, and if the server did not say in time.
+        seconds: How many seconds it ran, by the server's clock.  It once included the wait in the
+            queue, as ``waited`` does now.  ``None`` on servers before July 2024, and if the server
+            did not say in time.
+        waited: How many seconds it took from the submission to the end, waiting in the queue
+            included.  ``None``: it was not submitted, or another process submitted it and did not
+            see its end.
         cached: How many nodes did not run again; ``None`` with an error.
         from_journal: True if it had ended before this call of ``sweep``.
         host: The URL of the server that it was sent to; ``None``: it was not sent.
@@ -38,7 +40,7 @@ class SweepRow(AsDict):
     result: Result | None = None
     error: ComfyError | None = None
     seconds: float | None = None
-    execution_seconds: float | None = None
+    waited: float | None = None
     cached: int | None = None
     from_journal: bool = False
     host: str | None = None

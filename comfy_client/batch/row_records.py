@@ -90,8 +90,8 @@ def row_of(row: SweepRow, record: Record, workflow: Workflow, files: Routes | No
     """Build a row from its record; ``files`` is the client of the server that ran it."""
     row = attrs.evolve(
         row,
-        seconds=record.seconds,
-        execution_seconds=record.execution_seconds,
+        seconds=record.execution_seconds,
+        waited=record.seconds,
         host=record.host,
         from_journal=True,
     )

@@ -109,8 +109,8 @@ class Sweep(tuple[SweepRow, ...]):
 
         The parameters by name (a seed that was drawn is the drawn one), then ``files`` (their names
         on the server), ``paths`` (where they were saved here, ``""`` for those that were not),
-        ``seconds``, ``execution_seconds``, ``cached``, ``prompt_id``, ``host`` and ``error`` (a
-        text, or ``None``).
+        ``seconds`` (how long it ran), ``waited`` (from submission to end), ``cached``,
+        ``prompt_id``, ``host`` and ``error`` (a text, or ``None``).
         """
         return [
             {
@@ -118,7 +118,7 @@ class Sweep(tuple[SweepRow, ...]):
                 "files": [file.filename for file in row.result or ()],
                 "paths": [os.fspath(file.path or "") for file in row.result or ()],
                 "seconds": row.seconds,
-                "execution_seconds": row.execution_seconds,
+                "waited": row.waited,
                 "cached": row.cached,
                 "prompt_id": row.prompt_id,
                 "host": row.host,

@@ -463,7 +463,7 @@ class _Sweeper:
 
     def _ask_for_late_times(self) -> None:
         for row, seconds in late_times(self._runner, self._rows.values()):
-            self._rows[row.index] = attrs.evolve(row, execution_seconds=seconds)
+            self._rows[row.index] = attrs.evolve(row, seconds=seconds)
             if self._journal is not None:
                 self._journal.note_seconds(self._keys[row.index], seconds)
 
@@ -479,8 +479,8 @@ class _Sweeper:
             self._keys[row.index],
             row.host or "",
             row.prompt_id,
-            seconds=row.seconds,
-            execution_seconds=row.execution_seconds,
+            seconds=row.waited,
+            execution_seconds=row.seconds,
             result=None if row.result is None else result_record(row.result, workflow, secrets),
             error=None if row.error is None else error_record(row.error, secrets.hide_text),
         )
@@ -513,8 +513,8 @@ def _row_of(
         flight.prompt_id if job is None else job.prompt_id,
         result=result,
         error=None if isinstance(outcome, Result) else outcome,
-        seconds=None if flight.begun is None else ended - flight.begun,
-        execution_seconds=took,
+        seconds=took,
+        waited=None if flight.begun is None else ended - flight.begun,
         cached=None if result is None else len(result.cached_nodes),
         host=flight.host,
     )

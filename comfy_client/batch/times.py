@@ -35,7 +35,7 @@ def late_times(runner: Runner, rows: Iterable[SweepRow]) -> Iterator[tuple[Sweep
         row
         for row in rows
         if (row.result is not None or isinstance(row.error, JobFailed | JobInterrupted))
-        and row.execution_seconds is None
+        and row.seconds is None
         and not row.from_journal
     ]
     poller, silent = runner.poller, set[str | None]()  # servers that report no times

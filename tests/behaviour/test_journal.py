@@ -82,7 +82,7 @@ def test_a_finished_journal_gives_the_rows_again_and_asks_the_server_for_nothing
         for old, new in zip(rows, again, strict=True):
             assert new.from_journal
             assert (new.index, new.params, new.prompt_id) == (old.index, old.params, old.prompt_id)
-            assert (new.seconds, new.execution_seconds) == (old.seconds, old.execution_seconds)
+            assert (new.seconds, new.waited) == (old.seconds, old.waited)
             assert new.cached == old.cached
             assert type(new.error) is type(old.error)
             if old.error:
@@ -799,6 +799,6 @@ def test_ctrl_c_and_the_same_call_again_runs_nothing_twice(api, record, journal)
     rows = api.sweep(WORKFLOW, GRID, journal=journal)
     assert texts(rows) == ["ax0", "bx0", "ax1", "bx1"]
     assert [row.from_journal for row in rows] == [True, False, False, False]
-    assert rows[2].seconds is None  # it was attached
-    assert rows[2].execution_seconds is not None
+    assert rows[2].waited is None  # it was attached
+    assert rows[2].seconds is not None
     assert prompts(api) == dict.fromkeys(POINTS, 1)

@@ -201,7 +201,7 @@ def test_a_submission_without_an_answer_is_neither_lost_nor_doubled(
     server.on("POST", "/prompt", unanswered)
     rows = api.sweep(WORKFLOW, GRID, journal=journal)
     assert texts(rows) == ["ax0", "bx0", "ax1", "bx1"]
-    assert all(row.seconds for row in rows)
+    assert all(row.waited for row in rows)
     assert prompts(api) == dict.fromkeys(POINTS, 1)
     assert len(set(posted)) == len(posted) == (4 if arrives else 5)
 
@@ -255,7 +255,7 @@ def test_a_row_of_which_there_is_no_news_is_cancelled_and_the_next_one_runs(api,
     first, second = api.sweep(WORKFLOW, {"Make.seed": range(2)}, stall_timeout=2.0, on_row=on_row)
     assert isinstance(first.error, JobTimeout)
     assert first.error.stalled
-    assert first.seconds >= 2.0
+    assert first.waited >= 2.0
     assert texts([second]) == ["ax1"]
 
 
@@ -274,12 +274,12 @@ def test_how_long_it_ran_is_asked_again_at_the_end(server, api, record, journal,
             WORKFLOW,
             {"Make.seed": range(3)},
             journal=journal,
-            on_row=lambda row: told.append(row.execution_seconds),
+            on_row=lambda row: told.append(row.seconds),
         )
     assert None in told
-    assert all(row.execution_seconds is not None for row in rows)
+    assert all(row.seconds is not None for row in rows)
     again = api.sweep(WORKFLOW, {"Make.seed": range(3)}, journal=journal)
-    assert [row.execution_seconds for row in again] == [row.execution_seconds for row in rows]
+    assert [row.seconds for row in again] == [row.seconds for row in rows]
 
 
 def test_a_server_that_tells_no_times_is_not_asked_for_them_again(record) -> None:
@@ -288,7 +288,7 @@ def test_a_server_that_tells_no_times_is_not_asked_for_them_again(record) -> Non
         add_recorded_nodes(server)
         rows = api.sweep(WORKFLOW, {"Make.seed": range(5)})
         asked = [each for each in server.requests if each.path.startswith("/history/")]
-        assert [row.execution_seconds for row in rows] == [None] * 5
+        assert [row.seconds for row in rows] == [None] * 5
         assert len(asked) <= 5 * 2 + 1
 
 
