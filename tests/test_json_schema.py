@@ -36,7 +36,7 @@ def test_each_name_has_a_text() -> None:
 
 #: Public classes without ``to_dict()``, and why.
 WITHOUT = {
-    "a mapping already": {"Features", "PromptOptions"},
+    "a mapping already": {"Features", "Histories", "NodeDefs", "PromptOptions"},
     "what goes in": {"Upload", "Timing", "Template"},
     "a sequence of rows": {"Sweep"},
     "of a graph, whose own to_dict() is the graph": {"Graph", "GraphNode", "Link", "Node"},
