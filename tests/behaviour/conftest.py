@@ -190,6 +190,15 @@ def fast(comfy: ComfyServer) -> Iterator[Fast]:
 
 
 @pytest.fixture
+def clients(servers: list[ComfyServer]) -> Iterator[list[Fast]]:
+    """A client of each server, for a pool."""
+    made = [Fast(server.url) for server in servers]
+    yield made
+    for api in made:
+        api.close()
+
+
+@pytest.fixture
 def quick(comfy: ComfyServer) -> Iterator[Quick]:
     """A client with no patience, which has heard all greetings."""
     with connected(comfy, Quick) as api:

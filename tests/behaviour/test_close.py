@@ -64,25 +64,6 @@ def test_close_with_a_silent_peer(comfy: ComfyServer) -> None:
     until(lambda: threads() == [])
 
 
-@pytest.mark.timing(pause=1000.0, cap=1000.0)
-def test_close_during_a_pause(refused: str) -> None:
-    """The backoff between two attempts to connect."""
-    api = ComfyApi(refused)
-    api.on("status", print)  # starts the event thread
-    until(lambda: api.state is State.WAITING)
-    _closes_quickly(api)
-
-
-@pytest.mark.timing(dial=10 * LIMIT)
-def test_close_during_the_handshake(comfy: ComfyServer) -> None:
-    """Nobody answers it."""
-    comfy.faults.stall_handshakes()
-    api = ComfyApi(comfy.url)
-    api.on("status", print)  # starts the event thread
-    comfy.until(lambda: comfy.handshakes)
-    _closes_quickly(api)
-
-
 def test_close_before_anything(refused: str) -> None:
     """Nothing to let go of."""
     _closes_quickly(ComfyApi(refused))

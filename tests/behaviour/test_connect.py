@@ -139,8 +139,9 @@ def test_init_fails_at_once_on_what_will_not_mend(
         ((200, {"Content-Type": "text/html"}, "<html>login</html>"), UnexpectedResponse),
         ((200, {}, {"hello": "world"}), UnexpectedResponse),
         ((302, {"Location": "/login"}, None), UnexpectedResponse),
+        (lambda request: request.socket.sendall(b"SSH-2.0-OpenSSH_9.7\r\n"), UnexpectedResponse),
     ],
-    ids=["401", "403", "login", "json", "redirect"],
+    ids=["401", "403", "login", "json", "redirect", "another program"],
 )
 def test_init_fails_at_once_on_another_answer(
     comfy: ComfyServer, answer: Any, kind: type[Exception]
@@ -155,30 +156,6 @@ def test_init_fails_at_once_on_another_answer(
     assert isinstance(heard("connection_error")[0].error, kind)
     assert len(heard("auth_error")) == (kind is AuthenticationError)
     api.close()
-
-
-def test_init_fails_at_once_on_another_program() -> None:
-    """Something that does not speak HTTP listens on the port."""
-
-    def serve(listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                peer, _ = listener.accept()
-                with peer:
-                    peer.sendall(b"SSH-2.0-OpenSSH_9.7\r\n")
-                    peer.recv(1000)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = threading.Thread(target=serve, args=(listener,), daemon=True)
-        server.start()
-        with (
-            quickly(),
-            contextlib.closing(ComfyApi(f"127.0.0.1:{listener.getsockname()[1]}")) as api,
-            pytest.raises(UnexpectedResponse, match="another program"),
-        ):
-            api.init(2 * LIMIT)
-        listener.shutdown(socket.SHUT_RDWR)
-        server.join(30)
 
 
 @pytest.mark.parametrize("status", [401, 403])

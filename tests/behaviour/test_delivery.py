@@ -35,7 +35,6 @@ from tests.helpers.scripted import (
     START,
     WELL,
     check,
-    posts,
 )
 
 
@@ -199,16 +198,6 @@ def test_an_exception_of_a_callback_says_that_the_prompt_goes_on(comfy, fast):
         fast.run(GRAPH, timeout=LIMIT, on_event=callback)
     assert "keeps running" in caught.value.__notes__[0]
     check(fast.run(GRAPH, timeout=LIMIT))
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"timeout": "5"}, {"stall_timeout": "5"}, {"on_progress": 3}, {"on_event": "print"}]
-)
-def test_a_wrong_argument_is_told_before_anything_is_sent(comfy, fast, wrong):
-    """Not by the first event, with the prompt under way."""
-    with pytest.raises(TypeError, match=r"number of seconds|callback must be a plain function"):
-        fast.run(GRAPH, **wrong)
-    assert posts(comfy) == []
 
 
 def test_done_callbacks_never_run_in_threads_of_the_client(comfy, fast):

@@ -90,17 +90,6 @@ def test_a_job_that_is_over_before_the_socket_is_up_has_its_result(comfy: ComfyS
         assert comfy.hellos == []
 
 
-def test_a_fully_cached_run_has_its_outputs(comfy: ComfyServer, fast: ComfyApi) -> None:
-    """The same picture again, and it says why it was quick."""
-    first = fast.run(saves(), timeout=LIMIT)
-    told = Heard(fast)
-    second = fast.run(saves(), timeout=LIMIT)
-    check_once(comfy, told, second)
-    assert (first.fully_cached, second.fully_cached) == (False, True)
-    assert set(second.cached_nodes) == {"1", "9"}
-    assert second.images[0].filename == first.images[0].filename
-
-
 def test_outputs_that_events_told_count_when_history_has_none(
     comfy: ComfyServer, fast: ComfyApi
 ) -> None:

@@ -92,14 +92,6 @@ def servers() -> Iterator[list[ComfyServer]]:
         GATES.end()
 
 
-@pytest.fixture
-def clients(servers: list[ComfyServer]) -> Iterator[list[Fast]]:
-    made = [Fast(server.url) for server in servers]
-    yield made
-    for client in made:
-        client.close()
-
-
 def test_all_servers_work_and_each_job_runs_once(servers) -> None:
     with pooled([server.url for server in servers]) as pool:
         jobs = [pool.submit(shows(f"t{n}")) for n in range(8)]

@@ -58,7 +58,7 @@ from tests.helpers.random_faults import (
 SERVERS = 3
 WORKERS = 8
 #: Seconds of peace after a job's end within which it must be known.
-GRACE = 10.0
+GRACE = 20.0
 #: Faults after which nobody can say what became of a prompt, or for how long.
 BLINDING = ("login page", "wrong type", "queue refused", "no history", "late history")
 

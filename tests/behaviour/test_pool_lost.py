@@ -27,14 +27,6 @@ def servers() -> Iterator[list[ComfyServer]]:
         GATES.end()
 
 
-@pytest.fixture
-def clients(servers: list[ComfyServer]) -> Iterator[list[Fast]]:
-    made = [Fast(server.url) for server in servers]
-    yield made
-    for client in made:
-        client.close()
-
-
 def had(pool: ComfyPool, servers: list[ComfyServer], jobs: list[Any]) -> tuple[Job, Job]:
     """Of the first server: the job that it runs, and the one that waits there."""
     until_each_runs(*servers)

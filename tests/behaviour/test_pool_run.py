@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import FrameType
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import attrs
@@ -27,7 +25,7 @@ from comfy_client.pool.server_thread import ServerThread
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import FAST, LIMIT, Fast, quickly, until
 from tests.helpers.gates import GATES, Gated, Hold, held, saves, shows
-from tests.helpers.interrupts import fail_next_start, in_time, press_ctrl_c
+from tests.helpers.interrupts import fail_next_start, press_ctrl_c
 from tests.helpers.pools import marks, pooled, until_each_runs
 
 
@@ -61,14 +59,6 @@ def servers() -> Iterator[list[ComfyServer]]:
                 server.add_node(node)
         yield [one, two]
         GATES.end()
-
-
-@pytest.fixture
-def clients(servers: list[ComfyServer]) -> Iterator[list[Fast]]:
-    made = [Fast(server.url) for server in servers]
-    yield made
-    for client in made:
-        client.close()
 
 
 def pressed_once(condition: Any) -> threading.Thread:
@@ -183,25 +173,6 @@ def test_ctrl_c_while_a_run_is_sent_cancels_it_before_it_is_raised(servers, clie
             pool.run(shows(waits=True), on_interrupt="cancel")
         assert [ran.status for ran in servers[0].ran] == ["error"]
         thread.join(LIMIT)
-
-
-#: Which end by themselves, though their prompts never run.
-CALLS: dict[str, Callable[[ComfyPool], object]] = {
-    "submit": lambda pool: in_time(pool.submit(shows()).cancel),
-    "run": lambda pool: pool.run(shows(), timeout=0.02, on_interrupt="cancel"),
-    "map": lambda pool: list(pool.map([shows()], timeout=0.02, on_error="keep")),
-    "sweep": lambda pool: pool.sweep(shows(), {"Gated.text": ["a"]}, timeout=0.02),
-}
-
-
-def is_submitting(frame: FrameType) -> bool:
-    return (Path(frame.f_code.co_filename).name, frame.f_code.co_name) in {
-        ("submission.py", "enqueue"),
-        ("dispatcher.py", "submit"),
-        ("worker.py", "ask"),
-        ("sweep.py", "_start"),
-        ("sweep_servers.py", "_wait"),
-    }
 
 
 def test_a_timeout_is_for_the_first_connection_too(clients) -> None:

@@ -627,20 +627,3 @@ def test_killed_at_random_moments_each_point_runs_once(
         assert len(victim.tell("run")) == len(POINTS)
     assert prompts(*apis) == dict.fromkeys(POINTS, 1)
     assert ran(*records) == Counter(f"{name}x{seed}" for seed, name in POINTS)
-
-
-@pytest.mark.soak
-def test_killed_at_every_step_in_turn_each_point_runs_once(apis, servers, records, journal) -> None:
-    """Before, in and after each write, before and after each POST."""
-    grid = {"Make.seed": [0, 1, 2]}
-    with Victim(" ".join(server.url for server in servers), journal, WORKFLOW, grid) as victim:
-        for step in range(1, 99):
-            journal.unlink(missing_ok=True)
-            for api in apis:
-                api.clear_history()
-            if victim.tell(f"step {step}") is not None:
-                break
-            rows = victim.tell("run")
-            assert prompts(*apis) == {(seed, "a"): 1 for seed in range(3)}, f"step {step}"
-            assert [said for _, said in rows] == [["ax0"], ["ax1"], ["ax2"]]
-    assert step == 3 * 8 + 1

@@ -141,20 +141,6 @@ def test_pictures_without_a_name_are_outputs_of_the_node_that_ran(comfy, fast, i
     assert result.complete
 
 
-def test_a_server_without_previews_is_warned_of_once(comfy, fast, caplog):
-    """When someone wants them, and a sampler ran."""
-    steps = [
-        step for step in recording("0.3.75", "normal_previews").steps if not isinstance(step, bytes)
-    ]
-    comfy.script(*steps)
-    graph = load_workflow("txt2img_tiny")
-    fast.run(graph, timeout=LIMIT)
-    assert "--preview-method" not in caplog.text
-    for _ in range(2):
-        fast.run(graph, timeout=LIMIT, on_preview=lambda event: None)
-    assert caplog.text.count("--preview-method") == 1
-
-
 def test_what_there_is_to_say_of_a_job_is_logged_where_it_is_waited_for(comfy, fast, caplog):
     """A slow handler of logs holds up no thread of the client."""
     steps = recording("0.3.75", "normal_previews").steps

@@ -501,7 +501,7 @@ def _open_files() -> int:
 def _play(seed: int, count: int, *, patient: bool = False) -> Round:
     print(f"COMFY_FAULT_SEED={seed}{' (real patience)' if patient else ''}", flush=True)
     before = _open_files()
-    longest, grace, clients = (4.0, 30.0, ComfyApi) if patient else (0.8, 6.0, Quick)
+    longest, grace, clients = (4.0, 30.0, ComfyApi) if patient else (0.8, 20.0, Quick)
     one = Round(seed, count, longest, grace, clients)
     one.run()
     print(one.figures, flush=True)

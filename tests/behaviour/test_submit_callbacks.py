@@ -193,6 +193,9 @@ def test_a_wrong_argument_is_told_before_anything_is_sent(comfy, fast):
         ):
             with pytest.raises(kind):
                 way(GRAPH, **wrong)
+    for limit in ("timeout", "stall_timeout"):
+        with pytest.raises(TypeError, match="number of seconds"):
+            fast.run(GRAPH, **{limit: "5"})
     assert not [request for request in comfy.requests if request.method == "POST"]
 
 
@@ -252,7 +255,7 @@ def test_a_client_that_is_forgotten_ends_its_delivery_thread(comfy, gate):
     assert entered.wait(LIMIT)
     gone = weakref.ref(api)
     del api
-    until(lambda: gc.collect() and gone() is None, 10)
+    until(lambda: (gc.collect(), gone() is None)[1])
     gate("a").set()
 
 

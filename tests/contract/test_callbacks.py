@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -133,11 +132,12 @@ def test_calls_are_as_rare_as_asked_for_and_the_last_one_comes(api, workflow, wa
         if event.name == ("progress" if kind == "on_progress" else "b_preview"):
             every.append(event)
 
+    begun = time.monotonic()
     run_by(way, api)(graph, every=pause, on_event=keep, **{kind: call})
     assert len(every) > len(seen) >= 2
     assert seen[-1] is every[-1]
-    gaps = [later - sooner for sooner, later in pairwise(at)]
-    assert all(gap > 0.95 * pause for gap in gaps[:-1])  # the last comes with the end
+    # The last one comes with the end; any of the others may be called late, but none early.
+    assert (len(seen) - 2) * pause <= at[-1] - begun
 
 
 def test_a_callback_that_raises_ends_run_and_not_the_prompt(api, comfyui):

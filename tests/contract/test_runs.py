@@ -7,7 +7,6 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -18,7 +17,7 @@ from comfy_client.errors import (
     JobTimeout,
     PromptRejected,
 )
-from tests.helpers.clients import Impatient, flush, outstanding, until
+from tests.helpers.clients import Impatient, flush, until
 from tests.helpers.proxy import Proxy
 from tests.versions import has
 
@@ -335,21 +334,6 @@ def test_a_long_way_costs_no_events(comfyui):
 
 
 # -- several at once ---------------------------------------------------------------------
-
-
-def test_many_prompts_from_many_threads_all_end(api):
-    """200 from 8 threads, each with its own picture."""
-
-    def one(number):
-        result = api.run(picture(prefix=f"runs/many{number}"), timeout=LIMIT)
-        [image] = result.images
-        return number, image.filename, result.prompt_id
-
-    with ThreadPoolExecutor(8) as pool:
-        done = list(pool.map(one, range(200)))
-    assert len({prompt_id for _, _, prompt_id in done}) == 200
-    assert [name.partition("_")[0] for _, name, _ in done] == [f"many{n}" for n in range(200)]
-    assert outstanding(api) == []
 
 
 # -- other things that nodes say ---------------------------------------------------------
