@@ -170,7 +170,7 @@ def test_a_journal_that_lost_its_ends_runs_nothing_again(any_api: ComfyApi, tmp_
     journal = tmp_path / "sweep.db"
     any_api.sweep(SLEEP, TEXTS, journal=journal)
     ours: dict[str, str] = {}
-    ends = ("result", "error", "seconds", "waited")
+    ends = ("result", "error", "seconds", "execution_seconds")
     without_ends = "UPDATE points SET " + ", ".join(f"{name} = NULL" for name in ends)
     id_of = sqlite3.connect(journal).execute("SELECT id FROM journal").fetchone()[0]
     for row in points(journal):
