@@ -24,7 +24,6 @@ from .event_queue import Budget
 from .events import Event, JobEvent, PreviewEvent, Progress
 from .interrupts import in_full
 from .jobs.callbacks import NO_CALLBACKS, Callbacks, delivery
-from .jobs.cancel import removing
 from .jobs.execute import (
     Parts,
     as_completed,
@@ -32,6 +31,7 @@ from .jobs.execute import (
     queue_workflow,
     run_workflow,
     submit_workflow,
+    wait_for_vram,
 )
 from .jobs.handle import Limits
 from .jobs.job import Job, OnInterrupt
@@ -212,8 +212,8 @@ class ComfyApi(Routes):
         self._hooks = TrackerHooks(
             awaits_record=poller.awaits_record,
             records_deleted=poller.records_deleted,
-            removing=partial(removing, poller),
-            stopping=partial(removing, poller, running=True),
+            removing=poller.stops.removing,
+            stopping=partial(poller.stops.removing, running=True),
         )
         # Called when the client is collected, or at exit: nothing in here may refer to the client.
         self._finalizer = weakref.finalize(
@@ -1082,8 +1082,6 @@ class ComfyApi(Routes):
             ApiError: The server refused.
             ClientClosed: After :meth:`close`, or if it is called meanwhile.
         """
-        from .jobs.memory import wait_for_vram  # few programs need it
-
         self.parts.check_open()
         return wait_for_vram(self, self.parts.poller, nbytes, device, timeout)
 

@@ -11,7 +11,6 @@ from typing import Any, Protocol, TypeVar
 import attrs
 
 from ..errors import ComfyError, JobLost, JobTimeout, SubmitUncertain
-from ..jobs.cancel import removing
 from ..jobs.execute import Parts, ServerDefinitions, attach_job
 from ..jobs.job import Job
 from ..jobs.poller import Poller
@@ -353,7 +352,7 @@ def delete_pending(
     poller: Poller, prompt_ids: Collection[str], seconds: float = float("inf")
 ) -> bool:
     """Delete pending prompts from the queue; return whether the server has done so in time."""
-    removed = removing(poller, prompt_ids)
+    removed = poller.stops.removing(prompt_ids)
     try:
         timeout = min(seconds, poller.timing.cancel_timeout)
         http = poller.tracker.http

@@ -3,26 +3,22 @@
 The modules are listed from the bottom up.
 
 Modules:
-    snapshot: The queue of a server at one moment.  Pure.
     names: Names of local files by a template.
     output: Outputs: files on the server, and images that came over the socket.
     result: The outputs of a prompt.
     gallery: Results and outputs as HTML.
     outcomes: Events and errors for each way in which a prompt ends.  Pure.
     progress: How far a prompt is, and how long it will take.
-    state: The state of a prompt: what evidence makes of it.  Pure.
+    state: The state of a prompt and of the queue: what evidence makes of it.  Pure.
     prompt: A prompt that the tracker follows: its events, its end, and who waits for it.
     queue_monitor: The server's queue, requested rarely, and the check for a deaf socket.
     tracker: The registry of prompts, its lock, and the counters; ends each prompt once.
-    stopping: Requests to stop a prompt, and their repetition.
-    lookup: Search for a prompt whose submission was not answered.
-    poller: The thread that asks for queue and history over HTTP.
-    cancel: Cancellation of prompts.
+    stopping: Requests to stop or remove prompts, and their repetition.
+    poller: The thread that asks for queue and history, and searches there for an unknown id.
     describe: The progress of a prompt, in numbers and in words.
     handle: :class:`JobHandle`, which does the work of a job.
     job: :class:`Job`, a thin future.
     callbacks: Callbacks of a prompt, and the progress bar of the waiting thread.
     submit: Submission, exactly once, and attaching to a prompt.
-    memory: Waits for free VRAM, and retries after running out of memory.
     execute: The parts of a client, and the work of its methods for workflows and jobs.
 """

@@ -1,13 +1,15 @@
 """Execute workflows: read them, submit them, and wait for them or find them again.
 
-:class:`Parts` are the parts of a client, which its methods hand to these functions.
+:class:`Parts` are the parts of a client, which its methods hand to these functions.  Waits for free
+VRAM, and retries after running out of it, are here too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 import attrs
@@ -16,10 +18,14 @@ from .. import models
 from ..errors import (
     ClientClosed,
     ComfyError,
+    JobFailed,
     JobNotFound,
     JobTimeout,
+    NotSupported,
     PromptRejected,
     RequestTimeout,
+    VramTimeout,
+    printable,
 )
 from ..events import ErrorEvent
 from ..locks import check_may_wait
@@ -28,18 +34,20 @@ from ..routes.definitions import NodeDefinitions
 from ..routes.prompts import AnyWorkflow, PromptOptions, make_prompt, post_prompt, with_files_sent
 from ..showing.screen import surface
 from ..signals import Receivers
+from ..timing import Timing
+from ..transport.backoff import Backoff
 from ..transport.deadline import Deadline, limited_silence
+from ..transport.failures import is_away
 from ..transport.http import MAX_TRANSFER, Http, segment
 from ..transport.websocket import Connection
 from ..workflow.address import Inputs
 from ..workflow.edit import Workflow, as_workflow, graph_of, with_inputs
 from ..workflow.graph import files_in
-from ..workflow.seeds import wants_seeds
+from ..workflow.seeds import draw_wanted, wants_seeds
 from .callbacks import Callbacks, wait_and_show
 from .handle import SLICE, Limits
 from .job import Job, OnInterrupt, cancelling, wait_for_one
-from .lookup import find, spellings
-from .poller import Poller
+from .poller import Poller, find, spellings
 from .result import Result
 from .submit import attach, submit
 from .tracker import Tracker
@@ -47,8 +55,13 @@ from .tracker import Tracker
 if TYPE_CHECKING:
     from ..stats import ClientStats
 
+log: logging.Logger = logging.getLogger("comfy_client")
+
 AnyJob = TypeVar("AnyJob", bound=Job)
 
+#: Seconds between two looks at the memory: the first pause, and the longest one.
+_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 1.0
 #: Names of the events that bring previews.
 _PREVIEWS: Final = ("b_preview", "b_preview_with_metadata")
 
@@ -200,8 +213,6 @@ def run_workflow(
 
     if not retry_oom:
         return attempt(workflow)
-    from .memory import run_again_after_oom  # few programs want it
-
     return run_again_after_oom(lambda: routes, parts.poller.timing, limits, attempt, workflow)
 
 
@@ -380,3 +391,133 @@ def _as_completed(jobs: dict[AnyJob, None], limits: Limits) -> Iterator[AnyJob]:
                 f"keep running, {first} among them: wait again, or attach by api.job(prompt_id)",
                 prompt_id=first,
             )
+
+
+# -- the memory of the server ------------------------------------------------------------
+
+
+def wait_for_vram(
+    routes: Routes, poller: Poller, nbytes: int, device: int | None, timeout: float | None
+) -> models.Device:
+    """Implement :meth:`ComfyApi.wait_for_vram`."""
+    if not isinstance(nbytes, int) or isinstance(nbytes, bool):
+        raise TypeError(f"VRAM must be a whole number of bytes, not {nbytes!r:.80}")
+    if nbytes < 0:
+        raise ValueError("VRAM must be 0 or more bytes")
+    deadline = Deadline.after(timeout)
+    pauses = Backoff(_PAUSE, _LONGEST_PAUSE, factor=1.6, jitter=0.0)
+    while True:
+        found: models.Device | None = None
+        trouble: ComfyError | None = None
+        try:
+            with limited_silence(max(_PAUSE, deadline.left(poller.timing.question))):
+                found = _device(routes.get_system_stats().devices, device)
+        except ComfyError as exc:
+            if not is_away(exc):
+                raise
+            trouble = exc
+        if found is not None:
+            _check_size(found, nbytes)
+            if (found.vram_free or 0) >= nbytes:
+                return found
+        if deadline.expired:
+            raise _timed_out(found, nbytes, timeout) from trouble
+        if poller.tracker.wake.wait_stopped(deadline.left(pauses.next())):
+            raise ClientClosed
+
+
+def _device(devices: Sequence[models.Device], index: int | None) -> models.Device:
+    """Return a device by index (None: the main one); raise unless its free VRAM is known."""
+    if index is None:
+        found = devices[0] if devices else None
+    else:
+        found = next((one for one in devices if (one.index or 0) == index), None)
+    if found is not None and found.type != "cpu" and found.vram_free is not None:
+        return found
+    if found is None and devices:
+        known = ", ".join(str(one.index or 0) for one in devices)
+        raise ValueError(f"the server has no device {index}; it has: {known}")
+    is_cpu = found is not None and found.type == "cpu"
+    why = "it computes on the CPU" if is_cpu else "it does not say how much it has"
+    raise NotSupported(f"this server has no VRAM to wait for: {why}", path="/system_stats")
+
+
+def _check_size(device: models.Device, nbytes: int) -> None:
+    if device.vram_total is not None and nbytes > device.vram_total:
+        raise ValueError(
+            f"{_name(device)} has {_gib(device.vram_total)} of VRAM in all, so {_gib(nbytes)} will "
+            "never be free"
+        )
+
+
+def _timed_out(device: models.Device | None, nbytes: int, timeout: float | None) -> VramTimeout:
+    free = None if device is None else device.vram_free
+    if device is None or free is None:
+        what = "the server did not answer"
+    else:
+        what = f"{_name(device)} has {_gib(free)} free"
+    return VramTimeout(
+        f"waited {timeout or 0:g} s for {_gib(nbytes)} of free VRAM, and {what}: call free_memory, "
+        "or wait for the prompts that run",
+        wanted=nbytes,
+        free=free,
+        device=None if device is None else device.name,
+    )
+
+
+def _name(device: models.Device) -> str:
+    return printable(device.name[:100])
+
+
+def _gib(nbytes: int) -> str:
+    return f"{min(nbytes, 1 << 80) / 2**30:.2f} GiB"  # a server may say anything
+
+
+def run_again_after_oom(
+    server: Callable[[], Routes],
+    timing: Timing,
+    limits: Limits,
+    attempt: Callable[[Workflow], Result],
+    workflow: Workflow,
+) -> Result:
+    """Run a workflow, and once more with freed memory if a node runs out of memory.
+
+    ``server`` returns the server of the last attempt.
+    """
+    workflow = workflow.copy()
+    draw_wanted(graph_of(workflow))  # both run with the same seeds
+    try:
+        return attempt(workflow)
+    except JobFailed as exc:
+        if not exc.is_oom:
+            raise
+        failed = exc
+    try:
+        _free_all(server(), timing, failed, limits)
+        try:
+            return attempt(workflow)
+        except ComfyError as exc:
+            raise exc from failed
+    finally:
+        del failed  # an error, its traceback and this frame make no circle
+
+
+def _free_all(routes: Routes, timing: Timing, failed: JobFailed, limits: Limits) -> None:
+    """Have the server free its memory; raise the failure if that does not work."""
+    log.warning(
+        "prompt %s ran out of memory (%s); the server frees its memory, and it runs once more",
+        failed.prompt_id,
+        str(failed).partition("\n")[0],
+    )
+    try:
+        with limited_silence(max(_PAUSE, limits.left(timing.question))):
+            freed = limits.left(timing.freed)
+            routes.free_memory(unload_models=True, free_memory=True, wait=freed)
+    except ClientClosed:
+        raise
+    except ComfyError as exc:
+        failed.add_note(f"not tried again, since its memory could not be freed: {exc}")
+        raise failed from exc
+    if limits.left(1.0) <= 0:
+        failed.add_note("not tried again, since the timeout has passed")
+        raise failed

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from .. import runtime
-from ..errors import JobTimeout
+from ..errors import ApiError, JobTimeout, ServerUnreachable
 from ..event_queue import EventQueue
 from ..events import (
     EndEvent,
@@ -31,6 +31,7 @@ from .poller import Poller
 from .prompt import Ending, JobEvents, TrackedPrompt
 from .result import Result
 from .state import JobState
+from .stopping import stop_by_id
 from .tracker import Tracker
 
 if TYPE_CHECKING:
@@ -205,10 +206,33 @@ class JobHandle:
 
     def cancel(self, *, force: bool = False) -> bool:
         """See :meth:`Job.cancel`."""
-        from .cancel import cancel
-
-        prompt, poller = self.source.prompt, self.poller
-        return not self.is_done and cancel(prompt, poller, lambda: self.is_done, force=force)
+        if self.is_done:
+            return False
+        one, poller, tracker = self.source.prompt, self.poller, self._tracker
+        deadline = Deadline.after(poller.timing.look_up)
+        while tracker.is_posting(one) and not deadline.expired:
+            runtime.sleep(0.01)  # another thread submits it, and will know its id
+        if one.state.search_by_mark:  # Ctrl-C came before the answer, or it was just attached
+            poller.find(one)
+        state = one.state  # it may be one with another now
+        with tracker.lock:
+            # Before it is: Ctrl-C may come between the server's yes and here.  What runs tells of
+            # its end itself.
+            before, state.cancelled = state.cancelled, state.running_since is None
+        try:
+            was_there = stop_by_id(tracker, state.prompt_id, force=force)
+        except (ApiError, ServerUnreachable):  # surely not done; of others nobody knows
+            state.cancelled = before
+            raise
+        if not was_there:
+            state.cancelled = before
+            return False
+        tracker.monitor.forget()
+        poller.stops.watch(one, force=force)
+        tracker.poll_now(one)
+        if state.cancelled:  # nobody will tell of its end, which is found out at once
+            poller.wait_until(lambda: self.is_done, poller.timing.silence)
+        return True
 
     # -- its end -------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 It asks after each (re)connect, while there is no socket, and whenever a prompt has been silent for
 a few seconds; one pass serves all prompts, in a thread that exists while there are any.
+:func:`find` searches queue and history for a prompt whose id is not known.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from .. import runtime
+from .. import models, runtime
 from ..errors import (
     ApiError,
     AuthenticationError,
@@ -23,19 +25,24 @@ from ..errors import (
     UnexpectedResponse,
 )
 from ..routes import Routes
+from ..routes.prompts import EXTRA_DATA_KEY
+from ..routes.queue import without_workflow
 from ..timing import Timing
 from ..transport.backoff import Backoff
-from ..transport.deadline import Deadline, read_timeout
+from ..transport.deadline import LONGEST, Deadline, read_timeout
 from ..transport.failures import is_away
-from .lookup import find
+from ..transport.http import Http, segment
+from ..transport.response import Each
+from ..values import mapping
 from .prompt import TrackedPrompt
-from .state import Outcome
+from .state import Outcome, QueueSnapshot
 from .stopping import Stops
 from .tracker import Tracker, WakeUp
 
 if TYPE_CHECKING:
-    from ..models import HistoryEntry
-    from .snapshot import QueueSnapshot
+    _Record: TypeAlias = models.QueueItem | models.HistoryEntry
+    #: A function that makes records of a decoded answer.
+    _Read: TypeAlias = Callable[[Any], Sequence[_Record]]
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -99,12 +106,6 @@ class Poller:
         for ending in found:
             if ending is not None:
                 ending.due = 0.0
-
-    def ask_now(self, one: TrackedPrompt) -> None:
-        """Ask about a prompt at once, as a caller waits or the server has just answered."""
-        self.tracker.not_before = 0.0
-        one.state.wanted_at = runtime.monotonic()
-        self.tracker.poll_soon(one.state)
 
     def wait_until(self, happened: Callable[[], bool], seconds: float) -> None:
         """Wait up to ``seconds`` until ``happened()``; return at once in the poller's thread.
@@ -218,8 +219,6 @@ class Poller:
             trouble = _refusal(exc)
             if trouble is None:
                 raise
-        from .snapshot import QueueSnapshot
-
         with contextlib.suppress(ComfyError):  # that it is empty, ``GET /prompt`` knows as well
             if routes.poll_status(self.timing.question).queue_remaining == 0:
                 return QueueSnapshot(running=(), pending=()), trouble
@@ -336,7 +335,9 @@ class Poller:
             tracker.resolve(one, outcome)
         return outcome
 
-    def _apply_history(self, one: TrackedPrompt, entry: HistoryEntry | None, asked: str) -> None:
+    def _apply_history(
+        self, one: TrackedPrompt, entry: models.HistoryEntry | None, asked: str
+    ) -> None:
         """Apply a history record, found under the id that was asked for."""
         state, tracker = one.state, self.tracker
 
@@ -465,3 +466,81 @@ def _refusal(exc: Exception) -> ComfyError | None:
 
 def _nonsense(exc: Exception) -> str:
     return f"what the server says makes no sense: {exc!r:.200}"
+
+
+# -- the id under which a server has a prompt: ours, or one that it chose ---------------------
+
+
+def spellings(prompt_id: str) -> tuple[str, ...]:
+    """Return an id as given, and as a canonical UUID if that differs.
+
+    Servers from 0.25 on accept only canonical ids; older servers keep any id unchanged.
+    """
+    try:
+        canonical = str(uuid.UUID(prompt_id))
+    except ValueError:
+        return (prompt_id,)
+    # No route has a place for one in braces.
+    given = () if "{" in prompt_id else (prompt_id,)
+    return tuple(dict.fromkeys((*given, canonical)))
+
+
+def find(http: Http, prompt_id: str, client_id: str, deadline: Deadline) -> str | None:
+    """Return the id under which a server has our prompt: ours, or its own with our mark.
+
+    The mark counts only if the id itself is not found, and only together with the submission's
+    ``client_id``: anybody can see a mark, and send it with another prompt.
+    """
+    ids = spellings(prompt_id)
+
+    # No records in variables while the next answer is waited for: others' words stand in them.
+    def ask(
+        route: str, read: _Read, each: Each | None = None, **params: int
+    ) -> tuple[str | None, str | None]:
+        left = max(0.1, deadline.left(LONGEST))
+        records = read(http.json("GET", route, each=each, params=params, timeout=left))
+        return _named(records, ids), _marked(records, ids, client_id)
+
+    # Others' workflows may be many, and large.
+    named, marked = ask("/queue", _waiting, partial(without_workflow, frozenset(ids)))
+    for one in () if named else ids:
+        there, said = ask(f"/history/{segment(one)}", _records)
+        named, marked = named or there, marked or said
+    if not (named or marked):
+        named, marked = ask("/history", _records, max_items=64)
+    return named or marked
+
+
+def _waiting(found: object) -> list[models.QueueItem]:
+    queue = models.Queue.from_json(found)
+    return [*queue.running, *queue.pending]
+
+
+def _records(found: object) -> list[models.HistoryEntry]:
+    """Return the records that are stored under the id of their own prompt."""
+    records = (
+        (key, models.HistoryEntry.from_json(entry))
+        for key, entry in mapping(found, "history").items()
+    )
+    return [entry for key, entry in records if entry.prompt_id == key]
+
+
+def _named(records: Sequence[_Record], ids: Sequence[str]) -> str | None:
+    """Return the first of these ids that belongs to a record."""
+    own = {record.prompt_id for record in records}
+    return next((one for one in ids if one in own), None)
+
+
+def _marked(records: Sequence[_Record], ids: Sequence[str], client_id: str) -> str | None:
+    """Return the id of the record whose mark, by that client, is one of these ids."""
+    for one in ids:
+        for record in records:
+            if is_marked(record, one, client_id):
+                return record.prompt_id
+    return None
+
+
+def is_marked(record: _Record, prompt_id: str, client_id: str) -> bool:
+    """Return whether that client submitted a record's prompt under this id."""
+    extra = record.extra_data
+    return extra.get(EXTRA_DATA_KEY) == prompt_id and extra.get("client_id") == client_id

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import attrs
 
@@ -21,9 +21,7 @@ from ..routes import Routes
 from ..timing import Timing
 from ..transport.failures import is_away
 from ..transport.websocket import Connection, State
-
-if TYPE_CHECKING:
-    from .snapshot import QueueSnapshot
+from .state import QueueSnapshot
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -70,8 +68,6 @@ class QueueMonitor:
         state, generation = self.connection.state, self.connection.generation
         snapshot = self._listed(routes) if self._lists_jobs and not graphs_of else None
         if snapshot is None:
-            from .snapshot import QueueSnapshot
-
             queue = routes.get_queue(workflows_of=graphs_of)
             snapshot = QueueSnapshot(
                 running=tuple(item.prompt_id for item in queue.running),
@@ -126,8 +122,6 @@ class QueueMonitor:
         # A job in an unknown state is there all the same.
         waiting = [job for job in page.jobs if job.status not in ("in_progress", *_ENDED)]
         waiting.sort(key=_place)
-        from .snapshot import QueueSnapshot
-
         return QueueSnapshot(
             running=tuple(job.id for job in running), pending=tuple(job.id for job in waiting)
         )

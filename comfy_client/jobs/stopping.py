@@ -1,4 +1,4 @@
-"""Stopping one prompt, and stopping it again if the server forgot that it was told to.
+"""Stop or remove prompts, and stop one again if the server forgot that it was told to.
 
 ComfyUI clears the flag of an interrupt when it begins to execute a prompt, so an interrupt that
 comes after the prompt has left the queue and before that does nothing.
@@ -7,6 +7,7 @@ comes after the prompt has left the queue and before that does nothing.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import attrs
@@ -18,6 +19,7 @@ from ..routes import Routes
 from ..transport.http import Http
 from .prompt import TrackedPrompt
 from .queue_monitor import heeds_id
+from .state import JobState
 from .tracker import Tracker
 
 log: logging.Logger = logging.getLogger("comfy_client")
@@ -103,6 +105,38 @@ class Stops:
 
         one.events.sinks = (*one.events.sinks, hear)
 
+    def removing(
+        self, prompt_ids: Iterable[str] | None, *, running: bool = False
+    ) -> Callable[[], None]:
+        """Note which prompts the server is about to be asked to remove; None: all that wait.
+
+        Call the returned function once that is done: such a prompt that is in neither queue nor
+        history counts as interrupted, not lost, and is asked about at once.  With ``running``,
+        running prompts are stopped too, and again if the server forgets that.
+        """
+        tracker = self._tracker
+        # Given ids are looked up without the lock: the collector may end a forgotten ``map`` while
+        # this thread has the lock of a queue, for which a thread with this lock may wait.
+        known = tracker.outstanding if prompt_ids is None else map(tracker.get, prompt_ids)
+        # Now: a look at the queue may miss them before the answer comes.  A server may also have a
+        # prompt before it answers its submission.
+        there = [
+            one
+            for one in known
+            if one is not None
+            and (_is_there(one.state) or (prompt_ids is not None and tracker.is_posting(one)))
+        ]
+
+        def removed() -> None:
+            tracker.monitor.forget()
+            for one in there:
+                one.state.cancelled = one.state.running_since is None
+                if running:
+                    self.watch(one)
+                tracker.poll_now(one)
+
+        return removed
+
     def repeat(self) -> float:
         """Send what is due, and return when something may be; the thread that asks calls it."""
         now = runtime.monotonic()
@@ -129,3 +163,9 @@ class Stops:
 
     def _next(self) -> float:
         return runtime.monotonic() + self._tracker.timing.stop_again
+
+
+def _is_there(state: JobState) -> bool:
+    """Return whether the server has a prompt in its queue or runs it, as far as is known."""
+    has_it = state.accepted_at is not None and not state.search_by_mark
+    return has_it and state.missed_at is None and not state.decided

@@ -36,8 +36,7 @@ from ..values import is_uuid
 from ..workflow import Workflow
 from .handle import JobHandle
 from .job import Job
-from .lookup import find, spellings
-from .poller import Poller
+from .poller import Poller, find, spellings
 from .prompt import TrackedPrompt
 from .state import JobState
 from .tracker import Tracker
@@ -204,7 +203,7 @@ def attach(
         tracker.resolve(one, state.as_reported(tracker.link))
     else:
         poller.start()
-        poller.ask_now(one)
+        tracker.poll_now(one)
     poller.wait_until(  # of another, if they have turned out to be the same
         lambda: one.state.http_checked or not one.state.attached or job.done(),
         tracker.timing.question,

@@ -616,6 +616,12 @@ class Tracker:
             state.check_at = at
             self.wake.set()
 
+    def poll_now(self, one: TrackedPrompt) -> None:
+        """Ask about a prompt at once, as a caller waits or the server has just answered."""
+        self.not_before = 0.0
+        one.state.wanted_at = runtime.monotonic()
+        self.poll_soon(one.state)
+
     def poll_all_soon(self) -> None:
         """Ask about all prompts soon, as the socket was connected or lost."""
         with self.lock:

@@ -13,6 +13,7 @@ from ..batch.map_loop import check_in_flight, run_map
 from ..batch.runner import NOT_SENT
 from ..errors import ComfyError, WorkflowError
 from ..jobs.callbacks import Callbacks, wait_and_show
+from ..jobs.execute import run_again_after_oom
 from ..jobs.handle import Limits
 from ..jobs.job import Job, OnInterrupt, cancel_in_time, cancelling
 from ..jobs.result import Result
@@ -168,8 +169,6 @@ def run(
 
     if not retry_oom:
         return attempt(workflow)
-    from ..jobs.memory import run_again_after_oom  # few programs need it
-
     timing = servers.any_client().timing
     return run_again_after_oom(lambda: jobs[-1].handle.routes, timing, limits, attempt, workflow)
 

@@ -17,7 +17,6 @@ from comfy_client import (
     AuthenticationError,
     ComfyApi,
 )
-from comfy_client.jobs.cancel import removing
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import (
     LIMIT,
@@ -127,7 +126,7 @@ def test_an_iterator_may_be_collected_in_any_thread_at_any_moment(comfy, fast):
     def collect():
         with fast.parts.tracker.lock:
             # What closing the iterator of map() does; of one, nobody has heard.
-            removing(fast.parts.poller, [job.prompt_id, fast.generate_id()])()
+            fast.parts.poller.stops.removing([job.prompt_id, fast.generate_id()])()
             events.close()
         ended.set()
 

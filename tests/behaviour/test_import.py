@@ -22,7 +22,6 @@ SELDOM = (
     "jobs.describe",
     "jobs.gallery",
     "jobs.names",
-    "jobs.snapshot",
     "models.files",
     "models.history",
     "models.queue",

@@ -27,7 +27,6 @@ from comfy_client.errors import (
 )
 from comfy_client.event_queue import Budget
 from comfy_client.events import ConnectionEvent, Event, JobEvent
-from comfy_client.jobs.cancel import removing
 from comfy_client.jobs.execute import check_existence
 from comfy_client.jobs.job import Job
 from comfy_client.jobs.outcomes import status_of
@@ -181,8 +180,8 @@ class Client(Routes):
         self._hooks = TrackerHooks(
             awaits_record=self.poller.awaits_record,
             records_deleted=self.poller.records_deleted,
-            removing=partial(removing, self.poller),
-            stopping=partial(removing, self.poller, running=True),
+            removing=self.poller.stops.removing,
+            stopping=partial(self.poller.stops.removing, running=True),
         )
 
 

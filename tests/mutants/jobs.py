@@ -123,7 +123,7 @@ JOBS = (
     ),
     Mutant(
         "J19",
-        "jobs/lookup.py",
+        "jobs/poller.py",
         'return extra.get(EXTRA_DATA_KEY) == prompt_id and extra.get("client_id") == client_id',
         "return extra.get(EXTRA_DATA_KEY) == prompt_id",
         "hostile/test_values.py",
@@ -131,9 +131,9 @@ JOBS = (
     ),
     Mutant(
         "J22",
-        "jobs/cancel.py",
-        "        state.cancelled = before\n        raise\n",
-        "        raise\n",
+        "jobs/handle.py",
+        "            state.cancelled = before\n            raise\n",
+        "            raise\n",
         "behaviour/test_cancel.py",
         "a job whose cancellation was refused ends as interrupted when it is lost",
     ),
@@ -354,7 +354,7 @@ JOBS = (
     ),
     Mutant(
         "N25",
-        "jobs/cancel.py",
+        "jobs/stopping.py",
         "    return has_it and state.missed_at is None and not state.decided\n",
         "    return True\n",
         "behaviour/test_cancel.py",
@@ -427,9 +427,9 @@ JOBS = (
     ),
     Mutant(
         "H09",
-        "jobs/cancel.py",
-        "        state.cancelled = before\n        return False\n",
-        "        return False\n",
+        "jobs/handle.py",
+        "            state.cancelled = before\n            return False\n",
+        "            return False\n",
         "behaviour/test_lost.py",
         "a prompt that somebody else deleted is told as cancelled by us",
     ),
@@ -443,7 +443,7 @@ JOBS = (
     ),
     Mutant(
         "H14",
-        "jobs/lookup.py",
+        "jobs/poller.py",
         "return [entry for key, entry in records if entry.prompt_id == key]",
         "return [entry for key, entry in records]",
         "unit/test_queue_monitor.py",

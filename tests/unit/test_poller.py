@@ -61,7 +61,7 @@ class Asked(ComfyApi):
     def ask(self, *prompts: TrackedPrompt) -> None:
         """Have the thread ask about these."""
         for one in prompts:
-            self.parts.poller.ask_now(one)
+            self.parts.poller.tracker.poll_now(one)
         self.parts.poller.start()
 
 

@@ -15,9 +15,9 @@ from comfy_client.errors import (
     ServerUnreachable,
     UnexpectedResponse,
 )
-from comfy_client.jobs.lookup import find, spellings
+from comfy_client.jobs.poller import find, spellings
 from comfy_client.jobs.queue_monitor import QueueMonitor, heeds_id
-from comfy_client.jobs.snapshot import QueueSnapshot
+from comfy_client.jobs.state import QueueSnapshot
 from comfy_client.models import JobInfo, JobPage, Queue
 from comfy_client.routes.prompts import EXTRA_DATA_KEY
 from comfy_client.timing import Timing

@@ -19,8 +19,7 @@ from comfy_client.events import (
     execution_interrupted,
     execution_success,
 )
-from comfy_client.jobs.snapshot import QueueSnapshot
-from comfy_client.jobs.state import JobState
+from comfy_client.jobs.state import JobState, QueueSnapshot
 from comfy_client.models import HistoryEntry, QueuedPrompt
 from comfy_client.timing import Timing
 
