@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from .models import Device, SystemStats
     from .recording.recorder import Recorder
     from .stats import ClientStats
+    from .workflow import Node
+    from .workflow.build import Link
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -527,6 +529,54 @@ class ComfyApi(Routes):
             resubmit=resubmit,
             retry_oom=retry_oom,
         )
+
+    def pixels(
+        self,
+        source: Link[Any] | AnyWorkflow,
+        node: Node | str | int | None = None,
+        *,
+        slot: int | None = None,
+        inputs: Inputs | None = None,
+        timeout: float | None = None,
+        progress: bool | None = None,
+    ) -> Result:
+        """Run what one output needs, and return its pictures, without a node that saves them.
+
+        It adds a ``PreviewImage``, whose files are temporary, and sends only the nodes before it.
+        A mask is turned into a picture, and a latent is decoded with the VAE of the workflow.
+
+        Example::
+
+            from comfy_client import ComfyApi, Graph
+
+            with ComfyApi("http://127.0.0.1:8188") as api:
+                g = Graph(api)
+                picture = g.ImageInvert(g.EmptyImage(64, 64))
+                api.pixels(picture).image.save("out/")
+                api.pixels("txt2img.json", "VAEDecode").image.save("out/")
+
+        Args:
+            source: A node of a :class:`Graph` or one of its outputs; or a workflow, as for
+                :meth:`run`.
+            node: The node of the workflow, by id, title or class; ``None`` for a link.
+            slot: Which of its outputs, from 0; ``None``: that of the link, else the first that is a
+                picture.
+            inputs: As for :meth:`run`.
+            timeout: As for :meth:`run`.
+            progress: As for :meth:`run`.
+
+        Raises:
+            WorkflowError: No such node; its output is neither an IMAGE nor a MASK nor a LATENT; a
+                latent in a workflow with no VAE, or several.
+            TypeError: A link with a node, or a workflow without one.
+            ComfyError: As :meth:`run`.
+        """
+        from .workflow.pixels import previewing  # few programs do
+
+        source = sealed_workflow(source)
+        self.parts.check_open()
+        workflow = previewing(source, node, slot, self)
+        return self.run(workflow, inputs, timeout=timeout, progress=progress)
 
     def submit(
         self,

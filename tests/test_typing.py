@@ -160,6 +160,13 @@ def right(api: ComfyApi) -> Workflow:
     batch = g.BatchImagesNode(images=[image, g.LoadImage(image="any.png")[0]])
     g.ResizeImageMaskNode({"resize_type.multiplier": 2.0}, input=batch, resize_type="match size")
     g["Epsilon Scaling"](model=model, scaling_factor=1.01)
+    g["Epsilon Scaling"](model, 1.01)
+    g.ResizeImageMaskNode(batch, "match size")
+    positive = g.CLIPTextEncode("a fox", clip, _title="Positive prompt")
+    sampler = g.choices.KSampler.sampler_name.euler
+    g.KSampler(model, 7, 20, 8.0, sampler, "normal", positive, positive, g.EmptyLatentImage(64, 64))
+    g.KSampler(loader, "random", positive=positive, negative=positive, latent_image=latent)
+    g.SaveImage(g.VAEDecode(latent, vae), "fox")
     assert_type(g.SaveImage(images=batch).node_id, str)
     return g.workflow()
 
@@ -174,6 +181,11 @@ def wrong(g: Graph, image: Link[Literal["IMAGE"]], latent: Link[Literal["LATENT"
     g.EmptyImage(width=g.PrimitiveFloat())  # E: arg-type
     g.BatchImagesNode(images=[image, latent])  # E: list-item
     g["Epsilon Scaling"](model=image)  # E: arg-type
+    g.CLIPTextEncode(text="a fox")  # E: call-overload
+    g.CLIPTextEncode("a fox", image)  # E: arg-type
+    g.CLIPTextEncode(image, image)  # E: arg-type
+    g.SaveImage(latent)  # E: arg-type
+    g.SaveImage(image, "x", 3)  # E: call-arg
     a, b = g.CheckpointLoaderSimple()  # E: misc
 
 def untyped(api: ComfyApi) -> None:

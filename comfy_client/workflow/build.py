@@ -12,11 +12,12 @@ import attrs
 from ..errors import ComfyError, WorkflowError
 from ..nearest import nearest
 from ..upload import Upload
+from .choices import AllChoices, UnknownName
 from .definition_source import Definitions, as_mapping
 from .edit import Workflow
 from .fill import fill
 from .graph import as_file, brief, copied, describe, free_id, json_value, listing
-from .input_specs import Autogrow, InputSpec, OutputSpec, walk
+from .input_specs import Autogrow, InputSpec, OutputSpec, positional, walk
 from .literals import is_identifier
 
 #: The type of an output, such as ``Literal["MODEL"]``.
@@ -24,10 +25,6 @@ Kind = TypeVar("Kind", covariant=True)
 
 #: The most parameters that a signature shows.
 _MOST_SHOWN = 300
-
-
-class UnknownName(WorkflowError, AttributeError):
-    """Error for a name that the server lacks; an AttributeError, so that ``hasattr`` works."""
 
 
 @attrs.frozen(order=False)
@@ -122,6 +119,17 @@ class GraphNode(Link[Kind]):
         return listing(one.name for one in self._outputs) or "no outputs"
 
 
+def workflow_of(link: Link[Any]) -> Workflow:
+    """Return the workflow of the graph that a link belongs to, as :meth:`Graph.workflow`.
+
+    Raises:
+        TypeError: The link was made by hand, and belongs to none.
+    """
+    if not isinstance(link._graph, BaseGraph):
+        raise TypeError(f"{link!r} belongs to no Graph")
+    return link._graph.workflow()
+
+
 #: A function that adds a node of one class: see :meth:`Graph.node`.
 MakeNode = Callable[..., GraphNode[Any]]
 
@@ -140,9 +148,8 @@ class BaseGraph:
     def node(
         self,
         class_type: str,
-        inputs: Mapping[str, Any] | None = None,
         /,
-        *,
+        *args: Any,
         _id: str | int | None = None,
         _title: str | None = None,
         _meta: Mapping[str, Any] | None = None,
@@ -164,19 +171,23 @@ class BaseGraph:
 
         Args:
             class_type: The class of the node, a key of ``GET /object_info``.
-            inputs: Inputs by name, whatever the names.
+            *args: Inputs in the order of the definition: required ones first, then optional ones,
+                values and links as they come, without the inputs that a choice adds.  A dict as the
+                first of them has inputs by name.
             _id: The id of the node.  ``None``: the next number.
             _title: Its title.  ``None``: none.
             _meta: Further entries of its ``_meta``.
             _extra: Other keys of the node than ``class_type`` and ``inputs``.
             _check: Whether inputs are checked.  ``False`` is for the few nodes of packs that accept
                 more than their definition says; links are checked even so.
-            **values: More inputs.
+            **values: Inputs by name.
 
         Raises:
             WorkflowError: The server has no such class, or would refuse the input; a required input
                 is missing; the id is taken.  The message names the node, the input, the value and
                 what would be right; ``candidates`` are similar names, or choices.
+            TypeError: More ``args`` than inputs, which the message names; or ``args`` without
+                definitions, as their order is unknown.
             ApiError: The server refused to give the definition; :class:`TransportError`: it gave
                 no answer.
         """
@@ -186,9 +197,7 @@ class BaseGraph:
         node_id = str(free_id(self._graph, self._last)) if _id is None else str(_id)
         if node_id in self._graph:
             raise WorkflowError(f"there is a {describe(self._graph, node_id)} already")
-        if not (inputs is None or isinstance(inputs, Mapping)):
-            raise TypeError(f"{class_type} takes its inputs by name, not {brief(inputs)}")
-        given = dict(inputs or {})
+        given = _by_name(class_type, definition, args)
         twice = next((name for name in given if name in values), None)
         if twice is not None:
             raise WorkflowError(f"{class_type}: input {brief(twice)} is given twice")
@@ -227,6 +236,15 @@ class BaseGraph:
         if not graph:
             raise WorkflowError("the graph has no nodes yet")
         return Workflow(graph)
+
+    @property
+    def choices(self) -> AllChoices:
+        """The choices of inputs as attributes: ``g.choices.KSampler.sampler_name.euler``.
+
+        Each step completes with Tab in a notebook.  Files have their names without the ending:
+        ``g.choices.CheckpointLoaderSimple.ckpt_name.tiny`` is ``"tiny.ckpt"``.
+        """
+        return AllChoices(self._definition, self._ipython_key_completions_)
 
     def __getitem__(self, class_type: str) -> MakeNode:
         if not isinstance(class_type, str):
@@ -330,6 +348,31 @@ class BaseGraph:
         return [link.node_id, link.slot]
 
 
+def _by_name(
+    class_type: str, definition: Mapping[str, Any] | None, args: tuple[Any, ...]
+) -> dict[str, Any]:
+    """Return positional inputs by name; a dict in front has names already."""
+    given: dict[str, Any] = {}
+    if args and isinstance(args[0], Mapping) and "__value__" not in args[0]:
+        given, args = dict(args[0]), args[1:]
+    if args and definition is None:
+        raise TypeError(
+            f"{class_type} takes its inputs by name, not {brief(args[0])}: their order is unknown "
+            "without definitions, so make the graph with Graph(api)"
+        )
+    names = positional(definition or {}) if args else []
+    if len(args) > len(names):
+        raise TypeError(
+            f"{class_type} takes {len(names)} inputs, {listing(names, 30) or 'none'}; "
+            f"{len(args)} were given"
+        )
+    for name, value in zip(names, args, strict=False):
+        if name in given:
+            raise WorkflowError(f"{class_type}: input {brief(name)} is given twice")
+        given[name] = value
+    return given
+
+
 _ONE_BY_ONE = (
     "how an input takes several links is unknown without definitions: give each by its full "
     'name, such as {"images.image0": ...}, or make the graph with Graph(api)'
@@ -340,9 +383,10 @@ class Graph(BaseGraph):
     """A workflow that is built from code, and checked while it is built.
 
     Each node class of the server is a method.  Its call returns the node, which other calls take as
-    an input; :meth:`node` describes the arguments.  A class whose name is no Python identifier is
-    ``g["Epsilon Scaling"](...)``.  ``dir(g)``, and Tab in a notebook, list the classes, and
-    ``comfy-client stubs`` writes a module from which an editor and mypy know them all.
+    an input; :meth:`node` describes the arguments, which are given by name or in the definition's
+    order.  :attr:`choices` has the choices of inputs as attributes.  A class whose name is no
+    Python identifier is ``g["Epsilon Scaling"](...)``.  ``dir(g)``, and Tab in a notebook, list the
+    classes, and ``comfy-client stubs`` writes a module from which an editor and mypy know them all.
 
     Example::
 
@@ -353,8 +397,8 @@ class Graph(BaseGraph):
             model, clip, vae = g.CheckpointLoaderSimple()  # the first of the server
             latent = g.KSampler(
                 model=model,
-                positive=g.CLIPTextEncode(clip=clip, text="a fox in the snow"),
-                negative=g.CLIPTextEncode(clip=clip, text="blurry"),
+                positive=g.CLIPTextEncode("a fox in the snow", clip),
+                negative=g.CLIPTextEncode("blurry", clip),
                 latent_image=g.EmptyLatentImage(width=256, height=256),
                 seed=7,
                 steps=4,
@@ -397,14 +441,32 @@ class NodeClass:
     def __signature__(self) -> inspect.Signature:
         """The signature that a notebook completes: the inputs whose names are identifiers."""
         some = inspect.Parameter
-        made = [some("inputs", some.POSITIONAL_ONLY, default=None)]
+        made: list[inspect.Parameter] = []
+        order, has_order, is_optional = positional(self._definition), True, False
         for spec in islice(walk(self._definition, {}), _MOST_SHOWN):
-            if not isinstance(spec, str) and is_identifier(spec.name) and spec.name != "inputs":
-                kind = [spec.part.kind] if isinstance(spec, Autogrow) else spec.kind
-                shown = kind if isinstance(kind, str) else brief(kind)
-                default = _default(spec)
-                made.append(some(spec.name, some.KEYWORD_ONLY, default=default, annotation=shown))
+            name = spec if isinstance(spec, str) else spec.name
+            if isinstance(spec, str) or not is_identifier(name) or name == "more":
+                has_order = has_order and name not in order  # what follows has another position
+                continue
+            way = some.POSITIONAL_OR_KEYWORD if has_order else some.KEYWORD_ONLY
+            kind = [spec.part.kind] if isinstance(spec, Autogrow) else spec.kind
+            shown = kind if isinstance(kind, str) else brief(kind)
+            default = _default(spec)
+            is_optional = is_optional or default is not some.empty
+            if is_optional and has_order and default is some.empty:
+                default = _REQUIRED  # Python has no parameter without a default behind others
+            made.append(some(name, way, default=default, annotation=shown))
         return inspect.Signature([*made, some("more", some.VAR_KEYWORD)])
+
+
+class _Required:
+    """The default in a signature of an input that has none."""
+
+    def __repr__(self) -> str:
+        return "<required>"
+
+
+_REQUIRED = _Required()
 
 
 def _default(spec: InputSpec | Autogrow) -> Any:

@@ -69,7 +69,7 @@ class _CodeWriter:
     def _statement(self, node_id: str, *, with_id: bool) -> str:
         node = self._graph[node_id]
         class_type = node["class_type"]
-        named = is_identifier(class_type) and class_type not in ("node", "workflow")
+        named = is_identifier(class_type) and class_type not in ("choices", "node", "workflow")
         head = f"g.{class_type}" if named else f"g[{quoted(class_type)}]"
         arguments = self._inputs(node["inputs"])
         if with_id:

@@ -168,6 +168,17 @@ def walk(
     yield from _walk(_mapping(definition.get("input")), given, "", 0, defaults)
 
 
+def positional(definition: Mapping[str, Any]) -> list[str]:
+    """Return the inputs that a call may give by position: all but those that a choice adds."""
+    names = (one if isinstance(one, str) else one.name for one in walk(definition, {}))
+    own = {
+        name
+        for group in ("required", "optional")
+        for name in _mapping(_mapping(definition.get("input")).get(group))
+    }
+    return [name for name in names if name in own]
+
+
 def _walk(
     groups: Mapping[str, Any], given: Given, prefix: str, level: int, defaults: bool = True
 ) -> Iterator[InputSpec | Autogrow | str]:

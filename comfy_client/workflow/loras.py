@@ -30,6 +30,8 @@ _MODELS: Final[Mapping[str, tuple[int, int | None]]] = dict.fromkeys(
     ("ImageOnlyCheckpointLoader", "UNETLoader", "UnetLoaderGGUF", "UnetLoaderGGUFAdvanced"),
     (0, None),
 )
+#: Loaders of a model, a CLIP and a VAE: the slot of the VAE.
+CHECKPOINT_VAES: Final[Mapping[str, int]] = dict.fromkeys(_CHECKPOINTS, 2)
 LOADERS: Final[Mapping[str, tuple[int, int | None]]] = {**_CHECKPOINTS, **_MODELS}
 _LORA: Final = "LoraLoader"
 _LORA_MODEL: Final = "LoraLoaderModelOnly"

@@ -10,7 +10,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
-from .input_specs import Autogrow, InputSpec, OutputSpec, outputs_of, types_of, walk
+from .input_specs import (
+    Autogrow,
+    InputSpec,
+    OutputSpec,
+    outputs_of,
+    positional,
+    types_of,
+    walk,
+)
 from .literals import is_identifier, quoted
 from .seeds import NAMES as SEEDS
 
@@ -29,11 +37,12 @@ _TAKEN: Final = frozenset(
     {
         *("Any", "BaseGraph", "Callable", "Graph", "GraphNode", "Link", "Literal", "Mapping"),
         *("Protocol", "Sequence", "overload", "bool", "float", "int", "str", "tuple"),
-        *("node", "workflow", "node_id", "slot", "type", "count", "index"),
+        *("choices", "node", "workflow", "node_id", "slot", "type", "count", "index"),
     }
 )
 _PARAMETERS: Final = frozenset({"self", "inputs"})
 _PYTHON: Final = {"INT": "int", "FLOAT": "float", "STRING": "str", "BOOLEAN": "bool"}
+_NO_BODY: Final = "            ..."
 _HEAD: Final = '''\
 """The node classes of a ComfyUI, {count} of them, for editors and type checkers.
 
@@ -115,21 +124,47 @@ def _by_key(names: list[str]) -> Iterator[str]:
 
 
 def _method(name: str, definition: Mapping[str, Any], results: dict[str, str]) -> Iterator[str]:
+    specs = list(_shown(definition))
+    result = _result(outputs_of(definition)[:_MOST_OUTPUTS], results)
+    about = _about(definition)
+    body = f"            {quoted(about)}" if about else _NO_BODY
+    written = [f"{spec.name}: {_input_type(spec)}" for spec in specs]
+    defaults = [_default(spec) for spec in specs]
+    by_name = [*map("".join, zip(written, defaults, strict=True))]
+    any_name = "inputs: Mapping[str, Any] = ..."
+    first = [*written[: max(1, [*defaults, " = ..."].index(" = ..."))], "/"]
+    by_position = [*first, *(f"{one} = ..." for one in written[len(first) - 1 :]), "*"]
+    names = [one if isinstance(one, str) else one.name for one in walk(definition, {})]
+    shown = [spec.name for spec in specs]
+    if names == shown and defaults == sorted(defaults):  # required ones first
+        forms = [[*by_name, "*"]]
+    else:
+        # A dict in front is for names that are no parameters.
+        forms = [["*", *by_name] if names == shown else [any_name, "/", "*", *by_name]]
+        if shown and shown == positional(definition):  # the same positions as in the call
+            forms.append(by_position)
+    for parameters in forms:
+        if len(forms) > 1:
+            yield "        @overload"
+        yield from _signature(name, parameters, result, body if len(forms) == 1 else _NO_BODY)
+    if len(forms) > 1:
+        yield from _signature(name, ["*args: Any", "**values: Any"], "Any", body, has_more=False)
+
+
+def _signature(
+    name: str, parameters: list[str], result: str, body: str, *, has_more: bool = True
+) -> Iterator[str]:
     yield f"        def {name}("
     yield "            self,"
-    yield "            inputs: Mapping[str, Any] = ...,"
-    yield "            /,"
-    yield "            *,"
-    for spec in _shown(definition):
-        yield f"            {spec.name}: {_input_type(spec)}{_default(spec)},"
-    yield "            _id: str | int | None = ...,"
-    yield "            _title: str | None = ...,"
-    yield "            _meta: Mapping[str, Any] | None = ...,"
-    yield "            _extra: Mapping[str, Any] | None = ...,"
-    yield "            _check: bool = ...,"
-    yield f"        ) -> {_result(outputs_of(definition)[:_MOST_OUTPUTS], results)}:"
-    about = _about(definition)
-    yield f"            {quoted(about)}" if about else "            ..."
+    yield from (f"            {one}," for one in parameters)
+    if has_more:
+        yield "            _id: str | int | None = ...,"
+        yield "            _title: str | None = ...,"
+        yield "            _meta: Mapping[str, Any] | None = ...,"
+        yield "            _extra: Mapping[str, Any] | None = ...,"
+        yield "            _check: bool = ...,"
+    yield f"        ) -> {result}:"
+    yield body
 
 
 def _shown(definition: Mapping[str, Any]) -> Iterator[InputSpec | Autogrow]:

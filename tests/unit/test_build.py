@@ -376,10 +376,123 @@ def test_a_seed_can_be_left_to_the_submit(seed: Any) -> None:
     assert "too small" in str(refusal(g, "RandomNoise", noise_seed=-2))
 
 
-def test_inputs_have_names() -> None:
+def test_inputs_come_in_the_order_of_the_definition() -> None:
+    """Required ones first, then optional ones, values and links as they come."""
     g = Graph(NEW)
-    with pytest.raises(TypeError, match="ImageInvert takes its inputs by name, not <GraphNode '1'"):
-        g.ImageInvert(g.EmptyImage())
+    model, clip, vae = g.CheckpointLoaderSimple("tiny.ckpt")
+    prompt = g.CLIPTextEncode("a fox", clip)
+    assert inputs_of(prompt, g) == {"text": "a fox", "clip": ["1", 1]}
+    latent = g.EmptyLatentImage(64, 128, batch_size=2)
+    sampled = g.KSampler(model, 7, 20, 8.0, "euler", "normal", prompt, prompt, latent, _title="S")
+    assert inputs_of(sampled, g)["seed"] == 7
+    assert inputs_of(sampled, g)["latent_image"] == ["3", 0]
+    assert inputs_of(sampled, g)["denoise"] == 1.0
+    save = g.SaveImage(g.VAEDecode(sampled, vae), "fox")
+    assert inputs_of(save, g)["filename_prefix"] == "fox"
+    loose = made_up(one=["INT"], two=["INT"])
+    loose["input"]["optional"] = {"three": ["INT"], "two": ["INT"]}
+    g = Graph({"A": loose})
+    assert inputs_of(g.A(1, 2, 3), g) == {"one": 1, "two": 2, "three": 3}
+
+
+def test_inputs_that_a_choice_adds_have_no_position() -> None:
+    """What follows the choice keeps its own."""
+    g = Graph(NEW)
+    image = g.EmptyImage()
+    by_dict = {"resize_type.multiplier": 2.0}
+    resized = g.ResizeImageMaskNode(by_dict, image, "scale by multiplier", "bicubic")
+    assert inputs_of(resized, g) == {
+        "input": ["1", 0],
+        "resize_type": "scale by multiplier",
+        "resize_type.multiplier": 2.0,
+        "scale_method": "bicubic",
+    }
+    batch = g.BatchImagesNode([image, resized])
+    assert inputs_of(batch, g) == {"images.image0": ["1", 0], "images.image1": ["2", 0]}
+
+
+def test_too_many_inputs_are_refused_with_the_names() -> None:
+    g = Graph(NEW)
+    clip = g.CheckpointLoaderSimple("tiny.ckpt").CLIP
+    with pytest.raises(TypeError, match="CLIPTextEncode takes 2 inputs, 'text', 'clip'; 3 were"):
+        g.CLIPTextEncode("a fox", clip, "more")
+    assert repr(g) == "<Graph 1 node>"
+    assert "input 'text' is given twice" in str(refusal(g, "CLIPTextEncode", "a", clip, text="b"))
+    assert "'text' is given twice" in str(refusal(g, "CLIPTextEncode", {"text": "a"}, "b", clip))
+
+
+def test_without_definitions_inputs_have_names() -> None:
+    with pytest.raises(
+        TypeError, match=r"ImageInvert takes its inputs by name, not 5: .* Graph\(api\)"
+    ):
+        Graph().ImageInvert(5)
+
+
+def test_a_wrapped_value_is_no_dict_of_inputs() -> None:
+    g = Graph({"A": made_up(one=["CURVE"])})
+    node = g.A({"__value__": [1, 2]})
+    assert inputs_of(node, g) == {"one": {"__value__": [1, 2]}}
+
+
+# -- choices ------------------------------------------------------------------------------
+
+FILES = [
+    *("tiny.ckpt", "sd/v1-5.safetensors", "2x.pth", "same.ckpt", "same.safetensors", "count"),
+    *("class", "é", "_a", 5, "tiny.ckpt"),
+]
+
+
+def test_a_choice_is_an_attribute() -> None:
+    g = Graph(NEW)
+    assert g.choices.KSampler.sampler_name.euler == "euler"
+    assert g.choices["KSampler"]["sampler_name"]["dpmpp_2m"] == "dpmpp_2m"
+    assert "scheduler" in dir(g.choices.KSampler)
+    assert "seed" not in dir(g.choices.KSampler)
+    assert "dpmpp_2m" in dir(g.choices.KSampler.sampler_name)
+    assert {"KSampler", "SaveImage"} <= set(dir(g.choices))
+
+
+def test_a_file_is_an_attribute_by_its_name() -> None:
+    found = Graph({"Load": made_up(name=[FILES, {}])}).choices.Load.name
+    names = {name: getattr(found, name) for name in dir(found)}
+    assert names == {
+        "tiny_ckpt": "tiny.ckpt",
+        "sd_v1_5": "sd/v1-5.safetensors",
+        "n2x": "2x.pth",
+        "same_ckpt": "same.ckpt",
+        "same_safetensors": "same.safetensors",
+        "count": "count",
+        "class_": "class",
+        "a": "_a",
+    }
+    assert (list(found), len(found), 5 in found) == (FILES, len(FILES), True)
+    assert found["é"] == "é"
+    assert repr(found).startswith("<11 choices: 'tiny.ckpt'")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda c: c.KSamplr, "no node class 'KSamplr'; nearest: 'KSampler'"),
+        (lambda c: c.KSampler.seed, "has no choices for 'seed'; there are 'sampler_name', "),
+        (lambda c: c.KSampler.sampler_name.eulr, "has no choice 'eulr'; nearest: 'euler'"),
+        (lambda c: c.KSampler.sampler_name["eulr"], "has no choice 'eulr'; nearest: 'euler'"),
+    ],
+)
+def test_a_choice_that_is_none_is_refused_with_the_nearest(wrong: Any, says: str) -> None:
+    with pytest.raises(WorkflowError) as caught:
+        wrong(Graph(NEW).choices)
+    assert says in str(caught.value)
+    assert isinstance(caught.value, AttributeError)
+
+
+def test_without_definitions_there_are_no_choices() -> None:
+    assert dir(Graph().choices) == []
+    with pytest.raises(WorkflowError, match="unknown without definitions"):
+        Graph().choices.KSampler  # noqa: B018
+    assert not hasattr(Graph(NEW).choices.KSampler.sampler_name, "_repr_html_")
+    assert not hasattr(Graph(NEW).choices.KSampler, "_repr_html_")
+    assert not hasattr(Graph(NEW).choices, "_repr_html_")
 
 
 def test_an_input_that_is_given_twice_is_refused() -> None:
@@ -577,6 +690,10 @@ def test_classes_and_their_inputs_are_completed() -> None:
     signature = inspect.signature(g.KSampler)
     assert signature.parameters["steps"].default == 20
     assert signature.parameters["model"].default is inspect.Parameter.empty
+    assert repr(signature.parameters["positive"].default) == "<required>"
+    assert list(signature.parameters)[:3] == ["model", "seed", "steps"]
+    kinds = {name: one.kind.name for name, one in signature.parameters.items()}
+    assert set(kinds.values()) == {"POSITIONAL_OR_KEYWORD", "VAR_KEYWORD"}
     assert signature.parameters["sampler_name"].default == "euler"
     assert "images" in inspect.signature(g.BatchImagesNode).parameters
 
