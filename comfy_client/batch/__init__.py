@@ -15,6 +15,7 @@ Modules:
     row: A row of a sweep.
     rows: All rows of a sweep, their files and tables.
     times: Execution times of rows.
+    layout: The places of rows in a grid, and their labels.
     sheet: A contact sheet of rows.
     cards: The rows as HTML for a notebook.
     sweep_bar: The progress bar of a sweep.

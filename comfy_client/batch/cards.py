@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from ..jobs.gallery import pictures
-from ..redaction import is_secret_value, sealed
-from ..showing.html import card, escape, paragraph, remark
-from ..workflow.graph import brief
+from ..jobs.gallery import name_of, pictures
+from ..showing.html import card, escape, failure, paragraph, remark, sheet
+from .layout import Arrangement, constants, layout, wrapped
 from .row import SweepRow
 
-#: The most rows that are shown, and the size of a picture in pixels.
+#: The most rows that are shown, and the CSS pixels of a picture.
 MOST_ROWS: Final = 60
 SIZE: Final = 160
 
 
 def gallery(rows: Sequence[SweepRow]) -> str:
-    """Return HTML cards of the first rows: the first image, else the first file, and the values."""
+    """Return HTML of the first rows in the shape of their grid, below the values they share."""
     shown = rows[:MOST_ROWS]
+    if not shown:
+        return remark("0 rows")
     first = {
         row.index: output
         for row in shown
@@ -27,43 +27,38 @@ def gallery(rows: Sequence[SweepRow]) -> str:
         for output in [*row.result.images, *row.result.files][:1]
     }
     found = dict(zip(first, pictures(list(first.values()), SIZE), strict=True))
-    names = _names(shown)
-    cards = "".join(
-        card(_body(row, found.get(row.index, "")), _values(row, names), SIZE) for row in shown
-    )
+    bodies = {row.index: _body(row, found.get(row.index, "")) for row in shown}
     failed = sum(row.error is not None for row in rows)
     said = f"{len(rows)} rows, {failed} failed"
-    return cards + remark(said + (f"; the first {len(shown)}" if len(shown) < len(rows) else ""))
+    said += f"; the first {len(shown)}" if len(shown) < len(rows) else ""
+    common = constants(shown) if len(shown) > 1 else []
+    above = remark(", ".join(common)) if common else ""
+    return f"{above}{_arranged(_places(shown), bodies)}{remark(said)}"
+
+
+def _places(rows: Sequence[SweepRow]) -> Arrangement:
+    """Return the grid of the rows, or their sequence if most of the grid would be empty."""
+    places = layout(rows)
+    is_sparse = 2 * len(places.cells) < places.width * places.height
+    return wrapped(rows) if is_sparse else places
+
+
+def _arranged(places: Arrangement, bodies: Mapping[int, str]) -> str:
+    if places.captions:
+        return "".join(
+            card(bodies[row.index], [escape(places.captions[at], 200)], SIZE)
+            for at, row in places.cells.items()
+        )
+    shown = {at: bodies[row.index] for at, row in places.cells.items()}
+    lines = [[shown.get((x, y), "") for x in range(places.width)] for y in range(places.height)]
+    return sheet(places.columns, places.lines, lines, SIZE)
 
 
 def _body(row: SweepRow, picture: str) -> str:
     if row.error is not None:
-        return remark(f"{type(row.error).__name__}: {row.error}"[:300], "bad")
-    if picture or row.result is None:
+        return failure(f"{type(row.error).__name__}: {row.error}", SIZE)
+    if row.result is None or picture:
         return picture
     texts = [text[:200] for text in row.result.texts[:1]]
-    return "".join(map(paragraph, texts)) or remark(repr(row.result))
-
-
-def _values(row: SweepRow, names: dict[object, str]) -> list[str]:
-    return [
-        escape(f"{names[key]}={_text(names[key], value)}", 200) for key, value in row.params.items()
-    ]
-
-
-def _text(name: str, value: object) -> str:
-    return brief(sealed(value, is_secret=is_secret_value(name, value)))
-
-
-def _names(rows: Sequence[SweepRow]) -> dict[object, str]:
-    """Return the names of the inputs, without their nodes where that is unambiguous."""
-    whole = {
-        key: key if isinstance(key, str) else ".".join(map(str, key))
-        for row in rows
-        for key in row.params
-    }
-    short = Counter(name.rpartition(".")[2] for name in whole.values())
-    return {
-        key: last if short[last := name.rpartition(".")[2]] == 1 else name
-        for key, name in whole.items()
-    }
+    names = [name_of(output) for output in row.result.files[:1]]
+    return "".join([*map(paragraph, texts), *names]) or remark(repr(row.result))

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
 
 import attrs
 
 from ..errors import ComfyError
 from ..jobs.result import Result
+from ..redaction import is_secret_value, sealed
+from ..showing.cells import shown
 from ..to_dict import AsDict
+from ..workflow.graph import brief, shorten
+
+#: The most characters of values in a ``repr`` or label.
+_MOST_TEXT: Final = 200
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class SweepRow(AsDict):
     """A point of a grid, with its result or its error.
 
@@ -44,3 +52,55 @@ class SweepRow(AsDict):
     cached: int | None = None
     from_journal: bool = False
     host: str | None = None
+
+    def __repr__(self) -> str:
+        values = "".join(f", {label}" for label in labels(self.params))
+        if self.error is not None:
+            end = f": {type(self.error).__name__}"
+        else:
+            end = "" if self.result is None else f": {repr(self.result)[1:-1]}"
+        return f"<SweepRow {self.index}{shorten(values, _MOST_TEXT)}{end}>"
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """Return the forms in which a notebook shows the row."""
+        return shown(self, self._gallery)
+
+    def _gallery(self) -> str:
+        from ..showing.html import remark
+
+        values = remark(", ".join(labels(self.params)))
+        if self.error is not None:
+            return values + remark(f"{type(self.error).__name__}: {self.error}", "bad")
+        return values + ("" if self.result is None else self.result.gallery())
+
+
+def labels(params: Mapping[str, Any], names: Iterable[str] | None = None) -> list[str]:
+    """Return inputs with their values in words, such as ``cfg 4.0``; secrets are hidden.
+
+    Nodes are named only where inputs have the same name.
+
+    Args:
+        params: The values of a point.
+        names: Which of the inputs; ``None``: all.
+    """
+    short = Counter(map(_last_name, params))
+    return [
+        f"{_last_name(name) if short[_last_name(name)] == 1 else whole_name(name)} "
+        f"{_in_words(_last_name(name), params.get(name))}"
+        for name in (params if names is None else names)
+    ]
+
+
+def whole_name(name: str | tuple[str, ...]) -> str:
+    """Return the name of an input with its node."""
+    return name if isinstance(name, str) else ".".join(map(str, name))
+
+
+def _last_name(name: str | tuple[str, ...]) -> str:
+    return whole_name(name).rpartition(".")[2]
+
+
+def _in_words(name: str, value: object) -> str:
+    if is_secret_value(name, value):
+        return "***"
+    return str(value)[:_MOST_TEXT] if isinstance(value, str | Path) else brief(sealed(value))

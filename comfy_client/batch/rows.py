@@ -19,7 +19,7 @@ from ..transport.local_files import IfExists, distinct_names, rule_for, write_at
 from ..workflow.address import input_named
 from ..workflow.graph import as_link, inputs_of, is_upload
 from ..workflow.seeds import is_wanted
-from .row import SweepRow
+from .row import SweepRow, whole_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,14 +51,17 @@ class Sweep(tuple[SweepRow, ...]):
 
     def __repr__(self) -> str:
         failed = sum(row.error is not None for row in self)
-        return f"<Sweep of {len(self)} rows, {failed} of them with an error>"
+        return f"<Sweep of {len(self)} rows, {failed} failed>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """Return the forms in which a notebook shows the sweep."""
         return shown(self, self.gallery)
 
     def gallery(self) -> str:
-        """Return HTML for a notebook: small pictures of the first 60 rows, with their values."""
+        """Return HTML for a notebook: small pictures of the first 60 rows, as a grid.
+
+        Values that all rows share stand once above; a row that failed shows its error.
+        """
         from .cards import gallery
 
         return gallery(self)
@@ -140,7 +143,7 @@ class Sweep(tuple[SweepRow, ...]):
         writer = csv.DictWriter(text, columns)
         writer.writeheader()
         for row, cells in zip(self, table, strict=True):
-            given = {_text_of(name): value for name, value in row.params.items()}
+            given = {whole_name(name): value for name, value in row.params.items()}
             writer.writerow(
                 {
                     name: _cell(value, is_own=name in given and given[name] is value)
@@ -168,6 +171,7 @@ class Sweep(tuple[SweepRow, ...]):
         cols: str | tuple[str, ...] | None = None,
         *,
         size: int = 256,
+        background: str = "white",
     ) -> Image.Image:
         """Return a contact sheet: an image of each row with its values (extra ``[image]``).
 
@@ -182,27 +186,25 @@ class Sweep(tuple[SweepRow, ...]):
             cols: The same for the columns.  ``None``: the last one that varies and is not in
                 ``rows``.  With a single input, ``None`` for both wraps the pictures over lines.
             size: The longest side of a picture in pixels.
+            background: The colour of the sheet, as Pillow names it: ``"#111"`` for a dark notebook.
+                Labels are black or white.
 
         Raises:
-            ValueError: An input that is not in the grid, or that is in neither although it varies;
-                a sheet of more than 64 million pixels.
+            ValueError: No such colour; an input that is not in the grid, or that is in neither
+                although it varies; a sheet of more than 64 million pixels.
             MissingExtra: Pillow is not installed.
 
         Other errors are those of :meth:`Output.bytes`.
         """
         from .sheet import contact_sheet
 
-        return contact_sheet(self, rows, cols, size)
-
-
-def _text_of(name: str | tuple[str, str]) -> str:
-    return name if isinstance(name, str) else ".".join(name)
+        return contact_sheet(self, rows, cols, size, background)
 
 
 def _inputs(row: SweepRow) -> dict[str, object]:
     """Return a row's values, by their names in the grid and by input names alone."""
     graph = row.result.graph if row.result else {}
-    values = {_text_of(name): _ran_with(graph, name, value) for name, value in row.params.items()}
+    values = {whole_name(name): _ran_with(graph, name, value) for name, value in row.params.items()}
     short = {name: name.rpartition(".")[2] for name in values}
     often = Counter(short.values())
     alone = {
@@ -217,7 +219,7 @@ def _params(row: SweepRow) -> dict[str, object]:
     """Return a row's params as they were given, with drawn seeds filled in."""
     graph = row.result.graph if row.result else {}
     return {
-        _text_of(name): _ran_with(graph, name, value) if is_wanted(value) else value
+        whole_name(name): _ran_with(graph, name, value) if is_wanted(value) else value
         for name, value in row.params.items()
     }
 

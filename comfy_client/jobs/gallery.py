@@ -112,7 +112,7 @@ def gallery(
     about = [_about(output, titles or {}) for output in shown]
     is_common = len(set(about)) == 1 < len(shown)  # as in a batch
     cards = (
-        card(picture, [_name(output), *([] if is_common else [_dim(fact)])], size)
+        card(picture, [name_of(output), *([] if is_common else [_dim(fact)])], size)
         for output, fact, picture in zip(
             shown, about, pictures(shown, size, seconds=seconds), strict=True
         )
@@ -137,7 +137,8 @@ def _dim(text: str) -> str:
     return f'<span style="opacity:.7">{escape(text, 200)}</span>'
 
 
-def _name(output: Showable) -> str:
+def name_of(output: Showable) -> str:
+    """Return the name of a file as HTML, with a link to it."""
     return link(_url(output), escape(output.filename))
 
 

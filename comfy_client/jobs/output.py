@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final, SupportsIndex, overload
 
 import attrs
 
@@ -48,6 +48,8 @@ _BY_ENDING: Final = {ending: kind for kind, text in _MEDIA.items() for ending in
 _PLAIN: Final = frozenset({"L", "RGB", "RGBA", "I;16", "I", "F"})
 #: Bytes of one piece of an image that is in memory.
 _CHUNK: Final = 1 << 19
+#: The most outputs that the ``repr`` of several shows.
+_MOST_IN_REPR: Final = 8
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -276,6 +278,35 @@ class Output(AsDict, ABC):
                 written = write_atomically(target, download, if_exists=if_exists)
         self._saved[:] = [written]
         return written
+
+
+class Outputs(tuple[Output, ...]):
+    """Several outputs: a tuple that notebooks show as a gallery."""
+
+    __slots__ = ()
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Output: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Outputs: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Output | Outputs:
+        """Return an output, or several as a gallery."""
+        found = super().__getitem__(index)
+        return Outputs(found) if isinstance(found, tuple) else found
+
+    def __repr__(self) -> str:
+        shown = [repr(one) for one in self[:_MOST_IN_REPR]]
+        more = [f"... ({len(self)} in all)"] if len(self) > len(shown) else []
+        return f"({', '.join([*shown, *more])}{',' * (len(self) == 1)})"
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """Return the forms in which a notebook shows the outputs."""
+        from ..showing.cells import shown
+        from .gallery import gallery
+
+        return shown(self, lambda: gallery(self, facts=() if self else ("no outputs",)))
 
 
 @attrs.frozen(eq=False, repr=False)

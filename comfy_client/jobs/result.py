@@ -17,7 +17,7 @@ from ..transport.local_files import IfExists, distinct_names, rule_for
 from ..values import MAX_ID_LENGTH, exact, identifier, text
 from ..workflow import class_of, title_of
 from ..workflow.graph import brief
-from .output import Output, OutputFile, OutputFrame, missing, name_values, save_all
+from .output import Output, OutputFile, OutputFrame, Outputs, missing, name_values, save_all
 
 #: Characters of a file's name, and of its folders': no system has longer ones.
 MOST_NAME: Final = 4096
@@ -29,11 +29,11 @@ _ENDINGS: Final = {"image/png": "png", "image/webp": "webp", "image/gif": "gif"}
 class _Outputs(AsDict):
     """The base of results and of their nodes, which document the fields."""
 
-    files: tuple[Output, ...] = ()
+    files: tuple[Output, ...] = attrs.field(default=(), converter=Outputs)
     texts: tuple[str, ...] = ()
 
     def _of(self, media: str) -> tuple[Output, ...]:
-        return tuple(item for item in self.files if item.media == media)
+        return Outputs(item for item in self.files if item.media == media)
 
     @property
     def images(self) -> tuple[Output, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 #: The forms of a value for IPython: texts by MIME type.
@@ -112,6 +112,32 @@ def card(picture: str, lines: Iterable[str], width: int = 256) -> str:
         f'max-width:min({width}px,100%);overflow-wrap:anywhere">{picture}'
         f'<figcaption style="{FONT};margin-top:2px">{below}</figcaption></figure>'
     )
+
+
+def failure(text: str, width: int) -> str:
+    """Return a box in place of a picture, with the reason why there is none."""
+    return (
+        f'<div style="box-sizing:border-box;width:{width}px;min-height:{width // 2}px;padding:6px;'
+        f'border:1px solid {COLOURS["bad"]};color:{COLOURS["bad"]};overflow-wrap:anywhere">'
+        f"{escape(text, 200)}</div>"
+    )
+
+
+def sheet(
+    columns: Sequence[str], lines: Sequence[str], cells: Sequence[Sequence[str]], width: int
+) -> str:
+    """Return pictures as a grid with labels; ``cells`` are HTML, line by line."""
+    style = f"text-align:left;vertical-align:top;padding:4px 8px 4px 0;max-width:{width}px"
+    row = '<tr style="background:none;border:none">'
+    corner = f'<th style="{style}"></th>' if lines else ""
+    head = "".join(f'<th style="{style}">{escape(label, 200)}</th>' for label in columns)
+    parts = [f"{row}{corner}{head}</tr>"] if columns else []
+    for at, line in enumerate(cells):
+        label = f'<th style="{style}">{escape(lines[at], 200)}</th>' if lines else ""
+        body = "".join(f'<td style="{style}">{cell}</td>' for cell in line)
+        parts.append(f"{row}{label}{body}</tr>")
+    table = f'<table style="border-collapse:collapse;{FONT}">{"".join(parts)}</table>'
+    return f'<div style="overflow-x:auto">{table}</div>'
 
 
 def meter(fraction: float, mood: str = "") -> str:

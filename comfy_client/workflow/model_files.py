@@ -13,7 +13,7 @@ import attrs
 from ..nearest import nearest
 from ..redaction import is_secret_name
 from ..to_dict import AsDict
-from .graph import brief, class_of, describe, inputs_of, title_of
+from .graph import brief, class_of, describe, inputs_of, shorten, title_of
 from .problems import Problem
 
 _FILE: Final = re.compile(r".*\.[A-Za-z][A-Za-z0-9]{1,11}", re.DOTALL)
@@ -78,8 +78,11 @@ class MissingModel(AsDict):
     def __str__(self) -> str:
         known = {"class_type": self.class_type, "_meta": {"title": self.title}}
         node = describe({self.node_id: known}, self.node_id)
-        folder = "a folder that is not known" if self.folder is None else f"models/{self.folder}"
-        return f"{brief(self.name)} of {node}, in {folder}: {self.url or 'no URL is known'}"
+        folder = "a folder that is not known"
+        if self.folder is not None:
+            folder = f"models/{shorten(self.folder, 200)}"
+        url = "no URL is known" if self.url is None else shorten(self.url, 2000)
+        return f"{brief(self.name)} of {node}, in {folder}: {url}"
 
 
 def folder_of(class_type: str | None, input_name: str | None) -> str | None:

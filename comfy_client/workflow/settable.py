@@ -72,8 +72,20 @@ class SettableInputs(tuple[SettableInput, ...]):
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
-        more = [f"... ({len(self)} in all)"] if len(self) > _MOST_SHOWN else []
-        return "\n".join([*lines, *more])
+        return "\n".join([*lines, *self._more])
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """Return the forms in which a notebook shows the inputs."""
+        from ..showing.cells import shown
+        from ..showing.tables import Table
+
+        rows = [_cells(one) for one in self[:_MOST_SHOWN]]
+        head = ("input", "type", "value", "choices or range") if rows else ()
+        return shown(self, lambda: Table(head, rows, below=self._more or [repr(self)]).html())
+
+    @property
+    def _more(self) -> list[str]:
+        return [f"... ({len(self)} in all)"] if len(self) > _MOST_SHOWN else []
 
 
 def settable_inputs(graph: Mapping[str, Any], definitions: Definitions | None) -> SettableInputs:
@@ -152,7 +164,12 @@ def _number(value: object) -> float | None:
 def _cells(one: SettableInput) -> tuple[str, str, str, str]:
     """Return the cells of a row: address, type, value, and what else it may be."""
     value = repr(one.value) if isinstance(one.value, Upload) else brief(one.value)
-    return shorten(one.address, _WIDEST), one.type or "", shorten(value, _WIDEST), _range(one)
+    return (
+        shorten(one.address, _WIDEST),
+        shorten(one.type or "", _WIDEST),
+        shorten(value, _WIDEST),
+        _range(one),
+    )
 
 
 def _range(one: SettableInput) -> str:

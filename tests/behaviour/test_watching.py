@@ -220,8 +220,9 @@ def test_a_sweep_counts_its_rows_and_failures_and_ends_as_a_sheet(
     assert notebook.displays == 1
     assert "0/4" in notebook.shown[0]["text/html"]
     assert "4 rows, 2 failed" in notebook.last
-    assert "seed=1" in notebook.last
-    assert "name=&#x27;a&#x27;" in notebook.last
+    assert notebook.last.count(">seed 1<") == 1
+    assert notebook.last.count(">name a<") == 1
+    assert notebook.last.count("JobFailed") == 2
     assert list(rows._repr_mimebundle_()) == ["text/plain"]
 
 

@@ -76,7 +76,7 @@ SHOWN = {
     "result": ("<Result 1 image, seed 7, ", "data:image/webp;base64,"),
     "result.image": ("<OutputFile '", "seed 7"),
     "job": ("<Job ", "prompt "),
-    "rows": ("<Sweep of 2 rows, 0 of them with an error>", "2 rows, 0 failed"),
+    "rows": ("<Sweep of 2 rows, 0 failed>", "2 rows, 0 failed"),
     "wf": ("<Workflow 7 nodes: ", "euler"),
     "api.doctor()": ("comfy_client doctor: 0 failed", "websocket"),
     "api.get_system_stats()": ("<SystemStats ComfyUI ", "GiB free"),

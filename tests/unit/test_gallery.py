@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import itertools
+import pickle
 import re
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from PIL import Image
 
 from comfy_client import ComfyApi, Workflow
 from comfy_client.jobs import gallery
+from comfy_client.jobs.output import Outputs
 from comfy_client.jobs.result import Result, make_result
 from comfy_client.showing import cells
 from comfy_client.showing.cells import note_shown, render_outcome, was_shown
@@ -121,6 +123,27 @@ def test_one_output_and_one_node_show_themselves(comfy: ComfyServer, api: ComfyA
     result = result_of(api, "a.png")
     for value in (result.image, result["2"]):
         assert len(embedded(html(value))) == 1
+
+
+def test_pictures_and_files_of_a_result_show_themselves(comfy: ComfyServer, api: ComfyApi) -> None:
+    """They are tuples, some of them too."""
+    put(comfy, "a.png", encoded((64, 64)))
+    result = result_of(api, "a.png", "a.png", "b.txt")
+    assert len(embedded(html(result.images))) == 2
+    assert len(embedded(html(result.images[:1]))) == 1
+    assert ">b.txt</a>" in html(result.files)
+    assert "no outputs" in html(result.videos)
+    assert isinstance(result.images, tuple)
+    assert result.images == tuple(result.files[:2])
+    assert pickle.loads(pickle.dumps(result_of(None, "a.png").images)).__class__ is Outputs
+
+
+def test_several_outputs_have_a_short_text() -> None:
+    """As a tuple, of which some are left out."""
+    assert repr(result_of(None).files) == "()"
+    assert repr(result_of(None, "a.png").images) == "(<OutputFile 'a.png', seed 7>,)"
+    many = repr(result_of(None, *[f"{n}.png" for n in range(1000)]).images)
+    assert many.endswith("<OutputFile '7.png', seed 7>, ... (1000 in all))")
 
 
 @pytest.mark.parametrize(

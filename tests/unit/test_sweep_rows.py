@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from comfy_client import (
     JobFailed,
@@ -73,7 +73,7 @@ def test_some_rows_are_a_sweep_too() -> None:
     assert isinstance(rows[1:3], Sweep)
     assert [row.index for row in rows[1:3]] == [1, 2]
     assert rows[-1] is [*rows][-1]
-    assert repr(Sweep(rows[:2])) == "<Sweep of 2 rows, 0 of them with an error>"
+    assert repr(Sweep(rows[:2])) == "<Sweep of 2 rows, 0 failed>"
 
 
 # -- files ----------------------------------------------------------------------------------
@@ -281,6 +281,27 @@ def test_pictures_are_small_whole_and_on_white() -> None:
     assert sheet.mode == "RGB"
     assert sheet.getpixel((50, 20)) == (255, 255, 255)
     assert sheet.size[0] == 116
+
+
+@pytest.mark.parametrize(
+    ("background", "label"), [("white", 0), ("#eee", 0), ("#111", 255), ("navy", 255)]
+)
+def test_a_sheet_has_the_background_of_the_notebook(background: str, label: int) -> None:
+    """What shines through, too; labels are readable on it."""
+    file = io.BytesIO()
+    Image.new("RGBA", (100, 100), (255, 0, 0, 0)).save(file, "PNG")
+    row = SweepRow(0, {"KSampler.seed": 1}, "p", result_of({}, file.getvalue()))
+    sheet = Sweep([row]).grid(size=100, background=background)
+    paper = ImageColor.getrgb(background)
+    assert (sheet.getpixel((0, 0)), sheet.getpixel((50, 50))) == (paper, paper)
+    colors = {color for _, color in sheet.getcolors(1 << 16) or []}
+    assert (label, label, label) in colors
+
+
+def test_a_sheet_of_no_known_color_is_an_error() -> None:
+    """Before anything is fetched."""
+    with pytest.raises(ValueError, match="unknown color"):
+        sweep_of(GRID).grid(background="nightly")
 
 
 @pytest.mark.parametrize("side", [7000, 200_000])

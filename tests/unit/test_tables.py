@@ -239,3 +239,12 @@ def test_ipython_in_a_terminal_shows_tables_as_text(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     node = models.NodeDef.from_json("KSampler", json.loads(json.dumps(DEFINITION)))
     assert node._repr_mimebundle_() == {"text/plain": str(node)}
+
+
+def test_the_inputs_of_a_workflow_are_a_table() -> None:
+    """With what each may be."""
+    workflow = Workflow({"1": {"class_type": "KSampler", "inputs": {"steps": 5, "text": "x"}}})
+    found = workflow.inputs({"KSampler": DEFINITION})
+    assert cells(found).rows[0] == ["input", "type", "value", "choices or range"]
+    assert cells(found).rows[1] == ["KSampler.steps", "INT", "5", "1 to 10000"]
+    assert "<table" not in page(Workflow({"1": {"class_type": "A", "inputs": {}}}).inputs())
