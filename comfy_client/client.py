@@ -398,6 +398,11 @@ class ComfyApi(Routes):
     def __deepcopy__(self, memo: object) -> Self:
         return self  # its connections cannot be copied, like those of a module or a thread
 
+    @staticmethod
+    def _after_fork_of_all() -> None:
+        for api in list(_clients):
+            api._after_fork()
+
     def _after_fork(self) -> None:
         """Start afresh in the child of a fork: the id, socket and jobs belong to the parent."""
         was_closed = self.parts.closed
@@ -1213,10 +1218,5 @@ def _before_fork() -> None:
                 import_module(name)
 
 
-def _after_fork() -> None:
-    for api in list(_clients):
-        api._after_fork()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_child=ComfyApi._after_fork_of_all)

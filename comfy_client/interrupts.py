@@ -84,6 +84,10 @@ def was_started(thread: runtime.Thread | None) -> bool:
 
 def in_full(calls: Iterable[Callable[[], object]]) -> None:
     """Make all calls in order, even if Ctrl-C comes in between or a call raises."""
-    with contextlib.ExitStack() as stack:
-        for call in reversed([*calls]):
-            stack.callback(call)
+    left = iter([*calls])
+    try:
+        for call in left:
+            call()
+    except BaseException:
+        in_full(left)
+        raise

@@ -10,21 +10,15 @@ from __future__ import annotations
 import inspect
 import weakref
 from types import FrameType
-from typing import Final, Protocol, cast
+from typing import Any, Final
 
 from . import runtime
 from .errors import ComfyError
 
 
-class _Lock(Protocol):
-    """An ``RLock``, or a ``Condition`` with one."""
-
-    def _is_owned(self) -> bool: ...
-
-
 #: Locks of clients and pools, and locks of single jobs and queues, of which there may be thousands.
-_locks: Final[set[weakref.ref[_Lock]]] = set()
-_small_locks: Final[set[weakref.ref[_Lock]]] = set()
+_locks: Final[set[weakref.ref[Any]]] = set()
+_small_locks: Final[set[weakref.ref[Any]]] = set()
 
 
 def shared_lock(*, is_small: bool = False) -> runtime.RLock:
@@ -40,7 +34,7 @@ def shared_lock(*, is_small: bool = False) -> runtime.RLock:
 def share(lock: runtime.RLock | runtime.Condition, *, is_small: bool) -> None:
     """Make a lock known to :func:`check_may_wait` while it exists."""
     known = _small_locks if is_small else _locks
-    known.add(weakref.ref(cast(_Lock, lock), known.discard))
+    known.add(weakref.ref(lock, known.discard))
 
 
 def check_may_wait() -> None:
@@ -57,7 +51,7 @@ def check_may_wait() -> None:
         )
 
 
-def _owns_any(locks: set[weakref.ref[_Lock]]) -> bool:
+def _owns_any(locks: set[weakref.ref[Any]]) -> bool:
     found = (ref() for ref in list(locks))
     return any(lock is not None and lock._is_owned() for lock in found)
 

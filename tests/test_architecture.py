@@ -22,7 +22,7 @@ from tests.walks import MODULES, PRIVATE, ROOT, Function, figures, is_private, t
 #: know each other.
 ROOMS = (
     ("_version", "nearest", "redaction", "runtime", "timing", "tracebacks"),
-    ("interrupts",),
+    ("interrupts", "sealing"),
     ("to_dict", "typescript"),
     ("errors", "since"),
     ("extras", "locks", "showing", "values"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from ..errors import ComfyError, JobLost, ServerUnreachable, WorkflowError
+from ..errors import ComfyError, ServerUnreachable, WorkflowError
 from ..transport.failures import one_line
 from ..transport.websocket import State
 from ..workflow.graph import shorten
@@ -99,7 +99,7 @@ def _expected(state: PoolState, now: float) -> list[str]:
 def _is_open(entry: Entry) -> bool:
     """Return whether a server has a job, is about to get it, or has lost it."""
     inner = entry.inner
-    return inner is None or not inner.done() or isinstance(inner.exception(0), JobLost)
+    return inner is None or not inner.done() or inner.handle.status == "lost"
 
 
 # -- words for users -------------------------------------------------------------------------------

@@ -352,8 +352,11 @@ class Dispatcher:
 
     def end(self, entry: Entry, inner: Job) -> None:
         """Handle the end of a prompt."""
+        is_success = inner.handle.status == "succeeded"
+        # An error is made here, without the lock, and a result by whoever asks for it.
+        outcome = inner.handle.ending if is_success else inner.exception(0) or ClientClosed()
         with self._changing() as now:
-            moving.handle_end(self.state, entry, inner, now)
+            moving.handle_end(self.state, entry, inner, outcome, now)
 
     # -- jobs ----------------------------------------------------------------------------------
 

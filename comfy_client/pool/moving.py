@@ -24,6 +24,7 @@ from ..errors import (
 from ..events import EndEvent
 from ..jobs.job import Job
 from ..jobs.outcomes import deleted, lost
+from ..jobs.prompt import Ending
 from ..transport.failures import is_away
 from .availability import (
     can_go,
@@ -245,13 +246,14 @@ def _move_on(state: PoolState, entry: Entry, prompt_id: str, *, or_back: bool = 
 # -- jobs that ended -------------------------------------------------------------------------------
 
 
-def handle_end(state: PoolState, entry: Entry, inner: Job, now: float) -> None:
-    """Handle the end of a prompt: end its job, or move it."""
+def handle_end(
+    state: PoolState, entry: Entry, inner: Job, outcome: Ending | BaseException, now: float
+) -> None:
+    """Handle the end of a prompt, in ``outcome`` or an error: end its job, or move it."""
     member = entry.member
     if entry.inner is not inner or member is None or entry.job not in state.entries:
         return
-    is_success = inner.handle.status == "succeeded"
-    outcome = inner.handle.ending if is_success else inner.exception(0) or ClientClosed()
+    is_success = isinstance(outcome, Ending)
     if isinstance(outcome, JobLost):
         handle_loss(state, entry, outcome, None, now)
         return

@@ -31,6 +31,7 @@ from tests.model.fleet import (
     graph,
     may_run_again,
     no_defects,
+    outages,
 )
 from tests.model.kernel import START
 from tests.model.schedule import Fault, data, replayable
@@ -274,6 +275,7 @@ def _check(world: SweepWorld) -> None:
             if one.began_at
             and not world.was_forgotten(index, one, last)
             and not may_run_again(world, index, one)
+            and not was_lost_later(world, index, one, last)
         ]
         assert len(paid) <= 1, f"it ran {len(paid)} times: {words}"
         if not plan.faults:
@@ -285,6 +287,16 @@ def _check(world: SweepWorld) -> None:
             # The process was killed before the journal could note that on_row had returned.
             assert following > life, f"one process had a row twice: {words}"
             assert world.told[life][-1] == number, f"told twice, {world.told}: {words}"
+
+
+def was_lost_later(world: SweepWorld, index: int, one: Taken, sent_again: float) -> bool:
+    """Return whether a later process may have asked for a prompt that had ended, in vain."""
+    is_pool = world.plan.servers > 1
+    return (
+        is_pool
+        and world.plan.on_lost == "retry"
+        and bool(outages(world, index, one.at, sent_again))
+    )
 
 
 @pytest.mark.parametrize("servers", [1, 2])
@@ -305,3 +317,23 @@ def test_whatever_befalls_it_a_sweep_runs_each_point_once(block: int) -> None:
         plan = drawn(seed)
         with replayable(plan):
             play(plan)
+
+
+@pytest.mark.parametrize("on_lost", ["raise", "retry"])
+def test_a_point_whose_server_leaves_before_it_is_carried_on(on_lost: str) -> None:
+    """Its prompt has ended, but nobody can say so: it is lost, or may run once more."""
+    play(
+        SweepPlan(
+            seed=30206,
+            servers=2,
+            points=4,
+            seconds=0.0,
+            lives=(Life(step=20, how="interrupt"), Life(step=17, pause=3.0)),
+            faults=(
+                Fault(at=3.43, kind="freeze", lasts=3.21, server=1),
+                Fault(at=3.72, kind="leave", server=1),
+            ),
+            in_flight=1,
+            on_lost=on_lost,
+        )
+    )

@@ -17,6 +17,7 @@ from comfy_client.errors import (
 )
 from comfy_client.jobs.callbacks import Callbacks
 from comfy_client.pool import moving
+from comfy_client.pool.dispatcher import Dispatcher
 from comfy_client.pool.pool_state import Entry, Intervals, Member, Policy, PoolState
 from comfy_client.pool.schedule import Server, Waiting
 from comfy_client.transport.websocket import State
@@ -144,7 +145,7 @@ def test_a_lost_job_that_ran_runs_again_only_if_its_user_wants_that(make, on_los
     entry, _ = sent(state, prompt)
     runs = 1
     while True:
-        moving.handle_end(state, entry, entry.inner, NOW)
+        moving.handle_end(state, entry, entry.inner, entry.inner.end, NOW)
         if not state.entries:
             break
         runs += 1
@@ -162,7 +163,7 @@ def test_a_lost_job_that_had_not_begun_moves_unless_its_user_has_left(make, stay
     entry.was_away = True
     if stays:
         assert not moving.recall(state, entry.job)
-    moving.handle_end(state, entry, entry.inner, NOW)
+    moving.handle_end(state, entry, entry.inner, entry.inner.end, NOW)
     assert assign(state) == ([] if stays else [B])
     assert len(state.ends) == stays
     assert entry.tries == 1
@@ -172,7 +173,7 @@ def test_a_job_that_two_servers_did_not_survive_runs_nowhere_else(make) -> None:
     state = make(on_lost="retry")
     entry, _ = sent(state, Prompt(JobLost("lost", prompt_id="p"), has_begun=True))
     entry.died, entry.was_first = frozenset({B}), True
-    moving.handle_end(state, entry, entry.inner, NOW)
+    moving.handle_end(state, entry, entry.inner, entry.inner.end, NOW)
     assert "two servers died" in str(end_of(state))
 
 
@@ -180,14 +181,35 @@ def test_a_job_that_two_servers_did_not_survive_runs_nowhere_else(make) -> None:
 def test_a_failed_job_moves_once_if_its_user_wants_that(make, on_failed) -> None:
     state, error = make(on_failed=on_failed), JobFailed("failed", prompt_id="p")
     entry, _ = sent(state, Prompt(error, has_begun=True))
-    moving.handle_end(state, entry, entry.inner, NOW)
+    moving.handle_end(state, entry, entry.inner, entry.inner.end, NOW)
     if on_failed == "move":
         assert assign(state) == [B]
         other = state.members[B]
         other.in_flight[other.inbox.popleft()] = None
         entry.inner = Prompt(error, has_begun=True)
-        moving.handle_end(state, entry, entry.inner, NOW)
+        moving.handle_end(state, entry, entry.inner, entry.inner.end, NOW)
     assert end_of(state) is error
+
+
+def test_the_error_of_a_failed_job_is_made_without_the_lock(make) -> None:
+    """It takes time: it is redacted, and it tells what the server said."""
+    state, error = make(), JobFailed("failed", prompt_id="p")
+    receivers: Any = Known(publish=lambda event: None)
+    dispatcher = Dispatcher(state, receivers)
+    locked: list[bool] = []
+
+    class Failed(Prompt):
+        def exception(self, _: float) -> Any:
+            locked.append(dispatcher.has_lock())
+            return error
+
+    entry, _ = sent(state, Failed(error, has_begun=True))
+    ends: list[Any] = []
+    entry.job.handle.end = lambda *end: ends.append(end)
+    dispatcher.end(entry, entry.inner)
+    assert ends == [(error, None)]
+    assert locked
+    assert not any(locked)
 
 
 def test_a_job_that_waits_is_ended_and_one_that_is_sent_is_cancelled_there(make) -> None:
