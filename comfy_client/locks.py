@@ -15,7 +15,6 @@ from typing import Any, Final
 from . import runtime
 from .errors import ComfyError
 
-
 #: Locks of clients and pools, and locks of single jobs and queues, of which there may be thousands.
 _locks: Final[set[weakref.ref[Any]]] = set()
 _small_locks: Final[set[weakref.ref[Any]]] = set()

@@ -183,12 +183,17 @@ class Witness(Server):
     """A server whose clients may end before and after each request that changes something."""
 
     step: Callable[[], None]
+    handling = 0  #: Requests, which it handles in threads of clients.
 
     def handle(self, method: str, path: str, query: str, body: bytes) -> Answer:
         """Answer a request, unless its client ends first."""
         if method == "POST":
             self.step()
-        answer = super().handle(method, path, query, body)
+        self.handling += 1
+        try:
+            answer = super().handle(method, path, query, body)
+        finally:
+            self.handling -= 1
         if method == "POST":
             self.step()
         return answer

@@ -32,9 +32,11 @@ from comfy_client.events import Event
 from comfy_client.jobs.result import Result
 from tests.model.fleet import (
     DEAD,
+    DIAL,
     MOMENT,
     OUTAGES,
     REFUSALS,
+    TOLD,
     UNSURE,
     Client,
     CtrlC,
@@ -49,7 +51,7 @@ from tests.model.fleet import (
     no_defects,
     number_of,
 )
-from tests.model.schedule import replayable
+from tests.model.schedule import Fault, replayable
 from tests.model.server import Taken
 
 #: Default lane: so many plans, in so many tests.
@@ -135,6 +137,8 @@ def _use(world: World) -> None:
         open_ones = {n: job.why() for n, job in world.jobs.items() if not job.done()}
         raise AssertionError(f"no end within {bound:g} s: {open_ones}")
     kernel.sleep(MOMENT)  # callbacks have had all
+    own = [one for server in world.servers for one in server.taken if number_of(one) is not None]
+    world.wait(TOLD + DIAL, lambda: all(one.end for one in own))  # also what is wanted no more
 
 
 def _stop(world: World) -> None:
@@ -271,7 +275,8 @@ def _check_told(world: World, number: int, taken: list[tuple[int, Taken]], words
             continue
         moved_at = min((other.at for _, other in taken if other.at > one.at), default=math.inf)
         since = min(moved_at, cancelled_at)
-        if since < math.inf and (not one.end or one.ended_at > world.back_at(index, since)):
+        until = one.ended_at if one.end else world.kernel.now()
+        if since < math.inf and until > world.back_at(index, since):
             raise AssertionError(f"{one.prompt_id} is wanted no more, and goes on: {words}")
 
 
@@ -366,3 +371,17 @@ def test_whatever_befalls_its_servers_a_pool_ends_each_job_once(block: int) -> N
         plan = drawn(seed)
         with replayable(plan):
             play(plan)
+
+
+def test_a_prompt_that_runs_elsewhere_is_cancelled_when_its_server_is_back() -> None:
+    """The call may be over before: then there is time to tell the server."""
+    play(
+        PoolPlan(
+            seed=896,
+            tasks=(Task(seconds=5.63), Task(), Task()),
+            faults=(Fault(at=1.38, kind="away", lasts=4.89),),
+            way="map",
+            patience=0.5,
+            in_flight=3,
+        )
+    )

@@ -162,6 +162,9 @@ class SweepWorld(World):
 
     def _kill(self) -> None:
         """End all threads of the process; its journal is what is on the disk."""
+        self.life = Life(step=0)  # it ends once
+        while any(server.handling for server in self.servers):  # a server does not end with it
+            self.kernel.sleep(0.001)
         following = self.journal.with_name(f"{len(self.told)}.db")
         for ending in ("", "-journal"):
             path = Path(f"{self.journal}{ending}")
@@ -337,3 +340,8 @@ def test_a_point_whose_server_leaves_before_it_is_carried_on(on_lost: str) -> No
             on_lost=on_lost,
         )
     )
+
+
+def test_a_server_handles_a_request_whose_client_is_killed() -> None:
+    """In the model it does so in a thread of the client."""
+    play(SweepPlan(seed=885, servers=2, points=4, seconds=0.0, lives=(Life(step=22),), in_flight=1))
