@@ -16,7 +16,9 @@ MOST_CELL: Final = 400
 _MOST_TEXT: Final = 100
 #: Characters of all cells, each with its markup.
 _MOST_IN_ALL: Final = 1 << 20
-_MARKUP: Final = 70
+_MARKUP: Final = 90
+#: Characters of a cell that is not broken into lines, such as a time or a prompt_id.
+_UNBROKEN: Final = 40
 
 _LEFT: Final = "text-align:left;vertical-align:top"
 _LINE: Final = "border-top:1px solid rgba(128,128,128,.3)"
@@ -71,8 +73,9 @@ class Table:
         cells = []
         for value in row:
             mood = self.moods.get(str(value), "")
-            colour = f";color:{COLOURS[mood]};font-weight:600" if mood else ""
-            cells.append(f'<td style="{_LEFT}{colour}">{escape(value, MOST_CELL)}</td>')
+            style = f";color:{COLOURS[mood]};font-weight:600" if mood else ""
+            style += ";white-space:nowrap" if len(str(value)) <= _UNBROKEN else ""
+            cells.append(f'<td style="{_LEFT}{style}">{escape(value, MOST_CELL)}</td>')
         # No stripes: a row may continue the one above.
         return f'<tr style="background:none{line}">{"".join(cells)}</tr>'
 

@@ -6,6 +6,7 @@ of any size.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
@@ -20,17 +21,33 @@ _WIDEST = 100  # characters of a value
 _NAME = 60  # characters of a name
 
 
+#: The names of the outputs of ComfyUI's own classes that have several.
+_SLOTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "CheckpointLoader": ("MODEL", "CLIP", "VAE"),
+    "CheckpointLoaderSimple": ("MODEL", "CLIP", "VAE"),
+    "ControlNetApplyAdvanced": ("positive", "negative"),
+    "ImageOnlyCheckpointLoader": ("MODEL", "CLIP_VISION", "VAE"),
+    "InpaintModelConditioning": ("positive", "negative", "latent"),
+    "LoadImage": ("IMAGE", "MASK"),
+    "LoraLoader": ("MODEL", "CLIP"),
+    "SamplerCustom": ("output", "denoised_output"),
+    "SamplerCustomAdvanced": ("output", "denoised_output"),
+    "unCLIPCheckpointLoader": ("MODEL", "CLIP", "VAE", "CLIP_VISION"),
+}
+
+
 def as_text(shown: Mapping[str, Any], graph: Mapping[str, Any] | None = None) -> str:
     """Return a line for each node, and one for each of its inputs.
 
     Args:
         shown: The nodes of the table.
-        graph: The nodes to which their links lead; ``None``: the same nodes.
+        graph: Where their links lead; ``None``: to the same nodes.
     """
+    names = _names(shown if graph is None else graph)
     lines = []
     for node_id in islice(shown, MOST_NODES):
         lines.append(_heading(shown, node_id))
-        rows = list(_rows(shown, node_id, shown if graph is None else graph))
+        rows = list(_rows(shown, node_id, names))
         width = max((len(name) for name, _ in rows), default=0)
         lines += [f"    {name:{width}}  {value}".rstrip() for name, value in rows]
     return "\n".join([*lines, *_rest(shown)])
@@ -40,14 +57,30 @@ def as_html(shown: Mapping[str, Any], graph: Mapping[str, Any] | None = None) ->
     """Return an HTML table with a row for each input; the arguments are those of `as_text`."""
     from ..showing.tables import Table  # for display only
 
+    names = _names(shown if graph is None else graph)
     rows = []
     for node_id in islice(shown, MOST_NODES):
-        inputs = list(_rows(shown, node_id, shown if graph is None else graph)) or [("", "")]
-        names = (node_id or "-", title_of(shown, node_id), class_of(shown, node_id))
-        rows.append((*(shorten(name or "", _NAME) for name in names), *inputs[0]))
+        inputs = list(_rows(shown, node_id, names)) or [("", "")]
+        heads = (node_id or "-", title_of(shown, node_id), class_of(shown, node_id))
+        rows.append((*(shorten(head or "", _NAME) for head in heads), *inputs[0]))
         rows += [("", "", "", *pair) for pair in inputs[1:]]
     head = ("id", "title", "class", "input", "value")
     return Table(head, rows, below=list(_rest(shown))).html()
+
+
+def _names(graph: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return each node's class, and its title or class if that means this node only, by id.
+
+    Other nodes have their id, too.
+    """
+    named = {node_id: title_of(graph, node_id) or class_of(graph, node_id) for node_id in graph}
+    often = Counter(named.values())
+    found = {}
+    for node_id, name in named.items():
+        is_alone = name is not None and often[name] == 1
+        shown = name if is_alone else describe(graph, node_id).removeprefix("node ")
+        found[node_id] = (class_of(graph, node_id) or "", shorten(shown or "", _WIDEST))
+    return found
 
 
 def _heading(graph: Mapping[str, Any], node_id: str) -> str:
@@ -58,21 +91,25 @@ def _heading(graph: Mapping[str, Any], node_id: str) -> str:
 
 
 def _rows(
-    shown: Mapping[str, Any], node_id: str, graph: Mapping[str, Any]
+    shown: Mapping[str, Any], node_id: str, names: Mapping[str, tuple[str, str]]
 ) -> Iterator[tuple[str, str]]:
     inputs = inputs_of(shown, node_id)
     for name, value in islice(inputs.items(), MOST_INPUTS):
-        yield shorten(str(name), _NAME), _value(graph, str(name), value)
+        yield shorten(str(name), _NAME), _value(names, str(name), value)
     if len(inputs) > MOST_INPUTS:
         yield "...", f"({len(inputs)} inputs in all)"
 
 
-def _value(graph: Mapping[str, Any], name: str, value: Any) -> str:
+def _value(names: Mapping[str, tuple[str, str]], name: str, value: Any) -> str:
     link = as_link(value)
-    if link:
-        slot = f", slot {link[1]}" if link[1] else ""
-        return f"<- {shorten(describe(graph, link[0]).removeprefix('node '), _WIDEST)}{slot}"
-    return shorten(brief(sealed(value, is_secret=is_secret_value(name, value))), _WIDEST)
+    if link is None:
+        return shorten(brief(sealed(value, is_secret=is_secret_value(name, value))), _WIDEST)
+    node_id, slot = link
+    kind, source = names.get(node_id, ("", shorten(node_id, _WIDEST)))
+    slots = _SLOTS.get(kind, ())
+    if 0 <= slot < len(slots):
+        return f"<- {source}.{slots[slot]}"
+    return f"<- {source}, slot {slot}" if slot else f"<- {source}"
 
 
 def _rest(graph: Mapping[str, Any]) -> Iterator[str]:

@@ -43,8 +43,8 @@ def test_print_shows_each_node_and_each_input() -> None:
     lines = text.splitlines()
     assert "6  Positive prompt (CLIPTextEncode)" in lines
     assert "3  KSampler" in lines
-    assert "    positive      <- 6 'Positive prompt' (CLIPTextEncode)" in lines
-    assert "    vae      <- 4 (CheckpointLoaderSimple), slot 2" in lines
+    assert "    positive      <- Positive prompt" in lines
+    assert "    vae      <- CheckpointLoaderSimple.VAE" in lines
     assert "    seed          1" in lines
     assert len(lines) == sum(1 + len(each.inputs) for each in a_workflow())
 
@@ -55,8 +55,24 @@ def test_print_of_a_node_shows_that_one() -> None:
     assert text.splitlines() == [
         "6  Positive prompt (CLIPTextEncode)",
         "    text  'a lighthouse'",
-        "    clip  <- 4 (CheckpointLoaderSimple), slot 1",
+        "    clip  <- CheckpointLoaderSimple.CLIP",
     ]
+
+
+def test_a_link_names_a_node_that_others_are_called_like_by_its_id() -> None:
+    """And a slot without a name by its number; a link to nowhere by what it says."""
+    graph = {
+        "1": node("CLIPTextEncode"),
+        "2": node("CLIPTextEncode"),
+        "3": node("Split", a=["1", 0], b=["2", 0]),
+        "4": node("Show", first=["3", 0], second=["3", 1], lost=["9", 2]),
+    }
+    lines = [line.strip() for line in str(Workflow.load(graph)).splitlines()]
+    assert "a  <- 1 (CLIPTextEncode)" in lines
+    assert "b  <- 2 (CLIPTextEncode)" in lines
+    assert "first   <- Split" in lines
+    assert "second  <- Split, slot 1" in lines
+    assert "lost    <- 9, slot 2" in lines
 
 
 def test_a_notebook_shows_a_table_with_a_row_for_each_input() -> None:
