@@ -86,6 +86,8 @@ def warn_of_name(name: str) -> None:
     """Warn of a name similar to one of ComfyUI's; a custom node may send any other name."""
     if name in NAMES:
         return
+    if not isinstance(name, str):
+        raise TypeError(f"the name of an event must be a string, not {name!r:.80}")
     from .nearest import nearest
 
     if likely := nearest(name, NAMES, 1):

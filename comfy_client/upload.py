@@ -312,15 +312,31 @@ def is_file(value: object) -> bool:
         isinstance(value, (Upload, bytes, bytearray, memoryview, os.PathLike))
         or is_picture(value)
         or _is_output(value)
+        or only_output(value) is not None
         or (callable(getattr(value, "read", None)) and not isinstance(value, type))
     )
+
+
+def only_output(value: Any) -> ServerFile | None:
+    """Return the only file of a result, or of a node's outputs; ``None`` for all other values.
+
+    Files of preview nodes (``temp``) count only if there are no others.
+    """
+    if not _has_outputs(value):
+        return None
+    files = [file for file in value.files if file.type != "temp"] or list(value.files)
+    return files[0] if len(files) == 1 else None
+
+
+def _has_outputs(value: object) -> bool:
+    return hasattr(type(value), "images") and hasattr(type(value), "files")
 
 
 def instead_of(value: object) -> str:
     """Return advice on a better value if this one has files itself; empty for other values."""
     kind = type(value)
-    if hasattr(kind, "images") and hasattr(kind, "files"):
-        return f"{value!r} has several outputs; set one of them, such as result.image"
+    if _has_outputs(value):
+        return f"{value!r} has not one output; set one of its files, such as result.images[0]"
     if hasattr(kind, "result") and hasattr(kind, "prompt_id"):
         return f"{value!r} is a job; set one of its outputs, such as job.result().image"
     return ""
@@ -384,6 +400,7 @@ def _source(
     """Return the content to upload, its name, and its first byte."""
     if isinstance(file, (bytes, bytearray, memoryview)):
         return bytes(file), None, 0
+    file = only_output(file) or file
     if isinstance(file, str) and file[:5].lower() == "data:":
         return _decoded(file), None, 0
     if isinstance(file, str) and re.match("https?://", file, re.IGNORECASE):

@@ -77,14 +77,21 @@ def run_map(
     if params is None:
         if isinstance(workflows, Workflow) or is_source(workflows):
             raise TypeError("one workflow needs params=[{'KSampler.seed': 7}, ...]")
+        _check_iterable("workflows", workflows)
         items = Items(cast("Iterable[Any]", workflows), sealed_workflow)
     else:
+        _check_iterable("params", params)
         items = Items(params, sealed)  # sealed, as tracebacks show the frames that hold them
         make = partial(with_inputs, Workflow(workflows, definitions))  # type: ignore[arg-type]  # it refuses what is no workflow
         submit = partial(_make_and_submit, make, submit)
     prompts.items = items
     keep = on_error == "keep"
     return _stream(prompts, submit, items, most, resubmit, ordered=ordered, keep=keep)
+
+
+def _check_iterable(name: str, value: object) -> None:
+    if not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a list or another iterable, not {value!r:.80}")
 
 
 def _make_and_submit(make: Callable[[Any], Workflow], submit: Submit, key: str, item: Any) -> None:

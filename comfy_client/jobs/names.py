@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from ..transport.local_files import distinct_names, folded, safe_name
+from ..transport.local_files import distinct_names, folded, path_text, safe_name
 
 #: Characters that one value may take in a name: file systems allow 255 bytes in all.
 _MOST: Final = 80
@@ -35,7 +35,7 @@ class _Field(NamedTuple):
 
 def is_template(path: str | os.PathLike[str]) -> bool:
     """Return whether a path has fields or doubled braces."""
-    text = os.fspath(path)
+    text = path_text(path)
     return "{" in text or "}" in text
 
 

@@ -56,10 +56,18 @@ class _Outputs(AsDict):
 
         Raises :class:`WorkflowError`, which says how many there are, if it is not exactly one.
         """
-        found = [item for item in self.images if item.type != "temp"] or self.images
+        return self._only("images", self.images)
+
+    @property
+    def video(self) -> Output:
+        """The only video, as :attr:`image`."""
+        return self._only("videos", self.videos)
+
+    def _only(self, name: str, outputs: Sequence[Output]) -> Output:
+        found = [item for item in outputs if item.type != "temp"] or outputs
         if len(found) != 1:
-            first = "; the first is images[0]" if found else ""
-            kind = "images" if len(found) == len(self.images) else "saved images"
+            first = f"; the first is {name}[0]" if found else ""
+            kind = name if len(found) == len(outputs) else f"saved {name}"
             raise WorkflowError(f"{self!r} has {len(found)} {kind}, not one{first}")
         return found[0]
 

@@ -117,7 +117,7 @@ class Routes(
         json, params = sealed(json), sealed(params)  # sealed, as tracebacks show local variables
         headers = None if headers is None else sealed_headers(headers)
         kw: dict[str, Any] = {} if json is None else {"json": json}
-        if not route.startswith("/"):
+        if not (isinstance(route, str) and route.startswith("/")):
             raise ValueError(f"a route begins with '/': {route!r}")
         return self._http.request(
             method, route, params=params, data=data, headers=headers, timeout=timeout, **kw

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, Protocol
@@ -19,6 +20,7 @@ from ..transport.deadline import Deadline
 from ..transport.http import MAX_TRANSFER, Download, Http, Response
 from ..transport.local_files import IfExists, target_path, write_atomically
 from ..transport.url import parse_host
+from ..workflow.graph import shorten
 from ._base import facts_of
 
 if TYPE_CHECKING:
@@ -250,7 +252,8 @@ class FileRoutes:
             RequestTimeout: See ``timeout``.
         """
         params = _view_params(info, preview, channel)
-        return self._http.content("/view", params=params, timeout=timeout)
+        with _naming(params):
+            return self._http.content("/view", params=params, timeout=timeout)
 
     def stream_image(
         self,
@@ -275,8 +278,7 @@ class FileRoutes:
         ago), and no ``preview`` or ``channel``.  Otherwise, or if the file has changed, the
         iteration ends in a :class:`TransportError`.
         """
-        params = _view_params(info, preview, channel)
-        return self._http.download("/view", params=params, timeout=timeout)
+        return self._download(_view_params(info, preview, channel), timeout)
 
     def has_image(self, info: FileInfo, *, timeout: float | None = None) -> bool:
         """Return whether the server has a file of any kind; its content is not read.
@@ -330,7 +332,7 @@ class FileRoutes:
         deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
 
         def download(start: int) -> AbstractContextManager[Download]:
-            return self._http.download("/view", params=params, timeout=deadline.left(), start=start)
+            return self._download(params, deadline.left(), start)
 
         return io.BufferedReader(RemoteFile(params["filename"] or "", download), _BUFFER)
 
@@ -381,8 +383,19 @@ class FileRoutes:
         target, rule = target_path(path, _local_name(params), if_exists)
         if rule == "skip" and os.path.lexists(target):
             return target
-        with self._http.download("/view", params=params, timeout=timeout) as download:
+        with self._download(params, timeout) as download:
             return write_atomically(target, download, if_exists=rule)
+
+    @contextlib.contextmanager
+    def _download(
+        self, params: Mapping[str, str | None], timeout: float | None, start: int = 0
+    ) -> Iterator[Download]:
+        with contextlib.ExitStack() as stack:
+            with _naming(params):
+                download = stack.enter_context(
+                    self._http.download("/view", params=params, timeout=timeout, start=start)
+                )
+            yield download
 
     def _uploader(
         self, type: str, overwrite: bool, timeout: float | None, on_progress: OnProgress | None
@@ -412,8 +425,22 @@ class FileRoutes:
         try:
             return self._http.request("HEAD", "/view", params=params)
         except NotFound as exc:
-            where = "/".join(str(params[key]) for key in ("type", "subfolder", "filename"))
-            raise NotFound(f"{trouble} {where.replace('//', '/')}", **facts_of(exc)) from None
+            raise NotFound(f"{trouble} {_place(params)}", **facts_of(exc)) from None
+
+
+@contextlib.contextmanager
+def _naming(params: Mapping[str, str | None]) -> Iterator[None]:
+    """Context manager: name the file in the error for one that the server does not have."""
+    try:
+        yield
+    except NotFound as exc:
+        raise NotFound(f"{exc}: {_place(params)}", **facts_of(exc)) from None
+
+
+def _place(params: Mapping[str, str | None]) -> str:
+    """Return a file's folder and name."""
+    parts = (params[key] for key in ("type", "subfolder", "filename"))
+    return shorten("/".join(filter(None, parts)), 300)
 
 
 class LastingFiles(FileRoutes):

@@ -98,6 +98,13 @@ def rule_for(if_exists: IfExists | None, default: IfExists) -> IfExists:
     return if_exists or default
 
 
+def path_text(path: str | os.PathLike[str]) -> str:
+    """Return a path as text; raise ``TypeError`` for any other value."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"a path must be a string or a Path, not {path!r:.80}")
+    return os.fspath(path)
+
+
 def target_path(
     path: str | os.PathLike[str], name: str, if_exists: IfExists | None = None
 ) -> tuple[Path, IfExists]:
@@ -112,7 +119,7 @@ def target_path(
     Raises:
         ValueError: ``if_exists`` is none of ``number``, ``skip`` and ``overwrite``.
     """
-    text = os.fspath(path)
+    text = path_text(path)
     target = Path(text)
     if text.endswith(("/", os.sep)) or target.is_dir():
         return target / safe_name(name), rule_for(if_exists, "number")

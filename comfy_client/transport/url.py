@@ -17,6 +17,9 @@ _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 _NO_NAME = re.compile(r"[\s%\\<>\"^`{|}]")
 _PARTS = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*)://)?([^/?#]*)(/[^?#]*)?([?#].*)?")
 
+#: The URL of the socket, as examples of ComfyUI have it.
+_SOCKET = re.compile(r"(?i)\A(wss?://[^?#]*)/ws/?(?:\?clientId=[^&#]*)?\Z")
+
 
 @attrs.frozen(repr=False)
 class Address:
@@ -64,10 +67,11 @@ def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
 
     Accepts ``gpu-box``, ``gpu-box:8188``, ``:8188``, ``[::1]:8188``, ``::1``,
     ``http(s)://...`` and ``ws(s)://...`` with path prefix, and ``user:pass@`` before any.
+    The ``/ws`` at the end of a socket's URL is left out, with its ``?clientId=``.
     Without scheme it is http; without scheme and port, the port is ComfyUI's own, 8188.
     Raises ``ValueError``, which never repeats a password.
     """
-    text = host.strip() if isinstance(host, str) else ""
+    text = _SOCKET.sub(r"\1", host.strip()) if isinstance(host, str) else ""
     if not text:
         raise ValueError("host must be a string such as 'http://127.0.0.1:8188' or 'gpu-box:8188'")
     found = _PARTS.fullmatch(text)

@@ -77,6 +77,20 @@ class Workflow(Nodes):
             super().__init__(graph)
             self.output_names = {}
 
+    if not TYPE_CHECKING:  # or any name would pass a type checker
+
+        def __getattr__(self, name: str) -> Any:
+            """Raise AttributeError, which says how a node of that name is found."""
+            if hasattr(type(self), name):  # a property raised it, and does so again
+                return object.__getattribute__(self, name)
+            is_node = not name.startswith("_") and name in self
+            hint = f"; for the node, write workflow[{name!r}]" if is_node else ""
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}{hint}",
+                name=name,
+                obj=self,
+            )
+
     @classmethod
     def load(
         cls,

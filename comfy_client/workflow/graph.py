@@ -460,7 +460,7 @@ def json_value(value: Any) -> Any:
     if not fault and is_file(value):
         fault = (
             f"a file ({type(value).__name__}) cannot be inside a list or dict; set the file itself "
-            "as an input"
+            "as an input, or several pictures of one size as one array: np.stack(pictures)"
         )
     raise ValueError(fault or f"JSON cannot represent {brief(value)} ({type(value).__name__})")
 

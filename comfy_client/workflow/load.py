@@ -181,9 +181,9 @@ def _open(path: Path) -> BinaryIO:
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
         if isinstance(exc, OSError) and exc.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
             raise
-        raise FileNotFoundError(
-            errno.ENOENT, "no such workflow file", shorten(str(path), 200)
-        ) from None
+        error = FileNotFoundError(errno.ENOENT, "no such workflow file", shorten(str(path), 200))
+        error.add_note("Workflow.example() is one to begin with")
+        raise error from None
 
 
 def _open_url(url: str, api: object) -> BinaryIO:

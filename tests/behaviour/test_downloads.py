@@ -215,3 +215,25 @@ def test_a_download_that_is_short_missing_or_slow_leaves_no_file(
     with pytest.raises(NotFound):
         image.save(tmp_path / "gone.png")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["get_image", "stream_image", "open_image", "download_image"])
+def test_a_file_that_is_not_there_is_named(comfy: ComfyServer, fast: ComfyApi, how: str) -> None:
+    """An error of the code that reads another file keeps its own words."""
+    gone = {"filename": "no\n.png", "subfolder": "a", "type": "temp"}
+    more = ["x.png"] if how == "download_image" else []
+    with pytest.raises(NotFound, match=r"/view: not found: temp/a/no .png$"):
+        _used(getattr(fast, how)(gone, *more))
+    (comfy.root / "output" / "there.png").write_bytes(b"x")
+    with (
+        pytest.raises(NotFound, match=r"not found: output/no.png$"),
+        fast.stream_image({"filename": "there.png"}),
+    ):
+        fast.get_image({"filename": "no.png"})
+
+
+def _used(answer: Any) -> None:
+    """Begin to read a file, where that was not done yet."""
+    with answer as file:
+        if hasattr(file, "read"):
+            file.read(1)

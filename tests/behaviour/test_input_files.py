@@ -180,18 +180,32 @@ def test_a_file_that_cannot_be_sent_ends_the_submission(
 
 def test_what_is_no_single_file_says_what_to_set(fast: ComfyApi) -> None:
     """A result, the outputs of a node, a job, a tuple of images."""
-    job = fast.submit(loads(PIXELS))
+    job = fast.submit(loads(np.stack([PIXELS, PIXELS])))
     result = job.result(LIMIT)
     for value, advice in (
-        (result, "<Result 1 image.* has several outputs; set one of them, such as result.image"),
-        (result["SaveImage"], "has several outputs; set one of them"),
+        (
+            result,
+            "<Result 2 images.* has not one output; set one of its files, such as result.images",
+        ),
+        (result["SaveImage"], "has not one output; set one of its files"),
         (job, "<Job .* is a job; set one of its outputs, such as job.result\\(\\).image"),
-        (result.images, "cannot be inside a list or dict; set the file itself as an input"),
+        (result.images, r"cannot be inside a list or dict; .* one array: np.stack\(pictures\)"),
     ):
         with pytest.raises(WorkflowError, match=f"input 'image': .*{advice}"):
             loads(value)
-    with pytest.raises(TypeError, match="has several outputs"):
+    with pytest.raises(TypeError, match="has not one output"):
         fast.upload_image(result)  # type: ignore[arg-type]
+
+
+def test_a_result_with_one_file_is_that_file(comfy: ComfyServer, fast: ComfyApi) -> None:
+    """Previews beside it do not count."""
+    workflow = loads(PIXELS).to_dict()
+    workflow["3"] = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
+    result = fast.run(workflow, timeout=LIMIT)
+    assert len(result.files) == 2
+    for value in (result, result["SaveImage"]):
+        assert (fast.run(loads(value), timeout=LIMIT).image.array() == PIXELS).all()
+    assert sent(comfy) == 1
 
 
 def test_a_limit_of_the_server_is_told_with_the_size(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_errors_are_those_of_any_request(comfy: ComfyServer, result: Result) -> 
     with pytest.raises(UnexpectedResponse):
         result.image.bytes()
     comfy.on("GET", "/view", (404, {}, None))
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, match=f"not found: output/{result.image.filename}$"):
         result.image.bytes()
     nothing_is_open(comfy)
 

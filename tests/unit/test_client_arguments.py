@@ -27,6 +27,7 @@ def test_a_mistake_is_told_when_the_client_is_made(
         ComfyApi(**arguments)
 
 
+FILE = {"filename": "a.png"}
 GRAPH = {"1": {"class_type": "Empty", "inputs": {}}}
 
 
@@ -37,8 +38,16 @@ GRAPH = {"1": {"class_type": "Empty", "inputs": {}}}
         (lambda api: api.submit(GRAPH, timeout=5), TypeError, r"of run\(\) or job.result\(\)"),
         (lambda api: api.submit(GRAPH, progress=False), TypeError, r"it is one of run\(\)$"),
         (lambda api: api.fetch_api("queue"), ValueError, "a route begins with '/': 'queue'"),
+        (lambda api: api.fetch_api(5), ValueError, "a route begins with '/': 5"),
+        (lambda api: api.download_image(FILE, 5), TypeError, "a path must be a string or a Path"),
+        (lambda api: api.map(5), TypeError, "workflows must be a list or another iterable, not 5"),
+        (lambda api: api.map(GRAPH, 5), TypeError, "params must be a list or another iterable"),
+        (lambda api: list(api.events(5)), TypeError, "the name of an event must be a string"),
     ],
-    ids=["on_interrupt", "timeout", "progress", "route"],
+    ids=[
+        *("on_interrupt", "timeout", "progress", "route", "route of another type", "path"),
+        *("workflows", "params", "event"),
+    ],
 )
 def test_a_mistake_in_a_call_is_told_before_anything_is_sent(
     call: Callable[[ComfyApi], object], error: type[Exception], words: str

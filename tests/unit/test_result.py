@@ -126,6 +126,13 @@ def test_a_result_is_a_list_of_its_files():
     assert result["PreviewAny"]
 
 
+def test_the_only_video_too() -> None:
+    """Which is said in the same words."""
+    assert result_of({"1": {"gifs": [ref("a.mp4"), ref("b.png")]}}).video.filename == "a.mp4"
+    with pytest.raises(WorkflowError, match=r"has 2 videos, not one; the first is videos\[0\]"):
+        _ = result_of({"1": {"gifs": [ref("a.mp4"), ref("b.webm")]}}).video
+
+
 def test_the_only_image_has_a_name_of_its_own():
     """Previews do not count beside what is kept: which of them are told depends on the cache."""
     temp = ref("t.png", type="temp")

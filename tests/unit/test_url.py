@@ -14,6 +14,10 @@ from comfy_client.transport.url import Address, parse_host
     [
         ("http://127.0.0.1:8188", "http://127.0.0.1:8188", "ws://127.0.0.1:8188"),
         ("gpu-box", "http://gpu-box:8188", "ws://gpu-box:8188"),
+        ("ws://gpu-box:8188/ws", "http://gpu-box:8188", "ws://gpu-box:8188"),
+        ("ws://x:8188/ws?clientId=a-b", "http://x:8188", "ws://x:8188"),
+        ("wss://x/comfy/ws/", "https://x/comfy", "wss://x/comfy"),
+        ("http://x/ws", "http://x/ws", "ws://x/ws"),
         ("gpu_box:8000", "http://gpu_box:8000", "ws://gpu_box:8000"),
         ("  gpu-box:1/ \n", "http://gpu-box:1", "ws://gpu-box:1"),
         (":8188", "http://127.0.0.1:8188", "ws://127.0.0.1:8188"),

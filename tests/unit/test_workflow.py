@@ -743,3 +743,14 @@ def test_a_name_finds_a_node_or_raises_a_workflow_error(graph: dict[str, Any], n
         assert isinstance(wf[name], Node)
     else:
         assert refusal(wf.__getitem__, name).candidates
+
+
+def test_a_node_is_no_attribute() -> None:
+    """Which the error says where there is such a node; a copy and a pickle are as ever."""
+    workflow = Workflow({"1": {"class_type": "KSampler", "inputs": {}}})
+    with pytest.raises(AttributeError, match=r"'KSampler'; for the node, write workflow\['KSamp"):
+        _ = workflow.KSampler  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match=r"has no attribute 'Nope'$"):
+        _ = workflow.Nope  # type: ignore[attr-defined]
+    assert copy.copy(workflow) == copy.deepcopy(workflow) == workflow
+    assert pickle.loads(pickle.dumps(workflow)) == workflow

@@ -168,3 +168,10 @@ def test_points_of_a_grid_with_the_same_file_have_the_same_digest(tmp_path: Path
     assert [again.digest(point) for point in range(3)] == digests[:3]
     path.write_bytes(b"two")
     assert grid.digest(0) != digests[0]
+
+
+def test_a_missing_file_says_where_an_example_is(tmp_path: Path) -> None:
+    """For those who begin with the README."""
+    with pytest.raises(FileNotFoundError) as caught:
+        Workflow.load(tmp_path / "txt2img.json")
+    assert caught.value.__notes__ == ["Workflow.example() is one to begin with"]
