@@ -692,7 +692,9 @@ class ComfyApi(Routes):
         """
         return attach_job(self, self.parts, prompt_id, workflow, must_exist=must_exist)
 
-    def as_completed(self, jobs: Iterable[Job], timeout: float | None = None) -> Iterator[Job]:
+    def as_completed(
+        self, jobs: Iterable[Job], timeout: float | None = None, *, progress: bool | None = None
+    ) -> Iterator[Job]:
         """Yield jobs as they end, each once; as :func:`concurrent.futures.as_completed`.
 
         It sends no request, and raises no error of a job: ``job.result()`` or
@@ -703,13 +705,14 @@ class ComfyApi(Routes):
                 jobs as keys.
             timeout: Seconds from this call to the last end; ``None``: no limit; 0: yield only
                 the jobs that have ended.
+            progress: Whether to show how many have ended: as for :meth:`Job.result`.
 
         Raises:
             JobTimeout: Some jobs have not ended within ``timeout``; the message says how many.
                 They keep running, and another call yields them.
             TypeError: An item is no job; :meth:`job` makes one from a ``prompt_id``.
         """
-        return as_completed(jobs, timeout)
+        return as_completed(jobs, timeout, progress)
 
     def queue_prompt(
         self,
@@ -771,6 +774,7 @@ class ComfyApi(Routes):
         timeout: float | None = None,
         stall_timeout: float | None = None,
         patience: float | None = None,
+        progress: bool | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Generator[Result, None, None]: ...
 
@@ -786,6 +790,7 @@ class ComfyApi(Routes):
         timeout: float | None = None,
         stall_timeout: float | None = None,
         patience: float | None = None,
+        progress: bool | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Generator[Result | ComfyError, None, None]: ...
 
@@ -800,6 +805,7 @@ class ComfyApi(Routes):
         timeout: float | None = None,
         stall_timeout: float | None = None,
         patience: float | None = None,
+        progress: bool | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Generator[Result | ComfyError, None, None]:
         """Run many workflows, and yield their results while more are submitted.
@@ -812,7 +818,9 @@ class ComfyApi(Routes):
 
         If it ends early (``break``, ``close()`` of the generator or the client, Ctrl-C, an error,
         the end of the script), its pending prompts are deleted from the queue; the running one
-        keeps running.  An item that the iterable is about to return then is lost.
+        keeps running.  An item that the iterable is about to return then is lost.  After Ctrl-C
+        or an error, the ``results`` of the exception are those that ``list(api.map(...))`` had
+        collected, and those that had ended since.
 
         Once the server has accepted a prompt, outages are waited for, as long as ``patience`` and
         ``timeout`` allow: connection refused, a proxy's 502 to 504, an unknown host.  Prompts that
@@ -851,6 +859,9 @@ class ComfyApi(Routes):
                 prompt; then :class:`ServerUnreachable`.  ``None``: no limit; 0: an outage ends it
                 at once.  A submission that got no answer is looked up for 10 seconds in any case.
                 Prompts that it has keep running, or are lost if it was restarted.
+            progress: Whether to show how many have ended, of how many if that is known without an
+                iteration, how many of them failed, and about how long it still takes: as for
+                :meth:`Job.result`.
             options: As for :meth:`submit`.
 
         Raises:
@@ -876,6 +887,7 @@ class ComfyApi(Routes):
             timeout=timeout,
             stall_timeout=stall_timeout,
             patience=patience,
+            progress=progress,
         )
 
     def sweep(

@@ -18,6 +18,5 @@ Modules:
     layout: The places of rows in a grid, and their labels.
     sheet: A contact sheet of rows.
     cards: The rows as HTML for a notebook.
-    sweep_bar: The progress bar of a sweep.
     batches: The bodies of a client's ``map`` and ``sweep``.
 """

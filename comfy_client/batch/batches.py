@@ -38,14 +38,16 @@ def map_workflows(
     timeout: float | None,
     stall_timeout: float | None,
     patience: float | None,
+    progress: bool | None,
 ) -> Generator[Result | ComfyError, None, None]:
     """Yield the results of many workflows, while more are submitted."""
-    from .map_loop import check_in_flight, run_map  # few scripts run many
+    from .map_loop import check_in_flight, run_map, with_previews  # few scripts run many
 
     parts.check_open()
     check_may_wait()
     check_in_flight(in_flight)
     server = _server(routes, parts, submit, timeout, stall_timeout, patience)
+    options = with_previews(options, progress)
     return run_map(
         server.prompts,
         partial(server.send, options),
@@ -55,6 +57,8 @@ def map_workflows(
         most=lambda: in_flight,
         ordered=ordered,
         on_error=on_error,
+        progress=progress,
+        delay=parts.poller.timing.show,
         resubmit=partial(server.resubmit, options),
     )
 

@@ -41,6 +41,7 @@ class InFlight:
         server_of: Returns the server that has a job; ``None`` if none has, or there is only one.
         outage: The absence of the only server; ``None`` in a pool, which looks after its servers.
         longest: The most seconds that a thread waits while another one withdraws the prompts.
+        notes: Returns lines for below the bar, such as one for each server.
         tick: Called again and again during a wait; returns the seconds until its next call.
         items: The source of the prompts, which is closed with them.
         earlier: The keys of prompts that another process sent.  Their time limits start once a
@@ -55,6 +56,7 @@ class InFlight:
     server_of: Callable[[Job], str | None] = attrs.field(default=_no_server, kw_only=True)
     outage: Outage | None = attrs.field(default=None, kw_only=True)
     longest: float = attrs.field(default=5.0, kw_only=True)
+    notes: Callable[[], tuple[str, ...]] = attrs.field(default=tuple, kw_only=True)
     tick: Callable[[], float] | None = attrs.field(default=None, init=False)
     items: Items | None = attrs.field(default=None, init=False)
     earlier: set[str] = attrs.field(factory=set, init=False)
@@ -87,6 +89,17 @@ class InFlight:
     def trouble(self) -> str:
         """The reason for a delay of all jobs, in a few words; empty if there is none."""
         return "" if self.outage is None else self.outage.words
+
+    def count_ended(self) -> tuple[int, int]:
+        """Return how many prompts in here have ended, and how many of those failed."""
+        entries = [entry for entry in self._entries.copy().values() if _is_over(entry)]
+        well = (isinstance(one, Job) and one.handle.status == "succeeded" for one in entries)
+        return len(entries), len(entries) - sum(well)
+
+    def results(self) -> list[Result]:
+        """Return the results of prompts in here that have succeeded."""
+        jobs = (job for job in self.jobs.values() if job.done())
+        return [result for job in jobs if (result := job.handle.result) is not None]
 
     def get(self, key: str) -> Job | ComfyError | None:
         """Return a prompt's job, or the error of its submission, or None."""

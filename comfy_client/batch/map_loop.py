@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
-from collections.abc import Callable, Generator, Iterable, Mapping
+import weakref
+from collections.abc import Callable, Generator, Iterable, Mapping, Sized
 from functools import partial
 from typing import Any, Final, Literal, cast
 
@@ -21,8 +23,10 @@ from ..errors import (
 from ..interrupts import interruption
 from ..jobs.handle import SLICE
 from ..jobs.result import Result
+from ..jobs.waiting import Count, shown_count, surface_of
 from ..redaction import sealed, sealed_workflow
 from ..routes.prompts import AnyWorkflow
+from ..showing.screen import Surface
 from ..workflow import Workflow
 from ..workflow.definition_source import Definitions
 from ..workflow.edit import with_inputs
@@ -30,6 +34,9 @@ from ..workflow.load import is_source
 from .in_flight import InFlight
 from .items import Items
 
+log: logging.Logger = logging.getLogger("comfy_client")
+
+_HAD_ENDED: Final = "prompts that had ended: %d; the exception has their results as its results"
 #: How often a prompt is submitted in all if the server forgets it.
 ATTEMPTS: Final = 3
 
@@ -66,6 +73,8 @@ def run_map(
     most: Callable[[], int],
     ordered: bool,
     on_error: Literal["raise", "keep"],
+    progress: bool | None,
+    delay: float,
     resubmit: Resubmit | None = None,
 ) -> Generator[Result | ComfyError, None, None]:
     """Run many workflows, ``most()`` at a time: see :meth:`ComfyApi.map`.
@@ -85,8 +94,24 @@ def run_map(
         make = partial(with_inputs, Workflow(workflows, definitions))  # type: ignore[arg-type]  # it refuses what is no workflow
         submit = partial(_make_and_submit, make, submit)
     prompts.items = items
+    tally = _Tally(prompts, _length(workflows if params is None else params))
     keep = on_error == "keep"
-    return _stream(prompts, submit, items, most, resubmit, ordered=ordered, keep=keep)
+    outcomes = _outcomes(prompts, submit, items, most, resubmit, ordered=ordered, keep=keep)
+    return _stream(prompts, outcomes, tally, partial(surface_of, progress, None), delay)
+
+
+def with_previews(options: Mapping[str, Any], progress: bool | None) -> Mapping[str, Any]:
+    """Return options for prompts whose previews a bar shows, if there is a notebook."""
+    is_shown = surface_of(progress, None) == "notebook"
+    return {"preview_method": "auto", **options} if is_shown else options
+
+
+def _length(items: object) -> int | None:
+    """Return how many items there are, if they tell that without an iteration."""
+    try:
+        return len(items) if isinstance(items, Sized) else None
+    except Exception:  # noqa: BLE001  # of their user's code, which is to run as without a bar
+        return None
 
 
 def _check_iterable(name: str, value: object) -> None:
@@ -98,7 +123,71 @@ def _make_and_submit(make: Callable[[Any], Workflow], submit: Submit, key: str, 
     submit(key, make(item))
 
 
+class _Tally:
+    """The results that were yielded, as long as anybody has them, and how many there were."""
+
+    def __init__(self, prompts: InFlight, total: int | None) -> None:
+        self._prompts = prompts
+        self._number = self._failed = 0
+        self._given: weakref.WeakValueDictionary[int, Result] = weakref.WeakValueDictionary()
+        self.count: Count = Count(
+            total=total,
+            ended=self._ended,
+            running=lambda: [job for job in prompts.jobs.values() if not job.done()],
+            trouble=lambda: prompts.trouble,
+            notes=prompts.notes,
+        )
+
+    def add(self, outcome: Result | ComfyError) -> None:
+        """Count an outcome that is about to be yielded."""
+        if isinstance(outcome, Result):
+            self._given[self._number] = outcome
+        else:
+            self._failed += 1
+        self._number += 1
+
+    def _ended(self) -> tuple[int, int]:
+        number, failed = self._prompts.count_ended()
+        return self._number + number, self._failed + failed
+
+    def results(self) -> list[Result]:
+        """Return the results that the caller still has, as ``list`` does, and those in flight."""
+        return [*self._given.values(), *self._prompts.results()]
+
+
 def _stream(
+    prompts: InFlight,
+    outcomes: Generator[Result | ComfyError, None, None],
+    tally: _Tally,
+    where: Callable[[], Surface],
+    delay: float,
+) -> Generator[Result | ComfyError, None, None]:
+    """Yield outcomes, show a bar meanwhile, and take back what is left at the end."""
+    outcome: Result | ComfyError | None = None
+    try:
+        with shown_count(where(), "map", delay, tally.count) as screen:
+            prompts.tick = screen.tick
+            for outcome in outcomes:
+                tally.add(outcome)
+                screen.make_room()
+                yield outcome
+                screen.redraw()
+            screen.end(None)
+    except GeneratorExit:
+        raise
+    except BaseException as exc:
+        vars(exc)["results"] = results = tally.results()
+        if isinstance(exc, KeyboardInterrupt):
+            prompts.say_what_runs()
+            if results:
+                log.warning(_HAD_ENDED, len(results))
+        raise
+    finally:
+        outcome = None  # breaks the cycle of an error, its traceback and this frame
+        prompts.withdraw()
+
+
+def _outcomes(
     prompts: InFlight,
     submit: Submit,
     items: Items,
@@ -124,7 +213,7 @@ def _stream(
                     raise failure
                 if items.is_over:
                     return
-                items.wait((), SLICE)
+                items.wait((), SLICE if prompts.tick is None else min(SLICE, prompts.tick()))
                 continue
             end = prompts.look(ordered=ordered, wait=items.wait)
             if end is None:
@@ -137,12 +226,8 @@ def _stream(
             if isinstance(outcome, ComfyError) and not (keep and is_about_one(outcome)):
                 raise outcome
             yield outcome
-    except KeyboardInterrupt:
-        prompts.say_what_runs()
-        raise
     finally:
         failure = outcome = end = None  # breaks the cycle of an error, its traceback and this frame
-        prompts.withdraw()
 
 
 def _submit_next(

@@ -33,19 +33,20 @@ from ..errors import (
 from ..jobs.job import Job
 from ..jobs.outcomes import lost_error
 from ..jobs.result import Result
+from ..jobs.waiting import Count, shown_count
 from ..recording.secrets import Secrets
 from ..routes.prompts import AnyWorkflow
 from ..showing.screen import Surface, surface
 from ..workflow.graph import shorten
 from .grid import Grid, Split
+from .in_flight import InFlight
 from .journal import Journal, Key, Record
-from .map_loop import ATTEMPTS, check_in_flight, is_about_one
+from .map_loop import ATTEMPTS, check_in_flight, is_about_one, with_previews
 from .recovery import Sought
 from .row import SweepRow
 from .row_records import REFUSALS, error_record, result_record, row_of
 from .rows import Sweep
 from .runner import Flight, Runner, Verdict
-from .sweep_bar import shown_progress
 from .times import execution_time, late_times
 
 log: logging.Logger = logging.getLogger("comfy_client")
@@ -67,15 +68,34 @@ def run_sweep(
     if in_flight is not None:
         check_in_flight(in_flight)
     grid = Grid(workflow, axes)
-    screen = surface(progress)
-    if screen == "notebook":
-        options = {"preview_method": "auto", **options}
-    sweeper = _Sweeper(grid, make_runner(grid), in_flight, on_row, options, screen)
+    options = with_previews(options, progress)
+    sweeper = _Sweeper(grid, make_runner(grid), in_flight, on_row, options, surface(progress))
     if journal is None:
         return sweeper.run()
     with Journal(journal) as file:
         sweeper.carry_on(file, retry_failed)
         return sweeper.run()
+
+
+def _count(prompts: InFlight, rows: Mapping[int, SweepRow], total: int) -> Count:
+    """Return what the bar of a sweep counts."""
+
+    def ended() -> tuple[int, int]:
+        return len(rows), sum(row.error is not None for row in list(rows.values()))
+
+    return Count(
+        total=total,
+        ended=ended,
+        running=lambda: [*prompts.jobs.values()],
+        trouble=lambda: prompts.trouble,
+        notes=prompts.notes,
+    )
+
+
+def _outcome(rows: Sweep) -> dict[str, str]:
+    from ..showing.cells import render_outcome  # for notebooks only
+
+    return render_outcome(rows, rows.gallery)
 
 
 def _log_ended(count: int, of: int) -> None:
@@ -140,13 +160,13 @@ class _Sweeper:
 
     def run(self) -> Sweep:
         try:
-            total = len(self._grid)
             show = self._runner.poller.timing.show
-            with shown_progress(self._surface, show, self._prompts, self._rows, total) as screen:
-                self._make_room = screen.make_room
+            count = _count(self._prompts, self._rows, len(self._grid))
+            with shown_count(self._surface, "sweep", show, count) as screen:
+                self._make_room, self._prompts.tick = screen.make_room, screen.tick
                 self._run_all()
                 rows = self._ended_rows()
-                screen.end(rows)
+                screen.end(partial(_outcome, rows))
         except BaseException as exc:
             vars(exc)["rows"] = self._ended_rows()
             if isinstance(exc, KeyboardInterrupt):

@@ -1,21 +1,16 @@
-"""Callbacks of a prompt, called in the waiting thread or in the delivery thread.
-
-The progress bar that the waiting thread shows is here, too.
-"""
+"""Callbacks of a prompt, called in the waiting thread or in the delivery thread."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import attrs
 
 from .. import runtime
-from ..errors import JobTimeout
 from ..events import (
     Event,
     Executed,
@@ -31,19 +26,12 @@ from ..values import is_real
 from .handle import Limits
 from .job import Job, OnInterrupt
 from .result import NodeOutput, Result, output_of
-
-if TYPE_CHECKING:
-    from ..showing.bars import Bar, Moment, Preview
-    from ..showing.html import Bundle
-
-log: logging.Logger = logging.getLogger("comfy_client")
+from .waiting import watched
 
 #: Seconds between two looks at the place in the queue, which no event of a prompt tells.
 _LOOK: Final = 0.25
 #: Seconds after which it is counted again, though nothing seems to have changed.
 _RECOUNT: Final = 2.0
-#: Seconds that showing the result of a run may take, within its timeout.
-_SHOWING: Final = 10.0
 
 #: What calls a callback with its arguments, and decides what an exception in it does.
 Call = Callable[..., object]
@@ -282,113 +270,14 @@ def wait_and_show(
     job: Job, limits: Limits, surface: Surface, callbacks: Callbacks, *, on_interrupt: OnInterrupt
 ) -> Result:
     """Wait for a job as :func:`wait` does, and show its progress on the screen."""
-    if surface == "none":
-        return wait(job, limits, callbacks)
-    begun, show = runtime.monotonic(), job.handle.poller.timing.show
-    delay = show
-    if surface != "notebook" and not callbacks and show > 0:
-        if job.handle.ends_within(limits, show):
-            return wait(job, limits)
-        delay = 0.0
-    from ..showing.bars import Ticker, make_bar  # what is over in a moment does without
-
-    facts = {"prompt_id": job.prompt_id, "prompt_event": "progress"}
-    bar = make_bar(surface, f"prompt {job.prompt_id}", show, **facts)
-    watch = _Watch(bar, job, surface, begun)
-    if watch.shows_previews:
-        callbacks = attrs.evolve(callbacks, on_preview=watch.seeing(callbacks.on_preview))
-    try:
-        result = wait(job, limits, callbacks, Ticker(bar, watch.moment, delay).tick)
-    except BaseException as exc:
-        watch.fail(exc, on_interrupt)
-        raise
-    try:
-        watch.succeed(result, limits.left(_SHOWING))
-    except KeyboardInterrupt as exc:
-        exc.add_note(f"the prompt had ended: api.job({job.prompt_id!r}).result() has its result")
-        raise
-    except Exception as exc:  # noqa: BLE001  # showing it must not lose the result
-        log.debug("the result cannot be shown: %r", exc)
-    return result
-
-
-class _Watch:
-    """The bar of a job."""
-
-    def __init__(self, bar: Bar, job: Job, surface: Surface, begun: float) -> None:
-        self.shows_previews = surface == "notebook"
-        self._is_log = surface == "log"
-        self._bar = bar
-        self._job = job
-        self._begun = begun
-        self._preview: Preview | None = None
-
-    def seeing(
-        self, callback: Callable[[PreviewEvent], object] | None
-    ) -> Callable[[PreviewEvent], object]:
-        """Return a callback that keeps the latest preview to draw, and calls another."""
-        from ..showing.bars import Preview
-
-        def see(event: PreviewEvent) -> None:
-            if not event.final:
-                self._preview = Preview(event.view)
-            if callback is not None:
-                callback(event)
-
-        return see
-
-    def succeed(self, result: Result, seconds: float) -> None:
-        """Show what came out, where that is possible in so many seconds."""
-        from ..showing.cells import render_outcome
-
-        outcome = (
-            render_outcome(result, lambda: result.gallery(seconds)) if self.shows_previews else None
-        )
-        self._end("done", outcome)
-
-    def fail(self, error: BaseException, on_interrupt: OnInterrupt) -> None:
-        """Leave what was there, and say how it ended."""
-        if isinstance(error, KeyboardInterrupt):
-            # The log says how to come back to it.
-            self._end("stopped" + self._runs_on() * (on_interrupt == "leave"))
-        elif isinstance(error, JobTimeout):  # whose message follows
-            self._end("not ended in time" + self._runs_on())
-        else:
-            self._end(f"{self._job.status}: {error}")
-
-    def _runs_on(self) -> str:
-        is_left = not self._job.done() and self._job.status != "waiting"
-        return "; it keeps running" if is_left else ""
-
-    def _end(self, text: str, outcome: Bundle | None = None) -> None:
-        if not (self._is_log and self._job.done()):  # the end of each prompt is in the log
-            self._bar.end(self.moment(text), outcome)
-
-    def moment(self, ended: str = "") -> Moment:
-        """Return how far the job is, or how it ended."""
-        from ..showing.bars import Moment
-
-        progress = self._job.progress
-        waited = runtime.monotonic() - self._begun
-        return Moment(
-            progress.fraction,
-            "" if ended else _doing(self._job),
-            elapsed=waited if progress.elapsed is None else progress.elapsed,
-            left=progress.left,
-            preview=self._preview,
-            ended=ended,
-        )
-
-
-def _doing(job: Job) -> str:
-    """Return what a job does, ``KSampler 12/20``, or for what it waits."""
-    progress = job.progress
-    if progress.title is None:
-        ahead = job.queue_position
-        return f"waiting, {ahead} ahead" if ahead and job.status == "pending" else job.status
-    if progress.step is None or not progress.steps:
-        return progress.title
-    return f"{progress.title} {progress.step:g}/{progress.steps:g}"
+    return watched(
+        job.handle,
+        limits,
+        surface,
+        partial(wait, job, limits, callbacks),
+        on_interrupt=on_interrupt,
+        is_busy=bool(callbacks),
+    )
 
 
 # -- in the delivery thread ----------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
@@ -32,7 +33,7 @@ from ..locks import check_may_wait
 from ..routes import Routes
 from ..routes.definitions import NodeDefinitions
 from ..routes.prompts import AnyWorkflow, PromptOptions, make_prompt, post_prompt, with_files_sent
-from ..showing.screen import surface
+from ..showing.screen import is_watched, surface
 from ..signals import Receivers
 from ..timing import Timing
 from ..transport.backoff import Backoff
@@ -51,6 +52,7 @@ from .poller import Poller, find, spellings
 from .result import Result
 from .submit import attach, submit
 from .tracker import Tracker
+from .waiting import Count, shown_count, surface_of
 
 if TYPE_CHECKING:
     from ..stats import ClientStats
@@ -232,7 +234,7 @@ def submit_workflow(
 ) -> Job:
     """Submit a workflow; ``begun`` gets the job before anything is sent."""
     parts.check_open()
-
+    wants_previews = wants_previews or ("IPython" in sys.modules and is_watched())
     with announced(parts.tracker, prompt_id):
         workflow = _read(routes, parts, workflow, inputs, options, check=check, deadline=Deadline())
         return submit(
@@ -365,32 +367,69 @@ def _is_known(tracker: Tracker, prompt_id: str) -> bool:
 # -- several jobs ------------------------------------------------------------------------
 
 
-def as_completed(jobs: Iterable[AnyJob], timeout: float | None) -> Iterator[AnyJob]:
+def as_completed(
+    jobs: Iterable[AnyJob], timeout: float | None, progress: bool | None
+) -> Iterator[AnyJob]:
     """Yield jobs as they end: see :meth:`ComfyApi.as_completed`."""
     waited_for = dict.fromkeys(jobs)
     for job in waited_for:
         if not isinstance(job, Job):
             raise TypeError(f"as_completed takes jobs, as submit and job return them: {job!r:.80}")
-    return _as_completed(waited_for, Limits(timeout))
+    return _as_completed(waited_for, Limits(timeout), progress)
 
 
-def _as_completed(jobs: dict[AnyJob, None], limits: Limits) -> Iterator[AnyJob]:
+def _as_completed(
+    jobs: dict[AnyJob, None], limits: Limits, progress: bool | None
+) -> Iterator[AnyJob]:
     """Yield jobs as concurrent.futures does; an alarm in here harms no other thread."""
-    count = len(jobs)
-    while jobs:
-        left = limits.left(SLICE)
-        if wait_for_one(jobs, left):
-            done = [job for job in jobs if job.done()]
-            for job in done:
-                del jobs[job]
-            yield from done
-        elif left <= 0:
-            first = next(iter(jobs)).prompt_id
-            raise JobTimeout(
-                f"{len(jobs)} of {count} prompts have not ended within {limits.timeout:g} s and "
-                f"keep running, {first} among them: wait again, or attach by api.job(prompt_id)",
-                prompt_id=first,
-            )
+    total, failed = len(jobs), 0
+    if not jobs:
+        return
+
+    def ended() -> tuple[int, int]:
+        there = [job.status for job in jobs if job.done()]
+        bad = len(there) - there.count("succeeded")
+        return total - len(jobs) + len(there), failed + bad
+
+    some = next(iter(jobs)).handle
+    count = Count(
+        total=total,
+        ended=ended,
+        running=lambda: [job for job in jobs if not job.done()],
+        notes=some.notes,
+    )
+    where, delay = surface_of(progress, limits.timeout), some.timing.show
+    try:
+        with shown_count(where, "as_completed", delay, count) as screen:
+            while jobs:
+                left = limits.left(SLICE)
+                if not wait_for_one(jobs, screen.within(left)):
+                    if left <= 0:
+                        raise _not_in_time(jobs, total, limits)
+                    continue
+                done = [job for job in jobs if job.done()]
+                failed += sum(job.status != "succeeded" for job in done)
+                for job in done:
+                    del jobs[job]
+                screen.make_room()
+                yield from done
+                screen.redraw()
+            screen.end(None)
+    except KeyboardInterrupt:
+        for job in jobs:
+            if job.status == "running":
+                job.handle.warn_that_it_runs()
+        raise
+
+
+def _not_in_time(jobs: Iterable[Job], total: int, limits: Limits) -> JobTimeout:
+    """Return the error for jobs that have not ended."""
+    left = [job.prompt_id for job in jobs]
+    return JobTimeout(
+        f"{len(left)} of {total} prompts have not ended within {limits.timeout:g} s and "
+        f"keep running, {left[0]} among them: wait again, or attach by api.job(prompt_id)",
+        prompt_id=left[0],
+    )
 
 
 # -- the memory of the server ------------------------------------------------------------

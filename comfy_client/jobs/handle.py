@@ -177,6 +177,10 @@ class JobHandle:
         """Return the words for the job's server in messages; empty if there is only one server."""
         return ""
 
+    def notes(self) -> tuple[str, ...]:
+        """Return lines to show below the job's bar, such as one for each server of a pool."""
+        return ()
+
     def news_at(self) -> float:
         """Return the time of the last news of the job; while it waits, queue news counts too."""
         state = self.state
@@ -400,8 +404,11 @@ class JobHandle:
         self._last_words.append(partial(take, None))
 
     def latest_previews(self) -> Callable[[], PreviewEvent | None]:
-        """Return a function that never waits: it returns the newest preview since its last call."""
-        queue = self.events.subscribe()
+        """Return a function that never waits: it returns the newest preview since its last call.
+
+        The first reader of the events still gets those that were there before.
+        """
+        queue = self.events.subscribe(from_start=False)
 
         def latest() -> PreviewEvent | None:
             found = None

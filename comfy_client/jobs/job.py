@@ -6,18 +6,21 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import runtime
 from ..errors import ClientClosed, ComfyError
 from ..events import Event
 from ..locks import share, shared_lock
+from ..showing.screen import Surface, surface
 from ..values import MAX_ID_LENGTH
 from ..workflow.graph import shorten
 from .handle import JobHandle, Limits, first_end
 from .outcomes import JobStatus
 from .prompt import Ending, Waiter
 from .result import Result
+from .waiting import go_on_drawing, surface_of, watched
 
 if TYPE_CHECKING:
     from .describe import JobProgress
@@ -94,6 +97,7 @@ class Job(Future[Result]):
         *,
         stall_timeout: float | None = None,
         on_interrupt: OnInterrupt = "leave",
+        progress: bool | None = None,
     ) -> Result:
         """Wait for the end and return the outputs.
 
@@ -104,6 +108,10 @@ class Job(Future[Result]):
                 long prompt before it, can be minutes without news.
             on_interrupt: On Ctrl-C, let the prompt run (``"leave"``), or cancel it
                 (``"cancel"``, 5 seconds at most).
+            progress: Whether to show how far it is, as for :meth:`ComfyApi.run`.  ``None``: a
+                notebook and a terminal with tqdm show it, in the main thread, unless ``timeout``
+                is at most 10 seconds, another wait shows a bar already, or ``COMFY_PROGRESS`` is 0
+                in the environment.  A job that has ended shows nothing.
 
         Raises:
             JobFailed: A node raised an exception, which the error describes.
@@ -113,8 +121,10 @@ class Job(Future[Result]):
                 attach to it later by ``api.job(job.prompt_id)``.
         """
         limits = Limits(timeout, stall_timeout)
+        wait = partial(self.handle.outcome, limits)
         with cancelling(on_interrupt, self):
-            return self.handle.outcome(limits)
+            screen: Surface = "none" if self.done() else surface_of(progress, timeout)
+            return watched(self.handle, limits, screen, wait, on_interrupt=on_interrupt)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the error of the prompt, or ``None``; wait as :meth:`result` does.
@@ -262,6 +272,16 @@ class Job(Future[Result]):
     def __repr__(self) -> str:
         where = self.handle.place()
         return f"<Job {shorten(self.prompt_id, MAX_ID_LENGTH)} {self.status}{where}>"
+
+    def _ipython_display_(self) -> None:
+        """Display a job that has not ended, and go on drawing it: in this cell or a later one."""
+        from ..showing.cells import has_space, note_shown, was_shown
+
+        shows = not self.done() and surface(None) == "notebook" and has_space()
+        if not shows or was_shown(self):
+            raise NotImplementedError  # IPython asks for the forms below
+        note_shown(self)
+        go_on_drawing(self.handle)
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """Return the forms in which a notebook shows the job."""

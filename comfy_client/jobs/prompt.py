@@ -75,10 +75,13 @@ class JobEvents:
         if first is not None:
             first.listen()
 
-    def subscribe(self) -> EventQueue:
-        """Return the queue that was filled from the start, or a new one after the first call."""
+    def subscribe(self, *, from_start: bool = True) -> EventQueue:
+        """Return the queue that was filled from the start, or a new one after the first call.
+
+        With ``from_start=False`` it is new, and the one that was filled is left to others.
+        """
         with self._lock:
-            queue = self._open()
+            queue = self._open() if from_start else None
             if queue is not None:
                 self.first = None
                 return queue

@@ -177,6 +177,10 @@ class Dispatcher:
         with self._lock:
             return self.state.status()
 
+    def notes(self) -> tuple[str, ...]:
+        """Return a line for each server, as a bar shows them."""
+        return self.status().lines()
+
     def wait(self, until: Callable[[], bool], seconds: float) -> bool:
         """Wait until ``until()`` is true or something changes; return whether it is true."""
         check_may_wait()

@@ -21,7 +21,7 @@ from ..jobs.result import NodeOutput, Result
 from ..redaction import sealed, sealed_workflow
 from ..routes.prompts import AnyWorkflow, PromptOptions, SubmitOptions, seal
 from ..showing.cells import shown
-from ..showing.screen import surface
+from ..showing.screen import is_watched, surface
 from ..signals import Receivers, is_callback
 from ..values import is_real
 from ..workflow.address import Inputs
@@ -260,7 +260,7 @@ class ComfyPool(Executor):
             on_event, on_progress, on_preview, on_start, on_output, on_queue, every
         )
         terms = terms_of(self._servers, runtime.get_ident(), priority, include, exclude)
-        previews = on_preview is not None
+        previews = on_preview is not None or is_watched()
         sending = Sending(
             strict=strict, check=check, resubmit=resubmit, wants_previews=previews, options=options
         )
@@ -372,6 +372,7 @@ class ComfyPool(Executor):
         priority: float = 0,
         include: Iterable[AnyServer] | None = None,
         exclude: Iterable[AnyServer] = (),
+        progress: bool | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Generator[Result, None, None]: ...
 
@@ -389,6 +390,7 @@ class ComfyPool(Executor):
         priority: float = 0,
         include: Iterable[AnyServer] | None = None,
         exclude: Iterable[AnyServer] = (),
+        progress: bool | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Generator[Result | ComfyError, None, None]: ...
 
@@ -405,6 +407,7 @@ class ComfyPool(Executor):
         priority: float = 0,
         include: Iterable[AnyServer] | None = None,
         exclude: Iterable[AnyServer] = (),
+        progress: bool | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Generator[Result | ComfyError, None, None]:
         """Run many workflows, and yield their results while more are submitted.
@@ -444,6 +447,8 @@ class ComfyPool(Executor):
             priority: As for :meth:`submit`.
             include: As for :meth:`submit`.
             exclude: As for :meth:`submit`.
+            progress: As for :meth:`ComfyApi.map`; below the bar are the servers, each with its
+                state and how many jobs it has.
             options: See :class:`SubmitOptions`.
 
         Raises:
@@ -469,6 +474,7 @@ class ComfyPool(Executor):
             on_error=on_error,
             timeout=timeout,
             stall_timeout=stall_timeout,
+            progress=progress,
         )
 
     def sweep(
@@ -572,10 +578,10 @@ class ComfyPool(Executor):
         )
 
     def as_completed(
-        self, jobs: Iterable[AnyJob], timeout: float | None = None
+        self, jobs: Iterable[AnyJob], timeout: float | None = None, *, progress: bool | None = None
     ) -> Iterator[AnyJob]:
         """Yield jobs as they end, each once: see :meth:`ComfyApi.as_completed`."""
-        return as_completed(jobs, timeout)
+        return as_completed(jobs, timeout, progress)
 
     # -- the servers ---------------------------------------------------------------------
 

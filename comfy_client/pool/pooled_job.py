@@ -35,6 +35,9 @@ class Line(Protocol):
     def why(self, job: PooledJob) -> str:
         """Describe in one sentence what a job waits for."""
 
+    def notes(self) -> tuple[str, ...]:
+        """Return a line for each server, as a bar shows them."""
+
     def withdraw(self, job: PooledJob) -> bool:
         """Keep a job from running; return False if that is unsure, as a server may have it."""
 
@@ -135,6 +138,10 @@ class PooledHandle(JobHandle):
         if self._waits:
             return self._line.why(self._job())
         return f"{super().why()}; on {self.server}" if self.server else super().why()
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a line for each server of the pool."""
+        return self._line.notes()
 
     def place(self) -> str:
         """Return `` on <server>`` for messages; empty while no server has the job."""

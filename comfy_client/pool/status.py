@@ -85,6 +85,10 @@ class PoolStatus(AsDict):
     failed: int
     servers: tuple[ServerStatus, ...]
 
+    def lines(self) -> tuple[str, ...]:
+        """Return a line for each server: its name, its state, and how many jobs it has."""
+        return tuple(map(_line, self.servers))
+
     def __str__(self) -> str:
         return status_table(self).text()
 
@@ -126,6 +130,12 @@ def _summary(status: PoolStatus) -> str:
         f"{status.waiting} waiting, {status.running} running, {status.done} done, "
         f"{status.failed} failed"
     )
+
+
+def _line(server: ServerStatus) -> str:
+    state = server.state if server.suspect is None or server.error is not None else "suspect"
+    has = f", {server.own} job{'s' * (server.own > 1)}" if server.own else ""
+    return f"{server.host.partition('://')[2]} {state}{has}"
 
 
 def _remark(server: ServerStatus) -> str:

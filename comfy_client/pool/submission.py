@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..batch.map_loop import check_in_flight, run_map
+from ..batch.map_loop import check_in_flight, run_map, with_previews
 from ..batch.runner import NOT_SENT
 from ..errors import ComfyError, WorkflowError
 from ..jobs.callbacks import Callbacks, wait_and_show
@@ -189,11 +189,12 @@ def map_workflows(
     on_error: Literal["raise", "keep"],
     timeout: float | None,
     stall_timeout: float | None,
+    progress: bool | None,
 ) -> Generator[Result | ComfyError, None, None]:
     """Yield the results of many workflows, while more are submitted."""
     if in_flight is not None:
         check_in_flight(in_flight)
-    sending, dispatcher = sending_of(options), servers.dispatcher
+    sending, dispatcher = sending_of(with_previews(options, progress)), servers.dispatcher
     prompts = prompts_of_call(dispatcher, timeout, stall_timeout, forsaken=True)
 
     def submit_one(key: str, item: Any) -> None:
@@ -215,6 +216,8 @@ def map_workflows(
         most=(lambda: SPARE * dispatcher.room()) if in_flight is None else (lambda: in_flight),
         ordered=ordered,
         on_error=on_error,
+        progress=progress,
+        delay=servers.any_client().timing.show,
     )
     if prompts.items is not None:
         dispatcher.sources.add(prompts.items)

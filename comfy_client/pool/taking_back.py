@@ -40,6 +40,7 @@ def prompts_of_call(
         timeout=timeout,
         stall_timeout=stall_timeout,
         server_of=server_of,
+        notes=dispatcher.notes,
     )
 
 

@@ -9,14 +9,16 @@ import os
 import select
 import shutil
 import sys
+import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, TextIO
 
 import attrs
 
 from .html import Bundle, bundle, data_url, escape, image, meter, short_line
-from .screen import Surface
+from .screen import Surface, cell
 from .thumbnails import sniffed, thumbnail
 
 log: logging.Logger = logging.getLogger("comfy_client")
@@ -27,8 +29,14 @@ _SHARE: Final = 50
 _LONGEST: Final = 2.0
 #: The largest preview that is shown unscaled, in bytes.
 _MOST_PREVIEW: Final = 128 << 10
-#: The width of the text in columns.
+#: The width of the text in columns, at most and at least, and of a bar without text and times.
 _WIDTH: Final = 40
+_LEAST: Final = 10
+_REST: Final = 16
+#: A terminal with fewer columns gets fewer words.
+_NARROW: Final = 60
+#: The most lines below a bar on a terminal.
+_MOST_NOTES: Final = 4
 
 
 @attrs.frozen
@@ -43,20 +51,22 @@ class Moment:
     """The progress of a run at one moment.
 
     Attributes:
-        fraction: From 0 to 1.
+        fraction: From 0 to 1; ``None``: nobody knows how much there is to do.
         text: What is being done.
         elapsed: Seconds since it began.
         left: About how many seconds are left; ``None``: unknown.
         preview: The latest preview; ``None``: there is none.
         ended: How it ended, in a word; empty: it goes on.
+        notes: Lines below the bar, such as one for each server.
     """
 
-    fraction: float
+    fraction: float | None
     text: str = ""
     elapsed: float = 0.0
     left: float | None = None
     preview: Preview | None = None
     ended: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def times(self) -> str:
@@ -70,7 +80,7 @@ class Bar(Protocol):
     """Display of moments, in the thread that waits.
 
     Attributes:
-        period: Seconds between two moments.
+        period: Seconds between two moments.  ``math.inf``: only an outcome is shown.
     """
 
     period: float
@@ -91,17 +101,27 @@ class Ticker:
     def __init__(self, bar: Bar, moment: Callable[[], Moment], delay: float) -> None:
         self._bar = bar
         self._moment = moment
-        self._due = time.monotonic() + delay
+        self._latest: Moment | None = None
+        self._due = time.monotonic() + max(delay, 0.0 if bar.period < math.inf else math.inf)
 
     def tick(self) -> float:
         """Update the bar if it is due; return the seconds until the next update."""
         before = time.monotonic()
         if before < self._due:
             return self._due - before
-        self._bar.show(self._moment())
+        is_first, self._latest = self._latest is None, self._moment()
+        self._bar.show(self._latest)
         now = time.monotonic()
-        self._due = now + min(_LONGEST, max(self._bar.period, _SHARE * (now - before)))
+        cost = 0.0 if is_first else now - before  # the first one has imported what draws
+        self._due = now + min(_LONGEST, max(self._bar.period, _SHARE * cost))
         return self._due - now
+
+    def redraw(self) -> None:
+        """Show the bar again after it was cleared, if it has been shown."""
+        shown = self._latest
+        self.tick()
+        if shown is not None and shown is self._latest:
+            self._bar.show(shown)
 
 
 def clock(seconds: float) -> str:
@@ -115,21 +135,45 @@ def clock(seconds: float) -> str:
 def make_bar(surface: Surface, name: str, delay: float, **facts: object) -> Bar:
     """Make a bar for a surface; log lines begin with ``name`` and carry ``facts``.
 
-    Log lines leave out a run that ends within ``delay`` seconds.
+    Log lines leave out a run that ends within ``delay`` seconds.  While a thread draws a bar in a
+    terminal or below a cell, further bars of that thread, such as that of a wait in a callback,
+    show their outcome only.
     """
-    return _Guarded(_bar(surface, name, delay, facts))
+    takes_screen = surface in ("notebook", "terminal")
+    bar = GuardedBar(_bar(surface, name, delay, facts), is_inner=takes_screen and _is_drawing())
+    if takes_screen and bar.period < math.inf:
+        _own.bar, _own.cell = weakref.ref(bar), cell()
+    return bar
 
 
-class _Guarded:
+class _Own(threading.local):
+    """The bar that a thread draws, and the cell below which it does."""
+
+    bar: Callable[[], GuardedBar | None] = staticmethod(lambda: None)
+    cell: object = None
+
+
+_own: Final = _Own()
+
+
+def _is_drawing() -> bool:
+    """Return whether this thread draws a bar below this cell, which has not ended."""
+    bar = _own.bar()
+    return bar is not None and not bar.has_ended and _own.cell == cell()
+
+
+class GuardedBar:
     """A bar that shows nothing more after an error of its own, which must not end the run."""
 
-    def __init__(self, bar: Bar) -> None:
-        self.period = bar.period
+    def __init__(self, bar: Bar, *, is_inner: bool = False) -> None:
+        self.period = math.inf if is_inner else bar.period
+        self.has_ended = False
         self._bar: Bar | None = bar
 
     def show(self, moment: Moment) -> None:
-        """Show the progress."""
-        self._do(lambda bar: bar.show(moment))
+        """Show the progress, unless this bar is within another one."""
+        if self.period < math.inf:
+            self._do(lambda bar: bar.show(moment))
 
     def clear(self) -> None:
         """Clear the bar before somebody else writes to the screen."""
@@ -137,6 +181,7 @@ class _Guarded:
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
         """Finish the bar."""
+        self.has_ended = True
         self._do(lambda bar: bar.end(moment, outcome))
 
     def _do(self, action: Callable[[Bar], None]) -> None:
@@ -160,55 +205,91 @@ def _bar(surface: Surface, name: str, delay: float, facts: Mapping[str, object])
 
 
 class TerminalBar:
-    """A line on stderr that tqdm updates."""
+    """A line on stderr that tqdm updates, and lines below it for the notes."""
 
     period: float = 0.1
 
     def __init__(self) -> None:
         self._width = 0
         self._bar: Any = None
+        self._below: list[Any] = []
 
     def show(self, moment: Moment) -> None:
         """Draw the bar."""
         if self._bar is None:
-            self._bar = _tqdm()
-        self._bar.n = round(moment.fraction, 3)
-        text = short_line(moment.ended or moment.text, _WIDTH)
-        self._width = max(self._width, len(text))  # keeps the bar in its column
+            meter = "  " if moment.fraction is None else "  {percentage:3.0f}%|{bar}| "
+            self._bar = _tqdm(f"{{desc}}{meter}{{unit}}")
+        columns = _columns()
+        times = moment.times if columns >= _NARROW else moment.times.replace("about ", "")
+        room = max(_LEAST, min(_WIDTH, columns - _REST - len(times)))
+        self._bar.n = round(moment.fraction or 0.0, 3)
+        text = short_line(moment.ended or moment.text, room)
+        self._width = min(room, max(self._width, len(text)))  # keeps the bar in its column
         self._bar.set_description_str(text.ljust(self._width), refresh=False)
-        self._bar.unit = moment.times
+        self._bar.unit = times
         with contextlib.suppress(OSError, ValueError):  # the terminal is gone
             self._bar.refresh()
+            self._note(moment.notes, columns - 1)
+
+    def _note(self, notes: tuple[str, ...], room: int) -> None:
+        """Draw the notes in lines below the bar, if there are any."""
+        if len(notes) > _MOST_NOTES:
+            notes = (*notes[: _MOST_NOTES - 1], f"and {len(notes) - _MOST_NOTES + 1} more")
+        while len(self._below) < len(notes):
+            self._below.append(_tqdm("{desc}", leave=False))
+        for at, line in enumerate(self._below):
+            text = short_line(notes[at], room) if at < len(notes) else ""
+            line.set_description_str(text, refresh=False)
+            line.refresh()
 
     def clear(self) -> None:
-        """Clear the line; the next update draws it again."""
-        if self._bar is not None:
-            with contextlib.suppress(OSError, ValueError):
-                self._bar.clear()
+        """Clear the lines; the next update draws them again."""
+        with contextlib.suppress(OSError, ValueError):
+            for line in (*reversed(self._below), *filter(None, [self._bar])):
+                line.clear()
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
         """Draw the last state and leave it, if the bar was shown at all."""
         if self._bar is not None:
-            self.show(moment)
+            with contextlib.suppress(OSError, ValueError):
+                while self._below:
+                    self._below.pop().close()
+            self.show(attrs.evolve(moment, notes=()))
             with contextlib.suppress(OSError, ValueError):
                 self._bar.close()
 
 
-def _tqdm() -> Any:
+def _tqdm(bar_format: str, *, leave: bool = True) -> Any:
     from tqdm import tqdm
 
     class Still(tqdm):  # type: ignore[misc]  # tqdm has no types
         monitor_interval = 0  # tqdm starts no thread of its own
 
+        def __del__(self) -> None:
+            """Write nothing at a moment that the garbage collector chooses."""
+
     columns, lines = (None, None) if _has_size() else shutil.get_terminal_size()
-    return Still(
+    made = Still(
         total=1.0,
         file=sys.stderr,
+        leave=leave,
+        delay=1.0,  # so that no empty bar flashes
         ncols=columns,
         nrows=lines,
         dynamic_ncols=columns is None,
-        bar_format="{desc}  {percentage:3.0f}%|{bar}| {unit}",
+        bar_format=bar_format,
     )
+    made.delay = 0.0
+    return made
+
+
+def _columns() -> int:
+    """Return the width of the terminal, as tqdm takes it to be."""
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (AttributeError, OSError, ValueError):  # not a file
+        columns = 0
+    return columns or shutil.get_terminal_size().columns
 
 
 def _has_size() -> bool:
@@ -231,7 +312,7 @@ class Lines:
 
     def show(self, moment: Moment) -> None:
         """Write a line for each new tenth."""
-        tenths = int(min(max(0.0, moment.fraction), 1.0) * 10 + 1e-9)
+        tenths = int(min(max(0.0, moment.fraction or 0.0), 1.0) * 10 + 1e-9)
         if tenths > self._tenths and not moment.ended:
             self._tenths = tenths
             what = f", {short_line(moment.text, _WIDTH)}" if moment.text else ""
@@ -300,14 +381,17 @@ class NotebookBar:
 
 
 def _bar_bundle(moment: Moment) -> Bundle:
-    percent = f"{100 * min(max(0.0, moment.fraction), 1.0):.0f} %"
-    what = moment.ended or moment.text
-    mood = "" if not moment.ended else "good" if moment.fraction >= 1 else "bad"
-    below = f"{percent}, {moment.times}"
+    fraction, what = moment.fraction, moment.ended or moment.text
+    below, bar = moment.times, ""
+    if fraction is not None:
+        mood = "" if not moment.ended else "good" if fraction >= 1 else "bad"
+        below = f"{100 * min(max(0.0, fraction), 1.0):.0f} %, {below}"
+        bar = meter(fraction, mood)
+    notes = "".join(f'<div style="opacity:.7">{escape(note, 200)}</div>' for note in moment.notes)
     return bundle(
-        f"{short_line(what, 200)} {below}",
-        f"{_picture(moment.preview)}{meter(moment.fraction, mood)}"
-        f'<div>{escape(what, 200)}</div><div style="opacity:.7">{below}</div>',
+        "; ".join([f"{short_line(what, 200)} {below}", *moment.notes]),
+        f"{_picture(moment.preview)}{bar}"
+        f'<div>{escape(what, 200)}</div><div style="opacity:.7">{below}</div>{notes}',
     )
 
 

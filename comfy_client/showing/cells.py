@@ -53,6 +53,11 @@ def was_shown(value: object) -> bool:
     return any(reference() is value for reference in _now().values)
 
 
+def has_space() -> bool:
+    """Return whether the running cell may show one more gallery."""
+    return len(_now().values) < MOST
+
+
 def render_outcome(value: object, markup: Callable[[], str]) -> dict[str, str]:
     """Return the forms of a value that replaces a bar; only its repr if the cell is full."""
     now = _now()

@@ -47,7 +47,7 @@ def cell() -> tuple[object, object]:
     return getattr(running, "execution_count", 0), request
 
 
-def surface(progress: bool | None) -> Surface:
+def surface(progress: bool | None, *, unasked_lines: bool = True) -> Surface:
     """Return where to show the progress of a run.
 
     Args:
@@ -55,6 +55,7 @@ def surface(progress: bool | None) -> Surface:
             0, and only in the main thread, as a library that calls us in another thread does not
             own the screen.  Lines go to the log if it accepts them and the variable is not 1,
             else to stderr.
+        unasked_lines: Whether lines are shown to those who did not ask for them.
     """
     if progress is None:
         if threading.current_thread() is not threading.main_thread():
@@ -68,7 +69,14 @@ def surface(progress: bool | None) -> Surface:
         return "notebook"
     if _is_terminal() and find_spec("tqdm") is not None:
         return "terminal"
+    if progress is None and not unasked_lines:
+        return "none"
     return "log" if progress is None and log.isEnabledFor(logging.INFO) else "lines"
+
+
+def is_watched() -> bool:
+    """Return whether a notebook shows the jobs that this thread submits, as far as is known."""
+    return is_notebook() and surface(None) == "notebook"
 
 
 def _is_terminal() -> bool:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-import sys
 import threading
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +17,7 @@ from comfy_client.testing import ComfyServer
 from tests.helpers.clients import until
 from tests.helpers.graphs import txt2img
 from tests.helpers.interrupts import in_time
+from tests.helpers.notebooks import Notebook
 from tests.helpers.sweeps import GRID, WORKFLOW, Record, add_recorded_nodes
 
 pytestmark = pytest.mark.timing(show=0.0)
@@ -36,40 +34,6 @@ def record(comfy: ComfyServer) -> Record:
     return add_recorded_nodes(comfy)
 
 
-#: No two tests run in the same cell.
-NUMBERS = itertools.count(1)
-
-
-class Notebook:
-    """A kernel in which one cell runs; what it displays, in order, by display."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.shown: list[dict[str, str]] = []
-        self.displays = 0
-        shell = SimpleNamespace(kernel=object(), execution_count=next(NUMBERS))
-        modules = {
-            "IPython": SimpleNamespace(get_ipython=lambda: shell, display=self),
-            "IPython.display": self,
-        }
-        for name, module in modules.items():
-            monkeypatch.setitem(sys.modules, name, module)
-
-    def DisplayHandle(self) -> Any:
-        return SimpleNamespace(display=self._display, update=self._update)
-
-    def _display(self, data: dict[str, str], *, raw: bool) -> None:
-        self.displays += 1
-        self._update(data, raw=raw)
-
-    def _update(self, data: dict[str, str], *, raw: bool) -> None:
-        assert raw
-        self.shown.append(data)
-
-    @property
-    def last(self) -> str:
-        return self.shown[-1]["text/html"]
-
-
 @pytest.fixture
 def notebook(monkeypatch: pytest.MonkeyPatch) -> Notebook:
     return Notebook(monkeypatch)
@@ -83,7 +47,7 @@ def test_a_pipe_gets_lines_on_stderr(
     api.sweep(WORKFLOW, GRID)
     out, err = capfd.readouterr()
     assert not out
-    assert err.splitlines()[-1].startswith("4/4: done, 0:0")
+    assert err.splitlines()[-1].startswith("4 of 4: done, 0:0")
     assert any(line.startswith("done, 0:0") for line in err.splitlines())
 
 
@@ -218,7 +182,7 @@ def test_a_sweep_counts_its_rows_and_failures_and_ends_as_a_sheet(
     record.failing.add(1)
     rows = api.sweep(WORKFLOW, GRID)
     assert notebook.displays == 1
-    assert "0/4" in notebook.shown[0]["text/html"]
+    assert "0 of 4" in notebook.shown[0]["text/html"]
     assert "4 rows, 2 failed" in notebook.last
     assert notebook.last.count(">seed 1<") == 1
     assert notebook.last.count(">name a<") == 1
@@ -236,7 +200,7 @@ def test_a_stopped_sweep_says_how_far_it_came(
 
     with pytest.raises(KeyboardInterrupt):
         api.sweep(WORKFLOW, GRID, on_row=stop)
-    assert "1/4: stopped" in notebook.last
+    assert "1 of 4: stopped" in notebook.last
 
 
 @pytest.mark.parametrize("in_flight", [1, 2])
@@ -248,7 +212,7 @@ def test_a_sweep_says_that_its_server_is_away(
     record.gate = threading.Semaphore(1)
 
     def start_again() -> None:
-        until(lambda: "1/4, server away for" in notebook.last)
+        until(lambda: "1 of 4, server away for" in notebook.last)
         record.gate = None
         comfy.start()
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import os
 import sys
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -222,3 +224,93 @@ def test_a_notebook_is_handed_no_markup_of_a_server(title: str, data: bytes) -> 
         NotebookBar().show(moment)
     assert "<script" not in notebook.html
     assert "<img" not in notebook.html
+
+
+# -- what else there is ---------------------------------------------------------------------
+
+
+def test_a_narrow_terminal_has_room_for_the_bar_and_its_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In 40 columns, with a title that is longer."""
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    bar = TerminalBar()
+    bar.show(Moment(0.5, "A rather long title of a node", elapsed=61, left=58.2))
+    assert terminal.getvalue().endswith("| 1:01, 0:59 left")
+    assert "A rathe...   50%|" in terminal.getvalue()
+
+
+def test_a_terminal_shows_no_meter_of_what_has_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only how many are done, and for how long it has gone on."""
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    bar = TerminalBar()
+    bar.show(Moment(None, "12 done", elapsed=61))
+    assert terminal.getvalue() == "\r12 done  1:01"
+
+
+def test_a_terminal_shows_notes_below_the_bar_until_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A line for each, a few at most."""
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    bar = TerminalBar()
+    bar.show(attrs.evolve(HALF, notes=("a ready, 2 jobs", "b down")))
+    assert "\n\ra ready, 2 jobs\x1b[A" in terminal.getvalue()
+    assert "\n\n\rb down\x1b[A\x1b[A" in terminal.getvalue()
+    bar.clear()
+    bar.show(attrs.evolve(HALF, notes=tuple("abcdef")))
+    assert "and 3 more" in terminal.getvalue()
+    terminal.truncate(0)
+    bar.end(Moment(1.0, elapsed=120, ended="done"), None)
+    assert "ready" not in terminal.getvalue()
+    assert terminal.getvalue().endswith("| 2:00\n")
+
+
+def test_a_notebook_shows_notes_below_the_bar(notebook: Notebook) -> None:
+    """Escaped."""
+    NotebookBar().show(attrs.evolve(HALF, notes=("a <ready>",)))
+    assert '<div style="opacity:.7">a &lt;ready&gt;</div>' in notebook.html
+
+
+def test_a_notebook_shows_no_meter_of_what_has_no_end(notebook: Notebook) -> None:
+    """Nor a percentage."""
+    NotebookBar().show(Moment(None, "12 done"))
+    assert "12 done" in notebook.html
+    assert "%" not in notebook.html
+
+
+def test_one_bar_is_drawn_at_a_time(notebook: Notebook) -> None:
+    """A bar within another shows its outcome; after the end of the outer one there are others."""
+    outer, inner = (make_bar("notebook", "x", 0.0) for _ in range(2))
+    outer.show(HALF)
+    assert Ticker(inner, lambda: HALF, 0.0).tick() == math.inf
+    inner.show(HALF)
+    assert len(notebook.shown) == 1
+    inner.end(Moment(1.0), bundle("a result", "<b>pictures</b>"))
+    assert len(notebook.shown) == 2
+    outer.end(Moment(1.0), None)
+    make_bar("notebook", "x", 0.0).show(HALF)
+    assert len(notebook.shown) == 3
+
+
+def test_a_bar_that_was_forgotten_holds_back_no_other(notebook: Notebook) -> None:
+    """As that of a generator that nobody has any more."""
+    make_bar("notebook", "x", 0.0).show(HALF)
+    make_bar("notebook", "x", 0.0).show(HALF)
+    assert len(notebook.shown) == 2
+
+
+def test_a_bar_is_drawn_again_after_it_was_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what it showed, if it is too early for more; not before it was shown at all."""
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    bar = make_bar("terminal", "x", 0.0)
+    ticker = Ticker(bar, lambda: HALF, 60.0)
+    ticker.redraw()
+    assert not terminal.getvalue()
+    ticker = Ticker(bar, lambda: HALF, 0.0)
+    ticker.tick()
+    bar.clear()
+    terminal.truncate(0)
+    ticker.redraw()
+    assert terminal.getvalue().endswith("| 1:01, about 0:59 left")

@@ -72,6 +72,18 @@ def test_a_terminal_has_a_bar_where_tqdm_is_installed(monkeypatch: pytest.Monkey
     assert surface(None) == surface(True) == "lines"
 
 
+def test_a_wait_other_than_a_run_writes_lines_only_if_it_is_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pipes and logs stay as they are; the environment may ask for them."""
+    assert surface(None, unasked_lines=False) == "none"
+    assert surface(True, unasked_lines=False) == "lines"
+    logging.getLogger("comfy_client").setLevel(logging.INFO)
+    assert surface(None, unasked_lines=False) == "none"
+    monkeypatch.setenv("COMFY_PROGRESS", "1")
+    assert surface(None, unasked_lines=False) == "lines"
+
+
 @pytest.mark.usefixtures("notebook")
 def test_a_notebook_has_a_display() -> None:
     """Whatever stderr is."""

@@ -1,0 +1,360 @@
+"""Waits on the screen: a bar for one job or for many, and a job that a cell goes on drawing."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal, Protocol
+
+import attrs
+
+from .. import runtime
+from ..errors import JobFailed, JobTimeout
+from ..events import PreviewEvent
+from ..showing.screen import Surface, surface
+from .handle import JobHandle, Limits
+from .result import Result
+
+if TYPE_CHECKING:
+    from ..showing.bars import Bar, Moment, Preview
+    from ..showing.html import Bundle
+
+log: logging.Logger = logging.getLogger("comfy_client")
+
+#: Seconds that showing the result of a run may take, within its timeout.
+_SHOWING: Final = 10.0
+#: A wait of at most so many seconds is a look in a loop, which shows nothing unless told.
+_LOOK: Final = 10.0
+
+#: Called again and again during a wait; returns the seconds until its next call.
+Tick = Callable[[], float]
+
+
+def surface_of(progress: bool | None, timeout: float | None) -> Surface:
+    """Return where to show a wait other than a run: nowhere but on a screen, unless told."""
+    if progress is None and timeout is not None and timeout <= _LOOK:
+        return "none"
+    return surface(progress, unasked_lines=False)
+
+
+# -- one job -----------------------------------------------------------------------------
+
+
+def watched(
+    handle: JobHandle,
+    limits: Limits,
+    surface: Surface,
+    wait: Callable[[Tick | None], Result],
+    *,
+    on_interrupt: Literal["leave", "cancel"],
+    is_busy: bool = False,
+) -> Result:
+    """Call ``wait``, and show the progress of the job on the screen meanwhile.
+
+    ``is_busy``: ``wait`` must be called at once, as it calls back.
+    """
+    if surface == "none":
+        return wait(None)
+    begun, show = runtime.monotonic(), handle.timing.show
+    delay = show
+    if surface != "notebook" and not is_busy and show > 0:
+        if handle.ends_within(limits, show):
+            return wait(None)
+        delay = 0.0
+    from ..showing.bars import Ticker, make_bar  # what is over in a moment does without
+
+    prompt_id = handle.state.prompt_id
+    facts = {"prompt_id": prompt_id, "prompt_event": "progress"}
+    bar = make_bar(surface, f"prompt {prompt_id}", show, **facts)
+    watch = _Watch(bar, handle, surface, begun)
+    try:
+        result = wait(Ticker(bar, watch.moment, delay).tick)
+    except BaseException as exc:
+        watch.fail(exc, on_interrupt)
+        raise
+    try:
+        watch.succeed(result, limits.left(_SHOWING))
+    except KeyboardInterrupt as exc:
+        exc.add_note(f"the prompt had ended: api.job({prompt_id!r}).result() has its result")
+        raise
+    except Exception as exc:  # noqa: BLE001  # showing it must not lose the result
+        log.debug("the result cannot be shown: %r", exc)
+    return result
+
+
+class _Watch:
+    """The bar of a job."""
+
+    def __init__(self, bar: Bar, handle: JobHandle, surface: Surface, begun: float) -> None:
+        self._is_notebook = surface == "notebook"
+        self._is_log = surface == "log"
+        self._bar = bar
+        self._handle = handle
+        self._begun = begun
+        self._previews = _Previews(handle if self._is_notebook else None)
+
+    def succeed(self, result: Result, seconds: float) -> None:
+        """Show what came out, where that is possible in so many seconds."""
+        from ..showing.cells import render_outcome
+
+        outcome = (
+            render_outcome(result, lambda: result.gallery(seconds)) if self._is_notebook else None
+        )
+        self._end("done", outcome)
+
+    def fail(self, error: BaseException, on_interrupt: str) -> None:
+        """Leave what was there, and say how it ended; the error, which follows, says why."""
+        if isinstance(error, KeyboardInterrupt):
+            # The log says how to come back to it.
+            self._end("stopped" + self._runs_on() * (on_interrupt == "leave"))
+        elif isinstance(error, JobTimeout):
+            self._end("not ended in time" + self._runs_on())
+        else:
+            self._end(_how_it_failed(self._handle.status, error))
+
+    def _runs_on(self) -> str:
+        is_left = not self._handle.is_done and self._handle.status != "waiting"
+        return "; it keeps running" if is_left else ""
+
+    def _end(self, text: str, outcome: Bundle | None = None) -> None:
+        # The end of each prompt is in the log.
+        if not (self._is_log and self._handle.is_done):
+            self._bar.end(self.moment(text), outcome)
+
+    def moment(self, ended: str = "") -> Moment:
+        """Return how far the job is, or how it ended."""
+        return _moment(self._handle, self._begun, self._previews.latest(), ended)
+
+
+def _how_it_failed(status: str, error: BaseException | None) -> str:
+    """Return how a job ended in a few words: ``failed in KSampler``."""
+    where = (error.title or error.class_type) if isinstance(error, JobFailed) else None
+    return f"{status} in {where}" if where else status
+
+
+def _moment(handle: JobHandle, begun: float, preview: Preview | None, ended: str = "") -> Moment:
+    from ..showing.bars import Moment
+
+    progress = handle.progress
+    waited = runtime.monotonic() - begun
+    return Moment(
+        progress.fraction,
+        "" if ended else _doing(handle),
+        elapsed=waited if progress.elapsed is None else progress.elapsed,
+        left=progress.left,
+        preview=preview,
+        ended=ended,
+        notes=() if ended else handle.notes(),
+    )
+
+
+def _doing(handle: JobHandle) -> str:
+    """Return what a job does, ``KSampler 12/20``, or for what it waits."""
+    progress, status = handle.progress, handle.status
+    if progress.title is None:
+        ahead = handle.queue_position
+        return f"waiting, {ahead} ahead" if ahead and status in ("pending", "waiting") else status
+    if progress.step is None or not progress.steps:
+        return progress.title
+    return f"{progress.title} {progress.step:g}/{progress.steps:g}"
+
+
+class _Previews:
+    """The latest preview of a job, until then that of an earlier one."""
+
+    def __init__(self, handle: JobHandle | None, earlier: _Previews | None = None) -> None:
+        self._ask: Callable[[], PreviewEvent | None] = lambda: None
+        if handle is not None:
+            self._ask = handle.latest_previews()
+        self._preview: Preview | None = None if earlier is None else earlier.latest()
+
+    def latest(self) -> Preview | None:
+        """Return the latest preview, if there has been any."""
+        from ..showing.bars import Preview
+
+        event = self._ask()
+        if event is not None:
+            self._preview = Preview(event.view)
+        return self._preview
+
+
+# -- a job below a cell ------------------------------------------------------------------
+
+
+def go_on_drawing(handle: JobHandle) -> None:
+    """Display a job below the cell, and have a thread update that until the job ends.
+
+    The thread does not keep the job alive.
+    """
+    from ..showing.bars import GuardedBar, NotebookBar
+
+    begun, previews, bar = runtime.monotonic(), _Previews(handle), GuardedBar(NotebookBar())
+    bar.show(_moment(handle, begun, None))
+    job = weakref.proxy(handle)
+    ended = runtime.Event()
+    handle.when_ended(ended.set)
+    # Without the context of the cell, as updates in the name of an earlier cell may be dropped.
+    thread = runtime.Thread(
+        target=_draw,
+        args=(bar, lambda: _moment(job, begun, previews.latest()), ended, partial(_end, job)),
+        name="comfy-display",
+        daemon=True,
+    )
+    thread.start()
+
+
+def _draw(
+    bar: Bar,
+    moment: Callable[[], Moment],
+    ended: runtime.Event,
+    end: Callable[[], tuple[str, Bundle | None]],
+) -> None:
+    """Draw a job until it ends, or until nobody has it any more."""
+    from ..showing.bars import Moment, Ticker
+
+    try:
+        ticker = Ticker(bar, moment, bar.period)
+        while not ended.wait(ticker.tick()):
+            pass
+        how, outcome = end()
+        bar.end(attrs.evolve(moment(), ended=how, notes=()), outcome)
+    except ReferenceError:
+        bar.end(Moment(None, ended="not followed any more, as nobody has the job"), None)
+    except Exception as exc:  # noqa: BLE001  # nobody waits for this thread
+        log.debug("nothing more is shown: %r", exc)
+
+
+def _end(handle: JobHandle) -> tuple[str, Bundle | None]:
+    """Return how a job ended, and the forms of its result, if it has one."""
+    from ..showing.html import bundle
+
+    value = handle.ending.value
+    if isinstance(value, Result):
+        return "done", bundle(repr(value), value.gallery())
+    return f"{handle.status}: {value}", None
+
+
+# -- many jobs ---------------------------------------------------------------------------
+
+
+class AnyJob(Protocol):
+    """The part of a job that a bar of many needs."""
+
+    handle: JobHandle
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Count:
+    """The jobs of one call, as a bar counts them.
+
+    Attributes:
+        total: How many there will be; ``None``: nobody knows.
+        ended: Returns how many have ended, and how many of those failed.
+        running: Returns those that have not ended.
+        trouble: Returns why all are held up, in a few words; empty if they are not.
+        notes: Returns lines for below the bar.
+    """
+
+    total: int | None
+    ended: Callable[[], tuple[int, int]]
+    running: Callable[[], Iterable[AnyJob]]
+    trouble: Callable[[], str] = lambda: ""
+    notes: Callable[[], tuple[str, ...]] = lambda: ()
+
+
+@attrs.frozen
+class Screen:
+    """The screen of a call with many jobs.
+
+    Attributes:
+        tick: Called again and again during waits; ``None``: nothing is shown.
+        make_room: Called when somebody else is about to write on the screen.
+        redraw: Called when that is over.
+        end: Called at the end, with what replaces the bar in a notebook.
+    """
+
+    tick: Tick | None = None
+    make_room: Callable[[], None] = lambda: None
+    redraw: Callable[[], None] = lambda: None
+    end: Callable[[Callable[[], Bundle] | None], None] = lambda _: None
+
+    def within(self, seconds: float) -> float:
+        """Return how long to wait at most, of so many seconds."""
+        return seconds if self.tick is None else min(seconds, self.tick())
+
+
+@contextmanager
+def shown_count(surface: Surface, name: str, delay: float, count: Count) -> Iterator[Screen]:
+    """Context manager: show a bar with the number of jobs, and at the end how the call ended.
+
+    A call that is over within ``delay`` seconds is not shown.
+    """
+    if surface == "none":
+        yield Screen()
+        return
+    from ..showing.bars import Ticker, make_bar  # a program without a screen does without
+
+    bar = make_bar(surface, name, delay)
+    watch = _CountWatch(bar, count, is_notebook=surface == "notebook")
+    ticker = Ticker(bar, watch.moment, delay)
+    try:
+        redraw = ticker.redraw if surface == "terminal" else lambda: None
+        yield Screen(ticker.tick, bar.clear, redraw, watch.succeed)
+    except BaseException as exc:
+        is_left = isinstance(exc, KeyboardInterrupt | GeneratorExit)
+        bar.end(watch.moment("stopped" if is_left else type(exc).__name__), None)
+        raise
+
+
+class _CountWatch:
+    """The bar of many jobs."""
+
+    def __init__(self, bar: Bar, count: Count, *, is_notebook: bool) -> None:
+        self._bar = bar
+        self._count = count
+        self._is_notebook = is_notebook
+        self._begun = runtime.monotonic()
+        self._before, _ = count.ended()  # in an earlier call
+        self._watched: AnyJob | None = None
+        self._previews = _Previews(None)
+
+    def succeed(self, outcome: Callable[[], Bundle] | None) -> None:
+        """Show that all jobs have ended, and what came out, where that is possible."""
+        made = outcome() if outcome is not None and self._is_notebook else None
+        self._bar.end(self.moment("done"), made)
+
+    def moment(self, ended: str = "") -> Moment:
+        """Return the state of the bar, ``12 of 500, 3 failed``; running jobs count in part."""
+        from ..showing.bars import Moment
+
+        count, jobs = self._count, list(self._count.running())
+        total, (number, failed) = count.total, count.ended()
+        if self._is_notebook:
+            self._look(jobs)
+        done = number + sum(job.handle.progress.fraction for job in jobs)
+        elapsed = runtime.monotonic() - self._begun
+        left = None
+        # The first prompt may have loaded a model, and says too little about the others.
+        if total is not None and number > self._before:
+            left = elapsed / (done - self._before) * max(0.0, total - done)
+        counted = f"{number} done" if total is None else f"{number} of {total}"
+        counted += f", {failed} failed" if failed else ""
+        trouble = "" if ended else count.trouble()
+        return Moment(
+            None if total is None else min(1.0, done / max(1, total)),
+            f"{counted}, {trouble}" if trouble else counted,
+            elapsed=elapsed,
+            left=left,
+            preview=self._previews.latest(),
+            ended=f"{counted}: {ended}" if ended else "",
+            notes=() if ended else count.notes(),
+        )
+
+    def _look(self, jobs: list[AnyJob]) -> None:
+        """Watch the previews of the job that runs."""
+        running = next((job for job in jobs if job.handle.status == "running"), None)
+        if running is not None and running is not self._watched:
+            self._watched, self._previews = running, _Previews(running.handle, self._previews)
