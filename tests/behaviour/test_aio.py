@@ -64,7 +64,7 @@ def test_the_events_are_those_of_the_job_and_cost_no_thread(
         readers = [asyncio.create_task(collected(job)) for job in jobs]
         results = [asyncio.create_task(aio.result(job)) for job in jobs]
         await soon(lambda: comfy.running)
-        assert threading.active_count() == before
+        assert threading.active_count() <= before
         gate.set()
         for names in await asyncio.gather(*readers):
             assert (names[0], names[-1]) == ("execution_start", "execution_success")
@@ -72,7 +72,7 @@ def test_the_events_are_those_of_the_job_and_cost_no_thread(
         for job, result in zip(jobs, await asyncio.gather(*results), strict=True):
             assert result is job.result(0)
             assert await collected(job) == ["execution_success"]
-        assert threading.active_count() == before
+        assert threading.active_count() <= before
 
     asyncio.run(main())
 

@@ -243,7 +243,7 @@ def test_a_queue_that_does_not_move_is_a_warning_and_the_run_is_cancelled(
     with server.faults.hang_worker(), Impatient(server.url) as api:
         api.submit(TRIVIAL)
         server.until(lambda: api.get_queue().running)
-        report = api.doctor(run=True, timeout=6)  # in which a busy machine answers
+        report = api.doctor(run=True, timeout=12)  # in which a busy machine answers
         assert report["queue"].state == report["run"].state == "warning"
         assert "1 prompt of" in report["queue"].found
         assert not api.get_queue().pending
@@ -301,7 +301,7 @@ def test_how_the_client_has_fared_is_told(server: ComfyServer) -> None:
         api.submit(TRIVIAL)
         server.faults.drop()
         until_connected(server, api, 2)
-        told = api.doctor(timeout=6)["client"].found
+        told = api.doctor(timeout=20)["client"].found
         for words in ("its socket: connected", "connected 2 times", "1 jobs outstanding"):
             assert words in told
         assert "last message" in told

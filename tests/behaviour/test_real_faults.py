@@ -29,6 +29,7 @@ from comfy_client.errors import (
 from comfy_client.events import Event
 from tests.comfyui import ComfyUI
 from tests.helpers.clients import Heard, Impatient, Requests, until
+from tests.helpers.graphs import fresh_color
 from tests.helpers.proxy import Proxy
 
 pytestmark = pytest.mark.real
@@ -49,7 +50,7 @@ def sleeper(seconds: float = 3600.0, ticks: int = 36_000) -> dict[str, Any]:
 
 def picture(side: int = 32) -> dict[str, Any]:
     """A workflow that no server has in its cache."""
-    color = random.randrange(1 << 24)
+    color = fresh_color()
     size = {"width": side, "height": side, "batch_size": 1, "color": color}
     save = {"filename_prefix": "real", "images": ["1", 0]}
     return {

@@ -22,6 +22,7 @@ from comfy_client.events import (
 )
 from tests.contract.conftest import a_while, forgot
 from tests.helpers.clients import Impatient, until
+from tests.helpers.graphs import fresh_color
 from tests.helpers.proxy import Proxy
 from tests.versions import has
 
@@ -98,7 +99,7 @@ def heard(api):
 
 def picture(**inputs):
     """A picture of a colour of its own, which no server has in its cache."""
-    color = random.randrange(1 << 24)
+    color = fresh_color()
     return {
         "1": {
             "class_type": "EmptyImage",
@@ -451,7 +452,7 @@ def test_an_event_of_a_custom_node_is_of_the_prompt_that_it_names(api):
 def test_flags_that_are_no_object_end_what_has_previews(comfyui, flags):
     """They are taken without a word, and the prompt falls over them later."""
     url = f"{comfyui.url.replace('http', 'ws', 1)}/ws?clientId=flags"
-    canvas = {"width": 8, "height": 8, "batch_size": 1, "color": random.randrange(1 << 24)}
+    canvas = {"width": 8, "height": 8, "batch_size": 1, "color": fresh_color()}
     graph = {
         "1": {"class_type": "EmptyImage", "inputs": canvas},
         "2": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}},

@@ -13,7 +13,7 @@ import pytest
 from comfy_client import ComfyApi, Output, Workflow
 from comfy_client.errors import TransportError
 from tests.contract.conftest import Server
-from tests.helpers.graphs import node, picture
+from tests.helpers.graphs import fresh_color, node, picture
 from tests.helpers.media import SAVED, tone
 from tests.helpers.proxy import Proxy
 from tests.versions import has
@@ -66,7 +66,7 @@ def test_a_file_of_each_kind_is_filed_right(api: ComfyApi, tmp_path: Path, name:
 def test_previews_and_texts_are_filed_beside_what_is_kept(api: ComfyApi, comfyui: Server) -> None:
     """Temporary ones last, and marked; what else a node says is in ``raw``."""
     graph = {
-        "1": node("EmptyImage", width=16, height=16, batch_size=1, color=random.randrange(1 << 24)),
+        "1": node("EmptyImage", width=16, height=16, batch_size=1, color=fresh_color()),
         "2": node("PreviewImage", images=["1", 0]),
         "3": node("SaveImage", images=["1", 0], filename_prefix=fresh_prefix()),
         "4": node("PrimitiveInt", value=random.randrange(1 << 24)),
@@ -95,7 +95,7 @@ def test_a_batch_of_eight_is_fetched_over_several_connections(
     comfyui: Server, tmp_path: Path
 ) -> None:
     """In the order of the server, byte for byte, with all metadata."""
-    graph = picture(random.randrange(1 << 24), prefix=fresh_prefix())
+    graph = picture(fresh_color(), prefix=fresh_prefix())
     graph["1"]["inputs"]["batch_size"] = 8
     with Proxy(comfyui.port, delay=0.02) as proxy, ComfyApi(proxy.url, transport="poll") as api:
         result = api.run(graph, timeout=LIMIT)
@@ -155,7 +155,7 @@ def test_a_file_that_was_replaced_while_it_came_is_not_mixed(comfyui: Server) ->
 def test_an_output_is_read_in_every_way(comfyui: Server, tmp_path: Path) -> None:
     """The same bytes by each."""
     with ComfyApi(comfyui.url) as api:
-        result = api.run(picture(random.randrange(1 << 24), prefix=fresh_prefix()), timeout=LIMIT)
+        result = api.run(picture(fresh_color(), prefix=fresh_prefix()), timeout=LIMIT)
         image: Output = result.image
         content = image.bytes()
         with image.stream() as download, image.open() as file:

@@ -18,6 +18,7 @@ from comfy_client.errors import (
     PromptRejected,
 )
 from tests.helpers.clients import Impatient, flush, until
+from tests.helpers.graphs import fresh_color
 from tests.helpers.proxy import Proxy
 from tests.versions import has
 
@@ -32,7 +33,7 @@ def a_seed() -> int:
 
 def picture(prefix="runs/a", **inputs):
     """A workflow of two nodes that no server has in its cache."""
-    color = random.randrange(1 << 24)
+    color = fresh_color()
     return {
         "1": {
             "class_type": "EmptyImage",

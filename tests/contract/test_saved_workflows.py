@@ -16,7 +16,7 @@ from comfy_client.errors import WorkflowError
 from tests.conftest import load_workflow
 from tests.contract.conftest import Server
 from tests.helpers.clients import until
-from tests.helpers.graphs import picture
+from tests.helpers.graphs import fresh_color, picture
 from tests.helpers.media import SAVED, UI, tone
 
 LIMIT = 180.0
@@ -38,7 +38,7 @@ def test_every_version_saves_the_workflow_in_a_picture(
     any_api: ComfyApi, ui: dict[str, Any] | None
 ) -> None:
     """With the graph of the page beside it or without."""
-    graph = picture(random.randrange(1 << 24), prefix="saved/a")
+    graph = picture(fresh_color(), prefix="saved/a")
     result = any_api.run(graph, workflow_ui=ui, timeout=LIMIT)
     (image,) = result.images
     assert image.workflow().to_dict() == graph

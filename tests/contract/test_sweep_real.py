@@ -20,6 +20,7 @@ from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
 from tests.contract.conftest import Server, may_forget
 from tests.helpers.clients import until
+from tests.helpers.graphs import fresh_color
 from tests.helpers.sweeps import Victim, change, points
 
 pytestmark = pytest.mark.real
@@ -62,7 +63,7 @@ def asleep(api: ComfyApi) -> Counter[str]:
 
 def colors() -> list[int]:
     """That no server has in its cache."""
-    return random.sample(range(1 << 24), 3)
+    return [fresh_color() for _ in range(3)]
 
 
 def executed(results: list[Result]) -> int:

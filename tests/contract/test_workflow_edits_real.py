@@ -14,7 +14,7 @@ from PIL import Image
 
 from comfy_client import ComfyApi, Template, Workflow
 from tests.comfyui import ComfyUI
-from tests.helpers.graphs import node
+from tests.helpers.graphs import fresh_color, node
 
 pytestmark = pytest.mark.real
 LIMIT = 120.0
@@ -111,7 +111,7 @@ def test_a_random_seed_is_told_and_gives_the_same_picture_again(api, workflow) -
 
 def test_nodes_are_bypassed_and_muted_as_on_the_page(api) -> None:
     """By position and by type; what is muted does not run, and the rest does."""
-    color = random.randrange(1 << 24)
+    color = fresh_color()
     red, blue = color, color ^ 0xFFFFFF
     sized = {"width": 8, "height": 8, "batch_size": 1}
     blended = {"blend_factor": 0.5, "blend_mode": "normal"}

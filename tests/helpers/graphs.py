@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import io
+import itertools
+import random
 from typing import Any
 
 from PIL import Image
+
+_COLORS = itertools.count(random.randrange(1 << 24))
+
+
+def fresh_color() -> int:
+    """A colour that no picture of these tests has, so that no server has it in its cache."""
+    return next(_COLORS) % (1 << 24)
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:

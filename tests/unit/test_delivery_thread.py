@@ -54,14 +54,20 @@ def test_what_an_unread_iterator_drops_is_counted(station: Station) -> None:
 
 
 def test_the_cost_of_an_event_grows_with_the_number_of_callbacks_only(station: Station) -> None:
-    """Not with its square: some thousand take a millisecond of this thread's time, not 120."""
+    """Not with its square: some thousand take a millisecond of this thread's time, not 120.
+
+    The quickest of several tries counts.
+    """
     calls: list[Event] = []
     for _ in range(5_000):
         station.on("mine", calls.append)
-    start = time.thread_time()
-    station.receivers.deliver(mine(0))
-    assert time.thread_time() - start < 0.05
-    assert len(calls) == 5_000
+    took = []
+    for _ in range(5):
+        start = time.thread_time()
+        station.receivers.deliver(mine(0))
+        took.append(time.thread_time() - start)
+    assert min(took) < 0.05
+    assert len(calls) == 5 * 5_000
 
 
 def test_a_slow_receiver_never_delays_the_publisher(station: Station) -> None:
