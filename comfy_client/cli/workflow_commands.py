@@ -94,19 +94,29 @@ def convert(
     _write(text, output, f"{len(found)} nodes")
 
 
-@click.command(epilog=examples("comfy-client example > txt2img.json"))
+@click.command(
+    epilog=examples(
+        "comfy-client example > txt2img.json",
+        "comfy-client example --notebook -o quickstart.ipynb",
+    )
+)
 @_output
+@click.option("--notebook", is_flag=True, help="Write a notebook for Jupyter that shows the usual.")
 @with_json
-def example(given: ServerOptions, output: Path | None) -> None:
-    """Write a text-to-image workflow to begin with.
+def example(given: ServerOptions, output: Path | None, notebook: bool) -> None:
+    """Write a text-to-image workflow to begin with, or a notebook.
 
-    It runs on the server of comfy-client serve as it is; elsewhere set a checkpoint first:
-    --set CheckpointLoaderSimple.ckpt_name=...
+    The workflow runs on the server of comfy-client serve as it is; elsewhere set a checkpoint
+    first: --set CheckpointLoaderSimple.ckpt_name=...
     """
     from importlib.resources import files
 
-    text = (files("comfy_client") / "demo.json").read_text("utf-8")
-    _write(json.dumps(json.loads(text)) if given.json else text, output, "example")
+    if notebook and given.json:
+        raise click.UsageError("--notebook or --json, not both")
+    name = "quickstart.ipynb" if notebook else "demo.json"
+    text = (files("comfy_client") / name).read_text("utf-8")
+    what = "notebook" if notebook else "example"
+    _write(json.dumps(json.loads(text)) if given.json else text, output, what)
 
 
 @click.command(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -17,10 +17,11 @@ from .definition_source import Definitions, as_mapping
 from .graph import as_link, brief, class_of, copied, inputs_of, listing, shorten, title_of
 from .input_specs import Autogrow, InputSpec, walk
 
+if TYPE_CHECKING:
+    from ..showing.tables import Table
+
 _KINDS: Mapping[type, str] = {bool: "BOOLEAN", int: "INT", float: "FLOAT", str: "STRING"}
-#: The most rows of a table, and characters of a cell.
-_MOST_SHOWN = 500
-_WIDEST = 60
+_WIDEST = 60  # characters of a cell
 
 
 @attrs.frozen
@@ -58,34 +59,30 @@ class SettableInput(AsDict):
 
 
 class SettableInputs(tuple[SettableInput, ...]):
-    """The inputs of :meth:`Workflow.inputs`; ``print`` shows them as a table."""
+    """The inputs of :meth:`Workflow.inputs`; ``print`` and notebooks show them as a table."""
 
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return f"<{len(self)} inputs>"
+        return f"<{len(self)} input{'' if len(self) == 1 else 's'}>"
 
     def __str__(self) -> str:
-        rows = [_cells(one) for one in self[:_MOST_SHOWN]]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
-        return "\n".join([*lines, *self._more])
+        return self._table.text()
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """Return the forms in which a notebook shows the inputs."""
         from ..showing.cells import shown
-        from ..showing.tables import Table
 
-        rows = [_cells(one) for one in self[:_MOST_SHOWN]]
-        head = ("input", "type", "value", "choices or range") if rows else ()
-        return shown(self, lambda: Table(head, rows, below=self._more or [repr(self)]).html())
+        return shown(self, self._table.html)
 
     @property
-    def _more(self) -> list[str]:
-        return [f"... ({len(self)} in all)"] if len(self) > _MOST_SHOWN else []
+    def _table(self) -> Table:
+        from ..showing.tables import MOST_ROWS, Table
+
+        head = ("input", "type", "value", "choices or range") if self else ()
+        rows = [_cells(one) for one in self[:MOST_ROWS]]
+        more = [f"... ({len(self)} in all)"] if len(self) > MOST_ROWS else []
+        return Table(head, rows, below=more or ([] if rows else [repr(self)]))
 
 
 def settable_inputs(graph: Mapping[str, Any], definitions: Definitions | None) -> SettableInputs:

@@ -39,12 +39,26 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("command", [["convert", "w.json"], ["example"], ["stubs"]])
+@pytest.mark.parametrize(
+    "command", [["convert", "w.json"], ["example"], ["example", "--notebook"], ["stubs"]]
+)
 def test_a_dash_is_standard_output_where_one_file_is_written(comfy_client, command):
     """And no file of that name."""
     ended = comfy_client(*command, "-o", "-")
     assert (ended.status, ended.out) == (0, comfy_client(*command).out)
     assert not (comfy_client.home / "-").exists()
+
+
+def test_example_writes_a_notebook(comfy_client: CommandLine) -> None:
+    """The one that the tests run; it is JSON anyway."""
+    ended = comfy_client("example", "--notebook", "-o", "try.ipynb")
+    assert ended.status == 0
+    notebook = json.loads((comfy_client.home / "try.ipynb").read_text("utf-8"))
+    assert notebook["nbformat"] == 4
+    assert any("api.run(wf)" in "".join(cell["source"]) for cell in notebook["cells"])
+    refused = comfy_client("example", "--notebook", "--json")
+    assert refused.status == 2
+    assert "--notebook or --json, not both" in refused.out
 
 
 @pytest.mark.parametrize(

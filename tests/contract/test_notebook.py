@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from nbclient import NotebookClient
 from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI
 
-QUICKSTART = Path(__file__).parents[1] / "notebooks" / "quickstart.ipynb"
+QUICKSTART = files("comfy_client") / "quickstart.ipynb"
 TXT2IMG = Path(__file__).parents[1] / "workflows" / "txt2img_tiny.json"
 
 
@@ -56,11 +57,14 @@ def test_the_quickstart_runs_and_shows_what_it_promises(
     assert "from the cache" in again
     [table] = html(cells["checkpoint = api.get_checkpoints()[0]"])
     assert "Positive prompt" in table
+    assert "a lighthouse at dusk" in table
     [sheet] = html(
         cells['rows = api.sweep(wf, {"Sampler.seed": [1, 2], "Sampler.cfg": [4.0, 8.0]})']
     )
     assert sheet.count("data:image/webp;base64,") == 4
     assert "4 rows, 0 failed" in sheet
+    [looked_at] = html(cells['api.pixels(wf, "Decode")'])
+    assert "data:image/webp;base64," in looked_at
     [grid] = [
         each for each in cells['rows.save("out/{seed}_{cfg}{ext}")'].outputs if "data" in each
     ]

@@ -82,20 +82,28 @@ def test_a_secret_is_not_shown() -> None:
 
 def test_it_reads_as_a_table() -> None:
     found = Workflow(txt2img()).inputs(definitions("0.3.75"))
-    lines = str(found).splitlines()
-    assert len(lines) == len(found)
-    assert (
-        lines[0] == "KSampler.steps                    INT     3                        1 to 10000"
-    )
+    head, first, *others = str(found).splitlines()
+    assert head.split("  ")[0] == "input"
+    assert first.split() == ["KSampler.steps", "INT", "3", "1", "to", "10000"]
+    assert len(others) == len(found) - 1
     assert repr(found) == f"<{len(found)} inputs>"
     assert str(found[0]) == "KSampler.steps  INT  3  1 to 10000"
     assert isinstance(found[0], SettableInput)
-    assert str(Workflow({"1": node("A")}).inputs()) == ""
+    assert repr(Workflow({"1": node("A", x=1)}).inputs()) == "<1 input>"
+    assert str(Workflow({"1": node("A")}).inputs()) == "<0 inputs>"
+
+
+def test_a_notebook_shows_it_as_a_table() -> None:
+    graph = {"1": node("A", text="<b>bold</b>"), "2": node("B")}
+    markup = Workflow(graph).inputs()._repr_mimebundle_()["text/html"]
+    assert "A.text" in markup
+    assert "&lt;b&gt;" in markup
 
 
 def test_a_table_is_bounded() -> None:
     many = {str(at): node("A", text="x\n\x1b[31m" * 1000) for at in range(600)}
-    text = str(Workflow(many).inputs())
-    assert text.endswith("... (600 in all)")
-    assert len(text) < 100_000
-    assert "\x1b" not in text
+    found = Workflow(many).inputs()
+    assert str(found).endswith("... (600 in all)")
+    assert len(str(found)) < 100_000
+    assert len(found._repr_mimebundle_()["text/html"]) < 200_000
+    assert "\x1b" not in str(found)
