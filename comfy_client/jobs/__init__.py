@@ -7,8 +7,8 @@ Modules:
     output: Outputs: files on the server, and images that came over the socket.
     result: The outputs of a prompt.
     gallery: Results and outputs as HTML.
-    outcomes: Events and errors for each way in which a prompt ends.  Pure.
-    progress: How far a prompt is, and how long it will take.
+    outcomes: The event and the error for each way in which a prompt ends.  Pure.
+    progress: The completed fraction of a prompt, and the time that is left.
     state: The state of a prompt and of the queue: what evidence makes of it.  Pure.
     prompt: A prompt that the tracker follows: its events, its end, and who waits for it.
     queue_monitor: The server's queue, requested rarely, and the check for a deaf socket.

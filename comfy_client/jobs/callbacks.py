@@ -28,12 +28,12 @@ from .job import Job, OnInterrupt
 from .result import NodeOutput, Result, output_of
 from .waiting import watched
 
-#: Seconds between two looks at the place in the queue, which no event of a prompt tells.
+#: Seconds between two checks of the place in the queue, which no event of a prompt reports.
 _LOOK: Final = 0.25
-#: Seconds after which it is counted again, though nothing seems to have changed.
+#: Seconds after which the place is computed again, although nothing seems to have changed.
 _RECOUNT: Final = 2.0
 
-#: What calls a callback with its arguments, and decides what an exception in it does.
+#: Calls a callback with its arguments, and handles its exceptions in some way.
 Call = Callable[..., object]
 
 
@@ -83,7 +83,7 @@ class Callbacks:
 
     @property
     def are_timed(self) -> bool:
-        """Whether some callbacks are called by time, without an event of the prompt."""
+        """Whether some callbacks are called at certain times, without an event of the prompt."""
         return bool(self.on_start or self.on_queue or self.every)
 
 
@@ -97,7 +97,7 @@ class Caller:
     Args:
         job: The job.
         callbacks: The callbacks of the caller.
-        call: Calls one of them; what it raises comes through.
+        call: Calls one of them; its exceptions are passed on.
     """
 
     def __init__(self, job: Job, callbacks: Callbacks, call: Call) -> None:
@@ -107,10 +107,10 @@ class Caller:
         self._has_begun = False
         self._awaits_start = bool(callbacks.on_start or callbacks.on_queue)
         self._position: int | None = None
-        self._counted: tuple[object, float] = (None, 0.0)  # for which news, and when
-        self._shown: set[str] = set()  # nodes whose outputs were handed on
-        self._free_at: dict[str, float] = {}  # when the next of a kind may be called
-        self._held: dict[str, Event] = {}  # the newest of each kind, until then
+        self._counted: tuple[object, float] = (None, 0.0)  # the last news counted, and when
+        self._shown: set[str] = set()  # nodes whose outputs were reported
+        self._free_at: dict[str, float] = {}  # when the next event of a kind may be reported
+        self._held: dict[str, Event] = {}  # the newest event of each kind, held until then
 
     def take(self, event: Event) -> float:
         """Call the callbacks for an event; return the seconds after which :meth:`tick` is due."""
@@ -170,7 +170,7 @@ class Caller:
             self._call(self._to.on_start, self._job)
 
     def _look(self) -> None:
-        """Return whether the job has begun, as HTTP may know; if not, report its place."""
+        """Report the start if HTTP knows of it, or else the place in the queue."""
         if self._job.handle.state.running_since is not None:
             self._begin()
         elif self._to.on_queue is not None:
@@ -198,7 +198,7 @@ class Caller:
 
     def _pace(self, kind: str, event: Event) -> None:
         """Call back now, or keep the event until its kind is due or a newer event replaces it."""
-        if isinstance(event, PreviewEvent) and event.final:  # an output, in its place
+        if isinstance(event, PreviewEvent) and event.final:  # an output, which is never held
             if kind in self._held:
                 self._send(kind, self._held.pop(kind))
             self._send(kind, event)
@@ -218,7 +218,7 @@ class Caller:
             self._call(callback, event)
 
     def _release(self) -> None:
-        """Send the held events, the newest of each kind."""
+        """Report the held events, the newest of each kind."""
         for kind in list(self._held):
             self._send(kind, self._held.pop(kind))
 
@@ -237,7 +237,7 @@ def wait(
     For ``tick`` see :meth:`JobHandle.outcome`.
     """
     if not callbacks:
-        # Without its events, each of which would wake us up.
+        # Skip its events, each of which would wake this thread.
         return job.handle.outcome(limits, tick)
     caller = Caller(job, callbacks, partial(_call, job))
     if callbacks.are_timed:
@@ -284,14 +284,14 @@ def wait_and_show(
 
 
 def delivery(receivers: Receivers, callbacks: Callbacks) -> Callable[[Job], object] | None:
-    """Return a function that begins to call back for a job; None if there are no callbacks."""
+    """Return a function that starts the callbacks of a job; None if there are no callbacks."""
     return (lambda job: deliver(receivers, callbacks, job)()) if callbacks else None
 
 
 def deliver(receivers: Receivers, callbacks: Callbacks, job: Job) -> Callable[[], None]:
-    """Call back in the delivery thread, where errors are logged and other receivers still run.
+    """Start calling back in the delivery thread, where errors are logged.
 
-    Call this before the job is submitted, and the returned function when a server is about to get
+    Call this before the job is submitted.  Call the returned function when a server is about to get
     the job: from then on, its place in the queue is checked now and then.
     """
     caller = Caller(job, callbacks, call_safely)

@@ -30,10 +30,10 @@ class JobProgress(AsDict):
         title: The title of that node, or its class if it has no title.
         step: How many steps that node has done; ``None`` if it does not report steps.
         steps: How many steps that node has; ``None`` if it does not report steps.
-        elapsed: Seconds since the prompt started to run; ``None``: it has not started, or it is
-            not known when it did.
-        left: About how many seconds it still takes, by earlier runs of its nodes in this client,
-            and by the pace of its steps; ``None``: nothing tells yet.
+        elapsed: Seconds since the prompt started to run; ``None``: it has not started, or its
+            start is not known.
+        left: Roughly the seconds that are left, by earlier runs of its nodes in this client and by
+            the pace of its steps; ``None``: not known yet.
     """
 
     fraction: float
@@ -51,14 +51,14 @@ class JobSnapshot(AsDict):
 
     Attributes:
         prompt_id: The id of the prompt on the server.
-        status: Where it is, or how it ended, as far as the client knows.
+        status: The status of the prompt, as far as the client knows.
         why: One sentence on what it is waiting for, or how it ended.
-        queue_position: How many prompts are before it, at most; 0: it is running, or next.
+        queue_position: At most how many prompts are before it; 0: it is running, or next.
             ``None``: unknown, or it has ended.
-        progress: How far it is.
+        progress: Its progress.
         node_errors: Why some outputs do not run, by node id; empty: all run.
-        result: What it left; ``None``: it has not succeeded.
-        error: Why it has no result; ``None``: it has one, or has not ended.
+        result: Its result; ``None``: it has not succeeded.
+        error: Its error; ``None``: it has a result, or has not ended.
     """
 
     prompt_id: str
@@ -100,7 +100,7 @@ def queue_position(state: JobState, tracker: Tracker) -> int | None:
     is_heard = tracker.link is not None and not state.attached
     most = max(before, (tracker.monitor.remaining or 0) - 1 - behind) if is_heard else None
     at_most = min((n for n in (state.ahead, most) if n is not None), default=None)
-    # A snapshot of the queue may be from before one of ours went to its front.
+    # One of our prompts may have gone to the front after the snapshot of the queue.
     return None if at_most is None else max(before, at_most)
 
 
@@ -113,7 +113,7 @@ def _order(tracker: Tracker) -> Order:
 
 
 def why(state: JobState, status: str, poller: Poller) -> str:
-    """Describe in a sentence where an unfinished prompt is, and when news of it came last."""
+    """Describe in one sentence the state of an unfinished prompt and the age of the last news."""
     tracker = poller.tracker
     now = runtime.monotonic()
     words = [status if state.end_event is None else f"{status}, its record is awaited"]

@@ -61,7 +61,7 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 
-#: Seconds between two looks at the memory: the first pause, and the longest one.
+#: Seconds between two checks of the memory: the first pause, and the longest one.
 _PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 1.0
 #: Names of the events that bring previews.
@@ -72,13 +72,13 @@ _PREVIEWS: Final = ("b_preview", "b_preview_with_metadata")
 class Parts:
     """The parts of a client, in one process: the child of a fork gets new ones.
 
-    None of them holds the client, so that a client which its user has forgotten is collected.
+    No part keeps the client alive, so that a forgotten client is collected.
 
     Attributes:
-        receivers: Those who listen to its events.
+        receivers: The receivers of its events.
         tracker: Its prompts that have not ended.
         poller: The thread that asks the server about them.
-        definitions: The node definitions that it keeps.
+        definitions: Its cache of node definitions.
         calls: Weak references to the prompts of each ``map`` and ``sweep`` that has not ended.
         connection: Its event socket.
         closed: Whether ``close()`` was called.
@@ -126,7 +126,7 @@ class Parts:
 
 @attrs.frozen(eq=False, repr=False)
 class ServerDefinitions:
-    """A server's node definitions, as a workflow asks for them, until a deadline."""
+    """A source of a server's node definitions for a workflow, until a deadline."""
 
     routes: Routes
     definitions: NodeDefinitions
@@ -139,7 +139,7 @@ class ServerDefinitions:
         return self.definitions.get(classes, refresh=refresh, deadline=self.deadline)
 
     def get_node_replacements(self) -> Mapping[str, Any]:
-        """Return the nodes that take the place of others."""
+        """Return the replacements of removed node classes."""
         return self.routes.get_node_replacements()
 
     def open_image(self, info: str) -> BinaryIO:
@@ -232,7 +232,7 @@ def submit_workflow(
     wants_previews: bool,
     begun: Callable[[Job], object] | None,
 ) -> Job:
-    """Submit a workflow; ``begun`` gets the job before anything is sent."""
+    """Submit a workflow; ``begun`` is called with the job before anything is sent."""
     parts.check_open()
     wants_previews = wants_previews or ("IPython" in sys.modules and is_watched())
     with announced(parts.tracker, prompt_id):
@@ -296,13 +296,13 @@ def attach_job(
     *,
     must_exist: bool = False,
 ) -> Job:
-    """Return a job for a prompt that was submitted before, by anybody."""
+    """Return a job for a prompt that this or any other client has submitted."""
     parts.check_open()
     source = ServerDefinitions(routes, parts.definitions)
     known = None if workflow is None else as_workflow(workflow, source)
     graph = {} if known is None else known.to_dict()
     if wants_seeds(graph) or files_in(graph):
-        graph = {}  # the server's has those that were drawn, and the names of files
+        graph = {}  # the server's graph has the drawn seeds and the names of files
     names = {} if known is None else known.output_names
     if must_exist:
         check_existence(parts.poller, prompt_id)
@@ -311,7 +311,7 @@ def attach_job(
 
 @contextlib.contextmanager
 def announced(tracker: Tracker, prompt_id: str | None) -> Iterator[None]:
-    """Context manager: announce the id that a user gave to a prompt, while it is submitted."""
+    """Context manager: announce a user's own prompt id while the prompt is being submitted."""
     if prompt_id is None:
         yield  # nobody knows it yet
         return
@@ -325,8 +325,8 @@ def announced(tracker: Tracker, prompt_id: str | None) -> Iterator[None]:
 def check_existence(poller: Poller, prompt_id: str) -> None:
     """Raise :class:`JobNotFound` if neither this client nor the server knows a prompt by this id.
 
-    The server is asked for its queue first: what is not in it any more is in the history by then,
-    and what is not yet in it was not accepted.
+    The queue is requested first: a prompt that has just left it is then in the history, and one
+    that is not in it yet was not accepted.
     """
     segment(prompt_id)
     tracker = poller.tracker
@@ -355,7 +355,7 @@ def check_existence(poller: Poller, prompt_id: str) -> None:
 
 
 def _is_known(tracker: Tracker, prompt_id: str) -> bool:
-    """Return whether we have submitted it, or the server has told of it."""
+    """Return whether we have submitted a prompt, or the server has reported it."""
     one, ending = tracker.get(prompt_id), tracker.ended.get(prompt_id)
     if one is None:
         return ending is not None and ending.has_record
@@ -381,7 +381,7 @@ def as_completed(
 def _as_completed(
     jobs: dict[AnyJob, None], limits: Limits, progress: bool | None
 ) -> Iterator[AnyJob]:
-    """Yield jobs as concurrent.futures does; an alarm in here harms no other thread."""
+    """Yield jobs as they end, without shared locks that an alarm could leave held."""
     total, failed = len(jobs), 0
     if not jobs:
         return
@@ -509,7 +509,7 @@ def _name(device: models.Device) -> str:
 
 
 def _gib(nbytes: int) -> str:
-    return f"{min(nbytes, 1 << 80) / 2**30:.2f} GiB"  # a server may say anything
+    return f"{min(nbytes, 1 << 80) / 2**30:.2f} GiB"  # the number may be anything
 
 
 def run_again_after_oom(
@@ -524,7 +524,7 @@ def run_again_after_oom(
     ``server`` returns the server of the last attempt.
     """
     workflow = workflow.copy()
-    draw_wanted(graph_of(workflow))  # both run with the same seeds
+    draw_wanted(graph_of(workflow))  # so that both attempts have the same seeds
     try:
         return attempt(workflow)
     except JobFailed as exc:
@@ -542,7 +542,7 @@ def run_again_after_oom(
 
 
 def _free_all(routes: Routes, timing: Timing, failed: JobFailed, limits: Limits) -> None:
-    """Have the server free its memory; raise the failure if that does not work."""
+    """Free the server's memory; raise the job's failure if that does not work."""
     log.warning(
         "prompt %s ran out of memory (%s); the server frees its memory, and it runs once more",
         failed.prompt_id,

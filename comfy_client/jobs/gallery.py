@@ -28,18 +28,18 @@ from ..showing.thumbnails import SIZE, SIZE_ALONE, is_plain, thumbnail
 from ..transport.deadline import in_parallel
 from ..transport.response import Download
 
-#: Outputs with a picture or a player, and texts.
+#: The most outputs with a picture or a player, and the most texts.
 MOST_OUTPUTS: Final = 24
 MOST_TEXTS: Final = 12
-#: Bytes of HTML for all pictures and players.
+#: The most bytes of HTML for all pictures and players.
 MOST_BYTES: Final = 4 << 20
-#: Bytes of an image beyond which the server is asked for a smaller file, and what it is asked.
+#: The size in bytes beyond which the server is asked to re-encode an image, and the format.
 _LARGE: Final = 1 << 20
 _PREVIEW: Final = "jpeg;75"
-#: Bytes of one image that are fetched, and of a film or a sound that the notebook stores.
+#: The most bytes of an image to fetch, and of a video or audio file to store in the notebook.
 MAX_BYTES: Final = 32 << 20
 _LARGEST_PLAYER: Final = 1 << 20
-#: Seconds for everything, unless the caller has fewer.
+#: The most seconds for everything, unless the caller allows fewer.
 PATIENCE: Final = 10.0
 
 _MIME: Final = {
@@ -88,7 +88,7 @@ class Showable(Protocol):
     def stream(
         self, *, preview: str | None = None, timeout: float | None = None
     ) -> AbstractContextManager[Download]:
-        """Stream the content; with ``preview``, as the server re-encodes it."""
+        """Stream the content; with ``preview``, the server re-encodes it."""
 
 
 def gallery(
@@ -110,7 +110,7 @@ def gallery(
     shown = files[:MOST_OUTPUTS]
     size = SIZE if len(files) > 1 else SIZE_ALONE
     about = [_about(output, titles or {}) for output in shown]
-    is_common = len(set(about)) == 1 < len(shown)  # as in a batch
+    is_common = len(set(about)) == 1 < len(shown)  # the same for all, as in a batch
     cards = (
         card(picture, [name_of(output), *([] if is_common else [_dim(fact)])], size)
         for output, fact, picture in zip(
@@ -125,7 +125,7 @@ def gallery(
 
 
 def _about(output: Showable, titles: Mapping[str, str]) -> str:
-    """Return the seed, the node and the type of a file, in words."""
+    """Describe the seed, the node and the type of a file."""
     titled = titles.get(output.node_id)
     facts = [] if output.seed is None else [f"seed {output.seed}"]
     facts += [titled] if titled else []
@@ -199,10 +199,9 @@ def _picture(output: Showable, size: int, until: float) -> str:
 def _image(output: Showable, until: float) -> bytes | None:
     """Fetch the picture for a thumbnail; return None if it is too large.
 
-    For a large picture, the server is asked for a JPEG, which takes it a seventh of the time of a
+    For a large picture, the server is asked for a JPEG, which takes a seventh of the time of a
     WebP.  Meanwhile the server answers nothing else, so small pictures are fetched unchanged.  So
-    are pictures with transparent pixels, which a JPEG lacks, or with 16 bits, which would become
-    white.
+    are pictures with transparency, which JPEG lacks, and with 16 bits, which would become white.
     """
     with output.stream(timeout=_left(until)) as download:
         chunks = iter(download)
@@ -213,7 +212,7 @@ def _image(output: Showable, until: float) -> bytes | None:
         return fetched(output, MAX_BYTES, preview=_PREVIEW, timeout=_left(until))
     except RequestTimeout:
         raise
-    except ComfyError:  # the server cannot read it, or something on the way minds
+    except ComfyError:  # the server cannot read it, or a proxy refuses the query
         return fetched(output, MAX_BYTES, timeout=_left(until))
 
 

@@ -1,4 +1,4 @@
-"""The inside of a job: where its news comes from, its events, its end, and the waits for it.
+"""The handle of a job: the source of its news, its events, its end, and the waits for it.
 
 Users hold a :class:`comfy_client.Job`, a thin future; ``job.handle`` is for the other modules of
 the library.
@@ -45,7 +45,7 @@ SLICE: Final = 0.5
 
 @attrs.frozen(eq=False, repr=False)
 class Limits:
-    """The time limits of a wait, counted from now: in all, and without any news."""
+    """The time limits of a wait from now on: the timeout, and the longest time without news."""
 
     timeout: float | None = None
     stall_timeout: float | None = None
@@ -63,18 +63,18 @@ class Limits:
 
 @attrs.frozen(eq=False, repr=False)
 class Source:
-    """The source of a job's news: a prompt, and the client of the server that has it."""
+    """A prompt as the source of a job's news, with the client of its server."""
 
     prompt: TrackedPrompt
-    routes: Routes  # holding the job holds the client that ends it
+    routes: Routes  # keeps the client alive, which ends the job
     poller: Poller
 
 
 class JobHandle:
-    """The inside of a job, for the other modules of the library.
+    """The part of a job that other modules of the library use.
 
     Attributes:
-        source: Where its news comes from; the pool swaps the source of a job that moves.
+        source: The source of its news; a pool changes the source when the job moves.
         events: Its events, for all readers.
         alarms: Functions that waiters add, called at the end; each must be quick.
         is_done: Whether it has ended, and its result or error is known.
@@ -86,9 +86,9 @@ class JobHandle:
         self.begin()
 
     def begin(self) -> None:
-        """Reset this to the handle of a job that has not ended."""
+        """Reset the handle to that of a job that has not ended."""
         self.alarms: list[Callable[[], object]] = []
-        self._last_words: list[Callable[[], object]] = []  # said at the end, before it is done
+        self._last_words: list[Callable[[], object]] = []  # called at the end, before it is done
         self._ending: Ending | None = None
         self.is_done: bool = False
 
@@ -125,7 +125,7 @@ class JobHandle:
             return self._ending.status
         state, end_event = self.state, self.end_event
         if type(end_event) in STATUS_OF_EVENT:
-            return STATUS_OF_EVENT[type(end_event)]  # and nothing takes it back
+            return STATUS_OF_EVENT[type(end_event)]  # an end is final
         if state.running_since is not None:
             return "running"
         return "unknown" if state.attached and state.ahead is None else "pending"
@@ -137,7 +137,7 @@ class JobHandle:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the prompt has begun to run, as far as its client has heard."""
+        """Whether the prompt has begun to run, as far as its client knows."""
         return self.state.started or self.state.running_since is not None
 
     @property
@@ -174,7 +174,7 @@ class JobHandle:
         return f"{self.status}{after}" + (f": {error}" if error is not None else "")
 
     def place(self) -> str:
-        """Return the words for the job's server in messages; empty if there is only one server."""
+        """Return the words for the job's server in messages; empty for a single server."""
         return ""
 
     def notes(self) -> tuple[str, ...]:
@@ -188,13 +188,13 @@ class JobHandle:
         return max(state.news_at, moved_at)
 
     def queue_news(self) -> tuple[object, ...] | None:
-        """Return a value that changes whenever the queue position may; None if it is unknown."""
+        """Return a value that changes when the queue position may change; None if unknown."""
         state, tracker = self.state, self._tracker
         monitor = tracker.monitor
         if state.accepted_at is None:
             return None
         if state.ahead is None and monitor.status_at < state.posted_at:
-            return None  # what is known is from before its submission
+            return None  # the last news is from before its submission
         return state.ahead, monitor.status_at, monitor.at, len(tracker.outstanding)
 
     def warn_that_it_runs(self) -> None:
@@ -215,17 +215,17 @@ class JobHandle:
         one, poller, tracker = self.source.prompt, self.poller, self._tracker
         deadline = Deadline.after(poller.timing.look_up)
         while tracker.is_posting(one) and not deadline.expired:
-            runtime.sleep(0.01)  # another thread submits it, and will know its id
-        if one.state.search_by_mark:  # Ctrl-C came before the answer, or it was just attached
+            runtime.sleep(0.01)  # another thread is submitting it
+        if one.state.search_by_mark:  # submitted without an answer, or just attached
             poller.find(one)
-        state = one.state  # it may be one with another now
+        state = one.state  # it may have been merged with another
         with tracker.lock:
-            # Before it is: Ctrl-C may come between the server's yes and here.  What runs tells of
-            # its end itself.
+            # Set before the request, as Ctrl-C may come right after the answer.  A running prompt
+            # reports its end itself.
             before, state.cancelled = state.cancelled, state.running_since is None
         try:
             was_there = stop_by_id(tracker, state.prompt_id, force=force)
-        except (ApiError, ServerUnreachable):  # surely not done; of others nobody knows
+        except (ApiError, ServerUnreachable):  # surely not cancelled; other errors leave that open
             state.cancelled = before
             raise
         if not was_there:
@@ -234,7 +234,7 @@ class JobHandle:
         tracker.monitor.forget()
         poller.stops.watch(one, force=force)
         tracker.poll_now(one)
-        if state.cancelled:  # nobody will tell of its end, which is found out at once
+        if state.cancelled:  # no event will report its end, so ask at once
             poller.wait_until(lambda: self.is_done, poller.timing.silence)
         return True
 
@@ -267,15 +267,14 @@ class JobHandle:
             self._last_words.pop()()
         self.is_done = True
         for alarm in tuple(self.alarms):
-            with contextlib.suppress(RuntimeError):  # a lock that another job has released
+            with contextlib.suppress(RuntimeError):  # another job may have released its lock
                 alarm()
         self.alarms.clear()  # later callers see that it is done
 
     def outcome(self, limits: Limits, tick: Callable[[], float] | None = None) -> Result:
         """Wait for the end, and for receivers; return the result or raise the error.
 
-        ``tick`` is called again and again meanwhile; it returns the seconds after which it is to
-        be called again, at the latest.
+        ``tick`` is called repeatedly meanwhile, and returns the most seconds until its next call.
         """
         self.wait(limits, tick)
         self.flush(limits)
@@ -285,7 +284,7 @@ class JobHandle:
                 return end
             raise end
         finally:
-            del end, self  # an error, its traceback and this frame make no circle
+            del end, self  # breaks the cycle of an error, its traceback and this frame
 
     def flush(self, limits: Limits) -> None:
         """Wait until receivers have had all events so far."""
@@ -303,7 +302,7 @@ class JobHandle:
         self._log_remarks()
 
     def ends_within(self, limits: Limits, seconds: float) -> bool:
-        """Wait for the end, ``seconds`` at most and within the limits; return whether it came."""
+        """Wait for the end, up to ``seconds`` and within the limits; return whether it came."""
         seconds = limits.left(seconds)
         if limits.stall_timeout is not None:
             seconds = min(seconds, limits.stall_timeout)
@@ -316,24 +315,24 @@ class JobHandle:
         try:
             yield
         finally:
-            with contextlib.suppress(ValueError):  # the child of a fork has none
+            with contextlib.suppress(ValueError):  # already removed in the child of a fork
                 self.alarms.remove(alarm)
 
     def when_ended(self, call: Callable[[], object]) -> None:
-        """Call a function after the end, in any thread, maybe twice; it must be quick."""
+        """Call a function after the end, in any thread, perhaps twice; it must be quick."""
         self.alarms.append(call)
         if self.is_done:
             call()
 
     def _log_remarks(self) -> None:
-        """Log remarks in the thread that waits: a log handler may be slow, or call us back."""
+        """Log remarks in the waiting thread, as a log handler may be slow or call this library."""
         remarks = self.state.remarks
         while remarks:
-            with contextlib.suppress(IndexError):  # another thread waits, too
+            with contextlib.suppress(IndexError):  # another waiting thread took it
                 log.warning("%s", remarks.popleft())
 
     def _slice(self, limits: Limits) -> float:
-        """Return the seconds that a wait may take in one piece; 0 or less when the time is up."""
+        """Return the seconds for one piece of a wait; 0 or less when the time is up."""
         left = limits.left(SLICE)
         if limits.stall_timeout is not None:
             left = min(left, self.news_at() + limits.stall_timeout - runtime.monotonic())
@@ -350,7 +349,7 @@ class JobHandle:
         return JobTimeout(f"{what}{self._goes_on()}", prompt_id=prompt_id, stalled=is_stalled)
 
     def _goes_on(self) -> str:
-        """Describe what becomes of the prompt after a timeout."""
+        """Describe the state of the prompt after a timeout."""
         trouble = self._tracker.connection.error
         state = (
             f"; the server may be gone ({trouble}). If it is not, the prompt"
@@ -381,7 +380,7 @@ class JobHandle:
     def poll(self, notify: Callable[[], object]) -> Generator[Event | None]:
         """Yield events as :meth:`follow` does, but never wait: ``None`` while there is no event.
 
-        ``notify`` is called, in any thread, when it is time to ask again; it must be quick.
+        ``notify`` is called, in any thread, when an event may have come; it must be quick.
         """
         queue = self._subscribe()
         queue.notify = notify
@@ -392,19 +391,19 @@ class JobHandle:
                 yield from self._yield(queue, lambda: 0.0)
 
         found = events()
-        next(found)  # so that it tidies up, even if nobody asks for the first one
+        next(found)  # starts it, so that it cleans up even if it is never read
         return found
 
     def hand_over(self, take: Callable[[Event | None], object]) -> None:
         """Pass each event, and ``None`` after the last one, to a function that must not block.
 
-        When it gets ``None``, the job's result is known, and no caller has been given it yet.
+        When it gets ``None``, the job's result is known, but no caller has received it yet.
         """
         self.events.sinks = (take,)
         self._last_words.append(partial(take, None))
 
     def latest_previews(self) -> Callable[[], PreviewEvent | None]:
-        """Return a function that never waits: it returns the newest preview since its last call.
+        """Return a function that gives the newest preview since its last call, or None.
 
         The first reader of the events still gets those that were there before.
         """
@@ -421,14 +420,14 @@ class JobHandle:
 
     def _subscribe(self) -> EventQueue:
         queue = self.events.subscribe()
-        # One that was given before the queue was there; twice at worst: the first ends it.
+        # An end event may have come before the queue was there.  At worst it comes twice.
         end_event = self.end_event
         if end_event is not None:
             queue.put(end_event)
         return queue
 
     def _yield(self, queue: EventQueue, seconds: Callable[[], float]) -> Iterator[Event | None]:
-        """Yield the events of a queue until the end; None where no event came in time."""
+        """Yield the events of a queue until the end, or None if no event came in time."""
         try:
             while True:
                 is_over = self.is_done
@@ -436,7 +435,7 @@ class JobHandle:
                 event = queue.get(0 if is_over else left)
                 if event is None and is_over:
                     end_event = self.end_event
-                    if end_event is not None:  # it was dropped to make room for others
+                    if end_event is not None:  # the queue may have dropped it
                         yield end_event
                     return
                 yield event
@@ -449,9 +448,9 @@ class JobHandle:
 def first_end(handles: Collection[JobHandle], seconds: float) -> bool:
     """Wait up to ``seconds`` until one of these jobs has ended; return whether one has.
 
-    A ``TimeoutError`` in here is an alarm of the caller's, so none is raised.  No lock is shared
-    with other threads: an alarm in the middle of a ``Condition`` may release a lock that another
-    thread holds by then.
+    A ``TimeoutError`` during this call is the caller's alarm, so none is raised here.  No lock is
+    shared with other threads, since an alarm within a ``Condition`` may release a lock that another
+    thread has taken.
     """
     check_may_wait()
     alarm = runtime.Lock()

@@ -60,16 +60,16 @@ class Job(Future[Result]):
         self._begin()
 
     def _begin(self) -> None:
-        """Make this a fresh future, as in the child of a fork, where locks may stay held."""
+        """Reset the future, as in the child of a fork, where locks may stay held."""
         super().__init__()
         share(self._condition, is_small=True)
         self.set_running_or_notify_cancel()
-        # Guards the callbacks, which may add others.
+        # Guards the list of callbacks.  Re-entrant, as a callback may add others.
         self._lock = shared_lock(is_small=True)
         self._callbacks: list[Callable[[Future[Result]], object]] | None = []
 
     def _after_fork(self) -> None:
-        """End the job in the child of a fork, and with it all waits for it there."""
+        """End the job, and all waits for it, in the child of a fork."""
         self._begin()
         self.handle.begin()
         self.set_exception(ClientClosed("the job belongs to the parent process"))
@@ -162,7 +162,7 @@ class Job(Future[Result]):
         return self.handle.cancel(force=force)
 
     def add_done_callback(self, fn: Callable[[Future[Result]], object]) -> None:
-        """Call ``fn(job)`` at the end, in a thread of its own; at once if it has ended."""
+        """Call ``fn(job)`` at the end, in a separate thread; at once if the job has ended."""
         with self._lock:
             if self._callbacks is not None:
                 self._callbacks.append(fn)
@@ -180,13 +180,13 @@ class Job(Future[Result]):
     def _end(self, ending: Ending) -> None:
         is_success = ending.status == "succeeded"
         finish: Callable[[Any], None] = super().set_result if is_success else super().set_exception
-        with contextlib.suppress(RuntimeError):  # Ctrl-C in a ``wait`` let go of its lock
+        with contextlib.suppress(RuntimeError):  # Ctrl-C in a ``wait`` may have released its lock
             finish(None)  # the handle has the result or the error
         self.handle.finish(ending)
         with self._lock:
             callbacks, self._callbacks = self._callbacks, None
         if callbacks:
-            # Somebody's code, which may take its time: not in the socket's thread.
+            # User code may be slow, so do not run it in the socket's thread.
             thread = runtime.Thread(
                 target=self._call_back, args=(callbacks,), name="comfy-callbacks", daemon=True
             )
@@ -197,17 +197,17 @@ class Job(Future[Result]):
 
     def _call_back(self, callbacks: list[Callable[[Future[Result]], object]]) -> None:
         for fn in callbacks:
-            super().add_done_callback(fn)  # of a future that is done: called, errors logged
+            super().add_done_callback(fn)  # the future is done, so this calls them
 
     # -- its events ----------------------------------------------------------------------
 
     def events(self) -> Iterator[Event]:
         """Yield the events of the prompt as they arrive; the last one is the end event.
 
-        The first call starts with the submission; of earlier progress and previews, only the
-        newest of each node is kept.  Further calls start with the next event, and after the end
-        yield the end event only.  A preview is yielded once, as ``b_preview``.  Exactly one
-        event has ``is_end``.  It raises nothing if the job fails: see :meth:`result`.
+        The first call starts with the submission; only the newest progress and preview of each
+        node are kept for it.  Further calls start with the next event, and after the end yield
+        only the end event.  A preview is yielded once, as ``b_preview``.  Exactly one event has
+        ``is_end``.  A failure of the job is not raised here: see :meth:`result`.
         """
         return self.handle.follow(Limits())
 
@@ -229,8 +229,8 @@ class Job(Future[Result]):
     def queue_position(self) -> int | None:
         """The maximum number of prompts ahead of this one, including the running one.
 
-        0: it is running, or next.  ``None``: unknown, or it has ended.  The socket says how many
-        prompts there are in all; a request for the queue now and then shows which are before it.
+        0: it is running, or next.  ``None``: unknown, or it has ended.  The socket reports the
+        number of all prompts; occasional requests for the queue show which ones are before it.
         """
         return self.handle.queue_position
 
@@ -309,7 +309,7 @@ def wait_for_one(jobs: Iterable[Job], seconds: float) -> bool:
 
 @contextlib.contextmanager
 def cancelling(on_interrupt: OnInterrupt, *jobs: Job) -> Iterator[list[Job]]:
-    """Context manager: on Ctrl-C leave at once, or first cancel these jobs and those added."""
+    """Context manager: on Ctrl-C, leave at once, or first cancel these jobs and added ones."""
     if on_interrupt not in ("leave", "cancel"):
         raise ValueError(f"on_interrupt must be 'leave' or 'cancel', not {on_interrupt!r}")
     begun = list(jobs)
@@ -337,7 +337,7 @@ def cancel_in_time(jobs: Sequence[Job]) -> list[bool]:
             try:
                 said.append(job.cancel())
             except ComfyError as exc:
-                if is_left.is_set():  # the caller was told, and may have closed the client
+                if is_left.is_set():  # the caller has gone on, and may have closed the client
                     return
                 log.warning(
                     "prompt %s could not be cancelled and may keep running: %s", job.prompt_id, exc

@@ -1,7 +1,7 @@
 """Names of local files by a template: ``"out/{seed}_{node}_{index:03}{ext}"``.
 
-Only the template's own text chooses folders freely.  Values of fields come from servers and
-workflows: separators are removed from them, and each part of the path with a field is made harmless
+Only the template's own text may choose any folder.  Values of fields come from servers and
+workflows: separators are removed from them, and each part of the path with a field is made safe
 like any name from a server.
 """
 
@@ -17,20 +17,20 @@ from typing import Any, Final, NamedTuple
 
 from ..transport.local_files import distinct_names, folded, path_text, safe_name
 
-#: Characters that one value may take in a name: file systems allow 255 bytes in all.
+#: The most characters of one value in a name, as file systems allow 255 bytes in all.
 _MOST: Final = 80
 
 _PIECE: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _WIDTH: Final = re.compile(r"(.+):0?([1-9])", re.DOTALL)
 _SEPARATORS: Final = re.compile(r"[/\\]")
 
-#: What a field stands for; it raises for one that it does not know.
+#: Returns the value of a field; raises for an unknown one.
 Values = Callable[[str], object]
 
 
 class _Field(NamedTuple):
     name: str
-    width: int = 0  #: Digits of a number, at least.
+    width: int = 0  #: The fewest digits of a number.
 
 
 def is_template(path: str | os.PathLike[str]) -> bool:
@@ -49,12 +49,12 @@ def local_paths(
     files would share.
 
     Args:
-        template: With fields in braces; ``{{`` and ``}}`` are braces.
-        files: What the fields of each one stand for, and its name on the server, which it keeps
+        template: The template, with fields in braces; ``{{`` and ``}}`` are braces.
+        files: The values of the fields for each file, and its name on the server, which it keeps
             if the template ends in a separator.
 
     Raises:
-        ValueError: A brace alone, or ``..`` behind a field.
+        ValueError: A single brace, or ``..`` after a field.
     """
     base, parts = _parsed(os.fspath(template))
     found = [
@@ -106,7 +106,7 @@ def _is_free(path: Path) -> bool:
 
 
 def _parsed(text: str) -> tuple[Path, list[list[str | _Field]]]:
-    """Return the folder before the first field, and the parts of the path behind it."""
+    """Return the folder before the first field, and the parts of the path after it."""
     parts: list[list[str | _Field]] = [[]]
     for piece in _pieces(text):
         names: Sequence[str | _Field] = [piece] if isinstance(piece, _Field) else _split(piece)
@@ -155,7 +155,7 @@ def _filled(part: Sequence[str | _Field], values: Values) -> str:
 
 def _put_in(field: _Field, values: Values) -> str:
     text = _text(values(field.name), field.width)
-    return text or ("" if field.name == "ext" else "none")  # a name of an extension alone is none
+    return text or ("" if field.name == "ext" else "none")  # an extension alone is no name
 
 
 def _text(value: Any, width: int) -> str:

@@ -1,6 +1,6 @@
-"""Events and exceptions for each way in which a prompt ends.  Pure.
+"""The event and the exception for each way in which a prompt ends.  Pure.
 
-The event and the history give the same class with the same facts.
+The end event and the history lead to the same class with the same facts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..models import HistoryEntry
     from ..recording.secrets import Secrets
 
-#: The node whose pictures are outputs, though they come like previews.
+#: The node class whose pictures are outputs, although they come like previews.
 SENDER: Final = "SaveImageWebsocket"
 
 _GONE: Final = (
@@ -40,7 +40,7 @@ _GONE: Final = (
 
 Graph = Mapping[str, Any]
 
-#: Where a prompt is: see :attr:`Job.status`.
+#: The status of a prompt: see :attr:`Job.status`.
 JobStatus = Literal[
     "waiting", "pending", "running", "succeeded", "failed", "interrupted", "lost", "unknown"
 ]
@@ -59,7 +59,7 @@ _STATUS_OF_ERROR: Final[Mapping[type[Exception], JobStatus]] = {
 
 
 def status_of(end: object) -> JobStatus:
-    """Return how a prompt ended, by its result or error; ``unknown`` if only the wait ended."""
+    """Return the final status for a result or error; ``unknown`` if only the wait ended."""
     if not isinstance(end, BaseException):
         return "succeeded"
     found = (status for kind, status in _STATUS_OF_ERROR.items() if isinstance(end, kind))
@@ -67,7 +67,7 @@ def status_of(end: object) -> JobStatus:
 
 
 def sends_pictures(graph: Graph) -> bool:
-    """Return whether outputs of this workflow come over the socket alone."""
+    """Return whether a workflow has outputs that come over the socket only."""
     return any(class_of(graph, node_id) == SENDER for node_id in graph)
 
 
@@ -88,7 +88,7 @@ def success(prompt_id: str, *, recovered: bool = False) -> ExecutionSuccess:
 def lost(
     prompt_id: str, reason: str = _GONE, *, retryable: bool = True
 ) -> tuple[JobLostEvent, JobLost]:
-    """Return event and error of a lost prompt; ``retryable=False``: a silent server may know it."""
+    """Return event and error of a lost prompt; it is not ``retryable`` if a server may have it."""
     event = JobLostEvent(name="job_lost", prompt_id=prompt_id, reason=reason, recovered=True)
     return event, lost_error(prompt_id, reason, retryable=retryable)
 
@@ -130,9 +130,9 @@ def error_of(
     graph: Graph,
     secrets: Secrets | None = None,
 ) -> JobError:
-    """Return the exception for an end event; ``secrets``, which a node may repeat, are hidden.
+    """Return the exception for an end event, with ``secrets`` hidden, as a node may repeat them.
 
-    Kinds of exceptions and what is in the graph are facts, and stay.
+    Types of exceptions, and values in the graph, are facts and stay.
     """
     if secrets is not None:
         node_id = _name(secrets, event.node_id, graph)
@@ -184,7 +184,7 @@ def _name(secrets: Secrets, said: str | None, graph: Graph) -> str | None:
     return secrets.hide_name(said)
 
 
-#: Names of exceptions, which stay even if a password is equal to one.
+#: Names of exceptions, which are shown even if a password equals one.
 _KINDS: Final = frozenset(
     name
     for name, kind in vars(builtins).items()
@@ -195,7 +195,7 @@ _KINDS: Final = frozenset(
 def _public(inputs: Mapping[str, Any], node: Any) -> dict[str, Any]:
     """Return only the workflow's inputs, without hidden ones such as an API key.
 
-    For a node that is not in the workflow, as another node created it, names decide.
+    If another node created this one, it is not in the workflow, and the names of inputs decide.
     """
     given = node.get("inputs", {}) if isinstance(node, Mapping) else None
     return {

@@ -44,9 +44,9 @@ _MEDIA: Final = {
     "audio": "flac mp3 wav ogg opus m4a aac",
 }
 _BY_ENDING: Final = {ending: kind for kind, text in _MEDIA.items() for ending in text.split()}
-#: Modes of Pillow whose numbers are an array's as they are.
+#: Modes of Pillow whose pixels become an array without conversion.
 _PLAIN: Final = frozenset({"L", "RGB", "RGBA", "I;16", "I", "F"})
-#: Bytes of one piece of an image that is in memory.
+#: The chunk size for an image in memory, in bytes.
 _CHUNK: Final = 1 << 19
 #: The most outputs that the ``repr`` of several shows.
 _MOST_IN_REPR: Final = 8
@@ -76,7 +76,7 @@ class Output(AsDict, ABC):
     type: str = "output"
     node_id: str = ""
     _graph: Mapping[str, Any] = attrs.field(factory=dict, kw_only=True)
-    _seeds: dict[str, int | None] = attrs.field(factory=dict, kw_only=True)  # all outputs share it
+    _seeds: dict[str, int | None] = attrs.field(factory=dict, kw_only=True)  # shared by all outputs
     _saved: list[Path] = attrs.field(factory=list, init=False)
 
     def __repr__(self) -> str:
@@ -93,7 +93,7 @@ class Output(AsDict, ABC):
 
     @property
     def path(self) -> Path | None:
-        """The path to which :meth:`save` wrote the output last; ``None``: it was not saved yet."""
+        """The path of the last :meth:`save`; ``None``: it was not saved yet."""
         return self._saved[-1] if self._saved else None
 
     @property
@@ -117,18 +117,18 @@ class Output(AsDict, ABC):
     def workflow(self, *, timeout: float | None = None) -> Workflow:
         """Return the workflow that made the output.
 
-        For a file, this is the one that ComfyUI saved in it: ``GET /view``, of which no more is
-        read than is needed, little of most images.  An output from the cache has the workflow of
-        the earlier prompt, and may lack nodes that were not part of that.  For an
+        For a file, this is the one that ComfyUI saved in it: ``GET /view``, reading only as much
+        as is needed, which is little of most images.  An output from the cache has the workflow of
+        the earlier prompt, and may lack nodes that were not part of it.  For an
         :class:`OutputFrame`, it is the workflow of the prompt.
 
         Args:
             timeout: Seconds; ``None``: an hour.
 
         Raises:
-            WorkflowError: There is none in it: the server runs with ``--disable-metadata``, the
-                node that saved it writes none, or the file is damaged.  ``Workflow.load(result)``
-                is that of the prompt.
+            WorkflowError: The file has no workflow: the server runs with ``--disable-metadata``,
+                the node writes none, or the file is damaged.  ``Workflow.load(result)`` loads that
+                of the prompt.
             NotFound: The file has been deleted.
         """
 
@@ -149,10 +149,10 @@ class Output(AsDict, ABC):
     def as_input(self) -> Upload:
         """Return the output as an input: ``wf["Load Image"]["image"] = image.as_input()``.
 
-        The output itself does the same.  On its own server, a file is used where it is, and
-        nothing is sent; anywhere else, and for an :class:`OutputFrame`, it is copied when the
-        workflow is submitted.  A loader of a custom node that looks into the server's input folder
-        only needs a copy there: ``Upload(image, "name.png")``.
+        Setting the output itself does the same.  On its own server, a file is used where it is, and
+        nothing is sent.  On another server, and for an :class:`OutputFrame`, it is copied when the
+        workflow is submitted.  A custom loader that only looks into the server's input folder needs
+        a copy there: ``Upload(image, "name.png")``.
         """
         from ..upload import Upload
 
@@ -183,7 +183,7 @@ class Output(AsDict, ABC):
 
     @abstractmethod
     def open(self, *, timeout: float | None = None) -> BinaryIO:
-        """Open the content as a binary file, of which no more is fetched than is read.
+        """Open the output as a binary file; only the parts that are read are fetched.
 
         See :meth:`ComfyApi.open_image`.  To look at it, use :meth:`show`.
         """
@@ -191,7 +191,7 @@ class Output(AsDict, ABC):
     def pil(self, *, timeout: float | None = None) -> Image.Image:
         """Return a loaded Pillow image (extra ``[image]``), with its texts in ``info``.
 
-        Of an animated one, it is the first frame; ``seek`` goes to the others.
+        An animated image shows its first frame; ``seek`` goes to the others.
 
         Raises:
             ValueError: It is no image.
@@ -272,7 +272,7 @@ class Output(AsDict, ABC):
     def _write(self, target: Path, if_exists: IfExists, timeout: float | None = None) -> Path:
         """Write exactly this file, without checking whether the path is a folder."""
         if if_exists == "skip" and os.path.lexists(target):
-            written = target  # the server is not asked
+            written = target  # without asking the server
         else:
             with self.stream(timeout=timeout) as download:
                 written = write_atomically(target, download, if_exists=if_exists)
@@ -336,7 +336,7 @@ class OutputFile(Output):
             )
         return LastingFiles(self._files)
 
-    # help() shows the texts of Output.
+    # help() shows the docstrings of Output.
     def workflow(self, *, timeout: float | None = None) -> Workflow:  # noqa: D102  # Output says it
         with self._routes.open_image(self, timeout=timeout) as file:
             return Workflow.load(file)
@@ -405,7 +405,7 @@ class OutputFrame(Output):
 def _frame(
     filename: str, node_id: str, mime: str, data: bytes, graph: Mapping[str, Any]
 ) -> OutputFrame:
-    """Make a frame out of a pickle, which carries no memoryview."""
+    """Restore a frame from a pickle, which cannot contain a memoryview."""
     return OutputFrame(filename, node_id=node_id, mime=mime, data=memoryview(data), graph=graph)
 
 
@@ -454,7 +454,7 @@ def save_all(outputs: Sequence[Output], targets: Sequence[Path], if_exists: IfEx
 
 
 def missing(outputs: Sequence[Output], timeout: float | None) -> list[Output]:
-    """Return the outputs that the server no longer has; each file is asked for once."""
+    """Return the outputs that the server no longer has, checking each file once."""
     deadline = Deadline.after(timeout)
     by_place: dict[object, list[Output]] = {}
     for one in outputs:
@@ -488,7 +488,7 @@ def pillow_image(data: bytes, name: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         image.load()
-    except UnidentifiedImageError:  # its text is about our buffer
+    except UnidentifiedImageError:  # its message only names our buffer
         raise UnexpectedResponse(f"Pillow cannot read {brief(name)}: it is not an image") from None
     except Image.DecompressionBombError as exc:
         raise UnexpectedResponse(
@@ -503,8 +503,8 @@ def pillow_image(data: bytes, name: str) -> Image.Image:
 def pixels(data: bytes, name: str, *, strip: int = 1 << 20) -> npt.NDArray[Any]:
     """Return the pixels of an image: grey, or RGB, perhaps with alpha.
 
-    They are copied in strips of about ``strip`` pixels, since Pillow makes two more copies of what
-    it exports.
+    They are copied in strips of about ``strip`` pixels, since Pillow makes two more copies of the
+    data that it exports.
     """
     with needs_extra("numpy", "array()"):
         import numpy as np
@@ -538,7 +538,7 @@ def show(data: bytes, name: str, media: str) -> None:
     import webbrowser
 
     path = Path(tempfile.mkdtemp(prefix="comfy-client-")) / name
-    path.write_bytes(data)  # stays: the browser may read it later
+    path.write_bytes(data)  # not deleted, as the browser may read it later
     if not webbrowser.open(path.as_uri()):
         log.warning("there is no browser to show it: see %s", path)
 
@@ -559,6 +559,6 @@ def _display(data: bytes, name: str, media: str) -> None:
     display.display(shown)
 
 
-#: What :class:`IPython.display.Image` embeds; others are converted.
+#: The formats that :class:`IPython.display.Image` embeds; others are converted.
 _SHOWN: Final = frozenset({"png", "jpeg", "gif", "webp"})
 _MIME: Final = {"webm": "video/webm", "mov": "video/quicktime", "mkv": "video/x-matroska"}

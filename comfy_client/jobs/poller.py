@@ -41,15 +41,15 @@ from .tracker import Tracker, WakeUp
 
 if TYPE_CHECKING:
     _Record: TypeAlias = models.QueueItem | models.HistoryEntry
-    #: A function that makes records of a decoded answer.
+    #: A function that returns the records in a decoded answer.
     _Read: TypeAlias = Callable[[Any], Sequence[_Record]]
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: After so many refusals in a row, what is known decides: login pages and 401; other errors.
+#: The refusals in a row after which known facts decide: for login pages and 401, and for others.
 MAX_REFUSALS: Final = 3
 MAX_OTHER_ERRORS: Final = 8
-#: After so many unfinished prompts, in the order of the queue, later ones count as unfinished too.
+#: The unfinished prompts in queue order after which later ones count as unfinished, too.
 AHEAD: Final = 4
 
 
@@ -61,7 +61,7 @@ class Poller:
     Attributes:
         tracker: The tracker of the prompts.
         timing: The times of the client.
-        trouble: Why HTTP fails; ``None`` while it does not.
+        trouble: The error of HTTP; ``None`` while it works.
         stops: The prompts that were told to stop, and have not ended.
     """
 
@@ -78,9 +78,9 @@ class Poller:
     def start(self) -> None:
         """Start the thread, unless it is running."""
         with self.tracker.lock:
-            thread = self._thread  # a Ctrl-C may have come while it was being started
+            thread = self._thread  # maybe not started, after a Ctrl-C
             if (thread is None or thread.ident is None) and not self.tracker.wake.stopped:
-                # Daemon: a script may end while prompts run.
+                # Daemon, so that a script may end while prompts run.
                 self._thread = runtime.Thread(
                     target=_poll,
                     args=(weakref.ref(self), self.tracker.wake),
@@ -96,7 +96,7 @@ class Poller:
     def awaits_record(self, prompt_id: str) -> bool:
         """Return whether a prompt has just ended and its history record may still follow."""
         ending = self.tracker.ended.get(prompt_id)
-        # This thread looks again by itself.
+        # The poller's own thread checks again by itself.
         return ending is not None and runtime.monotonic() < ending.due and not self.is_this_thread()
 
     def records_deleted(self, prompt_ids: Iterable[str] | None) -> None:
@@ -110,7 +110,7 @@ class Poller:
     def wait_until(self, happened: Callable[[], bool], seconds: float) -> None:
         """Wait up to ``seconds`` until ``happened()``; return at once in the poller's thread.
 
-        No lock is waited for: a Ctrl-C could leave it held.
+        This takes no lock, as a Ctrl-C could leave it held.
         """
         deadline = Deadline.after(seconds)
         while not self.is_this_thread() and not deadline.expired:
@@ -123,7 +123,7 @@ class Poller:
     def tick(self) -> float | None:
         """Do what is due; return the seconds until the next time, or None to end the thread."""
         if not self.is_this_thread():
-            return None  # a Ctrl-C came while it was started, and then another was
+            return None  # after a Ctrl-C during the start, another thread was started
         tracker, timing = self.tracker, self.timing
         now = runtime.monotonic()
         known = [one for one in tracker.outstanding if one.state.accepted_at is not None]
@@ -139,10 +139,10 @@ class Poller:
             self._idle_since = 0.0
         due = [one for one in known if one.state.check_at <= now]
         if due and now >= self.tracker.not_before:
-            due.sort(key=lambda one: one.state.check_at)  # what failed last time comes last
+            due.sort(key=lambda one: one.state.check_at)  # prompts that failed last time come last
             self._ask(known, due)
             for one in known:
-                if one.state.wanted_at >= now:  # the answers may be older than that
+                if one.state.wanted_at >= now:  # wanted since, so the answers may be too old
                     self.tracker.poll_soon(one.state)
         states = [one.state for one in tracker.outstanding]
         times = [state.check_at for state in states if state.accepted_at is not None]
@@ -160,7 +160,7 @@ class Poller:
         self.tracker.deafness.redial_if_deaf(changes, now)
 
     def _ask(self, known: Sequence[TrackedPrompt], due: Sequence[TrackedPrompt]) -> None:
-        """Make one pass for due prompts; a failure counts for the prompts of its request only."""
+        """Make one pass for due prompts; a failure counts only for the prompts of its request."""
         about: Sequence[TrackedPrompt] = due
         try:
             for each in self._questions(self.tracker.routes(), known, due):
@@ -169,18 +169,18 @@ class Poller:
             return
         except ComfyError as exc:
             self._put_off(about, exc)
-        except Exception as exc:  # no answer of a server may stop this thread
+        except Exception as exc:  # no answer may stop this thread
             log.debug("an answer that makes no sense", exc_info=True)
             self._put_off(about, UnexpectedResponse(_nonsense(exc)))
 
     def _questions(
         self, routes: Routes, known: Sequence[TrackedPrompt], due: Sequence[TrackedPrompt]
     ) -> Iterator[Sequence[TrackedPrompt]]:
-        """Make the requests of a pass, and yield before each the prompts that it is about."""
+        """Make the requests of a pass; before each, yield the prompts that it is about."""
         for one in due:
             yield [one]
             if one.state.attached and not one.state.http_checked:
-                # Many of these are over, and nobody's graphs are needed to tell.
+                # Many of these have ended, which the history shows without the queue's graphs.
                 self._look_for_end(routes, one)
         due = [one for one in due if not one.state.decided]
         yield due
@@ -194,32 +194,32 @@ class Poller:
             due = [one for one in due if one in followed]
         elif unseen:
             snapshot, trouble = self._look_at_queue(routes, known, unseen)
-        # One snapshot tells of the other prompts, too: they need not be asked about again soon.
+        # The snapshot shows other prompts, too, which need no request of their own soon.
         others = [one for one in known if snapshot and self._is_concerned(one, snapshot)]
         followed -= set(others)
-        unsure: list[TrackedPrompt] = []  # in no history, and the queue cannot be read
+        unsure: list[TrackedPrompt] = []  # not in the history, while the queue cannot be read
         try:
             for one in dict.fromkeys([*due, *others]):
-                yield [one]  # its record may be what cannot be read; the others are asked for
+                yield [one]  # only its own record may be unreadable
                 if not self._ask_history(routes, one, snapshot, followed=one in followed):
                     unsure.append(one)
             self.trouble = None
         finally:
             if trouble is not None and unsure:
-                # The history can be read, and will have it when it has ended.
+                # The history can be read, and will have it after its end.
                 self._put_off(unsure, trouble, counts=False)
 
     def _look_at_queue(
         self, routes: Routes, known: Sequence[TrackedPrompt], unseen: Sequence[TrackedPrompt]
     ) -> tuple[QueueSnapshot | None, ComfyError | None]:
-        """Return the queue, or the error of reading it; history may be readable all the same."""
+        """Return the queue, or the error of reading it, as the history may still be readable."""
         try:
             return self._snapshot(routes, known, unseen), None
         except Exception as exc:
             trouble = _refusal(exc)
             if trouble is None:
                 raise
-        with contextlib.suppress(ComfyError):  # that it is empty, ``GET /prompt`` knows as well
+        with contextlib.suppress(ComfyError):  # ``GET /prompt`` may show that it is empty
             if routes.poll_status(self.timing.question).queue_remaining == 0:
                 return QueueSnapshot(running=(), pending=()), trouble
         return None, trouble
@@ -247,7 +247,7 @@ class Poller:
     ) -> bool:
         """Ask for a prompt's record unless it is queued; return False if its state stays unknown.
 
-        ``followed``: the socket tells where the prompt is, so the queue need not.
+        With ``followed``, the socket reports the prompt's state, so the queue is not needed.
         """
         state = one.state
         asked = state.prompt_id
@@ -279,13 +279,13 @@ class Poller:
     def _use_stale_snapshot(
         self, routes: Routes, unseen: Sequence[TrackedPrompt], stale: QueueSnapshot
     ) -> Iterator[Sequence[TrackedPrompt]]:
-        """Continue with the last snapshot, as the last request for the queue took long."""
+        """Go on with the last snapshot, as the last request for the queue took long."""
         running = 0
 
         def place(one: TrackedPrompt) -> tuple[float, float]:
             return stale.place(one.state.prompt_id), one.state.posted_at
 
-        for one in sorted(unseen, key=place):  # as they will end
+        for one in sorted(unseen, key=place):  # in the order of their ends
             yield [one]
             self._look_for_end(routes, one)
             running += not one.state.decided
@@ -302,7 +302,7 @@ class Poller:
                 state.check_at = min(self.tracker.monitor.rests_until, soon)
 
     def _is_followed(self, one: TrackedPrompt) -> bool:
-        """Return whether the socket tells where a prompt is, so that the queue need not."""
+        """Return whether the socket reports a prompt's state, so that the queue is not needed."""
         state = one.state
         if state.awaits_history or state.missed_at is not None:
             return state.awaits_history
@@ -317,7 +317,7 @@ class Poller:
         ran = state.started and not state.cancelled
         return state.prompt_id in snapshot or (ran and state.posted_at < self.tracker.monitor.at)
 
-    # -- what was learned --------------------------------------------------------------------
+    # -- evidence ----------------------------------------------------------------------------
 
     def _apply(
         self,
@@ -328,7 +328,7 @@ class Poller:
         tracker = self.tracker
         with tracker.lock:
             if tracker.get(one.state.prompt_id) is not one:
-                return None  # decided meanwhile, or one with another
+                return None  # it has ended meanwhile, or was merged with another
             outcome = change(runtime.monotonic(), tracker.link)
         tracker.ledger.log_start(one.state)
         if outcome is not None:
@@ -376,7 +376,7 @@ class Poller:
     ) -> None:
         """Put off asking about prompts, as HTTP fails; longer after each failure.
 
-        Only prompts that HTTP keeps refusing, and of which nothing else tells, are given up.
+        Only prompts that HTTP keeps refusing, and without any other source of news, are given up.
         """
         tracker = self.tracker
         self.trouble = copy.copy(exc)  # without its traceback, which holds frames
@@ -394,8 +394,8 @@ class Poller:
         for one in some:
             state = one.state
             if most and now - max(state.heard_at, monitor.status_at) > self.timing.mute:
-                tracker.deafness.expect(now - self.timing.mute, now)  # nothing else would tell
-            # By then the socket is another one, which would have told of what runs.
+                tracker.deafness.expect(now - self.timing.mute, now)  # there is no other sign
+            # By then, a new socket would have reported running prompts.
             is_mute = now - state.heard_at > self.timing.give_up
             with tracker.lock:
                 is_gone = not state.search_by_mark and monitor.lacks(
@@ -412,7 +412,7 @@ class Poller:
                 tracker.resolve(one, outcome)
 
     def _note_who_is_heard(self) -> None:
-        """Note when each prompt was heard of; news of one counts for those behind it."""
+        """Record when news of each prompt came; news of one counts for those behind it."""
         with self.tracker.lock:
             latest = 0.0
             for one in sorted(self.tracker.outstanding, key=lambda one: one.state.posted_at):
@@ -422,7 +422,7 @@ class Poller:
                 state.heard_at = max(state.heard_at, state.news_at, latest)
 
     def give_up(self, exc: Exception) -> None:
-        """Count a defect of ours as a refusal for all prompts."""
+        """Count a bug in this library as a refusal for all prompts."""
         self._put_off(self.tracker.outstanding, UnexpectedResponse(_nonsense(exc)))
 
 
@@ -438,7 +438,7 @@ def _poll(owner: weakref.ref[Poller], wake: WakeUp) -> None:
             delay = poller.tick()
         except ClientClosed:
             return
-        except Exception as exc:  # a defect of ours must not leave waits without an end
+        except Exception as exc:  # a bug must not leave endless waits
             if type(exc) not in logged:
                 logged.add(type(exc))
                 log.exception("asking about jobs failed because of a bug in comfy_client")
@@ -472,7 +472,7 @@ def _nonsense(exc: Exception) -> str:
 
 
 def spellings(prompt_id: str) -> tuple[str, ...]:
-    """Return an id as given, and as a canonical UUID if that differs.
+    """Return an id as given and, if that differs, as a canonical UUID.
 
     Servers from 0.25 on accept only canonical ids; older servers keep any id unchanged.
     """
@@ -480,7 +480,7 @@ def spellings(prompt_id: str) -> tuple[str, ...]:
         canonical = str(uuid.UUID(prompt_id))
     except ValueError:
         return (prompt_id,)
-    # No route has a place for one in braces.
+    # No route accepts an id in braces.
     given = () if "{" in prompt_id else (prompt_id,)
     return tuple(dict.fromkeys((*given, canonical)))
 
@@ -488,12 +488,12 @@ def spellings(prompt_id: str) -> tuple[str, ...]:
 def find(http: Http, prompt_id: str, client_id: str, deadline: Deadline) -> str | None:
     """Return the id under which a server has our prompt: ours, or its own with our mark.
 
-    The mark counts only if the id itself is not found, and only together with the submission's
-    ``client_id``: anybody can see a mark, and send it with another prompt.
+    The mark counts only if the id itself is not found, and only with the submission's
+    ``client_id``, as anybody can see a mark and send it with another prompt.
     """
     ids = spellings(prompt_id)
 
-    # No records in variables while the next answer is waited for: others' words stand in them.
+    # Keep no records in variables during the next request, as they contain others' texts.
     def ask(
         route: str, read: _Read, each: Each | None = None, **params: int
     ) -> tuple[str | None, str | None]:
@@ -501,7 +501,7 @@ def find(http: Http, prompt_id: str, client_id: str, deadline: Deadline) -> str 
         records = read(http.json("GET", route, each=each, params=params, timeout=left))
         return _named(records, ids), _marked(records, ids, client_id)
 
-    # Others' workflows may be many, and large.
+    # Drop other clients' workflows, which may be many and large.
     named, marked = ask("/queue", _waiting, partial(without_workflow, frozenset(ids)))
     for one in () if named else ids:
         there, said = ask(f"/history/{segment(one)}", _records)

@@ -1,6 +1,6 @@
 """The progress of a prompt by the costs of its nodes: sampler steps, and earlier times.
 
-Pure, but for the memory of those times.
+Pure, except for the record of those times.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ..workflow import class_of, sinks
 from ..workflow.graph import links_of, needed, origin
 from .state import JobState
 
-#: Times that are remembered: of so many nodes, and of so many classes of nodes.
+#: The most nodes, and the most classes, whose times are remembered.
 REMEMBERED: Final = 1000
-#: No node costs less than so many seconds, or nothing would be left to divide by.
+#: The lowest cost of a node in seconds, to avoid a division by zero.
 LEAST: Final = 0.001
-#: So many steps of a sampler say how long the others take; the first may have loaded a model.
+#: The steps of a sampler after which its pace is known; the first one may have loaded a model.
 TELLING: Final = 2
-#: No sampler makes more steps.
+#: The most steps of a sampler.
 MOST: Final = 10_000
 
 
@@ -30,10 +30,10 @@ class NodeTimes:
     """The last execution time of each node, by the client's own clock."""
 
     def __init__(self) -> None:
-        self._lock = shared_lock()  # guards all in here; no other is taken within
-        # Prompts that have ended, until somebody asks: few do, and many prompts are short.
+        self._lock = shared_lock()  # guards everything; no other lock is taken while it is held
+        # Ended prompts, evaluated on demand: few callers ask, and many prompts are short.
         self._later: deque[tuple[Mapping[str, Any], Mapping[str, float]]] = deque(maxlen=16)
-        self._of_nodes: dict[tuple[str, str], float] = {}  # seconds for a unit
+        self._of_nodes: dict[tuple[str, str], float] = {}  # seconds per unit
         self._of_classes: dict[str, float] = {}
 
     def learn_later(self, graph: Mapping[str, Any], spent: Mapping[str, float]) -> None:
@@ -46,7 +46,7 @@ class NodeTimes:
             graph, spent = self._later.popleft()
             seconds: dict[str, float] = {}
             for node_id, each in spent.items():
-                source = origin(graph, node_id)  # of those into which others have expanded
+                source = origin(graph, node_id)  # for nodes that others expanded into
                 if source is not None:
                     seconds[source] = seconds.get(source, 0.0) + each
             for node_id, each in seconds.items():
@@ -56,7 +56,7 @@ class NodeTimes:
         """Record the seconds that a node took."""
         class_type = class_of(graph, node_id)
         if class_type is None or len(class_type) + len(node_id) > 2 * MAX_ID_LENGTH:
-            return  # a graph may be of the server's making
+            return  # the server may have sent any graph
         for_one = max(LEAST, seconds) / units(graph, node_id)
         _remember(self._of_nodes, (class_type, node_id), for_one)
         _remember(self._of_classes, class_type, for_one)
@@ -71,7 +71,7 @@ class NodeTimes:
 
 
 def _remember(known: dict[Any, float], key: object, value: float) -> None:
-    known.pop(key, None)  # the newest stands last
+    known.pop(key, None)  # so that the newest is last
     known[key] = value
     if len(known) > REMEMBERED:
         del known[next(iter(known))]
@@ -112,10 +112,10 @@ def weights(
 
     Args:
         graph: The workflow.
-        cached: Nodes whose outputs the server has; they do not run, nor does what only they need.
-        targets: Outputs that are to run; what they do not need does not.
-        times: Times of earlier runs.  A node of a kind that has never run is taken to be as quick
-            for its units as the others are on average.
+        cached: Nodes whose outputs the server has; they do not run, nor do nodes only for them.
+        targets: The outputs that are to run; nodes that they do not need do not run.
+        times: Times of earlier runs.  A node of an unknown class is assumed to take the average
+            time per unit.
     """
     to_run = {node_id: units(graph, node_id) for node_id in needed(graph, targets, cached)}
     timed = {node_id: times.seconds(graph, node_id) for node_id in to_run} if times else {}
@@ -141,15 +141,15 @@ def fraction(
         costs: Costs of its nodes that are to run.
         visited: Nodes that have begun, including those into which other nodes have expanded.
         node_id: The node that began last.
-        step: What a node last said about its steps.
-        states: What the server last said about all nodes that have begun.
+        step: The last report of a node on its steps.
+        states: The last report on all nodes that have begun.
     """
     total = sum(costs.values())
     if not total:
         return 0.0
     nodes = {} if states is None else states.nodes
     finished = {key for key, node in nodes.items() if node.state == "finished"}
-    # One that has expanded into others runs until they are through.
+    # A node that expanded into others runs until they end.
     running = {node_id, origin(graph, node_id), *nodes} - finished
     through = set(visited) - running | finished
     parts = {key: _part(node.value, node.max) for key, node in nodes.items()}
@@ -196,8 +196,8 @@ def fraction_of(state: JobState, times: NodeTimes) -> float:
 def seconds_left(state: JobState, times: NodeTimes, now: float, ran_for: float) -> float | None:
     """Estimate the remaining seconds of a prompt; None if unknown.
 
-    Earlier times of its nodes count first, and the prompt's own pace the more of it is done.  If
-    some nodes have not run before, the pace of the sampler's steps is used.
+    The estimate starts from earlier times of its nodes, and gives the prompt's own pace more weight
+    the further it is.  If some nodes have not run before, the pace of the sampler's steps is used.
     """
     costs = _weights_of(state, times)
     known = {node_id: times.seconds(state.graph, node_id) for node_id in costs}
@@ -214,7 +214,7 @@ def seconds_left(state: JobState, times: NodeTimes, now: float, ran_for: float) 
     left = for_one * max(0.0, min(step.max, MOST) - step.value)
     for node_id in costs.keys() - state.visited - {state.node}:
         steps = units(state.graph, node_id)
-        # Those without steps are quick, but for few.
+        # Nodes without steps are mostly quick.
         left += known[node_id] or (for_one * steps if steps > 1 else 0.0)
     return left
 

@@ -1,4 +1,4 @@
-"""A prompt that the tracker follows: its state, its events, and who waits for its end."""
+"""A prompt that the tracker follows: its state, its events, and its waiters."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from .outcomes import JobStatus, error_of, status_of
 from .result import Result, make_result
 from .state import JobState, Outcome
 
-#: Events that are kept until the ids are known: so many, and so many bytes as the client says.
+#: The most events that are kept until prompt ids are known; the client limits their bytes, too.
 ORPHANS: Final = 1000
 
 
 @attrs.define(eq=False, repr=False)
 class JobEvents:
-    """The events of a job, each handed to all readers.
+    """The events of a job, each of which goes to all readers.
 
     The first reader also gets earlier events, but only the newest progress and previews.
 
@@ -44,11 +44,11 @@ class JobEvents:
     sinks: tuple[Callable[[Event], object], ...] = attrs.field(default=(), init=False)
     first: EventQueue | None = attrs.field(default=None, init=False)
     _is_open: bool = attrs.field(default=False, init=False)
-    # Weakly, so that an iterator that nobody keeps is gone with its events; but for the first,
-    # until somebody asks for it.
+    # Weak references, so that an abandoned iterator goes away with its events.  The first queue
+    # is kept until it is asked for.
     _queues: tuple[weakref.ref[EventQueue], ...] = attrs.field(default=(), init=False)
-    # Guards the queues, which are replaced, never changed.  Re-entrant: the collector may end an
-    # iterator in here.
+    # Guards the tuple of queues, which is replaced, never changed.  Re-entrant: the collector may
+    # end an iterator meanwhile.
     _lock: runtime.RLock = attrs.field(factory=partial(shared_lock, is_small=True), init=False)
 
     def reset(self) -> None:
@@ -65,7 +65,7 @@ class JobEvents:
             if not self._is_open:
                 first = EventQueue(high_water=0, budget=self._budget)
                 self._queues = (*self._queues, weakref.ref(first))
-                # Last: whoever sees this takes no lock, and must find the queue.
+                # Set last, as readers of this take no lock, and must find the queue.
                 self.first, self._is_open = first, True
             return self.first
 
@@ -99,7 +99,7 @@ class JobEvents:
     def receive(self, event: Event) -> None:
         """Pass an event to all readers."""
         if event.name == "b_preview_with_metadata":
-            return  # the same picture comes as ``b_preview``
+            return  # the same picture also comes as ``b_preview``
         if not self._is_open:
             self._open()
         for ref in self._queues:
@@ -112,14 +112,14 @@ class JobEvents:
 
 
 class Ending:
-    """The end of a prompt: how it ended is known at once, its result or error is made on demand.
+    """The end of a prompt, with its status; its result or error is made on demand.
 
-    Whoever asks first makes it, in its own thread.  No lock is held: of two that are made at the
+    The first caller to ask makes it, in its own thread and without a lock.  If two are made at the
     same time, all callers get the same one.
 
     Attributes:
         status: How the prompt ended.
-        is_of_client: Whether only the client was closed; nothing is known of the prompt.
+        is_of_client: Whether only the client was closed, so that the prompt's end is unknown.
     """
 
     def __init__(self, status: JobStatus, make: Callable[[], Result | BaseException]) -> None:
@@ -146,11 +146,11 @@ class Ending:
                 self._made.setdefault("end", make())
             except Exception as exc:  # noqa: BLE001  # a later call may have enough memory
                 return exc
-            self._make = None  # with what it was made of
+            self._make = None  # releases the data that it was made from
         return self._made["end"]
 
     def copied(self) -> Ending:
-        """Return the same end for another job: raising an error adds a traceback to it."""
+        """Return a copy for another job, as raising an error adds a traceback to it."""
         return Ending(self.status, lambda: _copied(self.value))
 
 
@@ -168,12 +168,12 @@ class Waiter:
 
 @attrs.define(eq=False, repr=False)
 class TrackedPrompt:
-    """A prompt whose end is waited for; each job has one.
+    """A prompt whose end the client waits for; each job has one.
 
     Attributes:
-        state: What is known of it.
+        state: Its known state.
         events: Its events, for all readers.
-        waiters: Its job, and those that turned out to be about the same prompt.
+        waiters: Its job, and other jobs that were found to be about the same prompt.
         on_fork: Called in the child of a fork, to end its jobs there.
         early: Its end, if that came before the submission was answered.
     """
@@ -187,30 +187,30 @@ class TrackedPrompt:
     def settle(self, end: Ending | Result | BaseException) -> None:
         """End all waits."""
         ending = Ending.of(end)
-        waiters, self.waiters = self.waiters, []  # which keep this object
+        waiters, self.waiters = self.waiters, []  # breaks a cycle
         self.on_fork = []
         for number, waiter in enumerate(waiters):
             if not waiter.job.done():
                 waiter.end(ending.copied() if number else ending)
 
     def join(self, other: TrackedPrompt) -> None:
-        """Share the state and the end of another, which turns out to be the same prompt."""
+        """Share the state and the end of another object for the same prompt."""
         other.state.graph = other.state.graph or self.state.graph
         other.state.output_names = other.state.output_names or self.state.output_names
         self.state = other.state
         other.waiters += self.waiters
         other.on_fork += self.on_fork
-        self.waiters, self.on_fork = [], []  # a job that is kept keeps no circle
+        self.waiters, self.on_fork = [], []  # breaks a cycle with the jobs
         other.events.others.append(self.events)
         if self.state.end_event is not None:
             self.events.receive(self.state.end_event)
 
 
 class Orphans:
-    """Events that may be about prompts of ours whose ids are not known yet.
+    """Events that may be about our prompts whose ids are not known yet.
 
-    A server may choose its own id, which only the answer to a submission tells, or a look-up if no
-    answer came.  Guarded by the tracker's lock.
+    A server may choose its own id, which is known from the answer to a submission, or from a
+    look-up if no answer came.  Guarded by the tracker's lock.
 
     Attributes:
         posting: The prompts whose submission has no answer yet.
@@ -227,7 +227,7 @@ class Orphans:
             self.events.append(event, event.nbytes)
 
     def drop(self, tracked: Iterable[TrackedPrompt]) -> None:
-        """Forget all events unless they may be about one of these prompts."""
+        """Drop all events unless they may be about one of these prompts."""
         if not self._misses_id(tracked):
             self.events.clear()
 
@@ -252,7 +252,7 @@ class Orphans:
 def ending_of(state: JobState, outcome: Outcome, http: Http, files: FileRoutes) -> Ending:
     """Return the end of a prompt; ``files`` downloads its outputs.
 
-    What the state releases at the end is taken from it now.
+    The data that the state releases at the end are taken from it now.
     """
     event = outcome.event
     if outcome.error is not None:
@@ -265,7 +265,7 @@ def ending_of(state: JobState, outcome: Outcome, http: Http, files: FileRoutes) 
 
 
 def _error(state: JobState, event: ExecutionError | ExecutionInterrupted, http: Http) -> JobError:
-    # A server may repeat secrets of the client, earlier ones too, and of the workflow.
+    # A server may repeat secrets of the client, former ones included, and of the workflow.
     secrets = http.identity.secrets()
     secrets.add_named(state.graph)
     return error_of(event, state.prompt_id, state.graph, secrets)

@@ -1,9 +1,9 @@
-"""The server's queue, requested as rarely as possible, and whether its changes are reported.
+"""The server's queue, requested as rarely as possible, and a check that its changes are reported.
 
-``GET /queue`` contains everybody's graphs, so it is the last resort.  Servers from 0.6 on list the
-same without them; and each change of the queue is broadcast as a ``status`` (and shows in the
-number that is polled without a socket), so the last snapshot remains valid for some seconds if no
-change was reported.
+``GET /queue`` contains everybody's graphs, so it is the last resort.  Servers from 0.6 on have a
+list without graphs.  Each change of the queue is broadcast as a ``status``, or shows in the number
+that is polled without a socket, so the last snapshot remains valid for some seconds if no change
+was reported.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from .state import QueueSnapshot
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: How the jobs API calls what is over.
+#: The jobs API's words for ended prompts.
 _ENDED: Final = ("completed", "failed", "cancelled")
 
-#: The first ComfyUI whose ``POST /interrupt`` heeds a prompt_id.
+#: The first ComfyUI whose ``POST /interrupt`` respects a prompt_id.
 _HEEDS_ID: Final = (0, 3, 57)
 
 
-#: A change of the queue happened between these two moments.
+#: Two moments between which the queue changed.
 Change = tuple[float, float]
 
 
@@ -42,16 +42,16 @@ class QueueMonitor:
     def __init__(self, connection: Connection, timing: Timing) -> None:
         self.connection = connection
         self._timing = timing
-        # The last snapshot, and the socket (or the polls) that would have reported a change.
+        # The last snapshot, and the state and socket that would have reported a change.
         self._last: tuple[QueueSnapshot, State, int] | None = None
-        self.at: float = float("-inf")  #: When the last snapshot was asked for.
-        self.rests_until: float = float("-inf")  #: No other before, as it took long.
-        self._changed_at: float = float("-inf")  # when we changed it
-        self.status_at: float = float("-inf")  #: When the server last said its length.
-        self.remaining: int | None = None  #: Prompts that run or wait, as it said then.
-        self.departed: int = 0  #: How many prompts left the queue, of whomever ...
-        self.advanced_at: float = float("-inf")  #: ... and when one did last.
-        self._lists_jobs = True  # until the server says that it has no jobs API
+        self.at: float = float("-inf")  #: When the last snapshot was requested.
+        self.rests_until: float = float("-inf")  #: The end of the pause after a slow request.
+        self._changed_at: float = float("-inf")  # when we last changed the queue
+        self.status_at: float = float("-inf")  #: When the server last reported its length.
+        self.remaining: int | None = None  #: Prompts that run or wait, according to that report.
+        self.departed: int = 0  #: How many prompts of all clients have left the queue.
+        self.advanced_at: float = float("-inf")  #: When a prompt last left the queue.
+        self._lists_jobs = True  # False once the server shows that it has no jobs API
 
     def count(self, remaining: int | None) -> None:
         """Note the number of prompts in the queue, as the server reports it."""
@@ -79,19 +79,19 @@ class QueueMonitor:
                 },
             )
         snapshot = attrs.evolve(snapshot, departed=departed)
-        took = runtime.thread_time() - spent  # a busy machine or a slow line is no large queue
+        took = runtime.thread_time() - spent  # not the elapsed time, which a slow line prolongs
         rest = self._timing.slow_queue_rest * took if took >= self._timing.slow_queue else 0.0
         self.rests_until = at + rest
-        # Without graphs, which may take more than all the rest of a client.
+        # Keep no graphs, which may take more memory than the rest of a client.
         kept = attrs.evolve(snapshot, graphs={}) if snapshot.graphs else snapshot
         self._last, self.at = (kept, state, generation), at
-        if self._changed_at >= at:  # meanwhile
+        if self._changed_at >= at:  # we changed the queue meanwhile
             self._last = None
         return snapshot
 
     def lacks(self, prompt_id: str, since: float) -> bool:
         """Return whether the last snapshot, if newer than ``since``, lacks a prompt."""
-        last = self._last  # once: forget() may come from another thread
+        last = self._last  # read once, as another thread may call forget()
         return last is not None and self.at > since and prompt_id not in last[0]
 
     def forget(self) -> None:
@@ -100,8 +100,8 @@ class QueueMonitor:
         self._last = None
 
     def stale(self) -> QueueSnapshot | None:
-        """Return the last snapshot if a slow server should not be asked again yet, else None."""
-        last = self._last  # once: forget() may come from another thread
+        """Return the last snapshot if it is too early to ask a slow server again, else None."""
+        last = self._last  # read once, as another thread may call forget()
         return last[0] if last is not None and runtime.monotonic() < self.rests_until else None
 
     def _listed(self, routes: Routes) -> QueueSnapshot | None:
@@ -110,16 +110,16 @@ class QueueMonitor:
         except (ApiError, UnexpectedResponse) as exc:
             if is_away(exc):
                 raise
-            log.debug("no jobs API: %s", exc)  # or one that fails where the queue may not
-            # A proxy may let the other routes pass, or ask for a login that is renewed soon.
+            log.debug("no jobs API: %s", exc)  # or the jobs API fails while the queue may work
+            # A proxy may block only this route, or require a login that is renewed soon.
             self._lists_jobs = isinstance(exc, AuthenticationError)
             return None
-        if page.has_more:  # unasked: what is not on it may be there all the same
+        if page.has_more:  # a page is no complete list
             log.debug("the jobs API lists %d jobs only", len(page.jobs))
             self._lists_jobs = False
             return None
         running = [job for job in page.jobs if job.status == "in_progress"]
-        # A job in an unknown state is there all the same.
+        # A job in an unknown state is in the queue, too.
         waiting = [job for job in page.jobs if job.status not in ("in_progress", *_ENDED)]
         waiting.sort(key=_place)
         return QueueSnapshot(
@@ -128,7 +128,7 @@ class QueueMonitor:
 
     def cached(self) -> QueueSnapshot | None:
         """Return the last snapshot, unless a change was reported since."""
-        last = self._last  # once, as above
+        last = self._last  # read once, as above
         if last is None:
             return None
         snapshot, state, generation = last
@@ -152,9 +152,9 @@ class DeafnessCheck:
         self._connection = connection
         self._monitor = monitor
         self._timing = timing
-        self._expected: Change | None = None  # yet to show on this socket
+        self._expected: Change | None = None  # not seen on this socket yet
         self._redialled_at = float("-inf")
-        self._received_at = float("-inf")  # when a message was seen on its way
+        self._received_at = float("-inf")  # when a message was last seen arriving
 
     def forget(self) -> None:
         """Drop all expectations, as the socket is a new one."""
@@ -172,7 +172,7 @@ class DeafnessCheck:
         is_silent = any(after < limit and told_at < before for before, after in known)
         if self._connection.is_receiving:
             self._received_at = now
-        # On a slow line the next message has not begun when one has ended.
+        # On a slow line, there may be a gap between two messages.
         elif is_silent and now - self._received_at > 2 * self._timing.deaf:
             self._redial()
 

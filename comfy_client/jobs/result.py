@@ -19,7 +19,7 @@ from ..workflow import class_of, title_of
 from ..workflow.graph import brief
 from .output import Output, OutputFile, OutputFrame, Outputs, missing, name_values, save_all
 
-#: Characters of a file's name, and of its folders': no system has longer ones.
+#: The most characters of a file's name, and of its folders'; no system allows more.
 MOST_NAME: Final = 4096
 
 _ENDINGS: Final = {"image/png": "png", "image/webp": "webp", "image/gif": "gif"}
@@ -52,9 +52,9 @@ class _Outputs(AsDict):
 
     @property
     def image(self) -> Output:
-        """The only image; those of preview nodes (``temp``) count only if there are no others.
+        """The only image; images of preview nodes (``temp``) count only if there are no others.
 
-        Raises :class:`WorkflowError`, which says how many there are, if it is not exactly one.
+        Raises :class:`WorkflowError` with the number of images if there is not exactly one.
         """
         return self._only("images", self.images)
 
@@ -142,10 +142,10 @@ class _Outputs(AsDict):
     def check_files(self, *, timeout: float | None = None) -> list[Output]:
         """Return the files that are no longer on the server; empty if it has all of them.
 
-        ``HEAD /view`` for each, four at a time.  What came from the cache names the files of an
-        earlier prompt, which somebody may have deleted since; a restart of the server deletes
-        those of type ``temp``.  To have them made again, change an input, such as the seed, or
-        call ``api.free_memory(free_memory=True, wait=1)``, which empties the cache.
+        ``HEAD /view`` for each, four at a time.  Outputs from the cache name the files of an
+        earlier prompt, which may have been deleted since; a restart of the server deletes those of
+        type ``temp``.  To make them again, change an input, such as the seed, or call
+        ``api.free_memory(free_memory=True, wait=1)``, which empties the cache.
 
         Args:
             timeout: Seconds for all of them; ``None``: no limit but the client's for each.
@@ -321,7 +321,7 @@ class Result(_Outputs):
         """Return HTML for a notebook: thumbnails, players and texts, limited in number and size.
 
         Args:
-            timeout: Seconds for fetching what is shown; what takes longer is shown by its name.
+            timeout: Seconds to fetch the content; outputs that take longer are shown by name.
         """
         from .gallery import gallery
 
@@ -347,7 +347,7 @@ def make_result(
     """Make a result from history or events; ``frames`` are (node id, MIME type, picture)."""
     by_node: dict[str, list[Output]] = {node_id: [] for node_id in outputs}
     texts: dict[str, list[str]] = {}
-    seeds: dict[str, int | None] = {}  # a node may leave thousands of files
+    seeds: dict[str, int | None] = {}  # shared, as a node may have thousands of files
     for node_id, output in outputs.items():
         found, said = _walk(node_id, output, files, graph, seeds)
         by_node[node_id] += found
@@ -367,8 +367,8 @@ def make_result(
     }
     files_of_all = [item for node in nodes.values() for item in node.files]
     return Result(
-        # What runs first depends on what is cached, and previews of nodes amid the graph come
-        # and go with it: the picture that was saved stays the first.
+        # The order of nodes, and the previews of intermediate ones, depend on the cache.  Sorting
+        # keeps the saved picture first.
         files=tuple(sorted(files_of_all, key=lambda item: item.type == "temp")),
         texts=tuple(text for node in nodes.values() for text in node.texts),
         prompt_id=prompt_id,

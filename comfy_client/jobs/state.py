@@ -1,8 +1,8 @@
-"""State of a prompt: evidence, and the outcome that follows.  Pure: no lock, thread or I/O.
+"""The state of a prompt: evidence, and the outcome that follows.  Pure: no lock, thread or I/O.
 
-Three witnesses speak: events, the queue and the history.  Each ``apply_...`` takes what one of
-them says, at the moment ``now``, and gives an :class:`Outcome` if that ends the prompt, else
-``None``.  ``link`` is the number of the connected socket, ``None`` if there is none.
+Evidence comes from events, the queue and the history.  Each ``apply_...`` takes a piece of it, at
+the moment ``now``, and returns an :class:`Outcome` if that ends the prompt, else ``None``.
+``link`` is the number of the connected socket, ``None`` if there is none.
 
 Events alone decide only if one unbroken socket saw the prompt from its start and every output
 is known from them.  Otherwise history is read, which the server writes after
@@ -55,7 +55,7 @@ from .outcomes import (
 
 Outputs = Mapping[str, Mapping[str, Any]]
 
-#: The inputs of the weights of a prompt's nodes, and these weights.
+#: The weights of a prompt's nodes, after the values that they were computed from.
 Weighed = tuple[tuple[object, ...], Mapping[str, float]]
 NOTHING_WEIGHED: Final[Weighed] = (None,) * 4, {}
 
@@ -66,9 +66,9 @@ class QueueSnapshot:
 
     running: tuple[str, ...]
     pending: tuple[str, ...]
-    #: Workflows by prompt_id, where the answer had them.
+    #: The workflows in the answer, if any, by prompt_id.
     graphs: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
-    departed: int = 0  #: How many had left the queue before, by the client's count.
+    departed: int = 0  #: How many prompts had left the queue before, by the client's count.
 
     @cached_property
     def _places(self) -> Mapping[str, int]:
@@ -100,13 +100,13 @@ class Outcome:
     Attributes:
         event: Its end event, which receivers get unless they have had one.
         error: The exception for users; ``None``: the one for ``event``, or the result.
-        outputs: What its nodes left, if it succeeded.
+        outputs: The outputs of its nodes, if it succeeded.
         complete: Whether these are all of its outputs.
         cached_nodes: The nodes that did not run.
         fully_cached: Whether no node ran.
         lacks_previews: Whether previews were wanted, and a sampler sent none.
         has_record: Whether the server has a record of it, or will have one.
-        is_final: Whether the server has the last word on it; it may have refused to tell.
+        is_final: Whether the end is certain; the server may have refused to tell.
     """
 
     event: EndEvent
@@ -125,37 +125,37 @@ class Outcome:
         return STATUS_OF_EVENT[type(self.event)] if self.error is None else status_of(self.error)
 
 
-#: How a prompt is counted: as submitted, as attached, or not again.
+#: The count to which a prompt belongs: submitted, attached, or counted before.
 Counted = Literal["submitted", "attached", "before"]
 
 
-# Not of attrs, to which a class of so many fields is a tenth of the import.
+# Not an attrs class, as so many fields would take a tenth of the import time.
 class JobState:
     """The state of a prompt; changed under the lock of the ``Tracker``."""
 
     # Its submission.
     posted_at: float = 0.0
     accepted_at: float | None = None
-    client_id: str = ""  #: The client in whose name it was submitted.
-    generation: int | None = None  #: The socket that saw the submission.
-    attached: bool = False  #: Its events may go to another client, or to an older client id.
-    lost_delay: float | None = None  #: Seconds between checks that make it lost; None: as usual.
-    http_checked: bool = False  #: HTTP was asked, or failed.
-    search_by_mark: bool = False  #: The server may have it under an id of its own.
+    client_id: str = ""  #: The id of the client that submitted it.
+    generation: int | None = None  #: The number of the socket at the submission.
+    attached: bool = False  #: Whether its events may go to another client or an older client id.
+    lost_delay: float | None = None  #: Seconds between checks until it is lost, if set.
+    http_checked: bool = False  #: Whether HTTP has answered once, or failed.
+    search_by_mark: bool = False  #: Whether the server may have it under another id.
     # Where it is.
     started: bool = False  #: The socket said so.
-    running_since: float | None = None  #: Whichever witness said so.
-    number: float | None = None  #: Its place in the order, low first.
-    ahead: int | None = None  #: Prompts before it, as the queue said last.
-    leaves_at: int = 0  #: When this many prompts have left the queue, it may have, too.
+    running_since: float | None = None  #: The moment of the first sign that it runs.
+    number: float | None = None  #: Its priority in the queue, low first.
+    ahead: int | None = None  #: Prompts before it in the last snapshot of the queue.
+    leaves_at: int = 0  #: The number of departed prompts from which it may have left the queue.
     news_at: float = 0.0
     news_by: str = ""  #: ``"socket"`` or ``"HTTP"``.
-    heard_at: float = 0.0  #: News of it, or over the socket of one before it; while HTTP refuses.
+    heard_at: float = 0.0  #: The last news of it, or of one before it, during refusals.
     # Its course.
-    targets: Sequence[str] | None = None  #: Outputs that are to run; ``None``: all.
+    targets: Sequence[str] | None = None  #: The outputs to run; ``None``: all.
     cached: frozenset[str] | None = None
-    silent: frozenset[str] = frozenset()  #: Cached outputs, of which no event may come.
-    node: str | None = None  #: Runs now.
+    silent: frozenset[str] = frozenset()  #: Cached outputs for which no event may come.
+    node: str | None = None  #: The running node.
     node_since: float = 0.0
     step: Progress | None = None
     states: ProgressState | None = None
@@ -165,21 +165,21 @@ class JobState:
     sampled: bool = False
     previewed: bool = False
     # Its end.
-    end_event: EndEvent | None = None  #: Published, or about to be.
-    ended: bool = False  #: The socket itself has said so.
+    end_event: EndEvent | None = None  #: The end event, published or about to be.
+    ended: bool = False  #: Whether the socket itself reported the end.
     ended_at: float | None = None
     took: float | None = None  #: Seconds that it ran, by the server's clock.
     decided: bool = False
-    cancelled: bool = False  #: By us, while it waited: that it is gone is no loss.
-    awaits_history: bool = False  #: The end was reported; only the record is wanted.
-    counted: Counted | None = None  #: In which sum of the ledger it is.
+    cancelled: bool = False  #: Whether we cancelled it while it waited, so that it is not lost.
+    awaits_history: bool = False  #: Whether the end was reported and only the record is missing.
+    counted: Counted | None = None  #: The count that includes it.
     start_logged: bool = False
     # When to ask about it.
     check_at: float = float("inf")
-    wanted_at: float = 0.0  #: When somebody last wanted to know.
+    wanted_at: float = 0.0  #: When a caller last asked for news.
     interval: float = 0.0
     missed_at: float | None = None
-    late_since: float = 0.0  #: Since when history knows more than the socket.
+    late_since: float = 0.0  #: Since when the history is ahead of the socket.
     refusals: int = 0
 
     def __init__(
@@ -192,15 +192,15 @@ class JobState:
         self.timing = timing
         self.node_errors: Mapping[str, Any] = {}
         self.output_names: Mapping[str, str] = {}  #: Names of nodes, given by a template.
-        self.remarks: deque[str] = deque()  #: Logged where its end is waited for.
-        self.spent: dict[str, float] = {}  #: Seconds, by node.
+        self.remarks: deque[str] = deque()  #: Texts for the waiting thread to log.
+        self.spent: dict[str, float] = {}  #: Seconds by node.
         self.visited: set[str] = set()  #: Nodes that ran, or run.
         self.outputs: dict[str, Mapping[str, Any]] = {}
         self.reported: set[str] = set()
         self.frames: list[tuple[str, str, memoryview]] = []
 
     def elapsed(self, now: float) -> float | None:
-        """Return the seconds since the prompt started to run, or that it ran; ``None``: unknown."""
+        """Return the execution time so far, or in all, in seconds; None if unknown."""
         if self.took is not None:
             return self.took
         began = self.running_since
@@ -232,7 +232,7 @@ class JobState:
         """Record an interrupted submission: the server may have it, also under another id."""
         self.accepted_at = now
         self.lost_delay, self.search_by_mark = self.timing.look_up, True
-        self.generation = None  # silence on the socket proves nothing here
+        self.generation = None  # its events may not come to this socket
         self.check_at = 0.0
 
     # -- events ----------------------------------------------------------------------------
@@ -243,7 +243,7 @@ class JobState:
 
     @property
     def lacks_events(self) -> bool:
-        """Whether the events seem to go to another client: none has shown that the prompt runs."""
+        """Whether no event has shown that the prompt runs, as they may go to another client."""
         return self.attached and not self.started and self.node is None
 
     def apply_event(self, event: JobEvent, now: float, link: int | None) -> Outcome | None:
@@ -253,7 +253,7 @@ class JobState:
         self.news_at, self.news_by = now, "socket"
         apply = _APPLY.get(type(event))
         if apply is None:
-            return None  # of a node; no word on where the prompt is
+            return None  # an event of a node, which does not affect the prompt
         self.check_at = now + self.timing.silence
         self.interval = self.timing.silence
         self.missed_at = None
@@ -319,7 +319,7 @@ class JobState:
         self._node_ends(now)
         if self._saw_it_all(link):
             return self._success(event, self.outputs, link)
-        # ``executing`` without a node will say when it is written; if not, the next question.
+        # ``executing`` without a node, or else the next request, will show when it is written.
         self.awaits_history = True
         self.check_at = 0.0
         return None
@@ -352,11 +352,11 @@ class JobState:
             self.running_since = now
 
     def _after_the_end(self, link: int | None) -> Outcome | None:
-        """Apply ``executing`` without a node: the prompt is over, and history has it."""
+        """Apply ``executing`` without a node: the prompt has ended, and the history has it."""
         self.ended = True
         if self.end_event is None and not self.cached and self._saw_it_all(link):
-            # Before July 2024 this is the only sign of success; those servers do not report the
-            # outputs of cached nodes either.
+            # Servers before July 2024 give no other sign of success, and do not report the outputs
+            # of cached nodes, either.
             return self._success(success(self.prompt_id), self.outputs, link)
         self.awaits_history = True
         self.check_at = 0.0
@@ -371,7 +371,7 @@ class JobState:
     # -- over HTTP -------------------------------------------------------------------------
 
     def asked(self, now: float, link: int | None) -> None:
-        """Record that HTTP has answered a question about the prompt; set when to ask again."""
+        """Record that HTTP has answered about the prompt, and set the time of the next request."""
         timing = self.timing
         self.http_checked = True
         self.refusals = 0
@@ -408,7 +408,7 @@ class JobState:
     ) -> Outcome | None:
         """Apply the history entry; None: neither the queue nor then the history has the prompt.
 
-        ``quiet_for`` are the seconds since the last byte came over the socket.
+        ``quiet_for`` is the number of seconds since the socket's last byte.
         """
         self.asked(now, link)
         if entry is not None:
@@ -423,10 +423,10 @@ class JobState:
     def apply_refusal(
         self, exc: ComfyError, until: float, link: int | None, *, most: int, is_over: bool
     ) -> Outcome | None:
-        """Count an HTTP refusal; after ``most`` in a row, end the prompt by what is known.
+        """Count an HTTP refusal; after ``most`` in a row, end the prompt by the known facts.
 
         Args:
-            exc: Why it refuses.
+            exc: The refusal.
             until: When to ask again, at the earliest.
             link: The number of the connected socket; ``None``: there is none.
             most: How many refusals in a row are enough; 0: this one does not count.
@@ -434,7 +434,7 @@ class JobState:
         """
         self.http_checked = True
         self.check_at = max(self.check_at, until)
-        # Events that a gap swallowed are never sent again.
+        # Events that were lost in a gap are never sent again.
         is_over = is_over and not self.is_whole(link)
         is_alone = link is None or self.ended or self.attached or is_over
         self.refusals = self.refusals + 1 if most and is_alone else 0
@@ -443,7 +443,7 @@ class JobState:
         if self.end_event is not None:
             return self.as_reported(link)
         event, _ = lost(self.prompt_id, f"out of reach: {exc}")
-        # A copy for each prompt: raising adds a traceback.
+        # A copy for each prompt, as raising adds a traceback.
         return Outcome(event, error=copy.copy(exc), has_record=False, is_final=False)
 
     def as_reported(self, link: int | None) -> Outcome:
@@ -460,7 +460,7 @@ class JobState:
     def _pictures_may_come(
         self, entry: models.HistoryEntry, now: float, link: int | None, quiet_for: float
     ) -> bool:
-        """Return whether outputs that only the socket brings may still be on their way."""
+        """Return whether outputs that only the socket delivers may still be on their way."""
         if self.ended or not entry.succeeded or not sends_pictures(self.graph):
             return False
         self.late_since = self.late_since or now
@@ -476,9 +476,9 @@ class JobState:
             return Outcome(failure_event(entry, self.prompt_id))
         if self.cached is None:
             self.cached = frozenset(entry.cached_nodes)
-        # History is authoritative; what only events brought is kept beside it.
+        # The history is authoritative; outputs that only events reported are kept, too.
         outputs = {**self.outputs, **entry.outputs}
-        from ..models.queue import prompt_record  # events do without
+        from ..models.queue import prompt_record  # events do not need it
 
         targets = prompt_record(entry.raw.get("prompt"), "prompt").outputs
         event = success(self.prompt_id, recovered=True)
@@ -495,7 +495,7 @@ class JobState:
                 self.check_at = now + max(timing.job_poll, gone_for / 2)
             elif self.end_event is not None:
                 return self.as_reported(link)
-            else:  # an end that nobody reported: the queue may know more
+            else:  # no end was reported; the queue may know more
                 self.awaits_history = False
                 self.check_at = now
         elif gone_for >= (apart := self.lost_delay or timing.lost):
@@ -524,7 +524,7 @@ class JobState:
                 "did not bring all of this prompt: some may be missing"
             )
         cached = self.cached or frozenset()
-        # Nothing runs if no output has to; some of what is behind them may never have run.
+        # Nothing runs if no output has to; some nodes behind them may never have run.
         ran = self.visited if (self.started and saw_all) or not targets else set(targets) - cached
         return Outcome(
             event,
@@ -538,7 +538,7 @@ class JobState:
         )
 
     def release(self) -> None:
-        """Release what is known of the prompt's course and outputs, which is no longer needed."""
+        """Release the data on the prompt's course and outputs, which are no longer needed."""
         if self._share is not None:
             self._share.free()
         self.cached, self.states, self.step = None, None, None
@@ -550,7 +550,7 @@ class JobState:
 #: Events that may end a prompt.
 MAY_END: Final = (Executing, EndEvent)
 
-#: How each kind of event is applied; others are only news.
+#: The method that applies each kind of event; other kinds only count as news.
 _APPLY: Final[Mapping[type, Callable[[JobState, Any, float, int | None], Outcome | None]]] = {
     ProgressState: JobState._progress_state,
     Progress: JobState._progress,

@@ -24,12 +24,12 @@ from .tracker import Tracker
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: How often an interrupt is sent again.
+#: How often an interrupt is repeated.
 _REPEATS: Final = 3
 
 
 def stop_by_id(tracker: Tracker, prompt_id: str, *, force: bool) -> bool:
-    """Stop one prompt and no other; return whether it was there to be stopped."""
+    """Stop one prompt and no other; return False if it was neither pending nor running."""
     routes = tracker.routes()
     if tracker.cancels_jobs:
         try:
@@ -40,9 +40,9 @@ def stop_by_id(tracker: Tracker, prompt_id: str, *, force: bool) -> bool:
 
 
 def stop(routes: Routes, http: Http, prompt_id: str, *, force: bool) -> bool:
-    """Stop one prompt on a server without a jobs API; return whether it was there to be stopped."""
+    """Stop one prompt without the jobs API; return False if it was neither pending nor running."""
     was_deleted = False
-    for _ in range(3):  # it may begin between the look and the act
+    for _ in range(3):  # it may begin between the check and the request
         queue = routes.get_queue(workflows_of=())
         if any(item.prompt_id == prompt_id for item in queue.pending):
             routes.delete_from_queue(prompt_id)
@@ -68,10 +68,10 @@ class _Stop:
     """A request to stop a prompt, which the server has accepted.
 
     Attributes:
-        force: Whether a server that stops whatever runs may be asked again.
-        again_at: When it may be sent again, if a node has begun by then.
+        force: Whether to repeat it even on a server that stops any running prompt.
+        again_at: When it may be repeated, if a node has begun by then.
         node_began: Whether a node of the prompt has begun since.
-        left: How often it may be sent again.
+        left: How often it may still be repeated.
     """
 
     force: bool
@@ -81,9 +81,9 @@ class _Stop:
 
 
 class Stops:
-    """The prompts that were told to stop and have not ended.
+    """The prompts that were asked to stop and have not ended.
 
-    A prompt of which a node begins all the same is told again, :data:`_REPEATS` times at most.
+    If a node of such a prompt still begins, the request is repeated, up to :data:`_REPEATS` times.
     """
 
     def __init__(self, tracker: Tracker) -> None:
@@ -91,7 +91,7 @@ class Stops:
         self._stops: dict[TrackedPrompt, _Stop] = {}
 
     def watch(self, one: TrackedPrompt, *, force: bool = False) -> None:
-        """Watch a prompt that the server has agreed to stop, and ask again if it runs on."""
+        """Watch a prompt that the server has agreed to stop; repeat the request if it runs on."""
         known = self._stops.get(one)
         if known is not None:
             known.force = known.force or force
@@ -115,10 +115,10 @@ class Stops:
         running prompts are stopped too, and again if the server forgets that.
         """
         tracker = self._tracker
-        # Given ids are looked up without the lock: the collector may end a forgotten ``map`` while
-        # this thread has the lock of a queue, for which a thread with this lock may wait.
+        # Look given ids up without the tracker's lock: the collector may end a forgotten ``map``
+        # while this thread has the lock of a queue, for which one with the tracker's lock waits.
         known = tracker.outstanding if prompt_ids is None else map(tracker.get, prompt_ids)
-        # Now: a look at the queue may miss them before the answer comes.  A server may also have a
+        # Decide now, as the queue may lack them before the answer comes.  A server may also have a
         # prompt before it answers its submission.
         there = [
             one
@@ -138,7 +138,7 @@ class Stops:
         return removed
 
     def repeat(self) -> float:
-        """Send what is due, and return when something may be; the thread that asks calls it."""
+        """Repeat due requests, in the poller's thread; return when the next may be due."""
         now = runtime.monotonic()
         for one, stop in list(self._stops.items()):
             if one.state.decided or not stop.left:
@@ -149,7 +149,7 @@ class Stops:
         return min(began, default=float("inf"))
 
     def _send(self, one: TrackedPrompt, stop: _Stop) -> None:
-        stop.node_began = False  # first: what begins while it is sent, has not heard of it either
+        stop.node_began = False  # first, as a node that begins during the request counts again
         stop.left -= 1
         prompt_id = one.state.prompt_id
         log.debug("prompt %s goes on after it was told to stop; telling it again", prompt_id)
@@ -166,6 +166,6 @@ class Stops:
 
 
 def _is_there(state: JobState) -> bool:
-    """Return whether the server has a prompt in its queue or runs it, as far as is known."""
+    """Return whether a prompt is pending or running, as far as is known."""
     has_it = state.accepted_at is not None and not state.search_by_mark
     return has_it and state.missed_at is None and not state.decided

@@ -1,7 +1,7 @@
 """Submitting a prompt, exactly once, and attaching to one that was submitted.
 
-A POST that got no answer may have been queued.  It is looked for, by the id that we chose and
-by our mark in ``extra_data``, and never repeated on our own account.
+A prompt whose POST got no answer may be in the queue.  It is looked up by the id that we chose
+and by our mark in ``extra_data``, and never sent again unless the user asks for that.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from .tracker import Tracker
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: So many look-ups in a row, over some seconds, that find nothing prove that it is not there.
+#: The number of empty look-ups in a row, over some seconds, that prove that it is not there.
 EMPTY_LOOKUPS: Final = 3
-#: How often ``resubmit=True`` repeats what left no trace.
+#: How often ``resubmit=True`` repeats a submission that left no trace.
 REPEATS: Final = 2
 
 
@@ -68,7 +68,7 @@ def submit(
     begun: Callable[[Job], object] | None = None,
     **options: Unpack[PromptOptions],
 ) -> Job:
-    """Connect the socket, register a prompt and post it, each by the deadline."""
+    """Connect the socket, register a prompt and post it, all by the deadline."""
     tracker = poller.tracker
     try:
         one, body = prepare(tracker, workflow, prompt_id, wants_previews, options, strict=strict)
@@ -129,7 +129,7 @@ def _send(
     if connection.state is not State.CONNECTED:
         connection.start()
         connection.wait_settled(time_left(deadline, tracker.timing.settle), or_failed=True)
-    # It may have a fresh one by now, as the socket was refused; events go to whom this names.
+    # The client may have a new id by now, and events go to the id in the request.
     state.client_id = connection.client_id
     body = {**body, "client_id": state.client_id}
     state.generation = tracker.link
@@ -141,10 +141,10 @@ def _send(
         with tracker.lock:
             tracker.remove(one)
             tracker.ledger.counts["refused"] += 1
-        # Another thread may have attached to it.  A copy: a job keeps no frames.
+        # Another thread may have attached to it.  A copy, so that a job keeps no frames.
         one.settle(one.early or copy.copy(exc))
         raise
-    except BaseException:  # Ctrl-C, an alarm: it may be there, and others may wait for it
+    except BaseException:  # Ctrl-C or an alarm: it may be queued, and others may wait for it
         with tracker.lock:
             state.may_have_arrived(runtime.monotonic())
             early = one.early
@@ -171,8 +171,8 @@ def attach(
 ) -> Job:
     """Return a job for a prompt that somebody submitted, maybe in another process.
 
-    If it ended here recently, this is the same job if that is still in use; else the reported end
-    stands, and only the outputs are asked for.
+    If it ended recently and its job is still in use, that job is returned.  If the job is gone, the
+    reported end stands, and only the outputs are requested.
     """
     if not isinstance(prompt_id, str):
         raise TypeError(f"a job is attached by its prompt_id, a string, not {prompt_id!r:.80}")
@@ -204,7 +204,7 @@ def attach(
     else:
         poller.start()
         tracker.poll_now(one)
-    poller.wait_until(  # of another, if they have turned out to be the same
+    poller.wait_until(  # the state may be another's, after a merge
         lambda: one.state.http_checked or not one.state.attached or job.done(),
         tracker.timing.question,
     )
@@ -244,7 +244,7 @@ def post(
             raise
         except ServerUnreachable as exc:
             if not was_sent:
-                raise  # nothing was
+                raise  # nothing was sent
             cause = exc
         except UnexpectedResponse as exc:
             found = _behind_a_page(http, state, timing) if exc.status < 300 else None
@@ -253,11 +253,11 @@ def post(
             return models.QueuedPrompt(found)
         except (TransportError, ApiError) as exc:
             if not is_away(exc):
-                if was_sent:  # and maybe taken, by a server that has died since
+                if was_sent:  # perhaps accepted by a server that died afterwards
                     raise _uncertain(state.prompt_id, exc) from exc
                 raise
             cause = exc
-        # A caller who wants it sent again wants to wait for a server that is away.
+        # With ``resubmit``, also wait for a server that is away.
         seconds = time_left(deadline, max(timing.look_up, total) if repeats else timing.look_up)
         found, is_sure = _look_up(poller, state, cause, seconds)
         if found is not None:
@@ -270,7 +270,7 @@ def post(
 
 
 def _behind_a_page(http: Http, state: JobState, timing: Timing) -> str | None:
-    """Return the id of a submission that a proxy's web page answered, if the server has it."""
+    """Return the id of a submission if the server has it, although a proxy's page answered."""
     deadline = Deadline.after(timing.question)
     try:
         with limited_silence(timing.question):
@@ -290,12 +290,12 @@ def _uncertain(prompt_id: str, cause: ComfyError) -> SubmitUncertain:
 def _look_up(
     poller: Poller, state: JobState, cause: ComfyError, seconds: float
 ) -> tuple[str | None, bool]:
-    """Look for a submission without an answer; return its id or None, and if that is certain."""
+    """Look for an unanswered submission; return its id or None, and whether that is certain."""
     log.warning("prompt %s: no answer (%s); looking for it", state.prompt_id, cause)
     timing, wake = poller.timing, poller.tracker.wake
     deadline, sure = Deadline.after(seconds), Deadline()
     pauses = Backoff(0.2, 2.0, factor=1.6, jitter=0.0)
-    looks = 0  # in a row that have found nothing
+    looks = 0  # empty look-ups in a row
     while not deadline.expired:
         if state.started or state.decided:
             return state.prompt_id, True
@@ -314,13 +314,13 @@ def _look_up(
                 return None, True
         if wake.wait_stopped(pauses.next()):
             raise ClientClosed
-    return None, False  # silence, or one look that found nothing, proves nothing
+    return None, False  # silence, or a single empty look-up, proves nothing
 
 
 def warn_or_refuse(job: Job, hide: Callable[[Any], Any], *, strict: bool) -> None:
     """Warn that only a part of a workflow runs, or with ``strict`` cancel it and raise.
 
-    ``hide`` takes secrets out of the reason.
+    ``hide`` redacts secrets in the reason.
     """
     from ..routes.refusals import partly_refused  # seldom needed, and slow to import
 

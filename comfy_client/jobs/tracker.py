@@ -1,6 +1,6 @@
-"""Follows this client's prompts: two sources, one outcome.
+"""The registry of this client's prompts, which combines two sources into one outcome.
 
-The socket is fast, HTTP is authoritative.  How a prompt ended is decided once, by the first
+The socket is fast, HTTP is authoritative.  The end of a prompt is decided once, by the first
 evidence of either: its end event, or the queue and then the history over HTTP (in this order,
 since a prompt may move from one to the other between two requests).
 :class:`~comfy_client.jobs.state.JobState` computes the outcome; this module has the registry, the
@@ -51,12 +51,12 @@ from .state import MAY_END, Counted, JobState, Outcome
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Characters of an error in a line of the log.
+#: The most characters of an error in a log line.
 _SHOWN: Final = 500
 
 _ENDS: Final = ("succeeded", "failed", "interrupted", "lost", "unknown")
 
-#: Recent prompts whose end is remembered: so many, and so many bytes of these ends.
+#: The most recent prompts whose ends are remembered, and the most bytes of these ends.
 REMEMBERED: Final = 1000
 REMEMBERED_BYTES: Final = 32 << 20
 
@@ -74,10 +74,10 @@ class _EndRecord:
     """The reported end of one of our prompts."""
 
     event: EndEvent
-    job: Callable[[], Future[Result] | None]  # kept by its user: a result may be large
-    has_record: bool  # or none will be written, as of a prompt that was lost
-    is_final: bool  # or the server merely refuses to say, and may be asked again
-    due: float  # until when the record may not be written yet
+    job: Callable[[], Future[Result] | None]  # a weak reference, as a result may be large
+    has_record: bool  # False if none will be written, as for a lost prompt
+    is_final: bool  # False if the server merely refuses to say
+    due: float  # when the record must have been written
 
 
 def _attributed(
@@ -93,7 +93,7 @@ def _attributed(
 
 
 def _end_elsewhere(one: TrackedPrompt, ending: _EndRecord, link: int | None) -> Outcome | None:
-    """Pass on an end that was reported already; return the outcome, or None to await its record."""
+    """Apply an end that was reported before; return the outcome, or None to await its record."""
     one.state.end_event = ending.event
     one.events.receive(ending.event)
     if not ending.has_record:
@@ -109,8 +109,8 @@ def _nobody() -> None:
 class WakeUp:
     """An event that wakes or stops the polling thread.
 
-    Re-entrant, as no ``Event`` is: the finalizer of a forgotten client stops it in whichever
-    thread, at whichever moment.
+    Unlike an ``Event``, it is re-entrant: the finalizer of a forgotten client may stop it in any
+    thread, at any moment.
     """
 
     def __init__(self) -> None:
@@ -120,20 +120,20 @@ class WakeUp:
         self.stopped: bool = False
 
     def set(self, *, stop: bool = False) -> None:
-        """End the current wait, or else the next one; with ``stop``, end the thread too."""
+        """End the current wait, or else the next one; with ``stop``, end the thread, too."""
         with self._lock:
             self._is_set = True
             self.stopped = self.stopped or stop
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Wait until it is set, ``seconds`` at most."""
+        """Wait up to ``seconds`` until it is set."""
         with self._lock:
             self._changed.wait_for(lambda: self._is_set, seconds)
             self._is_set = False
 
     def wait_stopped(self, seconds: float) -> bool:
-        """Wait until it is stopped, ``seconds`` at most; return whether it is."""
+        """Wait up to ``seconds`` until it is stopped; return whether it is."""
         with self._lock:
             return self._changed.wait_for(lambda: self.stopped, seconds)
 
@@ -142,13 +142,13 @@ class WakeUp:
 class Order:
     """The order in which prompts will run, as known at one moment.
 
-    It is sorted once for all who ask until something changes.
+    The order is computed once and cached until something changes.
 
     Attributes:
-        changes: How many changes there had been by then.
-        numbers: The places of the prompts in the server's order, low first; what runs is before
-            all others, though its number be higher than that of one at the front.
-        running: One that runs.
+        changes: The number of changes at that moment.
+        numbers: The priorities of the prompts, low first; a running prompt comes before all others,
+            even if its number is higher.
+        running: A running prompt.
     """
 
     changes: int
@@ -186,10 +186,10 @@ class Ledger:
 
     def __init__(self, receivers: Receivers) -> None:
         self._receivers = receivers
-        self._lock = shared_lock()  # guards that a start is logged once
+        self._lock = shared_lock()  # so that a start is logged only once
         self.counts: Counter[str] = Counter()
-        self.changes: int = 0  #: How often the prompts that have not ended, or run, were others.
-        self.order: Order = Order.of((), self.changes)  #: The prompts when somebody asked last.
+        self.changes: int = 0  #: How often the set of unfinished or running prompts changed.
+        self.order: Order = Order.of((), self.changes)  #: The order at the last request.
 
     # -- counting, with the lock -----------------------------------------------------------
 
@@ -208,7 +208,7 @@ class Ledger:
         self.changes += 1
 
     def uncount(self, state: JobState) -> None:
-        """Take a prompt out of the counts, as it turned out to be the same as another."""
+        """Remove a prompt from the counts, as it was found to be the same as another."""
         if state.counted is not None:
             self.counts[state.counted] -= 1
         self.changes += 1
@@ -225,7 +225,7 @@ class Ledger:
     # -- logging, without the lock -----------------------------------------------------------
 
     def log_submitted(self, state: JobState) -> None:
-        """Log a submission, in the thread that submits, and the start if it came already."""
+        """Log a submission, and the start if it came already, in the submitting thread."""
         if log.isEnabledFor(logging.INFO):
             _write(state.prompt_id, "submitted", "submitted", number=state.number)
         self.log_start(state)
@@ -245,14 +245,14 @@ class Ledger:
             self._later(_write, state.prompt_id, "started", f"started{words}", waited=waited)
 
     def settle(self, one: TrackedPrompt, ending: Ending) -> None:
-        """Log how a prompt ended, unless only the client was closed; end all waits for it."""
+        """Log the end of a prompt, unless only the client was closed, and end all waits for it."""
         if log.isEnabledFor(logging.INFO) and not ending.is_of_client:
             seconds = one.state.elapsed(runtime.monotonic())
             self._later(_write_end, one.state.prompt_id, ending, seconds)
         one.settle(ending)
 
     def _later(self, write: Callable[..., None], *args: Any, **facts: Any) -> None:
-        """Log in the thread that calls receivers, when its turn comes."""
+        """Log in the thread that calls receivers, in turn."""
 
         def call() -> float:
             write(*args, **facts)
@@ -261,12 +261,12 @@ class Ledger:
         self._receivers.hand(self, call)
 
     def tick(self) -> float:
-        """Return infinity: nothing is due later."""
+        """Return infinity, as nothing is due later."""
         return math.inf
 
 
 def log_connection(event: ConnectionEvent, host: str, waiting: int) -> None:
-    """Log that the socket came or went while prompts are outstanding."""
+    """Log that the socket was connected or lost while prompts are outstanding."""
     if event.name == "disconnected":
         log.warning(
             "%s: %s, with %d prompts outstanding; reconnecting, asking over HTTP meanwhile",
@@ -302,29 +302,29 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _ids(prompt_id: str, step: str) -> dict[str, Any]:
-    # A server may choose any text as an id.
+    # A server may use any text as an id.
     return {"prompt_id": printable(prompt_id), "prompt_event": step}
 
 
 class Tracker:
     """The prompts of one client that have not ended; it ends each of them once.
 
-    The client owns it, and it holds the client weakly, as its threads do.
+    The client owns the tracker, which holds the client weakly, as the threads do.
 
     Attributes:
-        lock: Guards the registry and what is known of its prompts.  Taken before the locks of
-            queues and of ``wake``; no answer is waited for while it is held.  Re-entrant: the
-            collector may end a forgotten iterator of ``map`` in here, which takes its prompts back.
-        wake: Wakes the thread that asks over HTTP.
+        lock: Guards the registry and the state of its prompts.  Taken before the locks of queues
+            and of ``wake``; no request is sent while it is held.  Re-entrant: the collector may end
+            a forgotten iterator of ``map`` meanwhile, which takes its prompts back.
+        wake: Wakes the polling thread.
         connection: The event socket, whose handler this is.
-        monitor: What the queue said last.
-        times: How long the nodes took that this client followed.
-        ledger: How many prompts there were, and the log of their steps.
-        ended: Prompts that ended recently; a second report of an end changes nothing.
+        monitor: The last known state of the queue.
+        times: The execution times of nodes that this client followed.
+        ledger: The counters of prompts, and the log of their steps.
+        ended: Recently ended prompts, for which a second report of an end changes nothing.
         renamed: The server's ids of recent prompts, by ours.
-        announced: Ids of prompts that are about to be submitted, by threads that know them already.
-        posted_as: The client id of recent submissions: it may have been renewed since.
-        not_before: No question comes before this moment, as the server is away.
+        announced: Ids of prompts that are about to be submitted.
+        posted_as: The client id of each recent submission, as it may have been renewed since.
+        not_before: The earliest moment of the next request, as the server is away.
         cancels_jobs: Whether the server can cancel a prompt by its id, as far as is known.
     """
 
@@ -364,7 +364,7 @@ class Tracker:
         self._hinted = False
 
     def routes(self) -> Routes:
-        """Return the client, to ask the server; raise :class:`ClientClosed` if it is gone."""
+        """Return the client for requests; raise :class:`ClientClosed` if it is gone."""
         routes = self._routes()
         if routes is None:
             raise ClientClosed
@@ -407,7 +407,7 @@ class Tracker:
         return one in self._orphans.posting
 
     def is_ours(self, prompt_id: str | None) -> bool:
-        """Return whether a prompt is or was recently this client's, or may turn out to be."""
+        """Return whether a prompt is or was recently this client's, or may be found to be."""
         return prompt_id in self._tracked or prompt_id in self.ended or bool(self._orphans.posting)
 
     def add(self, one: TrackedPrompt, *, posting: bool = False) -> None:
@@ -430,7 +430,7 @@ class Tracker:
                     del self.posted_as[next(iter(self.posted_as))]
 
     def answered(self, one: TrackedPrompt) -> None:
-        """Note that a submission has been answered, or never will be."""
+        """Record that a submission has been answered, or never will be."""
         with self.lock:
             self._orphans.posting.discard(one)
             self._forget_orphans()
@@ -453,7 +453,7 @@ class Tracker:
             self.renamed.put(one.state.prompt_id, prompt_id)
             one.state.prompt_id = prompt_id
             if one.state.decided:
-                self._tracked.pop(prompt_id, None)  # a job attached to it ends with it
+                self._tracked.pop(prompt_id, None)  # a job that is attached to it ends, too
             else:
                 self._tracked[prompt_id] = one
 
@@ -465,7 +465,7 @@ class Tracker:
             state.accept(receipt, runtime.monotonic(), self.link)
             self.ledger.count(state, "submitted")
             if receipt.prompt_id != state.prompt_id:
-                other = self._tracked.get(receipt.prompt_id)  # somebody saw it in the queue
+                other = self._tracked.get(receipt.prompt_id)  # another thread found it in the queue
                 ending = self.ended.get(receipt.prompt_id)
                 self.rename(one, receipt.prompt_id)
                 outcome = self._apply_orphans(one)
@@ -483,16 +483,16 @@ class Tracker:
         elif early is not None:
             self.ledger.settle(one, early)
         if state.check_at == 0.0 or self.link is None:
-            self.wake.set()  # the thread may sleep for much longer
+            self.wake.set()  # the thread may be in a long sleep
 
     def _apply_orphans(self, one: TrackedPrompt) -> Outcome | None:
-        """Apply events that came before the id was known; receivers have had them."""
+        """Apply events that came before the id was known, and that receivers have already had."""
         events = self._orphans.of(one.state)
         outcomes = (self._apply(one, with_finality(each, one.state.graph)) for each in events)
         return next(filter(None, outcomes), None)
 
     def merge(self, one: TrackedPrompt, prompt_id: str) -> None:
-        """Rename a prompt that was found under an id, or join the one that has the id already."""
+        """Rename a prompt to the id under which it was found, or merge it with that id's prompt."""
         outcome = None
         with self.lock:
             other = self._tracked.get(prompt_id)
@@ -529,15 +529,15 @@ class Tracker:
                 self._running = (prompt_id, event.node) if event.node else None
             if one is not None:
                 if one.state.end_event is not None and event.is_end:
-                    return  # one end each, whatever a server says afterwards
+                    return  # only one end event each, whatever the server sends
                 if isinstance(event, PreviewEvent):
                     event = with_finality(event, one.state.graph)
                 outcome = self._apply(one, event)
             elif event.is_end and (prompt_id in self.ended or self._orphans.has_end(prompt_id)):
-                return  # receivers had this news already
+                return  # receivers have already had this event
             if prompt_id and (one is None or one.state.attached):
                 self._orphans.keep(event, self._tracked.values())
-            if event.is_end:  # in here: another thread may end all waits as soon as it is noted
+            if event.is_end:  # under the lock, as another thread may then end all waits
                 self.publish(event)
         if not event.is_end:
             self.publish(event)
@@ -564,7 +564,7 @@ class Tracker:
         self.publish(event)
 
     def client_id_changed(self) -> None:
-        """Treat all prompts as attached: their client id has no socket any more."""
+        """Treat all prompts as attached, as their client id no longer has a socket."""
         with self.lock:
             for one in self._tracked.values():
                 self._attached += not one.state.attached
@@ -587,7 +587,7 @@ class Tracker:
         """Ask soon about attached prompts that may have left the queue."""
         departed = self.monitor.departed
         with self.lock:
-            # At once where the queue is quiet, and not for each prompt of a crowd.
+            # At once if the queue is quiet, but not for each prompt of a busy queue.
             soon = max(runtime.monotonic(), self.monitor.at + self.timing.job_poll_cap)
             for one in self._tracked.values():
                 if one.state.attached and departed >= one.state.leaves_at:
@@ -611,13 +611,13 @@ class Tracker:
     # -- when to ask -------------------------------------------------------------------------
 
     def poll_soon(self, state: JobState, at: float = 0.0) -> None:
-        """Ask over HTTP about a prompt at that moment, or earlier."""
+        """Schedule an HTTP request about a prompt for that moment or earlier."""
         if state.accepted_at is not None and at <= state.check_at:
             state.check_at = at
             self.wake.set()
 
     def poll_now(self, one: TrackedPrompt) -> None:
-        """Ask about a prompt at once, as a caller waits or the server has just answered."""
+        """Ask about a prompt at once, since a caller waits or the server has just answered."""
         self.not_before = 0.0
         one.state.wanted_at = runtime.monotonic()
         self.poll_soon(one.state)
@@ -625,10 +625,10 @@ class Tracker:
     def poll_all_soon(self) -> None:
         """Ask about all prompts soon, as the socket was connected or lost."""
         with self.lock:
-            self._running = None  # with the socket goes what it said last
+            self._running = None  # no longer known without the socket
             self.deafness.forget()
             self.not_before = 0.0
-            # A link that is cut all the time is no reason to ask all the time.
+            # A link that breaks often must not cause a request each time.
             soon = self.monitor.at + self.timing.link
             interval = self.timing.link if runtime.monotonic() < soon else self.timing.job_poll
             for one in self._tracked.values():
@@ -640,11 +640,11 @@ class Tracker:
     def resolve(self, one: TrackedPrompt, outcome: Outcome | Exception) -> None:
         """End a prompt, once: receivers get its end event, then all waits for it end.
 
-        An exception in place of an outcome ends the waits only: nothing is known of the prompt.
+        An exception in place of an outcome only ends the waits, as the prompt's end is unknown.
         """
         news = None
         with self.lock:
-            one = self._tracked.get(one.state.prompt_id, one)  # they may be the same by now
+            one = self._tracked.get(one.state.prompt_id, one)  # it may have been merged meanwhile
             state = one.state
             if state.decided:
                 return
@@ -658,18 +658,18 @@ class Tracker:
                 self._remember(one, outcome.event, outcome)
             state.decided = True
             self.ledger.count_end(state, end.status)
-            if state.is_whole(self.link):  # else events may be missing
+            if state.is_whole(self.link):  # otherwise events may be missing
                 self.times.learn_later(state.graph, state.spent)
             if state.running_since is not None and end.status != "succeeded":
-                fraction_of(state, self.times)  # as far as it came
+                fraction_of(state, self.times)  # records the final fraction
             state.release()
             self._attached -= state.attached
             self._tracked.pop(state.prompt_id, None)
             self._forget_orphans()
-            if news is not None:  # in here: whoever attaches to it now, ends at once
+            if news is not None:  # under the lock, so that a job that attaches now ends at once
                 self.publish(news)
         with self.lock:
-            if state.accepted_at is None:  # the answer to the submission may have more to say
+            if state.accepted_at is None:  # the submission's answer is still to come
                 one.early = end
                 return
         self.ledger.settle(one, end)
@@ -703,7 +703,7 @@ class Tracker:
         with self.lock:
             all_of_them = self.outstanding
             if sum(one.state.nbytes for one in all_of_them) <= most:
-                return  # the rest is in the hands of receivers
+                return  # receivers hold the rest
             largest = max(all_of_them, key=lambda one: one.state.nbytes)
         event, error = too_large(largest.state.prompt_id, most)
         self.resolve(largest, Outcome(event, error, has_record=False, is_final=False))
@@ -714,7 +714,7 @@ class Tracker:
         in_full(partial(self.resolve, one, ClientClosed()) for one in self.outstanding)
 
     def after_fork(self) -> None:
-        """End all waits, in the child of a fork: these prompts are the parent's."""
+        """End all waits in the child of a fork, as these prompts are the parent's."""
         for one in list(self._tracked.values()):
             one.events.reset()
             for end in one.on_fork:

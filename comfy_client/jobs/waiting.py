@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Seconds that showing the result of a run may take, within its timeout.
+#: The most seconds for showing the result of a run, within its timeout.
 _SHOWING: Final = 10.0
 #: A wait of at most so many seconds is a look in a loop, which shows nothing unless told.
 _LOOK: Final = 10.0
@@ -64,7 +64,7 @@ def watched(
         if handle.ends_within(limits, show):
             return wait(None)
         delay = 0.0
-    from ..showing.bars import Ticker, make_bar  # what is over in a moment does without
+    from ..showing.bars import Ticker, make_bar  # slow to import
 
     prompt_id = handle.state.prompt_id
     facts = {"prompt_id": prompt_id, "prompt_event": "progress"}
@@ -97,7 +97,7 @@ class _Watch:
         self._previews = _Previews(handle if self._is_notebook else None)
 
     def succeed(self, result: Result, seconds: float) -> None:
-        """Show what came out, where that is possible in so many seconds."""
+        """Show the outputs in place of the bar, if that is possible within ``seconds``."""
         from ..showing.cells import render_outcome
 
         outcome = (
@@ -108,7 +108,7 @@ class _Watch:
     def fail(self, error: BaseException, on_interrupt: str) -> None:
         """Leave what was there, and say how it ended; the error, which follows, says why."""
         if isinstance(error, KeyboardInterrupt):
-            # The log says how to come back to it.
+            # The log says how to attach to it again.
             self._end("stopped" + self._runs_on() * (on_interrupt == "leave"))
         elif isinstance(error, JobTimeout):
             self._end("not ended in time" + self._runs_on())
@@ -125,7 +125,7 @@ class _Watch:
             self._bar.end(self.moment(text), outcome)
 
     def moment(self, ended: str = "") -> Moment:
-        """Return how far the job is, or how it ended."""
+        """Return the present state of the bar."""
         return _moment(self._handle, self._begun, self._previews.latest(), ended)
 
 
@@ -152,7 +152,7 @@ def _moment(handle: JobHandle, begun: float, preview: Preview | None, ended: str
 
 
 def _doing(handle: JobHandle) -> str:
-    """Return what a job does, ``KSampler 12/20``, or for what it waits."""
+    """Describe the running step, ``KSampler 12/20``, or the reason for waiting."""
     progress, status = handle.progress, handle.status
     if progress.title is None:
         ahead = handle.queue_position

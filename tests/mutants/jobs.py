@@ -49,7 +49,7 @@ JOBS = (
     Mutant(
         "J06",
         "jobs/state.py",
-        "        self.generation = None  # silence on the socket proves nothing here\n",
+        "        self.generation = None  # its events may not come to this socket\n",
         "",
         "unit/test_state.py",
         "a socket that is well is dialled again after an interrupted submission",
@@ -116,7 +116,7 @@ JOBS = (
     Mutant(
         "J17",
         "jobs/submit.py",
-        "except BaseException:  # Ctrl-C, an alarm: it may be there, and others may wait for it",
+        "except BaseException:  # Ctrl-C or an alarm: it may be queued, and others may wait for it",
         "except SystemExit:",
         "behaviour/test_interrupts.py",
         "who attaches to a prompt whose submission Ctrl-C cut waits for ever",
@@ -271,7 +271,7 @@ JOBS = (
     Mutant(
         "N15",
         "jobs/tracker.py",
-        "            self._running = None  # with the socket goes what it said last\n",
+        "            self._running = None  # no longer known without the socket\n",
         "",
         "unit/test_tracker.py",
         "after a reconnect, previews are attributed to a prompt that ended meanwhile",
@@ -288,8 +288,7 @@ JOBS = (
     Mutant(
         "N17",
         "jobs/tracker.py",
-        "            if state.accepted_at is None:  # the answer to the submission may have more "
-        "to say\n",
+        "            if state.accepted_at is None:  # the submission's answer is still to come\n",
         "            if False:\n",
         "unit/test_tracker.py",
         "a job that ends before its submission is answered lacks its node errors",
@@ -298,7 +297,7 @@ JOBS = (
         "N18",
         "jobs/tracker.py",
         "            if sum(one.state.nbytes for one in all_of_them) <= most:\n"
-        "                return  # the rest is in the hands of receivers\n",
+        "                return  # receivers hold the rest\n",
         "",
         "unit/test_tracker.py",
         "a slow receiver has jobs given up that hold next to nothing",
@@ -347,7 +346,7 @@ JOBS = (
     Mutant(
         "N24",
         "jobs/submit.py",
-        "            if not was_sent:\n                raise  # nothing was\n",
+        "            if not was_sent:\n                raise  # nothing was sent\n",
         "            raise\n",
         "unit/test_submit.py",
         "a refused repetition hides that the first submission may have arrived",
@@ -363,7 +362,7 @@ JOBS = (
     Mutant(
         "N26",
         "jobs/stopping.py",
-        "for _ in range(3):  # it may begin between the look and the act",
+        "for _ in range(3):  # it may begin between the check and the request",
         "for _ in range(1):",
         "unit/test_cancel.py",
         "a prompt that begins between the look and its deletion runs to its end",
@@ -420,7 +419,8 @@ JOBS = (
     Mutant(
         "H13",
         "jobs/queue_monitor.py",
-        "        if self._changed_at >= at:  # meanwhile\n            self._last = None\n",
+        "        if self._changed_at >= at:  # we changed the queue meanwhile\n"
+        "            self._last = None\n",
         "",
         "unit/test_queue_monitor.py",
         "a look at the queue from before our own change counts after it",
