@@ -199,7 +199,7 @@ def check_version(ctx: CheckContext) -> CheckResult:
         without.append("its version, lists of models, logs (September 2024)")
     if ctx.http.describe().has_api_prefix is False:
         without.append("routes below /api (June 2024)")
-    advice = f"it lacks {'; '.join(without)}; this client works without" if without else ""
+    advice = f"an update brings {'; '.join(without)}; this client works without" if without else ""
     if stats is None:
         return unknown("GET /system_stats does not say", advice)
     versions = {

@@ -36,7 +36,7 @@ FONT: Final = "font:12px/1.5 system-ui,sans-serif"
 _DIM: Final = "opacity:.7"
 #: Classes that make MathJax 2 and 3 ignore "$...$".
 _NO_FORMULAS: Final = "tex2jax_ignore mathjax_ignore"
-COLOURS: Final = {"good": "#2e8b57", "bad": "#c0392b", "doubtful": "#b8860b", "": "inherit"}
+COLOURS: Final = {"good": "#2e8b57", "bad": "#d9483b", "doubtful": "#b8860b", "": "inherit"}
 
 
 def bundle(text: str, markup: str) -> Bundle:
@@ -143,7 +143,7 @@ def sheet(
 def meter(fraction: float, mood: str = "") -> str:
     """Return a bar that is filled up to ``fraction``."""
     percent = 100 * min(max(0.0, fraction), 1.0)
-    colour = {"": "#3b82f6", "good": "#2e8b57"}.get(mood, "#c0392b")
+    colour = {"": "#3b82f6", "good": "#2e8b57"}.get(mood, COLOURS["bad"])
     return (
         '<div style="width:256px;height:6px;margin:4px 0;border-radius:3px;overflow:hidden;'
         'background:rgba(128,128,128,.3)">'

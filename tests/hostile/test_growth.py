@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import comfy_client
-from comfy_client import Workflow
+from comfy_client import Workflow, models
 from comfy_client.errors import WorkflowError
 from comfy_client.workflow.convert import convert
 from comfy_client.workflow.explain import explain_rejection
@@ -857,3 +857,45 @@ def tried(call: Callable[[dict[str, Any]], object], graph: dict[str, Any]) -> ob
 def test_twice_the_graph_is_twice_the_work(name: str) -> None:
     for kind, make in GRAPHS.items():
         check_growth(functools.partial(tried, CALLS[name]), make, 60, kind)
+
+
+# -- tables -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("show", [str, lambda flow: flow._repr_mimebundle_()])
+@pytest.mark.parametrize("title", ["same", None], ids=["one title", "titles"])
+def test_tables_of_workflows_take_work_in_proportion(show: Any, title: str | None) -> None:
+    """Each link names the node that it leads to, which others may be called like."""
+
+    def make(n: int) -> Workflow:
+        return Workflow(
+            {
+                str(i): {
+                    "class_type": "A",
+                    "inputs": {"a": [str(i // 2), 0]} if i else {},
+                    "_meta": {"title": title or f"node {i}"},
+                }
+                for i in range(n)
+            }
+        )
+
+    check_growth(show, make, 400)
+
+
+def test_a_history_and_definitions_take_work_in_proportion() -> None:
+    """Whatever their number; no more than the first are shown."""
+
+    def histories(n: int) -> models.Histories:
+        record = {
+            "prompt": [1, "id", {}, {}, []],
+            "outputs": {"1": {"images": [{"filename": "a"}]}},
+        }
+        return models.Histories({str(i): models.HistoryEntry.from_json(record) for i in range(n)})
+
+    def definition(n: int) -> models.NodeDef:
+        inputs = {f"x{i}": [[f"{j}" for j in range(n)]] for i in range(10)}
+        return models.NodeDef.from_json("A", {"input": {"required": inputs}})
+
+    for make in (histories, definition):
+        check_growth(lambda value: value._repr_mimebundle_(), make, 50)
+        check_growth(str, make, 50)

@@ -124,7 +124,7 @@ def test_a_row_that_failed_is_marked_in_its_place() -> None:
     shown = page(Sweep([rows[0], failed(rows[1], "<b>it broke"), *rows[2:]]))
     grid = _Grid(shown)
     assert grid.lines[1] == ["seed 1", "*", "JobFailed: <b>it broke"]
-    assert "border:1px solid #c0392b" in shown
+    assert "border:1px solid #d9483b" in shown
     assert "4 rows, 1 failed" in shown
 
 
