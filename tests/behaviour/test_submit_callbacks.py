@@ -14,7 +14,7 @@ import pytest
 
 from comfy_client import ClientClosed, ComfyApi, JobLost
 from tests.contract.test_callbacks import Calls, run_by
-from tests.helpers.clients import LIMIT, Fast, client, threads, until
+from tests.helpers.clients import LIMIT, client, threads, until
 from tests.helpers.gates import held, saves
 from tests.helpers.scripted import ALL_CACHED, END, GRAPH, START, SUCCESS, WELL, check
 
@@ -245,18 +245,6 @@ def test_a_job_and_its_callbacks_go_with_it(comfy, fast):
         until(lambda: kept() is None, 60)
     finally:
         gc.enable()
-
-
-def test_a_client_that_is_forgotten_ends_its_delivery_thread(comfy, gate):
-    """Though callbacks wait for their time."""
-    api: Any = Fast(comfy.url)
-    entered = threading.Event()
-    api.submit(held("a"), on_start=lambda job: entered.set(), on_queue=print)
-    assert entered.wait(LIMIT)
-    gone = weakref.ref(api)
-    del api
-    until(lambda: (gc.collect(), gone() is None)[1])
-    gate("a").set()
 
 
 def test_each_of_many_jobs_gets_its_own_places(comfy, fast, gate):

@@ -145,15 +145,6 @@ def test_plain_http_to_a_tls_port_is_told(comfyui: ComfyUI, papers: Path) -> Non
         pass
 
 
-def test_https_to_a_plain_port_is_told(comfyui: ComfyUI) -> None:
-    """The other way round."""
-    with (
-        pytest.raises(ServerUnreachable, match="use http://"),
-        ComfyApi(comfyui.url.replace("http", "https")),
-    ):
-        pass
-
-
 # -- passwords --------------------------------------------------------------------------
 
 

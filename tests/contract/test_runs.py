@@ -14,7 +14,6 @@ from comfy_client import ComfyApi, Workflow
 from comfy_client.errors import (
     JobInterrupted,
     JobLost,
-    JobTimeout,
     PromptRejected,
 )
 from tests.helpers.clients import Impatient, flush, until
@@ -350,15 +349,6 @@ def test_events_of_custom_nodes_come_by_name(api, workflow):
 
 
 # -- waiting -----------------------------------------------------------------------------
-
-
-def test_time_that_runs_out_leaves_the_prompt_alone(api, held):
-    """It goes on, and can be waited for."""
-    job = api.submit(sleeper(seconds=0.1, ticks=1))
-    with pytest.raises(JobTimeout, match=job.prompt_id):
-        job.result(0.1)
-    held()
-    assert len(job.result(LIMIT).texts) == 1
 
 
 def test_a_workflow_object_runs_like_a_dict(api):

@@ -34,7 +34,6 @@ from comfy_client.recording.secrets import Secrets
 from comfy_client.redaction import is_secret_name
 from comfy_client.testing import ComfyServer
 from comfy_client.transport import dial
-from comfy_client.transport import websocket as connection
 from comfy_client.transport.decode import decode_binary, decode_text
 from tests.helpers.clients import Heard, Quick, until
 from tests.hostile.server import GRAPH, Comfy, answer, event, frame, hold, status, text
@@ -532,6 +531,17 @@ def test_whoever_takes_larger_answers_takes_larger_texts_of_the_socket(
             assert next(events).name == name
 
 
+def test_a_text_of_the_socket_that_would_take_much_more_memory_is_skipped() -> None:
+    """And the one behind it is heard."""
+    long = frame(1, b'{"type": "mine", "data": [' + b"[]," * 1_500_000 + b"0]}")
+    with Comfy() as server:
+        server.ws = lambda conn, _: (conn.sendall(status() + long + event("mine")), hold(conn))[1]
+        api = Quick(server.url)
+        events = api.events("mine")
+        with api:
+            assert next(events).data == {}
+
+
 def test_an_iterator_of_a_job_that_nobody_keeps_is_gone() -> None:
     """With all that it would have brought."""
     with Comfy() as server:
@@ -629,30 +639,6 @@ def test_what_others_prompts_left_makes_room_for_what_ours_did() -> None:
             assert api.dropped_events > MAX_QUEUED
             seen = itertools.takewhile(lambda one: one.name != "execution_success", unread)
             assert job.prompt_id in [one.prompt_id for one in seen if one.name == "executed"]
-
-
-def test_an_output_that_is_too_large_to_be_read_comes_from_history(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Its event is skipped, so events alone do not decide."""
-
-    class Many:
-        RETURN_TYPES = ()
-        FUNCTION = "run"
-        OUTPUT_NODE = True
-
-        @classmethod
-        def INPUT_TYPES(cls) -> dict[str, Any]:
-            return {"required": {}}
-
-        def run(self) -> dict[str, Any]:
-            return {"ui": {"values": [0.5] * 5000, "text": ["many"]}}
-
-    monkeypatch.setattr(connection, "MAX_DECODED", 50_000)
-    with ComfyServer() as server, ComfyApi(server.url) as api:
-        server.add_node(Many)
-        result = api.run({"1": {"class_type": "Many", "inputs": {}}}, timeout=20)
-    assert (result.texts, result.complete) == (("many",), True)
 
 
 def test_whoever_asks_late_for_events_hears_of_the_end_at_least() -> None:

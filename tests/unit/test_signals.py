@@ -73,18 +73,6 @@ def test_an_unknown_name_reaches_all_on_and_our_signal_only() -> None:
     assert got == [("all", 5), ("on", 5), ("ours", 5)]
 
 
-def test_names_of_the_client_do_not_fire_from_server_data(station: Station) -> None:
-    """Such a message is in ``all``, and nowhere else."""
-    got: list[str] = []
-    for name in NAMES:
-        station.on(name, lambda event, name=name: got.append(name))
-    for name in sorted(NAMES):
-        for event in decode_text(b'{"type": "%s", "data": null}' % name.encode()):
-            station.publish(event)
-    station.flush()
-    assert got == ["all"] * len(NAMES)
-
-
 def test_no_message_of_a_server_creates_a_signal(station: Station) -> None:
     """Neither names that it makes up nor documented ones take memory."""
     station.on("all", lambda event: None)
