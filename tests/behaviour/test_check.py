@@ -159,3 +159,48 @@ def test_a_picture_of_the_output_folder_is_asked_for() -> None:
         assert (problem.type, problem.input) == ("custom_validation_failed", "image")
         (server.root / "output" / "late.png").write_bytes(b"")
         assert Workflow(graph).check(api).ok
+
+
+#: A file in UI format with a model that no server has, and where it says that it is.
+SAVED: dict[str, Any] = {
+    "nodes": [
+        {
+            "id": 4,
+            "type": "CheckpointLoaderSimple",
+            "inputs": [],
+            "outputs": [{"name": "MODEL", "type": "MODEL"}, {"name": "VAE", "type": "VAE"}],
+            "properties": {
+                "models": [
+                    {
+                        "name": "far.safetensors",
+                        "url": "https://models.example/far.safetensors",
+                        "directory": "checkpoints",
+                    }
+                ]
+            },
+            "widgets_values": ["far.safetensors"],
+        },
+        {
+            "id": 5,
+            "type": "PreviewAny",
+            "inputs": [{"name": "source", "type": "*", "link": 1}],
+            "outputs": [],
+            "properties": {},
+            "widgets_values": [],
+        },
+    ],
+    "links": [[1, 4, 0, 5, 0, "MODEL"]],
+    "version": 0.4,
+}
+WHERE = "the workflow says: https://models.example/far.safetensors, into models/checkpoints"
+
+
+def test_a_rejection_says_where_a_missing_model_is(fast: ComfyApi) -> None:
+    """As the check does, and the list of missing models."""
+    workflow = Workflow.load(SAVED, fast)
+    with pytest.raises(PromptRejected) as caught:
+        fast.run(SAVED, timeout=LIMIT)
+    assert WHERE in str(caught.value)
+    assert WHERE in (caught.value.problems[0].hint or "")
+    assert WHERE in str(workflow.check(fast))
+    assert [model.name for model in workflow.missing_models(fast)] == ["far.safetensors"]
