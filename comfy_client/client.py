@@ -545,7 +545,7 @@ class ComfyApi(Routes):
         timeout: float | None = None,
         progress: bool | None = None,
     ) -> Result:
-        """Run what one output needs, and return its pictures, without a node that saves them.
+        """Run the nodes for one output, and return its pictures, without a node that saves them.
 
         It adds a ``PreviewImage``, whose files are temporary, and sends only the nodes before it.
         A mask is turned into a picture, and a latent is decoded with the VAE of the workflow.

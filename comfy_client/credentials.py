@@ -32,7 +32,7 @@ class _HeadersOnly:
     __slots__ = ()
 
     def query(self) -> Mapping[str, str]:
-        """Return nothing."""
+        """Return no query parameters."""
         return {}
 
 
@@ -104,7 +104,7 @@ class QueryCredentials:
     value: str = attrs.field(repr=False)
 
     def headers(self) -> Mapping[str, str]:
-        """Return nothing."""
+        """Return no headers."""
         return {}
 
     def query(self) -> Mapping[str, str]:

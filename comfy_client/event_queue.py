@@ -159,7 +159,7 @@ class Share:
         budget.join(self)
 
     def keep(self, key: Hashable, nbytes: int, body: object = None) -> None:
-        """Charge ``nbytes`` for a key, in place of what it had.
+        """Set the bytes that are charged for a key, replacing its former charge.
 
         ``body`` is the object with these bytes, if others may hold it, too.
         """
@@ -265,7 +265,7 @@ class Timed(Protocol):
     """A receiver that is also called at certain times."""
 
     def tick(self) -> float:
-        """Do what is due; return the seconds until the next time."""
+        """Do due work; return the seconds until the next call."""
         raise NotImplementedError
 
 

@@ -281,7 +281,7 @@ class Receivers:
                     self._call_receiver(receiver, name, sender, event)
 
     def tick(self) -> float | None:
-        """Call what is due; return the seconds until the next time, or None."""
+        """Make due calls; return the seconds until the next one, or None."""
         if not self._due:
             return None
         now = runtime.monotonic()
@@ -423,7 +423,7 @@ def _takes(function: Callable[..., object], count: int, **kw: object) -> bool:
 
 
 def call_safely(receiver: Callable[..., object], *args: object, **kw: object) -> object:
-    """Call a receiver; log what it raises."""
+    """Call a receiver; log its exception, if any."""
     try:
         return receiver(*args, **kw)
     except BaseException:

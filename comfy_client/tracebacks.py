@@ -28,7 +28,7 @@ _SHOWN: Final = 300
 
 
 def rendered(exc: BaseException) -> list[str]:
-    """Return IPython's text for an exception: a line for its cause, and no frame of ours."""
+    """Return IPython's text for an exception: a line for its cause, and none of our frames."""
     shell, frames = _shell(), exc.__traceback__
     if not _in_full(shell):
         exc, frames = _without_chain(exc), users(frames)

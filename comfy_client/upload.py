@@ -232,7 +232,7 @@ class Upload:
 
     @property
     def content(self) -> Content:
-        """The content from its start, in a stream of its own for an open file.
+        """The content from its start; for an open file, a stream with its own position.
 
         Raises:
             OSError: An open file became shorter while it was copied.

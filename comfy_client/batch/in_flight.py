@@ -91,13 +91,13 @@ class InFlight:
         return "" if self.outage is None else self.outage.words
 
     def count_ended(self) -> tuple[int, int]:
-        """Return how many prompts in here have ended, and how many of those failed."""
+        """Return how many of the prompts have ended, and how many of those failed."""
         entries = [entry for entry in self._entries.copy().values() if _is_over(entry)]
         well = (isinstance(one, Job) and one.handle.status == "succeeded" for one in entries)
         return len(entries), len(entries) - sum(well)
 
     def results(self) -> list[Result]:
-        """Return the results of prompts in here that have succeeded."""
+        """Return the results of the prompts that have succeeded."""
         jobs = (job for job in self.jobs.values() if job.done())
         return [result for job in jobs if (result := job.handle.result) is not None]
 

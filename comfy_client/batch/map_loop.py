@@ -162,7 +162,7 @@ def _stream(
     where: Callable[[], Surface],
     delay: float,
 ) -> Generator[Result | ComfyError, None, None]:
-    """Yield outcomes, show a bar meanwhile, and take back what is left at the end."""
+    """Yield outcomes, show a bar meanwhile, and take back unfinished prompts at the end."""
     outcome: Result | ComfyError | None = None
     try:
         with shown_count(where(), "map", delay, tally.count) as screen:

@@ -101,7 +101,7 @@ def _entries(client: Routes, sought: Mapping[str, Sought]) -> Iterable[HistoryEn
 
 
 def _is_part(sent: Mapping[str, Any], graph: Mapping[str, Any]) -> bool:
-    """Return whether a graph is ours, or the part of ours that was to run."""
+    """Return whether a graph is our workflow, or the part of it that was to run."""
     return (
         bool(sent)
         and is_shallow(sent)

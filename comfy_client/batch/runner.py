@@ -69,7 +69,7 @@ def do_nothing() -> None:
 
 @attrs.frozen
 class Verdict:
-    """What a prompt's end means for its point; always the default with a single server.
+    """The consequences of a prompt's end for its point; the default values with a single server.
 
     Attributes:
         moves: Whether another server is to run the point.  That is no try: its server refused it,
@@ -222,7 +222,7 @@ class OneServer(Runner):
         return {self._routes.host: 1.0}
 
     def choose(self, todo: Split) -> tuple[int, str] | None:
-        """Take the next point; the server itself refuses what it cannot run."""
+        """Take the next point; the server itself refuses points that it cannot run."""
         host = self._routes.host
         point = todo.take(host)
         return None if point is None else (point, host)

@@ -78,7 +78,7 @@ def run_sweep(
 
 
 def _count(prompts: InFlight, rows: Mapping[int, SweepRow], total: int) -> Count:
-    """Return what the bar of a sweep counts."""
+    """Return the counts for the bar of a sweep."""
 
     def ended() -> tuple[int, int]:
         return len(rows), sum(row.error is not None for row in list(rows.values()))

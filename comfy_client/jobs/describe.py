@@ -47,7 +47,7 @@ class JobProgress(AsDict):
 
 @attrs.frozen(eq=False)
 class JobSnapshot(AsDict):
-    """A snapshot of what is known of a prompt, for ``job.to_dict()``.
+    """A snapshot of a prompt's known state, for ``job.to_dict()``.
 
     Attributes:
         prompt_id: The id of the prompt on the server.
@@ -93,7 +93,7 @@ def elapsed(state: JobState) -> float | None:
 
 
 def queue_position(state: JobState, tracker: Tracker) -> int | None:
-    """Return how many prompts at most are ahead of this one; None if unknown."""
+    """Return the highest possible number of prompts ahead of this one; None if unknown."""
     if state.running_since is not None:
         return 0
     before, behind = _order(tracker).around(state.number)

@@ -121,7 +121,7 @@ class Poller:
     # -- the thread --------------------------------------------------------------------------
 
     def tick(self) -> float | None:
-        """Do what is due; return the seconds until the next time, or None to end the thread."""
+        """Send due requests; return the seconds until the next one, or None to end the thread."""
         if not self.is_this_thread():
             return None  # after a Ctrl-C during the start, another thread was started
         tracker, timing = self.tracker, self.timing
@@ -324,7 +324,7 @@ class Poller:
         one: TrackedPrompt,
         change: Callable[[float, int | None], Outcome | None] | Callable[[float, int | None], None],
     ) -> Outcome | None:
-        """Change the state of a prompt, and end it if the change says so."""
+        """Apply a change to the state of a prompt, and end the prompt if there is an outcome."""
         tracker = self.tracker
         with tracker.lock:
             if tracker.get(one.state.prompt_id) is not one:
@@ -412,7 +412,7 @@ class Poller:
                 tracker.resolve(one, outcome)
 
     def _note_who_is_heard(self) -> None:
-        """Record when news of each prompt came; news of one counts for those behind it."""
+        """Record when news of each prompt came; news of a prompt also counts for those after it."""
         with self.tracker.lock:
             latest = 0.0
             for one in sorted(self.tracker.outstanding, key=lambda one: one.state.posted_at):

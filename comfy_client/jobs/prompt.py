@@ -52,7 +52,7 @@ class JobEvents:
     _lock: runtime.RLock = attrs.field(factory=partial(shared_lock, is_small=True), init=False)
 
     def reset(self) -> None:
-        """Begin anew in the child of a fork, where locks may stay held."""
+        """Reset all queues in the child of a fork, where locks may stay held."""
         for ref in self._queues:
             if (queue := ref()) is not None:
                 queue.reset()

@@ -157,7 +157,7 @@ class Order:
 
     @classmethod
     def of(cls, prompts: Iterable[TrackedPrompt], changes: int) -> Order:
-        """Return the order of these prompts."""
+        """Compute the order of these prompts."""
         numbers, running = [], None
         for one in prompts:
             if one.state.running_since is not None:
@@ -458,7 +458,7 @@ class Tracker:
                 self._tracked[prompt_id] = one
 
     def accept(self, one: TrackedPrompt, receipt: models.QueuedPrompt) -> None:
-        """Record that the server has queued a prompt, maybe under an id of its own."""
+        """Record that the server has queued a prompt, perhaps under another id."""
         state = one.state
         outcome = None
         with self.lock:
@@ -511,7 +511,7 @@ class Tracker:
     # -- the handler of the event thread -----------------------------------------------------
 
     def handle(self, event: Event) -> None:
-        """Apply an event to our prompts, publish it, and end the prompt if it says so."""
+        """Apply an event to our prompts, publish it, and end the prompt after an end event."""
         if not isinstance(event, JobEvent) or not (self._tracked or self.ended):
             if isinstance(event, StatusEvent):
                 self.monitor.count(event.queue_remaining)

@@ -106,7 +106,7 @@ class _Watch:
         self._end("done", outcome)
 
     def fail(self, error: BaseException, on_interrupt: str) -> None:
-        """Leave what was there, and say how it ended; the error, which follows, says why."""
+        """Leave the bar, and show how the wait ended; the error that follows says why."""
         if isinstance(error, KeyboardInterrupt):
             # The log says how to attach to it again.
             self._end("stopped" + self._runs_on() * (on_interrupt == "leave"))
@@ -163,7 +163,7 @@ def _doing(handle: JobHandle) -> str:
 
 
 class _Previews:
-    """The latest preview of a job, until then that of an earlier one."""
+    """The latest preview of the current job; until its first one, that of an earlier job."""
 
     def __init__(self, handle: JobHandle | None, earlier: _Previews | None = None) -> None:
         self._ask: Callable[[], PreviewEvent | None] = lambda: None
@@ -282,7 +282,7 @@ class Screen:
     end: Callable[[Callable[[], Bundle] | None], None] = lambda _: None
 
     def within(self, seconds: float) -> float:
-        """Return how long to wait at most, of so many seconds."""
+        """Return ``seconds``, or the seconds until the next tick if that is sooner."""
         return seconds if self.tick is None else min(seconds, self.tick())
 
 
@@ -322,7 +322,7 @@ class _CountWatch:
         self._previews = _Previews(None)
 
     def succeed(self, outcome: Callable[[], Bundle] | None) -> None:
-        """Show that all jobs have ended, and what came out, where that is possible."""
+        """Show that all jobs have ended, and their outputs where that is possible."""
         made = outcome() if outcome is not None and self._is_notebook else None
         self._bar.end(self.moment("done"), made)
 

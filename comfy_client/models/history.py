@@ -264,7 +264,7 @@ def _took(started: float | None, ended: float | None) -> str:
 
 
 def _files(outputs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the names of the first files."""
+    """Return the names of the first few files in the outputs."""
     names = (
         str(value["filename"])
         for output in outputs.values()

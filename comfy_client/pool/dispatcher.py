@@ -148,7 +148,7 @@ class Dispatcher:
             return [entry.job for entry in entries if not entry.started]
 
     def position(self, job: PooledJob) -> int | None:
-        """Return how many waiting jobs at most are ahead of a job."""
+        """Return the highest possible number of waiting jobs ahead of a job."""
         with self._lock:
             return self.state.schedule.position(job)
 
@@ -441,7 +441,7 @@ def _nothing(_: Dispatcher) -> None:
 
 
 def _stop(server: ServerThread, _: Dispatcher) -> None:
-    """Stop a server in a thread of its own, as that takes a while."""
+    """Stop a server in a separate thread, as that takes a while."""
     thread = runtime.Thread(target=server.stop, name="comfy-pool-leaving", daemon=True)
     try:
         thread.start()

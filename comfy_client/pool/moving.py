@@ -52,7 +52,7 @@ _Unsent = Literal["away", "refuses all", "refuses it", "final"]
 
 
 def check_can_run(state: PoolState, waiting: Waiting) -> None:
-    """Raise an error if no server can run a job, or all that can have failed for good.
+    """Raise an error if no server can run a job, or if all able servers have failed for good.
 
     Raises:
         ComfyError: No server of the pool can run it, or all that can have failed for good.
@@ -231,7 +231,7 @@ def _redirect(state: PoolState, member: Member, entry: Entry, now: float) -> boo
 
 
 def _move_on(state: PoolState, entry: Entry, prompt_id: str, *, or_back: bool = False) -> bool:
-    """Have another server run a job; return False if its sweep is to do so.
+    """Let another server run a job; return False if its sweep does so instead.
 
     With ``or_back``, the same server may run it later, so the job stays with the pool.
     """

@@ -128,7 +128,7 @@ class _Lane:
 
     @property
     def key(self) -> _Key:
-        """The key of the lane."""
+        """The servers that can run the lane's jobs, and whether these jobs are bound."""
         return self.servers, self.is_bound
 
 
@@ -179,7 +179,7 @@ class Schedule:
         server.ready = True
 
     def level(self, server: Server) -> None:
-        """Raise the count of a server that got fewer jobs to that of the others."""
+        """Raise a server's count of jobs to the lowest of the others, so that it gets no burst."""
         self._level_with(server, [one for one in self.servers.values() if one.ready])
 
     @staticmethod

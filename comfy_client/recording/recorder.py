@@ -462,7 +462,7 @@ class _RecordedBody:
         return getattr(self._raw, name)
 
     def read1(self, *args: Any, **kw: Any) -> bytes:
-        """Read from the body, and record what was read."""
+        """Read from the body, and record the bytes."""
         exchange = self._exchange
         try:
             chunk: bytes = self._raw.read1(*args, **kw)

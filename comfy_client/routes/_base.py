@@ -18,7 +18,7 @@ RECORD_PAUSE: Final = 0.02
 
 @attrs.frozen(eq=False, repr=False)
 class TrackerHooks:
-    """Functions that routes call about prompts, for whoever keeps track of these.
+    """Functions that routes call when they change prompts or their records.
 
     Attributes:
         awaits_record: Returns whether a prompt has just ended, so that its record is still to be

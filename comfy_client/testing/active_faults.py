@@ -177,7 +177,7 @@ class ActiveFaults:
         return False
 
     def take_intruders(self) -> list[str | bytes]:
-        """Return what to send before the next message: JSON as text, and frames as bytes."""
+        """Return the messages to send before the next one: JSON as text, and frames as bytes."""
         found: list[str | bytes] = []
         for fault in self.find("junk", "foreign_traffic"):
             if fault.name == "junk":

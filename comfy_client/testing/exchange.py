@@ -305,7 +305,7 @@ def checked_answer(answer: Any) -> Answer:
 
 
 def _checked(result: Any) -> Answer | None:
-    """Check what a handler returned; raise TypeError if it is not an answer."""
+    """Check a handler's result; raise TypeError if it is not an answer."""
     try:
         return None if result is None else checked_answer(result)
     except ValueError as exc:

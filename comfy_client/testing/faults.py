@@ -316,7 +316,7 @@ class AnswerFaults:
         *,
         times: int | None = None,
     ) -> Fault:
-        """Replace a JSON answer by what the function returns for it."""
+        """Replace a JSON answer by the function's result for it."""
         if not callable(function):
             raise ValueError(f"rewrite needs a function, not {function!r}")
         return self._rule("rewrite", method, path, _rewritten("rewrite", function), times)

@@ -298,7 +298,7 @@ class Player:
         return ws
 
     def _greet(self, opened: EventSocket, gate: Gate | None, client_id: str) -> None:
-        """Assign a channel to a socket, and send ``status`` if the recording no longer does."""
+        """Assign a channel to a socket; send ``status`` if the rest of the recording has none."""
         if gate is None or self._steps.index(gate) < self._next:
             greeting = {
                 "status": transcript.last_status(self._steps[: self._next]),

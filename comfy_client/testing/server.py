@@ -417,7 +417,7 @@ async def _serve(
 
 
 def client_options(server: ComfyServer) -> dict[str, Any]:
-    """Return what a client needs besides the URL: ``credentials`` and ``verify``."""
+    """Return a client's arguments besides the URL: ``credentials`` and ``verify``."""
     return {"credentials": server._credentials, "verify": server._certificate or True}
 
 

@@ -29,7 +29,7 @@ _FAILURES: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSE
 
 
 def fetch(url: str, into: BinaryIO, deadline: Deadline, most: int = MAX_FETCH) -> None:
-    """Download a URL into a file, of ``most`` bytes at the most.
+    """Download a URL into a file, up to ``most`` bytes.
 
     Our headers, cookies and credentials are not sent.  A login in the URL is sent to its own host
     only.  Proxies come from the environment.

@@ -201,7 +201,7 @@ class Http:
         self._sender.check_open()
 
     def describe(self) -> Description:
-        """Describe the address and what is sent, without secrets; sends no request."""
+        """Describe the address and the credentials, without secrets; sends no request."""
         return self.identity.describe(self._sender.has_api_prefix)
 
     def handshake(self, route: str, params: Params) -> tuple[str, dict[str, str]]:
@@ -242,9 +242,9 @@ class Http:
         self.endpoint.close()
 
     def lasting(self) -> Http:
-        """Return what sends the same requests after :meth:`close`: itself while it is open.
+        """Return this object while it is open, or else a copy that can still send requests.
 
-        Later, each request has a connection of its own, which it closes.
+        Each request of the copy opens and closes its own connection.
         """
         if self._sender.is_open:
             return self

@@ -380,7 +380,7 @@ class Identity:
         return bool(self._applied.headers)
 
     def _prepare(self, applied: Applied) -> requests.PreparedRequest:
-        """Prepare what all requests share, merged with the Session's own settings."""
+        """Prepare the parts that all requests share, merged with the Session's own settings."""
         session = self._endpoint.session
         headers = {"Comfy-User": self.user} if self.user else {}
         headers.update(self._headers)

@@ -362,7 +362,7 @@ class Connection:
             raise
 
     def _hold(self, raw: socket.socket) -> None:
-        """Register a socket, so that stop() can end whatever it waits for."""
+        """Register a socket, so that stop() can end its waits."""
         with self._lock:
             self._raw = raw
             if self._stopped:

@@ -117,7 +117,7 @@ def _splits(address: Address) -> list[tuple[str, str]]:
 
 
 def _address_by(graph: Mapping[str, Any], node_ids: Iterable[str]) -> str:
-    """Say how to address one of several nodes: also by title, if each has one of its own."""
+    """Explain how to address one of several nodes: by id or, if all titles differ, by title."""
     titles = [title_of(graph, node_id) or "" for node_id in node_ids]
     is_own = all(title and len(nodes_named(graph, title)) == 1 for title in titles)
     return f"address the node by its id{' or title' if is_own else ''}"

@@ -26,7 +26,7 @@ class UnknownName(WorkflowError, AttributeError):
 
 
 def unknown(what: str, name: str, names: Iterable[str]) -> UnknownName:
-    """Return the error for a name that is none of these."""
+    """Return the error for a name that is not among the choices."""
     known = tuple(names)
     near = nearest(name, known)
     hint = f"nearest: {listing(near)}" if near else f"there are {listing(known) or 'none'}"

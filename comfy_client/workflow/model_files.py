@@ -152,7 +152,7 @@ def _is_safe_url(url: str) -> bool:
 def source_of(
     graph: Mapping[str, Any], node_id: str, name: str | None, value: object
 ) -> tuple[str | None, str | None]:
-    """Return the URL and the folder of a model file; None for what is not known.
+    """Return the URL and the folder of a model file, each None if unknown.
 
     Args:
         graph: The graph, whose nodes may declare models in their ``_meta``.

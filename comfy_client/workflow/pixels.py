@@ -24,7 +24,7 @@ def previewing(
     slot: int | None,
     definitions: Definitions,
 ) -> Workflow:
-    """Return a workflow with what an output needs, and a node that shows it.
+    """Return a workflow of the nodes for an output, and a node that shows the output.
 
     Args:
         source: A link of a :class:`Graph`, or a workflow.

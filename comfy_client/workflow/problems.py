@@ -57,7 +57,7 @@ class Problem(AsDict):
 
     @property
     def text(self) -> str:
-        """The node, what is wrong, and what would be right, in one line."""
+        """The node, its fault and a hint, in one line."""
         where = f"{node}: " if (node := node_of(self)) else ""
         said = where + "; ".join(filter(None, (self.message, self.hint)))
         return printable(said).translate({ord("\n"): " ", ord("\t"): " "})

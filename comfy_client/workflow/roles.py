@@ -89,7 +89,7 @@ class _Search:
 
     @cached_property
     def _sampled(self) -> set[str]:
-        """The samplers, and all nodes that use what comes out of one."""
+        """The samplers, and all nodes that depend on a sampler's output."""
         return downstream(self.graph, [one for one in self.graph if is_sampler(self.graph, one)])
 
     def walk(self, links: Iterable[tuple[str, int]]) -> None:
@@ -129,7 +129,7 @@ class _Search:
         return inputs_of(self.graph, place[0])[place[1]]
 
     def _holder(self, node_id: str, name: str) -> Place | None:
-        """Return the input that holds a value: this one, or one of a node it is linked to."""
+        """Return the input that holds a value: this input, or one of a linked node."""
         for _ in range(_MOST_SHOWN * 4):
             inputs = inputs_of(self.graph, node_id)
             value = inputs.get(name)

@@ -159,7 +159,7 @@ def _number(value: object) -> float | None:
 
 
 def _cells(one: SettableInput) -> tuple[str, str, str, str]:
-    """Return the cells of a row: address, type, value, and what else it may be."""
+    """Return the cells of a row: address, type, value, and other allowed values."""
     value = repr(one.value) if isinstance(one.value, Upload) else brief(one.value)
     return (
         shorten(one.address, _WIDEST),

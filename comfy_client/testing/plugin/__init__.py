@@ -31,7 +31,7 @@ class _ShortTracebacks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
-        """Hide the library's frames of what a test has raised."""
+        """Hide the library's frames in the traceback of a failed test."""
         if call.excinfo is not None and "comfy_client" in sys.modules:
             from comfy_client.tracebacks import hide_frames
 

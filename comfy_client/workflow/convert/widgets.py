@@ -88,7 +88,7 @@ def _one(default: Any, *, sent: bool = True, kept: bool = True, hook: str = "") 
 
 
 def _button(*names: str) -> _Maker:
-    """Return a maker of buttons, which occupy a position in the saved values."""
+    """Return a function that makes buttons, each with a position in the saved values."""
     return lambda spec: [
         Widget(name or spec.name, "BUTTON", "", spec, sent=False) for name in names or ("",)
     ]
