@@ -15,7 +15,6 @@ from comfy_client import (
     JobTimeout,
     PooledJob,
     PromptRejected,
-    Result,
     ServerUnreachable,
     Workflow,
     WorkflowError,
@@ -281,25 +280,6 @@ def test_a_picture_is_opened_on_the_server_that_has_it(servers, clients) -> None
 # -- map --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stalls", [False, True])
-@pytest.mark.parametrize("ordered", [True, False])
-def test_a_prompt_whose_time_is_up_is_cancelled_and_the_others_run(
-    servers, clients, ordered, stalls
-) -> None:
-    patience: Any = {"stall_timeout" if stalls else "timeout": 2.0}
-    workflows = [shows("stuck", waits=True), *(shows(f"t{n}") for n in range(5))]
-    with pooled(clients) as pool:
-        found = list(pool.map(workflows, on_error="keep", ordered=ordered, **patience))
-    [error] = (each for each in found if not isinstance(each, Result))
-    assert isinstance(error, JobTimeout)
-    assert error.stalled == stalls
-    assert "2 s (running" in str(error)
-    assert str(error).endswith("it was cancelled")
-    texts = [each.texts[0] for each in found if isinstance(each, Result)]
-    assert sorted(texts) == [f"t{n}" for n in range(5)]
-    assert not ordered or found[0] is error
-
-
 def test_what_waits_for_a_server_that_never_comes_ends_when_its_time_is_up(
     servers, clients
 ) -> None:
@@ -311,25 +291,6 @@ def test_what_waits_for_a_server_that_never_comes_ends_when_its_time_is_up(
         GATES.set()
         assert busy.result(LIMIT)
     assert marks(servers[0]) == [busy.prompt_id]
-
-
-@pytest.mark.parametrize("patience", ["timeout", "stall_timeout"])
-def test_waiting_for_prompts_of_the_same_map_is_nobodys_delay(servers, clients, patience) -> None:
-    """They are all in the queue of the same server."""
-    with pooled(clients[:1], in_flight=5) as pool:
-
-        def open_gates() -> None:
-            for n in range(5):
-                until(lambda n=n: len(servers[0].ran) > n and servers[0].running)
-                threading.Event().wait(0.8)
-                GATES(f"gate {n}").set()
-
-        thread = threading.Thread(target=open_gates)
-        thread.start()
-        workflows = [held(f"gate {n}") for n in range(5)]
-        options: Any = {patience: 3.8}
-        assert len(list(pool.map(workflows, in_flight=5, **options))) == 5
-        thread.join(LIMIT)
 
 
 def test_ctrl_c_in_a_map_leaves_what_runs_and_says_so(servers, clients, caplog) -> None:

@@ -178,21 +178,6 @@ def test_rows_that_failed_run_again_on_request(pool, records, journal) -> None:
     assert [row.from_journal for row in rows] == [True, False, True, True]
 
 
-def test_a_refusal_that_no_axis_causes_ends_it(pool) -> None:
-    graph = copy.deepcopy(WORKFLOW)
-    del graph["4"]
-    with pytest.raises(PromptRejected) as caught:
-        pool.sweep(graph, GRID)
-    assert "no input of the grid is the cause" in caught.value.__notes__[0]
-
-
-def test_rows_are_told_in_the_thread_that_waits(pool) -> None:
-    told: list[tuple[int, int]] = []
-    on_row = lambda row: told.append((row.index, threading.get_ident()))  # noqa: E731
-    pool.sweep(WORKFLOW, GRID, on_row=on_row)
-    assert sorted(told) == [(index, threading.get_ident()) for index in range(4)]
-
-
 def test_of_a_row_without_news_the_time_runs_out(pool, records) -> None:
     """And the others run, on its server too."""
     for record in records:
