@@ -352,8 +352,10 @@ class Http:
             how = f"would take about {size >> 20} MiB decoded, {GROWTH * most >> 20} are"
             raise self._too_much(answer, how)
         try:
-            content = answer.content
-            return jsonlib.loads(content) if each is None else loads_in_pieces(content, each)
+            # No local: frames of the error below would show what the server repeats.
+            if each is None:
+                return jsonlib.loads(answer.content)
+            return loads_in_pieces(answer.content, each)
         except (ValueError, RecursionError):
             pass  # the error below does not hang on this one
         raise unexpected(answer, "JSON")
