@@ -142,7 +142,7 @@ def _is_meant(exc: BaseException, frames: TracebackType | None) -> bool:
 
 
 def _raises(step: TracebackType) -> bool:
-    """Return whether a step is a ``raise``, and not a call or an operation that failed."""
+    """Return whether a step is a ``raise`` statement, not a call or an operation that failed."""
     from opcode import opmap  # for errors only
 
     return step.tb_frame.f_code.co_code[step.tb_lasti] == opmap["RAISE_VARARGS"]

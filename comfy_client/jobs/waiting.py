@@ -354,7 +354,7 @@ class _CountWatch:
         )
 
     def _look(self, jobs: list[AnyJob]) -> None:
-        """Watch the previews of the job that runs."""
+        """Watch the previews of the running job."""
         running = next((job for job in jobs if job.handle.status == "running"), None)
         if running is not None and running is not self._watched:
             self._watched, self._previews = running, _Previews(running.handle, self._previews)

@@ -157,7 +157,7 @@ _own: Final = _Own()
 
 
 def _is_drawing() -> bool:
-    """Return whether this thread draws a bar below this cell, which has not ended."""
+    """Return whether this thread is drawing an unfinished bar below the running cell."""
     bar = _own.bar()
     return bar is not None and not bar.has_ended and _own.cell == cell()
 

@@ -268,7 +268,7 @@ class AnswerFaults:
         return self._rule("wrong_mime", method, path, respond, times)
 
     def missing(self, method: str, path: str, *, times: int | None = None) -> Fault:
-        """Lack these routes: answer 404 to GET and HEAD, 405 to other methods.
+        """Act as if these routes did not exist: answer 404 to GET and HEAD, 405 to other methods.
 
         ``missing("*", "/api/*")`` is a server from before ``/api``.
         """

@@ -277,7 +277,7 @@ class PromptRun:
         return bool(getattr(self._class_of(node_id), "HAS_INTERMEDIATE_OUTPUT", False))
 
     def goes_first(self, node_id: str) -> bool:
-        """Return whether a node runs first: outputs, which clients want, and coroutines."""
+        """Return whether a node runs before others, as output nodes and coroutines do."""
         cls = self._class_of(node_id)
         return self.is_output(node_id) or inspect.iscoroutinefunction(getattr(cls, cls.FUNCTION))
 

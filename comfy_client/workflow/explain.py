@@ -48,7 +48,7 @@ def explain_rejection(
     node_names: Collection[str] = (),
     definitions: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
-    """Return the body of a refusal by ``POST /prompt`` in words, one line for each problem.
+    """Explain the body of a refusal by ``POST /prompt``, with one line for each problem.
 
     Each line names the node by id, title and class, the input, its value, and the allowed range or
     the nearest options.  Tracebacks and folders of the server are left out. ``node_errors`` of an
