@@ -82,13 +82,15 @@ class Transfer:
     _sock: socket.socket | None = attrs.field(default=None, init=False)
     _is_cut: bool = attrs.field(default=False, init=False)
 
-    def limits(self, connect: float) -> tuple[float, float]:
+    def limits(self, connect: float) -> tuple[float, float] | None:
         """Return the seconds for a connection, at most ``connect``, and for each read.
 
-        Raises ``TimeoutError`` at the deadline.
+        None at the deadline: the caller's alarm may be a ``TimeoutError``, too.
         """
-        silence = min(self.read_timeout, read_timeout.get())
-        return self.limit(connect), self.limit(silence)
+        left = self.deadline.at - runtime.monotonic()
+        if left <= 0:
+            return None
+        return min(left, connect), min(left, self.read_timeout, read_timeout.get())
 
     def limit(self, most: float = LONGEST) -> float:
         """Return the seconds for one send or read; raise ``TimeoutError`` at the deadline."""

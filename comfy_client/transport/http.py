@@ -696,10 +696,9 @@ class _Sender:
         the headers and the query.
         """
         endpoint, recorder, method = self._endpoint, self._identity.recorder, request.method or ""
-        try:
-            limits = transfer.limits(self._connect_timeout)
-        except TimeoutError:
-            raise RequestTimeout(f"{method} {url}: no time left to send it") from None
+        limits = transfer.limits(self._connect_timeout)
+        if limits is None:
+            raise RequestTimeout(f"{method} {url}: no time left to send it")
         record, outer = None, sys.exception()
         if recorder is not None:
             record = recorder.exchange(request, endpoint.base)

@@ -151,6 +151,16 @@ def interrupt(world: World, name: str, tries: int) -> None:
     assert {text: count for text, count in Counter(world.runs.texts).items() if count > 1} == {}
 
 
+def test_an_alarm_at_any_moment_of_a_request_comes_out_of_it(world: World) -> None:
+    """As the error that the handler raised, not as one of the client's own timeouts."""
+    call = partial(world.api.poll_status, LIMIT)
+    call()  # imports what is imported late
+    points = points_of(call)
+    came = [interrupted(call, Moment(at, signal.SIGUSR1)) for at in range(1, points + 1)]
+    assert any(came)
+    assert exception_of(call) is None
+
+
 def test_ctrl_c_while_a_journal_is_opened_leaves_it_to_the_next_sweep(tmp_path: Path) -> None:
     """At each of its moments."""
 
