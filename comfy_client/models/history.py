@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from ..showing.cells import shown
+from ..showing.cells import plain, shown
 from ..to_dict import AsDict
 from ..values import (
     MAX_ID_LENGTH,
@@ -220,6 +220,10 @@ class Histories(dict[str, HistoryEntry]):
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """Return the forms in which a notebook shows the history."""
         return shown(self, lambda: self._table().html())
+
+    def _repr_pretty_(self, printer: Any, _: object) -> None:
+        """Write the text for IPython, which has one of its own for each dict."""
+        printer.text(plain(self))
 
     def _table(self) -> Table:
         latest = list(islice(reversed(self.values()), _MOST_SHOWN))

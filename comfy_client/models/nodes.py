@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from ..showing.cells import shown
+from ..showing.cells import plain, shown
 from ..to_dict import AsDict
 from ..values import build, mapping, sequence, text
 from ..workflow.graph import brief, listing, shorten
@@ -142,6 +142,10 @@ class NodeDefs(dict[str, NodeDef]):
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """Return the forms in which a notebook shows the definitions."""
         return shown(self, lambda: self._table().html())
+
+    def _repr_pretty_(self, printer: Any, _: object) -> None:
+        """Write the text for IPython, which has one of its own for each dict."""
+        printer.text(plain(self))
 
     def _table(self) -> Table:
         from ..showing.tables import MOST_ROWS, Table

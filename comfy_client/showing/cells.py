@@ -72,9 +72,14 @@ def render_outcome(value: object, markup: Callable[[], str]) -> dict[str, str]:
 
 def shown(value: object, markup: Callable[[], str]) -> dict[str, str]:
     """Return the forms of a value for IPython; where HTML is not displayed, all as text."""
-    if not shows_html():
-        return {"text/plain": str(value)}
-    return {"text/plain": repr(value)} if was_shown(value) else _both(value, markup)
+    if not shows_html() or was_shown(value):
+        return {"text/plain": plain(value)}
+    return _both(value, markup)
+
+
+def plain(value: object) -> str:
+    """Return the text of a value for IPython: its ``repr``, but where that is all, its ``str``."""
+    return repr(value) if shows_html() else str(value)
 
 
 def _both(value: object, markup: Callable[[], str]) -> dict[str, str]:

@@ -16,11 +16,11 @@ MOST_CELL: Final = 400
 _MOST_TEXT: Final = 100
 #: Characters of all cells, each with its markup.
 _MOST_IN_ALL: Final = 1 << 20
-_MARKUP: Final = 90
+_MARKUP: Final = 120
 #: Characters of a cell that is not broken into lines, such as a time or a prompt_id.
 _UNBROKEN: Final = 40
 
-_LEFT: Final = "text-align:left;vertical-align:top"
+_LEFT: Final = "text-align:left;vertical-align:top;padding:2px 12px 2px 0"
 _LINE: Final = "border-top:1px solid rgba(128,128,128,.3)"
 _MORE: Final = "... (more rows)"
 

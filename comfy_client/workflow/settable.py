@@ -75,6 +75,12 @@ class SettableInputs(tuple[SettableInput, ...]):
 
         return shown(self, self._table.html)
 
+    def _repr_pretty_(self, printer: Any, _: object) -> None:
+        """Write the text for IPython, which has one of its own for each tuple."""
+        from ..showing.cells import plain
+
+        printer.text(plain(self))
+
     @property
     def _table(self) -> Table:
         from ..showing.tables import MOST_ROWS, Table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html.parser
-import json
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -234,11 +233,18 @@ def test_a_report_shows_its_problems() -> None:
 
 
 def test_ipython_in_a_terminal_shows_tables_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As ``print`` does."""
+    """As ``print`` does, through its formatters, which have a text of their own for each dict."""
+    from IPython.core.formatters import DisplayFormatter
+
     shell = SimpleNamespace(execution_count=1)
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
-    node = models.NodeDef.from_json("KSampler", json.loads(json.dumps(DEFINITION)))
-    assert node._repr_mimebundle_() == {"text/plain": str(node)}
+    format_ = DisplayFormatter().format
+    node = models.NodeDef.from_json("KSampler", DEFINITION)
+    flow = Workflow({"1": {"class_type": "KSampler", "inputs": {"steps": 5}}})
+    for value in (node, models.NodeDefs(a=node), models.Histories(), flow, flow.inputs()):
+        assert format_(value)[0]["text/plain"] == repr(value)
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+            assert format_(value)[0] == {"text/plain": str(value)}
 
 
 def test_the_inputs_of_a_workflow_are_a_table() -> None:
