@@ -1223,7 +1223,7 @@ def _warn_of_pickle(host: str, dropped_arguments: tuple[str, ...]) -> None:
 
 
 def _before_fork() -> None:
-    """Wait for imports in other threads, which would never end in the child of a fork."""
+    """Wait for other threads to finish importing, which they could not do in a forked child."""
     for name in list(sys.modules):
         if name.startswith(f"{__package__}."):
             with contextlib.suppress(Exception):  # the importing thread gets it, too

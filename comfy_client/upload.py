@@ -318,7 +318,7 @@ def is_file(value: object) -> bool:
 
 
 def only_output(value: Any) -> ServerFile | None:
-    """Return the only file of a result, or of a node's outputs; ``None`` for all other values.
+    """Return the only file of a result or of a node's outputs; None for any other value.
 
     Files of preview nodes (``temp``) count only if there are no others.
     """

@@ -309,7 +309,7 @@ def wait_for_one(jobs: Iterable[Job], seconds: float) -> bool:
 
 @contextlib.contextmanager
 def cancelling(on_interrupt: OnInterrupt, *jobs: Job) -> Iterator[list[Job]]:
-    """Context manager: on Ctrl-C, leave at once, or first cancel these jobs and added ones."""
+    """Context manager: on Ctrl-C, leave at once, or first cancel the jobs of the yielded list."""
     if on_interrupt not in ("leave", "cancel"):
         raise ValueError(f"on_interrupt must be 'leave' or 'cancel', not {on_interrupt!r}")
     begun = list(jobs)

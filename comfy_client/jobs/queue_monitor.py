@@ -166,7 +166,7 @@ class DeafnessCheck:
             self._expected = since, now
 
     def redial_if_deaf(self, changes: Sequence[Change], now: float) -> None:
-        """Reconnect if one of these or of the expected changes did not appear in time."""
+        """Reconnect if a given or expected change did not appear on the socket in time."""
         told_at, limit = self._monitor.status_at, now - self._timing.deaf
         known = [*changes, *([] if self._expected is None else [self._expected])]
         is_silent = any(after < limit and told_at < before for before, after in known)

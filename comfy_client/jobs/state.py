@@ -406,7 +406,7 @@ class JobState:
         link: int | None,
         quiet_for: float = float("inf"),
     ) -> Outcome | None:
-        """Apply the history entry; None: neither the queue nor then the history has the prompt.
+        """Apply a history entry, or None if neither the queue nor then the history had the prompt.
 
         ``quiet_for`` is the number of seconds since the socket's last byte.
         """

@@ -108,7 +108,7 @@ class Stops:
     def removing(
         self, prompt_ids: Iterable[str] | None, *, running: bool = False
     ) -> Callable[[], None]:
-        """Note which prompts the server is about to be asked to remove; None: all that wait.
+        """Note which prompts are about to be removed from the queue; None means all pending ones.
 
         Call the returned function once that is done: such a prompt that is in neither queue nor
         history counts as interrupted, not lost, and is asked about at once.  With ``running``,

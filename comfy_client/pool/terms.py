@@ -40,7 +40,7 @@ def terms_of(
     include: Iterable[AnyServer] | None,
     exclude: Iterable[AnyServer],
 ) -> Terms:
-    """Return the terms of a job; raise TypeError or ValueError for invalid ones."""
+    """Check a job's priority and servers, and return its terms."""
     if not is_real(priority) or math.isnan(priority):
         raise ValueError(f"priority must be a number, not {priority!r:.80}")
     names = servers.dispatcher.members.keys()

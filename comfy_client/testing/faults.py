@@ -430,7 +430,7 @@ class Faults(AnswerFaults):
         return self._faults.add(name, undo=undone)
 
     def stale_handlers(self) -> Fault:
-        """Make a socket that ends remove the route of the next one with its client id.
+        """Make the end of a socket remove the route of the next socket with the same client id.
 
         This is a race in ComfyUI: the handler of the old socket removes its client id only after
         the client has reconnected, and the new socket with it, which then gets no messages,

@@ -511,7 +511,7 @@ def _failed(exc: Exception) -> Lost:
 
 
 def _without_frames(exc: Exception) -> Exception:
-    """Remove an error's traceback, which would keep the owner alive."""
+    """Remove an error's traceback, whose frames would keep the client alive."""
     for cause in list(causes(exc)):
         cause.__traceback__ = None
         context = cause.__context__

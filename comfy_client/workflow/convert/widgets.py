@@ -77,7 +77,7 @@ def is_widget_type(kind: str | None) -> bool:
 
 
 def _one(default: Any, *, sent: bool = True, kept: bool = True, hook: str = "") -> _Maker:
-    """Return a maker of one widget, whose value defaults to ``default``."""
+    """Return a function that makes one widget, whose value defaults to ``default``."""
 
     def make(spec: Spec) -> list[Widget]:
         value = spec.options.get("default")
