@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _KINDS: Mapping[type, str] = {bool: "BOOLEAN", int: "INT", float: "FLOAT", str: "STRING"}
 _WIDEST = 60  # characters of a cell
+_MOST_DOTS = 100  # of an address that is read in all ways
 
 
 @attrs.frozen
@@ -101,6 +102,7 @@ def settable_inputs(graph: Mapping[str, Any], definitions: Definitions | None) -
 def _inputs(graph: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[SettableInput]:
     titles = Counter(title_of(graph, node_id) for node_id in graph)
     classes = Counter(class_of(graph, node_id) for node_id in graph)
+    known_names = {*graph, *titles, *classes}
     for node_id in graph:
         title, class_type = title_of(graph, node_id), class_of(graph, node_id)
         named = title if title and titles[title] == 1 and title not in graph else None
@@ -115,7 +117,7 @@ def _inputs(graph: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[Sett
             low, high = (_number(options.get(key)) for key in ("min", "max"))
             choices = None if spec is None or spec.choices is None else tuple(spec.choices)
             yield SettableInput(
-                address=_address(graph, node_id, named, name),
+                address=_address(graph, node_id, named, name, known_names),
                 value=copied(sealed(value, is_secret=is_secret_value(name, value))),
                 type=_kind(spec, value),
                 choices=choices,
@@ -138,18 +140,24 @@ def _specs(definition: object, given: Mapping[str, Any]) -> dict[str, InputSpec]
     return specs
 
 
-def _address(graph: Mapping[str, Any], node_id: str, named: str | None, name: str) -> str:
-    """Return an address that means this input and no other."""
-    address = f"{named or node_id}.{name}"
-    if address.count(".") == 1:
-        return address
-    for trial in (address, f"{node_id}.{name}"):  # dots may be read in several ways
-        try:
-            if input_named(graph, trial) == (node_id, name):
-                return trial
+def _address(
+    graph: Mapping[str, Any],
+    node_id: str,
+    named: str | None,
+    name: str,
+    known_names: Collection[str | None],
+) -> str:
+    """Return an address that means this input and no other, if a text can."""
+    for address in dict.fromkeys((f"{named or node_id}.{name}", f"{node_id}.{name}")):
+        dots = [at for at, char in enumerate(address) if char == "."]
+        if len(dots) > _MOST_DOTS or sum(address[:at] in known_names for at in dots) == 1:
+            return address
+        try:  # several ways to read it begin with the name of a node
+            if input_named(graph, address) == (node_id, name):
+                return address
         except WorkflowError:
             continue
-    return address
+    return f"{node_id}.{name}"
 
 
 def _kind(spec: InputSpec | None, value: object) -> str | None:

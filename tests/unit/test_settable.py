@@ -75,6 +75,13 @@ def test_each_address_of_a_saved_workflow_sets_its_input(version: str) -> None:
         assert workflow == Workflow(api), name
 
 
+def test_many_names_with_dots_take_little_time() -> None:
+    """No node is searched for each of them."""
+    many = {str(at): node("A", **{"a.b.c.d": 1}) for at in range(20_000)}
+    found = Workflow(many).inputs()
+    assert found[-1].address == "19999.a.b.c.d"
+
+
 def test_a_secret_is_not_shown() -> None:
     (one,) = Workflow({"1": node("Ask", api_key="very-secret")}).inputs()
     assert "very-secret" not in f"{one} {one!r} {one.to_dict()}"
