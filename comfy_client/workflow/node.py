@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ..errors import WorkflowError
 from .address import checked_value, no_input, node_named, nodes_named
@@ -179,15 +179,6 @@ class Nodes:
         if not isinstance(name, (str, int)):
             raise TypeError(f"a node is addressed by id, title or class, not by {brief(name)}")
         return self._nodes[node_named(self._graph, str(name))]
-
-    if not TYPE_CHECKING:  # or any name would pass a type checker
-
-        def __getattr__(self, name: str) -> Any:
-            """Raise AttributeError; if it is the name of a node, say how to address it."""
-            text = f"{type(self).__name__!r} object has no attribute {name!r}"
-            if not name.startswith("_") and nodes_named(self._graph, name):
-                text += f"; the node is wf[{name!r}]"
-            raise AttributeError(text, name=name, obj=self)
 
     def __contains__(self, name: object) -> bool:
         if isinstance(name, Node):

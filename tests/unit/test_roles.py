@@ -322,12 +322,6 @@ def test_a_misspelt_role_is_not_set() -> None:
     assert pickle.loads(pickle.dumps(workflow)) == copy.deepcopy(workflow) == workflow
 
 
-def test_a_node_as_an_attribute_says_how_it_is_addressed() -> None:
-    with pytest.raises(AttributeError, match=r"the node is wf\['KSampler'\]"):
-        Workflow(graph()).KSampler  # type: ignore[attr-defined]  # noqa: B018
-    assert not hasattr(Workflow(graph()), "Nothing")
-
-
 def test_each_saved_workflow_answers_or_says_why() -> None:
     """All pairs: a role that is answered can be set, and one that is not has a reason."""
     answered = dict.fromkeys(ROLES, 0)
