@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from .._version import __version__
 from ..errors import ClientClosed, ComfyError
-from ..transport.deadline import Deadline
+from ..transport.deadline import Deadline, check_timeout
 from . import event_checks, network_checks, server_checks
 from .context import CheckContext, Client, Redactor
 from .report import CheckResult, DoctorCheck, DoctorReport, failed, unknown
@@ -64,6 +64,7 @@ CHECKS: Final = (
 
 def examine(client: Client, *, run: bool, timeout: float) -> DoctorReport:
     """Implement :meth:`comfy_client.ComfyApi.doctor`."""
+    check_timeout(timeout)
     if not timeout > 0:
         raise ValueError("timeout must be more than 0 seconds")
     started = datetime.now(UTC)

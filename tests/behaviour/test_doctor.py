@@ -153,6 +153,8 @@ def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
     """It is in seconds."""
     with pytest.raises(ValueError, match="seconds"):
         ask("127.0.0.1", timeout=timeout)
+    with pytest.raises(TypeError, match="a timeout must be a number of seconds"):
+        ask("127.0.0.1", timeout=str(timeout))
 
 
 def test_the_doctor_refuses_a_closed_client() -> None:
