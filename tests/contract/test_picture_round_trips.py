@@ -176,4 +176,4 @@ def test_of_a_large_picture_a_server_makes_what_a_thumbnail_needs(api: ComfyApi)
     assert Image.open(io.BytesIO(data)).size == (900, 900)
     shown = image._repr_mimebundle_()["text/html"]
     assert 'src="data:image/webp;base64,' in shown
-    assert 'width="256" height="256"' in shown
+    assert 'width="512" height="512"' in shown
