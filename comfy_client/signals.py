@@ -107,6 +107,20 @@ class _Registration:
 _LAZY = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType)
 
 
+@attrs.frozen(eq=False, repr=False)
+class _Unsubscribe:
+    """A function that ends a subscription, with a short text for notebooks."""
+
+    _name: str
+    _end: Callable[[], object]
+
+    def __call__(self) -> None:
+        self._end()
+
+    def __repr__(self) -> str:
+        return f"<function that unsubscribes from {self._name!r}>"
+
+
 class Receivers:
     """The receivers of one client's events.
 
@@ -157,11 +171,7 @@ class Receivers:
             raise TypeError(f"a callback must be a plain function of one event, not {callback!r}")
         registration = _Registration(callback, once)
         self._callbacks.setdefault(name, {})[registration] = None
-
-        def unsubscribe() -> None:
-            self._remove(name, registration)
-
-        return unsubscribe
+        return _Unsubscribe(name, partial(self._remove, name, registration))
 
     def off(self, name: str, callback: Callable[[Any], object]) -> bool:
         """Remove the oldest registration of this callback; return whether there was one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,6 +194,7 @@ def _code(inputs: _Inputs, server: Target | None) -> Iterator[str]:
         yield f"with ComfyApi({server.host!r}{sent}) as api:"
     yield "    workflow = Workflow.example()"
     for (node, name), value in inputs.items():
-        yield f'    workflow["{node}"]["{name}"] = {value!r}'
-    yield "    result = api.run(workflow, on_progress=lambda event: print(event.value))"
+        text = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+        yield f'    workflow["{node}"]["{name}"] = {text}'
+    yield "    result = api.run(workflow)"
     yield '    print(result.images[0].save("./"))'

@@ -140,7 +140,7 @@ def why(state: JobState, status: str, poller: Poller) -> str:
 
 def _node(state: JobState, times: NodeTimes) -> str:
     progress = progress_of(state, times)
-    nowhere = "its node is reported to another client" if state.lacks_events else "no node yet"
+    nowhere = "no progress, as another client submitted it" if state.lacks_events else "no node yet"
     text = progress.title or (f"node {progress.node_id}" if progress.node_id else nowhere)
     if progress.step is not None and progress.steps:
         text += f" {progress.step:g}/{progress.steps:g}"

@@ -222,8 +222,12 @@ def test_an_attached_job_does_not_make_up_its_progress(
         taken = other.job(job.prompt_id)
         behind = fast.submit(shows("y"))
         waits = other.job(behind.prompt_id)
-        assert taken.why().startswith("running: its node is reported to another client; last news")
-        assert "pending, 1 ahead; running: its node is reported" in waits.why()
+        assert taken.why().startswith(
+            "running: no progress, as another client submitted it; last news"
+        )
+        assert (
+            "pending, 1 ahead; running: no progress, as another client submitted it" in waits.why()
+        )
         until(lambda: time.monotonic() - job.handle.state.running_since > 0.5)
         gate.set()
         taken.result(LIMIT)

@@ -549,3 +549,12 @@ def test_a_signal_receiver_that_an_earlier_one_disconnects_is_not_called(station
     station.publish(note())
     station.flush()
     assert len(got) == 1
+
+
+def test_the_function_that_unsubscribes_says_so_in_a_notebook(station: Station) -> None:
+    """Where it ends a cell, as the value of ``api.on(...)``."""
+    receivers = station.receivers
+    unsubscribe = receivers.on("progress", print, once=False)
+    assert repr(unsubscribe) == "<function that unsubscribes from 'progress'>"
+    unsubscribe()
+    assert not receivers.off("progress", print)
