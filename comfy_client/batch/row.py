@@ -53,6 +53,11 @@ class SweepRow(AsDict):
     from_journal: bool = False
     host: str | None = None
 
+    @property
+    def execution_seconds(self) -> float | None:
+        """The former name of ``seconds``."""
+        return self.seconds
+
     def __repr__(self) -> str:
         values = "".join(f", {label}" for label in labels(self.params))
         if self.error is not None:
