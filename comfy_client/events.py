@@ -560,7 +560,10 @@ def _ids(value: object) -> tuple[str, ...]:
 
 
 def _node(value: object) -> str | None:
-    """Return a node id, or another value as text, since None would mean that the prompt is over."""
+    """Return a value as a node id.
+
+    An invalid id becomes text rather than None, which would mean that the prompt has ended.
+    """
     node = identifier(value)
     return node if value is None or node is not None else brief(value)
 

@@ -33,8 +33,8 @@ def is_picture(value: object) -> bool:
 def encoded(value: Any, *, as_mask: bool = False) -> bytes:
     """Encode a picture as PNG, without loss; a batch as an animated PNG.
 
-    ``LoadImage`` turns that back into a batch.  Since ComfyUI 0.9, which reads pictures by libav,
-    it takes only the first page of a TIFF, and reads gray 1 of 255 too dark: gray is sent as RGB.
+    ``LoadImage`` reads an animated PNG as a batch.  From ComfyUI 0.9 on, it reads only the first
+    page of a TIFF, and gray pictures 1/255 too dark, so gray is sent as RGB.
 
     Args:
         value: A Pillow image, or a NumPy array or a tensor ``[H, W]``, ``[H, W, C]``,

@@ -74,13 +74,14 @@ def _in_full(shell: Any) -> bool:
 
 
 def _without_chain(exc: BaseException) -> BaseException:
-    """Return a copy without causes, whose frames take most of the space, and a note of the first.
+    """Return a copy without the chain of causes, whose tracebacks are long.
 
+    A note names the direct cause.
     Return the exception itself if it cannot be copied.
     """
     try:
         shown = copy.copy(exc)
-    except Exception:  # noqa: BLE001  # of somebody's class, whose ``__init__`` may be any
+    except Exception:  # noqa: BLE001  # a class whose ``__init__`` does not allow copies
         return exc
     cause = exc.__cause__
     if cause is not None and str(cause) not in str(exc):
@@ -130,10 +131,10 @@ def _package(step: TracebackType) -> str:
 
 
 def _is_meant(exc: BaseException, frames: TracebackType | None) -> bool:
-    """Return whether an exception is no bug of the library.
+    """Return whether an exception was raised on purpose, and so does not point to a bug here.
 
-    These are its own errors, those of the system, Ctrl-C, those of the user's code, and whatever a
-    ``raise`` of the library raised.
+    True for the library's own errors, for those of the system and of the user's code, for Ctrl-C,
+    and for all that a ``raise`` statement of the library raised.
     """
     if isinstance(exc, OSError | KeyboardInterrupt) or hasattr(exc, "_render_traceback_"):
         return True

@@ -163,7 +163,7 @@ def got_nothing(exc: Exception) -> bool:
 
 
 def went_away(exc: Exception) -> bool:
-    """Return whether the server may answer a repeated question."""
+    """Return whether a request failed because the server is away, so that a retry may succeed."""
     return is_away(exc) and (not isinstance(exc, ServerUnreachable) or got_nothing(exc))
 
 

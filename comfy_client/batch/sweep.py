@@ -212,7 +212,7 @@ class _Sweeper:
         return self._runner.choose(self._todo)
 
     def _put_back(self, prompt_id: str) -> None:
-        """Return the point of a prompt that surely never ran to those that wait."""
+        """Put the point of a prompt that certainly never ran back in the list of waiting points."""
         self._prompts.drop(prompt_id)
         flight = self._flights.pop(prompt_id)
         if flight.begun is not None:

@@ -157,7 +157,10 @@ def _read(
     check: bool,
     deadline: Deadline,
 ) -> Workflow:
-    """Return the workflow to submit, with its files uploaded and, with ``check``, checked."""
+    """Prepare a workflow for submission.
+
+    Set its inputs, check it if ``check``, and upload its files.
+    """
     source = ServerDefinitions(routes, parts.definitions, deadline)
     try:
         known = as_workflow(workflow, source)

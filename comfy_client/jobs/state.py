@@ -371,7 +371,7 @@ class JobState:
     # -- over HTTP -------------------------------------------------------------------------
 
     def asked(self, now: float, link: int | None) -> None:
-        """Record that HTTP has answered about the prompt, and set the time of the next request."""
+        """Record that the server has answered a request about the prompt; schedule the next one."""
         timing = self.timing
         self.http_checked = True
         self.refusals = 0

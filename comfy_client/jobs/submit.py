@@ -290,7 +290,10 @@ def _uncertain(prompt_id: str, cause: ComfyError) -> SubmitUncertain:
 def _look_up(
     poller: Poller, state: JobState, cause: ComfyError, seconds: float
 ) -> tuple[str | None, bool]:
-    """Look for an unanswered submission; return its id or None, and whether that is certain."""
+    """Find out whether the server has a prompt whose submission got no response.
+
+    Return its id, or None, and whether a None is certain.
+    """
     log.warning("prompt %s: no answer (%s); looking for it", state.prompt_id, cause)
     timing, wake = poller.timing, poller.tracker.wake
     deadline, sure = Deadline.after(seconds), Deadline()

@@ -1,4 +1,8 @@
-"""Waits on the screen: a bar for one job or for many, and a job that a cell goes on drawing."""
+"""Show progress while waiting.
+
+There is a bar for one job, a bar for many jobs, and a display that a thread updates after its cell
+has ended.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,8 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 #: The most seconds for showing the result of a run, within its timeout.
 _SHOWING: Final = 10.0
-#: A wait of at most so many seconds is a look in a loop, which shows nothing unless told.
+#: Waits of up to this many seconds are taken for polling in a loop, and show nothing unless
+#: ``progress`` is set.
 _LOOK: Final = 10.0
 
 #: Called again and again during a wait; returns the seconds until its next call.
@@ -34,7 +39,10 @@ Tick = Callable[[], float]
 
 
 def surface_of(progress: bool | None, timeout: float | None) -> Surface:
-    """Return where to show a wait other than a run: nowhere but on a screen, unless told."""
+    """Return where to show the progress of a wait.
+
+    By default, only a notebook or a terminal shows it, and only if the wait is not short.
+    """
     if progress is None and timeout is not None and timeout <= _LOOK:
         return "none"
     return surface(progress, unasked_lines=False)
@@ -54,7 +62,8 @@ def watched(
 ) -> Result:
     """Call ``wait``, and show the progress of the job on the screen meanwhile.
 
-    ``is_busy``: ``wait`` must be called at once, as it calls back.
+    ``is_busy``: ``wait`` runs callbacks, so call it without first waiting to see whether the job
+    ends soon.
     """
     if surface == "none":
         return wait(None)
@@ -106,7 +115,7 @@ class _Watch:
         self._end("done", outcome)
 
     def fail(self, error: BaseException, on_interrupt: str) -> None:
-        """Leave the bar, and show how the wait ended; the error that follows says why."""
+        """Leave the bar and show how the wait ended; the exception gives the reason."""
         if isinstance(error, KeyboardInterrupt):
             # The log says how to attach to it again.
             self._end("stopped" + self._runs_on() * (on_interrupt == "leave"))
@@ -163,7 +172,7 @@ def _doing(handle: JobHandle) -> str:
 
 
 class _Previews:
-    """The latest preview of the current job; until its first one, that of an earlier job."""
+    """The latest preview of a job; until it has one, the latest preview of the earlier job."""
 
     def __init__(self, handle: JobHandle | None, earlier: _Previews | None = None) -> None:
         self._ask: Callable[[], PreviewEvent | None] = lambda: None
@@ -185,7 +194,7 @@ class _Previews:
 
 
 def go_on_drawing(handle: JobHandle) -> None:
-    """Display a job below the cell, and have a thread update that until the job ends.
+    """Display a job below the cell, and have a thread update the display until the job ends.
 
     The thread does not keep the job alive.
     """
@@ -196,7 +205,8 @@ def go_on_drawing(handle: JobHandle) -> None:
     job = weakref.proxy(handle)
     ended = runtime.Event()
     handle.when_ended(ended.set)
-    # Without the context of the cell, as updates in the name of an earlier cell may be dropped.
+    # The thread does not inherit the cell's context, as a frontend may drop updates sent on behalf
+    # of an earlier cell.
     thread = runtime.Thread(
         target=_draw,
         args=(bar, lambda: _moment(job, begun, previews.latest()), ended, partial(_end, job)),
@@ -212,7 +222,7 @@ def _draw(
     ended: runtime.Event,
     end: Callable[[], tuple[str, Bundle | None]],
 ) -> None:
-    """Draw a job until it ends, or until nobody has it any more."""
+    """Update the display of a job until it ends or is garbage-collected."""
     from ..showing.bars import Moment, Ticker
 
     try:
@@ -241,7 +251,7 @@ def _end(handle: JobHandle) -> tuple[str, Bundle | None]:
 
 
 class AnyJob(Protocol):
-    """The part of a job that a bar of many needs."""
+    """The part of a job that the bar of many jobs needs."""
 
     handle: JobHandle
 
@@ -251,10 +261,10 @@ class Count:
     """The jobs of one call, as a bar counts them.
 
     Attributes:
-        total: How many there will be; ``None``: nobody knows.
-        ended: Returns how many have ended, and how many of those failed.
-        running: Returns those that have not ended.
-        trouble: Returns why all are held up, in a few words; empty if they are not.
+        total: How many jobs there will be; ``None``: unknown.
+        ended: Returns how many jobs have ended, and how many of the ended ones failed.
+        running: Returns the jobs that have not ended.
+        trouble: Returns why all jobs are held up, in a few words; empty if none are.
         notes: Returns lines for below the bar.
     """
 
@@ -271,8 +281,8 @@ class Screen:
 
     Attributes:
         tick: Called again and again during waits; ``None``: nothing is shown.
-        make_room: Called when somebody else is about to write on the screen.
-        redraw: Called when that is over.
+        make_room: Called before somebody else writes on the screen.
+        redraw: Called after somebody else has written on the screen.
         end: Called at the end, with what replaces the bar in a notebook.
     """
 
@@ -290,7 +300,7 @@ class Screen:
 def shown_count(surface: Surface, name: str, delay: float, count: Count) -> Iterator[Screen]:
     """Context manager: show a bar with the number of jobs, and at the end how the call ended.
 
-    A call that is over within ``delay`` seconds is not shown.
+    A call that ends within ``delay`` seconds is not shown.
     """
     if surface == "none":
         yield Screen()
@@ -317,7 +327,7 @@ class _CountWatch:
         self._count = count
         self._is_notebook = is_notebook
         self._begun = runtime.monotonic()
-        self._before, _ = count.ended()  # in an earlier call
+        self._before, _ = count.ended()  # jobs that an earlier call has ended
         self._watched: AnyJob | None = None
         self._previews = _Previews(None)
 
@@ -327,7 +337,10 @@ class _CountWatch:
         self._bar.end(self.moment("done"), made)
 
     def moment(self, ended: str = "") -> Moment:
-        """Return the state of the bar, ``12 of 500, 3 failed``; running jobs count in part."""
+        """Return the state of the bar, such as ``12 of 500, 3 failed``.
+
+        Its fraction includes the progress of running jobs.
+        """
         from ..showing.bars import Moment
 
         count, jobs = self._count, list(self._count.running())

@@ -107,7 +107,7 @@ def withdraw(state: PoolState, job: PooledJob, *, if_unsent: bool) -> bool:
 
 
 def recall(state: PoolState, job: PooledJob) -> bool:
-    """End a job that was not sent, or keep it on its server; return whether it ended."""
+    """End a job that was not sent, or pin it to its server; return whether it ended."""
     entry = state.entries.get(job)
     if entry is not None:
         entry.stays = True

@@ -123,10 +123,10 @@ class ComfyPool(Executor):
     # -- life ----------------------------------------------------------------------------
 
     def init(self, timeout: float | None = 10.0) -> Self:
-        """Connect all servers, wait until one is ready, and return the pool itself.
+        """Connect to all servers, wait until one is ready, and return the pool.
 
-        The others are ready as soon as they answer.  ``with`` does this, and the first
-        :meth:`submit`.
+        Further servers become ready as they answer.  ``with`` and the first :meth:`submit` call
+        this method.
 
         Args:
             timeout: Seconds; ``None``: no limit.  It fails earlier if no server will ever answer.

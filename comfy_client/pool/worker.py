@@ -55,7 +55,7 @@ class Worker(Generic[Owner]):
 
     @property
     def is_started(self) -> bool:
-        """Whether the thread runs, or has run."""
+        """Whether the thread has been started; it may have ended since."""
         return was_started(self._thread)
 
     def start(self) -> None:

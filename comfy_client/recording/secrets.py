@@ -273,7 +273,10 @@ class Secrets:
         return text
 
     def _hide_path(self, match: re.Match[str]) -> str:
-        """Shorten a path into Python's folders; remember ComfyUI's folder if it shows."""
+        """Shorten a path inside Python's folders.
+
+        If the path reveals ComfyUI's folder, remember that folder.
+        """
         path = match[0]
         for part, instead in (("site-packages", "VENV/"), ("/lib/python", "PYTHON")):
             at = path.find(part)

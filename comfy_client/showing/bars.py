@@ -23,7 +23,7 @@ from .thumbnails import sniffed, thumbnail
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Drawing takes at most this fraction of the time: one part in so many.
+#: After a drawing, wait this many times as long as it took, up to ``_LONGEST``.
 _SHARE: Final = 50
 #: The longest time between two drawings, in seconds.
 _LONGEST: Final = 2.0
@@ -51,12 +51,12 @@ class Moment:
     """The progress of a run at one moment.
 
     Attributes:
-        fraction: From 0 to 1; ``None``: nobody knows how much there is to do.
+        fraction: From 0 to 1; ``None``: unknown.
         text: What is being done.
-        elapsed: Seconds since it began.
+        elapsed: Seconds since the run began.
         left: About how many seconds are left; ``None``: unknown.
         preview: The latest preview; ``None``: there is none.
-        ended: How it ended, in a word; empty: it goes on.
+        ended: How it ended, in a few words; empty while it runs.
         notes: Lines below the bar, such as one for each server.
     """
 
@@ -77,7 +77,7 @@ class Moment:
 
 
 class Bar(Protocol):
-    """Display of moments, in the thread that waits.
+    """A display of moments.
 
     Attributes:
         period: Seconds between two moments.  ``math.inf``: only an outcome is shown.
@@ -96,7 +96,7 @@ class Bar(Protocol):
 
 
 class Ticker:
-    """Updates a bar, from ``delay`` seconds on, and not so often that drawing takes too long."""
+    """Updates a bar after ``delay`` seconds, at intervals that keep the cost of drawing low."""
 
     def __init__(self, bar: Bar, moment: Callable[[], Moment], delay: float) -> None:
         self._bar = bar
@@ -189,7 +189,7 @@ class GuardedBar:
             return
         try:
             action(self._bar)
-        except Exception as exc:  # noqa: BLE001  # of a terminal or a notebook, which may be gone
+        except Exception as exc:  # noqa: BLE001  # the terminal or notebook may be gone
             self._bar = None
             log.debug("nothing more is shown: %r", exc)
 

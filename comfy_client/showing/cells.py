@@ -78,7 +78,10 @@ def shown(value: object, markup: Callable[[], str]) -> dict[str, str]:
 
 
 def plain(value: object) -> str:
-    """Return the text of a value for IPython: its ``repr``, but where that is all, its ``str``."""
+    """Return the text of a value for IPython.
+
+    Return its ``repr`` where HTML is shown as well, else its ``str``.
+    """
     return repr(value) if shows_html() else str(value)
 
 

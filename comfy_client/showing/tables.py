@@ -27,12 +27,12 @@ _MORE: Final = "... (more rows)"
 
 @attrs.frozen
 class Table:
-    """A table of texts from anywhere, which it cuts, escapes and aligns.
+    """A table of untrusted text, which is shortened, escaped and aligned.
 
     Attributes:
         head: The names of the columns; empty: no heading.
         rows: The cells of each row.  A row that begins with an empty cell continues the one above.
-        moods: ``good``, ``doubtful`` or ``bad``, by the text of the cells that have this colour.
+        moods: Maps the text of a cell to its colour: ``good``, ``doubtful`` or ``bad``.
         above: Lines above the table.
         below: Lines below it.
     """
@@ -57,7 +57,7 @@ class Table:
         return "\n".join([*above, *lines, *below])
 
     def html(self) -> str:
-        """Return HTML that looks the same on a light and a dark page."""
+        """Return the table as HTML that is readable on light and dark pages."""
         rows = "".join(self._row(row) for row in self._shown())
         head = "".join(f'<th style="{_LEFT}">{escape(name)}</th>' for name in self.head)
         top = f'<thead><tr style="background:none">{head}</tr></thead>' if head else ""
@@ -80,7 +80,7 @@ class Table:
         return f'<tr style="background:none{line}">{"".join(cells)}</tr>'
 
     def _shown(self) -> Iterator[Sequence[object]]:
-        """Yield the rows that are not too many in sum."""
+        """Yield rows until their total size reaches the limit."""
         left = _MOST_IN_ALL
         for row in self.rows:
             left -= sum(min(len(str(cell)), MOST_CELL) + _MARKUP for cell in row)

@@ -86,7 +86,10 @@ class NodeRegistry:
         return definition
 
     def definitions(self, graph: Any = None) -> dict[str, Any]:
-        """Return definitions of a graph's classes, or of all; classes that fail are left out."""
+        """Return the definitions of the classes in a graph, or of all classes.
+
+        Leave out classes that are unknown or have no valid definition.
+        """
         nodes = graph.values() if isinstance(graph, dict) else ()
         used: list[Any] = [node.get("class_type") for node in nodes if isinstance(node, dict)]
         found: dict[str, Any] = {}

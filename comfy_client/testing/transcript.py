@@ -130,7 +130,10 @@ Step = RecordedExchange | Gate | Row
 
 
 def steps_of(rows: list[Row]) -> list[Step]:
-    """Return the steps of a recording in order; messages of a socket are plain rows."""
+    """Return the steps of a recording in order.
+
+    Steps are HTTP exchanges, gates that wait for the client, and the rows of WebSocket messages.
+    """
     found: list[tuple[tuple[int, int], Step]] = []
     times = [row["t"] for row in rows]
     for number, row in enumerate(rows):

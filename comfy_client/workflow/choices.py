@@ -35,11 +35,14 @@ def unknown(what: str, name: str, names: Iterable[str]) -> UnknownName:
 
 @attrs.frozen(eq=False, repr=False)
 class Choices:
-    """The choices of an input, of :attr:`Graph.choices`; also to iterate, and to take by text.
+    """The choices of one input, as attributes; see :attr:`Graph.choices`.
 
-    A choice that is a Python identifier is an attribute as it is.  In others, all but letters and
-    digits becomes ``_``, and the ending of a file name goes, unless two would then be the same:
-    ``tiny.ckpt`` is ``tiny``, ``sd/v1-5.safetensors`` is ``sd_v1_5``, and ``2x.pth`` is ``n2x``.
+    They can also be iterated, and looked up by their text in brackets.
+
+    A choice that is a Python identifier is an attribute unchanged.  In other names, each run of
+    characters other than ASCII letters and digits becomes ``_``.  A file extension is dropped
+    unless two names would then be equal: ``tiny.ckpt`` is ``tiny``, ``sd/v1-5.safetensors`` is
+    ``sd_v1_5``, and ``2x.pth`` is ``n2x``.
     """
 
     _where: str

@@ -1,4 +1,4 @@
-"""A workflow that shows what comes out of one link."""
+"""Build a workflow that previews one output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def previewing(
     slot: int | None,
     definitions: Definitions,
 ) -> Workflow:
-    """Return a workflow of the nodes for an output, and a node that shows the output.
+    """Return a workflow with the nodes that an output depends on and a node that previews it.
 
     Args:
         source: A link of a :class:`Graph`, or a workflow.

@@ -2,8 +2,8 @@
 
 The search begins at the samplers and follows the links back: through ControlNets, guiders, LoRAs
 and reroutes to the text encoders, the noise, the empty latent and the loader of the model, and
-further to the node that holds the value if an input is linked.  Classes do not matter, but for two
-that take a prompt's effect away; names of inputs do.
+further to the node that holds the value if an input is linked.  The search goes by the names of
+inputs, not by classes; the one exception is ``ConditioningZeroOut``, which cancels a prompt.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _NAMES: Final[Mapping[Role, str]] = {
     "size": "size",
     "checkpoint": "checkpoint",
 }
-#: Inputs that hold the texts of a prompt, those of one encoder together.
+#: Inputs of text encoders that hold a prompt; all that an encoder has form one group.
 _TEXTS: Final = (
     *("text", "prompt", "user_prompt", "text_g", "text_l", "clip_g", "clip_l", "t5xxl", "llama"),
     *("bert", "mt5xl", "tags"),
@@ -54,11 +54,11 @@ _OWN_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
     "negative": ("negative", "negative_prompt", "prompt_negative"),
 }
 _MODELS: Final = ("ckpt_name", "unet_name", "model_name", "gguf_name", "model_path", "checkpoint")
-#: Inputs of nodes that hold a value for others, after the name of the linked input.
+#: Inputs to try on a linked node, after one with the same name as the input that is linked.
 _HOLDERS: Final = ("value", "text", "string", "prompt", "seed", "noise_seed", "int", "number")
-#: Classes that make a prompt void.
+#: Classes that cancel a prompt.
 _ZEROED: Final = frozenset({"ConditioningZeroOut"})
-#: Beginnings of inputs of nodes that make a conditioning of pictures, or of nothing.
+#: Prefixes of the linked inputs of nodes that make a conditioning without any text.
 _PICTURES: Final = ("clip_vision", "image", "init_image", "pixels", "vae", "mask")
 _MOST_STEPS: Final = 10_000
 _MOST_SHOWN: Final = 8
@@ -71,9 +71,9 @@ class _Search:
     Attributes:
         graph: The graph.
         role: The role.
-        found: The inputs; those in one tuple belong together, as the texts of one encoder.
-        ends: Nodes from which a value comes that no input holds.
-        void: Nodes that make it void, or have no use for it.
+        found: The inputs; each tuple is a group, such as the texts of one encoder.
+        ends: Nodes where the search ended, as they compute the value and no input holds it.
+        void: Nodes that cancel the role's value, or do not use one.
     """
 
     graph: Mapping[str, Any]
@@ -116,7 +116,7 @@ class _Search:
         ]
 
     def add(self, node_id: str, *names: str) -> None:
-        """Note inputs that belong together, or from where their values come."""
+        """Record, as one group, the inputs that hold the values of these inputs."""
         places = [self._holder(node_id, name) for name in names]
         settled = [place for place in places if place is not None]
         if self.role != "size":  # an empty text beside another is not used
@@ -148,7 +148,7 @@ class _Search:
             links = list(links_of(self.graph, node_id))
             if held:
                 name = held[0]
-                # A text that is joined with others, or made of others, is no one's own.
+                # A text that is joined with other texts cannot be set on its own.
                 others = [key for key, one in inputs.items() if type(one) is str and key != name]
                 if links and (not self._is_text or others):
                     break
@@ -160,7 +160,7 @@ class _Search:
         return None
 
     def near(self) -> Iterator[Place]:
-        """Yield inputs that may have a part in the value, where the search ended."""
+        """Yield inputs that may contribute to the value, near the nodes where the search ended."""
         names = {*_TEXTS, *_HOLDERS, "string_a", "string_b"}
         ends = needed(self.graph, self.ends, ()) if self._is_text else self.ends
         for node_id in self.graph if ends else ():
@@ -219,9 +219,9 @@ class _Search:
         return self._only_way(node_id)
 
     def _side(self, node_id: str, slot: int) -> str:
-        """Return the input that an output belongs to, of a node that takes both prompts.
+        """For a node that takes both prompts, return which of them an output carries.
 
-        It is the one by whose name others take the output; a model may come out before them.
+        The names of the inputs linked to it decide, not the slot, as a model output may come first.
         """
         names = {name for _, name in self._takers.get((node_id, slot), ())}
         sides = names & {"positive", "negative"}
@@ -232,7 +232,7 @@ class _Search:
     def _latent(self, node_id: str, _: int) -> list[tuple[str, int]]:
         inputs = inputs_of(self.graph, node_id)
         if is_sampler(self.graph, node_id):
-            return []  # which has a latent of its own
+            return []  # another sampler, whose latent has a size of its own
         before = self.links(node_id, "video_latent") or self.links(node_id, "latent", "samples")
         if not before and "width" in inputs and "height" in inputs:
             self.add(node_id, "width", "height")
@@ -414,7 +414,11 @@ def _checked(role: Role, value: Any) -> tuple[Any, ...]:
 
 
 def _places(graph: Mapping[str, Any], role: Role) -> dict[tuple[Place, ...], Any]:
-    """Return the inputs of a role, each with the value that all of them have."""
+    """Return the inputs of a role with their values, which are all equal.
+
+    Raises:
+        WorkflowError: No input has the role, or the values differ.
+    """
     search = _search(graph, role)
     values: dict[tuple[Place, ...], Any] = {}
     different: dict[str, None] = {}

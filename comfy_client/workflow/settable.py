@@ -1,4 +1,4 @@
-"""The inputs of a workflow that can be set, for people who look for one."""
+"""List the inputs of a workflow that can be set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _KINDS: Mapping[type, str] = {bool: "BOOLEAN", int: "INT", float: "FLOAT", str: "STRING"}
 _WIDEST = 60  # characters of a cell
-_MOST_DOTS = 100  # of an address that is read in all ways
+_MOST_DOTS = 100  # a longer address is not tested for ambiguity
 
 
 @attrs.frozen
@@ -30,8 +30,8 @@ class SettableInput(AsDict):
     """An input of a workflow that has a value, as :meth:`Workflow.inputs` lists it.
 
     Attributes:
-        address: What :meth:`Workflow.set`, ``run`` and ``--set`` take: with the title or the class
-            if that means this node only, else with the id.
+        address: The address for :meth:`Workflow.set`, ``run`` and ``--set``: ``title.name`` or
+            ``class.name`` if that identifies one node, else ``id.name``.
         value: The value; a file that is still to be uploaded is an :class:`Upload`.
         type: ``INT``, ``FLOAT``, ``STRING``, ``BOOLEAN``, ``COMBO`` or a type of a node pack;
             ``None``: unknown.
@@ -77,7 +77,7 @@ class SettableInputs(tuple[SettableInput, ...]):
         return shown(self, self._table.html)
 
     def _repr_pretty_(self, printer: Any, _: object) -> None:
-        """Write the text for IPython, which has one of its own for each tuple."""
+        """Write the text for IPython, which would otherwise format this as a plain tuple."""
         from ..showing.cells import plain
 
         printer.text(plain(self))
@@ -147,7 +147,7 @@ def _address(
     name: str,
     known_names: Collection[str | None],
 ) -> str:
-    """Return an address that means this input and no other, if a text can."""
+    """Return an address that identifies only this input, if there is one."""
     for address in dict.fromkeys((f"{named or node_id}.{name}", f"{node_id}.{name}")):
         dots = [at for at, char in enumerate(address) if char == "."]
         if len(dots) > _MOST_DOTS or sum(address[:at] in known_names for at in dots) == 1:

@@ -88,7 +88,10 @@ def _one(default: Any, *, sent: bool = True, kept: bool = True, hook: str = "") 
 
 
 def _button(*names: str) -> _Maker:
-    """Return a function that makes buttons, each with a position in the saved values."""
+    """Return a function that makes a button for each name.
+
+    Buttons take a place in the saved values, but are not sent.
+    """
     return lambda spec: [
         Widget(name or spec.name, "BUTTON", "", spec, sent=False) for name in names or ("",)
     ]
