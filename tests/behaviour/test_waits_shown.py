@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import threading
@@ -117,7 +118,8 @@ def test_a_wait_shows_nothing_if_nobody_wants_it(
         options: dict[str, Any] = {} if how != "argument" else {"progress": False}
         seconds = 10.0 if how == "look" else None
         record.gate = None
-        job.result(seconds, **options)
+        with contextlib.suppress(JobTimeout):
+            job.result(seconds, **options)
 
     if how == "thread":
         in_time(look)
@@ -147,7 +149,7 @@ def test_a_pipe_gets_no_lines_unasked(
     assert len(list(api.map(WORKFLOW, points(3), progress=True))) == 3
     out, err = capfd.readouterr()
     assert not out
-    assert err.splitlines()[-1].startswith("3 of 3: done, 0:0")
+    assert err.splitlines()[-1].startswith("3 of 3: done, ")
 
 
 def test_a_failed_job_says_where_and_its_error_says_why(
@@ -251,7 +253,7 @@ def test_a_map_without_a_length_counts_what_is_done(
 def test_a_map_shows_previews(notebook: Notebook) -> None:
     """Of the prompt that runs."""
     with ComfyServer(step_seconds=0.3) as server, ComfyApi(server.url) as api:
-        list(api.map([txt2img(steps=4)]))
+        list(api.map([txt2img(steps=16)]))
     assert any("data:image/jpeg;base64," in one["text/html"] for one in notebook.shown)
 
 
@@ -279,7 +281,7 @@ def test_a_wait_within_another_one_draws_no_second_bar(
     seen = []
     for _ in api.map(WORKFLOW, points(2), in_flight=1):
         job = held(api, record)
-        with opened_when(record, lambda: True):
+        with opened_when(record, lambda job=job: job.handle.alarms):  # somebody waits
             job.result()
         seen.append(notebook.last)
     assert all("ax0" in one for one in seen)
