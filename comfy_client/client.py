@@ -247,7 +247,7 @@ class ComfyApi(Routes):
             AuthenticationError: 401 or 403, over HTTP or in the socket's handshake.
             UnexpectedResponse: The answer is not from a ComfyUI.
             RequestTimeout: Connected, but no answer in time.
-            ValueError: ``timeout`` is negative or ``nan``; TypeError: it is no number.
+            ValueError: ``timeout`` is negative or ``nan``; TypeError: it is not a number.
             ClientClosed: After :meth:`close`, or if it is called meanwhile.
         """
         connect(self, self.parts, timeout)
@@ -471,7 +471,7 @@ class ComfyApi(Routes):
             strict: As for :meth:`submit`.
             check: As for :meth:`submit`.
             resubmit: As for :meth:`submit`.
-            on_interrupt: On Ctrl-C, return at once and let the prompt run (``"leave"``), or
+            on_interrupt: On Ctrl-C, return immediately and let the prompt run (``"leave"``), or
                 cancel it first (``"cancel"``, 5 seconds at most).
             on_event: Called with every event of this prompt, in this thread; also with events of
                 custom nodes whose data has its ``prompt_id``.
@@ -483,7 +483,7 @@ class ComfyApi(Routes):
                 ``SaveImageWebsocket``, and cached ones on servers before August 2024) come at the
                 end.
             on_queue: Called with the number of prompts before it whenever that changes, until it
-                begins; 0 if it is next.  Not called if it begins at once.
+                begins; 0 if it is next.  Not called if it begins immediately.
             every: The fewest seconds between two calls of ``on_progress``, and of ``on_preview``.
                 Only the newest event is kept meanwhile, and the last one is always delivered.
                 ``None``: every event.  Images of ``SaveImageWebsocket`` are always delivered.
@@ -682,7 +682,7 @@ class ComfyApi(Routes):
                 form.  Servers before ComfyUI 0.3.45 choose ids themselves; there, your own id
                 finds only prompts that this ``client_id`` has submitted.
             workflow: The submitted workflow, for the titles of nodes; ``None``: the server's.
-            must_exist: Whether to raise at once if the server has no such prompt, in place of a
+            must_exist: Whether to raise immediately if the server has no such prompt, in place of a
                 job that is lost some seconds later.  A prompt that this client is submitting
                 exists.
 
@@ -710,7 +710,7 @@ class ComfyApi(Routes):
         Raises:
             JobTimeout: Some jobs have not ended within ``timeout``; the message says how many.
                 They keep running, and another call yields them.
-            TypeError: An item is no job; :meth:`job` makes one from a ``prompt_id``.
+            TypeError: An item is not a job; :meth:`job` makes one from a ``prompt_id``.
         """
         return as_completed(jobs, timeout, progress)
 
@@ -722,7 +722,7 @@ class ComfyApi(Routes):
         prompt_id: str | None = None,
         **options: Unpack[PromptOptions],
     ) -> models.QueuedPrompt:
-        """Put a workflow into the queue, and return at once.  ``POST /prompt``.
+        """Put a workflow into the queue, and return immediately.  ``POST /prompt``.
 
         :meth:`run` does this and waits.  The request is never repeated: if no answer comes, the
         prompt may be in the queue nevertheless.
@@ -824,7 +824,7 @@ class ComfyApi(Routes):
 
         Once the server has accepted a prompt, outages are waited for, as long as ``patience`` and
         ``timeout`` allow: connection refused, a proxy's 502 to 504, an unknown host.  Prompts that
-        reached the server are attached again, and those that surely did not are submitted again.
+        reached the server are attached again, and those that certainly did not are submitted again.
         A prompt that the server lost in a restart is :class:`JobLost`.
 
         Example::
@@ -857,8 +857,8 @@ class ComfyApi(Routes):
                 pending, of any prompt of this call.  During an outage there is no news.
             patience: Seconds that the server may be away in one piece, once it has accepted a
                 prompt; then :class:`ServerUnreachable`.  ``None``: no limit; 0: an outage ends it
-                at once.  A submission that got no answer is looked up for 10 seconds in any case.
-                Prompts that it has keep running, or are lost if it was restarted.
+                immediately.  A submission that got no answer is looked up for 10 seconds in any
+                case.  Prompts that it has keep running, or are lost if it was restarted.
             progress: Whether to show how many have ended, of how many if that is known without an
                 iteration, how many of them failed, and about how long it still takes: as for
                 :meth:`Job.result`.
@@ -867,7 +867,7 @@ class ComfyApi(Routes):
         Raises:
             TypeError: One workflow without ``params``, or several with them.
             ValueError: ``in_flight``, ``on_error`` or a timeout make no sense.
-            OSError: The file of the workflow cannot be read.  These three are raised at once.
+            OSError: The file of the workflow cannot be read.  These three are raised immediately.
             ServerUnreachable: The server does not answer the first request, or was away for longer
                 than ``patience``, also if errors are kept.
             ComfyError: As :meth:`run`, while it yields; but no :class:`SubmitUncertain`, since it
@@ -979,7 +979,7 @@ class ComfyApi(Routes):
                 again when there is space.
             ServerUnreachable: The server does not answer the first request, or was away for longer
                 than ``patience``.  With a journal, call again once it is back.
-            ComfyError: The server refuses us, or is no ComfyUI.
+            ComfyError: The server refuses us, or is not a ComfyUI.
         """
         seal(options, self.sweep)
         workflow = sealed_workflow(workflow)

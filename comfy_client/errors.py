@@ -210,7 +210,7 @@ class NotFound(ApiError):
 
 
 class NotSupported(ApiError):
-    """404 on GET, else 405: this server is too old for the route, or is no ComfyUI.
+    """404 on GET, else 405: this server is too old for the route, or is not a ComfyUI.
 
     The message says since which ComfyUI the route exists.  With ``status`` 0, the server lacks
     something else: it would stop another prompt (``cancel``), or has no VRAM (``wait_for_vram``).

@@ -161,7 +161,7 @@ class Share:
     def keep(self, key: Hashable, nbytes: int, body: object = None) -> None:
         """Set the bytes that are charged for a key, replacing its former charge.
 
-        ``body`` is the object with these bytes, if others may hold it, too.
+        ``body`` is the object with these bytes, if other holders may share it.
         """
         if self._charges:
             self._uncharge(key)
@@ -340,7 +340,7 @@ class EventQueue:
         #: Called after each ``put`` and ``close``, in their thread, for a reader that does not wait
         #: in ``get``; must be quick, and not raise.
         self.notify: Callable[[], object] | None = None
-        self._charges: dict[int, Charge] = {}  # of large events, by number
+        self._charges: dict[int, Charge] = {}  # large events, by number
         self.nbytes: int = 0  #: The bytes of all events, waiting or in hand.
         self.own: int = 0  #: The bytes of events without a charge.
         self.dropped: int = 0  #: How many events were replaced by newer ones, or did not fit.
@@ -467,7 +467,7 @@ class EventQueue:
         return before - self.nbytes
 
     def _rank(self, event: Event) -> int:
-        """Rank an event; those of other clients' prompts matter little."""
+        """Rank an event; events of other clients' prompts matter little."""
         rank = _rank(event)
         # An addressed event is about a prompt of ours.
         if rank and isinstance(event, JobEvent) and not self._budget.is_ours(event.prompt_id):

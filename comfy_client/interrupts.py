@@ -19,7 +19,7 @@ T = TypeVar("T")
 def causes(exc: BaseException, outer: BaseException | None = None) -> Iterator[BaseException]:
     """Yield an exception and all that it wraps, as its cause, reason or argument.
 
-    ``outer``, the exception that was being handled when the failing call began, is no cause.
+    ``outer``, the exception that was being handled when the failing call began, is not a cause.
     """
     todo: list[object] = [exc]
     seen = {id(outer)}
@@ -35,7 +35,7 @@ def causes(exc: BaseException, outer: BaseException | None = None) -> Iterator[B
 def interruption(exc: BaseException, outer: BaseException | None = None) -> BaseException | None:
     """Return the exception of a signal handler in a chain of exceptions, or None.
 
-    ``outer`` as in :func:`causes`: a failure while a Ctrl-C is handled is no new interruption.
+    ``outer`` as in :func:`causes`: a failure while a Ctrl-C is handled is not a new interruption.
     The usual alarm raises ``TimeoutError``, which libraries mistake for the socket's own.
     """
     if runtime.current_thread() is not runtime.main_thread():
@@ -78,7 +78,7 @@ def assigned(variable: ContextVar[T], value: T) -> Iterator[None]:
 
 
 def was_started(thread: runtime.Thread | None) -> bool:
-    """Return whether a thread runs or has run; Ctrl-C may come while it is being started."""
+    """Return whether a thread was started, even if Ctrl-C came while it was being started."""
     return thread is not None and thread.ident is not None
 
 

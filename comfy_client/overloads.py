@@ -2,7 +2,7 @@
 
 The overloads spell out ``events.CLASSES``, since a type cannot be computed from a table; a test
 checks that they agree.  Any other literal name belongs to a custom node, so a callback may expect
-an ``UnknownEvent``; a ``str`` that is no literal may be any name, so its result is an ``Event``.
+an ``UnknownEvent``; a ``str`` that is not a literal may be any name, so its result is an ``Event``.
 
 Each decorator gives a method its overloads for type checkers only: ``help()`` shows the method.
 """

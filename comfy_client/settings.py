@@ -52,7 +52,7 @@ class ClientSettings:
         if given is None:
             if self.credentials is None and userinfo is None:
                 self.credentials = environment_credentials()
-            read = getattr(self.credentials, "variable", None)  # of EnvCredentials
+            read = getattr(self.credentials, "variable", None)  # EnvCredentials have it
             names = (HOST_VARIABLE, *([read] if read else []))
             self.variables = tuple(name for name in names if os.environ.get(name))
         if userinfo is not None:

@@ -39,7 +39,7 @@ _Receiver = TypeVar("_Receiver", bound=Callable[..., Any])
 
 
 class _Signal(blinker.NamedSignal):
-    """A blinker signal that warns if a receiver will be garbage-collected at once."""
+    """A blinker signal that warns if a receiver will be garbage-collected immediately."""
 
     _has_warned = False
 

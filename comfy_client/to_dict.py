@@ -191,7 +191,7 @@ class _Writer:
             return self._number(int(value))
         if isinstance(value, numbers.Real):
             return self._number(float(value))
-        nbytes = getattr(value, "nbytes", None)  # of an array
+        nbytes = getattr(value, "nbytes", None)  # arrays have it
         return {"type": type(value).__name__, "size": nbytes if isinstance(nbytes, int) else None}
 
 

@@ -53,7 +53,7 @@ def shorten_in_notebook() -> None:
     ) -> Any:
         whose = [is_users for _, is_users in _steps(frames)]
         if not all(whose) and not _in_full(shell) and _is_meant(exc, frames):
-            if not whose[-1]:  # of the user's own errors, the chain is theirs, too
+            if not whose[-1]:  # the user's own error keeps its chain
                 exc = _without_chain(exc)
             frames = users(frames)
         return formatted(kind, exc, frames, *args, **kw)

@@ -128,7 +128,7 @@ class Upload:
     path as ``str`` or a URL, which would be taken as text, and to choose the name.
 
     Files on the disk and open files are read when they are sent, with constant memory.  A picture
-    is encoded at once, so later changes have no effect.  Two are equal if they have the same
+    is encoded immediately, so later changes have no effect.  Two are equal if they have the same
     source, name and subfolder.
 
     An open file may be the input of any number of jobs, of any servers and threads.  Each job gets

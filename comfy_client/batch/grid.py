@@ -26,7 +26,7 @@ Cost = Callable[[int, int], int]
 #: Returns whether a server can run a point.
 Fits = Callable[[str, int], bool]
 
-#: Faults that the server finds in one input, whatever the values of the others.
+#: Faults that the server finds in one input, whatever the values of other inputs.
 _OF_ONE_INPUT: Final = frozenset(
     {
         "bad_linked_input",
@@ -221,7 +221,7 @@ class Split:
 
     Args:
         points: The points in their best order.
-        weights: How fast each server is, compared to the others, by its name.
+        weights: How fast each server is, compared to the other servers, by name.
         cost: Returns how much has to run again; a run is best cut where that is much.
     """
 
@@ -244,7 +244,7 @@ class Split:
     def take(self, name: str, fits: Fits = _anything, *, may_steal: bool = True) -> int | None:
         """Take the next point of a server, or None if there is none that it can run.
 
-        With ``may_steal``, a server that has finished its own points takes over those of another.
+        With ``may_steal``, a server that has finished its own points takes over points of another.
         """
         own = self._runs.setdefault(name, [])
         found = self._first(own, name, fits)

@@ -94,7 +94,7 @@ class Items:
                 self._receive(seconds)
 
     def close(self) -> None:
-        """Release the iterator; its thread ends at once, or with the item that it is fetching."""
+        """Release the iterator; its thread ends immediately, or after fetching the current item."""
         self._is_closed = True
         self._asks.put(False)  # also stops a thread that is just being started
         if self._thread is not None and (not self._is_asked or self._found is not None):

@@ -121,7 +121,7 @@ class Journal:
 
     Raises:
         BlockingIOError: Another process, or another journal in this one, uses it.
-        ValueError: It is damaged, or is no journal (and is left as it is); or a file beside it
+        ValueError: It is damaged, or is not a journal (and is left as it is); or a file beside it
             has a name that SQLite needs.
         OSError: It cannot be made, read or written.
     """

@@ -118,7 +118,7 @@ def check(path: Path) -> None:
     """Check that SQLite may read a file, and undo a killed process's partial write.
 
     Raises:
-        ValueError: It is no journal, or has another schema; or a file that SQLite would use lies
+        ValueError: It is not a journal, or has another schema; or a file that SQLite would use lies
             beside it.
         OSError: It cannot be read or written.
         sqlite3.Error: It is in use, or damaged.

@@ -41,9 +41,9 @@ _HAD_ENDED: Final = "prompts that had ended: %d; the exception has their results
 ATTEMPTS: Final = 3
 
 #: Submits a prompt under a key.  The prompt is in flight before it is sent, and is removed if it
-#: surely was not sent.
+#: certainly was not sent.
 Submit = Callable[[str, Any], object]
-#: Submits a lost prompt again, in its place, if it surely never arrived; returns whether it was.
+#: Submits a lost prompt again, in its place, if it certainly never arrived; returns whether it was.
 Resubmit = Callable[[str, JobLost], bool]
 
 #: Errors that concern a single prompt.
@@ -79,7 +79,7 @@ def run_map(
 ) -> Generator[Result | ComfyError, None, None]:
     """Run many workflows, ``most()`` at a time: see :meth:`ComfyApi.map`.
 
-    Errors in the arguments are raised at once.
+    Errors in the arguments are raised immediately.
     """
     if on_error not in ("raise", "keep"):
         raise ValueError(f"on_error must be 'raise' or 'keep', not {on_error!r}")
@@ -91,7 +91,7 @@ def run_map(
     else:
         _check_iterable("params", params)
         items = Items(params, sealed)  # sealed, as tracebacks show the frames that hold them
-        make = partial(with_inputs, Workflow(workflows, definitions))  # type: ignore[arg-type]  # it refuses what is no workflow
+        make = partial(with_inputs, Workflow(workflows, definitions))  # type: ignore[arg-type]  # Workflow checks the type
         submit = partial(_make_and_submit, make, submit)
     prompts.items = items
     tally = _Tally(prompts, _length(workflows if params is None else params))
@@ -243,7 +243,7 @@ def _submit_next(
         submit(key, item)
     except Exception as exc:
         if interruption(exc) is not None or (key in prompts and not isinstance(exc, OSError)):
-            raise  # an unrelated error, such as an alarm's, is raised at once
+            raise  # an unrelated error, such as an alarm's, is raised immediately
         prompts.drop(key)  # for example, a file cannot be read
         if not (isinstance(exc, ComfyError) and keep and is_about_one(exc)):
             return exc

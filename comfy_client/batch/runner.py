@@ -45,7 +45,7 @@ class Flight:
         point: Its point of the grid.
         host: The URL of the server that has it, or is to have it.
         tries: The number of this submission of the point; 0: an earlier call has sent it.
-        begun: When it was sent (monotonic); ``None``: nothing is sent yet, or others sent it.
+        begun: When it was sent (monotonic); ``None``: not sent yet, or sent by another process.
         was_taken_back: Whether an earlier call deleted it; it may have run nevertheless.
     """
 
@@ -72,9 +72,9 @@ class Verdict:
     """The consequences of a prompt's end for its point; the default values with a single server.
 
     Attributes:
-        moves: Whether another server is to run the point.  That is no try: its server refused it,
-            never began it, or is to blame for its failure.
-        may_move: Whether others can have it after an error that is about its server.
+        moves: Whether another server is to run the point, without a try being counted: the server
+            refused it, never began it, or is to blame for its failure.
+        may_move: Whether other servers can run it after an error that is about its server.
         is_poison: Whether two servers have died while they ran the point.
         was_forgotten: Whether its own server said that it does not know it.
         cancel: Cancels it when its server is back, as its point is about to run again.
@@ -245,7 +245,7 @@ class OneServer(Runner):
     # -- submissions -----------------------------------------------------------------------
 
     def send(self, options: Options, prompt_id: str, source: AnyWorkflow) -> Job:
-        """Submit a prompt; without an answer, it counts as sent until the server can tell."""
+        """Submit a prompt; without an answer, count it as sent until the server can be asked."""
         workflow = as_workflow(source, ServerDefinitions(self._routes, self._parts.definitions))
         self.prompts.begin(prompt_id)
         try:

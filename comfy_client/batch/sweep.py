@@ -144,7 +144,7 @@ class _Sweeper:
         self._id = uuid.uuid4()
         self._journal: Journal | None = None
         self._keys: list[Key] = []  # the points' keys in the journal, if there is one
-        self._tries: Counter[int] = Counter()  # of each point, in all processes
+        self._tries: Counter[int] = Counter()  # by point; counts those of other processes, too
         self._open: dict[int, Record] = {}  # earlier prompts that may run, or have run
         self._withdrawn: dict[int, Record] = {}  # earlier prompts, deleted unless they ran
         self._sought: dict[str, Sought] = {}  # all prompts of earlier calls, by id

@@ -29,7 +29,7 @@ _RANGE: Final = re.compile(r"(-?[0-9]+)\.\.(-?[0-9]+)")
 #: Numbers as in JSON and in ComfyUI's frontend; Python itself also accepts ``1_0``.
 _INT: Final = re.compile(r"[+-]?[0-9]+")
 _FLOAT: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-#: The most values of one axis; more are surely a typing mistake.
+#: The most values of one axis; more are probably a typing mistake.
 _MOST_VALUES: Final = 100_000
 
 
@@ -56,7 +56,7 @@ class InputTypes:
             self.workflow.set({name: self._reader(name)(text) for name, text in given})
 
     def check_unique(self, names: Sequence[str]) -> None:
-        """Raise WorkflowError if two names mean the same input."""
+        """Raise WorkflowError if two names identify the same input."""
         from ..workflow.address import input_named
 
         graph = self.workflow.to_dict()

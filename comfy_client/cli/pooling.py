@@ -76,7 +76,7 @@ class Several:
         return self.pool.node_definitions(classes, refresh=refresh)
 
     def open_image(self, info: str) -> BinaryIO:
-        """Open a file by its URL; raise ValueError unless it is one of the servers'."""
+        """Open a file by its URL; raise ValueError if the URL belongs to no server of the pool."""
         return self.pool.open_image(info)
 
 

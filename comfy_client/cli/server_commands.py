@@ -185,7 +185,7 @@ def doctor(given: ServerOptions, run: bool, timeout: float) -> None:
 @click.command(epilog=examples("comfy-client where", "comfy-client where --profile studio --json"))
 @of_server
 def where(given: ServerOptions) -> None:
-    """Show which server the commands use, and what says so.
+    """Show which server the commands use, and which setting decides that.
 
     Nothing is sent.  An option comes before the environment, and that before the default profile.
     """

@@ -123,7 +123,7 @@ def submitters(worker: Worker) -> list[Submitter]:
 
 
 async def known(worker: Worker) -> list[Submitter]:
-    """Return the clients of all workers (event loop only)."""
+    """Return the clients of all workers from the scheduler (event loop only)."""
     return _read(await worker.scheduler.get_metadata(keys=[_ROOT, "clients"], default={}))
 
 

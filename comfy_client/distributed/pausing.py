@@ -2,7 +2,7 @@
 
 The scheduler gives a paused worker no tasks.  Only the scheduler knows of the pause; the worker
 itself keeps running.  So tasks that it has already, and that find no server, return to the
-scheduler at once.  And its memory monitor, which resumes paused workers, leaves it alone.
+scheduler immediately.  And its memory monitor, which resumes paused workers, leaves it alone.
 """
 
 from __future__ import annotations

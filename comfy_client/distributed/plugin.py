@@ -73,7 +73,7 @@ class ComfyPlugin(WorkerPlugin):
 
     Raises:
         TypeError: ``credentials`` is no :class:`EnvCredentials`: secrets would be sent to the
-            scheduler and pickled.  Or ``max_json`` is no whole number.
+            scheduler and pickled.  Or ``max_json`` is not a whole number.
         ValueError: ``hosts`` or ``max_json`` makes no sense, or ``hosts`` has a password in it.
     """
 

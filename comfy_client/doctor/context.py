@@ -80,7 +80,7 @@ class Sockets:
             self._open.append(sock)
 
     def cut(self, *, for_good: bool = False) -> None:
-        """Close every socket; with ``for_good``, close later ones at once, too."""
+        """Close every socket; with ``for_good``, close later ones immediately, too."""
         with self._lock:
             sockets, self._open = self._open or [], None if for_good else []
         for sock in sockets:

@@ -115,7 +115,7 @@ def check_run(ctx: CheckContext) -> CheckResult:
 
 
 def _submit(ctx: CheckContext) -> Response:
-    """Submit a prompt that any ComfyUI runs at once; return the answer."""
+    """Submit a prompt that any ComfyUI runs immediately; return the answer."""
     prompt_id = str(uuid.uuid4())
     colour = random.randrange(1 << 24)  # noqa: S311  # it keeps the prompt from being cached
     image = {"width": 16, "height": 16, "batch_size": 1, "color": colour}

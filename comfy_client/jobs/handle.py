@@ -225,7 +225,7 @@ class JobHandle:
             before, state.cancelled = state.cancelled, state.running_since is None
         try:
             was_there = stop_by_id(tracker, state.prompt_id, force=force)
-        except (ApiError, ServerUnreachable):  # surely not cancelled; other errors leave that open
+        except (ApiError, ServerUnreachable):  # certainly not cancelled; after others, unknown
             state.cancelled = before
             raise
         if not was_there:
@@ -234,7 +234,7 @@ class JobHandle:
         tracker.monitor.forget()
         poller.stops.watch(one, force=force)
         tracker.poll_now(one)
-        if state.cancelled:  # no event will report its end, so ask at once
+        if state.cancelled:  # no event will report its end, so ask immediately
             poller.wait_until(lambda: self.is_done, poller.timing.silence)
         return True
 

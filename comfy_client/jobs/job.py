@@ -162,7 +162,7 @@ class Job(Future[Result]):
         return self.handle.cancel(force=force)
 
     def add_done_callback(self, fn: Callable[[Future[Result]], object]) -> None:
-        """Call ``fn(job)`` at the end, in a separate thread; at once if the job has ended."""
+        """Call ``fn(job)`` at the end, in a separate thread; immediately if the job has ended."""
         with self._lock:
             if self._callbacks is not None:
                 self._callbacks.append(fn)
@@ -248,7 +248,7 @@ class Job(Future[Result]):
         return self.handle.why()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is known now as JSON, with the result or the error after the end.
+        """Return the present state as JSON, with the result or the error after the end.
 
         ``prompt_id``, ``status``, ``why``, ``queue_position``, ``progress``, ``node_errors``,
         ``result`` and ``error``, as the guide (``json.rst``) says.  Sends no request.
@@ -309,7 +309,7 @@ def wait_for_one(jobs: Iterable[Job], seconds: float) -> bool:
 
 @contextlib.contextmanager
 def cancelling(on_interrupt: OnInterrupt, *jobs: Job) -> Iterator[list[Job]]:
-    """Context manager: on Ctrl-C, leave at once, or first cancel the jobs of the yielded list."""
+    """Context manager: on Ctrl-C, just leave, or first cancel the jobs in the yielded list."""
     if on_interrupt not in ("leave", "cancel"):
         raise ValueError(f"on_interrupt must be 'leave' or 'cancel', not {on_interrupt!r}")
     begun = list(jobs)

@@ -155,7 +155,7 @@ def _filled(part: Sequence[str | _Field], values: Values) -> str:
 
 def _put_in(field: _Field, values: Values) -> str:
     text = _text(values(field.name), field.width)
-    return text or ("" if field.name == "ext" else "none")  # an extension alone is no name
+    return text or ("" if field.name == "ext" else "none")  # an extension alone is not a name
 
 
 def _text(value: Any, width: int) -> str:

@@ -194,7 +194,7 @@ class Output(AsDict, ABC):
         An animated image shows its first frame; ``seek`` goes to the others.
 
         Raises:
-            ValueError: It is no image.
+            ValueError: It is not an image.
             UnexpectedResponse: Pillow cannot read it, or it has more than twice
                 ``PIL.Image.MAX_IMAGE_PIXELS``, which is 178 million pixels and 700 MB of memory
                 unless you change it.

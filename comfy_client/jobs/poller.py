@@ -108,7 +108,7 @@ class Poller:
                 ending.due = 0.0
 
     def wait_until(self, happened: Callable[[], bool], seconds: float) -> None:
-        """Wait up to ``seconds`` until ``happened()``; return at once in the poller's thread.
+        """Wait up to ``seconds`` until ``happened()``; return immediately in the poller's thread.
 
         This takes no lock, as a Ctrl-C could leave it held.
         """
@@ -160,7 +160,7 @@ class Poller:
         self.tracker.deafness.redial_if_deaf(changes, now)
 
     def _ask(self, known: Sequence[TrackedPrompt], due: Sequence[TrackedPrompt]) -> None:
-        """Make one pass for due prompts; a failure counts only for the prompts of its request."""
+        """Make the requests for due prompts; a failed one counts only for its own prompts."""
         about: Sequence[TrackedPrompt] = due
         try:
             for each in self._questions(self.tracker.routes(), known, due):

@@ -78,7 +78,7 @@ class JobEvents:
     def subscribe(self, *, from_start: bool = True) -> EventQueue:
         """Return the queue that was filled from the start, or a new one after the first call.
 
-        With ``from_start=False`` it is new, and the one that was filled is left to others.
+        With ``from_start=False``, return a new queue, and leave the filled one to a later call.
         """
         with self._lock:
             queue = self._open() if from_start else None

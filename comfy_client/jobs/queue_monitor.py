@@ -114,7 +114,7 @@ class QueueMonitor:
             # A proxy may block only this route, or require a login that is renewed soon.
             self._lists_jobs = isinstance(exc, AuthenticationError)
             return None
-        if page.has_more:  # a page is no complete list
+        if page.has_more:  # a page is not a complete list
             log.debug("the jobs API lists %d jobs only", len(page.jobs))
             self._lists_jobs = False
             return None

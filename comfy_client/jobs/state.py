@@ -188,7 +188,7 @@ class JobState:
         self.prompt_id = prompt_id
         self.graph: Mapping[str, Any] = graph  #: In API format; empty until it is known.
         self._budget = budget
-        self._share: Share | None = None  # of the client's memory, once something is kept
+        self._share: Share | None = None  # its part of the client's memory, once it needs some
         self.timing = timing
         self.node_errors: Mapping[str, Any] = {}
         self.output_names: Mapping[str, str] = {}  #: Names of nodes, given by a template.
@@ -243,11 +243,11 @@ class JobState:
 
     @property
     def lacks_events(self) -> bool:
-        """Whether no event has shown that the prompt runs, as they may go to another client."""
+        """Whether no event has shown the prompt running, as its events may go to another client."""
         return self.attached and not self.started and self.node is None
 
     def apply_event(self, event: JobEvent, now: float, link: int | None) -> Outcome | None:
-        """Apply an event; ``link`` matters for those of :data:`MAY_END`."""
+        """Apply an event; ``link`` matters only for the kinds in :data:`MAY_END`."""
         if self.decided:
             return None
         self.news_at, self.news_by = now, "socket"
@@ -355,8 +355,8 @@ class JobState:
         """Apply ``executing`` without a node: the prompt has ended, and the history has it."""
         self.ended = True
         if self.end_event is None and not self.cached and self._saw_it_all(link):
-            # Servers before July 2024 give no other sign of success, and do not report the outputs
-            # of cached nodes, either.
+            # Servers before July 2024 give no other sign of success, nor do they report outputs
+            # from the cache.
             return self._success(success(self.prompt_id), self.outputs, link)
         self.awaits_history = True
         self.check_at = 0.0

@@ -111,7 +111,7 @@ class Stops:
         """Note which prompts are about to be removed from the queue; None means all pending ones.
 
         Call the returned function once that is done: such a prompt that is in neither queue nor
-        history counts as interrupted, not lost, and is asked about at once.  With ``running``,
+        history counts as interrupted, not lost, and is asked about immediately.  With ``running``,
         running prompts are stopped too, and again if the server forgets that.
         """
         tracker = self._tracker

@@ -93,7 +93,10 @@ def _attributed(
 
 
 def _end_elsewhere(one: TrackedPrompt, ending: _EndRecord, link: int | None) -> Outcome | None:
-    """Apply an end that was reported before; return the outcome, or None to await its record."""
+    """Apply an end that was reported before the response with the prompt's id came.
+
+    Return the outcome, or None to await the record in the history.
+    """
     one.state.end_event = ending.event
     one.events.receive(ending.event)
     if not ending.has_record:
@@ -617,7 +620,7 @@ class Tracker:
             self.wake.set()
 
     def poll_now(self, one: TrackedPrompt) -> None:
-        """Ask about a prompt at once, since a caller waits or the server has just answered."""
+        """Ask about a prompt immediately, since a caller waits or the server has just answered."""
         self.not_before = 0.0
         one.state.wanted_at = runtime.monotonic()
         self.poll_soon(one.state)
@@ -666,7 +669,7 @@ class Tracker:
             self._attached -= state.attached
             self._tracked.pop(state.prompt_id, None)
             self._forget_orphans()
-            if news is not None:  # under the lock, so that a job that attaches now ends at once
+            if news is not None:  # under the lock, so that a job that attaches now ends immediately
                 self.publish(news)
         with self.lock:
             if state.accepted_at is None:  # the submission's answer is still to come

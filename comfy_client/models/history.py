@@ -180,7 +180,7 @@ class HistoryEntry(AsDict):
 
     @property
     def outcome(self) -> Literal["succeeded", "failed", "interrupted"]:
-        """How the prompt ended, in a word."""
+        """The way in which the prompt ended."""
         if self.interrupted:
             return "interrupted"
         return "succeeded" if self.succeeded else "failed"

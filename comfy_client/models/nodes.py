@@ -118,7 +118,7 @@ class NodeDef(AsDict):
         }
 
     def options(self, input_name: str) -> list[Any] | None:
-        """Return the options of a combo input; ``None`` if it is no combo.
+        """Return the options of a combo input; ``None`` if it is not a combo.
 
         Raises ``KeyError`` if the node has no such input.
         """

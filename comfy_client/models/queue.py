@@ -144,5 +144,5 @@ class Queue(AsDict):
         return Table(head, rows, {"running": "good"}, below=[f"{self._counts}{more}"])
 
     def __contains__(self, prompt_id: object) -> bool:
-        """Return whether a prompt waits or runs: ``prompt_id in api.get_queue()``."""
+        """Return whether a prompt is pending or running: ``prompt_id in api.get_queue()``."""
         return any(item.prompt_id == prompt_id for item in (*self.running, *self.pending))

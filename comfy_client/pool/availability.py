@@ -91,7 +91,7 @@ def awaited_servers(state: PoolState) -> frozenset[str]:
 def _expected(state: PoolState, now: float) -> list[str]:
     """Return the servers that are ready, or were so until recently.
 
-    A server that has never answered is no reason for others to rest.
+    A server that has never answered is not a reason for other servers to rest.
     """
     return [name for name, one in state.members.items() if may_come(state, one, now, if_done=True)]
 
@@ -256,7 +256,7 @@ def check_member(state: PoolState, member: Member, now: float) -> None:
 
 
 def count_others(state: PoolState, member: Member, now: float) -> None:
-    """Count the prompts of others in a server's queue.
+    """Count other clients' prompts in a server's queue.
 
     The server's last count may include our prompts that are on their way or have just ended.
     Within that uncertainty, the number stays as it was.
@@ -336,7 +336,7 @@ def note_absence(member: Member, entries: Iterable[Entry]) -> None:
     """Note which of its jobs a server may have begun before it went away.
 
     A job whose start was reported has begun.  If there is none, the first may have begun, unless
-    prompts of others were before it.
+    other clients' prompts were before it.
     """
     there = [one for one in entries if not one.was_away and _is_open(one)]
     if not there or any(one.was_first for one in member.in_flight):

@@ -1,6 +1,6 @@
 """The health of servers, some of which fail job after job while others are well.  Pure.
 
-A server with a broken GPU, a full disk or lost models answers at once, and fails each job that
+A server with a broken GPU, a full disk or lost models answers immediately, and fails each job that
 it gets.  It is always free, so it would get nearly all jobs.  A :class:`Health` counts failures,
 and says which servers are *suspect*: they get one job at a time, with growing rests in between,
 until one job succeeds.
@@ -84,7 +84,7 @@ class Health:
             servers.discard(server)
 
     def suspects(self, servers: Collection[str]) -> frozenset[str]:
-        """Return those of ``servers`` that fail job after job while others do not."""
+        """Return the servers that fail job after job while other servers do not."""
         failing = frozenset(one for one in servers if self._failures(one, servers) >= self._most)
         return failing if len(failing) < len(servers) else frozenset()
 

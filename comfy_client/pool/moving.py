@@ -1,6 +1,6 @@
 """The jobs of a pool: taking them in, moving them on, and ending them.
 
-A job that surely did not run moves to another server at no cost.  For a job that failed or may
+A job that certainly did not run moves to another server at no cost.  For a job that failed or may
 have run, the user's options decide.  Each function changes the state, and the jobs in it, that
 it is given; callers pass the time.
 """
@@ -158,7 +158,7 @@ def give_up_refused(state: PoolState, now: float) -> None:
 def handle_unsent(
     state: PoolState, member: Member, entry: Entry, error: Exception, now: float
 ) -> None:
-    """Move a job that its server surely does not have, or end it if moving is no use."""
+    """Move a job that its server certainly does not have, or end it if moving is no use."""
     member.in_flight.pop(entry, None)
     member.server.own -= 1
     member.clear_pending()
@@ -342,7 +342,7 @@ def handle_loss(
 
 
 def _only_waited(entry: Entry) -> bool:
-    """Return whether a lost job surely had not begun when its server went away."""
+    """Return whether a lost job certainly had not begun when its server went away."""
     has_begun = entry.began or may_have_begun(entry)
     return entry.found is None and entry.was_away and not has_begun
 

@@ -50,8 +50,8 @@ class ComfyPool(Executor):
     of :meth:`map`) take turns, and a job that no server can take now holds up nobody.
 
     As long as one server is well, the work gets done.  A server that goes away gets no new jobs
-    until it is back.  What it refused, surely never got, or had not begun, goes to others.  What it
-    may have run is looked up when it is back, and is lost if it does not come back in time:
+    until it is back.  What it refused, certainly never got, or had not begun, goes to others.  What
+    it may have run is looked up when it is back, and is lost if it does not come back in time:
     ``on_lost="retry"`` runs it again.  A server that fails job after job while others do not is
     suspect: it gets one job at a time, and rests in between.  With ``on_failed="move"``, what it
     failed before that is run by others, too.
@@ -220,7 +220,7 @@ class ComfyPool(Executor):
         every: float | None = None,
         **options: Unpack[PromptOptions],
     ) -> PooledJob:
-        """Have a workflow run by one of the servers, and return its :class:`Job` at once.
+        """Have a workflow run by one of the servers, and return its :class:`Job` immediately.
 
         The job is ``waiting`` until a server has been chosen; ``job.server`` says which.  Errors of
         the submission, such as :class:`PromptRejected`, are raised by ``job.result()``.
@@ -244,13 +244,13 @@ class ComfyPool(Executor):
             options: See :class:`PromptOptions`.
 
         Raises:
-            WorkflowError: It is no workflow, or no server has the node classes and model files that
-                it needs; the message says what each server lacks.
+            WorkflowError: It is not a workflow, or no server has the node classes and model files
+                that it needs; the message says what each server lacks.
             ServerUnreachable: No server of the pool has ever answered, or all that can run it
                 refuse us, or are unknown.
             ValueError: ``include`` or ``exclude`` name a server that is not in the pool, or leave
                 none.
-            TypeError: It is no workflow, or there is no option of that name.
+            TypeError: It is not a workflow, or there is no option of that name.
             ClientClosed: After :meth:`shutdown`.
         """
         seal(options, self.submit)
@@ -456,7 +456,7 @@ class ComfyPool(Executor):
                 of that name.
             ValueError: ``in_flight``, ``on_error``, a timeout or ``priority`` make no sense;
                 ``include`` or ``exclude`` name a server that is not in the pool.
-            OSError: The file of the workflow cannot be read.  These three are raised at once.
+            OSError: The file of the workflow cannot be read.  These three are raised immediately.
             ComfyError: As :meth:`run`, while it yields; but no :class:`SubmitUncertain`, since the
                 pool waits until the server shows whether it has such a prompt.
         """
@@ -507,12 +507,12 @@ class ComfyPool(Executor):
         whether it has run the prompt.  After the ``patience`` of the pool, others run the points
         that only waited there; the error of the row of one that had begun is :class:`JobLost`, and
         the next call asks again.  With ``on_lost="retry"``, another server runs it.  The same
-        holds, at once, for a server that is not in the pool, refuses to say, or whose client was
-        closed.  A prompt that its server has forgotten runs again in any case, three times at most,
-        unless two servers have died while they ran it.
+        holds, immediately, for a server that is not in the pool, refuses to say, or whose client
+        was closed.  A prompt that its server has forgotten runs again in any case, three times at
+        most, unless two servers have died while they ran it.
 
-        A point that a server refuses, or fails with ``on_failed="move"``, goes to another one; the
-        error of its row is the last one.
+        A point that a server refuses, or fails with ``on_failed="move"``, goes to another
+        server; its row has the last error.
 
         Example::
 
@@ -547,8 +547,8 @@ class ComfyPool(Executor):
 
         Raises:
             WorkflowError: As for :meth:`ComfyApi.sweep`; or no server has the node classes and
-                model files that any point needs.  A point that no server can run, while others
-                can be run, has it as the error of its row.
+                model files that any point needs.  If only some points cannot be run, it is the
+                error of their rows.
             PromptRejected: As for :meth:`ComfyApi.sweep`.
             ValueError: As for :meth:`ComfyApi.sweep` and :meth:`submit`.
             TypeError: As for :meth:`ComfyApi.sweep` and :meth:`submit`.
@@ -590,7 +590,7 @@ class ComfyPool(Executor):
 
         Args:
             server: A URL, or a client.
-            weight: How fast it is, compared to the others.
+            weight: How fast it is, compared to the other servers.
 
         Raises:
             ValueError: It is in the pool already, or ``weight`` is not above 0.
@@ -626,7 +626,7 @@ class ComfyPool(Executor):
 
         Events of the pool itself have the pool as their sender, and are :class:`PoolEvent`:
         ``added`` and ``removed``, of servers; ``ready``: a server answers, and takes jobs;
-        ``suspect`` and ``well``: it fails job after job while others do not, or does no more;
+        ``suspect``: it fails job after job while others do not; ``well``: no longer suspect;
         ``have_job``: one more waits; ``idle``: all have ended.  Any other name is of an event of
         its clients, as in :meth:`ComfyApi.on`, and the client is the sender; clients that are added
         later count, too, and one that was removed does until it has ended what it has.

@@ -114,10 +114,10 @@ class Entry:
         was_away: Whether its server has been away since it got it.
         was_first: Whether it ran when its server went away, or was next to run among our jobs.
         began: Whether it may have begun by then.
-        died: The servers that died while it was first there.
+        died: The servers that died while it was first in their queue.
         is_on_trust: Whether only servers that had not said what they have seemed able to run it.
-        is_swept: Whether a sweep runs it, which itself submits it again, under another id.
-        has_other: Whether another server can run it; of a job of a sweep only.
+        is_swept: Whether it belongs to a sweep, which itself submits it again under another id.
+        has_other: Whether another server can run it; set only for jobs of a sweep.
         goes_on: Whether its sweep is to run it elsewhere, without a try being counted.
     """
 

@@ -229,11 +229,11 @@ class PooledJob(Job):
 
     Its :attr:`status` is ``waiting`` until a server has been chosen for it; meanwhile,
     :attr:`queue_position` counts the waiting jobs of the pool before it.  It then is about the
-    prompt on that server, and may be about another one later: if the server surely never had it, or
-    if it was lost and is to run again.
+    prompt on that server, and may be about another one later: if the server certainly never had it,
+    or if it was lost and is to run again.
 
-    :meth:`cancel` ends a waiting job at once, and nothing is sent for it.  A job that is being sent
-    is cancelled as soon as its server has it, and the call waits for that (5 seconds at most).
+    :meth:`cancel` ends a waiting job immediately, and nothing is sent for it.  A job that is being
+    sent is cancelled as soon as its server has it, and the call waits for that (5 seconds at most).
     """
 
     handle: PooledHandle
@@ -248,5 +248,5 @@ class PooledJob(Job):
         return self.handle.server
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is known now as JSON, as any job does, and ``server``."""
+        """Return the present state as JSON, as any job does, and ``server``."""
         return {**super().to_dict(), "server": self.server}

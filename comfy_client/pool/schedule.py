@@ -66,7 +66,7 @@ class Server:
 
     Attributes:
         name: Its name, by which jobs include and exclude it.
-        weight: How fast it is, compared to others.
+        weight: How fast it is, compared to other servers.
         most: How many jobs of ours it may have at a time.
         has: Whether it has what a job needs.
         ready: Whether it takes jobs.
@@ -76,7 +76,7 @@ class Server:
             server can run it ...
         is_resting: ... and none for a while.
         own: Jobs of ours that it has.
-        others: Prompts of others in its queue.
+        others: Other clients' prompts in its queue.
         model: The models of the job that it got last.
         served: How many jobs it got, divided by its weight.
     """
@@ -179,12 +179,12 @@ class Schedule:
         server.ready = True
 
     def level(self, server: Server) -> None:
-        """Raise a server's count of jobs to the lowest of the others, so that it gets no burst."""
+        """Raise a server's count of jobs to the lowest of the ready servers, to prevent a burst."""
         self._level_with(server, [one for one in self.servers.values() if one.ready])
 
     @staticmethod
     def _level_with(server: Server, others: list[Server]) -> None:
-        """Raise a server's count of jobs to the lowest of the others."""
+        """Raise a server's count of jobs to the lowest count of the other servers."""
         least = min((one.served for one in others), default=0.0)
         server.served = max(server.served, least)
 
@@ -267,7 +267,7 @@ class Schedule:
         return None
 
     def _prune(self, lanes: _Lanes) -> list[_Lane]:
-        """Remove empty lanes of a caller; return the others by their first jobs."""
+        """Remove empty lanes of a caller; return the remaining ones by their first jobs."""
         for lane in list(lanes.values()):
             while lane.heap and self._waiting.get(lane.heap[0][1].key) is not lane.heap[0][1]:
                 heapq.heappop(lane.heap)

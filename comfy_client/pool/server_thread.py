@@ -64,7 +64,7 @@ class Owner(Protocol):
         """Note that a server has a job, or may have it."""
 
     def mark_unsent(self, member: Member, entry: Entry, error: Exception) -> None:
-        """Note that a server surely does not have a job."""
+        """Note that a server certainly does not have a job."""
 
 
 class ServerThread:

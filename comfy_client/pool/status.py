@@ -42,15 +42,15 @@ class ServerStatus(AsDict):
         host: The URL of the server.
         state: ``"ready"``; ``"connecting"``: it has not answered yet; ``"down"``: it does not
             answer, or refuses us; ``"leaving"``: it was removed, and ends what it has.
-        weight: How fast it is, compared to others.
+        weight: How fast it is, compared to other servers.
         own: Jobs of this pool that it has.
-        others: Prompts of others in its queue, as far as is known.
+        others: Other clients' prompts in its queue, as far as is known.
         done: Jobs of this pool that it has ended with a result.
-        failed: Jobs of this pool that it has ended without one.
+        failed: Jobs of this pool that it has ended without a result.
         models: The model files of the job that it got last; empty: none.
         error: Why it is down; ``None``: it is not.
         suspect: How it fails job after job, in words, while others do not, so that it gets one job
-            at a time and rests in between; ``None``: it does not.
+            at a time and rests in between; ``None``: it is not suspect.
     """
 
     host: str

@@ -44,7 +44,7 @@ log: logging.Logger = logging.getLogger("comfy_client")
 def read_workflow(
     workflow: AnyWorkflow, definitions: DefinitionSource, inputs: Inputs | None = None
 ) -> Workflow:
-    """Return a copy of a workflow with these inputs; a pool takes no function."""
+    """Return a copy of a workflow with these inputs; raise TypeError for a function."""
     if callable(workflow) and not isinstance(workflow, Workflow | Job):
         raise TypeError(f"a pool executes workflows, not functions: {workflow!r:.80}")
     known = as_workflow(workflow, definitions)

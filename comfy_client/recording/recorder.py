@@ -426,7 +426,7 @@ class ExchangeRecord:
             is_whole = len(data) <= MAX_BODY
             try:
                 value = json.loads(text)
-                self._secrets.add_named(value)  # of a long body, too: the server may repeat it
+                self._secrets.add_named(value)  # also in a long body: the server may repeat it
                 if is_whole:
                     return self._hidden(value)
             except (ValueError, RecursionError):

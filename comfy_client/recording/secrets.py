@@ -242,7 +242,7 @@ class Secrets:
         return text
 
     def hide_name(self, name: str) -> str:
-        """Hide the known words in a name or id; short ones may be the protocol's, and stay."""
+        """Hide the known words in a name or id, except short ones, which the protocol may use."""
         return self.hide_words(name, MIN_NAMED)
 
     def hide_words_in(self, value: Any) -> Any:

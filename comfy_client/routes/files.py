@@ -134,7 +134,7 @@ class FileRoutes:
                 answer in that time (plus one second for each 10 MB, which it has to store).
             fetch: Whether to download a URL: 256 MiB, 2 minutes and 5 redirects at most, without
                 any login of this client.  Only for URLs that you trust: this machine may reach
-                what others cannot.
+                hosts that other machines cannot.
             on_progress: Called in this thread with the number of bytes sent and the file's size;
                 not if nothing is sent.  An exception that it raises ends the upload.
 
@@ -188,7 +188,7 @@ class FileRoutes:
 
         Raises:
             NotFound: The server has no such original; nothing was written.
-            ApiError: One of the two is no image, or their sizes differ (500).
+            ApiError: One of the two is not an image, or their sizes differ (500).
         """
         from ..pictures import encoded, is_picture  # few programs send pictures from memory
         from ..upload import Upload, named_by
@@ -246,7 +246,7 @@ class FileRoutes:
             NotFound: There is no such file (each restart deletes files of type ``temp``).
             AuthenticationError: ``subfolder`` leaves the folder (403).
             ApiError: The name contains ``..``, or the type is unknown (400); a preview of
-                a file that is no image (500).
+                a file that is not an image (500).
             UnexpectedResponse: More than 1 GiB; or only a part of the file (206), or an encoded
                 file, although the request allowed neither.
             RequestTimeout: See ``timeout``.
@@ -283,7 +283,7 @@ class FileRoutes:
     def has_image(self, info: FileInfo, *, timeout: float | None = None) -> bool:
         """Return whether the server has a file of any kind; its content is not read.
 
-        ``HEAD /view``; if a proxy refuses that, ``GET /view``, which is ended at once.
+        ``HEAD /view``; if a proxy refuses that, ``GET /view``, which is ended immediately.
 
         Args:
             info: The file; see the class.

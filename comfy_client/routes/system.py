@@ -52,7 +52,7 @@ class SystemRoutes:
     ) -> None:
         """Ask the server to free memory after the prompt that is running.
 
-        ``POST /free``, since January 2024.  The server answers at once, and frees the memory a
+        ``POST /free``, since January 2024.  The server answers immediately, and frees the memory a
         moment later: a prompt that you submit right then may run before that.
 
         Args:

@@ -79,7 +79,7 @@ def _opened(data: bytes | memoryview) -> Iterator[Image.Image]:
     from PIL import Image
 
     with _decoding, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of decompression bombs; MAX_PIXELS is checked below
+        warnings.simplefilter("ignore")  # decompression bombs; MAX_PIXELS is checked below
         try:
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
         except Image.DecompressionBombError:

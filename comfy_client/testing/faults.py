@@ -1,8 +1,8 @@
 """Faults between a client and a ComfyUI, on command.
 
 Each method of :attr:`ComfyServer.faults <comfy_client.testing.ComfyServer>` works on a running
-server, from any thread.  A fault that lasts is a :class:`Fault`: it is active at once, until its
-``with`` block ends, or until :meth:`Fault.end` or :meth:`Faults.clear`::
+server, from any thread.  A fault that lasts is a :class:`Fault`: it is active immediately, until
+its ``with`` block ends, or until :meth:`Fault.end` or :meth:`Faults.clear`::
 
     with ComfyServer() as server, ComfyApi(server.url) as api:
         with server.faults.bad_gateway(503):
@@ -234,7 +234,7 @@ class AnswerFaults:
         """Redirect requests; without a location, to the same address with https.
 
         Raises:
-            ValueError: A status that is no redirect.
+            ValueError: A status that is not a redirect.
         """
         if status not in (301, 302, 303, 307, 308):
             raise ValueError(f"a redirect has status 301, 302, 303, 307 or 308, not {status}")
@@ -356,7 +356,7 @@ class Faults(AnswerFaults):
     sockets (:meth:`deaf`, :meth:`go_dark`) and :meth:`freeze`.
 
     In all methods, `times` is how often a fault occurs before it ends by itself; ``None`` means any
-    number of times.  Invalid arguments raise ValueError at once.
+    number of times.  Invalid arguments raise ValueError immediately.
     """
 
     if not TYPE_CHECKING:
@@ -485,13 +485,13 @@ class Faults(AnswerFaults):
     def junk(self) -> Fault:
         """Send, before each message, one that no server should send.
 
-        These are text that is no JSON or no UTF-8, lists, ``null``, and binary messages that are
+        These are text that is not JSON or not UTF-8, lists, ``null``, and binary messages that are
         too short, of an unknown kind, or with too long metadata: :data:`JUNK`, in turn.
         """
         return self._faults.add("junk")
 
     def foreign_traffic(self) -> Fault:
-        """Send, before each message, one that does not concern the client.
+        """Before each message, send another message that does not concern the client.
 
         These are events of other clients' prompts and of extensions (``crystools.monitor``), with
         ``data`` that is a list or ``null``: :data:`FOREIGN`, in turn.
@@ -525,7 +525,7 @@ class Faults(AnswerFaults):
         return self._faults.add("late_history", None if seconds is None else check_seconds(seconds))
 
     def no_history(self) -> Fault:
-        """Keep no history of prompts that end, as if it were evicted at once."""
+        """Keep no history of prompts that end, as if it were evicted immediately."""
         return self._faults.add("no_history")
 
     def evict(self, prompt_id: str | None = None) -> None:

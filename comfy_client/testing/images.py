@@ -113,7 +113,7 @@ class Pictures(Sequence[Any]):
 
 
 def _rows(frame: Frame) -> Iterator[Frame]:
-    """Yield the rows of a picture, each turned on its side, with a column for each channel."""
+    """Yield each row of a picture as a frame with a line for each pixel, a column per channel."""
     width, height = frame.size
     for y in range(height):
         row = Image.new("F", (len(frame.channels), width))

@@ -1,7 +1,7 @@
 """Routes of the jobs API of ComfyUI 0.6 and newer: queue and history as one list.
 
 The newest servers call interrupted jobs cancelled, can cancel by id, and fail on a prompt whose
-``extra_pnginfo``, or the ``workflow`` in it, is no object.
+``extra_pnginfo``, or the ``workflow`` in it, is not an object.
 
 Fields that a script has not written to the history are left out.
 """
@@ -40,7 +40,7 @@ async def _get_jobs(state: ServerState, request: web.Request) -> web.Response:
 
 async def _get_job(state: ServerState, request: web.Request) -> web.Response:
     jobs = _jobs(state.queue, state.options.is_newest)
-    for job in reversed(jobs):  # of equal ids, the ended job
+    for job in reversed(jobs):  # if two have this id, prefer the ended one
         if job.id == request.match_info["id"]:
             return web.json_response({**job.listed(), **job.details()})
     return web.json_response({"error": "Job not found"}, status=404)
@@ -148,7 +148,7 @@ class _Job:
     status: str
     _item: Any
     _newest: bool
-    _entry: Mapping[str, Any] | None = None  # of an ended prompt
+    _entry: Mapping[str, Any] | None = None  # set if the prompt has ended
 
     @property
     def id(self) -> str:

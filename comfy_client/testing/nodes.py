@@ -127,7 +127,7 @@ def shipped(name: str) -> Any:
 
 
 def definition_of(name: str, cls: Any, *, newest: bool = False) -> dict[str, Any]:
-    """Build the definition of a class; raise TypeError if it is no node class."""
+    """Build the definition of a class; raise TypeError if it is not a node class."""
     try:
         inputs = cls.INPUT_TYPES()
         types = cls.RETURN_TYPES

@@ -35,7 +35,7 @@ def draw(
         text: The prompt.
         index: The place in the batch.
         sampled: 0: noise; 1: the finished picture.
-        box: Enlarge it to so many pixels before it is labelled, as previews are shown.
+        box: The pixels to which a preview is enlarged before it is labelled.
     """
     key = hashlib.sha256(f"{seed}/{index}/{text}".encode(errors="replace")).digest()
     dice = random.Random(key)  # noqa: S311  must repeat

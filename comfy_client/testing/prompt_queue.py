@@ -151,7 +151,7 @@ class PromptQueue:
             self._news.notify()
 
     def take_flags(self) -> dict[str, Any]:
-        """Return the requests so far, and clear them."""
+        """Return and clear the requests that :meth:`flag` has left."""
         with self._news:
             flags, self._flags = self._flags, {}
             return flags

@@ -82,7 +82,7 @@ class Wire:
         return data
 
     def close(self, *, reset: bool = False) -> None:
-        """Close the connection after sending the rest, or at once with an RST."""
+        """Close the connection after sending the rest, or immediately with an RST."""
         self._loop.call_soon_threadsafe(functools.partial(hang_up, self._transport, reset=reset))
 
 
@@ -143,7 +143,7 @@ class Request:
     rest: list[Any] = attrs.field(factory=list, repr=False, init=False)
 
     def json(self) -> Any:
-        """Decode the body; raise ValueError if it is no JSON."""
+        """Decode the body; raise ValueError if it is not JSON."""
         return json.loads(self.body)
 
     @property

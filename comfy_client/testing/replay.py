@@ -2,7 +2,7 @@
 
 The file is one of ``ComfyApi(record=...)`` or of the same format, see
 :mod:`comfy_client.recording.recorder`.  It becomes a list of steps.  Some of them wait for the
-client: a request that is no GET, and the opening of a socket.  The order relative to these steps
+client: a request that is not a GET, and the opening of a socket.  The order relative to these steps
 is kept, however fast either side is this time: a message that came after a request comes after it
 again, and one that came before an answer comes before it.  A client may leave requests out: a
 later request then skips them, after a pause.
@@ -52,7 +52,7 @@ class Player:
         path: The recording.
         pace: The factor for recorded pauses.
         skip_after: Seconds that a request waits for the steps before it.
-        is_up: Whether the server runs.
+        is_up: Whether the server is running.
     """
 
     def __init__(

@@ -107,7 +107,7 @@ class ComfyServer(ScriptedServer):
         version: The version of ComfyUI that it imitates.
 
     Raises:
-        ValueError: A certificate that cannot be loaded, a prefix that is no path, an invalid
+        ValueError: A certificate that cannot be loaded, a prefix that is not a path, an invalid
             host, an unknown version, a number out of range.
         TypeError: An argument of another type.
     """
@@ -202,7 +202,7 @@ class ComfyServer(ScriptedServer):
             name: Its ``class_type`` in workflows; ``None``: the name of the class.
 
         Raises:
-            TypeError: The class is no node; the message says what is missing.
+            TypeError: The class is not a node; the message says what is missing.
         """
         if not isinstance(cls, type) or not isinstance(name, str | None):
             raise TypeError(f"a node must be a class, and its name a string, not {cls!r}, {name!r}")
@@ -239,7 +239,7 @@ class ComfyServer(ScriptedServer):
             port: As for any server, as are ``host``, ``tls``, ``prefix`` and ``allowed_hosts``.
 
         Raises:
-            ValueError: The file is no recording; the message names the line.  Or a number that
+            ValueError: The file is not a recording; the message names the line.  Or a number that
                 is below 0.
             OSError: The file cannot be read.
         """

@@ -92,7 +92,7 @@ class EventSocket:
                 await self.ws.pong(data)
 
     def write(self, data: bytes) -> None:
-        """Send bytes at once."""
+        """Send bytes immediately."""
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(data)
 

@@ -113,7 +113,7 @@ class Transfer:
         return not self._is_cut  # checked last, as cut() sets this first
 
     def cut(self) -> None:
-        """End the transfer from any thread: at once, or as soon as it has a socket."""
+        """End the transfer from any thread: immediately, or as soon as it has a socket."""
         self._is_cut = True
         sock = self._sock
         if sock is not None:
@@ -393,7 +393,7 @@ class _Adapter(HTTPAdapter):
         return _LightResponse(request, raw)
 
     def close(self) -> None:
-        """Close all connections at once, without waiting for the pool to be collected."""
+        """Close all connections immediately, without waiting for the pool to be collected."""
         pool, self._pool = self._pool, None
         super().close()  # before the pool, so that no lookup finds a closed one
         if pool is not None:

@@ -58,7 +58,7 @@ class Frames:
         self._buffer[: len(begun)] = begun
         self._start, self._end = 0, len(begun)  # the unread part of the buffer
         self._needed = 0  # bytes needed from the start on for the frame there, as far as known
-        self._opcode = 0  # of an incomplete message
+        self._opcode = 0  # the opcode of an incomplete message
         self._fragments = bytearray()
         self.received_at: float = runtime.monotonic()  #: When a byte last arrived.
 

@@ -285,7 +285,7 @@ class Http:
             data: The body, as bytes.
             headers: Headers of this request only.
             timeout: Seconds for all of it; ``None``: the client's own.
-            allow: Statuses from 300 on that are no error.
+            allow: Statuses from 300 on that are not errors.
             max_bytes: The largest answer; ``None``: :data:`MAX_ANSWER`.
             read_timeout: Seconds for which the server may be silent.
 
@@ -388,7 +388,7 @@ class Http:
     ) -> contextlib.AbstractContextManager[Download]:
         """Stream the body of an answer, with constant memory.
 
-        If the connection breaks, the rest is requested, provided that the file is surely the same.
+        If the connection breaks, the rest is requested if the file is certainly the same.
 
         Args:
             route: The route, without ``/api``.
@@ -503,7 +503,7 @@ class _Sender:
 
     Attributes:
         has_api_prefix: Whether routes are below ``/api``; ``None`` if that is not known yet.
-        is_foreign: Whether neither form of the routes was found, so that this is no ComfyUI.
+        is_foreign: Whether neither form of the routes was found, so that this is not a ComfyUI.
         is_open: Whether it sends requests.
         traffic: Counters of requests and bytes.
     """

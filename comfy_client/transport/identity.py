@@ -147,7 +147,7 @@ class Endpoint:
 
     @functools.cached_property
     def usable_proxies(self) -> dict[str, str]:
-        """The :attr:`proxies`; raises :class:`ServerUnreachable` if the proxy is no URL."""
+        """The :attr:`proxies`; raises :class:`ServerUnreachable` if the proxy is not a URL."""
         proxy = self.proxy or "http://none"
         try:
             parts = split_proxy(proxy)
@@ -174,7 +174,7 @@ class Endpoint:
             keep_to_deadlines(pool)
 
     def drop_kept(self) -> None:
-        """Close idle connections at once, and those in use after their use."""
+        """Close idle connections immediately, and those in use after their use."""
         self.session.get_adapter(self.address.http_url).close()
 
     def close(self) -> None:
@@ -216,7 +216,7 @@ NOTHING = Applied({}, {})
 
 
 def check_credentials(credentials: object) -> None:
-    """Raise ``TypeError`` if the value is no kind of credentials, without calling it."""
+    """Raise ``TypeError`` if the value is not a kind of credentials, without calling it."""
     if credentials is None:
         return
     from ..credentials import Credentials  # many servers need none
@@ -235,7 +235,7 @@ def apply_credentials(credentials: AnyCredentials | None) -> Applied:
     """Return the headers and query parameters to send now.
 
     Raises :class:`AuthenticationError` if there are none to send, ``TypeError`` if the value (or a
-    callable's result) is no kind of credentials.
+    callable's result) is not a kind of credentials.
     """
     check_credentials(credentials)
     if credentials is None:
@@ -571,7 +571,7 @@ def _words(holder: object) -> Iterator[str]:
     """Yield all texts in credentials of any kind, or in the ``auth`` of a Session."""
     from ..credentials import EnvCredentials
 
-    if isinstance(holder, EnvCredentials):  # the name of the variable is no secret
+    if isinstance(holder, EnvCredentials):  # the name of the variable is not secret
         value = os.environ.get(holder.variable, "")
         yield from (value, *value.split(":", 1))
         return

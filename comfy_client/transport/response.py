@@ -92,7 +92,7 @@ class Response:
         return "html" in self.kind
 
     def json(self) -> Any:
-        """Return the decoded body; raise :class:`UnexpectedResponse` if it is no JSON."""
+        """Return the decoded body; raise :class:`UnexpectedResponse` if it is not JSON."""
         try:
             return json.loads(self.content)
         except (ValueError, RecursionError):

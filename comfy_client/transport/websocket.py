@@ -222,7 +222,7 @@ class Connection:
                 self.nudge()
 
     def stop(self) -> None:
-        """End the thread at once; any thread may call this repeatedly."""
+        """End the thread immediately; any thread may call this repeatedly."""
         with self._lock:
             self._stopped = True
             self._shut()

@@ -77,7 +77,7 @@ def _definition(
 def _types(definition: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, str]:
     """Return inputs and their types in the frontend's order: those without a widget first.
 
-    An empty type means that of the linked output.
+    An empty type stands for the type of the linked output.
     """
     sockets: dict[str, str] = {}
     widgets: dict[str, str] = {}

@@ -161,7 +161,7 @@ def check(graph: Any, definitions: Definitions, *, targets: Any = None) -> Check
         targets: ``partial_execution_targets`` of the request; ``None``: all outputs.
 
     Raises:
-        WorkflowError: ``graph`` is no mapping, or ``definitions`` are no definitions.
+        WorkflowError: ``graph`` is not a mapping, or ``definitions`` are not definitions.
         ComfyError: ``definitions`` could not be asked for.
     """
     if not isinstance(graph, Mapping):
@@ -511,7 +511,7 @@ def _place(problem: Problem) -> tuple[str | None, ...]:
 
 
 def _blamed(result: ValidationResult) -> dict[str, Any]:
-    """Return ``node_errors`` without class names, which are internal ones here."""
+    """Return ``node_errors`` without class names, which are internal names in this check."""
     errors = result.node_errors if isinstance(result.node_errors, dict) else {}
     return {node_id: {**entry, "class_type": None} for node_id, entry in errors.items()}
 

@@ -13,7 +13,7 @@ from .literals import call, is_identifier, literal, packed, quoted, variable
 
 #: Names used by the code itself or likely used around it.
 _TAKEN = ("api", "g", "graph", "result", "wf", "workflow")
-#: Keywords of Graph.node() that are no inputs.
+#: Keywords of Graph.node() that are not inputs.
 RESERVED = frozenset({"_id", "_title", "_meta", "_extra", "_check"})
 
 
@@ -46,7 +46,7 @@ class _CodeWriter:
             for source, slot in _written_links(graph, node_id, done):
                 self._uses[source].add(slot)
             done.add(node_id)
-        self._variables: dict[str, str] = {}  # of nodes written so far
+        self._variables: dict[str, str] = {}  # for the nodes written so far
         self._numbers: dict[str, int] = dict.fromkeys(_TAKEN, 1)
 
     def lines(self) -> Iterator[str]:

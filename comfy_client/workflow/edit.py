@@ -185,8 +185,8 @@ class Workflow(Nodes):
 
         Raises:
             WorkflowError: A name is unknown or ambiguous (``candidates`` are names that work),
-                two names mean the same input, a link would be lost, a link is bad, or JSON cannot
-                represent a value.  Nothing has changed then.
+                two names identify the same input, a link would be lost, a link is bad, or JSON
+                cannot represent a value.  Nothing has changed then.
         """
         if isinstance(inputs, Mapping):
             check_no_node(*inputs.values())
@@ -230,8 +230,8 @@ class Workflow(Nodes):
     def negative(self) -> str:
         """The negative prompt, found and set as :attr:`positive`.
 
-        A workflow has none if it is made void by ``ConditioningZeroOut``, if the guider takes none,
-        or if it comes from the encoder of the positive prompt.
+        A workflow has none if ``ConditioningZeroOut`` cancels it, if the guider has no input for
+        it, or if it comes from the encoder of the positive prompt.
         """
         return str(self._role("negative"))
 

@@ -564,7 +564,7 @@ def unselected(
         graph: The workflow with the classes that the server puts in the place of others.
         node_id: The node.
         spec: The dynamic combo.
-        fails: Whether the node surely fails when it runs; else it may.
+        fails: Whether the node certainly fails when it runs; else it may.
     """
     given = inputs_of(graph, node_id)
     value = given.get(spec.name)

@@ -169,7 +169,7 @@ def source_of(
 
 
 def missing_models(graph: Mapping[str, Any], problems: Iterable[Problem]) -> Iterator[MissingModel]:
-    """Yield a missing model for each problem that is one."""
+    """Yield the missing model files that problems are about, if their source is known."""
     for problem in problems:
         node_id, name = problem.node_id, problem.input
         if problem.type != "value_not_in_list" or node_id is None or name is None:

@@ -215,7 +215,7 @@ class Nodes:
         return shown(self, lambda: as_html(self._graph))
 
     def _ipython_key_completions_(self) -> list[str]:
-        """Return names that mean exactly one node."""
+        """Return names that identify exactly one node."""
         titles = Counter(node.title for node in self)
         classes = Counter(node.class_type for node in self)
         names = [title for title, count in titles.items() if title and count == 1]

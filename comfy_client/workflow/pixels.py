@@ -33,7 +33,7 @@ def previewing(
         definitions: Where the types of outputs come from.
 
     Raises:
-        WorkflowError: No such node, its output is no picture, or a latent whose VAE is not clear.
+        WorkflowError: No such node, its output is not a picture, or a latent with no clear VAE.
         TypeError: A link with a node, or a workflow without one.
     """
     if isinstance(source, Link):

@@ -21,7 +21,7 @@ class Problem(AsDict):
 
     Attributes:
         severity: ``"error"``: the server refuses the workflow, or runs it only in part.
-            A node that the server queues although it surely fails is an error, too.
+            A node that the server queues although it certainly fails is an error, too.
             ``"warning"``: it runs, but probably not as it was meant.
         type: What kind of problem.  It is the server's ``type``, by the name that the newest
             server has for it: ``missing_node_type``, ``required_input_missing``,

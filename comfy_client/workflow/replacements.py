@@ -91,7 +91,7 @@ def not_replaced(graph: Mapping[str, Any], replaced: Replaced) -> Iterator[Probl
 def _rule(listed: object) -> Mapping[str, Any] | None:
     """Return the first replacement in a list, which is the one that the server applies."""
     first = listed[0] if isinstance(listed, (list, tuple)) and listed else None
-    rule = getattr(first, "raw", first)  # of a NodeReplacement
+    rule = getattr(first, "raw", first)  # unwrap a NodeReplacement
     is_rule = isinstance(rule, Mapping) and isinstance(rule.get("new_node_id"), str)
     return rule if is_rule else None
 

@@ -358,7 +358,7 @@ def _guider(graph: Mapping[str, Any], sampler: str) -> str:
 
 
 def _search_anywhere(search: _Search) -> None:
-    """Look at all nodes of a graph without samplers, such as those that ask another service."""
+    """Search all nodes of a graph without samplers, such as one that uses an external service."""
     names: Mapping[Role, tuple[str, ...]] = {
         "positive": ("prompt", *_OWN_TEXTS["positive"]),
         "negative": _OWN_TEXTS["negative"],

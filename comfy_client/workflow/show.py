@@ -69,9 +69,9 @@ def as_html(shown: Mapping[str, Any], graph: Mapping[str, Any] | None = None) ->
 
 
 def _names(graph: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return each node's class, and its title or class if that means this node only, by id.
+    """Return each node's class and name, by id.
 
-    Other nodes have their id, too.
+    The name is the title or the class if it identifies one node, else a description with the id.
     """
     named = {node_id: title_of(graph, node_id) or class_of(graph, node_id) for node_id in graph}
     often = Counter(named.values())

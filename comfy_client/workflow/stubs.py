@@ -25,7 +25,7 @@ from .seeds import NAMES as SEEDS
 #: The most choices in a ``Literal``, and their length; beyond, any ``str`` is accepted.
 _MOST_CHOICES: Final = 100
 _LONGEST_CHOICE: Final = 200
-#: The most classes, inputs and outputs of a class, and overloads for names that are no identifiers,
+#: The most classes, inputs and outputs of a class, and overloads for names that are no identifier,
 #: whose checks in mypy take quadratic time.
 _MOST_CLASSES: Final = 50_000
 _MOST_INPUTS: Final = 250
@@ -139,7 +139,7 @@ def _method(name: str, definition: Mapping[str, Any], results: dict[str, str]) -
     if names == shown and defaults == sorted(defaults):  # required ones first
         forms = [[*by_name, "*"]]
     else:
-        # A dict in front is for names that are no parameters.
+        # A dict in front is for names that are not parameters.
         forms = [["*", *by_name] if names == shown else [any_name, "/", "*", *by_name]]
         if shown and shown == positional(definition):  # the same positions as in the call
             forms.append(by_position)

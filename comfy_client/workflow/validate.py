@@ -533,7 +533,7 @@ def _inputs(definition: Mapping[str, Any], old: bool) -> list[_Input]:
 
 
 def _check_replaceable(graph: Any) -> None:
-    """Raise the error of servers that look for replaceable classes before anything else."""
+    """Raise the exception of a server that replaces classes first, if a node is malformed."""
     for node in graph.values():
         node.get("inputs", {}).items()
 
@@ -581,7 +581,10 @@ def type_of(exc: BaseException) -> str:
 def _exception(
     exc: Exception, spec: _Input | None = None, link: list[Any] | None = None
 ) -> dict[str, Any]:
-    """Return the error for an exception in a check of an output or behind a link."""
+    """Return the error for an exception while checking a node.
+
+    With ``spec``, the node is one that is linked to this input.
+    """
     raised = {"exception_type": type_of(exc), "traceback": [*_TRACEBACK]}
     if spec is None:
         text = "Exception when validating node"

@@ -17,7 +17,7 @@ from .open_nodes import InputBudget, OpenNode, Slot
 from .saved_file import INSIDE_IN, INSIDE_OUT, Port, SavedFile, SavedGraph, SavedLink, SavedNode
 from .widgets import MISSING
 
-#: Nodes of the frontend alone, which are no part of a prompt.
+#: Nodes of the frontend alone, which are not part of a prompt.
 VIRTUAL: Final = frozenset(("PrimitiveNode", "Reroute", "Note", "MarkdownNote"))
 
 
@@ -183,7 +183,7 @@ def promote(inner: OpenGraph, port: Port, slot: Slot) -> None:
 
 
 def _take_values(inner: OpenGraph, node: OpenNode) -> None:
-    """Set saved values in the order of promoted inputs; others keep the inner value."""
+    """Set saved values in the order of promoted inputs; the rest keep their inner values."""
     values = node.saved.values
     kept_back = quarantined(node.saved.properties)
     place = 0

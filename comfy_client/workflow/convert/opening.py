@@ -87,7 +87,7 @@ def _repair_links(graph: OpenGraph) -> None:
                 slot.link = None
             else:
                 graph.ends[link.id] = node, slot
-    slots: dict[str, dict[str, Slot]] = {}  # of nodes with such links, by name
+    slots: dict[str, dict[str, Slot]] = {}  # by node and name, for nodes with such links
     tried: set[tuple[str, int]] = set()
     for link in graph.saved.links.values():
         target, at = graph.nodes.get(link.target), (link.target, link.target_slot)

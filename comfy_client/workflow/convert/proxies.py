@@ -140,9 +140,9 @@ def _slot_of(node: OpenNode, entry: _Entry, shown: Mapping[_Name, Slot] | None) 
 
 
 def _shown(file: OpenFile, node: OpenNode) -> dict[_Name, Slot] | None:
-    """Return the inputs of an instance by every name that an entry may use.
+    """Return the inputs of a subgraph instance by each key that an entry may use.
 
-    A key is inner node and widget, or (None, name).  Returns None for a node that is no instance.
+    A key is (inner node, widget), or (None, name).  Return None for any other node.
     """
     inner = file.inside(node)
     if inner is None:

@@ -161,7 +161,7 @@ def _check_inputs(place: Place, report: Report) -> None:
 
 
 def check_widgets(place: Place, sent: Mapping[str, Widget], report: Report) -> None:
-    """Warn of values of the wrong type, and of those that the browser makes."""
+    """Warn of values of the wrong type, and of values that the frontend sets on submission."""
     node = place.node
     for name in node.by_name:
         if name in sent:

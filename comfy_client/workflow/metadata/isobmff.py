@@ -90,7 +90,7 @@ def _keys(stream: Stream, data: memoryview) -> Iterator[str]:
 
 def _values(stream: Stream, key: str | None, item: memoryview) -> Texts:
     for kind, content in _inner(stream, item):
-        if kind == b"name":  # of an item "----"
+        if kind == b"name":  # in an item "----"
             key = bytes(content[4:100]).decode("utf-8", "replace").lower()
         elif kind == b"data" and key in KEYS:
             yield key, content[8:]

@@ -31,7 +31,7 @@ def matroska_texts(stream: Stream) -> Texts:
         if kind == _CLUSTER:
             yield PAUSE
         if size is None:
-            return  # of unknown size: its content follows
+            return  # its size is unknown, and its content follows
         if end is not None and stream.position + size > end:
             raise WorkflowError(f"the {stream.name} is damaged: a part is larger than the whole")
         if kind == _TAGS:

@@ -44,7 +44,7 @@ def write_metadata(png: bytes, entries: Mapping[str, Any]) -> bytes:
         entries: Entries by key (1 to 79 characters of Latin-1): ``{"prompt": graph}`` and the like.
 
     Raises:
-        WorkflowError: It is no PNG, it is damaged, a key cannot be one, or JSON cannot
+        WorkflowError: It is not a PNG, it is damaged, a key cannot be one, or JSON cannot
             carry a value.
     """
     return add_texts(png, {_key(name): _encode(name, value) for name, value in entries.items()})
@@ -61,7 +61,7 @@ def copy_texts(source: bytes, png: bytes) -> bytes:
     """Return a copy of a PNG with all text chunks of another one added.
 
     Raises:
-        WorkflowError: One of the two is no PNG, or damaged.
+        WorkflowError: One of the two is not a PNG, or damaged.
     """
     data = memoryview(source)
     places = [place for place in _places(data) if place[0] in _TEXT_CHUNKS]
