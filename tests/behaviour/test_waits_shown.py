@@ -49,7 +49,7 @@ def held(api: ComfyApi, record: Record) -> Job:
     """A job that has begun, and does not end before the gate opens."""
     record.gate = threading.Semaphore(0)
     job = api.submit(WORKFLOW)
-    until(lambda: job.status == "running")
+    until(lambda: job.progress.title == "Keep")
     return job
 
 
