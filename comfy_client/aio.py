@@ -71,9 +71,10 @@ def events(source: ComfyApi, name: str = "all") -> EventStream: ...
 def events(source: Job | ComfyApi, name: str = "all") -> EventStream:
     """Iterate over the events of a job or of a client, from now on.
 
-    For a job, the events are those of :meth:`Job.events`, and end with the job; for a client, those
-    of :meth:`ComfyApi.events`, until it is closed.  Events wait for a slow loop, within the limits
-    of :meth:`ComfyApi.events`: only the newest preview and progress of each node are kept.
+    A job's events are the same as from :meth:`Job.events`, and end with the job; a client's are the
+    same as from :meth:`ComfyApi.events`, until the client is closed.  Events wait for a slow loop,
+    within the limits of :meth:`ComfyApi.events`: only the newest preview and progress of each node
+    are kept.
     The subscription ends with the iterator, at ``break`` and any other end of ``async for``.  If a
     variable holds the iterator, call ``aclose()``, or use ``contextlib.aclosing``.  The prompt
     keeps running.  A timeout around ``anext(...)`` loses no event.

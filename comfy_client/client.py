@@ -757,7 +757,7 @@ class ComfyApi(Routes):
         prompt_id: str | None = None,
         **options: Unpack[PromptOptions],
     ) -> models.QueuedPrompt:
-        """:meth:`queue_prompt` at the end of the queue.  ``POST /prompt``."""
+        """Queue a workflow as :meth:`queue_prompt` does, but last.  ``POST /prompt``."""
         seal(options, self.append_prompt)
         workflow = sealed_workflow(workflow)
         return self.queue_prompt(None, workflow, prompt_id=prompt_id, **options)
@@ -1188,7 +1188,7 @@ class ComfyApi(Routes):
 
 
 def _recorder(path: str | os.PathLike[str]) -> Recorder:
-    from .recording.recorder import Recorder  # most clients do without
+    from .recording.recorder import Recorder  # most clients do not need it
 
     return Recorder(path)
 

@@ -320,7 +320,7 @@ class JobError(ComfyError):
 _OUT_OF_MEMORY: Final = frozenset(
     {"OutOfMemoryError", "OOM_EXCEPTION", "MemoryError", "_ArrayMemoryError", "OOMError"}
 )
-#: Messages of a plain RuntimeError: of CUDA, HIP, MPS, XPU; of the CPU and DirectML; of cuBLAS.
+#: Messages of a plain RuntimeError from CUDA, HIP, MPS, XPU, the CPU, DirectML and cuBLAS.
 _SAY_OUT_OF_MEMORY: Final = (
     *("out of memory", "out_of_memory", "out_of_device_memory", "out_of_host_memory"),
     *("allocation on device", "not enough memory", "not enough gpu video memory", "_alloc_failed"),

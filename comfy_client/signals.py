@@ -1,9 +1,9 @@
 """Signals, callbacks, and the thread that calls them.
 
 The documented names are signals in blinker's default namespace (or the one given to
-``ComfyApi``).  A server may send any other name; those go to ``all``, to ``api.on(name, ...)`` and
-to a separate namespace that :func:`signal` reaches, so that no server can fire another library's
-signal of that name.
+``ComfyApi``).  A server may send any other name; such events go to ``all``, to
+``api.on(name, ...)`` and to a separate namespace that :func:`signal` reaches, so that no server can
+fire another library's signal of that name.
 
 The socket's thread only puts events into an :class:`EventQueue`.  The delivery thread, started with
 the first receiver, takes them out and calls the receivers one after the other.  A slow one delays

@@ -42,7 +42,7 @@ class Timing:
         look_up_sure: How long the server must answer that it has no such prompt.
         linger: How long the polling thread stays when there are no jobs.
         flush: How long a result waits for slow receivers.
-        stop_again: The shortest pause before the interrupt of a prompt that goes on is repeated.
+        stop_again: The shortest pause before a running prompt is interrupted again.
         cancel_timeout: How long Ctrl-C, ``map`` and ``sweep`` may take to cancel prompts.
         retry: The first pause of ``map`` and ``sweep`` while the server is away; it grows.
         retry_cap: The longest of these pauses.

@@ -1,4 +1,4 @@
-"""Many prompts: ``map`` and ``sweep``, of a client and of a pool.
+"""Many prompts: ``map`` and ``sweep`` for clients and pools.
 
 Modules:
     map_loop: The loop of ``map``.

@@ -37,7 +37,7 @@ def gallery(rows: Sequence[SweepRow]) -> str:
 
 
 def _places(rows: Sequence[SweepRow]) -> Arrangement:
-    """Return the grid of the rows, or their sequence if most of the grid would be empty."""
+    """Arrange the rows in their grid, or in sequence if most of the grid would be empty."""
     places = layout(rows)
     is_sparse = 2 * len(places.cells) < places.width * places.height
     return wrapped(rows) if is_sparse else places

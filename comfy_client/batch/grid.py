@@ -254,7 +254,7 @@ class Split:
         return None if found is None else own.pop(found)
 
     def put_back(self, point: int, name: str) -> None:
-        """Return a point to a server, as its next one."""
+        """Put a point back as the next one of a server."""
         self._runs.setdefault(name, []).insert(0, point)
 
     def drop(self, points: Collection[int]) -> None:

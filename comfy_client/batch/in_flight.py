@@ -91,7 +91,7 @@ class InFlight:
         return "" if self.outage is None else self.outage.words
 
     def count_ended(self) -> tuple[int, int]:
-        """Return how many of the prompts have ended, and how many of those failed."""
+        """Return the number of prompts that have ended, and the number that failed."""
         entries = [entry for entry in self._entries.copy().values() if _is_over(entry)]
         well = (isinstance(one, Job) and one.handle.status == "succeeded" for one in entries)
         return len(entries), len(entries) - sum(well)
@@ -201,9 +201,9 @@ class InFlight:
     def _due(self, key: str, job: Job) -> Iterator[_Due]:
         """Yield the moments at which the wait for a prompt times out.
 
-        Prompts of one call wait for each other: the time limit of one starts again when another
-        ends on its server, and news of any of them there counts.  While no server has the prompt,
-        the ends and the news of all servers count.
+        Prompts of one call wait for each other: the time limit of a prompt starts again when
+        another one ends on its server, and news of any prompt of the call there counts.  While no
+        server has the prompt, the ends and the news of all servers count.
         """
         if key in self.earlier and job.status == "waiting":
             return

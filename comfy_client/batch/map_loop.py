@@ -107,10 +107,10 @@ def with_previews(options: Mapping[str, Any], progress: bool | None) -> Mapping[
 
 
 def _length(items: object) -> int | None:
-    """Return how many items there are, if they tell that without an iteration."""
+    """Return the number of items, or None if it is unknown before the iteration."""
     try:
         return len(items) if isinstance(items, Sized) else None
-    except Exception:  # noqa: BLE001  # of their user's code, which is to run as without a bar
+    except Exception:  # noqa: BLE001  # an error of the user's code must not come from the bar
         return None
 
 
@@ -151,7 +151,7 @@ class _Tally:
         return self._number + number, self._failed + failed
 
     def results(self) -> list[Result]:
-        """Return the results that the caller still has, as ``list`` does, and those in flight."""
+        """Return the results that the caller still refers to, and the results in flight."""
         return [*self._given.values(), *self._prompts.results()]
 
 
@@ -162,7 +162,7 @@ def _stream(
     where: Callable[[], Surface],
     delay: float,
 ) -> Generator[Result | ComfyError, None, None]:
-    """Yield outcomes, show a bar meanwhile, and take back unfinished prompts at the end."""
+    """Yield outcomes and show a bar; at the end, take back unfinished prompts."""
     outcome: Result | ComfyError | None = None
     try:
         with shown_count(where(), "map", delay, tally.count) as screen:

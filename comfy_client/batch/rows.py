@@ -175,8 +175,8 @@ class Sweep(tuple[SweepRow, ...]):
     ) -> Image.Image:
         """Return a contact sheet: an image of each row with its values (extra ``[image]``).
 
-        The image is the first one of the row.  A row without one shows why: the class of its error,
-        or of the one that came when the file was fetched (``NotFound``).  ``too large`` stands for
+        The image is the first one of the row.  A row without an image shows the class of its error,
+        or of the error while its file was fetched (``NotFound``).  ``too large`` stands for
         an image of more than 40 million pixels, or 128 MiB, which is not decoded.
 
         Args:

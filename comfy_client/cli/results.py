@@ -180,7 +180,7 @@ def download_again(prompt_id: str, server: str | None) -> str:
 
 @contextlib.contextmanager
 def saving(prompt_id: str, server: str | None = None) -> Iterator[None]:
-    """Context manager: if saving fails, tell how to download the files again."""
+    """Context manager: if saving fails, show how to download the files again."""
     hint = download_again(prompt_id, server)
     try:
         yield

@@ -87,9 +87,9 @@ def run(
 
     WORKFLOW is a file in API format, one that the frontend saved, or a picture of ComfyUI's;
     - reads standard input.  With --out the files are saved here and their paths are printed,
-    else their URLs.  The first Ctrl-C cancels the prompt, the second leaves.  Of several servers
-    (--host A --host B), one that has its node classes and models gets it: that with the shortest
-    queue.
+    else their URLs.  The first Ctrl-C cancels the prompt, the second leaves.  With several
+    servers (--host A --host B), the one with the shortest queue gets it, among those that have its
+    node classes and models.
     """
     if detach and out is not None:
         raise click.UsageError("--detach does not wait, so there is nothing for --out yet")

@@ -42,7 +42,7 @@ _PAUSE: Final = 0.3
 def watch(given: ServerOptions, prompt_id: str | None, quiet: bool) -> None:
     """Show what happens, to all prompts or to one.
 
-    Without ID, a line tells of each prompt that comes, runs and ends, whoever submitted it, until
+    Without ID, print a line for each prompt that comes, runs and ends, whoever submitted it, until
     Ctrl-C.  With ID, it ends as run does, and Ctrl-C ends the watching only; with --json each
     event of the prompt is a line, then its result.
     """

@@ -82,7 +82,7 @@ def convert(
     """Write a workflow in API format.
 
     WORKFLOW may be a file that the frontend saved, or a picture.  The server is asked for node
-    definitions only if it is in UI format; --definitions does without a server.
+    definitions only if it is in UI format; with --definitions no server is needed.
     """
     if python and given.json:
         raise click.UsageError("--python or --json, not both")

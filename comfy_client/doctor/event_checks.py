@@ -1,4 +1,4 @@
-"""Checks of the event socket, of a prompt from end to end, and of the client's own socket."""
+"""Checks of the event socket, a prompt from end to end, and the client's own socket."""
 
 from __future__ import annotations
 

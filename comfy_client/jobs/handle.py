@@ -302,7 +302,7 @@ class JobHandle:
         self._log_remarks()
 
     def ends_within(self, limits: Limits, seconds: float) -> bool:
-        """Wait for the end, up to ``seconds`` and within the limits; return whether it came."""
+        """Wait for the end, up to ``seconds`` and within the limits; return whether it is over."""
         seconds = limits.left(seconds)
         if limits.stall_timeout is not None:
             seconds = min(seconds, limits.stall_timeout)

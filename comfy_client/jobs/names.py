@@ -75,7 +75,7 @@ def local_paths(
 
 
 def _grouped(folders: Sequence[Path]) -> Iterable[list[int]]:
-    """Return the positions of the folders, grouped by names that are equal on some system."""
+    """Return the positions of the folders, grouped by names that some file systems equate."""
     groups: dict[str, list[int]] = {}
     for index, folder in enumerate(folders):
         groups.setdefault(folded(os.fspath(folder)), []).append(index)

@@ -532,7 +532,7 @@ def _named(records: Sequence[_Record], ids: Sequence[str]) -> str | None:
 
 
 def _marked(records: Sequence[_Record], ids: Sequence[str], client_id: str) -> str | None:
-    """Return the id of the record whose mark, by that client, is one of these ids."""
+    """Return the id of the record that the client marked with one of these ids, or None."""
     for one in ids:
         for record in records:
             if is_marked(record, one, client_id):

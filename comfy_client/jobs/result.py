@@ -107,7 +107,7 @@ class _Outputs(AsDict):
 
                     result.save("out/{seed}_{node}_{index:03}{ext}")
 
-                ``{seed}`` is that of the output, ``none`` without one; ``{node}`` the title of its
+                ``{seed}`` is the seed of the output, or ``none``; ``{node}`` the title of its
                 node, or its class; ``{index}`` the position in ``files``, from 0; ``{name}`` and
                 ``{ext}`` the name on the server, and its extension with the dot;
                 ``{KSampler.cfg}`` the value of an input.  ``{index:03}`` has three digits at

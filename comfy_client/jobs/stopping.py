@@ -69,7 +69,7 @@ class _Stop:
 
     Attributes:
         force: Whether to repeat it even on a server that stops any running prompt.
-        again_at: When it may be repeated, if a node has begun by then.
+        again_at: When the request may be repeated, if a node has begun by then.
         node_began: Whether a node of the prompt has begun since.
         left: How often it may still be repeated.
     """

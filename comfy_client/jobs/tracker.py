@@ -171,7 +171,7 @@ class Order:
         return cls(changes, sorted(numbers), running)
 
     def around(self, number: float | None) -> tuple[int, int]:
-        """Return how many prompts are ahead of a waiting one, and how many behind it."""
+        """Return how many prompts come before and after a waiting one."""
         if number is None:
             return 0, 0
         behind = len(self.numbers) - bisect_right(self.numbers, number)
@@ -433,7 +433,7 @@ class Tracker:
                     del self.posted_as[next(iter(self.posted_as))]
 
     def answered(self, one: TrackedPrompt) -> None:
-        """Record that a submission has been answered, or never will be."""
+        """Record that a submission has got its response, or will never get one."""
         with self.lock:
             self._orphans.posting.discard(one)
             self._forget_orphans()

@@ -305,7 +305,7 @@ def shown_count(surface: Surface, name: str, delay: float, count: Count) -> Iter
     if surface == "none":
         yield Screen()
         return
-    from ..showing.bars import Ticker, make_bar  # a program without a screen does without
+    from ..showing.bars import Ticker, make_bar  # not imported by programs without a screen
 
     bar = make_bar(surface, name, delay)
     watch = _CountWatch(bar, count, is_notebook=surface == "notebook")

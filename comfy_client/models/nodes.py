@@ -144,7 +144,7 @@ class NodeDefs(dict[str, NodeDef]):
         return shown(self, lambda: self._table().html())
 
     def _repr_pretty_(self, printer: Any, _: object) -> None:
-        """Write the text for IPython, which has one of its own for each dict."""
+        """Write the text for IPython, which would otherwise format this as a plain dict."""
         printer.text(plain(self))
 
     def _table(self) -> Table:

@@ -357,7 +357,7 @@ class Dispatcher:
     def end(self, entry: Entry, inner: Job) -> None:
         """Handle the end of a prompt."""
         is_success = inner.handle.status == "succeeded"
-        # An error is made here, without the lock, and a result by whoever asks for it.
+        # An error is made here, without the lock; a result is made by the first call for it.
         outcome = inner.handle.ending if is_success else inner.exception(0) or ClientClosed()
         with self._changing() as now:
             moving.handle_end(self.state, entry, inner, outcome, now)
@@ -381,7 +381,7 @@ class Dispatcher:
     def withdraw(self, job: PooledJob, *, if_unsent: bool = False) -> bool:
         """End a job that no server has; return True if it certainly will not run.
 
-        A job that a server already has goes on, but is not run again if it is lost.
+        A job that a server already has keeps running, but is not run again if it is lost.
 
         Args:
             job: The job.

@@ -99,7 +99,7 @@ class Servers:
             raise ValueError(f"{argument}: {', '.join(sorted(unknown))} is not in the pool")
         return names
 
-    # -- what they have, and what they tell ----------------------------------------------
+    # -- what servers have and what they send ----------------------------------------------
 
     def node_definitions(
         self, classes: Collection[str] | None, *, refresh: bool

@@ -69,11 +69,11 @@ class ComfyPool(Executor):
     Args:
         servers: URLs, or clients: :class:`ComfyApi`.  The pool connects clients, and does not close
             them; those that it makes of URLs it closes.
-        mode: ``"shortest"``: to the shortest queue, prompts of others included; of several, to the
-            server that ran the same models last.  ``"round_robin"``: to each in turn.
+        mode: ``"shortest"``: to the shortest queue, other clients' prompts included, and among
+            equals to the server that ran the same models last.  ``"round_robin"``: to each in turn.
             ``"first_free"``: to the first, in your order, that has nothing to do.
-        weights: How fast the servers are, compared to each other; ``None``: all the same.  Of those
-            that have room for a job (``in_flight``), one of weight 2 gets twice as many.
+        weights: How fast the servers are, compared to each other; ``None``: all the same.  Among
+            servers with room for a job (``in_flight``), one of weight 2 gets twice as many.
         in_flight: How many jobs a server has at a time, at most; with 2, the next one is there when
             one ends.
         patience: How many seconds a server may be away until its jobs are not waited for any more.
@@ -412,11 +412,11 @@ class ComfyPool(Executor):
     ) -> Generator[Result | ComfyError, None, None]:
         """Run many workflows, and yield their results while more are submitted.
 
-        What becomes of prompts whose server fails, refuses them or goes away, the ``on_failed`` and
-        ``on_lost`` of the pool say: see :class:`ComfyPool`.
+        The ``on_failed`` and ``on_lost`` of the pool decide on prompts whose server fails, refuses
+        them or goes away: see :class:`ComfyPool`.
 
         Nothing is submitted before the first ``next``.  Infinite iterables are fine, and so are
-        those that block: as for :meth:`ComfyApi.map`, a thread of its own iterates them.  If it
+        blocking ones: as for :meth:`ComfyApi.map`, a separate thread iterates them.  If the call
         ends early (``break``, ``close()``, Ctrl-C, an error), its jobs that do not run yet are
         cancelled (5 seconds at most); those that run keep running.
 
@@ -627,9 +627,9 @@ class ComfyPool(Executor):
         Events of the pool itself have the pool as their sender, and are :class:`PoolEvent`:
         ``added`` and ``removed``, of servers; ``ready``: a server answers, and takes jobs;
         ``suspect``: it fails job after job while others do not; ``well``: no longer suspect;
-        ``have_job``: one more waits; ``idle``: all have ended.  Any other name is of an event of
-        its clients, as in :meth:`ComfyApi.on`, and the client is the sender; clients that are added
-        later count, too, and one that was removed does until it has ended what it has.
+        ``have_job``: one more waits; ``idle``: all have ended.  Any other name is for events
+        of its clients, as in :meth:`ComfyApi.on`, with the client as the sender.  That includes
+        clients that are added later, and removed ones until their jobs have ended.
 
         Args:
             name: The name of an event.
@@ -654,8 +654,8 @@ class ComfyPool(Executor):
     ) -> Mapping[str, Any]:
         """Definitions of node classes as JSON, by class, of all servers that are ready.
 
-        Of a class that several have, it is the definition of the first, with the choices of all,
-        such as their model files.  So ``Workflow.load("saved.json", pool)`` and
+        If several servers have a class, its definition is from the first of them, with the choices
+        of all, such as their model files.  So ``Workflow.load("saved.json", pool)`` and
         ``workflow.check(pool)`` know what any of them knows.
 
         Args:

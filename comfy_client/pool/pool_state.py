@@ -48,7 +48,7 @@ class Intervals:
         attempts: How often a job runs in all if it is lost each time.
         ask_again: The shortest pause between two questions to a server for its definitions.
         definitions: How long a submission waits for new definitions before it uses the last ones.
-        slow: How long a job may be on its way to a server before those behind it go elsewhere.
+        slow: How long a job may be on its way to a server before later jobs go to other servers.
         settling: How long a server may still count a prompt that has ended as one in its queue.
         reconnect: The pause before another attempt to reach a server that may be back.
         flush: How long slow receivers have to get the last events.
@@ -96,12 +96,12 @@ class Entry:
         job: The job that its user has.
         workflow: The workflow to run.
         waiting: The job as the schedule knows it.
-        callbacks: Called as the job goes on.
+        callbacks: Called with the progress of the job.
         options: The options of the submission.
         chosen: Called with the URL of the server that was chosen, in another thread, before
             anything is sent; an exception ends the job.
         found: Attaches to a prompt that was submitted before; ``None``: the prompt is new.
-        look: Called when a server is about to get the job: callbacks want to know its place.
+        look: Called when a server is about to get the job, to report its place in the queue.
         member: The server that was chosen; ``None``: none is.
         inner: The prompt on that server; ``None``: it is not there yet.
         started: Whether the submission has begun.
@@ -111,11 +111,11 @@ class Entry:
         failed: How a server has failed it, after which another is to run it; ``None``: none has.
         moves: How often it moved on since a server was away while it was being sent.
         tries: How often it ran, or may have run.
-        was_away: Whether its server has been away since it got it.
+        was_away: Whether its server has been away since the server got it.
         was_first: Whether it ran when its server went away, or was next to run among our jobs.
-        began: Whether it may have begun by then.
+        began: Whether it may have begun before its server went away.
         died: The servers that died while it was first in their queue.
-        is_on_trust: Whether only servers that had not said what they have seemed able to run it.
+        is_on_trust: Whether it was admitted when only servers of unknown content might run it.
         is_swept: Whether it belongs to a sweep, which itself submits it again under another id.
         has_other: Whether another server can run it; set only for jobs of a sweep.
         goes_on: Whether its sweep is to run it elsewhere, without a try being counted.
@@ -156,21 +156,21 @@ class Member:
         api: Its client.
         server: The server as the schedule knows it.
         is_own: Whether the pool made the client, and will close it.
-        offer: The classes and models that it has; ``None``: it has not said.
+        offer: The classes and models that it has; ``None``: unknown.
         error: Why it is not ready; ``None``: it is, or has not been asked.
-        down_since: Since when it does not answer; ``None``: it does, or has not been asked.
+        down_since: Since when it does not answer; ``None``: it answers, or has not been asked.
         leaving: Whether it was removed from the pool.
-        stopped: Whether the pool has let go of it.
-        inbox: Jobs that it is to have, of which nothing has been sent yet.
+        stopped: Whether the pool has released it.
+        inbox: Jobs that were assigned to it, but not sent yet.
         in_flight: Jobs that it has, or may have.
-        busy_since: Since when a job is on its way to it; ``None``: no job is.
+        busy_since: Since when a job is being sent to it; ``None``: no job is.
         unwanted: Prompts that were cancelled while they were submitted, or run elsewhere now: they
             are cancelled as soon as it answers.
         done: How many jobs it has ended with a result.
-        failed: How many jobs it has ended without one.
-        suspect: How it fails job after job; ``None``: it does not.
+        failed: How many jobs it has ended without a result.
+        suspect: How it fails job after job; ``None``: it is not suspect.
         was_ready: Whether it has ever been ready.
-        asked_at: When it was asked again what it has.
+        asked_at: When its classes and models were requested last.
         retry_at: When to try to reach it again, while it is not ready.
         ended_at: When prompts of ours ended that the server may still count in its queue.
         alarm: Set when its thread has work.
@@ -278,15 +278,15 @@ class PoolState:
         members: The servers by name, in the order in which they were added.
         leaving: Servers that were removed and still have jobs.
         entries: The jobs that have not ended.
-        done: How many jobs ended with a result, of servers that have left.
-        failed: How many jobs ended without one, of servers that have left, or of none.
+        done: How many jobs of former servers ended with a result.
+        failed: How many jobs of former servers, or without a server, ended without a result.
         closed: Whether the pool takes no more jobs.
         was_ready: Whether a server has ever answered.
         is_parents: Whether the pool belongs to the parent of this process.
-        moved_at: When a server was chosen for a job last.
+        moved_at: The last time that a server was chosen for a job.
         has_warned: Whether the log has said that jobs will not run.
         has_warned_of_away: Whether the log has said that all jobs wait for absent servers.
-        warned_of: Sets of servers that are away and of which the log has said that jobs wait.
+        warned_of: Sets of absent servers for which a log line has said that jobs wait.
         ends: Ends of jobs, which are published once the lock is free.
         news: Events and log lines, which are published after the ends.
         telling: How many threads are publishing now.

@@ -70,7 +70,7 @@ class Server:
         most: How many jobs of ours it may have at a time.
         has: Whether it has what a job needs.
         ready: Whether it takes jobs.
-        is_slow: Whether it takes long to take one, so that it gets no more meanwhile.
+        is_slow: Whether it takes long to accept a job, so that it gets no more meanwhile.
         is_expected: Whether it is ready, or may be soon.
         is_suspect: Whether it fails job after job, so that it gets one at a time, if another
             server can run it ...
@@ -138,7 +138,7 @@ _Lanes = dict[_Key, _Lane]
 class Schedule:
     """Jobs that wait, and servers.
 
-    A job that no server can take now never holds up those behind it.
+    A job that no server can take now never holds up later jobs.
     """
 
     def __init__(self, mode: Mode = "shortest") -> None:
@@ -208,7 +208,7 @@ class Schedule:
         self._enter(job)
 
     def remove(self, key: Hashable) -> bool:
-        """Remove a job; return whether it waited."""
+        """Remove a job; return whether it was waiting."""
         return self._waiting.pop(key, None) is not None
 
     def _enter(self, job: Waiting) -> None:

@@ -74,7 +74,7 @@ class PoolStatus(AsDict):
         waiting: Jobs that wait for a server.
         running: Jobs that a server has.
         done: Jobs that ended with a result.
-        failed: Jobs that ended without one.
+        failed: Jobs that ended without a result.
         servers: Its servers, in the order in which they were added.
     """
 

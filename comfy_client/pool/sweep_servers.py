@@ -471,7 +471,7 @@ class PoolRunner(Runner):
 
 
 def needs_by_point(grid: Grid) -> Callable[[int], Needs]:
-    """Return a function that tells the needs of a point, cached for equal models and links."""
+    """Return a function that returns a point's needs, cached for equal models and links."""
     telling = [
         axis.name
         for axis in grid.axes

@@ -15,7 +15,7 @@ JSON lines, one for each thing that happened, in the order in which the client s
 ``closed`` ``ch``, ``code`` or ``null``, ``by`` (``"server"``: also by a link that broke)
 ``http``   ``method``, ``path`` (below the host that the client was given), ``request``,
            ``status``, ``response``, ``content_type``, ``len``; ``begun``: the ``t`` at which
-           it was sent; ``asked`` and ``headers``: those headers of both that hold no secret;
+           it was sent; ``asked`` and ``headers``: the headers of both, without secrets;
            ``body_b64``: a body that is no text.
            ``status`` is ``null`` when no answer came.  ``short``: not all of its body did,
            ``announced`` bytes if that was said; ``"cut"``: it ended too soon; ``"left"``: the

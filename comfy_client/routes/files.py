@@ -110,8 +110,8 @@ class FileRoutes:
             file: One of these:
 
                 * a path, bytes, or a binary file, whatever it contains.  A binary file is sent
-                  from its position, which does not change.  One that is no plain file on the disk,
-                  such as a pipe, is copied first (beyond 1 MiB to a temporary file);
+                  from its position, which does not change.  A stream that is not
+                  a plain file, such as a pipe, is copied first (beyond 1 MiB to a temporary file);
                 * a Pillow image (extra ``[image]``): its current frame as PNG, with alpha,
                   without metadata;
                 * a NumPy array or a torch tensor (extras ``[image,numpy]``): ``[H, W, C]`` or
@@ -400,7 +400,7 @@ class FileRoutes:
     def _uploader(
         self, type: str, overwrite: bool, timeout: float | None, on_progress: OnProgress | None
     ) -> Uploader:
-        from .uploads import Uploader  # slow to import, and many scripts do without
+        from .uploads import Uploader  # slow to import, and many scripts do not need it
 
         if type not in ("input", "output", "temp"):
             raise ValueError(f"type: {type!r} is not 'input', 'output' or 'temp'")

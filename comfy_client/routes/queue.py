@@ -62,8 +62,8 @@ class QueueRoutes:
         ``POST /interrupt``.  The running node decides when it checks for this; if the last
         node does not, the prompt may still succeed.  Nothing happens, without an error, if the
         prompt is not running; a pending one stays (see :meth:`delete_from_queue`).  A server
-        that was just beginning the prompt may forget it: a job of this client that goes on to
-        another node is interrupted again (3 times at most, ComfyUI 0.3.57 and newer).
+        that was just beginning the prompt may forget it: if a job of this client then runs
+        another node, it is interrupted again (3 times at most, ComfyUI 0.3.57 and newer).
 
         Args:
             prompt_id: Stop only this prompt.  ``None``: stop any running prompt of any client.

@@ -21,7 +21,7 @@ class _Cell:
         self.key = key
         self.values: list[Callable[[], object]] = []
         self.room = MOST_BYTES
-        self.is_told = False  #: Whether the cell has said that it is full.
+        self.is_told = False  #: Whether a note has said that the cell is full.
 
 
 _cells: Final = [_Cell(None)]  # the latest one

@@ -38,7 +38,7 @@ def check_hosts(allowed: Any) -> None:
 def accepted_names(
     host: str, address: str, allowed: Collection[str] | None
 ) -> frozenset[str] | None:
-    """Return the names that ``Host`` may have besides loopback; None if any.
+    """Return the names that ``Host`` may have besides loopback; None if it may have any name.
 
     Args:
         host: The address to listen on, as given.

@@ -26,7 +26,7 @@ class Cached:
 
 @attrs.define
 class NodeCache:
-    """The cache of one graph: of a prompt, or of the nodes that one node expanded into."""
+    """The cache of one graph, which is a prompt or the nodes that one node expanded into."""
 
     keys: dict[str, str] = attrs.field(factory=dict)  # by node id; see Keys
     outputs: dict[str, Cached] = attrs.field(factory=dict)  # by key

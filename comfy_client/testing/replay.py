@@ -7,11 +7,11 @@ is kept, however fast either side is this time: a message that came after a requ
 again, and one that came before an answer comes before it.  A client may leave requests out: a
 later request then skips them, after a pause.
 
-Requests are matched by method, path, query, and their recorded headers; among equal ones that are
-no GET, the one with the same body comes first.  A GET gets the answers from between the same two
+Requests are matched by method, path, query, and their recorded headers; among equal ones other
+than GET, the one with the same body comes first.  A GET gets the answers from between the same two
 waiting steps, in the same order, and the last of them repeatedly.  If there are none, the answer
 is derived from the queue and history at that step, or is the nearest other one.  Ids of prompts
-and clients are replaced by those of the client that is playing.  A request that the recording
+and clients are replaced by the ids of this run.  A request that the recording
 does not have is answered with 404; one whose answers are used up, or were not kept, with 409.
 """
 

@@ -14,7 +14,7 @@ class Backoff:
         cap: The longest pause of all, in seconds.
         factor: The factor by which the longest pause grows with each failure.
         jitter: The random part of a pause: 1 is full jitter, 0 none.
-        uniform: Returns a random number between two others; tests pass their own.
+        uniform: Returns a random number between two limits; tests pass their own function.
         failures: The number of pauses since the last reset.
     """
 

@@ -196,7 +196,7 @@ class _Response(http.client.HTTPResponse):
 def answer_until(
     deadline: Deadline, sock: socket.socket, *args: Any, **kw: Any
 ) -> http.client.HTTPResponse:
-    """Make an answer that is read from a socket until the deadline."""
+    """Make a response whose reads from the socket end at the deadline."""
     # As much of a socket as an HTTPResponse needs.
     return _Response(_Reader(sock, Transfer(deadline)), *args, **kw)  # type: ignore[arg-type]
 
@@ -221,7 +221,7 @@ class _InTime:
     def close(self) -> None:
         """Close without raising, since a pool would then leave its other connections open."""
         with contextlib.suppress(OSError):
-            super().close()  # type: ignore[misc]  # of what it is mixed into
+            super().close()  # type: ignore[misc]  # a method of the class it is mixed into
 
     def request(self, method: str, url: str, body: Any = None, *args: Any, **kw: Any) -> None:
         """Send a small body along with its headers, so that the server wakes up only once."""
@@ -239,7 +239,7 @@ class _InTime:
             if not is_left and transfer is not None:  # not sent, so it takes another connection
                 raise ClosedPoolError(None, "the connection is about to be cut")  # type: ignore[arg-type]  # no pool
         if transfer is None:
-            super().send(data)  # type: ignore[misc]  # of what it is mixed into
+            super().send(data)  # type: ignore[misc]  # a method of the class it is mixed into
             return
         if self.sock is None:
             # Connect as http.client does, but before the timeout of this send is set.
@@ -257,7 +257,7 @@ class _InTime:
             self._send_in_pieces(memoryview(data), transfer)
         else:
             self.sock.settimeout(transfer.limit())
-            super().send(data)  # type: ignore[misc]  # of what it is mixed into
+            super().send(data)  # type: ignore[misc]  # a method of the class it is mixed into
             transfer.sent += memoryview(data).nbytes
 
     def _send_in_pieces(self, data: memoryview, transfer: Transfer) -> None:

@@ -739,7 +739,7 @@ class _Sender:
     # -- answers -------------------------------------------------------------------------
 
     def answer(self, response: requests.Response, content: bytes) -> Response:
-        """Make a complete answer."""
+        """Make a :class:`Response` with a complete body."""
         url = (response.url or "").partition("?")[0]
         return Response(
             response.request.method or "",

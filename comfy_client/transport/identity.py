@@ -463,7 +463,7 @@ class Identity:
     def add_secrets_to(self, secrets: Secrets) -> None:
         """Add our credentials for the server and for proxies, as far as they are known.
 
-        Of other headers, only those with secret names count, as others may hold any word.
+        Other headers count only if their names are secret, as they may hold any word.
         """
         self._add_to(secrets, self._applied, self.template)
 

@@ -111,7 +111,7 @@ class Connection:
     """The event socket of a client, kept open from :meth:`start` to :meth:`stop`.
 
     ``plan`` returns the plan to dial with a client id, ``uniform`` returns a random number between
-    two others for the pauses, and ``max_frame`` is the largest message in bytes, or None for the
+    two limits for the pauses, and ``max_frame`` is the largest message in bytes, or None for the
     default.
     """
 
@@ -281,7 +281,7 @@ class Connection:
             self._listen()
         except ReferenceError:
             raise
-        except Exception as exc:  # noqa: BLE001  # no thread of ours ends by what it meets
+        except Exception as exc:  # noqa: BLE001  # no error may end this thread
             if self._stopped:
                 return
             is_foreseen = isinstance(exc, ComfyError | OSError)

@@ -16,7 +16,7 @@ Modules:
     template: :class:`Template`, a workflow with named inputs and outputs.
     build: :class:`Graph`, which builds a workflow in code.
     choices: Choices of inputs as attributes.
-    pixels: A workflow that shows what comes out of one link.
+    pixels: A workflow that previews one output.
     fill: Inputs of a new node: defaults, and a check of each value.
     codegen: Python code that builds a given workflow.
     stubs: A module with typed node classes.

@@ -161,7 +161,7 @@ class Workflow(Nodes):
             workflow["Positive prompt"]["text"] = "a mill in the fog"
             api.run(workflow)
         """
-        from importlib.resources import files  # most programs do without
+        from importlib.resources import files  # most programs do not need it
 
         return cls((files("comfy_client") / "demo.json").read_text("utf-8"))
 
@@ -279,7 +279,7 @@ class Workflow(Nodes):
         self._set_role("checkpoint", file)
 
     def _role(self, role: Role) -> Any:
-        from .roles import get_role  # most programs do without
+        from .roles import get_role  # most programs do not need it
 
         try:
             return get_role(self._graph, role)
@@ -294,7 +294,7 @@ class Workflow(Nodes):
     def inputs(self, definitions: Definitions | None = None) -> SettableInputs:
         """Return the inputs that can be set, with address, value, type and choices.
 
-        Links are left out: what they lead to has inputs of its own.
+        Links are left out, as the nodes that they lead to have their own inputs.
 
         Example::
 
@@ -315,7 +315,7 @@ class Workflow(Nodes):
             WorkflowError: ``definitions`` are none.
             ApiError: The server refused to give definitions; :class:`TransportError`: no answer.
         """
-        from .settable import settable_inputs  # most programs do without
+        from .settable import settable_inputs  # most programs do not need it
 
         return settable_inputs(self._graph, definitions)
 
@@ -332,7 +332,7 @@ class Workflow(Nodes):
             WorkflowError: Other nodes are linked to it (``candidates`` are their inputs), or no
                 such node.
         """
-        from .wiring import remove  # most programs do without
+        from .wiring import remove  # most programs do not need it
 
         remove(self._graph, self._id_of(node), force=force)
         self._refresh()
@@ -365,7 +365,7 @@ class Workflow(Nodes):
         Raises:
             WorkflowError: No such node, or the definitions lack its class.
         """
-        from .bypass import bypass  # most programs do without
+        from .bypass import bypass  # most programs do not need it
 
         lost = bypass(self._graph, self._id_of(node), definitions)
         self._refresh()
@@ -393,7 +393,7 @@ class Workflow(Nodes):
         The input is ``lora_name`` in ComfyUI's own nodes.  Nodes of packs may load several, as
         ``lora_name_1`` or ``lora_1``.
         """
-        from .loras import loras  # most programs do without
+        from .loras import loras  # most programs do not need it
 
         return [self._nodes[node_id] for node_id in loras(self._graph)]
 
@@ -506,7 +506,7 @@ class Workflow(Nodes):
             WorkflowError: ``definitions`` are none.
             ApiError: The server refused to give definitions; :class:`TransportError`: no answer.
         """
-        from .check import check  # most programs do without
+        from .check import check  # most programs do not need it
 
         graph = self.to_dict()
         draw_wanted(graph)
@@ -540,7 +540,7 @@ class Workflow(Nodes):
             WorkflowError: ``definitions`` are none.
             ApiError: The server refused to give definitions; :class:`TransportError`: no answer.
         """
-        from .model_files import missing_models  # most programs do without
+        from .model_files import missing_models  # most programs do not need it
 
         return list(missing_models(self._graph, self.check(definitions)))
 
@@ -585,7 +585,7 @@ class Workflow(Nodes):
         Raises:
             WorkflowError: It contains NaN, or a value that is nested too deeply.
         """
-        from .codegen import to_code  # most programs do without
+        from .codegen import to_code  # most programs do not need it
 
         return to_code(self._graph)
 

@@ -58,7 +58,7 @@ def explain_rejection(
         body: Decoded JSON, or text, of any shape.
         graph: The workflow that was sent.
         node_names: Classes that the server has, to suggest those that resemble an unknown one.
-        definitions: Definitions by class, of those in :func:`classes_with_unlisted_choices`.
+        definitions: Definitions of the classes in :func:`classes_with_unlisted_choices`, by class.
     """
     if not isinstance(body, Mapping):
         text = _clean(body) if isinstance(body, str) else ""

@@ -292,7 +292,7 @@ def check_graph(graph: Mapping[str, Any]) -> dict[str, Any]:
 def check_parts(
     graph: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Check a workflow as :func:`check_graph` does, and leave out nodes behind missing ones.
+    """Check a workflow as :func:`check_graph` does; leave out nodes that depend on missing ones.
 
     A server drops the outputs that depend on a missing node, and runs the others; but where it does
     not check the input (an optional one on the earliest servers, and one that the node does not
@@ -466,7 +466,7 @@ def json_value(value: Any) -> Any:
 
 
 def json_link(graph: Mapping[str, Any], value: list[Any]) -> list[Any]:
-    """Return a link whose node id is a string, as the server looks it up."""
+    """Return a link with its node id as a string, so that the server finds the node."""
     link = as_link(value)
     return list(link) if link and link[0] != value[0] and link[0] in graph else value
 

@@ -87,7 +87,7 @@ def stubs(definitions: Mapping[str, Any], module: str = "comfy_nodes") -> str:
     }
     methods = [name for name in sorted(classes) if _is_free(name)]
     others = [name for name in sorted(classes) if not _is_free(name) and _is_plain(name)]
-    results: dict[str, str] = {}  # classes for nodes with several outputs, by what they hold
+    results: dict[str, str] = {}  # classes for nodes with several outputs, by their fields
     body: list[str] = ["    class Graph(BaseGraph):"]
     protocols: list[str] = []
     for name in methods:
@@ -215,7 +215,7 @@ def _link(kinds: Iterable[str]) -> str:
 
 
 def _choices(choices: list[Any]) -> str:
-    """Return the type of a choice among these."""
+    """Return the Python type for an input with these choices."""
     if any(isinstance(one, str) and not _is_plain(one) for one in choices):
         return "str"
     if not choices or len(choices) > _MOST_CHOICES:

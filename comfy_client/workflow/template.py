@@ -93,7 +93,7 @@ class Template:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The values of inputs that are not given; of several inputs, that of the first."""
+        """The values for names that are not given; each is from the first input of that name."""
         return {
             name: self._workflow.nodes[places[0][0]][places[0][1]]
             for name, places in self._inputs.items()

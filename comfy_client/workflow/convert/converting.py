@@ -219,7 +219,7 @@ class _Work:
     ) -> None:
         """Resolve the dynamic prompts of a node's own widgets.
 
-        Those of promoted widgets stay as they are, as in the frontend.
+        Prompts in promoted widgets stay unchanged, as in the frontend.
         """
         for widget in place.node.widgets:
             text = inputs.get(widget.name)

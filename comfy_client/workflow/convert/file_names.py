@@ -95,7 +95,7 @@ class Placeholders:
 def _alias(node: OpenNode) -> object:
     """Return the name by which placeholders find a node.
 
-    A node without one has the name of its class, unless it saves files.
+    A node without a name of its own has the name of its class, unless it saves files.
     """
     default = None if node.type in SAVING or node.definition is None else node.type
     return node.saved.properties.get("Node name for S&R", default)

@@ -105,7 +105,7 @@ def check_left_out(place: Place, report: Report) -> bool:
 def check_node(
     place: Place, inputs: dict[str, Any], report: Report, packs: Mapping[str, str]
 ) -> None:
-    """Warn of a class that the server lacks, of lost links, and of work that extensions do.
+    """Warn of a class that the server lacks, lost links, and the work of extensions.
 
     A node without a definition gets the values that the file has by name.
     """

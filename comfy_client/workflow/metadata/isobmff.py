@@ -60,7 +60,7 @@ def _user_data(stream: Stream, data: memoryview) -> Texts:
 
 
 def _meta(stream: Stream, data: memoryview) -> Texts:
-    """Yield the texts of ``ilst``, whose keys are in ``keys`` or are kinds of boxes."""
+    """Yield the texts of ``ilst``; their keys come from ``keys`` or from the kinds of boxes."""
     if bytes(data[4:8]) != b"hdlr":  # QuickTime; otherwise a version comes first
         data = data[4:]
     keys: list[str] = []

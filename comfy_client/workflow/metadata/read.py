@@ -51,9 +51,9 @@ def reader_of(stream: Stream) -> Reader | None:
 
 
 def read_metadata(stream: Stream, reader: Reader) -> dict[str, Any]:
-    """Return the decoded texts ``prompt`` and ``workflow`` of a file, as far as it has them.
+    """Return the decoded texts ``prompt`` and ``workflow`` that a file has.
 
-    If a name occurs twice, the last one wins, as in ComfyUI's frontend.  Damage behind a readable
+    If a name occurs twice, the last one wins, as in ComfyUI's frontend.  Damage after a readable
     text, an early end, or damage to one of two texts is tolerated.
 
     Raises:
