@@ -217,7 +217,8 @@ class Workflow(Nodes):
         Raises:
             WorkflowError: No input has the role, as the text is made by another node; or several
                 have it and differ, as those of two samplers with different prompts.  The message
-                and ``candidates`` have them by address, for :meth:`set`.  Nothing was set then.
+                and ``candidates`` have them by address, for :meth:`set`.  Nothing was set then, and
+                ``hasattr(workflow, "positive")`` is False.
             TypeError: When it is set to anything but a ``str``.
         """
         return str(self._role("positive"))
@@ -244,7 +245,8 @@ class Workflow(Nodes):
         """The seed of the samplers, found and set as :attr:`positive`.
 
         It is the one of a sampler, or of the node that gives it noise; a sampler that adds no noise
-        does not count.  Set it to ``"random"`` or -1 to have one drawn for each run.
+        does not count.  Set it to ``"random"`` or -1 to have one drawn for each run.  None
+        is drawn for an input of another name, such as that of a PrimitiveInt: a WorkflowError.
         """
         seed: int | str = self._role("seed")
         return seed

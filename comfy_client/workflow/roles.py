@@ -27,6 +27,7 @@ from .graph import (
     downstream,
     inputs_of,
     links_of,
+    listing,
     needed,
     sinks,
 )
@@ -62,6 +63,14 @@ _ZEROED: Final = frozenset({"ConditioningZeroOut"})
 _PICTURES: Final = ("clip_vision", "image", "init_image", "pixels", "vae", "mask")
 _MOST_STEPS: Final = 10_000
 _MOST_SHOWN: Final = 8
+
+
+class UnclearRole(WorkflowError, AttributeError):
+    """Error for a role that no input has, or several; an AttributeError, so ``hasattr`` works."""
+
+    def __init__(self, message: str, **more: Any) -> None:
+        super().__init__(message, **more)
+        self.name = ""  # or Python suggests another role, and keeps the workflow
 
 
 @attrs.define(eq=False, slots=False)
@@ -101,11 +110,15 @@ class _Search:
             "checkpoint": self._model,
         }.get(self.role, self._noise)
         ahead = deque(links)
-        while ahead and len(self._seen) < _MOST_STEPS:
+        while ahead:
             link = ahead.popleft()
-            if link not in self._seen and link[0] in self.graph:
-                self._seen.add(link)
-                ahead += step(*link)
+            if link in self._seen or link[0] not in self.graph:
+                continue
+            if len(self._seen) >= _MOST_STEPS:
+                self.ends[link[0]] = None
+                break
+            self._seen.add(link)
+            ahead += step(*link)
 
     def links(self, node_id: str, *names: str) -> list[tuple[str, int]]:
         """Return the links of a node whose input begins with one of these names."""
@@ -180,7 +193,7 @@ class _Search:
             return isinstance(value, str)
         if self.role == "seed" and is_wanted(value):
             return True
-        return is_real(value) and not isinstance(value, bool)
+        return _is_number(value)
 
     # -- steps back -----------------------------------------------------------------------
 
@@ -394,6 +407,8 @@ def set_role(graph: dict[str, Any], role: Role, value: Any) -> None:
     """
     values = _checked(role, value)
     found = _places(graph, role)
+    if role == "seed" and is_wanted(value):
+        _check_drawn(graph, [place for places in found for place in places])
     if role == "size":
         set_inputs(graph, {p: values[i] for places in found for i, p in enumerate(places)})
     else:
@@ -404,13 +419,29 @@ def _checked(role: Role, value: Any) -> tuple[Any, ...]:
     if role == "size":
         if not isinstance(value, (tuple, list)) or len(value) != 2:
             raise TypeError(f"the size is a pair, (width, height), not {brief(value)}")
+        if not all(map(_is_number, value)):
+            raise TypeError(f"the size is two numbers, (width, height), not {brief(value)}")
         return tuple(value)
-    is_text = role != "seed"
-    if is_text != isinstance(value, str) and not (role == "seed" and is_wanted(value)):
-        raise TypeError(
-            f"the {_NAMES[role]} is {'a text' if is_text else 'a number'}, not {brief(value)}"
-        )
+    if role == "seed":
+        if not (_is_number(value) or is_wanted(value)):
+            raise TypeError(f'the seed is a number or "random", not {brief(value)}')
+    elif not isinstance(value, str):
+        raise TypeError(f"the {_NAMES[role]} is a text, not {brief(value)}")
     return (value,)
+
+
+def _is_number(value: object) -> bool:
+    return is_real(value) and not isinstance(value, bool)
+
+
+def _check_drawn(graph: Mapping[str, Any], places: Iterable[Place]) -> None:
+    """Raise WorkflowError if one of these inputs is none for which a seed is drawn."""
+    for node_id, name in places:
+        if name not in SEEDS:
+            raise WorkflowError(
+                f"no seed is drawn for input {brief(name)} of {describe(graph, node_id)}, only for "
+                f"inputs {listing(SEEDS)}: set a number"
+            )
 
 
 def _places(graph: Mapping[str, Any], role: Role) -> dict[tuple[Place, ...], Any]:
@@ -433,13 +464,13 @@ def _places(graph: Mapping[str, Any], role: Role) -> dict[tuple[Place, ...], Any
     return values
 
 
-def _unclear(search: _Search) -> WorkflowError:
+def _unclear(search: _Search) -> UnclearRole:
     graph, name = search.graph, _NAMES[search.role]
     places = list(dict.fromkeys(place for found in search.found for place in found))
     lines = [_each(search, places)]
     lines += [f"the output of {describe(graph, one)}" for one in list(search.ends)[:_MOST_SHOWN]]
     more = "; ..." if len(places) > _MOST_SHOWN or len(search.ends) > _MOST_SHOWN else ""
-    return WorkflowError(
+    return UnclearRole(
         f"several inputs are the {name} of this workflow; set one by its address: "
         + "; ".join(lines)
         + more,
@@ -447,7 +478,7 @@ def _unclear(search: _Search) -> WorkflowError:
     )
 
 
-def _nothing(search: _Search) -> WorkflowError:
+def _nothing(search: _Search) -> UnclearRole:
     graph, name = search.graph, _NAMES[search.role]
     reasons = [
         f"{_SOURCE[search.role]} {describe(graph, one)}" for one in list(search.ends)[:_MOST_SHOWN]
@@ -458,7 +489,7 @@ def _nothing(search: _Search) -> WorkflowError:
     if not reasons:
         reasons = ["no node samples" if not _samplers(graph) else "no input has it"]
     near = list(search.near())
-    return WorkflowError(
+    return UnclearRole(
         f"no input is the {name} of this workflow: {'; '.join(reasons)}"
         + (f"; perhaps {_each(search, near)}" if near else ""),
         candidates=tuple(map(".".join, near)),

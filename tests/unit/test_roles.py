@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import pickle
+import traceback
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -296,7 +299,13 @@ def test_a_graph_without_samplers_has_the_prompt_of_its_node() -> None:
         ("negative", 5),
         ("checkpoint", ["4", 0]),
         ("seed", "seven"),
+        ("seed", None),
+        ("seed", True),
+        ("seed", ["4", 0]),
         ("size", 64),
+        ("size", ("64", "64")),
+        ("size", (None, 64)),
+        ("size", (True, 64)),
         ("size", (1, 2, 3)),
         ("size", "64"),
     ],
@@ -313,6 +322,29 @@ def test_a_seed_may_be_drawn_for_each_run(seed: Any) -> None:
     workflow = Workflow(graph())
     workflow.seed = seed
     assert workflow.seed == seed
+
+
+@pytest.mark.parametrize("seed", ["random", -1])
+def test_no_seed_is_drawn_for_an_input_of_another_name(seed: Any) -> None:
+    """ComfyUI's PrimitiveInt has ``value``, and -1 would give the same picture each time."""
+    workflow = Workflow(graph(_3=sampler(seed=["12", 0]), _12=node("PrimitiveInt", value=5)))
+    with pytest.raises(WorkflowError, match=r"'value' of node 12 \(PrimitiveInt\).*set a number"):
+        workflow.seed = seed
+    assert workflow.seed == 5
+    workflow.seed = 7
+    assert workflow["12"]["value"] == 7
+
+
+def test_a_workflow_without_roles_survives_hasattr_and_inspection() -> None:
+    workflow = Workflow({"1": node("Other", value=1)})
+    assert not any(hasattr(workflow, role) for role in ROLES)
+    names = {name for name, _ in inspect.getmembers(workflow)}
+    assert "set" in names
+    assert not names & {*ROLES}
+    assert mock.create_autospec(workflow).set
+    error = refusal(workflow, "negative")
+    assert "Did you mean" not in "".join(traceback.format_exception(error))
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def test_a_misspelt_role_is_not_set() -> None:
@@ -393,3 +425,12 @@ def test_a_long_chain_takes_little_time() -> None:
         long[f"c{at + 1}"] = node("Set", positive=[f"c{at}", 0], negative=[f"c{at}", 1])
     workflow = Workflow(json.loads(json.dumps(long)))
     assert workflow.positive == "a mill"
+
+
+def test_a_search_that_is_cut_short_is_not_taken_for_the_answer() -> None:
+    """The last sampler has another prompt."""
+    nodes: dict[str, Any] = {}
+    for at in range(10_001):
+        nodes[f"p{at}"] = encoder("a mill" if at < 10_000 else "a fox")
+        nodes[f"k{at}"] = sampler(positive=[f"p{at}", 0])
+    assert "node p10000" in str(refusal(Workflow(nodes), "positive"))
