@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ..errors import WorkflowError
 from ..redaction import is_secret_value, sealed
 from ..to_dict import AsDict
 from ..upload import Upload
-from .address import input_named
 from .definition_source import Definitions, as_mapping
 from .graph import as_link, brief, class_of, copied, inputs_of, listing, shorten, title_of
 from .input_specs import Autogrow, InputSpec, walk
@@ -102,7 +100,7 @@ def settable_inputs(graph: Mapping[str, Any], definitions: Definitions | None) -
 def _inputs(graph: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[SettableInput]:
     titles = Counter(title_of(graph, node_id) for node_id in graph)
     classes = Counter(class_of(graph, node_id) for node_id in graph)
-    known_names = {*graph, *titles, *classes}
+    meanings = _meanings(graph)
     for node_id in graph:
         title, class_type = title_of(graph, node_id), class_of(graph, node_id)
         named = title if title and titles[title] == 1 and title not in graph else None
@@ -117,7 +115,7 @@ def _inputs(graph: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[Sett
             low, high = (_number(options.get(key)) for key in ("min", "max"))
             choices = None if spec is None or spec.choices is None else tuple(spec.choices)
             yield SettableInput(
-                address=_address(graph, node_id, named, name, known_names),
+                address=_address(meanings, node_id, named, name),
                 value=copied(sealed(value, is_secret=is_secret_value(name, value))),
                 type=_kind(spec, value),
                 choices=choices,
@@ -140,23 +138,30 @@ def _specs(definition: object, given: Mapping[str, Any]) -> dict[str, InputSpec]
     return specs
 
 
+def _meanings(graph: Mapping[str, Any]) -> Counter[tuple[str, str]]:
+    """Return how many inputs each pair of a node's name and an input's name means."""
+    titles = {title_of(graph, node_id) for node_id in graph}
+    meanings: Counter[tuple[str, str]] = Counter()
+    for node_id in graph:
+        title, class_type = title_of(graph, node_id), class_of(graph, node_id)
+        names = {node_id}
+        if title and title not in graph:
+            names.add(title)
+        if class_type and class_type not in graph and class_type not in titles:
+            names.add(class_type)
+        meanings.update((one, name) for one in names for name in inputs_of(graph, node_id))
+    return meanings
+
+
 def _address(
-    graph: Mapping[str, Any],
-    node_id: str,
-    named: str | None,
-    name: str,
-    known_names: Collection[str | None],
+    meanings: Mapping[tuple[str, str], int], node_id: str, named: str | None, name: str
 ) -> str:
     """Return an address that identifies only this input, if there is one."""
-    for address in dict.fromkeys((f"{named or node_id}.{name}", f"{node_id}.{name}")):
+    for address in (f"{named or node_id}.{name}", f"{node_id}.{name}"):
         dots = [at for at, char in enumerate(address) if char == "."]
-        if len(dots) > _MOST_DOTS or sum(address[:at] in known_names for at in dots) == 1:
+        splits = ((address[:at], address[at + 1 :]) for at in dots)
+        if len(dots) > _MOST_DOTS or sum(meanings.get(one, 0) for one in splits) == 1:
             return address
-        try:  # several ways to read it begin with the name of a node
-            if input_named(graph, address) == (node_id, name):
-                return address
-        except WorkflowError:
-            continue
     return f"{node_id}.{name}"
 
 

@@ -882,6 +882,21 @@ def test_tables_of_workflows_take_work_in_proportion(show: Any, title: str | Non
     check_growth(show, make, 400)
 
 
+def test_settable_inputs_take_work_in_proportion() -> None:
+    """Each address could begin with two names of nodes."""
+
+    def make(n: int) -> Workflow:
+        titles = {i: f"x.{i}" if i % 2 else "x" for i in range(n)}
+        return Workflow(
+            {
+                str(i): {"class_type": "A", "inputs": {"a.b": 1}, "_meta": {"title": title}}
+                for i, title in titles.items()
+            }
+        )
+
+    check_growth(Workflow.inputs, make, 100)
+
+
 def test_a_history_and_definitions_take_work_in_proportion() -> None:
     """Whatever their number; no more than the first are shown."""
 
