@@ -116,5 +116,5 @@ def sealed_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_secret_value(name: str, value: Any) -> bool:
-    """Return whether a value's name makes its texts secret, unless it may be a link to a node."""
+    """Return whether a value is secret by its name; lists are not, as they may be links."""
     return not isinstance(value, list) and is_secret_name(str(name))

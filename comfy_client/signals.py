@@ -58,7 +58,7 @@ class _Signal(blinker.NamedSignal):
 
 
 def _is_gone_soon(receiver: object) -> bool:
-    """Return whether a receiver is a lambda or a ``partial``, which few programs keep."""
+    """Return whether a receiver is a lambda or a ``partial``, which few programs store."""
     return getattr(receiver, "__name__", None) == "<lambda>" or isinstance(receiver, partial)
 
 

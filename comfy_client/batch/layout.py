@@ -102,7 +102,7 @@ def _wrapped(sweep: Sequence[SweepRow], names: list[str]) -> Arrangement:
 
 
 def _chosen(known: list[str], names: Names) -> list[str] | None:
-    """Resolve the caller's names to those of the grid, as nodes may be left out."""
+    """Resolve the caller's names to the names in the grid, as nodes may be left out."""
     if names is None:
         return None
     found = []

@@ -1,4 +1,4 @@
-"""A contact sheet of a sweep: pictures in a grid, with the values beside them."""
+"""A contact sheet of a sweep: pictures in a grid, with their values."""
 
 from __future__ import annotations
 

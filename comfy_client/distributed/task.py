@@ -228,7 +228,7 @@ class _Task:
         return _SentPrompt(attempt, found.job, found.api)
 
     def _servers(self, *, besides: str = "") -> Iterator[ComfyApi]:
-        """Yield the worker's own server, then those of other workers in random order."""
+        """Yield the worker's own server, then the servers of other workers in random order."""
         own = self.clients.own()
         if own.host != besides:
             yield own

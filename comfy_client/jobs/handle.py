@@ -86,7 +86,7 @@ class JobHandle:
         self.begin()
 
     def begin(self) -> None:
-        """Reset the handle to that of a job that has not ended."""
+        """Reset the handle to the state of a job that has not ended."""
         self.alarms: list[Callable[[], object]] = []
         self._last_words: list[Callable[[], object]] = []  # called at the end, before it is done
         self._ending: Ending | None = None

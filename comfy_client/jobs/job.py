@@ -274,7 +274,7 @@ class Job(Future[Result]):
         return f"<Job {shorten(self.prompt_id, MAX_ID_LENGTH)} {self.status}{where}>"
 
     def _ipython_display_(self) -> None:
-        """Display a job that has not ended, and go on drawing it: in this cell or a later one."""
+        """Display a job that has not ended, and keep the display up to date until it ends."""
         from ..showing.cells import has_space, note_shown, was_shown
 
         shows = not self.done() and surface(None) == "notebook" and has_space()

@@ -62,7 +62,7 @@ class NodeTimes:
         _remember(self._of_classes, class_type, for_one)
 
     def seconds(self, graph: Mapping[str, Any], node_id: str) -> float | None:
-        """Estimate a node's seconds from its own earlier times, or those of its class."""
+        """Estimate a node's seconds from its own earlier times, or from times of its class."""
         with self._lock:
             self._learn()
         class_type = class_of(graph, node_id) or ""

@@ -60,7 +60,7 @@ class _Outputs(AsDict):
 
     @property
     def video(self) -> Output:
-        """The only video, as :attr:`image`."""
+        """The only video, with the same rules as :attr:`image`."""
         return self._only("videos", self.videos)
 
     def _only(self, name: str, outputs: Sequence[Output]) -> Output:

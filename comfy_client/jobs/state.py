@@ -524,7 +524,7 @@ class JobState:
                 "did not bring all of this prompt: some may be missing"
             )
         cached = self.cached or frozenset()
-        # Nothing runs if no output has to; some nodes behind them may never have run.
+        # Nothing runs if no output has to; some nodes before the outputs may never have run.
         ran = self.visited if (self.started and saw_all) or not targets else set(targets) - cached
         return Outcome(
             event,

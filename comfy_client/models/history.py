@@ -123,7 +123,7 @@ class HistoryEntry(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> HistoryEntry:
-        """Read one value of the answer of any version."""
+        """Parse one value of the answer of a server of any version."""
         source = mapping(data, "HistoryEntry")
         record = prompt_record(source.get("prompt"), "HistoryEntry.prompt")
         status = source.get("status")

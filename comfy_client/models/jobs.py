@@ -61,7 +61,7 @@ class JobInfo(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> JobInfo:
-        """Read a job of a list, or a job's details."""
+        """Parse a job of a list, or a job's details."""
         status = table(mapping(data, "JobInfo").get("execution_status"))
         return build(
             cls,

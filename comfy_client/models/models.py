@@ -30,7 +30,7 @@ class ModelFolder(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> ModelFolder:
-        """Read one item of the answer."""
+        """Parse one item of the server's answer."""
         folders = texts(mapping(data, "ModelFolder").get("folders") or [], "ModelFolder.folders")
         return build(cls, data, folders=tuple(folders))
 
@@ -57,5 +57,5 @@ class ModelFile(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> ModelFile:
-        """Read one item of the answer."""
+        """Parse one item of the server's answer."""
         return build(cls, data, path_index=whole(mapping(data, "ModelFile").get("pathIndex")))

@@ -87,7 +87,7 @@ class NodeDef(AsDict):
 
     @classmethod
     def from_json(cls, name: str, data: object) -> NodeDef:
-        """Read one value of the answer."""
+        """Parse one value of the server's answer."""
         source = mapping(data, f"NodeDef {name!r:.80}")
         # Their positions matter, so none may be left out.
         is_list = tuple(item is True for item in sequence(source.get("output_is_list")) or ())
@@ -249,7 +249,7 @@ class NodeReplacement(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> NodeReplacement:
-        """Read one item of the answer."""
+        """Parse one item of the server's answer."""
         return build(cls, data)
 
 
@@ -288,5 +288,5 @@ class GlobalSubgraph(AsDict):
 
     @classmethod
     def from_json(cls, subgraph_id: str, data: object) -> GlobalSubgraph:
-        """Read one value of the list, or a single subgraph."""
+        """Parse one value of the list, or a single subgraph."""
         return build(cls, data, id=subgraph_id)

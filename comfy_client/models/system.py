@@ -46,7 +46,7 @@ class Device(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> Device:
-        """Read one item of ``devices``."""
+        """Parse one item of ``devices``."""
         return build(cls, data)
 
 

@@ -53,7 +53,7 @@ class UserDataInfo(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> UserDataInfo:
-        """Read one item of a list, or the answer to a store or a move.
+        """Parse one item of a list, or the answer to a store or a move.
 
         Since ComfyUI 0.21 the times come in milliseconds there.
         """
@@ -82,5 +82,5 @@ class UserDataEntry(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> UserDataEntry:
-        """Read one item of the answer."""
+        """Parse one item of the server's answer."""
         return build(cls, data)

@@ -164,7 +164,7 @@ def check_servers(
 
 
 def _warn_of_name(name: str) -> None:
-    """Warn if an event's name resembles that of an event of pools."""
+    """Warn if an event's name resembles the name of an event of pools."""
     if name in NAMES:
         return
     from ..nearest import nearest  # rarely needed

@@ -119,7 +119,7 @@ class ServerThread:
             member.api.close()
 
     def reset(self) -> None:
-        """Reset the thread's state in the child of a fork, where locks may be held by nobody."""
+        """Reset the thread's state in the child of a fork, where locks may stay held for ever."""
         self._off = None
         member = self.member
         member.alarm = runtime.Event()

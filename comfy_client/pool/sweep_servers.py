@@ -162,7 +162,7 @@ class PoolRunner(Runner):
         return None
 
     def _free(self) -> list[Server]:
-        """Return the servers that can take one more prompt and have no long queue of others."""
+        """Return the servers that accept a prompt and have no long queue of other clients."""
         own = Counter(self._hosts.values())
         servers = [one.server for one in self._usable.values() if one.server.ready]
         least = min((server.load for server in servers), default=0.0)

@@ -80,7 +80,7 @@ def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJ
     taken: list[PooledJob] = []
 
     def take(there: list[PooledJob]) -> None:
-        """Take back the jobs that a server has, then those on their way to it."""
+        """Take back the jobs that a server has, then the jobs that are being sent to it."""
         for until in (Deadline.after(_SOON), deadline):
             while any(map(_is_on_the_way, there)) and not until.expired:
                 runtime.sleep(_LOOK)

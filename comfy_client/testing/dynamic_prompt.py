@@ -75,7 +75,7 @@ class DynamicPrompt:
         return {*self._prompt, *self._added}
 
     def get_original_prompt(self) -> dict[str, Any]:
-        """Return the prompt alone."""
+        """Return the prompt without the nodes of expansions."""
         return self._prompt
 
 

@@ -155,7 +155,7 @@ async def _post_history(state: ServerState, request: web.Request) -> web.Respons
 
 
 def _object(body: Any, *keys: str) -> dict[str, Any]:
-    """Return a request body; as on the server, a list or string without the keys is empty."""
+    """Return a request body; as on the server, an empty object for a text or list without keys."""
     if isinstance(body, dict):
         return body
     if any(key in body for key in keys):

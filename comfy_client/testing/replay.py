@@ -205,7 +205,7 @@ class Player:
     # -- ids -----------------------------------------------------------------------------
 
     def _map_ids(self, exchange: RecordedExchange, request: Request) -> None:
-        """Map the recorded ids of a request to those of this run."""
+        """Map the recorded ids of a request to the ids of this run."""
         recorded = exchange.row.get("request")
         try:
             sent = request.json()
@@ -221,7 +221,7 @@ class Player:
             self._ids[chosen] = str(sent["prompt_id"])
 
     def _here(self, value: Any) -> Any:
-        """Replace the recorded ids in a value by those of this run."""
+        """Replace the recorded ids in a value by the ids of this run."""
         if isinstance(value, str):
             return self._ids.get(value, value)
         if isinstance(value, Mapping):

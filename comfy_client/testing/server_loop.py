@@ -198,6 +198,9 @@ class Connections:
             del self._inner[transport]
 
     def inner_faults(self, request: web.Request) -> list[Any] | None:
-        """Return the remaining faults of an inner request, or None for a client's request."""
+        """Return the faults that a request from within the server still has to go through.
+
+        Return None for a client's request.
+        """
         transport = request.transport
         return None if transport is None else self._inner.get(transport)

@@ -205,7 +205,7 @@ class Http:
         return self.identity.describe(self._sender.has_api_prefix)
 
     def handshake(self, route: str, params: Params) -> tuple[str, dict[str, str]]:
-        """Return URL and headers for the socket's handshake: those of any request."""
+        """Return URL and headers for the socket's handshake, as for any request."""
         self._sender.check_open()
         self.identity.refresh()
         request = self._sender.prepare(OutgoingRequest("GET", route, params), route)

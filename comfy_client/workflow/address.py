@@ -37,7 +37,7 @@ def nodes_named(graph: Mapping[str, Any], name: str) -> list[str]:
 
 
 def node_named(graph: Mapping[str, Any], name: str) -> str:
-    """Return the id of the only node that a name means.
+    """Return the id of the only node that a name identifies.
 
     Raises:
         WorkflowError: No such node, or several.

@@ -60,7 +60,7 @@ def add_lora(
     clip_strength: float | None,
     loader: str | None,
 ) -> str:
-    """Insert a LoRA behind a loader and its other LoRAs; return the new node's id.
+    """Insert a LoRA after a loader and its other LoRAs; return the new node's id.
 
     Raises:
         WorkflowError: No loader of models, or several; a value that JSON cannot represent.

@@ -168,7 +168,7 @@ def _signature(
 
 
 def _shown(definition: Mapping[str, Any]) -> Iterator[InputSpec | Autogrow]:
-    """Yield the inputs that can be parameters; those of a dynamic combo cannot."""
+    """Yield the inputs that can be parameters; the inputs of a dynamic combo cannot."""
     for spec in islice(walk(definition, {}), _MOST_INPUTS):
         if not isinstance(spec, str) and _is_free(spec.name, _PARAMETERS):
             yield spec

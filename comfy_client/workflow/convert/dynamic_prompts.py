@@ -91,7 +91,7 @@ def _resolve(text: str, rng: Chooser) -> str:
 
 
 def _options(text: str, at: int) -> tuple[list[str], int]:
-    """Parse the options of a choice; return them and the index behind the choice."""
+    """Parse the options of a choice; return them and the index after the choice."""
     options: list[str] = []
     begin, depth = at, 0
     while at < len(text):
@@ -110,7 +110,7 @@ def _options(text: str, at: int) -> tuple[list[str], int]:
 
 
 def _skip(text: str, at: int) -> int:
-    """Return the index behind the next escape, brace or bar, or run of plain letters."""
+    """Return the index after the next escape, brace or bar, or run of plain letters."""
     if text[at] == "\\":
         return min(at + 2, len(text))
     plain = _PLAIN.match(text, at)

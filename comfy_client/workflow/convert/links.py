@@ -181,7 +181,7 @@ class Links:
     def _output(
         self, place: Place, source: str, slot: int, kind: str, seen: set[tuple[str, int]]
     ) -> Found | _Next:
-        """Follow an output: to itself, nowhere, or to an input with the same source."""
+        """Follow an output; return the output that is sent, None, or the input to follow next."""
         around = place.around
         while True:
             found = self._place(around, source)

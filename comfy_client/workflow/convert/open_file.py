@@ -117,7 +117,7 @@ class OpenGraph:
 
 @define(eq=False)
 class OpenFile:
-    """An open file: its main graph, and those of subgraphs by id."""
+    """An open file: its main graph, and the graphs of subgraphs by id."""
 
     saved_file: SavedFile
     era: Era

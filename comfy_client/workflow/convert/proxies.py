@@ -129,7 +129,7 @@ def _set(slot: Slot, value: Any) -> None:
 
 
 def _slot_of(node: OpenNode, entry: _Entry, shown: Mapping[_Name, Slot] | None) -> Slot | None:
-    """Return the input of a promoted widget; an instance must promote it itself."""
+    """Return the input of a promoted widget; on a subgraph instance, only one that it promotes."""
     if shown is not None:
         slot = shown.get((entry.nested, entry.name))
         return slot if slot is not None and slot.promoted else None

@@ -19,7 +19,7 @@ _MOST = 10_000
 
 
 def matroska_texts(stream: Stream) -> Texts:
-    """Yield the tags of the file, whether before or behind its clusters."""
+    """Yield the tags of the file, whether before or after its clusters."""
     _, size = _header(stream)
     stream.skip(size or 0)
     kind, size = _header(stream)

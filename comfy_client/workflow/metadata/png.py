@@ -21,7 +21,7 @@ _MAX_KEY = 79  # bytes
 def png_texts(stream: Stream) -> Texts:
     """Yield the texts of a PNG file (``tEXt``, ``zTXt``, ``iTXt``).
 
-    ComfyUI writes those of an animated PNG in its own ``comf`` chunks, behind the first frame.
+    In an animated PNG, ComfyUI writes them to its own ``comf`` chunks, after the first frame.
     """
     for kind, size in _chunks(stream):
         if kind == b"IDAT":
@@ -69,7 +69,7 @@ def copy_texts(source: bytes, png: bytes) -> bytes:
 
 
 def _with_chunks(png: bytes, chunks: Iterable[bytes], without: Collection[bytes]) -> bytes:
-    """Return a PNG with chunks inserted behind the first, and texts of ``without`` removed."""
+    """Return a PNG with chunks inserted after the first, and texts of ``without`` removed."""
     data = memoryview(png)
     parts = [memoryview(_SIGNATURE)]
     done = len(_SIGNATURE)

@@ -79,7 +79,7 @@ class Stream:
         return whole.getvalue()
 
     def take(self, size: int) -> bytes:
-        """Return exactly ``size`` bytes, the header of a part.
+        """Read exactly ``size`` bytes, which are the header of a part.
 
         Raises:
             WorkflowError: The file ends before, or has too many parts.
