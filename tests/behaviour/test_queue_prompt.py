@@ -398,7 +398,7 @@ def test_a_mistyped_argument_is_told_before_anything_is_sent(comfy: ComfyServer,
     """``timout=1`` must not mean "without limit"."""
     with ComfyApi(comfy.url) as api:
         arguments = (None, GRAPH) if call == "queue_prompt" else (GRAPH,)
-        with pytest.raises(TypeError, match="'timout'; did you mean 'timeout'"):
+        with pytest.raises(TypeError, match="'timout'; nearest: 'timeout'"):
             getattr(api, call)(*arguments, timout=1)
     assert not [request for request in comfy.requests if request.method == "POST"]
 
