@@ -564,8 +564,8 @@ class ComfyApi(Routes):
             source: A node of a :class:`Graph` or one of its outputs; or a workflow, as for
                 :meth:`run`.
             node: The node of the workflow, by id, title or class; ``None`` for a link.
-            slot: Which of its outputs, from 0; ``None``: that of the link, else the first that is a
-                picture.
+            slot: Which of its outputs, from 0; ``None``: the output of the link, else the first
+                that is a picture.
             inputs: As for :meth:`run`.
             timeout: As for :meth:`run`.
             progress: As for :meth:`run`.
@@ -738,7 +738,7 @@ class ComfyApi(Routes):
         Raises:
             PromptRejected: The server refused; the message says why in words.
             WorkflowError: The graph cannot be sent: NaN, UI format, a link to a missing node.
-                If such a link concerns only some of the outputs, the others are sent, and
+                If such a link concerns only some of the outputs, the rest is sent, and
                 ``node_errors`` of the answer names the ones that were left out.
             TypeError: ``extra_data`` or ``workflow_ui`` holds what JSON cannot represent, or does
                 not have the form that servers need; the message names the place.

@@ -316,7 +316,7 @@ class EventQueue:
 
     ``high_water`` is how many may wait before newer ones replace older ones of their kind; 0 means
     that nobody reads yet, and a later reader gets only the newest.  ``budget`` is shared with other
-    queues: the one that uses most of it drops events, first those of other clients' prompts.
+    queues: the one that uses most of it drops events, first events of other clients' prompts.
     """
 
     def __init__(self, *, high_water: int = HIGH_WATER, budget: Budget | None = None) -> None:

@@ -502,7 +502,7 @@ class Reader(Protocol[E_co]):
 
 
 def _reader(cls: type[E], name: str, **fields: Converter) -> Reader[E]:
-    """Return a function that reads each field from its key, and leaves others at their default."""
+    """Return a function that converts the value at each key; other fields get their default."""
     slots = {field.name: getattr(cls, field.name).__set__ for field in attrs.fields(cls)}
     set_name, set_raw, set_nbytes = (slots.pop(key) for key in ("name", "raw", "nbytes"))
     steps = tuple((slots.pop(key), key, convert) for key, convert in fields.items())

@@ -158,7 +158,7 @@ class Receivers:
     def dropped(self) -> int:
         """The number of events dropped because readers were slow.
 
-        These are receivers, iterators and callbacks, those of jobs included, since the client
+        These are receivers, iterators and callbacks, including callbacks of jobs, since the client
         began.
         """
         return self._budget.dropped

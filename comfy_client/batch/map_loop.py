@@ -1,4 +1,4 @@
-"""The loop behind ``map`` of a client and of a pool."""
+"""The loop of ``map``, for clients and pools."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _make_and_submit(make: Callable[[Any], Workflow], submit: Submit, key: str, 
 
 
 class _Tally:
-    """The results that were yielded, as long as anybody has them, and how many there were."""
+    """The number of outcomes, and the yielded results to which somebody still refers."""
 
     def __init__(self, prompts: InFlight, total: int | None) -> None:
         self._prompts = prompts

@@ -22,7 +22,7 @@ from .grid import canonical
 
 @attrs.frozen
 class Sought:
-    """A prompt that an earlier process may have submitted under an id of ours."""
+    """A prompt that an earlier process may have submitted under one of our ids."""
 
     workflow: Callable[[], Workflow]  #: Makes the workflow that was submitted.
     #: The id in the journal.  If the server chose it, the prompt must have our mark, as the

@@ -52,7 +52,7 @@ class Several:
     def clients(self) -> list[ComfyApi]:
         """Return the clients of ready servers, once each has answered or failed.
 
-        Print the names of the others on stderr; raise the error of the first if none is ready.
+        Print the names of the other servers on stderr; raise the first error if none is ready.
         """
         if self._ready is None:
             _ask(self.pool.servers)

@@ -64,7 +64,7 @@ def load_config() -> Config:
     """Read the config file, if it exists.
 
     Raises:
-        Mistake: It is not TOML, has unknown settings, others may write it, or others may read the
+        Mistake: It is not TOML, has unknown settings, other users may write it, or may read the
             secrets in it.
     """
     path = config_path()

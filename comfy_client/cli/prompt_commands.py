@@ -243,7 +243,7 @@ def known_job(api: ComfyApi, text: str) -> Job:
 )
 @of_server
 def cancel(given: ServerOptions, prompt_ids: tuple[str, ...], all_mine: bool) -> None:
-    """Stop prompts that wait or run, and no others."""
+    """Stop prompts that wait or run, and no other prompts."""
     if bool(prompt_ids) == all_mine:
         raise click.UsageError("give IDs or --all-mine")
     with given.client() as api:

@@ -42,7 +42,7 @@ class Target:
         user: The id on a server with several users; ``None``: none.
         profile: The profile in effect; ``None``: none.
         sources: The source of each of these settings, by name.
-        remarks: Secrets that were not sent, and files that show a secret to others.
+        remarks: Secrets that were not sent, and files that show a secret to other users.
     """
 
     host: str
@@ -219,7 +219,7 @@ def _unsent(layers: list[_Layer]) -> Iterator[str]:
 
 
 def _shown(file: str | None) -> Iterator[str]:
-    """Yield a remark if others may read a file that holds a secret; pipes are exempt."""
+    """Yield a remark if other users may read a file with a secret; pipes are exempt."""
     if file in (None, "-"):
         return
     path = Path(file).expanduser()

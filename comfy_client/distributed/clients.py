@@ -18,7 +18,7 @@ from .notes import Submitter
 
 
 class Clients:
-    """A worker's clients: one for each server that it sends to, and others that look for prompts.
+    """A worker's clients: one for each server that it sends to, and more that look for prompts.
 
     Prompts go to the worker's own server, and to another one only if the own one refuses or fails
     them.

@@ -191,7 +191,7 @@ class Output(AsDict, ABC):
     def pil(self, *, timeout: float | None = None) -> Image.Image:
         """Return a loaded Pillow image (extra ``[image]``), with its texts in ``info``.
 
-        An animated image shows its first frame; ``seek`` goes to the others.
+        An animated image shows its first frame; ``seek`` goes to later frames.
 
         Raises:
             ValueError: It is not an image.
@@ -448,7 +448,7 @@ def _input_value(graph: Mapping[str, Any], name: str) -> object:
 
 
 def save_all(outputs: Sequence[Output], targets: Sequence[Path], if_exists: IfExists) -> list[Path]:
-    """Write each output to its path, several at a time; the first error ends all others."""
+    """Write each output to its path, several at a time; the first error ends all other writes."""
     todo = list(zip(outputs, targets, strict=True))
     return in_parallel(lambda one: one[0]._write(one[1], if_exists), todo)
 

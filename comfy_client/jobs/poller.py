@@ -100,7 +100,7 @@ class Poller:
         return ending is not None and runtime.monotonic() < ending.due and not self.is_this_thread()
 
     def records_deleted(self, prompt_ids: Iterable[str] | None) -> None:
-        """Stop awaiting the records of these prompts; None means all."""
+        """Stop awaiting the records of these prompts, or of all prompts if None."""
         ended = self.tracker.ended
         found = ended.values() if prompt_ids is None else map(ended.get, prompt_ids)
         for ending in found:

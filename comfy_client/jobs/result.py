@@ -52,7 +52,7 @@ class _Outputs(AsDict):
 
     @property
     def image(self) -> Output:
-        """The only image; images of preview nodes (``temp``) count only if there are no others.
+        """The only image; preview nodes' images (``temp``) count only if there are no other images.
 
         Raises :class:`WorkflowError` with the number of images if there is not exactly one.
         """
@@ -182,7 +182,7 @@ class NodeOutput(_Outputs):
         return f"<{type(self).__name__} {brief(name)}, {self._counts()}>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows it."""
+        """Return the forms in which a notebook shows the outputs."""
         from ..showing.cells import shown
 
         return shown(self, self._gallery)
@@ -312,7 +312,7 @@ class Result(_Outputs):
         return f"<{type(self).__name__} {', '.join(facts)}>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows it."""
+        """Return the forms in which a notebook shows the outputs."""
         from ..showing.cells import shown
 
         return shown(self, self.gallery)

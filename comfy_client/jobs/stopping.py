@@ -1,4 +1,4 @@
-"""Stop or remove prompts, and stop one again if the server forgot that it was told to.
+"""Stop or remove prompts, and repeat an interrupt that the server has forgotten.
 
 ComfyUI clears the flag of an interrupt when it begins to execute a prompt, so an interrupt that
 comes after the prompt has left the queue and before that does nothing.
@@ -108,7 +108,7 @@ class Stops:
     def removing(
         self, prompt_ids: Iterable[str] | None, *, running: bool = False
     ) -> Callable[[], None]:
-        """Note which prompts are about to be removed from the queue; None means all pending ones.
+        """Note which prompts are about to be removed from the queue; None: all pending ones.
 
         Call the returned function once that is done: such a prompt that is in neither queue nor
         history counts as interrupted, not lost, and is asked about immediately.  With ``running``,

@@ -149,8 +149,8 @@ class Order:
 
     Attributes:
         changes: The number of changes at that moment.
-        numbers: The priorities of the prompts, low first; a running prompt comes before all others,
-            even if its number is higher.
+        numbers: The priorities of the prompts, low first; a running prompt comes before all
+            waiting ones, even if its number is higher.
         running: A running prompt.
     """
 

@@ -29,7 +29,7 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 
 class Dispatcher:
-    """Guards the state of a pool, connects its servers, and tells users what happened.
+    """Guards the state of a pool, connects its servers, and publishes what happened.
 
     While the lock is held, no request is sent and no user code runs.
 

@@ -1,4 +1,4 @@
-"""The health of servers, some of which fail job after job while others are well.  Pure.
+"""The health of servers, some of which fail job after job while other servers are well.  Pure.
 
 A server with a broken GPU, a full disk or lost models answers immediately, and fails each job that
 it gets.  It is always free, so it would get nearly all jobs.  A :class:`Health` counts failures,

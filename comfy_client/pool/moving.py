@@ -143,7 +143,7 @@ def give_up_impossible(state: PoolState, *, on_trust: bool = False) -> None:
 
 
 def give_up_refused(state: PoolState, now: float) -> None:
-    """End jobs that a server refused, if the others that could run them stay away."""
+    """End jobs that a server refused, if the other servers that could run them stay away."""
     for waiting in list(state.schedule.waiting()):
         entry = state.entries[cast("PooledJob", waiting.key)]
         if entry.refusal is not None and not can_go(state, waiting, now):

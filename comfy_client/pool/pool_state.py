@@ -1,4 +1,4 @@
-"""The state of a pool as data: its servers, the jobs that have not ended, and news to be told.
+"""The state of a pool as data: its servers, the jobs that have not ended, and news to publish.
 
 The functions of :mod:`.availability` and :mod:`.moving` change it; the dispatcher holds the lock.
 """

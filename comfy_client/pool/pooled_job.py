@@ -50,7 +50,7 @@ _MAY_MOVE: Final = (JobLostEvent, ExecutionError)
 
 
 class _Relay(JobEvents):
-    """Forwards the events of a prompt to those who read the events of its pooled job."""
+    """Forwards the events of a prompt to the readers of its pooled job's events."""
 
     def __init__(self, budget: Budget, handle: PooledHandle) -> None:
         super().__init__(budget)

@@ -405,7 +405,7 @@ class PoolRunner(Runner):
         return True
 
     def _note_refusal(self, host: str, error: ComfyError) -> bool:
-        """Note that a server refuses us or is closed; return whether others are left."""
+        """Note that a server refuses us or is closed; return whether other servers are left."""
         self._dispatcher.check_open()
         if not isinstance(error, AuthenticationError | ClientClosed):
             return False

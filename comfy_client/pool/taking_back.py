@@ -67,7 +67,7 @@ def _pooled(prompts: Mapping[str, Job | None]) -> list[PooledJob]:
 
 
 def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJob]:
-    """Take back jobs that wait in the pool or are pending on a server; the others keep running.
+    """Take back jobs that wait in the pool or are pending on a server; running jobs keep running.
 
     This takes 5 seconds at most.
 

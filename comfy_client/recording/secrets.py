@@ -138,7 +138,7 @@ class Secrets:
     def add(
         self, words: Iterable[str], shortest: int = MIN_SECRET, *, pinned: bool = False
     ) -> None:
-        """Add words to hide; only ``pinned`` ones are never evicted by others."""
+        """Add words to hide; only ``pinned`` words are never evicted by later ones."""
         new = [word for word in words if len(word) >= shortest]
         if not new:
             return

@@ -50,7 +50,7 @@ class NodeDefinitions:
     ) -> dict[str, Any]:
         """Return definitions by class, without classes that the server lacks.
 
-        One thread asks at a time; the others wait for its answer.
+        One thread asks at a time; other threads wait for its answer.
         """
         if isinstance(classes, str):
             raise TypeError(f"classes is a list of names, such as [{classes!r:.80}]")

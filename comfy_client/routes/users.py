@@ -59,7 +59,7 @@ class UserRoutes:
         return default if value is None else value
 
     def store_settings(self, settings: Mapping[str, Any]) -> None:
-        """Change these settings; the others stay.
+        """Change these settings; all other settings stay.
 
         ``POST /settings``, since January 2024.  A process sends its changes one by one; if two
         programs change settings at the same moment, the server may lose one of the changes.

@@ -136,7 +136,7 @@ def make_bar(surface: Surface, name: str, delay: float, **facts: object) -> Bar:
     """Make a bar for a surface; log lines begin with ``name`` and carry ``facts``.
 
     Log lines leave out a run that ends within ``delay`` seconds.  While a thread draws a bar in a
-    terminal or below a cell, further bars of that thread, such as that of a wait in a callback,
+    terminal or below a cell, further bars of that thread, such as one for a wait in a callback,
     show their outcome only.
     """
     takes_screen = surface in ("notebook", "terminal")

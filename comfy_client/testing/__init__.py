@@ -38,7 +38,7 @@ Modules:
     folders: The folders of a server.
     event_sockets: All open event sockets, and the messages that go to them.
     server_loop: The event loop, and the TCP connections.
-    active_faults: Faults that are active, and what those of messages do.
+    active_faults: Faults that are active, and what faults of messages do.
     ws_frames: WebSocket frames, and one open event socket.
     received: Records of what a server has received and run, for tests to read.
     raw_http: Requests of clients, and the bytes of answers.

@@ -200,7 +200,7 @@ class Executor:
                 self._send_cached(run, node_id, run.cached(node_id))
 
     def _step(self, run: PromptRun, plan: ExecutionList, node_id: str, executed: set[str]) -> bool:
-        """Run one node or use its cached output; return False if it must wait for others."""
+        """Run one node or use its cached output; return False if it must wait for other nodes."""
         cached = run.cached(node_id)
         if cached is not None:
             self._send_cached(run, node_id, cached)

@@ -483,7 +483,7 @@ class Faults(AnswerFaults):
         return self._faults.add("no_feature_flags")
 
     def junk(self) -> Fault:
-        """Send, before each message, one that no server should send.
+        """Before each message, send another message that no server should send.
 
         These are text that is not JSON or not UTF-8, lists, ``null``, and binary messages that are
         too short, of an unknown kind, or with too long metadata: :data:`JUNK`, in turn.

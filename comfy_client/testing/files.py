@@ -72,7 +72,7 @@ async def _view(state: ServerState, request: web.Request) -> web.StreamResponse:
 
 
 def _headers(path: Path, is_newest: bool) -> dict[str, str]:
-    """Return the headers of a whole file; the newest server has HTML and SVG saved, not shown."""
+    """Return the headers of a whole file; the newest server makes browsers save HTML and SVG."""
     kind = _KINDS.get(path.suffix) or mimetypes.guess_type(path.name)[0] or _BYTES
     disposition = f'filename="{path.name}"'
     headers = {}

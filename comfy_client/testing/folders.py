@@ -1,4 +1,4 @@
-"""The folders of one embedded server, laid out as those of a ComfyUI."""
+"""The folders of one embedded server, laid out as in a ComfyUI."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class Interrupted(Exception):
 
 
 class ExecutionBlocker:
-    """Output of a node that keeps the nodes behind it from running.
+    """Output of a node that keeps the nodes after it from running.
 
     The prompt keeps running and succeeds.
 

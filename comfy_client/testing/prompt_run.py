@@ -320,7 +320,7 @@ class PromptRun:
         return values, missing
 
     def wanted(self, node: Any, inputs: dict[str, list[Any]], missing: set[str]) -> list[str]:
-        """Ask a node which lazy inputs it needs, given the others."""
+        """Ask a node which lazy inputs it needs, given its other inputs."""
         check = getattr(node, "check_lazy_status", None)
         names: list[Any] = []
         if check is None:

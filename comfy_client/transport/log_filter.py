@@ -1,4 +1,4 @@
-"""Redaction of live clients' secrets in our logs and in those of libraries.
+"""Redaction of live clients' secrets in our logs and in logs of libraries.
 
 urllib3 logs URLs with their query, and unreadable headers of a server; websocket-client logs the
 whole handshake.

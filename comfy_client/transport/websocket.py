@@ -168,7 +168,7 @@ class Connection:
                 self._thread.start()
 
     def wait_settled(self, timeout: float, *, or_failed: bool) -> State:
-        """Wait until connected, polling, closed or failed for good (with ``or_failed``, at all)."""
+        """Wait until connected, polling, closed or failed for good; ``or_failed``: or failed."""
 
         def settled() -> bool:
             if self._stopped or self.state in (State.CONNECTED, State.POLLING, State.CLOSED):

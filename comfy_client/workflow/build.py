@@ -460,7 +460,7 @@ class NodeClass:
 
 
 class _Required:
-    """The default in a signature of an input that has none."""
+    """The default in a signature for an input without a default."""
 
     def __repr__(self) -> str:
         return "<required>"

@@ -258,7 +258,7 @@ class _Checker:
                 self.errors.append(attrs.evolve(problem, named_by_server=False))
 
     def _reworded(self, named: Iterable[Problem]) -> Iterator[Problem]:
-        """Yield the server's problems in our words, without those that are due to the mending."""
+        """Yield the server's problems, except for inputs that were left out of the graph."""
         malformed = {p.node_id: p for p in self.sent.problems if p.type == "malformed_node"}
         for problem in named:
             if (problem.node_id, problem.input) in self.sent.left_out:
@@ -268,7 +268,7 @@ class _Checker:
             yield attrs.evolve(problem, message=text)
 
     def _runs_all(self, result: ValidationResult) -> bool:
-        """Return whether the server runs all outputs; it silently drops those behind a cycle."""
+        """Return whether the server runs all outputs; it silently drops outputs after a cycle."""
         return result.ok and len(result.outputs_to_execute) == len(self._outputs())
 
     def _validate(

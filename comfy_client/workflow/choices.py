@@ -129,7 +129,7 @@ class ClassChoices:
 
 @attrs.frozen(eq=False, repr=False)
 class AllChoices:
-    """The choices of all node classes, of :attr:`Graph.choices`.
+    """The choices of all node classes; see :attr:`Graph.choices`.
 
     ``choices.KSampler.sampler_name.euler`` is the text ``"euler"``.  Each step completes with Tab,
     and takes other names in brackets: ``choices["A class"]["model.size"]["1:1"]``.

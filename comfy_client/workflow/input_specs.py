@@ -169,7 +169,7 @@ def walk(
 
 
 def positional(definition: Mapping[str, Any]) -> list[str]:
-    """Return the inputs that a call may give by position: all but those that a choice adds."""
+    """Return the inputs that a call may give by position: all except inputs that a choice adds."""
     names = (one if isinstance(one, str) else one.name for one in walk(definition, {}))
     own = {
         name

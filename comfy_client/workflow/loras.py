@@ -118,7 +118,7 @@ def _loader(graph: Mapping[str, Any], users: Users) -> str:
 
 
 def _sources(graph: Mapping[str, Any]) -> dict[str, None]:
-    """Return nodes whose model others use, but which take no ``model`` themselves."""
+    """Return nodes that give other nodes a model, but have no input ``model`` themselves."""
     linked = [as_link(inputs_of(graph, node_id).get("model")) for node_id in graph]
     sources = dict.fromkeys(link[0] for link in linked if link and link[0] in graph)
     return {key: None for key in sources if "model" not in inputs_of(graph, key)}

@@ -51,7 +51,7 @@ _FOLDER: Final = re.compile(r"[\w-]+(?:[/.][\w-]+)*", re.ASCII)
 
 @attrs.frozen
 class MissingModel(AsDict):
-    """A file that a workflow needs and the server lacks, of :meth:`Workflow.missing_models`.
+    """A file that a workflow needs and the server lacks; see :meth:`Workflow.missing_models`.
 
     URL and folder are what the workflow says, which anybody may have written: look before you
     download.

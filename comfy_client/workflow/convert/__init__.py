@@ -8,7 +8,7 @@ Modules:
     converting: :func:`convert` and its steps.
     saved_file: The file as it was saved, in classes.
     numbering: Unique node ids for the whole file.
-    opening: Makes all nodes, those of inner subgraphs first.
+    opening: Makes all nodes, inner subgraphs first.
     open_file: The graphs of an open file; instances of subgraphs with their own values.
     open_nodes: A node with its inputs and widgets, as the frontend holds it.
     specs: The inputs of a node class in the frontend's order.

@@ -71,7 +71,7 @@ _OLD_NAMES: Final = {
 
 @frozen
 class Era:
-    """The kind of frontend: that of 2025, or a newer one.
+    """The kind of frontend: from 2025, or newer.
 
     Attributes:
         is_old: Before ComfyUI 0.12.  That frontend does not renumber nodes whose ids collide, and

@@ -169,7 +169,7 @@ class Links:
         return self._output(place, link.source, link.slot, kind, seen)
 
     def _outside(self, instance: Place, slot: int) -> Slot | PromotedValue | None:
-        """Return an instance's input that feeds its inside, or its own value if it is unlinked."""
+        """Return the input of an instance for an inner link, or its own value if it is unlinked."""
         inputs = instance.node.inputs
         outer = inputs[slot] if 0 <= slot < len(inputs) else None
         if outer is None:

@@ -1,4 +1,4 @@
-"""Opening of a saved file: make its nodes, those of inner subgraphs first."""
+"""Opening of a saved file: make its nodes, inner subgraphs first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promoted widgets of before 2026: ``properties.proxyWidgets`` of an instance of a subgraph.
+"""Promoted widgets as saved before 2026: ``properties.proxyWidgets`` of a subgraph instance.
 
 Each entry names an inner node and one of its widgets.  On opening a file, the frontend turns them
 into inputs of the subgraph, and so does this module.
@@ -184,7 +184,7 @@ def _promote_primitive(
 def _add_port(
     inner: OpenGraph, host: OpenNode, name: str, kind: str, targets: Sequence[tuple[OpenNode, Slot]]
 ) -> Slot:
-    """Add an input to a subgraph and all its instances; return that of ``host``."""
+    """Add an input to a subgraph and all its instances; return the input of ``host``."""
     host.budget.spend(len(inner.instances) + 1)
     place = len(inner.saved.inputs)
     port = inner.add_port(name, kind)
