@@ -80,6 +80,7 @@ class ClientSettings:
             max_json=self.max_json,
             stale=timing.stale,
             resume=timing.resume,
+            show=timing.show,
         )
 
     def arguments(self) -> dict[str, Any]:

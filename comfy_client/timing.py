@@ -53,7 +53,7 @@ class Timing:
             After that, a NAT or firewall may have dropped it silently.
         freed: How long the second attempt of a run waits for the server to free its memory.
         resume: For how long after its last byte an interrupted download is retried.
-        show: How long a run lasts before its progress is shown.
+        show: How long a run, or the transfer of a large file, lasts before its progress is shown.
     """
 
     dial: float = 10.0

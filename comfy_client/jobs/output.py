@@ -21,6 +21,7 @@ import attrs
 from ..errors import UnexpectedResponse, WorkflowError
 from ..extras import needs_extra
 from ..routes.files import IN_MEMORY, FileRoutes, LastingFiles
+from ..showing.transfers import shown_transfer, told
 from ..to_dict import AsDict
 from ..transport.deadline import Deadline, in_parallel
 from ..transport.local_files import IfExists, rule_for, safe_name, target_path, write_atomically
@@ -274,8 +275,10 @@ class Output(AsDict, ABC):
         if if_exists == "skip" and os.path.lexists(target):
             written = target  # without asking the server
         else:
-            with self.stream(timeout=timeout) as download:
-                written = write_atomically(target, download, if_exists=if_exists)
+            shown = shown_transfer("download", self.filename)
+            with self.stream(timeout=timeout) as download, shown as on_moved:
+                chunks = told(download, download.length, on_moved)
+                written = write_atomically(target, chunks, if_exists=if_exists)
         self._saved[:] = [written]
         return written
 

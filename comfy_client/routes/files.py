@@ -16,6 +16,7 @@ import attrs
 
 from .. import models
 from ..errors import NotFound, NotSupported
+from ..showing.transfers import shown_transfer, told
 from ..transport.deadline import Deadline
 from ..transport.http import MAX_TRANSFER, Download, Http, Response
 from ..transport.local_files import IfExists, target_path, write_atomically
@@ -135,7 +136,8 @@ class FileRoutes:
             fetch: Whether to download a URL: 256 MiB, 2 minutes and 5 redirects at most, without
                 any login of this client.  Only for URLs that you trust: this machine may reach
                 hosts that other machines cannot.
-            on_progress: Called in this thread with the number of bytes sent and the file's size;
+            on_progress: Called in this thread with the number of bytes sent and the file's size, in
+                place of the bar that files of more than 8 MB have in a notebook or a terminal;
                 not if nothing is sent.  An exception that it raises ends the upload.
 
         Raises:
@@ -380,11 +382,14 @@ class FileRoutes:
         For ``info``, ``preview``, ``channel``, ``timeout`` and errors see :meth:`stream_image`.
         """
         params = _view_params(info, preview, channel)
-        target, rule = target_path(path, _local_name(params), if_exists)
+        name = _local_name(params)
+        target, rule = target_path(path, name, if_exists)
         if rule == "skip" and os.path.lexists(target):
             return target
-        with self._download(params, timeout) as download:
-            return write_atomically(target, download, if_exists=rule)
+        shown = shown_transfer("download", name, self._http.show)
+        with self._download(params, timeout) as download, shown as on_moved:
+            chunks = told(download, download.length, on_moved)
+            return write_atomically(target, chunks, if_exists=rule)
 
     @contextlib.contextmanager
     def _download(

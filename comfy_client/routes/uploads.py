@@ -13,6 +13,7 @@ import attrs
 
 from ..errors import ApiError
 from ..models.files import UploadedImage, unambiguous
+from ..showing.transfers import shown_transfer
 from ..transport.deadline import Deadline
 from ..transport.http import Http
 from ..transport.multipart import OnProgress
@@ -85,15 +86,17 @@ class Uploader:
         self, route: str, fields: dict[str, str], content: Content, name: str, digest: str | None
     ) -> UploadedImage:
         """Upload a content; with ``digest``, abort if its SHA-256 differs."""
-        answer = self.http.upload(
-            route,
-            fields,
-            content,
-            name,
-            digest=digest,
-            timeout=self.timeout,
-            on_progress=self.on_progress,
-        )
+        shown = shown_transfer("upload", name, self.http.show)
+        with nullcontext(self.on_progress) if self.on_progress else shown as on_progress:
+            answer = self.http.upload(
+                route,
+                fields,
+                content,
+                name,
+                digest=digest,
+                timeout=self.timeout,
+                on_progress=on_progress,
+            )
         return UploadedImage.from_json(answer)
 
     def _existing(self, upload: Upload, state: FileState) -> UploadedImage | None:

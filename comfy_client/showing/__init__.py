@@ -11,4 +11,5 @@ Modules:
     html: Pieces of HTML.
     tables: Tables, as text and as HTML.
     thumbnails: Small versions of pictures.
+    transfers: Bars for large files that are sent or received.
 """

@@ -153,6 +153,7 @@ class Http:
         connect_timeout: Seconds to connect.
         total_timeout: Seconds for a request and its answer, unless a call sets another limit.
         max_json: The largest answer that is decoded, in bytes.
+        show: Seconds that a transfer of a large file lasts before it has a bar.
         left_behind: Whether credentials were lost in a pickle, which contains no secrets.
     """
 
@@ -171,6 +172,7 @@ class Http:
         max_json: int = MAX_JSON,
         stale: float = 20.0,
         resume: float = 30.0,
+        show: float = 0.4,
     ) -> None:
         self.address = address
         self.connect_timeout: float
@@ -179,6 +181,7 @@ class Http:
         self.max_json: int = number_of_bytes("max_json", max_json)
         self.left_behind = False
         self._resume = resume
+        self.show = show
         self.endpoint: Endpoint = Endpoint(
             address, verify=verify, cert=cert, proxies=proxies, session=session
         )
