@@ -149,11 +149,11 @@ class EnvCredentials:
         return BearerCredentials(value)
 
     def headers(self) -> Mapping[str, str]:
-        """Read the variable now."""
+        """Return the headers for the present value of the variable."""
         return self._read().headers()
 
     def query(self) -> Mapping[str, str]:
-        """Read the variable now."""
+        """Return the query parameters for the present value of the variable."""
         return self._read().query()
 
 

@@ -409,7 +409,7 @@ def is_callback(function: Any, count: int) -> bool:
 
 
 def _is_plain(function: Callable[..., object]) -> bool:
-    """Return whether a call runs the function, rather than make a coroutine or a generator."""
+    """Return whether a call runs the function, rather than making a coroutine or a generator."""
     lazy = (
         inspect.iscoroutinefunction,
         inspect.isasyncgenfunction,

@@ -554,7 +554,7 @@ def _may_have_run(flight: Flight, entry: Job | ComfyError | None, error: ComfyEr
 
 
 def _id_of(journal: uuid.UUID, key: Key, tries: int) -> str:
-    """Compute the id of a prompt, as a journal from elsewhere might name any prompt."""
+    """Compute the id of a prompt, as an id stored in a stranger's journal could name any prompt."""
     digest, occurrence = key
     return str(uuid.uuid5(journal, f"{digest}/{occurrence}/{tries}"))
 

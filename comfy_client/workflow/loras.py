@@ -95,7 +95,7 @@ def add_lora(
 
 
 def _loader(graph: Mapping[str, Any], users: Users) -> str:
-    """Return the only node that loads a model which is used."""
+    """Return the only node that loads a model for other nodes."""
     found = [
         node_id
         for node_id in graph
