@@ -235,6 +235,11 @@ class JobState:
         self.generation = None  # its events may not come to this socket
         self.check_at = 0.0
 
+    @property
+    def was_taken(self) -> bool:
+        """Whether its events show that the server has taken it, whatever answers its submission."""
+        return self.started or self.ended or self.decided
+
     # -- events ----------------------------------------------------------------------------
 
     def is_whole(self, link: int | None) -> bool:

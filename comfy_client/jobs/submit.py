@@ -138,12 +138,11 @@ def _send(
         tracker.add(one, posting=True)
         tracker.accept(one, post(poller, one, body, deadline, resubmit=resubmit))
     except (ComfyError, ValueError) as exc:
-        with tracker.lock:
-            tracker.remove(one)
-            tracker.ledger.counts["refused"] += 1
-        # Another thread may have attached to it.  A copy, so that a job keeps no frames.
-        one.settle(one.early or copy.copy(exc))
-        raise
+        if tracker.refuse(one, exc):
+            # Another thread may have attached to it.  A copy, so that a job keeps no frames.
+            one.settle(one.early or copy.copy(exc))
+            raise
+        tracker.accept(one, models.QueuedPrompt(state.prompt_id))
     except BaseException:  # Ctrl-C or an alarm: it may be queued, and others may wait for it
         with tracker.lock:
             state.may_have_arrived(runtime.monotonic())
@@ -300,7 +299,7 @@ def _look_up(
     pauses = Backoff(0.2, 2.0, factor=1.6, jitter=0.0)
     looks = 0  # empty look-ups in a row
     while not deadline.expired:
-        if state.started or state.decided:
+        if state.was_taken:
             return state.prompt_id, True
         try:
             with limited_silence(timing.question):

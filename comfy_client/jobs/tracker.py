@@ -22,7 +22,7 @@ from typing import Any, Final
 import attrs
 
 from .. import models, runtime
-from ..errors import ClientClosed, ComfyError, printable
+from ..errors import ClientClosed, ComfyError, SubmitUncertain, UnexpectedResponse, printable
 from ..event_queue import Budget, Newest
 from ..events import (
     ConnectionEvent,
@@ -209,6 +209,12 @@ class Ledger:
         if state.counted != "before":
             self.counts[status] += 1
         self.changes += 1
+
+    def count_refused(self, state: JobState) -> None:
+        """Count a submission that failed, unless its prompt has been counted."""
+        if state.counted is None:
+            self.counts["refused"] += 1
+            state.counted = "before"
 
     def uncount(self, state: JobState) -> None:
         """Remove a prompt from the counts, as it was found to be the same as another."""
@@ -448,6 +454,15 @@ class Tracker:
             if self._tracked.get(one.state.prompt_id) is one:
                 del self._tracked[one.state.prompt_id]
                 self._attached -= one.state.attached
+
+    def refuse(self, one: TrackedPrompt, exc: Exception) -> bool:
+        """Give up a prompt whose submission failed; return False if it was taken nevertheless."""
+        with self.lock:
+            if one.state.was_taken and isinstance(exc, SubmitUncertain | UnexpectedResponse):
+                return False
+            self.remove(one)
+            self.ledger.count_refused(one.state)
+            return True
 
     def rename(self, one: TrackedPrompt, prompt_id: str) -> None:
         """Follow a prompt under the id that the server gave it."""

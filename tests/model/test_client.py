@@ -400,6 +400,9 @@ class World:
         }
         counted = stats.submitted + stats.attached
         assert counted == len(known), f"counts: {stats}, not {len(known)}"
+        own = [one for one in waits if one.is_own and one.error]
+        failed = [one for one in own if self.is_submission(one, one.error)]
+        assert stats.refused == len(failed), f"counts: {stats}, not {len(failed)} refused"
 
     def check_events(self, client: int, number: int) -> None:
         """Receivers had one end event of each prompt, and it was the right one."""

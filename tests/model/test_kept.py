@@ -257,6 +257,18 @@ def test_a_prompt_that_is_found_while_it_is_asked_about_is_not_taken_for_deleted
     )
 
 
+def test_a_prompt_that_ends_as_the_look_up_for_it_gives_up_was_submitted() -> None:
+    """Its events came in the last pause; it was counted as refused, and as succeeded."""
+    world = replay(
+        Schedule(
+            seed=5833,
+            prompts=(Prompt(at=0.24), Prompt(seconds=10.15)),
+            faults=(Fault(at=0.18, kind="proxy", lasts=120.0),),
+        )
+    )
+    assert all(isinstance(wait.outcome, Result) for wait in world.waits)
+
+
 def test_a_job_that_was_being_sent_when_ctrl_c_came_runs_nowhere_else() -> None:
     """Its server turns out not to have it, after the loop was left."""
     replay_pool(

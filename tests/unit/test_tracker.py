@@ -11,7 +11,8 @@ import attrs
 import blinker
 import pytest
 
-from comfy_client import ComfyApi, JobLost
+from comfy_client import ComfyApi, JobLost, SubmitUncertain, UnexpectedResponse
+from comfy_client.errors import ClientClosed
 from comfy_client.event_queue import EventQueue
 from comfy_client.events import FROM_SERVER, ConnectionEvent, Event, PreviewEvent, StatusEvent
 from comfy_client.jobs.handle import JobHandle
@@ -195,6 +196,40 @@ def test_the_end_of_a_prompt_waits_for_the_answer_to_its_submission(
     assert not job.done()
     tracker.accept(one, QueuedPrompt("ours", node_errors={"7": {"errors": []}}))
     assert job.result(0).node_errors == {"7": {"errors": []}}
+
+
+@pytest.mark.parametrize(
+    "failure", [SubmitUncertain("no answer", prompt_id="ours"), UnexpectedResponse("a page")]
+)
+def test_a_prompt_that_has_begun_is_not_refused(
+    api: ComfyApi, tracker: Tracker, failure: Exception
+) -> None:
+    """Neither silence nor a proxy's page says that the server has not taken it."""
+    one, _ = posted(api, tracker, "ours")
+    tracker.handle(event("execution_start", "ours"))
+    assert not tracker.refuse(one, failure)
+    assert tracker.outstanding == (one,)
+    assert api.stats().refused == 0
+
+
+def test_a_submission_that_fails_as_its_client_closes_counts_once(
+    api: ComfyApi, tracker: Tracker
+) -> None:
+    one, _ = posted(api, tracker, "ours")
+    tracker.resolve(one, ClientClosed())
+    assert tracker.refuse(one, ClientClosed())
+    stats = api.stats()
+    assert (stats.submitted, stats.unknown, stats.refused) == (1, 1, 0)
+
+
+def test_a_client_that_closes_as_a_submission_fails_counts_it_once(
+    api: ComfyApi, tracker: Tracker
+) -> None:
+    one, _ = posted(api, tracker, "ours")
+    assert tracker.refuse(one, ClientClosed())
+    tracker.resolve(one, ClientClosed())
+    stats = api.stats()
+    assert (stats.submitted, stats.unknown, stats.refused) == (0, 0, 1)
 
 
 def test_a_preview_without_an_id_is_of_no_prompt_that_an_older_socket_named(
