@@ -89,9 +89,16 @@ def watched(
     except KeyboardInterrupt as exc:
         exc.add_note(f"the prompt had ended: api.job({prompt_id!r}).result() has its result")
         raise
-    except Exception as exc:  # noqa: BLE001  # showing it must not lose the result
-        log.debug("the result cannot be shown: %r", exc)
     return result
+
+
+def _made(outcome: Callable[[], Bundle]) -> Bundle | None:
+    """Return the forms of an outcome, or None if it cannot be shown, which must not lose it."""
+    try:
+        return outcome()
+    except Exception as exc:  # noqa: BLE001  # such as no more threads, with which to fetch files
+        log.debug("the outcome cannot be shown: %r", exc)
+        return None
 
 
 class _Watch:
@@ -109,10 +116,8 @@ class _Watch:
         """Show the outputs in place of the bar, if that is possible within ``seconds``."""
         from ..showing.cells import render_outcome
 
-        outcome = (
-            render_outcome(result, lambda: result.gallery(seconds)) if self._is_notebook else None
-        )
-        self._end("done", outcome)
+        show = partial(render_outcome, result, lambda: result.gallery(seconds))
+        self._end("done", _made(show) if self._is_notebook else None)
 
     def fail(self, error: BaseException, on_interrupt: str) -> None:
         """Leave the bar and show how the wait ended; the exception gives the reason."""
@@ -333,7 +338,7 @@ class _CountWatch:
 
     def succeed(self, outcome: Callable[[], Bundle] | None) -> None:
         """Show that all jobs have ended, and their outputs where that is possible."""
-        made = outcome() if outcome is not None and self._is_notebook else None
+        made = _made(outcome) if outcome is not None and self._is_notebook else None
         self._bar.end(self.moment("done"), made)
 
     def moment(self, ended: str = "") -> Moment:

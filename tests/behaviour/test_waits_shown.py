@@ -13,6 +13,7 @@ import pytest
 
 from comfy_client import ComfyApi, ComfyPool, JobFailed, JobTimeout, Result
 from comfy_client.jobs.job import Job
+from comfy_client.jobs.waiting import Count, shown_count
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import until
 from tests.helpers.graphs import txt2img
@@ -263,6 +264,20 @@ def test_a_map_that_is_left_says_so(api: ComfyApi, record: Record, notebook: Not
         break
     gc.collect()
     assert "1 of 3: stopped" in notebook.last
+
+
+def test_a_call_is_not_lost_with_its_outcome_that_cannot_be_shown(notebook: Notebook) -> None:
+    """As when no thread can be started any more, with which to fetch the pictures of a sweep."""
+
+    def outcome() -> dict[str, str]:
+        raise RuntimeError("can't start new thread")
+
+    count = Count(total=2, ended=lambda: (2, 0), running=list)
+    with shown_count("notebook", "sweep", 0.0, count) as screen:
+        assert screen.tick is not None
+        screen.tick()
+        screen.end(outcome)
+    assert "2 of 2: done" in notebook.last
 
 
 def test_jobs_are_counted_as_they_end(api: ComfyApi, record: Record, notebook: Notebook) -> None:
