@@ -43,7 +43,7 @@ WORKFLOW = {
     "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
 }
 SETUP = f"""
-import _thread, logging, sys, threading, time
+import logging, signal, sys, threading, time
 from comfy_client import ComfyApi, Workflow
 workflow = Workflow({WORKFLOW})
 api = ComfyApi(%r)
@@ -58,7 +58,7 @@ def interrupt():
     while not any(name.startswith("comfy_client.") for name in modules()):
         time.sleep(0.01)
     time.sleep(0.2)
-    _thread.interrupt_main()
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 """
 WRONG = 'first = 1\nsecond = 2\napi.run({"1": {"class_type": "Nope", "inputs": {}}})\nafter = 3'
 #: However long the call takes to begin on a busy machine.
@@ -111,7 +111,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     script = tmp_path_factory.mktemp("scripts") / "script.py"
     script.write_text("from comfy_client import Workflow\nWorkflow.load('x.json')\n")
     with ComfyServer() as server, server.faults.hang_worker():
-        server.faults.delay("GET", "/queue", 10)
+        server.faults.delay("GET", "/queue", 30)
         cells = [SETUP % server.url, *(cell for cell, _ in CELLS.values())]
         cells = [cell.replace("{file}", str(script)) for cell in cells]
         cells += [CELLS["unreachable"][0], ASKED]
