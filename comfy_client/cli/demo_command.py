@@ -194,7 +194,8 @@ def _code(inputs: _Inputs, server: Target | None) -> Iterator[str]:
         yield f"with ComfyApi({server.host!r}{sent}) as api:"
     yield "    workflow = Workflow.example()"
     for (node, name), value in inputs.items():
-        text = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+        is_plain = isinstance(value, str) and value.isprintable()
+        text = json.dumps(value, ensure_ascii=False) if is_plain else repr(value)
         yield f'    workflow["{node}"]["{name}"] = {text}'
     yield "    result = api.run(workflow)"
     yield '    print(result.images[0].save("./"))'
