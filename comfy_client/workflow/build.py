@@ -137,6 +137,8 @@ MakeNode = Callable[..., GraphNode[Any]]
 class BaseGraph:
     """Base of :class:`Graph` and of typed stubs."""
 
+    choices: AllChoices
+
     def __init__(self, definitions: Definitions | None = None) -> None:
         if not (definitions is None or hasattr(definitions, "node_definitions")):
             as_mapping(definitions, ())  # raises WorkflowError if invalid
@@ -144,6 +146,8 @@ class BaseGraph:
         self._graph: dict[str, Any] = {}
         self._outputs: dict[str, tuple[OutputSpec, ...]] = {}
         self._last = 0
+        # An attribute, as IPython completes behind no property.
+        self.choices = AllChoices(self._definition, self._ipython_key_completions_)
 
     def node(
         self,
@@ -236,15 +240,6 @@ class BaseGraph:
         if not graph:
             raise WorkflowError("the graph has no nodes yet")
         return Workflow(graph)
-
-    @property
-    def choices(self) -> AllChoices:
-        """The choices of inputs as attributes: ``g.choices.KSampler.sampler_name.euler``.
-
-        Each step completes with Tab in a notebook.  Files have their names without the ending:
-        ``g.choices.CheckpointLoaderSimple.ckpt_name.tiny`` is ``"tiny.ckpt"``.
-        """
-        return AllChoices(self._definition, self._ipython_key_completions_)
 
     def __getitem__(self, class_type: str) -> MakeNode:
         if not isinstance(class_type, str):
@@ -411,6 +406,11 @@ class Graph(BaseGraph):
         definitions: A :class:`ComfyApi`, which is asked for the classes that are used, or a dict
             as ``GET /object_info`` gives it.  ``None``: nothing is checked and no default filled
             in, as in the code that :meth:`Workflow.to_code` writes.
+
+    Attributes:
+        choices: The choices of inputs as attributes: ``g.choices.KSampler.sampler_name.euler``.
+            Each step completes with Tab in a notebook.  Files have their names without the ending:
+            ``g.choices.CheckpointLoaderSimple.ckpt_name.tiny`` is ``"tiny.ckpt"``.
     """
 
     def __getattr__(self, name: str) -> MakeNode:

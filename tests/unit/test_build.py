@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import pickle
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -696,6 +697,14 @@ def test_classes_and_their_inputs_are_completed() -> None:
     assert set(kinds.values()) == {"POSITIONAL_OR_KEYWORD", "VAR_KEYWORD"}
     assert signature.parameters["sampler_name"].default == "euler"
     assert "images" in inspect.signature(g.BatchImagesNode).parameters
+
+
+def test_choices_are_an_attribute_of_the_graph_itself() -> None:
+    """IPython and its jedi evaluate no property, so nothing behind one would complete."""
+    g = Graph(NEW)
+    assert "euler" in dir(vars(g)["choices"].KSampler.sampler_name)
+    for again in (copy.copy(g), copy.deepcopy(g), pickle.loads(pickle.dumps(g))):
+        assert again.choices.KSampler.sampler_name.euler == "euler"
 
 
 def test_completion_is_silent_while_the_server_is_away() -> None:
