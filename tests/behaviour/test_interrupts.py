@@ -147,6 +147,8 @@ def test_a_submission_that_ctrl_c_cut_off_is_found_by_its_mark_when_it_comes_lat
     assert job.prompt_id == theirs
 
 
+# In the middle of urllib3's connect, it leaves the socket to the collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_while_init_waits_leaves_a_client_that_can_be_closed(
     comfy: ComfyServer,
 ) -> None:
