@@ -366,7 +366,7 @@ class _CountWatch:
             f"{counted}, {trouble}" if trouble else counted,
             elapsed=elapsed,
             left=left,
-            preview=self._previews.latest(),
+            preview=None if ended else self._previews.latest(),  # it is not the picture
             ended=f"{counted}: {ended}" if ended else "",
             notes=() if ended else count.notes(),
         )

@@ -20,11 +20,11 @@ _MOST: Final = 1 << 31
 
 
 def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
-    """Return the values of inputs ``seed`` and ``noise_seed`` by node id; links are left out."""
+    """Return the seeds of a graph by node id, as the server reads them; links are left out."""
     return {
-        str(node_id): value
-        for node_id, _, value in _seeds(graph, _is_number)
-        if isinstance(value, int)
+        str(node_id): seed
+        for node_id, _, value in inputs_named(graph, NAMES)
+        if (seed := _as_int(value)) is not None
     }
 
 
@@ -56,8 +56,10 @@ def _seeds_at(graph: Mapping[str, Any], node_id: str) -> Iterator[Any]:
         if link:
             source = inputs_of(graph, link[0])
             value = next((source[key] for key in (*NAMES, "value") if key in source), None)
-        if _is_number(value) or is_wanted(value):
+        if is_wanted(value):
             yield value
+        elif (seed := _as_int(value)) is not None:
+            yield seed
 
 
 def randomize(graph: Mapping[str, Any], rng: random.Random | None = None) -> dict[str, int]:
@@ -85,6 +87,17 @@ def wants_seeds(graph: Mapping[str, Any]) -> bool:
 def is_wanted(value: object) -> bool:
     """Return whether a seed's value asks for a random one."""
     return value == "random" if isinstance(value, str) else _is_number(value) and value == -1
+
+
+def _as_int(value: object) -> int | None:
+    """Return a seed as the server converts it, from a text such as ``"41"`` too; else None."""
+    if not isinstance(value, str) and not _is_number(value):
+        return None
+    number: Any = value
+    try:
+        return int(number)
+    except (ValueError, OverflowError):  # not a number, or infinite
+        return None
 
 
 def _is_number(value: object) -> bool:

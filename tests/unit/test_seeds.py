@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from comfy_client import Workflow
-from comfy_client.workflow.seeds import draw_wanted, seeds_of, wants_seeds
+from comfy_client.workflow.seeds import draw_wanted, seed_before, seeds_of, wants_seeds
 from tests.helpers.graphs import node, txt2img
 
 GRAPH: dict[str, Any] = {
@@ -23,6 +23,15 @@ GRAPH: dict[str, Any] = {
 def test_seeds_are_numbers_under_the_names_seed_and_noise_seed() -> None:
     """Not links, not words."""
     assert seeds_of(GRAPH) == {"1": 1, "2": -1}
+
+
+def test_a_seed_that_is_a_text_or_a_float_is_the_number_that_the_server_makes_of_it() -> None:
+    """As in a line of a CSV file; what is no number is none."""
+    texts = {"1": "41", "2": 1.5, "3": "abc", "4": float("inf"), "5": "9" * 5000, "6": "random"}
+    graph = {key: node("KSampler", seed=value) for key, value in texts.items()}
+    assert seeds_of(graph) == {"1": 41, "2": 1}
+    graph["7"] = node("SaveImage", images=["1", 0])
+    assert seed_before(graph, "7") == 41
 
 
 def test_all_seeds_are_drawn_anew() -> None:
