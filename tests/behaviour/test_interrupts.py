@@ -181,7 +181,7 @@ def test_a_thread_that_could_not_be_started_is_started_for_the_next_job(
 @pytest.mark.timing(linger=60.0)
 @pytest.mark.parametrize("name", ["comfy-events", "comfy-jobs"])
 def test_a_thread_whose_start_ctrl_c_interrupts_is_the_only_one_and_ends(
-    comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch, name: str
+    comfy: ComfyServer, gate: Gates, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """As a Ctrl-C at the beginning of a cell."""
     with client(comfy) as api:
@@ -189,9 +189,11 @@ def test_a_thread_whose_start_ctrl_c_interrupts_is_the_only_one_and_ends(
         with monkeypatch.context() as patch:
             interrupt_next_start(patch, name)
             with contextlib.suppress(KeyboardInterrupt):
-                api.run(saves())
-        assert api.run(saves(2), timeout=LIMIT).images
+                api.submit(shows("a", waits=True))
+        job = api.submit(shows("b", waits=True))
         assert [thread.name for thread in threads()].count(name) == 1
+        gate.set()
+        assert job.result(LIMIT).texts == ("b",)
     until(lambda: not [thread for thread in threads() if thread.name == name])
 
 
