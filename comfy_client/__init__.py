@@ -36,8 +36,8 @@ Glossary:
     journal: The file in which ``sweep`` records its rows.
     lost: Said of a prompt that two checks, some seconds apart, found neither in the queue nor in
         the history.  (``JobLost`` may also mean that a server refuses to tell.)
-    mark: Our id of a prompt in its ``extra_data``, by which it is found if the server chose
-        another id.
+    mark: The client's id of a prompt in its ``extra_data``, by which it is found if the server
+        chose another id.
     node: A step of a workflow, by its id in the graph; its *class* is its type in ComfyUI.
     output: A result of a node: a file on the server, a picture of the socket (frame), a text.
     preview: A small picture of a sampler's unfinished work.
@@ -58,8 +58,8 @@ Modules:
     pool: :class:`ComfyPool`, several servers as one.
     batch: ``map`` and ``sweep``: many prompts.
     jobs: The prompts of a client, from submission to result.
-    routes: The server's routes, one module for each noun.
-    models: The server's answers as frozen values.
+    routes: The server's routes, in a module for each resource.
+    models: Immutable classes for the server's answers.
     transport: HTTP and the WebSocket.
     workflow: Load, edit, build, check and convert workflows.
     doctor: ``api.doctor()``.

@@ -41,7 +41,7 @@ class _Bell:
 
 
 class EventStream(AsyncIterator[Event]):
-    """The iterator that :func:`events` returns."""
+    """The asynchronous iterator over events that :func:`events` returns."""
 
     # Not a generator, so that a reader that is cancelled in ``anext`` can continue later.
 
@@ -69,7 +69,7 @@ def events(source: ComfyApi, name: str = "all") -> EventStream: ...
 
 
 def events(source: Job | ComfyApi, name: str = "all") -> EventStream:
-    """Iterate over the events of a job or of a client, from now on.
+    """Iterate over the events of a job, or over those of a client from now on.
 
     A job's events are the same as from :meth:`Job.events`, and end with the job; a client's are the
     same as from :meth:`ComfyApi.events`, until the client is closed.  Events wait for a slow loop,
@@ -112,7 +112,7 @@ def events(source: Job | ComfyApi, name: str = "all") -> EventStream:
 
 
 async def result(job: Job, *, on_cancel: OnInterrupt = "leave") -> Result:
-    """Wait for the end of a job, and return its result.
+    """Wait for a job to end, and return its result.
 
     ``await asyncio.wrap_future(job)`` does that, too.  But if its task is cancelled, it calls
     ``job.cancel()``, whose requests block the whole event loop until the server has answered.

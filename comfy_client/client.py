@@ -114,7 +114,7 @@ class ComfyApi(Routes):
             ``HeaderCredentials`` instead.
         session: Your own :class:`requests.Session` (adapters, cookies, auth); you close it.
             Its adapter may retry, but no POST that the server may have received.  With an
-            adapter that is no ``HTTPAdapter``, a slow answer may take longer than ``timeout``.
+            adapter that is not an ``HTTPAdapter``, a slow answer may take longer than ``timeout``.
         transport: ``"auto"``, or ``"poll"`` to never open a WebSocket.
         namespace: The namespace of the documented signals; ``None``: blinker's default one.
         record: The path of a new file that records, without secrets, the requests, answers and
@@ -299,7 +299,7 @@ class ComfyApi(Routes):
 
     @property
     def state(self) -> State:
-        """The state of the event thread."""
+        """The state of the connection that brings events."""
         return self.parts.connection.state
 
     @property
@@ -384,7 +384,7 @@ class ComfyApi(Routes):
     if not TYPE_CHECKING:  # or any name would pass a type checker
 
         def __getattr__(self, name: str) -> Any:
-            """Raise AttributeError with the Python name for one of the TypeScript clients."""
+            """Raise AttributeError, with the Python equivalent of a TypeScript client's name."""
             if hasattr(type(self), name):  # a property raised it, and does so again
                 return object.__getattribute__(self, name)
             from .typescript import about_client  # for mistakes only
@@ -664,7 +664,7 @@ class ComfyApi(Routes):
     def job(
         self, prompt_id: str, workflow: AnyWorkflow | None = None, *, must_exist: bool = False
     ) -> Job:
-        """Attach to a prompt by its id: in another process, after a crash or restart.
+        """Attach to a prompt by its id, such as after a crash or restart, and return its job.
 
         Asks ``GET /queue`` and ``GET /history/{prompt_id}``, once before it returns (a few
         seconds at most; without an answer the status is ``unknown``), then in the background.
@@ -757,7 +757,7 @@ class ComfyApi(Routes):
         prompt_id: str | None = None,
         **options: Unpack[PromptOptions],
     ) -> models.QueuedPrompt:
-        """Queue a workflow as :meth:`queue_prompt` does, but last.  ``POST /prompt``."""
+        """Call :meth:`queue_prompt` without a number, to append the prompt.  ``POST /prompt``."""
         seal(options, self.append_prompt)
         workflow = sealed_workflow(workflow)
         return self.queue_prompt(None, workflow, prompt_id=prompt_id, **options)
@@ -973,13 +973,13 @@ class ComfyApi(Routes):
             PromptRejected: The server refuses the first prompt for a reason that does not depend
                 on the grid (such as a missing model): it would refuse all.
             ValueError: An input without values, or twice; a timeout makes no sense; the file is
-                damaged or no journal, and is not changed.
+                damaged or not a journal, and is not changed.
             BlockingIOError: Another process uses the journal.
             OSError: The journal cannot be read or written, for example on a full disk; call
                 again when there is space.
             ServerUnreachable: The server does not answer the first request, or was away for longer
                 than ``patience``.  With a journal, call again once it is back.
-            ComfyError: The server refuses us, or is not a ComfyUI.
+            ComfyError: The server refuses the client, or is not a ComfyUI.
         """
         seal(options, self.sweep)
         workflow = sealed_workflow(workflow)
@@ -1035,7 +1035,7 @@ class ComfyApi(Routes):
         return subscriptions.call_back(self.parts, name, callback, once=once)
 
     def off(self, name: str, callback: Callable[[Any], object]) -> bool:
-        """Unsubscribe a callback of :meth:`on`; False if it was not subscribed."""
+        """Unsubscribe a callback of :meth:`on`; return False if it was not subscribed."""
         return self.parts.receivers.off(name, callback)
 
     @typed_wait_for
@@ -1045,7 +1045,7 @@ class ComfyApi(Routes):
         predicate: Callable[[Any], object] | None = None,
         timeout: float | None = None,
     ) -> Event:
-        """Block until an event of that name comes (and ``predicate(event)`` is true).
+        """Wait for an event of that name that satisfies the predicate, if any, and return it.
 
         After ``timeout`` seconds it raises ``TimeoutError``; ``None``: no limit.  Only events
         after this call count.  Raises :class:`ClientClosed` if the client is closed, and
@@ -1055,17 +1055,17 @@ class ComfyApi(Routes):
 
     @typed_events
     def events(self, name: str = "all") -> Iterator[Any]:
-        """Yield all events of that name from now on; ends when the client is closed.
+        """Yield all events with this name from now on, until the client is closed.
 
         Events wait for a slow loop: of many previews and progress events of a node, only the
         newest is kept.  At most 10,000 events wait, and 192 MiB for all loops and receivers
-        together; beyond that the oldest are dropped, end events of our prompts last.
+        together; beyond that the oldest are dropped, end events of this client's prompts last.
         ``dropped_events`` counts them.
         """
         return subscriptions.iterate(self, self.parts, name)
 
     def subscribe_logs(self, enabled: bool = True) -> None:
-        """Get the server's terminal output as ``logs`` and ``terminal`` events, or stop that.
+        """Receive the server's terminal output as ``logs`` and ``terminal`` events, or no more.
 
         ``PATCH /internal/logs/subscribe``, since November 2024.  Renewed after each
         reconnect.  On failure ``terminal_subscription_error`` fires too.
@@ -1081,13 +1081,13 @@ class ComfyApi(Routes):
     def node_definitions(
         self, classes: Collection[str] | None = None, *, refresh: bool = False
     ) -> Mapping[str, Any]:
-        """Return definitions of node classes as JSON, by class; the client caches them.
+        """Return the definitions of node classes as JSON, by class; the client caches them.
 
         ``GET /object_info/{class}`` for each of up to 16 classes that it does not know yet,
         else ``GET /object_info`` (half a megabyte to tens of megabytes; up to ``max_json``).  It
         forgets them when its event socket connects anew, since the server may have been
         restarted with other node packs.  Choices of files are as old as the definitions:
-        ``refresh`` shows models that were added since.  Threads may ask at once; one request
+        ``refresh`` shows models that were added since.  Several threads may ask; one request
         serves them all.
 
         Example::

@@ -38,7 +38,7 @@ Found = TypeVar("Found")
 
 #: States in which a client gets news from its server.
 _UP: Final = frozenset({State.CONNECTED, State.POLLING})
-#: Statuses of a server that is not up yet, beside those of proxies.
+#: Statuses of a server that is not up yet, besides those of proxies.
 _NOT_YET: Final = frozenset({202, 408, 425, 429})
 # Patterns are compiled when a web page comes, since that takes a while.
 #: Markup that readers of a web page do not see.
@@ -55,7 +55,7 @@ _LOOKED_AT: Final = 2000
 
 
 def connect(routes: Routes, parts: Parts, timeout: float | None) -> None:
-    """Wait until the server answers, and the socket is connected or cannot be."""
+    """Wait until the server answers and the socket is connected; log it if the socket is slow."""
     deadline = Deadline.after(timeout)
     ask = partial(_test_credentials, routes, parts)
     _wait_for_http(parts, ask, deadline, timeout, _is_temporary)
@@ -81,7 +81,7 @@ def wait_until_ready(routes: Routes, parts: Parts, timeout: float | None) -> Sys
 
 
 def _wait_for_socket(parts: Parts, deadline: Deadline) -> State:
-    """Wait until the socket has connected or failed; raise a permanent error."""
+    """Wait for the socket to connect, and return its state; raise if it has failed for good."""
     check_may_wait()
     connection = parts.connection
     connection.retry()
@@ -103,7 +103,7 @@ def _wait_for_http(
     timeout: float | None,
     is_temporary: Callable[[ComfyError], bool],
 ) -> Found:
-    """Return the result of ``ask(seconds)`` once the server is up."""
+    """Call ``ask(seconds)`` until it succeeds; return its result, or raise its last error."""
     http, tracker = parts.http, parts.tracker
     pauses = Backoff(tracker.timing.init, 1.0, factor=1.6, jitter=0.0)
     last: ComfyError | None = None

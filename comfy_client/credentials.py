@@ -149,11 +149,11 @@ class EnvCredentials:
         return BearerCredentials(value)
 
     def headers(self) -> Mapping[str, str]:
-        """Return the headers for the present value of the variable."""
+        """Return the headers for the current value of the variable."""
         return self._read().headers()
 
     def query(self) -> Mapping[str, str]:
-        """Return the query parameters for the present value of the variable."""
+        """Return the query parameters for the current value of the variable."""
         return self._read().query()
 
 

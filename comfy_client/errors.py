@@ -23,7 +23,7 @@ _OBEYED: Final = (  # compiled on first use
 
 
 def printable(text: str) -> str:
-    """Replace control characters in a text, which may quote a server."""
+    """Return a text, which may quote a server, with its control characters escaped."""
     if text.isascii() and text.isprintable():
         return text
     return re.sub(_OBEYED, lambda found: ascii(found[0])[1:-1], text.replace("\r\n", "\n"))
@@ -35,7 +35,7 @@ def is_for_another(status: int) -> bool:
 
 
 class ComfyError(AsDict, Exception):
-    """The base of all errors of this library.
+    """The base class of all errors of this library.
 
     Messages are safe to print in a terminal.
 
@@ -75,7 +75,7 @@ class ComfyError(AsDict, Exception):
         return self._hint
 
     def _render_traceback_(self) -> list[str]:
-        """Return IPython's traceback: the user's own lines and the message."""
+        """Return the traceback for IPython: the user's own lines, and the message."""
         return rendered(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -98,7 +98,7 @@ def _rebuild(cls: type[ComfyError], message: str, attributes: dict[str, Any]) ->
 
 
 class _AboutAnswer(ComfyError):
-    """The base of errors with an answer: ``method``, ``path``, ``status`` and ``body``."""
+    """The base class of errors about an answer: its ``method``, ``path``, ``status``, ``body``."""
 
     method: str
     path: str
@@ -149,7 +149,7 @@ class RequestTimeout(TransportError, TimeoutError):
 
 
 class SubmitUncertain(TransportError):
-    """``POST /prompt`` got no answer, and looking the prompt up failed, too.
+    """``POST /prompt`` got no answer, and the prompt was not found: the server may have it or not.
 
     Look for it in the queue and the history before you submit again.
 
@@ -303,7 +303,7 @@ class UnexpectedResponse(_AboutAnswer):
 
 
 class JobError(ComfyError):
-    """The base of all errors about one prompt.
+    """The base class of all errors about one prompt.
 
     Attributes:
         prompt_id: The id of the prompt.
@@ -388,7 +388,7 @@ class JobFailed(JobError):
 
 
 class JobInterrupted(JobError):
-    """Someone stopped the prompt while it ran, or we cancelled it while it was waiting.
+    """Someone stopped the prompt while it ran, or this client cancelled it while pending.
 
     Attributes:
         node_id: The id of the node that was running; ``None``: none was.
@@ -407,7 +407,7 @@ _POOLS: Final = (
 
 
 class JobLost(JobError):
-    """The prompt is in neither queue nor history: the server was restarted, or it was deleted.
+    """The queue and the history lack the prompt: it was deleted, or the server was restarted.
 
     Not ``retryable`` if a pool's server has not answered for too long, as it may have run the
     prompt, or may still run it.
@@ -537,7 +537,7 @@ class ConversionWarning(AsDict, UserWarning):
         node_id: The id of the node in the graph; ``None``: it is about the whole workflow.
         class_type: The class of the node; ``None``: as for ``node_id``.
         title: The title of the node; ``None``: as for ``node_id``.
-        input: The name of the input; ``None``: it is about none in particular.
+        input: The name of the input; ``None``: it is about no particular input.
     """
 
     _in_dict: ClassVar[tuple[str, ...]] = ("message",)

@@ -46,7 +46,7 @@ LARGE: Final = 1 << 14
 
 
 class Holder(Protocol):
-    """A holder of bytes."""
+    """An object whose memory counts against a :class:`Budget`."""
 
     nbytes: int  #: Roughly the bytes that it holds, alone or shared.
     own: int  #: The bytes among these without a :class:`Charge`.
@@ -74,7 +74,7 @@ class Charge:
 
 
 class Budget:
-    """A limit for the bytes that its holders have together; it keeps no holder alive."""
+    """A limit on the memory of several holders together, which it references weakly."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -87,11 +87,11 @@ class Budget:
         self._charges: weakref.WeakValueDictionary[int, Charge] = weakref.WeakValueDictionary()
 
     def prefer(self, is_ours: Callable[[str | None], bool]) -> None:
-        """Set the function, held weakly, that recognizes our own, more important prompts."""
+        """Set the function, held weakly, that recognizes the client's own prompts."""
         self._is_ours = weakref.WeakMethod(is_ours)
 
     def is_ours(self, prompt_id: str | None) -> bool:
-        """Return whether a prompt is one of ours; True while no function is set."""
+        """Return whether a prompt is the client's own; True while no function is set."""
         is_ours = None if self._is_ours is None else self._is_ours()
         return is_ours is None or is_ours(prompt_id)
 
@@ -109,14 +109,14 @@ class Budget:
         self.used = sum(charge.nbytes for charge in list(self._charges.values()))
 
     def charge(self, body: object, nbytes: int) -> Charge:
-        """Return the charge for :data:`LARGE` bytes or more; all holders of one body share it."""
+        """Return the charge for a large object, which all holders of the object share."""
         found = self._charges.get(id(body))
         if found is None:  # at worst, two threads count it twice
             found = self._charges[id(body)] = Charge(self, body, nbytes)
         return found
 
     def relieve(self) -> bool:
-        """Release the least important data, down to seven eighths; return whether all fits now.
+        """Release the least important data if there is too much; return whether all fits now.
 
         The holders with the most bytes come first.
         """
@@ -187,7 +187,7 @@ class Share:
         return 0
 
     def free(self) -> None:
-        """Release everything."""
+        """Give all bytes of the share back to the budget."""
         for key in list(self._charges):
             self._uncharge(key)
         self._budget.used -= self.own
@@ -254,7 +254,7 @@ class Newest(Generic[V]):
 
 #: From this many waiting events on, a new one replaces all older ones of its kind.
 HIGH_WATER: Final = 64
-#: The most waiting events.  Beyond that, only outputs and ends of our prompts, and changes of the
+#: The most waiting events.  Beyond that, only outputs and ends of own prompts, and changes of the
 #: connection, are accepted, each in place of the oldest event that matters less.
 MAX_QUEUED: Final = 10_000
 #: The most bytes of waiting events without a shared :class:`Budget`.
@@ -265,7 +265,7 @@ class Timed(Protocol):
     """A receiver that is also called at certain times."""
 
     def tick(self) -> float:
-        """Do due work; return the seconds until the next call."""
+        """Do the work that is due; return the seconds until the next call."""
         raise NotImplementedError
 
 
@@ -414,11 +414,11 @@ class EventQueue:
             return event
 
     def listen(self) -> None:
-        """Start to keep events for a reader that is about to come."""
+        """Keep all events from now on, as a reader is about to come."""
         self._high_water = HIGH_WATER
 
     def flush(self, timeout: float) -> bool:
-        """Wait until all events so far are done; return whether they are."""
+        """Wait until all events so far have been processed; return whether they have."""
         with self._lock:
             goal = self._last
             return self._changed.wait_for(lambda: self._closed or self._oldest() > goal, timeout)
@@ -469,7 +469,7 @@ class EventQueue:
     def _rank(self, event: Event) -> int:
         """Rank an event; events of other clients' prompts matter little."""
         rank = _rank(event)
-        # An addressed event is about a prompt of ours.
+        # An addressed event is about a prompt of this client.
         if rank and isinstance(event, JobEvent) and not self._budget.is_ours(event.prompt_id):
             return 0
         return rank
@@ -494,7 +494,7 @@ class EventQueue:
             self._budget.dropped += 1
 
     def _uncount(self, number: int, nbytes: int) -> None:
-        """Subtract an event's bytes."""
+        """Subtract an event's bytes from those of the queue and the budget."""
         self.nbytes -= nbytes
         if nbytes < LARGE or self._charges.pop(number, None) is None:
             self.own -= nbytes

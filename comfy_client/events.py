@@ -36,7 +36,7 @@ def _shown(value: Any) -> str:
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class Event(AsDict):
-    """The base of all events.
+    """The base class of all events.
 
     Attributes:
         name: The signal that it fires.
@@ -55,7 +55,7 @@ class Event(AsDict):
 
     @property
     def is_end(self) -> bool:
-        """Whether the event ends its prompt; each prompt of ours fires exactly one such event."""
+        """Whether the event ends its prompt; a client gets exactly one for each of its prompts."""
         return False
 
     def __repr__(self) -> str:
@@ -68,7 +68,7 @@ class StatusEvent(Event):
 
     Attributes:
         queue_remaining: How many prompts are running or pending.
-        sid: Our client id; only in the first message of a connection.
+        sid: The id of this client; only in the first message of a connection.
     """
 
     queue_remaining: int | None = None
@@ -77,7 +77,7 @@ class StatusEvent(Event):
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class JobEvent(Event):
-    """The base of all events of a prompt.
+    """The base class of all events of a prompt.
 
     Attributes:
         prompt_id: The id of the prompt; ``None`` if the server does not say, as in an event that
@@ -105,7 +105,7 @@ class ExecutionStart(JobEvent):
     """The prompt left the queue and starts to run: ``execution_start``.
 
     Attributes:
-        timestamp: When, in milliseconds since 1970.  Since July 2024, ``None`` before.
+        timestamp: When it happened, in milliseconds since 1970.  Since July 2024, ``None`` before.
     """
 
     timestamp: int | None = None
@@ -117,7 +117,7 @@ class ExecutionCached(JobEvent):
 
     Attributes:
         nodes: The ids of these nodes.
-        timestamp: When, in milliseconds since 1970.  Since July 2024, ``None`` before.
+        timestamp: When it happened, in milliseconds since 1970.  Since July 2024, ``None`` before.
     """
 
     nodes: tuple[str, ...] = ()
@@ -234,7 +234,7 @@ class Executed(JobEvent):
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class EndEvent(JobEvent):
-    """The base of the four events that end a prompt.
+    """The base class of the four events that end a prompt.
 
     Attributes:
         recovered: True if it was learned over HTTP, since the socket did not deliver it.
@@ -255,7 +255,7 @@ class ExecutionSuccess(EndEvent):
     Servers before July 2024 do not send it; this library makes it for them.
 
     Attributes:
-        timestamp: When, in milliseconds since 1970; ``None`` if this library made it.
+        timestamp: When it happened, in milliseconds since 1970; ``None`` if this library made it.
     """
 
     timestamp: int | None = None
@@ -278,7 +278,7 @@ class ExecutionError(EndEvent):
         executed: The ids of the nodes that had run.
         current_inputs: The inputs of the node.  They include hidden ones, which may hold your API
             key.
-        timestamp: When, in milliseconds since 1970.  Since July 2024, ``None`` before.
+        timestamp: When it happened, in milliseconds since 1970.  Since July 2024, ``None`` before.
     """
 
     _not_in_dict = ("current_inputs",)
@@ -294,7 +294,7 @@ class ExecutionError(EndEvent):
 
     @property
     def is_end(self) -> bool:
-        """Whether it ends the prompt; False if a node was blocked (``ExecutionBlocked``)."""
+        """Whether the event ends the prompt; False if a node was blocked (``ExecutionBlocked``)."""
         return self.exception_type != "ExecutionBlocked"
 
 
@@ -306,7 +306,7 @@ class ExecutionInterrupted(EndEvent):
         node_id: The id of the node that was running.
         node_type: The ``class_type`` of that node.
         executed: The ids of the nodes that had run.
-        timestamp: When, in milliseconds since 1970.  Since July 2024, ``None`` before.
+        timestamp: When it happened, in milliseconds since 1970.  Since July 2024, ``None`` before.
     """
 
     node_id: str | None = None
@@ -390,7 +390,7 @@ class LogEntry(AsDict):
     """A piece of text that the server wrote to its terminal.
 
     Attributes:
-        time: When, as ISO 8601 in the server's local time; ``None`` if missing.
+        time: When it was written, as ISO 8601 in the server's local time; ``None`` if missing.
         text: The text with its line ends; not always a whole line.
     """
 
@@ -417,7 +417,7 @@ class TerminalEvent(Event):
     """One entry of a ``logs`` event: ``terminal``.  All its entries are in ``raw``.
 
     Attributes:
-        time: When, as ISO 8601 in the server's local time; ``None`` if missing.
+        time: When it was written, as ISO 8601 in the server's local time; ``None`` if missing.
         text: The text with its line ends; not always a whole line.
     """
 
@@ -438,7 +438,7 @@ class FeatureFlags(Event):
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class NotificationEvent(Event):
-    """A text for people, from hosted servers: ``notification``.
+    """A message for the user, from hosted servers: ``notification``.
 
     Attributes:
         value: The text.
@@ -455,8 +455,8 @@ class ConnectionEvent(Event):
     ``websocket_unavailable`` (from then on, the queue is asked over HTTP).
 
     Attributes:
-        attempt: The number of attempts to connect, with the next one for ``reconnecting``; 0 for
-            the others.
+        attempt: For ``connected`` and ``reconnected``, how many attempts it took; for
+            ``reconnecting``, the number of the next one; else 0.
         delay: Seconds until the next attempt; ``None`` except for ``reconnecting``.
         error: Why there is no connection; ``None`` for ``connected`` and ``reconnected``.
     """
@@ -468,7 +468,7 @@ class ConnectionEvent(Event):
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class ErrorEvent(Event):
-    """The server refused something, or accepted it after a refusal.
+    """Something failed, or the server accepted the credentials.
 
     The names are ``auth_error``, ``connection_error``, ``queue_error``,
     ``terminal_subscription_error`` and ``auth_success``.
@@ -502,7 +502,7 @@ class Reader(Protocol[E_co]):
 
 
 def _reader(cls: type[E], name: str, **fields: Converter) -> Reader[E]:
-    """Return a function that converts the value at each key; other fields get their default."""
+    """Return a function that makes an event, converting these fields; others get defaults."""
     slots = {field.name: getattr(cls, field.name).__set__ for field in attrs.fields(cls)}
     set_name, set_raw, set_nbytes = (slots.pop(key) for key in ("name", "raw", "nbytes"))
     steps = tuple((slots.pop(key), key, convert) for key, convert in fields.items())
@@ -651,7 +651,7 @@ FROM_SERVER: Mapping[str, Reader[Event]] = {
 
 
 def unknown(kind: str, message: Mapping[str, Any], nbytes: int = 0) -> UnknownEvent:
-    """Make an event from a message of unknown type, or whose data do not fit its type."""
+    """Make an event from a message of unknown type, or whose data does not fit its type."""
     data = message.get("data")
     prompt_id = _word(_map(data).get("prompt_id"))
     return UnknownEvent(name=kind, raw=message, nbytes=nbytes, data=data, prompt_id=prompt_id)

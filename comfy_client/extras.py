@@ -18,7 +18,7 @@ def needs_extra(extra: str, what: str) -> Iterator[None]:
             from PIL import Image
 
     Args:
-        extra: Its name in ``setup.cfg``, without brackets.
+        extra: The name of the extra in ``setup.cfg``, without brackets.
         what: The feature that needs it, with which the message begins: ``"result.grid()"``.
     """
     try:

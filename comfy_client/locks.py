@@ -56,7 +56,7 @@ def _owns_any(locks: set[weakref.ref[Any]]) -> bool:
 
 
 def _interrupts_us() -> bool:
-    """Return whether other code, such as a callback, called us within a call of this library."""
+    """Return whether other code, such as a callback, calls the library within another call."""
     frame: FrameType | None = inspect.currentframe()
     is_ours, changes = True, 0
     while frame is not None and changes < 2:

@@ -17,7 +17,7 @@ _MOST_IN_FULL = 20
 
 
 def nearest(name: str, names: Iterable[str], limit: int = 5) -> tuple[str, ...]:
-    """Return similar names, nearest first, ignoring case.
+    """Return the names that are similar to ``name``, nearest first, ignoring case.
 
     Names that are much less similar than the nearest one are left out.
 

@@ -1,4 +1,4 @@
-"""Types of a client's ``on``, ``wait_for`` and ``events``, by the event's name.
+"""Types of a client's methods ``on``, ``wait_for`` and ``events``, by the event's name.
 
 The overloads spell out ``events.CLASSES``, since a type cannot be computed from a table; a test
 checks that they agree.  Any other literal name belongs to a custom node, so a callback may expect
@@ -378,15 +378,15 @@ class Events(Protocol):
 
 
 def typed_on(method: Callable[..., Unsubscribe]) -> On:
-    """Give ``on`` its overloads."""
+    """Return the method ``on`` as it is, typed with its overloads."""
     return cast(On, method)
 
 
 def typed_wait_for(method: Callable[..., Event]) -> WaitFor:
-    """Give ``wait_for`` its overloads."""
+    """Return the method ``wait_for`` as it is, typed with its overloads."""
     return cast(WaitFor, method)
 
 
 def typed_events(method: Callable[..., Iterator[Any]]) -> Events:
-    """Give ``events`` its overloads."""
+    """Return the method ``events`` as it is, typed with its overloads."""
     return cast(Events, method)

@@ -65,7 +65,7 @@ class Sealed(str):
 
 
 def is_secret_name(name: str, *, in_query: bool = False) -> bool:
-    """Return whether a value of this name is secret."""
+    """Return whether values with this name are secret, such as those of ``api_key``."""
     look = _is_secret_name if len(name) <= MAX_CACHED else _is_secret_name.__wrapped__
     return look(name, in_query)
 

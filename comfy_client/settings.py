@@ -27,7 +27,7 @@ SECRET_VARIABLES: Final = {"COMFYUI_TOKEN": "bearer", "COMFYUI_LOGIN": "basic"}
 
 @attrs.define(repr=False, eq=False, kw_only=True)
 class ClientSettings:
-    """The arguments of :class:`ComfyApi`, whose repr shows nothing, as they hold secrets."""
+    """The arguments of :class:`ComfyApi`; the ``repr`` shows none of them, as some are secret."""
 
     host: str | None
     credentials: AnyCredentials | None
@@ -66,7 +66,7 @@ class ClientSettings:
         self.headers = dict(self.headers or {})
 
     def make_http(self, timing: Timing) -> Http:
-        """Make a client's :class:`Http`."""
+        """Make the :class:`Http` of a client with these settings."""
         return Http(
             self.address,
             credentials=self.credentials,
@@ -106,7 +106,7 @@ class ClientSettings:
         }
 
     def left_behind(self) -> tuple[str, ...]:
-        """Return the names of arguments that a pickle lacks, at least in part."""
+        """Return the names of the arguments that a pickle lacks, wholly or in part."""
         carried, proxies = self.for_pickle(), self.proxies
         stays = {
             "credentials": self.credentials is not None and carried["credentials"] is None,
@@ -119,7 +119,7 @@ class ClientSettings:
 
 
 def environment_credentials() -> EnvCredentials | None:
-    """Read credentials from ``COMFYUI_TOKEN``, or else ``COMFYUI_LOGIN`` (``user:password``)."""
+    """Return credentials from ``COMFYUI_TOKEN``, or else ``COMFYUI_LOGIN``; None if unset."""
     found = next((name for name in SECRET_VARIABLES if os.environ.get(name)), None)
     if found is None:
         return None

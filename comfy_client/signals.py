@@ -67,7 +67,7 @@ other_names: blinker.Namespace = blinker.Namespace()
 
 
 def signal(name: str) -> blinker.NamedSignal:
-    """Return the signal of a name: documented ones are in blinker's default namespace.
+    """Return the blinker signal for a name; documented names are in the default namespace.
 
     ``signal("progress").connect(fn)`` keeps only a weak reference to ``fn``, as always in
     blinker: connect a named function, or pass ``weak=False``.  ``fn`` is called with the
@@ -83,7 +83,7 @@ def signal(name: str) -> blinker.NamedSignal:
 
 
 def warn_of_name(name: str) -> None:
-    """Warn of a name similar to one of ComfyUI's; a custom node may send any other name."""
+    """Log a warning if an undocumented name is similar to that of a ComfyUI event."""
     if name in NAMES:
         return
     if not isinstance(name, str):
@@ -109,7 +109,7 @@ _LAZY = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType)
 
 @attrs.frozen(eq=False, repr=False)
 class _Unsubscribe:
-    """A function that ends a subscription, with a short text for notebooks."""
+    """A function that ends a subscription; it has a short ``repr`` for notebooks."""
 
     _name: str
     _end: Callable[[], object]
@@ -143,7 +143,7 @@ class Receivers:
         self.reset()
 
     def reset(self) -> None:
-        """Make a fresh queue, as after a fork; keep the receivers."""
+        """Replace the queue by a new one, as after a fork; keep the receivers."""
         # Guards the start of the thread and the list of subscriptions, which is replaced, never
         # changed.  Taken before the lock of a queue.  Re-entrant: the collector may end iterators.
         self._lock = shared_lock()
@@ -184,7 +184,7 @@ class Receivers:
         return self._callbacks.get(name, {}).pop(registration, registration) is None
 
     def subscribe(self, name: str) -> EventQueue:
-        """Return a new queue for the events of a name (``all``: every event)."""
+        """Return a new queue that gets the events of a name (``all``: every event)."""
         queue = EventQueue(budget=self._budget)
         with self._lock:
             # A queue that is closed meanwhile may return to the list; the next change drops it.
@@ -193,7 +193,7 @@ class Receivers:
         return queue
 
     def unsubscribe(self, queue: EventQueue) -> None:
-        """End a queue's subscription."""
+        """Close a queue of :meth:`subscribe`, and pass it no more events."""
         queue.close()
         with self._lock:
             self._subscriptions = [
@@ -233,7 +233,7 @@ class Receivers:
             self._put(event)
 
     def hand(self, to: Timed, call: Callable[[], float], event: Event | None = None) -> None:
-        """Call ``call`` in the delivery thread, in its turn, and ``to.tick`` later.
+        """Queue ``call`` for the delivery thread, which later calls ``to.tick`` when that is due.
 
         Args:
             to: The receiver.
@@ -291,7 +291,7 @@ class Receivers:
                     self._call_receiver(receiver, name, sender, event)
 
     def tick(self) -> float | None:
-        """Make due calls; return the seconds until the next one, or None."""
+        """Make the calls that are due; return the seconds until the next one; None if none is."""
         if not self._due:
             return None
         now = runtime.monotonic()
@@ -323,7 +323,7 @@ class Receivers:
     def _call_otherwise(
         self, receiver: Callable[..., object], name: str, sender: object, event: Event
     ) -> object:
-        """Handle a ``TypeError``: log the receiver's own, or call it with other arguments."""
+        """Handle a call's ``TypeError``: log it, or call again with ``event`` as a keyword."""
         if _takes(receiver, 2):
             log.exception(_FAILED, receiver)
         elif _takes(receiver, 1, event=event):
@@ -350,7 +350,7 @@ class Receivers:
             self._queue.flush(timeout)
 
     def close(self) -> None:
-        """End all calls, iterators and waits."""
+        """Close all queues, which ends the delivery thread, iterators and waits."""
         self._queue.close()
         for _, queue in self.subscriptions():
             queue.close()
@@ -404,7 +404,7 @@ def signal_names(event: Event) -> tuple[str, ...]:
 
 
 def is_callback(function: Any, count: int) -> bool:
-    """Return whether this is a plain function that takes ``count`` arguments."""
+    """Return whether a value is a plain function that accepts ``count`` arguments."""
     return callable(function) and _is_plain(function) and _takes(function, count)
 
 
@@ -420,7 +420,7 @@ def _is_plain(function: Callable[..., object]) -> bool:
 
 
 def _takes(function: Callable[..., object], count: int, **kw: object) -> bool:
-    """Return whether a function takes ``count`` positional arguments and these keywords."""
+    """Return whether a function accepts ``count`` positional arguments and these keywords."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # a builtin that does not say
@@ -433,7 +433,7 @@ def _takes(function: Callable[..., object], count: int, **kw: object) -> bool:
 
 
 def call_safely(receiver: Callable[..., object], *args: object, **kw: object) -> object:
-    """Call a receiver; log its exception, if any."""
+    """Call a receiver and return its result; if it raises, log that and return None."""
     try:
         return receiver(*args, **kw)
     except BaseException:

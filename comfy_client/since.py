@@ -49,7 +49,7 @@ SINCE: Final = {
 
 
 def who_has(method: str, route: str) -> str | None:
-    """Describe which ComfyUI has a route; None if all have it, or if it is unknown."""
+    """Describe which versions of ComfyUI have a route; None if all do, or it is unknown."""
     asked = f"{method} {route.removeprefix('/api')}"
     for known in sorted(SINCE, key=len, reverse=True):  # "/models/{folder}" before "/models"
         parts = re.split(r"\{\w+\}", known.replace(" /api", " "))

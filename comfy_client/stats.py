@@ -21,7 +21,7 @@ class ClientStats(AsDict):
     interrupted + lost + unknown + outstanding``.  All but ``outstanding`` only grow.
 
     Attributes:
-        submitted: Prompts that the server took from ``submit``, ``run``, ``map`` and ``sweep``.
+        submitted: Prompts that the server accepted from ``submit``, ``run``, ``map`` and ``sweep``.
         refused: Submissions of these that raised: refused by the server, or without an answer.
         attached: Prompts that :meth:`ComfyApi.job` attached to, which this client had not
             submitted.
@@ -34,7 +34,7 @@ class ClientStats(AsDict):
         outstanding: Prompts that have not ended.
         requests: HTTP requests that were sent, repeated ones included.
         connections: How often the event socket was connected.
-        reconnects: How often it was connected again.
+        reconnects: How often the event socket was connected again.
         bytes_sent: Bytes of requests, of handshakes and of what the socket sent, with headers;
             TLS adds its own.
         bytes_received: Bytes of answers and of what the socket received, with headers.
@@ -62,7 +62,7 @@ class ClientStats(AsDict):
         return self._table().text()
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the counters."""
+        """Return the representations of the counters for a notebook, by MIME type."""
         return shown(self, lambda: self._table().html())
 
     def _table(self) -> Table:

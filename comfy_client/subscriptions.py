@@ -31,7 +31,7 @@ def call_back(
 def wait_for_event(
     parts: Parts, name: str, predicate: Callable[[Any], object] | None, timeout: float | None
 ) -> Event:
-    """Return the next event of a name that satisfies the predicate."""
+    """Wait for the next event of a name that satisfies the predicate, and return it."""
     parts.check_open()
     if not (predicate is None or callable(predicate)):
         raise TypeError(f"predicate is called with an event: {predicate!r}; timeout is the third")
@@ -69,7 +69,7 @@ def _subscribe(parts: Parts, name: str) -> EventQueue:
 
 
 def _keeping(owner: object, events: Iterator[Any]) -> Generator[Any]:
-    """Yield from an iterator; the generator's frame holds the owner."""
+    """Yield the items of an iterator; the generator keeps the owner alive."""
     yield from events
 
 

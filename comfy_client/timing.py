@@ -1,4 +1,4 @@
-"""All times that a client waits for; a subclass of the client may set its own."""
+"""All intervals and timeouts of a client; a subclass of the client may set its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import attrs
 
 @attrs.frozen(eq=False, repr=False)
 class Timing:
-    """The times of a client, all in seconds.
+    """The intervals and timeouts of a client, in seconds except where noted.
 
     Attributes:
         dial: How long an attempt to connect the socket may take, from name lookup to the end of
@@ -22,32 +22,32 @@ class Timing:
         silence: How long a job may be without news before HTTP is asked.
         silence_cap: The longest pause between two questions about a job.
         job_poll: The first pause between questions about a job while there is no socket.
-        job_poll_cap: The longest of these pauses.
+        job_poll_cap: The longest pause between questions about a job while there is no socket.
         history: How long the history may take to show an end that an event has announced.
         lost: The pause between the two checks that make a job lost.
         pictures: How long pictures may still come on the socket after the prompt is in the history.
-        deaf: How soon a submission must show on a socket that is not deaf.
+        deaf: How soon the socket must report a submission; otherwise it counts as deaf.
         redial: The shortest pause between two reconnects because a socket is deaf.
-        mute: How long without news, while HTTP requests are refused, until a socket may be deaf.
-        give_up: How long without news, while HTTP requests are refused, until a prompt may be lost.
+        mute: How long no news may come, while HTTP is refused, before the socket may be deaf.
+        give_up: How long no news may come, while HTTP is refused, before a prompt may be lost.
         question: How long the server may be silent in a request about jobs.
         question_pause: The first pause after a failed question; it doubles up to ``silence_cap``.
-        link: The shortest pause between questions because the socket came or went.
-        record: How long after the end event the server may take to write its record.
+        link: The shortest pause between questions when the socket is connected or lost repeatedly.
+        record: How long after the end event the server may take to write the history record.
         follow: The longest pause between questions for the queue while a job is running.
         queue: How long an answer about the queue is used if no event announces a change.
         slow_queue: The processor time from which a request for the queue counts as slow.
-        slow_queue_rest: The pause after a slow one, as a multiple of its processor time.
+        slow_queue_rest: The pause after a slow queue request, in multiples of its processor time.
         look_up: How long an unanswered submission is searched for.
-        look_up_sure: How long the server must answer that it has no such prompt.
+        look_up_sure: For how long the server must keep answering that it has no such prompt.
         linger: How long the polling thread stays when there are no jobs.
         flush: How long a result waits for slow receivers.
         stop_again: The shortest pause before a running prompt is interrupted again.
         cancel_timeout: How long Ctrl-C, ``map`` and ``sweep`` may take to cancel prompts.
         retry: The first pause of ``map`` and ``sweep`` while the server is away; it grows.
-        retry_cap: The longest of these pauses.
+        retry_cap: The longest pause of ``map`` and ``sweep`` while the server is away.
         row: How long a busy server may take to say how long a row of ``sweep`` ran.
-        rows: The same for all rows together, once the sweep is done.
+        rows: How long a busy server may take to say how long all rows of a ``sweep`` ran.
         watch: How long ``doctor()`` watches a queue that is not empty.
         stale: How long an idle HTTP connection is trusted with a POST, which cannot be sent again.
             After that, a NAT or firewall may have dropped it silently.

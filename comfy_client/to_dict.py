@@ -36,7 +36,7 @@ _DOTS: Final = "..."
 
 
 class AsDict:
-    """The base of classes with ``to_dict()``."""
+    """The base class of all classes with a ``to_dict()`` method."""
 
     __slots__ = ()
 
@@ -56,7 +56,7 @@ class AsDict:
 
 @cache
 def names_in_dict(cls: Any) -> tuple[str, ...]:
-    """Return the names in ``to_dict()`` of a class, in order."""
+    """Return the names of the attributes in ``to_dict()`` of a class, in order."""
     if attrs.has(cls):
         own: list[str] = [field.name for field in attrs.fields(cls)]
     else:
@@ -79,7 +79,7 @@ def _get(value: AsDict, name: str) -> Any:
 
 
 class _Writer:
-    """The conversion of one object, with a count of converted values."""
+    """The conversion of one object to JSON values, within limits of number and size."""
 
     def __init__(self) -> None:
         self._values = MAX_VALUES
@@ -87,7 +87,7 @@ class _Writer:
         self._is_cut = False
 
     def whole(self, value: AsDict) -> dict[str, Any]:
-        """Convert a whole object; add ``truncated`` if there was more."""
+        """Convert a whole object; add the key ``truncated`` if anything was cut off."""
         found = self._object(value, 0)
         return {**found, "truncated": True} if self._is_cut else found
 
@@ -166,13 +166,13 @@ class _Writer:
         return found
 
     def _is_full(self) -> bool:
-        """Return whether the limit of values is reached."""
+        """Return whether the limit of values or of characters is reached."""
         is_full = self._values <= 0 or self._characters <= 0
         self._is_cut = self._is_cut or is_full
         return is_full
 
     def _exception(self, value: BaseException) -> dict[str, Any]:
-        """Convert an exception of Python to the form of our errors."""
+        """Convert an exception that is not a :class:`ComfyError` to the same form as one."""
         kind: Any = type(value)
         return {
             "code": code_of(kind),

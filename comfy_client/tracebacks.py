@@ -1,4 +1,4 @@
-"""Errors as notebooks and pytest show them: the user's lines and the message, without our frames.
+"""Errors as notebooks and pytest show them: the user's own lines and the message.
 
 ``__traceback__`` stays whole, for ``%debug``, ``traceback`` and logs.  An error that the library
 did not mean to raise is a bug, and is shown in full; so is everything with the logger
@@ -28,7 +28,7 @@ _SHOWN: Final = 300
 
 
 def rendered(exc: BaseException) -> list[str]:
-    """Return IPython's text for an exception: a line for its cause, and none of our frames."""
+    """Return an exception as IPython shows it: without this library's frames, by default."""
     shell, frames = _shell(), exc.__traceback__
     if not _in_full(shell):
         exc, frames = _without_chain(exc), users(frames)
@@ -39,7 +39,7 @@ def rendered(exc: BaseException) -> list[str]:
 
 
 def shorten_in_notebook() -> None:
-    """Have IPython show every error that the library raises as :func:`rendered` does.
+    """Make IPython show every error that the library raises as :func:`rendered` does.
 
     Its formatter is asked for all tracebacks, those of ``%tb`` and ``%run`` included.
     """
@@ -74,7 +74,7 @@ def _in_full(shell: Any) -> bool:
 
 
 def _without_chain(exc: BaseException) -> BaseException:
-    """Return a copy without the chain of causes, whose tracebacks are long.
+    """Return a copy of an exception without its chain of causes, whose tracebacks are long.
 
     A note names the direct cause.
     Return the exception itself if it cannot be copied.
@@ -105,7 +105,7 @@ def hide_frames(exc: BaseException | None) -> None:
 
 
 def users(frames: TracebackType | None) -> TracebackType | None:
-    """Return a traceback without our frames and those of libraries that we called.
+    """Return a traceback without the frames of this library and of libraries that it called.
 
     If nothing else is in it, return the whole traceback.
     """
@@ -116,7 +116,7 @@ def users(frames: TracebackType | None) -> TracebackType | None:
 
 
 def _steps(frames: TracebackType | None) -> Iterator[tuple[TracebackType, bool]]:
-    """Yield the steps of a traceback, and whether each is the user's."""
+    """Yield each step of a traceback, and whether it is in the user's code."""
     is_inside = False
     while frames is not None:
         package = _package(frames)
@@ -131,7 +131,7 @@ def _package(step: TracebackType) -> str:
 
 
 def _is_meant(exc: BaseException, frames: TracebackType | None) -> bool:
-    """Return whether an exception was raised on purpose, and so does not point to a bug here.
+    """Return whether an exception was raised on purpose, rather than by a bug of this library.
 
     True for the library's own errors, for those of the system and of the user's code, for Ctrl-C,
     and for all that a ``raise`` statement of the library raised.

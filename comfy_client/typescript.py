@@ -150,7 +150,7 @@ def _is_import(frame: types.FrameType) -> bool:
 
 
 def about_client(name: str, cls: type) -> str:
-    """Return the message for a name that a client lacks."""
+    """Return the error message for an attribute that a client lacks, with the Python way."""
     way = CLIENT.get(name)
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     if way is None and hasattr(cls, snake):
@@ -159,7 +159,7 @@ def about_client(name: str, cls: type) -> str:
 
 
 def about_pool(name: str, cls: type) -> str:
-    """Return the message for a name that a pool lacks."""
+    """Return the error message for an attribute that a pool lacks, with the Python way."""
     return _about(f"{cls.__name__!r} object", name, POOL.get(name))
 
 

@@ -77,7 +77,7 @@ class ServerFile(Protocol):
 
     @property
     def subfolder(self) -> str:
-        """The folders below that of the file's type, or an empty text."""
+        """The path below the folder of the file's type; empty if there is no subfolder."""
 
     @property
     def type(self) -> str:
@@ -88,10 +88,10 @@ class ServerFile(Protocol):
         """The file's URL; None for a picture in memory."""
 
     def bytes(self) -> bytes:
-        """Return the content."""
+        """Return the content of the file."""
 
     def stream(self, *, timeout: float | None = None) -> AbstractContextManager[Iterable[Piece]]:
-        """Stream the content."""
+        """Stream the content of the file."""
 
 
 #: The content, sent unchanged.
@@ -99,11 +99,11 @@ Content: TypeAlias = Path | bytes | BinaryIO
 
 
 class Facts(NamedTuple):
-    """Digest, size and the like of a content that was read."""
+    """Facts about content that was read: its digest, size and file name extension."""
 
     digest: str  #: SHA-256, in hexadecimal digits.
     size: int
-    ending: str  #: The ending for its name; empty: unknown.
+    ending: str  #: The extension for its name; empty: unknown.
 
     @property
     def name(self) -> str:
@@ -226,7 +226,7 @@ class Upload:
 
     @property
     def remote(self) -> str | ServerFile | None:
-        """The URL or output that must be fetched first, or None."""
+        """The URL or output that must be fetched first; None if the content is at hand."""
         is_here = isinstance(self.source, (bytes, Path)) or hasattr(self.source, "read")
         return None if is_here else cast("str | ServerFile", self.source)
 
@@ -241,7 +241,7 @@ class Upload:
         return content if isinstance(content, (bytes, Path)) else _own(content, self._start)
 
     def state(self) -> FileState | None:
-        """Return the file's present state, or None if it was not fetched yet.
+        """Return the file's current state, or None if it was not fetched yet.
 
         An open file is read from its start; a file on the disk is not read.
         """
@@ -257,7 +257,7 @@ class Upload:
         return FileState(self.name or "file", version if is_plain else None, found.st_size)
 
     def facts(self) -> Facts | None:
-        """Return digest and size, reading the content; None if it was not fetched yet."""
+        """Return the content's digest and size, reading it; None if it was not fetched yet."""
         key = None
         if isinstance(self.source, Path):
             state = self.state()
@@ -271,7 +271,7 @@ class Upload:
         return self._known.get(key)
 
     def remember(self, facts: Facts) -> None:
-        """Store the facts of a fetched content, so that it need not be fetched again."""
+        """Store the facts of fetched content, so that it need not be fetched again."""
         self._known[None] = facts
 
     was_fetched = remember  # its former name
@@ -333,7 +333,7 @@ def _has_outputs(value: object) -> bool:
 
 
 def instead_of(value: object) -> str:
-    """Return advice on a better value if this one has files itself; empty for other values."""
+    """Return advice on what to upload instead of a result or a job; empty for other values."""
     kind = type(value)
     if _has_outputs(value):
         return f"{value!r} has not one output; set one of its files, such as result.images[0]"
@@ -360,7 +360,7 @@ class FileChanged(OSError):
 
 @contextmanager
 def opened(file: Content) -> Iterator[tuple[BinaryIO, int]]:
-    """Context manager: yield a stream of a content, with its own position, and its size.
+    """Context manager: yield a stream of the content, with its own position, and its size.
 
     An open file is read from its position, which does not change.
     """
@@ -375,7 +375,7 @@ def opened(file: Content) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def facts_of(content: Content) -> Facts:
-    """Return digest, size and file ending of a content, read with constant memory."""
+    """Return the digest, size and extension of content, which is read with constant memory."""
     hasher, beginning, size = hashlib.sha256(), b"", 0
     with opened(content) as (stream, _):
         while piece := stream.read(_CHUNK):
@@ -386,7 +386,7 @@ def facts_of(content: Content) -> Facts:
 
 
 def named_by(digest: str, others: object, ending: str) -> str:
-    """Return a name derived from a digest and from other facts, as JSON."""
+    """Return a file name that is derived from a digest and another JSON value."""
     facts = f"{digest} {json.dumps(others, sort_keys=True)}"
     return hashlib.sha256(facts.encode()).hexdigest()[:_DIGITS] + ending
 
@@ -397,7 +397,7 @@ def named_by(digest: str, others: object, ending: str) -> str:
 def _source(
     file: Any, *, fetch: bool
 ) -> tuple[Path | bytes | BinaryIO | str | ServerFile, str | None, int]:
-    """Return the content to upload, its name, and its first byte."""
+    """Return the source to upload, its name or None, and the position where it starts."""
     if isinstance(file, (bytes, bytearray, memoryview)):
         return bytes(file), None, 0
     file = only_output(file) or file
@@ -450,12 +450,12 @@ def _is_output(value: object) -> bool:
 
 
 def _harmless(name: str) -> str | None:
-    """Return the name of a local file without characters that cannot be sent."""
+    """Return a local file's name without characters that cannot be sent; None if it is empty."""
     return _CONTROLS.sub("_", name) or None
 
 
 def _shown(text: object) -> str:
-    """Return a text on one line without control characters."""
+    """Return a text on one line, with its control characters escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
@@ -513,7 +513,7 @@ def _rewindable(file: BinaryIO) -> tuple[BinaryIO, int]:
     """Return the file, or a copy if it can be read only once, and its position.
 
     Raises:
-        ValueError: Nothing follows.
+        ValueError: No data follows the position.
     """
     with _lock_of(file):
         try:
@@ -535,7 +535,7 @@ def _own(file: BinaryIO, start: int) -> BinaryIO:
     """Return the file from byte ``start`` on, in a stream with its own position.
 
     Raises:
-        FileChanged: It became shorter.
+        FileChanged: The file became shorter.
     """
     if type(file) is io.BytesIO:
         own = io.BytesIO(file.getvalue())  # shares the memory until one of them is changed
@@ -594,7 +594,7 @@ def _copy_of(file: BinaryIO) -> BinaryIO:
 
 
 def _size_of(file: BinaryIO) -> int:
-    """Return the number of bytes that follow; 0 if the file cannot tell."""
+    """Return the number of bytes after the current position; 0 if the file cannot tell."""
     start = _position_of(file)
     file.seek(0, os.SEEK_END)
     size = _position_of(file) - start
@@ -617,7 +617,7 @@ class _Copy(io.BufferedRandom):
 
 
 class _Part(io.RawIOBase):
-    """A plain file from a byte on, independent of other uses of its position.
+    """A reader of a plain file from a given byte on, with a position of its own.
 
     Raises :class:`FileChanged` instead of returning its last bytes if it was written to meanwhile.
     """

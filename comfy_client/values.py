@@ -49,7 +49,7 @@ _LATEST: Final = 1e11
 
 
 def is_real(value: object) -> bool:
-    """Return whether a value is a real number of Python or numpy."""
+    """Return whether a value is a real number, built in or of NumPy; a bool counts, too."""
     if isinstance(value, (float, int)):
         return True
     import numbers  # seldom needed, and slow to import
@@ -68,12 +68,12 @@ def text(value: object, most: int = MAX_TEXT_LENGTH) -> str | None:
 
 
 def exact(value: object, most: int) -> str | None:
-    """Return a text that must not be changed or cut, such as a file name; None for other values."""
+    """Return a text if it need not be changed or cut, such as a file name; None otherwise."""
     return value if isinstance(value, str) and text(value, most) == value else None
 
 
 def identifier(value: object) -> str | None:
-    """Return a short text, or a number as text, which some custom nodes send; else None.
+    """Return an id as short text, even if it was sent as a number; None for other values.
 
     Long ids are cut, but stay different: nodes that expand themselves repeatedly have such ids.
     """
@@ -100,7 +100,7 @@ def is_uuid(value: object) -> bool:
 
 
 def number(value: object) -> float | None:
-    """Return a finite number, or None."""
+    """Return a value if it is a finite number; None for other values."""
     if type(value) is not int and type(value) is not float:
         return None
     try:
@@ -110,7 +110,7 @@ def number(value: object) -> float | None:
 
 
 def whole(value: object) -> int | None:
-    """Return a number without its fraction, as some sizes are sent as floats."""
+    """Return a number without its fraction (some sizes are sent as floats), or None."""
     found = number(value)
     return found if found is None or type(found) is int else int(found)
 
@@ -121,13 +121,13 @@ def flag(value: object) -> bool | None:
 
 
 def seconds(value: object) -> float | None:
-    """Return a Unix time in seconds, even if it was sent in milliseconds."""
+    """Return a Unix time in seconds, even if it was sent in milliseconds, or None."""
     found = number(value)
     return found / 1000 if found is not None and abs(found) > _LATEST else found
 
 
 def sequence(value: object, convert: Converter | None = None) -> tuple[Any, ...] | None:
-    """Convert the items of a JSON array; leave out those that become ``None``."""
+    """Return the converted items of a JSON array, without Nones; None for another value."""
     if type(value) is not list and type(value) is not tuple:
         return None
     given = value if len(value) <= MAX_ITEMS else value[:MAX_ITEMS]
@@ -137,7 +137,7 @@ def sequence(value: object, convert: Converter | None = None) -> tuple[Any, ...]
 
 
 def table(value: object, convert: Converter | None = None) -> Mapping[str, Any] | None:
-    """Convert the values of a JSON object; leave out those that become ``None``."""
+    """Return a JSON object with its values converted, without Nones; None for another value."""
     if not isinstance(value, Mapping) or convert is None:
         return value if isinstance(value, Mapping) else None
     converted = (
@@ -193,7 +193,7 @@ def shallow(value: object) -> Mapping[str, Any] | None:
 
 
 def is_shallow(value: object, levels: int = MAX_LEVELS) -> bool:
-    """Return whether a JSON value can be copied, shown and written."""
+    """Return whether a JSON value has at most ``levels`` levels, so that it can be copied."""
     level: list[Any] = [value]
     for _ in range(levels):
         level = _below(level)
@@ -224,7 +224,7 @@ def mapping(data: object, what: str) -> Mapping[str, Any]:
 
 
 def items(data: object, what: str) -> list[Any]:
-    """Return ``data`` if it is a JSON array, else raise :class:`UnexpectedResponse`."""
+    """Return ``data`` if it is a JSON array, not too long, else raise UnexpectedResponse."""
     if not isinstance(data, list):
         raise UnexpectedResponse(f"{what}: expected a JSON array, got {_kind(data)}")
     if len(data) > MAX_ITEMS:
@@ -277,7 +277,7 @@ def _converter(hint: Any) -> Converter | None:
 
 @cache
 def _fields(cls: Any) -> tuple[tuple[str, Converter, bool], ...]:
-    """Return the name, the converter and whether it is required, for each field of a model."""
+    """Return (name, converter, is required) for each field of a model that has a converter."""
     hints = get_type_hints(cls, include_extras=True)
     return tuple(
         (field.name, convert, field.default is attrs.NOTHING)

@@ -83,7 +83,7 @@ class Callbacks:
 
     @property
     def are_timed(self) -> bool:
-        """Whether some callbacks are called at certain times, without an event of the prompt."""
+        """Whether any callback may be due without an event of the prompt."""
         return bool(self.on_start or self.on_queue or self.every)
 
 
@@ -97,7 +97,7 @@ class Caller:
     Args:
         job: The job.
         callbacks: The callbacks of the caller.
-        call: Calls one of them; its exceptions are passed on.
+        call: A function that calls a callback with its arguments; its exceptions are passed on.
     """
 
     def __init__(self, job: Job, callbacks: Callbacks, call: Call) -> None:
@@ -138,7 +138,7 @@ class Caller:
         return self._due_in()
 
     def end(self) -> float:
-        """Call the callbacks that are pending at the end of the job."""
+        """Call the callbacks that are pending at the end of the job; return infinity."""
         self._release()
         result = self._job.handle.result
         if result is not None:
@@ -170,7 +170,7 @@ class Caller:
             self._call(self._to.on_start, self._job)
 
     def _look(self) -> None:
-        """Report the start if HTTP knows of it, or else the place in the queue."""
+        """Report that the job has started if a request showed this, else its place in the queue."""
         if self._job.handle.state.running_since is not None:
             self._begin()
         elif self._to.on_queue is not None:
@@ -197,7 +197,7 @@ class Caller:
     # -- not too often -------------------------------------------------------------------
 
     def _pace(self, kind: str, event: Event) -> None:
-        """Call back now, or keep the event until its kind is due or a newer event replaces it."""
+        """Call back now, or hold the event until its kind is due or a newer event replaces it."""
         if isinstance(event, PreviewEvent) and event.final:  # an output, which is never held
             if kind in self._held:
                 self._send(kind, self._held.pop(kind))
@@ -232,7 +232,7 @@ def wait(
     callbacks: Callbacks = NO_CALLBACKS,
     tick: Callable[[], float] | None = None,
 ) -> Result:
-    """Wait for a job, and call back in this thread meanwhile.
+    """Wait for the result of a job, and call its callbacks in this thread meanwhile.
 
     For ``tick`` see :meth:`JobHandle.outcome`.
     """
@@ -284,12 +284,12 @@ def wait_and_show(
 
 
 def delivery(receivers: Receivers, callbacks: Callbacks) -> Callable[[Job], object] | None:
-    """Return a function that starts the callbacks of a job; None if there are no callbacks."""
+    """Return a function that begins to call ``callbacks`` for a job; None if there are none."""
     return (lambda job: deliver(receivers, callbacks, job)()) if callbacks else None
 
 
 def deliver(receivers: Receivers, callbacks: Callbacks, job: Job) -> Callable[[], None]:
-    """Start calling back in the delivery thread, where errors are logged.
+    """Start calling a job's callbacks in the delivery thread, where their errors are logged.
 
     Call this before the job is submitted.  Call the returned function when a server is about to get
     the job: from then on, its place in the queue is checked now and then.

@@ -32,8 +32,8 @@ class JobProgress(AsDict):
         steps: How many steps that node has; ``None`` if it does not report steps.
         elapsed: Seconds since the prompt started to run; ``None``: it has not started, or its
             start is not known.
-        left: Roughly the seconds that are left, by earlier runs of its nodes in this client and by
-            the pace of its steps; ``None``: not known yet.
+        left: An estimate of the seconds that are left, from earlier runs of its nodes in this
+            client and the pace of its steps; ``None``: not known yet.
     """
 
     fraction: float
@@ -53,7 +53,7 @@ class JobSnapshot(AsDict):
         prompt_id: The id of the prompt on the server.
         status: The status of the prompt, as far as the client knows.
         why: One sentence on what it is waiting for, or how it ended.
-        queue_position: At most how many prompts are before it; 0: it is running, or next.
+        queue_position: The most prompts that can be ahead of it; 0: it is running, or next.
             ``None``: unknown, or it has ended.
         progress: Its progress.
         node_errors: Why some outputs do not run, by node id; empty: all run.
@@ -88,24 +88,24 @@ def progress_of(state: JobState, times: NodeTimes) -> JobProgress:
 
 
 def elapsed(state: JobState) -> float | None:
-    """Return the seconds since a prompt started to run, or its total; None if unknown."""
+    """Return how many seconds a prompt has run so far or, if ended, in all; None if unknown."""
     return state.elapsed(runtime.monotonic())
 
 
 def queue_position(state: JobState, tracker: Tracker) -> int | None:
-    """Return the highest possible number of prompts ahead of this one; None if unknown."""
+    """Return the highest possible number of prompts ahead of a prompt; None if unknown."""
     if state.running_since is not None:
         return 0
     before, behind = _order(tracker).around(state.number)
     is_heard = tracker.link is not None and not state.attached
     most = max(before, (tracker.monitor.remaining or 0) - 1 - behind) if is_heard else None
     at_most = min((n for n in (state.ahead, most) if n is not None), default=None)
-    # One of our prompts may have gone to the front after the snapshot of the queue.
+    # A prompt of this client may have gone to the front after the snapshot of the queue.
     return None if at_most is None else max(before, at_most)
 
 
 def _order(tracker: Tracker) -> Order:
-    """Return the client's prompts in their order, cached until something changes."""
+    """Return the order of the client's prompts in the queue, cached until it may have changed."""
     ledger = tracker.ledger
     if ledger.order.changes != ledger.changes:
         ledger.order = Order.of(tracker.outstanding, ledger.changes)

@@ -97,7 +97,7 @@ class Parts:
 
     @property
     def http(self) -> Http:
-        """The HTTP side of the client."""
+        """The HTTP layer of the client."""
         return self.tracker.http
 
     def check_open(self) -> None:
@@ -135,7 +135,7 @@ class ServerDefinitions:
     def node_definitions(
         self, classes: Collection[str] | None = None, *, refresh: bool = False
     ) -> Mapping[str, Any]:
-        """Return the definitions of node classes."""
+        """Return the definitions of ``classes``, or of all node classes if None."""
         return self.definitions.get(classes, refresh=refresh, deadline=self.deadline)
 
     def get_node_replacements(self) -> Mapping[str, Any]:
@@ -262,7 +262,7 @@ def queue_workflow(
     number: float | None,
     prompt_id: str | None,
 ) -> models.QueuedPrompt:
-    """Send ``POST /prompt`` once, without a job that follows the prompt."""
+    """Submit a workflow by one ``POST /prompt``, without a job that follows the prompt."""
     try:
         source = ServerDefinitions(routes, parts.definitions)
         workflow = with_files_sent(routes, as_workflow(workflow, source), Deadline())
@@ -326,7 +326,7 @@ def announced(tracker: Tracker, prompt_id: str | None) -> Iterator[None]:
 
 
 def check_existence(poller: Poller, prompt_id: str) -> None:
-    """Raise :class:`JobNotFound` if neither this client nor the server knows a prompt by this id.
+    """Raise :class:`JobNotFound` if neither this client nor the server knows a prompt with this id.
 
     The queue is requested first: a prompt that has just left it is then in the history, and one
     that is not in it yet was not accepted.
@@ -358,7 +358,7 @@ def check_existence(poller: Poller, prompt_id: str) -> None:
 
 
 def _is_known(tracker: Tracker, prompt_id: str) -> bool:
-    """Return whether we have submitted a prompt, or the server has reported it."""
+    """Return whether this client submitted a prompt, or the server has reported it."""
     one, ending = tracker.get(prompt_id), tracker.ended.get(prompt_id)
     if one is None:
         return ending is not None and ending.has_record
@@ -426,7 +426,7 @@ def _as_completed(
 
 
 def _not_in_time(jobs: Iterable[Job], total: int, limits: Limits) -> JobTimeout:
-    """Return the error for jobs that have not ended."""
+    """Return the error for jobs that have not ended within the timeout."""
     left = [job.prompt_id for job in jobs]
     return JobTimeout(
         f"{len(left)} of {total} prompts have not ended within {limits.timeout:g} s and "
@@ -524,7 +524,7 @@ def run_again_after_oom(
 ) -> Result:
     """Run a workflow, and once more with freed memory if a node runs out of memory.
 
-    ``server`` returns the server of the last attempt.
+    ``server`` returns the routes of the server that had the last attempt.
     """
     workflow = workflow.copy()
     draw_wanted(graph_of(workflow))  # so that both attempts have the same seeds
@@ -545,7 +545,7 @@ def run_again_after_oom(
 
 
 def _free_all(routes: Routes, timing: Timing, failed: JobFailed, limits: Limits) -> None:
-    """Free the server's memory; raise the job's failure if that does not work."""
+    """Free the server's memory; raise the job's failure if that fails or the time is up."""
     log.warning(
         "prompt %s ran out of memory (%s); the server frees its memory, and it runs once more",
         failed.prompt_id,

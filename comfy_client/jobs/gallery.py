@@ -79,11 +79,11 @@ class Showable(Protocol):
 
     @property
     def seed(self) -> int | None:
-        """The seed that the file was made with."""
+        """The seed that the file was made with; None if there is none, or it is unclear."""
 
     @property
     def url(self) -> str | None:
-        """The URL for a browser."""
+        """The URL for a browser; None for an image that is on no server."""
 
     def stream(
         self, *, preview: str | None = None, timeout: float | None = None
@@ -125,7 +125,7 @@ def gallery(
 
 
 def _about(output: Showable, titles: Mapping[str, str]) -> str:
-    """Describe the seed, the node and the type of a file."""
+    """Describe a file by its seed, the title of its node, and ``temp`` if it is temporary."""
     titled = titles.get(output.node_id)
     facts = [] if output.seed is None else [f"seed {output.seed}"]
     facts += [titled] if titled else []
@@ -156,7 +156,7 @@ def pictures(
     *,
     seconds: float = PATIENCE,
 ) -> list[str]:
-    """Return one HTML snippet for each output, fetched in parallel; ``""`` if it has no picture.
+    """Return an HTML snippet for each output, fetched in parallel; ``""`` if it has no picture.
 
     A picture is a link to its file; ``size`` is in CSS pixels.
     """

@@ -45,7 +45,7 @@ SLICE: Final = 0.5
 
 @attrs.frozen(eq=False, repr=False)
 class Limits:
-    """The time limits of a wait from now on: the timeout, and the longest time without news."""
+    """The time limits of a wait that begins now: the timeout, and the longest time without news."""
 
     timeout: float | None = None
     stall_timeout: float | None = None
@@ -76,7 +76,7 @@ class JobHandle:
     Attributes:
         source: The source of its news; a pool changes the source when the job moves.
         events: Its events, for all readers.
-        alarms: Functions that waiters add, called at the end; each must be quick.
+        alarms: Functions that are called when the job ends; each must be quick.
         is_done: Whether it has ended, and its result or error is known.
     """
 
@@ -99,7 +99,7 @@ class JobHandle:
 
     @property
     def routes(self) -> Routes:
-        """The client of the prompt's server."""
+        """The routes of the prompt's server."""
         return self.source.routes
 
     @property
@@ -174,7 +174,7 @@ class JobHandle:
         return f"{self.status}{after}" + (f": {error}" if error is not None else "")
 
     def place(self) -> str:
-        """Return the words for the job's server in messages; empty for a single server."""
+        """Return text that names the job's server in messages; empty if there is only one."""
         return ""
 
     def notes(self) -> tuple[str, ...]:
@@ -182,7 +182,7 @@ class JobHandle:
         return ()
 
     def news_at(self) -> float:
-        """Return the time of the last news of the job; while it waits, queue news counts too."""
+        """Return when the job last had news; while it waits, a change of the queue counts, too."""
         state = self.state
         moved_at = self._tracker.monitor.advanced_at if state.running_since is None else 0.0
         return max(state.news_at, moved_at)
@@ -242,20 +242,20 @@ class JobHandle:
 
     @property
     def ending(self) -> Ending:
-        """The end of a job that has ended."""
+        """How the job ended; raises RuntimeError if it has not ended."""
         if self._ending is None:
             raise RuntimeError("it has not ended")
         return self._ending
 
     @property
     def result(self) -> Result | None:
-        """The result of a job that has ended, or None if it failed."""
+        """The result of the job; None if it has failed or has not ended."""
         value = None if self._ending is None else self._ending.value
         return value if isinstance(value, Result) else None
 
     @property
     def error(self) -> BaseException | None:
-        """The error of a job that has ended, or None if it succeeded."""
+        """The error of the job; None if it has succeeded or has not ended."""
         value = None if self._ending is None else self._ending.value
         return value if isinstance(value, BaseException) else None
 
@@ -272,7 +272,7 @@ class JobHandle:
         self.alarms.clear()  # later callers see that it is done
 
     def outcome(self, limits: Limits, tick: Callable[[], float] | None = None) -> Result:
-        """Wait for the end, and for receivers; return the result or raise the error.
+        """Wait for the job to end and for its callbacks; return the result or raise the error.
 
         ``tick`` is called repeatedly meanwhile, and returns the most seconds until its next call.
         """
@@ -287,11 +287,11 @@ class JobHandle:
             del end, self  # breaks the cycle of an error, its traceback and this frame
 
     def flush(self, limits: Limits) -> None:
-        """Wait until receivers have had all events so far."""
+        """Wait until callbacks have received all events so far, within the limits."""
         self._tracker.flush(limits.left(self._tracker.timing.flush))
 
     def wait(self, limits: Limits, tick: Callable[[], float] | None = None) -> None:
-        """Wait for the end; raise :class:`JobTimeout` when time runs out."""
+        """Wait until the job has ended; raise :class:`JobTimeout` when time runs out."""
         if tick is not None:
             tick()  # also if it has ended
         while not self.is_done:
@@ -302,7 +302,7 @@ class JobHandle:
         self._log_remarks()
 
     def ends_within(self, limits: Limits, seconds: float) -> bool:
-        """Wait for the end, up to ``seconds`` and within the limits; return whether it is over."""
+        """Wait up to ``seconds``, within the limits, until the job ends; return whether it has."""
         seconds = limits.left(seconds)
         if limits.stall_timeout is not None:
             seconds = min(seconds, limits.stall_timeout)
@@ -310,7 +310,7 @@ class JobHandle:
 
     @contextlib.contextmanager
     def at_end(self, alarm: Callable[[], object]) -> Iterator[None]:
-        """Context manager: call ``alarm``, which must be quick, in any thread at the end."""
+        """Context manager: call ``alarm`` if the job ends, in any thread; it must be quick."""
         self.alarms.append(alarm)
         try:
             yield
@@ -319,13 +319,13 @@ class JobHandle:
                 self.alarms.remove(alarm)
 
     def when_ended(self, call: Callable[[], object]) -> None:
-        """Call a function after the end, in any thread, perhaps twice; it must be quick."""
+        """Call a function once the job has ended, in any thread, maybe twice; it must be quick."""
         self.alarms.append(call)
         if self.is_done:
             call()
 
     def _log_remarks(self) -> None:
-        """Log remarks in the waiting thread, as a log handler may be slow or call this library."""
+        """Log the job's remarks in the waiting thread, since a log handler may be slow."""
         remarks = self.state.remarks
         while remarks:
             with contextlib.suppress(IndexError):  # another waiting thread took it
@@ -364,7 +364,7 @@ class JobHandle:
     def follow(
         self, limits: Limits, tick: Callable[[], float] | None = None
     ) -> Generator[Event, None, None]:
-        """Yield events until the end; raise :class:`JobTimeout` when time runs out.
+        """Yield the events of the job until it ends; raise :class:`JobTimeout` when time runs out.
 
         For ``tick`` see :meth:`outcome`.
         """
@@ -378,7 +378,7 @@ class JobHandle:
         return (event for event in self._yield(self._subscribe(), left) if event is not None)
 
     def poll(self, notify: Callable[[], object]) -> Generator[Event | None]:
-        """Yield events as :meth:`follow` does, but never wait: ``None`` while there is no event.
+        """Yield events as :meth:`follow` does, but never wait: yield ``None`` if there is none.
 
         ``notify`` is called, in any thread, when an event may have come; it must be quick.
         """
@@ -405,7 +405,7 @@ class JobHandle:
     def latest_previews(self) -> Callable[[], PreviewEvent | None]:
         """Return a function that gives the newest preview since its last call, or None.
 
-        The first reader of the events still gets those that were there before.
+        The first reader of the events still gets all earlier ones.
         """
         queue = self.events.subscribe(from_start=False)
 
@@ -427,7 +427,7 @@ class JobHandle:
         return queue
 
     def _yield(self, queue: EventQueue, seconds: Callable[[], float]) -> Iterator[Event | None]:
-        """Yield the events of a queue until the end, or None if no event came in time."""
+        """Yield the events of a queue until the end, and None whenever no event came in time."""
         try:
             while True:
                 is_over = self.is_done

@@ -99,7 +99,7 @@ class Job(Future[Result]):
         on_interrupt: OnInterrupt = "leave",
         progress: bool | None = None,
     ) -> Result:
-        """Wait for the end and return the outputs.
+        """Wait for the job to end, and return its outputs.
 
         Args:
             timeout: Seconds; ``None``: no limit; 0: do not wait.
@@ -127,7 +127,7 @@ class Job(Future[Result]):
             return watched(self.handle, limits, screen, wait, on_interrupt=on_interrupt)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return the error of the prompt, or ``None``; wait as :meth:`result` does.
+        """Wait for the job to end, and return its error; ``None`` if it succeeded.
 
         Raises:
             JobTimeout: It has not ended within ``timeout`` seconds; it keeps running.
@@ -162,7 +162,7 @@ class Job(Future[Result]):
         return self.handle.cancel(force=force)
 
     def add_done_callback(self, fn: Callable[[Future[Result]], object]) -> None:
-        """Call ``fn(job)`` at the end, in a separate thread; immediately if the job has ended."""
+        """Call ``fn(job)`` in another thread when the job ends, or right here if it has ended."""
         with self._lock:
             if self._callbacks is not None:
                 self._callbacks.append(fn)
@@ -170,11 +170,11 @@ class Job(Future[Result]):
         super().add_done_callback(fn)
 
     def set_result(self, result: Result) -> None:
-        """End the job with a result; for the client only."""
+        """End the job with a result; only the client calls this."""
         self._end(Ending.of(result))
 
     def set_exception(self, exception: BaseException | None) -> None:
-        """End the job with an error; for the client only."""
+        """End the job with an error; only the client calls this."""
         self._end(Ending.of(exception or ComfyError("the job failed")))
 
     def _end(self, ending: Ending) -> None:
@@ -248,7 +248,7 @@ class Job(Future[Result]):
         return self.handle.why()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the present state as JSON, with the result or the error after the end.
+        """Return the current state as JSON values, with the result or error after the end.
 
         ``prompt_id``, ``status``, ``why``, ``queue_position``, ``progress``, ``node_errors``,
         ``result`` and ``error``, as the guide (``json.rst``) says.  Sends no request.
@@ -284,14 +284,14 @@ class Job(Future[Result]):
         go_on_drawing(self.handle)
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the job."""
+        """Return the representations of the job for a notebook, by MIME type."""
         from ..showing.cells import shown
 
         return shown(self, lambda: _markup(self))
 
 
 def _markup(job: Job) -> str:
-    """Return the outputs, or the progress, as HTML."""
+    """Return the outputs of a job that has succeeded, else its progress, as HTML."""
     from ..showing.html import escape, meter, remark
 
     status = job.status
@@ -309,7 +309,7 @@ def wait_for_one(jobs: Iterable[Job], seconds: float) -> bool:
 
 @contextlib.contextmanager
 def cancelling(on_interrupt: OnInterrupt, *jobs: Job) -> Iterator[list[Job]]:
-    """Context manager: on Ctrl-C, just leave, or first cancel the jobs in the yielded list."""
+    """Context manager: on Ctrl-C, cancel the jobs in the yielded list, or let them run."""
     if on_interrupt not in ("leave", "cancel"):
         raise ValueError(f"on_interrupt must be 'leave' or 'cancel', not {on_interrupt!r}")
     begun = list(jobs)

@@ -1,4 +1,4 @@
-"""Names of local files by a template: ``"out/{seed}_{node}_{index:03}{ext}"``.
+"""Names of local files from a template: ``"out/{seed}_{node}_{index:03}{ext}"``.
 
 Only the template's own text may choose any folder.  Values of fields come from servers and
 workflows: separators are removed from them, and each part of the path with a field is made safe
@@ -34,7 +34,7 @@ class _Field(NamedTuple):
 
 
 def is_template(path: str | os.PathLike[str]) -> bool:
-    """Return whether a path has fields or doubled braces."""
+    """Return whether a path contains a brace, as a template with fields does."""
     text = path_text(path)
     return "{" in text or "}" in text
 
@@ -83,7 +83,7 @@ def _grouped(folders: Sequence[Path]) -> Iterable[list[int]]:
 
 
 def _real_folder(base: Path, names: Sequence[str], chosen: dict[Path, Path]) -> Path:
-    """Choose the path for these folder names, numbering a name that a link or file has."""
+    """Return the path of nested folders below ``base``, numbering names that a link or file has."""
     for name in names:
         wanted = base / name
         if wanted not in chosen:
@@ -106,7 +106,7 @@ def _is_free(path: Path) -> bool:
 
 
 def _parsed(text: str) -> tuple[Path, list[list[str | _Field]]]:
-    """Return the folder before the first field, and the parts of the path after it."""
+    """Return the folder before the first field, and the remaining parts of the path."""
     parts: list[list[str | _Field]] = [[]]
     for piece in _pieces(text):
         names: Sequence[str | _Field] = [piece] if isinstance(piece, _Field) else _split(piece)

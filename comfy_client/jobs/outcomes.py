@@ -72,7 +72,7 @@ def sends_pictures(graph: Graph) -> bool:
 
 
 def with_finality(event: JobEvent, graph: Graph) -> JobEvent:
-    """Mark a preview as final if its node sends its outputs as previews."""
+    """Return an event; mark a preview as final if it is an output of ``SaveImageWebsocket``."""
     if isinstance(event, PreviewEvent) and event.node_id is not None:
         real = event.real_node_id or event.node_id
         if class_of(graph, real) == SENDER:
@@ -88,18 +88,18 @@ def success(prompt_id: str, *, recovered: bool = False) -> ExecutionSuccess:
 def lost(
     prompt_id: str, reason: str = _GONE, *, retryable: bool = True
 ) -> tuple[JobLostEvent, JobLost]:
-    """Return event and error of a lost prompt; it is not ``retryable`` if a server may have it."""
+    """Return the event and error for a lost prompt; not ``retryable`` if it may have run."""
     event = JobLostEvent(name="job_lost", prompt_id=prompt_id, reason=reason, recovered=True)
     return event, lost_error(prompt_id, reason, retryable=retryable)
 
 
 def lost_error(prompt_id: str, reason: str, *, retryable: bool = False) -> JobLost:
-    """Return the error of a lost prompt, which by default a server may have run."""
+    """Return the error for a lost prompt; by default not retryable, as it may have run."""
     return JobLost(f"prompt {prompt_id} is {reason}", prompt_id=prompt_id, retryable=retryable)
 
 
 def too_large(prompt_id: str, most: int) -> tuple[JobLostEvent, OutputsTooLarge]:
-    """Return event and error for outputs beyond the memory limit of ``most`` bytes."""
+    """Return the event and error for outputs beyond the memory limit of ``most`` bytes."""
     reason = f"its outputs take more than the {most >> 20} MiB that a client keeps in memory"
     event = JobLostEvent(name="job_lost", prompt_id=prompt_id, reason=reason)
     return event, OutputsTooLarge(
@@ -110,7 +110,7 @@ def too_large(prompt_id: str, most: int) -> tuple[JobLostEvent, OutputsTooLarge]
 
 
 def deleted(prompt_id: str) -> tuple[ExecutionInterrupted, JobInterrupted]:
-    """Return event and error of a prompt that we took out of the queue before it ran."""
+    """Return the event and error for a prompt that this client cancelled before it ran."""
     event = attrs.evolve(execution_interrupted({"prompt_id": prompt_id}), recovered=True)
     return event, JobInterrupted(
         f"prompt {prompt_id} was cancelled while it waited", prompt_id=prompt_id
@@ -176,7 +176,7 @@ def _without(secrets: Secrets, event: ExecutionError, graph: Graph) -> Execution
 
 
 def _name(secrets: Secrets, said: str | None, graph: Graph) -> str | None:
-    """Hide secrets in an id, class or kind of exception, unless it is known or in the graph."""
+    """Return a name with secrets hidden, unless it is in the graph or a built-in exception."""
     if said is None or said in graph or said in _KINDS:
         return said
     if any(class_of(graph, node_id) == said for node_id in graph):
@@ -193,7 +193,7 @@ _KINDS: Final = frozenset(
 
 
 def _public(inputs: Mapping[str, Any], node: Any) -> dict[str, Any]:
-    """Return only the workflow's inputs, without hidden ones such as an API key.
+    """Return the inputs of a node that are in the workflow, without hidden ones (API keys).
 
     If another node created this one, it is not in the workflow, and the names of inputs decide.
     """

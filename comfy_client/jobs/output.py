@@ -63,7 +63,7 @@ class Output(AsDict, ABC):
     Attributes:
         filename: The name on the server, without folders; for an :class:`OutputFrame`, a name that
             the client made.
-        subfolder: The folder below that of ``type``; empty: none.
+        subfolder: The folder below that of ``type``; empty if there is none.
         type: ``output``: a file that is kept; ``temp`` (of preview nodes): a file that the server
             deletes at its next restart; ``websocket``: an image in memory, in no folder of the
             server.
@@ -86,7 +86,7 @@ class Output(AsDict, ABC):
         return f"<{type(self).__name__} {brief(self.filename)}{where}{seed}>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the output."""
+        """Return the representations of the output for a notebook, by MIME type."""
         from ..showing.cells import shown
         from .gallery import gallery
 
@@ -94,7 +94,7 @@ class Output(AsDict, ABC):
 
     @property
     def path(self) -> Path | None:
-        """The path of the last :meth:`save`; ``None``: it was not saved yet."""
+        """The path of the last :meth:`save`; ``None`` if the output was not saved yet."""
         return self._saved[-1] if self._saved else None
 
     @property
@@ -104,7 +104,7 @@ class Output(AsDict, ABC):
 
     @property
     def seed(self) -> int | None:
-        """The seed that it was made with; ``None``: there is none, or it is not clear which.
+        """The seed that the output was made with; ``None`` if there is none, or it is unclear.
 
         It is the number in an input ``seed`` or ``noise_seed``, of the node before this output
         that is nearest along the links; several different ones at the same distance give
@@ -140,7 +140,7 @@ class Output(AsDict, ABC):
 
     @abstractmethod
     def bytes(self, *, timeout: float | None = None) -> bytes:
-        """Return the content, in memory.
+        """Return the content of the output as bytes.
 
         A file is read by ``GET /view``, which raises :class:`NotFound` if it has been deleted,
         and the errors of any request.  ``timeout`` is in seconds; ``None``: an hour.  It ends
@@ -190,7 +190,7 @@ class Output(AsDict, ABC):
         """
 
     def pil(self, *, timeout: float | None = None) -> Image.Image:
-        """Return a loaded Pillow image (extra ``[image]``), with its texts in ``info``.
+        """Return a loaded Pillow image of the output (extra ``[image]``), with texts in ``info``.
 
         An animated image shows its first frame; ``seek`` goes to later frames.
 
@@ -246,7 +246,7 @@ class Output(AsDict, ABC):
         if_exists: IfExists | None = None,
         timeout: float | None = None,
     ) -> Path:
-        """Save the output and return the path; a file's ``GET /view`` is streamed.
+        """Save the output to a local file and return its path; the content is streamed.
 
         Args:
             path: A folder if it ends in ``/`` or exists as one: the file keeps its name there.
@@ -271,7 +271,7 @@ class Output(AsDict, ABC):
         return self._write(target, rule, timeout)
 
     def _write(self, target: Path, if_exists: IfExists, timeout: float | None = None) -> Path:
-        """Write exactly this file, without checking whether the path is a folder."""
+        """Write the output to exactly this path, without checking whether it is a folder."""
         if if_exists == "skip" and os.path.lexists(target):
             written = target  # without asking the server
         else:
@@ -295,7 +295,7 @@ class Outputs(tuple[Output, ...]):
     def __getitem__(self, index: slice) -> Outputs: ...
 
     def __getitem__(self, index: SupportsIndex | slice) -> Output | Outputs:
-        """Return an output, or several as a gallery."""
+        """Return the output at an index, or the outputs of a slice as :class:`Outputs`."""
         found = super().__getitem__(index)
         return Outputs(found) if isinstance(found, tuple) else found
 
@@ -305,7 +305,7 @@ class Outputs(tuple[Output, ...]):
         return f"({', '.join([*shown, *more])}{',' * (len(self) == 1)})"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the outputs."""
+        """Return the representations of the outputs for a notebook, by MIME type."""
         from ..showing.cells import shown
         from .gallery import gallery
 
@@ -416,7 +416,7 @@ def _frame(
 
 
 def name_values(output: Output, **more: object) -> Values:
-    """Return the values of a template's fields: facts of an output, ``more``, and inputs."""
+    """Return a function that returns the value of a template field; ``more`` adds fields."""
     stem, ending = os.path.splitext(safe_name(output.filename))
     graph, node_id = output._graph, output.node_id
     facts = {
@@ -491,7 +491,7 @@ def pillow_image(data: bytes, name: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         image.load()
-    except UnidentifiedImageError:  # its message only names our buffer
+    except UnidentifiedImageError:  # its message only names the buffer
         raise UnexpectedResponse(f"Pillow cannot read {brief(name)}: it is not an image") from None
     except Image.DecompressionBombError as exc:
         raise UnexpectedResponse(

@@ -1,4 +1,4 @@
-"""The thread that asks for queue and history on behalf of a client's prompts.
+"""The thread that requests the queue and the history on behalf of a client's prompts.
 
 It asks after each (re)connect, while there is no socket, and whenever a prompt has been silent for
 a few seconds; one pass serves all prompts, in a thread that exists while there are any.
@@ -60,8 +60,8 @@ class Poller:
 
     Attributes:
         tracker: The tracker of the prompts.
-        timing: The times of the client.
-        trouble: The error of HTTP; ``None`` while it works.
+        timing: The intervals and timeouts of the client.
+        trouble: The error of the last HTTP requests; ``None`` while they succeed.
         stops: The prompts that were told to stop, and have not ended.
     """
 
@@ -150,7 +150,7 @@ class Poller:
         return min(timing.deaf, max(0.01, min(soon, stops_at) - runtime.monotonic()))
 
     def _redial_if_deaf(self, known: Sequence[TrackedPrompt], now: float) -> None:
-        """Redial a socket on which our submissions did not appear."""
+        """Reconnect a socket that did not report this client's own submissions."""
         generation = self.tracker.connection.generation
         changes = [
             (one.state.posted_at, one.state.accepted_at or now)
@@ -160,7 +160,7 @@ class Poller:
         self.tracker.deafness.redial_if_deaf(changes, now)
 
     def _ask(self, known: Sequence[TrackedPrompt], due: Sequence[TrackedPrompt]) -> None:
-        """Make the requests for due prompts; a failed one counts only for its own prompts."""
+        """Make the requests for due prompts; a failure counts only for prompts that it concerns."""
         about: Sequence[TrackedPrompt] = due
         try:
             for each in self._questions(self.tracker.routes(), known, due):
@@ -212,7 +212,7 @@ class Poller:
     def _look_at_queue(
         self, routes: Routes, known: Sequence[TrackedPrompt], unseen: Sequence[TrackedPrompt]
     ) -> tuple[QueueSnapshot | None, ComfyError | None]:
-        """Return the queue, or the error of reading it, as the history may still be readable."""
+        """Return a snapshot of the queue or None, and the error of requesting the queue or None."""
         try:
             return self._snapshot(routes, known, unseen), None
         except Exception as exc:
@@ -227,7 +227,7 @@ class Poller:
     def _snapshot(
         self, routes: Routes, known: Sequence[TrackedPrompt], unseen: Sequence[TrackedPrompt]
     ) -> QueueSnapshot:
-        """Return a snapshot of the queue, the last one if it is still valid."""
+        """Return a snapshot of the queue; it is the last one if that is still valid."""
         monitor = self.tracker.monitor
         snapshot = monitor.cached()
         if snapshot is not None and all(
@@ -279,7 +279,7 @@ class Poller:
     def _use_stale_snapshot(
         self, routes: Routes, unseen: Sequence[TrackedPrompt], stale: QueueSnapshot
     ) -> Iterator[Sequence[TrackedPrompt]]:
-        """Go on with the last snapshot, as the last request for the queue took long."""
+        """Check prompts in the history, or in an old snapshot; yield each before its request."""
         running = 0
 
         def place(one: TrackedPrompt) -> tuple[float, float]:
@@ -310,7 +310,7 @@ class Poller:
         return state.started and is_recent and state.is_whole(self.tracker.link)
 
     def _is_concerned(self, one: TrackedPrompt, snapshot: QueueSnapshot) -> bool:
-        """Return whether a snapshot shows a prompt, or that a running one has gone."""
+        """Return whether a queue snapshot lists a prompt, or no longer lists one that started."""
         state = one.state
         if state.decided or state.awaits_history:
             return False
@@ -338,7 +338,7 @@ class Poller:
     def _apply_history(
         self, one: TrackedPrompt, entry: models.HistoryEntry | None, asked: str
     ) -> None:
-        """Apply a history record, found under the id that was asked for."""
+        """Apply the history record that was found under the id ``asked``, or None if none was."""
         state, tracker = one.state, self.tracker
 
         def change(now: float, link: int | None) -> Outcome | None:
@@ -357,7 +357,7 @@ class Poller:
         self._apply(one, change)
 
     def find(self, one: TrackedPrompt) -> bool:
-        """Look for a prompt under another id, by our mark; return whether its id has changed.
+        """Look for a prompt under another id, by its mark; return whether its id has changed.
 
         The search ends unless the prompt may still be on its way.
         """
@@ -374,7 +374,7 @@ class Poller:
     def _put_off(
         self, some: Sequence[TrackedPrompt], exc: ComfyError, *, counts: bool = True
     ) -> None:
-        """Put off asking about prompts, as HTTP fails; longer after each failure.
+        """Postpone requests about prompts after a failed one, for longer after each failure.
 
         Only prompts that HTTP keeps refusing, and without any other source of news, are given up.
         """
@@ -468,7 +468,7 @@ def _nonsense(exc: Exception) -> str:
     return f"what the server says makes no sense: {exc!r:.200}"
 
 
-# -- the id under which a server has a prompt: ours, or one that it chose ---------------------
+# -- the id under which a server has a prompt: the client's, or its own ---------------------
 
 
 def spellings(prompt_id: str) -> tuple[str, ...]:
@@ -486,7 +486,7 @@ def spellings(prompt_id: str) -> tuple[str, ...]:
 
 
 def find(http: Http, prompt_id: str, client_id: str, deadline: Deadline) -> str | None:
-    """Return the id under which a server has our prompt: ours, or its own with our mark.
+    """Return the id under which a server has a prompt, found by ``prompt_id`` or its mark, or None.
 
     The mark counts only if the id itself is not found, and only with the submission's
     ``client_id``, as anybody can see a mark and send it with another prompt.
@@ -526,7 +526,7 @@ def _records(found: object) -> list[models.HistoryEntry]:
 
 
 def _named(records: Sequence[_Record], ids: Sequence[str]) -> str | None:
-    """Return the first of these ids that belongs to a record."""
+    """Return the first of these ids that belongs to a record, or None."""
     own = {record.prompt_id for record in records}
     return next((one for one in ids if one in own), None)
 
@@ -541,6 +541,6 @@ def _marked(records: Sequence[_Record], ids: Sequence[str], client_id: str) -> s
 
 
 def is_marked(record: _Record, prompt_id: str, client_id: str) -> bool:
-    """Return whether that client submitted a record's prompt under this id."""
+    """Return whether the client with this id submitted a record's prompt as ``prompt_id``."""
     extra = record.extra_data
     return extra.get(EXTRA_DATA_KEY) == prompt_id and extra.get("client_id") == client_id

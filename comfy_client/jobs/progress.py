@@ -62,7 +62,7 @@ class NodeTimes:
         _remember(self._of_classes, class_type, for_one)
 
     def seconds(self, graph: Mapping[str, Any], node_id: str) -> float | None:
-        """Estimate a node's seconds from its own earlier times, or from times of its class."""
+        """Return a node's probable execution time, by earlier runs of it or its class, or None."""
         with self._lock:
             self._learn()
         class_type = class_of(graph, node_id) or ""
@@ -108,7 +108,7 @@ def weights(
     targets: Collection[str],
     times: NodeTimes | None = None,
 ) -> dict[str, float]:
-    """Return the costs of the nodes that run, in seconds or units.
+    """Return the costs of the nodes that run, by node id, in seconds or units.
 
     Args:
         graph: The workflow.
@@ -134,7 +134,7 @@ def fraction(
     step: Progress | None = None,
     states: ProgressState | None = None,
 ) -> float:
-    """Return the completed fraction of the :func:`weights`, 0 to 1.
+    """Return the completed fraction of the nodes' costs, from 0 to 1.
 
     Args:
         graph: The workflow.
@@ -220,7 +220,7 @@ def seconds_left(state: JobState, times: NodeTimes, now: float, ran_for: float) 
 
 
 def _weights_of(state: JobState, times: NodeTimes) -> Mapping[str, float]:
-    """Return the weights of the nodes that run, updated when more of them are known."""
+    """Return the costs of the nodes that run, computed again when the known facts change."""
     known = (state.graph, state.cached, state.targets, state.node_errors)
     if any(one is not other for one, other in zip(known, state.weighed[0], strict=True)):
         found = weights(

@@ -36,7 +36,7 @@ class JobEvents:
     Attributes:
         others: Events of other jobs that turned out to be about the same prompt.
         sinks: Called with each event, in the thread that brings it.
-        first: The queue of earlier events, from the first one on and until it has a reader.
+        first: The queue of earlier events; ``None`` before the first one and once it has a reader.
     """
 
     _budget: Budget
@@ -76,9 +76,10 @@ class JobEvents:
             first.listen()
 
     def subscribe(self, *, from_start: bool = True) -> EventQueue:
-        """Return the queue that was filled from the start, or a new one after the first call.
+        """Return a queue of the job's events; for the first caller, it has the earlier ones, too.
 
-        With ``from_start=False``, return a new queue, and leave the filled one to a later call.
+        With ``from_start=False``, return a new queue, and leave the earlier events to a later
+        call.
         """
         with self._lock:
             queue = self._open() if from_start else None
@@ -91,7 +92,7 @@ class JobEvents:
         return queue
 
     def unsubscribe(self, queue: EventQueue) -> None:
-        """End a queue's subscription."""
+        """Close a queue of :meth:`subscribe`, and pass it no more events."""
         queue.close()
         with self._lock:
             self._queues = tuple(ref for ref in self._queues if ref() not in (queue, None))
@@ -139,7 +140,7 @@ class Ending:
 
     @property
     def value(self) -> Result | BaseException:
-        """The result or the error."""
+        """The result or error of the prompt, made at the first access."""
         make = self._make
         if make is not None:
             try:
@@ -185,7 +186,7 @@ class TrackedPrompt:
     early: Ending | None = None
 
     def settle(self, end: Ending | Result | BaseException) -> None:
-        """End all waits."""
+        """End all jobs that wait for the prompt."""
         ending = Ending.of(end)
         waiters, self.waiters = self.waiters, []  # breaks a cycle
         self.on_fork = []
@@ -194,7 +195,7 @@ class TrackedPrompt:
                 waiter.end(ending.copied() if number else ending)
 
     def join(self, other: TrackedPrompt) -> None:
-        """Share the state and the end of another object for the same prompt."""
+        """Hand the jobs over to another object for the same prompt, and share its state."""
         other.state.graph = other.state.graph or self.state.graph
         other.state.output_names = other.state.output_names or self.state.output_names
         self.state = other.state
@@ -207,7 +208,7 @@ class TrackedPrompt:
 
 
 class Orphans:
-    """Events that may be about our prompts whose ids are not known yet.
+    """Events that may be about this client's prompts whose ids are not known yet.
 
     A server may choose its own id, which is known from the answer to a submission, or from a
     look-up if no answer came.  Guarded by the tracker's lock.
@@ -232,7 +233,7 @@ class Orphans:
             self.events.clear()
 
     def of(self, state: JobState) -> list[JobEvent]:
-        """Return the kept events of a prompt; if some are lost, events alone do not decide."""
+        """Return the kept events of a prompt; if any were dropped, mark them as incomplete."""
         if self.events.forgotten:
             state.generation = None
         return [event for event in self.events.values() if event.prompt_id == state.prompt_id]
@@ -242,7 +243,7 @@ class Orphans:
         return any(event.is_end and event.prompt_id == prompt_id for event in self.events.values())
 
     def _misses_id(self, tracked: Iterable[TrackedPrompt]) -> bool:
-        """Return whether the server may have one of our submissions under an unknown id."""
+        """Return whether the server may have a prompt of the client under an unknown id."""
         states = (one.state for one in tracked)
         return bool(self.posting) or any(
             state.search_by_mark and not state.attached for state in states

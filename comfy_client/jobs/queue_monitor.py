@@ -63,7 +63,7 @@ class QueueMonitor:
         self.remaining = remaining
 
     def refresh(self, routes: Routes, graphs_of: Collection[str] = ()) -> QueueSnapshot:
-        """Request ``GET /api/jobs`` (ComfyUI 0.6); for graphs and older servers ``GET /queue``."""
+        """Request a snapshot: ``GET /api/jobs``, or for graphs and old servers ``GET /queue``."""
         at, departed, spent = runtime.monotonic(), self.departed, runtime.thread_time()
         state, generation = self.connection.state, self.connection.generation
         snapshot = self._listed(routes) if self._lists_jobs and not graphs_of else None
@@ -90,12 +90,12 @@ class QueueMonitor:
         return snapshot
 
     def lacks(self, prompt_id: str, since: float) -> bool:
-        """Return whether the last snapshot, if newer than ``since``, lacks a prompt."""
+        """Return whether the last snapshot is newer than ``since`` and lacks a prompt."""
         last = self._last  # read once, as another thread may call forget()
         return last is not None and self.at > since and prompt_id not in last[0]
 
     def forget(self) -> None:
-        """Drop the last snapshot, as we have changed the queue."""
+        """Drop the last snapshot, as this client has changed the queue."""
         self._changed_at = runtime.monotonic()
         self._last = None
 
@@ -127,7 +127,7 @@ class QueueMonitor:
         )
 
     def cached(self) -> QueueSnapshot | None:
-        """Return the last snapshot, unless a change was reported since."""
+        """Return the last snapshot; None if the queue may have changed since."""
         last = self._last  # read once, as above
         if last is None:
             return None
@@ -141,7 +141,7 @@ class QueueMonitor:
 
 
 class DeafnessCheck:
-    """Reconnects a deaf socket: open, while the server sends its events elsewhere.
+    """Reconnects a deaf socket, which is open although the server sends its events elsewhere.
 
     The server forgets the route of a client id when an older socket of that id ends.  A change of
     the queue that is known by other means, but did not appear as a ``status``, reveals that.  It
@@ -161,7 +161,7 @@ class DeafnessCheck:
         self._expected = None
 
     def expect(self, since: float, now: float) -> None:
-        """Expect a ``status`` for a change of the queue; without one, the socket is deaf."""
+        """Expect a ``status`` event for a change of the queue; without one, the socket is deaf."""
         if self._expected is None or self._monitor.status_at >= self._expected[0]:
             self._expected = since, now
 
@@ -195,7 +195,7 @@ def _place(job: models.JobInfo) -> float:
 
 
 def heeds_id(routes: Routes) -> bool:
-    """Return whether the server's interrupt respects a prompt id, going by its version."""
+    """Return whether the server's interrupt respects a prompt id, judging by its version."""
     version = routes.get_system_stats().comfyui_version or ""
     parts = re.findall(r"\d{1,9}", version[:100], re.ASCII)
     return tuple(map(int, parts[:3])) >= _HEEDS_ID

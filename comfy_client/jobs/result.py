@@ -27,7 +27,7 @@ _ENDINGS: Final = {"image/png": "png", "image/webp": "webp", "image/gif": "gif"}
 
 @attrs.frozen(eq=False, repr=False)
 class _Outputs(AsDict):
-    """The base of results and of their nodes, which document the fields."""
+    """The base class of results and node outputs, which document the fields."""
 
     files: tuple[Output, ...] = attrs.field(default=(), converter=Outputs)
     texts: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ class _Outputs(AsDict):
 
     @property
     def video(self) -> Output:
-        """The only video, with the same rules as :attr:`image`."""
+        """The only video, by the same rules as :attr:`image`."""
         return self._only("videos", self.videos)
 
     def _only(self, name: str, outputs: Sequence[Output]) -> Output:
@@ -84,7 +84,7 @@ class _Outputs(AsDict):
         return True
 
     def _counts(self) -> str:
-        """Return the counts in words: ``2 images, 1 text``."""
+        """Return the numbers of outputs in words: ``2 images, 1 text``."""
         kinds = Counter(item.media for item in self.files)
         counts = {
             "image": kinds["image"],
@@ -121,7 +121,7 @@ class _Outputs(AsDict):
         whatever servers and workflows have in names and values.
 
         Raises:
-            ValueError: A field that does not exist, a brace alone, or ``..`` behind a field.
+            ValueError: A field that does not exist, a brace alone, or ``..`` after a field.
             WorkflowError: No such input, or an ambiguous one; it is linked.  Both are raised
                 before anything is fetched.
 
@@ -182,7 +182,7 @@ class NodeOutput(_Outputs):
         return f"<{type(self).__name__} {brief(name)}, {self._counts()}>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the outputs."""
+        """Return the representations of the outputs for a notebook, by MIME type."""
         from ..showing.cells import shown
 
         return shown(self, self._gallery)
@@ -194,7 +194,7 @@ class NodeOutput(_Outputs):
 
 
 def _find(nodes: Mapping[str, NodeOutput], name: str) -> NodeOutput:
-    """Return the outputs of a node, by id, title or class."""
+    """Return a node's outputs by id, title or class; raise WorkflowError unless one matches."""
     if name in nodes:
         return nodes[name]
     for attribute in ("title", "class_type"):
@@ -216,7 +216,7 @@ def _find(nodes: Mapping[str, NodeOutput], name: str) -> NodeOutput:
 
 
 class NamedOutputs(dict[str, NodeOutput]):
-    """Outputs by the names of a template, or by node id; any node also by id, title or class."""
+    """A dict of node outputs by template name or node id; lookups also accept title or class."""
 
     def __init__(self, nodes: Mapping[str, NodeOutput], names: Mapping[str, str]) -> None:
         self._nodes, self._names = nodes, names
@@ -292,7 +292,7 @@ class Result(_Outputs):
         return _find(self.nodes, str(name))
 
     def __contains__(self, name: object) -> bool:
-        """Return whether there are outputs of a node by id, title or class, or that very output."""
+        """Return whether the result has an output, or outputs of a node by id, title or class."""
         if isinstance(name, Output):
             return name in self.files
         return any(
@@ -312,7 +312,7 @@ class Result(_Outputs):
         return f"<{type(self).__name__} {', '.join(facts)}>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the outputs."""
+        """Return the representations of the outputs for a notebook, by MIME type."""
         from ..showing.cells import shown
 
         return shown(self, self.gallery)
@@ -344,7 +344,7 @@ def make_result(
     output_names: Mapping[str, str] | None = None,
     **facts: Any,
 ) -> Result:
-    """Make a result from history or events; ``frames`` are (node id, MIME type, picture)."""
+    """Make a result from the outputs of nodes; ``frames`` are (node id, MIME type, picture)."""
     by_node: dict[str, list[Output]] = {node_id: [] for node_id in outputs}
     texts: dict[str, list[str]] = {}
     seeds: dict[str, int | None] = {}  # shared, as a node may have thousands of files
@@ -382,7 +382,7 @@ def make_result(
 def output_of(
     node_id: str, output: Mapping[str, Any], files: FileRoutes, graph: Mapping[str, Any]
 ) -> NodeOutput:
-    """Return the outputs of one node, as in its ``executed`` event."""
+    """Return the outputs of one node from the JSON in its ``executed`` event."""
     found, texts = _walk(node_id, output, files, graph, {})
     return _node_output(node_id, found, texts, graph, output)
 

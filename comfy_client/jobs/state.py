@@ -62,7 +62,7 @@ NOTHING_WEIGHED: Final[Weighed] = (None,) * 4, {}
 
 @attrs.frozen(eq=False, repr=False)
 class QueueSnapshot:
-    """The queue at one moment, in its order."""
+    """The prompts in the queue at one moment, in order."""
 
     running: tuple[str, ...]
     pending: tuple[str, ...]
@@ -72,7 +72,7 @@ class QueueSnapshot:
 
     @cached_property
     def _places(self) -> Mapping[str, int]:
-        """The places by prompt id, for quick lookups."""
+        """The place of each prompt in the queue, by prompt id."""
         return {one: place for place, one in enumerate((*self.running, *self.pending))}
 
     def place(self, prompt_id: str) -> float:
@@ -83,12 +83,12 @@ class QueueSnapshot:
         return prompt_id in self._places
 
     def ahead(self, prompt_id: str) -> int | None:
-        """Return how many prompts are ahead of a waiting one; None if it runs."""
+        """Return how many prompts are ahead of a pending one; None if it is running."""
         place = self._places[prompt_id]
         return None if place < len(self.running) else place
 
     def first_of(self, prompt_ids: Collection[str]) -> str | None:
-        """Return the prompt of these that will end first, or None."""
+        """Return which of these prompts will end first; None if the queue has none of them."""
         ours = (one for one in (*self.running, *self.pending) if one in prompt_ids)
         return next(ours, None)
 
@@ -98,15 +98,15 @@ class Outcome:
     """The outcome of a prompt.
 
     Attributes:
-        event: Its end event, which receivers get unless they have had one.
+        event: Its end event, which is published unless one was published before.
         error: The exception for users; ``None``: the one for ``event``, or the result.
         outputs: The outputs of its nodes, if it succeeded.
         complete: Whether these are all of its outputs.
-        cached_nodes: The nodes that did not run.
+        cached_nodes: The ids of the nodes whose outputs came from the cache.
         fully_cached: Whether no node ran.
         lacks_previews: Whether previews were wanted, and a sampler sent none.
         has_record: Whether the server has a record of it, or will have one.
-        is_final: Whether the end is certain; the server may have refused to tell.
+        is_final: Whether the end is certain; False if the server refused to tell.
     """
 
     event: EndEvent
@@ -145,7 +145,7 @@ class JobState:
     # Where it is.
     started: bool = False  #: The socket said so.
     running_since: float | None = None  #: The moment of the first sign that it runs.
-    number: float | None = None  #: Its priority in the queue, low first.
+    number: float | None = None  #: Its priority in the queue; lower numbers run first.
     ahead: int | None = None  #: Prompts before it in the last snapshot of the queue.
     leaves_at: int = 0  #: The number of departed prompts from which it may have left the queue.
     news_at: float = 0.0
@@ -200,7 +200,7 @@ class JobState:
         self.frames: list[tuple[str, str, memoryview]] = []
 
     def elapsed(self, now: float) -> float | None:
-        """Return the execution time so far, or in all, in seconds; None if unknown."""
+        """Return the execution time in seconds, so far or in total; None if unknown."""
         if self.took is not None:
             return self.took
         began = self.running_since
@@ -219,7 +219,7 @@ class JobState:
             self.check_at = 0.0
 
     def attach(self, now: float, lost_delay: float | None, end_event: EndEvent | None) -> None:
-        """Begin as a prompt that was submitted earlier, and has ended if ``end_event`` is given."""
+        """Mark the prompt as submitted earlier and, with ``end_event``, as ended."""
         self.attached = True
         self.posted_at = self.accepted_at = now
         self.interval = self.timing.job_poll
@@ -237,7 +237,7 @@ class JobState:
 
     @property
     def was_taken(self) -> bool:
-        """Whether its events show that the server has taken it, whatever answers its submission."""
+        """Whether events show that the server has accepted the prompt, even without an answer."""
         return self.started or self.ended or self.decided
 
     # -- events ----------------------------------------------------------------------------
@@ -331,11 +331,11 @@ class JobState:
 
     @property
     def nbytes(self) -> int:
-        """About how many bytes of the client's memory the prompt takes, until it ends."""
+        """The approximate memory in bytes that the prompt takes until it ends."""
         return 0 if self._share is None else self._share.nbytes
 
     def _keep(self, key: Hashable, nbytes: int, body: object = None) -> None:
-        """Charge the client's memory: see :meth:`Share.keep`."""
+        """Charge data to the client's memory budget: see :meth:`Share.keep`."""
         if self._share is None:
             self._share = Share(self._budget)
         self._share.keep(key, nbytes, body)
@@ -350,7 +350,7 @@ class JobState:
             self.spent[self.node] = self.spent.get(self.node, 0.0) + now - self.node_since
 
     def _runs(self, now: float) -> None:
-        """Record that the prompt runs."""
+        """Record that the prompt is running."""
         self.ahead = None
         self.cancelled = False
         if self.running_since is None:
@@ -389,7 +389,7 @@ class JobState:
         self.check_at = now + self.interval
 
     def apply_queue(self, queue: QueueSnapshot, now: float, link: int | None) -> None:
-        """Record the place of the prompt in the queue."""
+        """Record the place of the prompt in a queue snapshot that lists it."""
         self.asked(now, link)
         self.missed_at = None
         self.search_by_mark = False
@@ -411,7 +411,7 @@ class JobState:
         link: int | None,
         quiet_for: float = float("inf"),
     ) -> Outcome | None:
-        """Apply a history entry, or None if neither the queue nor then the history had the prompt.
+        """Apply a history entry; None means that neither the queue nor the history has the prompt.
 
         ``quiet_for`` is the number of seconds since the socket's last byte.
         """

@@ -1,7 +1,7 @@
 """Submitting a prompt, exactly once, and attaching to one that was submitted.
 
-A prompt whose POST got no answer may be in the queue.  It is looked up by the id that we chose
-and by our mark in ``extra_data``, and never sent again unless the user asks for that.
+A prompt whose POST got no answer may be in the queue.  It is looked up by the id that the client
+chose and by its mark in ``extra_data``, and never sent again unless the user asks for that.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def submit(
     begun: Callable[[Job], object] | None = None,
     **options: Unpack[PromptOptions],
 ) -> Job:
-    """Connect the socket, register a prompt and post it, all by the deadline."""
+    """Connect the socket, register a prompt and submit it by the deadline; return its job."""
     tracker = poller.tracker
     try:
         one, body = prepare(tracker, workflow, prompt_id, wants_previews, options, strict=strict)
@@ -95,7 +95,7 @@ def prepare(
     *,
     strict: bool,
 ) -> tuple[TrackedPrompt, Mapping[str, Any]]:
-    """Make a prompt, and the body of its POST."""
+    """Return a new tracked prompt, and the body of its ``POST /prompt``."""
     prompt_id = str(uuid.uuid4()) if prompt_id is None else _canonical(prompt_id)
     client_id = tracker.connection.client_id
     prompt = make_prompt(
@@ -211,7 +211,7 @@ def attach(
 
 
 def _canonical(prompt_id: str) -> str:
-    """Return an id that every server accepts; raise ValueError for any other."""
+    """Return ``prompt_id`` if it is a canonical UUID; raise ValueError if it is not."""
     if not is_uuid(prompt_id):
         raise ValueError(
             f"prompt_id must be a canonical UUID, as str(uuid.uuid4()) returns it: {prompt_id!r}"
@@ -227,7 +227,7 @@ def post(
     *,
     resubmit: bool,
 ) -> models.QueuedPrompt:
-    """Send ``POST /prompt``; without an answer, look for the prompt."""
+    """Submit a prompt; if no answer comes, find out whether the server has it."""
     http, timing, state = poller.tracker.http, poller.timing, one.state
     total = http.total_timeout
     repeats = REPEATS if resubmit else 0
@@ -269,7 +269,7 @@ def post(
 
 
 def _behind_a_page(http: Http, state: JobState, timing: Timing) -> str | None:
-    """Return the id of a submission if the server has it, although a proxy's page answered."""
+    """Return the id of a prompt that the server has although a proxy's page answered, or None."""
     deadline = Deadline.after(timing.question)
     try:
         with limited_silence(timing.question):
@@ -320,7 +320,7 @@ def _look_up(
 
 
 def warn_or_refuse(job: Job, hide: Callable[[Any], Any], *, strict: bool) -> None:
-    """Warn that only a part of a workflow runs, or with ``strict`` cancel it and raise.
+    """Warn that only a part of a workflow runs; with ``strict``, cancel the job and raise.
 
     ``hide`` redacts secrets in the reason.
     """

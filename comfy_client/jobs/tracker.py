@@ -71,7 +71,7 @@ _NAMES_NODE: Final = (Executing, Progress)
 
 @attrs.define(eq=False, repr=False)
 class _EndRecord:
-    """The reported end of one of our prompts."""
+    """The reported end of one of this client's prompts."""
 
     event: EndEvent
     job: Callable[[], Future[Result] | None]  # a weak reference, as a result may be large
@@ -83,7 +83,7 @@ class _EndRecord:
 def _attributed(
     event: PreviewEvent | ProgressText, running: tuple[str, str] | None
 ) -> PreviewEvent | ProgressText:
-    """Attribute an event without a prompt to the running one."""
+    """Return an event with the id of the running prompt filled in, if that is known."""
     if running is None:
         return event
     prompt_id, node = running
@@ -130,13 +130,13 @@ class WakeUp:
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Wait up to ``seconds`` until it is set."""
+        """Wait up to ``seconds`` for a call of :meth:`set`."""
         with self._lock:
             self._changed.wait_for(lambda: self._is_set, seconds)
             self._is_set = False
 
     def wait_stopped(self, seconds: float) -> bool:
-        """Wait up to ``seconds`` until it is stopped; return whether it is."""
+        """Wait up to ``seconds`` for a stop; return whether the thread has to stop."""
         with self._lock:
             return self._changed.wait_for(lambda: self.stopped, seconds)
 
@@ -149,7 +149,7 @@ class Order:
 
     Attributes:
         changes: The number of changes at that moment.
-        numbers: The priorities of the prompts, low first; a running prompt comes before all
+        numbers: The priorities of the prompts, lowest first; a running prompt comes before all
             waiting ones, even if its number is higher.
         running: A running prompt.
     """
@@ -171,7 +171,7 @@ class Order:
         return cls(changes, sorted(numbers), running)
 
     def around(self, number: float | None) -> tuple[int, int]:
-        """Return how many prompts come before and after a waiting one."""
+        """Return how many prompts come before and after one with this number; zeros if None."""
         if number is None:
             return 0, 0
         behind = len(self.numbers) - bisect_right(self.numbers, number)
@@ -261,7 +261,7 @@ class Ledger:
         one.settle(ending)
 
     def _later(self, write: Callable[..., None], *args: Any, **facts: Any) -> None:
-        """Log in the thread that calls receivers, in turn."""
+        """Call a function that logs, in the delivery thread, in turn with receivers."""
 
         def call() -> float:
             write(*args, **facts)
@@ -330,7 +330,7 @@ class Tracker:
         times: The execution times of nodes that this client followed.
         ledger: The counters of prompts, and the log of their steps.
         ended: Recently ended prompts, for which a second report of an end changes nothing.
-        renamed: The server's ids of recent prompts, by ours.
+        renamed: The ids that the server chose for recent prompts, by the client's ids.
         announced: Ids of prompts that are about to be submitted.
         posted_as: The client id of each recent submission, as it may have been renewed since.
         not_before: The earliest moment of the next request, as the server is away.
@@ -373,7 +373,7 @@ class Tracker:
         self._hinted = False
 
     def routes(self) -> Routes:
-        """Return the client for requests; raise :class:`ClientClosed` if it is gone."""
+        """Return the routes of the client; raise :class:`ClientClosed` if the client is gone."""
         routes = self._routes()
         if routes is None:
             raise ClientClosed
@@ -389,12 +389,12 @@ class Tracker:
 
     @property
     def outstanding(self) -> tuple[TrackedPrompt, ...]:
-        """Prompts that have not ended."""
+        """The prompts that have not ended."""
         with self.lock:
             return tuple(self._tracked.values())
 
     def new(self, prompt_id: str, graph: Mapping[str, Any]) -> TrackedPrompt:
-        """Make a prompt that is not in the registry yet."""
+        """Return a new tracked prompt, which is not in the registry yet."""
         state = JobState(prompt_id, graph, self.budget, self.timing)
         state.news_at = runtime.monotonic()
         return TrackedPrompt(state, JobEvents(self.budget))
@@ -408,7 +408,7 @@ class Tracker:
         return None if ending is None or not ending.is_final else ending.job()
 
     def get(self, prompt_id: str) -> TrackedPrompt | None:
-        """Return the prompt with that id, if it has not ended."""
+        """Return the prompt with that id; None if it has ended or is not followed."""
         return self._tracked.get(prompt_id)
 
     def is_posting(self, one: TrackedPrompt) -> bool:
@@ -416,11 +416,11 @@ class Tracker:
         return one in self._orphans.posting
 
     def is_ours(self, prompt_id: str | None) -> bool:
-        """Return whether a prompt is or was recently this client's, or may be found to be."""
+        """Return whether a prompt is one of this client's, was one recently, or may be one."""
         return prompt_id in self._tracked or prompt_id in self.ended or bool(self._orphans.posting)
 
     def add(self, one: TrackedPrompt, *, posting: bool = False) -> None:
-        """Follow a prompt from now on; ``ValueError`` if another has its id."""
+        """Start to follow a prompt; raise ``ValueError`` if another has its id."""
         state = one.state
         with self.lock:
             if self.wake.stopped:
@@ -456,7 +456,7 @@ class Tracker:
                 self._attached -= one.state.attached
 
     def refuse(self, one: TrackedPrompt, exc: Exception) -> bool:
-        """Give up a prompt whose submission failed; return False if it was taken nevertheless."""
+        """Give up a prompt whose submission failed; return False if the server accepted it."""
         with self.lock:
             if one.state.was_taken and isinstance(exc, SubmitUncertain | UnexpectedResponse):
                 return False
@@ -504,7 +504,7 @@ class Tracker:
             self.wake.set()  # the thread may be in a long sleep
 
     def _apply_orphans(self, one: TrackedPrompt) -> Outcome | None:
-        """Apply events that came before the id was known, and that receivers have already had."""
+        """Apply the events of a prompt that came, and were published, before its id was known."""
         events = self._orphans.of(one.state)
         outcomes = (self._apply(one, with_finality(each, one.state.graph)) for each in events)
         return next(filter(None, outcomes), None)
@@ -529,7 +529,7 @@ class Tracker:
     # -- the handler of the event thread -----------------------------------------------------
 
     def handle(self, event: Event) -> None:
-        """Apply an event to our prompts, publish it, and end the prompt after an end event."""
+        """Publish an event and apply it to its prompt; end the prompt if its outcome is known."""
         if not isinstance(event, JobEvent) or not (self._tracked or self.ended):
             if isinstance(event, StatusEvent):
                 self.monitor.count(event.queue_remaining)
@@ -605,14 +605,14 @@ class Tracker:
         """Ask soon about attached prompts that may have left the queue."""
         departed = self.monitor.departed
         with self.lock:
-            # At once if the queue is quiet, but not for each prompt of a busy queue.
+            # Immediately if the queue is quiet, but not for each prompt of a busy queue.
             soon = max(runtime.monotonic(), self.monitor.at + self.timing.job_poll_cap)
             for one in self._tracked.values():
                 if one.state.attached and departed >= one.state.leaves_at:
                     self.poll_soon(one.state, soon)
 
     def _apply(self, one: TrackedPrompt, event: JobEvent) -> Outcome | None:
-        """Apply an event to its prompt; the lock is held."""
+        """Apply an event to its prompt, with the lock held; return the outcome or None."""
         state = one.state
         if state.decided:
             return None
@@ -629,7 +629,7 @@ class Tracker:
     # -- when to ask -------------------------------------------------------------------------
 
     def poll_soon(self, state: JobState, at: float = 0.0) -> None:
-        """Schedule an HTTP request about a prompt for that moment or earlier."""
+        """Schedule an HTTP request about a prompt for the moment ``at`` or earlier."""
         if state.accepted_at is not None and at <= state.check_at:
             state.check_at = at
             self.wake.set()
@@ -727,7 +727,7 @@ class Tracker:
         self.resolve(largest, Outcome(event, error, has_record=False, is_final=False))
 
     def close(self) -> None:
-        """End all waits with :class:`ClientClosed`."""
+        """Stop the polling thread, and end all waits with :class:`ClientClosed`."""
         self.wake.set(stop=True)
         in_full(partial(self.resolve, one, ClientClosed()) for one in self.outstanding)
 

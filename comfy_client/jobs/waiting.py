@@ -93,7 +93,7 @@ def watched(
 
 
 def _made(outcome: Callable[[], Bundle]) -> Bundle | None:
-    """Return the forms of an outcome, or None if it cannot be shown, which must not lose it."""
+    """Return the representations of an outcome; log a failure of this, and return None."""
     try:
         return outcome()
     except Exception as exc:  # noqa: BLE001  # such as no more threads, with which to fetch files
@@ -102,7 +102,7 @@ def _made(outcome: Callable[[], Bundle]) -> Bundle | None:
 
 
 class _Watch:
-    """The bar of a job."""
+    """The progress bar of a job."""
 
     def __init__(self, bar: Bar, handle: JobHandle, surface: Surface, begun: float) -> None:
         self._is_notebook = surface == "notebook"
@@ -139,7 +139,7 @@ class _Watch:
             self._bar.end(self.moment(text), outcome)
 
     def moment(self, ended: str = "") -> Moment:
-        """Return the present state of the bar."""
+        """Return the current state of the bar."""
         return _moment(self._handle, self._begun, self._previews.latest(), ended)
 
 
@@ -166,7 +166,7 @@ def _moment(handle: JobHandle, begun: float, preview: Preview | None, ended: str
 
 
 def _doing(handle: JobHandle) -> str:
-    """Describe the running step, ``KSampler 12/20``, or the reason for waiting."""
+    """Describe the running step, ``KSampler 12/20``; without one, the status of the job."""
     progress, status = handle.progress, handle.status
     if progress.title is None:
         ahead = handle.queue_position
@@ -186,7 +186,7 @@ class _Previews:
         self._preview: Preview | None = None if earlier is None else earlier.latest()
 
     def latest(self) -> Preview | None:
-        """Return the latest preview, if there has been any."""
+        """Return the latest preview, or None if there has been none."""
         from ..showing.bars import Preview
 
         event = self._ask()
@@ -199,7 +199,7 @@ class _Previews:
 
 
 def go_on_drawing(handle: JobHandle) -> None:
-    """Display a job below the cell, and have a thread update the display until the job ends.
+    """Display a job below the cell, and start a thread that updates it until the job ends.
 
     The thread does not keep the job alive.
     """
@@ -243,7 +243,7 @@ def _draw(
 
 
 def _end(handle: JobHandle) -> tuple[str, Bundle | None]:
-    """Return how a job ended, and the forms of its result, if it has one."""
+    """Return how a job ended in words, and the representations of its result or None."""
     from ..showing.html import bundle
 
     value = handle.ending.value
@@ -263,7 +263,7 @@ class AnyJob(Protocol):
 
 @attrs.frozen(eq=False, kw_only=True)
 class Count:
-    """The jobs of one call, as a bar counts them.
+    """The jobs of one call, for a bar that counts them.
 
     Attributes:
         total: How many jobs there will be; ``None``: unknown.
@@ -282,7 +282,7 @@ class Count:
 
 @attrs.frozen
 class Screen:
-    """The screen of a call with many jobs.
+    """Functions that keep the display of a call with many jobs up to date.
 
     Attributes:
         tick: Called again and again during waits; ``None``: nothing is shown.
@@ -325,7 +325,7 @@ def shown_count(surface: Surface, name: str, delay: float, count: Count) -> Iter
 
 
 class _CountWatch:
-    """The bar of many jobs."""
+    """The progress bar of many jobs."""
 
     def __init__(self, bar: Bar, count: Count, *, is_notebook: bool) -> None:
         self._bar = bar
@@ -372,7 +372,7 @@ class _CountWatch:
         )
 
     def _look(self, jobs: list[AnyJob]) -> None:
-        """Watch the previews of the running job."""
+        """Watch the previews of the first running job."""
         running = next((job for job in jobs if job.handle.status == "running"), None)
         if running is not None and running is not self._watched:
             self._watched, self._previews = running, _Previews(running.handle, self._previews)

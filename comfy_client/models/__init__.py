@@ -1,4 +1,4 @@
-"""The server's answers as frozen values, in modules named like the modules of the routes.
+"""Immutable classes for the server's answers, in modules named after those of the routes.
 
 Fields that this library does not know stay in ``raw``; a value that the server did not send is
 ``None``.  The modules are imported when their names are first used: few scripts need many.

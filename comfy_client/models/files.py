@@ -17,7 +17,7 @@ class UploadedImage(AsDict):
 
     Attributes:
         name: The file name.
-        subfolder: The folder inside that of ``type``; empty: none.
+        subfolder: The folder below that of ``type``; empty if there is none.
         type: The folder of the server: ``input``, ``temp`` or ``output``.
         raw: The JSON object as received.
     """
@@ -41,13 +41,13 @@ class UploadedImage(AsDict):
 
     @property
     def ref(self) -> str:
-        """The value for the ``image`` input of ``LoadImage``: ``subfolder/name [type]``."""
+        """The value for ``LoadImage``'s ``image`` input: ``sub/name`` or ``sub/name [type]``."""
         folder = self.subfolder.replace("\\", "/").strip("/")
         path = f"{folder}/{self.name}" if folder else self.name
         return unambiguous(path, self.type) if self.type == "input" else f"{path} [{self.type}]"
 
 
 def unambiguous(name: str, type: str) -> str:
-    """Return a name that no server misreads, since a final ``[temp]`` means a folder."""
+    """Return a file name, with its type appended if a server would misread a final ``[temp]``."""
     is_odd = name.endswith(("[input]", "[output]", "[temp]"))
     return f"{name} [{type}]" if is_odd else name

@@ -41,7 +41,7 @@ _ENDS = frozenset({"execution_success", "execution_error", "execution_interrupte
 
 @attrs.frozen
 class HistoryStatus(AsDict):
-    """The end of a prompt, as the server reports it.
+    """How a prompt ended, as the server reports it.
 
     A failure and an interrupt look the same here.
 
@@ -79,14 +79,14 @@ class HistoryEntry(AsDict):
 
     Attributes:
         prompt_id: The id of the prompt.
-        number: Its priority in the queue, low first; ``None`` if missing.
+        number: Its priority in the queue; lower numbers run first.  ``None`` if missing.
         workflow: The graph in API format.
         extra_data: What was submitted with the workflow, such as ``client_id`` and
             ``extra_pnginfo``.
         outputs: The output of each node, by node id: ``{"9": {"images": [{"filename", ...}]}}``.
         status: How it ended; ``None`` on servers before January 2024.
-        meta: To which node of the workflow an output belongs, by node id.  Since August 2024; empty
-            before.
+        meta: The node of the workflow that each output belongs to, by node id.  Since August 2024;
+            empty before.
         raw: The JSON object as received.
     """
 
@@ -118,12 +118,12 @@ class HistoryEntry(AsDict):
         return _table([self]).text()
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the record."""
+        """Return the representations of the record for a notebook, by MIME type."""
         return shown(self, lambda: _table([self]).html())
 
     @classmethod
     def from_json(cls, data: object) -> HistoryEntry:
-        """Parse one value of the answer of a server of any version."""
+        """Parse one record in the answer of ``GET /history``, from a server of any version."""
         source = mapping(data, "HistoryEntry")
         record = prompt_record(source.get("prompt"), "HistoryEntry.prompt")
         status = source.get("status")
@@ -146,7 +146,7 @@ class HistoryEntry(AsDict):
 
     @property
     def _end(self) -> Message | None:
-        """The message that ended the prompt; ``ExecutionBlocked`` is only a notice."""
+        """The event that ended the prompt, or None; ``ExecutionBlocked`` is only a notice."""
         for name, data in reversed(self.messages):
             if name in _ENDS and data.get("exception_type") != "ExecutionBlocked":
                 return name, data
@@ -154,7 +154,7 @@ class HistoryEntry(AsDict):
 
     @property
     def execution_error(self) -> Mapping[str, Any] | None:
-        """The reason of a failure (``node_id``, ``exception_message``, ...), or ``None``."""
+        """Why the prompt failed (``exception_message``, ``node_id``, ...); ``None``: it did not."""
         end = self._end
         return end[1] if end is not None and end[0] == "execution_error" else None
 
@@ -195,7 +195,7 @@ class HistoryEntry(AsDict):
 
     @property
     def started(self) -> float | None:
-        """The start, in seconds since 1970; ``None`` before July 2024."""
+        """When the prompt started, in seconds since 1970; ``None`` on servers before July 2024."""
         for name, data in self.messages:
             if name == "execution_start":
                 return seconds(data.get("timestamp"))
@@ -203,13 +203,13 @@ class HistoryEntry(AsDict):
 
     @property
     def ended(self) -> float | None:
-        """The end, in seconds since 1970; ``None`` before July 2024."""
+        """When the prompt ended, in seconds since 1970; ``None`` on servers before July 2024."""
         end = self._end
         return None if end is None else seconds(end[1].get("timestamp"))
 
 
 class Histories(dict[str, HistoryEntry]):
-    """Prompts that have ended, by prompt_id: ``print`` and notebooks show the latest as a table."""
+    """A dict of ended prompts by prompt_id; ``print`` and notebooks show the latest as a table."""
 
     def __repr__(self) -> str:
         return f"<Histories of {_count(len(self))}>"
@@ -218,7 +218,7 @@ class Histories(dict[str, HistoryEntry]):
         return self._table().text()
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the history."""
+        """Return the representations of the history for a notebook, by MIME type."""
         return shown(self, lambda: self._table().html())
 
     def _repr_pretty_(self, printer: Any, _: object) -> None:
@@ -236,7 +236,7 @@ def _count(prompts: int) -> str:
 
 
 def _table(entries: Sequence[HistoryEntry], *below: str) -> Table:
-    """Return a row for each prompt."""
+    """Return a table with a row for each prompt."""
     from ..showing.tables import Table
 
     rows = [
@@ -256,7 +256,7 @@ def _table(entries: Sequence[HistoryEntry], *below: str) -> Table:
 
 
 def _time(ended: float | None) -> str:
-    """Format a Unix time as the local one."""
+    """Format a Unix time as local time; return an empty string if there is none."""
     try:
         return "" if ended is None else f"{datetime.fromtimestamp(ended):%Y-%m-%d %H:%M:%S}"
     except (OSError, OverflowError, ValueError):
@@ -268,7 +268,7 @@ def _took(started: float | None, ended: float | None) -> str:
 
 
 def _files(outputs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the names of the first few files in the outputs."""
+    """Return the names of the first few files in the outputs, separated by commas."""
     names = (
         str(value["filename"])
         for output in outputs.values()

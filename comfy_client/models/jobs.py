@@ -22,22 +22,22 @@ class JobInfo(AsDict):
         id: The prompt_id.
         status: ``pending``, ``in_progress``, ``completed``, ``failed`` or ``cancelled``.  Before
             ComfyUI 0.9, an interrupted prompt is ``failed``, without ``execution_error``.
-        priority: The ``number`` in the queue, low first.
+        priority: The ``number`` in the queue; lower numbers run first.
         create_time: When it was submitted, in seconds since 1970.
         execution_start_time: When it started, in seconds since 1970; ``None``: not yet.
         execution_end_time: When it ended, in seconds since 1970; ``None``: not yet.
         outputs_count: How many outputs it has.
-        previewable_outputs_count: How many of them are pictures, films, sounds, 3D models or texts;
-            ``None``: before ComfyUI 0.33, the server does not say.
+        previewable_outputs_count: How many of these are images, videos, sounds, 3D models or texts;
+            ``None`` before ComfyUI 0.33.
         preview_output: One output to show: a file reference with ``nodeId`` and ``mediaType``.
             Since ComfyUI 0.16 it may be text: then ``mediaType`` is ``text``, ``content`` its
             beginning and ``truncated`` whether there is more.
         workflow_id: The id of the UI-format workflow that was submitted with the prompt.
         execution_error: Why it failed (``node_id``, ``exception_message``, ...); ``None``: it did
             not.
-        outputs: The output of each node, by node id; ``None`` while it has not ended.
-        execution_status: How it ended; ``None`` while it has not.
-        workflow: The graph as ``prompt``, and ``extra_data``.
+        outputs: The output of each node, by node id; ``None`` in lists and until it has ended.
+        execution_status: How it ended; ``None`` in lists and until it has ended.
+        workflow: The submitted graph (``prompt``) and its ``extra_data``; ``None`` in lists.
         raw: The JSON object as received.
     """
 
@@ -61,7 +61,7 @@ class JobInfo(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> JobInfo:
-        """Parse a job of a list, or a job's details."""
+        """Parse a job from a list, or the details of one job."""
         status = table(mapping(data, "JobInfo").get("execution_status"))
         return build(
             cls,
@@ -72,7 +72,7 @@ class JobInfo(AsDict):
 
 @attrs.frozen(eq=False)
 class JobPage(AsDict):
-    """Some of the jobs, from ``GET /api/jobs``.
+    """A page of the list of jobs, from ``GET /api/jobs``.
 
     Attributes:
         jobs: The jobs of this page.

@@ -13,7 +13,7 @@ from ..values import Seconds, build, mapping, texts, whole
 
 @attrs.frozen
 class ModelFolder(AsDict):
-    """A kind of model and the folders with its files, from ``GET /experiment/models``.
+    """A kind of model and the folders of its files, from ``GET /experiment/models``.
 
     Attributes:
         name: The kind of model: ``checkpoints``, ``loras``, ...
@@ -30,7 +30,7 @@ class ModelFolder(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> ModelFolder:
-        """Parse one item of the server's answer."""
+        """Parse one kind of model in the answer of ``GET /experiment/models``."""
         folders = texts(mapping(data, "ModelFolder").get("folders") or [], "ModelFolder.folders")
         return build(cls, data, folders=tuple(folders))
 
@@ -57,5 +57,5 @@ class ModelFile(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> ModelFile:
-        """Parse one item of the server's answer."""
+        """Parse one file in the answer of ``GET /experiment/models/{folder}``."""
         return build(cls, data, path_index=whole(mapping(data, "ModelFile").get("pathIndex")))

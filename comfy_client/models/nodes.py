@@ -24,7 +24,7 @@ _RANGE: Final = ("min", "max", "step")
 
 
 def combo_options(spec: Any) -> list[Any] | None:
-    """Return the options of a combo input, or None for another input.
+    """Return the options of a combo input; ``None`` for an input of any other type.
 
     ``spec`` is an input of ``/object_info``, in either form:
     ``[["a", "b"], {...}]`` or ``["COMBO", {"options": ["a", "b"]}]``.  For a combo whose
@@ -43,7 +43,7 @@ def combo_options(spec: Any) -> list[Any] | None:
 
 @attrs.frozen(eq=False, repr=False)
 class NodeDef(AsDict):
-    """Inputs, outputs and description of a node class, from ``GET /object_info``.
+    """The inputs, outputs and description of a node class, from ``GET /object_info``.
 
     Attributes:
         name: The ``class_type``.
@@ -87,7 +87,7 @@ class NodeDef(AsDict):
 
     @classmethod
     def from_json(cls, name: str, data: object) -> NodeDef:
-        """Parse one value of the server's answer."""
+        """Parse the definition of a node class in the answer of ``GET /object_info``."""
         source = mapping(data, f"NodeDef {name!r:.80}")
         # Their positions matter, so none may be left out.
         is_list = tuple(item is True for item in sequence(source.get("output_is_list")) or ())
@@ -104,11 +104,11 @@ class NodeDef(AsDict):
         return _inputs_table(self).text()
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the inputs."""
+        """Return the representations of the inputs for a notebook, by MIME type."""
         return shown(self, lambda: _inputs_table(self).html())
 
     def inputs(self) -> dict[str, Any]:
-        """Return the required, then the optional inputs: name -> ``[type, settings]``."""
+        """Return the required and then the optional inputs, as name to ``[type, settings]``."""
         groups = (self.input.get("required"), self.input.get("optional"))
         return {
             name: spec
@@ -126,9 +126,9 @@ class NodeDef(AsDict):
 
 
 class NodeDefs(dict[str, NodeDef]):
-    """Definitions of node classes, by class: ``print`` and notebooks show a table.
+    """A dict of node definitions by class name; ``print`` and notebooks show it as a table.
 
-    It has the classes, or if there is only one, its inputs.
+    The table lists the classes or, if there is only one, its inputs.
     """
 
     def __repr__(self) -> str:
@@ -140,7 +140,7 @@ class NodeDefs(dict[str, NodeDef]):
         return self._table().text()
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the definitions."""
+        """Return the representations of the definitions for a notebook, by MIME type."""
         return shown(self, lambda: self._table().html())
 
     def _repr_pretty_(self, printer: Any, _: object) -> None:
@@ -173,7 +173,7 @@ def _count(things: Sized, noun: str) -> str:
 
 
 def _inputs_table(node: NodeDef) -> Table:
-    """Return a row for each input of a class."""
+    """Return a table with a row for each of the first inputs of a node class."""
     from ..showing.tables import MOST_ROWS, Table
 
     optional = node.input.get("optional")
@@ -220,7 +220,7 @@ def _input(spec: Any) -> tuple[str, str, str]:
 
 
 def _type(kind: object) -> str:
-    """Return a type of an input or output as a short text; a list of choices is a ``COMBO``."""
+    """Return the type of an input or output as short text; a list of choices is ``COMBO``."""
     return shorten(kind, _MOST_NAME) if isinstance(kind, str) else "COMBO"
 
 
@@ -231,8 +231,8 @@ class NodeReplacement(AsDict):
     Attributes:
         old_node_id: The ``class_type`` that was removed.
         new_node_id: The ``class_type`` that replaces it.
-        old_widget_ids: Inputs of the old class, in the order in which UI format has their
-            values.
+        old_widget_ids: Names of the inputs of the old class, in the order in which UI format
+            stores their values.
         input_mapping: For each input of the new class that gets a value: ``new_id``, and ``old_id``
             (an input of the old class) or ``set_value``.  ``None``: no input does.
         output_mapping: For each output that moved to another slot: ``old_idx`` and ``new_idx``.
@@ -249,7 +249,7 @@ class NodeReplacement(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> NodeReplacement:
-        """Parse one item of the server's answer."""
+        """Parse one replacement in the answer of ``GET /node_replacements``."""
         return build(cls, data)
 
 
@@ -272,7 +272,7 @@ class GlobalSubgraph(AsDict):
 
     Attributes:
         id: The id of the subgraph.
-        name: The name for people.
+        name: The display name.
         source: Where it comes from: ``custom_node``, ...
         info: Details of the source, such as ``node_pack``.
         data: The subgraph as JSON text; ``None`` in lists, see :meth:`get_global_subgraph`.
@@ -288,5 +288,5 @@ class GlobalSubgraph(AsDict):
 
     @classmethod
     def from_json(cls, subgraph_id: str, data: object) -> GlobalSubgraph:
-        """Parse one value of the list, or a single subgraph."""
+        """Parse a subgraph from the list, or the details of one subgraph."""
         return build(cls, data, id=subgraph_id)

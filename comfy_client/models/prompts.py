@@ -36,7 +36,8 @@ class QueuedPrompt(AsDict):
 
     Attributes:
         prompt_id: The id of the prompt.
-        number: Its priority in the queue, low first; ``None`` if the server did not say.
+        number: Its priority in the queue; lower numbers run first.  ``None`` if the server did not
+            say.
         node_errors: Why some outputs will *not* run, by node id; empty: all run.  A server accepts
             a prompt if at least one output is valid.
         raw: The JSON object as received.
@@ -49,7 +50,7 @@ class QueuedPrompt(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> QueuedPrompt:
-        """Read the answer; early servers give ``node_errors`` as an empty list."""
+        """Parse the answer; early servers send ``node_errors`` as an empty list."""
         made = build(cls, data)
         if made.prompt_id != made.raw["prompt_id"]:  # a cleaned id would name another prompt
             raise UnexpectedResponse("QueuedPrompt: its prompt_id is not an id")

@@ -19,7 +19,7 @@ _MOST_SHOWN: Final = 50
 
 
 class PromptRecord(NamedTuple):
-    """The positional record of a prompt, in the queue and in the history."""
+    """The fields of the array that describes a prompt in the queue and in the history."""
 
     number: float | None
     prompt_id: str
@@ -29,10 +29,10 @@ class PromptRecord(NamedTuple):
 
 
 def prompt_record(data: object, what: str) -> PromptRecord:
-    """Read ``[number, prompt_id, workflow, extra_data, outputs, ...]`` tolerantly.
+    """Parse a prompt's array ``[number, prompt_id, workflow, extra_data, outputs, ...]``.
 
-    Comfy Cloud swaps the last two, and newer servers append more, so the items after the
-    workflow are recognized by their types.
+    Comfy Cloud swaps ``extra_data`` and ``outputs``, and newer servers append more, so the items
+    after the workflow are recognized by their types.
     """
     parts = items(data, what)
     prompt_id = identifier(parts[1]) if len(parts) > 1 else None
@@ -80,7 +80,7 @@ class QueueItem(AsDict):
 
 
 def _place(item: QueueItem) -> float:
-    """Return the sort key of an item; one without a number comes last."""
+    """Return the sort key of a queue item; an item without a number sorts last."""
     return float("inf") if item.number is None else item.number
 
 
@@ -100,7 +100,7 @@ class Queue(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> Queue:
-        """Read the answer, whose pending prompts are a heap, not sorted."""
+        """Parse the answer, and sort the pending prompts, which the server sends as a heap."""
         source = mapping(data, "Queue")
         running, pending = (
             [QueueItem.from_json(item) for item in items(source.get(key), f"Queue.{key}")]
@@ -120,7 +120,7 @@ class Queue(AsDict):
         return self._table().text()
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the queue."""
+        """Return the representations of the queue for a notebook, by MIME type."""
         from ..showing.cells import shown
 
         return shown(self, lambda: self._table().html())

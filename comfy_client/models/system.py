@@ -25,10 +25,10 @@ class Device(AsDict):
     """A compute device of the server.
 
     Attributes:
-        name: A name for people.  Its format depends on the backend, so do not parse it.
+        name: The display name.  Its format depends on the backend, so do not parse it.
         type: The torch device type: ``cuda``, ``mps``, ``cpu``, ...
         index: The number of the device; ``None``: it has none.
-        vram_total: All memory of the device, in bytes.
+        vram_total: Total memory of the device, in bytes.
         vram_free: Free memory of the device, in bytes.
         torch_vram_total: Memory that torch has reserved, in bytes.
         torch_vram_free: Memory that torch has reserved and does not use, in bytes.
@@ -46,7 +46,7 @@ class Device(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> Device:
-        """Parse one item of ``devices``."""
+        """Parse one device in the answer of ``GET /system_stats``."""
         return build(cls, data)
 
 
@@ -59,12 +59,12 @@ class SystemStats(AsDict):
         python_version: The server's Python, as ``sys.version``.
         pytorch_version: The version of PyTorch.
         os: ``posix`` or ``nt``; since ComfyUI 0.4 ``linux``, ``win32``, ``darwin``, ...
-        ram_total: All main memory, in bytes.
+        ram_total: Total main memory, in bytes.
         ram_free: Free main memory, in bytes.
-        embedded_python: Whether it runs on the Python of the portable Windows build.
+        embedded_python: Whether the server runs on the Python of the portable Windows build.
         argv: The command line of the server.
         devices: The compute devices, the main one first.  Before ComfyUI 0.23 only the main one.
-        raw: The fields of ``system``, and ``system`` and ``devices`` as received.
+        raw: The JSON object as received, with the fields of ``system`` added to its top level.
     """
 
     comfyui_version: str | None = None
@@ -95,7 +95,7 @@ class SystemStats(AsDict):
         return self._table().text()
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the statistics."""
+        """Return the representations of the statistics for a notebook, by MIME type."""
         return shown(self, lambda: self._table().html())
 
     def _table(self) -> Table:
@@ -124,7 +124,7 @@ class SystemStats(AsDict):
 
 
 def _free(free: int | None, total: int | None) -> str | None:
-    """Format memory as ``5.9 of 8.0 GiB free``."""
+    """Format memory as ``5.9 of 8.0 GiB free``; return None if a size is unknown."""
     if free is None or total is None:
         return None
     try:
@@ -135,7 +135,7 @@ def _free(free: int | None, total: int | None) -> str | None:
 
 @attrs.frozen(eq=False)
 class Features(Mapping[str, Any]):
-    """The feature flags of the server, from ``GET /features``: a mapping.
+    """A mapping of the server's feature flags, from ``GET /features``.
 
     Empty on servers before ComfyUI 0.3.45.
 
@@ -147,35 +147,35 @@ class Features(Mapping[str, Any]):
 
     @classmethod
     def from_json(cls, data: object) -> Features:
-        """Read the answer, or the ``feature_flags`` message."""
+        """Parse the answer, or the data of a ``feature_flags`` message."""
         return cls(mapping(data, "Features"))
 
     def __getitem__(self, name: str) -> Any:
-        """Return a feature by its name."""
+        """Return the value of a feature flag by its name."""
         return self.raw[name]
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the names."""
+        """Iterate over the names of the feature flags."""
         return iter(self.raw)
 
     def __len__(self) -> int:
-        """Return the number of features."""
+        """Return the number of feature flags."""
         return len(self.raw)
 
     @property
     def supports_preview_metadata(self) -> bool:
-        """Whether previews can name their node and prompt."""
+        """Whether the server can say which node and prompt a preview belongs to."""
         return self.raw.get("supports_preview_metadata") is True
 
     @property
     def max_upload_size(self) -> int | None:
-        """The largest request body in bytes; ``None`` if the server does not say."""
+        """The largest request body that the server accepts, in bytes; ``None`` if unknown."""
         size = whole(self.raw.get("max_upload_size"))
         return size if size is not None and size >= 0 else None
 
     @property
     def node_replacements(self) -> bool:
-        """Whether the server replaces old node classes, and lists them (ComfyUI 0.14)."""
+        """Whether the server replaces removed node classes (ComfyUI 0.14 and newer)."""
         return self.raw.get("node_replacements") is True
 
     @property
@@ -185,7 +185,7 @@ class Features(Mapping[str, Any]):
 
     @property
     def manager(self) -> Mapping[str, Any]:
-        """The flags of ComfyUI-Manager, as ``supports_v4``; empty: the server names none.
+        """The feature flags of ComfyUI-Manager, such as ``supports_v4``; empty if there are none.
 
         Newer servers name some, whether the Manager is switched on or not.
         """
@@ -229,7 +229,7 @@ def _log_entry(data: object) -> LogEntry:
 
 @attrs.frozen
 class PingResult(AsDict):
-    """The answer to a ping; true in a condition if the server answered.
+    """The result of a ping; it is true in a condition if the server answered.
 
     Attributes:
         ok: Whether the server answered.

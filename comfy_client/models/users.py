@@ -29,7 +29,7 @@ class UserConfig(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> UserConfig:
-        """Read the answer of either mode."""
+        """Parse the answer of a server with or without ``--multi-user``."""
         return build(cls, data)
 
 
@@ -38,7 +38,8 @@ class UserDataInfo(AsDict):
     """A file of the user, from ``/userdata`` with ``full_info``.
 
     Attributes:
-        path: The path with ``/``: in a list relative to the listed folder, else to the user's root.
+        path: The path with ``/``, relative to the listed folder if the file is in a list, and else
+            to the user's root.
         size: Size in bytes.
         modified: When it was modified, in seconds since 1970.
         created: When it was created, in seconds since 1970.
@@ -53,7 +54,7 @@ class UserDataInfo(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> UserDataInfo:
-        """Parse one item of a list, or the answer to a store or a move.
+        """Parse one file of a list, or the answer to a store or a move.
 
         Since ComfyUI 0.21 the times come in milliseconds there.
         """
@@ -82,5 +83,5 @@ class UserDataEntry(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> UserDataEntry:
-        """Parse one item of the server's answer."""
+        """Parse one file or folder in the answer of ``GET /v2/userdata``."""
         return build(cls, data)

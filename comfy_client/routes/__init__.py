@@ -1,4 +1,4 @@
-"""The server's routes, one module for each noun; :class:`Routes` has them all.
+"""The server's routes, in a module for each resource; :class:`Routes` combines them all.
 
 Modules:
     prompts: Submission of prompts.
@@ -14,7 +14,7 @@ Modules:
     uploads: Sends a file, unless the server has it already.
     definitions: Keeps node definitions while they are certain to be current.
     refusals: Errors for refused workflows.
-    _base: Parts that several of them share.
+    _base: Parts that several of these modules share.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Parts that several nouns of the server share."""
+"""Parts that several modules of routes share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECORD_PAUSE: Final = 0.02
 
 @attrs.frozen(eq=False, repr=False)
 class TrackerHooks:
-    """Functions that routes call when they change prompts or their records.
+    """Functions through which the routes ask the tracker about prompts and tell it of changes.
 
     Attributes:
         awaits_record: Returns whether a prompt has just ended, so that its record is still to be
@@ -27,7 +27,8 @@ class TrackerHooks:
             means all.
         removing: Called before the server is asked to remove these prompts (``None`` means all)
             from its queue; returns a function to call once that is done.
-        stopping: The same, before the server is asked to stop them as well.
+        stopping: Called before the server is asked to stop these prompts or remove them from its
+            queue; returns a function to call once that is done.
     """
 
     awaits_record: Callable[[str], bool] = lambda prompt_id: False
@@ -37,12 +38,12 @@ class TrackerHooks:
 
 
 def facts_of(exc: ApiError) -> dict[str, Any]:
-    """Return an error's facts about the server's answer, for another error."""
+    """Return the method, path, status and body of an error, as arguments for another error."""
     return {"method": exc.method, "path": exc.path, "status": exc.status, "body": exc.body}
 
 
 def read_by_name(http: Http, answer: object, read: Callable[[Any], T]) -> T:
-    """Return ``read(answer)``; if that fails, hide secrets among the names in its error."""
+    """Return ``read(answer)``; if that fails, hide the secrets among the keys in its error."""
     try:
         return read(answer)
     except UnexpectedResponse:

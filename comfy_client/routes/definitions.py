@@ -48,7 +48,7 @@ class NodeDefinitions:
     def get(
         self, classes: Collection[str] | None, *, refresh: bool, deadline: Deadline
     ) -> dict[str, Any]:
-        """Return definitions by class, without classes that the server lacks.
+        """Return the definitions of ``classes`` (None: all), by name; unknown ones are left out.
 
         One thread asks at a time; other threads wait for its answer.
         """
@@ -70,7 +70,7 @@ class NodeDefinitions:
 
     @contextlib.contextmanager
     def _alone(self, deadline: Deadline) -> Iterator[None]:
-        """Context manager: keep other threads out, but not a signal handler in this thread."""
+        """Context manager: exclude other threads, but not a signal handler in the same thread."""
         me, is_first = runtime.get_ident(), False
         try:
             with self._changed:
@@ -100,7 +100,7 @@ class NodeDefinitions:
         return [n for n in dict.fromkeys(classes) if n not in self._known and n not in self._absent]
 
     def _are_few(self, missing: list[str]) -> bool:
-        """Return whether to request classes one by one; not with slashes, which proxies mangle."""
+        """Return whether to request classes one by one: they are few, and a URL can name them."""
         in_all = 0 if self._is_all else len({*self._known, *self._absent, *missing})
         return (
             len(missing) <= _FEW

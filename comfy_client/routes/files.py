@@ -1,4 +1,4 @@
-"""Files of the server: upload, view, download."""
+"""Routes for the server's files: upload, view and download."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class FileRef(Protocol):
 
     @property
     def subfolder(self) -> str | None:
-        """The folders below that of the type; empty or None if there are none."""
+        """The path below the folder of ``type``; empty or None if there is no subfolder."""
 
     @property
     def type(self) -> str | None:
@@ -87,7 +87,7 @@ class FileRoutes:
         fetch: bool = False,
         on_progress: OnProgress | None = None,
     ) -> models.UploadedImage:
-        """Send a file of any kind, with constant memory, unless the server has it already.
+        """Upload a file of any kind, with constant memory, unless the server already has it.
 
         ``POST /upload/image``.  Use the ``name`` that comes back, or its ``ref`` for
         ``LoadImage``: if another file has the name, the server adds a number.
@@ -217,7 +217,7 @@ class FileRoutes:
     def get_path_image(
         self, info: FileInfo, *, preview: str | None = None, channel: Channel | None = None
     ) -> str:
-        """Return the URL of a file, without credentials; sends no request.
+        """Return the URL of a file, without credentials; no request is sent.
 
         ``GET /view``; for the arguments see :meth:`get_image`.
         """
@@ -339,7 +339,7 @@ class FileRoutes:
         return io.BufferedReader(RemoteFile(params["filename"] or "", download), _BUFFER)
 
     def _named_by(self, url: str) -> dict[str, str]:
-        """Return the query of a URL of this server's ``/view``, or raise ValueError."""
+        """Parse the URL of a file on this server's ``/view``; raise ValueError for other URLs."""
         own = self._http.address
         foreign = ValueError(
             f"not the URL of a file on {own.http_url}/view, and this client downloads from nowhere "
@@ -366,7 +366,7 @@ class FileRoutes:
         channel: Channel | None = None,
         timeout: float | None = None,
     ) -> Path:
-        """Write a file to the disk, and return its path.
+        """Download a file to the disk, and return its local path.
 
         ``GET /view``.  The file appears only when it is complete.  An interrupted download
         resumes, as in :meth:`stream_image`.
@@ -435,7 +435,7 @@ class FileRoutes:
 
 @contextlib.contextmanager
 def _naming(params: Mapping[str, str | None]) -> Iterator[None]:
-    """Context manager: name the file in the error for one that the server does not have."""
+    """Context manager: add the file's name to the error if the server does not have the file."""
     try:
         yield
     except NotFound as exc:
@@ -443,13 +443,13 @@ def _naming(params: Mapping[str, str | None]) -> Iterator[None]:
 
 
 def _place(params: Mapping[str, str | None]) -> str:
-    """Return a file's folder and name."""
+    """Return the type, subfolder and name of a file as one path, shortened if it is long."""
     parts = (params[key] for key in ("type", "subfolder", "filename"))
     return shorten("/".join(filter(None, parts)), 300)
 
 
 class LastingFiles(FileRoutes):
-    """The files of a client's server, which can be read after the client was closed, too."""
+    """Routes for the files of a client's server that work even after the client is closed."""
 
     def __init__(self, files: FileRoutes) -> None:
         self._http = files._http.lasting()
@@ -458,7 +458,7 @@ class LastingFiles(FileRoutes):
 def _view_params(
     info: FileInfo, preview: str | None = None, channel: str | None = None
 ) -> dict[str, str | None]:
-    """Return the query of ``/view`` for a file."""
+    """Return the query parameters of ``/view`` for a file."""
     if isinstance(info, Mapping):
         # An upload says "name" where an output says "filename".
         name = info.get("filename", info.get("name"))
@@ -494,7 +494,7 @@ def _view_params(
 
 
 def _local_name(params: Mapping[str, str | None]) -> str:
-    """Return the name of a download: the server's, with the extension of a re-encoded file."""
+    """Return the file name for a download, with another extension if the server re-encodes it."""
     name = params["filename"] or ""
     for kind in ("input", "output", "temp"):
         name = name.removesuffix(f" [{kind}]")

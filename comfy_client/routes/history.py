@@ -24,7 +24,7 @@ class HistoryRoutes:
     def get_histories(
         self, max_items: int | None = 200, offset: int | None = None
     ) -> models.Histories:
-        """Return prompts that have ended, oldest first, by prompt_id.
+        """Return the records of ended prompts, by prompt_id, oldest first.
 
         ``GET /history``.  ``print`` and notebooks show a table of the latest ones.
 
@@ -50,7 +50,7 @@ class HistoryRoutes:
         return not self._histories(1, _BEHIND_ALL)
 
     def get_history(self, prompt_id: str) -> models.HistoryEntry | None:
-        """Return the record of an ended prompt.
+        """Return the record of an ended prompt; ``None`` if the server has none.
 
         ``GET /history/{prompt_id}``.  ``None`` for a prompt that is pending or running,
         was deleted or never existed: only the queue, asked *before*, shows which.  If this
@@ -89,7 +89,7 @@ class HistoryRoutes:
 
 
 def entry_of(prompt_id: str, found: Any) -> models.HistoryEntry | None:
-    """Find the record of a prompt in the answer of ``GET /history/{prompt_id}``."""
+    """Return a prompt's record from the answer of ``GET /history/{prompt_id}``, or None."""
     own = mapping(found, "GET /history/{prompt_id}").get(prompt_id)
     return None if own is None else models.HistoryEntry.from_json(own)
 

@@ -30,7 +30,7 @@ class JobRoutes:
         limit: int | None = None,
         offset: int | None = None,
     ) -> models.JobPage:
-        """Return a page of the prompts that the server knows, newest first.
+        """Return a page of the prompts that the server knows, by default newest first.
 
         ``GET /api/jobs``, since ComfyUI 0.6.
 
@@ -45,8 +45,8 @@ class JobRoutes:
 
         Raises:
             ApiError: The server does not accept an argument (400); the message quotes it.
-                500: another program submitted a prompt with an ``extra_pnginfo`` that is no
-                object; :meth:`get_queue` and :meth:`get_histories` still work.
+                500: another program submitted a prompt with an ``extra_pnginfo`` that is not
+                an object; :meth:`get_queue` and :meth:`get_histories` still work.
             NotSupported: This server has no jobs API.
         """
         words = status if status is None or isinstance(status, str) else ",".join(status)
@@ -79,7 +79,7 @@ class JobRoutes:
             runtime.sleep(RECORD_PAUSE)
 
     def cancel_job(self, job_id: str) -> bool:
-        """Cancel a pending or running prompt; False if there was nothing to cancel.
+        """Cancel a pending or running prompt; return False if there was nothing to cancel.
 
         ``POST /api/jobs/{job_id}/cancel``, since ComfyUI 0.26.  A job of this client then ends in
         :class:`JobInterrupted`.
@@ -96,13 +96,13 @@ class JobRoutes:
         return was_there
 
     def cancel_jobs(self, *job_ids: str) -> bool:
-        """Cancel several prompts; False if there was nothing to cancel.
+        """Cancel several prompts; return False if there was nothing to cancel.
 
         ``POST /api/jobs/cancel``, since ComfyUI 0.26.  Jobs of this client then end in
         :class:`JobInterrupted`.
 
         Raises:
-            ApiError: An id is no UUID (400).
+            ApiError: An id is not a UUID (400).
             NotSupported: This server cannot cancel by id.
         """
         if not job_ids:

@@ -23,7 +23,7 @@ class ModelRoutes:
         return texts(self._http.json("GET", "/models"), "GET /models")
 
     def get_models(self, folder: str) -> list[str]:
-        """Return the names of the models of one kind, with the server's own separators.
+        """Return the names of the models of one kind, with the server's own path separators.
 
         ``GET /models/{folder}``, since August 2024.
 

@@ -62,7 +62,7 @@ class NodeRoutes:
         return texts(self._http.json("GET", "/extensions"), "GET /extensions")
 
     def get_embeddings(self) -> list[str]:
-        """Return the names of the embeddings, without file endings (``GET /embeddings``)."""
+        """Return the names of the embeddings, without extensions (``GET /embeddings``)."""
         return texts(self._http.json("GET", "/embeddings"), "GET /embeddings")
 
     def get_global_subgraphs(self) -> dict[str, models.GlobalSubgraph]:
@@ -134,7 +134,7 @@ class NodeRoutes:
         return dict(mapping(self._http.json("GET", "/i18n"), "GET /i18n"))
 
     def get_node_replacements(self) -> dict[str, list[models.NodeReplacement]]:
-        """Return the replacements of removed node classes, by the old class.
+        """Return the replacements of removed node classes, by the removed class.
 
         ``GET /node_replacements``, since ComfyUI 0.14; :class:`NotSupported` before.  The
         server applies the first of the list to each prompt, unless it still has the old class.

@@ -1,4 +1,4 @@
-"""Prompts: upload a workflow's files, submit it, and ask whether the server answers."""
+"""Uploading the files of a workflow, submitting it as a prompt, and pinging the server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .files import FileRoutes
 if TYPE_CHECKING:
     from ..upload import Upload
 
-#: The key for our own prompt id in ``extra_data``, for servers that choose another id.
+#: The key for this client's own prompt id in ``extra_data``, for servers that choose another id.
 EXTRA_DATA_KEY = "comfy_client_prompt_id"
 
 #: Arguments of ``run``, for hints in errors about unknown names.
@@ -91,7 +91,8 @@ def seal(
 ) -> None:
     """Seal the secrets in options, so that no frame of a traceback shows them.
 
-    Raises ``TypeError`` for one that is not of ``kind``: Python takes any name in ``**options``.
+    Raises ``TypeError`` for an option that is not in ``kind``: Python accepts any name in
+    ``**options``.
     """
     for name in ("comfy_api_key", "extra_data"):
         if options.get(name):
@@ -155,7 +156,7 @@ def make_prompt(
     strict: bool = False,
     **options: Unpack[PromptOptions],
 ) -> Prompt:
-    """Build the body of ``POST /prompt``, and register its secrets with ``http``."""
+    """Build a prompt from a workflow, and register the secrets in its body with ``http``."""
     graph, part, left_out = _checked(workflow, strict)
     draw_wanted(graph)  # changes a copy, which shares its nodes with the part
     # Without a client_id, a cached prompt has no outputs in the history (0.3.75).
@@ -192,7 +193,7 @@ def make_prompt(
 def _checked(
     workflow: AnyWorkflow, strict: bool
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Check a workflow as :func:`check_parts` does; with ``strict``, all of it must be sendable."""
+    """Return what :func:`check_parts` does; with ``strict``, raise if any part cannot be sent."""
     try:
         if strict:
             check_graph(graph_of(workflow))
@@ -202,7 +203,7 @@ def _checked(
 
 
 def with_files_sent(files: FileRoutes, workflow: Workflow, deadline: Deadline) -> Workflow:
-    """Upload a workflow's files; return a copy that names them, or the same one without files.
+    """Upload a workflow's files; return a copy that names them, or the workflow if it has none.
 
     Raises:
         ComfyError: As :meth:`FileRoutes.upload_image`.
@@ -244,7 +245,7 @@ def _unexpected(name: str, method: Callable[..., object], kind: type[PromptOptio
 def post_prompt(
     http: Http, body: Mapping[str, Any], timeout: float | None = None
 ) -> models.QueuedPrompt:
-    """Send ``POST /prompt``; errors explain a refusal in words."""
+    """Send ``POST /prompt``; if the server refuses the prompt, raise an error that says why."""
     answer, begun = None, runtime.monotonic()
     try:
         answer = http.json("POST", "/prompt", json=body, timeout=timeout, max_bytes=SMALL)
@@ -279,7 +280,7 @@ def post_prompt(
 
 
 def _checked_answer(http: Http, queued: models.QueuedPrompt, answer: object) -> models.QueuedPrompt:
-    """Check the id of a queued prompt; redact secrets that the answer repeats."""
+    """Check the id of a queued prompt; return the prompt, with secrets in its errors redacted."""
     # Dots would lead out of /history, and no real id has control characters.
     known = queued.prompt_id
     if not isinstance(known, str) or known in ("", ".", "..") or not known.isprintable():
@@ -298,7 +299,7 @@ def _checked_answer(http: Http, queued: models.QueuedPrompt, answer: object) -> 
 
 
 def _with_meta(graph: dict[str, Any]) -> dict[str, Any]:
-    """Add a ``_meta`` to each node that has none.
+    """Return the graph, with an empty ``_meta`` added to each node that has none.
 
     Servers since 0.14 fail (500) on a node without ``_meta`` if its class was replaced, and on a
     null ``_meta`` if its class is unknown.
@@ -312,7 +313,7 @@ def _with_meta(graph: dict[str, Any]) -> dict[str, Any]:
 
 
 def _extra_data(given: object, workflow_ui: object) -> dict[str, Any]:
-    """Return a copy of ``extra_data`` as plain JSON values, in a form that no server fails on."""
+    """Return a copy of ``extra_data`` with the UI workflow, in a form that no server fails on."""
     extra = dict(_object(given, "extra_data"))
     # Unless both are objects, GET /api/jobs fails for everybody while the server has the prompt.
     info = dict(_object(extra.pop("extra_pnginfo", None), "extra_data['extra_pnginfo']"))

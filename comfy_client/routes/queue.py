@@ -57,7 +57,7 @@ class QueueRoutes:
             removed()
 
     def interrupt(self, prompt_id: str | None = None) -> None:
-        """Stop the running prompt at its next step.
+        """Stop the running prompt, or the given one if it is running, at its next step.
 
         ``POST /interrupt``.  The running node decides when it checks for this; if the last
         node does not, the prompt may still succeed.  Nothing happens, without an error, if the
@@ -79,9 +79,9 @@ class QueueRoutes:
 
 
 def without_workflow(kept: Set[str], item: Any) -> Any:
-    """Remove the workflow from a record of the queue, unless the prompt is in ``kept``.
+    """Return a record of the queue without its workflow, unless its prompt is in ``kept``.
 
-    ``kept`` may have the server's ids, or ours, which records carry as marks.
+    ``kept`` may have the server's ids, or the client's, which records carry as marks.
     """
     if not isinstance(item, list) or any(_names(part) in kept for part in item):
         return item
@@ -89,6 +89,6 @@ def without_workflow(kept: Set[str], item: Any) -> Any:
 
 
 def _names(part: object) -> str | None:
-    """Return the prompt id in a part of a record: the id itself, or our mark."""
+    """Return the id in a part of a queue record, or the client's mark; None if it has neither."""
     said = part.get(EXTRA_DATA_KEY) if isinstance(part, dict) else part
     return said if isinstance(said, str) else None

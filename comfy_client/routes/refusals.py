@@ -25,7 +25,7 @@ _MOST_CLASSES: Final = 5
 def rejected(
     http: Http, exc: ApiError, sent: Mapping[str, Any], deadline: Deadline
 ) -> PromptRejected:
-    """Build the :class:`PromptRejected` for a 400."""
+    """Build the :class:`PromptRejected` for an answer with status 400."""
     graph, targets = sent["prompt"], sent.get("partial_execution_targets")
     body = exc.body if isinstance(exc.body, Mapping) else {}
     names = _node_names(http, deadline) if unknown_class(body, graph) else ()
@@ -54,7 +54,7 @@ def rejected(
 def unknown_classes(
     http: Http, exc: ApiError, graph: Mapping[str, Any], deadline: Deadline
 ) -> PromptRejected | None:
-    """Return the error for a 500 that hides an unknown class, or None for another 500.
+    """Return the error for a status 500 that an unknown class caused; None for another cause.
 
     Servers before May 2024 fail on an unknown class.  Servers since 0.14 fail on a class that they
     replace if the node lacks an input that the replacement takes over.
@@ -83,7 +83,7 @@ def unknown_classes(
 
 
 def _node_names(http: Http, deadline: Deadline) -> Sequence[str]:
-    """Return the server's classes, for a hint; empty if it takes long or fails."""
+    """Return the server's node classes, for a hint; empty if the request fails or is slow."""
     try:
         left = deadline.require(20.0)
         info = http.json("GET", "/object_info", timeout=left)
@@ -93,7 +93,7 @@ def _node_names(http: Http, deadline: Deadline) -> Sequence[str]:
 
 
 def _replacements(http: Http, deadline: Deadline) -> Mapping[str, Any]:
-    """Return the server's replacements of classes; empty before ComfyUI 0.14."""
+    """Return the server's replacements of node classes; empty if the request fails or is slow."""
     try:
         left = deadline.require(20.0)
         found = http.json("GET", "/node_replacements", timeout=left, max_bytes=SMALL)
@@ -103,7 +103,7 @@ def _replacements(http: Http, deadline: Deadline) -> Mapping[str, Any]:
 
 
 def _definitions(http: Http, classes: Sequence[str], deadline: Deadline) -> dict[str, Any]:
-    """Return definitions by class, for hints; empty if they take long or fail."""
+    """Return the definitions of the first classes, for hints; fewer if a request fails."""
     found: dict[str, Any] = {}
     try:
         for name in classes[:_MOST_CLASSES]:
@@ -119,7 +119,7 @@ def _definitions(http: Http, classes: Sequence[str], deadline: Deadline) -> dict
 def blame_what_was_left_out(
     exc: PromptRejected, graph: Mapping[str, Any], left_out: Mapping[str, Any]
 ) -> None:
-    """Add parts that were not sent to a refusal; raise WorkflowError if only they are wrong."""
+    """Add the errors of unsent parts to a refusal; raise WorkflowError if no output was sent."""
     if not left_out:
         return
     if exc.error.get("type") == "prompt_no_outputs":

@@ -23,7 +23,7 @@ _REPEATED_LATER: Final = 1.0
 
 
 class SystemRoutes:
-    """Facts about the server itself.
+    """Routes for the server itself: its versions, memory, logs and folders.
 
     ComfyUI says that programs should not depend on the ``/internal`` routes.
     """
@@ -31,7 +31,7 @@ class SystemRoutes:
     _http: Http
 
     def get_system_stats(self) -> models.SystemStats:
-        """Return versions, memory and devices (``GET /system_stats``)."""
+        """Return the server's versions, memory and devices (``GET /system_stats``)."""
         return models.SystemStats.from_json(
             self._http.json("GET", "/system_stats", max_bytes=SMALL)
         )
@@ -86,7 +86,7 @@ class SystemRoutes:
             last = now
 
     def _vram(self) -> int:
-        """Return the free bytes of the main device's memory, unless it is a CPU."""
+        """Return the free memory of the main device in bytes; 0 if it is a CPU or unknown."""
         devices = self.get_system_stats().devices
         device = devices[0] if devices and devices[0].type != "cpu" else None
         return 0 if device is None else device.vram_free or 0

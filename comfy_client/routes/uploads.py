@@ -40,14 +40,14 @@ class Uploader:
 
     @property
     def timeout(self) -> float | None:
-        """The seconds that are left, or None for the limit of a single transfer."""
+        """The seconds that are left; None if only the limit of a single transfer applies."""
         return None if math.isinf(self.deadline.at) else self.deadline.left()
 
     def send(self, upload: Upload) -> UploadedImage:
         """Upload a file unless the server has it already; return its reference on the server.
 
         Raises:
-            FileChanged: It changed during each attempt to send it; the server has no part of it.
+            FileChanged: The file changed during each attempt to send it; the server has no part.
         """
         for _ in range(_TRIES - 1):
             with suppress(FileChanged):
@@ -75,7 +75,7 @@ class Uploader:
         return answer
 
     def fields(self, upload: Upload) -> dict[str, str]:
-        """Return the form's fields besides the file."""
+        """Return the form fields of an upload, except the file itself."""
         return {
             "subfolder": upload.subfolder,
             "type": self.type,
@@ -85,7 +85,7 @@ class Uploader:
     def post(
         self, route: str, fields: dict[str, str], content: Content, name: str, digest: str | None
     ) -> UploadedImage:
-        """Upload a content; with ``digest``, abort if its SHA-256 differs."""
+        """Upload content under a name; with ``digest``, abort if its SHA-256 differs."""
         shown = shown_transfer("upload", name, self.http.show)
         with nullcontext(self.on_progress) if self.on_progress else shown as on_progress:
             answer = self.http.upload(
@@ -140,7 +140,7 @@ class Uploader:
 
     @contextmanager
     def content_of(self, upload: Upload) -> Iterator[Content]:
-        """Context manager: yield the content to send, downloading it first if it is elsewhere."""
+        """Context manager: yield the content to send, downloading it first if it is remote."""
         source = upload.remote
         if source is None:
             content = upload.content

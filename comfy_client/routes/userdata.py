@@ -21,7 +21,7 @@ class UserDataRoutes:
     _http: Http
 
     def get_user_data(self, file: str) -> bytes:
-        """Return the content of a file.
+        """Return the content of a file of the user.
 
         ``GET /userdata/{file}``, since January 2024.
 
@@ -72,7 +72,7 @@ class UserDataRoutes:
         stringify: bool | None = None,
         full_info: bool = False,
     ) -> str | models.UserDataInfo:
-        """Write a file, create its folders, and return its path.
+        """Write a file of the user, creating its folders; return its path or its information.
 
         ``POST /userdata/{file}``, since January 2024; into a new folder since June 2024,
         :class:`ApiError` (500) before.
@@ -120,7 +120,7 @@ class UserDataRoutes:
             )
 
     def delete_user_data(self, file: str, *, missing_ok: bool = False) -> None:
-        """Delete a file.
+        """Delete a file of the user.
 
         ``DELETE /userdata/{file}``, since June 2024.
 
@@ -158,7 +158,7 @@ class UserDataRoutes:
     def move_user_data(
         self, source: str, dest: str, *, overwrite: bool = False, full_info: bool = False
     ) -> str | models.UserDataInfo:
-        """Move or rename a file, create folders as needed, and return its new path.
+        """Move or rename a file, creating folders; return its new path or its information.
 
         ``POST /userdata/{source}/move/{dest}``, since June 2024.
 
@@ -228,7 +228,7 @@ class UserDataRoutes:
         split: bool = False,
         full_info: bool = False,
     ) -> list[str] | list[list[str]] | list[models.UserDataInfo]:
-        """List the files in a folder by relative paths; empty if there is no such folder.
+        """List the files in a folder, relative to it; empty if there is no such folder.
 
         ``GET /userdata``, since June 2024; :class:`NotSupported` before.  Names that begin
         with a dot are left out.
@@ -294,7 +294,7 @@ def _flag(value: bool) -> str:
 
 
 def _encoded(path: str) -> str:
-    """Escape ``%`` in a path, since the server decodes it twice."""
+    """Escape ``%`` in a path, which the server decodes twice; raise if it leaves the folder."""
     from ..upload import escapes
 
     if escapes(path):
@@ -307,7 +307,7 @@ def _segment(file: str) -> str:
 
 
 def _path(item: str | list[str] | models.UserDataInfo) -> str:
-    """Return the path of an item of a list, in any of its shapes."""
+    """Return the path of an item of ``GET /userdata``, in any of its forms."""
     if isinstance(item, list):
         return "/".join(item[1:])
     path = item if isinstance(item, str) else item.path

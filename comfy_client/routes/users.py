@@ -12,8 +12,8 @@ from ..transport.http import SMALL, Http, segment
 from ..values import mapping
 
 # The server reads its settings file, awaits the request's body, and rewrites the file, so it loses
-# one of two simultaneous changes.  Ours are therefore sent one by one for each server.  The key
-# includes the process, since a fork may copy a held lock.
+# one of two simultaneous changes.  A process therefore sends its own one by one for each server.
+# The key includes the process, since a fork may copy a held lock.
 _storing: dict[tuple[int, str], runtime.Lock] = {}
 
 
