@@ -1,15 +1,15 @@
-"""Many prompts: ``map`` and ``sweep`` for clients and pools.
+"""Runs of many prompts: ``map`` and ``sweep`` for clients and pools.
 
 Modules:
     map_loop: The loop of ``map``.
     items: The iterable from which ``map`` makes prompts.
     in_flight: The prompts of one call that are in progress.
     sweep: The loop of ``sweep``.
-    runner: The server on which a sweep runs its prompts.
-    recovery: Prompts from an earlier call of a sweep.
+    runner: The servers on which a sweep runs its prompts.
+    recovery: The search for the prompts of an earlier call of a sweep.
     outage: How long to wait for a server that is away.
     grid: The points of a sweep, in the order that costs the servers the least.  Pure.
-    journal: The record of the points that have run.
+    journal: The record on disk of the points that were begun, and how they ended.
     journal_file: The SQLite file of a journal.
     row_records: JSON records of rows, and the rows made of them.
     row: A row of a sweep.

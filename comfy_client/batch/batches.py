@@ -40,7 +40,7 @@ def map_workflows(
     patience: float | None,
     progress: bool | None,
 ) -> Generator[Result | ComfyError, None, None]:
-    """Yield the results of many workflows, while more are submitted."""
+    """Run many workflows, and yield their results or errors while more are submitted."""
     from .map_loop import check_in_flight, run_map, with_previews  # few scripts run many
 
     parts.check_open()
@@ -80,7 +80,7 @@ def sweep_grid(
     on_row: Callable[[SweepRow], object] | None,
     progress: bool | None,
 ) -> Sweep:
-    """Run a workflow with all combinations of some values."""
+    """Run a workflow with all combinations of the values in ``grid``, and return the rows."""
     from .sweep import run_sweep  # few scripts run many
 
     parts.check_open()

@@ -16,7 +16,7 @@ SIZE: Final = 160
 
 
 def gallery(rows: Sequence[SweepRow]) -> str:
-    """Return HTML of the first rows in the shape of their grid, below the values they share."""
+    """Return HTML that shows the first rows as a grid, below the values that they all share."""
     shown = rows[:MOST_ROWS]
     if not shown:
         return remark("0 rows")

@@ -41,7 +41,7 @@ _OF_ONE_INPUT: Final = frozenset(
 
 @attrs.frozen
 class Axis:
-    """An input and the values that it takes."""
+    """An input of a node, and the values that it has in a grid."""
 
     name: str  #: The input's name as the caller wrote it.
     node_id: str
@@ -85,7 +85,7 @@ class Grid:
         return math.prod(self._sizes)
 
     def params(self, point: int) -> dict[str, Any]:
-        """Return the values at one point, by the names that the caller gave."""
+        """Return the values of the inputs at one point, by the names that the caller gave."""
         values = {}
         for axis in reversed(self.axes):
             point, digit = divmod(point, len(axis.values))
@@ -97,9 +97,9 @@ class Grid:
         return with_inputs(self._base, self.params(point))
 
     def order(self) -> list[int]:
-        """Return the points in the order that lets the server reuse the most.
+        """Return the points in the order that lets the server reuse the most cached outputs.
 
-        The input with the most nodes behind it is the outermost loop, and every other time a loop
+        The input on which the most nodes depend is the outermost loop, and every other time a loop
         runs backwards: from one point to the next a single value changes.
         """
         behind = self._behind
@@ -115,7 +115,7 @@ class Grid:
         return order
 
     def cost(self, one: int, other: int) -> int:
-        """Estimate how many nodes run again at a point after another one."""
+        """Estimate how many nodes must run again when point ``other`` follows point ``one``."""
         changed = 0
         for size, behind in zip(reversed(self._sizes), reversed(self._behind), strict=True):
             one, before = divmod(one, size)
@@ -137,7 +137,7 @@ class Grid:
         return hashlib.sha256(whole.encode()).hexdigest()
 
     def may_cause(self, error: ComfyError) -> bool:
-        """Return whether another point might avoid a refusal; in doubt, True.
+        """Return whether a refusal may be due to the values at a point; in doubt, True.
 
         If False, the server would refuse each point, as the reason has nothing to do with the axes.
         """
@@ -187,7 +187,7 @@ class Grid:
 
 
 def canonical(node: Mapping[str, Any]) -> str:
-    """Return a node as text, without its title."""
+    """Return a node as JSON with sorted keys, without its title."""
     known = {name: node[name] for name in node if name != "_meta"}
     return json.dumps(known, sort_keys=True, default=_identity)
 
@@ -200,7 +200,7 @@ def _identity(value: object) -> Any:
 
 
 def _faults(report: object) -> list[Mapping[str, Any]]:
-    """Return the errors of a node; one empty error if they are unreadable."""
+    """Return the errors in the report on a node; one empty error if they are unreadable."""
     errors = report.get("errors") if isinstance(report, Mapping) else None
     return [
         fault if isinstance(fault, Mapping) else {}
@@ -222,7 +222,8 @@ class Split:
     Args:
         points: The points in their best order.
         weights: How fast each server is, compared to the other servers, by name.
-        cost: Returns how much has to run again; a run is best cut where that is much.
+        cost: Returns how many nodes must run again when one point follows another; a run is best
+            cut where these are many.
     """
 
     def __init__(self, points: Sequence[int], weights: Mapping[str, float], cost: Cost) -> None:
@@ -242,7 +243,7 @@ class Split:
         return (point for run in self._runs.values() for point in run)
 
     def take(self, name: str, fits: Fits = _anything, *, may_steal: bool = True) -> int | None:
-        """Take the next point of a server, or None if there is none that it can run.
+        """Remove and return the next point of a server, or None if there is none that it can run.
 
         With ``may_steal``, a server that has finished its own points takes over points of another.
         """
@@ -254,7 +255,7 @@ class Split:
         return None if found is None else own.pop(found)
 
     def put_back(self, point: int, name: str) -> None:
-        """Put a point back as the next one of a server."""
+        """Put a point back, as the next one for a server."""
         self._runs.setdefault(name, []).insert(0, point)
 
     def drop(self, points: Collection[int]) -> None:
@@ -267,7 +268,7 @@ class Split:
         return next((at for at, point in enumerate(run) if fits(name, point)), None)
 
     def _take_over(self, name: str, fits: Fits) -> None:
-        """Take over the rear half of the longest other run."""
+        """Give a server the rear half of the longest run of another server."""
         found = [
             (other, [point for point in run if fits(name, point)])
             for other, run in self._runs.items()

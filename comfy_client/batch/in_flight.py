@@ -102,7 +102,7 @@ class InFlight:
         return [result for job in jobs if (result := job.handle.result) is not None]
 
     def get(self, key: str) -> Job | ComfyError | None:
-        """Return a prompt's job, or the error of its submission, or None."""
+        """Return a prompt's job or the error of its submission, or None if there is neither."""
         return self._entries.get(key)
 
     def begin(self, key: str) -> None:
@@ -115,25 +115,28 @@ class InFlight:
         self._since[key] = runtime.monotonic()
 
     def rename(self, key: str, new: str) -> None:
-        """Replace a prompt with another one, which is about to be sent."""
+        """Give a prompt a new key, under which it is about to be sent again."""
         renamed = {new if one == key else one: entry for one, entry in self._entries.items()}
         self._entries = {**renamed, new: None}
         self._since.pop(key, None)
 
     def pop(self, key: str) -> Job | ComfyError | None:
-        """Remove a prompt whose end was handled; until then, a Ctrl-C must find it here."""
+        """Remove a prompt whose end was handled; return its job or error, or None.
+
+        Until then, a Ctrl-C must find it here.
+        """
         entry = self._entries.get(key)
         server = self.server_of(entry) if isinstance(entry, Job) else None
         self._ends[server] = self._ends[None] = runtime.monotonic()
         return self.drop(key)
 
     def drop(self, key: str) -> Job | ComfyError | None:
-        """Remove a prompt that has not ended."""
+        """Remove a prompt without counting it as ended; return its job or error, or None."""
         self._since.pop(key, None)
         return self._entries.pop(key, None)
 
     def withdraw(self) -> None:
-        """Delete pending prompts from the queues; running ones keep running.
+        """Delete pending prompts from the queues of servers; running prompts keep running.
 
         If another thread is already doing so, wait for it.
         """
@@ -224,7 +227,7 @@ class InFlight:
 
 @attrs.frozen
 class _Due:
-    """The moment until which to wait for a job's end or for news of it."""
+    """The moment at which the wait for a job's end, or for news of it, times out."""
 
     at: float
     job: Job
@@ -241,7 +244,7 @@ def _has_result(entry: Job | ComfyError | None) -> bool:
 
 
 def _outcome(entry: Job | ComfyError | None) -> Result | ComfyError:
-    """Return the outcome of an entry that has ended."""
+    """Return the result or error of a prompt that has ended; raise an error of another kind."""
     error = entry.exception() if isinstance(entry, Job) else entry
     if isinstance(entry, Job) and error is None:
         return entry.result()

@@ -69,11 +69,11 @@ class Items:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a requested item has arrived and was not taken."""
+        """Whether a requested item has arrived and has not been taken."""
         return self._found is not None
 
     def take(self) -> Any:
-        """Return the arrived item, or raise the iterable's error."""
+        """Return the item that has arrived, or raise the error of the iterable."""
         assert self._found is not None  # noqa: S101
         (item, error), self._found, self._is_asked = self._found, None, False
         if error is not None:
@@ -82,7 +82,7 @@ class Items:
         return item
 
     def wait(self, jobs: Collection[Job], seconds: float) -> None:
-        """Wait until a job has ended or the requested item has arrived."""
+        """Wait up to ``seconds`` seconds until a job has ended or the requested item is there."""
         if not self._is_asked:
             wait_for_one(jobs, seconds)
             return
@@ -138,6 +138,6 @@ def _next(items: Iterator[Any]) -> _Found:
 def _serve(
     items: Iterator[Any], asks: runtime.SimpleQueue[bool], news: runtime.SimpleQueue[_Found | None]
 ) -> None:
-    """Fetch an item for each request."""
+    """Fetch an item for each request, until a request is False."""
     while asks.get():
         news.put(_next(items))

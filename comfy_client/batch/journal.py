@@ -80,7 +80,7 @@ def _from_json(said: object) -> Any:
 
 
 def _check_name(record: object, field: attrs.Attribute[Any], value: object) -> None:
-    """Check a host or an id, which will appear in messages and requests."""
+    """Raise ValueError for an invalid host or id, as these appear in messages and requests."""
     if not isinstance(value, str) or not value.isprintable() or len(value) > _LONGEST_NAME:
         raise ValueError(f"{field.name} is {brief(value)}")
 
@@ -149,7 +149,7 @@ class Journal:
             raise
 
     def _is_in_use(self) -> bool:
-        """Return whether another journal in this process has the file; claim it if none has."""
+        """Return whether another Journal in this process uses the file; claim it if none does."""
         ours = weakref.ref(self)
         found = _in_use.setdefault(self._identity, ours)
         if found() is None:
@@ -182,7 +182,7 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Close the journal; threads that still write it get :class:`ClientClosed`."""
+        """Close the journal; threads that still write to it get :class:`ClientClosed`."""
         with self._lock:
             connection, self._connection = self._connection, None
         steps: list[Callable[[], object]] = [self._forget]
@@ -205,7 +205,7 @@ class Journal:
     # -- reading -------------------------------------------------------------------------
 
     def records(self, keys: Collection[Key]) -> dict[Key, Record]:
-        """Return the existing records of these points.
+        """Return the records of these points, by key; leave out points that have none.
 
         Each point is looked up by its key, as a file from elsewhere may have endless other rows.
         """
@@ -235,7 +235,7 @@ class Journal:
     # -- writing: on the disk when it returns ----------------------------------------------
 
     def note_sent(self, key: Key, host: str, prompt_id: str, tries: int, at: float) -> None:
-        """Record that a point is about to be sent, which makes its last end obsolete."""
+        """Record that a point's prompt is about to be sent; erase how an earlier one ended."""
         self._write(
             "INSERT OR REPLACE INTO points (digest, occurrence, host, tries, prompt_id, sent_at) "
             "VALUES (?, ?, ?, ?, ?, ?)",
@@ -247,19 +247,19 @@ class Journal:
         )
 
     def note_id(self, key: Key, prompt_id: str) -> None:
-        """Record the id that the server chose for a prompt."""
+        """Record the id that the server chose for a point's prompt."""
         self._write(
             "UPDATE points SET prompt_id = ? WHERE digest = ? AND occurrence = ?", prompt_id, *key
         )
 
     def note_return(self, key: Key) -> None:
-        """Record that the server certainly does not have the prompt."""
+        """Record that the server certainly does not have a point's prompt."""
         self._write(
             "UPDATE points SET withdrawn = 1, host = '' WHERE digest = ? AND occurrence = ?", *key
         )
 
     def note_withdrawal(self, key: Key) -> None:
-        """Record that a prompt was deleted from the queue, unless it had begun to run."""
+        """Record that a point's prompt was deleted from the queue, unless it had begun to run."""
         self._write("UPDATE points SET withdrawn = 1 WHERE digest = ? AND occurrence = ?", *key)
 
     def note_end(
@@ -273,7 +273,7 @@ class Journal:
         result: Mapping[str, Any] | None,
         error: Mapping[str, Any] | None,
     ) -> None:
-        """Record the result of a point, or its error."""
+        """Record how a point ended: its result or error, its server and its times."""
         self._write(
             "UPDATE points SET host = ?, prompt_id = ?, withdrawn = 0, told = 0, seconds = ?, "
             "execution_seconds = ?, result = ?, error = ? WHERE digest = ? AND occurrence = ?",
@@ -287,7 +287,7 @@ class Journal:
         )
 
     def note_seconds(self, key: Key, execution_seconds: float) -> None:
-        """Record how long a prompt ran, which the server reports after its end."""
+        """Record how long a point's prompt ran, which the server reported after its end."""
         self._write(
             "UPDATE points SET execution_seconds = ? WHERE digest = ? AND occurrence = ?",
             execution_seconds,
@@ -317,7 +317,7 @@ class Journal:
         return ValueError(f"{self.path} is damaged: {shorten(str(exc), _LONGEST_REASON)}")
 
     def _explained(self, exc: sqlite3.Error) -> Exception:
-        """Return the usual file error for an error of SQLite.
+        """Return the OSError for an error of SQLite, or a ValueError if the file is damaged.
 
         Callers do not chain SQLite's error: it quotes names and values from a file that may be
         untrusted, and a traceback would show them in a terminal.

@@ -65,7 +65,7 @@ _LEAF: Final = 13
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Return a connection to a checked file, from which nothing has been read yet."""
+    """Open a connection to a file that was checked; nothing is read from the file yet."""
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw",
         uri=True,
@@ -144,7 +144,7 @@ def check_schema(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def _schema(connection: sqlite3.Connection) -> list[tuple[str, ...]]:
-    """Return the schema without blanks and comments, which differ between versions."""
+    """Return the schema with plain spaces for blanks and comments, which differ by version."""
     rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name")
     blanks = re.compile(r"(?:--[^\n]*|[ \t\n])+")
     return [tuple(blanks.sub(" ", str(value)) for value in row) for row in rows]
@@ -158,7 +158,7 @@ def _expected() -> list[tuple[str, ...]]:
 
 
 def _first_page(path: Path) -> bytes:
-    """Check and return the file's header, which marks a journal of a known version."""
+    """Return the start of a file; raise ValueError unless it is a journal of a known version."""
     with path.open("r+b", buffering=0) as file:
         page = file.read(105)
     is_ours = len(page) == 105 and int.from_bytes(page[68:72]) == _APPLICATION
@@ -173,9 +173,9 @@ def _first_page(path: Path) -> bytes:
 
 
 def _beside(path: Path) -> Path | None:
-    """Return the rollback journal of a file, if there is one.
+    """Return the path of a file's rollback journal, or None if there is none.
 
-    Raise ``ValueError`` if there is a write-ahead log, as no journal has one.
+    Raise ``ValueError`` if there is a write-ahead log, as no journal of a sweep has one.
     """
     real = path.resolve()  # SQLite looks beside the target of a link
     log, undo = (real.with_name(real.name + ending) for ending in ("-wal", "-journal"))
@@ -185,7 +185,7 @@ def _beside(path: Path) -> Path | None:
 
 
 def _check_undo(path: Path, owner: int) -> None:
-    """Raise ValueError for a rollback journal that SQLite did not write for our kind of journal.
+    """Raise ValueError for a rollback journal that SQLite did not write for a sweep's journal.
 
     For several databases, its last bytes name a super-journal, a file that SQLite would delete
     wherever it is.

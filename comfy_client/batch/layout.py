@@ -20,7 +20,7 @@ Names = str | tuple[str, ...] | None
 
 @attrs.frozen
 class Arrangement:
-    """The place of each picture."""
+    """The places of a sweep's pictures in a grid, and the labels around them."""
 
     cells: dict[Cell, SweepRow]
     columns: list[str]  #: Labels above; empty: none.
@@ -37,12 +37,12 @@ def constants(sweep: Sequence[SweepRow]) -> list[str]:
 
 
 def wrapped(sweep: Sequence[SweepRow]) -> Arrangement:
-    """Return places line by line; below each picture stand the values that vary."""
+    """Arrange the rows line by line, each with the values that vary below its picture."""
     return _wrapped(sweep, _varied(sweep))
 
 
 def layout(sweep: Sequence[SweepRow], rows: Names = None, cols: Names = None) -> Arrangement:
-    """Return the places of the rows: see :meth:`Sweep.grid`."""
+    """Arrange the rows in a grid by the values of their inputs: see :meth:`Sweep.grid`."""
     known, varied = _known(sweep), _varied(sweep)
     below, beside = _chosen(known, rows), _chosen(known, cols)
     if below is None and beside is None and len(varied) == 1:
@@ -102,7 +102,7 @@ def _wrapped(sweep: Sequence[SweepRow], names: list[str]) -> Arrangement:
 
 
 def _chosen(known: list[str], names: Names) -> list[str] | None:
-    """Resolve the caller's names to the names in the grid, as nodes may be left out."""
+    """Return the inputs that the caller named, maybe without nodes; None if ``names`` is None."""
     if names is None:
         return None
     found = []

@@ -58,7 +58,7 @@ def is_about_one(error: BaseException) -> bool:
 
 
 def check_in_flight(in_flight: int) -> None:
-    """Raise ValueError unless the number of prompts is 1 or more."""
+    """Raise ValueError unless ``in_flight`` is a whole number, 1 or more."""
     if not isinstance(in_flight, int) or in_flight < 1:
         raise ValueError(f"in_flight must be a number of prompts, 1 or more, not {in_flight!r}")
 
@@ -101,7 +101,7 @@ def run_map(
 
 
 def with_previews(options: Mapping[str, Any], progress: bool | None) -> Mapping[str, Any]:
-    """Return options for prompts whose previews a bar shows, if there is a notebook."""
+    """Return the options, with previews turned on if a progress bar in a notebook shows them."""
     is_shown = surface_of(progress, None) == "notebook"
     return {"preview_method": "auto", **options} if is_shown else options
 
@@ -124,7 +124,7 @@ def _make_and_submit(make: Callable[[Any], Workflow], submit: Submit, key: str, 
 
 
 class _Tally:
-    """The number of outcomes, and the yielded results to which somebody still refers."""
+    """Counts the outcomes of a ``map`` call, and knows the yielded results that still exist."""
 
     def __init__(self, prompts: InFlight, total: int | None) -> None:
         self._prompts = prompts
@@ -162,7 +162,7 @@ def _stream(
     where: Callable[[], Surface],
     delay: float,
 ) -> Generator[Result | ComfyError, None, None]:
-    """Yield outcomes and show a bar; at the end, take back unfinished prompts."""
+    """Yield outcomes, and show a progress bar; at the end, take back the pending prompts."""
     outcome: Result | ComfyError | None = None
     try:
         with shown_count(where(), "map", delay, tally.count) as screen:

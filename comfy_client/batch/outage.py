@@ -1,4 +1,4 @@
-"""Absence of a server, and how long ``map`` or ``sweep`` of its client waits for it."""
+"""The absence of a server, and how long ``map`` and ``sweep`` of its client wait for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @attrs.define(eq=False)
 class Outage:
-    """The current absence of a call's server.
+    """Tracks whether the server of a ``map`` or ``sweep`` call is away, and for how long.
 
     An outage begins with a request that fails, and ends with one that succeeds, or with a socket
     that connects.  Prompts that are yet to be sent and prompts in progress share it.
@@ -52,12 +52,12 @@ class Outage:
 
     @property
     def seconds(self) -> float:
-        """Seconds that the outage has lasted; 0 without one."""
+        """Seconds that the outage has lasted; 0 if there is none."""
         return 0.0 if self._since is None else runtime.monotonic() - self._since
 
     @property
     def words(self) -> str:
-        """The outage in a few words; empty without one."""
+        """A description of the outage in a few words; empty if there is none."""
         seconds = self.seconds
         return f"server away for {seconds:.0f} s" if seconds else ""
 
@@ -121,7 +121,7 @@ class Outage:
         self._ask_at = now + self._pauses.next()  # the next request will show what is wrong
 
     def begin_before(self, seconds: float) -> None:
-        """Begin an outage ``seconds`` ago, unless one has begun or the socket is connected."""
+        """Note that an outage began ``seconds`` ago, unless one has or the socket is connected."""
         tracker = self.poller.tracker
         if self._since is None and tracker.link is None:
             self._since = runtime.monotonic() - seconds

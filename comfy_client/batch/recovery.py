@@ -22,7 +22,7 @@ from .grid import canonical
 
 @attrs.frozen
 class Sought:
-    """A prompt that an earlier process may have submitted under one of our ids."""
+    """A prompt that an earlier process may have submitted, and how to recognize it."""
 
     workflow: Callable[[], Workflow]  #: Makes the workflow that was submitted.
     #: The id in the journal.  If the server chose it, the prompt must have our mark, as the
@@ -30,14 +30,14 @@ class Sought:
     known_as: str | None = None
 
     def other_id(self, ours: str) -> str | None:
-        """Return the id that the server chose, if known."""
+        """Return the id that the server chose in place of ``ours``, or None if none is known."""
         return None if self.known_as == ours else self.known_as
 
     def is_there(self, ours: str, record: QueueItem | HistoryEntry) -> bool:
-        """Return whether a record marked with our id belongs to this prompt.
+        """Return whether a server's record marked with the id ``ours`` belongs to this prompt.
 
-        Anybody can read and send our marks, but nobody can choose the ids on servers that assign
-        their own.  If the process was killed before it learned the id, the graph must be ours.
+        Anybody can read and send such marks, but nobody can choose the ids on servers that assign
+        their own.  If the process was killed before it learned the id, the graphs must agree.
         """
         other = self.other_id(ours)
         if other is not None:
@@ -46,7 +46,7 @@ class Sought:
 
 
 class Recovery:
-    """The search for an earlier process's prompts.
+    """The search for an earlier process's prompts on one server.
 
     Even if a journal has lost entries, nothing runs twice: each prompt is sought before it is sent.
     A prompt that was neither in the queue at the start nor in the history later never arrived.
@@ -77,7 +77,7 @@ class Recovery:
         return prompt_id if self._client.get_history(prompt_id) else None
 
     def attach(self, prompt_id: str, workflow: Workflow, lost_delay: float | None) -> Job:
-        """Return a job for a prompt of an earlier process."""
+        """Attach to a prompt that an earlier process submitted, and return its job."""
         return attach(
             self._client,
             self._poller,
@@ -89,19 +89,19 @@ class Recovery:
 
 
 def known_graph(workflow: Workflow) -> Mapping[str, Any]:
-    """Return the submitted graph; empty if only the server knows drawn seeds and file names."""
+    """Return the graph that was submitted; empty if it has seeds or files that are unknown here."""
     graph = workflow.to_dict()
     return {} if wants_seeds(graph) or files_in(graph) else graph
 
 
 def _entries(client: Routes, sought: Mapping[str, Sought]) -> Iterable[HistoryEntry]:
-    """Return the history entries of prompts that had ids of the server's choice."""
+    """Return the history entries of the prompts whose ids the server chose, as far as known."""
     others = [other for ours, one in sought.items() if (other := one.other_id(ours)) is not None]
     return filter(None, map(client.get_history, others))
 
 
 def _is_part(sent: Mapping[str, Any], graph: Mapping[str, Any]) -> bool:
-    """Return whether a graph is our workflow, or the part of it that was to run."""
+    """Return whether the graph ``sent`` is the workflow ``graph`` or a part of it."""
     return (
         bool(sent)
         and is_shallow(sent)
@@ -114,7 +114,7 @@ def _is_part(sent: Mapping[str, Any], graph: Mapping[str, Any]) -> bool:
 
 
 def _known(node: Any, ours: Mapping[str, Any]) -> str:
-    """Return a node as text, without drawn seeds and uploaded files."""
+    """Return a node as text, without drawn seeds and uploaded files; empty if it is malformed."""
     if not isinstance(node, Mapping) or not isinstance(node.get("inputs"), Mapping):
         return ""
     left_out = {

@@ -38,7 +38,7 @@ class SweepRow(AsDict):
             included.  ``None``: it was not submitted, or another process submitted it and did not
             see its end.
         cached: How many nodes did not run again; ``None`` with an error.
-        from_journal: True if it had ended before this call of ``sweep``.
+        from_journal: Whether it had ended before this call of ``sweep``.
         host: The URL of the server that it was sent to; ``None``: it was not sent.
     """
 
@@ -80,9 +80,9 @@ class SweepRow(AsDict):
 
 
 def labels(params: Mapping[str, Any], names: Iterable[str] | None = None) -> list[str]:
-    """Return inputs with their values in words, such as ``cfg 4.0``; secrets are hidden.
+    """Return the names of inputs with their values, such as ``cfg 4.0``; hide secret values.
 
-    Nodes are named only where inputs have the same name.
+    A node is named only if several inputs have the same name.
 
     Args:
         params: The values of a point.
@@ -97,7 +97,7 @@ def labels(params: Mapping[str, Any], names: Iterable[str] | None = None) -> lis
 
 
 def whole_name(name: str | tuple[str, ...]) -> str:
-    """Return the name of an input with its node."""
+    """Return the full name of an input, with its node, as one text."""
     return name if isinstance(name, str) else ".".join(map(str, name))
 
 

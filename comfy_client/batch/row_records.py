@@ -62,7 +62,7 @@ _FILE: Final = {"filename", "subfolder", "type"}
 
 
 def result_record(result: Result, workflow: Workflow, secrets: Secrets) -> dict[str, Any]:
-    """Reduce a result to its files and texts."""
+    """Return a result as a JSON record of its files and texts, with secrets hidden."""
 
     def words_hidden(text: str) -> str:
         # Results must stay exact, so only known secrets are hidden, without guessing.
@@ -87,7 +87,7 @@ def result_record(result: Result, workflow: Workflow, secrets: Secrets) -> dict[
 
 
 def row_of(row: SweepRow, record: Record, workflow: Workflow, files: Routes | None) -> SweepRow:
-    """Build a row from its record; ``files`` is the client of the server that ran it."""
+    """Complete a row from its record; ``files`` is the client of the server that ran it."""
     row = attrs.evolve(
         row,
         seconds=record.execution_seconds,
@@ -117,7 +117,7 @@ def row_of(row: SweepRow, record: Record, workflow: Workflow, files: Routes | No
 
 
 def error_record(error: ComfyError, hide: Callable[[str], str]) -> dict[str, Any]:
-    """Reduce an error to its class, message and short facts, without the inputs of its node."""
+    """Return an error as a JSON record: class, message and short facts, without a node's inputs."""
     facts: dict[str, Any] = {
         name: hide(value) if isinstance(value, str) and name not in _NAMES else value
         for name, value in vars(error).items()
@@ -129,7 +129,7 @@ def error_record(error: ComfyError, hide: Callable[[str], str]) -> dict[str, Any
 
 
 def error_of(record: Mapping[str, Any], prompt_id: str) -> ComfyError:
-    """Rebuild the error of a record."""
+    """Restore an error from its record."""
     _check(record, _ERROR)
     kind = _JOB_ERRORS.get(record["kind"], JobError)
     return kind(record["message"], prompt_id=prompt_id, **record["facts"])
@@ -145,7 +145,7 @@ def _check(record: Mapping[str, Any], types: Mapping[str, tuple[type, Any]]) -> 
 
 
 def _each_text(value: Any, change: Callable[[str], str]) -> Any:
-    """Return a JSON value with each text changed, except the fields that locate a file."""
+    """Return a JSON value with ``change`` applied to all texts but those that locate a file."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):

@@ -82,7 +82,7 @@ class Sweep(tuple[SweepRow, ...]):
     ) -> list[Path]:
         """Write the files of all rows, four at a time; return their paths in the order of the rows.
 
-        Rows with an error have none.
+        Rows with an error have no files.
 
         Args:
             path: A folder, or a template as for :meth:`Result.save`.  ``{row}`` is the position of
@@ -202,7 +202,7 @@ class Sweep(tuple[SweepRow, ...]):
 
 
 def _inputs(row: SweepRow) -> dict[str, object]:
-    """Return a row's values, by their names in the grid and by input names alone."""
+    """Return a row's values by their names in the grid, and by input names that are unique."""
     graph = row.result.graph if row.result else {}
     values = {whole_name(name): _ran_with(graph, name, value) for name, value in row.params.items()}
     short = {name: name.rpartition(".")[2] for name in values}
@@ -225,7 +225,7 @@ def _params(row: SweepRow) -> dict[str, object]:
 
 
 def _ran_with(graph: Mapping[str, Any], name: str | tuple[str, str], value: object) -> object:
-    """Return the value with which a row ran, such as a seed that was drawn."""
+    """Return the value that an input had when its row ran, such as a seed that was drawn."""
     try:
         node_id, field = input_named(graph, name)
     except WorkflowError:
@@ -235,7 +235,7 @@ def _ran_with(graph: Mapping[str, Any], name: str | tuple[str, str], value: obje
 
 
 def _cell(value: Any, *, is_own: bool) -> Any:
-    """Return the content of a cell; with ``is_own``, a text is the caller's and not quoted."""
+    """Return a value for a CSV cell; a text like a formula is quoted, unless ``is_own``."""
     if is_upload(value):  # its name may come from an output of the server
         value, is_own = str(value), False
     if isinstance(value, list) and not is_own:

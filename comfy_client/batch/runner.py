@@ -69,15 +69,15 @@ def do_nothing() -> None:
 
 @attrs.frozen
 class Verdict:
-    """The consequences of a prompt's end for its point; the default values with a single server.
+    """The consequences of a prompt's end for its point; the defaults are for a single server.
 
     Attributes:
         moves: Whether another server is to run the point, without a try being counted: the server
             refused it, never began it, or is to blame for its failure.
         may_move: Whether other servers can run it after an error that is about its server.
         is_poison: Whether two servers have died while they ran the point.
-        was_forgotten: Whether its own server said that it does not know it.
-        cancel: Cancels it when its server is back, as its point is about to run again.
+        was_forgotten: Whether its own server said that it does not know the prompt.
+        cancel: Cancels the prompt when its server is back, as its point is about to run again.
     """
 
     moves: bool = False
@@ -88,13 +88,13 @@ class Verdict:
 
 
 class Runner(Protocol):
-    """The servers of a sweep, named by their URLs.
+    """Runs the prompts of a sweep on one or more servers, which are named by their URLs.
 
     Attributes:
         prompts: The prompts in progress.
         reruns: Whether to run prompts again that may have run on a server that cannot be asked now.
-        heir: The server to ask for prompts that were sent to a server of another name; ``None``:
-            there is none.
+        heir: The server to ask for prompts that were sent to a server unknown to the runner;
+            ``None``: there is none.
     """
 
     prompts: InFlight
@@ -107,20 +107,20 @@ class Runner(Protocol):
 
     @property
     def clients(self) -> Mapping[str, Routes]:
-        """The clients of all servers."""
+        """The clients of all servers, by URL."""
 
     def add_secrets_to(self, secrets: Secrets) -> None:
-        """Add the credentials of all clients to the secrets."""
+        """Add the credentials of all clients to ``secrets``."""
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """The relative speeds of the servers to which points are assigned at first."""
+        """The relative speed of each server, by which the points are divided at first."""
 
     def choose(self, todo: Split) -> tuple[int, str] | None:
         """Take the next point for a free server; return the point and the server's URL, or None."""
 
     def find_impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
-        """Find the points that no server can run, and why.
+        """Return the points that no server can run, each with its error.
 
         The error is a :class:`JobTimeout` if no server answered in time.
         """
@@ -139,7 +139,7 @@ class Runner(Protocol):
     def submit(
         self, flight: Flight, workflow: Workflow, options: Options, sent: Sent
     ) -> Job | None:
-        """Submit a prompt; return None if its server cannot have it."""
+        """Submit a prompt; return its job, or None if its server cannot have it."""
 
     def judge(self, flight: Flight, outcome: Result | ComfyError) -> Verdict:
         """Note what a prompt's end says about its server and its point; return the verdict."""
@@ -151,10 +151,13 @@ class Runner(Protocol):
         """Look for prompts of an earlier call."""
 
     def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:
-        """Return the server that has a prompt, and its id there; ``home`` is asked first."""
+        """Return the server that has a prompt, and the prompt's id there; None if none has it.
+
+        ``home`` is the server to which it was sent, if known.
+        """
 
     def attach(self, flight: Flight, workflow: Workflow, lost_delay: float | None) -> None:
-        """Add a prompt of an earlier call to those in flight, wherever it is by now."""
+        """Add a prompt of an earlier call to those in flight, even if it has ended since."""
 
 
 class OneServer(Runner):
@@ -163,7 +166,7 @@ class OneServer(Runner):
     Args:
         routes: The client.
         parts: Its parts.
-        submit: Its ``submit`` method.
+        submit: The ``submit`` method of the client.
         timeout: Seconds for each prompt.
         stall_timeout: Seconds without any news of a prompt.
         patience: Seconds that the server may be away in one piece.
@@ -209,11 +212,11 @@ class OneServer(Runner):
 
     @property
     def clients(self) -> Mapping[str, Routes]:
-        """The client of the server."""
+        """The client of the server, by its URL."""
         return {self._routes.host: self._routes}
 
     def add_secrets_to(self, secrets: Secrets) -> None:
-        """Add the credentials of the client to the secrets."""
+        """Add the credentials of the client to ``secrets``."""
         self._parts.http.identity.add_secrets_to(secrets)
 
     @property
@@ -222,13 +225,16 @@ class OneServer(Runner):
         return {self._routes.host: 1.0}
 
     def choose(self, todo: Split) -> tuple[int, str] | None:
-        """Take the next point; the server itself refuses points that it cannot run."""
+        """Take the next point for the server; return both, or None if no point is left.
+
+        The server itself refuses points that it cannot run.
+        """
         host = self._routes.host
         point = todo.take(host)
         return None if point is None else (point, host)
 
     def find_impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
-        """Return no impossible points, or an error for each if the server was away for too long."""
+        """Return an error for each point if the server was away for too long, else nothing."""
         limit, seconds = self._limit, self._outage.seconds
         if limit is None or not seconds or seconds < limit:
             return {}
@@ -238,14 +244,14 @@ class OneServer(Runner):
     def submit(
         self, flight: Flight, workflow: Workflow, options: Options, sent: Sent
     ) -> Job | None:
-        """Submit a prompt in this thread."""
+        """Submit a prompt in this thread, and return its job."""
         sent(flight)
         return self.send(options, flight.prompt_id, workflow)
 
     # -- submissions -----------------------------------------------------------------------
 
     def send(self, options: Options, prompt_id: str, source: AnyWorkflow) -> Job:
-        """Submit a prompt; without an answer, count it as sent until the server can be asked."""
+        """Submit a prompt; if no answer comes, count it as sent until the server can be asked."""
         workflow = as_workflow(source, ServerDefinitions(self._routes, self._parts.definitions))
         self.prompts.begin(prompt_id)
         try:
@@ -322,7 +328,7 @@ class OneServer(Runner):
     # -- prompts of an earlier call --------------------------------------------------------
 
     def recover(self, sought: Mapping[str, Sought]) -> None:
-        """Read the server's queue, to find an earlier call's prompts."""
+        """Read the server's queue and history, to find the prompts of an earlier call."""
         self._recovery = Recovery(self._routes, self.poller, sought)
         self._is_patient = True
 
@@ -336,7 +342,7 @@ class OneServer(Runner):
         return None if found is None else (self._routes.host, found)
 
     def attach(self, flight: Flight, workflow: Workflow, lost_delay: float | None) -> None:
-        """Attach to a prompt in this thread."""
+        """Attach to a prompt of an earlier call, in this thread."""
         assert self._recovery is not None  # noqa: S101  # only what find() found is attached to
         job = self._recovery.attach(flight.prompt_id, workflow, lost_delay)
         self.prompts.put(flight.prompt_id, job)

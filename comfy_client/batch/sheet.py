@@ -37,7 +37,7 @@ _TEXT_SIZE: Final = 14
 def contact_sheet(
     sweep: Sequence[SweepRow], rows: Names, cols: Names, size: int, background: str
 ) -> Image.Image:
-    """Return a contact sheet of a sweep: see :meth:`Sweep.grid`."""
+    """Draw a contact sheet of a sweep, and return it: see :meth:`Sweep.grid`."""
     with needs_extra("image", "grid()"):
         from PIL import Image, ImageColor, ImageDraw
     if not isinstance(size, int) or size < 1:
@@ -77,7 +77,7 @@ def contact_sheet(
 
 
 def _contents(cells: Mapping[Cell, SweepRow]) -> Iterator[tuple[Cell, bytes | str]]:
-    """Yield the bytes of each picture, or the reason why there is none, few at a time."""
+    """Yield each cell with its picture's bytes, or why it has none; fetch a few at a time."""
     places = list(cells)
     for start in range(0, len(places), MAX_PARALLEL):
         some = places[start : start + MAX_PARALLEL]
@@ -98,7 +98,7 @@ def _content(row: SweepRow) -> bytes | str:
 
 
 def _picture(data: bytes, size: int, paper: tuple[int, ...]) -> Image.Image | str:
-    """Return a picture, reduced and on paper, or the reason why it cannot be shown."""
+    """Return a picture, reduced and on the sheet's background, or why it cannot be shown."""
     from PIL import Image
 
     try:
@@ -149,7 +149,7 @@ class _Text:
         self.on.text(middle, label, fill="#aa0000", font=self.font, anchor="mm")
 
     def _lines(self, label: str, width: int) -> str:
-        """Break a text where it gets too wide, and cut it after a few lines."""
+        """Break a label into lines of at most this width, and cut it after a few lines."""
         lines = [""]
         for letter in " ".join(label[:_MOST_TEXT].split()):
             if self.on.textlength(lines[-1] + letter, font=self.font) > width and lines[-1]:

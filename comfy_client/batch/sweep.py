@@ -64,7 +64,10 @@ def run_sweep(
     progress: bool | None,
     options: Mapping[str, Any],
 ) -> Sweep:
-    """Run a sweep: see :meth:`ComfyApi.sweep`; the runner decides if ``in_flight`` is None."""
+    """Run a sweep: see :meth:`ComfyApi.sweep`.
+
+    If ``in_flight`` is None, the runner decides how many prompts are in progress at a time.
+    """
     if in_flight is not None:
         check_in_flight(in_flight)
     grid = Grid(workflow, axes)
@@ -78,7 +81,7 @@ def run_sweep(
 
 
 def _count(prompts: InFlight, rows: Mapping[int, SweepRow], total: int) -> Count:
-    """Return the counts for the bar of a sweep."""
+    """Return the counts that the progress bar of a sweep shows."""
 
     def ended() -> tuple[int, int]:
         return len(rows), sum(row.error is not None for row in list(rows.values()))
@@ -108,7 +111,7 @@ def _log_ended(count: int, of: int) -> None:
 
 
 def _log_failures(rows: Sweep, secrets: Secrets) -> None:
-    """Log how many rows failed, as callers may not check them."""
+    """Log how many rows failed, as the caller may not check them."""
     errors = [row.error for row in rows if row.error is not None]
     if errors:
         kinds = Counter(type(error).__name__ for error in errors)
@@ -212,7 +215,7 @@ class _Sweeper:
         return self._runner.choose(self._todo)
 
     def _put_back(self, prompt_id: str) -> None:
-        """Put the point of a prompt that certainly never ran back in the list of waiting points."""
+        """Put the point of a prompt that certainly never ran back among the points to run."""
         self._prompts.drop(prompt_id)
         flight = self._flights.pop(prompt_id)
         if flight.begun is not None:
@@ -220,7 +223,7 @@ class _Sweeper:
         self._todo.put_back(flight.point, flight.host)
 
     def _move(self, prompt_id: str, error: ComfyError) -> None:
-        """Let another server run a point, under another id unless the prompt never ran."""
+        """Let another server run the point of a prompt; use a new id unless it never ran."""
         if not isinstance(error, JobError):
             self._put_back(prompt_id)
             return
@@ -285,7 +288,7 @@ class _Sweeper:
         return host if host in self._runner.clients else self._runner.heir
 
     def _look_up(self, point: int, record: Record) -> None:
-        """Look for a prompt that was sent and has not ended according to the journal."""
+        """Look for a prompt that, according to the journal, was sent and has not ended."""
         home = self._home(record.host)
         if home is not None:
             # A prompt that was just sent may still be on its way.
@@ -309,7 +312,7 @@ class _Sweeper:
         return _id_of(self._id, self._keys[point], tries)
 
     def _start(self, point: int, host: str) -> bool:
-        """Submit a point, unless its prompt is found; return whether more can be sent now."""
+        """Submit a point, or attach to its earlier prompt; return whether more can be sent now."""
         try:
             return self._attach_earlier(point) or self._submit(point, host)
         except JobTimeout as exc:  # the server is away; go back to the prompts in flight
@@ -318,7 +321,7 @@ class _Sweeper:
             return False
 
     def _attach_earlier(self, point: int) -> bool:
-        """Attach to the prompt of an earlier call; return whether a server has one."""
+        """Attach to a point's prompt from an earlier call; return whether a server has one."""
         withdrawn = self._withdrawn.pop(point, None)
         if withdrawn is not None and self._attach_found(point, withdrawn.prompt_id, withdrawn.host):
             return True
@@ -361,7 +364,7 @@ class _Sweeper:
         flight.begun = runtime.monotonic()
 
     def _attach_found(self, point: int, prompt_id: str, home: str | None = None) -> bool:
-        """Attach to a prompt; return whether a server has it."""
+        """Attach to a prompt if a server has it; return whether one has."""
         found = self._runner.find(prompt_id, home)
         if found is None:
             return False
@@ -376,7 +379,7 @@ class _Sweeper:
         self._runner.attach(flight, self._grid.workflow(flight.point), lost_delay)
 
     def _settle_refusal(self, flight: Flight, error: ComfyError) -> None:
-        """Settle a row whose prompt was refused, so that nothing of it ran."""
+        """Settle the row of a refused prompt, or raise the error if each point would get it."""
         row = self._error_row(flight.point, flight.prompt_id, error, flight.host)
         if not self._was_accepted and not self._grid.may_cause(error):
             self._note_end(row)
@@ -468,7 +471,7 @@ class _Sweeper:
         return SweepRow(point, self._grid.params(point), prompt_id, error=error, host=host)
 
     def _settle(self, row: SweepRow, *, is_known: bool = True) -> None:
-        """Settle a row that has ended; unless ``is_known``, the next call asks about it again."""
+        """Record a row that has ended; unless ``is_known``, the next call asks about it again."""
         if is_known:
             self._note_end(row)
         self._rows[row.index] = row

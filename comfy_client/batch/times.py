@@ -16,7 +16,7 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 
 def execution_time(runner: Runner, host: str, job: Job) -> float | None:
-    """Return the job's execution time; its record may lag the end event."""
+    """Return how many seconds a job ran, by the server's clock; None if it does not say in time."""
     took, client = job.handle.state.took, runner.clients.get(host)
     if took is not None or client is None:
         return took
@@ -30,7 +30,7 @@ def execution_time(runner: Runner, host: str, job: Job) -> float | None:
 
 
 def late_times(runner: Runner, rows: Iterable[SweepRow]) -> Iterator[tuple[SweepRow, float]]:
-    """Yield the execution times of rows whose history the server wrote late."""
+    """Yield rows without an execution time, each with the time that its server reports now."""
     missing = [
         row
         for row in rows

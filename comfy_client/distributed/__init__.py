@@ -1,4 +1,4 @@
-"""Workflows on a cluster of Dask, each worker with a ComfyUI of its own (extra ``[dask]``).
+"""Workflows on a Dask cluster, where each worker has a ComfyUI of its own (extra ``[dask]``).
 
 ::
 
@@ -10,7 +10,7 @@ Modules:
     plugin: :class:`ComfyPlugin`, which gives each worker a ComfyUI.
     clients: The clients of one worker.
     task_result: :class:`TaskResult`, which is sent to the holder of the future.
-    notes: Notes at the scheduler on each task and the server that may have its prompt.
+    notes: Notes that the scheduler keeps on each task and the server that may have its prompt.
     pausing: Pauses a worker while its ComfyUI is away.
     search: Search for the prompt of a lost worker.
     assignment: Assignment of servers to workers.  Pure.

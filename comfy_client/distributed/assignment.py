@@ -25,8 +25,8 @@ class WorkerName:
     """The name and address of a Dask worker.
 
     Attributes:
-        name: Its name.
-        address: Its address, such as ``tcp://10.0.0.7:34567``.
+        name: The name of the worker.
+        address: The address of the worker, such as ``tcp://10.0.0.7:34567``.
         host: The host in the address.
     """
 
@@ -36,7 +36,10 @@ class WorkerName:
 
     @property
     def number(self) -> str:
-        """The last number in the worker's name, as in ``gpu-7``."""
+        """The last number in the worker's name, such as 7 in ``gpu-7``.
+
+        Raises ``ValueError`` if there is none.
+        """
         found: list[str] = re.findall(r"\d+", self.name)
         if not found or self.name == self.address:
             raise ValueError(
@@ -72,7 +75,10 @@ def checked(hosts: Hosts) -> Hosts:
 
 
 def host_for(hosts: str | Mapping[str, str], worker: WorkerName) -> str:
-    """Return the URL of a worker's server, from a template or a mapping."""
+    """Return the URL of a worker's server, from a template or a mapping.
+
+    Raises ``ValueError`` if there is none.
+    """
     if isinstance(hosts, str):
         values = {"name": worker.name, "host": worker.host}
         if any(name == "n" for _, name, _, _ in Formatter().parse(hosts)):
@@ -85,7 +91,7 @@ def host_for(hosts: str | Mapping[str, str], worker: WorkerName) -> str:
 
 
 def least_taken(hosts: Sequence[str], taken: Iterable[str]) -> str:
-    """Return the host with the fewest workers; of several, the first."""
+    """Return the URL in ``hosts`` that occurs least in ``taken``; of several, the first."""
     counts = Counter(taken)
     return min(hosts, key=lambda url: counts[url])
 

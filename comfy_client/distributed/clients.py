@@ -1,4 +1,4 @@
-"""The clients of one worker."""
+"""The clients of one Dask worker."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from .notes import Submitter
 
 
 class Clients:
-    """A worker's clients: one for each server that it sends to, and more that look for prompts.
+    """A worker's clients: one for each server that gets its prompts, and more to find prompts.
 
     Prompts go to the worker's own server, and to another one only if the own one refuses or fails
     them.
 
     Args:
-        url: The server.
-        credentials: Credentials by the URL of their server; by an empty text, for any other.
+        url: The URL of the worker's own server.
+        credentials: Credentials by the URL of their server; those for any other server are under an
+            empty string.
         user: As for :class:`ComfyApi`.
         verify: As for :class:`ComfyApi`.
         max_json: As for :class:`ComfyApi`.
 
     Attributes:
-        url: The server.
+        url: The URL of the worker's own server.
         client_id: The id of the worker's own client.
         closed: Whether the worker has ended.
         turns_away: Whether other workers should take the prompts that are not sent yet, as only
@@ -61,7 +62,7 @@ class Clients:
 
     @property
     def machine(self) -> str:
-        """The only machine that can reach the server by its URL; empty if all can."""
+        """The only machine that can reach the worker's server by its URL; empty if all can."""
         return platform.node() if parse_host(self.url)[0].is_loopback else ""
 
     def check_open(self) -> None:

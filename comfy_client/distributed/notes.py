@@ -1,4 +1,4 @@
-"""Notes at the scheduler on each task: its prompt, and the server that may have it.
+"""Notes that the scheduler keeps on each task: its prompt, and the server that may have it.
 
 A note is written before the prompt is sent, so a task without a note has sent nothing to any
 server.  Notes last as long as the scheduler: Dask may lose a result long after it was made.
@@ -36,8 +36,8 @@ class Submitter:
     """The client of a worker, as other workers need to know it.
 
     Attributes:
-        client_id: Its id.
-        url: Its server.
+        client_id: The id of the client.
+        url: The URL of its server.
         machine: The only machine that reaches the server by that URL; empty: all do.
         worker: The address of the worker.
     """
@@ -54,8 +54,8 @@ class Attempt:
 
     Attributes:
         number: How many earlier attempts ended without a result, or were lost.
-        client_id: The client that sent it, or is about to; ``None``: it was not sent.
-        prompt_id: Its id; the same in every worker.
+        client_id: The id of the client that sent it, or is about to; ``None``: it was not sent.
+        prompt_id: The id of the prompt, which is the same in every worker.
     """
 
     number: int
@@ -135,7 +135,7 @@ async def introduce(worker: Worker, one: Submitter) -> None:
 
 
 def in_loop(worker: Worker, ask: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-    """Run one of these coroutines from the thread of a task."""
+    """Run a coroutine in the worker's event loop, from a task's thread, and return its result."""
     return sync(worker.loop, ask, *arguments, callback_timeout=_SECONDS)
 
 
@@ -148,7 +148,7 @@ def digest_of(workflow: object, inputs: Mapping[Any, Any] | None) -> str:
 
 
 def _of_object(value: object) -> str:
-    """Return Dask's token of a file, an array or another object."""
+    """Return Dask's token for an object that is not JSON, such as a file or an array."""
     return tokenize(value)
 
 
@@ -157,5 +157,5 @@ def _read(clients: Mapping[str, Any]) -> list[Submitter]:
 
 
 def _call(worker: Worker, name: str, **arguments: Any) -> Any:
-    """Call the scheduler from the thread of a task."""
+    """Call a method of the scheduler from the thread of a task, and return its answer."""
     return in_loop(worker, partial(getattr(worker.scheduler, name), **arguments))

@@ -49,7 +49,10 @@ async def pause_while_away(worker: Worker, clients: Clients) -> None:
 
 
 def _is_there(clients: Clients) -> bool:
-    """Return whether the server answers, even with a refusal."""
+    """Return whether the worker's server answers, even with a refusal.
+
+    Once the clients are closed, return True.
+    """
     try:
         api = clients.own()
     except ClientClosed:
@@ -61,7 +64,10 @@ def _is_there(clients: Clients) -> bool:
 
 
 def _pause(worker: Worker, clients: Clients, pause: bool) -> None:
-    """Tell the scheduler to pause or resume; repeat a pause, as the memory monitor may end it."""
+    """Tell the scheduler to pause or resume a worker.
+
+    Each call repeats a pause, as the worker's memory monitor may have ended it.
+    """
     if pause or clients.turns_away:
         status = Status.paused if pause else worker.status
         if status in (Status.running, Status.paused):  # and not about to close

@@ -72,7 +72,7 @@ class ComfyPlugin(WorkerPlugin):
         name: The plugin's name at a worker.
 
     Raises:
-        TypeError: ``credentials`` is no :class:`EnvCredentials`: secrets would be sent to the
+        TypeError: ``credentials`` is not an :class:`EnvCredentials`: secrets would be sent to the
             scheduler and pickled.  Or ``max_json`` is not a whole number.
         ValueError: ``hosts`` or ``max_json`` makes no sense, or ``hosts`` has a password in it.
     """
@@ -113,7 +113,7 @@ class ComfyPlugin(WorkerPlugin):
 
     @property
     def url(self) -> str | None:
-        """The URL of the worker's server; None without one, or outside of a worker."""
+        """The URL of the worker's server; None if it has none, or outside of a worker."""
         return None if self._clients is None else self._clients.url
 
     async def setup(self, worker: Worker) -> None:
@@ -159,7 +159,7 @@ class ComfyPlugin(WorkerPlugin):
             self._watch.cancel()
 
     def _credentials_for(self, url: str) -> Mapping[str, AnyCredentials | None]:
-        """Return the credentials by server; those from the environment are for ``url`` only."""
+        """Return credentials by URL; those from the environment are for the server ``url`` only."""
         if isinstance(self._credentials, Mapping):
             return self._credentials
         if self._credentials is None and self._hosts is None:
@@ -195,12 +195,12 @@ def here() -> tuple[Worker, Clients]:
 
 
 def url_of(host: str) -> str:
-    """Return the URL that a client derives from a host."""
+    """Return the URL that a client uses for a host, such as ``gpu-box``."""
     return parse_host(host)[0].http_url
 
 
 async def _free(worker: Worker, hosts: Sequence[str]) -> str:
-    """Return the host with the fewest other workers; of several, the first."""
+    """Return the URL in ``hosts`` that the fewest other workers use; of several, the first."""
     there = (await worker.scheduler.identity())["workers"].keys() - {worker.address}
     taken = {one.worker: one.url for one in await notes.known(worker)}  # the newest of each
     urls = list(map(url_of, hosts))

@@ -102,7 +102,7 @@ def _ask(own: Clients, one: Submitter | None, prompt_id: str) -> Found | None:
 def _ask_all(
     own: Clients, some: Sequence[Submitter], prompt_id: str, deadline: Deadline
 ) -> Found | None:
-    """Ask all servers other than the one to which the prompt was sent.
+    """Ask several servers for a prompt in parallel; return the first one found, or None.
 
     Many of them may be gone with their workers, and be slow to time out.
     """

@@ -72,7 +72,7 @@ def run_workflow(
     patience: float = 60.0,
     max_bytes: int = MAX_BYTES,
 ) -> TaskResult:
-    """Run a workflow on the ComfyUI of the Dask worker that calls this, and wait for its end.
+    """Run a workflow on the ComfyUI of the Dask worker that calls this, and return its result.
 
     Use it with ``client.submit`` and ``client.map``, on a cluster with a :class:`ComfyPlugin`.  If
     the worker is lost, Dask runs the task again elsewhere.  The scheduler knows to which server the
@@ -180,7 +180,7 @@ class _SentPrompt:
 
 @attrs.frozen(repr=False, eq=False)
 class _Task:
-    """A run of a task, on one server or two."""
+    """One run of a task, whose prompt may run on one server, or after a failure on a second."""
 
     worker: Worker
     clients: Clients
@@ -314,7 +314,7 @@ class _Task:
             ) from exc
 
     def _await(self, job: Job, api: ComfyApi) -> None:
-        """Wait for the prompt's end; raise JobLost if its server is away for too long."""
+        """Wait for a prompt's end; raise JobLost if its server is away too long, or JobTimeout."""
         until = Deadline.after(self.patience)
         while not job.done() and not self.deadline.expired:
             wait([job], self.deadline.left(_LOOK))

@@ -121,7 +121,7 @@ def task_result(
     deadline: Deadline,
     attached: bool,
 ) -> TaskResult:
-    """Build the TaskResult for the holder of the future.
+    """Return a result as a TaskResult, which is sent to the holder of the future.
 
     Raises:
         OutputsTooLarge: The files have more than ``max_bytes``.
@@ -140,7 +140,7 @@ def task_result(
 
 
 def _content(output: Output, room: int, deadline: Deadline, prompt_id: str, host: str) -> bytes:
-    """Download a file, unless it is larger than ``room`` bytes."""
+    """Download a file, and return its content; raise if it is larger than ``room`` bytes."""
     found, left = bytearray(), deadline.left()
     with output.stream(timeout=None if left == math.inf else left) as download:
         for chunk in download:

@@ -1,4 +1,4 @@
-"""Several servers as one: :class:`comfy_client.ComfyPool`.
+"""Several servers that are used as one: :class:`comfy_client.ComfyPool`.
 
 Modules:
     pool: :class:`ComfyPool`.
@@ -8,12 +8,12 @@ Modules:
     lifecycle: How a pool connects, shuts down, and ends with its process.
     taking_back: The prompts of one call, which are taken back when it ends.
     sweep_servers: The servers of a sweep: which point each runs next, and what failures mean.
-    pooled_job: A job of a pool, and its handle, which goes from server to server.
-    dispatcher: The lock of a pool, under which each change is made.
-    worker: The thread that makes the changes.
+    pooled_job: A job of a pool, and its handle, which can move from server to server.
+    dispatcher: The lock and the thread of a pool, by which its state is changed.
+    worker: The thread of a pool, which makes the changes that users ask for.
     server_thread: The thread of each server, which connects to it and submits.
-    moving: Functions of the state that take jobs in, move them on and end them.
-    availability: Functions of the state for servers that come, go, fail and recover, and words.
+    moving: Functions that admit jobs to a pool, move them between servers and end them.
+    availability: Functions that track and describe servers that come, go, fail and recover.
     pool_state: The state of a pool as data: servers, jobs, news.
     status: The status and the events of a pool, as users see them.
     health: The failures of servers, some of which fail job after job.  Pure.

@@ -1,7 +1,6 @@
 """The servers of a pool: their coming and going, their health, and the jobs that they have.
 
-Functions of the state, which ask, put into words or change it, and do nothing else.  The clock is
-handed in.
+Each function only reads, describes or changes the state that it is given.  Callers pass the time.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def is_live(member: Member) -> bool:
 
 
 def is_hopeless(members: Mapping[str, Member]) -> bool:
-    """Return whether all servers have failed for good, so that trying again is no use."""
+    """Return whether all these servers have failed for good, so that a retry is pointless."""
     errors = [member.error for member in members.values()]
     return all(map(_is_for_good, errors))
 
@@ -65,7 +64,11 @@ def can_go(state: PoolState, waiting: Waiting, now: float) -> bool:
 
 
 def may_have_begun(entry: Entry) -> bool:
-    """Return whether a job may have begun: its start was reported, or no socket could report it."""
+    """Return whether a job may have begun on its server.
+
+    It may if its start was reported, or if it was first in the queue when the server went away, and
+    no socket could report its start.
+    """
     if entry.inner is None:
         return False
     has_socket = entry.inner.handle.state.generation is not None
@@ -73,7 +76,7 @@ def may_have_begun(entry: Entry) -> bool:
 
 
 def waits_for_away(state: PoolState, entry: Entry) -> bool:
-    """Return whether all servers that can run a waiting job have failed to answer."""
+    """Return whether a job is waiting, and all servers that can run it are out of reach."""
     if entry.member is not None:
         return False
     able = map(state.members.__getitem__, state.schedule.able(entry.waiting))
@@ -81,7 +84,7 @@ def waits_for_away(state: PoolState, entry: Entry) -> bool:
 
 
 def awaited_servers(state: PoolState) -> frozenset[str]:
-    """Return the servers that all jobs wait for; empty if a job runs or any of them is ready."""
+    """Return the servers for which all jobs wait; empty if a job runs or one of them is ready."""
     if len(state.schedule) < len(state.entries):
         return frozenset()
     able = frozenset().union(*map(state.schedule.able, list(state.schedule.waiting())))
@@ -89,7 +92,7 @@ def awaited_servers(state: PoolState) -> frozenset[str]:
 
 
 def _expected(state: PoolState, now: float) -> list[str]:
-    """Return the servers that are ready, or were so until recently.
+    """Return the names of the servers that are ready or are expected to be ready soon.
 
     A server that has never answered is not a reason for other servers to rest.
     """
@@ -135,7 +138,7 @@ def _listed(needs: list[Need]) -> str:
 def out_of_reach(
     members: Mapping[str, Member], which: str = "of the pool", others: str = ""
 ) -> ServerUnreachable:
-    """Return the error if no server answers; ``others`` tells why no other server can run it."""
+    """Return the error for servers that do not answer; ``others`` says what other servers lack."""
     if not members:
         return ServerUnreachable("the pool has no servers: add one")
     said = "; ".join(str(member.error or f"{name}: no answer") for name, member in members.items())
@@ -172,7 +175,7 @@ def add_member(state: PoolState, member: Member, now: float) -> None:
 
 
 def remove_member(state: PoolState, name: str, now: float) -> None:
-    """Remove a server, which still finishes its jobs; raise ValueError if it is not there."""
+    """Remove a server, which still finishes its jobs; raise ValueError if the pool lacks it."""
     if name not in state.members:
         raise ValueError(f"{name} is not in the pool")
     member = state.members[name]
@@ -198,7 +201,7 @@ def dismiss_members(state: PoolState) -> list[Member]:
 
 
 def mark_ready(state: PoolState, member: Member, offer: Offer | None, now: float) -> None:
-    """Note that a server answers, and which node classes and models it has."""
+    """Note that a server answers, and its node classes and models; None if they are unknown."""
     member.error = member.down_since = None
     member.was_ready = state.was_ready = True
     state.health.record_return(member.name)
@@ -258,7 +261,7 @@ def check_member(state: PoolState, member: Member, now: float) -> None:
 def count_others(state: PoolState, member: Member, now: float) -> None:
     """Count other clients' prompts in a server's queue.
 
-    The server's last count may include our prompts that are on their way or have just ended.
+    The server's last count may include prompts of this pool that are on their way or just ended.
     Within that uncertainty, the number stays as it was.
     """
     monitor = member.api.parts.poller.tracker.monitor
@@ -298,7 +301,7 @@ def update_suspects(state: PoolState, now: float) -> None:
 def record_failure(
     state: PoolState, member: Member, entry: Entry, error: Exception, now: float
 ) -> None:
-    """Count a failure against a server, unless the server was removed."""
+    """Record that a job failed on a server, unless the server was removed from the pool."""
     if member.leaving:
         return
     why = shorten(one_line(str(error) or type(error).__name__), _MOST_TEXT)
@@ -326,14 +329,14 @@ def requeue(state: PoolState, entry: Entry) -> None:
 
 
 def release(state: PoolState, member: Member, entry: Entry, now: float) -> None:
-    """Remove a job from a server's jobs."""
+    """Remove a job from those that a server has, and update the counts of the server."""
     member.in_flight.pop(entry, None)
     member.server.own -= 1
     count_others(state, member, now)
 
 
 def note_absence(member: Member, entries: Iterable[Entry]) -> None:
-    """Note which of its jobs a server may have begun before it went away.
+    """Note which of these jobs a server may have begun before it went away.
 
     A job whose start was reported has begun.  If there is none, the first may have begun, unless
     other clients' prompts were before it.

@@ -1,4 +1,4 @@
-"""The lock and the thread of a pool, which make each change of its state."""
+"""The dispatcher of a pool: its lock and its thread, by which its state is changed."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Dispatcher:
     While the lock is held, no request is sent and no user code runs.
 
     Attributes:
-        state: The state of the pool, for those who ask.
+        state: The state of the pool, which other objects only read.
         members: The servers by name, in the order in which they were added.
-        sources: The sources of prompts of ``map`` calls that have not ended; closed at the end.
+        sources: The items of ``map`` calls that have not ended, which are closed with the pool.
     """
 
     def __init__(self, state: PoolState, receivers: Receivers) -> None:
@@ -65,7 +65,7 @@ class Dispatcher:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[float]:
-        """Context manager: yield the time for a change, then assign jobs and publish the news."""
+        """Context manager: hold the lock and yield the time; then assign jobs and publish news."""
         state = self.state
         with self._lock:
             now = runtime.monotonic()
@@ -88,7 +88,7 @@ class Dispatcher:
             return change(now)
 
     def _take_news(self) -> list[Callable[[], object]]:
-        """Return calls that publish the news: first the ends of jobs, then all else."""
+        """Take the news that is due; return calls that publish it, the ends of jobs first."""
         state = self.state
         calls: list[Callable[[], object]] = [
             partial(job.handle.end, outcome, event) for job, outcome, event in state.ends
@@ -142,13 +142,13 @@ class Dispatcher:
             return list(self.state.entries)
 
     def waiting(self) -> list[PooledJob]:
-        """Return the jobs for which nothing has been sent yet."""
+        """Return the jobs whose submission to a server has not begun yet."""
         with self._lock:
             entries = list(self.state.entries.values())
             return [entry.job for entry in entries if not entry.started]
 
     def position(self, job: PooledJob) -> int | None:
-        """Return the highest possible number of waiting jobs ahead of a job."""
+        """Return the maximum number of waiting jobs ahead of a job; None if it is not waiting."""
         with self._lock:
             return self.state.schedule.position(job)
 
@@ -158,7 +158,7 @@ class Dispatcher:
             return explain_wait(self.state, job)
 
     def waits_for_away(self, job: PooledJob) -> bool:
-        """Return whether all servers that can run a job have failed to answer."""
+        """Return whether a job is waiting, and all servers that can run it are out of reach."""
         with self._lock:
             entry = self.state.entries.get(job)
             return entry is not None and waits_for_away(self.state, entry)
@@ -168,7 +168,7 @@ class Dispatcher:
         return availability.may_come(self.state, member, runtime.monotonic())
 
     def room(self) -> int:
-        """Return how many jobs it takes to keep all servers busy."""
+        """Return how many jobs all servers together may have at a time, at least 1."""
         with self._lock:
             return max(1, sum(member.server.most for member in list(self.members.values())))
 
@@ -178,23 +178,23 @@ class Dispatcher:
             return self.state.status()
 
     def notes(self) -> tuple[str, ...]:
-        """Return a line for each server, as a bar shows them."""
+        """Return a line of text for each server, to be shown below a progress bar."""
         return self.status().lines()
 
     def wait(self, until: Callable[[], bool], seconds: float) -> bool:
-        """Wait until ``until()`` is true or something changes; return whether it is true."""
+        """Wait until ``until()`` is true or the state changes; return whether it is true then."""
         check_may_wait()
         with self._lock:
             return until() or (bool(self._changed.wait(seconds)) and until())
 
     def flush(self, seconds: float) -> None:
-        """Wait until the receivers and callbacks of jobs have handled all events so far."""
+        """Wait up to ``seconds`` seconds until callbacks have handled all events so far."""
         self._receivers.flush(seconds)
 
     # -- warnings ------------------------------------------------------------------------------
 
     def warn_of_waiting(self) -> None:
-        """Warn, once, of jobs that will not run as the pool was collected or the process ends."""
+        """Log a warning, once, if waiting jobs will not run as the pool was not shut down."""
         state = self.state
         waiting = sum(not entry.started for entry in state.entries.values())
         if waiting and not state.has_warned:
@@ -206,7 +206,7 @@ class Dispatcher:
             self.warn_of_waiting()
 
     def warn_of_away(self) -> None:
-        """Warn, once, that all remaining jobs wait for servers that are away."""
+        """Log a warning, once, if all remaining jobs wait for servers that are away."""
         state = self.state
         with self._lock:
             left, away = len(state.entries), awaited_servers(state)
@@ -217,7 +217,7 @@ class Dispatcher:
         log.warning(words, left, f"{', '.join(sorted(away)):.200}")
 
     def warn_of_wait(self, job: PooledJob) -> None:
-        """Warn that a job waits for servers that are away; once, until one is back."""
+        """Log a warning if a job waits for servers that are away; only once until one is back."""
         state = self.state
         with self._lock:
             entry = state.entries.get(job)
@@ -233,7 +233,7 @@ class Dispatcher:
     # -- servers -------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Connect the servers, and look after them; repeated calls do nothing."""
+        """Start the threads of the pool and of its servers; repeated calls do nothing."""
         with self._lock:
             if not self._worker.is_started:
                 self._worker.start()
@@ -258,7 +258,7 @@ class Dispatcher:
             thread.start()
 
     def remove(self, name: str) -> None:
-        """Remove a server, which still finishes its jobs; raise ValueError if it is not there."""
+        """Remove a server, which still finishes its jobs; raise ValueError if the pool lacks it."""
         self._ask(partial(self._remove, name))
 
     def _remove(self, name: str, now: float) -> None:
@@ -266,9 +266,9 @@ class Dispatcher:
         moving.give_up_impossible(self.state)
 
     def refresh(self, most: float) -> None:
-        """Ask all ready servers for their definitions, without holding the lock.
+        """Ask all ready servers for their node definitions, without holding the lock.
 
-        All are asked at once, except those that were asked a moment ago.  For servers that do not
+        They are asked in parallel, except those asked a moment ago.  For servers that do not
         answer within ``most`` seconds, the last definitions count.
         """
         limit = min(most, self.state.policy.intervals.definitions)
@@ -277,12 +277,12 @@ class Dispatcher:
         ask_all([one for one in threads if self.begin_asking(one.member)], limit)
 
     def look(self, member: Member) -> None:
-        """Check a server's queue, which has changed."""
+        """Update the number of other clients' prompts in a server's queue, which has changed."""
         with self._changing() as now:
             availability.count_others(self.state, member, now)
 
     def tick(self) -> None:
-        """Check all servers."""
+        """Check all servers, and give up jobs whose servers stay away for too long."""
         state = self.state
         with self._changing() as now:
             for member in state.all_members:
@@ -296,14 +296,14 @@ class Dispatcher:
     # -- news from the threads of servers --------------------------------------------------------
 
     def mark_ready(self, member: Member, offer: Offer | None) -> None:
-        """Note that a server answers, and which node classes and models it has."""
+        """Note that a server answers, and its node classes and models; None if they are unknown."""
         with self._changing() as now:
             if not member.leaving:
                 availability.mark_ready(self.state, member, offer, now)
                 moving.give_up_impossible(self.state, on_trust=True)
 
     def begin_asking(self, member: Member) -> bool:
-        """Note that a server is being asked; return False if it was asked a moment ago."""
+        """Note that a server is asked for definitions; return False if it was asked just now."""
         with self._lock:
             now = runtime.monotonic()
             if now - member.asked_at < self.state.policy.intervals.ask_again:
@@ -355,7 +355,7 @@ class Dispatcher:
             moving.handle_unsent(self.state, member, entry, error, now)
 
     def end(self, entry: Entry, inner: Job) -> None:
-        """Handle the end of a prompt."""
+        """Handle the end of a job's prompt on its server."""
         is_success = inner.handle.status == "succeeded"
         # An error is made here, without the lock; a result is made by the first call for it.
         outcome = inner.handle.ending if is_success else inner.exception(0) or ClientClosed()
@@ -365,7 +365,7 @@ class Dispatcher:
     # -- jobs ----------------------------------------------------------------------------------
 
     def submit(self, entry: Entry) -> None:
-        """Add a job, which waits until a server is chosen.
+        """Queue a job, which waits until a server is chosen.
 
         If a Ctrl-C or an alarm interrupts this call, a server still gets the job.
         """
@@ -379,7 +379,7 @@ class Dispatcher:
         moving.admit(self.state, entry)
 
     def withdraw(self, job: PooledJob, *, if_unsent: bool = False) -> bool:
-        """End a job that no server has; return True if it certainly will not run.
+        """End a job unless a server has it; return True if it certainly will not run.
 
         A job that a server already has keeps running, but is not run again if it is lost.
 
@@ -390,13 +390,13 @@ class Dispatcher:
         return self._ask(lambda _: moving.withdraw(self.state, job, if_unsent=if_unsent))
 
     def recall(self, job: PooledJob) -> bool:
-        """End a job that was not sent, or pin it to its server; return whether it ended."""
+        """End a job if it was not sent, else keep it on its server; return whether it was ended."""
         return self._ask(lambda _: moving.recall(self.state, job))
 
     # -- the whole -----------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop accepting jobs and servers."""
+        """Stop accepting jobs and servers, and end waiting jobs that no server can run."""
         self._ask(self._close)
 
     def _close(self, _: float) -> None:
@@ -404,14 +404,14 @@ class Dispatcher:
         moving.give_up_impossible(self.state)
 
     def stop_if_done(self) -> bool:
-        """Release all servers once a closed pool has no more jobs; return whether it did."""
+        """Stop the pool if it is closed and has no more jobs; return whether it was stopped."""
         if self.state.closed and self.state.is_idle:
             self.stop()
             return True
         return False
 
     def stop(self) -> None:
-        """Release all servers."""
+        """Stop the servers' threads, close the pool's own clients, and deliver the last events."""
         with self._lock:
             self.state.closed = True
             threads = list(self._threads.values())
@@ -424,7 +424,7 @@ class Dispatcher:
         self._receivers.close()
 
     def after_fork(self) -> None:
-        """Drop all servers and jobs in the child of a fork; they belong to the parent."""
+        """Reset the pool in the child of a fork, and give up all jobs: they are the parent's."""
         state = self.state
         state.is_parents = state.is_parents or self._worker.is_started
         self._make_lock()
@@ -437,11 +437,11 @@ class Dispatcher:
 
 
 def _nothing(_: Dispatcher) -> None:
-    """Do nothing but wake the thread."""
+    """Do nothing; queued to wake the pool's thread."""
 
 
 def _stop(server: ServerThread, _: Dispatcher) -> None:
-    """Stop a server in a separate thread, as that takes a while."""
+    """Stop the thread of a removed server, in a new thread, as stopping takes a while."""
     thread = runtime.Thread(target=server.stop, name="comfy-pool-leaving", daemon=True)
     try:
         thread.start()

@@ -1,4 +1,4 @@
-"""The health of servers, some of which fail job after job while other servers are well.  Pure.
+"""Detection of servers that fail job after job while other servers do not.  Pure.
 
 A server with a broken GPU, a full disk or lost models answers immediately, and fails each job that
 it gets.  It is always free, so it would get nearly all jobs.  A :class:`Health` counts failures,
@@ -27,7 +27,7 @@ class _Course:
 
     kinds: list[Hashable] = attrs.field(factory=list)  #: Kinds of the jobs that failed.
     why: str = ""  #: Why the last one failed.
-    rest: float = 0.0  #: Seconds; 0: it has not had to rest.
+    rest: float = 0.0  #: The length of its last rest in seconds; 0: it has had none.
     rests_until: float = 0.0
 
 
@@ -59,7 +59,7 @@ class Health:
     def record_failure(
         self, server: str, kind: Hashable, why: str, servers: Collection[str], now: float
     ) -> None:
-        """Note that a job has failed on one of these servers, whatever the cause."""
+        """Note that a job has failed on ``server``, one of ``servers``, whatever the cause."""
         course = self._courses.setdefault(server, _Course())
         course.kinds = [*course.kinds[1 - _FAILURES :], kind]
         course.why = why
@@ -78,18 +78,18 @@ class Health:
             course.rests_until = 0.0
 
     def forget(self, server: str) -> None:
-        """Forget the failures of a server that has left."""
+        """Forget the failures of a server that was removed."""
         self._courses.pop(server, None)
         for servers in self._failed_on.values():
             servers.discard(server)
 
     def suspects(self, servers: Collection[str]) -> frozenset[str]:
-        """Return the servers that fail job after job while other servers do not."""
+        """Return those of ``servers`` that fail job after job; none if all of them do."""
         failing = frozenset(one for one in servers if self._failures(one, servers) >= self._most)
         return failing if len(failing) < len(servers) else frozenset()
 
     def _failures(self, server: str, servers: Collection[str]) -> int:
-        """Return how many jobs in a row a server failed, except those that all servers fail."""
+        """Return how many jobs in a row failed on a server, except kinds that fail on all."""
         course = self._courses.get(server)
         kinds = course.kinds if course else ()
         return sum(not self._fails_everywhere(kind, servers) for kind in kinds)

@@ -26,7 +26,7 @@ def register(dispatcher: Dispatcher) -> None:
 
 
 def connect(dispatcher: Dispatcher, timeout: float | None) -> None:
-    """Connect all servers, and wait until one is ready."""
+    """Connect all servers, and wait until one is ready; raise an error if none is in time."""
     deadline = Deadline.after(timeout)
     state = dispatcher.state
     dispatcher.check_open()
@@ -44,13 +44,13 @@ def connect(dispatcher: Dispatcher, timeout: float | None) -> None:
 
 
 def connect_once(dispatcher: Dispatcher, timeout: float = READY) -> None:
-    """Connect the servers, unless that was done already."""
+    """Connect the servers and wait until one is ready, unless a server has been ready before."""
     if dispatcher.state.closed or not dispatcher.state.was_ready:
         connect(dispatcher, timeout)
 
 
 def shut_down(dispatcher: Dispatcher, *, wait: bool, cancel: bool) -> None:
-    """Accept no more jobs, and stop once all have ended; ``cancel`` ends the waiting jobs."""
+    """Stop accepting jobs, and stop the pool once all have ended; ``cancel`` ends waiting jobs."""
     dispatcher.close()
     if cancel:
         for job in dispatcher.waiting():
@@ -62,7 +62,7 @@ def shut_down(dispatcher: Dispatcher, *, wait: bool, cancel: bool) -> None:
 
 
 def leave(dispatcher: Dispatcher) -> None:
-    """Cancel waiting jobs and delete pending prompts from servers; running ones keep running."""
+    """Shut the pool down without waiting; cancel all jobs but those that are running."""
     dispatcher.close()
     try:
         jobs = dispatcher.jobs()

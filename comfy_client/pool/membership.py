@@ -33,8 +33,8 @@ class Servers:
     """The servers of a pool.
 
     Attributes:
-        dispatcher: What acts for the pool.
-        numbers: The numbers of its jobs, in the order of their submission.
+        dispatcher: The dispatcher of the pool.
+        numbers: The numbers for new jobs, in the order of their submission.
     """
 
     def __init__(self, dispatcher: Dispatcher, in_flight: int) -> None:
@@ -45,7 +45,7 @@ class Servers:
         self._relayed: dict[object, tuple[str, Callable[[Any, Any], object]]] = {}
 
     def add(self, server: AnyServer, weight: float) -> None:
-        """Add a server."""
+        """Add a server to the pool; raise an error if it or its weight is invalid."""
         if not is_real(weight) or not 0 < weight < math.inf:
             raise ValueError(f"the weight of a server must be a number above 0, not {weight!r}")
         if not isinstance(server, str | ComfyApi):
@@ -77,7 +77,7 @@ class Servers:
         return ready or [self.any_client()]
 
     def any_client(self) -> ComfyApi:
-        """Return the client of a ready server, or any client if no server is ready."""
+        """Return the client of a ready server, or of any server if none is ready."""
         members = self._members()
         ready = (member.api for member in members if member.server.ready)
         found = next(ready, None) or next((member.api for member in members), self._first)
@@ -86,7 +86,7 @@ class Servers:
         return found
 
     def names(self, servers: Iterable[AnyServer], argument: str) -> frozenset[str]:
-        """Return the names of servers of the pool; raise ValueError for any other."""
+        """Return the names of the given servers; raise ValueError if one is not in the pool."""
         if isinstance(servers, str | ComfyApi):
             servers = [servers]
         if not isinstance(servers, Iterable):
@@ -104,7 +104,7 @@ class Servers:
     def node_definitions(
         self, classes: Collection[str] | None, *, refresh: bool
     ) -> Mapping[str, Any]:
-        """Return the definitions of node classes of all servers that are ready."""
+        """Return the definitions of the given node classes, or all, from the ready servers."""
         connect_once(self.dispatcher, min(READY, read_timeout.get()))
         if not self.dispatcher.members:
             raise out_of_reach({})
@@ -164,7 +164,7 @@ def check_servers(
 
 
 def _warn_of_name(name: str) -> None:
-    """Warn if an event's name resembles the name of an event of pools."""
+    """Log a warning if a name is not that of an event, but resembles one of a pool's events."""
     if name in NAMES:
         return
     from ..nearest import nearest  # rarely needed

@@ -1,4 +1,4 @@
-"""The jobs of a pool: taking them in, moving them on, and ending them.
+"""The jobs of a pool: functions that admit, move and end them.
 
 A job that certainly did not run moves to another server at no cost.  For a job that failed or may
 have run, the user's options decide.  Each function changes the state, and the jobs in it, that
@@ -52,7 +52,7 @@ _Unsent = Literal["away", "refuses all", "refuses it", "final"]
 
 
 def check_can_run(state: PoolState, waiting: Waiting) -> None:
-    """Raise an error if no server can run a job, or if all able servers have failed for good.
+    """Raise an error unless there is a server that can run a job and has not failed for good.
 
     Raises:
         ComfyError: No server of the pool can run it, or all that can have failed for good.
@@ -66,7 +66,7 @@ def check_can_run(state: PoolState, waiting: Waiting) -> None:
 
 
 def admit(state: PoolState, entry: Entry) -> None:
-    """Queue a job until a server can take it."""
+    """Queue a job until a server is free for it."""
     able = state.schedule.able(entry.waiting)
     entry.is_on_trust = all(state.members[name].offer is None for name in able)
     state.entries[entry.job] = entry
@@ -85,7 +85,7 @@ def assign(state: PoolState, found: Assignment, now: float) -> None:
 
 
 def withdraw(state: PoolState, job: PooledJob, *, if_unsent: bool) -> bool:
-    """End a job that no server has; return True if it certainly will not run.
+    """End a job unless a server has it; return True if it certainly will not run.
 
     Args:
         state: The state of the pool.
@@ -107,7 +107,7 @@ def withdraw(state: PoolState, job: PooledJob, *, if_unsent: bool) -> bool:
 
 
 def recall(state: PoolState, job: PooledJob) -> bool:
-    """End a job that was not sent, or pin it to its server; return whether it ended."""
+    """End a job if it was not sent, else keep it on its server; return whether it was ended."""
     entry = state.entries.get(job)
     if entry is not None:
         entry.stays = True
@@ -126,10 +126,10 @@ def abandon_jobs(state: PoolState) -> None:
 
 
 def give_up_impossible(state: PoolState, *, on_trust: bool = False) -> None:
-    """End jobs that no server can run, if no such server is expected any more.
+    """End waiting jobs that no server can run, if the pool is closed or ``on_trust`` is set.
 
-    ``on_trust`` includes jobs that were admitted when the only possible servers for them had not
-    yet listed their node classes and models.
+    ``on_trust`` ends some in an open pool, too: jobs that were admitted when the only possible
+    servers for them had not yet listed their node classes and models.
     """
     for waiting in list(state.schedule.waiting()) if state.closed or on_trust else ():
         entry = state.entries[cast("PooledJob", waiting.key)]
@@ -143,7 +143,7 @@ def give_up_impossible(state: PoolState, *, on_trust: bool = False) -> None:
 
 
 def give_up_refused(state: PoolState, now: float) -> None:
-    """End jobs that a server refused, if the other servers that could run them stay away."""
+    """End waiting jobs that a server refused, if no other server that can run them may come."""
     for waiting in list(state.schedule.waiting()):
         entry = state.entries[cast("PooledJob", waiting.key)]
         if entry.refusal is not None and not can_go(state, waiting, now):
@@ -194,7 +194,7 @@ def _kind_of(error: Exception, entry: Entry, most: int) -> _Unsent:
 def _prepare_move(
     state: PoolState, member: Member, entry: Entry, error: Exception, now: float
 ) -> bool:
-    """Record a server's error; return whether another server may take its job."""
+    """Record why a job was not submitted; return whether another server may run it."""
     kind = _kind_of(error, entry, state.policy.intervals.moves)
     if kind == "away":
         entry.moves += 1
@@ -220,7 +220,7 @@ def _without(entry: Entry, member: Member) -> Waiting:
 
 
 def _redirect(state: PoolState, member: Member, entry: Entry, now: float) -> bool:
-    """Keep a job from a server if another one can take it; return whether one can."""
+    """Keep a job from returning to a server if another one can run it; return whether one can."""
     if entry.is_swept:
         return entry.has_other
     waiting = _without(entry, member)
@@ -231,7 +231,7 @@ def _redirect(state: PoolState, member: Member, entry: Entry, now: float) -> boo
 
 
 def _move_on(state: PoolState, entry: Entry, prompt_id: str, *, or_back: bool = False) -> bool:
-    """Let another server run a job; return False if its sweep does so instead.
+    """Queue a job again for another server; return False if its sweep does so instead.
 
     With ``or_back``, the same server may run it later, so the job stays with the pool.
     """
@@ -249,7 +249,7 @@ def _move_on(state: PoolState, entry: Entry, prompt_id: str, *, or_back: bool = 
 def handle_end(
     state: PoolState, entry: Entry, inner: Job, outcome: Ending | BaseException, now: float
 ) -> None:
-    """Handle the end of a prompt, in ``outcome`` or an error: end its job, or move it."""
+    """Handle the end of a job's prompt on its server: end the job, or move it."""
     member = entry.member
     if entry.inner is not inner or member is None or entry.job not in state.entries:
         return
@@ -275,7 +275,7 @@ def handle_end(
 def _prepare_rerun(
     state: PoolState, member: Member, entry: Entry, error: JobFailed, now: float
 ) -> bool:
-    """Note that a server failed a job; return whether another server is to run it once more.
+    """Record that a job failed on a server; return whether another is to run it once more.
 
     Another server runs it if the user asked for that, or if the first server was suspect.
     """
@@ -292,7 +292,7 @@ def _prepare_rerun(
 
 
 def lose_jobs(state: PoolState, member: Member, now: float) -> None:
-    """Give up waiting for the jobs of a server that was away for too long."""
+    """Treat as lost the jobs of a server that has been away for too long."""
     for entry in list(member.in_flight):
         inner = entry.inner
         if inner is None or inner.done():
@@ -310,7 +310,7 @@ def lose_jobs(state: PoolState, member: Member, now: float) -> None:
 def handle_loss(
     state: PoolState, entry: Entry, error: JobLost, event: EndEvent | None, now: float
 ) -> None:
-    """End a lost job, or run it again; a job that had not begun moves on."""
+    """Run a lost job again if it had not begun, or if the user wants that; else end it."""
     member, inner = entry.member, entry.inner
     if member is None or inner is None:
         return
@@ -350,7 +350,7 @@ def _only_waited(entry: Entry) -> bool:
 def _prepare_retry(
     state: PoolState, member: Member, entry: Entry, inner: Job, error: JobLost, now: float
 ) -> bool:
-    """Count a try, unless a lost job never began; return whether it may run again."""
+    """Return whether a lost job may run again; count a try if it may have run before."""
     if entry.cancelled or entry.stays:
         return False
     if _only_waited(entry):
@@ -370,7 +370,7 @@ def _prepare_retry(
 
 
 def _end_refused(state: PoolState, entry: Entry, error: Exception) -> None:
-    """End a job that no server takes; if a server has failed it, with that failure."""
+    """End a job that no server accepts, with ``error``, or with its failure if it has failed."""
     if entry.failed is not None:
         state.finish(entry, *entry.failed)
         return

@@ -19,12 +19,12 @@ ENDINGS: Final = (
 
 @attrs.frozen
 class Need:
-    """A node class, or a model file that one of its inputs names.
+    """A need of a workflow: a node class, or a model file that an input of that class names.
 
     Attributes:
-        class_type: The class.
-        input: The input; ``None``: it is about the class itself.
-        value: The model file; ``None``: as for ``input``.
+        class_type: The node class.
+        input: The input that names the model file; ``None``: the need is the class itself.
+        value: The model file; ``None``: the need is the class itself.
     """
 
     class_type: str
@@ -43,7 +43,7 @@ Needs = frozenset[Need]
 
 
 def needs_of(graph: Mapping[str, Any]) -> Needs:
-    """Return the needs of a graph in API format."""
+    """Return the node classes and model files that a graph in API format needs."""
     found = set()
     for node_id in graph:
         name = class_of(graph, node_id)
@@ -62,12 +62,12 @@ def models_of(needs: Needs) -> tuple[str, ...]:
 
 
 def is_model(value: object) -> bool:
-    """Return whether a value is the name of a model file."""
+    """Return whether a value is the name of a model file, by its extension."""
     return isinstance(value, str) and value.lower().endswith(ENDINGS)
 
 
 class Offer:
-    """The node classes and models of a server, by its node definitions."""
+    """The node classes and model files of a server, according to its node definitions."""
 
     def __init__(
         self, definitions: Mapping[str, Any], replaced: Collection[str] = frozenset()
@@ -77,11 +77,11 @@ class Offer:
         self._replaced = frozenset(replaced)  # classes in whose place the server puts others
 
     def has(self, needs: Needs) -> bool:
-        """Return whether the server has all that is needed."""
+        """Return whether the server meets all of these needs."""
         return all(map(self._has, needs))
 
     def missing(self, needs: Needs) -> list[Need]:
-        """Return the needs that the server lacks, classes first."""
+        """Return the needs that the server does not meet, node classes first."""
         lacks = [need for need in needs if not self._has(need)]
         return sorted(lacks, key=lambda need: (need.input is not None, str(need)))
 
@@ -94,7 +94,7 @@ class Offer:
 
 
 def _files(definition: Any) -> Iterator[tuple[str, frozenset[str]]]:
-    """Yield each combo of a class with the model files among its options."""
+    """Yield the inputs of a class that have fixed choices, each with the model files in these."""
     groups = definition.get("input") if isinstance(definition, Mapping) else None
     for group in ("required", "optional"):
         inputs = groups.get(group) if isinstance(groups, Mapping) else None
@@ -108,7 +108,7 @@ def _files(definition: Any) -> Iterator[tuple[str, frozenset[str]]]:
 
 
 def merge_definitions(each: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Merge node definitions: for each class the first one, with the combo options of all."""
+    """Merge definitions of several servers: the first of each class, with all combo options."""
     found: dict[str, Any] = {}
     for definitions in each:
         for name, definition in definitions.items():
@@ -129,7 +129,7 @@ def _merged(one: Any, other: Any) -> Any:
 
 
 def _with_choices(config: list[Any], other: Any) -> list[Any]:
-    """Return an input with the combo options of another added; unchanged unless both are combos."""
+    """Return an input's definition; if it and ``other`` are combos, with the options of both."""
     match config, other:
         case [[*mine], *options], [[*theirs], *_]:
             return [_both(mine, theirs), *options]

@@ -1,4 +1,4 @@
-"""``ComfyPool``: several servers as one executor."""
+"""``ComfyPool``: several servers that are used as one executor."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class ComfyPool(Executor):
-    """Several ComfyUI servers as one: a :class:`concurrent.futures.Executor` of workflows.
+    """A pool of ComfyUI servers: a :class:`concurrent.futures.Executor` that runs workflows.
 
     A job waits in the pool until a server is chosen for it, so that none is bound to a server that
     turns out to be slow, or goes away.  It goes only to servers that have its node classes and
@@ -87,13 +87,14 @@ class ComfyPool(Executor):
             a server that is suspect (see :meth:`status`) always moves.
 
     Attributes:
-        intervals: The times that it waits for; a subclass may set its own.
+        intervals: How long the pool waits, and how often it tries again; a subclass may set its
+            own.
 
     Raises:
-        ValueError: There are no servers, or one twice; ``mode``, ``weights``, ``in_flight``,
-            ``patience``, ``on_lost`` or ``on_failed`` make no sense.
-        TypeError: A server is neither a URL nor a client; ``weights`` is no list, or ``patience``
-            no number.
+        ValueError: There are no servers, or a server is given twice; ``mode``, ``weights``,
+            ``in_flight``, ``patience``, ``on_lost`` or ``on_failed`` make no sense.
+        TypeError: A server is neither a URL nor a client; ``weights`` is not a list, or
+            ``patience`` is not a number.
     """
 
     intervals: Intervals = Intervals()
@@ -139,7 +140,7 @@ class ComfyPool(Executor):
         return self
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more jobs, and close the clients that the pool made once all have ended.
+        """Stop accepting jobs, and close the pool's own clients once all jobs have ended.
 
         Jobs that no server of the pool can run, since those that could were removed, end now.
 
@@ -158,9 +159,9 @@ class ComfyPool(Executor):
             raise
 
     def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
-        """Wait for all jobs; after an exception, take back those that do not run yet, and leave.
+        """Wait for all jobs to end; after an exception, cancel the jobs that are not running yet.
 
-        That takes 5 seconds at most.  A Ctrl-C that ends the wait does the same.
+        Cancelling takes 5 seconds at most.  A Ctrl-C during the wait cancels them, too.
         """
         try:
             if exc is None:
@@ -191,7 +192,7 @@ class ComfyPool(Executor):
     if not TYPE_CHECKING:  # or any name would pass a type checker
 
         def __getattr__(self, name: str) -> Any:
-            """Raise AttributeError with the Python name for one of the TypeScript pool."""
+            """Raise AttributeError; for a name of the TypeScript pool, suggest the Python one."""
             if hasattr(type(self), name):  # a property raised it, and does so again
                 return object.__getattribute__(self, name)
             from ..typescript import about_pool  # for mistakes only
@@ -220,7 +221,7 @@ class ComfyPool(Executor):
         every: float | None = None,
         **options: Unpack[PromptOptions],
     ) -> PooledJob:
-        """Have a workflow run by one of the servers, and return its :class:`Job` immediately.
+        """Queue a workflow to run on one of the servers, and return its :class:`Job` immediately.
 
         The job is ``waiting`` until a server has been chosen; ``job.server`` says which.  Errors of
         the submission, such as :class:`PromptRejected`, are raised by ``job.result()``.
@@ -293,7 +294,7 @@ class ComfyPool(Executor):
         progress: bool | None = None,
         **options: Unpack[PromptOptions],
     ) -> Result:
-        """Have a workflow run by one of the servers, and return its outputs.
+        """Run a workflow on one of the servers, and return its outputs.
 
         As :meth:`ComfyApi.run`, with the same options.  If time runs out, or after Ctrl-C, a job
         that still waits for a server is taken back: it will not run.
@@ -318,8 +319,8 @@ class ComfyPool(Executor):
             on_output: As ``on_event``.
             on_queue: As ``on_event``; places in the queue of the server.
             every: As for :meth:`ComfyApi.run`.
-            retry_oom: If a node runs out of memory, have that server free its own, and run the
-                workflow once more, as :meth:`ComfyApi.run` does; on any server that can take it.
+            retry_oom: Whether, if a node runs out of memory, to tell its server to free memory and
+                run the workflow once more, as :meth:`ComfyApi.run` does, but on any server.
             progress: As for :meth:`ComfyApi.run`.
             options: See :class:`PromptOptions`.
 
@@ -495,7 +496,7 @@ class ComfyPool(Executor):
         strict: bool = False,
         **options: Unpack[PromptOptions],
     ) -> Sweep:
-        """Run a workflow with all combinations of some values, and wait for all of them.
+        """Run a workflow with all combinations of the values in ``grid``, and return the rows.
 
         As :meth:`ComfyApi.sweep`, on all servers.  Each server gets a part of the grid in which as
         little as possible changes from one prompt to the next: different models go to different
@@ -586,7 +587,7 @@ class ComfyPool(Executor):
     # -- the servers ---------------------------------------------------------------------
 
     def add(self, server: AnyServer, *, weight: float = 1.0) -> None:
-        """Add a server, while jobs run, too.
+        """Add a server to the pool, even while jobs are running.
 
         Args:
             server: A URL, or a client.
@@ -600,7 +601,7 @@ class ComfyPool(Executor):
         self._servers.add(server, weight)
 
     def remove(self, server: AnyServer) -> None:
-        """Remove a server: it gets no new jobs, and ends those that it has.
+        """Remove a server from the pool: it finishes the jobs that it has, and gets no new ones.
 
         Raises:
             ValueError: It is not in the pool.
@@ -609,20 +610,20 @@ class ComfyPool(Executor):
 
     @property
     def servers(self) -> tuple[ComfyApi, ...]:
-        """The clients of its servers, in the order in which they were added."""
+        """The clients of the pool's servers, in the order in which they were added."""
         return self._servers.clients
 
     def status(self) -> PoolStatus:
-        """Return its servers, and how many jobs wait, run and have ended; sends no request.
+        """Return the status of each server, and how many jobs are waiting, running and ended.
 
-        ``print`` shows a table; so does a notebook.  A server is *suspect* if three jobs in a row
-        have failed on it, or were refused, while others do not fail: it gets one job at a time, and
-        rests in between, until one succeeds.
+        No request is sent.  ``print`` shows a table; so does a notebook.  A server is *suspect* if
+        three jobs in a row have failed on it, or were refused, while others do not fail: it gets
+        one job at a time, and rests in between, until one succeeds.
         """
         return self._dispatcher.status()
 
     def on(self, name: str, callback: Callable[[Any, Any], object]) -> Callable[[], None]:
-        """Call ``callback(sender, event)`` for each event of that name.
+        """Register ``callback(sender, event)`` to be called for each event of the given name.
 
         Events of the pool itself have the pool as their sender, and are :class:`PoolEvent`:
         ``added`` and ``removed``, of servers; ``ready``: a server answers, and takes jobs;
@@ -652,11 +653,12 @@ class ComfyPool(Executor):
     def node_definitions(
         self, classes: Collection[str] | None = None, *, refresh: bool = False
     ) -> Mapping[str, Any]:
-        """Definitions of node classes as JSON, by class, of all servers that are ready.
+        """Return the definitions of the given node classes, or of all, from the ready servers.
 
-        If several servers have a class, its definition is from the first of them, with the choices
-        of all, such as their model files.  So ``Workflow.load("saved.json", pool)`` and
-        ``workflow.check(pool)`` know what any of them knows.
+        They are JSON, by class.  If several servers have a class, its definition is from the first
+        of them, with the choices of all, such as their model files.  So
+        ``Workflow.load("saved.json", pool)`` and ``workflow.check(pool)`` know what any of them
+        knows.
 
         Args:
             classes: As for :meth:`ComfyApi.node_definitions`.

@@ -38,20 +38,20 @@ OnFailed = Literal["raise", "move"]
 
 @attrs.frozen(eq=False, repr=False)
 class Intervals:
-    """The times of a pool, in seconds, and how often jobs may fail and move.
+    """The waiting times of a pool in seconds, and how often jobs may fail and move.
 
     Attributes:
         rest: The first pause of a server that fails job after job; it doubles with each failure.
         longest_rest: The longest of these pauses.
-        failures: How many jobs in a row a server fails before it gets less.
-        moves: How often a job moves on because a server was away while it was being sent.
+        failures: How many jobs in a row a server fails before it is suspect.
+        moves: How often a job may move because a server was away while it was being sent.
         attempts: How often a job runs in all if it is lost each time.
-        ask_again: The shortest pause between two questions to a server for its definitions.
+        ask_again: The shortest pause between two requests to a server for its node definitions.
         definitions: How long a submission waits for new definitions before it uses the last ones.
         slow: How long a job may be on its way to a server before later jobs go to other servers.
         settling: How long a server may still count a prompt that has ended as one in its queue.
         reconnect: The pause before another attempt to reach a server that may be back.
-        flush: How long slow receivers have to get the last events.
+        flush: How long slow callbacks have to handle the last events.
     """
 
     rest: float = 5.0
@@ -69,7 +69,7 @@ class Intervals:
 
 @attrs.frozen
 class Policy:
-    """The choices of a user for a pool.
+    """The settings that a user chose for a pool.
 
     Attributes:
         patience: How many seconds a server may be away before its jobs are given up.
@@ -85,34 +85,36 @@ class Policy:
 
 
 def _ignore() -> None:
-    """Do nothing; nobody listens."""
+    """Do nothing, in place of a callback."""
 
 
 @attrs.define(eq=False, repr=False)
 class Entry:
-    """A job that has not ended.
+    """A job of a pool that has not ended.
 
     Attributes:
-        job: The job that its user has.
+        job: The job that its user holds.
         workflow: The workflow to run.
         waiting: The job as the schedule knows it.
-        callbacks: Called with the progress of the job.
+        callbacks: The user's callbacks for events of the job.
         options: The options of the submission.
         chosen: Called with the URL of the server that was chosen, in another thread, before
             anything is sent; an exception ends the job.
         found: Attaches to a prompt that was submitted before; ``None``: the prompt is new.
         look: Called when a server is about to get the job, to report its place in the queue.
-        member: The server that was chosen; ``None``: none is.
-        inner: The prompt on that server; ``None``: it is not there yet.
+        member: The server that was chosen; ``None``: no server has been chosen.
+        inner: The job for the prompt on that server; ``None``: the prompt is not there yet.
         started: Whether the submission has begun.
         cancelled: Whether it was cancelled after its submission had begun.
-        stays: Whether it moves to no other server, as its user has left.
-        refusal: Why it moved last: a server refused it, or failed it; ``None``: it has not.
-        failed: How a server has failed it, after which another is to run it; ``None``: none has.
-        moves: How often it moved on since a server was away while it was being sent.
+        stays: Whether it must not move to another server, as its user has left.
+        refusal: The error with which a server last refused or failed it; ``None``: none has.
+        failed: The error and end event of a failure after which another server is to run it;
+            ``None``: it has not failed.
+        moves: How often it moved because a server was away while it was being sent.
         tries: How often it ran, or may have run.
         was_away: Whether its server has been away since the server got it.
-        was_first: Whether it ran when its server went away, or was next to run among our jobs.
+        was_first: Whether it was running when its server went away, or was the first of this
+            pool's jobs in the queue.
         began: Whether it may have begun before its server went away.
         died: The servers that died while it was first in their queue.
         is_on_trust: Whether it was admitted when only servers of unknown content might run it.
@@ -157,8 +159,8 @@ class Member:
         server: The server as the schedule knows it.
         is_own: Whether the pool made the client, and will close it.
         offer: The classes and models that it has; ``None``: unknown.
-        error: Why it is not ready; ``None``: it is, or has not been asked.
-        down_since: Since when it does not answer; ``None``: it answers, or has not been asked.
+        error: Why it is not ready; ``None``: it is ready, or has not been asked.
+        down_since: Since when it has not answered; ``None``: it answers, or has not been asked.
         leaving: Whether it was removed from the pool.
         stopped: Whether the pool has released it.
         inbox: Jobs that were assigned to it, but not sent yet.
@@ -166,13 +168,13 @@ class Member:
         busy_since: Since when a job is being sent to it; ``None``: no job is.
         unwanted: Prompts that were cancelled while they were submitted, or run elsewhere now: they
             are cancelled as soon as it answers.
-        done: How many jobs it has ended with a result.
-        failed: How many jobs it has ended without a result.
-        suspect: How it fails job after job; ``None``: it is not suspect.
+        done: How many of its jobs ended with a result.
+        failed: How many of its jobs ended without a result.
+        suspect: How it fails job after job, in words; ``None``: it is not suspect.
         was_ready: Whether it has ever been ready.
         asked_at: When its classes and models were requested last.
         retry_at: When to try to reach it again, while it is not ready.
-        ended_at: When prompts of ours ended that the server may still count in its queue.
+        ended_at: When prompts of this pool ended that the server may still count in its queue.
         alarm: Set when its thread has work.
     """
 
@@ -221,18 +223,18 @@ class Member:
         self.alarm.set()
 
     def relay(self, key: object, name: str, callback: Callable[[Any, Any], object]) -> None:
-        """Register a callback for events of the client; once for each key."""
+        """Register a callback for events of the client, unless the key has one already."""
         if key not in self._relays and not self.stopped:
             off = self.api.on(name, partial(callback, self.api))
             if self._relays.setdefault(key, off) is not off:  # another thread registered it first
                 off()
 
     def end_relay(self, key: object) -> None:
-        """Remove the callback of a key."""
+        """Remove the callback that was registered with a key."""
         self._relays.pop(key, _ignore)()
 
     def end_relays(self) -> None:
-        """Remove all callbacks."""
+        """Remove all callbacks that were registered with :meth:`relay`."""
         for key in list(self._relays):
             self.end_relay(key)
 
@@ -256,7 +258,7 @@ class Member:
 
 @attrs.frozen
 class LogLine:
-    """A line for the log."""
+    """A line that is to be logged."""
 
     level: int
     text: str
@@ -272,7 +274,7 @@ class PoolState:
     """The servers of a pool, and its jobs that have not ended.
 
     Attributes:
-        policy: What users chose.
+        policy: The settings that the user chose.
         schedule: The jobs that wait for a server.
         health: The failures of servers.
         members: The servers by name, in the order in which they were added.
@@ -280,7 +282,7 @@ class PoolState:
         entries: The jobs that have not ended.
         done: How many jobs of former servers ended with a result.
         failed: How many jobs of former servers, or without a server, ended without a result.
-        closed: Whether the pool takes no more jobs.
+        closed: Whether the pool accepts no more jobs.
         was_ready: Whether a server has ever answered.
         is_parents: Whether the pool belongs to the parent of this process.
         moved_at: The last time that a server was chosen for a job.
@@ -289,7 +291,7 @@ class PoolState:
         warned_of: Sets of absent servers for which a log line has said that jobs wait.
         ends: Ends of jobs, which are published once the lock is free.
         news: Events and log lines, which are published after the ends.
-        telling: How many threads are publishing now.
+        telling: How many threads are publishing ends and news now.
     """
 
     policy: Policy
@@ -331,23 +333,26 @@ class PoolState:
     def finish(
         self, entry: Entry, outcome: Ending | BaseException, event: EndEvent | None = None
     ) -> None:
-        """End a job; ``event`` is the end event for receivers that have not had one."""
+        """Remove a job that has ended, and queue its outcome and end event for publication.
+
+        ``event`` is the end event for receivers that have not had one.
+        """
         del self.entries[entry.job]
         self.ends.append((entry.job, outcome, event))
         if not self.entries:
             self.publish("idle")
 
     def publish(self, name: str, server: str | None = None, reason: str | None = None) -> None:
-        """Publish an event of the pool."""
+        """Add an event of the pool to the news, which is published later."""
         waiting = len(self.schedule)
         self.news.append(PoolEvent(name=name, server=server, waiting=waiting, reason=reason))
 
     def warn(self, text: str, *args: object) -> None:
-        """Log a warning."""
+        """Add a warning for the log to the news, which is published later."""
         self.news.append(LogLine(logging.WARNING, text, args))
 
     def inform(self, text: str, *args: object) -> None:
-        """Log a line at level INFO."""
+        """Add a log line of level INFO to the news, which is published later."""
         self.news.append(LogLine(logging.INFO, text, args))
 
     def status(self) -> PoolStatus:

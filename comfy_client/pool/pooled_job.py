@@ -1,4 +1,4 @@
-"""A job of a pool: one :class:`Job` throughout, whichever server runs it."""
+"""The job of a pool, which stays the same :class:`Job` when it moves to another server."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from ..routes import Routes
 
 
 class Line(Protocol):
-    """The line in which jobs wait for a server."""
+    """The queue of a pool, in which jobs wait for a server."""
 
     @property
     def moved_at(self) -> float:
         """When a server was last chosen for a job."""
 
     def position(self, job: PooledJob) -> int | None:
-        """Return at most how many waiting jobs are before this one; None if it does not wait."""
+        """Return the maximum number of waiting jobs ahead of a job; None if it is not waiting."""
 
     def why(self, job: PooledJob) -> str:
         """Describe in one sentence what a job waits for."""
 
     def notes(self) -> tuple[str, ...]:
-        """Return a line for each server, as a bar shows them."""
+        """Return a line of text for each server, to be shown below a progress bar."""
 
     def withdraw(self, job: PooledJob) -> bool:
-        """Keep a job from running; return False if that is unsure, as a server may have it."""
+        """End a job unless a server has it; return True if it certainly will not run."""
 
     def flush(self, seconds: float) -> None:
-        """Wait until the callbacks of jobs have handled all events so far."""
+        """Wait up to ``seconds`` seconds until callbacks have handled all events so far."""
 
 
 #: Ends of a prompt after which its job may run elsewhere; published only if it does not.
@@ -50,7 +50,7 @@ _MAY_MOVE: Final = (JobLostEvent, ExecutionError)
 
 
 class _Relay(JobEvents):
-    """Forwards the events of a prompt to the readers of its pooled job's events."""
+    """Forwards the events of a prompt to the pooled job that follows the prompt."""
 
     def __init__(self, budget: Budget, handle: PooledHandle) -> None:
         super().__init__(budget)
@@ -58,7 +58,7 @@ class _Relay(JobEvents):
         self._has_ended = False
 
     def receive(self, event: Event) -> None:
-        """Forward an event, but no loss or failure, after which the job may run elsewhere."""
+        """Forward an event, except a loss or failure after which the job may run elsewhere."""
         if not self._handle.hears(self) or self._has_ended or isinstance(event, JobLostEvent):
             return
         self._has_ended = event.is_end
@@ -71,8 +71,8 @@ class PooledHandle(JobHandle):
     """The handle of a pooled job, which changes its source when the job moves.
 
     Attributes:
-        given: The job on the server that has it; None while it waits.
-        server: The URL of the server that has it, or had it; None: none has been chosen yet.
+        given: The job for the prompt on its server; ``None`` while the job waits for a server.
+        server: The URL of the server that has or had the job; ``None``: none has been chosen yet.
     """
 
     source: Source
@@ -93,7 +93,7 @@ class PooledHandle(JobHandle):
         self._is_final = False  # no other server will run it
 
     def belong_to(self, job: PooledJob) -> None:
-        """Keep a weak reference to the job whose handle this is."""
+        """Keep a weak reference to the job to which this handle belongs."""
         self._job = cast("Callable[[], PooledJob]", weakref.ref(job))
 
     def hears(self, relay: JobEvents) -> bool:
@@ -148,7 +148,7 @@ class PooledHandle(JobHandle):
         return f" on {self.server}" if self.server else ""
 
     def news_at(self) -> float:
-        """Return the time of the last news of the job, or, while it waits, of the pool's line."""
+        """Return the time of the last news; while the job waits, any choice of a server is news."""
         if self._waits:  # the queue of a single server says nothing about it
             return max(self.state.news_at, self._line.moved_at)
         return super().news_at()
@@ -157,7 +157,7 @@ class PooledHandle(JobHandle):
         return f" ({self.why()}); no server has it yet" if self._waits else super()._goes_on()
 
     def flush(self, limits: Limits) -> None:
-        """Wait until receivers of the pool and of the server's client have handled all events."""
+        """Wait until callbacks of the pool and of the server's client have handled all events."""
         self._line.flush(limits.left(self.timing.flush))
         super().flush(limits)
 
@@ -228,9 +228,9 @@ class PooledJob(Job):
     """A job of :class:`comfy_client.ComfyPool`.
 
     Its :attr:`status` is ``waiting`` until a server has been chosen for it; meanwhile,
-    :attr:`queue_position` counts the waiting jobs of the pool before it.  It then is about the
-    prompt on that server, and may be about another one later: if the server certainly never had it,
-    or if it was lost and is to run again.
+    :attr:`queue_position` counts the waiting jobs of the pool before it.  After that, the job
+    stands for the prompt on that server.  It stands for a prompt on another one later if the server
+    certainly never had its prompt, or if the prompt was lost and is to run again.
 
     :meth:`cancel` ends a waiting job immediately, and nothing is sent for it.  A job that is being
     sent is cancelled as soon as its server has it, and the call waits for that (5 seconds at most).
@@ -244,9 +244,9 @@ class PooledJob(Job):
 
     @property
     def server(self) -> str | None:
-        """The URL of the server that has it, or had it; ``None``: none has been chosen yet."""
+        """The URL of the server that has or had the job; ``None``: none has been chosen yet."""
         return self.handle.server
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the present state as JSON, as any job does, and ``server``."""
+        """Return the current state as JSON, as :meth:`Job.to_dict` does, and ``server``."""
         return {**super().to_dict(), "server": self.server}

@@ -33,8 +33,8 @@ class Waiting:
     """A job that waits for a server.
 
     Attributes:
-        key: The name that its owner has for it.
-        order: Its place among all jobs, which it keeps if it has to come back.
+        key: The key by which its owner knows it.
+        order: Its place in the order of submission, which it keeps if it is queued again.
         priority: Higher ones first.
         caller: The caller that submitted it; callers take turns.
         needs: The classes and models that a server needs to have.
@@ -67,18 +67,19 @@ class Server:
     Attributes:
         name: Its name, by which jobs include and exclude it.
         weight: How fast it is, compared to other servers.
-        most: How many jobs of ours it may have at a time.
-        has: Whether it has what a job needs.
-        ready: Whether it takes jobs.
+        most: How many jobs of this pool it may have at a time.
+        has: Returns whether it has what a job needs.
+        ready: Whether it accepts jobs.
         is_slow: Whether it takes long to accept a job, so that it gets no more meanwhile.
         is_expected: Whether it is ready, or may be soon.
-        is_suspect: Whether it fails job after job, so that it gets one at a time, if another
-            server can run it ...
-        is_resting: ... and none for a while.
-        own: Jobs of ours that it has.
-        others: Other clients' prompts in its queue.
+        is_suspect: Whether it fails job after job, so that it gets one job at a time while
+            another server can run the jobs.
+        is_resting: Whether it is suspect, and gets no job at all for a while.
+        own: How many jobs of this pool it has.
+        others: How many prompts of other clients are in its queue.
         model: The models of the job that it got last.
-        served: How many jobs it got, divided by its weight.
+        served: How many jobs it got, divided by its weight; raised to the lowest of the other
+            servers whenever it joins them.
     """
 
     name: str
@@ -102,7 +103,7 @@ class Server:
 
     @property
     def may_be_tried(self) -> bool:
-        """Whether the server is well, or may show with one job that it is."""
+        """Whether the server is not suspect, or is neither resting nor busy with a trial job."""
         return not self.is_suspect or not (self.is_resting or self.own)
 
 
@@ -136,7 +137,7 @@ _Lanes = dict[_Key, _Lane]
 
 
 class Schedule:
-    """Jobs that wait, and servers.
+    """The waiting jobs, and the servers to which they are assigned.
 
     A job that no server can take now never holds up later jobs.
     """
@@ -161,7 +162,7 @@ class Schedule:
         return len(self._waiting)
 
     def waiting(self) -> Iterator[Waiting]:
-        """Return the waiting jobs."""
+        """Return an iterator over the waiting jobs."""
         return iter(self._waiting.values())
 
     def add_server(self, server: Server) -> None:
@@ -179,12 +180,12 @@ class Schedule:
         server.ready = True
 
     def level(self, server: Server) -> None:
-        """Raise a server's count of jobs to the lowest of the ready servers, to prevent a burst."""
+        """Raise a server's ``served`` to the lowest of the ready servers, to prevent a burst."""
         self._level_with(server, [one for one in self.servers.values() if one.ready])
 
     @staticmethod
     def _level_with(server: Server, others: list[Server]) -> None:
-        """Raise a server's count of jobs to the lowest count of the other servers."""
+        """Raise a server's ``served`` to the lowest of the other servers."""
         least = min((one.served for one in others), default=0.0)
         server.served = max(server.served, least)
 
@@ -194,14 +195,14 @@ class Schedule:
         self.regroup()
 
     def regroup(self) -> None:
-        """Group the waiting jobs by able servers again, as servers' models have changed."""
+        """Group the waiting jobs anew by the servers that can run them, as these have changed."""
         self._able.clear()
         self._lanes.clear()
         for job in self._waiting.values():
             self._enter(job)
 
     def add(self, job: Waiting) -> None:
-        """Add a new or returning job; raise ValueError if it waits already."""
+        """Add a new or returning job; raise ValueError if it is waiting already."""
         if job.key in self._waiting:
             raise ValueError(f"job {job.key!r} waits already")
         self._waiting[job.key] = job
@@ -237,7 +238,7 @@ class Schedule:
         return names
 
     def position(self, key: Hashable) -> int | None:
-        """Return at most how many waiting jobs come before this one; None if it does not wait."""
+        """Return the maximum number of waiting jobs ahead of a job; None if it is not waiting."""
         job = self._waiting.get(key)
         if job is None:
             return None
@@ -245,7 +246,7 @@ class Schedule:
         return sum((-one.priority, one.order) < place for one in list(self._waiting.values()))
 
     def assign_next(self) -> Assignment | None:
-        """Assign the next job to a server; return both, or None if none can start."""
+        """Assign the next job to a server; return the assignment, or None if no job can start."""
         free = frozenset(name for name, server in self.servers.items() if self._is_free(server))
         if not free or not self._waiting:
             return None
@@ -267,7 +268,7 @@ class Schedule:
         return None
 
     def _prune(self, lanes: _Lanes) -> list[_Lane]:
-        """Remove empty lanes of a caller; return the remaining ones by their first jobs."""
+        """Remove a caller's empty lanes; return the others, sorted by the order of their jobs."""
         for lane in list(lanes.values()):
             while lane.heap and self._waiting.get(lane.heap[0][1].key) is not lane.heap[0][1]:
                 heapq.heappop(lane.heap)

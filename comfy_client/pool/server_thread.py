@@ -49,7 +49,7 @@ class Owner(Protocol):
         """Note that a server does not answer."""
 
     def begin_asking(self, member: Member) -> bool:
-        """Note that a server is asked for its definitions; return False if it just was."""
+        """Note that a server is asked for definitions; return False if it was asked just now."""
 
     def set_offer(self, member: Member, offer: Offer | None) -> None:
         """Note which node classes and models a server has now."""
@@ -58,7 +58,7 @@ class Owner(Protocol):
         """Note that a removed server answers."""
 
     def take(self, member: Member) -> Entry | None:
-        """Take the next job for a server, which counts as being submitted from now on."""
+        """Take the next job for a server, which is to be submitted now; None if there is none."""
 
     def mark_submitted(self, member: Member, entry: Entry, inner: Job) -> None:
         """Note that a server has a job, or may have it."""
@@ -68,13 +68,14 @@ class Owner(Protocol):
 
 
 class ServerThread:
-    """Connects to a server and submits the jobs in its inbox.
+    """A thread that connects to a server and submits the jobs in its inbox.
 
     Args:
         member: The server.
         owner: The pool, which is told of what happens.
         intervals: The times of the pool.
-        on_status: Called whenever the server reports its queue length; must not hold the pool.
+        on_status: Called whenever the server reports its queue length; must not keep the pool
+            alive.
     """
 
     def __init__(
@@ -128,12 +129,12 @@ class ServerThread:
         member.server.own = 0
 
     def watch_queue(self) -> None:
-        """Tell the pool whenever the server reports the length of its queue."""
+        """Register ``on_status`` for the server's reports of its queue length; do so only once."""
         if self._off is None:
             self._off = self.member.api.on("status", self._on_status)
 
     def ask_again(self) -> None:
-        """Ask the server for its definitions again."""
+        """Ask the server for its node definitions again, and tell the pool what it has now."""
         try:
             with limited_silence(self._patience):
                 offer = _ask_for_offer(self.member)
@@ -145,7 +146,7 @@ class ServerThread:
     # -- in the thread -------------------------------------------------------------------------
 
     def work(self) -> float | None:
-        """Do all work that is due; return the seconds until the next time, or None once stopped."""
+        """Do all work that is due; return the seconds to the next time, or None once stopped."""
         member = self.member
         while not member.stopped:
             if member.unwanted and is_live(member):
@@ -165,7 +166,7 @@ class ServerThread:
         return None
 
     def _cancel_unwanted(self) -> None:
-        """Cancel unwanted jobs; retry later on servers that do not answer."""
+        """Cancel the unwanted prompts on the server; try again later if it does not answer."""
         if runtime.monotonic() < self._cancel_at:
             return
         member = self.member
@@ -180,7 +181,7 @@ class ServerThread:
             member.unwanted.remove(job)
 
     def _check_alive(self) -> float:
-        """Ask a server without a socket if it is up; return the seconds until the next time."""
+        """If there is no socket, ask whether the server is up; return seconds to the next check."""
         member = self.member
         if member.api.state is not State.POLLING:
             return _INTERVAL if member.unwanted else _LONGEST_PAUSE
@@ -262,7 +263,7 @@ class ServerThread:
             self._owner.mark_submitted(member, entry, inner)
 
     def _attach(self, entry: Entry) -> None:
-        """Attach to a prompt that the server may have, and have the job follow it."""
+        """Attach to a prompt that the server may have, and let its job follow it."""
         try:
             inner = self.member.api.job(entry.job.prompt_id, entry.workflow)
         except Exception as exc:  # noqa: BLE001  # the owner of the job gets it

@@ -24,9 +24,9 @@ class PoolEvent(Event):
     """An event of a pool: see :meth:`ComfyPool.on`.
 
     Attributes:
-        server: The URL of the server that it is about; ``None``: of no particular one.
+        server: The URL of the server that it is about; ``None``: it is about the whole pool.
         waiting: How many jobs wait for a server.
-        reason: Why the server is ``suspect``; ``None``: it is another event.
+        reason: Why the server is suspect; ``None`` in all events but ``suspect``.
     """
 
     server: str | None = None
@@ -41,14 +41,14 @@ class ServerStatus(AsDict):
     Attributes:
         host: The URL of the server.
         state: ``"ready"``; ``"connecting"``: it has not answered yet; ``"down"``: it does not
-            answer, or refuses us; ``"leaving"``: it was removed, and ends what it has.
+            answer, or refuses us; ``"leaving"``: it was removed, and finishes its jobs.
         weight: How fast it is, compared to other servers.
-        own: Jobs of this pool that it has.
-        others: Other clients' prompts in its queue, as far as is known.
-        done: Jobs of this pool that it has ended with a result.
-        failed: Jobs of this pool that it has ended without a result.
+        own: How many jobs of this pool it has.
+        others: How many prompts of other clients are in its queue, as far as is known.
+        done: How many jobs of this pool ended there with a result.
+        failed: How many jobs of this pool ended there without a result.
         models: The model files of the job that it got last; empty: none.
-        error: Why it is down; ``None``: it is not.
+        error: Why it is down; ``None``: it is not down.
         suspect: How it fails job after job, in words, while others do not, so that it gets one job
             at a time and rests in between; ``None``: it is not suspect.
     """
@@ -70,12 +70,12 @@ class PoolStatus(AsDict):
     """The status of a pool: see :meth:`ComfyPool.status`; ``print`` and notebooks show a table.
 
     Attributes:
-        mode: How it chooses servers.
-        waiting: Jobs that wait for a server.
-        running: Jobs that a server has.
-        done: Jobs that ended with a result.
-        failed: Jobs that ended without a result.
-        servers: Its servers, in the order in which they were added.
+        mode: How the pool chooses servers.
+        waiting: How many jobs wait for a server.
+        running: How many jobs have been given to a server.
+        done: How many jobs ended with a result.
+        failed: How many jobs ended without a result.
+        servers: The status of each server, in the order in which they were added.
     """
 
     mode: str
@@ -101,7 +101,7 @@ class PoolStatus(AsDict):
 
 
 def status_table(status: PoolStatus) -> Table:
-    """Return a row for each server of a pool."""
+    """Return a table with a row for each server of a pool."""
     from ..showing.tables import Table
 
     rows = [

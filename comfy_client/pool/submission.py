@@ -1,4 +1,4 @@
-"""Submission of workflows to a pool, to whichever of its servers can take them."""
+"""Submission of workflows to a pool, which runs them on any server that can run them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_workflow(
 def submit(
     servers: Servers, workflow: Workflow, callbacks: Callbacks, terms: Terms, sending: Sending
 ) -> PooledJob:
-    """Queue a workflow in the pool; cancel its job if the call is interrupted."""
+    """Queue a workflow in the pool, and return its job; cancel it if the call is interrupted."""
     jobs: list[PooledJob] = []
     try:
         return enqueue(servers, workflow, callbacks, terms, sending, jobs.append)
@@ -68,7 +68,7 @@ def submit(
 
 
 def _cancel(job: PooledJob) -> None:
-    """Cancel a job that nobody else can cancel."""
+    """Cancel the job of an interrupted submission, which its user never got."""
     log.warning("cancelling prompt %s: its submission was interrupted", job.prompt_id)
     said: list[bool] = []
     try:
@@ -89,7 +89,7 @@ def enqueue(
     *,
     ready_in: float = READY,
 ) -> PooledJob:
-    """Queue a workflow until a server can take it, and return its job.
+    """Queue a workflow until a server is chosen for it, and return its job.
 
     ``begun`` is called with the job before any server has it, so that the caller can end the job if
     Ctrl-C interrupts this call.
@@ -139,7 +139,10 @@ def run(
     on_interrupt: OnInterrupt,
     retry_oom: bool,
 ) -> Result:
-    """Run a workflow on one of the servers; if the call ends early, a waiting job will not run."""
+    """Run a workflow on one of the servers, and return its result.
+
+    If the call ends early, a job that still waits for a server is taken back.
+    """
     with limited_silence(time_left(limits.deadline, LONGEST)):
         workflow = read_workflow(workflow, definitions)  # whose keys no frame shows
     workflow = read_workflow(workflow, definitions, inputs)
@@ -191,7 +194,7 @@ def map_workflows(
     stall_timeout: float | None,
     progress: bool | None,
 ) -> Generator[Result | ComfyError, None, None]:
-    """Yield the results of many workflows, while more are submitted."""
+    """Run many workflows, and yield their results or errors while more are submitted."""
     if in_flight is not None:
         check_in_flight(in_flight)
     sending, dispatcher = sending_of(with_previews(options, progress)), servers.dispatcher
@@ -239,7 +242,7 @@ def sweep_grid(
     on_row: Callable[[SweepRow], object] | None,
     progress: bool | None,
 ) -> Sweep:
-    """Run a workflow with all combinations of some values."""
+    """Run a workflow with all combinations of the values in ``grid``, and return the rows."""
     from ..batch.sweep import run_sweep
     from .sweep_servers import PoolRunner
 

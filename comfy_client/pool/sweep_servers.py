@@ -1,4 +1,4 @@
-"""A grid on several servers: :meth:`ComfyPool.sweep`.
+"""The servers of a pool on which :meth:`ComfyPool.sweep` runs a grid.
 
 The sweep gives each server the next of its own points, and records the server in the journal
 before it sends anything.  Prompts that an earlier process left open are sought on that server.
@@ -60,7 +60,7 @@ _IS_GONE: Final = (WorkflowError, ValueError, ServerUnreachable)
 
 
 class PoolRunner(Runner):
-    """The servers of a pool, for a sweep."""
+    """Runs the prompts of a sweep on the servers of a pool."""
 
     def __init__(
         self,
@@ -119,19 +119,19 @@ class PoolRunner(Runner):
 
     @property
     def _usable(self) -> dict[str, Member]:
-        """The servers that the caller allows and that do not refuse us."""
+        """The servers that the caller allows, except those that refuse all requests."""
         return {name: one for name, one in self._allowed.items() if name not in self._refusing}
 
     @property
     def poller(self) -> Poller:
-        """The poller of the first server."""
+        """The poller of the first server; if the pool is empty, of a former server."""
         members = self._members.values()
         first = next((member.api for member in members), None)
         return (first or next(iter(self._known_clients().values()))).parts.poller
 
     @property
     def clients(self) -> Mapping[str, Routes]:
-        """The clients of all servers that have been in the pool."""
+        """The clients by URL, those of servers that were removed from the pool included."""
         return self._known_clients()
 
     def _known_clients(self) -> Mapping[str, ComfyApi]:
@@ -140,7 +140,7 @@ class PoolRunner(Runner):
         return self._clients
 
     def add_secrets_to(self, secrets: Secrets) -> None:
-        """Add the credentials of all clients to the secrets."""
+        """Add the credentials of all clients to ``secrets``."""
         for api in self._known_clients().values():
             api.parts.http.identity.add_secrets_to(secrets)
 
@@ -148,13 +148,16 @@ class PoolRunner(Runner):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """The weights of the servers that answer, or of all if no server does."""
+        """The weights of the allowed servers that answer, or of all allowed ones if none does."""
         members = self._allowed
         found = {name: one for name, one in members.items() if one.error is None} or members
         return {name: member.server.weight for name, member in found.items()}
 
     def choose(self, todo: Split) -> tuple[int, str] | None:
-        """Take a point for the idlest able server; a suspect takes no points of other servers."""
+        """Take a point for the least busy server that can run one; return both, or None.
+
+        A suspect server takes over no points of other servers.
+        """
         for server in self._free():
             point = todo.take(server.name, self._fits, may_steal=not server.is_suspect)
             if point is not None:
@@ -162,7 +165,10 @@ class PoolRunner(Runner):
         return None
 
     def _free(self) -> list[Server]:
-        """Return the servers that accept a prompt and have no long queue of other clients."""
+        """Return the servers with room for a prompt, the least busy first.
+
+        Servers with a long queue of other clients' prompts are left out.
+        """
         own = Counter(self._hosts.values())
         servers = [one.server for one in self._usable.values() if one.server.ready]
         least = min((server.load for server in servers), default=0.0)
@@ -175,7 +181,11 @@ class PoolRunner(Runner):
         return sorted(found, key=lambda one: own[one.name] / one.weight)
 
     def _fits(self, host: str, point: int) -> bool:
-        """Return whether a server can run a point now; a suspect rests if another server can."""
+        """Return whether a server can run a point, and is to do so now.
+
+        A suspect server that rests or has a job is to do so only if no other can run the point.  A
+        server that refused or failed it before is to do so only if no other server may come.
+        """
         member = self._dispatcher.members.get(host)
         if member is None or not member.server.has(self._needs(point)):
             return False
@@ -204,10 +214,12 @@ class PoolRunner(Runner):
         )
 
     def find_impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
-        """Find the points that no server can run; one that is away may be able to.
+        """Return an error for each point that no server can run, not even one that is away now.
+
+        If no server has answered in time, the error of each point is a :class:`JobTimeout`.
 
         Raises:
-            ComfyError: Only servers that refuse us have what all of them need.
+            ComfyError: For each point, all servers that could run it refuse us or never answered.
         """
         found = list(points)
         self._rest = self._needs(found[0]) if found else frozenset()
@@ -223,7 +235,7 @@ class PoolRunner(Runner):
         return {point: error for point in found if (error := lacking[self._needs(point)])}
 
     def _lacking(self, needs: Needs) -> ComfyError | None:
-        """Return the error of a workflow that no server can run, or None."""
+        """Return a WorkflowError if no server meets these needs, or None; raise other errors."""
         members = self._allowed
         if any(member.server.has(needs) for member in members.values()):
             return None
@@ -238,7 +250,7 @@ class PoolRunner(Runner):
         return any(one.server.has(needs) for one in members if one.error is None)
 
     def _refusal(self, needs: Needs) -> ComfyError | None:
-        """Return an error if all servers that could run a row refuse us or never answered."""
+        """Return an error if all servers that meet these needs have failed for good, or None."""
         members = self._allowed
         able = {name: one for name, one in members.items() if one.server.has(needs)}
         left = {name: one for name, one in able.items() if name not in self._refusing}
@@ -252,7 +264,11 @@ class PoolRunner(Runner):
         return out_of_reach(left, "that can run it", others)
 
     def recall(self, *, needed: bool) -> Collection[str]:
-        """Take back prompts whose server is away, or is busy while another one is idle."""
+        """Take back unsent prompts that other servers are to run; return their ids.
+
+        Their server is away, or is suspect while another one could run them.  If ``needed``, one
+        prompt of a busy server is taken back, too, for a server that is idle.
+        """
         jobs = {
             name: job
             for name, job in self.prompts.jobs.items()
@@ -270,7 +286,7 @@ class PoolRunner(Runner):
         return found
 
     def _forget(self, prompt_id: str) -> Entry | None:
-        """Forget a prompt that is no longer in flight."""
+        """Forget a prompt that is no longer in flight; return its entry, or None."""
         self._hosts.pop(prompt_id, None)
         return self._entries.pop(prompt_id, None)
 
@@ -282,7 +298,7 @@ class PoolRunner(Runner):
         return is_bound and member is not None and member.server.is_suspect
 
     def _lose_earlier(self, jobs: Mapping[str, PooledJob], ready: Collection[str]) -> None:
-        """Give up prompts that an earlier process sent to a server that does not come back."""
+        """Give up prompts that an earlier process sent to a server that is away for too long."""
         now = runtime.monotonic()
         for host in ready:
             self._away_since.pop(host, None)
@@ -307,7 +323,7 @@ class PoolRunner(Runner):
         return JobTimeout(why, prompt_id="")
 
     def pause(self) -> None:
-        """Wait until something changes."""
+        """Wait a moment for a change in the pool, while no prompt is in progress."""
         self._dispatcher.check_open()
         if self._idle_since is None:
             self._idle_since = runtime.monotonic()
@@ -322,7 +338,7 @@ class PoolRunner(Runner):
     def submit(
         self, flight: Flight, workflow: Workflow, options: Options, sent: Sent
     ) -> Job | None:
-        """Queue a prompt for its server."""
+        """Queue a prompt for its server; return its job, or None if the server cannot have it."""
         graph = graph_of(workflow)
         known = {} if files_in(graph) else graph
         return self._wait(flight, workflow, known, options, chosen=lambda _: sent(flight))
@@ -405,7 +421,10 @@ class PoolRunner(Runner):
         return True
 
     def _note_refusal(self, host: str, error: ComfyError) -> bool:
-        """Note that a server refuses us or is closed; return whether other servers are left."""
+        """Note a server that refuses all requests; return whether other servers are left.
+
+        For an error of another kind, return False.
+        """
         self._dispatcher.check_open()
         if not isinstance(error, AuthenticationError | ClientClosed):
             return False
@@ -415,7 +434,10 @@ class PoolRunner(Runner):
     # -- prompts of an earlier call --------------------------------------------------------
 
     def recover(self, sought: Mapping[str, Sought]) -> None:
-        """Set the earlier prompts to look for, once each server has answered or failed."""
+        """Set the earlier prompts to look for, and wait until each server has answered or failed.
+
+        The wait takes 10 seconds at most.
+        """
         self._sought = sought
         deadline = Deadline.after(_CONNECTING)
         while not deadline.expired and not self._dispatcher.wait(self._is_settled, SLICE):
@@ -431,7 +453,7 @@ class PoolRunner(Runner):
         return self._recoveries[host]
 
     def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:
-        """Find the server and id of an earlier prompt; return None if no server has it.
+        """Find the server that has an earlier prompt, and its id there; return None if none has it.
 
         If ``home`` does not answer, the prompt is taken to be there.
         """
@@ -451,7 +473,7 @@ class PoolRunner(Runner):
         return None if home is None or home in asked else (home, prompt_id)
 
     def attach(self, flight: Flight, workflow: Workflow, lost_delay: float | None) -> None:
-        """Attach to a prompt in the server's thread, as soon as the server answers."""
+        """Attach to an earlier prompt, in the server's thread as soon as the server answers."""
         host, prompt_id = flight.host, flight.prompt_id
 
         def attach_to(_: ComfyApi) -> Job:
@@ -471,7 +493,7 @@ class PoolRunner(Runner):
 
 
 def needs_by_point(grid: Grid) -> Callable[[int], Needs]:
-    """Return a function that returns a point's needs, cached for equal models and links."""
+    """Return a function from a point of the grid to the needs of its workflow, with a cache."""
     telling = [
         axis.name
         for axis in grid.axes

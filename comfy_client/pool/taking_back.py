@@ -45,18 +45,18 @@ def prompts_of_call(
 
 
 def server_of(job: Job) -> str | None:
-    """Return the server that has a job, if any."""
+    """Return the URL of the server that was chosen for a job; None if none was."""
     return job.server if isinstance(job, PooledJob) else None
 
 
 def _take_back(dispatcher: Dispatcher, prompts: Mapping[str, Job | None]) -> list[str]:
-    """Take prompts back; return the keys of those that a server had."""
+    """Take back prompts that are not running; return the keys of those that a server had."""
     taken = take_back(dispatcher, _pooled(prompts))
     return [key for key, job in prompts.items() if job in taken]
 
 
 def _leave(dispatcher: Dispatcher, prompts: Mapping[str, Job | None]) -> list[str]:
-    """Take prompts back, and let no other server run those that are left."""
+    """Take back prompts that are not running, and let no other server run the rest."""
     taken = _take_back(dispatcher, prompts)
     forsake(dispatcher, _pooled(prompts))
     return taken
@@ -104,7 +104,7 @@ def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJ
 
 
 def forsake(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> None:
-    """Stop these jobs from moving; cancel those being sent once their server has them."""
+    """Let no other server run these jobs: end those not sent, and cancel those being sent."""
     for job in jobs:
         if not job.done():
             dispatcher.withdraw(job)
@@ -120,5 +120,5 @@ def _by_server(jobs: Iterable[PooledJob]) -> list[list[PooledJob]]:
 
 
 def _is_on_the_way(job: PooledJob) -> bool:
-    """Return whether a job is being sent."""
+    """Return whether a job has not ended, and its server has not accepted it yet."""
     return not job.done() and job.handle.state.accepted_at is None

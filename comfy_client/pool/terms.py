@@ -24,7 +24,7 @@ class Terms:
 
 
 class Sending(TypedDict):
-    """Options to submit a job with to the chosen server."""
+    """The options with which a job is submitted to the chosen server."""
 
     strict: bool
     check: bool
@@ -52,7 +52,7 @@ def terms_of(
 
 
 def sending_of(options: Mapping[str, Any]) -> Sending:
-    """Return the submit options for one job of a batch."""
+    """Return the submission options for each job of a ``map`` or ``sweep`` call."""
     rest = cast("PromptOptions", {**options})
     # map and sweep take all options together; these two are not in PromptOptions.
     strict: bool = rest.pop("strict", False)  # type: ignore[typeddict-item]

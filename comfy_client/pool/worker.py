@@ -1,4 +1,4 @@
-"""The thread of a pool, which makes changes one after the other."""
+"""The thread of a pool, which calls queued functions one after the other."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Answer = TypeVar("Answer")
 
 
 class Worker(Generic[Owner]):
-    """A thread that makes calls, one after the other.
+    """A thread that calls queued functions with its owner, one after the other.
 
-    The thread holds the owner only during a call: it ends once nobody else keeps the owner.
+    The thread keeps the owner alive only during a call, and ends once the owner is gone.
 
     Args:
-        owner: The object that calls are made with.
+        owner: The object with which each queued function is called.
         tick: Called every :data:`TICK` seconds.
-        finish: Called after each call; returns whether the thread is to end.
+        finish: Called whenever the queue is empty; returns whether the thread is to end.
         has_lock: Whether the calling thread holds the lock that calls need.
     """
 
@@ -49,7 +49,7 @@ class Worker(Generic[Owner]):
         self.reset()
 
     def reset(self) -> None:
-        """Forget the thread, in the child of a fork."""
+        """Forget the thread and its queue; in the child of a fork, the thread does not exist."""
         self._todo: runtime.SimpleQueue[Callable[[Owner], object]] = runtime.SimpleQueue()
         self._thread: runtime.Thread | None = None
 
@@ -72,7 +72,7 @@ class Worker(Generic[Owner]):
         self._todo.put(call)
 
     def ask(self, call: Callable[[], Answer]) -> Answer:
-        """Queue a function, wait, and return or raise its outcome.
+        """Queue a function, wait for its call, and return its result or raise its error.
 
         A Ctrl-C or an alarm may end the wait, and leaves nothing half done.  The wait uses no
         ``Condition``, as an alarm might leave its lock held.  If a signal handler asks while the

@@ -1,4 +1,4 @@
-"""The two edges of the network: HTTP and the WebSocket.
+"""Communication with the server, over HTTP and the WebSocket.
 
 Each module imports only modules above it in this list.
 
@@ -10,7 +10,7 @@ Modules:
     connections: Connections that keep to a deadline, and their pools.
     multipart: A form with one file, for uploads.
     identity: Address, credentials and connections of a client.
-    log_filter: Redaction of secrets in our logs and in logs of libraries.
+    log_filter: Redaction of secrets in the logs of libraries and in logged tracebacks.
     response: Answers, and the typed error for each refusal.
     resume: Downloads that resume after an interruption, and remote files read like local ones.
     http: :class:`Http`, through which the routes send requests.

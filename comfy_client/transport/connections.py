@@ -68,9 +68,9 @@ class Transfer:
         deadline: When all of it must have ended.
         send_timeout: Seconds in which some of the request must be sent.
         read_timeout: Seconds for which the server may be silent, before its answer and within it.
-        requests: How often it was sent.
-        sent: Bytes, with headers.
-        received: Bytes, with headers.
+        requests: How often the request was sent.
+        sent: The number of bytes that were sent, with headers.
+        received: The number of bytes that were received, with headers.
     """
 
     deadline: Deadline
@@ -83,9 +83,9 @@ class Transfer:
     _is_cut: bool = attrs.field(default=False, init=False)
 
     def limits(self, connect: float) -> tuple[float, float] | None:
-        """Return the seconds for a connection, at most ``connect``, and for each read.
+        """Return the seconds for connecting and for each read; None if the deadline has passed.
 
-        None at the deadline: the caller's alarm may be a ``TimeoutError``, too.
+        Nothing is raised, as a ``TimeoutError`` may also be the alarm of the caller.
         """
         left = self.deadline.at - runtime.monotonic()
         if left <= 0:
@@ -100,7 +100,7 @@ class Transfer:
         return min(left, most)
 
     def use(self, sock: socket.socket) -> None:
-        """Let :meth:`cut` shut this socket down; raise ``OSError`` if it was called before."""
+        """Let :meth:`cut` shut a socket down; raise ``OSError`` if ``cut`` was called before."""
         self._sock = sock
         if self._is_cut:  # checked last, as cut() sets this first
             raise ConnectionAbortedError("ended by another thread")
@@ -121,7 +121,7 @@ class Transfer:
 
 
 class Traffic:
-    """Counters of requests and bytes, for any thread."""
+    """Thread-safe counters of requests and bytes."""
 
     def __init__(self) -> None:
         self.reset()
@@ -147,7 +147,7 @@ current: Final[ContextVar[Transfer | None]] = ContextVar("current", default=None
 
 
 class _Reader(io.RawIOBase):
-    """The bytes that a socket receives, read until the deadline."""
+    """A reader of the bytes that a socket receives until the deadline of a transfer."""
 
     def __init__(self, sock: socket.socket, transfer: Transfer) -> None:
         self._sock = sock
@@ -158,7 +158,7 @@ class _Reader(io.RawIOBase):
         self._read_timeout = LONGEST if read_timeout is None else read_timeout
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        """Return a buffered reader, the only thing an ``HTTPResponse`` needs of a socket."""
+        """Return a buffered reader, which is all that an ``HTTPResponse`` needs of a socket."""
         return io.BufferedReader(self)
 
     def readable(self) -> bool:
@@ -219,7 +219,7 @@ class _InTime:
     _headers = b""  #: The headers that are held back.
 
     def close(self) -> None:
-        """Close without raising, since a pool would then leave its other connections open."""
+        """Close the connection without raising, or its pool would leave other connections open."""
         with contextlib.suppress(OSError):
             super().close()  # type: ignore[misc]  # a method of the class it is mixed into
 
@@ -372,7 +372,7 @@ class _Adapter(HTTPAdapter):
     def get_connection_with_tls_context(
         self, request: requests.PreparedRequest, *args: Any, **kw: Any
     ) -> Any:
-        """Return the pool; it is looked up once, as origin, TLS and proxy never change."""
+        """Return the connection pool; look it up once, as origin, TLS and proxy never change."""
         pool = self._pool  # read once, as close() in another thread may reset it
         # Do not keep a pool that was closed during the lookup and takes no requests.
         if pool is None or pool.pool is None:
@@ -382,14 +382,14 @@ class _Adapter(HTTPAdapter):
         return pool
 
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
-        """Return only path and query if there is no proxy."""
+        """Return the target for the request line: only path and query if there is no proxy."""
         url = request.url or ""
         if proxies or "#" in url:
             return super().request_url(request, proxies)
         return "/" + url.partition("://")[2].partition("/")[2]  # parsing would take longer
 
     def build_response(self, request: requests.PreparedRequest, raw: Any) -> requests.Response:
-        """Build a response with only the parts that are used."""
+        """Build a response with only the parts that comfy_client uses."""
         return _LightResponse(request, raw)
 
     def close(self) -> None:
@@ -401,7 +401,7 @@ class _Adapter(HTTPAdapter):
 
 
 class _LightResponse(requests.Response):
-    """A Response with only the parts that are used, without a cookie jar of its own."""
+    """A Response with only the parts that comfy_client uses, without a cookie jar of its own."""
 
     def __init__(self, request: requests.PreparedRequest, raw: Any) -> None:
         self.status_code = raw.status
@@ -417,7 +417,7 @@ class _LightResponse(requests.Response):
 
 
 class _Cookies(RequestsCookieJar):
-    """Cookies up to a total size; further ones are not stored."""
+    """A cookie jar of limited size, which stores no further cookies when it is full."""
 
     _cookies: Any  # an attribute of the base class
 
@@ -454,7 +454,7 @@ class _Session(requests.Session):
 
 
 def new_session() -> requests.Session:
-    """Make a Session with a single pool."""
+    """Make a Session for a single server, with one connection pool."""
     session = _Session()
     session.cookies = _Cookies()
     session.headers["User-Agent"] = f"comfy-client/{__version__}"
@@ -477,7 +477,7 @@ def check_adapter(session: requests.Session, url: str) -> None:
 
 
 def _repeats_posts(retries: Retry) -> bool:
-    """Return whether a retry policy repeats a POST, by its counters and methods."""
+    """Return whether a retry policy would repeat a POST that may have arrived."""
     statuses = {413, 429, 503, *(retries.status_forcelist or ())}
     outcomes = [
         {"error": urllib3.exceptions.ProtocolError()},

@@ -31,7 +31,7 @@ class Deadline(NamedTuple):
 
     @classmethod
     def after(cls, seconds: float | None) -> Deadline:
-        """Make a deadline ``seconds`` from now, at least 0; None means never."""
+        """Make a deadline ``seconds`` (0 or more) from now; None means that there is no limit."""
         if seconds is None:
             return cls()
         if type(seconds) is not float or not seconds >= 0:  # quick, for the usual case
@@ -69,7 +69,7 @@ read_timeout: Final[ContextVar[float]] = ContextVar("read_timeout", default=math
 
 
 def limited_silence(seconds: float) -> contextlib.AbstractContextManager[None]:
-    """Context manager: end requests if the server is silent for ``seconds``."""
+    """Context manager: let requests fail if the server is silent for ``seconds``."""
     return assigned(read_timeout, seconds)
 
 
@@ -84,11 +84,11 @@ _FAREWELL: Final = 1.0
 
 
 class Abandoned(Exception):
-    """The work was ended since it is no longer wanted, as other work failed or was interrupted."""
+    """The work is no longer wanted, as other work failed or was interrupted."""
 
 
 class ParallelCalls:
-    """Calls that end together."""
+    """A group of parallel calls, all of which end if one fails."""
 
     def __init__(self) -> None:
         self.over = runtime.Event()
@@ -112,7 +112,7 @@ def check_wanted() -> None:
 
 
 def pause(seconds: float) -> None:
-    """Sleep; raise :class:`Abandoned` as soon as the work is no longer wanted."""
+    """Sleep for ``seconds``, or raise :class:`Abandoned` once the work is no longer wanted."""
     group = parallel_calls.get()
     if group is None:
         runtime.sleep(seconds)
@@ -123,7 +123,7 @@ def pause(seconds: float) -> None:
 
 @contextlib.contextmanager
 def ended_by(end: Callable[[], object]) -> Iterator[None]:
-    """Context manager: another thread calls ``end`` once the work is no longer wanted."""
+    """Context manager: let another thread call ``end`` to end work that is no longer wanted."""
     group = parallel_calls.get()
     if group is None:
         yield
@@ -205,7 +205,7 @@ class _Worker:
         self._thread.start()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the thread's end; return whether it has ended, or was never started."""
+        """Wait up to ``seconds`` for the thread's end; return whether it ended or never started."""
         if not was_started(self._thread):
             return True
         return self._ended.wait(max(0.0, seconds))

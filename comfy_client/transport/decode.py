@@ -1,4 +1,4 @@
-"""Events from messages of the socket.  Pure; never raises, whatever a server sends.
+"""Decoding of the socket's messages to events.  Pure; never raises, whatever a server sends.
 
 Binary frames are big-endian: four bytes that name their type, then, by type,
 
@@ -83,7 +83,7 @@ SKIPPED: Final = _Skipped()
 def decode_text(data: bytes | memoryview, most: int = MAX_DECODED) -> tuple[Event, ...]:
     """Return the events of a text frame; empty if it is JSON without a ``type``.
 
-    :data:`SKIPPED` if it is not JSON, nests too deep or would take more than ``most`` bytes.
+    :data:`SKIPPED` if it is not JSON, nests too deeply or would take more than ``most`` bytes.
     """
     said = str(data, "utf-8", "replace")
     length = len(said)
@@ -138,7 +138,7 @@ def _size(said: str) -> int:
 
 
 def _is_deep(said: str, message: object) -> bool:
-    """Return whether a JSON text nests too deep; counting brackets usually suffices."""
+    """Return whether a JSON text nests too deeply; counting brackets usually suffices."""
     return said.count("[") + said.count("{") > MAX_LEVELS and not is_shallow(message)
 
 
@@ -187,13 +187,13 @@ def decode_binary(data: bytes | bytearray | memoryview) -> tuple[Event, ...]:
 
 
 def _prefixed(frame: memoryview, size: int) -> tuple[memoryview | None, memoryview]:
-    """Split a frame after type and size: ``size`` bytes (None if too short), and the rest."""
+    """Return the ``size`` bytes after a frame's head, or None if it is too short, and the rest."""
     end = 8 + size
     return (None, frame[:0]) if end > len(frame) else (frame[8:end], frame[end:])
 
 
 def _object(header: memoryview | None) -> tuple[Mapping[str, Any] | None, int]:
-    """Return a picture's metadata and their estimated memory; None if they are unusable."""
+    """Parse a picture's metadata and estimate their size; return ``(None, 0)`` if unusable."""
     if header is None or len(header) > MAX_METADATA:
         return None, 0
     said = str(header, "utf-8", "replace")
@@ -223,7 +223,7 @@ def _with_metadata(about: Mapping[str, Any], picture: memoryview, nbytes: int) -
 
 
 def sniff(picture: bytes | memoryview) -> str:
-    """Return the MIME type of a picture by its first bytes, whatever its header says."""
+    """Return the MIME type of a picture by its first bytes; ``image/jpeg`` if it is unknown."""
     start = bytes(picture[:12])
     if start[:4] == b"RIFF" and start[8:] == b"WEBP":
         return "image/webp"

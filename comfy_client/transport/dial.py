@@ -60,7 +60,7 @@ class Lost(TransportError):
 
 
 class Violation(Lost):
-    """The server violated the protocol or exceeded a limit, so we ended the socket."""
+    """The server violated the protocol or exceeded a limit, so the client ended the socket."""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -132,7 +132,7 @@ class OpenSocket:
         self._do(lambda: self._ws.pong(bytes(data)))
 
     def receive(self) -> tuple[int, bytes | memoryview] | None:
-        """Return opcode and payload of the next complete frame without waiting, or None."""
+        """Return the opcode and payload of the next complete message, or None; do not wait."""
         try:
             return self._frames.next()
         except FrameError as exc:
@@ -140,7 +140,7 @@ class OpenSocket:
         raise Violation(reason)
 
     def wait(self, seconds: float) -> bool:
-        """Wait once for more bytes; return False if none came."""
+        """Wait up to ``seconds`` for more bytes; return False if none came."""
         try:
             if seconds != self._timeout:  # a system call, which costs this thread its turn
                 self._sock.settimeout(seconds)
@@ -155,7 +155,7 @@ class OpenSocket:
         raise lost
 
     def read(self, timeout: float) -> tuple[int, bytes | memoryview] | None:
-        """Return the next frame, or None after ``timeout``; answer a ping, and return it, too."""
+        """Return the next message, or None after ``timeout``; answer a ping, and return it, too."""
         deadline = Deadline.after(timeout)
         while (message := self.receive()) is None:
             if deadline.expired:
@@ -177,7 +177,7 @@ class OpenSocket:
         raise lost
 
     def close(self, *, politely: bool = True) -> None:
-        """End the socket; ``politely`` waits a little for the server to notice."""
+        """Close the socket; if ``politely``, first wait briefly for the server to close it, too."""
         if politely:
             with contextlib.suppress(OSError, websocket.WebSocketException):
                 deadline = Deadline.after(0.5)
@@ -190,7 +190,7 @@ class OpenSocket:
 
 
 def _lost(exc: Exception) -> Lost:
-    """Return the error for a lost socket, without a library's text, which may quote our data."""
+    """Return the error for a lost socket, without a library's text, which may quote sent data."""
     is_of_system = is_of_the_system(exc)
     lost = Lost(f"the socket ended: {reason_of(exc) if is_of_system else type(exc).__name__}")
     lost.__cause__ = strip(exc) if is_of_system else None
@@ -252,7 +252,7 @@ def _shake_hands(
 
 
 class _Handshake:
-    """The socket for websocket-client, which reads the handshake byte by byte.
+    """A socket from which websocket-client can read the handshake byte by byte at little cost.
 
     Each ``recv`` of a socket releases the interpreter's lock and has to win it back.  So the bytes
     come from larger reads, all of which end by the deadline.  Cookies are left out, since
@@ -275,7 +275,7 @@ class _Handshake:
         return sent
 
     def recv(self, size: int) -> bytes:
-        """Receive at most ``size`` bytes; ``b""`` at the end."""
+        """Receive and return at most ``size`` bytes; ``b""`` at the end."""
         if not size:  # websocket-client 1.8 does so for a body without a length
             return b""
         if not self._line and self._is_head:
@@ -368,7 +368,7 @@ def speaks_tls(http: Http, timeout: float, hold: Hold) -> bool:
 
 
 def _connect(host: str, port: int, deadline: Deadline, hold: Hold) -> socket.socket:
-    """Connect like ``socket.create_connection``, but hand over each socket before it connects."""
+    """Connect like ``socket.create_connection``; call ``hold`` with each socket before that."""
     failure = OSError(f"{host} has no address")
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     for tried, (family, kind, proto, _, address) in enumerate(found):
@@ -387,7 +387,7 @@ def _connect(host: str, port: int, deadline: Deadline, hold: Hold) -> socket.soc
 
 
 def _tunnel(proxy: str, host: str, port: int, deadline: Deadline, hold: Hold) -> socket.socket:
-    """Connect through an HTTP proxy.
+    """Connect to a host through an HTTP proxy.
 
     ``http.client`` would reveal its socket only after the proxy has answered.
     """

@@ -134,7 +134,10 @@ def one_line(text: str, most: int = 2000) -> str:
 
 
 def is_away(exc: Exception) -> bool:
-    """Return whether no server answered, or only a proxy did; the server may have acted."""
+    """Return whether an error means that the server did not answer, and at most a proxy did.
+
+    The server may have acted all the same.
+    """
     if isinstance(exc, ApiError):
         return is_for_another(exc.status)
     return isinstance(exc, TransportError)
@@ -159,7 +162,7 @@ def _about_tls(exc: ssl.SSLError, url: str) -> ServerUnreachable:
 
 
 class Failure(NamedTuple):
-    """The reason for a missing answer: our error and its cause."""
+    """The reason why a request got no answer: the error to raise, and its cause."""
 
     error: BaseException
     cause: BaseException | None
@@ -172,7 +175,10 @@ def failure_of(
     url: str,
     connect_timeout: float,
 ) -> Failure:
-    """Return our error, without a cause that holds headers or bodies."""
+    """Return the error to raise for a request, and its cause without headers and bodies.
+
+    A Ctrl-C or an alarm is returned as it is, without the frames of libraries.
+    """
     interrupted = interruption(exc, outer)
     if interrupted is not None:
         return Failure(strip_libraries(interrupted), interrupted.__cause__)
@@ -214,7 +220,7 @@ def failure_of(
 
 
 def _tunnel_status(exc: BaseException) -> int | None:
-    """Return the status of a proxy's refusal, without its reason phrase, which is not trusted."""
+    """Return the status with which a proxy refused a tunnel, from an error's text, or None."""
     found = re.match(r"Tunnel connection failed: (\d{3})\b", str(exc)[:100])
     return int(found[1]) if found else None
 

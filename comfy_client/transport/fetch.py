@@ -1,4 +1,4 @@
-"""Downloads from any URL, within limits and without our credentials."""
+"""Downloads from any URL, within limits and without the client's credentials."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _FAILURES: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSE
 def fetch(url: str, into: BinaryIO, deadline: Deadline, most: int = MAX_FETCH) -> None:
     """Download a URL into a file, up to ``most`` bytes.
 
-    Our headers, cookies and credentials are not sent.  A login in the URL is sent to its own host
-    only.  Proxies come from the environment.
+    The client's headers, cookies and credentials are not sent.  A login in the URL is sent to its
+    own host only.  Proxies come from the environment.
 
     Raises:
-        UnexpectedResponse: Another status than 200, a web page, a larger file, or more than
+        UnexpectedResponse: A status other than 200, a web page, a larger file, or more than
             :data:`MAX_REDIRECTS` redirects.
         TransportError: No answer, or only a part of one; :class:`RequestTimeout`: not in time.
     """
@@ -49,7 +49,7 @@ def fetch(url: str, into: BinaryIO, deadline: Deadline, most: int = MAX_FETCH) -
 
 
 def _store_or_redirect(url: str, into: BinaryIO, deadline: Deadline, most: int) -> str | None:
-    """Store the answer, or return the URL to which it redirects."""
+    """Store the file at a URL and return None, or return the URL to which it redirects."""
     shown = without_secrets(url)
     token = current.set(Transfer(deadline, read_timeout=_SILENCE))
     try:

@@ -27,7 +27,7 @@ class FrameError(Exception):
 
 
 class Frames:
-    """The messages in a stream: call :meth:`next` until it has none, then :meth:`read`.
+    """Reads messages from a socket: call :meth:`next` until it returns None, then :meth:`read`.
 
     Args:
         sock: The socket.
@@ -81,7 +81,7 @@ class Frames:
         return got
 
     def next(self) -> tuple[int, bytes | memoryview] | None:
-        """Return opcode and payload of the next message or control frame, or None if incomplete."""
+        """Return the opcode and payload of the next complete message or control frame, or None."""
         while (frame := self._frame()) is not None:
             first, payload = frame
             opcode, is_final = first & 0x0F, first & _FINAL
@@ -100,7 +100,7 @@ class Frames:
         return None
 
     def _frame(self) -> tuple[int, bytes | memoryview] | None:
-        """Return first byte and payload of the next frame, or None if incomplete."""
+        """Return the first byte and the payload of the next frame, or None if it is incomplete."""
         buffer, start, have = self._buffer, self._start, self._end - self._start
         if have < 2:
             self._needed = 2

@@ -1,9 +1,9 @@
 """The HTTP layer, through which the routes send requests.
 
-Each call has a deadline and a maximum size, each failure is one of our errors, and no redirect is
-followed.  A request is repeated only where that is safe.  The modules below it are ``identity``
-(address and credentials), ``connections`` (deadlines), ``response`` (answers and typed errors) and
-``multipart`` (bodies).
+Each call has a deadline and a maximum size, each failure raises a :class:`ComfyError`, and no
+redirect is followed.  A request is repeated only where that is safe.  The modules below it are
+``identity`` (address and credentials), ``connections`` (deadlines), ``response`` (answers and typed
+errors) and ``multipart`` (bodies).
 """
 
 from __future__ import annotations
@@ -114,7 +114,10 @@ def segment(text: str) -> str:
 
 
 def query(params: Params | None) -> str:
-    """Encode parameters as a query with its ``?``, leaving out None."""
+    """Encode parameters as a query that begins with ``?``, without values that are None.
+
+    Return ``""`` if there are none.
+    """
     if not params:
         return ""
     given: list[tuple[str, Value]] = []
@@ -148,12 +151,12 @@ class Http:
 
     Attributes:
         address: The address of the server.
-        endpoint: Its certificates, proxies and connections, for the socket too.
+        endpoint: The certificates, proxies and connections, for HTTP and for the socket.
         identity: The client's credentials, user and headers, and their secrets.
         connect_timeout: Seconds to connect.
         total_timeout: Seconds for a request and its answer, unless a call sets another limit.
         max_json: The largest answer that is decoded, in bytes.
-        show: Seconds that a transfer of a large file lasts before it has a bar.
+        show: Seconds that a transfer of a large file lasts before a progress bar is shown.
         left_behind: Whether credentials were lost in a pickle, which contains no secrets.
     """
 
@@ -204,11 +207,11 @@ class Http:
         self._sender.check_open()
 
     def describe(self) -> Description:
-        """Describe the address and the credentials, without secrets; sends no request."""
+        """Describe the address and the credentials, without secrets; send no request."""
         return self.identity.describe(self._sender.has_api_prefix)
 
     def handshake(self, route: str, params: Params) -> tuple[str, dict[str, str]]:
-        """Return URL and headers for the socket's handshake, as for any request."""
+        """Return the URL and the headers for the handshake of the socket."""
         self._sender.check_open()
         self.identity.refresh()
         request = self._sender.prepare(OutgoingRequest("GET", route, params), route)
@@ -233,13 +236,13 @@ class Http:
     # -- life ----------------------------------------------------------------------------
 
     def record(self, recorder: Recorder | None) -> None:
-        """Record every exchange from now on; None ends that."""
+        """Record every request and its answer from now on; None ends the recording."""
         self.identity.recorder = recorder
 
     def close(self) -> None:
-        """End all requests of other threads, which get :class:`ClientClosed`.
+        """End all requests in progress, which raise :class:`ClientClosed`, and allow no more.
 
-        Closes our own Session; a given Session stays open.  Safe to repeat.
+        A Session that the user gave stays open.  Repeated calls do nothing.
         """
         self._sender.close()
         self.endpoint.close()
@@ -256,7 +259,7 @@ class Http:
         return made
 
     def after_fork(self) -> None:
-        """Start afresh in the child of a fork, as all connections and locks are the parent's."""
+        """Renew connections and locks in the child of a fork, as the old ones are the parent's."""
         log_filter.after_fork()
         self.endpoint.after_fork()
         self.identity.after_fork()
@@ -318,7 +321,7 @@ class Http:
         max_bytes: int,
         allow: Collection[int] = (),
     ) -> Response:
-        """Send a request, and read its whole answer, up to ``max_bytes``."""
+        """Send a request, and read its whole answer; raise if it exceeds ``max_bytes``."""
         with self._sender.exchange(request, transfer) as response:
             if response.status_code >= 300 and response.status_code not in allow:
                 raise self._refusal(request, response, transfer.deadline)
@@ -329,7 +332,7 @@ class Http:
             return answer
 
     def send_command(self, method: str, route: str, **kw: Any) -> None:
-        """Call :meth:`request` for a route without an answer; a web page is an error."""
+        """Send a request whose answer is to be empty; raise an error if it is a web page."""
         answer = self.request(method, route, max_bytes=SMALL, **kw)
         if answer.is_page:
             raise unexpected(answer, "an empty answer")
@@ -343,7 +346,7 @@ class Http:
         each: Each | None = None,
         **kw: Any,
     ) -> Any:
-        """Call :meth:`request` and decode the JSON, whatever content type a proxy gave it.
+        """Send a request, and return the decoded JSON of its answer, whatever its content type.
 
         ``max_bytes`` is the largest answer; ``None``: ``max_json``.  ``each`` is called with each
         element of its lists, and its result replaces the element.  A large answer is decoded
@@ -366,7 +369,7 @@ class Http:
     def content(
         self, route: str, *, params: Params | None = None, timeout: float | None = None
     ) -> bytes:
-        """Download a file into memory; otherwise as :meth:`download`."""
+        """Download a file into memory, and return its content: see :meth:`download`."""
         with self.download(route, params=params, timeout=timeout) as download:
             body = io.BytesIO()  # grows in place
             if (download.length or 0) <= MAX_ANSWER:
@@ -389,7 +392,7 @@ class Http:
         timeout: float | None = None,
         start: int = 0,
     ) -> contextlib.AbstractContextManager[Download]:
-        """Stream the body of an answer, with constant memory.
+        """Return a context manager that downloads a file in chunks, with constant memory.
 
         If the connection breaks, the rest is requested if the file is certainly the same.
 
@@ -545,13 +548,13 @@ class _Sender:
         return bool(self._live)
 
     def close(self) -> None:
-        """End all requests of other threads, which get :class:`ClientClosed`."""
+        """End all requests in progress, which raise :class:`ClientClosed`, and allow no more."""
         self.is_open = False
         for transfer in self._live.copy():
             transfer.cut()
 
     def after_fork(self) -> None:
-        """Forget requests in progress in the child of a fork; they are the parent's."""
+        """Forget the requests in progress, in the child of a fork; they are the parent's."""
         self._live = set()
         self.traffic.reset()
 
@@ -565,7 +568,7 @@ class _Sender:
 
     @contextlib.contextmanager
     def exchange(self, request: OutgoingRequest, transfer: Transfer) -> Iterator[requests.Response]:
-        """Context manager: send one request; return the answer before its body is read."""
+        """Context manager: send a request, and yield its answer before the body is read."""
         began, status = runtime.monotonic(), 0
         try:
             self._live.add(transfer)
@@ -597,7 +600,7 @@ class _Sender:
         check_wanted()
 
     def _answered(self, request: OutgoingRequest, transfer: Transfer) -> requests.Response:
-        """Return the answer; retry with new credentials after a 401, or with the other route."""
+        """Send a request; repeat it with new credentials after a 401, or with the other route."""
         path = self.path(request.route)
         response = self._send(request, path, transfer)
         if response.status_code == 401 and self._identity.refresh():
@@ -640,9 +643,9 @@ class _Sender:
         self.is_foreign = statuses <= {200, 404, 405, 501}
 
     def prepare(self, request: OutgoingRequest, path: str) -> requests.PreparedRequest:
-        """Return the request for a path of the server, complete with credentials and cookies.
+        """Return a request for a path of the server, complete with credentials and cookies.
 
-        The first call gets the credentials.
+        The first call asks for the credentials.
         """
         identity, session, body = self._identity, self._endpoint.session, request.body
         while (template := identity.template) is None:
@@ -693,7 +696,7 @@ class _Sender:
     def _attempt(
         self, request: requests.PreparedRequest, url: str, transfer: Transfer
     ) -> requests.Response | Failure | None:
-        """Return the answer, or a Failure; None if nothing was sent, so that another try is safe.
+        """Send a request once; return its answer, a Failure, or None if nothing was sent.
 
         Our errors are not raised here, as their context would be an error of requests, which holds
         the headers and the query.
@@ -742,7 +745,7 @@ class _Sender:
     # -- answers -------------------------------------------------------------------------
 
     def answer(self, response: requests.Response, content: bytes) -> Response:
-        """Make a :class:`Response` with a complete body."""
+        """Make a :class:`Response` from a response of requests and the part of its body read."""
         url = (response.url or "").partition("?")[0]
         return Response(
             response.request.method or "",
@@ -774,7 +777,7 @@ class _Sender:
     def _read(
         self, response: requests.Response, length: int | None, deadline: Deadline, max_bytes: int
     ) -> bytes:
-        """Read the body; stop a little after ``max_bytes``."""
+        """Read the body of an answer, and return it; stop a little after ``max_bytes``."""
         body = io.BytesIO()  # grows in place, and returns its bytes without a copy
         for chunk in self.chunks(response, length, deadline, decode=True):
             body.write(chunk)
@@ -792,7 +795,7 @@ class _Sender:
     ) -> Iterator[bytes]:
         """Yield the body in chunks; ``length`` is its :func:`body_length`.
 
-        Raises at the deadline, and if the body is too short.
+        Raises an error at the deadline, and if the body is too short.
         """
         method = response.request.method or ""
         url = (response.url or "").partition("?")[0]
@@ -876,7 +879,7 @@ def _timeouts(timeout: float | tuple[float, float]) -> tuple[float, float]:
 
 
 def number_of_bytes(name: str, value: int) -> int:
-    """Check that a value is a positive whole number."""
+    """Return a value; raise TypeError or ValueError unless it is a whole number above 0."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number of bytes, not {value!r:.80}")
     if value < 1:
@@ -910,7 +913,7 @@ def _no_file(answer: Response) -> UnexpectedResponse:
 
 
 def body_length(response: requests.Response) -> int | None:
-    """Return the number of bytes of the decoded body, or None if unknown."""
+    """Return the number of bytes of the decoded body, or None if it is not known in advance."""
     if response.request.method == "HEAD" or response.status_code in (204, 304):
         return 0
     if "transfer-encoding" in response.headers:  # a Content-Length beside it is ignored

@@ -48,8 +48,8 @@ class Endpoint:
         address: The server's address.
         base: The URL below which all routes are.
         session: The Session with the connections; a fork has its own.
-        is_own_session: Whether we made the Session, and so close it.
-        given_proxies: ``proxies`` as the user gave them.
+        is_own_session: Whether the client made the Session, and so closes it.
+        given_proxies: The argument ``proxies`` as the user gave it.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Endpoint:
 
     @property
     def proxies(self) -> dict[str, str]:
-        """Proxies by scheme.  Loopback addresses bypass them."""
+        """The proxies by scheme; empty for a loopback address, which bypasses them."""
         return self._proxies_and_reason[0]
 
     @property
@@ -147,7 +147,7 @@ class Endpoint:
 
     @functools.cached_property
     def usable_proxies(self) -> dict[str, str]:
-        """The :attr:`proxies`; raises :class:`ServerUnreachable` if the proxy is not a URL."""
+        """The :attr:`proxies`; raise :class:`ServerUnreachable` if the one to use is not a URL."""
         proxy = self.proxy or "http://none"
         try:
             parts = split_proxy(proxy)
@@ -165,7 +165,7 @@ class Endpoint:
     # -- connections ---------------------------------------------------------------------
 
     def prepare_pool(self, request: requests.PreparedRequest) -> None:
-        """Make a user's Session keep to our deadlines, if its pool is one of requests."""
+        """Make a given Session keep to the client's deadlines, if its adapter is an HTTPAdapter."""
         adapter = self.session.get_adapter(request.url or "")
         if isinstance(adapter, HTTPAdapter):
             pool = adapter.get_connection_with_tls_context(
@@ -178,12 +178,15 @@ class Endpoint:
         self.session.get_adapter(self.address.http_url).close()
 
     def close(self) -> None:
-        """Close our own Session; a given one stays open."""
+        """Close the Session, unless the user gave it."""
         if self.is_own_session:
             self.session.close()
 
     def shutdown(self) -> Callable[[], None]:
-        """Return a function that closes our own Session without keeping this object alive."""
+        """Return a function that closes the Session, unless the user gave it.
+
+        The function does not keep this object alive.
+        """
         return self.session.close if self.is_own_session else lambda: None
 
     def after_fork(self) -> None:
@@ -232,7 +235,7 @@ def check_credentials(credentials: object) -> None:
 
 
 def apply_credentials(credentials: AnyCredentials | None) -> Applied:
-    """Return the headers and query parameters to send now.
+    """Return the headers and query parameters that credentials give now.
 
     Raises :class:`AuthenticationError` if there are none to send, ``TypeError`` if the value (or a
     callable's result) is not a kind of credentials.
@@ -271,7 +274,7 @@ def _ask(source: Callable[[], Answered], what: str) -> Answered:
 
 
 def check_headers(headers: Mapping[str, str], whose: str) -> None:
-    """Raise ``ValueError``, without the value, for a header that cannot be sent."""
+    """Raise ``TypeError`` or ``ValueError``, without the value, for headers that cannot be sent."""
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(f"{whose} headers must be strings")
@@ -325,8 +328,8 @@ class Identity:
         credentials: The credentials as given, but a pair as :class:`BasicCredentials`.
         user: The user that requests name, for servers with ``--multi-user``.
         recorder: The recorder, which learns each secret before it is sent.
-        template: The parts of a request that all share, credentials included; ``None`` until
-            :meth:`refresh` has asked for them.
+        template: The parts that all requests share, credentials included; ``None`` until
+            :meth:`refresh` has asked for the credentials.
     """
 
     def __init__(
@@ -418,7 +421,7 @@ class Identity:
 
     @property
     def has_secrets(self) -> bool:
-        """Whether there are secrets, which a pickle would lose."""
+        """Whether there are credentials or headers that a pickle would leave out."""
         from ..credentials import EnvCredentials
 
         named = isinstance(self.credentials, EnvCredentials)
@@ -461,7 +464,7 @@ class Identity:
         return Secrets()
 
     def add_secrets_to(self, secrets: Secrets) -> None:
-        """Add our credentials for the server and for proxies, as far as they are known.
+        """Add the credentials for the server and for proxies to ``secrets``, as far as known.
 
         Other headers count only if their names are secret, as they may hold any word.
         """
@@ -486,7 +489,7 @@ class Identity:
                 secrets.add([str(cookie.value)], shortest)
 
     def add_words_to(self, secrets: Secrets) -> None:
-        """Add the words of :meth:`add_secrets_to`, and other possibly secret or personal settings.
+        """Add the words of :meth:`add_secrets_to`, and other settings that may be private.
 
         These are user names, all given headers, and proxies from the environment.
         """
@@ -505,11 +508,11 @@ class Identity:
         secrets.add(words)
 
     def entrust(self, value: Any) -> None:
-        """Add the values in outgoing JSON whose names make them secret."""
+        """Add those values in outgoing JSON to the secrets whose names mark them as secret."""
         self._secrets.add_named(value, pinned=True)
 
     def hide(self, value: Any) -> Any:
-        """Hide our secrets in a server's text, or in the texts of its JSON.
+        """Return a server's text, or its JSON, with the client's secrets hidden.
 
         For JSON with many values, only the length is shown.
         """
@@ -518,7 +521,7 @@ class Identity:
         return self.secrets().hide_words_in(value)
 
     def redact(self, request: requests.PreparedRequest, value: Any) -> Any:
-        """Hide as :meth:`hide` does, including the secrets of one request."""
+        """Return a text or JSON with the secrets of the client and of one request hidden."""
         secrets = self.secrets()
         secrets.add_headers(self._without_jar(request.headers))
         asked = parse_qsl((request.url or "").partition("?")[2])
@@ -529,7 +532,7 @@ class Identity:
         return secrets.hide_words_in(value)
 
     def _proxies(self) -> list[str]:
-        """Return all given proxies, used or not."""
+        """Return the URLs of all proxies given by the user or their Session, used or not."""
         given = self._endpoint.given_proxies or {}
         return [*filter(None, [*given.values(), *self._endpoint.session.proxies.values()])]
 

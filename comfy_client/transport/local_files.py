@@ -92,7 +92,7 @@ def folded(name: str) -> str:
 
 
 def rule_for(if_exists: IfExists | None, default: IfExists) -> IfExists:
-    """Return the rule for a file that exists; raise ValueError for an unknown one."""
+    """Return ``if_exists``, or ``default`` if it is None; raise ValueError for an unknown rule."""
     if if_exists not in (None, "number", "skip", "overwrite"):
         raise ValueError(f"if_exists: {if_exists!r} is not 'number', 'skip' or 'overwrite'")
     return if_exists or default
@@ -138,7 +138,7 @@ def write_atomically(
     Missing folders are created.  If the name is taken, ``"number"`` writes ``name (1).png``,
     ``"skip"`` keeps the old file (and reads no ``chunks`` if it was there from the start), and
     ``"overwrite"`` replaces it (a symbolic link itself, not its target).  If two writers use the
-    same name at once, each gets its own number, or the first file stays.
+    same name at the same time, each gets its own number, or the first file stays.
 
     ``through`` is for names from the user, never for names from a server: with ``"overwrite"``,
     ``chunks`` are written into a pipe or a device instead of replacing it.
@@ -220,7 +220,7 @@ def _numbered(target: Path) -> Iterator[Path]:
 
 
 def place(part: Path, target: Path) -> bool:
-    """Rename a complete file, unless the name is taken; return whether it was free."""
+    """Give a complete file its final name, unless that is taken; return whether it was free."""
     try:
         os.link(part, target)
     except FileExistsError:

@@ -1,4 +1,4 @@
-"""Redaction of live clients' secrets in our logs and in logs of libraries.
+"""Redaction of live clients' secrets in the logs of libraries and in logged tracebacks.
 
 urllib3 logs URLs with their query, and unreadable headers of a server; websocket-client logs the
 whole handshake.
@@ -23,7 +23,7 @@ _LOGGERS = ("requests", "urllib3", "websocket")
 
 
 def hide_in_logs(identity: Identity) -> None:
-    """Hide the secrets of a client in logs from now on."""
+    """Hide the secrets of a client in logs, from now on and as long as the client exists."""
     _filter.add(identity)
     _watch_loggers()
 
@@ -63,7 +63,7 @@ def _indented(said: str, exc: BaseException | None) -> str:
 
 
 class _Filter(logging.Filter):
-    """A filter that hides secrets in all records, and escapes line breaks in ours."""
+    """A filter that hides secrets in libraries' records and tracebacks, and escapes line breaks."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ OnProgress: TypeAlias = Callable[[int, int], object]
 
 
 class Form:
-    """The body of a ``multipart/form-data`` request.
+    """The body of a ``multipart/form-data`` request with one file.
 
     With ``__iter__`` and ``__len__``, requests sends a Content-Length and the pieces unchanged.
     Each iteration starts over, so the same body can be sent again.

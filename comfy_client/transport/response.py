@@ -60,7 +60,8 @@ class Response:
         headers: The headers; names are case-insensitive.
         content: The body.
         url: The URL without its query.
-        redact: A function that removes our secrets from a text, or from all texts in a JSON value.
+        redact: A function that removes the client's secrets from a text, or from all texts in a
+            JSON value.
     """
 
     method: str
@@ -83,7 +84,7 @@ class Response:
 
     @property
     def kind(self) -> str:
-        """The content type without its parameters, ``""`` when there is none."""
+        """The content type in lower case, without its parameters; empty if there is none."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
     @property
@@ -101,7 +102,7 @@ class Response:
 
     @property
     def start(self) -> str:
-        """The beginning of the body as text, without our secrets or parts of them."""
+        """The beginning of the body as text, without the client's secrets or parts of them."""
         text: str = self.redact(self.content[:_BEGINNING].decode("utf-8", "replace"))
         return text[:_KEPT]
 
@@ -170,7 +171,7 @@ def unexpected(answer: Response, due: str) -> UnexpectedResponse:
 
 
 def unusable(answer: Response, why: str) -> UnexpectedResponse:
-    """Return the error for an answer whose content is not shown."""
+    """Return the error for an answer that cannot be used, without showing its content."""
     return UnexpectedResponse(
         f"{answer.method} {answer.url}: {why}",
         method=answer.method,
@@ -203,9 +204,9 @@ class Asker(NamedTuple):
     Attributes:
         base: The URL below which the routes are.
         user: The user that the request named.
-        has_credentials: Whether any are configured.
-        left_behind: Whether some were lost by a pickle.
-        is_foreign: Whether the server is known to be no ComfyUI.
+        has_credentials: Whether the client has credentials.
+        left_behind: Whether credentials were lost in a pickle.
+        is_foreign: Whether the server is known not to be ComfyUI.
     """
 
     base: str
@@ -338,7 +339,7 @@ _space: Final = re.compile(r"[ \t\n\r]*")
 
 
 def loads_in_pieces(content: bytes, each: Each, *, piece: int = PIECE) -> Any:
-    """Decode JSON, with ``each(element)`` for the elements of lists of the outermost object.
+    """Decode JSON; replace each element of the lists in its outermost object by ``each(element)``.
 
     ``json.loads`` is one C call, during which no other thread runs; 40 MB take half a second or
     more.  Here, each element of a large answer is decoded by a separate call, so that other threads
@@ -406,7 +407,7 @@ class _JsonText:
         self._at = 0
 
     def peek(self) -> str:
-        """Return the next character that is no space, or ``""`` at the end."""
+        """Return the next character that is not white space, or ``""`` at the end."""
         while True:
             match = _space.match(self._text, self._at)
             self._at = self._at if match is None else match.end()
@@ -422,7 +423,7 @@ class _JsonText:
         self._at += 1
 
     def value(self) -> Any:
-        """Read a value."""
+        """Read the next JSON value, and return it."""
         self.peek()
         while True:
             try:
@@ -437,11 +438,11 @@ class _JsonText:
                 return value
 
     def error(self, words: str) -> json.JSONDecodeError:
-        """Return an error for the present position."""
+        """Return an error for the current position."""
         return json.JSONDecodeError(words, self._text, self._at)
 
     def _more(self) -> bool:
-        """Decode at least as many bytes again as are unread; return False at the end."""
+        """Decode more bytes to text, at least as many as are unread; return False at the end."""
         if self._read >= len(self._content):
             return False
         left = self._text[self._at :]

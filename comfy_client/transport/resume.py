@@ -37,7 +37,7 @@ _REST: Final = 2.0
 
 @contextlib.contextmanager
 def resumed(ask: Ask, start: int, within: float) -> Iterator[Download]:
-    """Context manager: yield a download that is complete, or ends in an error.
+    """Context manager: yield a download that either becomes complete or ends in an error.
 
     If the connection breaks, or an answer is too short, the rest is requested.  That needs a server
     that identifies the version of the file: by its ``ETag``, or by its ``Last-Modified`` and size,
@@ -109,7 +109,7 @@ def _exactly(answer: Download) -> Iterator[bytes]:
 def _rest(
     body: contextlib.ExitStack, ask: Ask, at: int, mark: Mapping[str, str], size: int | None
 ) -> Iterator[bytes]:
-    """Request the rest of the same file."""
+    """Request the rest of the same file, and yield its chunks; raise if the file has changed."""
     try:
         # Not every server respects If-Range (aiohttp: a date only), so the answer is checked, too.
         answer = body.enter_context(ask(at, {"If-Range": next(iter(mark.values()))}))
@@ -188,7 +188,7 @@ def range_of(headers: Mapping[str, str]) -> Range | None:
 
 
 def size_of(answer: Download) -> int | None:
-    """Return the size of the whole file."""
+    """Return the size of the whole file, of which the answer may be a part; None if unknown."""
     if answer.status != 206:
         return answer.length
     found = range_of(answer.headers)
@@ -202,14 +202,14 @@ _NEAR: Final = 1 << 18
 
 
 class RemoteFile(io.RawIOBase):
-    """A file that can be read at any position; a far jump requests the rest from there.
+    """A file on a server, readable at any position; a far jump requests the rest from there.
 
     If the server cannot start in the middle, everything in between is read, and going back starts
     over.  If it does not identify the version of the file, everything in between is read as well,
     and going back is an error: another request might return another file.
 
     Args:
-        name: The server's name for it.
+        name: The server's name for the file.
         download: Requests the file from a byte on; the answer may be the whole file (status 200).
     """
 
@@ -256,7 +256,7 @@ class RemoteFile(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Go to a position; the next read sends a request if needed."""
+        """Go to a position, and return it; the next read sends a request if needed."""
         base = {os.SEEK_CUR: self._position, os.SEEK_END: self._length}.get(whence) or 0
         if base + offset < 0:
             raise ValueError(f"negative position {base + offset}")
@@ -264,7 +264,7 @@ class RemoteFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # of typeshed
-        """Read some bytes at the position; return 0 at the end."""
+        """Read bytes at the current position; return how many, or 0 at the end of the file."""
         if self._length is not None and self._position >= self._length:
             return 0
         ahead = self._position - self._at

@@ -23,7 +23,7 @@ _SOCKET = re.compile(r"(?i)\A(wss?://[^?#]*)/ws/?(?:\?clientId=[^&#]*)?\Z")
 
 @attrs.frozen(repr=False)
 class Address:
-    """The address of a server; ``prefix`` is the path of all its routes, or ``""``."""
+    """The address of a server; ``prefix`` is the path before all its routes, or ``""``."""
 
     scheme: str
     host: str
@@ -55,7 +55,7 @@ class Address:
 
 
 def is_loopback_address(host: str) -> bool:
-    """Return whether an address, not a name, is on this machine alone."""
+    """Return whether a host is a loopback IP address; False for any name."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -63,7 +63,7 @@ def is_loopback_address(host: str) -> bool:
 
 
 def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
-    """Parse a host; return its address, and the user name and password in it, if any.
+    """Parse a host; return its address, and the user name and password in it, or None.
 
     Accepts ``gpu-box``, ``gpu-box:8188``, ``:8188``, ``[::1]:8188``, ``::1``,
     ``http(s)://...`` and ``ws(s)://...`` with path prefix, and ``user:pass@`` before any.
@@ -132,7 +132,7 @@ def split_proxy(proxy: str) -> SplitResult:
 
 
 def _bracket(server: str) -> str:
-    """Add brackets to a bare IPv6 address, or the host to a bare port."""
+    """Add brackets to a bare IPv6 address, and ``127.0.0.1`` before a bare port number."""
     if server.isdecimal():
         return f"127.0.0.1:{server}"
     if server.count(":") > 1 and not server.startswith("["):

@@ -81,7 +81,7 @@ NEXT: Mapping[State, frozenset[State]] = {
 
 
 class Handler(Protocol):
-    """The receiver of the event thread's calls; it must be quick, and only a poll may raise."""
+    """The object that the event thread calls; it must be quick, and only a poll may raise."""
 
     def handle(self, event: Event) -> None:
         """Handle an event of the server."""
@@ -100,7 +100,7 @@ class Handler(Protocol):
 
 
 class _IdRefused(Lost):
-    """The server closed the socket because of our client id, with code 1008."""
+    """The server closed the socket because of the client id, with code 1008."""
 
 
 class _Quiet(Lost):
@@ -160,7 +160,7 @@ class Connection:
     # -- from any thread -----------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the thread, unless it runs or has run."""
+        """Start the thread, unless it was started before."""
         with self._lock:
             if self.state is State.IDLE and not was_started(self._thread):
                 # Daemon, so that a script without close() can end.
@@ -168,7 +168,10 @@ class Connection:
                 self._thread.start()
 
     def wait_settled(self, timeout: float, *, or_failed: bool) -> State:
-        """Wait until connected, polling, closed or failed for good; ``or_failed``: or failed."""
+        """Wait until the thread is connected, polls, ends or fails for good; return its state.
+
+        With ``or_failed``, any failure ends the wait.  It takes at most ``timeout`` seconds.
+        """
 
         def settled() -> bool:
             if self._stopped or self.state in (State.CONNECTED, State.POLLING, State.CLOSED):
@@ -214,7 +217,7 @@ class Connection:
                 self._changed.notify_all()
 
     def retry(self) -> None:
-        """Start, or dial now and clear the last error, for a caller who waits for the outcome."""
+        """Start the thread, or clear the last error and dial now; the caller awaits the outcome."""
         self.start()
         with self._lock:
             if self.state is State.WAITING:
@@ -302,7 +305,7 @@ class Connection:
         return handler
 
     def _enter(self, state: State, error: Exception | None = None) -> None:
-        """Change the state; the only place that does so."""
+        """Change the state, and the error if one is given; wake the threads that wait."""
         with self._lock:
             if state is not self.state and state not in NEXT[self.state]:
                 raise RuntimeError(f"no way from {self.state} to {state}")
@@ -492,7 +495,7 @@ class Connection:
                 return
 
     def _try_poll(self) -> bool:
-        """Poll the queue over HTTP; return whether that worked."""
+        """Poll the queue over HTTP; return whether it succeeded."""
         try:
             self._called().poll_queue()
         except ReferenceError:
@@ -506,12 +509,12 @@ class Connection:
 
 
 def _failed(exc: Exception) -> Lost:
-    """Wrap an unexpected exception; the traceback is logged."""
+    """Return the error that stands for an unexpected exception, without its text or traceback."""
     return Lost(f"the event thread failed by {type(exc).__name__}")
 
 
 def _without_frames(exc: Exception) -> Exception:
-    """Remove an error's traceback, whose frames would keep the client alive."""
+    """Remove the traceback of an error, whose frames would keep the client alive; return it."""
     for cause in list(causes(exc)):
         cause.__traceback__ = None
         context = cause.__context__
