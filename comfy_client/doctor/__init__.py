@@ -1,4 +1,4 @@
-"""A report on everything between the client and a result.
+"""The doctor: checks of everything between the client and a result, and a report on them.
 
 Modules:
     examine: The list of all checks, and ``api.doctor()``, which makes them.

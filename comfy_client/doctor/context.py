@@ -44,14 +44,16 @@ class Client:
     """The client that is examined.
 
     Attributes:
-        http: Its HTTP edge.
-        connection: Its event socket.
-        client_id: Its id, which a report does not show.
-        plan: How to dial the event socket with another client id; ``None``: there is no socket.
-        status_at: When the server last sent the length of its queue, by ``time.monotonic``.
-        outstanding: How many of its jobs have not ended.
+        http: The part of the client that sends HTTP requests.
+        connection: The client's event socket.
+        client_id: The client id, which the report does not show.
+        plan: Returns how to open an event socket with a given client id; ``None``: the client uses
+            no event socket.
+        status_at: Returns when the server last sent the length of its queue, by
+            ``time.monotonic``.
+        outstanding: How many jobs of the client have not ended.
         dropped_events: How many events were dropped because receivers were too slow.
-        watch: For how many seconds to watch a queue that is not empty.
+        watch: How many seconds to watch a queue that is not empty, to see whether it moves.
     """
 
     http: Http
@@ -72,7 +74,7 @@ class Sockets:
         self._open: list[socket.socket] | None = []  # None: closed for good
 
     def hold(self, sock: socket.socket) -> None:
-        """Add a socket that :meth:`cut` closes; raise if time ran out already."""
+        """Add a socket for :meth:`cut` to close; close it and raise if time has already run out."""
         with self._lock:
             if self._open is None:
                 sock.close()
@@ -80,7 +82,7 @@ class Sockets:
             self._open.append(sock)
 
     def cut(self, *, for_good: bool = False) -> None:
-        """Close every socket; with ``for_good``, close later ones immediately, too."""
+        """Close every open socket; with ``for_good``, also close each one that is added later."""
         with self._lock:
             sockets, self._open = self._open or [], None if for_good else []
         for sock in sockets:
@@ -90,7 +92,7 @@ class Sockets:
 
 
 class EventReader:
-    """A second event socket, and the events that it received."""
+    """A second event socket, and the most recent events that it received."""
 
     def __init__(self, line: OpenSocket) -> None:
         self.line = line
@@ -123,7 +125,7 @@ class EventReader:
 
 
 class Redactor:
-    """A function that removes secrets and names of people from a text."""
+    """A redactor of texts, which hides known secrets, the server's path and the user's name."""
 
     def __init__(self, http: Http, client_id: str) -> None:
         self._http = http
@@ -137,7 +139,7 @@ class Redactor:
             self._login = getpass.getuser()
 
     def __call__(self, text: str) -> str:
-        """Put a text of this library on one line, and hide names of people.
+        """Put a text of this library on one line; hide the server's path, and the user's name.
 
         Secret words stay: as the rest of the text is known, a gap would give them away.
         """
@@ -151,13 +153,13 @@ class Redactor:
         return "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
 
     def foreign(self, text: object) -> str:
-        """Put a text from elsewhere on one line, and hide secrets and names of people."""
+        """Put a text from elsewhere on one line; hide known secrets, paths and the user's name."""
         self._http.identity.add_words_to(self._secrets)
         return self(self._secrets.hide_text(str(text)))
 
 
 class CheckContext:
-    """The input of each check, and results for later checks.
+    """The input of every check, and the results that earlier checks leave for later ones.
 
     Checks run one after the other, each in its own thread.
     """
@@ -195,30 +197,33 @@ class CheckContext:
         self.sockets.cut(for_good=True)
 
     def get(self, route: str, **kw: Any) -> Response:
-        """Send a GET; return the small answer, whatever its status."""
+        """Send a GET request; return the answer, of limited size, whatever its status."""
         return self.http.request(
             "GET", route, timeout=self.left, allow=range(300, 600), max_bytes=MAX_ANSWER, **kw
         )
 
     def ask(self, route: str, model: Callable[[Any], Model]) -> Model | None:
-        """Send a GET; return the answer as a model, or None if it fails or does not fit."""
+        """Send a GET request; return its answer as a model, or None if it fails or does not fit."""
         answer = self.get(route)
         return decode_model(answer, model) if answer.status == 200 else None
 
     def post(self, route: str, body: object, timeout: float) -> Response:
-        """Send a POST; return the answer, whatever its status."""
+        """Send a POST request with a JSON body; return the answer, whatever its status."""
         return self.http.request(
             "POST", route, json=body, timeout=timeout, allow=range(300, 600), max_bytes=MAX_ANSWER
         )
 
     def read_until(self, done: Callable[[], bool], seconds: float) -> bool:
-        """Read the event socket until ``done()`` is true; return False if time runs out first."""
+        """Read the event socket until ``done()`` is true; return False if time runs out first.
+
+        Without a socket, return ``done()`` immediately.
+        """
         if self.reader is None:
             return done()
         return self.reader.read_until(done, min(seconds, self.left))
 
     def brief(self, value: object, most: int = 60) -> str:
-        """Shorten a text of the server after hiding secrets in it."""
+        """Hide secrets in a value from the server, and shorten it to ``most`` characters."""
         return self.redact.foreign(value)[:most]
 
 
@@ -230,5 +235,5 @@ def decode_model(answer: Response, model: Callable[[Any], Model]) -> Model | Non
 
 
 def in_ms(seconds: float) -> str:
-    """Format a duration, such as ``1.2 s`` or ``340 ms``."""
+    """Format a duration in seconds as a text such as ``1.2 s`` or ``340 ms``."""
     return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"

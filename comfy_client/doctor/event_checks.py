@@ -33,7 +33,7 @@ _ITS_TURN: Final = 2.0
 
 
 def check_websocket(ctx: CheckContext) -> CheckResult:
-    """Check that /ws upgrades to a WebSocket, through any proxy."""
+    """Check that ``/ws`` can be opened as a WebSocket, even through a proxy."""
     if ctx.client.plan is None:
         return unknown("not used with transport='poll': no previews")
     begun = time.monotonic()
@@ -51,7 +51,7 @@ def check_websocket(ctx: CheckContext) -> CheckResult:
 
 
 def check_greeting(ctx: CheckContext) -> CheckResult:
-    """Check that messages arrive: a ComfyUI sends its ``status`` first."""
+    """Check that the event socket delivers messages: ComfyUI sends its ``status`` first."""
     begun = time.monotonic()
     if ctx.read_until(lambda: _has_status(ctx), ctx.left):
         return ok(f"status after {in_ms(time.monotonic() - begun)}")
@@ -61,7 +61,7 @@ def check_greeting(ctx: CheckContext) -> CheckResult:
 
 
 def check_echo(ctx: CheckContext) -> CheckResult:
-    """Check that the server answers our messages."""
+    """Check that the server answers what the client sends over the event socket."""
     reader = ctx.reader
     if reader is None:
         return unknown("no socket")
@@ -79,7 +79,7 @@ def check_echo(ctx: CheckContext) -> CheckResult:
 
 
 def check_run(ctx: CheckContext) -> CheckResult:
-    """Run a trivial prompt from end to end."""
+    """Check that a trivial prompt runs from submission to result."""
     own = ctx.client.connection
     generation = own.generation if own.state is State.CONNECTED else None
     status_at = ctx.client.status_at()
@@ -115,7 +115,7 @@ def check_run(ctx: CheckContext) -> CheckResult:
 
 
 def _submit(ctx: CheckContext) -> Response:
-    """Submit a prompt that any ComfyUI runs immediately; return the answer."""
+    """Submit a tiny prompt that any ComfyUI can run; return the server's answer."""
     prompt_id = str(uuid.uuid4())
     colour = random.randrange(1 << 24)  # noqa: S311  # it keeps the prompt from being cached
     image = {"width": 16, "height": 16, "batch_size": 1, "color": colour}
@@ -134,7 +134,7 @@ def _submit(ctx: CheckContext) -> Response:
 
 
 def _await_outcome(ctx: CheckContext, prompt_id: str) -> str:
-    """Wait for a prompt's end; return how it ended, by the history, or ``""``."""
+    """Wait for a prompt to end; return ``"succeeded"``, ``"failed"``, or ``""`` on a timeout."""
 
     def over() -> bool:
         return ctx.reader is not None and any(
@@ -175,7 +175,7 @@ def _is_deaf(ctx: CheckContext, generation: int, status_at: float) -> bool:
 
 
 def check_client(ctx: CheckContext) -> CheckResult:
-    """Check the client's own socket."""
+    """Check the state of the client's own event socket."""
     client, connection = ctx.client, ctx.client.connection
     state = connection.state
     notes = [f"its socket: {state.value}"]

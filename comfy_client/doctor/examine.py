@@ -1,4 +1,4 @@
-"""``api.doctor()``: the list of all checks, made one after the other.
+"""The list of the doctor's checks, and ``api.doctor()``, which runs them one after the other.
 
 Each check has its own time limit, and runs in a thread that is abandoned after that, as a name
 lookup cannot be interrupted.
@@ -28,7 +28,7 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 
 class Check(NamedTuple):
-    """A check: its name, the checks it depends on, and its limit in seconds."""
+    """A check: its name, the checks that it depends on, its function, and its limit in seconds."""
 
     name: str
     needs: tuple[str, ...]
@@ -87,7 +87,7 @@ def examine(client: Client, *, run: bool, timeout: float) -> DoctorReport:
 
 
 def _make(ctx: CheckContext, check: Check, made: Mapping[str, DoctorCheck]) -> DoctorCheck:
-    """Make a check, unless a check that it depends on failed."""
+    """Run a check; report it as skipped if a check that it needs did not pass, or time ran out."""
     for need in check.needs:
         before = made[need]
         if before.state in ("failed", "unknown"):
@@ -106,7 +106,7 @@ def _make(ctx: CheckContext, check: Check, made: Mapping[str, DoctorCheck]) -> D
 
 
 def _run(ctx: CheckContext, check: Check) -> CheckResult:
-    """Run a check in a thread; abandon the thread if it does not return in time."""
+    """Run a check in a thread; if it takes too long, abandon the thread and return a failure."""
     seconds = min(ctx.end.left(), check.limit)
     ctx.check_end = Deadline.after(seconds)
     results: queue.SimpleQueue[CheckResult | None] = queue.SimpleQueue()

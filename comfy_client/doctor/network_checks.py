@@ -1,4 +1,4 @@
-"""Checks of the way to the server: proxy, name, port and TLS."""
+"""Checks of the network path to the server: proxy, host name, port and TLS."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _ABOUT_CERTIFICATE: Final = {
 
 
 def check_proxy(ctx: CheckContext) -> CheckResult:
-    """Check which proxy HTTP and the socket use, and where it is set."""
+    """Check which proxy HTTP and the event socket use, and where it is set."""
     proxy, reason = ctx.http.endpoint.proxy, ctx.http.endpoint.proxy_reason
     if not proxy:
         return ok(f"none: {reason}")
@@ -52,7 +52,7 @@ def check_proxy(ctx: CheckContext) -> CheckResult:
 
 
 def check_name(ctx: CheckContext) -> CheckResult:
-    """Look up the host name of the server or of the proxy."""
+    """Look up the host name of the server, or that of the proxy if there is one."""
     host, port = _target(ctx)
     begun = time.monotonic()
     try:
@@ -74,7 +74,7 @@ def check_name(ctx: CheckContext) -> CheckResult:
 
 
 def check_port(ctx: CheckContext) -> CheckResult:
-    """Check which addresses accept a connection; on this machine, try both loopbacks."""
+    """Check which addresses accept a connection; if local, or if none does, try both loopbacks."""
     port = _target(ctx)[1]
     seen = {str(a[0]): why_refused(family, a, ctx.left) for family, a in ctx.addresses[:4]}
     is_own = all(map(is_loopback_address, seen))
@@ -115,7 +115,7 @@ def _about_no_port(
 
 
 def check_tls(ctx: CheckContext) -> CheckResult:
-    """Check whether the server's certificate is trusted, and for how long."""
+    """Check whether the server's certificate is trusted, and how long it is still valid."""
     http = ctx.http
     if http.address.scheme != "https":
         return ok("none: plain http")
@@ -168,7 +168,7 @@ def _target(ctx: CheckContext) -> tuple[str, int]:
 
 
 def why_refused(family: socket.AddressFamily, address: Any, most: float) -> str:
-    """Return why an address accepts no connection in time, or ``""`` if it does."""
+    """Return why connecting to an address fails, or ``""`` if it succeeds in time."""
     seconds = min(_CONNECT, most)
     try:
         with socket.socket(family, socket.SOCK_STREAM) as sock:
@@ -196,7 +196,7 @@ def _at(address: str, port: int) -> str:
 
 
 def version_of(distribution: str) -> str:
-    """Return the version of an installed distribution, or ``?``."""
+    """Return the version of a distribution, or ``?`` if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

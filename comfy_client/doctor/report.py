@@ -34,7 +34,7 @@ unknown: partial[CheckResult] = partial(CheckResult, "unknown")
 
 @attrs.frozen
 class DoctorCheck(AsDict):
-    """A check of :meth:`ComfyApi.doctor`.
+    """One check of :meth:`ComfyApi.doctor`, with its result.
 
     All texts are one line each, and without secrets.
 
@@ -44,7 +44,8 @@ class DoctorCheck(AsDict):
             could not be determined).
         found: What the check found.
         advice: What to do about it; empty: nothing.
-        because: The name of the failed check that prevented this one; empty: this check was made.
+        because: The name of the check that has to work before this one, which was skipped; empty:
+            no other check prevented this one.
         seconds: How many seconds the check took.
     """
 
@@ -65,8 +66,8 @@ class DoctorReport(AsDict):
 
     Attributes:
         checks: The checks, in the order in which they were made.
-        host: Scheme, name and port of the server.
-        started: When it began, in UTC.
+        host: The scheme, name and port of the server; a path is hidden.
+        started: When the first check began, in UTC.
         seconds: How many seconds all checks took.
         versions: The versions of this library, Python, the platform and dependencies, by name.
     """
@@ -103,7 +104,7 @@ class DoctorReport(AsDict):
         return str(self)  # a notebook shows it
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the report."""
+        """Return the report by MIME type, for display in a notebook."""
         return shown(self, self._markup)
 
     def _markup(self) -> str:

@@ -53,7 +53,7 @@ def check_credentials(ctx: CheckContext) -> CheckResult:
 
 
 def check_http(ctx: CheckContext) -> CheckResult:
-    """Check whether anything answers in HTTP."""
+    """Check whether anything at the server's address answers an HTTP request."""
     begun = time.monotonic()
     try:
         ctx.answer = answer = ctx.get("/prompt")
@@ -83,7 +83,7 @@ def check_http(ctx: CheckContext) -> CheckResult:
 
 
 def check_clock(ctx: CheckContext) -> CheckResult:
-    """Check whether the clocks of both machines agree."""
+    """Check whether the clocks of this machine and of the server agree."""
     date = ctx.answer.headers.get("date", "")
     try:
         theirs = email.utils.parsedate_to_datetime(date).timestamp()
@@ -120,7 +120,7 @@ def check_auth(ctx: CheckContext) -> CheckResult:
 
 
 def check_comfyui(ctx: CheckContext) -> CheckResult:
-    """Check whether a ComfyUI answers."""
+    """Check whether the server that answers is a ComfyUI."""
     answer = ctx.answer
     status = answer.status
     if status < 300:
@@ -163,7 +163,7 @@ def _about_redirect(ctx: CheckContext, answer: Response) -> CheckResult:
 
 
 def check_origin(ctx: CheckContext) -> CheckResult:
-    """Check whether the server sees the Host that we send, and so accepts its own pages."""
+    """Check whether the server accepts its own address as Origin, which its web pages send."""
     if ctx.http.describe().sends_origin:
         text = "the headers contain an Origin, which the server compares with Host"
         return warning(text, "leave it out: scripts need none")
@@ -185,7 +185,7 @@ def check_origin(ctx: CheckContext) -> CheckResult:
 
 
 def check_version(ctx: CheckContext) -> CheckResult:
-    """Check the server's version, and list the routes it lacks."""
+    """Check the server's version, and list what newer servers have and it lacks."""
     ctx.stats = stats = ctx.ask("/system_stats", models.SystemStats.from_json)
     ctx.features = ctx.ask("/features", models.Features.from_json) or models.Features()
     job = ctx.get(f"/api/jobs/{ctx.client_id}")  # certainly unknown
@@ -238,7 +238,7 @@ def check_previews(ctx: CheckContext) -> CheckResult:
 
 
 def check_upload(ctx: CheckContext) -> CheckResult:
-    """Check how large a request may be."""
+    """Check how large an upload to the server may be."""
     size = ctx.features.max_upload_size
     if size is None:
         return unknown("not reported (100 MiB unless --max-upload-size changes that)")
@@ -249,7 +249,7 @@ def check_upload(ctx: CheckContext) -> CheckResult:
 
 
 def check_memory(ctx: CheckContext) -> CheckResult:
-    """Check how much RAM and device memory is free."""
+    """Check how much RAM and device memory is free on the server."""
     stats = ctx.stats or models.SystemStats()
     rooms = [("RAM", stats.ram_free, stats.ram_total)]
     rooms += [(ctx.brief(d.name, 30), d.vram_free, d.vram_total) for d in stats.devices[:4]]
@@ -265,7 +265,7 @@ def check_memory(ctx: CheckContext) -> CheckResult:
 
 
 def check_user(ctx: CheckContext) -> CheckResult:
-    """Check whether the server has users, and knows this one."""
+    """Check whether the server is in multi-user mode and, if so, knows the client's user."""
     config = ctx.ask("/users", models.UserConfig.from_json)
     user = ctx.http.describe().user
     if config is None:
@@ -282,7 +282,7 @@ def check_user(ctx: CheckContext) -> CheckResult:
 
 
 def check_queue(ctx: CheckContext) -> CheckResult:
-    """Check how many prompts are in the queue, and whether it moves."""
+    """Check how many prompts are in the server's queue, and whether it is moving."""
     before = ctx.remaining
     if not before:
         return ok("empty")

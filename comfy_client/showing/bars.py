@@ -51,12 +51,12 @@ class Moment:
     """The progress of a run at one moment.
 
     Attributes:
-        fraction: From 0 to 1; ``None``: unknown.
+        fraction: How much of the run is done, from 0 to 1; ``None``: unknown.
         text: What is being done.
         elapsed: Seconds since the run began.
         left: About how many seconds are left; ``None``: unknown.
         preview: The latest preview; ``None``: there is none.
-        ended: How it ended, in a few words; empty while it runs.
+        ended: How the run ended, in a few words; empty until then.
         notes: Lines below the bar, such as one for each server.
     """
 
@@ -70,33 +70,33 @@ class Moment:
 
     @property
     def times(self) -> str:
-        """Elapsed and remaining time, such as ``0:12, about 0:08 left``."""
+        """The elapsed time and, if known, the remaining time, such as ``0:12, about 0:08 left``."""
         if self.left is None or self.ended:
             return clock(self.elapsed)
         return f"{clock(self.elapsed)}, about {clock(math.ceil(self.left))} left"
 
 
 class Bar(Protocol):
-    """A display of moments.
+    """A progress bar, which shows one :class:`Moment` of a run after another.
 
     Attributes:
-        period: Seconds between two moments.  ``math.inf``: only an outcome is shown.
+        period: Seconds between two updates; ``math.inf``: only the outcome is shown.
     """
 
     period: float
 
     def show(self, moment: Moment) -> None:
-        """Show the progress."""
+        """Show the progress of the run at a moment."""
 
     def clear(self) -> None:
-        """Clear the bar before somebody else writes to the screen."""
+        """Clear the bar, so that other output can be written to the screen."""
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
         """Finish the bar; a notebook shows ``outcome`` in its place."""
 
 
 class Ticker:
-    """Updates a bar after ``delay`` seconds, at intervals that keep the cost of drawing low."""
+    """Updates a bar, first after ``delay`` seconds, then at intervals that keep drawing cheap."""
 
     def __init__(self, bar: Bar, moment: Callable[[], Moment], delay: float) -> None:
         self._bar = bar
@@ -133,7 +133,7 @@ def clock(seconds: float) -> str:
 
 
 def make_bar(surface: Surface, name: str, delay: float, **facts: object) -> Bar:
-    """Make a bar for a surface; log lines begin with ``name`` and carry ``facts``.
+    """Make the bar for a kind of screen; log lines begin with ``name`` and carry ``facts``.
 
     Log lines leave out a run that ends within ``delay`` seconds.  While a thread draws a bar in a
     terminal or below a cell, further bars of that thread, such as one for a wait in a callback,
@@ -147,7 +147,7 @@ def make_bar(surface: Surface, name: str, delay: float, **facts: object) -> Bar:
 
 
 class _Own(threading.local):
-    """The bar that a thread draws, and the cell below which it does."""
+    """The bar that the current thread draws, and the notebook cell below which it appears."""
 
     bar: Callable[[], GuardedBar | None] = staticmethod(lambda: None)
     cell: object = None
@@ -163,7 +163,7 @@ def _is_drawing() -> bool:
 
 
 class GuardedBar:
-    """A bar that shows nothing more after an error of its own, which must not end the run."""
+    """A wrapper around a bar: if drawing fails, the run goes on, and the bar shows nothing more."""
 
     def __init__(self, bar: Bar, *, is_inner: bool = False) -> None:
         self.period = math.inf if is_inner else bar.period
@@ -171,12 +171,12 @@ class GuardedBar:
         self._bar: Bar | None = bar
 
     def show(self, moment: Moment) -> None:
-        """Show the progress, unless this bar is within another one."""
+        """Show the progress, unless this is an inner bar, which shows only its outcome."""
         if self.period < math.inf:
             self._do(lambda bar: bar.show(moment))
 
     def clear(self) -> None:
-        """Clear the bar before somebody else writes to the screen."""
+        """Clear the bar, so that other output can be written to the screen."""
         self._do(lambda bar: bar.clear())
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
@@ -249,7 +249,7 @@ class TerminalBar:
                 line.clear()
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
-        """Draw the last state and leave it, if the bar was shown at all."""
+        """Draw the final state and leave it on the screen, if the bar was shown at all."""
         if self._bar is not None:
             with contextlib.suppress(OSError, ValueError):
                 while self._below:
@@ -266,7 +266,7 @@ def _tqdm(bar_format: str, *, leave: bool = True) -> Any:
         monitor_interval = 0  # tqdm starts no thread of its own
 
         def __del__(self) -> None:
-            """Write nothing at a moment that the garbage collector chooses."""
+            """Do nothing, as tqdm would write to the screen whenever the object is collected."""
 
     columns, lines = (None, None) if _has_size() else shutil.get_terminal_size()
     made = Still(
@@ -284,7 +284,7 @@ def _tqdm(bar_format: str, *, leave: bool = True) -> Any:
 
 
 def _columns() -> int:
-    """Return the width of the terminal, as tqdm takes it to be."""
+    """Return the width of the terminal in columns, determined as tqdm does it."""
     try:
         columns = os.get_terminal_size(sys.stderr.fileno()).columns
     except (AttributeError, OSError, ValueError):  # not a file
@@ -293,7 +293,7 @@ def _columns() -> int:
 
 
 def _has_size() -> bool:
-    """Return False for a terminal of 0 columns, as in ``docker run -t``."""
+    """Return whether the terminal has a width; False for 0 columns, as in ``docker run -t``."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns > 0
     except (AttributeError, OSError, ValueError):  # not a file, so tqdm decides
@@ -301,7 +301,7 @@ def _has_size() -> bool:
 
 
 class Lines:
-    """Progress as one line for each 10 %."""
+    """A progress bar that writes lines of text, one for each 10 %."""
 
     period: float = 0.5
 
@@ -311,7 +311,7 @@ class Lines:
         self._tenths = 0
 
     def show(self, moment: Moment) -> None:
-        """Write a line for each new tenth."""
+        """Write a line if another tenth of the run is done."""
         tenths = int(min(max(0.0, moment.fraction or 0.0), 1.0) * 10 + 1e-9)
         if tenths > self._tenths and not moment.ended:
             self._tenths = tenths
@@ -322,7 +322,7 @@ class Lines:
         """Do nothing: lines need no clearing."""
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
-        """Write how the run ended, unless it was very short."""
+        """Write how the run ended, unless it took less than the delay and no line was written."""
         if self._tenths or moment.elapsed >= self._delay:
             self._write(f"{short_line(moment.ended, 200)}, {moment.times}")
 
@@ -337,7 +337,7 @@ def _print(text: str) -> None:
 
 
 def _has_room(stream: TextIO) -> bool:
-    """Return False for a full pipe, to which a write would block."""
+    """Return whether a stream can be written to without blocking; False for a full pipe."""
     try:
         return bool(select.select([], [stream], [], 0)[1])
     except (OSError, TypeError, ValueError):  # not a file; on Windows, not a socket
@@ -364,7 +364,7 @@ class NotebookBar:
         """Do nothing: output goes below the bar."""
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
-        """Replace the bar by the outcome; without one, say how the run ended."""
+        """Replace the bar with the outcome; without one, say in the bar how the run ended."""
         if outcome is not None and (self._handle is not None or "text/html" in outcome):
             self._put(outcome)
         elif self._handle is not None:

@@ -15,7 +15,7 @@ MOST_BYTES: Final = 8 << 20
 
 
 class _Cell:
-    """The values that a cell has shown, and the space that is left."""
+    """The values that a notebook cell has shown, and the space that is left for more."""
 
     def __init__(self, key: object) -> None:
         self.key = key
@@ -41,7 +41,7 @@ def note_shown(value: object) -> None:
 
 
 def _reference(value: object) -> Callable[[], object]:
-    """Return a weak reference; for a tuple, which allows none, a strong one."""
+    """Return a weak reference to a value; a strong one if its type allows none, as tuple does."""
     try:
         return weakref.ref(value)
     except TypeError:
@@ -54,12 +54,12 @@ def was_shown(value: object) -> bool:
 
 
 def has_space() -> bool:
-    """Return whether the running cell may show one more gallery."""
+    """Return whether the running cell may show another gallery."""
     return len(_now().values) < MOST
 
 
 def render_outcome(value: object, markup: Callable[[], str]) -> dict[str, str]:
-    """Return the forms of a value that replaces a bar; only its repr if the cell is full."""
+    """Return the text and HTML of a value shown in place of a bar; its repr if the cell is full."""
     now = _now()
     if len(now.values) >= MOST:
         if now.is_told:  # said once, not for each of a thousand runs
@@ -71,7 +71,10 @@ def render_outcome(value: object, markup: Callable[[], str]) -> dict[str, str]:
 
 
 def shown(value: object, markup: Callable[[], str]) -> dict[str, str]:
-    """Return the forms of a value for IPython; where HTML is not displayed, all as text."""
+    """Return the text and, where it can be shown, the HTML of a value for IPython.
+
+    The HTML is left out if the running cell has already shown the value.
+    """
     if not shows_html() or was_shown(value):
         return {"text/plain": plain(value)}
     return _both(value, markup)
@@ -86,7 +89,7 @@ def plain(value: object) -> str:
 
 
 def _both(value: object, markup: Callable[[], str]) -> dict[str, str]:
-    """Return text and HTML of a value, or only its repr if the cell is full."""
+    """Return the text and HTML of a value; if the cell is full, only its repr and a note."""
     from .html import bundle  # needed only when something is shown
 
     if not is_notebook():  # nothing is saved to a file

@@ -40,7 +40,7 @@ COLOURS: Final = {"good": "#2e8b57", "bad": "#d9483b", "doubtful": "#b8860b", ""
 
 
 def bundle(text: str, markup: str) -> Bundle:
-    """Return text and HTML of a value for IPython; protect dollar signs from MathJax."""
+    """Return the text and HTML of a value by MIME type; protect dollar signs from MathJax."""
     whole = f'<div class="{_NO_FORMULAS}" style="{FONT}">{markup}</div>'
     return {"text/plain": text, "text/html": whole}
 
@@ -58,7 +58,7 @@ def escape(text: object, most: int = MOST_TEXT) -> str:
 
 
 def paragraph(text: str) -> str:
-    """Return a text with its line breaks, in a box that scrolls."""
+    """Return a text as HTML with its line breaks, in a box that scrolls."""
     shown = text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 3]}..."
     shown = "".join(char if char.isprintable() or char in "\n\t" else " " for char in shown)
     return (
@@ -68,13 +68,13 @@ def paragraph(text: str) -> str:
 
 
 def remark(text: str, mood: str = "") -> str:
-    """Return a text as a separate line."""
+    """Return a text as HTML on a line of its own."""
     colour = f"color:{COLOURS[mood]}" if mood else _DIM
     return f'<div style="{colour}">{escape(text)}</div>'
 
 
 def link(url: str | None, markup: str) -> str:
-    """Return HTML as a link; unchanged unless the URL is http or https."""
+    """Wrap HTML in a link; return it unchanged if the URL is not http or https, or is too long."""
     if url is None or not url.startswith(("http://", "https://")) or len(url) > MOST_TEXT:
         return markup
     href = html.escape(url, quote=True)
@@ -105,7 +105,7 @@ def player(kind: str, source: str) -> str:
 
 
 def card(picture: str, lines: Iterable[str], width: int = 256) -> str:
-    """Return a picture with lines below it; all arguments are HTML."""
+    """Return a picture with lines of text below it; ``picture`` and ``lines`` are HTML."""
     below = "".join(f"<div>{line}</div>" for line in lines)
     return (
         '<figure style="display:inline-block;vertical-align:top;margin:0 10px 10px 0;'
@@ -115,7 +115,7 @@ def card(picture: str, lines: Iterable[str], width: int = 256) -> str:
 
 
 def failure(text: str, width: int) -> str:
-    """Return a box in place of a picture, with the reason why there is none."""
+    """Return an HTML box that takes the place of a picture and says why there is none."""
     return (
         f'<div style="box-sizing:border-box;width:{width}px;min-height:{width // 2}px;padding:6px;'
         f'border:1px solid {COLOURS["bad"]};color:{COLOURS["bad"]};overflow-wrap:anywhere">'
@@ -126,7 +126,7 @@ def failure(text: str, width: int) -> str:
 def sheet(
     columns: Sequence[str], lines: Sequence[str], cells: Sequence[Sequence[str]], width: int
 ) -> str:
-    """Return pictures as a grid with labels; ``cells`` are HTML, line by line."""
+    """Return an HTML table of pictures with labels; ``cells`` are HTML, one sequence per row."""
     style = f"text-align:left;vertical-align:top;padding:4px 8px 4px 0;max-width:{width}px"
     row = '<tr style="background:none;border:none">'
     corner = f'<th style="{style}"></th>' if lines else ""
@@ -141,7 +141,7 @@ def sheet(
 
 
 def meter(fraction: float, mood: str = "") -> str:
-    """Return a bar that is filled up to ``fraction``."""
+    """Return an HTML progress bar that is filled up to ``fraction``."""
     percent = 100 * min(max(0.0, fraction), 1.0)
     colour = {"": "#3b82f6", "good": "#2e8b57"}.get(mood, COLOURS["bad"])
     return (

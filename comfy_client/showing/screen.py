@@ -21,24 +21,24 @@ Surface = Literal["notebook", "terminal", "lines", "log", "none"]
 
 
 def shell() -> Any | None:
-    """Return the running IPython shell, if any."""
+    """Return the running IPython shell, or None."""
     ipython: Any = sys.modules.get("IPython")  # always imported within IPython
     ask = getattr(ipython, "get_ipython", None)  # maybe partially imported
     return None if ask is None else ask()
 
 
 def is_notebook() -> bool:
-    """Return whether output appears below a cell: in Jupyter, VS Code, Colab, ..."""
+    """Return whether the program runs in a notebook, such as one of Jupyter, VS Code or Colab."""
     return hasattr(shell(), "kernel")
 
 
 def shows_html() -> bool:
-    """Return whether HTML can be displayed; IPython in a terminal cannot."""
+    """Return whether HTML can be displayed; False for IPython in a terminal."""
     return shell() is None or is_notebook()
 
 
 def cell() -> tuple[object, object]:
-    """Return a key of the running cell; each callback of a widget has its own."""
+    """Return a key that identifies the running cell, or the running callback of a widget."""
     running = shell()
     request = None
     ask = getattr(getattr(running, "kernel", None), "get_parent", None)
@@ -52,8 +52,8 @@ def surface(progress: bool | None, *, unasked_lines: bool = True) -> Surface:
 
     Args:
         progress: The caller's choice.  ``None`` shows progress unless the environment variable is
-            0, and only in the main thread, as a library that calls us in another thread does not
-            own the screen.  Lines go to the log if it accepts them and the variable is not 1,
+            0, and only in the main thread, as a library that calls this one in another thread does
+            not own the screen.  Lines go to the log if it accepts them and the variable is not 1,
             else to stderr.
         unasked_lines: Whether lines are shown to those who did not ask for them.
     """
@@ -75,7 +75,7 @@ def surface(progress: bool | None, *, unasked_lines: bool = True) -> Surface:
 
 
 def is_watched() -> bool:
-    """Return whether a notebook shows the jobs that this thread submits, as far as is known."""
+    """Return whether a notebook by default shows the progress of jobs from this thread."""
     return is_notebook() and surface(None) == "notebook"
 
 

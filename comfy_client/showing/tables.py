@@ -34,7 +34,7 @@ class Table:
         rows: The cells of each row.  A row that begins with an empty cell continues the one above.
         moods: Maps the text of a cell to its colour: ``good``, ``doubtful`` or ``bad``.
         above: Lines above the table.
-        below: Lines below it.
+        below: Lines below the table.
     """
 
     head: Sequence[str]
@@ -44,7 +44,7 @@ class Table:
     below: Sequence[str] = ()
 
     def text(self) -> str:
-        """Return the lines, with aligned columns."""
+        """Return the table as text with aligned columns."""
         cells = [[short_line(str(cell), _MOST_TEXT) for cell in row] for row in self._shown()]
         cells = [list(self.head), *cells] if self.head else cells
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -40,7 +40,7 @@ class TooLarge(Exception):
 
 
 def thumbnail(data: bytes | memoryview, size: int = SIZE) -> str | None:
-    """Return a picture as HTML, at most ``size`` CSS pixels wide and high; None if unreadable.
+    """Return a picture as HTML, at most ``size`` CSS pixels a side; None if it cannot be shown.
 
     Pillow (extra ``[image]``) makes a WebP of twice that size, which is sharp on any screen.  A
     short animation, and without Pillow a small file, are shown unchanged.
@@ -63,7 +63,7 @@ def thumbnail(data: bytes | memoryview, size: int = SIZE) -> str | None:
 
 
 def reduced(data: bytes | memoryview, size: int) -> Image.Image:
-    """Return a picture of at most ``size`` pixels and 8 bits per channel, one thread at a time.
+    """Decode a picture to at most ``size`` pixels a side, 8 bits per channel; one thread at a time.
 
     Raises:
         TooLarge: It has too many pixels.
@@ -123,7 +123,7 @@ def is_plain(start: bytes | memoryview) -> bool:
 
 
 def sniffed(data: bytes | memoryview) -> str | None:
-    """Return the MIME type of a picture from its first bytes, if every browser shows it."""
+    """Return the MIME type of a picture by its first bytes; None unless all browsers show it."""
     start = bytes(data[:16])
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "image/webp"

@@ -37,7 +37,7 @@ def shown_transfer(verb: str, name: str, delay: float = 0.4) -> Iterator[OnMoved
 
 
 def told(chunks: Iterable[bytes], size: int | None, on_moved: OnMoved) -> Iterator[bytes]:
-    """Yield the chunks of a file, and tell how many bytes of it have been taken."""
+    """Yield the chunks of a file; after each, call ``on_moved`` with the number of bytes so far."""
     moved = 0
     for chunk in chunks:
         yield chunk
@@ -46,7 +46,7 @@ def told(chunks: Iterable[bytes], size: int | None, on_moved: OnMoved) -> Iterat
 
 
 class _Transfer:
-    """The bar of one file."""
+    """The progress bar for the transfer of one file."""
 
     def __init__(self, what: str, delay: float) -> None:
         self._what = what
@@ -57,7 +57,7 @@ class _Transfer:
         self._ticker: Ticker | None = None
 
     def move(self, moved: int, size: int | None) -> None:
-        """Draw the bar if it is due; the first call decides whether there is one."""
+        """Draw the bar if it is due; the first call with a size decides whether there is one."""
         self._moved = moved
         if size and not self._size:
             self._size = size

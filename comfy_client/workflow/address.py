@@ -28,7 +28,7 @@ Inputs: TypeAlias = "Mapping[str, Any] | Mapping[tuple[str, str], Any]"
 
 
 def nodes_named(graph: Mapping[str, Any], name: str) -> list[str]:
-    """Return the ids of nodes with this id; if none, with this title; if none, of this class."""
+    """Return the ids of the nodes that a name identifies: by id, else by title, else by class."""
     if name in graph:
         return [name]
     return [node_id for node_id in graph if title_of(graph, node_id) == name] or [
@@ -64,7 +64,7 @@ def node_named(graph: Mapping[str, Any], name: str) -> str:
 def input_named(
     graph: Mapping[str, Any], address: Address, *, add: bool = False
 ) -> tuple[str, str]:
-    """Return node id and input name for an address such as ``"KSampler.seed"``.
+    """Return the node id and the input name that an address such as ``"KSampler.seed"`` means.
 
     Names of nodes and of inputs may contain dots.  If several ways to split the text lead to an
     input, the address is ambiguous; a pair ``("KSampler", "seed")`` never is.
@@ -148,7 +148,7 @@ def no_input(graph: Mapping[str, Any], node_id: str, name: str, *, hint: str = "
 def checked_value(
     graph: Mapping[str, Any], node_id: str, name: str, value: Any, *, force: bool = False
 ) -> Any:
-    """Return an input's new value: a JSON copy, a link, or a file.
+    """Check a new value for an input; return it as a JSON copy, a link, or a file to upload.
 
     Raises:
         WorkflowError: JSON cannot represent it, it is a bad link, or without ``force`` it would
@@ -175,7 +175,7 @@ def checked_value(
 
 
 def set_inputs(graph: dict[str, Any], inputs: Inputs, *, force: bool = False) -> None:
-    """Set inputs by address: all of them, or none.
+    """Set inputs by address: all of them, or none if one is wrong.
 
     Raises:
         WorkflowError: An unknown or ambiguous address, two for one input, or a value as in

@@ -33,7 +33,7 @@ class Link(Generic[Kind]):
 
     Attributes:
         node_id: The id of the node.
-        slot: Which of its outputs, from 0.
+        slot: The index of the output, from 0.
         type: The type of the output, such as ``MODEL``; ``*`` for any; ``None`` if the graph has
             no definitions.
     """
@@ -135,7 +135,7 @@ MakeNode = Callable[..., GraphNode[Any]]
 
 
 class BaseGraph:
-    """Base of :class:`Graph` and of typed stubs."""
+    """The base class of :class:`Graph` and of the graphs in typed stubs."""
 
     choices: AllChoices
 
@@ -316,7 +316,7 @@ class BaseGraph:
         return found if isinstance(found, Mapping) else None
 
     def _value(self, node_id: str, name: str, value: Any, *, parts: bool) -> Any:
-        """Return a file as it is; convert any other value by :meth:`_json`."""
+        """Convert the value of an input: a file to an upload, others with :meth:`_json`."""
         if not isinstance(value, Link):
             value = as_file(self._graph, node_id, name, value)
         return value if isinstance(value, Upload) else self._json(value, parts=parts)
@@ -346,7 +346,7 @@ class BaseGraph:
 def _by_name(
     class_type: str, definition: Mapping[str, Any] | None, args: tuple[Any, ...]
 ) -> dict[str, Any]:
-    """Return positional inputs by name; a dict in front has names already."""
+    """Return the positional arguments of a call by input name; a leading dict has names already."""
     given: dict[str, Any] = {}
     if args and isinstance(args[0], Mapping) and "__value__" not in args[0]:
         given, args = dict(args[0]), args[1:]
@@ -424,14 +424,14 @@ class Graph(BaseGraph):
 
 @attrs.frozen(eq=False, repr=False)
 class NodeClass:
-    """A function that adds nodes of one class; its signature shows what they take."""
+    """A callable that adds nodes of one class; its signature shows the inputs of the class."""
 
     _node: MakeNode
     _class_type: str
     _definition: Mapping[str, Any]
 
     def __call__(self, /, *args: Any, **values: Any) -> GraphNode[Any]:
-        """Add a node, as :meth:`Graph.node` does."""
+        """Add a node of this class, as :meth:`Graph.node` does."""
         return self._node(self._class_type, *args, **values)
 
     def __repr__(self) -> str:
@@ -439,7 +439,7 @@ class NodeClass:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """The signature that a notebook completes: the inputs whose names are identifiers."""
+        """The signature for completion in a notebook: the inputs whose names are identifiers."""
         some = inspect.Parameter
         made: list[inspect.Parameter] = []
         order, has_order, is_optional = positional(self._definition), True, False
@@ -460,7 +460,7 @@ class NodeClass:
 
 
 class _Required:
-    """The default in a signature for an input without a default."""
+    """The type of the default that a signature shows for a required input after optional ones."""
 
     def __repr__(self) -> str:
         return "<required>"

@@ -22,7 +22,7 @@ def bypass(graph: dict[str, Any], node_id: str, source: Definitions) -> list[Pla
     The frontend does the same for a node in the mode Bypass.
 
     Returns:
-        The inputs that were removed, since the node took nothing of their type.
+        The inputs of other nodes that were removed, since no link could replace theirs.
 
     Raises:
         WorkflowError: The server has no such class.
@@ -75,7 +75,7 @@ def _definition(
 
 
 def _types(definition: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, str]:
-    """Return inputs and their types in the frontend's order: those without a widget first.
+    """Return the types of a node's inputs in the frontend's order: those without a widget first.
 
     An empty type stands for the type of the linked output.
     """
@@ -96,7 +96,7 @@ def _kind(spec: InputSpec) -> str:
 
 
 def _passing(same: _Slot, firsts: Mapping[str, str], given: str, wanted: str) -> str | None:
-    """Return the input whose link replaces an output, or None.
+    """Return the name of the input that a bypassed node passes to an output; None if no input fits.
 
     Args:
         same: The input in the position of the output, or the first one.
@@ -114,7 +114,7 @@ def _passing(same: _Slot, firsts: Mapping[str, str], given: str, wanted: str) ->
 
 
 def _match(one: str, other: str) -> bool:
-    """Return whether the frontend allows a link between two types; unions must overlap."""
+    """Return whether the frontend can link two types; unions of types must share one."""
     return bool({"*", ""} & {one, other}) or not types_of(one.lower()).isdisjoint(
         types_of(other.lower())
     )

@@ -82,12 +82,12 @@ class CheckReport(AsDict):
 
     @property
     def errors(self) -> tuple[Problem, ...]:
-        """The errors."""
+        """The problems that are errors."""
         return tuple(problem for problem in self.problems if problem.severity == "error")
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
-        """The warnings."""
+        """The problems that are warnings."""
         return tuple(problem for problem in self.problems if problem.severity == "warning")
 
     def __bool__(self) -> bool:
@@ -103,7 +103,7 @@ class CheckReport(AsDict):
         return "\n".join([*_lines(self.problems), self._summary])
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the report."""
+        """Return the report by MIME type, for display in a notebook."""
         from ..showing import cells
 
         return cells.shown(self, self._markup)
@@ -191,7 +191,7 @@ def _check(sent: Sendable, definitions: Definitions, targets: Any, *, refresh: b
 
 
 def _replacements(definitions: Definitions) -> Mapping[str, Any]:
-    """Return the server's replacements of removed classes; empty before ComfyUI 0.14."""
+    """Return the server's replacements for removed classes; empty if they cannot be fetched."""
     ask = getattr(definitions, "get_node_replacements", None)
     try:
         found = ask() if callable(ask) else {}
@@ -216,7 +216,7 @@ def _listing_of(definitions: Definitions) -> Listed:
 
 @attrs.define(eq=False)
 class _Checker:
-    """The check of one graph."""
+    """The state of the check of one graph."""
 
     sent: Sendable
     replaced: Replaced
@@ -251,14 +251,14 @@ class _Checker:
         return CheckReport(tuple(problems), result.ok)
 
     def _add(self, problems: Iterable[Problem]) -> None:
-        """Add errors that the server does not name, except where one is known already."""
+        """Add errors that the server does not name, unless the same input has one already."""
         for problem in problems:
             if _place(problem) not in self.blamed:
                 self.blamed.add(_place(problem))
                 self.errors.append(attrs.evolve(problem, named_by_server=False))
 
     def _reworded(self, named: Iterable[Problem]) -> Iterator[Problem]:
-        """Yield the server's problems, except for inputs that were left out of the graph."""
+        """Yield the server's problems, some reworded, without those about left-out inputs."""
         malformed = {p.node_id: p for p in self.sent.problems if p.type == "malformed_node"}
         for problem in named:
             if (problem.node_id, problem.input) in self.sent.left_out:
@@ -344,7 +344,7 @@ class _Checker:
         return [*problems_in({"error": None, "node_errors": _blamed(result)}, self.known)]
 
     def _ends(self, graph: Mapping[str, Any]) -> set[str]:
-        """Return the nodes of a mended graph from which the check starts.
+        """Return the ids of the nodes of a mended graph from which the check starts.
 
         These are the output nodes, and the sources of nodes that mending has removed.
         """
@@ -356,7 +356,7 @@ class _Checker:
         return (wanted | sources) & graph.keys()
 
     def _outputs(self) -> list[str]:
-        """Return the output nodes that the server would run."""
+        """Return the ids of the output nodes that the server would run."""
         outputs = [node_id for node_id in self.replaced.graph if self.rules.is_output(node_id)]
         return outputs if self.targets is None else [n for n in outputs if n in self.targets]
 
@@ -495,7 +495,7 @@ class _Checker:
 
 
 def _is_fatal(spec: InputSpec) -> bool:
-    """Return whether a dynamic combo's node fails without a choice."""
+    """Return whether the node of a dynamic combo fails if none of its options is chosen."""
     return spec.required and "." not in spec.name
 
 
@@ -519,7 +519,7 @@ def _blamed(result: ValidationResult) -> dict[str, Any]:
 def _followed(
     graph: Mapping[str, Any], run: set[str], apart: set[tuple[str | None, str | None]]
 ) -> dict[str, Any]:
-    """Return the nodes in ``run``, without the inputs in ``apart``."""
+    """Return copies of the nodes in ``run``, without the inputs in ``apart``."""
     made = {}
     for node_id in graph:
         if node_id in run:
@@ -530,7 +530,7 @@ def _followed(
 
 
 def _cut(graph: dict[str, Any], circle: list[str]) -> None:
-    """Remove the first link of a cycle from a graph."""
+    """Cut a cycle of a graph at its first link, by linking that input to a stand-in."""
     source, node_id = circle[0], circle[1]
     node = graph[node_id]
     inputs = {

@@ -1,4 +1,4 @@
-"""Choices of inputs as attributes, which complete in a notebook."""
+"""The choices of inputs as attributes, with completion in a notebook."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class UnknownName(WorkflowError, AttributeError):
 
 
 def unknown(what: str, name: str, names: Iterable[str]) -> UnknownName:
-    """Return the error for a name that is not among the choices."""
+    """Return the error for a name that is not among ``names``, with the nearest of them."""
     known = tuple(names)
     near = nearest(name, known)
     hint = f"nearest: {listing(near)}" if near else f"there are {listing(known) or 'none'}"
@@ -94,7 +94,7 @@ class Choices:
 
 
 def _name(text: str) -> str:
-    """Return an identifier for a text, or an empty text."""
+    """Make an identifier from a text; return ``""`` if that is impossible."""
     name = re.sub(r"[^A-Za-z0-9]+", "_", text[:_LONGEST]).strip("_")
     name = f"n{name}" if name[:1].isdigit() else name
     return name if is_identifier(name) else f"{name}_" if is_identifier(f"{name}_") else ""

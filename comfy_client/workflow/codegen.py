@@ -90,7 +90,7 @@ class _CodeWriter:
         return call(f"{name} = {head}" if name else head, arguments)
 
     def _inputs(self, inputs: Mapping[str, Any]) -> list[str]:
-        """Return inputs as keyword arguments, in order; other names go into a dict."""
+        """Return a node's inputs as keyword arguments, in order; put odd names into a dict."""
         if not RESERVED.isdisjoint(inputs):  # in a leading dict, which allows any name
             items = [f"{quoted(name)}: {self._value(one, 8)}" for name, one in inputs.items()]
             return ["{" + ", ".join(items) + "}"]
@@ -114,7 +114,7 @@ class _CodeWriter:
         return literal(value, column, 4)
 
     def _name(self, node_id: str) -> str:
-        """Return a variable name for a node, after its title or its class."""
+        """Choose an unused variable name for a node, made from its title or its class."""
         node = self._graph[node_id]
         meta = node.get("_meta")
         title = meta.get("title") if isinstance(meta, dict) else None
@@ -146,7 +146,7 @@ def _written_links(
 
 
 def _sources_first(graph: Mapping[str, Any]) -> list[str]:
-    """Return all ids, sources before their users; nodes of a cycle keep their order."""
+    """Return the ids of all nodes, each after its sources, except where the links form a cycle."""
     order: list[str] = []
     seen: set[str] = set()
     for first in graph:

@@ -18,7 +18,7 @@ class DefinitionSource(Protocol):
     def node_definitions(
         self, classes: Collection[str] | None = None, *, refresh: bool = False
     ) -> Mapping[str, Any]:
-        """Return definitions by class, without classes that the server lacks.
+        """Return the definitions by class, without classes that the server lacks.
 
         Args:
             classes: The classes that are needed; ``None``: all.
@@ -33,7 +33,7 @@ Definitions = Mapping[str, Any] | DefinitionSource
 def as_mapping(
     source: Definitions, classes: Collection[str] | None = None, *, refresh: bool = False
 ) -> Mapping[str, Any]:
-    """Return definitions by class as JSON objects, possibly more than were asked for.
+    """Return the definitions by class as JSON objects, possibly of more classes than were wanted.
 
     Args:
         source: A mapping, or an object that returns one.  Its values may also be

@@ -80,7 +80,7 @@ class Workflow(Nodes):
     if not TYPE_CHECKING:  # or any name would pass a type checker
 
         def __getattr__(self, name: str) -> Any:
-            """Raise AttributeError, which says how a node of that name is found."""
+            """Raise an AttributeError that says how to get a node of that name, if there is one."""
             if hasattr(type(self), name):  # a property raised it, and does so again
                 return object.__getattribute__(self, name)
             is_node = not name.startswith("_") and name in self
@@ -143,7 +143,7 @@ class Workflow(Nodes):
         Raises:
             FileNotFoundError: No such file.
             WorkflowError: Not JSON (with line and column), not a graph, a file without a
-                workflow, larger than 64 MiB, in UI format without ``definitions``, saved by an
+                workflow, larger than 64 MiB, in UI format without ``definitions``, saved by a
                 frontend that is too new, or damaged.
             ComfyError: The definitions, or the file at the URL, cannot be fetched: see
                 :meth:`ComfyApi.open_image`.
@@ -152,7 +152,7 @@ class Workflow(Nodes):
 
     @classmethod
     def example(cls) -> Workflow:
-        """Return a text-to-image workflow, the one of ``comfy-client demo``.
+        """Return a text-to-image workflow, the one that ``comfy-client demo`` runs.
 
         It runs on the embedded server as it is.  On another server, set a checkpoint first::
 
@@ -257,7 +257,7 @@ class Workflow(Nodes):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the empty latent in pixels, found and set as :attr:`positive`.
+        """The width and height of the empty latent in pixels, found and set as :attr:`positive`.
 
         A workflow that begins with a picture has none, nor has one whose size is computed.
         """
@@ -272,7 +272,7 @@ class Workflow(Nodes):
     def checkpoint(self) -> str:
         """The file of the model that the samplers use, found and set as :attr:`positive`.
 
-        It is a checkpoint, or a diffusion model alone; LoRAs and patches are passed by.
+        It is a checkpoint, or a diffusion model alone; LoRAs and patches are skipped.
         """
         return str(self._role("checkpoint"))
 
@@ -314,7 +314,7 @@ class Workflow(Nodes):
             A :class:`SettableInput` for each; ``print`` and notebooks show them as a table.
 
         Raises:
-            WorkflowError: ``definitions`` are none.
+            WorkflowError: ``definitions`` are not node definitions.
             ApiError: The server refused to give definitions; :class:`TransportError`: no answer.
         """
         from .settable import settable_inputs  # most programs do not need it
@@ -431,8 +431,8 @@ class Workflow(Nodes):
             The new node.
 
         Raises:
-            WorkflowError: No known loader, or several (``candidates`` are their ids); or nobody
-                takes a ``model`` from ``loader``.
+            WorkflowError: No known loader, or several (``candidates`` are their ids); or no
+                node takes a ``model`` from ``loader``.
         """
         from .loras import add_lora
 
@@ -505,7 +505,7 @@ class Workflow(Nodes):
                 ``partial_execution_targets``.  ``None``: all.
 
         Raises:
-            WorkflowError: ``definitions`` are none.
+            WorkflowError: ``definitions`` are not node definitions.
             ApiError: The server refused to give definitions; :class:`TransportError`: no answer.
         """
         from .check import check  # most programs do not need it
@@ -539,7 +539,7 @@ class Workflow(Nodes):
             not, since nothing is known of its folders.
 
         Raises:
-            WorkflowError: ``definitions`` are none.
+            WorkflowError: ``definitions`` are not node definitions.
             ApiError: The server refused to give definitions; :class:`TransportError`: no answer.
         """
         from .model_files import missing_models  # most programs do not need it
@@ -618,7 +618,7 @@ def _write(path: Path, content: bytes) -> Path:
 
 
 def as_workflow(source: Source, definitions: Definitions | None = None) -> Workflow:
-    """Return a :class:`Workflow`; its ``repr``, which tracebacks may show, has no values."""
+    """Convert a source to a :class:`Workflow`, whose ``repr`` in tracebacks shows no values."""
     if isinstance(source, Workflow):
         return source
     try:

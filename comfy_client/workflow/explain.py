@@ -110,7 +110,7 @@ def _by_node(graph: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[s
 
 
 def classes_with_unlisted_choices(body: object, graph: Mapping[str, Any]) -> list[str]:
-    """Return the classes of combos whose choices a refusal does not list in full."""
+    """Return the classes of nodes with a wrong choice, if a refusal does not list the choices."""
     found: dict[str, None] = {}
     for node_id, report in _mapping(_mapping(body).get("node_errors")).items():
         for fault in _faults(report):
@@ -176,12 +176,12 @@ class Known:
 
     @cached_property
     def circle(self) -> list[str]:
-        """A cycle of nodes; see :func:`circle_in`."""
+        """The ids of nodes in a cycle, as from :func:`circle_in`; empty without one."""
         return circle_in(self.graph)
 
     @cached_property
     def givers(self) -> dict[str, list[str]]:
-        """Descriptions of up to three outputs for each type."""
+        """For each type, descriptions of up to three outputs in the workflow that have it."""
         found: dict[str, list[str]] = {}
         for node_id in self.graph:
             outputs = _mapping(self.definitions.get(node_id)).get("output")
@@ -330,7 +330,7 @@ def no_class(graph: Mapping[str, Any], node_id: str) -> Problem:
 
 
 def cycle(graph: Mapping[str, Any], nodes: list[str]) -> Problem:
-    """Return the problem of a cycle, as :func:`circle_in` gives it."""
+    """Return the problem of a cycle, whose node ids are given as by :func:`circle_in`."""
     first, last = nodes[0], nodes[-2]
     names = [name for name, source, _ in links_of(graph, first) if source == last]
     text = _in_a_circle(graph, nodes)
@@ -377,7 +377,7 @@ class _Fault:
 
     @property
     def input(self) -> str | None:
-        """The name of the input that the server blames."""
+        """The name of the input that the server blames; None if it blames none."""
         name = self.info.get("input_name")
         return name if isinstance(name, str) and name else None
 
@@ -478,7 +478,7 @@ def _refused(fault: _Fault) -> _Said:
 
 
 def _files(fault: _Fault, value: object) -> _Said:
-    """Suggest the closest file names."""
+    """Return a hint with the names of files that resemble a value; empty if there is none."""
     if not fault.known.definitions or not isinstance(value, str):
         return {}
     choices = choices_of(fault.config)
@@ -547,7 +547,7 @@ def _choices(fault: _Fault) -> tuple[str, tuple[str, ...]]:
 
 
 def _where_it_is(fault: _Fault, file: str) -> str:
-    """Say from where a model's file comes, and in which folder the server looks for it."""
+    """Say where to get a model file, or in which folder it belongs; return ``""`` if unknown."""
     url, folder = source_of(fault.known.graph, fault.node_id, fault.input, file)
     if url:
         return f"; the workflow says: {url}" + (f", into models/{folder}" if folder else "")
@@ -557,7 +557,7 @@ def _where_it_is(fault: _Fault, file: str) -> str:
 def unselected(
     known: Known, graph: Mapping[str, Any], node_id: str, spec: InputSpec, *, fails: bool
 ) -> Problem:
-    """Return the problem of a dynamic combo whose value is none of its choices.
+    """Return the problem of a dynamic combo whose value is not one of its choices.
 
     Args:
         known: What is known of the workflow.
@@ -592,7 +592,7 @@ def unselected(
 
 
 def choices_of(config: object) -> list[Any] | None:
-    """Return the choices of an input, from a list in place of the type, or from ``options``.
+    """Return the choices of an input from its ``[type, options]``, or None if it has no choices.
 
     The choices of a dynamic combo are the keys of its options.
     """
@@ -660,7 +660,7 @@ def _exception(fault: _Fault) -> _Said:
 
 
 def _is_odd_link(value: object) -> bool:
-    """Return whether the server takes a value for a link and raises an exception on it."""
+    """Return whether the server treats a value as a link, but raises an exception on it."""
     if not isinstance(value, list) or len(value) != 2:
         return False
     return not (isinstance(value[0], str) and type(value[1]) is int)
@@ -709,7 +709,7 @@ _WORDS: Final[Mapping[str, Callable[[_Fault], _Said]]] = {
 
 
 def what_it_takes(config: object) -> str | None:
-    """Describe what an input takes; return None if that is unknown."""
+    """Describe the values that an input accepts; return None if they are unknown."""
     choices = choices_of(config)
     if choices:
         return f"the choices are: {listing(choices)}"

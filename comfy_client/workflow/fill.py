@@ -114,7 +114,7 @@ class _Filling:
             )
 
     def values(self) -> Iterator[tuple[str, Any]]:
-        """Yield the given values, then defaults for the rest."""
+        """Yield the given value or the default of each input, then the values of unknown inputs."""
         for name, spec in self._specs.items():
             if name in self._given:
                 yield name, self._value(spec, self._given[name])
@@ -204,7 +204,7 @@ class _Filling:
     def _hints(
         self, errors: list[dict[str, Any]], inputs: Mapping[str, Any]
     ) -> tuple[list[str], tuple[str, ...]]:
-        """Return suggestions for the first error, in words and as names."""
+        """Return suggestions for the errors of a node, in words and as candidate names."""
         hints: list[str] = []
         candidates: list[str] = []
         for error in errors:
@@ -260,14 +260,14 @@ _WRAP = 'a list that is not a link is given as {"__value__": ...}'
 
 
 def _sent(spec: InputSpec, value: Any) -> Any:
-    """Wrap a list in ``__value__``, or the server would take it for a link."""
+    """Wrap the value of a curve, and any list, which the server could mistake for a link."""
     if spec.kind == "CURVE":
         return {"__type__": "CURVE", "__value__": value}
     return {"__value__": value} if isinstance(value, list) else value
 
 
 def _is_drawn(name: str, value: object) -> bool:
-    """Return whether a value asks for a random seed on submission."""
+    """Return whether an input is a seed whose value is to be drawn at random on submission."""
     return name in SEEDS and is_wanted(value)
 
 
@@ -276,7 +276,7 @@ def _refusal(spec: InputSpec, value: object) -> str:
 
 
 def _wanted(spec: InputSpec) -> str:
-    """Describe what an input takes."""
+    """Describe what an input accepts."""
     if spec.choices is not None:
         return "the server has nothing to choose from" if not spec.choices else "one of the choices"
     kind = shorten(spec.kind, 60) if isinstance(spec.kind, str) else "COMBO"
@@ -284,7 +284,7 @@ def _wanted(spec: InputSpec) -> str:
 
 
 def _is_a(value: object, wanted: str) -> bool:
-    """Return whether a value has a type without the server's surprising conversions."""
+    """Return whether a value is of a type, rather than one that the server would convert to it."""
     match wanted:
         case "bool":
             return isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Functions on a graph, a dict of node id -> ``{"class_type", "inputs", "_meta"}``."""
+"""Functions on a graph: a dict from node ids to ``{"class_type", "inputs", "_meta"}``."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def sinks(graph: Mapping[str, Any]) -> frozenset[str]:
 
 
 def needed(graph: Mapping[str, Any], targets: Iterable[str], cached: Collection[str]) -> set[str]:
-    """Return these nodes and everything they depend on, stopping at cached nodes.
+    """Return the ids of these nodes and all nodes they depend on, stopping before cached nodes.
 
     The sources of a cached node do not run for it.
     """
@@ -74,7 +74,7 @@ def needed(graph: Mapping[str, Any], targets: Iterable[str], cached: Collection[
 
 
 def downstream(graph: Mapping[str, Any], node_ids: Iterable[str]) -> set[str]:
-    """Return these nodes and everything that depends on them."""
+    """Return the ids of these nodes and of all nodes that depend on them."""
     takers: dict[str, list[str]] = {}
     for node_id in graph:
         for _, source, _ in links_of(graph, node_id):
@@ -127,7 +127,7 @@ def as_link(value: object) -> tuple[str, int] | None:
 
 
 def origin(graph: Mapping[str, Any], node_id: object) -> str | None:
-    """Return the node of the graph that a composite id belongs to, or None."""
+    """Return the id of the graph's node that a composite id belongs to, or None."""
     key = str(node_id)
     if len(key) > MAX_ID_LENGTH and key not in graph:
         return None  # servers make no such long ids, and cutting one takes quadratic time
@@ -472,7 +472,7 @@ def json_link(graph: Mapping[str, Any], value: list[Any]) -> list[Any]:
 
 
 def link_fault(graph: Mapping[str, Any], node_id: str, value: list[Any]) -> str | None:
-    """Describe the fault of a link; None for good links and other values."""
+    """Describe what is wrong with a link; return None for a good link or any other list."""
     link = as_link(value)
     if not link:
         # A slot of 0.0 or true passes for a link, and makes the server's check fail.

@@ -22,7 +22,7 @@ _MOST_REQUIRED: Final = 1000
 
 @attrs.frozen
 class InputSpec:
-    """An input of a node class, which takes a value or a link.
+    """An input of a node class, which accepts a value or a link.
 
     Attributes:
         name: Its full name, such as ``seed`` or ``images.image0``.
@@ -70,7 +70,7 @@ class InputSpec:
 
     @property
     def takes_link_only(self) -> bool:
-        """Whether the type has no values, such as MODEL."""
+        """Whether the input accepts only links, since its type has no values, such as MODEL."""
         if not isinstance(self.kind, str) or self.is_widget or "default" in self.options:
             return False
         return "*" not in self.kind and not any(map(is_widget_type, types_of(self.kind)))
@@ -119,7 +119,7 @@ class Autogrow:
     least: int
 
     def part_name(self, index: int) -> str:
-        """Return the full name of a part."""
+        """Return the full name of the part at an index."""
         name = self.names[index] if self.names else f"{self.prefix}{index}"
         return f"{self.name}.{name}"
 
@@ -281,7 +281,7 @@ class OutputSpec:
 
 
 def outputs_of(definition: Mapping[str, Any]) -> list[OutputSpec]:
-    """Return the outputs of a class by slot."""
+    """Return the outputs of a class in the order of their slots."""
     names, templates = _list(definition.get("output_name")), definition.get("output_matchtypes")
     found = []
     for slot, given in enumerate(_list(definition.get("output"))):

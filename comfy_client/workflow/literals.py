@@ -26,7 +26,7 @@ def is_identifier(name: str) -> bool:
     """Return whether a name from outside can be used in code as an attribute or a keyword.
 
     Python normalizes some letters to others (``ﬁ`` to ``fi``), so only ASCII is allowed; a leading
-    underscore is reserved for us and for Python.
+    underscore is reserved for this library and for Python.
     """
     return (
         len(name) <= _LONGEST_NAME
@@ -124,7 +124,7 @@ def _text(text: str, column: int, indent: int) -> str:
 
 
 def packed(texts: Iterable[str], indent: int = 0) -> str:
-    """Return a list of short texts, several to a line."""
+    """Format a list of short texts as Python source, several to a line."""
     lines = [""]
     for text in map(quoted, texts):
         if lines[-1] and indent + 4 + len(lines[-1]) + len(text) > _WIDTH:
@@ -137,7 +137,7 @@ def packed(texts: Iterable[str], indent: int = 0) -> str:
 
 
 def call(head: str, arguments: list[str], indent: int = 0) -> str:
-    """Return a call on one line if it fits, else with one argument per line."""
+    """Format a call as Python source, on one line if it fits, else with one argument per line."""
     flat = f"{head}({', '.join(arguments)})"
     if "\n" not in flat and indent + len(flat) <= _WIDTH:
         return flat

@@ -47,11 +47,11 @@ class HasWorkflow(Protocol):
 
     @property
     def workflow(self) -> Mapping[str, Any] | None:
-        """The graph, alone or as ``prompt`` beside ``extra_data``; None if not known."""
+        """The graph, alone or under ``prompt`` together with ``extra_data``; None if not known."""
 
 
 class HasDict(Protocol):
-    """A workflow."""
+    """An object that returns a graph as a dict, such as a :class:`Workflow`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the graph."""
@@ -197,7 +197,7 @@ def _open_url(url: str, api: object) -> BinaryIO:
 
 
 def _content(file: BinaryIO, where: str) -> Any:
-    """Return the workflow in an open file, as JSON or as metadata of a media file."""
+    """Decode the workflow in an open file, which is JSON or a media file with metadata."""
     from .metadata.stream import Stream
 
     stream = Stream(file)
@@ -242,7 +242,7 @@ def _json(text: str | bytes, where: str) -> Any:
 
 
 def _unwrap(data: Any, where: str) -> Mapping[str, Any]:
-    """Return the graph inside a wrapper; of both formats, that in API format."""
+    """Return the graph inside a wrapper; if it holds both formats, return the one in API format."""
     if isinstance(data, (list, tuple)) and len(data) > 2 and isinstance(data[2], Mapping):
         # A record of queue or history: number, prompt_id, graph, ...
         return {key: _without_empty_title(node) for key, node in data[2].items()}

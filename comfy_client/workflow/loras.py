@@ -95,7 +95,7 @@ def add_lora(
 
 
 def _loader(graph: Mapping[str, Any], users: Users) -> str:
-    """Return the only node that loads a model for other nodes."""
+    """Find the only known loader whose model is used; raise WorkflowError for none or several."""
     found = [
         node_id
         for node_id in graph
@@ -118,14 +118,14 @@ def _loader(graph: Mapping[str, Any], users: Users) -> str:
 
 
 def _sources(graph: Mapping[str, Any]) -> dict[str, None]:
-    """Return nodes that give other nodes a model, but have no input ``model`` themselves."""
+    """Return the ids of nodes that give other nodes a model, but have no input ``model``."""
     linked = [as_link(inputs_of(graph, node_id).get("model")) for node_id in graph]
     sources = dict.fromkeys(link[0] for link in linked if link and link[0] in graph)
     return {key: None for key in sources if "model" not in inputs_of(graph, key)}
 
 
 def _outputs(graph: Mapping[str, Any], users: Users, loader: str) -> tuple[Output, Output | None]:
-    """Return a loader's model output and, if it is used, its CLIP output."""
+    """Return a loader's model output, and its CLIP output, or None if that is not used."""
     known = LOADERS.get(class_of(graph, loader) or "")
     if known:
         model, clip = known
@@ -141,7 +141,10 @@ def _outputs(graph: Mapping[str, Any], users: Users, loader: str) -> tuple[Outpu
 def _tips(
     graph: Mapping[str, Any], users: Users, model: Output, clip: Output | None
 ) -> tuple[Output, Output | None]:
-    """Return the outputs at the end of a chain of LoRAs, each the sole user of the one before."""
+    """Return the model and CLIP outputs at the end of a chain of LoRAs; None for an unused CLIP.
+
+    Each LoRA of the chain is the only user of the one before it.
+    """
     passed: set[str] = set()
     while True:
         places = users.get(model, [])

@@ -134,7 +134,7 @@ def models_in(declared: object) -> list[dict[str, str]]:
 
 
 def _is_safe_url(url: str) -> bool:
-    """Return whether a URL can be shown to people, to open or copy."""
+    """Return whether a URL is safe to show to people, who may open or copy it."""
     if len(url) > _LONGEST_URL:
         return False
     if not (url.isascii() and url.isprintable()) or re.search(r"[\s\"'<>`\\]", url):
@@ -169,7 +169,7 @@ def source_of(
 
 
 def missing_models(graph: Mapping[str, Any], problems: Iterable[Problem]) -> Iterator[MissingModel]:
-    """Yield the missing model files that problems are about, if their source is known."""
+    """Yield the missing model files that the problems name, if their URL or folder is known."""
     for problem in problems:
         node_id, name = problem.node_id, problem.input
         if problem.type != "value_not_in_list" or node_id is None or name is None:

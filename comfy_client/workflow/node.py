@@ -108,7 +108,7 @@ class Node:
         return as_text(self._alone, self._graph) if self._alone else repr(self)
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the node and its inputs."""
+        """Return the node with its inputs by MIME type, for display in a notebook."""
         from ..showing.cells import shown
         from .show import as_html  # for display only
 
@@ -119,7 +119,7 @@ class Node:
 
     @property
     def _alone(self) -> dict[str, Any]:
-        """The node by its id; empty if it was removed."""
+        """A graph of this node alone; empty if the node was removed."""
         return {self._id: self._graph[self._id]} if self._id in self._graph else {}
 
     @property
@@ -208,7 +208,7 @@ class Nodes:
         return as_text(self._graph)
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the workflow."""
+        """Return the workflow by MIME type, for display in a notebook."""
         from ..showing.cells import shown
         from .show import as_html  # for display only
 

@@ -88,7 +88,7 @@ def own_check(
 
 
 def file_input(definition: Mapping[str, Any], class_type: str, spec: InputSpec) -> FileInput | None:
-    """Return the kind of file that the server looks for in an input, or None."""
+    """Return the kind of file that an input must name, or None if the input names no file."""
     is_combo = isinstance(spec.kind, list) or spec.kind == "COMBO"
     whats = [what for option, what in _UPLOADS.items() if spec.options.get(option) and is_combo]
     whats += [_LOOKED_FOR[one] for one in [(class_type, spec.name)] if one in _LOOKED_FOR]
@@ -127,7 +127,7 @@ def has_hidden_choices(definition: Mapping[str, Any], class_type: str, spec: Inp
 
 
 def is_hidden_choice(value: object) -> bool:
-    """Return whether a value may be an unlisted choice, rather than a missing file."""
+    """Return whether a value may be an unlisted choice, rather than the name of a missing file."""
     return not (isinstance(value, str) and is_file_name(value))
 
 
@@ -163,7 +163,10 @@ def _leaves(name: str, folder: str) -> bool:
 
 
 def _check_of(*classes: str) -> Callable[[Check], Check]:
-    """Register a check for some classes; its parameters match those on the server."""
+    """Return a decorator that registers a function as the own check of some node classes.
+
+    The function has the parameters that the check has on the server.
+    """
 
     def register(check: Check) -> Check:
         check.__qualname__ = f"{classes[0]}.validate_inputs"  # appears in Python's messages

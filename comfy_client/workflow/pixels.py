@@ -67,7 +67,7 @@ def _add(graph: dict[str, Any], class_type: str, inputs: Mapping[str, Any]) -> s
 def _output(
     graph: Mapping[str, Any], node_id: str, slot: int | None, definitions: Definitions
 ) -> tuple[int, str]:
-    """Return the slot of an output, and its type if it has to be converted, else IMAGE."""
+    """Return the slot of the output to preview, and its type, or IMAGE if not to be converted."""
     class_type = class_of(graph, node_id) or ""
     definition = as_mapping(definitions, [class_type]).get(class_type)
     kinds = [one.kind for one in outputs_of(definition or {})]
@@ -92,7 +92,7 @@ def _output(
 
 
 def _vae(whole: Mapping[str, Any], graph: dict[str, Any], node_id: str) -> list[Any]:
-    """Return the link of the only VAE of a workflow, whose nodes are added to the graph."""
+    """Return a link to the only VAE of a workflow, and add the nodes that it needs to the graph."""
     found = {
         (source, slot)
         for key in whole

@@ -67,7 +67,7 @@ class Problem(AsDict):
 
 
 def node_of(problem: Problem) -> str:
-    """Return the node of a problem in words; empty if it is one of the whole workflow."""
+    """Return the node of a problem in words; empty if the problem is one of the whole workflow."""
     if problem.node_id is None:
         return ""
     return (
@@ -104,5 +104,5 @@ def problem_at(
 
 
 def shown(name: object, value: Any) -> Any:
-    """Return the value of an input for display; ``***`` for a secret, to judge by its name."""
+    """Return the value of an input for display, or ``***`` if its name suggests a secret."""
     return "***" if value is not None and is_secret_value(str(name), value) else value

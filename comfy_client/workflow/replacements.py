@@ -1,4 +1,4 @@
-"""Replacements of removed node classes by newer servers.
+"""The replacement of removed node classes, as newer servers do it.
 
 Servers since 0.14 apply ``GET /node_replacements`` to each prompt before they check it.
 """
@@ -22,7 +22,7 @@ class Replaced:
         graph: The graph; the nodes keep their ids.
         notes: A remark on each replaced node, by its id.
         classes: The classes that replaced others.
-        newer: The replacement of each class on newer servers, by the old class.
+        newer: By class that the server still has, the class that replaces it on newer servers.
         absent: By node id, a missing input without which the server cannot replace the node; it
             answers 500 to the whole prompt.
     """
@@ -89,7 +89,7 @@ def not_replaced(graph: Mapping[str, Any], replaced: Replaced) -> Iterator[Probl
 
 
 def _rule(listed: object) -> Mapping[str, Any] | None:
-    """Return the first replacement in a list, which is the one that the server applies."""
+    """Return the first replacement in a list, which the server applies, or None if malformed."""
     first = listed[0] if isinstance(listed, (list, tuple)) and listed else None
     rule = getattr(first, "raw", first)  # unwrap a NodeReplacement
     is_rule = isinstance(rule, Mapping) and isinstance(rule.get("new_node_id"), str)

@@ -66,7 +66,7 @@ _MOST_SHOWN: Final = 8
 
 
 class UnclearRole(WorkflowError, AttributeError):
-    """Error for a role that no input has, or several; an AttributeError, so ``hasattr`` works."""
+    """Error for a role with no input or several inputs; an AttributeError, so ``hasattr`` works."""
 
     def __init__(self, message: str, **more: Any) -> None:
         super().__init__(message, **more)
@@ -121,7 +121,7 @@ class _Search:
             ahead += step(*link)
 
     def links(self, node_id: str, *names: str) -> list[tuple[str, int]]:
-        """Return the links of a node whose input begins with one of these names."""
+        """Return the sources of a node's links whose input name begins with one of these names."""
         return [
             (source, slot)
             for name, source, slot in links_of(self.graph, node_id)
@@ -129,7 +129,7 @@ class _Search:
         ]
 
     def add(self, node_id: str, *names: str) -> None:
-        """Record, as one group, the inputs that hold the values of these inputs."""
+        """Record the inputs that hold the values of these inputs of a node, as one group."""
         places = [self._holder(node_id, name) for name in names]
         settled = [place for place in places if place is not None]
         if self.role != "size":  # an empty text beside another is not used
@@ -142,7 +142,7 @@ class _Search:
         return inputs_of(self.graph, place[0])[place[1]]
 
     def _holder(self, node_id: str, name: str) -> Place | None:
-        """Return the input that holds a value: this input, or one of a linked node."""
+        """Return the input that holds a value: this one, or one of a linked node; or else None."""
         for _ in range(_MOST_SHOWN * 4):
             inputs = inputs_of(self.graph, node_id)
             value = inputs.get(name)
@@ -188,7 +188,7 @@ class _Search:
         return self.role in ("positive", "negative", "checkpoint")
 
     def fits(self, value: object) -> bool:
-        """Return whether a value can be one of the role."""
+        """Return whether a value is of the right type for the role."""
         if self._is_text:
             return isinstance(value, str)
         if self.role == "seed" and is_wanted(value):
@@ -232,7 +232,7 @@ class _Search:
         return self._only_way(node_id)
 
     def _side(self, node_id: str, slot: int) -> str:
-        """For a node that takes both prompts, return which of them an output carries.
+        """Return which of a node's two prompts an output carries: ``"positive"`` or ``"negative"``.
 
         The names of the inputs linked to it decide, not the slot, as a model output may come first.
         """
@@ -275,7 +275,7 @@ class _Search:
         return links or self._only_way(node_id)
 
     def _only_way(self, node_id: str) -> list[tuple[str, int]]:
-        """Return the link of a node that passes something on, such as a reroute or a switch."""
+        """Return the link that a reroute or a switch passes on; end the search at other nodes."""
         chosen = _chosen(self.graph, node_id)
         links = [
             (source, slot)
@@ -305,14 +305,14 @@ def _chosen(graph: Mapping[str, Any], node_id: str) -> str | None:
 
 
 def is_sampler(graph: Mapping[str, Any], node_id: str) -> bool:
-    """Return whether a node samples: it takes a conditioning or a guider, and noise or a seed."""
+    """Return whether a node is a sampler, with a conditioning or a guider, and noise or a seed."""
     inputs = inputs_of(graph, node_id)
     takes = any(as_link(inputs.get(name)) for name in ("positive", "guider"))
     return takes and any(name in inputs for name in (*SEEDS, "noise"))
 
 
 def _samplers(graph: Mapping[str, Any]) -> list[str]:
-    """Return the samplers whose output is used."""
+    """Return the ids of the samplers whose output is used or, if none is, of all samplers."""
     unused = sinks(graph)
     found = [node_id for node_id in graph if is_sampler(graph, node_id)]
     return [node_id for node_id in found if node_id not in unused] or found
@@ -360,7 +360,7 @@ def _starts(search: _Search, sampler: str) -> Iterator[tuple[str, int]]:
 
 
 def _guider(graph: Mapping[str, Any], sampler: str) -> str:
-    """Return the node that takes the conditioning: the sampler, or its guider."""
+    """Return the id of the node that uses the conditioning: the sampler, or its guider."""
     node_id, seen = sampler, {sampler}
     while link := as_link(inputs_of(graph, node_id).get("guider")):
         if link[0] in seen or link[0] not in graph:
@@ -435,7 +435,7 @@ def _is_number(value: object) -> bool:
 
 
 def _check_drawn(graph: Mapping[str, Any], places: Iterable[Place]) -> None:
-    """Raise WorkflowError if one of these inputs is none for which a seed is drawn."""
+    """Raise WorkflowError unless seeds are drawn for all of these inputs."""
     for node_id, name in places:
         if name not in SEEDS:
             raise WorkflowError(

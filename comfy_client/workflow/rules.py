@@ -39,8 +39,8 @@ class Rules:
 
     Attributes:
         by_node: The definition of each node, by id; a node whose class is unknown has none.
-        classes: The name of that definition, by node id.
-        definitions: All of them by name.
+        classes: The name of each node's definition, by node id.
+        definitions: All definitions by name.
         checks: The nodes' own checks of files, by name.
         version: The server version that the definitions indicate.
         unchecked: Choices that this server does not check, by node id and input.
@@ -59,7 +59,7 @@ class Rules:
     open_nodes: set[str]
 
     def graph(self, graph: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a graph whose classes are names of definitions."""
+        """Return a copy of a graph in which each class is the name of the node's definition."""
         return {
             node_id: node
             if self.classes.get(node_id, class_of(graph, node_id)) == class_of(graph, node_id)
@@ -159,7 +159,7 @@ def _version(found: Mapping[str, Any]) -> Version:
 
 
 def replaces_classes(found: Mapping[str, Any]) -> bool:
-    """Return whether the server of these definitions replaces removed classes."""
+    """Return whether a server with these definitions replaces removed classes."""
     return _version(found) == "new"
 
 
@@ -179,7 +179,7 @@ def _declared(definition: Definition) -> list[str]:
 
 
 def _is_dynamic(definition: Mapping[str, Any], class_type: str) -> bool:
-    """Return whether the rules for a node depend on its values."""
+    """Return whether the rules for a node of this class depend on the node's values."""
     groups = definition.get("input")
     for group in groups.values() if isinstance(groups, Mapping) else ():
         for config in group.values() if isinstance(group, Mapping) else ():
@@ -258,7 +258,7 @@ def _definition(
 
 
 def _is_unchecked(spec: InputSpec, version: Version) -> bool:
-    """Return whether this server version does not check choices of this form."""
+    """Return whether a server of this version leaves the choices of an input unchecked."""
     options = spec.options
     is_list = isinstance(spec.kind, list) or any(name.startswith("remote") for name in options)
     return version == "0.3.75" and not is_list and not options.get("multiselect")

@@ -29,7 +29,7 @@ def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
 
 
 def seed_before(graph: Mapping[str, Any], node_id: str) -> int | None:
-    """Return the seed nearest to a node, going back along the links from it.
+    """Return the seed nearest to a node, going back along the links from it, or None if unclear.
 
     Returns None if there is none, several are equally near, or it is yet to be drawn.  A linked
     seed is found in the node that holds its value.
@@ -63,17 +63,17 @@ def _seeds_at(graph: Mapping[str, Any], node_id: str) -> Iterator[Any]:
 
 
 def randomize(graph: Mapping[str, Any], rng: random.Random | None = None) -> dict[str, int]:
-    """Replace each seed that is a number or yet to be drawn; return the new ones by node id."""
+    """Replace each seed that is a number or ``"random"`` with a new one; return them by node id."""
     return _draw(graph, lambda value: _is_number(value) or is_wanted(value), rng)
 
 
 def draw_wanted(graph: Mapping[str, Any]) -> None:
-    """Replace each seed that is ``"random"`` or -1 by a new one."""
+    """Replace each seed that is ``"random"`` or -1 with a new one."""
     _draw(graph, is_wanted, None)
 
 
 def put_drawn(graph: Mapping[str, Any], drawn: Mapping[str, int]) -> None:
-    """Replace each seed that is ``"random"`` or -1 by the one drawn for its node."""
+    """Replace each seed that is ``"random"`` or -1 with the one drawn for its node."""
     for node_id, name, _ in _seeds(graph, is_wanted):
         if node_id in drawn:
             graph[node_id]["inputs"][name] = drawn[node_id]
@@ -107,7 +107,7 @@ def _is_number(value: object) -> bool:
 def _seeds(
     graph: Mapping[str, Any], counts: Callable[[object], bool]
 ) -> list[tuple[str, str, Any]]:
-    """Return the seeds that count, as node id, name of the input and value."""
+    """Return the seeds whose value passes ``counts``, as node id, input name and value."""
     return [seed for seed in inputs_named(graph, NAMES) if counts(seed[2])]
 
 

@@ -23,7 +23,7 @@ class Sendable:
     Attributes:
         graph: The graph, as an independent copy.
         problems: Values that cannot be sent, and nodes that no server accepts as such.
-        left_out: (node id, name) of inputs that were replaced by ``None``.
+        left_out: The inputs, as (node id, name), whose value was replaced with ``None``.
     """
 
     graph: dict[str, Any]
@@ -32,7 +32,7 @@ class Sendable:
 
 
 def sendable(graph: Mapping[Any, Any]) -> Sendable:
-    """Return a copy of a graph as plain JSON; NaN and Infinity are listed, but kept."""
+    """Copy a graph as plain JSON, and list what cannot be sent; the copy keeps NaN and Infinity."""
     made = Sendable({}, [], set())
     for node_id, node in graph.items():
         if not isinstance(node_id, str):
@@ -93,7 +93,7 @@ def _inputs(
 
 
 def _plain(value: Any) -> tuple[Any, str | None]:
-    """Return a value as plain JSON, and the reason why it cannot be sent or None."""
+    """Return a value as plain JSON, and why it cannot be sent, or None if it can."""
     if value is None or type(value) in (str, bool):
         return value, None
     if type(value) is float:

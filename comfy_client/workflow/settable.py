@@ -34,8 +34,8 @@ class SettableInput(AsDict):
         type: ``INT``, ``FLOAT``, ``STRING``, ``BOOLEAN``, ``COMBO`` or a type of a node pack;
             ``None``: unknown.
         choices: The choices; ``None``: it has none, or they are not known.
-        min: The least number; ``None``: no limit, or not known.
-        max: The greatest number; ``None``: no limit, or not known.
+        min: The lowest number allowed; ``None``: no limit, or not known.
+        max: The highest number allowed; ``None``: no limit, or not known.
         node_id: The id of the node.
         title: The title of the node; ``None``: it has none.
         class_type: The class of the node; ``None``: it has none.
@@ -69,7 +69,7 @@ class SettableInputs(tuple[SettableInput, ...]):
         return self._table.text()
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the inputs."""
+        """Return the inputs by MIME type, for display in a notebook."""
         from ..showing.cells import shown
 
         return shown(self, self._table.html)
@@ -139,7 +139,7 @@ def _specs(definition: object, given: Mapping[str, Any]) -> dict[str, InputSpec]
 
 
 def _meanings(graph: Mapping[str, Any]) -> Counter[tuple[str, str]]:
-    """Return how many inputs each pair of a node's name and an input's name means."""
+    """Count the inputs that each pair of a node's name and an input's name can mean."""
     titles = {title_of(graph, node_id) for node_id in graph}
     meanings: Counter[tuple[str, str]] = Counter()
     for node_id in graph:
@@ -156,7 +156,7 @@ def _meanings(graph: Mapping[str, Any]) -> Counter[tuple[str, str]]:
 def _address(
     meanings: Mapping[tuple[str, str], int], node_id: str, named: str | None, name: str
 ) -> str:
-    """Return an address that identifies only this input, if there is one."""
+    """Return an address that identifies only this input, or else ``id.name``."""
     for address in (f"{named or node_id}.{name}", f"{node_id}.{name}"):
         dots = [at for at, char in enumerate(address) if char == "."]
         splits = ((address[:at], address[at + 1 :]) for at in dots)

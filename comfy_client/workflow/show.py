@@ -54,7 +54,7 @@ def as_text(shown: Mapping[str, Any], graph: Mapping[str, Any] | None = None) ->
 
 
 def as_html(shown: Mapping[str, Any], graph: Mapping[str, Any] | None = None) -> str:
-    """Return an HTML table with a row for each input; the arguments are those of `as_text`."""
+    """Return an HTML table with a row for each input, for arguments as in :func:`as_text`."""
     from ..showing.tables import Table  # for display only
 
     names = _names(shown if graph is None else graph)

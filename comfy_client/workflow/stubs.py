@@ -74,7 +74,7 @@ else:
 
 
 def stubs(definitions: Mapping[str, Any], module: str = "comfy_nodes") -> str:
-    """Return the module for these definitions, as ``GET /object_info`` gives them.
+    """Return the source of a module with typed node classes for these definitions.
 
     Args:
         definitions: The definitions by class.
@@ -255,7 +255,7 @@ def _result(outputs: list[OutputSpec], results: dict[str, str]) -> str:
 
 
 def _output_type(output: OutputSpec) -> str:
-    """Return a type for an output; one kind of a union suffices, as on the server."""
+    """Return the type of an output; Any for a union, one of whose types suffices on the server."""
     kinds = types_of(output.kind)
     if len(kinds) > 1 or "*" in kinds or not _is_plain(output.kind):
         return "Any"

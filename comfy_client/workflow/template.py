@@ -93,7 +93,10 @@ class Template:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The values for names that are not given; each is from the first input of that name."""
+        """The values that inputs have if a call leaves them out, by the names in the template.
+
+        A name for several inputs has the value of the first.
+        """
         return {
             name: self._workflow.nodes[places[0][0]][places[0][1]]
             for name, places in self._inputs.items()
@@ -148,7 +151,7 @@ def _named(given: object, what: str) -> Mapping[str, Any]:
 def _places(
     graph: Mapping[str, Any], name: str, given: Any, others: Mapping[str, tuple[_Place, ...]]
 ) -> tuple[_Place, ...]:
-    """Return the inputs of a graph that a name stands for."""
+    """Check the inputs of a graph that a name of the template refers to, and return them."""
     addresses = given if isinstance(given, list) else [given]
     if not addresses:
         raise WorkflowError(f"the input {brief(name)} of the template stands for no input")

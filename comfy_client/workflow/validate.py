@@ -72,7 +72,7 @@ def validate(
     version: Version = "0.3.75",
     dependents: bool = True,
 ) -> ValidationResult:
-    """Validate a graph as the server would; neither argument is changed.
+    """Validate a graph as the server would; the arguments are not changed.
 
     Real servers go through the inputs of a node and through the outputs of a graph in
     random order, and their answer can depend on it.  Here the order is that of the
@@ -123,7 +123,7 @@ def no_prompt(version: Version = "0.3.75") -> ValidationResult:
 
 @attrs.frozen
 class _Rules:
-    """Differences between server versions."""
+    """The differences between server versions, as flags."""
 
     old: bool  # 2024-03: checks required inputs only, and fails on an unknown class
     combo: bool  # the options of ("COMBO", {"options": [...]}) are checked, too
@@ -158,7 +158,7 @@ class _Input:
 
 @attrs.frozen
 class _OwnCheck:
-    """A node's own check, and the inputs that it covers in place of the general one."""
+    """A node's own check, and the inputs that it checks in place of the general check."""
 
     call: Check
     names: frozenset[str] = frozenset()
@@ -173,7 +173,7 @@ _NO_CHECK = _OwnCheck(lambda: True)
 
 @attrs.frozen
 class _Finding:
-    """The errors of a node.  Without errors it may still be invalid because of a source."""
+    """The errors of a node, and whether it is valid, which also depends on its sources."""
 
     valid: bool
     errors: list[dict[str, Any]]
@@ -272,13 +272,13 @@ class _Validator:
         return ValidationResult(False, error, blamed, [], self.graph)
 
     def note(self, node_id: str, finding: _Finding) -> None:
-        """Record the errors of a node."""
+        """Record the finding on a node."""
         self.found[node_id] = finding
         if finding.errors:
             self.wrong.append(node_id)
 
     def _look_at(self, output: str) -> _Finding:
-        """Visit a node and its sources, with an explicit stack, so that depth has no limit."""
+        """Validate an output node and its sources, without recursion, so that any depth works."""
         if output in self.found:
             return self.found[output]
         visits = [self._visit(output)]
@@ -312,7 +312,7 @@ class _Validator:
         return self.found[output]
 
     def _circle(self, node_id: str) -> bool:
-        """Return the result for a node that depends on one which is being visited."""
+        """Return False for a node in a cycle; on servers that report cycles, record the errors."""
         # Older servers recurse until Python's stack overflows, and overwrite inner findings on
         # the way back, so all nodes of the cycle are invalid, without errors.  Here one round is
         # enough; a value that was unwrapped inside appears as a list outside.
@@ -371,7 +371,7 @@ class _Validator:
     def _link(
         self, spec: _Input, link: list[Any], types: dict[str, Any], *, any_type: bool
     ) -> dict[str, Any] | None:
-        """Check a link, note the type it brings in ``types``, and return an error or None."""
+        """Check a link, record the type of its source in ``types``, and return an error or None."""
         if len(link) != 2:
             text = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
             info = spec.info(received_value=link)
@@ -499,7 +499,7 @@ def _arguments(
 
 
 def is_link(value: Any) -> bool:
-    """Return whether the server takes a value for a link ``[node_id, slot]``."""
+    """Return whether the server treats a value as a link ``[node_id, slot]``."""
     return (
         isinstance(value, list)
         and len(value) == 2
@@ -519,7 +519,7 @@ def _is_link(value: Any, old: bool) -> bool:
 
 
 def _inputs(definition: Mapping[str, Any], old: bool) -> list[_Input]:
-    """Return the inputs that the server checks."""
+    """Return the inputs of a definition that the server checks."""
     given = definition["input"]
     required = given["required"] if old else given.get("required", {})
     optional = {} if old else given.get("optional", {})
@@ -551,7 +551,7 @@ def is_v3(definition: Mapping[str, Any]) -> bool:
 
 
 def _fits(received: Any, wanted: Any) -> bool:
-    """Return whether a link may bring this type; unions such as ``"INT,FLOAT"`` must overlap."""
+    """Return whether a received type fits an input; unions such as ``"INT,FLOAT"`` must overlap."""
     # A few classes have a "*" that only matches itself, which definitions do not show.
     if received == wanted or "*" in (received, wanted):
         return True
@@ -595,7 +595,7 @@ def _exception(
 
 
 def _copy(graph: Any) -> Any:
-    """Return a copy of the graph, as deep as values are converted."""
+    """Copy a graph and the inputs of its nodes, whose values are converted in place."""
     if not isinstance(graph, dict):
         return graph
     copied = dict(graph)

@@ -35,7 +35,7 @@ def remove(graph: dict[str, Any], node_id: str, *, force: bool = False) -> None:
     """Remove a node; with ``force`` also the inputs that are linked to it.
 
     Raises:
-        WorkflowError: Without ``force``, others are linked to it.
+        WorkflowError: Without ``force``, other nodes are linked to it.
     """
     linked = {place: slot for place, slot in takers(graph, node_id).items() if place[0] != node_id}
     if linked and not force:

@@ -2,7 +2,7 @@
 
 The frontend does the same in the browser whenever it queues a workflow.
 
-The list is in the order of a conversion.
+The modules are listed in the order of a conversion.
 
 Modules:
     converting: :func:`convert` and its steps.

@@ -45,8 +45,8 @@ class Conversion:
     Attributes:
         graph: The graph in API format.
         warnings: Work that only the frontend can do, and values that do not fit, node by node.
-        prompts: The inputs, by id of the node and name, whose choices and comments the frontend
-            resolves.  A text here is one that it sends as it is, since it is promoted.
+        prompts: The inputs whose choices and comments the frontend resolves, by node id and input
+            name.  A text here is a promoted one, which the frontend sends as it is.
     """
 
     graph: dict[str, Any]
@@ -63,7 +63,7 @@ def convert(
     packs: Mapping[str, str] | None = None,
     now: datetime | None = None,
 ) -> Conversion:
-    """Convert a workflow in UI format; the given object is not changed.
+    """Convert a workflow from UI format to API format; ``ui`` is not changed.
 
     Args:
         ui: The file, decoded.
@@ -72,11 +72,11 @@ def convert(
         dynamic_prompts: The seed, or the generator, to choose with from ``{a|b}``; ``None``:
             prompts stay as they are.
         packs: The node pack by class, as a manager knows it; ``None``: what the file says.
-        now: The time for ``%date:...%`` in file names; ``None``: the present.
+        now: The time for ``%date:...%`` in file names; ``None``: the current time.
 
     Raises:
-        WorkflowError: It is damaged, of a newer frontend, or too large; with ``strict``, also for
-            anything that would cause a warning.
+        WorkflowError: The file is damaged, from a newer frontend, or too large; with ``strict``,
+            also for anything that would cause a warning.
     """
     saved_file = read_file(ui)
     era = era_of(definitions)
@@ -115,7 +115,7 @@ def classes_in(ui: Mapping[str, Any]) -> set[str]:
 
 
 def _send_primitives(file: OpenFile, names: Placeholders) -> None:
-    """Copy the value of each PrimitiveNode into the widgets linked to it."""
+    """Copy the value of each PrimitiveNode into the widgets that it feeds."""
     for graph in (file.root, *file.subgraphs.values()):
         primitives = {
             node.id: node.saved.values[0]
@@ -258,7 +258,7 @@ class _Work:
         return options.index(chosen) if chosen in options else -1
 
     def _wrapped(self, widget: Widget | None, value: Any) -> Any:
-        """Wrap a list in ``__value__``, or the server would take it for a link."""
+        """Copy a value for the prompt; wrap a curve, or a list, which would pass for a link."""
         if isinstance(value, (list, Mapping)):
             self.budget.spend(count(value))
             value = copied(value)

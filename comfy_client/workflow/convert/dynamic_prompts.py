@@ -30,14 +30,14 @@ class Chooser(Protocol):
 
 
 def chooser(seed: int | Chooser | None) -> Chooser:
-    """Return a source of choices, reproducible for a seed."""
+    """Return a source of random choices: the given one, or a new one from a seed or None."""
     if seed is None or isinstance(seed, int):
         return random.Random(seed)  # noqa: S311  # no secret depends on it
     return seed
 
 
 def is_dynamic(text: str) -> bool:
-    """Return whether the frontend would change a text."""
+    """Return whether a text has choices, comments or escapes, which the frontend would resolve."""
     return "{" in text or _without_comments(text) != text or bool(_ESCAPED.search(text))
 
 
@@ -131,7 +131,7 @@ def resolve_prompts(
     known: Mapping[tuple[str, str], str | None] | None,
     definitions: Definitions | None,
 ) -> None:
-    """Implement :meth:`Workflow.resolve_prompts`; a conversion found the ``known`` prompts."""
+    """Implement :meth:`Workflow.resolve_prompts`; ``known`` are the prompts a conversion found."""
     found: list[tuple[str, str, str | None]]
     if definitions is not None:
         found = [*_defined(graph, definitions)]

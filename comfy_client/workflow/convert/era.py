@@ -74,8 +74,8 @@ class Era:
     """The kind of frontend: from 2025, or newer.
 
     Attributes:
-        is_old: Before ComfyUI 0.12.  That frontend does not renumber nodes whose ids collide, and
-            sends the contents of bypassed instances of subgraphs.
+        is_old: Whether it is from before ComfyUI 0.12.  Such a frontend does not renumber nodes
+            whose ids collide, and sends the contents of bypassed instances of subgraphs.
     """
 
     is_old: bool

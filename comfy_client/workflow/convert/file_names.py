@@ -44,7 +44,7 @@ _DATE: Final = re.compile(r"dd?|MM?|hh?|mm?|ss?|yyy?y?")
 
 
 class Placeholders:
-    """Lookup of placeholders: the nodes they can name, and the time."""
+    """The values for placeholders in file names: the nodes that they can name, and the time."""
 
     def __init__(self, nodes: Iterable[OpenNode], now: datetime) -> None:
         self._aliases: dict[object, OpenNode] = {}
@@ -59,10 +59,10 @@ class Placeholders:
                 self._aliases.setdefault(alias, node)
 
     def fill_in(self, text: str) -> str:
-        """Replace placeholders with values of widgets and with the date; keep unknown ones.
+        """Replace the placeholders in a text with values of widgets or the date; keep unknown ones.
 
         Raises:
-            WorkflowError: It gets too long.
+            WorkflowError: All replacements together are too long.
         """
         return _PATTERN.sub(self._replace, text)
 
@@ -93,7 +93,7 @@ class Placeholders:
 
 
 def _alias(node: OpenNode) -> object:
-    """Return the name by which placeholders find a node.
+    """Return the name by which placeholders find a node, or None if only its title can be used.
 
     A node without a name of its own has the name of its class, unless it saves files.
     """

@@ -1,4 +1,4 @@
-"""Links followed to the source of a value, through borders of subgraphs and bypassed nodes."""
+"""How links are followed to the source of a value: through subgraphs and bypassed nodes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _ANYTHING: Final = frozenset(("", "*", "0"))
 
 @define(eq=False)
 class Place:
-    """A node in the prompt; a node of a subgraph has a place in each instance.
+    """A node at one place in the workflow; a node of a subgraph has a place in each instance.
 
     Attributes:
-        id: The ids of the instances around it and its own, with colons between.
-        around: The place of the instance that it stands in; ``None``: none.
+        id: The ids of the instances that contain the node, and its own id, joined by colons.
+        around: The place of the instance that contains the node; ``None``: the main graph does.
     """
 
     id: str
@@ -58,8 +58,8 @@ class DeadLink:
     """The result of following a link that leads nowhere.
 
     Attributes:
-        reason: Why.
-        is_wrong: Whether that matters even if a widget has a value for the input.
+        reason: Why the link leads nowhere.
+        is_wrong: Whether to warn even if a widget has a value for the input.
     """
 
     reason: str
@@ -94,7 +94,7 @@ class Links:
         """Collect the places of all nodes.
 
         Raises:
-            WorkflowError: There are too many.
+            WorkflowError: There are too many nodes, or their ids are too long.
         """
         for place in self._inside(self.file.root, None):
             self._add(place)
@@ -132,7 +132,7 @@ class Links:
             yield Place(f"{before}{node.id}", node, graph, around)
 
     def resolve(self, place: Place, slot: Slot) -> Found:
-        """Find the source of an input.
+        """Follow the link of an input to its source; return None if there is no source.
 
         Raises:
             WorkflowError: The links go round in a circle.
@@ -169,7 +169,7 @@ class Links:
         return self._output(place, link.source, link.slot, kind, seen)
 
     def _outside(self, instance: Place, slot: int) -> Slot | PromotedValue | None:
-        """Return the input of an instance for an inner link, or its own value if it is unlinked."""
+        """Return the instance's input that feeds a link inside, its promoted value, or None."""
         inputs = instance.node.inputs
         outer = inputs[slot] if 0 <= slot < len(inputs) else None
         if outer is None:
@@ -181,7 +181,7 @@ class Links:
     def _output(
         self, place: Place, source: str, slot: int, kind: str, seen: set[tuple[str, int]]
     ) -> Found | _Next:
-        """Follow an output; return the output that is sent, None, or the input to follow next."""
+        """Return what an output leads to: a sent output, the next input, a dead link, or None."""
         around = place.around
         while True:
             found = self._place(around, source)
@@ -228,7 +228,7 @@ class Links:
             raise WorkflowError("the links of the workflow are too long to follow")
 
     def _bypass(self, node: OpenNode, slot: int, kind: str) -> int | None:
-        """Return the input that a bypassed node passes on for this type, or None."""
+        """Return the index of the input that a bypassed node passes to an output, or None."""
         key = node, slot, kind
         if key not in self._bypasses:
             self._spend(len(node.inputs))
@@ -254,7 +254,7 @@ class Links:
         return next((at for at, each in enumerate(types) if fits(each)), None)
 
     def _fits(self, one: str, other: str) -> bool:
-        """Return whether the frontend allows a link between two types; unions must overlap."""
+        """Return whether the frontend can link two types; unions of types must share one."""
         if one == other or one in _ANYTHING or other in _ANYTHING:
             return True
         first, second = self._names(one), self._names(other)
@@ -265,7 +265,7 @@ class Links:
         )
 
     def _names(self, kind: str) -> frozenset[str]:
-        """Return the names in a union of types; a file may have thousands."""
+        """Return the types of a union such as ``INT,FLOAT``, which may be very long in a file."""
         if kind not in self._types:
             self._types[kind] = frozenset(kind.lower().split(","))
         self._spend(len(self._types[kind]) // 16)
@@ -273,7 +273,7 @@ class Links:
 
 
 def _output_link(inner: OpenGraph, slot: int) -> tuple[str, int] | None:
-    """Return the inner source of a subgraph's output."""
+    """Return the inner node and slot that feed a subgraph's output, or None if nothing does."""
     ports = inner.saved.outputs
     links = ports[slot].links if 0 <= slot < len(ports) else ()
     link = inner.saved.links[links[0]] if links else None

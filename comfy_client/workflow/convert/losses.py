@@ -17,11 +17,11 @@ from .saved_file import SavedInput
 
 @define(eq=False)
 class Layout:
-    """The order in which a node's inputs are made: first all of them, then groups.
+    """The order in which the frontend makes a node's inputs: first all, then some groups anew.
 
     Attributes:
         first: The names of all inputs, in order, before the file is read.
-        groups: The beginning of their names, and the names, of each group laid out after that.
+        groups: For each group that is made anew, the prefix of its names, and the names.
     """
 
     first: list[str] = field(factory=list)
@@ -71,7 +71,7 @@ def _settle(
     names: set[str],
     grown: Mapping[str, str | None],
 ) -> set[int]:
-    """Move each link to its own input, pass by pass, while groups grow; return lost links."""
+    """Move each link to its own input, pass by pass, while groups grow; return the links lost."""
     lost: set[int] = set()
     for _ in wanted:
         moved = {

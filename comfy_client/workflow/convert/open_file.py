@@ -42,7 +42,7 @@ class OpenGraph:
         return None if slot.link is None else self.saved.links.get(slot.link)
 
     def targets(self, port: Port) -> Iterator[tuple[OpenNode, Slot]]:
-        """Yield the inner inputs with a widget that a port is linked to.
+        """Yield the inputs with a widget that a port feeds inside the subgraph, each with its node.
 
         Raises:
             TooMuch: There are too many in all.
@@ -56,7 +56,7 @@ class OpenGraph:
                 yield node, slot
 
     def fed_by(self, source: str) -> list[tuple[OpenNode, Slot]]:
-        """Return the inputs that are linked to a node."""
+        """Return the inputs that are linked to a node, each with the node that has it."""
         if self._fed is None:
             self._fed = {}
             for node in self.nodes.values():
@@ -173,7 +173,7 @@ def make_instance(inner: OpenGraph, saved: SavedNode, budget: InputBudget) -> Op
 
 
 def promote(inner: OpenGraph, port: Port, slot: Slot) -> None:
-    """Let an input of an instance show the first widget that it is linked to inside."""
+    """Make an input of an instance show the first widget that it feeds inside the subgraph."""
     for target, at in inner.targets(port):
         widget = target.widget(at.widget)
         if at.promoted or widget is not None:
@@ -183,7 +183,7 @@ def promote(inner: OpenGraph, port: Port, slot: Slot) -> None:
 
 
 def _take_values(inner: OpenGraph, node: OpenNode) -> None:
-    """Set saved values in the order of promoted inputs; the rest keep their inner values."""
+    """Set the saved values of an instance's promoted inputs, in order; others keep inner values."""
     values = node.saved.values
     kept_back = quarantined(node.saved.properties)
     place = 0
@@ -212,7 +212,7 @@ def _at(values: Sequence[Any], place: int) -> Any:
 
 
 def quarantined(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values by input name that a frontend could not place and kept aside."""
+    """Return the values, by input name, that a frontend could not place and set aside in a file."""
     entries = properties.get("proxyWidgetErrorQuarantine")
     found: dict[str, Any] = {}
     for each in reversed(entries) if isinstance(entries, list) else ():

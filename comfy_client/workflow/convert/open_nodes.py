@@ -52,9 +52,10 @@ class Slot:
     """An input of a node.
 
     Attributes:
-        widget: The name of the widget that it belongs to; ``None``: none.
-        promoted: Whether it shows a widget inside of the subgraph, with a value of its own.
-        value: That value.
+        widget: The name of the input's widget; ``None``: it has none.
+        promoted: Whether this input of an instance shows a widget inside the subgraph, with a
+            value of its own.
+        value: The value of a promoted input.
     """
 
     name: str
@@ -110,9 +111,9 @@ class OpenNode:
     """A node as the frontend holds it.
 
     Attributes:
-        lost: The inputs whose links the frontend loses, too.
-        by_name: The widgets that have got their value by name, since the one in their position
-            cannot be meant.
+        lost: The names of inputs whose links the frontend loses when it opens the file.
+        by_name: The names of widgets whose value was found by name, since the one at their
+            position cannot be right.
     """
 
     saved: SavedNode
@@ -139,7 +140,7 @@ class OpenNode:
         return self.saved.type
 
     def widget(self, name: str | None) -> Widget | None:
-        """Return the first widget of this name; None before :meth:`index_widgets`."""
+        """Return the first widget of this name, or None; call :meth:`index_widgets` before."""
         return None if name is None else self._widgets.get(name)
 
     def index_widgets(self) -> None:
@@ -183,7 +184,7 @@ def make_known_node(saved: SavedNode, catalog: Catalog, budget: InputBudget) -> 
 
 
 def _add_socket(node: OpenNode, one: Spec, depth: int = 0) -> None:
-    """Add the inputs without widgets; the frontend makes them before all widgets."""
+    """Add the inputs of a spec without a widget; the frontend makes these before all widgets."""
     if has_widget(one):
         return
     _spend(node, len(node.inputs), depth)
@@ -247,7 +248,7 @@ def _autogrow(one: Spec) -> GrowingGroup:
 
 
 def _choose(node: OpenNode, chooser: Widget, depth: int = 0) -> None:
-    """Replace the inputs of a chooser by those of the chosen option, behind the chooser."""
+    """Replace the inputs that a chooser has added with those of its chosen option."""
     prefix = f"{chooser.name}."
     node.budget.spend(1 + len(node.widgets) // 10)
     gone = [each for each in node.inputs if each.name.startswith(prefix)]
@@ -303,7 +304,7 @@ def _set_rows(node: OpenNode, rows: Widget, count: Any, depth: int = 0) -> None:
 
 
 def _add_options(node: OpenNode) -> None:
-    """Add the widgets of a CustomCombo: the index of the choice, and a field for each option."""
+    """Add the first widgets of a CustomCombo: the index of the choice, and the first option."""
     field_ = Spec("option1", "STRING", {})
     node.widgets.append(Widget("index", "INDEX", MISSING, field_))
     node.widgets.append(Widget(field_.name, "OPTION", "", field_))
@@ -416,7 +417,7 @@ def set_value(node: OpenNode, widget: Widget, value: Any) -> None:
 
 
 def _aligned(node: OpenNode, specs: list[Spec]) -> list[Any] | Mapping[str, Any]:
-    """Return the saved values without those of former widgets that are plain inputs today."""
+    """Return the saved values without those of former widgets that are now plain inputs."""
     values = node.saved.values
     if isinstance(values, Mapping) or any(each.type == ROWS for each in specs):
         return values

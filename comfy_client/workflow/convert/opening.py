@@ -79,7 +79,7 @@ def _open_node(file: OpenFile, saved: SavedNode, catalog: Catalog, budget: Input
 
 
 def _repair_links(graph: OpenGraph) -> None:
-    """Complete links that only the list of links, or only their input, mentions."""
+    """Make inputs agree with the list of links: drop links not in it, restore those only in it."""
     for node in graph.nodes.values():
         for slot in node.inputs:
             link = graph.link_of(slot)

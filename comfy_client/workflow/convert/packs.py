@@ -19,7 +19,7 @@ _FORMS: Final = {
 
 
 def pack_of(properties: Mapping[str, Any]) -> dict[str, str]:
-    """Return ``cnr_id`` of the registry, ``aux_id`` of GitHub, and ``ver``, if valid."""
+    """Return ``cnr_id`` (registry), ``aux_id`` (GitHub) and ``ver`` of a node, as far as valid."""
     found = {}
     for key, form in _FORMS.items():
         text = properties.get(key)

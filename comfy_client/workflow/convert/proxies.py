@@ -96,7 +96,7 @@ def _entries(file: OpenFile, inner: OpenGraph, host: OpenNode) -> Iterator[_Entr
 
 
 def _resolves(file: OpenFile, graph: OpenGraph, source: str, name: str) -> bool:
-    """Return whether a widget exists, at any depth of subgraphs."""
+    """Return whether a node has a widget of this name, at any depth of nested subgraphs."""
     for _ in range(100):
         node = graph.nodes.get(source)
         if node is None:
@@ -114,7 +114,7 @@ def _resolves(file: OpenFile, graph: OpenGraph, source: str, name: str) -> bool:
 
 
 def _first_target(file: OpenFile, inner: OpenGraph, port: Port) -> tuple[str, str] | None:
-    """Return the node and the widget that a subgraph's input feeds first."""
+    """Return the inner node and widget that a subgraph's input feeds first, or None."""
     for node, slot in inner.targets(port):
         if file.inside(node) is not None:
             return node.id, slot.name
@@ -129,7 +129,7 @@ def _set(slot: Slot, value: Any) -> None:
 
 
 def _slot_of(node: OpenNode, entry: _Entry, shown: Mapping[_Name, Slot] | None) -> Slot | None:
-    """Return the input of a promoted widget; on a subgraph instance, only one that it promotes."""
+    """Return the input of a promoted widget, or None; on an instance, only a promoted input."""
     if shown is not None:
         slot = shown.get((entry.nested, entry.name))
         return slot if slot is not None and slot.promoted else None
@@ -140,7 +140,7 @@ def _slot_of(node: OpenNode, entry: _Entry, shown: Mapping[_Name, Slot] | None) 
 
 
 def _shown(file: OpenFile, node: OpenNode) -> dict[_Name, Slot] | None:
-    """Return the inputs of a subgraph instance by each key that an entry may use.
+    """Return the inputs of a subgraph instance by each key that an entry may use, or None.
 
     A key is (inner node, widget), or (None, name).  Return None for any other node.
     """
@@ -161,7 +161,7 @@ def _shown(file: OpenFile, node: OpenNode) -> dict[_Name, Slot] | None:
 def _promote_primitive(
     inner: OpenGraph, host: OpenNode, node: OpenNode, entries: Sequence[_Entry]
 ) -> None:
-    """Replace a promoted PrimitiveNode by an input of the instance."""
+    """Replace a promoted PrimitiveNode with an input of the subgraph, if all types fit."""
     targets = inner.fed_by(node.id)
     host.budget.spend(len(targets))
     kind = node.outputs[0] if node.outputs else "*"

@@ -96,7 +96,7 @@ class SavedGraph:
 
 @define(eq=False)
 class SavedFile:
-    """A whole file."""
+    """A whole file in UI format: the main graph, and the subgraphs by id."""
 
     root: SavedGraph
     subgraphs: dict[str, SavedGraph]
@@ -235,7 +235,7 @@ def _links(data: Any, where: str) -> dict[int, SavedLink]:
 
 
 def _type(data: Mapping[str, Any]) -> str:
-    """Return the type of a slot: COMBO for a list of options, ``*`` for other values."""
+    """Return the type of a slot: a name, COMBO for a list of options, ``*`` for anything else."""
     kind = data.get("type")
     if isinstance(kind, list):
         return "COMBO"
@@ -259,7 +259,7 @@ def _text(value: Any) -> str | None:
 
 
 def _number(value: Any) -> int | None:
-    """Read a whole number, which some files have as text."""
+    """Read a whole number, which may be a text; return None for anything else."""
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 16:
         return int(value)
     found = number(value)

@@ -35,7 +35,7 @@ class Spec:
 
     @property
     def widget_type(self) -> str | None:
-        """The type of the input's widget, or None if the input only takes links."""
+        """The type that determines the input's widget; None if the definition forces a link."""
         if self.options.get("forceInput"):
             return None
         kind = self.options.get("widgetType")
@@ -101,7 +101,7 @@ class Catalog:
 
 
 def specs_of(class_type: str, definition: Mapping[str, Any], era: Era) -> list[Spec]:
-    """Return the inputs of a class, including those that the frontend adds."""
+    """Return the inputs of a class in the frontend's order, with those that the frontend adds."""
     given = definition.get("input")
     found = {one.name: one for one in grouped(given)}
     optional = {name for name, _, is_optional in _entries(given) if is_optional}

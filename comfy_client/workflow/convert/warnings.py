@@ -130,7 +130,7 @@ def check_node(
 
 
 def _has_other_widgets(node: OpenNode) -> bool:
-    """Return whether the file has objects behind the values of all widgets.
+    """Return whether a node's saved values have objects after the values of all its widgets.
 
     No frontend saves any there; extensions that make rows of widgets do, and send them.
     """
@@ -184,7 +184,7 @@ def check_widgets(place: Place, sent: Mapping[str, Widget], report: Report) -> N
 
 
 def check_promoted(place: Place, slot: Slot, value: Any, report: Report) -> None:
-    """Warn of a null promoted to an instance, for an input that does not accept null."""
+    """Warn if the promoted value of an input is null, and the input does not accept null."""
     if value is None and slot.type in TAKES_NO_NULL:
         text = f"null is not of type {slot.type}; its subgraph has no value for it"
         report.add("value", text, place.id, place.node, slot.name)

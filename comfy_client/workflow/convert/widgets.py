@@ -31,7 +31,7 @@ class Widget:
     """A widget of a node.
 
     Attributes:
-        sent: Whether it is an input of the prompt.
+        sent: Whether its value is sent as an input in the prompt.
         kept: Whether it has a place in the saved values.
         hook: The change that the frontend makes to the value when it queues; empty: none.
     """
@@ -249,7 +249,7 @@ def fits(widget: Widget, value: Any) -> bool:
 
 
 def is_of_type(widget: Widget, value: Any) -> bool:
-    """Return whether a value has the widget's type, even if out of range or not installed."""
+    """Return whether a value has the widget's type, even if out of range or not a known choice."""
     if value is None and widget.kind in TAKES_NO_NULL:
         return False
     if widget.kind in ("INT", "FLOAT"):
@@ -275,7 +275,7 @@ def _is_within(value: float, options: Mapping[str, Any]) -> bool:
 
 
 def corrected(widget: Widget, value: Any) -> Any:
-    """Round and clamp a PrimitiveNode's number to the widget's step, digits and range."""
+    """Round a PrimitiveNode's number as the widget that it feeds would; clamp it for a FLOAT."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
     options = widget.spec.options

@@ -99,7 +99,7 @@ def _packets(stream: Stream) -> Iterator[bytes]:
 
 
 def _frames(data: bytes, version: int, *, has_more: bool) -> Iterator[tuple[bytes, bytes]]:
-    """Yield id and content of each ID3 frame that is neither compressed nor encrypted."""
+    """Yield the id and content of each ID3 frame that is neither compressed nor encrypted."""
     name, head = (3, 6) if version == 2 else (4, 10)
     at = 0
     if has_more and version > 2:

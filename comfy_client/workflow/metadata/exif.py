@@ -57,7 +57,7 @@ def jpeg_texts(stream: Stream) -> Texts:
 
 
 def _exif_texts(stream: Stream, data: memoryview) -> Texts:
-    """Yield the texts that look like JSON, with or without a name in front.
+    """Yield the EXIF texts that look like JSON, with or without a name in front.
 
     ComfyUI reuses tags of another meaning: it writes ``prompt:{...}`` as the camera's model, and
     ``workflow:{...}`` as its make.  Custom nodes reuse others.
@@ -85,7 +85,7 @@ def _named(value: memoryview, name: str) -> Texts:
 
 
 def _entries(stream: Stream, data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yield tag and value of each text in the TIFF directories."""
+    """Yield the tag and value of each text in the TIFF directories of EXIF data."""
     order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
     if order is None:
         raise struct.error

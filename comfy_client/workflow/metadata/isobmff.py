@@ -15,7 +15,7 @@ _FIXED = {b"\xa9cmt": "comment", b"desc": "description", b"\xa9des": "descriptio
 
 
 def mp4_texts(stream: Stream) -> Texts:
-    """Yield the texts in ``moov/udta/meta`` and ``moov/meta``, wherever ``moov`` stands."""
+    """Yield the texts in ``moov/udta/meta`` and ``moov/meta``, wherever ``moov`` is in the file."""
     for kind, size in _boxes(stream, None):
         if kind == b"moov":
             for inner, length in _boxes(stream, size):
@@ -29,7 +29,7 @@ def mp4_texts(stream: Stream) -> Texts:
 
 
 def _boxes(stream: Stream, size: int | None) -> Iterator[tuple[bytes, int | None]]:
-    """Yield kind and size of each box, with the stream at its content.
+    """Yield the kind and size of each box, with the stream at the start of its content.
 
     A size of None means to the end of the file.  Content that the caller does not read is skipped.
     """

@@ -16,7 +16,7 @@ def decoded(text: str | bytes | memoryview, where: str) -> Any:
     """Decode a JSON text; NaN and Infinity are allowed, as on the server.
 
     Raises:
-        WorkflowError: It is not JSON (with line and column), too deep or too large.
+        WorkflowError: It is not JSON (with line and column), nested too deeply or too large.
     """
     text = bytes(text) if isinstance(text, memoryview) else text
     needed = size_decoded(text)

@@ -19,7 +19,7 @@ _MOST = 10_000
 
 
 def matroska_texts(stream: Stream) -> Texts:
-    """Yield the tags of the file, whether before or after its clusters."""
+    """Yield the tags of a WebM or MKV file, whether before or after its clusters."""
     _, size = _header(stream)
     stream.skip(size or 0)
     kind, size = _header(stream)
@@ -52,7 +52,7 @@ def _tags(stream: Stream, data: memoryview) -> Texts:
 
 
 def _header(stream: Stream, *, may_end: bool = False) -> tuple[int, int | None]:
-    """Read id and size of an element; a size of None is unknown."""
+    """Read the id and size of an element; the size is None if unknown or at the end of a file."""
     first = stream.read(1)
     if not first and may_end:
         return 0, None

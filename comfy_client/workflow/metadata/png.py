@@ -44,8 +44,8 @@ def write_metadata(png: bytes, entries: Mapping[str, Any]) -> bytes:
         entries: Entries by key (1 to 79 characters of Latin-1): ``{"prompt": graph}`` and the like.
 
     Raises:
-        WorkflowError: It is not a PNG, it is damaged, a key cannot be one, or JSON cannot
-            carry a value.
+        WorkflowError: It is not a PNG, it is damaged, a key is not valid, or JSON cannot
+            represent a value.
     """
     return add_texts(png, {_key(name): _encode(name, value) for name, value in entries.items()})
 
@@ -58,7 +58,7 @@ def add_texts(png: bytes, texts: Mapping[bytes, bytes]) -> bytes:
 
 
 def copy_texts(source: bytes, png: bytes) -> bytes:
-    """Return a copy of a PNG with all text chunks of another one added.
+    """Return a copy of ``png`` with all text chunks of the PNG ``source`` added.
 
     Raises:
         WorkflowError: One of the two is not a PNG, or damaged.
@@ -83,7 +83,7 @@ def _with_chunks(png: bytes, chunks: Iterable[bytes], without: Collection[bytes]
 
 
 def _places(png: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, start and end of each chunk's content."""
+    """Yield the kind of each chunk of a PNG, and the start and end of its content."""
     stream = Stream(io.BytesIO(png))
     stream.name = "PNG file"
     for kind, size in _chunks(stream):
@@ -91,7 +91,7 @@ def _places(png: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _chunks(stream: Stream) -> Iterator[tuple[bytes, int]]:
-    """Yield kind and size of each chunk, with the stream at its content."""
+    """Yield the kind and size of each chunk, with the stream at the start of its content."""
     signature = stream.read(len(_SIGNATURE))
     if signature != _SIGNATURE:
         raise WorkflowError(f"not a PNG file: it starts with {brief(signature)}")

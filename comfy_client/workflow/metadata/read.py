@@ -58,7 +58,7 @@ def read_metadata(stream: Stream, reader: Reader) -> dict[str, Any]:
 
     Raises:
         WorkflowError: The file is damaged and no text was found, or all texts are damaged, too
-            large or no JSON.
+            large or not JSON.
     """
     texts: dict[str, bytes | memoryview | WorkflowError] = {}
     try:

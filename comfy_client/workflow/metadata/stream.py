@@ -38,7 +38,7 @@ class BinaryFile(Protocol):
     """A file that was opened in binary mode."""
 
     def read(self, size: int, /) -> bytes:
-        """Read up to ``size`` bytes; empty at the end."""
+        """Read up to ``size`` bytes; return ``b""`` at the end."""
 
 
 class Stream:
@@ -47,7 +47,7 @@ class Stream:
     Attributes:
         name: What messages call the file.
         head: Its first 16 bytes, or fewer.
-        position: How many bytes were read or left out.
+        position: How many bytes were read or skipped.
     """
 
     def __init__(self, file: BinaryFile) -> None:
@@ -90,7 +90,7 @@ class Stream:
         return found
 
     def header(self, size: int) -> bytes:
-        """Return the next ``size`` bytes, or nothing at the end of the file.
+        """Read exactly ``size`` bytes; return ``b""`` at the end of the file.
 
         Raises:
             WorkflowError: The file ends within it, or has too many parts.
@@ -145,7 +145,7 @@ class Stream:
 
 
 def _size_left(file: io.IOBase | None) -> int | None:
-    """Return the bytes from a file's position to its end, or None if unknown."""
+    """Return the number of bytes from a file's position to its end, or None if unknown."""
     if file is None:
         return None
     try:
