@@ -1,4 +1,4 @@
-"""An embedded ComfyUI for tests, in threads of this process.
+"""An embedded ComfyUI server for tests, which runs in threads of this process.
 
 :class:`ComfyServer` speaks ComfyUI's protocol and really executes simple workflows with Pillow;
 what needs a model is simulated.  It can fail in every way that the network and ComfyUI do
@@ -9,21 +9,21 @@ Each module imports only modules below it in this list.
 
 Modules:
     server: :class:`ComfyServer`: options, start and stop.
-    scripting: What a test reads and sets.
-    replay: A recording, played to a client.
-    transcript: The steps of a recording.  Pure.
+    scripting: The part of a server that a test reads and sets.
+    replay: Playback of a recording to a client.
+    transcript: The steps of a recording, and the state of its prompts at each step.
     routes: All routes, the event socket, and the middleware.
     prompt_routes: Routes for prompts.
     jobs_api: Routes of the jobs API.
     catalogue_routes: Routes for node definitions and models.
-    node_packs: Routes for files of node packs.
+    node_packs: Routes for the files of node packs.
     system_routes: Routes for the system, its log and its folders.
     userdata: Routes for users and their files.
     files: Routes for uploads and downloads.
     hosts: Filter of requests by ``Host`` and ``Origin``.
     faults: :class:`Faults`: everything that goes wrong on command.
     exchange: A request, and the faults that apply to it.
-    steps: Scripts, played in place of prompts.
+    steps: Scripts, which are played in place of prompts.
     server_state: The parts of a running server.
     executor: Runs prompts, one after the other.
     prompt_run: The execution of one prompt.
@@ -38,7 +38,7 @@ Modules:
     folders: The folders of a server.
     event_sockets: All open event sockets, and the messages that go to them.
     server_loop: The event loop, and the TCP connections.
-    active_faults: Faults that are active, and what faults of messages do.
+    active_faults: Faults that are active, and the effects of those that concern messages.
     ws_frames: WebSocket frames, and one open event socket.
     received: Records of what a server has received and run, for tests to read.
     raw_http: Requests of clients, and the bytes of answers.

@@ -1,4 +1,4 @@
-"""The active faults of a server, and what faults of messages do."""
+"""The active faults of a server, and the effects of those that concern messages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ JUNK: tuple[tuple[int, bytes], ...] = (
 )
 
 _STRANGER = "5f7a1c1e-0000-4000-8000-00000000cafe"
-#: Messages about other clients' prompts, and of extensions.
+#: Messages about other clients' prompts, and messages of extensions.
 FOREIGN: tuple[dict[str, Any], ...] = (
     {"type": "crystools.monitor", "data": {"cpu_utilization": 12.5, "gpus": [{"vram_used": 1}]}},
     {"type": "execution_start", "data": {"prompt_id": _STRANGER}},
@@ -60,10 +60,13 @@ FOREIGN: tuple[dict[str, Any], ...] = (
 
 @attrs.define(eq=False)
 class Fault:
-    """A fault, active until its ``with`` block ends or :meth:`end` is called.
+    """A fault that a test has activated on an embedded server.
+
+    It is active until its ``with`` block ends, :meth:`end` is called, or it has occurred as often
+    as it may.
 
     Attributes:
-        name: The method of :class:`Faults` that made it.
+        name: The name of the method that made it, such as ``"cut"``.
         hits: How many requests, messages or pings it affected.  Prompts and open sockets are not
             counted.
     """
@@ -90,7 +93,7 @@ class Fault:
 
 @attrs.define(eq=False)
 class ActiveFault(Fault):
-    """A fault with its settings, as the server keeps it."""
+    """A fault with the settings that the server needs to apply it."""
 
     #: Details for the kind of fault.
     settings: Any = attrs.field(repr=False)
@@ -120,7 +123,7 @@ class ActiveFaults:
         times: int | None = None,
         undo: Callable[[], object] | None = None,
     ) -> ActiveFault:
-        """Add and activate a fault."""
+        """Add a fault, which is active immediately, and return it."""
         if times is not None:
             check_count("times", times, 1)
         if name in _ABOUT_MESSAGES:
@@ -131,7 +134,7 @@ class ActiveFaults:
         return fault
 
     def end(self, fault: Fault) -> None:
-        """End a fault, and undo its effect."""
+        """End a fault and undo its effect; do nothing if it has been ended already."""
         if fault.name in _ABOUT_MESSAGES:
             self._flush()
         with self._lock:
@@ -142,22 +145,22 @@ class ActiveFaults:
                 each.undo()
 
     def find(self, *names: str) -> list[ActiveFault]:
-        """Return the active faults (of these names), the newest first."""
+        """Return the active faults with these names, or all without names; the newest first."""
         with self._lock:
             faults = self._faults if not names else [f for f in self._faults if f.name in names]
             return [fault for fault in faults if not fault.is_used_up]
 
     def first(self, name: str) -> ActiveFault | None:
-        """Return the newest active fault of this name, or None."""
+        """Return the newest active fault with this name, or None."""
         return next(iter(self.find(name)), None)
 
     def lasts(self, fault: Fault | None) -> bool:
-        """Return whether a fault has not ended, though it may be used up."""
+        """Return whether a fault has not been ended, even if it is used up."""
         with self._lock:
             return fault in self._faults
 
     def clear(self, *names: str) -> None:
-        """End all faults (of these names)."""
+        """End the faults with these names, or all faults if no names are given."""
         with self._lock:
             faults = [fault for fault in self._faults if not names or fault.name in names]
         for fault in faults:
@@ -166,7 +169,7 @@ class ActiveFaults:
     # -- about messages -----------------------------------------------------------------
 
     def keep_back(self, event: str | int, data: Any, client_id: str | None) -> bool:
-        """Return whether a fault drops a message or holds it back, and count that fault."""
+        """Drop or hold back a message if a fault selects it; return whether that happened."""
         for fault in self.find("lose", "withhold"):
             chosen, kept = fault.settings
             if any(_is_meant(one, event, data) for one in chosen):
@@ -177,7 +180,7 @@ class ActiveFaults:
         return False
 
     def take_intruders(self) -> list[str | bytes]:
-        """Return the messages to send before the next one: JSON as text, and frames as bytes."""
+        """Return the extra messages that faults send before the next one: text, or raw frames."""
         found: list[str | bytes] = []
         for fault in self.find("junk", "foreign_traffic"):
             if fault.name == "junk":
@@ -188,7 +191,7 @@ class ActiveFaults:
         return found
 
     def framing(self) -> tuple[int, float]:
-        """Return the number of frames for a message, and the pause between them in seconds."""
+        """Return the number of frames per message, and the pause in its middle in seconds."""
         parts, pause = self.first("fragments"), self.first("pause_in_frames")
         return parts.settings if parts else 1, pause.settings if pause else 0.0
 

@@ -1,4 +1,4 @@
-"""ComfyUI's own nodes for pictures, made with Pillow, and a simulated text-to-image chain."""
+"""ComfyUI's own nodes for pictures, implemented with Pillow, and simulated text-to-image nodes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _B = TypeVar("_B")
 
 
 class BuiltinNode:
-    """The base of all node classes in this module."""
+    """The base class of all node classes in this module."""
 
     FUNCTION = "run"
     RETURN_TYPES: ClassVar[list[str]] = []
@@ -61,7 +61,7 @@ class _Loader(BuiltinNode):
 
     @classmethod
     def read(cls, function: Callable[[_A], _B], argument: _A) -> _B:
-        """Call ``function``; if that fails, call it again with truncated pictures allowed."""
+        """Call a function with an argument; on failure, retry with truncated pictures allowed."""
         try:
             return function(argument)
         except (OSError, ValueError):
@@ -75,13 +75,13 @@ class _Loader(BuiltinNode):
 
     @classmethod
     def upright(cls, part: Image.Image) -> Image.Image:
-        """Rotate a picture by its EXIF orientation; scale 16 bits as ComfyUI does."""
+        """Rotate a picture by its EXIF orientation, and scale 16-bit values as ComfyUI does."""
         picture = cls.read(ImageOps.exif_transpose, part)
         return picture.point(lambda value: value * (1 / 255)) if picture.mode == "I" else picture
 
     @classmethod
     def mask(cls, picture: Image.Image) -> Image.Image:
-        """Return a mask that is 1 where a picture is transparent; without alpha, 64 by 64 zeros.
+        """Return a mask that is 1 where a picture is transparent, or 64 by 64 zeros without alpha.
 
         A transparent colour counts as alpha only in a picture with a palette.
         """
@@ -92,7 +92,7 @@ class _Loader(BuiltinNode):
 
 
 class LoadImage(_Loader):
-    """Load a picture and its alpha, with all frames."""
+    """Load the frames of a picture, and a mask from the alpha of each frame."""
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str) -> bool | str:  # errors name the class
@@ -114,7 +114,7 @@ class LoadImage(_Loader):
 
 
 class LoadImageMask(_Loader):
-    """Load one channel of a picture."""
+    """Load one channel of a picture as a mask."""
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str) -> bool | str:  # errors name the class
@@ -142,7 +142,7 @@ class EmptyImage(BuiltinNode):
 
 
 class ImageScale(BuiltinNode):
-    """Scale to a width and a height; 0 keeps the proportions."""
+    """Scale pictures to a width and a height; 0 for one of them keeps the proportions."""
 
     def run(
         self, image: Any, upscale_method: str, width: int, height: int, crop: str
@@ -157,7 +157,7 @@ class ImageScale(BuiltinNode):
 
 
 class ImageScaleBy(BuiltinNode):
-    """Scale by a factor."""
+    """Scale pictures by a factor."""
 
     def run(self, image: Any, upscale_method: str, scale_by: float) -> tuple[Pictures]:
         pictures = Pictures.whole(image)
@@ -166,14 +166,14 @@ class ImageScaleBy(BuiltinNode):
 
 
 class ImageInvert(BuiltinNode):
-    """Invert a picture, including alpha."""
+    """Invert the colours and the alpha of pictures."""
 
     def run(self, image: Any) -> tuple[Pictures]:
         return (_all(image, lambda f: Frame(tuple(map(_inverted, f.channels)))),)
 
 
 class ImageCrop(BuiltinNode):
-    """Crop a picture; the part is cut off at the edges."""
+    """Crop pictures to a rectangle, which is clipped at their edges."""
 
     def run(self, image: Any, width: int, height: int, x: int, y: int) -> tuple[Pictures]:
         pictures = Pictures.whole(image)
@@ -184,7 +184,7 @@ class ImageCrop(BuiltinNode):
 
 
 class ImageBatch(BuiltinNode):
-    """Join two batches; the second one is scaled to the size of the first."""
+    """Join two batches of pictures; the second one is scaled to the size of the first."""
 
     def run(self, image1: Any, image2: Any) -> tuple[Pictures]:
         first, second = Pictures.whole(image1), Pictures.whole(image2)
@@ -252,7 +252,7 @@ _BLEND: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def _all(pictures: Any, change: Callable[[Frame], Frame]) -> Pictures:
-    """Apply a change to each frame of a batch, only once to a repeated frame object."""
+    """Apply a function to each frame of a batch, but only once to a frame object that repeats."""
     done: dict[int, Frame] = {}
     frames = Pictures.of(pictures).frames
     for frame in frames:
@@ -274,7 +274,7 @@ def _with_channels(frame: Frame, count: int) -> Frame:
 
 
 class SaveImage(BuiltinNode):
-    """Write numbered PNG files with the workflow inside."""
+    """Write numbered PNG files that contain the prompt and the workflow as metadata."""
 
     kind = "output"
     suffix = ""
@@ -318,7 +318,7 @@ class PreviewImage(SaveImage):
 
 
 class SaveImageWebsocket(BuiltinNode):
-    """Send PNGs to the client in place of previews, on every run."""
+    """Send pictures to the client in the form of PNG previews, on every run."""
 
     @classmethod
     def IS_CHANGED(cls, images: Any) -> float:
@@ -344,7 +344,7 @@ class PreviewAny(BuiltinNode):
 
 
 class Primitive(BuiltinNode):
-    """Pass on a constant."""
+    """Return a constant as an output."""
 
     def run(self, value: Any) -> tuple[Any]:
         return (value,)
@@ -355,7 +355,7 @@ class Primitive(BuiltinNode):
 
 @attrs.frozen
 class _Latent:
-    """The description of a picture to draw."""
+    """The description of a batch of pictures to draw."""
 
     width: int
     height: int
@@ -365,17 +365,17 @@ class _Latent:
     sampled: float = 0.0  # 0 to 1: the fraction of steps done
 
     def drawn(self, index: int = 0) -> Image.Image:
-        """Draw the picture, labelled as simulated; equal seeds and prompts give equal pictures."""
+        """Draw one picture of the batch, labelled as simulated, from seed, text and index."""
         return draw(self.width, self.height, self.seed, self.text, index, self.sampled)
 
     def preview(self) -> Image.Image:
-        """Draw the picture with an eighth of the pixels, enlarged."""
+        """Draw the first picture at an eighth of its width and height, scaled to preview size."""
         size = (self.width // 8, self.height // 8)
         return draw(*size, self.seed, self.text, 0, self.sampled, box=_PREVIEW_SIZE)
 
 
 class CheckpointLoaderSimple(Simulated):
-    """Accept any file as a checkpoint."""
+    """Return stand-ins for the model, CLIP and VAE of any checkpoint file."""
 
     def run(self, ckpt_name: str) -> tuple[str, str, str]:
         return (
@@ -386,21 +386,21 @@ class CheckpointLoaderSimple(Simulated):
 
 
 class CLIPTextEncode(Simulated):
-    """Pass on the text."""
+    """Return the text itself in place of a conditioning."""
 
     def run(self, text: str, clip: Any) -> tuple[str]:
         return (text,)
 
 
 class EmptyLatentImage(Simulated):
-    """Pass on a size."""
+    """Return the description of a batch of this size in place of a latent."""
 
     def run(self, width: int, height: int, batch_size: int) -> tuple[_Latent]:
         return (_Latent(width // 8 * 8, height // 8 * 8, batch_size),)
 
 
 class KSampler(Simulated):
-    """Count steps, with a preview of each."""
+    """Count steps in place of sampling, and send a preview of each if previews are wanted."""
 
     def run(
         self,
@@ -436,7 +436,7 @@ class KSampler(Simulated):
 
 
 class VAEDecode(Simulated):
-    """Draw the pictures."""
+    """Draw the pictures that a simulated latent describes."""
 
     def run(self, samples: _Latent, vae: Any) -> tuple[Pictures]:
         drawn = (samples.drawn(index) for index in range(samples.batch_size))
@@ -444,7 +444,7 @@ class VAEDecode(Simulated):
 
 
 class VAEEncode(Simulated):
-    """Keep the size of the pictures."""
+    """Return the size and number of the pictures in place of a latent."""
 
     def run(self, pixels: Pictures, vae: Any) -> tuple[_Latent]:
         width, height = pixels.frames[0].size

@@ -41,7 +41,7 @@ class EventSockets:
 
     @contextlib.asynccontextmanager
     async def connected(self, link: EventSocket) -> AsyncIterator[None]:
-        """Context manager: register a socket; it replaces an older one with the same id."""
+        """Context manager: register a socket, in place of an older one with the same client id."""
         client_id = link.client_id
         self._by_id.pop(client_id, None)
         self._by_id[client_id] = link
@@ -67,7 +67,7 @@ class EventSockets:
             waiting.remove(reconnected)
 
     def wake_stale_handlers(self, client_id: str) -> None:
-        """Wake the handlers of ended sockets with this id, which then remove the id."""
+        """Wake handlers of ended sockets that wait for this client id, and unregister the id."""
         for reconnected in self._stale.pop(client_id, ()):
             reconnected.set()
             self._by_id.pop(client_id, None)
@@ -83,8 +83,8 @@ class EventSockets:
     def knows_metadata(self, client_id: str | None) -> bool:
         """Return whether a client wants previews with metadata.
 
-        Raises AttributeError for flags that are no object, which ends the prompt on a real server,
-        too.
+        Raises AttributeError for flags that are not an object, which ends the prompt on a real
+        server, too.
         """
         flags = self._flags.get(client_id or "", {})
         return flags.get("supports_preview_metadata") is True
@@ -92,7 +92,7 @@ class EventSockets:
     # -- messages -----------------------------------------------------------------------
 
     def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:
-        """Queue a message to one client, or to all without a ``client_id``."""
+        """Queue a message for one client, or for all clients if ``client_id`` is None."""
         self._later(partial(self.deliver, event, data, client_id))
 
     def _later(self, sending: Callable[[], Awaitable[None]]) -> None:
@@ -108,7 +108,7 @@ class EventSockets:
                 self._records.keep(self._records.errors, exc)
 
     async def deliver(self, event: str | int, data: Any, client_id: str | None) -> None:
-        """Send a message now; a client that is not connected misses it."""
+        """Send a message to a connected client, or to all, unless a fault prevents it."""
         if self._loop.is_stopping:
             return  # an ending process sends nothing
         if isinstance(data, dict) and data.get("prompt_id") in self.silenced:
@@ -136,7 +136,7 @@ class EventSockets:
         return [link for link in links if link.receives]
 
     def flush(self) -> None:
-        """Wait until all messages queued so far have been sent."""
+        """Wait until all queued messages have been sent, or the server is stopping or frozen."""
         if self._loop.is_frozen:
             return
         done = Future[None]()
@@ -150,7 +150,7 @@ class EventSockets:
                 done.result(0.1)
 
     def push(self, data: bytes, to: str | None = None, *, everybody: bool = False) -> None:
-        """Queue raw bytes and wait until they are sent; ``everybody`` includes muted sockets."""
+        """Send raw bytes to one client or all, and wait; ``everybody`` includes muted sockets."""
 
         async def write() -> None:
             for link in self.open if everybody else self._receiving(to):

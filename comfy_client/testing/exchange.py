@@ -25,7 +25,7 @@ _POLL = 0.005  # seconds between two checks of the client and the fault
 
 @attrs.frozen(eq=False)
 class Rule:
-    """The answer to certain requests, as a fault sets it."""
+    """The settings of a fault that answers requests: which requests, and how."""
 
     method: str
     path: str
@@ -37,7 +37,7 @@ class Rule:
         return (self.method, self.path) == (method, path)
 
     def meets(self, request: Request) -> bool:
-        """Return whether the rule applies to a request; a request outside the prefix never fits."""
+        """Return whether the rule applies to a request, which must be below the server's prefix."""
         path = request.full_path if self.path.startswith("/api") else request.path
         fits = fnmatchcase(request.method, self.method) and fnmatchcase(path, self.path)
         return fits and request.is_below
@@ -82,9 +82,9 @@ class Exchange:
         return self.reply(answer)
 
     async def _called(self, handler: Handler) -> Answer | None:
-        """Call a handler in its own thread, as it may wait; return None if it fails.
+        """Return the answer of a handler, which runs in its own thread as it may wait.
 
-        If it fails, the connection ends without an answer.
+        Return None, so that the connection ends, if it fails or has written an answer itself.
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Answer | None] = loop.create_future()
@@ -109,7 +109,7 @@ class Exchange:
         return await done
 
     async def answer(self) -> bytes:
-        """Return the correct answer, subject to the remaining faults."""
+        """Return the bytes of the server's own answer, subject to the remaining faults."""
         if self.is_socket:
             return encode(upgrade(self.seen))
         return await self.state.connections.ask(self.seen)
@@ -120,7 +120,7 @@ class Exchange:
         return self.seen.path == "/ws"
 
     def replace_body(self, body: bytes) -> None:
-        """Replace the body that the server's handler reads."""
+        """Replace the body of the request, which the server's handler will read."""
         self.seen = attrs.evolve(self.seen, body=body)
         _set_body(self.request, body)
 
@@ -131,7 +131,10 @@ class Exchange:
         return transport is None or transport.is_closing()
 
     async def wait(self, seconds: float | None) -> None:
-        """Wait until the time or the fault has ended, or the client has disconnected."""
+        """Wait until the time is up, the fault has ended, or the client has disconnected.
+
+        ``None`` sets no time limit.
+        """
         loop = asyncio.get_running_loop()
         lasts = self.state.faults.lasts
         end = None if seconds is None else loop.time() + seconds
@@ -141,17 +144,17 @@ class Exchange:
             await asyncio.sleep(_POLL)
 
     def write(self, data: bytes) -> None:
-        """Send raw bytes."""
+        """Send raw bytes to the client, if it is connected."""
         if self.request.transport is not None:
             self.request.transport.write(data)
 
     def hang_up(self, *, reset: bool) -> None:
-        """End the connection."""
+        """End the connection, with an RST if ``reset`` is true, else with a FIN."""
         if self.request.transport is not None:
             hang_up(self.request.transport, reset=reset)
 
     def reply(self, answer: Answer) -> web.StreamResponse:
-        """Send an answer."""
+        """Send an answer to the client; return a placeholder response for aiohttp."""
         data = encode(answer)
         if self.request.method == "HEAD":
             data = data[: data.index(b"\r\n\r\n") + 4]
@@ -159,12 +162,12 @@ class Exchange:
         return self.done(keep=self.request.keep_alive)
 
     def done(self, *, keep: bool) -> web.StreamResponse:
-        """Return a response for aiohttp that has been sent already."""
+        """Return a placeholder for an answer already sent; ``keep`` keeps the connection open."""
         return _Sent(keep)
 
 
 class _Sent(web.StreamResponse):
-    """A response for aiohttp that has been sent already."""
+    """A placeholder response for aiohttp, since the answer has been sent already."""
 
     def __init__(self, keep: bool) -> None:
         super().__init__()
@@ -210,9 +213,9 @@ def _make_request(request: web.Request, prefix: str, body: bytes) -> Request:
 
 
 async def _read_body(request: web.Request) -> bytes:
-    """Read the body, and put it back for the request's handler.
+    """Return the body of a request, and put it back for the request's handler.
 
-    If the body is too large or truncated, only what came is returned.
+    If the body is too large or truncated, only the part that was read is returned.
     """
     if not request.body_exists:
         return b""
@@ -248,7 +251,7 @@ def _set_body(request: web.Request, body: bytes, failure: BaseException | None =
 
 
 def fault_middleware(state: ServerState) -> Any:
-    """Return middleware that records each request and applies the faults that meet it."""
+    """Return middleware that records each client's request and applies the faults set for it."""
     records, connections, prefix = state.records, state.connections, state.options.prefix
 
     async def respond(request: web.Request, handler: Next) -> web.StreamResponse:
@@ -287,7 +290,7 @@ def fault_middleware(state: ServerState) -> Any:
 
 
 def checked_answer(answer: Any) -> Answer:
-    """Check an answer and return it; raise ValueError if it is invalid."""
+    """Return a copy of an answer; raise ValueError if the answer is invalid."""
     if not isinstance(answer, tuple) or len(answer) != 3:
         raise ValueError(f"an answer must be (status, headers, body), not {answer!r}")
     status, headers, body = answer
@@ -305,7 +308,7 @@ def checked_answer(answer: Any) -> Answer:
 
 
 def _checked(result: Any) -> Answer | None:
-    """Check a handler's result; raise TypeError if it is not an answer."""
+    """Return a handler's result; raise TypeError if it is neither an answer nor None."""
     try:
         return None if result is None else checked_answer(result)
     except ValueError as exc:

@@ -1,6 +1,6 @@
 """The executor, which runs prompts one after the other in one thread, as ComfyUI does.
 
-Nodes are classes after ComfyUI's V1 conventions, see :mod:`comfy_client.testing.nodes`.
+Nodes are classes that follow ComfyUI's V1 conventions, see :mod:`comfy_client.testing.nodes`.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class ExecutionHooks(Protocol):
         """Wait while no node may start or continue."""
 
     def before_end(self, prompt_id: str, status: str) -> bool:
-        """Wait while the end of a prompt must not be known yet.
+        """Wait while the end of a prompt must not be reported yet.
 
-        Return whether history remembers the prompt.
+        Return whether to add the prompt to the history.
         """
 
 
 class Executor:
-    """The executor, which caches the outputs of the last prompt."""
+    """The executor of prompts, which caches the outputs of the last prompt's nodes."""
 
     hooks: ExecutionHooks  #: Set by the owner before :meth:`work`.
 
@@ -75,7 +75,7 @@ class Executor:
 
     @property
     def node_id(self) -> str | None:
-        """The running node, if the client was told of it."""
+        """The id of the running node as reported to the client, or None."""
         run = self._run
         return run.shown_id if run else None
 
@@ -84,11 +84,11 @@ class Executor:
         self._store = NodeCache()
 
     def interrupt(self) -> None:
-        """Stop the running prompt at its next step."""
+        """Make the running prompt stop at its next step."""
         self._interrupted.set()
 
     def check_interrupted(self) -> None:
-        """Raise :class:`Interrupted` once after an interrupt, and whenever the server stops."""
+        """Raise :class:`Interrupted` once after an interrupt, and always while the server stops."""
         self.hooks.before_step()
         if self._interrupted.is_set() or self._queue.closed:
             self._interrupted.clear()
@@ -148,7 +148,7 @@ class Executor:
         return run.record(succeeded)
 
     def _run_nodes(self, run: PromptRun, outputs: Sequence[str]) -> bool:
-        """Run the nodes and report the end; return whether history calls that a success."""
+        """Run a prompt's nodes and report its end; return whether history calls it a success."""
         run.report("execution_start", {"prompt_id": run.prompt_id})
         executed: set[str] = set()
         try:
@@ -183,7 +183,7 @@ class Executor:
             run.report("execution_success", {"prompt_id": run.prompt_id})
 
     def _steps(self, run: PromptRun, outputs: Sequence[str], executed: set[str]) -> None:
-        """Run all nodes that the outputs need."""
+        """Run the output nodes of a prompt and all nodes they depend on, except cached ones."""
         self._store.retain(run.graph, run.signed(run.prompt))
         run.known = list(self._store.node_ids())
         cached = [node_id for node_id in run.prompt if run.cached(node_id)]
@@ -240,7 +240,7 @@ class Executor:
         return True
 
     def _send_cached(self, run: PromptRun, node_id: str, cached: Cached | None) -> None:
-        """Report the cached output of a node to client and history."""
+        """Report the cached output of a node to the client and to the history."""
         ui = cached.ui if cached else None
         if run.client_id is not None:
             run.send_executed(node_id, (ui or {}).get("output"))
@@ -250,7 +250,7 @@ class Executor:
     def _expand(
         self, run: PromptRun, plan: ExecutionList, node_id: str, results: list[CallResult]
     ) -> None:
-        """Add the nodes returned by a node to the graph; they provide its outputs."""
+        """Add the nodes that a node expanded into to the graph; they provide its outputs."""
         added: list[str] = []
         sources: list[str] = []
         for expansion, result in results:
@@ -272,7 +272,7 @@ class Executor:
 
 
 class ExecutionList:
-    """The nodes still to run; the next one is ready, and nearest to an output."""
+    """The nodes still to run; of those that are ready, one near an output runs next."""
 
     def __init__(self, run: PromptRun) -> None:
         self._run = run
@@ -282,7 +282,7 @@ class ExecutionList:
         self._behind: defaultdict[str, dict[str, None]] = defaultdict(dict)
 
     def add(self, node_id: str) -> None:
-        """Add a node, and the uncached nodes that it needs in any case."""
+        """Add a node and, recursively, the uncached sources of its inputs that are not lazy."""
         waiting = [node_id]
         links = []
         while waiting:
@@ -299,7 +299,7 @@ class ExecutionList:
             self.link(source, target)
 
     def link(self, source: str, target: str) -> None:
-        """Make one node wait for another."""
+        """Make the node ``target`` use ``source``, and wait for it unless it is cached."""
         if not self._run.cached(source):
             self.add(source)
             self._behind[source][target] = None
@@ -307,7 +307,7 @@ class ExecutionList:
         self.sources[target].add(source)
 
     def need(self, node_id: str, name: str) -> None:
-        """Make a node wait for the source of one of its lazy inputs."""
+        """Make a node wait for the source of a lazy input; raise if the input has no source."""
         inputs = inputs_in(self._run.graph.get_node(node_id))
         asks = f"Node {node_id} says it needs input {name}, but"
         if name not in inputs:
@@ -317,7 +317,7 @@ class ExecutionList:
         self.link(inputs[name][0], node_id)
 
     def pick(self) -> str:
-        """Choose the next node; raise if all wait for each other."""
+        """Return the id of the node to run next; raise NodeFailure if all wait for each other."""
         ready = [node_id for node_id, needed in self.pending.items() if not needed]
         if not ready:
             raise self._cycle()
@@ -338,7 +338,7 @@ class ExecutionList:
         return NodeFailure(blamed, DependencyCycleError("Dependency cycle detected"), [])
 
     def complete(self, node_id: str) -> None:
-        """Remove a node that has run."""
+        """Remove a node that has run, so that no other node waits for it."""
         del self.pending[node_id]
         for other in self._behind.pop(node_id, ()):
             self.pending[other].discard(node_id)

@@ -1,4 +1,4 @@
-"""Faults between a client and a ComfyUI, on command.
+"""Faults between a client and ComfyUI, which a test switches on and off.
 
 Each method of :attr:`ComfyServer.faults <comfy_client.testing.ComfyServer>` works on a running
 server, from any thread.  A fault that lasts is a :class:`Fault`: it is active immediately, until
@@ -62,7 +62,7 @@ class AnswerFaults:
         *,
         times: int | None = None,
     ) -> Fault:
-        """Refuse new sockets with this answer; open ones stay."""
+        """Refuse new WebSockets with this HTTP answer; those that are open stay open."""
         answer = checked_answer((status, headers, body))
         return self._rule("refuse_sockets", "GET", "/ws", answer, times)
 
@@ -89,7 +89,7 @@ class AnswerFaults:
         return self._rule("other_prompt_ids", "POST", "/prompt", respond, None)
 
     def node_errors(self, errors: Mapping[str, Any]) -> Fault:
-        """Accept prompts, with these ``node_errors``."""
+        """Answer accepted prompts with these ``node_errors``."""
         wanted = jsonable("node errors", errors)
         if not isinstance(wanted, dict):
             raise ValueError(f"node errors must be a mapping by node id, not {errors!r}")
@@ -120,15 +120,15 @@ class AnswerFaults:
         ran: bool = False,
         times: int | None = None,
     ) -> Fault:
-        """Delay answers; ``None``: until the fault ends, or the client gives up.
+        """Delay answers by some seconds, or, if ``seconds`` is None, until the fault ends.
 
         Args:
             method: The method of the requests, or ``*``.
             path: The path, as in the module's description.
-            seconds: The delay in seconds.
+            seconds: The delay in seconds; ``None``: until the fault ends or the client gives up.
             ran: Whether the delay comes after the request took effect, or before.  For a
                 WebSocket it always comes before.
-            times: How often.
+            times: How often the fault occurs; ``None``: any number of times.
         """
         wait = None if seconds is None else check_seconds(seconds)
         return self._rule("delay", method, path, _delayed(wait, ran), times)
@@ -152,8 +152,8 @@ class AnswerFaults:
                 answer.  A WebSocket is answered first, and then ended.
             sent: How many bytes of the answer's body are sent, although ``Content-Length``
                 announces all; then the request takes effect.  ``None``: not even a status.
-            reset: Whether to end it with a RST instead of a FIN.
-            times: How often.
+            reset: Whether to end the connection with an RST instead of a FIN.
+            times: How often the fault occurs; ``None``: any number of times.
         """
         if sent is not None:
             check_count("sent", sent)
@@ -180,7 +180,10 @@ class AnswerFaults:
         pause: float = 0.05,
         times: int | None = None,
     ) -> Fault:
-        """Send the correct answer `size` bytes at a time, `pause` seconds apart; not to sockets."""
+        """Send the correct answer in pieces of `size` bytes, `pause` seconds apart.
+
+        WebSockets are exempt.
+        """
         check_count("size", size, 1)
         pause = check_seconds(pause)
 
@@ -205,7 +208,7 @@ class AnswerFaults:
         path: str = "*",
         times: int | None = None,
     ) -> Fault:
-        """Answer with a proxy's page, as while the server starts or is overloaded."""
+        """Answer with a proxy's error page, as if the server were starting or overloaded."""
         text = http.client.responses.get(check_count("status", status), "A timeout occurred")
         answer = checked_answer((status, _HTML, _PAGE.format(f"{status} {text}")))
         return self._rule("bad_gateway", method, path, answer, times)
@@ -231,7 +234,7 @@ class AnswerFaults:
         path: str = "*",
         times: int | None = None,
     ) -> Fault:
-        """Redirect requests; without a location, to the same address with https.
+        """Redirect requests to ``location``, or if that is None, to the same address with https.
 
         Raises:
             ValueError: A status that is not a redirect.
@@ -292,7 +295,7 @@ class AnswerFaults:
         return self._rule("too_large", "POST", path, respond, times)
 
     def rename_uploads(self, name: str = "renamed.png", *, times: int | None = None) -> Fault:
-        """Store uploads under this name, and say so in the answer."""
+        """Store uploads under this name, and return it in the answer."""
         if not isinstance(name, str) or name in ("", ".", "..") or {"/", "\0"} & set(name):
             raise ValueError(f"name is one of a file, not {name!r}")
 
@@ -316,7 +319,7 @@ class AnswerFaults:
         *,
         times: int | None = None,
     ) -> Fault:
-        """Replace a JSON answer by the function's result for it."""
+        """Replace the content of each successful JSON answer by the function's result for it."""
         if not callable(function):
             raise ValueError(f"rewrite needs a function, not {function!r}")
         return self._rule("rewrite", method, path, _rewritten("rewrite", function), times)
@@ -324,7 +327,7 @@ class AnswerFaults:
     def answer(
         self, method: str, path: str, answer: Answer | Handler, *, times: int | None = None
     ) -> Fault:
-        """Set the answer of a route, as ``server.on`` does.
+        """Set the answer to all requests of a route, as ``server.on`` does.
 
         Args:
             method: The method of the requests, or ``*``.
@@ -333,7 +336,7 @@ class AnswerFaults:
                 that makes them for a :class:`~comfy_client.testing.Request`.  It runs in a
                 thread of its own and may wait; if it returns ``None``, it has written to
                 ``request.socket`` itself, and the connection ends.
-            times: How often.
+            times: How often the fault occurs; ``None``: any number of times.
         """
         if inspect.iscoroutinefunction(answer):
             raise ValueError(f"a handler must be a plain function, which may wait, not {answer!r}")
@@ -350,10 +353,11 @@ class AnswerFaults:
 
 
 class Faults(AnswerFaults):
-    """The faults of one server; see the module.
+    """The faults of one embedded server, which a test switches on by calling methods.
 
-    They stay active over :meth:`~comfy_client.testing.ComfyServer.restart`, except those of open
-    sockets (:meth:`deaf`, :meth:`go_dark`) and :meth:`freeze`.
+    :mod:`comfy_client.testing.faults` shows how to use them.  They stay active across
+    :meth:`~comfy_client.testing.ComfyServer.restart`, except those of open sockets (:meth:`deaf`,
+    :meth:`go_dark`) and :meth:`freeze`.
 
     In all methods, `times` is how often a fault occurs before it ends by itself; ``None`` means any
     number of times.  Invalid arguments raise ValueError immediately.
@@ -375,20 +379,20 @@ class Faults(AnswerFaults):
         self._faults.clear()
 
     def active(self, *names: str) -> list[Fault]:
-        """Return the active faults (of these names), the newest first."""
+        """Return the active faults with these names, or all without names; the newest first."""
         return [*self._faults.find(*names)]
 
     # -- sockets ------------------------------------------------------------------------
 
     def drop(self, *, reset: bool = True) -> None:
-        """End all open sockets abruptly, with an RST or with a bare FIN."""
+        """End all open sockets abruptly, with an RST or, if ``reset`` is false, a bare FIN."""
         state = self._running()
         state.sockets.flush()
         for link in state.sockets.open:
             state.loop.call(link.hang_up, reset)
 
     def close_politely(self, code: int = 1001, reason: str = "") -> None:
-        """Send a close frame to all open sockets.
+        """Send a close frame with this code and reason to all open sockets.
 
         Raises:
             ValueError: A code that is not 1000 to 4999, or a reason above 123 bytes.
@@ -400,11 +404,11 @@ class Faults(AnswerFaults):
         self._running().sockets.push(frame(8, data), everybody=True)
 
     def deaf(self) -> Fault:
-        """Send no more messages on open sockets, but still answer pings."""
+        """Send no more messages on the sockets that are open now, but still answer their pings."""
         return self._on_open_sockets("deaf", EventSocket.mute, EventSocket.unmute)
 
     def go_dark(self) -> Fault:
-        """Stop reading and writing the open sockets, without closing them.
+        """Stop reading from and writing to the sockets that are open now, without closing them.
 
         This is like a router that forgot them.  New sockets and HTTP work.  When the fault ends,
         the server reads what clients have sent; they never get the messages they missed.
@@ -430,7 +434,7 @@ class Faults(AnswerFaults):
         return self._faults.add(name, undo=undone)
 
     def stale_handlers(self) -> Fault:
-        """Make the end of a socket remove the route of the next socket with the same client id.
+        """Make the end of a socket unregister the next socket with the same client id.
 
         This is a race in ComfyUI: the handler of the old socket removes its client id only after
         the client has reconnected, and the new socket with it, which then gets no messages,
@@ -455,7 +459,7 @@ class Faults(AnswerFaults):
     # -- messages -----------------------------------------------------------------------
 
     def lose(self, *events: str | Callable[[str | int, Any], object]) -> Fault:
-        """Send no events of these names (``*`` for a part) to anyone.
+        """Drop events with these names, in which ``*`` stands for any part.
 
         ``"binary"`` stands for binary messages, ``"executing null"`` for the end marker.  Without a
         name, all events are lost.  A function is called with name and data of each event, and says
@@ -464,7 +468,7 @@ class Faults(AnswerFaults):
         return self._faults.add("lose", (_chosen(events), None))
 
     def withhold(self, *events: str | Callable[[str | int, Any], object]) -> Fault:
-        """Hold events back, and send them in order when the fault ends."""
+        """Hold back events selected as in :meth:`lose`; send them in order when the fault ends."""
         kept: list[tuple[Any, ...]] = []
 
         def send() -> None:
@@ -478,7 +482,7 @@ class Faults(AnswerFaults):
     def no_feature_flags(self) -> Fault:
         """Ignore the feature flags of clients, as servers before 0.3.45 do.
 
-        They get no ``feature_flags``, and previews without metadata.
+        Clients get no ``feature_flags``, and previews without metadata.
         """
         return self._faults.add("no_feature_flags")
 
@@ -503,11 +507,11 @@ class Faults(AnswerFaults):
         return self._faults.add("fragments", check_count("parts", parts, 2))
 
     def pause_in_frames(self, seconds: float) -> Fault:
-        """Pause for some seconds in the middle of each message's frame."""
+        """Pause for some seconds in the middle of sending each message."""
         return self._faults.add("pause_in_frames", check_seconds(seconds))
 
     def oversized_frame(self, size: int = 600 * 2**20) -> None:
-        """Announce a binary frame of `size` bytes to all open sockets, and send none of it.
+        """Send all open sockets the header of a binary frame of `size` bytes, but no content.
 
         Everything sent to them later counts as its content, so they never recover.
         """
@@ -517,7 +521,7 @@ class Faults(AnswerFaults):
     # -- prompts ------------------------------------------------------------------------
 
     def late_history(self, seconds: float | None = None) -> Fault:
-        """Keep prompts in the queue for some seconds after ``execution_success``.
+        """Keep prompts in the queue for some seconds after their execution has ended.
 
         ``None`` means until the fault ends.  Their history, and ``executing`` without a node,
         follow only then.
@@ -529,25 +533,25 @@ class Faults(AnswerFaults):
         return self._faults.add("no_history")
 
     def evict(self, prompt_id: str | None = None) -> None:
-        """Delete one prompt, or all, from the history without an event."""
+        """Delete one prompt, or all if ``prompt_id`` is None, from the history without an event."""
         self._running().queue.forget(prompt_id)
 
     def lose_queue(self) -> None:
-        """Lose pending and running prompts, without an event and without a history."""
+        """Drop all pending and running prompts, without an event and without history entries."""
         self._running().lose_queue()
 
     def forget_interrupts(self, *, times: int | None = None) -> Fault:
-        """Accept interrupts and ignore them.
+        """Accept requests to interrupt the running prompt, but ignore them.
 
         A real server does so between taking a prompt from the queue and executing it.
 
         Args:
-            times: How many; ``None``: all until the fault ends.
+            times: How many interrupts to ignore; ``None``: all until the fault ends.
         """
         return self._faults.add("forget_interrupts", times=times)
 
     def hang_worker(self) -> Fault:
-        """Hang prompts for ever: no node starts or continues, but HTTP works.
+        """Hang the worker until the fault ends: no node starts or continues, but HTTP works.
 
         An interrupt changes nothing, as if the thread had died.
         """

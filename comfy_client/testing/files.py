@@ -72,7 +72,7 @@ async def _view(state: ServerState, request: web.Request) -> web.StreamResponse:
 
 
 def _headers(path: Path, is_newest: bool) -> dict[str, str]:
-    """Return the headers of a whole file; the newest server makes browsers save HTML and SVG."""
+    """Return the headers for a file, which keep browsers from showing HTML and similar types."""
     kind = _KINDS.get(path.suffix) or mimetypes.guess_type(path.name)[0] or _BYTES
     disposition = f'filename="{path.name}"'
     headers = {}
@@ -95,7 +95,7 @@ FILE_ROUTES: Routes[ServerState] = (
 def converted(
     path: Path, kind: str, quality: int = 90, *, rgb: bool = False, alpha_only: bool = False
 ) -> web.Response:
-    """Return a picture in another format, or a part of it."""
+    """Return a response with a picture as ``kind``, optionally only its RGB or alpha channels."""
     file = io.BytesIO()
     with Image.open(path) as picture:
         if alpha_only:
@@ -110,7 +110,7 @@ def converted(
 
 
 def _place(folders: Folders, name: str, kind: str, query: Any) -> tuple[Path, str] | int:
-    """Return folder and name of a file, or the status of a refusal."""
+    """Return the folder and name of a requested file, or the HTTP status of a refusal."""
     name, folder = folders.annotated(name)
     if not name or name.startswith("/") or ".." in name:
         return 400
@@ -159,7 +159,7 @@ def _upload(folders: Folders, post: Any, save: Save) -> web.Response:
 
 
 def _save_masked(folders: Folders, ref: dict[str, Any], mask: bytes, path: Path) -> None:
-    """Save the original with the mask's alpha; do nothing without an original."""
+    """Save the original picture with the mask's alpha; do nothing if there is no original."""
     place = _place(folders, ref["filename"], ref.get("type", "output"), ref)
     if isinstance(place, int) or not os.path.isfile(found := place[0] / place[1]):
         return

@@ -1,4 +1,4 @@
-"""The folders of one embedded server, laid out as in a ComfyUI."""
+"""The folders of one embedded server, laid out as in ComfyUI."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _MODEL_FOLDERS: dict[str, tuple[str, ...]] = {
     "model_patches": ("models/model_patches",),
     "audio_encoders": ("models/audio_encoders",),
 }
-#: Extensions for kinds that differ from ``MODEL_ENDINGS``; an empty set allows any.
+#: Extensions for kinds of model that do not have ``MODEL_ENDINGS``; an empty set allows any.
 _ENDINGS = {
     "configs": frozenset({".yaml"}),
     "diffusers": frozenset({"folder"}),
@@ -79,7 +79,7 @@ _ANNOTATIONS = {"[output]": "output", "[input]": "input", "[temp]": "temp"}
 
 
 class Folders:
-    """The paths of a server's files; all are absolute."""
+    """The folders of a server's files, which are created if missing."""
 
     def __init__(self, root: Path, *, newest: bool) -> None:
         self.root = root
@@ -98,7 +98,7 @@ class Folders:
             self._ship()
 
     def _ship(self) -> None:
-        """Create the files that a ComfyUI has from the start, and one checkpoint."""
+        """Create the files that a new ComfyUI has from the start, and one checkpoint."""
         page = "<!doctype html><title>ComfyUI</title><p>An embedded ComfyUI, without its frontend."
         (self.web / "index.html").write_text(page, encoding="utf-8")
         for folder, names in _SHIPPED.items():
@@ -111,11 +111,11 @@ class Folders:
         (checkpoints / CHECKPOINT).write_bytes(struct.pack("<Q", len(header)) + header)
 
     def of_type(self, name: str) -> Path | None:
-        """Return the folder for a file's ``type``, or None."""
+        """Return the folder for a file type such as ``"input"``, or None if it is unknown."""
         return self.root / name if name in _ANNOTATIONS.values() else None
 
     def annotated(self, name: str) -> tuple[str, Path | None]:
-        """Split ``"x.png [temp]"`` into name and folder."""
+        """Split ``"x.png [temp]"`` into name and folder; without a suffix, the folder is None."""
         for ending, kind in _ANNOTATIONS.items():
             if name.endswith(ending):
                 # One more character: the server expects a space before the bracket.
@@ -123,7 +123,11 @@ class Folders:
         return name, None
 
     def input_file(self, name: str) -> Path:
-        """Return the file that a loader's value names; raise ValueError if it leaves its folder."""
+        """Return the path of the file that a loader's input names, which may be missing.
+
+        Raises:
+            ValueError: The path leads out of its folder.
+        """
         plain, given = self.annotated(name)
         folder = given or self.root / "input"
         if not is_inside(folder / plain, folder):
@@ -131,17 +135,17 @@ class Folders:
         return folder / plain
 
     def inputs(self, *, images: bool) -> list[str]:
-        """Return the files that loaders offer: those at the top of the input folder."""
+        """Return the names of files directly in the input folder; only pictures if ``images``."""
         names = sorted(entry.name for entry in os.scandir(self.root / "input") if entry.is_file())
         return [name for name in names if not images or is_image(name)]
 
     def save_target(
         self, kind: str, prefix: str, width: int, height: int
     ) -> tuple[Path, str, int, str]:
-        """Return folder, base name, first free number and subfolder for files with a prefix.
+        """Return folder, base name, first free number and subfolder for new files with a prefix.
 
         Raises:
-            Exception: The prefix leads out of the folder; of no other class, as on the server.
+            Exception: The prefix leads out of the folder; no subclass of it, as on the server.
         """
         now = time.localtime()
         for word, value in (
@@ -171,7 +175,7 @@ class Folders:
     # -- models -------------------------------------------------------------------------
 
     def model_files(self, kind: str) -> Iterator[tuple[int, str, Path]]:
-        """Yield folder index, relative name and path of each file of weights of a kind."""
+        """Yield folder index, relative name and path of each weights file of a kind of model."""
         for index, folder in enumerate(self.models[kind]):
             for at, folders, names in os.walk(folder):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -181,7 +185,7 @@ class Folders:
                         yield index, os.path.relpath(path, folder), path
 
     def model_endings(self, kind: str) -> frozenset[str]:
-        """Return the extensions of a kind of model; empty if any is allowed."""
+        """Return the file extensions of a kind of model; an empty set if any is allowed."""
         return _ENDINGS.get(kind, MODEL_ENDINGS)
 
     def model_names(self, kind: str) -> list[str]:
@@ -197,7 +201,7 @@ class Folders:
         return sorted(found)
 
     def model_file(self, kind: str, name: str) -> Path | None:
-        """Return the path of a model's file, or None."""
+        """Return the path of a model's file by its kind and relative name, or None if missing."""
         inside = os.path.relpath(os.path.join("/", name), "/")
         for folder in self.models.get(kind, ()):
             if os.path.isfile(folder / inside) and is_inside(folder / inside, folder):
@@ -206,9 +210,9 @@ class Folders:
 
 
 def is_inside(path: str | Path, folder: Path) -> bool:
-    """Return whether a path is a folder or below it, with links resolved.
+    """Return whether a path is the given folder or inside it, with links resolved.
 
-    The folder itself may be a link.  An invalid name is nowhere.
+    The folder itself may be a link.  An invalid name is never inside.
     """
     try:
         real = os.path.realpath(path), os.path.realpath(folder)
@@ -221,7 +225,7 @@ def is_inside(path: str | Path, folder: Path) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """Return whether a file has the extension of a picture."""
+    """Return whether a file name has the extension of a picture."""
     return (mimetypes.guess_type(name, strict=False)[0] or "").startswith("image/")
 
 

@@ -1,4 +1,4 @@
-"""Filter of requests to an embedded server, by ``Host`` and by the origin of a web page.
+"""Filter of requests to an embedded server, by ``Host`` header and by origin of web pages.
 
 ComfyUI accepts everybody.  A server for tests runs on a developer's machine, whose browser also
 shows strangers' pages.  Such a page can make its own host name resolve to 127.0.0.1.
@@ -25,7 +25,7 @@ _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:/@\[\]\\?#]+))(?::\d{0,5})?", re
 
 
 def check_hosts(allowed: Any) -> None:
-    """Raise TypeError or ValueError for invalid host names."""
+    """Raise TypeError or ValueError unless the value is a list of valid host names, or None."""
     if allowed is None:
         return
     if isinstance(allowed, str) or not isinstance(allowed, Collection):
@@ -38,12 +38,12 @@ def check_hosts(allowed: Any) -> None:
 def accepted_names(
     host: str, address: str, allowed: Collection[str] | None
 ) -> frozenset[str] | None:
-    """Return the names that ``Host`` may have besides loopback; None if it may have any name.
+    """Return the host names to accept besides those of loopback; None if any name is accepted.
 
     Args:
         host: The address to listen on, as given.
-        address: Where it listens.
-        allowed: The names that the user allows; ``None``: its own names on loopback, else any.
+        address: The address on which the server actually listens.
+        allowed: The names that the user allows; ``None``: only ``host`` on loopback, else any.
     """
     if allowed is None:
         return frozenset({host.lower()}) if is_loopback(address) else None
@@ -52,18 +52,18 @@ def accepted_names(
 
 
 def name_of(host: str) -> str | None:
-    """Return the name in a ``Host`` header, without port; None if invalid."""
+    """Return the name in a ``Host`` header, without port; None if the header is invalid."""
     found = _HOST.fullmatch(host)
     return (found[1] or found[2]).lower().removesuffix(".") if found else None
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether an address, or ``localhost``, is on this machine alone, without using DNS."""
+    """Return whether a host is ``localhost`` or a loopback address, without using DNS."""
     return host == "localhost" or is_loopback_address(host)
 
 
 def is_same_site(host: str, origin: str) -> bool:
-    """Return whether a page's origin is the requested host, as ComfyUI compares them."""
+    """Return whether a page's origin matches the requested host, as ComfyUI compares them."""
     here, there = urlsplit(f"//{host}"), urlsplit(origin)
     # If one of the two has no port, the port of the other does not count.
     ours = here.hostname if there.port is None else host
@@ -72,7 +72,7 @@ def is_same_site(host: str, origin: str) -> bool:
 
 
 def host_refusal(headers: CIMultiDictProxy[str], names: frozenset[str] | None) -> str | None:
-    """Return why to refuse a request, or None to accept it."""
+    """Return the reason to refuse a request with these headers, or None to accept it."""
     hosts = headers.getall("Host", [])  # browsers always send Host
     if names is not None:
         for host in hosts:
@@ -112,7 +112,7 @@ def _is_same(host: str, origin: str) -> bool:
 
 
 def host_filter(names: frozenset[str] | None) -> Any:
-    """Return middleware that refuses requests before anything else sees them."""
+    """Return middleware that refuses requests for other host names or from other sites."""
 
     @web.middleware
     async def check(request: web.Request, handler: Next) -> web.StreamResponse:

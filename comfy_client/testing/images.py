@@ -27,20 +27,20 @@ class Frame:
 
     @classmethod
     def of(cls, picture: Image.Image, mode: str | None = None) -> Frame:
-        """Convert a picture of any mode to ``RGB`` or ``RGBA``; ``None`` keeps an alpha."""
+        """Make a frame of a picture in mode ``RGB`` or ``RGBA``; ``None`` keeps alpha if any."""
         mode = mode or ("RGBA" if picture.has_transparency_data else "RGB")
         bands = picture.convert(mode).split()
         return cls(tuple(band.convert("F").point(lambda v: v * (1 / 255) + 0) for band in bands))
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels."""
+        """The width and height in pixels."""
         size: tuple[int, int] = self.channels[0].size
         return size
 
     @property
     def mode(self) -> str:
-        """``RGB`` or ``RGBA``; ``L`` for a row."""
+        """The mode of the picture: ``RGB`` or ``RGBA``, or ``L`` for a single row."""
         return _MODES[len(self.channels)]
 
     def to_image(self) -> Image.Image:
@@ -78,7 +78,7 @@ class Pictures(Sequence[Any]):
 
     @classmethod
     def whole(cls, value: Any) -> Pictures:
-        """Convert as :meth:`of` does; raise RuntimeError if the result is rows."""
+        """Convert an ``IMAGE`` output as :meth:`of` does; raise RuntimeError for a single image."""
         pictures = cls.of(value)
         if any(len(frame.channels) == 1 for frame in pictures.frames):
             raise RuntimeError(
@@ -89,7 +89,7 @@ class Pictures(Sequence[Any]):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels; the same for the whole batch."""
+        """The width and height in pixels, which are the same for the whole batch."""
         return self.frames[0].size
 
     def __len__(self) -> int:
@@ -113,7 +113,7 @@ class Pictures(Sequence[Any]):
 
 
 def _rows(frame: Frame) -> Iterator[Frame]:
-    """Yield each row of a picture as a frame with a line for each pixel, a column per channel."""
+    """Yield each row of a picture as a grey frame: one line per pixel, one column per channel."""
     width, height = frame.size
     for y in range(height):
         row = Image.new("F", (len(frame.channels), width))
@@ -124,7 +124,7 @@ def _rows(frame: Frame) -> Iterator[Frame]:
 
 
 def scaled(frame: Frame, width: int, height: int, method: str, crop: str) -> Frame:
-    """Scale a frame; ``crop="center"`` keeps its proportions.
+    """Scale a frame to a size; ``crop="center"`` keeps its proportions by cropping it first.
 
     ``nearest-exact`` equals torch's pixel by pixel, and ``lanczos`` is Pillow's in ComfyUI, too.
     The others differ from torch's, in values from 0 to 255: by 1 for ``bilinear`` and ``area``, by
@@ -159,7 +159,7 @@ def _resized(channel: Image.Image, size: tuple[int, int], method: str) -> Image.
 
 
 def _nearest(old: int, new: int) -> list[tuple[int, int]]:
-    """Return the old column for each new one, with torch's float32 rounding and tie-breaking."""
+    """Return the range of the nearest old column for each new one, rounded as torch does."""
     scale = _float32(old / new)
     columns = (min(int(_float32((new_one + 0.5) * scale)), old - 1) for new_one in range(new))
     return [(column, column + 1) for column in columns]
@@ -171,7 +171,7 @@ def _areas(old: int, new: int) -> list[tuple[int, int]]:
 
 
 def _gathered(channel: Image.Image, spans: list[tuple[int, int]]) -> Image.Image:
-    """Make each new column the mean of a range of old ones."""
+    """Return a channel in which each column is the mean of a range of the old columns."""
     result = Image.new("F", (len(spans), channel.height))
     for index, (start, end) in enumerate(spans):
         column = channel.crop((start, 0, end, channel.height))

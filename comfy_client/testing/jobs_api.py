@@ -87,7 +87,7 @@ NEWEST_JOB_ROUTES: Routes[ServerState] = (
 
 
 def _page(found: list[_Job], query: Mapping[str, str], statuses: tuple[str, ...]) -> dict[str, Any]:
-    """Return the requested page; raise ValueError with the server's text for an invalid query."""
+    """Return the page of jobs for a query; raise ValueError with the server's text if invalid."""
     status = query.get("status", "")
     wanted = [word.strip().lower() for word in status.split(",") if word.strip()]
     wrong = [word for word in wanted if word not in statuses]
@@ -143,7 +143,7 @@ def _present(**fields: Any) -> dict[str, Any]:
 
 @attrs.frozen
 class _Job:
-    """A prompt of the queue or the history."""
+    """A prompt from the queue or the history, as the jobs API describes it."""
 
     status: str
     _item: Any
@@ -156,7 +156,7 @@ class _Job:
         return prompt_id
 
     def listed(self) -> dict[str, Any]:
-        """Return the prompt's entry in a list."""
+        """Return the job's entry in the list of jobs."""
         number, prompt_id, _, extra_data, _ = self._item
         entry = self._entry or {}
         messages = (entry.get("status") or {}).get("messages") or ()
@@ -184,7 +184,7 @@ class _Job:
         return found or None
 
     def details(self) -> dict[str, Any]:
-        """Return the details of an ended job."""
+        """Return the further fields of a job that has ended, or an empty dict for any other."""
         if self._entry is None:
             return {}
         workflow = {"prompt": self._item[2], "extra_data": self._item[3]}
@@ -215,7 +215,7 @@ def _status(entry: Mapping[str, Any], newest: bool) -> str:
 
 
 def _summary(outputs: Mapping[str, Any], newest: bool) -> dict[str, Any]:
-    """Return the number of files, and the file or text that represents the job."""
+    """Return the number of a job's output files, and a file or text to represent it, if any."""
     files = [
         (kind, {**one, "nodeId": node_id, "mediaType": kind})
         for node_id, kind, one in _each(outputs)
@@ -234,7 +234,7 @@ def _summary(outputs: Mapping[str, Any], newest: bool) -> dict[str, Any]:
 
 
 def _each(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Yield node, kind and value of each output."""
+    """Yield the node id, kind and value of each item in a prompt's outputs."""
     for node_id, output in outputs.items():
         for kind, ones in output.items() if isinstance(output, dict) else ():
             if kind != "animated" and isinstance(ones, list):
@@ -242,7 +242,7 @@ def _each(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _is_shown(kind: str, file: Mapping[str, Any], newest: bool) -> bool:
-    """Return whether the frontend can show an output."""
+    """Return whether the frontend can show an output file."""
     name, form = str(file.get("filename", "")).lower(), str(file.get("format", ""))
     return form.startswith(("video/", "audio/")) or any(
         kind in kinds or name.endswith(endings)

@@ -20,13 +20,13 @@ class Interrupted(Exception):
 
 
 class ExecutionBlocker:
-    """Output of a node that keeps the nodes after it from running.
+    """An output of a node that keeps the nodes after it from running.
 
     The prompt keeps running and succeeds.
 
     Attributes:
-        message: Sent to the client in an ``execution_error`` of type ``ExecutionBlocked``;
-            ``None``: nothing is sent.
+        message: The text sent to the client in an ``execution_error`` of type
+            ``ExecutionBlocked``; ``None``: nothing is sent.
     """
 
     def __init__(self, message: str | None = None) -> None:
@@ -43,19 +43,19 @@ class NodeContext(Protocol):
     fewer_progress: bool
 
     def check_interrupted(self) -> None:
-        """Raise :class:`Interrupted` if the prompt was interrupted."""
+        """Raise :class:`Interrupted` if the running prompt was interrupted."""
 
     def progress(self, value: float, total: float, preview: Preview | None) -> None:
         """Report the progress of the running node."""
 
     def wants_previews(self, default: bool) -> bool:
-        """Return whether to send previews."""
+        """Return whether to send previews: the prompt's own choice, or else ``default``."""
 
     def send_event(self, event: str, data: Any) -> None:
         """Send an event to all clients."""
 
     def send_text(self, text: str) -> None:
-        """Send the progress text of the running node to the prompt's client."""
+        """Send a text to the prompt's client as the progress of the running node."""
 
 
 #: The prompt that runs in this thread.
@@ -63,11 +63,12 @@ context: ContextVar[NodeContext] = ContextVar("the prompt that runs in this thre
 
 
 class ProgressBar:
-    """The progress of the running node, sent as ``progress``, ``progress_state`` and a preview.
+    """The progress bar of the running node, whose updates are sent to the client.
 
-    It works as ``comfy.utils.ProgressBar``.  Each update raises :class:`Interrupted` if the
-    prompt was interrupted, which ends the node.  With ``version="new"``, an update is sent if it
-    is the first or the last one, has a preview, or comes 0.1 seconds and 0.5 % after the one
+    It works like ``comfy.utils.ProgressBar``.  An update is sent as ``progress``,
+    ``progress_state`` and, if there is one, a preview.  Each update raises :class:`Interrupted` if
+    the prompt was interrupted, which ends the node.  With ``version="new"``, an update is sent if
+    it is the first or the last one, has a preview, or comes 0.1 seconds and 0.5 % after the one
     before it.
 
     Attributes:
@@ -81,13 +82,13 @@ class ProgressBar:
         self._sent: tuple[float, float] | None = None  # the last update: when, and its value
 
     def update(self, value: float) -> None:
-        """Add some steps."""
+        """Report that some more steps are done."""
         self.update_absolute(self.current + value)
 
     def update_absolute(
         self, value: float, total: float | None = None, preview: Preview | None = None
     ) -> None:
-        """Set how many steps are done, and, if given, how many there are and a preview."""
+        """Report how many steps are done and, if given, a new total and a preview."""
         self.total = self.total if total is None else total
         self.current = min(value, self.total)
         run = context.get()
@@ -121,5 +122,5 @@ def send_event(event: str, data: Any) -> None:
 
 
 def send_text(text: str) -> None:
-    """Send the progress text of the running node to its client."""
+    """Send a text to the prompt's client as the progress of the running node."""
     context.get().send_text(text)

@@ -1,4 +1,4 @@
-"""The cached outputs of nodes, and the keys that find them on a later run."""
+"""The cached outputs of nodes, and the keys under which later runs find them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .nodes import NodeRegistry
 
 @attrs.frozen
 class Cached:
-    """The cached output of a node."""
+    """The cached outputs of a node, and the output that the client was shown, if any."""
 
     ui: dict[str, Any] | None
     outputs: list[Any]
@@ -34,7 +34,7 @@ class NodeCache:
     inner: dict[tuple[str, str], NodeCache] = attrs.field(factory=dict)  # by id and class, too
 
     def retain(self, graph: DynamicPrompt, keys: dict[str, str]) -> None:
-        """Drop everything about nodes that are not in this graph."""
+        """Set the cache keys of a graph's nodes; drop what is cached for other keys or nodes."""
         self.keys = keys
         used = set(keys.values())
         names = {(node_id, graph.get_node(node_id)["class_type"]) for node_id in keys}
@@ -43,14 +43,14 @@ class NodeCache:
         self.inner = {name: store for name, store in self.inner.items() if name in names}
 
     def node_ids(self) -> Iterator[str]:
-        """Yield the ids of nodes here and in all inner graphs."""
+        """Yield the ids of the nodes of this graph and of all graphs that they expanded into."""
         yield from self.keys
         for store in self.inner.values():
             yield from store.node_ids()
 
 
 class CacheKeys:
-    """Cache keys of nodes: nodes with equal keys have equal outputs.
+    """The cache keys of a prompt's nodes: nodes with equal keys have equal outputs.
 
     A key is made of class, inputs, ``IS_CHANGED``, and the same for all sources.  Two equal sources
     differ from a single one: whether inputs come from the same node counts, too.
@@ -117,7 +117,7 @@ class CacheKeys:
 
 
 def _comparable(value: Any) -> object:
-    """Return JSON that is equal for equal values; NaN and objects equal nothing."""
+    """Return a JSON value that is equal for equal inputs; NaN and other objects equal nothing."""
     if isinstance(value, dict):
         return {str(key): _comparable(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Routes for files of node packs, below ``custom_nodes/<pack>/``.
+"""Routes for the files of node packs, which are below ``custom_nodes/<pack>/``.
 
 No code of a pack is run.  Its files for the frontend are in the folder that its ``__init__.py``
 names with ``WEB_DIRECTORY = "..."``, or its ``pyproject.toml`` as ``tool.comfy.web``.
@@ -49,7 +49,7 @@ async def _translations(state: ServerState, request: web.Request) -> web.Respons
 
 
 def _subgraphs(state: ServerState) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """Return file and entry of each subgraph, by its id."""
+    """Return the file and the list entry of each subgraph of the node packs, by its id."""
     return {
         hashlib.sha256(f"custom_node{file}".encode()).hexdigest(): (
             file,
@@ -88,7 +88,7 @@ async def _extensions(state: ServerState, request: web.Request) -> web.Response:
 
 
 async def extension(state: ServerState, request: web.Request) -> web.FileResponse:
-    """Serve a file that ``/extensions`` lists."""
+    """Serve a frontend file of ComfyUI or of a node pack from below ``/extensions``."""
     pack, file = request.match_info["pack"], request.match_info["file"]
     folder = _web_folders(state).get(pack)
     if folder is None:  # one of the frontend's own
@@ -118,7 +118,7 @@ def _root(state: ServerState) -> Path:
 
 
 def _web_folders(state: ServerState) -> dict[str, Path]:
-    """Return the packs' folders for the frontend, by the names under which they are served."""
+    """Return the packs' folders of frontend files, by the names under which they are served."""
     found = {}
     for pack in sorted(path for path in _root(state).iterdir() if path.is_dir()):
         for name, folder in (_of_project(pack), (pack.name, _of_module(pack))):
@@ -128,7 +128,7 @@ def _web_folders(state: ServerState) -> dict[str, Path]:
 
 
 def _of_project(pack: Path) -> tuple[str, str]:
-    """Return a pack's name and web folder from ``pyproject.toml``, or empty texts."""
+    """Return a pack's name and web folder from ``pyproject.toml``, or two empty strings."""
     try:
         project = tomllib.loads((pack / "pyproject.toml").read_text(encoding="utf-8"))
         return str(project["project"]["name"]), str(project["tool"]["comfy"]["web"])
@@ -152,7 +152,7 @@ def _of_module(pack: Path) -> str:
 
 
 def _files(state: ServerState, folder: str) -> Iterator[Path]:
-    """Yield the files in a folder of each pack, without links that lead out of the pack."""
+    """Yield the JSON files in a folder of each pack, except links that lead out of the pack."""
     root = _root(state)
     for file in sorted(root.glob(f"*/{folder}/*.json")):
         if is_inside(file, root / file.relative_to(root).parts[0]):

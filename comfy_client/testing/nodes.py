@@ -1,6 +1,6 @@
-"""The nodes of an embedded server: ComfyUI's own for pictures, a simulated sampler, and yours.
+"""The nodes of an embedded server: some of ComfyUI's, a simulated sampler, and those you add.
 
-A node is a class after ComfyUI's V1 conventions::
+A node is a class that follows ComfyUI's V1 conventions::
 
     class Blur:
         RETURN_TYPES = ("IMAGE",)
@@ -67,14 +67,14 @@ class NodeRegistry:
                 self._definitions[name]["description"] = _SIMULATED
 
     def add(self, name: str, cls: type) -> None:
-        """Add a class of the user's, or replace an existing one."""
+        """Add a user's node class, or replace the class that already has this name."""
         is_known = name in self.classes
         self.classes = {**self.classes, name: cls}  # other threads may be reading the old one
         self._definitions.pop(name, None)
         self.replaced += is_known  # last, as this invalidates cached outputs
 
     def definition(self, name: str) -> dict[str, Any]:
-        """Return a class's entry in ``GET /object_info``."""
+        """Return the definition of a node class by its name, as in ``GET /object_info``."""
         known: dict[str, Any] | None = self._definitions.get(name)
         if known is None:
             return definition_of(name, self.classes[name], newest=self._newest)
@@ -86,7 +86,7 @@ class NodeRegistry:
         return definition
 
     def definitions(self, graph: Any = None) -> dict[str, Any]:
-        """Return the definitions of the classes in a graph, or of all classes.
+        """Return the definitions of the classes that a graph uses, or of all if ``graph`` is None.
 
         Leave out classes that are unknown or have no valid definition.
         """
@@ -99,7 +99,7 @@ class NodeRegistry:
         return found
 
     def hint(self) -> str:
-        """Return a hint on an unknown class, which a real server does not give."""
+        """Return a hint for prompts with an unknown node class; a real server gives none."""
         names = sorted(self.classes)
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         return (
@@ -108,12 +108,12 @@ class NodeRegistry:
         )
 
     def checks(self) -> dict[str, Check]:
-        """Return the classes' own checks, ``VALIDATE_INPUTS``."""
+        """Return the ``VALIDATE_INPUTS`` of each class that has it, by the name of the class."""
         found = {name: getattr(c, "VALIDATE_INPUTS", None) for name, c in self.classes.items()}
         return {name: check for name, check in found.items() if check is not None}
 
     def _choices(self, name: str) -> list[str] | None:
-        """Return the files that a loader offers."""
+        """Return the files that a loader class offers, or None for any other class."""
         if name in ("LoadImage", "LoadImageMask"):
             return self._folders.inputs(images=name == "LoadImage")
         return (
@@ -122,12 +122,12 @@ class NodeRegistry:
 
 
 def shipped(name: str) -> Any:
-    """Return the content of a data file of this package."""
+    """Return the decoded content of the package's JSON file with this name."""
     return json.loads(files(__package__).joinpath(f"{name}.json").read_text(encoding="utf-8"))
 
 
 def definition_of(name: str, cls: Any, *, newest: bool = False) -> dict[str, Any]:
-    """Build the definition of a class; raise TypeError if it is not a node class."""
+    """Return the definition of a node class; raise TypeError if the class is not one."""
     try:
         inputs = cls.INPUT_TYPES()
         types = cls.RETURN_TYPES

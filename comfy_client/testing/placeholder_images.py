@@ -1,4 +1,4 @@
-"""Pictures of the simulated sampler: hills, equal for equal seeds and prompts."""
+"""Pictures drawn by the simulated sampler: hills, the same for the same seed and prompt."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def draw(
     Args:
         width: The width in pixels.
         height: The height in pixels.
-        seed: With `text` and `index` it decides what is to be seen.
+        seed: The seed, which determines the picture together with `text` and `index`.
         text: The prompt.
-        index: The place in the batch.
-        sampled: 0: noise; 1: the finished picture.
+        index: The position in the batch.
+        sampled: The fraction of steps done: 0 gives noise, 1 the finished picture.
         box: The pixels to which a preview is enlarged before it is labelled.
     """
     key = hashlib.sha256(f"{seed}/{index}/{text}".encode(errors="replace")).digest()
@@ -95,7 +95,7 @@ def _label(picture: Image.Image, text: str) -> None:
 
 
 def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> str:
-    """Shorten a line to the available width."""
+    """Shorten a line of text with ``...`` so that it is at most ``room`` pixels wide."""
     if font.getlength(line[:500]) <= room:
         return line
     ends = range(1, min(len(line), 500) + 1)

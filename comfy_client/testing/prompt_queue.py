@@ -1,4 +1,4 @@
-"""The queue of prompts and their history."""
+"""The queue of prompts, and the history of those that have ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HISTORY_LIMIT = 10_000
 
 
 class PromptQueue:
-    """Pending, running and ended prompts; any thread may call the methods."""
+    """The pending, running and ended prompts of a server; any thread may call the methods."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -36,7 +36,10 @@ class PromptQueue:
             self._news.notify()
 
     def get(self) -> Item | None:
-        """Wait for the next prompt and mark it as running; return None for flags or the end."""
+        """Wait for the next prompt, mark it as running and return it.
+
+        Return None if a flag is set while no prompt is pending, or the queue is closed.
+        """
         with self._news:
             self._news.wait_for(lambda: self._pending or self._flags or self._closed)
             if self._closed or not self._pending:
@@ -94,7 +97,7 @@ class PromptQueue:
 
     @property
     def running_id(self) -> str | None:
-        """The id of the prompt that runs."""
+        """The id of the running prompt, or None."""
         with self._news:
             return self._running[1] if self._running else None
 
@@ -123,7 +126,10 @@ class PromptQueue:
         return False
 
     def history(self, max_items: int | None = None, offset: int = -1) -> dict[str, Any]:
-        """Return the history, oldest first; without an offset, the last entries."""
+        """Return the history, or a part of it, by prompt id; the oldest prompt comes first.
+
+        A part has up to ``max_items`` prompts, from ``offset`` on or, without that, the last ones.
+        """
         with self._news:
             if offset < 0 and max_items is not None:
                 offset = len(self._history) - max_items
@@ -131,13 +137,13 @@ class PromptQueue:
             return dict(list(self._history.items())[max(offset, 0) : end])
 
     def entry(self, prompt_id: str) -> dict[str, Any]:
-        """Return the history of one prompt by its id, or an empty dict."""
+        """Return a dict with one prompt's history entry by its id, or an empty dict."""
         with self._news:
             found = self._history.get(prompt_id)
             return {} if found is None else {prompt_id: found}
 
     def forget(self, prompt_id: Any = None) -> None:
-        """Drop one prompt, or all, from the history."""
+        """Drop one prompt from the history, or all prompts if ``prompt_id`` is None."""
         with self._news:
             if prompt_id is None:
                 self._history.clear()
@@ -145,19 +151,19 @@ class PromptQueue:
                 self._history.pop(prompt_id, None)
 
     def flag(self, name: str, value: Any) -> None:
-        """Leave a request for the worker, which looks at it when idle."""
+        """Set a flag for the worker, which reads it while no prompt is running."""
         with self._news:
             self._flags[name] = value
             self._news.notify()
 
     def take_flags(self) -> dict[str, Any]:
-        """Return and clear the requests that :meth:`flag` has left."""
+        """Return the flags that :meth:`flag` has set, and clear them."""
         with self._news:
             flags, self._flags = self._flags, {}
             return flags
 
     def close(self) -> None:
-        """Stop handing out prompts."""
+        """Stop handing out prompts, and wake the worker if it is waiting for one."""
         with self._news:
             self._closed = True
             self._news.notify()

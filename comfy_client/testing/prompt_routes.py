@@ -75,7 +75,7 @@ def _prompt_id(state: ServerState, body: Mapping[str, Any]) -> str | None:
 
 
 def _validated(state: ServerState, body: Mapping[str, Any]) -> ValidationResult:
-    """Validate a prompt, unless a script replaces it."""
+    """Validate a prompt; accept an invalid one, too, if a script will replace it."""
     if "prompt" not in body:
         return no_prompt()
     result = validate(
@@ -155,7 +155,10 @@ async def _post_history(state: ServerState, request: web.Request) -> web.Respons
 
 
 def _object(body: Any, *keys: str) -> dict[str, Any]:
-    """Return a request body; as on the server, an empty object for a text or list without keys."""
+    """Return a request's JSON object, or an empty one for text or a list without these keys.
+
+    Raise TypeError for any other body, as a real server does.
+    """
     if isinstance(body, dict):
         return body
     if any(key in body for key in keys):

@@ -33,7 +33,7 @@ class MessageSink(Protocol):
     """The receiver of the executor's messages."""
 
     def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:
-        """Send an event to one client or to all; an event with a number is a binary frame."""
+        """Send an event to one client, or to all without an id; numbers are binary events."""
 
     def knows_metadata(self, client_id: str | None) -> bool:
         """Return whether a client wants previews with metadata."""
@@ -42,7 +42,7 @@ class MessageSink(Protocol):
         """Add a line to the server's log."""
 
     def keep_error(self, error: BaseException) -> None:
-        """Record an error for the test, one that is more than a node's failure."""
+        """Record an error that the test must see, unlike the failure of a node."""
 
 
 class NodeFailure(Exception):
@@ -84,7 +84,10 @@ class PromptRun:
     # -- messages -----------------------------------------------------------------------
 
     def report(self, event: str, data: dict[str, Any], *, to_all: bool = False) -> None:
-        """Add an event to the history, and send it to the client."""
+        """Add an event to the prompt's history, and send it to the prompt's client.
+
+        If there is no client, it is sent to nobody, or to all clients if ``to_all`` is true.
+        """
         data = {**data, "timestamp": int(time.time() * 1000)}
         self.messages.append([event, data])
         if self.client_id is not None or to_all:
@@ -102,7 +105,7 @@ class PromptRun:
         }
 
     def record(self, succeeded: bool) -> dict[str, Any]:
-        """Return the prompt's history entry."""
+        """Return the prompt's history entry, without the prompt itself."""
         return {
             "outputs": {node_id: ui["output"] for node_id, ui in self.ui.items()},
             "status": {
@@ -132,7 +135,7 @@ class PromptRun:
         self.sink.send("executed", data, self.client_id)
 
     def show(self, node_id: str, ui: dict[str, Any]) -> None:
-        """Report a node's output to history and client."""
+        """Report a node's output to the history and to the client."""
         meta = {
             "node_id": node_id,
             "display_node": self.graph.get_display_node_id(node_id),
@@ -200,7 +203,7 @@ class PromptRun:
         self.sink.send(event, data)
 
     def send_text(self, text: str) -> None:
-        """Send the progress text of the running node to its client."""
+        """Send a text to the prompt's client as the progress of the running node."""
         node = self.node_id.encode()
         frame = struct.pack(">I", len(node)) + node + text.encode()
         self.sink.send(_TEXT, frame, self.client_id)
@@ -228,7 +231,10 @@ class PromptRun:
         store.outputs[store.keys[node_id]] = Cached(self.ui.get(node_id), outputs)
 
     def object(self, node_id: str) -> Any:
-        """Return the node's object, which lasts as long as its class does."""
+        """Return the instance of a node's class, made on first use.
+
+        It is reused by later prompts that have the same node id and class.
+        """
         name = node_id, self.graph.get_node(node_id)["class_type"]
         objects = self.store(node_id).objects
         if name not in objects:
@@ -236,12 +242,15 @@ class PromptRun:
         return objects[name]
 
     def signed(self, node_ids: Iterable[str]) -> dict[str, str]:
-        """Return the cache keys of nodes."""
+        """Return the cache keys of these nodes, by node id."""
         keys = CacheKeys(self.graph, self.nodes, self.changed)
         return {node_id: keys.of(node_id) for node_id in node_ids}
 
     def changed(self, node_id: str) -> Any:
-        """Return the result of ``IS_CHANGED``, and store it in the graph as ComfyUI does."""
+        """Return the results of a node's ``IS_CHANGED``, or False if its class does not have it.
+
+        They are computed once and stored in the graph, as in ComfyUI; a failure counts as NaN.
+        """
         node, cls = self.graph.get_node(node_id), self._class_of(node_id)
         if not hasattr(cls, "IS_CHANGED"):
             return False
@@ -260,7 +269,7 @@ class PromptRun:
         return self.nodes.classes[self.graph.get_node(node_id)["class_type"]]
 
     def config(self, node_id: str, name: str) -> Mapping[str, Any]:
-        """Return the options of an input."""
+        """Return the options of a node's input from its definition, or an empty mapping."""
         types = self.nodes.definition(self.graph.get_node(node_id)["class_type"])["input"]
         for kind in ("required", "optional"):
             config = types.get(kind, {}).get(name)
@@ -273,7 +282,7 @@ class PromptRun:
         return bool(getattr(self._class_of(node_id), "OUTPUT_NODE", False))
 
     def is_intermediate(self, node_id: str) -> bool:
-        """Return whether a node has a displayed output without being an output node."""
+        """Return whether a node's outputs are displayed even if it is not an output node."""
         return bool(getattr(self._class_of(node_id), "HAS_INTERMEDIATE_OUTPUT", False))
 
     def goes_first(self, node_id: str) -> bool:
@@ -320,7 +329,7 @@ class PromptRun:
         return values, missing
 
     def wanted(self, node: Any, inputs: dict[str, list[Any]], missing: set[str]) -> list[str]:
-        """Ask a node which lazy inputs it needs, given its other inputs."""
+        """Return the names of lazy inputs that a node asks for and that are not computed yet."""
         check = getattr(node, "check_lazy_status", None)
         names: list[Any] = []
         if check is None:
@@ -336,7 +345,7 @@ class PromptRun:
     def call(
         self, node: Any, inputs: dict[str, list[Any]], executed: set[str]
     ) -> tuple[dict[str, Any], list[CallResult]]:
-        """Call a node; return its output for the client, and the results of all calls."""
+        """Call a node with each set of arguments; return its displayed output and the results."""
         results: list[CallResult] = []
         uis: list[dict[str, Any]] = []
         for arguments in _slices(inputs, node):
@@ -395,7 +404,7 @@ class PromptRun:
 
 
 def _slices(inputs: dict[str, list[Any]], node: Any) -> list[dict[str, Any]]:
-    """Return the arguments of each call; short lists repeat their last value."""
+    """Return the arguments of each call of a node; short lists repeat their last value."""
     if getattr(node, "INPUT_IS_LIST", False):
         return [dict(inputs)]
     calls = max(map(len, inputs.values()), default=0)

@@ -1,4 +1,4 @@
-"""Requests of clients, and the bytes of answers."""
+"""HTTP requests as a server received them, and HTTP answers as bytes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Wire:
             raise ConnectionResetError("the client has left")
 
     def recv(self, size: int) -> bytes:
-        """Wait for up to ``size`` bytes from the client; empty if it has disconnected."""
+        """Return up to ``size`` bytes once the client sends any; none if it has disconnected."""
         data = self._left or self._capture.chunks.get()
         data, self._left = data[:size], data[size:]
         if not data:
@@ -82,12 +82,12 @@ class Wire:
         return data
 
     def close(self, *, reset: bool = False) -> None:
-        """Close the connection after sending the rest, or immediately with an RST."""
+        """Close the connection after sending all data, or immediately with an RST."""
         self._loop.call_soon_threadsafe(functools.partial(hang_up, self._transport, reset=reset))
 
 
 class _Capture(asyncio.Protocol):
-    """A protocol that takes a connection's data, and passes all else to the old protocol."""
+    """A protocol that collects received data, and passes other events to the previous protocol."""
 
     def __init__(self, before: asyncio.Protocol, is_plain: bool) -> None:
         self.chunks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -124,11 +124,11 @@ class Request:
         path: The path without query, the server's prefix and ``/api``; percent-encoded.
         full_path: The path without query and the server's prefix; percent-encoded.
         target: Path and query as sent.
-        query: The query parameters, decoded; of several with one name, the last.
+        query: The query parameters, decoded; only the last of several with the same name.
         headers: The headers; names are case-insensitive.
         body: The bytes that were read: fewer than announced if the client was cut off.
         is_below: Whether the path is below the server's prefix; faults affect no other requests.
-        rest: The faults that have yet to affect it; for the server's own use.
+        rest: The faults that have yet to be applied to it; for the server's own use.
     """
 
     method: str
@@ -143,7 +143,7 @@ class Request:
     rest: list[Any] = attrs.field(factory=list, repr=False, init=False)
 
     def json(self) -> Any:
-        """Decode the body; raise ValueError if it is not JSON."""
+        """Return the decoded JSON body; raise ValueError if it is not JSON."""
         return json.loads(self.body)
 
     @property
@@ -158,7 +158,7 @@ Handler = Callable[[Request], Answer | None]
 
 
 def hang_up(transport: asyncio.Transport, *, reset: bool) -> None:
-    """End a connection with a RST, or with a FIN after all data."""
+    """End a connection with an RST, or with a FIN after all data has been sent."""
     if not reset:
         transport.close()
         return
@@ -171,7 +171,7 @@ def hang_up(transport: asyncio.Transport, *, reset: bool) -> None:
 
 
 async def exchange(connection: socket.socket, request: Request) -> bytes:
-    """Send a request and read the whole answer."""
+    """Send a request over a connected socket; return the bytes received until it closes."""
     try:
         reader, writer = await asyncio.open_connection(sock=connection)
         try:
@@ -198,14 +198,14 @@ async def _read_answer(
 
 
 class _Bytes(io.BytesIO):
-    """A fake connection for http.client."""
+    """A stand-in for a socket, from which ``http.client`` reads bytes."""
 
     def makefile(self, mode: str) -> io.BytesIO:
         return self
 
 
 def decode(data: bytes, method: str) -> Answer:
-    """Parse an answer, and decode JSON; raise ConnectionResetError if it is incomplete."""
+    """Parse the bytes of an answer and decode JSON; raise ConnectionResetError if incomplete."""
     response = http.client.HTTPResponse(_Bytes(data), method=method)  # type: ignore[arg-type]
     response.begin()
     try:
@@ -251,7 +251,7 @@ def encode(answer: Answer) -> bytes:
 
 
 def unknown_route(method: str) -> Answer:
-    """Return the server's answer for a route that it lacks."""
+    """Return the server's answer to a request for a route that does not exist."""
     if method in ("GET", "HEAD"):
         return 404, {"Content-Type": "application/octet-stream"}, None
     return 405, {"Allow": "GET,HEAD"}, "405: Method Not Allowed"

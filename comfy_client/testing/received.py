@@ -16,11 +16,11 @@ _T = TypeVar("_T")
 
 @attrs.define
 class Ran:
-    """A prompt that has started to run or to play.
+    """A prompt that the server has started to run, or whose script it has started to play.
 
     Attributes:
         prompt_id: The id of the prompt.
-        client_id: The client that submitted it; ``None``: it gave no id.
+        client_id: The id of the client that submitted it; ``None``: the client gave none.
         extra_data: What was submitted with the workflow, without secrets.
         status: ``"success"`` or ``"error"``, as in history; ``None``: it has not ended.
     """
@@ -32,13 +32,16 @@ class Ran:
 
     @property
     def mark(self) -> str | None:
-        """The id that ``comfy_client`` chose, even on servers that choose another one."""
+        """The id that ``comfy_client`` chose for the prompt, or None for another client's prompt.
+
+        ``prompt_id`` differs from it if the server chose another one.
+        """
         return self.extra_data.get("comfy_client_prompt_id")
 
 
 @attrs.define(eq=False)
 class Records:
-    """Bounded lists of what happened, kept over restarts; any thread may read them.
+    """Bounded lists of what happened, kept across restarts; any thread may read them.
 
     :class:`~comfy_client.testing.ComfyServer` describes them.
     """
@@ -92,7 +95,7 @@ class Records:
             self._changed.wait(seconds)
 
     def until(self, predicate: Callable[[], object], timeout: float) -> None:
-        """Wait until ``predicate`` holds; raise AssertionError after ``timeout`` seconds."""
+        """Wait until ``predicate()`` is true; raise AssertionError after ``timeout`` seconds."""
         end = time.monotonic() + timeout
         while not predicate():  # outside the lock, as it may query this server
             if time.monotonic() > end:

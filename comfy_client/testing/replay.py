@@ -1,4 +1,4 @@
-"""Playback of a recording, for ``ComfyServer.replay``.
+"""Playback of a recording to a client, for ``ComfyServer.replay``.
 
 The file is one of ``ComfyApi(record=...)`` or of the same format, see
 :mod:`comfy_client.recording.recorder`.  It becomes a list of steps.  Some of them wait for the
@@ -100,7 +100,10 @@ class Player:
         self._later: Callable[..., object]  # call in the server's thread; set with a socket
 
     def answer(self, request: Request) -> Answer | None:
-        """Answer any request except one for a socket."""
+        """Return the answer to a request that is not for a socket, once it is due.
+
+        Return None if the connection is to end without one.
+        """
         with self._changed:
             found = self._find(request)
             if not isinstance(found, RecordedExchange):
@@ -142,7 +145,7 @@ class Player:
         return method, transcript.without_api(path), kept, frozenset(conditions.items())
 
     def _among(self, known: list[RecordedExchange]) -> RecordedExchange | None:
-        """Return the next exchange between the same two gates, or the last one again."""
+        """Return the next of these exchanges between the current gates, the last again, or None."""
         at = bisect.bisect_left(self._gates, self._next)
         low = self._gates[at - 1] if at else -1
         high = self._gates[at] if at < len(self._gates) else len(self._steps)
@@ -155,7 +158,7 @@ class Player:
         return None if has_ended else here[-1]
 
     def _derived(self, request: Request) -> Answer | None:
-        """Derive an answer about queue or history from the steps so far."""
+        """Return an answer about queue or history from the steps so far; None for other paths."""
         if request.method != "GET" or (self._is_flat and request.path != request.full_path):
             return None
         past = self._steps[: self._next]
@@ -274,7 +277,7 @@ class Player:
     # -- the socket ----------------------------------------------------------------------
 
     async def socket(self, exchange: Exchange) -> web.StreamResponse:
-        """Open or refuse a socket, as recorded."""
+        """Open a socket and serve it to its end, or refuse it, as recorded."""
         with self._changed:
             gate = self._dials[self._dialled] if self._dialled < len(self._dials) else None
             self._dialled += 1
@@ -298,7 +301,7 @@ class Player:
         return ws
 
     def _greet(self, opened: EventSocket, gate: Gate | None, client_id: str) -> None:
-        """Assign a channel to a socket; send ``status`` if the rest of the recording has none."""
+        """Assign a recorded channel to a socket; send ``status`` if its recorded start is past."""
         if gate is None or self._steps.index(gate) < self._next:
             greeting = {
                 "status": transcript.last_status(self._steps[: self._next]),

@@ -29,13 +29,13 @@ _PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", "
 
 
 def _add(table: web.RouteTableDef, source: Any, routes: Routes[Any]) -> None:
-    """Add routes that serve from this source."""
+    """Add routes to a table; each handler gets ``source`` as its first argument."""
     for method, path, handler in routes:
         table.route(method, path)(partial(handler, source))
 
 
 def application(state: ServerState) -> web.Application:
-    """Make the application with all routes, with and without a leading ``/api``."""
+    """Make the application with all routes, most of them both with and without ``/api``."""
     options, folders = state.options, state.folders
     table, prefixed, internal = (web.RouteTableDef() for _ in range(3))
     _add(table, state, _ROUTES)
@@ -109,7 +109,7 @@ async def _answer_ping(state: ServerState, link: EventSocket, data: bytes) -> No
 
 
 def _decoded(state: ServerState, text: str, is_first: bool) -> dict[str, Any] | None:
-    """Decode and record a client's message; return it if it is an object."""
+    """Decode and record a client's JSON message; return it if it is an object, else None."""
     records = state.records
     try:
         data = json.loads(text)
@@ -156,7 +156,7 @@ async def _cache_control(request: web.Request, handler: Next) -> web.StreamRespo
 
 @web.middleware
 async def _origin(request: web.Request, handler: Next) -> web.StreamResponse:
-    """Refuse web pages of other sites; answer OPTIONS."""
+    """Refuse requests of pages from other sites to a loopback host; answer OPTIONS requests."""
     host, origin = request.headers.get("Host"), request.headers.get("Origin")
     if host is not None and origin is not None:
         host, origin = host.lower(), origin.lower()

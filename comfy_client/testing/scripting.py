@@ -36,19 +36,19 @@ _H = TypeVar("_H", bound=Handler)
 
 @attrs.frozen
 class Socket:
-    """An open WebSocket, seen from the server."""
+    """An open WebSocket of a client, as a test sees it on the server."""
 
     client_id: str
     _link: EventSocket = attrs.field(repr=False)
     _state: ServerState = attrs.field(repr=False)
 
     def hang_up(self, *, reset: bool = True) -> None:
-        """End the socket abruptly, with a RST or with a bare FIN."""
+        """End the socket abruptly, with an RST or, if ``reset`` is false, a bare FIN."""
         self._state.loop.call(self._link.hang_up, reset)
 
 
 class ScriptedServer:
-    """The part of a server that tests read and control; see the module.
+    """The part of a server that tests read and control.
 
     :class:`~comfy_client.testing.ComfyServer` describes the attributes.
     """
@@ -69,7 +69,7 @@ class ScriptedServer:
         raise NotImplementedError
 
     def _flush(self) -> None:
-        """Wait until all messages so far are sent, before something changes."""
+        """Wait until all messages queued so far have been sent, if the server is running."""
         with contextlib.suppress(RuntimeError):  # it is not running
             self._running().sockets.flush()
 
@@ -86,12 +86,12 @@ class ScriptedServer:
         return self._records.pings
 
     def until(self, predicate: Callable[[], object], timeout: float = 30.0) -> None:
-        """Wait until ``predicate`` holds; raise AssertionError after ``timeout`` seconds."""
+        """Wait until ``predicate()`` is true; raise AssertionError after ``timeout`` seconds."""
         self._records.until(predicate, timeout)
 
     @property
     def sockets(self) -> list[Socket]:
-        """The sockets that are open now."""
+        """The WebSockets that are open now."""
         state = self._running()
         return [Socket(link.client_id, link, state) for link in state.sockets.open]
 
@@ -109,7 +109,7 @@ class ScriptedServer:
     def on(
         self, method: str, path: str, answer: Answer | Handler | None = None
     ) -> Fault | Callable[[_H], _H]:
-        """Set the answer of a route until :meth:`off`; the last one added wins.
+        """Set the answer to requests of a route until :meth:`off`; the one added last wins.
 
         Without an answer, it is a decorator for the function that makes them::
 
@@ -150,7 +150,7 @@ class ScriptedServer:
                 fault.end()
 
     def answer(self, request: Request) -> Answer:
-        """Return the answer of the server itself, or of the next fault; for handlers.
+        """Return the server's own answer to a request, or that of the next fault; for handlers.
 
         The server executes the request.  JSON in the answer is decoded.
 
@@ -165,19 +165,19 @@ class ScriptedServer:
     # -- messages -----------------------------------------------------------------------
 
     def push(self, message: Any, *, to: str | None = None, fragments: int = 1) -> None:
-        """Send JSON to all sockets, or to one client id; return once it is sent."""
+        """Send a JSON message to all clients, or to one by its id; return once it has been sent."""
         self._push(1, json.dumps(message).encode(), to, fragments)
 
     def push_binary(self, data: bytes, *, to: str | None = None, fragments: int = 1) -> None:
-        """Send a binary message, as :meth:`push` does."""
+        """Send a binary message to all clients, or to one, as :meth:`push` does."""
         self._push(2, data, to, fragments)
 
     def push_status(self) -> None:
-        """Send ``status`` to all sockets: how many prompts are pending or running."""
+        """Send ``status`` to all clients: how many prompts are pending or running."""
         self.push({"type": "status", "data": {"status": self._running().queue_info()}})
 
     def push_raw(self, data: bytes, *, to: str | None = None) -> None:
-        """Send bytes unchanged, for frames that no server should send (see :func:`frame`)."""
+        """Send raw bytes, such as frames that no server should send (see :func:`frame`)."""
         if not isinstance(data, bytes):
             raise ValueError(f"raw data must be bytes, not {data!r}")
         self._running().sockets.push(data, to)
@@ -217,17 +217,17 @@ class ScriptedServer:
 
     @property
     def history(self) -> dict[str, Any]:
-        """The answer of ``GET /history``: a copy, by prompt id, oldest first."""
+        """The history as ``GET /history`` returns it: a copy, by prompt id, oldest first."""
         return self._running().queue.history()
 
     @property
     def running(self) -> list[Any]:
-        """``queue_running`` of ``GET /queue``."""
+        """The running prompts, as ``GET /queue`` lists them in ``queue_running``."""
         return self._running().queue.shown()["queue_running"]
 
     @property
     def pending(self) -> list[Any]:
-        """``queue_pending`` of ``GET /queue``: a heap, the next one first."""
+        """The pending prompts as in ``queue_pending`` of ``GET /queue``: a heap, the next first."""
         return self._running().queue.shown()["queue_pending"]
 
     def finish(
@@ -238,7 +238,7 @@ class ScriptedServer:
         messages: Collection[Any] = (),
         entry: Mapping[str, Any] | None = None,
     ) -> None:
-        """Move a prompt from the queue to the history, and send ``status`` to all.
+        """Move a prompt from the queue to the history, and send ``status`` to all clients.
 
         Args:
             prompt_id: The id of a prompt in the queue, or any other id.
@@ -250,6 +250,6 @@ class ScriptedServer:
         finish(self._running(), prompt_id, outputs, messages, entry)
 
     def forget(self) -> None:
-        """Clear queue and history, as after a restart; sockets stay open."""
+        """Clear the queue and the history, as a restart does; sockets stay open."""
         self.faults.lose_queue()
         self.faults.evict()

@@ -43,7 +43,7 @@ _Tls = ssl.SSLContext | tuple[str | Path, str | Path]
 
 
 class ComfyServer(ScriptedServer):
-    """A ComfyUI in threads of this process; ``with`` starts and stops it.
+    """An embedded ComfyUI server in threads of this process; ``with`` starts and stops it.
 
     It has ComfyUI's HTTP routes and WebSocket messages, and executes workflows of the nodes
     that ``GET /object_info`` lists (see :mod:`comfy_client.testing.nodes`).  The sampler and
@@ -83,26 +83,27 @@ class ComfyServer(ScriptedServer):
             ``"0.8"`` has the jobs API (``/api/jobs``), takes ``preview_method`` from
             ``extra_data``, and checks the choices of ``COMBO`` inputs.
             ``"new"`` is like 0.28.1 of July 2026: a ``prompt_id`` must be a UUID, jobs can be
-            cancelled and texts stand for them, other words for unknown classes and for circles,
-            fewer ``progress`` events, outputs of cached runs in history for everybody, times of
-            user data in milliseconds,
-            names of ``/internal/files`` with their folder, and assets that are switched off.
+            cancelled and be represented by a text, errors about unknown classes and cycles are
+            worded differently, fewer ``progress`` events are sent, the history has the outputs of
+            cached runs even for prompts without a client, times of user data are in milliseconds,
+            names in ``/internal/files`` have their folder, and assets are switched off.
 
-        allowed_hosts: Further values of ``Host`` that requests may have, beside loopback and
-            ``host``, such as the name of a proxy in front of it.  ``None``: no others while it
-            listens on loopback, else any.  ``["*"]`` allows all that ComfyUI allows, web pages
-            included.
+        allowed_hosts: Further values of ``Host`` that requests may have, besides loopback and
+            ``host``, such as the name of a proxy in front of the server.  ``None``: no others
+            while it listens on loopback, else any.  ``["*"]`` allows all that ComfyUI allows, web
+            pages included.
 
     Attributes:
         requests: All requests, oldest first, WebSocket handshakes included.
         handshakes: The headers of each WebSocket handshake.
         hellos: The client id of each WebSocket that was opened, oldest first.
-        first_messages: The first message of each WebSocket from its client, decoded.
-        messages: All messages from clients on WebSockets, decoded.
-        ran: The prompts that have started to run or to play, oldest first.
+        first_messages: The first message that the client sent on each WebSocket, decoded.
+        messages: All messages that clients sent on WebSockets, decoded.
+        ran: The prompts that have started to run, or whose scripts have, oldest first.
         errors: Exceptions of handlers and scripts, and of messages that could not be sent.  An
-            error of a node counts only if it is no ``Exception``, as from ``pytest.fail``.  The
-            first one is raised again when the ``with`` block ends without another.
+            error of a node is included only if it is not an ``Exception``, as from
+            ``pytest.fail``.  The first one is raised again when the ``with`` block ends without
+            another.
         faults: Faults that can be switched on: see :class:`Faults`.
         version: The version of ComfyUI that it imitates.
 
@@ -175,25 +176,28 @@ class ComfyServer(ScriptedServer):
 
     @property
     def url(self) -> str:
-        """The URL for clients, with the prefix."""
+        """The URL that clients use, with the prefix."""
         scheme = "https" if self._tls else "http"
         host = f"[{self._address[0]}]" if ":" in self._address[0] else self._address[0]
         return f"{scheme}://{host}:{self.port}{self._options.prefix}"
 
     @property
     def port(self) -> int:
-        """The port that it listens on, or did last; RuntimeError if it never ran."""
+        """The port that the server listens on, or last listened on.
+
+        Before the first start, it is the argument ``port``; if that is 0, RuntimeError is raised.
+        """
         if not self._port:
             self._running()
         return self._port
 
     @property
     def root(self) -> Path:
-        """The folder of its files; RuntimeError if it is not running."""
+        """The folder of the server's files; raises RuntimeError if the server is not running."""
         return self._running().folders.root
 
     def add_node(self, cls: _Class, name: str | None = None) -> _Class:
-        """Add a node class of your own, or replace the one of that name.
+        """Add a node class of your own, or replace the class that has its name.
 
         Works before and after :meth:`start`, also as a decorator.
 
@@ -311,7 +315,7 @@ class ComfyServer(ScriptedServer):
         return state, app
 
     def stop(self) -> None:
-        """Close all connections, stop the running prompt and delete all files; idempotent.
+        """Close all connections, stop the running prompt and delete the server's files; idempotent.
 
         A running node has 10 seconds to end.
         """
@@ -397,7 +401,7 @@ async def _serve(
     tls: ssl.SSLContext | None,
     started: Future[None],
 ) -> None:
-    """Serve from start to stop, in the server's thread."""
+    """Serve requests from the server's start to its stop, in the server's thread."""
     loop = state.loop.begin()
     loop.set_exception_handler(lambda _, context: state.log(str(context["message"])))
     publishing = asyncio.create_task(state.sockets.publish())
@@ -417,7 +421,7 @@ async def _serve(
 
 
 def client_options(server: ComfyServer) -> dict[str, Any]:
-    """Return a client's arguments besides the URL: ``credentials`` and ``verify``."""
+    """Return the arguments that a client of the server needs besides the URL, by name."""
     return {"credentials": server._credentials, "verify": server._certificate or True}
 
 
@@ -495,7 +499,7 @@ def _below(options: Options, app: web.Application) -> web.Application:
 
 
 def _guard(credentials: tuple[str, str] | str) -> Any:
-    """Return middleware that asks for credentials, as a proxy would."""
+    """Return middleware that requires these credentials of each request, as a proxy would."""
     if isinstance(credentials, str):
         scheme, wanted = "Bearer", credentials
     else:

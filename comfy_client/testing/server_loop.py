@@ -1,6 +1,6 @@
 """The event loop of a server, which other threads may use, and its TCP connections.
 
-Connections come from clients, or are inner ones through which a fault asks the server itself.
+Connections come from clients, or are inner ones through which the server sends itself requests.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class ServerLoop:
         self._thaws: set[threading.Event] = set()
 
     def begin(self) -> asyncio.AbstractEventLoop:
-        """Start serving; called once, within the loop."""
+        """Use the loop that is running, and return it; called once, in the server's thread."""
         self._loop = asyncio.get_running_loop()
         return self._loop
 
     def stop(self) -> None:
-        """End the loop soon, even if it is frozen."""
+        """Make the server end its loop soon, even while it is frozen; any thread may call it."""
         self.is_stopping = True
         for thaw in list(self._thaws):
             thaw.set()
@@ -56,7 +56,10 @@ class ServerLoop:
                 self._loop.call_soon_threadsafe(callback, *args)
 
     def wait(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Run a coroutine in the loop and wait; raise RuntimeError if the server stops."""
+        """Run a coroutine in the loop and return its result.
+
+        Raise RuntimeError if the server is frozen, or stops before the coroutine has ended.
+        """
         if self._loop is None or self._loop.is_closed() or self._thaws:
             coroutine.close()
             raise RuntimeError("the server is frozen" if self._thaws else "the server has stopped")
@@ -69,7 +72,7 @@ class ServerLoop:
                     raise RuntimeError("the server has stopped") from None
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
-        """Call a function in the loop and wait."""
+        """Call a function in the loop and wait until it has returned."""
 
         async def calling() -> None:
             function(*args)
@@ -122,7 +125,7 @@ class Connections:
         logger: logging.Logger,
         ready: Callable[[], None],
     ) -> None:
-        """Serve until the loop is stopped; call ``ready`` once it listens."""
+        """Serve requests until the loop is stopped; call ``ready`` once the server listens."""
         loop = asyncio.get_running_loop()
         runner = web.AppRunner(app, access_log=None, logger=logger, shutdown_timeout=1.0)
         listening = None
@@ -147,7 +150,7 @@ class Connections:
             listener.close()
 
     def _accept(self) -> asyncio.Protocol:
-        """Make the protocol of a new connection."""
+        """Count a new connection, and return the protocol for it."""
         assert self._server is not None  # noqa: S101  for the type checker
         self._accepted()
         return self._server()
@@ -177,9 +180,9 @@ class Connections:
             self._tasks.discard(task)
 
     async def ask(self, request: Request) -> bytes:
-        """Send a request over an inner connection, which tests do not see.
+        """Send a request to the server itself over an inner connection; return the answer's bytes.
 
-        Only the remaining faults of the request affect it.
+        Tests do not see the connection.  Only the remaining faults of the request affect it.
         """
         assert self._server is not None  # noqa: S101  for the type checker
         ours, theirs = socket.socketpair()
@@ -198,7 +201,7 @@ class Connections:
             del self._inner[transport]
 
     def inner_faults(self, request: web.Request) -> list[Any] | None:
-        """Return the faults that a request from within the server still has to go through.
+        """Return the remaining faults to apply to a request that the server sent to itself.
 
         Return None for a client's request.
         """

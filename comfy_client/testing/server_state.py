@@ -50,12 +50,12 @@ class Options:
 
     @property
     def is_newer(self) -> bool:
-        """Whether the server behaves like 0.8.0 or newer."""
+        """Whether the server behaves like ComfyUI 0.8.0 or newer."""
         return self.version in ("0.8", "new")
 
     @property
     def is_newest(self) -> bool:
-        """Whether the server behaves like 0.28.1."""
+        """Whether the server behaves like ComfyUI 0.28.1."""
         return self.version == "new"
 
 
@@ -98,7 +98,7 @@ class ServerState:
         self.loop.stop()
 
     def keep_error(self, error: BaseException) -> None:
-        """Record an error to raise when the server's ``with`` block exits, unless it is stopping.
+        """Record an error to raise at the end of the ``with`` block, unless the server is stopping.
 
         It may be a BaseException, such as that of ``pytest.fail``.
         """
@@ -115,7 +115,7 @@ class ServerState:
         self.send("status", {"status": self.queue_info()})
 
     def lose_queue(self) -> None:
-        """Drop all prompts without a message to clients."""
+        """Drop all pending and running prompts without a message to clients."""
         running = self.queue.lose()
         if running is not None:
             self.sockets.silenced.add(running)
@@ -132,7 +132,7 @@ class ServerState:
     # -- the executor's messages ----------------------------------------------------------
 
     def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:
-        """Queue a message to one client, or to all without a ``client_id``; from any thread."""
+        """Queue a message for one client, or for all if ``client_id`` is None; from any thread."""
         self.sockets.send(event, data, client_id)
 
     def knows_metadata(self, client_id: str | None) -> bool:

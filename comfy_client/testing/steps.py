@@ -25,8 +25,8 @@ class Finish:
     """A step of a script: the prompt leaves the queue and appears in the history.
 
     Attributes:
-        entry: The complete entry of ``GET /history/{prompt_id}``; ``None``: its outputs and
-            messages are those that the script has sent.
+        entry: The complete history entry of the prompt; ``None``: one with the outputs and
+            messages that the script has sent.
     """
 
     entry: Mapping[str, Any] | None = None
@@ -38,13 +38,13 @@ Step = Mapping[str, Any] | bytes | threading.Event | Finish | Callable[[str], ob
 
 
 class PromptHooks:
-    """Scripts and faults, as hooks into the execution of prompts."""
+    """The hooks by which scripts and faults change the execution of prompts."""
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
 
     def play_script(self, item: Item) -> bool:
-        """Play the current script in place of a prompt; return False without one."""
+        """Record that a prompt starts; play the script set for it, or return False without one."""
         state, prompt_id, extra_data = self._state, item[1], item[3]
         if prompt_id in state.sockets.silenced:  # submitted again after lose_queue()
             state.sockets.flush()
@@ -82,7 +82,7 @@ class PromptHooks:
 
 
 def record_end(state: ServerState, prompt_id: str, status: str | None) -> None:
-    """Record how a prompt ended, unless the server has stopped."""
+    """Record how a prompt ended, unless the server has stopped or lost the prompt."""
     if state.queue.closed:
         return
     ran = next((r for r in reversed(state.records.ran) if r.prompt_id == prompt_id), None)
@@ -113,7 +113,7 @@ def finish(
 def push(
     state: ServerState, opcode: int, payload: bytes, to: str | None = None, fragments: int = 1
 ) -> None:
-    """Send a message of a script; return once it is sent."""
+    """Send a message to one client, or to all if ``to`` is None; return once it is sent."""
     state.sockets.push(b"".join(pieces(opcode, payload, fragments)), to)
 
 

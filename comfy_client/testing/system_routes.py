@@ -112,7 +112,7 @@ INTERNAL_ROUTES: Routes[ServerState] = (
 
 
 async def _assets_off(state: ServerState, request: web.Request) -> web.Response:
-    """Answer that assets are disabled, as by default."""
+    """Answer that assets are disabled, as they are in ComfyUI by default."""
     text = "Assets system is disabled. Start the server with --enable-assets to use this feature."
     error = {"code": "SERVICE_DISABLED", "message": text, "details": {}}
     return web.json_response({"error": error}, status=503)

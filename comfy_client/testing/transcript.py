@@ -1,4 +1,4 @@
-"""A recording as a list of steps, and the state of its prompts at each step.  Pure."""
+"""A recording as a list of steps, and the state of its prompts at each step."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _row(line: bytes) -> Row:
 
 @attrs.define(eq=False)
 class RecordedExchange:
-    """A step that answers a request."""
+    """A step of a recording that answers a request."""
 
     row: Row
     place: int = -1
@@ -105,7 +105,7 @@ class RecordedExchange:
 
     @property
     def path(self) -> str:
-        """The path without query, decoded."""
+        """The path of the request, decoded and without query."""
         return unquote(self.row["path"].partition("?")[0])
 
     @property
@@ -118,7 +118,7 @@ class RecordedExchange:
 
 @attrs.define(eq=False)
 class Gate:
-    """A step that waits for a client's request or socket."""
+    """A step of a recording that waits for a client's request or socket."""
 
     exchange: RecordedExchange | None = None
     channel: str = ""
@@ -168,20 +168,20 @@ def _is_about(step: Step, prompt_id: Any) -> bool:
 
 
 def event_data(step: Step) -> Mapping[str, Any]:
-    """Return the data of an event."""
+    """Return the data of the event in a step, or an empty mapping if there is none."""
     message = step.get("msg") if isinstance(step, Mapping) else None
     data = message.get("data") if isinstance(message, Mapping) else None
     return data if isinstance(data, Mapping) else {}
 
 
 def event_type(step: Step) -> Any:
-    """Return the name of an event."""
+    """Return the type of the event in a step, or None if there is none."""
     message = step.get("msg") if isinstance(step, Mapping) else None
     return message.get("type") if isinstance(message, Mapping) else None
 
 
 def without_api(path: str) -> str:
-    """Return a path without ``/api``, as on old servers."""
+    """Return a path without its leading ``/api``, as on old servers."""
     return path.removeprefix("/api") if path.startswith("/api/") else path
 
 
@@ -189,7 +189,7 @@ def without_api(path: str) -> str:
 
 
 def last_status(past: list[Step]) -> Mapping[str, Any]:
-    """Return the last ``status`` that was sent."""
+    """Return the status of the last ``status`` event in these steps, or that of an empty queue."""
     for step in reversed(past):
         status = event_data(step).get("status")
         if event_type(step) == "status" and isinstance(status, Mapping):
@@ -207,7 +207,7 @@ def has_ended(past: list[Step], prompt_id: str) -> bool:
 
 
 def queue_item(exchange: RecordedExchange) -> list[Any]:
-    """Return a submitted prompt as ``GET /queue`` has it."""
+    """Return a submitted prompt as ``GET /queue`` lists it."""
     body = exchange.row.get("request")
     body = body if isinstance(body, Mapping) else {}
     extra = {**(body.get("extra_data") or {}), "client_id": body.get("client_id")}
@@ -216,7 +216,7 @@ def queue_item(exchange: RecordedExchange) -> list[Any]:
 
 
 def history_entry(steps: list[Step], exchange: RecordedExchange) -> Mapping[str, Any]:
-    """Return a prompt's history entry as recorded, or else made from its events."""
+    """Return a prompt's history entry as recorded, or else one made from its events."""
     prompt_id = exchange.prompt_id
     for step in reversed(steps):
         if isinstance(step, RecordedExchange) and prompt_id in _history(step):
@@ -244,7 +244,7 @@ def _history(exchange: RecordedExchange) -> Mapping[str, Any]:
 
 
 def submitted_graph(body: Mapping[str, Any]) -> Any:
-    """Return the graph of a submission without titles, which recordings may lack."""
+    """Return the graph of a submission without the nodes' titles, which recordings may lack."""
     graph = body.get("prompt")
     if not isinstance(graph, Mapping):
         return graph

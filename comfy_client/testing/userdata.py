@@ -33,7 +33,7 @@ class Users:
         self.names: dict[str, str] = {} if multi else {"default": "default"}
 
     def add(self, name: str) -> str:
-        """Add a user and return the id; raise ValueError, with the server's text, if invalid."""
+        """Add a user and return the id; raise ValueError with the server's text if that fails."""
         name = name.strip()
         if not name:
             raise ValueError("username not provided")
@@ -46,14 +46,17 @@ class Users:
         return user_id
 
     def home(self, request: web.Request) -> Path:
-        """Return the folder of a request's user; raise KeyError for an unknown one."""
+        """Return the folder of the user who sent a request; raise KeyError for an unknown user."""
         user = request.headers.get("Comfy-User", "default") if self.multi else "default"
         if user not in self.names or user.startswith(_SYSTEM):
             raise KeyError(f"Unknown user: {user}")
         return self.root / user
 
     def path(self, request: web.Request, file: str, *, create: bool = True) -> Path | None:
-        """Return a path below the user's folder, or None if it leads out of that."""
+        """Return the path of a file in the user's folder, or None if it leads out of the folder.
+
+        Unless ``create`` is false, create the folder that contains the file.
+        """
         home = self.home(request)
         # As in ComfyUI, decode twice.
         path = Path(os.path.abspath(home / unquote(file)))

@@ -16,7 +16,7 @@ from .raw_http import hang_up
 
 
 def frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
-    """Make an unmasked WebSocket frame: opcode 1 text, 2 binary, 8 close, 9 ping."""
+    """Return an unmasked WebSocket frame; its opcode is 1 text, 2 binary, 8 close or 9 ping."""
     size = len(payload)
     head = bytes([(0x80 if fin else 0) | opcode])
     if size < 126:
@@ -37,7 +37,7 @@ def pieces(opcode: int, payload: bytes, parts: int) -> list[bytes]:
 
 
 def encode_message(event: str | int, data: Any) -> str | bytes:
-    """Encode an event as text, or one with a number as a binary message."""
+    """Encode a named event as JSON text, or a numbered event as a binary message."""
     if isinstance(event, int):
         return struct.pack(">I", event) + cast(bytes, data)
     return json.dumps({"type": event, "data": data})
@@ -60,7 +60,7 @@ class EventSocket:
         return not (self._is_muted or self._is_paused)
 
     async def send(self, message: str | bytes, parts: int = 1, pause: float = 0.0) -> None:
-        """Send a message in ``parts`` frames, with a pause between them in seconds."""
+        """Send a message in ``parts`` frames, and pause for some seconds in its middle."""
         async with self._writing:
             with contextlib.suppress(aiohttp.ClientError, ConnectionError):
                 if parts > 1 or pause:
@@ -92,31 +92,31 @@ class EventSocket:
                 await self.ws.pong(data)
 
     def write(self, data: bytes) -> None:
-        """Send bytes immediately."""
+        """Write raw bytes immediately, even in the middle of a frame."""
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(data)
 
     def hang_up(self, reset: bool) -> None:
-        """End the connection."""
+        """End the connection, with an RST if ``reset`` is true, else with a FIN."""
         if self.transport is not None:
             hang_up(self.transport, reset=reset)
 
     def mute(self) -> None:
-        """Send no more messages."""
+        """Stop sending messages to the socket; pings are still answered."""
         self._is_muted = True
 
     def unmute(self) -> None:
-        """Send messages again."""
+        """Send messages to the socket again."""
         self._is_muted = False
 
     def pause(self) -> None:
-        """Stop reading and writing."""
+        """Stop reading from the socket and sending messages to it."""
         self._is_paused = True
         if self.transport is not None and not self.transport.is_closing():
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        """Resume reading and writing."""
+        """Resume reading from the socket and sending messages to it."""
         self._is_paused = False
         if self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()

@@ -1,6 +1,6 @@
-"""For pytest: an embedded ComfyUI and a client of it as fixtures, and short tracebacks.
+"""A pytest plug-in: fixtures for an embedded ComfyUI and its client, and short tracebacks.
 
-The plug-in is installed as the package ``pytest_comfy_client``, beside ``comfy_client``, since
+The plug-in is installed as the package ``pytest_comfy_client``, next to ``comfy_client``, since
 pytest loads each plug-in at its start, in every project.  To cost nothing there, it imports
 ``comfy_client`` only when a fixture is used.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker."""
+    """Register the marker ``comfy_server``, and the plug-in that shortens tracebacks."""
     config.addinivalue_line(
         "markers", "comfy_server(**options): what to start the comfy_server of a test with"
     )
@@ -27,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _ShortTracebacks:
-    """Errors of the library end at the line of the test: ``--full-trace`` shows the rest."""
+    """A plug-in that ends tracebacks at the line of the test; ``--full-trace`` shows the rest."""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
@@ -40,10 +40,10 @@ class _ShortTracebacks:
 
 @pytest.fixture
 def comfy_server(request: pytest.FixtureRequest) -> Iterator[ComfyServer]:
-    """Yield a fresh :class:`comfy_client.testing.ComfyServer`, stopped after the test.
+    """Yield a fresh :class:`comfy_client.testing.ComfyServer`, which is stopped after the test.
 
     ``@pytest.mark.comfy_server(version="0.8", previews=False)`` passes options to it.  Markers of
-    module, class and test add up; of one option, the nearest counts.
+    module, class and test add up; if several set an option, the nearest one counts.
     Needs the extra ``[testing]``.
     """
     try:
