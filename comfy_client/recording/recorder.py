@@ -9,18 +9,18 @@ JSON lines, one for each thing that happened, in the order in which the client s
            a dial of the socket that failed, and its HTTP status or ``null``
 ``open``   ``ch``, the socket (``ws1``, ``ws2``, ...), and its ``client_id``
 ``sent``   ``ch``, ``msg``: what the client sent
-``json``   ``ch``, ``msg``; or ``text``, when it was no JSON
+``json``   ``ch``, ``msg``; or ``text``, if it was not JSON
 ``binary`` ``ch``, ``len``, ``head_b64`` (64 bytes), what the bytes mean (``event``, ``name``,
            ``header_hex``, ``image_type`` or ``metadata``, ``body``), and ``data_b64``: all of it
 ``closed`` ``ch``, ``code`` or ``null``, ``by`` (``"server"``: also by a link that broke)
 ``http``   ``method``, ``path`` (below the host that the client was given), ``request``,
            ``status``, ``response``, ``content_type``, ``len``; ``begun``: the ``t`` at which
            it was sent; ``asked`` and ``headers``: the headers of both, without secrets;
-           ``body_b64``: a body that is no text.
+           ``body_b64``: a body that is not text.
            ``status`` is ``null`` when no answer came.  ``short``: not all of its body did,
            ``announced`` bytes if that was said; ``"cut"``: it ended too soon; ``"left"``: the
            client read no further.  ``error`` says why.  ``as_text``: JSON by its type, but
-           ``response`` is text, since it is short or no JSON
+           ``response`` is text, since it is short or not JSON
 =========  ===========================================================================
 
 ``t`` is in seconds since the recording began.  If a body or frame has more than
@@ -78,11 +78,11 @@ _KEPT_HEADERS = ("etag", "content-range", "accept-ranges", "content-disposition"
 
 
 class Described(Protocol):
-    """A body that is too large to record, such as a form with a file."""
+    """A request body that is described instead of recorded, such as a form with a file."""
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """The facts that are recorded in place of the value."""
+        """The facts that are recorded in place of the body."""
 
 
 class Recorder:
@@ -176,14 +176,14 @@ class Recorder:
     # -- the socket ----------------------------------------------------------------------
 
     def opened(self, url: str) -> None:
-        """Record that a socket was opened."""
+        """Record that a socket was opened at a URL, which contains the client id."""
         client_id = dict(parse_qsl(url.partition("?")[2])).get("clientId", "")
         self._sockets += 1
         self._open, self._code = f"ws{self._sockets}", None
         self._write("open", f'"ch": "{self._open}", "client_id": {self._hidden_json(client_id)}')
 
     def refused(self, error: Exception) -> None:
-        """Record that a dial failed."""
+        """Record that opening a socket failed, with the HTTP status if there was one."""
         text = str(error)
         status = getattr(error, "status", None)
         if status is None:  # other errors have the status in their message only
@@ -208,7 +208,7 @@ class Recorder:
                 self._write("closed", f'"ch": "{ch}", "code": {_json(self._code)}, "by": "{by}"')
 
     def frame(self, is_text: bool, data: bytes | memoryview) -> None:
-        """Record a message of the server."""
+        """Record a message that the server sent on the socket."""
         if self._fd is None:
             return
         if len(data) > MAX_BODY or (is_text and not self._claim_bytes(len(data))):
@@ -246,7 +246,10 @@ class Recorder:
     def _hidden(
         self, frame: bytes, kind: int, size: int, facts: dict[str, Any]
     ) -> tuple[bytes, dict[str, Any], int]:
-        """Hide secrets in the text of a binary frame."""
+        """Hide secrets in the text of a binary frame.
+
+        Return the frame, the facts about it, and the length of its node id or metadata.
+        """
         head, rest = frame[8 : 8 + size], frame[8 + size :]
         if kind == 3:
             text = rest.decode("utf-8", "replace")
@@ -269,7 +272,7 @@ class Recorder:
         return ExchangeRecord(self, request, request.url.removeprefix(host))
 
     def finish(self, exchange: ExchangeRecord) -> None:
-        """Write an exchange to the file."""
+        """Write an exchange to the file, unless the recording has ended."""
         if self._fd is not None:
             self._write("http", exchange.line(self._claim_bytes(exchange.len)))
 
@@ -286,7 +289,7 @@ class Recorder:
     # -- values --------------------------------------------------------------------------
 
     def _raw_json(self, text: str) -> str:
-        """Return JSON on one line without its secrets, or ``""`` for other text."""
+        """Return JSON text on one line with its secrets hidden, or ``""`` if it is not JSON."""
         try:
             value = json.loads(text)
             if text.isascii() and text.isprintable() and not self.secrets.may_be_in(text):
@@ -300,7 +303,7 @@ class Recorder:
 
 
 class ExchangeRecord:
-    """A request and its answer, while they are recorded."""
+    """A request and its answer, while they are being recorded."""
 
     def __init__(self, recorder: Recorder, request: Any, target: str) -> None:
         self._recorder = recorder
@@ -334,7 +337,7 @@ class ExchangeRecord:
         return _RecordedBody(raw, self)
 
     def failed(self, error: BaseException) -> None:
-        """Record the error that cut off the answer, or all of it."""
+        """Record the error that cut off the answer, or that came in place of any answer."""
         self._error = type(error).__name__
         if self._status is None:
             self.finish()
@@ -346,16 +349,16 @@ class ExchangeRecord:
         self._digest.update(chunk)
         if self.len <= MAX_BODY:
             self._content += chunk
-        else:  # a secret may begin within the head and end behind it
+        else:  # a secret may begin within the head and end after it
             self._content += chunk[: _HEAD + 4096]
             del self._content[_HEAD + 4096 :]
 
     def finish(self) -> None:
-        """Write the exchange once it has ended."""
+        """Write the exchange to the recording; called when the exchange has ended."""
         self._recorder.finish(self)
 
     def line(self, keeps: bool) -> str:
-        """Return the exchange as JSON, without the outer braces."""
+        """Return the exchange as JSON without the outer braces; ``keeps`` includes the body."""
         facts: dict[str, Any] = {
             "method": self._method,
             "path": self._path,
@@ -487,8 +490,8 @@ def _may_be_secret(setting: str) -> bool:
 
 
 def _summary(data: bytes | memoryview, secrets: Secrets) -> dict[str, Any]:
-    """Return length, digest and beginning of data that is too large to record."""
-    # A secret may begin within the head and end behind it.
+    """Return the length, digest and beginning of data that is too large to record."""
+    # A secret may begin within the head and end after it.
     head = secrets.hide_bytes(bytes(data[: _HEAD + 4096]))[:_HEAD]
     digest = hashlib.sha256(data).hexdigest()
     return {"len": len(data), "sha256": digest, "head_b64": _base64(head)}

@@ -9,7 +9,7 @@ A word is found as it is, and as it is spelled in a URL, JSON and base64.  Other
 hidden: only a server that knows the word can produce them.
 
 A *weak* word, such as ``1234`` or ``node``, may also be part of a longer number or name, which is
-no secret.  So it is hidden only where it stands alone.
+not secret.  So it is hidden only where it stands alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MIN_SECRET: Final = 4
 MIN_NAMED: Final = 8
 #: The most words that are kept; the oldest are dropped, such as expired tokens.
 MAX_WORDS: Final = 500
-#: The most letters of all these words, except our own credentials; each has some ten spellings.
+#: The most letters of all these words, except pinned ones; each has some ten spellings.
 MAX_LETTERS: Final = 1 << 17
 #: Lower-case texts, one of which is in everything that a pattern below matches.
 _SIGNS = (
@@ -138,7 +138,7 @@ class Secrets:
     def add(
         self, words: Iterable[str], shortest: int = MIN_SECRET, *, pinned: bool = False
     ) -> None:
-        """Add words to hide; only ``pinned`` words are never evicted by later ones."""
+        """Add words to hide; words that are not ``pinned`` never displace those that are."""
         new = [word for word in words if len(word) >= shortest]
         if not new:
             return
@@ -191,11 +191,11 @@ class Secrets:
                 self.add([value.strip()], MIN_NAMED, pinned=pinned)
 
     def add_query(self, query: str) -> None:
-        """Add the values of the query parameters that go with every request."""
+        """Add all values in a query string that is sent with every request."""
         self.add((value for _, value in parse_qsl(query)), pinned=True)
 
     def add_url(self, url: str) -> None:
-        """Add the password in a proxy's URL."""
+        """Add the password in a proxy's URL, or the user name if there is no password."""
         # Not by urlsplit, which raises for something that is not a URL.
         name, _, password = url.rpartition("@")[0].rpartition("//")[2].partition(":")
         # Some proxies take the token for a name, and nothing for a password.
@@ -206,11 +206,11 @@ class Secrets:
         self.add(words, pinned=True)
 
     def add_named(self, value: Any, *, pinned: bool = False) -> None:
-        """Add the values in our own JSON whose names make them secret."""
+        """Add the texts in a JSON value that are secret because of their names."""
         self.add(_named(value), MIN_NAMED, pinned=pinned)
 
     def add_auth(self, auth: object) -> None:
-        """Add the ``auth`` of a Session: a pair, or an object with a password or a token."""
+        """Add the secrets in the ``auth`` of a Session: of a pair, or of an object's attributes."""
         if isinstance(auth, tuple):
             words = [each for each in auth[1:] if isinstance(each, str)]
         else:
@@ -221,7 +221,7 @@ class Secrets:
     # -- hiding --------------------------------------------------------------------------
 
     def may_be_in(self, text: str) -> bool:
-        """Test quickly whether :meth:`hide` could find anything in a text or JSON."""
+        """Return whether :meth:`hide` might find anything in a text or JSON, by a quick test."""
         small = text.lower()
         return (
             "\\" in text  # as in JSON within JSON
@@ -246,7 +246,7 @@ class Secrets:
         return self.hide_words(name, MIN_NAMED)
 
     def hide_words_in(self, value: Any) -> Any:
-        """Hide the known words in a JSON value, including numbers that equal one."""
+        """Hide the known words in all texts of a JSON value, and in the keys of its objects."""
         if isinstance(value, str):
             return self.hide_words(value)
         if isinstance(value, Mapping):
@@ -273,9 +273,9 @@ class Secrets:
         return text
 
     def _hide_path(self, match: re.Match[str]) -> str:
-        """Shorten a path inside Python's folders.
+        """Return a path, shortened if it is inside Python's folders.
 
-        If the path reveals ComfyUI's folder, remember that folder.
+        If the path reveals ComfyUI's folder, remember that folder, so that it is hidden.
         """
         path = match[0]
         for part, instead in (("site-packages", "VENV/"), ("/lib/python", "PYTHON")):
@@ -290,7 +290,7 @@ class Secrets:
         return path
 
     def hide_bytes(self, data: bytes) -> bytes:
-        """Replace the known words in binary data by stars of the same length."""
+        """Replace the known words in binary data with stars of the same length."""
         for word in self._wanted.data:
             if word in data:
                 data = data.replace(word, b"*" * len(word))
@@ -302,7 +302,7 @@ class Secrets:
         return data
 
     def hide(self, value: Any, *, all_texts: bool = False, depth: int = 0) -> Any:
-        """Hide the secrets of a JSON value; with ``all_texts``, hide every text.
+        """Hide the secrets in a JSON value; with ``all_texts``, hide every text in it.
 
         Raises ``RecursionError`` if it is nested too deeply.
         """
@@ -322,7 +322,7 @@ class Secrets:
         return value
 
     def hide_query(self, query: str) -> str:
-        """Hide the secrets in a URL's query."""
+        """Hide the secrets in the query string of a URL."""
         pairs = []
         for pair in query.split("&") if query else ():
             name, sign, value = pair.partition("=")
