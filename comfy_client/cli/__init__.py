@@ -16,10 +16,10 @@ Modules:
     target: Resolution of options, environment and profiles to a server and its credentials.
     profiles: The config file.
     pooling: A pool of the servers that the options name.
-    loading: Workflows and node definitions from files, or from a server that is asked late.
+    loading: Workflows and node definitions from files, or from a server when they are needed.
     input_options: Conversion of ``--set``, ``--input``, ``--seed`` and ``--axis`` to values.
-    results: Waiting for a prompt, saving its files, printing what it made.
-    printing: Lines and JSON on stdout, notes on stderr.
+    results: Waiting for a prompt, saving its files, printing its outputs.
+    printing: Output of lines and JSON on stdout, and of notes on stderr.
     exits: Exit statuses, and error messages.
     mine: The mark of prompts that this installation has submitted.
 """

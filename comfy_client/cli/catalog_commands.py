@@ -95,7 +95,7 @@ def _facts(one: NodeDef) -> dict[str, Any]:
 
 
 def node_object(one: NodeDef) -> dict[str, Any]:
-    """Return a node class as ``--json`` prints it."""
+    """Return the JSON object that ``--json`` prints for a node class."""
     from ..workflow.input_specs import InputSpec, outputs_of, walk
 
     specs = [spec for spec in walk(one.raw, {}) if isinstance(spec, InputSpec)]

@@ -112,7 +112,7 @@ def demo(
 
 
 def _connected(server: Target | None, stack: contextlib.ExitStack) -> ComfyApi:
-    """Return a client of the server, or of a new embedded one; the stack closes both."""
+    """Return a client of the server, or of a new embedded one if None; the stack closes both."""
     from ..client import ComfyApi
 
     if server is None:
@@ -127,7 +127,7 @@ def _connected(server: Target | None, stack: contextlib.ExitStack) -> ComfyApi:
 
 
 def _save(path: Path, content: bytes, preview: PreviewEvent | None) -> None:
-    """Write the picture and the last preview; print their paths."""
+    """Write the picture and the last preview, if any, to files; print their paths."""
     from ..transport.decode import sniff
     from ..transport.local_files import write_atomically
 
@@ -159,7 +159,10 @@ def _checkpoint(api: ComfyApi, wanted: str | None) -> str:
 def _run(
     api: ComfyApi, workflow: Workflow, timeout: float | None
 ) -> tuple[Result, PreviewEvent | None]:
-    """Run the workflow; return the result and the last preview; cancel on a timeout or Ctrl-C."""
+    """Run the workflow, but cancel it on a timeout; return the result and the last preview, if any.
+
+    The first Ctrl-C cancels it, too.
+    """
     before = api.poll_status().queue_remaining
     if before:
         say(f"prompts ahead in the queue: {before}")

@@ -182,7 +182,7 @@ def hint_of(error: BaseException) -> str | None:
 
 
 def error_object(error: BaseException) -> dict[str, Any]:
-    """Return an error as ``--json`` prints it: ``code``, ``message``, ``hint``, ``exit``, ..."""
+    """Return the JSON object for an error: ``code``, ``message``, ``hint``, ``exit`` and more."""
     facts = error.to_dict() if isinstance(error, ComfyError) else {"code": _code_of(error)}
     ours = {"message": message_of(error), "hint": hint_of(error), "exit": int(exit_of(error))}
     return {**facts, **ours}
@@ -215,7 +215,7 @@ def harmless(text: str) -> str:
 
 @contextlib.contextmanager
 def ending_as_by_ctrl_c() -> Iterator[None]:
-    """Context manager: make SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does."""
+    """Context manager: make SIGTERM and SIGHUP raise KeyboardInterrupt, unless they are ignored."""
     ends = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))  # not all on Windows
     # Ignored signals stay ignored, as nohup wants it.
     known = {end: signal.getsignal(end) for end in ends if end}

@@ -1,7 +1,7 @@
 """Conversion of ``--set``, ``--input``, ``--seed`` and ``--axis`` to values for nodes.
 
 Each text becomes what the input's definition says: a number, a boolean, one of the choices, or the
-text itself.  An input without a definition keeps the type of its present value.
+text itself.  An input without a definition keeps the type of its current value.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MOST_VALUES: Final = 100_000
 
 
 def split_at_equals(text: str, option: str) -> tuple[str, str]:
-    """Split ``NODE.input=VALUE`` into ``NODE.input`` and ``VALUE``."""
+    """Split ``NODE.input=VALUE`` at the first ``=``; raise Mistake if it or the name is missing."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise Mistake(f"{option} {text!r:.100}: write NAME=VALUE, as in KSampler.seed=7")
@@ -43,13 +43,16 @@ def split_at_equals(text: str, option: str) -> tuple[str, str]:
 
 @attrs.frozen
 class InputTypes:
-    """The input types of a workflow; asks the server for definitions only if they are needed."""
+    """The inputs of a workflow, which are set from texts that are converted to their types.
+
+    The server is asked for definitions only if they are needed.
+    """
 
     workflow: Workflow
     definitions: Definitions
 
     def set(self, texts: Sequence[str]) -> None:
-        """Set the inputs given by ``--set``."""
+        """Set the inputs given as ``NODE.input=VALUE`` by ``--set``."""
         given = [split_at_equals(text, "--set") for text in texts]
         with mistakes("--set"):
             self.check_unique([name for name, _ in given])
@@ -69,7 +72,7 @@ class InputTypes:
             seen[found] = name
 
     def _reader(self, name: str) -> Callable[[str], Any]:
-        """Return a function that converts a text to a value of the named input."""
+        """Return a function that converts a text to the type of the named input."""
         from ..workflow.address import input_named
 
         graph = self.workflow.to_dict()
@@ -84,7 +87,7 @@ class InputTypes:
         return read
 
     def attach(self, texts: Sequence[str]) -> None:
-        """Set inputs to the local files given by ``--input``; submission uploads them."""
+        """Set inputs to the files or URLs given by ``--input``, whose content is uploaded later."""
         seen: set[tuple[str, str]] = set()
         for text in texts:
             name, path = split_at_equals(text, "--input")
@@ -96,7 +99,7 @@ class InputTypes:
                 self.workflow[node].set(field, _file(path))
 
     def _file_input(self, name: str) -> tuple[str, str]:
-        """Return node and input for a file; a bare node stands for its only file input."""
+        """Return the node id and the input for a file; a bare node means its only file input."""
         from ..workflow.address import input_named, nodes_named
 
         graph = self.workflow.to_dict()
@@ -122,7 +125,7 @@ class InputTypes:
         return {one.name: one for one in found if isinstance(one, InputSpec)}
 
     def axis(self, text: str) -> tuple[str, list[Any]]:
-        """Parse ``NODE.input=v1,v2,...``; ``1..8`` is a range of whole numbers."""
+        """Parse ``NODE.input=v1,v2,...`` into name and values; ``1..8`` is a range of integers."""
         name, listed = split_at_equals(text, "--axis")
         with mistakes("--axis"):
             return name, [*map(self._reader(name), _listed(listed))]
@@ -140,7 +143,7 @@ def mistakes(what: str) -> Iterator[None]:
 
 
 def set_seeds(workflow: Workflow, seed: str | None) -> None:
-    """Set all seeds to the value of ``--seed``."""
+    """Set all seeds of a workflow to the value of ``--seed``; do nothing if it is None."""
     if seed is None:
         return
     if seed == "random":
@@ -154,7 +157,7 @@ def set_seeds(workflow: Workflow, seed: str | None) -> None:
 
 
 def _set_all(workflow: Workflow, seed: int) -> bool:
-    """Set all seeds that are not linked; return whether there were any."""
+    """Set all seeds of a workflow that are not linked; return whether there were any."""
     found = [
         (node, name)
         for name in ("seed", "noise_seed")
@@ -183,7 +186,7 @@ def _typed(spec: InputSpec, name: str, text: str) -> Any:
 
 
 def _number(text: str, kinds: Collection[str]) -> int | float | None:
-    """Parse an INT or FLOAT if ``kinds`` includes it; return None otherwise."""
+    """Parse a text as an INT or FLOAT, if in ``kinds``; return None if it is not such a number."""
     text = text.strip()
     with contextlib.suppress(ValueError):  # too many digits for Python
         if "INT" in kinds and _INT.fullmatch(text):
@@ -214,7 +217,7 @@ def _boolean(name: str, text: str) -> bool:
 
 
 def _like(old: object, name: str, text: str) -> Any:
-    """Convert a text to the type of an input's present value."""
+    """Convert a text to the type of an input's current value, if it can be."""
     if isinstance(old, bool):
         return _boolean(name, text)
     if isinstance(old, int | float):

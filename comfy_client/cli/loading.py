@@ -32,12 +32,12 @@ definitions_option: Decorator = click.option(
 
 
 def content_of(source: str) -> str | bytes:
-    """Return the path of a workflow, or for ``-`` the content of standard input."""
+    """Return the path of a workflow unchanged, or for ``-`` the content of standard input."""
     return sys.stdin.buffer.read() if source == "-" else source
 
 
 def load(source: str | bytes, definitions: Definitions | None, **options: Any) -> Workflow:
-    """Load a workflow from a file in API or UI format, a picture, or ``-`` for standard input."""
+    """Load a workflow in API or UI format or in a picture, from a path, content, or ``-``."""
     from ..workflow import Workflow
 
     given = content_of(source) if isinstance(source, str) else source
@@ -46,7 +46,7 @@ def load(source: str | bytes, definitions: Definitions | None, **options: Any) -
 
 
 def read_definitions(path: Path) -> Mapping[str, Any]:
-    """Read node definitions from a file."""
+    """Read node definitions, as ``/object_info`` returns them, from a JSON file."""
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as exc:
@@ -76,7 +76,7 @@ class LazyServer:
     def node_definitions(
         self, classes: Collection[str] | None = None, *, refresh: bool = False
     ) -> Mapping[str, Any]:
-        """Return definitions by class."""
+        """Return the definitions of node classes from the server, by class."""
         return self.client.node_definitions(classes, refresh=refresh)
 
     def get_node_replacements(self) -> Mapping[str, Any]:
@@ -105,11 +105,11 @@ class LazyDefinitions(LazyServer):
     def node_definitions(
         self, classes: Collection[str] | None = None, *, refresh: bool = False
     ) -> Mapping[str, Any]:
-        """Return definitions by class."""
+        """Return all node definitions in the file, or those of ``classes`` from the server."""
         if self._known is not None:
             return self._known
         return super().node_definitions(classes, refresh=refresh)
 
     def get_node_replacements(self) -> Mapping[str, Any]:
-        """Return the server's replacements of removed node classes."""
+        """Return the server's replacements of removed node classes; none if a file was given."""
         return {} if self._known is not None else super().get_node_replacements()

@@ -76,7 +76,7 @@ class Commands(click.Group):
     def main(  # type: ignore[override]  # click's returns differ by an argument
         self, args: Sequence[str] | None = None, *more: Any, **options: Any
     ) -> None:
-        """Run a command and exit."""
+        """Run the command with these arguments, and exit with its status."""
         sys.exit(self._status(sys.argv[1:] if args is None else args, *more, **options))
 
     def _status(self, args: Sequence[str], *more: Any, **options: Any) -> int:
@@ -106,7 +106,7 @@ class Commands(click.Group):
                 return report(exc, _is_json(ctx))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands by purpose."""
+        """Write the list of commands, grouped by purpose, into the help text."""
         width = formatter.width - 6 - max(map(len, self.commands))
         for title, commands in _SECTIONS.items():
             with formatter.section(title):

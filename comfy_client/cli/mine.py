@@ -20,19 +20,19 @@ KEY: Final = "comfy_client_cli"
 
 
 def state_path() -> Path:
-    """Return the path of the file that holds the id."""
+    """Return the path of the file that holds the id of this installation."""
     base = os.environ.get("XDG_STATE_HOME")
     folder = Path(base) if base and Path(base).is_absolute() else Path.home() / ".local" / "state"
     return folder / "comfy-client" / "id"
 
 
 def mark() -> dict[str, Any]:
-    """Return the mark for ``extra_data``; the first call makes the id."""
+    """Return the entry of ``extra_data`` that marks a prompt; the first call creates the id."""
     return {KEY: _known_id() or _new_id()}
 
 
 def is_mine() -> Mine:
-    """Return a predicate that recognizes our mark in ``extra_data``."""
+    """Return a function that tells from ``extra_data`` if this installation submitted a prompt."""
     mine = _known_id()
     return lambda extra_data: mine is not None and extra_data.get(KEY) == mine
 
@@ -44,7 +44,7 @@ def _known_id() -> str | None:
 
 
 def _new_id() -> str:
-    """Make an id and store it; if it cannot be stored, each command has a new one."""
+    """Create an id and store it; if it cannot be stored, each command has a new one."""
     path, made = state_path(), str(uuid.uuid4())
     part = path.with_name(f"id.{made}")
     with contextlib.suppress(OSError):

@@ -44,7 +44,7 @@ def pool_of(given: ServerOptions, **options: Any) -> Iterator[Several]:
 
 @attrs.define
 class Several:
-    """The servers of a command as a pool."""
+    """A pool of the servers that a command uses."""
 
     pool: ComfyPool
     _ready: list[ComfyApi] | None = attrs.field(default=None, init=False)
@@ -71,7 +71,7 @@ class Several:
     def node_definitions(
         self, classes: Collection[str] | None = None, *, refresh: bool = False
     ) -> Mapping[str, Any]:
-        """Return definitions of all classes, with the choices of all servers combined."""
+        """Return the definitions of node classes, with the choices of all servers combined."""
         self.clients()  # wait for all servers
         return self.pool.node_definitions(classes, refresh=refresh)
 
@@ -81,7 +81,7 @@ class Several:
 
 
 def _ask(clients: Sequence[ComfyApi]) -> None:
-    """Ask all servers in parallel for their status; report those that fail, raise if all do."""
+    """Ask all servers in parallel for their status; report those that fail, or raise if all do."""
     errors: dict[ComfyApi, Exception | None] = {}
 
     def ask(api: ComfyApi) -> None:

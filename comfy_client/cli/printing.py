@@ -27,7 +27,7 @@ from .exits import (
 
 
 def say(text: str) -> None:
-    """Print one line of the output, with spaces for control characters."""
+    """Print one line on stdout, with spaces in place of control characters."""
     click.echo(harmless(text).rstrip())
 
 
@@ -52,7 +52,7 @@ def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
 
 
 def report(error: BaseException, as_json: bool) -> Exit:
-    """Print an error; return its exit status."""
+    """Print an error as text on stderr or as JSON on stdout; return its exit status."""
     if isinstance(error, SilentExit):  # everything is printed already
         return error.status
     if as_json and _try_to_emit(error_object(error)):
@@ -68,7 +68,7 @@ def report(error: BaseException, as_json: bool) -> Exit:
 
 
 def _try_to_emit(found: Any) -> bool:
-    """Print an object; return False if stdout cannot be written, as on a full disk."""
+    """Print an object as JSON; return False if stdout cannot be written, as on a full disk."""
     try:
         emit(found)
     except BrokenPipeError:
@@ -129,5 +129,5 @@ def gib(size: int | None) -> str:
 
 
 def examples(*lines: str) -> str:
-    """Format the examples at the end of a command's help."""
+    """Format the examples that end the help text of a command."""
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])

@@ -39,12 +39,12 @@ def config_path() -> Path:
 
 @attrs.frozen
 class Config:
-    """The config file.
+    """The content of the config file.
 
     Attributes:
         path: The path of the file, whether it exists or not.
-        profiles: The settings of each profile, by name.
-        default: The profile that is used unless another one is named; ``None``: none.
+        profiles: The settings of each profile, by the name of the profile.
+        default: The name of the profile that is used unless another one is named; ``None``: none.
     """
 
     path: Path

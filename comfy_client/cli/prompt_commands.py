@@ -71,7 +71,7 @@ def queue(given: ServerOptions) -> None:
 
 
 def queue_objects(api: ComfyApi) -> list[dict[str, Any]]:
-    """Return the queue as ``--json`` prints it, in the order of execution."""
+    """Return the JSON objects that ``--json`` prints for the queue, in the order of execution."""
     found, mine = api.get_queue(), is_mine()
     items = [("running", item) for item in found.running]
     items += [("pending", item) for item in found.pending]
@@ -90,7 +90,7 @@ def queue_objects(api: ComfyApi) -> list[dict[str, Any]]:
 
 
 def _created(item: QueueItem) -> float | None:
-    """Return the Unix time of submission; None from older servers."""
+    """Return the Unix time at which a prompt was submitted; None if the server does not say."""
     from ..values import number
 
     created = number(item.extra_data.get("create_time"))
@@ -135,7 +135,7 @@ def history(given: ServerOptions, limit: int) -> None:
 
 
 def entry_object(api: ComfyApi, entry: HistoryEntry, mine: Mine) -> dict[str, Any]:
-    """Return an ended prompt as ``--json`` prints it."""
+    """Return the JSON object that ``--json`` prints for a prompt that has ended."""
     result = result_from_history(api, entry)
     error = entry.execution_error
     return {

@@ -54,7 +54,10 @@ def wait_for(
     is_ours: bool,
     on_preview: Callable[[PreviewEvent], object] | None = None,
 ) -> Result:
-    """Wait for a result; the first Ctrl-C cancels our own prompt, the second one only leaves."""
+    """Wait for the result of a prompt; with ``is_ours``, the first Ctrl-C cancels the prompt.
+
+    The second Ctrl-C, or without ``is_ours`` the first one, only ends the waiting.
+    """
     try:
         # Import within try: imports take a while, and Ctrl-C may come meanwhile.
         from ..jobs.callbacks import Callbacks, wait_and_show
@@ -75,7 +78,7 @@ def wait_for(
 
 
 def cancel_interrupted(job: Job) -> None:
-    """Cancel a prompt after Ctrl-C, and report the outcome on stderr."""
+    """Cancel a prompt after Ctrl-C, and report on stderr whether that succeeded."""
     from ..jobs.job import cancel_in_time
 
     try:

@@ -1,4 +1,4 @@
-"""``comfy-client run``."""
+"""``comfy-client run``: run a workflow on a server, or on one of several."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def run(
 
 
 def _server_of(job: Job) -> str | None:
-    """Return the URL of the server that runs a job of a pool; None for other jobs."""
+    """Return the URL of the server that a pool has chosen for a job; None for other jobs."""
     server: str | None = getattr(job, "server", None)
     return server
 
@@ -129,7 +129,7 @@ def prepared(
 
 
 def lazy_server(api: ComfyApi) -> LazyServer:
-    """Return a server that is first contacted on demand, and must then answer soon."""
+    """Return a server that is contacted only when needed, and must then answer quickly."""
 
     def ask() -> ComfyApi:
         api.poll_status(ANSWER_LIMIT)

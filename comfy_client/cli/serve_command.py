@@ -103,7 +103,10 @@ def serve(
 
 
 def _login(variable: str | None, file: IO[str] | None) -> tuple[str, str] | None:
-    """Return user and password from a variable or file, which no process list shows."""
+    """Return user and password from a variable or a file, or None if neither is given.
+
+    Unlike an option, these are not shown in the list of processes.
+    """
     if variable and file:
         raise Mistake("give --login-env or --login-file, not both")
     if not variable and not file:

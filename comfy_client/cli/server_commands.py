@@ -125,7 +125,7 @@ def _kept(api: ComfyApi, lines: int) -> list[LogEntry]:
 
 
 def _following(api: ComfyApi, lines: int) -> Iterator[LogEntry]:
-    """Yield kept log entries, then new ones; the two overlap, but each is yielded once."""
+    """Yield the log entries that the server has kept, then new ones; yield each only once."""
     from ..events import ConnectionEvent, LogEntry
 
     inbox: SimpleQueue[Any] = SimpleQueue()

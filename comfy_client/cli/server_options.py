@@ -40,7 +40,7 @@ class ServerOptions:
 
     @property
     def is_several(self) -> bool:
-        """Whether the options name several servers."""
+        """Whether the options name more than one server."""
         return len(self.hosts) > 1 or len(self.profiles) > 1
 
     @property
@@ -58,13 +58,13 @@ class ServerOptions:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of the only server."""
+        """The options of the only server; raises UsageError if several are named."""
         if self.is_several:
             raise click.UsageError("one server at a time")
         return self.each[0]
 
     def server(self) -> Target:
-        """Resolve the server; name secrets that are not for it on stderr."""
+        """Return the server that the options name; print remarks about its secrets on stderr."""
         from .target import resolve  # slow to import
 
         server = resolve(self.options, load_config())
@@ -73,7 +73,7 @@ class ServerOptions:
         return server
 
     def servers(self) -> list[Target]:
-        """Resolve all servers as :meth:`server` does."""
+        """Return all servers that the options name; print remarks as :meth:`server` does."""
         from .target import resolve_all
 
         servers = resolve_all(self.each, load_config())
@@ -120,7 +120,7 @@ _DEFAULT: Final = "Default: COMFYUI_HOST, the default profile, http://127.0.0.1:
 def _servers(
     store: Callable[..., None], more: str = "", default: str = _DEFAULT
 ) -> tuple[Decorator, ...]:
-    """Return the options that name servers."""
+    """Return the options ``--host`` and ``--profile``, whose values ``store`` keeps."""
     host = click.option(
         "--host",
         metavar="URL",
@@ -199,12 +199,12 @@ def with_json(command: Callable[Concatenate[ServerOptions, P], R]) -> Callable[P
 
 
 def of_server(command: Callable[Concatenate[ServerOptions, P], R]) -> Callable[P, R]:
-    """Add the options for a server, and ``--json`` as :func:`with_json` does."""
+    """Add the options that name a server, and ``--json`` as :func:`with_json` does."""
     return _with_options(with_json(command), _ONE)
 
 
 def of_servers(command: Callable[Concatenate[ServerOptions, P], R]) -> Callable[P, R]:
-    """Add the options of :func:`of_server`, for one server or several."""
+    """Add the options of :func:`of_server`, which may name several servers here."""
     return _with_options(with_json(command), _SEVERAL)
 
 
@@ -214,7 +214,7 @@ def of_server_as_text(command: Callable[Concatenate[ServerOptions, P], R]) -> Ca
 
 
 def of_server_or_embedded(command: Callable[Concatenate[ServerOptions, P], R]) -> Callable[P, R]:
-    """Add the options of :func:`of_server_as_text` to a command that needs no server."""
+    """Add the options that name a server; without them, the command uses an embedded one."""
     return _with_options(
         click.make_pass_decorator(ServerOptions, ensure=True)(command), _ONE_OR_EMBEDDED
     )

@@ -1,4 +1,4 @@
-"""``comfy-client sweep``."""
+"""``comfy-client sweep``: run a workflow with all combinations of some values."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def _run_all(
     printer: _RowPrinter,
     options: Mapping[str, Any],
 ) -> Sweep:
-    """Run all rows; after an error, cancel prompts that no journal knows."""
+    """Run all rows of a sweep; after an error, cancel its prompts unless a journal has them."""
     sweep_id = str(uuid.uuid4())
     extra_data = {**mark(), _KEY: sweep_id}
     # Without a journal, prompts are cancelled below, so no warning is due.
@@ -250,7 +250,7 @@ def _read(
     axes: tuple[str, ...],
     server: DefinitionSource,
 ) -> tuple[Workflow, _Grid]:
-    """Load the workflow, and parse the values of each axis."""
+    """Load the workflow and parse the axes; return it and the values of each axis."""
     workflow = prepared(source, sets, inputs, seed, server)
     types = InputTypes(workflow, server)
     grid: _Grid = {}
@@ -264,7 +264,7 @@ def _read(
 
 @contextlib.contextmanager
 def _without_what_runs() -> Iterator[None]:
-    """Context manager: suppress warnings that a prompt keeps running."""
+    """Context manager: suppress logged warnings that a prompt keeps running."""
 
     def is_other(record: logging.LogRecord) -> bool:
         return not hasattr(record, "left_running")
@@ -293,13 +293,13 @@ def _end_everywhere(runner: ComfyApi | ComfyPool, sweep_id: str, journal: str | 
 
 
 def _clients_used(pool: ComfyPool) -> list[ComfyApi]:
-    """Return the clients of servers that have had a prompt."""
+    """Return the clients of those servers of a pool that were given a prompt."""
     had = {one.host for one in pool.status().servers if one.own or one.done or one.failed}
     return [api for api in pool.servers if api.host in had]
 
 
 def _end_all(api: ComfyApi, sweep_id: str, journal: str | None) -> None:
-    """Cancel the running prompts of a sweep; waiting ones were cancelled before.
+    """Cancel the running prompts of a sweep; those that waited have been cancelled already.
 
     With a journal they keep running for the next call, and are only named on stderr.
     """
@@ -315,12 +315,12 @@ def _end_all(api: ComfyApi, sweep_id: str, journal: str | None) -> None:
 
 
 def _of_row(out: str) -> str:
-    """Return a template that gives each row its own name, even for ``fox.png``."""
+    """Return a template that gives the files of each row their own names, even for ``fox.png``."""
     return as_template(out, "_{row}")
 
 
 def _of_server(out: str, host: str) -> str:
-    """Return a template for one folder that takes files of several servers."""
+    """Return a template that keeps the files of this server apart from those of other servers."""
     from ..jobs.names import is_template
 
     place = re.sub(r"[^A-Za-z0-9.-]+", "_", host.partition("://")[2])

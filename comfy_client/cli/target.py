@@ -35,14 +35,14 @@ class Target:
     """A server, with the credentials and settings for it.
 
     Attributes:
-        host: Its URL, without a password.
+        host: The URL of the server, without a password.
         credentials: The credentials that are sent; ``None``: none.
         ca: The file with certificates to trust; ``None``: the public ones.
         insecure: Whether certificates are not verified.
-        user: The id on a server with several users; ``None``: none.
-        profile: The profile in effect; ``None``: none.
-        sources: The source of each of these settings, by name.
-        remarks: Secrets that were not sent, and files that show a secret to other users.
+        user: The user's id on a multi-user server; ``None``: none.
+        profile: The name of the profile in effect; ``None``: none.
+        sources: Where each of these settings comes from, by the name of the setting.
+        remarks: Notes on secrets that are not sent, and on files that show secrets to other users.
     """
 
     host: str
@@ -56,7 +56,7 @@ class Target:
 
     @property
     def kind_of_credentials(self) -> str | None:
-        """``login`` or ``token``; ``None``: nothing is sent."""
+        """The kind of credentials, ``login`` or ``token``; None if none are sent."""
         match self.credentials:
             case None:
                 return None
@@ -66,7 +66,7 @@ class Target:
 
     @property
     def verify(self) -> bool | str:
-        """The argument ``verify`` of :class:`ComfyApi`."""
+        """The argument ``verify`` for :class:`ComfyApi`."""
         return not self.insecure if self.insecure or self.ca is None else self.ca
 
     def client(self) -> ComfyApi:
@@ -93,7 +93,7 @@ class _Layer:
         return self.name
 
     def credentials(self) -> _FoundCredentials | None:
-        """Return the credentials of this source, or None; files are read only now."""
+        """Return the credentials that this source gives, or None; only now are files read."""
         if self.login is not None:
             return _FoundCredentials(BasicCredentials(*self.login), self.source("host"))
         for kind in ("token", "login"):
@@ -185,7 +185,7 @@ def _layers(
 
 
 def _profile_in(given: Mapping[str, Any], config: Config) -> tuple[str | None, bool]:
-    """Return the profile in effect, and whether an option names it."""
+    """Return the name of the profile in effect, or None, and whether an option names it."""
     if given["profile"]:
         return given["profile"], True
     return os.environ.get(PROFILE_VARIABLE) or config.default, False
@@ -219,7 +219,7 @@ def _unsent(layers: list[_Layer]) -> Iterator[str]:
 
 
 def _shown(file: str | None) -> Iterator[str]:
-    """Yield a remark if other users may read a file with a secret; pipes are exempt."""
+    """Yield a remark if other users may read or write a file with a secret; pipes are exempt."""
     if file in (None, "-"):
         return
     path = Path(file).expanduser()
@@ -236,7 +236,7 @@ def _made(kind: str, value: str, source: str) -> _AnyCredentials:
 
 
 def split_login(text: str, source: str) -> tuple[str, str]:
-    """Split ``user:password``; the error of :class:`Mistake` names the source only."""
+    """Split ``user:password``; if there is no colon, raise Mistake, which names only the source."""
     user, colon, password = text.partition(":")
     if not colon:
         raise Mistake(f"{source} does not hold user:password")

@@ -67,7 +67,7 @@ def watch(given: ServerOptions, prompt_id: str | None, quiet: bool) -> None:
 
 
 def changes(api: ComfyApi) -> Iterator[dict[str, Any]]:
-    """Yield the present queue, then each change of it and each event, for ever."""
+    """Yield the prompts in the current queue, then each change of the queue and each event."""
     from ..events import ErrorEvent, FeatureFlags, LogsEvent, StatusEvent, TerminalEvent
 
     inbox: SimpleQueue[Event] = SimpleQueue()
@@ -91,14 +91,14 @@ def changes(api: ComfyApi) -> Iterator[dict[str, Any]]:
 
 @attrs.define
 class _Watched:
-    """The queue as it was when it was last read."""
+    """The queue of a server as it was when it was last read."""
 
     api: ComfyApi
     known: dict[str, str] = attrs.field(factory=dict)
     is_away: bool = False
 
     def look(self) -> Iterator[dict[str, Any]]:
-        """Read the queue, and yield the changes since the last time."""
+        """Read the queue, and yield the changes since it was last read."""
         try:
             found = queue_objects(self.api)
             self.is_away = False
@@ -118,7 +118,7 @@ class _Watched:
                 yield _change({**row, "queue_remaining": len(found)})
 
     def _end(self, prompt_id: str) -> dict[str, Any]:
-        """Return the end of a prompt from the history; *gone* if it was deleted while waiting."""
+        """Return a prompt's outcome from the history, or the status ``gone`` if it has no entry."""
         entry = self.api.get_history(prompt_id)
         if entry is None:
             return {"prompt_id": prompt_id, "status": "gone"}
