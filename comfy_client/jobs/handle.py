@@ -120,7 +120,7 @@ class JobHandle:
 
     @property
     def status(self) -> JobStatus:
-        """See :attr:`Job.status`."""
+        """The state of the job; see :attr:`Job.status`."""
         if self._ending is not None and self.is_done:
             return self._ending.status
         state, end_event = self.state, self.end_event
@@ -148,14 +148,14 @@ class JobHandle:
 
     @property
     def queue_position(self) -> int | None:
-        """See :attr:`Job.queue_position`."""
+        """How many prompts run before the job's; see :attr:`Job.queue_position`."""
         from .describe import queue_position
 
         return None if self.is_done else queue_position(self.state, self._tracker)
 
     @property
     def progress(self) -> JobProgress:
-        """See :attr:`Job.progress`."""
+        """The progress of the job; see :attr:`Job.progress`."""
         from .describe import JobProgress, elapsed, progress_of
 
         if not self.is_done:
@@ -164,7 +164,7 @@ class JobHandle:
         return JobProgress(fraction, elapsed=elapsed(self.state))
 
     def why(self) -> str:
-        """See :meth:`Job.why`."""
+        """Return what the job waits for, or how it ended; see :meth:`Job.why`."""
         from .describe import elapsed, why
 
         if not self.is_done:
@@ -209,7 +209,7 @@ class JobHandle:
         )
 
     def cancel(self, *, force: bool = False) -> bool:
-        """See :meth:`Job.cancel`."""
+        """Cancel the job, and no other; see :meth:`Job.cancel`."""
         if self.is_done:
             return False
         one, poller, tracker = self.source.prompt, self.poller, self._tracker

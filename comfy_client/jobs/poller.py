@@ -279,7 +279,12 @@ class Poller:
     def _use_stale_snapshot(
         self, routes: Routes, unseen: Sequence[TrackedPrompt], stale: QueueSnapshot
     ) -> Iterator[Sequence[TrackedPrompt]]:
-        """Check prompts in the history, or in an old snapshot; yield each before its request."""
+        """Check prompts without a new queue request; yield each before its history request.
+
+        The history is asked for the prompts next in the queue, until :data:`AHEAD` of them are
+        unfinished.  The old snapshot tells the state of the others; prompts that it does not list
+        are checked again later.
+        """
         running = 0
 
         def place(one: TrackedPrompt) -> tuple[float, float]:
@@ -452,7 +457,7 @@ def _poll(owner: weakref.ref[Poller], wake: WakeUp) -> None:
 
 
 def _may_wait(one: TrackedPrompt) -> bool:
-    """Return whether a prompt's first request is done or not urgent."""
+    """Return whether a prompt's first request is already done, or is not urgent."""
     return one.state.http_checked or not one.state.attached
 
 
@@ -517,7 +522,7 @@ def _waiting(found: object) -> list[models.QueueItem]:
 
 
 def _records(found: object) -> list[models.HistoryEntry]:
-    """Return the records that are stored under the id of their own prompt."""
+    """Return the history entries whose key is their own prompt id; skip all others."""
     records = (
         (key, models.HistoryEntry.from_json(entry))
         for key, entry in mapping(found, "history").items()

@@ -112,19 +112,19 @@ class PooledHandle(JobHandle):
 
     @property
     def status(self) -> JobStatus:
-        """See :attr:`Job.status`."""
+        """The state of the job; see :attr:`Job.status`."""
         if self._waits:
             return "waiting"
         return "failed" if self._refused and self.is_done else super().status
 
     @property
     def queue_position(self) -> int | None:
-        """See :attr:`Job.queue_position`."""
+        """How many prompts run before the job's; see :attr:`Job.queue_position`."""
         return self._line.position(self._job()) if self._waits else super().queue_position
 
     @property
     def progress(self) -> JobProgress:
-        """See :attr:`Job.progress`."""
+        """The progress of the job; see :attr:`Job.progress`."""
         return JobProgress(0.0) if self._waits else super().progress
 
     @property
@@ -134,7 +134,7 @@ class PooledHandle(JobHandle):
         return event if self._is_final or not isinstance(event, _MAY_MOVE) else None
 
     def why(self) -> str:
-        """See :meth:`Job.why`."""
+        """Return what the job waits for, or how it ended; see :meth:`Job.why`."""
         if self._waits:
             return self._line.why(self._job())
         return f"{super().why()}; on {self.server}" if self.server else super().why()
@@ -162,7 +162,7 @@ class PooledHandle(JobHandle):
         super().flush(limits)
 
     def cancel(self, *, force: bool = False) -> bool:
-        """See :meth:`Job.cancel`."""
+        """Cancel the job, and no other; see :meth:`Job.cancel`."""
         if self.is_done:
             return False
         if self._line.withdraw(self._job()):

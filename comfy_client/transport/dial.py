@@ -198,7 +198,7 @@ def _lost(exc: Exception) -> Lost:
 
 
 def dial(plan: DialPlan, timeout: float, hold: Hold, *, max_frame: int | None = None) -> OpenSocket:
-    """Open a socket within ``timeout`` seconds in all, even if the answer comes byte by byte.
+    """Open a socket within ``timeout`` seconds in total, even if the answer comes byte by byte.
 
     ``max_frame`` is the largest message, and text, in bytes; None means :data:`MAX_FRAME` and
     :data:`MAX_TEXT`.

@@ -770,7 +770,7 @@ class _Sender:
     def beginning(
         self, response: requests.Response, deadline: Deadline, max_bytes: int
     ) -> Response:
-        """Read the beginning of an answer: a little more than ``max_bytes`` of its body."""
+        """Read an answer, but stop soon after ``max_bytes`` of its body."""
         content = self._read(response, body_length(response), deadline, max_bytes)
         return self.answer(response, content)
 

@@ -251,7 +251,7 @@ class _Checker:
         return CheckReport(tuple(problems), result.ok)
 
     def _add(self, problems: Iterable[Problem]) -> None:
-        """Add errors that the server does not name, unless the same input has one already."""
+        """Add errors that the server does not report; skip inputs that already have an error."""
         for problem in problems:
             if _place(problem) not in self.blamed:
                 self.blamed.add(_place(problem))

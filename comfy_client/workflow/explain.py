@@ -330,7 +330,7 @@ def no_class(graph: Mapping[str, Any], node_id: str) -> Problem:
 
 
 def cycle(graph: Mapping[str, Any], nodes: list[str]) -> Problem:
-    """Return the problem of a cycle, whose node ids are given as by :func:`circle_in`."""
+    """Return the problem that reports a cycle, given its node ids as from :func:`circle_in`."""
     first, last = nodes[0], nodes[-2]
     names = [name for name, source, _ in links_of(graph, first) if source == last]
     text = _in_a_circle(graph, nodes)

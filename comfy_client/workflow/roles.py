@@ -435,7 +435,7 @@ def _is_number(value: object) -> bool:
 
 
 def _check_drawn(graph: Mapping[str, Any], places: Iterable[Place]) -> None:
-    """Raise WorkflowError unless seeds are drawn for all of these inputs."""
+    """Raise WorkflowError unless each of these inputs can be given a random seed."""
     for node_id, name in places:
         if name not in SEEDS:
             raise WorkflowError(

@@ -229,7 +229,7 @@ def _definition(
     specs: Iterable[InputSpec | Autogrow | str],
     given: Mapping[str, Any],
 ) -> Definition:
-    """Return a definition of known shape, with these inputs."""
+    """Build a node definition with only these inputs; replace malformed parts by empty ones."""
     required: dict[str, Any] = {}
     optional: dict[str, Any] = {}
     for spec in specs:

@@ -312,7 +312,7 @@ class _Validator:
         return self.found[output]
 
     def _circle(self, node_id: str) -> bool:
-        """Return False for a node in a cycle; on servers that report cycles, record the errors."""
+        """Handle a cycle: record its errors if the server reports cycles, and return False."""
         # Older servers recurse until Python's stack overflows, and overwrite inner findings on
         # the way back, so all nodes of the cycle are invalid, without errors.  Here one round is
         # enough; a value that was unwrapped inside appears as a list outside.

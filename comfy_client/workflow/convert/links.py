@@ -91,7 +91,9 @@ class Links:
     _letters: int = 0
 
     def collect_places(self) -> None:
-        """Collect the places of all nodes.
+        """Index each place of a node; a node in a subgraph has one in each instance.
+
+        Except on old servers, the contents of a muted or bypassed instance are skipped.
 
         Raises:
             WorkflowError: There are too many nodes, or their ids are too long.

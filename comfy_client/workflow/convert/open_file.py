@@ -42,7 +42,7 @@ class OpenGraph:
         return None if slot.link is None else self.saved.links.get(slot.link)
 
     def targets(self, port: Port) -> Iterator[tuple[OpenNode, Slot]]:
-        """Yield the inputs with a widget that a port feeds inside the subgraph, each with its node.
+        """Yield each widget input that a port feeds inside the subgraph, with its node.
 
         Raises:
             TooMuch: There are too many in all.
