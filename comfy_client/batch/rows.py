@@ -235,7 +235,7 @@ def _ran_with(graph: Mapping[str, Any], name: str | tuple[str, str], value: obje
 
 
 def _cell(value: Any, *, is_own: bool) -> Any:
-    """Return a value for a CSV cell; a text that looks like a formula is quoted unless ``is_own``."""
+    """Return a value for a CSV cell; unless ``is_own``, quote a text that looks like a formula."""
     if is_upload(value):  # its name may come from an output of the server
         value, is_own = str(value), False
     if isinstance(value, list) and not is_own:

@@ -504,7 +504,7 @@ class Tracker:
             self.wake.set()  # the thread may be in a long sleep
 
     def _apply_orphans(self, one: TrackedPrompt) -> Outcome | None:
-        """Apply the events that came before the id of their prompt was known; return its outcome."""
+        """Apply events from before the id of their prompt was known; return the outcome."""
         events = self._orphans.of(one.state)
         outcomes = (self._apply(one, with_finality(each, one.state.graph)) for each in events)
         return next(filter(None, outcomes), None)

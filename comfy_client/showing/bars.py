@@ -166,8 +166,8 @@ class GuardedBar:
     """A wrapper around a bar: if drawing fails, the run goes on, and the bar shows nothing more."""
 
     def __init__(self, bar: Bar, *, is_inner: bool = False) -> None:
-        self.period = math.inf if is_inner else bar.period
-        self.has_ended = False
+        self.period: float = math.inf if is_inner else bar.period
+        self.has_ended: bool = False
         self._bar: Bar | None = bar
 
     def show(self, moment: Moment) -> None:

@@ -91,7 +91,7 @@ class ParallelCalls:
     """A group of parallel calls, all of which end if one fails."""
 
     def __init__(self) -> None:
-        self.over = runtime.Event()
+        self.over: runtime.Event = runtime.Event()
         self.ends: set[Callable[[], object]] = set()  # changes are atomic without a lock
 
     def end(self) -> None:

@@ -70,7 +70,7 @@ class UnclearRole(WorkflowError, AttributeError):
 
     def __init__(self, message: str, **more: Any) -> None:
         super().__init__(message, **more)
-        self.name = ""  # or Python suggests another role, and keeps the workflow
+        self.name: str = ""  # or Python suggests another role, and keeps the workflow
 
 
 @attrs.define(eq=False, slots=False)
