@@ -131,8 +131,8 @@ def run_workflow(
         RuntimeError: It was called outside a worker, or the worker has no :class:`ComfyPlugin` or
             no server.
 
-        Other errors are those of :meth:`ComfyApi.run`.  All errors keep their attributes on their
-        way through Dask.
+    Other errors are those of :meth:`ComfyApi.run`.  All errors keep their attributes on their way
+    through Dask.
     """
     for name, value, known in (
         ("outputs", outputs, OutputKind),
