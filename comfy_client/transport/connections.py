@@ -171,7 +171,8 @@ class _Reader(io.RawIOBase):
         return got
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # it is closed in any case
+        # It is closed in any case; a Ctrl-C in the constructor leaves no file to close.
+        with contextlib.suppress(OSError, AttributeError):
             self._raw.close()
         super().close()
 
