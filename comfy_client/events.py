@@ -414,7 +414,7 @@ class LogsEvent(Event):
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class TerminalEvent(Event):
-    """One entry of a ``logs`` event: ``terminal``.  All its entries are in ``raw``.
+    """A piece of the server's log: ``terminal``.  A ``logs`` message has several, all in ``raw``.
 
     Attributes:
         time: When it was written, as ISO 8601 in the server's local time; ``None`` if missing.

@@ -180,7 +180,7 @@ class _SentPrompt:
 
 @attrs.frozen(repr=False, eq=False)
 class _Task:
-    """One run of a task, whose prompt may run on one server, or after a failure on a second."""
+    """A single run of a task; if its prompt fails, it may run once more on another server."""
 
     worker: Worker
     clients: Clients

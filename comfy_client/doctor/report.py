@@ -34,7 +34,7 @@ unknown: partial[CheckResult] = partial(CheckResult, "unknown")
 
 @attrs.frozen
 class DoctorCheck(AsDict):
-    """One check of :meth:`ComfyApi.doctor`, with its result.
+    """A single check of :meth:`ComfyApi.doctor`, with its result.
 
     All texts are one line each, and without secrets.
 

@@ -27,6 +27,7 @@ from tests.helpers.http import (
     opened,
     raw_server,
 )
+from tests.helpers.notebooks import Notebook
 from tests.helpers.sweeps import Record, add_recorded_nodes
 
 
@@ -97,6 +98,12 @@ def api(server: ComfyServer) -> Iterator[ComfyApi]:
     """A client of the embedded server."""
     with ComfyApi(server.url) as client:
         yield client
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> Notebook:
+    """A kernel that displays what the client shows below its cell."""
+    return Notebook(monkeypatch)
 
 
 @pytest.fixture

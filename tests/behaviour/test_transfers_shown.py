@@ -25,11 +25,6 @@ def api(comfy: ComfyServer) -> Iterator[ComfyApi]:
 
 
 @pytest.fixture
-def notebook(monkeypatch: pytest.MonkeyPatch) -> Notebook:
-    return Notebook(monkeypatch)
-
-
-@pytest.fixture
 def stored(comfy: ComfyServer) -> models.UploadedImage:
     """A large file of the server."""
     (comfy.root / "input" / "film.mp4").write_bytes(LARGE)

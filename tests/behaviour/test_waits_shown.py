@@ -37,11 +37,6 @@ def record(comfy: ComfyServer) -> Record:
     return add_recorded_nodes(comfy)
 
 
-@pytest.fixture
-def notebook(monkeypatch: pytest.MonkeyPatch) -> Notebook:
-    return Notebook(monkeypatch)
-
-
 def points(number: int) -> Points:
     return [{"Make.seed": seed} for seed in range(number)]
 

@@ -34,11 +34,6 @@ def record(comfy: ComfyServer) -> Record:
     return add_recorded_nodes(comfy)
 
 
-@pytest.fixture
-def notebook(monkeypatch: pytest.MonkeyPatch) -> Notebook:
-    return Notebook(monkeypatch)
-
-
 def test_a_pipe_gets_lines_on_stderr(
     api: ComfyApi, record: Record, capfd: pytest.CaptureFixture[str]
 ) -> None:
