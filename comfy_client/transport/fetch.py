@@ -51,8 +51,9 @@ def fetch(url: str, into: BinaryIO, deadline: Deadline, most: int = MAX_FETCH) -
 def _store_or_redirect(url: str, into: BinaryIO, deadline: Deadline, most: int) -> str | None:
     """Store the file at a URL and return None, or return the URL to which it redirects."""
     shown = without_secrets(url)
-    token = current.set(Transfer(deadline, read_timeout=_SILENCE))
+    transfer, before = Transfer(deadline, read_timeout=_SILENCE), current.get()
     try:
+        current.set(transfer)  # inside the try, so that a Ctrl-C right after it is undone
         with new_session() as session:  # a new one for each host, as it has one pool
             session.trust_env = False  # ignores a login in .netrc
             left = deadline.require(_SILENCE)
@@ -75,7 +76,7 @@ def _store_or_redirect(url: str, into: BinaryIO, deadline: Deadline, most: int) 
     except ValueError:
         raise TransportError(f"GET {shown}: no such URL") from None
     finally:
-        current.reset(token)
+        current.set(before)
 
 
 def _explained(exc: Exception, shown: str, deadline: Deadline) -> Exception:

@@ -709,9 +709,10 @@ class _Sender:
         if recorder is not None:
             record = recorder.exchange(request, endpoint.base)
         verify, cert = endpoint.verify, endpoint.cert
-        token = current.set(transfer)
+        before = current.get()
         transfer.requests += 1
         try:
+            current.set(transfer)  # inside the try, so that a Ctrl-C right after it is undone
             if not endpoint.is_own_session:
                 endpoint.prepare_pool(request)
             response = endpoint.session.send(
@@ -737,7 +738,7 @@ class _Sender:
             response.raw.close()  # also closes the connection, on which the answer may still come
             failure = Failure(_only_announced(response.status_code, method, url), None)
         finally:
-            current.reset(token)
+            current.set(before)
         if record is not None:
             record.failed(failure.error)
         return failure
