@@ -89,6 +89,11 @@ def run_map(
         _check_iterable("workflows", workflows)
         items = Items(cast("Iterable[Any]", workflows), sealed_workflow)
     else:
+        if isinstance(params, Mapping):
+            raise TypeError(
+                "params is a list with a dict for each run, such as [{'KSampler.seed': 7}, ...]; "
+                "sweep() runs all combinations of a dict of lists"
+            )
         _check_iterable("params", params)
         items = Items(params, sealed)  # sealed, as tracebacks show the frames that hold them
         make = partial(with_inputs, Workflow(workflows, definitions))  # type: ignore[arg-type]  # Workflow checks the type

@@ -51,7 +51,7 @@ class Sweep(tuple[SweepRow, ...]):
 
     def __repr__(self) -> str:
         failed = sum(row.error is not None for row in self)
-        return f"<Sweep of {len(self)} rows, {failed} failed>"
+        return f"<Sweep of {len(self)} row{'' if len(self) == 1 else 's'}, {failed} failed>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """Return the forms in which a notebook shows the sweep."""

@@ -174,6 +174,10 @@ def write_atomically(
             if if_exists == "skip":
                 return target
         raise AssertionError("numbers do not end")
+    except OSError as exc:
+        if exc.filename == str(part):  # a name that the caller does not know
+            exc.filename = os.fspath(target)
+        raise
     finally:
         discard(part)
 

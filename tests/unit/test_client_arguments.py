@@ -42,11 +42,12 @@ GRAPH = {"1": {"class_type": "Empty", "inputs": {}}}
         (lambda api: api.download_image(FILE, 5), TypeError, "a path must be a string or a Path"),
         (lambda api: api.map(5), TypeError, "workflows must be a list or another iterable, not 5"),
         (lambda api: api.map(GRAPH, 5), TypeError, "params must be a list or another iterable"),
+        (lambda api: api.map(GRAPH, {"1.seed": [7]}), TypeError, r"sweep\(\) runs all"),
         (lambda api: list(api.events(5)), TypeError, "the name of an event must be a string"),
     ],
     ids=[
         *("on_interrupt", "timeout", "progress", "route", "route of another type", "path"),
-        *("workflows", "params", "event"),
+        *("workflows", "params", "params of a sweep", "event"),
     ],
 )
 def test_a_mistake_in_a_call_is_told_before_anything_is_sent(

@@ -303,6 +303,18 @@ def test_a_name_is_given_back_if_the_disk_fails_as_it_is_claimed(tmp_path, monke
     assert listing(tmp_path) == []
 
 
+def test_an_error_names_the_file_that_was_asked_for(tmp_path, monkeypatch):
+    """Not the temporary one, whose name tells the caller nothing."""
+
+    def refuse(path, mode):
+        raise PermissionError(errno.EACCES, "not allowed", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError) as caught:
+        write_atomically(tmp_path / "a.png", [b"1"], if_exists="number")
+    assert caught.value.filename == str(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("rule", ["number", "skip", "overwrite"])
 def test_a_temporary_file_that_is_held_for_a_moment_is_removed(tmp_path, monkeypatch, rule):
     """By a scanner, or a network drive; the file itself is there, which is no failure."""

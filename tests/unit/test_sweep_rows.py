@@ -74,6 +74,7 @@ def test_some_rows_are_a_sweep_too() -> None:
     assert [row.index for row in rows[1:3]] == [1, 2]
     assert rows[-1] is [*rows][-1]
     assert repr(Sweep(rows[:2])) == "<Sweep of 2 rows, 0 failed>"
+    assert repr(Sweep(rows[:1])) == "<Sweep of 1 row, 0 failed>"
 
 
 # -- files ----------------------------------------------------------------------------------
