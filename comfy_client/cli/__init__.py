@@ -4,6 +4,7 @@ Modules:
     main: The group of all commands, and how they end.
     run_command: ``run``.
     sweep_command: ``sweep``.
+    inputs_command: ``inputs``.
     watch_command: ``watch``.
     demo_command: ``demo``.
     serve_command: ``serve``.

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import click
 
+from ..errors import AuthenticationError, ComfyError
 from .decorators import Decorator
-from .exits import Mistake
+from .exits import Mistake, message_of
 from .input_options import mistakes
-from .server_options import ServerOptions
+from .printing import note
+from .server_options import ANSWER_LIMIT, ServerOptions
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -113,3 +115,33 @@ class LazyDefinitions(LazyServer):
     def get_node_replacements(self) -> Mapping[str, Any]:
         """Return the server's replacements of removed node classes; none if a file was given."""
         return {} if self._known is not None else super().get_node_replacements()
+
+
+class DefinitionsIfThere:
+    """The node definitions of a source, or none if its server does not answer."""
+
+    def __init__(self, source: LazyDefinitions) -> None:
+        self._source = source
+        self._is_away = False
+
+    def node_definitions(
+        self, classes: Collection[str] | None = None, *, refresh: bool = False
+    ) -> Mapping[str, Any]:
+        """Return the definitions; print a note on stderr at the first error of the server.
+
+        Raises:
+            AuthenticationError: The server wants other credentials.
+        """
+        from ..transport.deadline import limited_silence
+
+        if self._is_away:
+            return {}
+        try:
+            with limited_silence(ANSWER_LIMIT):
+                return self._source.node_definitions(classes, refresh=refresh)
+        except AuthenticationError:
+            raise
+        except ComfyError as exc:
+            self._is_away = True
+            note(f"no node definitions, so types are those of the values: {message_of(exc)}")
+            return {}

@@ -13,6 +13,7 @@ from ..errors import ComfyError
 from . import (
     catalog_commands,
     demo_command,
+    inputs_command,
     prompt_commands,
     run_command,
     serve_command,
@@ -29,6 +30,7 @@ _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
     "Run workflows": (
         run_command.run,
         sweep_command.sweep,
+        inputs_command.inputs,
         workflow_commands.check,
         workflow_commands.convert,
     ),

@@ -8,6 +8,7 @@ inputs, not by classes; the one exception is ``ConditioningZeroOut``, which canc
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
@@ -396,6 +397,15 @@ def get_role(graph: Mapping[str, Any], role: Role) -> Any:
             ``candidates`` are inputs by address.
     """
     return next(iter(_places(graph, role).values()))
+
+
+def clear_roles(graph: Mapping[str, Any]) -> dict[Place, Role]:
+    """Return the inputs that have a role, as (node id, name); leave out roles that are unclear."""
+    found: dict[Place, Role] = {}
+    for role in _NAMES:
+        with contextlib.suppress(UnclearRole):
+            found |= {place: role for places in _places(graph, role) for place in places}
+    return found
 
 
 def set_role(graph: dict[str, Any], role: Role, value: Any) -> None:

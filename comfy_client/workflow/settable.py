@@ -14,6 +14,7 @@ from ..upload import Upload
 from .definition_source import Definitions, as_mapping
 from .graph import as_link, brief, class_of, copied, inputs_of, listing, shorten, title_of
 from .input_specs import Autogrow, InputSpec, walk
+from .roles import clear_roles
 
 if TYPE_CHECKING:
     from ..showing.tables import Table
@@ -40,6 +41,8 @@ class SettableInput(AsDict):
         title: The title of the node; ``None``: it has none.
         class_type: The class of the node; ``None``: it has none.
         name: The name of the input.
+        role: ``positive``, ``negative``, ``seed``, ``size`` or ``checkpoint``: the attribute of
+            :class:`Workflow` that sets the input.  ``None``: none, or it is not clear.
     """
 
     address: str
@@ -52,9 +55,10 @@ class SettableInput(AsDict):
     title: str | None
     class_type: str | None
     name: str
+    role: str | None = None
 
     def __str__(self) -> str:
-        return "  ".join(filter(None, _cells(self)))
+        return "  ".join(filter(None, cells(self)))
 
 
 class SettableInputs(tuple[SettableInput, ...]):
@@ -84,8 +88,8 @@ class SettableInputs(tuple[SettableInput, ...]):
     def _table(self) -> Table:
         from ..showing.tables import MOST_ROWS, Table
 
-        head = ("input", "type", "value", "choices or range") if self else ()
-        rows = [_cells(one) for one in self[:MOST_ROWS]]
+        head = ("input", "type", "value", "choices or range", "role") if self else ()
+        rows = [cells(one) for one in self[:MOST_ROWS]]
         more = [f"... ({len(self)} in all)"] if len(self) > MOST_ROWS else []
         return Table(head, rows, below=more or ([] if rows else [repr(self)]))
 
@@ -100,7 +104,7 @@ def settable_inputs(graph: Mapping[str, Any], definitions: Definitions | None) -
 def _inputs(graph: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[SettableInput]:
     titles = Counter(title_of(graph, node_id) for node_id in graph)
     classes = Counter(class_of(graph, node_id) for node_id in graph)
-    meanings = _meanings(graph)
+    meanings, roles = _meanings(graph), clear_roles(graph)
     for node_id in graph:
         title, class_type = title_of(graph, node_id), class_of(graph, node_id)
         named = title if title and titles[title] == 1 and title not in graph else None
@@ -125,6 +129,7 @@ def _inputs(graph: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[Sett
                 title=title,
                 class_type=class_type,
                 name=name,
+                role=roles.get((node_id, name)),
             )
 
 
@@ -177,14 +182,15 @@ def _number(value: object) -> float | None:
     return None
 
 
-def _cells(one: SettableInput) -> tuple[str, str, str, str]:
-    """Return the cells of a row: address, type, value, and other allowed values."""
+def cells(one: SettableInput) -> tuple[str, str, str, str, str]:
+    """Return the cells of a row: address, type, value, other allowed values, and role."""
     value = repr(one.value) if isinstance(one.value, Upload) else brief(one.value)
     return (
         shorten(one.address, _WIDEST),
         shorten(one.type or "", _WIDEST),
         shorten(value, _WIDEST),
         _range(one),
+        one.role or "",
     )
 
 

@@ -1,0 +1,61 @@
+"""``comfy-client inputs``: list the inputs of a workflow that can be set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import click
+
+from .loading import (
+    DefinitionsIfThere,
+    LazyDefinitions,
+    definitions_option,
+    load,
+    workflow_argument,
+)
+from .printing import emit, examples, say, table
+from .server_options import ServerOptions, of_server
+
+if TYPE_CHECKING:
+    from ..workflow.settable import SettableInput
+
+
+@click.command(
+    epilog=examples(
+        "comfy-client inputs txt2img.json",
+        "comfy-client inputs picture.png --definitions object_info.json",
+        "comfy-client inputs txt2img.json --json | jq -r 'select(.role == \"seed\").address'",
+    )
+)
+@workflow_argument
+@definitions_option
+@of_server
+def inputs(given: ServerOptions, workflow: str, definitions: Path | None) -> None:
+    """List the inputs of a workflow that can be set.
+
+    Each has the address that --set and --axis take, type, value, choices or range, and its role if
+    that is clear: positive, negative, seed, size or checkpoint.  If no server answers, the types
+    are those of the values, and choices are not shown; --json has all choices.
+    """
+    with LazyDefinitions(given, definitions) as source:
+        loaded = load(workflow, source)
+        found = [addressable(one) for one in loaded.inputs(DefinitionsIfThere(source))]
+    if given.json:
+        for one in found:
+            emit(one.to_dict())
+        return
+    if not found:
+        say("No input can be set.")
+        return
+    from ..workflow.settable import cells
+
+    table([cells(one) for one in found], ("INPUT", "TYPE", "VALUE", "CHOICES OR RANGE", "ROLE"))
+
+
+def addressable(one: SettableInput) -> SettableInput:
+    """Return an input with an address for ``--set``, whose names end at the first ``=``."""
+    if "=" not in one.address and one.address.isprintable():
+        return one
+    return attrs.evolve(one, address=f"{one.node_id}.{one.name}")
