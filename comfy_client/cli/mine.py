@@ -1,34 +1,45 @@
-"""The mark of prompts that this installation has submitted: its random id.
+"""The mark of prompts that this installation has submitted: its id, random unless it is given.
 
-The id is kept in one of the user's files.  Everybody who sees the queue can read it, but it says
-nothing about the user.
+A random id is kept in one of the user's files.  Everybody who sees the queue can read it, but it
+says nothing about the user.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from .exits import Mistake
+from .profiles import user_folder
+
 #: Returns whether this installation submitted a prompt, judging by its ``extra_data``.
 Mine = Callable[[Mapping[str, Any]], bool]
 #: The key in ``extra_data`` of a prompt.
 KEY: Final = "comfy_client_cli"
+#: The environment variable with the id, for installations that cannot keep one.
+VARIABLE: Final = "COMFYUI_INSTALLATION_ID"
+_ID: Final = re.compile(r"[\w.:@+/-]{1,200}", re.ASCII)
 
 
 def state_path() -> Path:
     """Return the path of the file that holds the id of this installation."""
-    base = os.environ.get("XDG_STATE_HOME")
-    folder = Path(base) if base and Path(base).is_absolute() else Path.home() / ".local" / "state"
-    return folder / "comfy-client" / "id"
+    return user_folder("XDG_STATE_HOME", ".local/state") / "comfy-client" / "id"
 
 
 def mark() -> dict[str, Any]:
-    """Return the entry of ``extra_data`` that marks a prompt; the first call creates the id."""
-    return {KEY: _known_id() or _new_id()}
+    """Return the entry of ``extra_data`` that marks a prompt; the first call creates the id.
+
+    If the id cannot be stored, each command has a new one.
+    """
+    try:
+        return {KEY: _own_id()}
+    except OSError:
+        return {KEY: str(uuid.uuid4())}
 
 
 def is_mine() -> Mine:
@@ -37,19 +48,41 @@ def is_mine() -> Mine:
     return lambda extra_data: mine is not None and extra_data.get(KEY) == mine
 
 
+def why_unknown() -> str | None:
+    """Return why later commands will not find the prompts of this one; None if they will."""
+    try:
+        _own_id()
+    except OSError as exc:
+        return (
+            f"this installation has no id, as {state_path()} cannot be written ({exc.strerror}): "
+            f"set {VARIABLE} to a name of your choice, or XDG_STATE_HOME to a folder"
+        )
+    return None
+
+
 def _known_id() -> str | None:
+    given = os.environ.get(VARIABLE)
+    if given:
+        if not _ID.fullmatch(given):
+            raise Mistake(f"{VARIABLE} may have letters, digits and any of _.:@+/-, 200 at most")
+        return given
     with contextlib.suppress(OSError, ValueError):
         return str(uuid.UUID(state_path().read_text(encoding="ascii").strip()))
     return None
 
 
-def _new_id() -> str:
-    """Create an id and store it; if it cannot be stored, each command has a new one."""
+def _own_id() -> str:
+    """Return the id of this installation; create and store one if need be, or raise OSError."""
+    known = _known_id()
+    if known is not None:
+        return known
     path, made = state_path(), str(uuid.uuid4())
     part = path.with_name(f"id.{made}")
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
         part.touch(mode=0o600)
         part.write_text(made, encoding="ascii")
         part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
     return _known_id() or made

@@ -29,12 +29,23 @@ _SECRETS: Final = ("token", "login")
 _MOST: Final = 1 << 20
 
 
+def user_folder(variable: str, below_home: str) -> Path:
+    """Return the user's folder that an XDG variable names, or else one below the home folder.
+
+    A user without a home folder, as in a container, has a path that cannot exist.
+    """
+    base = os.environ.get(variable)
+    if base and Path(base).is_absolute():  # the XDG standard says to ignore a relative path
+        return Path(base)
+    try:
+        return Path.home() / below_home
+    except RuntimeError:
+        return Path(os.devnull) / below_home
+
+
 def config_path() -> Path:
     """Return the path of the config file."""
-    base = os.environ.get("XDG_CONFIG_HOME")
-    # The XDG standard says to ignore a relative path.
-    folder = Path(base) if base and Path(base).is_absolute() else Path.home() / ".config"
-    return folder / "comfy-client" / "config.toml"
+    return user_folder("XDG_CONFIG_HOME", ".config") / "comfy-client" / "config.toml"
 
 
 @attrs.frozen
@@ -72,7 +83,7 @@ def load_config() -> Config:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             content = file.read(_MOST)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return Config(path)
     except OSError as exc:  # a folder, or another user's file
         raise Mistake(f"{path}: {exc.strerror}") from None

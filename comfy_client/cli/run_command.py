@@ -13,7 +13,7 @@ from ..errors import ComfyError
 from .decorators import Decorator
 from .input_options import InputTypes, set_seeds
 from .loading import LazyServer, content_of, load, workflow_argument
-from .mine import mark
+from .mine import mark, why_unknown
 from .printing import emit, examples, note, say
 from .results import (
     cancel_interrupted,
@@ -99,6 +99,9 @@ def run(
     with begin(given, read, out, waiting, check=check, front=front) as job:
         if detach:
             emit(job.to_dict()) if given.json else say(job.prompt_id)
+            why_not = why_unknown()
+            if why_not is not None and not quiet:
+                note(f"cancel --all-mine will not find it: {why_not}")
             return
         result = wait_for(job, timeout, quiet, is_ours=True)
         if not quiet:

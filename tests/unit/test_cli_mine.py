@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import stat
 from pathlib import Path
 
 import pytest
 
-from comfy_client.cli.mine import is_mine, mark, state_path
+from comfy_client.cli.exits import Mistake
+from comfy_client.cli.mine import VARIABLE, is_mine, mark, state_path, why_unknown
+from comfy_client.cli.profiles import Config, config_path, load_config
 
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    for name in ("XDG_STATE_HOME", "XDG_CONFIG_HOME", VARIABLE):
+        monkeypatch.delenv(name, raising=False)
 
 
 def test_the_id_is_made_when_something_is_submitted_and_stays():
@@ -41,6 +46,44 @@ def test_without_a_place_for_it_prompts_are_marked_all_the_same(monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
     assert mark() != mark()
     assert not is_mine()(mark())
+    why = why_unknown()
+    assert why is not None
+    assert why.startswith("this installation has no id, as /proc/nowhere/comfy-client/id cannot")
+    assert why.endswith(f"set {VARIABLE} to a name of your choice, or XDG_STATE_HOME to a folder")
+
+
+def test_a_variable_gives_the_id_and_nothing_is_written(monkeypatch):
+    """Of CI jobs or pods, which may share it."""
+    monkeypatch.setenv(VARIABLE, "nightly/42")
+    assert mark() == {"comfy_client_cli": "nightly/42"}
+    assert is_mine()(mark())
+    assert why_unknown() is None
+    assert not state_path().exists()
+    monkeypatch.setenv(VARIABLE, "")
+    assert not is_mine()({"comfy_client_cli": ""})
+
+
+@pytest.mark.parametrize("text", [" ", "a b", "\x1b[31m", "é", "x" * 201])
+def test_an_id_that_others_cannot_read_on_one_line_is_refused(monkeypatch, text):
+    """Everybody sees it in the queue."""
+    monkeypatch.setenv(VARIABLE, text)
+    with pytest.raises(Mistake, match=VARIABLE):
+        mark()
+
+
+@pytest.mark.parametrize("home", [None, "/dev/null", "/dev/null/home"])
+def test_without_a_home_there_is_no_config_and_no_id(monkeypatch, home):
+    """As for the user of a container, whom the system may not know either."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.delenv("HOME") if home is None else monkeypatch.setenv("HOME", home)
+    assert load_config() == Config(config_path())
+    assert str(state_path()).startswith(os.devnull)
+    assert not is_mine()(mark())
+    assert why_unknown() is not None
 
 
 def test_the_place_is_that_of_the_standard(tmp_path, monkeypatch):
