@@ -8,7 +8,8 @@ Modules:
     watch_command: ``watch``.
     demo_command: ``demo``.
     serve_command: ``serve``.
-    prompt_commands: ``queue``, ``history``, ``job``, ``cancel`` and ``download``.
+    prompt_commands: ``queue``, ``history``, ``job`` and ``download``.
+    cancel_command: ``cancel``.
     server_commands: ``info``, ``free``, ``logs``, ``doctor`` and ``where``.
     catalog_commands: ``models``, ``nodes`` and ``upload``.
     workflow_commands: ``check``, ``convert``, ``example`` and ``stubs``.

@@ -11,6 +11,7 @@ import click
 from .._version import __version__
 from ..errors import ComfyError
 from . import (
+    cancel_command,
     catalog_commands,
     demo_command,
     inputs_command,
@@ -39,7 +40,7 @@ _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
         prompt_commands.queue,
         prompt_commands.history,
         prompt_commands.job,
-        prompt_commands.cancel,
+        cancel_command.cancel,
         prompt_commands.download,
     ),
     "The server": (

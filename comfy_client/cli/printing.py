@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from .decorators import Decorator
 from .exits import (
     Exit,
     SilentExit,
@@ -126,6 +127,21 @@ def ago(timestamp: float | None) -> str:
 def gib(size: int | None) -> str:
     """Format a number of bytes as ``7.9 GiB``; ``-`` for None."""
     return "-" if size is None else f"{size / 2**30:.1f} GiB"
+
+
+yes_option: Decorator = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask a question in a terminal, and raise Abort unless the answer is yes.
+
+    Without a terminal, raise UsageError unless ``--yes`` was given.
+    """
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise click.UsageError("without a terminal to ask in, this needs --yes")
+    click.confirm(question, abort=True, err=True)
 
 
 def examples(*lines: str) -> str:

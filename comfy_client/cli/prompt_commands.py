@@ -1,15 +1,16 @@
-"""The commands about prompts: ``queue``, ``history``, ``job``, ``cancel``, ``download``."""
+"""The commands about prompts: ``queue``, ``history``, ``job``, ``download``."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from .decorators import Decorator
-from .exits import Exit, Mistake, SilentExit
+from .exits import Mistake
 from .mine import Mine, is_mine
-from .printing import ago, emit, examples, note, say, table
+from .printing import ago, confirm, emit, examples, note, say, table, yes_option
 from .results import (
     no_dash,
     out_option,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ..client import ComfyApi
     from ..jobs.job import Job
     from ..jobs.result import Result
-    from ..models import HistoryEntry, QueueItem
+    from ..models import HistoryEntry, Queue, QueueItem
 
 #: Length of an id, and of the shortest abbreviation.
 _WHOLE: Final = 36
@@ -47,7 +48,7 @@ def queue(given: ServerOptions) -> None:
     A star marks those that commands of this installation have submitted.
     """
     with given.client() as api:
-        rows = queue_objects(api)
+        rows = queue_objects(api.get_queue())
     if given.json:
         for row in rows:
             emit(row)
@@ -70,9 +71,9 @@ def queue(given: ServerOptions) -> None:
     )
 
 
-def queue_objects(api: ComfyApi) -> list[dict[str, Any]]:
+def queue_objects(found: Queue) -> list[dict[str, Any]]:
     """Return the JSON objects that ``--json`` prints for the queue, in the order of execution."""
-    found, mine = api.get_queue(), is_mine()
+    mine = is_mine()
     items = [("running", item) for item in found.running]
     items += [("pending", item) for item in found.pending]
     return [
@@ -105,10 +106,18 @@ def _created(item: QueueItem) -> float | None:
     show_default=True,
     help="How many, the newest first.",
 )
+@click.option("--clear", is_flag=True, help="Delete the records of all users; files stay.")
+@yes_option
 @of_server
-def history(given: ServerOptions, limit: int) -> None:
-    """List the prompts that have ended, the newest first."""
+def history(given: ServerOptions, limit: int, clear: bool, yes: bool) -> None:
+    """List the prompts that have ended, the newest first.
+
+    --clear asks before it deletes; without a terminal, it needs --yes.
+    """
     with given.client() as api:
+        if clear:
+            _clear(api, yes, as_json=given.json)
+            return
         entries = list(api.get_histories(limit).values())[::-1]
         mine = is_mine()
         rows = [entry_object(api, entry, mine) for entry in entries]
@@ -132,6 +141,18 @@ def history(given: ServerOptions, limit: int) -> None:
         ],
         ("ID", "STATUS", "TOOK", "AGO", "FILES"),
     )
+
+
+def _clear(api: ComfyApi, yes: bool, *, as_json: bool) -> None:
+    """Delete the server's history, once the user has agreed."""
+    context = click.get_current_context()
+    given = click.core.ParameterSource.DEFAULT
+    if any(context.get_parameter_source(name) is not given for name in ("limit",)):
+        raise click.UsageError("--clear deletes all, and takes no filter")
+    confirm(f"Delete the history of {api.host}, of all users?  The files stay.", yes)
+    api.clear_history()
+    if not as_json:
+        say(f"The history of {api.host} is empty now.")
 
 
 def entry_object(api: ComfyApi, entry: HistoryEntry, mine: Mine) -> dict[str, Any]:
@@ -208,14 +229,34 @@ def job(
 
 def full_id(api: ComfyApi, text: str) -> str:
     """Complete an abbreviated prompt id; return it unchanged if no known id begins with it."""
-    if not text.strip():
-        raise Mistake("the ID is empty")
-    if len(text) >= _WHOLE:
-        return text
-    found = api.get_queue()
+    return full_ids(api, [text])[0]
+
+
+def full_ids(api: ComfyApi, texts: Sequence[str], queue: Queue | None = None) -> list[str]:
+    """Complete abbreviated prompt ids as :func:`full_id` does, with one look at queue and history.
+
+    Args:
+        api: The client of the server that knows the prompts.
+        texts: The ids, whole or abbreviated.
+        queue: The queue, if the caller has read it already.
+    """
+    refuse_empty(texts)
+    if all(len(text) >= _WHOLE for text in texts):
+        return list(texts)
+    found = api.get_queue(workflows_of=()) if queue is None else queue
     known = [item.prompt_id for item in (*found.running, *found.pending)]
-    if text not in known:
+    if any(len(text) < _WHOLE and text not in known for text in texts):
         known += api.get_histories(_LATEST)
+    return [text if len(text) >= _WHOLE else _completed(text, known) for text in texts]
+
+
+def refuse_empty(prompt_ids: Sequence[str]) -> None:
+    """Raise Mistake if one of the ids is empty, such as from an unset variable."""
+    if not all(map(str.strip, prompt_ids)):
+        raise Mistake("the ID is empty")
+
+
+def _completed(text: str, known: Sequence[str]) -> str:
     matching = [text] if text in known else [one for one in known if one.startswith(text)]
     if len(text) < _SHORTEST and matching and text not in known:
         raise Mistake(f"{text} is too short for an ID: give {_SHORTEST} characters or more")
@@ -230,37 +271,6 @@ def known_job(api: ComfyApi, text: str) -> Job:
     if one.status not in ("pending", "running"):
         one.exception(timeout=10.0)  # its record exists, so this is quick
     return one
-
-
-@click.command(
-    epilog=examples("comfy-client cancel ID", "comfy-client cancel --all-mine"),
-)
-@click.argument("prompt_ids", metavar="[ID]...", nargs=-1)
-@click.option(
-    "--all-mine",
-    is_flag=True,
-    help="All prompts in the queue that commands of this installation have submitted.",
-)
-@of_server
-def cancel(given: ServerOptions, prompt_ids: tuple[str, ...], all_mine: bool) -> None:
-    """Stop prompts that wait or run, and no other prompts."""
-    if bool(prompt_ids) == all_mine:
-        raise click.UsageError("give IDs or --all-mine")
-    with given.client() as api:
-        if all_mine:
-            prompt_ids = tuple(row["prompt_id"] for row in queue_objects(api) if row["mine"])
-        else:
-            prompt_ids = tuple(full_id(api, text) for text in prompt_ids)
-        missing = False
-        for prompt_id in prompt_ids:
-            was_there = prompt_id in api.get_queue() and api.job(prompt_id).cancel()
-            missing = missing or not was_there
-            if given.json:
-                emit({"prompt_id": prompt_id, "cancelled": was_there})
-            else:
-                say(f"{prompt_id} {'cancelled' if was_there else 'is not in the queue'}")
-    if missing and not all_mine:
-        raise SilentExit(Exit.LOST)
 
 
 @click.command(

@@ -100,7 +100,7 @@ class _Watched:
     def look(self) -> Iterator[dict[str, Any]]:
         """Read the queue, and yield the changes since it was last read."""
         try:
-            found = queue_objects(self.api)
+            found = queue_objects(self.api.get_queue())
             self.is_away = False
             gone = self.known.keys() - {row["prompt_id"] for row in found}
             ended = {prompt_id: self._end(prompt_id) for prompt_id in gone}

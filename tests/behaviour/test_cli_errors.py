@@ -365,6 +365,8 @@ def test_a_sweep_waits_for_its_server_as_long_as_it_is_told(comfy_client):
         ["job", *ASKING["job"], "--out", "o/"],
         ["cancel"],
         ["cancel", *ASKING["cancel"], "--all-mine"],
+        ["cancel", *ASKING["cancel"], "--all", "--yes"],
+        ["cancel", "--all-mine", "--all", "--yes"],
     ],
 )
 def test_what_is_typed_wrong_is_status_2_and_asks_nobody(comfy_client, args):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -436,3 +439,93 @@ def test_the_beginning_of_an_id_is_enough_unless_it_is_that_of_several(comfy_cli
         assert [one["cancelled"] for one in cancelled] == [True, True]
         [error] = comfy_client.json("job", "none", status=6)
         assert error["prompt_id"] == "none"
+
+
+# -- cancelling several -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["ids", "--all-mine", "--all"])
+def test_of_several_cancelled_prompts_none_that_waited_begins(comfy_client, comfyui, tmp_path, by):
+    """Those that wait are removed by one request, and the running one stops last."""
+    with ComfyApi(comfyui.url) as api:
+        api.clear_history()
+        ids = []
+        for seconds in range(60, 65):
+            name = saved(tmp_path, "sleep", seconds=float(seconds))
+            ids.append(comfy_client("run", name, "--detach").out.strip())
+        until(lambda: [item.prompt_id for item in api.get_queue().running] == ids[:1])
+        time.sleep(a_while(comfyui, 0.0, 2.0))  # a prompt that is about to begin heeds nothing
+        options = {"ids": ids, "--all-mine": ["--all-mine"], "--all": ["--all", "--yes"]}[by]
+        cancelled = comfy_client.json("cancel", *options)
+        assert [line["prompt_id"] for line in cancelled] == [*ids[1:], ids[0]]
+        assert all(line["cancelled"] for line in cancelled)
+        until(lambda: api.poll_status(LIMIT).queue_remaining == 0)
+        until(lambda: api.get_history(ids[0]) is not None)
+        assert list(api.get_histories()) == ids[:1]
+
+
+# -- in a container -----------------------------------------------------------------------
+
+#: Runs commands twice: as whoever runs the tests, so that all is imported, and then as somebody
+#: without rights, without a home and without a folder to write to.
+CONTAINER = """
+import json, os, sys, time
+from click.testing import CliRunner
+from comfy_client.cli.main import main
+
+graph = sys.stdin.read()
+
+def run(*args, **env):
+    ended = CliRunner().invoke(main, args, input=graph, env=env, catch_exceptions=False)
+    return {"status": ended.exit_code, "out": ended.stdout, "err": ended.stderr}
+
+def all_commands(**env):
+    detached = run("run", "-", "--detach", **env)
+    queue = run("queue", "--json", **env)
+    mine = run("cancel", "--all-mine", **env)
+    while run("queue", "--json", **env)["out"]:  # a prompt that is about to begin heeds nothing
+        run("cancel", detached["out"].strip(), **env)
+        time.sleep(0.1)
+    again = run("cancel", "--all-mine", **env)
+    return {"detached": detached, "queue": queue, "mine": mine, "again": again}
+
+all_commands()
+os.chdir("/")
+os.environ["HOME"] = "/dev/null/home"
+if os.geteuid() == 0:
+    del os.environ["HOME"]
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+found = [all_commands(), all_commands(COMFYUI_INSTALLATION_ID="nightly/42")]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="its users have no numbers")
+def test_in_a_container_all_mine_works_by_a_variable_or_says_why_not(comfy_client, tmp_path):
+    """User 65534 has no home and may write nowhere; without a root to become it, only the home."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("COMFY", "XDG_"))}
+    ran = subprocess.run(
+        [sys.executable, "-c", CONTAINER],
+        input=json.dumps(load_workflow("sleep", seconds=60.0)),
+        capture_output=True,
+        text=True,
+        env={**environment, "HOME": str(tmp_path), "COMFYUI_HOST": comfy_client.host},
+        timeout=5 * LIMIT,
+    )
+    assert ran.returncode == 0, ran.stderr
+    without, with_id = json.loads(ran.stdout)
+    assert without["detached"]["status"] == 0, without
+    assert "cancel --all-mine will not find it" in without["detached"]["err"]
+    assert not json.loads(without["queue"]["out"])["mine"]
+    for refused in (without["mine"], without["again"]):
+        assert refused["status"] == 1, refused
+        assert refused["out"] == ""
+        assert "set COMFYUI_INSTALLATION_ID" in refused["err"]
+    prompt_id = with_id["detached"]["out"].strip()
+    assert with_id["detached"]["err"] == ""
+    assert json.loads(with_id["queue"]["out"])["mine"]
+    assert with_id["mine"] == {"status": 0, "out": f"{prompt_id} cancelled\n", "err": ""}
+    nothing = {"status": 0, "out": "", "err": "Nothing of yours is in the queue.\n"}
+    assert with_id["again"] == nothing

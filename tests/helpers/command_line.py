@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
@@ -77,6 +79,30 @@ class CommandLine:
             timeout=5 * LIMIT,  # it may have a real sampler make pictures
         )
         return Ended(ran.returncode, ran.stdout, ran.stderr)
+
+    def on_terminal(self, *args: object, typed: str = "", **variables: str) -> Ended:
+        """Run one as it was installed on a terminal, where somebody has typed; err is in out."""
+        here, there = pty.openpty()
+        termios.tcsetwinsize(there, (24, 200))
+        shown = bytearray()
+        with (
+            open(here, "r+b", buffering=0) as terminal,
+            subprocess.Popen(
+                self._command(args),
+                stdin=there,
+                stdout=there,
+                stderr=there,
+                env={"TERM": "xterm", **self._environment(variables)},
+                cwd=self.home,
+            ) as process,
+        ):
+            os.close(there)
+            terminal.write(typed.encode())
+            with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
+                while data := terminal.read(4096):
+                    shown += data
+            status = process.wait(LIMIT)
+        return Ended(status, shown.decode().replace("\r\n", "\n"), "")
 
     def json(self, *args: object, status: int = 0, **variables: str) -> list[Any]:
         """The objects that it prints with ``--json``, each held to its schema."""
