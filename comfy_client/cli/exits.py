@@ -220,9 +220,9 @@ def ending_as_by_ctrl_c() -> Iterator[None]:
     # Ignored signals stay ignored, as nohup wants it.
     known = {end: signal.getsignal(end) for end in ends if end}
     before = {end: handler for end, handler in known.items() if handler is not signal.SIG_IGN}
-    for end in before:
-        signal.signal(end, signal.default_int_handler)
     try:
+        for end in before:
+            signal.signal(end, signal.default_int_handler)
         yield
     finally:
         for end, handler in before.items():

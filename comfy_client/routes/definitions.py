@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from .. import runtime
 from ..errors import ApiError, RequestTimeout, UnexpectedResponse
 from ..locks import shared_lock
-from ..transport.deadline import LONGEST, Deadline
+from ..transport.deadline import Deadline
 from ..transport.http import SMALL, Http, segment
 from ..values import mapping
 
@@ -23,6 +22,8 @@ _MOST: Final = 64
 #: The most characters of a name that goes into a URL.
 _MAX_NAME: Final = 200
 _NO_NAMES: Final = ("", ".", "..")
+#: Seconds between two looks at whether another thread still asks, which a Ctrl-C may have ended.
+_LOOK: Final = 1.0
 
 
 class NodeDefinitions:
@@ -35,7 +36,8 @@ class NodeDefinitions:
     def __init__(self, http: Http, link: Callable[[], int | None]) -> None:
         self._http = http
         self._link = link
-        self._changed = runtime.Condition(shared_lock())  # guards everything below
+        self._lock = shared_lock()  # guards everything below
+        self._changed = runtime.Condition(self._lock)  # within ``with self._lock`` only
         self._asking: int | None = None  # the thread that asks the server
         self._of_link: int | None = None
         self._forget()
@@ -54,7 +56,8 @@ class NodeDefinitions:
         """
         if isinstance(classes, str):
             raise TypeError(f"classes is a list of names, such as [{classes!r:.80}]")
-        with self._alone(deadline):
+
+        def find() -> dict[str, Any]:
             self._forget_old()
             missing = None if classes is None else self._missing(classes, refresh=refresh)
             if missing is None:
@@ -68,22 +71,27 @@ class NodeDefinitions:
                 return dict(self._known)
             return {name: self._known[name] for name in classes if name in self._known}
 
-    @contextlib.contextmanager
-    def _alone(self, deadline: Deadline) -> Iterator[None]:
-        """Context manager: exclude other threads, but not a signal handler in the same thread."""
+        return self._alone(find, deadline)
+
+    def _alone(self, work: Callable[[], dict[str, Any]], deadline: Deadline) -> dict[str, Any]:
+        """Exclude other threads from some work, but not a signal handler in the same thread.
+
+        Not a context manager, which a Ctrl-C as it begins would leave entered.
+        """
         me, is_first = runtime.get_ident(), False
         try:
-            with self._changed:
+            with self._lock:
                 while self._asking not in (None, me):
-                    if not self._changed.wait(deadline.left(LONGEST)):
+                    if deadline.expired:
                         raise RequestTimeout("another thread still waits for GET /object_info")
+                    self._changed.wait(deadline.left(_LOOK))
                 if self._asking is None:
                     is_first, self._asking = True, me
-            yield
+            return work()
         finally:
             if is_first:
-                with self._changed:
-                    self._asking = None
+                self._asking = None  # before a Ctrl-C can come
+                with self._lock:
                     self._changed.notify_all()
 
     def _forget_old(self) -> None:

@@ -7,6 +7,7 @@ import contextvars
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
 from .. import runtime
@@ -161,13 +162,16 @@ def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Mad
                     group.end()
                 return
 
-    workers = [_Worker(run) for _ in range(min(MAX_PARALLEL, len(items)) if len(items) > 1 else 0)]
+    # In contexts of their own, so that no Ctrl-C leaves the group to the caller's thread.
+    context = contextvars.copy_context()
+    context.run(parallel_calls.set, group)
+    number = min(MAX_PARALLEL, len(items)) if len(items) > 1 else 0
+    workers = [_Worker(partial(context.copy().run, run)) for _ in range(number)]
     try:
-        with assigned(parallel_calls, group):
-            for worker in workers:
-                worker.start()
-            if not workers:
-                run()
+        for worker in workers:
+            worker.start()
+        if not workers:
+            context.run(run)
         for worker in workers:
             while not worker.wait(_SLICE) and not group.over.is_set():
                 pass
@@ -183,7 +187,7 @@ def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Mad
 
 
 class _Worker:
-    """A thread with its maker's context variables, and a wait that survives Ctrl-C."""
+    """A thread, and a wait for its end that survives Ctrl-C."""
 
     def __init__(self, run: Callable[[], object]) -> None:
         # Not Thread.join: after a Ctrl-C in it, Python 3.11 and 3.12 take the thread for ended.
@@ -193,11 +197,10 @@ class _Worker:
 
     def start(self) -> None:
         """Start the thread."""
-        context = contextvars.copy_context()
 
         def run() -> None:
             try:
-                context.run(self._run)
+                self._run()
             finally:
                 self._ended.set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from comfy_client import ComfyApi
 from comfy_client.errors import ApiError, ClientClosed, UnexpectedResponse, WorkflowError
 from comfy_client.testing import ComfyServer
 from comfy_client.workflow.definition_source import as_mapping
-from tests.helpers.clients import LIMIT, Quick
+from tests.helpers.clients import LIMIT, Quick, exception_of
+from tests.helpers.ctrl_c import each_interrupt
 from tests.helpers.scripted import asked
 
 INFO = "/object_info"
@@ -172,3 +174,14 @@ def test_other_things_are_no_source() -> None:
     with pytest.raises(WorkflowError, match="list"):
         as_mapping(Odd())
     assert as_mapping({"A": 5, "B": {}}) == {"B": {}}
+
+
+def test_a_thread_that_ctrl_c_has_left_keeps_no_other_from_asking(fast: ComfyApi) -> None:
+    """Not even as long as a notebook keeps the error."""
+    call = partial(fast.node_definitions, ["KSampler"])
+    assert call()
+    kept = []
+    for error in each_interrupt(call):
+        kept.append(error)
+        assert exception_of(call) is None
+    assert kept

@@ -62,26 +62,34 @@ class Points:
     Those are the beginning of a function and the end of a call of one that is written in C.
     """
 
-    def __init__(self, at: int, handle: Callable[[], object]) -> None:
+    def __init__(self, at: int, handle: Callable[[], object], *, everywhere: bool) -> None:
         self.count = 0
         self._at = at
         self._handle = handle
+        self._everywhere = everywhere
 
     def __call__(self, frame: FrameType, event: str, arg: object) -> None:
         """Count a point; at the one that is wanted, do what a handler of a signal would do."""
         if event not in ("call", "c_return"):
             return
         path = frame.f_code.co_filename
-        if not (_EVERYWHERE or path.startswith(_OURS)) or any(part in path for part in _SPARED):
+        is_wanted = self._everywhere or path.startswith(_OURS)
+        if not is_wanted or any(part in path for part in _SPARED):
             return
         self.count += 1
         if self.count == self._at:
             self._handle()
 
 
-def points_of(call: Callable[[], object], at: int = 0, handle: Callable[[], object] = bool) -> int:
+def points_of(
+    call: Callable[[], object],
+    at: int = 0,
+    handle: Callable[[], object] = bool,
+    *,
+    everywhere: bool = _EVERYWHERE,
+) -> int:
     """Run a call in the main thread, with ``handle`` at one of its points; return their number."""
-    points, before = Points(at, handle), sys.getprofile()
+    points, before = Points(at, handle, everywhere=everywhere), sys.getprofile()
     sys.setprofile(points)
     try:
         call()
@@ -95,6 +103,19 @@ def at_each_point(call: Callable[[], object], handle: Callable[[], object]) -> N
     at = 1
     while points_of(call, at, handle) >= at:
         at += 1
+
+
+def each_interrupt(call: Callable[[], object]) -> Iterator[KeyboardInterrupt]:
+    """Press Ctrl-C at each point of a call, in libraries too; yield what comes out of it.
+
+    Whoever keeps the errors keeps the frames that were left, as a notebook keeps the last one.
+    """
+    press = partial(signal.raise_signal, signal.SIGINT)
+    for at in range(1, points_of(call, everywhere=True) + 1):
+        try:
+            points_of(call, at, press, everywhere=True)
+        except KeyboardInterrupt as exc:
+            yield exc
 
 
 def interrupted(call: Callable[[], object], moment: Moment) -> bool:

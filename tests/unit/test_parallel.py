@@ -20,6 +20,7 @@ from comfy_client.transport.deadline import (
 )
 from comfy_client.transport.local_files import write_atomically
 from tests.helpers.clients import threads, until
+from tests.helpers.ctrl_c import each_interrupt
 from tests.helpers.interrupts import press_ctrl_c
 
 SECONDS = 60
@@ -208,3 +209,12 @@ def test_outside_of_such_work_all_is_wanted() -> None:
     with ended_by(lambda: pytest.fail("nobody has ended it")):
         pause(0)
         check_wanted()
+
+
+def test_no_ctrl_c_leaves_the_group_to_the_callers_thread() -> None:
+    """Its next request would be abandoned for as long as a notebook keeps the error."""
+    kept = []
+    for error in each_interrupt(lambda: in_parallel(str, [1])):
+        kept.append(error)
+        check_wanted()
+    assert kept
