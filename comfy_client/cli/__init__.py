@@ -23,5 +23,6 @@ Modules:
     results: Waiting for a prompt, saving its files, printing its outputs.
     printing: Output of lines and JSON on stdout, and of notes on stderr.
     exits: Exit statuses, and error messages.
+    live_queue: The changes of a queue and its history, as ``watch`` shows them.
     mine: The mark of prompts that this installation has submitted.
 """

@@ -157,6 +157,8 @@ def _clear(api: ComfyApi, yes: bool, *, as_json: bool) -> None:
 
 def entry_object(api: ComfyApi, entry: HistoryEntry, mine: Mine) -> dict[str, Any]:
     """Return the JSON object that ``--json`` prints for a prompt that has ended."""
+    from ..values import identifier, text
+
     result = result_from_history(api, entry)
     error = entry.execution_error
     return {
@@ -169,6 +171,8 @@ def entry_object(api: ComfyApi, entry: HistoryEntry, mine: Mine) -> dict[str, An
         "mine": mine(entry.extra_data),
         "files": [item.to_dict() for item in result.files],
         "error": None if error is None else str(error.get("exception_message") or "unknown"),
+        "node_id": None if error is None else identifier(error.get("node_id")),
+        "class_type": None if error is None else text(error.get("node_type")),
     }
 
 

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
-import attrs
 import click
 
-from ..errors import TransportError
-from .mine import is_mine
+from .exits import one_line
+from .live_queue import LiveQueue
 from .printing import emit, examples, note, say
-from .prompt_commands import entry_object, known_job, queue_objects
+from .prompt_commands import known_job
 from .results import quiet_option, show_result, wait_for
 from .server_options import ANSWER_LIMIT, ServerOptions, of_server
 
@@ -25,8 +24,9 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at the queue without a status event.
 _LOOK: Final = 5.0
-#: The shortest time between two requests for the queue, as the answer may be large.
+#: The shortest time between two looks: in seconds, and as a multiple of how long the last one took.
 _PAUSE: Final = 0.3
+_REST: Final = 5.0
 
 
 @click.command(
@@ -43,8 +43,12 @@ def watch(given: ServerOptions, prompt_id: str | None, quiet: bool) -> None:
     """Show what happens, to all prompts or to one.
 
     Without ID, print a line for each prompt that comes, runs and ends, whoever submitted it, until
-    Ctrl-C.  With ID, it ends as run does, and Ctrl-C ends the watching only; with --json each
-    event of the prompt is a line, then its result.
+    Ctrl-C.  A prompt that is over in a moment has only the line of its end.  Not shown are prompts
+    that were deleted from the history before it was read (a few times a second, less often if the
+    server is slow), or that a server had when it was stopped.
+
+    With ID, it ends as run does, and Ctrl-C ends the watching only; with --json each event of the
+    prompt is a line, then its result.
     """
     with given.client() as api:
         if prompt_id is None:
@@ -72,61 +76,22 @@ def changes(api: ComfyApi) -> Iterator[dict[str, Any]]:
 
     inbox: SimpleQueue[Event] = SimpleQueue()
     api.on("all", inbox.put)
-    watched = _Watched(api)
-    looked_at, due = -_PAUSE, 0.0
+    queue = LiveQueue(api)
+    rests_until = due = time.monotonic()
     while True:
         now = time.monotonic()
         if now >= due:
-            yield from watched.look()
-            looked_at, due = now, now + _LOOK
+            yield from queue.look()
+            took = time.monotonic() - now
+            rests_until, due = now + max(_PAUSE, _REST * took), now + max(_LOOK, _REST * took)
         try:
-            event = inbox.get(timeout=max(0.01, due - now))
+            event = inbox.get(timeout=max(0.01, due - time.monotonic()))
         except Empty:
             continue
         if isinstance(event, StatusEvent):
-            due = min(due, looked_at + _PAUSE)
+            due = min(due, rests_until)
         elif not isinstance(event, FeatureFlags | LogsEvent | TerminalEvent | ErrorEvent):
             yield event.to_dict()
-
-
-@attrs.define
-class _Watched:
-    """The queue of a server as it was when it was last read."""
-
-    api: ComfyApi
-    known: dict[str, str] = attrs.field(factory=dict)
-    is_away: bool = False
-
-    def look(self) -> Iterator[dict[str, Any]]:
-        """Read the queue, and yield the changes since it was last read."""
-        try:
-            found = queue_objects(self.api.get_queue())
-            self.is_away = False
-            gone = self.known.keys() - {row["prompt_id"] for row in found}
-            ended = {prompt_id: self._end(prompt_id) for prompt_id in gone}
-        except TransportError as exc:
-            if not self.is_away:
-                note(str(exc))
-            self.is_away = True
-            return
-        for prompt_id in [one for one in self.known if one in ended]:
-            del self.known[prompt_id]
-            yield _change({**ended[prompt_id], "queue_remaining": len(found)})
-        for row in found:
-            if self.known.get(row["prompt_id"]) != row["status"]:
-                self.known[row["prompt_id"]] = row["status"]
-                yield _change({**row, "queue_remaining": len(found)})
-
-    def _end(self, prompt_id: str) -> dict[str, Any]:
-        """Return a prompt's outcome from the history, or the status ``gone`` if it has no entry."""
-        entry = self.api.get_history(prompt_id)
-        if entry is None:
-            return {"prompt_id": prompt_id, "status": "gone"}
-        return entry_object(self.api, entry, is_mine())
-
-
-def _change(row: dict[str, Any]) -> dict[str, Any]:
-    return {"name": "queue", "time": time.time(), **row}
 
 
 def line_of(change: dict[str, Any]) -> str:
@@ -136,12 +101,12 @@ def line_of(change: dict[str, Any]) -> str:
         known = {key: value for key, value in change.items() if key not in silent and value}
         words = ", ".join(itertools.starmap(_words, known.items()))
         return f"{time.strftime('%H:%M:%S')} {change['name']:<11} {words}"
-    seconds, files = change.get("seconds"), change.get("files") or ()
+    seconds, files, error = change.get("seconds"), change.get("files") or (), change.get("error")
     facts = [
         f"{change['nodes']} nodes" if change["status"] in ("running", "pending") else "",
         "" if seconds is None else f"{seconds:.1f} s",
         ", ".join(file["filename"] for file in files[:3]),
-        change.get("error") or "",
+        one_line(f"{change['class_type'] or 'node'} {change['node_id']}: {error}") if error else "",
     ]
     words = ", ".join(filter(None, facts))
     return f"{time.strftime('%H:%M:%S')} {change['status']:<11} {change['prompt_id']}  {words}"

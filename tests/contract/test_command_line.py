@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,9 @@ from comfy_client.cli.main import main
 from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
-from tests.contract.conftest import a_while
+from tests.contract.conftest import a_while, may_forget
 from tests.helpers.clients import until
-from tests.helpers.command_line import LIMIT, CommandLine, lines_of
+from tests.helpers.command_line import LIMIT, CommandLine, check, lines_of
 
 Server = ComfyServer | ComfyUI
 
@@ -301,6 +303,50 @@ def test_watch_tells_what_happens_in_the_queue_until_ctrl_c(comfy_client, comfyu
         out, _ = process.communicate(timeout=LIMIT)
         assert process.returncode == 130
         assert json.loads(out.splitlines()[-1])["code"] == "stopped"
+
+
+def follow(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+    """What ``watch --json`` tells of prompts, once it has read the queue."""
+    assert process.stdout is not None
+    lines = map(json.loads, process.stdout)
+    assert any(line["name"] == "connected" for line in lines)
+    return (line for line in lines if line["name"] == "queue")
+
+
+def test_watch_tells_of_every_prompt_however_short(any_comfyui, tmp_path):
+    """Of those that fail within milliseconds, with node and message; of those that are cached."""
+    command = CommandLine(tmp_path, any_comfyui.url)
+    with command.started("watch", "--json") as process, ComfyApi(any_comfyui.url) as api:
+        told = follow(process)
+        cached = load_workflow("txt2img_tiny", steps=1)
+        jobs = [api.submit(load_workflow("fail")) for _ in range(50)]
+        jobs += [api.submit(cached) for _ in range(3)]
+        ended = list(itertools.islice(_ends(told), len(jobs)))
+        assert [line["prompt_id"] for line in ended] == [job.prompt_id for job in jobs]
+        for line in ended[:50]:
+            check("watch", line)
+            assert line["status"] == "failed"
+            assert (line["node_id"], line["class_type"]) == ("2", "TestFail")
+            assert "failed as told" in line["error"]
+        assert [line["status"] for line in ended[50:]] == ["succeeded"] * 3
+        assert jobs[-1].result(LIMIT).fully_cached or may_forget(any_comfyui)
+
+
+def _ends(told: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    return (line for line in told if line["status"] not in ("pending", "running"))
+
+
+def test_watch_misses_nothing_that_comes_after_a_restart(other, tmp_path):
+    """Though the new history knows nothing of the old one."""
+    command = CommandLine(tmp_path, other.url)
+    with command.started("watch", "--json") as process, ComfyApi(other.url) as api:
+        told = _ends(follow(process))
+        for _ in range(2):
+            jobs = [api.submit(load_workflow("fail")) for _ in range(10)]
+            ended = [line["prompt_id"] for line in itertools.islice(told, len(jobs))]
+            assert ended == [job.prompt_id for job in jobs]
+            other.restart()
+            api.wait_until_ready(LIMIT)
 
 
 def test_watch_with_an_id_is_its_events_and_its_result(comfy_client, short):
