@@ -58,7 +58,7 @@ def _files(get_models: Any, folder: str, get_folders: Any) -> list[str]:
 @of_server
 def nodes(given: ServerOptions, name: str | None, search: str | None) -> None:
     """List the node classes, or show the inputs and outputs of one."""
-    with given.client() as api:
+    with given.answering_client() as api:
         if name is not None:
             found = api.get_node_defs(name)
             if name not in found:

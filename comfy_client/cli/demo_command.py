@@ -17,7 +17,7 @@ from .exits import Mistake
 from .printing import examples, say
 from .results import wait_for
 from .run_command import submit
-from .server_options import ServerOptions, of_server_or_embedded
+from .server_options import RUN_LIMIT, ServerOptions, of_server_or_embedded
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -87,7 +87,7 @@ def demo(
     output.mkdir(parents=True, exist_ok=True)
     server = given.server() if given.hosts or given.profiles else None
     with contextlib.ExitStack() as stack:
-        api = _connected(server, stack)
+        api = _connected(given, server, stack)
         inputs: _Inputs = {
             ("Positive prompt", "text"): prompt,
             ("CheckpointLoaderSimple", "ckpt_name"): _checkpoint(api, checkpoint),
@@ -111,17 +111,19 @@ def demo(
         click.echo("\nOn your own ComfyUI: comfy-client demo --host http://127.0.0.1:8188")
 
 
-def _connected(server: Target | None, stack: contextlib.ExitStack) -> ComfyApi:
+def _connected(
+    given: ServerOptions, server: Target | None, stack: contextlib.ExitStack
+) -> ComfyApi:
     """Return a client of the server, or of a new embedded one if None; the stack closes both."""
-    from ..client import ComfyApi
-
     if server is None:
         from ..testing import ComfyServer
+        from .target import Target
 
-        api = stack.enter_context(ComfyApi(stack.enter_context(ComfyServer()).url))
+        embedded = Target(stack.enter_context(ComfyServer()).url)
+        api = stack.enter_context(given.client_of(embedded, RUN_LIMIT))
         click.echo(f"An embedded ComfyUI runs at {api.host}; its sampler is simulated.")
         return api
-    api = server.client()
+    api = given.client_of(server, RUN_LIMIT)
     click.echo(f"Connecting to {api.host} (waits up to 10 s for a server that is starting).")
     return stack.enter_context(api)
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 import click
 
 from ..errors import (
+    ApiError,
     AuthenticationError,
     ComfyError,
     Conflict,
@@ -107,7 +108,7 @@ _HINTS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (JobNotFound, "comfy-client history lists what the server knows"),
     (VramTimeout, "comfy-client queue shows what may use the memory"),
     (SubmitUncertain, "comfy-client queue and history show whether it arrived"),
-    (RequestTimeout, "try again when the server is less busy"),
+    (RequestTimeout, "try again when the server is less busy, or raise --request-timeout"),
     (TransportError, "comfy-client doctor finds out why; --host names another server"),
     (UnexpectedResponse, "comfy-client doctor finds out what answers there"),
     (Conflict, "another name, or --overwrite"),
@@ -144,6 +145,8 @@ def exit_of(error: BaseException) -> Exit:
         return error.status
     if isinstance(error, click.ClickException):
         return Exit(error.exit_code)
+    if isinstance(error, ApiError) and error.retryable:  # a proxy's 502, or 429
+        return Exit.UNREACHABLE
     return next((status for kind, status in _STATUS if isinstance(error, kind)), Exit.ERROR)
 
 

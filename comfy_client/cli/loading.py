@@ -96,7 +96,7 @@ class LazyDefinitions(LazyServer):
     def __init__(self, given: ServerOptions, path: Path | None) -> None:
         self._known = None if path is None else read_definitions(path)
         self._stack = ExitStack()
-        super().__init__(lambda: self._stack.enter_context(given.client()))
+        super().__init__(lambda: self._stack.enter_context(given.answering_client()))
 
     def __enter__(self) -> Self:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from ..errors import JobTimeout
 from .exits import StillRunning, message_of
 from .printing import note
 from .results import cancel_interrupted
-from .server_options import ANSWER_LIMIT, ServerOptions
+from .server_options import RUN_LIMIT, ServerOptions
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -33,20 +34,20 @@ def pool_of(given: ServerOptions, **options: Any) -> Iterator[Several]:
     """Context manager: make a pool of the servers that the options name."""
     from ..pool.pool import ComfyPool
 
-    with contextlib.ExitStack() as stack:
-        clients = [
-            stack.enter_context(contextlib.closing(server.client())) for server in given.servers()
-        ]
+    with given.clients(RUN_LIMIT) as clients:
         pool = ComfyPool(clients, **options)
-        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-        yield Several(pool)
+        try:
+            yield Several(pool, given.answer_limit)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @attrs.define
 class Several:
-    """A pool of the servers that a command uses."""
+    """A pool of the servers that a command uses; each must answer within ``limit`` seconds."""
 
     pool: ComfyPool
+    limit: float
     _ready: list[ComfyApi] | None = attrs.field(default=None, init=False)
 
     def clients(self) -> list[ComfyApi]:
@@ -55,9 +56,9 @@ class Several:
         Print the names of the other servers on stderr; raise the first error if none is ready.
         """
         if self._ready is None:
-            _ask(self.pool.servers)
-            self.pool.init(ANSWER_LIMIT)
-            end = time.monotonic() + ANSWER_LIMIT
+            _ask(self.pool.servers, self.limit)
+            self.pool.init(self.limit)
+            end = time.monotonic() + self.limit
             while any(one.state == "connecting" for one in self.pool.status().servers):
                 if time.monotonic() > end:
                     break
@@ -80,13 +81,13 @@ class Several:
         return self.pool.open_image(info)
 
 
-def _ask(clients: Sequence[ComfyApi]) -> None:
+def _ask(clients: Sequence[ComfyApi], limit: float) -> None:
     """Ask all servers in parallel for their status; report those that fail, or raise if all do."""
     errors: dict[ComfyApi, Exception | None] = {}
 
     def ask(api: ComfyApi) -> None:
         try:
-            api.poll_status(ANSWER_LIMIT)
+            api.poll_status(limit)
             errors[api] = None
         except Exception as exc:  # noqa: BLE001  # said below
             errors[api] = exc
@@ -103,7 +104,10 @@ def _ask(clients: Sequence[ComfyApi]) -> None:
 
 def at_once(call: Callable[[ComfyApi], object], clients: Sequence[ComfyApi]) -> None:
     """Call ``call`` with each client, in parallel; Ctrl-C does not wait for the threads."""
-    threads = [threading.Thread(target=call, args=(api,), daemon=True) for api in clients]
+    threads = [
+        threading.Thread(target=contextvars.copy_context().run, args=(call, api), daemon=True)
+        for api in clients
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -83,12 +83,17 @@ def _lines(text: str) -> str:
     return "\n".join(filter(None, map(one_line, text.splitlines())))
 
 
+#: The logger of the library.
+_LOGGER: Final = logging.getLogger("comfy_client")
+#: The form of lines if there are many.
+_TIMED: Final = logging.Formatter("%(asctime)s.%(msecs)03d %(message)s", "%H:%M:%S")
+
+
 @contextlib.contextmanager
 def plain_logs() -> Iterator[None]:
-    """Context manager: print the library's warnings as lines on stderr."""
-    handler = _PlainLogs(logging.WARNING)
-    logger = logging.getLogger("comfy_client")
-    logger.addHandler(handler)
+    """Context manager: print the library's warnings as lines on stderr; see :func:`log_more`."""
+    handler, level = _PlainLogs(logging.WARNING), _LOGGER.level
+    _LOGGER.addHandler(handler)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -96,7 +101,19 @@ def plain_logs() -> Iterator[None]:
             warnings.filterwarnings("ignore", "Unverified HTTPS request")
             yield
     finally:
-        logger.removeHandler(handler)
+        _LOGGER.removeHandler(handler)
+        _LOGGER.setLevel(level)
+
+
+def log_more(times: int) -> None:
+    """Within :func:`plain_logs`, print INFO lines, too (once), or DEBUG lines (more often)."""
+    if times:
+        level = logging.INFO if times == 1 else logging.DEBUG
+        _LOGGER.setLevel(level)
+        for handler in _LOGGER.handlers:
+            if isinstance(handler, _PlainLogs):
+                handler.setLevel(level)
+                handler.setFormatter(_TIMED)
 
 
 class _PlainLogs(logging.Handler):

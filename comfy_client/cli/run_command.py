@@ -24,7 +24,7 @@ from .results import (
     timeout_option,
     wait_for,
 )
-from .server_options import ANSWER_LIMIT, ServerOptions, of_servers
+from .server_options import RUN_LIMIT, ServerOptions, of_servers
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -131,11 +131,11 @@ def prepared(
     return workflow
 
 
-def lazy_server(api: ComfyApi) -> LazyServer:
-    """Return a server that is contacted only when needed, and must then answer quickly."""
+def lazy_server(api: ComfyApi, limit: float) -> LazyServer:
+    """Return a server that is contacted only when needed, and must answer in ``limit`` seconds."""
 
     def ask() -> ComfyApi:
-        api.poll_status(ANSWER_LIMIT)
+        api.poll_status(limit)
         return api
 
     return LazyServer(ask)
@@ -149,8 +149,8 @@ _Read = Callable[["DefinitionSource"], "Workflow"]
 def _on_one(
     given: ServerOptions, read: _Read, out: str | None, _: Mapping[str, Any], **options: Any
 ) -> Iterator[Job]:
-    with given.client() as api:
-        server = lazy_server(api)
+    with given.client(RUN_LIMIT) as api:
+        server = lazy_server(api, given.answer_limit)
         ready = read(server)
         with saving_to(out, ready.to_dict()):
             yield submit(server.client, ready, **options)

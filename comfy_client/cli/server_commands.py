@@ -13,7 +13,7 @@ from .decorators import Finite
 from .exits import Exit, SilentExit, message_of
 from .printing import emit, examples, gib, note, say
 from .profiles import Config, load_config
-from .server_options import ANSWER_LIMIT, ServerOptions, of_server
+from .server_options import ServerOptions, of_server
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -36,7 +36,7 @@ def info(given: ServerOptions) -> None:
             "ram_total": stats.ram_total,
             "ram_free": stats.ram_free,
             "devices": [device.to_dict() for device in stats.devices],
-            "queue_remaining": api.poll_status(ANSWER_LIMIT).queue_remaining,
+            "queue_remaining": api.poll_status(given.answer_limit).queue_remaining,
             "features": dict(api.get_features()),
         }
     if given.json:
@@ -108,8 +108,7 @@ def free(given: ServerOptions, models_only: bool, wait_vram: float | None, timeo
 @of_server
 def logs(given: ServerOptions, follow: bool, lines: int) -> None:
     """Show what the server wrote to its terminal."""
-    with given.client() as api:
-        api.poll_status(ANSWER_LIMIT)
+    with given.answering_client() as api:
         entries = _following(api, lines) if follow else iter(_kept(api, lines))
         for entry in entries:
             if given.json:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 import attrs
 import click
 
-from .decorators import Decorator
-from .printing import note
+from .decorators import Decorator, Finite
+from .exits import Mistake, message_of
+from .printing import log_more, note
 from .profiles import load_config
 
 if TYPE_CHECKING:
@@ -21,8 +24,12 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Seconds within which a running server answers.
+#: Seconds within which a running server answers a short question.
 ANSWER_LIMIT: Final = 10.0
+#: Seconds within which a server answers any request of a command that runs no prompt.
+REQUEST_LIMIT: Final = 30.0
+#: The same for commands that run prompts, as a server that loads a model may answer late.
+RUN_LIMIT: Final = 60.0
 
 
 @attrs.define
@@ -36,7 +43,15 @@ class ServerOptions:
     user: str | None = None
     login_file: str | None = None
     token_file: str | None = None
+    request_timeout: float | None = None
+    verbose: int = 0
+    record: str | None = None
     json: bool = False
+
+    @property
+    def answer_limit(self) -> float:
+        """The seconds within which a server must answer a short question."""
+        return self.request_timeout or ANSWER_LIMIT
 
     @property
     def is_several(self) -> bool:
@@ -48,10 +63,10 @@ class ServerOptions:
         """The options of each server, by name."""
         if len(self.profiles) > 1 and self.hosts:
             raise click.UsageError("each --profile names its own server: leave out --host")
-        said = {name.replace("_", "-"): value for name, value in attrs.asdict(self).items()}
-        del said["hosts"], said["profiles"]
+        said = ("ca", "insecure", "user", "login_file", "token_file")
+        shared = {name.replace("_", "-"): getattr(self, name) for name in said}
         return [
-            {"host": host, "profile": profile, **said}
+            {"host": host, "profile": profile, **shared}
             for host in self.hosts or (None,)
             for profile in self.profiles or (None,)
         ]
@@ -82,15 +97,77 @@ class ServerOptions:
         return servers
 
     @contextlib.contextmanager
-    def client(self) -> Iterator[ComfyApi]:
-        """Context manager: make a client of the server; no request is sent yet."""
-        with contextlib.closing(self.server().client()) as api:
+    def client(self, limit: float = REQUEST_LIMIT) -> Iterator[ComfyApi]:
+        """Context manager: make a client of the server; no request is sent yet.
+
+        ``limit`` is in seconds, for each request; ``--request-timeout`` sets another one.
+        """
+        with self._limits(), contextlib.closing(self.client_of(self.server(), limit)) as api:
             yield api
+
+    @contextlib.contextmanager
+    def answering_client(self) -> Iterator[ComfyApi]:
+        """Context manager: make a client of the server, once that has answered a short question.
+
+        For commands that read all node definitions, which may take a server minutes.
+        """
+        with self.client() as api:
+            api.poll_status(self.answer_limit)
+            yield api
+
+    @contextlib.contextmanager
+    def clients(self, limit: float = REQUEST_LIMIT) -> Iterator[list[ComfyApi]]:
+        """Context manager: make a client of each server, as :meth:`client` does."""
+        with self._limits(), contextlib.ExitStack() as stack:
+            yield [
+                stack.enter_context(contextlib.closing(self.client_of(server, limit)))
+                for server in self.servers()
+            ]
+
+    def client_of(self, server: Target, limit: float = REQUEST_LIMIT) -> ComfyApi:
+        """Make a client of a server, with the limit and the recording of the options."""
+        try:
+            return server.client(self.request_timeout or limit, self._recording_of(server.host))
+        except OSError as exc:
+            if self.record is None:
+                raise
+            raise Mistake(f"--record: {message_of(exc)}") from None
+
+    def _limits(self) -> contextlib.AbstractContextManager[None]:
+        """Context manager: apply ``--request-timeout`` to requests that have their own limit, too.
+
+        Such as those for all node definitions.
+        """
+        if self.request_timeout is None:
+            return contextlib.nullcontext()
+        from ..transport.deadline import limited_silence
+
+        return limited_silence(self.request_timeout)
+
+    def _recording_of(self, host: str) -> Path | None:
+        """Return the file that records a server: one of several has its name before the suffix."""
+        if self.record is None:
+            return None
+        path = Path(self.record)
+        if not self.is_several:
+            return path
+        return path.with_name(f"{path.stem}.{file_name_of(host)}{path.suffix}")
+
+
+def file_name_of(host: str) -> str:
+    """Return a server's address as a part of a file name: ``gpu-1_8188``."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", host.partition("://")[2])
 
 
 def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     if value:
         setattr(ctx.ensure_object(ServerOptions), str(param.name), value)
+
+
+def _store_verbosity(ctx: click.Context, param: click.Parameter, value: int) -> None:
+    options = ctx.ensure_object(ServerOptions)
+    options.verbose += value  # before the command and behind it
+    log_more(options.verbose)
 
 
 def _store_all(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> None:
@@ -182,6 +259,30 @@ _OPTIONS: Final = (
         callback=_store,
         expose_value=False,
         help="A file with a bearer token; - reads stdin.",
+    ),
+    click.option(
+        "--request-timeout",
+        metavar="SECONDS",
+        type=Finite(min=0, min_open=True),
+        callback=_store,
+        expose_value=False,
+        help="How long the server may take to answer a request.",
+    ),
+    click.option(
+        "-v",
+        "--verbose",
+        count=True,
+        callback=_store_verbosity,
+        expose_value=False,
+        help="Say on stderr what happens; -vv: each request, too.",
+    ),
+    click.option(
+        "--record",
+        metavar="FILE",
+        type=click.Path(dir_okay=False),
+        callback=_store,
+        expose_value=False,
+        help="Record all traffic in a new file, as for a bug report; one file for each server.",
     ),
 )
 _JSON: Final = click.option(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -34,7 +33,7 @@ from .results import (
     saving_to,
 )
 from .run_command import input_option, lazy_server, prepared, seed_option, set_option
-from .server_options import ServerOptions, of_servers
+from .server_options import RUN_LIMIT, ServerOptions, file_name_of, of_servers
 
 if TYPE_CHECKING:
     from ..batch.row import SweepRow
@@ -191,8 +190,8 @@ def _servers(
 
 @contextlib.contextmanager
 def _on_one(given: ServerOptions, read: _Read) -> Iterator[_Ready]:
-    with given.client() as api:
-        server = lazy_server(api)
+    with given.client(RUN_LIMIT) as api:
+        server = lazy_server(api, given.answer_limit)
         workflow, grid = read(server)
         yield workflow, grid, server.client
 
@@ -323,9 +322,10 @@ def _of_server(out: str, host: str) -> str:
     """Return a template that keeps the files of this server apart from those of other servers."""
     from ..jobs.names import is_template
 
-    place = re.sub(r"[^A-Za-z0-9.-]+", "_", host.partition("://")[2])
     template = _of_row(out)
-    return template if is_template(template) else os.path.join(out, f"{place}_{{name}}{{ext}}")
+    if is_template(template):
+        return template
+    return os.path.join(out, f"{file_name_of(host)}_{{name}}{{ext}}")
 
 
 @attrs.define

@@ -27,6 +27,9 @@ from .profiles import Config, is_open_to_others
 #: The environment variable that names a profile.
 PROFILE_VARIABLE: Final = "COMFYUI_PROFILE"
 
+#: Seconds to connect, unless a request has fewer.
+_CONNECT: Final = 5.0
+
 _AnyCredentials = BasicCredentials | BearerCredentials | EnvCredentials
 
 
@@ -69,9 +72,16 @@ class Target:
         """The argument ``verify`` for :class:`ComfyApi`."""
         return not self.insecure if self.insecure or self.ca is None else self.ca
 
-    def client(self) -> ComfyApi:
-        """Make a client of the server."""
-        return ComfyApi(self.host, credentials=self.credentials, user=self.user, verify=self.verify)
+    def client(self, limit: float, record: Path | None = None) -> ComfyApi:
+        """Make a client of the server, whose requests may take ``limit`` seconds."""
+        return ComfyApi(
+            self.host,
+            credentials=self.credentials,
+            user=self.user,
+            timeout=(min(_CONNECT, limit), limit),
+            verify=self.verify,
+            record=record,
+        )
 
 
 @attrs.frozen

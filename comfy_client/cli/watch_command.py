@@ -16,7 +16,7 @@ from .live_queue import LiveQueue
 from .printing import emit, examples, note, say
 from .prompt_commands import known_job
 from .results import quiet_option, show_result, wait_for
-from .server_options import ANSWER_LIMIT, ServerOptions, of_server
+from .server_options import ServerOptions, of_server
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -52,7 +52,7 @@ def watch(given: ServerOptions, prompt_id: str | None, quiet: bool) -> None:
     """
     with given.client() as api:
         if prompt_id is None:
-            length = api.poll_status(ANSWER_LIMIT).queue_remaining
+            length = api.poll_status(given.answer_limit).queue_remaining
             if not quiet:
                 note(f"Prompts in the queue of {api.host}: {length}; Ctrl-C stops.")
             for change in changes(api):

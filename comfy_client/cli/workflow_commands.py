@@ -131,7 +131,7 @@ def stubs(given: ServerOptions, output: Path | None) -> None:
     """
     from ..workflow.stubs import stubs as module_for
 
-    with given.client() as api:
+    with given.answering_client() as api:
         definitions = api.node_definitions()
     text = module_for(definitions, *([] if output is None else [output.stem]))
     _write(text, output, f"{len(definitions)} node classes")

@@ -118,7 +118,7 @@ def test_ctrl_c_while_the_command_starts_is_quiet(monkeypatch):
 
 def test_every_command_is_asked_and_is_in_the_schema():
     """But those that need no server, or say all by themselves."""
-    alone = {"convert", "example", "demo", "serve", "stubs", "where", "doctor"}
+    alone = {"convert", "demo", "doctor", "example", "inputs", "serve", "stubs", "where"}
     assert main.commands.keys() == ASKING.keys() | alone
     assert main.commands.keys() - {"demo", "serve", "stubs"} <= commands_in_schema()
 
