@@ -2,7 +2,7 @@
 
 Modules:
     main: The group of all commands, and how they end.
-    run_command: ``run``.
+    run_command: ``run`` and ``rerun``.
     sweep_command: ``sweep``.
     inputs_command: ``inputs``.
     watch_command: ``watch``.
@@ -19,6 +19,7 @@ Modules:
     profiles: The config file.
     pooling: A pool of the servers that the options name.
     loading: Workflows and node definitions from files, or from a server when they are needed.
+    past_prompts: Prompts that a server knows, as workflows.
     input_options: Conversion of ``--set``, ``--input``, ``--seed`` and ``--axis`` to values.
     results: Waiting for a prompt, saving its files, printing its outputs.
     printing: Output of lines and JSON on stdout, and of notes on stderr.

@@ -14,6 +14,7 @@ import click
 from ..errors import JobTimeout
 from .decorators import Finite
 from .exits import Mistake
+from .mine import mark
 from .printing import examples, say
 from .results import wait_for
 from .run_command import submit
@@ -169,7 +170,7 @@ def _run(
     if before:
         say(f"prompts ahead in the queue: {before}")
     previews: deque[PreviewEvent] = deque(maxlen=1)
-    job = submit(api, workflow, preview_method="auto")
+    job = submit(api, workflow, preview_method="auto", extra_data=mark())
     try:
         result = wait_for(job, timeout, quiet=False, is_ours=True, on_preview=previews.append)
     except JobTimeout:

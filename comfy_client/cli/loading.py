@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
@@ -15,6 +15,7 @@ from ..errors import AuthenticationError, ComfyError
 from .decorators import Decorator
 from .exits import Mistake, message_of
 from .input_options import mistakes
+from .past_prompts import Source, file_or_record
 from .printing import note
 from .server_options import ANSWER_LIMIT, ServerOptions
 
@@ -38,13 +39,17 @@ def content_of(source: str) -> str | bytes:
     return sys.stdin.buffer.read() if source == "-" else source
 
 
-def load(source: str | bytes, definitions: Definitions | None, **options: Any) -> Workflow:
-    """Load a workflow in API or UI format or in a picture, from a path, content, or ``-``."""
+def load(source: str, server: LazyServer, **options: Any) -> Workflow:
+    """Load a workflow in API or UI format or in a picture, from a path, ``-``, or a prompt's id."""
+    return load_from(file_or_record(content_of(source), server), server, **options)
+
+
+def load_from(source: Source, definitions: Definitions, **options: Any) -> Workflow:
+    """Load a workflow from a path, its content, or a server's record of a prompt."""
     from ..workflow import Workflow
 
-    given = content_of(source) if isinstance(source, str) else source
     with mistakes("the workflow"):
-        return Workflow.load(given, definitions, **options)
+        return Workflow.load(source, definitions, **options)
 
 
 def read_definitions(path: Path) -> Mapping[str, Any]:
@@ -74,6 +79,10 @@ class LazyServer:
         if self._found is None:
             self._found = self._find()
         return self._found
+
+    def clients(self) -> Sequence[ComfyApi]:
+        """Return the client, in a list."""
+        return [self.client]
 
     def node_definitions(
         self, classes: Collection[str] | None = None, *, refresh: bool = False

@@ -30,6 +30,7 @@ from .server_options import ServerOptions, of_servers
 _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
     "Run workflows": (
         run_command.run,
+        run_command.rerun,
         sweep_command.sweep,
         inputs_command.inputs,
         workflow_commands.check,

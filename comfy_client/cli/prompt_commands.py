@@ -179,11 +179,14 @@ def entry_object(api: ComfyApi, entry: HistoryEntry, mine: Mine) -> dict[str, An
 def result_from_history(api: ComfyApi, entry: HistoryEntry) -> Result:
     """Build the result of a prompt from its history entry."""
     from ..jobs.result import make_result
+    from ..workflow.seeds import seeds_of
 
     started, ended = entry.started, entry.ended
     took = None if started is None or ended is None else max(0.0, ended - started)
     graph, outputs = entry.workflow, entry.outputs
-    return make_result(entry.prompt_id, graph, outputs, files=api, seconds=took)
+    return make_result(
+        entry.prompt_id, graph, outputs, files=api, seconds=took, seeds=seeds_of(graph)
+    )
 
 
 # -- one --------------------------------------------------------------------------------

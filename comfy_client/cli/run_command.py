@@ -1,4 +1,4 @@
-"""``comfy-client run``: run a workflow on a server, or on one of several."""
+"""``comfy-client run`` and ``rerun``: run a workflow on a server, or on one of several."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 from ..errors import ComfyError
 from .decorators import Decorator
 from .input_options import InputTypes, set_seeds
-from .loading import LazyServer, content_of, load, workflow_argument
+from .loading import LazyServer, content_of, load_from, workflow_argument
 from .mine import mark, why_unknown
+from .past_prompts import PromptSource, Source, carried, file_or_record, record_of
 from .printing import emit, examples, note, say
 from .results import (
     cancel_interrupted,
@@ -50,6 +52,24 @@ input_option: Decorator = click.option(
 seed_option: Decorator = click.option("--seed", metavar="N|random", help="Set all seeds.")
 
 
+def options_of_run(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that ``run`` and ``rerun`` share."""
+    options = (
+        set_option,
+        input_option,
+        seed_option,
+        out_option,
+        click.option("--check", is_flag=True, help="Check it first; send nothing if it is bad."),
+        click.option("--detach", is_flag=True, help="Print the prompt's id, and do not wait."),
+        click.option("--front", is_flag=True, help="Put it at the front of the queue."),
+        timeout_option,
+        quiet_option,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.command(
     epilog=examples(
         "comfy-client run txt2img.json --set KSampler.steps=8 --seed random --out pictures/",
@@ -60,19 +80,47 @@ seed_option: Decorator = click.option("--seed", metavar="N|random", help="Set al
     )
 )
 @workflow_argument
-@set_option
-@input_option
-@seed_option
-@out_option
-@click.option("--check", is_flag=True, help="Check the workflow first; send nothing if it is bad.")
-@click.option("--detach", is_flag=True, help="Print the id of the prompt, and do not wait.")
-@click.option("--front", is_flag=True, help="Put it at the front of the queue.")
-@timeout_option
-@quiet_option
+@options_of_run
 @of_servers
-def run(
+def run(given: ServerOptions, /, workflow: str, **options: Any) -> None:
+    """Run a workflow, and print where its files are.
+
+    WORKFLOW is a file in API format, one that the frontend saved, a picture of ComfyUI's, or the
+    ID of a prompt on the server; - reads standard input.  With --out the files are saved here and
+    their paths are printed, else their URLs.  The first Ctrl-C cancels the prompt, the second
+    leaves.  With several servers (--host A --host B), the one with the shortest queue gets it,
+    among those that have its node classes and models.
+    """
+    run_workflow(given, lambda: partial(file_or_record, content_of(workflow)), **options)
+
+
+@click.command(
+    epilog=examples(
+        "comfy-client rerun 1f0c --out pictures/",
+        "comfy-client rerun 1f0c --seed random --set KSampler.steps=30",
+    )
+)
+@click.argument("prompt_id", metavar="ID")
+@options_of_run
+@of_servers
+def rerun(given: ServerOptions, /, prompt_id: str, **options: Any) -> None:
+    """Run a prompt of the queue or the history again.
+
+    ID may be abbreviated.  The new prompt has the same inputs and the same seeds unless --set,
+    --input or --seed change them; what the server still has in its cache does not run again.  Its
+    pictures hold the frontend's workflow as those of the old prompt do, without the changes.
+    """
+    run_workflow(given, lambda: partial(record_of, prompt_id), **options)
+
+
+#: A function that finds the source of a workflow, with a server if needed.
+_Find = Callable[[PromptSource], Source]
+
+
+def run_workflow(
     given: ServerOptions,
-    workflow: str,
+    find: Callable[[], _Find],
+    *,
     sets: tuple[str, ...],
     inputs: tuple[str, ...],
     seed: str | None,
@@ -83,17 +131,10 @@ def run(
     timeout: float | None,
     quiet: bool,
 ) -> None:
-    """Run a workflow, and print where its files are.
-
-    WORKFLOW is a file in API format, one that the frontend saved, or a picture of ComfyUI's;
-    - reads standard input.  With --out the files are saved here and their paths are printed,
-    else their URLs.  The first Ctrl-C cancels the prompt, the second leaves.  With several
-    servers (--host A --host B), the one with the shortest queue gets it, among those that have its
-    node classes and models.
-    """
+    """Run a workflow with the options of ``run``."""
     if detach and out is not None:
         raise click.UsageError("--detach does not wait, so there is nothing for --out yet")
-    read = partial(prepared, content_of(workflow), sets, inputs, seed)
+    read = partial(_read, find(), sets, inputs, seed)
     begin = _on_any if given.is_several else _on_one
     waiting = {"quiet": quiet, "detach": detach, "timeout": timeout}
     with begin(given, read, out, waiting, check=check, front=front) as job:
@@ -115,15 +156,34 @@ def _server_of(job: Job) -> str | None:
     return server
 
 
+@attrs.frozen
+class Ready:
+    """A workflow with its inputs set, and the ``extra_data`` that goes with it."""
+
+    workflow: Workflow
+    extra_data: Mapping[str, Any]
+
+
+def _read(
+    find: _Find,
+    sets: tuple[str, ...],
+    inputs: tuple[str, ...],
+    seed: str | None,
+    server: PromptSource,
+) -> Ready:
+    source = find(server)
+    return Ready(prepared(source, sets, inputs, seed, server), carried(source))
+
+
 def prepared(
-    source: str | bytes,
+    source: Source,
     sets: tuple[str, ...],
     inputs: tuple[str, ...],
     seed: str | None,
     server: DefinitionSource,
 ) -> Workflow:
     """Load a workflow and apply ``--seed``, ``--set`` and ``--input``."""
-    workflow = load(source, server)
+    workflow = load_from(source, server)
     set_seeds(workflow, seed)
     types = InputTypes(workflow, server)
     types.set(sets)
@@ -141,8 +201,8 @@ def lazy_server(api: ComfyApi, limit: float) -> LazyServer:
     return LazyServer(ask)
 
 
-#: A function that reads a workflow, with definitions of a server if needed.
-_Read = Callable[["DefinitionSource"], "Workflow"]
+#: A function that reads a workflow, with a server if needed.
+_Read = Callable[[PromptSource], Ready]
 
 
 @contextlib.contextmanager
@@ -152,8 +212,9 @@ def _on_one(
     with given.client(RUN_LIMIT) as api:
         server = lazy_server(api, given.answer_limit)
         ready = read(server)
-        with saving_to(out, ready.to_dict()):
-            yield submit(server.client, ready, **options)
+        with saving_to(out, ready.workflow.to_dict()):
+            options["extra_data"] = {**ready.extra_data, **mark()}
+            yield submit(server.client, ready.workflow, **options)
 
 
 @contextlib.contextmanager
@@ -165,9 +226,9 @@ def _on_any(
     with pooling.pool_of(given) as servers:
         ready = read(servers)
         servers.clients()  # wait for all servers
-        with saving_to(out, ready.to_dict()):
-            options["extra_data"] = mark()
-            with pooling.submitted(servers.pool, ready, **waiting, **options) as job:
+        with saving_to(out, ready.workflow.to_dict()):
+            options["extra_data"] = {**ready.extra_data, **mark()}
+            with pooling.submitted(servers.pool, ready.workflow, **waiting, **options) as job:
                 yield job
 
 
@@ -175,7 +236,7 @@ def submit(api: ComfyApi, workflow: Workflow, **options: Any) -> Job:
     """Submit a workflow; a Ctrl-C during submission cancels the prompt."""
     prompt_id = api.generate_id()
     try:
-        return api.submit(workflow, prompt_id=prompt_id, extra_data=mark(), **options)
+        return api.submit(workflow, prompt_id=prompt_id, **options)
     except KeyboardInterrupt:
         with contextlib.suppress(ComfyError):  # not submitted yet, or no answer
             cancel_interrupted(api.job(prompt_id))

@@ -21,6 +21,7 @@ from .exits import Exit, Mistake, SilentExit, Unsaved, message_of
 from .input_options import InputTypes, mistakes
 from .loading import content_of, workflow_argument
 from .mine import mark
+from .past_prompts import PromptSource, file_or_record
 from .printing import emit, examples, note, say
 from .results import (
     as_template,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from ..client import ComfyApi
     from ..pool.pool import ComfyPool
     from ..workflow import Workflow
-    from ..workflow.definition_source import DefinitionSource
 
 #: The values of each axis.
 _Grid = dict[str, list[Any]]
@@ -173,7 +173,7 @@ def sweep(
 
 #: A workflow, its grid, and the client or pool that runs them.
 _Ready = tuple["Workflow", "_Grid", "ComfyApi | ComfyPool"]
-_Read = Callable[["DefinitionSource"], tuple["Workflow", "_Grid"]]
+_Read = Callable[[PromptSource], tuple["Workflow", "_Grid"]]
 
 
 def _servers(
@@ -247,10 +247,10 @@ def _read(
     inputs: tuple[str, ...],
     seed: str | None,
     axes: tuple[str, ...],
-    server: DefinitionSource,
+    server: PromptSource,
 ) -> tuple[Workflow, _Grid]:
     """Load the workflow and parse the axes; return it and the values of each axis."""
-    workflow = prepared(source, sets, inputs, seed, server)
+    workflow = prepared(file_or_record(source, server), sets, inputs, seed, server)
     types = InputTypes(workflow, server)
     grid: _Grid = {}
     for text in axes:

@@ -61,6 +61,7 @@ def check(given: ServerOptions, workflow: str, definitions: Path | None) -> None
     epilog=examples(
         "comfy-client convert saved.json -o api.json",
         "comfy-client convert picture.png -o workflow.json",
+        "comfy-client convert 1f0c -o workflow.json",
         "comfy-client convert saved.json --definitions object_info.json --strict",
         "comfy-client convert saved.json --python > workflow.py",
     )
@@ -81,8 +82,9 @@ def convert(
 ) -> None:
     """Write a workflow in API format.
 
-    WORKFLOW may be a file that the frontend saved, or a picture.  The server is asked for node
-    definitions only if it is in UI format; with --definitions no server is needed.
+    WORKFLOW may be a file that the frontend saved, a picture, or the ID of a prompt.  The server is
+    asked for a prompt, and for node definitions if the workflow is in UI format and there is no
+    --definitions.
     """
     if python and given.json:
         raise click.UsageError("--python or --json, not both")

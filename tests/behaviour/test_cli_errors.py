@@ -27,6 +27,7 @@ NOWHERE = "http://127.0.0.1:1"
 #: Every command that asks a server, with arguments that it takes.
 ASKING = {
     "run": ["w.json"],
+    "rerun": ["00000000-0000-4000-8000-000000000000"],
     "sweep": ["w.json", "--axis", "KSampler.seed=1,2"],
     "check": ["w.json"],
     "watch": [],

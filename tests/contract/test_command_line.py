@@ -58,6 +58,7 @@ def test_every_command_runs_as_it_was_installed(comfy_client, short, tmp_path):
     prompt_id = result["prompt_id"]
     for args in (
         ["sweep", short, "--axis", "KSampler.seed=2,3", "-q"],
+        ["rerun", prompt_id, "-q"],
         ["inputs", short],
         ["check", short],
         ["convert", "a.png"],

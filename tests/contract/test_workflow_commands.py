@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from comfy_client import ComfyApi, Workflow
 from comfy_client.testing import ComfyServer
@@ -90,3 +91,85 @@ def test_an_address_with_an_equals_sign_names_the_node_by_its_id(comfy_client, t
     [cfg] = [one for one in comfy_client.json("inputs", "odd.json") if one["name"] == "cfg"]
     assert cfg["address"] == f"{sampler}.cfg"
     assert comfy_client("convert", "odd.json").status == 0
+
+
+# -- prompts by their id ------------------------------------------------------------------
+
+
+@pytest.fixture
+def past(comfy_client, short) -> str:
+    """The id of a prompt that has ended, with a seed of its own and the frontend's workflow."""
+    ui = {"nodes": [], "links": [], "version": 0.4, "extra": {"from": "the frontend"}}
+    with ComfyApi(comfy_client.host) as api:
+        workflow = Workflow.load(comfy_client.home / short)
+        workflow.randomize_seeds()
+        return api.run(workflow, workflow_ui=ui).prompt_id
+
+
+def test_rerun_keeps_the_seed_and_the_workflow_of_the_frontend(comfy_client, past):
+    [old] = comfy_client.json("download", past)
+    [new] = comfy_client.json("rerun", past[:13], "--set", "Sampler.cfg=3", "--out", "new.png")
+    assert new["seeds"] == old["seeds"]
+    assert new["prompt_id"] != past
+    with Image.open(comfy_client.home / "new.png") as picture:
+        assert json.loads(picture.info["workflow"])["extra"] == {"from": "the frontend"}
+        assert Workflow(json.loads(picture.info["prompt"]))["Sampler"]["cfg"] == 3
+    [other] = comfy_client.json("rerun", past, "--seed", 77, "--detach")
+    [ended] = comfy_client.json("job", other["prompt_id"], "--wait")
+    assert list(ended["seeds"].values()) == [77]
+
+
+def test_the_id_of_a_prompt_stands_for_its_workflow_in_all_commands(comfy_client, past):
+    graph = comfy_client.json("convert", past)[0]
+    with ComfyApi(comfy_client.host) as api:
+        assert graph == Workflow.load(api.get_history(past)).to_dict()
+    ended = comfy_client("convert", past[:8], "-o", "past.json")
+    assert ended.status == 0, ended
+    assert json.loads((comfy_client.home / "past.json").read_text()) == graph
+    assert comfy_client("check", past).status == 0
+    assert comfy_client.json("inputs", past) == comfy_client.json("inputs", "past.json")
+    [ran] = comfy_client.json("run", past[:8])
+    assert ran["seeds"] == {"3": Workflow(graph)["Sampler"]["seed"]}
+    rows = comfy_client.json("sweep", past, "--axis", "Sampler.steps=1,2", "-q")
+    assert {row["result"]["seeds"]["3"] for row in rows} == set(ran["seeds"].values())
+
+
+def test_a_prompt_that_has_not_ended_can_run_again(comfy_client, comfyui):
+    graph = load_workflow("sleep", seconds=60.0)
+    with ComfyApi(comfyui.url) as api:
+        job = api.submit(graph)
+        try:
+            assert comfy_client.json("convert", job.prompt_id) == [graph]
+        finally:
+            job.cancel()
+
+
+def test_a_file_wins_over_the_prompt_of_that_id(comfy_client, past):
+    name = past[:8]
+    (comfy_client.home / name).write_text(json.dumps(load_workflow("sleep")))
+    assert comfy_client.json("convert", name) == [load_workflow("sleep")]
+    [ran] = comfy_client.json("rerun", name)  # takes no file
+    assert ran["seeds"]
+
+
+def test_a_name_that_is_neither_is_an_error_that_says_both(comfy_client):
+    for command in ("run", "check", "convert", "inputs"):
+        [error] = comfy_client.json(command, "nothing", status=2)
+        assert error["code"] == "usage"
+        assert (
+            f"no such workflow file, and no such prompt on {comfy_client.host}: 'nothing'"
+            in (error["message"])
+        )
+    [error] = comfy_client.json("rerun", "nothing", status=6)
+    assert error["code"] == "job_not_found"
+    assert comfy_client.host in error["message"]
+
+
+def test_an_id_needs_the_server_and_the_name_of_a_file_does_not(comfy_client, short, tmp_path):
+    away = CommandLine(tmp_path, "http://127.0.0.1:9")
+    ended = away("run", "0123abcd")
+    assert ended.status == 3
+    assert "There is no file '0123abcd'" in ended.err
+    assert away("run", "missing.json").status == 2
+    (tmp_path / "abcd").write_text((tmp_path / short).read_text())
+    assert away.json("convert", "abcd") == comfy_client.json("convert", short)
