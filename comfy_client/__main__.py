@@ -6,12 +6,18 @@ import sys
 
 
 def main() -> None:
-    """Run the command line, or print how to install its extra."""
+    """Run the command line, or print how to install its extra.
+
+    The process ends with it: the signals that stop a command keep their handlers.
+    """
     try:
+        from .cli.stop_signals import end_at_once
+
+        end_at_once()
         from .cli.main import main as commands
 
         commands(prog_name="comfy-client")
-    except KeyboardInterrupt:  # while modules are imported
+    except KeyboardInterrupt:  # before the first handler
         sys.exit(130)
     except ModuleNotFoundError as exc:
         if exc.name != "click":

@@ -24,6 +24,7 @@ Modules:
     results: Waiting for a prompt, saving its files, printing its outputs.
     printing: Output of lines and JSON on stdout, and of notes on stderr.
     exits: Exit statuses, and error messages.
+    stop_signals: The signals that stop a command.
     live_queue: The changes of a queue and its history, as ``watch`` shows them.
     mine: The mark of prompts that this installation has submitted.
 """

@@ -17,7 +17,7 @@ from .exits import Mistake
 from .mine import mark
 from .printing import examples, say
 from .results import wait_for
-from .run_command import submit
+from .run_command import submitted
 from .server_options import RUN_LIMIT, ServerOptions, of_server_or_embedded
 
 if TYPE_CHECKING:
@@ -170,12 +170,12 @@ def _run(
     if before:
         say(f"prompts ahead in the queue: {before}")
     previews: deque[PreviewEvent] = deque(maxlen=1)
-    job = submit(api, workflow, preview_method="auto", extra_data=mark())
-    try:
-        result = wait_for(job, timeout, quiet=False, is_ours=True, on_preview=previews.append)
-    except JobTimeout:
-        job.cancel()
-        raise TimeoutError(f"no picture within {timeout:g} s; it was cancelled") from None
+    with submitted(api, workflow, preview_method="auto", extra_data=mark()) as job:
+        try:
+            result = wait_for(job, timeout, quiet=False, is_ours=True, on_preview=previews.append)
+        except JobTimeout:
+            job.cancel()
+            raise TimeoutError(f"no picture within {timeout:g} s; it was cancelled") from None
     return result, previews[0] if previews else None
 
 

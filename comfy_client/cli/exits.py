@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import signal
-from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any, ClassVar, Final
 
@@ -214,19 +211,3 @@ def one_line(text: str) -> str:
 def harmless(text: str) -> str:
     """Replace control characters with spaces."""
     return "".join(c if c.isprintable() else " " for c in text)
-
-
-@contextlib.contextmanager
-def ending_as_by_ctrl_c() -> Iterator[None]:
-    """Context manager: make SIGTERM and SIGHUP raise KeyboardInterrupt, unless they are ignored."""
-    ends = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))  # not all on Windows
-    # Ignored signals stay ignored, as nohup wants it.
-    known = {end: signal.getsignal(end) for end in ends if end}
-    before = {end: handler for end, handler in known.items() if handler is not signal.SIG_IGN}
-    try:
-        for end in before:
-            signal.signal(end, signal.default_int_handler)
-        yield
-    finally:
-        for end, handler in before.items():
-            signal.signal(end, handler)

@@ -23,9 +23,10 @@ from . import (
     watch_command,
     workflow_commands,
 )
-from .exits import Exit, ending_as_by_ctrl_c
+from .exits import Exit
 from .printing import plain_logs, report
 from .server_options import ServerOptions, of_servers
+from .stop_signals import ending_as_by_ctrl_c
 
 _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
     "Run workflows": (

@@ -14,7 +14,7 @@ import attrs
 from ..errors import JobTimeout
 from .exits import StillRunning, message_of
 from .printing import note
-from .results import cancel_interrupted
+from .results import cancelled_by_ctrl_c
 from .server_options import RUN_LIMIT, ServerOptions
 
 if TYPE_CHECKING:
@@ -127,21 +127,17 @@ def submitted(
 ) -> Iterator[PooledJob]:
     """Context manager: submit a workflow; on exit, name its server on stderr.
 
-    With ``detach``, the block begins once a server has queued the prompt; until then, Ctrl-C
-    cancels it.  A prompt that no server has taken when time runs out is cancelled.
+    With ``detach``, the block begins once a server has queued the prompt.  Ctrl-C meanwhile or in
+    the block cancels it.  A prompt that no server has taken when time runs out is cancelled.
     """
     job: PooledJob | None = None
     is_over = False
     try:
-        try:
+        with cancelled_by_ctrl_c(lambda: job):
             job = pool.submit(workflow, **options)
             if detach:
                 _until_sent(job, timeout)
-        except KeyboardInterrupt:
-            if job is not None:
-                cancel_interrupted(job)
-            raise
-        yield job
+            yield job
         is_over = True
     except JobTimeout as exc:
         why = "" if job is None else job.why()

@@ -54,26 +54,33 @@ def wait_for(
     is_ours: bool,
     on_preview: Callable[[PreviewEvent], object] | None = None,
 ) -> Result:
-    """Wait for the result of a prompt; with ``is_ours``, the first Ctrl-C cancels the prompt.
+    """Wait for the result of a prompt; ``is_ours`` says that Ctrl-C will cancel it."""
+    from ..jobs.callbacks import Callbacks, wait_and_show
+    from ..jobs.handle import Limits
+    from ..showing.screen import surface
 
-    The second Ctrl-C, or without ``is_ours`` the first one, only ends the waiting.
+    return wait_and_show(
+        job,
+        Limits(timeout),
+        surface(False if quiet else None),
+        Callbacks(on_preview=on_preview),
+        on_interrupt="cancel" if is_ours else "leave",
+    )
+
+
+@contextlib.contextmanager
+def cancelled_by_ctrl_c(find: Callable[[], Job | None]) -> Iterator[None]:
+    """Context manager: Ctrl-C in the block cancels the prompt; the second Ctrl-C leaves it.
+
+    ``find`` returns the job; None: it has not been submitted.
     """
     try:
-        # Import within try: imports take a while, and Ctrl-C may come meanwhile.
-        from ..jobs.callbacks import Callbacks, wait_and_show
-        from ..jobs.handle import Limits
-        from ..showing.screen import surface
-
-        return wait_and_show(
-            job,
-            Limits(timeout),
-            surface(False if quiet else None),
-            Callbacks(on_preview=on_preview),
-            on_interrupt="cancel" if is_ours else "leave",
-        )
-    except KeyboardInterrupt:
-        if is_ours:
-            cancel_interrupted(job)
+        yield
+    except (KeyboardInterrupt, GeneratorExit):  # the latter if Ctrl-C came before the block began
+        with contextlib.suppress(ComfyError):  # not submitted yet, or no answer
+            job = find()
+            if job is not None and not job.done():
+                cancel_interrupted(job)
         raise
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from ..errors import ComfyError
 from .decorators import Decorator
 from .input_options import InputTypes, set_seeds
 from .loading import LazyServer, content_of, load_from, workflow_argument
@@ -18,7 +17,7 @@ from .mine import mark, why_unknown
 from .past_prompts import PromptSource, Source, carried, file_or_record, record_of
 from .printing import emit, examples, note, say
 from .results import (
-    cancel_interrupted,
+    cancelled_by_ctrl_c,
     out_option,
     quiet_option,
     saving_to,
@@ -212,9 +211,12 @@ def _on_one(
     with given.client(RUN_LIMIT) as api:
         server = lazy_server(api, given.answer_limit)
         ready = read(server)
-        with saving_to(out, ready.workflow.to_dict()):
-            options["extra_data"] = {**ready.extra_data, **mark()}
-            yield submit(server.client, ready.workflow, **options)
+        options["extra_data"] = {**ready.extra_data, **mark()}
+        with (
+            saving_to(out, ready.workflow.to_dict()),
+            submitted(server.client, ready.workflow, **options) as job,
+        ):
+            yield job
 
 
 @contextlib.contextmanager
@@ -232,12 +234,9 @@ def _on_any(
                 yield job
 
 
-def submit(api: ComfyApi, workflow: Workflow, **options: Any) -> Job:
-    """Submit a workflow; a Ctrl-C during submission cancels the prompt."""
+@contextlib.contextmanager
+def submitted(api: ComfyApi, workflow: Workflow, **options: Any) -> Iterator[Job]:
+    """Context manager: submit a workflow; Ctrl-C meanwhile or in the block cancels the prompt."""
     prompt_id = api.generate_id()
-    try:
-        return api.submit(workflow, prompt_id=prompt_id, **options)
-    except KeyboardInterrupt:
-        with contextlib.suppress(ComfyError):  # not submitted yet, or no answer
-            cancel_interrupted(api.job(prompt_id))
-        raise
+    with cancelled_by_ctrl_c(lambda: api.job(prompt_id)):
+        yield api.submit(workflow, prompt_id=prompt_id, **options)

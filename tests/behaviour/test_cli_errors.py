@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import FrameType, ModuleType, SimpleNamespace
 
 import pytest
 
@@ -17,7 +17,9 @@ from comfy_client import ClientClosed, ComfyApi, JobLost, SubmitUncertain
 from comfy_client.__main__ import main as start
 from comfy_client.cli.exits import Exit, error_object
 from comfy_client.cli.main import main
+from comfy_client.cli.results import wait_for
 from comfy_client.jobs.job import cancel_in_time
+from comfy_client.showing.screen import surface
 from comfy_client.testing import ComfyServer
 from tests.conftest import load_workflow
 from tests.helpers.clients import until
@@ -105,13 +107,13 @@ def test_what_stdout_does_not_take_is_said_on_stderr(comfy_client):
 
 
 def test_ctrl_c_while_the_command_starts_is_quiet(monkeypatch):
-    """As while its modules are imported."""
+    """Even before there is a handler for it."""
 
     class Pressed(ModuleType):
         def __getattr__(self, name: str) -> object:
             raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, "comfy_client.cli.main", Pressed("main"))
+    monkeypatch.setitem(sys.modules, "comfy_client.cli.stop_signals", Pressed("stop_signals"))
     with pytest.raises(SystemExit) as caught:
         start()
     assert caught.value.code == 130
@@ -237,15 +239,21 @@ def test_after_a_timeout_the_progress_says_so_in_short(comfy_client):
     assert "has not ended within" not in ran.err
 
 
-def test_ctrl_c_between_the_submission_and_the_wait_cancels_too(comfy_client, monkeypatch):
-    """As while modules are imported for it."""
+@pytest.mark.parametrize("function", [wait_for, surface])
+def test_ctrl_c_between_the_submission_and_the_wait_cancels_too(comfy_client, function):
+    """At the first moment of a function that is called there."""
 
-    def pressed(_: object) -> None:
-        raise KeyboardInterrupt
+    def look(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code is function.__code__:
+            sys.setprofile(None)
+            signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("comfy_client.showing.screen.surface", pressed)
     with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
-        ran = comfy_client("run", "w.json", "--host", server.url)
+        sys.setprofile(look)
+        try:
+            ran = comfy_client("run", "w.json", "--host", server.url)
+        finally:
+            sys.setprofile(None)
         assert ran.status == 130
         assert "Cancelling prompt" in ran.err
         until(lambda: api.poll_status().queue_remaining == 0)

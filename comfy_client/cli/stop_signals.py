@@ -1,0 +1,86 @@
+"""Signals that stop a command: Ctrl-C, SIGTERM and SIGHUP.
+
+While a command works they raise KeyboardInterrupt, since it may have something to clean up.  Before
+and after, they end the process at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from os import _exit as exit_at_once
+from types import FrameType
+from typing import Any, Final
+
+#: The status of a command that a signal has stopped, as ``Exit.STOPPED``.
+_STOPPED: Final = 130
+#: Seconds after which a signal is sent again.
+_PAUSE: Final = 0.01
+
+
+def end_at_once() -> None:
+    """Make the signals end this process, which has nothing to clean up, with status 130."""
+    for number in _heeded():
+        signal.signal(number, lambda *_: exit_at_once(_STOPPED))
+
+
+@contextlib.contextmanager
+def ending_as_by_ctrl_c() -> Iterator[None]:
+    """Context manager: make the signals raise KeyboardInterrupt, unless they are ignored.
+
+    Python drops exceptions of finalizers, and imports run some.  If it drops a KeyboardInterrupt,
+    the signal is sent again.
+    """
+    before, hook = _heeded(), sys.unraisablehook
+    dropped: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        while frame is not None and frame.f_code is not catch.__code__:
+            frame = frame.f_back
+        if frame is None:
+            raise KeyboardInterrupt
+        send_again(number)  # Python would drop that exception, too
+
+    def catch(unraisable: Any) -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt) and before:
+            send_again(next(iter(before)))  # they all mean the same
+        else:
+            hook(unraisable)
+
+    def send_again(number: int) -> None:
+        dropped.append(number)
+        threading.Thread(target=send, name="comfy-signal", daemon=True).start()
+
+    def send() -> None:
+        time.sleep(_PAUSE)  # the finalizer has ended by then, or its exception is dropped again
+        with contextlib.suppress(IndexError):  # the block has ended
+            number = dropped.pop()
+            if sys.platform == "win32":
+                signal.raise_signal(number)
+            else:
+                signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+    try:
+        sys.unraisablehook = catch
+        for number in before:
+            signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        sys.unraisablehook = hook
+        if dropped:
+            dropped.clear()
+            raise KeyboardInterrupt
+
+
+def _heeded() -> dict[int, Any]:
+    """Return the handlers of the signals by number; ignored ones stay so, as nohup wants it."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # not all on Windows
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    found = {number: signal.getsignal(number) for number in numbers}
+    return {number: one for number, one in found.items() if one not in (signal.SIG_IGN, None)}
