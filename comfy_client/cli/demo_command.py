@@ -120,13 +120,13 @@ def _connected(
         from ..testing import ComfyServer
         from .target import Target
 
-        embedded = Target(stack.enter_context(ComfyServer()).url)
-        api = stack.enter_context(given.client_of(embedded, RUN_LIMIT))
-        click.echo(f"An embedded ComfyUI runs at {api.host}; its sampler is simulated.")
-        return api
-    api = given.client_of(server, RUN_LIMIT)
-    click.echo(f"Connecting to {api.host} (waits up to 10 s for a server that is starting).")
-    return stack.enter_context(api)
+        server = Target(stack.enter_context(ComfyServer()).url)
+        click.echo(f"An embedded ComfyUI runs at {server.host}; its sampler is simulated.")
+    else:
+        limit = f"{given.answer_limit:g} s"
+        click.echo(f"Connecting to {server.host} (waits up to {limit} while it is starting).")
+    api = stack.enter_context(contextlib.closing(given.client_of(server, RUN_LIMIT)))
+    return api.init(given.answer_limit)
 
 
 def _save(path: Path, content: bytes, preview: PreviewEvent | None) -> None:

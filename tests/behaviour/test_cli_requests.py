@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import stat
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from comfy_client import ComfyApi, Workflow
 from comfy_client.cli.server_options import REQUEST_LIMIT, RUN_LIMIT, ServerOptions
 from comfy_client.testing import ComfyServer
+from comfy_client.transport.deadline import read_timeout
 from tests.behaviour.test_cli_errors import ASKING
 from tests.conftest import load_workflow
 from tests.helpers.command_line import CommandLine
@@ -58,12 +60,15 @@ def test_so_does_a_frozen_server_that_is_asked_for_node_definitions(comfy_client
         assert ran.status == 7, ran
 
 
-def test_the_limit_is_also_that_of_requests_with_a_longer_one_of_their_own(comfy_client):
+def test_the_limit_is_also_that_of_requests_with_a_longer_one_of_their_own():
     """Such as those for all node definitions."""
-    with ComfyServer() as server, server.faults.delay("GET", "/object_info"):
-        options = ("--host", server.url, "--request-timeout", SHORT)
-        [error] = comfy_client.json("nodes", *options, status=7)
-        assert "/object_info" in error["message"]
+    given = ServerOptions(hosts=("http://a",), request_timeout=2.0)
+    for made in (given.client(), given.clients()):
+        with made:
+            assert read_timeout.get() == 2.0
+        assert read_timeout.get() == math.inf
+    with ServerOptions(hosts=("http://a",)).client():
+        assert read_timeout.get() == math.inf
 
 
 def test_a_demo_on_a_frozen_server_ends_too(comfy_client):
