@@ -17,6 +17,9 @@ _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 _NO_NAME = re.compile(r"[\s%\\<>\"^`{|}]")
 _PARTS = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*)://)?([^/?#]*)(/[^?#]*)?([?#].*)?")
 
+#: A scheme without all of its ``://``: ``http:/gpu-box``, ``http:gpu-box``, ``http//gpu-box``.
+_HALF_A_SCHEME = re.compile(r"(?i)(?:https?|wss?)(?::(?!\d)|//)")
+
 #: The URL of the socket, as examples of ComfyUI have it.
 _SOCKET = re.compile(r"(?i)\A(wss?://[^?#]*)/ws/?(?:\?clientId=[^&#]*)?\Z")
 
@@ -95,6 +98,10 @@ def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
         )
     if _NO_NAME.search(server):
         raise ValueError(f"host {shown!r} names no server")
+    if _HALF_A_SCHEME.match(server + path):
+        raise ValueError(
+            f"host {server + path!r:.200}: a scheme ends with ://, as in 'http://gpu-box:8188'"
+        )
     try:
         # IDNA 2008 for names beyond ASCII; Python's own codec encodes some names differently.
         parts = parse_url(f"{scheme}://{_bracket(unicodedata.normalize('NFKC', server))}")
