@@ -21,6 +21,7 @@ Modules:
     loading: Workflows and node definitions from files, or from a server when they are needed.
     past_prompts: Prompts that a server knows, as workflows.
     input_options: Conversion of ``--set``, ``--input``, ``--seed`` and ``--axis`` to values.
+    standard_input: Standard input, and values of options that stand for it or for a file.
     results: Waiting for a prompt, saving its files, printing its outputs.
     printing: Output of lines and JSON on stdout, and of notes on stderr.
     exits: Exit statuses, and error messages.

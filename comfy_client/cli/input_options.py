@@ -17,6 +17,7 @@ import attrs
 from ..errors import ComfyError, WorkflowError
 from ..nearest import nearest
 from .exits import Mistake, message_of
+from .standard_input import text_of
 
 if TYPE_CHECKING:
     from ..workflow import Workflow
@@ -52,9 +53,10 @@ class InputTypes:
     definitions: Definitions
 
     def set(self, texts: Sequence[str]) -> None:
-        """Set the inputs given as ``NODE.input=VALUE`` by ``--set``."""
+        """Set the inputs given as ``NODE.input=VALUE`` by ``--set``; see :func:`text_of`."""
         given = [split_at_equals(text, "--set") for text in texts]
         with mistakes("--set"):
+            given = [(name, text_of(text)) for name, text in given]
             self.check_unique([name for name, _ in given])
             self.workflow.set({name: self._reader(name)(text) for name, text in given})
 
@@ -129,6 +131,21 @@ class InputTypes:
         name, listed = split_at_equals(text, "--axis")
         with mistakes("--axis"):
             return name, [*map(self._reader(name), _listed(listed))]
+
+
+def fill(
+    workflow: Workflow,
+    definitions: Definitions,
+    *,
+    sets: Sequence[str],
+    inputs: Sequence[str],
+    seed: str | None,
+) -> None:
+    """Apply ``--seed``, ``--set`` and ``--input`` to a workflow."""
+    set_seeds(workflow, seed)
+    types = InputTypes(workflow, definitions)
+    types.set(sets)
+    types.attach(inputs)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from .input_options import mistakes
 from .past_prompts import Source, file_or_record
 from .printing import note
 from .server_options import ANSWER_LIMIT, ServerOptions
+from .standard_input import read_standard_input
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -36,7 +36,7 @@ definitions_option: Decorator = click.option(
 
 def content_of(source: str) -> str | bytes:
     """Return the path of a workflow unchanged, or for ``-`` the content of standard input."""
-    return sys.stdin.buffer.read() if source == "-" else source
+    return read_standard_input() if source == "-" else source
 
 
 def load(source: str, server: LazyServer, **options: Any) -> Workflow:

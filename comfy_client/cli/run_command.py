@@ -11,7 +11,7 @@ import attrs
 import click
 
 from .decorators import Decorator
-from .input_options import InputTypes, set_seeds
+from .input_options import fill
 from .loading import LazyServer, content_of, load_from, workflow_argument
 from .mine import mark, why_unknown
 from .past_prompts import PromptSource, Source, carried, file_or_record, record_of
@@ -39,7 +39,8 @@ set_option: Decorator = click.option(
     "sets",
     metavar="NODE.input=VALUE",
     multiple=True,
-    help="Set an input; the node by title, class or id.  Repeatable.",
+    help="Set an input; the node by title, class or id.  @FILE is the text of a file, @- of "
+    "standard input, @@ a single @.  Repeatable.",
 )
 input_option: Decorator = click.option(
     "--input",
@@ -73,6 +74,7 @@ def options_of_run(command: Callable[..., None]) -> Callable[..., None]:
     epilog=examples(
         "comfy-client run txt2img.json --set KSampler.steps=8 --seed random --out pictures/",
         "comfy-client run picture.png --set 'Positive prompt.text=a fox' --out '{seed}{ext}'",
+        "comfy-client run txt2img.json --set 'Positive prompt.text=@fox.txt'",
         "comfy-client run img2img.json --input LoadImage=photo.jpg --check --json",
         "id=$(comfy-client run slow.json --detach)",
         "comfy-client run txt2img.json --host gpu-1:8188 --host gpu-2:8188",
@@ -183,10 +185,7 @@ def prepared(
 ) -> Workflow:
     """Load a workflow and apply ``--seed``, ``--set`` and ``--input``."""
     workflow = load_from(source, server)
-    set_seeds(workflow, seed)
-    types = InputTypes(workflow, server)
-    types.set(sets)
-    types.attach(inputs)
+    fill(workflow, server, sets=sets, inputs=inputs, seed=seed)
     return workflow
 
 

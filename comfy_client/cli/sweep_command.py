@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import click
 
-from ..errors import ComfyError
+from ..errors import ComfyError, WorkflowError
 from .decorators import Finite
 from .exits import Exit, Mistake, SilentExit, Unsaved, message_of
 from .input_options import InputTypes, mistakes
@@ -328,6 +328,21 @@ def _of_server(out: str, host: str) -> str:
     return os.path.join(out, f"{file_name_of(host)}_{{name}}{{ext}}")
 
 
+def sent(row: SweepRow, name: str) -> Any:
+    """Return the value that a row's prompt had for an input: for ``random``, the seed drawn."""
+    from ..workflow.address import input_named
+    from ..workflow.seeds import is_wanted
+
+    value = row.params[name]
+    if not is_wanted(value) or row.result is None:
+        return value
+    try:
+        node_id, field = input_named(row.result.graph, name)
+        return row.result.graph[node_id]["inputs"][field]
+    except (WorkflowError, KeyError):  # the graph is not known
+        return value
+
+
 @attrs.define
 class _RowPrinter:
     """Printer of finished rows, which saves their files."""
@@ -385,7 +400,7 @@ class _RowPrinter:
         if self.as_json:
             emit(row.to_dict())
             return
-        params = " ".join(f"{name}={value}" for name, value in row.params.items())
+        params = " ".join(f"{name}={sent(row, name)}" for name in row.params)
         files = [os.fspath(path) for path in paths] or [
             item.url if self.is_several and item.url else item.filename for item in row.result or ()
         ]

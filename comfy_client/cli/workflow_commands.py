@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .exits import Exit, SilentExit
-from .loading import LazyDefinitions, definitions_option, load, workflow_argument
+from .input_options import fill
+from .loading import (
+    DefinitionsIfThere,
+    LazyDefinitions,
+    definitions_option,
+    load,
+    workflow_argument,
+)
 from .printing import emit, examples, note
+from .run_command import input_option, seed_option, set_option
 from .server_options import ServerOptions, of_server, of_server_as_text, with_json
+
+if TYPE_CHECKING:
+    from ..workflow import Workflow
 
 _output = click.option(
     "-o",
@@ -62,6 +74,7 @@ def check(given: ServerOptions, workflow: str, definitions: Path | None) -> None
         "comfy-client convert saved.json -o api.json",
         "comfy-client convert picture.png -o workflow.json",
         "comfy-client convert 1f0c -o workflow.json",
+        "comfy-client convert txt2img.json --set KSampler.steps=8 --seed 7 -o filled.json",
         "comfy-client convert saved.json --definitions object_info.json --strict",
         "comfy-client convert saved.json --python > workflow.py",
     )
@@ -69,6 +82,9 @@ def check(given: ServerOptions, workflow: str, definitions: Path | None) -> None
 @workflow_argument
 @_output
 @definitions_option
+@set_option
+@input_option
+@seed_option
 @click.option("--strict", is_flag=True, help="Fail if anything does not convert exactly.")
 @click.option("--python", is_flag=True, help="Write Python code that builds the workflow.")
 @of_server
@@ -77,6 +93,9 @@ def convert(
     workflow: str,
     output: Path | None,
     definitions: Path | None,
+    sets: tuple[str, ...],
+    inputs: tuple[str, ...],
+    seed: str | None,
     strict: bool,
     python: bool,
 ) -> None:
@@ -85,15 +104,39 @@ def convert(
     WORKFLOW may be a file that the frontend saved, a picture, or the ID of a prompt.  The server is
     asked for a prompt, and for node definitions if the workflow is in UI format and there is no
     --definitions.
+
+    With --set, --input or --seed it writes what run would send: random seeds are drawn, and files
+    are uploaded, which needs the server.  Values get the types of the definitions, or of the
+    present values if no server answers.
     """
     if python and given.json:
         raise click.UsageError("--python or --json, not both")
     with LazyDefinitions(given, definitions) as source:
         found = load(workflow, source, strict=strict)
+        if sets or inputs or seed is not None:
+            found = _as_sent(found, source, sets=sets, inputs=inputs, seed=seed)
         text = found.to_code() if python else json.dumps(found.to_dict(), indent=2)
     if given.json:
         text = json.dumps(found.to_dict())
     _write(text, output, f"{len(found)} nodes")
+
+
+def _as_sent(
+    workflow: Workflow, source: LazyDefinitions, *, inputs: tuple[str, ...], **options: Any
+) -> Workflow:
+    """Return a workflow as ``run`` would send it with these options; upload its files."""
+    from ..workflow.edit import graph_of
+    from ..workflow.seeds import draw_wanted
+
+    fill(workflow, DefinitionsIfThere(source), inputs=inputs, **options)
+    draw_wanted(graph_of(workflow))
+    if not inputs:
+        return workflow
+    from ..routes.prompts import with_files_sent
+    from ..transport.deadline import Deadline
+
+    note(f"uploading to {source.client.host}")
+    return with_files_sent(source.client, workflow, Deadline())
 
 
 @click.command(

@@ -21,6 +21,7 @@ from typing import (
 
 from ..errors import WorkflowError
 from .graph import JSON_TYPES, brief, copied, describe, json_link, shorten
+from .metadata.json_text import NEITHER, decoded
 
 if TYPE_CHECKING:
     from .convert import Chooser
@@ -203,13 +204,14 @@ def _content(file: BinaryIO, where: str) -> Any:
     stream = Stream(file)
     start = stream.head.lstrip(_BEFORE_JSON)
     is_length = stream.head[4:8] == bytes(4)  # the length of the JSON header of safetensors
-    if not is_length and (not start or start.startswith((b"{", b"["))):
-        return _json(stream.read(MAX_JSON + 1), where)
+    is_json = start.startswith((b"{", b"["))
+    if not is_length and (is_json or not start):
+        return _json_unless_named_picture(stream.read(MAX_JSON + 1), where, is_json)
     from .metadata.read import read_metadata, reader_of  # not needed for JSON
 
     reader = reader_of(stream)
     if reader is None:
-        return _json(stream.read(_ENOUGH), where)  # raises a WorkflowError that says why
+        return _json_unless_named_picture(stream.read(_ENOUGH), where, is_json)
     try:
         found = read_metadata(stream, reader)
     except WorkflowError as exc:
@@ -225,14 +227,25 @@ def _content(file: BinaryIO, where: str) -> Any:
     return found
 
 
+def _json_unless_named_picture(content: bytes, where: str, is_json: bool) -> Any:
+    """Decode JSON; say of a file that is named like a picture that it is none, either."""
+    try:
+        return _json(content, where)
+    except WorkflowError:
+        import mimetypes
+
+        kind = (mimetypes.guess_type(where)[0] or "").partition("/")[0]
+        if is_json or kind not in ("image", "video", "audio", "model"):
+            raise
+        raise WorkflowError(f"{where}: {NEITHER}") from None
+
+
 def _record(graph: Mapping[str, Any]) -> list[Any]:
     """Return a graph wrapped as in the server's queue and history."""
     return [None, None, graph]
 
 
 def _json(text: str | bytes, where: str) -> Any:
-    from .metadata.json_text import decoded
-
     if len(text) > MAX_JSON:
         raise WorkflowError(f"{where}: larger than {MAX_JSON >> 20} MiB, too large for a workflow")
     return decoded(text, where)

@@ -63,7 +63,9 @@ def test_nor_does_a_conversion_without_a_server(tmp_path):
     with ComfyServer() as server, ComfyApi(server.url) as api:
         (tmp_path / "nodes.json").write_text(json.dumps(api.node_definitions()))
     known = ("--definitions", tmp_path / "nodes.json")
-    assert modules_after("convert", tmp_path / "ui.json", *known).isdisjoint(HEAVY)
+    filled = (*known, "--set", "KSampler.steps=3", "--seed", "1")
+    assert modules_after("convert", tmp_path / "ui.json", *filled).isdisjoint(HEAVY)
+    assert modules_after("inputs", tmp_path / "ui.json", *known).isdisjoint(HEAVY)
 
 
 def modules_after_importing(name: str) -> set[str]:

@@ -173,3 +173,84 @@ def test_an_id_needs_the_server_and_the_name_of_a_file_does_not(comfy_client, sh
     assert away("run", "missing.json").status == 2
     (tmp_path / "abcd").write_text((tmp_path / short).read_text())
     assert away.json("convert", "abcd") == comfy_client.json("convert", short)
+
+
+# -- values from files, and filled workflows ----------------------------------------------
+
+
+def test_set_takes_the_text_of_a_file_or_of_standard_input(comfy_client, short, tmp_path):
+    (tmp_path / "fox.txt").write_text("\ufeffa fox = red,\nin snow\n", "utf-8")
+    options = ("--set", "Positive prompt.text=@fox.txt", "--set", "Negative prompt.text=@@home")
+    [filled] = comfy_client.json("convert", short, *options)
+    found = Workflow(filled)
+    assert found.positive == "a fox = red,\nin snow"
+    assert found.negative == "@home"
+    ended = comfy_client(
+        *("run", short, "--set", "Positive prompt.text=@-", "--set", "Negative prompt.text=-"),
+        *("--out", "a.png", "-q"),
+        stdin="an owl\n",
+    )
+    assert ended.status == 0, ended
+    made = Workflow.load(tmp_path / "a.png")
+    assert (made.positive, made.negative) == ("an owl", "-")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--set", "Sampler.steps=@missing.txt"], "No such file or directory: 'missing.txt'"),
+        (["--set", "Sampler.steps=@"], "@@ stands for @"),
+        (["--set", "Sampler.steps=@short.json"], "takes INT, not"),
+        (["--set", "Sampler.steps=@a.bin"], "not a text in UTF-8"),
+        (["--set", "Sampler.steps=@-", "--set", "Sampler.cfg=@-"], "can be read only once"),
+    ],
+)
+def test_a_value_from_a_file_that_cannot_be_read_is_status_2(
+    comfy_client, short, tmp_path, options, words
+):
+    (tmp_path / "a.bin").write_bytes(b"\xff\xfe\x00")
+    [error] = comfy_client.json("run", short, *options, status=2)
+    assert words in error["message"]
+
+
+def test_convert_writes_what_run_would_send(comfy_client, short, tmp_path):
+    Image.new("RGB", (40, 24), (200, 30, 90)).save(tmp_path / "mine.png")
+    options = ("--set", "Sampler.steps=1", "--set", "Sampler.seed=random")
+    [first], [second] = (comfy_client.json("convert", short, *options) for _ in range(2))
+    steps, seed = Workflow(first)["Sampler"]["steps"], Workflow(first)["Sampler"]["seed"]
+    assert (steps, type(seed)) == (1, int)
+    assert seed != Workflow(second)["Sampler"]["seed"]
+    assert comfy_client("convert", short, "--seed", 5, "--python").out.count("seed=5") == 1
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "nothing.png"}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    (tmp_path / "show.json").write_text(json.dumps(graph))
+    ended = comfy_client("convert", "show.json", "--input", "LoadImage=mine.png", "-o", "full.json")
+    assert ended.status == 0, ended
+    assert f"uploading to {comfy_client.host}" in ended.err
+    ran = comfy_client("run", "full.json", "--out", "o/", "-q")
+    assert ran.status == 0, ran
+    with Image.open(tmp_path / ran.lines[0]) as picture:
+        assert picture.size == (40, 24)
+
+
+def test_convert_fills_a_workflow_without_a_server(short, tmp_path):
+    away = CommandLine(tmp_path, "http://127.0.0.1:9")
+    ended = away("convert", short, "--set", "Sampler.steps=3", "--seed", 9)
+    assert ended.status == 0
+    assert "types are those of the values" in ended.err
+    found = Workflow(json.loads(ended.out))["Sampler"]
+    assert (found["steps"], found["seed"]) == (3, 9)
+    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": "nothing.png"}}}
+    (tmp_path / "show.json").write_text(json.dumps(graph))
+    (tmp_path / "mine.png").write_bytes(b"")
+    assert away("convert", "show.json", "--input", "LoadImage=mine.png").status == 3
+
+
+def test_a_sweep_prints_the_seeds_that_were_drawn(comfy_client, short):
+    ended = comfy_client("sweep", short, "--axis", "Sampler.seed=random,random", "-q")
+    assert ended.status == 0, ended
+    seeds = {line.split()[1].rstrip(":") for line in ended.lines}
+    assert len(seeds) == 2
+    assert all(one.removeprefix("Sampler.seed=").isdecimal() for one in seeds)

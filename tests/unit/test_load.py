@@ -611,3 +611,15 @@ def test_a_url_needs_the_client_of_its_server() -> None:
     """A workflow alone asks nobody."""
     assert "Workflow.load(url, api)" in refusal("http://127.0.0.1:1/view?filename=a.png")
     assert "Workflow.load(url, api)" in refusal("HTTPS://host/view?filename=a.png", {"A": {}})
+
+
+@pytest.mark.parametrize("content", [b"", b"not found"])
+def test_a_file_named_like_a_picture_that_is_none_is_told_so(
+    content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "bad file.png"
+    path.write_bytes(content)
+    assert "bad file.png: neither JSON nor a picture" in refusal(path)
+    named_otherwise = tmp_path / "bad file.json"
+    named_otherwise.write_bytes(content)
+    assert "line 1, column 1: not valid JSON" in refusal(named_otherwise)

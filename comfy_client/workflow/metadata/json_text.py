@@ -10,6 +10,8 @@ from ...values import size_decoded
 
 #: The most bytes of memory for one decoded text.
 MAX_DECODED: Final = 320 << 20
+#: What is wrong with content of an unknown kind.
+NEITHER: Final = "neither JSON nor a picture, video, audio or 3D file that contains a workflow"
 
 
 def decoded(text: str | bytes | memoryview, where: str) -> Any:
@@ -29,9 +31,7 @@ def decoded(text: str | bytes | memoryview, where: str) -> Any:
             f"{where}, line {exc.lineno}, column {exc.colno}: not valid JSON: {exc.msg}"
         ) from None
     except UnicodeDecodeError:
-        raise WorkflowError(
-            f"{where}: neither JSON nor a picture, video, audio or 3D file that contains a workflow"
-        ) from None
+        raise WorkflowError(f"{where}: {NEITHER}") from None
     except RecursionError:
         raise WorkflowError(f"{where}: nested too deeply") from None
     except ValueError as exc:
