@@ -23,6 +23,7 @@ Modules:
     input_options: Conversion of ``--set``, ``--input``, ``--seed`` and ``--axis`` to values.
     standard_input: Standard input, and values of options that stand for it or for a file.
     results: Waiting for a prompt, saving its files, printing its outputs.
+    listing: Lists of what a server has, or each of several.
     printing: Output of lines and JSON on stdout, and of notes on stderr.
     exits: Exit statuses, and error messages.
     stop_signals: The signals that stop a command.

@@ -9,30 +9,37 @@ import click
 from ..errors import NotFound
 from ..nearest import nearest
 from .exits import Mistake, message_of
-from .printing import emit, examples, say, table
-from .server_options import ServerOptions, of_server
+from .listing import Row, print_rows, short_server
+from .printing import emit, examples, note, say, table
+from .server_options import ServerOptions, of_server, of_servers
 
 if TYPE_CHECKING:
+    from ..client import ComfyApi
     from ..models import NodeDef
 
 
 @click.command(epilog=examples("comfy-client models", "comfy-client models loras"))
 @click.argument("folder", metavar="[FOLDER]", required=False)
-@of_server
+@of_servers
 def models(given: ServerOptions, folder: str | None) -> None:
-    """List the kinds of models, or the files of one kind."""
-    with given.client() as api:
+    """List the kinds of models, or the files of one kind.
+
+    With several servers (--host A --host B) each line names its server.
+    """
+
+    def read(api: ComfyApi) -> list[Row]:
         if folder is None:
-            names = api.get_model_types()
-            rows = [{"folder": name} for name in names]
-        else:
-            names = _files(api.get_models, folder, api.get_model_types)
-            rows = [{"folder": folder, "name": name} for name in names]
-    for row, name in zip(rows, names, strict=True):
-        if given.json:
-            emit(row)
-        else:
-            say(name)
+            return [{"folder": name} for name in api.get_model_types()]
+        names = _files(api.get_models, folder, api.get_model_types)
+        return [{"folder": folder, "name": name} for name in names]
+
+    def show(rows: list[Row]) -> None:
+        for row in rows:
+            say("  ".join((*short_server(row), row["name" if folder else "folder"])))
+        if not rows:
+            note(f"The folder {folder} is empty." if folder else "The server has no such folders.")
+
+    print_rows(given, read, show)
 
 
 def _files(get_models: Any, folder: str, get_folders: Any) -> list[str]:
@@ -55,26 +62,49 @@ def _files(get_models: Any, folder: str, get_folders: Any) -> list[str]:
 )
 @click.argument("name", metavar="[CLASS]", required=False)
 @click.option("--search", metavar="TEXT", help="Only classes with this in name, title or category.")
-@of_server
+@of_servers
 def nodes(given: ServerOptions, name: str | None, search: str | None) -> None:
-    """List the node classes, or show the inputs and outputs of one."""
-    with given.answering_client() as api:
+    """List the node classes, or show the inputs and outputs of one.
+
+    With several servers (--host A --host B) each line names its server.
+    """
+
+    def read(api: ComfyApi) -> list[Row]:
+        api.poll_status(given.answer_limit)  # all definitions may take a server minutes
         if name is not None:
-            found = api.get_node_defs(name)
-            if name not in found:
-                near = nearest(name, api.get_node_defs())
-                near_by = f"; nearest: {', '.join(near)}" if near else ""
-                raise Mistake(f"the server has no node class {name!r}{near_by}")
-            _show(found[name], given.json)
-            return
+            return [node_object(_node(api, name))]
         classes = [one for one in api.get_node_defs().values() if _fits(one, search)]
-    classes.sort(key=lambda one: (one.category or "", one.name))
-    if given.json:
-        for one in classes:
-            emit(_facts(one))
-    elif classes:
-        rows = [(one.name, one.category or "", one.display_name or "") for one in classes]
-        table(rows, ("CLASS", "CATEGORY", "TITLE"))
+        classes.sort(key=lambda one: (one.category or "", one.name))
+        return [_facts(one) for one in classes]
+
+    print_rows(given, read, _show_classes if name is None else _show_each)
+
+
+def _node(api: ComfyApi, name: str) -> NodeDef:
+    """Return the definition of a node class; raise Mistake with the nearest names if unknown."""
+    found = api.get_node_defs(name)
+    if name not in found:
+        near = nearest(name, api.get_node_defs())
+        near_by = f"; nearest: {', '.join(near)}" if near else ""
+        raise Mistake(f"the server has no node class {name!r}{near_by}")
+    return found[name]
+
+
+def _show_classes(rows: list[Row]) -> None:
+    if not rows:
+        note("No such node classes.")
+        return
+    lines = [
+        (
+            *short_server(row),
+            row["class_type"],
+            row["category"] or "",
+            row["display_name"] or "",
+        )
+        for row in rows
+    ]
+    head = ("CLASS", "CATEGORY", "TITLE")
+    table(lines, ("SERVER", *head) if "server" in rows[0] else head)
 
 
 def _fits(one: NodeDef, search: str | None) -> bool:
@@ -115,14 +145,18 @@ def node_object(one: NodeDef) -> dict[str, Any]:
     return {**_facts(one), "inputs": inputs, "outputs": outputs}
 
 
-def _show(one: NodeDef, as_json: bool) -> None:
-    found = node_object(one)
-    if as_json:
-        emit(found)
-        return
-    say(" ".join(filter(None, (one.name, f"({one.display_name})" if one.display_name else ""))))
-    if one.description:
-        say(one.description)
+def _show_each(rows: list[Row]) -> None:
+    for row in rows:
+        if "server" in row:
+            say(f"{row['server']}:")
+        _show(row)
+
+
+def _show(found: Row) -> None:
+    title = f" ({found['display_name']})" if found["display_name"] else ""
+    say(f"{found['class_type']}{title}")
+    if found["description"]:
+        say(found["description"])
     rows = [
         (f"  {name}", _type(spec), "" if spec["default"] is None else f"{spec['default']!s:.60}")
         for name, spec in found["inputs"].items()

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
+import time
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from datetime import datetime
+from typing import Any, Final, Protocol, TypeVar
 
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
+
+
+#: The seconds of each unit of an age.
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_AGE: Final = re.compile(r"(\d+(?:\.\d+)?)([smhdw]?)", re.ASCII)
 
 
 class Decorator(Protocol):
@@ -29,3 +37,20 @@ class Finite(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number", param, ctx)
         return number
+
+
+def moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Parse a time as seconds since 1970: an age, or a local or ISO 8601 time.
+
+    An age is ``90`` (seconds), ``30m``, ``1h``, ``2d`` or ``1w``.
+    """
+    if value is None:
+        return None
+    age = _AGE.fullmatch(value.strip())
+    try:
+        if age is not None:
+            return time.time() - float(age[1]) * _UNITS[age[2] or "s"]
+        return datetime.fromisoformat(value.strip()).timestamp()
+    except (ValueError, OverflowError, OSError):
+        text = f"{value!r} is no time: write 30m, 1h, 2d, seconds, or 2026-11-29T14:00"
+        raise click.BadParameter(text) from None

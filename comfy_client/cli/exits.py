@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any, ClassVar, Final
 
@@ -145,6 +146,15 @@ def exit_of(error: BaseException) -> Exit:
     if isinstance(error, ApiError) and error.retryable:  # a proxy's 502, or 429
         return Exit.UNREACHABLE
     return next((status for kind, status in _STATUS if isinstance(error, kind)), Exit.ERROR)
+
+
+def worst(statuses: Iterable[Exit]) -> Exit:
+    """Return the highest status, where STOPPED counts less than other errors; DONE for none."""
+    return max(
+        statuses,
+        key=lambda status: 0.5 if status is Exit.STOPPED else float(status),
+        default=Exit.DONE,
+    )
 
 
 def message_of(error: BaseException) -> str:

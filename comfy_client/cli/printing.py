@@ -52,11 +52,11 @@ def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
         click.echo("  ".join(padded).rstrip())
 
 
-def report(error: BaseException, as_json: bool) -> Exit:
-    """Print an error as text on stderr or as JSON on stdout; return its exit status."""
+def report(error: BaseException, as_json: bool, **facts: Any) -> Exit:
+    """Print an error as text on stderr, or with more facts as JSON; return its exit status."""
     if isinstance(error, SilentExit):  # everything is printed already
         return error.status
-    if as_json and _try_to_emit(error_object(error)):
+    if as_json and _try_to_emit({**error_object(error), **facts}):
         return exit_of(error)
     if isinstance(error, click.UsageError):
         error.show()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+import attrs
 import click
 
-from .decorators import Decorator
+from ..errors import JobFailed
+from .decorators import Decorator, moment
 from .exits import Mistake
+from .listing import Row, for_each, print_rows, short_server
 from .mine import Mine, is_mine
 from .printing import ago, confirm, emit, examples, note, say, table, yes_option
 from .results import (
@@ -20,7 +24,7 @@ from .results import (
     timeout_option,
     wait_for,
 )
-from .server_options import ServerOptions, of_server
+from .server_options import ServerOptions, of_server, of_servers
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
     from ..jobs.result import Result
     from ..models import HistoryEntry, Queue, QueueItem
 
+#: The cells of a line.
+Cells = tuple[object, ...]
 #: Length of an id, and of the shortest abbreviation.
 _WHOLE: Final = 36
 _SHORTEST: Final = 4
@@ -40,35 +46,56 @@ id_argument: Decorator = click.argument("prompt_id", metavar="ID")
 # -- lists ------------------------------------------------------------------------------
 
 
-@click.command(epilog=examples("comfy-client queue", "comfy-client queue --json | jq .prompt_id"))
-@of_server
-def queue(given: ServerOptions) -> None:
+mine_option: Decorator = click.option(
+    "--mine", is_flag=True, help="Only those that commands of this installation have submitted."
+)
+
+
+@click.command(
+    epilog=examples(
+        "comfy-client queue",
+        "comfy-client queue --json | jq .prompt_id",
+        "comfy-client queue --mine --host gpu-1:8188 --host gpu-2:8188",
+    )
+)
+@mine_option
+@of_servers
+def queue(given: ServerOptions, mine: bool) -> None:
     """List the prompts that run or wait.
 
-    A star marks those that commands of this installation have submitted.
+    A star marks those that commands of this installation have submitted.  With several servers
+    (--host A --host B) each line names its server.
     """
-    with given.client() as api:
+
+    def read(api: ComfyApi) -> list[Row]:
         rows = queue_objects(api.get_queue())
-    if given.json:
-        for row in rows:
-            emit(row)
-        return
-    if not rows:
-        say("The queue is empty.")
-        return
-    table(
-        [
-            (
-                row["position"],
-                row["status"],
-                row["prompt_id"] + ("*" if row["mine"] else ""),
-                row["nodes"],
-                ago(row["created_at"]),
-            )
-            for row in rows
-        ],
-        ("#", "STATUS", "ID", "NODES", "SINCE"),
-    )
+        return [row for row in rows if row["mine"] or not mine]
+
+    def show(rows: list[Row]) -> None:
+        if rows:
+            lines, head = _queue_table(rows)
+            table(lines, head)
+        else:
+            say("Nothing of yours is in the queue." if mine else "The queue is empty.")
+
+    print_rows(given, read, show)
+
+
+def _queue_table(rows: Sequence[Row]) -> tuple[list[Cells], tuple[str, ...]]:
+    """Return the lines of ``queue``, and their heading."""
+    lines: list[Cells] = [
+        (
+            *short_server(row),
+            row["position"],
+            row["status"],
+            row["prompt_id"] + ("*" if row["mine"] else ""),
+            row["nodes"],
+            ago(row["created_at"]),
+        )
+        for row in rows
+    ]
+    head = ("#", "STATUS", "ID", "NODES", "SINCE")
+    return lines, ("SERVER", *head) if "server" in rows[0] else head
 
 
 def queue_objects(found: Queue) -> list[dict[str, Any]]:
@@ -98,7 +125,14 @@ def _created(item: QueueItem) -> float | None:
     return created / 1000 if created is not None and 0 < created < 1e15 else None
 
 
-@click.command(epilog=examples("comfy-client history --limit 5", "comfy-client history --json"))
+@click.command(
+    epilog=examples(
+        "comfy-client history --limit 5",
+        "comfy-client history --status failed --since 1h --mine",
+        "comfy-client history --since 2026-11-29T08:00 --json",
+        "comfy-client history --clear",
+    )
+)
 @click.option(
     "--limit",
     type=click.IntRange(1, 10_000),
@@ -106,53 +140,123 @@ def _created(item: QueueItem) -> float | None:
     show_default=True,
     help="How many, the newest first.",
 )
+@click.option(
+    "--status",
+    "statuses",
+    type=click.Choice(["succeeded", "failed", "interrupted"]),
+    multiple=True,
+    help="Only those that ended like this.  Repeatable.",
+)
+@click.option(
+    "--since",
+    metavar="TIME",
+    callback=moment,
+    help="Only those that ended since: 30m, 1h or 2d ago, seconds ago, or 2026-11-29T14:00.",
+)
+@mine_option
 @click.option("--clear", is_flag=True, help="Delete the records of all users; files stay.")
 @yes_option
-@of_server
-def history(given: ServerOptions, limit: int, clear: bool, yes: bool) -> None:
+@of_servers
+def history(
+    given: ServerOptions,
+    limit: int,
+    statuses: tuple[str, ...],
+    since: float | None,
+    mine: bool,
+    clear: bool,
+    yes: bool,
+) -> None:
     """List the prompts that have ended, the newest first.
 
-    --clear asks before it deletes; without a terminal, it needs --yes.
+    With several servers (--host A --host B) each line names its server, and --limit counts for
+    each.  --clear asks before it deletes; without a terminal, it needs --yes.
     """
-    with given.client() as api:
-        if clear:
-            _clear(api, yes, as_json=given.json)
-            return
-        entries = list(api.get_histories(limit).values())[::-1]
-        mine = is_mine()
-        rows = [entry_object(api, entry, mine) for entry in entries]
-    if given.json:
-        for row in rows:
-            emit(row)
+    wanted = Wanted(limit, statuses, since, mine)
+    if clear:
+        if wanted != Wanted():
+            raise click.UsageError("--clear deletes all, and takes no filter")
+        with given.client() as api:
+            confirm(f"Delete the history of {api.host}, of all users?  The files stay.", yes)
+            api.clear_history()
+        if not given.json:
+            say(f"The history of {api.host} is empty now.")
         return
-    if not rows:
-        say("The history is empty.")
-        return
-    table(
-        [
-            (
-                row["prompt_id"],
-                row["status"],
-                "-" if row["seconds"] is None else f"{row['seconds']:.1f} s",
-                ago(row["ended_at"]),
-                ", ".join(file["filename"] for file in row["files"][:3]) or "-",
-            )
-            for row in rows
-        ],
-        ("ID", "STATUS", "TOOK", "AGO", "FILES"),
-    )
+
+    def show(rows: list[Row]) -> None:
+        if rows:
+            lines, head = _history_table(rows)
+            table(lines, head)
+        else:
+            say("No such prompts." if wanted.is_filter else "The history is empty.")
+
+    print_rows(given, wanted.read, show)
 
 
-def _clear(api: ComfyApi, yes: bool, *, as_json: bool) -> None:
-    """Delete the server's history, once the user has agreed."""
-    context = click.get_current_context()
-    given = click.core.ParameterSource.DEFAULT
-    if any(context.get_parameter_source(name) is not given for name in ("limit",)):
-        raise click.UsageError("--clear deletes all, and takes no filter")
-    confirm(f"Delete the history of {api.host}, of all users?  The files stay.", yes)
-    api.clear_history()
-    if not as_json:
-        say(f"The history of {api.host} is empty now.")
+def _history_table(rows: Sequence[Row]) -> tuple[list[Cells], tuple[str, ...]]:
+    """Return the lines of ``history``, and their heading."""
+    lines: list[Cells] = [
+        (
+            *short_server(row),
+            row["prompt_id"],
+            row["status"],
+            "-" if row["seconds"] is None else f"{row['seconds']:.1f} s",
+            ago(row["ended_at"]),
+            ", ".join(file["filename"] for file in row["files"][:3]) or "-",
+        )
+        for row in rows
+    ]
+    head = ("ID", "STATUS", "TOOK", "AGO", "FILES")
+    return lines, ("SERVER", *head) if "server" in rows[0] else head
+
+
+@attrs.frozen
+class Wanted:
+    """The prompts of the history that a command lists.
+
+    Attributes:
+        limit: How many at most, the newest.
+        statuses: How they ended; empty: in any way.
+        since: The earliest time of their end, in seconds since 1970; ``None``: any.
+        mine: Whether only those of this installation are wanted.
+    """
+
+    limit: int = 20
+    statuses: tuple[str, ...] = ()
+    since: float | None = None
+    mine: bool = False
+
+    @property
+    def is_filter(self) -> bool:
+        """Whether some of the newest prompts may be left out."""
+        return bool(self.statuses or self.mine) or self.since is not None
+
+    def read(self, api: ComfyApi) -> list[Row]:
+        """Return the JSON objects of these prompts, the newest first.
+
+        The history is read from its end, and five times as much of it as before, until there are
+        enough.
+        """
+        mine, size = is_mine(), self.limit
+        if self.is_filter:
+            size = max(_LATEST, size)
+        while True:
+            entries = list(api.get_histories(size).values())[::-1]
+            found = [one for one in entries if self._fits(one, mine)][: self.limit]
+            is_all = len(entries) < size or self._is_before(entries[-1])
+            if len(found) == self.limit or is_all or not self.is_filter:
+                return [entry_object(api, entry, mine) for entry in found]
+            size *= 5
+
+    def _fits(self, entry: HistoryEntry, mine: Mine) -> bool:
+        return (
+            (not self.statuses or entry.outcome in self.statuses)
+            and (not self.mine or mine(entry.extra_data))
+            and (self.since is None or (entry.ended is not None and entry.ended >= self.since))
+        )
+
+    def _is_before(self, entry: HistoryEntry) -> bool:
+        """Return whether a prompt ended too early, and so did all before it."""
+        return self.since is not None and entry.ended is not None and entry.ended < self.since
 
 
 def entry_object(api: ComfyApi, entry: HistoryEntry, mine: Mine) -> dict[str, Any]:
@@ -196,42 +300,72 @@ def result_from_history(api: ComfyApi, entry: HistoryEntry) -> Result:
     epilog=examples(
         "comfy-client job ID",
         "comfy-client job ID --wait --out pictures/",
+        "comfy-client job ID ID --wait --timeout 600",
+        "comfy-client job ID --traceback",
         "comfy-client job ID --json | jq -r .status",
     )
 )
-@id_argument
+@click.argument("prompt_ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--wait", is_flag=True, help="Wait until it ends, and exit like run.")
+@click.option("--traceback", is_flag=True, help="If it failed, print the server's traceback.")
 @out_option
 @timeout_option
 @quiet_option
 @of_server
 def job(
     given: ServerOptions,
-    prompt_id: str,
+    prompt_ids: tuple[str, ...],
     wait: bool,
+    traceback: bool,
     out: str | None,
     timeout: float | None,
     quiet: bool,
 ) -> None:
-    """Say how a prompt is doing, or wait for it.
+    """Say how prompts are doing, or wait for them.
 
-    Without --wait the exit status is 0 whatever became of the prompt, and 6 if the server does
-    not know it.  Ctrl-C ends the waiting only.
+    Without --wait the exit status is 0 whatever became of a prompt, and 6 if the server does
+    not know it.  With several IDs it is the highest status among theirs, 130 only if the others
+    are 0; --timeout is for all together.  Ctrl-C ends the waiting only.
     """
     if out is not None and not wait:
         raise click.UsageError("--out needs --wait; or see comfy-client download")
+    is_several = len(prompt_ids) > 1
+    end = None if timeout is None else time.monotonic() + timeout
     with given.client() as api:
-        one = known_job(api, prompt_id)
-        if wait:
+        whole = full_ids(api, prompt_ids)
+
+        def follow(prompt_id: str) -> None:
+            one = known_job(api, prompt_id)
+            if is_several and not quiet:
+                note(f"prompt {prompt_id}:")
+            left = None if end is None else max(0.0, end - time.monotonic())
             with saving_to(out, one.graph):
-                show_result(wait_for(one, timeout, quiet, is_ours=False), out, given.json)
-            return
-        if given.json:
-            emit(one.to_dict())
-            return
-        say(one.why())
-        if one.status == "succeeded":
-            show_result(one.result(timeout=10.0), None, as_json=False)
+                try:
+                    result = wait_for(one, left, quiet, is_ours=False)
+                except JobFailed as exc:
+                    if traceback and not given.json:
+                        _say_traceback(exc)
+                    raise
+                show_result(result, out, given.json)
+
+        def tell(prompt_id: str) -> None:
+            one = known_job(api, prompt_id)
+            if given.json:
+                emit(one.to_dict())
+                return
+            say(f"{prompt_id} {one.why()}" if is_several else one.why())
+            if one.status == "succeeded":
+                show_result(one.result(timeout=10.0), None, as_json=False)
+            elif one.status == "failed" and traceback:
+                _say_traceback(one.exception(timeout=10.0))
+
+        for_each(whole, follow if wait else tell, given.json)
+
+
+def _say_traceback(error: BaseException | None) -> None:
+    """Print the server's traceback of a failed prompt."""
+    for line in (getattr(error, "traceback", "") or "The server sent no traceback.").splitlines():
+        say(line.expandtabs())
 
 
 def full_id(api: ComfyApi, text: str) -> str:

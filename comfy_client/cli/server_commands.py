@@ -11,9 +11,10 @@ import click
 
 from .decorators import Finite
 from .exits import Exit, SilentExit, message_of
+from .listing import Row, print_rows
 from .printing import emit, examples, gib, note, say
 from .profiles import Config, load_config
-from .server_options import ServerOptions, of_server
+from .server_options import ServerOptions, of_server, of_servers
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -21,35 +22,50 @@ if TYPE_CHECKING:
     from .target import Target
 
 
-@click.command(epilog=examples("comfy-client info", "comfy-client info --json | jq .devices"))
-@of_server
+@click.command(
+    epilog=examples(
+        "comfy-client info",
+        "comfy-client info --json | jq .devices",
+        "comfy-client info --host gpu-1:8188 --host gpu-2:8188",
+    )
+)
+@of_servers
 def info(given: ServerOptions) -> None:
-    """Show versions, devices and memory, and how long the queue is."""
-    with given.client() as api:
-        stats = api.get_system_stats()
-        found = {
-            "host": api.host,
-            "comfyui_version": stats.comfyui_version,
-            "python_version": stats.python_version,
-            "pytorch_version": stats.pytorch_version,
-            "os": stats.os,
-            "ram_total": stats.ram_total,
-            "ram_free": stats.ram_free,
-            "devices": [device.to_dict() for device in stats.devices],
-            "queue_remaining": api.poll_status(given.answer_limit).queue_remaining,
-            "features": dict(api.get_features()),
-        }
-    if given.json:
-        emit(found)
-        return
-    say(f"server    {found['host']}")
-    for label, key in (("ComfyUI", "comfyui_version"), ("PyTorch", "pytorch_version")):
-        say(f"{label:<9} {found[key] or 'unknown'}")
-    say(f"Python    {(stats.python_version or 'unknown').partition(' ')[0]} on {stats.os}")
-    say(f"memory    {gib(stats.ram_free)} of {gib(stats.ram_total)} free")
-    for device in stats.devices:
-        say(f"device    {device.name}, {gib(device.vram_free)} of {gib(device.vram_total)} free")
-    say(f"queue     {found['queue_remaining']} prompts")
+    """Show versions, devices and memory, and how long the queue is; of several servers, each."""
+    print_rows(given, lambda api: [_info(api, given.answer_limit)], _show_info)
+
+
+def _info(api: ComfyApi, limit: float) -> Row:
+    """Return the JSON object that ``--json`` prints for a server."""
+    stats = api.get_system_stats()
+    return {
+        "host": api.host,
+        "comfyui_version": stats.comfyui_version,
+        "python_version": stats.python_version,
+        "pytorch_version": stats.pytorch_version,
+        "os": stats.os,
+        "ram_total": stats.ram_total,
+        "ram_free": stats.ram_free,
+        "devices": [device.to_dict() for device in stats.devices],
+        "queue_remaining": api.poll_status(limit).queue_remaining,
+        "features": dict(api.get_features()),
+    }
+
+
+def _show_info(rows: list[Row]) -> None:
+    for place, found in enumerate(rows):
+        if place:
+            say("")
+        say(f"server    {found['host']}")
+        for label, key in (("ComfyUI", "comfyui_version"), ("PyTorch", "pytorch_version")):
+            say(f"{label:<9} {found[key] or 'unknown'}")
+        python = (found["python_version"] or "unknown").partition(" ")[0]
+        say(f"Python    {python} on {found['os']}")
+        say(f"memory    {gib(found['ram_free'])} of {gib(found['ram_total'])} free")
+        for device in found["devices"]:
+            free, total = gib(device["vram_free"]), gib(device["vram_total"])
+            say(f"device    {device['name']}, {free} of {total} free")
+        say(f"queue     {found['queue_remaining']} prompts")
 
 
 @click.command(
@@ -119,8 +135,11 @@ def logs(given: ServerOptions, follow: bool, lines: int) -> None:
 
 
 def _kept(api: ComfyApi, lines: int) -> list[LogEntry]:
-    entries = api.get_raw_logs().entries
-    return list(entries[-lines:]) if lines else []
+    kept = api.get_raw_logs().entries
+    entries = list(kept[-lines:]) if lines else []
+    if not entries:
+        note("No lines of the log." if kept else "The server has kept no lines of its log.")
+    return entries
 
 
 def _following(api: ComfyApi, lines: int) -> Iterator[LogEntry]:

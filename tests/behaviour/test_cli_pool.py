@@ -290,8 +290,8 @@ def test_a_token_of_standard_input_is_for_all_servers(comfy_client) -> None:
             ["run", "w.json", "--host", "a", "--host", "http://a:8188/"],
             "http://a:8188 is given twice",
         ),
-        (["--host", "a", "--host", "b", "queue"], "one server at a time"),
-        (["queue", "--host", "a", "--host", "b"], "one server at a time"),
+        (["--host", "a", "--host", "b", "logs"], "one server at a time"),
+        (["free", "--host", "a", "--host", "b"], "one server at a time"),
         (["--host", "a", "--host", "b", "where"], "one server at a time"),
     ],
 )

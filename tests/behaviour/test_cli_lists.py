@@ -1,0 +1,309 @@
+"""Lists with filters, of several servers, and several jobs at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfy_client import ComfyApi
+from comfy_client.cli.exits import Exit, worst
+from comfy_client.cli.mine import VARIABLE
+from comfy_client.testing import ComfyServer
+from tests.helpers.clients import until
+from tests.helpers.command_line import CommandLine
+from tests.helpers.gates import GATES, Gated, shows, until_it_runs
+
+NOWHERE = "http://127.0.0.1:1"
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+MINE = {"comfy_client_cli": "tests"}
+
+
+class Fails:
+    """Raises an error."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"text": ("STRING", {})}})
+    RETURN_TYPES = ()
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+
+    def run(self, text: str) -> dict[str, Any]:
+        raise RuntimeError(f"no {text} today")
+
+
+FAILS = {"1": {"class_type": "Fails", "inputs": {"text": "picture"}}}
+
+
+@pytest.fixture
+def server() -> Iterator[ComfyServer]:
+    with ComfyServer() as server:
+        for node in (Gated, Fails):
+            server.add_node(node)
+        yield server
+        GATES.end()
+
+
+@pytest.fixture
+def api(server: ComfyServer) -> Iterator[ComfyApi]:
+    with ComfyApi(server.url) as api:
+        yield api
+
+
+@pytest.fixture
+def comfy_client(server: ComfyServer, tmp_path: Path) -> CommandLine:
+    """The command, for that server and an installation with an id."""
+    return CommandLine(tmp_path, server.url, {VARIABLE: MINE["comfy_client_cli"]})
+
+
+@pytest.fixture
+def other() -> Iterator[ComfyServer]:
+    """Another server, which has run one prompt."""
+    with ComfyServer() as other, ComfyApi(other.url) as api:
+        other.add_node(Gated)
+        api.run(shows("b"))
+        yield other
+
+
+def ended(api: ComfyApi, graph: dict[str, Any], **options: Any) -> str:
+    """Run a workflow to its end, well or not; return its id once it has a record."""
+    job = api.submit(graph, **options)
+    job.exception(timeout=60.0)
+    until(lambda: api.get_history(job.prompt_id) is not None)
+    return job.prompt_id
+
+
+def ids(rows: list[Any]) -> list[str]:
+    return [row["prompt_id"] for row in rows]
+
+
+# -- filters ----------------------------------------------------------------------------
+
+
+def test_the_history_lists_only_what_the_filters_leave(comfy_client, api):
+    """The newest first; the limit counts what is left."""
+    first, second = ended(api, shows("a")), ended(api, FAILS, extra_data=MINE)
+    third, fourth = ended(api, FAILS), ended(api, shows("b"), extra_data=MINE)
+
+    def found(*options: object) -> list[str]:
+        return ids(comfy_client.json("history", *options))
+
+    assert found() == [fourth, third, second, first]
+    assert found("--status", "failed") == [third, second]
+    assert found("--status", "failed", "--limit", 1) == [third]
+    assert found("--status", "failed", "--status", "succeeded") == found()
+    assert found("--status", "interrupted") == []
+    assert found("--mine") == [fourth, second]
+    assert found("--mine", "--status", "failed") == [second]
+    assert found("--limit", 2) == [fourth, third]
+    assert comfy_client("history", "--status", "interrupted").out == "No such prompts.\n"
+    assert comfy_client("history", "--clear", "--yes", "--mine").status == 2
+    assert found() == [fourth, third, second, first]
+
+
+def test_since_is_an_age_or_a_time(comfy_client, api):
+    """The end of a prompt counts; times without a zone are local."""
+    prompt_id = ended(api, shows("a"))
+    at = api.get_history(prompt_id).ended
+    before, after = (datetime.fromtimestamp(at + n, UTC) for n in (-1, 1))
+    for since in ("1h", "90m", "3600", "2d", "1w", "5400.5s", "2001-01-01", f"{before}"):
+        assert ids(comfy_client.json("history", "--since", since)) == [prompt_id]
+    for since in (f"{after}", "9999-01-01", "2099-01-01T00:00+00:00"):
+        assert comfy_client.json("history", "--since", since) == []
+    for since in ("", "yesterday", "1y", "-1h", "1h30", "٣h"):
+        assert comfy_client("history", "--since", since).status == 2, since
+
+
+def test_a_filter_reads_the_history_from_its_end_until_it_has_enough(comfy_client, server, api):
+    """Five times as much at each step."""
+    first = ended(api, FAILS)
+    entry = api.get_history(first).raw
+    good = {**entry, "status": {"status_str": "success", "completed": True, "messages": []}}
+    sizes = []
+
+    def of_size(request: Any) -> Any:
+        size = int(request.query["max_items"])
+        sizes.append(size)
+        names = [first, *(f"{n:036}" for n in range(1500))][-size:]
+        records = {
+            name: {**(entry if name == first else good), "prompt": [0, name, {}, {}, []]}
+            for name in names
+        }
+        return 200, {}, records
+
+    server.on("GET", "/history", of_size)
+    assert ids(comfy_client.json("history", "--status", "failed")) == [first]
+    assert sizes == [200, 1000, 5000]
+    sizes.clear()
+    assert len(comfy_client.json("history", "--status", "succeeded", "--limit", 3)) == 3
+    assert sizes == [200]
+
+
+def test_the_queue_can_be_that_of_this_installation(comfy_client, server, api):
+    """Their positions are those in the whole queue."""
+    api.submit(shows("a", waits=True))
+    mine = api.submit(shows("b", waits=True), extra_data=MINE).prompt_id
+    until_it_runs(server)
+    assert [
+        (row["prompt_id"], row["position"]) for row in comfy_client.json("queue", "--mine")
+    ] == [(mine, 1)]
+    api.clear_queue()
+    assert comfy_client("queue", "--mine").out == "Nothing of yours is in the queue.\n"
+
+
+# -- several servers --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["queue"],
+        ["history"],
+        ["info"],
+        ["models"],
+        ["models", "checkpoints"],
+        ["nodes", "--search", "sampler"],
+        ["nodes", "KSampler"],
+    ],
+    ids=" ".join,
+)
+def test_a_list_of_several_servers_names_the_server_of_each_line(
+    comfy_client, server, other, api, args
+):
+    """In their order; for one server it does not."""
+    api.submit(shows("a", waits=True), extra_data=MINE)
+    ended_here = ["history"] if args == ["history"] else []
+    until_it_runs(server)
+    if ended_here:
+        GATES.set()
+        until(lambda: api.get_histories())
+    hosts = ("--host", server.url, "--host", other.url)
+    rows = comfy_client.json(*args, *hosts)
+    servers = list(dict.fromkeys(row["server"] for row in rows))
+    expected = [server.url] if args == ["queue"] else [server.url, other.url]
+    assert servers == expected
+    alone = comfy_client.json(*args)
+    assert "server" not in alone[0]
+    assert {**alone[0], "server": server.url}.keys() == rows[0].keys()
+    text = comfy_client(*args, *hosts)
+    assert text.status == 0, text
+    assert server.url.removeprefix("http://") in text.out
+
+
+@pytest.mark.parametrize("args", [["queue"], ["history"], ["info"], ["models"], ["nodes"]])
+def test_a_dead_server_does_not_hide_the_others(comfy_client, other, args):
+    """It is told behind their lines, and the status is that of the worst."""
+    hosts = ("--host", NOWHERE, "--host", other.url)
+    *rows, error = comfy_client.json(*args, *hosts, status=3)
+    assert {row["server"] for row in rows} == (set() if args == ["queue"] else {other.url})
+    assert (error["code"], error["server"]) == ("server_unreachable", NOWHERE)
+    text = comfy_client(*args, *hosts)
+    assert text.status == 3
+    assert f"Error: {NOWHERE}" in text.err
+    assert bool(text.out) is (args != ["queue"])
+
+
+def test_several_servers_with_errors_end_with_the_worst(comfy_client, other):
+    """Each one is told."""
+    with ComfyServer(credentials=("me", "pass")) as locked:
+        hosts = ("--host", NOWHERE, "--host", other.url, "--host", locked.url)
+        *rows, first, second = comfy_client.json("models", *hosts, status=8)
+    assert rows
+    assert [one["exit"] for one in (first, second)] == [3, 8]
+    assert comfy_client("models", "nothing", *hosts[:4]).status == 3
+    assert comfy_client("models", "nothing", *hosts[2:4]).status == 2
+
+
+def test_profiles_name_several_servers_too(comfy_client, server, other):
+    """Options before the command, as well."""
+    config = comfy_client.home / ".config/comfy-client/config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f'[profiles.a]\nhost = "{server.url}"\n[profiles.b]\nhost = "{other.url}"')
+    config.chmod(0o600)
+    rows = comfy_client.json("history", "--profile", "a", "--profile", "b")
+    assert {row["server"] for row in rows} == {other.url}
+    ran = comfy_client("--profile", "a", "--profile", "b", "info")
+    assert ran.out.count("ComfyUI ") == 2, ran
+    assert (
+        comfy_client("--profile", "a", "--profile", "b", "history", "--clear", "--yes").status == 2
+    )
+
+
+def test_the_worst_status_is_the_highest_but_that_of_an_interrupt():
+    """Stopped by somebody is less than any failure."""
+    assert worst([]) is Exit.DONE
+    assert worst([Exit.STOPPED, Exit.DONE]) is Exit.STOPPED
+    assert worst([Exit.STOPPED, Exit.FAILED, Exit.ERROR]) is Exit.FAILED
+    assert worst([Exit.UNAUTHORISED, Exit.UNREACHABLE]) is Exit.UNAUTHORISED
+
+
+def test_what_is_empty_says_so_on_stderr(comfy_client):
+    """Scripts that read stdout have nothing to read."""
+    empty = comfy_client("models", "loras")
+    assert (empty.status, empty.out, empty.err) == (0, "", "The folder loras is empty.\n")
+    none = comfy_client("logs", "-n", 0)
+    assert (none.status, none.out, none.err) == (0, "", "No lines of the log.\n")
+    nothing = comfy_client("nodes", "--search", "no such text")
+    assert (nothing.status, nothing.out, nothing.err) == (0, "", "No such node classes.\n")
+    for args in (["models", "loras"], ["logs", "-n", 0], ["nodes", "--search", "no such text"]):
+        assert comfy_client.json(*args) == []
+
+
+# -- jobs -------------------------------------------------------------------------------
+
+
+def test_several_jobs_are_told_in_their_order(comfy_client, api):
+    """Unknown ones have an error in their place, and the others go on."""
+    good, bad = ended(api, shows("a")), ended(api, FAILS)
+    one, error, two = comfy_client.json("job", good, UNKNOWN, bad[:13], status=6)
+    assert (one["prompt_id"], one["status"]) == (good, "succeeded")
+    assert (error["code"], error["prompt_id"]) == ("job_not_found", UNKNOWN)
+    assert (two["prompt_id"], two["status"]) == (bad, "failed")
+    text = comfy_client("job", good, bad)
+    assert text.status == 0
+    assert text.lines[0].startswith(f"{good} succeeded")
+    assert f"{bad} failed" in text.out
+
+
+def test_waiting_for_several_jobs_ends_with_the_worst_status(comfy_client, server, api):
+    """All are waited for, whichever fails."""
+    bad, good = ended(api, FAILS), ended(api, shows("a"))
+    stopped = api.submit(shows("b", waits=True))
+    until_it_runs(server)
+    stopped.cancel()
+    stopped.exception(timeout=60.0)
+    error, result, interrupted = comfy_client.json(
+        "job", bad, good, stopped.prompt_id, "--wait", status=5
+    )
+    assert (error["code"], error["exit"]) == ("job_failed", 5)
+    assert result["texts"] == ["a"]
+    assert interrupted["exit"] == 130
+    assert comfy_client("job", good, stopped.prompt_id, "--wait").status == 130
+    text = comfy_client("job", bad, good, "--wait")
+    assert text.out == "a\n"
+    assert text.err.index(f"prompt {bad}:") < text.err.index("Error: ")
+    assert text.err.index("Error: ") < text.err.index(f"prompt {good}:")
+
+
+def test_the_time_to_wait_is_for_all_jobs_together(comfy_client, server, api):
+    """Those that have ended are shown all the same."""
+    slow = [api.submit(shows(f"{n}", waits=True)).prompt_id for n in range(2)]
+    until_it_runs(server)
+    lines = comfy_client.json("job", *slow, "--wait", "--timeout", 0.5, status=7)
+    assert [one["code"] for one in lines] == ["job_timeout"] * 2
+    assert ids(lines) == slow
+
+
+@pytest.mark.parametrize("wait", [[], ["--wait"]])
+def test_the_traceback_of_a_failed_prompt_is_shown(comfy_client, api, wait):
+    """That of the server, on stdout; others have none."""
+    bad, good = ended(api, FAILS), ended(api, shows("a"))
+    shown = comfy_client("job", bad, "--traceback", *wait)
+    assert shown.status == (5 if wait else 0)
+    assert "raise RuntimeError" in shown.out
+    assert "raise RuntimeError" not in comfy_client("job", bad, *wait).out
+    assert comfy_client("job", good, "--traceback", *wait).lines[-1] == "a"
+    [line] = comfy_client.json("job", bad, "--traceback", *wait, status=shown.status)
+    assert "no picture today" in str(line)
