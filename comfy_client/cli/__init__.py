@@ -13,6 +13,8 @@ Modules:
     server_commands: ``info``, ``free``, ``logs``, ``doctor`` and ``where``.
     catalog_commands: ``models``, ``nodes`` and ``upload``.
     workflow_commands: ``check``, ``convert``, ``example`` and ``stubs``.
+    raw_commands: ``api`` and ``object-info``.
+    help_commands: ``help`` and ``schema``.
     server_options: The options that name servers, and the clients they stand for.
     decorators: Types of options that several commands share.
     target: Resolution of options, environment and profiles to a server and its credentials.
@@ -25,6 +27,7 @@ Modules:
     results: Waiting for a prompt, saving its files, printing its outputs.
     listing: Lists of what a server has, or each of several.
     printing: Output of lines and JSON on stdout, and of notes on stderr.
+    text_output: The option ``--output``, and standard output for bytes.
     exits: Exit statuses, and error messages.
     stop_signals: The signals that stop a command.
     live_queue: The changes of a queue and its history, as ``watch`` shows them.

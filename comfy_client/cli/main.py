@@ -14,8 +14,10 @@ from . import (
     cancel_command,
     catalog_commands,
     demo_command,
+    help_commands,
     inputs_command,
     prompt_commands,
+    raw_commands,
     run_command,
     serve_command,
     server_commands,
@@ -54,12 +56,16 @@ _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
         server_commands.logs,
         server_commands.doctor,
         server_commands.where,
+        raw_commands.call,
     ),
     "Getting started, and for programs": (
         demo_command.demo,
         workflow_commands.example,
         serve_command.serve,
         workflow_commands.stubs,
+        raw_commands.object_info,
+        help_commands.schema,
+        help_commands.show_help,
     ),
 }
 

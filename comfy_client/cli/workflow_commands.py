@@ -20,28 +20,10 @@ from .loading import (
 from .printing import emit, examples, note
 from .run_command import input_option, seed_option, set_option
 from .server_options import ServerOptions, of_server, of_server_as_text, with_json
+from .text_output import output_option, write
 
 if TYPE_CHECKING:
     from ..workflow import Workflow
-
-_output = click.option(
-    "-o",
-    "--output",
-    metavar="FILE",
-    type=click.Path(dir_okay=False),
-    callback=lambda _ctx, _param, name: None if name in (None, "-") else Path(name),
-    help="The file to write.  Default, and -: standard output.",
-)
-
-
-def _write(text: str, output: Path | None, what: str) -> None:
-    if output is None:
-        click.echo(text, nl=not text.endswith("\n"))
-        return
-    from ..transport.local_files import write_atomically
-
-    written = write_atomically(output, [text.encode()], if_exists="overwrite", through=True)
-    note(f"{what}: {written}")
 
 
 @click.command(
@@ -80,7 +62,7 @@ def check(given: ServerOptions, workflow: str, definitions: Path | None) -> None
     )
 )
 @workflow_argument
-@_output
+@output_option
 @definitions_option
 @set_option
 @input_option
@@ -118,7 +100,7 @@ def convert(
         text = found.to_code() if python else json.dumps(found.to_dict(), indent=2)
     if given.json:
         text = json.dumps(found.to_dict())
-    _write(text, output, f"{len(found)} nodes")
+    write(text, output, f"{len(found)} nodes")
 
 
 def _as_sent(
@@ -145,7 +127,7 @@ def _as_sent(
         "comfy-client example --notebook -o quickstart.ipynb",
     )
 )
-@_output
+@output_option
 @click.option("--notebook", is_flag=True, help="Write a notebook for Jupyter that shows the usual.")
 @with_json
 def example(given: ServerOptions, output: Path | None, notebook: bool) -> None:
@@ -161,13 +143,13 @@ def example(given: ServerOptions, output: Path | None, notebook: bool) -> None:
     name = "quickstart.ipynb" if notebook else "demo.json"
     text = (files("comfy_client") / name).read_text("utf-8")
     what = "notebook" if notebook else "example"
-    _write(json.dumps(json.loads(text)) if given.json else text, output, what)
+    write(json.dumps(json.loads(text)) if given.json else text, output, what)
 
 
 @click.command(
     epilog=examples("comfy-client stubs -o comfy_nodes.py"),
 )
-@_output
+@output_option
 @of_server_as_text
 def stubs(given: ServerOptions, output: Path | None) -> None:
     """Write the node classes as a module for editors and mypy.
@@ -179,4 +161,4 @@ def stubs(given: ServerOptions, output: Path | None) -> None:
     with given.answering_client() as api:
         definitions = api.node_definitions()
     text = module_for(definitions, *([] if output is None else [output.stem]))
-    _write(text, output, f"{len(definitions)} node classes")
+    write(text, output, f"{len(definitions)} node classes")

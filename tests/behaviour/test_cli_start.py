@@ -47,7 +47,15 @@ def modules_after(*args: object) -> set[str]:
 
 @pytest.mark.parametrize(
     "args",
-    [["--version"], ["--help"], ["run", "--help"], ["serve", "--help"], ["example"]],
+    [
+        ["--version"],
+        ["--help"],
+        ["run", "--help"],
+        ["serve", "--help"],
+        ["example"],
+        ["help"],
+        ["schema"],
+    ],
     ids=" ".join,
 )
 def test_what_asks_nothing_imports_no_network(args):

@@ -23,7 +23,7 @@ from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
 from tests.contract.conftest import a_while, may_forget
 from tests.helpers.clients import until
-from tests.helpers.command_line import LIMIT, CommandLine, check, lines_of
+from tests.helpers.command_line import COMMAND, LIMIT, CommandLine, check, lines_of
 
 Server = ComfyServer | ComfyUI
 
@@ -76,6 +76,9 @@ def test_every_command_runs_as_it_was_installed(comfy_client, short, tmp_path):
         ["logs", "--lines", 1],
         ["doctor"],
         ["where"],
+        ["api", "/queue"],
+        ["object-info", "KSampler"],
+        ["schema"],
     ):
         name = str(args[0])
         ran[name] = comfy_client.installed(*args, "--json")
@@ -88,6 +91,8 @@ def test_every_command_runs_as_it_was_installed(comfy_client, short, tmp_path):
     assert "def KSampler(" in ran["stubs"].out
     ran["demo"] = comfy_client.installed("demo", "--host", comfy_client.host, "--size", 64)
     assert ran["demo"].status == 0, ran["demo"]
+    ran["help"] = comfy_client.installed("help", "run")
+    assert "--set" in ran["help"].out
     assert ran.keys() == main.commands.keys() - {"serve"}
 
 
@@ -576,3 +581,47 @@ def test_in_a_container_all_mine_works_by_a_variable_or_says_why_not(comfy_clien
     assert with_id["mine"] == {"status": 0, "out": f"{prompt_id} cancelled\n", "err": ""}
     nothing = {"status": 0, "out": "", "err": "Nothing of yours is in the queue.\n"}
     assert with_id["again"] == nothing
+
+
+# -- any route ----------------------------------------------------------------------------
+
+
+def test_definitions_are_saved_for_commands_that_take_them(comfy_client, short):
+    """All of them, or those of some classes; a check then asks no server."""
+    saved_all = comfy_client("object-info", "-o", "nodes.json")
+    assert (saved_all.status, saved_all.out) == (0, "")
+    assert " node classes: nodes.json" in saved_all.err
+    checked = comfy_client(
+        "check", short, "--definitions", "nodes.json", "--host", "http://127.0.0.1:1"
+    )
+    assert checked.status == 0, checked
+    [some] = comfy_client.json("object-info", "KSampler", "VAEDecode")
+    assert [*some] == ["KSampler", "VAEDecode"]
+    assert (
+        some["KSampler"] == json.loads((comfy_client.home / "nodes.json").read_text())["KSampler"]
+    )
+    [error] = comfy_client.json("object-info", "KSamplr", status=2)
+    assert "nearest: KSampler" in error["message"]
+
+
+def test_any_route_is_asked(comfy_client, comfyui, short):
+    """With fields, a body, a query; what comes is printed as it is, or saved."""
+    [queue] = comfy_client.json("api", "/queue")
+    assert queue == {"queue_running": [], "queue_pending": []}
+    assert comfy_client.json("api", "GET", "/api/queue") == [queue]
+    [one] = comfy_client.json("api", "/history", "--field", "max_items=1")
+    assert json.loads(comfy_client("api", "/history?max_items=1").out) == one
+    assert comfy_client("api", "POST", "/free", "--field", "unload_models=true").status == 0
+    [result] = comfy_client.json("run", short, "--seed", 41, "--out", "a.png")
+    name = result["files"][0]["filename"]
+    path = f"/view?filename={name}&type=output&subfolder={result['files'][0]['subfolder']}"
+    got = comfy_client("api", path, "-o", "b.png")
+    assert (got.status, got.out) == (0, "")
+    content = (comfy_client.home / "a.png").read_bytes()
+    assert (comfy_client.home / "b.png").read_bytes() == content
+    piped = subprocess.run(
+        [COMMAND, "api", path, "--host", comfyui.url], capture_output=True, check=True
+    )
+    assert piped.stdout == content
+    emptied = comfy_client("api", "POST", "/queue", "--data", '{"clear": true}')
+    assert (emptied.status, emptied.out) == (0, "")
