@@ -28,6 +28,9 @@ Modules:
     listing: Lists of what a server has, or each of several.
     printing: Output of lines and JSON on stdout, and of notes on stderr.
     text_output: The option ``--output``, and standard output for bytes.
+    completion: Completion of what a server knows.
+    input_completion: Completion of ``--set``, ``--axis`` and ``--input``.
+    shells: Completion in bash, zsh and fish.
     exits: Exit statuses, and error messages.
     stop_signals: The signals that stop a command.
     live_queue: The changes of a queue and its history, as ``watch`` shows them.

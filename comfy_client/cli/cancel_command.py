@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .completion import complete_queued
 from .exits import Exit, SilentExit
 from .mine import is_mine, why_unknown
 from .printing import confirm, emit, examples, note, say, yes_option
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
         "comfy-client cancel ID ID", "comfy-client cancel --all-mine", "comfy-client cancel --all"
     ),
 )
-@click.argument("prompt_ids", metavar="[ID]...", nargs=-1)
+@click.argument("prompt_ids", metavar="[ID]...", nargs=-1, shell_complete=complete_queued)
 @click.option(
     "--all-mine",
     is_flag=True,

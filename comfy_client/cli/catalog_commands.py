@@ -8,6 +8,7 @@ import click
 
 from ..errors import NotFound
 from ..nearest import nearest
+from .completion import complete_classes, complete_folders
 from .exits import Mistake, message_of
 from .listing import Row, print_rows, short_server
 from .printing import emit, examples, note, say, table
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog=examples("comfy-client models", "comfy-client models loras"))
-@click.argument("folder", metavar="[FOLDER]", required=False)
+@click.argument("folder", metavar="[FOLDER]", required=False, shell_complete=complete_folders)
 @of_servers
 def models(given: ServerOptions, folder: str | None) -> None:
     """List the kinds of models, or the files of one kind.
@@ -60,7 +61,7 @@ def _files(get_models: Any, folder: str, get_folders: Any) -> list[str]:
         "comfy-client nodes KSampler --json | jq .inputs.sampler_name.choices",
     )
 )
-@click.argument("name", metavar="[CLASS]", required=False)
+@click.argument("name", metavar="[CLASS]", required=False, shell_complete=complete_classes)
 @click.option("--search", metavar="TEXT", help="Only classes with this in name, title or category.")
 @of_servers
 def nodes(given: ServerOptions, name: str | None, search: str | None) -> None:

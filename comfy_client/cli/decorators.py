@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from datetime import datetime
 from typing import Any, Final, Protocol, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
 
@@ -24,6 +26,28 @@ class Decorator(Protocol):
 
     def __call__(self, function: Command, /) -> Command:
         """Decorate a command."""
+
+
+def complete_files(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """Have the shell complete the names of files."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def paths(text: str) -> list[str]:
+    """List the files and folders whose paths begin with a text; those of folders end in ``/``."""
+    folder, name = os.path.split(text)
+    try:
+        with os.scandir(os.path.expanduser(folder) or ".") as entries:
+            found = {one.name: one.is_dir() for one in entries if one.name.startswith(name)}
+    except (OSError, ValueError):
+        return []
+    return [
+        os.path.join(folder, f"{one}/" if found[one] else one)
+        for one in sorted(found)
+        if name or not one.startswith(".")
+    ]
 
 
 class Finite(click.FloatRange):

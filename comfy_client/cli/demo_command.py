@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import JobTimeout
+from .completion import complete_checkpoints
 from .decorators import Finite
 from .exits import Mistake
 from .mine import mark
@@ -52,7 +53,12 @@ _Inputs = dict[tuple[str, str], str | int]
     show_default=True,
     help="Width and height in pixels; each model has sizes that suit it.",
 )
-@click.option("--checkpoint", metavar="NAME", help="Default: the first one of the server.")
+@click.option(
+    "--checkpoint",
+    metavar="NAME",
+    shell_complete=complete_checkpoints,
+    help="Default: the first one of the server.",
+)
 @click.option(
     "--output",
     metavar="DIR",

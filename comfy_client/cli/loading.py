@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 import click
 
 from ..errors import AuthenticationError, ComfyError
+from .completion import complete_workflows
 from .decorators import Decorator
 from .exits import Mistake, message_of
 from .input_options import mistakes
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from ..workflow.definition_source import Definitions
 
 #: The argument of commands that take a workflow.
-workflow_argument: Decorator = click.argument("workflow", metavar="WORKFLOW")
+workflow_argument: Decorator = click.argument(
+    "workflow", metavar="WORKFLOW", shell_complete=complete_workflows
+)
 definitions_option: Decorator = click.option(
     "--definitions",
     metavar="FILE",

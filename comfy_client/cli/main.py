@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, Final
@@ -92,6 +93,10 @@ class Commands(click.Group):
 
     def _status(self, args: Sequence[str], *more: Any, **options: Any) -> int:
         options["standalone_mode"] = False
+        if "_COMFY_CLIENT_COMPLETE" in os.environ:
+            from .shells import register
+
+            register()
         try:
             status = super().main(list(args), *more, **options)
             return status if isinstance(status, int) else Exit.DONE

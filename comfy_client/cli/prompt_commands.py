@@ -10,7 +10,8 @@ import attrs
 import click
 
 from ..errors import JobFailed
-from .decorators import Decorator, moment
+from .completion import complete_ids
+from .decorators import Decorator, complete_files, moment
 from .exits import Mistake
 from .listing import Row, for_each, print_rows, short_server
 from .mine import Mine, is_mine
@@ -40,7 +41,7 @@ _SHORTEST: Final = 4
 #: The number of latest prompts in which abbreviations are looked up.
 _LATEST: Final = 200
 
-id_argument: Decorator = click.argument("prompt_id", metavar="ID")
+id_argument: Decorator = click.argument("prompt_id", metavar="ID", shell_complete=complete_ids)
 
 
 # -- lists ------------------------------------------------------------------------------
@@ -305,7 +306,7 @@ def result_from_history(api: ComfyApi, entry: HistoryEntry) -> Result:
         "comfy-client job ID --json | jq -r .status",
     )
 )
-@click.argument("prompt_ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("prompt_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_ids)
 @click.option("--wait", is_flag=True, help="Wait until it ends, and exit like run.")
 @click.option("--traceback", is_flag=True, help="If it failed, print the server's traceback.")
 @out_option
@@ -426,6 +427,7 @@ def known_job(api: ComfyApi, text: str) -> Job:
     metavar="TEMPLATE",
     default="./",
     callback=no_dash,
+    shell_complete=complete_files,
     help="A folder, fox.png, or 'out/{seed}_{index:03}{ext}'.  Default: the current folder.",
 )
 @of_server

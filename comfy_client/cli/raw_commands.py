@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 import click
 
 from ..nearest import nearest
+from .completion import complete_classes, complete_texts, starting
 from .exits import Mistake
 from .input_options import mistakes
 from .printing import emit, examples, say
@@ -21,6 +22,24 @@ if TYPE_CHECKING:
     from ..transport.response import Response
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+#: Some routes of every server, for completion.
+_ROUTES: Final = (
+    "/embeddings",
+    "/extensions",
+    "/features",
+    "/free",
+    "/history",
+    "/interrupt",
+    "/models",
+    "/object_info",
+    "/prompt",
+    "/queue",
+    "/settings",
+    "/system_stats",
+    "/userdata",
+    "/users",
+    "/view",
+)
 
 
 @click.command(
@@ -31,7 +50,7 @@ _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
         "comfy-client check txt2img.json --definitions object_info.json",
     ),
 )
-@click.argument("classes", metavar="[CLASS]...", nargs=-1)
+@click.argument("classes", metavar="[CLASS]...", nargs=-1, shell_complete=complete_classes)
 @output_option
 @of_server
 def object_info(given: ServerOptions, classes: tuple[str, ...], output: Path | None) -> None:
@@ -61,10 +80,17 @@ def object_info(given: ServerOptions, classes: tuple[str, ...], output: Path | N
         "comfy-client api POST /userdata/workflows%2Fa.json --data @a.json",
     ),
 )
-@click.argument("request", metavar="[METHOD] PATH", nargs=-1, required=True)
+@click.argument(
+    "request",
+    metavar="[METHOD] PATH",
+    nargs=-1,
+    required=True,
+    shell_complete=lambda _ctx, _param, text: starting(text, (*_METHODS, *_ROUTES)),
+)
 @click.option(
     "--data",
     metavar="TEXT|@FILE|-",
+    shell_complete=complete_texts,
     help="The body: a text, a file, or standard input.  The method is POST then by default.",
 )
 @click.option(
@@ -72,6 +98,7 @@ def object_info(given: ServerOptions, classes: tuple[str, ...], output: Path | N
     "fields",
     metavar="NAME=VALUE",
     multiple=True,
+    shell_complete=complete_texts,
     help="A field of a JSON body, or of the query for GET.  A VALUE that is JSON is taken as such;"
     " @FILE reads a text.  Repeatable.",
 )

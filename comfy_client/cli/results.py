@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ..errors import ComfyError
-from .decorators import Decorator, Finite
+from .decorators import Decorator, Finite, complete_files
 from .exits import Unsaved, message_of
 from .input_options import mistakes
 from .printing import emit, note, say
@@ -35,6 +35,7 @@ out_option: Decorator = click.option(
     "--out",
     metavar="TEMPLATE",
     callback=no_dash,
+    shell_complete=complete_files,
     help="Save the files: in a folder, as fox.png, or as 'out/{seed}_{index:03}{ext}'.",
 )
 timeout_option: Decorator = click.option(

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from .completion import complete_ids, starting
 from .decorators import Decorator
+from .input_completion import complete_settings, complete_uploads
 from .input_options import fill
 from .loading import LazyServer, content_of, load_from, workflow_argument
 from .mine import mark, why_unknown
@@ -39,6 +41,7 @@ set_option: Decorator = click.option(
     "sets",
     metavar="NODE.input=VALUE",
     multiple=True,
+    shell_complete=complete_settings,
     help="Set an input; the node by title, class or id.  @FILE is the text of a file, @- of "
     "standard input, @@ a single @.  Repeatable.",
 )
@@ -47,9 +50,15 @@ input_option: Decorator = click.option(
     "inputs",
     metavar="NODE=FILE",
     multiple=True,
+    shell_complete=complete_uploads,
     help="Upload a file for a node such as LoadImage.  Repeatable.",
 )
-seed_option: Decorator = click.option("--seed", metavar="N|random", help="Set all seeds.")
+seed_option: Decorator = click.option(
+    "--seed",
+    metavar="N|random",
+    shell_complete=lambda _ctx, _param, text: starting(text, ["random"]),
+    help="Set all seeds.",
+)
 
 
 def options_of_run(command: Callable[..., None]) -> Callable[..., None]:
@@ -101,7 +110,7 @@ def run(given: ServerOptions, /, workflow: str, **options: Any) -> None:
         "comfy-client rerun 1f0c --seed random --set KSampler.steps=30",
     )
 )
-@click.argument("prompt_id", metavar="ID")
+@click.argument("prompt_id", metavar="ID", shell_complete=complete_ids)
 @options_of_run
 @of_servers
 def rerun(given: ServerOptions, /, prompt_id: str, **options: Any) -> None:

@@ -9,7 +9,7 @@ from typing import IO, Any, Final
 
 import click
 
-from .decorators import Finite
+from .decorators import Finite, complete_files
 from .exits import Mistake
 from .printing import examples
 
@@ -38,6 +38,7 @@ VERSIONS: Final = ("0.3.75", "0.8", "new")
 @click.option(
     "--login-env",
     metavar="NAME",
+    shell_complete=lambda _ctx, _param, text: [one for one in os.environ if one.startswith(text)],
     help="Environment variable with the user:password that clients must send.",
 )
 @click.option(
@@ -47,9 +48,17 @@ VERSIONS: Final = ("0.3.75", "0.8", "new")
     help="File with the user:password that clients must send; - reads standard input.",
 )
 @click.option("--multi-user", is_flag=True, help="Keep settings and files by user.")
-@click.option("--tls-certfile", metavar="FILE", help="Certificate (PEM), for https.")
 @click.option(
-    "--tls-keyfile", metavar="FILE", help="The certificate's key.  Default: in the same file."
+    "--tls-certfile",
+    metavar="FILE",
+    shell_complete=complete_files,
+    help="Certificate (PEM), for https.",
+)
+@click.option(
+    "--tls-keyfile",
+    metavar="FILE",
+    shell_complete=complete_files,
+    help="The certificate's key.  Default: in the same file.",
 )
 @click.option("--prefix", default="", metavar="PATH", help="Path of all routes, such as /comfy.")
 @click.option(

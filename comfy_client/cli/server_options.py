@@ -190,6 +190,14 @@ def _profile_names(ctx: click.Context, param: click.Parameter, incomplete: str) 
         return []
 
 
+def _hosts(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    try:
+        hosts = [one.get("host", "") for one in load_config().profiles.values()]
+    except (click.ClickException, OSError):
+        return []
+    return [one for one in hosts if one and one.startswith(incomplete) and "@" not in one]
+
+
 _file = click.Path(dir_okay=False, allow_dash=True)
 _DEFAULT: Final = "Default: COMFYUI_HOST, the default profile, http://127.0.0.1:8188."
 
@@ -204,6 +212,7 @@ def _servers(
         multiple=True,
         callback=store,
         expose_value=False,
+        shell_complete=_hosts,
         help=f"The server{more}.  {default}",
     )
     profile = click.option(

@@ -18,6 +18,7 @@ import click
 from ..errors import ComfyError, WorkflowError
 from .decorators import Finite
 from .exits import Exit, Mistake, SilentExit, Unsaved, message_of
+from .input_completion import complete_axes
 from .input_options import InputTypes, mistakes
 from .loading import content_of, workflow_argument
 from .mine import mark
@@ -67,6 +68,7 @@ _SHEETS: Final = (".png", ".jpg", ".webp")
     metavar="NODE.input=V1,V2,...",
     multiple=True,
     required=True,
+    shell_complete=complete_axes,
     help="Values of an input; 1..8 are whole numbers, and double quotes hold commas.  Repeatable.",
 )
 @set_option

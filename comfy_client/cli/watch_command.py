@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from .completion import complete_ids
 from .exits import one_line
 from .live_queue import LiveQueue
 from .printing import emit, examples, note, say
@@ -36,7 +37,7 @@ _REST: Final = 5.0
         "comfy-client watch --json | jq -c 'select(.status == \"failed\")'",
     )
 )
-@click.argument("prompt_id", metavar="[ID]", required=False)
+@click.argument("prompt_id", metavar="[ID]", required=False, shell_complete=complete_ids)
 @quiet_option
 @of_server
 def watch(given: ServerOptions, prompt_id: str | None, quiet: bool) -> None:

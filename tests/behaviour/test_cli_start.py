@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -38,10 +39,11 @@ main()
 """
 
 
-def modules_after(*args: object) -> set[str]:
+def modules_after(*args: object, **variables: str) -> set[str]:
     """What a command has imported at its end, in a process of its own."""
     command = [sys.executable, "-c", SCRIPT, *map(str, args)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    env = {**os.environ, **variables}
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=env)
     return set(ran.stderr.rpartition("modules:")[2].split())
 
 
@@ -74,6 +76,18 @@ def test_nor_does_a_conversion_without_a_server(tmp_path):
     filled = (*known, "--set", "KSampler.steps=3", "--seed", "1")
     assert modules_after("convert", tmp_path / "ui.json", *filled).isdisjoint(HEAVY)
     assert modules_after("inputs", tmp_path / "ui.json", *known).isdisjoint(HEAVY)
+
+
+def test_nor_does_completion_of_what_the_files_say(tmp_path):
+    """Of a command, an option, a file, and an input of a workflow in API format."""
+    file = tmp_path / "api.json"
+    Workflow(load_workflow("txt2img_tiny")).save(file)
+    for words in ("ru", "run --se", "run ap", f"run {file} --set "):
+        line = f"comfy-client {words}"
+        asked = {"COMP_LINE": line, "COMP_POINT": str(len(line))}
+        found = modules_after(_COMFY_CLIENT_COMPLETE="bash_complete", **asked)
+        assert "comfy_client.cli.shells" in found
+        assert found.isdisjoint(HEAVY)
 
 
 def modules_after_importing(name: str) -> set[str]:

@@ -1,0 +1,162 @@
+"""Completion of what only a server knows: ids of prompts, node classes, folders of models.
+
+The server is the one that the command would ask, with the same credentials.  It has a second to
+answer, or the seconds in ``COMFY_COMPLETION_TIMEOUT``.  After any failure there are no completions,
+and no message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from .decorators import complete_files, paths
+from .exits import Mistake
+from .printing import ago
+from .profiles import load_config
+from .server_options import ServerOptions
+
+if TYPE_CHECKING:
+    from ..client import ComfyApi
+
+T = TypeVar("T")
+#: Completions of a word, for the parameter ``shell_complete`` of click.
+Completions = list[CompletionItem[str]]
+
+#: The environment variable with the seconds within which the server must answer; default: 1.
+TIMEOUT_VARIABLE: Final = "COMFY_COMPLETION_TIMEOUT"
+#: The number of latest prompts in the history that are offered.
+_LATEST: Final = 50
+_ID: Final = re.compile(r"[0-9a-f]{4,8}|[0-9a-f]{8}-[0-9a-f-]{0,27}")
+
+
+def ask(ctx: click.Context, question: Callable[[ComfyApi], Iterable[T]]) -> list[T]:
+    """Ask the server of a command line that is being typed; return nothing after a failure."""
+    from .target import resolve  # slow to import
+
+    given = ctx.find_object(ServerOptions) or ServerOptions()
+    limit = _limit()
+    answers: SimpleQueue[list[T]] = SimpleQueue()
+    try:
+        server = resolve(given.each[0], load_config(), _first_line)
+    except (click.ClickException, OSError, ValueError):
+        return []
+
+    def work() -> None:
+        answer: list[T] = []
+        try:
+            with contextlib.suppress(Exception), contextlib.closing(server.client(limit)) as api:
+                answer = [*question(api)]
+        finally:
+            answers.put(answer)
+
+    # The limit holds for all requests together, and for name resolution.
+    threading.Thread(target=work, daemon=True, name="completion").start()
+    try:
+        return answers.get(timeout=limit)
+    except Empty:
+        return []
+
+
+def _limit() -> float:
+    try:
+        return min(max(0.01, float(os.environ.get(TIMEOUT_VARIABLE) or 1.0)), 3600.0)
+    except ValueError:
+        return 1.0
+
+
+def _first_line(path: str) -> str:
+    """Read a secret from a file; refuse terminals and pipes, since a read would take their data."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise Mistake(f"{path} is no regular file")
+    with file.open(encoding="utf-8") as opened:
+        return opened.readline(1 << 16).rstrip("\r\n")
+
+
+def starting(text: str, values: Iterable[str]) -> Completions:
+    """Return the values that begin with a text, each once."""
+    return [CompletionItem(one) for one in dict.fromkeys(values) if one.startswith(text)]
+
+
+def complete_texts(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
+    """Complete the files after the ``@`` of ``@FILE`` or ``NAME=@FILE``."""
+    before, at, typed = incomplete.partition("@")
+    if not at or (before and not before.endswith("=")):
+        return []
+    return [CompletionItem(f"{before}@{one}") for one in paths(typed)]
+
+
+def complete_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
+    """Complete ids of prompts in the queue, and of those that have ended lately."""
+    return _ids(ctx, incomplete, _all_prompts)
+
+
+def complete_queued(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
+    """Complete ids of prompts in the queue."""
+    return _ids(ctx, incomplete, _queued_prompts)
+
+
+def complete_workflows(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
+    """Complete files, or ids of prompts if the text begins one, and no name of a file."""
+    if _ID.fullmatch(incomplete) and not glob.glob(f"{incomplete}*"):
+        found = complete_ids(ctx, param, incomplete)
+        if found:
+            return found
+    return complete_files(ctx, param, incomplete)
+
+
+def _ids(
+    ctx: click.Context,
+    incomplete: str,
+    prompts: Callable[[ComfyApi], Iterator[tuple[str, str]]],
+) -> Completions:
+    found = ask(ctx, prompts)
+    given = ctx.params.get("prompt_ids") or ()
+    return [
+        CompletionItem(prompt_id, help=what)
+        for prompt_id, what in found
+        if prompt_id.startswith(incomplete) and prompt_id not in given
+    ]
+
+
+def _queued_prompts(api: ComfyApi) -> Iterator[tuple[str, str]]:
+    queue = api.get_queue()
+    yield from ((item.prompt_id, "running") for item in queue.running)
+    yield from ((item.prompt_id, "pending") for item in queue.pending)
+
+
+def _all_prompts(api: ComfyApi) -> Iterator[tuple[str, str]]:
+    yield from _queued_prompts(api)
+    for entry in reversed(api.get_histories(_LATEST).values()):
+        yield entry.prompt_id, f"{entry.outcome}, {ago(entry.ended)} ago"
+
+
+def complete_classes(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
+    """Complete node classes."""
+    return starting(incomplete, sorted(ask(ctx, lambda api: api.node_definitions())))
+
+
+def complete_folders(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
+    """Complete the kinds of models."""
+    return starting(incomplete, ask(ctx, lambda api: api.get_model_types()))
+
+
+def complete_checkpoints(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> Completions:
+    """Complete the checkpoints of a server that is named on the command line."""
+    given = ctx.find_object(ServerOptions)
+    if given is None or not (given.hosts or given.profiles):
+        return []
+    return starting(incomplete, ask(ctx, lambda api: api.get_checkpoints()))

@@ -1,0 +1,234 @@
+"""Completion in bash, zsh and fish: what stands before the cursor, and how a shell takes answers.
+
+Click's own scripts for the shells append a space after ``KSampler.seed=``, expand ``*`` in answers,
+and do not put words together again that bash splits at ``=`` and ``:``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from typing import Final
+
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    FishComplete,
+    ShellComplete,
+    ZshComplete,
+    add_completion_class,
+    split_arg_string,
+)
+
+from .decorators import paths
+
+#: A mark for the end of the line, so that even an empty word is a word.
+_CURSOR: Final = "\0"
+#: The default of bash.
+_BREAKS: Final = " \t\n\"'@><=;|&(:"
+
+_BASH: Final = """\
+%(complete_func)s() {
+    local line type value
+    COMPREPLY=()
+    while IFS= read -r line; do
+        type=${line%%%%,*} value=${line#*,}
+        case $type in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain)
+                COMPREPLY+=("$value")
+                [[ $value == *[=/] ]] && compopt -o nospace
+                ;;
+        esac
+    done < <(env COMP_LINE="$COMP_LINE" COMP_POINT="$COMP_POINT" \\
+        COMP_WORDBREAKS="$COMP_WORDBREAKS" %(complete_var)s=bash_complete \\
+        "${1/#\\~/$HOME}" 2>/dev/null)
+    return 0
+}
+
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+_ZSH: Final = """\
+#compdef %(prog_name)s
+
+%(complete_func)s() {
+    local -a response plain described unfinished
+    local type key descr
+    (( ! $+commands[%(prog_name)s] )) && return 1
+
+    response=("${(@f)$(env COMP_WORDS="${(pj:\\n:)words[1,CURRENT]}" \\
+        %(complete_var)s=zsh_complete %(prog_name)s 2>/dev/null)}")
+
+    for type key descr in ${response}; do
+        if [[ "$type" == "dir" ]]; then
+            _path_files -/
+        elif [[ "$type" == "file" ]]; then
+            _path_files -f
+        elif [[ "$type" != "plain" ]]; then
+            continue
+        elif [[ "$key" == *[=/] ]]; then
+            unfinished+=("$key")
+        elif [[ "$descr" == "_" ]]; then
+            plain+=("$key")
+        else
+            described+=("$key:$descr")
+        fi
+    done
+
+    (( $#described )) && _describe -V unsorted described -U
+    (( $#plain )) && compadd -U -V unsorted -a plain
+    (( $#unfinished )) && compadd -U -V unsorted -S '' -a unfinished
+}
+
+if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
+    %(complete_func)s "$@"
+else
+    compdef %(complete_func)s %(prog_name)s
+fi
+"""
+
+_FISH: Final = """\
+function %(complete_func)s
+    set -l line (commandline -cp | string collect)
+    for answer in (env %(complete_var)s=fish_complete COMP_WORDS="$line" %(prog_name)s 2>/dev/null)
+        set -l parts (string split -m 1 "," -- $answer)
+        switch $parts[1]
+            case dir
+                __fish_complete_directories $parts[2]
+            case file
+                __fish_complete_path $parts[2]
+            case plain
+                echo $parts[2]
+        end
+    end
+end
+
+complete --no-files --command %(prog_name)s --arguments "(%(complete_func)s)"
+"""
+
+
+def register() -> None:
+    """Have click use the classes of this module for their shells."""
+    for shell in (_Bash, _Zsh, _Fish):
+        add_completion_class(shell)
+
+
+class _Shell(ShellComplete):
+    """A shell that asks for completion; failures are silent, as there is no room for them."""
+
+    option = ""  #: What stands before the value in the same word, such as ``--out=``.
+
+    def line(self) -> str:
+        """Return the command line up to the cursor."""
+        return os.environ["COMP_WORDS"]
+
+    def complete(self) -> str:
+        """Return the answer to the shell; it is empty after any failure."""
+        with (
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
+            contextlib.redirect_stderr(nowhere),
+            contextlib.suppress(Exception),
+        ):
+            return super().complete()
+        return ""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """Return the words before the one at the cursor, and this one's value up to there."""
+        *words, last = _words(self.line())
+        if last.startswith("--") and "=" in last:
+            name, equals, last = last.partition("=")
+            words.append(name)
+            self.option = name + equals
+        return words[1:], last
+
+    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[str]]:
+        """Return the completions as whole words; those of ``--out=`` begin with it."""
+        given = incomplete
+        if args and re.match(r"--?\w", args[-1]):
+            # After an option without its value click would read no arguments.
+            args, given = args[:-1], f"{args[-1]}={incomplete}"
+        found = super().get_completions(args, given)
+        if not self.option:
+            return [one for one in found if one.type != "plain" or one.value.isprintable()]
+        values = [
+            value
+            for one in found
+            for value in ([one.value] if one.type == "plain" else paths(incomplete))
+        ]
+        return [CompletionItem(self.option + value) for value in values if value.isprintable()]
+
+
+class _Bash(_Shell, BashComplete):
+    """Bash, which replaces only the text after the last ``=`` or ``:`` of a word."""
+
+    source_template = _BASH
+
+    def line(self) -> str:
+        """Return the command line up to the cursor."""
+        line, point = os.environ.get("COMP_LINE"), os.environ.get("COMP_POINT")
+        if line and point:
+            return line[: int(point)]
+        words = os.environ["COMP_WORDS"].split("\n")[: int(os.environ["COMP_CWORD"]) + 1]
+        return re.sub(r"[\n ]([=:]+)[\n ]", r"\1", "\n".join(words))
+
+    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[str]]:
+        """Return the completions of the part of the word that bash replaces, quoted for it."""
+        found = super().get_completions(args, incomplete)
+        line = self.line()
+        start, quote = _start_of_part(line, os.environ.get("COMP_WORDBREAKS", _BREAKS))
+        typed = _words(line)[-1]
+        before = typed.removesuffix(_words(quote + line[start:])[-1])
+        return [
+            CompletionItem(_quoted(one.value.removeprefix(before), quote))
+            if one.type == "plain"
+            else one
+            for one in found
+            if one.type != "plain" or one.value.startswith(before)
+        ]
+
+
+class _Zsh(_Shell, ZshComplete):
+    """Zsh, whose script sends the words up to the one at the cursor."""
+
+    source_template = _ZSH
+
+
+class _Fish(_Shell, FishComplete):
+    """Fish, whose script sends the command line up to the cursor."""
+
+    source_template = _FISH
+
+
+def _words(line: str) -> list[str]:
+    """Split a command line as a shell does; the last word, maybe empty, is at the cursor."""
+    *words, last = split_arg_string(line + _CURSOR)
+    return [*words, last.removesuffix(_CURSOR)]
+
+
+def _start_of_part(line: str, breaks: str) -> tuple[int, str]:
+    """Return where the part of a line that bash completes begins, and the quote open there."""
+    start, outside, quote, is_escaped = 0, 0, "", False
+    for at, char in enumerate(line):
+        if is_escaped:
+            is_escaped = False
+        elif char == "\\" and quote != "'":
+            is_escaped = True
+        elif quote:
+            if char == quote:
+                start, quote = outside, ""
+        elif char in "'\"":
+            outside, start, quote = start, at + 1, char
+        elif char in breaks or char.isspace():
+            start = at + 1
+    return start, quote
+
+
+def _quoted(value: str, quote: str) -> str:
+    """Quote a text for bash, within an open quote or for none."""
+    if quote == "'":
+        return value.replace("'", r"'\''")
+    special = r'(["\\$`])' if quote else r"([\s\\'\"`$&|;<>()*?\[\]{}!#])"
+    return re.sub(special, r"\\\1", value)
