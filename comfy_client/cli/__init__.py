@@ -34,5 +34,6 @@ Modules:
     exits: Exit statuses, and error messages.
     stop_signals: The signals that stop a command.
     live_queue: The changes of a queue and its history, as ``watch`` shows them.
+    following: Events of a prompt that was submitted with ``--detach``.
     mine: The mark of prompts that this installation has submitted.
 """

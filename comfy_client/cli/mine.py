@@ -21,6 +21,8 @@ from .profiles import user_folder
 Mine = Callable[[Mapping[str, Any]], bool]
 #: The key in ``extra_data`` of a prompt.
 KEY: Final = "comfy_client_cli"
+#: The key of a prompt that was submitted with ``--detach``: nobody receives its events.
+DETACHED: Final = "comfy_client_detached"
 #: The environment variable with the id, for installations that cannot keep one.
 VARIABLE: Final = "COMFYUI_INSTALLATION_ID"
 _ID: Final = re.compile(r"[\w.:@+/-]{1,200}", re.ASCII)
@@ -31,15 +33,16 @@ def state_path() -> Path:
     return user_folder("XDG_STATE_HOME", ".local/state") / "comfy-client" / "id"
 
 
-def mark() -> dict[str, Any]:
-    """Return the entry of ``extra_data`` that marks a prompt; the first call creates the id.
+def mark(*, detached: bool = False) -> dict[str, Any]:
+    """Return the entries of ``extra_data`` that mark a prompt; the first call creates the id.
 
     If the id cannot be stored, each command has a new one.
     """
     try:
-        return {KEY: _own_id()}
+        own = _own_id()
     except OSError:
-        return {KEY: str(uuid.uuid4())}
+        own = str(uuid.uuid4())
+    return {KEY: own, DETACHED: True} if detached else {KEY: own}
 
 
 def is_mine() -> Mine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +14,7 @@ from ..errors import JobFailed
 from .completion import complete_ids
 from .decorators import Decorator, complete_files, moment
 from .exits import Mistake
+from .following import receiving
 from .listing import Row, for_each, print_rows, short_server
 from .mine import Mine, is_mine
 from .printing import ago, confirm, emit, examples, note, say, table, yes_option
@@ -327,13 +329,18 @@ def job(
     Without --wait the exit status is 0 whatever became of a prompt, and 6 if the server does
     not know it.  With several IDs it is the highest status among theirs, 130 only if the others
     are 0; --timeout is for all together.  Ctrl-C ends the waiting only.
+
+    There is progress if run --detach of this installation submitted the prompt, and no other
+    command waits for it; not with several IDs, and never on Windows.
     """
     if out is not None and not wait:
         raise click.UsageError("--out needs --wait; or see comfy-client download")
     is_several = len(prompt_ids) > 1
     end = None if timeout is None else time.monotonic() + timeout
-    with given.client() as api:
+    with given.client() as api, contextlib.ExitStack() as stack:
         whole = full_ids(api, prompt_ids)
+        if not is_several:
+            stack.enter_context(receiving(api, whole[0], quiet=quiet or not wait))
 
         def follow(prompt_id: str) -> None:
             one = known_job(api, prompt_id)

@@ -214,12 +214,14 @@ _Read = Callable[[PromptSource], Ready]
 
 @contextlib.contextmanager
 def _on_one(
-    given: ServerOptions, read: _Read, out: str | None, _: Mapping[str, Any], **options: Any
+    given: ServerOptions, read: _Read, out: str | None, waiting: Mapping[str, Any], **options: Any
 ) -> Iterator[Job]:
-    with given.client(RUN_LIMIT) as api:
+    detached = waiting["detach"]
+    # Without a socket, so that a later command can receive the events.
+    with given.client(RUN_LIMIT, "poll" if detached else "auto") as api:
         server = lazy_server(api, given.answer_limit)
         ready = read(server)
-        options["extra_data"] = {**ready.extra_data, **mark()}
+        options["extra_data"] = {**ready.extra_data, **mark(detached=detached)}
         with (
             saving_to(out, ready.workflow.to_dict()),
             submitted(server.client, ready.workflow, **options) as job,
@@ -237,7 +239,7 @@ def _on_any(
         ready = read(servers)
         servers.clients()  # wait for all servers
         with saving_to(out, ready.workflow.to_dict()):
-            options["extra_data"] = {**ready.extra_data, **mark()}
+            options["extra_data"] = {**ready.extra_data, **mark(detached=waiting["detach"])}
             with pooling.submitted(servers.pool, ready.workflow, **waiting, **options) as job:
                 yield job
 

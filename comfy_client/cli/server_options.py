@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 
 import attrs
 import click
@@ -97,12 +97,16 @@ class ServerOptions:
         return servers
 
     @contextlib.contextmanager
-    def client(self, limit: float = REQUEST_LIMIT) -> Iterator[ComfyApi]:
+    def client(
+        self, limit: float = REQUEST_LIMIT, transport: Literal["auto", "poll"] = "auto"
+    ) -> Iterator[ComfyApi]:
         """Context manager: make a client of the server; no request is sent yet.
 
-        ``limit`` is in seconds, for each request; ``--request-timeout`` sets another one.
+        ``limit`` is in seconds, for each request; ``--request-timeout`` sets another one.  With
+        the transport ``poll``, the client opens no socket.
         """
-        with self._limits(), contextlib.closing(self.client_of(self.server(), limit)) as api:
+        api = self.client_of(self.server(), limit, transport)
+        with self._limits(), contextlib.closing(api):
             yield api
 
     @contextlib.contextmanager
@@ -124,10 +128,16 @@ class ServerOptions:
                 for server in self.servers()
             ]
 
-    def client_of(self, server: Target, limit: float = REQUEST_LIMIT) -> ComfyApi:
+    def client_of(
+        self,
+        server: Target,
+        limit: float = REQUEST_LIMIT,
+        transport: Literal["auto", "poll"] = "auto",
+    ) -> ComfyApi:
         """Make a client of a server, with the limit and the recording of the options."""
         try:
-            return server.client(self.request_timeout or limit, self._recording_of(server.host))
+            record = self._recording_of(server.host)
+            return server.client(self.request_timeout or limit, record, transport)
         except OSError as exc:
             if self.record is None:
                 raise

@@ -12,7 +12,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import attrs
 
@@ -72,8 +72,16 @@ class Target:
         """The argument ``verify`` for :class:`ComfyApi`."""
         return not self.insecure if self.insecure or self.ca is None else self.ca
 
-    def client(self, limit: float, record: Path | None = None) -> ComfyApi:
-        """Make a client of the server, whose requests may take ``limit`` seconds."""
+    def client(
+        self,
+        limit: float,
+        record: Path | None = None,
+        transport: Literal["auto", "poll"] = "auto",
+    ) -> ComfyApi:
+        """Make a client of the server, whose requests may take ``limit`` seconds.
+
+        With the transport ``poll``, it opens no socket.
+        """
         return ComfyApi(
             self.host,
             credentials=self.credentials,
@@ -81,6 +89,7 @@ class Target:
             timeout=(min(_CONNECT, limit), limit),
             verify=self.verify,
             record=record,
+            transport=transport,
         )
 
 

@@ -13,9 +13,10 @@ import click
 
 from .completion import complete_ids
 from .exits import one_line
+from .following import receiving
 from .live_queue import LiveQueue
 from .printing import emit, examples, note, say
-from .prompt_commands import known_job
+from .prompt_commands import full_id, known_job
 from .results import quiet_option, show_result, wait_for
 from .server_options import ServerOptions, of_server
 
@@ -49,7 +50,8 @@ def watch(given: ServerOptions, prompt_id: str | None, quiet: bool) -> None:
     server is slow), or that a server had when it was stopped.
 
     With ID, it ends as run does, and Ctrl-C ends the watching only; with --json each event of the
-    prompt is a line, then its result.
+    prompt is a line, then its result.  There is progress if run --detach of this installation
+    submitted it, and no other command waits for it (never on Windows).
     """
     with given.client() as api:
         if prompt_id is None:
@@ -62,13 +64,15 @@ def watch(given: ServerOptions, prompt_id: str | None, quiet: bool) -> None:
                 else:
                     say(line_of(change))
             return
-        one = known_job(api, prompt_id)
-        if given.json:
-            for event in one.events():
-                emit(event.to_dict())
-            emit(one.result().to_dict())
-        else:
-            show_result(wait_for(one, None, quiet, is_ours=False), None, as_json=False)
+        prompt_id = full_id(api, prompt_id)
+        with receiving(api, prompt_id, quiet=quiet):
+            one = known_job(api, prompt_id)
+            if given.json:
+                for event in one.events():
+                    emit(event.to_dict())
+                emit(one.result().to_dict())
+            else:
+                show_result(wait_for(one, None, quiet, is_ours=False), None, as_json=False)
 
 
 def changes(api: ComfyApi) -> Iterator[dict[str, Any]]:

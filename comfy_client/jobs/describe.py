@@ -123,11 +123,11 @@ def why(state: JobState, status: str, poller: Poller) -> str:
             words[0] += f", {ahead} ahead" if ahead else ", next in the queue"
         other = _order(tracker).running
         if other is not None:
-            words.append(f"running: {_node(other.state, tracker.times)}")
+            words.append(f"running: {_node(other.state, tracker)}")
         elif ahead:
             words.append("running: another prompt")
     elif status == "running":
-        words[0] += f": {_node(state, tracker.times)}"
+        words[0] += f": {_node(state, tracker)}"
         if state.running_since is not None and not state.lacks_events:
             words[0] += f", for {now - state.running_since:.0f} s"
     news = (
@@ -138,9 +138,10 @@ def why(state: JobState, status: str, poller: Poller) -> str:
     return "; ".join([*words, news + _link(poller)])
 
 
-def _node(state: JobState, times: NodeTimes) -> str:
-    progress = progress_of(state, times)
-    nowhere = "no progress, as another client submitted it" if state.lacks_events else "no node yet"
+def _node(state: JobState, tracker: Tracker) -> str:
+    progress = progress_of(state, tracker.times)
+    is_heard = not state.lacks_events or state.submitter == tracker.connection.client_id
+    nowhere = "no node yet" if is_heard else "no progress, as another client submitted it"
     text = progress.title or (f"node {progress.node_id}" if progress.node_id else nowhere)
     if progress.step is not None and progress.steps:
         text += f" {progress.step:g}/{progress.steps:g}"

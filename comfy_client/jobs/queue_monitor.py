@@ -21,6 +21,7 @@ from ..routes import Routes
 from ..timing import Timing
 from ..transport.failures import is_away
 from ..transport.websocket import Connection, State
+from ..values import text
 from .state import QueueSnapshot
 
 log: logging.Logger = logging.getLogger("comfy_client")
@@ -69,21 +70,19 @@ class QueueMonitor:
         snapshot = self._listed(routes) if self._lists_jobs and not graphs_of else None
         if snapshot is None:
             queue = routes.get_queue(workflows_of=graphs_of)
+            read = [item for item in (*queue.running, *queue.pending) if item.workflow]
             snapshot = QueueSnapshot(
                 running=tuple(item.prompt_id for item in queue.running),
                 pending=tuple(item.prompt_id for item in queue.pending),
-                graphs={
-                    item.prompt_id: item.workflow
-                    for item in (*queue.running, *queue.pending)
-                    if item.workflow
-                },
+                graphs={item.prompt_id: item.workflow for item in read},
+                clients={item.prompt_id: text(item.extra_data.get("client_id")) for item in read},
             )
         snapshot = attrs.evolve(snapshot, departed=departed)
         took = runtime.thread_time() - spent  # not the elapsed time, which a slow line prolongs
         rest = self._timing.slow_queue_rest * took if took >= self._timing.slow_queue else 0.0
         self.rests_until = at + rest
         # Keep no graphs, which may take more memory than the rest of a client.
-        kept = attrs.evolve(snapshot, graphs={}) if snapshot.graphs else snapshot
+        kept = attrs.evolve(snapshot, graphs={}, clients={}) if snapshot.graphs else snapshot
         self._last, self.at = (kept, state, generation), at
         if self._changed_at >= at:  # we changed the queue meanwhile
             self._last = None

@@ -68,6 +68,8 @@ class QueueSnapshot:
     pending: tuple[str, ...]
     #: The workflows in the answer, if any, by prompt_id.
     graphs: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
+    #: The ids of the clients that submitted those, by prompt_id.
+    clients: Mapping[str, str | None] = attrs.field(factory=dict)
     departed: int = 0  #: How many prompts had left the queue before, by the client's count.
 
     @cached_property
@@ -138,6 +140,7 @@ class JobState:
     accepted_at: float | None = None
     client_id: str = ""  #: The id of the client that submitted it.
     generation: int | None = None  #: The number of the socket at the submission.
+    submitter: str | None = None  #: That id as the queue says it, of an attached prompt.
     attached: bool = False  #: Whether its events may go to another client or an older client id.
     lost_delay: float | None = None  #: Seconds between checks until it is lost, if set.
     http_checked: bool = False  #: Whether HTTP has answered once, or failed.
@@ -394,6 +397,7 @@ class JobState:
         self.missed_at = None
         self.search_by_mark = False
         self.graph = self.graph or queue.graphs.get(self.prompt_id, {})
+        self.submitter = self.submitter or queue.clients.get(self.prompt_id)
         before = (self.ahead, self.running_since is None)
         ahead = queue.ahead(self.prompt_id)
         self.leaves_at = queue.departed + (ahead or 0) + 1

@@ -167,6 +167,13 @@ class Connection:
                 self._thread = runtime.Thread(target=self._run, name="comfy-events", daemon=True)
                 self._thread.start()
 
+    def adopt(self, client_id: str) -> None:
+        """Connect under another client id; RuntimeError after the start of the thread."""
+        with self._lock:
+            if was_started(self._thread):
+                raise RuntimeError("a client id is chosen before the socket is connected")
+            self.client_id = client_id
+
     def wait_settled(self, timeout: float, *, or_failed: bool) -> State:
         """Wait until the thread is connected, polls, ends or fails for good; return its state.
 

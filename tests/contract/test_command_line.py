@@ -363,6 +363,28 @@ def test_watch_with_an_id_is_its_events_and_its_result(comfy_client, short):
     assert result["prompt_id"] == prompt_id
 
 
+def test_a_detached_prompt_has_progress_where_it_is_waited_for(comfy_client, comfyui, tmp_path):
+    """In the first command that waits; another waits all the same, and says that it has none."""
+    endless = saved(tmp_path, "txt2img_tiny", steps=2000)
+    prompt_id = comfy_client("run", endless, "--seed", 23, "--detach").out.strip()
+    with ComfyApi(comfyui.url) as api:
+        until(lambda: api.get_queue().running)
+        assert "another client" not in comfy_client("job", prompt_id).out
+        with comfy_client.started("watch", prompt_id, "--json") as process:
+            assert process.stdout is not None
+            lines = map(json.loads, process.stdout)
+            assert any(line.get("name") == "progress" for line in lines)
+            second = comfy_client("job", prompt_id, "--wait", "--timeout", 0.5)
+            assert second.status == 7
+            assert "Another command receives the progress" in second.err
+            assert "as another client submitted it" in comfy_client("job", prompt_id).out
+            assert api.job(prompt_id).cancel()
+            assert any(line.get("name") == "execution_interrupted" for line in lines)
+            assert process.wait(LIMIT) == 130
+        assert comfy_client("job", prompt_id, "--wait").status == 130
+    assert not list(tmp_path.rglob("*.lock"))
+
+
 # -- sweep ------------------------------------------------------------------------------
 
 
