@@ -26,6 +26,7 @@ Modules:
     standard_input: Standard input, and values of options that stand for it or for a file.
     results: Waiting for a prompt, saving its files, printing its outputs.
     listing: Lists of what a server has, or each of several.
+    colors: Colors of statuses on a terminal.
     printing: Output of lines and JSON on stdout, and of notes on stderr.
     text_output: The option ``--output``, and standard output for bytes.
     completion: Completion of what a server knows.

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import click
 
+from .colors import colored
 from .decorators import Decorator
 from .exits import (
     Exit,
@@ -27,14 +28,14 @@ from .exits import (
 )
 
 
-def say(text: str) -> None:
-    """Print one line on stdout, with spaces in place of control characters."""
-    click.echo(harmless(text).rstrip())
+def say(text: str, status: str = "") -> None:
+    """Print one line on stdout, with spaces for control characters, and a status in its color."""
+    click.echo(colored(harmless(text).rstrip(), status))
 
 
-def note(text: str) -> None:
-    """Print one line for the user on stderr."""
-    click.echo(one_line(text), err=True)
+def note(text: str, status: str = "", word: str | None = None) -> None:
+    """Print one line for the user on stderr, with a word in the color of a status."""
+    click.echo(colored(one_line(text), status, word), err=True)
 
 
 def emit(found: Any) -> None:
@@ -44,11 +45,14 @@ def emit(found: Any) -> None:
 
 
 def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
-    """Print rows as aligned columns below a heading."""
+    """Print rows as aligned columns below a heading; those of ``STATUS`` have colors."""
     cells = [list(head), *([harmless(str(cell)) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
-        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        for at, title in enumerate(head):
+            if title == "STATUS":
+                padded[at] = colored(padded[at], row[at])
         click.echo("  ".join(padded).rstrip())
 
 
@@ -61,7 +65,8 @@ def report(error: BaseException, as_json: bool, **facts: Any) -> Exit:
     if isinstance(error, click.UsageError):
         error.show()
     elif not isinstance(error, KeyboardInterrupt | click.Abort):  # needs no message
-        click.echo(f"Error: {_lines(message_of(error))}", err=True)
+        status = "interrupted" if exit_of(error) is Exit.STOPPED else "failed"
+        click.echo(colored(f"Error: {_lines(message_of(error))}", status, "Error:"), err=True)
         hint = hint_of(error)
         if hint:
             click.echo(f"Try: {hint}", err=True)

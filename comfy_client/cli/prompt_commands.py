@@ -361,7 +361,7 @@ def job(
             if given.json:
                 emit(one.to_dict())
                 return
-            say(f"{prompt_id} {one.why()}" if is_several else one.why())
+            say(f"{prompt_id} {one.why()}" if is_several else one.why(), one.status)
             if one.status == "succeeded":
                 show_result(one.result(timeout=10.0), None, as_json=False)
             elif one.status == "failed" and traceback:

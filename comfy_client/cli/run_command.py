@@ -156,7 +156,7 @@ def run_workflow(
             return
         result = wait_for(job, timeout, quiet, is_ours=True)
         if not quiet:
-            note(repr(result)[1:-1])
+            note(repr(result)[1:-1], "succeeded", "Result")
         show_result(result, out, given.json, _server_of(job))
 
 

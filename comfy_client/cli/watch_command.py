@@ -62,7 +62,7 @@ def watch(given: ServerOptions, prompt_id: str | None, quiet: bool) -> None:
                 if given.json:
                     emit(change)
                 else:
-                    say(line_of(change))
+                    say(line_of(change), change.get("status", ""))
             return
         prompt_id = full_id(api, prompt_id)
         with receiving(api, prompt_id, quiet=quiet):

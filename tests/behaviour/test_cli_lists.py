@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 
 from comfy_client import ComfyApi
+from comfy_client.cli.colors import colored
 from comfy_client.cli.exits import Exit, worst
 from comfy_client.cli.mine import VARIABLE
+from comfy_client.cli.watch_command import line_of
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import until
 from tests.helpers.command_line import CommandLine
@@ -307,3 +310,54 @@ def test_the_traceback_of_a_failed_prompt_is_shown(comfy_client, api, wait):
     assert comfy_client("job", good, "--traceback", *wait).lines[-1] == "a"
     [line] = comfy_client.json("job", bad, "--traceback", *wait, status=shown.status)
     assert "no picture today" in str(line)
+
+
+# -- colors -----------------------------------------------------------------------------
+
+GREEN, RED, YELLOW, CYAN = (f"\x1b[{code}m" for code in (32, 31, 33, 36))
+
+
+def test_statuses_have_colors_on_a_terminal_only(comfy_client, server, api):
+    """Green, red, yellow, and cyan while it runs; none with NO_COLOR or on a dumb terminal."""
+    good, bad = ended(api, shows("a")), ended(api, FAILS)
+    stopped = api.submit(shows("b", waits=True))
+    until_it_runs(server)
+    queue = comfy_client.on_terminal("queue")
+    assert f"{CYAN}running\x1b[0m" in queue.out
+    stopped.cancel()
+    stopped.exception(timeout=60.0)
+    until(lambda: len(api.get_histories()) == 3)
+    shown = comfy_client.on_terminal("history")
+    for color, status in ((GREEN, "succeeded"), (RED, "failed"), (YELLOW, "interrupted")):
+        assert f"{color}{status}" in shown.out
+    assert "\x1b" not in comfy_client.installed("history").out
+    for variables in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        told = comfy_client.on_terminal("history", **variables).out
+        assert "succeeded" in told
+        assert "\x1b" not in told
+    job = comfy_client.on_terminal("job", good, bad)
+    assert f"{good} {GREEN}succeeded\x1b[0m" in job.out
+    assert f"{bad} {RED}failed\x1b[0m" in job.out
+    waited = comfy_client.on_terminal("job", bad, "--wait")
+    assert f"{RED}Error:\x1b[0m" in waited.out
+    assert "\x1b" not in comfy_client.on_terminal("history", "--json").out
+
+
+def test_the_end_of_a_run_and_changes_that_watch_tells_have_colors(comfy_client):
+    """Those of a result and of an error, too."""
+    (comfy_client.home / "good.json").write_text(json.dumps(shows("a")))
+    (comfy_client.home / "bad.json").write_text(json.dumps(FAILS))
+    good = comfy_client.on_terminal("run", "good.json")
+    assert f"{GREEN}Result\x1b[0m" in good.out
+    bad = comfy_client.on_terminal("run", "bad.json")
+    assert (bad.status, f"{RED}Error:\x1b[0m" in bad.out) == (5, True)
+    line = line_of({"name": "queue", "prompt_id": "1f", "status": "failed", "error": None})
+    assert colored(line, "failed") == line.replace("failed", f"{RED}failed\x1b[0m", 1)
+    assert colored("gone", "pending") == "gone"
+
+
+def test_control_characters_of_a_server_bring_no_colors(comfy_client, server):
+    """They are spaces before a status gets its color."""
+    record = ["0", "1\x1b[31mf", {}, {}, []]
+    server.on("GET", "/queue", (200, {}, {"queue_running": [record], "queue_pending": []}))
+    assert "1 [31mf" in comfy_client.on_terminal("queue").out

@@ -93,7 +93,7 @@ class CommandLine:
                 stdin=there,
                 stdout=there,
                 stderr=there,
-                env={"TERM": "xterm", **self._environment(variables)},
+                env=self._environment({"TERM": "xterm", "NO_COLOR": "", **variables}),
                 cwd=self.home,
             ) as process,
         ):
