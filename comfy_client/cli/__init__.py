@@ -11,7 +11,8 @@ Modules:
     prompt_commands: ``queue``, ``history``, ``job`` and ``download``.
     cancel_command: ``cancel``.
     server_commands: ``info``, ``free``, ``logs``, ``doctor`` and ``where``.
-    catalog_commands: ``models``, ``nodes`` and ``upload``.
+    catalog_commands: ``models`` and ``upload``.
+    nodes_command: ``nodes``.
     workflow_commands: ``check``, ``convert``, ``example`` and ``stubs``.
     raw_commands: ``api`` and ``object-info``.
     help_commands: ``help`` and ``schema``.

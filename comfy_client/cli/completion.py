@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import json
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -144,7 +145,29 @@ def _all_prompts(api: ComfyApi) -> Iterator[tuple[str, str]]:
 
 def complete_classes(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
     """Complete node classes."""
-    return starting(incomplete, sorted(ask(ctx, lambda api: api.node_definitions())))
+    return starting(incomplete, sorted(_definitions(ctx)))
+
+
+def complete_types(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
+    """Complete the types that outputs of nodes have."""
+    outputs = (one.get("output") for one in _definitions(ctx).values() if isinstance(one, Mapping))
+    kinds = {kind for one in outputs if isinstance(one, list) for kind in map(str, one)}
+    return starting(incomplete.upper(), sorted(kinds))
+
+
+def _definitions(ctx: click.Context) -> Mapping[str, Any]:
+    known = known_definitions(ctx)
+    return dict(ask(ctx, lambda api: api.node_definitions().items())) if known is None else known
+
+
+def known_definitions(ctx: click.Context) -> Mapping[str, Any] | None:
+    """Return the node definitions of ``--definitions``; None if it is not given, or not usable."""
+    path = ctx.params.get("definitions")
+    try:
+        found = json.loads(path.read_bytes()) if isinstance(path, Path) else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def complete_folders(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:

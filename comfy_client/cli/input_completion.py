@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.shell_completion import CompletionItem
 
 from ..errors import WorkflowError
-from .completion import Completions, ask, starting
+from .completion import Completions, ask, known_definitions, starting
 from .decorators import paths
-from .exits import Mistake
 from .inputs_command import addressable
-from .loading import LazyServer, load, read_definitions
+from .loading import LazyServer, load
 
 if TYPE_CHECKING:
     from ..workflow import Workflow
@@ -73,7 +71,7 @@ def _workflow(ctx: click.Context) -> Workflow | None:
     source = ctx.params.get("workflow") or ctx.params.get("prompt_id")
     if not isinstance(source, str) or source == "-":
         return None
-    known = _known(ctx)
+    known = known_definitions(ctx)
     try:
         return Workflow.load(source, known)
     except FileNotFoundError:
@@ -82,15 +80,6 @@ def _workflow(ctx: click.Context) -> Workflow | None:
         if known is not None:
             return None
     return next(iter(ask(ctx, lambda api: [load(source, LazyServer(lambda: api))])), None)
-
-
-def _known(ctx: click.Context) -> Mapping[str, Any] | None:
-    """Return the node definitions of ``--definitions``, if it is given."""
-    path = ctx.params.get("definitions")
-    try:
-        return read_definitions(path) if isinstance(path, Path) else None
-    except (Mistake, OSError):
-        return None
 
 
 def _values(ctx: click.Context, name: str) -> list[str]:
@@ -108,7 +97,7 @@ def _values(ctx: click.Context, name: str) -> list[str]:
         here = settable_inputs({node_id: graph[node_id]}, definitions)
         return [one for one in here if one.name == field]
 
-    known = _known(ctx)
+    known = known_definitions(ctx)
     there = found(known) if known is not None else ask(ctx, found) or found(None)
     return [value for one in there for value in _offered(one)]
 

@@ -90,6 +90,11 @@ def short_server(row: Row) -> tuple[str, ...]:
     return () if server is None else (server.removeprefix("http://"),)
 
 
+def has_words(text: str, words: str) -> bool:
+    """Return whether a text has all these words, in any order and in any case."""
+    return all(word in text.casefold() for word in words.casefold().split())
+
+
 def for_each(items: Sequence[str], call: Callable[[str], object], as_json: bool) -> None:
     """Call ``call`` with each item; of several, report the errors, and go on."""
     if len(items) == 1:

@@ -17,6 +17,7 @@ from . import (
     demo_command,
     help_commands,
     inputs_command,
+    nodes_command,
     prompt_commands,
     raw_commands,
     run_command,
@@ -51,7 +52,7 @@ _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
     "The server": (
         server_commands.info,
         catalog_commands.models,
-        catalog_commands.nodes,
+        nodes_command.nodes,
         catalog_commands.upload,
         server_commands.free,
         server_commands.logs,
