@@ -81,6 +81,7 @@ Modules:
     upload: Files to upload.
     pictures: Pictures in memory, encoded as files.
     timing: All times that a client waits.
+    log_records: Attributes of log records: the server, and the tags of a prompt.
     stats: Counters of a client.
     values: Checked reading of JSON, and models of it.
     to_dict: Conversion of values to JSON.

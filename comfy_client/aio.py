@@ -24,7 +24,13 @@ class _Bell:
     """Wakes a coroutine from any thread, with one call to the event loop at a time."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError(
+                "no running event loop: comfy_client.aio is for asyncio only; elsewhere, as with "
+                "trio, call job.result() in a thread"
+            ) from None
         self._event = asyncio.Event()
         self._has_rung = False
 
@@ -33,6 +39,14 @@ class _Bell:
             self._has_rung = True
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._event.set)
+
+    def check_loop(self) -> None:
+        """Raise RuntimeError in another event loop than the one that it wakes."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                "these events belong to the event loop in which events() was called; call it again "
+                "in this one"
+            )
 
     async def wait(self) -> None:
         await self._event.wait()
@@ -55,6 +69,7 @@ class EventStream(AsyncIterator[Event]):
         self._bell.ring()
 
     async def __anext__(self) -> Event:
+        self._bell.check_loop()
         for event in self._found:
             if event is not None:
                 return event
@@ -100,7 +115,8 @@ def events(source: Job | ComfyApi, name: str = "all") -> EventStream:
 
     Raises:
         ClientClosed: The client is closed.
-        RuntimeError: No event loop is running.
+        RuntimeError: No event loop of asyncio is running, as under trio; or, when it is iterated,
+            another one than here.
         TypeError: ``source`` is neither a job nor a client.
     """
     if not isinstance(source, Job | ComfyApi):
@@ -129,6 +145,7 @@ async def result(job: Job, *, on_cancel: OnInterrupt = "leave") -> Result:
 
     Raises:
         JobError: As :meth:`Job.result`, but there is no ``JobTimeout``.
+        RuntimeError: It is awaited elsewhere than in asyncio, as under trio.
         ValueError: ``on_cancel`` is neither of the two.
     """
     if on_cancel not in ("leave", "cancel"):

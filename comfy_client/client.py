@@ -38,6 +38,7 @@ from .jobs.job import Job, OnInterrupt
 from .jobs.poller import Poller
 from .jobs.result import NodeOutput, Result
 from .jobs.tracker import Tracker
+from .log_records import AnyLog
 from .overloads import typed_events, typed_on, typed_wait_for
 from .redaction import sealed, sealed_workflow
 from .routes import Routes, TrackerHooks
@@ -184,8 +185,8 @@ class ComfyApi(Routes):
         super().__init__(http)
         # Limits the events that wait for receivers, and the outputs that ended jobs keep.
         self._budget = Budget(3 * max(MAX_JSON, max_json))
-        self._receivers = Receivers(self, namespace, self._budget)
-        self._recorder = None if record is None else _recorder(record)
+        self._receivers = Receivers(self, namespace, self._budget, http.log)
+        self._recorder = None if record is None else _recorder(record, http.log)
         http.record(self._recorder)
         self._set_up(http, client_id or self.generate_id())
         _clients.add(self)
@@ -206,6 +207,7 @@ class ComfyApi(Routes):
                 timing=self.timing,
                 recorder=self._recorder,
                 max_frame=2 * http.max_json if http.max_json > MAX_JSON else None,
+                log=http.log,
             ),
         )
         poller = Poller(tracker)
@@ -1187,10 +1189,10 @@ class ComfyApi(Routes):
         return examine(client, run=run, timeout=timeout)
 
 
-def _recorder(path: str | os.PathLike[str]) -> Recorder:
+def _recorder(path: str | os.PathLike[str], log: AnyLog) -> Recorder:
     from .recording.recorder import Recorder  # most clients do not need it
 
-    return Recorder(path)
+    return Recorder(path, log=log)
 
 
 def _shut_down(*actions: Callable[[], None]) -> None:
@@ -1219,6 +1221,7 @@ def _warn_of_pickle(host: str, dropped_arguments: tuple[str, ...]) -> None:
         "credentials with EnvCredentials, which can be pickled",
         host,
         ", ".join(dropped_arguments),
+        extra={"server": host},
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import re
 from collections.abc import Callable
 from functools import partial
@@ -31,8 +30,6 @@ from .transport.websocket import State
 
 if TYPE_CHECKING:
     from .models import SystemStats
-
-log: logging.Logger = logging.getLogger("comfy_client")
 
 Found = TypeVar("Found")
 
@@ -62,7 +59,9 @@ def connect(routes: Routes, parts: Parts, timeout: float | None) -> None:
     state = _wait_for_socket(parts, deadline)
     if state not in _UP:
         error = parts.connection.error
-        log.warning("HTTP works, but the event socket is not up yet (%s)", error or "slow")
+        parts.http.log.warning(
+            "HTTP works, but the event socket is not up yet (%s)", error or "slow"
+        )
 
 
 def wait_until_ready(routes: Routes, parts: Parts, timeout: float | None) -> SystemStats:
@@ -126,8 +125,8 @@ def _wait_for_http(
                 raise exc
             if is_first:
                 limit = "" if timeout is None else f"{timeout:g} s "
-                log.warning("waiting %sfor the server to come up: %s", limit, exc)
-            log.debug("not up yet: %s", exc)
+                http.log.warning("waiting %sfor the server to come up: %s", limit, exc)
+            http.log.debug("not up yet: %s", exc)
             last = exc.with_traceback(None)  # the traceback holds this frame
         tracker.wake.wait_stopped(pauses.next())
 

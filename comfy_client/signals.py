@@ -29,6 +29,7 @@ from .event_queue import MAX_BYTES, Addressed, Budget, EventQueue, Timed
 from .events import NAMES, Event, UnknownEvent
 from .interrupts import was_started
 from .locks import shared_lock
+from .log_records import AnyLog
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -129,9 +130,14 @@ class Receivers:
     """
 
     def __init__(
-        self, sender: object, namespace: blinker.Namespace | None, budget: Budget | None = None
+        self,
+        sender: object,
+        namespace: blinker.Namespace | None,
+        budget: Budget | None = None,
+        log: AnyLog = log,
     ) -> None:
         self._sender = weakref.ref(sender)
+        self.log: AnyLog = log
         self._budget = Budget(MAX_BYTES) if budget is None else budget
         self._namespace = blinker.default_namespace if namespace is None else namespace
         # Callbacks by name, in the order of registration.  No lock is needed: each change is one
@@ -263,7 +269,7 @@ class Receivers:
                 self.thread.start()
             except RuntimeError as exc:
                 self.thread = None
-                log.warning(
+                self.log.warning(
                     "the delivery thread cannot be started (%s); the next event tries again", exc
                 )
 
@@ -284,7 +290,7 @@ class Receivers:
                 else:
                     is_wanted = registration in (registered or ())
                 if is_wanted:
-                    call_safely(registration.callback, event)
+                    call_safely(self.log, registration.callback, event)
             found = self._signal(name)
             if found is not None and not found.is_muted:
                 for receiver in found.receivers_for(sender):
@@ -313,7 +319,7 @@ class Receivers:
         except TypeError:
             returned = self._call_otherwise(receiver, name, sender, event)
         except BaseException:  # also sys.exit(), which would only end this thread
-            log.exception(_FAILED, receiver)
+            self.log.exception(_FAILED, receiver)
             return
         if isinstance(returned, _LAZY):
             self._refuse(receiver, name)
@@ -325,9 +331,9 @@ class Receivers:
     ) -> object:
         """Handle a call's ``TypeError``: log it, or call again with ``event`` as a keyword."""
         if _takes(receiver, 2):
-            log.exception(_FAILED, receiver)
+            self.log.exception(_FAILED, receiver)
         elif _takes(receiver, 1, event=event):
-            return call_safely(receiver, sender, event=event)
+            return call_safely(self.log, receiver, sender, event=event)
         else:
             self._refuse(receiver, name)
         return None
@@ -337,7 +343,7 @@ class Receivers:
         key = id(getattr(receiver, "__func__", receiver))
         if key not in self._refused:
             self._refused.add(key)
-            log.error(
+            self.log.error(
                 "receiver %r of %r cannot be called: a receiver is a plain function that takes "
                 "(sender, event), the ComfyApi and one event",
                 receiver,
@@ -432,7 +438,9 @@ def _takes(function: Callable[..., object], count: int, **kw: object) -> bool:
     return True
 
 
-def call_safely(receiver: Callable[..., object], *args: object, **kw: object) -> object:
+def call_safely(
+    log: AnyLog, receiver: Callable[..., object], *args: object, **kw: object
+) -> object:
     """Call a receiver and return its result; if it raises, log that and return None."""
     try:
         return receiver(*args, **kw)
@@ -455,5 +463,5 @@ def _deliver(queue: EventQueue, owner: weakref.ref[Receivers]) -> None:
             pause = receivers.tick()
         except Exception:
             # blinker has no locks; whatever it raises, the next event is delivered.
-            log.exception("event %r did not reach all receivers", event and event.name)
+            receivers.log.exception("event %r did not reach all receivers", event and event.name)
         del receivers, event

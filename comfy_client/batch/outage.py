@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections.abc import Callable
 from typing import TypeVar
@@ -17,8 +16,6 @@ from ..jobs.poller import Poller
 from ..transport.backoff import Backoff
 from ..transport.deadline import Deadline, check_timeout
 from ..transport.failures import is_away
-
-log: logging.Logger = logging.getLogger("comfy_client")
 
 T = TypeVar("T")
 
@@ -131,7 +128,7 @@ class Outage:
         """Record a request without an answer; raise ServerUnreachable once patience has run out."""
         tracker = self.poller.tracker
         if self._since is None:
-            log.warning("waiting for the server to come back: %s", exc)
+            tracker.log.warning("waiting for the server to come back: %s", exc)
         if self._since is None or tracker.connection.generation != self._connections:
             # If the socket has connected since, the server was back in between.
             self._since, self._connections = runtime.monotonic(), tracker.connection.generation

@@ -15,6 +15,7 @@ from ..jobs.execute import Parts, ServerDefinitions, attach_job
 from ..jobs.job import Job
 from ..jobs.poller import Poller
 from ..jobs.result import Result
+from ..log_records import AnyLog
 from ..recording.secrets import Secrets
 from ..routes import Routes
 from ..routes.prompts import AnyWorkflow, with_files_sent
@@ -95,11 +96,13 @@ class Runner(Protocol):
         reruns: Whether to run prompts again that may have run on a server that cannot be asked now.
         heir: The server to ask for prompts that were sent to a server unknown to the runner;
             ``None``: there is none.
+        log: The log of the only server, or the logger itself.
     """
 
     prompts: InFlight
     reruns: bool
     heir: str | None
+    log: AnyLog = log
 
     @property
     def poller(self) -> Poller:
@@ -183,6 +186,7 @@ class OneServer(Runner):
         patience: float | None,
     ) -> None:
         self.reruns: bool = False
+        self.log: AnyLog = parts.http.log
         poller = parts.poller
         self.heir: str | None = routes.host  # the server's URL may have changed
         self._routes = routes
@@ -266,7 +270,7 @@ class OneServer(Runner):
         workflow, tries = self._unsure.pop(prompt_id, (None, ATTEMPTS))
         if workflow is None or tries >= ATTEMPTS:
             return False
-        log.warning("%s; submitting it again", error)
+        self.poller.tracker.log.warning("%s; submitting it again", error)
         again = str(uuid.uuid4())
         self.prompts.rename(prompt_id, again)
         try:
@@ -279,11 +283,12 @@ class OneServer(Runner):
         try:
             job = self._submitted(prompt_id, workflow, options)
         except SubmitUncertain as exc:
-            log.warning("%s; waiting until the server can tell", exc)
+            self.poller.tracker.log.warning("%s; waiting until the server can tell", exc)
             open_ones = {key: one for key, one in self._unsure.items() if key in self.prompts}
             self._unsure = {**open_ones, prompt_id: (workflow, tries)}
             self._outage.begin_before(self.poller.timing.look_up)
             job = attach_job(self._routes, self._parts, prompt_id, workflow)
+            job.handle.state.tags = options.get("tags") or {}
         self._is_patient = True
         self.prompts.put(prompt_id, job)
         return job
@@ -364,7 +369,8 @@ def delete_pending(
         http = poller.tracker.http
         http.send_command("POST", "/queue", json={"delete": [*prompt_ids]}, timeout=timeout)
     except ComfyError as exc:
-        log.warning("prompts may stay in the queue, %s: %s", ", ".join(prompt_ids), exc)
+        said = "prompts may stay in the queue, %s: %s"
+        http.log.warning(said, ", ".join(prompt_ids), exc)
         return False
     removed()
     return True

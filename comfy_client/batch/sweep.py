@@ -34,6 +34,7 @@ from ..jobs.job import Job
 from ..jobs.outcomes import lost_error
 from ..jobs.result import Result
 from ..jobs.waiting import Count, shown_count
+from ..log_records import AnyLog
 from ..recording.secrets import Secrets
 from ..routes.prompts import AnyWorkflow
 from ..showing.screen import Surface, surface
@@ -101,7 +102,7 @@ def _outcome(rows: Sweep) -> dict[str, str]:
     return render_outcome(rows, rows.gallery)
 
 
-def _log_ended(count: int, of: int) -> None:
+def _log_ended(log: AnyLog, count: int, of: int) -> None:
     log.warning(
         "%d of %d rows had ended; the exception has them as its rows; with a journal= the same "
         "call would carry on",
@@ -110,7 +111,7 @@ def _log_ended(count: int, of: int) -> None:
     )
 
 
-def _log_failures(rows: Sweep, secrets: Secrets) -> None:
+def _log_failures(log: AnyLog, rows: Sweep, secrets: Secrets) -> None:
     """Log how many rows failed, as the caller may not check them."""
     errors = [row.error for row in rows if row.error is not None]
     if errors:
@@ -174,12 +175,12 @@ class _Sweeper:
             vars(exc)["rows"] = self._ended_rows()
             if isinstance(exc, KeyboardInterrupt):
                 if self._journal is None:
-                    _log_ended(len(self._rows), len(self._grid))
+                    _log_ended(self._runner.log, len(self._rows), len(self._grid))
                 self._prompts.say_what_runs()
             raise
         finally:
             self._take_back()
-        _log_failures(rows, self._secrets)
+        _log_failures(self._runner.log, rows, self._secrets)
         return rows
 
     def _run_all(self) -> None:
@@ -452,7 +453,8 @@ class _Sweeper:
         point = flight.point
         may_run = self._lost[point] < ATTEMPTS - 1 and not verdict.is_poison
         if is_gone and may_run and (was_forgotten or self._runner.reruns):
-            log.warning("%s; submitting it again", outcome)
+            extra = {"server": flight.host}
+            log.warning("%s; submitting it again", outcome, extra=extra)
             self._lost[point] += 1
             if not was_forgotten:
                 verdict.cancel()
@@ -517,7 +519,9 @@ class _Sweeper:
             if self._journal is not None:
                 self._journal.note_withdrawal(self._keys[point])
         except OSError as exc:  # the error that ended the sweep matters more
-            log.warning("the next call will look for prompts that never arrived: %s", exc)
+            self._runner.log.warning(
+                "the next call will look for prompts that never arrived: %s", exc
+            )
 
 
 def _row_of(
@@ -579,7 +583,7 @@ def _warn_of_other_hosts(rows: Iterable[SweepRow], runner: Runner, path: Path) -
     ours = runner.clients.keys()
     for host, number in Counter(row.host for row in rows).items():
         if host not in ours:
-            log.warning(
+            runner.log.warning(
                 "%d of the rows in %s ran on %s; their files are not fetched from %s",
                 number,
                 path,

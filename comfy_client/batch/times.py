@@ -24,7 +24,8 @@ def execution_time(runner: Runner, host: str, job: Job) -> float | None:
         with limited_silence(runner.poller.timing.row):  # the journal waits for this
             entry = client.get_history(job.prompt_id)
     except ComfyError as exc:
-        log.debug("no times for prompt %s: %s", job.prompt_id, exc)
+        extra = {**job.handle.state.named, "server": host}
+        log.debug("no times for prompt %s: %s", job.prompt_id, exc, extra=extra)
         return None
     return None if entry is None else _ran_for(entry)
 
@@ -49,7 +50,8 @@ def late_times(runner: Runner, rows: Iterable[SweepRow]) -> Iterator[tuple[Sweep
             with limited_silence(left):
                 entry = client.get_history(row.prompt_id)
         except ComfyError as exc:
-            log.debug("no times for prompt %s: %s", row.prompt_id, exc)
+            extra = {"server": row.host}
+            log.debug("no times for prompt %s: %s", row.prompt_id, exc, extra=extra)
             silent.add(row.host)
             continue
         if entry is None:

@@ -42,7 +42,8 @@ async def pause_while_away(worker: Worker, clients: Clients) -> None:
                     noted = away
                 _pause(worker, clients, away and bool(await notes.others(worker)))
             except (OSError, TimeoutError) as exc:
-                log.warning("cannot tell whether %s is up: %r", clients.url, exc)
+                extra = {"server": clients.url}
+                log.warning("cannot tell whether %s is up: %r", clients.url, exc, extra=extra)
             await asyncio.sleep(_PAUSE)
     finally:
         _pause(worker, clients, False)
@@ -75,7 +76,9 @@ def _pause(worker: Worker, clients: Clients, pause: bool) -> None:
             message = {"op": "worker-status-change", "status": status.name, "stimulus_id": now}
             worker.batched_send(message)
     if pause and not clients.turns_away:
-        log.warning("%s is away: its worker takes no tasks until it is back", clients.url)
+        said, extra = "%s is away: its worker takes no tasks until it is back", clients.url
+        log.warning(said, clients.url, extra={"server": extra})
     elif clients.turns_away and not pause:
-        log.info("the worker of %s takes tasks again", clients.url)
+        extra = clients.url
+        log.info("the worker of %s takes tasks again", clients.url, extra={"server": extra})
     clients.turns_away = pause

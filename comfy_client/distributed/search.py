@@ -113,7 +113,8 @@ def _ask_all(
         try:
             return _ask(own, one, prompt_id)
         except ComfyError as exc:
-            log.debug("%s was not asked for prompt %s: %s", one.url, prompt_id, exc)
+            said, extra = "%s was not asked for prompt %s: %s", {"server": one.url}
+            log.debug(said, one.url, prompt_id, exc, extra=extra)
             return None
 
     with ThreadPoolExecutor(_AT_ONCE) as threads:

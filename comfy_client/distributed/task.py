@@ -203,7 +203,8 @@ class _Task:
         except JobFailed as exc:
             if not self.moves:
                 raise
-            log.warning("%s; it runs once more, on the server of another worker", exc)
+            said, extra = "%s; it runs once more, on the server of another worker", sent.api.host
+            log.warning(said, exc, extra={"server": extra})
             failed = exc
         finally:
             if attached:
@@ -224,7 +225,8 @@ class _Task:
         if found is None:
             self.notes.note_end(attempt)
             return None
-        log.info("found prompt %s on %s", found.job.prompt_id, found.api.host)
+        host = found.api.host
+        log.info("found prompt %s on %s", found.job.prompt_id, host, extra={"server": host})
         return _SentPrompt(attempt, found.job, found.api)
 
     def _servers(self, *, besides: str = "") -> Iterator[ComfyApi]:
@@ -252,7 +254,8 @@ class _Task:
                 return _SentPrompt(attempt, self._submit_when_there(api, attempt), api)
             except (ApiError, TransportError, UnexpectedResponse) as exc:
                 error = error or exc
-                log.warning("%s does not take prompt %s: %s", api.host, attempt.prompt_id, exc)
+                said, extra = "%s does not take prompt %s: %s", {"server": api.host}
+                log.warning(said, api.host, attempt.prompt_id, exc, extra=extra)
         raise error or RuntimeError("no server was asked")
 
     def _submit_when_there(self, api: ComfyApi, attempt: Attempt) -> Job:

@@ -6,7 +6,6 @@ lookup cannot be interrupted.
 
 from __future__ import annotations
 
-import logging
 import math
 import platform
 import queue
@@ -23,8 +22,6 @@ from ..transport.deadline import Deadline, check_timeout
 from . import event_checks, network_checks, server_checks
 from .context import CheckContext, Client, Redactor
 from .report import CheckResult, DoctorCheck, DoctorReport, failed, unknown
-
-log: logging.Logger = logging.getLogger("comfy_client")
 
 
 class Check(NamedTuple):
@@ -119,7 +116,8 @@ def _run(ctx: CheckContext, check: Check) -> CheckResult:
         except (ComfyError, OSError, ValueError, TypeError, Warning) as exc:
             results.put(failed(ctx.redact.foreign(exc) or type(exc).__name__))
         except Exception as exc:
-            log.exception("a bug in comfy_client's doctor, in its check %r", check.name)
+            said = "a bug in comfy_client's doctor, in its check %r"
+            ctx.client.http.log.exception(said, check.name)
             text = f"a bug in comfy_client: {type(exc).__name__}"
             results.put(unknown(text))
 

@@ -294,7 +294,7 @@ def deliver(receivers: Receivers, callbacks: Callbacks, job: Job) -> Callable[[]
     Call this before the job is submitted.  Call the returned function when a server is about to get
     the job: from then on, its place in the queue is checked now and then.
     """
-    caller = Caller(job, callbacks, call_safely)
+    caller = Caller(job, callbacks, partial(call_safely, receivers.log))
 
     def take(event: Event | None) -> None:
         if event is None:

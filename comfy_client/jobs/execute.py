@@ -550,6 +550,7 @@ def _free_all(routes: Routes, timing: Timing, failed: JobFailed, limits: Limits)
         "prompt %s ran out of memory (%s); the server frees its memory, and it runs once more",
         failed.prompt_id,
         str(failed).partition("\n")[0],
+        extra={"server": routes.host, "prompt_id": failed.prompt_id},
     )
     try:
         with limited_silence(max(_PAUSE, limits.left(timing.question))):

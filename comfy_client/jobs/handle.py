@@ -7,7 +7,6 @@ the library.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Collection, Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -36,8 +35,6 @@ from .tracker import Tracker
 
 if TYPE_CHECKING:
     from .describe import JobProgress
-
-log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Longest wait in one piece, in seconds, so that Ctrl-C works on every system.
 SLICE: Final = 0.5
@@ -200,12 +197,12 @@ class JobHandle:
     def warn_that_it_runs(self) -> None:
         """Log how to attach again to a prompt that keeps running."""
         prompt_id = self.state.prompt_id
-        log.warning(
+        self._tracker.log.warning(
             "prompt %s keeps running%s: attach to it by api.job(%r)",
             prompt_id,
             self.place(),
             prompt_id,
-            extra={"left_running": prompt_id},
+            extra={**self.state.named, "left_running": prompt_id},
         )
 
     def cancel(self, *, force: bool = False) -> bool:
@@ -329,7 +326,7 @@ class JobHandle:
         remarks = self.state.remarks
         while remarks:
             with contextlib.suppress(IndexError):  # another waiting thread took it
-                log.warning("%s", remarks.popleft())
+                self._tracker.log.warning("%s", remarks.popleft(), extra=self.state.named)
 
     def _slice(self, limits: Limits) -> float:
         """Return the seconds for one piece of a wait; 0 or less when the time is up."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -13,6 +12,7 @@ from .. import runtime
 from ..errors import ClientClosed, ComfyError
 from ..events import Event
 from ..locks import share, shared_lock
+from ..log_records import Tag
 from ..showing.screen import Surface, surface
 from ..values import MAX_ID_LENGTH
 from ..workflow.graph import shorten
@@ -24,8 +24,6 @@ from .waiting import go_on_drawing, surface_of, watched
 
 if TYPE_CHECKING:
     from .describe import JobProgress
-
-log: logging.Logger = logging.getLogger("comfy_client")
 
 #: On Ctrl-C during a wait, let the prompt run, or cancel it.
 OnInterrupt = Literal["leave", "cancel"]
@@ -83,6 +81,11 @@ class Job(Future[Result]):
     def graph(self) -> Mapping[str, Any]:
         """The submitted graph in API format; empty until the server has sent it."""
         return self.handle.state.graph
+
+    @property
+    def tags(self) -> Mapping[str, Tag]:
+        """A copy of the ``tags`` that were given to :meth:`ComfyApi.submit`; empty: none were."""
+        return {**self.handle.state.tags}
 
     @property
     def node_errors(self) -> Mapping[str, Any]:
@@ -339,8 +342,11 @@ def cancel_in_time(jobs: Sequence[Job]) -> list[bool]:
             except ComfyError as exc:
                 if is_left.is_set():  # the caller has gone on, and may have closed the client
                     return
-                log.warning(
-                    "prompt %s could not be cancelled and may keep running: %s", job.prompt_id, exc
+                job.handle.poller.tracker.log.warning(
+                    "prompt %s could not be cancelled and may keep running: %s",
+                    job.prompt_id,
+                    exc,
+                    extra=job.handle.state.named,
                 )
 
     thread = runtime.Thread(target=cancel, name="comfy-cancel", daemon=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import logging
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,8 +42,6 @@ if TYPE_CHECKING:
     _Record: TypeAlias = models.QueueItem | models.HistoryEntry
     #: A function that returns the records in a decoded answer.
     _Read: TypeAlias = Callable[[Any], Sequence[_Record]]
-
-log: logging.Logger = logging.getLogger("comfy_client")
 
 #: The refusals in a row after which known facts decide: for login pages and 401, and for others.
 MAX_REFUSALS: Final = 3
@@ -170,7 +167,7 @@ class Poller:
         except ComfyError as exc:
             self._put_off(about, exc)
         except Exception as exc:  # no answer may stop this thread
-            log.debug("an answer that makes no sense", exc_info=True)
+            self.tracker.log.debug("an answer that makes no sense", exc_info=True)
             self._put_off(about, UnexpectedResponse(_nonsense(exc)))
 
     def _questions(
@@ -388,7 +385,7 @@ class Poller:
         until = runtime.monotonic() + self._backoff.next()
         if is_away(exc):
             self.tracker.not_before = until
-        log.debug("asking about %d jobs failed: %s", len(some), exc)
+        tracker.log.debug("asking about %d jobs failed: %s", len(some), exc)
         # Errors of an overloaded server may be temporary.
         is_final = isinstance(exc, AuthenticationError | UnexpectedResponse)
         most = MAX_REFUSALS if is_final else MAX_OTHER_ERRORS
@@ -446,7 +443,8 @@ def _poll(owner: weakref.ref[Poller], wake: WakeUp) -> None:
         except Exception as exc:  # a bug must not leave endless waits
             if type(exc) not in logged:
                 logged.add(type(exc))
-                log.exception("asking about jobs failed because of a bug in comfy_client")
+                said = "asking about jobs failed because of a bug in comfy_client"
+                poller.tracker.log.exception(said)
             delay = poller.timing.silence
             with contextlib.suppress(Exception):
                 poller.give_up(exc)

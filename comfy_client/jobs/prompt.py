@@ -198,6 +198,7 @@ class TrackedPrompt:
         """Hand the jobs over to another object for the same prompt, and share its state."""
         other.state.graph = other.state.graph or self.state.graph
         other.state.output_names = other.state.output_names or self.state.output_names
+        other.state.tags = other.state.tags or self.state.tags
         self.state = other.state
         other.waiters += self.waiters
         other.on_fork += self.on_fork

@@ -8,7 +8,6 @@ was reported.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Collection, Sequence
 from typing import Final
@@ -23,8 +22,6 @@ from ..transport.failures import is_away
 from ..transport.websocket import Connection, State
 from ..values import text
 from .state import QueueSnapshot
-
-log: logging.Logger = logging.getLogger("comfy_client")
 
 #: The jobs API's words for ended prompts.
 _ENDED: Final = ("completed", "failed", "cancelled")
@@ -109,12 +106,13 @@ class QueueMonitor:
         except (ApiError, UnexpectedResponse) as exc:
             if is_away(exc):
                 raise
-            log.debug("no jobs API: %s", exc)  # or the jobs API fails while the queue may work
+            # Or the jobs API fails while the queue may work.
+            self.connection.log.debug("no jobs API: %s", exc)
             # A proxy may block only this route, or require a login that is renewed soon.
             self._lists_jobs = isinstance(exc, AuthenticationError)
             return None
         if page.has_more:  # a page is not a complete list
-            log.debug("the jobs API lists %d jobs only", len(page.jobs))
+            self.connection.log.debug("the jobs API lists %d jobs only", len(page.jobs))
             self._lists_jobs = False
             return None
         running = [job for job in page.jobs if job.status == "in_progress"]
@@ -179,7 +177,7 @@ class DeafnessCheck:
         now = runtime.monotonic()
         connection = self._connection
         if connection.state is State.CONNECTED and now - self._redialled_at >= self._timing.redial:
-            log.warning(
+            connection.log.warning(
                 "the socket is open but deaf, as when another client uses the client_id %r; "
                 "reconnecting",
                 connection.client_id,

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 import attrs
 
 from .. import models
-from ..errors import ComfyError
+from ..errors import ComfyError, printable
 from ..event_queue import LARGE, LEAST, Budget, Share
 from ..events import (
     EndEvent,
@@ -39,6 +39,7 @@ from ..events import (
     ProgressText,
     body_of,
 )
+from ..log_records import Tags
 from ..timing import Timing
 from ..workflow import class_of, sinks
 from .outcomes import (
@@ -193,6 +194,7 @@ class JobState:
         self._budget = budget
         self._share: Share | None = None  # its part of the client's memory, once it needs some
         self.timing = timing
+        self.tags: Tags = {}  #: The caller's own words for it, for the log.
         self.node_errors: Mapping[str, Any] = {}
         self.output_names: Mapping[str, str] = {}  #: Names of nodes, given by a template.
         self.remarks: deque[str] = deque()  #: Texts for the waiting thread to log.
@@ -201,6 +203,12 @@ class JobState:
         self.outputs: dict[str, Mapping[str, Any]] = {}
         self.reported: set[str] = set()
         self.frames: list[tuple[str, str, memoryview]] = []
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """The attributes that each log record about the prompt has."""
+        # A server may use any text as an id.
+        return {"prompt_id": printable(self.prompt_id), "tags": {**self.tags}}
 
     def elapsed(self, now: float) -> float | None:
         """Return the execution time in seconds, so far or in total; None if unknown."""

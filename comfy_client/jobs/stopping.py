@@ -6,7 +6,6 @@ comes after the prompt has left the queue and before that does nothing.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -21,8 +20,6 @@ from .prompt import TrackedPrompt
 from .queue_monitor import heeds_id
 from .state import JobState
 from .tracker import Tracker
-
-log: logging.Logger = logging.getLogger("comfy_client")
 
 #: How often an interrupt is repeated.
 _REPEATS: Final = 3
@@ -152,13 +149,15 @@ class Stops:
         stop.node_began = False  # first, as a node that begins during the request counts again
         stop.left -= 1
         prompt_id = one.state.prompt_id
-        log.debug("prompt %s goes on after it was told to stop; telling it again", prompt_id)
+        log, named = self._tracker.log, one.state.named
+        said = "prompt %s goes on after it was told to stop; telling it again"
+        log.debug(said, prompt_id, extra=named)
         try:
             stop_by_id(self._tracker, prompt_id, force=stop.force)
         except ClientClosed:
             raise
         except ComfyError as exc:
-            log.debug("prompt %s was not told again: %s", prompt_id, exc)
+            log.debug("prompt %s was not told again: %s", prompt_id, exc, extra=named)
         stop.again_at = self._next()
 
     def _next(self) -> float:

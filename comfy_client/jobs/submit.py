@@ -7,7 +7,6 @@ chose and by its mark in ``extra_data``, and never sent again unless the user as
 from __future__ import annotations
 
 import copy
-import logging
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Unpack
@@ -40,8 +39,6 @@ from .poller import Poller, find, spellings
 from .prompt import TrackedPrompt
 from .state import JobState
 from .tracker import Tracker
-
-log: logging.Logger = logging.getLogger("comfy_client")
 
 #: The number of empty look-ups in a row, over some seconds, that prove that it is not there.
 EMPTY_LOOKUPS: Final = 3
@@ -79,7 +76,7 @@ def submit(
             begun(job)
         _send(poller, one, body, deadline, resubmit=resubmit)
         if one.state.node_errors:
-            warn_or_refuse(job, tracker.http.identity.hide, strict=strict)
+            warn_or_refuse(job, tracker.http, strict=strict)
     except ComfyError as exc:
         tracker.publish(ErrorEvent(name="queue_error", error=exc))
         raise
@@ -109,6 +106,7 @@ def prepare(
     )
     one = tracker.new(prompt_id, prompt.graph)
     method = prompt.body["extra_data"].get("preview_method")
+    one.state.tags = options.get("tags") or {}
     one.state.node_errors = prompt.left_out
     one.state.output_names = {**workflow.output_names}
     one.state.targets = prompt.body.get("partial_execution_targets")
@@ -265,7 +263,8 @@ def post(
             raise _uncertain(state.prompt_id, cause) from cause
         was_sent = True
         repeats -= 1
-        log.warning("prompt %s left no trace; submitting it again", state.prompt_id)
+        said = "prompt %s left no trace; submitting it again"
+        poller.tracker.log.warning(said, state.prompt_id, extra=state.named)
 
 
 def _behind_a_page(http: Http, state: JobState, timing: Timing) -> str | None:
@@ -293,7 +292,8 @@ def _look_up(
 
     Return its id, or None, and whether a None is certain.
     """
-    log.warning("prompt %s: no answer (%s); looking for it", state.prompt_id, cause)
+    log, said = poller.tracker.log, "prompt %s: no answer (%s); looking for it"
+    log.warning(said, state.prompt_id, cause, extra=state.named)
     timing, wake = poller.timing, poller.tracker.wake
     deadline, sure = Deadline.after(seconds), Deadline()
     pauses = Backoff(0.2, 2.0, factor=1.6, jitter=0.0)
@@ -306,7 +306,7 @@ def _look_up(
                 found = find(poller.tracker.http, state.prompt_id, state.client_id, deadline)
         except ComfyError as exc:
             looks = 0
-            log.debug("look-up failed: %s", exc)
+            log.debug("look-up failed: %s", exc, extra=state.named)
         else:
             if found is not None:
                 return found, True
@@ -319,18 +319,16 @@ def _look_up(
     return None, False  # silence, or a single empty look-up, proves nothing
 
 
-def warn_or_refuse(job: Job, hide: Callable[[Any], Any], *, strict: bool) -> None:
-    """Warn that only a part of a workflow runs; with ``strict``, cancel the job and raise.
-
-    ``hide`` redacts secrets in the reason.
-    """
+def warn_or_refuse(job: Job, http: Http, *, strict: bool) -> None:
+    """Warn that only a part of a workflow runs; with ``strict``, cancel the job and raise."""
     from ..routes.refusals import partly_refused  # seldom needed, and slow to import
 
+    hide = http.identity.hide  # as the server may repeat secrets
     words, error = partly_refused(hide(job.node_errors), job.graph, hide)
     if not strict:
         lines = words.splitlines()
         text = "prompt %s runs, but without some of its outputs:" + "\n%s" * len(lines)
-        log.warning(text, job.prompt_id, *lines)
+        http.log.warning(text, job.prompt_id, *lines, extra=job.handle.state.named)
         return
     try:
         if not job.cancel():

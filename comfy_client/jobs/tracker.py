@@ -22,7 +22,7 @@ from typing import Any, Final
 import attrs
 
 from .. import models, runtime
-from ..errors import ClientClosed, ComfyError, SubmitUncertain, UnexpectedResponse, printable
+from ..errors import ClientClosed, ComfyError, SubmitUncertain, UnexpectedResponse
 from ..event_queue import Budget, Newest
 from ..events import (
     ConnectionEvent,
@@ -37,6 +37,7 @@ from ..events import (
 )
 from ..interrupts import in_full
 from ..locks import shared_lock
+from ..log_records import AnyLog, ServerLog
 from ..routes import Routes
 from ..signals import Receivers
 from ..timing import Timing
@@ -48,8 +49,6 @@ from .prompt import Ending, JobEvents, Orphans, TrackedPrompt, ending_of
 from .queue_monitor import DeafnessCheck, QueueMonitor
 from .result import Result
 from .state import MAY_END, Counted, JobState, Outcome
-
-log: logging.Logger = logging.getLogger("comfy_client")
 
 #: The most characters of an error in a log line.
 _SHOWN: Final = 500
@@ -187,8 +186,9 @@ class Ledger:
     one that calls receivers, never in the thread of the socket or while a lock is held.
     """
 
-    def __init__(self, receivers: Receivers) -> None:
+    def __init__(self, receivers: Receivers, log: ServerLog) -> None:
         self._receivers = receivers
+        self._log = log
         self._lock = shared_lock()  # so that a start is logged only once
         self.counts: Counter[str] = Counter()
         self.changes: int = 0  #: How often the set of unfinished or running prompts changed.
@@ -235,8 +235,8 @@ class Ledger:
 
     def log_submitted(self, state: JobState) -> None:
         """Log a submission, and the start if it came already, in the submitting thread."""
-        if log.isEnabledFor(logging.INFO):
-            _write(state.prompt_id, "submitted", "submitted", number=state.number)
+        if self._log.isEnabledFor(logging.INFO):
+            _write(self._log, state, "submitted", "submitted", number=state.number)
         self.log_start(state)
 
     def log_start(self, state: JobState) -> None:
@@ -248,16 +248,16 @@ class Ledger:
                 return
             state.start_logged = True
             self.changes += 1
-        if log.isEnabledFor(logging.INFO):
+        if self._log.isEnabledFor(logging.INFO):
             waited = None if state.attached else state.running_since - state.posted_at
             words = "" if waited is None else f", {waited:.1f} s after its submission"
-            self._later(_write, state.prompt_id, "started", f"started{words}", waited=waited)
+            self._later(_write, self._log, state, "started", f"started{words}", waited=waited)
 
     def settle(self, one: TrackedPrompt, ending: Ending) -> None:
         """Log the end of a prompt, unless only the client was closed, and end all waits for it."""
-        if log.isEnabledFor(logging.INFO) and not ending.is_of_client:
+        if self._log.isEnabledFor(logging.INFO) and not ending.is_of_client:
             seconds = one.state.elapsed(runtime.monotonic())
-            self._later(_write_end, one.state.prompt_id, ending, seconds)
+            self._later(_write_end, self._log, one.state, ending, seconds)
         one.settle(ending)
 
     def _later(self, write: Callable[..., None], *args: Any, **facts: Any) -> None:
@@ -274,7 +274,7 @@ class Ledger:
         return math.inf
 
 
-def log_connection(event: ConnectionEvent, host: str, waiting: int) -> None:
+def log_connection(log: AnyLog, event: ConnectionEvent, host: str, waiting: int) -> None:
     """Log that the socket was connected or lost while prompts are outstanding."""
     if event.name == "disconnected":
         log.warning(
@@ -287,14 +287,16 @@ def log_connection(event: ConnectionEvent, host: str, waiting: int) -> None:
         log.warning("%s: connected again", host)
 
 
-def _write(prompt_id: str, step: str, words: str, **facts: Any) -> None:
-    log.info("prompt %s: %s", prompt_id, words, extra={**_ids(prompt_id, step), **facts})
+def _write(log: AnyLog, state: JobState, step: str, words: str, **facts: Any) -> None:
+    extra = {**state.named, "prompt_event": step, **facts}
+    log.info("prompt %s: %s", state.prompt_id, words, extra=extra)
 
 
-def _write_end(prompt_id: str, ending: Ending, seconds: float | None) -> None:
-    end, status = ending.value, ending.status
+def _write_end(log: AnyLog, state: JobState, ending: Ending, seconds: float | None) -> None:
+    end, status, prompt_id = ending.value, ending.status, state.prompt_id
     after = "" if seconds is None else f" after {seconds:.1f} s"
-    facts: dict[str, Any] = {**_ids(prompt_id, "ended"), "status": status, "seconds": seconds}
+    facts: dict[str, Any] = {**state.named, "prompt_event": "ended"}
+    facts |= {"status": status, "seconds": seconds}
     if isinstance(end, Result):
         cached, pictures = len(end.cached_nodes), len(end.images)
         facts |= {"cached_nodes": cached, "pictures": pictures}
@@ -310,11 +312,6 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _ids(prompt_id: str, step: str) -> dict[str, Any]:
-    # A server may use any text as an id.
-    return {"prompt_id": printable(prompt_id), "prompt_event": step}
-
-
 class Tracker:
     """The prompts of one client that have not ended; it ends each of them once.
 
@@ -324,6 +321,7 @@ class Tracker:
         lock: Guards the registry and the state of its prompts.  Taken before the locks of queues
             and of ``wake``; no request is sent while it is held.  Re-entrant: the collector may end
             a forgotten iterator of ``map`` meanwhile, which takes its prompts back.
+        log: The log of the client.
         wake: Wakes the polling thread.
         connection: The event socket, whose handler this is.
         monitor: The last known state of the queue.
@@ -348,6 +346,7 @@ class Tracker:
     ) -> None:
         self._routes = weakref.ref(routes)
         self.http = http
+        self.log: ServerLog = http.log
         self.publish: Callable[[Event], None] = receivers.publish
         self.flush: Callable[[float], None] = receivers.flush
         self.budget = budget
@@ -359,7 +358,7 @@ class Tracker:
         self.monitor: QueueMonitor = QueueMonitor(self.connection, timing)
         self.deafness: DeafnessCheck = DeafnessCheck(self.connection, self.monitor, timing)
         self.times: NodeTimes = NodeTimes()
-        self.ledger: Ledger = Ledger(receivers)
+        self.ledger: Ledger = Ledger(receivers, http.log)
         self.ended: Newest[_EndRecord] = Newest(REMEMBERED, REMEMBERED_BYTES)
         self.renamed: Newest[str] = Newest(REMEMBERED, REMEMBERED_BYTES)
         self.announced: set[str] = set()
@@ -578,7 +577,7 @@ class Tracker:
             if event.name in ("connected", "reconnected", "disconnected"):
                 self.poll_all_soon()
             if self._tracked:
-                log_connection(event, self.http.address.http_url, len(self._tracked))
+                log_connection(self.log, event, self.http.address.http_url, len(self._tracked))
         self.publish(event)
 
     def client_id_changed(self) -> None:

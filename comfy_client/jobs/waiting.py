@@ -76,7 +76,8 @@ def watched(
     from ..showing.bars import Ticker, make_bar  # slow to import
 
     prompt_id = handle.state.prompt_id
-    facts = {"prompt_id": prompt_id, "prompt_event": "progress"}
+    server = handle.poller.tracker.http.address.http_url
+    facts = {**handle.state.named, "prompt_event": "progress", "server": server}
     bar = make_bar(surface, f"prompt {prompt_id}", show, **facts)
     watch = _Watch(bar, handle, surface, begun)
     try:

@@ -228,7 +228,7 @@ class Dispatcher:
                 return
             state.warned_of.add(able)
             why = explain_wait(state, job)
-        log.warning("prompt %s is %s", job.prompt_id, why)
+        log.warning("prompt %s is %s", job.prompt_id, why, extra=job.handle.state.named)
 
     # -- servers -------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from ..events import EndEvent
 from ..jobs.callbacks import Callbacks
 from ..jobs.job import Job
 from ..jobs.prompt import Ending
+from ..log_records import ServerLog
 from ..workflow import Workflow
 from .health import Health
 from .needs import Offer
@@ -207,6 +208,11 @@ class Member:
     def name(self) -> str:
         """The URL of the server."""
         return self.server.name
+
+    @property
+    def log(self) -> ServerLog:
+        """The log of its client."""
+        return self.api.parts.http.log
 
     def set_offer(self, offer: Offer | None) -> None:
         """Set the classes and models of the server; None if they are not known."""

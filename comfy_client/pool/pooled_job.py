@@ -177,6 +177,7 @@ class PooledHandle(JobHandle):
         """Follow the job on the server that has, or is about to get, the prompt."""
         source = inner.handle.source
         prompt = source.prompt
+        prompt.state.tags = prompt.state.tags or self.state.tags  # if it was found, not submitted
         self._relay = relay = _Relay(source.poller.tracker.budget, self)
         self.given, self.server, self.source = inner, server, source
         prompt.on_fork.append(self.abandon)
@@ -188,6 +189,7 @@ class PooledHandle(JobHandle):
         """Make the job wait for a server again, under a new prompt id if one is given."""
         tracker, state = self.poller.tracker, self.state
         fresh = tracker.new(prompt_id or state.prompt_id, state.graph)
+        fresh.state.tags = state.tags
         self._relay = self.given = self.server = None
         self.source = attrs.evolve(self.source, prompt=fresh)
 

@@ -27,8 +27,6 @@ from .availability import is_live
 from .needs import Offer
 from .pool_state import Entry, Intervals, Member
 
-log: logging.Logger = logging.getLogger("comfy_client")
-
 #: Seconds that a server may take to report the length of its queue.
 _QUESTION: Final = 5.0
 #: Seconds between two checks of whether a server without a socket answers.
@@ -139,7 +137,9 @@ class ServerThread:
             with limited_silence(self._patience):
                 offer = _ask_for_offer(self.member)
         except ComfyError as exc:
-            log.debug("%s does not return its node definitions: %s", self.member.name, exc)
+            self.member.log.debug(
+                "%s does not return its node definitions: %s", self.member.name, exc
+            )
         else:
             self._owner.set_offer(self.member, offer)
 
@@ -177,7 +177,8 @@ class ServerThread:
                 if is_away(exc):
                     self._cancel_at = runtime.monotonic() + _INTERVAL
                     return
-                log.warning("prompt %s on %s runs on: %s", job.prompt_id, member.name, exc)
+                said, named = "prompt %s on %s runs on: %s", job.handle.state.named
+                self.member.log.warning(said, job.prompt_id, member.name, exc, extra=named)
             member.unwanted.remove(job)
 
     def _check_alive(self) -> float:
@@ -192,7 +193,7 @@ class ServerThread:
         try:
             member.api.poll_status(_QUESTION)
         except ComfyError as exc:
-            log.debug("%s does not answer: %s", member.name, exc)
+            self.member.log.debug("%s does not answer: %s", member.name, exc)
             self._owner.mark_unreachable(member, exc)
             return _PAUSE
         if member.leaving:
@@ -208,7 +209,7 @@ class ServerThread:
             offer = _ask_for_offer(member)
         except Exception as exc:  # the next attempt may succeed
             is_foreseen = isinstance(exc, ComfyError | OSError | ValueError)
-            log.log(
+            member.log.log(
                 logging.DEBUG if is_foreseen else logging.ERROR,
                 "%s is not ready: %s",
                 member.name,
@@ -247,7 +248,8 @@ class ServerThread:
                 **entry.options,
             )
         except SubmitUncertain as exc:
-            log.warning("%s; waiting until %s can tell", exc, member.name)
+            said, named = "%s; waiting until %s can tell", job.handle.state.named
+            self.member.log.warning(said, exc, member.name, extra=named)
             self._attach(entry)
         except UnexpectedResponse as exc:
             if exc.status >= 300 or not job.handle.state.posted_at:
@@ -283,7 +285,7 @@ def _ask_for_offer(member: Member) -> Offer | None:
     try:
         definitions = member.api.node_definitions(refresh=member.offer is not None)
     except UnexpectedResponse as exc:
-        log.warning("%s does not say which node classes it has: %s", member.name, exc)
+        member.log.warning("%s does not say which node classes it has: %s", member.name, exc)
         return None
     try:
         replaced = member.api.get_node_replacements()
@@ -320,7 +322,7 @@ def _work(ref: weakref.ref[ServerThread], alarm: runtime.Event) -> None:
             thread.member.clear_pending()
             pause = _PAUSE
         except Exception:
-            log.exception("a server of the pool could not be served")  # a defect
+            thread.member.log.exception("a server of the pool could not be served")  # a defect
             thread.member.clear_pending()
             pause = _PAUSE
         del thread

@@ -69,14 +69,16 @@ def submit(
 
 def _cancel(job: PooledJob) -> None:
     """Cancel the job of an interrupted submission, which its user never got."""
-    log.warning("cancelling prompt %s: its submission was interrupted", job.prompt_id)
+    extra = {**job.handle.state.named, "server": job.server}
+    said_why = "cancelling prompt %s: its submission was interrupted"
+    log.warning(said_why, job.prompt_id, extra=extra)
     said: list[bool] = []
     try:
         said = cancel_in_time([job])
     finally:  # a second Ctrl-C, too
         if not said:
             where = f" on {job.server}" if job.server else ""
-            log.warning("prompt %s may keep running%s", job.prompt_id, where)
+            log.warning("prompt %s may keep running%s", job.prompt_id, where, extra=extra)
 
 
 def enqueue(
@@ -100,6 +102,7 @@ def enqueue(
     known = {} if files_in(graph) else graph
     client, prompt_id = servers.any_client(), str(uuid.uuid4())
     handle = PooledHandle(client, client.parts.poller, prompt_id, known, dispatcher)
+    handle.state.tags = sending["options"].get("tags") or {}
     job = PooledJob(handle)
     needs = needs_of(graph)
     waiting = Waiting(

@@ -465,7 +465,8 @@ class PoolRunner(Runner):
                 with limited_silence(self.poller.timing.question):
                     known = self._recovery(host).find(prompt_id)
             except ComfyError as exc:
-                log.debug("%s does not say whether it has prompt %s: %s", host, prompt_id, exc)
+                said, extra = "%s does not say whether it has prompt %s: %s", {"server": host}
+                log.debug(said, host, prompt_id, exc, extra=extra)
                 continue
             asked.add(host)
             if known is not None:

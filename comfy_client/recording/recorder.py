@@ -52,6 +52,7 @@ from urllib.parse import parse_qsl, unquote
 
 from .._version import __version__
 from ..locks import shared_lock
+from ..log_records import AnyLog
 from ..redaction import is_secret_name
 from .secrets import MIN_NAMED, Secrets
 
@@ -99,8 +100,10 @@ class Recorder:
         *,
         max_bodies: int = MAX_BODIES,
         max_file: int = MAX_FILE,
+        log: AnyLog = log,
     ) -> None:
         self.path: str = os.fspath(path)
+        self._log = log
         self._max_bodies = max_bodies
         self._max_file = max_file
         self.secrets: Secrets = Secrets()
@@ -151,7 +154,7 @@ class Recorder:
         try:
             self._put(kind, rest)
         except OSError as exc:
-            log.warning("the recording %s ends here: %s", self.path, exc.strerror or exc)
+            self._log.warning("the recording %s ends here: %s", self.path, exc.strerror or exc)
 
     def _put(self, kind: str, rest: str) -> None:
         with self._lock:

@@ -18,6 +18,7 @@ from ..errors import (
     UnexpectedResponse,
     WorkflowError,
 )
+from ..log_records import Tag, checked_tags
 from ..redaction import sealed
 from ..transport.deadline import Deadline
 from ..transport.http import SMALL, Http
@@ -64,6 +65,12 @@ class PromptOptions(TypedDict, total=False):
             ``b_preview`` has receivers.  Since ComfyUI 0.5; older servers ignore it.
         comfy_api_key: The key for partner nodes.  Servers before 0.3.68 show it to everyone in
             ``/queue``.
+        tags: Names and values of your own, such as a correlation id or a tenant.  Each log record
+            about the prompt has them as its attribute ``tags``, as they are, so put no secrets
+            in; :attr:`Job.tags` returns them.  They are not sent to the server, and
+            ``queue_prompt``, which follows no prompt, only checks them.  Up to 16 names of 64
+            characters, and values that are ``str`` of up to 512 characters, finite ``float``,
+            ``bool`` or ``int`` of up to 64 bits.
     """
 
     front: bool | None
@@ -72,6 +79,7 @@ class PromptOptions(TypedDict, total=False):
     partial_execution_targets: Sequence[str] | None
     preview_method: str | None
     comfy_api_key: str | None
+    tags: Mapping[str, Tag] | None
 
 
 class SubmitOptions(PromptOptions, total=False):
@@ -89,7 +97,7 @@ class SubmitOptions(PromptOptions, total=False):
 def seal(
     options: Any, method: Callable[..., object], kind: type[PromptOptions] = PromptOptions
 ) -> None:
-    """Seal the secrets in options, so that no frame of a traceback shows them.
+    """Seal the secrets in options, so that no frame of a traceback shows them; check the tags.
 
     Raises ``TypeError`` for an option that is not in ``kind``: Python accepts any name in
     ``**options``.
@@ -97,6 +105,8 @@ def seal(
     for name in ("comfy_api_key", "extra_data"):
         if options.get(name):
             options[name] = sealed(options[name], is_secret=name == "comfy_api_key")
+    if options.get("tags") is not None:
+        options["tags"] = checked_tags(options["tags"])
     for name in options.keys() - kind.__annotations__.keys():
         raise _unexpected(name, method, kind)
 

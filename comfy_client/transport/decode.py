@@ -30,6 +30,7 @@ from ..events import (
     TerminalEvent,
     unknown,
 )
+from ..log_records import AnyLog
 from ..values import (
     MAX_ID_LENGTH,
     MAX_LEVELS,
@@ -80,7 +81,9 @@ class _Skipped(tuple[Event, ...]):
 SKIPPED: Final = _Skipped()
 
 
-def decode_text(data: bytes | memoryview, most: int = MAX_DECODED) -> tuple[Event, ...]:
+def decode_text(
+    data: bytes | memoryview, most: int = MAX_DECODED, log: AnyLog = log
+) -> tuple[Event, ...]:
     """Return the events of a text frame; empty if it is JSON without a ``type``.
 
     :data:`SKIPPED` if it is not JSON, nests too deeply or would take more than ``most`` bytes.
@@ -154,7 +157,7 @@ def _terminal(event: LogsEvent) -> tuple[Event, ...]:
     )
 
 
-def decode_binary(data: bytes | bytearray | memoryview) -> tuple[Event, ...]:
+def decode_binary(data: bytes | bytearray | memoryview, log: AnyLog = log) -> tuple[Event, ...]:
     """Return the events of a binary frame; empty if it is broken or of an unknown type."""
     frame = memoryview(data)
     kind, number = _HEAD.unpack_from(frame) if len(frame) >= 8 else (0, 0)

@@ -35,6 +35,7 @@ from ..errors import (
     UnexpectedResponse,
 )
 from ..interrupts import causes
+from ..log_records import ServerLog
 from ..redaction import sealed_headers
 from ..values import size_decoded
 from . import log_filter
@@ -151,6 +152,7 @@ class Http:
 
     Attributes:
         address: The address of the server.
+        log: The log of the client, whose records name the server.
         endpoint: The certificates, proxies and connections, for HTTP and for the socket.
         identity: The client's credentials, user and headers, and their secrets.
         connect_timeout: Seconds to connect.
@@ -178,6 +180,7 @@ class Http:
         show: float = 0.4,
     ) -> None:
         self.address = address
+        self.log: ServerLog = ServerLog(address.http_url)
         self.connect_timeout: float
         self.total_timeout: float
         self.connect_timeout, self.total_timeout = _timeouts(timeout)
@@ -412,7 +415,7 @@ class Http:
             request = OutgoingRequest("GET", route, params, {**_IDENTITY, **part})
             return self._download(request, deadline, start)
 
-        return resumed(ask, start, self._resume)
+        return resumed(ask, start, self._resume, self.log)
 
     @contextlib.contextmanager
     def _download(
@@ -592,7 +595,8 @@ class _Sender:
             if self._is_one_off:
                 self._endpoint.close()
             if log.isEnabledFor(logging.DEBUG):
-                _log(request.method, self.path(request.route), status, began, transfer)
+                said = self._endpoint.address.http_url
+                _log(said, request.method, self.path(request.route), status, began, transfer)
 
     def _check_wanted(self) -> None:
         """Raise if a transfer was cut on purpose: :class:`ClientClosed`, or ``Abandoned``."""
@@ -837,7 +841,9 @@ def _in_calls(transfer: Transfer) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if parallel_calls.get() is None else ended_by(transfer.cut)
 
 
-def _log(method: str, path: str, status: int, began: float, transfer: Transfer) -> None:
+def _log(
+    server: str, method: str, path: str, status: int, began: float, transfer: Transfer
+) -> None:
     """Log a request, without its query, which may hold a token."""
     seconds = runtime.monotonic() - began
     sent, received = transfer.sent, transfer.received
@@ -850,6 +856,7 @@ def _log(method: str, path: str, status: int, began: float, transfer: Transfer) 
         sent,
         received,
         extra={
+            "server": server,
             "http_method": method,
             "http_path": path,
             "http_status": status or None,

@@ -85,6 +85,9 @@ class _Filter(logging.Filter):
         except Exception as exc:  # noqa: BLE001  # a log is no reason to fail
             record.msg, record.args = f"a record that cannot be formatted: {type(exc).__name__}", ()
             record.exc_info = None
+        if record.name == _OURS:  # for formatters that name them: not every record has both
+            vars(record).setdefault("server", None)
+            vars(record).setdefault("tags", {})
         return True
 
     def _hide(self, record: logging.LogRecord) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -15,12 +14,11 @@ from typing import Final, NamedTuple
 
 from .. import runtime
 from ..errors import ApiError, ComfyError, RequestTimeout, ServerUnreachable, TransportError
+from ..log_records import AnyLog
 from .backoff import Backoff
 from .deadline import check_wanted, pause
 from .failures import is_away
 from .response import Download
-
-log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Requests a file from a byte on, with further headers; the answer may be the whole file (200).
 Ask = Callable[[int, Mapping[str, str]], AbstractContextManager[Download]]
@@ -36,7 +34,7 @@ _REST: Final = 2.0
 
 
 @contextlib.contextmanager
-def resumed(ask: Ask, start: int, within: float) -> Iterator[Download]:
+def resumed(ask: Ask, start: int, within: float, log: AnyLog) -> Iterator[Download]:
     """Context manager: yield a download that either becomes complete or ends in an error.
 
     If the connection breaks, or an answer is too short, the rest is requested.  That needs a server
@@ -47,16 +45,22 @@ def resumed(ask: Ask, start: int, within: float) -> Iterator[Download]:
         ask: Requests the file.
         start: The first byte to download.
         within: For how many seconds after the last byte to retry.
+        log: Told of each retry.
     """
     with contextlib.ExitStack() as body:
         first = body.enter_context(ask(start, {}))
         at = start if first.status == 206 else 0
-        chunks = _chunks(body, first, ask, at, within)
+        chunks = _chunks(body, first, ask, at, within, log)
         yield Download(first.status, first.headers, first.length, chunks)
 
 
 def _chunks(
-    body: contextlib.ExitStack, first: Download, ask: Ask, at: int, within: float
+    body: contextlib.ExitStack,
+    first: Download,
+    ask: Ask,
+    at: int,
+    within: float,
+    log: AnyLog,
 ) -> Iterator[bytes]:
     size = size_of(first)
     mark = sure_mark_of(first.headers, size)

@@ -32,6 +32,7 @@ from ..errors import AuthenticationError, ComfyError, ServerUnreachable
 from ..events import ConnectionEvent, ErrorEvent, Event
 from ..interrupts import causes, was_started
 from ..locks import shared_lock
+from ..log_records import AnyLog
 from ..timing import Timing
 from .backoff import Backoff
 from .connections import shut
@@ -111,8 +112,8 @@ class Connection:
     """The event socket of a client, kept open from :meth:`start` to :meth:`stop`.
 
     ``plan`` returns the plan to dial with a client id, ``uniform`` returns a random number between
-    two limits for the pauses, and ``max_frame`` is the largest message in bytes, or None for the
-    default.
+    two limits for the pauses, ``max_frame`` is the largest message in bytes, or None for the
+    default, and ``log`` gets what it has to say.
     """
 
     def __init__(
@@ -126,11 +127,13 @@ class Connection:
         uniform: Callable[[float, float], float] = random.uniform,
         recorder: Recorder | None = None,
         max_frame: int | None = None,
+        log: AnyLog = log,
     ) -> None:
         self._handler = weakref.ref(handler)
         self._plan = plan
         self.client_id: str = client_id  #: The client id for the next dial.
         self._max_frame = max_frame
+        self.log: AnyLog = log
         self._poll_only = poll_only
         self.timing: Timing = timing or Timing()
         self.backoff: Backoff = Backoff(self.timing.pause, self.timing.cap, uniform=uniform)
@@ -303,7 +306,7 @@ class Connection:
         """Log an unexpected exception, once for each type."""
         if type(exc) not in self._unforeseen:
             self._unforeseen.add(type(exc))
-            log.error("the event thread failed because of a bug in comfy_client", exc_info=exc)
+            self.log.error("the event thread failed because of a bug in comfy_client", exc_info=exc)
 
     def _called(self) -> Handler:
         handler = self._handler()
@@ -323,7 +326,7 @@ class Connection:
             elif error is not None:
                 self.error = error
             self._changed.notify_all()
-        log.debug("event thread: %s%s", state.value, f" ({error})" if error else "")
+        self.log.debug("event thread: %s%s", state.value, f" ({error})" if error else "")
 
     def _report(self, name: str, **facts: Any) -> None:
         self._called().connection_changed(ConnectionEvent(name=name, **facts))
@@ -419,7 +422,7 @@ class Connection:
     def _hand_on(self, is_text: bool, data: bytes | memoryview) -> None:
         handler = self._called()
         most = self._max_frame or MAX_DECODED
-        events = decode_text(data, most) if is_text else decode_binary(data)
+        events = decode_text(data, most, self.log) if is_text else decode_binary(data, self.log)
         if events is SKIPPED:
             handler.skipped()
         for event in events:
@@ -467,7 +470,9 @@ class Connection:
             self._enter(State.POLLING, exc)
             if not self._fallback_reported:
                 self._fallback_reported = True
-                log.warning("no WebSocket (%s); polling over HTTP instead, without previews", exc)
+                self.log.warning(
+                    "no WebSocket (%s); polling over HTTP instead, without previews", exc
+                )
                 self._report("websocket_unavailable", error=exc)
             self._poll_for(delay)
         else:
@@ -476,7 +481,7 @@ class Connection:
     def _renew_client_id(self) -> None:
         refused, self.client_id = self.client_id, str(uuid.uuid4())
         self._called().client_id_changed()
-        log.warning(
+        self.log.warning(
             "the server no longer accepts the client_id %r (code 1008); continuing as %r: prompts "
             "that were submitted before end as usual, but bring no more events",
             refused,
@@ -510,7 +515,7 @@ class Connection:
         except Exception as exc:  # noqa: BLE001  # as in _once: a failed poll, logged once
             if not isinstance(exc, ComfyError | OSError):
                 self._log(exc)
-            log.debug("poll failed: %s", exc)
+            self.log.debug("poll failed: %s", exc)
             return False
         return True
 

@@ -228,6 +228,37 @@ def test_aclose_ends_a_subscription_that_a_variable_holds(
     asyncio.run(main())
 
 
+def test_events_in_another_event_loop_raise_at_once(comfy: ComfyServer, fast: ComfyApi) -> None:
+    """As those of ``asyncio.Event`` do, rather than wait for ever; the job and its end stay."""
+    gate = threading.Event()
+    comfy.script(START, gate, *WELL[1:])
+    job = fast.submit(GRAPH)
+
+    async def made() -> aio.EventStream:
+        return aio.events(job)
+
+    async def used() -> None:
+        with pytest.raises(RuntimeError, match="the event loop in which events"):
+            await anext(stream)
+        await stream.aclose()
+
+    stream = asyncio.run(made())
+    asyncio.run(used())
+    gate.set()
+    assert asyncio.run(collected(job))[-1] == "execution_success"
+
+
+def test_without_asyncio_an_error_says_so(comfy: ComfyServer, fast: ComfyApi) -> None:
+    """Trio runs coroutines as this does, without an event loop of asyncio."""
+    comfy.script(*WELL)
+    job = fast.submit(GRAPH)
+    with pytest.raises(RuntimeError, match="for asyncio only"):
+        aio.events(job)
+    with pytest.raises(RuntimeError, match="for asyncio only"):
+        aio.result(job).send(None)
+    job.result()
+
+
 def test_events_are_those_of_a_job_or_a_client() -> None:
     """And of nothing else."""
 

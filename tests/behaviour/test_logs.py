@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from comfy_client import BasicCredentials, ComfyApi, JobFailed, QueryCredentials, Workflow
+from comfy_client import (
+    BasicCredentials,
+    ComfyApi,
+    ComfyPool,
+    JobFailed,
+    QueryCredentials,
+    Workflow,
+    signal,
+)
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import Quick
 from tests.helpers.sweeps import WORKFLOW, Record
@@ -175,3 +183,90 @@ def test_a_request_without_an_answer_is_a_line_too(
     assert (line["http_status"], line["bytes_received"]) == (None, 0)
     assert ": no answer, " in line["message"]
     api.close()
+
+
+def test_each_record_names_its_server_and_the_tags_of_its_prompt(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of two clients in one process, at every level; tags in those about the prompt alone."""
+    workflow = Workflow.example()
+    with (
+        ComfyServer() as one,
+        ComfyServer() as other,
+        caplog.at_level(logging.DEBUG, "comfy_client"),
+        ComfyApi(one.url) as first,
+        ComfyApi(other.url) as second,
+    ):
+        told = first.submit(workflow, tags={"tenant": "a", "try": 2})
+        bare = second.submit(workflow)
+        bare.result()
+        told.result()
+        jobs = {first.host: told, second.host: bare}
+    ours = [vars(it) for it in caplog.records if it.name == "comfy_client"]
+    for host, job in jobs.items():
+        of_it = [it for it in ours if it["server"] == host]
+        assert any("http_method" in it for it in of_it)
+        assert any("event thread: connected" in it["message"] for it in of_it)
+        about = [it for it in ours if it.get("prompt_id") == job.prompt_id]
+        assert {"submitted", "ended"} <= {it.get("prompt_event") for it in about}
+        assert {it["server"] for it in about} == {host}
+        assert all(it["tags"] == job.tags for it in about)
+    assert told.tags == {"tenant": "a", "try": 2}
+    assert bare.tags == {}
+
+
+def test_a_record_about_no_server_has_the_attributes_too(
+    server: ComfyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So that a formatter may name them."""
+    with ComfyApi(server.url):
+        signal("progres")
+    [line] = [vars(one) for one in caplog.records if "did you mean" in one.getMessage()]
+    assert (line["server"], line["tags"]) == (None, {})
+
+
+@pytest.mark.parametrize("way", ["run", "map", "sweep", "pool"])
+def test_tags_reach_the_log_by_every_way_of_submitting(
+    server: ComfyServer, record: Record, info: pytest.LogCaptureFixture, way: str
+) -> None:
+    with ComfyApi(server.url) as api:
+        if way == "run":
+            api.run(WORKFLOW, progress=False, tags={"tenant": "a"})
+        elif way == "map":
+            list(api.map([WORKFLOW], progress=False, tags={"tenant": "a"}))
+        elif way == "sweep":
+            api.sweep(WORKFLOW, {"Make.seed": [1]}, progress=False, tags={"tenant": "a"})
+        else:
+            with ComfyPool([api]) as pool:
+                job = pool.submit(WORKFLOW, tags={"tenant": "a"})
+                assert job.tags == {"tenant": "a"}
+                job.result()
+                assert job.tags == {"tenant": "a"}
+    found = lines(info)
+    assert {"submitted", "ended"} <= {one["prompt_event"] for one in found}
+    assert all(one["tags"] == {"tenant": "a"} for one in found)
+    assert {one["server"] for one in found} == {api.host}
+
+
+def test_tags_stay_with_the_client(server: ComfyServer, api: ComfyApi, record: Record) -> None:
+    """The server never gets them, and later changes of the mapping change nothing."""
+    tags = {"tenant": "hunter2"}
+    job = api.submit(WORKFLOW, tags=tags)
+    tags["tenant"] = "changed"
+    job.result()
+    assert job.tags == {"tenant": "hunter2"}
+    assert not any("hunter2" in f"{request.body!r}" for request in server.requests)
+
+
+@pytest.mark.parametrize("name", ["submit", "queue_prompt", "map", "sweep"])
+def test_wrong_tags_are_refused_before_anything_is_sent(refused: str, name: str) -> None:
+    wrong: Any = ["tenant"]
+    api = ComfyApi(refused)
+    calls: dict[str, Callable[[], object]] = {
+        "submit": lambda: api.submit(WORKFLOW, tags=wrong),
+        "queue_prompt": lambda: api.queue_prompt(None, WORKFLOW, tags=wrong),
+        "map": lambda: list(api.map([WORKFLOW], tags=wrong)),
+        "sweep": lambda: api.sweep(WORKFLOW, {"Make.seed": [1]}, tags=wrong),
+    }
+    with pytest.raises(TypeError, match="tags must be a mapping"):
+        calls[name]()

@@ -338,8 +338,8 @@ JOBS = (
     Mutant(
         "N23",
         "jobs/submit.py",
-        '            looks = 0\n            log.debug("look-up failed: %s", exc)\n',
-        '            log.debug("look-up failed: %s", exc)\n',
+        '            looks = 0\n            log.debug("look-up failed: %s", exc, ',
+        '            log.debug("look-up failed: %s", exc, ',
         "unit/test_submit.py",
         "look-ups on both sides of an outage count as proof that a prompt never came",
     ),

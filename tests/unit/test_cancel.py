@@ -92,8 +92,9 @@ def test_what_is_refused_for_being_partly_valid_says_whether_it_was_cancelled(ca
 
     node_errors = {"7": {"errors": [], "class_type": "SaveImage"}}
     job = SimpleNamespace(prompt_id="the-id", graph=GRAPH, node_errors=node_errors, cancel=act)
+    http = SimpleNamespace(identity=SimpleNamespace(hide=lambda said: said))
     with pytest.raises(PromptRejected) as caught:
-        warn_or_refuse(job, lambda said: said, strict=True)
+        warn_or_refuse(job, http, strict=True)
     notes = getattr(caught.value, "__notes__", [])
     assert len(notes) == (note is not None)
     assert note is None or note in notes[0]

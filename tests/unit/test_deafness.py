@@ -9,6 +9,7 @@ import pytest
 
 from comfy_client import runtime
 from comfy_client.jobs.queue_monitor import DeafnessCheck
+from comfy_client.log_records import ServerLog
 from comfy_client.timing import Timing
 from comfy_client.transport.websocket import State
 from tests.helpers.patches import tell_time
@@ -23,6 +24,7 @@ class Socket:
     state = State.CONNECTED
     client_id = "me"
     is_receiving = False
+    log = ServerLog("http://gpu:8188")
 
     def __init__(self) -> None:
         self.redialled: list[float] = []

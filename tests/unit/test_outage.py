@@ -10,6 +10,7 @@ import pytest
 
 from comfy_client.batch.outage import Outage, got_nothing
 from comfy_client.errors import ApiError, ComfyError, JobTimeout, ServerUnreachable
+from comfy_client.log_records import ServerLog
 from comfy_client.timing import Timing
 from comfy_client.transport.deadline import Deadline
 from tests.helpers.patches import tell_time
@@ -30,6 +31,7 @@ class World:
         self.http = SimpleNamespace(address=SimpleNamespace(http_url="http://gpu:8188"))
         self.wake = SimpleNamespace(wait_stopped=lambda seconds: False)
         self.trouble: ComfyError | None = None
+        self.log = ServerLog("http://gpu:8188")
         self.timing = Timing(retry=0.0, retry_cap=0.0)
         self.tracker = self
         self.error: ComfyError = GONE

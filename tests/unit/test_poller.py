@@ -121,7 +121,8 @@ def test_an_answer_from_before_the_end_is_not_told_after_it(
 def test_the_first_in_a_queue_that_was_looked_at_before_may_have_ended(api: Asked) -> None:
     """A deaf socket would not say so."""
     tracker = api.parts.poller.tracker
-    connection = SimpleNamespace(state=State.CONNECTED, generation=1, error=None, quiet_for=0.0)
+    state, log = State.CONNECTED, tracker.log
+    connection = SimpleNamespace(state=state, generation=1, error=None, quiet_for=0.0, log=log)
     tracker.connection = tracker.monitor.connection = connection  # type: ignore[assignment]
     one, job = api.follow("ours")
     looks: list[Queue] = []

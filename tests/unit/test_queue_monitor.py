@@ -18,6 +18,7 @@ from comfy_client.errors import (
 from comfy_client.jobs.poller import find, spellings
 from comfy_client.jobs.queue_monitor import QueueMonitor, heeds_id
 from comfy_client.jobs.state import QueueSnapshot
+from comfy_client.log_records import ServerLog
 from comfy_client.models import JobInfo, JobPage, Queue
 from comfy_client.routes.prompts import EXTRA_DATA_KEY
 from comfy_client.timing import Timing
@@ -38,7 +39,8 @@ def record(prompt_id, mark=None, client_id="me"):
 
 
 def monitor_of(**times):
-    link = SimpleNamespace(state=State.CONNECTED, generation=1)
+    log = ServerLog("http://gpu:8188")
+    link = SimpleNamespace(state=State.CONNECTED, generation=1, log=log)
     return QueueMonitor(link, Timing(**times))
 
 

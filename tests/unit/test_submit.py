@@ -18,6 +18,7 @@ from comfy_client.jobs import submit as submission
 from comfy_client.jobs.prompt import TrackedPrompt
 from comfy_client.jobs.state import JobState
 from comfy_client.jobs.submit import post, time_left
+from comfy_client.log_records import ServerLog
 from comfy_client.models import QueuedPrompt
 from comfy_client.routes.prompts import EXTRA_DATA_KEY
 from comfy_client.timing import Timing
@@ -97,7 +98,8 @@ def clock(monkeypatch):
 @pytest.fixture
 def send(clock):
     def do(server, one=None, *, resubmit=False, wake=clock):
-        tracker = SimpleNamespace(http=server, wake=wake)
+        log = ServerLog("http://gpu:8188")
+        tracker = SimpleNamespace(http=server, wake=wake, log=log)
         poller = SimpleNamespace(tracker=tracker, timing=Timing())
         return post(poller, one or a_prompt(), {}, Deadline(), resubmit=resubmit)
 
