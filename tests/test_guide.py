@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import attrs
 import docutils.core
@@ -324,21 +323,6 @@ def test_every_counter_and_every_fact_of_a_log_stands_in_its_table() -> None:
     assert re.findall(r"^``(\w+)``", table, re.MULTILINE) == [
         field.name for field in attrs.fields(comfy_client.ClientStats)
     ]
-
-
-def test_the_page_for_prometheus_is_what_prometheus_reads(api: ComfyApi) -> None:
-    """A type and a sample for each counter."""
-    (block,) = [one for one in BLOCKS if one.section == "Counters" and one.page == "monitoring"]
-    names: dict[str, Any] = {}
-    exec(block.code.partition("with ComfyApi")[0], names)
-    *lines, end = names["metrics"](api).split("\n")
-    assert end == ""
-    assert len(lines) == 2 * len(attrs.fields(comfy_client.ClientStats))
-    for kind, sample in zip(lines[::2], lines[1::2], strict=True):
-        name, value = sample.split(" ")
-        assert re.fullmatch(r"[a-z_]+", name)
-        assert value.isdecimal()
-        assert kind in (f"# TYPE {name} counter", f"# TYPE {name} gauge")
 
 
 def test_the_limits_of_to_dict_are_those_of_the_code() -> None:

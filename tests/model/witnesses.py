@@ -33,6 +33,7 @@ from comfy_client.jobs.outcomes import status_of
 from comfy_client.jobs.poller import MAX_REFUSALS, Poller
 from comfy_client.jobs.submit import attach, submit
 from comfy_client.jobs.tracker import Tracker
+from comfy_client.log_records import ServerLog
 from comfy_client.routes import Routes, TrackerHooks
 from comfy_client.timing import Timing
 from comfy_client.transport.decode import decode_text
@@ -66,6 +67,7 @@ class Line:
         self.socket: Socket | None = None
         self.wants_redial = False
         self.redials = 0
+        self.log = ServerLog("http://gpu:8188")
         self._stage = stage
         self._received_at = 0.0
 
