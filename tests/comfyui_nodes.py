@@ -222,6 +222,27 @@ class TestBareBatch:
         return image
 
 
+class TestKey:
+    """Says how many characters the key of partner nodes has, and fails with it if it is to."""
+
+    CATEGORY = "tests"
+    FUNCTION = "run"
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {"key": ("STRING",), "fails": ("BOOLEAN",)},
+            "hidden": {"secret": "API_KEY_COMFY_ORG"},
+        }
+
+    def run(self, key, fails, secret=None):
+        if fails:
+            raise RuntimeError(f"the key {secret} is not valid")
+        return {"ui": {"text": [f"{len(secret or '')} characters"]}}
+
+
 NODE_CLASS_MAPPINGS = {
     cls.__name__: cls
     for cls in (
@@ -232,6 +253,7 @@ NODE_CLASS_MAPPINGS = {
         TestText,
         TestBlock,
         TestCustomEvent,
+        TestKey,
         TestSwitch,
         TestExpand,
         TestBareBatch,

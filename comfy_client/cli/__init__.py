@@ -24,6 +24,7 @@ Modules:
     loading: Workflows and node definitions from files, or from a server when they are needed.
     past_prompts: Prompts that a server knows, as workflows.
     input_options: Conversion of ``--set``, ``--input``, ``--seed`` and ``--axis`` to values.
+    extra_data: ``--extra-data``, and the key of partner nodes.
     standard_input: Standard input, and values of options that stand for it or for a file.
     results: Waiting for a prompt, saving its files, printing its outputs.
     listing: Lists of what a server has, or each of several.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,11 @@ import click
 
 from .completion import complete_ids, starting
 from .decorators import Decorator
+from .extra_data import extra_data_option, prompt_options
 from .input_completion import complete_settings, complete_uploads
 from .input_options import fill
 from .loading import LazyServer, content_of, load_from, workflow_argument
-from .mine import mark, why_unknown
+from .mine import why_unknown
 from .past_prompts import PromptSource, Source, carried, file_or_record, record_of
 from .printing import emit, examples, note, say
 from .results import (
@@ -32,6 +34,7 @@ from .server_options import RUN_LIMIT, ServerOptions, of_servers
 if TYPE_CHECKING:
     from ..client import ComfyApi
     from ..jobs.job import Job
+    from ..jobs.result import Result
     from ..workflow import Workflow
     from ..workflow.definition_source import DefinitionSource
 
@@ -71,6 +74,12 @@ def options_of_run(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--check", is_flag=True, help="Check it first; send nothing if it is bad."),
         click.option("--detach", is_flag=True, help="Print the prompt's id, and do not wait."),
         click.option("--front", is_flag=True, help="Put it at the front of the queue."),
+        click.option(
+            "--retry-oom",
+            is_flag=True,
+            help="If a node runs out of memory, free the server's memory, and run it once more.",
+        ),
+        extra_data_option,
         timeout_option,
         quiet_option,
     )
@@ -138,26 +147,67 @@ def run_workflow(
     check: bool,
     detach: bool,
     front: bool,
+    retry_oom: bool,
+    extra_data: Mapping[str, Any],
     timeout: float | None,
     quiet: bool,
 ) -> None:
     """Run a workflow with the options of ``run``."""
     if detach and out is not None:
         raise click.UsageError("--detach does not wait, so there is nothing for --out yet")
-    read = partial(_read, find(), sets, inputs, seed)
+    if detach and retry_oom:
+        raise click.UsageError("--detach does not wait, so it cannot run it again: --retry-oom")
+    read = partial(_read, find(), sets, inputs, seed, extra_data, detach)
     begin = _on_any if given.is_several else _on_one
     waiting = {"quiet": quiet, "detach": detach, "timeout": timeout}
-    with begin(given, read, out, waiting, check=check, front=front) as job:
+    with begin(given, read, out, waiting, check=check, front=front) as (workflow, submit):
         if detach:
-            emit(job.to_dict()) if given.json else say(job.prompt_id)
+            with submit(workflow) as job:
+                emit(job.to_dict()) if given.json else say(job.prompt_id)
             why_not = why_unknown()
             if why_not is not None and not quiet:
                 note(f"cancel --all-mine will not find it: {why_not}")
             return
-        result = wait_for(job, timeout, quiet, is_ours=True)
+        wait = _waiting_twice if retry_oom else _waiting
+        job, result = wait(submit, workflow, timeout, quiet)
         if not quiet:
             note(repr(result)[1:-1], "succeeded", "Result")
         show_result(result, out, given.json, _server_of(job))
+
+
+#: A function that submits a workflow; Ctrl-C in the block cancels the prompt.
+_Submit = Callable[["Workflow"], AbstractContextManager["Job"]]
+
+
+def _waiting(
+    submit: _Submit, workflow: Workflow, timeout: float | None, quiet: bool
+) -> tuple[Job, Result]:
+    """Run a workflow; return the job and its result."""
+    with submit(workflow) as job:
+        return job, wait_for(job, timeout, quiet, is_ours=True)
+
+
+def _waiting_twice(
+    submit: _Submit, workflow: Workflow, timeout: float | None, quiet: bool
+) -> tuple[Job, Result]:
+    """Run a workflow, and once more with freed memory if a node runs out of memory."""
+    from ..jobs.execute import run_again_after_oom
+    from ..jobs.handle import Limits
+    from ..timing import Timing
+
+    limits = Limits(timeout)
+    jobs: list[Job] = []
+
+    def attempt(workflow: Workflow) -> Result:
+        with submit(workflow) as job:
+            jobs.append(job)
+            left = None if timeout is None else limits.left(timeout)
+            return wait_for(job, left, quiet, is_ours=True)
+
+    result = run_again_after_oom(
+        lambda: jobs[-1].handle.routes, Timing(), limits, attempt, workflow
+    )
+    return jobs[-1], result
 
 
 def _server_of(job: Job) -> str | None:
@@ -168,10 +218,10 @@ def _server_of(job: Job) -> str | None:
 
 @attrs.frozen
 class Ready:
-    """A workflow with its inputs set, and the ``extra_data`` that goes with it."""
+    """A workflow with its inputs set, and the options of its submission that go with it."""
 
     workflow: Workflow
-    extra_data: Mapping[str, Any]
+    options: Mapping[str, Any] = attrs.field(repr=False)  # with secrets
 
 
 def _read(
@@ -179,10 +229,14 @@ def _read(
     sets: tuple[str, ...],
     inputs: tuple[str, ...],
     seed: str | None,
+    extra_data: Mapping[str, Any],
+    detach: bool,
     server: PromptSource,
 ) -> Ready:
     source = find(server)
-    return Ready(prepared(source, sets, inputs, seed, server), carried(source))
+    workflow = prepared(source, sets, inputs, seed, server)
+    extra = {**carried(source), **extra_data}
+    return Ready(workflow, prompt_options(extra, workflow, server, detached=detach))
 
 
 def prepared(
@@ -215,33 +269,27 @@ _Read = Callable[[PromptSource], Ready]
 @contextlib.contextmanager
 def _on_one(
     given: ServerOptions, read: _Read, out: str | None, waiting: Mapping[str, Any], **options: Any
-) -> Iterator[Job]:
-    detached = waiting["detach"]
+) -> Iterator[tuple[Workflow, _Submit]]:
     # Without a socket, so that a later command can receive the events.
-    with given.client(RUN_LIMIT, "poll" if detached else "auto") as api:
+    with given.client(RUN_LIMIT, "poll" if waiting["detach"] else "auto") as api:
         server = lazy_server(api, given.answer_limit)
         ready = read(server)
-        options["extra_data"] = {**ready.extra_data, **mark(detached=detached)}
-        with (
-            saving_to(out, ready.workflow.to_dict()),
-            submitted(server.client, ready.workflow, **options) as job,
-        ):
-            yield job
+        with saving_to(out, ready.workflow.to_dict()):
+            yield ready.workflow, partial(submitted, server.client, **ready.options, **options)
 
 
 @contextlib.contextmanager
 def _on_any(
     given: ServerOptions, read: _Read, out: str | None, waiting: Mapping[str, Any], **options: Any
-) -> Iterator[Job]:
+) -> Iterator[tuple[Workflow, _Submit]]:
     from . import pooling
 
     with pooling.pool_of(given) as servers:
         ready = read(servers)
         servers.clients()  # wait for all servers
+        options = {**waiting, **ready.options, **options}
         with saving_to(out, ready.workflow.to_dict()):
-            options["extra_data"] = {**ready.extra_data, **mark(detached=waiting["detach"])}
-            with pooling.submitted(servers.pool, ready.workflow, **waiting, **options) as job:
-                yield job
+            yield ready.workflow, partial(pooling.submitted, servers.pool, **options)
 
 
 @contextlib.contextmanager

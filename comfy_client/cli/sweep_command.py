@@ -18,10 +18,10 @@ import click
 from ..errors import ComfyError, WorkflowError
 from .decorators import Finite
 from .exits import Exit, Mistake, SilentExit, Unsaved, message_of
+from .extra_data import extra_data_option, prompt_options
 from .input_completion import complete_axes
 from .input_options import InputTypes, mistakes
 from .loading import content_of, workflow_argument
-from .mine import mark
 from .past_prompts import PromptSource, file_or_record
 from .printing import emit, examples, note, say
 from .results import (
@@ -74,6 +74,7 @@ _SHEETS: Final = (".png", ".jpg", ".webp")
 @set_option
 @input_option
 @seed_option
+@extra_data_option
 @out_option
 @click.option(
     "--journal",
@@ -132,6 +133,7 @@ def sweep(
     sets: tuple[str, ...],
     inputs: tuple[str, ...],
     seed: str | None,
+    extra_data: Mapping[str, Any],
     out: str | None,
     csv: str | None,
     sheet: str | None,
@@ -149,15 +151,15 @@ def sweep(
         raise click.UsageError("--retry-failed needs the --journal that knows what failed")
     _check_sheet(sheet)
     with contextlib.ExitStack() as stack:
-        read = partial(_read, content_of(workflow), sets, inputs, seed, axes)
-        ready, grid, runner = stack.enter_context(_servers(given, read, on_lost, options))
+        read = partial(_read, content_of(workflow), sets, inputs, seed, axes, extra_data)
+        ready, grid, more, runner = stack.enter_context(_servers(given, read, on_lost, options))
         for option, file in (("--csv", csv), ("--sheet", sheet)):
             if file is not None and not Path(file).exists():  # may be a device in /dev
                 stack.enter_context(folder_for(Path(file).parent, option))
         short = {name.rpartition(".")[2] for name in grid}
         stack.enter_context(saving_to(out, ready.to_dict(), {"row", *short, *grid}))
         printer = _RowPrinter(out, given.json, is_several=given.is_several)
-        options["progress"] = False if quiet else None
+        options |= {"progress": False if quiet else None, **more}
         rows = _run_all(runner, ready, grid, printer, options)
         for row in rows:
             printer.show_known(row)
@@ -173,9 +175,9 @@ def sweep(
         raise Unsaved(message, printer.unsaved[0])
 
 
-#: A workflow, its grid, and the client or pool that runs them.
-_Ready = tuple["Workflow", "_Grid", "ComfyApi | ComfyPool"]
-_Read = Callable[[PromptSource], tuple["Workflow", "_Grid"]]
+#: A workflow, its grid, options of its submission, and the client or pool that runs them.
+_Ready = tuple["Workflow", "_Grid", Mapping[str, Any], "ComfyApi | ComfyPool"]
+_Read = Callable[[PromptSource], tuple["Workflow", "_Grid", Mapping[str, Any]]]
 
 
 def _servers(
@@ -194,8 +196,8 @@ def _servers(
 def _on_one(given: ServerOptions, read: _Read) -> Iterator[_Ready]:
     with given.client(RUN_LIMIT) as api:
         server = lazy_server(api, given.answer_limit)
-        workflow, grid = read(server)
-        yield workflow, grid, server.client
+        ready = read(server)
+        yield *ready, server.client
 
 
 @contextlib.contextmanager
@@ -203,9 +205,9 @@ def _on_several(given: ServerOptions, read: _Read, **options: Any) -> Iterator[_
     from .pooling import pool_of
 
     with pool_of(given, **options) as servers:
-        workflow, grid = read(servers)
+        ready = read(servers)
         servers.clients()  # wait for all servers
-        yield workflow, grid, servers.pool
+        yield *ready, servers.pool
 
 
 def _run_all(
@@ -217,13 +219,13 @@ def _run_all(
 ) -> Sweep:
     """Run all rows of a sweep; after an error, cancel its prompts unless a journal has them."""
     sweep_id = str(uuid.uuid4())
-    extra_data = {**mark(), _KEY: sweep_id}
+    options = {**options, "extra_data": {**options["extra_data"], _KEY: sweep_id}}
     # Without a journal, prompts are cancelled below, so no warning is due.
     log_filter = contextlib.nullcontext() if options["journal"] else _without_what_runs()
     try:
         with log_filter:
             show = printer.show
-            return runner.sweep(workflow, grid, on_row=show, extra_data=extra_data, **options)
+            return runner.sweep(workflow, grid, on_row=show, **options)
     except BaseException as exc:
         # After Ctrl-C, the sweep itself has named the prompts that its journal resumes.
         if options["journal"] is None or not isinstance(exc, KeyboardInterrupt):
@@ -249,9 +251,10 @@ def _read(
     inputs: tuple[str, ...],
     seed: str | None,
     axes: tuple[str, ...],
+    extra_data: Mapping[str, Any],
     server: PromptSource,
-) -> tuple[Workflow, _Grid]:
-    """Load the workflow and parse the axes; return it and the values of each axis."""
+) -> tuple[Workflow, _Grid, Mapping[str, Any]]:
+    """Load the workflow and parse the axes; return it, the values of each axis, and options."""
     workflow = prepared(file_or_record(source, server), sets, inputs, seed, server)
     types = InputTypes(workflow, server)
     grid: _Grid = {}
@@ -260,7 +263,7 @@ def _read(
         with mistakes("--axis"):
             types.check_unique([*grid, name])
         grid[name] = values
-    return workflow, grid
+    return workflow, grid, prompt_options(extra_data, workflow, server)
 
 
 @contextlib.contextmanager

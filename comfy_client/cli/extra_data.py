@@ -1,0 +1,123 @@
+"""``--extra-data``, and the key of partner nodes: what prompts carry beside their workflow."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from .decorators import Decorator
+from .exits import Mistake
+from .input_options import mistakes
+from .mine import mark
+from .past_prompts import PromptSource
+from .printing import note
+from .standard_input import text_of
+
+if TYPE_CHECKING:
+    from ..workflow import Workflow
+
+#: The environment variable with the key of partner nodes.
+KEY_VARIABLE: Final = "COMFY_API_KEY"
+#: Its place in ``extra_data``, and the type of the hidden input of nodes that take it.
+_KEY: Final = "api_key_comfy_org"
+_HIDDEN: Final = "API_KEY_COMFY_ORG"
+#: Secrets, which the command line does not take as they are.
+_SECRETS: Final = frozenset({_KEY, "auth_token_comfy_org"})
+
+
+def _parse(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
+    """Return the entries given by ``--extra-data``."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise Mistake("--extra-data: write KEY=VALUE")
+        if name in found:
+            raise Mistake(f"--extra-data {name:.100}: given twice")
+        if name in _SECRETS and not (value.startswith("@") and not value.startswith("@@")):
+            raise Mistake(
+                f"--extra-data {name}: everybody on this machine can read it in the list of "
+                f"processes; put the key into {KEY_VARIABLE}, or write {name}=@FILE"
+            )
+        with mistakes(f"--extra-data {name:.100}"):
+            found[name] = _value(name, text_of(value))
+    return found
+
+
+def _value(name: str, text: str) -> Any:
+    """Return a value that is JSON, or else a text."""
+    if name in _SECRETS:
+        return text.strip()
+    try:
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except ValueError:
+        if text.lstrip().startswith(("{", "[", '"')):
+            raise ValueError("not valid JSON") from None
+        return text
+    if name == "extra_pnginfo" and not (
+        isinstance(value, dict) and isinstance(value.get("workflow", {}), dict)
+    ):
+        raise ValueError("it must be an object, and so must its workflow")
+    return value
+
+
+extra_data_option: Decorator = click.option(
+    "--extra-data",
+    "extra_data",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=_parse,
+    help="Store a value with the prompt, where all users of the server can read it: JSON, or else "
+    "a text; @FILE as for --set.  Repeatable.",
+)
+
+
+def prompt_options(
+    given: Mapping[str, Any], workflow: Workflow, server: PromptSource, *, detached: bool = False
+) -> dict[str, Any]:
+    """Return the options of a submission: ``extra_data``, and the key if a node takes it.
+
+    ``given`` are the entries of ``--extra-data`` and others like them.
+    """
+    extra = {**given, **mark(detached=detached)}
+    key = extra.pop(_KEY, None) or _key_for(workflow, server)
+    return {"extra_data": extra, "comfy_api_key": key}
+
+
+def _key_for(workflow: Workflow, server: PromptSource) -> str | None:
+    """Return the key in the environment; None if no node takes it, or a connection is open."""
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not key or not _takes_key(workflow, server):
+        return None
+    from ..transport.url import parse_host
+
+    addresses = [parse_host(api.host)[0] for api in server.clients()]
+    exposed = [one for one in addresses if one.scheme == "http" and not one.is_loopback]
+    if not exposed:
+        return key
+    note(
+        f"{KEY_VARIABLE} is not sent, since the connection to {exposed[0].http_url} is not "
+        f"encrypted: use https, or a tunnel to this machine"
+    )
+    return None
+
+
+def _takes_key(workflow: Workflow, server: PromptSource) -> bool:
+    """Return whether a node of the workflow has a hidden input for the key."""
+    classes = {node.class_type for node in workflow.nodes.values()}
+    known = server.node_definitions(classes)
+    return any(_hidden_key(known.get(name)) for name in classes)
+
+
+def _hidden_key(definition: Any) -> bool:
+    given = definition.get("input") if isinstance(definition, Mapping) else None
+    hidden = given.get("hidden") if isinstance(given, Mapping) else None
+    kinds = hidden.values() if isinstance(hidden, Mapping) else ()
+    return any(kind in (_HIDDEN, [_HIDDEN]) for kind in kinds)
