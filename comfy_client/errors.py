@@ -460,14 +460,25 @@ class JobTimeout(JobError, TimeoutError):
 
     Attributes:
         stalled: True if ``stall_timeout`` ran out, as no news of the prompt came for that long.
+        silent_for: For how many seconds the server had not answered, so that the prompt may be
+            gone with it; ``None``: it had answered lately.
     """
 
     stalled: bool
+    silent_for: float | None
     _hint = "Wait again, by job.result() or api.job(prompt_id), or cancel it: it may still run."
 
-    def __init__(self, message: str, *, prompt_id: str, stalled: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        prompt_id: str,
+        stalled: bool = False,
+        silent_for: float | None = None,
+    ) -> None:
         super().__init__(message, prompt_id=prompt_id)
         self.stalled = stalled
+        self.silent_for = silent_for
 
 
 class VramTimeout(ComfyError, TimeoutError):

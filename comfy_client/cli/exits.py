@@ -67,7 +67,12 @@ class StillRunning(JobTimeout):
     server: str
 
     def __init__(self, error: JobTimeout, server: str) -> None:
-        super().__init__(str(error), prompt_id=error.prompt_id, stalled=error.stalled)
+        super().__init__(
+            str(error),
+            prompt_id=error.prompt_id,
+            stalled=error.stalled,
+            silent_for=error.silent_for,
+        )
         self.server = server
 
 
@@ -164,8 +169,10 @@ def message_of(error: BaseException) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, JobTimeout):
+        from ..jobs.outcomes import keeps_running
+
         what = "brought no news in time" if error.stalled else "has not ended in time"
-        return f"prompt {error.prompt_id} {what}; it keeps running"
+        return f"prompt {error.prompt_id} {what}; {keeps_running('it', error.silent_for)}"
     if isinstance(error, ComfyError):
         return in_commands(str(error))  # printable; may have several lines
     return one_line(re.sub(r"^\[Errno \d+\] ", "", str(error))) or type(error).__name__

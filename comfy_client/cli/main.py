@@ -24,12 +24,11 @@ from . import (
     serve_command,
     server_commands,
     sweep_command,
-    wait_command,
     watch_command,
     workflow_commands,
 )
 from .exits import Exit
-from .printing import log_more, plain_logs, report
+from .printing import plain_logs, report
 from .server_options import ServerOptions, of_servers
 from .stop_signals import ending_as_by_ctrl_c
 
@@ -52,7 +51,6 @@ _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
     ),
     "The server": (
         server_commands.info,
-        wait_command.wait,
         catalog_commands.models,
         nodes_command.nodes,
         catalog_commands.upload,
@@ -119,7 +117,6 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the chosen command."""
         with ending_as_by_ctrl_c(), plain_logs():
-            log_more(ctx.ensure_object(ServerOptions).verbose)
             try:
                 return super().invoke(ctx)
             except KeyboardInterrupt as exc:  # click would print an empty line

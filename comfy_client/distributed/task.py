@@ -27,7 +27,7 @@ from ..errors import (
     UnexpectedResponse,
 )
 from ..jobs.job import Job
-from ..jobs.outcomes import lost_error
+from ..jobs.outcomes import keeps_running, lost_error
 from ..jobs.submit import time_left
 from ..redaction import sealed
 from ..routes.prompts import AnyWorkflow
@@ -327,8 +327,10 @@ class _Task:
                 why = f"lost: {api.host} has not answered for {self.patience:g} s"
                 raise lost_error(job.prompt_id, f"{why}, and may have run it")
         if not job.done():
+            silence = job.handle.silent_for()
             raise JobTimeout(
-                f"prompt {job.prompt_id} has not ended in time ({job.why()}). It keeps running on "
-                f"{api.host}: a retry of the task waits for it",
+                f"prompt {job.prompt_id} has not ended in time ({job.why()}); "
+                f"{keeps_running('it', silence)} on {api.host}: a retry of the task waits for it",
                 prompt_id=job.prompt_id,
+                silent_for=silence,
             )

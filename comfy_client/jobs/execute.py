@@ -427,11 +427,16 @@ def _as_completed(
 
 def _not_in_time(jobs: Iterable[Job], total: int, limits: Limits) -> JobTimeout:
     """Return the error for jobs that have not ended within the timeout."""
-    left = [job.prompt_id for job in jobs]
+    left = list(jobs)
+    silence = max((job.handle.silent_for() or 0.0 for job in left), default=0.0) or None
+    runs = f"keep running, {left[0].prompt_id} among them"
+    if silence is not None:
+        runs += f", unless their server is gone, as one has not answered for {silence:.0f} s"
     return JobTimeout(
         f"{len(left)} of {total} prompts have not ended within {limits.timeout:g} s and "
-        f"keep running, {left[0]} among them: wait again, or attach by api.job(prompt_id)",
-        prompt_id=left[0],
+        f"{runs}: wait again, or attach by api.job(prompt_id)",
+        prompt_id=left[0].prompt_id,
+        silent_for=silence,
     )
 
 

@@ -25,7 +25,8 @@ from ..locks import check_may_wait
 from ..routes import Routes
 from ..timing import Timing
 from ..transport.deadline import Deadline, check_timeout
-from .outcomes import STATUS_OF_EVENT, JobStatus
+from ..transport.failures import is_away
+from .outcomes import STATUS_OF_EVENT, JobStatus, keeps_running
 from .poller import Poller
 from .prompt import Ending, JobEvents, TrackedPrompt
 from .result import Result
@@ -138,6 +139,13 @@ class JobHandle:
         return self.state.started or self.state.running_since is not None
 
     @property
+    def is_cancelling(self) -> bool:
+        """Whether the server has agreed to stop the prompt, which has not ended yet."""
+        state = self.state
+        is_told = state.cancelled or self.poller.stops.has(self.source.prompt)
+        return is_told and not state.decided
+
+    @property
     def was_cut_off(self) -> bool:
         """Whether the client has lost the socket that was connected at the submission."""
         generation = self.state.generation
@@ -184,6 +192,17 @@ class JobHandle:
         moved_at = self._tracker.monitor.advanced_at if state.running_since is None else 0.0
         return max(state.news_at, moved_at)
 
+    def silent_for(self) -> float | None:
+        """Return for how many seconds the server has not answered; None if it has lately."""
+        poller, state = self.poller, self.state
+        answers = state.accepted_at or 0.0, state.news_at, poller.answered_at
+        latest = max(*answers, self._tracker.monitor.status_at)
+        silence = min(self._tracker.connection.quiet_for, runtime.monotonic() - latest)
+        is_down = poller.trouble is not None and is_away(poller.trouble)
+        # A server that has nothing to tell answers pings, and questions about its jobs.
+        expected = SLICE if is_down else self.timing.ping + 2 * self.timing.question
+        return silence if silence > expected else None
+
     def queue_news(self) -> tuple[object, ...] | None:
         """Return a value that changes when the queue position may change; None if unknown."""
         state, tracker = self.state, self._tracker
@@ -196,10 +215,11 @@ class JobHandle:
 
     def warn_that_it_runs(self) -> None:
         """Log how to attach again to a prompt that keeps running."""
-        prompt_id = self.state.prompt_id
+        prompt_id, silence = self.state.prompt_id, self.silent_for()
         self._tracker.log.warning(
-            "prompt %s keeps running%s: attach to it by api.job(%r)",
-            prompt_id,
+            "%s%s%s: attach to it by api.job(%r)",
+            "" if silence is None else f"prompt {prompt_id}: ",
+            keeps_running(f"prompt {prompt_id}", silence),
             self.place(),
             prompt_id,
             extra={**self.state.named, "left_running": prompt_id},
@@ -343,18 +363,18 @@ class JobHandle:
             if is_stalled
             else f"prompt {prompt_id} has not ended within {limits.timeout or 0:g} s"
         )
-        return JobTimeout(f"{what}{self._goes_on()}", prompt_id=prompt_id, stalled=is_stalled)
+        return JobTimeout(
+            f"{what}{self._goes_on()}",
+            prompt_id=prompt_id,
+            stalled=is_stalled,
+            silent_for=self.silent_for(),
+        )
 
     def _goes_on(self) -> str:
         """Describe the state of the prompt after a timeout."""
-        trouble = self._tracker.connection.error
-        state = (
-            f"; the server may be gone ({trouble}). If it is not, the prompt"
-            if trouble
-            else f" ({self.why()}). The prompt"
-        )
-        prompt_id = self.state.prompt_id
-        return f"{state} keeps running: wait again, or attach to it by api.job({prompt_id!r})"
+        words = keeps_running("the prompt", self.silent_for())
+        advice = f"wait again, or attach to it by api.job({self.state.prompt_id!r})"
+        return f" ({self.why()}). {words[0].upper()}{words[1:]}: {advice}"
 
     # -- its events ----------------------------------------------------------------------
 

@@ -98,6 +98,17 @@ def lost_error(prompt_id: str, reason: str, *, retryable: bool = False) -> JobLo
     return JobLost(f"prompt {prompt_id} is {reason}", prompt_id=prompt_id, retryable=retryable)
 
 
+def keeps_running(prompt: str, silent_for: float | None) -> str:
+    """Return words for a prompt that was not awaited: ``prompt`` keeps running, if all is well.
+
+    ``silent_for`` is for how many seconds the server has not answered, or None.
+    """
+    if silent_for is None:
+        return f"{prompt} keeps running"
+    silence = f"the server has not answered for {silent_for:.0f} s"
+    return f"{silence}; if it is not gone, the prompt keeps running"
+
+
 def too_large(prompt_id: str, most: int) -> tuple[JobLostEvent, OutputsTooLarge]:
     """Return the event and error for outputs beyond the memory limit of ``most`` bytes."""
     reason = f"its outputs take more than the {most >> 20} MiB that a client keeps in memory"

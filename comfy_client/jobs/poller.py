@@ -59,6 +59,7 @@ class Poller:
         tracker: The tracker of the prompts.
         timing: The intervals and timeouts of the client.
         trouble: The error of the last HTTP requests; ``None`` while they succeed.
+        answered_at: When the server last answered such a request.
         stops: The prompts that were told to stop, and have not ended.
     """
 
@@ -67,6 +68,7 @@ class Poller:
         timing = tracker.timing
         self.timing: Timing = timing
         self.trouble: ComfyError | None = None
+        self.answered_at: float = float("-inf")
         self.stops: Stops = Stops(tracker)
         self._backoff = Backoff(timing.question_pause, timing.silence_cap, jitter=0.3)
         self._thread: runtime.Thread | None = None
@@ -328,6 +330,7 @@ class Poller:
     ) -> Outcome | None:
         """Apply a change to the state of a prompt, and end the prompt if there is an outcome."""
         tracker = self.tracker
+        self.answered_at = runtime.monotonic()
         with tracker.lock:
             if tracker.get(one.state.prompt_id) is not one:
                 return None  # it has ended meanwhile, or was merged with another

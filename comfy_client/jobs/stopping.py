@@ -102,6 +102,10 @@ class Stops:
 
         one.events.sinks = (*one.events.sinks, hear)
 
+    def has(self, one: TrackedPrompt) -> bool:
+        """Return whether a prompt was told to stop and has not ended."""
+        return one in self._stops
+
     def removing(
         self, prompt_ids: Iterable[str] | None, *, running: bool = False
     ) -> Callable[[], None]:

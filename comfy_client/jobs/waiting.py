@@ -20,6 +20,7 @@ from ..errors import JobFailed, JobTimeout
 from ..events import PreviewEvent
 from ..showing.screen import Surface, surface
 from .handle import JobHandle, Limits
+from .outcomes import keeps_running
 from .result import Result
 
 if TYPE_CHECKING:
@@ -124,15 +125,15 @@ class _Watch:
         """Leave the bar and show how the wait ended; the exception gives the reason."""
         if isinstance(error, KeyboardInterrupt):
             # The log says how to attach to it again.
-            self._end("stopped" + self._runs_on() * (on_interrupt == "leave"))
+            self._end("; ".join(["stopped", *self._runs_on()][: 1 + (on_interrupt == "leave")]))
         elif isinstance(error, JobTimeout):
-            self._end("not ended in time" + self._runs_on())
+            self._end("; ".join(["not ended in time", *self._runs_on()]))
         else:
             self._end(_how_it_failed(self._handle.status, error))
 
-    def _runs_on(self) -> str:
+    def _runs_on(self) -> list[str]:
         is_left = not self._handle.is_done and self._handle.status != "waiting"
-        return "; it keeps running" if is_left else ""
+        return [keeps_running("it", self._handle.silent_for())] if is_left else []
 
     def _end(self, text: str, outcome: Bundle | None = None) -> None:
         # The end of each prompt is in the log.
@@ -153,28 +154,35 @@ def _how_it_failed(status: str, error: BaseException | None) -> str:
 def _moment(handle: JobHandle, begun: float, preview: Preview | None, ended: str = "") -> Moment:
     from ..showing.bars import Moment
 
-    progress = handle.progress
+    progress, (phase, text) = handle.progress, _doing(handle)
     waited = runtime.monotonic() - begun
     return Moment(
         progress.fraction,
-        "" if ended else _doing(handle),
+        "" if ended else text,
         elapsed=waited if progress.elapsed is None else progress.elapsed,
         left=progress.left,
         preview=preview,
+        phase=phase,
         ended=ended,
         notes=() if ended else handle.notes(),
     )
 
 
-def _doing(handle: JobHandle) -> str:
-    """Describe the running step, ``KSampler 12/20``; without one, the status of the job."""
+def _doing(handle: JobHandle) -> tuple[str, str]:
+    """Return the phase of a job, and a text: ``KSampler 12/20``, or without a step its status."""
     progress, status = handle.progress, handle.status
+    silence, ahead = handle.silent_for(), handle.queue_position
+    if silence is not None and not handle.is_done:
+        return "silent", f"no answer for {silence:.0f} s"
+    if handle.is_cancelling:
+        return "cancelling", "cancelling"
+    if ahead and status in ("pending", "waiting"):
+        return "waiting", f"waiting, {ahead} ahead"
     if progress.title is None:
-        ahead = handle.queue_position
-        return f"waiting, {ahead} ahead" if ahead and status in ("pending", "waiting") else status
+        return "running", status
     if progress.step is None or not progress.steps:
-        return progress.title
-    return f"{progress.title} {progress.step:g}/{progress.steps:g}"
+        return "running", progress.title
+    return "running", f"{progress.title} {progress.step:g}/{progress.steps:g}"
 
 
 class _Previews:

@@ -153,6 +153,10 @@ class PooledHandle(JobHandle):
             return max(self.state.news_at, self._line.moved_at)
         return super().news_at()
 
+    def silent_for(self) -> float | None:
+        """Return for how many seconds the job's server has not answered; None if it has lately."""
+        return None if self._waits else super().silent_for()
+
     def _goes_on(self) -> str:
         return f" ({self.why()}); no server has it yet" if self._waits else super()._goes_on()
 

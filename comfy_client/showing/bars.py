@@ -56,6 +56,7 @@ class Moment:
         elapsed: Seconds since the run began.
         left: About how many seconds are left; ``None``: unknown.
         preview: The latest preview; ``None``: there is none.
+        phase: A word for what matters even where only a few lines are shown, such as ``waiting``.
         ended: How the run ended, in a few words; empty until then.
         notes: Lines below the bar, such as one for each server.
     """
@@ -65,6 +66,7 @@ class Moment:
     elapsed: float = 0.0
     left: float | None = None
     preview: Preview | None = None
+    phase: str = "running"
     ended: str = ""
     notes: tuple[str, ...] = ()
 
@@ -301,7 +303,7 @@ def _has_size() -> bool:
 
 
 class Lines:
-    """A progress bar that writes lines of text, one for each 10 %."""
+    """A progress bar that writes lines of text, one for each 10 % and for each other phase."""
 
     period: float = 0.5
 
@@ -309,21 +311,26 @@ class Lines:
         self._write = write
         self._delay = delay
         self._tenths = 0
+        self._phase = "running"
+        self._is_shown = False
 
     def show(self, moment: Moment) -> None:
-        """Write a line if another tenth of the run is done."""
+        """Write a line if another tenth of the run is done, or if it waits, or goes on."""
         tenths = int(min(max(0.0, moment.fraction or 0.0), 1.0) * 10 + 1e-9)
-        if tenths > self._tenths and not moment.ended:
-            self._tenths = tenths
-            what = f", {short_line(moment.text, _WIDTH)}" if moment.text else ""
-            self._write(f"{tenths * 10} %{what}, {moment.times}")
+        is_further, is_other = tenths > self._tenths, moment.phase != self._phase
+        if not (is_further or is_other) or moment.ended:
+            return
+        self._tenths, self._phase, self._is_shown = max(tenths, self._tenths), moment.phase, True
+        text = short_line(moment.text, _WIDTH)
+        done = f"{tenths * 10} %" if is_further else ""
+        self._write(", ".join(filter(None, [done, text, moment.times])))
 
     def clear(self) -> None:
         """Do nothing: lines need no clearing."""
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
         """Write how the run ended, unless it took less than the delay and no line was written."""
-        if self._tenths or moment.elapsed >= self._delay:
+        if self._is_shown or moment.elapsed >= self._delay:
             self._write(f"{short_line(moment.ended, 200)}, {moment.times}")
 
 

@@ -96,17 +96,6 @@ def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
             f"host {shown!r}: leave out what follows '?' or '#'; "
             "a token goes into credentials=QueryCredentials(name, value)"
         )
-    name, port = _name_and_port(scheme, server, path, shown)
-    if port is None:
-        port = (443 if scheme == "https" else 80) if given else DEFAULT_PORT
-    prefix = quote(re.sub(r"/{2,}", "/", path).rstrip("/"), safe="/%:!$&'()*+,;=~-._")
-    username, _, password = userinfo.partition(":")
-    pair = (unquote(username), unquote(password)) if at else None
-    return Address(scheme, name, port, prefix), pair
-
-
-def _name_and_port(scheme: str, server: str, path: str, shown: str) -> tuple[str, int | None]:
-    """Return the name and the port of a server, or None for no port; raise ValueError if wrong."""
     if _NO_NAME.search(server):
         raise ValueError(f"host {shown!r} names no server")
     if _HALF_A_SCHEME.match(server + path):
@@ -128,7 +117,12 @@ def _name_and_port(scheme: str, server: str, path: str, shown: str) -> tuple[str
         raise ValueError(f"host {shown!r} names no server")
     if name in ("0.0.0.0", "::"):  # noqa: S104  what a server listens on, not where it is
         name = "127.0.0.1"
-    return name, port
+    if port is None:
+        port = (443 if scheme == "https" else 80) if given else DEFAULT_PORT
+    prefix = quote(re.sub(r"/{2,}", "/", path).rstrip("/"), safe="/%:!$&'()*+,;=~-._")
+    username, _, password = userinfo.partition(":")
+    pair = (unquote(username), unquote(password)) if at else None
+    return Address(scheme, name, port, prefix), pair
 
 
 def split_proxy(proxy: str) -> SplitResult:

@@ -34,7 +34,7 @@ from tests.helpers.gates import Gated, Gates, Hold, check_once, held, saves, sho
 from tests.helpers.interrupts import press_ctrl_c
 from tests.helpers.march_2024 import March2024
 from tests.helpers.pools import pooled
-from tests.helpers.scripted import stops
+from tests.helpers.scripted import GRAPH, START, WELL, stops
 
 
 @pytest.mark.parametrize("is_deaf", [False, True])
@@ -102,6 +102,22 @@ def test_cancel_without_a_jobs_api(comfy: ComfyServer, fast: ComfyApi, gate: Any
         with pytest.raises(JobInterrupted):
             job.result(LIMIT)
     assert len([r for r in comfy.requests if r.path.startswith("/jobs/")]) <= 1
+
+
+def test_a_job_that_was_told_to_stop_is_being_cancelled_until_it_ends(
+    comfy: ComfyServer, fast: ComfyApi
+) -> None:
+    """Though it runs on for a while, or succeeds all the same."""
+    go = threading.Event()
+    comfy.script(START, go, *WELL[1:])
+    job = fast.submit(GRAPH)
+    until(lambda: job.status == "running")
+    assert not job.handle.is_cancelling
+    assert job.cancel()
+    assert (job.status, job.handle.is_cancelling) == ("running", True)
+    go.set()
+    job.exception(LIMIT)
+    assert not job.handle.is_cancelling
 
 
 def test_cancel_waits_for_the_submission_of_another_thread(

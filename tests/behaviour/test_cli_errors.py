@@ -123,7 +123,7 @@ def test_ctrl_c_while_the_command_starts_is_quiet(monkeypatch):
 
 def test_every_command_is_asked_and_is_in_the_schema():
     """But those that need no server, or say all by themselves."""
-    alone = {"convert", "demo", "doctor", "example", "inputs", "serve", "stubs", "wait", "where"}
+    alone = {"convert", "demo", "doctor", "example", "inputs", "serve", "stubs", "where"}
     alone |= {"help", "schema"}
     assert main.commands.keys() == ASKING.keys() | alone
     assert main.commands.keys() - {"demo", "help", "serve", "stubs"} <= commands_in_schema()
@@ -240,6 +240,22 @@ def test_after_a_timeout_the_progress_says_so_in_short(comfy_client):
     assert ran.status == 7
     assert "not ended in time; it keeps running, " in ran.err
     assert "has not ended within" not in ran.err
+
+
+def test_a_run_in_a_pipe_says_that_it_waits_and_that_it_begins(comfy_client):
+    """Once each; else it would be silent until a tenth is done."""
+    with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
+        endless = ("w.json", "--set", "KSampler.steps=1000")
+        first = api.submit(comfy_client.home / "w.json", {"KSampler.steps": 1000})
+        until(lambda: server.running)
+        with comfy_client.started("run", *endless, "--host", server.url) as process:
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith("waiting, 1 ahead, 0:0")
+            first.cancel()
+            assert "waiting" not in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=LIMIT)
+        assert process.returncode == 130, err
 
 
 @pytest.mark.parametrize("function", [wait_for, surface])

@@ -28,10 +28,12 @@ from comfy_client.transport.url import parse_host
 from tests.helpers.clients import (
     FAST,
     LIMIT,
+    Fast,
     Heard,
     outstanding,
     quick_once,
     quickly,
+    until,
 )
 from tests.helpers.gates import check_once, held, saves, until_it_runs
 from tests.helpers.http import (
@@ -223,6 +225,25 @@ def test_time_that_runs_out_is_a_timeout_and_the_prompt_goes_on(comfy, fast, cal
     assert job.prompt_id == caught.value.prompt_id
     go.set()
     check(job.result(LIMIT))
+
+
+def test_after_a_timeout_nobody_says_that_a_prompt_of_a_dead_server_runs(caplog):
+    """But for how long the server has been silent."""
+    with ComfyServer() as server, Fast(server.url) as api:
+        server.script(START, threading.Event(), *WELL[1:])
+        job = api.submit(GRAPH)
+        until(lambda: job.status == "running")
+        assert job.handle.silent_for() is None
+        server.kill()
+        until(job.handle.silent_for)
+        with pytest.raises(JobTimeout, match=r"\. The server has not answered for ") as caught:
+            job.result(0)
+        assert caught.value.silent_for > 0
+        with pytest.raises(JobTimeout, match="unless their server is gone") as caught:
+            list(api.as_completed([job], timeout=0))
+        assert caught.value.silent_for > 0
+        job.handle.warn_that_it_runs()
+    assert f"prompt {job.prompt_id}: the server has not answered for " in caplog.text
 
 
 @pytest.mark.parametrize("callback", [None, lambda event: None])

@@ -191,6 +191,25 @@ def test_lines_come_for_each_tenth_and_for_the_end() -> None:
     assert lines[-1] == "done, 1:40"
 
 
+def test_lines_come_when_a_run_waits_and_when_it_goes_on() -> None:
+    """One each, whatever its place is; one that does not wait has none of them."""
+    lines: list[str] = []
+    bar = Lines(lines.append, 0.0)
+    for ahead in (3, 2, 1):
+        bar.show(Moment(0.0, f"waiting, {ahead} ahead", phase="waiting"))
+    bar.show(Moment(0.0, "KSampler", elapsed=4.0))
+    bar.show(Moment(0.15, "KSampler 3/20", elapsed=5.0))
+    bar.show(Moment(0.15, "no answer for 20 s", elapsed=25.0, phase="silent"))
+    bar.show(Moment(0.2, "KSampler 4/20", elapsed=26.0))
+    assert lines == [
+        "waiting, 3 ahead, 0:00",
+        "KSampler, 0:04",
+        "10 %, KSampler 3/20, 0:05",
+        "no answer for 20 s, 0:25",
+        "20 %, KSampler 4/20, 0:26",
+    ]
+
+
 def test_a_notebook_has_one_display_which_ends_as_the_outcome(notebook: Notebook) -> None:
     """The file of the notebook keeps only that."""
     bar = NotebookBar()

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfy_client import Upload, Workflow
-from comfy_client.cli.exits import Mistake, in_commands
+from comfy_client.cli.exits import Mistake, StillRunning, in_commands, message_of
 from comfy_client.cli.input_options import InputTypes, set_seeds
 from comfy_client.cli.results import as_template, saving_to
+from comfy_client.errors import JobTimeout
 
 NODE = {
     "input": {
@@ -255,6 +256,18 @@ def test_a_template_with_a_mistake_is_told_before_anything_runs(out):
     """And what would be right."""
     with pytest.raises(Mistake, match="--out"), saving_to(out, workflow().to_dict()):
         pass
+
+
+def test_after_a_timeout_a_prompt_keeps_running_only_if_its_server_has_answered():
+    """Else it is said for how long it has not."""
+    heard = JobTimeout("no end", prompt_id="p")
+    assert message_of(heard) == "prompt p has not ended in time; it keeps running"
+    silent = JobTimeout("no end", prompt_id="p", silent_for=20.4)
+    for error in (silent, StillRunning(silent, "http://gpu:8188")):
+        assert message_of(error) == (
+            "prompt p has not ended in time; the server has not answered for 20 s; "
+            "if it is not gone, the prompt keeps running"
+        )
 
 
 def test_messages_for_programs_are_told_in_words_of_the_command_line():

@@ -52,11 +52,11 @@ class Tracker:
     def __init__(self):
         self.timing = Timing()
         self.budget = Budget(MAX_BYTES)
-        self.connection = SimpleNamespace(error=None, state=State.CONNECTED, generation=1)
+        self.connection = SimpleNamespace(state=State.CONNECTED, generation=1, quiet_for=0.0)
         self.link = 1
         self.outstanding = ()
         self.ledger = SimpleNamespace(changes=0, order=Order.of((), 0))
-        self.monitor = SimpleNamespace(remaining=3, advanced_at=0.0)
+        self.monitor = SimpleNamespace(remaining=3, advanced_at=0.0, status_at=0.0)
         self.times = NodeTimes()
         self.flushed = 0
 
@@ -69,7 +69,7 @@ def tracked(prompt_id="the-id", graph=GRAPH, tracker=None):
     tracker = tracker or Tracker()
     budget = tracker.budget
     one = TrackedPrompt(JobState(prompt_id, graph, budget, tracker.timing), JobEvents(budget))
-    poller = SimpleNamespace(tracker=tracker, timing=tracker.timing, trouble=None)
+    poller = SimpleNamespace(tracker=tracker, timing=tracker.timing, trouble=None, answered_at=0.0)
     return one, Job(JobHandle(one, None, poller))
 
 
