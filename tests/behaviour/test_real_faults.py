@@ -40,7 +40,7 @@ LIMIT = 60.0
 AFTER_CUTS = 2.0
 IN_THE_DARK = 15.0
 #: For a busy machine, and for the second client's looks.
-SLACK = 5.0
+SLACK = 10.0
 
 
 def sleeper(seconds: float = 3600.0, ticks: int = 36_000) -> dict[str, Any]:

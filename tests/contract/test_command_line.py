@@ -219,7 +219,7 @@ def test_a_prompt_that_nobody_knows_is_status_6(comfy_client):
 def test_a_timeout_is_status_7_and_the_prompt_goes_on(comfy_client, comfyui, tmp_path):
     """Until somebody cancels it."""
     name = saved(tmp_path, "sleep", seconds=60.0)
-    [error] = comfy_client.json("run", name, "--timeout", a_while(comfyui, 1.0), status=7)
+    [error] = comfy_client.json("run", name, "--timeout", a_while(comfyui, 2.0, 5.0), status=7)
     assert error["code"] == "job_timeout"
     assert error["prompt_id"] in error["hint"]
     [line] = comfy_client.json("cancel", error["prompt_id"])

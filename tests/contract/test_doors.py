@@ -226,7 +226,7 @@ def test_a_login_in_a_given_session_goes_on_the_handshake(comfyui: ComfyUI, work
     with Nginx(comfyui.port, server) as door, requests.Session() as session:
         with pytest.raises(AuthenticationError), ComfyApi(door.url, session=session):
             pass
-        session.post(f"{door.url}/login", data={"password": "secret"}, timeout=10)
+        session.post(f"{door.url}/login", data={"password": "secret"}, timeout=60)
         with ComfyApi(door.url, session=session) as api:
             passes(api, workflow)
 
@@ -257,7 +257,7 @@ def test_a_path_prefix_is_before_every_route(comfyui: ComfyUI, workflow: Load) -
             with ComfyApi(host) as api:
                 passes(api, workflow)
                 url = api.get_path_image({"filename": "testbed.png", "type": "input"})
-                assert requests.get(url, timeout=10).content.startswith(b"\x89PNG")
+                assert requests.get(url, timeout=60).content.startswith(b"\x89PNG")
         assert all(" /comfy/" in line for line in door.requests("api"))
 
 
@@ -372,7 +372,7 @@ def test_without_websocket_a_quick_prompt_is_noticed_quickly(
         start = time.monotonic()
         for _ in range(6):
             api.run(workflow("sleep", seconds=0.0, ticks=1), timeout=60)
-        assert time.monotonic() - start < 60  # not 20 for each but the first
+        assert time.monotonic() - start < 95  # not 20 for each but the first
 
 
 def test_a_missing_websocket_is_told_once(comfyui: ComfyUI) -> None:
@@ -548,7 +548,7 @@ def test_a_proxy_that_is_away_is_named(
     forward.__exit__()
     api = ComfyApi("comfy.example")
     with pytest.raises(ServerUnreachable, match=r"the proxy on the way .*refused") as caught:
-        api.init(timeout=1)
+        api.init(timeout=3)
     api.close()
     assert "walker" not in str(caught.value)
 

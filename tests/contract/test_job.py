@@ -318,7 +318,7 @@ def test_a_timeout_says_how_to_go_on(api, stranger, server, stops_one):
     busy = stranger.submit(sleeper())
     until(lambda: busy.status == "running")
     with pytest.raises(JobTimeout, match=r"api\.job") as caught:
-        api.run(sleeper(0.1, 1), timeout=a_while(server))
+        api.run(sleeper(0.1, 1), timeout=a_while(server, 1.5, 5.0))
     assert not caught.value.stalled
     assert busy.cancel(force=not stops_one)
     assert api.job(caught.value.prompt_id).result(LIMIT).texts

@@ -157,7 +157,7 @@ def test_a_server_that_is_frozen_twice_thaws_with_the_last(server: ComfyServer) 
     """And the second time costs no time."""
     start = time.monotonic()
     first, second = server.faults.freeze(), server.faults.freeze()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 9  # what does not notice is given ten
     with raw(server, asking("/queue")) as connection:
         first.end()
         connection.settimeout(0.15)
