@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from comfy_client import ComfyApi, JobTimeout
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import quick_once, quickly
-from tests.helpers.interrupts import press_ctrl_c
+from tests.helpers.interrupts import press_ctrl_c_in_a_call
 from tests.helpers.scripted import GRAPH
 
 pytestmark = pytest.mark.usefixtures("prompts_wait")
@@ -61,7 +60,8 @@ def test_ctrl_c_ends_it_at_once(comfy: ComfyServer) -> None:
     """The prompts keep running."""
     with ComfyApi(comfy.url) as api:
         job = api.submit(GRAPH)
-        threading.Timer(0.3, press_ctrl_c).start()
+        thread = press_ctrl_c_in_a_call()
         with quickly(), pytest.raises(KeyboardInterrupt):
             next(api.as_completed([job]))
+        thread.join()
         assert not job.done()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import itertools
 import pickle
@@ -40,6 +39,7 @@ from tests.helpers.clients import LIMIT, Fast, quickly, until, until_connected
 from tests.helpers.doctor import Impatient, ask, failing, states
 from tests.helpers.doors import Nginx
 from tests.helpers.http import opened
+from tests.helpers.interrupts import press_ctrl_c_in_a_call
 from tests.versions import has
 
 #: What a check needs does not have to be told again.
@@ -390,11 +390,10 @@ def test_ctrl_c_leaves_at_once() -> None:
     """Whatever a check is waiting for; here for one who accepts, and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         api = ComfyApi(f"127.0.0.1:{silent.getsockname()[1]}")
-        timer = threading.Timer(0.3, _thread.interrupt_main)
-        timer.start()
+        thread = press_ctrl_c_in_a_call()
         with quickly(), contextlib.closing(api), pytest.raises(KeyboardInterrupt):
             api.doctor(timeout=60.0)
-        timer.join()
+        thread.join()
 
 
 @pytest.mark.parametrize(("asked", "status", "words"), [("", 0, "run  "), ("0", 1, "FAILED")])

@@ -33,6 +33,7 @@ from tests.helpers.interrupts import (
     in_time,
     interrupt_next_start,
     press_ctrl_c,
+    press_ctrl_c_in_a_call,
     press_ctrl_c_in_submissions,
 )
 
@@ -155,11 +156,10 @@ def test_ctrl_c_while_init_waits_leaves_a_client_that_can_be_closed(
     """In a pause between two attempts."""
     comfy.on("GET", "/prompt", (503, {}, None))
     api = client(comfy)
-    timer = threading.Timer(0.3, press_ctrl_c)
-    timer.start()
+    thread = press_ctrl_c_in_a_call()
     with pytest.raises(KeyboardInterrupt):
         api.init(LIMIT)
-    timer.join()
+    thread.join()
     in_time(api.close)
 
 

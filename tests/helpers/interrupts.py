@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import comfy_client
 from comfy_client.testing import ComfyServer, Request, never_answer
+from tests.helpers.clients import until
+
+_OURS = str(Path(comfy_client.__file__).parent)
 
 
 def in_time(work: Callable[[], object], seconds: float = 60.0) -> None:
@@ -49,6 +57,27 @@ def interrupt_next_start(patch: pytest.MonkeyPatch, name: str) -> None:
 def press_ctrl_c() -> None:
     """As at a terminal."""
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+def press_ctrl_c_in_a_call(after: float = 0.3) -> threading.Thread:
+    """Press Ctrl-C once the main thread has been in a call of the client for a while.
+
+    A timer could fire before a busy machine lets the main thread call, outside of the test's care.
+    """
+
+    def is_in_a_call() -> bool:
+        frame = sys._current_frames()[threading.main_thread().ident or 0]
+        paths = [each.f_code.co_filename for each, _ in traceback.walk_stack(frame)]
+        return any(path.startswith(_OURS) and "/testing/" not in path for path in paths)
+
+    def press() -> None:
+        until(is_in_a_call)
+        time.sleep(after)
+        press_ctrl_c()
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    return thread
 
 
 def press_ctrl_c_in_submissions(
