@@ -29,6 +29,7 @@ Modules:
     results: Waiting for a prompt, saving its files, printing its outputs.
     listing: Lists of what a server has, or each of several.
     colors: Colors of statuses on a terminal.
+    desktop: The option ``--open``.
     printing: Output of lines and JSON on stdout, and of notes on stderr.
     text_output: The option ``--output``, and standard output for bytes.
     completion: Completion of what a server knows.

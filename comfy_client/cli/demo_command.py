@@ -17,7 +17,7 @@ from .decorators import Finite
 from .exits import Mistake
 from .mine import mark
 from .printing import examples, say
-from .results import wait_for
+from .results import folder_for, wait_for
 from .run_command import submitted
 from .server_options import RUN_LIMIT, ServerOptions, of_server_or_embedded
 
@@ -91,9 +91,9 @@ def demo(
 
     from ..workflow import Workflow
 
-    output.mkdir(parents=True, exist_ok=True)
     server = given.server() if given.hosts or given.profiles else None
     with contextlib.ExitStack() as stack:
+        stack.enter_context(folder_for(output, "--output"))
         api = _connected(given, server, stack)
         inputs: _Inputs = {
             ("Positive prompt", "text"): prompt,
@@ -109,8 +109,7 @@ def demo(
         result, preview = _run(api, workflow, timeout)
         if not result.images:
             raise click.ClickException("the server ran the workflow, but names no picture")
-        content = result.images[0].bytes()
-    _save(output / "comfy-client-demo.png", content, preview)
+        _save(output / "comfy-client-demo.png", result.images[0].bytes(), preview)
     click.echo("\nThe same in Python:\n")
     for line in _code(inputs, server):
         click.echo(f"    {line}".rstrip())
@@ -127,7 +126,7 @@ def _connected(
         from .target import Target
 
         server = Target(stack.enter_context(ComfyServer()).url)
-        click.echo(f"An embedded ComfyUI runs at {server.host}; its sampler is simulated.")
+        click.echo(f"An embedded ComfyUI, whose sampler is simulated, runs at {server.host}")
     else:
         limit = f"{given.answer_limit:g} s"
         click.echo(f"Connecting to {server.host} (waits up to {limit} while it is starting).")

@@ -43,6 +43,7 @@ class Exit(IntEnum):
     TIMEOUT = 7
     UNAUTHORISED = 8
     STOPPED = 130
+    PIPE = 141
 
 
 class Mistake(click.ClickException):

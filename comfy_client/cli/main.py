@@ -28,7 +28,7 @@ from . import (
     workflow_commands,
 )
 from .exits import Exit
-from .printing import plain_logs, report
+from .printing import end_stdout, plain_logs, report
 from .server_options import ServerOptions, of_servers
 from .stop_signals import ending_as_by_ctrl_c
 
@@ -73,7 +73,7 @@ _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
 
 _EPILOG: Final = """\
 Exit status: 0 done, 1 other errors, 2 wrong usage, 3 unreachable, 4 rejected, 5 failed, 6 lost,
-7 timeout, 8 not authorised, 130 stopped.
+7 timeout, 8 not authorised, 130 stopped, 141 nobody reads the output.
 
 \b
 Completion with the Tab key, in ~/.bashrc, ~/.zshrc, or the configuration of fish:
@@ -121,6 +121,8 @@ class Commands(click.Group):
                 return super().invoke(ctx)
             except KeyboardInterrupt as exc:  # click would print an empty line
                 return report(exc, _is_json(ctx))
+            except BrokenPipeError:
+                return end_stdout()
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands, grouped by purpose, into the help text."""

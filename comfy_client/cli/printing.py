@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
 import time
 import warnings
@@ -71,6 +72,13 @@ def report(error: BaseException, as_json: bool, **facts: Any) -> Exit:
         if hint:
             click.echo(f"Try: {hint}", err=True)
     return exit_of(error)
+
+
+def end_stdout() -> Exit:
+    """Keep Python from writing the rest to a closed pipe; return the status of ``SIGPIPE``."""
+    with contextlib.suppress(OSError):  # not a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return Exit.PIPE
 
 
 def _try_to_emit(found: Any) -> bool:

@@ -13,13 +13,14 @@ import click
 from ..errors import JobFailed
 from .completion import complete_ids
 from .decorators import Decorator, complete_files, moment
+from .desktop import open_option
 from .exits import Mistake
 from .following import receiving
 from .listing import Row, for_each, print_rows, short_server
 from .mine import Mine, is_mine
 from .printing import ago, confirm, emit, examples, note, say, table, yes_option
 from .results import (
-    no_dash,
+    check_out,
     out_option,
     quiet_option,
     saving_to,
@@ -312,6 +313,7 @@ def result_from_history(api: ComfyApi, entry: HistoryEntry) -> Result:
 @click.option("--wait", is_flag=True, help="Wait until it ends, and exit like run.")
 @click.option("--traceback", is_flag=True, help="If it failed, print the server's traceback.")
 @out_option
+@open_option
 @timeout_option
 @quiet_option
 @of_server
@@ -321,6 +323,7 @@ def job(
     wait: bool,
     traceback: bool,
     out: str | None,
+    is_opened: bool,
     timeout: float | None,
     quiet: bool,
 ) -> None:
@@ -333,9 +336,13 @@ def job(
     There is progress if run --detach of this installation submitted the prompt, and no other
     command waits for it; not with several IDs, and never on Windows.
     """
-    if out is not None and not wait:
-        raise click.UsageError("--out needs --wait; or see comfy-client download")
+    if (out is not None or is_opened) and not wait:
+        what = "--open" if out is None else "--out"
+        raise click.UsageError(f"{what} needs --wait; or see comfy-client download")
     is_several = len(prompt_ids) > 1
+    if is_several and out == "-":
+        raise click.UsageError("--out - is for one file, and so for one ID")
+    check_out(out, as_json=given.json)
     end = None if timeout is None else time.monotonic() + timeout
     with given.client() as api, contextlib.ExitStack() as stack:
         whole = full_ids(api, prompt_ids)
@@ -354,7 +361,7 @@ def job(
                     if traceback and not given.json:
                         _say_traceback(exc)
                     raise
-                show_result(result, out, given.json)
+                show_result(result, out, given.json, is_opened=is_opened)
 
         def tell(prompt_id: str) -> None:
             one = known_job(api, prompt_id)
@@ -433,13 +440,15 @@ def known_job(api: ComfyApi, text: str) -> Job:
     "--out",
     metavar="TEMPLATE",
     default="./",
-    callback=no_dash,
     shell_complete=complete_files,
-    help="A folder, fox.png, or 'out/{seed}_{index:03}{ext}'.  Default: the current folder.",
+    help="A folder, fox.png, or 'out/{seed}_{index:03}{ext}'; - writes the only file to standard "
+    "output.  Default: the current folder.",
 )
+@open_option
 @of_server
-def download(given: ServerOptions, prompt_id: str, out: str) -> None:
+def download(given: ServerOptions, prompt_id: str, out: str, is_opened: bool) -> None:
     """Save the files of a prompt, and print their paths."""
+    check_out(out, as_json=given.json)
     with saving_to(out, {}), given.client() as api:
         prompt_id = full_id(api, prompt_id)
         entry = api.get_history(prompt_id)
@@ -451,4 +460,4 @@ def download(given: ServerOptions, prompt_id: str, out: str) -> None:
         result = result_from_history(api, entry)
         if not result.files:
             note(f"{prompt_id} {entry.outcome}, and left no files.")
-        show_result(result, out, given.json)
+        show_result(result, out, given.json, is_opened=is_opened)

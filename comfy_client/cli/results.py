@@ -13,9 +13,11 @@ import click
 
 from ..errors import ComfyError
 from .decorators import Decorator, Finite, complete_files
+from .desktop import open_first
 from .exits import Unsaved, message_of
 from .input_options import mistakes
 from .printing import emit, note, say
+from .text_output import is_terminal, to_stdout
 
 if TYPE_CHECKING:
     from ..events import PreviewEvent
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def no_dash(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Refuse ``-``, since standard output is for paths, not for the files themselves."""
+    """Refuse ``-``, since there may be several files, or standard output is for something else."""
     if value == "-":
         raise click.BadParameter("it does not write to standard output; ./- is a file of that name")
     return value
@@ -34,9 +36,9 @@ def no_dash(ctx: click.Context, param: click.Parameter, value: str | None) -> st
 out_option: Decorator = click.option(
     "--out",
     metavar="TEMPLATE",
-    callback=no_dash,
     shell_complete=complete_files,
-    help="Save the files: in a folder, as fox.png, or as 'out/{seed}_{index:03}{ext}'.",
+    help="Save the files: in a folder, as fox.png, or as 'out/{seed}_{index:03}{ext}'.  - writes "
+    "the only file to standard output.",
 )
 timeout_option: Decorator = click.option(
     "--timeout",
@@ -101,6 +103,14 @@ def cancel_interrupted(job: Job) -> None:
     note("It was cancelled." if any(said) else "It had ended already." if said else "No answer.")
 
 
+def check_out(out: str | None, *, as_json: bool) -> None:
+    """Raise UsageError if ``--out -`` cannot be, before anything runs."""
+    if out == "-" and as_json:
+        raise click.UsageError("--out - or --json, not both: standard output is for the file")
+    if out == "-" and is_terminal():
+        raise click.UsageError("--out - needs a pipe or a file: a terminal shows no pictures")
+
+
 #: Fields of a template that every file has.
 _FIELDS: Final = frozenset({"seed", "node", "index", "name", "ext"})
 
@@ -113,7 +123,7 @@ def saving_to(
 
     Raises :class:`Mistake` for an invalid template before anything runs.
     """
-    if out is None:
+    if out is None or out == "-":
         yield
         return
     with folder_for(_folder_of(as_template(out), graph, more), "--out"):
@@ -161,26 +171,47 @@ def folder_for(folder: Path, option: str) -> Iterator[None]:
                 one.rmdir()
 
 
-def show_result(result: Result, out: str | None, as_json: bool, server: str | None = None) -> None:
+def show_result(
+    result: Result,
+    out: str | None,
+    as_json: bool,
+    server: str | None = None,
+    *,
+    is_opened: bool = False,
+) -> None:
     """Save a result's files and print their paths, or only print URLs; then print all texts.
 
-    ``server`` names the server that ran the prompt, if the command has several.
+    With ``-`` as ``out``, write the only file to standard output, and nothing else.  ``server``
+    names the server that ran the prompt, if the command has several.
     """
-    paths = []
+    paths: list[Path] = []
     if out is not None:
         with saving(result.prompt_id, server):
-            paths = result.save(as_template(out))
+            if out == "-":
+                _write_only_file(result, server)
+            else:
+                paths = result.save(as_template(out))
     if as_json:
         emit(result.to_dict() if server is None else {**result.to_dict(), "server": server})
-        return
-    for path in paths:
-        say(os.fspath(path))
-    if out is None:
-        for url in _urls(result):
-            say(url)
-    for text in result.texts:
-        for line in text.splitlines():
-            say(line.expandtabs())
+    elif out != "-":
+        for line in (*map(os.fspath, paths), *(_urls(result) if out is None else ())):
+            say(line)
+        for text in result.texts:
+            for line in text.splitlines():
+                say(line.expandtabs())
+    if is_opened:
+        open_first(result, paths)
+
+
+def _write_only_file(result: Result, server: str | None) -> None:
+    """Write the only saved file, or else the only preview, to standard output."""
+    files = [item for item in result.files if item.type != "temp"] or list(result.files)
+    if len(files) != 1:
+        names = ", ".join(item.filename for item in files[:5]) or "none"
+        message = f"--out - writes one file, and the prompt has {len(files)}: {names}"
+        raise Unsaved(message, download_again(result.prompt_id, server))
+    with files[0].stream() as content:
+        to_stdout(content)
 
 
 def download_again(prompt_id: str, server: str | None) -> str:
@@ -198,6 +229,8 @@ def saving(prompt_id: str, server: str | None = None) -> Iterator[None]:
     except ComfyError:
         note(f"The prompt has run, but its files are not saved: {hint}")
         raise
+    except BrokenPipeError:
+        raise  # the reader of standard output has read enough
     except (OSError, ValueError) as exc:
         message = f"the prompt has run, but its files are not saved: {message_of(exc)}"
         raise Unsaved(message, hint) from None

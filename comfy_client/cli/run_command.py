@@ -13,6 +13,7 @@ import click
 
 from .completion import complete_ids, starting
 from .decorators import Decorator
+from .desktop import open_option
 from .extra_data import extra_data_option, prompt_options
 from .input_completion import complete_settings, complete_uploads
 from .input_options import fill
@@ -22,6 +23,7 @@ from .past_prompts import PromptSource, Source, carried, file_or_record, record_
 from .printing import emit, examples, note, say
 from .results import (
     cancelled_by_ctrl_c,
+    check_out,
     out_option,
     quiet_option,
     saving_to,
@@ -71,6 +73,7 @@ def options_of_run(command: Callable[..., None]) -> Callable[..., None]:
         input_option,
         seed_option,
         out_option,
+        open_option,
         click.option("--check", is_flag=True, help="Check it first; send nothing if it is bad."),
         click.option("--detach", is_flag=True, help="Print the prompt's id, and do not wait."),
         click.option("--front", is_flag=True, help="Put it at the front of the queue."),
@@ -95,6 +98,7 @@ def options_of_run(command: Callable[..., None]) -> Callable[..., None]:
         "comfy-client run txt2img.json --set 'Positive prompt.text=@fox.txt'",
         "comfy-client run img2img.json --input LoadImage=photo.jpg --check --json",
         "id=$(comfy-client run slow.json --detach)",
+        "comfy-client run txt2img.json --out - | magick - -resize 50% small.jpg",
         "comfy-client run txt2img.json --host gpu-1:8188 --host gpu-2:8188",
     )
 )
@@ -144,6 +148,7 @@ def run_workflow(
     inputs: tuple[str, ...],
     seed: str | None,
     out: str | None,
+    is_opened: bool,
     check: bool,
     detach: bool,
     front: bool,
@@ -153,10 +158,12 @@ def run_workflow(
     quiet: bool,
 ) -> None:
     """Run a workflow with the options of ``run``."""
-    if detach and out is not None:
-        raise click.UsageError("--detach does not wait, so there is nothing for --out yet")
+    if detach and (out is not None or is_opened):
+        what = "--open" if out is None else "--out"
+        raise click.UsageError(f"--detach does not wait, so there is nothing for {what} yet")
     if detach and retry_oom:
         raise click.UsageError("--detach does not wait, so it cannot run it again: --retry-oom")
+    check_out(out, as_json=given.json)
     read = partial(_read, find(), sets, inputs, seed, extra_data, detach)
     begin = _on_any if given.is_several else _on_one
     waiting = {"quiet": quiet, "detach": detach, "timeout": timeout}
@@ -172,7 +179,7 @@ def run_workflow(
         job, result = wait(submit, workflow, timeout, quiet)
         if not quiet:
             note(repr(result)[1:-1], "succeeded", "Result")
-        show_result(result, out, given.json, _server_of(job))
+        show_result(result, out, given.json, _server_of(job), is_opened=is_opened)
 
 
 #: A function that submits a workflow; Ctrl-C in the block cancels the prompt.

@@ -88,8 +88,9 @@ def serve(
 ) -> None:
     """Run an embedded ComfyUI until Ctrl-C, SIGTERM or SIGHUP.
 
-    It executes workflows of ComfyUI's own nodes for pictures; sampling is simulated.  Its
-    files are in a temporary folder, which is deleted at the end.
+    The first line on stdout is its URL.  It executes workflows of ComfyUI's own nodes for
+    pictures; sampling is simulated.  Its files are in a temporary folder, which is deleted at the
+    end.
     """
     from ..testing import ComfyServer
 
@@ -105,7 +106,8 @@ def serve(
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         stack.callback(server.stop)  # a signal may come during the start
         server.start()
-        click.echo(f"An embedded ComfyUI runs at {server.url}; its sampler is simulated.")
+        click.echo(server.url)
+        click.echo("An embedded ComfyUI runs there; its sampler is simulated.")
         click.echo("Press Ctrl-C to stop it.")
         while True:  # in slices: a signal to another thread does not end a sleep
             time.sleep(0.5)

@@ -16,7 +16,7 @@ import attrs
 import click
 
 from ..errors import ComfyError, WorkflowError
-from .decorators import Finite
+from .decorators import Finite, complete_files
 from .exits import Exit, Mistake, SilentExit, Unsaved, message_of
 from .extra_data import extra_data_option, prompt_options
 from .input_completion import complete_axes
@@ -29,7 +29,6 @@ from .results import (
     download_again,
     folder_for,
     no_dash,
-    out_option,
     quiet_option,
     saving,
     saving_to,
@@ -75,7 +74,13 @@ _SHEETS: Final = (".png", ".jpg", ".webp")
 @input_option
 @seed_option
 @extra_data_option
-@out_option
+@click.option(
+    "--out",
+    metavar="TEMPLATE",
+    callback=no_dash,
+    shell_complete=complete_files,
+    help="Save the files: in a folder, as fox.png, or as 'out/{seed}_{index:03}{ext}'.",
+)
 @click.option(
     "--journal",
     metavar="FILE",

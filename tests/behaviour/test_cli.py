@@ -208,8 +208,17 @@ def test_what_the_server_refuses_is_one_line(tmp_path):
 def test_a_folder_that_cannot_be_made_is_told_before_anything_runs(tmp_path):
     """In one line."""
     (tmp_path / "file").touch()
-    told = error_of(invoke("demo", "--output", tmp_path / "file" / "folder"))
-    assert told == f"Error: Not a directory: '{tmp_path / 'file' / 'folder'}'"
+    told = error_of(invoke("demo", "--output", tmp_path / "file" / "folder"), 2)
+    assert told == f"Error: --output: Not a directory: '{tmp_path / 'file' / 'folder'}'"
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_runs(tmp_path, monkeypatch):
+    """As on a read-only file system; root may write to any other."""
+    monkeypatch.setattr("os.access", lambda path, *_: path != tmp_path)
+    with ComfyServer() as server:
+        told = error_of(invoke("demo", "--host", server.url, "--output", tmp_path), 2)
+        assert told == f"Error: --output: '{tmp_path}' is a folder that you may not write to"
+        assert not server.requests
 
 
 def test_a_prompt_that_takes_too_long_is_cancelled(tmp_path):
@@ -272,7 +281,7 @@ def test_what_is_ignored_is_not_an_end(tmp_path):
     """A command below nohup outlives its terminal."""
     first = "signal.signal(signal.SIGHUP, signal.SIG_IGN)"
     with started("serve", "--port", 0, first=first, env={"TMPDIR": str(tmp_path)}) as process:
-        url = url_in(line_with(process, "simulated"))
+        url = url_in(line_with(process, "http"))
         process.send_signal(signal.SIGHUP)
         with ComfyApi(url) as api:
             assert api.get_queue().pending == ()
@@ -318,9 +327,8 @@ def test_the_demo_works_on_real_servers(any_comfyui: ComfyUI, tmp_path, monkeypa
 
 
 def url_in(line: str) -> str:
-    found = re.search(r"https?://\S+(?=;)", line)
-    assert found is not None, line
-    return found[0]
+    assert re.fullmatch(r"https?://\S+\n", line), "it stands alone"
+    return line.rstrip()
 
 
 def test_the_help_of_a_server_lists_the_versions_that_it_can_be_like():
@@ -334,7 +342,7 @@ def test_a_server_runs_until_it_is_told_to_end(tmp_path, number):
     files = tmp_path / "files"
     files.mkdir()
     with started("serve", "--port", 0, env={"TMPDIR": str(files)}) as process:
-        with ComfyApi(url_in(line_with(process, "simulated"))) as api:
+        with ComfyApi(url_in(line_with(process, "http"))) as api:
             graph = load_workflow("txt2img_tiny", ckpt_name="simulated.safetensors")
             assert api.run(graph, timeout=LIMIT).images[0].bytes()
         assert list(files.iterdir())
@@ -387,7 +395,7 @@ def test_the_options_of_a_server_are_those_of_the_class(tmp_path, from_file):
     options += ["--allowed-host", "comfy.example"]
     options += ["--login-file", login] if from_file else ["--login-env", "ITS_LOGIN"]
     with started("serve", *options, env={"ITS_LOGIN": "me:a:word"}) as process:
-        url = url_in(line_with(process, "simulated"))
+        url = url_in(line_with(process, "http"))
         assert url.startswith("https://")
         assert url.endswith("/comfy")
         with ComfyApi(url, credentials=("me", "a:word"), verify=ca, user="default") as api:

@@ -64,13 +64,8 @@ def test_example_writes_a_notebook(comfy_client: CommandLine) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ["run", "w.json", "--out", "-"],
-        ["job", "x", "--wait", "--out", "-"],
-        ["download", "x", "--out", "-"],
-        *(
-            ["sweep", "w.json", "--axis", "KSampler.seed=1", option, "-"]
-            for option in ("--out", "--csv", "--sheet", "--journal")
-        ),
+        ["sweep", "w.json", "--axis", "KSampler.seed=1", option, "-"]
+        for option in ("--out", "--csv", "--sheet", "--journal")
     ],
 )
 def test_a_dash_is_wrong_where_files_are_saved(comfy_client, command):
@@ -251,7 +246,7 @@ def test_a_sweep_whose_reader_has_gone_cancels_its_prompts(comfy_client):
             assert process.stdout is not None
             assert process.stderr is not None
             process.stdout.close()
-            assert process.wait(LIMIT) == 1
+            assert process.wait(LIMIT) == 141
             assert "Cancelling prompt" in process.stderr.read()
         until(lambda: not api.get_queue().running and not api.get_queue().pending)
         assert len(api.get_histories()) < 99

@@ -1,0 +1,179 @@
+"""What goes to standard output: the bytes of a file, and less if nobody reads; and ``--open``."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from comfy_client import ComfyApi
+from comfy_client.cli.desktop import has_display, open_first
+from comfy_client.jobs.result import make_result
+from comfy_client.testing import ComfyServer
+from tests.conftest import load_workflow
+from tests.helpers.clients import until
+from tests.helpers.command_line import COMMAND, LIMIT, CommandLine
+
+NOWHERE = "http://127.0.0.1:1"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ComfyServer]:
+    with ComfyServer(step_seconds=0) as server:
+        yield server
+
+
+@pytest.fixture
+def comfy_client(tmp_path: Path, server: ComfyServer) -> CommandLine:
+    """The command, in a folder with a workflow."""
+    graph = load_workflow("txt2img_tiny", ckpt_name="simulated.safetensors", steps=1)
+    (tmp_path / "w.json").write_text(json.dumps(graph))
+    return CommandLine(tmp_path, server.url)
+
+
+def bytes_of(comfy_client: CommandLine, *args: str) -> bytes:
+    """What a command writes to standard output, which ends well."""
+    env = {**os.environ, "HOME": str(comfy_client.home), "COMFYUI_HOST": str(comfy_client.host)}
+    ran = subprocess.run(
+        [COMMAND, *args], capture_output=True, env=env, cwd=comfy_client.home, timeout=LIMIT
+    )
+    assert ran.returncode == 0, ran
+    return ran.stdout
+
+
+def test_the_only_file_goes_to_standard_output(comfy_client):
+    """By run, job --wait and download; nothing else does."""
+    [result] = comfy_client.json("run", "w.json", "--out", "a.png")
+    content = (comfy_client.home / "a.png").read_bytes()
+    for args in (
+        ("run", "w.json", "--out", "-"),  # the server takes it from its cache
+        ("job", result["prompt_id"], "--wait", "--out", "-"),
+        ("download", result["prompt_id"], "--out", "-"),
+    ):
+        assert bytes_of(comfy_client, *args) == content
+
+
+def test_one_file_must_be_the_only_one(comfy_client):
+    """The error names them, and how to fetch them."""
+    graph = load_workflow("txt2img_tiny", ckpt_name="simulated.safetensors", steps=1, batch_size=2)
+    (comfy_client.home / "two.json").write_text(json.dumps(graph))
+    ran = comfy_client("run", "two.json", "--out", "-")
+    assert (ran.status, ran.out) == (1, "")
+    assert "writes one file, and the prompt has 2: " in ran.err
+    assert "Try: comfy-client download " in ran.err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["run", "w.json", "--out", "-", "--json"], "--out - or --json, not both"),
+        (["download", "x", "--out", "-", "--json"], "--out - or --json, not both"),
+        (["job", "x", "y", "--wait", "--out", "-"], "for one ID"),
+        (["job", "x", "--open"], "--open needs --wait"),
+        (["run", "w.json", "--detach", "--open"], "nothing for --open yet"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_runs(comfy_client, args, words):
+    """Exit status 2."""
+    ran = comfy_client(*args, "--host", NOWHERE)
+    assert ran.status == 2
+    assert words in ran.out + ran.err
+
+
+def test_a_terminal_gets_no_picture(comfy_client):
+    """It is refused before anything runs."""
+    here, there = pty.openpty()
+    ran = subprocess.run(
+        [COMMAND, "run", "w.json", "--out", "-", "--host", NOWHERE],
+        stdout=there,
+        stderr=subprocess.PIPE,
+        cwd=comfy_client.home,
+        timeout=LIMIT,
+    )
+    os.close(there)
+    os.close(here)
+    assert ran.returncode == 2
+    assert b"a terminal shows no pictures" in ran.stderr
+
+
+@pytest.mark.parametrize("command", ["nodes", "where", "run w.json --out -", "api /object_info"])
+def test_a_pipe_that_nobody_reads_is_status_141(comfy_client, command):
+    """As a shell has it of a program that SIGPIPE ended; nothing is said."""
+    here, there = os.pipe()
+    os.close(here)
+    env = {**os.environ, "HOME": str(comfy_client.home), "COMFYUI_HOST": str(comfy_client.host)}
+    ran = subprocess.run(
+        [COMMAND, *command.split()],
+        stdout=there,
+        stderr=subprocess.PIPE,
+        env={**env, "COMFY_PROGRESS": "0"},
+        cwd=comfy_client.home,
+        timeout=LIMIT,
+    )
+    os.close(there)
+    assert ran.returncode == 141, ran
+    assert b"Traceback" not in ran.stderr
+    assert b"Exception ignored" not in ran.stderr
+
+
+# -- --open -----------------------------------------------------------------------------
+
+
+def test_a_picture_is_opened_by_the_desktop(comfy_client):
+    """As it was saved here, or by its URL."""
+    opener = comfy_client.home / "bin" / "xdg-open"
+    opener.parent.mkdir()
+    opener.write_text('#!/bin/sh\necho "$1" > "$0.now"; mv "$0.now" "$0.seen"\n')
+    opener.chmod(0o755)
+    seen = opener.with_name("xdg-open.seen")
+    path = f"{opener.parent}{os.pathsep}{os.environ['PATH']}"
+    desktop = {"PATH": path, "DISPLAY": ":0", "SSH_CONNECTION": "", "SSH_TTY": ""}
+    ran = comfy_client.installed("run", "w.json", "--out", "pictures/", "--open", **desktop)
+    assert ran.status == 0, ran
+    until(seen.exists, LIMIT)
+    assert seen.read_text() == f"{comfy_client.home / ran.lines[0]}\n"
+    seen.unlink()
+    ran = comfy_client.installed("run", "w.json", "--open", **desktop)
+    until(seen.exists, LIMIT)
+    assert seen.read_text() == ran.out
+
+
+def test_without_a_display_it_is_said_and_nothing_is_opened(comfy_client):
+    """As over SSH, or where no opener is installed."""
+    ran = comfy_client("run", "w.json", "-q", "--open", SSH_CONNECTION="1 2 3 4")
+    assert ran.status == 0
+    assert ran.err == f"There is no display here to open {ran.out}"
+    bare = {"PATH": str(comfy_client.home), "DISPLAY": ":0", "SSH_CONNECTION": "", "SSH_TTY": ""}
+    ran = comfy_client("run", "w.json", "-q", "--open", **bare)
+    assert ran.status == 0
+    assert ran.err.startswith(f"Nothing opens {ran.out.strip()}: ")
+
+
+def test_only_what_is_shown_is_opened(server, capsys):
+    """No program that a server has sent."""
+    files = [{"filename": "run.desktop", "subfolder": "", "type": "output"}]
+    with ComfyApi(server.url) as api:
+        open_first(make_result("id", {}, {"1": {"images": files}}, files=api), [])
+    assert capsys.readouterr().err == "There is no picture, video or sound to open.\n"
+
+
+@pytest.mark.parametrize(
+    ("environment", "platform", "expected"),
+    [
+        ({"DISPLAY": ":0"}, "linux", True),
+        ({"WAYLAND_DISPLAY": "wayland-0"}, "linux", True),
+        ({}, "linux", False),
+        ({"DISPLAY": ":10", "SSH_CONNECTION": "1 2 3 4"}, "linux", False),
+        ({}, "darwin", True),
+        ({"SSH_TTY": "/dev/ttys0"}, "darwin", False),
+        ({}, "win32", True),
+    ],
+)
+def test_a_desktop_is_known_by_its_environment(environment, platform, expected):
+    """Not one at the other end of SSH."""
+    assert has_display(environment, platform) is expected
