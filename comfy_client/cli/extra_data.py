@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from .completion import complete_texts
 from .decorators import Decorator
 from .exits import Mistake
 from .input_options import mistakes
@@ -73,6 +74,7 @@ extra_data_option: Decorator = click.option(
     "extra_data",
     metavar="KEY=VALUE",
     multiple=True,
+    shell_complete=complete_texts,
     callback=_parse,
     help="Store a value with the prompt, where all users of the server can read it: JSON, or else "
     "a text; @FILE as for --set.  Repeatable.",

@@ -44,7 +44,7 @@ _BASH: Final = """\
         esac
     done < <(env COMP_LINE="$COMP_LINE" COMP_POINT="$COMP_POINT" \\
         COMP_WORDBREAKS="$COMP_WORDBREAKS" %(complete_var)s=bash_complete \\
-        "${1/#\\~/$HOME}" 2>/dev/null)
+        "${1/#\\~/$HOME}" 2>/dev/null </dev/null)
     return 0
 }
 
@@ -60,7 +60,7 @@ _ZSH: Final = """\
     (( ! $+commands[%(prog_name)s] )) && return 1
 
     response=("${(@f)$(env COMP_WORDS="${(pj:\\n:)words[1,CURRENT]}" \\
-        %(complete_var)s=zsh_complete %(prog_name)s 2>/dev/null)}")
+        %(complete_var)s=zsh_complete %(prog_name)s 2>/dev/null </dev/null)}")
 
     for type key descr in ${response}; do
         if [[ "$type" == "dir" ]]; then
@@ -93,7 +93,9 @@ fi
 _FISH: Final = """\
 function %(complete_func)s
     set -l line (commandline -cp | string collect)
-    for answer in (env %(complete_var)s=fish_complete COMP_WORDS="$line" %(prog_name)s 2>/dev/null)
+    set -l answers (env %(complete_var)s=fish_complete COMP_WORDS="$line" %(prog_name)s \\
+        2>/dev/null </dev/null)
+    for answer in $answers
         set -l parts (string split -m 1 "," -- $answer)
         switch $parts[1]
             case dir

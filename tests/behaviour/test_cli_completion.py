@@ -31,7 +31,7 @@ Completed = Callable[..., list[str]]
 #: What stands for files, after the dots and brackets are taken away.
 PATHLIKE = ("FILE", "DIR", "TEMPLATE", "WORKFLOW")
 #: Values that nothing is known about, by metavar or by the name of the parameter.
-FREE = {"SECONDS", "GB", "TEXT", "PATH", "NAME", "N", "TIME", "KEY=VALUE"}
+FREE = {"SECONDS", "GB", "TEXT", "PATH", "NAME", "N", "TIME"}
 NUMBERS = (click.types.IntParamType, click.types.FloatParamType)
 
 
@@ -425,6 +425,7 @@ def test_a_real_bash_completes(completed, comfy_client):
         [
             "comfy-client run big",
             f"{run} --set Sampler.st",
+            f"{run} --extra-data a=@- --login-file - --set Sampler.st",
             f"{run} --set Pos",
             f"{run} --set=Pos",
             f"{run} --set 'Positive pr",
@@ -437,6 +438,7 @@ def test_a_real_bash_completes(completed, comfy_client):
     assert found == [
         start,
         f"{start}><--set><Sampler.steps=",
+        f"{start}><--extra-data><a=@-><--login-file><-><--set><Sampler.steps=",
         f"{start}><--set><Positive prompt.text=",
         f"{start}><--set=Positive prompt.text=",
         f"{start}><--set><Positive prompt.text=",
