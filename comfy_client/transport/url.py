@@ -96,12 +96,7 @@ def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
             f"host {shown!r}: leave out what follows '?' or '#'; "
             "a token goes into credentials=QueryCredentials(name, value)"
         )
-    if _NO_NAME.search(server):
-        raise ValueError(f"host {shown!r} names no server")
-    if _HALF_A_SCHEME.match(server + path):
-        raise ValueError(
-            f"host {server + path!r:.200}: a scheme ends with ://, as in 'http://gpu-box:8188'"
-        )
+    _check_server(server, path, shown)
     try:
         # IDNA 2008 for names beyond ASCII; Python's own codec encodes some names differently.
         parts = parse_url(f"{scheme}://{_bracket(unicodedata.normalize('NFKC', server))}")
@@ -123,6 +118,16 @@ def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
     username, _, password = userinfo.partition(":")
     pair = (unquote(username), unquote(password)) if at else None
     return Address(scheme, name, port, prefix), pair
+
+
+def _check_server(server: str, path: str, shown: str) -> None:
+    """Raise ``ValueError`` for a server that no name can be, or that begins like a scheme."""
+    if _NO_NAME.search(server):
+        raise ValueError(f"host {shown!r} names no server")
+    if _HALF_A_SCHEME.match(server + path):
+        raise ValueError(
+            f"host {server + path!r:.200}: a scheme ends with ://, as in 'http://gpu-box:8188'"
+        )
 
 
 def split_proxy(proxy: str) -> SplitResult:
