@@ -112,7 +112,8 @@ def run(given: ServerOptions, /, workflow: str, **options: Any) -> None:
     ID of a prompt on the server; - reads standard input.  With --out the files are saved here and
     their paths are printed, else their URLs.  The first Ctrl-C cancels the prompt, the second
     leaves.  With several servers (--host A --host B), the one with the shortest queue gets it,
-    among those that have its node classes and models.
+    among those that have its node classes and models.  COMFY_API_KEY in the environment is the
+    key of partner nodes; it goes only to nodes that take it, over https or within this machine.
     """
     run_workflow(given, lambda: partial(file_or_record, content_of(workflow)), **options)
 
