@@ -177,7 +177,9 @@ class JobState:
     cancelled: bool = False  #: Whether we cancelled it while it waited, so that it is not lost.
     awaits_history: bool = False  #: Whether the end was reported and only the record is missing.
     counted: Counted | None = None  #: The count that includes it.
+    submission_logged: bool = False  #: Or there is none to log.
     start_logged: bool = False
+    last_line: Callable[[], None] | None = None  #: Logs the end, unless that was logged.
     # When to ask about it.
     check_at: float = float("inf")
     wanted_at: float = 0.0  #: When a caller last asked for news.
@@ -231,7 +233,7 @@ class JobState:
 
     def attach(self, now: float, lost_delay: float | None, end_event: EndEvent | None) -> None:
         """Mark the prompt as submitted earlier and, with ``end_event``, as ended."""
-        self.attached = True
+        self.attached = self.submission_logged = True
         self.posted_at = self.accepted_at = now
         self.interval = self.timing.job_poll
         self.lost_delay = lost_delay
@@ -242,6 +244,7 @@ class JobState:
     def may_have_arrived(self, now: float) -> None:
         """Record an interrupted submission: the server may have it, also under another id."""
         self.accepted_at = now
+        self.submission_logged = True
         self.lost_delay, self.search_by_mark = self.timing.look_up, True
         self.generation = None  # its events may not come to this socket
         self.check_at = 0.0

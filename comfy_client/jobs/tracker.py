@@ -189,7 +189,7 @@ class Ledger:
     def __init__(self, receivers: Receivers, log: ServerLog) -> None:
         self._receivers = receivers
         self._log = log
-        self._lock = shared_lock()  # so that a start is logged only once
+        self._lock = shared_lock()  # so that a start, and an end, are logged only once
         self.counts: Counter[str] = Counter()
         self.changes: int = 0  #: How often the set of unfinished or running prompts changed.
         self.order: Order = Order.of((), self.changes)  #: The order at the last request.
@@ -234,14 +234,16 @@ class Ledger:
     # -- logging, without the lock -----------------------------------------------------------
 
     def log_submitted(self, state: JobState) -> None:
-        """Log a submission, and the start if it came already, in the submitting thread."""
+        """Log a submission, in the submitting thread; then what came before it was logged."""
         if self._log.isEnabledFor(logging.INFO):
             _write(self._log, state, "submitted", "submitted", number=state.number)
+        state.submission_logged = True
         self.log_start(state)
+        self._log_end(state)
 
     def log_start(self, state: JobState) -> None:
         """Log the start of a prompt, once, if it has begun to run."""
-        if state.start_logged or state.running_since is None or state.accepted_at is None:
+        if state.start_logged or state.running_since is None or not state.submission_logged:
             return
         with self._lock:
             if state.start_logged:
@@ -257,8 +259,19 @@ class Ledger:
         """Log the end of a prompt, unless only the client was closed, and end all waits for it."""
         if self._log.isEnabledFor(logging.INFO) and not ending.is_of_client:
             seconds = one.state.elapsed(runtime.monotonic())
-            self._later(_write_end, self._log, one.state, ending, seconds)
+            one.state.last_line = partial(_write_end, self._log, one.state, ending, seconds)
+            if one.state.submission_logged:
+                self._log_end(one.state)
         one.settle(ending)
+
+    def _log_end(self, state: JobState) -> None:
+        """Log the end of a prompt, once, if it has ended."""
+        if state.last_line is None:
+            return
+        with self._lock:
+            line, state.last_line = state.last_line, None
+        if line is not None:
+            self._later(line)
 
     def _later(self, write: Callable[..., None], *args: Any, **facts: Any) -> None:
         """Call a function that logs, in the delivery thread, in turn with receivers."""

@@ -19,7 +19,7 @@ from comfy_client import (
     signal,
 )
 from comfy_client.testing import ComfyServer
-from tests.helpers.clients import Quick
+from tests.helpers.clients import Quick, flush, until
 from tests.helpers.sweeps import WORKFLOW, Record
 
 STEPS = ["submitted", "started", "ended"]
@@ -85,6 +85,27 @@ def test_a_job_that_nobody_waits_for_is_logged_too(
 ) -> None:
     api.submit(WORKFLOW)
     server.until(lambda: len(lines(info)) == 3)
+    assert [one["prompt_event"] for one in lines(info)] == STEPS
+
+
+def test_lines_keep_their_order_if_the_submission_is_slow_to_be_logged(
+    api: ComfyApi, record: Record, info: pytest.LogCaptureFixture
+) -> None:
+    """A prompt may have ended by then; its end waits for the first line."""
+
+    class Slow(logging.Filter):
+        def filter(self, line: logging.LogRecord) -> bool:
+            if vars(line).get("prompt_event") == "submitted":
+                until(lambda: api.stats().succeeded)
+                flush(api)
+            return True
+
+    logger, slow = logging.getLogger("comfy_client"), Slow()
+    logger.addFilter(slow)
+    try:
+        api.run(WORKFLOW, progress=False)
+    finally:
+        logger.removeFilter(slow)
     assert [one["prompt_event"] for one in lines(info)] == STEPS
 
 
