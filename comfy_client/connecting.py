@@ -68,7 +68,7 @@ def wait_until_ready(routes: Routes, parts: Parts, timeout: float | None) -> Sys
     """Wait until the server can run prompts, and return its versions and memory."""
     deadline = Deadline.after(timeout)
     ask = partial(_ask_for_stats, routes, parts)
-    stats = _wait_for_http(parts, ask, deadline, timeout, _may_be_starting)
+    stats = _wait_for_http(parts, ask, deadline, timeout, may_be_starting)
     state = _wait_for_socket(parts, deadline)
     if state not in _UP:
         error = parts.connection.error
@@ -159,7 +159,7 @@ def _is_temporary(exc: ComfyError) -> bool:
     return exc.retryable if isinstance(exc, ServerUnreachable) else is_away(exc)
 
 
-def _may_be_starting(exc: ComfyError) -> bool:
+def may_be_starting(exc: ComfyError) -> bool:
     """Return whether the server may be starting, judging by the error or its web page."""
     if _is_temporary(exc):
         return True

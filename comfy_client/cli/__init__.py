@@ -6,6 +6,7 @@ Modules:
     sweep_command: ``sweep``.
     inputs_command: ``inputs``.
     watch_command: ``watch``.
+    wait_command: ``wait``.
     demo_command: ``demo``.
     serve_command: ``serve``.
     prompt_commands: ``queue``, ``history``, ``job`` and ``download``.

@@ -24,11 +24,12 @@ from . import (
     serve_command,
     server_commands,
     sweep_command,
+    wait_command,
     watch_command,
     workflow_commands,
 )
 from .exits import Exit
-from .printing import end_stdout, plain_logs, report
+from .printing import end_stdout, log_more, plain_logs, report
 from .server_options import ServerOptions, of_servers
 from .stop_signals import ending_as_by_ctrl_c
 
@@ -51,6 +52,7 @@ _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
     ),
     "The server": (
         server_commands.info,
+        wait_command.wait,
         catalog_commands.models,
         nodes_command.nodes,
         catalog_commands.upload,
@@ -117,6 +119,7 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the chosen command."""
         with ending_as_by_ctrl_c(), plain_logs():
+            log_more(ctx.ensure_object(ServerOptions).verbose)
             try:
                 return super().invoke(ctx)
             except KeyboardInterrupt as exc:  # click would print an empty line

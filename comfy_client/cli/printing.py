@@ -119,23 +119,35 @@ def plain_logs() -> Iterator[None]:
 
 
 def log_more(times: int) -> None:
-    """Within :func:`plain_logs`, print INFO lines, too (once), or DEBUG lines (more often)."""
-    if times:
+    """Within :func:`plain_logs`, print INFO lines, too (once), or DEBUG lines (more often).
+
+    Elsewhere, and for 0 times, it does nothing.
+    """
+    handlers = [one for one in _LOGGER.handlers if isinstance(one, _PlainLogs)]
+    if times and handlers:
         level = logging.INFO if times == 1 else logging.DEBUG
         _LOGGER.setLevel(level)
-        for handler in _LOGGER.handlers:
-            if isinstance(handler, _PlainLogs):
-                handler.setLevel(level)
-                handler.setFormatter(_TIMED)
+        for handler in handlers:
+            handler.setLevel(level)
+            handler.setFormatter(_TIMED)
 
 
 class _PlainLogs(logging.Handler):
     """A log handler that prints lines on stderr without control characters."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError), _above_bars():
             for line in in_commands(self.format(record)).splitlines():
                 note(line)
+
+
+def _above_bars() -> contextlib.AbstractContextManager[None]:
+    """Context manager: clear the progress bars of a terminal, and draw them again at the end."""
+    tqdm = sys.modules.get("tqdm")
+    if tqdm is None:  # so there is no bar
+        return contextlib.nullcontext()
+    bars: contextlib.AbstractContextManager[None] = tqdm.tqdm.external_write_mode(sys.stderr)
+    return bars
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import stat
+import sys
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from comfy_client import ComfyApi, Workflow
+from comfy_client.cli.printing import plain_logs
 from comfy_client.cli.server_options import REQUEST_LIMIT, RUN_LIMIT, ServerOptions
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.deadline import read_timeout
@@ -117,19 +121,34 @@ def test_a_limit_that_is_no_time_is_wrong_usage(comfy_client, seconds):
 
 def test_verbose_tells_of_prompts_and_twice_of_requests(comfy_client):
     """On stderr, before and behind the command; results on stdout stay as they are."""
+    before = logging.getLogger("comfy_client").level
     with ComfyServer() as server:
         host = ("--host", server.url)
         quiet = comfy_client("run", "w.json", "-q", *host)
         assert quiet.err == ""
-        once = comfy_client("run", "w.json", "-q", "-v", *host)
-        assert ": submitted" in once.err
-        assert "GET /api/prompt" not in once.err
-        assert len(once.lines) == len(quiet.lines)
+        for args in (("-v", "run", "w.json"), ("run", "w.json", "-v")):
+            once = comfy_client(*args, "-q", *host)
+            assert ": submitted" in once.err
+            assert "GET /api/prompt" not in once.err
+            assert len(once.lines) == len(quiet.lines)
         for args in (("-v", "run", "w.json", "-v"), ("run", "w.json", "-vv")):
             twice = comfy_client(*args, "-q", *host)
             assert ": submitted" in twice.err
             assert "GET /api/prompt: 200" in twice.err
         assert comfy_client("run", "w.json", "-q", *host).err == ""  # it does not last
+        assert logging.getLogger("comfy_client").level == before
+
+
+def test_a_line_of_the_log_does_not_break_a_progress_bar(capsys):
+    """The bar is cleared first, and drawn again below the line."""
+    with plain_logs(), tqdm(total=4, file=sys.stderr) as bar:
+        bar.update(2)
+        logging.getLogger("comfy_client").warning("the server is away")
+        bar.update(2)
+    drawn, _, again = capsys.readouterr().err.partition("the server is away\n")
+    assert "0/4" in drawn
+    assert drawn.endswith(" \r")  # spaces over the bar
+    assert "2/4" in again
 
 
 def test_nothing_verbose_is_secret(comfy_client):
