@@ -98,8 +98,11 @@ def _lines(text: str) -> str:
 
 #: The logger of the library.
 _LOGGER: Final = logging.getLogger("comfy_client")
-#: The form of lines if there are many.
+#: The form of lines that tell of prompts, and of those that tell of requests, too.
 _TIMED: Final = logging.Formatter("%(asctime)s.%(msecs)03d %(message)s", "%H:%M:%S")
+_WITH_SERVER: Final = logging.Formatter(
+    "%(asctime)s.%(msecs)03d %(server)s %(message)s", "%H:%M:%S", defaults={"server": "-"}
+)
 
 
 @contextlib.contextmanager
@@ -125,11 +128,11 @@ def log_more(times: int) -> None:
     """
     handlers = [one for one in _LOGGER.handlers if isinstance(one, _PlainLogs)]
     if times and handlers:
-        level = logging.INFO if times == 1 else logging.DEBUG
+        level, form = (logging.INFO, _TIMED) if times == 1 else (logging.DEBUG, _WITH_SERVER)
         _LOGGER.setLevel(level)
         for handler in handlers:
             handler.setLevel(level)
-            handler.setFormatter(_TIMED)
+            handler.setFormatter(form)
 
 
 class _PlainLogs(logging.Handler):

@@ -134,7 +134,7 @@ def test_verbose_tells_of_prompts_and_twice_of_requests(comfy_client):
         for args in (("-v", "run", "w.json", "-v"), ("run", "w.json", "-vv")):
             twice = comfy_client(*args, "-q", *host)
             assert ": submitted" in twice.err
-            assert "GET /api/prompt: 200" in twice.err
+            assert f" {server.url} GET /api/prompt: 200" in twice.err
         assert comfy_client("run", "w.json", "-q", *host).err == ""  # it does not last
         assert logging.getLogger("comfy_client").level == before
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from comfy_client.testing import ComfyServer
 from tests.helpers.command_line import LIMIT, CommandLine
 
 NOWHERE = "http://127.0.0.1:1"
+ELSEWHERE = "http://127.0.0.1:2"
 STARTING = "<html><title>The server is starting</title></html>"
 
 
@@ -103,3 +105,17 @@ def test_of_several_servers_each_is_waited_for(comfy_client):
         text = comfy_client("wait", *hosts)
         assert text.lines == [f"{one.url} is ready: ComfyUI {first['comfyui_version']}"]
         assert text.err.startswith(f"Error: GET {two.url}/")
+
+
+@pytest.mark.parametrize("hosts", [[NOWHERE], [NOWHERE, ELSEWHERE]], ids=len)
+def test_ctrl_c_ends_the_waiting(comfy_client, hosts):
+    """At once."""
+    options = [part for host in hosts for part in ("--host", host)]
+    with comfy_client.started("wait", *options) as process:
+        assert process.stderr is not None
+        for _ in hosts:
+            assert "waiting for the server to come up" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
