@@ -45,9 +45,9 @@ def watch(given: ServerOptions, prompt_id: str | None, quiet: bool) -> None:
     """Show what happens, to all prompts or to one.
 
     Without ID, print a line for each prompt that comes, runs and ends, whoever submitted it, until
-    Ctrl-C.  A prompt that is over in a moment has only the line of its end.  Not shown are prompts
-    that were deleted from the history before it was read (a few times a second, less often if the
-    server is slow), or that a server had when it was stopped.
+    Ctrl-C.  A prompt that is over in a moment has only the line of its end.  The history is read a
+    few times a second, less often if the server is slow: not shown are prompts that came, and were
+    deleted from it or lost with their server, in between.
 
     With ID, it ends as run does, and Ctrl-C ends the watching only; with --json each event of the
     prompt is a line, then its result.  There is progress if run --detach of this installation

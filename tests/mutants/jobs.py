@@ -449,4 +449,12 @@ JOBS = (
         "unit/test_queue_monitor.py",
         "a record that is kept under the id of another prompt is believed",
     ),
+    Mutant(
+        "H15",
+        "jobs/handle.py",
+        "return silence if silence > expected else None",
+        "return None",
+        "behaviour/test_timeouts.py",
+        "a prompt of a dead server is said to keep running",
+    ),
 )

@@ -198,6 +198,22 @@ OTHERS = (
         "a script takes a prompt that may run for a server that is away",
     ),
     Mutant(
+        "X20",
+        "cli/live_queue.py",
+        "if len(new) < len(found) or len(found) != size:",
+        "if True:",
+        "behaviour/test_live_queue.py",
+        "watch misses prompts that end at the same time",
+    ),
+    Mutant(
+        "X21",
+        "cli/following.py",
+        " and extra.get(DETACHED) is True",
+        "",
+        "unit/test_cli_following.py",
+        "watch ID takes the events away from a run that waits for them",
+    ),
+    Mutant(
         "X03",
         "cli/exits.py",
         'return "".join(c if c.isprintable() else " " for c in text)',
