@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 def inputs(given: ServerOptions, workflow: str, definitions: Path | None) -> None:
     """List the inputs of a workflow that can be set.
 
-    Each has the address that --set and --axis take, type, value, choices or range, and its role if
-    that is clear: positive, negative, seed, size or checkpoint.  If no server answers, the types
-    are those of the values, and choices are not shown; --json has all choices.
+    Each has the address that --set and --axis take, type, value, role if it is clear (positive,
+    negative, seed, size or checkpoint), and choices or range.  If no server answers, the types are
+    those of the values, and choices are not shown; --json has all choices.
     """
     with LazyDefinitions(given, definitions) as source:
         loaded = load(workflow, source)
@@ -51,7 +51,7 @@ def inputs(given: ServerOptions, workflow: str, definitions: Path | None) -> Non
         return
     from ..workflow.settable import cells
 
-    table([cells(one) for one in found], ("INPUT", "TYPE", "VALUE", "CHOICES OR RANGE", "ROLE"))
+    table([cells(one) for one in found], ("INPUT", "TYPE", "VALUE", "ROLE", "CHOICES OR RANGE"))
 
 
 def addressable(one: SettableInput) -> SettableInput:

@@ -16,6 +16,7 @@ from .exits import Mistake
 from .input_options import mistakes
 from .printing import emit, examples, say
 from .server_options import ServerOptions, of_server
+from .standard_input import text_of
 from .text_output import is_terminal, output_option, save, to_stdout, write
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def object_info(given: ServerOptions, classes: tuple[str, ...], output: Path | N
     multiple=True,
     shell_complete=complete_texts,
     help="A field of a JSON body, or of the query for GET.  A VALUE that is JSON is taken as such;"
-    " @FILE reads a text.  Repeatable.",
+    " @FILE, @- and @@ as for --set.  Repeatable.",
 )
 @output_option
 @of_server
@@ -176,7 +177,8 @@ def _fields(given: tuple[str, ...]) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     if text.startswith("@"):
-        return _content(text[1:]).decode("utf-8", "replace")
+        with mistakes("--field"):
+            return text_of(text)
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -88,7 +88,7 @@ class SettableInputs(tuple[SettableInput, ...]):
     def _table(self) -> Table:
         from ..showing.tables import MOST_ROWS, Table
 
-        head = ("input", "type", "value", "choices or range", "role") if self else ()
+        head = ("input", "type", "value", "role", "choices or range") if self else ()
         rows = [cells(one) for one in self[:MOST_ROWS]]
         more = [f"... ({len(self)} in all)"] if len(self) > MOST_ROWS else []
         return Table(head, rows, below=more or ([] if rows else [repr(self)]))
@@ -183,14 +183,14 @@ def _number(value: object) -> float | None:
 
 
 def cells(one: SettableInput) -> tuple[str, str, str, str, str]:
-    """Return the cells of a row: address, type, value, other allowed values, and role."""
+    """Return the cells of a row: address, type, value, role, and other allowed values."""
     value = repr(one.value) if isinstance(one.value, Upload) else brief(one.value)
     return (
         shorten(one.address, _WIDEST),
         shorten(one.type or "", _WIDEST),
         shorten(value, _WIDEST),
-        _range(one),
         one.role or "",
+        _range(one),
     )
 
 

@@ -58,6 +58,11 @@ def asked(server: ComfyServer) -> list[Request]:
             {"a": 1, "b": "x=y", "c": "long text"},
         ),
         (
+            ["POST", "/thing", "--field", "a=@-", "--field", "b=@@me"],
+            "POST",
+            {"a": "piped", "b": "@me"},
+        ),
+        (
             ["POST", "/thing", "--field", 'd={"e": [null, true]}'],
             "POST",
             {"d": {"e": [None, True]}},

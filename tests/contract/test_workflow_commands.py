@@ -56,11 +56,23 @@ def test_inputs_prints_a_table(comfy_client, short):
     ended = comfy_client("inputs", short)
     assert ended.status == 0
     head, *rows = ended.lines
-    assert head.split() == ["INPUT", "TYPE", "VALUE", "CHOICES", "OR", "RANGE", "ROLE"]
+    assert head.split() == ["INPUT", "TYPE", "VALUE", "ROLE", "CHOICES", "OR", "RANGE"]
     [steps] = [row for row in rows if row.startswith("Sampler.steps ")]
     assert steps.split() == ["Sampler.steps", "INT", "2", "1", "to", "10000"]
     [seed] = [row for row in rows if row.startswith("Sampler.seed ")]
-    assert seed.endswith("  seed")
+    assert seed.split()[3] == "seed"
+
+
+def test_a_workflow_saved_in_the_frontend_comes_through_a_pipe(comfy_client):
+    with ComfyApi(comfy_client.host) as api:
+        content = json.dumps(load_workflow("txt2img_ui")).encode()
+        api.store_user_data("workflows/my flow.json", content, overwrite=True)
+    names = comfy_client("api", "/userdata?dir=workflows")
+    assert "my flow.json" in json.loads(names.out)
+    found = comfy_client("api", "/userdata/workflows%2Fmy%20flow.json")
+    listed = comfy_client("inputs", "-", stdin=found.out)
+    assert listed.status == 0, listed
+    assert "Sampler.seed" in listed.out
 
 
 def test_inputs_reads_definitions_from_a_file_without_a_server(comfy_client, comfyui, tmp_path):
