@@ -365,7 +365,7 @@ def test_watch_with_an_id_is_its_events_and_its_result(comfy_client, short):
 
 def test_a_detached_prompt_has_progress_where_it_is_waited_for(comfy_client, comfyui, tmp_path):
     """In the first command that waits; another waits all the same, and says that it has none."""
-    endless = saved(tmp_path, "txt2img_tiny", steps=2000)
+    endless = saved(tmp_path, "txt2img_tiny", steps=10_000)
     prompt_id = comfy_client("run", endless, "--seed", 23, "--detach").out.strip()
     with ComfyApi(comfyui.url) as api:
         until(lambda: api.get_queue().running)
