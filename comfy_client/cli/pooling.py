@@ -56,7 +56,7 @@ class Several:
         Print the names of the other servers on stderr; raise the first error if none is ready.
         """
         if self._ready is None:
-            _ask(self.pool.servers, self.limit)
+            ask_all(self.pool.servers, self.limit)
             self.pool.init(self.limit)
             end = time.monotonic() + self.limit
             while any(one.state == "connecting" for one in self.pool.status().servers):
@@ -81,7 +81,7 @@ class Several:
         return self.pool.open_image(info)
 
 
-def _ask(clients: Sequence[ComfyApi], limit: float) -> None:
+def ask_all(clients: Sequence[ComfyApi], limit: float) -> None:
     """Ask all servers in parallel for their status; report those that fail, or raise if all do."""
     errors: dict[ComfyApi, Exception | None] = {}
 

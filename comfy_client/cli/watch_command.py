@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextvars
 import itertools
 import json
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,10 +18,11 @@ from .completion import complete_ids
 from .exits import one_line
 from .following import receiving
 from .live_queue import LiveQueue
+from .pooling import ask_all
 from .printing import emit, examples, note, say
 from .prompt_commands import full_id, known_job
 from .results import quiet_option, show_result, wait_for
-from .server_options import ServerOptions, of_server
+from .server_options import ServerOptions, of_servers
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -29,41 +33,46 @@ _LOOK: Final = 5.0
 #: The shortest time between two looks: in seconds, and as a multiple of how long the last one took.
 _PAUSE: Final = 0.3
 _REST: Final = 5.0
+#: The longest uninterrupted wait, so that Ctrl-C works on every system.
+_SLICE: Final = 0.5
 
 
 @click.command(
     epilog=examples(
         "comfy-client watch",
         "comfy-client watch ID",
+        "comfy-client watch --host gpu-1:8188 --host gpu-2:8188",
         "comfy-client watch --json | jq -c 'select(.status == \"failed\")'",
     )
 )
 @click.argument("prompt_id", metavar="[ID]", required=False, shell_complete=complete_ids)
 @quiet_option
-@of_server
+@of_servers
 def watch(given: ServerOptions, prompt_id: str | None, quiet: bool) -> None:
     """Show what happens, to all prompts or to one.
 
     Without ID, print a line for each prompt that comes, runs and ends, whoever submitted it, until
     Ctrl-C.  A prompt that is over in a moment has only the line of its end.  The history is read a
     few times a second, less often if the server is slow: not shown are prompts that came, and were
-    deleted from it or lost with their server, in between.
+    deleted from it or lost with their server, in between.  With several servers (--host A --host B)
+    each line names its server.
 
     With ID, it ends as run does, and Ctrl-C ends the watching only; with --json each event of the
     prompt is a line, then its result.  There is progress if run --detach of this installation
     submitted it, and no other command waits for it (never on Windows).
     """
-    with given.client() as api:
-        if prompt_id is None:
-            length = api.poll_status(given.answer_limit).queue_remaining
+    if prompt_id is None:
+        with given.clients() as clients:
+            begun = _begun(clients, given.answer_limit)
             if not quiet:
-                note(f"Prompts in the queue of {api.host}: {length}; Ctrl-C stops.")
-            for change in changes(api):
+                note(f"{begun}; Ctrl-C stops.")
+            for change in changes_of(clients) if given.is_several else changes(clients[0]):
                 if given.json:
                     emit(change)
                 else:
                     say(line_of(change), change.get("status", ""))
-            return
+        return
+    with given.client() as api:
         prompt_id = full_id(api, prompt_id)
         with receiving(api, prompt_id, quiet=quiet):
             one = known_job(api, prompt_id)
@@ -73,6 +82,40 @@ def watch(given: ServerOptions, prompt_id: str | None, quiet: bool) -> None:
                 emit(one.result().to_dict())
             else:
                 show_result(wait_for(one, None, quiet, is_ours=False), None, as_json=False)
+
+
+def _begun(clients: Sequence[ComfyApi], limit: float) -> str:
+    """Ask the servers for their status, and say what is watched; raise if none answers."""
+    if len(clients) > 1:
+        ask_all(clients, limit)
+        return f"Watching the queues of {', '.join(api.host for api in clients)}"
+    [api] = clients
+    length = api.poll_status(limit).queue_remaining
+    return f"Prompts in the queue of {api.host}: {length}"
+
+
+def changes_of(clients: Sequence[ComfyApi]) -> Iterator[dict[str, Any]]:
+    """Yield the changes of several servers as :func:`changes` does, each with ``server``."""
+    inbox: SimpleQueue[dict[str, Any] | Exception] = SimpleQueue()
+
+    def follow(api: ComfyApi) -> None:
+        try:
+            for change in changes(api):
+                inbox.put({**change, "server": api.host})
+        except Exception as exc:  # noqa: BLE001  # raised below
+            inbox.put(exc)
+
+    for api in clients:
+        follow_it = partial(contextvars.copy_context().run, follow, api)
+        threading.Thread(target=follow_it, daemon=True).start()
+    while True:
+        try:
+            found = inbox.get(timeout=_SLICE)
+        except Empty:
+            continue
+        if isinstance(found, Exception):
+            raise found
+        yield found
 
 
 def changes(api: ComfyApi) -> Iterator[dict[str, Any]]:
@@ -101,6 +144,10 @@ def changes(api: ComfyApi) -> Iterator[dict[str, Any]]:
 
 def line_of(change: dict[str, Any]) -> str:
     """Format a change as a line: ``12:03:04 succeeded 1f2e... 5.2 s a.png``."""
+    server = change.get("server")
+    if server is not None:
+        alone = {key: value for key, value in change.items() if key != "server"}
+        return f"{server.removeprefix('http://')} {line_of(alone)}"
     if change["name"] != "queue":
         silent = ("name", "is_end", "attempt")
         known = {key: value for key, value in change.items() if key not in silent and value}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from comfy_client.cli.mine import VARIABLE
 from comfy_client.cli.watch_command import line_of
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import until
-from tests.helpers.command_line import CommandLine
+from tests.helpers.command_line import LIMIT, CommandLine, check
 from tests.helpers.gates import GATES, Gated, shows, until_it_runs
 
 NOWHERE = "http://127.0.0.1:1"
@@ -252,6 +253,44 @@ def test_what_is_empty_says_so_on_stderr(comfy_client):
     assert (nothing.status, nothing.out, nothing.err) == (0, "", "No such node classes.\n")
     for args in (["models", "loras"], ["logs", "-n", 0], ["nodes", "--search", "no such text"]):
         assert comfy_client.json(*args) == []
+
+
+def test_watch_tells_what_happens_on_several_servers(comfy_client, server, other, api):
+    """A dead one is told, and does not hide the others."""
+    hosts = ("--host", NOWHERE, "--host", server.url, "--host", other.url)
+    with (
+        comfy_client.started("watch", "--json", *hosts) as process,
+        ComfyApi(other.url) as second,
+    ):
+        assert process.stdout is not None
+        connected = set()
+        while connected != {server.url, other.url}:
+            line = json.loads(process.stdout.readline())
+            if line["name"] == "connected":
+                connected.add(line["server"])
+        wanted = {server.url: ended(api, shows("c")), other.url: ended(second, shows("d"))}
+        told = {}
+        while told != wanted:
+            line = json.loads(process.stdout.readline())
+            check("watch", line)
+            if line["name"] == "queue" and line["status"] == "succeeded":
+                told[line["server"]] = line["prompt_id"]
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 130, err
+    assert json.loads(out.splitlines()[-1])["code"] == "stopped"
+    assert f"{NOWHERE}/" in err.splitlines()[0]
+    assert f"Watching the queues of {NOWHERE}, {server.url}, {other.url}; Ctrl-C stops." in err
+
+
+def test_watch_needs_one_server_that_answers_and_one_for_an_id(comfy_client):
+    """The status is that of the first server, or of wrong usage."""
+    hosts = ("--host", NOWHERE, "--host", "http://127.0.0.1:2")
+    assert comfy_client("watch", *hosts).status == 3
+    assert comfy_client("watch", UNKNOWN, *hosts).status == 2
+    change = {"name": "queue", "prompt_id": "1f", "status": "gone", "server": "http://gpu-1:8188"}
+    assert line_of(change).startswith("gpu-1:8188 ")
+    assert line_of({"name": "connected", "server": "http://a:1"}).endswith("connected   ")
 
 
 # -- jobs -------------------------------------------------------------------------------
