@@ -533,7 +533,8 @@ def test_of_several_cancelled_prompts_none_that_waited_begins(comfy_client, comf
         cancelled = comfy_client.json("cancel", *options)
         assert [line["prompt_id"] for line in cancelled] == [*ids[1:], ids[0]]
         assert all(line["cancelled"] for line in cancelled)
-        until(lambda: api.poll_status(LIMIT).queue_remaining == 0)
+        # A busy server may have forgotten the interrupt of a prompt that was about to begin.
+        until(lambda: api.poll_status(LIMIT).queue_remaining == 0 or api.interrupt(ids[0]))
         until(lambda: api.get_history(ids[0]) is not None)
         assert list(api.get_histories()) == ids[:1]
 
