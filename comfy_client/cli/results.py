@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ..errors import ComfyError
+from ..interrupts import in_full
 from .decorators import Decorator, Finite, complete_files
 from .desktop import open_first
 from .exits import Unsaved, message_of
@@ -156,19 +157,20 @@ def _folder_of(out: str, graph: Mapping[str, Any], more: Collection[str]) -> Pat
 @contextlib.contextmanager
 def folder_for(folder: Path, option: str) -> Iterator[None]:
     """Context manager: create a folder; on exit, remove it if new and still empty."""
-    with mistakes(option):
-        if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(f"{os.fspath(folder)!r} is a file, not a folder")
-        made = [one for one in (folder, *folder.parents) if not one.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(f"{os.fspath(folder)!r} is a folder that you may not write to")
+    made: list[Path] = []
     try:
+        with mistakes(option):
+            if folder.exists() and not folder.is_dir():
+                raise NotADirectoryError(f"{os.fspath(folder)!r} is a file, not a folder")
+            made += [one for one in (folder, *folder.parents) if not one.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                name = os.fspath(folder)
+                raise PermissionError(f"{name!r} is a folder that you may not write to")
         yield
     finally:
         with contextlib.suppress(OSError):  # not empty
-            for one in made:
-                one.rmdir()
+            in_full(one.rmdir for one in made)
 
 
 def show_result(

@@ -7,6 +7,7 @@ and after, they end the process at once.
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import sys
 import threading
@@ -33,22 +34,24 @@ def ending_as_by_ctrl_c() -> Iterator[None]:
     """Context manager: make the signals raise KeyboardInterrupt, unless they are ignored.
 
     Python drops exceptions of finalizers, and imports run some.  If it drops a KeyboardInterrupt,
-    the signal is sent again.
+    the signal is sent again.  Once one is raised, no other error of a finalizer is reported.
     """
     before, hook = _heeded(), sys.unraisablehook
     dropped: list[int] = []
+    stopped: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         while frame is not None and frame.f_code is not catch.__code__:
             frame = frame.f_back
         if frame is None:
+            stopped.append(number)
             raise KeyboardInterrupt
         send_again(number)  # Python would drop that exception, too
 
     def catch(unraisable: Any) -> None:
         if isinstance(unraisable.exc_value, KeyboardInterrupt) and before:
             send_again(next(iter(before)))  # they all mean the same
-        else:
+        elif not stopped:  # or an object may complain that it is only half made
             hook(unraisable)
 
     def send_again(number: int) -> None:
@@ -72,6 +75,8 @@ def ending_as_by_ctrl_c() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if stopped:
+            gc.collect()  # objects that are half made, while nobody hears them
         sys.unraisablehook = hook
         if dropped:
             dropped.clear()

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
@@ -22,6 +23,7 @@ import pytest
 
 from comfy_client import ComfyApi, ComfyPool
 from comfy_client.batch.journal import Journal
+from comfy_client.cli.results import folder_for
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.connections import current
 from tests.helpers.clients import (
@@ -32,7 +34,15 @@ from tests.helpers.clients import (
     threads,
     until,
 )
-from tests.helpers.ctrl_c import Moment, Runs, handled, interrupted, noted, points_of
+from tests.helpers.ctrl_c import (
+    Moment,
+    Runs,
+    at_each_point,
+    handled,
+    interrupted,
+    noted,
+    points_of,
+)
 from tests.helpers.pools import pooled
 
 SEED = os.environ.get("COMFY_CTRL_C_SEED", "0")
@@ -165,6 +175,19 @@ def test_an_alarm_at_any_moment_of_a_request_comes_out_of_it(world: World) -> No
         assert current.get() is None, at
     assert came
     assert exception_of(call) is None
+
+
+def test_ctrl_c_while_a_command_makes_its_folder_leaves_none(tmp_path: Path) -> None:
+    """At each moment until it is made."""
+    made: list[bool] = []
+
+    def work() -> None:
+        made.clear()
+        with contextlib.suppress(KeyboardInterrupt), folder_for(tmp_path / "a" / "b", "--out"):
+            made.append(True)
+        assert not (tmp_path / "a").exists()
+
+    at_each_point(work, lambda: made or signal.raise_signal(signal.SIGINT))
 
 
 def test_ctrl_c_while_a_journal_is_opened_leaves_it_to_the_next_sweep(tmp_path: Path) -> None:

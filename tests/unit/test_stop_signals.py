@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import threading
@@ -22,6 +23,15 @@ class Finalized:
 
     def __del__(self) -> None:
         signal.raise_signal(self.number)
+
+
+class Failing:
+    """Fails in its finalizer."""
+
+    itself: object = None
+
+    def __del__(self) -> None:
+        raise ValueError
 
 
 def drop(number: int, *, wait: bool = False) -> None:
@@ -61,13 +71,25 @@ def test_other_errors_of_finalizers_are_reported_as_before(
     seen: list[type[BaseException]] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda one: seen.append(one.exc_type))
 
-    class Failing:
-        def __del__(self) -> None:
-            raise ValueError
-
     with ending_as_by_ctrl_c():
         Failing()
     assert seen == [ValueError]
+
+
+def stop_among_failing() -> None:
+    one = Failing()
+    one.itself = one  # for the collector
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_what_a_signal_leaves_half_made_does_not_complain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither at once, nor when it is collected."""
+    seen: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda one: seen.append(one.exc_type))
+    with ending_as_by_ctrl_c(), pytest.raises(KeyboardInterrupt):
+        stop_among_failing()
+    gc.collect()
+    assert not seen
 
 
 def test_what_is_ignored_stays_ignored() -> None:
