@@ -68,6 +68,7 @@ def test_every_command_runs_as_it_was_installed(comfy_client, short, tmp_path):
         ["history", "--limit", 2],
         ["job", prompt_id],
         ["download", prompt_id],
+        ["wait"],
         ["info"],
         ["models", "checkpoints"],
         ["nodes", "KSampler"],
