@@ -76,6 +76,17 @@ def started(folder: Path, url: str, number: int, at: int) -> Iterator[subprocess
             process.kill()
 
 
+def is_idle(api: ComfyApi, is_cancelled: bool) -> bool:
+    """Return whether nothing is left in the queue.
+
+    A server that was just beginning the prompt may have forgotten the interrupt, which it
+    acknowledged; it is sent again then.
+    """
+    if is_cancelled and api.get_queue().running:
+        api.interrupt()
+    return api.poll_status(LIMIT).queue_remaining == 0
+
+
 def stop_at(folder: Path, server: Server, number: int, at: int) -> int:
     """Stop a run at a moment, and hold it to what is promised; return the calls until then."""
     with ComfyApi(server.url) as api, started(folder, server.url, number, at) as process:
@@ -86,10 +97,7 @@ def stop_at(folder: Path, server: Server, number: int, at: int) -> int:
         assert "Traceback" not in err, said
         assert "Exception ignored" not in err, said
         assert not (folder / "pictures").exists(), said
-        if not isinstance(server, ComfyServer) and "It was cancelled." in err:
-            # It may have forgotten the interrupt, if that came as it began the prompt.
-            api.interrupt()
-        until(lambda: api.poll_status(LIMIT).queue_remaining == 0)
+        until(lambda: is_idle(api, "It was cancelled." in err))
     return int((folder / "told").read_text())
 
 
