@@ -62,7 +62,7 @@ def ask(ctx: click.Context, question: Callable[[ComfyApi], Iterable[T]]) -> list
             answers.put(answer)
 
     # The limit holds for all requests together, and for name resolution.
-    threading.Thread(target=work, daemon=True, name="completion").start()
+    threading.Thread(target=work, daemon=True, name="comfy-completion").start()
     try:
         return answers.get(timeout=limit)
     except Empty:
