@@ -1,0 +1,90 @@
+"""The check at the end of each test notices what a test could leave behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from comfy_client.locks import shared_lock
+from comfy_client.transport.connections import Transfer, current
+from comfy_client.transport.deadline import Deadline, ParallelCalls, parallel_calls, read_timeout
+from tests.helpers.left_behind import changes_since, state_of_process
+
+
+def set_handler() -> Callable[[], object]:
+    before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    return lambda: signal.signal(signal.SIGUSR2, before)
+
+
+def set_variable() -> Callable[[], object]:
+    os.environ["COMFY_LEFT_BEHIND"] = "1"
+    return lambda: os.environ.pop("COMFY_LEFT_BEHIND")
+
+
+def set_level() -> Callable[[], object]:
+    logging.getLogger("comfy_client").setLevel(logging.ERROR)
+    return lambda: logging.getLogger("comfy_client").setLevel(logging.NOTSET)
+
+
+def set_timeout() -> Callable[[], object]:
+    socket.setdefaulttimeout(60.0)
+    return lambda: socket.setdefaulttimeout(None)
+
+
+def set_interval() -> Callable[[], object]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(before / 2)
+    return lambda: sys.setswitchinterval(before)
+
+
+def set_transfer() -> Callable[[], object]:
+    current.set(Transfer(Deadline.after(0.0)))
+    return lambda: current.set(None)
+
+
+def set_silence() -> Callable[[], object]:
+    read_timeout.set(5.0)
+    return lambda: read_timeout.set(float("inf"))
+
+
+def set_calls() -> Callable[[], object]:
+    parallel_calls.set(ParallelCalls())
+    return lambda: parallel_calls.set(None)
+
+
+def hold_lock() -> Callable[[], object]:
+    lock = shared_lock()
+    lock.acquire()
+    return lock.release
+
+
+@pytest.mark.parametrize(
+    ("leave", "name"),
+    [
+        (set_handler, "SIGUSR2"),
+        (set_variable, "$COMFY_LEFT_BEHIND"),
+        (set_level, "logging"),
+        (set_timeout, "timeout of sockets"),
+        (set_interval, "switch interval"),
+        (set_transfer, "transfer"),
+        (set_silence, "silence"),
+        (set_calls, "calls"),
+        (hold_lock, "locks"),
+    ],
+)
+def test_what_a_test_leaves_behind_is_named(
+    leave: Callable[[], Callable[[], object]], name: str
+) -> None:
+    before = state_of_process()
+    undo = leave()
+    try:
+        assert changes_since(before) == [name]
+    finally:
+        undo()
+    assert changes_since(before) == []
