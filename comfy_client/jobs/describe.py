@@ -135,7 +135,7 @@ def why(state: JobState, status: str, poller: Poller) -> str:
         if state.news_by
         else f"no news for {now - state.news_at:.1f} s"
     )
-    return "; ".join([*words, news + _link(poller)])
+    return "; ".join([*words, news + _link(state, poller)])
 
 
 def _node(state: JobState, tracker: Tracker) -> str:
@@ -148,9 +148,9 @@ def _node(state: JobState, tracker: Tracker) -> str:
     return text
 
 
-def _link(poller: Poller) -> str:
+def _link(state: JobState, poller: Poller) -> str:
     connection = poller.tracker.connection
-    if poller.trouble is not None:
+    if poller.trouble is not None and poller.troubled_at >= state.posted_at:
         return f"; the server does not answer ({poller.trouble})"
     if connection.state is not State.CONNECTED:
         return "; no socket, asking over HTTP"

@@ -195,10 +195,12 @@ class JobHandle:
     def silent_for(self) -> float | None:
         """Return for how many seconds the server has not answered; None if it has lately."""
         poller, state = self.poller, self.state
+        now, quiet_for = runtime.monotonic(), self._tracker.connection.quiet_for
         answers = state.accepted_at or 0.0, state.news_at, poller.answered_at
-        latest = max(*answers, self._tracker.monitor.status_at)
-        silence = min(self._tracker.connection.quiet_for, runtime.monotonic() - latest)
-        is_down = poller.trouble is not None and is_away(poller.trouble)
+        latest = max(*answers, self._tracker.monitor.status_at, now - quiet_for)
+        silence = now - latest
+        trouble = poller.trouble if poller.troubled_at > latest else None  # not of an old outage
+        is_down = trouble is not None and is_away(trouble)
         # A server that has nothing to tell answers pings, and questions about its jobs.
         expected = SLICE if is_down else self.timing.ping + 2 * self.timing.question
         return silence if silence > expected else None

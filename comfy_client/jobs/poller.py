@@ -59,6 +59,7 @@ class Poller:
         tracker: The tracker of the prompts.
         timing: The intervals and timeouts of the client.
         trouble: The error of the last HTTP requests; ``None`` while they succeed.
+        troubled_at: When that error came.
         answered_at: When the server last answered such a request.
         stops: The prompts that were told to stop, and have not ended.
     """
@@ -68,6 +69,7 @@ class Poller:
         timing = tracker.timing
         self.timing: Timing = timing
         self.trouble: ComfyError | None = None
+        self.troubled_at: float = float("-inf")
         self.answered_at: float = float("-inf")
         self.stops: Stops = Stops(tracker)
         self._backoff = Backoff(timing.question_pause, timing.silence_cap, jitter=0.3)
@@ -385,6 +387,7 @@ class Poller:
         """
         tracker = self.tracker
         self.trouble = copy.copy(exc)  # without its traceback, which holds frames
+        self.troubled_at = runtime.monotonic()
         until = runtime.monotonic() + self._backoff.next()
         if is_away(exc):
             self.tracker.not_before = until

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comfy_client.errors import ClientClosed, JobFailed, JobTimeout
+from comfy_client.errors import ClientClosed, JobFailed, JobTimeout, ServerUnreachable
 from comfy_client.event_queue import MAX_BYTES, Budget
 from comfy_client.events import (
     Executing,
@@ -69,7 +69,8 @@ def tracked(prompt_id="the-id", graph=GRAPH, tracker=None):
     tracker = tracker or Tracker()
     budget = tracker.budget
     one = TrackedPrompt(JobState(prompt_id, graph, budget, tracker.timing), JobEvents(budget))
-    poller = SimpleNamespace(tracker=tracker, timing=tracker.timing, trouble=None, answered_at=0.0)
+    never = {"answered_at": 0.0, "troubled_at": 0.0}
+    poller = SimpleNamespace(tracker=tracker, timing=tracker.timing, trouble=None, **never)
     return one, Job(JobHandle(one, None, poller))
 
 
@@ -416,6 +417,19 @@ def test_the_queue_that_moves_is_news_only_while_it_waits(tracker, job):
 
 
 # -- waiting with callbacks --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ago", "is_silent"), [(60.0, False), (1.0, True)])
+def test_an_error_from_before_the_last_answer_says_nothing_of_the_server(
+    tracker, job, ago, is_silent
+):
+    """No request may have followed it, as events alone have ended the prompts since."""
+    now, state, poller = time.monotonic(), job.handle.state, job.handle.poller
+    state.posted_at = state.accepted_at = now - 4.0
+    tracker.connection.quiet_for = 4.0
+    poller.trouble, poller.troubled_at = ServerUnreachable("refused"), now - ago
+    assert (job.handle.silent_for() is not None) == is_silent
+    assert ("does not answer" in job.why()) == is_silent
 
 
 def test_events_are_handed_to_the_one_that_waits(one, job):
