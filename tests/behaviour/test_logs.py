@@ -263,6 +263,8 @@ def test_tags_reach_the_log_by_every_way_of_submitting(
                 assert job.tags == {"tenant": "a"}
                 job.result()
                 assert job.tags == {"tenant": "a"}
+                # The thread that submitted it may be about to write the first line.
+                until(lambda: lines(info, "ended"))
     found = lines(info)
     assert {"submitted", "ended"} <= {one["prompt_event"] for one in found}
     assert all(one["tags"] == {"tenant": "a"} for one in found)

@@ -15,7 +15,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from comfy_client import ClientStats, ComfyApi, JobFailed
 from comfy_client.testing import ComfyServer
 from tests.guide import blocks
-from tests.helpers.clients import until
+from tests.helpers.clients import LIMIT, until
 from tests.helpers.openmetrics import read
 from tests.helpers.recipes import painting
 
@@ -51,6 +51,7 @@ def test_the_page_for_prometheus_is_openmetrics(comfy: ComfyServer, recipe: Reci
     with ComfyServer() as idle, ComfyApi(comfy.url) as busy, ComfyApi(idle.url) as other:
         for _ in range(3):
             busy.run(painting(), progress=False)
+        until(lambda: busy.poll_status(LIMIT).queue_remaining == 0)  # a moment after the last end
         families = read(names["metrics"]([busy, other]))
         mine, its = frozenset({("host", busy.host)}), frozenset({("host", other.host)})
     for field in attrs.fields(ClientStats):
