@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the command line, or print how to install its extra.
 
-    The process ends with it: the signals that stop a command keep their handlers.
+    The signal handlers stay installed, as the process ends with the command.
     """
     try:
         from .cli.stop_signals import end_at_once
@@ -17,7 +17,7 @@ def main() -> None:
         from .cli.main import main as commands
 
         commands(prog_name="comfy-client")
-    except KeyboardInterrupt:  # before the first handler
+    except KeyboardInterrupt:  # before the first handler is installed
         sys.exit(130)
     except ModuleNotFoundError as exc:
         if exc.name != "click":

@@ -41,7 +41,7 @@ class _Bell:
                 self._loop.call_soon_threadsafe(self._event.set)
 
     def check_loop(self) -> None:
-        """Raise RuntimeError in another event loop than the one that it wakes."""
+        """Raise RuntimeError unless the running event loop is the one that the bell belongs to."""
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError(
                 "these events belong to the event loop in which events() was called; call it again "
@@ -115,8 +115,8 @@ def events(source: Job | ComfyApi, name: str = "all") -> EventStream:
 
     Raises:
         ClientClosed: The client is closed.
-        RuntimeError: No event loop of asyncio is running, as under trio; or, when it is iterated,
-            another one than here.
+        RuntimeError: No event loop of asyncio is running, as under trio; or the stream is iterated
+            in another event loop than the one in which it was made.
         TypeError: ``source`` is neither a job nor a client.
     """
     if not isinstance(source, Job | ComfyApi):
@@ -145,7 +145,7 @@ async def result(job: Job, *, on_cancel: OnInterrupt = "leave") -> Result:
 
     Raises:
         JobError: As :meth:`Job.result`, but there is no ``JobTimeout``.
-        RuntimeError: It is awaited elsewhere than in asyncio, as under trio.
+        RuntimeError: No event loop of asyncio is running, as under trio.
         ValueError: ``on_cancel`` is neither of the two.
     """
     if on_cancel not in ("leave", "cancel"):

@@ -460,8 +460,8 @@ class JobTimeout(JobError, TimeoutError):
 
     Attributes:
         stalled: True if ``stall_timeout`` ran out, as no news of the prompt came for that long.
-        silent_for: For how many seconds the server had not answered, so that the prompt may be
-            gone with it; ``None``: it had answered lately.
+        silent_for: Seconds for which the server had not answered, so that the prompt may be lost;
+            ``None``: it had answered recently.
     """
 
     stalled: bool

@@ -36,7 +36,7 @@ class ServerLog(logging.LoggerAdapter[logging.Logger]):
 
 
 def checked_tags(tags: Any) -> Tags:
-    """Return a copy of a caller's tags; raise TypeError or ValueError if they are not small."""
+    """Return a copy of a caller's tags; raise TypeError or ValueError if they are not valid."""
     if not isinstance(tags, Mapping):
         raise TypeError(f"tags must be a mapping of names to values, not {tags!r:.80}")
     if len(tags) > MAX_TAGS:

@@ -96,7 +96,7 @@ class Runner(Protocol):
         reruns: Whether to run prompts again that may have run on a server that cannot be asked now.
         heir: The server to ask for prompts that were sent to a server unknown to the runner;
             ``None``: there is none.
-        log: The log of the only server, or the logger itself.
+        log: The log of the only server; with several servers, the logger itself.
     """
 
     prompts: InFlight

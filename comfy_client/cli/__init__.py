@@ -25,15 +25,15 @@ Modules:
     loading: Workflows and node definitions from files, or from a server when they are needed.
     past_prompts: Prompts that a server knows, as workflows.
     input_options: Conversion of ``--set``, ``--input``, ``--seed`` and ``--axis`` to values.
-    extra_data: ``--extra-data``, and the key of partner nodes.
-    standard_input: Standard input, and values of options that stand for it or for a file.
+    extra_data: ``--extra-data``, and the API key for partner nodes.
+    standard_input: Standard input, and option values that stand for it or for a file.
     results: Waiting for a prompt, saving its files, printing its outputs.
-    listing: Lists of what a server has, or each of several.
+    listing: Lists from one server or several.
     colors: Colors of statuses on a terminal.
     desktop: The option ``--open``.
     printing: Output of lines and JSON on stdout, and of notes on stderr.
-    text_output: The option ``--output``, and standard output for bytes.
-    completion: Completion of what a server knows.
+    text_output: The option ``--output``, and writing to its file or to standard output.
+    completion: Completion of names that only a server knows.
     input_completion: Completion of ``--set``, ``--axis`` and ``--input``.
     shells: Completion in bash, zsh and fish.
     exits: Exit statuses, and error messages.

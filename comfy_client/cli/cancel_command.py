@@ -1,4 +1,4 @@
-"""``comfy-client cancel``: stop prompts, those that wait before the one that runs."""
+"""``comfy-client cancel``: delete waiting prompts, then interrupt the running ones."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def cancel(
 
 
 def _all_in(queue: Queue, *, only_mine: bool) -> list[str]:
-    """Return the ids of all prompts in the queue, or of this installation's only."""
+    """Return the ids of the prompts in the queue: all, or only those of this installation."""
     items = (*queue.running, *queue.pending)
     if not only_mine:
         return [item.prompt_id for item in items]
@@ -82,10 +82,10 @@ def _all_in(queue: Queue, *, only_mine: bool) -> list[str]:
 
 
 def _stopped(api: ComfyApi, prompt_ids: Sequence[str], queue: Queue) -> Iterator[tuple[str, bool]]:
-    """Cancel prompts; yield the id of each, and whether it was there to be cancelled.
+    """Cancel prompts; yield the id of each, and whether it was cancelled.
 
-    One request removes all that wait, and the running ones are interrupted last: otherwise each
-    interrupt would let the next one begin.
+    One request removes all waiting prompts.  Running prompts are interrupted last: otherwise each
+    interrupt would let the next prompt begin.
     """
     chosen = list(dict.fromkeys(prompt_ids))
     pending = {item.prompt_id for item in queue.pending}
@@ -96,7 +96,7 @@ def _stopped(api: ComfyApi, prompt_ids: Sequence[str], queue: Queue) -> Iterator
         before, running = running, _running(api.get_queue(workflows_of=()))
         has_stood_still = bool(running) and running == before
         for prompt_id in waiting:
-            if prompt_id not in running:  # else it began before the request came
+            if prompt_id not in running:  # otherwise it began before the request arrived
                 has_run = not has_stood_still and api.get_history(prompt_id) is not None
                 yield prompt_id, not has_run
     for prompt_id in chosen:

@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-#: The color of each status; others have none.
+#: The color of each status; other statuses have none.
 _COLORS: Final = {
     "succeeded": "green",
     "failed": "red",
@@ -19,9 +19,9 @@ _COLORS: Final = {
 
 
 def colored(text: str, status: str, word: str | None = None) -> str:
-    """Color the first ``word`` in a text as its status, or the first ``status`` itself.
+    """Return a text whose first ``word``, by default the status, has the color of the status.
 
-    The text stays as it is if the environment has ``NO_COLOR`` or a dumb terminal.
+    The text is unchanged if the status has no color, ``NO_COLOR`` is set, or the terminal is dumb.
     """
     color = _COLORS.get(status)
     if color is None or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":

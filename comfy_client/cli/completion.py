@@ -1,6 +1,6 @@
-"""Completion of what only a server knows: ids of prompts, node classes, folders of models.
+"""Completion of names that only a server knows: prompt ids, node classes, model folders.
 
-The server is the one that the command would ask, with the same credentials.  It has a second to
+The server is the one that the command would ask, with the same credentials.  It has one second to
 answer, or the seconds in ``COMFY_COMPLETION_TIMEOUT``.  After any failure there are no completions,
 and no message.
 """
@@ -36,13 +36,13 @@ Completions = list[CompletionItem[str]]
 
 #: The environment variable with the seconds within which the server must answer; default: 1.
 TIMEOUT_VARIABLE: Final = "COMFY_COMPLETION_TIMEOUT"
-#: The number of latest prompts in the history that are offered.
+#: The number of prompts that are offered from the end of the history.
 _LATEST: Final = 50
 _ID: Final = re.compile(r"[0-9a-f]{4,8}|[0-9a-f]{8}-[0-9a-f-]{0,27}")
 
 
 def ask(ctx: click.Context, question: Callable[[ComfyApi], Iterable[T]]) -> list[T]:
-    """Ask the server of a command line that is being typed; return nothing after a failure."""
+    """Ask the first server of the command line; return an empty list after a failure."""
     from .target import resolve  # slow to import
 
     given = ctx.find_object(ServerOptions) or ServerOptions()
@@ -61,7 +61,7 @@ def ask(ctx: click.Context, question: Callable[[ComfyApi], Iterable[T]]) -> list
         finally:
             answers.put(answer)
 
-    # The limit holds for all requests together, and for name resolution.
+    # The limit applies to all requests together, name resolution included.
     threading.Thread(target=work, daemon=True, name="comfy-completion").start()
     try:
         return answers.get(timeout=limit)
@@ -77,7 +77,10 @@ def _limit() -> float:
 
 
 def _first_line(path: str) -> str:
-    """Read a secret from a file; refuse terminals and pipes, since a read would take their data."""
+    """Return the first line of a file; raise Mistake for terminals, pipes and missing files.
+
+    A read would take from a terminal or pipe what is meant for the shell or for the command.
+    """
     file = Path(path).expanduser()
     if not file.is_file():
         raise Mistake(f"{path} is no regular file")
@@ -86,12 +89,12 @@ def _first_line(path: str) -> str:
 
 
 def starting(text: str, values: Iterable[str]) -> Completions:
-    """Return the values that begin with a text, each once."""
+    """Return completions for the values that begin with a text, without duplicates."""
     return [CompletionItem(one) for one in dict.fromkeys(values) if one.startswith(text)]
 
 
 def complete_texts(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
-    """Complete the files after the ``@`` of ``@FILE`` or ``NAME=@FILE``."""
+    """Complete the file name in ``@FILE`` or ``NAME=@FILE``."""
     before, at, typed = incomplete.partition("@")
     if not at or (before and not before.endswith("=")):
         return []
@@ -99,17 +102,17 @@ def complete_texts(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 
 def complete_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
-    """Complete ids of prompts in the queue, and of those that have ended lately."""
+    """Complete the ids of prompts in the queue and of the latest prompts in the history."""
     return _ids(ctx, incomplete, _all_prompts)
 
 
 def complete_queued(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
-    """Complete ids of prompts in the queue."""
+    """Complete the ids of prompts in the queue."""
     return _ids(ctx, incomplete, _queued_prompts)
 
 
 def complete_workflows(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
-    """Complete files, or ids of prompts if the text begins one, and no name of a file."""
+    """Complete file names, or prompt ids if the text begins such an id but no file name."""
     if _ID.fullmatch(incomplete) and not glob.glob(f"{incomplete}*"):
         found = complete_ids(ctx, param, incomplete)
         if found:
@@ -149,7 +152,7 @@ def complete_classes(ctx: click.Context, param: click.Parameter, incomplete: str
 
 
 def complete_types(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
-    """Complete the types that outputs of nodes have."""
+    """Complete the output types of nodes."""
     outputs = (one.get("output") for one in _definitions(ctx).values() if isinstance(one, Mapping))
     kinds = {kind for one in outputs if isinstance(one, list) for kind in map(str, one)}
     return starting(incomplete.upper(), sorted(kinds))
@@ -161,7 +164,7 @@ def _definitions(ctx: click.Context) -> Mapping[str, Any]:
 
 
 def known_definitions(ctx: click.Context) -> Mapping[str, Any] | None:
-    """Return the node definitions of ``--definitions``; None if it is not given, or not usable."""
+    """Return the node definitions in the ``--definitions`` file; None without a readable one."""
     path = ctx.params.get("definitions")
     try:
         found = json.loads(path.read_bytes()) if isinstance(path, Path) else None
@@ -171,14 +174,14 @@ def known_definitions(ctx: click.Context) -> Mapping[str, Any] | None:
 
 
 def complete_folders(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
-    """Complete the kinds of models."""
+    """Complete the names of model folders."""
     return starting(incomplete, ask(ctx, lambda api: api.get_model_types()))
 
 
 def complete_checkpoints(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> Completions:
-    """Complete the checkpoints of a server that is named on the command line."""
+    """Complete checkpoint names, if the command line names a server."""
     given = ctx.find_object(ServerOptions)
     if given is None or not (given.hosts or given.profiles):
         return []

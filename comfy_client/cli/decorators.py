@@ -31,12 +31,12 @@ class Decorator(Protocol):
 def complete_files(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem[str]]:
-    """Have the shell complete the names of files."""
+    """Let the shell complete file names."""
     return [CompletionItem(incomplete, type="file")]
 
 
 def paths(text: str) -> list[str]:
-    """List the files and folders whose paths begin with a text; those of folders end in ``/``."""
+    """List the paths that begin with a text; folders end in ``/``, hidden names need a dot."""
     folder, name = os.path.split(text)
     try:
         with os.scandir(os.path.expanduser(folder) or ".") as entries:
@@ -64,9 +64,10 @@ class Finite(click.FloatRange):
 
 
 def moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """Parse a time as seconds since 1970: an age, or a local or ISO 8601 time.
+    """Convert an age or an ISO 8601 time to seconds since 1970; return None for None.
 
-    An age is ``90`` (seconds), ``30m``, ``1h``, ``2d`` or ``1w``.
+    An age is ``90`` (seconds), ``30m``, ``1h``, ``2d`` or ``1w``, for example.  A time without a
+    zone is local.
     """
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""The option ``--open``: show a file or a URL in the desktop's program for it."""
+"""The option ``--open``, which opens a file or a URL with the desktop's default program."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .printing import note
 if TYPE_CHECKING:
     from ..jobs.result import Result
 
-#: The kinds of files that are opened: a server must not have this machine run a program.
+#: The kinds of files that are opened; others could make this machine run a program.
 _SHOWN: Final = frozenset({"image", "video", "audio"})
 
 open_option: Decorator = click.option(
@@ -29,7 +29,10 @@ open_option: Decorator = click.option(
 
 
 def open_first(result: Result, paths: list[Path]) -> None:
-    """Open the first file of a result that can be shown; if that fails, say why on stderr."""
+    """Open the first picture, video or sound of a result; print failures on stderr.
+
+    Saved files come before previews.  ``paths`` are the local copies; if empty, a URL is opened.
+    """
     targets = map(os.path.abspath, paths) if paths else (item.url for item in result.files)
     shown = [
         (item.type == "temp", target)
@@ -56,7 +59,7 @@ def _open(target: str) -> None:
 
 
 def _start(opener: str, target: str) -> None:
-    """Start the opener in a session of its own, so that Ctrl-C here does not end the viewer."""
+    """Start the opener in its own session, so that Ctrl-C here does not end the viewer."""
     quiet = subprocess.DEVNULL
     subprocess.Popen(  # noqa: S603  # no shell, and a file or a URL
         [opener, target], stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
@@ -64,7 +67,7 @@ def _start(opener: str, target: str) -> None:
 
 
 def has_display(environment: Mapping[str, str], platform: str = sys.platform) -> bool:
-    """Return whether this seems to be a desktop, by its environment."""
+    """Return whether the environment looks like a desktop's, and not like an SSH session's."""
     if environment.get("SSH_CONNECTION") or environment.get("SSH_TTY"):
         return False
     if platform in ("darwin", "win32"):

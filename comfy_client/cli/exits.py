@@ -119,7 +119,7 @@ _HINTS: Final[tuple[tuple[type[BaseException], str], ...]] = (
 )
 
 
-#: Advice for Python, and the same for the command line.
+#: Patterns of advice for Python, and the advice for the command line that replaces it.
 _IN_COMMANDS: Final = (
     (
         r"on (\S+): attach to it by api\.job\('([^']+)'\)",
@@ -155,7 +155,7 @@ def exit_of(error: BaseException) -> Exit:
 
 
 def worst(statuses: Iterable[Exit]) -> Exit:
-    """Return the highest status, where STOPPED counts less than other errors; DONE for none."""
+    """Return the highest status, with STOPPED below all other errors; DONE if there are none."""
     return max(
         statuses,
         key=lambda status: 0.5 if status is Exit.STOPPED else float(status),

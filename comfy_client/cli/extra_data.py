@@ -1,4 +1,4 @@
-"""``--extra-data``, and the key of partner nodes: what prompts carry beside their workflow."""
+"""The option ``--extra-data``, and the API key for partner nodes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from .standard_input import text_of
 if TYPE_CHECKING:
     from ..workflow import Workflow
 
-#: The environment variable with the key of partner nodes.
+#: The environment variable with the API key for partner nodes.
 KEY_VARIABLE: Final = "COMFY_API_KEY"
-#: Its place in ``extra_data``, and the type of the hidden input of nodes that take it.
+#: The name of the key in ``extra_data``, and the type of the hidden input that receives it.
 _KEY: Final = "api_key_comfy_org"
 _HIDDEN: Final = "API_KEY_COMFY_ORG"
-#: Secrets, which the command line does not take as they are.
+#: Secret entries, whose values the command line accepts only as ``@FILE`` or ``@-``.
 _SECRETS: Final = frozenset({_KEY, "auth_token_comfy_org"})
 
 
 def _parse(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
-    """Return the entries given by ``--extra-data``."""
+    """Parse the values of ``--extra-data``; raise Mistake for an invalid one or a bare secret."""
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -50,7 +50,7 @@ def _parse(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dic
 
 
 def _value(name: str, text: str) -> Any:
-    """Return a value that is JSON, or else a text."""
+    """Return an entry's value, decoded if it is JSON; raise ValueError if it cannot be used."""
     if name in _SECRETS:
         return text.strip()
     try:
@@ -84,9 +84,10 @@ extra_data_option: Decorator = click.option(
 def prompt_options(
     given: Mapping[str, Any], workflow: Workflow, server: PromptSource, *, detached: bool = False
 ) -> dict[str, Any]:
-    """Return the options of a submission: ``extra_data``, and the key if a node takes it.
+    """Return the options ``extra_data`` and ``comfy_api_key`` of a submission.
 
-    ``given`` are the entries of ``--extra-data`` and others like them.
+    ``given`` has the entries of ``--extra-data``, and those kept from an earlier prompt.  A key
+    among them is always sent, the key in the environment only if a node takes it.
     """
     extra = {**given, **mark(detached=detached)}
     key = extra.pop(_KEY, None) or _key_for(workflow, server)
@@ -94,7 +95,7 @@ def prompt_options(
 
 
 def _key_for(workflow: Workflow, server: PromptSource) -> str | None:
-    """Return the key in the environment; None if no node takes it, or a connection is open."""
+    """Return the environment's key; None if it is unset, not needed, or would go unencrypted."""
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key or not _takes_key(workflow, server):
         return None

@@ -1,9 +1,9 @@
 """Receive the events of a prompt that was submitted with ``--detach``.
 
 The server sends the events of a prompt to the client id that submitted it.  ``run --detach``
-opens no socket under its id, so that a later command can connect as that client.  One command at
-a time: the server knows only the latest socket of an id, and forgets that one when an earlier one
-ends.
+opens no socket under its id, so that a later command can connect as that client.  Only one
+command at a time may do so: the server knows only the latest socket of an id, and forgets even that
+one when an earlier one closes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .printing import note
 if TYPE_CHECKING:
     from ..client import ComfyApi
 
-#: How often the lock is tried, as another command may just be removing its file.
+#: How many times to try the lock, as another command may just be removing its file.
 _TRIES: Final = 3
 
 
 @contextlib.contextmanager
 def receiving(api: ComfyApi, prompt_id: str, *, quiet: bool) -> Iterator[None]:
-    """Context manager: have a client receive the events of a detached prompt, if that is possible.
+    """Context manager: let a client receive the events of a detached prompt, if possible.
 
     Enter it before the client connects its socket.  On exit, the client is closed.
     """
@@ -41,7 +41,7 @@ def receiving(api: ComfyApi, prompt_id: str, *, quiet: bool) -> Iterator[None]:
 
 
 def _free_client_id(api: ComfyApi, prompt_id: str) -> str | None:
-    """Return the client id of a prompt in the queue if nobody has a socket for it, else None."""
+    """Return the client id of a queued prompt that this installation detached, else None."""
     from ..values import is_uuid
 
     queue, mine = api.get_queue(workflows_of=(prompt_id,)), is_mine()
@@ -55,9 +55,9 @@ def _free_client_id(api: ComfyApi, prompt_id: str) -> str | None:
 
 @contextlib.contextmanager
 def held(client_id: str) -> Iterator[bool]:
-    """Context manager: reserve a client id; yield False if that is not possible.
+    """Context manager: reserve a client id for this command; yield False if that fails.
 
-    Another command may have it, or the folder cannot be written, or the system has no ``flock``.
+    Another command may have it, the folder may not be writable, or the system has no ``flock``.
     """
     path = state_path().with_name(f"{client_id}.lock")
     lock: int | None = None
@@ -72,7 +72,10 @@ def held(client_id: str) -> Iterator[bool]:
 
 
 def _locked(path: Path) -> int | None:
-    """Create and lock a file, and return its descriptor; None or OSError if another has it."""
+    """Create and lock a file, and return its descriptor.
+
+    If another command has locked it, raise OSError, or return None after a few tries.
+    """
     import fcntl
 
     for _ in range(_TRIES):
@@ -84,5 +87,5 @@ def _locked(path: Path) -> int | None:
         except BaseException:
             os.close(file)
             raise
-        os.close(file)  # whoever had it has just removed it
+        os.close(file)  # another command has just removed it
     return None

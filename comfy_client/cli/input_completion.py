@@ -1,4 +1,4 @@
-"""Completion of ``--set``, ``--axis`` and ``--input`` by the workflow on the command line."""
+"""Completion of ``--set``, ``--axis`` and ``--input`` from the workflow on the command line."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from ..workflow.definition_source import DefinitionSource
     from ..workflow.settable import SettableInput
 
-#: Inputs that loaders take files for.
+#: The names of inputs for files in loader nodes.
 _FILE_INPUTS: Final = frozenset({"image", "audio", "file", "video"})
-#: The longest value that is offered for a change.
+#: The most characters of a current value that is offered.
 _LONGEST: Final = 100
 
 
@@ -36,7 +36,7 @@ def complete_settings(ctx: click.Context, param: click.Parameter, incomplete: st
 
 
 def complete_axes(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
-    """Complete ``NODE.input=``, then each of several values."""
+    """Complete ``NODE.input=``, then each value of the list that follows."""
     name, equals, typed = incomplete.partition("=")
     if not equals:
         return complete_settings(ctx, param, incomplete)
@@ -47,7 +47,7 @@ def complete_axes(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 
 def complete_uploads(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
-    """Complete the ``NODE=`` of loaders, then the names of files."""
+    """Complete ``NODE=`` for loader nodes, then file names."""
     name, equals, typed = incomplete.partition("=")
     if equals:
         return _prefixed(f"{name}=", typed, paths(typed))
@@ -65,7 +65,7 @@ def _inputs(ctx: click.Context) -> list[SettableInput]:
 
 
 def _workflow(ctx: click.Context) -> Workflow | None:
-    """Load the workflow on the command line; the server is asked only if a file does not do."""
+    """Load the workflow on the command line, if need be with the server's help, or return None."""
     from ..workflow import Workflow
 
     source = ctx.params.get("workflow") or ctx.params.get("prompt_id")
@@ -83,7 +83,7 @@ def _workflow(ctx: click.Context) -> Workflow | None:
 
 
 def _values(ctx: click.Context, name: str) -> list[str]:
-    """Return the values that are offered for an input: its choices, and its present value."""
+    """Return the values to offer for an input: its choices, or else its current value."""
     from ..workflow.address import input_named
     from ..workflow.settable import settable_inputs
 

@@ -44,7 +44,7 @@ def split_at_equals(text: str, option: str) -> tuple[str, str]:
 
 @attrs.frozen
 class InputTypes:
-    """The inputs of a workflow, which are set from texts that are converted to their types.
+    """The inputs of a workflow, which are set from texts, each converted to its input's type.
 
     The server is asked for definitions only if they are needed.
     """

@@ -55,7 +55,11 @@ def inputs(given: ServerOptions, workflow: str, definitions: Path | None) -> Non
 
 
 def addressable(one: SettableInput) -> SettableInput:
-    """Return an input with an address for ``--set``, whose names end at the first ``=``."""
+    """Return an input whose address ``--set`` can parse.
+
+    A title with ``=`` or unprintable characters is replaced by the node id, as ``--set`` splits its
+    text at the first ``=``.
+    """
     if "=" not in one.address and one.address.isprintable():
         return one
     return attrs.evolve(one, address=f"{one.node_id}.{one.name}")

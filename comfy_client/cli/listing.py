@@ -1,6 +1,7 @@
-"""Lists of what a server has, or each of several, and work on several prompts.
+"""Lists from one server or several, and calls for each of several prompts.
 
-One failure does not hide the rest: it is reported, and the command ends with the worst status.
+One failure does not hide the other results: it is reported, and the command ends with the worst
+status.
 """
 
 from __future__ import annotations
@@ -85,18 +86,22 @@ def _of_each(
 
 
 def short_server(row: Row) -> tuple[str, ...]:
-    """Return the cell that names a row's server, without ``http://``; none for a single server."""
+    """Return a tuple with a row's server, without ``http://``; empty if the row names none."""
     server = row.get("server")
     return () if server is None else (server.removeprefix("http://"),)
 
 
 def has_words(text: str, words: str) -> bool:
-    """Return whether a text has all these words, in any order and in any case."""
+    """Return whether a text contains all these words, in any order, regardless of case."""
     return all(word in text.casefold() for word in words.casefold().split())
 
 
 def for_each(items: Sequence[str], call: Callable[[str], object], as_json: bool) -> None:
-    """Call ``call`` with each item; of several, report the errors, and go on."""
+    """Call ``call`` with each item.
+
+    The error of a single item is raised.  Errors of several are reported, and in the end SilentExit
+    is raised with the worst status.
+    """
     if len(items) == 1:
         call(items[0])
         return

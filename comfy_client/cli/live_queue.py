@@ -1,4 +1,4 @@
-"""The changes of a server's queue and history: which prompts have come, begun and ended."""
+"""Changes of a server's queue and history: which prompts have arrived, begun and ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: The number of ended prompts in the first request for the history.
 _FIRST: Final = 32
-#: How many times as many ended prompts are requested if a request did not show all new ones.
+#: The factor by which the next request is larger if one did not return all new prompts.
 _GROWTH: Final = 4
 
 
@@ -29,10 +29,11 @@ class LiveQueue:
 
     Attributes:
         api: A client of the server.
+        mine: Returns whether this installation submitted a prompt, judging by its ``extra_data``.
         waiting: The status of each prompt in the queue, by id.
-        ended: The ids of the prompts that ended last, the newest last.
-        is_away: Whether the server did not answer the last time.
-        most: How many ended prompts are read at once, at most.
+        ended: The ids of the prompts that ended last, the newest last; ``None``: not read yet.
+        is_away: Whether the server did not answer when it was last asked.
+        most: The most ended prompts that one request reads.
     """
 
     api: ComfyApi
@@ -41,12 +42,13 @@ class LiveQueue:
     ended: dict[str, None] | None = None
     is_away: bool = False
     most: int = 1024
-    _pace: int = attrs.field(default=0, init=False)  # how many prompts had ended the last time
+    _pace: int = attrs.field(default=0, init=False)  # how many new prompts the last look found
 
     def look(self) -> Iterator[dict[str, Any]]:
         """Read the queue, then the history, and yield the changes since they were last read.
 
-        In this order, a prompt that ends meanwhile is in one of them at least.
+        In this order, a prompt that ends in between is in at least one of them.  If the server does
+        not answer, nothing is yielded; a note on stderr says so once.
         """
         try:
             rows = queue_objects(self.api.get_queue())
@@ -67,7 +69,7 @@ class LiveQueue:
     def _changes(
         self, rows: Iterable[dict[str, Any]], ends: Iterable[dict[str, Any]]
     ) -> Iterator[dict[str, Any]]:
-        """Yield new ends and places in the queue, and note them; each prompt's in their order."""
+        """Yield and remember the new statuses of prompts, in the order in which each had them."""
         queued = {row["prompt_id"]: row for row in rows}
         for end in ends:
             prompt_id = end["prompt_id"]
@@ -82,7 +84,7 @@ class LiveQueue:
                 yield row
 
     def _ends(self, queued: set[str]) -> list[dict[str, Any]]:
-        """Return the prompts that have ended, and those that have left the queue, oldest first."""
+        """Return JSON objects for prompts that have ended or left the queue since the last look."""
         known = self.ended
         new, is_whole = self._new_entries()
         gone = [one for one in self.waiting if one not in queued and one not in new]
@@ -97,10 +99,10 @@ class LiveQueue:
         return list(ends.values())
 
     def _new_entries(self) -> tuple[Mapping[str, HistoryEntry], bool]:
-        """Return the entries that the history has gained, and whether these are all.
+        """Return the new entries of the history, and whether these are all new ones.
 
-        It reads as few as possible, as each contains a workflow: the latest, and more of them
-        until it finds one that it knows.
+        Each entry contains a workflow, so as few as possible are read: the latest, and more of them
+        until one is known already.
         """
         known = self.ended
         if known is None:
@@ -119,7 +121,7 @@ class LiveQueue:
         return new, False
 
     def _latest(self, size: int) -> Mapping[str, HistoryEntry] | None:
-        """Return the prompts that ended last, oldest first; None if that is too much to read."""
+        """Return the last entries of the history, oldest first; None if they are too large."""
         try:
             return self.api.get_histories(size)
         except UnexpectedResponse as exc:
@@ -128,7 +130,7 @@ class LiveQueue:
             return None
 
     def _note(self, new: Mapping[str, HistoryEntry]) -> None:
-        """Remember which prompts have ended, as many as a request may return."""
+        """Remember which prompts have ended: at most twice as many as a request may return."""
         self._pace = min(len(new), self.most // 2)
         kept = [*(self.ended or ()), *new]
         self.ended = dict.fromkeys(kept[-2 * self.most :])

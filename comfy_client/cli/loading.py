@@ -1,4 +1,4 @@
-"""Workflows from files or standard input, and node definitions read on demand."""
+"""Workflows from files, standard input or a server's prompts; node definitions on demand."""
 
 from __future__ import annotations
 
@@ -139,10 +139,10 @@ class DefinitionsIfThere:
     def node_definitions(
         self, classes: Collection[str] | None = None, *, refresh: bool = False
     ) -> Mapping[str, Any]:
-        """Return the definitions; print a note on stderr at the first error of the server.
+        """Return the definitions; from the server's first error on, which is printed, return none.
 
         Raises:
-            AuthenticationError: The server wants other credentials.
+            AuthenticationError: The server refused the credentials.
         """
         from ..transport.deadline import limited_silence
 

@@ -1,6 +1,6 @@
-"""The mark of prompts that this installation has submitted: its id, random unless it is given.
+"""The mark of prompts that this installation has submitted: its id, by default a random one.
 
-A random id is kept in one of the user's files.  Everybody who sees the queue can read it, but it
+A random id is kept in a file of the user.  Everybody who sees the queue can read it, but it
 says nothing about the user.
 """
 
@@ -17,11 +17,11 @@ from typing import Any, Final
 from .exits import Mistake
 from .profiles import user_folder
 
-#: Returns whether this installation submitted a prompt, judging by its ``extra_data``.
+#: A function that returns whether this installation submitted a prompt with some ``extra_data``.
 Mine = Callable[[Mapping[str, Any]], bool]
 #: The key in ``extra_data`` of a prompt.
 KEY: Final = "comfy_client_cli"
-#: The key of a prompt that was submitted with ``--detach``: nobody receives its events.
+#: The key that marks a prompt submitted with ``--detach``, whose events nobody receives yet.
 DETACHED: Final = "comfy_client_detached"
 #: The environment variable with the id, for installations that cannot keep one.
 VARIABLE: Final = "COMFYUI_INSTALLATION_ID"
@@ -46,13 +46,13 @@ def mark(*, detached: bool = False) -> dict[str, Any]:
 
 
 def is_mine() -> Mine:
-    """Return a function that tells from ``extra_data`` if this installation submitted a prompt."""
+    """Return a function that tells by ``extra_data`` if this installation submitted a prompt."""
     mine = _known_id()
     return lambda extra_data: mine is not None and extra_data.get(KEY) == mine
 
 
 def why_unknown() -> str | None:
-    """Return why later commands will not find the prompts of this one; None if they will."""
+    """Return why later commands cannot tell which prompts are theirs; None if they can."""
     try:
         _own_id()
     except OSError as exc:

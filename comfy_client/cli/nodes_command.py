@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..client import ComfyApi
     from ..models import NodeDef
 
-#: The choices of a combo that a table shows.
+#: The number of a combo's choices that a table shows.
 _FEW: Final = 4
 _MOST_NEAR: Final = 5
 
@@ -112,9 +112,9 @@ def _definitions_in(path: Path) -> dict[str, NodeDef]:
 
 
 def _named(known: Mapping[str, NodeDef], name: str) -> NodeDef:
-    """Return the node class of a name or a title; raise Mistake with the nearest ones if unknown.
+    """Return the node class with a name or title; raise Mistake with the nearest names if unknown.
 
-    Titles count without regard to case.
+    The case of titles is ignored.  A title of several classes is a Mistake, too.
     """
     if name in known:
         return known[name]

@@ -21,12 +21,12 @@ Record: TypeAlias = "HistoryEntry | QueueItem"
 #: A source of a workflow: the path of a file, its content, or a server's record of a prompt.
 Source: TypeAlias = "str | bytes | Record"
 
-#: Names of files have a dot or a slash, so no server is asked for them.
+#: What may be the id of a prompt; a name with a dot or a slash can only be that of a file.
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
 class PromptSource(Protocol):
-    """A server, or several, that know node classes and prompts."""
+    """One or several servers, which know node classes and prompts."""
 
     def node_definitions(
         self, classes: Collection[str] | None = None, *, refresh: bool = False
@@ -40,7 +40,7 @@ class PromptSource(Protocol):
 def file_or_record(source: str | bytes, server: PromptSource) -> Source:
     """Return a workflow's path or content unchanged; for the id of a prompt, return its record.
 
-    A file whose name looks like an id wins.
+    A file whose name looks like an id takes precedence.
 
     Raises:
         Mistake: There is neither a file nor a prompt of this name.
@@ -60,7 +60,7 @@ def file_or_record(source: str | bytes, server: PromptSource) -> Source:
 
 
 def record_of(prompt_id: str, server: PromptSource) -> Record:
-    """Return the record of a prompt, whose id may be abbreviated; raise JobNotFound for none."""
+    """Return the record of a prompt, whose id may be abbreviated; else raise JobNotFound."""
     clients = server.clients()
     found = find(clients, prompt_id)
     if found is None:
@@ -91,14 +91,14 @@ def _on(api: ComfyApi, prompt_id: str) -> Record | None:
         queue = api.get_queue()
         everyone = (*queue.running, *queue.pending)
         record = next((item for item in everyone if item.prompt_id == prompt_id), None)
-    # It may have ended between the two questions.
+    # The prompt may have ended between the two requests.
     return record or api.get_history(prompt_id)
 
 
 def carried(source: Source) -> dict[str, Any]:
-    """Return what a prompt's record has for the metadata of its files, as ``extra_data``.
+    """Return the entry ``extra_pnginfo`` of a prompt's record, if any, for a new prompt like it.
 
-    This is the frontend's workflow, so that files of the new prompt open as those of the old one.
+    It contains the frontend's workflow, so that the frontend opens the files of both alike.
     """
     if isinstance(source, str | bytes):
         return {}

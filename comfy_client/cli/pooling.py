@@ -53,7 +53,7 @@ class Several:
     def clients(self) -> list[ComfyApi]:
         """Return the clients of ready servers, once each has answered or failed.
 
-        Print the names of the other servers on stderr; raise the first error if none is ready.
+        Print the errors of the other servers on stderr; raise the first error if none answers.
         """
         if self._ready is None:
             ask_all(self.pool.servers, self.limit)
@@ -89,7 +89,7 @@ def ask_all(clients: Sequence[ComfyApi], limit: float) -> None:
         try:
             api.poll_status(limit)
             errors[api] = None
-        except Exception as exc:  # noqa: BLE001  # said below
+        except Exception as exc:  # noqa: BLE001  # reported below
             errors[api] = exc
 
     at_once(ask, clients)

@@ -46,7 +46,7 @@ def emit(found: Any) -> None:
 
 
 def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
-    """Print rows as aligned columns below a heading; those of ``STATUS`` have colors."""
+    """Print rows as aligned columns below a heading; cells below ``STATUS`` are colored."""
     cells = [list(head), *([harmless(str(cell)) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
@@ -98,7 +98,7 @@ def _lines(text: str) -> str:
 
 #: The logger of the library.
 _LOGGER: Final = logging.getLogger("comfy_client")
-#: The form of lines that tell of prompts, and of those that tell of requests, too.
+#: The formats of log lines for ``-v``, and for ``-vv``, which names servers.
 _TIMED: Final = logging.Formatter("%(asctime)s.%(msecs)03d %(message)s", "%H:%M:%S")
 _WITH_SERVER: Final = logging.Formatter(
     "%(asctime)s.%(msecs)03d %(server)s %(message)s", "%H:%M:%S", defaults={"server": "-"}
@@ -122,9 +122,9 @@ def plain_logs() -> Iterator[None]:
 
 
 def log_more(times: int) -> None:
-    """Within :func:`plain_logs`, print INFO lines, too (once), or DEBUG lines (more often).
+    """Within :func:`plain_logs`, print INFO records, too, or DEBUG records if ``times`` is over 1.
 
-    Elsewhere, and for 0 times, it does nothing.
+    Elsewhere, or if ``times`` is 0, do nothing.
     """
     handlers = [one for one in _LOGGER.handlers if isinstance(one, _PlainLogs)]
     if times and handlers:

@@ -30,9 +30,9 @@ _MOST: Final = 1 << 20
 
 
 def user_folder(variable: str, below_home: str) -> Path:
-    """Return the user's folder that an XDG variable names, or else one below the home folder.
+    """Return the folder that an XDG variable names, or else a folder below the user's home.
 
-    A user without a home folder, as in a container, has a path that cannot exist.
+    For a user without a home, as in a container, return a path that cannot exist.
     """
     base = os.environ.get(variable)
     if base and Path(base).is_absolute():  # the XDG standard says to ignore a relative path

@@ -215,13 +215,13 @@ def _history_table(rows: Sequence[Row]) -> tuple[list[Cells], tuple[str, ...]]:
 
 @attrs.frozen
 class Wanted:
-    """The prompts of the history that a command lists.
+    """A filter for the prompts of the history that a command lists.
 
     Attributes:
-        limit: How many at most, the newest.
-        statuses: How they ended; empty: in any way.
-        since: The earliest time of their end, in seconds since 1970; ``None``: any.
-        mine: Whether only those of this installation are wanted.
+        limit: The most prompts to list: the newest.
+        statuses: The outcomes of the prompts to list; empty: any.
+        since: The earliest end of a prompt, in seconds since 1970; ``None``: any.
+        mine: Whether to list only prompts that this installation submitted.
     """
 
     limit: int = 20
@@ -237,8 +237,8 @@ class Wanted:
     def read(self, api: ComfyApi) -> list[Row]:
         """Return the JSON objects of these prompts, the newest first.
 
-        The history is read from its end, and five times as much of it as before, until there are
-        enough.
+        The latest entries of the history are read, then five times as many, and so on, until enough
+        of them fit.
         """
         mine, size = is_mine(), self.limit
         if self.is_filter:
@@ -259,7 +259,7 @@ class Wanted:
         )
 
     def _is_before(self, entry: HistoryEntry) -> bool:
-        """Return whether a prompt ended too early, and so did all before it."""
+        """Return whether a prompt ended before ``since``, and so did all older ones."""
         return self.since is not None and entry.ended is not None and entry.ended < self.since
 
 
@@ -389,7 +389,7 @@ def full_id(api: ComfyApi, text: str) -> str:
 
 
 def full_ids(api: ComfyApi, texts: Sequence[str], queue: Queue | None = None) -> list[str]:
-    """Complete abbreviated prompt ids as :func:`full_id` does, with one look at queue and history.
+    """Complete abbreviated prompt ids as :func:`full_id` does, but with one question for all.
 
     Args:
         api: The client of the server that knows the prompts.

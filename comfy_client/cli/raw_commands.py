@@ -1,4 +1,4 @@
-"""The commands that show what a server answers: ``api`` and ``object-info``."""
+"""The commands that print a server's answers: ``api`` and ``object-info``."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def _show(answer: Response, output: Path | None, *, as_json: bool) -> None:
 
 
 def _lines(answer: Response) -> list[str]:
-    """Return an answer as lines for a terminal; raise for one that is not text."""
+    """Return an answer as lines for a terminal; raise ClickException if it is not text."""
     if answer.kind == "application/json" or answer.kind.endswith("+json"):
         try:
             return json.dumps(json.loads(answer.content), indent=2, ensure_ascii=False).split("\n")

@@ -58,7 +58,7 @@ def wait_for(
     is_ours: bool,
     on_preview: Callable[[PreviewEvent], object] | None = None,
 ) -> Result:
-    """Wait for the result of a prompt; ``is_ours`` says that Ctrl-C will cancel it."""
+    """Wait for the result of a prompt; ``is_ours`` says whether Ctrl-C cancels it."""
     from ..jobs.callbacks import Callbacks, wait_and_show
     from ..jobs.handle import Limits
     from ..showing.screen import surface
@@ -105,7 +105,7 @@ def cancel_interrupted(job: Job) -> None:
 
 
 def check_out(out: str | None, *, as_json: bool) -> None:
-    """Raise UsageError if ``--out -`` cannot be, before anything runs."""
+    """Raise UsageError if ``--out -`` is combined with ``--json``, or stdout is a terminal."""
     if out == "-" and as_json:
         raise click.UsageError("--out - or --json, not both: standard output is for the file")
     if out == "-" and is_terminal():
@@ -206,7 +206,11 @@ def show_result(
 
 
 def _write_only_file(result: Result, server: str | None) -> None:
-    """Write the only saved file, or else the only preview, to standard output."""
+    """Write the only saved file, or else the only preview, to standard output.
+
+    Raises:
+        Unsaved: There are several of them, or none.
+    """
     files = [item for item in result.files if item.type != "temp"] or list(result.files)
     if len(files) != 1:
         names = ", ".join(item.filename for item in files[:5]) or "none"

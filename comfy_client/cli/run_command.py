@@ -198,7 +198,10 @@ def _waiting(
 def _waiting_twice(
     submit: _Submit, workflow: Workflow, timeout: float | None, quiet: bool
 ) -> tuple[Job, Result]:
-    """Run a workflow, and once more with freed memory if a node runs out of memory."""
+    """Run a workflow, and once more with freed memory if a node runs out of memory.
+
+    Return the last job and its result.
+    """
     from ..jobs.execute import run_again_after_oom
     from ..jobs.handle import Limits
     from ..timing import Timing

@@ -28,7 +28,8 @@ R = TypeVar("R")
 ANSWER_LIMIT: Final = 10.0
 #: Seconds within which a server answers any request of a command that runs no prompt.
 REQUEST_LIMIT: Final = 30.0
-#: The same for commands that run prompts, as a server that loads a model may answer late.
+#: Seconds within which a server answers any request of a command that runs prompts, as it may
+#: answer late while it loads a model.
 RUN_LIMIT: Final = 60.0
 
 
@@ -111,7 +112,7 @@ class ServerOptions:
 
     @contextlib.contextmanager
     def answering_client(self) -> Iterator[ComfyApi]:
-        """Context manager: make a client of the server, once that has answered a short question.
+        """Context manager: yield a client of the server once it has answered a short question.
 
         For commands that read all node definitions, which may take a server minutes.
         """
@@ -144,9 +145,9 @@ class ServerOptions:
             raise Mistake(f"--record: {message_of(exc)}") from None
 
     def _limits(self) -> contextlib.AbstractContextManager[None]:
-        """Context manager: apply ``--request-timeout`` to requests that have their own limit, too.
+        """Context manager: apply ``--request-timeout`` also to requests with a limit of their own.
 
-        Such as those for all node definitions.
+        Requests for all node definitions have one, for example.
         """
         if self.request_timeout is None:
             return contextlib.nullcontext()
@@ -155,7 +156,7 @@ class ServerOptions:
         return limited_silence(self.request_timeout)
 
     def _recording_of(self, host: str) -> Path | None:
-        """Return the file that records a server: one of several has its name before the suffix."""
+        """Return the path of a server's recording, if any; of several, each names its server."""
         if self.record is None:
             return None
         path = Path(self.record)
@@ -176,7 +177,7 @@ def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 
 def _store_verbosity(ctx: click.Context, param: click.Parameter, value: int) -> None:
     options = ctx.ensure_object(ServerOptions)
-    options.verbose += value  # before the command and behind it
+    options.verbose += value  # the option may stand both before and after the command
     log_more(options.verbose)
 
 

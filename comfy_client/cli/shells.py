@@ -1,7 +1,7 @@
-"""Completion in bash, zsh and fish: what stands before the cursor, and how a shell takes answers.
+"""Completion in bash, zsh and fish: the scripts of these shells, and the words that they exchange.
 
-Click's own scripts for the shells append a space after ``KSampler.seed=``, expand ``*`` in answers,
-and do not put words together again that bash splits at ``=`` and ``:``.
+Click's own scripts append a space after ``KSampler.seed=``, expand ``*`` in answers, and do not
+rejoin words that bash splits at ``=`` and ``:``.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from click.shell_completion import (
 
 from .decorators import paths
 
-#: A mark for the end of the line, so that even an empty word is a word.
+#: A marker at the cursor, so that even an empty word there counts as a word.
 _CURSOR: Final = "\0"
-#: The default of bash.
+#: The default of ``COMP_WORDBREAKS`` in bash.
 _BREAKS: Final = " \t\n\"'@><=;|&(:"
 
 _BASH: Final = """\
@@ -113,15 +113,15 @@ complete --no-files --command %(prog_name)s --arguments "(%(complete_func)s)"
 
 
 def register() -> None:
-    """Have click use the classes of this module for their shells."""
+    """Make click use the classes of this module for their shells."""
     for shell in (_Bash, _Zsh, _Fish):
         add_completion_class(shell)
 
 
 class _Shell(ShellComplete):
-    """A shell that asks for completion; failures are silent, as there is no room for them."""
+    """A shell that asks for completions; after a failure, the answer is empty."""
 
-    option = ""  #: What stands before the value in the same word, such as ``--out=``.
+    option = ""  #: The text before the value in the same word, such as ``--out=``.
 
     def line(self) -> str:
         """Return the command line up to the cursor."""
@@ -138,7 +138,7 @@ class _Shell(ShellComplete):
         return ""
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        """Return the words before the one at the cursor, and this one's value up to there."""
+        """Return the arguments before the word at the cursor, and that word's value up to there."""
         *words, last = _words(self.line())
         if last.startswith("--") and "=" in last:
             name, equals, last = last.partition("=")
@@ -147,10 +147,10 @@ class _Shell(ShellComplete):
         return words[1:], last
 
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[str]]:
-        """Return the completions as whole words; those of ``--out=`` begin with it."""
+        """Return completions of the whole word at the cursor, including a leading ``--out=``."""
         given = incomplete
         if args and re.match(r"--?\w", args[-1]):
-            # After an option without its value click would read no arguments.
+            # Click would read no arguments after an option without its value.
             args, given = args[:-1], f"{args[-1]}={incomplete}"
         found = super().get_completions(args, given)
         if not self.option:
@@ -211,7 +211,7 @@ def _words(line: str) -> list[str]:
 
 
 def _start_of_part(line: str, breaks: str) -> tuple[int, str]:
-    """Return where the part of a line that bash completes begins, and the quote open there."""
+    """Return the start of the part of a line that bash completes, and the open quote, or ``""``."""
     start, outside, quote, is_escaped = 0, 0, "", False
     for at, char in enumerate(line):
         if is_escaped:
@@ -229,7 +229,7 @@ def _start_of_part(line: str, breaks: str) -> tuple[int, str]:
 
 
 def _quoted(value: str, quote: str) -> str:
-    """Quote a text for bash, within an open quote or for none."""
+    """Escape a text for bash, within an open quote or, if ``quote`` is empty, outside of quotes."""
     if quote == "'":
         return value.replace("'", r"'\''")
     special = r'(["\\$`])' if quote else r"([\s\\'\"`$&|;<>()*?\[\]{}!#])"

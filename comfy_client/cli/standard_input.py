@@ -1,4 +1,4 @@
-"""Standard input, and texts of options that stand for it or for a file."""
+"""Standard input, and option values that stand for it or for a file."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def read_standard_input(most: int | None = None) -> bytes:
 
 
 def text_of(value: str) -> str:
-    """Return the text of an option's value.
+    """Return the text that an option's value stands for.
 
-    ``@FILE`` is the text of a file, ``@-`` that of standard input; both without the line ends at
-    the end, as ``$(cat FILE)``.  ``@@`` stands for an ``@`` at the beginning.
+    ``@FILE`` stands for the content of a file, and ``@-`` for that of standard input, without
+    newlines at the end, as in ``$(cat FILE)``.  ``@@`` at the beginning stands for ``@``.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: The file is no text in UTF-8, or is too large.
+        ValueError: The content is not UTF-8 text, or is too large; or no name follows ``@``.
         Mistake: Standard input has been read already.
     """
     if not value.startswith("@"):

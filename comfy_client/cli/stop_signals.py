@@ -1,7 +1,7 @@
 """Signals that stop a command: Ctrl-C, SIGTERM and SIGHUP.
 
 While a command works they raise KeyboardInterrupt, since it may have something to clean up.  Before
-and after, they end the process at once.
+and after, they end the process immediately.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PAUSE: Final = 0.01
 
 
 def end_at_once() -> None:
-    """Make the signals end this process, which has nothing to clean up, with status 130."""
+    """Make the signals end this process immediately with status 130, as nothing needs cleanup."""
     for number in _heeded():
         signal.signal(number, lambda *_: exit_at_once(_STOPPED))
 
@@ -33,8 +33,9 @@ def end_at_once() -> None:
 def ending_as_by_ctrl_c() -> Iterator[None]:
     """Context manager: make the signals raise KeyboardInterrupt, unless they are ignored.
 
-    Python drops exceptions of finalizers, and imports run some.  If it drops a KeyboardInterrupt,
-    the signal is sent again.  Once one is raised, no other error of a finalizer is reported.
+    Python drops exceptions that are raised in finalizers, some of which run during imports.  If it
+    drops a KeyboardInterrupt, the signal is sent again.  Once a KeyboardInterrupt has been raised,
+    other errors of finalizers are not reported.
     """
     before, hook = _heeded(), sys.unraisablehook
     dropped: list[int] = []
@@ -51,7 +52,7 @@ def ending_as_by_ctrl_c() -> Iterator[None]:
     def catch(unraisable: Any) -> None:
         if isinstance(unraisable.exc_value, KeyboardInterrupt) and before:
             send_again(next(iter(before)))  # they all mean the same
-        elif not stopped:  # or an object may complain that it is only half made
+        elif not stopped:  # after it, an object may complain that it is half made
             hook(unraisable)
 
     def send_again(number: int) -> None:
@@ -76,7 +77,7 @@ def ending_as_by_ctrl_c() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         if stopped:
-            gc.collect()  # objects that are half made, while nobody hears them
+            gc.collect()  # while errors of half-made objects are not reported
         sys.unraisablehook = hook
         if dropped:
             dropped.clear()
@@ -84,7 +85,7 @@ def ending_as_by_ctrl_c() -> Iterator[None]:
 
 
 def _heeded() -> dict[int, Any]:
-    """Return the handlers of the signals by number; ignored ones stay so, as nohup wants it."""
+    """Return the handlers of the signals, by number; omit ignored signals, as under ``nohup``."""
     names = ("SIGINT", "SIGTERM", "SIGHUP")  # not all on Windows
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     found = {number: signal.getsignal(number) for number in numbers}

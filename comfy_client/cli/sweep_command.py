@@ -259,7 +259,7 @@ def _read(
     extra_data: Mapping[str, Any],
     server: PromptSource,
 ) -> tuple[Workflow, _Grid, Mapping[str, Any]]:
-    """Load the workflow and parse the axes; return it, the values of each axis, and options."""
+    """Load the workflow and parse the axes; return both, and options for the submissions."""
     workflow = prepared(file_or_record(source, server), sets, inputs, seed, server)
     types = InputTypes(workflow, server)
     grid: _Grid = {}

@@ -1,4 +1,4 @@
-"""The option ``--output`` of commands that write one file, and standard output for bytes."""
+"""The option ``--output``, and functions that write to its file or to standard output."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write(text: str, output: Path | None, what: str) -> None:
 
 
 def save(pieces: Iterable[bytes], output: Path, what: str) -> None:
-    """Write a file, which appears when it is complete, and say so on stderr."""
+    """Write a file atomically, and print its path on stderr."""
     from ..transport.local_files import write_atomically
 
     written = write_atomically(output, pieces, if_exists="overwrite", through=True)

@@ -85,7 +85,7 @@ def watch(given: ServerOptions, prompt_id: str | None, quiet: bool) -> None:
 
 
 def _begun(clients: Sequence[ComfyApi], limit: float) -> str:
-    """Ask the servers for their status, and say what is watched; raise if none answers."""
+    """Return a line that says what is watched; raise if no server answers."""
     if len(clients) > 1:
         ask_all(clients, limit)
         return f"Watching the queues of {', '.join(api.host for api in clients)}"
@@ -119,7 +119,7 @@ def changes_of(clients: Sequence[ComfyApi]) -> Iterator[dict[str, Any]]:
 
 
 def changes(api: ComfyApi) -> Iterator[dict[str, Any]]:
-    """Yield the prompts in the current queue, then each change of the queue and each event."""
+    """Yield the prompts in the queue, then its changes, and events such as ``disconnected``."""
     from ..events import ErrorEvent, FeatureFlags, LogsEvent, StatusEvent, TerminalEvent
 
     inbox: SimpleQueue[Event] = SimpleQueue()

@@ -193,7 +193,7 @@ class JobHandle:
         return max(state.news_at, moved_at)
 
     def silent_for(self) -> float | None:
-        """Return for how many seconds the server has not answered; None if it has lately."""
+        """Return the seconds since the server last answered; None if it has answered recently."""
         poller, state = self.poller, self.state
         now, quiet_for = runtime.monotonic(), self._tracker.connection.quiet_for
         answers = state.accepted_at or 0.0, state.news_at, poller.answered_at
@@ -201,7 +201,7 @@ class JobHandle:
         silence = now - latest
         trouble = poller.trouble if poller.troubled_at > latest else None  # not of an old outage
         is_down = trouble is not None and is_away(trouble)
-        # A server that has nothing to tell answers pings, and questions about its jobs.
+        # Even an idle server answers pings, and requests about its jobs.
         expected = SLICE if is_down else self.timing.ping + 2 * self.timing.question
         return silence if silence > expected else None
 

@@ -99,9 +99,10 @@ def lost_error(prompt_id: str, reason: str, *, retryable: bool = False) -> JobLo
 
 
 def keeps_running(prompt: str, silent_for: float | None) -> str:
-    """Return words for a prompt that was not awaited: ``prompt`` keeps running, if all is well.
+    """Return a clause that says that a prompt keeps running, or may do so if its server is silent.
 
-    ``silent_for`` is for how many seconds the server has not answered, or None.
+    ``prompt`` is the subject of the clause.  ``silent_for`` is for how many seconds the server has
+    not answered; None if it has answered recently.
     """
     if silent_for is None:
         return f"{prompt} keeps running"

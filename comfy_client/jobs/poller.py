@@ -60,7 +60,7 @@ class Poller:
         timing: The intervals and timeouts of the client.
         trouble: The error of the last HTTP requests; ``None`` while they succeed.
         troubled_at: When that error came.
-        answered_at: When the server last answered such a request.
+        answered_at: When the server last answered a request about prompts, on the monotonic clock.
         stops: The prompts that were told to stop, and have not ended.
     """
 

@@ -69,7 +69,7 @@ class QueueSnapshot:
     pending: tuple[str, ...]
     #: The workflows in the answer, if any, by prompt_id.
     graphs: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
-    #: The ids of the clients that submitted those, by prompt_id.
+    #: The ids of the clients that submitted these workflows, by prompt_id.
     clients: Mapping[str, str | None] = attrs.field(factory=dict)
     departed: int = 0  #: How many prompts had left the queue before, by the client's count.
 
@@ -141,7 +141,7 @@ class JobState:
     accepted_at: float | None = None
     client_id: str = ""  #: The id of the client that submitted it.
     generation: int | None = None  #: The number of the socket at the submission.
-    submitter: str | None = None  #: That id as the queue says it, of an attached prompt.
+    submitter: str | None = None  #: The client id that the queue shows for an attached prompt.
     attached: bool = False  #: Whether its events may go to another client or an older client id.
     lost_delay: float | None = None  #: Seconds between checks until it is lost, if set.
     http_checked: bool = False  #: Whether HTTP has answered once, or failed.
@@ -177,9 +177,9 @@ class JobState:
     cancelled: bool = False  #: Whether we cancelled it while it waited, so that it is not lost.
     awaits_history: bool = False  #: Whether the end was reported and only the record is missing.
     counted: Counted | None = None  #: The count that includes it.
-    submission_logged: bool = False  #: Or there is none to log.
+    submission_logged: bool = False  #: Whether the submission was logged, or need not be.
     start_logged: bool = False
-    last_line: Callable[[], None] | None = None  #: Logs the end, unless that was logged.
+    last_line: Callable[[], None] | None = None  #: Logs the end; None: not ended, or logged.
     # When to ask about it.
     check_at: float = float("inf")
     wanted_at: float = 0.0  #: When a caller last asked for news.
@@ -196,7 +196,7 @@ class JobState:
         self._budget = budget
         self._share: Share | None = None  # its part of the client's memory, once it needs some
         self.timing = timing
-        self.tags: Tags = {}  #: The caller's own words for it, for the log.
+        self.tags: Tags = {}  #: The caller's ``tags=``, for log records.
         self.node_errors: Mapping[str, Any] = {}
         self.output_names: Mapping[str, str] = {}  #: Names of nodes, given by a template.
         self.remarks: deque[str] = deque()  #: Texts for the waiting thread to log.

@@ -234,7 +234,7 @@ class Ledger:
     # -- logging, without the lock -----------------------------------------------------------
 
     def log_submitted(self, state: JobState) -> None:
-        """Log a submission, in the submitting thread; then what came before it was logged."""
+        """Log a submission in the submitting thread, then a start or end that has come already."""
         if self._log.isEnabledFor(logging.INFO):
             _write(self._log, state, "submitted", "submitted", number=state.number)
         state.submission_logged = True

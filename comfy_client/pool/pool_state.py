@@ -211,7 +211,7 @@ class Member:
 
     @property
     def log(self) -> ServerLog:
-        """The log of its client."""
+        """The log of the server's client."""
         return self.api.parts.http.log
 
     def set_offer(self, offer: Offer | None) -> None:

@@ -154,7 +154,7 @@ class PooledHandle(JobHandle):
         return super().news_at()
 
     def silent_for(self) -> float | None:
-        """Return for how many seconds the job's server has not answered; None if it has lately."""
+        """Return the seconds since the job's server answered; None if recently, or without one."""
         return None if self._waits else super().silent_for()
 
     def _goes_on(self) -> str:

@@ -22,7 +22,7 @@ _MOST: Final = 64
 #: The most characters of a name that goes into a URL.
 _MAX_NAME: Final = 200
 _NO_NAMES: Final = ("", ".", "..")
-#: Seconds between two looks at whether another thread still asks, which a Ctrl-C may have ended.
+#: Seconds between two checks of whether another thread still asks: Ctrl-C may have stopped it.
 _LOOK: Final = 1.0
 
 
@@ -74,9 +74,9 @@ class NodeDefinitions:
         return self._alone(find, deadline)
 
     def _alone(self, work: Callable[[], dict[str, Any]], deadline: Deadline) -> dict[str, Any]:
-        """Exclude other threads from some work, but not a signal handler in the same thread.
+        """Call ``work`` while no other thread does; a signal handler in this thread may.
 
-        Not a context manager, which a Ctrl-C as it begins would leave entered.
+        This is not a context manager, as a Ctrl-C at the start of one would leave it entered.
         """
         me, is_first = runtime.get_ident(), False
         try:

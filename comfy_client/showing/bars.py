@@ -56,7 +56,7 @@ class Moment:
         elapsed: Seconds since the run began.
         left: About how many seconds are left; ``None``: unknown.
         preview: The latest preview; ``None``: there is none.
-        phase: A word for what matters even where only a few lines are shown, such as ``waiting``.
+        phase: The phase of the run, such as ``waiting``; :class:`Lines` shows each change of it.
         ended: How the run ended, in a few words; empty until then.
         notes: Lines below the bar, such as one for each server.
     """
@@ -303,7 +303,7 @@ def _has_size() -> bool:
 
 
 class Lines:
-    """A progress bar that writes lines of text, one for each 10 % and for each other phase."""
+    """A progress bar that writes lines of text, one for each 10 % and each change of phase."""
 
     period: float = 0.5
 
@@ -315,7 +315,7 @@ class Lines:
         self._is_shown = False
 
     def show(self, moment: Moment) -> None:
-        """Write a line if another tenth of the run is done, or if it waits, or goes on."""
+        """Write a line if another tenth of the run is done, or its phase has changed."""
         tenths = int(min(max(0.0, moment.fraction or 0.0), 1.0) * 10 + 1e-9)
         is_further, is_other = tenths > self._tenths, moment.phase != self._phase
         if not (is_further or is_other) or moment.ended:

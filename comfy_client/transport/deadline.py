@@ -162,7 +162,7 @@ def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Mad
                     group.end()
                 return
 
-    # In contexts of their own, so that no Ctrl-C leaves the group to the caller's thread.
+    # The work has contexts of its own, so that no Ctrl-C leaves the group in the caller's context.
     context = contextvars.copy_context()
     context.run(parallel_calls.set, group)
     number = min(MAX_PARALLEL, len(items)) if len(items) > 1 else 0

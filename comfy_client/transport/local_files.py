@@ -175,7 +175,7 @@ def write_atomically(
                 return target
         raise AssertionError("numbers do not end")
     except OSError as exc:
-        if exc.filename == str(part):  # a name that the caller does not know
+        if exc.filename == str(part):  # the caller does not know that name
             exc.filename = os.fspath(target)
         raise
     finally:

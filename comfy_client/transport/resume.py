@@ -45,7 +45,7 @@ def resumed(ask: Ask, start: int, within: float, log: AnyLog) -> Iterator[Downlo
         ask: Requests the file.
         start: The first byte to download.
         within: For how many seconds after the last byte to retry.
-        log: Told of each retry.
+        log: The log for retries.
     """
     with contextlib.ExitStack() as body:
         first = body.enter_context(ask(start, {}))

@@ -121,7 +121,7 @@ def parse_host(host: str) -> tuple[Address, tuple[str, str] | None]:
 
 
 def _check_server(server: str, path: str, shown: str) -> None:
-    """Raise ``ValueError`` for a server that no name can be, or that begins like a scheme."""
+    """Raise ``ValueError`` if a server's name is impossible, or begins with half a scheme."""
     if _NO_NAME.search(server):
         raise ValueError(f"host {shown!r} names no server")
     if _HALF_A_SCHEME.match(server + path):

@@ -113,7 +113,7 @@ class Connection:
 
     ``plan`` returns the plan to dial with a client id, ``uniform`` returns a random number between
     two limits for the pauses, ``max_frame`` is the largest message in bytes, or None for the
-    default, and ``log`` gets what it has to say.
+    default, and ``log`` is the log of the client.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class Connection:
                 self._thread.start()
 
     def adopt(self, client_id: str) -> None:
-        """Connect under another client id; RuntimeError after the start of the thread."""
+        """Use another client id for the socket; raise RuntimeError once the thread has started."""
         with self._lock:
             if was_started(self._thread):
                 raise RuntimeError("a client id is chosen before the socket is connected")

@@ -228,7 +228,10 @@ def _content(file: BinaryIO, where: str) -> Any:
 
 
 def _json_unless_named_picture(content: bytes, where: str, is_json: bool) -> Any:
-    """Decode JSON; say of a file that is named like a picture that it is none, either."""
+    """Decode JSON; if that fails, say of a file named like a picture that it is neither.
+
+    ``is_json``: the content begins like JSON, so that only its JSON error is of use.
+    """
     try:
         return _json(content, where)
     except WorkflowError:

@@ -400,7 +400,7 @@ def get_role(graph: Mapping[str, Any], role: Role) -> Any:
 
 
 def clear_roles(graph: Mapping[str, Any]) -> dict[Place, Role]:
-    """Return the inputs that have a role, as (node id, name); leave out roles that are unclear."""
+    """Return the role of each input that has one, by (node id, name); omit unclear roles."""
     found: dict[Place, Role] = {}
     for role in _NAMES:
         with contextlib.suppress(UnclearRole):

@@ -42,7 +42,7 @@ class SettableInput(AsDict):
         class_type: The class of the node; ``None``: it has none.
         name: The name of the input.
         role: ``positive``, ``negative``, ``seed``, ``size`` or ``checkpoint``: the attribute of
-            :class:`Workflow` that sets the input.  ``None``: none, or it is not clear.
+            :class:`Workflow` that sets the input.  ``None``: it has no role, or no clear one.
     """
 
     address: str

@@ -10,7 +10,7 @@ from ...values import size_decoded
 
 #: The most bytes of memory for one decoded text.
 MAX_DECODED: Final = 320 << 20
-#: What is wrong with content of an unknown kind.
+#: The message for content of an unknown kind.
 NEITHER: Final = "neither JSON nor a picture, video, audio or 3D file that contains a workflow"
 
 
