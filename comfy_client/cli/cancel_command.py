@@ -40,10 +40,10 @@ def cancel(
     everything: bool,
     yes: bool,
 ) -> None:
-    """Stop prompts that wait or run, and no other prompts.
+    """Cancel waiting or running prompts, and no others.
 
-    Those that wait leave the queue first, so that none of them begins.  --all asks before it
-    stops the prompts of all users; without a terminal, it needs --yes.
+    Waiting prompts leave the queue first, so that none of them begins.  --all asks before it
+    cancels the prompts of all users; without a terminal, it needs --yes.
     """
     if (bool(prompt_ids), all_mine, everything).count(True) != 1:
         raise click.UsageError("give IDs, --all-mine or --all")

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     )
 )
 @click.argument("folder", metavar="[FOLDER]", required=False, shell_complete=complete_folders)
-@click.option("--search", metavar="TEXT", help="Files of all kinds, with these words in the name.")
+@click.option("--search", metavar="TEXT", help="List files with these words in their names.")
 @of_servers
 def models(given: ServerOptions, folder: str | None, search: str | None) -> None:
     """List the kinds of models, or the files of one kind.
 
-    With --search, list the files whose names have all these words, in one folder or in all.  With
-    several servers (--host A --host B) each line names its server.
+    With --search, list the files whose names contain all these words, in FOLDER or else in all
+    folders.  With several servers (--host A --host B) each line names its server.
     """
     has_files = folder is not None or search is not None
 

@@ -83,7 +83,7 @@ def _first_line(path: str) -> str:
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise Mistake(f"{path} is no regular file")
+        raise Mistake(f"{path} is not a regular file")
     with file.open(encoding="utf-8") as opened:
         return opened.readline(1 << 16).rstrip("\r\n")
 

@@ -77,5 +77,5 @@ def moment(ctx: click.Context, param: click.Parameter, value: str | None) -> flo
             return time.time() - float(age[1]) * _UNITS[age[2] or "s"]
         return datetime.fromisoformat(value.strip()).timestamp()
     except (ValueError, OverflowError, OSError):
-        text = f"{value!r} is no time: write 30m, 1h, 2d, seconds, or 2026-11-29T14:00"
+        text = f"{value!r} is not a time: write 30m, 1h, 2d, seconds, or 2026-11-29T14:00"
         raise click.BadParameter(text) from None

@@ -35,7 +35,7 @@ def receiving(api: ComfyApi, prompt_id: str, *, quiet: bool) -> Iterator[None]:
         if client_id is not None and stack.enter_context(held(client_id)):
             api.parts.connection.adopt(client_id)
         elif client_id is not None and not quiet:
-            note("Another command receives the progress of this prompt; here is only its end.")
+            note("No progress is shown, as when another command receives it; only the end.")
         stack.callback(api.close)  # before the id is released
         yield
 

@@ -36,7 +36,7 @@ def show_help(ctx: click.Context, command: str | None) -> None:
 
 
 @click.command(epilog=examples("comfy-client schema", "comfy-client schema --classes"))
-@click.option("--classes", is_flag=True, help="That of the classes, to which the other one refers.")
+@click.option("--classes", is_flag=True, help="Print the schema of classes instead.")
 @with_json
 def schema(given: ServerOptions, classes: bool) -> None:
     """Print the JSON Schema of the lines that commands print with --json."""

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 def inputs(given: ServerOptions, workflow: str, definitions: Path | None) -> None:
     """List the inputs of a workflow that can be set.
 
-    Each has the address that --set and --axis take, type, value, role if it is clear (positive,
+    Each line has the address for --set and --axis, type, value, role if it is clear (positive,
     negative, seed, size or checkpoint), and choices or range.  If no server answers, the types are
-    those of the values, and choices are not shown; --json has all choices.
+    those of the values, and there are no choices.  The table shortens choices; --json does not.
     """
     with LazyDefinitions(given, definitions) as source:
         loaded = load(workflow, source)

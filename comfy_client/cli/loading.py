@@ -33,7 +33,7 @@ definitions_option: Decorator = click.option(
     "--definitions",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Node definitions, as comfy-client object-info saves them; no server is asked.",
+    help="Node definitions saved by comfy-client object-info, instead of a server's.",
 )
 
 

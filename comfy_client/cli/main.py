@@ -151,7 +151,7 @@ def _is_json(ctx: click.Context) -> bool:
 def main(given: ServerOptions) -> None:
     """Run workflows on a ComfyUI server, and look after it.
 
-    The options below may stand before the command or behind it.  Each command shows examples:
+    The options below may stand before or after the command.  Each command shows examples:
     comfy-client run --help
     """
     name = click.get_current_context().invoked_subcommand

@@ -67,7 +67,7 @@ def _known_id() -> str | None:
     given = os.environ.get(VARIABLE)
     if given:
         if not _ID.fullmatch(given):
-            raise Mistake(f"{VARIABLE} may have letters, digits and any of _.:@+/-, 200 at most")
+            raise Mistake(f"{VARIABLE} may contain letters, digits and any of _.:@+/-, 200 at most")
         return given
     with contextlib.suppress(OSError, ValueError):
         return str(uuid.UUID(state_path().read_text(encoding="ascii").strip()))

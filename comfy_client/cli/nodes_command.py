@@ -38,7 +38,7 @@ _MOST_NEAR: Final = 5
 @click.option(
     "--search",
     metavar="TEXT",
-    help="Only classes that have these words in name, title, category or description.",
+    help="Only classes with these words in name, title, category or description.",
 )
 @click.option(
     "--accepts",
@@ -52,7 +52,7 @@ _MOST_NEAR: Final = 5
     shell_complete=complete_types,
     help="Only classes with an output of this type.",
 )
-@click.option("--all", "everything", is_flag=True, help="Of one class, print all choices.")
+@click.option("--all", "everything", is_flag=True, help="Print all choices of a CLASS.")
 @definitions_option
 @of_servers
 def nodes(

@@ -51,7 +51,7 @@ id_argument: Decorator = click.argument("prompt_id", metavar="ID", shell_complet
 
 
 mine_option: Decorator = click.option(
-    "--mine", is_flag=True, help="Only those that commands of this installation have submitted."
+    "--mine", is_flag=True, help="Only prompts that commands of this installation have submitted."
 )
 
 
@@ -142,20 +142,20 @@ def _created(item: QueueItem) -> float | None:
     type=click.IntRange(1, 10_000),
     default=20,
     show_default=True,
-    help="How many, the newest first.",
+    help="How many prompts to list.",
 )
 @click.option(
     "--status",
     "statuses",
     type=click.Choice(["succeeded", "failed", "interrupted"]),
     multiple=True,
-    help="Only those that ended like this.  Repeatable.",
+    help="Only prompts with this outcome.  Repeatable.",
 )
 @click.option(
     "--since",
     metavar="TIME",
     callback=moment,
-    help="Only those that ended since: 30m, 1h or 2d ago, seconds ago, or 2026-11-29T14:00.",
+    help="Only prompts that ended since: 30m, 1h or 2d ago, seconds ago, or 2026-11-29T14:00.",
 )
 @mine_option
 @click.option("--clear", is_flag=True, help="Delete the records of all users; files stay.")
@@ -333,7 +333,7 @@ def job(
     not know it.  With several IDs it is the highest status among theirs, 130 only if the others
     are 0; --timeout is for all together.  Ctrl-C ends the waiting only.
 
-    There is progress if run --detach of this installation submitted the prompt, and no other
+    Progress is shown if run --detach of this installation submitted the prompt, and no other
     command waits for it; not with several IDs, and never on Windows.
     """
     if (out is not None or is_opened) and not wait:

@@ -57,7 +57,7 @@ _ROUTES: Final = (
 def object_info(given: ServerOptions, classes: tuple[str, ...], output: Path | None) -> None:
     """Write the node definitions of the server, for --definitions.
 
-    With a CLASS, only those of these node classes.
+    With CLASS, write only the definitions of these node classes.
     """
     with given.answering_client() as api:
         found = dict(api.node_definitions(classes or None))
@@ -92,7 +92,7 @@ def object_info(given: ServerOptions, classes: tuple[str, ...], output: Path | N
     "--data",
     metavar="TEXT|@FILE|-",
     shell_complete=complete_texts,
-    help="The body: a text, a file, or standard input.  The method is POST then by default.",
+    help="The body: a text, a file, or standard input.  The method is then POST by default.",
 )
 @click.option(
     "--field",

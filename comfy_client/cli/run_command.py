@@ -47,7 +47,7 @@ set_option: Decorator = click.option(
     metavar="NODE.input=VALUE",
     multiple=True,
     shell_complete=complete_settings,
-    help="Set an input; the node by title, class or id.  @FILE is the text of a file, @- of "
+    help="Set an input; NODE is a title, class or id.  @FILE is the text of a file, @- of "
     "standard input, @@ a single @.  Repeatable.",
 )
 input_option: Decorator = click.option(
@@ -74,9 +74,9 @@ def options_of_run(command: Callable[..., None]) -> Callable[..., None]:
         seed_option,
         out_option,
         open_option,
-        click.option("--check", is_flag=True, help="Check it first; send nothing if it is bad."),
+        click.option("--check", is_flag=True, help="Check it first; send nothing if invalid."),
         click.option("--detach", is_flag=True, help="Print the prompt's id, and do not wait."),
-        click.option("--front", is_flag=True, help="Put it at the front of the queue."),
+        click.option("--front", is_flag=True, help="Put the prompt at the front of the queue."),
         click.option(
             "--retry-oom",
             is_flag=True,
@@ -108,12 +108,12 @@ def options_of_run(command: Callable[..., None]) -> Callable[..., None]:
 def run(given: ServerOptions, /, workflow: str, **options: Any) -> None:
     """Run a workflow, and print where its files are.
 
-    WORKFLOW is a file in API format, one that the frontend saved, a picture of ComfyUI's, or the
+    WORKFLOW is a file in API format, one that the frontend saved, a picture made by ComfyUI, or the
     ID of a prompt on the server; - reads standard input.  With --out the files are saved here and
     their paths are printed, else their URLs.  The first Ctrl-C cancels the prompt, the second
     leaves.  With several servers (--host A --host B), the one with the shortest queue gets it,
     among those that have its node classes and models.  COMFY_API_KEY in the environment is the
-    key of partner nodes; it goes only to nodes that take it, over https or within this machine.
+    key for partner nodes; it goes only to nodes that take it, over https or within this machine.
     """
     run_workflow(given, lambda: partial(file_or_record, content_of(workflow)), **options)
 
@@ -132,7 +132,7 @@ def rerun(given: ServerOptions, /, prompt_id: str, **options: Any) -> None:
 
     ID may be abbreviated.  The new prompt has the same inputs and the same seeds unless --set,
     --input or --seed change them; what the server still has in its cache does not run again.  Its
-    pictures hold the frontend's workflow as those of the old prompt do, without the changes.
+    pictures contain the same workflow for the frontend as the old ones, without the changes.
     """
     run_workflow(given, lambda: partial(record_of, prompt_id), **options)
 
@@ -163,7 +163,7 @@ def run_workflow(
         what = "--open" if out is None else "--out"
         raise click.UsageError(f"--detach does not wait, so there is nothing for {what} yet")
     if detach and retry_oom:
-        raise click.UsageError("--detach does not wait, so it cannot run it again: --retry-oom")
+        raise click.UsageError("--detach does not wait, so --retry-oom could not run it again")
     check_out(out, as_json=given.json)
     read = partial(_read, find(), sets, inputs, seed, extra_data, detach)
     begin = _on_any if given.is_several else _on_one

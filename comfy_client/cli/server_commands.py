@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 )
 @of_servers
 def info(given: ServerOptions) -> None:
-    """Show versions, devices and memory, and how long the queue is; of several servers, each."""
+    """Show versions, devices, memory and queue length of a server, or of each of several."""
     print_rows(given, lambda api: [_info(api, given.answer_limit)], _show_info)
 
 
@@ -205,7 +205,7 @@ def doctor(given: ServerOptions, run: bool, timeout: float) -> None:
 def where(given: ServerOptions) -> None:
     """Show which server the commands use, and which setting decides that.
 
-    Nothing is sent.  An option comes before the environment, and that before the default profile.
+    Nothing is sent.  An option overrides the environment, and that overrides the default profile.
     """
     from .target import resolve
 

@@ -126,7 +126,7 @@ _SHEETS: Final = (".png", ".jpg", ".webp")
     "--patience",
     metavar="SECONDS",
     type=Finite(min=0),
-    help="How long a server may be away at a time.  Default: no limit; of several servers 120.",
+    help="How long a server may be away at a time.  Default: none; with several servers 120.",
 )
 @quiet_option
 @of_servers

@@ -17,7 +17,7 @@ output_option: Decorator = click.option(
     metavar="FILE",
     type=click.Path(dir_okay=False),
     callback=lambda _ctx, _param, name: None if name in (None, "-") else Path(name),
-    help="The file to write.  Default, and -: standard output.",
+    help="The file to write.  Default: standard output, as with -.",
 )
 
 

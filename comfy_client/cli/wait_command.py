@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 def wait(given: ServerOptions, timeout: float | None) -> None:
     """Wait until the server can run prompts, or until each of several can.
 
-    It may still be starting, or be behind a proxy that says so.  What does not mend itself ends
-    the command at once: wrong credentials, an unknown host, another program.
+    The server may still be starting, or be behind a proxy that says so.  Errors that time does not
+    mend end the command immediately: wrong credentials, an unknown host, another program.
     """
     print_rows(given, partial(_ready, timeout), _show)
 

@@ -53,13 +53,13 @@ def watch(given: ServerOptions, prompt_id: str | None, quiet: bool) -> None:
 
     Without ID, print a line for each prompt that comes, runs and ends, whoever submitted it, until
     Ctrl-C.  A prompt that is over in a moment has only the line of its end.  The history is read a
-    few times a second, less often if the server is slow: not shown are prompts that came, and were
-    deleted from it or lost with their server, in between.  With several servers (--host A --host B)
+    few times a second, less often if the server is slow; a prompt that comes and is deleted, or is
+    lost with its server, between two reads is not shown.  With several servers (--host A --host B)
     each line names its server.
 
-    With ID, it ends as run does, and Ctrl-C ends the watching only; with --json each event of the
-    prompt is a line, then its result.  There is progress if run --detach of this installation
-    submitted it, and no other command waits for it (never on Windows).
+    With ID, the command ends as run does, and Ctrl-C ends only the watching; with --json each event
+    of the prompt is a line, then its result.  Progress is shown if run --detach of this
+    installation submitted the prompt, and no other command waits for it (never on Windows).
     """
     if prompt_id is None:
         with given.clients() as clients:

@@ -89,7 +89,7 @@ def convert(
 
     With --set, --input or --seed it writes what run would send: random seeds are drawn, and files
     are uploaded, which needs the server.  Values get the types of the definitions, or of the
-    present values if no server answers.
+    current values if no server answers.
     """
     if python and given.json:
         raise click.UsageError("--python or --json, not both")
@@ -128,7 +128,7 @@ def _as_sent(
     )
 )
 @output_option
-@click.option("--notebook", is_flag=True, help="Write a notebook for Jupyter that shows the usual.")
+@click.option("--notebook", is_flag=True, help="Write a Jupyter notebook that shows common uses.")
 @with_json
 def example(given: ServerOptions, output: Path | None, notebook: bool) -> None:
     """Write a text-to-image workflow to begin with, or a notebook.

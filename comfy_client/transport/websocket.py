@@ -174,7 +174,7 @@ class Connection:
         """Use another client id for the socket; raise RuntimeError once the thread has started."""
         with self._lock:
             if was_started(self._thread):
-                raise RuntimeError("a client id is chosen before the socket is connected")
+                raise RuntimeError("the client id must be chosen before the socket is connected")
             self.client_id = client_id
 
     def wait_settled(self, timeout: float, *, or_failed: bool) -> State:

@@ -377,7 +377,7 @@ def test_a_detached_prompt_has_progress_where_it_is_waited_for(comfy_client, com
             assert any(line.get("name") == "progress" for line in lines)
             second = comfy_client("job", prompt_id, "--wait", "--timeout", 0.5)
             assert second.status == 7
-            assert "Another command receives the progress" in second.err
+            assert "No progress is shown, as when another command" in second.err
             assert "as another client submitted it" in comfy_client("job", prompt_id).out
             assert api.job(prompt_id).cancel()
             assert any(line.get("name") == "execution_interrupted" for line in lines)
