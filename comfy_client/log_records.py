@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 
+from .errors import printable
+
 #: The logger itself, for records about several servers or none, or the log of a client.
 AnyLog = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
@@ -33,6 +35,12 @@ class ServerLog(logging.LoggerAdapter[logging.Logger]):
         """Add the server to the attributes of a record."""
         kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
         return msg, kwargs
+
+
+def prompt_facts(prompt_id: str, tags: Tags | None) -> dict[str, Any]:
+    """Return the attributes that each log record about a prompt has."""
+    # A server may use any text as an id.
+    return {"prompt_id": printable(prompt_id), "tags": {**(tags or {})}}
 
 
 def checked_tags(tags: Any) -> Tags:

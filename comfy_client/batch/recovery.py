@@ -10,6 +10,7 @@ import attrs
 from ..jobs.job import Job
 from ..jobs.poller import Poller
 from ..jobs.submit import attach
+from ..log_records import Tags
 from ..models import HistoryEntry, QueueItem
 from ..routes import Routes
 from ..routes.prompts import EXTRA_DATA_KEY
@@ -76,7 +77,9 @@ class Recovery:
             return self._ids[prompt_id]
         return prompt_id if self._client.get_history(prompt_id) else None
 
-    def attach(self, prompt_id: str, workflow: Workflow, lost_delay: float | None) -> Job:
+    def attach(
+        self, prompt_id: str, workflow: Workflow, lost_delay: float | None, tags: Tags | None
+    ) -> Job:
         """Attach to a prompt that an earlier process submitted, and return its job."""
         return attach(
             self._client,
@@ -85,6 +88,7 @@ class Recovery:
             known_graph(workflow),
             output_names=workflow.output_names,
             lost_delay=lost_delay,
+            tags=tags,
         )
 
 

@@ -15,7 +15,7 @@ from ..jobs.execute import Parts, ServerDefinitions, attach_job
 from ..jobs.job import Job
 from ..jobs.poller import Poller
 from ..jobs.result import Result
-from ..log_records import AnyLog
+from ..log_records import AnyLog, prompt_facts
 from ..recording.secrets import Secrets
 from ..routes import Routes
 from ..routes.prompts import AnyWorkflow, with_files_sent
@@ -159,7 +159,9 @@ class Runner(Protocol):
         ``home`` is the server to which it was sent, if known.
         """
 
-    def attach(self, flight: Flight, workflow: Workflow, lost_delay: float | None) -> None:
+    def attach(
+        self, flight: Flight, workflow: Workflow, options: Options, lost_delay: float | None
+    ) -> None:
         """Add a prompt of an earlier call to those in flight, even if it has ended since."""
 
 
@@ -270,7 +272,8 @@ class OneServer(Runner):
         workflow, tries = self._unsure.pop(prompt_id, (None, ATTEMPTS))
         if workflow is None or tries >= ATTEMPTS:
             return False
-        self.poller.tracker.log.warning("%s; submitting it again", error)
+        named = prompt_facts(prompt_id, options.get("tags"))
+        self.poller.tracker.log.warning("%s; submitting it again", error, extra=named)
         again = str(uuid.uuid4())
         self.prompts.rename(prompt_id, again)
         try:
@@ -283,12 +286,13 @@ class OneServer(Runner):
         try:
             job = self._submitted(prompt_id, workflow, options)
         except SubmitUncertain as exc:
-            self.poller.tracker.log.warning("%s; waiting until the server can tell", exc)
+            tags = options.get("tags")
+            said, named = "%s; waiting until the server can tell", prompt_facts(prompt_id, tags)
+            self.poller.tracker.log.warning(said, exc, extra=named)
             open_ones = {key: one for key, one in self._unsure.items() if key in self.prompts}
             self._unsure = {**open_ones, prompt_id: (workflow, tries)}
             self._outage.begin_before(self.poller.timing.look_up)
-            job = attach_job(self._routes, self._parts, prompt_id, workflow)
-            job.handle.state.tags = options.get("tags") or {}
+            job = attach_job(self._routes, self._parts, prompt_id, workflow, tags=tags)
         self._is_patient = True
         self.prompts.put(prompt_id, job)
         return job
@@ -346,10 +350,13 @@ class OneServer(Runner):
         found = self._patiently(prompt_id, deadline, find, went_away)
         return None if found is None else (self._routes.host, found)
 
-    def attach(self, flight: Flight, workflow: Workflow, lost_delay: float | None) -> None:
+    def attach(
+        self, flight: Flight, workflow: Workflow, options: Options, lost_delay: float | None
+    ) -> None:
         """Attach to a prompt of an earlier call, in this thread."""
         assert self._recovery is not None  # noqa: S101  # only what find() found is attached to
-        job = self._recovery.attach(flight.prompt_id, workflow, lost_delay)
+        tags = options.get("tags")
+        job = self._recovery.attach(flight.prompt_id, workflow, lost_delay, tags)
         self.prompts.put(flight.prompt_id, job)
 
 

@@ -34,7 +34,7 @@ from ..jobs.job import Job
 from ..jobs.outcomes import lost_error
 from ..jobs.result import Result
 from ..jobs.waiting import Count, shown_count
-from ..log_records import AnyLog
+from ..log_records import AnyLog, prompt_facts
 from ..recording.secrets import Secrets
 from ..routes.prompts import AnyWorkflow
 from ..showing.screen import Surface, surface
@@ -377,7 +377,8 @@ class _Sweeper:
 
     def _attach(self, flight: Flight, lost_delay: float | None = None) -> None:
         self._flights[flight.prompt_id] = flight
-        self._runner.attach(flight, self._grid.workflow(flight.point), lost_delay)
+        workflow, options = self._grid.workflow(flight.point), self._options
+        self._runner.attach(flight, workflow, options, lost_delay)
 
     def _settle_refusal(self, flight: Flight, error: ComfyError) -> None:
         """Settle the row of a refused prompt, or raise the error if each point would get it."""
@@ -453,8 +454,8 @@ class _Sweeper:
         point = flight.point
         may_run = self._lost[point] < ATTEMPTS - 1 and not verdict.is_poison
         if is_gone and may_run and (was_forgotten or self._runner.reruns):
-            extra = {"server": flight.host}
-            log.warning("%s; submitting it again", outcome, extra=extra)
+            named = prompt_facts(flight.prompt_id, self._options.get("tags"))
+            log.warning("%s; submitting it again", outcome, extra={**named, "server": flight.host})
             self._lost[point] += 1
             if not was_forgotten:
                 verdict.cancel()

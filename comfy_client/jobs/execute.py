@@ -30,6 +30,7 @@ from ..errors import (
 )
 from ..events import ErrorEvent
 from ..locks import check_may_wait
+from ..log_records import Tags, prompt_facts
 from ..routes import Routes
 from ..routes.definitions import NodeDefinitions
 from ..routes.prompts import AnyWorkflow, PromptOptions, make_prompt, post_prompt, with_files_sent
@@ -218,7 +219,8 @@ def run_workflow(
 
     if not retry_oom:
         return attempt(workflow)
-    return run_again_after_oom(lambda: routes, parts.poller.timing, limits, attempt, workflow)
+    timing, tags = parts.poller.timing, options.get("tags")
+    return run_again_after_oom(lambda: routes, timing, limits, attempt, workflow, tags)
 
 
 def submit_workflow(
@@ -298,6 +300,7 @@ def attach_job(
     workflow: AnyWorkflow | None,
     *,
     must_exist: bool = False,
+    tags: Tags | None = None,
 ) -> Job:
     """Return a job for a prompt that this or any other client has submitted."""
     parts.check_open()
@@ -309,7 +312,7 @@ def attach_job(
     names = {} if known is None else known.output_names
     if must_exist:
         check_existence(parts.poller, prompt_id)
-    return attach(routes, parts.poller, prompt_id, graph, output_names=names)
+    return attach(routes, parts.poller, prompt_id, graph, output_names=names, tags=tags)
 
 
 @contextlib.contextmanager
@@ -526,10 +529,12 @@ def run_again_after_oom(
     limits: Limits,
     attempt: Callable[[Workflow], Result],
     workflow: Workflow,
+    tags: Tags | None = None,
 ) -> Result:
     """Run a workflow, and once more with freed memory if a node runs out of memory.
 
-    ``server`` returns the routes of the server that had the last attempt.
+    ``server`` returns the routes of the server that had the last attempt.  ``tags`` are those of
+    the prompt, for the log.
     """
     workflow = workflow.copy()
     draw_wanted(graph_of(workflow))  # so that both attempts have the same seeds
@@ -540,7 +545,7 @@ def run_again_after_oom(
             raise
         failed = exc
     try:
-        _free_all(server(), timing, failed, limits)
+        _free_all(server(), timing, failed, limits, tags or {})
         try:
             return attempt(workflow)
         except ComfyError as exc:
@@ -549,13 +554,15 @@ def run_again_after_oom(
         del failed  # an error, its traceback and this frame make no circle
 
 
-def _free_all(routes: Routes, timing: Timing, failed: JobFailed, limits: Limits) -> None:
+def _free_all(
+    routes: Routes, timing: Timing, failed: JobFailed, limits: Limits, tags: Tags
+) -> None:
     """Free the server's memory; raise the job's failure if that fails or the time is up."""
     log.warning(
         "prompt %s ran out of memory (%s); the server frees its memory, and it runs once more",
         failed.prompt_id,
         str(failed).partition("\n")[0],
-        extra={"server": routes.host, "prompt_id": failed.prompt_id},
+        extra={**prompt_facts(failed.prompt_id, tags), "server": routes.host},
     )
     try:
         with limited_silence(max(_PAUSE, limits.left(timing.question))):

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 import attrs
 
 from .. import models
-from ..errors import ComfyError, printable
+from ..errors import ComfyError
 from ..event_queue import LARGE, LEAST, Budget, Share
 from ..events import (
     EndEvent,
@@ -39,7 +39,7 @@ from ..events import (
     ProgressText,
     body_of,
 )
-from ..log_records import Tags
+from ..log_records import Tags, prompt_facts
 from ..timing import Timing
 from ..workflow import class_of, sinks
 from .outcomes import (
@@ -209,8 +209,7 @@ class JobState:
     @property
     def named(self) -> dict[str, Any]:
         """The attributes that each log record about the prompt has."""
-        # A server may use any text as an id.
-        return {"prompt_id": printable(self.prompt_id), "tags": {**self.tags}}
+        return prompt_facts(self.prompt_id, self.tags)
 
     def elapsed(self, now: float) -> float | None:
         """Return the execution time in seconds, so far or in total; None if unknown."""

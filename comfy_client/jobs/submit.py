@@ -23,6 +23,7 @@ from ..errors import (
     UnexpectedResponse,
 )
 from ..events import ErrorEvent
+from ..log_records import Tags
 from ..routes import Routes
 from ..routes.prompts import PromptOptions, make_prompt, post_prompt
 from ..timing import Timing
@@ -165,6 +166,7 @@ def attach(
     *,
     output_names: Mapping[str, str] | None = None,
     lost_delay: float | None = None,
+    tags: Tags | None = None,
 ) -> Job:
     """Return a job for a prompt that somebody submitted, maybe in another process.
 
@@ -189,6 +191,7 @@ def attach(
         one = tracker.new(prompt_id, graph)
         state = one.state
         state.output_names = output_names or {}
+        state.tags = tags or {}
         state.client_id = tracker.posted_as.get(prompt_id) or tracker.connection.client_id
         state.attach(runtime.monotonic(), lost_delay, None if ending is None else ending.event)
         job = Job(JobHandle(one, routes, poller))

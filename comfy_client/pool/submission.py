@@ -175,8 +175,10 @@ def run(
 
     if not retry_oom:
         return attempt(workflow)
-    timing = servers.any_client().timing
-    return run_again_after_oom(lambda: jobs[-1].handle.routes, timing, limits, attempt, workflow)
+    timing, tags = servers.any_client().timing, sending["options"].get("tags")
+    return run_again_after_oom(
+        lambda: jobs[-1].handle.routes, timing, limits, attempt, workflow, tags
+    )
 
 
 # -- many workflows ----------------------------------------------------------------------

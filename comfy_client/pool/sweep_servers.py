@@ -356,7 +356,9 @@ class PoolRunner(Runner):
         host, prompt_id = flight.host, flight.prompt_id
         client = self._clients[host]
         poller = client.parts.poller
-        job = PooledJob(PooledHandle(client, poller, prompt_id, graph, self._dispatcher))
+        handle = PooledHandle(client, poller, prompt_id, graph, self._dispatcher)
+        handle.state.tags = options.get("tags") or {}
+        job = PooledJob(handle)
         # An earlier prompt is sought on its server, whichever models that server has now.
         needs = needs_of(graph_of(workflow)) if found is None else frozenset[Need]()
         has_other = self._has_other(host, flight.point)
@@ -473,15 +475,17 @@ class PoolRunner(Runner):
                 return host, known
         return None if home is None or home in asked else (home, prompt_id)
 
-    def attach(self, flight: Flight, workflow: Workflow, lost_delay: float | None) -> None:
+    def attach(
+        self, flight: Flight, workflow: Workflow, options: Options, lost_delay: float | None
+    ) -> None:
         """Attach to an earlier prompt, in the server's thread as soon as the server answers."""
         host, prompt_id = flight.host, flight.prompt_id
 
         def attach_to(_: ComfyApi) -> Job:
-            return self._recovery(host).attach(prompt_id, workflow, lost_delay)
+            return self._recovery(host).attach(prompt_id, workflow, lost_delay, options.get("tags"))
 
         self.prompts.earlier.add(prompt_id)
-        if self._wait(flight, workflow, known_graph(workflow), {}, found=attach_to) is None:
+        if self._wait(flight, workflow, known_graph(workflow), options, found=attach_to) is None:
             why = f"lost: {host} may have run it, and is not in the pool, or refuses us"
             self.prompts.put(prompt_id, lost_error(prompt_id, why))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from comfy_client import (
     ComfyPool,
     JobFailed,
     QueryCredentials,
+    SweepRow,
     Workflow,
     signal,
 )
@@ -293,3 +295,27 @@ def test_wrong_tags_are_refused_before_anything_is_sent(refused: str, name: str)
     }
     with pytest.raises(TypeError, match="tags must be a mapping"):
         calls[name]()
+
+
+@pytest.mark.parametrize("runs", [ComfyApi, ComfyPool])
+def test_a_sweep_that_is_carried_on_gives_its_tags_to_a_prompt_that_it_finds(
+    server: ComfyServer, record: Record, info: pytest.LogCaptureFixture, tmp_path: Path, runs: Any
+) -> None:
+    """The journal keeps no tags; the prompt runs, or has ended meanwhile."""
+    record.gate = threading.Semaphore(1)
+    sweep: dict[str, Any] = {"journal": tmp_path / "journal", "progress": False}
+    found: list[str] = []
+
+    def stop(row: SweepRow) -> None:
+        until(lambda: [one for one in server.running if one[1] != row.prompt_id])
+        found.append(server.running[0][1])
+        raise KeyboardInterrupt
+
+    with ComfyApi(server.url) as api, pytest.raises(KeyboardInterrupt):
+        api.sweep(WORKFLOW, {"Make.seed": [1, 2]}, on_row=stop, **sweep)
+    record.gate = None
+    with runs(server.url) if runs is ComfyApi else runs([server.url]) as again:
+        rows = again.sweep(WORKFLOW, {"Make.seed": [1, 2]}, tags={"tenant": "a"}, **sweep)
+        assert [row.prompt_id for row in rows][1:] == found
+        until(lambda: [one["prompt_id"] for one in lines(info, "ended")][-1:] == found)
+    assert lines(info, "ended")[-1]["tags"] == {"tenant": "a"}

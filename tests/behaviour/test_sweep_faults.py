@@ -88,7 +88,9 @@ def test_a_restart_of_the_server_between_two_calls_costs_only_what_had_not_ended
 
 
 @pytest.mark.timing(lost=0.5)
-def test_a_point_that_the_server_forgets_each_time_ends_as_lost(server, api, record) -> None:
+def test_a_point_that_the_server_forgets_each_time_ends_as_lost(
+    server, api, record, caplog
+) -> None:
     """After three submissions: it may be what brings the server down."""
     record.gate = threading.Semaphore(0)
     submitted = []
@@ -107,10 +109,13 @@ def test_a_point_that_the_server_forgets_each_time_ends_as_lost(server, api, rec
     thread = threading.Thread(target=delete)
     thread.start()
     with ComfyApi(server.url, transport="poll") as asking:  # hears of it sooner
-        (row,) = asking.sweep(WORKFLOW, {"Make.seed": [5]})
+        (row,) = asking.sweep(WORKFLOW, {"Make.seed": [5]}, tags={"tenant": "a"})
     thread.join(LIMIT)
     assert isinstance(row.error, JobLost)
     assert len(set(submitted)) == 3
+    again = [vars(one) for one in caplog.records if "submitting it again" in one.getMessage()]
+    assert [one["prompt_id"] for one in again] == submitted[:2]
+    assert all(one["tags"] == {"tenant": "a"} for one in again)
 
 
 def test_an_interrupt_by_somebody_else_is_the_error_of_its_row(api, record, journal) -> None:

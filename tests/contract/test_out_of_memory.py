@@ -48,7 +48,7 @@ def run(api: ComfyApi, graph: dict[str, Any], started: list[Job], **kw: Any) -> 
 def test_it_runs_once_more_with_free_memory(any_api, started, caplog):
     """Under a new id, with the same seeds; what was cached runs again, and the log says so."""
     events: list[JobEvent] = []
-    result = run(any_api, hungry(1), started, on_event=events.append)
+    result = run(any_api, hungry(1), started, on_event=events.append, tags={"tenant": "a"})
     first, second = started
     assert result.texts == ("try 2",)
     assert result.cached_nodes == ()
@@ -58,7 +58,8 @@ def test_it_runs_once_more_with_free_memory(any_api, started, caplog):
         ("execution_error", first.prompt_id),
         ("execution_success", second.prompt_id),
     ]
-    assert "runs once more" in caplog.text
+    [line] = [vars(one) for one in caplog.records if "runs once more" in one.getMessage()]
+    assert (line["prompt_id"], line["tags"]) == (first.prompt_id, {"tenant": "a"})
 
 
 def test_the_second_error_has_the_first_as_its_cause(any_api, started):
