@@ -53,6 +53,15 @@ def _value(name: str, text: str) -> Any:
     """Return an entry's value, decoded if it is JSON; raise ValueError if it cannot be used."""
     if name in _SECRETS:
         return text.strip()
+    value = _json_or_text(text)
+    if name == "extra_pnginfo" and not (
+        isinstance(value, dict) and isinstance(value.get("workflow", {}), dict)
+    ):
+        raise ValueError("it must be an object, and so must its workflow")
+    return value
+
+
+def _json_or_text(text: str) -> Any:
     try:
         value = json.loads(text)
         json.dumps(value, allow_nan=False)
@@ -62,10 +71,6 @@ def _value(name: str, text: str) -> Any:
         if text.lstrip().startswith(("{", "[", '"')):
             raise ValueError("not valid JSON") from None
         return text
-    if name == "extra_pnginfo" and not (
-        isinstance(value, dict) and isinstance(value.get("workflow", {}), dict)
-    ):
-        raise ValueError("it must be an object, and so must its workflow")
     return value
 
 

@@ -177,7 +177,11 @@ class _Bash(_Shell, BashComplete):
         return re.sub(r"[\n ]([=:]+)[\n ]", r"\1", "\n".join(words))
 
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[str]]:
-        """Return the completions of the part of the word that bash replaces, quoted for it."""
+        """Return the completions of the part of the word that bash replaces, quoted for it.
+
+        Within double quotes, none has ``!``: there bash replaces ``!!`` by an earlier command, and
+        nothing prevents that.
+        """
         found = super().get_completions(args, incomplete)
         line = self.line()
         start, quote = _start_of_part(line, os.environ.get("COMP_WORDBREAKS", _BREAKS))
@@ -188,7 +192,8 @@ class _Bash(_Shell, BashComplete):
             if one.type == "plain"
             else one
             for one in found
-            if one.type != "plain" or one.value.startswith(before)
+            if one.type != "plain"
+            or (one.value.startswith(before) and not (quote == '"' and "!" in one.value))
         ]
 
 

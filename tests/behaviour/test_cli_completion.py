@@ -246,6 +246,18 @@ def test_what_no_terminal_shows_is_not_offered(completed):
     assert completed(f"{run} Sampler.steps=1 --input LoadImage=new") == []
 
 
+def test_bash_puts_no_earlier_command_in_place_of_a_value(completed):
+    """As it would for ``!!`` within double quotes; the command could even run."""
+    workflow = Workflow.example()
+    workflow["Positive prompt"]["text"] = 'a "fox"!! `id`'
+    workflow.save("bang.json")
+    run = "comfy-client run bang.json --set"
+    assert completed(f'{run} "Positive prompt.text=') == []
+    quoted = completed(f"{run} 'Positive prompt.text=")
+    assert quoted == ['plain,Positive prompt.text=a "fox"!! `id`']
+    assert completed(f"{run} 'Positive prompt'.text=") == [r"plain,a\ \"fox\"\!\!\ \`id\`"]
+
+
 # -- what the server knows ----------------------------------------------------------------
 
 
@@ -429,6 +441,11 @@ def on_bash(home: Path, lines: list[str]) -> list[str]:
 def test_a_real_bash_completes(completed, comfy_client):
     """On a terminal, with the script that the command prints."""
     run = "comfy-client run big20.json"
+    workflow = Workflow.example()
+    text = "it's a \"fox\"!! $HOME `id`, it's!!"
+    workflow["Positive prompt"]["text"] = text
+    workflow.save("quotes.json")
+    run_it = "comfy-client run quotes.json"
     found = on_bash(
         comfy_client.home,
         [
@@ -441,6 +458,8 @@ def test_a_real_bash_completes(completed, comfy_client):
             f"{run} --out=pic",
             f"{run} --input LoadImage=my",
             f"{run} --input 'Load Image=my",
+            f"{run_it} --set 'Positive prompt'.text=",
+            f"{run_it} --set 'Positive prompt.text=",
         ],
     )
     start = "comfy-client><run><big20.json"
@@ -454,4 +473,5 @@ def test_a_real_bash_completes(completed, comfy_client):
         f"{start}><--out=pictures/",
         f"{start}><--input><LoadImage=my photo.png",
         f"{start}><--input><Load Image=my photo.png",
+        *2 * [f"comfy-client><run><quotes.json><--set><Positive prompt.text={text}"],
     ]

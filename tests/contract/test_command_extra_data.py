@@ -115,6 +115,7 @@ def test_extra_data_is_json_or_else_a_text(comfy_client, comfyui, tmp_path):
         (["a=1", "a=2"], "given twice"),
         (["a={"], "not valid JSON"),
         (["extra_pnginfo=1"], "must be an object"),
+        (["extra_pnginfo=text"], "must be an object"),
         (['extra_pnginfo={"workflow": 1}'], "must be an object"),
         (["a=@missing"], "No such file"),
     ],
