@@ -223,7 +223,7 @@ class TestBareBatch:
 
 
 class TestKey:
-    """Says how many characters the key of partner nodes has, and fails with it if it is to."""
+    """A node that returns the length of the API key for partner nodes, or an error with the key."""
 
     CATEGORY = "tests"
     FUNCTION = "run"

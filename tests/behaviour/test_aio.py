@@ -228,8 +228,8 @@ def test_aclose_ends_a_subscription_that_a_variable_holds(
     asyncio.run(main())
 
 
-def test_events_in_another_event_loop_raise_at_once(comfy: ComfyServer, fast: ComfyApi) -> None:
-    """As those of ``asyncio.Event`` do, rather than wait for ever; the job and its end stay."""
+def test_events_in_another_event_loop_raise_immediately(comfy: ComfyServer, fast: ComfyApi) -> None:
+    """They do not wait for ever, and the job and its end event are kept."""
     gate = threading.Event()
     comfy.script(START, gate, *WELL[1:])
     job = fast.submit(GRAPH)
@@ -248,8 +248,10 @@ def test_events_in_another_event_loop_raise_at_once(comfy: ComfyServer, fast: Co
     assert asyncio.run(collected(job))[-1] == "execution_success"
 
 
-def test_without_asyncio_an_error_says_so(comfy: ComfyServer, fast: ComfyApi) -> None:
-    """Trio runs coroutines as this does, without an event loop of asyncio."""
+def test_an_error_says_that_there_is_no_asyncio_event_loop(
+    comfy: ComfyServer, fast: ComfyApi
+) -> None:
+    """Trio, for example, runs coroutines without an event loop of asyncio."""
     comfy.script(*WELL)
     job = fast.submit(GRAPH)
     with pytest.raises(RuntimeError, match="for asyncio only"):

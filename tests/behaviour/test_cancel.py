@@ -104,10 +104,8 @@ def test_cancel_without_a_jobs_api(comfy: ComfyServer, fast: ComfyApi, gate: Any
     assert len([r for r in comfy.requests if r.path.startswith("/jobs/")]) <= 1
 
 
-def test_a_job_that_was_told_to_stop_is_being_cancelled_until_it_ends(
-    comfy: ComfyServer, fast: ComfyApi
-) -> None:
-    """Though it runs on for a while, or succeeds all the same."""
+def test_a_job_told_to_stop_is_cancelling_until_it_ends(comfy: ComfyServer, fast: ComfyApi) -> None:
+    """Even if the prompt runs on for a while, or succeeds after all."""
     go = threading.Event()
     comfy.script(START, go, *WELL[1:])
     job = fast.submit(GRAPH)

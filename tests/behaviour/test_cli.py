@@ -212,8 +212,8 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_runs(tmp_path):
     assert told == f"Error: --output: Not a directory: '{tmp_path / 'file' / 'folder'}'"
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_anything_runs(tmp_path, monkeypatch):
-    """As on a read-only file system; root may write to any other."""
+def test_a_folder_that_cannot_be_written_is_reported_before_anything_runs(tmp_path, monkeypatch):
+    """A read-only file system, for example; root may write to any other folder."""
     monkeypatch.setattr("os.access", lambda path, *_: path != tmp_path)
     with ComfyServer() as server:
         told = error_of(invoke("demo", "--host", server.url, "--output", tmp_path), 2)

@@ -1,4 +1,4 @@
-"""``cancel`` of several prompts, and questions before much is deleted."""
+"""``cancel`` with several prompts, and confirmation before much is deleted."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def comfy_client(server: ComfyServer, tmp_path: Path) -> CommandLine:
 
 
 def queued(server: ComfyServer, api: ComfyApi, number: int) -> list[str]:
-    """Submit prompts; the first one runs, and the others wait for it."""
+    """Submit prompts; the first one runs, and the others wait in the queue."""
     ids = [api.submit(shows(f"{n}", waits=True)).prompt_id for n in range(number)]
     until_it_runs(server)
     return ids
@@ -49,8 +49,8 @@ def requests_of(server: ComfyServer, path: str) -> list[tuple[str, Any]]:
     return [(one.method, json.loads(one.body) if one.body else None) for one in found]
 
 
-def test_all_that_wait_are_removed_by_one_request(comfy_client, server, api):
-    """The queue is read before and after it, however many there are; unknown ones are told."""
+def test_one_request_removes_all_waiting_prompts(comfy_client, server, api):
+    """The queue is read once before and once after it; unknown prompts are reported."""
     ids = queued(server, api, 4)
     server.requests.clear()
     lines = comfy_client.json("cancel", *ids, UNKNOWN, ids[2], status=6)
@@ -66,10 +66,10 @@ def test_all_that_wait_are_removed_by_one_request(comfy_client, server, api):
     assert len(server.ran) == 1
 
 
-def test_abbreviated_ids_need_one_look_at_the_history_and_none_at_the_queue(
+def test_abbreviated_ids_need_one_request_for_the_history_and_no_more_for_the_queue(
     comfy_client, server, api
 ):
-    """However many there are."""
+    """The number of ids does not matter."""
     ids = queued(server, api, 3)
     server.requests.clear()
     ended = comfy_client("cancel", ids[1][:13], ids[2][:13])
@@ -79,12 +79,12 @@ def test_abbreviated_ids_need_one_look_at_the_history_and_none_at_the_queue(
 
 
 def _moved(found: Any) -> Any:
-    """Turn the queue back to when its running prompt still waited."""
+    """Return the queue as it was while its running prompt still waited."""
     return {"queue_running": [], "queue_pending": found["queue_running"] + found["queue_pending"]}
 
 
-def test_a_prompt_that_begins_meanwhile_is_interrupted(comfy_client, server, api):
-    """The second look at the queue shows it."""
+def test_a_prompt_that_begins_before_its_removal_is_interrupted(comfy_client, server, api):
+    """The second request for the queue shows that it runs."""
     ids = queued(server, api, 2)
     with server.faults.rewrite("GET", "/queue", _moved, times=1):
         lines = comfy_client.json("cancel", *ids)
@@ -95,8 +95,10 @@ def test_a_prompt_that_begins_meanwhile_is_interrupted(comfy_client, server, api
     server.until(lambda: server.ran[0].status == "error", 30.0)
 
 
-def test_a_prompt_that_ends_meanwhile_was_not_cancelled(comfy_client, server, api):
-    """Its record says that it has run."""
+def test_a_prompt_that_ends_before_its_removal_is_not_reported_as_cancelled(
+    comfy_client, server, api
+):
+    """Its history record says that it has run."""
     api.run(shows("a"))
     [ended] = api.get_histories().values()
     item = [0, ended.prompt_id, {}, {}, []]
@@ -110,8 +112,8 @@ def test_a_prompt_that_ends_meanwhile_was_not_cancelled(comfy_client, server, ap
 
 
 @pytest.mark.parametrize("args", [["cancel", "--all"], ["history", "--clear"]])
-def test_without_a_terminal_what_concerns_all_users_needs_yes(comfy_client, server, args):
-    """And nothing is sent."""
+def test_commands_that_affect_all_users_need_yes_without_a_terminal(comfy_client, server, args):
+    """Otherwise, nothing is sent."""
     server.requests.clear()
     [error] = comfy_client.json(*args, status=2)
     assert "needs --yes" in error["message"]
@@ -119,7 +121,7 @@ def test_without_a_terminal_what_concerns_all_users_needs_yes(comfy_client, serv
 
 
 def test_cancel_all_asks_on_a_terminal(comfy_client, server, api):
-    """Without a yes, nothing happens, and the status is that of Ctrl-C."""
+    """Without a yes, nothing is cancelled, and the exit status is that of Ctrl-C."""
     ids = queued(server, api, 2)
     ended = comfy_client.on_terminal("cancel", "--all", typed="n\n")
     assert ended.status == 130, ended
@@ -131,8 +133,8 @@ def test_cancel_all_asks_on_a_terminal(comfy_client, server, api):
     assert len(server.ran) == 1
 
 
-def test_an_empty_queue_is_told_on_stderr(comfy_client):
-    """Such as to scripts that cancel in any case."""
+def test_an_empty_queue_is_noted_on_stderr(comfy_client):
+    """The status is 0, as for scripts that cancel in any case."""
     ended = comfy_client("cancel", "--all", "--yes")
     assert (ended.status, ended.out, ended.err) == (0, "", "The queue is empty.\n")
     ended = comfy_client("cancel", "--all-mine")
@@ -141,7 +143,7 @@ def test_an_empty_queue_is_told_on_stderr(comfy_client):
 
 
 def test_the_history_is_cleared(comfy_client, api):
-    """By itself: what is listed is another matter."""
+    """``--clear`` takes no options that filter the list."""
     api.run(shows("a"))
     ended = comfy_client("history", "--clear", "--yes")
     assert (ended.status, ended.err) == (0, "")

@@ -92,8 +92,8 @@ PARAMETERS = dict(parameters())
 
 
 @pytest.mark.parametrize("name", [name for name, param in PARAMETERS.items() if is_path(param)])
-def test_what_takes_a_path_completes_files(completed, name):
-    """Each of every command: one that is added joins by itself."""
+def test_parameters_that_take_a_path_complete_files(completed, name):
+    """Each parameter of every command is a case, so new ones are tested, too."""
     param = PARAMETERS[name]
     before = metavar_of(param).rpartition("=")[0]
     text = f"{before}=pho" if before else "pho"
@@ -105,7 +105,7 @@ def test_what_takes_a_path_completes_files(completed, name):
 
 
 def test_at_least_these_take_a_path():
-    """So that the walk above cannot miss them all."""
+    """The test above would pass if it found no parameters."""
     names = {name for name, param in PARAMETERS.items() if is_path(param)}
     assert len(names) >= 60
     assert {"run workflow", "run out", "run inputs", "run login_file", "sweep journal"} <= names
@@ -113,8 +113,8 @@ def test_at_least_these_take_a_path():
     assert {"upload files", "download out", "job out", "serve tls_keyfile", "demo output"} <= names
 
 
-def test_each_other_value_completes_or_is_free():
-    """A new option says what completes it, or its metavar that nothing is known."""
+def test_every_other_parameter_has_completion_or_is_listed_as_free():
+    """A new option needs either a completion or a metavar that has none."""
     open_to_all = {
         name
         for name, param in PARAMETERS.items()
@@ -176,8 +176,8 @@ def test_each_other_value_completes_or_is_free():
         ("comfy-client api /x --field me@big", []),
     ],
 )
-def test_bash_gets_the_rest_of_its_word(completed, line, found):
-    """The part that it replaces: after the last break that is not quoted; quoted as it is there."""
+def test_bash_gets_the_part_of_the_word_that_it_replaces(completed, line, found):
+    """The part after the last unquoted word break, with the quoting that is open there."""
     assert completed(line) == found
 
 
@@ -193,29 +193,29 @@ def test_bash_gets_the_rest_of_its_word(completed, line, found):
         (["run", ""], ["file,"]),
     ],
 )
-def test_words_that_bash_splits_are_put_together(completed, config, words, found):
-    """Bash splits at ``=`` and ``:``, and a script of click's sends these words only."""
+def test_words_that_bash_splits_are_joined(completed, config, words, found):
+    """Bash splits at ``=`` and ``:``, and click's own script sends only these words."""
     config('[profiles.gpu]\nhost = "http://gpu:8188"\n')
     sent = {"COMP_LINE": "", "COMP_WORDS": "\n".join(["comfy-client", *words])}
     assert completed("", **sent, COMP_CWORD=str(len(words))) == found
 
 
-def test_what_stands_behind_the_cursor_is_not_read(completed):
-    """Nor are words that follow."""
+def test_text_after_the_cursor_is_ignored(completed):
+    """So are the words that follow."""
     line = "comfy-client run big20.json --set Sampler.st --out pictures/"
     at = line.index(" --out")
     assert completed(line, COMP_POINT=str(at)) == ["plain,Sampler.steps="]
 
 
-def test_a_user_may_have_taken_the_equals_sign_out_of_the_breaks(completed):
-    """Then bash replaces the whole word."""
+def test_bash_replaces_the_whole_word_if_the_equals_sign_is_no_word_break(completed):
+    """A user may have changed ``COMP_WORDBREAKS``."""
     line = "comfy-client run big20.json --set Sampler.steps="
     assert completed(line, COMP_WORDBREAKS=" \t\n") == ["plain,Sampler.steps=20"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_get_whole_words(completed, shell):
-    """They quote what they insert."""
+    """These shells quote what they insert."""
 
     def values(line: str) -> list[str]:
         answer = completed(line, shell)
@@ -235,8 +235,8 @@ def test_other_shells_get_whole_words(completed, shell):
     assert values(f"{run} --input 'Load Image=my") == ["plain,Load Image=my photo.png"]
 
 
-def test_what_no_terminal_shows_is_not_offered(completed):
-    """A new line in a title or in a value would be two answers."""
+def test_values_with_unprintable_characters_are_not_offered(completed):
+    """A newline in a title or in a value would split the answer in two."""
     workflow = Workflow.example()
     workflow["Positive prompt"]["text"] = "two\nlines"
     workflow.save("lines.json")
@@ -262,7 +262,7 @@ def test_bash_puts_no_earlier_command_in_place_of_a_value(completed):
 
 
 def test_ids_come_from_the_queue_and_the_history(completed, comfy, monkeypatch):
-    """And of those that can be cancelled only from the queue; each once."""
+    """For ``cancel``, only from the queue; each id is offered once."""
     monkeypatch.setenv("COMFYUI_HOST", comfy.url)
     with ComfyApi(comfy.url) as api:
         ended = api.run(shows()).prompt_id
@@ -282,7 +282,7 @@ def test_ids_come_from_the_queue_and_the_history(completed, comfy, monkeypatch):
 
 
 def test_classes_folders_choices_and_checkpoints_come_from_the_server(completed, comfy):
-    """The one that the command line names, before the command or behind it."""
+    """The server is the one named on the command line, before or after the command."""
     host = f"--host {comfy.url}"
     assert "plain,KSampler" in completed(f"comfy-client nodes {host} KSam")
     assert "plain,KSampler" in completed(f"comfy-client {host} nodes KSam")
@@ -296,8 +296,8 @@ def test_classes_folders_choices_and_checkpoints_come_from_the_server(completed,
     assert completed("comfy-client demo --checkpoint simu", COMFYUI_HOST=comfy.url) == []
 
 
-def test_a_file_of_the_frontend_needs_definitions(completed, comfy):
-    """From the server, or from a file."""
+def test_completion_for_a_workflow_in_ui_format_needs_definitions(completed, comfy):
+    """They come from the server, or from a file."""
     Path("ui.json").write_text(json.dumps(load_workflow("txt2img_ui")))
     found = completed(f"comfy-client run --host {comfy.url} ui.json --set Sampler.st")
     assert found == ["plain,Sampler.steps="]
@@ -325,13 +325,13 @@ def test_a_file_of_the_frontend_needs_definitions(completed, comfy):
     ],
 )
 def test_a_failure_is_silent(completed, capfd, line):
-    """No server, no such profile, a password in an option, standard input as a file."""
+    """No server, an unknown profile, a password in an option, or standard input as a file."""
     assert completed(line, COMFYUI_HOST="127.0.0.1:9") == []
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_deaf_server_does_not_hold_up_the_shell(comfy_client):
-    """It takes the connection and never answers: the process ends by itself."""
+def test_a_server_that_never_answers_does_not_block_the_shell(comfy_client):
+    """It accepts the connection; the completion process ends by itself."""
 
     def says_nothing(connection: socket.socket) -> None:
         while connection.recv(4096):
@@ -361,7 +361,7 @@ def test_a_secret_goes_only_where_the_command_would_send_it(completed):
 
 
 def test_hosts_and_profiles_come_from_the_config_file(completed, config):
-    """But no host with a password in it."""
+    """Hosts with a password in them are left out."""
     config(
         '[profiles.studio]\nhost = "https://studio.test"\n'
         '[profiles.home]\nhost = "https://me:secret@home.test"\n'
@@ -387,7 +387,7 @@ def config(comfy_client: CommandLine) -> Callable[[str], None]:
 
 
 def on_bash(home: Path, lines: list[str]) -> list[str]:
-    """What bash has on its line after each text and a Tab: its words, as a program gets them."""
+    """Return a function: the words on the line of a real bash after a text and a Tab."""
     here, there = pty.openpty()
     termios.tcsetwinsize(there, (50, 1000))
     path = f"{COMMAND.parent}{os.pathsep}{os.environ['PATH']}"

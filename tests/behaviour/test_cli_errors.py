@@ -109,7 +109,7 @@ def test_what_stdout_does_not_take_is_said_on_stderr(comfy_client):
 
 
 def test_ctrl_c_while_the_command_starts_is_quiet(monkeypatch):
-    """Even before there is a handler for it."""
+    """Even before a handler is installed."""
 
     class Pressed(ModuleType):
         def __getattr__(self, name: str) -> object:
@@ -243,7 +243,7 @@ def test_after_a_timeout_the_progress_says_so_in_short(comfy_client):
 
 
 def test_a_run_in_a_pipe_says_that_it_waits_and_that_it_begins(comfy_client):
-    """Once each; else it would be silent until a tenth is done."""
+    """One line each; otherwise it would be silent until a tenth is done."""
     with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
         endless = ("w.json", "--set", "KSampler.steps=1000")
         first = api.submit(comfy_client.home / "w.json", {"KSampler.steps": 1000})
@@ -260,7 +260,7 @@ def test_a_run_in_a_pipe_says_that_it_waits_and_that_it_begins(comfy_client):
 
 @pytest.mark.parametrize("function", [wait_for, surface])
 def test_ctrl_c_between_the_submission_and_the_wait_cancels_too(comfy_client, function):
-    """At the first moment of a function that is called there."""
+    """Ctrl-C comes at the first moment of a function that is called in between."""
 
     def look(frame: FrameType, event: str, _: object) -> None:
         if event == "call" and frame.f_code is function.__code__:

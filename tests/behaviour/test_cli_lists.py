@@ -1,4 +1,4 @@
-"""Lists with filters, of several servers, and several jobs at a time."""
+"""Lists with filters, lists of several servers, and several jobs in one command."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MINE = {"comfy_client_cli": "tests"}
 
 
 class Fails:
-    """Raises an error."""
+    """A node that raises an error."""
 
     INPUT_TYPES = classmethod(lambda cls: {"required": {"text": ("STRING", {})}})
     RETURN_TYPES = ()
@@ -86,8 +86,8 @@ def ids(rows: list[Any]) -> list[str]:
 # -- filters ----------------------------------------------------------------------------
 
 
-def test_the_history_lists_only_what_the_filters_leave(comfy_client, api):
-    """The newest first; the limit counts what is left."""
+def test_the_history_lists_only_prompts_that_pass_the_filters(comfy_client, api):
+    """The newest come first; the limit applies after the filters."""
     first, second = ended(api, shows("a")), ended(api, FAILS, extra_data=MINE)
     third, fourth = ended(api, FAILS), ended(api, shows("b"), extra_data=MINE)
 
@@ -108,7 +108,7 @@ def test_the_history_lists_only_what_the_filters_leave(comfy_client, api):
 
 
 def test_since_is_an_age_or_a_time(comfy_client, api):
-    """The end of a prompt counts; times without a zone are local."""
+    """It is compared with the end of a prompt; times without a zone are local."""
     prompt_id = ended(api, shows("a"))
     at = api.get_history(prompt_id).ended
     before, after = (datetime.fromtimestamp(at + n, UTC) for n in (-1, 1))
@@ -121,7 +121,7 @@ def test_since_is_an_age_or_a_time(comfy_client, api):
 
 
 def test_a_filter_reads_the_history_from_its_end_until_it_has_enough(comfy_client, server, api):
-    """Five times as much at each step."""
+    """Each step reads five times as many entries."""
     first = ended(api, FAILS)
     entry = api.get_history(first).raw
     good = {**entry, "status": {"status_str": "success", "completed": True, "messages": []}}
@@ -145,8 +145,8 @@ def test_a_filter_reads_the_history_from_its_end_until_it_has_enough(comfy_clien
     assert sizes == [200]
 
 
-def test_the_queue_can_be_that_of_this_installation(comfy_client, server, api):
-    """Their positions are those in the whole queue."""
+def test_the_queue_can_be_limited_to_prompts_of_this_installation(comfy_client, server, api):
+    """Positions are those in the whole queue."""
     api.submit(shows("a", waits=True))
     mine = api.submit(shows("b", waits=True), extra_data=MINE).prompt_id
     until_it_runs(server)
@@ -176,7 +176,7 @@ def test_the_queue_can_be_that_of_this_installation(comfy_client, server, api):
 def test_a_list_of_several_servers_names_the_server_of_each_line(
     comfy_client, server, other, api, args
 ):
-    """In their order; for one server it does not."""
+    """The servers keep their order; a list of one server does not name it."""
     api.submit(shows("a", waits=True), extra_data=MINE)
     ended_here = ["history"] if args == ["history"] else []
     until_it_runs(server)
@@ -198,7 +198,7 @@ def test_a_list_of_several_servers_names_the_server_of_each_line(
 
 @pytest.mark.parametrize("args", [["queue"], ["history"], ["info"], ["models"], ["nodes"]])
 def test_a_dead_server_does_not_hide_the_others(comfy_client, other, args):
-    """It is told behind their lines, and the status is that of the worst."""
+    """Its error comes after their lines, and the exit status is the worst one."""
     hosts = ("--host", NOWHERE, "--host", other.url)
     *rows, error = comfy_client.json(*args, *hosts, status=3)
     assert {row["server"] for row in rows} == (set() if args == ["queue"] else {other.url})
@@ -209,8 +209,8 @@ def test_a_dead_server_does_not_hide_the_others(comfy_client, other, args):
     assert bool(text.out) is (args != ["queue"])
 
 
-def test_several_servers_with_errors_end_with_the_worst(comfy_client, other):
-    """Each one is told."""
+def test_several_servers_with_errors_end_with_the_worst_status(comfy_client, other):
+    """Each error is reported."""
     with ComfyServer(credentials=("me", "pass")) as locked:
         hosts = ("--host", NOWHERE, "--host", other.url, "--host", locked.url)
         *rows, first, second = comfy_client.json("models", *hosts, status=8)
@@ -221,7 +221,7 @@ def test_several_servers_with_errors_end_with_the_worst(comfy_client, other):
 
 
 def test_profiles_name_several_servers_too(comfy_client, server, other):
-    """Options before the command, as well."""
+    """Also as options before the command."""
     config = comfy_client.home / ".config/comfy-client/config.toml"
     config.parent.mkdir(parents=True)
     config.write_text(f'[profiles.a]\nhost = "{server.url}"\n[profiles.b]\nhost = "{other.url}"')
@@ -235,16 +235,16 @@ def test_profiles_name_several_servers_too(comfy_client, server, other):
     )
 
 
-def test_the_worst_status_is_the_highest_but_that_of_an_interrupt():
-    """Stopped by somebody is less than any failure."""
+def test_the_worst_status_is_the_highest_except_that_of_an_interrupt():
+    """An interrupted prompt counts less than any failure."""
     assert worst([]) is Exit.DONE
     assert worst([Exit.STOPPED, Exit.DONE]) is Exit.STOPPED
     assert worst([Exit.STOPPED, Exit.FAILED, Exit.ERROR]) is Exit.FAILED
     assert worst([Exit.UNAUTHORISED, Exit.UNREACHABLE]) is Exit.UNAUTHORISED
 
 
-def test_what_is_empty_says_so_on_stderr(comfy_client):
-    """Scripts that read stdout have nothing to read."""
+def test_an_empty_list_is_noted_on_stderr(comfy_client):
+    """Scripts that read stdout get no lines."""
     empty = comfy_client("models", "loras")
     assert (empty.status, empty.out, empty.err) == (0, "", "The folder loras is empty.\n")
     none = comfy_client("logs", "-n", 0)
@@ -255,8 +255,8 @@ def test_what_is_empty_says_so_on_stderr(comfy_client):
         assert comfy_client.json(*args) == []
 
 
-def test_watch_tells_what_happens_on_several_servers(comfy_client, server, other, api):
-    """A dead one is told, and does not hide the others."""
+def test_watch_shows_what_happens_on_several_servers(comfy_client, server, other, api):
+    """A dead server is reported, and does not hide the others."""
     hosts = ("--host", NOWHERE, "--host", server.url, "--host", other.url)
     with (
         comfy_client.started("watch", "--json", *hosts) as process,
@@ -283,8 +283,8 @@ def test_watch_tells_what_happens_on_several_servers(comfy_client, server, other
     assert f"Watching the queues of {NOWHERE}, {server.url}, {other.url}; Ctrl-C stops." in err
 
 
-def test_watch_needs_one_server_that_answers_and_one_for_an_id(comfy_client):
-    """The status is that of the first server, or of wrong usage."""
+def test_watch_needs_a_server_that_answers_and_only_one_for_an_id(comfy_client):
+    """Otherwise, the status is that of the first server's error, or of wrong usage."""
     hosts = ("--host", NOWHERE, "--host", "http://127.0.0.1:2")
     assert comfy_client("watch", *hosts).status == 3
     assert comfy_client("watch", UNKNOWN, *hosts).status == 2
@@ -296,8 +296,8 @@ def test_watch_needs_one_server_that_answers_and_one_for_an_id(comfy_client):
 # -- jobs -------------------------------------------------------------------------------
 
 
-def test_several_jobs_are_told_in_their_order(comfy_client, api):
-    """Unknown ones have an error in their place, and the others go on."""
+def test_several_jobs_are_shown_in_the_order_of_their_ids(comfy_client, api):
+    """An unknown job has an error in its place, and the others follow."""
     good, bad = ended(api, shows("a")), ended(api, FAILS)
     one, error, two = comfy_client.json("job", good, UNKNOWN, bad[:13], status=6)
     assert (one["prompt_id"], one["status"]) == (good, "succeeded")
@@ -310,7 +310,7 @@ def test_several_jobs_are_told_in_their_order(comfy_client, api):
 
 
 def test_waiting_for_several_jobs_ends_with_the_worst_status(comfy_client, server, api):
-    """All are waited for, whichever fails."""
+    """The command waits for all jobs, whichever of them fail."""
     bad, good = ended(api, FAILS), ended(api, shows("a"))
     stopped = api.submit(shows("b", waits=True))
     until_it_runs(server)
@@ -329,8 +329,8 @@ def test_waiting_for_several_jobs_ends_with_the_worst_status(comfy_client, serve
     assert text.err.index("Error: ") < text.err.index(f"prompt {good}:")
 
 
-def test_the_time_to_wait_is_for_all_jobs_together(comfy_client, server, api):
-    """Those that have ended are shown all the same."""
+def test_the_timeout_is_for_all_jobs_together(comfy_client, server, api):
+    """Jobs that have ended are shown all the same."""
     slow = [api.submit(shows(f"{n}", waits=True)).prompt_id for n in range(2)]
     until_it_runs(server)
     lines = comfy_client.json("job", *slow, "--wait", "--timeout", 0.5, status=7)
@@ -340,7 +340,7 @@ def test_the_time_to_wait_is_for_all_jobs_together(comfy_client, server, api):
 
 @pytest.mark.parametrize("wait", [[], ["--wait"]])
 def test_the_traceback_of_a_failed_prompt_is_shown(comfy_client, api, wait):
-    """That of the server, on stdout; others have none."""
+    """The server's traceback, on stdout; prompts that did not fail have none."""
     bad, good = ended(api, FAILS), ended(api, shows("a"))
     shown = comfy_client("job", bad, "--traceback", *wait)
     assert shown.status == (5 if wait else 0)
@@ -357,7 +357,7 @@ GREEN, RED, YELLOW, CYAN = (f"\x1b[{code}m" for code in (32, 31, 33, 36))
 
 
 def test_statuses_have_colors_on_a_terminal_only(comfy_client, server, api):
-    """Green, red, yellow, and cyan while it runs; none with NO_COLOR or on a dumb terminal."""
+    """Green, red, yellow, and cyan for running; none with NO_COLOR or on a dumb terminal."""
     good, bad = ended(api, shows("a")), ended(api, FAILS)
     stopped = api.submit(shows("b", waits=True))
     until_it_runs(server)
@@ -382,8 +382,8 @@ def test_statuses_have_colors_on_a_terminal_only(comfy_client, server, api):
     assert "\x1b" not in comfy_client.on_terminal("history", "--json").out
 
 
-def test_the_end_of_a_run_and_changes_that_watch_tells_have_colors(comfy_client):
-    """Those of a result and of an error, too."""
+def test_results_errors_and_changes_in_watch_have_colors(comfy_client):
+    """On a terminal, like the statuses in lists."""
     (comfy_client.home / "good.json").write_text(json.dumps(shows("a")))
     (comfy_client.home / "bad.json").write_text(json.dumps(FAILS))
     good = comfy_client.on_terminal("run", "good.json")
@@ -395,8 +395,8 @@ def test_the_end_of_a_run_and_changes_that_watch_tells_have_colors(comfy_client)
     assert colored("gone", "pending") == "gone"
 
 
-def test_control_characters_of_a_server_bring_no_colors(comfy_client, server):
-    """They are spaces before a status gets its color."""
+def test_control_characters_from_a_server_set_no_colors(comfy_client, server):
+    """They are replaced by spaces before a status is colored."""
     record = ["0", "1\x1b[31mf", {}, {}, []]
     server.on("GET", "/queue", (200, {}, {"queue_running": [record], "queue_pending": []}))
     assert "1 [31mf" in comfy_client.on_terminal("queue").out

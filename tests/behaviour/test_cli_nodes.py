@@ -1,4 +1,4 @@
-"""``nodes`` and ``models``: what there is, by name, title, words and types."""
+"""``nodes`` and ``models``: lists by name, title, words and types."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OFFLINE = ("--definitions", "object_info.json", "--host", "127.0.0.1:9")
 
 @pytest.fixture
 def offline(tmp_path: Path) -> CommandLine:
-    """Commands beside a file with the definitions of a real server, and without a server."""
+    """Commands with the definitions of a real server in a file, and without a server."""
     (tmp_path / "object_info.json").write_text(json.dumps(definitions("0.3.75")))
     return CommandLine(tmp_path)
 
@@ -39,7 +39,7 @@ def names(found: list[dict[str, object]]) -> set[object]:
 
 
 def test_a_node_is_found_by_its_title(offline, online):
-    """As the frontend shows it, in any case, from a file or from the server."""
+    """The title that the frontend shows, in any case, from a file or from the server."""
     for wanted in ("ImageScale", "Upscale Image", "upscale image"):
         [found] = offline.json("nodes", wanted, *OFFLINE)
         assert found["class_type"] == "ImageScale"
@@ -49,7 +49,7 @@ def test_a_node_is_found_by_its_title(offline, online):
     assert found["class_type"] == "ImageScale"
 
 
-def test_an_unknown_name_lists_what_has_such_a_name_or_title(offline):
+def test_an_unknown_name_lists_classes_with_a_similar_name_or_title(offline):
     [error] = offline.json("nodes", "Upscale Imag", *OFFLINE, status=2)
     assert "ImageScale" in error["message"].partition("nearest: ")[2].split(", ")
     [error] = offline.json("nodes", "image upscale model", *OFFLINE, status=2)
@@ -58,7 +58,7 @@ def test_an_unknown_name_lists_what_has_such_a_name_or_title(offline):
     assert error["message"] == "no node class or title 'qqqqq'"
 
 
-def test_several_nodes_of_one_title_are_named(tmp_path):
+def test_a_title_of_several_classes_is_an_error_that_names_them(tmp_path):
     known = {name: {"display_name": "Load", "input": {}, "output": []} for name in ("A", "B")}
     (tmp_path / "object_info.json").write_text(json.dumps(known))
     [error] = CommandLine(tmp_path).json("nodes", "load", *OFFLINE, status=2)
@@ -66,7 +66,7 @@ def test_several_nodes_of_one_title_are_named(tmp_path):
 
 
 def test_a_search_takes_words_in_any_order(offline):
-    """Over names, titles, categories and descriptions."""
+    """It looks at names, titles, categories and descriptions."""
     one = names(offline.json("nodes", "--search", "upscale model", *OFFLINE))
     other = names(offline.json("nodes", "--search", "MODEL  Upscale", *OFFLINE))
     assert one == other > {"ImageUpscaleWithModel", "UpscaleModelLoader"}
@@ -93,7 +93,7 @@ def test_all_choices_of_a_class_are_shown_if_asked(offline):
 @pytest.mark.parametrize(
     "args", [("--all",), ("KSampler", "--search", "x"), ("KSampler", "--produces", "IMAGE")]
 )
-def test_what_makes_no_sense_together_is_refused(offline, args):
+def test_options_that_exclude_each_other_are_refused(offline, args):
     assert offline("nodes", *args, *OFFLINE).status == 2
 
 

@@ -1,4 +1,4 @@
-"""Workflows by the id of a prompt, and second tries, with several servers."""
+"""Prompt ids as workflows, and second runs after a lack of memory, with several servers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEY = "comfyui-0123456789-secret"
 
 
 class Hungry:
-    """Runs out of memory once, and then says how long the key of partner nodes is."""
+    """A node that runs out of memory once, and then reports the length of the API key."""
 
     tries: ClassVar[list[int]] = []
 
@@ -61,7 +61,7 @@ def hosts(servers: list[ComfyServer]) -> list[str]:
     return [word for server in servers for word in ("--host", server.url)]
 
 
-def test_a_prompt_of_any_of_the_servers_runs_again(comfy_client, servers) -> None:
+def test_a_prompt_known_to_any_of_the_servers_runs_again(comfy_client, servers) -> None:
     with ComfyApi(servers[1].url) as api:
         past = api.run(hungry("little")).prompt_id
     for command in ("run", "rerun"):
@@ -72,7 +72,7 @@ def test_a_prompt_of_any_of_the_servers_runs_again(comfy_client, servers) -> Non
     assert f"no such prompt on {servers[0].url}, {servers[1].url}: 'unknown'" in error["message"]
 
 
-def test_a_prompt_that_runs_out_of_memory_has_a_second_try(comfy_client, servers) -> None:
+def test_a_prompt_that_runs_out_of_memory_is_run_once_more(comfy_client, servers) -> None:
     ended = comfy_client("run", "w.json", "--retry-oom", "--timeout", 60, *hosts(servers))
     assert (ended.status, ended.lines) == (0, [f"much {len(KEY)}"]), ended
     assert "runs once more" in ended.err

@@ -1,4 +1,4 @@
-"""The commands that show what is there: ``api``, ``object-info``, ``help`` and ``schema``."""
+"""The commands ``api``, ``object-info``, ``help`` and ``schema``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def comfy_client(tmp_path: Path, server: ComfyServer) -> CommandLine:
 
 @pytest.fixture
 def asked(server: ComfyServer) -> list[Request]:
-    """What has come to ``/thing``, which answers with what was sent."""
+    """The requests to ``/thing``, which answers with what was sent."""
     requests: list[Request] = []
 
     def answer(request: Request) -> Answer:
@@ -70,7 +70,7 @@ def asked(server: ComfyServer) -> list[Request]:
     ],
 )
 def test_a_request_is_sent_as_it_is_written(comfy_client, asked, args, method, body):
-    """With the login, below /api."""
+    """With the login, and below /api."""
     (comfy_client.home / "body.bin").write_bytes(b"\x00\xff")
     (comfy_client.home / "text.txt").write_text("long text")
     ran = comfy_client("api", *args, stdin="piped")
@@ -81,8 +81,8 @@ def test_a_request_is_sent_as_it_is_written(comfy_client, asked, args, method, b
     assert sent == body
 
 
-def test_fields_of_get_are_its_query(comfy_client, asked):
-    """Beside what the path has."""
+def test_fields_of_a_get_request_go_into_its_query(comfy_client, asked):
+    """They are added to the query in the path."""
     assert comfy_client("api", "/thing?a=1&b=", "--field", "c=x y", "--field", "d=2").status == 0
     [request] = asked
     assert dict(request.query) == {"a": "1", "b": "", "c": "x y", "d": "2"}
@@ -101,15 +101,15 @@ def test_fields_of_get_are_its_query(comfy_client, asked):
         ["POST", "/queue", "--data", "@missing.json"],
     ],
 )
-def test_what_is_no_request_to_this_server_is_not_sent(comfy_client, server, args):
-    """It goes to no other server, with or without the login."""
+def test_a_path_that_names_another_server_is_refused(comfy_client, server, args):
+    """Nothing is sent there, with or without the login."""
     [error] = comfy_client.json("api", *args, status=2)
     assert error["code"] == "usage"
     assert not server.requests
 
 
-def test_errors_have_the_statuses_of_all_commands(comfy_client):
-    """With the answer of the server in words."""
+def test_errors_have_the_same_statuses_as_in_other_commands(comfy_client):
+    """The message contains the server's answer."""
     assert comfy_client("api", "/queue", COMFYUI_LOGIN="me:wrong").status == 8
     assert comfy_client("api", "/queue", "--host", "http://127.0.0.1:1").status == 3
     [error] = comfy_client.json("api", "/no/such/route", status=1)
@@ -117,7 +117,7 @@ def test_errors_have_the_statuses_of_all_commands(comfy_client):
 
 
 def in_a_terminal(comfy_client: CommandLine, *args: str) -> tuple[int, str]:
-    """The status of a command, and what it writes to a terminal."""
+    """Return the status of a command and what it writes to a terminal."""
     here, there = pty.openpty()
     env = {**os.environ, "HOME": str(comfy_client.home), **comfy_client.variables}
     with subprocess.Popen(
@@ -135,8 +135,8 @@ def in_a_terminal(comfy_client: CommandLine, *args: str) -> tuple[int, str]:
         return process.wait(LIMIT), shown.decode()
 
 
-def test_a_terminal_gets_indented_json_and_nothing_that_moves_its_cursor(comfy_client, server):
-    """Nor any bytes of a picture."""
+def test_a_terminal_gets_indented_json_and_no_control_characters(comfy_client, server):
+    """Nor the bytes of a picture."""
     assert in_a_terminal(comfy_client, "api", "/queue")[1].startswith('{\r\n  "queue_running": [')
     server.on("GET", "/text", lambda _: (200, {}, b"a\x1b[2Jb\n\x07c"))
     assert in_a_terminal(comfy_client, "api", "/text") == (0, "a [2Jb\r\n c\r\n")
@@ -146,8 +146,8 @@ def test_a_terminal_gets_indented_json_and_nothing_that_moves_its_cursor(comfy_c
     assert "are not for a terminal: use -o FILE" in said
 
 
-def test_help_is_that_of_the_option(comfy_client):
-    """Of all commands, or of one."""
+def test_help_prints_the_same_as_the_option(comfy_client):
+    """For one command, or for all."""
     assert comfy_client("help").out == comfy_client("--help").out
     assert comfy_client("help", "run").out == comfy_client("run", "--help").out
     unknown = comfy_client("help", "rum")
@@ -157,7 +157,7 @@ def test_help_is_that_of_the_option(comfy_client):
 
 @pytest.mark.parametrize(("args", "name"), [([], "commands.json"), (["--classes"], "schema.json")])
 def test_the_schema_is_the_file_in_the_package(comfy_client, args, name):
-    """As text, or in one line."""
+    """As text, or as JSON in one line."""
     text = (resources.files(package) / name).read_text("utf-8")
     assert comfy_client("schema", *args).out == text
     [found] = comfy_client.json("schema", *args)

@@ -1,4 +1,4 @@
-"""Options about the requests of a command: how long they may take, what is said and recorded."""
+"""Options for the requests of a command: time limits, logging and recording."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def comfy_client(tmp_path: Path) -> CommandLine:
 
 
 @pytest.mark.parametrize("command", ASKING)
-def test_a_frozen_server_costs_a_command_no_more_than_its_time(comfy_client, command):
-    """Exit status 7, with what to try."""
+def test_a_command_with_a_frozen_server_ends_after_the_request_timeout(comfy_client, command):
+    """The exit status is 7, with advice."""
     with ComfyServer() as server, server.faults.freeze():
         options = ("--host", server.url, "--request-timeout", SHORT)
         [error] = comfy_client.json(command, *ASKING[command], *options, status=7)
@@ -47,8 +47,8 @@ def test_a_frozen_server_costs_a_command_no_more_than_its_time(comfy_client, com
 
 
 @pytest.mark.parametrize("command", ["run", "sweep"])
-def test_frozen_servers_cost_a_pool_no_more_than_its_time(comfy_client, command):
-    """The first error is the last word."""
+def test_a_command_with_several_frozen_servers_ends_after_one_timeout(comfy_client, command):
+    """The first server's error is printed last."""
     with ComfyServer() as one, ComfyServer() as two, one.faults.freeze(), two.faults.freeze():
         hosts = ("--host", one.url, "--host", two.url, "--request-timeout", SHORT)
         [error] = comfy_client.json(command, *ASKING[command], *hosts, status=7)
@@ -56,16 +56,16 @@ def test_frozen_servers_cost_a_pool_no_more_than_its_time(comfy_client, command)
 
 
 @pytest.mark.parametrize("command", [["stubs"], ["convert", "ui.json"]], ids=" ".join)
-def test_so_does_a_frozen_server_that_is_asked_for_node_definitions(comfy_client, command):
-    """By commands that need no server otherwise."""
+def test_a_frozen_server_asked_for_node_definitions_ends_a_command_in_time(comfy_client, command):
+    """Some commands ask a server for nothing else."""
     (comfy_client.home / "ui.json").write_text(json.dumps(load_workflow("txt2img_ui")))
     with ComfyServer() as server, server.faults.freeze():
         ran = comfy_client(*command, "--host", server.url, "--request-timeout", SHORT)
         assert ran.status == 7, ran
 
 
-def test_the_limit_is_also_that_of_requests_with_a_longer_one_of_their_own():
-    """Such as those for all node definitions."""
+def test_the_limit_also_applies_to_requests_with_a_longer_limit_of_their_own():
+    """Requests for all node definitions have one, for example."""
     given = ServerOptions(hosts=("http://a",), request_timeout=2.0)
     for made in (given.client(), given.clients()):
         with made:
@@ -76,7 +76,7 @@ def test_the_limit_is_also_that_of_requests_with_a_longer_one_of_their_own():
 
 
 def test_a_demo_on_a_frozen_server_ends_too(comfy_client):
-    """As ``with ComfyApi(...)`` does."""
+    """It connects as ``with ComfyApi(...)`` does."""
     with ComfyServer() as server, server.faults.freeze():
         ran = comfy_client("--request-timeout", SHORT, "demo", "--host", server.url)
         assert ran.status == 7, ran
@@ -99,8 +99,8 @@ def test_without_the_option_requests_have_a_limit_too():
 @pytest.mark.parametrize(
     "command", [["nodes"], ["stubs"], ["check", "w.json"], ["convert", "ui.json"]], ids=" ".join
 )
-def test_before_all_node_definitions_a_short_question_must_be_answered(comfy_client, command):
-    """A server may take minutes for them, but a frozen one shall not."""
+def test_a_short_request_precedes_that_for_all_node_definitions(comfy_client, command):
+    """A busy server may take minutes for the definitions; a frozen one never answers."""
     (comfy_client.home / "ui.json").write_text(json.dumps(load_workflow("txt2img_ui")))
     with ComfyServer() as server:
         ran = comfy_client(*command, "--host", server.url)
@@ -110,7 +110,7 @@ def test_before_all_node_definitions_a_short_question_must_be_answered(comfy_cli
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
-def test_a_limit_that_is_no_time_is_wrong_usage(comfy_client, seconds):
+def test_an_invalid_limit_is_wrong_usage(comfy_client, seconds):
     """Nothing is sent."""
     [error] = comfy_client.json("info", "--request-timeout", seconds, status=2)
     assert "--request-timeout" in error["message"]
@@ -119,8 +119,8 @@ def test_a_limit_that_is_no_time_is_wrong_usage(comfy_client, seconds):
 # -- what is said -----------------------------------------------------------------------
 
 
-def test_verbose_tells_of_prompts_and_twice_of_requests(comfy_client):
-    """On stderr, before and behind the command; results on stdout stay as they are."""
+def test_verbose_logs_prompts_and_given_twice_also_requests(comfy_client):
+    """On stderr, for the option before and after the command; stdout stays the same."""
     before = logging.getLogger("comfy_client").level
     with ComfyServer() as server:
         host = ("--host", server.url)
@@ -139,7 +139,7 @@ def test_verbose_tells_of_prompts_and_twice_of_requests(comfy_client):
         assert logging.getLogger("comfy_client").level == before
 
 
-def test_a_line_of_the_log_does_not_break_a_progress_bar(capsys):
+def test_a_log_line_does_not_break_a_progress_bar(capsys):
     """The bar is cleared first, and drawn again below the line."""
     with plain_logs(), tqdm(total=4, file=sys.stderr) as bar:
         bar.update(2)
@@ -151,8 +151,8 @@ def test_a_line_of_the_log_does_not_break_a_progress_bar(capsys):
     assert "2/4" in again
 
 
-def test_nothing_verbose_is_secret(comfy_client):
-    """Neither are recordings."""
+def test_verbose_output_contains_no_secrets(comfy_client):
+    """Nor does a recording."""
     with ComfyServer(credentials=("me", "geheim")) as server:
         env = {"COMFYUI_HOST": server.url, "COMFYUI_LOGIN": "me:geheim"}
         ran = comfy_client("run", "w.json", "-vv", "--record", "r.jsonl", **env)
@@ -180,7 +180,7 @@ def test_a_recorded_run_can_be_replayed(comfy_client):
 
 @pytest.mark.parametrize("command", ASKING)
 def test_every_command_records(comfy_client, command):
-    """Also what has failed."""
+    """Commands that fail, too."""
     with ComfyServer() as server, server.faults.bad_gateway():
         ran = comfy_client(command, *ASKING[command], "--host", server.url, "--record", "r.jsonl")
         assert ran.status == 3, ran
@@ -189,7 +189,7 @@ def test_every_command_records(comfy_client, command):
 
 
 def test_each_of_several_servers_has_its_own_recording(comfy_client):
-    """Named after it."""
+    """The file is named after the server."""
     with ComfyServer() as one, ComfyServer() as two:
         hosts = ("--host", one.url, "--host", two.url)
         ran = comfy_client("run", "w.json", *hosts, "--record", "r.jsonl")
@@ -203,7 +203,7 @@ def test_each_of_several_servers_has_its_own_recording(comfy_client):
     ("path", "words"), [("w.json", "it exists already"), ("no/r.jsonl", "cannot record there")]
 )
 def test_a_recording_that_cannot_be_made_is_wrong_usage(comfy_client, path, words):
-    """Nothing is overwritten."""
+    """An existing file is not overwritten."""
     before = (comfy_client.home / "w.json").read_text()
     [error] = comfy_client.json("info", "--host", "http://127.0.0.1:1", "--record", path, status=2)
     assert error["message"].startswith("--record: ")

@@ -78,8 +78,8 @@ def test_nor_does_a_conversion_without_a_server(tmp_path):
     assert modules_after("inputs", tmp_path / "ui.json", *known).isdisjoint(HEAVY)
 
 
-def test_nor_does_completion_of_what_the_files_say(tmp_path):
-    """Of a command, an option, a file, and an input of a workflow in API format."""
+def test_completion_from_files_imports_no_network_library(tmp_path):
+    """For commands, options, files, and inputs of a workflow in API format."""
     file = tmp_path / "api.json"
     Workflow(load_workflow("txt2img_tiny")).save(file)
     for words in ("ru", "run --se", "run ap", f"run {file} --set "):

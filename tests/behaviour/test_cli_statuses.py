@@ -1,4 +1,4 @@
-"""Each line of the guide's table of exit statuses, by commands against a server with faults."""
+"""Each line of the table of exit statuses in the guide, by commands on a server with faults."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def server() -> Any:
 
 
 def ended(comfy_client: CommandLine, server: ComfyServer, status: int, *args: object) -> Any:
-    """Run a command in words and as JSON, to the same status; return its last object."""
+    """Run a command with text and with JSON output, check both statuses, return the last object."""
     host = ("--host", server.url)
     text = comfy_client(*args, *host)
     assert text.status == status, text
@@ -69,24 +69,24 @@ def ended(comfy_client: CommandLine, server: ComfyServer, status: int, *args: ob
 
 
 def test_0_is_done(comfy_client, server):
-    """The workflow has run."""
+    """The workflow has run to its end."""
     assert ended(comfy_client, server, 0, "run", "w.json")["files"]
 
 
 @pytest.mark.parametrize("status", [400, 413, 500, 501])
-def test_1_is_a_refusal_that_does_not_pass(comfy_client, server, status):
-    """The same call will fail again."""
+def test_1_is_a_lasting_refusal(comfy_client, server, status):
+    """The same command will fail again."""
     with server.faults.answer("GET", "/system_stats", (status, {}, {"error": "no"})):
         assert not ended(comfy_client, server, 1, "info")["retryable"]
 
 
-def test_1_is_a_folder_that_takes_no_files(comfy_client, server):
-    """Though the prompt has run."""
+def test_1_is_a_folder_that_cannot_be_written(comfy_client, server):
+    """Although the prompt has run."""
     with server.faults.missing("GET", "/view"):
         assert ended(comfy_client, server, 1, "run", "w.json", "--out", "out/")["code"]
 
 
-def test_1_is_a_doctor_that_finds_something(comfy_client, server):
+def test_1_is_a_failed_check_of_the_doctor(comfy_client, server):
     """Its report is the last line."""
     with server.faults.bad_gateway():
         assert not ended(comfy_client, server, 1, "doctor")["ok"]
@@ -103,7 +103,7 @@ def test_1_is_a_doctor_that_finds_something(comfy_client, server):
     ids=" ".join,
 )
 def test_2_is_wrong_usage(comfy_client, server, args):
-    """Nothing has run."""
+    """Nothing is run."""
     assert ended(comfy_client, server, 2, *args)["code"] == "usage"
     assert not any(request.method == "POST" for request in server.requests)
 
@@ -113,7 +113,7 @@ def test_2_is_wrong_usage(comfy_client, server, args):
 
 @pytest.mark.parametrize("status", GATEWAY)
 def test_3_is_a_gateway_without_its_server(comfy_client, server, status):
-    """A script that tries again on 3 gets through as soon as it is back."""
+    """A script that retries on 3 succeeds as soon as the server is back."""
     with server.faults.bad_gateway(status):
         error = ended(comfy_client, server, 3, "info")
     assert (error["code"], error["status"], error["retryable"]) == ("api_error", status, True)
@@ -122,13 +122,13 @@ def test_3_is_a_gateway_without_its_server(comfy_client, server, status):
 
 @pytest.mark.parametrize("command", ASKING)
 def test_3_is_a_gateway_without_its_server_for_every_command(comfy_client, server, command):
-    """Whatever it asks."""
+    """Whatever the command asks for."""
     with server.faults.bad_gateway():
         assert ended(comfy_client, server, 3, command, *ASKING[command])["retryable"]
 
 
 def test_3_is_a_server_that_has_too_many_requests(comfy_client, server):
-    """429, also of a prompt, which it has not taken then."""
+    """429, also for a prompt, which the server has not accepted then."""
     with server.faults.answer("GET", "/system_stats", TOO_MANY):
         assert ended(comfy_client, server, 3, "info")["retryable"]
     with server.faults.answer("POST", "/prompt", TOO_MANY):
@@ -138,8 +138,8 @@ def test_3_is_a_server_that_has_too_many_requests(comfy_client, server):
 
 
 @pytest.mark.parametrize("fault", ["login_page", "redirect"])
-def test_3_is_something_else_that_answers(comfy_client, server, fault):
-    """A login page, for example; trying again does not help."""
+def test_3_is_another_program_that_answers(comfy_client, server, fault):
+    """A login page, for example; a retry does not help."""
     with getattr(server.faults, fault)():
         error = ended(comfy_client, server, 3, "info")
     assert (error["code"], error["retryable"]) == ("unexpected_response", False)
@@ -157,53 +157,53 @@ def test_3_is_a_server_that_is_not_there(comfy_client, server):
 
 
 def test_4_is_a_workflow_that_the_server_rejects(comfy_client, server):
-    """Or that ``check`` and ``run --check`` find wrong."""
+    """Or a workflow in which ``check`` or ``run --check`` finds errors."""
     assert ended(comfy_client, server, 4, "run", "bad.json")["code"] == "prompt_rejected"
     assert ended(comfy_client, server, 4, "run", "bad.json", "--check")["code"] == "workflow_error"
     assert not ended(comfy_client, server, 4, "check", "bad.json")["ok"]
 
 
 def test_5_is_a_node_that_fails(comfy_client, server):
-    """The message is that of its exception."""
+    """The message is that of the exception."""
     error = ended(comfy_client, server, 5, "run", "failing.json")
     assert (error["code"], error["exception_message"]) == ("job_failed", "on purpose")
 
 
 @pytest.mark.parametrize("command", ["job", "cancel", "download"])
 def test_6_is_a_prompt_that_the_server_does_not_know(comfy_client, server, command):
-    """It is in neither queue nor history."""
+    """It is neither in the queue nor in the history."""
     ended(comfy_client, server, 6, command, UNKNOWN)
 
 
 def test_6_is_a_prompt_that_a_gateway_may_have_passed_on(comfy_client, server):
-    """To try again could run it twice, so this is not 3."""
+    """A retry could run it twice, so the status is not 3."""
     with server.faults.bad_gateway(504, method="POST", path="/prompt"):
         [error] = comfy_client.json("run", "w.json", "--host", server.url, status=6)
     assert (error["code"], error["retryable"]) == ("submit_uncertain", False)
 
 
 def test_7_is_a_server_that_does_not_answer(comfy_client, server):
-    """Within the time for a request."""
+    """Not within the timeout of a request."""
     with server.faults.delay("GET", "/system_stats"):
         error = ended(comfy_client, server, 7, "info", "--request-timeout", 0.3)
     assert (error["code"], error["retryable"]) == ("request_timeout", True)
 
 
-def test_7_is_a_prompt_that_goes_on(comfy_client, server):
-    """After the time for waiting."""
+def test_7_is_a_prompt_that_runs_longer_than_the_timeout(comfy_client, server):
+    """It keeps running."""
     with server.faults.hang_worker():
         assert ended(comfy_client, server, 7, "run", "w.json", "--timeout", 0.3)["prompt_id"]
 
 
-def test_8_is_a_server_that_lets_nobody_in(comfy_client, server):
-    """401 and 403."""
+def test_8_is_a_server_that_refuses_the_credentials(comfy_client, server):
+    """401 or 403."""
     for status in (401, 403):
         with server.faults.login_page(status):
             assert ended(comfy_client, server, 8, "info")["code"] == "authentication_error"
 
 
 def test_130_is_a_prompt_that_somebody_stopped(comfy_client):
-    """As Ctrl-C does."""
+    """The status is the same as after Ctrl-C."""
     with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
         args = ("run", "w.json", "--json", "--set", "KSampler.steps=1000", "--host", server.url)
         with comfy_client.started(*args) as process:

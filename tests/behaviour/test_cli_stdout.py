@@ -1,4 +1,4 @@
-"""What goes to standard output: the bytes of a file, and less if nobody reads; and ``--open``."""
+"""Standard output: the bytes of a file, and pipes that nobody reads; and ``--open``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def comfy_client(tmp_path: Path, server: ComfyServer) -> CommandLine:
 
 
 def bytes_of(comfy_client: CommandLine, *args: str) -> bytes:
-    """What a command writes to standard output, which ends well."""
+    """Return the bytes that a successful command writes to standard output."""
     env = {**os.environ, "HOME": str(comfy_client.home), "COMFYUI_HOST": str(comfy_client.host)}
     ran = subprocess.run(
         [COMMAND, *args], capture_output=True, env=env, cwd=comfy_client.home, timeout=LIMIT
@@ -47,7 +47,7 @@ def bytes_of(comfy_client: CommandLine, *args: str) -> bytes:
 
 
 def test_the_only_file_goes_to_standard_output(comfy_client):
-    """By run, job --wait and download; nothing else does."""
+    """By run, job --wait and download, which print nothing else there."""
     [result] = comfy_client.json("run", "w.json", "--out", "a.png")
     content = (comfy_client.home / "a.png").read_bytes()
     for args in (
@@ -58,8 +58,8 @@ def test_the_only_file_goes_to_standard_output(comfy_client):
         assert bytes_of(comfy_client, *args) == content
 
 
-def test_one_file_must_be_the_only_one(comfy_client):
-    """The error names them, and how to fetch them."""
+def test_standard_output_takes_no_more_than_one_file(comfy_client):
+    """The error names the files, and how to download them."""
     graph = load_workflow("txt2img_tiny", ckpt_name="simulated.safetensors", steps=1, batch_size=2)
     (comfy_client.home / "two.json").write_text(json.dumps(graph))
     ran = comfy_client("run", "two.json", "--out", "-")
@@ -78,15 +78,15 @@ def test_one_file_must_be_the_only_one(comfy_client):
         (["run", "w.json", "--detach", "--open"], "nothing for --open yet"),
     ],
 )
-def test_what_cannot_be_is_told_before_anything_runs(comfy_client, args, words):
-    """Exit status 2."""
+def test_impossible_options_are_refused_before_anything_runs(comfy_client, args, words):
+    """The exit status is 2."""
     ran = comfy_client(*args, "--host", NOWHERE)
     assert ran.status == 2
     assert words in ran.out + ran.err
 
 
-def test_a_terminal_gets_no_picture(comfy_client):
-    """It is refused before anything runs."""
+def test_a_picture_is_not_written_to_a_terminal(comfy_client):
+    """The command is refused before anything runs."""
     here, there = pty.openpty()
     ran = subprocess.run(
         [COMMAND, "run", "w.json", "--out", "-", "--host", NOWHERE],
@@ -103,7 +103,7 @@ def test_a_terminal_gets_no_picture(comfy_client):
 
 @pytest.mark.parametrize("command", ["nodes", "where", "run w.json --out -", "api /object_info"])
 def test_a_pipe_that_nobody_reads_is_status_141(comfy_client, command):
-    """As a shell has it of a program that SIGPIPE ended; nothing is said."""
+    """Shells have this status for a program that SIGPIPE ended; nothing is printed."""
     here, there = os.pipe()
     os.close(here)
     env = {**os.environ, "HOME": str(comfy_client.home), "COMFYUI_HOST": str(comfy_client.host)}
@@ -124,8 +124,8 @@ def test_a_pipe_that_nobody_reads_is_status_141(comfy_client, command):
 # -- --open -----------------------------------------------------------------------------
 
 
-def test_a_picture_is_opened_by_the_desktop(comfy_client):
-    """As it was saved here, or by its URL."""
+def test_the_desktop_opens_a_picture(comfy_client):
+    """The saved file, or its URL."""
     opener = comfy_client.home / "bin" / "xdg-open"
     opener.parent.mkdir()
     opener.write_text('#!/bin/sh\necho "$1" > "$0.now"; mv "$0.now" "$0.seen"\n')
@@ -143,8 +143,8 @@ def test_a_picture_is_opened_by_the_desktop(comfy_client):
     assert seen.read_text() == ran.out
 
 
-def test_without_a_display_it_is_said_and_nothing_is_opened(comfy_client):
-    """As over SSH, or where no opener is installed."""
+def test_without_a_display_or_opener_a_note_says_so(comfy_client):
+    """Over SSH, for example."""
     ran = comfy_client("run", "w.json", "-q", "--open", SSH_CONNECTION="1 2 3 4")
     assert ran.status == 0
     assert ran.err == f"There is no display here to open {ran.out}"
@@ -154,8 +154,8 @@ def test_without_a_display_it_is_said_and_nothing_is_opened(comfy_client):
     assert ran.err.startswith(f"Nothing opens {ran.out.strip()}: ")
 
 
-def test_only_what_is_shown_is_opened(server, capsys):
-    """No program that a server has sent."""
+def test_only_pictures_videos_and_sounds_are_opened(server, capsys):
+    """A server cannot make the desktop start a program."""
     files = [{"filename": "run.desktop", "subfolder": "", "type": "output"}]
     with ComfyApi(server.url) as api:
         open_first(make_result("id", {}, {"1": {"images": files}}, files=api), [])
@@ -174,6 +174,6 @@ def test_only_what_is_shown_is_opened(server, capsys):
         ({}, "win32", True),
     ],
 )
-def test_a_desktop_is_known_by_its_environment(environment, platform, expected):
-    """Not one at the other end of SSH."""
+def test_a_desktop_is_recognised_by_its_environment(environment, platform, expected):
+    """An SSH session is not a desktop."""
     assert has_display(environment, platform) is expected

@@ -1,4 +1,4 @@
-"""``comfy-client wait``: for servers that are starting, and for none that never will be ready."""
+"""``comfy-client wait``: servers that are starting, and servers that will never be ready."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def comfy_client(tmp_path: Path) -> CommandLine:
 
 
 def test_a_server_that_is_ready_is_not_waited_for(comfy_client):
-    """Its version is told."""
+    """Its version is printed."""
     with ComfyServer() as server:
         [found] = comfy_client.json("wait", "--host", server.url)
         assert found["host"] == server.url
@@ -33,8 +33,8 @@ def test_a_server_that_is_ready_is_not_waited_for(comfy_client):
         assert text.err == ""
 
 
-def test_a_server_that_starts_is_waited_for(comfy_client):
-    """Stderr says why, once."""
+def test_the_command_waits_for_a_server_that_starts(comfy_client):
+    """Stderr gives the reason, once."""
     with ComfyServer() as server:
         server.kill()
         with comfy_client.started("wait", "--host", server.url) as process:
@@ -50,8 +50,8 @@ def test_a_server_that_starts_is_waited_for(comfy_client):
 
 
 @pytest.mark.parametrize("status", [202, 429, 502, 527])
-def test_a_proxy_that_says_to_come_back_is_asked_again(comfy_client, status):
-    """Until it lets the client through."""
+def test_a_proxy_that_says_the_server_is_away_is_asked_again(comfy_client, status):
+    """Until the server behind it answers."""
     with ComfyServer() as server, server.faults.bad_gateway(status, times=2):
         ran = comfy_client("wait", "--host", server.url, "--timeout", LIMIT)
         assert ran.status == 0, ran
@@ -60,7 +60,7 @@ def test_a_proxy_that_says_to_come_back_is_asked_again(comfy_client, status):
 
 @pytest.mark.parametrize("fault", ["freeze", "bad_gateway", "429", "page"])
 def test_a_server_that_is_not_ready_in_time_is_status_7(comfy_client, fault):
-    """Whatever kept it away is named."""
+    """The error names the reason."""
     with ComfyServer() as server:
         match fault:
             case "429":
@@ -83,7 +83,7 @@ def test_a_server_that_is_not_there_in_time_is_status_7(comfy_client):
 
 
 def test_a_server_that_will_never_be_ready_is_not_waited_for(comfy_client):
-    """Without a limit for the time."""
+    """Even if there is no timeout."""
     with ComfyServer(credentials="token") as server:
         [error] = comfy_client.json("wait", "--host", server.url, status=8)
         assert error["code"] == "authentication_error"
@@ -92,8 +92,8 @@ def test_a_server_that_will_never_be_ready_is_not_waited_for(comfy_client):
         assert error["code"] == "unexpected_response"
 
 
-def test_of_several_servers_each_is_waited_for(comfy_client):
-    """One that will never be ready does not hide the others."""
+def test_the_command_waits_for_each_of_several_servers(comfy_client):
+    """A server that will never be ready does not hide the others."""
     with ComfyServer() as one, ComfyServer() as two:
         hosts = ("--host", one.url, "--host", two.url)
         found = comfy_client.json("wait", *hosts)
@@ -109,7 +109,7 @@ def test_of_several_servers_each_is_waited_for(comfy_client):
 
 @pytest.mark.parametrize("hosts", [[NOWHERE], [NOWHERE, ELSEWHERE]], ids=len)
 def test_ctrl_c_ends_the_waiting(comfy_client, hosts):
-    """At once."""
+    """Immediately."""
     options = [part for host in hosts for part in ("--host", host)]
     with comfy_client.started("wait", *options) as process:
         assert process.stderr is not None

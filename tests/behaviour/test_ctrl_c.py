@@ -178,7 +178,7 @@ def test_an_alarm_at_any_moment_of_a_request_comes_out_of_it(world: World) -> No
 
 
 def test_ctrl_c_while_a_command_makes_its_folder_leaves_none(tmp_path: Path) -> None:
-    """At each moment until it is made."""
+    """Ctrl-C comes at each moment until the folder is made."""
     made: list[bool] = []
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""The changes that ``comfy-client watch`` shows, and what it reads for them."""
+"""The changes that ``comfy-client watch`` shows, and how much it reads to find them."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def api(server: ComfyServer) -> Iterator[ComfyApi]:
 
 
 def run(api: ComfyApi, number: int) -> list[str]:
-    """Run prompts that fail at once; return their ids."""
+    """Run prompts that fail immediately; return their ids."""
     jobs = [api.submit(FAILS) for _ in range(number)]
     await_records(api)
     return [job.prompt_id for job in jobs]
 
 
 def await_records(api: ComfyApi) -> None:
-    """Wait until the history has all prompts, which it has a moment after their end events."""
+    """Wait until the history has all prompts, a moment after their end events."""
     until(lambda: api.poll_status(LIMIT).queue_remaining == 0)
 
 
@@ -47,8 +47,8 @@ def seen(queue: LiveQueue) -> list[tuple[str, str]]:
     return [(change["prompt_id"], change["status"]) for change in queue.look()]
 
 
-def test_prompts_that_come_and_end_between_two_looks_are_told_once(api):
-    """In the order of their ends; what had ended before is not told."""
+def test_prompts_that_come_and_end_between_two_looks_are_shown_once(api):
+    """In the order of their ends; prompts that had ended before are not shown."""
     run(api, 3)
     queue = LiveQueue(api)
     assert seen(queue) == []
@@ -58,7 +58,7 @@ def test_prompts_that_come_and_end_between_two_looks_are_told_once(api):
         assert seen(queue) == []
 
 
-def test_as_little_of_the_history_is_read_as_shows_that_nothing_is_missing(server, api):
+def test_no_more_of_the_history_is_read_than_shows_that_nothing_is_missing(server, api):
     """Two entries while nothing ends, however long the history is."""
     run(api, 100)
     queue = LiveQueue(api)
@@ -77,8 +77,8 @@ def test_as_little_of_the_history_is_read_as_shows_that_nothing_is_missing(serve
     assert asked_for()[before:] == [2, 2, 8, 32, 22]
 
 
-def test_after_the_history_was_cleared_only_new_prompts_are_told(api):
-    """And what had ended is not told again."""
+def test_after_the_history_was_cleared_only_new_prompts_are_shown(api):
+    """Prompts that had ended are not shown again."""
     run(api, 5)
     queue = LiveQueue(api)
     assert seen(queue) == []
@@ -88,8 +88,8 @@ def test_after_the_history_was_cleared_only_new_prompts_are_told(api):
     assert seen(queue) == [(one, "failed") for one in ended]
 
 
-def test_of_more_prompts_than_it_may_read_the_latest_are_told(api, capsys):
-    """And that there were more."""
+def test_of_more_prompts_than_may_be_read_the_latest_are_shown(api, capsys):
+    """A note says that there were more."""
     run(api, 1)
     queue = LiveQueue(api, most=10)
     assert seen(queue) == []
@@ -99,8 +99,8 @@ def test_of_more_prompts_than_it_may_read_the_latest_are_told(api, capsys):
     assert seen(queue) == []
 
 
-def test_a_history_that_is_too_large_to_read_ends_nothing(server, capsys):
-    """What is in the queue is told all the same."""
+def test_a_history_that_is_too_large_to_read_does_not_end_the_watching(server, capsys):
+    """Prompts in the queue are still shown."""
     big = load_workflow("fail", message="x" * 40_000)
     with ComfyApi(server.url, max_json=60_000) as small:
         small.clear_history()
@@ -117,7 +117,7 @@ def test_a_history_that_is_too_large_to_read_ends_nothing(server, capsys):
         assert seen(queue) == []
 
 
-def test_prompts_that_were_deleted_while_they_waited_are_gone(server, api):
+def test_prompts_that_were_deleted_while_they_waited_are_shown_as_gone(server, api):
     """No request is made for each of them."""
     graph: dict[str, Any] = load_workflow("sleep", seconds=60.0, ticks=600)
     runs = api.submit(graph)

@@ -93,7 +93,7 @@ def test_a_job_that_nobody_waits_for_is_logged_too(
 def test_lines_keep_their_order_if_the_submission_is_slow_to_be_logged(
     api: ComfyApi, record: Record, info: pytest.LogCaptureFixture
 ) -> None:
-    """A prompt may have ended by then; its end waits for the first line."""
+    """A prompt may end meanwhile; the line about its end comes after the first line."""
 
     class Slow(logging.Filter):
         def filter(self, line: logging.LogRecord) -> bool:
@@ -211,7 +211,7 @@ def test_a_request_without_an_answer_is_a_line_too(
 def test_each_record_names_its_server_and_the_tags_of_its_prompt(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Of two clients in one process, at every level; tags in those about the prompt alone."""
+    """Two clients in one process, at every level; only records about a prompt have tags."""
     workflow = Workflow.example()
     with (
         ComfyServer() as one,
@@ -241,7 +241,7 @@ def test_each_record_names_its_server_and_the_tags_of_its_prompt(
 def test_a_record_about_no_server_has_the_attributes_too(
     server: ComfyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """So that a formatter may name them."""
+    """A formatter may thus name them."""
     with ComfyApi(server.url):
         signal("progres")
     [line] = [vars(one) for one in caplog.records if "did you mean" in one.getMessage()]

@@ -176,8 +176,8 @@ def test_other_things_are_no_source() -> None:
     assert as_mapping({"A": 5, "B": {}}) == {"B": {}}
 
 
-def test_a_thread_that_ctrl_c_has_left_keeps_no_other_from_asking(fast: ComfyApi) -> None:
-    """Not even as long as a notebook keeps the error."""
+def test_a_request_that_ctrl_c_interrupted_does_not_block_other_threads(fast: ComfyApi) -> None:
+    """Not even while a notebook keeps the error."""
     call = partial(fast.node_definitions, ["KSampler"])
     assert call()
     kept = []

@@ -227,8 +227,8 @@ def test_time_that_runs_out_is_a_timeout_and_the_prompt_goes_on(comfy, fast, cal
     check(job.result(LIMIT))
 
 
-def test_after_a_timeout_nobody_says_that_a_prompt_of_a_dead_server_runs(caplog):
-    """But for how long the server has been silent."""
+def test_a_timeout_does_not_claim_that_a_prompt_of_a_dead_server_runs(caplog):
+    """Instead, it says for how long the server has been silent."""
     with ComfyServer() as server, Fast(server.url) as api:
         server.script(START, threading.Event(), *WELL[1:])
         job = api.submit(GRAPH)

@@ -1,4 +1,4 @@
-"""What prompts of the command line carry, the same on an embedded and on a real server."""
+"""What the command line sends with prompts, the same on an embedded and on a real server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def saved(folder: Path, graph: dict[str, Any]) -> str:
 
 
 def keyed(folder: Path, *, fails: bool = False) -> str:
-    """The name of a workflow with a node that takes the key, and is not in the cache."""
+    """The name of a workflow with a node that takes the key and is not in the cache."""
     inputs = {"key": str(random.random()), "fails": fails}
     return saved(folder, {"1": {"class_type": "TestKey", "inputs": inputs}})
 
@@ -131,7 +131,7 @@ def test_extra_data_that_cannot_be_sent_is_status_2(comfy_client, tmp_path, give
 
 
 def hungry(folder: Path, times: int) -> str:
-    """The name of a workflow that runs out of memory so many times."""
+    """The name of a workflow that runs out of memory a given number of times."""
     key = str(random.random())
     inputs = {"key": key, "times": times, "text": key, "seed": "random"}
     return saved(folder, {"1": {"class_type": "TestOutOfMemory", "inputs": inputs}})

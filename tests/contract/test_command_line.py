@@ -313,15 +313,15 @@ def test_watch_tells_what_happens_in_the_queue_until_ctrl_c(comfy_client, comfyu
 
 
 def follow(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
-    """What ``watch --json`` tells of prompts, once it has read the queue."""
+    """Return the lines of ``watch --json`` about prompts, once it is connected."""
     assert process.stdout is not None
     lines = map(json.loads, process.stdout)
     assert any(line["name"] == "connected" for line in lines)
     return (line for line in lines if line["name"] == "queue")
 
 
-def test_watch_tells_of_every_prompt_however_short(any_comfyui, tmp_path):
-    """Of those that fail within milliseconds, with node and message; of those that are cached."""
+def test_watch_shows_every_prompt_however_short(any_comfyui, tmp_path):
+    """Prompts that fail within milliseconds, with node and message, and cached ones."""
     command = CommandLine(tmp_path, any_comfyui.url)
     with command.started("watch", "--json") as process, ComfyApi(any_comfyui.url) as api:
         told = follow(process)
@@ -344,7 +344,7 @@ def _ends(told: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def test_watch_misses_nothing_that_comes_after_a_restart(other, tmp_path):
-    """Though the new history knows nothing of the old one."""
+    """Although the new history does not contain the old prompts."""
     command = CommandLine(tmp_path, other.url)
     with command.started("watch", "--json") as process, ComfyApi(other.url) as api:
         told = _ends(follow(process))
@@ -365,7 +365,7 @@ def test_watch_with_an_id_is_its_events_and_its_result(comfy_client, short):
 
 
 def test_a_detached_prompt_has_progress_where_it_is_waited_for(comfy_client, comfyui, tmp_path):
-    """In the first command that waits; another waits all the same, and says that it has none."""
+    """Another command waits as well, and says that it shows none."""
     endless = saved(tmp_path, "txt2img_tiny", steps=10_000)
     prompt_id = comfy_client("run", endless, "--seed", 23, "--detach").out.strip()
     with ComfyApi(comfyui.url) as api:
@@ -520,8 +520,8 @@ def test_the_beginning_of_an_id_is_enough_unless_it_is_that_of_several(comfy_cli
 
 
 @pytest.mark.parametrize("by", ["ids", "--all-mine", "--all"])
-def test_of_several_cancelled_prompts_none_that_waited_begins(comfy_client, comfyui, tmp_path, by):
-    """Those that wait are removed by one request, and the running one stops last."""
+def test_no_waiting_prompt_begins_while_several_are_cancelled(comfy_client, comfyui, tmp_path, by):
+    """One request removes the waiting prompts; the running one is stopped last."""
     with ComfyApi(comfyui.url) as api:
         api.clear_history()
         ids = []
@@ -580,7 +580,7 @@ print(json.dumps(found))
 
 @pytest.mark.skipif(os.name == "nt", reason="its users have no numbers")
 def test_in_a_container_all_mine_works_by_a_variable_or_says_why_not(comfy_client, tmp_path):
-    """User 65534 has no home and may write nowhere; without a root to become it, only the home."""
+    """User 65534 has no home and no writable folder; unless run as root, only HOME is missing."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("COMFY", "XDG_"))}
     ran = subprocess.run(
         [sys.executable, "-c", CONTAINER],
@@ -611,7 +611,7 @@ def test_in_a_container_all_mine_works_by_a_variable_or_says_why_not(comfy_clien
 
 
 def test_definitions_are_saved_for_commands_that_take_them(comfy_client, short):
-    """All of them, or those of some classes; a check then asks no server."""
+    """All of them, or those of some classes; ``check`` then asks no server."""
     saved_all = comfy_client("object-info", "-o", "nodes.json")
     assert (saved_all.status, saved_all.out) == (0, "")
     assert " node classes: nodes.json" in saved_all.err
@@ -628,8 +628,8 @@ def test_definitions_are_saved_for_commands_that_take_them(comfy_client, short):
     assert "nearest: KSampler" in error["message"]
 
 
-def test_any_route_is_asked(comfy_client, comfyui, short):
-    """With fields, a body, a query; what comes is printed as it is, or saved."""
+def test_any_route_can_be_requested(comfy_client, comfyui, short):
+    """With fields, a body or a query; the answer is printed unchanged, or saved."""
     [queue] = comfy_client.json("api", "/queue")
     assert queue == {"queue_running": [], "queue_pending": []}
     assert comfy_client.json("api", "GET", "/api/queue") == [queue]

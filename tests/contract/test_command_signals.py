@@ -59,7 +59,7 @@ main()
 
 @contextlib.contextmanager
 def started(folder: Path, url: str, number: int, at: int) -> Iterator[subprocess.Popen[str]]:
-    """A run that signals itself at a moment; it does not outlive the block."""
+    """A run that sends itself a signal at a given moment; it ends with the block at the latest."""
     run = ("run", "sleep.json", "--out", "pictures/", "--host", url)
     with subprocess.Popen(
         [sys.executable, "-c", START, str(int(number)), str(at), "told", *run],
@@ -88,7 +88,7 @@ def is_idle(api: ComfyApi, is_cancelled: bool) -> bool:
 
 
 def stop_at(folder: Path, server: Server, number: int, at: int) -> int:
-    """Stop a run at a moment, and hold it to what is promised; return the calls until then."""
+    """Stop a run at a moment, check the promises, and return the number of calls before it."""
     with ComfyApi(server.url) as api, started(folder, server.url, number, at) as process:
         until(lambda: process.poll() is not None or api.get_queue().running)
         out, err = process.communicate("\n", timeout=LIMIT)
@@ -108,7 +108,7 @@ def stop_at(folder: Path, server: Server, number: int, at: int) -> int:
 def test_a_signal_at_any_moment_is_status_130_and_leaves_nothing(
     comfyui, tmp_path, number, few, many
 ):
-    """From the first call of the package on; later ones come while the prompt runs."""
+    """From the first call of the package on; later moments come while the prompt runs."""
     (tmp_path / "sleep.json").write_text(json.dumps(load_workflow("sleep", seconds=600.0)))
     calls = stop_at(tmp_path, comfyui, number, -1)
     tries = few if isinstance(comfyui, ComfyServer) else many

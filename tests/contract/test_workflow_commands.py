@@ -110,7 +110,7 @@ def test_an_address_with_an_equals_sign_names_the_node_by_its_id(comfy_client, t
 
 @pytest.fixture
 def past(comfy_client, short) -> str:
-    """The id of a prompt that has ended, with a seed of its own and the frontend's workflow."""
+    """The id of a prompt that has ended, with its own seed and the frontend's workflow."""
     ui = {"nodes": [], "links": [], "version": 0.4, "extra": {"from": "the frontend"}}
     with ComfyApi(comfy_client.host) as api:
         workflow = Workflow.load(comfy_client.home / short)
@@ -164,7 +164,7 @@ def test_a_file_wins_over_the_prompt_of_that_id(comfy_client, past):
     assert ran["seeds"]
 
 
-def test_a_name_that_is_neither_is_an_error_that_says_both(comfy_client):
+def test_a_name_that_is_neither_file_nor_prompt_is_an_error_that_says_so(comfy_client):
     for command in ("run", "check", "convert", "inputs"):
         [error] = comfy_client.json(command, "nothing", status=2)
         assert error["code"] == "usage"
@@ -177,7 +177,7 @@ def test_a_name_that_is_neither_is_an_error_that_says_both(comfy_client):
     assert comfy_client.host in error["message"]
 
 
-def test_an_id_needs_the_server_and_the_name_of_a_file_does_not(comfy_client, short, tmp_path):
+def test_an_id_needs_the_server_but_a_file_name_does_not(comfy_client, short, tmp_path):
     away = CommandLine(tmp_path, "http://127.0.0.1:9")
     ended = away("run", "0123abcd")
     assert ended.status == 3

@@ -82,7 +82,7 @@ class CommandLine:
         return Ended(ran.returncode, ran.stdout, ran.stderr)
 
     def on_terminal(self, *args: object, typed: str = "", **variables: str) -> Ended:
-        """Run one as it was installed on a terminal, where somebody has typed; err is in out."""
+        """Run an installed command on a terminal with typed input; stderr is part of ``out``."""
         here, there = pty.openpty()
         termios.tcsetwinsize(there, (24, 200))
         shown = bytearray()

@@ -1,4 +1,4 @@
-"""The recipes for Prometheus and OpenTelemetry: what they say of prompts that ran."""
+"""The recipes for Prometheus and OpenTelemetry: what they report about prompts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Recipe = Callable[[str], Names]
 
 @pytest.fixture
 def recipe() -> Iterator[Recipe]:
-    """Returns the names of a section's program, up to where it sets up its handlers."""
+    """Return a function: the names that a section's program defines before its handlers."""
     logger = logging.getLogger("comfy_client")
     level, handlers = logger.level, [*logger.handlers]
 
@@ -46,7 +46,7 @@ def recipe() -> Iterator[Recipe]:
 
 
 def test_the_page_for_prometheus_is_openmetrics(comfy: ComfyServer, recipe: Recipe) -> None:
-    """With each counter, the queue and both histograms, by host."""
+    """It has each counter, the queue and both histograms, by host."""
     names = recipe("Prometheus")
     with ComfyServer() as idle, ComfyApi(comfy.url) as busy, ComfyApi(idle.url) as other:
         for _ in range(3):
@@ -68,8 +68,8 @@ def test_the_page_for_prometheus_is_openmetrics(comfy: ComfyServer, recipe: Reci
     assert families["comfy_prompt_waiting_seconds"].kind == "histogram"
 
 
-def test_the_buckets_are_those_of_their_limits(recipe: Recipe) -> None:
-    """A prompt of exactly the limit is in its bucket."""
+def test_each_bucket_includes_its_limit(recipe: Recipe) -> None:
+    """A prompt that takes exactly the limit is in the bucket."""
     names = recipe("Prometheus")
     waited = names["waited"]
     for seconds in (0.5, 0.51, 700.0, None):
@@ -109,14 +109,14 @@ def test_a_server_that_is_gone_has_no_queue_length(recipe: Recipe) -> None:
         '# TYPE x histogram\nx_bucket{le="+Inf"} 1\nx_count 2\n# EOF\n',
     ],
 )
-def test_what_prometheus_refuses_is_refused(text: str) -> None:
-    """The reader of these tests is as strict."""
+def test_the_reader_of_these_tests_is_as_strict_as_prometheus(text: str) -> None:
+    """The reader in ``helpers.openmetrics`` refuses the same pages."""
     with pytest.raises(ValueError, match=r"name|mark|sample|twice|buckets|clashing"):
         read(text)
 
 
 class Span(trace.NonRecordingSpan):
-    """A span that notes what it was told."""
+    """A span that records its calls."""
 
     status: tuple[Any, ...] = ()
     ended: int = 0
@@ -129,7 +129,7 @@ class Span(trace.NonRecordingSpan):
 
 
 class Tracer(trace.NoOpTracer):
-    """Stands for the tracer of an SDK: keeps the spans, and the facts that each began with."""
+    """A stand-in for the tracer of an SDK, which keeps the spans and their first attributes."""
 
     def __init__(self) -> None:
         self.begun: list[tuple[str, dict[str, Any], Span]] = []
@@ -140,10 +140,10 @@ class Tracer(trace.NoOpTracer):
         return span
 
 
-def test_a_span_is_below_that_of_its_caller(
+def test_a_span_is_a_child_of_its_callers_span(
     comfy: ComfyServer, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the id of the prompt, and an error if it failed, whichever thread ends it."""
+    """It has the id of the prompt, and an error if it failed, whichever thread ends it."""
     tracer = Tracer()
     monkeypatch.setattr(trace, "get_tracer", lambda name: tracer)
     names = recipe("OpenTelemetry")

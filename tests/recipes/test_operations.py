@@ -35,7 +35,7 @@ def stopping() -> str:
 
 
 def test_a_service_is_ready_as_long_as_its_server_answers(comfy: ComfyServer, load: Load) -> None:
-    """Without a socket, too; the process is healthy either way."""
+    """Also without a socket; the process is healthy in any case."""
     names = load("Health routes")
     assert {"/healthz", "/readyz"} <= set(names["app"].openapi()["paths"])
     assert not names["api"].connected
@@ -84,7 +84,7 @@ def test_a_prompt_outlives_a_process_that_does_nothing_about_sigterm(
 def test_a_process_that_handles_sigterm_cancels_its_prompt(
     comfy: ComfyServer, tmp_path: Path, job: Callable[[], Job]
 ) -> None:
-    """The program of the page, which says here when it begins to wait."""
+    """It runs the program of the page, extended to print when it begins to wait."""
     [before, rest] = stopping().split("    try:\n")
     code = f"{before}    try:\n        print('waits', flush=True)\n{rest}"
     with started(tmp_path, comfy.url, code) as process:

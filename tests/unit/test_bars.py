@@ -191,8 +191,8 @@ def test_lines_come_for_each_tenth_and_for_the_end() -> None:
     assert lines[-1] == "done, 1:40"
 
 
-def test_lines_come_when_a_run_waits_and_when_it_goes_on() -> None:
-    """One each, whatever its place is; one that does not wait has none of them."""
+def test_a_line_is_written_when_a_run_waits_and_when_it_goes_on() -> None:
+    """One line each, whatever its place in the queue; a run that does not wait has none of them."""
     lines: list[str] = []
     bar = Lines(lines.append, 0.0)
     for ahead in (3, 2, 1):

@@ -1,4 +1,4 @@
-"""To which servers the key of partner nodes goes."""
+"""Which servers get the key of partner nodes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORKFLOW = Workflow({"1": {"class_type": "Paid", "inputs": {}}})
 
 
 class Known(LazyServer):
-    """A server of which the definitions are known, and several clients."""
+    """A stand-in for servers with known definitions and several clients."""
 
     def __init__(self, hidden: object, *clients: ComfyApi) -> None:
         super().__init__(lambda: clients[0])

@@ -1,4 +1,4 @@
-"""A command has the client id of a detached prompt for itself."""
+"""Exclusive use of a detached prompt's client id by one command."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mark()
 
 
-def test_only_one_has_an_id_and_leaves_no_file(tmp_path):
-    """Another has it afterwards; other ids are free."""
+def test_a_client_id_is_held_only_once_and_leaves_no_file(tmp_path):
+    """It is free afterwards; other ids are free all the time."""
     for _ in range(2):
         with held(ID) as first, held(ID) as second, held(str(uuid.uuid4())) as other:
             assert (first, second, other) == (True, False, True)
     assert not list(tmp_path.rglob("*.lock"))
 
 
-def test_where_no_file_can_be_written_nobody_has_an_id(monkeypatch):
-    """As nobody knows whether another has it."""
+def test_no_client_id_is_held_where_no_file_can_be_written(monkeypatch):
+    """Whether another command has it is not known there."""
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
     with held(ID) as is_held:
         assert not is_held
@@ -48,8 +48,8 @@ def test_where_no_file_can_be_written_nobody_has_an_id(monkeypatch):
         ({"own": False, "detached": True}, False),
     ],
 )
-def test_only_of_an_own_detached_prompt_the_events_are_received(extra, adopts, monkeypatch):
-    """Another client may wait for those of others."""
+def test_events_are_received_only_of_own_detached_prompts(extra, adopts, monkeypatch):
+    """Another client may wait for the events of others."""
     marks = mark(detached=extra["detached"])
     with ComfyServer() as server, ComfyApi(server.url, transport="poll") as sender:
         add_test_content(server)
@@ -64,8 +64,8 @@ def test_only_of_an_own_detached_prompt_the_events_are_received(extra, adopts, m
         job.cancel()
 
 
-def test_of_a_prompt_that_has_ended_no_events_are_expected():
-    """Nor of one with an id that is none."""
+def test_no_events_are_expected_of_a_prompt_that_has_ended():
+    """Nor of a prompt whose client id is invalid."""
     with ComfyServer() as server, ComfyApi(server.url, transport="poll") as sender:
         add_test_content(server)
         job = sender.submit(load_workflow("fail"), extra_data=mark(detached=True))

@@ -258,8 +258,8 @@ def test_a_template_with_a_mistake_is_told_before_anything_runs(out):
         pass
 
 
-def test_after_a_timeout_a_prompt_keeps_running_only_if_its_server_has_answered():
-    """Else it is said for how long it has not."""
+def test_a_timeout_says_that_a_prompt_keeps_running_only_if_its_server_answers():
+    """Otherwise, it says for how long the server has been silent."""
     heard = JobTimeout("no end", prompt_id="p")
     assert message_of(heard) == "prompt p has not ended in time; it keeps running"
     silent = JobTimeout("no end", prompt_id="p", silent_for=20.4)

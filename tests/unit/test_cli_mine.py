@@ -52,8 +52,8 @@ def test_without_a_place_for_it_prompts_are_marked_all_the_same(monkeypatch):
     assert why.endswith(f"set {VARIABLE} to a name of your choice, or XDG_STATE_HOME to a folder")
 
 
-def test_a_variable_gives_the_id_and_nothing_is_written(monkeypatch):
-    """Of CI jobs or pods, which may share it."""
+def test_a_variable_sets_the_id_and_nothing_is_written(monkeypatch):
+    """CI jobs or pods may share such an id."""
     monkeypatch.setenv(VARIABLE, "nightly/42")
     assert mark() == {"comfy_client_cli": "nightly/42"}
     assert is_mine()(mark())
@@ -64,7 +64,7 @@ def test_a_variable_gives_the_id_and_nothing_is_written(monkeypatch):
 
 
 @pytest.mark.parametrize("text", [" ", "a b", "\x1b[31m", "é", "x" * 201])
-def test_an_id_that_others_cannot_read_on_one_line_is_refused(monkeypatch, text):
+def test_an_id_that_is_no_single_printable_word_is_refused(monkeypatch, text):
     """Everybody sees it in the queue."""
     monkeypatch.setenv(VARIABLE, text)
     with pytest.raises(Mistake, match=VARIABLE):
@@ -73,7 +73,7 @@ def test_an_id_that_others_cannot_read_on_one_line_is_refused(monkeypatch, text)
 
 @pytest.mark.parametrize("home", [None, "/dev/null", "/dev/null/home"])
 def test_without_a_home_there_is_no_config_and_no_id(monkeypatch, home):
-    """As for the user of a container, whom the system may not know either."""
+    """The user of a container, for example, may not even be known to the system."""
 
     def unknown(uid: int) -> None:
         raise KeyError(uid)

@@ -304,7 +304,7 @@ def test_a_name_is_given_back_if_the_disk_fails_as_it_is_claimed(tmp_path, monke
 
 
 def test_an_error_names_the_file_that_was_asked_for(tmp_path, monkeypatch):
-    """Not the temporary one, whose name tells the caller nothing."""
+    """The name of the temporary file would tell the caller nothing."""
 
     def refuse(path, mode):
         raise PermissionError(errno.EACCES, "not allowed", str(path))

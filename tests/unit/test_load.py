@@ -614,7 +614,7 @@ def test_a_url_needs_the_client_of_its_server() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not found"])
-def test_a_file_named_like_a_picture_that_is_none_is_told_so(
+def test_the_error_for_a_broken_picture_says_that_it_is_no_picture(
     content: bytes, tmp_path: Path
 ) -> None:
     path = tmp_path / "bad file.png"

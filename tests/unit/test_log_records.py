@@ -1,4 +1,4 @@
-"""The caller's tags for log records: which are taken, and how large they may be."""
+"""The caller's tags for log records: which types and sizes are accepted."""
 
 from __future__ import annotations
 

@@ -211,8 +211,8 @@ def test_outside_of_such_work_all_is_wanted() -> None:
         check_wanted()
 
 
-def test_no_ctrl_c_leaves_the_group_to_the_callers_thread() -> None:
-    """Its next request would be abandoned for as long as a notebook keeps the error."""
+def test_ctrl_c_never_leaves_the_group_in_the_callers_thread() -> None:
+    """Otherwise, the thread's next request would be cut while a notebook keeps the error."""
     kept = []
     for error in each_interrupt(lambda: in_parallel(str, [1])):
         kept.append(error)

@@ -1,4 +1,4 @@
-"""The signals that stop a command: what they raise, and that none is lost."""
+"""The signals that stop a command: the exceptions that they raise, and that none is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Finalized:
-    """Python drops what its finalizer raises."""
+    """An object whose finalizer gets a signal, so that Python drops the KeyboardInterrupt."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -26,7 +26,7 @@ class Finalized:
 
 
 class Failing:
-    """Fails in its finalizer."""
+    """An object whose finalizer fails."""
 
     itself: object = None
 
@@ -44,7 +44,7 @@ def drop(number: int, *, wait: bool = False) -> None:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_a_keyboard_interrupt_in_the_block_only(number: int) -> None:
-    """Afterwards its handler is the one from before."""
+    """After the block, the earlier handler is back."""
     before = [signal.getsignal(one) for one in SIGNALS], sys.unraisablehook
     with pytest.raises(KeyboardInterrupt), ending_as_by_ctrl_c():
         signal.raise_signal(number)
@@ -52,14 +52,14 @@ def test_a_signal_is_a_keyboard_interrupt_in_the_block_only(number: int) -> None
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_that_a_finalizer_drops_comes_again(number: int) -> None:
-    """As those of imports do with a Ctrl-C; nothing is printed about it."""
+def test_a_signal_that_is_dropped_in_a_finalizer_is_sent_again(number: int) -> None:
+    """Finalizers run during imports, for example; nothing is printed."""
     with pytest.raises(KeyboardInterrupt):
         drop(number, wait=True)
 
 
 def test_a_signal_that_is_dropped_at_the_end_is_raised_there() -> None:
-    """Rather than to end what comes after the block."""
+    """Otherwise, it would end what comes after the block."""
     with pytest.raises(KeyboardInterrupt):
         drop(signal.SIGINT)
 
@@ -67,7 +67,7 @@ def test_a_signal_that_is_dropped_at_the_end_is_raised_there() -> None:
 def test_other_errors_of_finalizers_are_reported_as_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By the hook that was there."""
+    """The hook that was installed before reports them."""
     seen: list[type[BaseException]] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda one: seen.append(one.exc_type))
 
@@ -82,8 +82,8 @@ def stop_among_failing() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def test_what_a_signal_leaves_half_made_does_not_complain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither at once, nor when it is collected."""
+def test_errors_of_half_made_objects_are_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither immediately, nor when they are collected."""
     seen: list[type[BaseException]] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda one: seen.append(one.exc_type))
     with ending_as_by_ctrl_c(), pytest.raises(KeyboardInterrupt):
@@ -92,8 +92,8 @@ def test_what_a_signal_leaves_half_made_does_not_complain(monkeypatch: pytest.Mo
     assert not seen
 
 
-def test_what_is_ignored_stays_ignored() -> None:
-    """As nohup wants it."""
+def test_ignored_signals_stay_ignored() -> None:
+    """As under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with ending_as_by_ctrl_c():
