@@ -42,7 +42,10 @@ _ID: Final = re.compile(r"[0-9a-f]{4,8}|[0-9a-f]{8}-[0-9a-f-]{0,27}")
 
 
 def ask(ctx: click.Context, question: Callable[[ComfyApi], Iterable[T]]) -> list[T]:
-    """Ask the first server of the command line; return an empty list after a failure."""
+    """Return a server's answer to a question; after any failure, return an empty list.
+
+    The server is the first one that the command line would use.
+    """
     from .target import resolve  # slow to import
 
     given = ctx.find_object(ServerOptions) or ServerOptions()

@@ -59,7 +59,7 @@ def _print(rows: list[Row], given: ServerOptions, show: Callable[[list[Row]], ob
 def _of_each(
     given: ServerOptions, read: Callable[[ComfyApi], list[Row]]
 ) -> tuple[list[Row], list[tuple[str, Exception]]]:
-    """Return the rows of all servers, in the order of the options, and the errors by host."""
+    """Return the rows of all servers, in the order of the options, and (host, error) pairs."""
     from .pooling import at_once
 
     found: dict[ComfyApi, list[Row] | Exception] = {}

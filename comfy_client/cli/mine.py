@@ -52,7 +52,7 @@ def is_mine() -> Mine:
 
 
 def why_unknown() -> str | None:
-    """Return why later commands cannot tell which prompts are theirs; None if they can."""
+    """Return why later commands cannot recognise prompts of this one; None if they can."""
     try:
         _own_id()
     except OSError as exc:

@@ -60,7 +60,7 @@ def file_or_record(source: str | bytes, server: PromptSource) -> Source:
 
 
 def record_of(prompt_id: str, server: PromptSource) -> Record:
-    """Return the record of a prompt, whose id may be abbreviated; else raise JobNotFound."""
+    """Return the record of a prompt by its id, which may be abbreviated; or raise JobNotFound."""
     clients = server.clients()
     found = find(clients, prompt_id)
     if found is None:

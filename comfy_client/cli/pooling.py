@@ -82,7 +82,7 @@ class Several:
 
 
 def ask_all(clients: Sequence[ComfyApi], limit: float) -> None:
-    """Ask all servers in parallel for their status; report those that fail, or raise if all do."""
+    """Ask all servers in parallel for their status; print the errors, but raise if all fail."""
     errors: dict[ComfyApi, Exception | None] = {}
 
     def ask(api: ComfyApi) -> None:

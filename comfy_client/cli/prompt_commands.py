@@ -86,7 +86,7 @@ def queue(given: ServerOptions, mine: bool) -> None:
 
 
 def _queue_table(rows: Sequence[Row]) -> tuple[list[Cells], tuple[str, ...]]:
-    """Return the lines of ``queue``, and their heading."""
+    """Return the rows and the heading of the table that ``queue`` prints."""
     lines: list[Cells] = [
         (
             *short_server(row),
@@ -197,7 +197,7 @@ def history(
 
 
 def _history_table(rows: Sequence[Row]) -> tuple[list[Cells], tuple[str, ...]]:
-    """Return the lines of ``history``, and their heading."""
+    """Return the rows and the heading of the table that ``history`` prints."""
     lines: list[Cells] = [
         (
             *short_server(row),
@@ -235,7 +235,7 @@ class Wanted:
         return bool(self.statuses or self.mine) or self.since is not None
 
     def read(self, api: ComfyApi) -> list[Row]:
-        """Return the JSON objects of these prompts, the newest first.
+        """Return the JSON objects of the prompts that pass the filter, the newest first.
 
         The latest entries of the history are read, then five times as many, and so on, until enough
         of them fit.
@@ -378,7 +378,7 @@ def job(
 
 
 def _say_traceback(error: BaseException | None) -> None:
-    """Print the server's traceback of a failed prompt."""
+    """Print the server's traceback of a failed prompt, or say that there is none."""
     for line in (getattr(error, "traceback", "") or "The server sent no traceback.").splitlines():
         say(line.expandtabs())
 
@@ -389,7 +389,7 @@ def full_id(api: ComfyApi, text: str) -> str:
 
 
 def full_ids(api: ComfyApi, texts: Sequence[str], queue: Queue | None = None) -> list[str]:
-    """Complete abbreviated prompt ids as :func:`full_id` does, but with one question for all.
+    """Complete abbreviated prompt ids like :func:`full_id`, with the same requests for all.
 
     Args:
         api: The client of the server that knows the prompts.

@@ -105,7 +105,7 @@ def cancel_interrupted(job: Job) -> None:
 
 
 def check_out(out: str | None, *, as_json: bool) -> None:
-    """Raise UsageError if ``--out -`` is combined with ``--json``, or stdout is a terminal."""
+    """Raise UsageError for ``--out -`` together with ``--json``, or if it leads to a terminal."""
     if out == "-" and as_json:
         raise click.UsageError("--out - or --json, not both: standard output is for the file")
     if out == "-" and is_terminal():

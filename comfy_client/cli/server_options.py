@@ -156,7 +156,10 @@ class ServerOptions:
         return limited_silence(self.request_timeout)
 
     def _recording_of(self, host: str) -> Path | None:
-        """Return the path of a server's recording, if any; of several, each names its server."""
+        """Return the path of a server's recording, or None if none was asked for.
+
+        With several servers, each has its own file, with its address before the suffix.
+        """
         if self.record is None:
             return None
         path = Path(self.record)

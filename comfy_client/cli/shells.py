@@ -1,4 +1,4 @@
-"""Completion in bash, zsh and fish: the scripts of these shells, and the words that they exchange.
+"""Completion in bash, zsh and fish: the scripts for these shells, and the answers to them.
 
 Click's own scripts append a space after ``KSampler.seed=``, expand ``*`` in answers, and do not
 rejoin words that bash splits at ``=`` and ``:``.
@@ -179,8 +179,8 @@ class _Bash(_Shell, BashComplete):
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[str]]:
         """Return the completions of the part of the word that bash replaces, quoted for it.
 
-        Within double quotes, none has ``!``: there bash replaces ``!!`` by an earlier command, and
-        nothing prevents that.
+        Within double quotes, values with ``!`` are left out: bash would replace ``!!`` with an
+        earlier command there, and no escape prevents that.
         """
         found = super().get_completions(args, incomplete)
         line = self.line()

@@ -84,7 +84,7 @@ class Job(Future[Result]):
 
     @property
     def tags(self) -> Mapping[str, Tag]:
-        """A copy of the ``tags`` that were given to :meth:`ComfyApi.submit`; empty: none were."""
+        """A copy of the ``tags`` given to :meth:`ComfyApi.submit`; empty if there were none."""
         return {**self.handle.state.tags}
 
     @property

@@ -59,8 +59,8 @@ class Poller:
         tracker: The tracker of the prompts.
         timing: The intervals and timeouts of the client.
         trouble: The error of the last HTTP requests; ``None`` while they succeed.
-        troubled_at: When that error came.
-        answered_at: When the server last answered a request about prompts, on the monotonic clock.
+        troubled_at: When that error came, on the monotonic clock.
+        answered_at: When the server last answered a request about prompts, on that clock.
         stops: The prompts that were told to stop, and have not ended.
     """
 

@@ -169,7 +169,7 @@ def _moment(handle: JobHandle, begun: float, preview: Preview | None, ended: str
 
 
 def _doing(handle: JobHandle) -> tuple[str, str]:
-    """Return the phase of a job, and a text for it, such as ``KSampler 12/20`` or its status."""
+    """Return the phase of a job, and its step, such as ``KSampler 12/20``, or else its status."""
     progress, status = handle.progress, handle.status
     silence, ahead = handle.silent_for(), handle.queue_position
     if silence is not None and not handle.is_done:

@@ -228,9 +228,9 @@ def _content(file: BinaryIO, where: str) -> Any:
 
 
 def _json_unless_named_picture(content: bytes, where: str, is_json: bool) -> Any:
-    """Decode JSON; if that fails, say of a file named like a picture that it is neither.
+    """Decode JSON; if a file is named like a picture, the error says that it is neither.
 
-    ``is_json``: the content begins like JSON, so that only its JSON error is of use.
+    If ``is_json``, the content begins like JSON, and the error is always about its JSON.
     """
     try:
         return _json(content, where)

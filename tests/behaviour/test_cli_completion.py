@@ -247,7 +247,7 @@ def test_values_with_unprintable_characters_are_not_offered(completed):
 
 
 def test_bash_puts_no_earlier_command_in_place_of_a_value(completed):
-    """As it would for ``!!`` within double quotes; the command could even run."""
+    """Bash replaces ``!!`` within double quotes, and the earlier command could even run."""
     workflow = Workflow.example()
     workflow["Positive prompt"]["text"] = 'a "fox"!! `id`'
     workflow.save("bang.json")
