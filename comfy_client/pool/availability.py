@@ -245,7 +245,8 @@ def check_member(state: PoolState, member: Member, now: float) -> None:
     count_others(state, member, now)
     if not is_live(member) and (member.server.ready or member.leaving):
         if member.server.ready:
-            state.warn("%s is away, and gets no jobs until it is back", member.name)
+            words, name = "%s is away, and gets no jobs until it is back", member.name
+            state.warn(words, name, server=name)
         mark_down(state, member, None, now)
     elif member.api.state is State.CONNECTED:  # a socket's end is noticed
         if member.leaving:
@@ -290,11 +291,11 @@ def update_suspects(state: PoolState, now: float) -> None:
         if server.is_suspect and not was_suspect:
             take_back(state, member)
             words = "%s is suspect: %s; it gets one job at a time until one succeeds"
-            state.warn(words, name, member.suspect)
+            state.warn(words, name, member.suspect, server=name)
             state.publish("suspect", name, member.suspect)
         elif was_suspect and not server.is_suspect:
             state.schedule.level(server)
-            state.inform("%s is not suspect any more", name)
+            state.inform("%s is not suspect any more", name, server=name)
             state.publish("well", name)
 
 

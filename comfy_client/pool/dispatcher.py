@@ -100,7 +100,7 @@ class Dispatcher:
 
     def _tell(self, news: PoolEvent | LogLine) -> None:
         if isinstance(news, LogLine):
-            log.log(news.level, news.text, *news.args)
+            log.log(news.level, news.text, *news.args, extra={**news.extra})
         else:
             self._receivers.publish(news)
 
@@ -320,7 +320,7 @@ class Dispatcher:
         with self._changing() as now:
             if not (member.was_ready or member.error or member.leaving):
                 words = "%s does not answer, and gets no jobs until it does: %s"
-                self.state.warn(words, member.name, error)
+                self.state.warn(words, member.name, error, server=member.name)
             availability.mark_down(self.state, member, error, now)
 
     def mark_answering(self, member: Member) -> None:

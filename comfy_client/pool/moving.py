@@ -167,7 +167,8 @@ def handle_unsent(
     is_wanted = not (entry.cancelled or entry.stays)
     if is_wanted and _prepare_move(state, member, entry, error, now):
         words = "prompt %s moves from %s to another server: %s"
-        state.warn(words, entry.job.prompt_id, member.name, error)
+        named = entry.job.handle.state.named
+        state.warn(words, entry.job.prompt_id, member.name, error, server=member.name, **named)
         if _move_on(state, entry, entry.job.prompt_id, or_back=is_away(error)):
             return
     member.failed += not entry.goes_on
@@ -264,7 +265,8 @@ def handle_end(
             update_suspects(state, now)
     elif isinstance(outcome, JobFailed) and _prepare_rerun(state, member, entry, outcome, now):
         words = "prompt %s failed on %s, and runs once more on another server: %s"
-        state.warn(words, inner.prompt_id, member.name, outcome)
+        named = inner.handle.state.named
+        state.warn(words, inner.prompt_id, member.name, outcome, server=member.name, **named)
         if _move_on(state, entry, str(uuid.uuid4())):
             return
     member.done += is_success
@@ -324,11 +326,12 @@ def handle_loss(
     if len(entry.died) > 1:
         event, error = lost(inner.prompt_id, "lost: two servers died while they ran it")
     elif _prepare_retry(state, member, entry, inner, error, now):
+        named = inner.handle.state.named
         if entry.tries == tries:
             words = "prompt %s had not begun on %s, and is sent again"
-            state.warn(words, inner.prompt_id, member.name)
+            state.warn(words, inner.prompt_id, member.name, server=member.name, **named)
         else:
-            state.warn("%s; running it again", error)
+            state.warn("%s; running it again", error, server=member.name, **named)
         if _move_on(state, entry, str(uuid.uuid4())):
             return
     member.failed += not entry.goes_on

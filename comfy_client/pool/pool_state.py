@@ -264,11 +264,12 @@ class Member:
 
 @attrs.frozen
 class LogLine:
-    """A line that is to be logged."""
+    """A line that is to be logged, with attributes of its record."""
 
     level: int
     text: str
     args: tuple[object, ...]
+    extra: Mapping[str, object]
 
 
 #: The end of a job: its result or error, and the end event if receivers have not had it.
@@ -353,13 +354,13 @@ class PoolState:
         waiting = len(self.schedule)
         self.news.append(PoolEvent(name=name, server=server, waiting=waiting, reason=reason))
 
-    def warn(self, text: str, *args: object) -> None:
-        """Add a warning for the log to the news, which is published later."""
-        self.news.append(LogLine(logging.WARNING, text, args))
+    def warn(self, text: str, *args: object, server: str, **extra: object) -> None:
+        """Add a warning about a server for the log to the news, which is published later."""
+        self.news.append(LogLine(logging.WARNING, text, args, {**extra, "server": server}))
 
-    def inform(self, text: str, *args: object) -> None:
+    def inform(self, text: str, *args: object, server: str) -> None:
         """Add a log line of level INFO to the news, which is published later."""
-        self.news.append(LogLine(logging.INFO, text, args))
+        self.news.append(LogLine(logging.INFO, text, args, {"server": server}))
 
     def status(self) -> PoolStatus:
         """Return the status of the pool."""

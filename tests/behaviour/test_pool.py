@@ -884,6 +884,7 @@ def test_a_server_that_never_answered_is_told_of_once(clients, caplog) -> None:
     assert [(one.levelname, "gets no jobs until it does" in one.getMessage()) for one in lines] == [
         ("WARNING", True)
     ]
+    assert [vars(one)["server"] for one in lines] == [NOWHERE]
 
 
 def definitions_asked(*servers: ComfyServer) -> int:

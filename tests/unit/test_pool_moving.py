@@ -18,7 +18,7 @@ from comfy_client.errors import (
 from comfy_client.jobs.callbacks import Callbacks
 from comfy_client.pool import moving
 from comfy_client.pool.dispatcher import Dispatcher
-from comfy_client.pool.pool_state import Entry, Intervals, Member, Policy, PoolState
+from comfy_client.pool.pool_state import Entry, Intervals, LogLine, Member, Policy, PoolState
 from comfy_client.pool.schedule import Server, Waiting
 from comfy_client.transport.websocket import State
 
@@ -36,6 +36,10 @@ class Known:
         return None
 
 
+#: The attributes of log records about a prompt.
+NAMED = {"prompt_id": "p", "tags": {"tenant": "a"}}
+
+
 class Prompt:
     """A prompt on a server, as its job."""
 
@@ -43,7 +47,7 @@ class Prompt:
         self.prompt_id = "p"
         self.end = end
         result = None if isinstance(end, Exception) else end
-        state = Known(**{"generation": 1, **state})
+        state = Known(**{"generation": 1, "named": NAMED, **state})
         self.handle = Known(state=state, result=result, has_begun=has_begun, was_cut_off=False)
 
     def done(self) -> bool:
@@ -59,7 +63,8 @@ class PooledPrompt:
     def __init__(self) -> None:
         self.prompt_id = "p"
         self.left: list[str] = []
-        self.handle = Known(state=Known(), leave=self.leave, refuse=lambda: None)
+        state = Known(named=NAMED)
+        self.handle = Known(state=state, leave=self.leave, refuse=lambda: None)
 
     def leave(self, prompt_id: str = "") -> None:
         self.left.append(prompt_id)
@@ -109,6 +114,11 @@ def end_of(state: PoolState) -> Any:
     return outcome
 
 
+def facts_of_lines(state: PoolState) -> list[Any]:
+    """The attributes of the log lines that are to be written."""
+    return [one.extra for one in state.news if isinstance(one, LogLine)]
+
+
 @pytest.mark.parametrize(
     "error", [ServerUnreachable("gone"), AuthenticationError("no", status=401)]
 )
@@ -120,6 +130,7 @@ def test_a_job_that_a_server_surely_never_got_moves_without_cost(make, error) ->
     assert assign(state) == [B]
     assert (entry.tries, member.server.ready, member.server.own) == (1, False, 0)
     assert not state.ends
+    assert facts_of_lines(state) == [{**NAMED, "server": A}]
 
 
 def test_a_job_that_all_servers_reject_ends_in_the_rejection(make) -> None:
@@ -154,6 +165,7 @@ def test_a_lost_job_that_ran_runs_again_only_if_its_user_wants_that(make, on_los
         entry.inner = prompt
     assert end_of(state) is error
     assert runs == (3 if on_lost == "retry" else 1)
+    assert [facts["tags"] for facts in facts_of_lines(state)] == [NAMED["tags"]] * (runs - 1)
 
 
 @pytest.mark.parametrize("stays", [False, True])
@@ -167,6 +179,7 @@ def test_a_lost_job_that_had_not_begun_moves_unless_its_user_has_left(make, stay
     assert assign(state) == ([] if stays else [B])
     assert len(state.ends) == stays
     assert entry.tries == 1
+    assert facts_of_lines(state) == ([] if stays else [{**NAMED, "server": A}])
 
 
 def test_a_job_that_two_servers_did_not_survive_runs_nowhere_else(make) -> None:
@@ -183,6 +196,7 @@ def test_a_failed_job_moves_once_if_its_user_wants_that(make, on_failed) -> None
     entry, _ = sent(state, Prompt(error, has_begun=True))
     moving.handle_end(state, entry, entry.inner, entry.inner.end, NOW)
     if on_failed == "move":
+        assert facts_of_lines(state) == [{**NAMED, "server": A}]
         assert assign(state) == [B]
         other = state.members[B]
         other.in_flight[other.inbox.popleft()] = None
