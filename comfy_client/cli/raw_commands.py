@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
@@ -16,7 +15,7 @@ from .exits import Mistake
 from .input_options import mistakes
 from .printing import emit, examples, say
 from .server_options import ServerOptions, of_server
-from .standard_input import text_of
+from .standard_input import read_standard_input, text_of
 from .text_output import is_terminal, output_option, save, to_stdout, write
 
 if TYPE_CHECKING:
@@ -148,9 +147,10 @@ def _request(words: tuple[str, ...], *, has_body: bool) -> tuple[str, str]:
 
 def _body(data: str) -> dict[str, Any]:
     """Return the options of ``fetch_api`` for ``--data``."""
-    content = _content(data[1:]) if data.startswith("@") else data.encode()
-    if data == "-":
-        content = sys.stdin.buffer.read()
+    if data in ("-", "@-"):
+        content = read_standard_input()
+    else:
+        content = _content(data[1:]) if data.startswith("@") else data.encode()
     try:
         json.loads(content)
     except (ValueError, RecursionError):

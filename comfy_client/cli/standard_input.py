@@ -16,13 +16,18 @@ _KEY: Final = "comfy_client.standard_input"
 _MOST: Final = 64 << 20
 
 
-def read_standard_input(most: int | None = None) -> bytes:
-    """Read standard input; raise Mistake if this command has read it already."""
+def claim_standard_input() -> None:
+    """Note that this command reads standard input; raise Mistake if it has done so already."""
     context = click.get_current_context(silent=True)
     if context is not None:
         if context.meta.setdefault(_KEY, False):
             raise Mistake("standard input can be read only once")
         context.meta[_KEY] = True
+
+
+def read_standard_input(most: int | None = None) -> bytes:
+    """Read standard input; raise Mistake if this command has read it already."""
+    claim_standard_input()
     return sys.stdin.buffer.read(-1 if most is None else most)
 
 

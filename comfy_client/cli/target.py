@@ -23,6 +23,7 @@ from ..transport.url import Address, parse_host
 from .exits import Mistake
 from .input_options import mistakes
 from .profiles import Config, is_open_to_others
+from .standard_input import claim_standard_input
 
 #: The environment variable that names a profile.
 PROFILE_VARIABLE: Final = "COMFYUI_PROFILE"
@@ -264,6 +265,7 @@ def split_login(text: str, source: str) -> tuple[str, str]:
 
 def _first_line(path: str) -> str:
     if path == "-":
+        claim_standard_input()
         return sys.stdin.readline().rstrip("\r\n")
     with mistakes(path), Path(path).expanduser().open(encoding="utf-8") as file:
         return file.readline(1 << 16).rstrip("\r\n")

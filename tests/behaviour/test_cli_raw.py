@@ -52,6 +52,7 @@ def asked(server: ComfyServer) -> list[Request]:
         (["/thing", "--data", "some text"], "POST", b"some text"),
         (["PUT", "/thing", "--data", "@body.bin"], "PUT", b"\x00\xff"),
         (["POST", "/thing", "--data", "-"], "POST", b"piped"),
+        (["POST", "/thing", "--data", "@-"], "POST", b"piped"),
         (
             ["PUT", "/thing", "--field", "a=1", "--field", "b=x=y", "--field", "c=@text.txt"],
             "PUT",
@@ -99,6 +100,7 @@ def test_fields_of_a_get_request_go_into_its_query(comfy_client, asked):
         ["POST", "/queue", "--data", "{}", "--field", "a=1"],
         ["POST", "/queue", "--field", "a"],
         ["POST", "/queue", "--data", "@missing.json"],
+        ["POST", "/queue", "--data", "-", "--token-file", "-"],
     ],
 )
 def test_a_path_that_names_another_server_is_refused(comfy_client, server, args):
