@@ -70,7 +70,7 @@ def report(error: BaseException, as_json: bool, **facts: Any) -> Exit:
         click.echo(colored(f"Error: {_lines(message_of(error))}", status, "Error:"), err=True)
         hint = hint_of(error)
         if hint:
-            click.echo(f"Try: {hint}", err=True)
+            note(f"Try: {hint}")  # it may name an id that the server made
     return exit_of(error)
 
 

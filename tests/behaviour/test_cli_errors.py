@@ -13,10 +13,11 @@ from types import FrameType, ModuleType, SimpleNamespace
 
 import pytest
 
-from comfy_client import ClientClosed, ComfyApi, JobLost, SubmitUncertain
+from comfy_client import ClientClosed, ComfyApi, JobLost, JobTimeout, SubmitUncertain
 from comfy_client.__main__ import main as start
 from comfy_client.cli.exits import Exit, error_object
 from comfy_client.cli.main import main
+from comfy_client.cli.printing import report
 from comfy_client.cli.results import wait_for
 from comfy_client.jobs.job import cancel_in_time
 from comfy_client.showing.screen import surface
@@ -588,3 +589,10 @@ def test_a_shell_completes_commands_options_and_profiles(comfy_client, shell):
     assert "sweep" in completed("sw")
     assert "--detach" in completed("run", "--de")
     assert "studio" in completed("run", "--profile", "st")
+
+
+def test_advice_does_not_control_the_terminal(capsys):
+    """An abbreviated id is completed to one that the server made."""
+    error = JobTimeout("late", prompt_id="beef\x1b]0;title\x07")
+    assert report(error, as_json=False) is Exit.TIMEOUT
+    assert "job beef ]0;title --wait" in capsys.readouterr().err
