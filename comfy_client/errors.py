@@ -216,7 +216,7 @@ class NotSupported(ApiError):
     something else: it would stop another prompt (``cancel``), or has no VRAM (``wait_for_vram``).
     """
 
-    _hint = "Update the server, or do without this call; the message says which ComfyUI has it."
+    _hint = "Check the path and the method.  An older server lacks newer routes: then update it."
 
     @property
     def hint(self) -> str | None:

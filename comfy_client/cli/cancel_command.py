@@ -46,7 +46,7 @@ def cancel(
     cancels the prompts of all users; without a terminal, it needs --yes.
     """
     if (bool(prompt_ids), all_mine, everything).count(True) != 1:
-        raise click.UsageError("give IDs, --all-mine or --all")
+        raise click.UsageError("give one of these: IDs, --all-mine, --all")
     refuse_empty(prompt_ids)
     with given.client() as api:
         if everything:

@@ -105,7 +105,10 @@ _STATUS: Final[tuple[tuple[type[BaseException], Exit], ...]] = (
 
 #: Advice for the command line; the first matching class counts.
 _HINTS: Final[tuple[tuple[type[BaseException], str], ...]] = (
-    (AuthenticationError, "COMFYUI_LOGIN=user:password or COMFYUI_TOKEN=... in the environment"),
+    (
+        AuthenticationError,
+        "--login-file or --token-file, or COMFYUI_LOGIN or COMFYUI_TOKEN in the environment",
+    ),
     (PromptRejected, "comfy-client check lists everything that is wrong with a workflow"),
     (JobFailed, "comfy-client logs shows what the server wrote to its terminal"),
     (JobLost, "run it again: the server was restarted, or the prompt was deleted"),

@@ -39,7 +39,7 @@ def show_help(ctx: click.Context, command: str | None) -> None:
 @click.option("--classes", is_flag=True, help="Print the schema of classes instead.")
 @with_json
 def schema(given: ServerOptions, classes: bool) -> None:
-    """Print the JSON Schema of the lines that commands print with --json."""
+    """Print the JSON Schema of what commands print with --json."""
     from importlib.resources import files
 
     name = "schema.json" if classes else "commands.json"

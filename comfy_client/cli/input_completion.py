@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+import attrs
 import click
 from click.shell_completion import CompletionItem
 
@@ -29,7 +31,8 @@ def complete_settings(ctx: click.Context, param: click.Parameter, incomplete: st
     """Complete ``NODE.input=``, then the input's values, or the files after ``@``."""
     name, equals, typed = incomplete.partition("=")
     if not equals:
-        return starting(incomplete, (f"{one.address}=" for one in _inputs(ctx)))
+        inputs = _inputs(ctx)
+        return _starting(incomplete, inputs) or _starting(incomplete, _by_class(inputs))
     if typed.startswith("@"):
         return _prefixed(f"{name}=@", typed[1:], paths(typed[1:]))
     return _prefixed(f"{name}=", typed, _values(ctx, name))
@@ -53,6 +56,19 @@ def complete_uploads(ctx: click.Context, param: click.Parameter, incomplete: str
         return _prefixed(f"{name}=", typed, paths(typed))
     loaders = (one for one in _inputs(ctx) if one.name in _FILE_INPUTS)
     return starting(incomplete, (f"{one.address.removesuffix(f'.{one.name}')}=" for one in loaders))
+
+
+def _starting(text: str, inputs: Iterable[SettableInput]) -> Completions:
+    return starting(text, (f"{addressable(one).address}=" for one in inputs))
+
+
+def _by_class(inputs: list[SettableInput]) -> Iterator[SettableInput]:
+    """Yield the inputs of each node that is the only one of its class, addressed by the class."""
+    nodes = {(one.class_type, one.node_id) for one in inputs}
+    shared = Counter(class_type for class_type, _ in nodes)
+    for one in inputs:
+        if one.class_type and shared[one.class_type] == 1:
+            yield attrs.evolve(one, address=f"{one.class_type}.{one.name}")
 
 
 def _prefixed(before: str, typed: str, values: list[str]) -> Completions:

@@ -111,7 +111,7 @@ def call(
     fields: tuple[str, ...],
     output: Path | None,
 ) -> None:
-    """Send a request to any route of the server, and print the answer.
+    """Send a request to any route, and print the answer.
 
     PATH begins with / and is below /api if the server has that, unless it begins with /api/ or
     /internal/.  Login, certificates, errors and exit statuses are those of all commands.  JSON is

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 )
 @of_servers
 def info(given: ServerOptions) -> None:
-    """Show versions, devices, memory and queue length of a server, or of each of several."""
+    """Show versions, devices, memory, and the length of the queue."""
     print_rows(given, lambda api: [_info(api, given.answer_limit)], _show_info)
 
 
@@ -203,7 +203,7 @@ def doctor(given: ServerOptions, run: bool, timeout: float) -> None:
 @click.command(epilog=examples("comfy-client where", "comfy-client where --profile studio --json"))
 @of_server
 def where(given: ServerOptions) -> None:
-    """Show which server the commands use, and which setting decides that.
+    """Show which server the commands use, and where that is set.
 
     Nothing is sent.  An option overrides the environment, and that overrides the default profile.
     """

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 )
 @of_servers
 def wait(given: ServerOptions, timeout: float | None) -> None:
-    """Wait until the server can run prompts, or until each of several can.
+    """Wait until the server, or each of several, can run prompts.
 
     The server may still be starting, or be behind a proxy that says so.  Errors that time does not
     mend end the command immediately: wrong credentials, an unknown host, another program.

@@ -142,6 +142,8 @@ def test_every_other_parameter_has_completion_or_is_listed_as_free():
         ("comfy-client run big20.json --set Sampler.st", ["plain,Sampler.steps="]),
         ("comfy-client run big20.json --set=Sampler.st", ["plain,Sampler.steps="]),
         ("comfy-client run big20.json --set Sampler.steps=", ["plain,20"]),
+        ("comfy-client run big20.json --set KSampler.st", ["plain,KSampler.steps="]),
+        ("comfy-client run big20.json --set CLIPTextEncode.t", []),  # two nodes have this class
         ("comfy-client run big20.json --set 'Sampler.steps=", ["plain,Sampler.steps=20"]),
         ("comfy-client run big20.json --set Pos", [r"plain,Positive\ prompt.text="]),
         ("comfy-client run big20.json --set Positive\\ pr", [r"plain,Positive\ prompt.text="]),

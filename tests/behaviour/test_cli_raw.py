@@ -151,6 +151,8 @@ def test_a_terminal_gets_indented_json_and_no_control_characters(comfy_client, s
 def test_help_prints_the_same_as_the_option(comfy_client):
     """For one command, or for all."""
     assert comfy_client("help").out == comfy_client("--help").out
+    listed = comfy_client("help", COLUMNS="80").out.replace("[ARGS]...", "")
+    assert "..." not in listed  # no line is cut short
     assert comfy_client("help", "run").out == comfy_client("run", "--help").out
     unknown = comfy_client("help", "rum")
     assert unknown.status == 2
