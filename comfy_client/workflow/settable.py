@@ -189,7 +189,7 @@ def cells(one: SettableInput) -> tuple[str, str, str, str, str]:
         shorten(one.address, _WIDEST),
         shorten(one.type or "", _WIDEST),
         shorten(value, _WIDEST),
-        one.role or "",
+        shorten(one.role or "", _WIDEST),
         _range(one),
     )
 

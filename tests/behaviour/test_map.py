@@ -380,9 +380,9 @@ def test_wrong_arguments_are_told_at_once(api) -> None:
         api.map([WORKFLOW], [{}])
 
 
-def test_params_that_are_no_list_of_dicts_are_told_with_the_first(server, api) -> None:
+def test_params_that_are_no_list_of_dicts_are_told_at_once(server, api) -> None:
     """A grid is for sweep; nothing was sent, so nothing is taken back."""
-    with pytest.raises(TypeError, match=r"inputs must be a dict, .*: 'Make.seed'"):
+    with pytest.raises(TypeError, match=r"params is a list with a dict for each run"):
         next(api.map(WORKFLOW, {"Make.seed": range(8)}))
     assert not [request for request in server.requests if request.method == "POST"]
 
