@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 #: Completions of a word, for the parameter ``shell_complete`` of click.
-Completions = list[CompletionItem[str]]
+#: In quotes, as older releases of click cannot subscript the class.
+Completions: TypeAlias = "list[CompletionItem[str]]"
 
 #: The environment variable with the seconds within which the server must answer; default: 1.
 TIMEOUT_VARIABLE: Final = "COMFY_COMPLETION_TIMEOUT"
