@@ -148,6 +148,7 @@ def _send(
             early = one.early
         if early is not None:
             tracker.ledger.settle(one, early)
+        tracker.ledger.log_end(state)  # it may have waited for the line of the submission
         tracker.wake.set()
         raise
     finally:

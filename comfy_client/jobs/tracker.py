@@ -239,7 +239,7 @@ class Ledger:
             _write(self._log, state, "submitted", "submitted", number=state.number)
         state.submission_logged = True
         self.log_start(state)
-        self._log_end(state)
+        self.log_end(state)
 
     def log_start(self, state: JobState) -> None:
         """Log the start of a prompt, once, if it has begun to run."""
@@ -261,10 +261,10 @@ class Ledger:
             seconds = one.state.elapsed(runtime.monotonic())
             one.state.last_line = partial(_write_end, self._log, one.state, ending, seconds)
             if one.state.submission_logged:
-                self._log_end(one.state)
+                self.log_end(one.state)
         one.settle(ending)
 
-    def _log_end(self, state: JobState) -> None:
+    def log_end(self, state: JobState) -> None:
         """Log the end of a prompt, once, if it has ended."""
         if state.last_line is None:
             return

@@ -111,6 +111,27 @@ def test_lines_keep_their_order_if_the_submission_is_slow_to_be_logged(
     assert [one["prompt_event"] for one in lines(info)] == STEPS
 
 
+def test_the_end_of_a_prompt_is_logged_if_ctrl_c_comes_before_its_submission_is(
+    api: ComfyApi, record: Record, info: pytest.LogCaptureFixture
+) -> None:
+    """It has ended by then."""
+
+    def interrupt(line: logging.LogRecord) -> bool:
+        if vars(line).get("prompt_event") == "submitted":
+            until(lambda: api.stats().succeeded)
+            raise KeyboardInterrupt
+        return True
+
+    logger = logging.getLogger("comfy_client")
+    logger.addFilter(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            api.submit(WORKFLOW)
+    finally:
+        logger.removeFilter(interrupt)
+    until(lambda: lines(info, "ended"))
+
+
 def test_a_closed_client_does_not_end_its_prompts(
     server: ComfyServer, record: Record, info: pytest.LogCaptureFixture
 ) -> None:
