@@ -162,7 +162,7 @@ def _body(data: str) -> dict[str, Any]:
 
 def _content(name: str) -> bytes:
     with mistakes("the file"):
-        return Path(name).read_bytes()
+        return Path(name).expanduser().read_bytes()
 
 
 def _fields(given: tuple[str, ...]) -> dict[str, Any]:

@@ -53,6 +53,7 @@ def asked(server: ComfyServer) -> list[Request]:
         (["PUT", "/thing", "--data", "@body.bin"], "PUT", b"\x00\xff"),
         (["POST", "/thing", "--data", "-"], "POST", b"piped"),
         (["POST", "/thing", "--data", "@-"], "POST", b"piped"),
+        (["PUT", "/thing", "--data", "@~/body.bin"], "PUT", b"\x00\xff"),
         (
             ["PUT", "/thing", "--field", "a=1", "--field", "b=x=y", "--field", "c=@text.txt"],
             "PUT",
