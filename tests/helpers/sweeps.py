@@ -90,7 +90,7 @@ def add_recorded_nodes(server: ComfyServer) -> Record:
         return f"{model}{text}{seed}"
 
     def keep(value: str) -> str:
-        while record.gate is not None and not record.gate.acquire(timeout=0.01):
+        while (gate := record.gate) is not None and not gate.acquire(timeout=0.01):
             check_interrupted()
         return value
 
