@@ -110,7 +110,6 @@ _HINTS: Final[tuple[tuple[type[BaseException], str], ...]] = (
         "--login-file or --token-file, or COMFYUI_LOGIN or COMFYUI_TOKEN in the environment",
     ),
     (PromptRejected, "comfy-client check lists everything that is wrong with a workflow"),
-    (JobFailed, "comfy-client logs shows what the server wrote to its terminal"),
     (JobLost, "run it again: the server was restarted, or the prompt was deleted"),
     (JobNotFound, "comfy-client history lists what the server knows"),
     (VramTimeout, "comfy-client queue shows what may use the memory"),
@@ -194,6 +193,8 @@ def hint_of(error: BaseException) -> str | None:
         )
     if isinstance(error, JobFailed) and error.is_oom:
         return "use a smaller picture, or comfy-client free"
+    if isinstance(error, JobFailed):
+        return f"comfy-client job {error.prompt_id} --traceback; or comfy-client logs"
     if isinstance(error, Unsaved):
         return error.hint
     if isinstance(error, MissingExtra):

@@ -205,12 +205,18 @@ def _history_table(rows: Sequence[Row]) -> tuple[list[Cells], tuple[str, ...]]:
             row["status"],
             "-" if row["seconds"] is None else f"{row['seconds']:.1f} s",
             ago(row["ended_at"]),
-            ", ".join(file["filename"] for file in row["files"][:3]) or "-",
+            _error_of(row) or ", ".join(file["filename"] for file in row["files"][:3]) or "-",
         )
         for row in rows
     ]
-    head = ("ID", "STATUS", "TOOK", "AGO", "FILES")
+    head = ("ID", "STATUS", "TOOK", "AGO", "FILES OR ERROR")
     return lines, ("SERVER", *head) if "server" in rows[0] else head
+
+
+def _error_of(row: Row) -> str:
+    """Return the class of the node that raised, and the beginning of its error, in one line."""
+    error = " ".join((row["error"] or "").split())
+    return f"{row['class_type'] or 'a node'}: {error}"[:100] if error else ""
 
 
 @attrs.frozen

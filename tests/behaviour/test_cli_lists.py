@@ -342,6 +342,8 @@ def test_the_timeout_is_for_all_jobs_together(comfy_client, server, api):
 def test_the_traceback_of_a_failed_prompt_is_shown(comfy_client, api, wait):
     """The server's traceback, on stdout; prompts that did not fail have none."""
     bad, good = ended(api, FAILS), ended(api, shows("a"))
+    assert f"job {bad} --traceback" in comfy_client("job", bad, "--wait").err
+    assert "no picture today" in comfy_client("history").out
     shown = comfy_client("job", bad, "--traceback", *wait)
     assert shown.status == (5 if wait else 0)
     assert "raise RuntimeError" in shown.out
