@@ -251,6 +251,6 @@ def test_the_inputs_of_a_workflow_are_a_table() -> None:
     """With what each may be."""
     workflow = Workflow({"1": {"class_type": "KSampler", "inputs": {"steps": 5, "text": "x"}}})
     found = workflow.inputs({"KSampler": DEFINITION})
-    assert cells(found).rows[0] == ["input", "type", "value", "choices or range"]
-    assert cells(found).rows[1] == ["KSampler.steps", "INT", "5", "1 to 10000"]
+    assert cells(found).rows[0] == ["input", "type", "value", "role", "choices or range"]
+    assert cells(found).rows[1] == ["KSampler.steps", "INT", "5", "", "1 to 10000"]
     assert "<table" not in page(Workflow({"1": {"class_type": "A", "inputs": {}}}).inputs())
