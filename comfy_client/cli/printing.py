@@ -147,7 +147,8 @@ class _PlainLogs(logging.Handler):
 def _above_bars() -> contextlib.AbstractContextManager[None]:
     """Context manager: clear the progress bars of a terminal, and draw them again at the end."""
     tqdm = sys.modules.get("tqdm")
-    if tqdm is None:  # so there is no bar
+    # Without a bar, leave tqdm's lock alone: a Ctrl-C may have left it to the main thread.
+    if tqdm is None or not getattr(tqdm.tqdm, "_instances", None):
         return contextlib.nullcontext()
     bars: contextlib.AbstractContextManager[None] = tqdm.tqdm.external_write_mode(sys.stderr)
     return bars

@@ -7,6 +7,7 @@ import logging
 import math
 import stat
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,16 @@ def test_a_log_line_does_not_break_a_progress_bar(capsys):
     assert "0/4" in drawn
     assert drawn.endswith(" \r")  # spaces over the bar
     assert "2/4" in again
+
+
+def test_a_log_line_needs_no_lock_of_bars_while_there_is_none():
+    """A Ctrl-C in tqdm may have left its lock to the main thread."""
+    warned = threading.Thread(target=logging.getLogger("comfy_client").warning, args=["a line"])
+    tqdm._instances.clear()  # bars that other tests have dropped
+    with plain_logs(), tqdm.get_lock():
+        warned.start()
+        warned.join(60)
+        assert not warned.is_alive()
 
 
 def test_verbose_output_contains_no_secrets(comfy_client):
