@@ -28,7 +28,7 @@ from xdist.remote import Producer
 from xdist.scheduler import WorkStealingScheduling
 
 from tests.comfyui import DEFAULT, VERSIONS, ComfyUI, cache, python_for, setup
-from tests.helpers.left_behind import changes_since, state_of_process
+from tests.helpers.left_behind import changes_since, state_of_thread
 from tests.helpers.running_comfyui import GIVEN, Running, given, tree_of
 from tests.versions import TESTED
 
@@ -193,11 +193,11 @@ def _nothing_old_to_collect() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_state_left_behind() -> Iterator[None]:
-    """The process and the main thread are as before a test, which names what another would meet.
+    """The client has left nothing to the main thread, on which a later test would fail.
 
-    A Ctrl-C, above all, could leave something on which a later test would fail.
+    A Ctrl-C could leave a deadline or a lock there.
     """
-    before = state_of_process()
+    before = state_of_thread()
     yield
     left = changes_since(before)
     assert not left, f"left behind: {left}"

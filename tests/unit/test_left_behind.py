@@ -1,12 +1,7 @@
-"""The check at the end of each test notices what a test could leave behind."""
+"""The check at the end of each test notices what a Ctrl-C could leave behind."""
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-import socket
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -14,33 +9,7 @@ import pytest
 from comfy_client.locks import shared_lock
 from comfy_client.transport.connections import Transfer, current
 from comfy_client.transport.deadline import Deadline, ParallelCalls, parallel_calls, read_timeout
-from tests.helpers.left_behind import changes_since, state_of_process
-
-
-def set_handler() -> Callable[[], object]:
-    before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    return lambda: signal.signal(signal.SIGUSR2, before)
-
-
-def set_variable() -> Callable[[], object]:
-    os.environ["COMFY_LEFT_BEHIND"] = "1"
-    return lambda: os.environ.pop("COMFY_LEFT_BEHIND")
-
-
-def set_level() -> Callable[[], object]:
-    logging.getLogger("comfy_client").setLevel(logging.ERROR)
-    return lambda: logging.getLogger("comfy_client").setLevel(logging.NOTSET)
-
-
-def set_timeout() -> Callable[[], object]:
-    socket.setdefaulttimeout(60.0)
-    return lambda: socket.setdefaulttimeout(None)
-
-
-def set_interval() -> Callable[[], object]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(before / 2)
-    return lambda: sys.setswitchinterval(before)
+from tests.helpers.left_behind import changes_since, state_of_thread
 
 
 def set_transfer() -> Callable[[], object]:
@@ -67,11 +36,6 @@ def hold_lock() -> Callable[[], object]:
 @pytest.mark.parametrize(
     ("leave", "name"),
     [
-        (set_handler, "SIGUSR2"),
-        (set_variable, "$COMFY_LEFT_BEHIND"),
-        (set_level, "logging"),
-        (set_timeout, "timeout of sockets"),
-        (set_interval, "switch interval"),
         (set_transfer, "transfer"),
         (set_silence, "silence"),
         (set_calls, "calls"),
@@ -81,7 +45,7 @@ def hold_lock() -> Callable[[], object]:
 def test_what_a_test_leaves_behind_is_named(
     leave: Callable[[], Callable[[], object]], name: str
 ) -> None:
-    before = state_of_process()
+    before = state_of_thread()
     undo = leave()
     try:
         assert changes_since(before) == [name]
