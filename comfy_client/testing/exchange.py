@@ -194,9 +194,10 @@ def _make_request(request: web.Request, prefix: str, body: bytes) -> Request:
 
     def wire() -> Wire:
         if not wires:
-            if request.transport is None:
+            transport = request.transport  # read once, as the loop resets it in its own thread
+            if transport is None:
                 raise ConnectionResetError("the client has left")
-            wires.append(Wire(request.transport, loop))
+            wires.append(Wire(transport, loop))
         return wires[0]
 
     return Request(

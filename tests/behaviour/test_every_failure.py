@@ -235,7 +235,8 @@ def test_an_upload_is_whole_or_not_there(server, record, for_each, tmp_path, fam
                 assert there.read_bytes() == CONTENT
             else:
                 check_error(outcome, MemoryError, *([OSError] if family == "files" else []))
-                assert not there.exists() or there.read_bytes() == CONTENT
+                # The server may be writing it now, if only its answer was not read.
+                until(lambda: not there.exists() or there.read_bytes() == CONTENT, LIMIT)
             assert api.upload_image(photo, name).name == name
             assert there.read_bytes() == CONTENT
         assert contents_of(tmp_path) == {photo.name: CONTENT}
