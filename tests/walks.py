@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import gc
+import logging
 import re
 import sys
 import threading
@@ -138,6 +139,10 @@ def walks() -> dict[str, Walk]:
     from comfy_client.transport.dial import OpenSocket
 
     ends = EndTracer(OpenSocket.receive.__code__)
+    # As in a script: other tests may have imported IPython, or turned on the log.
+    log, ipython = logging.getLogger("comfy_client"), sys.modules.pop("IPython", None)
+    level = log.level
+    log.setLevel(logging.WARNING)
 
     def submit(seed: int) -> Walk:
         workflow["KSampler"]["seed"] = seed
@@ -158,6 +163,9 @@ def walks() -> dict[str, Walk]:
                 queues = [traced(api.get_queue) for _ in range(TRIES)]
         finally:
             threading.setprofile(None)
+            log.setLevel(level)
+            if ipython is not None:
+                sys.modules["IPython"] = ipython
     return {
         "submit()": least(submissions),
         "get_queue()": least(queues),
