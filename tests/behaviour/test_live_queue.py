@@ -121,7 +121,9 @@ def test_prompts_that_were_deleted_while_they_waited_are_shown_as_gone(server, a
     """No request is made for each of them."""
     graph: dict[str, Any] = load_workflow("sleep", seconds=60.0, ticks=600)
     runs = api.submit(graph)
-    waiting = [api.submit(FAILS).prompt_id for _ in range(5)]
+    # Not as jobs, of which the client would ask what became of them.
+    posted = [api.fetch_api("/prompt", "POST", json={"prompt": FAILS}) for _ in range(5)]
+    waiting = [answer.json()["prompt_id"] for answer in posted]
     server.until(lambda: server.running, 60)
     queue = LiveQueue(api)
     assert seen(queue) == [(runs.prompt_id, "running"), *((one, "pending") for one in waiting)]
