@@ -26,7 +26,7 @@ _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
 class PromptSource(Protocol):
-    """One or several servers, which know node classes and prompts."""
+    """The servers that a command is for, asked for node definitions and records of prompts."""
 
     def node_definitions(
         self, classes: Collection[str] | None = None, *, refresh: bool = False
