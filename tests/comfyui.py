@@ -45,6 +45,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Self
 
 HERE = Path(__file__).resolve().parent
 DEFAULT = "0.3.75"
@@ -96,7 +97,7 @@ def setup(version: str = DEFAULT) -> Path:
     """Set up one version, or what is missing of it; returns its source tree."""
     venv = cache() / "venv"
     cache().mkdir(parents=True, exist_ok=True)
-    with _locked(cache() / "lock"):
+    with locked(cache() / "lock"):
         python = _environment(venv)
         tree = _tree(python, version)
         requirements = ALWAYS | _requirements((tree / "requirements.txt").read_text())
@@ -115,7 +116,7 @@ def setup(version: str = DEFAULT) -> Path:
 def templates() -> Path:
     """The official templates, workflows in UI format without their pictures: a wheel of 4 MB."""
     cache().mkdir(parents=True, exist_ok=True)
-    with _locked(cache() / "lock"):
+    with locked(cache() / "lock"):
         python = Path(sys.executable)
         return _wheel(python, cache() / "templates", "comfyui-workflow-templates-json==0.1.123")
 
@@ -130,7 +131,7 @@ def _tree(python: Path, version: str) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file closes, also by our death
         yield
@@ -154,9 +155,9 @@ def python311() -> str:
 def _environment(venv: Path) -> Path:
     python, done = venv / "bin" / "python", _done(venv)
     if not (python.exists() and done.exists()):
-        _run(python311(), "-m", "venv", "--clear", venv)  # never begun, or cut short
+        run(python311(), "-m", "venv", "--clear", venv)  # never begun, or cut short
         print("torch: 160 MB if pip knows a CPU build, else up to 3 GB", file=sys.stderr)
-        _pip(python, "install", *TORCH)
+        pip(python, "install", *TORCH)
         done.write_text(json.dumps(["torch"]))
     return python
 
@@ -170,7 +171,7 @@ def _install(venv: Path, requirements: dict[str, str]) -> None:
         done.unlink()  # pip cut short leaves half a package: then start over
         python = venv / "bin" / "python"
         if ordinary := [requirements[name] for name in missing if name != "torchaudio"]:
-            _pip(python, "install", *ordinary)
+            pip(python, "install", *ordinary)
         if "torchaudio" in missing:
             _install_torchaudio(python)
         done.write_text(json.dumps(sorted(names.union(missing)), indent=1))
@@ -178,30 +179,30 @@ def _install(venv: Path, requirements: dict[str, str]) -> None:
 
 def _install_torchaudio(python: Path) -> None:
     """PyPI has it for CUDA only; what ComfyUI takes of it on a CPU needs no library of its own."""
-    _pip(python, "install", "--no-deps", "torchaudio>=2.4,<2.14")
+    pip(python, "install", "--no-deps", "torchaudio>=2.4,<2.14")
     if subprocess.run([python, "-c", "import torchaudio"], capture_output=True).returncode:
         site = python.parent.parent / "lib"
         for library in site.glob("python3.11/site-packages/torchaudio/lib/*.so"):
             library.unlink()
-        _run(python, "-c", "import torchaudio")
+        run(python, "-c", "import torchaudio")
 
 
 def _done(venv: Path) -> Path:
     return venv / "comfy_requirements_done.json"
 
 
-def _run(*args: object) -> None:
+def run(*args: object) -> None:
     print("+", *args, file=sys.stderr, flush=True)
     subprocess.run([str(a) for a in args], check=True, stdout=sys.stderr)
 
 
-def _pip(python: Path, *args: object) -> None:
+def pip(python: Path, *args: object) -> None:
     command = (python, "-m", "pip", "--disable-pip-version-check", *args, "--quiet")
     try:
-        _run(*command)
+        run(*command)
     except subprocess.CalledProcessError:
         print("pip failed; once more", file=sys.stderr, flush=True)
-        _run(*command)
+        run(*command)
 
 
 def _requirements(text: str) -> dict[str, str]:
@@ -215,7 +216,7 @@ def _wheel(python: Path, folder: Path, package: str) -> Path:
     name, version = package.split("==")
     pattern = f"{name.replace('-', '_')}-{version}-*.whl"
     if not list(folder.glob(pattern)):
-        _pip(python, "download", "--no-deps", "--dest", folder, package)
+        pip(python, "download", "--no-deps", "--dest", folder, package)
     return next(folder.glob(pattern))
 
 
@@ -249,7 +250,7 @@ def python_for(tree: Path) -> Path:
             return own
     venv = cache() / "venv"
     cache().mkdir(parents=True, exist_ok=True)
-    with _locked(cache() / "lock"):
+    with locked(cache() / "lock"):
         python = _environment(venv)
         requirements = ALWAYS | _requirements((tree / "requirements.txt").read_text())
         _install(venv, {n: line for n, line in requirements.items() if n not in SKIP})
@@ -269,7 +270,7 @@ def _make_models(python: Path, models: Path) -> None:
     checkpoint = models / "checkpoints" / "tiny.ckpt"
     if not (checkpoint.exists() and (models / "vae_approx" / "taesd_decoder.pth").exists()):
         maker = HERE / "make_tiny_checkpoint.py"
-        _run(python, maker, "--out", checkpoint, "--models-dir", models)
+        run(python, maker, "--out", checkpoint, "--models-dir", models)
 
 
 def pictures() -> dict[str, bytes]:
@@ -307,8 +308,8 @@ def _png(width: int, height: int) -> bytes:
 
 # -- one server -------------------------------------------------------------------------
 
-# Runs ComfyUI's main.py until its parent is gone: stdin is a pipe from there that nothing is
-# ever written to, so it ends only when the parent does, even by SIGKILL.
+# Runs a program until its parent is gone: stdin is a pipe from there that nothing is ever written
+# to, so it ends only when the parent does, even by SIGKILL.
 LAUNCHER = """
 import os, runpy, shutil, sys, threading
 
@@ -318,7 +319,6 @@ def watch(folder):
     os._exit(1)
 
 threading.Thread(target=watch, args=(sys.argv.pop(1),), daemon=True).start()
-runpy.run_path("main.py", run_name="__main__")
 """
 
 
@@ -341,50 +341,27 @@ def free_port() -> int:
     return port
 
 
-class ComfyUI:
-    """One real server on 127.0.0.1, in a folder of its own; ``with`` starts and closes it.
+class LocalServer:
+    """A program that listens on a port of 127.0.0.1; ``with`` starts and closes it.
 
-    ``root`` is its source tree (``root / "output"``, ``root / "input"``, ...), a copy of that of
-    `version`, or of `tree` without the models, packs and files that its owner has there.  Options
-    go to ComfyUI at each start, beside ``--cpu --preview-method latent2rgb``.
+    It has a folder of its own, and dies with the process that started it.
     """
 
-    def __init__(
-        self,
-        *options: str,
-        version: str = DEFAULT,
-        port: int | None = None,
-        tree: Path | None = None,
-    ) -> None:
-        self.version = version
+    name: str
+    #: A path that answers 200 once it is ready.
+    ready: str
+    #: What runs it, after the launcher.
+    main: str
+
+    def __init__(self, *options: str, port: int | None = None) -> None:
         self.options = options
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._folder = Path(tempfile.mkdtemp(prefix="comfy-client-tests-"))
-        self._log = self._folder / "server.log"
+        self.folder = Path(tempfile.mkdtemp(prefix="comfy-client-tests-"))
+        self._log = self.folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
-        self.root = self._folder / "ComfyUI"
-        self._tree = tree
-        if tree is None:
-            _copy(setup(version), self.root, NOT_OURS)
-            self._python = cache() / "venv" / "bin" / "python"
-        else:
-            self._python = python_for(tree)
-            _copy(tree, self.root, NOT_OURS | THEIRS)
-            _add_models(self._python, tree / "models", self.root / "models")
-        _make_inputs(self.root / "input")
-        nodes = self.root / "custom_nodes"
-        nodes.mkdir(exist_ok=True)
-        shutil.copy(HERE / "comfyui_nodes.py", nodes)
-        for name in ("websocket_image_save.py", "example_node.py.example"):
-            if tree is not None and (tree / "custom_nodes" / name).exists():
-                shutil.copy(tree / "custom_nodes" / name, nodes)
 
-    def another(self, *options: str) -> ComfyUI:
-        """One of the same kind with other options, not yet started."""
-        return ComfyUI(*options, version=self.version, tree=self._tree)
-
-    def __enter__(self) -> ComfyUI:
+    def __enter__(self) -> Self:
         try:
             return self.start()
         except BaseException:
@@ -396,23 +373,27 @@ class ComfyUI:
 
     @property
     def pid(self) -> int | None:
-        """Of the running process, None when there is none."""
+        """Process ID, or None while it does not run."""
         running = self._process is not None and self._process.poll() is None
         return self._process.pid if running and self._process else None
 
-    def start(self, *options: str) -> ComfyUI:
+    def command(self) -> tuple[Path, Path, list[object]]:
+        """Return the Python that runs it, the working directory, and the arguments."""
+        raise NotImplementedError
+
+    def start(self, *options: str) -> Self:
         """Start it and wait until it answers; `options` count for this start only."""
         if self.pid is not None:
             raise RuntimeError(f"already running at {self.url}")
-        argv = [self._python, "-u", "-c", LAUNCHER, self._folder, "--cpu"]
-        argv += ["--listen", "127.0.0.1", "--port", self.port, "--preview-method", "latent2rgb"]
+        python, folder, arguments = self.command()
+        argv = [python, "-u", "-c", LAUNCHER + self.main, self.folder, *arguments]
         # With two threads on a busy two-core machine they wait for each other: 2 s a step
         # in place of 0.09 s.
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [str(a) for a in (*argv, *self.options, *options)],
-                cwd=self.root,
+                cwd=folder,
                 env=env,
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -423,18 +404,18 @@ class ComfyUI:
         return self
 
     def wait_ready(self, timeout: float = 300.0) -> None:
-        """Wait until ``GET /prompt`` answers; RuntimeError with the end of the log if not."""
+        """Wait until it answers; RuntimeError with the end of the log if not."""
         end = time.monotonic() + timeout
         while self.pid is None or not self._answers():
             if self.pid is None or time.monotonic() > end:
                 state = "has ended" if self.pid is None else f"is silent after {timeout} s"
-                raise RuntimeError(f"ComfyUI {self.version} {state}:\n{self.log_text()[-3000:]}")
+                raise RuntimeError(f"{self.name} {state}:\n{self.log_text()[-3000:]}")
             time.sleep(0.1)
 
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
         try:
-            connection.request("GET", "/prompt")
+            connection.request("GET", self.ready)
             return connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False
@@ -462,18 +443,65 @@ class ComfyUI:
                 process.wait()
 
     def restart(self, *options: str) -> None:
-        """Stop and start it on the same port: queue and history are lost, files are kept."""
+        """Stop and start it on the same port: its memory is lost, files are kept."""
         self.stop()
         self.start(*options)
 
     def log_text(self) -> str:
-        """What it has printed, over all its starts."""
+        """Return what it has printed, over all its starts."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def close(self) -> None:
         """Stop it and remove its folder."""
         self.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class ComfyUI(LocalServer):
+    """One real server, in a copy of its source tree.
+
+    ``root`` is that copy (``root / "output"``, ``root / "input"``, ...), of the tree of
+    `version`, or of `tree` without the models, packs and files that its owner has there.  Options
+    go to ComfyUI at each start, beside ``--cpu --preview-method latent2rgb``.
+    """
+
+    ready = "/prompt"
+    main = 'runpy.run_path("main.py", run_name="__main__")\n'
+
+    def __init__(
+        self,
+        *options: str,
+        version: str = DEFAULT,
+        port: int | None = None,
+        tree: Path | None = None,
+    ) -> None:
+        super().__init__(*options, port=port)
+        self.version = version
+        self.name = f"ComfyUI {version}"
+        self.root = self.folder / "ComfyUI"
+        self._tree = tree
+        if tree is None:
+            _copy(setup(version), self.root, NOT_OURS)
+            self._python = cache() / "venv" / "bin" / "python"
+        else:
+            self._python = python_for(tree)
+            _copy(tree, self.root, NOT_OURS | THEIRS)
+            _add_models(self._python, tree / "models", self.root / "models")
+        _make_inputs(self.root / "input")
+        nodes = self.root / "custom_nodes"
+        nodes.mkdir(exist_ok=True)
+        shutil.copy(HERE / "comfyui_nodes.py", nodes)
+        for name in ("websocket_image_save.py", "example_node.py.example"):
+            if tree is not None and (tree / "custom_nodes" / name).exists():
+                shutil.copy(tree / "custom_nodes" / name, nodes)
+
+    def another(self, *options: str) -> ComfyUI:
+        """Return one of the same kind with other options, not yet started."""
+        return ComfyUI(*options, version=self.version, tree=self._tree)
+
+    def command(self) -> tuple[Path, Path, list[object]]:
+        arguments = ["--cpu", "--listen", "127.0.0.1", "--port", self.port]
+        return self._python, self.root, [*arguments, "--preview-method", "latent2rgb"]
 
 
 # -- command line -----------------------------------------------------------------------

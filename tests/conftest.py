@@ -27,6 +27,7 @@ from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import WorkStealingScheduling
 
+from tests import comfy_api_proxy
 from tests.comfyui import DEFAULT, VERSIONS, ComfyUI, cache, python_for, setup
 from tests.helpers.left_behind import changes_since, state_of_thread
 from tests.helpers.running_comfyui import GIVEN, Running, given, tree_of
@@ -35,6 +36,7 @@ from tests.versions import TESTED
 if TYPE_CHECKING:
     from comfy_client import ComfyApi
     from comfy_client.testing import ComfyServer
+    from tests.helpers.hosted import Hosted
 
 WORKFLOWS = Path(__file__).with_name("workflows")
 LANES = ("real", "soak")
@@ -161,12 +163,22 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     config = session.config
     if not (config.option.collectonly or hasattr(config, "workerinput")):
         _set_up(config, {version for item in session.items if (version := real_version(item))})
+        if any("real-proxy" in item.nodeid for item in session.items):
+            _set_up_proxy(config)
 
 
 def pytest_xdist_setupnodes(config: pytest.Config) -> None:
     """The same before there are workers; what they will collect is not known yet."""
     if config.getoption("real"):
         _set_up(config, {DEFAULT, *TESTED})
+        if config.getoption("comfyui") is None:
+            _set_up_proxy(config)
+
+
+def _set_up_proxy(config: pytest.Config) -> None:
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        comfy_api_proxy.set_up()
 
 
 def _set_up(config: pytest.Config, versions: set[str]) -> None:
@@ -232,6 +244,24 @@ def real_comfyui(request: pytest.FixtureRequest) -> Iterator[ComfyUI | Running]:
 def comfyui(real_comfyui: ComfyUI | Running) -> ComfyUI | Running:
     """The same; the contract tests have another one by this name."""
     return real_comfyui
+
+
+@pytest.fixture(
+    scope="session", params=["embedded-proxy", pytest.param("real-proxy", marks=pytest.mark.real)]
+)
+def hosted(request: pytest.FixtureRequest) -> Iterator[Hosted]:
+    """A place of Comfy API v2: an embedded one and, with ``--real``, the real proxy.
+
+    The tests of a session share it, and leave it running.
+    """
+    from tests.helpers.hosted import before, embedded
+
+    if request.param == "embedded-proxy":
+        with embedded() as place:
+            yield place
+    else:
+        with before(request.getfixturevalue("real_comfyui")) as place:
+            yield place
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ import requests
 import websocket
 
 from comfy_client.testing import ComfyServer
-from tests.comfyui import ComfyUI, _copy, _locked, _requirements, free_port, python311
+from tests.comfy_api_proxy import ComfyApiProxy
+from tests.comfyui import ComfyUI, _copy, _requirements, free_port, locked, python311
 from tests.helpers.march_2024 import March2024
 from tests.helpers.running_comfyui import Running, asked_version, tree_of
 from tests.helpers.servers import add_test_content
@@ -58,11 +59,11 @@ def test_two_set_ups_wait_for_each_other(tmp_path: Path) -> None:
     order: list[str] = []
 
     def second() -> None:
-        with _locked(tmp_path / "lock"):
+        with locked(tmp_path / "lock"):
             order.append("second")
 
     thread = threading.Thread(target=second)
-    with _locked(tmp_path / "lock"):
+    with locked(tmp_path / "lock"):
         thread.start()
         thread.join(0.1)
         order.append("first")
@@ -277,3 +278,27 @@ def test_server_can_be_killed_and_started_again(comfyui: ComfyUI) -> None:
     assert "users" in requests.get(f"{comfyui.url}/users", timeout=30).json()
     comfyui.restart()
     assert "users" not in requests.get(f"{comfyui.url}/users", timeout=30).json()
+
+
+@pytest.mark.real
+def test_the_proxy_of_comfy_api_v2_keeps_its_port_and_with_a_folder_its_keys(
+    comfyui: ComfyUI, tmp_path: Path
+) -> None:
+    """Killed and started again; its memory is all that it has without that folder."""
+
+    def claims(proxy: ComfyApiProxy) -> int:
+        headers = {"Authorization": "Bearer a token", "Idempotency-Key": "a key"}
+        body = {"workflow": {"1": {"class_type": "TestSleepOutput", "inputs": inputs}}}
+        url = f"{proxy.url}/api/v2/jobs"
+        return requests.post(url, json=body, headers=headers, timeout=60).status_code
+
+    inputs = {"seconds": 0.0, "ticks": 1}
+    for folder, then in ((tmp_path, 422), (None, 201)):
+        with ComfyApiProxy(comfyui.url, token="a token", state_dir=folder) as proxy:
+            url = proxy.url
+            assert claims(proxy) == 201
+            proxy.kill()
+            assert proxy.pid is None
+            assert proxy.start().url == url
+            assert claims(proxy) == then
+            assert requests.get(f"{url}/api/v2/jobs", timeout=60).status_code == 401

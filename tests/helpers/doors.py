@@ -24,8 +24,7 @@ from pathlib import Path
 
 import attrs
 
-from tests.comfyui import _locked as locked
-from tests.comfyui import cache, free_port
+from tests.comfyui import cache, free_port, locked
 
 # -- nginx, the program -----------------------------------------------------------------
 
