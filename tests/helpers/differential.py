@@ -113,7 +113,8 @@ class Side:
 
     def comparable(self, value: Any, key: str = "") -> Any:
         if isinstance(value, dict):
-            told = {k: v for k, v in value.items() if k != "hint"}  # the embedded one's own word
+            # A word of the embedded server, and one that its definitions lack.
+            told = {k: v for k, v in value.items() if k not in ("hint", "tooltip")}
             return {self.named(k): self.comparable(v, k) for k, v in told.items()}
         if isinstance(value, list):
             if key == "traceback":  # of other code

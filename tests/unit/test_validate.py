@@ -111,7 +111,6 @@ def test_says_what_the_server_of_march_2024_said(name: str) -> None:
     for each in definitions.values():
         for spec in each["input"]["required"].values():
             if len(spec) > 1:
-                spec[1].pop("tooltip", None)
                 spec[1].pop("control_after_generate", None)
                 if not spec[1]:
                     del spec[1:]
