@@ -55,6 +55,7 @@ Glossary:
 
 Modules:
     client: :class:`ComfyApi`.
+    hosted: Comfy API v2, of hosted servers.
     pool: :class:`ComfyPool`, several servers as one.
     batch: ``map`` and ``sweep``: many prompts.
     jobs: The prompts of a client, from submission to result.
@@ -134,10 +135,12 @@ if TYPE_CHECKING:
         NotFound,
         NotSupported,
         OutputsTooLarge,
+        PaymentRequired,
         PromptRejected,
         RequestTimeout,
         ServerUnreachable,
         SubmitUncertain,
+        Throttled,
         TransportError,
         UnexpectedResponse,
         UploadTooLarge,
@@ -281,6 +284,7 @@ __all__ = [
     "OutputFile",
     "OutputFrame",
     "OutputsTooLarge",
+    "PaymentRequired",
     "PoolEvent",
     "PoolStatus",
     "PooledJob",
@@ -304,6 +308,7 @@ __all__ = [
     "SweepRow",
     "Template",
     "TerminalEvent",
+    "Throttled",
     "Timing",
     "TransportError",
     "UnexpectedResponse",

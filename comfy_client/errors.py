@@ -177,12 +177,24 @@ class ApiError(_AboutAnswer):
         path: The path of the request; empty: none was sent.
         status: The HTTP status of the answer; 0: no request was sent.
         body: The JSON of the answer, or the beginning of its text; ``None``: empty.
+        reason: The server's own code of the error, such as ``"idempotency_key_reuse"`` of Comfy API
+            v2; ``None``: it gave none.
     """
 
+    reason: str | None
+
     def __init__(
-        self, message: str, *, method: str = "", path: str = "", status: int = 0, body: Any = None
+        self,
+        message: str,
+        *,
+        method: str = "",
+        path: str = "",
+        status: int = 0,
+        body: Any = None,
+        reason: str | None = None,
     ) -> None:
         super().__init__(message, method=method, path=path, status=status, body=body)
+        self.reason = reason
         may_have_acted = self.method == "POST" and self.path.endswith("/prompt")
         is_away = is_for_another(self.status) and not may_have_acted
         self.retryable: bool = self.status == 429 or is_away
@@ -251,6 +263,39 @@ class UploadTooLarge(ApiError):
         super().__init__(message, **kw)
         self.size = size
         self.limit = limit
+
+
+class PaymentRequired(ApiError):
+    """402: the account of a hosted ComfyUI has too few credits; nothing was queued.
+
+    Add credits to the account, or use another key; the same call fails until then.
+    """
+
+    _hint = "Add credits to the account, or use the key of another one."
+
+
+class Throttled(ApiError):
+    """429: the server takes no more requests, jobs or event streams at the moment.
+
+    Nothing was queued, so the same call is safe: make it again after ``retry_after`` seconds.
+
+    Attributes:
+        retry_after: Seconds to wait, as the server says; ``None``: it does not say.
+    """
+
+    retry_after: float | None
+
+    def __init__(self, message: str, *, retry_after: float | None = None, **kw: Any) -> None:
+        super().__init__(message, **kw)
+        self.retry_after = retry_after
+        self.retryable = True
+
+    @property
+    def hint(self) -> str:
+        """Advice on the error, in one sentence."""
+        if self.retry_after is None:
+            return "Call again later: the server has too much to do."
+        return f"Call again in {self.retry_after:g} s, as the server says."
 
 
 class PromptRejected(ApiError):

@@ -38,8 +38,9 @@ class TrackerHooks:
 
 
 def facts_of(exc: ApiError) -> dict[str, Any]:
-    """Return the method, path, status and body of an error, as arguments for another error."""
-    return {"method": exc.method, "path": exc.path, "status": exc.status, "body": exc.body}
+    """Return the facts about the answer in an error, as arguments for another error."""
+    names = ("method", "path", "status", "body", "reason")
+    return {name: getattr(exc, name) for name in names}
 
 
 def read_by_name(http: Http, answer: object, read: Callable[[Any], T]) -> T:

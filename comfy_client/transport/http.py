@@ -44,12 +44,13 @@ from .deadline import Deadline, check_wanted, ended_by, parallel_calls, read_tim
 from .failures import FAILURES, Failure, failure_of, strip_libraries
 from .identity import Endpoint, Identity, as_sent, check_headers
 from .response import (
+    COMFYUI,
     Asker,
+    Dialect,
     Download,
     Each,
     Response,
     loads_in_pieces,
-    refusal,
     unexpected,
     unusable,
 )
@@ -178,6 +179,7 @@ class Http:
         stale: float = 20.0,
         resume: float = 30.0,
         show: float = 0.4,
+        dialect: Dialect = COMFYUI,
     ) -> None:
         self.address = address
         self.log: ServerLog = ServerLog(address.http_url)
@@ -194,8 +196,13 @@ class Http:
         self.identity: Identity = Identity(
             self.endpoint, credentials=credentials, user=user, headers=headers
         )
+        self._dialect = dialect
         self._sender = _Sender(
-            self.endpoint, self.identity, connect_timeout=self.connect_timeout, stale=stale
+            self.endpoint,
+            self.identity,
+            dialect,
+            connect_timeout=self.connect_timeout,
+            stale=stale,
         )
         log_filter.hide_in_logs(self.identity)
 
@@ -435,6 +442,20 @@ class Http:
             length = length if part is None else part.end - part.start
             yield Download(response.status_code, response.headers, length, chunks)
 
+    @contextlib.contextmanager
+    def stream(self, route: str, *, headers: Mapping[str, str], idle: float) -> Iterator[Download]:
+        """Context manager: yield an endless answer, whose chunks come as soon as they arrive.
+
+        It ends in :class:`RequestTimeout` if the server is silent for ``idle`` seconds, and is
+        never requested again.
+        """
+        request, deadline = OutgoingRequest("GET", route, headers=as_sent(headers)), Deadline()
+        with self._sender.exchange(request, Transfer(deadline, read_timeout=idle)) as response:
+            if response.status_code >= 300:
+                raise self._refusal(request, response, Deadline.after(self.total_timeout))
+            chunks = self._sender.chunks(response, None, deadline, decode=True)
+            yield Download(response.status_code, response.headers, None, chunks)
+
     def upload(
         self,
         route: str,
@@ -501,7 +522,7 @@ class Http:
             left_behind=self.left_behind,
             is_foreign=self._sender.has_api_prefix is None and self._sender.is_foreign,
         )
-        return refusal(answer, size, asker)
+        return self._dialect.refusal(answer, size, asker)
 
 
 # -- one request on the wire -------------------------------------------------------------
@@ -518,9 +539,16 @@ class _Sender:
     """
 
     def __init__(
-        self, endpoint: Endpoint, identity: Identity, *, connect_timeout: float, stale: float
+        self,
+        endpoint: Endpoint,
+        identity: Identity,
+        dialect: Dialect,
+        *,
+        connect_timeout: float,
+        stale: float,
     ) -> None:
-        self.has_api_prefix: bool | None = None
+        self.has_api_prefix: bool | None = dialect.has_api_prefix
+        self._check_route = dialect.check_route
         self.is_foreign: bool = False
         self.traffic: Traffic = Traffic()
         self._endpoint = endpoint
@@ -572,6 +600,8 @@ class _Sender:
     @contextlib.contextmanager
     def exchange(self, request: OutgoingRequest, transfer: Transfer) -> Iterator[requests.Response]:
         """Context manager: send a request, and yield its answer before the body is read."""
+        if self._check_route is not None:
+            self._check_route(request.method, request.route)
         began, status = runtime.monotonic(), 0
         try:
             self._live.add(transfer)

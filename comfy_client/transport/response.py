@@ -217,7 +217,7 @@ class Asker(NamedTuple):
 
 
 def refusal(answer: Response, size: int | None, asker: Asker) -> ComfyError:
-    """Return the typed error for a status of 300 or more; ``size`` is the size of the request."""
+    """Return ComfyUI's error for a status of 300 or more; ``size`` is the size of the request."""
     error = _refusal(answer, size, answer.url.removeprefix(asker.base))
     stranger = f"the user {asker.user!r} is not known to it (see create_user)"
     if not asker.user:
@@ -242,6 +242,25 @@ def refusal(answer: Response, size: int | None, asker: Asker) -> ComfyError:
     return error
 
 
+class Dialect(NamedTuple):
+    """The facts in which APIs of servers differ for the transport; by default those of ComfyUI.
+
+    Attributes:
+        refusal: Returns the typed error for an answer with a status of 300 or more.
+        check_route: Raises an error for a method and route that the API lacks, so that no request
+            is sent; ``None``: any route may be asked for.
+        has_api_prefix: Whether routes are below ``/api``; ``None``: the first answers show it.
+    """
+
+    refusal: Callable[[Response, int | None, Asker], ComfyError] = refusal
+    check_route: Callable[[str, str], None] | None = None
+    has_api_prefix: bool | None = None
+
+
+#: ComfyUI's own API.
+COMFYUI: Final = Dialect()
+
+
 def _is_of_users(path: str) -> bool:
     """Return whether a route depends on the user."""
     return "/settings" in path or "/userdata" in path
@@ -251,9 +270,9 @@ def _refusal(answer: Response, size: int | None, route: str) -> ComfyError:
     status = answer.status
     facts = answer.facts()
     what = f"{answer.method} {answer.url}"
-    reason = _reason(answer, facts["body"])
+    reason = reason_of(answer, facts["body"])
     if status < 400:
-        return UnexpectedResponse(f"{what}: {_about_redirect(answer)}", **facts)
+        return UnexpectedResponse(f"{what}: {about_redirect(answer)}", **facts)
     if wants_tls(answer):
         return UnexpectedResponse(f"{what}: {status}{reason}; use https:// in host", **facts)
     if status == 401:
@@ -299,7 +318,8 @@ def _too_large(
     )
 
 
-def _about_redirect(answer: Response) -> str:
+def about_redirect(answer: Response) -> str:
+    """Explain a redirect, without the query of its target."""
     target = answer.headers.get("location", "")
     try:
         to, here = urlsplit(target), urlsplit(answer.url)
@@ -315,7 +335,8 @@ def _about_redirect(answer: Response) -> str:
     )
 
 
-def _reason(answer: Response, body: Any) -> str:
+def reason_of(answer: Response, body: Any) -> str:
+    """Return the message in the body of a refusal after a colon, or an empty text."""
     if isinstance(body, dict):
         body = body.get("error", body)
         if isinstance(body, dict):

@@ -1,0 +1,128 @@
+"""The typed error for each refusal of Comfy API v2, and of gateways before it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, NamedTuple
+
+from .. import runtime
+from ..errors import (
+    ApiError,
+    AuthenticationError,
+    ComfyError,
+    Conflict,
+    NotFound,
+    NotSupported,
+    PaymentRequired,
+    Throttled,
+    UnexpectedResponse,
+    UploadTooLarge,
+)
+from ..transport.response import (
+    Asker,
+    Dialect,
+    Response,
+    about_redirect,
+    reason_of,
+    route_is_missing,
+    wants_tls,
+)
+from ..values import text
+from .unsupported import check_route
+
+#: The longest time that a server may ask us to wait, in seconds; more is cut.
+MOST_RETRY_AFTER: Final = 3600.0
+#: Codes of what a server lacks, whatever the status.
+_LACKING: Final = frozenset({"not_implemented", "public_deployment_no_list"})
+
+
+class _Facts(NamedTuple):
+    """A refusal, as its error is made from it."""
+
+    answer: Response
+    what: str  #: The request, and the status.
+    said: str  #: The message of the server, after a colon; empty: there is none.
+    code: str | None
+    kw: dict[str, Any]  #: Arguments of any error about an answer.
+
+
+def refusal(answer: Response, size: int | None, asker: Asker) -> ComfyError:
+    """Return the typed error for a status of 300 or more; ``size`` is the size of the request."""
+    kw = answer.facts()
+    code = code_of(kw["body"])
+    said = reason_of(answer, kw["body"])
+    what = f"{answer.method} {answer.url}: {answer.status}"
+    if answer.status < 400:
+        return UnexpectedResponse(f"{answer.method} {answer.url}: {about_redirect(answer)}", **kw)
+    if wants_tls(answer):
+        return UnexpectedResponse(f"{what}{said}; use https:// in base_url", **kw)
+    if answer.status == 404 and answer.is_page:
+        return UnexpectedResponse(f"{what}, a web page, and no Comfy API v2{said}", **kw)
+    error = _error(_Facts(answer, what, said, code, {**kw, "reason": code}), size, asker)
+    may_have_acted = answer.method == "POST" and answer.path.endswith("/jobs")
+    if type(error) is ApiError and (answer.status >= 500 or answer.status == 408):
+        error.retryable = not may_have_acted
+    return error
+
+
+def _error(facts: _Facts, size: int | None, asker: Asker) -> ApiError:
+    answer, what, said, code, kw = facts
+    status = answer.status
+    if code in _LACKING or (code is None and route_is_missing(answer)):
+        return NotSupported(f"{what}, this server does not have that{said}", **kw)
+    if status == 401:
+        given = "refused the key" if asker.has_credentials else "wants a key"
+        advice = "pass api_key=..., or set COMFY_API_KEY"
+        if asker.left_behind:
+            advice = "a pickle leaves it out: set COMFY_API_KEY"
+        return AuthenticationError(f"{what}{said}; the server {given}: {advice}", **kw)
+    if status == 402:
+        return PaymentRequired(f"{what}, the account has too few credits{said}", **kw)
+    if status == 403:
+        return AuthenticationError(f"{what}, forbidden{said}", **kw)
+    if status == 404:
+        return NotFound(f"{what}, not found{said}", **kw)
+    if status == 409:
+        return Conflict(f"{what}, conflict{said}", **kw)
+    if status == 413:
+        found = re.search(r"exceeds (\d{1,18}) bytes", answer.words)
+        limit = int(found[1]) if found else None
+        shown = f"{size} bytes are" if size else "the file is"
+        return UploadTooLarge(
+            f"{what}, {shown} more than the server accepts{said}", size=size, limit=limit, **kw
+        )
+    if status == 429:
+        wait = retry_after(answer.headers)
+        return Throttled(f"{what}, too many requests{said}", retry_after=wait, **kw)
+    return ApiError(f"{what}{said}", **kw)
+
+
+def code_of(body: object) -> str | None:
+    """Return the code in the envelope of an error, or None."""
+    error = body.get("error") if isinstance(body, Mapping) else None
+    return text(error.get("code"), 100) if isinstance(error, Mapping) else None
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds in ``Retry-After``, which may be a date; None: there is no valid one.
+
+    It is 0 for a time in the past, and at most :data:`MOST_RETRY_AFTER`.
+    """
+    given = headers.get("retry-after", "").strip()[:100]
+    if re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,15})?", given):
+        return min(float(given), MOST_RETRY_AFTER)
+    try:
+        until = parsedate_to_datetime(given)
+        left = (
+            until if until.tzinfo else until.replace(tzinfo=UTC)
+        ).timestamp() - runtime.wall_time()
+    except (ValueError, OverflowError, TypeError):
+        return None
+    return min(max(0.0, left), MOST_RETRY_AFTER)
+
+
+#: Comfy API v2.
+HOSTED: Final = Dialect(refusal=refusal, check_route=check_route, has_api_prefix=True)

@@ -1,0 +1,356 @@
+"""Answers of Comfy API v2: jobs, their outputs, assets and events.
+
+Servers differ: names of fields, what is null, and whether a number is true.  Statuses that are not
+known here stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import attrs
+
+from ..redaction import Sealed
+from ..to_dict import AsDict
+from ..values import (
+    MAX_ID_LENGTH,
+    Id,
+    build,
+    identifier,
+    items,
+    mapping,
+    seconds,
+    sequence,
+    shallow,
+    table,
+    text,
+    whole,
+)
+
+#: The statuses of jobs that have ended.
+ENDED: Final = frozenset({"succeeded", "canceled", "failed", "expired"})
+#: The most characters of a time or a URL.
+_MOST_OF_TIME: Final = 64
+_MOST_OF_URL: Final = 1 << 13
+#: The key under which nodes list files of a type; for other types it is ``files``.
+_KEYS: Final = {"image": "images", "video": "images", "audio": "audio", "latent": "latents"}
+
+
+def time_of(value: object) -> float | None:
+    """Return a time in seconds since 1970: of ISO 8601, or a number; None for other values.
+
+    A time without a zone is UTC.
+    """
+    if not isinstance(value, str):
+        return seconds(value)
+    if len(value) > _MOST_OF_TIME:
+        return None
+    try:
+        found = datetime.fromisoformat(value)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def url_of(value: object) -> str | None:
+    """Return a URL or path, whose ``repr`` hides it, as it may be signed; None for other values."""
+    if not isinstance(value, str) or not 0 < len(value) <= _MOST_OF_URL:
+        return None
+    return Sealed(value) if value.isprintable() and value.isascii() and " " not in value else None
+
+
+def _size(value: object) -> int | None:
+    """Return a size in bytes; None for 0, which the proxy says of every output."""
+    found = whole(value)
+    return found if found is not None and found > 0 else None
+
+
+def _label(value: object) -> str | Mapping[str, str] | None:
+    """Return the label of a job: a text, or texts by name; None for other values."""
+    if isinstance(value, str):
+        return text(value)
+    return table(value, lambda each: text(each, MAX_ID_LENGTH))
+
+
+Time = Annotated[float, time_of]
+Url = Annotated[str, url_of]
+Size = Annotated[int, _size]
+JobLabel = Annotated[str | Mapping[str, str] | None, _label]
+
+
+@attrs.frozen(eq=False)
+class HostedOutput(AsDict):
+    """A file that a job made.
+
+    Attributes:
+        name: The file's name; the server leaves out its folder.
+        id: The id of the asset, by which its content can be read; ``None``: there is none.
+        node_id: The id of the node that made it; ``None``: unknown.
+        type: ``image``, ``video``, ``audio``, ``text``, ``file`` or ``latent``.
+        content_type: The MIME type; ``None``: unknown.
+        size_bytes: The size; ``None``: unknown, also where the server says 0.
+        hash: ``blake3:`` and hexadecimal digits; ``None``: unknown.
+        url: Where its content can be read, for a while; hidden in ``repr``, as it may be signed.
+        url_expires_at: When ``url`` expires, in seconds since 1970; ``None``: unknown.
+        job_id: The id of the job; ``None``: unknown.
+        raw: The JSON object as received.
+    """
+
+    _not_in_dict = ("url",)
+
+    name: str
+    id: str | None = None
+    node_id: Id | None = None
+    type: str = "file"
+    content_type: str | None = None
+    size_bytes: Size | None = None
+    hash: str | None = None
+    url: Url | None = attrs.field(default=None, repr=False)
+    url_expires_at: Time | None = None
+    job_id: Id | None = None
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> HostedOutput:
+        """Parse an output in a job, or in an ``output`` event."""
+        return build(cls, data, id=asset_id(mapping(data, "HostedOutput").get("id")))
+
+    @property
+    def key(self) -> str:
+        """The key under which ComfyUI's nodes list such a file: ``images``, ``audio``, ..."""
+        return _KEYS.get(self.type, "files")
+
+    def to_comfyui(self) -> dict[str, Any]:
+        """Return the file as an output of a node lists it, with the fields of Comfy API v2.
+
+        ``type`` is ComfyUI's folder there.  The URL is hidden in its ``repr``.
+        """
+        own = {"url": self.url} if self.url else {}
+        place = {"filename": self.name, "subfolder": "", "type": "output"}
+        return {**self.raw, "media_type": self.type, **own, **place}
+
+
+def asset_id(value: object) -> str | None:
+    """Return the id of an asset: a UUID, or a signed text of up to 4096 characters; else None."""
+    found = text(value, 4096)
+    return found if found == value and found and found.isprintable() else None
+
+
+def _output(data: object) -> HostedOutput | None:
+    """Parse an output; return None if it has no name or is nested too deeply."""
+    source = shallow(data)
+    return HostedOutput.from_json(source) if source and text(source.get("name")) else None
+
+
+@attrs.frozen(eq=False)
+class HostedFailure(AsDict):
+    """The reason why a job failed.
+
+    Attributes:
+        code: The server's code, such as ``node_execution_error``.
+        message: The message of the exception.
+        node_id: The id of the node; ``None``: unknown.
+        class_type: The class of the node; ``None``: unknown.
+        traceback: The traceback as text; ``None``: the server keeps it to itself.
+        raw: The JSON object as received.
+    """
+
+    code: str | None = None
+    message: str | None = None
+    node_id: Id | None = None
+    class_type: str | None = None
+    traceback: str | None = attrs.field(default=None, repr=False)
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> HostedFailure:
+        """Parse the ``error`` of a job, whose traceback may be a list of lines."""
+        lines = sequence(mapping(data, "HostedFailure").get("traceback"), text)
+        return build(cls, data, **({} if lines is None else {"traceback": text("".join(lines))}))
+
+
+@attrs.frozen(eq=False)
+class HostedProgress(AsDict):
+    """The progress of a job.
+
+    Attributes:
+        value: From 0 to 1; the proxy says always 0 when it is polled.
+        nodes_done: How many nodes have ended.
+        nodes_total: How many nodes there are; the proxy counts those that it has seen.
+        current_node: The id of the running node; ``None``: unknown.
+        step: The step of the running node; ``None``: unknown.
+        steps: How many steps the running node has; ``None``: unknown.
+        raw: The JSON object as received.
+    """
+
+    value: float | None = None
+    nodes_done: int | None = None
+    nodes_total: int | None = None
+    current_node: Id | None = None
+    step: float | None = None
+    steps: float | None = None
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> HostedProgress:
+        """Parse the ``progress`` of a job, or of a ``progress`` event."""
+        return build(cls, data)
+
+
+@attrs.frozen(eq=False)
+class HostedJob(AsDict):
+    """A job, as the server describes it.
+
+    In a list of a serverless deployment, only ``id``, ``status``, ``label`` and the times are
+    known.
+
+    Attributes:
+        id: The id of the job.
+        status: ``queued``, ``running``, ``succeeded``, ``canceling``, ``canceled``, ``failed``,
+            ``expired``, or a text that the server has made up since.
+        queue_position: The place among the waiting jobs, from 1; ``None``: it does not wait.
+        progress: Its progress; ``None``: unknown.
+        outputs: The files that it made, those of ``temp`` included.
+        error: Why it failed; ``None``: it did not.
+        label: Its ``metadata``: a text, or texts by name; ``None``: it has none.
+        urls: Paths or URLs of the job, by name.
+        created_at: When it was submitted, in seconds since 1970; ``None``: unknown.
+        started_at: When it started, in seconds since 1970; ``None``: unknown.
+        completed_at: When it ended, in seconds since 1970; ``None``: unknown.
+        expires_at: Until when the server keeps it, in seconds since 1970; ``None``: unknown.
+        updated_at: When it changed last, in seconds since 1970; ``None``: unknown.
+        raw: The JSON object as received.
+    """
+
+    id: Id
+    status: str
+    queue_position: int | None = None
+    progress: HostedProgress | None = None
+    outputs: tuple[HostedOutput, ...] = attrs.field(default=(), repr=False)
+    error: HostedFailure | None = None
+    label: JobLabel = None
+    urls: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    created_at: Time | None = None
+    started_at: Time | None = None
+    completed_at: Time | None = None
+    expires_at: Time | None = None
+    updated_at: Time | None = None
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> HostedJob:
+        """Parse a job, or a record in a list, which names its times otherwise."""
+        source = mapping(data, "HostedJob")
+        progress, error = table(source.get("progress")), shallow(source.get("error"))
+        return build(
+            cls,
+            source,
+            progress=None if progress is None else HostedProgress.from_json(progress),
+            outputs=sequence(source.get("outputs"), _output) or (),
+            error=None if error is None else HostedFailure.from_json(error),
+            label=_label(source.get("metadata")),
+            urls=table(source.get("urls"), text) or {},
+            created_at=_first_time(source, "created_at", "create_time"),
+            updated_at=_first_time(source, "updated_at", "update_time"),
+        )
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the status is one of those that end a job."""
+        return self.status in ENDED
+
+
+def _first_time(source: Mapping[str, Any], *names: str) -> float | None:
+    found = (time_of(source.get(name)) for name in names)
+    return next((time for time in found if time is not None), None)
+
+
+@attrs.frozen(eq=False)
+class HostedJobs(AsDict):
+    """A list of jobs, the newest first.
+
+    Attributes:
+        jobs: The jobs.
+        truncated: Whether the server has more than it listed.
+        next_cursor: The ``cursor`` of the next page; ``None``: there is none.
+        raw: The JSON object as received.
+    """
+
+    jobs: tuple[HostedJob, ...]
+    truncated: bool = False
+    next_cursor: str | None = None
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> HostedJobs:
+        """Parse the list of the proxy, or a page of a serverless deployment."""
+        source = mapping(data, "HostedJobs")
+        listed = items(source.get("jobs"), "HostedJobs.jobs")
+        jobs = tuple(map(HostedJob.from_json, listed))
+        cursor = text(source.get("next_cursor"), 4096)
+        truncated = source.get("truncated") is True or bool(cursor)
+        return build(cls, source, jobs=jobs, truncated=truncated, next_cursor=cursor or None)
+
+
+@attrs.frozen(eq=False)
+class Asset(AsDict):
+    """A file that the server keeps, to be read or to be used by a workflow.
+
+    Attributes:
+        id: The id of the asset.
+        hash: ``blake3:`` and hexadecimal digits; ``None``: unknown.
+        size_bytes: The size; ``None``: unknown, also where the server says 0.
+        content_type: The MIME type; ``None``: unknown.
+        file_path: The name that was asked for; for bytes that the server knew, an earlier one.
+        created_at: When it was stored, in seconds since 1970; ``None``: unknown.
+        url: Where its content can be read, for a while; hidden in ``repr``, as it may be signed.
+        url_expires_at: When ``url`` expires, in seconds since 1970; ``None``: unknown.
+        expires_at: Until when the server keeps it, in seconds since 1970; ``None``: unknown.
+        created_new: Whether the upload stored it; ``None``: unknown.
+        raw: The JSON object as received.
+    """
+
+    _not_in_dict = ("url",)
+
+    id: str
+    hash: str | None = None
+    size_bytes: Size | None = None
+    content_type: str | None = None
+    file_path: str | None = None
+    created_at: Time | None = None
+    url: Url | None = attrs.field(default=None, repr=False)
+    url_expires_at: Time | None = None
+    expires_at: Time | None = None
+    created_new: bool | None = None
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> Asset:
+        """Parse an asset."""
+        found = asset_id(mapping(data, "Asset").get("id"))
+        return build(cls, data, **({} if found is None else {"id": found}))
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        """The value for an input of a workflow, in place of a file name."""
+        facts = {"id": self.id, "hash": self.hash, "file_path": self.file_path}
+        info = {name: value for name, value in facts.items() if value is not None}
+        return {"__type": "core/ASSET", "info": info}
+
+
+@attrs.frozen
+class ServerEvent:
+    """An event of a job's stream.
+
+    Attributes:
+        name: ``status``, ``progress``, ``preview``, ``output``, or a name that is not known here.
+        data: The JSON object; empty if the server sent anything else.
+    """
+
+    name: str
+    data: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "name", identifier(self.name) or "")

@@ -1,0 +1,282 @@
+"""Routes of Comfy API v2: jobs, their events, and assets."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+import attrs
+
+from ..errors import ApiError, ComfyError, NotFound, ServerUnreachable, UnexpectedResponse
+from ..transport.http import SMALL, Http, segment
+from ..transport.response import Download
+from ..values import is_shallow, mapping, size_decoded
+from .models import Asset, HostedJob, HostedJobs, ServerEvent
+from .sse import MAX_FRAME, FrameReader
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..transport.multipart import OnProgress
+
+#: What a workflow is labelled with, in the dialect of the server.
+Label = str | Mapping[str, str]
+
+#: The most memory of the data of an event, as a multiple of the largest frame.
+_GROWTH: Final = 4
+
+
+@attrs.frozen(eq=False, repr=False)
+class HostedRoutes:
+    """The routes of one server below ``/api/v2``, over one ``Http`` of :data:`HOSTED`.
+
+    Timeouts are in seconds; ``None``: the client's own.  All methods raise the errors of requests:
+    ``NotFound``, ``Throttled``, ``AuthenticationError``, ``PaymentRequired``, ``ApiError`` with its
+    ``reason``, ``UnexpectedResponse``, ``TransportError``.
+    """
+
+    http: Http
+
+    # -- jobs ----------------------------------------------------------------------------
+
+    def submit(
+        self,
+        workflow: Mapping[str, Any],
+        *,
+        key: str,
+        label: Label | None = None,
+        extra_data: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> HostedJob:
+        """Submit a workflow once, and return the job.  ``POST /api/v2/jobs``.
+
+        An error is not ``retryable`` if the server may have acted; a repetition with the same key
+        is safe on a server that remembers keys.
+
+        Args:
+            workflow: The graph in API format.
+            key: The ``Idempotency-Key``, of up to 255 characters.
+            label: The ``metadata`` of the job, in the dialect of the server.
+            extra_data: ``api_key_comfy_org`` at most.
+            timeout: Seconds.
+
+        Raises:
+            PromptRejected: The server refuses the workflow, or an asset in it is unknown.
+            ApiError: ``reason`` is ``idempotency_key_reuse`` if the key was used before,
+                ``metadata_not_supported`` or ``metadata_invalid`` if the label is in another
+                dialect.
+        """
+        body: dict[str, Any] = {"workflow": workflow}
+        if label is not None:
+            body["metadata"] = label
+        if extra_data:
+            body["extra_data"] = extra_data
+            self.http.identity.entrust(dict(extra_data))
+        try:
+            answer = self.http.json(
+                "POST",
+                "/api/v2/jobs",
+                json=body,
+                headers={"Idempotency-Key": key},
+                timeout=timeout,
+            )
+            return HostedJob.from_json(answer)
+        except ApiError as exc:
+            from .rejections import rejection  # rarely needed, and slow to import
+
+            raise (rejection(self.http, exc, workflow) or exc) from None
+        except ComfyError as exc:
+            if not isinstance(exc, ServerUnreachable):
+                exc.retryable = False  # the job may be in the queue
+            raise
+
+    def job(self, job_id: str, *, timeout: float | None = None) -> HostedJob:
+        """Return a job.  ``GET /api/v2/jobs/{id}``; raises NotFound if the server has none."""
+        answer = self.http.json("GET", f"/api/v2/jobs/{segment(job_id)}", timeout=timeout)
+        return HostedJob.from_json(answer)
+
+    def jobs(
+        self,
+        *,
+        label: Mapping[str, str] | None = None,
+        status: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+        timeout: float | None = None,
+    ) -> HostedJobs:
+        """Return jobs, the newest first.  ``GET /api/v2/jobs``.
+
+        Args:
+            label: Only jobs with these labels; up to 3, and on serverless deployments only.
+            status: Only jobs of these statuses, separated by commas; on the proxy only.
+            limit: How many, up to 100.
+            cursor: The page, on serverless deployments only.
+            timeout: Seconds.
+
+        Raises:
+            NotSupported: The server keeps no list (Comfy Cloud, a public deployment).
+        """
+        params = {"limit": limit, "status": status, "cursor": cursor}
+        params |= {f"metadata[{name}]": value for name, value in (label or {}).items()}
+        answer = self.http.json("GET", "/api/v2/jobs", params=params, timeout=timeout)
+        return HostedJobs.from_json(answer)
+
+    def workflow(self, job_id: str, *, timeout: float | None = None) -> Mapping[str, Any]:
+        """Return the graph of a job.  ``GET /api/v2/jobs/{id}/workflow``.
+
+        Raises :class:`NotFound` if the server does not have it, or no longer.
+        """
+        route = f"/api/v2/jobs/{segment(job_id)}/workflow"
+        answer = mapping(self.http.json("GET", route, timeout=timeout), "GET workflow")
+        return mapping(answer.get("workflow"), "GET workflow: workflow")
+
+    def cancel(self, job_id: str, *, timeout: float | None = None) -> HostedJob:
+        """Ask for the end of a job, and return it as it is.  ``POST /api/v2/jobs/{id}/cancel``.
+
+        The answer does not tell whether the job will end: look at it again.
+        """
+        route = f"/api/v2/jobs/{segment(job_id)}/cancel"
+        return HostedJob.from_json(self.http.json("POST", route, timeout=timeout))
+
+    def events(
+        self, job_id: str, *, idle: float = 25.0
+    ) -> AbstractContextManager[Iterator[ServerEvent]]:
+        """Return a context manager for the events of a job.  ``GET /api/v2/jobs/{id}/events``.
+
+        The iteration ends with the stream.  ``http.close()`` ends it from another thread, by
+        :class:`ClientClosed`.  Events that are not JSON objects have empty ``data``.
+
+        Args:
+            job_id: The id of the job.
+            idle: Seconds for which the server may be silent; it sends a comment every 15 seconds.
+
+        Raises:
+            Throttled: The server has too many streams.
+            NotSupported: The server has no event streams.
+            UnexpectedResponse: The answer is no event stream, or a frame or all of it is too large.
+            RequestTimeout: The server was silent for ``idle`` seconds.
+        """
+        return self._events(f"/api/v2/jobs/{segment(job_id)}/events", idle)
+
+    @contextlib.contextmanager
+    def _events(self, route: str, idle: float) -> Iterator[Iterator[ServerEvent]]:
+        accepted = {"Accept": "text/event-stream", "Cache-Control": "no-cache"}
+        with self.http.stream(route, headers=accepted, idle=idle) as stream:
+            kind = stream.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind != "text/event-stream":
+                raise UnexpectedResponse(
+                    f"GET {route}: expected an event stream, got {kind[:80] or 'no content type'}",
+                    method="GET",
+                    path=route,
+                    status=stream.status,
+                )
+            yield events_in(stream)
+
+    def health(self, timeout: float | None = None) -> Mapping[str, Any]:
+        """Return what the server says of itself.  ``GET /api/v2/health``, on the proxy only."""
+        answer = self.http.json("GET", "/api/v2/health", timeout=timeout, max_bytes=SMALL)
+        return mapping(answer, "GET /api/v2/health")
+
+    # -- assets --------------------------------------------------------------------------
+
+    def upload(
+        self,
+        file: BinaryIO | bytes | Path,
+        file_path: str,
+        *,
+        content_type: str = "application/octet-stream",
+        expected_hash: str | None = None,
+        digest: str | None = None,
+        timeout: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Asset:
+        """Store a file, piece by piece, and return its asset.  ``POST /api/v2/assets``.
+
+        Args:
+            file: Its content.
+            file_path: Its wished place, such as ``photo.png`` or ``input/sub/photo.png``.
+            content_type: Its MIME type.
+            expected_hash: ``blake3:`` and hexadecimal digits; ``None``: unknown.
+            digest: Its SHA-256; a file with another one is not sent to its end.
+            timeout: Seconds for all of it; ``None``: an hour.
+            on_progress: Called with the number of bytes sent, and the number in all.
+
+        Raises:
+            UploadTooLarge: The file is larger than the server accepts.
+            FileChanged: The file changed while it was sent.
+            Conflict: The server received other bytes than ``expected_hash`` says.
+        """
+        fields = {"content_type": content_type, "file_path": file_path}
+        if expected_hash is not None:
+            fields["expected_hash"] = expected_hash
+        answer = self.http.upload(
+            "/api/v2/assets",
+            fields,
+            file,
+            file_path.rpartition("/")[2],
+            part="file",
+            digest=digest,
+            timeout=timeout,
+            on_progress=on_progress,
+        )
+        return Asset.from_json(answer)
+
+    def from_hash(
+        self, hash: str, file_path: str | None = None, *, timeout: float | None = None
+    ) -> Asset:
+        """Return an asset of bytes that the server has.  ``POST /api/v2/assets/from-hash``.
+
+        Raises :class:`NotFound` if it does not have them.
+        """
+        body = {"hash": hash} if file_path is None else {"hash": hash, "file_path": file_path}
+        route = "/api/v2/assets/from-hash"
+        answer = self.http.json("POST", route, json=body, timeout=timeout, max_bytes=SMALL)
+        return Asset.from_json(answer)
+
+    def has_hash(self, hash: str, *, timeout: float | None = None) -> bool:
+        """Return whether the server has bytes.  ``HEAD /api/v2/assets/by-hash/{hash}``."""
+        try:
+            self.http.request("HEAD", f"/api/v2/assets/by-hash/{_hash(hash)}", timeout=timeout)
+        except NotFound:
+            return False
+        return True
+
+    def asset(self, asset_id: str, *, timeout: float | None = None) -> Asset:
+        """Return an asset, with a fresh ``url``.  ``GET /api/v2/assets/{id}``."""
+        route = f"/api/v2/assets/{segment(asset_id)}"
+        return Asset.from_json(self.http.json("GET", route, timeout=timeout, max_bytes=SMALL))
+
+    def delete(self, asset_id: str, *, timeout: float | None = None) -> None:
+        """Delete an asset, for everybody who uploaded the same bytes to a proxy.
+
+        ``DELETE /api/v2/assets/{id}``; raises :class:`Conflict` while the asset is in use.
+        """
+        route = f"/api/v2/assets/{segment(asset_id)}"
+        self.http.request("DELETE", route, timeout=timeout, max_bytes=SMALL)
+
+
+def events_in(stream: Download) -> Iterator[ServerEvent]:
+    """Yield the events of a stream as they arrive."""
+    frames = FrameReader()
+    for chunk in stream:
+        for frame in frames.feed(chunk):
+            yield ServerEvent(frame.event, _data(frame.data))
+
+
+def _data(text: str) -> Mapping[str, Any]:
+    """Return the JSON object in the data of an event; empty if it is anything else, or too much."""
+    try:
+        if size_decoded(text) > _GROWTH * MAX_FRAME:
+            return {}
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) and is_shallow(found) else {}
+
+
+def _hash(hash: str) -> str:
+    """Encode a hash for a path, with its colon."""
+    return segment(hash).replace("%3A", ":")
