@@ -291,6 +291,44 @@ def comfy_sdk(url: str) -> Run:
     return run
 
 
+def hosted_comfy_client(url: str) -> Run:
+    from comfy_client import HostedApi
+
+    api = HostedApi(url)
+
+    def run(graph: Graph) -> list[bytes]:
+        cancel = graph.pop("cancel", None)
+        if cancel is None:
+            return [image.bytes() for image in api.run(graph).images]
+        job = api.submit(graph)
+        time.sleep(cancel)
+        job.cancel()
+        return [image.bytes() for image in job.result().images]
+
+    return run
+
+
+def hosted_comfy_sdk(url: str) -> Run:
+    os.environ["COMFY_BASE_URL"] = url
+    from comfy_sdk import Comfy
+
+    client = Comfy()
+
+    def run(graph: Graph) -> list[bytes]:
+        cancel = graph.pop("cancel", None)
+        workflow = client.workflows.from_json(graph)
+        if cancel is None:
+            job = client.run(workflow)
+        else:
+            job = client.submit(workflow)
+            time.sleep(cancel)
+            job.cancel()
+            job = job.result()
+        return [output.to_bytes() for output in job.get_outputs(SAVER)]
+
+    return run
+
+
 # -- what several need ------------------------------------------------------------------
 
 

@@ -39,7 +39,11 @@ class Hosted:
 
     def runs(self, name: str) -> int:
         """Count how often a workflow of :func:`picture` has run, whoever submitted it."""
-        return len([*Path(self.behind.root, "output").rglob(f"{name}_*.png")])
+        return len(self.made(name))
+
+    def made(self, name: str) -> list[Path]:
+        """Return the pictures that the server has saved under a name."""
+        return sorted(Path(self.behind.root, "output").rglob(f"{name}_*.png"))
 
 
 def picture(name: str, seconds: float = 0.0, color: int | None = None) -> Graph:

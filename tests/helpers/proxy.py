@@ -21,6 +21,7 @@ class Proxy:
     as it comes); ``cut()`` ends all of them and ``dark()`` lets nothing through any more
     (connections stay open) until ``light()``.
     ``dark(old_only=True)`` silences those that are there, and new ones work.
+    ``away()`` cuts them and ends each new one at once, until ``back()``.
     """
 
     def __init__(self, port: int, *, delay: float = 0.0, rate: float | None = None) -> None:
@@ -30,6 +31,7 @@ class Proxy:
         self.delay = delay
         self.rate = rate
         self._target = ("127.0.0.1", port)
+        self._away = False
         self._lit = threading.Event()  # for connections from now on
         self._lit.set()
         self._darkened: list[threading.Event] = []
@@ -78,6 +80,15 @@ class Proxy:
         for lit in (*self._darkened, self._lit):
             lit.set()
 
+    def away(self) -> None:
+        """Be as a server that does not run."""
+        self._away = True
+        self.cut()
+
+    def back(self) -> None:
+        """Let connections through again."""
+        self._away = False
+
     def _spawn(self, work, *args) -> None:
         thread = threading.Thread(target=work, args=args, name="proxy", daemon=True)
         thread.start()
@@ -91,6 +102,9 @@ class Proxy:
                 return
             self.count += 1
             lit = self._lit
+            if self._away:
+                near.close()
+                continue
             try:
                 far = socket.create_connection(self._target, LIMIT)
             except OSError:
