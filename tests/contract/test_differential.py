@@ -30,11 +30,9 @@ import attrs
 import pytest
 
 from comfy_client.testing import ComfyServer
-from comfy_client.testing.nodes import shipped
 from tests.comfyui import ComfyUI
 from tests.contract.test_routes import PICTURES, loading, png
 from tests.helpers.differential import Ask, Run, Side, differences
-from tests.helpers.prose import without_prose
 from tests.helpers.servers import add_test_content
 
 pytestmark = pytest.mark.real
@@ -414,7 +412,6 @@ def test_requests_are_answered_alike(pair):
         getattr(requests, name)()
 
 
-SHIPPED = shipped("definitions")
 STAND_INS = {"VAESave", "LoraLoader", "MaskToImage"}
 
 
@@ -423,8 +420,6 @@ def test_node_definitions_are_the_same(pair):
     for name in pair.embedded.json("/object_info").keys() - STAND_INS:
         ask = Ask("GET", f"/object_info/{name}")
         answers = [side.ask(ask) for side in pair.sides]
-        if name in SHIPPED:
-            answers = [without_prose(answer) for answer in answers]
         pair.compare(ask, *answers)
 
 
