@@ -12,6 +12,7 @@ Modules:
     prompt_commands: ``queue``, ``history``, ``job`` and ``download``.
     cancel_command: ``cancel``.
     server_commands: ``info``, ``free``, ``logs``, ``doctor`` and ``where``.
+    bug_report: The file that ``doctor --report`` writes.
     catalog_commands: ``models`` and ``upload``.
     nodes_command: ``nodes``.
     workflow_commands: ``check``, ``convert``, ``example`` and ``stubs``.

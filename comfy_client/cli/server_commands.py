@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -18,6 +19,7 @@ from .server_options import ServerOptions, of_server, of_servers
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
+    from ..doctor.report import DoctorReport
     from ..events import LogEntry
     from .target import Target
 
@@ -172,9 +174,27 @@ def _following(api: ComfyApi, lines: int) -> Iterator[LogEntry]:
 
 # -- doctor and where -------------------------------------------------------------------
 
+#: The name of a bug report if none is given.
+_REPORT: Final = "comfy-client-report.txt"
 
-@click.command(epilog=examples("comfy-client doctor", "comfy-client doctor --host gpu-box --run"))
+
+@click.command(
+    epilog=examples(
+        "comfy-client doctor",
+        "comfy-client doctor --host gpu-box --run",
+        "comfy-client doctor --report --record doctor.jsonl",
+    )
+)
 @click.option("--run", is_flag=True, help="Run a trivial prompt, too.")
+@click.option(
+    "--report",
+    "file",
+    metavar="[FILE]",
+    is_flag=False,
+    flag_value=_REPORT,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help=f"Write a file for a bug report, with logs and the --record.  Default: {_REPORT}.",
+)
 @click.option(
     "--timeout",
     metavar="SECONDS",
@@ -184,20 +204,38 @@ def _following(api: ComfyApi, lines: int) -> Iterator[LogEntry]:
     help="How long it may take.",
 )
 @of_server
-def doctor(given: ServerOptions, run: bool, timeout: float) -> None:
+def doctor(given: ServerOptions, run: bool, file: Path | None, timeout: float) -> None:
     """Find out why a server cannot be reached, or what is wrong.
 
     The output holds no secret and is safe for a bug report.  The exit status is 1 if a check
     failed.
     """
-    with given.client() as api:
-        report = api.doctor(run, timeout=timeout)
+    if file is None:
+        with given.client() as api:
+            report = api.doctor(run, timeout=timeout)
+    else:
+        report = _reported(given, run, timeout, file)
     if given.json:
         emit(report.to_dict())
     else:
         click.echo(str(report))
     if not report:
         raise SilentExit(Exit.ERROR)
+
+
+def _reported(given: ServerOptions, run: bool, timeout: float, file: Path) -> DoctorReport:
+    """Examine the server, and write a bug report."""
+    from . import bug_report  # slow to import
+
+    with bug_report.kept_log() as log, given.client() as api:
+        report = api.doctor(run, timeout=timeout)
+        text = bug_report.report_of(api, report, given, log)
+    if given.record:
+        recording = Path(given.record).read_text(encoding="utf-8")
+        text += f"\n{bug_report.section('Recording', recording)}"
+    bug_report.write(file, text)
+    note(f"Wrote {file}.  Read it before you send it.")
+    return report
 
 
 @click.command(epilog=examples("comfy-client where", "comfy-client where --profile studio --json"))
