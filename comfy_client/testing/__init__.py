@@ -12,6 +12,7 @@ Modules:
     scripting: The part of a server that a test reads and sets.
     replay: Playback of a recording to a client.
     transcript: The steps of a recording, and the state of its prompts at each step.
+    hosted: Comfy API v2 in front of the server: a proxy, a serverless deployment, Comfy Cloud.
     routes: All routes, the event socket, and the middleware.
     prompt_routes: Routes for prompts.
     jobs_api: Routes of the jobs API.
@@ -25,6 +26,7 @@ Modules:
     exchange: A request, and the faults that apply to it.
     steps: Scripts, which are played in place of prompts.
     server_state: The parts of a running server.
+    held_port: The address of a server, and a port that it keeps while it is down.
     executor: Runs prompts, one after the other.
     prompt_run: The execution of one prompt.
     node_cache: Cached outputs of nodes.
@@ -53,6 +55,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .active_faults import Fault
     from .faults import Faults
+    from .hosted.gateway import Gateway
+    from .hosted.traps import HostedTraps
+    from .hosted.v2_errors import hosted_error
     from .images import Pictures
     from .node_api import (
         ExecutionBlocker,
@@ -75,7 +80,9 @@ __all__ = [
     "Fault",
     "Faults",
     "Finish",
+    "Gateway",
     "Handler",
+    "HostedTraps",
     "Pictures",
     "ProgressBar",
     "Ran",
@@ -86,6 +93,7 @@ __all__ = [
     "drip",
     "encode",
     "frame",
+    "hosted_error",
     "never_answer",
     "send_event",
     "send_text",
@@ -102,6 +110,8 @@ _MODULES = (
     ".received",
     ".raw_http",
     ".ws_frames",
+    ".hosted.gateway",
+    ".hosted.v2_errors",
 )
 
 

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from .active_faults import ActiveFaults
 from .received import Records
 from .server_loop import ServerLoop
 from .ws_frames import EventSocket, encode_message
+
+
+class Receiver(Protocol):
+    """A receiver of the messages for one client id, such as its open socket."""
+
+    @property
+    def client_id(self) -> str:
+        """The client id."""
+
+    @property
+    def receives(self) -> bool:
+        """Whether messages are sent to it."""
+
+    async def send(self, message: str | bytes, parts: int = 1, pause: float = 0.0) -> None:
+        """Send a message."""
+
+    async def send_raw(self, data: bytes) -> None:
+        """Send raw bytes."""
 
 
 class EventSockets:
@@ -28,7 +46,7 @@ class EventSockets:
         self._records = records
         #: Prompts whose messages are dropped.
         self.silenced: set[str] = set()
-        self._by_id: dict[str, EventSocket] = {}  # the recipients of messages
+        self._by_id: dict[str, Receiver] = {}  # the recipients of messages
         self._open: list[EventSocket] = []
         self._flags: dict[str, Any] = {}
         self._outgoing: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
@@ -43,18 +61,36 @@ class EventSockets:
     async def connected(self, link: EventSocket) -> AsyncIterator[None]:
         """Context manager: register a socket, in place of an older one with the same client id."""
         client_id = link.client_id
-        self._by_id.pop(client_id, None)
-        self._by_id[client_id] = link
-        self._flags[client_id] = {}
+        self._register(link, {})
         self._open.append(link)
         try:
             yield
         finally:
             self._open.remove(link)
             await self._until_reconnected(client_id)
-            # As in ComfyUI, the id is removed when any socket with it ends.
-            self._by_id.pop(client_id, None)
-            self._flags.pop(client_id, None)
+            self._forget(client_id)
+
+    @contextlib.contextmanager
+    def tapped(self, receiver: Receiver) -> Iterator[None]:
+        """Context manager: give the messages for a client id to a receiver without a socket.
+
+        It replaces the socket with this id, as another socket would.
+        """
+        self._register(receiver, {"supports_preview_metadata": True})
+        try:
+            yield
+        finally:
+            self._forget(receiver.client_id)
+
+    def _register(self, receiver: Receiver, flags: dict[str, Any]) -> None:
+        self._by_id.pop(receiver.client_id, None)
+        self._by_id[receiver.client_id] = receiver
+        self._flags[receiver.client_id] = flags
+
+    def _forget(self, client_id: str) -> None:
+        """Remove an id; as in ComfyUI, the end of any socket with it does so."""
+        self._by_id.pop(client_id, None)
+        self._flags.pop(client_id, None)
 
     async def _until_reconnected(self, client_id: str) -> None:
         reconnected = asyncio.Event()
@@ -128,7 +164,7 @@ class EventSockets:
         for link in links:
             await link.send(message, *self._faults.framing())
 
-    def _receiving(self, client_id: str | None) -> list[EventSocket]:
+    def _receiving(self, client_id: str | None) -> list[Receiver]:
         if client_id is None:
             links = list(self._by_id.values())
         else:
@@ -153,7 +189,8 @@ class EventSockets:
         """Send raw bytes to one client or all, and wait; ``everybody`` includes muted sockets."""
 
         async def write() -> None:
-            for link in self.open if everybody else self._receiving(to):
+            links: Sequence[Receiver] = self.open if everybody else self._receiving(to)
+            for link in links:
                 await link.send_raw(data)
 
         self._later(write)

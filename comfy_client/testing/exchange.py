@@ -18,6 +18,8 @@ from aiohttp import web
 from .active_faults import ActiveFault
 from .argument_checks import check_count, check_header
 from .raw_http import Answer, Handler, Next, Request, Wire, encode, hang_up, more_headers, upgrade
+from .received import Records
+from .server_loop import Connections
 from .server_state import ServerState
 
 _POLL = 0.005  # seconds between two checks of the client and the fault
@@ -112,7 +114,7 @@ class Exchange:
         """Return the bytes of the server's own answer, subject to the remaining faults."""
         if self.is_socket:
             return encode(upgrade(self.seen))
-        return await self.state.connections.ask(self.seen)
+        return await self.seen.ask(self.seen)
 
     @property
     def is_socket(self) -> bool:
@@ -184,7 +186,9 @@ class _Sent(web.StreamResponse):
         pass
 
 
-def _make_request(request: web.Request, prefix: str, body: bytes) -> Request:
+def _make_request(
+    request: web.Request, connections: Connections, prefix: str, body: bytes
+) -> Request:
     """Return a record of a request that aiohttp has parsed."""
     url = urlsplit(request.raw_path)
     is_below = not prefix or f"{url.path}/".startswith(f"{prefix}/")
@@ -210,6 +214,7 @@ def _make_request(request: web.Request, prefix: str, body: bytes) -> Request:
         body,
         wire,
         is_below,
+        ask=connections.ask,
     )
 
 
@@ -251,19 +256,20 @@ def _set_body(request: web.Request, body: bytes, failure: BaseException | None =
     request._read_bytes = None
 
 
-def fault_middleware(state: ServerState) -> Any:
-    """Return middleware that records each client's request and applies the faults set for it."""
-    records, connections, prefix = state.records, state.connections, state.options.prefix
+def fault_middleware(
+    state: ServerState, records: Records, connections: Connections, prefix: str
+) -> Any:
+    """Return middleware of one port that records each client's request, and applies its faults."""
 
     async def respond(request: web.Request, handler: Next) -> web.StreamResponse:
         rest = connections.inner_faults(request)
         if rest is not None:
             if not rest:
                 return await handler(request)
-            seen = _make_request(request, prefix, await _read_body(request))
+            seen = _make_request(request, connections, prefix, await _read_body(request))
             return await Exchange(request, seen, state, handler, rest).proceed()
         with connections.handling():
-            seen = _make_request(request, prefix, await _read_body(request))
+            seen = _make_request(request, connections, prefix, await _read_body(request))
             records.keep_request(seen)
             if seen.path == "/ws":
                 records.keep(records.handshakes, seen.headers)

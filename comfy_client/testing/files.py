@@ -35,7 +35,9 @@ _NOT_SHOWN_NOW = frozenset({"image/svg+xml", "text/xml", "application/xml"})
 
 
 async def _upload_image(state: ServerState, request: web.Request) -> web.Response:
-    return _upload(state.folders, await request.post(), lambda data, path: path.write_bytes(data))
+    return store_upload(
+        state.folders, await request.post(), lambda data, path: path.write_bytes(data)
+    )
 
 
 async def _upload_mask(state: ServerState, request: web.Request) -> web.Response:
@@ -44,7 +46,7 @@ async def _upload_mask(state: ServerState, request: web.Request) -> web.Response
     def save(data: bytes, path: Path) -> None:
         _save_masked(state.folders, json.loads(post.get("original_ref")), data, path)
 
-    return _upload(state.folders, post, save)
+    return store_upload(state.folders, post, save)
 
 
 async def _view(state: ServerState, request: web.Request) -> web.StreamResponse:
@@ -123,7 +125,8 @@ def _place(folders: Folders, name: str, kind: str, query: Any) -> tuple[Path, st
     return inner, name
 
 
-def _upload(folders: Folders, post: Any, save: Save) -> web.Response:
+def store_upload(folders: Folders, post: Any, save: Save) -> web.Response:
+    """Store an uploaded file under a free name, and return the answer, or a refusal."""
     kind = post.get("type", "input")
     root = folders.of_type(kind)
     if root is None:

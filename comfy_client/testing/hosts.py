@@ -71,16 +71,23 @@ def is_same_site(host: str, origin: str) -> bool:
     return not ours or not theirs or ours == theirs
 
 
+def name_refusal(headers: CIMultiDictProxy[str], names: frozenset[str] | None) -> str | None:
+    """Return the reason to refuse a request for another host name, or None to accept it."""
+    for host in headers.getall("Host", []) if names is not None else ():
+        if not _is_one_of(names or frozenset(), host[:300]):
+            return (
+                f"{host[:100]!r} is not a name of this server, which is for this machine only; "
+                "ComfyServer(allowed_hosts=[...]) or `serve --allowed-host` allows it"
+            )
+    return None
+
+
 def host_refusal(headers: CIMultiDictProxy[str], names: frozenset[str] | None) -> str | None:
     """Return the reason to refuse a request with these headers, or None to accept it."""
+    reason = name_refusal(headers, names)
+    if reason is not None:
+        return reason
     hosts = headers.getall("Host", [])  # browsers always send Host
-    if names is not None:
-        for host in hosts:
-            if not _is_one_of(names, host[:300]):
-                return (
-                    f"{host[:100]!r} is not a name of this server, which is for this machine only; "
-                    "ComfyServer(allowed_hosts=[...]) or `serve --allowed-host` allows it"
-                )
     for origin in headers.getall("Origin", []):
         if not _host_of(origin):
             return f"a page whose origin is {origin[:100]!r} may not ask"
@@ -111,12 +118,16 @@ def _is_same(host: str, origin: str) -> bool:
         return False
 
 
-def host_filter(names: frozenset[str] | None) -> Any:
-    """Return middleware that refuses requests for other host names or from other sites."""
+def host_filter(names: frozenset[str] | None, *, pages: bool = True) -> Any:
+    """Return middleware that refuses requests for other host names.
+
+    It also refuses web pages from other sites if ``pages`` is true.
+    """
+    refusal = host_refusal if pages else name_refusal
 
     @web.middleware
     async def check(request: web.Request, handler: Next) -> web.StreamResponse:
-        reason = host_refusal(request.headers, names)
+        reason = refusal(request.headers, names)
         return await handler(request) if reason is None else web.Response(status=403, text=reason)
 
     return check

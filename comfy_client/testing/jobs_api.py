@@ -46,7 +46,8 @@ async def _get_job(state: ServerState, request: web.Request) -> web.Response:
     return web.json_response({"error": "Job not found"}, status=404)
 
 
-def _cancel(state: ServerState, job_id: str) -> bool:
+def cancel_job(state: ServerState, job_id: str) -> bool:
+    """Remove a pending prompt or interrupt the running one; return whether there was one."""
     if state.queue.delete(job_id):
         return True
     runs = state.queue.running_id == job_id
@@ -67,12 +68,12 @@ async def _cancel_jobs(state: ServerState, request: web.Request) -> web.Response
     if wrong:
         answer = {"error": "job_ids contains invalid id(s)", "invalid_ids": wrong}
         return web.json_response(answer, status=400)
-    cancelled = [_cancel(state, job_id) for job_id in ids]  # all of them
+    cancelled = [cancel_job(state, job_id) for job_id in ids]  # all of them
     return web.json_response({"cancelled": any(cancelled)})
 
 
 async def _cancel_job(state: ServerState, request: web.Request) -> web.Response:
-    return web.json_response({"cancelled": _cancel(state, request.match_info["id"])})
+    return web.json_response({"cancelled": cancel_job(state, request.match_info["id"])})
 
 
 #: These routes exist with /api only.

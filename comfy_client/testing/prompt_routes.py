@@ -36,7 +36,16 @@ async def _get_prompt(state: ServerState, request: web.Request) -> web.Response:
 
 async def _post_prompt(state: ServerState, request: web.Request) -> web.Response:
     state.log("got prompt")
-    read = await request.json()
+    source = request.headers.get("Comfy-Usage-Source") if state.options.is_newest else None
+    return submit_prompt(state, await request.json(), source)
+
+
+def submit_prompt(state: ServerState, read: Any, source: str | None = None) -> web.Response:
+    """Queue the prompt of a decoded body, or refuse it; return the server's answer.
+
+    Raises:
+        RuntimeError: The body makes a real server fail.
+    """
     number: float = float(read["number"]) if "number" in read else next(state.numbers)
     body = _object(read, "front", "prompt")
     if "number" not in body and body.get("front"):
@@ -50,7 +59,6 @@ async def _post_prompt(state: ServerState, request: web.Request) -> web.Response
     extra_data = body.get("extra_data", {})
     if "client_id" in body and "prompt" in body:
         extra_data["client_id"] = body["client_id"]
-    source = request.headers.get("Comfy-Usage-Source") if state.options.is_newest else None
     if source:
         extra_data.setdefault("comfy_usage_source", source)
     if not result.ok:

@@ -129,6 +129,7 @@ class Request:
         body: The bytes that were read: fewer than announced if the client was cut off.
         is_below: Whether the path is below the server's prefix; faults affect no other requests.
         rest: The faults that have yet to be applied to it; for the server's own use.
+        ask: Sends a request to the port that received this one; for the server's own use.
     """
 
     method: str
@@ -141,6 +142,7 @@ class Request:
     _wire: Callable[[], Wire] = attrs.field(repr=False)
     is_below: bool = attrs.field(default=True, repr=False)
     rest: list[Any] = attrs.field(factory=list, repr=False, init=False)
+    ask: Callable[[Request], Coroutine[Any, Any, bytes]] = attrs.field(kw_only=True, repr=False)
 
     def json(self) -> Any:
         """Return the decoded JSON body; raise ValueError if it is not JSON."""

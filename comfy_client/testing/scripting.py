@@ -98,7 +98,8 @@ class ScriptedServer:
     @property
     def open_connections(self) -> int:
         """The number of open TCP connections."""
-        return self._running().connections.count
+        state = self._running()
+        return sum(port.count for port in (state.connections, *state.ports))
 
     # -- answers ------------------------------------------------------------------------
 
@@ -160,7 +161,7 @@ class ScriptedServer:
         if request.path == "/ws":
             return upgrade(request)
         state = self._running()
-        return decode(state.loop.wait(state.connections.ask(request)), request.method)
+        return decode(state.loop.wait(request.ask(request)), request.method)
 
     # -- messages -----------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from aiohttp import web
 
@@ -25,6 +25,9 @@ from .argument_checks import Version, check_version
 from .exchange import Rule, fault_middleware
 from .faults import OF_ONE_LIFE
 from .folders import Folders
+from .held_port import Door, HeldPort
+from .hosted.gateway import Gateway
+from .hosted.traps import HostedTraps, Place
 from .hosts import ANY, accepted_names, check_hosts, host_filter
 from .nodes import NodeRegistry, definition_of
 from .raw_http import Next
@@ -92,6 +95,11 @@ class ComfyServer(ScriptedServer):
             ``host``, such as the name of a proxy in front of the server.  ``None``: no others
             while it listens on loopback, else any.  ``["*"]`` allows all that ComfyUI allows, web
             pages included.
+        hosted: Serve Comfy API v2 at ``url``, as ``"proxy"`` (comfy-api-proxy 0.1.6 before the
+            ComfyUI of ``version``), ``"serverless"`` or ``"cloud"``, and ComfyUI itself at
+            ``comfyui_url``, without credentials.  ``None``: ComfyUI is at ``url``.
+        traps: How the hosted surface differs from what one hopes; ``None``: as it really does.
+            See :class:`HostedTraps`.
 
     Attributes:
         requests: All requests, oldest first, WebSocket handshakes included.
@@ -109,13 +117,13 @@ class ComfyServer(ScriptedServer):
 
     Raises:
         ValueError: A certificate that cannot be loaded, a prefix that is not a path, an invalid
-            host, an unknown version, a number out of range.
+            host, an unknown version or hosted surface, a number out of range, user and password
+            or no surface for ``traps``.
         TypeError: An argument of another type.
     """
 
     # repr() must work although __init__ failed: tracebacks show it.
     _state: ServerState | None = None
-    _reserved: socket.socket | None = None
 
     def __init__(
         self,
@@ -131,11 +139,14 @@ class ComfyServer(ScriptedServer):
         step_seconds: float = 0.02,
         version: Version = "0.3.75",
         allowed_hosts: Collection[str] | None = None,
+        hosted: Place | None = None,
+        traps: HostedTraps | None = None,
     ) -> None:
         check_version(version)
         check_hosts(allowed_hosts)
         _check_host(host)
         _check_prefix(prefix)
+        _check_hosted(hosted, traps, credentials)
         _check_number("port", port, 65535)
         _check_number("max_upload_size", max_upload_size)
         _check_number("step_seconds", step_seconds, whole=False)
@@ -146,17 +157,21 @@ class ComfyServer(ScriptedServer):
             version=version,
             multi_user=multi_user,
             max_upload_size=max_upload_size,
-            prefix=prefix,
+            prefix="" if hosted else prefix,
         )
-        self._address = (host, port)
         self._credentials = credentials
-        self._tls = _tls_context(tls)
+        #: What clients use, and ComfyUI's own address.
+        self._door = self._own = Door(HeldPort(host, port), _tls_context(tls), prefix)
+        self._gateway: Gateway | None = None
+        if hosted:
+            self._own = Door(HeldPort("127.0.0.1", 0))
+            token = cast(str | None, credentials)
+            self._gateway = Gateway(hosted, traps, self._door, token, self._host_filters)
         #: A certificate file that clients may trust, if known.
         self._certificate = tls[0] if isinstance(tls, tuple) else None
         self._allowed_hosts = allowed_hosts
         self._node_settings = {"previews": previews, "step_seconds": step_seconds}
         self._added: dict[str, type] = {}
-        self._port = port
         self._root: Path | None = None
         self._threads: list[threading.Thread] = []
         self._lock = threading.RLock()  # guards the above; held while it starts or stops
@@ -171,15 +186,28 @@ class ComfyServer(ScriptedServer):
             raise self.errors[0]
 
     def __repr__(self) -> str:
-        where = self.url if self._state or self._reserved else "stopped"
+        door: Door | None = vars(self).get("_door")
+        where = door.url if door and (self._state or door.held.is_held) else "stopped"
         return f"<ComfyServer {where}>"
 
     @property
     def url(self) -> str:
         """The URL that clients use, with the prefix."""
-        scheme = "https" if self._tls else "http"
-        host = f"[{self._address[0]}]" if ":" in self._address[0] else self._address[0]
-        return f"{scheme}://{host}:{self.port}{self._options.prefix}"
+        self._check_port()
+        return self._door.url
+
+    @property
+    def comfyui_url(self) -> str:
+        """The URL of ComfyUI itself, which is behind ``url`` on a hosted server, else the same."""
+        self._check_port()
+        return self._own.url
+
+    @property
+    def gateway(self) -> Gateway:
+        """The surface of a hosted server; raises RuntimeError if the server is not hosted."""
+        if self._gateway is None:
+            raise RuntimeError("the server is not hosted: use ComfyServer(hosted='proxy')")
+        return self._gateway
 
     @property
     def port(self) -> int:
@@ -187,9 +215,8 @@ class ComfyServer(ScriptedServer):
 
         Before the first start, it is the argument ``port``; if that is 0, RuntimeError is raised.
         """
-        if not self._port:
-            self._running()
-        return self._port
+        self._check_port()
+        return self._door.held.number
 
     @property
     def root(self) -> Path:
@@ -265,29 +292,29 @@ class ComfyServer(ScriptedServer):
         with self._alone():
             if self._state:
                 raise RuntimeError(f"already running at {self.url}")
-            return self._start(self._address[1] if self._reserved is None else self._port)
+            return self._start()
 
-    def _start(self, port: int) -> ComfyServer:
-        listener = _listen(self._address[0], port)
-        self._release()
+    def _start(self, *, again: bool = False) -> ComfyServer:
+        listener = self._own.held.listen(again=again)
         try:
             state, app = self._built(listener.getsockname()[0])
         except BaseException:
             listener.close()
             raise
         started: Future[None] = Future()
-        serving = _serve(state, app, listener, self._tls, started)
+        serving = _serve(state, app, listener, self._own.tls, started)
         self._threads = [
             threading.Thread(target=asyncio.run, args=(serving,), name="ComfyServer"),
             threading.Thread(target=state.executor.work, name="ComfyServer worker"),
         ]
-        self._port = listener.getsockname()[1]
         self._state = state
         for thread in self._threads:
             thread.daemon = True
             thread.start()
         try:
             started.result()
+            if self._gateway:
+                self._gateway.attach(state, self._own.url, again=again)
         except BaseException:
             self.stop()
             raise
@@ -306,13 +333,22 @@ class ComfyServer(ScriptedServer):
         state = ServerState(options, folders, nodes, self._active, self._records)
         state.executor.hooks = PromptHooks(state)
         app = _below(options, application(state))
-        if self._credentials is not None:
+        if self._credentials is not None and not self._gateway:
             app.middlewares.append(_guard(self._credentials))
-        app.middlewares.insert(0, fault_middleware(state))
-        if ANY not in (self._allowed_hosts or ()):
-            names = accepted_names(self._address[0], address, self._allowed_hosts)
-            app.middlewares.insert(0, host_filter(names))
+        faults = fault_middleware(state, self._records, state.connections, options.prefix)
+        app.middlewares.insert(0, faults)
+        app.middlewares[:0] = self._host_filters(address, self._own)
         return state, app
+
+    def _host_filters(self, address: str, door: Door | None = None) -> list[Any]:
+        """Return the middleware that refuses other names of the host, for ComfyUI or its surface.
+
+        The surface refuses web pages itself.
+        """
+        if ANY in (self._allowed_hosts or ()):
+            return []
+        names = accepted_names((door or self._door).held.host, address, self._allowed_hosts)
+        return [host_filter(names, pages=door is not None)]
 
     def stop(self) -> None:
         """Close all connections, stop the running prompt and delete the server's files; idempotent.
@@ -321,7 +357,9 @@ class ComfyServer(ScriptedServer):
         """
         with self._alone():
             self._halt()
-            self._release()
+            self._own.held.release()
+            if self._gateway:
+                self._gateway.release()
             if self._root is not None:
                 self._root = None
                 self._remove_root()
@@ -329,11 +367,10 @@ class ComfyServer(ScriptedServer):
     def restart(self) -> None:
         """Stop and restart the server on its port: queue and history are lost, files are kept."""
         with self._alone():
-            if self._reserved is None:
+            if not self._own.held.is_held:
                 self._running()
-                self._reserve()
-                self._halt()
-            self._start(self._port)
+                self._halt(hold=True)
+            self._start(again=True)
 
     def kill(self) -> None:
         """Crash the server: reset connections and cut off answers; :meth:`start` starts it again.
@@ -343,8 +380,7 @@ class ComfyServer(ScriptedServer):
         """
         with self._alone():
             self._running()
-            self._reserve()
-            self._halt(reset=True)
+            self._halt(reset=True, hold=True)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -362,31 +398,29 @@ class ComfyServer(ScriptedServer):
         finally:
             self._lock.release()
 
-    def _reserve(self) -> None:
-        """Make the socket that, once bound, keeps the port while connections are refused."""
-        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
-        reserved = socket.socket(family, socket.SOCK_STREAM)
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._reserved = reserved
-
-    def _release(self) -> None:
-        reserved, self._reserved = self._reserved, None
-        if reserved is not None:
-            reserved.close()
-
-    def _halt(self, *, reset: bool = False) -> None:
+    def _halt(self, *, reset: bool = False, hold: bool = False) -> None:
         state = self._state
         if state is None:
             return
+        if hold:
+            self._own.held.hold()
+        if self._gateway:
+            self._gateway.detach(hold=hold)
         state.stop(reset=reset)  # before the rest, so that waiting threads know why
         self._state = None
         self._active.clear(*OF_ONE_LIFE)
         for thread in self._threads:
             if thread is not threading.current_thread():  # a node or a script may stop its server
                 thread.join(_STOP_TIMEOUT)
-        if self._reserved is not None:
-            self._reserved.bind((self._address[0], self._port))
+        self._own.held.refuse()
+        if self._gateway:
+            self._gateway.refuse()
         shutil.rmtree(state.folders.root / "temp", ignore_errors=True)
+
+    def _check_port(self) -> None:
+        """Raise RuntimeError if the port is not known yet."""
+        if not self._door.held.number:
+            self._running()
 
     def _running(self) -> ServerState:
         if self._state is None:
@@ -418,6 +452,7 @@ async def _serve(
         raise
     finally:
         publishing.cancel()
+        await asyncio.gather(*state.ports.values(), return_exceptions=True)
 
 
 def client_options(server: ComfyServer) -> dict[str, Any]:
@@ -442,6 +477,14 @@ def _check_prefix(prefix: Any) -> None:
         raise ValueError(f"a prefix looks like '/comfy', not {prefix!r}")
 
 
+def _check_hosted(hosted: Any, traps: Any, credentials: Any) -> None:
+    if hosted is None:
+        if traps is not None:
+            raise ValueError("traps are for a hosted server: give hosted='proxy' too")
+    elif isinstance(credentials, tuple):
+        raise ValueError("a hosted server takes a token, not a pair of user and password")
+
+
 def _check_host(host: Any) -> None:
     if not isinstance(host, str):
         raise TypeError(f"host must be a string, not {host!r}")
@@ -464,15 +507,6 @@ def _remove(folder: Path, process: int) -> None:
     """Remove a folder, except in a forked child, as the parent still uses it."""
     if os.getpid() == process:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=128)
-    except OSError as exc:
-        text = f"cannot listen on {host}:{port}: {exc.strerror or exc}"
-        raise OSError(exc.errno, text) from exc
 
 
 def _tls_context(tls: _Tls | None) -> ssl.SSLContext | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 from collections import deque
@@ -77,7 +78,9 @@ class ServerState:
         self.records = records
         self.features: dict[str, Any] = _features(options)
         self.loop: ServerLoop = ServerLoop()
-        self.connections: Connections = Connections(self.loop, lambda: records.count("connections"))
+        self.connections: Connections = self.new_connections()
+        #: Further ports that are open, each with the task that serves it.
+        self.ports: dict[Connections, asyncio.Task[None]] = {}
         self.sockets: EventSockets = EventSockets(self.loop, faults, records)
         self.queue: PromptQueue = PromptQueue(self._queue_changed)
         self.executor: Executor = Executor(
@@ -91,9 +94,14 @@ class ServerState:
         self._log: deque[dict[str, str]] = deque(maxlen=_LOG_LINES)
         self._log_readers: set[str] = set()
 
+    def new_connections(self) -> Connections:
+        """Return the connections of a port that is not open yet."""
+        return Connections(self.loop, lambda: self.records.count("connections"))
+
     def stop(self, *, reset: bool = False) -> None:
         """Stop the server, from any thread; ``reset`` resets all connections."""
-        self.connections.reset = reset
+        for port in (self.connections, *self.ports):
+            port.reset = reset
         self.queue.close()
         self.loop.stop()
 

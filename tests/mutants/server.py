@@ -86,8 +86,8 @@ SERVER = (
     Mutant(
         "Z08",
         "testing/event_sockets.py",
-        "            self._by_id.pop(client_id, None)\n            self._flags",
-        "            self._flags",
+        "        self._by_id.pop(client_id, None)\n        self._flags",
+        "        self._flags",
         "server/test_routes.py",
         "the end of an older socket does not make the newer one deaf",
     ),

@@ -1,0 +1,281 @@
+"""Routes of Comfy API v2 for assets: the files that a client uploads, and the outputs of jobs."""
+
+from __future__ import annotations
+
+import io
+import json
+import posixpath
+import uuid
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import attrs
+from aiohttp import BodyPartReader, web
+
+from ..files import store_upload
+from ..server_state import Routes
+from .content import content, content_type, content_url, path_of, storage_url
+from .digests import digest
+from .hosted_state import HostedState
+from .memory import AssetRecord, StoredFile, now
+from .v2_errors import Refusal
+
+_BYTES = "application/octet-stream"
+
+
+@attrs.define
+class _Upload:
+    """The parts of an upload."""
+
+    data: bytes | None = None
+    content_type: str = _BYTES
+    fields: dict[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class _Image:
+    """A file as ComfyUI's upload route reads it."""
+
+    filename: str
+    file: io.BytesIO
+
+
+async def _post_asset(hosted: HostedState, request: web.Request) -> web.Response:
+    if not request.content_type.startswith("multipart/"):
+        raise Refusal("invalid_request", "Expected multipart/form-data.", status=422)
+    upload = await _parts(request, hosted.comfy.options.max_upload_size)
+    if upload.data is None:
+        raise Refusal("invalid_request", "Missing 'file' part.", status=422)
+    wanted = upload.fields.get("file_path")
+    if not wanted:
+        raise Refusal("invalid_request", "Missing 'file_path'.", status=422)
+    model, place = _place(hosted, wanted)
+    found = digest(upload.data)
+    if upload.fields.get("expected_hash", found).lower() != found:
+        raise Refusal("hash_mismatch")
+    known = hosted.memory.by_hash(found)
+    if known is not None and hosted.traps.shares_records:
+        return _answer(hosted, request, known, 200)
+    if known is not None:
+        ref = known.ref
+    elif model:
+        ref = _placed_model(hosted, place, upload.data)
+    else:
+        await hosted.reach(request, "upstream_error", "Failed to reach ComfyUI for upload.")
+        ref = _uploaded(hosted, place, upload.data)
+    asset = AssetRecord(
+        id=str(uuid.uuid4()),
+        hash=found,
+        size_bytes=len(upload.data),
+        content_type=upload.fields.get("content_type") or upload.content_type,
+        file_path=ref.filename if model else wanted,
+        ref=ref,
+    )
+    hosted.memory.add(asset)
+    return _answer(hosted, request, asset, 201)
+
+
+async def _parts(request: web.Request, most: int) -> _Upload:
+    upload = _Upload()
+    try:
+        async for part in await request.multipart():
+            if not isinstance(part, BodyPartReader) or part.name is None:
+                continue
+            if part.name != "file":
+                upload.fields[part.name] = (await part.text()).strip()
+                continue
+            upload.content_type = part.headers.get("Content-Type", _BYTES)
+            upload.data = b""
+            pieces = []
+            size = 0
+            while piece := await part.read_chunk(2**16):
+                pieces.append(piece)
+                size += len(piece)
+                if size > most:
+                    raise Refusal("payload_too_large", f"Upload exceeds {most} bytes.")
+            upload.data = b"".join(pieces)
+    except (ValueError, AssertionError) as exc:
+        raise Refusal("invalid_request", "Malformed multipart body.", status=422) from exc
+    return upload
+
+
+def _place(hosted: HostedState, wanted: str) -> tuple[bool, str]:
+    """Return whether a path is that of a model, and the path in its root; raise Refusal."""
+    path = wanted.removeprefix("models/")
+    parts = PurePosixPath(path).parts
+    roots = {*hosted.comfy.folders.models} - {"configs", "custom_nodes"}
+    if wanted.startswith(("/", "\\")):
+        message = f"file_path must be relative: {wanted!r}"
+    elif not parts:
+        message = f"file_path must include a filename: {wanted!r}"
+    elif ".." in parts:
+        message = f"file_path must not contain '..': {wanted!r}"
+    elif len(parts) > 1 and parts[0] not in {"input", *roots}:
+        allowed = sorted({"input", *roots})
+        message = f"'{parts[0]}' is not an allowlisted placement root (allowed: {allowed})"
+    elif len(parts) > 1 and parts[0] in roots:
+        return True, path
+    else:
+        return False, posixpath.join(*parts[len(parts) > 1 :])
+    raise Refusal("invalid_request", message, status=422)
+
+
+def _uploaded(hosted: HostedState, place: str, data: bytes) -> StoredFile:
+    post = {
+        "image": _Image(posixpath.basename(place), io.BytesIO(data)),
+        "subfolder": posixpath.dirname(place),
+    }
+    answer = store_upload(hosted.comfy.folders, post, lambda raw, path: path.write_bytes(raw))
+    if answer.status != 200:
+        raise Refusal("upstream_error", "ComfyUI rejected the upload.")
+    stored = json.loads(answer.text or "{}")
+    return StoredFile(stored["name"], stored["subfolder"], "input")
+
+
+def _placed_model(hosted: HostedState, place: str, data: bytes) -> StoredFile:
+    if not hosted.traps.places_models:
+        message = (
+            "Model-directory placement requires the proxy to run co-located "
+            "with ComfyUI (start it with --comfyui-base-dir)."
+        )
+        raise Refusal("invalid_request", message, status=422)
+    if not _is_safetensors(data):
+        message = "Model uploads must be valid safetensors files (header check failed)."
+        raise Refusal("invalid_request", message, status=422)
+    path = hosted.comfy.folders.root / "models" / place
+    if path.exists():
+        message = f"refusing to overwrite existing file: {path}"
+        raise Refusal("invalid_request", message, status=422)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return StoredFile(posixpath.join(*PurePosixPath(place).parts[1:]), "", f"models/{place}")
+
+
+def _is_safetensors(data: bytes) -> bool:
+    size = int.from_bytes(data[:8], "little")
+    try:
+        header = json.loads(data[8 : 8 + size])
+    except ValueError:
+        return False
+    return 0 < size <= len(data) - 8 and isinstance(header, dict)
+
+
+def _answer(
+    hosted: HostedState, request: web.Request, asset: AssetRecord, status: int
+) -> web.Response:
+    body = _described(hosted, asset, hosted.base(request)) | {"created_new": status == 201}
+    return web.json_response(body, status=status)
+
+
+def _described(hosted: HostedState, asset: AssetRecord, base: str) -> dict[str, Any]:
+    url, expires = content_url(hosted, asset.id, base)
+    return {
+        "id": asset.id,
+        "hash": asset.hash,
+        "size_bytes": asset.size_bytes,
+        "content_type": asset.content_type,
+        "file_path": asset.file_path,
+        "created_at": asset.created_at.isoformat(),
+        "url": url,
+        "url_expires_at": expires,
+    }
+
+
+async def _from_hash(hosted: HostedState, request: web.Request) -> web.Response:
+    body = await _json(request)
+    if not isinstance(body.get("hash"), str):
+        raise Refusal("invalid_request", "Missing 'hash'.", status=422)
+    known = hosted.memory.by_hash(body["hash"])
+    if known is None:
+        raise Refusal("blob_not_found")
+    if hosted.traps.shares_records:
+        return _answer(hosted, request, known, 200)
+    given = body.get("file_path") or known.file_path
+    asset = attrs.evolve(known, id=str(uuid.uuid4()), file_path=given, created_at=now())
+    hosted.memory.add(asset)
+    return _answer(hosted, request, asset, 201)
+
+
+async def _json(request: web.Request) -> Mapping[str, Any]:
+    try:
+        body: Mapping[str, Any] = await request.json()
+    except ValueError:
+        raise Refusal("invalid_request", "Body must be JSON.") from None
+    return body
+
+
+async def _head_hash(hosted: HostedState, request: web.Request) -> web.Response:
+    known = hosted.memory.by_hash(request.match_info["hash"])
+    return web.Response(status=404 if known is None else 200)
+
+
+async def _get_asset(hosted: HostedState, request: web.Request) -> web.Response:
+    asset_id, base = request.match_info["id"], hosted.base(request)
+    asset = hosted.memory.assets.get(asset_id)
+    if asset is not None:
+        return web.json_response(_described(hosted, asset, base))
+    ref = hosted.memory.output(asset_id)
+    if ref is None:
+        raise Refusal("not_found")
+    path, traps = path_of(hosted.comfy.folders, ref), hosted.traps
+    url, expires = content_url(hosted, asset_id, base)
+    return web.json_response(
+        {
+            "id": asset_id,
+            "hash": digest(path.read_bytes()) if path and traps.true_hashes else None,
+            "size_bytes": path.stat().st_size if path and traps.true_sizes else 0,
+            "content_type": content_type(ref.filename),
+            "file_path": ref.filename,
+            "created_at": now().isoformat(),
+            "url": url,
+            "url_expires_at": expires,
+            "job_id": ref.job_id,
+        }
+    )
+
+
+async def _get_content(hosted: HostedState, request: web.Request) -> web.StreamResponse:
+    asset_id = request.match_info["id"]
+    ref = hosted.file_of(asset_id)
+    if ref is None:
+        raise Refusal("not_found")
+    if hosted.traps.storage:
+        return web.Response(status=302, headers={"Location": storage_url(hosted, asset_id)[0]})
+    await hosted.reach(request, "upstream_error", "Failed to reach ComfyUI for content.")
+    path = path_of(hosted.comfy.folders, ref)
+    if path is None:
+        raise Refusal("output_unavailable")
+    found = content(request, path, content_type(ref.filename))
+    if found is None:
+        message = "ComfyUI returned an unexpected status for the output."
+        raise Refusal("upstream_error", message, status=hosted.traps.bad_range)
+    return found
+
+
+async def _delete_asset(hosted: HostedState, request: web.Request) -> web.Response:
+    if not hosted.memory.delete(request.match_info["id"]):
+        raise Refusal("not_found")
+    return web.Response(status=204)
+
+
+async def _from_path(hosted: HostedState, request: web.Request) -> web.Response:
+    if not hosted.traps.places_models:
+        message = (
+            "Host-path registration requires --comfyui-base-dir "
+            "(the proxy must share a filesystem with ComfyUI)."
+        )
+        raise Refusal("invalid_request", message, status=422)
+    message = "Host path must resolve under --comfyui-base-dir."
+    raise Refusal("invalid_request", message, status=422)
+
+
+ASSET_V2_ROUTES: Routes[HostedState] = (
+    ("POST", "/assets", _post_asset),
+    ("POST", "/assets/from-hash", _from_hash),
+    ("POST", "/assets/from-path", _from_path),
+    ("HEAD", "/assets/by-hash/{hash}", _head_hash),
+    ("GET", "/assets/{id}", _get_asset),
+    ("GET", "/assets/{id}/content", _get_content),
+    ("DELETE", "/assets/{id}", _delete_asset),
+)

@@ -1,0 +1,83 @@
+"""The parts of a running hosted surface, which its routes share."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+
+import attrs
+from aiohttp import web
+
+from ..server_state import ServerState
+from .memory import AssetRecord, Memory, StoredFile
+from .traps import HostedTraps, Place
+from .v2_errors import Refusal
+
+_POLL = 0.01  # seconds between two looks at a ComfyUI that does not answer
+#: Ids that ComfyUI could be asked for; the proxy refuses all others.
+_JOB_ID = re.compile(r"[{]?[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}[}]?")
+
+
+@attrs.define(eq=False)
+class HostedState:
+    """A hosted surface, and the ComfyUI behind it."""
+
+    place: Place
+    memory: Memory
+    comfy: ServerState
+    prefix: str
+    token: str | None
+    #: The URL of ComfyUI, as the surface says it.
+    upstream_url: str
+    storage_url: str
+    _traps: Callable[[], HostedTraps]
+    #: The number of open event streams.
+    streams: int = 0
+
+    @property
+    def traps(self) -> HostedTraps:
+        """The traps that are set now."""
+        return self._traps()
+
+    def base(self, request: web.Request) -> str:
+        """Return what the URLs in an answer begin with."""
+        if self.traps.relative_urls:
+            return self.prefix
+        return f"{request.scheme}://{request.host}{self.prefix}"
+
+    async def reach(
+        self,
+        request: web.Request,
+        code: str = "upstream_unreachable",
+        message: str | None = None,
+    ) -> None:
+        """Return once ComfyUI answers; raise Refusal if it cannot be reached.
+
+        Raises:
+            ConnectionResetError: The client has left a ComfyUI that does not answer.
+        """
+        while self.traps.upstream == "dark":
+            if request.transport is None or request.transport.is_closing():
+                raise ConnectionResetError("the client has left")
+            await asyncio.sleep(_POLL)
+        if self.traps.upstream == "down":
+            raise Refusal(code, message)
+
+    def file_of(self, asset_id: str) -> StoredFile | None:
+        """Return the file of an asset or an output by its id, or None."""
+        asset: AssetRecord | None = self.memory.assets.get(asset_id)
+        return asset.ref if asset else self.memory.output(asset_id)
+
+
+def job_id_of(request: web.Request) -> str:
+    """Return the job id in a request's path; raise Refusal if it is none."""
+    job_id = request.match_info["id"]
+    if not _JOB_ID.fullmatch(job_id):
+        raise no_job(job_id)
+    return job_id
+
+
+def no_job(job_id: str) -> Refusal:
+    """Return the refusal for a job that the surface does not know."""
+    return Refusal("not_found", f"No job {job_id}.")

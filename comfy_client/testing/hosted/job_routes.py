@@ -1,0 +1,310 @@
+"""Routes of Comfy API v2 for jobs: submit, poll, list, workflow, cancel."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from ..jobs_api import cancel_job
+from ..prompt_routes import submit_prompt
+from ..server_state import Routes
+from .hosted_state import HostedState, job_id_of, no_job
+from .job_view import JobView, describe, look
+from .memory import JobRecord, StoredFile
+from .v2_errors import Refusal
+
+_KEY = "api_key_comfy_org"
+_STATUSES = ("queued", "running", "succeeded", "canceling", "canceled", "failed", "expired")
+_LABEL = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_LABELS, _LABEL_BYTES, _FILTERS = 16, 256, 3
+_MOST_LISTED, _LISTED = 100, 50
+_MOST_PRIORITY = 1_000_000
+
+
+async def _submit(hosted: HostedState, request: web.Request) -> web.Response:
+    try:
+        body = await request.json()
+    except ValueError:
+        raise Refusal("invalid_request", "Body must be JSON.") from None
+    workflow = _workflow(body)
+    metadata, priority = _metadata(hosted, body), _priority(body)
+    extra_data = _extra_data(body)
+    missing: list[str] = []
+    resolved = _resolved(hosted, workflow, missing)
+    if missing:
+        raise Refusal(
+            "missing_asset",
+            f"Unresolvable core/ASSET reference(s): {', '.join(missing)}",
+            details={"missing_ids": missing},
+        )
+    key = request.headers.get("Idempotency-Key")
+    if key is not None:
+        if not 1 <= len(key) <= 255:
+            raise Refusal("invalid_request", "Idempotency-Key must be 1-255 characters.")
+        if not hosted.memory.claim(key):
+            raise Refusal("idempotency_key_reuse")
+    await hosted.reach(request, message="Could not reach ComfyUI to submit the job.")
+    job = JobRecord(str(uuid.uuid4()), resolved, metadata, priority)
+    _queue(hosted, job, extra_data, key)
+    if hosted.traps.upstream == "lost":
+        message = "Could not reach ComfyUI to submit the job."
+        raise Refusal("upstream_unreachable", message)
+    hosted.memory.jobs[job.id] = job
+    view = JobView(status="queued")
+    return web.json_response(describe(hosted, job.id, view, hosted.base(request)), status=201)
+
+
+def _queue(
+    hosted: HostedState, job: JobRecord, extra_data: Mapping[str, Any], key: str | None
+) -> None:
+    """Hand a job to ComfyUI; raise Refusal, and free the key, if it does not take it."""
+    graph = json.loads(json.dumps(job.workflow))
+    prompt = {"prompt": graph, "prompt_id": job.id, "client_id": job.id}
+    given = {"extra_data": dict(extra_data)} if extra_data else {}
+    hosted.comfy.log("got prompt")
+    try:
+        answer = submit_prompt(hosted.comfy, prompt | given)
+    except RuntimeError:
+        hosted.memory.free(key)
+        raise Refusal(
+            "invalid_workflow", "Workflow rejected.", details={"node_errors": {}}
+        ) from None
+    if answer.status == 200:
+        return
+    hosted.memory.free(key)
+    said = json.loads(answer.text or "{}")
+    raise Refusal(
+        "invalid_workflow",
+        (said.get("error") or {}).get("message", "Workflow rejected."),
+        details={"node_errors": said.get("node_errors") or {}},
+    )
+
+
+def _workflow(body: Any) -> dict[str, Any]:
+    # A list has no `get`: plain text 500, as on the proxy.
+    if body.get("webhook_url") is not None or body.get("inputs") is not None:
+        message = "'webhook_url' and 'inputs' are reserved and not accepted."
+        raise Refusal("invalid_workflow", message)
+    workflow = body.get("workflow")
+    if not isinstance(workflow, dict):
+        raise Refusal("invalid_workflow")
+    if isinstance(workflow.get("nodes"), list) and "links" in workflow:
+        raise Refusal("workflow_format_ui")
+    return workflow
+
+
+def _extra_data(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    given = body.get("extra_data")
+    if given is None:
+        return {}
+    if not isinstance(given, dict) or set(given) - {_KEY}:
+        raise Refusal("invalid_request", f"'extra_data' accepts only the '{_KEY}' field.")
+    if _KEY in given and not isinstance(given[_KEY], str):
+        raise Refusal("invalid_request", f"'extra_data.{_KEY}' must be a string.")
+    return given
+
+
+def _priority(body: Mapping[str, Any]) -> int | None:
+    given = body.get("priority")
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int):
+        message = "'priority' must be an integer (advisory)."
+    elif abs(given) > _MOST_PRIORITY:
+        message = f"'priority' must be between {-_MOST_PRIORITY} and {_MOST_PRIORITY}."
+    else:
+        return given
+    raise Refusal("invalid_request", message, status=422)
+
+
+def _metadata(hosted: HostedState, body: Mapping[str, Any]) -> Any:
+    """Return the label of a job in the form of the place; raise Refusal if it has another one."""
+    given = body.get("metadata")
+    form = hosted.traps.labels
+    if given is None or form == "dropped":
+        return None
+    if form == "none":
+        raise Refusal("metadata_not_supported")
+    if form == "map":
+        if not _is_label_map(given):
+            raise Refusal("metadata_invalid")
+        return given
+    if not isinstance(given, str):
+        message = "'metadata' must be a string (opaque label)."
+        raise Refusal("invalid_request", message, status=422)
+    if len(given.encode()) > 1024:
+        raise Refusal("invalid_request", "'metadata' exceeds 1024 UTF-8 bytes.", status=422)
+    return given
+
+
+def _is_label_map(given: Any) -> bool:
+    return (
+        isinstance(given, dict)
+        and len(given) <= _LABELS
+        and all(
+            _LABEL.fullmatch(name)
+            and isinstance(value, str)
+            and len(value.encode()) <= _LABEL_BYTES
+            for name, value in given.items()
+        )
+    )
+
+
+# -- references to assets ---------------------------------------------------------------
+
+
+def _resolved(hosted: HostedState, value: Any, missing: list[str]) -> Any:
+    """Return a workflow with names of files in place of assets; note ids that are unknown."""
+    if isinstance(value, dict):
+        if value.get("__type") == "core/ASSET":
+            return _file_name(hosted, value.get("info"), missing)
+        return {name: _resolved(hosted, inner, missing) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_resolved(hosted, inner, missing) for inner in value]
+    return value
+
+
+def _file_name(hosted: HostedState, info: Any, missing: list[str]) -> str:
+    if not isinstance(info, dict):
+        missing.append("<malformed core/ASSET: missing info>")
+        return ""
+    asset_id = info.get("id")
+    ref: StoredFile | None = hosted.file_of(asset_id) if isinstance(asset_id, str) else None
+    if ref is None:
+        asset = hosted.memory.by_hash(info.get("hash"))
+        ref = asset.ref if asset else None
+    if ref is None:
+        missing.append(str(info.get("id", "<no id>")))
+        return ""
+    return f"{ref.subfolder}/{ref.filename}" if ref.subfolder else ref.filename
+
+
+# -- looking ----------------------------------------------------------------------------
+
+
+async def _view(hosted: HostedState, request: web.Request, job_id: str) -> JobView:
+    """Look for a job; raise Refusal if nobody knows it."""
+    await hosted.reach(request)
+    view = look(hosted, job_id, hosted.base(request))
+    if view.status == "unknown" and job_id not in hosted.memory.jobs:
+        raise no_job(job_id)
+    return view
+
+
+async def _get_job(hosted: HostedState, request: web.Request) -> web.Response:
+    job_id = job_id_of(request)
+    view = await _view(hosted, request, job_id)
+    return web.json_response(describe(hosted, job_id, view, hosted.base(request)))
+
+
+async def _get_workflow(hosted: HostedState, request: web.Request) -> web.Response:
+    job_id = job_id_of(request)
+    record = hosted.memory.jobs.get(job_id)
+    if record is None:
+        raise Refusal("not_found", f"No recoverable workflow for job {job_id}.")
+    return web.json_response({"workflow": record.workflow, "format": "api"})
+
+
+async def _cancel(hosted: HostedState, request: web.Request) -> web.Response:
+    job_id = job_id_of(request)
+    if job_id not in hosted.memory.jobs:
+        await _view(hosted, request, job_id)
+    await hosted.reach(request, message="Could not reach ComfyUI to cancel.")
+    lies = hosted.traps.cancel_lies
+    if not (lies if lies is not None else not hosted.comfy.options.is_newest):
+        hosted.memory.cancelled.add(job_id)
+        cancel_job(hosted.comfy, job_id)
+    base = hosted.base(request)
+    body = describe(hosted, job_id, look(hosted, job_id, base), base)
+    if body["status"] == "running":
+        body["status"] = "canceling"
+    return web.json_response(body)
+
+
+async def _list_jobs(hosted: HostedState, request: web.Request) -> web.Response:
+    form = hosted.traps.job_list
+    if form == "none":
+        raise Refusal("not_implemented")
+    limit = _limit(request)
+    if form == "records":
+        await hosted.reach(request)
+        return web.json_response(_records(hosted, request, limit))
+    asked = {word.strip() for word in request.query.get("status", "").split(",") if word.strip()}
+    unknown = asked - set(_STATUSES)
+    if unknown:
+        message = f"Unknown status filter value(s): {', '.join(sorted(unknown))}."
+        raise Refusal("invalid_request", message)
+    if hosted.memory.jobs:
+        await hosted.reach(request)
+    base = hosted.base(request)
+    found = _newest(hosted, lambda job: not asked or job["status"] in asked, limit, base)
+    return web.json_response({"jobs": found, "truncated": False})
+
+
+def _newest(
+    hosted: HostedState, is_wanted: Callable[[dict[str, Any]], bool], limit: int, base: str
+) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for job_id in reversed(hosted.memory.jobs):
+        if len(found) >= limit:
+            break
+        job = describe(hosted, job_id, look(hosted, job_id, base), base)
+        if is_wanted(job):
+            found.append(job)
+    return found
+
+
+def _limit(request: web.Request) -> int:
+    try:
+        limit = int(request.query.get("limit", _LISTED))
+    except ValueError:
+        raise Refusal("invalid_request", "'limit' must be an integer.") from None
+    if not 1 <= limit <= _MOST_LISTED:
+        raise Refusal("invalid_request", f"'limit' must be between 1 and {_MOST_LISTED}.")
+    return limit
+
+
+def _records(hosted: HostedState, request: web.Request, limit: int) -> dict[str, Any]:
+    """Return a page of stored records: no outputs, other names than those of a job."""
+    filters = {
+        name[len("metadata[") : -1]: value
+        for name, value in request.query.items()
+        if name.startswith("metadata[") and name.endswith("]")
+    }
+    if len(filters) > _FILTERS:
+        raise Refusal("invalid_metadata_filter")
+    found = [
+        job
+        for job in reversed(hosted.memory.jobs.values())
+        if filters.items() <= (job.metadata or {}).items()
+    ]
+    cursor = request.query.get("cursor", "0")
+    if not cursor.isdecimal() or int(cursor) > len(found):
+        raise Refusal("invalid_cursor")
+    end = int(cursor) + limit
+    jobs = [
+        {
+            "id": job.id,
+            "status": look(hosted, job.id, "").said,
+            "create_time": job.created_at.isoformat(),
+            "update_time": job.created_at.isoformat(),
+            "deployment_id": "embedded",
+            "metadata": job.metadata or {},
+        }
+        for job in found[int(cursor) : end]
+    ]
+    return {"jobs": jobs} | ({"next_cursor": str(end)} if end < len(found) else {})
+
+
+JOB_V2_ROUTES: Routes[HostedState] = (
+    ("POST", "/jobs", _submit),
+    ("GET", "/jobs", _list_jobs),
+    ("GET", "/jobs/{id}", _get_job),
+    ("GET", "/jobs/{id}/workflow", _get_workflow),
+    ("POST", "/jobs/{id}/cancel", _cancel),
+)

@@ -1,0 +1,142 @@
+"""The memory of a hosted surface, which ends with its process unless it keeps its state."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+
+_KEYS = 10_000  # keys of submissions that are remembered
+
+
+def now() -> datetime:
+    """Return the time, in UTC."""
+    return datetime.now(UTC)
+
+
+@attrs.frozen
+class StoredFile:
+    """A file of the ComfyUI behind the surface, and the job that it is an output of, if any."""
+
+    filename: str
+    subfolder: str
+    type: str
+    job_id: str | None = None
+
+
+@attrs.define
+class JobRecord:
+    """A job that was submitted through the surface."""
+
+    id: str
+    workflow: Mapping[str, Any]
+    metadata: Any = None
+    priority: int | None = None
+    created_at: datetime = attrs.field(factory=now)
+
+
+@attrs.frozen
+class AssetRecord:
+    """An asset that was uploaded."""
+
+    id: str
+    hash: str
+    size_bytes: int
+    content_type: str
+    file_path: str
+    ref: StoredFile
+    created_at: datetime = attrs.field(factory=now)
+
+
+class Memory:
+    """Jobs, keys, assets and ids of outputs; for the server's own thread."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, JobRecord] = {}
+        self.assets: dict[str, AssetRecord] = {}
+        #: Jobs that were cancelled through the surface.
+        self.cancelled: set[str] = set()
+        #: How many jobs were seen to have ended, and how often each of them is still denied.
+        self.ended: dict[str, int] = {}
+        self._keys: dict[str, None] = {}
+        self._asset_ids: dict[str, str] = {}  # by hash
+        self._outputs: dict[str, StoredFile] = {}  # by UUID
+        self._secret = os.urandom(32)
+
+    # -- keys ---------------------------------------------------------------------------
+
+    def claim(self, key: str) -> bool:
+        """Take the key of a submission; return False if it was taken before."""
+        if key in self._keys:
+            return False
+        self._keys[key] = None
+        if len(self._keys) > _KEYS:
+            del self._keys[next(iter(self._keys))]
+        return True
+
+    def free(self, key: str | None) -> None:
+        """Allow a key again, after a refusal."""
+        self._keys.pop(key or "", None)
+
+    # -- assets -------------------------------------------------------------------------
+
+    def add(self, asset: AssetRecord) -> None:
+        """Add an asset; the first one with a hash stands for these bytes."""
+        self.assets[asset.id] = asset
+        self._asset_ids.setdefault(asset.hash, asset.id)
+
+    def by_hash(self, digest: Any) -> AssetRecord | None:
+        """Return the asset with these bytes, or None."""
+        return self.assets.get(self._asset_ids.get(digest, "")) if isinstance(digest, str) else None
+
+    def delete(self, asset_id: str) -> bool:
+        """Delete an asset; return False if there is none."""
+        asset = self.assets.pop(asset_id, None)
+        if asset is None:
+            return False
+        if self._asset_ids.get(asset.hash) == asset_id:
+            del self._asset_ids[asset.hash]
+        return True
+
+    # -- outputs ------------------------------------------------------------------------
+
+    def output_id(self, ref: StoredFile, *, is_uuid: bool) -> str:
+        """Return the id of an output: a UUID, or a token that is valid as long as the memory."""
+        fields = {"j": ref.job_id, "f": ref.filename, "s": ref.subfolder, "t": ref.type}
+        raw = json.dumps(fields).encode()
+        if is_uuid:
+            made = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{self._secret.hex()}{raw!r}"))
+            self._outputs[made] = ref
+            return made
+        payload = _base64(raw)
+        return f"{payload}.{self._signature(payload)}"
+
+    def output(self, output_id: str) -> StoredFile | None:
+        """Return the file of an output, or None if this memory did not make its id."""
+        known = self._outputs.get(output_id)
+        if known is not None:
+            return known
+        payload, _, signature = output_id.partition(".")
+        if not hmac.compare_digest(signature.encode(), self._signature(payload).encode()):
+            return None
+        ref = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return StoredFile(ref["f"], ref["s"], ref["t"], ref["j"])
+
+    def sign(self, text: str) -> str:
+        """Return the signature of a text, which only this memory can make."""
+        return self._signature(text)
+
+    def _signature(self, text: str) -> str:
+        return _base64(hmac.new(self._secret, text.encode(), hashlib.sha256).digest())
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")

@@ -1,0 +1,120 @@
+"""All routes of Comfy API v2, and the rules for each request."""
+
+from __future__ import annotations
+
+import hmac
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from ..hosts import is_loopback, is_same_site
+from ..raw_http import Next
+from ..server_state import Routes
+from .asset_routes import ASSET_V2_ROUTES
+from .hosted_state import HostedState
+from .job_routes import JOB_V2_ROUTES
+from .job_stream import STREAM_ROUTES
+from .storage_port import STORAGE_ROUTES
+from .v2_errors import Refusal
+
+_HEALTH = "/api/v2/health"
+#: The most bytes of a request besides an upload.
+BODY_SIZE = 2**20
+_CORS = {
+    "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key",
+    "Access-Control-Expose-Headers": "Retry-After, Content-Range, Accept-Ranges",
+    "Access-Control-Allow-Credentials": "true",
+    "Access-Control-Max-Age": "600",
+    "Vary": "Origin",
+}
+
+
+async def _health(hosted: HostedState, request: web.Request) -> web.Response:
+    return web.json_response({"status": "healthy", "upstream": hosted.upstream_url})
+
+
+def surface(hosted: HostedState) -> web.Application:
+    """Make the application of a hosted surface."""
+    size = hosted.comfy.options.max_upload_size + BODY_SIZE
+    app = web.Application(
+        client_max_size=size,
+        middlewares=[_middleware(hosted), _guard(hosted)],
+    )
+    health: Routes[HostedState] = (("GET", "/health", _health),)
+    routes = (
+        *(health if hosted.place == "proxy" else ()),
+        *JOB_V2_ROUTES,
+        *STREAM_ROUTES,
+        *ASSET_V2_ROUTES,
+    )
+    for method, path, handler in routes:
+        app.router.add_route(method, f"/api/v2{path}", partial(handler, hosted))
+
+    async def allow(request: web.Request, response: web.StreamResponse) -> None:
+        origin = request.headers.get("Origin")
+        if origin in hosted.traps.origins:
+            response.headers.update({"Access-Control-Allow-Origin": origin, **_CORS})
+
+    app.on_response_prepare.append(allow)
+    return app
+
+
+def storage(hosted: HostedState) -> web.Application:
+    """Make the application of the storage."""
+    app = web.Application()
+    for method, path, handler in STORAGE_ROUTES:
+        app.router.add_route(method, path, partial(handler, hosted))
+    return app
+
+
+def _middleware(hosted: HostedState) -> Any:
+    """Return middleware that answers refusals, and refuses web pages of other sites."""
+
+    @web.middleware
+    async def respond(request: web.Request, handler: Next) -> web.StreamResponse:
+        try:
+            if request.headers.get("Origin") in hosted.traps.origins:
+                if request.method == "OPTIONS":
+                    return web.Response(status=204)
+            else:
+                _check_page(request)
+                if request.method == "OPTIONS":
+                    return web.Response()
+            return await handler(request)
+        except Refusal as refusal:
+            return refusal.response()
+
+    return respond
+
+
+def _check_page(request: web.Request) -> None:
+    """Raise Refusal for a web page of another site."""
+    if request.headers.get("Sec-Fetch-Site") == "cross-site":
+        raise Refusal("forbidden_origin")
+    host, origin = request.headers.get("Host"), request.headers.get("Origin")
+    if not host or not origin or is_same_site(host.lower(), origin.lower()):
+        return
+    if is_loopback(urlsplit(f"//{host}").hostname or ""):
+        message = f"Origin '{origin}' does not match request host '{host}'."
+        raise Refusal("forbidden_origin", message)
+
+
+def _guard(hosted: HostedState) -> Any:
+    """Return middleware that requires the token, but of the health check."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Next) -> web.StreamResponse:
+        path = request.path.removeprefix(hosted.prefix)
+        if hosted.token is None or path == _HEALTH or not path.startswith("/api/v2/"):
+            return await handler(request)
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not given:
+            raise Refusal("unauthorized")
+        if not hmac.compare_digest(given.encode(), hosted.token.encode()):
+            raise Refusal("unauthorized", "Invalid token.")
+        return await handler(request)
+
+    return guard

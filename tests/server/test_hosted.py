@@ -1,0 +1,180 @@
+"""Comfy API v2 as the embedded server plays it, asked with plain requests."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from comfy_client.testing import ComfyServer, HostedTraps, hosted_error
+from tests.helpers.clients import until
+from tests.helpers.records import graph
+
+TERMINAL = {"succeeded", "failed", "canceled", "expired"}
+Frame = tuple[str, Any]
+
+
+@pytest.fixture
+def server() -> Iterator[ComfyServer]:
+    """A proxy before ComfyUI 0.3.75."""
+    with ComfyServer(hosted="proxy") as running:
+        yield running
+
+
+def submit(server: ComfyServer, workflow: Any = None, key: str | None = None, **more: Any) -> Any:
+    """Submit a job; return the whole answer."""
+    headers = {} if key is None else {"Idempotency-Key": key}
+    body = {"workflow": graph() if workflow is None else workflow, **more}
+    return requests.post(f"{server.url}/api/v2/jobs", json=body, headers=headers, timeout=60)
+
+
+def get(server: ComfyServer, path: str, **options: Any) -> requests.Response:
+    return requests.get(f"{server.url}/api/v2{path}", timeout=60, **options)
+
+
+def ended(server: ComfyServer, job_id: str) -> dict[str, Any]:
+    """The job once it has ended."""
+    found: list[dict[str, Any]] = []
+
+    def has_ended() -> bool:
+        found.append(get(server, f"/jobs/{job_id}").json())
+        return found[-1]["status"] in TERMINAL
+
+    until(has_ended)
+    return found[-1]
+
+
+def run(server: ComfyServer, **more: Any) -> dict[str, Any]:
+    """Submit a job and wait for its end."""
+    return ended(server, submit(server, **more).json()["id"])
+
+
+def code(answer: requests.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+def stream(server: ComfyServer, job_id: str) -> list[Frame]:
+    """All frames of a job's events, comments included."""
+    with get(server, f"/jobs/{job_id}/events", stream=True) as answer:
+        assert answer.headers["Content-Type"] == "text/event-stream"
+        return list(frames(answer))
+
+
+def frames(answer: requests.Response) -> Iterator[Frame]:
+    name = ""
+    for line in answer.iter_lines(1):
+        kind, _, value = line.decode().partition(": ")
+        if kind == "event":
+            name = value
+        elif kind == "data":
+            yield name, json.loads(value)
+        elif not kind and value:
+            yield "comment", value
+
+
+def held(server: ComfyServer) -> Callable[[], None]:
+    """Hold the job that runs; return what lets it go on."""
+    return server.faults.hang_worker().end
+
+
+def test_a_job_from_submit_to_content(server: ComfyServer) -> None:
+    answer = submit(server)
+    job = answer.json()
+    assert (answer.status_code, job["status"], job["queue_position"]) == (201, "queued", None)
+    job = ended(server, job["id"])
+    assert job["status"] == "succeeded"
+    (output,) = job["outputs"]
+    assert (output["size_bytes"], output["hash"], output["type"]) == (0, None, "image")
+    content = requests.get(output["url"], timeout=60)
+    assert content.content.startswith(b"\x89PNG")
+    assert content.headers["Accept-Ranges"] == "bytes"
+    assert get(server, f"/jobs/{job['id']}/workflow").json() == {
+        "workflow": graph(),
+        "format": "api",
+    }
+    assert [one["id"] for one in get(server, "/jobs").json()["jobs"]] == [job["id"]]
+    assert server.ran[0].prompt_id == job["id"]
+    assert requests.get(f"{server.comfyui_url}/history", timeout=60).json().keys() == {job["id"]}
+
+
+def test_a_key_is_used_once_and_freed_by_a_refusal(server: ComfyServer) -> None:
+    assert code(submit(server, {}, key="a")) == (422, "invalid_workflow")
+    assert submit(server, key="a").status_code == 201
+    assert code(submit(server, key="a")) == (422, "idempotency_key_reuse")
+    assert code(submit(server, key="")) == (400, "invalid_request")
+    with server.gateway.trap(upstream="down"):
+        assert code(submit(server, key="b")) == (503, "upstream_unreachable")
+    assert code(submit(server, key="b")) == (422, "idempotency_key_reuse")
+
+
+def test_only_one_of_five_submissions_at_once_with_one_key_is_taken(server: ComfyServer) -> None:
+    found: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(submit(server, key="k").status_code))
+        for _ in range(5)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [201, 422, 422, 422, 422]
+
+
+def test_the_events_of_a_job_end_with_outputs_and_status(server: ComfyServer) -> None:
+    go_on = held(server)
+    job_id = submit(server).json()["id"]
+    until(lambda: get(server, f"/jobs/{job_id}").json()["status"] == "running")
+    with get(server, f"/jobs/{job_id}/events", stream=True) as answer:
+        seen = frames(answer)
+        assert next(seen) == ("status", {"status": "running"})
+        assert next(seen)[0] == "progress"
+        go_on()
+        rest = list(seen)
+    assert [name for name, _ in rest if name != "progress"] == ["output", "status"]
+    assert rest[-1] == ("status", {"status": "succeeded"})
+    assert [name for name, _ in stream(server, job_id)] == ["status", "output"]
+
+
+def test_a_token_is_required_everywhere_but_for_health() -> None:
+    with ComfyServer(hosted="proxy", credentials="secret") as server:
+        assert code(get(server, "/jobs")) == (401, "unauthorized")
+        assert code(get(server, "/nonsense")) == (401, "unauthorized")
+        assert get(server, "/health").status_code == 200
+        headers = {"Authorization": "bearer secret"}
+        assert get(server, "/jobs", headers=headers).json() == {"jobs": [], "truncated": False}
+        assert code(get(server, "/jobs", headers={"Authorization": "Bearer x"}))[0] == 401
+        assert requests.get(f"{server.comfyui_url}/queue", timeout=60).ok
+
+
+def test_the_proxy_can_die_alone_and_forgets(server: ComfyServer) -> None:
+    job = run(server, key="k")
+    url = job["outputs"][0]["url"]
+    server.gateway.kill()
+    with pytest.raises(requests.ConnectionError):
+        get(server, "/jobs")
+    server.gateway.start()
+    assert get(server, "/jobs").json()["jobs"] == []
+    assert get(server, f"/jobs/{job['id']}").json()["status"] == "succeeded"
+    assert code(get(server, f"/jobs/{job['id']}/workflow")) == (404, "not_found")
+    assert code(requests.get(url, timeout=60)) == (404, "not_found")
+    assert submit(server, key="k").status_code == 201
+
+
+def test_a_proxy_with_state_remembers() -> None:
+    with ComfyServer(hosted="proxy", traps=HostedTraps(keeps_state=True)) as server:
+        job = run(server, key="k")
+        server.gateway.restart()
+        assert get(server, f"/jobs/{job['id']}/workflow").ok
+        assert requests.get(job["outputs"][0]["url"], timeout=60).ok
+        assert code(submit(server, key="k")) == (422, "idempotency_key_reuse")
+
+
+def test_refusals_are_faults(server: ComfyServer) -> None:
+    with server.faults.answer("POST", "/v2/jobs", hosted_error("queue_full"), times=1):
+        answer = submit(server)
+        assert (code(answer), answer.headers["Retry-After"]) == ((429, "queue_full"), "5")
+        assert submit(server).status_code == 201
