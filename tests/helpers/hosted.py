@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from comfy_client.testing import ComfyServer
+from comfy_client.testing.hosted.gateway import Gateway
 from tests.comfy_api_proxy import ComfyApiProxy
 from tests.comfyui import ComfyUI
 from tests.helpers.graphs import canvas, fresh_color, node
@@ -37,6 +38,17 @@ class Hosted:
     def is_embedded(self) -> bool:
         return self.proxy is None
 
+    @property
+    def comfyui_url(self) -> str:
+        """The address of the ComfyUI itself."""
+        return self.behind.comfyui_url if isinstance(self.behind, ComfyServer) else self.behind.url
+
+    @property
+    def gateway(self) -> Gateway:
+        """The proxy that an embedded server plays."""
+        assert isinstance(self.behind, ComfyServer)
+        return self.behind.gateway
+
     def runs(self, name: str) -> int:
         """Count how often a workflow of :func:`picture` has run, whoever submitted it."""
         return len(self.made(name))
@@ -63,7 +75,7 @@ def picture(name: str, seconds: float = 0.0, color: int | None = None) -> Graph:
 @contextlib.contextmanager
 def embedded(**options: Any) -> Iterator[Hosted]:
     """Run the embedded server as a proxy, with what the real servers for tests have."""
-    with ComfyServer(**{"hosted": "proxy", "step_seconds": 0.05} | options) as server:
+    with ComfyServer(hosted="proxy", step_seconds=0.05, **options) as server:
         add_test_content(server)
         yield Hosted(server.url, server)
 

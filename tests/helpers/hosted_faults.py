@@ -17,16 +17,16 @@ from typing import Any
 
 import attrs
 
+from comfy_client.testing.hosted.traps import PROXY
 from tests.comfy_api_proxy import ComfyApiProxy
 from tests.comfyui import ComfyUI
 from tests.helpers.clients import until
 from tests.helpers.graphs import canvas, node
-from tests.helpers.hosted import Graph, Hosted, picture
+from tests.helpers.hosted import Graph, Hosted, embedded, picture
 from tests.helpers.middle import Middle, answer, late, lost, lost_as
 from tests.helpers.proxy import Proxy
 
 JOBS = "/api/v2/jobs"
-ONE_JOB = "/api/v2/jobs/*"
 #: Seconds of an answer that is late.
 LATE = 6.0
 AWAY = 1.5
@@ -67,16 +67,13 @@ class Scene:
 
     def until_idle(self) -> None:
         """Wait until nothing runs or waits, whoever submitted it."""
-        if isinstance(self.place.behind, ComfyUI):
-            url = f"{self.place.behind.url}/queue"
+        url = f"{self.place.comfyui_url}/queue"
 
-            def idle() -> bool:
-                with urllib.request.urlopen(url, timeout=60) as found:
-                    return not any(json.load(found).values())
+        def idle() -> bool:
+            with urllib.request.urlopen(url, timeout=60) as found:
+                return not any(json.load(found).values())
 
-            until(idle)
-        else:
-            until(lambda: not self.ask(f"{JOBS}?status=running,queued")["jobs"])
+        until(idle)
 
 
 @contextlib.contextmanager
@@ -98,9 +95,18 @@ def scene_of(place: Hosted) -> Iterator[Scene]:
         yield Scene(place, link, middle)
 
 
+@contextlib.contextmanager
+def embedded_scene(*, keeps_state: bool = False) -> Iterator[Scene]:
+    """Put everything that can break around an embedded proxy."""
+    traps = attrs.evolve(PROXY, keeps_state=keeps_state)
+    with embedded(traps=traps) as place, scene_of(place) as scene:
+        yield scene
+
+
 # -- the faults -----------------------------------------------------------------------------
 
-Meanwhile = Callable[[], None]
+Meanwhile = Callable[[], object]
+Fault = Callable[[Scene, ExitStack], Meanwhile | None]
 
 
 def nothing(scene: Scene, stack: ExitStack) -> Meanwhile | None:
@@ -170,16 +176,18 @@ def late_answer(scene: Scene, stack: ExitStack) -> None:
     stack.enter_context(scene.middle.rule("POST", JOBS, late(LATE), times=1))
 
 
-def lost_behind(scene: Scene, stack: ExitStack) -> None:
+def lost_behind(scene: Scene, stack: ExitStack) -> Meanwhile | None:
     """ComfyUI's answer never reaches the proxy, which says 503 and does not know the job."""
     if scene.behind is None:
-        raise NotImplementedError
+        trap = stack.enter_context(ExitStack())
+        trap.enter_context(scene.place.gateway.trap(upstream="lost"))
+        return lambda: (until(lambda: scene.middle.posted(JOBS)), trap.close())
     stack.enter_context(scene.behind[1].rule("POST", "*/prompt", lost, times=1))
+    return None
 
 
 def server_away(scene: Scene, stack: ExitStack) -> Meanwhile:
     """The proxy does not reach its ComfyUI for 1.5 s, and says 503."""
-    gone = answer(503, {"error": {"code": "upstream_unreachable", "message": "?", "details": None}})
 
     def meanwhile() -> None:
         scene.until_running()
@@ -188,7 +196,7 @@ def server_away(scene: Scene, stack: ExitStack) -> Meanwhile:
             time.sleep(AWAY)
             scene.behind[0].back()
         else:
-            with scene.middle.rule("*", ONE_JOB, gone):
+            with scene.place.gateway.trap(upstream="down"):
                 time.sleep(AWAY)
 
     return meanwhile
@@ -221,10 +229,9 @@ def lost_and_killed(scene: Scene, stack: ExitStack) -> Meanwhile:
 
 def restart(scene: Scene) -> None:
     """Kill the proxy, and start it again."""
-    if scene.place.proxy is None:
-        raise NotImplementedError
-    scene.place.proxy.kill()
-    scene.place.proxy.start()
+    one = scene.place.proxy or scene.place.gateway
+    one.kill()
+    one.start()
 
 
 # -- graphs that end in other ways ----------------------------------------------------------

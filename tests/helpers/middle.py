@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 
 LIMIT = 30.0
+Act = Callable[["Middle", "Asked", socket.socket], None]
 HOP_BY_HOP = {"connection", "keep-alive", "proxy-connection"}
 
 
@@ -43,7 +44,7 @@ class Rule:
 
     method: str
     path: str
-    act: Callable[[Middle, Asked, socket.socket], None]
+    act: Act
     times: int | None = None
     #: The requests that it met.
     met: list[Asked] = attrs.field(factory=list)
@@ -102,7 +103,7 @@ class Middle:
         self,
         method: str,
         path: str,
-        act: Callable[[Middle, Asked, socket.socket], None],
+        act: Act,
         times: int | None = None,
     ) -> Iterator[Rule]:
         """Treat matching requests so, in the block; the newest rule comes first."""
@@ -184,7 +185,7 @@ def forward(middle: Middle, asked: Asked, near: socket.socket) -> None:
 
 def answer(
     status: int, body: Any = "<html>Bad Gateway</html>", headers: dict[str, str] | None = None
-) -> Callable[[Middle, Asked, socket.socket], None]:
+) -> Act:
     """Answer in place of the server, which hears nothing; a dict is sent as JSON."""
     text = body if isinstance(body, str) else json.dumps(body)
     kind = "text/html" if isinstance(body, str) else "application/json"
@@ -207,7 +208,19 @@ def lost(middle: Middle, asked: Asked, near: socket.socket) -> None:
     _reset(near)
 
 
-def lost_as(status: int) -> Callable[[Middle, Asked, socket.socket], None]:
+def first_of_each(act: Act) -> Act:
+    """Treat the first request under each Idempotency-Key so, and let the others through."""
+    seen: set[str] = set()
+
+    def first(middle: Middle, asked: Asked, near: socket.socket) -> None:
+        key = asked.headers["Idempotency-Key"]
+        (forward if key in seen else act)(middle, asked, near)
+        seen.add(key)
+
+    return first
+
+
+def lost_as(status: int) -> Act:
     """Let the server answer, and say something else in its place, as gateways do."""
 
     def act(middle: Middle, asked: Asked, near: socket.socket) -> None:
@@ -219,7 +232,7 @@ def lost_as(status: int) -> Callable[[Middle, Asked, socket.socket], None]:
     return act
 
 
-def late(seconds: float) -> Callable[[Middle, Asked, socket.socket], None]:
+def late(seconds: float) -> Act:
     """Let the server answer, and hand that on so much later."""
 
     def act(middle: Middle, asked: Asked, near: socket.socket) -> None:
