@@ -13,7 +13,7 @@ import math
 import random
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 from unittest import mock
 
@@ -185,13 +185,15 @@ class Witness(Server):
     step: Callable[[], None]
     handling = 0  #: Requests, which it handles in threads of clients.
 
-    def handle(self, method: str, path: str, query: str, body: bytes) -> Answer:
+    def handle(
+        self, method: str, path: str, query: str, body: bytes, headers: Mapping[str, str]
+    ) -> Answer:
         """Answer a request, unless its client ends first."""
         if method == "POST":
             self.step()
         self.handling += 1
         try:
-            answer = super().handle(method, path, query, body)
+            answer = super().handle(method, path, query, body, headers)
         finally:
             self.handling -= 1
         if method == "POST":
@@ -266,7 +268,7 @@ class World:
                     self.pool.remove(f"http://{server.host}")
         elif fault.kind == "crowd":
             body = json.dumps({"prompt": graph_of(fault.lasts), "client_id": "another"})
-            server.handle("POST", "/prompt", "", body.encode())
+            server.handle("POST", "/prompt", "", body.encode(), {})
         else:
             self.network.befall(server, fault)
 

@@ -11,7 +11,8 @@ import heapq
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qs, unquote
 from uuid import UUID
 
@@ -20,13 +21,20 @@ import attrs
 from comfy_client.routes.prompts import EXTRA_DATA_KEY
 from tests.model.kernel import Kernel
 
-#: Status, content type, body.
-Answer = tuple[int, str, bytes]
+
+class Answer(NamedTuple):
+    """The answer to a request; its body may be a ``wire.Stream``."""
+
+    status: int
+    kind: str
+    body: Any
+    headers: Mapping[str, str] = MappingProxyType({})
+
 
 _JSON = "application/json"
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-_EMPTY = 200, "", b""
-_TROUBLE = 500, "text/plain", b"500 Internal Server Error\n\nServer got itself in trouble"
+_EMPTY = Answer(200, "", b"")
+_TROUBLE = Answer(500, "text/plain", b"500 Internal Server Error\n\nServer got itself in trouble")
 
 
 @attrs.frozen
@@ -141,6 +149,7 @@ class Server:
     """One ComfyUI; ``host`` is where clients find it.
 
     Attributes:
+        takes_time: Whether ``handle`` waits, and so may not return in its client's time.
         taken: All prompts that it ever took, also before it was killed.
         life: How often it was started.
         is_down: Whether its process is gone.
@@ -151,6 +160,8 @@ class Server:
         is_sick: Whether all that it runs fails.
         peers: The open sockets, older ones first.
     """
+
+    takes_time = False
 
     def __init__(
         self, kernel: Kernel, host: str = "127.0.0.1:8188", version: str = "0.3.75"
@@ -359,7 +370,9 @@ class Server:
 
     # -- HTTP ------------------------------------------------------------------------------
 
-    def handle(self, method: str, path: str, query: str, body: bytes) -> Answer:
+    def handle(
+        self, method: str, path: str, query: str, body: bytes, headers: Mapping[str, str]
+    ) -> Answer:
         """Answer a request at once."""
         route = path
         if path.startswith("/api/") and self.version.has_api:
@@ -369,7 +382,7 @@ class Server:
         route_of: Callable[..., Answer] | None = _ROUTES.get((method, name))
         if route_of is None or (name == "jobs" and not (self.version.has_jobs and route != path)):
             found = 404 if method in ("GET", "HEAD") else 405
-            return found, "application/octet-stream", b""
+            return Answer(found, "application/octet-stream", b"")
         try:
             said = json.loads(body) if body else None
         except ValueError:
@@ -377,14 +390,14 @@ class Server:
         return route_of(self, unquote(rest), query, said)
 
     def _get_prompt(self, rest: str, query: str, said: Any) -> Answer:
-        return _json({"exec_info": {"queue_remaining": self.remaining}})
+        return as_json({"exec_info": {"queue_remaining": self.remaining}})
 
     def _post_prompt(self, rest: str, query: str, said: Any) -> Answer:
         graph, extra = said["prompt"], dict(said.get("extra_data", {}))
         if any(node["class_type"] == "Unknown" for node in graph.values()):
             why = "Cannot execute because node Unknown does not exist."
             error = {"type": "invalid_prompt", "message": why, "details": "Node ID '#1'"}
-            return _json({"error": {**error, "extra_info": {}}, "node_errors": {}}, 400)
+            return as_json({"error": {**error, "extra_info": {}}, "node_errors": {}}, 400)
         broken = [node for node, what in graph.items() if what["class_type"] == "Broken"]
         errors = {
             node: {
@@ -417,14 +430,14 @@ class Server:
         if not self._works:
             self._works = True
             self.kernel.spawn(self._work, f"executor of {self.host}")
-        return _json({"prompt_id": prompt_id, "number": number, "node_errors": errors})
+        return as_json({"prompt_id": prompt_id, "number": number, "node_errors": errors})
 
     def _get_queue(self, rest: str, query: str, said: Any) -> Answer:
         running = [self._running.item] if self._running else []
         pending = [one.item for one in self._pending]
         if self.is_busy:
             pending.append([1e6, "a stranger's", {}, {}, []])
-        return _json({"queue_running": running, "queue_pending": pending})
+        return as_json({"queue_running": running, "queue_pending": pending})
 
     def _post_queue(self, rest: str, query: str, said: Any) -> Answer:
         if said.get("clear"):
@@ -454,10 +467,10 @@ class Server:
     def _get_history(self, rest: str, query: str, said: Any) -> Answer:
         if rest:
             found = self._history.get(rest)
-            return _json({rest: self._record(found)} if found else {})
+            return as_json({rest: self._record(found)} if found else {})
         most = int(parse_qs(query).get("max_items", ["1000"])[0])
         newest = [*self._history.values()][-most:]
-        return _json({one.prompt_id: self._record(one) for one in newest})
+        return as_json({one.prompt_id: self._record(one) for one in newest})
 
     def _post_history(self, rest: str, query: str, said: Any) -> Answer:
         for prompt_id in [*self._history] if said.get("clear") else said.get("delete", ()):
@@ -482,10 +495,10 @@ class Server:
             jobs.append({"id": "a stranger's", "status": "pending", "priority": 1e6})
         if rest:
             found = [job for job in jobs if job["id"] == rest]
-            return _json(found[0]) if found else _json({"error": "Job not found"}, 404)
+            return as_json(found[0]) if found else as_json({"error": "Job not found"}, 404)
         shown = [job for job in jobs if job["status"] in wanted]
         page = {"offset": 0, "limit": None, "total": len(shown), "has_more": False}
-        return _json({"jobs": shown, "pagination": page})
+        return as_json({"jobs": shown, "pagination": page})
 
     def _job(self, one: Taken) -> dict[str, Any]:
         status = _STATUSES.get(one.end, "pending")
@@ -495,19 +508,19 @@ class Server:
         prompt_id = rest.removesuffix("/cancel")
         running = self._running is not None and self._running.prompt_id == prompt_id
         self._is_interrupted = self._is_interrupted or running
-        return _json({"cancelled": self._delete(prompt_id) or running})
+        return as_json({"cancelled": self._delete(prompt_id) or running})
 
     def _get_system_stats(self, rest: str, query: str, said: Any) -> Answer:
         version = {"comfyui_version": self.version.name} if self.version.name else {}
-        return _json({"system": {"os": "posix", "ram_free": 1, **version}, "devices": []})
+        return as_json({"system": {"os": "posix", "ram_free": 1, **version}, "devices": []})
 
     def _get_object_info(self, rest: str, query: str, said: Any) -> Answer:
         info = {"input": {"required": {}}, "output": [], "name": "", "output_node": True}
         known = dict.fromkeys(("Work", "SaveImage", "Broken"), info)
-        return _json({rest: info} if rest in known else {} if rest else known)
+        return as_json({rest: info} if rest in known else {} if rest else known)
 
     def _empty(self, rest: str, query: str, said: Any) -> Answer:
-        return _json({})
+        return as_json({})
 
 
 #: What the jobs API calls an end.
@@ -536,8 +549,10 @@ _ROUTES: Mapping[tuple[str, str], Callable[..., Answer]] = {
 }
 
 
-def _json(found: Any, status: int = 200) -> Answer:
-    return status, _JSON, _encode(found).encode()
+def as_json(found: Any, status: int = 200, **headers: str) -> Answer:
+    """Return an answer in JSON; underscores in the names of headers stand for hyphens."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Answer(status, _JSON, _encode(found).encode(), named)
 
 
 def _message(event: str, data: Mapping[str, Any]) -> str:

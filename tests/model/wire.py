@@ -14,7 +14,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from unittest import mock
 from urllib.parse import parse_qs, urlsplit
 
@@ -40,7 +40,7 @@ from comfy_client.transport.dial import DialPlan, Lost, NoWebSocket
 from comfy_client.transport.frames import CLOSE, PONG, TEXT
 from tests.model.kernel import START, Kernel
 from tests.model.schedule import Fault
-from tests.model.server import Answer, Server
+from tests.model.server import Answer, Server, Taken
 
 #: Seconds; what happens in them does so at once, so that threads meet.
 _TICK: Final = 0.005
@@ -66,6 +66,23 @@ class Trouble:
     until: float
     route: str = ""
     value: float = 0.0
+
+
+class Host(Protocol):
+    """A server as the wires know it."""
+
+    takes_time: bool
+    host: str
+    life: int
+    is_down: bool
+    frozen_until: float
+
+    @property
+    def taken(self) -> list[Taken]:
+        """All prompts that it ever took."""
+
+    def wait_thawed(self) -> None:
+        """Wait while it stands still."""
 
 
 #: What may go wrong: what a :class:`Trouble` is, or what happens to a server or its sockets.
@@ -124,9 +141,9 @@ class Network:
         violations: What the client did that it must not.
     """
 
-    def __init__(self, kernel: Kernel, *servers: Server, lag: float = 0.01) -> None:
+    def __init__(self, kernel: Kernel, *servers: Host, lag: float = 0.01) -> None:
         self.kernel = kernel
-        self.servers: dict[str, Server] = {}
+        self.servers: dict[str, Any] = {}  # as a Host, and what faults need
         self.troubles: dict[str, list[Trouble]] = {}
         self.lag = self.socket_lag = lag
         self.violations: list[str] = []
@@ -134,7 +151,7 @@ class Network:
         for server in servers:
             self.add(server)
 
-    def add(self, server: Server) -> Server:
+    def add(self, server: Host) -> Host:
         """Have clients find a server."""
         self.servers[server.host] = server
         self.troubles[server.host] = []
@@ -147,7 +164,7 @@ class Network:
             self.wait_until(fault.at)
             self.befall(self.servers[hosts[fault.server]], fault)
 
-    def befall(self, server: Server, fault: Fault) -> None:
+    def befall(self, server: Any, fault: Fault) -> None:
         """Have a fault begin, and end in its time."""
         kind, until = fault.kind, self.kernel.now() + fault.lasts
         if kind == "kill":
@@ -401,6 +418,82 @@ class Line:
         self._server.disconnect(self)
 
 
+class Stream:
+    """The body of an answer that comes in pieces; the server's end, and that of urllib3."""
+
+    def __init__(self, network: Network) -> None:
+        self.closed = False
+        self._network = network
+        self._kernel = network.kernel
+        self._cord = Cord(network.kernel)
+        self._changed: Any = None
+        self._timeout = math.inf
+        # Moments of arrival, with bytes; empty at the end, ``None`` at a break.
+        self._coming: deque[tuple[float, bytes | None]] = deque()
+
+    # -- the server's end ------------------------------------------------------------------
+
+    def put(self, data: bytes) -> None:
+        """Send a piece; raises ``OSError`` if nobody reads any more."""
+        if self.closed or self._cord.is_shut:
+            raise ConnectionResetError(104, "Connection reset by peer")
+        self._add(data)
+
+    def end(self, code: int | None = None, *, well: bool = False, within: float = 0.0) -> None:
+        """End it: ``well``, or by a break, which may come a little later."""
+        self._add(b"" if well else None, within * self._kernel.random.random())
+
+    def _add(self, data: bytes | None, after: float = 0.0) -> None:
+        at = self._network.arrival(self._network.socket_lag) + after
+        if self._coming and not after:
+            at = max(at, self._coming[-1][0])
+        while self._coming and self._coming[-1][0] > at:
+            self._coming.pop()  # cut off
+        self._coming.append((at, data))
+        if self._changed is not None:
+            with self._changed:
+                self._changed.notify_all()
+
+    # -- the client's end ------------------------------------------------------------------
+
+    def begin(self, cord: Cord, timeout: float) -> None:
+        """Have whoever shuts this cord end it, and a silence of so many seconds."""
+        self._cord, self._timeout = cord, timeout
+        self._changed = cord.changed = cord.changed or runtime.Condition()
+
+    def read1(self, most: int = -1) -> bytes:
+        """Return what has come; wait for the first piece."""
+        self._network.check_unlocked("a stream is read")
+        until = self._kernel.now() + self._timeout
+        with self._changed:
+            while not self._cord.is_shut and not self.closed:
+                now = self._kernel.now()
+                if self._coming and self._coming[0][0] <= now:
+                    return self._take()
+                if now >= until:
+                    raise TimeoutError("timed out")
+                at = min(until, self._coming[0][0]) if self._coming else until
+                self._changed.wait(min(at - now, 60.0))
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    def _take(self) -> bytes:
+        data = self._coming[0][1]
+        if data is None:
+            raise ConnectionResetError(104, "Connection reset by peer")
+        if data:
+            self._coming.popleft()
+        return data
+
+    read = read1
+
+    def close(self) -> None:
+        """Read no more; the server notices when it sends something."""
+        self.closed = True
+
+    def flush(self) -> None:
+        """Do nothing, as a file that is only read."""
+
+
 class _Session(requests.Session):
     """Without what requests does for each answer: the one of the client does without it, too."""
 
@@ -434,9 +527,12 @@ class Adapter(BaseAdapter):
                 exchange.use(cord)  # type: ignore[arg-type]  # as much of a socket as it needs
             network.travel(cord)
             what = f"{method} {url.path}"
-            way = _Way(network, server, cord, timeout, network.trouble(server.host, what))
+            way = Way(network, server, cord, timeout, network.trouble(server.host, what))
             body: Any = request.body or b""
-            answer, length = way.answer(lambda: server.handle(method, url.path, url.query, body))
+            headers: Any = request.headers
+            answer, length = way.answer(
+                lambda: server.handle(method, url.path, url.query, body, headers)
+            )
             network.travel(cord)
         except ConnectionAbortedError as exc:  # the client is being closed
             raise requests.ConnectionError(ProtocolError("Connection aborted.", exc)) from exc
@@ -444,11 +540,11 @@ class Adapter(BaseAdapter):
 
 
 @attrs.frozen
-class _Way:
+class Way:
     """The way of one request, and what befalls it."""
 
     network: Network
-    server: Server
+    server: Host
     cord: Cord
     timeout: tuple[float, float]
     trouble: Trouble | None
@@ -466,9 +562,9 @@ class _Way:
             raise _raised(requests.ConnectionError(error), refused)
         if kind == "refuse":
             status = int(value) or 500
-            return (status, "text/plain", f"{status}: no".encode()), None
+            return Answer(status, "text/plain", f"{status}: no".encode()), None
         if kind == "nonsense":
-            return (200, "text/html", _PAGE), None
+            return Answer(200, "text/html", _PAGE), None
         if kind == "cut":
             raise _cut()
         if kind == "lose":
@@ -484,18 +580,49 @@ class _Way:
             server.wait_thawed()
         if server.life != life or server.is_down:
             raise _cut()
-        answer = handle()
+        answer = self._in_time(handle) if server.takes_time else handle()
         if kind == "slow":
             if value >= self.timeout[1]:
                 raise self._no_answer()
             self.cord.sleep(value)
+        if isinstance(answer.body, Stream):
+            answer.body.begin(self.cord, self.timeout[1])
+            if kind in ("drop", "proxy") or server.life != life:
+                answer.body.close()
+            elif kind == "half":
+                answer.body.end(within=0.2)
         if server.life != life or kind == "drop":
             raise _cut()
         if kind == "proxy":
-            return (504, "text/html", b"<title>504 Gateway Time-out</title>"), None
-        if kind == "half":
-            return (answer[0], answer[1], answer[2][: len(answer[2]) // 2]), len(answer[2])
+            return Answer(504, "text/html", b"<title>504 Gateway Time-out</title>"), None
+        if kind == "half" and isinstance(answer.body, bytes):
+            return answer._replace(body=answer.body[: len(answer.body) // 2]), len(answer.body)
         return answer, None
+
+    def _in_time(self, handle: Callable[[], Answer]) -> Answer:
+        """Have the server answer in a thread of its own, for as long as the client waits."""
+        answers: list[Answer] = []
+        changed = self.cord.changed = self.cord.changed or runtime.Condition()
+
+        def take() -> None:
+            answer = handle()
+            with changed:
+                answers.append(answer)
+                changed.notify_all()
+
+        thread = self.network.kernel.spawn(take, "a request")
+        until = self.network.kernel.now() + self.timeout[1]
+        with changed:
+            while not (answers or self.cord.is_shut or not thread.is_alive()):
+                left = until - self.network.kernel.now()
+                if left <= 0:
+                    break
+                changed.wait(min(left, 1.0))
+        if self.cord.is_shut:
+            raise ConnectionAbortedError("shut by another thread")
+        if answers:
+            return answers[0]
+        raise _timed_out() if thread.is_alive() else _cut()
 
     def _take_late(self, handle: Callable[[], Answer], seconds: float) -> None:
         """Have the server take a request of which its client has heard nothing."""
@@ -510,8 +637,12 @@ class _Way:
 
     def _no_answer(self) -> Exception:
         self.cord.sleep(self.timeout[1])
-        error = ReadTimeoutError(None, "", "Read timed out.")  # type: ignore[arg-type]  # no pool
-        return _raised(requests.ReadTimeout(error), TimeoutError("timed out"))
+        return _timed_out()
+
+
+def _timed_out() -> Exception:
+    error = ReadTimeoutError(None, "", "Read timed out.")  # type: ignore[arg-type]  # no pool
+    return _raised(requests.ReadTimeout(error), TimeoutError("timed out"))
 
 
 def _cut() -> Exception:
@@ -527,14 +658,16 @@ def _raised(exc: Exception, cause: Exception | None = None) -> Exception:
 def _response(
     request: requests.PreparedRequest, answer: Answer, length: int | None
 ) -> requests.Response:
-    status, kind, body = answer
-    headers = {"Content-Length": str(len(body) if length is None else length)}
+    status, kind, body, headers = answer[0], answer[1], answer[2], {**answer.headers}
+    if isinstance(body, Stream):
+        headers["Transfer-Encoding"] = "chunked"
+    else:
+        headers["Content-Length"] = str(len(body) if length is None else length)
+        body = io.BytesIO(body)
     if kind:
         headers["Content-Type"] = kind
     response = requests.Response()
-    response.raw = HTTPResponse(
-        io.BytesIO(body), headers=headers, status=status, preload_content=False
-    )
+    response.raw = HTTPResponse(body, headers=headers, status=status, preload_content=False)
     response.status_code = status
     response.headers = response.raw.headers  # type: ignore[assignment]  # as those of requests
     response.url, response.request = request.url or "", request
