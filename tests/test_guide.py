@@ -229,23 +229,6 @@ def test_lines_of_prose_end_before_column_120() -> None:
 # -- tables of the guide ------------------------------------------------------------------
 
 
-def test_every_extra_stands_in_the_table_and_all_is_all_of_them() -> None:
-    """But for those of the project's own tests."""
-    metadata = configparser.ConfigParser()
-    metadata.read(README.with_name("setup.cfg"), encoding="utf-8")
-    extras = {
-        n: set(text.split("\n")[1:]) for n, text in metadata["options.extras_require"].items()
-    }
-    wanted = {name: extras[name] for name in extras.keys() - {"test", "dev", "docs", "all"}}
-    assert extras["all"] == set().union(*wanted.values())
-    assert extras["all"] <= extras["test"]
-    rows = [line for line in text_of("start").splitlines() if line[:3] == "``["]
-    table = {row[3 : row.index("]")]: row for row in rows}
-    assert table.keys() == {*wanted, "all"}
-    for name, packages in wanted.items():
-        assert all(package.split()[0] in table[name] for package in packages)
-
-
 def test_every_fault_of_the_embedded_server_stands_in_the_table() -> None:
     """And nothing stands there that does not exist."""
     table = text_of("testing").split("\nfault   ", 1)[1].split("``server.kill()``", 1)[0]

@@ -1,0 +1,203 @@
+"""The package as strangers get it: what sdist and wheel hold and say, what the extras are for."""
+
+from __future__ import annotations
+
+import email.message
+import email.parser
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from configparser import ConfigParser
+from pathlib import Path
+
+import attrs
+import docutils.nodes
+import pytest
+
+from tests.guide import document
+
+TREE = Path(__file__).parents[1]
+NAME = "comfy_client_blocking"
+#: The most bytes of the wheel: lower it when it gets smaller.
+LARGEST_WHEEL = 1_400_000
+#: Folders of the checkout, all of whose files are in the sdist.
+FOLDERS = (".ci", ".github", "comfy_client", "tests")
+#: Files of the package that are no modules, and that the wheel has.
+DATA = re.compile(
+    r"comfy_client/(py\.typed|\w+\.json|\w+\.ipynb|guide/[\w-]+\.(rst|png)"
+    r"|testing/[\w.]+\.json|testing/README\.rst)"
+)
+#: What stands beside the package in a wheel.
+INFO = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt"}
+EGG_INFO = {"PKG-INFO", "SOURCES.txt", "dependency_links.txt", "entry_points.txt"}
+EGG_INFO |= {"requires.txt", "top_level.txt"}
+#: Extras for those who work on the package.
+WORK = {"test", "docs", "dev"}
+BUILD = """
+import sys
+from setuptools import build_meta
+print(getattr(build_meta, "build_" + sys.argv[1])(sys.argv[2]))
+"""
+
+
+def settings() -> ConfigParser:
+    config = ConfigParser()
+    config.read(TREE / "setup.cfg", encoding="utf-8")
+    return config
+
+
+def requirements() -> dict[str, set[str]]:
+    """What each extra installs, with the lowest releases."""
+    lines = settings()["options.extras_require"].items()
+    return {extra: {line for line in text.split("\n") if line} for extra, text in lines}
+
+
+def extras() -> dict[str, list[str]]:
+    """The names of the distributions that each extra installs, in their order."""
+    lines = settings()["options.extras_require"].items()
+    return {extra: re.findall(r"^[\w.-]+", text, re.MULTILINE) for extra, text in lines}
+
+
+# -- building ---------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Built:
+    """What was built from a copy of the checkout."""
+
+    files: frozenset[str]  #: Of the checkout.
+    sdist: Path
+    wheel: Path
+
+    def metadata(self) -> email.message.Message:
+        with zipfile.ZipFile(self.wheel) as archive:
+            [name] = [name for name in archive.namelist() if name.endswith("/METADATA")]
+            return email.parser.Parser().parsestr(archive.read(name).decode())
+
+
+def build(kind: str, tree: Path, target: Path) -> Path:
+    command = [sys.executable, "-c", BUILD, kind, str(target)]
+    ran = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 0, ran.stderr
+    return target / ran.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Build as ``python -m build`` does, which needs the network: the wheel from the sdist."""
+    if not (TREE / "comfy_client" / "__init__.py").exists():
+        pytest.skip("only the installed package is here")
+    if importlib.util.find_spec("setuptools") is None:
+        pytest.skip("needs setuptools, of the extra [test]")
+    if importlib.util.find_spec("setuptools.command.bdist_wheel") is None:
+        pytest.skip("needs setuptools that builds wheels alone")
+    home = tmp_path_factory.mktemp("built")
+    tree, target = home / "tree", home / "dist"
+    target.mkdir()
+    tree.mkdir()
+    skipped = shutil.ignore_patterns("__pycache__", "*.py[cod]", "*.egg-info")
+    for folder in FOLDERS:
+        shutil.copytree(TREE / folder, tree / folder, ignore=skipped)
+    tops = ("LICENSE", "MANIFEST.in", "README.rst", "setup.cfg", "setup.py", ".gitignore")
+    for path in (*(TREE / name for name in tops), *TREE.glob(".*.toml"), *TREE.glob(".*.yaml")):
+        shutil.copy(path, tree)
+    files = frozenset(str(f.relative_to(tree)) for f in tree.rglob("*") if f.is_file())
+    sdist = build("sdist", tree, target)
+    with tarfile.open(sdist) as archive:
+        archive.extractall(home / "unpacked", filter="data")
+    [unpacked] = (home / "unpacked").iterdir()
+    return Built(files, sdist, build("wheel", unpacked, target))
+
+
+def test_the_sdist_holds_the_whole_checkout(built: Built) -> None:
+    """And what setuptools adds; so its tests can be run."""
+    with tarfile.open(built.sdist) as archive:
+        names = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    added = {"PKG-INFO", *(f"{NAME}.egg-info/{name}" for name in EGG_INFO)}
+    assert names == built.files | added
+
+
+def test_the_wheel_holds_the_modules_and_their_data(built: Built) -> None:
+    """No tests, no sources of anything else."""
+    modules = {name for name in built.files if re.match(r"comfy_client/.*\.pyi?$", name)}
+    plugin = "comfy_client/testing/plugin/"
+    modules = {name.replace(plugin, "pytest_comfy_client/") for name in modules}
+    data = {name for name in built.files if DATA.fullmatch(name)}
+    with zipfile.ZipFile(built.wheel) as archive:
+        names = {name for name in archive.namelist() if not name.endswith("/")}
+    info = {name for name in names if ".dist-info/" in name}
+    assert names - info == modules | data
+    assert {name.partition(".dist-info/")[2] for name in info} == INFO
+    of_package = {name for name in built.files if name.startswith("comfy_client/")}
+    assert {name for name in of_package - data if not name.endswith(".py")} == set()
+    assert built.wheel.stat().st_size < LARGEST_WHEEL
+
+
+def test_the_metadata_say_what_strangers_look_for(built: Built) -> None:
+    """Links of the README lead into the repository at this version."""
+    said = built.metadata()
+    assert said["Name"] == "comfy-client-blocking"
+    assert len(said["Summary"]) <= 120
+    assert said["License"] == "MIT"
+    assert "comfyui" in said["Keywords"].split(",")
+    assert said["Requires-Python"] == ">=3.11"
+    urls = dict(url.split(", ", 1) for url in said.get_all("Project-URL", []))
+    assert urls.keys() == {"Documentation", "Changes", "Source", "Issues"}
+    text = said.get_payload()
+    assert isinstance(text, str)
+    assert "pip install comfy-client-blocking" in text.split("\n\n")[1]
+    links = re.findall(r"(?:image::|<)\s?(\S+\.(?:rst|png))", text)
+    assert len(links) > 20
+    base = re.escape(f"{urls['Source']}/") + rf"(blob|raw)/v{re.escape(said['Version'])}/(.+)"
+    targets = [re.fullmatch(base, link) for link in links]
+    assert all(targets), links
+    assert {target[2] for target in targets if target} <= built.files
+
+
+def test_the_metadata_name_what_each_extra_installs(built: Built) -> None:
+    said = built.metadata()
+    assert set(said.get_all("Provides-Extra", [])) == extras().keys()
+    required: dict[str, list[str]] = {extra: [] for extra in extras()}
+    for line in said.get_all("Requires-Dist", []):
+        name, extra = re.match(r"([\w.-]+)[^;]*(?:; extra == \"(\w+)\")?$", line).groups()
+        required.get(extra, []).append(name)
+    assert required == extras()
+
+
+# -- what is told -----------------------------------------------------------------------
+
+
+def told_extras() -> dict[str, list[str]]:
+    """The cells of each row of the table of extras in *Getting started*, by the extra."""
+    found = {}
+    for row in document("start").findall(docutils.nodes.row):
+        name, *cells = [cell.astext().replace("\n", " ") for cell in row.children]
+        if name.startswith("["):
+            found[name.strip("[]")] = cells
+    return found
+
+
+def test_the_guide_tells_in_a_sentence_what_each_extra_is_for() -> None:
+    told = told_extras()
+    assert told.keys() == extras().keys()
+    for extra, (installs, sentence) in told.items():
+        if extra not in {"all", *WORK}:
+            assert installs.split(", ") == extras()[extra], extra
+        assert re.fullmatch(r"[A-Z][^.]*( \.[^.]*)?\.", sentence), sentence
+
+
+def test_the_extra_all_is_the_sum_of_the_others_and_is_tested() -> None:
+    """But for those who work on the package."""
+    found = requirements()
+    assert found["all"] == set().union(*(found[name] for name in found.keys() - {"all", *WORK}))
+    assert found["all"] <= found["test"]
+
+
+def test_the_guide_tells_how_an_install_goes_wrong() -> None:
+    text = document("start").astext()
+    for words in ("No matching distribution found for comfy_client", "comfy_client_blocking"):
+        assert words in text
