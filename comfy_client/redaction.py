@@ -76,7 +76,7 @@ def _is_secret_name(name: str, in_query: bool) -> bool:
     return (
         bare.endswith(_ENDS)
         or any(part in bare for part in _PARTS)
-        or (in_query and bare in _IN_QUERY)
+        or (in_query and (bare in _IN_QUERY or bare.endswith("signature")))
     )
 
 

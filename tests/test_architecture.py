@@ -60,6 +60,7 @@ LIBRARIES = {
     "comfy_client.settings": {"requests"},
     "comfy_client.batch.rows": {"PIL", "pandas"},
     "comfy_client.batch.sheet": {"PIL"},
+    "comfy_client.hosted.assets": {"blake3"},
     "comfy_client.jobs.output": {"PIL", "numpy", "IPython"},
     "comfy_client.showing": {"PIL", "IPython", "tqdm"},
     "comfy_client.client": {"requests", "blinker"},

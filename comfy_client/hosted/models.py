@@ -6,6 +6,7 @@ known here stay as they are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
@@ -34,6 +35,7 @@ ENDED: Final = frozenset({"succeeded", "canceled", "failed", "expired"})
 #: The most characters of a time or a URL.
 _MOST_OF_TIME: Final = 64
 _MOST_OF_URL: Final = 1 << 13
+_NOT_IN_URL: Final = re.compile(r'[ "<>\\^`{|}]')
 #: The key under which nodes list files of a type; for other types it is ``files``.
 _KEYS: Final = {"image": "images", "video": "images", "audio": "audio", "latent": "latents"}
 
@@ -58,10 +60,11 @@ def url_of(value: object) -> str | None:
     """Return a URL or path, whose ``repr`` hides it, as it may be signed; None for other values."""
     if not isinstance(value, str) or not 0 < len(value) <= _MOST_OF_URL:
         return None
-    return Sealed(value) if value.isprintable() and value.isascii() and " " not in value else None
+    is_url = value.isprintable() and value.isascii() and not _NOT_IN_URL.search(value)
+    return Sealed(value) if is_url and "/" in value else None  # not the stars of a pickle
 
 
-def _size(value: object) -> int | None:
+def size_of_file(value: object) -> int | None:
     """Return a size in bytes; None for 0, which the proxy says of every output."""
     found = whole(value)
     return found if found is not None and found > 0 else None
@@ -76,7 +79,7 @@ def _label(value: object) -> str | Mapping[str, str] | None:
 
 Time = Annotated[float, time_of]
 Url = Annotated[str, url_of]
-Size = Annotated[int, _size]
+Size = Annotated[int, size_of_file]
 JobLabel = Annotated[str | Mapping[str, str] | None, _label]
 
 
@@ -135,7 +138,9 @@ class HostedOutput(AsDict):
 def asset_id(value: object) -> str | None:
     """Return the id of an asset: a UUID, or a signed text of up to 4096 characters; else None."""
     found = text(value, 4096)
-    return found if found == value and found and found.isprintable() else None
+    if found is None or found != value or found in ("", ".", ".."):
+        return None
+    return found if found.isprintable() else None
 
 
 def _output(data: object) -> HostedOutput | None:

@@ -20,7 +20,7 @@ import attrs
 
 from ..errors import UnexpectedResponse, WorkflowError
 from ..extras import needs_extra
-from ..routes.files import IN_MEMORY, FileRoutes, LastingFiles
+from ..routes.files import IN_MEMORY, FileRoutes
 from ..showing.transfers import shown_transfer, told
 from ..to_dict import AsDict
 from ..transport.deadline import Deadline, in_parallel
@@ -337,7 +337,7 @@ class OutputFile(Output):
                 f"{self.filename!r} belongs to no client: ask one of the server that has it, by "
                 "get_image or download_image"
             )
-        return LastingFiles(self._files)
+        return self._files.lasting()
 
     # help() shows the docstrings of Output.
     def workflow(self, *, timeout: float | None = None) -> Workflow:  # noqa: D102  # Output says it

@@ -391,6 +391,14 @@ class FileRoutes:
             chunks = told(download, download.length, on_moved)
             return write_atomically(target, chunks, if_exists=rule)
 
+    def lasting(self) -> FileRoutes:
+        """Return the routes of files, which there work even after the client is closed.
+
+        Each request has a connection of its own then, with the same credentials, proxies and
+        limits.
+        """
+        return LastingFiles(self._http)
+
     @contextlib.contextmanager
     def _download(
         self, params: Mapping[str, str | None], timeout: float | None, start: int = 0
@@ -451,8 +459,8 @@ def _place(params: Mapping[str, str | None]) -> str:
 class LastingFiles(FileRoutes):
     """Routes for the files of a client's server that work even after the client is closed."""
 
-    def __init__(self, files: FileRoutes) -> None:
-        self._http = files._http.lasting()
+    def __init__(self, http: Http) -> None:
+        self._http = http.lasting()
 
 
 def _view_params(

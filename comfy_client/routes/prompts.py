@@ -222,7 +222,7 @@ def with_files_sent(files: FileRoutes, workflow: Workflow, deadline: Deadline) -
     pending = files_in(graph)
     if not pending:
         return workflow
-    names: dict[Upload, str] = {}
+    names: dict[Upload, Any] = {}  # of an asset, it is a mapping
     for (node_id, name), upload in pending.items():
         if upload not in names:
             try:

@@ -55,7 +55,7 @@ from .response import (
     unusable,
 )
 from .resume import range_of, resumed
-from .url import Address
+from .url import Address, is_same_origin
 
 if TYPE_CHECKING:
     from ..credentials import AnyCredentials
@@ -69,7 +69,8 @@ __all__ = ["MAX_ANSWER", "SMALL", "UNSET", "Download", "Http", "Params", "Respon
 
 Value = str | int | float | None
 #: A query: a name may have several values, and ``None`` leaves one out.
-Params = Mapping[str, Value | Sequence[Value]] | Iterable[tuple[str, Value | Sequence[Value]]]
+#: A text is a query as it is sent.
+Params = Mapping[str, Value | Sequence[Value]] | Iterable[tuple[str, Value | Sequence[Value]]] | str
 
 #: The largest answer that is kept in memory undecoded, in bytes.
 MAX_ANSWER = 1 << 30
@@ -122,6 +123,8 @@ def query(params: Params | None) -> str:
     """
     if not params:
         return ""
+    if isinstance(params, str):
+        return f"?{params}"
     given: list[tuple[str, Value]] = []
     for name, value in params.items() if isinstance(params, Mapping) else params:
         values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
@@ -160,6 +163,7 @@ class Http:
         total_timeout: Seconds for a request and its answer, unless a call sets another limit.
         max_json: The largest answer that is decoded, in bytes.
         show: Seconds that a transfer of a large file lasts before a progress bar is shown.
+        resume: Seconds after the last byte for which a download that was cut is resumed.
         left_behind: Whether credentials were lost in a pickle, which contains no secrets.
     """
 
@@ -188,7 +192,7 @@ class Http:
         self.connect_timeout, self.total_timeout = _timeouts(timeout)
         self.max_json: int = number_of_bytes("max_json", max_json)
         self.left_behind = False
-        self._resume = resume
+        self.resume = resume
         self.show = show
         self.endpoint: Endpoint = Endpoint(
             address, verify=verify, cert=cert, proxies=proxies, session=session
@@ -266,6 +270,24 @@ class Http:
             return self
         made = copy.copy(self)
         made._sender = self._sender.one_off()
+        return made
+
+    def at(self, address: Address, dialect: Dialect, *, trusted: bool = False) -> Http:
+        """Return an object for requests to another address, which :meth:`close` of this one ends.
+
+        It has the same limits, proxies and certificates to trust, but neither credentials, headers
+        and cookies nor the client's certificate, and each request opens and closes a connection of
+        its own.  With ``trusted``, it has all of them if scheme, host and port are the same.
+        """
+        made = copy.copy(self)
+        made.address, made._dialect = address, dialect
+        if trusted and is_same_origin(address, self.address):
+            made.endpoint = self.endpoint.at(address)
+        else:
+            made.endpoint = self.endpoint.elsewhere(address)
+            made.identity = Identity(made.endpoint)
+            log_filter.hide_in_logs(made.identity)
+        made._sender = self._sender.at(made.endpoint, made.identity, dialect)
         return made
 
     def after_fork(self) -> None:
@@ -418,18 +440,35 @@ class Http:
         def ask(
             start: int, headers: Mapping[str, str]
         ) -> contextlib.AbstractContextManager[Download]:
-            part = {"Range": f"bytes={start}-", **headers} if start else {}
-            request = OutgoingRequest("GET", route, params, {**_IDENTITY, **part})
-            return self._download(request, deadline, start)
+            return self.download_once(
+                route, params=params, headers=headers, deadline=deadline, start=start
+            )
 
-        return resumed(ask, start, self._resume, self.log)
+        return resumed(ask, start, self.resume, self.log)
 
     @contextlib.contextmanager
-    def _download(
-        self, request: OutgoingRequest, deadline: Deadline, start: int
+    def download_once(
+        self,
+        route: str,
+        *,
+        deadline: Deadline,
+        params: Params | None = None,
+        headers: Mapping[str, str] | None = None,
+        start: int = 0,
+        allow: Collection[int] = (),
     ) -> Iterator[Download]:
+        """Context manager: yield a file from a byte on, as one answer has it.
+
+        ``headers`` are sent along with a range only.  ``allow`` are statuses from 300 on that are
+        not errors: they have no content.
+        """
+        ranged = {"Range": f"bytes={start}-", **(headers or {})} if start else {}
+        request = OutgoingRequest("GET", route, params, {**_IDENTITY, **ranged})
         transfer = Transfer(deadline, read_timeout=self.total_timeout)
         with self._sender.exchange(request, transfer) as response:
+            if response.status_code in allow:
+                yield Download(response.status_code, response.raw.headers, 0, iter(()))
+                return
             if response.status_code >= 300:
                 raise self._refusal(request, response, deadline)
             if "html" in response.headers.get("content-type", ""):
@@ -528,13 +567,21 @@ class Http:
 # -- one request on the wire -------------------------------------------------------------
 
 
+class _LiveTransfers(set[Transfer]):
+    """The requests in progress of a sender and those made from it, until one of them is closed.
+
+    It needs no lock, as each change of a set is atomic.
+    """
+
+    is_open: bool = True
+
+
 class _Sender:
     """The part of :class:`Http` that sends requests and reads answers.
 
     Attributes:
         has_api_prefix: Whether routes are below ``/api``; ``None`` if that is not known yet.
         is_foreign: Whether neither form of the routes was found, so that this is not a ComfyUI.
-        is_open: Whether it sends requests.
         traffic: Counters of requests and bytes.
     """
 
@@ -556,21 +603,36 @@ class _Sender:
         self._connect_timeout = connect_timeout
         self._stale = stale
         self._answered_at = float("-inf")
-        self._live: set[Transfer] = set()  # needs no lock, as each change of a set is atomic
+        self._live = _LiveTransfers()
         self._is_one_off = False
-        self.is_open: bool = True
 
     # -- life ----------------------------------------------------------------------------
 
     def one_off(self) -> _Sender:
         """Return an open sender that keeps no connection after an answer."""
         made = copy.copy(self)
-        made._live, made._is_one_off, made.is_open = set(), True, True
+        made._live, made._is_one_off = _LiveTransfers(), True
         return made
+
+    def at(self, endpoint: Endpoint, identity: Identity, dialect: Dialect) -> _Sender:
+        """Return a sender for another endpoint, which ends with this one."""
+        made = copy.copy(self)
+        made._endpoint, made._identity = endpoint, identity
+        made.has_api_prefix = dialect.has_api_prefix
+        made._check_route = dialect.check_route
+        made._answered_at = float("-inf")
+        if endpoint.session is not self._endpoint.session:
+            made._is_one_off = True
+        return made
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it sends requests."""
+        return self._live.is_open
 
     def check_open(self) -> None:
         """Raise :class:`ClientClosed` after :meth:`close`."""
-        if not self.is_open:
+        if not self._live.is_open:
             raise ClientClosed
 
     @property
@@ -580,13 +642,14 @@ class _Sender:
 
     def close(self) -> None:
         """End all requests in progress, which raise :class:`ClientClosed`, and allow no more."""
-        self.is_open = False
+        self._live.is_open = False
         for transfer in self._live.copy():
             transfer.cut()
 
     def after_fork(self) -> None:
         """Forget the requests in progress, in the child of a fork; they are the parent's."""
-        self._live = set()
+        is_open, self._live = self._live.is_open, _LiveTransfers()
+        self._live.is_open = is_open
         self.traffic.reset()
 
     # -- requests ------------------------------------------------------------------------

@@ -7,6 +7,7 @@ credentials, user and headers, and knows which of them are secret.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import json
 import os
@@ -163,6 +164,22 @@ class Endpoint:
         return self.proxies
 
     # -- connections ---------------------------------------------------------------------
+
+    def at(self, address: Address) -> Endpoint:
+        """Return the endpoint of an address that differs only in its path."""
+        made = copy.copy(self)
+        made.address, made.base = address, address.http_url
+        return made
+
+    def elsewhere(self, address: Address) -> Endpoint:
+        """Return the endpoint of any address, with the same proxies and trust.
+
+        It has a Session of its own, without the client's certificate, cookies and headers.
+        """
+        proxies = self.given_proxies
+        if proxies is None and not self.is_own_session:
+            proxies = dict(self.session.proxies) or (None if self.session.trust_env else {})
+        return Endpoint(address, verify=self.verify, proxies=proxies)
 
     def prepare_pool(self, request: requests.PreparedRequest) -> None:
         """Make a given Session keep to the client's deadlines, if its adapter is an HTTPAdapter."""
@@ -510,6 +527,10 @@ class Identity:
     def entrust(self, value: Any) -> None:
         """Add those values in outgoing JSON to the secrets whose names mark them as secret."""
         self._secrets.add_named(value, pinned=True)
+
+    def entrust_query(self, query: str) -> None:
+        """Add the long values of a query, such as a signature, to the secrets."""
+        self._secrets.add((value for _, value in parse_qsl(query)), shortest=16)
 
     def hide(self, value: Any) -> Any:
         """Return a server's text, or its JSON, with the client's secrets hidden.

@@ -34,23 +34,30 @@ _REST: Final = 2.0
 
 
 @contextlib.contextmanager
-def resumed(ask: Ask, start: int, within: float, log: AnyLog) -> Iterator[Download]:
+def resumed(
+    ask: Ask, start: int, within: float, log: AnyLog, *, overlap: int = 0
+) -> Iterator[Download]:
     """Context manager: yield a download that either becomes complete or ends in an error.
 
     If the connection breaks, or an answer is too short, the rest is requested.  That needs a server
     that identifies the version of the file: by its ``ETag``, or by its ``Last-Modified`` and size,
     unless it was modified just before, as that time is in whole seconds.
 
+    With ``overlap``, a file of known size is resumed all the same: the request begins some bytes
+    before the end of what has arrived, and these bytes must be the same again.
+
     Args:
         ask: Requests the file.
         start: The first byte to download.
         within: For how many seconds after the last byte to retry.
         log: The log for retries.
+        overlap: How many bytes are compared if the server does not identify the version; 0: such
+            a download is not resumed.
     """
     with contextlib.ExitStack() as body:
         first = body.enter_context(ask(start, {}))
         at = start if first.status == 206 else 0
-        chunks = _chunks(body, first, ask, at, within, log)
+        chunks = _chunks(body, first, ask, at, within, log, overlap)
         yield Download(first.status, first.headers, first.length, chunks)
 
 
@@ -61,9 +68,12 @@ def _chunks(
     at: int,
     within: float,
     log: AnyLog,
+    overlap: int,
 ) -> Iterator[bytes]:
     size = size_of(first)
     mark = sure_mark_of(first.headers, size)
+    kept = 0 if mark or size is None else overlap
+    tail = b""
     latest, backoff = runtime.monotonic(), Backoff(0.2, 1.0)
     chunks = _exactly(first)
     while True:
@@ -72,10 +82,12 @@ def _chunks(
             for chunk in chunks:
                 check_wanted()
                 got += len(chunk)
+                if kept:
+                    tail = (tail + chunk[-kept:])[-kept:]
                 yield chunk
             if size in (None, at + got):
                 return
-            if not mark:
+            if not mark and not kept:
                 raise _Changed(
                     f"the server sent {at + got} of {size} bytes, and does not say which version "
                     "of the file they are of: the rest may belong to another one"
@@ -84,7 +96,7 @@ def _chunks(
             is_cut = True
             if got:
                 latest = runtime.monotonic()
-            if not (mark and _may_pass(exc)) or runtime.monotonic() - latest >= within:
+            if not ((mark or kept) and _may_pass(exc)) or runtime.monotonic() - latest >= within:
                 raise
             log.info("%s; asking for the rest", exc)
         at += got
@@ -93,7 +105,7 @@ def _chunks(
         else:
             pause(backoff.next())
         body.close()
-        chunks = _rest(body, ask, at, mark, size)
+        chunks = _rest(body, ask, at, mark, size) if mark else _same(body, ask, at, tail, size)
 
 
 def _exactly(answer: Download) -> Iterator[bytes]:
@@ -131,6 +143,25 @@ def _rest(
         if left < len(chunk):
             yield chunk[left:]
         left = max(0, left - len(chunk))
+
+
+def _same(
+    body: contextlib.ExitStack, ask: Ask, at: int, tail: bytes, size: int | None
+) -> Iterator[bytes]:
+    """Request a file from before its rest, and yield the rest; raise unless ``tail`` is in it."""
+    start = at - len(tail)
+    answer = body.enter_context(ask(start, {}))
+    if size_of(answer) != size:
+        raise _Changed(f"the file on the server changed after {at} bytes of it had arrived")
+    place = start if answer.status == 206 else 0
+    for chunk in _exactly(answer):
+        old = chunk[: max(0, at - place)]
+        known = tail[max(0, place - start) :][: max(0, place + len(old) - max(place, start))]
+        if known != old[len(old) - len(known) :]:
+            raise _Changed(f"the file on the server changed after {at} bytes of it had arrived")
+        place += len(chunk)
+        if len(old) < len(chunk):
+            yield chunk[len(old) :]
 
 
 class _Changed(TransportError):
@@ -215,12 +246,18 @@ class RemoteFile(io.RawIOBase):
     Args:
         name: The server's name for the file.
         download: Requests the file from a byte on; the answer may be the whole file (status 200).
+        is_fixed: Whether the file never changes, so that its size identifies its version.
     """
 
     def __init__(
-        self, name: str, download: Callable[[int], AbstractContextManager[Download]]
+        self,
+        name: str,
+        download: Callable[[int], AbstractContextManager[Download]],
+        *,
+        is_fixed: bool = False,
     ) -> None:
         self.name = name
+        self._is_fixed = is_fixed
         self._download = download
         self._body = contextlib.ExitStack()
         self._chunks: Iterator[bytes] = iter(())
@@ -238,7 +275,7 @@ class RemoteFile(io.RawIOBase):
         size = size_of(download)
         version = size, mark_of(download.headers, size)
         if self._version is None:
-            self._is_marked = bool(sure_mark_of(download.headers, size))
+            self._is_marked = self._is_fixed or bool(sure_mark_of(download.headers, size))
         elif self._version != version:
             raise TransportError(f"{self.name} was replaced on the server while it was read")
         self._version = version

@@ -57,6 +57,11 @@ class Address:
         return is_named or is_loopback_address(self.host)
 
 
+def is_same_origin(one: Address, other: Address) -> bool:
+    """Return whether scheme, host and port of two addresses are the same."""
+    return attrs.evolve(one, prefix="") == attrs.evolve(other, prefix="")
+
+
 def is_loopback_address(host: str) -> bool:
     """Return whether a host is a loopback IP address; False for any name."""
     try:

@@ -164,7 +164,7 @@ def test_close_ends_init(comfy: ComfyServer, refused: str, phase: str) -> None:
 
 
 #: What a closed client still does: none of it needs the server, all of it cleans up.
-HARMLESS = {"as_completed", "close", "off", "generate_id", "get_path_image", "stats"}
+HARMLESS = {"as_completed", "close", "off", "generate_id", "get_path_image", "lasting", "stats"}
 
 #: ping() never raises; it answers with the reason.
 ANSWERS = {"ping"}

@@ -1,0 +1,229 @@
+"""Files of workflows that become assets of Comfy API v2."""
+
+from __future__ import annotations
+
+import math
+import mimetypes
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import attrs
+
+from .. import runtime
+from ..errors import Conflict, NotFound, NotSupported
+from ..models.files import UploadedImage
+from ..routes.files import FileRoutes
+from ..routes.prompts import with_files_sent
+from ..routes.uploads import Uploader
+from ..showing.transfers import shown_transfer
+from ..transport.deadline import Deadline
+from ..upload import Content, FileChanged, FileState, Upload, facts_of, opened
+from .models import Asset
+from .routes import HostedRoutes
+
+if TYPE_CHECKING:
+    from ..transport.multipart import OnProgress
+    from ..workflow import Workflow
+
+#: The most uploads that are remembered.
+_MOST: Final = 1000
+#: How often a file is sent in all if it changes meanwhile.
+_TRIES: Final = 3
+_CHUNK: Final = 1 << 20
+
+
+class Hasher(Protocol):
+    """A hash that is fed piece by piece."""
+
+    def update(self, data: bytes, /) -> object:
+        """Add bytes."""
+
+    def hexdigest(self) -> str:
+        """Return the hash in hexadecimal digits."""
+
+
+def new_hasher() -> Hasher | None:
+    """Return a BLAKE3 hash, or None without the extra ``[hosted]``."""
+    try:
+        from blake3 import blake3
+    except ImportError:
+        return None
+    hasher: Hasher = blake3()
+    return hasher
+
+
+def hash_of(content: Content) -> str | None:
+    """Return the hash of content as servers write it; None without the extra ``[hosted]``."""
+    hasher = new_hasher()
+    if hasher is None:
+        return None
+    with opened(content) as (stream, _):
+        while piece := stream.read(_CHUNK):
+            hasher.update(piece)
+    return f"blake3:{hasher.hexdigest()}"
+
+
+@attrs.frozen
+class UploadedAsset(UploadedImage):
+    """An upload that is an asset of Comfy API v2.
+
+    Attributes:
+        name: The file's name on the server; for bytes that it knew, perhaps an earlier one.
+        subfolder: The folder below ``input`` that was asked for.
+        type: ``input``.
+        raw: The asset as received.
+    """
+
+    @property
+    def ref(self) -> Any:
+        """The value for an input of a workflow: a reference to the asset."""
+        return Asset.from_json(self.raw).reference
+
+
+class KnownAssets:
+    """The assets that a client has uploaded, by name and folder, with the state of the file."""
+
+    def __init__(self) -> None:
+        # Guards the table; no other lock is taken while it is held.
+        self._lock = runtime.Lock()
+        self._known: dict[tuple[str, str], tuple[object, Asset]] = {}
+
+    def get(self, key: tuple[str, str], version: object) -> Asset | None:
+        """Return the asset of a file in this state, or None."""
+        with self._lock:
+            known, asset = self._known.get(key, (None, None))
+        return asset if known is not None and known == version else None
+
+    def put(self, key: tuple[str, str], version: object, asset: Asset) -> None:
+        """Remember the asset of a file in a state, unless that is ``None``: unknown."""
+        with self._lock:
+            self._known.pop(key, None)
+            if version is None:
+                return
+            while len(self._known) >= _MOST:
+                del self._known[next(iter(self._known))]
+            self._known[key] = version, asset
+
+
+@attrs.frozen(eq=False)
+class AssetUploader:
+    """Uploads of files as assets, until a deadline."""
+
+    routes: HostedRoutes
+    known: KnownAssets
+    deadline: Deadline = attrs.field(factory=Deadline)
+    on_progress: OnProgress | None = None
+
+    def send(self, upload: Upload) -> UploadedAsset:
+        """Upload a file unless the server has it already; return the asset.
+
+        Raises:
+            FileChanged: The file changed during each attempt to send it.
+        """
+        for _ in range(_TRIES - 1):
+            with suppress(FileChanged):
+                return self._send(upload)
+        return self._send(upload)
+
+    def _send(self, upload: Upload) -> UploadedAsset:
+        state = upload.state()
+        asset = state and self._existing(upload, state)
+        if asset is None and state is None:
+            asset = self._by_hash(upload, *_told(upload))
+        if asset is None:
+            asset = self._sent(upload, state)
+        name = (asset.file_path or upload.name or "file").rpartition("/")[2]
+        return UploadedAsset(name, upload.subfolder, "input", asset.raw)
+
+    def _sent(self, upload: Upload, state: FileState | None) -> Asset:
+        """Read a file, and send it if the server does not know its hash."""
+        fetcher = Uploader(self.routes.http, {}, deadline=self.deadline)
+        with fetcher.content_of(upload) as content:
+            if state is None:
+                facts = facts_of(content)
+                upload.remember(facts)
+                state = FileState(upload.name or facts.name, facts.digest, facts.size)
+                asset = self._existing(upload, state)
+                if asset is not None:
+                    return asset
+            found = hash_of(content)
+            asset = self._by_hash(upload, found, state.name)
+            if asset is None:
+                digest = None if isinstance(content, Path) else str(state.version)
+                asset = self._post(upload, content, state.name, found, digest)
+        if isinstance(upload.source, Path) and upload.state() != state:
+            raise FileChanged("the file changed while it was sent")
+        self.known.put((state.name, upload.subfolder), state.version, asset)
+        return asset
+
+    def _existing(self, upload: Upload, state: FileState) -> Asset | None:
+        """Return the asset of a file that this client sent, if the server still has it."""
+        asset = self.known.get((state.name, upload.subfolder), state.version)
+        if asset is None:
+            return None
+        try:
+            return self.routes.asset(asset.id, timeout=self._short)
+        except NotFound:
+            return None
+
+    def _by_hash(self, upload: Upload, hash: str | None, name: str) -> Asset | None:
+        """Return an asset of bytes that the server has; None if it does not, or cannot say."""
+        if hash is None:
+            return None
+        path = _file_path(upload, name)
+        try:
+            return self.routes.from_hash(hash, path, timeout=self._short)
+        except (NotFound, NotSupported):
+            return None
+
+    def _post(
+        self, upload: Upload, content: Content, name: str, hash: str | None, digest: str | None
+    ) -> Asset:
+        shown = shown_transfer("upload", name, self.routes.http.show)
+        left = None if math.isinf(self.deadline.at) else self.deadline.left()
+        with nullcontext(self.on_progress) if self.on_progress else shown as on_progress:
+            try:
+                return self.routes.upload(
+                    content,
+                    _file_path(upload, name),
+                    content_type=mimetypes.guess_type(name)[0] or "application/octet-stream",
+                    expected_hash=hash,
+                    digest=digest,
+                    timeout=left,
+                    on_progress=on_progress,
+                )
+            except Conflict as exc:
+                if exc.reason != "hash_mismatch":
+                    raise
+                raise FileChanged("the file changed before it was sent") from exc
+
+    @property
+    def _short(self) -> float:
+        """The seconds for a request without a file."""
+        return self.deadline.left(self.routes.http.total_timeout)
+
+
+def _told(upload: Upload) -> tuple[str | None, str]:
+    """Return the hash of an output, if a server told it, and its name."""
+    source = upload.remote
+    raw = getattr(source, "raw", None)
+    told = raw.get("hash") if isinstance(raw, Mapping) else None
+    is_one = isinstance(told, str) and told.startswith("blake3:")
+    return told if is_one else None, upload.name or getattr(source, "filename", None) or "file"
+
+
+def _file_path(upload: Upload, name: str) -> str:
+    """Return the wished place of an upload; other first folders than ``input`` are of models."""
+    folder = upload.subfolder.replace("\\", "/").strip("/")
+    return f"input/{folder}/{name}" if folder else name
+
+
+def assets_sent(files: FileRoutes, workflow: Workflow, deadline: Deadline) -> Workflow:
+    """Upload a workflow's files as assets; return a copy that refers to them.
+
+    Without files, it is the workflow itself.  ``files`` remembers what it has sent, so use one for
+    all workflows of a client.
+    """
+    return with_files_sent(files, workflow, deadline)

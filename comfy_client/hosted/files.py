@@ -1,0 +1,498 @@
+"""Files of jobs and uploads as assets of Comfy API v2."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+import attrs
+
+from .. import runtime
+from ..errors import (
+    ApiError,
+    AuthenticationError,
+    ComfyError,
+    NotFound,
+    NotSupported,
+    TransportError,
+    UnexpectedResponse,
+)
+from ..redaction import Sealed
+from ..routes._base import facts_of
+from ..routes.files import Channel, FileInfo, FileRoutes, FolderType
+from ..showing.transfers import shown_transfer, told
+from ..transport.deadline import Deadline
+from ..transport.http import MAX_ANSWER, MAX_TRANSFER, Http, segment
+from ..transport.local_files import IfExists, target_path, write_atomically
+from ..transport.response import Asker, Dialect, Download, Response, reason_of
+from ..transport.resume import RemoteFile, resumed
+from ..workflow.graph import brief
+from .assets import AssetUploader, KnownAssets, UploadedAsset, new_hasher
+from .dialect import HOSTED
+from .models import asset_id, size_of_file, time_of, url_of
+from .places import FilePlace, place_of, redirected
+from .routes import HostedRoutes
+
+if TYPE_CHECKING:
+    from ..transport.multipart import OnProgress
+    from ..upload import AnyFile
+
+#: The most redirects of one request for a file.
+MAX_REDIRECTS: Final = 5
+#: The statuses of redirects.
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+#: Statuses that a fresh URL may mend.
+_MAY_BE_STALE: Final = frozenset({403, 404, 410})
+#: Statuses for a range that a server does not send; the proxy says 502.
+_NO_RANGE: Final = frozenset({416, 502})
+#: Seconds before its end at which a URL counts as expired.
+_MARGIN: Final = 5.0
+#: Bytes that are compared when a download goes on.
+_OVERLAP: Final = 1 << 16
+#: The buffer size of :meth:`AssetFiles.open_image`, in bytes.
+_BUFFER: Final = 1 << 16
+
+
+def storage_refusal(answer: Response, size: int | None, asker: Asker) -> ComfyError:
+    """Return the typed error for a refusal by the storage to which a server sent us."""
+    facts = answer.facts()
+    what = f"{answer.method} {answer.url}: {answer.status}"
+    said = "" if "xml" in answer.kind else reason_of(answer, facts["body"])
+    if answer.status in (404, 410):
+        return NotFound(f"{what}, the storage does not have the file{said}", **facts)
+    if answer.status in (401, 403):
+        return AuthenticationError(
+            f"{what}, the storage refuses the link to the file, which may have expired{said}",
+            **facts,
+        )
+    if answer.status < 400:
+        return UnexpectedResponse(f"{what}, no file", **facts)
+    error = ApiError(f"{what}{said}", **facts)
+    error.retryable = answer.status == 429 or answer.status >= 500
+    return error
+
+
+#: Files at the server's own address, wherever that says they are.
+_OWN: Final = HOSTED._replace(check_route=None, has_api_prefix=False)
+#: Files at any other address, and after a redirect.
+_STORAGE: Final = Dialect(refusal=storage_refusal, has_api_prefix=False)
+
+
+@attrs.frozen(eq=False)
+class AssetFile:
+    """A file to read, by its asset.
+
+    Attributes:
+        name: Its name, for messages and local files.
+        id: The id of the asset; ``None``: only its URL is known.
+        url: Where to read it; ``None``: only its id is known.
+        expires_at: When the URL expires, in seconds since 1970; ``None``: unknown.
+        size: Its size in bytes; ``None``: unknown.
+        hash: Its hash, with the name of the algorithm; ``None``: unknown.
+    """
+
+    name: str
+    id: str | None
+    url: str | None = attrs.field(repr=False)
+    expires_at: float | None
+    size: int | None
+    hash: str | None
+
+    @classmethod
+    def of(cls, info: object) -> AssetFile:
+        """Return the file that an output, an upload or a mapping of Comfy API v2 names.
+
+        Raises ``TypeError`` or ``ValueError`` for anything else.
+        """
+        raw = info if isinstance(info, Mapping) else getattr(info, "raw", None)
+        if not isinstance(raw, Mapping):
+            raise TypeError(
+                "a file must be an output, an upload, or a mapping as in a job of Comfy API v2, "
+                f"not {info!r:.200}"
+            )
+        names = [raw.get(key) for key in ("filename", "name", "file_path")]
+        name = next((name for name in names if isinstance(name, str) and name), "file")
+        found = asset_id(raw.get("id"))
+        url = url_of(raw.get("url"))
+        if found is None and url is None:
+            raise ValueError(
+                f"{brief(name)} is no file of this server, as it has neither an id nor a URL of "
+                "Comfy API v2"
+            )
+        given = raw.get("hash")
+        return cls(
+            name.rpartition("/")[2] or "file",
+            found,
+            url,
+            time_of(raw.get("url_expires_at")),
+            size_of_file(raw.get("size_bytes")),
+            given if isinstance(given, str) else None,
+        )
+
+
+class AssetFiles(FileRoutes):
+    """Upload and download of files as assets of Comfy API v2.
+
+    ``info`` is an output of a job, an upload, or a mapping with the fields of an output or asset.
+    Credentials go to the server's own scheme, host and port only, and never along with a redirect.
+    """
+
+    def __init__(self, http: Http) -> None:
+        self._routes = HostedRoutes(http)
+        self._known = KnownAssets()
+
+    def lasting(self) -> AssetFiles:
+        """Return routes of the same files that work even after the client is closed."""
+        return AssetFiles(self._routes.http.lasting())
+
+    # -- uploads -------------------------------------------------------------------------
+
+    def upload_image(
+        self,
+        file: AnyFile,
+        file_name: str | None = None,
+        *,
+        subfolder: str = "",
+        type: FolderType = "input",
+        overwrite: bool = False,
+        timeout: float | None = None,
+        fetch: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> UploadedAsset:
+        """Upload a file of any kind as an asset, unless the server already has it.
+
+        ``POST /api/v2/assets``; with the extra ``[hosted]``, ``POST /api/v2/assets/from-hash``
+        first, so that bytes which the server has are not sent.  Its ``ref`` is the value for an
+        input of a workflow.  A server may give bytes that it has under the name of their first
+        upload.
+
+        Args:
+            file: As for :meth:`ComfyApi.upload_image`.  An output of this server is copied.
+            file_name: Its name, without folders; ``None``: its local name, or one that is made
+                from the content.
+            subfolder: The folder below ``input``.
+            type: Only ``input``.
+            overwrite: Makes no difference: each content is an asset of its own.
+            timeout: Seconds for the whole upload; ``None``: an hour.
+            fetch: Whether to download a URL.
+            on_progress: Called with the number of bytes sent and the file's size.
+
+        Raises:
+            NotSupported: ``type`` is not ``input``; no request is sent.
+            UploadTooLarge: The file is larger than the server accepts.
+
+        Other errors are those of :meth:`ComfyApi.upload_image`.
+        """
+        from ..upload import Upload  # many programs upload no files
+
+        if type != "input":
+            raise NotSupported(f"Comfy API v2 keeps uploads as inputs, not in the folder {type!r}")
+        self._routes.http.check_open()
+        deadline = Deadline.after(timeout)
+        uploader = AssetUploader(self._routes, self._known, deadline, on_progress)
+        return uploader.send(Upload(file, file_name, subfolder=subfolder, fetch=fetch))
+
+    def upload_mask(self, *args: Any, **kw: Any) -> Any:
+        """Raise :class:`NotSupported`: send an image with an alpha channel."""
+        raise NotSupported(
+            "Comfy API v2 adds no mask to an image: upload an image with an alpha channel"
+        )
+
+    # -- downloads -----------------------------------------------------------------------
+
+    def get_path_image(
+        self, info: FileInfo, *, preview: str | None = None, channel: Channel | None = None
+    ) -> str:
+        """Return the URL of a file, without credentials; no request is sent.
+
+        ``GET /api/v2/assets/{id}/content``, which needs the client's credentials.
+        """
+        _check_plain(preview, channel)
+        file, http = AssetFile.of(info), self._routes.http
+        if file.id is not None:
+            return http.address.http_url + _content_route(file.id)
+        place = place_of(file.url, http.address)
+        if place is None:
+            raise ValueError(f"{brief(file.name)}: its URL leads nowhere")
+        return place.address.http_url + place.path
+
+    def get_image(
+        self,
+        info: FileInfo,
+        *,
+        preview: str | None = None,
+        channel: Channel | None = None,
+        timeout: float | None = None,
+    ) -> bytes:
+        """Return the content of a file of any kind, of up to 1 GiB.
+
+        For the requests, arguments and errors see :meth:`stream_image`.
+        """
+        body = io.BytesIO()  # grows in place
+        with self.stream_image(info, preview=preview, channel=channel, timeout=timeout) as download:
+            for chunk in download:
+                body.write(chunk)
+                if body.tell() > MAX_ANSWER:
+                    raise UnexpectedResponse(
+                        f"{brief(AssetFile.of(info).name)} exceeds the {MAX_ANSWER} bytes that are "
+                        "allowed in memory: use stream_image or download_image"
+                    )
+        return body.getvalue()
+
+    def stream_image(
+        self,
+        info: FileInfo,
+        *,
+        preview: str | None = None,
+        channel: Channel | None = None,
+        timeout: float | None = None,
+    ) -> AbstractContextManager[Download]:
+        """Stream the content of a file, with constant memory.
+
+        Its URL is read, which may be at another server; if that is missing or has expired, or is
+        refused, a fresh one (``GET /api/v2/assets/{id}``) and
+        ``GET /api/v2/assets/{id}/content``.  Up to 5 redirects are followed, none from https to
+        http.
+
+        If the connection breaks, the client requests the rest, for up to 30 seconds after the last
+        byte, and compares the 64 KiB before it and the size.  A size that the server told, and with
+        the extra ``[hosted]`` a hash, are compared at the end.
+
+        Args:
+            info: The file; see the class.
+            preview: Not supported.
+            channel: Not supported.
+            timeout: Seconds for the whole file; ``None``: an hour.  It ends earlier if the server
+                sends nothing for the client's own ``timeout``.
+
+        Raises:
+            NotFound: The file is gone, or the server was restarted and has forgotten it.
+            NotSupported: ``preview`` or ``channel`` is given.
+            TransportError: The connection broke and the file has changed; or its size or hash is
+                not that which the server told.
+            UnexpectedResponse: A redirect leads nowhere or from https to http; a web page.
+        """
+        _check_plain(preview, channel)
+        file = AssetFile.of(info)
+        return self._stream(file, Deadline.after(MAX_TRANSFER if timeout is None else timeout))
+
+    def has_image(self, info: FileInfo, *, timeout: float | None = None) -> bool:
+        """Return whether the server has a file; its content is not read.
+
+        Its content is requested as in :meth:`stream_image`, and the answer ended immediately.
+        """
+        file, http = AssetFile.of(info), self._routes.http
+        deadline = Deadline.after(http.total_timeout if timeout is None else timeout)
+        try:
+            with _Source(self._routes, file, deadline).ask(0, {}):
+                return True
+        except NotFound:
+            return False
+
+    def open_image(self, info: FileInfo | str, *, timeout: float | None = None) -> BinaryIO:
+        """Open a file of any kind like a local one; only the parts that are read are fetched.
+
+        ``seek`` requests the rest from there.  Close it, or use ``with``.  For the requests and
+        errors see :meth:`stream_image`; hashes are not compared.
+
+        Args:
+            info: The file; see the class.  Not its URL.
+            timeout: Seconds for all reads together; ``None``: an hour.
+        """
+        if isinstance(info, str):
+            raise ValueError("give the output itself: a URL of Comfy API v2 does not last")
+        file, http = AssetFile.of(info), self._routes.http
+        deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
+        source = _Source(self._routes, file, deadline)
+
+        def download(start: int) -> AbstractContextManager[Download]:
+            return resumed(source.ask, start, http.resume, http.log, overlap=_OVERLAP)
+
+        return io.BufferedReader(RemoteFile(file.name, download, is_fixed=True), _BUFFER)
+
+    def download_image(
+        self,
+        info: FileInfo,
+        path: str | os.PathLike[str],
+        *,
+        if_exists: IfExists | None = None,
+        preview: str | None = None,
+        channel: Channel | None = None,
+        timeout: float | None = None,
+    ) -> Path:
+        """Download a file to the disk, and return its local path.
+
+        The file appears only when it is complete.  For ``path`` and ``if_exists`` see
+        :meth:`ComfyApi.download_image`, for the rest :meth:`stream_image`.
+        """
+        name = AssetFile.of(info).name
+        target, rule = target_path(path, name, if_exists)
+        if rule == "skip" and os.path.lexists(target):
+            return target
+        stream = self.stream_image(info, preview=preview, channel=channel, timeout=timeout)
+        shown = shown_transfer("download", name, self._routes.http.show)
+        with stream as download, shown as on_moved:
+            chunks = told(download, download.length, on_moved)
+            return write_atomically(target, chunks, if_exists=rule)
+
+    @contextlib.contextmanager
+    def _stream(self, file: AssetFile, deadline: Deadline) -> Iterator[Download]:
+        http = self._routes.http
+        ask = _Source(self._routes, file, deadline).ask
+        with resumed(ask, 0, http.resume, http.log, overlap=_OVERLAP) as download:
+            length = file.size if download.length is None else download.length
+            yield Download(download.status, download.headers, length, checked(download, file))
+
+
+def checked(download: Download, file: AssetFile) -> Iterator[bytes]:
+    """Yield the chunks of a file; raise if its size or its hash is not that which is known.
+
+    The hash is compared if the extra ``[hosted]`` is installed.
+    """
+    size, hasher = 0, new_hasher() if (file.hash or "").startswith("blake3:") else None
+    for chunk in download:
+        size += len(chunk)
+        if file.size is not None and size > file.size:
+            break
+        if hasher is not None:
+            hasher.update(chunk)
+        yield chunk
+    if file.size not in (None, size):
+        said = f"more than {file.size}" if size > (file.size or 0) else f"{size}"
+        raise TransportError(
+            f"{brief(file.name)}: {said} bytes arrived of the {file.size} that it is said to have"
+        )
+    if hasher is not None and f"blake3:{hasher.hexdigest()}" != (file.hash or "").lower():
+        raise TransportError(f"{brief(file.name)}: other bytes arrived than its hash says")
+
+
+@attrs.define(eq=False, repr=False)
+class _Source:
+    """The places of one file, and the one at which it was found.
+
+    Attributes:
+        routes: The routes of the server that named it.
+        file: The file.
+        deadline: When all requests for it must have ended.
+        found: Where it was found; ``None``: nowhere yet.
+    """
+
+    routes: HostedRoutes
+    file: AssetFile
+    deadline: Deadline
+    found: FilePlace | None = attrs.field(default=None, init=False)
+
+    @contextlib.contextmanager
+    def ask(self, start: int, headers: Mapping[str, str]) -> Iterator[Download]:
+        """Context manager: yield the file from a byte on, or all of it (status 200)."""
+        with contextlib.ExitStack() as stack:
+            try:
+                download = self._first(stack, start, headers)
+            except ApiError as exc:
+                if not start or exc.status not in _NO_RANGE:
+                    raise
+                download = self._first(stack, 0, {})
+            yield download
+
+    def _first(
+        self, stack: contextlib.ExitStack, start: int, headers: Mapping[str, str]
+    ) -> Download:
+        """Return the file from the first place that has it."""
+        refused: ApiError | None = None
+        for place in self._places():
+            try:
+                download = stack.enter_context(self._follow(place, start, headers))
+            except (NotFound, AuthenticationError) as exc:
+                if exc.status not in _MAY_BE_STALE or exc.reason == "output_unavailable":
+                    raise self._named(exc) from None
+                refused = exc
+            else:
+                self.found = place
+                return download
+        if refused is not None:
+            raise self._named(refused) from None
+        raise UnexpectedResponse(
+            f"{brief(self.file.name)}: its URL leads nowhere, or from https to http"
+        )
+
+    def _named(self, exc: ApiError) -> ApiError:
+        """Return a NotFound with the name of the file; any other error as it is."""
+        if isinstance(exc, NotFound):
+            return NotFound(f"{exc}: {brief(self.file.name)}", **facts_of(exc))
+        return exc
+
+    def _places(self) -> Iterator[FilePlace]:
+        """Yield the places where the file may be; those after the first cost a request."""
+        file, base = self.file, self.routes.http.address
+        tried: list[FilePlace] = []
+        for place in (self.found, None if self._is_expired else place_of(file.url, base)):
+            if place is not None and place not in tried:
+                tried.append(place)
+                yield place
+        if file.id is None:
+            return
+        if file.url is not None:
+            place = place_of(self._fresh_url(file.id), base)
+            if place is not None and place not in tried:
+                tried.append(place)
+                yield place
+        root = attrs.evolve(base, prefix="")
+        place = FilePlace(root, base.prefix + _content_route(file.id), "")
+        if place not in tried:
+            yield place
+
+    @property
+    def _is_expired(self) -> bool:
+        until = self.file.expires_at
+        return until is not None and until - runtime.wall_time() < _MARGIN
+
+    def _fresh_url(self, id: str) -> str | None:
+        left = self.deadline.left(self.routes.http.total_timeout)
+        try:
+            return self.routes.asset(id, timeout=left).url
+        except NotFound:
+            return None
+
+    @contextlib.contextmanager
+    def _follow(
+        self, place: FilePlace, start: int, headers: Mapping[str, str]
+    ) -> Iterator[Download]:
+        """Context manager: yield the file at a place, or where that redirects to."""
+        own = self.routes.http
+        here = own.at(place.address, _OWN, trusted=True)
+        if here.identity is not own.identity:
+            here = own.at(place.address, _STORAGE)
+        for _ in range(MAX_REDIRECTS + 1):
+            here.identity.entrust_query(place.query)
+            with here.download_once(
+                place.path,
+                params=place.query or None,
+                headers=headers,
+                deadline=self.deadline,
+                start=start,
+                allow=_REDIRECTS,
+            ) as download:
+                if download.status not in _REDIRECTS:
+                    yield download
+                    return
+                location = Sealed(download.headers.get("location", ""))
+            before, target = place, redirected(location, place)
+            what = f"GET {before.address.http_url}{before.path}"
+            if target is None:
+                raise UnexpectedResponse(f"{what}: a redirect to nowhere, or from https to http")
+            place, here = target, own.at(target.address, _STORAGE)
+        raise UnexpectedResponse(f"{what}: more than {MAX_REDIRECTS} redirects")
+
+
+def _content_route(id: str) -> str:
+    return f"/api/v2/assets/{segment(id)}/content"
+
+
+def _check_plain(preview: object, channel: object) -> None:
+    if preview is not None or channel is not None:
+        raise NotSupported("Comfy API v2 sends files as they are, without preview or channel")

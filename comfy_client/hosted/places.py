@@ -1,0 +1,67 @@
+"""Addresses of files that a server names by URLs: where they lead, and what may be sent there.
+
+Pure.  A URL may be signed, and is kept out of each ``repr`` and error.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+import attrs
+
+from ..redaction import Sealed
+from ..transport.url import Address, parse_host
+from .models import url_of
+
+_SCHEMES: Final = ("http", "https")
+
+
+class FilePlace(NamedTuple):
+    """The address of a file.
+
+    Attributes:
+        address: Scheme, host and port, without a path.
+        path: The path, as it is sent.
+        query: The query, as it is sent; empty: none.  It may be a signature.
+    """
+
+    address: Address
+    path: str
+    query: str
+
+    def __repr__(self) -> str:
+        return f"<FilePlace {self.address.http_url}{self.path}>"
+
+
+def place_of(url: object, base: Address) -> FilePlace | None:
+    """Return the address to which a URL leads; None if it leads nowhere, or from https to http.
+
+    A path without a host is resolved against scheme, host and port of ``base``, without its path.
+    """
+    given = url_of(url)
+    if given is None:
+        return None
+    root = attrs.evolve(base, prefix="")
+    return _resolved(str(given), f"{root.http_url}/", root)
+
+
+def redirected(location: object, current: FilePlace) -> FilePlace | None:
+    """Return the address to which a redirect leads; None if nowhere, or from https to http."""
+    given = url_of(location)
+    if given is None:
+        return None
+    return _resolved(str(given), f"{current.address.http_url}{current.path}", current.address)
+
+
+def _resolved(url: str, base: str, before: Address) -> FilePlace | None:
+    try:
+        parts = urlsplit(urljoin(base, url))
+        if parts.scheme not in _SCHEMES or not parts.netloc:
+            return None
+        address, login = parse_host(f"{parts.scheme}://{parts.netloc}")
+    except ValueError:
+        return None
+    if login or (before.scheme == "https" and address.scheme != "https"):
+        return None
+    return FilePlace(address, parts.path or "/", Sealed(parts.query))
