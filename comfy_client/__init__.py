@@ -55,7 +55,7 @@ Glossary:
 
 Modules:
     client: :class:`ComfyApi`.
-    hosted: Comfy API v2, of hosted servers.
+    hosted: :class:`HostedApi` and :class:`CloudApi`, for Comfy API v2.
     pool: :class:`ComfyPool`, several servers as one.
     batch: ``map`` and ``sweep``: many prompts.
     jobs: The prompts of a client, from submission to result.
@@ -174,6 +174,7 @@ if TYPE_CHECKING:
         TerminalEvent,
         UnknownEvent,
     )
+    from .hosted.api import CloudApi, HostedApi
     from .jobs.describe import JobProgress
     from .jobs.job import Job
     from .jobs.output import Output, OutputFile, OutputFrame
@@ -225,6 +226,7 @@ _MODULES = (
     ".pool.pool",
     ".pool.status",
     ".pool.pooled_job",
+    ".hosted.api",
 )
 
 __all__ = [
@@ -235,6 +237,7 @@ __all__ = [
     "CheckReport",
     "ClientClosed",
     "ClientStats",
+    "CloudApi",
     "ComfyApi",
     "ComfyError",
     "ComfyPool",
@@ -259,6 +262,7 @@ __all__ = [
     "Graph",
     "GraphNode",
     "HeaderCredentials",
+    "HostedApi",
     "Job",
     "JobError",
     "JobEvent",

@@ -35,7 +35,6 @@ from .jobs.execute import (
 )
 from .jobs.handle import Limits
 from .jobs.job import Job, OnInterrupt
-from .jobs.poller import Poller
 from .jobs.result import NodeOutput, Result
 from .jobs.tracker import Tracker
 from .log_records import AnyLog
@@ -167,7 +166,7 @@ class ComfyApi(Routes):
             )
         if client_id == "":
             raise ValueError("client_id is empty; None makes one")
-        self._settings = ClientSettings(
+        settings = ClientSettings(
             host=host,
             credentials=credentials,
             user=user,
@@ -181,11 +180,21 @@ class ComfyApi(Routes):
             namespace=namespace,
             max_json=max_json,
         )
-        http = self._settings.make_http(self.timing)
+        self._begin(settings, client_id, record)
+
+    def _begin(
+        self,
+        settings: ClientSettings,
+        client_id: str | None,
+        record: str | os.PathLike[str] | None,
+    ) -> None:
+        """Make the parts of the client from its settings."""
+        self._settings = settings
+        http = settings.make_http(self.timing)
         super().__init__(http)
         # Limits the events that wait for receivers, and the outputs that ended jobs keep.
-        self._budget = Budget(3 * max(MAX_JSON, max_json))
-        self._receivers = Receivers(self, namespace, self._budget, http.log)
+        self._budget = Budget(3 * max(MAX_JSON, settings.max_json))
+        self._receivers = Receivers(self, settings.namespace, self._budget, http.log)
         self._recorder = None if record is None else _recorder(record, http.log)
         http.record(self._recorder)
         self._set_up(http, client_id or self.generate_id())
@@ -210,7 +219,7 @@ class ComfyApi(Routes):
                 log=http.log,
             ),
         )
-        poller = Poller(tracker)
+        poller = self._settings.make_poller(tracker)
         definitions = NodeDefinitions(http, partial(getattr, tracker, "link"))
         self.parts = Parts(self._receivers, tracker, poller, definitions)
         self._hooks = TrackerHooks(
@@ -373,7 +382,8 @@ class ComfyApi(Routes):
 
     def __repr__(self) -> str:
         said = " and ".join(self._settings.variables)
-        return f"<ComfyApi {self.host} {self.state.value}{said and f', from {said}'}>"
+        name = type(self).__name__
+        return f"<{name} {self.host} {self.state.value}{said and f', from {said}'}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickle, (

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
+from .jobs.poller import Poller
+from .jobs.tracker import Tracker
 from .timing import Timing
 from .transport.http import Http
 from .transport.url import Address, parse_host
@@ -82,6 +84,10 @@ class ClientSettings:
             resume=timing.resume,
             show=timing.show,
         )
+
+    def make_poller(self, tracker: Tracker) -> Poller:
+        """Make the part of a client that talks to the server about prompts."""
+        return Poller(tracker)
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments for a copy of the client."""

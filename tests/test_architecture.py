@@ -31,9 +31,9 @@ ROOMS = (
     ("credentials", "events", "recording", "workflow"),
     ("event_queue", "models"),
     ("signals", "transport"),
-    ("overloads", "routes", "settings"),
+    ("overloads", "routes"),
     ("doctor", "jobs"),
-    ("batch", "connecting", "subscriptions"),
+    ("batch", "connecting", "settings", "subscriptions"),
     ("client",),
     ("hosted",),
     ("aio", "distributed", "pool"),
@@ -64,6 +64,7 @@ LIBRARIES = {
     "comfy_client.jobs.output": {"PIL", "numpy", "IPython"},
     "comfy_client.showing": {"PIL", "IPython", "tqdm"},
     "comfy_client.client": {"requests", "blinker"},
+    "comfy_client.hosted.api": {"requests", "blinker"},
     "comfy_client.distributed": {"dask", "distributed"},
     "comfy_client.cli": {"click"},
     "comfy_client.testing": {"aiohttp", "multidict", "PIL"},
@@ -72,6 +73,7 @@ LIBRARIES = {
 #: Modules that may name the client, and why.
 KNOW_THE_CLIENT = {
     "comfy_client": "it is its main name",
+    "comfy_client.hosted.api": "it is one, of Comfy API v2",
     "comfy_client.testing.plugin": "the fixture comfy_api is one",
 }
 #: Lines of code in the bodies of a class, and of a function.

@@ -40,7 +40,7 @@ WITHOUT = {
     "what goes in": {"Upload", "Timing", "Template"},
     "a sequence of rows": {"Sweep"},
     "of a graph, whose own to_dict() is the graph": {"Graph", "GraphNode", "Link", "Node"},
-    "no facts": {"ComfyApi", "ComfyPool", "State"},
+    "no facts": {"CloudApi", "ComfyApi", "ComfyPool", "HostedApi", "State"},
 }
 
 

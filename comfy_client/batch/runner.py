@@ -286,6 +286,8 @@ class OneServer(Runner):
         try:
             job = self._submitted(prompt_id, workflow, options)
         except SubmitUncertain as exc:
+            if not self.poller.finds_lost_prompts:
+                raise
             tags = options.get("tags")
             said, named = "%s; waiting until the server can tell", prompt_facts(prompt_id, tags)
             self.poller.tracker.log.warning(said, exc, extra=named)
@@ -363,21 +365,4 @@ class OneServer(Runner):
 def _take_back(poller: Poller, prompts: Mapping[str, Job | None]) -> Iterable[str]:
     """Delete prompts from the queue; return all keys, or none on failure."""
     ids = [key if job is None else job.prompt_id for key, job in prompts.items()]
-    return prompts if delete_pending(poller, ids) else ()
-
-
-def delete_pending(
-    poller: Poller, prompt_ids: Collection[str], seconds: float = float("inf")
-) -> bool:
-    """Delete pending prompts from the queue; return whether the server has done so in time."""
-    removed = poller.stops.removing(prompt_ids)
-    try:
-        timeout = min(seconds, poller.timing.cancel_timeout)
-        http = poller.tracker.http
-        http.send_command("POST", "/queue", json={"delete": [*prompt_ids]}, timeout=timeout)
-    except ComfyError as exc:
-        said = "prompts may stay in the queue, %s: %s"
-        http.log.warning(said, ", ".join(prompt_ids), exc)
-        return False
-    removed()
-    return True
+    return prompts if poller.delete_pending(ids) else ()

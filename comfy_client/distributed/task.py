@@ -28,7 +28,7 @@ from ..errors import (
 )
 from ..jobs.job import Job
 from ..jobs.outcomes import keeps_running, lost_error
-from ..jobs.submit import time_left
+from ..jobs.poller import time_left
 from ..redaction import sealed
 from ..routes.prompts import AnyWorkflow
 from ..transport.deadline import LONGEST, Deadline, check_timeout, limited_silence

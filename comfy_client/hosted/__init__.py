@@ -1,13 +1,22 @@
-"""Hosted ComfyUI: Comfy API v2 of Comfy Cloud, serverless deployments and comfy-api-proxy.
+"""ComfyUI behind Comfy API v2: Comfy Cloud, serverless deployments and comfy-api-proxy.
+
+The modules are listed from the bottom up.
 
 Modules:
     sse: Frames of event streams from bytes.  Pure.
     models: Jobs, outputs, assets and events, from their JSON.
+    unsupported: The reason why Comfy API v2 lacks a route of ComfyUI.
     dialect: The typed error for each refusal, and how an ``Http`` speaks Comfy API v2.
     rejections: Errors for refused workflows.
-    unsupported: The reason why Comfy API v2 lacks a route of ComfyUI.
     places: Addresses of files, from URLs that a server names.  Pure.
+    routes: The routes below ``/api/v2``, over an ``Http``.
     assets: Files of workflows that become assets.
     files: Files of jobs and uploads, as assets.
-    routes: The routes below ``/api/v2``, over an ``Http``.
+    translation: Jobs in ComfyUI's own words: events, outputs and outcomes.  Pure.
+    evidence: The answers about one job, and when a bad one is believed.  Pure.
+    sending: Submitting a job exactly once.
+    streams: The event streams of jobs.
+    job_poller: The requests about jobs.
+    hosted_settings: The arguments of a client, and what the environment says.
+    api: :class:`HostedApi` and :class:`CloudApi`.
 """

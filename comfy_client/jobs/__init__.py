@@ -14,7 +14,8 @@ Modules:
     queue_monitor: The server's queue, requested rarely, and the check for a deaf socket.
     tracker: The registry of prompts, its lock, and the counters; ends each prompt once.
     stopping: Requests to stop or remove prompts, and their repetition.
-    poller: The thread that asks for queue and history, and searches there for an unknown id.
+    lookup: The search for a prompt in queue and history, by its id or by the client's mark.
+    poller: The requests of a client about its prompts, and the thread that asks.
     describe: The progress of a prompt, in numbers and in words.
     handle: :class:`JobHandle`, which does the work of a job.
     waiting: Waits on the screen: a bar for one job or for many.

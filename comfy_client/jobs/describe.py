@@ -153,7 +153,7 @@ def _link(state: JobState, poller: Poller) -> str:
     if poller.trouble is not None and poller.troubled_at >= state.posted_at:
         return f"; the server does not answer ({poller.trouble})"
     if connection.state is not State.CONNECTED:
-        return "; no socket, asking over HTTP"
+        return poller.without_socket
     again = connection.generation - 1
     if again < 1:
         return ""

@@ -49,7 +49,8 @@ from ..workflow.seeds import draw_wanted, wants_seeds
 from .callbacks import Callbacks, wait_and_show
 from .handle import SLICE, Limits
 from .job import Job, OnInterrupt, cancelling, wait_for_one
-from .poller import Poller, find, spellings
+from .lookup import spellings
+from .poller import Poller
 from .result import Result
 from .submit import attach, submit
 from .tracker import Tracker
@@ -351,7 +352,7 @@ def check_existence(poller: Poller, prompt_id: str) -> None:
         return
     with limited_silence(poller.timing.question):
         client_id = tracker.posted_as.get(ids[0]) or tracker.connection.client_id
-        found = find(tracker.http, prompt_id, client_id, deadline)
+        found = poller.search(prompt_id, client_id, deadline)
     if found is None and not is_known():
         raise JobNotFound(
             f"prompt {prompt_id} is in no queue and no history of {tracker.http.address.http_url}: "

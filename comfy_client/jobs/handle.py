@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from .. import runtime
-from ..errors import ApiError, JobTimeout, ServerUnreachable
+from ..errors import JobTimeout
 from ..event_queue import EventQueue
 from ..events import (
     EndEvent,
@@ -31,7 +31,6 @@ from .poller import Poller
 from .prompt import Ending, JobEvents, TrackedPrompt
 from .result import Result
 from .state import JobState
-from .stopping import stop_by_id
 from .tracker import Tracker
 
 if TYPE_CHECKING:
@@ -126,7 +125,8 @@ class JobHandle:
             return STATUS_OF_EVENT[type(end_event)]  # an end is final
         if state.running_since is not None:
             return "running"
-        return "unknown" if state.attached and state.ahead is None else "pending"
+        is_unknown = state.attached and state.ahead is None and not state.is_queued
+        return "unknown" if is_unknown else "pending"
 
     @property
     def end_event(self) -> EndEvent | None:
@@ -231,30 +231,10 @@ class JobHandle:
         """Cancel the job, and no other; see :meth:`Job.cancel`."""
         if self.is_done:
             return False
-        one, poller, tracker = self.source.prompt, self.poller, self._tracker
-        deadline = Deadline.after(poller.timing.look_up)
-        while tracker.is_posting(one) and not deadline.expired:
-            runtime.sleep(0.01)  # another thread is submitting it
-        if one.state.search_by_mark:  # submitted without an answer, or just attached
-            poller.find(one)
-        state = one.state  # it may have been merged with another
-        with tracker.lock:
-            # Set before the request, as Ctrl-C may come right after the answer.  A running prompt
-            # reports its end itself.
-            before, state.cancelled = state.cancelled, state.running_since is None
-        try:
-            was_there = stop_by_id(tracker, state.prompt_id, force=force)
-        except (ApiError, ServerUnreachable):  # certainly not cancelled; after others, unknown
-            state.cancelled = before
-            raise
-        if not was_there:
-            state.cancelled = before
+        if not self.poller.cancel(self.source.prompt, force=force):
             return False
-        tracker.monitor.forget()
-        poller.stops.watch(one, force=force)
-        tracker.poll_now(one)
-        if state.cancelled:  # no event will report its end, so ask immediately
-            poller.wait_until(lambda: self.is_done, poller.timing.silence)
+        if self.state.cancelled:  # no event will report its end
+            self.poller.wait_until(lambda: self.is_done, self.timing.silence)
         return True
 
     # -- its end -------------------------------------------------------------------------

@@ -160,8 +160,7 @@ def error_of(
         event = _without(secrets, event, graph)
     where = describe(graph, event.node_id, event.node_type) if event.node_id else "a node"
     error = JobFailed(
-        f"{where} failed: {event.exception_type or 'no exception given'}: "
-        f"{event.exception_message or ''}".rstrip(": "),
+        f"{where} failed: {_reason(event)}",
         prompt_id=prompt_id,
         node_id=event.node_id,
         title=title_of(graph, event.node_id),
@@ -174,6 +173,12 @@ def error_of(
     if error.is_oom:
         error.add_note("out of memory: try a smaller size or batch, or run(..., retry_oom=True)")
     return error
+
+
+def _reason(event: ExecutionError) -> str:
+    """Return the type and the message of the exception, as far as they are known."""
+    known = filter(None, (event.exception_type, event.exception_message))
+    return ": ".join(known) or "no exception given"
 
 
 def _without(secrets: Secrets, event: ExecutionError, graph: Graph) -> ExecutionError:

@@ -1,19 +1,19 @@
-"""The thread that requests the queue and the history on behalf of a client's prompts.
+"""The requests of a client about its prompts, and the thread that sends them.
 
-It asks after each (re)connect, while there is no socket, and whenever a prompt has been silent for
-a few seconds; one pass serves all prompts, in a thread that exists while there are any.
-:func:`find` searches queue and history for a prompt whose id is not known.
+It asks for the queue and the history after each (re)connect, while there is no socket, and whenever
+a prompt has been silent for a few seconds; one pass serves all prompts, in a thread that exists
+while there are any.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import uuid
+import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final
 
 from .. import models, runtime
 from ..errors import (
@@ -21,37 +21,38 @@ from ..errors import (
     AuthenticationError,
     ClientClosed,
     ComfyError,
+    PromptRejected,
+    ServerUnreachable,
+    SubmitUncertain,
+    TransportError,
     UnexpectedResponse,
 )
 from ..routes import Routes
-from ..routes.prompts import EXTRA_DATA_KEY
-from ..routes.queue import without_workflow
+from ..routes.prompts import post_prompt
 from ..timing import Timing
 from ..transport.backoff import Backoff
-from ..transport.deadline import LONGEST, Deadline, read_timeout
+from ..transport.deadline import LONGEST, Deadline, limited_silence, read_timeout
 from ..transport.failures import is_away
-from ..transport.http import Http, segment
-from ..transport.response import Each
-from ..values import mapping
+from ..transport.http import Http
+from .lookup import find
 from .prompt import TrackedPrompt
-from .state import Outcome, QueueSnapshot
-from .stopping import Stops
+from .state import JobState, Outcome, QueueSnapshot
+from .stopping import Stops, stop_by_id
 from .tracker import Tracker, WakeUp
-
-if TYPE_CHECKING:
-    _Record: TypeAlias = models.QueueItem | models.HistoryEntry
-    #: A function that returns the records in a decoded answer.
-    _Read: TypeAlias = Callable[[Any], Sequence[_Record]]
 
 #: The refusals in a row after which known facts decide: for login pages and 401, and for others.
 MAX_REFUSALS: Final = 3
 MAX_OTHER_ERRORS: Final = 8
+#: The number of empty look-ups in a row, over some seconds, that prove that it is not there.
+EMPTY_LOOKUPS: Final = 3
+#: How often ``resubmit=True`` repeats a submission that left no trace.
+REPEATS: Final = 2
 #: The unfinished prompts in queue order after which later ones count as unfinished, too.
 AHEAD: Final = 4
 
 
 class Poller:
-    """The part of a client that asks about its prompts over HTTP.
+    """The part of a client that sends, finds, stops and asks about its prompts over HTTP.
 
     The client owns it; its thread holds it weakly.
 
@@ -62,7 +63,14 @@ class Poller:
         troubled_at: When that error came, on the monotonic clock.
         answered_at: When the server last answered a request about prompts, on that clock.
         stops: The prompts that were told to stop, and have not ended.
+        least_pause: The shortest pause between two passes, in seconds.
+        without_socket: A clause for :meth:`Job.why` while there is no socket.
+        finds_lost_prompts: Whether a server can say for certain that it never got a prompt.
     """
+
+    finds_lost_prompts: bool = True
+    least_pause: float = 0.01
+    without_socket: str = "; no socket, asking over HTTP"
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
@@ -119,6 +127,51 @@ class Poller:
                 return
             runtime.sleep(0.002)
 
+    # -- what differs between the APIs of servers --------------------------------------------
+
+    def post(
+        self, one: TrackedPrompt, body: Mapping[str, Any], deadline: Deadline, *, resubmit: bool
+    ) -> models.QueuedPrompt:
+        """Send a prompt; if no answer comes, find out whether the server has it."""
+        return post(self.tracker, one.state, body, deadline, resubmit=resubmit)
+
+    def search(self, prompt_id: str, client_id: str, deadline: Deadline) -> str | None:
+        """Return the id under which the server has a prompt, by its id or mark; None: it has not.
+
+        The mark counts only with the ``client_id`` of the submission.
+        """
+        return find(self.tracker.http, prompt_id, client_id, deadline)
+
+    def cancel(self, one: TrackedPrompt, *, force: bool) -> bool:
+        """Stop one prompt and no other; return False if it was neither pending nor running."""
+        tracker = self.tracker
+        deadline = Deadline.after(self.timing.look_up)
+        while tracker.is_posting(one) and not deadline.expired:
+            runtime.sleep(0.01)  # another thread is submitting it
+        if one.state.search_by_mark:  # submitted without an answer, or just attached
+            self.find(one)
+        state = one.state  # it may have been merged with another
+        with tracker.lock:
+            # Set before the request, as Ctrl-C may come right after the answer.  A running prompt
+            # reports its end itself.
+            before, state.cancelled = state.cancelled, state.running_since is None
+        try:
+            was_there = stop_by_id(tracker, state.prompt_id, force=force)
+        except (ApiError, ServerUnreachable):  # certainly not cancelled; after others, unknown
+            state.cancelled = before
+            raise
+        if not was_there:
+            state.cancelled = before
+            return False
+        tracker.monitor.forget()
+        self.stops.watch(one, force=force)
+        tracker.poll_now(one)
+        return True
+
+    def delete_pending(self, prompt_ids: Collection[str], seconds: float = math.inf) -> bool:
+        """Delete pending prompts from the queue; return whether the server has done so in time."""
+        return self.stops.delete_pending(prompt_ids, seconds)
+
     # -- the thread --------------------------------------------------------------------------
 
     def tick(self) -> float | None:
@@ -141,14 +194,14 @@ class Poller:
         due = [one for one in known if one.state.check_at <= now]
         if due and now >= self.tracker.not_before:
             due.sort(key=lambda one: one.state.check_at)  # prompts that failed last time come last
-            self._ask(known, due)
+            self.ask(known, due)
             for one in known:
                 if one.state.wanted_at >= now:  # wanted since, so the answers may be too old
                     self.tracker.poll_soon(one.state)
         states = [one.state for one in tracker.outstanding]
         times = [state.check_at for state in states if state.accepted_at is not None]
         soon = max(self.tracker.not_before, min(times, default=now + timing.deaf))
-        return min(timing.deaf, max(0.01, min(soon, stops_at) - runtime.monotonic()))
+        return min(timing.deaf, max(self.least_pause, min(soon, stops_at) - runtime.monotonic()))
 
     def _redial_if_deaf(self, known: Sequence[TrackedPrompt], now: float) -> None:
         """Reconnect a socket that did not report this client's own submissions."""
@@ -160,7 +213,7 @@ class Poller:
         ]
         self.tracker.deafness.redial_if_deaf(changes, now)
 
-    def _ask(self, known: Sequence[TrackedPrompt], due: Sequence[TrackedPrompt]) -> None:
+    def ask(self, known: Sequence[TrackedPrompt], due: Sequence[TrackedPrompt]) -> None:
         """Make the requests for due prompts; a failure counts only for prompts that it concerns."""
         about: Sequence[TrackedPrompt] = due
         try:
@@ -262,9 +315,9 @@ class Poller:
             entry = routes.get_history(asked)
             waits = entry is None and snapshot is not None and asked in snapshot
         if entry is None and followed and not state.awaits_history:
-            self._apply(one, state.asked)
+            self.apply(one, state.asked)
         elif waits and snapshot is not None:
-            self._apply(one, partial(state.apply_queue, snapshot))
+            self.apply(one, partial(state.apply_queue, snapshot))
         else:
             self._apply_history(one, entry, asked)
         self._backoff.reset()
@@ -302,7 +355,7 @@ class Poller:
             if state.decided:
                 continue
             if state.prompt_id in stale:
-                self._apply(one, lambda now, link, state=state: state.apply_queue(stale, now, link))
+                self.apply(one, lambda now, link, state=state: state.apply_queue(stale, now, link))
             else:
                 soon = runtime.monotonic() + self.timing.silence_cap
                 state.check_at = min(self.tracker.monitor.rests_until, soon)
@@ -325,7 +378,7 @@ class Poller:
 
     # -- evidence ----------------------------------------------------------------------------
 
-    def _apply(
+    def apply(
         self,
         one: TrackedPrompt,
         change: Callable[[float, int | None], Outcome | None] | Callable[[float, int | None], None],
@@ -361,7 +414,7 @@ class Poller:
                     ending.due = 0.0
             return outcome
 
-        self._apply(one, change)
+        self.apply(one, change)
 
     def find(self, one: TrackedPrompt) -> bool:
         """Look for a prompt under another id, by its mark; return whether its id has changed.
@@ -371,7 +424,7 @@ class Poller:
         state = one.state
         before = state.prompt_id
         deadline = Deadline.after(self.timing.look_up)
-        found = find(self.tracker.http, before, state.client_id, deadline)
+        found = self.search(before, state.client_id, deadline)
         if found is not None and found != before:
             self.tracker.merge(one, found)
         with self.tracker.lock:
@@ -477,79 +530,111 @@ def _nonsense(exc: Exception) -> str:
     return f"what the server says makes no sense: {exc!r:.200}"
 
 
-# -- the id under which a server has a prompt: the client's, or its own ---------------------
+# -- the submission ------------------------------------------------------------------------
 
 
-def spellings(prompt_id: str) -> tuple[str, ...]:
-    """Return an id as given and, if that differs, as a canonical UUID.
+def time_left(deadline: Deadline, most: float) -> float:
+    """Return the seconds until the caller's deadline: at least 1, and at most ``most``."""
+    return min(most, max(1.0, deadline.left(LONGEST)))
 
-    Servers from 0.25 on accept only canonical ids; older servers keep any id unchanged.
-    """
+
+def post(
+    tracker: Tracker,
+    state: JobState,
+    body: Mapping[str, Any],
+    deadline: Deadline,
+    *,
+    resubmit: bool,
+) -> models.QueuedPrompt:
+    """Submit a prompt; if no answer comes, find out whether the server has it."""
+    http, timing = tracker.http, tracker.timing
+    total = http.total_timeout
+    repeats = REPEATS if resubmit else 0
+    was_sent = False
+    cause: ComfyError
+    while True:
+        try:
+            return post_prompt(http, body, timeout=time_left(deadline, total))
+        except PromptRejected as exc:
+            from ..routes.refusals import blame_what_was_left_out
+
+            blame_what_was_left_out(exc, state.graph, state.node_errors)
+            raise
+        except ServerUnreachable as exc:
+            if not was_sent:
+                raise  # nothing was sent
+            cause = exc
+        except UnexpectedResponse as exc:
+            found = _behind_a_page(http, state, timing) if exc.status < 300 else None
+            if found is None:
+                raise
+            return models.QueuedPrompt(found)
+        except (TransportError, ApiError) as exc:
+            if not is_away(exc):
+                if was_sent:  # perhaps accepted by a server that died afterwards
+                    raise _uncertain(state.prompt_id, exc) from exc
+                raise
+            cause = exc
+        # With ``resubmit``, also wait for a server that is away.
+        seconds = time_left(deadline, max(timing.look_up, total) if repeats else timing.look_up)
+        found, is_sure = _look_up(tracker, state, cause, seconds)
+        if found is not None:
+            return models.QueuedPrompt(found)
+        if state.cancelled or not (is_sure and repeats):
+            raise _uncertain(state.prompt_id, cause) from cause
+        was_sent = True
+        repeats -= 1
+        said = "prompt %s left no trace; submitting it again"
+        tracker.log.warning(said, state.prompt_id, extra=state.named)
+
+
+def _behind_a_page(http: Http, state: JobState, timing: Timing) -> str | None:
+    """Return the id of a prompt that the server has although a proxy's page answered, or None."""
+    deadline = Deadline.after(timing.question)
     try:
-        canonical = str(uuid.UUID(prompt_id))
-    except ValueError:
-        return (prompt_id,)
-    # No route accepts an id in braces.
-    given = () if "{" in prompt_id else (prompt_id,)
-    return tuple(dict.fromkeys((*given, canonical)))
+        with limited_silence(timing.question):
+            return find(http, state.prompt_id, state.client_id, deadline)
+    except ComfyError:
+        return None
 
 
-def find(http: Http, prompt_id: str, client_id: str, deadline: Deadline) -> str | None:
-    """Return the id under which a server has a prompt, found by ``prompt_id`` or its mark, or None.
-
-    The mark counts only if the id itself is not found, and only with the submission's
-    ``client_id``, as anybody can see a mark and send it with another prompt.
-    """
-    ids = spellings(prompt_id)
-
-    # Keep no records in variables during the next request, as they contain others' texts.
-    def ask(
-        route: str, read: _Read, each: Each | None = None, **params: int
-    ) -> tuple[str | None, str | None]:
-        left = max(0.1, deadline.left(LONGEST))
-        records = read(http.json("GET", route, each=each, params=params, timeout=left))
-        return _named(records, ids), _marked(records, ids, client_id)
-
-    # Drop other clients' workflows, which may be many and large.
-    named, marked = ask("/queue", _waiting, partial(without_workflow, frozenset(ids)))
-    for one in () if named else ids:
-        there, said = ask(f"/history/{segment(one)}", _records)
-        named, marked = named or there, marked or said
-    if not (named or marked):
-        named, marked = ask("/history", _records, max_items=64)
-    return named or marked
-
-
-def _waiting(found: object) -> list[models.QueueItem]:
-    queue = models.Queue.from_json(found)
-    return [*queue.running, *queue.pending]
-
-
-def _records(found: object) -> list[models.HistoryEntry]:
-    """Return the history entries whose key is their own prompt id; skip all others."""
-    records = (
-        (key, models.HistoryEntry.from_json(entry))
-        for key, entry in mapping(found, "history").items()
+def _uncertain(prompt_id: str, cause: ComfyError) -> SubmitUncertain:
+    return SubmitUncertain(
+        f"prompt {prompt_id} was sent, but no answer came ({cause}), and then it was found "
+        "neither in the queue nor in the history; it may still appear",
+        prompt_id=prompt_id,
     )
-    return [entry for key, entry in records if entry.prompt_id == key]
 
 
-def _named(records: Sequence[_Record], ids: Sequence[str]) -> str | None:
-    """Return the first of these ids that belongs to a record, or None."""
-    own = {record.prompt_id for record in records}
-    return next((one for one in ids if one in own), None)
+def _look_up(
+    tracker: Tracker, state: JobState, cause: ComfyError, seconds: float
+) -> tuple[str | None, bool]:
+    """Find out whether the server has a prompt whose submission got no response.
 
-
-def _marked(records: Sequence[_Record], ids: Sequence[str], client_id: str) -> str | None:
-    """Return the id of the record that the client marked with one of these ids, or None."""
-    for one in ids:
-        for record in records:
-            if is_marked(record, one, client_id):
-                return record.prompt_id
-    return None
-
-
-def is_marked(record: _Record, prompt_id: str, client_id: str) -> bool:
-    """Return whether the client with this id submitted a record's prompt as ``prompt_id``."""
-    extra = record.extra_data
-    return extra.get(EXTRA_DATA_KEY) == prompt_id and extra.get("client_id") == client_id
+    Return its id, or None, and whether a None is certain.
+    """
+    log, said = tracker.log, "prompt %s: no answer (%s); looking for it"
+    log.warning(said, state.prompt_id, cause, extra=state.named)
+    timing, wake = tracker.timing, tracker.wake
+    deadline, sure = Deadline.after(seconds), Deadline()
+    pauses = Backoff(0.2, 2.0, factor=1.6, jitter=0.0)
+    looks = 0  # empty look-ups in a row
+    while not deadline.expired:
+        if state.was_taken:
+            return state.prompt_id, True
+        try:
+            with limited_silence(timing.question):
+                found = find(tracker.http, state.prompt_id, state.client_id, deadline)
+        except ComfyError as exc:
+            looks = 0
+            log.debug("look-up failed: %s", exc, extra=state.named)
+        else:
+            if found is not None:
+                return found, True
+            sure = sure if looks else Deadline.after(timing.look_up_sure)
+            looks += 1
+            if looks >= EMPTY_LOOKUPS and sure.expired:
+                return None, True
+        if wake.wait_stopped(pauses.next()):
+            raise ClientClosed
+    return None, False  # silence, or a single empty look-up, proves nothing

@@ -83,19 +83,6 @@ class _Outputs(AsDict):
         """Return True, even without any output."""
         return True
 
-    def _counts(self) -> str:
-        """Return the numbers of outputs in words: ``2 images, 1 text``."""
-        kinds = Counter(item.media for item in self.files)
-        counts = {
-            "image": kinds["image"],
-            "video": kinds["video"],
-            "audio file": kinds["audio"],
-            "other file": kinds["other"],
-            "text": len(self.texts),
-        }
-        found = [f"{n} {kind}{'s' * (n > 1)}" for kind, n in counts.items() if n]
-        return ", ".join(found) or "no outputs"
-
     def save(
         self, path: str | os.PathLike[str], *, if_exists: IfExists | None = None
     ) -> list[Path]:
@@ -157,6 +144,20 @@ class _Outputs(AsDict):
         return missing(self.files, timeout)
 
 
+def _counted(outputs: _Outputs) -> str:
+    """Return the numbers of outputs in words: ``2 images, 1 text``."""
+    kinds = Counter(item.media for item in outputs.files)
+    counts = {
+        "image": kinds["image"],
+        "video": kinds["video"],
+        "audio file": kinds["audio"],
+        "other file": kinds["other"],
+        "text": len(outputs.texts),
+    }
+    found = [f"{n} {kind}{'s' * (n > 1)}" for kind, n in counts.items() if n]
+    return ", ".join(found) or "no outputs"
+
+
 @attrs.frozen(eq=False, repr=False)
 class NodeOutput(_Outputs):
     """The outputs of one node.
@@ -179,7 +180,7 @@ class NodeOutput(_Outputs):
 
     def __repr__(self) -> str:
         name = self.title or self.class_type or self.node_id
-        return f"<{type(self).__name__} {brief(name)}, {self._counts()}>"
+        return f"<{type(self).__name__} {brief(name)}, {_counted(self)}>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """Return the representations of the outputs for a notebook, by MIME type."""
@@ -300,7 +301,7 @@ class Result(_Outputs):
         )
 
     def __repr__(self) -> str:
-        facts = [self._counts()]
+        facts = [_counted(self)]
         found = dict.fromkeys(item.seed for item in self.files if item.seed is not None)
         seeds = list(found or dict.fromkeys(self.seeds.values()))
         if seeds:

@@ -150,10 +150,11 @@ class JobState:
     started: bool = False  #: The socket said so.
     running_since: float | None = None  #: The moment of the first sign that it runs.
     number: float | None = None  #: Its priority in the queue; lower numbers run first.
+    is_queued: bool = False  #: Whether the server's last answer was that it waits.
     ahead: int | None = None  #: Prompts before it in the last snapshot of the queue.
     leaves_at: int = 0  #: The number of departed prompts from which it may have left the queue.
     news_at: float = 0.0
-    news_by: str = ""  #: ``"socket"`` or ``"HTTP"``.
+    news_by: str = ""  #: ``"socket"``, ``"event stream"`` or ``"HTTP"``.
     heard_at: float = 0.0  #: The last news of it, or of one before it, during refusals.
     # Its course.
     targets: Sequence[str] | None = None  #: The outputs to run; ``None``: all.

@@ -6,7 +6,7 @@ comes after the prompt has left the queue and before that does nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 import attrs
@@ -137,6 +137,20 @@ class Stops:
                 tracker.poll_now(one)
 
         return removed
+
+    def delete_pending(self, prompt_ids: Collection[str], seconds: float) -> bool:
+        """Delete pending prompts from the queue; return whether the server has done so in time."""
+        removed = self.removing(prompt_ids)
+        http, timing = self._tracker.http, self._tracker.timing
+        try:
+            timeout = min(seconds, timing.cancel_timeout)
+            http.send_command("POST", "/queue", json={"delete": [*prompt_ids]}, timeout=timeout)
+        except ComfyError as exc:
+            said = "prompts may stay in the queue, %s: %s"
+            http.log.warning(said, ", ".join(prompt_ids), exc)
+            return False
+        removed()
+        return True
 
     def repeat(self) -> float:
         """Repeat due requests, in the poller's thread; return when the next may be due."""

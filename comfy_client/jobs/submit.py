@@ -1,55 +1,29 @@
-"""Submitting a prompt, exactly once, and attaching to one that was submitted.
-
-A prompt whose POST got no answer may be in the queue.  It is looked up by the id that the client
-chose and by its mark in ``extra_data``, and never sent again unless the user asks for that.
-"""
+"""Submitting a prompt, exactly once, and attaching to one that was submitted."""
 
 from __future__ import annotations
 
 import copy
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Unpack
+from typing import Any, Unpack
 
 from .. import models, runtime
-from ..errors import (
-    ApiError,
-    ClientClosed,
-    ComfyError,
-    PromptRejected,
-    ServerUnreachable,
-    SubmitUncertain,
-    TransportError,
-    UnexpectedResponse,
-)
+from ..errors import ComfyError
 from ..events import ErrorEvent
 from ..log_records import Tags
 from ..routes import Routes
-from ..routes.prompts import PromptOptions, make_prompt, post_prompt
-from ..timing import Timing
-from ..transport.backoff import Backoff
-from ..transport.deadline import LONGEST, Deadline, limited_silence
-from ..transport.failures import is_away
+from ..routes.prompts import PromptOptions, make_prompt
+from ..transport.deadline import Deadline
 from ..transport.http import Http, segment
 from ..transport.websocket import State
 from ..values import is_uuid
 from ..workflow import Workflow
 from .handle import JobHandle
 from .job import Job
-from .poller import Poller, find, spellings
+from .lookup import spellings
+from .poller import Poller, time_left
 from .prompt import TrackedPrompt
-from .state import JobState
 from .tracker import Tracker
-
-#: The number of empty look-ups in a row, over some seconds, that prove that it is not there.
-EMPTY_LOOKUPS: Final = 3
-#: How often ``resubmit=True`` repeats a submission that left no trace.
-REPEATS: Final = 2
-
-
-def time_left(deadline: Deadline, most: float) -> float:
-    """Return the seconds until the caller's deadline: at least 1, and at most ``most``."""
-    return min(most, max(1.0, deadline.left(LONGEST)))
 
 
 def submit(
@@ -95,11 +69,10 @@ def prepare(
 ) -> tuple[TrackedPrompt, Mapping[str, Any]]:
     """Return a new tracked prompt, and the body of its ``POST /prompt``."""
     prompt_id = str(uuid.uuid4()) if prompt_id is None else _canonical(prompt_id)
-    client_id = tracker.connection.client_id
     prompt = make_prompt(
         tracker.http,
         workflow,
-        client_id=client_id,
+        client_id=tracker.connection.client_id,
         prompt_id=prompt_id,
         wants_previews=wants_previews,
         strict=strict,
@@ -135,7 +108,7 @@ def _send(
     state.posted_at = runtime.monotonic()
     try:
         tracker.add(one, posting=True)
-        tracker.accept(one, post(poller, one, body, deadline, resubmit=resubmit))
+        tracker.accept(one, poller.post(one, body, deadline, resubmit=resubmit))
     except (ComfyError, ValueError) as exc:
         if tracker.refuse(one, exc):
             # Another thread may have attached to it.  A copy, so that a job keeps no frames.
@@ -219,108 +192,6 @@ def _canonical(prompt_id: str) -> str:
             f"prompt_id must be a canonical UUID, as str(uuid.uuid4()) returns it: {prompt_id!r}"
         )
     return prompt_id
-
-
-def post(
-    poller: Poller,
-    one: TrackedPrompt,
-    body: Mapping[str, Any],
-    deadline: Deadline,
-    *,
-    resubmit: bool,
-) -> models.QueuedPrompt:
-    """Submit a prompt; if no answer comes, find out whether the server has it."""
-    http, timing, state = poller.tracker.http, poller.timing, one.state
-    total = http.total_timeout
-    repeats = REPEATS if resubmit else 0
-    was_sent = False
-    cause: ComfyError
-    while True:
-        try:
-            return post_prompt(http, body, timeout=time_left(deadline, total))
-        except PromptRejected as exc:
-            from ..routes.refusals import blame_what_was_left_out
-
-            blame_what_was_left_out(exc, state.graph, state.node_errors)
-            raise
-        except ServerUnreachable as exc:
-            if not was_sent:
-                raise  # nothing was sent
-            cause = exc
-        except UnexpectedResponse as exc:
-            found = _behind_a_page(http, state, timing) if exc.status < 300 else None
-            if found is None:
-                raise
-            return models.QueuedPrompt(found)
-        except (TransportError, ApiError) as exc:
-            if not is_away(exc):
-                if was_sent:  # perhaps accepted by a server that died afterwards
-                    raise _uncertain(state.prompt_id, exc) from exc
-                raise
-            cause = exc
-        # With ``resubmit``, also wait for a server that is away.
-        seconds = time_left(deadline, max(timing.look_up, total) if repeats else timing.look_up)
-        found, is_sure = _look_up(poller, state, cause, seconds)
-        if found is not None:
-            return models.QueuedPrompt(found)
-        if state.cancelled or not (is_sure and repeats):
-            raise _uncertain(state.prompt_id, cause) from cause
-        was_sent = True
-        repeats -= 1
-        said = "prompt %s left no trace; submitting it again"
-        poller.tracker.log.warning(said, state.prompt_id, extra=state.named)
-
-
-def _behind_a_page(http: Http, state: JobState, timing: Timing) -> str | None:
-    """Return the id of a prompt that the server has although a proxy's page answered, or None."""
-    deadline = Deadline.after(timing.question)
-    try:
-        with limited_silence(timing.question):
-            return find(http, state.prompt_id, state.client_id, deadline)
-    except ComfyError:
-        return None
-
-
-def _uncertain(prompt_id: str, cause: ComfyError) -> SubmitUncertain:
-    return SubmitUncertain(
-        f"prompt {prompt_id} was sent, but no answer came ({cause}), and then it was found "
-        "neither in the queue nor in the history; it may still appear",
-        prompt_id=prompt_id,
-    )
-
-
-def _look_up(
-    poller: Poller, state: JobState, cause: ComfyError, seconds: float
-) -> tuple[str | None, bool]:
-    """Find out whether the server has a prompt whose submission got no response.
-
-    Return its id, or None, and whether a None is certain.
-    """
-    log, said = poller.tracker.log, "prompt %s: no answer (%s); looking for it"
-    log.warning(said, state.prompt_id, cause, extra=state.named)
-    timing, wake = poller.timing, poller.tracker.wake
-    deadline, sure = Deadline.after(seconds), Deadline()
-    pauses = Backoff(0.2, 2.0, factor=1.6, jitter=0.0)
-    looks = 0  # empty look-ups in a row
-    while not deadline.expired:
-        if state.was_taken:
-            return state.prompt_id, True
-        try:
-            with limited_silence(timing.question):
-                found = find(poller.tracker.http, state.prompt_id, state.client_id, deadline)
-        except ComfyError as exc:
-            looks = 0
-            log.debug("look-up failed: %s", exc, extra=state.named)
-        else:
-            if found is not None:
-                return found, True
-            sure = sure if looks else Deadline.after(timing.look_up_sure)
-            looks += 1
-            if looks >= EMPTY_LOOKUPS and sure.expired:
-                return None, True
-        if wake.wait_stopped(pauses.next()):
-            raise ClientClosed
-    return None, False  # silence, or a single empty look-up, proves nothing
 
 
 def warn_or_refuse(job: Job, http: Http, *, strict: bool) -> None:

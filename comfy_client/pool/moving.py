@@ -19,6 +19,7 @@ from ..errors import (
     JobFailed,
     JobLost,
     ServerUnreachable,
+    SubmitUncertain,
     UnexpectedResponse,
 )
 from ..events import EndEvent
@@ -180,6 +181,8 @@ def handle_unsent(
 
 def _kind_of(error: Exception, entry: Entry, most: int) -> _Unsent:
     """Classify an error that kept a job from its server; ``most``: how often it may move."""
+    if isinstance(error, SubmitUncertain):
+        return "final"  # the server may have it
     if isinstance(error, ClientClosed) and entry.job.handle.state.posted_at:
         return "final"  # the server may have it
     if is_away(error):

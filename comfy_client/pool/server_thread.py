@@ -13,6 +13,7 @@ from ..errors import (
     ApiError,
     ClientClosed,
     ComfyError,
+    NotSupported,
     PromptRejected,
     SubmitUncertain,
     UnexpectedResponse,
@@ -248,6 +249,9 @@ class ServerThread:
                 **entry.options,
             )
         except SubmitUncertain as exc:
+            if not member.api.parts.poller.finds_lost_prompts:
+                self._owner.mark_unsent(member, entry, exc)
+                return
             said, named = "%s; waiting until %s can tell", job.handle.state.named
             self.member.log.warning(said, exc, member.name, extra=named)
             self._attach(entry)
@@ -284,6 +288,8 @@ def _ask_for_offer(member: Member) -> Offer | None:
     """Ask a server for its node classes and models; return None if it does not list them."""
     try:
         definitions = member.api.node_definitions(refresh=member.offer is not None)
+    except NotSupported:
+        return None
     except UnexpectedResponse as exc:
         member.log.warning("%s does not say which node classes it has: %s", member.name, exc)
         return None

@@ -16,8 +16,8 @@ from ..jobs.callbacks import Callbacks, wait_and_show
 from ..jobs.execute import run_again_after_oom
 from ..jobs.handle import Limits
 from ..jobs.job import Job, OnInterrupt, cancel_in_time, cancelling
+from ..jobs.poller import time_left
 from ..jobs.result import Result
-from ..jobs.submit import time_left
 from ..routes.prompts import AnyWorkflow
 from ..showing.screen import Surface
 from ..transport.deadline import LONGEST, limited_silence, read_timeout

@@ -9,7 +9,6 @@ from typing import Final
 
 from .. import runtime
 from ..batch.in_flight import InFlight
-from ..batch.runner import delete_pending
 from ..jobs.job import Job
 from ..transport.deadline import Deadline
 from .dispatcher import Dispatcher
@@ -88,7 +87,7 @@ def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJ
                 return
             for some in _by_server(job for job in there if job.handle.given is not None):
                 ids = [job.prompt_id for job in some]
-                if delete_pending(some[0].handle.poller, ids, deadline.left()):
+                if some[0].handle.poller.delete_pending(ids, deadline.left()):
                     taken.extend(itertools.filterfalse(_is_on_the_way, some))
             there = list(filter(_is_on_the_way, there))
             if not there:

@@ -107,7 +107,7 @@ JOBS = (
     # -- submitting and cancelling ------------------------------------------------------
     Mutant(
         "J16",
-        "jobs/submit.py",
+        "jobs/poller.py",
         "if state.cancelled or not (is_sure and repeats):",
         "if state.cancelled or not repeats:",
         "unit/test_submit.py",
@@ -123,7 +123,7 @@ JOBS = (
     ),
     Mutant(
         "J19",
-        "jobs/poller.py",
+        "jobs/lookup.py",
         'return extra.get(EXTRA_DATA_KEY) == prompt_id and extra.get("client_id") == client_id',
         "return extra.get(EXTRA_DATA_KEY) == prompt_id",
         "hostile/test_values.py",
@@ -131,7 +131,7 @@ JOBS = (
     ),
     Mutant(
         "J22",
-        "jobs/handle.py",
+        "jobs/poller.py",
         "            state.cancelled = before\n            raise\n",
         "            raise\n",
         "behaviour/test_cancel.py",
@@ -337,7 +337,7 @@ JOBS = (
     ),
     Mutant(
         "N23",
-        "jobs/submit.py",
+        "jobs/poller.py",
         '            looks = 0\n            log.debug("look-up failed: %s", exc, ',
         '            log.debug("look-up failed: %s", exc, ',
         "unit/test_submit.py",
@@ -345,7 +345,7 @@ JOBS = (
     ),
     Mutant(
         "N24",
-        "jobs/submit.py",
+        "jobs/poller.py",
         "            if not was_sent:\n                raise  # nothing was sent\n",
         "            raise\n",
         "unit/test_submit.py",
@@ -394,7 +394,7 @@ JOBS = (
     ),
     Mutant(
         "H08",
-        "jobs/submit.py",
+        "jobs/poller.py",
         "if looks >= EMPTY_LOOKUPS and sure.expired:",
         "if looks >= EMPTY_LOOKUPS:",
         "unit/test_submit.py",
@@ -427,7 +427,7 @@ JOBS = (
     ),
     Mutant(
         "H09",
-        "jobs/handle.py",
+        "jobs/poller.py",
         "            state.cancelled = before\n            return False\n",
         "            return False\n",
         "behaviour/test_lost.py",
@@ -443,7 +443,7 @@ JOBS = (
     ),
     Mutant(
         "H14",
-        "jobs/poller.py",
+        "jobs/lookup.py",
         "return [entry for key, entry in records if entry.prompt_id == key]",
         "return [entry for key, entry in records]",
         "unit/test_queue_monitor.py",

@@ -15,7 +15,7 @@ from comfy_client.errors import (
     ServerUnreachable,
     UnexpectedResponse,
 )
-from comfy_client.jobs.poller import find, spellings
+from comfy_client.jobs.lookup import find, spellings
 from comfy_client.jobs.queue_monitor import QueueMonitor, heeds_id
 from comfy_client.jobs.state import QueueSnapshot
 from comfy_client.log_records import ServerLog

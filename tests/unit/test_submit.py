@@ -14,10 +14,10 @@ from comfy_client.errors import (
     SubmitUncertain,
 )
 from comfy_client.event_queue import Budget
-from comfy_client.jobs import submit as submission
+from comfy_client.jobs import poller as submission
 from comfy_client.jobs.prompt import TrackedPrompt
 from comfy_client.jobs.state import JobState
-from comfy_client.jobs.submit import post, time_left
+from comfy_client.jobs.poller import post, time_left
 from comfy_client.log_records import ServerLog
 from comfy_client.models import QueuedPrompt
 from comfy_client.routes.prompts import EXTRA_DATA_KEY
@@ -99,9 +99,8 @@ def clock(monkeypatch):
 def send(clock):
     def do(server, one=None, *, resubmit=False, wake=clock):
         log = ServerLog("http://gpu:8188")
-        tracker = SimpleNamespace(http=server, wake=wake, log=log)
-        poller = SimpleNamespace(tracker=tracker, timing=Timing())
-        return post(poller, one or a_prompt(), {}, Deadline(), resubmit=resubmit)
+        tracker = SimpleNamespace(http=server, wake=wake, log=log, timing=Timing())
+        return post(tracker, (one or a_prompt()).state, {}, Deadline(), resubmit=resubmit)
 
     return do
 

@@ -1,0 +1,167 @@
+"""``HostedApi``: the client of a hosted ComfyUI, over Comfy API v2."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from .. import models
+from ..client import ComfyApi
+from ..errors import NotFound, NotSupported
+from ..timing import Timing
+from ..transport.deadline import check_timeout
+from ..transport.http import MAX_JSON
+from ..transport.url import parse_host
+from .files import AssetFiles
+from .hosted_settings import CLOUD, HostedSettings, key_for, server_of
+from .routes import HostedRoutes
+
+if TYPE_CHECKING:
+    import blinker
+    import requests
+
+#: A job that no server has, to ask whether a server answers.
+_NOBODY: Final = "00000000-0000-0000-0000-000000000000"
+
+
+class HostedApi(AssetFiles, ComfyApi):
+    """A blocking client of a hosted ComfyUI: Comfy Cloud, a serverless deployment, or a proxy.
+
+    It speaks Comfy API v2 (``/api/v2``): each prompt is a *job* there.  :meth:`run`,
+    :meth:`submit`, :meth:`map`, :meth:`sweep`, :meth:`job` and their jobs, results and errors are
+    those of :class:`ComfyApi`.  What Comfy API v2 lacks raises :class:`NotSupported`: the queue,
+    node definitions, ``interrupt``, user data, the client id, preview methods, ...  The guide
+    (``hosted.rst``) lists the differences.
+
+    Example::
+
+        from comfy_client import HostedApi
+
+        with HostedApi("http://127.0.0.1:8189") as api:
+            result = api.run("txt2img.json", timeout=300)
+            result.images[0].save("out/")
+
+    Args:
+        base_url: The URL of the server, before ``/api/v2``.  ``None``: what ``COMFY_BASE_URL``
+            says, else Comfy Cloud.
+        api_key: The key, sent as ``Authorization: Bearer ...`` to that server alone.  ``None``:
+            what ``COMFY_API_KEY`` says, else none.
+        timeout: As for :class:`ComfyApi`.
+        patience: Seconds for which the server may give no usable answer about a job, or to a
+            submission, before the call ends in an error.
+        verify: As for :class:`ComfyApi`.
+        cert: As for :class:`ComfyApi`.
+        proxies: As for :class:`ComfyApi`.
+        headers: As for :class:`ComfyApi`.
+        session: As for :class:`ComfyApi`.
+        namespace: As for :class:`ComfyApi`.
+        record: As for :class:`ComfyApi`.
+        max_json: As for :class:`ComfyApi`.
+        allow_insecure: Whether a key may go over plain http to another machine.
+        search_v1: On Comfy Cloud, whether to look for a job whose submission got no answer in the
+            job list of its older API.
+
+    Raises:
+        AuthenticationError: Comfy Cloud needs a key, and there is none.
+        ValueError: ``base_url``, ``timeout`` or ``patience`` make no sense, or the key would go
+            unencrypted to another machine.
+    """
+
+    timing: Timing = Timing(poll=30.0, job_poll=0.004, job_poll_cap=1.0)
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: float | tuple[float, float] = (5.0, 60.0),
+        patience: float = 40.0,
+        verify: bool | str | os.PathLike[str] = True,
+        cert: str | tuple[str, str] | None = None,
+        proxies: Mapping[str, str | None] | None = None,
+        headers: Mapping[str, str] | None = None,
+        session: requests.Session | None = None,
+        namespace: blinker.Namespace | None = None,
+        record: str | os.PathLike[str] | None = None,
+        max_json: int = MAX_JSON,
+        allow_insecure: bool = False,
+        search_v1: bool = False,
+    ) -> None:
+        check_timeout(patience)
+        host, variables = server_of(base_url)
+        address, _ = parse_host(host)
+        credentials = key_for(address, api_key, allow_insecure=allow_insecure)
+        settings = HostedSettings(
+            host=host,
+            credentials=credentials,
+            user=None,
+            timeout=timeout,
+            verify=verify,
+            cert=cert,
+            proxies=proxies,
+            headers=headers,
+            session=session,
+            transport="poll",
+            namespace=namespace,
+            max_json=max_json,
+            patience=patience,
+            allow_insecure=allow_insecure,
+            search_v1=search_v1,
+        )
+        settings.variables = variables
+        self._begin(settings, None, record)
+        AssetFiles.__init__(self, self.parts.http)
+
+    # -- what differs ----------------------------------------------------------------------
+
+    @property
+    def hosted(self) -> HostedRoutes:
+        """The routes of Comfy API v2: jobs and assets, as the server has them."""
+        return HostedRoutes(self.parts.http)
+
+    @property
+    def client_id(self) -> NoReturn:
+        """No client id: each job has its own event stream.  Raises :class:`NotSupported`."""
+        raise NotSupported("Comfy API v2 has no client id: each job has its own event stream")
+
+    def poll_status(self, timeout: float = 1.0) -> models.QueueStatus:
+        """Ask whether the server answers, and return how many jobs of this client have not ended.
+
+        ``GET /api/v2/jobs/{id}`` for a job that does not exist.  Comfy API v2 does not tell the
+        length of the queue.
+        """
+        with contextlib.suppress(NotFound):
+            self.hosted.job(_NOBODY, timeout=timeout)
+        return models.QueueStatus(len(self.parts.tracker.outstanding))
+
+    def cancel_job(self, prompt_id: str) -> bool:
+        """Cancel a job; return False if the server does not know it, or it has ended.
+
+        ``POST /api/v2/jobs/{id}/cancel``.  It does not wait for the end: see :meth:`Job.cancel`.
+        """
+        try:
+            return not self.hosted.cancel(prompt_id).is_ended
+        except NotFound:
+            return False
+
+
+class CloudApi(HostedApi):
+    """A client of Comfy Cloud: :class:`HostedApi` with its address.
+
+    ::
+
+        api = CloudApi()  # the key is in COMFY_API_KEY
+
+    Args:
+        api_key: The key; ``None``: what ``COMFY_API_KEY`` says.
+        options: As for :class:`HostedApi`.
+
+    Raises:
+        AuthenticationError: There is no key.
+    """
+
+    def __init__(self, api_key: str | None = None, **options: Any) -> None:
+        options.setdefault("base_url", CLOUD)
+        super().__init__(api_key=api_key, **options)

@@ -1,0 +1,297 @@
+"""The requests about the jobs of a client of Comfy API v2."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+from .. import models, runtime
+from ..errors import (
+    AuthenticationError,
+    ClientClosed,
+    ComfyError,
+    JobTimeout,
+    NotFound,
+    NotSupported,
+    PaymentRequired,
+    Throttled,
+)
+from ..events import ExecutionInterrupted
+from ..jobs.outcomes import deleted, lost
+from ..jobs.poller import Poller
+from ..jobs.prompt import TrackedPrompt
+from ..jobs.state import JobState, Outcome
+from ..jobs.tracker import Tracker
+from ..routes.prompts import EXTRA_DATA_KEY
+from ..transport.deadline import Deadline, limited_silence
+from ..workflow.graph import needed
+from .evidence import Evidence
+from .models import HostedJob
+from .routes import HostedRoutes
+from .sending import Submission
+from .streams import Streams
+from .translation import RUNNING, executed, files_by_node, outcome, started
+
+#: The keys of ``extra_data`` that are sent, or that nobody misses.
+_OWN_EXTRA: Final = frozenset({"api_key_comfy_org", "preview_method", EXTRA_DATA_KEY})
+#: The shortest pause after a refusal.
+_AFTER_REFUSAL: Final = 0.5
+#: Seconds for which a cancelled job is watched, and those after which its steps count.
+_WATCH: Final = 10.0
+_SETTLE: Final = 1.0
+#: How many signs of life, after it was cancelled, show that a job goes on.
+_SIGNS: Final = 2
+#: The longest time in seconds that a server's ``Retry-After`` delays the next question.
+_LONGEST_DELAY: Final = 30.0
+
+_NO_CANCEL: Final = (
+    "goes on after it was cancelled: the ComfyUI behind this proxy cannot cancel a job by its id "
+    "(before 0.26)"
+)
+_EXPIRED: Final = "not known to the server any more: it expired, was deleted, or ComfyUI restarted"
+_MISSING: Final = "not known to the server"
+
+
+class HostedPoller(Poller):
+    """The part of a client that submits, finds, stops and asks about jobs of Comfy API v2.
+
+    Args:
+        tracker: The tracker of the prompts.
+        routes: The routes of the server.
+        submission: Submits jobs.
+        patience: Seconds for which a server may give no usable answer about a job.
+    """
+
+    finds_lost_prompts = False
+    least_pause = 0.002
+    without_socket = ""
+
+    def __init__(
+        self, tracker: Tracker, routes: HostedRoutes, submission: Submission, patience: float
+    ) -> None:
+        super().__init__(tracker)
+        self._routes = routes
+        self._submission = submission
+        self._patience = patience
+        self._streams = Streams(tracker, routes)
+        self._known: dict[TrackedPrompt, Evidence] = {}
+        self._cancels = True  # False once it is certain that cancelling does nothing
+
+    # -- submission ------------------------------------------------------------------------
+
+    def post(
+        self, one: TrackedPrompt, body: Mapping[str, Any], deadline: Deadline, *, resubmit: bool
+    ) -> models.QueuedPrompt:
+        """Submit a job once; ``resubmit`` changes nothing, as a key is always sent again."""
+        check_options(body)
+        graph = body["prompt"]
+        if (targets := body.get("partial_execution_targets")) is not None:
+            graph = {node_id: graph[node_id] for node_id in needed(graph, targets, ())}
+        partner_key = body.get("extra_data", {}).get("api_key_comfy_org")
+        return self._submission.send(
+            self.tracker, one.state, graph, partner_key, deadline, self._patience
+        )
+
+    def search(self, prompt_id: str, client_id: str, deadline: Deadline) -> str | None:
+        """Return the id of a job, by its id or by the key under which it was submitted."""
+        try:
+            job = self._routes.job(prompt_id, timeout=deadline.left())
+        except NotFound:
+            return self._submission.find(prompt_id, deadline)
+        return job.id
+
+    # -- the thread ------------------------------------------------------------------------
+
+    def ask(self, known: Sequence[TrackedPrompt], due: Sequence[TrackedPrompt]) -> None:
+        """Ask about each job that is due."""
+        for one in [one for one in self._known if one.state.decided]:
+            del self._known[one]  # not replaced, as other threads add jobs
+        self._streams.open_for(known)
+        for one in due:
+            evidence = self._evidence(one)
+            try:
+                self._ask_about(one, evidence)
+            except ClientClosed:
+                return
+            except ComfyError as exc:
+                self._note_error(one, evidence, exc)
+            else:
+                self.trouble = None
+                self.answered_at = evidence.answered_at = runtime.monotonic()
+            if not one.state.decided:
+                pause = evidence.next_pause(runtime.monotonic(), len(known))
+                one.state.check_at = runtime.monotonic() + pause
+
+    def _evidence(self, one: TrackedPrompt) -> Evidence:
+        return self._known.setdefault(one, Evidence(runtime.monotonic()))
+
+    def _ask_about(self, one: TrackedPrompt, evidence: Evidence) -> None:
+        state = one.state
+        try:
+            job = self._routes.job(state.prompt_id)
+        except NotFound:
+            if not (state.search_by_mark and self.find(one)):
+                self._note_absence(one, evidence, _MISSING)
+            return
+        if job.status == "expired":
+            self._note_absence(one, evidence, _EXPIRED)
+            return
+        state.search_by_mark = False
+        if not state.graph and evidence.status is None:
+            self._read_graph(state)
+        self._report(one, evidence, job)
+
+    def _read_graph(self, state: JobState) -> None:
+        """Ask for the graph of an attached job, for the titles of its nodes."""
+        try:
+            state.graph = self._routes.workflow(state.prompt_id)
+        except ComfyError as exc:  # a proxy tells those of its own jobs only
+            self.tracker.log.debug("prompt %s: no graph: %s", state.prompt_id, exc)
+
+    def _report(self, one: TrackedPrompt, evidence: Evidence, job: HostedJob) -> None:
+        """Apply a good answer about a job, and end the job if it has ended."""
+        state, tracker = one.state, self.tracker
+        if job.status in RUNNING and state.running_since is None:
+            tracker.handle(started(state.prompt_id))
+        if job.is_ended:
+            for node_id, files in files_by_node(job.outputs).items():
+                if node_id not in state.reported:
+                    tracker.handle(executed(state.prompt_id, node_id, files))
+
+        def change(now: float, link: int | None) -> Outcome | None:
+            state.asked(now, link)
+            if evidence.note_status(job.status):
+                state.news_at, state.news_by = now, "HTTP"
+            state.is_queued = job.status == "queued"
+            if state.is_queued and state.running_since is None:
+                state.ahead = job.queue_position
+            return outcome(job, state)
+
+        self.apply(one, change)
+
+    def _note_absence(self, one: TrackedPrompt, evidence: Evidence, why: str) -> None:
+        def change(now: float, link: int | None) -> Outcome | None:
+            state = one.state
+            state.asked(now, link)
+            if not evidence.note_absence(now):
+                return None
+            if evidence.was_cancelled:
+                return Outcome(*deleted(state.prompt_id), has_record=False)
+            return Outcome(*lost(state.prompt_id, why, retryable=False), has_record=False)
+
+        self.apply(one, change)
+
+    def _note_error(self, one: TrackedPrompt, evidence: Evidence, exc: ComfyError) -> None:
+        """Note that no usable answer came; give the job up if that has lasted for too long."""
+        now, tracker, state = runtime.monotonic(), self.tracker, one.state
+        self.trouble, self.troubled_at = copy.copy(exc), now
+        state.http_checked = True
+        tracker.log.debug("asking about prompt %s failed: %s", state.prompt_id, exc)
+        if isinstance(exc, AuthenticationError | PaymentRequired):
+            is_over = evidence.note_refusal()
+            evidence.pause = max(evidence.pause, _AFTER_REFUSAL)
+        else:
+            is_over = evidence.note_bad_answer(now, self._patience)
+        if isinstance(exc, Throttled) and exc.retry_after is not None:
+            evidence.pause = max(evidence.pause, min(exc.retry_after, _LONGEST_DELAY))
+        if is_over:
+            event, _ = lost(state.prompt_id, f"out of reach: {exc}")
+            error = copy.copy(exc)  # one for each prompt, as raising adds a traceback
+            tracker.resolve(one, Outcome(event, error, has_record=False, is_final=False))
+
+    def give_up(self, exc: Exception) -> None:
+        """Count a bug in this library as an unusable answer for all prompts."""
+        for one in self.tracker.outstanding:
+            self._note_error(one, self._evidence(one), ComfyError(f"{exc!r:.200}"))
+
+    # -- stopping --------------------------------------------------------------------------
+
+    def cancel(self, one: TrackedPrompt, *, force: bool) -> bool:
+        """Cancel a job, and watch it until it has ended or goes on; ``force`` changes nothing.
+
+        Return False if it had ended.
+
+        Raises:
+            NotSupported: It goes on.
+            JobTimeout: It has not ended in time, and shows no sign of life.
+        """
+        deadline = Deadline.after(self.timing.look_up)
+        while self.tracker.is_posting(one) and not deadline.expired:
+            runtime.sleep(0.01)  # another thread is submitting it
+        if one.state.search_by_mark:
+            self.find(one)
+        evidence, state = self._evidence(one), one.state
+        evidence.was_cancelled = True
+        try:
+            job = self._routes.cancel(state.prompt_id)
+        except NotFound:
+            job = None
+        if job is None or job.status in ("succeeded", "failed"):
+            evidence.was_cancelled = False
+            self.tracker.poll_now(one)
+            return False
+        self.tracker.poll_now(one)
+        self._watch(one, evidence, was_queued=job.status == "queued")
+        return isinstance(state.end_event, ExecutionInterrupted)
+
+    def _watch(self, one: TrackedPrompt, evidence: Evidence, *, was_queued: bool) -> None:
+        """Wait until a cancelled job has ended; raise if it goes on, or does not end in time."""
+        state, told_at = one.state, runtime.monotonic()
+        deadline = Deadline.after(_WATCH)
+        signs: set[object] = set()
+        while not deadline.expired:
+            if state.decided:
+                return
+            if evidence.answered_at >= told_at + _SETTLE and not evidence.absences:
+                signs.add((state.node, state.step and state.step.value))
+                if was_queued or len(signs) > _SIGNS or not self._cancels:
+                    self._cancels = evidence.was_cancelled = False
+                    raise NotSupported(f"prompt {state.prompt_id} {_NO_CANCEL}")
+            runtime.sleep(0.02)
+        raise JobTimeout(
+            f"prompt {state.prompt_id} was cancelled, and has not ended within {_WATCH:g} s: it "
+            "ends when its node allows that, or goes on if ComfyUI cannot cancel it (before 0.26)",
+            prompt_id=state.prompt_id,
+        )
+
+    def delete_pending(self, prompt_ids: Collection[str], seconds: float = math.inf) -> bool:
+        """Cancel jobs that wait; return whether the server has done so in time."""
+        deadline = Deadline.after(min(seconds, self.timing.cancel_timeout))
+        log, ids = self.tracker.log, [*prompt_ids]
+        try:
+            with limited_silence(self.timing.question):
+                left = [one for one in ids if not self._is_cancelled(one, deadline)]
+        except ComfyError as exc:
+            log.warning("prompts may stay in the queue, %s: %s", ", ".join(ids), exc)
+            return False
+        if left:
+            log.warning("prompts stay in the queue: %s", ", ".join(left))
+        return not left
+
+    def _is_cancelled(self, prompt_id: str, deadline: Deadline) -> bool:
+        """Cancel a job that waits; return whether it will not run."""
+        one = self.tracker.get(prompt_id)
+        if one is not None:
+            self._evidence(one).was_cancelled = True
+        try:
+            self._routes.cancel(prompt_id, timeout=deadline.left())
+            job = self._routes.job(prompt_id, timeout=deadline.left())
+        except NotFound:
+            return True
+        finally:
+            if one is not None:
+                self.tracker.poll_now(one)
+        return job.status not in ("queued", "running")
+
+
+def check_options(body: Mapping[str, Any]) -> None:
+    """Raise :class:`NotSupported` for options of a prompt that Comfy API v2 lacks."""
+    extra = body.get("extra_data", {})
+    given = [name for name in ("front", "number") if name in body]
+    given += [name for name in extra if name not in _OWN_EXTRA]
+    if extra.get("preview_method") not in (None, "auto"):
+        given.append("preview_method")
+    if given:
+        raise NotSupported(f"Comfy API v2 takes no {', '.join(map(str, given))}")

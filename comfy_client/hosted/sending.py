@@ -1,0 +1,276 @@
+"""Submitting a job exactly once, and finding one whose submission got no answer.
+
+The client's id of the prompt is the key of the request (``Idempotency-Key``), a label of the job
+(``metadata``) and a mark in its graph.  A server accepts a key once, so a request that may have
+arrived is sent again with the same key: the job is accepted now, or its key is known, and the job
+is found by its label or mark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from .. import models
+from ..errors import (
+    ApiError,
+    AuthenticationError,
+    ClientClosed,
+    ComfyError,
+    NotFound,
+    NotSupported,
+    PromptRejected,
+    ServerUnreachable,
+    SubmitUncertain,
+    TransportError,
+    UnexpectedResponse,
+)
+from ..jobs.poller import time_left
+from ..jobs.state import JobState
+from ..jobs.tracker import Tracker
+from ..routes.prompts import EXTRA_DATA_KEY
+from ..transport.backoff import Backoff
+from ..transport.deadline import Deadline, limited_silence
+from .models import HostedJob
+from .routes import HostedRoutes
+from .translation import has_mark, marked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    #: Finds a job by its key where the server has no list; returns its id, or None.
+    Search = Callable[[str, Deadline], str | None]
+
+#: The forms in which servers take labels: the proxy a text, serverless deployments texts by name,
+#: Comfy Cloud none.
+LabelForm = Literal["text", "mapping", "none"]
+_FORMS: Final[tuple[LabelForm, ...]] = ("text", "mapping", "none")
+
+#: The server's codes for a label that it does not take.
+_LABEL_REFUSED: Final = frozenset({"metadata_invalid", "metadata_not_supported"})
+#: The server's code for a key that it has seen before.
+_KEY_KNOWN: Final = "idempotency_key_reuse"
+#: The most jobs of a list, the most pages, and the most jobs whose graphs are read for a mark.
+_LISTED: Final = 100
+_PAGES: Final = 5
+_GRAPHS: Final = 20
+
+
+class Submission:
+    """The submissions of one client, and what it has learned about its server.
+
+    Args:
+        routes: The routes of the server.
+        form: The form of labels to try first.
+        remembers: Whether the server certainly remembers keys, over restarts too.
+        search: Finds a job by its key where there is no list; ``None``: nothing does.
+    """
+
+    def __init__(
+        self, routes: HostedRoutes, form: LabelForm, *, remembers: bool, search: Search | None
+    ) -> None:
+        self._routes = routes
+        self._form: LabelForm = form
+        self._remembers = remembers
+        self._search = search
+        self._has_list = True
+        self._witness: str | None = None  # a job that this server has in its list
+        self._has_looked = False
+
+    def send(
+        self,
+        tracker: Tracker,
+        state: JobState,
+        graph: Mapping[str, Any],
+        partner_key: str | None,
+        deadline: Deadline,
+        patience: float,
+    ) -> models.QueuedPrompt:
+        """Submit a job once, and return its receipt.
+
+        Raises:
+            SubmitUncertain: No answer came, and the job was not found.
+            ComfyError: The server refused, or certainly got nothing.
+        """
+        if not (self._remembers or self._has_looked):
+            self._look_for_witness(deadline, tracker.timing.question)
+        key, total = state.prompt_id, tracker.http.total_timeout
+        post = partial(self._post, marked(graph, key), key, partner_key)
+        try:
+            return self._accepted(post(time_left(deadline, total)))
+        except ServerUnreachable:
+            raise  # nothing was sent
+        except ComfyError as exc:
+            if not is_uncertain(exc):
+                raise
+            cause = exc
+        said = "prompt %s: no answer (%s); sending it again under the same key"
+        tracker.log.warning(said, key, cause, extra=state.named)
+        until = Deadline.after(time_left(deadline, patience))
+        return self._accepted(self._settle(tracker, state, post, until, cause))
+
+    def _settle(
+        self,
+        tracker: Tracker,
+        state: JobState,
+        post: Callable[[float], str],
+        until: Deadline,
+        cause: ComfyError,
+    ) -> str:
+        """Find a job that may have been submitted, or submit it under the same key."""
+        key, question, log = state.prompt_id, tracker.timing.question, tracker.log
+        pauses = Backoff(0.1, 2.0, factor=1.6, jitter=0.0)
+        is_known, why = False, "its server's list does not have it"
+        while not until.expired:
+            if tracker.wake.wait_stopped(until.left(pauses.next())):
+                raise ClientClosed
+            try:
+                with limited_silence(question):
+                    found = self.find(key, until)
+                    if found is not None:
+                        return found
+                    if is_known:
+                        continue
+                    if not self._is_same_server(until.left(question)):
+                        why = "a proxy that was restarted may have forgotten it"
+                        if self._witness is not None:
+                            break
+                        continue
+                return post(until.left(tracker.http.total_timeout))
+            except (ClientClosed, PromptRejected):
+                raise  # a refused workflow frees its key, so the key was free: it never arrived
+            except ComfyError as exc:
+                if getattr(exc, "reason", None) == _KEY_KNOWN:
+                    is_known, why = True, "the server knows its key, but lists no such job"
+                elif not is_uncertain(exc) and not isinstance(exc, ServerUnreachable):
+                    why = f"then it was refused: {exc}"
+                    break
+                else:
+                    log.debug("prompt %s: %s", key, exc, extra=state.named)
+        raise SubmitUncertain(
+            f"prompt {key} was sent, but no answer came ({cause}), and {why}; it may run.  Its "
+            f"Idempotency-Key and the mark in its workflow are {key}",
+            prompt_id=key,
+        ) from cause
+
+    def _accepted(self, job_id: str) -> models.QueuedPrompt:
+        self._witness = job_id
+        return models.QueuedPrompt(job_id)
+
+    def _post(
+        self, graph: Mapping[str, Any], key: str, partner_key: str | None, timeout: float
+    ) -> str:
+        """Send one submission, again with another form of the label if that is refused."""
+        extra = None if partner_key is None else {"api_key_comfy_org": partner_key}
+        deadline = Deadline.after(timeout)
+        while True:
+            form = self._form
+            label = label_of(key, form)
+            try:
+                job = self._routes.submit(
+                    graph, key=key, label=label, extra_data=extra, timeout=deadline.left(timeout)
+                )
+            except ApiError as exc:
+                if form == "none" or not _is_about_label(exc):
+                    raise
+                # A refused submission frees its key.
+                self._form = _FORMS[_FORMS.index(form) + 1]
+                continue
+            return job.id
+
+    # -- what the server knows -----------------------------------------------------------
+
+    def find(self, key: str, deadline: Deadline) -> str | None:
+        """Return the id of the job that was submitted under a key; None if no list has it."""
+        if not self._has_list:
+            return None if self._search is None else self._search(key, deadline)
+        unlabelled: list[HostedJob] = []
+        for job in self._listed(key, deadline):
+            if job.label is None:
+                unlabelled.append(job)
+            elif is_label_of(key, job.label):
+                return job.id
+        for job in unlabelled[:_GRAPHS]:  # some gateways drop labels
+            try:
+                graph = self._routes.workflow(job.id, timeout=deadline.left())
+            except NotFound:
+                continue
+            if has_mark(graph, key):
+                return job.id
+        return None
+
+    def _listed(self, key: str, deadline: Deadline) -> Iterator[HostedJob]:
+        """Yield the jobs that the server lists, with the label of a key where it can filter."""
+        label, cursor = label_of(key, self._form), None
+        wanted = label if isinstance(label, Mapping) else None
+        for _ in range(_PAGES):
+            try:
+                page = self._routes.jobs(
+                    label=wanted, limit=_LISTED, cursor=cursor, timeout=deadline.left()
+                )
+            except NotSupported:
+                self._has_list = False
+                return
+            yield from page.jobs
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def _look_for_witness(self, deadline: Deadline, most: float) -> None:
+        """Note a job that the server lists, by which a restart without its memory will show."""
+        try:
+            with limited_silence(most):
+                page = self._routes.jobs(limit=1, timeout=deadline.left(most))
+        except NotSupported:
+            self._has_list, self._remembers = False, True  # not the proxy
+        except ComfyError:
+            return  # the submission will tell
+        else:
+            self._witness = self._witness or next((job.id for job in page.jobs), None)
+        self._has_looked = True
+
+    def _is_same_server(self, timeout: float) -> bool:
+        """Return whether the server has kept its memory of keys since the first submission."""
+        if self._remembers:
+            return True
+        if self._witness is None:
+            return False
+        try:
+            self._routes.workflow(self._witness, timeout=timeout)  # it tells those of its own only
+        except NotFound:
+            return False
+        return True
+
+
+def is_uncertain(exc: ComfyError) -> bool:
+    """Return whether a submission that failed with this error may have arrived all the same."""
+    if isinstance(exc, ServerUnreachable):
+        return False
+    if isinstance(exc, ApiError):
+        return (exc.status >= 500 or exc.status == 408) and not isinstance(exc, NotSupported)
+    if isinstance(exc, UnexpectedResponse):
+        return exc.status < 300 or exc.status >= 500
+    return isinstance(exc, TransportError)
+
+
+def label_of(key: str, form: LabelForm) -> str | Mapping[str, str] | None:
+    """Return the label of a job in one of the forms that servers take."""
+    if form == "text":
+        return f"{EXTRA_DATA_KEY}={key}"
+    return {EXTRA_DATA_KEY: key} if form == "mapping" else None
+
+
+def is_label_of(key: str, label: str | Mapping[str, str]) -> bool:
+    """Return whether a job's label, in any form, says that it was submitted under a key."""
+    if isinstance(label, str):
+        return label == label_of(key, "text")
+    return label.get(EXTRA_DATA_KEY) == key
+
+
+def _is_about_label(exc: ApiError) -> bool:
+    """Return whether a refusal is about the form of the label."""
+    if isinstance(exc, AuthenticationError) or exc.status not in (400, 422):
+        return False
+    reason = getattr(exc, "reason", None)
+    return reason in _LABEL_REFUSED or (reason == "invalid_request" and "metadata" in str(exc))

@@ -1,0 +1,123 @@
+"""The event streams of jobs, which bring progress and previews, and wake the poller."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+
+from .. import runtime
+from ..errors import ClientClosed, ComfyError, NotSupported, Throttled
+from ..jobs.prompt import TrackedPrompt
+from ..jobs.tracker import Tracker
+from ..transport.backoff import Backoff
+from .models import ENDED
+from .routes import HostedRoutes
+from .translation import FrameTranslator
+
+#: The most streams at a time; the proxy allows eight in all.
+MOST_STREAMS: Final = 6
+#: The age in seconds from which a job gets a stream; shorter ones end without.
+_AGE: Final = 0.15
+#: The pauses before a stream is opened again, in seconds: the first, and the longest.
+_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 10.0
+
+
+@attrs.define(eq=False)
+class _Stream:
+    """The stream of one job, over all attempts to read it."""
+
+    pauses: Backoff = attrs.field(factory=lambda: Backoff(_PAUSE, _LONGEST_PAUSE))
+    is_open: bool = False
+    not_before: float = 0.0
+    is_over: bool = False  # nothing more will come
+
+
+class Streams:
+    """The event streams of one client; one for each job, and six at a time.
+
+    Args:
+        tracker: The tracker of the prompts, which gets the events.
+        routes: The routes of the server.
+    """
+
+    def __init__(self, tracker: Tracker, routes: HostedRoutes) -> None:
+        self._tracker = tracker
+        self._routes = routes
+        self._streams: dict[TrackedPrompt, _Stream] = {}
+        self._has_events = True  # False once the server says that it has no streams
+
+    def open_for(self, known: Sequence[TrackedPrompt]) -> None:
+        """Open streams for the jobs that need one most: those that run, then the oldest."""
+        now = runtime.monotonic()
+        for one in [one for one in self._streams if one.state.decided]:
+            if not self._streams[one].is_open:
+                del self._streams[one]
+        free = MOST_STREAMS - sum(stream.is_open for stream in self._streams.values())
+        if free <= 0 or not self._has_events:
+            return
+        waiting = [one for one in known if self._is_due(one, now)]
+        waiting.sort(key=lambda one: (one.state.running_since is None, one.state.posted_at))
+        for one in waiting[:free]:
+            stream = self._streams.setdefault(one, _Stream())
+            stream.is_open = True
+            thread = runtime.Thread(
+                target=self._follow, args=(one, stream), name="comfy-stream", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads on this machine
+                stream.is_open, stream.not_before = False, now + _LONGEST_PAUSE
+
+    def _is_due(self, one: TrackedPrompt, now: float) -> bool:
+        state, stream = one.state, self._streams.get(one)
+        if state.decided or state.search_by_mark or now - (state.accepted_at or now) < _AGE:
+            return False
+        return stream is None or not (stream.is_open or stream.is_over or now < stream.not_before)
+
+    def _follow(self, one: TrackedPrompt, stream: _Stream) -> None:
+        """Read a stream until it ends, in a thread of its own."""
+        pause = 0.0
+        try:
+            stream.is_over = self._read(one)
+        except ClientClosed:
+            stream.is_over = True
+        except NotSupported:
+            self._has_events = False
+        except Throttled as exc:
+            pause = exc.retry_after or _LONGEST_PAUSE
+        except Exception as exc:  # polling brings the end all the same
+            said = "prompt %s: its event stream ended: %s"
+            self._tracker.log.debug(said, one.state.prompt_id, exc, exc_info=_bug(exc))
+        finally:
+            stream.not_before = runtime.monotonic() + max(pause, stream.pauses.next())
+            stream.is_open = False
+        self._tracker.poll_soon(one.state)
+
+    def _read(self, one: TrackedPrompt) -> bool:
+        """Publish the events of a stream; return whether the job has ended."""
+        tracker, state = self._tracker, one.state
+        translator = FrameTranslator(state.prompt_id)
+        has_ended = False
+        with self._routes.events(state.prompt_id) as frames:
+            for frame in frames:
+                if state.decided or tracker.wake.stopped:
+                    return True
+                for event in translator.take(frame):
+                    due = state.check_at
+                    tracker.handle(event)
+                    state.news_by = "event stream"
+                    state.check_at = min(due, state.check_at)  # events only add to polling
+                if frame.name == "status" and frame.data.get("status") in ENDED:
+                    has_ended = True
+                    tracker.poll_soon(state)
+            for event in translator.rest():
+                tracker.handle(event)
+        return has_ended
+
+
+def _bug(exc: Exception) -> Exception | None:
+    """Return an exception if it shows a bug, so that its traceback is logged; else None."""
+    return None if isinstance(exc, ComfyError) else exc
