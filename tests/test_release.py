@@ -65,8 +65,9 @@ def test_what_is_not_ready_is_refused_and_nothing_changes(
 
 
 def test_versions_have_an_order() -> None:
-    ordered = ["0.9.0", "0.10.0a1", "0.10.0a2", "0.10.0b1", "0.10.0rc1", "0.10.0", "1.0.0"]
-    assert sorted(ordered[::-1], key=order) == ordered
+    versions = ["1.0.0", "0.10.0rc1", "0.10.0", "0.10.0b1", "0.10.0a2", "0.9.0", "0.10.0a10"]
+    ordered = ["0.9.0", "0.10.0a2", "0.10.0a10", "0.10.0b1", "0.10.0rc1", "0.10.0", "1.0.0"]
+    assert sorted(versions, key=order) == ordered
 
 
 def test_the_files_of_this_checkout_are_understood() -> None:
