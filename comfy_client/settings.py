@@ -113,7 +113,7 @@ class ClientSettings:
 
     def left_behind(self) -> tuple[str, ...]:
         """Return the names of the arguments that a pickle lacks, wholly or in part."""
-        carried, proxies = self.for_pickle(), self.proxies
+        carried, proxies = ClientSettings.for_pickle(self), self.proxies
         stays = {
             "credentials": self.credentials is not None and carried["credentials"] is None,
             "proxies": proxies is not None and carried["proxies"] != dict(proxies),
