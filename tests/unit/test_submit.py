@@ -15,9 +15,9 @@ from comfy_client.errors import (
 )
 from comfy_client.event_queue import Budget
 from comfy_client.jobs import poller as submission
+from comfy_client.jobs.poller import post, time_left
 from comfy_client.jobs.prompt import TrackedPrompt
 from comfy_client.jobs.state import JobState
-from comfy_client.jobs.poller import post, time_left
 from comfy_client.log_records import ServerLog
 from comfy_client.models import QueuedPrompt
 from comfy_client.routes.prompts import EXTRA_DATA_KEY
