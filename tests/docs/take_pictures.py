@@ -173,7 +173,11 @@ KINDS = {"terminal": take_terminal, "notebook": take_notebook, "sheet": take_she
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.docs.take_pictures")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.docs.take_pictures",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}; else all")
     for kind in parser.parse_args().kinds or KINDS:
         for name, data in KINDS[kind]():
