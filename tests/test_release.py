@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -76,3 +80,93 @@ def test_the_files_of_this_checkout_are_understood() -> None:
         pytest.skip("only the installed package is here")
     texts = {name: (ROOT / name).read_text("utf-8") for name in (VERSION_FILE, *PAGES)}
     assert all("nothing has been released" in line for line in problems(texts, "999.0.0"))
+
+
+# -- the command ------------------------------------------------------------------------
+
+#: In place of building and trying the package.
+PACKAGE = """#!/usr/bin/env bash
+cp comfy_client/_version.py "$1/built"
+exit ${PACKAGE_STATUS:-0}
+"""
+
+
+class Checkout:
+    """A checkout that has all that ``.ci/release`` needs, and little more."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.index = root.parent / "index"
+        own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        self.env = {**own, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+
+    def git(self, *args: str) -> str:
+        command = ["git", *args]
+        ran = subprocess.run(
+            command, cwd=self.root, env=self.env, capture_output=True, text=True, timeout=60
+        )
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout.strip()
+
+    def release(self, version: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", ".ci/release", version, str(self.index)]
+        env = {**self.env, **variables}
+        return subprocess.run(
+            command, cwd=self.root, env=env, capture_output=True, text=True, timeout=120
+        )
+
+    def state(self) -> tuple[str, str, str]:
+        """The commits, the tags, and what is not committed."""
+        return self.git("log", "--format=%s"), self.git("tag"), self.git("status", "--porcelain")
+
+
+@pytest.fixture
+def checkout(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    if shutil.which("git") is None or shutil.which("bash") is None:
+        pytest.skip("needs git and bash")
+    made = Checkout(root)
+    made.index = tmp_path_factory.mktemp("index")
+    for folder in (".ci", "tests"):
+        (root / folder).mkdir()
+    shutil.copy(ROOT / ".ci" / "release", root / ".ci")
+    for name in ("__init__.py", "release.py"):
+        shutil.copy(ROOT / "tests" / name, root / "tests")
+    scripts = {"find-python": f"#!/bin/sh\necho {sys.executable}\n", "package": PACKAGE}
+    for name, text in scripts.items():
+        (root / ".ci" / name).write_text(text)
+        (root / ".ci" / name).chmod(0o755)
+    made.git("init", "--quiet", "--initial-branch=main")
+    for key, value in {"user.name": "Somebody", "user.email": "somebody@example.org"}.items():
+        made.git("config", key, value)
+    made.git("add", "--all")
+    made.git("commit", "--quiet", "--message=Begin")
+    return made
+
+
+def test_a_release_is_committed_and_tagged_once_the_package_is_good(checkout: Checkout) -> None:
+    ran = checkout.release("1.0.0")
+    assert ran.returncode == 0, ran.stderr
+    assert "git push origin main v1.0.0" in ran.stdout
+    assert checkout.state() == ("Release 1.0.0\nBegin", "v1.0.0", "")
+    assert checkout.git("rev-parse", "v1.0.0^{commit}") == checkout.git("rev-parse", "HEAD")
+    assert '"1.0.0"' in (checkout.root / VERSION_FILE).read_text()
+    assert '"1.0.0"' in (checkout.index / "built").read_text()
+    again = checkout.release("1.0.0")
+    assert again.returncode == 1
+    assert "there is a tag v1.0.0" in again.stderr
+
+
+def test_a_release_that_fails_changes_nothing(checkout: Checkout) -> None:
+    """Neither a bad package nor an old version, nor a checkout with changes."""
+    before = checkout.state()
+    assert checkout.release("1.0.0", PACKAGE_STATUS="3").returncode == 3
+    assert checkout.state() == before
+    ran = checkout.release("0.0.1")
+    assert ran.returncode == 1
+    assert "0.0.1 is older than 0.9.0" in ran.stderr
+    assert checkout.state() == before
+    (checkout.root / "new.txt").write_text("")
+    ran = checkout.release("1.0.0")
+    assert ran.returncode == 1
+    assert "git status" in ran.stderr
+    assert checkout.state() == (*before[:2], "?? new.txt")
