@@ -14,6 +14,7 @@ from ..log_records import Tags
 from ..models import HistoryEntry, QueueItem
 from ..routes import Routes
 from ..routes.prompts import EXTRA_DATA_KEY
+from ..transport.deadline import Deadline
 from ..values import is_shallow
 from ..workflow import Workflow
 from ..workflow.graph import files_in, is_upload
@@ -56,9 +57,16 @@ class Recovery:
     def __init__(self, client: Routes, poller: Poller, sought: Mapping[str, Sought]) -> None:
         self._client = client
         self._poller = poller
+        self._sought = sought
+        self._ids: dict[str, str] = {}  # the server's ids by ours
+        if poller.has_queue:
+            self._read_records()
+
+    def _read_records(self) -> None:
+        """Note the ids of prompts that the server has, in its queue or under ids that it chose."""
+        client, sought = self._client, self._sought
         queue = client.get_queue()
         records: list[QueueItem | HistoryEntry] = [*queue.running, *queue.pending]
-        self._ids: dict[str, str] = {}  # the server's ids by ours
         if client.get_features():
             records += _entries(client, sought)
         else:  # servers before 0.3.45 chose the ids
@@ -75,7 +83,16 @@ class Recovery:
         """Return the id under which the server has a prompt, or None."""
         if prompt_id in self._ids:
             return self._ids[prompt_id]
-        return prompt_id if self._client.get_history(prompt_id) else None
+        if self._poller.has_queue:
+            return prompt_id if self._client.get_history(prompt_id) else None
+        sought = self._sought.get(prompt_id)
+        other = None if sought is None else sought.other_id(prompt_id)
+        for one in filter(None, (other, prompt_id)):
+            found = self._poller.search(one, "", Deadline())
+            if found is not None:
+                self._ids[prompt_id] = found
+                return found
+        return None
 
     def attach(
         self, prompt_id: str, workflow: Workflow, lost_delay: float | None, tags: Tags | None

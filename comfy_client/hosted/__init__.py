@@ -17,7 +17,6 @@ Modules:
     sending: Submitting a job exactly once.
     streams: The event streams of jobs.
     job_poller: The requests about jobs.
-    servers: Addresses of servers, and the key for each.
-    hosted_settings: The arguments of a client.
+    hosted_settings: The arguments of a client, and what the environment says.
     api: :class:`HostedApi` and :class:`CloudApi`.
 """

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from .. import models
+from .. import models, runtime
 from ..errors import (
     ApiError,
     AuthenticationError,
@@ -119,22 +119,31 @@ class Submission:
         cause: ComfyError,
     ) -> str:
         """Find a job that may have been submitted, or submit it under the same key."""
-        key, question, log = state.prompt_id, tracker.timing.question, tracker.log
+        key, timing, log = state.prompt_id, tracker.timing, tracker.log
         pauses = Backoff(0.1, 2.0, factor=1.6, jitter=0.0)
         is_known, why = False, "its server's list does not have it"
+        # A proxy lists a job once ComfyUI has taken it.  Its own error means that it is not waiting
+        # for that any more.
+        is_over = getattr(cause, "reason", None) is not None
+        unlisted_since: float | None = None
         while not until.expired:
             if tracker.wake.wait_stopped(until.left(pauses.next())):
                 raise ClientClosed
             try:
-                with limited_silence(question):
+                with limited_silence(timing.question):
                     found = self.find(key, until)
                     if found is not None:
                         return found
-                    if is_known:
-                        continue
-                    if not self._is_same_server(until.left(question)):
+                    if not is_known and not self._is_same_server(until.left(timing.question)):
                         why = "a proxy that was restarted may have forgotten it"
                         if self._witness is not None:
+                            break
+                    if is_known or not (self._remembers or self._witness):
+                        # It cannot be sent again, only listed later.
+                        now = runtime.monotonic()
+                        unlisted_since = now if unlisted_since is None else unlisted_since
+                        most = timing.look_up if is_known and not is_over else timing.look_up_sure
+                        if now - unlisted_since >= most or not self._can_look:
                             break
                         continue
                 return post(until.left(tracker.http.total_timeout))
@@ -178,6 +187,11 @@ class Submission:
                 self._form = _FORMS[_FORMS.index(form) + 1]
                 continue
             return job.id
+
+    @property
+    def _can_look(self) -> bool:
+        """Whether there is any way to find a job by its key."""
+        return self._has_list or self._search is not None
 
     # -- what the server knows -----------------------------------------------------------
 

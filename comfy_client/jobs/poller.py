@@ -66,9 +66,11 @@ class Poller:
         least_pause: The shortest pause between two passes, in seconds.
         without_socket: A clause for :meth:`Job.why` while there is no socket.
         finds_lost_prompts: Whether a server can say for certain that it never got a prompt.
+        has_queue: Whether a server shows its whole queue and history.
     """
 
     finds_lost_prompts: bool = True
+    has_queue: bool = True
     least_pause: float = 0.01
     without_socket: str = "; no socket, asking over HTTP"
 

@@ -43,9 +43,7 @@ class SystemRoutes:
         """
         try:
             found = self._http.json("GET", "/features", max_bytes=SMALL)
-        except (NotFound, NotSupported) as exc:
-            if not exc.status:  # no older server, but another API
-                raise
+        except (NotFound, NotSupported):
             return models.Features()
         return models.Features.from_json(found)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
 import attrs
@@ -22,10 +21,6 @@ def _one_of(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
 def _count(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is not None:
         check_count(attribute.name, value)
-
-
-def _texts(values: Iterable[str]) -> tuple[str, ...]:
-    return tuple(values)
 
 
 def _seconds(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -122,7 +117,7 @@ class HostedTraps:
     timestamps: bool = False
     upstream: _Upstream = attrs.field(default="up", validator=_one_of)
     places_models: bool = False
-    origins: tuple[str, ...] = attrs.field(default=(), converter=_texts)
+    origins: tuple[str, ...] = attrs.field(default=(), converter=tuple)
 
 
 #: The traps of comfy-api-proxy 0.1.6.
