@@ -67,13 +67,13 @@ class Scene:
 
     def until_idle(self) -> None:
         """Wait until nothing runs or waits, whoever submitted it."""
-        url = f"{self.place.comfyui_url}/queue"
+        until(lambda: not self.is_busy)
 
-        def idle() -> bool:
-            with urllib.request.urlopen(url, timeout=60) as found:
-                return not any(json.load(found).values())
-
-        until(idle)
+    @property
+    def is_busy(self) -> bool:
+        """Whether ComfyUI itself has anything to do."""
+        with urllib.request.urlopen(f"{self.place.comfyui_url}/queue", timeout=60) as found:
+            return any(json.load(found).values())
 
 
 @contextlib.contextmanager
@@ -181,7 +181,12 @@ def lost_behind(scene: Scene, stack: ExitStack) -> Meanwhile | None:
     if scene.behind is None:
         trap = stack.enter_context(ExitStack())
         trap.enter_context(scene.place.gateway.trap(upstream="lost"))
-        return lambda: (until(lambda: scene.middle.posted(JOBS)), trap.close())
+
+        def meanwhile() -> None:
+            until(lambda: scene.is_busy)
+            trap.close()
+
+        return meanwhile
     stack.enter_context(scene.behind[1].rule("POST", "*/prompt", lost, times=1))
     return None
 

@@ -190,8 +190,9 @@ def answer(
     text = body if isinstance(body, str) else json.dumps(body)
     kind = "text/html" if isinstance(body, str) else "application/json"
     fields = {"Content-Type": kind, "Content-Length": len(text.encode()), "Connection": "close"}
+    fields |= headers or {}
     lines = [f"HTTP/1.1 {status} {http.client.responses.get(status, 'Odd')}"]
-    lines += [f"{key}: {value}" for key, value in {**fields, **(headers or {})}.items()]
+    lines += [f"{key}: {value}" for key, value in fields.items()]
     data = "\r\n".join([*lines, "", text]).encode()
 
     def act(middle: Middle, asked: Asked, near: socket.socket) -> None:
