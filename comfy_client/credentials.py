@@ -146,7 +146,7 @@ class EnvCredentials:
             return HeaderCredentials({self.key: value})
         if self.kind == "query":
             return QueryCredentials(self.key, value)
-        return BearerCredentials(value)
+        return BearerCredentials(value.strip())  # a value from a file may end with its line
 
     def headers(self) -> Mapping[str, str]:
         """Return the headers for the current value of the variable."""

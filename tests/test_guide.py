@@ -39,7 +39,6 @@ from comfy_client.workflow.metadata import stream
 from tests.comfyui import ComfyUI
 from tests.conftest import WORKFLOWS, load_workflow
 from tests.contract.test_differential import USUAL
-from tests.docs import reference
 from tests.guide import (
     PAGES,
     README,
@@ -73,15 +72,21 @@ PACKAGES = Path(comfy_client.__file__).parents[1]
 def test_a_page_has_no_mistake_in_its_markup_and_leads_to_pages_that_exist(page: str) -> None:
     """docutils reads it without a warning; its links and pictures are those of a repository."""
     for link in document(page).findall(docutils.nodes.reference):
-        target = link.get("refuri", "")
+        target, _, section = link.get("refuri", "").partition("#")
         if not re.match("https?://", target):
             of_package = target.startswith("comfy_client/")  # which may be installed elsewhere
             folder = PACKAGES if of_package else PAGES[page].parent
             assert folder.joinpath(target).is_file(), target
+            assert not section or section in sections(Path(target).stem), f"{target}#{section}"
     for image in document(page).findall(docutils.nodes.image):
         folder = PACKAGES if image["uri"].startswith("comfy_client/") else PAGES[page].parent
         assert folder.joinpath(image["uri"]).is_file()
         assert image["alt"]
+
+
+def sections(page: str) -> set[str]:
+    """The anchors of a page's sections."""
+    return {one["ids"][0] for one in document(page).findall(docutils.nodes.section)}
 
 
 def test_the_readme_links_to_every_page() -> None:
@@ -177,14 +182,6 @@ def test_every_block_runs(
     if "show" in names:
         assert Path("preview.jpg").stat().st_size > 1000
         assert list(Path("out").iterdir())
-
-
-def test_the_reference_shows_every_public_name_on_one_page() -> None:
-    """Of the package, its models and its server; Sphinx makes it of the docstrings."""
-    pages = reference().values()
-    names = [name for _, module, names in pages if module is comfy_client for name in names]
-    assert sorted(names) == sorted(set(comfy_client.__all__) - {"__version__"})
-    assert all(names for _, _, names in pages)
 
 
 # -- what the README says -----------------------------------------------------------------

@@ -19,22 +19,23 @@ from tests.helpers.prose import values, without_prose
 
 TESTS = Path(__file__).parent
 PACKAGE = Path(comfy_client.__file__).parent
-OURS = {"commands.json", "schema.json", "quickstart.ipynb", "notebook.png"}
+#: Folders with recordings, and nothing else but their READMEs.
+RECORDED = [TESTS / name for name in ("conformance", "media", "recordings", "workflows")]
+OURS = {"commands.json", "schema.json"}
 JSON = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 MEDIA = (".png", ".webp", ".flac", ".mp3", ".opus", ".ogg", ".glb", ".latent", ".mp4", ".webm")
 MEDIA = (*MEDIA, ".mkv", ".mov")
-TEXT = (".py", ".md", ".rst", ".txt", ".typed")
 
 
-def data_files(*endings: str) -> list[Path]:
-    """Files of the tests and of the package that hold no text of our own."""
-    found = [
-        path
-        for folder in (TESTS, PACKAGE)
-        for path in folder.rglob("[!.]*")
-        if path.suffix not in TEXT and path.parent.name != "__pycache__" and path.is_file()
+def files(*folders: Path) -> list[Path]:
+    return [path for folder in folders for path in folder.rglob("[!.]*") if path.is_file()]
+
+
+def json_files() -> list[Path]:
+    """All in the tests and in the package, but for those whose descriptions are our own."""
+    return [
+        path for path in files(TESTS, PACKAGE) if path.name.endswith(JSON) and path.name not in OURS
     ]
-    return [path for path in found if path.name not in OURS and path.name.endswith(endings)]
 
 
 def texts(value: Any) -> Iterator[str]:
@@ -50,17 +51,18 @@ def texts(value: Any) -> Iterator[str]:
             yield from texts(each)
 
 
-def test_every_file_of_data_is_read_here() -> None:
+def test_every_kind_of_recording_is_read_here() -> None:
     """A new kind of file needs a reader in this module."""
-    assert set(data_files("")) == set(data_files(*JSON, *MEDIA))
-    folders = {path.parent.name for path in data_files(*JSON, *MEDIA)}
-    assert folders >= {"conformance", "validation", "workflows", "media", "testing", "0.28.1"}
+    unread = [path for path in files(*RECORDED) if not path.name.endswith((*JSON, *MEDIA))]
+    assert {path.name for path in unread} == {"README.md"}
+    folders = {path.parent.name for path in json_files()}
+    assert folders >= {"conformance", "validation", "workflows", "testing", "0.28.1"}
 
 
 def test_json_holds_no_explanations_of_others() -> None:
     """``python -m tests.helpers.prose FILE...`` removes them."""
     found = set()
-    for path in data_files(*JSON):
+    for path in json_files():
         for value in values(path):
             tooltips = {text for text in texts(value) if "tooltip" in text} - {"output_tooltips"}
             if without_prose(value) != value or tooltips:
@@ -71,7 +73,9 @@ def test_json_holds_no_explanations_of_others() -> None:
 def test_media_hold_no_explanations_of_others() -> None:
     """Neither packed nor plain."""
     read = 0
-    for path in data_files(*MEDIA):
+    for path in files(TESTS / "media"):
+        if not path.name.endswith(MEDIA):
+            continue
         data = path.read_bytes()
         stream = Stream(io.BytesIO(data))
         reader = reader_of(stream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import inspect
 import re
 import uuid
@@ -15,8 +16,10 @@ from comfy_client.errors import NotFound, NotSupported
 from comfy_client.since import SINCE, who_has
 from comfy_client.testing import ComfyServer
 from tests.comfyui import VERSIONS
+from tests.guide import README, section_of
 from tests.helpers.march_2024 import March2024
-from tests.versions import TABLE, TESTED, age, has, rst
+from tests.test_public_api import LIST, MODULES
+from tests.versions import BY_HAND, TABLE, TESTED, age, has, rst
 
 #: The answer of aiohttp before 3.10 to a GET of an unknown path.
 OLD_404 = (404, {"Content-Type": "text/plain; charset=utf-8"}, "404: Not Found")
@@ -30,20 +33,39 @@ def test_the_table_is_proper_rst() -> None:
     assert len(rows) == len(TABLE)
     for row, cells in zip(TABLE, rows, strict=True):
         assert cells[0] == row.what.replace("``", "")
-        assert cells[1:-1] == ["yes" if row.is_in(version) else "no" for version in TESTED]
+        there = ["yes" if row.is_in(version) else "no" for version in (*TESTED, *BY_HAND)]
+        assert cells[1:-1] == there
         assert " ".join(cells[-1].split()) == row.without.replace("``", "")
 
 
 def test_the_tested_versions_can_be_set_up() -> None:
     """And each row tells some of them from others, or from newer ones."""
     assert set(TESTED) <= set(VERSIONS)
-    assert list(TESTED) == sorted(TESTED, key=age)
+    assert [*TESTED, *BY_HAND] == sorted((*TESTED, *BY_HAND), key=age)
     assert not [row.what for row in TABLE if row.is_in("2024-03")]
     assert [row.what for row in TABLE if not row.is_in("new")] == []
     assert not has("2024-03", "get_models")
     assert has("2024-03", "get_queue")
     with pytest.raises(KeyError):
         has("2024-03", "no such feature")
+
+
+def test_the_guide_names_the_pythons_that_are_tested_and_the_modules_that_are_public() -> None:
+    """The Pythons of the metadata are those of ``.ci/run``; the modules are those of the list."""
+    config = configparser.ConfigParser()
+    config.read(README.with_name("setup.cfg"), encoding="utf-8")
+    pythons = re.findall(r"Python :: (3\.\d+)", config["metadata"]["classifiers"])
+    run = README.with_name(".ci").joinpath("run").read_text(encoding="utf-8")
+    (others,) = re.findall(r"^for version in (.+); do$", run, re.MULTILINE)
+    assert pythons == ["3.11", *others.split()]
+    assert config["options"]["python_requires"] == f">={pythons[0]}"
+    supported = " ".join(section_of("compatibility", "What is supported").split())
+    assert f"Python {', '.join(pythons[:-1])} and {pythons[-1]}; ComfyUI" in supported
+    assert all(version in supported for version in (*TESTED[-2:], *BY_HAND))
+    promised = section_of("compatibility", "What stays as it is")
+    named = re.findall(r"``(comfy_client(?:\.\w+)?)``", promised)
+    assert named == list(MODULES)
+    assert f"``tests/{LIST.name}``" in promised
 
 
 def test_docstrings_say_since_when_as_the_package_knows_it() -> None:

@@ -20,6 +20,8 @@ from comfy_client.since import SINCE
 
 #: The versions that the tests run, oldest first.
 TESTED = ("2024-03", "2024-07", "2024-12", "0.3.52", "0.3.75")
+#: Newer ones, on which the contract tests were run by hand: ``--real --comfyui=PATH``.
+BY_HAND = ("0.28.1", "0.33.0")
 
 NOT_SUPPORTED = "``NotSupported``"
 
@@ -214,13 +216,14 @@ def without(method: str) -> str:
 def rst() -> str:
     """The table as the guide shows it."""
     width = 46
-    lines: list[list[str]] = [["what", *TESTED, "without it"]]
+    versions = (*TESTED, *BY_HAND)
+    lines: list[list[str]] = [["what", *versions, "without it"]]
     for row in TABLE:
-        there = ["yes" if row.is_in(version) else "no" for version in TESTED]
+        there = ["yes" if row.is_in(version) else "no" for version in versions]
         lines.append([row.what, *there, row.without])
     wrapped = [(line[:-1], textwrap.wrap(line[-1], width)) for line in lines]
     first = max(len(cells[0]) for cells, _ in wrapped)
-    widths = [first, *map(len, TESTED), width]
+    widths = [first, *map(len, versions), width]
     rule = "  ".join("=" * n for n in widths)
     out = [rule]
     for number, (cells, (text, *more)) in enumerate(wrapped):

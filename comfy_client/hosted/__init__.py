@@ -17,6 +17,7 @@ Modules:
     sending: Submitting a job exactly once.
     streams: The event streams of jobs.
     job_poller: The requests about jobs.
-    hosted_settings: The arguments of a client, and what the environment says.
+    servers: Addresses of servers, and the key for each.
+    hosted_settings: The arguments of a client.
     api: :class:`HostedApi` and :class:`CloudApi`.
 """

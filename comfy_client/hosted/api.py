@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from .. import models
 from ..client import ComfyApi
+from ..credentials import EnvCredentials
 from ..errors import NotFound, NotSupported
 from ..timing import Timing
 from ..transport.deadline import check_timeout
 from ..transport.http import MAX_JSON
 from ..transport.url import parse_host
 from .files import AssetFiles
-from .hosted_settings import CLOUD, HostedSettings, key_for, server_of
+from .hosted_settings import HostedSettings
 from .routes import HostedRoutes
+from .servers import CLOUD, key_for, server_of
 
 if TYPE_CHECKING:
     import blinker
@@ -46,8 +48,9 @@ class HostedApi(AssetFiles, ComfyApi):
     Args:
         base_url: The URL of the server, before ``/api/v2``.  ``None``: what ``COMFY_BASE_URL``
             says, else Comfy Cloud.
-        api_key: The key, sent as ``Authorization: Bearer ...`` to that server alone.  ``None``:
-            what ``COMFY_API_KEY`` says, else none.
+        api_key: The key, sent as ``Authorization: Bearer ...`` to that server alone, or
+            ``EnvCredentials`` with the name of another variable.  ``None``: what
+            ``COMFY_API_KEY`` says, else none; ``""``: none.
         timeout: As for :class:`ComfyApi`.
         patience: Seconds for which the server may give no usable answer about a job, or to a
             submission, before the call ends in an error.
@@ -74,7 +77,7 @@ class HostedApi(AssetFiles, ComfyApi):
     def __init__(
         self,
         base_url: str | None = None,
-        api_key: str | None = None,
+        api_key: str | EnvCredentials | None = None,
         *,
         timeout: float | tuple[float, float] = (5.0, 60.0),
         patience: float = 40.0,
@@ -162,6 +165,6 @@ class CloudApi(HostedApi):
         AuthenticationError: There is no key.
     """
 
-    def __init__(self, api_key: str | None = None, **options: Any) -> None:
+    def __init__(self, api_key: str | EnvCredentials | None = None, **options: Any) -> None:
         options.setdefault("base_url", CLOUD)
         super().__init__(api_key=api_key, **options)

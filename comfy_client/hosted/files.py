@@ -48,6 +48,8 @@ MAX_REDIRECTS: Final = 5
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 #: Statuses that a fresh URL may mend.
 _MAY_BE_STALE: Final = frozenset({403, 404, 410})
+#: Statuses of files that are not there.
+_GONE: Final = frozenset({404, 410})
 #: Statuses for a range that a server does not send; the proxy says 502.
 _NO_RANGE: Final = frozenset({416, 502})
 #: Seconds before its end at which a URL counts as expired.
@@ -63,7 +65,7 @@ def storage_refusal(answer: Response, size: int | None, asker: Asker) -> ComfyEr
     facts = answer.facts()
     what = f"{answer.method} {answer.url}: {answer.status}"
     said = "" if "xml" in answer.kind else reason_of(answer, facts["body"])
-    if answer.status in (404, 410):
+    if answer.status in _GONE:
         return NotFound(f"{what}, the storage does not have the file{said}", **facts)
     if answer.status in (401, 403):
         return AuthenticationError(
@@ -140,15 +142,20 @@ class AssetFiles(FileRoutes):
 
     ``info`` is an output of a job, an upload, or a mapping with the fields of an output or asset.
     Credentials go to the server's own scheme, host and port only, and never along with a redirect.
+
+    Args:
+        http: The requests to the server.
+        most: The most bytes of a file that :meth:`get_image` returns.
     """
 
-    def __init__(self, http: Http) -> None:
+    def __init__(self, http: Http, *, most: int = MAX_ANSWER) -> None:
+        self._most = most
         self._routes = HostedRoutes(http)
         self._known = KnownAssets()
 
     def lasting(self) -> AssetFiles:
         """Return routes of the same files that work even after the client is closed."""
-        return AssetFiles(self._routes.http.lasting())
+        return AssetFiles(self._routes.http.lasting(), most=self._most)
 
     # -- uploads -------------------------------------------------------------------------
 
@@ -237,9 +244,9 @@ class AssetFiles(FileRoutes):
         with self.stream_image(info, preview=preview, channel=channel, timeout=timeout) as download:
             for chunk in download:
                 body.write(chunk)
-                if body.tell() > MAX_ANSWER:
+                if body.tell() > self._most:
                     raise UnexpectedResponse(
-                        f"{brief(AssetFile.of(info).name)} exceeds the {MAX_ANSWER} bytes that are "
+                        f"{brief(AssetFile.of(info).name)} exceeds the {self._most} bytes that are "
                         "allowed in memory: use stream_image or download_image"
                     )
         return body.getvalue()
@@ -407,7 +414,7 @@ class _Source:
         for place in self._places():
             try:
                 download = stack.enter_context(self._follow(place, start, headers))
-            except (NotFound, AuthenticationError) as exc:
+            except ApiError as exc:
                 if exc.status not in _MAY_BE_STALE or exc.reason == "output_unavailable":
                     raise self._named(exc) from None
                 refused = exc
@@ -421,8 +428,8 @@ class _Source:
         )
 
     def _named(self, exc: ApiError) -> ApiError:
-        """Return a NotFound with the name of the file; any other error as it is."""
-        if isinstance(exc, NotFound):
+        """Return a NotFound with the name of the file for 404 and 410; else the error itself."""
+        if exc.status in _GONE:
             return NotFound(f"{exc}: {brief(self.file.name)}", **facts_of(exc))
         return exc
 
@@ -455,7 +462,7 @@ class _Source:
         left = self.deadline.left(self.routes.http.total_timeout)
         try:
             return self.routes.asset(id, timeout=left).url
-        except NotFound:
+        except (NotFound, NotSupported):
             return None
 
     @contextlib.contextmanager

@@ -26,6 +26,7 @@ from ..jobs.state import JobState, Outcome
 from ..jobs.tracker import Tracker
 from ..routes.prompts import EXTRA_DATA_KEY
 from ..transport.deadline import Deadline, limited_silence
+from ..transport.failures import is_away
 from ..workflow.graph import needed
 from .evidence import Evidence
 from .models import HostedJob
@@ -110,14 +111,18 @@ class HostedPoller(Poller):
         for one in [one for one in self._known if one.state.decided]:
             del self._known[one]  # not replaced, as other threads add jobs
         self._streams.open_for(known)
+        away: ComfyError | None = None  # the server is away, which concerns all jobs
         for one in due:
             evidence = self._evidence(one)
             try:
+                if away is not None:
+                    raise away.with_traceback(None)
                 self._ask_about(one, evidence)
             except ClientClosed:
                 return
             except ComfyError as exc:
                 self._note_error(one, evidence, exc)
+                away = exc if is_away(exc) else None
             else:
                 self.trouble = None
                 self.answered_at = evidence.answered_at = runtime.monotonic()
@@ -170,6 +175,8 @@ class HostedPoller(Poller):
                 state.ahead = job.queue_position
             return outcome(job, state)
 
+        if not job.is_ended and job.progress is not None:
+            self._streams.take_polled(one, job.progress)
         self.apply(one, change)
 
     def _note_absence(self, one: TrackedPrompt, evidence: Evidence, why: str) -> None:
@@ -245,6 +252,8 @@ class HostedPoller(Poller):
         while not deadline.expired:
             if state.decided:
                 return
+            if self.tracker.wake.stopped:
+                raise ClientClosed
             if evidence.answered_at >= told_at + _SETTLE and not evidence.absences:
                 signs.add((state.node, state.step and state.step.value))
                 if was_queued or len(signs) > _SIGNS or not self._cancels:

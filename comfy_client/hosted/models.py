@@ -35,6 +35,8 @@ ENDED: Final = frozenset({"succeeded", "canceled", "failed", "expired"})
 #: The most characters of a time or a URL.
 _MOST_OF_TIME: Final = 64
 _MOST_OF_URL: Final = 1 << 13
+#: A sealed URL as a pickle leaves it.
+_LOST: Final = "***"
 _NOT_IN_URL: Final = re.compile(r'[ "<>\\^`{|}]')
 #: The key under which nodes list files of a type; for other types it is ``files``.
 _KEYS: Final = {"image": "images", "video": "images", "audio": "audio", "latent": "latents"}
@@ -61,7 +63,7 @@ def url_of(value: object) -> str | None:
     if not isinstance(value, str) or not 0 < len(value) <= _MOST_OF_URL:
         return None
     is_url = value.isprintable() and value.isascii() and not _NOT_IN_URL.search(value)
-    return Sealed(value) if is_url and "/" in value else None  # not the stars of a pickle
+    return Sealed(value) if is_url and value != _LOST else None
 
 
 def size_of_file(value: object) -> int | None:
@@ -77,7 +79,16 @@ def _label(value: object) -> str | Mapping[str, str] | None:
     return table(value, lambda each: text(each, MAX_ID_LENGTH))
 
 
+def asset_id(value: object) -> str | None:
+    """Return the id of an asset: a UUID, or a signed text of up to 4096 characters; else None."""
+    found = text(value, 4096)
+    if found is None or found != value or found in ("", ".", ".."):
+        return None
+    return found if found.isprintable() else None
+
+
 Time = Annotated[float, time_of]
+AssetId = Annotated[str, asset_id]
 Url = Annotated[str, url_of]
 Size = Annotated[int, size_of_file]
 JobLabel = Annotated[str | Mapping[str, str] | None, _label]
@@ -104,7 +115,7 @@ class HostedOutput(AsDict):
     _not_in_dict = ("url",)
 
     name: str
-    id: str | None = None
+    id: AssetId | None = None
     node_id: Id | None = None
     type: str = "file"
     content_type: str | None = None
@@ -118,7 +129,7 @@ class HostedOutput(AsDict):
     @classmethod
     def from_json(cls, data: object) -> HostedOutput:
         """Parse an output in a job, or in an ``output`` event."""
-        return build(cls, data, id=asset_id(mapping(data, "HostedOutput").get("id")))
+        return build(cls, data)
 
     @property
     def key(self) -> str:
@@ -133,14 +144,6 @@ class HostedOutput(AsDict):
         own = {"url": self.url} if self.url else {}
         place = {"filename": self.name, "subfolder": "", "type": "output"}
         return {**self.raw, "media_type": self.type, **own, **place}
-
-
-def asset_id(value: object) -> str | None:
-    """Return the id of an asset: a UUID, or a signed text of up to 4096 characters; else None."""
-    found = text(value, 4096)
-    if found is None or found != value or found in ("", ".", ".."):
-        return None
-    return found if found.isprintable() else None
 
 
 def _output(data: object) -> HostedOutput | None:
@@ -319,7 +322,7 @@ class Asset(AsDict):
 
     _not_in_dict = ("url",)
 
-    id: str
+    id: AssetId
     hash: str | None = None
     size_bytes: Size | None = None
     content_type: str | None = None
@@ -334,8 +337,7 @@ class Asset(AsDict):
     @classmethod
     def from_json(cls, data: object) -> Asset:
         """Parse an asset."""
-        found = asset_id(mapping(data, "Asset").get("id"))
-        return build(cls, data, **({} if found is None else {"id": found}))
+        return build(cls, data)
 
     @property
     def reference(self) -> dict[str, Any]:

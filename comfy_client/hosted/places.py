@@ -5,6 +5,7 @@ Pure.  A URL may be signed, and is kept out of each ``repr`` and error.
 
 from __future__ import annotations
 
+import re
 from typing import Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
@@ -15,6 +16,7 @@ from ..transport.url import Address, parse_host
 from .models import url_of
 
 _SCHEMES: Final = ("http", "https")
+_HAS_SCHEME: Final = re.compile("[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 class FilePlace(NamedTuple):
@@ -55,8 +57,12 @@ def redirected(location: object, current: FilePlace) -> FilePlace | None:
 
 
 def _resolved(url: str, base: str, before: Address) -> FilePlace | None:
+    if url.startswith("//"):
+        url = f"{before.scheme}:{url}"
+    elif not _HAS_SCHEME.match(url):
+        url = urljoin(base, url)  # which takes "http://" for a relative one
     try:
-        parts = urlsplit(urljoin(base, url))
+        parts = urlsplit(url)
         if parts.scheme not in _SCHEMES or not parts.netloc:
             return None
         address, login = parse_host(f"{parts.scheme}://{parts.netloc}")

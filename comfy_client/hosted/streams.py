@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import attrs
 
 from .. import runtime
 from ..errors import ClientClosed, ComfyError, NotSupported, Throttled
+from ..events import JobEvent
 from ..jobs.prompt import TrackedPrompt
 from ..jobs.tracker import Tracker
 from ..transport.backoff import Backoff
-from .models import ENDED
+from .models import ENDED, HostedProgress, ServerEvent
 from .routes import HostedRoutes
 from .translation import FrameTranslator
 
@@ -29,6 +30,7 @@ _LONGEST_PAUSE: Final = 10.0
 class _Stream:
     """The stream of one job, over all attempts to read it."""
 
+    translator: FrameTranslator
     pauses: Backoff = attrs.field(factory=lambda: Backoff(_PAUSE, _LONGEST_PAUSE))
     is_open: bool = False
     not_before: float = 0.0
@@ -61,7 +63,7 @@ class Streams:
         waiting = [one for one in known if self._is_due(one, now)]
         waiting.sort(key=lambda one: (one.state.running_since is None, one.state.posted_at))
         for one in waiting[:free]:
-            stream = self._streams.setdefault(one, _Stream())
+            stream = self._stream(one)
             stream.is_open = True
             thread = runtime.Thread(
                 target=self._follow, args=(one, stream), name="comfy-stream", daemon=True
@@ -70,6 +72,29 @@ class Streams:
                 thread.start()
             except RuntimeError:  # no more threads on this machine
                 stream.is_open, stream.not_before = False, now + _LONGEST_PAUSE
+
+    def take_polled(self, one: TrackedPrompt, progress: HostedProgress) -> None:
+        """Publish the progress that a poll has shown, unless a stream brings it."""
+        stream = self._stream(one)
+        if not stream.is_open:
+            self._publish(one, stream.translator.take(ServerEvent("progress", progress.raw)))
+
+    def _stream(self, one: TrackedPrompt) -> _Stream:
+        found = self._streams.get(one)
+        if found is None:
+            fresh = _Stream(FrameTranslator(one.state.prompt_id))
+            found = self._streams.setdefault(one, fresh)
+        return found
+
+    def _publish(self, one: TrackedPrompt, events: Iterable[JobEvent]) -> None:
+        state = one.state
+        for event in events:
+            if state.decided:
+                return
+            due = state.check_at
+            self._tracker.handle(event)
+            state.news_by = "event stream"
+            state.check_at = min(due, state.check_at)  # events only add to polling
 
     def _is_due(self, one: TrackedPrompt, now: float) -> bool:
         state, stream = one.state, self._streams.get(one)
@@ -81,7 +106,7 @@ class Streams:
         """Read a stream until it ends, in a thread of its own."""
         pause = 0.0
         try:
-            stream.is_over = self._read(one)
+            stream.is_over = self._read(one, stream.translator)
         except ClientClosed:
             stream.is_over = True
         except NotSupported:
@@ -96,25 +121,19 @@ class Streams:
             stream.is_open = False
         self._tracker.poll_soon(one.state)
 
-    def _read(self, one: TrackedPrompt) -> bool:
+    def _read(self, one: TrackedPrompt, translator: FrameTranslator) -> bool:
         """Publish the events of a stream; return whether the job has ended."""
         tracker, state = self._tracker, one.state
-        translator = FrameTranslator(state.prompt_id)
         has_ended = False
         with self._routes.events(state.prompt_id) as frames:
             for frame in frames:
                 if state.decided or tracker.wake.stopped:
                     return True
-                for event in translator.take(frame):
-                    due = state.check_at
-                    tracker.handle(event)
-                    state.news_by = "event stream"
-                    state.check_at = min(due, state.check_at)  # events only add to polling
+                self._publish(one, translator.take(frame))
                 if frame.name == "status" and frame.data.get("status") in ENDED:
                     has_ended = True
                     tracker.poll_soon(state)
-            for event in translator.rest():
-                tracker.handle(event)
+            self._publish(one, translator.rest())
         return has_ended
 
 

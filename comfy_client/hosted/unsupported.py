@@ -11,8 +11,8 @@ ROOT: Final = "/api/v2/"
 
 #: Beginnings of ComfyUI's routes, and why there is no such route; the longest one counts.
 REASONS: Final = {
-    "/prompt": "takes no prompts as ComfyUI does: submit the workflow, with run() or submit()",
-    "/queue": "has no queue of all clients: a job tells its own place",
+    "/prompt": "neither counts prompts nor takes them as ComfyUI does: use run() or submit()",
+    "/queue": "has no queue of all clients: each job tells its own place",
     "/interrupt": "interrupts no running prompt: cancel the job itself, with job.cancel()",
     "/history": "has no history: a job is asked for by its id, with job(id)",
     "/jobs": "has no list of the jobs of all clients: a job is asked for by its id, with job(id)",

@@ -43,7 +43,9 @@ class SystemRoutes:
         """
         try:
             found = self._http.json("GET", "/features", max_bytes=SMALL)
-        except (NotFound, NotSupported):
+        except (NotFound, NotSupported) as exc:
+            if not exc.status:  # no older server, but another API
+                raise
             return models.Features()
         return models.Features.from_json(found)
 

@@ -23,6 +23,7 @@ import pytest
 from comfy_client import Result
 from comfy_client.errors import (
     ApiError,
+    AuthenticationError,
     ClientClosed,
     ComfyError,
     JobFailed,
@@ -379,10 +380,8 @@ class World:
                 right.add("forgotten")
             assert ends & right, f"right end: {outcome!r}, but {ends}"
         elif isinstance(outcome, JobLost):
-            is_gone = bool(ends & {"deleted", "forgotten"})
-            away = self.away_for(wait.ended_at)
-            is_right = is_gone or away >= self.plan.patience - 6.0
-            assert is_right, f"still there: {outcome!r}, but {ends}, and it was away {away:.1f} s"
+            is_right = bool(ends & {"deleted", "forgotten"}) or self.was_away(wait)
+            assert is_right, f"still there: {outcome!r}, but {ends}"
         elif isinstance(outcome, SubmitUncertain):
             self.check_uncertain(wait, taken)
         elif isinstance(outcome, PromptRejected):
@@ -396,8 +395,12 @@ class World:
     def check_refusal(self, wait: Wait, taken: list[Taken]) -> None:
         """It was refused, or nobody was there."""
         exc = wait.outcome
+        is_about_job = wait.job is not None or "/api/v2/jobs/" in str(exc)
+        if is_about_job and not isinstance(exc, AuthenticationError):
+            assert self.was_away(wait), f"still there: {exc!r}"
+            return
         assert self.explains(exc, wait.began), f"right end: {exc!r} without a reason"
-        if wait.job is None and self.plan.prompts[wait.prompt].how != "run":
+        if not is_about_job:
             is_sure = isinstance(exc, ServerUnreachable) or not isinstance(exc, TransportError)
             assert is_sure, f"right end: {exc!r} does not say whether it was taken"
             assert not taken, f"once: {exc!r}, but it was taken"
@@ -415,7 +418,7 @@ class World:
             is_found = surface.lists and known["created_at"] < calm_since - self.plan.shy
             assert not is_found, f"found: {exc!r}, but it is in the list"
         key = next((key for key, tag in surface.keys if tag == wait.prompt), "")
-        is_free = not taken and key not in surface.memory.keys
+        is_free = not (taken or prompt.refused or key in surface.memory.keys)
         older = [job for n, job in self.jobs.items() if self.known_at[n] < wait.began]
         remembers = any(job.prompt_id in surface.memory.jobs for job in older)
         assert not (is_free and remembers), f"sent again: {exc!r}, but it was not"
@@ -431,10 +434,15 @@ class World:
             is_right = ends & {*ENDS[JobInterrupted], "forgotten"}
             assert is_right, f"cancel: it says that it did, but {ends}"
         elif outcome is False:
-            assert any(one.end for one in taken), "cancel: it says that it had ended"
+            has_ended = self.is_closed or any(one.end for one in taken)
+            assert has_ended, "cancel: it says that it had ended"
         elif isinstance(outcome, NotSupported):
             is_able = self.comfy.version.has_jobs or isinstance(self.surface, Service)
             assert not (is_able and stopped), f"cancel: {outcome!r}, but {ends}"
+        elif isinstance(outcome, JobTimeout):
+            is_late = any(one.end and one.ended_at < at - 2.0 for one in taken)
+            is_right = not is_late or self.faults_since(at - 60.0)
+            assert is_right, f"cancel: {outcome!r}, but {ends}"
         elif isinstance(outcome, ClientClosed):
             assert self.is_closed, "cancel: closed by nobody"
         else:
@@ -473,14 +481,14 @@ class World:
             return exc.status in given or (exc.status == 504 and bool(faults))
         return bool(faults)
 
-    def away_for(self, until: float) -> float:
-        """For how long something was wrong, without a pause, until a moment."""
-        begins = until
+    def was_away(self, wait: Wait) -> bool:
+        """Whether something was wrong, without a pause, for as long as the client is patient."""
+        begins = wait.ended_at
         for fault in sorted(self.plan.faults, key=lambda fault: -fault.at):
             at, over = START + fault.at, START + fault.over + 15.0
             if fault.kind not in ("break", "deafen", "lag") and at < begins <= over:
                 begins = at
-        return until - begins
+        return wait.ended_at - begins >= self.plan.patience - 6.0
 
 
 def play(plan: HostedPlan, connect: Connect | None = None) -> World:

@@ -568,22 +568,22 @@ class Way:
         if kind == "cut":
             raise _cut()
         if kind == "lose":
-            raise self._no_answer()
-        stands_still = max(0.0, server.frozen_until - kernel.now())
-        late = stands_still + (value if kind == "late" else 0.0)
-        if late >= self.timeout[1]:
-            kernel.spawn(lambda: self._take_late(handle, late), "a late request")
-            raise self._no_answer()
-        life = server.life
-        if late:
+            raise self._no_answer(self.timeout[1])
+        life, left = server.life, self.timeout[1]
+        late = self._stands_still() + (value if kind == "late" else 0.0)
+        while late:
+            if late >= left:
+                kernel.spawn(partial(self._take_late, handle, late), "a late request")
+                raise self._no_answer(left)
             self.cord.sleep(late)
-            server.wait_thawed()
+            left -= late
+            late = self._stands_still()
         if server.life != life or server.is_down:
             raise _cut()
         answer = self._in_time(handle) if server.takes_time else handle()
         if kind == "slow":
             if value >= self.timeout[1]:
-                raise self._no_answer()
+                raise self._no_answer(self.timeout[1])
             self.cord.sleep(value)
         if isinstance(answer.body, Stream):
             answer.body.begin(self.cord, self.timeout[1])
@@ -635,8 +635,12 @@ class Way:
             for one in self.server.taken[count:]:
                 one.is_late = True
 
-    def _no_answer(self) -> Exception:
-        self.cord.sleep(self.timeout[1])
+    def _stands_still(self) -> float:
+        """For how many seconds the server does nothing."""
+        return max(0.0, self.server.frozen_until - self.network.kernel.now())
+
+    def _no_answer(self, seconds: float) -> Exception:
+        self.cord.sleep(seconds)
         return _timed_out()
 
 

@@ -7,7 +7,7 @@ import json
 import posixpath
 import uuid
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import attrs
@@ -22,6 +22,34 @@ from .memory import AssetRecord, StoredFile, now
 from .v2_errors import Refusal
 
 _BYTES = "application/octet-stream"
+#: The folders of models that the proxy knows, whatever ComfyUI has.
+_ROOTS = frozenset(
+    [
+        "checkpoints",
+        "loras",
+        "vae",
+        "text_encoders",
+        "diffusion_models",
+        "clip_vision",
+        "style_models",
+        "embeddings",
+        "diffusers",
+        "vae_approx",
+        "controlnet",
+        "gligen",
+        "upscale_models",
+        "latent_upscale_models",
+        "hypernetworks",
+        "photomaker",
+        "classifiers",
+        "model_patches",
+        "audio_encoders",
+        "background_removal",
+        "frame_interpolation",
+        "geometry_estimation",
+        "optical_flow",
+    ]
+)
 
 
 @attrs.define
@@ -50,7 +78,7 @@ async def _post_asset(hosted: HostedState, request: web.Request) -> web.Response
     wanted = upload.fields.get("file_path")
     if not wanted:
         raise Refusal("invalid_request", "Missing 'file_path'.", status=422)
-    model, place = _place(hosted, wanted)
+    model, place = _place(wanted)
     found = digest(upload.data)
     if upload.fields.get("expected_hash", found).lower() != found:
         raise Refusal("hash_mismatch")
@@ -100,21 +128,20 @@ async def _parts(request: web.Request, most: int) -> _Upload:
     return upload
 
 
-def _place(hosted: HostedState, wanted: str) -> tuple[bool, str]:
+def _place(wanted: str) -> tuple[bool, str]:
     """Return whether a path is that of a model, and the path in its root; raise Refusal."""
     path = wanted.removeprefix("models/")
     parts = PurePosixPath(path).parts
-    roots = {*hosted.comfy.folders.models} - {"configs", "custom_nodes"}
     if wanted.startswith(("/", "\\")):
         message = f"file_path must be relative: {wanted!r}"
     elif not parts:
         message = f"file_path must include a filename: {wanted!r}"
     elif ".." in parts:
         message = f"file_path must not contain '..': {wanted!r}"
-    elif len(parts) > 1 and parts[0] not in {"input", *roots}:
-        allowed = sorted({"input", *roots})
+    elif len(parts) > 1 and parts[0] not in {"input", *_ROOTS}:
+        allowed = sorted({"input", *_ROOTS})
         message = f"'{parts[0]}' is not an allowlisted placement root (allowed: {allowed})"
-    elif len(parts) > 1 and parts[0] in roots:
+    elif len(parts) > 1 and parts[0] in _ROOTS:
         return True, path
     else:
         return False, posixpath.join(*parts[len(parts) > 1 :])
@@ -260,14 +287,43 @@ async def _delete_asset(hosted: HostedState, request: web.Request) -> web.Respon
 
 
 async def _from_path(hosted: HostedState, request: web.Request) -> web.Response:
+    """Make an asset of a file in ComfyUI's folders."""
     if not hosted.traps.places_models:
         message = (
             "Host-path registration requires --comfyui-base-dir "
             "(the proxy must share a filesystem with ComfyUI)."
         )
         raise Refusal("invalid_request", message, status=422)
-    message = "Host path must resolve under --comfyui-base-dir."
-    raise Refusal("invalid_request", message, status=422)
+    body = await _json(request)
+    given = body.get("path")
+    if not isinstance(given, str) or not given:
+        raise Refusal("invalid_request", "Missing 'path' (absolute host path).", status=422)
+    path = Path(given).resolve()
+    if not path.is_file():
+        raise Refusal("blob_not_found", "Host path does not exist.")
+    root = hosted.comfy.folders.root.resolve()
+    if not path.is_relative_to(root):
+        message = "Host path must resolve under --comfyui-base-dir."
+        raise Refusal("invalid_request", message, status=422)
+    kind, *parts = path.relative_to(root).parts
+    if kind not in ("input", "output", "temp") or not parts:
+        message = "Host path must be under input/, output/, temp/, or models/."
+        raise Refusal("invalid_request", message, status=422)
+    data = path.read_bytes()
+    known = hosted.memory.by_hash(digest(data))
+    if known is not None:
+        return _answer(hosted, request, known, 200)
+    ref = StoredFile(parts[-1], "/".join(parts[:-1]), kind)
+    asset = AssetRecord(
+        id=str(uuid.uuid4()),
+        hash=digest(data),
+        size_bytes=len(data),
+        content_type=body.get("content_type") or content_type(path.name),
+        file_path=body.get("file_path") or "/".join((kind, *parts)),
+        ref=ref,
+    )
+    hosted.memory.add(asset)
+    return _answer(hosted, request, asset, 201)
 
 
 ASSET_V2_ROUTES: Routes[HostedState] = (

@@ -111,14 +111,16 @@ class JobStream:
                 heard = time.monotonic()
                 yield None, "keepalive"
                 if self._look().has_ended:
-                    break
+                    async for frame in self._end("always"):
+                        yield frame
+                    return
             if traps.every_status:
                 view = self._look()
                 if view.has_ended:
                     break
                 if view.snapshot() != self._told:
                     yield self._status(view)
-        async for frame in self._end():
+        async for frame in self._end(self._hosted.traps.outputs_after_status):
             yield frame
 
     async def _is_cut_off(self) -> bool:
@@ -129,12 +131,12 @@ class JobStream:
             return True
         return False
 
-    async def _end(self) -> AsyncGenerator[Frame]:
+    async def _end(self, late: str) -> AsyncGenerator[Frame]:
+        """Yield the end; ``late``: which jobs have their outputs after the status."""
         queue, traps = self._hosted.comfy.queue, self._hosted.traps
         while not traps.early_end and queue.running_id == self._job_id and not queue.closed:
             await asyncio.sleep(_POLL)
         view = self._look()
-        late = traps.outputs_after_status
         is_late = late == "always" or (late == "failed" and view.said != "succeeded")
         outputs = list(self._outputs(view))
         for frame in [] if is_late else outputs:

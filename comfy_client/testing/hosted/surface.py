@@ -50,8 +50,7 @@ def surface(hosted: HostedState) -> web.Application:
         *STREAM_ROUTES,
         *ASSET_V2_ROUTES,
     )
-    for method, path, handler in routes:
-        app.router.add_route(method, f"/api/v2{path}", partial(handler, hosted))
+    _add(app, "/api/v2", hosted, routes)
 
     async def allow(request: web.Request, response: web.StreamResponse) -> None:
         origin = request.headers.get("Origin")
@@ -65,9 +64,19 @@ def surface(hosted: HostedState) -> web.Application:
 def storage(hosted: HostedState) -> web.Application:
     """Make the application of the storage."""
     app = web.Application()
-    for method, path, handler in STORAGE_ROUTES:
-        app.router.add_route(method, path, partial(handler, hosted))
+    _add(app, "", hosted, STORAGE_ROUTES)
     return app
+
+
+def _add(
+    app: web.Application, prefix: str, hosted: HostedState, routes: Routes[HostedState]
+) -> None:
+    """Add routes to an application; those for GET answer HEAD too."""
+    table = web.RouteTableDef()
+    for method, path, handler in routes:
+        add = table.get if method == "GET" else partial(table.route, method)
+        add(f"{prefix}{path}")(partial(handler, hosted))
+    app.add_routes(table)
 
 
 def _middleware(hosted: HostedState) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
 import attrs
@@ -21,6 +22,10 @@ def _one_of(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
 def _count(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is not None:
         check_count(attribute.name, value)
+
+
+def _texts(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values)
 
 
 def _seconds(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -117,7 +122,7 @@ class HostedTraps:
     timestamps: bool = False
     upstream: _Upstream = attrs.field(default="up", validator=_one_of)
     places_models: bool = False
-    origins: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    origins: tuple[str, ...] = attrs.field(default=(), converter=_texts)
 
 
 #: The traps of comfy-api-proxy 0.1.6.

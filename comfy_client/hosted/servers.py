@@ -1,0 +1,97 @@
+"""Addresses of hosted servers, and the key for each: from arguments, or from the environment."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from ..credentials import BearerCredentials, EnvCredentials
+from ..errors import AuthenticationError
+from ..transport.url import Address, parse_host
+
+#: Comfy Cloud, which is the default server.
+CLOUD: Final = "https://cloud.comfy.org"
+#: The environment variables for the server and the key, as the official client reads them.
+URL_VARIABLE: Final = "COMFY_BASE_URL"
+KEY_VARIABLE: Final = "COMFY_API_KEY"
+#: Endings of the names of servers that are serverless deployments.
+_SERVERLESS: Final = (".run.comfy.app", ".platformapi.comfy.org")
+
+
+def server_of(base_url: str | None) -> tuple[str, tuple[str, ...]]:
+    """Return the URL of the server, and the environment variables that were read for it.
+
+    Raises ``ValueError`` for anything but an http(s) URL.
+    """
+    given = base_url
+    variables: tuple[str, ...] = ()
+    if given is None:
+        said = os.environ.get(URL_VARIABLE, "").strip()
+        given, variables = said or CLOUD, (URL_VARIABLE,) if said else ()
+    named = ", ".join(variables) or "base_url"
+    try:
+        address, login = parse_host(given.strip())
+    except ValueError as exc:
+        raise ValueError(f"{named}: {exc}") from None
+    if login is not None:
+        raise ValueError(f"{named} has a login; pass api_key=..., or set {KEY_VARIABLE}, instead")
+    return address.http_url, variables
+
+
+def key_for(
+    address: Address, api_key: str | EnvCredentials | None, *, allow_insecure: bool
+) -> BearerCredentials | EnvCredentials | None:
+    """Return the credentials for a key, or else for ``COMFY_API_KEY``; None: there is no key.
+
+    An empty key means none, whatever the environment says.
+
+    Raises:
+        AuthenticationError: Comfy Cloud needs a key.
+        ValueError: The key cannot be sent in a header, or must not be sent over plain http to
+            another machine.
+    """
+    if isinstance(api_key, EnvCredentials):
+        if api_key.kind != "bearer":
+            raise ValueError("api_key: EnvCredentials must be of the kind 'bearer'")
+        found: BearerCredentials | EnvCredentials | None = api_key
+    elif api_key is None:
+        given = _checked(os.environ.get(KEY_VARIABLE, ""), KEY_VARIABLE)
+        found = EnvCredentials(KEY_VARIABLE) if given else None
+    else:
+        given = _checked(api_key, "api_key")
+        found = BearerCredentials(given) if given else None
+    if found is None and is_cloud(address):
+        raise AuthenticationError(
+            f"Comfy Cloud needs a key: pass api_key=..., or set {KEY_VARIABLE}; for another "
+            f"server, pass base_url=..., or set {URL_VARIABLE}"
+        )
+    is_exposed = address.scheme == "http" and not address.is_loopback
+    if found is not None and is_exposed and not allow_insecure:
+        raise ValueError(
+            f"the key would go unencrypted to {address.http_url}: use https://, or pass "
+            "allow_insecure=True"
+        )
+    return found
+
+
+def _checked(key: str, source: str) -> str:
+    """Return a key without the white space around it; raise ValueError if no header can have it."""
+    found = key.strip()
+    if not found.isascii() or any(c.isspace() or not c.isprintable() for c in found):
+        raise ValueError(f"{source} is no key: it has white space or other characters inside")
+    return found
+
+
+def is_cloud(address: Address) -> bool:
+    """Return whether an address is that of Comfy Cloud."""
+    return address.http_url == CLOUD
+
+
+def is_serverless(address: Address) -> bool:
+    """Return whether an address is that of a serverless deployment of Comfy."""
+    return f".{address.host}".endswith(_SERVERLESS)
+
+
+def is_comfys_own(address: Address) -> bool:
+    """Return whether an address by itself tells that a server speaks Comfy API v2."""
+    return is_cloud(address) or is_serverless(address)

@@ -1,0 +1,370 @@
+"""The pages that Sphinx reads: README, guide with pictures, and a reference of the docstrings."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import docutils.nodes
+
+import comfy_client
+from comfy_client import aio, distributed, models, testing
+from tests.guide import GUIDE, PAGES, document, text_of
+
+#: The pages of the guide in their order.  A page that stands in no group follows in the last one.
+GROUPS = {
+    "First steps": ["start", "tasks", "running", "recipes", "typescript"],
+    "Everyday use": [
+        *("workflows", "files", "notebook", "jobs", "many-runs"),
+        *("events", "errors", "command-line"),
+    ],
+    "Servers": ["connecting", "doctor", "pool", "cluster", "security"],
+    "Programs": ["service", "testing", "recording", "json", "monitoring"],
+    "Project": ["compatibility", "speed-and-faults", "changes", "development", "releasing"],
+}
+
+#: Groups of the reference: title, and the page of the guide that explains them.
+_TITLES = {
+    "client": ("Client and signals", "running"),
+    "credentials": ("Credentials", "connecting"),
+    "workflow": ("Workflows", "workflows"),
+    "jobs": ("Jobs and results", "jobs"),
+    "events": ("Events", "events"),
+    "errors": ("Errors", "errors"),
+    "doctor": ("Doctor", "doctor"),
+    "aio": ("asyncio", "service"),
+    "distributed": ("Workers of Dask", "cluster"),
+    "models": ("Answers of the server", "compatibility"),
+    "testing": ("Testing", "testing"),
+}
+_HOMES = {"batch": "jobs"}
+#: Variables of the guide's examples.
+_VARIABLES = {
+    "api": "ComfyApi",
+    "pool": "ComfyPool",
+    "job": "Job",
+    "result": "Result",
+    "image": "OutputFile",
+    "rows": "Sweep",
+    "row": "SweepRow",
+    "server": "testing.ComfyServer",
+    "workflow": "Workflow",
+    "wf": "Workflow",
+}
+#: Pages that name objects without explaining them.
+_LISTS = {"README", "changes", "compatibility", "development", "releasing", "tasks"}
+
+
+class Picture(NamedTuple):
+    """A picture of ``tests/docs/pictures``, and the section of the guide that it follows."""
+
+    name: str
+    page: str
+    section: str
+    alt: str
+
+
+#: Made by ``python -m tests.docs.take_pictures``.
+PICTURES = [
+    Picture(
+        *("notebook-gallery.webp", "notebook", "Values that show themselves"),
+        "A cell that ran a workflow: two pictures, their file names, seed and time",
+    ),
+    Picture(
+        *("notebook-sweep.webp", "notebook", "Values that show themselves"),
+        "A cell that ran a sweep: small pictures in two rows and four columns with their values",
+    ),
+    Picture(
+        *("notebook-error.webp", "errors", "Errors"),
+        "A cell that failed: the line, and which inputs are wrong, with the nearest valid value",
+    ),
+    Picture(
+        *("sheet.webp", "many-runs", "Files, tables and a contact sheet"),
+        "A contact sheet: fifteen pictures in rows by cfg and columns by seed",
+    ),
+    Picture(
+        *("terminal-run.svg", "command-line", "Command line"),
+        "A terminal: check finds no problems, run shows a progress bar",
+    ),
+    Picture(
+        *("terminal-sweep.svg", "command-line", "Output"),
+        "A terminal: sweep prints a line with values and file for each of six rows",
+    ),
+    Picture(
+        *("terminal-queue.svg", "command-line", "Jobs"),
+        "A terminal: queue lists three prompts, cancel stops one, queue lists the others",
+    ),
+    Picture(
+        *("terminal-doctor.svg", "doctor", "When it does not connect: the doctor"),
+        "A terminal: doctor prints a line for each of 22 checks",
+    ),
+]
+FOLDER = Path(__file__).with_name("pictures")
+
+
+class Entry(NamedTuple):
+    """A public object: its name, its module, its group, and its page."""
+
+    name: str
+    module: ModuleType
+    group: str
+
+    @property
+    def path(self) -> str:
+        """Its name with the module that users import it from."""
+        return f"{self.module.__name__}.{self.name}"
+
+    @property
+    def page(self) -> str:
+        """Its file in the folder ``api``, without suffix."""
+        return self.path.removeprefix("comfy_client.")
+
+
+@cache
+def reference() -> list[Entry]:
+    """Return every public object."""
+    entries = []
+    for name in comfy_client.__all__:
+        if not name.startswith("__"):
+            room = getattr(comfy_client, name).__module__.split(".")[1]
+            room = _HOMES.get(room, room)
+            entries.append(Entry(name, comfy_client, room if room in _TITLES else "client"))
+    for group, module in _MODULES.items():
+        names = (name for name in module.__all__ if name not in comfy_client.__all__)
+        entries += [Entry(name, module, group) for name in names]
+    return entries
+
+
+#: Blocks that name no language are commands and texts, but for those of docstrings.
+_PLAIN = ".. highlight:: none\n\n"
+_MODULES = {"aio": aio, "distributed": distributed, "models": models, "testing": testing}
+
+
+def write(folder: Path) -> None:
+    """Write what Sphinx reads: the README as the first page, the guide, the reference."""
+    for file in [*GUIDE.glob("*.png"), *FOLDER.glob("*.*"), *GUIDE.parent.glob("*.json")]:
+        folder.joinpath(file.name).write_bytes(file.read_bytes())
+    groups = guide()
+    for page in chain.from_iterable(groups.values()):
+        text = _PLAIN + linked(illustrated(page))
+        folder.joinpath(f"{page}.rst").write_text(text, encoding="utf-8")
+    index = _PLAIN + linked(text_of("README"))
+    index += "".join(contents(caption, pages) for caption, pages in groups.items())
+    index += contents("Reference", [*(f"api/{group}" for group in _TITLES), "genindex"])
+    folder.joinpath("index.rst").write_text(index, encoding="utf-8")
+    api = folder / "api"
+    api.mkdir()
+    for group in _TITLES:
+        api.joinpath(f"{group}.rst").write_text(overview(group), encoding="utf-8")
+    for entry in reference():
+        api.joinpath(f"{entry.page}.rst").write_text(explained(entry), encoding="utf-8")
+
+
+def guide() -> dict[str, list[str]]:
+    """Return the pages of the guide by group."""
+    grouped = {page for pages in GROUPS.values() for page in pages}
+    rest = [page for page in PAGES if page not in grouped | {"README"}]
+    *_, last = GROUPS
+    return {**GROUPS, last: [*GROUPS[last], *rest]}
+
+
+def linked(text: str) -> str:
+    """Return a page with its links and pictures as Sphinx writes them."""
+    text = re.sub(r"^\.\. image:: (?:.*/)?(\S+)\n((?:   .*\n)+)", _image, text, flags=re.MULTILINE)
+    text = re.sub(r"<(?:comfy_client/guide/)?([\w-]+)\.rst(#[\w-]+)>`__", r"<\1.html\2>`__", text)
+    text = re.sub(r"(`[^`<]+)<\.\./([\w-]+\.json)>`__", r":download:\1<\2>`", text)
+    return re.sub(r"(`[^`<]+)<(?:comfy_client/guide/)?([\w-]+)\.rst>`__", r":doc:\1<\2>`", text)
+
+
+def _image(found: re.Match[str]) -> str:
+    """Return the directive of a picture, or of two: for light pages, and for dark ones."""
+    name, options = found.groups()
+    dark = f"{Path(name).stem}-dark.webp"
+    if not FOLDER.joinpath(dark).is_file():
+        return f".. image:: {name}\n{options}"
+    pair = ((name, "only-light"), (dark, "only-dark"))
+    return "\n".join(f".. image:: {one}\n{options}   :class: {kind}\n" for one, kind in pair)
+
+
+def illustrated(page: str) -> str:
+    """Return a page of the guide with its pictures, each below the title of its section."""
+    lines = text_of(page).splitlines()
+    for picture in PICTURES:
+        if picture.page == page:
+            at = line_below(picture.section, lines)
+            lines[at:at] = ["", f".. image:: {picture.name}", f"   :alt: {picture.alt}", ""]
+    return "\n".join([*lines, ""])
+
+
+def line_below(title: str, lines: list[str]) -> int:
+    """Return the line after the title of a section."""
+    titles = (at for at, line in enumerate(lines) if line == title)
+    return next(at + 2 for at in titles if re.fullmatch(r"(.)\1{2,}", lines[at + 1]))
+
+
+def contents(caption: str, pages: list[str]) -> str:
+    """Return a table of contents that only the sidebar shows."""
+    lines = ["", ".. toctree::", "   :hidden:", f"   :caption: {caption}".rstrip(" :"), ""]
+    return "\n".join([*lines, *(f"   {page}" for page in pages), ""])
+
+
+# -- the reference ------------------------------------------------------------------------
+
+
+def overview(group: str) -> str:
+    """Return the page of a group: a table of its objects, with the first sentence of each."""
+    title, page = _TITLES[group]
+    entries = [entry for entry in reference() if entry.group == group]
+    lines = [title, "=" * len(title), "", f"In the guide: {link(page)}", ""]
+    lines += [".. list-table::", "   :widths: 30 70", ""]
+    for entry in entries:
+        lines += [f"   * - :py:obj:`{entry.name} <{entry.path}>`", f"     - {summary(entry)}"]
+    tree = ["", ".. toctree::", "   :hidden:", "", *(f"   {entry.page}" for entry in entries)]
+    return "\n".join([*lines, *tree, ""])
+
+
+def explained(entry: Entry) -> str:
+    """Return the page of an object: where the guide tells of it, and its docstring."""
+    value, title = getattr(entry.module, entry.name), entry.name
+    if inspect.isfunction(value):
+        lines = [f".. autofunction:: {entry.path}"]
+    elif not inspect.isclass(value):
+        text = comment(entry.module, entry.name)
+        lines = [f".. py:data:: {entry.path}", "", *(f"   {line}" for line in text)]
+    elif issubclass(value, BaseException):
+        lines = [f".. autoexception:: {entry.path}", "   :members:", "   :show-inheritance:"]
+    else:
+        bases = "   :inherited-members: Future, Mapping, WorkerPlugin, dict, object"
+        lines = [f".. autoclass:: {entry.path}", "   :members:", bases]
+    told = ", ".join(mentions(entry))
+    return "\n".join([title, "=" * len(title), "", f"In the guide: {told}", "", *lines, ""])
+
+
+def summary(entry: Entry) -> str:
+    """Return the first sentence about an object."""
+    value = getattr(entry.module, entry.name)
+    if inspect.isfunction(value) or inspect.isclass(value):
+        lines = (inspect.getdoc(value) or "").splitlines()
+    else:
+        lines = comment(entry.module, entry.name)
+    paragraph = " ".join(lines[: lines.index("")] if "" in lines else lines)
+    return re.split(r"(?<=[^.]\.) ", paragraph.rstrip(":"))[0]
+
+
+def comment(module: ModuleType, name: str) -> list[str]:
+    """Return what stands above a constant where it is defined."""
+    from sphinx.pycode import ModuleAnalyzer
+
+    rooms = [room for room in sys.modules if room.startswith(f"{module.__name__}.")]
+    comments = (ModuleAnalyzer.for_module(room).find_attr_docs() for room in sorted(rooms))
+    return next(found["", name] for found in comments if ("", name) in found)
+
+
+# -- links between guide and reference ----------------------------------------------------
+
+
+def link(page: str, section: str = "", anchor: str = "") -> str:
+    """Return a link from the reference to a page or a section of the guide."""
+    if not section:
+        return f":doc:`/{page}`"
+    title = document(page).next_node(docutils.nodes.title)
+    text = title.astext() if title else page
+    return f"`{text}: {section} <../{page}.html#{anchor}>`__"
+
+
+def mentions(entry: Entry, most: int = 4) -> list[str]:
+    """Return links to the page that explains an object, and to sections that name it.
+
+    Of each page, that is the section that names it most often.
+    """
+    home = _TITLES[entry.group][1]
+    best = {home: (0, link(home))}
+    for (page, section, anchor), names in _sections().items():
+        count = names[entry.path]
+        if count > best.get(page, (0, ""))[0]:
+            best[page] = (count, link(page, section, anchor))
+    pages = sorted(best, key=lambda page: (page != home, -best[page][0]))
+    return [best[page][1] for page in pages[:most]]
+
+
+@cache
+def _sections() -> dict[tuple[str, str, str], Counter[str]]:
+    """Return which objects each section of the guide names, and how often."""
+    pages = [page for page in chain.from_iterable(guide().values()) if page not in _LISTS]
+    return {
+        (page, section, anchor): Counter(names)
+        for page in pages
+        for section, anchor, names in _named_in(page)
+    }
+
+
+def _named_in(page: str) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield each section of a page: its title, unless it is the page's, its anchor, its names."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for node in document(page).findall(docutils.nodes.Text):
+        literal = node.parent
+        if not isinstance(literal, docutils.nodes.literal | docutils.nodes.literal_block):
+            continue
+        section = literal.parent
+        while not isinstance(section, docutils.nodes.section | docutils.nodes.document):
+            section = section.parent
+        title = section.next_node(docutils.nodes.title)
+        is_page = section.parent is None or isinstance(section, docutils.nodes.document)
+        key = ("", "") if is_page or not title else (title.astext(), section["ids"][0])
+        words = re.findall(r"[\w.]+", node.astext())
+        objects = (name for word in words if (name := object_of(word)))
+        found.setdefault(key, []).extend(objects)
+    for (title_text, anchor), names in found.items():
+        yield title_text, anchor, names
+
+
+@cache
+def _objects() -> dict[str, str]:
+    """Return the full names of objects by the words for them."""
+    full = {entry.page: entry.path for entry in reference()}
+    short = Counter(entry.name for entry in reference())
+    capital = {
+        entry.name: entry.path
+        for entry in reference()
+        if short[entry.name] == 1 and (entry.name[0].isupper() or entry.module is comfy_client)
+    }
+    return {**capital, **full}
+
+
+def object_of(word: str) -> str | None:
+    """Return the full name of the object that a word of code stands for, if any."""
+    return _objects().get(word)
+
+
+def target_of(code: str) -> str | None:
+    """Return the full name of what a piece of code in a text names, if that is in the reference.
+
+    ``ComfyPool``, ``api.run`` and ``result.save("out/")`` do, ``KSampler`` does not.
+    """
+    match = re.fullmatch(r"([A-Za-z_][\w.]*)(?:\(.*\))?", code, re.DOTALL)
+    if not match:
+        return None
+    name = match[1]
+    if target := object_of(name):
+        return target
+    owner, _, member = name.rpartition(".")
+    home = object_of(_VARIABLES.get(owner, owner))
+    if home is None or member.startswith("_"):
+        return None
+    module, _, kind = home.rpartition(".")
+    holder = getattr(sys.modules[module], kind)
+    is_shown = inspect.isclass(holder) and (hasattr(holder, member) or is_field(holder, member))
+    return f"{home}.{member}" if is_shown else None
+
+
+def is_field(kind: type, name: str) -> bool:
+    """Whether the docstring of a class explains this field of its instances."""
+    return bool(re.search(rf"^    {name}: ", inspect.getdoc(kind) or "", re.MULTILINE))
