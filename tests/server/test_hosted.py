@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 import requests
 
 from comfy_client.testing import ComfyServer, HostedTraps, hosted_error
 from tests.helpers.clients import until
+from tests.helpers.hosted_requests import code, ended, frames, get, run, stream, submit
 from tests.helpers.records import graph
-
-TERMINAL = {"succeeded", "failed", "canceled", "expired"}
-Frame = tuple[str, Any]
 
 
 @pytest.fixture
@@ -23,62 +19,6 @@ def server() -> Iterator[ComfyServer]:
     """A proxy before ComfyUI 0.3.75."""
     with ComfyServer(hosted="proxy") as running:
         yield running
-
-
-def submit(server: ComfyServer, workflow: Any = None, key: str | None = None, **more: Any) -> Any:
-    """Submit a job; return the whole answer."""
-    headers = {} if key is None else {"Idempotency-Key": key}
-    body = {"workflow": graph() if workflow is None else workflow, **more}
-    return requests.post(f"{server.url}/api/v2/jobs", json=body, headers=headers, timeout=60)
-
-
-def get(server: ComfyServer, path: str, **options: Any) -> requests.Response:
-    return requests.get(f"{server.url}/api/v2{path}", timeout=60, **options)
-
-
-def ended(server: ComfyServer, job_id: str) -> dict[str, Any]:
-    """The job once it has ended."""
-    found: list[dict[str, Any]] = []
-
-    def has_ended() -> bool:
-        found.append(get(server, f"/jobs/{job_id}").json())
-        return found[-1]["status"] in TERMINAL
-
-    until(has_ended)
-    return found[-1]
-
-
-def run(server: ComfyServer, **more: Any) -> dict[str, Any]:
-    """Submit a job and wait for its end."""
-    return ended(server, submit(server, **more).json()["id"])
-
-
-def code(answer: requests.Response) -> tuple[int, str]:
-    return answer.status_code, answer.json()["error"]["code"]
-
-
-def stream(server: ComfyServer, job_id: str) -> list[Frame]:
-    """All frames of a job's events, comments included."""
-    with get(server, f"/jobs/{job_id}/events", stream=True) as answer:
-        assert answer.headers["Content-Type"] == "text/event-stream"
-        return list(frames(answer))
-
-
-def frames(answer: requests.Response) -> Iterator[Frame]:
-    name = ""
-    for line in answer.iter_lines(1):
-        kind, _, value = line.decode().partition(": ")
-        if kind == "event":
-            name = value
-        elif kind == "data":
-            yield name, json.loads(value)
-        elif not kind and value:
-            yield "comment", value
-
-
-def held(server: ComfyServer) -> Callable[[], None]:
-    """Hold the job that runs; return what lets it go on."""
-    return server.faults.hang_worker().end
 
 
 def test_a_job_from_submit_to_content(server: ComfyServer) -> None:
@@ -125,7 +65,7 @@ def test_only_one_of_five_submissions_at_once_with_one_key_is_taken(server: Comf
 
 
 def test_the_events_of_a_job_end_with_outputs_and_status(server: ComfyServer) -> None:
-    go_on = held(server)
+    go_on = server.faults.hang_worker().end
     job_id = submit(server).json()["id"]
     until(lambda: get(server, f"/jobs/{job_id}").json()["status"] == "running")
     with get(server, f"/jobs/{job_id}/events", stream=True) as answer:

@@ -8,6 +8,7 @@ Each module imports only modules below it in this list.
 Modules:
     gateway: The ports of the surface: start, crash and restart, apart from ComfyUI behind it.
     surface: All routes of v2, and the rules for each request.
+    cloud_v1: Comfy Cloud's older routes, for reading only.
     job_routes: Submit, poll, list, workflow, cancel.
     job_stream: The events of a job as server-sent events.
     asset_routes: Uploads and downloads.

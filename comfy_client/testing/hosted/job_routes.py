@@ -190,8 +190,11 @@ def _file_name(hosted: HostedState, info: Any, missing: list[str]) -> str:
 async def _view(hosted: HostedState, request: web.Request, job_id: str) -> JobView:
     """Look for a job; raise Refusal if nobody knows it."""
     await hosted.reach(request)
+    record = hosted.memory.jobs.get(job_id)
     view = look(hosted, job_id, hosted.base(request))
-    if view.status == "unknown" and job_id not in hosted.memory.jobs:
+    if record is not None:
+        record.looks += 1
+    if view.status == "unknown" if record is None else record.looks <= hosted.traps.unknown_looks:
         raise no_job(job_id)
     return view
 

@@ -179,9 +179,10 @@ def describe(hosted: HostedState, job_id: str, view: JobView, base: str) -> dict
         "progress": view.progress,
         "outputs": view.outputs,
         "error": view.error,
-        "outputs_reused": view.outputs_reused,
         "urls": {"self": jobs, "events": f"{jobs}/events", "cancel": f"{jobs}/cancel"},
-    } | _given(record)
+        **({"outputs_reused": view.outputs_reused} if hosted.place == "proxy" else {}),
+        **_given(record),
+    }
 
 
 def _given(record: JobRecord | None) -> dict[str, Any]:

@@ -40,6 +40,8 @@ class JobRecord:
     workflow: Mapping[str, Any]
     metadata: Any = None
     priority: int | None = None
+    #: How often it was looked at.
+    looks: int = 0
     created_at: datetime = attrs.field(factory=now)
 
 

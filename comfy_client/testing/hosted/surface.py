@@ -13,6 +13,7 @@ from ..hosts import is_loopback, is_same_site
 from ..raw_http import Next
 from ..server_state import Routes
 from .asset_routes import ASSET_V2_ROUTES
+from .cloud_v1 import CLOUD_V1_ROUTES
 from .hosted_state import HostedState
 from .job_routes import JOB_V2_ROUTES
 from .job_stream import STREAM_ROUTES
@@ -51,6 +52,8 @@ def surface(hosted: HostedState) -> web.Application:
         *ASSET_V2_ROUTES,
     )
     _add(app, "/api/v2", hosted, routes)
+    if hosted.place == "cloud":
+        _add(app, "", hosted, CLOUD_V1_ROUTES)
 
     async def allow(request: web.Request, response: web.StreamResponse) -> None:
         origin = request.headers.get("Origin")

@@ -90,6 +90,8 @@ class HostedTraps:
         upstream: The ComfyUI behind: ``"up"``; ``"down"``: refuses connections; ``"dark"``: never
             answers; ``"lost"``: takes jobs, but its answers are lost.
         places_models: Whether model files can be uploaded.
+        unknown_looks: How many looks at a new job are answered with 404.
+        v1_seconds: Whether Comfy Cloud's older API has times in seconds, not milliseconds.
         origins: Web pages that may ask, such as ``"https://app.example"``.
 
     Raises:
@@ -122,6 +124,8 @@ class HostedTraps:
     timestamps: bool = False
     upstream: _Upstream = attrs.field(default="up", validator=_one_of)
     places_models: bool = False
+    unknown_looks: int = attrs.field(default=0, validator=_count)
+    v1_seconds: bool = False
     origins: tuple[str, ...] = attrs.field(default=(), converter=_texts)
 
 
