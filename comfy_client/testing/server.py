@@ -114,6 +114,7 @@ class ComfyServer(ScriptedServer):
             another.
         faults: Faults that can be switched on: see :class:`Faults`.
         version: The version of ComfyUI that it imitates.
+        hosted: The hosted surface that it serves, or ``None``.
 
     Raises:
         ValueError: A certificate that cannot be loaded, a prefix that is not a path, an invalid
@@ -153,6 +154,7 @@ class ComfyServer(ScriptedServer):
         _check_credentials(credentials)
         super().__init__()
         self.version: Version = version
+        self.hosted: Place | None = hosted
         self._options = Options(
             version=version,
             multi_user=multi_user,

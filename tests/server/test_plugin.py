@@ -19,6 +19,7 @@ import trustme
 import comfy_client
 from tests.conftest import load_workflow
 from tests.guide import blocks
+from tests.helpers.records import graph
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(comfy_client.__file__).parent
@@ -184,13 +185,18 @@ def test_a_pair(comfy_api):
 def test_a_token(comfy_api):
     assert comfy_api.get_queue().pending == ()
 
+@pytest.mark.comfy_server(hosted="proxy", credentials="secret")
+def test_a_hosted_server(comfy_api):
+    assert type(comfy_api).__name__ == "HostedApi"
+    assert comfy_api.run({graph()}, timeout=30).images
+
 @pytest.mark.comfy_server(tls=({str(pem)!r}, {str(pem)!r}))
 def test_a_certificate(comfy_api):
     assert comfy_api.connected
     assert comfy_api.host.startswith("https://")
 """
     done = run(code, "-W", "error")
-    assert "3 passed" in done.stdout, done.stdout
+    assert "4 passed" in done.stdout, done.stdout
 
 
 def test_every_package_is_installed() -> None:

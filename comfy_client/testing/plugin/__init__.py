@@ -66,12 +66,18 @@ def comfy_api(comfy_server: ComfyServer) -> Iterator[ComfyApi]:
     It brings the server's ``credentials``, and trusts the certificate file of a ``tls`` pair, if
     that is self-signed or has its CA in it too.
     What an ``ssl.SSLContext`` has is not known: there, make a client of your own with
-    ``ComfyApi(comfy_server.url, verify=...)``.
+    ``ComfyApi(comfy_server.url, verify=...)``.  For a server with ``hosted=`` it is a
+    :class:`comfy_client.HostedApi`.
     """
-    from comfy_client import BearerCredentials, ComfyApi
+    from comfy_client import BearerCredentials, ComfyApi, HostedApi
     from comfy_client.testing.server import client_options
 
     options = client_options(comfy_server)
+    if comfy_server.hosted:
+        key = options.pop("credentials") or ""
+        with HostedApi(comfy_server.url, key, **options) as hosted:
+            yield hosted
+        return
     if isinstance(options["credentials"], str):
         options["credentials"] = BearerCredentials(options["credentials"])
     with ComfyApi(comfy_server.url, **options) as api:
