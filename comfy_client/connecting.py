@@ -6,12 +6,13 @@ import copy
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 from .errors import (
     ApiError,
     AuthenticationError,
     ComfyError,
+    NotSupported,
     RequestTimeout,
     ServerUnreachable,
     TransportError,
@@ -20,6 +21,7 @@ from .errors import (
 from .events import ErrorEvent
 from .jobs.execute import Parts
 from .locks import check_may_wait
+from .models import SystemStats
 from .routes import Routes
 from .transport.backoff import Backoff
 from .transport.deadline import LONGEST, Deadline, limited_silence
@@ -27,9 +29,6 @@ from .transport.dial import speaks_tls
 from .transport.failures import is_away
 from .transport.http import Http
 from .transport.websocket import State
-
-if TYPE_CHECKING:
-    from .models import SystemStats
 
 Found = TypeVar("Found")
 
@@ -150,8 +149,13 @@ def _test_credentials(routes: Routes, parts: Parts, timeout: float) -> None:
 
 def _ask_for_stats(routes: Routes, parts: Parts, timeout: float) -> SystemStats:
     _test_credentials(routes, parts, timeout)
-    with limited_silence(timeout):
-        return routes.get_system_stats()
+    try:
+        with limited_silence(timeout):
+            return routes.get_system_stats()
+    except NotSupported as exc:
+        if exc.status:
+            raise
+        return SystemStats()  # a hosted server tells neither versions nor memory
 
 
 def _is_temporary(exc: ComfyError) -> bool:

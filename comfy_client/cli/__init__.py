@@ -41,5 +41,6 @@ Modules:
     stop_signals: The signals that stop a command.
     live_queue: The changes of a queue and its history, as ``watch`` shows them.
     following: Events of a prompt that was submitted with ``--detach``.
+    hosted_jobs: Jobs of a hosted server, in place of its queue and history.
     mine: The mark of prompts that this installation has submitted.
 """

@@ -9,6 +9,7 @@ import click
 
 from .completion import complete_queued
 from .exits import Exit, SilentExit
+from .hosted_jobs import cancelled, is_hosted
 from .mine import is_mine, why_unknown
 from .printing import confirm, emit, examples, note, say, yes_option
 from .prompt_commands import full_ids, refuse_empty
@@ -51,15 +52,19 @@ def cancel(
     with given.client() as api:
         if everything:
             confirm(f"Cancel all prompts in the queue of {api.host}, whoever submitted them?", yes)
-        queue = api.get_queue(workflows_of=None if all_mine else ())
-        if prompt_ids:
-            chosen = full_ids(api, prompt_ids, queue)
+        if is_hosted(api) and prompt_ids:
+            stopped = cancelled(api, full_ids(api, prompt_ids))
         else:
-            chosen = _all_in(queue, only_mine=all_mine)
-            if not chosen:
-                note("Nothing of yours is in the queue." if all_mine else "The queue is empty.")
+            queue = api.get_queue(workflows_of=None if all_mine else ())
+            if prompt_ids:
+                chosen = full_ids(api, prompt_ids, queue)
+            else:
+                chosen = _all_in(queue, only_mine=all_mine)
+                if not chosen:
+                    note("Nothing of yours is in the queue." if all_mine else "The queue is empty.")
+            stopped = _stopped(api, chosen, queue)
         missing = False
-        for prompt_id, was_there in _stopped(api, chosen, queue):
+        for prompt_id, was_there in stopped:
             missing = missing or not was_there
             if given.json:
                 emit({"prompt_id": prompt_id, "cancelled": was_there})

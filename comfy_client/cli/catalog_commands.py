@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -95,6 +96,8 @@ def upload(given: ServerOptions, files: tuple[str, ...], subfolder: str, overwri
                 sent = api.upload_image(Path(file), subfolder=subfolder, overwrite=overwrite)
             except ValueError as exc:
                 raise Mistake(f"{file}: {message_of(exc)}") from None
+            # The value of an input is an object for an asset of a hosted server.
+            ref = sent.ref if isinstance(sent.ref, str) else json.dumps(sent.ref)
             if given.json:
                 emit(
                     {
@@ -102,8 +105,8 @@ def upload(given: ServerOptions, files: tuple[str, ...], subfolder: str, overwri
                         "name": sent.name,
                         "subfolder": sent.subfolder,
                         "type": sent.type,
-                        "ref": sent.ref,
+                        "ref": ref,
                     }
                 )
             else:
-                say(sent.ref)
+                say(ref)

@@ -23,6 +23,7 @@ from click.shell_completion import CompletionItem
 
 from .decorators import complete_files, paths
 from .exits import Mistake
+from .hosted_jobs import is_hosted, listed
 from .printing import ago
 from .profiles import load_config
 from .server_options import ServerOptions
@@ -139,12 +140,18 @@ def _ids(
 
 
 def _queued_prompts(api: ComfyApi) -> Iterator[tuple[str, str]]:
+    if is_hosted(api):
+        yield from (one for one in listed(api, _LATEST) if one[1] in ("pending", "running"))
+        return
     queue = api.get_queue()
     yield from ((item.prompt_id, "running") for item in queue.running)
     yield from ((item.prompt_id, "pending") for item in queue.pending)
 
 
 def _all_prompts(api: ComfyApi) -> Iterator[tuple[str, str]]:
+    if is_hosted(api):
+        yield from listed(api, _LATEST)
+        return
     yield from _queued_prompts(api)
     for entry in reversed(api.get_histories(_LATEST).values()):
         yield entry.prompt_id, f"{entry.outcome}, {ago(entry.ended)} ago"

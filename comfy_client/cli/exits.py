@@ -129,6 +129,12 @@ _IN_COMMANDS: Final = (
     ),
     (r"attach to it by api\.job\('([^']+)'\)", r"comfy-client job \1 --wait"),
     (r"; pass credentials=\.\.\.", ""),
+    (r"pass api_key=\.\.\., or set COMFY_API_KEY", "give --token-file FILE, or set COMFY_API_KEY"),
+    (r"pass base_url=\.\.\., or set COMFY_BASE_URL", "give --host URL, or set COMFY_BASE_URL"),
+    (r"with job\(id\)", "with comfy-client job ID"),
+    (r"with run\(\) or submit\(\)", "with comfy-client run"),
+    (r"with job\.cancel\(\)", "with comfy-client cancel ID"),
+    (r"or pass allow_insecure=True", "or give --insecure"),
     (r"pass verify='ca\.pem'", "pass --ca FILE"),
     (r"or verify=False", "or --insecure"),
     (r"check https, verify= and cert=", "check https and --ca"),
@@ -136,6 +142,9 @@ _IN_COMMANDS: Final = (
     (r"the exception has them .* carry on", "with --journal the same command goes on"),
     (r"set\(\.\.\., force=True\) replaces the link by a value", "set the input of that node"),
 )
+
+#: The variable with the key of a hosted server.
+_HOSTED_KEY: Final = "COMFY_API_KEY"
 
 
 def in_commands(text: str) -> str:
@@ -197,6 +206,8 @@ def hint_of(error: BaseException) -> str | None:
         return f"comfy-client job {error.prompt_id} --traceback; or comfy-client logs"
     if isinstance(error, Unsaved):
         return error.hint
+    if isinstance(error, AuthenticationError) and _HOSTED_KEY in str(error):
+        return None  # the message has the advice
     if isinstance(error, MissingExtra):
         return None  # the message has the command
     hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from ..errors import NotSupported
 from .completion import complete_texts
 from .decorators import Decorator
 from .exits import Mistake
@@ -120,7 +121,10 @@ def _key_for(workflow: Workflow, server: PromptSource) -> str | None:
 def _takes_key(workflow: Workflow, server: PromptSource) -> bool:
     """Return whether a node of the workflow has a hidden input for the key."""
     classes = {node.class_type for node in workflow.nodes.values()}
-    known = server.node_definitions(classes)
+    try:
+        known = server.node_definitions(classes)
+    except NotSupported:  # a hosted server that does not describe nodes
+        return False
     return any(_hidden_key(known.get(name)) for name in classes)
 
 

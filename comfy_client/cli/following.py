@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from .hosted_jobs import is_hosted
 from .mine import DETACHED, is_mine, state_path
 from .printing import note
 
@@ -44,6 +45,8 @@ def _free_client_id(api: ComfyApi, prompt_id: str) -> str | None:
     """Return the client id of a queued prompt that this installation detached, else None."""
     from ..values import is_uuid
 
+    if is_hosted(api):
+        return None  # each job has its own events, whoever submitted it
     queue, mine = api.get_queue(workflows_of=(prompt_id,)), is_mine()
     for item in (*queue.running, *queue.pending):
         extra = item.extra_data

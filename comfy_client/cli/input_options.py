@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from ..errors import ComfyError, WorkflowError
+from ..errors import ComfyError, NotSupported, WorkflowError
 from ..nearest import nearest
 from .exits import Mistake, message_of
 from .standard_input import text_of
@@ -122,7 +122,10 @@ class InputTypes:
         from ..workflow.input_specs import InputSpec, walk
 
         node = self.workflow.nodes[node_id]
-        definition = as_mapping(self.definitions, [node.class_type]).get(node.class_type)
+        try:
+            definition = as_mapping(self.definitions, [node.class_type]).get(node.class_type)
+        except NotSupported:  # a hosted server that does not describe nodes
+            definition = None
         found = walk(definition, node.inputs) if definition else ()
         return {one.name: one for one in found if isinstance(one, InputSpec)}
 

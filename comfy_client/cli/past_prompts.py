@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from ..errors import ComfyError, JobNotFound
 from .exits import Mistake
+from .hosted_jobs import is_hosted, job_record
 from .printing import note
 from .prompt_commands import full_id
 
@@ -86,6 +87,8 @@ def find(clients: Iterable[ComfyApi], text: str) -> Record | None:
 
 
 def _on(api: ComfyApi, prompt_id: str) -> Record | None:
+    if is_hosted(api):
+        return job_record(api, prompt_id)
     record: Record | None = api.get_history(prompt_id)
     if record is None:
         queue = api.get_queue()

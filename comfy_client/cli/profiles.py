@@ -22,6 +22,7 @@ KEYS: Final[Mapping[str, type]] = {
     "login-file": str,
     "ca": str,
     "insecure": bool,
+    "hosted": bool,
     "user": str,
 }
 _SECRETS: Final = ("token", "login")
@@ -134,7 +135,8 @@ def _check(path: Path, name: str, profile: Mapping[str, Any]) -> None:
             raise Mistake(f"{path}, profile {name!r}: {key} must be {wanted}")
     if not profile.get("host", "-").strip():
         raise Mistake(f"{path}, profile {name!r}: host is empty")
-    if "host" not in profile and any(key.startswith(_SECRETS) for key in profile):
+    has_server = "host" in profile or profile.get("hosted")
+    if not has_server and any(key.startswith(_SECRETS) for key in profile):
         raise Mistake(f"{path}, profile {name!r}: a login or token needs a host, and there is none")
 
 

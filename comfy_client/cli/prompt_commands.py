@@ -11,6 +11,7 @@ import attrs
 import click
 
 from ..errors import JobFailed
+from . import hosted_jobs
 from .completion import complete_ids
 from .decorators import Decorator, complete_files, moment
 from .desktop import open_option
@@ -405,6 +406,9 @@ def full_ids(api: ComfyApi, texts: Sequence[str], queue: Queue | None = None) ->
     refuse_empty(texts)
     if all(len(text) >= _WHOLE for text in texts):
         return list(texts)
+    if hosted_jobs.is_hosted(api):
+        known = [job_id for job_id, _ in hosted_jobs.listed(api)]
+        return [text if len(text) >= _WHOLE else _completed(text, known) for text in texts]
     found = api.get_queue(workflows_of=()) if queue is None else queue
     known = [item.prompt_id for item in (*found.running, *found.pending)]
     if any(len(text) < _WHOLE and text not in known for text in texts):
@@ -457,9 +461,9 @@ def download(given: ServerOptions, prompt_id: str, out: str, is_opened: bool) ->
     check_out(out, as_json=given.json)
     with saving_to(out, {}), given.client() as api:
         prompt_id = full_id(api, prompt_id)
-        entry = api.get_history(prompt_id)
+        entry = hosted_jobs.past(api, prompt_id)
         if entry is None:
-            if prompt_id in api.get_queue():
+            if hosted_jobs.is_queued(api, prompt_id):
                 raise Mistake(f"{prompt_id} has not ended: comfy-client job {prompt_id} --wait")
             known_job(api, prompt_id)
             return

@@ -255,6 +255,7 @@ def where(given: ServerOptions) -> None:
         return
     for label, key in (
         ("server", "host"),
+        ("hosted", "hosted"),
         ("credentials", "credentials"),
         ("certificates", "ca"),
         ("insecure", "insecure"),
@@ -272,6 +273,7 @@ def where(given: ServerOptions) -> None:
 def _where(server: Target, config: Config) -> dict[str, Any]:
     return {
         "host": server.host,
+        "hosted": server.hosted,
         "credentials": server.kind_of_credentials,
         "ca": server.ca,
         "insecure": server.insecure,

@@ -41,6 +41,7 @@ class ServerOptions:
     profiles: tuple[str, ...] = ()
     ca: str | None = None
     insecure: bool = False
+    hosted: bool = False
     user: str | None = None
     login_file: str | None = None
     token_file: str | None = None
@@ -64,7 +65,7 @@ class ServerOptions:
         """The options of each server, by name."""
         if len(self.profiles) > 1 and self.hosts:
             raise click.UsageError("each --profile names its own server: leave out --host")
-        said = ("ca", "insecure", "user", "login_file", "token_file")
+        said = ("ca", "insecure", "hosted", "user", "login_file", "token_file")
         shared = {name.replace("_", "-"): getattr(self, name) for name in said}
         return [
             {"host": host, "profile": profile, **shared}
@@ -258,7 +259,14 @@ _OPTIONS: Final = (
         is_flag=True,
         callback=_store,
         expose_value=False,
-        help="Do not verify the certificate.",
+        help="Do not verify the certificate; to a hosted server, also send a key over http.",
+    ),
+    click.option(
+        "--hosted",
+        is_flag=True,
+        callback=_store,
+        expose_value=False,
+        help="The server speaks Comfy API v2.  Default host: COMFY_BASE_URL, Comfy Cloud.",
     ),
     click.option(
         "--user",

@@ -18,9 +18,10 @@ import attrs
 
 from ..client import ComfyApi
 from ..credentials import BasicCredentials, BearerCredentials, EnvCredentials
+from ..hosted.servers import CLOUD, KEY_VARIABLE, URL_VARIABLE, is_comfys_own
 from ..settings import DEFAULT_HOST, HOST_VARIABLE, SECRET_VARIABLES
 from ..transport.url import Address, parse_host
-from .exits import Mistake
+from .exits import Mistake, in_commands
 from .input_options import mistakes
 from .profiles import Config, is_open_to_others
 from .standard_input import claim_standard_input
@@ -30,6 +31,13 @@ PROFILE_VARIABLE: Final = "COMFYUI_PROFILE"
 
 #: Seconds to connect, unless a request has fewer.
 _CONNECT: Final = 5.0
+
+#: The names of the layers with variables for a ComfyUI, and for a hosted one.
+_ENVIRONMENT: Final = "environment"
+_HOSTED_ENVIRONMENT: Final = "environment of hosted servers"
+#: The variable with the server of each of these layers, and the kinds of variables with secrets.
+_HOST_VARIABLES: Final = {_ENVIRONMENT: HOST_VARIABLE, _HOSTED_ENVIRONMENT: URL_VARIABLE}
+_SECRET_KINDS: Final = {**SECRET_VARIABLES, KEY_VARIABLE: "bearer"}
 
 _AnyCredentials = BasicCredentials | BearerCredentials | EnvCredentials
 
@@ -44,6 +52,7 @@ class Target:
         ca: The file with certificates to trust; ``None``: the public ones.
         insecure: Whether certificates are not verified.
         user: The user's id on a multi-user server; ``None``: none.
+        hosted: Whether it is a hosted ComfyUI, which speaks Comfy API v2.
         profile: The name of the profile in effect; ``None``: none.
         sources: Where each of these settings comes from, by the name of the setting.
         remarks: Notes on secrets that are not sent, and on files that show secrets to other users.
@@ -54,6 +63,7 @@ class Target:
     ca: str | None = None
     insecure: bool = False
     user: str | None = None
+    hosted: bool = False
     profile: str | None = None
     sources: Mapping[str, str] = attrs.field(factory=dict)
     remarks: tuple[str, ...] = ()
@@ -83,6 +93,8 @@ class Target:
 
         With the transport ``poll``, it opens no socket.
         """
+        if self.hosted:
+            return self._hosted_client((min(_CONNECT, limit), limit), record)
         return ComfyApi(
             self.host,
             credentials=self.credentials,
@@ -92,6 +104,28 @@ class Target:
             record=record,
             transport=transport,
         )
+
+    def _hosted_client(self, timeout: tuple[float, float], record: Path | None) -> ComfyApi:
+        """Make a client of a hosted server, which never reads the environment by itself."""
+        from ..hosted.api import HostedApi  # rarely needed, and slow to import
+
+        key: str | EnvCredentials = ""
+        match self.credentials:
+            case BearerCredentials(token):
+                key = token
+            case EnvCredentials() as variable:
+                key = variable
+        try:
+            return HostedApi(
+                self.host,
+                key,
+                timeout=timeout,
+                verify=self.verify,
+                record=record,
+                allow_insecure=self.insecure,
+            )
+        except ValueError as exc:
+            raise Mistake(in_commands(str(exc))) from None
 
 
 @attrs.frozen
@@ -108,8 +142,8 @@ class _Layer:
         """Return the name of the place that a setting comes from."""
         if self.name == "options":
             return f"--{key}"
-        if self.name == "environment":
-            return HOST_VARIABLE if key == "host" else key
+        if self.name in _HOST_VARIABLES:
+            return _HOST_VARIABLES[self.name] if key == "host" else key
         return self.name
 
     def credentials(self) -> _FoundCredentials | None:
@@ -123,7 +157,7 @@ class _Layer:
             file, source = self.says.get(f"{kind}-file"), self.source(f"{kind}-file")
             if file:
                 return _FoundCredentials(_made(kind, self.read(file), source), source, file)
-        for variable, kind in SECRET_VARIABLES.items():
+        for variable, kind in _SECRET_KINDS.items():
             if self.says.get(variable):
                 if kind == "basic":
                     split_login(self.says[variable], variable)
@@ -162,12 +196,19 @@ def resolve(
     layers = list(_layers(given, config, read or _first_line))
     named = next((layer for layer in layers if layer.address is not None), None)
     if named is None or named.address is None:
-        host, said_by = DEFAULT_HOST, "the default"
+        host, said_by = (CLOUD if given.get("hosted") else DEFAULT_HOST), "the default"
     else:
         host, said_by = named.address.http_url, named.source("host")
+    sources = {"host": said_by}
+    hosted = _hosted_by(given, named)
+    if hosted is not None:
+        sources["hosted"] = hosted
+        left_out = _ENVIRONMENT
+    else:
+        left_out = _HOSTED_ENVIRONMENT
+    layers = [one for one in layers if one.name != left_out or one is named]
     ours = [one for one in layers if one.address is None or one.address.http_url == host]
     others = [one for one in layers if one not in ours]
-    sources = {"host": said_by}
     values: dict[str, Any] = {}
     for keys in (("ca", "insecure"), ("user",)):  # both from one source
         first = next((layer for layer in ours if any(map(layer.says.get, keys))), None)
@@ -177,11 +218,14 @@ def resolve(
     found = next(filter(None, (layer.credentials() for layer in ours)), None)
     if found is not None:
         sources["credentials"] = found.source
+    if hosted is not None:
+        _check_hosted(found, values.get("user") and sources["user"])
     if values.get("ca"):
         values["ca"] = os.path.expanduser(values["ca"])
     return Target(
         host,
         found and found.credentials,
+        hosted=hosted is not None,
         profile=_profile_in(given, config)[0],
         sources=sources,
         remarks=tuple(_unsent(others) if found is None else _shown(found.file)),
@@ -197,11 +241,39 @@ def _layers(
     yield _layer("options", given, read)
     if profile is not None and is_option:
         yield profile
-    environment = {"host": os.environ.get(HOST_VARIABLE)}
-    environment |= {variable: os.environ.get(variable) for variable in SECRET_VARIABLES}
-    yield _layer("environment", environment, read)
+    is_hosted = bool(given.get("hosted"))
+    if not is_hosted:
+        environment = {"host": os.environ.get(HOST_VARIABLE)}
+        environment |= {variable: os.environ.get(variable) for variable in SECRET_VARIABLES}
+        yield _layer(_ENVIRONMENT, environment, read)
+    said = {"host": URL_VARIABLE, KEY_VARIABLE: KEY_VARIABLE}
+    hosted = {key: os.environ.get(variable, "").strip() for key, variable in said.items()}
+    yield _layer(_HOSTED_ENVIRONMENT, hosted, read)
+    if is_hosted and profile is not None and not (is_option or profile.says.get("hosted")):
+        return  # the default server is no hosted one
     if profile is not None and not is_option:
         yield profile
+
+
+def _hosted_by(given: Mapping[str, Any], named: _Layer | None) -> str | None:
+    """Return what tells that the server is a hosted one, or None."""
+    if given.get("hosted"):
+        return "--hosted"
+    if named is None or named.address is None:
+        return None
+    if named.name == _HOSTED_ENVIRONMENT or named.says.get("hosted"):
+        return named.source("host")
+    return "its address" if is_comfys_own(named.address) else None
+
+
+def _check_hosted(found: _FoundCredentials | None, user: str | None) -> None:
+    """Raise Mistake for what a hosted server does not take: logins, and users of ComfyUI."""
+    match found and found.credentials:
+        case BasicCredentials() | EnvCredentials(kind="basic"):
+            source = "" if found is None else found.source
+            raise Mistake(f"a hosted server takes a key, as in --token-file, no login ({source})")
+    if user:
+        raise Mistake(f"a hosted server has no users of ComfyUI ({user})")
 
 
 def _profile_in(given: Mapping[str, Any], config: Config) -> tuple[str | None, bool]:
@@ -213,11 +285,12 @@ def _profile_in(given: Mapping[str, Any], config: Config) -> tuple[str | None, b
 
 def _layer(name: str, says: Mapping[str, Any], read: Callable[[str], str]) -> _Layer:
     address, login = None, None
-    if says.get("host"):
+    host = says.get("host") or (says.get("hosted") and name != "options" and CLOUD)
+    if host:
         try:
-            address, login = parse_host(says["host"])
+            address, login = parse_host(host)
         except ValueError as exc:
-            said_by = {"options": "--host", "environment": HOST_VARIABLE}.get(name, name)
+            said_by = {"options": "--host", **_HOST_VARIABLES}.get(name, name)
             raise Mistake(f"{exc} ({said_by})") from None
         if login is not None and name == "options":
             raise Mistake(
@@ -232,9 +305,10 @@ def _layer(name: str, says: Mapping[str, Any], read: Callable[[str], str]) -> _L
 
 def _unsent(layers: list[_Layer]) -> Iterator[str]:
     for layer in layers:
-        for variable in SECRET_VARIABLES:
+        for variable in _SECRET_KINDS:
             if layer.says.get(variable):
-                yield f"{variable} is not sent: it is for the server that {HOST_VARIABLE} names."
+                host = layer.source("host")
+                yield f"{variable} is not sent: it is for the server that {host} names."
                 return
 
 

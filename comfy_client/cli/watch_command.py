@@ -17,6 +17,7 @@ import click
 from .completion import complete_ids
 from .exits import one_line
 from .following import receiving
+from .hosted_jobs import is_hosted
 from .live_queue import LiveQueue
 from .pooling import ask_all
 from .printing import emit, examples, note, say
@@ -90,6 +91,8 @@ def _begun(clients: Sequence[ComfyApi], limit: float) -> str:
         ask_all(clients, limit)
         return f"Watching the queues of {', '.join(api.host for api in clients)}"
     [api] = clients
+    if is_hosted(api):
+        api.get_queue()  # raises the error that says why there is nothing to watch
     length = api.poll_status(limit).queue_remaining
     return f"Prompts in the queue of {api.host}: {length}"
 

@@ -19,6 +19,7 @@ from .files import AssetFiles
 from .hosted_settings import HostedSettings
 from .routes import HostedRoutes
 from .servers import CLOUD, key_for, server_of
+from .unsupported import reason_for
 
 if TYPE_CHECKING:
     import blinker
@@ -138,6 +139,10 @@ class HostedApi(AssetFiles, ComfyApi):
         with contextlib.suppress(NotFound):
             self.hosted.job(_NOBODY, timeout=timeout)
         return models.QueueStatus(len(self.parts.tracker.outstanding))
+
+    def subscribe_logs(self, enabled: bool = True) -> NoReturn:
+        """Raise :class:`NotSupported`: Comfy API v2 does not show the server's log."""
+        raise NotSupported(reason_for("/internal/logs"))
 
     def cancel_job(self, prompt_id: str) -> bool:
         """Cancel a job; return False if the server does not know it, or it has ended.

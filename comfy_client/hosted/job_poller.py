@@ -24,7 +24,6 @@ from ..jobs.poller import Poller
 from ..jobs.prompt import TrackedPrompt
 from ..jobs.state import JobState, Outcome
 from ..jobs.tracker import Tracker
-from ..routes.prompts import EXTRA_DATA_KEY
 from ..transport.deadline import Deadline, limited_silence
 from ..transport.failures import is_away
 from ..workflow.graph import needed
@@ -35,8 +34,10 @@ from .sending import Submission
 from .streams import Streams
 from .translation import RUNNING, executed, files_by_node, outcome, started
 
-#: The keys of ``extra_data`` that are sent, or that nobody misses.
-_OWN_EXTRA: Final = frozenset({"api_key_comfy_org", "preview_method", EXTRA_DATA_KEY})
+#: The keys of ``extra_data`` that are sent, or looked at below.
+_OWN_EXTRA: Final = frozenset({"api_key_comfy_org", "preview_method"})
+#: The beginning of keys that mark prompts of this library; they are left out.
+_MARKS: Final = "comfy_client_"
 #: The shortest pause after a refusal.
 _AFTER_REFUSAL: Final = 0.5
 #: Seconds for which a cancelled job is watched, and those after which its steps count.
@@ -300,7 +301,8 @@ def check_options(body: Mapping[str, Any]) -> None:
     """Raise :class:`NotSupported` for options of a prompt that Comfy API v2 lacks."""
     extra = body.get("extra_data", {})
     given = [name for name in ("front", "number") if name in body]
-    given += [name for name in extra if name not in _OWN_EXTRA]
+    others = (name for name in extra if name not in _OWN_EXTRA)
+    given += [name for name in others if not str(name).startswith(_MARKS)]
     if extra.get("preview_method") not in (None, "auto"):
         given.append("preview_method")
     if given:

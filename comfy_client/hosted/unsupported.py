@@ -35,6 +35,7 @@ REASONS: Final = {
     "/system_stats": "does not tell versions, devices or memory",
     "/features": "does not tell the features of the server",
     "/free": "frees no memory: the service does that itself",
+    "/internal/logs": "does not show the server's log",
     "/internal": "has no internal routes of ComfyUI",
     "/ws": "has no WebSocket: each job has its own event stream",
     "/i18n": "has no translations of node packs",

@@ -1,0 +1,105 @@
+"""Jobs of a hosted server, in place of the queue and the history that it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
+
+from ..errors import NotFound, NotSupported
+from .exits import Mistake
+
+if TYPE_CHECKING:
+    from ..client import ComfyApi
+    from ..hosted.api import HostedApi
+    from ..hosted.models import HostedJob
+    from ..models import HistoryEntry
+
+#: The statuses of jobs that are in the queue, and the event that ends each other one.
+_QUEUED: Final = {"queued": "pending", "running": "running", "canceling": "running"}
+_ENDS: Final = {
+    "succeeded": "execution_success",
+    "failed": "execution_error",
+    "canceled": "execution_interrupted",
+}
+
+
+def is_hosted(api: ComfyApi) -> TypeGuard[HostedApi]:
+    """Return whether a server is a hosted one; its module, slow to import, is left alone."""
+    return hasattr(type(api), "hosted")
+
+
+def listed(api: HostedApi, limit: int = 100) -> Iterator[tuple[str, str]]:
+    """Yield the ids and the states of the jobs that a server lists, the newest first.
+
+    Raises:
+        Mistake: The server keeps no list.
+    """
+    try:
+        jobs = api.hosted.jobs(limit=limit).jobs
+    except NotSupported:
+        raise Mistake(f"{api.host} keeps no list of jobs: give the whole ID") from None
+    for job in jobs:
+        yield job.id, _QUEUED.get(job.status, job.status)
+
+
+def job_record(api: HostedApi, job_id: str) -> HistoryEntry | None:
+    """Return a job as a history has it, ended or not; None if the server does not know it.
+
+    A server that has forgotten the workflow of the job leaves it empty.
+    """
+    from ..hosted.translation import files_by_node
+    from ..models import HistoryEntry
+
+    job = _known(api, job_id)
+    if job is None:
+        return None
+    end = _ENDS.get(job.status)
+    record = {
+        "prompt": [0, job.id, _graph_of(api, job_id), {}, []],
+        "outputs": files_by_node(job.outputs),
+        "status": {
+            "completed": job.status == "succeeded",
+            "messages": [] if end is None else [[end, {"prompt_id": job.id}]],
+        },
+    }
+    return HistoryEntry.from_json(record)
+
+
+def past(api: ComfyApi, prompt_id: str) -> HistoryEntry | None:
+    """Return the record of a prompt that has ended on any server; None for any other prompt."""
+    if not is_hosted(api):
+        return api.get_history(prompt_id)
+    job = _known(api, prompt_id)
+    return None if job is None or job.status not in _ENDS else job_record(api, prompt_id)
+
+
+def is_queued(api: ComfyApi, prompt_id: str) -> bool:
+    """Return whether a prompt runs or waits on any server."""
+    if not is_hosted(api):
+        return prompt_id in api.get_queue()
+    job = _known(api, prompt_id)
+    return job is not None and job.status in _QUEUED
+
+
+def _graph_of(api: HostedApi, job_id: str) -> dict[str, Any]:
+    try:
+        return dict(api.hosted.workflow(job_id))
+    except NotFound:
+        return {}
+
+
+def _known(api: HostedApi, job_id: str) -> HostedJob | None:
+    try:
+        return api.hosted.job(job_id)
+    except NotFound:
+        return None
+
+
+def cancelled(api: HostedApi, job_ids: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """Cancel jobs, the last first; yield the id of each, and whether it was cancelled.
+
+    Raises:
+        NotSupported: A job goes on, since the ComfyUI behind the server cannot cancel it.
+    """
+    for job_id in reversed(dict.fromkeys(job_ids)):
+        yield job_id, is_queued(api, job_id) and api.job(job_id).cancel()
