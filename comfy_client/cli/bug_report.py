@@ -15,7 +15,7 @@ import attrs
 
 from ..doctor.context import Redactor
 from ..doctor.network_checks import version_of
-from ..errors import ComfyError, printable
+from ..errors import ComfyError, NotSupported, printable
 from .exits import message_of
 from .profiles import load_config
 
@@ -67,7 +67,7 @@ class _Keeper(logging.Handler):
 
 def report_of(api: ComfyApi, report: DoctorReport, given: ServerOptions, log: Iterable[str]) -> str:
     """Return the text of a bug report; ask the server for its log."""
-    redact = Redactor(api.parts.http, api.client_id)
+    redact = Redactor(api.parts.http, _client_id(api))
     parts = {
         "Doctor": str(report),
         "Extras": "\n".join(f"{name} {version_of(name)}" for name in _EXTRAS),
@@ -76,6 +76,13 @@ def report_of(api: ComfyApi, report: DoctorReport, given: ServerOptions, log: It
         f"Log of the server, its last {MINUTES} minutes": _server_log(api, report, redact),
     }
     return "\n\n".join([_HEAD, *(section(title, text) for title, text in parts.items())]) + "\n"
+
+
+def _client_id(api: ComfyApi) -> str:
+    try:
+        return api.client_id
+    except NotSupported:  # a hosted server
+        return ""
 
 
 def section(title: str, text: str) -> str:
