@@ -26,7 +26,7 @@ Modules:
     exchange: A request, and the faults that apply to it.
     steps: Scripts, which are played in place of prompts.
     server_state: The parts of a running server.
-    held_port: The address of a server, and a port that it keeps while it is down.
+    listen_address: The address of a server, and its port, which stays reserved while it is down.
     executor: Runs prompts, one after the other.
     prompt_run: The execution of one prompt.
     node_cache: Cached outputs of nodes.

@@ -71,7 +71,7 @@ class EventSockets:
             self._forget(client_id)
 
     @contextlib.contextmanager
-    def tapped(self, receiver: Receiver) -> Iterator[None]:
+    def subscribed(self, receiver: Receiver) -> Iterator[None]:
         """Context manager: give the messages for a client id to a receiver without a socket.
 
         It replaces the socket with this id, as another socket would.

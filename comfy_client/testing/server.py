@@ -25,10 +25,10 @@ from .argument_checks import Version, check_version
 from .exchange import Rule, fault_middleware
 from .faults import OF_ONE_LIFE
 from .folders import Folders
-from .held_port import Door, HeldPort
 from .hosted.gateway import Gateway
 from .hosted.traps import HostedTraps, Place
 from .hosts import ANY, accepted_names, check_hosts, host_filter
+from .listen_address import ListenAddress, ReservedPort
 from .nodes import NodeRegistry, definition_of
 from .raw_http import Next
 from .replay import Player
@@ -98,8 +98,8 @@ class ComfyServer(ScriptedServer):
         hosted: Serve Comfy API v2 at ``url``, as ``"proxy"`` (comfy-api-proxy 0.1.6 before the
             ComfyUI of ``version``), ``"serverless"`` or ``"cloud"``, and ComfyUI itself at
             ``comfyui_url``, without credentials.  ``None``: ComfyUI is at ``url``.
-        traps: How the hosted surface differs from what one hopes; ``None``: as it really does.
-            See :class:`HostedTraps`.
+        traps: The contradictions and traps of the hosted surface; ``None``: those of the real one.
+            :class:`HostedTraps` lists them.
 
     Attributes:
         requests: All requests, oldest first, WebSocket handshakes included.
@@ -163,12 +163,12 @@ class ComfyServer(ScriptedServer):
         )
         self._credentials = credentials
         #: What clients use, and ComfyUI's own address.
-        self._door = self._own = Door(HeldPort(host, port), _tls_context(tls), prefix)
+        self._front = self._own = ListenAddress(ReservedPort(host, port), _tls_context(tls), prefix)
         self._gateway: Gateway | None = None
         if hosted:
-            self._own = Door(HeldPort("127.0.0.1", 0))
+            self._own = ListenAddress(ReservedPort("127.0.0.1", 0))
             token = cast(str | None, credentials)
-            self._gateway = Gateway(hosted, traps, self._door, token, self._host_filters)
+            self._gateway = Gateway(hosted, traps, self._front, token, self._host_filters)
         #: A certificate file that clients may trust, if known.
         self._certificate = tls[0] if isinstance(tls, tuple) else None
         self._allowed_hosts = allowed_hosts
@@ -188,15 +188,15 @@ class ComfyServer(ScriptedServer):
             raise self.errors[0]
 
     def __repr__(self) -> str:
-        door: Door | None = vars(self).get("_door")
-        where = door.url if door and (self._state or door.held.is_held) else "stopped"
+        address: ListenAddress | None = vars(self).get("_front")
+        where = address.url if address and (self._state or address.port.is_reserved) else "stopped"
         return f"<ComfyServer {where}>"
 
     @property
     def url(self) -> str:
         """The URL that clients use, with the prefix."""
         self._check_port()
-        return self._door.url
+        return self._front.url
 
     @property
     def comfyui_url(self) -> str:
@@ -218,7 +218,7 @@ class ComfyServer(ScriptedServer):
         Before the first start, it is the argument ``port``; if that is 0, RuntimeError is raised.
         """
         self._check_port()
-        return self._door.held.number
+        return self._front.port.number
 
     @property
     def root(self) -> Path:
@@ -297,7 +297,7 @@ class ComfyServer(ScriptedServer):
             return self._start()
 
     def _start(self, *, again: bool = False) -> ComfyServer:
-        listener = self._own.held.listen(again=again)
+        listener = self._own.port.listen(again=again)
         try:
             state, app = self._built(listener.getsockname()[0])
         except BaseException:
@@ -342,15 +342,15 @@ class ComfyServer(ScriptedServer):
         app.middlewares[:0] = self._host_filters(address, self._own)
         return state, app
 
-    def _host_filters(self, address: str, door: Door | None = None) -> list[Any]:
+    def _host_filters(self, address: str, own: ListenAddress | None = None) -> list[Any]:
         """Return the middleware that refuses other names of the host, for ComfyUI or its surface.
 
         The surface refuses web pages itself.
         """
         if ANY in (self._allowed_hosts or ()):
             return []
-        names = accepted_names((door or self._door).held.host, address, self._allowed_hosts)
-        return [host_filter(names, pages=door is not None)]
+        names = accepted_names((own or self._front).port.host, address, self._allowed_hosts)
+        return [host_filter(names, pages=own is not None)]
 
     def stop(self) -> None:
         """Close all connections, stop the running prompt and delete the server's files; idempotent.
@@ -359,7 +359,7 @@ class ComfyServer(ScriptedServer):
         """
         with self._alone():
             self._halt()
-            self._own.held.release()
+            self._own.port.release()
             if self._gateway:
                 self._gateway.release()
             if self._root is not None:
@@ -369,9 +369,9 @@ class ComfyServer(ScriptedServer):
     def restart(self) -> None:
         """Stop and restart the server on its port: queue and history are lost, files are kept."""
         with self._alone():
-            if not self._own.held.is_held:
+            if not self._own.port.is_reserved:
                 self._running()
-                self._halt(hold=True)
+                self._halt(reserve=True)
             self._start(again=True)
 
     def kill(self) -> None:
@@ -382,7 +382,7 @@ class ComfyServer(ScriptedServer):
         """
         with self._alone():
             self._running()
-            self._halt(reset=True, hold=True)
+            self._halt(reset=True, reserve=True)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -400,28 +400,28 @@ class ComfyServer(ScriptedServer):
         finally:
             self._lock.release()
 
-    def _halt(self, *, reset: bool = False, hold: bool = False) -> None:
+    def _halt(self, *, reset: bool = False, reserve: bool = False) -> None:
         state = self._state
         if state is None:
             return
-        if hold:
-            self._own.held.hold()
+        if reserve:
+            self._own.port.reserve()
         if self._gateway:
-            self._gateway.detach(hold=hold)
+            self._gateway.detach(reserve=reserve)
         state.stop(reset=reset)  # before the rest, so that waiting threads know why
         self._state = None
         self._active.clear(*OF_ONE_LIFE)
         for thread in self._threads:
             if thread is not threading.current_thread():  # a node or a script may stop its server
                 thread.join(_STOP_TIMEOUT)
-        self._own.held.refuse()
+        self._own.port.refuse()
         if self._gateway:
             self._gateway.refuse()
         shutil.rmtree(state.folders.root / "temp", ignore_errors=True)
 
     def _check_port(self) -> None:
         """Raise RuntimeError if the port is not known yet."""
-        if not self._door.held.number:
+        if not self._front.port.number:
             self._running()
 
     def _running(self) -> ServerState:

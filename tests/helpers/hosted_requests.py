@@ -65,3 +65,10 @@ def frames(answer: requests.Response) -> Iterator[Frame]:
             yield name, json.loads(value)
         elif not kind and value:
             yield "comment", value
+
+
+def upload(server: ComfyServer, name: str, content: bytes = b"bytes") -> requests.Response:
+    """Upload a file; return the whole answer."""
+    files = {"file": (name, content, "image/png")}
+    data = {"file_path": name}
+    return requests.post(f"{server.url}/api/v2/assets", files=files, data=data, timeout=60)

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
+import trustme
 
-from comfy_client.testing import ComfyServer, HostedTraps, hosted_error
+from comfy_client.testing import (
+    Answer,
+    ComfyServer,
+    Finish,
+    HostedTraps,
+    Request,
+    hosted_error,
+)
+from tests.conftest import load_workflow
 from tests.helpers.clients import until
-from tests.helpers.hosted_requests import code, ended, frames, get, run, stream, submit
+from tests.helpers.hosted_requests import code, ended, frames, get, run, stream, submit, upload
 from tests.helpers.records import graph
 
 
@@ -111,6 +122,86 @@ def test_a_proxy_with_state_remembers() -> None:
         assert get(server, f"/jobs/{job['id']}/workflow").ok
         assert requests.get(job["outputs"][0]["url"], timeout=60).ok
         assert code(submit(server, key="k")) == (422, "idempotency_key_reuse")
+
+
+def test_a_model_is_uploaded_and_used() -> None:
+    header = b'{"__metadata__": {}}'
+    data = len(header).to_bytes(8, "little") + header
+    traps = HostedTraps(places_models=True)
+    with ComfyServer(hosted="proxy", traps=traps) as server:
+        made = upload(server, "models/checkpoints/sub/new.safetensors", data).json()
+        assert made["file_path"] == "sub/new.safetensors"
+        assert (server.root / "models/checkpoints/sub/new.safetensors").read_bytes() == data
+        assert requests.get(made["url"], timeout=60).content == data
+        workflow: Any = load_workflow("txt2img_tiny")
+        asset = {"__type": "core/ASSET", "info": {"id": made["id"]}}
+        workflow["4"]["inputs"]["ckpt_name"] = asset
+        assert run(server, workflow=workflow)["status"] == "succeeded"
+        assert code(upload(server, "loras/x.safetensors", b"no"))[0] == 422
+
+
+def test_nothing_leaves_the_folders_of_the_server(tmp_path: Path) -> None:
+    outside = tmp_path / "secret.png"
+    outside.write_bytes(b"secret")
+    with ComfyServer(hosted="proxy", traps=HostedTraps(places_models=True)) as server:
+        (server.root / "models/loras/link").symlink_to(tmp_path)
+        header = b'{"__metadata__": {"a": "b"}}'
+        data = len(header).to_bytes(8, "little") + header
+        assert upload(server, "models/loras/link/x.safetensors", data).status_code == 422
+        for name in ("../x.png", "/x.png", "input/../../x.png", "\\x.png", "a/b/c.png"):
+            assert upload(server, name, b"x").status_code == 422
+        (server.root / "output/link").symlink_to(tmp_path)
+        file = {"filename": "secret.png", "subfolder": "link", "type": "output"}
+        server.script(Finish({"outputs": {"1": {"images": [file]}}, "status": {}}))
+        (output,) = run(server)["outputs"]
+        assert code(requests.get(output["url"], timeout=60)) == (404, "output_unavailable")
+        assert [path.name for path in tmp_path.iterdir()] == ["secret.png"]
+
+
+def test_other_names_of_the_host_are_refused(server: ComfyServer) -> None:
+    answer = get(server, "/health", headers={"Host": "evil.example"})
+    assert (answer.status_code, "evil.example" in answer.text) == (403, True)
+    answer = get(server, "/health", headers={"Origin": "https://evil.example"})
+    assert code(answer) == (403, "forbidden_origin")
+    with ComfyServer(hosted="proxy", allowed_hosts=["proxy.example"]) as other:
+        assert get(other, "/health", headers={"Host": "proxy.example"}).ok
+
+
+def test_a_surface_over_tls_and_ipv6(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    pem = tmp_path / "server.pem"
+    issued = authority.issue_cert("::1")
+    issued.private_key_and_cert_chain_pem.write_to_path(pem)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    options: Any = {"host": "::1", "tls": (pem, pem), "credentials": "token"}
+    with ComfyServer(hosted="serverless", **options) as server:
+        key = {"Authorization": "Bearer token"}
+        body = {"workflow": graph()}
+        url, trusted = f"{server.url}/api/v2/jobs", str(tmp_path / "ca.pem")
+        made = requests.post(url, json=body, headers=key, verify=trusted, timeout=60).json()
+        assert made["urls"]["self"].startswith("https://[::1]:")
+        until(lambda: server.history)
+        job = requests.get(made["urls"]["self"], headers=key, verify=trusted, timeout=60).json()
+        assert requests.get(job["outputs"][0]["url"], timeout=60).ok
+
+
+def test_requests_are_recorded_and_answered_by_handlers(server: ComfyServer) -> None:
+    @server.on("GET", "/v2/jobs/*")
+    def late(request: Request) -> Answer:
+        status, headers, body = server.answer(request)
+        return status, headers, {**body, "late": True}
+
+    job_id = submit(server).json()["id"]
+    until(lambda: job_id in server.history)
+    assert get(server, f"/jobs/{job_id}").json()["late"]
+    server.off("GET", "/v2/jobs/*")
+    assert "late" not in get(server, f"/jobs/{job_id}").json()
+    assert server.requests[0].path == "/v2/jobs"
+    with server.faults.cut("GET", "/v2/assets/*", sent=10, times=1):
+        url = get(server, f"/jobs/{job_id}").json()["outputs"][0]["url"]
+        with pytest.raises(requests.exceptions.ChunkedEncodingError):
+            requests.get(url, timeout=60)
+    assert server.open_connections >= 0
 
 
 def test_refusals_are_faults(server: ComfyServer) -> None:

@@ -23,6 +23,7 @@ from tests.helpers.hosted_requests import (
     run,
     stream,
     submit,
+    upload,
 )
 from tests.helpers.records import graph
 
@@ -462,7 +463,7 @@ def test_known_bytes_get_the_first_record_or_one_of_their_own(
     server: ComfyServer, serverless: ComfyServer
 ) -> None:
     for place, shared in ((server, True), (serverless, False)):
-        first, second = (upload(place, name) for name in ("a.png", "b.png"))
+        first, second = (upload(place, name).json() for name in ("a.png", "b.png"))
         assert (first["id"] == second["id"]) == shared
         assert (second["created_new"], second["file_path"]) == (
             (False, "a.png") if shared else (True, "b.png")
@@ -470,12 +471,6 @@ def test_known_bytes_get_the_first_record_or_one_of_their_own(
         body = {"hash": first["hash"]}
         answer = requests.post(f"{place.url}/api/v2/assets/from-hash", json=body, timeout=60)
         assert answer.status_code == (200 if shared else 201)
-
-
-def upload(server: ComfyServer, name: str) -> Any:
-    files = {"file": (name, b"bytes", "image/png")}
-    data = {"file_path": name}
-    return requests.post(f"{server.url}/api/v2/assets", files=files, data=data, timeout=60).json()
 
 
 # -- the ComfyUI behind -----------------------------------------------------------------

@@ -14,11 +14,12 @@ import attrs
 from aiohttp import BodyPartReader, web
 
 from ..files import store_upload
+from ..folders import is_inside
 from ..server_state import Routes
 from .content import content, content_type, content_url, path_of, storage_url
 from .digests import digest
 from .hosted_state import HostedState
-from .memory import AssetRecord, StoredFile, now
+from .memory import MODELS, AssetRecord, StoredFile, now
 from .v2_errors import Refusal
 
 _BYTES = "application/octet-stream"
@@ -97,7 +98,7 @@ async def _post_asset(hosted: HostedState, request: web.Request) -> web.Response
         hash=found,
         size_bytes=len(upload.data),
         content_type=upload.fields.get("content_type") or upload.content_type,
-        file_path=ref.filename if model else wanted,
+        file_path=ref.in_workflow if model else wanted,
         ref=ref,
     )
     hosted.memory.add(asset)
@@ -170,13 +171,16 @@ def _placed_model(hosted: HostedState, place: str, data: bytes) -> StoredFile:
     if not _is_safetensors(data):
         message = "Model uploads must be valid safetensors files (header check failed)."
         raise Refusal("invalid_request", message, status=422)
-    path = hosted.comfy.folders.root / "models" / place
+    root = hosted.comfy.folders.root / "models"
+    path = root / place
+    if not is_inside(path, root):  # a link leads away
+        raise Refusal("invalid_request", f"path escapes the allowed root {str(root)!r}", status=422)
     if path.exists():
         message = f"refusing to overwrite existing file: {path}"
         raise Refusal("invalid_request", message, status=422)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-    return StoredFile(posixpath.join(*PurePosixPath(place).parts[1:]), "", f"models/{place}")
+    return StoredFile(posixpath.basename(place), posixpath.dirname(place), MODELS)
 
 
 def _is_safetensors(data: bytes) -> bool:

@@ -1,13 +1,12 @@
 """Comfy Cloud's older API, as far as it reads: nodes, models, jobs, queue, features, system.
 
-It is ComfyUI's API below ``/api`` with differences: the key is in ``X-API-Key``, errors are
+The API is ComfyUI's, below ``/api``, with differences: the key is in ``X-API-Key``, errors are
 ``{"code", "message"}``, the last two fields of an item in the queue are swapped, and jobs may have
 their times in seconds.
 """
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from ..prompt_routes import PROMPT_ROUTES
 from ..server_state import RouteHandler, Routes, ServerState
 from ..system_routes import SYSTEM_ROUTES
 from .hosted_state import HostedState
+from .memory import is_same
 
 _READ = (
     "/object_info",
@@ -44,7 +44,7 @@ def _read(handler: RouteHandler[ServerState], path: str) -> RouteHandler[HostedS
     async def answer(hosted: HostedState, request: web.Request) -> web.StreamResponse:
         key = request.headers.get("X-API-Key", "")
         token = hosted.token
-        if not key or (token is not None and not hmac.compare_digest(key.encode(), token.encode())):
+        if not key or (token is not None and not is_same(key, token)):
             return _refused(401, "unauthorized", "a valid X-API-Key is required")
         await hosted.reach(request)
         response = await handler(hosted.comfy, request)

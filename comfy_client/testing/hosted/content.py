@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from ..folders import Folders
+from ..folders import Folders, is_inside
 from .hosted_state import HostedState
-from .memory import StoredFile, now
+from .memory import MODELS, StoredFile, now
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
@@ -40,9 +40,12 @@ def path_of(folders: Folders, ref: StoredFile | None) -> Path | None:
     """Return the path of a file of ComfyUI, or None if there is no such file."""
     if ref is None:
         return None
-    root = folders.of_type(ref.type)
-    found = root and root / ref.subfolder / os.path.basename(ref.filename)
-    return found if found and found.is_file() else None
+    root = folders.root / "models" if ref.type == MODELS else folders.of_type(ref.type)
+    if root is None:
+        return None
+    found = root / ref.subfolder / os.path.basename(ref.filename)
+    # Unlike Path.is_file(), isfile() accepts a name that is too long.
+    return found if is_inside(found, root) and os.path.isfile(found) else None
 
 
 def content_type(name: str) -> str:

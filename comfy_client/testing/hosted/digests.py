@@ -10,7 +10,7 @@ from typing import Any
 def digest(data: bytes) -> str:
     """Return ``blake3:`` and the BLAKE3 digest of the data in hexadecimal.
 
-    Without the library ``blake3`` it is another digest, which nobody can tell without it.
+    Without the library ``blake3``, the digest is another one, which nobody can check either.
     """
     try:
         blake3: Any = import_module("blake3").blake3

@@ -13,7 +13,7 @@ import attrs
 from aiohttp import web
 
 from ..exchange import fault_middleware
-from ..held_port import Door, HeldPort
+from ..listen_address import ListenAddress, ReservedPort
 from ..raw_http import Request
 from ..received import Records
 from ..server_loop import Connections
@@ -27,7 +27,7 @@ from .traps import TRAPS, HostedTraps, Place
 class Gateway:
     """The hosted surface of a :class:`~comfy_client.testing.ComfyServer`, as a test sees it.
 
-    ``server.url`` is its address.  It is up whenever the server is, and can be away alone::
+    ``server.url`` is its address.  The surface is up whenever the server is, and can crash alone::
 
         with ComfyServer(hosted="proxy") as server:
             server.gateway.kill()               # ComfyUI goes on
@@ -45,7 +45,7 @@ class Gateway:
         self,
         place: Place,
         traps: HostedTraps | None,
-        door: Door,
+        address: ListenAddress,
         token: str | None,
         filters: Callable[[str], list[Any]],
     ) -> None:
@@ -56,8 +56,8 @@ class Gateway:
             raise TypeError(f"traps must be HostedTraps, not {traps!r}")
         self.place: Place = place
         self.traps: HostedTraps = traps or TRAPS[place]
-        self._door = door
-        self._storage = Door(HeldPort("127.0.0.1", 0))
+        self._front = address
+        self._storage = ListenAddress(ReservedPort(address.port.host, 0))
         self._token = token
         self._filters = filters
         self._records = Records()
@@ -69,7 +69,7 @@ class Gateway:
         self._lock = threading.RLock()  # guards the above; held while it starts or stops
 
     def __repr__(self) -> str:
-        return f"<Gateway {self.place} {self._door.url if self._open else 'stopped'}>"
+        return f"<Gateway {self.place} {self._front.url if self._open else 'stopped'}>"
 
     @property
     def storage_url(self) -> str:
@@ -98,9 +98,13 @@ class Gateway:
             state = self._running()
             if not self._open:
                 raise RuntimeError("the surface is not running")
-            self._door.held.hold()
-            state.loop.wait(self._close(state))
-            self._door.held.refuse()
+            self._front.port.reserve()
+            try:
+                state.loop.wait(self._close(state))
+            except BaseException:
+                self._front.port.release()
+                raise
+            self._front.port.refuse()
 
     def start(self) -> None:
         """Start the surface again after :meth:`kill`, on the same port.
@@ -113,7 +117,7 @@ class Gateway:
         with self._lock:
             state = self._running()
             if self._open:
-                raise RuntimeError(f"already running at {self._door.url}")
+                raise RuntimeError(f"already running at {self._front.url}")
             self._start(state, self._hosted(state))
 
     def restart(self) -> None:
@@ -133,31 +137,31 @@ class Gateway:
         """Open the ports in front of a ComfyUI that has started."""
         with self._lock:
             self._upstream_url = upstream_url
-            own = self._storage.held.listen(again=again)
+            own = self._storage.port.listen(again=again)
             hosted = self._hosted(state)
             app = storage(hosted)
             state.loop.wait(self._serve(state, own, self._storage, app, self._records))
             self._start(state, hosted, again=again)
             self._state = state
 
-    def detach(self, *, hold: bool) -> None:
-        """Note that the server is about to stop, and with it the ports; ``hold`` keeps them."""
+    def detach(self, *, reserve: bool) -> None:
+        """Note that the server is about to stop; ``reserve`` keeps the ports for the next start."""
         with self._lock:
             self._state = None
             self._open.clear()
-            for door in (self._door, self._storage):
-                if hold and not door.held.is_held:
-                    door.held.hold()
+            for address in (self._front, self._storage):
+                if reserve and not address.port.is_reserved:
+                    address.port.reserve()
 
     def refuse(self) -> None:
-        """Keep the ports that are held, as the server has stopped."""
-        for door in (self._door, self._storage):
-            door.held.refuse()
+        """Bind the ports that are reserved, as the server has stopped."""
+        for address in (self._front, self._storage):
+            address.port.refuse()
 
     def release(self) -> None:
         """Give up the ports."""
-        for door in (self._door, self._storage):
-            door.held.release()
+        for address in (self._front, self._storage):
+            address.port.release()
 
     def _hosted(self, state: ServerState) -> HostedState:
         if not self.traps.keeps_state:
@@ -166,7 +170,7 @@ class Gateway:
             self.place,
             self._memory,
             state,
-            self._door.prefix,
+            self._front.prefix,
             self._token,
             self._upstream_url,
             self._storage.url,
@@ -175,32 +179,34 @@ class Gateway:
 
     def _start(self, state: ServerState, hosted: HostedState, *, again: bool = False) -> None:
         app = surface(hosted)
-        listener = self._door.held.listen(again=again)
-        serving = self._serve(state, listener, self._door, app, state.records)
+        listener = self._front.port.listen(again=again)
+        serving = self._serve(state, listener, self._front, app, state.records)
         self._open.append(state.loop.wait(serving))
 
     async def _serve(
         self,
         state: ServerState,
         listener: socket.socket,
-        door: Door,
+        address: ListenAddress,
         app: web.Application,
         records: Records,
     ) -> Connections:
         """Open a port for an application; return its connections."""
         connections = state.new_connections()
-        if door.prefix:
+        if address.prefix:
             outer = web.Application(client_max_size=state.options.max_upload_size + BODY_SIZE)
-            outer.add_subapp(door.prefix, app)
+            outer.add_subapp(address.prefix, app)
             app = outer
-        app.middlewares.insert(0, fault_middleware(state, records, connections, door.prefix))
-        if door is self._door:
+        app.middlewares.insert(0, fault_middleware(state, records, connections, address.prefix))
+        if address is self._front:
             app.middlewares[:0] = self._filters(listener.getsockname()[0])
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         async def serving() -> None:
             logger = state.logger()
-            await connections.serve(app, listener, door.tls, logger, lambda: ready.set_result(None))
+            await connections.serve(
+                app, listener, address.tls, logger, lambda: ready.set_result(None)
+            )
 
         task = asyncio.create_task(serving())
         await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)

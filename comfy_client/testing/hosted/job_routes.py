@@ -181,7 +181,7 @@ def _file_name(hosted: HostedState, info: Any, missing: list[str]) -> str:
     if ref is None:
         missing.append(str(info.get("id", "<no id>")))
         return ""
-    return f"{ref.subfolder}/{ref.filename}" if ref.subfolder else ref.filename
+    return ref.in_workflow
 
 
 # -- looking ----------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def _records(hosted: HostedState, request: web.Request, limit: int) -> dict[str,
     jobs = [
         {
             "id": job.id,
-            "status": look(hosted, job.id, "").said,
+            "status": look(hosted, job.id, "").shown_status,
             "create_time": job.created_at.isoformat(),
             "update_time": job.created_at.isoformat(),
             "deployment_id": "embedded",

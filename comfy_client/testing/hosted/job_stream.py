@@ -35,7 +35,7 @@ Frame = tuple[str | None, Any]
 
 
 @attrs.define(eq=False)
-class _Tap:
+class _Subscriber:
     """A receiver of ComfyUI's messages for one client."""
 
     client_id: str
@@ -81,9 +81,9 @@ class JobStream:
             return
         if view.progress:
             yield "progress", view.progress
-        tap = _Tap(self._job_id)
-        with self._hosted.comfy.sockets.tapped(tap):
-            async for frame in self._live(tap):
+        subscriber = _Subscriber(self._job_id)
+        with self._hosted.comfy.sockets.subscribed(subscriber):
+            async for frame in self._live(subscriber):
                 yield frame
 
     def _look(self) -> JobView:
@@ -93,16 +93,16 @@ class JobStream:
         self._told = view.snapshot()
         return "status", self._told
 
-    async def _live(self, tap: _Tap) -> AsyncGenerator[Frame]:
+    async def _live(self, subscriber: _Subscriber) -> AsyncGenerator[Frame]:
         heard = time.monotonic()
         while True:
             traps = self._hosted.traps
-            has_news = await tap.wait(_TICK)
+            has_news = await subscriber.wait(_TICK)
             if traps.upstream != "up" and await self._is_cut_off():
                 return
             if has_news:
                 heard = time.monotonic()
-                message = tap.messages.popleft()
+                message = subscriber.messages.popleft()
                 for frame in self._translated(message):
                     yield frame
                 if self._is_end(message):
@@ -137,7 +137,7 @@ class JobStream:
         while not traps.early_end and queue.running_id == self._job_id and not queue.closed:
             await asyncio.sleep(_POLL)
         view = self._look()
-        is_late = late == "always" or (late == "failed" and view.said != "succeeded")
+        is_late = late == "always" or (late == "failed" and view.shown_status != "succeeded")
         outputs = list(self._outputs(view))
         for frame in [] if is_late else outputs:
             yield frame

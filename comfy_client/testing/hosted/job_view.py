@@ -40,19 +40,21 @@ class JobView:
     completed_at: str | None = None
 
     @property
-    def said(self) -> str:
+    def shown_status(self) -> str:
         """The status that clients are told."""
         return "expired" if self.status == "unknown" else self.status
 
     @property
     def has_ended(self) -> bool:
         """Whether clients are told that the job has ended."""
-        return self.said in TERMINAL
+        return self.shown_status in TERMINAL
 
     def snapshot(self) -> dict[str, Any]:
         """Return the data of a ``status`` event."""
         position = self.queue_position
-        return {"status": self.said} | ({} if position is None else {"queue_position": position})
+        return {"status": self.shown_status} | (
+            {} if position is None else {"queue_position": position}
+        )
 
 
 def look(hosted: HostedState, job_id: str, base: str) -> JobView:
@@ -170,7 +172,7 @@ def describe(hosted: HostedState, job_id: str, view: JobView, base: str) -> dict
     jobs = f"{base}/api/v2/jobs/{job_id}"
     return {
         "id": job_id,
-        "status": view.said,
+        "status": view.shown_status,
         "created_at": created.isoformat(),
         "started_at": view.started_at,
         "completed_at": view.completed_at,

@@ -14,6 +14,8 @@ from typing import Any
 
 import attrs
 
+#: The type of files in the folders of models.
+MODELS = "models"
 _KEYS = 10_000  # keys of submissions that are remembered
 
 
@@ -30,6 +32,13 @@ class StoredFile:
     subfolder: str
     type: str
     job_id: str | None = None
+
+    @property
+    def in_workflow(self) -> str:
+        """The name that a node gives to the file: that of a model has no folder of its kind."""
+        _, _, inner = self.subfolder.partition("/")
+        subfolder = inner if self.type == MODELS else self.subfolder
+        return f"{subfolder}/{self.filename}" if subfolder else self.filename
 
 
 @attrs.define
@@ -127,7 +136,7 @@ class Memory:
         if known is not None:
             return known
         payload, _, signature = output_id.partition(".")
-        if not hmac.compare_digest(signature.encode(), self._signature(payload).encode()):
+        if not is_same(signature, self._signature(payload)):
             return None
         ref = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         return StoredFile(ref["f"], ref["s"], ref["t"], ref["j"])
@@ -137,7 +146,13 @@ class Memory:
         return self._signature(text)
 
     def _signature(self, text: str) -> str:
-        return _base64(hmac.new(self._secret, text.encode(), hashlib.sha256).digest())
+        data = text.encode(errors="surrogateescape")
+        return _base64(hmac.new(self._secret, data, hashlib.sha256).digest())
+
+
+def is_same(given: str, wanted: str) -> bool:
+    """Return whether a text of a request is a secret one, in constant time."""
+    return hmac.compare_digest(given.encode(errors="surrogateescape"), wanted.encode())
 
 
 def _base64(data: bytes) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import time
 
 from aiohttp import web
@@ -10,6 +9,7 @@ from aiohttp import web
 from ..server_state import Routes
 from .content import content, content_type, path_of
 from .hosted_state import HostedState
+from .memory import is_same
 
 #: The headers that storage accepts; any other one was not meant for it.
 _ALLOWED = frozenset(
@@ -32,7 +32,7 @@ async def _get(hosted: HostedState, request: web.Request) -> web.Response:
         return _refused("InvalidArgument", 400, f"unexpected headers: {', '.join(sorted(foreign))}")
     asset_id, expires = request.match_info["id"], request.query.get("expires", "")
     signature = hosted.memory.sign(f"{asset_id} {expires}")
-    if not hmac.compare_digest(signature, request.query.get("signature", "")):
+    if not is_same(request.query.get("signature", ""), signature):
         return _refused("SignatureDoesNotMatch", 403, "the signature is wrong")
     if float(expires) < time.time():
         return _refused("AccessDenied", 403, "Request has expired")

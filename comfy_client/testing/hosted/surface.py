@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ from .cloud_v1 import CLOUD_V1_ROUTES
 from .hosted_state import HostedState
 from .job_routes import JOB_V2_ROUTES
 from .job_stream import STREAM_ROUTES
+from .memory import is_same
 from .storage_port import STORAGE_ROUTES
 from .v2_errors import Refusal
 
@@ -125,7 +125,7 @@ def _guard(hosted: HostedState) -> Any:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not given:
             raise Refusal("unauthorized")
-        if not hmac.compare_digest(given.encode(), hosted.token.encode()):
+        if not is_same(given, hosted.token):
             raise Refusal("unauthorized", "Invalid token.")
         return await handler(request)
 

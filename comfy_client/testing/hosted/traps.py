@@ -50,7 +50,7 @@ _CHOICES: dict[str, Any] = {
 
 @attrs.frozen(kw_only=True)
 class HostedTraps:
-    """What a hosted ComfyUI does otherwise than one hopes; the defaults are those of the proxy.
+    """The contradictions and traps of a hosted ComfyUI; the defaults are those of the proxy.
 
     ``server.gateway.traps`` has the traps that are set, and
     :meth:`~comfy_client.testing.hosted.gateway.Gateway.trap` changes some of them for a while.

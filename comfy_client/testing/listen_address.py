@@ -1,4 +1,4 @@
-"""The address of a server: a port that it keeps while it is down."""
+"""The address of a server, and its port, which stays reserved while the server is down."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import ssl
 import attrs
 
 
-class HeldPort:
-    """The address of a server that starts and stops: its port stays the same after a crash."""
+class ReservedPort:
+    """A port of a server that starts and stops; after a crash it stays the same."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host = host
@@ -19,55 +19,55 @@ class HeldPort:
         self._reserved: socket.socket | None = None
 
     @property
-    def is_held(self) -> bool:
-        """Whether the port is kept for the next start, and refuses connections until then."""
+    def is_reserved(self) -> bool:
+        """Whether the port is reserved for the next start, and refuses connections until then."""
         return self._reserved is not None
 
     def listen(self, *, again: bool = False) -> socket.socket:
         """Return a listening socket.
 
-        It has the port of the last time if that was held, or if ``again`` is true.
+        The port is that of the last time if it was reserved, or if ``again`` is true.
 
         Raises:
             OSError: The address is in use, or does not belong to this machine.
         """
-        listener = _listen(self.host, self.number if again or self.is_held else self._wanted)
+        listener = _listen(self.host, self.number if again or self.is_reserved else self._wanted)
         self.release()
         self.number = listener.getsockname()[1]
         return listener
 
-    def hold(self) -> None:
-        """Make the socket that, once bound, keeps the port while connections are refused."""
+    def reserve(self) -> None:
+        """Make the socket that, once bound, reserves the port while connections are refused."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         reserved = socket.socket(family, socket.SOCK_STREAM)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._reserved = reserved
 
     def refuse(self) -> None:
-        """Keep the port from others if it is held; call it once nothing listens there."""
+        """Bind a reserved port, which then refuses connections; nothing may listen there."""
         if self._reserved is not None and not self._reserved.getsockname()[1]:
             self._reserved.bind((self.host, self.number))
 
     def release(self) -> None:
-        """Give up a held port; the next :meth:`listen` uses the port first asked for."""
+        """Give up a reserved port; the next :meth:`listen` uses the port first asked for."""
         reserved, self._reserved = self._reserved, None
         if reserved is not None:
             reserved.close()
 
 
 @attrs.frozen
-class Door:
-    """The address that clients use, and how."""
+class ListenAddress:
+    """The address of a server: port, encryption, and the prefix of all paths."""
 
-    held: HeldPort
+    port: ReservedPort
     tls: ssl.SSLContext | None = None
     prefix: str = ""
 
     @property
     def url(self) -> str:
         """The URL of the address, with the prefix."""
-        scheme, host = "https" if self.tls else "http", self.held.host
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.held.number}{self.prefix}"
+        scheme, host = "https" if self.tls else "http", self.port.host
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port.number}{self.prefix}"
 
 
 def _listen(host: str, port: int) -> socket.socket:
