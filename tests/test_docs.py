@@ -50,6 +50,7 @@ def test_an_object_links_to_the_guide() -> None:
         ("server.faults", "comfy_client.testing.ComfyServer.faults"),
         ("testing.Faults", "comfy_client.testing.Faults"),
         ("row.seconds", "comfy_client.SweepRow.seconds"),
+        ("HostedApi.run", "comfy_client.ComfyApi.run"),
         ("KSampler", None),
         ("api._http", None),
         ("api.nothing", None),

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import docutils.nodes
 
 import comfy_client
-from comfy_client import aio, distributed, models, testing
+from comfy_client import ComfyApi, aio, distributed, models, testing
 from tests.guide import GUIDE, PAGES, document, text_of
 
 #: The pages of the guide in their order.  A page that stands in no group follows in the last one.
@@ -40,6 +40,8 @@ _TITLES = {
     "events": ("Events", "events"),
     "errors": ("Errors", "errors"),
     "doctor": ("Doctor", "doctor"),
+    "pool": ("Several servers", "pool"),
+    "hosted": ("Hosted ComfyUI", "connecting"),
     "aio": ("asyncio", "service"),
     "distributed": ("Workers of Dask", "cluster"),
     "models": ("Answers of the server", "compatibility"),
@@ -242,10 +244,21 @@ def explained(entry: Entry) -> str:
     elif issubclass(value, BaseException):
         lines = [f".. autoexception:: {entry.path}", "   :members:", "   :show-inheritance:"]
     else:
-        bases = "   :inherited-members: Future, Mapping, WorkerPlugin, dict, object"
-        lines = [f".. autoclass:: {entry.path}", "   :members:", bases]
+        elsewhere = ["Future", "Mapping", "WorkerPlugin", "dict", "object"]
+        lines = [f".. autoclass:: {entry.path}", "   :members:"]
+        if clients := _clients_above(value):
+            elsewhere += clients
+            lines.append("   :show-inheritance:")
+        lines.append("   :inherited-members: " + ", ".join(elsewhere))
     told = ", ".join(mentions(entry))
     return "\n".join([title, "=" * len(title), "", f"In the guide: {told}", "", *lines, ""])
+
+
+def _clients_above(kind: type) -> list[str]:
+    """Return the names of a client's bases whose members stand on the page of another client."""
+    above = kind.__mro__[1:]
+    first = next((at for at, base in enumerate(above) if object_of(base.__name__)), len(above))
+    return [base.__name__ for base in above[first:]] if issubclass(kind, ComfyApi) else []
 
 
 def summary(entry: Entry) -> str:
@@ -361,8 +374,11 @@ def target_of(code: str) -> str | None:
         return None
     module, _, kind = home.rpartition(".")
     holder = getattr(sys.modules[module], kind)
-    is_shown = inspect.isclass(holder) and (hasattr(holder, member) or is_field(holder, member))
-    return f"{home}.{member}" if is_shown else None
+    if not (inspect.isclass(holder) and (hasattr(holder, member) or is_field(holder, member))):
+        return None
+    if issubclass(holder, ComfyApi) and hasattr(ComfyApi, member) and member not in vars(holder):
+        home = "comfy_client.ComfyApi"  # the page of a subclass shows what is its own
+    return f"{home}.{member}"
 
 
 def is_field(kind: type, name: str) -> bool:
