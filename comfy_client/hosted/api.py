@@ -73,7 +73,7 @@ class HostedApi(AssetFiles, ComfyApi):
             unencrypted to another machine.
     """
 
-    timing: Timing = Timing(poll=30.0, job_poll=0.004, job_poll_cap=1.0)
+    timing: Timing = Timing(poll=30.0, job_poll=0.0005, job_poll_cap=1.0)
 
     def __init__(
         self,

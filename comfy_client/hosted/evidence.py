@@ -14,8 +14,10 @@ GRACE: Final = 5.0
 #: Refusals in a row (401, 402, 403) that end the wait.
 REFUSALS: Final = 3
 #: The first pause between two questions about a job, the factor by which it grows, the longest
-#: pause, and the longest one of a job that is older than a minute.
-FIRST_PAUSE: Final = 0.02
+#: pause, and the longest one of a job that is older than a minute.  A trivial job takes 5 ms.
+FIRST_PAUSE: Final = 0.001
+#: What each further job adds to the shortest pause.
+PAUSE_BY_JOB: Final = 0.02
 GROWTH: Final = 1.5
 LONGEST_PAUSE: Final = 1.0
 LONGEST_PAUSE_OF_OLD: Final = 2.0
@@ -52,7 +54,7 @@ class Evidence:
         """Return the pause before the next question; ``jobs`` is the number of jobs asked about."""
         longest = LONGEST_PAUSE_OF_OLD if now - self.began > OLD else LONGEST_PAUSE
         pause, self.pause = self.pause, min(longest, self.pause * GROWTH)
-        return max(pause, FIRST_PAUSE * jobs)
+        return max(pause, PAUSE_BY_JOB * (jobs - 1))
 
     def note_status(self, status: str) -> bool:
         """Note a good answer; return whether it is news."""

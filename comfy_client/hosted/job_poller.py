@@ -68,7 +68,7 @@ class HostedPoller(Poller):
 
     finds_lost_prompts = False
     has_queue = False
-    least_pause = 0.002
+    least_pause = 0.0003
     without_socket = ""
 
     def __init__(
