@@ -138,6 +138,7 @@ ADDRESS = "http://127.0.0.1:8188"
 OF_A_WORKER = "http://{host}:8188"
 WITH_MODELS = "http://gpu:8188"
 SCHEDULER = "tcp://scheduler:8786"
+PROXY = "http://127.0.0.1:8189"
 BLOCKS = blocks()
 RUNS = [
     pytest.param(
@@ -157,11 +158,27 @@ def test_there_are_blocks() -> None:
     assert len({block.page for block in BLOCKS}) >= 10
 
 
+@pytest.fixture
+def hosted(block: Block) -> Iterator[str]:
+    """Where a block's hosted ComfyUI is, in place of the proxy's address in it."""
+    if "HostedApi" not in block.code:
+        yield PROXY
+        return
+    with ComfyServer(hosted="proxy", step_seconds=0.001) as embedded:
+        (embedded.root / "models/checkpoints/tiny.ckpt").touch()
+        yield embedded.url
+
+
 @pytest.mark.parametrize(("block", "server"), RUNS, indirect=["server"])
 def test_every_block_runs(
-    block: Block, server: str, scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    block: Block,
+    server: str,
+    scheduler: str,
+    hosted: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As it stands, but for the addresses of the server, and of a scheduler."""
+    """As it stands, but for the addresses of the servers, and of a scheduler."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(STAND_INS)])
     monkeypatch.setenv("COMFYUI_TOKEN", "a token")
@@ -174,7 +191,7 @@ def test_every_block_runs(
     Path("prompts.csv").write_text("name,text,seed\nfox,a fox,1\nmill,a mill,2\n", "utf-8")
     names: dict[str, object] = {"__name__": "__main__"}
     code = block.code.replace(ADDRESS, server).replace(SCHEDULER, scheduler)
-    code = code.replace(OF_A_WORKER, server).replace(WITH_MODELS, server)
+    code = code.replace(OF_A_WORKER, server).replace(WITH_MODELS, server).replace(PROXY, hosted)
     exec(compile(code, f"{block.page}: {block.section}", "exec"), names)
     for receiver in filter(inspect.isfunction, names.values()):
         for signal in ("b_preview", "execution_success"):  # blinker's namespace is for all tests
