@@ -12,6 +12,7 @@ Whatever befalls the client, the surface, and the ComfyUI behind it:
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -65,7 +66,8 @@ class Submission:
 
     Attributes:
         at: When, in seconds.
-        how: ``submit``, ``run``, or ``follow`` (submit, and read its events).
+        how: ``submit``, ``run``, ``follow`` (submit, and read its events), or ``map``: with all
+            others of that kind, two at a time.
         seconds: How long it runs; for the rest see ``server.graph_of``.
         timeout: For how long its user waits; 0: without limit.
     """
@@ -147,7 +149,7 @@ def drawn(seed: int) -> HostedPlan:
 def _submission(rng: random.Random) -> Submission:
     return Submission(
         at=round(6.0 * rng.random() ** 2, 2),
-        how=rng.choice(("submit", "submit", "run", "follow")),
+        how=rng.choice(("submit", "submit", "run", "follow", "map")),
         seconds=round(rng.choice((0.01, 0.05, 0.5, 2.0, 8.0)) * rng.uniform(0.5, 1.5), 2),
         ticks=rng.choice((1, 1, 3, 30)),
         fails=rng.random() < 0.15,
@@ -224,7 +226,9 @@ class World:
         self.waits: list[Wait] = []
         self.cancels: list[tuple[int, float, Any]] = []
         self.tried: set[int] = set()  # to cancel
-        self.is_closed = False
+        self.closed_at = math.inf
+        self.mapped_at = 0.0
+        self.error: Wait | None = None  # which ended a map
         self.told: Counter[tuple[str | None, str]] = Counter()
 
     def _surface(self) -> ApiProxy:
@@ -238,12 +242,12 @@ class World:
         plan, kernel = self.plan, self.kernel
         with self.network:
             self.api = self.connect(self.network, self.surface.host, plan)
-            if hasattr(self.api, "on"):
+            if not isinstance(self.api, PlainApi):
                 self.api.on("all", self.hear)
             kernel.spawn(lambda: self.network.play(plan.faults), "faults")
-            numbers = range(len(plan.prompts))
             users = [
-                *(kernel.spawn(lambda n=n: self.user(n), f"prompt {n}") for n in numbers),
+                *(kernel.spawn(lambda n=n: self.user(n), f"prompt {n}") for n in self.single),
+                kernel.spawn(self.map, "map"),
                 *(kernel.spawn(lambda act=act: self.act(act), act.what) for act in plan.acts),
             ]
             for user in users:
@@ -264,6 +268,29 @@ class World:
     def now(self) -> float:
         return self.kernel.now()
 
+    @property
+    def single(self) -> list[int]:
+        """The numbers of submissions with a thread of their own."""
+        is_plain = isinstance(self.api, PlainApi)
+        prompts = enumerate(self.plan.prompts)
+        return [number for number, one in prompts if one.how != "map" or is_plain]
+
+    def map(self) -> None:
+        """Run all other submissions in one call."""
+        numbers = [n for n, _ in enumerate(self.plan.prompts) if n not in self.single]
+        if not numbers:
+            return
+        self.network.wait_until(self.plan.prompts[numbers[0]].at)
+        began, left = self.now, iter(numbers)
+        try:
+            graphs = [self.graph(number) for number in numbers]
+            for outcome in self.api.map(graphs, in_flight=2, on_error="keep", progress=False):
+                wait = Wait(next(left), began, outcome=outcome, ended_at=self.now)
+                self.waits.append(wait)
+        except ComfyError as exc:
+            self.error = Wait(0, began, outcome=exc, ended_at=self.now)
+        self.mapped_at = self.now
+
     def hear(self, event: Event) -> None:
         """Count the ends that receivers are told."""
         self.network.check_unlocked("a receiver is called")
@@ -277,18 +304,22 @@ class World:
 
     def submit(self, wait: Wait) -> Any:
         """Return the result of a prompt."""
-        prompt, api = self.plan.prompts[wait.prompt], self.api
-        does = ("seconds", "ticks", "fails", "cached", "refused")
-        graph = graph_of(**{name: getattr(prompt, name) for name in does})
-        graph["1"]["inputs"]["tag"] = wait.prompt
-        if prompt.how == "run" and hasattr(api, "run"):
+        prompt, api, graph = self.plan.prompts[wait.prompt], self.api, self.graph(wait.prompt)
+        if prompt.how == "run" and not isinstance(api, PlainApi):
             return api.run(graph, progress=False, timeout=prompt.timeout or None)
         wait.job = self.jobs[wait.prompt] = job = api.submit(graph)
         self.known_at[wait.prompt] = self.now
-        if prompt.how == "follow" and hasattr(job, "events"):
+        if prompt.how == "follow" and not isinstance(api, PlainApi):
             ends = [event for event in job.events() if event.is_end]
             assert len(ends) <= 1, "one end event: an iterator yields two"
         return job.result(prompt.timeout or None)
+
+    def graph(self, number: int) -> dict[str, Any]:
+        """Return the workflow of a submission."""
+        does = ("seconds", "ticks", "fails", "cached", "refused")
+        graph = graph_of(**{name: getattr(self.plan.prompts[number], name) for name in does})
+        graph["1"]["inputs"]["tag"] = number
+        return graph
 
     def act(self, act: Act) -> None:
         """Do something to a prompt."""
@@ -296,10 +327,12 @@ class World:
         while act.prompt not in self.jobs and not any(
             one.prompt == act.prompt and one.ended_at for one in self.waits
         ):
+            if self.mapped_at and act.prompt not in self.single:
+                break
             self.kernel.sleep(0.05)
         job = self.jobs.get(act.prompt)
         if act.what == "close":
-            self.is_closed = True
+            self.closed_at = self.now
             self.api.close()
         elif act.what == "attach" and job is not None:
             self.wait(act.prompt, lambda wait: self.attach(wait, job).result())
@@ -345,9 +378,11 @@ class World:
             assert len(self.taken(number)) <= 1 or self.was_unlucky(number), "once: taken twice"
         for wait in self.waits:
             self.check_end(wait)
+        if self.error is not None:
+            self.check_map_error(self.error)
         for number, at, outcome in self.cancels:
             self.check_cancel(number, at, outcome)
-        if not self.is_closed and not isinstance(self.api, PlainApi):
+        if self.closed_at == math.inf and not isinstance(self.api, PlainApi):
             self.check_events()
 
     def was_unlucky(self, number: int) -> bool:
@@ -365,7 +400,7 @@ class World:
         outcome, taken = wait.outcome, self.taken(wait.prompt)
         prompt, ends = self.plan.prompts[wait.prompt], self.ends(taken)
         if isinstance(outcome, ClientClosed):
-            assert self.is_closed, "right end: closed by nobody"
+            assert self.closed_at < math.inf, "right end: closed by nobody"
         elif isinstance(outcome, JobTimeout):
             late = wait.ended_at - wait.began - prompt.timeout
             assert prompt.timeout, f"right end: {outcome!r} without a timeout"
@@ -405,6 +440,16 @@ class World:
             assert is_sure, f"right end: {exc!r} does not say whether it was taken"
             assert not taken, f"once: {exc!r}, but it was taken"
 
+    def check_map_error(self, wait: Wait) -> None:
+        """A map ended early as its client was closed, or nobody was there for long enough."""
+        exc = wait.outcome
+        if isinstance(exc, ClientClosed):
+            assert self.closed_at < math.inf, "right end: closed by nobody"
+        elif "/api/v2/jobs/" in str(exc) and not isinstance(exc, AuthenticationError):
+            assert self.was_away(wait), f"still there: {exc!r}"
+        else:
+            assert self.explains(exc, wait.began), f"right end: {exc!r} of a map without a reason"
+
     def check_uncertain(self, wait: Wait, taken: list[Taken]) -> None:
         """Nobody can know, or could for long enough."""
         exc, surface, prompt = wait.outcome, self.surface, self.plan.prompts[wait.prompt]
@@ -434,7 +479,7 @@ class World:
             is_right = ends & {*ENDS[JobInterrupted], "forgotten"}
             assert is_right, f"cancel: it says that it did, but {ends}"
         elif outcome is False:
-            has_ended = self.is_closed or any(one.end for one in taken)
+            has_ended = self.closed_at <= at or any(one.end for one in taken)
             assert has_ended, "cancel: it says that it had ended"
         elif isinstance(outcome, NotSupported):
             is_able = self.comfy.version.has_jobs or isinstance(self.surface, Service)
@@ -444,7 +489,7 @@ class World:
             is_right = not is_late or self.faults_since(at - 60.0)
             assert is_right, f"cancel: {outcome!r}, but {ends}"
         elif isinstance(outcome, ClientClosed):
-            assert self.is_closed, "cancel: closed by nobody"
+            assert self.closed_at < math.inf, "cancel: closed by nobody"
         else:
             assert self.faults_since(at - 60.0), f"cancel: {outcome!r} without a reason"
 
@@ -452,6 +497,8 @@ class World:
         """It did not take long, once it had ended and all was well."""
         if any(fault.stays for fault in self.plan.faults):
             return
+        if wait.prompt not in self.single:
+            taken = self.comfy.taken  # one after the other
         known = [START + self.plan.calm, wait.began, *(one.ended_at for one in taken)]
         late = wait.ended_at - max(known)
         assert late <= BOUND, f"bound: {late:.1f} s late: {wait.outcome!r}"
@@ -464,6 +511,9 @@ class World:
             if not all(isinstance(one.outcome, JobTimeout) for one in waits):
                 assert sum(told.values()) == 1, f"one end event: {told}"
             assert sum(told.values()) <= 1, f"one end event: {told}"
+        outstanding = self.api.stats().outstanding
+        timeouts = [one for one in self.waits if isinstance(one.outcome, JobTimeout)]
+        assert outstanding <= len(timeouts), f"one end: {outstanding} are outstanding"
 
     # -- what explains it ------------------------------------------------------------------
 
