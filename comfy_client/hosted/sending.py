@@ -96,6 +96,7 @@ class Submission:
         if not (self._remembers or self._has_looked):
             self._look_for_witness(deadline, tracker.timing.question)
         key, total = state.prompt_id, tracker.http.total_timeout
+        witness = self._witness  # a later one may be of a server that has forgotten this key
         post = partial(self._post, marked(graph, key), key, partner_key)
         try:
             return self._accepted(post(time_left(deadline, total)))
@@ -108,13 +109,14 @@ class Submission:
         said = "prompt %s: no answer (%s); sending it again under the same key"
         tracker.log.warning(said, key, cause, extra=state.named)
         until = Deadline.after(time_left(deadline, patience))
-        return self._accepted(self._settle(tracker, state, post, until, cause))
+        return self._accepted(self._settle(tracker, state, post, witness, until, cause))
 
     def _settle(
         self,
         tracker: Tracker,
         state: JobState,
         post: Callable[[float], str],
+        witness: str | None,
         until: Deadline,
         cause: ComfyError,
     ) -> str:
@@ -134,11 +136,12 @@ class Submission:
                     found = self.find(key, until)
                     if found is not None:
                         return found
-                    if not is_known and not self._is_same_server(until.left(timing.question)):
+                    most = until.left(timing.question)
+                    if not is_known and not self._is_same_server(witness, most):
                         why = "a proxy that was restarted may have forgotten it"
-                        if self._witness is not None:
+                        if witness is not None:
                             break
-                    if is_known or not (self._remembers or self._witness):
+                    if is_known or not (self._remembers or witness):
                         # It cannot be sent again, only listed later.
                         now = runtime.monotonic()
                         unlisted_since = now if unlisted_since is None else unlisted_since
@@ -199,13 +202,19 @@ class Submission:
         """Return the id of the job that was submitted under a key; None if no list has it."""
         if not self._has_list:
             return None if self._search is None else self._search(key, deadline)
+        label = label_of(key, self._form)
+        found = self._find(key, label, deadline) if isinstance(label, Mapping) else None
+        return found or self._find(key, None, deadline)  # some gateways drop labels
+
+    def _find(self, key: str, label: Mapping[str, str] | None, deadline: Deadline) -> str | None:
+        """Return the id of a job among those with a label, or among all if it is None."""
         unlabelled: list[HostedJob] = []
-        for job in self._listed(key, deadline):
-            if job.label is None:
+        for job in self._listed(label, deadline):
+            if not job.label:
                 unlabelled.append(job)
             elif is_label_of(key, job.label):
                 return job.id
-        for job in unlabelled[:_GRAPHS]:  # some gateways drop labels
+        for job in unlabelled[:_GRAPHS]:
             try:
                 graph = self._routes.workflow(job.id, timeout=deadline.left())
             except NotFound:
@@ -214,14 +223,13 @@ class Submission:
                 return job.id
         return None
 
-    def _listed(self, key: str, deadline: Deadline) -> Iterator[HostedJob]:
-        """Yield the jobs that the server lists, with the label of a key where it can filter."""
-        label, cursor = label_of(key, self._form), None
-        wanted = label if isinstance(label, Mapping) else None
+    def _listed(self, label: Mapping[str, str] | None, deadline: Deadline) -> Iterator[HostedJob]:
+        """Yield the jobs that the server lists; only those with a label, where it can filter."""
+        cursor = None
         for _ in range(_PAGES):
             try:
                 page = self._routes.jobs(
-                    label=wanted, limit=_LISTED, cursor=cursor, timeout=deadline.left()
+                    label=label, limit=_LISTED, cursor=cursor, timeout=deadline.left()
                 )
             except NotSupported:
                 self._has_list = False
@@ -244,14 +252,14 @@ class Submission:
             self._witness = self._witness or next((job.id for job in page.jobs), None)
         self._has_looked = True
 
-    def _is_same_server(self, timeout: float) -> bool:
-        """Return whether the server has kept its memory of keys since the first submission."""
+    def _is_same_server(self, witness: str | None, timeout: float) -> bool:
+        """Return whether the server has kept its memory since it listed the job ``witness``."""
         if self._remembers:
             return True
-        if self._witness is None:
+        if witness is None:
             return False
         try:
-            self._routes.workflow(self._witness, timeout=timeout)  # it tells those of its own only
+            self._routes.workflow(witness, timeout=timeout)  # it tells those of its own only
         except NotFound:
             return False
         return True

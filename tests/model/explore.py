@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from tests.model import fleet, test_client, test_map, test_pool, test_sweep
+from tests.model import fleet, test_client, test_hosted, test_map, test_pool, test_sweep
 from tests.model.schedule import make, reduced
 
 Play = Callable[[Any], object]
@@ -25,6 +25,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "pool": Scenario(fleet.drawn, test_pool.play),
     "map": Scenario(test_map.drawn, test_map.play),
     "sweep": Scenario(test_sweep.drawn, test_sweep.play),
+    "hosted": Scenario(test_hosted.drawn, test_hosted.play),
 }
 
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 import attrs
 import pytest
 
-from comfy_client import Result
+from comfy_client import HostedApi, Result
 from comfy_client.errors import (
     ApiError,
     AuthenticationError,
@@ -51,7 +51,9 @@ BOUND: Final = 60.0
 #: Seconds after which nobody waits any more, whatever stays broken.
 LIMIT: Final = 3000.0
 #: Seconds for which all must have been well until a client has to know.
-CALM: Final = 12.0
+CALM: Final = 3.0
+#: Default lane: so many plans, in so many tests.
+PLANS, BLOCKS = 800, 20
 SURFACES: Final = ("proxy", "proxy", "proxy", "state", "serverless", "old", "cloud")
 
 ENDS: Final = {
@@ -551,9 +553,15 @@ def play(plan: HostedPlan, connect: Connect | None = None) -> World:
 
 def hosted(network: Network, host: str, plan: HostedPlan) -> Any:
     """Return the client that is tested."""
-    from comfy_client import HostedApi
-
     return HostedApi(f"http://{host}", timeout=(5.0, 10.0), patience=plan.patience)
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_whatever_befalls_its_surface_a_client_ends_each_job_once(block: int) -> None:
+    for seed in range(block, PLANS, BLOCKS):
+        plan = drawn(seed)
+        with replayable(plan):
+            play(plan)
 
 
 # -- the witnesses ----------------------------------------------------------------------------

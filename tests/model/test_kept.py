@@ -8,6 +8,8 @@ from comfy_client import Result
 from tests.model.fleet import PoolPlan, Task
 from tests.model.schedule import Act, Fault, Prompt, Schedule
 from tests.model.test_client import play as replay
+from tests.model.test_hosted import HostedPlan, Submission
+from tests.model.test_hosted import play as replay_hosted
 from tests.model.test_map import MapPlan
 from tests.model.test_map import play as replay_map
 from tests.model.test_pool import play as replay_pool
@@ -392,3 +394,27 @@ def test_a_user_who_has_left_a_pool_interrupts_nothing() -> None:
             in_flight=3,
         )
     )
+
+
+def test_a_key_is_not_used_again_because_a_later_job_is_listed() -> None:
+    """The proxy had forgotten the key; that it listed a job of after its restart said nothing."""
+    replay_hosted(
+        HostedPlan(
+            seed=1762,
+            prompts=(Submission(at=0.19), Submission(at=1.62)),
+            faults=(Fault(at=0.219, kind="kill"),),
+        )
+    )
+
+
+def test_a_job_whose_label_a_gateway_dropped_is_found_by_its_mark() -> None:
+    """The list was asked for that label alone, and an empty label counted as another one."""
+    world = replay_hosted(
+        HostedPlan(
+            seed=565,
+            surface="old",
+            prompts=(Submission(at=3.86), Submission()),
+            faults=(Fault(at=3.819, kind="drop", lasts=2.77),),
+        )
+    )
+    assert all(isinstance(wait.outcome, Result) for wait in world.waits)
