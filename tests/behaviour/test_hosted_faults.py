@@ -122,9 +122,9 @@ def test_a_job_that_the_proxy_itself_has_lost_is_uncertain(scene: Scene) -> None
 def test_without_a_list_a_lost_answer_is_uncertain_at_once(fault: play.Fault) -> None:
     """As on Comfy Cloud; a submission that never arrived is accepted under the same key."""
     with (
-        embedded(hosted="cloud", credentials="a key") as place,
+        embedded(hosted="cloud", credentials="a-key") as place,
         scene_of(place) as scene,
-        HostedApi(scene.url, "a key", patience=1e4, namespace=blinker.Namespace()) as api,
+        HostedApi(scene.url, "a-key", patience=1e4, namespace=blinker.Namespace()) as api,
         quickly(LIMIT),
     ):
         api.run(picture("first"), timeout=LIMIT)  # it learns that there are no labels
