@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import attrs
 
+from ..errors import JobLost, SubmitUncertain
 from ..jobs.job import Job
 from ..jobs.poller import Poller
 from ..jobs.submit import attach
@@ -14,12 +15,15 @@ from ..log_records import Tags
 from ..models import HistoryEntry, QueueItem
 from ..routes import Routes
 from ..routes.prompts import EXTRA_DATA_KEY
-from ..transport.deadline import Deadline
 from ..values import is_shallow
 from ..workflow import Workflow
 from ..workflow.graph import files_in, is_upload
 from ..workflow.seeds import NAMES, is_wanted, wants_seeds
 from .grid import canonical
+
+
+class NeverArrived(JobLost):
+    """The server never got an earlier process's prompt, so its id may be sent again."""
 
 
 @attrs.frozen
@@ -52,25 +56,28 @@ class Recovery:
 
     Even if a journal has lost entries, nothing runs twice: each prompt is sought before it is sent.
     A prompt that was neither in the queue at the start nor in the history later never arrived.
+
+    Args:
+        client: The client of the server.
+        poller: Its poller.
+        sought: The prompts to look for, by the id that the earlier process chose.
+        ended: Ids of prompts of the journal that had ended on this server.
     """
 
-    def __init__(self, client: Routes, poller: Poller, sought: Mapping[str, Sought]) -> None:
+    def __init__(
+        self,
+        client: Routes,
+        poller: Poller,
+        sought: Mapping[str, Sought],
+        ended: Collection[str] = (),
+    ) -> None:
         self._client = client
         self._poller = poller
-        self._sought = sought
         self._ids: dict[str, str] = {}  # the server's ids by ours
-        if poller.has_queue:
-            self._read_records()
-
-    def _read_records(self) -> None:
-        """Note the ids of prompts that the server has, in its queue or under ids that it chose."""
-        client, sought = self._client, self._sought
-        queue = client.get_queue()
-        records: list[QueueItem | HistoryEntry] = [*queue.running, *queue.pending]
-        if client.get_features():
-            records += _entries(client, sought)
-        else:  # servers before 0.3.45 chose the ids
-            records += client.get_histories(None).values()
+        known_ids = {ours: one.known_as for ours, one in sought.items()}
+        found = poller.find_earlier(known_ids, ended)
+        self._doubts = found.doubts
+        records = found.records
         for record in records:
             mark = record.extra_data.get(EXTRA_DATA_KEY)
             if isinstance(mark, str) and mark in sought and sought[mark].is_there(mark, record):
@@ -80,24 +87,29 @@ class Recovery:
                 self._ids[record.prompt_id] = record.prompt_id
 
     def find(self, prompt_id: str) -> str | None:
-        """Return the id under which the server has a prompt, or None."""
-        if prompt_id in self._ids:
-            return self._ids[prompt_id]
-        if self._poller.has_queue:
-            return prompt_id if self._client.get_history(prompt_id) else None
-        sought = self._sought.get(prompt_id)
-        other = None if sought is None else sought.other_id(prompt_id)
-        for one in filter(None, (other, prompt_id)):
-            found = self._poller.search(one, "", Deadline())
-            if found is not None:
-                self._ids[prompt_id] = found
-                return found
-        return None
+        """Return the id under which the server has a prompt, or None; in doubt, ``prompt_id``."""
+        if prompt_id in self._ids or prompt_id in self._doubts:
+            return self._ids.get(prompt_id, prompt_id)
+        return prompt_id if self._poller.has_record(prompt_id) else None
 
     def attach(
         self, prompt_id: str, workflow: Workflow, lost_delay: float | None, tags: Tags | None
     ) -> Job:
-        """Attach to a prompt that an earlier process submitted, and return its job."""
+        """Attach to a prompt that an earlier process submitted, and return its job.
+
+        Raises:
+            SubmitUncertain: The server cannot tell whether it has the prompt.
+            NeverArrived: It never got the prompt.
+        """
+        if prompt_id not in self._ids and prompt_id not in self._ids.values():
+            if (why := self._doubts.get(prompt_id)) is not None:
+                raise SubmitUncertain(
+                    f"an earlier process may have submitted prompt {prompt_id}, and {why}; it may "
+                    f"run.  Its Idempotency-Key and the mark in its workflow are {prompt_id}",
+                    prompt_id=prompt_id,
+                )
+            if not self._poller.finds_lost_prompts:
+                raise NeverArrived(f"prompt {prompt_id} never arrived", prompt_id=prompt_id)
         return attach(
             self._client,
             self._poller,
@@ -113,12 +125,6 @@ def known_graph(workflow: Workflow) -> Mapping[str, Any]:
     """Return the graph that was submitted; empty if it has seeds or files that are unknown here."""
     graph = workflow.to_dict()
     return {} if wants_seeds(graph) or files_in(graph) else graph
-
-
-def _entries(client: Routes, sought: Mapping[str, Sought]) -> Iterable[HistoryEntry]:
-    """Return the history entries of the prompts whose ids the server chose, as far as known."""
-    others = [other for ours, one in sought.items() if (other := one.other_id(ours)) is not None]
-    return filter(None, map(client.get_history, others))
 
 
 def _is_part(sent: Mapping[str, Any], graph: Mapping[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from ..errors import (
     JobTimeout,
     OutputsTooLarge,
     PromptRejected,
+    SubmitUncertain,
     UploadTooLarge,
     WorkflowError,
 )
@@ -33,9 +34,12 @@ from ..workflow.seeds import put_drawn, seeds_of
 from .journal import Record
 from .row import SweepRow
 
-_JOB_ERRORS: Final = {
+_ABOUT_PROMPT: Final[Mapping[str, type[ComfyError]]] = {
     kind.__name__: kind
-    for kind in (JobFailed, JobInterrupted, JobLost, JobTimeout, OutputsTooLarge)
+    for kind in (
+        *(JobFailed, JobInterrupted, JobLost, JobTimeout, OutputsTooLarge),
+        SubmitUncertain,
+    )
 }
 #: Errors of the submission: nothing ran.
 REFUSALS: Final = {
@@ -131,7 +135,7 @@ def error_record(error: ComfyError, hide: Callable[[str], str]) -> dict[str, Any
 def error_of(record: Mapping[str, Any], prompt_id: str) -> ComfyError:
     """Restore an error from its record."""
     _check(record, _ERROR)
-    kind = _JOB_ERRORS.get(record["kind"], JobError)
+    kind: Callable[..., ComfyError] = _ABOUT_PROMPT.get(record["kind"], JobError)
     return kind(record["message"], prompt_id=prompt_id, **record["facts"])
 
 

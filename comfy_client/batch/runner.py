@@ -26,7 +26,8 @@ from .grid import Split
 from .in_flight import InFlight
 from .map_loop import ATTEMPTS
 from .outage import Outage, got_nothing, went_away
-from .recovery import Recovery, Sought
+from .recovery import NeverArrived, Recovery, Sought
+from .row import SweepRow
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -73,8 +74,9 @@ class Verdict:
     """The consequences of a prompt's end for its point; the defaults are for a single server.
 
     Attributes:
-        moves: Whether another server is to run the point, without a try being counted: the server
-            refused it, never began it, or is to blame for its failure.
+        moves: Whether a server, maybe another one, is to run the point, without a try being
+            counted: the server never got it, refused it, never began it, or is to blame for its
+            failure.
         may_move: Whether other servers can run it after an error that is about its server.
         is_poison: Whether two servers have died while they ran the point.
         was_forgotten: Whether its own server said that it does not know the prompt.
@@ -150,8 +152,8 @@ class Runner(Protocol):
 
     # -- prompts of an earlier call --------------------------------------------------------
 
-    def recover(self, sought: Mapping[str, Sought]) -> None:
-        """Look for prompts of an earlier call."""
+    def recover(self, sought: Mapping[str, Sought], ended: Collection[SweepRow]) -> None:
+        """Look for prompts of an earlier call; ``ended`` are the rows that had ended."""
 
     def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:
         """Return the server that has a prompt, and the prompt's id there; None if none has it.
@@ -247,6 +249,10 @@ class OneServer(Runner):
         why = f"{self._routes.host} has not answered for {seconds:.3g} s"
         return {point: self._late("", why) for point in points}
 
+    def judge(self, flight: Flight, outcome: Result | ComfyError) -> Verdict:
+        """Submit a prompt again if it never arrived."""
+        return Verdict(moves=isinstance(outcome, NeverArrived))
+
     def submit(
         self, flight: Flight, workflow: Workflow, options: Options, sent: Sent
     ) -> Job | None:
@@ -338,9 +344,10 @@ class OneServer(Runner):
 
     # -- prompts of an earlier call --------------------------------------------------------
 
-    def recover(self, sought: Mapping[str, Sought]) -> None:
-        """Read the server's queue and history, to find the prompts of an earlier call."""
-        self._recovery = Recovery(self._routes, self.poller, sought)
+    def recover(self, sought: Mapping[str, Sought], ended: Collection[SweepRow]) -> None:
+        """Ask the server for the prompts of an earlier call."""
+        known = ended_on(self._routes.host, ended)
+        self._recovery = Recovery(self._routes, self.poller, sought, known)
         self._is_patient = True
 
     def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:
@@ -358,8 +365,17 @@ class OneServer(Runner):
         """Attach to a prompt of an earlier call, in this thread."""
         assert self._recovery is not None  # noqa: S101  # only what find() found is attached to
         tags = options.get("tags")
-        job = self._recovery.attach(flight.prompt_id, workflow, lost_delay, tags)
-        self.prompts.put(flight.prompt_id, job)
+        try:
+            job = self._recovery.attach(flight.prompt_id, workflow, lost_delay, tags)
+        except (NeverArrived, SubmitUncertain) as exc:
+            self.prompts.put(flight.prompt_id, exc)
+        else:
+            self.prompts.put(flight.prompt_id, job)
+
+
+def ended_on(host: str, rows: Iterable[SweepRow]) -> list[str]:
+    """Return the ids of prompts that a server certainly had, as they have results."""
+    return [row.prompt_id for row in rows if row.host == host and row.result is not None]
 
 
 def _take_back(poller: Poller, prompts: Mapping[str, Job | None]) -> Iterable[str]:

@@ -29,6 +29,7 @@ from ..errors import (
     JobInterrupted,
     JobLost,
     JobTimeout,
+    SubmitUncertain,
 )
 from ..jobs.job import Job
 from ..jobs.outcomes import lost_error
@@ -43,7 +44,7 @@ from .grid import Grid, Split
 from .in_flight import InFlight
 from .journal import Journal, Key, Record
 from .map_loop import ATTEMPTS, check_in_flight, is_about_one, with_previews
-from .recovery import Sought
+from .recovery import NeverArrived, Sought
 from .row import SweepRow
 from .row_records import REFUSALS, error_record, result_record, row_of
 from .rows import Sweep
@@ -224,13 +225,15 @@ class _Sweeper:
         self._todo.put_back(flight.point, flight.host)
 
     def _move(self, prompt_id: str, error: ComfyError) -> None:
-        """Let another server run the point of a prompt; use a new id unless it never ran."""
+        """Let a server run the point of a prompt; use a new id unless it never ran."""
         if not isinstance(error, JobError):
             self._put_back(prompt_id)
             return
         self._prompts.pop(prompt_id)
         flight = self._flights.pop(prompt_id)
         self._todo.put_back(flight.point, flight.host)
+        if isinstance(error, NeverArrived):
+            self._tries[flight.point] -= 1  # the same id again, which a server takes once
 
     def _ended_rows(self) -> Sweep:
         return Sweep(self._rows[point] for point in sorted(self._rows))
@@ -263,7 +266,7 @@ class _Sweeper:
             next_ones = {
                 self._next_id(point): Sought(partial(self._grid.workflow, point)) for point in rest
             }
-            self._runner.recover({**next_ones, **self._sought})
+            self._runner.recover({**next_ones, **self._sought}, self._rows.values())
 
     def _restore(self, point: int, record: Record, retry_failed: bool) -> None:
         self._tries[point] = record.tries
@@ -419,7 +422,7 @@ class _Sweeper:
         if entry is None:  # close() in another thread has taken it back
             raise ClientClosed
         del self._flights[prompt_id]
-        if refusal is not None and not may_have_run:
+        if isinstance(refusal, SubmitUncertain) or (refusal is not None and not may_have_run):
             self._settle_refusal(flight, refusal)
             return
         if refusal is not None:

@@ -15,6 +15,7 @@ Modules:
     translation: Jobs in ComfyUI's own words: events, outputs and outcomes.  Pure.
     evidence: The answers about one job, and when a bad one is believed.  Pure.
     sending: Submitting a job exactly once.
+    earlier: The jobs of an earlier process.
     streams: The event streams of jobs.
     job_poller: The requests about jobs.
     servers: Addresses of servers, and the key for each.

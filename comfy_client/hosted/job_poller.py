@@ -19,6 +19,7 @@ from ..errors import (
     Throttled,
 )
 from ..events import ExecutionInterrupted
+from ..jobs.lookup import EarlierPrompts, KnownIds
 from ..jobs.outcomes import deleted, lost
 from ..jobs.poller import Poller
 from ..jobs.prompt import TrackedPrompt
@@ -27,6 +28,7 @@ from ..jobs.tracker import Tracker
 from ..transport.deadline import Deadline, limited_silence
 from ..transport.failures import is_away
 from ..workflow.graph import needed
+from .earlier import find_earlier
 from .evidence import Evidence
 from .models import HostedJob
 from .routes import HostedRoutes
@@ -67,7 +69,6 @@ class HostedPoller(Poller):
     """
 
     finds_lost_prompts = False
-    has_queue = False
     least_pause = 0.0003
     without_socket = ""
 
@@ -104,6 +105,14 @@ class HostedPoller(Poller):
         except NotFound:
             return self._submission.find(prompt_id, deadline)
         return job.id
+
+    def find_earlier(self, known_ids: KnownIds, ended: Collection[str]) -> EarlierPrompts:
+        """Look for the jobs of an earlier process; ``ended`` are ids of some that had ended."""
+        return find_earlier(self._routes, self._submission, known_ids, ended)
+
+    def has_record(self, prompt_id: str) -> bool:
+        """Return False: a job that has come since is found by its key when it is submitted."""
+        return False
 
     # -- the thread ------------------------------------------------------------------------
 
@@ -282,19 +291,25 @@ class HostedPoller(Poller):
         return not left
 
     def _is_cancelled(self, prompt_id: str, deadline: Deadline) -> bool:
-        """Cancel a job that waits; return whether it will not run."""
+        """Cancel a job if it waits; return whether it does not wait any more."""
         one = self.tracker.get(prompt_id)
         if one is not None:
-            self._evidence(one).was_cancelled = True
+            if one.state.search_by_mark and not self.find(one):
+                return False  # its submission may still be on its way
+            prompt_id = one.state.prompt_id
         try:
-            self._routes.cancel(prompt_id, timeout=deadline.left())
             job = self._routes.job(prompt_id, timeout=deadline.left())
+            if job.status == "queued":
+                if one is not None:
+                    self._evidence(one).was_cancelled = True
+                self._routes.cancel(prompt_id, timeout=deadline.left())
+                job = self._routes.job(prompt_id, timeout=deadline.left())
         except NotFound:
             return True
         finally:
             if one is not None:
                 self.tracker.poll_now(one)
-        return job.status not in ("queued", "running")
+        return job.status != "queued"
 
 
 def check_options(body: Mapping[str, Any]) -> None:

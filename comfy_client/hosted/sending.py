@@ -8,7 +8,7 @@ is found by its label or mark.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -32,7 +32,7 @@ from ..jobs.tracker import Tracker
 from ..routes.prompts import EXTRA_DATA_KEY
 from ..transport.backoff import Backoff
 from ..transport.deadline import Deadline, limited_silence
-from .models import HostedJob
+from .models import HostedJob, HostedJobs
 from .routes import HostedRoutes
 from .translation import has_mark, marked
 
@@ -55,6 +55,8 @@ _KEY_KNOWN: Final = "idempotency_key_reuse"
 _LISTED: Final = 100
 _PAGES: Final = 5
 _GRAPHS: Final = 20
+#: The most jobs that are asked about to see whether a server has been restarted.
+_WITNESSES: Final = 3
 
 
 class Submission:
@@ -103,6 +105,9 @@ class Submission:
         except ServerUnreachable:
             raise  # nothing was sent
         except ComfyError as exc:
+            if getattr(exc, "reason", None) == _KEY_KNOWN:
+                why = "its key was used before: an earlier submission may have arrived"
+                raise uncertain(key, why) from exc
             if not is_uncertain(exc):
                 raise
             cause = exc
@@ -160,14 +165,11 @@ class Submission:
                     break
                 else:
                     log.debug("prompt %s: %s", key, exc, extra=state.named)
-        raise SubmitUncertain(
-            f"prompt {key} was sent, but no answer came ({cause}), and {why}; it may run.  Its "
-            f"Idempotency-Key and the mark in its workflow are {key}",
-            prompt_id=key,
-        ) from cause
+        raise uncertain(key, f"it was sent, but no answer came ({cause}), and {why}") from cause
 
     def _accepted(self, job_id: str) -> models.QueuedPrompt:
         self._witness = job_id
+        self._remembers = self._remembers or self._form != "text"  # the proxy takes texts
         return models.QueuedPrompt(job_id)
 
     def _post(
@@ -200,41 +202,78 @@ class Submission:
 
     def find(self, key: str, deadline: Deadline) -> str | None:
         """Return the id of the job that was submitted under a key; None if no list has it."""
-        if not self._has_list:
-            return None if self._search is None else self._search(key, deadline)
-        label = label_of(key, self._form)
-        found = self._find(key, label, deadline) if isinstance(label, Mapping) else None
-        return found or self._find(key, None, deadline)  # some gateways drop labels
+        return self.look(key, deadline)[0]
 
-    def _find(self, key: str, label: Mapping[str, str] | None, deadline: Deadline) -> str | None:
-        """Return the id of a job among those with a label, or among all if it is None."""
+    def look(self, key: str, deadline: Deadline) -> tuple[str | None, bool]:
+        """Return the id of the job that was submitted under a key, or None if no list has it.
+
+        The second value is whether the list was complete, so that a job would have been in it.
+        """
+        if self._has_list:
+            label = label_of(key, self._form)
+            for wanted in [label, None] if isinstance(label, Mapping) else [None]:
+                found, is_complete = self._look(key, wanted, deadline)
+                if found is not None:
+                    return found, True
+        if self._has_list:
+            return None, is_complete
+        return None if self._search is None else self._search(key, deadline), False
+
+    def _look(
+        self, key: str, wanted: Mapping[str, str] | None, deadline: Deadline
+    ) -> tuple[str | None, bool]:
+        """Look in the jobs that have a label, or in all; return what :meth:`look` does."""
         unlabelled: list[HostedJob] = []
-        for job in self._listed(label, deadline):
-            if not job.label:
-                unlabelled.append(job)
-            elif is_label_of(key, job.label):
-                return job.id
-        for job in unlabelled[:_GRAPHS]:
+        pages = 0
+        for page in self._pages(wanted, deadline):
+            pages += 1
+            for job in page.jobs:
+                if not job.label:
+                    unlabelled.append(job)
+                elif is_label_of(key, job.label):
+                    return job.id, True
+        for job in unlabelled[:_GRAPHS]:  # some gateways drop labels
+            if self.carries(job.id, key, deadline):
+                return job.id, True
+        return None, pages > 0 and not page.truncated and len(unlabelled) <= _GRAPHS
+
+    def labelled(self, deadline: Deadline) -> dict[str, str]:
+        """Return the ids of jobs in the server's list by the keys in their labels."""
+        jobs = [job for page in self._pages(None, deadline) for job in page.jobs]
+        found = ((key_in(job.label), job.id) for job in jobs)
+        return {key: job_id for key, job_id in found if key is not None}
+
+    def carries(self, job_id: str, key: str, deadline: Deadline) -> bool:
+        """Return whether a job's workflow has the mark of a key, as far as the server tells it."""
+        try:
+            return has_mark(self._routes.workflow(job_id, timeout=deadline.left()), key)
+        except NotFound:
+            return False
+
+    def has_kept(self, job_ids: Collection[str], deadline: Deadline) -> bool:
+        """Return whether the server remembers keys, as it knows one of these jobs of ours."""
+        if self._remembers:
+            return True
+        for job_id in [*job_ids][-_WITNESSES:]:
             try:
-                graph = self._routes.workflow(job.id, timeout=deadline.left())
+                self._routes.workflow(job_id, timeout=deadline.left())
             except NotFound:
                 continue
-            if has_mark(graph, key):
-                return job.id
-        return None
+            return True
+        return False
 
-    def _listed(self, label: Mapping[str, str] | None, deadline: Deadline) -> Iterator[HostedJob]:
-        """Yield the jobs that the server lists; only those with a label, where it can filter."""
+    def _pages(self, wanted: Mapping[str, str] | None, deadline: Deadline) -> Iterator[HostedJobs]:
+        """Yield pages of the server's list, of jobs with these labels only; none without a list."""
         cursor = None
-        for _ in range(_PAGES):
+        for _ in range(_PAGES if self._has_list else 0):
             try:
                 page = self._routes.jobs(
-                    label=label, limit=_LISTED, cursor=cursor, timeout=deadline.left()
+                    label=wanted, limit=_LISTED, cursor=cursor, timeout=deadline.left()
                 )
             except NotSupported:
-                self._has_list = False
+                self._has_list, self._remembers = False, True  # not the proxy
                 return
-            yield from page.jobs
+            yield page
             cursor = page.next_cursor
             if cursor is None:
                 return
@@ -283,11 +322,25 @@ def label_of(key: str, form: LabelForm) -> str | Mapping[str, str] | None:
     return {EXTRA_DATA_KEY: key} if form == "mapping" else None
 
 
+def key_in(label: str | Mapping[str, str] | None) -> str | None:
+    """Return the key in a job's label, in any form; None: it is not a label of this client."""
+    if isinstance(label, str):
+        name, _, key = label.partition("=")
+        return key if name == EXTRA_DATA_KEY else None
+    return None if label is None else label.get(EXTRA_DATA_KEY)
+
+
 def is_label_of(key: str, label: str | Mapping[str, str]) -> bool:
     """Return whether a job's label, in any form, says that it was submitted under a key."""
-    if isinstance(label, str):
-        return label == label_of(key, "text")
-    return label.get(EXTRA_DATA_KEY) == key
+    return key_in(label) == key
+
+
+def uncertain(key: str, why: str) -> SubmitUncertain:
+    """Return the error for a job of which it is unknown whether the server has it."""
+    return SubmitUncertain(
+        f"prompt {key} may run: {why}.  Its Idempotency-Key and the mark in its workflow are {key}",
+        prompt_id=key,
+    )
 
 
 def _is_about_label(exc: ApiError) -> bool:

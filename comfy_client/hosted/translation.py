@@ -51,6 +51,20 @@ def marked(graph: Mapping[str, Any], key: str) -> dict[str, Any]:
     return {**graph, node_id: {**node, "_meta": meta}}
 
 
+def unmarked(graph: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a graph without the client's mark."""
+    return {node_id: _without_mark(node) for node_id, node in graph.items()}
+
+
+def _without_mark(node: Any) -> Any:
+    meta = node.get("_meta") if isinstance(node, Mapping) else None
+    if not isinstance(meta, Mapping) or MARK not in meta:
+        return node
+    rest = {name: value for name, value in node.items() if name != "_meta"}
+    kept = {name: value for name, value in meta.items() if name != MARK}
+    return {**rest, "_meta": kept} if kept else rest
+
+
 def has_mark(graph: Mapping[str, Any], key: str) -> bool:
     """Return whether a graph carries the client's mark with this key."""
     metas = (node.get("_meta") for node in graph.values() if isinstance(node, Mapping))

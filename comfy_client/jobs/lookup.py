@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import attrs
+
 from .. import models
+from ..routes import Routes
 from ..routes.prompts import EXTRA_DATA_KEY
 from ..routes.queue import without_workflow
 from ..transport.deadline import LONGEST, Deadline
@@ -19,6 +22,23 @@ if TYPE_CHECKING:
     _Record: TypeAlias = models.QueueItem | models.HistoryEntry
     #: A function that returns the records in a decoded answer.
     _Read: TypeAlias = Callable[[Any], Sequence[_Record]]
+
+#: By the id that a client chose for a prompt: the server's id, or again the client's if the
+#: server's is unknown; ``None``: the prompt was never sent, as far as is known.
+KnownIds = Mapping[str, str | None]
+
+
+@attrs.frozen
+class EarlierPrompts:
+    """The prompts of an earlier process, as their server knows them.
+
+    Attributes:
+        records: The server's records; they may include those of other clients.
+        doubts: Why the server cannot tell whether it has a prompt, by the client's id.
+    """
+
+    records: Sequence[models.QueueItem | models.HistoryEntry]
+    doubts: Mapping[str, str] = attrs.field(factory=dict)
 
 
 def spellings(prompt_id: str) -> tuple[str, ...]:
@@ -59,6 +79,18 @@ def find(http: Http, prompt_id: str, client_id: str, deadline: Deadline) -> str 
     if not (named or marked):
         named, marked = ask("/history", _records, max_items=64)
     return named or marked
+
+
+def find_earlier(routes: Routes, known_ids: KnownIds) -> EarlierPrompts:
+    """Read the queue, and the history as far as it may have prompts of an earlier process."""
+    queue = routes.get_queue()
+    records: list[_Record] = [*queue.running, *queue.pending]
+    if routes.get_features():
+        others = [id for own, id in known_ids.items() if id is not None and id != own]
+        records += filter(None, map(routes.get_history, others))
+    else:  # servers before 0.3.45 chose the ids
+        records += routes.get_histories(None).values()
+    return EarlierPrompts(records)
 
 
 def _waiting(found: object) -> list[models.QueueItem]:

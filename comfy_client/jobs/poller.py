@@ -34,7 +34,7 @@ from ..transport.backoff import Backoff
 from ..transport.deadline import LONGEST, Deadline, limited_silence, read_timeout
 from ..transport.failures import is_away
 from ..transport.http import Http
-from .lookup import find
+from .lookup import EarlierPrompts, KnownIds, find, find_earlier
 from .prompt import TrackedPrompt
 from .state import JobState, Outcome, QueueSnapshot
 from .stopping import Stops, stop_by_id
@@ -66,11 +66,9 @@ class Poller:
         least_pause: The shortest pause between two passes, in seconds.
         without_socket: A clause for :meth:`Job.why` while there is no socket.
         finds_lost_prompts: Whether a server can say for certain that it never got a prompt.
-        has_queue: Whether a server shows its whole queue and history.
     """
 
     finds_lost_prompts: bool = True
-    has_queue: bool = True
     least_pause: float = 0.01
     without_socket: str = "; no socket, asking over HTTP"
 
@@ -143,6 +141,14 @@ class Poller:
         The mark counts only with the ``client_id`` of the submission.
         """
         return find(self.tracker.http, prompt_id, client_id, deadline)
+
+    def find_earlier(self, known_ids: KnownIds, ended: Collection[str]) -> EarlierPrompts:
+        """Look for the prompts of an earlier process; ``ended`` are ids of some that had ended."""
+        return find_earlier(self.tracker.routes(), known_ids)
+
+    def has_record(self, prompt_id: str) -> bool:
+        """Return whether the server has a prompt that was not found in its queue before."""
+        return self.tracker.routes().get_history(prompt_id) is not None
 
     def cancel(self, one: TrackedPrompt, *, force: bool) -> bool:
         """Stop one prompt and no other; return False if it was neither pending nor running."""

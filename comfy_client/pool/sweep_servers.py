@@ -18,8 +18,9 @@ from .. import runtime
 from ..batch.grid import Grid, Split
 from ..batch.in_flight import InFlight
 from ..batch.map_loop import is_about_one
-from ..batch.recovery import Recovery, Sought, known_graph
-from ..batch.runner import Flight, Options, Runner, Sent, Verdict
+from ..batch.recovery import NeverArrived, Recovery, Sought, known_graph
+from ..batch.row import SweepRow
+from ..batch.runner import Flight, Options, Runner, Sent, Verdict, ended_on
 from ..client import ComfyApi
 from ..errors import (
     AuthenticationError,
@@ -85,6 +86,7 @@ class PoolRunner(Runner):
         self._clients = {name: one.api for name, one in dispatcher.members.items()}
         self._recoveries: dict[str, Recovery] = {}
         self._sought: Mapping[str, Sought] = {}
+        self._ended: Collection[SweepRow] = ()  # the rows of an earlier call that had ended
         self._entries: dict[str, Entry] = {}  # the prompts in flight
         self._hosts: dict[str, str] = {}  # their servers
         self._avoided: dict[int, set[str]] = {}  # servers that refused or failed a point
@@ -392,8 +394,8 @@ class PoolRunner(Runner):
     def judge(self, flight: Flight, outcome: Result | ComfyError) -> Verdict:
         """Note what a prompt's end says about its server and its point; return the verdict."""
         entry, point = self._forget(flight.prompt_id), flight.point
-        if isinstance(outcome, Result):
-            return Verdict()
+        if isinstance(outcome, Result | NeverArrived):
+            return Verdict(moves=isinstance(outcome, NeverArrived))
         if entry is not None:
             self._died[point] = self._died.get(point, frozenset()) | entry.died
             if self._let_move(flight, entry):
@@ -435,12 +437,12 @@ class PoolRunner(Runner):
 
     # -- prompts of an earlier call --------------------------------------------------------
 
-    def recover(self, sought: Mapping[str, Sought]) -> None:
+    def recover(self, sought: Mapping[str, Sought], ended: Collection[SweepRow]) -> None:
         """Set the earlier prompts to look for, and wait until each server has answered or failed.
 
         The wait takes 10 seconds at most.
         """
-        self._sought = sought
+        self._sought, self._ended = sought, ended
         deadline = Deadline.after(_CONNECTING)
         while not deadline.expired and not self._dispatcher.wait(self._is_settled, SLICE):
             self._dispatcher.check_open()
@@ -451,7 +453,8 @@ class PoolRunner(Runner):
     def _recovery(self, host: str) -> Recovery:
         if host not in self._recoveries:
             client = self._clients[host]
-            self._recoveries[host] = Recovery(client, client.parts.poller, self._sought)
+            known = ended_on(host, self._ended)
+            self._recoveries[host] = Recovery(client, client.parts.poller, self._sought, known)
         return self._recoveries[host]
 
     def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:

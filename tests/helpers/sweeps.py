@@ -2,8 +2,8 @@
 
 ``python -m tests.helpers.sweeps URLS JOURNAL [SWEEP]`` sweeps again and again, as told on its
 standard input: ``step N`` is killed at the N-th step, ``after S`` after S seconds, ``run`` is
-left in peace.  Several URLs, with spaces between them, are a pool.  SWEEP is JSON text of a
-workflow and a grid.
+left in peace.  Several URLs, with spaces between them, are a pool; with ``v2:`` before it, a URL
+is that of a hosted place.  SWEEP is JSON text of a workflow and a grid.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from comfy_client import ComfyApi, ComfyPool, Sweep
+from comfy_client import ComfyApi, ComfyPool, HostedApi, Sweep
 from comfy_client.batch.journal import Journal
 from comfy_client.pool import server_thread
 from tests.helpers.processes import leave
@@ -180,13 +180,18 @@ def away(server: ComfyServer, how: str) -> Iterator[None]:
 # -- the process that is killed -------------------------------------------------------------
 
 
+def client_of(url: str) -> ComfyApi:
+    is_hosted = url.startswith("v2:")
+    return HostedApi(url.removeprefix("v2:")) if is_hosted else ComfyApi(url)
+
+
 def sweep(urls: list[str], journal: str, what: list[Any]) -> list[Any]:
     """Prompt ids and texts of what has a result."""
     if len(urls) > 1:
-        with ComfyPool(urls) as pool:
+        with ComfyPool([client_of(url) for url in urls]) as pool:
             rows = pool.sweep(*what, journal=journal)
     else:
-        with ComfyApi(urls[0]) as api:
+        with client_of(urls[0]) as api:
             rows = api.sweep(*what, journal=journal, in_flight=2)
     return [[row.prompt_id, row.result.texts] for row in rows if row.result]
 
