@@ -26,7 +26,7 @@ GROUPS = {
         *("workflows", "files", "notebook", "jobs", "many-runs"),
         *("events", "errors", "command-line"),
     ],
-    "Servers": ["connecting", "doctor", "pool", "cluster", "security"],
+    "Servers": ["connecting", "hosted", "doctor", "pool", "cluster", "security"],
     "Programs": ["service", "testing", "recording", "json", "monitoring"],
     "Project": ["compatibility", "speed-and-faults", "changes", "development", "releasing"],
 }
@@ -41,7 +41,7 @@ _TITLES = {
     "errors": ("Errors", "errors"),
     "doctor": ("Doctor", "doctor"),
     "pool": ("Several servers", "pool"),
-    "hosted": ("Hosted ComfyUI", "connecting"),
+    "hosted": ("Hosted ComfyUI", "hosted"),
     "aio": ("asyncio", "service"),
     "distributed": ("Workers of Dask", "cluster"),
     "models": ("Answers of the server", "compatibility"),
@@ -51,6 +51,7 @@ _HOMES = {"batch": "jobs"}
 #: Variables of the guide's examples.
 _VARIABLES = {
     "api": "ComfyApi",
+    "cloud": "CloudApi",
     "pool": "ComfyPool",
     "job": "Job",
     "result": "Result",
