@@ -418,7 +418,7 @@ def test_a_signed_url_expires_and_cannot_be_forged(serverless: ComfyServer) -> N
     assert requests.get(fresh["url"], timeout=60).ok
 
 
-@pytest.mark.parametrize("given", ["bytes=999999-", "bytes=0-1,3-4", "rubbish", "bytes=-0"])
+@pytest.mark.parametrize("given", ["bytes=999999-", "bytes=0-1,3-4", "rubbish"])
 def test_a_range_that_is_not_there(
     server: ComfyServer, serverless: ComfyServer, given: str
 ) -> None:

@@ -81,7 +81,7 @@ async def _post_asset(hosted: HostedState, request: web.Request) -> web.Response
         raise Refusal("invalid_request", "Missing 'file_path'.", status=422)
     model, place = _place(wanted)
     found = digest(upload.data)
-    if upload.fields.get("expected_hash", found).lower() != found:
+    if (upload.fields.get("expected_hash") or found).lower() != found:
         raise Refusal("hash_mismatch")
     known = hosted.memory.by_hash(found)
     if known is not None and hosted.traps.shares_records:
@@ -108,24 +108,22 @@ async def _post_asset(hosted: HostedState, request: web.Request) -> web.Response
 async def _parts(request: web.Request, most: int) -> _Upload:
     upload = _Upload()
     try:
-        async for part in await request.multipart():
-            if not isinstance(part, BodyPartReader) or part.name is None:
-                continue
-            if part.name != "file":
-                upload.fields[part.name] = (await part.text()).strip()
-                continue
-            upload.content_type = part.headers.get("Content-Type", _BYTES)
-            upload.data = b""
-            pieces = []
-            size = 0
-            while piece := await part.read_chunk(2**16):
-                pieces.append(piece)
-                size += len(piece)
-                if size > most:
-                    raise Refusal("payload_too_large", f"Upload exceeds {most} bytes.")
-            upload.data = b"".join(pieces)
-    except (ValueError, AssertionError) as exc:
-        raise Refusal("invalid_request", "Malformed multipart body.", status=422) from exc
+        reader = await request.multipart()
+    except (ValueError, AssertionError):
+        raise Refusal("invalid_request", "Malformed multipart body.", status=422) from None
+    async for part in reader:  # an error in a part is answered with 500, as by the proxy
+        if not isinstance(part, BodyPartReader) or part.name is None:
+            continue
+        if part.name != "file":
+            upload.fields[part.name] = (await part.text()).strip()
+            continue
+        upload.content_type = part.headers.get("Content-Type", _BYTES)
+        content = bytearray()
+        while piece := await part.read_chunk(2**16):
+            content += piece
+            if len(content) > most:
+                raise Refusal("payload_too_large", f"Upload exceeds {most} bytes.")
+        upload.data = bytes(content)
     return upload
 
 
@@ -145,7 +143,7 @@ def _place(wanted: str) -> tuple[bool, str]:
     elif len(parts) > 1 and parts[0] in _ROOTS:
         return True, path
     else:
-        return False, posixpath.join(*parts[len(parts) > 1 :])
+        return False, posixpath.join(*parts[1:]) if len(parts) > 1 else path
     raise Refusal("invalid_request", message, status=422)
 
 
@@ -154,9 +152,13 @@ def _uploaded(hosted: HostedState, place: str, data: bytes) -> StoredFile:
         "image": _Image(posixpath.basename(place), io.BytesIO(data)),
         "subfolder": posixpath.dirname(place),
     }
-    answer = store_upload(hosted.comfy.folders, post, lambda raw, path: path.write_bytes(raw))
+    rejected = Refusal("upstream_error", "ComfyUI rejected the upload.")
+    try:
+        answer = store_upload(hosted.comfy.folders, post, lambda raw, path: path.write_bytes(raw))
+    except (OSError, ValueError):
+        raise rejected from None
     if answer.status != 200:
-        raise Refusal("upstream_error", "ComfyUI rejected the upload.")
+        raise rejected
     stored = json.loads(answer.text or "{}")
     return StoredFile(stored["name"], stored["subfolder"], "input")
 

@@ -16,7 +16,7 @@ from ..folders import Folders, is_inside
 from .hosted_state import HostedState
 from .memory import MODELS, StoredFile, now
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.IGNORECASE)
 
 
 def content_url(hosted: HostedState, asset_id: str, base: str) -> tuple[str, str]:
@@ -59,8 +59,8 @@ def parse_range(header: str, size: int) -> tuple[int, int] | None:
     if not found or not any(found.groups()):
         return None
     first, last = found.groups()
-    if not first:
-        start, end = max(0, size - int(last)), size
+    if not first:  # the last 0 bytes are the whole file, as for aiohttp
+        start, end = max(0, size - (int(last) or size)), size
     else:
         start, end = int(first), min(int(last) + 1, size) if last else size
     return (start, end) if start < end else None

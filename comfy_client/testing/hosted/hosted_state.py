@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
+import uuid
 from collections.abc import Callable
 
 import attrs
@@ -15,8 +15,6 @@ from .traps import HostedTraps, Place
 from .v2_errors import Refusal
 
 _POLL = 0.01  # seconds between two looks at a ComfyUI that does not answer
-#: Ids that ComfyUI could be asked for; the proxy refuses all others.
-_JOB_ID = re.compile(r"[{]?[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}[}]?")
 
 
 @attrs.define(eq=False)
@@ -73,8 +71,10 @@ class HostedState:
 def job_id_of(request: web.Request) -> str:
     """Return the job id in a request's path; raise Refusal if it is none."""
     job_id = request.match_info["id"]
-    if not _JOB_ID.fullmatch(job_id):
-        raise no_job(job_id)
+    try:
+        uuid.UUID(job_id)
+    except ValueError:
+        raise no_job(job_id) from None
     return job_id
 
 

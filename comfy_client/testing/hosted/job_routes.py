@@ -237,7 +237,8 @@ async def _list_jobs(hosted: HostedState, request: web.Request) -> web.Response:
     if form == "records":
         await hosted.reach(request)
         return web.json_response(_records(hosted, request, limit))
-    asked = {word.strip() for word in request.query.get("status", "").split(",") if word.strip()}
+    filtered = request.query.get("status", "")
+    asked = {word.strip() for word in filtered.split(",") if word.strip()}
     unknown = asked - set(_STATUSES)
     if unknown:
         message = f"Unknown status filter value(s): {', '.join(sorted(unknown))}."
@@ -245,7 +246,7 @@ async def _list_jobs(hosted: HostedState, request: web.Request) -> web.Response:
     if hosted.memory.jobs:
         await hosted.reach(request)
     base = hosted.base(request)
-    found = _newest(hosted, lambda job: not asked or job["status"] in asked, limit, base)
+    found = _newest(hosted, lambda job: not filtered or job["status"] in asked, limit, base)
     return web.json_response({"jobs": found, "truncated": False})
 
 

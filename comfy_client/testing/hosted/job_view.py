@@ -181,8 +181,8 @@ def describe(hosted: HostedState, job_id: str, view: JobView, base: str) -> dict
         "progress": view.progress,
         "outputs": view.outputs,
         "error": view.error,
-        "urls": {"self": jobs, "events": f"{jobs}/events", "cancel": f"{jobs}/cancel"},
         **({"outputs_reused": view.outputs_reused} if hosted.place == "proxy" else {}),
+        "urls": {"self": jobs, "events": f"{jobs}/events", "cancel": f"{jobs}/cancel"},
         **_given(record),
     }
 
