@@ -143,7 +143,7 @@ class EnvCredentials:
                 raise AuthenticationError(f"{self.variable} does not hold user:password")
             return BasicCredentials(username, password)
         if self.kind == "header":
-            return HeaderCredentials({self.key: value})
+            return HeaderCredentials({self.key: value.strip()})
         if self.kind == "query":
             return QueryCredentials(self.key, value)
         return BearerCredentials(value.strip())  # a value from a file may end with its line

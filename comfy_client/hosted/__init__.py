@@ -18,6 +18,7 @@ Modules:
     earlier: The jobs of an earlier process.
     streams: The event streams of jobs.
     job_poller: The requests about jobs.
+    older_api: Comfy Cloud's older API, for reading only.
     servers: Addresses of servers, and the key for each.
     hosted_settings: The arguments of a client.
     api: :class:`HostedApi` and :class:`CloudApi`.

@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from .. import models
 from ..client import ComfyApi
 from ..credentials import EnvCredentials
 from ..errors import NotFound, NotSupported
+from ..routes import Routes
 from ..timing import Timing
 from ..transport.deadline import check_timeout
 from ..transport.http import MAX_JSON
 from ..transport.url import parse_host
 from .files import AssetFiles
 from .hosted_settings import HostedSettings
+from .older_api import CloudHttp
 from .routes import HostedRoutes
-from .servers import CLOUD, key_for, server_of
+from .servers import CLOUD, is_cloud, key_for, server_of
 from .unsupported import reason_for
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ class HostedApi(AssetFiles, ComfyApi):
     It speaks Comfy API v2 (``/api/v2``): each prompt is a *job* there.  :meth:`run`,
     :meth:`submit`, :meth:`map`, :meth:`sweep`, :meth:`job` and their jobs, results and errors are
     those of :class:`ComfyApi`.  What Comfy API v2 lacks raises :class:`NotSupported`: the queue,
-    node definitions, ``interrupt``, user data, the client id, preview methods, ...  The guide
+    node definitions, ``interrupt``, user data, the client id, preview methods, ...  On Comfy
+    Cloud, an older API tells node definitions, models and the queue: see :attr:`v1`.  The guide
     (``hosted.rst``) lists the differences.
 
     Example::
@@ -73,6 +76,7 @@ class HostedApi(AssetFiles, ComfyApi):
             unencrypted to another machine.
     """
 
+    _is_cloud: ClassVar[bool] = False
     timing: Timing = Timing(poll=30.0, job_poll=0.0005, job_poll_cap=1.0)
 
     def __init__(
@@ -113,6 +117,7 @@ class HostedApi(AssetFiles, ComfyApi):
             patience=patience,
             allow_insecure=allow_insecure,
             search_v1=search_v1,
+            is_cloud=self._is_cloud or is_cloud(address),
         )
         settings.variables = variables
         self._begin(settings, None, record)
@@ -124,6 +129,24 @@ class HostedApi(AssetFiles, ComfyApi):
     def hosted(self) -> HostedRoutes:
         """The routes of Comfy API v2: jobs and assets, as the server has them."""
         return HostedRoutes(self.parts.http)
+
+    @property
+    def v1(self) -> Routes:
+        """The older API of Comfy Cloud, for reading: nodes, models, jobs, queue, features, ...
+
+        ``GET /api/object_info``, ``/api/models``, ``/api/experiment/models``, ``/api/jobs``,
+        ``/api/queue``, ``/api/features`` and ``/api/system_stats``, with the key in ``X-API-Key``.
+        All other routes raise :class:`NotSupported`, before any request.  The client itself uses
+        them, too, so that :meth:`node_definitions` and lists of models work there.  Its
+        two specifications contradict each other; the client accepts both.
+
+        Raises:
+            NotSupported: The server is not Comfy Cloud.
+        """
+        http = self.parts.http
+        if not isinstance(http, CloudHttp):
+            raise NotSupported("only Comfy Cloud has an older API, beside Comfy API v2")
+        return Routes(http.v1)
 
     @property
     def client_id(self) -> NoReturn:
@@ -169,6 +192,8 @@ class CloudApi(HostedApi):
     Raises:
         AuthenticationError: There is no key.
     """
+
+    _is_cloud: ClassVar[bool] = True
 
     def __init__(self, api_key: str | EnvCredentials | None = None, **options: Any) -> None:
         options.setdefault("base_url", CLOUD)

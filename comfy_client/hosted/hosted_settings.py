@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 
@@ -12,11 +12,18 @@ from ..jobs.tracker import Tracker
 from ..settings import ClientSettings
 from ..timing import Timing
 from ..transport.http import Http
+from ..transport.response import Dialect
 from .dialect import HOSTED
 from .job_poller import HostedPoller
+from .older_api import CLOUD_V1, CloudHttp, JobSearch, v1_credentials
 from .routes import HostedRoutes
 from .sending import LabelForm, Submission
-from .servers import KEY_VARIABLE, is_cloud, is_serverless
+from .servers import KEY_VARIABLE, is_serverless
+
+if TYPE_CHECKING:
+    from ..credentials import AnyCredentials
+
+Made = TypeVar("Made", bound=Http)
 
 
 @attrs.define(repr=False, eq=False, kw_only=True)
@@ -26,34 +33,45 @@ class HostedSettings(ClientSettings):
     patience: float
     allow_insecure: bool
     search_v1: bool
+    is_cloud: bool  #: Whether the server is Comfy Cloud, which has an older API, too.
 
     def make_http(self, timing: Timing) -> Http:
         """Make the :class:`Http` of a client, which speaks Comfy API v2."""
-        return Http(
-            self.address,
-            credentials=self.credentials,
-            timeout=self.timeout,
-            verify=self.verify,
-            cert=self.cert,
-            proxies=self.proxies,
-            headers=self.headers,
-            session=self.session,
-            max_json=self.max_json,
-            stale=timing.stale,
-            resume=timing.resume,
-            show=timing.show,
-            dialect=HOSTED,
-        )
+
+        def make(kind: type[Made], credentials: object, dialect: Dialect) -> Made:
+            return kind(
+                self.address,
+                credentials=cast("AnyCredentials | None", credentials),
+                timeout=self.timeout,
+                verify=self.verify,
+                cert=self.cert,
+                proxies=self.proxies,
+                headers=self.headers,
+                session=self.session,
+                max_json=self.max_json,
+                stale=timing.stale,
+                resume=timing.resume,
+                show=timing.show,
+                dialect=dialect,
+            )
+
+        if not self.is_cloud:
+            return make(Http, self.credentials, HOSTED)
+        made = make(CloudHttp, self.credentials, HOSTED)
+        made.v1 = make(Http, v1_credentials(self.credentials), CLOUD_V1)
+        return made
 
     def make_poller(self, tracker: Tracker) -> Poller:
         """Make the part of a client that talks to the server about jobs."""
         form: LabelForm = "text"
-        if is_cloud(self.address):
+        if self.is_cloud:
             form = "none"
         elif is_serverless(self.address):
             form = "mapping"
-        routes = HostedRoutes(tracker.http)
-        submission = Submission(routes, form, remembers=form != "text", search=None)
+        routes, search = HostedRoutes(tracker.http), None
+        if self.search_v1 and isinstance(tracker.http, CloudHttp):
+            search = JobSearch(tracker.http.v1, routes)
+        submission = Submission(routes, form, remembers=form != "text", search=search)
         return HostedPoller(tracker, routes, submission, self.patience)
 
     def arguments(self) -> dict[str, Any]:
@@ -78,6 +96,6 @@ class HostedSettings(ClientSettings):
 
     def _renamed(self, given: dict[str, Any], key: object) -> dict[str, Any]:
         """Return arguments of :class:`ComfyApi` as those of :class:`HostedApi`."""
-        left_out = ("host", "credentials", "user", "transport")
+        left_out = ("host", "credentials", "user", "transport", "is_cloud")
         kept = {name: value for name, value in given.items() if name not in left_out}
         return {**kept, "base_url": self.host, "api_key": "" if key is None else key}
