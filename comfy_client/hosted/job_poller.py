@@ -172,7 +172,7 @@ class HostedPoller(Poller):
         if job.status in RUNNING and state.running_since is None:
             tracker.handle(started(state.prompt_id))
         if job.is_ended:
-            for node_id, files in files_by_node(job.outputs).items():
+            for node_id, files in files_by_node(job.outputs, state.graph).items():
                 if node_id not in state.reported:
                     tracker.handle(executed(state.prompt_id, node_id, files))
 

@@ -146,7 +146,7 @@ class HostedOutput(AsDict):
         return {**self.raw, "media_type": self.type, **own, **place}
 
 
-def _output(data: object) -> HostedOutput | None:
+def output_of(data: object) -> HostedOutput | None:
     """Parse an output; return None if it has no name or is nested too deeply."""
     source = shallow(data)
     return HostedOutput.from_json(source) if source and text(source.get("name")) else None
@@ -256,7 +256,7 @@ class HostedJob(AsDict):
             cls,
             source,
             progress=None if progress is None else HostedProgress.from_json(progress),
-            outputs=sequence(source.get("outputs"), _output) or (),
+            outputs=sequence(source.get("outputs"), output_of) or (),
             error=None if error is None else HostedFailure.from_json(error),
             label=_label(source.get("metadata")),
             urls=table(source.get("urls"), text) or {},
@@ -361,3 +361,8 @@ class ServerEvent:
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "name", identifier(self.name) or "")
+
+    @property
+    def status(self) -> str | None:
+        """The status of the job in a ``status`` event; ``None`` in other events."""
+        return text(self.data.get("status"), 100) if self.name == "status" else None

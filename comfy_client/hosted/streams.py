@@ -82,7 +82,7 @@ class Streams:
     def _stream(self, one: TrackedPrompt) -> _Stream:
         found = self._streams.get(one)
         if found is None:
-            fresh = _Stream(FrameTranslator(one.state.prompt_id))
+            fresh = _Stream(FrameTranslator(one.state.prompt_id, one.state.graph))
             found = self._streams.setdefault(one, fresh)
         return found
 
@@ -130,7 +130,7 @@ class Streams:
                 if state.decided or tracker.wake.stopped:
                     return True
                 self._publish(one, translator.take(frame))
-                if frame.name == "status" and frame.data.get("status") in ENDED:
+                if frame.status in ENDED:
                     has_ended = True
                     tracker.poll_soon(state)
             self._publish(one, translator.rest())

@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
@@ -20,8 +21,9 @@ from ..events import (
 )
 from ..jobs.outcomes import SENDER, sends_pictures, success
 from ..jobs.state import JobState, Outcome
-from ..workflow import sinks
-from .models import HostedJob, HostedOutput, HostedProgress, ServerEvent
+from ..values import identifier
+from ..workflow import class_of, sinks
+from .models import HostedJob, HostedOutput, HostedProgress, ServerEvent, output_of
 
 #: The key of the client's mark in the ``_meta`` of a node.
 MARK: Final = "comfy_client"
@@ -29,6 +31,10 @@ MARK: Final = "comfy_client"
 RUNNING: Final = frozenset({"running", "canceling"})
 
 _IMAGE: Final = r"image/[a-z0-9.+-]{1,40}"
+#: The most files of a node that a stream brings; a poll brings all of them at the end.
+_MOST_FILES: Final = 1000
+#: How names of classes begin whose files are previews, which ComfyUI keeps for a while only.
+_PREVIEWS: Final = "Preview"
 
 #: What a node has made, by the key under which ComfyUI lists it.
 NodeFiles = Mapping[str, list[dict[str, Any]]]
@@ -74,12 +80,21 @@ def has_mark(graph: Mapping[str, Any], key: str) -> bool:
 # -- what comes back ---------------------------------------------------------------------
 
 
-def files_by_node(outputs: Iterable[HostedOutput]) -> dict[str, NodeFiles]:
-    """Return the outputs of a job as ComfyUI's history lists them, by node id."""
+def files_by_node(
+    outputs: Iterable[HostedOutput], graph: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, NodeFiles]:
+    """Return the outputs of a job as ComfyUI's history lists them, by node id.
+
+    Comfy API v2 does not tell files of type ``temp``: in ``graph``, they are those of nodes whose
+    class is called ``Preview...``.
+    """
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for output in outputs:
-        by_key = found.setdefault(output.node_id or "", {})
-        by_key.setdefault(output.key, []).append(output.to_comfyui())
+        node_id = output.node_id or ""
+        is_preview = (class_of(graph, node_id) or "").startswith(_PREVIEWS)
+        kind = {"type": "temp"} if is_preview else {}
+        by_key = found.setdefault(node_id, {})
+        by_key.setdefault(output.key, []).append({**output.to_comfyui(), **kind})
     return dict(found)
 
 
@@ -106,7 +121,7 @@ def outcome(job: HostedJob, state: JobState) -> Outcome | None:
             )
         return Outcome(
             success(state.prompt_id, recovered=True),
-            outputs=files_by_node(job.outputs),
+            outputs=files_by_node(job.outputs, state.graph),
             complete=complete,
             fully_cached=job.raw.get("outputs_reused") is True,
         )
@@ -140,10 +155,12 @@ class FrameTranslator:
 
     Args:
         prompt_id: The id of the prompt.
+        graph: Its graph, as far as it is known.
     """
 
-    def __init__(self, prompt_id: str) -> None:
+    def __init__(self, prompt_id: str, graph: Mapping[str, Any]) -> None:
         self._prompt_id = prompt_id
+        self._graph = graph
         self._has_begun = False
         self._node: str | None = None
         self._files: list[HostedOutput] = []
@@ -151,14 +168,16 @@ class FrameTranslator:
     def take(self, frame: ServerEvent) -> Iterator[JobEvent]:
         """Yield the events that a frame stands for, maybe none."""
         if frame.name == "output":
-            output = _parsed(frame.data)
-            if output is not None:
-                if self._files and self._files[-1].node_id != output.node_id:
-                    yield from self.rest()
+            output = output_of(frame.data)
+            if output is None:
+                return
+            if self._files and self._files[-1].node_id != output.node_id:
+                yield from self.rest()
+            if len(self._files) < _MOST_FILES:
                 self._files.append(output)
             return
         yield from self.rest()
-        if frame.name == "status" and frame.data.get("status") in RUNNING:
+        if frame.status in RUNNING:
             yield from self._begin()
         elif frame.name == "progress":
             yield from self._progress(HostedProgress.from_json(frame.data))
@@ -171,7 +190,7 @@ class FrameTranslator:
     def rest(self) -> Iterator[JobEvent]:
         """Yield the event for the outputs that have come and were not yielded yet."""
         files, self._files = self._files, []
-        for node_id, by_key in files_by_node(files).items():
+        for node_id, by_key in files_by_node(files, self._graph).items():
             yield executed(self._prompt_id, node_id, by_key)
 
     def _begin(self) -> Iterator[JobEvent]:
@@ -198,10 +217,6 @@ def _event(name: str, prompt_id: str, **data: Any) -> JobEvent:
     return event
 
 
-def _parsed(data: Mapping[str, Any]) -> HostedOutput | None:
-    return HostedOutput.from_json(data) if isinstance(data.get("name"), str) else None
-
-
 def _preview(prompt_id: str, data: Mapping[str, Any]) -> PreviewEvent | None:
     """Return the preview in a frame; None if it has no picture."""
     mime, encoded, node_id = (data.get(key) for key in ("content_type", "data_base64", "node_id"))
@@ -214,7 +229,7 @@ def _preview(prompt_id: str, data: Mapping[str, Any]) -> PreviewEvent | None:
     return PreviewEvent(
         name="b_preview",
         prompt_id=prompt_id,
-        node_id=node_id if isinstance(node_id, str) else None,
+        node_id=identifier(node_id),
         mime=mime,
         view=memoryview(picture),
         nbytes=len(picture),
