@@ -1,0 +1,500 @@
+"""A hosted job is submitted exactly once, without any server and without time passing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from comfy_client.errors import (
+    ApiError,
+    AuthenticationError,
+    ClientClosed,
+    ComfyError,
+    NotFound,
+    NotSupported,
+    PaymentRequired,
+    PromptRejected,
+    RequestTimeout,
+    ServerUnreachable,
+    SubmitUncertain,
+    Throttled,
+    TransportError,
+    UnexpectedResponse,
+)
+from comfy_client.event_queue import Budget
+from comfy_client.hosted.earlier import find_earlier
+from comfy_client.hosted.models import HostedJob, HostedJobs
+from comfy_client.hosted.sending import (
+    LabelForm,
+    Submission,
+    is_label_of,
+    is_uncertain,
+    key_in,
+    label_of,
+)
+from comfy_client.hosted.translation import has_mark
+from comfy_client.jobs.state import JobState
+from comfy_client.log_records import ServerLog
+from comfy_client.routes.prompts import EXTRA_DATA_KEY
+from comfy_client.timing import Timing
+from comfy_client.transport.deadline import Deadline
+from tests.helpers.patches import tell_time
+
+KEY = "the-key"
+GRAPH = {"9": {"class_type": "SaveImage", "inputs": {}}}
+OLDER = "older-job"
+
+LOST = TransportError("cut off")
+REUSED = ApiError("used", status=422, reason="idempotency_key_reuse")
+NO_LIST = NotSupported("no list", status=501, reason="not_implemented")
+GONE = NotFound("gone", status=404)
+
+
+def job(job_id: str, label: Any = None) -> dict[str, Any]:
+    return {"id": job_id, "status": "queued", "metadata": label}
+
+
+class Place:
+    """Answers submissions in turn; lists jobs, and knows the workflows of some."""
+
+    def __init__(
+        self,
+        *answers: str | Exception,
+        listed: Any = (),
+        own: tuple[str, ...] = (OLDER,),
+        marks: dict[str, str] | None = None,
+        form: LabelForm = "text",
+    ) -> None:
+        self.http = SimpleNamespace(total_timeout=60.0)
+        self.answers = list(answers)
+        self.listed: Any = listed if isinstance(listed, Exception) else list(listed)
+        self.own = set(own)
+        self.marks = marks or {}
+        self.form = form
+        self.posts: list[tuple[str, Any]] = []
+        self.filters: list[Any] = []
+        self.read: list[str] = []
+
+    def submit(self, graph: Any, *, key: str, label: Any, **_: Any) -> HostedJob:
+        assert has_mark(graph, key)
+        self.posts.append((key, label))
+        if label is not None and label != label_of(key, self.form):
+            code = "metadata_not_supported" if self.form == "none" else "metadata_invalid"
+            raise ApiError("no such label", status=422, reason=code)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        self.own.add(answer)
+        return HostedJob.from_json(job(answer))
+
+    def jobs(self, *, label: Any = None, limit: int = 100, **_: Any) -> HostedJobs:
+        self.filters.append(label)
+        if isinstance(self.listed, Exception):
+            raise self.listed
+        if self.listed and isinstance(self.listed[0], Exception):
+            raise self.listed.pop(0)
+        found = [one for one in self.listed if label is None or one["metadata"] == label]
+        return HostedJobs.from_json({"jobs": found[:limit], "truncated": len(found) > limit})
+
+    def workflow(self, job_id: str, **_: Any) -> Any:
+        self.read.append(job_id)
+        if job_id not in self.own:
+            raise GONE
+        meta = {"comfy_client": self.marks[job_id]} if job_id in self.marks else {}
+        return {"9": {"class_type": "SaveImage", "inputs": {}, "_meta": meta}}
+
+
+class Clock:
+    """Time passes only in pauses."""
+
+    now = 0.0
+    stops_at = float("inf")
+    #: What happens in each pause.
+    then: Callable[[], object] = staticmethod(lambda: None)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wait_stopped(self, seconds: float) -> bool:
+        self.now += seconds
+        self.then()
+        return self.now >= self.stops_at
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    found = Clock()
+    tell_time(monkeypatch, found.monotonic)
+    return found
+
+
+Send = Callable[..., str]
+
+
+@pytest.fixture
+def send(clock: Clock) -> Send:
+    def do(
+        place: Place,
+        submission: Submission | None = None,
+        *,
+        patience: float = 40.0,
+        key: str = KEY,
+    ) -> str:
+        one = submission or of(place)
+        tracker: Any = SimpleNamespace(
+            http=place.http, wake=clock, log=ServerLog("http://gpu:8189"), timing=Timing()
+        )
+        state = JobState(key, GRAPH, Budget(1 << 20), Timing())
+        return one.send(tracker, state, GRAPH, None, Deadline(), patience).prompt_id
+
+    return do
+
+
+def of(
+    place: Any, form: LabelForm = "text", *, remembers: bool = False, search: Any = None
+) -> Submission:
+    return Submission(place, form, remembers=remembers, search=search)
+
+
+def listed(*more: dict[str, Any]) -> list[dict[str, Any]]:
+    """An older job of ours, and others before it."""
+    return [*more, job(OLDER, "somebody's")]
+
+
+def uncertain(call: Callable[[], object]) -> str:
+    with pytest.raises(SubmitUncertain) as caught:
+        call()
+    assert caught.value.prompt_id == KEY
+    assert str(caught.value).count(KEY) >= 2  # the key, and the mark
+    return str(caught.value)
+
+
+# -- the first answer -----------------------------------------------------------------------------
+
+
+def test_an_answer_is_the_receipt(send) -> None:
+    place = Place("job-1")
+    assert send(place) == "job-1"
+    assert place.posts == [(KEY, f"{EXTRA_DATA_KEY}={KEY}")]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        ServerUnreachable("nobody there"),
+        AuthenticationError("who?", status=401),
+        PaymentRequired("no credits", status=402),
+        Throttled("later", status=429),
+        ApiError("no", status=400, reason="invalid_request"),
+        PromptRejected("bad", error={}, node_errors={}, status=422, reason="invalid_workflow"),
+        UnexpectedResponse("moved", status=307),
+        NotSupported("no jobs", status=501),
+    ],
+)
+def test_what_was_surely_refused_is_raised_as_it_is(send, refusal) -> None:
+    place = Place(refusal)
+    with pytest.raises(type(refusal)) as caught:
+        send(place)
+    assert caught.value is refusal
+    assert len(place.posts) == 1
+
+
+def test_a_key_that_was_used_before_is_uncertain_at_once(send) -> None:
+    """An earlier process used it."""
+    place = Place(REUSED, listed=listed())
+    assert "used before" in uncertain(lambda: send(place))
+    assert len(place.posts) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "may_have_arrived"),
+    [
+        (LOST, True),
+        (RequestTimeout("late"), True),
+        (ApiError("gateway", status=502), True),
+        (ApiError("slow", status=408), True),
+        (UnexpectedResponse("a page", status=200), True),
+        (UnexpectedResponse("a page", status=502), True),
+        (UnexpectedResponse("moved", status=302), False),
+        (ServerUnreachable("nobody"), False),
+        (NotSupported("never", status=501), False),
+        (ApiError("no", status=422), False),
+        (ComfyError("a bug"), False),
+    ],
+)
+def test_which_errors_leave_it_open(error, may_have_arrived) -> None:
+    assert is_uncertain(error) is may_have_arrived
+
+
+# -- no answer ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        LOST,
+        ApiError("x", status=502),
+        ApiError("x", status=408),
+        UnexpectedResponse("a page", status=200),
+    ],
+)
+def test_a_201_of_the_same_key_says_that_the_first_never_arrived(send, cause) -> None:
+    place = Place(cause, "job-1", listed=listed())
+    assert send(place) == "job-1"
+    assert [key for key, _ in place.posts] == [KEY, KEY]
+
+
+def test_a_job_is_found_by_its_label(send) -> None:
+    place = Place(LOST, listed=listed(job("job-1", label_of(KEY, "text"))))
+    assert send(place) == "job-1"
+    assert len(place.posts) == 1
+    assert place.read == []
+
+
+def test_a_job_without_a_label_is_found_by_its_mark(send) -> None:
+    """Some gateways drop labels."""
+    place = Place(
+        LOST, listed=listed(job("x"), job("job-1")), own=(OLDER, "job-1"), marks={"job-1": KEY}
+    )
+    assert send(place) == "job-1"
+    assert len(place.posts) == 1
+
+
+def test_a_known_key_is_looked_for_until_its_job_is_listed(send, clock) -> None:
+    """A proxy lists a job once ComfyUI has taken it."""
+    place = Place(LOST, REUSED, listed=listed())
+
+    def later() -> None:
+        if clock.now > 5.0:
+            place.listed = listed(job("job-1", label_of(KEY, "text")))
+
+    clock.then = later
+    assert send(place) == "job-1"
+    assert len(place.posts) == 2
+
+
+def test_a_known_key_whose_job_is_never_listed_is_uncertain(send, clock) -> None:
+    place = Place(LOST, REUSED, listed=listed())
+    assert "knows its key" in uncertain(lambda: send(place))
+    assert len(place.posts) == 2
+    assert clock.now < 2 * Timing().look_up
+
+
+def test_the_proxys_own_error_means_that_it_no_longer_waits(send, clock) -> None:
+    place = Place(ApiError("x", status=503, reason="upstream_unreachable"), REUSED, listed=listed())
+    uncertain(lambda: send(place))
+    assert clock.now < 2 * Timing().look_up_sure
+
+
+def test_a_server_that_is_away_meanwhile_is_waited_for(send) -> None:
+    away = ServerUnreachable("nobody")
+    place = Place(LOST, away, LOST, "job-1", listed=listed())
+    assert send(place) == "job-1"
+    assert len(place.posts) == 4
+
+
+def test_nobody_waits_longer_than_patience(send, clock) -> None:
+    place = Place(*[LOST] * 100, listed=listed())
+    uncertain(lambda: send(place, patience=7.0))
+    assert 7.0 <= clock.now < 8.0
+
+
+def test_a_refusal_of_the_second_try_frees_the_key_so_it_never_arrived(send) -> None:
+    refusal = PromptRejected("bad", error={}, node_errors={}, status=422)
+    place = Place(LOST, refusal, listed=listed())
+    with pytest.raises(PromptRejected):
+        send(place)
+
+
+@pytest.mark.parametrize(
+    "refusal", [AuthenticationError("who?", status=401), PaymentRequired("no", status=402)]
+)
+def test_another_refusal_of_the_second_try_leaves_it_open(send, refusal) -> None:
+    place = Place(LOST, refusal, listed=listed())
+    assert "then it was refused" in uncertain(lambda: send(place))
+    assert len(place.posts) == 2
+
+
+def test_a_client_that_is_closed_meanwhile_says_so(send, clock) -> None:
+    clock.stops_at = 0.2
+    place = Place(*[LOST] * 9, listed=listed())
+    with pytest.raises(ClientClosed):
+        send(place)
+
+
+# -- a proxy that was restarted ------------------------------------------------------------------
+
+
+def test_a_proxy_that_has_forgotten_an_older_job_may_have_forgotten_this_one(send) -> None:
+    place = Place(LOST, "twice", listed=listed(), own=())
+    assert "restarted" in uncertain(lambda: send(place))
+    assert len(place.posts) == 1
+
+
+def test_without_any_older_job_nothing_shows_a_restart(send, clock) -> None:
+    """So it is looked for, but not sent again."""
+    place = Place(LOST, "twice")
+    assert "restarted" in uncertain(lambda: send(place))
+    assert len(place.posts) == 1
+    assert clock.now < 2 * Timing().look_up_sure
+
+
+def test_the_last_job_of_this_client_is_the_witness(send) -> None:
+    place = Place("job-1", LOST, "job-2", own=())
+    submission = of(place)
+    assert send(place, submission) == "job-1"
+    assert send(place, submission, key="other") == "job-2"
+    place.own.clear()
+    place.answers = [LOST, "twice"]
+    uncertain(lambda: send(place, submission))
+
+
+def test_a_service_that_remembers_needs_no_witness(send) -> None:
+    place = Place(LOST, "job-1", own=())
+    assert send(place, of(place, remembers=True)) == "job-1"
+
+
+def test_a_list_that_cannot_be_read_at_first_is_read_before_the_next_submission(send) -> None:
+    place = Place("job-1", "job-2", listed=[LOST, job(OLDER)])
+    submission = of(place)
+    send(place, submission)
+    assert send(place, submission, key="other") == "job-2"
+    assert place.filters == [None, None]
+
+
+# -- labels ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("form", "tries"), [("text", 1), ("mapping", 2), ("none", 3)])
+def test_the_form_of_labels_is_learned_and_remembered(send, form, tries) -> None:
+    place = Place("job-1", "job-2", form=form)
+    submission = of(place)
+    assert send(place, submission) == "job-1"
+    assert len(place.posts) == tries
+    assert place.posts[-1] == (KEY, label_of(KEY, form))
+    send(place, submission, key="other")
+    assert place.posts[tries:] == [("other", label_of("other", form))]
+
+
+def test_the_words_of_the_proxy_about_a_label_count_too(send) -> None:
+    words = ApiError("'metadata' must be a string", status=422, reason="invalid_request")
+    place = Place(words, "job-1", form="mapping")
+    assert send(place, of(place, "mapping")) == "job-1"
+    assert [label for _, label in place.posts] == [label_of(KEY, "mapping"), None]
+
+
+def test_a_label_by_name_is_searched_by_the_server_first(send) -> None:
+    label = label_of(KEY, "mapping")
+    place = Place(LOST, listed=[job("x", {"a": "b"}), job("job-1", label)], form="mapping")
+    assert send(place, of(place, "mapping", remembers=True)) == "job-1"
+    assert place.filters == [label]
+
+
+def test_where_labels_are_dropped_the_whole_list_is_searched(send) -> None:
+    place = Place(LOST, listed=[job("job-1", {})], own=("job-1",), marks={"job-1": KEY})
+    place.form = "mapping"
+    assert send(place, of(place, "mapping", remembers=True)) == "job-1"
+    assert place.filters == [label_of(KEY, "mapping"), None]
+
+
+@pytest.mark.parametrize("form", ["text", "mapping"])
+def test_a_label_has_its_key(form) -> None:
+    label = label_of(KEY, form)
+    assert label is not None
+    assert is_label_of(KEY, label)
+    assert not is_label_of("other", label)
+    assert key_in(label) == KEY
+
+
+@pytest.mark.parametrize("label", [None, "", "text", f"x{EXTRA_DATA_KEY}=a", {}, {"a": "b"}])
+def test_other_labels_have_none(label) -> None:
+    assert key_in(label) is None
+
+
+# -- without a list -------------------------------------------------------------------------------
+
+
+def test_without_a_list_a_known_key_is_uncertain_at_once(send, clock) -> None:
+    """As on Comfy Cloud."""
+    place = Place(LOST, REUSED, listed=NO_LIST, form="none")
+    assert "knows its key" in uncertain(lambda: send(place, of(place, "none", remembers=True)))
+    assert clock.now < 1.0
+
+
+def test_without_a_list_a_search_of_another_kind_may_find_it(send) -> None:
+    place = Place(LOST, listed=NO_LIST, form="none")
+    asked: list[str] = []
+
+    def search(key: str, deadline: Deadline) -> str | None:
+        asked.append(key)
+        return "job-1" if len(asked) > 1 else None
+
+    place.answers += [REUSED]
+    assert send(place, of(place, "none", remembers=True, search=search)) == "job-1"
+    assert set(asked) == {KEY}
+
+
+def test_a_server_without_a_list_is_not_the_proxy_so_it_remembers(send) -> None:
+    place = Place(LOST, "job-1", listed=NO_LIST, form="none")
+    assert send(place) == "job-1"
+
+
+# -- the jobs of an earlier process --------------------------------------------------------------
+
+
+def test_an_id_of_the_journal_counts_if_the_job_has_the_mark() -> None:
+    place: Any = Place(own=("good", "foreign"), marks={"good": "a"})
+    found = find_earlier(place, of(place), {"a": "good", "b": "foreign", "c": "gone"}, ())
+    assert [one.prompt_id for one in found.records] == ["good"]
+    assert found.records[0].extra_data == {EXTRA_DATA_KEY: "a"}
+    assert "_meta" not in found.records[0].workflow["9"]
+    assert set(found.doubts) == {"a", "b", "c"}
+
+
+def test_an_unknown_id_is_found_by_its_label() -> None:
+    place: Any = Place(
+        listed=[job("job-1", label_of("a", "text"))], own=("job-1",), marks={"job-1": "a"}
+    )
+    found = find_earlier(place, of(place), {"a": "a", "next": None}, ())
+    assert [one.prompt_id for one in found.records] == ["job-1"]
+    assert found.doubts == {}
+
+
+def test_a_job_that_the_journal_has_lost_is_found_by_its_label() -> None:
+    place: Any = Place(
+        listed=[job("job-1", label_of("next", "text"))], own=("job-1",), marks={"job-1": "next"}
+    )
+    found = find_earlier(place, of(place), {"next": None, "last": None}, ())
+    assert [one.prompt_id for one in found.records] == ["job-1"]
+
+
+@pytest.mark.parametrize(
+    ("ended", "doubt"), [([OLDER], None), (["forgotten"], "restarted"), ([], "restarted")]
+)
+def test_an_absence_counts_if_the_proxy_knows_an_older_job(ended, doubt) -> None:
+    place: Any = Place(listed=listed())
+    doubts = find_earlier(place, of(place), {"a": "a"}, ended).doubts
+    assert ("a" in doubts) is (doubt is not None)
+    assert doubt is None or doubt in doubts["a"]
+
+
+def test_an_absence_counts_on_a_service_that_remembers() -> None:
+    place: Any = Place(listed=[], own=())
+    found = find_earlier(place, of(place, "mapping", remembers=True), {"a": "a"}, ())
+    assert found.doubts == {}
+
+
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        [job(str(n), "others") for n in range(101)],  # the list is cut
+        [job(str(n)) for n in range(21)],  # too many to look for the mark in all
+        NO_LIST,
+    ],
+)
+def test_an_absence_from_a_list_that_is_not_whole_proves_nothing(jobs) -> None:
+    place: Any = Place(listed=jobs)
+    assert "does not list" in find_earlier(place, of(place), {"a": "a"}, [OLDER]).doubts["a"]
