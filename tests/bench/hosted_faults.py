@@ -54,6 +54,7 @@ class Column:
     graph: Callable[[str, int], Graph] | None = None
     cancel: float | None = None  #: Seconds after which the client cancels.
     behind: float = 0.0  #: Seconds of somebody else's job, for which ours waits.
+    first: bool = False  #: Whether it is the proxy's first job, with nothing to know it by again.
     right: tuple[str, ...] = OK
 
     @property
@@ -69,6 +70,7 @@ COLUMNS = {
     "dark": Column(play.dark, extra=AFTER_DARK),
     "502 while polling": Column(play.bad_gateway),
     "502 at the submit": Column(play.bad_submit),
+    "502 at the first submit": Column(play.bad_submit, first=True),
     "502, but it arrived": Column(play.bad_answer),
     "lost answer": Column(play.lost_answer),
     "late answer": Column(play.late_answer, extra=AFTER + play.LATE),
@@ -107,6 +109,9 @@ def cell(column: Column, client: Rival, scene: Scene, process: Process) -> Cell:
     name = f"faults_{random.getrandbits(48):012x}"
     color = random.getrandbits(24)
     graph = column.graph(name, color) if column.graph else picture(name, column.seconds, color)
+    if not column.first:
+        process.send([picture(f"{name}first")])
+        process.answer(time.monotonic() + CAP)
     with ExitStack() as stack:
         if column.behind:
             scene.submit_as_somebody(picture(f"{name}before", column.behind))

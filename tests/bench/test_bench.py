@@ -7,6 +7,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -17,9 +18,12 @@ import docutils.nodes
 import pytest
 from PIL import Image
 
+from comfy_client import ComfyApi, HostedApi
 from tests.guide import document, section_of, text_of
+from tests.helpers.hosted import before
+from tests.helpers.middle import Middle
 
-from . import drivers, faults
+from . import drivers, faults, hosted, hosted_faults
 from .__main__ import as_rst, line
 from .measure import Figure, Row
 from .rivals import OURS, RIVALS
@@ -71,6 +75,30 @@ def test_the_table_says_which_aim_was_missed() -> None:
         False,
         True,
     ]
+
+
+@pytest.mark.real
+def test_the_figures_of_the_hosted_api_count_right_answers(comfyui: ComfyUI) -> None:
+    """A few jobs of each kind, by the code that counts a thousand."""
+    with ExitStack() as stack:
+        place = stack.enter_context(before(comfyui))
+        middle = stack.enter_context(Middle(int(place.url.rpartition(":")[2])))
+        proxied = stack.enter_context(HostedApi(place.url))
+        straight = stack.enter_context(ComfyApi(comfyui.url))
+        hindered = stack.enter_context(HostedApi(middle.url))
+        hindered.run(faults.picture_of())
+        assert ": 0 failed" in hosted.trivial(proxied, straight, 10)
+        found = hosted.lost_answers(hindered, middle, place, 5)
+        assert "{'right': 5}; ran once: 5, never: 0, twice or more: 0" in found
+        assert "with 0 of 5 to the storage" in hosted.token(comfyui, stack)
+
+
+@pytest.mark.real
+def test_the_table_of_hosted_faults_judges_ours() -> None:
+    """A cut, by the code that makes the table; how late it was is no matter of a test."""
+    [(_, row)] = hosted_faults.cells(hosted_faults.CLIENTS[:1], ["lost answer"])
+    [cell] = row.values()
+    assert (cell.outcome, cell.runs) == ("right", 1)
 
 
 # -- faults, side by side -----------------------------------------------------------------
