@@ -125,4 +125,9 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 #: Comfy API v2.
-HOSTED: Final = Dialect(refusal=refusal, check_route=check_route, has_api_prefix=True)
+HOSTED: Final = Dialect(
+    refusal=refusal,
+    check_route=check_route,
+    has_api_prefix=True,
+    refused="is the server running, and on this port? (comfy-api-proxy: 8189 by default)",
+)

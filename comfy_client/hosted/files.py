@@ -82,7 +82,9 @@ def storage_refusal(answer: Response, size: int | None, asker: Asker) -> ComfyEr
 #: Files at the server's own address, wherever that says they are.
 _OWN: Final = HOSTED._replace(check_route=None, has_api_prefix=False)
 #: Files at any other address, and after a redirect.
-_STORAGE: Final = Dialect(refusal=storage_refusal, has_api_prefix=False)
+_STORAGE: Final = Dialect(
+    refusal=storage_refusal, has_api_prefix=False, refused="the storage of the file is away"
+)
 
 
 @attrs.frozen(eq=False)

@@ -32,12 +32,21 @@ FAILURES: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSEr
 _CUT: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
+#: Advice for a refused connection to ComfyUI.
+REFUSED: Final = "is ComfyUI running, and on this port? (8188 by default, 8000 for the desktop app)"
+
+
 def explain(
-    exc: BaseException, what: str, url: str, outer: BaseException | None = None
+    exc: BaseException,
+    what: str,
+    url: str,
+    outer: BaseException | None = None,
+    *,
+    refused: str = REFUSED,
 ) -> ComfyError:
     """Return the ComfyError for a failed connection.
 
-    ``what`` names the request; ``url`` has no secret.
+    ``what`` names the request; ``url`` has no secret; ``refused`` is advice for that case.
     """
     chain = list(causes(exc, outer))
     for cause in chain:
@@ -51,10 +60,7 @@ def explain(
                 )
             return ServerUnreachable(f"{url}: unknown host {host!r}", retryable=False)
         if isinstance(cause, ConnectionRefusedError):
-            return ServerUnreachable(
-                f"{url}: connection refused; is ComfyUI running, and on this port? "
-                "(8188 by default, 8000 for the desktop app)"
-            )
+            return ServerUnreachable(f"{url}: connection refused; {refused}")
     for cause in chain:
         if isinstance(cause, TimeoutError):
             return RequestTimeout(f"{what}: no complete answer in time")
@@ -174,6 +180,7 @@ def failure_of(
     method: str,
     url: str,
     connect_timeout: float,
+    refused: str = REFUSED,
 ) -> Failure:
     """Return the error to raise for a request, and its cause without headers and bodies.
 
@@ -207,7 +214,7 @@ def failure_of(
             "or it wants https:// in host"
         )
     else:
-        error = explain(exc, f"{method} {url}", url, outer)
+        error = explain(exc, f"{method} {url}", url, outer, refused=refused)
         is_new = bool(names & {"NewConnectionError", "NameResolutionError"})
         if type(error) is ServerUnreachable and error.retryable and not is_new:
             # If the route broke under an open connection, the request may have been sent.

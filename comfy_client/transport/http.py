@@ -595,6 +595,7 @@ class _Sender:
         stale: float,
     ) -> None:
         self.has_api_prefix: bool | None = dialect.has_api_prefix
+        self._refused = dialect.refused
         self._check_route = dialect.check_route
         self.is_foreign: bool = False
         self.traffic: Traffic = Traffic()
@@ -618,7 +619,7 @@ class _Sender:
         """Return a sender for another endpoint, which ends with this one."""
         made = copy.copy(self)
         made._endpoint, made._identity = endpoint, identity
-        made.has_api_prefix = dialect.has_api_prefix
+        made.has_api_prefix, made._refused = dialect.has_api_prefix, dialect.refused
         made._check_route = dialect.check_route
         made._answered_at = float("-inf")
         if endpoint.session is not self._endpoint.session:
@@ -824,7 +825,7 @@ class _Sender:
         except FAILURES as exc:
             if any(isinstance(each, ClosedPoolError) for each in causes(exc, outer)):
                 return None
-            failure = failure_of(exc, outer, method, url, self._connect_timeout)
+            failure = failure_of(exc, outer, method, url, self._connect_timeout, self._refused)
         else:
             self._answered_at = runtime.monotonic()
             if response.status_code >= 200:

@@ -23,6 +23,7 @@ from ..errors import (
     UploadTooLarge,
     is_for_another,
 )
+from .failures import REFUSED
 
 #: Converts an element of a list.
 Each = Callable[[Any], Any]
@@ -250,11 +251,13 @@ class Dialect(NamedTuple):
         check_route: Raises an error for a method and route that the API lacks, so that no request
             is sent; ``None``: any route may be asked for.
         has_api_prefix: Whether routes are below ``/api``; ``None``: the first answers show it.
+        refused: Advice for a connection that is refused.
     """
 
     refusal: Callable[[Response, int | None, Asker], ComfyError] = refusal
     check_route: Callable[[str, str], None] | None = None
     has_api_prefix: bool | None = None
+    refused: str = REFUSED
 
 
 #: ComfyUI's own API.

@@ -7,7 +7,6 @@ import inspect
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import blinker
 import pytest
@@ -20,6 +19,7 @@ from comfy_client import (
 )
 from comfy_client.jobs.prompt import Waiter
 from comfy_client.testing import ComfyServer
+from tests.helpers.calls import arguments_for, exhaust
 from tests.helpers.clients import (
     LIMIT,
     Fast,
@@ -175,44 +175,6 @@ PUBLIC = sorted(
     if not name.startswith("_") and name not in HARMLESS | ANSWERS and name != "timing"
 )
 
-ARGUMENTS: dict[str, Any] = {
-    "workflow": GRAPH,
-    "name": "status",
-    "callback": print,
-    "file_name": "x.png",
-    "number": 0,
-    "prompt_id": "8a9f3c1e-0000-4000-8000-000000000000",
-    "settings": {},
-    "path_index": 0,
-    "route": "/prompt",
-    "enabled": True,
-}
-
-
-def _arguments(method: Callable[..., object]) -> list[Any]:
-    info = {"filename": "x.png", "subfolder": "", "type": "output"}
-    given = []
-    for p in inspect.signature(method).parameters.values():
-        if p.kind is p.KEYWORD_ONLY or (p.default is not p.empty and p.name not in ARGUMENTS):
-            break
-        if "FileInfo" in str(p.annotation):
-            given.append(info)
-        elif "bytes" in str(p.annotation):
-            given.append(b"x")
-        elif p.kind is not p.VAR_KEYWORD:
-            given.append(ARGUMENTS.get(p.name, "x"))
-    return given
-
-
-def _exhaust(answer: Any) -> None:
-    """Some methods only begin when their answer is used."""
-    if hasattr(answer, "__enter__"):
-        with answer:
-            pass
-    elif inspect.isgenerator(answer):
-        next(answer)
-
-
 # -- use after close -----------------------------------------------------------------------
 
 
@@ -223,7 +185,7 @@ def test_a_closed_client_says_so(refused: str, name: str) -> None:
     api.close()
     method = getattr(api, name)
     with pytest.raises(ClientClosed):
-        _exhaust(method(*_arguments(method)))
+        exhaust(method(*arguments_for(method)))
 
 
 def test_what_a_closed_client_still_does(refused: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import pickle
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from comfy_client import ComfyApi, HostedApi
 from comfy_client.credentials import BearerCredentials
 from comfy_client.errors import (
     ApiError,
@@ -38,6 +40,8 @@ from comfy_client.hosted.routes import HostedRoutes
 from comfy_client.hosted.unsupported import REASONS
 from comfy_client.routes import Routes
 from comfy_client.testing import ComfyServer, cut
+from comfy_client.transport.http import Http
+from tests.helpers.calls import arguments_for, exhaust
 from tests.helpers.clients import LIMIT, quickly
 from tests.helpers.http import HTML, SECRET, head_of, opened, raw_server, texts
 
@@ -381,6 +385,8 @@ def test_a_submission_that_surely_did_not_arrive_is_retryable(refused: str) -> N
     with connected(refused) as http, pytest.raises(ServerUnreachable) as caught:
         HostedRoutes(http).submit(GRAPH, key="k")
     assert caught.value.retryable
+    assert "is the server running" in str(caught.value)
+    assert "ComfyUI" not in str(caught.value)
 
 
 # -- events --------------------------------------------------------------------------------
@@ -504,54 +510,46 @@ def test_a_stream_that_breaks_says_so() -> None:
 
 #: Methods of ComfyUI's routes that send no request themselves.
 WITHOUT_A_REQUEST = {"get_path_image", "lasting", "ping"}
-ARGUMENTS = {
-    "prompt_id": "8a9f3c1e-0000-4000-8000-000000000000",
-    "number": 0,
-    "route": "/prompt",
-    "settings": {},
-    "path_index": 0,
-    "enabled": True,
+#: What a client of Comfy API v2 does have, all of it in the guide.
+WORKS = {
+    *("as_completed", "cancel_job", "close", "download_image", "events", "generate_id"),
+    *("get_image", "get_path_image", "has_image", "init", "job", "lasting", "map", "off", "on"),
+    *("open_image", "ping", "pixels", "poll_status", "run", "stats", "stream_image", "submit"),
+    *("sweep", "timing", "upload_image", "wait_for", "wait_until_ready"),
 }
-PUBLIC = sorted(
-    name for name, _ in inspect.getmembers(Routes, callable) if not name.startswith("_")
-)
 
 
-def arguments(method: Callable[..., object]) -> list[Any]:
-    given: list[Any] = []
-    for one in inspect.signature(method).parameters.values():
-        if one.kind in (one.KEYWORD_ONLY, one.VAR_KEYWORD) or one.default is not one.empty:
-            break
-        kind = str(one.annotation)
-        if "FileInfo" in kind:
-            given.append({"filename": "x.png"})
-        else:
-            given.append(
-                b"x" if "AnyFile" in kind or "bytes" in kind else ARGUMENTS.get(one.name, "x")
-            )
-    return given
+def public_of(kind: type) -> list[str]:
+    return sorted(name for name, _ in inspect.getmembers(kind, callable) if name[0] != "_")
 
 
-@pytest.mark.parametrize("name", sorted({*PUBLIC} - WITHOUT_A_REQUEST))
-def test_each_route_of_comfyui_says_that_it_is_not_there(refused: str, name: str) -> None:
-    """In one sentence, and before any request: nobody listens at this address."""
-    with opened(refused, dialect=HOSTED) as http:
-        method = getattr(Routes(http), name)
+def check_is_lacking(owner: object, http: Http, name: str) -> None:
+    """It says so in one sentence, and before any request: nobody listens at this address."""
 
-        def call() -> None:
-            answer = method(*arguments(method))
-            if hasattr(answer, "__enter__"):
-                with answer:
-                    pass
-            elif inspect.isgenerator(answer):
-                next(answer)
+    def call() -> None:
+        exhaust(method(*arguments_for(method)))
 
-        with pytest.raises(NotSupported, match=r"^Comfy API v2 ") as caught:
-            call()
-        assert http.traffic.requests == 0
+    method, before = getattr(owner, name), http.traffic.requests
+    with pytest.raises(NotSupported, match=r"^Comfy API v2 ") as caught:
+        call()
+    assert http.traffic.requests == before
     error = caught.value
     assert (error.status, error.method, error.path, error.hint) == (0, "", "", None)
-    assert str(error).count(". ") == 0
+    assert ". " not in str(error)
+
+
+@pytest.mark.parametrize("name", sorted({*public_of(Routes)} - WITHOUT_A_REQUEST))
+def test_each_route_of_comfyui_says_that_it_is_not_there(refused: str, name: str) -> None:
+    """A new method joins by itself."""
+    with opened(refused, dialect=HOSTED) as http:
+        check_is_lacking(Routes(http), http, name)
+
+
+@pytest.mark.parametrize("name", sorted({*public_of(ComfyApi)} - WORKS))
+def test_each_method_of_the_client_works_or_says_that_it_does_not(refused: str, name: str) -> None:
+    """Those of routes, and those that do more; a new method joins by itself."""
+    with contextlib.closing(HostedApi(refused, "")) as api:
+        check_is_lacking(api, api.parts.http, name)
 
 
 def test_a_ping_says_that_there_is_no_such_route(refused: str) -> None:
