@@ -12,7 +12,7 @@ import queue
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -59,7 +59,9 @@ CHECKS: Final = (
 )
 
 
-def examine(client: Client, *, run: bool, timeout: float) -> DoctorReport:
+def examine(
+    client: Client, *, run: bool, timeout: float, checks: Sequence[Check] | None = None
+) -> DoctorReport:
     """Implement :meth:`comfy_client.ComfyApi.doctor`."""
     check_timeout(timeout)
     if not timeout > 0:
@@ -68,7 +70,7 @@ def examine(client: Client, *, run: bool, timeout: float) -> DoctorReport:
     ctx = CheckContext(client, Redactor(client.http, client.client_id), timeout)
     made: dict[str, DoctorCheck] = {}
     try:
-        for check in CHECKS:
+        for check in CHECKS if checks is None else checks:
             if check.name != "run" or run:
                 made[check.name] = _make(ctx, check, made)
     finally:

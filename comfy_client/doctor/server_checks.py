@@ -52,11 +52,11 @@ def check_credentials(ctx: CheckContext) -> CheckResult:
     return ok(text)
 
 
-def check_http(ctx: CheckContext) -> CheckResult:
+def check_http(ctx: CheckContext, route: str = "/prompt") -> CheckResult:
     """Check whether anything at the server's address answers an HTTP request."""
     begun = time.monotonic()
     try:
-        ctx.answer = answer = ctx.get("/prompt")
+        ctx.answer = answer = ctx.get(route)
     except ComfyError as exc:
         advice = ""
         if isinstance(exc, TimeoutError):

@@ -21,5 +21,6 @@ Modules:
     older_api: Comfy Cloud's older API, for reading only.
     servers: Addresses of servers, and the key for each.
     hosted_settings: The arguments of a client.
+    hosted_checks: The doctor's checks.
     api: :class:`HostedApi` and :class:`CloudApi`.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
@@ -26,6 +27,8 @@ from .unsupported import reason_for
 if TYPE_CHECKING:
     import blinker
     import requests
+
+    from ..doctor.report import DoctorReport
 
 #: A job that no server has, to ask whether a server answers.
 _NOBODY: Final = "00000000-0000-0000-0000-000000000000"
@@ -166,6 +169,44 @@ class HostedApi(AssetFiles, ComfyApi):
     def subscribe_logs(self, enabled: bool = True) -> NoReturn:
         """Raise :class:`NotSupported`: Comfy API v2 does not show the server's log."""
         raise NotSupported(reason_for("/internal/logs"))
+
+    def doctor(self, run: bool = False, *, timeout: float = 30.0) -> DoctorReport:
+        """Diagnose the connection, and find out what this server has: see :meth:`ComfyApi.doctor`.
+
+        It asks for a job that does not exist and its events, for one job of the list, and for an
+        unknown hash, and posts a workflow without nodes, which is refused.  No job is run, and
+        nothing costs anything.  The check ``proved`` tells what the server has been seen to do.
+
+        Args:
+            run: Whether to run a trivial job too, EmptyImage to SaveImage, which may cost
+                something; it leaves an image of 16 x 16 pixels.
+            timeout: As for :meth:`ComfyApi.doctor`.
+
+        Raises:
+            ClientClosed: After :meth:`close`.  Findings are in the report, never raised.
+        """
+        from ..doctor.context import Client  # slow to import, and rarely needed
+        from ..doctor.examine import examine
+        from .hosted_checks import HostedChecks
+
+        def work(graph: Mapping[str, Any], seconds: float) -> int:
+            result = self.run(graph, timeout=seconds, progress=False)
+            return sum(len(file.bytes()) for file in result.files)
+
+        http, tracker = self.parts.http, self.parts.tracker
+        http.check_open()
+        client = Client(
+            http,
+            self.parts.connection,
+            self.parts.connection.client_id,
+            plan=None,
+            status_at=lambda: -math.inf,
+            outstanding=len(tracker.outstanding),
+            dropped_events=self.dropped_events,
+            watch=0.0,
+        )
+        checks = HostedChecks(work, is_cloud=isinstance(http, CloudHttp)).checks()
+        return examine(client, run=run, timeout=timeout, checks=checks)
 
     def cancel_job(self, prompt_id: str) -> bool:
         """Cancel a job; return False if the server does not know it, or it has ended.

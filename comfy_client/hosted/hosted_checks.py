@@ -1,0 +1,229 @@
+"""The doctor's checks of a hosted server: what can be asked there without cost.  Imported late."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from .. import runtime
+from ..doctor import event_checks, network_checks, server_checks
+from ..doctor.context import CheckContext, in_ms
+from ..doctor.examine import Check
+from ..doctor.report import CheckResult, failed, ok, unknown, warning
+from ..errors import ComfyError
+from ..transport.http import SMALL
+from ..transport.response import Response
+from .assets import new_hasher
+from .dialect import code_of
+from .older_api import CloudHttp
+from .sending import label_of
+from .servers import is_serverless
+
+#: A job that no server has.
+NOBODY: Final = "00000000-0000-0000-0000-000000000000"
+_JOB: Final = f"/api/v2/jobs/{NOBODY}"
+#: The forms of labels, and what they are called.
+_FORMS: Final = {"text": "a text", "mapping": "texts by name"}
+
+#: Runs a workflow within so many seconds, and returns how many bytes its files have.
+RunWorkflow = Callable[[Mapping[str, Any], float], int]
+
+
+class HostedChecks:
+    """The checks of one hosted server, and what they have proved.
+
+    Args:
+        run: Runs a workflow.
+        is_cloud: Whether the server is Comfy Cloud.
+    """
+
+    def __init__(self, run: RunWorkflow, *, is_cloud: bool) -> None:
+        self._run = run
+        self._is_cloud = is_cloud
+        self._proved: list[str] = []
+        self._differs: list[str] = []
+
+    def checks(self) -> tuple[Check, ...]:
+        """Return all checks, in order."""
+        older = (Check("v1", ("api",), self.check_v1),) if self._is_cloud else ()
+        return (
+            Check("proxy", (), network_checks.check_proxy),
+            Check("name", ("proxy",), network_checks.check_name, 5.0),
+            Check("port", ("name",), network_checks.check_port),
+            Check("tls", ("port",), network_checks.check_tls),
+            Check("credentials", (), server_checks.check_credentials),
+            Check("http", ("tls", "credentials"), check_http),
+            Check("clock", ("http",), server_checks.check_clock),
+            Check("key", ("http",), self.check_key),
+            Check("api", ("key",), self.check_api),
+            Check("place", ("api",), self.check_place),
+            Check("jobs", ("api",), self.check_jobs),
+            Check("labels", ("api",), self.check_labels),
+            Check("streams", ("api",), self.check_streams),
+            Check("assets", ("api",), self.check_assets),
+            *older,
+            Check("run", ("api",), self.check_run, float("inf")),
+            Check("client", (), event_checks.check_client),
+            Check("proved", (), self.check_proved),
+        )
+
+    def check_key(self, ctx: CheckContext) -> CheckResult:
+        """Check whether the server accepts the key, or wants none."""
+        answer = ctx.answer
+        has_key = ctx.http.identity.credentials is not None
+        if answer.status == 401:
+            advice = "the key is wrong, or of another server" if has_key else "pass api_key=..."
+            return failed(f"401; {'a key was' if has_key else 'no key was'} sent", advice)
+        if answer.status in (402, 403):
+            advice = "no credits, or this account may not use the server: see its web page"
+            return failed(f"{answer.status}, {_reason(ctx, answer)}", advice)
+        return ok("accepted" if has_key else "none is wanted, and none was sent")
+
+    def check_api(self, ctx: CheckContext) -> CheckResult:
+        """Check whether the server speaks Comfy API v2, by a job that it cannot have."""
+        answer = ctx.answer
+        if answer.status == 404 and _code(answer) is not None:
+            has_key = ctx.http.identity.credentials is not None
+            self._proved.append("the key is accepted" if has_key else "no key is wanted")
+            self._proved.append("an unknown job is 404, in an envelope with a code")
+            return ok("it knows no job of nobody, in the words of Comfy API v2")
+        if answer.status in (500, 502, 503, 504):
+            advice = "start ComfyUI, or wait until it has loaded; see --comfyui of the proxy"
+            return failed(f"{answer.status}, {_reason(ctx, answer)}", advice)
+        advice = "another program, or a ComfyUI itself: use ComfyApi for that"
+        kind = ctx.brief(answer.kind) or "no content type"
+        return failed(f"{answer.status} with {kind} to GET {_JOB}", advice)
+
+    def check_place(self, ctx: CheckContext) -> CheckResult:
+        """Check which of the three places it is."""
+        if self._is_cloud:
+            return ok("Comfy Cloud, by its address")
+        if is_serverless(ctx.http.address):
+            return ok("a serverless deployment, by its address")
+        health = ctx.get("/api/v2/health")
+        if health.status == 200:
+            return ok("a proxy before a ComfyUI, as only that has /health")
+        return ok(f"no proxy (GET /health: {health.status}), maybe a gateway to a deployment")
+
+    def check_jobs(self, ctx: CheckContext) -> CheckResult:
+        """Check whether the server lists jobs, in which the client looks for a lost submission."""
+        answer = ctx.get("/api/v2/jobs", params={"limit": 1})
+        if answer.status == 200:
+            self._proved.append("it lists jobs")
+            return ok("it lists jobs, so a submission without an answer is looked for")
+        text = f"no list of jobs: {answer.status}, {_reason(ctx, answer)}"
+        if answer.status in (403, 404, 501):
+            self._differs.append("it lists no jobs")
+            return warning(text, "a submission without an answer may raise SubmitUncertain")
+        return unknown(text)
+
+    def check_labels(self, ctx: CheckContext) -> CheckResult:
+        """Check which labels the server takes, by a workflow without nodes, which it refuses."""
+        key = str(uuid.uuid4())
+        taken = []
+        for form, words in _FORMS.items():
+            label = label_of(key, "text" if form == "text" else "mapping")
+            answer = ctx.http.request(
+                "POST",
+                "/api/v2/jobs",
+                json={"workflow": {}, "metadata": label},
+                headers={"Idempotency-Key": str(uuid.uuid4())},
+                timeout=ctx.left,
+                allow=range(300, 600),
+                max_bytes=SMALL,
+            )
+            if answer.status < 300:
+                return failed("it took a workflow without nodes", "tell us: it is not ComfyUI's")
+            if _code(answer) == "invalid_workflow":
+                taken.append(words)
+        if taken:
+            self._proved.append(f"labels may be {' or '.join(taken)}")
+            return ok(f"{' or '.join(taken)}; or it looks at the workflow first")
+        return ok(f"none ({_reason(ctx, answer)}); the mark in the workflow is left")
+
+    def check_streams(self, ctx: CheckContext) -> CheckResult:
+        """Check whether jobs have event streams, by a job that the server cannot have."""
+        answer = ctx.get(f"{_JOB}/events", headers={"Accept": "text/event-stream"})
+        if answer.status == 404 and _code(answer) not in (None, "not_implemented"):
+            self._proved.append("there is a route for event streams")
+            return ok("there is a route for them")
+        if answer.status in (404, 405, 501):
+            self._differs.append("it has no event streams")
+            return warning(f"none ({answer.status})", "there will be no progress and no previews")
+        return unknown(f"{answer.status}, {_reason(ctx, answer)}")
+
+    def check_assets(self, ctx: CheckContext) -> CheckResult:
+        """Check whether the server can be asked for a file by its hash."""
+        route = f"/api/v2/assets/by-hash/blake3:{'0' * 64}"
+        answer = ctx.http.request("HEAD", route, timeout=ctx.left, allow=range(300, 600))
+        text = f"HEAD by hash: {answer.status}"
+        if answer.status != 404:
+            return unknown(text)
+        self._proved.append("a hash that it does not know is 404")
+        if new_hasher() is None:
+            advice = "install the extra [hosted], so that files which it has are not sent again"
+            return ok(text, advice)
+        return ok(f"{text}; files are looked for by their hash before an upload")
+
+    def check_v1(self, ctx: CheckContext) -> CheckResult:
+        """Check whether Comfy Cloud's older API answers, which is read only."""
+        http = ctx.http
+        if not isinstance(http, CloudHttp):
+            return unknown("not asked")
+        said = {}
+        for route in ("/features", "/system_stats", "/queue", "/jobs", "/models"):
+            params = {"limit": 1} if route == "/jobs" else None
+            try:
+                http.v1.json("GET", route, params=params, timeout=ctx.left)
+                said[route] = "answers"
+            except ComfyError as exc:
+                said[route] = f"fails ({getattr(exc, 'status', 0) or type(exc).__name__})"
+        good = [route for route, words in said.items() if words == "answers"]
+        text = "; ".join(f"{route} {words}" for route, words in said.items())
+        if not good:
+            return warning(text, "check(), nodes and models do not work")
+        self._proved.append(f"its older API answers {' '.join(good)}")
+        return ok(text) if len(good) == len(said) else warning(text, "see what fails")
+
+    def check_run(self, ctx: CheckContext) -> CheckResult:
+        """Check that a trivial job runs, and that its file can be read."""
+        color = random.randrange(1 << 24)  # noqa: S311  # it keeps the job from being cached
+        image = {"width": 16, "height": 16, "batch_size": 1, "color": color}
+        saved = {"images": ["1", 0], "filename_prefix": "comfy-client-doctor"}
+        graph = {
+            "1": {"class_type": "EmptyImage", "inputs": image},
+            "2": {"class_type": "SaveImage", "inputs": saved},
+        }
+        begun = runtime.monotonic()
+        size = self._run(graph, ctx.left)
+        text = f"EmptyImage to SaveImage in {in_ms(runtime.monotonic() - begun)}"
+        if not size:
+            return failed(f"{text}, and no file", "the proxy, or the service, drops outputs")
+        self._proved.append("a job runs, and its file can be read")
+        return ok(f"{text}; {size} bytes read")
+
+    def check_proved(self, ctx: CheckContext) -> CheckResult:
+        """Tell what was proved of what the guide claims, and what differs from a proxy."""
+        text = "; ".join(self._proved) or "nothing"
+        text += f"; unlike a proxy, {' and '.join(self._differs)}" if self._differs else ""
+        return ok(f"{text}; not asked for: a lost answer, a cancelled job")
+
+
+def check_http(ctx: CheckContext) -> CheckResult:
+    """Check whether anything at the server's address answers an HTTP request."""
+    return server_checks.check_http(ctx, _JOB)
+
+
+def _code(answer: Response) -> str | None:
+    """Return the code in the envelope of a refusal, or None."""
+    try:
+        return code_of(answer.json())
+    except (ComfyError, ValueError):
+        return None
+
+
+def _reason(ctx: CheckContext, answer: Response) -> str:
+    """Return the server's code for a refusal, or what kind of answer came instead."""
+    return ctx.brief(_code(answer) or answer.kind or "no content type")
