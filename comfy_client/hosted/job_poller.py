@@ -70,6 +70,7 @@ class HostedPoller(Poller):
 
     finds_lost_prompts = False
     least_pause = 0.0003
+    check_every = 30.0  # each request may count, where the service is paid
     without_socket = ""
 
     def __init__(

@@ -64,12 +64,14 @@ class Poller:
         answered_at: When the server last answered a request about prompts, on that clock.
         stops: The prompts that were told to stop, and have not ended.
         least_pause: The shortest pause between two passes, in seconds.
+        check_every: Seconds between two checks of whether an idle server without a socket answers.
         without_socket: A clause for :meth:`Job.why` while there is no socket.
         finds_lost_prompts: Whether a server can say for certain that it never got a prompt.
     """
 
     finds_lost_prompts: bool = True
     least_pause: float = 0.01
+    check_every: float = 1.0
     without_socket: str = "; no socket, asking over HTTP"
 
     def __init__(self, tracker: Tracker) -> None:

@@ -20,6 +20,7 @@ from ..errors import (
     JobLost,
     ServerUnreachable,
     SubmitUncertain,
+    Throttled,
     UnexpectedResponse,
 )
 from ..events import EndEvent
@@ -45,9 +46,12 @@ from .pool_state import Entry, Member, PoolState
 from .pooled_job import PooledJob
 from .schedule import Assignment, Waiting
 
-#: Why a job could not be submitted: its server is away, refuses everything that we send, or
-#: refuses this job; or else another server would not help.
+#: Why a job could not be submitted: its server is away or has too much to do, refuses everything
+#: that we send, or refuses this job; or else another server would not help.
 _Unsent = Literal["away", "refuses all", "refuses it", "final"]
+#: Seconds for which a server that has too much to do is left alone: if it does not say how long,
+#: and at most.
+_BUSY, _LONGEST_BUSY = 5.0, 60.0
 
 # -- jobs come and go ------------------------------------------------------------------------------
 
@@ -170,7 +174,12 @@ def handle_unsent(
         words = "prompt %s moves from %s to another server: %s"
         named = entry.job.handle.state.named
         state.warn(words, entry.job.prompt_id, member.name, error, server=member.name, **named)
-        if _move_on(state, entry, entry.job.prompt_id, or_back=is_away(error)):
+        if _move_on(
+            state,
+            entry,
+            entry.job.prompt_id,
+            or_back=is_away(error) or isinstance(error, Throttled),
+        ):
             return
     member.failed += not entry.goes_on
     if is_wanted:
@@ -185,8 +194,8 @@ def _kind_of(error: Exception, entry: Entry, most: int) -> _Unsent:
         return "final"  # the server may have it
     if isinstance(error, ClientClosed) and entry.job.handle.state.posted_at:
         return "final"  # the server may have it
-    if is_away(error):
-        may_move = isinstance(error, ServerUnreachable) or entry.moves < most
+    if is_away(error) or isinstance(error, Throttled):
+        may_move = isinstance(error, ServerUnreachable | Throttled) or entry.moves < most
         return "away" if may_move else "final"
     if not isinstance(error, ApiError | UnexpectedResponse | ClientClosed):
         return "final"  # it is about the job itself
@@ -202,6 +211,9 @@ def _prepare_move(
     kind = _kind_of(error, entry, state.policy.intervals.moves)
     if kind == "away":
         entry.moves += 1
+        if isinstance(error, Throttled):
+            wait = _BUSY if error.retry_after is None else min(error.retry_after, _LONGEST_BUSY)
+            member.retry_at = max(member.retry_at, now + wait)
         mark_down(state, member, error, now)
         return True
     if kind == "refuses all":

@@ -30,7 +30,7 @@ from .pool_state import Entry, Intervals, Member
 
 #: Seconds that a server may take to report the length of its queue.
 _QUESTION: Final = 5.0
-#: Seconds between two checks of whether a server without a socket answers.
+#: Seconds between two checks of whether a server without a socket answers, if that is in doubt.
 _INTERVAL: Final = 1.0
 #: Seconds between two attempts to reach a server that is down, at most.
 _LONGEST_PAUSE: Final = 5.0
@@ -90,7 +90,8 @@ class ServerThread:
         self._patience = intervals.definitions
         self._is_started = False
         self._pauses = Backoff(intervals.reconnect, _LONGEST_PAUSE, factor=1.6)
-        self._ask_at = self._cancel_at = 0.0
+        self._asked_at = float("-inf")
+        self._cancel_at = 0.0
         self._off: Callable[[], object] | None = None
 
     def start(self) -> None:
@@ -187,10 +188,13 @@ class ServerThread:
         member = self.member
         if member.api.state is not State.POLLING:
             return _INTERVAL if member.unwanted else _LONGEST_PAUSE
-        left = self._ask_at - runtime.monotonic()
+        poller = member.api.parts.poller
+        is_in_doubt = bool(member.in_flight) and poller.trouble is not None
+        interval = _INTERVAL if is_in_doubt else poller.check_every
+        left = self._asked_at + interval - runtime.monotonic()
         if left > 0:
-            return left
-        self._ask_at = runtime.monotonic() + _INTERVAL
+            return min(left, _LONGEST_PAUSE)
+        self._asked_at = runtime.monotonic()
         try:
             member.api.poll_status(_QUESTION)
         except ComfyError as exc:
@@ -199,7 +203,7 @@ class ServerThread:
             return _PAUSE
         if member.leaving:
             self._owner.mark_answering(member)
-        return _INTERVAL
+        return min(interval, _LONGEST_PAUSE)
 
     def _connect(self) -> None:
         member = self.member

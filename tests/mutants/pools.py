@@ -133,7 +133,7 @@ POOLS = (
     Mutant(
         "N41",
         "pool/moving.py",
-        "may_move = isinstance(error, ServerUnreachable) or entry.moves < most",
+        "may_move = isinstance(error, ServerUnreachable | Throttled) or entry.moves < most",
         "may_move = True",
         "behaviour/test_pool.py::test_a_job_that_every_server_seems_to_be_away_for_moves_so_often_and_no_more",
         "a job that every proxy answers for in place of a server moves for ever",
