@@ -51,6 +51,8 @@ _SIGNS = (
     "credential",
     "jwt",
     "sessionid",
+    "signature=",
+    "sig=",
     "@",
     "/home/",
     "/users/",
@@ -63,6 +65,8 @@ _SIGNS = (
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(//)[^/\s\"'@]+@"), r"\1***@"),
     (re.compile(r"(?i)\b(authorization\W{1,4}(?:basic |bearer |digest )?)[^\s\"',;]+"), r"\1***"),
+    # Of a signed link, which is as good as a login while it is valid.
+    (re.compile(r"(?i)([?&][\w-]{0,40}sig(?:nature)?=)[^&\s\"'<>]+"), r"\1***"),
     (re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}"), r"\1***"),
     (
         re.compile(
@@ -96,6 +100,7 @@ _PLAIN_HEADERS = frozenset(
         "content-type",
         "forwarded",
         "host",
+        "idempotency-key",
         "if-modified-since",
         "if-none-match",
         "if-range",

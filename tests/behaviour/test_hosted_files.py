@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfy_client import OutputFile
+from comfy_client import HostedApi, OutputFile
 from comfy_client.credentials import BearerCredentials
 from comfy_client.errors import (
     AuthenticationError,
@@ -36,6 +36,7 @@ from comfy_client.hosted.routes import HostedRoutes
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.http import Http
 from tests.helpers.clients import LIMIT, quickly
+from tests.helpers.graphs import picture
 from tests.helpers.http import PAGE, SECRET, answers, head_of, opened, raw_server, texts
 
 KIB = 1 << 10
@@ -348,6 +349,22 @@ def test_the_client_stays_secret_after_a_link_was_read(
     with pytest.raises(AuthenticationError) as caught:
         files.get_image({"id": "asset-1"})
     assert SECRET not in texts(caught.value)
+
+
+def test_a_recording_has_no_signed_link_and_keeps_the_key_of_a_job(tmp_path: Path) -> None:
+    """A link is as good as a login; the key is an id, by which a job is found again."""
+    target = tmp_path / "record.jsonl"
+    with ComfyServer(hosted="serverless", credentials=SECRET) as server:
+        with HostedApi(server.url, SECRET, record=target) as api:
+            file = api.run(picture(), timeout=LIMIT).images[0]
+            assert file.bytes().startswith(b"\x89PNG")
+        [request] = server.gateway.storage_requests
+        key = next(r for r in server.requests if r.method == "POST").headers["Idempotency-Key"]
+    recorded = target.read_text()
+    assert request.query["signature"] not in recorded
+    assert "&signature=***" in recorded
+    assert key in recorded
+    assert SECRET not in recorded
 
 
 # -- redirects -----------------------------------------------------------------------------
