@@ -512,7 +512,7 @@ def test_a_stream_that_breaks_says_so() -> None:
 WITHOUT_A_REQUEST = {"get_path_image", "lasting", "ping"}
 #: What a client of Comfy API v2 does have, all of it in the guide.
 WORKS = {
-    *("as_completed", "cancel_job", "close", "download_image", "events", "generate_id"),
+    *("as_completed", "cancel_job", "close", "doctor", "download_image", "events", "generate_id"),
     *("get_image", "get_path_image", "has_image", "init", "job", "lasting", "map", "off", "on"),
     *("open_image", "ping", "pixels", "poll_status", "run", "stats", "stream_image", "submit"),
     *("sweep", "timing", "upload_image", "wait_for", "wait_until_ready"),
