@@ -53,10 +53,10 @@ def job_record(api: HostedApi, job_id: str) -> HistoryEntry | None:
     job = _known(api, job_id)
     if job is None:
         return None
-    end = _ENDS.get(job.status)
+    end, graph = _ENDS.get(job.status), _graph_of(api, job_id)
     record = {
-        "prompt": [0, job.id, _graph_of(api, job_id), {}, []],
-        "outputs": files_by_node(job.outputs),
+        "prompt": [0, job.id, graph, {}, []],
+        "outputs": files_by_node(job.outputs, graph),
         "status": {
             "completed": job.status == "succeeded",
             "messages": [] if end is None else [[end, {"prompt_id": job.id}]],

@@ -7,6 +7,7 @@ text itself.  An input without a definition keeps the type of its current value.
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ _INT: Final = re.compile(r"[+-]?[0-9]+")
 _FLOAT: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 #: The most values of one axis; more are probably a typing mistake.
 _MOST_VALUES: Final = 100_000
+#: How the reference to an asset of a hosted server begins.
+_ASSET: Final = '{"__type": "core/ASSET"'
 
 
 def split_at_equals(text: str, option: str) -> tuple[str, str]:
@@ -84,6 +87,8 @@ class InputTypes:
         def read(text: str) -> Any:
             if field in ("seed", "noise_seed") and text == "random":
                 return text
+            if (asset := _asset(text)) is not None:
+                return asset
             return _like(old, name, text) if spec is None else _typed(spec, name, text)
 
         return read
@@ -187,6 +192,17 @@ def _set_all(workflow: Workflow, seed: int) -> bool:
     for node, name in found:
         node[name] = seed
     return bool(found)
+
+
+def _asset(text: str) -> dict[str, Any] | None:
+    """Return the reference to an asset that ``upload`` printed for a hosted server, or None."""
+    if not text.startswith(_ASSET):
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _typed(spec: InputSpec, name: str, text: str) -> Any:

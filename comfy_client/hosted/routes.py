@@ -40,6 +40,9 @@ class HostedRoutes:
 
     http: Http
 
+    def __repr__(self) -> str:
+        return f"<HostedRoutes {self.http.address.http_url}>"
+
     # -- jobs ----------------------------------------------------------------------------
 
     def submit(
