@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import socket
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,7 @@ from tests.helpers.clients import Heard, flush, quickly, until
 from tests.helpers.graphs import fresh_color
 from tests.helpers.hosted import EMBEDDED, REAL, embedded, picture
 from tests.helpers.hosted_faults import JOBS, Scene, real_scene, scene_of
-from tests.helpers.middle import Asked, Middle, answer, first_of_each, lost
+from tests.helpers.middle import answer, first_of_each, lost, lost_after
 
 LIMIT = 180.0
 SECONDS = 1.5
@@ -158,10 +157,12 @@ def test_a_restart_that_keeps_keys_costs_nothing(lasting: Scene) -> None:
         assert outcome(api, lasting, play.killed) == ("right", 1, ["execution_success"])
 
 
-def test_uncertain_names_the_key_by_which_to_look(api: HostedApi, scene: Scene) -> None:
+def test_uncertain_names_the_key_by_which_to_look(scene: Scene) -> None:
     """It is the Idempotency-Key, the mark and the label of what was sent."""
-    with scene.middle.rule("*", "*", answer(502)), pytest.raises(SubmitUncertain) as caught:
-        api.run(picture("never"), timeout=3.0)
+    with HostedApi(scene.url, patience=1.0, namespace=blinker.Namespace()) as api:
+        api.run(picture(f"first_{uuid.uuid4().hex}"), timeout=LIMIT)
+        with scene.middle.rule("*", "*", answer(502)), pytest.raises(SubmitUncertain) as caught:
+            api.run(picture("never"), timeout=LIMIT)
     sent = scene.middle.posted(JOBS)[-1]
     assert caught.value.prompt_id == sent.headers["Idempotency-Key"]
     assert caught.value.prompt_id in str(caught.value)
@@ -190,11 +191,10 @@ def test_a_sweep_finds_what_an_earlier_call_may_have_submitted(
         api.run(picture(f"first_{name}"), timeout=LIMIT)
         with ExitStack() as stack:
 
-            def lose(middle: Middle, asked: Asked, near: socket.socket) -> None:
-                lost(middle, asked, near)
+            def hold_back() -> None:
                 stack.enter_context(scene.middle.rule("*", "*", answer(502)))
 
-            stack.enter_context(scene.middle.rule("POST", JOBS, lose, times=1))
+            stack.enter_context(scene.middle.rule("POST", JOBS, lost_after(hold_back), times=1))
             with contextlib.suppress(ComfyError):
                 api.sweep(picture(name), grid, journal=journal, in_flight=1, patience=1.0)
     until(lambda: scene.place.runs(name) == 1)

@@ -77,8 +77,8 @@ def test_a_copy_is_a_client_of_its_own(api: HostedApi, hosted: Hosted, name: str
 
 def test_after_a_fork_both_work(api: HostedApi, hosted: Hosted, name: str) -> None:
     """The child submits for itself, and the parent's job ends in the parent."""
-    job = api.submit(picture(name, 1.0))
     heard = Heard(api)
+    job = api.submit(picture(name, 1.0))
 
     def work() -> object:
         with HostedApi(hosted.url, namespace=blinker.Namespace()) as other:

@@ -22,6 +22,7 @@ from comfy_client import (
     ComfyPool,
     HostedApi,
     JobFailed,
+    JobInterrupted,
     JobLost,
     JobNotFound,
     JobTimeout,
@@ -34,7 +35,7 @@ from comfy_client import (
 )
 from tests.helpers.clients import Heard, flush, until
 from tests.helpers.graphs import fresh_color, node
-from tests.helpers.hosted import Hosted, picture
+from tests.helpers.hosted import Hosted, embedded, picture
 
 LIMIT = 180.0
 ENDS = {"execution_success", "execution_error", "execution_interrupted", "job_lost"}
@@ -201,8 +202,12 @@ def test_each_callback_gets_what_it_is_for(
     api: HostedApi, workflow: Callable[..., Any], way: str
 ) -> None:
     """Start, progress, previews, each node's output once, and one end, the last of all."""
-    calls = Calls()
-    result = run_by(way, api, workflow("txt2img_slow", seed=fresh_color(), steps=20), **calls.all())
+    for _ in range(5):  # a busy machine may be late for the events of one job, not of all
+        calls = Calls()
+        graph = workflow("txt2img_slow", seed=fresh_color(), steps=20)
+        result = run_by(way, api, graph, **calls.all())
+        if calls.of("on_preview") and calls.of("on_progress"):
+            break
     assert calls.threads == {"comfy-delivery" if way == "submit" else "MainThread"}
     [job] = calls.of("on_start")
     assert job.prompt_id == result.prompt_id
@@ -319,34 +324,56 @@ def test_outputs_before_a_failure_are_delivered(api: HostedApi, hosted: Hosted, 
     assert [output.image.bytes() for output in outputs] == [made.read_bytes()]
 
 
-def test_time_runs_out_and_the_job_goes_on(api: HostedApi, hosted: Hosted, name: str) -> None:
+def test_time_runs_out_and_the_job_goes_on(
+    api: HostedApi, direct: ComfyApi, hosted: Hosted, name: str
+) -> None:
     """A second wait has its result."""
-    job = api.submit(picture(name, 2.0))
+    before = direct.submit(sleeper(60.0))
+    job = api.submit(picture(name))
     with pytest.raises(JobTimeout):
-        job.result(0.5)
+        job.result(0.3)
+    before.cancel(force=True)
     assert job.result(LIMIT).image.filename
     assert hosted.runs(name) == 1
 
 
 def test_a_running_or_waiting_job_cannot_be_cancelled_behind_an_old_comfyui(
-    api: HostedApi, hosted: Hosted, name: str
+    api: HostedApi, direct: ComfyApi, hosted: Hosted, name: str
 ) -> None:
-    """It says so, and both run to their end."""
-    running = api.submit(picture(f"{name}a", 4.0))
-    waiting = api.submit(picture(f"{name}b", 0.5))
+    """It says so, and they go on."""
+    running = api.submit(sleeper(60.0, ticks=1200))
+    waiting = api.submit(picture(name))
     until(lambda: running.status == "running")
-    for job in (waiting, running):
+    for job, status in ((waiting, "pending"), (running, "running")):
         with pytest.raises(NotSupported):
             job.cancel()
-    assert running.result(LIMIT).complete
+        assert job.status == status
+    direct.interrupt()
+    with pytest.raises(JobInterrupted):
+        running.result(LIMIT)
     assert waiting.result(LIMIT).complete
-    assert hosted.runs(f"{name}a") == hosted.runs(f"{name}b") == 1
+    assert hosted.runs(name) == 1
+
+
+def test_a_newer_comfyui_cancels_both(name: str) -> None:
+    """And no other job."""
+    with (
+        embedded(version="new") as place,
+        HostedApi(place.url, namespace=blinker.Namespace()) as api,
+    ):
+        running = api.submit(sleeper(60.0, ticks=1200))
+        waiting, last = (api.submit(picture(f"{name}{one}")) for one in "ab")
+        until(lambda: running.status == "running")
+        for job in (waiting, running):
+            assert job.cancel()
+            with pytest.raises(JobInterrupted):
+                job.result(LIMIT)
+        assert last.result(LIMIT).complete
+        assert place.runs(f"{name}a") == 0
 
 
 def test_a_job_that_somebody_interrupts_is_interrupted(api: HostedApi, direct: ComfyApi) -> None:
     """At the ComfyUI itself."""
-    from comfy_client import JobInterrupted
-
     job = api.submit(sleeper(60.0))
     until(lambda: job.status == "running")
     direct.interrupt()

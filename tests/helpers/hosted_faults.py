@@ -23,7 +23,7 @@ from tests.comfyui import ComfyUI
 from tests.helpers.clients import until
 from tests.helpers.graphs import canvas, node
 from tests.helpers.hosted import Graph, Hosted, embedded, picture
-from tests.helpers.middle import Middle, answer, late, lost, lost_as
+from tests.helpers.middle import Middle, answer, late, lost, lost_after, lost_as
 from tests.helpers.proxy import Proxy
 
 JOBS = "/api/v2/jobs"
@@ -48,14 +48,19 @@ class Scene:
     def url(self) -> str:
         return self.link.url
 
-    def ask(self, path: str) -> Any:
-        """Ask the place itself, past all faults."""
-        with urllib.request.urlopen(self.place.url + path, timeout=60) as found:
-            return json.load(found)
+    def next_job(self) -> Callable[[], object]:
+        """Return what waits until ComfyUI runs, or has run, a job that it does not have now."""
+        before = self._seen({"queue_running", "queue_pending"})
+        return lambda: until(lambda: self._seen({"queue_running"}) - before)
 
-    def until_running(self) -> None:
-        """Wait until the proxy says that a job of its own runs."""
-        until(lambda: self.ask(f"{JOBS}?status=running")["jobs"])
+    def _seen(self, kinds: set[str]) -> set[str]:
+        queue = self._of_comfyui("/queue")
+        ids = {str(item[1]) for kind in kinds for item in queue[kind]}
+        return ids | {str(one) for one in self._of_comfyui("/history?max_items=4")}
+
+    def _of_comfyui(self, path: str) -> Any:
+        with urllib.request.urlopen(self.place.comfyui_url + path, timeout=60) as found:
+            return json.load(found)
 
     def submit_as_somebody(self, graph: Graph) -> str:
         """Submit a job past the client; return its id."""
@@ -67,13 +72,7 @@ class Scene:
 
     def until_idle(self) -> None:
         """Wait until nothing runs or waits, whoever submitted it."""
-        until(lambda: not self.is_busy)
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether ComfyUI itself has anything to do."""
-        with urllib.request.urlopen(f"{self.place.comfyui_url}/queue", timeout=60) as found:
-            return any(json.load(found).values())
+        until(lambda: not any(self._of_comfyui("/queue").values()))
 
 
 @contextlib.contextmanager
@@ -116,8 +115,10 @@ def nothing(scene: Scene, stack: ExitStack) -> Meanwhile | None:
 def cut(scene: Scene, stack: ExitStack) -> Meanwhile:
     """All connections break while the job runs."""
 
+    it_runs = scene.next_job()
+
     def meanwhile() -> None:
-        scene.until_running()
+        it_runs()
         scene.link.cut()
 
     return meanwhile
@@ -126,8 +127,10 @@ def cut(scene: Scene, stack: ExitStack) -> Meanwhile:
 def away(scene: Scene, stack: ExitStack) -> Meanwhile:
     """For 1.5 s nobody is there."""
 
+    it_runs = scene.next_job()
+
     def meanwhile() -> None:
-        scene.until_running()
+        it_runs()
         scene.link.away()
         time.sleep(AWAY)
         scene.link.back()
@@ -138,8 +141,10 @@ def away(scene: Scene, stack: ExitStack) -> Meanwhile:
 def dark(scene: Scene, stack: ExitStack) -> Meanwhile:
     """The connections that are there fall silent, and stay open; new ones work."""
 
+    it_runs = scene.next_job()
+
     def meanwhile() -> None:
-        scene.until_running()
+        it_runs()
         scene.link.dark(old_only=True)
 
     return meanwhile
@@ -148,8 +153,10 @@ def dark(scene: Scene, stack: ExitStack) -> Meanwhile:
 def bad_gateway(scene: Scene, stack: ExitStack) -> Meanwhile:
     """A gateway answers 502 to everything for 1.5 s while the job runs."""
 
+    it_runs = scene.next_job()
+
     def meanwhile() -> None:
-        scene.until_running()
+        it_runs()
         with scene.middle.rule("*", "*", answer(502)):
             time.sleep(AWAY)
 
@@ -182,8 +189,10 @@ def lost_behind(scene: Scene, stack: ExitStack) -> Meanwhile | None:
         trap = stack.enter_context(ExitStack())
         trap.enter_context(scene.place.gateway.trap(upstream="lost"))
 
+        it_runs = scene.next_job()
+
         def meanwhile() -> None:
-            until(lambda: scene.is_busy)
+            it_runs()
             trap.close()
 
         return meanwhile
@@ -194,8 +203,10 @@ def lost_behind(scene: Scene, stack: ExitStack) -> Meanwhile | None:
 def server_away(scene: Scene, stack: ExitStack) -> Meanwhile:
     """The proxy does not reach its ComfyUI for 1.5 s, and says 503."""
 
+    it_runs = scene.next_job()
+
     def meanwhile() -> None:
-        scene.until_running()
+        it_runs()
         if scene.behind:
             scene.behind[0].away()
             time.sleep(AWAY)
@@ -210,8 +221,10 @@ def server_away(scene: Scene, stack: ExitStack) -> Meanwhile:
 def killed(scene: Scene, stack: ExitStack) -> Meanwhile:
     """The proxy is killed while the job runs, and started again."""
 
+    it_runs = scene.next_job()
+
     def meanwhile() -> None:
-        scene.until_running()
+        it_runs()
         restart(scene)
 
     return meanwhile
@@ -219,13 +232,16 @@ def killed(scene: Scene, stack: ExitStack) -> Meanwhile:
 
 def lost_and_killed(scene: Scene, stack: ExitStack) -> Meanwhile:
     """The answer to the submission is lost, and the proxy is killed before it is asked again."""
-    rule = stack.enter_context(scene.middle.rule("POST", JOBS, lost, times=1))
     hold = stack.enter_context(ExitStack())
 
-    def meanwhile() -> None:
-        until(lambda: rule.met)
+    def hold_back() -> None:
         hold.enter_context(scene.middle.rule("*", "*", answer(502)))
-        scene.until_running()
+
+    stack.enter_context(scene.middle.rule("POST", JOBS, lost_after(hold_back), times=1))
+    it_runs = scene.next_job()
+
+    def meanwhile() -> None:
+        it_runs()
         restart(scene)
         hold.close()
 

@@ -203,10 +203,20 @@ def answer(
 
 def lost(middle: Middle, asked: Asked, near: socket.socket) -> None:
     """Let the server answer, and the connection break before a byte of it arrives."""
-    with middle.asking(asked) as far:
-        while far.recv(65536):
-            pass
-    _reset(near)
+    lost_after(lambda: None)(middle, asked, near)
+
+
+def lost_after(doing: Callable[[], object]) -> Act:
+    """Let the server answer, do something, and only then break the connection."""
+
+    def act(middle: Middle, asked: Asked, near: socket.socket) -> None:
+        with middle.asking(asked) as far:
+            while far.recv(65536):
+                pass
+        doing()
+        _reset(near)
+
+    return act
 
 
 def first_of_each(act: Act) -> Act:
