@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 from click.shell_completion import get_completion_class
+from click.testing import CliRunner
 
+from comfy_client import CloudApi
 from comfy_client.cli import shells
 from comfy_client.cli.main import main
+from comfy_client.cli.server_options import ServerOptions
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import until
 from tests.helpers.command_line import CommandLine
@@ -48,8 +51,8 @@ COMMANDS: dict[str, tuple[list[str], int]] = {
     "stubs": ([], 1),
     "object-info": ([], 1),
 }
-#: What differs with node definitions.
-DESCRIBED = {"check": 0, "models": 0, "nodes": 0, "stubs": 0, "object-info": 0, "info": 0}
+#: What Comfy Cloud's older API makes work.
+READ = ("check", "models", "nodes", "stubs", "object-info", "info", "queue")
 #: Commands that ask no server, or have tests of their own.
 OTHERS = {"where", "doctor", "demo", "example", "serve", "schema", "help"}
 
@@ -105,6 +108,28 @@ def test_every_command_works_or_says_that_it_is_not_supported(
             *_, last = comfy_client.json(name, *words, status=status, **variables)
             assert status != 1 or last["code"] == "not_supported", (name, last)
     assert (comfy_client.home / "got" / "blue_00001_.png").exists()
+
+
+class OnCloud(ServerOptions):
+    """Options that name Comfy Cloud, which an embedded server plays."""
+
+    def client_of(self, *_: Any, **__: Any) -> CloudApi:
+        return CloudApi(KEY, base_url=os.environ["PLAYED"])
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_reads_works_on_comfy_cloud(
+    comfy_client: CommandLine, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args, _ = COMMANDS[name]
+    with (
+        ComfyServer(hosted="cloud", credentials=KEY) as server,
+        contextlib.chdir(comfy_client.home),
+    ):
+        monkeypatch.setenv("PLAYED", server.url)
+        ran = CliRunner().invoke(main, [name, *args], obj=OnCloud())
+    assert ran.exit_code == 0, ran.output
+    assert KEY not in ran.output
 
 
 @pytest.mark.parametrize("args", [("watch",), ("cancel", "--all", "--yes"), ("logs", "--follow")])
