@@ -22,8 +22,10 @@ from PIL import Image
 from comfy_client import HostedApi, OutputFile
 from comfy_client.credentials import BearerCredentials
 from comfy_client.errors import (
+    ApiError,
     AuthenticationError,
     ClientClosed,
+    ComfyError,
     NotFound,
     NotSupported,
     TransportError,
@@ -254,6 +256,37 @@ def test_an_output_that_was_deleted_is_asked_for_once(site: ComfyServer, files: 
     with pytest.raises(NotFound, match="gone"):
         files.get_image(output(url=f"{site.url}/api/v2/assets/asset-1/content"))
     assert len(site.requests) == 1
+
+
+def test_a_url_that_leads_nowhere_is_all_that_there_is(files: AssetFiles) -> None:
+    """Nothing is sent; nor is the URL shown."""
+    info = {"url": f"ftp://storage.example/a?sig={SECRET}"}
+    with pytest.raises(UnexpectedResponse, match="leads nowhere") as caught:
+        files.get_image(info)
+    assert SECRET not in texts(caught.value)
+    with pytest.raises(ValueError, match="leads nowhere"):
+        files.get_path_image(info)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "retryable"),
+    [
+        (304, UnexpectedResponse, False),
+        (400, ApiError, False),
+        (429, ApiError, True),
+        (503, ApiError, True),
+    ],
+)
+def test_other_answers_of_storage_are_no_file(
+    storage: ComfyServer, files: AssetFiles, status: int, kind: type[ComfyError], retryable: bool
+) -> None:
+    """With the message, but not with the XML, which repeats the request."""
+    xml = {"Content-Type": "application/xml"}
+    storage.on("GET", "/x", (status, xml, b"" if status == 304 else b"<Error>echo</Error>"))
+    with pytest.raises(kind, match=f"/x: {status}") as caught:
+        files.get_image({"url": f"{storage.url}/x"})
+    assert caught.value.retryable is retryable
+    assert "echo" not in str(caught.value)
 
 
 # -- secrets -------------------------------------------------------------------------------

@@ -229,6 +229,9 @@ def test_advice_says_what_to_do(comfy: ComfyServer, routes: HostedRoutes) -> Non
         comfy.on("GET", LOOK, (401, {}, envelope("unauthorized", "Missing")))
         with pytest.raises(AuthenticationError, match="wants a key: pass api_key="):
             HostedRoutes(http).job("job-1")
+        http.left_behind = True
+        with pytest.raises(AuthenticationError, match="a pickle leaves it out: set COMFY_API_KEY"):
+            HostedRoutes(http).job("job-1")
     comfy.on("GET", LOOK, (413, {}, envelope("payload_too_large", "Upload exceeds 10 bytes.")))
     with pytest.raises(UploadTooLarge) as large:
         routes.job("job-1")
@@ -396,6 +399,7 @@ def test_events_come_as_they_are_sent(comfy: ComfyServer, routes: HostedRoutes) 
     """What is no JSON object is an event without data, which wakes all the same."""
     stream = (
         b': keepalive\n\nevent: status\ndata: {"status": "running"}\n\n'
+        b"event: log\ndata: [" + b"{}," * 300_000 + b"{}]\n\n"
         b"event: log\ndata: [1]\n\nevent: log\ndata: {broken\n\nevent: log\ndata: " + b"[" * 9000
         + b'\n\nevent: output\ndata: {"name": "a.png"}\n\nevent: cut\ndata: {}'
     )  # fmt: skip
@@ -403,7 +407,7 @@ def test_events_come_as_they_are_sent(comfy: ComfyServer, routes: HostedRoutes) 
     with routes.events("job-1") as events:
         assert list(events) == [
             ServerEvent("status", {"status": "running"}),
-            *[ServerEvent("log", {})] * 3,
+            *[ServerEvent("log", {})] * 4,
             ServerEvent("output", {"name": "a.png"}),
         ]
     assert comfy.requests[-1].headers["Accept"] == "text/event-stream"

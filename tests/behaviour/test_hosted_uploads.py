@@ -18,13 +18,15 @@ from comfy_client.credentials import BearerCredentials
 from comfy_client.errors import (
     AuthenticationError,
     ClientClosed,
+    Conflict,
     NotSupported,
     TransportError,
     UploadTooLarge,
 )
-from comfy_client.hosted.assets import UploadedAsset, assets_sent
+from comfy_client.hosted.assets import KnownAssets, UploadedAsset, assets_sent
 from comfy_client.hosted.dialect import HOSTED
 from comfy_client.hosted.files import AssetFiles
+from comfy_client.hosted.models import Asset
 from comfy_client.hosted.routes import HostedRoutes
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.deadline import Deadline
@@ -183,6 +185,29 @@ def test_a_url_is_fetched_when_it_is_asked_for(
     assert "Authorization" not in comfy.requests[-1].headers
 
 
+@pytest.mark.usefixtures("no_hashes")
+def test_a_url_with_known_content_is_not_sent(
+    comfy: ComfyServer, server: ComfyServer, files: AssetFiles
+) -> None:
+    """It has to be fetched to know that."""
+    comfy.on("GET", "/a.png", (200, {"Content-Type": "image/png"}, CONTENT))
+    first, second = (files.upload_image(f"{comfy.url}/a.png", fetch=True) for _ in range(2))
+    assert first.ref == second.ref
+    assert sent(server) == 1
+
+
+def test_a_client_remembers_a_thousand_uploads() -> None:
+    """The oldest is forgotten; a file whose state is unknown is not remembered at all."""
+    known, asset = KnownAssets(), Asset.from_json({"id": "a"})
+    for number in range(1001):
+        known.put((f"{number}", ""), number, asset)
+    assert known.get(("0", ""), 0) is None
+    assert known.get(("1000", ""), 1000) is asset
+    assert known.get(("1000", ""), 7) is None
+    known.put(("1000", ""), None, asset)
+    assert known.get(("1000", ""), None) is None
+
+
 @pytest.mark.parametrize("place", ["proxy", "serverless"])
 @pytest.mark.usefixtures("hashes")
 def test_an_output_is_uploaded_as_an_input(place: Any) -> None:
@@ -321,6 +346,14 @@ def test_a_hash_that_does_not_fit_is_a_changed_file(
     assert sent(server) == 3
     server.off("POST", "/api/v2/assets")
     assert kept(files, files.upload_image(photo)) == CONTENT
+
+
+def test_any_other_conflict_is_one(server: ComfyServer, files: AssetFiles) -> None:
+    """It is not sent again."""
+    server.on("POST", "/api/v2/assets", (409, {}, {"error": {"code": "taken", "message": "no"}}))
+    with pytest.raises(Conflict):
+        files.upload_image(CONTENT)
+    assert sent(server) == 1
 
 
 def test_a_file_that_is_too_large_says_so(server: ComfyServer, files: AssetFiles) -> None:
