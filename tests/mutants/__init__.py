@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from .hosted import HOSTED
 from .jobs import JOBS
 from .mutant import Mutant
 from .others import OTHERS
@@ -19,5 +20,6 @@ ROOMS: dict[str, tuple[Mutant, ...]] = {
     "pools": POOLS,
     "others": OTHERS,
     "server": SERVER,
+    "hosted": HOSTED,
 }
 MUTANTS: tuple[Mutant, ...] = tuple(mutant for room in ROOMS.values() for mutant in room)
