@@ -77,7 +77,7 @@ KNOW_THE_CLIENT = {
     "comfy_client.testing.plugin": "the fixture comfy_api is one",
 }
 #: Lines of code in the bodies of a class, and of a function.
-LONGEST_CLASS = 292
+LONGEST_CLASS = 291
 LONGEST_FUNCTION = 44
 
 #: The most that each figure of ``python -m tests.walks`` may be, and the aim.  Lower the ceiling

@@ -26,6 +26,15 @@ class NeverArrived(JobLost):
     """The server never got an earlier process's prompt, so its id may be sent again."""
 
 
+def never_arrived(poller: Poller, job: object, outcome: object) -> bool:
+    """Return whether a server that takes an id once may be sent a lost prompt's id again."""
+    if isinstance(outcome, NeverArrived):
+        return True
+    if not isinstance(outcome, JobLost) or not isinstance(job, Job) or poller.finds_lost_prompts:
+        return False
+    return job.handle.state.search_by_mark  # its submission never got an answer
+
+
 @attrs.frozen
 class Sought:
     """A prompt that an earlier process may have submitted, and how to recognize it."""
@@ -108,7 +117,8 @@ class Recovery:
                     f"run.  Its Idempotency-Key and the mark in its workflow are {prompt_id}",
                     prompt_id=prompt_id,
                 )
-            if not self._poller.finds_lost_prompts:
+            is_open = self._poller.tracker.get(prompt_id) is not None  # in this process
+            if not (self._poller.finds_lost_prompts or is_open):
                 raise NeverArrived(f"prompt {prompt_id} never arrived", prompt_id=prompt_id)
         return attach(
             self._client,

@@ -26,7 +26,7 @@ from .grid import Split
 from .in_flight import InFlight
 from .map_loop import ATTEMPTS
 from .outage import Outage, got_nothing, went_away
-from .recovery import NeverArrived, Recovery, Sought
+from .recovery import NeverArrived, Recovery, Sought, never_arrived
 from .row import SweepRow
 
 log: logging.Logger = logging.getLogger("comfy_client")
@@ -74,6 +74,7 @@ class Verdict:
     """The consequences of a prompt's end for its point; the defaults are for a single server.
 
     Attributes:
+        keeps_id: Whether the point is to run under the same id, which its server takes once.
         moves: Whether a server, maybe another one, is to run the point, without a try being
             counted: the server never got it, refused it, never began it, or is to blame for its
             failure.
@@ -84,6 +85,7 @@ class Verdict:
     """
 
     moves: bool = False
+    keeps_id: bool = False
     may_move: bool = False
     is_poison: bool = False
     was_forgotten: bool = True
@@ -251,7 +253,8 @@ class OneServer(Runner):
 
     def judge(self, flight: Flight, outcome: Result | ComfyError) -> Verdict:
         """Submit a prompt again if it never arrived."""
-        return Verdict(moves=isinstance(outcome, NeverArrived))
+        is_new = never_arrived(self.poller, self.prompts.get(flight.prompt_id), outcome)
+        return Verdict(moves=is_new, keeps_id=is_new)
 
     def submit(
         self, flight: Flight, workflow: Workflow, options: Options, sent: Sent

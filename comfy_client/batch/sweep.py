@@ -44,7 +44,7 @@ from .grid import Grid, Split
 from .in_flight import InFlight
 from .journal import Journal, Key, Record
 from .map_loop import ATTEMPTS, check_in_flight, is_about_one, with_previews
-from .recovery import NeverArrived, Sought
+from .recovery import Sought
 from .row import SweepRow
 from .row_records import REFUSALS, error_record, result_record, row_of
 from .rows import Sweep
@@ -224,7 +224,7 @@ class _Sweeper:
             self._note_return(flight.point)
         self._todo.put_back(flight.point, flight.host)
 
-    def _move(self, prompt_id: str, error: ComfyError) -> None:
+    def _move(self, prompt_id: str, error: ComfyError, *, keeps_id: bool) -> None:
         """Let a server run the point of a prompt; use a new id unless it never ran."""
         if not isinstance(error, JobError):
             self._put_back(prompt_id)
@@ -232,8 +232,7 @@ class _Sweeper:
         self._prompts.pop(prompt_id)
         flight = self._flights.pop(prompt_id)
         self._todo.put_back(flight.point, flight.host)
-        if isinstance(error, NeverArrived):
-            self._tries[flight.point] -= 1  # the same id again, which a server takes once
+        self._tries[flight.point] -= keeps_id
 
     def _ended_rows(self) -> Sweep:
         return Sweep(self._rows[point] for point in sorted(self._rows))
@@ -408,7 +407,7 @@ class _Sweeper:
         flight = self._flights[prompt_id]
         verdict = self._runner.judge(flight, outcome)
         if verdict.moves and isinstance(outcome, ComfyError):
-            self._move(prompt_id, outcome)
+            self._move(prompt_id, outcome, keeps_id=verdict.keeps_id)
             return
         refusal = None if isinstance(outcome, Result | JobError) else outcome
         may_have_run = _may_have_run(flight, self._prompts.get(prompt_id), refusal)

@@ -18,7 +18,7 @@ from .. import runtime
 from ..batch.grid import Grid, Split
 from ..batch.in_flight import InFlight
 from ..batch.map_loop import is_about_one
-from ..batch.recovery import NeverArrived, Recovery, Sought, known_graph
+from ..batch.recovery import Recovery, Sought, known_graph, never_arrived
 from ..batch.row import SweepRow
 from ..batch.runner import Flight, Options, Runner, Sent, Verdict, ended_on
 from ..client import ComfyApi
@@ -394,14 +394,17 @@ class PoolRunner(Runner):
     def judge(self, flight: Flight, outcome: Result | ComfyError) -> Verdict:
         """Note what a prompt's end says about its server and its point; return the verdict."""
         entry, point = self._forget(flight.prompt_id), flight.point
-        if isinstance(outcome, Result | NeverArrived):
-            return Verdict(moves=isinstance(outcome, NeverArrived))
+        if isinstance(outcome, Result):
+            return Verdict()
         if entry is not None:
             self._died[point] = self._died.get(point, frozenset()) | entry.died
             if self._let_move(flight, entry):
                 return Verdict(moves=True)
         job = self.prompts.get(flight.prompt_id)
         inner = job.handle.given if isinstance(job, PooledJob) else None
+        poller = self._clients[flight.host].parts.poller
+        if never_arrived(poller, inner, outcome):
+            return Verdict(moves=True, keeps_id=True)
         # Only its own server can say so; a silent server may know the prompt when it is back.
         was_forgotten = (
             inner is not None and inner.done() and isinstance(inner.exception(0), JobLost)
