@@ -188,6 +188,8 @@ class Submission:
             except ApiError as exc:
                 if form == "none" or not _is_about_label(exc):
                     raise
+                if exc.reason in _LABEL_REFUSED:
+                    self._remembers = True  # no proxy refuses a label so
                 # A refused submission frees its key.
                 self._form = _FORMS[_FORMS.index(form) + 1]
                 continue

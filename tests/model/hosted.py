@@ -337,7 +337,7 @@ class ApiProxy:
             return _error(404, "not_found")
         if len(self.peers) >= self.most_streams:
             return _error(429, "too_many_streams", Retry_After="5")
-        stream = Stream(self.network)
+        stream = Stream(self.network, visit.job_id)
         self.peers.append(stream)
         bridge = _Bridge(self, visit, stream)
         self.kernel.spawn(bridge.run, f"a stream of {self.host}")

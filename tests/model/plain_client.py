@@ -148,7 +148,7 @@ class PlainApi:
 
     def job(self, job_id: str) -> PlainJob:
         """Return another job of the same id."""
-        return PlainJob(self, job_id)
+        return PlainJob(self, job_id, listens=False)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -163,14 +163,15 @@ def _code(said: Any) -> str:
 class PlainJob:
     """One job."""
 
-    def __init__(self, api: PlainApi, prompt_id: str) -> None:
+    def __init__(self, api: PlainApi, prompt_id: str, *, listens: bool = True) -> None:
         self.prompt_id = prompt_id
         self._api = api
         self._began = runtime.monotonic()
         self._is_cancelled = False
         self._woken = runtime.Event()
         self._is_told = False
-        runtime.Thread(target=self._listen, name="comfy-stream").start()
+        if listens:
+            runtime.Thread(target=self._listen, name="comfy-stream").start()
 
     def _listen(self) -> None:
         self._is_told = self._api.listen(self.prompt_id)

@@ -139,6 +139,7 @@ class Network:
         lag: Seconds that a request or its answer takes at most.
         socket_lag: Seconds that a message of an event socket takes at most.
         violations: What the client did that it must not.
+        doubled: The names of streams that were read while another one of that name was.
     """
 
     def __init__(self, kernel: Kernel, *servers: Host, lag: float = 0.01) -> None:
@@ -147,6 +148,8 @@ class Network:
         self.troubles: dict[str, list[Trouble]] = {}
         self.lag = self.socket_lag = lag
         self.violations: list[str] = []
+        self.doubled: list[str] = []
+        self.reading: list[Stream] = []
         self._stack = contextlib.ExitStack()
         for server in servers:
             self.add(server)
@@ -419,9 +422,15 @@ class Line:
 
 
 class Stream:
-    """The body of an answer that comes in pieces; the server's end, and that of urllib3."""
+    """The body of an answer that comes in pieces; the server's end, and that of urllib3.
 
-    def __init__(self, network: Network) -> None:
+    Attributes:
+        name: What it is about.
+        closed: Whether its client reads no more.
+    """
+
+    def __init__(self, network: Network, name: str) -> None:
+        self.name = name
         self.closed = False
         self._network = network
         self._kernel = network.kernel
@@ -458,6 +467,9 @@ class Stream:
 
     def begin(self, cord: Cord, timeout: float) -> None:
         """Have whoever shuts this cord end it, and a silence of so many seconds."""
+        reading = self._network.reading
+        self._network.doubled += [one.name for one in reading if one.name == self.name]
+        reading.append(self)
         self._cord, self._timeout = cord, timeout
         self._changed = cord.changed = cord.changed or runtime.Condition()
 
@@ -489,6 +501,8 @@ class Stream:
     def close(self) -> None:
         """Read no more; the server notices when it sends something."""
         self.closed = True
+        if self in self._network.reading:
+            self._network.reading.remove(self)
 
     def flush(self) -> None:
         """Do nothing, as a file that is only read."""
@@ -603,9 +617,12 @@ class Way:
         """Have the server answer in a thread of its own, for as long as the client waits."""
         answers: list[Answer] = []
         changed = self.cord.changed = self.cord.changed or runtime.Condition()
+        is_heard = True
 
         def take() -> None:
             answer = handle()
+            if not is_heard and isinstance(answer.body, Stream):
+                answer.body.close()
             with changed:
                 answers.append(answer)
                 changed.notify_all()
@@ -618,10 +635,11 @@ class Way:
                 if left <= 0:
                     break
                 changed.wait(min(left, 1.0))
+        if answers and not self.cord.is_shut:
+            return answers[0]
+        is_heard = False
         if self.cord.is_shut:
             raise ConnectionAbortedError("shut by another thread")
-        if answers:
-            return answers[0]
         raise _timed_out() if thread.is_alive() else _cut()
 
     def _take_late(self, handle: Callable[[], Answer], seconds: float) -> None:
@@ -631,7 +649,9 @@ class Way:
         self.server.wait_thawed()
         if self.server.life == life and not self.server.is_down:
             count = len(self.server.taken)
-            handle()
+            answer = handle()
+            if isinstance(answer.body, Stream):
+                answer.body.close()
             for one in self.server.taken[count:]:
                 one.is_late = True
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from .hosted import HOSTED
+from .hosted_jobs import HOSTED_JOBS
 from .jobs import JOBS
 from .mutant import Mutant
 from .others import OTHERS
@@ -21,5 +22,6 @@ ROOMS: dict[str, tuple[Mutant, ...]] = {
     "others": OTHERS,
     "server": SERVER,
     "hosted": HOSTED,
+    "hosted_jobs": HOSTED_JOBS,
 }
 MUTANTS: tuple[Mutant, ...] = tuple(mutant for room in ROOMS.values() for mutant in room)

@@ -1,0 +1,130 @@
+"""Defects that break the promises about jobs of Comfy API v2."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+HOSTED_JOBS: tuple[Mutant, ...] = (
+    # -- submitted once -----------------------------------------------------------------
+    Mutant(
+        "Y01",
+        "hosted/sending.py",
+        "graph, key=key, label=label",
+        'graph, key=f"{key}-{deadline.at:.6f}", label=label',
+        "model/test_hosted.py",
+        "a submission that is sent again has a new key, and runs twice",
+    ),
+    Mutant(
+        "Y02",
+        "hosted/sending.py",
+        "        except NotFound:\n            return False\n        return True",
+        "        except NotFound:\n            return True\n        return True",
+        "model/test_hosted.py",
+        "a key is used again at a proxy that was restarted and forgot it, and the job runs twice",
+    ),
+    Mutant(
+        "Y03",
+        "hosted/sending.py",
+        *(
+            f"not self._is_same_server({name}, most):\n"
+            '                        why = "a proxy that was restarted may have forgotten it"\n'
+            f"                        if {name} is not None:\n"
+            "                            break\n"
+            f"                    if is_known or not (self._remembers or {name}):\n"
+            for name in ("witness", "self._witness")
+        ),
+        "model/test_kept.py",
+        "a job of after the restart of a proxy shows that it was not restarted",
+    ),
+    Mutant(
+        "Y04",
+        "hosted/sending.py",
+        "                    found = self.find(key, until)\n",
+        "                    found = None\n",
+        "model/test_hosted.py",
+        "a job that the list shows by its label is uncertain",
+    ),
+    Mutant(
+        "Y05",
+        "hosted/sending.py",
+        "            if not job.label:\n",
+        "            if job.label is None:\n",
+        "model/test_kept.py",
+        "a job whose label a gateway dropped is uncertain, though its graph has the mark",
+    ),
+    Mutant(
+        "Y06",
+        "hosted/sending.py",
+        "(exc.status >= 500 or exc.status == 408)",
+        "exc.status == 408",
+        "model/test_hosted.py",
+        "a submission that a gateway answered with 502 is told as refused, and runs",
+    ),
+    Mutant(
+        "Y07",
+        "hosted/sending.py",
+        'if getattr(exc, "reason", None) == _KEY_KNOWN:\n                    is_known, why',
+        "if False:\n                    is_known, why",
+        "model/test_hosted.py",
+        "a job is uncertain as its key is known, though the list is about to show it",
+    ),
+    # -- the end of a job ---------------------------------------------------------------
+    Mutant(
+        "Y08",
+        "hosted/evidence.py",
+        "self.absences >= LOOKS and now - self.absent_since >= STANDS",
+        "True",
+        "model/test_hosted.py",
+        "a job that moves from the queue to the history is lost",
+    ),
+    Mutant(
+        "Y09",
+        "hosted/evidence.py",
+        "is_young = self.status is None and now - self.began < GRACE",
+        "is_young = False",
+        "model/test_hosted.py",
+        "a job that a service does not list yet is lost",
+    ),
+    Mutant(
+        "Y10",
+        "hosted/evidence.py",
+        "return now - self.bad_since >= patience",
+        "return True",
+        "model/test_hosted.py",
+        "a job ends at the first bad answer",
+    ),
+    Mutant(
+        "Y11",
+        "hosted/job_poller.py",
+        "            if evidence.was_cancelled:\n",
+        "            if False:\n",
+        "model/test_hosted.py",
+        "a waiting job that was cancelled is lost, as the proxy calls it expired",
+    ),
+    # -- cancelled ----------------------------------------------------------------------
+    Mutant(
+        "Y12",
+        "hosted/job_poller.py",
+        "return isinstance(state.end_event, ExecutionInterrupted)",
+        "return True",
+        "model/test_hosted.py",
+        "cancel() says that it stopped a job that succeeded",
+    ),
+    Mutant(
+        "Y13",
+        "hosted/job_poller.py",
+        '        self._watch(one, evidence, was_queued=job.status == "queued")\n',
+        "",
+        "model/test_hosted.py",
+        "cancel() says that a job had ended, which goes on",
+    ),
+    # -- events -------------------------------------------------------------------------
+    Mutant(
+        "Y14",
+        "hosted/streams.py",
+        "(stream.is_open or stream.is_over or now < stream.not_before)",
+        "(stream.is_over or now < stream.not_before)",
+        "model/test_hosted.py",
+        "a second stream of a job starves the first",
+    ),
+)
