@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import os
 import pickle
 import socket
-import sys
+import ssl
 import threading
-import types
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from PIL import Image
 
 from comfy_client import HostedApi, OutputFile
@@ -28,6 +27,7 @@ from comfy_client.errors import (
     ComfyError,
     NotFound,
     NotSupported,
+    ServerUnreachable,
     TransportError,
     UnexpectedResponse,
 )
@@ -39,6 +39,7 @@ from comfy_client.testing import ComfyServer
 from comfy_client.transport.http import Http
 from tests.helpers.clients import LIMIT, quickly
 from tests.helpers.graphs import picture
+from tests.helpers.hashes import hash_of, install, uninstall
 from tests.helpers.http import PAGE, SECRET, answers, head_of, opened, raw_server, texts
 
 KIB = 1 << 10
@@ -48,20 +49,10 @@ HARMLESS = {"Host", "User-Agent", "Accept", "Accept-Encoding", "Range"}
 TOKEN = BearerCredentials(SECRET)
 
 
-#: A hash that needs no library, in the place of BLAKE3.
-Hash = hashlib.blake2s
-
-
-def hash_of(data: bytes) -> str:
-    return f"blake3:{Hash(data).hexdigest()}"
-
-
 @pytest.fixture
 def hashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The extra is installed, or at least the part of it that is used."""
-    module = types.ModuleType("blake3")
-    module.blake3 = Hash  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "blake3", module)
+    """The extra is installed."""
+    install(monkeypatch)
 
 
 def connected(url: str, **options: Any) -> Any:
@@ -427,6 +418,27 @@ def test_a_redirect_to_nowhere_says_so(
         files.get_image({"url": f"{storage.url}/x"})
 
 
+def test_storage_behind_tls_is_trusted_as_the_server_is(
+    site: ComfyServer, storage: ComfyServer, ca: trustme.CA, bundle: Path
+) -> None:
+    """By the same certificates; and no redirect leads from there to http."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    there = {"Location": f"{storage.url}/bucket/a.png"}
+    with (
+        raw_server(answers((200, {"Content-Type": "image/png"}, CONTENT)), context) as port,
+        raw_server(answers((302, there, None)), context) as down,
+    ):
+        with connected(site.url, verify=bundle) as http:
+            files = AssetFiles(http)
+            assert files.get_image({"url": f"https://127.0.0.1:{port}/a"}) == CONTENT
+            with pytest.raises(UnexpectedResponse, match="from https to http"):
+                files.get_image({"url": f"https://127.0.0.1:{down}/a"})
+        with connected(site.url) as http, pytest.raises(ServerUnreachable, match="TLS failed"):
+            AssetFiles(http).get_image({"url": f"https://127.0.0.1:{port}/a"})
+    assert not storage.requests
+
+
 # -- interrupted downloads -----------------------------------------------------------------
 
 
@@ -605,7 +617,7 @@ def test_without_the_extra_no_hash_is_compared(
     storage: ComfyServer, files: AssetFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library is wanted for uploads, and no download fails without it."""
-    monkeypatch.setitem(sys.modules, "blake3", None)
+    uninstall(monkeypatch)
     url = f"{storage.url}/bucket/a.png"
     assert files.get_image({"url": url, "hash": hash_of(b"x")}) == CONTENT
 

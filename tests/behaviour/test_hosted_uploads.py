@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import threading
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,9 +30,9 @@ from comfy_client.testing import ComfyServer
 from comfy_client.transport.deadline import Deadline
 from comfy_client.workflow import check_graph
 from comfy_client.workflow.edit import graph_of
-from tests.behaviour.test_hosted_files import Hash, hash_of
 from tests.helpers.clients import LIMIT
 from tests.helpers.graphs import node
+from tests.helpers.hashes import hash_of, install, uninstall
 from tests.helpers.http import SECRET, opened
 
 ASSETS = "/v2/assets"
@@ -48,16 +46,14 @@ CONTENT = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20
 
 @pytest.fixture
 def hashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The extra is installed, or at least the part of it that is used, on both sides."""
-    module = types.ModuleType("blake3")
-    module.blake3 = Hash  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "blake3", module)
+    """The extra is installed."""
+    install(monkeypatch)
 
 
 @pytest.fixture
 def no_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra is not installed."""
-    monkeypatch.setitem(sys.modules, "blake3", None)
+    uninstall(monkeypatch)
 
 
 @pytest.fixture
