@@ -23,6 +23,7 @@ from ..jobs.outcomes import SENDER, sends_pictures, success
 from ..jobs.state import JobState, Outcome
 from ..values import identifier
 from ..workflow import class_of, sinks
+from ..workflow.graph import describe
 from .models import HostedJob, HostedOutput, HostedProgress, ServerEvent, output_of
 
 #: The key of the client's mark in the ``_meta`` of a node.
@@ -35,6 +36,9 @@ _IMAGE: Final = r"image/[a-z0-9.+-]{1,40}"
 _MOST_FILES: Final = 1000
 #: How names of classes begin whose files are previews, which ComfyUI keeps for a while only.
 _PREVIEWS: Final = "Preview"
+
+#: Classes of nodes that save at least one file whenever they run.
+_SAVERS: Final = frozenset({"SaveImage", "SaveAnimatedPNG", "SaveAnimatedWEBP", "PreviewImage"})
 
 #: What a node has made, by the key under which ComfyUI lists it.
 NodeFiles = Mapping[str, list[dict[str, Any]]]
@@ -119,9 +123,16 @@ def outcome(job: HostedJob, state: JobState) -> Outcome | None:
                 f"prompt {state.prompt_id}: Comfy API v2 drops pictures of {SENDER}, so the result "
                 "lacks some: use SaveImage"
             )
+        outputs = files_by_node(job.outputs, state.graph)
+        if silent := [node_id for node_id in _savers(state) if node_id not in outputs]:
+            named = ", ".join(describe(state.graph, node_id) for node_id in sorted(silent))
+            state.remarks.append(
+                f"prompt {state.prompt_id}: nothing came of {named}: ComfyUI left it out, perhaps "
+                "since an input is wrong, which Comfy API v2 does not tell"
+            )
         return Outcome(
             success(state.prompt_id, recovered=True),
-            outputs=files_by_node(job.outputs, state.graph),
+            outputs=outputs,
             complete=complete,
             fully_cached=job.raw.get("outputs_reused") is True,
         )
@@ -131,6 +142,12 @@ def outcome(job: HostedJob, state: JobState) -> Outcome | None:
         event = execution_interrupted({"prompt_id": state.prompt_id})
         return Outcome(attrs.evolve(event, recovered=True))
     return None
+
+
+def _savers(state: JobState) -> Iterator[str]:
+    """Yield the ids of nodes that save something whenever they run."""
+    wanted = sinks(state.graph) if state.targets is None else state.targets
+    return (node_id for node_id in wanted if class_of(state.graph, node_id) in _SAVERS)
 
 
 def failure(job: HostedJob, prompt_id: str) -> ExecutionError:

@@ -310,6 +310,24 @@ def test_a_failure_names_its_node(api: HostedApi) -> None:
     assert (caught.value.node_id, caught.value.class_type) == ("5", "TestFail")
 
 
+def test_an_output_that_comfyui_left_out_is_warned_about(
+    api: HostedApi, hosted: Hosted, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its input is wrong, and the proxy does not tell; what is cached is not meant."""
+    graph = picture(name)
+    for _ in range(2):
+        api.run(graph, timeout=LIMIT)
+    assert "nothing came of" not in caplog.text
+    graph |= {
+        "20": node("EmptyImage", width=-5, height=8, batch_size=1, color=0),
+        "21": node("SaveImage", images=["20", 0], filename_prefix=f"{name}bad"),
+    }
+    result = api.run(graph, timeout=LIMIT)
+    assert result.nodes.keys() == {"9"}
+    assert caplog.text.count("nothing came of node 21 (SaveImage)") == 1
+    assert hosted.runs(f"{name}bad") == 0
+
+
 def test_outputs_before_a_failure_are_delivered(api: HostedApi, hosted: Hosted, name: str) -> None:
     """They come after the status, at the end of the stream."""
     graph = picture(name) | {
