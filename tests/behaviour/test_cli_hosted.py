@@ -270,6 +270,16 @@ def test_a_key_goes_only_to_the_server_that_it_is_for(comfy_client: CommandLine)
     assert where(comfy_client, "--host", "http://gpu:8188", COMFY_API_KEY="k")[2] is None
 
 
+def test_a_key_for_another_server_stays_here(comfy_client: CommandLine) -> None:
+    with ComfyServer(hosted="proxy") as server:
+        args = ("job", UNKNOWN, "--hosted", "--host", server.url)
+        ended = comfy_client(*args, COMFY_BASE_URL=PROXY, COMFY_API_KEY=KEY)
+        assert ended.status == 6
+        assert server.requests
+        for request in server.requests:
+            assert "authorization" not in {name.lower() for name in request.headers}
+
+
 def profiles(comfy_client: CommandLine, text: str) -> None:
     folder = comfy_client.home / ".config" / "comfy-client"
     folder.mkdir(parents=True)

@@ -16,6 +16,7 @@ from tests.helpers.command_line import CommandLine
 from tests.helpers.doctor import blamed, failing, states
 
 KEY = "a-key-of-42-letters"
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
 #: Checks that warn of a machine that is slow, as one that tests may be.
 SLOW = ("name", "http")
 
@@ -130,6 +131,13 @@ def test_an_older_api_that_fails_is_no_failure() -> None:
         assert report.ok
         assert report["v1"].state == "warning"
         assert "/queue fails (500)" in report["v1"].found
+
+
+def test_a_server_that_takes_a_workflow_without_nodes_is_told(proxy: ComfyServer) -> None:
+    taken = {"id": UNKNOWN, "status": "queued"}
+    with proxy.faults.answer("POST", "/v2/jobs", (201, {}, taken)):
+        report = examined(proxy)
+    assert failing(report) == ["labels"]
 
 
 def test_a_closed_client_examines_nothing(proxy: ComfyServer) -> None:
