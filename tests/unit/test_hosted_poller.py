@@ -1,0 +1,452 @@
+"""What a client believes about its hosted jobs, with answers and a clock of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+import blinker
+import pytest
+
+from comfy_client import HostedApi, Job
+from comfy_client.errors import (
+    ApiError,
+    AuthenticationError,
+    ClientClosed,
+    ComfyError,
+    JobFailed,
+    JobInterrupted,
+    JobLost,
+    JobTimeout,
+    NotFound,
+    NotSupported,
+    PaymentRequired,
+    RequestTimeout,
+    ServerUnreachable,
+    Throttled,
+    UnexpectedResponse,
+)
+from comfy_client.hosted.evidence import GRACE, STANDS
+from comfy_client.hosted.job_poller import HostedPoller, check_options
+from comfy_client.hosted.models import HostedJob, HostedJobs
+from comfy_client.hosted.sending import Submission, label_of
+from comfy_client.jobs.handle import JobHandle
+from comfy_client.jobs.prompt import TrackedPrompt
+from comfy_client.models import QueuedPrompt
+from tests.helpers.patches import tell_time
+
+GRAPH = {"9": {"class_type": "SaveImage", "inputs": {}}}
+PATIENCE = 40.0
+GONE = NotFound("gone", status=404)
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+Answer = dict[str, Any] | Exception | str
+
+
+class Scripted:
+    """Answers questions about jobs in turn, the last answer again and again."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = ["queued"]
+        self.cancelled: Answer = "canceling"
+        self.graphs: dict[str, Any] = {}
+        self.listed: list[dict[str, Any]] = []
+        self.asked: list[str] = []
+        self.cancels: list[str] = []
+
+    def job(self, job_id: str, **_: Any) -> HostedJob:
+        self.asked.append(job_id)
+        return said(job_id, self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
+
+    def cancel(self, job_id: str, **_: Any) -> HostedJob:
+        self.cancels.append(job_id)
+        return said(job_id, self.cancelled)
+
+    def workflow(self, job_id: str, **_: Any) -> Any:
+        if job_id not in self.graphs:
+            raise GONE
+        return self.graphs[job_id]
+
+    def jobs(self, **_: Any) -> HostedJobs:
+        return HostedJobs.from_json({"jobs": self.listed})
+
+    def events(self, job_id: str) -> Any:
+        raise NotSupported("no streams", status=501)
+
+
+def said(job_id: str, answer: Answer) -> HostedJob:
+    if isinstance(answer, Exception):
+        raise answer
+    facts = {"status": answer} if isinstance(answer, str) else answer
+    return HostedJob.from_json({"id": job_id, **facts})
+
+
+@attrs.define
+class World:
+    """A client whose poller asks scripted routes, when the test says so."""
+
+    api: HostedApi
+    routes: Scripted
+    poller: HostedPoller
+    clock: Clock
+
+    def follow(self, prompt_id: str = "key", job_id: str = "job-1") -> tuple[TrackedPrompt, Job]:
+        """A job that the server has accepted."""
+        tracker = self.poller.tracker
+        one = tracker.new(prompt_id, GRAPH)
+        job = Job(JobHandle(one, self.api, self.poller))
+        tracker.add(one, posting=True)
+        tracker.accept(one, QueuedPrompt(job_id))
+        tracker.answered(one)
+        return one, job
+
+    def ask(self, *answers: Answer, after: float = 0.0) -> None:
+        """Ask about all jobs once for each answer, some seconds apart."""
+        for answer in answers:
+            self.routes.answers = [answer]
+            known = self.poller.tracker.outstanding
+            self.poller.ask(known, known)
+            self.clock.now += after
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    api = HostedApi("http://127.0.0.1:9", namespace=blinker.Namespace())
+    clock = Clock()
+    tell_time(monkeypatch, clock.monotonic)
+    routes: Any = Scripted()
+    submission = Submission(routes, "text", remembers=False, search=None)
+    poller = HostedPoller(api.parts.tracker, routes, submission, PATIENCE)
+    yield World(api, routes, poller, clock)
+    monkeypatch.undo()
+    api.close()
+
+
+def error(job: Job) -> BaseException | None:
+    assert job.done()
+    return job.exception(0)
+
+
+# -- polling --------------------------------------------------------------------------------------
+
+
+def test_a_job_waits_runs_and_succeeds(world) -> None:
+    one, job = world.follow()
+    world.ask({"status": "queued", "queue_position": 3})
+    assert (job.status, one.state.ahead) == ("pending", 3)
+    world.ask({"status": "running", "progress": {"current_node": "9", "step": 1, "steps": 4}})
+    assert job.status == "running"
+    output = {"node_id": "9", "name": "a.png", "type": "image"}
+    world.ask({"status": "succeeded", "outputs": [output]})
+    assert job.status == "succeeded"
+    assert world.routes.asked == ["job-1"] * 3
+    world.ask()
+    assert job.prompt_id == "job-1"
+
+
+def test_a_failure_is_told(world) -> None:
+    _, job = world.follow()
+    world.ask({"status": "failed", "error": {"message": "boom", "node_id": "9"}})
+    assert isinstance(error(job), JobFailed)
+
+
+def test_a_404_right_after_the_201_is_no_loss(world) -> None:
+    _, job = world.follow()
+    world.ask(*[GONE] * 8, after=0.5)
+    assert not job.done()
+    world.ask("succeeded")
+    assert job.status == "succeeded"
+
+
+def test_a_404_that_stands_is_a_loss(world) -> None:
+    _, job = world.follow()
+    world.ask(*[GONE] * 12, after=GRACE / 10)
+    assert isinstance(error(job), JobLost)
+    assert not error(job).retryable
+
+
+def test_a_false_expired_is_no_end(world) -> None:
+    _, job = world.follow()
+    world.ask("running", *["expired"] * 20, after=STANDS / 30)
+    assert not job.done()
+    world.ask("succeeded")
+    assert job.status == "succeeded"
+
+
+def test_an_expired_that_stands_is_a_loss(world) -> None:
+    _, job = world.follow()
+    world.ask("running", *["expired"] * 4, after=1.0)
+    assert isinstance(error(job), JobLost)
+
+
+def test_three_refusals_in_a_row_end_the_wait_in_the_servers_words(world) -> None:
+    _, job = world.follow()
+    refusal = AuthenticationError("who?", status=401)
+    world.ask("queued", refusal, refusal, "queued", refusal, refusal)
+    assert not job.done()
+    world.ask(refusal)
+    assert isinstance(error(job), AuthenticationError)
+
+
+def test_too_few_credits_end_it_too(world) -> None:
+    _, job = world.follow()
+    world.ask(*[PaymentRequired("no", status=402)] * 3)
+    assert isinstance(error(job), PaymentRequired)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        ServerUnreachable("nobody"),
+        RequestTimeout("late"),
+        ApiError("gateway", status=502),
+        UnexpectedResponse("a page", status=200),
+        Throttled("busy", status=429),
+    ],
+)
+def test_no_usable_answer_is_borne_for_as_long_as_patience(world, trouble) -> None:
+    _, job = world.follow()
+    world.ask("running", *[trouble] * 40, after=PATIENCE / 40)
+    assert not job.done()
+    assert world.poller.trouble is not None
+    world.ask("running")
+    assert world.poller.trouble is None
+    world.ask(*[trouble] * 42, after=PATIENCE / 40)
+    assert type(error(job)) is type(trouble)
+
+
+def test_a_server_that_says_how_long_is_left_alone_for_so_long(world) -> None:
+    one, _ = world.follow()
+    world.ask(Throttled("busy", status=429, retry_after=7.0))
+    assert one.state.check_at - world.clock.now == 7.0
+    world.ask(Throttled("busy", status=429, retry_after=1e9))
+    assert one.state.check_at - world.clock.now == 30.0
+
+
+def test_while_the_server_is_away_one_question_is_for_all_jobs(world) -> None:
+    for number in range(3):
+        world.follow(f"key-{number}", f"job-{number}")
+    world.ask(ServerUnreachable("nobody"))
+    assert len(world.routes.asked) == 1
+
+
+def test_a_closed_client_asks_no_more(world) -> None:
+    world.follow("a", "job-a")
+    world.follow("b", "job-b")
+    world.ask(ClientClosed())
+    assert len(world.routes.asked) == 1
+
+
+def test_a_bug_counts_as_no_usable_answer(world) -> None:
+    _, job = world.follow()
+    world.poller.give_up(KeyError("x"))
+    assert not job.done()
+    world.clock.now += PATIENCE
+    world.poller.give_up(KeyError("x"))
+    assert type(error(job)) is ComfyError
+
+
+def test_the_graph_of_a_foreign_job_is_read_if_the_server_tells_it(world) -> None:
+    tracker = world.poller.tracker
+    for job_id in ("known", "unknown"):
+        one = tracker.new(job_id, {})
+        tracker.add(one)
+        one.state.attach(world.clock.now, None, None)
+        world.routes.graphs["known"] = GRAPH
+    world.ask("running")
+    graphs = {one.state.prompt_id: one.state.graph for one in tracker.outstanding}
+    assert graphs == {"known": GRAPH, "unknown": {}}
+
+
+def test_a_submission_without_an_answer_is_found_by_its_key(world) -> None:
+    """Ctrl-C came before the answer."""
+    tracker = world.poller.tracker
+    one = tracker.new("key", GRAPH)
+    job = Job(JobHandle(one, world.api, world.poller))
+    tracker.add(one, posting=True)
+    one.state.may_have_arrived(world.clock.now)
+    tracker.answered(one)
+    world.ask(GONE)
+    assert job.prompt_id == "key"
+    world.routes.listed = [{"id": "job-1", "status": "queued", "metadata": label_of("key", "text")}]
+    world.ask(GONE)
+    assert job.prompt_id == "job-1"
+    world.ask("succeeded")
+    assert job.status == "succeeded"
+
+
+# -- cancel ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def passing(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let pauses pass, with these answers meanwhile, one each half second; then the last."""
+
+    def script(*answers: Answer) -> None:
+        left = list(answers)
+        due = [world.clock.now]
+
+        def sleep(seconds: float) -> None:
+            world.clock.now += seconds
+            if world.clock.now >= due[0]:
+                due[0] += 0.5
+                world.ask(left.pop(0) if len(left) > 1 else left[0])
+
+        tell_time(monkeypatch, sleep, "sleep")  # type: ignore[arg-type]
+
+    return script
+
+
+def cancel(world: World, one: TrackedPrompt) -> bool:
+    return world.poller.cancel(one, force=False)
+
+
+def test_a_running_job_that_ends_was_cancelled(world, passing) -> None:
+    one, job = world.follow()
+    world.ask("running")
+    passing("canceling", "running", "canceled")
+    assert cancel(world, one)
+    assert isinstance(error(job), JobInterrupted)
+
+
+def test_a_waiting_job_that_expires_was_cancelled(world, passing) -> None:
+    one, job = world.follow()
+    world.ask("queued")
+    world.routes.cancelled = "expired"
+    passing("expired")
+    assert cancel(world, one)
+    assert isinstance(error(job), JobInterrupted)
+
+
+def test_a_waiting_job_that_goes_on_waiting_was_not(world, passing) -> None:
+    """ComfyUI before 0.26 has no route to cancel it, and the proxy says nothing."""
+    one, job = world.follow()
+    world.ask("queued")
+    world.routes.cancelled = "queued"
+    passing("queued")
+    with pytest.raises(NotSupported, match=r"before 0\.26"):
+        cancel(world, one)
+    assert not job.done()
+    world.ask("running", *["expired"] * 4, after=1.0)
+    assert isinstance(error(job), JobLost)  # not interrupted by us
+
+
+def test_a_running_job_that_goes_on_by_its_steps_was_not(world, passing) -> None:
+    one, job = world.follow()
+    world.ask("running")
+    passing(
+        *(
+            {"status": "running", "progress": {"current_node": "9", "step": n, "steps": 99}}
+            for n in range(60)
+        )
+    )
+    with pytest.raises(NotSupported, match="goes on"):
+        cancel(world, one)
+    assert not job.done()
+
+
+def test_a_running_job_without_signs_of_life_may_still_end(world, passing) -> None:
+    one, _ = world.follow()
+    world.ask("running")
+    passing("canceling")
+    with pytest.raises(JobTimeout) as caught:
+        cancel(world, one)
+    assert caught.value.prompt_id == "job-1"
+
+
+def test_a_job_that_succeeds_all_the_same_was_not_cancelled(world, passing) -> None:
+    one, job = world.follow()
+    world.ask("running")
+    passing("succeeded")
+    assert not cancel(world, one)
+    assert job.status == "succeeded"
+
+
+@pytest.mark.parametrize("answer", ["succeeded", "failed", GONE])
+def test_what_has_ended_or_is_unknown_is_not_cancelled(world, answer) -> None:
+    one, _ = world.follow()
+    world.routes.cancelled = answer
+    assert not cancel(world, one)
+    assert world.routes.cancels == ["job-1"]
+
+
+def test_closing_the_client_ends_the_wait_for_the_end(world, passing) -> None:
+    one, _ = world.follow()
+    world.ask("running")
+    passing("running")
+    world.poller.tracker.wake.set(stop=True)
+    with pytest.raises(ClientClosed):
+        cancel(world, one)
+
+
+# -- taking back ----------------------------------------------------------------------------------
+
+
+def test_jobs_that_wait_are_cancelled_and_those_that_run_are_left_alone(world) -> None:
+    _, waiting = world.follow("a", "job-a")
+    _, running = world.follow("b", "job-b")
+    world.routes.answers = ["queued", "expired", "running"]
+    assert world.poller.delete_pending(["job-a", "job-b"])
+    assert world.routes.cancels == ["job-a"]
+    world.routes.answers = ["expired"]
+    world.ask(*["expired"] * 8, after=1.0)
+    assert isinstance(error(waiting), JobInterrupted)
+    assert isinstance(error(running), JobLost)
+
+
+def test_jobs_that_go_on_waiting_are_told(world, caplog) -> None:
+    world.follow()
+    world.routes.answers = ["queued"]
+    assert not world.poller.delete_pending(["job-1"])
+    assert "stay in the queue: job-1" in caplog.text
+
+
+def test_what_nobody_knows_waits_nowhere(world) -> None:
+    world.routes.answers = [GONE]
+    assert world.poller.delete_pending(["unknown"])
+
+
+def test_a_submission_that_may_be_on_its_way_is_not_taken_back(world) -> None:
+    tracker = world.poller.tracker
+    one = tracker.new("key", GRAPH)
+    tracker.add(one, posting=True)
+    one.state.may_have_arrived(world.clock.now)
+    world.routes.answers = [GONE]
+    assert not world.poller.delete_pending(["key"])
+    assert world.routes.cancels == []
+
+
+def test_without_an_answer_jobs_may_stay(world, caplog) -> None:
+    world.follow()
+    world.routes.answers = [ServerUnreachable("nobody")]
+    assert not world.poller.delete_pending(["job-1"])
+    assert "may stay in the queue" in caplog.text
+
+
+# -- options --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        ({"front": True}, "front"),
+        ({"number": 3}, "number"),
+        ({"extra_data": {"preview_method": "taesd"}}, "preview_method"),
+        ({"extra_data": {"extra_pnginfo": {}}}, "extra_pnginfo"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_before_anything_is(body, names) -> None:
+    with pytest.raises(NotSupported, match=names):
+        check_options(body)
+
+
+def test_what_nobody_misses_is_left_out() -> None:
+    check_options({"extra_data": {"preview_method": "auto", "api_key_comfy_org": "k"}})
