@@ -166,6 +166,17 @@ class HostedApi(AssetFiles, ComfyApi):
             self.hosted.job(_NOBODY, timeout=timeout)
         return models.QueueStatus(len(self.parts.tracker.outstanding))
 
+    def wait_until_ready(self, timeout: float | None = None) -> models.SystemStats:
+        """Wait until Comfy Cloud answers: see :meth:`ComfyApi.wait_until_ready`.
+
+        Raises:
+            NotSupported: Another server does not tell its versions; :meth:`init` waits for it.
+        """
+        if not isinstance(self.parts.http, CloudHttp):
+            reason = reason_for("/system_stats")
+            raise NotSupported(f"{reason}: init(timeout=...) waits until it answers")
+        return super().wait_until_ready(timeout)
+
     def subscribe_logs(self, enabled: bool = True) -> NoReturn:
         """Raise :class:`NotSupported`: Comfy API v2 does not show the server's log."""
         raise NotSupported(reason_for("/internal/logs"))
