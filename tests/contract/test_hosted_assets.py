@@ -14,6 +14,7 @@ from PIL import Image
 from comfy_client import HostedApi, NotFound, PromptRejected, Upload, Workflow
 from tests.helpers.graphs import node
 from tests.helpers.hosted import Hosted
+from tests.helpers.hosted_faults import scene_of
 
 #: Seconds for a run on a busy machine.
 LIMIT = 120.0
@@ -131,3 +132,19 @@ def test_an_unknown_job_has_no_events(api: HostedApi) -> None:
             ask(unknown)
     with pytest.raises(NotFound), api.hosted.events(unknown):
         pass
+
+
+def test_a_download_that_is_cut_goes_on(hosted: Hosted) -> None:
+    """The proxy sends ranges, and says neither ETag nor Last-Modified."""
+    data = os.urandom(20 << 20)
+    found = bytearray()
+    with scene_of(hosted) as scene, HostedApi(scene.url, "") as api:
+        uploaded = api.upload_image(data)
+        with api.stream_image(uploaded) as download:
+            for number, chunk in enumerate(download):
+                found += chunk
+                if number in (2, 6):
+                    scene.link.cut()
+        connections = scene.link.count
+    assert found == data
+    assert connections >= 3
