@@ -167,14 +167,10 @@ class HostedApi(AssetFiles, ComfyApi):
         return models.QueueStatus(len(self.parts.tracker.outstanding))
 
     def wait_until_ready(self, timeout: float | None = None) -> models.SystemStats:
-        """Wait until Comfy Cloud answers: see :meth:`ComfyApi.wait_until_ready`.
+        """Wait until the server answers: see :meth:`ComfyApi.wait_until_ready`.
 
-        Raises:
-            NotSupported: Another server does not tell its versions; :meth:`init` waits for it.
+        Only Comfy Cloud tells versions and memory; of any other server, all of them are ``None``.
         """
-        if not isinstance(self.parts.http, CloudHttp):
-            reason = reason_for("/system_stats")
-            raise NotSupported(f"{reason}: init(timeout=...) waits until it answers")
         return super().wait_until_ready(timeout)
 
     def subscribe_logs(self, enabled: bool = True) -> NoReturn:

@@ -519,7 +519,7 @@ WORKS = {
     *("as_completed", "cancel_job", "close", "doctor", "download_image", "events", "generate_id"),
     *("get_image", "get_path_image", "has_image", "init", "job", "lasting", "map", "off", "on"),
     *("open_image", "ping", "pixels", "poll_status", "run", "stats", "stream_image", "submit"),
-    *("sweep", "timing", "upload_image", "wait_for"),
+    *("sweep", "timing", "upload_image", "wait_for", "wait_until_ready"),
 }
 
 

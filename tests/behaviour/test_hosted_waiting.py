@@ -200,7 +200,6 @@ def test_bars_show_what_a_hosted_job_does(api, capsys) -> None:
 
 CALLS: dict[str, Any] = {
     "client_id": lambda api: api.client_id,
-    "wait_until_ready": lambda api: api.wait_until_ready(timeout=5),
     "wait_for_vram": lambda api: api.wait_for_vram(1 << 30, timeout=5),
     "queue_prompt": lambda api: api.queue_prompt(None, picture("x")),
     "append_prompt": lambda api: api.append_prompt(picture("x")),
@@ -210,6 +209,11 @@ CALLS: dict[str, Any] = {
     "check": lambda api: api.run(picture("x"), check=True),
     "definitions": lambda api: api.node_definitions(),
 }
+
+
+def test_a_server_is_ready_when_it_answers(place) -> None:
+    with closing(HostedApi(place.url)) as api:
+        assert api.wait_until_ready(timeout=60).comfyui_version is None
 
 
 @pytest.mark.parametrize("call", CALLS)
