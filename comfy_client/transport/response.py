@@ -237,7 +237,8 @@ def refusal(answer: Response, size: int | None, asker: Asker) -> ComfyError:
     if asker.is_foreign and (answer.status == 404 or route_is_missing(answer)):
         return UnexpectedResponse(
             f"{error}. There is no /prompt either, so this is not ComfyUI: another program on "
-            "this port, or host lacks the path below which a proxy has it",
+            "this port (HostedApi is the client of Comfy API v2), or host lacks the path below "
+            "which a proxy has it",
             **answer.facts(),
         )
     return error

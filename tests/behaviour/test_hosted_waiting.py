@@ -18,7 +18,7 @@ import blinker
 import pytest
 
 from comfy_client import ComfyApi, HostedApi, signal
-from comfy_client.errors import ClientClosed, JobTimeout, NotSupported
+from comfy_client.errors import ClientClosed, JobTimeout, NotSupported, UnexpectedResponse
 from comfy_client.hosted.streams import MOST_STREAMS
 from comfy_client.testing.hosted.traps import PROXY
 from tests.helpers.clients import Heard, flush, outstanding, threads, until
@@ -240,3 +240,9 @@ def test_two_clients_in_one_process_hear_their_own_jobs(place, api) -> None:
         assert [event.prompt_id for event in heard.ends()] == [mine.prompt_id]
         assert theirs.ends() == []
         assert isinstance(other, ComfyApi)
+
+
+def test_a_client_of_comfyui_names_the_one_for_comfy_api_v2(place) -> None:
+    """Dask workers have such clients, too."""
+    with closing(ComfyApi(place.url)) as api, pytest.raises(UnexpectedResponse, match="HostedApi"):
+        api.init()
