@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
 
-from .. import runtime
 from ..errors import Conflict, NotFound, NotSupported
 from ..models.files import UploadedImage
 from ..routes.files import FileRoutes
@@ -86,25 +85,22 @@ class KnownAssets:
     """The assets that a client has uploaded, by name and folder, with the state of the file."""
 
     def __init__(self) -> None:
-        # Guards the table; no other lock is taken while it is held.
-        self._lock = runtime.Lock()
+        # Needs no lock, which a fork could leave held, as each change of a dict is atomic.
         self._known: dict[tuple[str, str], tuple[object, Asset]] = {}
 
     def get(self, key: tuple[str, str], version: object) -> Asset | None:
         """Return the asset of a file in this state, or None."""
-        with self._lock:
-            known, asset = self._known.get(key, (None, None))
+        known, asset = self._known.get(key, (None, None))
         return asset if known is not None and known == version else None
 
     def put(self, key: tuple[str, str], version: object, asset: Asset) -> None:
         """Remember the asset of a file in a state, unless that is ``None``: unknown."""
-        with self._lock:
-            self._known.pop(key, None)
-            if version is None:
-                return
-            while len(self._known) >= _MOST:
-                del self._known[next(iter(self._known))]
-            self._known[key] = version, asset
+        self._known.pop(key, None)
+        if version is None:
+            return
+        self._known[key] = version, asset
+        for oldest in [*self._known][:-_MOST]:
+            self._known.pop(oldest, None)
 
 
 @attrs.frozen(eq=False)

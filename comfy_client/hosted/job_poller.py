@@ -119,8 +119,9 @@ class HostedPoller(Poller):
 
     def ask(self, known: Sequence[TrackedPrompt], due: Sequence[TrackedPrompt]) -> None:
         """Ask about each job that is due."""
-        for one in [one for one in self._known if one.state.decided]:
-            del self._known[one]  # not replaced, as other threads add jobs
+        for one in [*self._known]:  # a copy, as other threads add jobs
+            if one.state.decided:
+                del self._known[one]
         self._streams.open_for(known)
         away: ComfyError | None = None  # the server is away, which concerns all jobs
         for one in due:

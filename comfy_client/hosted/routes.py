@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -145,7 +145,7 @@ class HostedRoutes:
         return HostedJob.from_json(self.http.json("POST", route, timeout=timeout))
 
     def events(
-        self, job_id: str, *, idle: float = 25.0
+        self, job_id: str, *, idle: float = 25.0, is_over: Callable[[], bool] = lambda: False
     ) -> AbstractContextManager[Iterator[ServerEvent]]:
         """Return a context manager for the events of a job.  ``GET /api/v2/jobs/{id}/events``.
 
@@ -155,6 +155,7 @@ class HostedRoutes:
         Args:
             job_id: The id of the job.
             idle: Seconds for which the server may be silent; it sends a comment every 15 seconds.
+            is_over: Called whenever the server has sent anything; True ends the iteration.
 
         Raises:
             Throttled: The server has too many streams.
@@ -162,10 +163,12 @@ class HostedRoutes:
             UnexpectedResponse: The answer is no event stream, or a frame or all of it is too large.
             RequestTimeout: The server was silent for ``idle`` seconds.
         """
-        return self._events(f"/api/v2/jobs/{segment(job_id)}/events", idle)
+        return self._events(f"/api/v2/jobs/{segment(job_id)}/events", idle, is_over)
 
     @contextlib.contextmanager
-    def _events(self, route: str, idle: float) -> Iterator[Iterator[ServerEvent]]:
+    def _events(
+        self, route: str, idle: float, is_over: Callable[[], bool]
+    ) -> Iterator[Iterator[ServerEvent]]:
         accepted = {"Accept": "text/event-stream", "Cache-Control": "no-cache"}
         with self.http.stream(route, headers=accepted, idle=idle) as stream:
             kind = stream.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -176,7 +179,7 @@ class HostedRoutes:
                     path=route,
                     status=stream.status,
                 )
-            yield events_in(stream)
+            yield events_in(stream, is_over)
 
     def health(self, timeout: float | None = None) -> Mapping[str, Any]:
         """Return what the server says of itself.  ``GET /api/v2/health``, on the proxy only."""
@@ -261,10 +264,12 @@ class HostedRoutes:
         self.http.request("DELETE", route, timeout=timeout, max_bytes=SMALL)
 
 
-def events_in(stream: Download) -> Iterator[ServerEvent]:
-    """Yield the events of a stream as they arrive."""
+def events_in(stream: Download, is_over: Callable[[], bool]) -> Iterator[ServerEvent]:
+    """Yield the events of a stream as they arrive, until ``is_over()`` after any of its bytes."""
     frames = FrameReader()
     for chunk in stream:
+        if is_over():
+            return
         for frame in frames.feed(chunk):
             yield ServerEvent(frame.event, _data(frame.data))
 

@@ -119,20 +119,24 @@ class Streams:
         finally:
             stream.not_before = runtime.monotonic() + max(pause, stream.pauses.next())
             stream.is_open = False
-        self._tracker.poll_soon(one.state)
+        self._tracker.poll_now(one)
 
     def _read(self, one: TrackedPrompt, translator: FrameTranslator) -> bool:
         """Publish the events of a stream; return whether the job has ended."""
         tracker, state = self._tracker, one.state
         has_ended = False
-        with self._routes.events(state.prompt_id) as frames:
+
+        def is_over() -> bool:
+            return state.decided or tracker.wake.stopped
+
+        with self._routes.events(state.prompt_id, is_over=is_over) as frames:
             for frame in frames:
-                if state.decided or tracker.wake.stopped:
+                if is_over():
                     return True
                 self._publish(one, translator.take(frame))
                 if frame.status in ENDED:
                     has_ended = True
-                    tracker.poll_soon(state)
+                    tracker.poll_now(one)  # also if an older answer is on its way
             self._publish(one, translator.rest())
         return has_ended
 

@@ -475,6 +475,24 @@ def test_a_silent_stream_ends_in_time() -> None:
     assert seen in ([], [ServerEvent("status", {"status": "running"})])
 
 
+def test_a_comment_is_enough_to_leave_a_stream_whose_job_has_ended() -> None:
+    """A proxy may keep it open for minutes."""
+    began, over = threading.Event(), threading.Event()
+
+    def comment(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while not over.wait(0.01):
+                connection.sendall(b"d\r\n: keepalive\n\n\r\n")
+
+    with raw_server(stream_then(comment, began)) as port:
+        with (
+            connected(f"http://127.0.0.1:{port}") as http,
+            HostedRoutes(http).events("job-1", is_over=began.is_set) as events,
+        ):
+            assert not list(events)[1:]
+        over.set()
+
+
 def test_close_ends_a_stream_in_another_thread() -> None:
     """As every other transfer."""
     began, over = threading.Event(), threading.Event()
