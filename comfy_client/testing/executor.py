@@ -97,7 +97,8 @@ class Executor:
     def work(self) -> None:
         """Run queued prompts until the queue is closed."""
         while not self._queue.closed:
-            item = self._queue.get()
+            # What interrupts a prompt that is seen to run is not lost.
+            item = self._queue.get(self._interrupted.clear)
             try:
                 if item is not None and not self.hooks.play_script(item):
                     self._take(item)
@@ -122,7 +123,6 @@ class Executor:
     def _execute(self, item: Item) -> dict[str, Any]:
         """Run one prompt; return its history entry without the prompt itself."""
         _, prompt_id, graph, extra_data, outputs, secrets = item
-        self._interrupted.clear()
         if self._replaced != self.nodes.replaced:
             self._replaced = self.nodes.replaced
             self.reset()

@@ -35,9 +35,10 @@ class PromptQueue:
             self._changed()
             self._news.notify()
 
-    def get(self) -> Item | None:
+    def get(self, starting: Callable[[], object] = bool) -> Item | None:
         """Wait for the next prompt, mark it as running and return it.
 
+        ``starting`` is called just before anybody can see that it runs.
         Return None if a flag is set while no prompt is pending, or the queue is closed.
         """
         with self._news:
@@ -45,6 +46,7 @@ class PromptQueue:
             if self._closed or not self._pending:
                 return None
             item = heapq.heappop(self._pending)
+            starting()
             # The executor changes its copy; queue and history show what was sent.
             self._running = copy.deepcopy(item)
             self._changed()

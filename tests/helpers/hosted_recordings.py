@@ -74,6 +74,8 @@ class Gate:
 
     def __init__(self) -> None:
         self.allowed: set[str] = set()
+        #: Jobs that have come here.
+        self.reached: set[str] = set()
         #: Jobs that wait before their first node.
         self.early: set[str] = set()
         self.is_open = False
@@ -81,6 +83,7 @@ class Gate:
     def wait(self, meanwhile: Callable[[], object] = bool) -> None:
         """Wait until the running job may end."""
         run: Any = context.get()
+        self.reached.add(run.prompt_id)
         while not self.is_open and run.prompt_id not in self.allowed:
             meanwhile()
             time.sleep(0.01)
@@ -434,11 +437,11 @@ class Player:
         until(lambda: job_id in server.history)
 
     def _is_running(self, job_id: str) -> bool:
-        """Whether a job runs; let those before it end."""
+        """Whether a job runs and has come to the gate; let those before it end."""
         where = self._where(job_id)
         if where == "pending":
             self.gate.allowed |= {item[1] for item in self.server.running}
-        return where == "running"
+        return where == "running" and job_id in self.gate.reached
 
     def _where(self, job_id: str) -> str | None:
         """Where ComfyUI has a job."""

@@ -29,3 +29,12 @@ def test_what_runs_is_shown_as_it_was_sent() -> None:
     assert queue.shown()["queue_running"][0][2] == {"1": {"inputs": {"seed": 1}}}
     queue.done({})
     assert queue.entry("one")["one"]["prompt"][2] == {"1": {"inputs": {"seed": 1}}}
+
+
+def test_a_prompt_starts_before_anybody_sees_that_it_runs() -> None:
+    """So that an interrupt of a prompt that is seen to run is not lost."""
+    queue = PromptQueue(lambda: None)
+    queue.put(item("one", {}))
+    seen: list[str | None] = []
+    queue.get(lambda: seen.append(queue.running_id))
+    assert (seen, queue.running_id) == ([None], "one")
