@@ -412,7 +412,8 @@ class World:
         elif isinstance(outcome, JobTimeout):
             assert prompt.timeout, f"right end: {outcome!r} without a timeout"
             late = wait.ended_at - (wait.asked_at or wait.began) - prompt.timeout
-            assert late <= LATE, f"bound: {late:.1f} s late: {outcome!r}"
+            most = LATE + (10.0 if isinstance(self.api, PlainApi) else 0.0)  # one request of it
+            assert late <= most, f"bound: {late:.1f} s late: {outcome!r}"
         elif isinstance(outcome, Done | Result):
             assert "execution_success" in ends, f"right end: {outcome!r}, but {ends}"
             names = [image.filename for image in outcome.images]
@@ -426,7 +427,8 @@ class World:
             is_right = "forgotten" in ends or self.was_away(wait)  # only we delete
             assert is_right, f"still there: {outcome!r}, but {ends}"
             told = [said for number, _, said in self.cancels if number == wait.prompt]
-            assert True not in told, f"right end: {outcome!r}, but it was cancelled"
+            is_right = True not in told or isinstance(self.api, PlainApi)  # whose jobs are several
+            assert is_right, f"right end: {outcome!r}, but it was cancelled"
         elif isinstance(outcome, SubmitUncertain):
             self.check_uncertain(wait, taken)
         elif isinstance(outcome, PromptRejected):
