@@ -170,13 +170,12 @@ class HostedPoller(Poller):
 
     def _report(self, one: TrackedPrompt, evidence: Evidence, job: HostedJob) -> None:
         """Apply a good answer about a job, and end the job if it has ended."""
-        state, tracker = one.state, self.tracker
-        if job.status in RUNNING and state.running_since is None:
-            tracker.handle(started(state.prompt_id))
+        state, streams = one.state, self._streams
+        if job.status in RUNNING:
+            streams.publish(one, [started(state.prompt_id)])
         if job.is_ended:
-            for node_id, files in files_by_node(job.outputs, state.graph).items():
-                if node_id not in state.reported:
-                    tracker.handle(executed(state.prompt_id, node_id, files))
+            files = files_by_node(job.outputs, state.graph)
+            streams.publish(one, [executed(state.prompt_id, *each) for each in files.items()])
 
         def change(now: float, link: int | None) -> Outcome | None:
             state.asked(now, link)
@@ -188,8 +187,9 @@ class HostedPoller(Poller):
             return outcome(job, state)
 
         if not job.is_ended and job.progress is not None:
-            self._streams.take_polled(one, job.progress)
-        self.apply(one, change)
+            streams.take_polled(one, job.progress)
+        with streams.turn:
+            self.apply(one, change)
 
     def _note_absence(self, one: TrackedPrompt, evidence: Evidence, why: str) -> None:
         def change(now: float, link: int | None) -> Outcome | None:
@@ -201,7 +201,8 @@ class HostedPoller(Poller):
                 return Outcome(*deleted(state.prompt_id), has_record=False)
             return Outcome(*lost(state.prompt_id, why, retryable=False), has_record=False)
 
-        self.apply(one, change)
+        with self._streams.turn:
+            self.apply(one, change)
 
     def _note_error(self, one: TrackedPrompt, evidence: Evidence, exc: ComfyError) -> None:
         """Note that no usable answer came; give the job up if that has lasted for too long."""
@@ -219,7 +220,8 @@ class HostedPoller(Poller):
         if is_over:
             event, _ = lost(state.prompt_id, f"out of reach: {exc}")
             error = copy.copy(exc)  # one for each prompt, as raising adds a traceback
-            tracker.resolve(one, Outcome(event, error, has_record=False, is_final=False))
+            with self._streams.turn:
+                tracker.resolve(one, Outcome(event, error, has_record=False, is_final=False))
 
     def give_up(self, exc: Exception) -> None:
         """Count a bug in this library as an unusable answer for all prompts."""

@@ -9,8 +9,9 @@ import attrs
 
 from .. import runtime
 from ..errors import ClientClosed, ComfyError, NotSupported, Throttled
-from ..events import JobEvent
+from ..events import Executed, ExecutionStart, JobEvent
 from ..jobs.prompt import TrackedPrompt
+from ..jobs.state import JobState
 from ..jobs.tracker import Tracker
 from ..transport.backoff import Backoff
 from .models import ENDED, HostedProgress, ServerEvent
@@ -43,9 +44,14 @@ class Streams:
     Args:
         tracker: The tracker of the prompts, which gets the events.
         routes: The routes of the server.
+
+    Attributes:
+        turn: The lock that is held while an event or the end of a job is published, as each stream
+            and the poller publish in threads of their own.
     """
 
     def __init__(self, tracker: Tracker, routes: HostedRoutes) -> None:
+        self.turn: runtime.RLock = runtime.RLock()
         self._tracker = tracker
         self._routes = routes
         self._streams: dict[TrackedPrompt, _Stream] = {}
@@ -77,7 +83,7 @@ class Streams:
         """Publish the progress that a poll has shown, unless a stream brings it."""
         stream = self._stream(one)
         if not stream.is_open:
-            self._publish(one, stream.translator.take(ServerEvent("progress", progress.raw)))
+            self.publish(one, stream.translator.take(ServerEvent("progress", progress.raw)))
 
     def _stream(self, one: TrackedPrompt) -> _Stream:
         found = self._streams.get(one)
@@ -86,15 +92,18 @@ class Streams:
             found = self._streams.setdefault(one, fresh)
         return found
 
-    def _publish(self, one: TrackedPrompt, events: Iterable[JobEvent]) -> None:
+    def publish(self, one: TrackedPrompt, events: Iterable[JobEvent]) -> None:
+        """Publish events of a job that are news, unless it has ended."""
         state = one.state
         for event in events:
-            if state.decided:
-                return
-            due = state.check_at
-            self._tracker.handle(event)
-            state.news_by = "event stream"
-            state.check_at = min(due, state.check_at)  # events only add to polling
+            with self.turn:
+                if state.decided:
+                    return
+                if _is_news(state, event):
+                    due = state.check_at
+                    self._tracker.handle(event)
+                    state.news_by = "event stream"
+                    state.check_at = min(due, state.check_at)  # events only add to polling
 
     def _is_due(self, one: TrackedPrompt, now: float) -> bool:
         state, stream = one.state, self._streams.get(one)
@@ -133,12 +142,19 @@ class Streams:
             for frame in frames:
                 if is_over():
                     return True
-                self._publish(one, translator.take(frame))
+                self.publish(one, translator.take(frame))
                 if frame.status in ENDED:
                     has_ended = True
                     tracker.poll_now(one)  # also if an older answer is on its way
-            self._publish(one, translator.rest())
+            self.publish(one, translator.rest())
         return has_ended
+
+
+def _is_news(state: JobState, event: JobEvent) -> bool:
+    """Return whether an event says more than was published; polls and streams say the same."""
+    if isinstance(event, ExecutionStart):
+        return not state.started
+    return not (isinstance(event, Executed) and event.node in state.reported)
 
 
 def _bug(exc: Exception) -> Exception | None:
