@@ -39,7 +39,7 @@ from comfy_client.errors import (
     TransportError,
     UnexpectedResponse,
 )
-from comfy_client.events import EndEvent, Event
+from comfy_client.events import EndEvent, Event, Executed, ExecutionStart, JobEvent
 from tests.model.hosted import ApiProxy, Service
 from tests.model.kernel import START, Kernel
 from tests.model.plain_client import Done, PlainApi
@@ -211,6 +211,11 @@ class Wait:
     ended_at: float = 0.0
 
 
+def is_told_once(event: JobEvent) -> bool:
+    """Whether an event is of a kind that comes once for a job or node."""
+    return isinstance(event, ExecutionStart | Executed)
+
+
 Connect = Callable[[Network, str, HostedPlan], Any]
 
 
@@ -236,6 +241,7 @@ class World:
         self.mapped_at = 0.0
         self.error: Wait | None = None  # which ended a map
         self.told: Counter[tuple[str | None, str]] = Counter()
+        self.heard: list[JobEvent] = []
 
     def _surface(self) -> ApiProxy:
         plan, network = self.plan, self.network
@@ -298,8 +304,10 @@ class World:
         self.mapped_at = self.now
 
     def hear(self, event: Event) -> None:
-        """Count the ends that receivers are told."""
+        """Note what receivers are told."""
         self.network.check_unlocked("a receiver is called")
+        if isinstance(event, JobEvent):
+            self.heard.append(event)
         if isinstance(event, EndEvent) and event.is_end:
             self.told[event.prompt_id, event.name] += 1
 
@@ -520,8 +528,17 @@ class World:
         assert late <= BOUND, f"bound: {late:.1f} s late: {wait.outcome!r}"
 
     def check_events(self) -> None:
-        """Receivers had one end event of each job."""
+        """Receivers had one end event of each job, the last of all, and each other event once."""
+        attaches = any(act.what == "attach" for act in self.plan.acts)  # which tells it again
         for number, job in self.jobs.items():
+            heard = [one for one in self.heard if one.prompt_id == job.prompt_id]
+            end = next((n for n, one in enumerate(heard) if one.is_end), len(heard))
+            late = [one.name for one in heard[end + 1 :]]
+            assert attaches or not late, f"the last event: {late} after the end"
+            said = Counter(
+                (one.name, getattr(one, "node", None)) for one in heard if is_told_once(one)
+            )
+            assert attaches or not said or max(said.values()) == 1, f"each event once: {said}"
             told = {name: n for (key, name), n in self.told.items() if key == job.prompt_id}
             waits = [one for one in self.waits if one.prompt == number]
             if not all(isinstance(one.outcome, JobTimeout) for one in waits):
