@@ -167,19 +167,19 @@ def test_other_names_of_the_host_are_refused(server: ComfyServer) -> None:
         assert get(other, "/health", headers={"Host": "proxy.example"}).ok
 
 
-def test_a_surface_over_tls_and_ipv6(tmp_path: Path) -> None:
+def test_a_surface_over_tls(tmp_path: Path) -> None:
     authority = trustme.CA()
     pem = tmp_path / "server.pem"
-    issued = authority.issue_cert("::1")
+    issued = authority.issue_cert("127.0.0.1")
     issued.private_key_and_cert_chain_pem.write_to_path(pem)
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    options: Any = {"host": "::1", "tls": (pem, pem), "credentials": "token"}
+    options: Any = {"tls": (pem, pem), "credentials": "token"}
     with ComfyServer(hosted="serverless", **options) as server:
         key = {"Authorization": "Bearer token"}
         body = {"workflow": graph()}
         url, trusted = f"{server.url}/api/v2/jobs", str(tmp_path / "ca.pem")
         made = requests.post(url, json=body, headers=key, verify=trusted, timeout=60).json()
-        assert made["urls"]["self"].startswith("https://[::1]:")
+        assert made["urls"]["self"].startswith("https://127.0.0.1:")
         until(lambda: server.history)
         job = requests.get(made["urls"]["self"], headers=key, verify=trusted, timeout=60).json()
         assert requests.get(job["outputs"][0]["url"], timeout=60).ok
@@ -201,7 +201,6 @@ def test_requests_are_recorded_and_answered_by_handlers(server: ComfyServer) -> 
         url = get(server, f"/jobs/{job_id}").json()["outputs"][0]["url"]
         with pytest.raises(requests.exceptions.ChunkedEncodingError):
             requests.get(url, timeout=60)
-    assert server.open_connections >= 0
 
 
 def test_refusals_are_faults(server: ComfyServer) -> None:
