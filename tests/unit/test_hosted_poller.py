@@ -34,6 +34,8 @@ from comfy_client.hosted.sending import Submission, label_of
 from comfy_client.jobs.handle import JobHandle
 from comfy_client.jobs.prompt import TrackedPrompt
 from comfy_client.models import QueuedPrompt
+from tests.helpers.clients import threads, until
+from tests.helpers.interrupts import fail_next_start
 from tests.helpers.patches import tell_time
 
 GRAPH = {"9": {"class_type": "SaveImage", "inputs": {}}}
@@ -61,6 +63,8 @@ class Scripted:
         self.listed: list[dict[str, Any]] = []
         self.asked: list[str] = []
         self.cancels: list[str] = []
+        self.opened: list[str] = []
+        self.no_events: Exception = NotSupported("no streams", status=501)
 
     def job(self, job_id: str, **_: Any) -> HostedJob:
         self.asked.append(job_id)
@@ -79,7 +83,8 @@ class Scripted:
         return HostedJobs.from_json({"jobs": self.listed})
 
     def events(self, job_id: str) -> Any:
-        raise NotSupported("no streams", status=501)
+        self.opened.append(job_id)
+        raise self.no_events
 
 
 def said(job_id: str, answer: Answer) -> HostedJob:
@@ -385,6 +390,84 @@ def test_closing_the_client_ends_the_wait_for_the_end(world, passing) -> None:
     world.poller.tracker.wake.set(stop=True)
     with pytest.raises(ClientClosed):
         cancel(world, one)
+
+
+def test_a_job_that_another_thread_is_submitting_is_cancelled_once_it_is_known(
+    world, monkeypatch
+) -> None:
+    tracker = world.poller.tracker
+    one = tracker.new("key", GRAPH)
+    tracker.add(one, posting=True)
+    one.state.may_have_arrived(world.clock.now)
+    world.routes.answers = [GONE]
+    world.routes.cancelled = "canceled"
+
+    def sleep(seconds: float) -> None:
+        world.clock.now += seconds
+        if tracker.is_posting(one):
+            world.routes.listed = [{"id": "j", "status": "x", "metadata": label_of("key", "text")}]
+            tracker.answered(one)
+        else:
+            world.ask("canceled")
+
+    tell_time(monkeypatch, sleep, "sleep")  # type: ignore[arg-type]
+    assert cancel(world, one)
+    assert world.routes.cancels == ["j"]
+
+
+# -- streams --------------------------------------------------------------------------------------
+
+
+def ask_again(world: World, after: float) -> int:
+    """Let time pass and ask; return how often a stream was opened by then."""
+    world.clock.now += after
+    world.ask("running")
+    until(lambda: not [one for one in threads() if one.name == "comfy-stream"])
+    return len(world.routes.opened)
+
+
+def test_short_jobs_end_without_a_stream(world) -> None:
+    world.follow()
+    assert ask_again(world, 0.1) == 0
+    assert ask_again(world, 0.1) == 1
+
+
+def test_a_server_without_streams_is_not_asked_for_one_again(world) -> None:
+    world.follow()
+    assert [ask_again(world, after) for after in (1.0, 60.0, 600.0)] == [1, 1, 1]
+
+
+def test_a_server_with_too_many_streams_is_left_alone(world) -> None:
+    world.routes.no_events = Throttled("too many", status=429, retry_after=30.0)
+    world.follow()
+    assert [ask_again(world, after) for after in (1.0, 29.0, 2.0)] == [1, 1, 2]
+    world.routes.no_events = Throttled("too many", status=429)
+    assert [ask_again(world, after) for after in (31.0, 9.0, 2.0)] == [3, 3, 4]
+
+
+def test_a_stream_that_breaks_is_opened_again_after_a_pause(world) -> None:
+    world.routes.no_events = ServerUnreachable("nobody")
+    world.follow()
+    assert [ask_again(world, after) for after in (1.0, 11.0)] == [1, 2]
+
+
+def test_a_defect_in_a_stream_is_logged_and_polling_goes_on(world, caplog) -> None:
+    world.routes.no_events = KeyError("a defect")
+    _, job = world.follow()
+    with caplog.at_level("DEBUG", "comfy_client"):
+        ask_again(world, 1.0)
+    assert "KeyError: 'a defect'" in caplog.text
+    world.ask("succeeded")
+    assert job.status == "succeeded"
+
+
+def test_a_machine_without_threads_has_jobs_without_streams(world, monkeypatch) -> None:
+    _, job = world.follow()
+    fail_next_start(monkeypatch, RuntimeError("can't start new thread"), "comfy-stream")
+    assert ask_again(world, 1.0) == 0
+    assert ask_again(world, 11.0) == 1
+    world.ask("succeeded")
+    assert job.status == "succeeded"
 
 
 # -- taking back ----------------------------------------------------------------------------------
