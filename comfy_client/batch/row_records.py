@@ -26,7 +26,8 @@ from ..errors import (
 )
 from ..jobs.output import OutputFrame
 from ..jobs.result import Result, make_result
-from ..recording.secrets import Secrets
+from ..recording.secrets import STARS, Secrets
+from ..redaction import Sealed
 from ..routes import Routes
 from ..workflow import Workflow
 from ..workflow.graph import brief
@@ -69,6 +70,8 @@ def result_record(result: Result, workflow: Workflow, secrets: Secrets) -> dict[
     """Return a result as a JSON record of its files and texts, with secrets hidden."""
 
     def words_hidden(text: str) -> str:
+        if isinstance(text, Sealed):
+            return STARS  # a signed link, which does not last anyway
         # Results must stay exact, so only known secrets are hidden, without guessing.
         data = text.encode("utf-8", "surrogatepass")
         return secrets.hide_bytes(data).decode("utf-8", "surrogatepass")

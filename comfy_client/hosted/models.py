@@ -66,6 +66,13 @@ def url_of(value: object) -> str | None:
     return Sealed(value) if is_url and value != _LOST else None
 
 
+def _sealed(value: object) -> object:
+    """Return an output or asset whose URL neither ``repr`` nor a pickle shows; else the value."""
+    if isinstance(value, Mapping) and isinstance(url := value.get("url"), str):
+        return {**value, "url": Sealed(url)}
+    return value
+
+
 def size_of_file(value: object) -> int | None:
     """Return a size in bytes; None for 0, which the proxy says of every output."""
     found = whole(value)
@@ -129,7 +136,7 @@ class HostedOutput(AsDict):
     @classmethod
     def from_json(cls, data: object) -> HostedOutput:
         """Parse an output in a job, or in an ``output`` event."""
-        return build(cls, data)
+        return build(cls, _sealed(data))
 
     @property
     def key(self) -> str:
@@ -251,6 +258,8 @@ class HostedJob(AsDict):
     def from_json(cls, data: object) -> HostedJob:
         """Parse a job, or a record in a list, which names its times otherwise."""
         source = mapping(data, "HostedJob")
+        if isinstance(listed := source.get("outputs"), list):
+            source = {**source, "outputs": [*map(_sealed, listed)]}
         progress, error = table(source.get("progress")), shallow(source.get("error"))
         return build(
             cls,
@@ -337,7 +346,7 @@ class Asset(AsDict):
     @classmethod
     def from_json(cls, data: object) -> Asset:
         """Parse an asset."""
-        return build(cls, data)
+        return build(cls, _sealed(data))
 
     @property
     def reference(self) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,3 +84,24 @@ def test_what_the_routes_return_hides_signed_urls(server: ComfyServer) -> None:
         assert KEY not in text
         assert "signature" not in text
         assert server.gateway.storage_url not in text
+
+
+def test_a_signed_url_is_in_no_pickle_and_no_journal(server: ComfyServer, tmp_path: Path) -> None:
+    """A file is read by its id later, also from a journal."""
+    journal = tmp_path / "journal.db"
+    with HostedApi(server.url, KEY) as api:
+        found = api.run(graph(), timeout=60)
+        job = api.hosted.job(found.prompt_id)
+        upload = api.upload_image(found.image.bytes(), "again.png")
+        asset = api.hosted.asset(upload.raw["id"])
+        for thing in (job, job.outputs[0], found, upload, asset):
+            assert b"signature" not in pickle.dumps(thing)
+            assert b"?" not in pickle.dumps(getattr(thing, "url", ""))
+        assert pickle.loads(pickle.dumps(upload)).ref == upload.ref
+        grid = {"1.color": [1, 2]}
+        list(api.sweep(graph(), grid, journal=journal))
+        assert not [one for one in tmp_path.iterdir() if b"signature" in one.read_bytes()]
+        for row in api.sweep(graph(), grid, journal=journal):
+            assert row.from_journal
+            assert row.result is not None
+            assert row.result.image.bytes()
