@@ -19,7 +19,7 @@ from PIL import Image
 
 from comfy_client import ComfyApi, HostedApi, NotSupported, Upload
 from comfy_client.errors import AuthenticationError
-from tests.helpers.clients import Heard
+from tests.helpers.clients import Heard, flush
 from tests.helpers.graphs import node, png
 from tests.helpers.hosted import Hosted, embedded, picture
 from tests.helpers.hosted import before as in_front_of
@@ -90,6 +90,7 @@ def test_after_a_fork_both_work(api: HostedApi, hosted: Hosted, name: str) -> No
         told = in_child(work)
     assert told == f"{name}child_00001_.png"
     assert job.result(LIMIT).image.filename == f"{name}_00001_.png"
+    flush(api)
     assert [event.name for event in heard.ends()] == ["execution_success"]
 
 

@@ -204,7 +204,7 @@ def test_each_callback_gets_what_it_is_for(
     """Start, progress, previews, each node's output once, and one end, the last of all."""
     for _ in range(5):  # a busy machine may be late for the events of one job, not of all
         calls = Calls()
-        graph = workflow("txt2img_slow", seed=fresh_color(), steps=20)
+        graph = workflow("txt2img_slow", seed=fresh_color(), steps=40)
         result = run_by(way, api, graph, **calls.all())
         if calls.of("on_preview") and calls.of("on_progress"):
             break
