@@ -82,7 +82,7 @@ class Scripted:
     def jobs(self, **_: Any) -> HostedJobs:
         return HostedJobs.from_json({"jobs": self.listed})
 
-    def events(self, job_id: str) -> Any:
+    def events(self, job_id: str, **_: Any) -> Any:
         self.opened.append(job_id)
         raise self.no_events
 
