@@ -232,7 +232,7 @@ def test_cancel_and_close_leave_nothing_behind(place) -> None:
                 with pytest.raises(JobInterrupted):
                     job.result(60)
             late = pool.submit(picture(name(), 0.3))
-            until(lambda: late.status in ("pending", "running"))
+            until(lambda: late.done() or late.status in ("pending", "running"))
         until(late.done)
         until(lambda: not outstanding(api))
 

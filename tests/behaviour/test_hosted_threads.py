@@ -119,7 +119,7 @@ def test_uploads_hold_no_lock_that_a_fork_could_leave_held() -> None:
     try:
         assert SlowName.hashing.wait(LIMIT)
         quick.start()
-        quick.join(5)
+        quick.join(LIMIT / 2)
         assert not quick.is_alive()
     finally:
         SlowName.go_on.set()
