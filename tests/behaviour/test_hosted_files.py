@@ -506,7 +506,9 @@ def test_a_range_that_is_refused_starts_over(
     assert len(storage.requests) == 3
 
 
-@pytest.mark.parametrize("other", [CONTENT[::-1], CONTENT[:-1], CONTENT + b"x"])
+@pytest.mark.parametrize(
+    "other", [CONTENT[::-1], CONTENT[:-1], CONTENT + b"x"], ids=["as long", "shorter", "longer"]
+)
 @pytest.mark.parametrize("has_ranges", [True, False])
 def test_a_file_that_changed_meanwhile_is_not_mixed(
     storage: ComfyServer, files: AssetFiles, tmp_path: Path, other: bytes, has_ranges: bool
