@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import attrs
@@ -35,6 +36,7 @@ class _Stream:
     pauses: Backoff = attrs.field(factory=lambda: Backoff(_PAUSE, _LONGEST_PAUSE))
     is_open: bool = False
     not_before: float = 0.0
+    has_ended: bool = False  # it has said that its job has
     is_over: bool = False  # nothing more will come
 
 
@@ -71,8 +73,12 @@ class Streams:
         for one in waiting[:free]:
             stream = self._stream(one)
             stream.is_open = True
+            held = _held(weakref.ref(self), weakref.ref(one))
             thread = runtime.Thread(
-                target=self._follow, args=(one, stream), name="comfy-stream", daemon=True
+                target=_follow,
+                args=(self._routes, one.state.prompt_id, stream, held),
+                name="comfy-stream",
+                daemon=True,
             )
             try:
                 thread.start()
@@ -111,43 +117,76 @@ class Streams:
             return False
         return stream is None or not (stream.is_open or stream.is_over or now < stream.not_before)
 
-    def _follow(self, one: TrackedPrompt, stream: _Stream) -> None:
-        """Read a stream until it ends, in a thread of its own."""
+    def wants(self, one: TrackedPrompt) -> bool:
+        """Return whether more events of a job are wanted."""
+        return not (one.state.decided or self._tracker.wake.stopped)
+
+    def take(self, one: TrackedPrompt, stream: _Stream, frame: ServerEvent) -> None:
+        """Publish what a frame of a stream says."""
+        self.publish(one, stream.translator.take(frame))
+        if frame.status in ENDED:
+            stream.has_ended = True
+            self._tracker.poll_now(one)  # also if an older answer is on its way
+
+    def end(self, one: TrackedPrompt, stream: _Stream, exc: Exception | None) -> None:
+        """Note that a stream has ended; polling brings the end of its job all the same."""
         pause = 0.0
-        try:
-            stream.is_over = self._read(one, stream.translator)
-        except ClientClosed:
-            stream.is_over = True
-        except NotSupported:
+        if exc is None:
+            self.publish(one, stream.translator.rest())
+            stream.is_over = stream.has_ended
+        elif isinstance(exc, NotSupported):
             self._has_events = False
-        except Throttled as exc:
+        elif isinstance(exc, Throttled):
             pause = exc.retry_after or _LONGEST_PAUSE
-        except Exception as exc:  # polling brings the end all the same
+        elif isinstance(exc, ClientClosed):
+            stream.is_over = True
+        else:
             said = "prompt %s: its event stream ended: %s"
             self._tracker.log.debug(said, one.state.prompt_id, exc, exc_info=_bug(exc))
-        finally:
-            stream.not_before = runtime.monotonic() + max(pause, stream.pauses.next())
-            stream.is_open = False
+        stream.not_before = runtime.monotonic() + max(pause, stream.pauses.next())
+        stream.is_open = False
         self._tracker.poll_now(one)
 
-    def _read(self, one: TrackedPrompt, translator: FrameTranslator) -> bool:
-        """Publish the events of a stream; return whether the job has ended."""
-        tracker, state = self._tracker, one.state
-        has_ended = False
 
-        def is_over() -> bool:
-            return state.decided or tracker.wake.stopped
+#: A job's prompt, and the streams of its client, as long as somebody else holds them.
+_Held = Callable[[], tuple[Streams, TrackedPrompt] | None]
 
-        with self._routes.events(state.prompt_id, is_over=is_over) as frames:
+
+def _held(owner: weakref.ref[Streams], prompt: weakref.ref[TrackedPrompt]) -> _Held:
+    """Return a function that looks both up, so that nobody keeps them in between."""
+
+    def get() -> tuple[Streams, TrackedPrompt] | None:
+        streams, one = owner(), prompt()
+        return None if streams is None or one is None else (streams, one)
+
+    return get
+
+
+def _follow(routes: HostedRoutes, prompt_id: str, stream: _Stream, held: _Held) -> None:
+    """Read a stream to its end, in a thread; it holds no client while the server is silent."""
+
+    def is_over() -> bool:
+        found = held()
+        return found is None or not found[0].wants(found[1])
+
+    def end(exc: Exception | None) -> None:
+        if (found := held()) is not None:
+            found[0].end(found[1], stream, exc)
+
+    def take(frame: ServerEvent) -> None:
+        if (found := held()) is not None:
+            found[0].take(found[1], stream, frame)
+
+    try:
+        with routes.events(prompt_id, is_over=is_over) as frames:
             for frame in frames:
                 if is_over():
-                    return True
-                self.publish(one, translator.take(frame))
-                if frame.status in ENDED:
-                    has_ended = True
-                    tracker.poll_now(one)  # also if an older answer is on its way
-            self.publish(one, translator.rest())
-        return has_ended
+                    break
+                take(frame)
+    except Exception as exc:  # noqa: BLE001  # it is noted
+        end(exc)
+    else:
+        end(None)
 
 
 def _is_news(state: JobState, event: JobEvent) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import blinker
 import pytest
 
 from comfy_client import HostedApi
@@ -17,7 +20,8 @@ from comfy_client.hosted.job_poller import HostedPoller
 from comfy_client.hosted.models import HostedJob, ServerEvent
 from comfy_client.jobs.prompt import JobEvents, TrackedPrompt
 from comfy_client.jobs.state import JobState
-from tests.helpers.clients import LIMIT
+from tests.helpers.clients import LIMIT, threads, until
+from tests.helpers.hosted import embedded, picture
 
 ID = "01234567-89ab-4def-8123-456789abcdef"
 
@@ -124,3 +128,13 @@ def test_uploads_hold_no_lock_that_a_fork_could_leave_held() -> None:
     finally:
         SlowName.go_on.set()
         slow.join(LIMIT)
+
+
+def test_a_forgotten_client_takes_its_streams_along() -> None:
+    """Though its job goes on, and its stream is open."""
+    with embedded() as place:
+        api = HostedApi(place.url, namespace=blinker.Namespace())
+        job = api.submit(picture(uuid.uuid4().hex, LIMIT))
+        until(lambda: "comfy-stream" in [thread.name for thread in threads()])
+        del api, job
+        until(lambda: gc.collect() >= 0 and threads() == [])
