@@ -350,4 +350,4 @@ def _is_about_label(exc: ApiError) -> bool:
     if isinstance(exc, AuthenticationError) or exc.status not in (400, 422):
         return False
     reason = getattr(exc, "reason", None)
-    return reason in _LABEL_REFUSED or (reason == "invalid_request" and "metadata" in str(exc))
+    return reason in _LABEL_REFUSED or (reason == "invalid_request" and "'metadata'" in str(exc))

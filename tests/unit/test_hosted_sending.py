@@ -386,6 +386,16 @@ def test_the_words_of_the_proxy_about_a_label_count_too(send) -> None:
     assert [label for _, label in place.posts] == [label_of(KEY, "mapping"), None]
 
 
+def test_the_name_of_a_host_is_no_refusal_of_a_label(send) -> None:
+    """Else the client would take the proxy for a service that remembers keys over restarts."""
+    url = "POST http://metadata.example/api/v2/jobs: 400: bad"
+    refusal = ApiError(url, status=400, reason="invalid_request")
+    place = Place(refusal)
+    with pytest.raises(ApiError, match="bad"):
+        send(place, of(place))
+    assert [label for _, label in place.posts] == [label_of(KEY, "text")]
+
+
 def test_a_label_by_name_is_searched_by_the_server_first(send) -> None:
     label = label_of(KEY, "mapping")
     place = Place(LOST, listed=[job("x", {"a": "b"}), job("job-1", label)], form="mapping")
