@@ -13,8 +13,6 @@ import attrs
 
 from ..errors import Conflict, NotFound, NotSupported
 from ..models.files import UploadedImage
-from ..routes.files import FileRoutes
-from ..routes.prompts import with_files_sent
 from ..routes.uploads import Uploader
 from ..showing.transfers import shown_transfer
 from ..transport.deadline import Deadline
@@ -24,7 +22,6 @@ from .routes import HostedRoutes
 
 if TYPE_CHECKING:
     from ..transport.multipart import OnProgress
-    from ..workflow import Workflow
 
 #: The most uploads that are remembered.
 _MOST: Final = 1000
@@ -214,12 +211,3 @@ def _file_path(upload: Upload, name: str) -> str:
     """Return the wished place of an upload; other first folders than ``input`` are of models."""
     folder = upload.subfolder.replace("\\", "/").strip("/")
     return f"input/{folder}/{name}" if folder else name
-
-
-def assets_sent(files: FileRoutes, workflow: Workflow, deadline: Deadline) -> Workflow:
-    """Upload a workflow's files as assets; return a copy that refers to them.
-
-    Without files, it is the workflow itself.  ``files`` remembers what it has sent, so use one for
-    all workflows of a client.
-    """
-    return with_files_sent(files, workflow, deadline)

@@ -21,11 +21,12 @@ from comfy_client.errors import (
     TransportError,
     UploadTooLarge,
 )
-from comfy_client.hosted.assets import KnownAssets, UploadedAsset, assets_sent
+from comfy_client.hosted.assets import KnownAssets, UploadedAsset
 from comfy_client.hosted.dialect import HOSTED
 from comfy_client.hosted.files import AssetFiles
 from comfy_client.hosted.models import Asset
 from comfy_client.hosted.routes import HostedRoutes
+from comfy_client.routes.prompts import with_files_sent
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.deadline import Deadline
 from comfy_client.workflow import check_graph
@@ -219,7 +220,7 @@ def test_an_output_is_uploaded_as_an_input(place: Any) -> None:
         output = OutputFile(made.name, raw=made.to_comfyui(), files=files)
         workflow = load("x")
         workflow["1"]["image"] = output
-        ready = checked(assets_sent(files, workflow, Deadline.after(LIMIT)))
+        ready = checked(with_files_sent(files, workflow, Deadline.after(LIMIT)))
         second = routes.submit(ready, key="k-2")
         server.until(lambda: routes.job(second.id).is_ended, LIMIT)
         assert routes.job(second.id).status == "succeeded"
@@ -246,13 +247,13 @@ def test_the_files_of_a_workflow_are_references(
     """The same file once; the workflow itself stays as it was, and goes for any number of jobs."""
     workflow = load(photo)
     workflow["2"]["image"] = Upload(photo)
-    ready = assets_sent(files, workflow, Deadline.after(LIMIT))
+    ready = with_files_sent(files, workflow, Deadline.after(LIMIT))
     reference = checked(ready)["1"]["inputs"]["image"]
     assert reference["__type"] == "core/ASSET"
     assert checked(ready)["2"]["inputs"]["image"] == reference
     assert checked(ready)["3"]["inputs"]["images"] == ["1", 0]
     assert isinstance(workflow["1"]["image"], Upload)
-    again = assets_sent(files, workflow, Deadline.after(LIMIT))
+    again = with_files_sent(files, workflow, Deadline.after(LIMIT))
     assert checked(again) == checked(ready)
     assert sent(server) == 1
 
@@ -260,7 +261,7 @@ def test_the_files_of_a_workflow_are_references(
 def test_a_workflow_without_files_stays_as_it_is(server: ComfyServer, files: AssetFiles) -> None:
     """No request is sent."""
     workflow = load("name.png")
-    assert assets_sent(files, workflow, Deadline.after(LIMIT)) is workflow
+    assert with_files_sent(files, workflow, Deadline.after(LIMIT)) is workflow
     assert not server.requests
 
 
@@ -268,7 +269,7 @@ def test_an_upload_that_fails_says_for_which_input(server: ComfyServer, files: A
     """As for any other server."""
     server.on("POST", "/api/v2/assets", (401, {}, None))
     with pytest.raises(AuthenticationError) as caught:
-        assets_sent(files, load(CONTENT), Deadline.after(LIMIT))
+        with_files_sent(files, load(CONTENT), Deadline.after(LIMIT))
     assert "input 'image'" in "".join(caught.value.__notes__)
 
 
@@ -277,7 +278,7 @@ def test_one_open_file_serves_many_jobs_at_once(server: ComfyServer, files: Asse
     workflow, found = load(io.BytesIO(CONTENT)), []
 
     def send() -> None:
-        found.append(checked(assets_sent(files, workflow, Deadline.after(LIMIT))))
+        found.append(checked(with_files_sent(files, workflow, Deadline.after(LIMIT))))
 
     threads = [threading.Thread(target=send) for _ in range(6)]
     for thread in threads:
