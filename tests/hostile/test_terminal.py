@@ -26,6 +26,7 @@ from comfy_client import (
     BearerCredentials,
     CheckReport,
     ClientStats,
+    CloudApi,
     ComfyApi,
     ComfyError,
     ComfyPool,
@@ -35,6 +36,7 @@ from comfy_client import (
     EnvCredentials,
     Graph,
     HeaderCredentials,
+    HostedApi,
     Job,
     MissingExtra,
     Node,
@@ -318,7 +320,8 @@ def made(kind: type) -> Any:
 
 #: What a user alone makes, with words of their own.
 OWN = {
-    *(ComfyApi, ComfyPool, Credentials, PromptOptions, State, Timing, Upload),
+    *(CloudApi, ComfyApi, ComfyPool, Credentials, HostedApi, PromptOptions),
+    *(State, Timing, Upload),
     *(BasicCredentials, BearerCredentials, EnvCredentials, HeaderCredentials, QueryCredentials),
 }
 
