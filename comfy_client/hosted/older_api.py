@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ..credentials import BearerCredentials, EnvCredentials, HeaderCredentials
-from ..errors import ComfyError, NotFound, NotSupported
+from ..errors import ClientClosed, ComfyError, NotFound, NotSupported
 from ..routes import Routes
 from ..transport.deadline import Deadline, limited_silence
 from ..transport.http import Http
@@ -110,7 +110,12 @@ class JobSearch:
     def __call__(self, key: str, deadline: Deadline) -> str | None:
         """Return the id of the job that was submitted under a key, or None."""
         with limited_silence(deadline.left(self._routes.http.total_timeout)):
-            jobs = self._v1.get_jobs(limit=_LOOKED_AT).jobs
+            try:
+                jobs = self._v1.get_jobs(limit=_LOOKED_AT).jobs
+            except ClientClosed:
+                raise
+            except ComfyError:  # the submission can be sent again all the same
+                return None
             for job in jobs[:_LOOKED_AT]:
                 if has_mark(self._graph(job.id, deadline), key):
                     return job.id

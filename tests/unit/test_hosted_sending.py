@@ -27,6 +27,7 @@ from comfy_client.errors import (
 from comfy_client.event_queue import Budget
 from comfy_client.hosted.earlier import find_earlier
 from comfy_client.hosted.models import HostedJob, HostedJobs
+from comfy_client.hosted.older_api import JobSearch
 from comfy_client.hosted.sending import (
     LabelForm,
     Submission,
@@ -445,6 +446,19 @@ def test_without_a_list_a_search_of_another_kind_may_find_it(send) -> None:
     place.answers += [REUSED]
     assert send(place, of(place, "none", remembers=True, search=search)) == "job-1"
     assert set(asked) == {KEY}
+
+
+def test_a_search_that_is_refused_keeps_nothing_from_being_sent_again(send) -> None:
+    """The key may not be one of the older API."""
+    place = Place(LOST, "job-1", listed=NO_LIST, form="none")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AuthenticationError("no such key", status=401)
+
+    v1: Any = SimpleNamespace(json=refuse)
+    search = JobSearch(v1, place)  # type: ignore[arg-type]
+    assert send(place, of(place, "none", remembers=True, search=search)) == "job-1"
+    assert len(place.posts) == 2
 
 
 def test_a_server_without_a_list_is_not_the_proxy_so_it_remembers(send) -> None:
