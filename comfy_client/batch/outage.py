@@ -9,7 +9,7 @@ from typing import TypeVar
 import attrs
 
 from .. import runtime
-from ..errors import ComfyError, ServerUnreachable
+from ..errors import ComfyError, ServerUnreachable, Throttled
 from ..interrupts import causes
 from ..jobs.handle import SLICE
 from ..jobs.poller import Poller
@@ -76,18 +76,21 @@ class Outage:
         """
         pauses = self._backoff()
         while True:
+            pause = pauses.next()
             try:
                 answer = ask()
             except ComfyError as exc:
                 if not is_waited_for(exc):
                     raise
                 self._note_failure(exc)
+                if isinstance(exc, Throttled):
+                    pause = max(pause, exc.retry_after or 0.0)
                 if deadline.expired:
                     raise late(exc) from exc
             else:
                 self._since = None
                 return answer
-            self._wait(Deadline.after(min(pauses.next(), self._left(), deadline.left())), tick)
+            self._wait(Deadline.after(min(pause, self._left(), deadline.left())), tick)
 
     def look(self) -> None:
         """Check whether the server has gone away or come back, while prompts are in progress.
@@ -157,6 +160,11 @@ def got_nothing(exc: Exception) -> bool:
     An unknown host name counts as a network fault, as the name was known before.
     """
     return isinstance(exc, ServerUnreachable) and (exc.retryable or _is_of_names(exc))
+
+
+def is_full(exc: Exception) -> bool:
+    """Return whether a server refused a prompt only because it has too many now."""
+    return isinstance(exc, Throttled)
 
 
 def went_away(exc: Exception) -> bool:

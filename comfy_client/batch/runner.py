@@ -25,7 +25,7 @@ from ..workflow.edit import as_workflow
 from .grid import Split
 from .in_flight import InFlight
 from .map_loop import ATTEMPTS
-from .outage import Outage, got_nothing, went_away
+from .outage import Outage, got_nothing, is_full, went_away
 from .recovery import NeverArrived, Recovery, Sought, never_arrived
 from .row import SweepRow
 
@@ -312,13 +312,13 @@ class OneServer(Runner):
         def submit(it: Workflow) -> Job:
             return self._submit(it, prompt_id=prompt_id, **options)
 
-        if not self._is_patient:
-            return submit(workflow)
         patiently = partial(self._patiently, prompt_id, Deadline.after(self._limit))
+        if not self._is_patient:
+            return patiently(partial(submit, workflow), is_full)
         # An interrupted upload may be sent again.
         send_files = partial(with_files_sent, self._routes, workflow, Deadline())
         sent = patiently(send_files, went_away)
-        return patiently(partial(submit, sent), got_nothing)
+        return patiently(partial(submit, sent), lambda exc: got_nothing(exc) or is_full(exc))
 
     def _patiently(
         self,

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from .. import models, runtime
 from ..errors import (
+    ApiError,
     AuthenticationError,
     ClientClosed,
     ComfyError,
@@ -16,6 +17,7 @@ from ..errors import (
     NotFound,
     NotSupported,
     PaymentRequired,
+    ServerUnreachable,
     Throttled,
 )
 from ..events import ExecutionInterrupted
@@ -250,6 +252,9 @@ class HostedPoller(Poller):
             job = self._routes.cancel(state.prompt_id)
         except NotFound:
             job = None
+        except (ApiError, ServerUnreachable):  # certainly not cancelled; after others, unknown
+            evidence.was_cancelled = False
+            raise
         if job is None or job.status in ("succeeded", "failed"):
             evidence.was_cancelled = False
             self.tracker.poll_now(one)
@@ -270,13 +275,14 @@ class HostedPoller(Poller):
                 raise ClientClosed
             if evidence.answered_at >= told_at + _SETTLE and not evidence.absences:
                 signs.add((state.node, state.step and state.step.value))
-                if was_queued or len(signs) > _SIGNS or not self._cancels:
+                goes_on = was_queued or len(signs) > _SIGNS or not self._cancels
+                if goes_on and not self._submission.remembers_keys:  # services can cancel
                     self._cancels = evidence.was_cancelled = False
                     raise NotSupported(f"prompt {state.prompt_id} {_NO_CANCEL}")
             runtime.sleep(0.02)
         raise JobTimeout(
             f"prompt {state.prompt_id} was cancelled, and has not ended within {_WATCH:g} s: it "
-            "ends when its node allows that, or goes on if ComfyUI cannot cancel it (before 0.26)",
+            "ends when its node allows that; behind a proxy, a ComfyUI before 0.26 ignores it",
             prompt_id=state.prompt_id,
         )
 

@@ -80,6 +80,11 @@ class Submission:
         self._witness: str | None = None  # a job that this server has in its list
         self._has_looked = False
 
+    @property
+    def remembers_keys(self) -> bool:
+        """Whether this is a service, which remembers keys over restarts; the proxy is none."""
+        return self._remembers
+
     def send(
         self,
         tracker: Tracker,

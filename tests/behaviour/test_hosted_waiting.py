@@ -20,6 +20,7 @@ import pytest
 from comfy_client import ComfyApi, HostedApi, signal
 from comfy_client.errors import ClientClosed, JobTimeout, NotSupported, UnexpectedResponse
 from comfy_client.hosted.streams import MOST_STREAMS
+from comfy_client.testing import hosted_error
 from comfy_client.testing.hosted.traps import PROXY
 from tests.helpers.clients import Heard, flush, outstanding, threads, until
 from tests.helpers.hosted import Hosted, embedded, picture
@@ -116,6 +117,22 @@ def test_time_runs_out_and_the_job_goes_on(api) -> None:
     with pytest.raises(JobTimeout) as caught:
         api.run(picture(name(), 4.0), timeout=2.0)
     assert api.job(caught.value.prompt_id).result(60).images
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_a_map_waits_while_the_server_has_too_many_jobs(api, place, first) -> None:
+    """Be it at the first submission or at a later one; nothing runs twice."""
+    names = [f"full{number}{uuid.uuid4().hex[:6]}" for number in range(4)]
+    busy = hosted_error("queue_full")
+    results = []
+    if first == 0:
+        place.behind.faults.answer("POST", "/v2/jobs", busy, times=2)
+    for result in api.map([picture(name) for name in names], in_flight=1, patience=60):
+        results.append(len(result.images))
+        if len(results) == first:
+            place.behind.faults.answer("POST", "/v2/jobs", busy, times=2)
+    assert results == [1] * 4
+    assert [place.runs(name) for name in names] == [1] * 4
 
 
 def test_a_job_without_news_has_stalled(api, place) -> None:
