@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 
-from ..errors import ComfyError, JobFailed, JobInterrupted
+from .. import runtime
+from ..errors import ComfyError, JobFailed, JobInterrupted, NotSupported
 from ..jobs.job import Job
 from ..models import HistoryEntry
 from ..transport.deadline import Deadline, limited_silence
@@ -23,6 +24,8 @@ def execution_time(runner: Runner, host: str, job: Job) -> float | None:
     try:
         with limited_silence(runner.poller.timing.row):  # the journal waits for this
             entry = client.get_history(job.prompt_id)
+    except NotSupported:  # a hosted server
+        return job.handle.state.elapsed(runtime.monotonic())
     except ComfyError as exc:
         extra = {**job.handle.state.named, "server": host}
         log.debug("no times for prompt %s: %s", job.prompt_id, exc, extra=extra)

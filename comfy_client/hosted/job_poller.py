@@ -222,6 +222,9 @@ class HostedPoller(Poller):
         if is_over:
             event, _ = lost(state.prompt_id, f"out of reach: {exc}")
             error = copy.copy(exc)  # one for each prompt, as raising adds a traceback
+            error.add_note(
+                f"prompt {state.prompt_id} may go on: api.job({state.prompt_id!r}) waits for it"
+            )
             with self._streams.turn:
                 tracker.resolve(one, Outcome(event, error, has_record=False, is_final=False))
 

@@ -35,7 +35,7 @@ def server_of(base_url: str | None) -> tuple[str, tuple[str, ...]]:
         raise ValueError(f"{named}: {exc}") from None
     if login is not None:
         raise ValueError(f"{named} has a login; pass api_key=..., or set {KEY_VARIABLE}, instead")
-    return address.http_url, variables
+    return address.http_url.removesuffix("/api/v2"), variables
 
 
 def key_for(
@@ -57,6 +57,8 @@ def key_for(
     elif api_key is None:
         given = _checked(os.environ.get(KEY_VARIABLE, ""), KEY_VARIABLE)
         found = EnvCredentials(KEY_VARIABLE) if given else None
+    elif not isinstance(api_key, str):
+        raise TypeError(f"api_key must be a string, not a {type(api_key).__name__}")
     else:
         given = _checked(api_key, "api_key")
         found = BearerCredentials(given) if given else None

@@ -134,7 +134,6 @@ def outcome(job: HostedJob, state: JobState) -> Outcome | None:
             success(state.prompt_id, recovered=True),
             outputs=outputs,
             complete=complete,
-            fully_cached=job.raw.get("outputs_reused") is True,
         )
     if job.status == "failed":
         return Outcome(failure(job, state.prompt_id))

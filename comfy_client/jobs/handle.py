@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from .. import runtime
-from ..errors import JobTimeout
+from ..errors import ClientClosed, JobTimeout
 from ..event_queue import EventQueue
 from ..events import (
     EndEvent,
@@ -229,8 +229,10 @@ class JobHandle:
 
     def cancel(self, *, force: bool = False) -> bool:
         """Cancel the job, and no other; see :meth:`Job.cancel`."""
-        if self.is_done:
+        if self.is_done and (self.status != "unknown" or isinstance(self.error, ClientClosed)):
             return False
+        if self.is_done:  # only the waiting has ended
+            return self.routes.cancel_job(self.state.prompt_id)
         if not self.poller.cancel(self.source.prompt, force=force):
             return False
         if self.state.cancelled:  # no event will report its end

@@ -18,14 +18,20 @@ import blinker
 import pytest
 
 from comfy_client import ComfyApi, HostedApi, signal
-from comfy_client.errors import ClientClosed, JobTimeout, NotSupported, UnexpectedResponse
+from comfy_client.errors import (
+    ClientClosed,
+    JobInterrupted,
+    JobTimeout,
+    NotSupported,
+    UnexpectedResponse,
+)
 from comfy_client.hosted.streams import MOST_STREAMS
 from comfy_client.testing import hosted_error
 from comfy_client.testing.hosted.traps import PROXY
 from tests.helpers.clients import Heard, flush, outstanding, threads, until
 from tests.helpers.hosted import Hosted, embedded, picture
 from tests.helpers.interrupts import press_ctrl_c
-from tests.helpers.middle import Middle
+from tests.helpers.middle import Middle, answer
 
 
 @pytest.fixture
@@ -263,3 +269,26 @@ def test_a_client_of_comfyui_names_the_one_for_comfy_api_v2(place) -> None:
     """Dask workers have such clients, too."""
     with closing(ComfyApi(place.url)) as api, pytest.raises(UnexpectedResponse, match="HostedApi"):
         api.init()
+
+
+def test_a_job_that_was_given_up_can_still_be_cancelled(place) -> None:
+    """Only the waiting has ended; the error says how to wait again."""
+    port = int(place.url.rpartition(":")[2])
+    with Middle(port) as middle, HostedApi(middle.url, patience=0.3) as api:
+        job = api.submit(picture("given-up", 60))
+        with middle.rule("GET", "/api/v2/jobs/*", answer(502, "<html>Bad Gateway</html>")):
+            error = job.exception(60)
+        assert error is not None
+        assert job.status == "unknown"
+        assert f"api.job('{job.prompt_id}')" in "".join(error.__notes__)
+        assert job.cancel()
+        with pytest.raises(JobInterrupted):
+            api.job(job.prompt_id).result(60)
+
+
+def test_rows_of_a_sweep_tell_how_long_they_ran(api) -> None:
+    """By this machine's clock, as the server does not say."""
+    [row] = api.sweep(picture("timed", 0.3), {"1.width": [8]})
+    assert row.seconds is not None
+    assert row.result is not None
+    assert not row.result.fully_cached
