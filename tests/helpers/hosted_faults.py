@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -48,10 +49,19 @@ class Scene:
     def url(self) -> str:
         return self.link.url
 
-    def next_job(self) -> Callable[[], object]:
-        """Return what waits until ComfyUI runs, or has run, a job that it does not have now."""
+    def next_job(self, *, is_known: bool = True) -> Callable[[], object]:
+        """Return what waits until ComfyUI runs, or has run, a job that it does not have now.
+
+        The client knows its id then, and asks about it, unless ``is_known`` is false.
+        """
         before = self._seen({"queue_running", "queue_pending"})
-        return lambda: until(lambda: self._seen({"queue_running"}) - before)
+
+        def is_there() -> bool:
+            new = self._seen({"queue_running"}) - before
+            paths = [one.path for one in list(self.middle.asked)]
+            return any(not is_known or any(one in path for path in paths) for one in new)
+
+        return lambda: until(is_there)
 
     def _seen(self, kinds: set[str]) -> set[str]:
         queue = self._of_comfyui("/queue")
@@ -189,7 +199,7 @@ def lost_behind(scene: Scene, stack: ExitStack) -> Meanwhile | None:
         trap = stack.enter_context(ExitStack())
         trap.enter_context(scene.place.gateway.trap(upstream="lost"))
 
-        it_runs = scene.next_job()
+        it_runs = scene.next_job(is_known=False)
 
         def meanwhile() -> None:
             it_runs()
@@ -233,15 +243,18 @@ def killed(scene: Scene, stack: ExitStack) -> Meanwhile:
 def lost_and_killed(scene: Scene, stack: ExitStack) -> Meanwhile:
     """The answer to the submission is lost, and the proxy is killed before it is asked again."""
     hold = stack.enter_context(ExitStack())
+    is_lost = threading.Event()
 
     def hold_back() -> None:
         hold.enter_context(scene.middle.rule("*", "*", answer(502)))
+        is_lost.set()
 
     stack.enter_context(scene.middle.rule("POST", JOBS, lost_after(hold_back), times=1))
-    it_runs = scene.next_job()
+    it_runs = scene.next_job(is_known=False)
 
     def meanwhile() -> None:
         it_runs()
+        until(is_lost.is_set)  # the proxy has answered, and so has kept the job if it keeps any
         restart(scene)
         hold.close()
 
