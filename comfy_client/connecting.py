@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
 
+from . import models
 from .errors import (
     ApiError,
     AuthenticationError,
@@ -21,7 +22,6 @@ from .errors import (
 from .events import ErrorEvent
 from .jobs.execute import Parts
 from .locks import check_may_wait
-from .models import SystemStats
 from .routes import Routes
 from .transport.backoff import Backoff
 from .transport.deadline import LONGEST, Deadline, limited_silence
@@ -63,7 +63,7 @@ def connect(routes: Routes, parts: Parts, timeout: float | None) -> None:
         )
 
 
-def wait_until_ready(routes: Routes, parts: Parts, timeout: float | None) -> SystemStats:
+def wait_until_ready(routes: Routes, parts: Parts, timeout: float | None) -> models.SystemStats:
     """Wait until the server can run prompts, and return its versions and memory."""
     deadline = Deadline.after(timeout)
     ask = partial(_ask_for_stats, routes, parts)
@@ -147,7 +147,7 @@ def _test_credentials(routes: Routes, parts: Parts, timeout: float) -> None:
         parts.receivers.publish(ErrorEvent(name="auth_success"))
 
 
-def _ask_for_stats(routes: Routes, parts: Parts, timeout: float) -> SystemStats:
+def _ask_for_stats(routes: Routes, parts: Parts, timeout: float) -> models.SystemStats:
     _test_credentials(routes, parts, timeout)
     try:
         with limited_silence(timeout):
@@ -155,7 +155,7 @@ def _ask_for_stats(routes: Routes, parts: Parts, timeout: float) -> SystemStats:
     except NotSupported as exc:
         if exc.status:
             raise
-        return SystemStats()  # a hosted server tells neither versions nor memory
+        return models.SystemStats()  # a hosted server tells neither versions nor memory
 
 
 def _is_temporary(exc: ComfyError) -> bool:
