@@ -105,8 +105,10 @@ def test_a_dark_page_has_the_dark_picture() -> None:
 def test_an_installed_package_has_none_of_the_pictures() -> None:
     """Neither below the package, nor elsewhere in the wheel."""
     names = {path.name for path in FOLDER.iterdir()}
-    files = importlib.metadata.files("comfy-client-blocking") or []
-    assert not names & {path.name for path in files}
+    found = importlib.metadata.distributions(name="comfy-client-blocking")
+    # What an sdist would hold, beside a build in this folder, has no RECORD.
+    installed = [one for one in found if one.read_text("RECORD") is not None]
+    assert not names & {path.name for one in installed for path in one.files or ()}
     assert not names & {path.name for path in Path(comfy_client.__file__).parent.rglob("*")}
 
 
