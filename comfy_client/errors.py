@@ -284,7 +284,7 @@ class Throttled(ApiError):
     """
 
     retry_after: float | None
-    retryable = True
+    retryable: bool = True
 
     def __init__(self, message: str, *, retry_after: float | None = None, **kw: Any) -> None:
         super().__init__(message, **kw)

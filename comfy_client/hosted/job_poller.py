@@ -70,10 +70,12 @@ class HostedPoller(Poller):
         patience: Seconds for which a server may give no usable answer about a job.
     """
 
-    finds_lost_prompts = False
-    least_pause = 0.0003
-    check_every = 30.0  # each request may count, where the service is paid
-    without_socket = ""
+    finds_lost_prompts: bool = False
+    least_pause: float = 0.0003
+    check_every: float = 30.0  # each request may count, where the service is paid
+    without_socket: str = ""
+    troubled_at: float
+    answered_at: float
 
     def __init__(
         self, tracker: Tracker, routes: HostedRoutes, submission: Submission, patience: float

@@ -14,7 +14,7 @@ class ReservedPort:
     def __init__(self, host: str, port: int) -> None:
         self.host = host
         #: The port that the server listens on, or last listened on; 0 before the first time.
-        self.number = port
+        self.number: int = port
         self._wanted = port
         self._reserved: socket.socket | None = None
 
