@@ -3,24 +3,24 @@
 The modules are listed from the bottom up.
 
 Modules:
-    sse: Frames of event streams from bytes.  Pure.
+    sse: A parser of server-sent events.  Pure.
     models: Jobs, outputs, assets and events, from their JSON.
     unsupported: The reason why Comfy API v2 lacks a route of ComfyUI.
-    dialect: The typed error for each refusal, and how an ``Http`` speaks Comfy API v2.
+    dialect: The typed error for each refusal, and the dialect with which an ``Http`` is made.
     rejections: Errors for refused workflows.
-    places: Addresses of files, from URLs that a server names.  Pure.
+    places: The addresses of files, resolved from URLs in a server's answers.  Pure.
     routes: The routes below ``/api/v2``, over an ``Http``.
-    assets: Files of workflows that become assets.
-    files: Files of jobs and uploads, as assets.
-    translation: Jobs in ComfyUI's own words: events, outputs and outcomes.  Pure.
-    evidence: The answers about one job, and when a bad one is believed.  Pure.
+    assets: Uploads of files as assets, which send no bytes that the server has.
+    files: Downloads and uploads of files as assets.
+    translation: Conversion of jobs to ComfyUI's events, outputs and outcomes.  Pure.
+    evidence: The answers about one job, and the rules for believing a bad one.  Pure.
     sending: Submitting a job exactly once.
-    earlier: The jobs of an earlier process.
+    earlier: The search for the jobs of an earlier process.
     streams: The event streams of jobs.
-    job_poller: The requests about jobs.
+    job_poller: The requests of a client about its jobs.
     older_api: Comfy Cloud's older API, for reading only.
-    servers: Addresses of servers, and the key for each.
-    hosted_settings: The arguments of a client.
-    hosted_checks: The doctor's checks.
+    servers: The addresses of hosted servers, and the key for each.
+    hosted_settings: The arguments of :class:`HostedApi`.
+    hosted_checks: The doctor's checks of a hosted server.
     api: :class:`HostedApi` and :class:`CloudApi`.
 """

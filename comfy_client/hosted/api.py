@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ..doctor.report import DoctorReport
 
-#: A job that no server has, to ask whether a server answers.
+#: The id of a job that no server has, to find out whether a server answers.
 _NOBODY: Final = "00000000-0000-0000-0000-000000000000"
 
 
@@ -40,8 +40,8 @@ class HostedApi(AssetFiles, ComfyApi):
     It speaks Comfy API v2 (``/api/v2``): each prompt is a *job* there.  :meth:`run`,
     :meth:`submit`, :meth:`map`, :meth:`sweep`, :meth:`job` and their jobs, results and errors are
     those of :class:`ComfyApi`.  What Comfy API v2 lacks raises :class:`NotSupported`: the queue,
-    node definitions, ``interrupt``, user data, the client id, preview methods, ...  On Comfy
-    Cloud, an older API tells node definitions, models and the queue: see :attr:`v1`.  The guide
+    node definitions, ``interrupt``, user data, the client id, preview methods, ...  Comfy Cloud
+    also has an older API with node definitions, models and the queue: see :attr:`v1`.  The guide
     (``hosted.rst``) lists the differences.
 
     Example::
@@ -53,14 +53,14 @@ class HostedApi(AssetFiles, ComfyApi):
             result.images[0].save("out/")
 
     Args:
-        base_url: The URL of the server, before ``/api/v2``.  ``None``: what ``COMFY_BASE_URL``
-            says, else Comfy Cloud.
+        base_url: The URL of the server, without ``/api/v2``.  ``None``: the value of
+            ``COMFY_BASE_URL``, else Comfy Cloud.
         api_key: The key, sent as ``Authorization: Bearer ...`` to that server alone, or
-            ``EnvCredentials`` with the name of another variable.  ``None``: what
-            ``COMFY_API_KEY`` says, else none; ``""``: none.
+            ``EnvCredentials`` with the name of another variable.  ``None``: the value of
+            ``COMFY_API_KEY``, else no key; ``""``: no key.
         timeout: As for :class:`ComfyApi`.
-        patience: Seconds for which the server may give no usable answer about a job, or to a
-            submission, before the call ends in an error.
+        patience: Seconds to wait for a usable answer about a job, or to a submission, before the
+            call fails.
         verify: As for :class:`ComfyApi`.
         cert: As for :class:`ComfyApi`.
         proxies: As for :class:`ComfyApi`.
@@ -69,14 +69,14 @@ class HostedApi(AssetFiles, ComfyApi):
         namespace: As for :class:`ComfyApi`.
         record: As for :class:`ComfyApi`.
         max_json: As for :class:`ComfyApi`.
-        allow_insecure: Whether a key may go over plain http to another machine.
-        search_v1: On Comfy Cloud, whether to look for a job whose submission got no answer in the
-            job list of its older API.
+        allow_insecure: Whether a key may be sent over plain http to another machine.
+        search_v1: Whether to look in the job list of Comfy Cloud's older API for a job whose
+            submission got no answer.
 
     Raises:
         AuthenticationError: Comfy Cloud needs a key, and there is none.
-        ValueError: ``base_url``, ``timeout`` or ``patience`` make no sense, or the key would go
-            unencrypted to another machine.
+        ValueError: ``base_url``, ``api_key``, ``timeout`` or ``patience`` is invalid, or the key
+            would be sent unencrypted to another machine.
     """
 
     _is_cloud: ClassVar[bool] = False
@@ -130,18 +130,18 @@ class HostedApi(AssetFiles, ComfyApi):
 
     @property
     def hosted(self) -> HostedRoutes:
-        """The routes of Comfy API v2: jobs and assets, as the server has them."""
+        """The routes of Comfy API v2, which return jobs and assets as the server describes them."""
         return HostedRoutes(self.parts.http)
 
     @property
     def v1(self) -> Routes:
-        """The older API of Comfy Cloud, for reading: nodes, models, jobs, queue, features, ...
+        """The routes of Comfy Cloud's older API, for reading only: nodes, models, jobs, queue, ...
 
         ``GET /api/object_info``, ``/api/models``, ``/api/experiment/models``, ``/api/jobs``,
         ``/api/queue``, ``/api/features`` and ``/api/system_stats``, with the key in ``X-API-Key``.
-        All other routes raise :class:`NotSupported`, before any request.  The client itself uses
-        them, too, so that :meth:`node_definitions` and lists of models work there.  Its
-        two specifications contradict each other; the client accepts both.
+        All other routes raise :class:`NotSupported`, before any request.  On Comfy Cloud, the
+        client itself uses the routes above, so that :meth:`node_definitions` and lists of models
+        work.  The two specifications of this API contradict each other; the client accepts both.
 
         Raises:
             NotSupported: The server is not Comfy Cloud.
@@ -153,14 +153,14 @@ class HostedApi(AssetFiles, ComfyApi):
 
     @property
     def client_id(self) -> NoReturn:
-        """No client id: each job has its own event stream.  Raises :class:`NotSupported`."""
+        """Not supported, as each job has its own event stream; raises :class:`NotSupported`."""
         raise NotSupported("Comfy API v2 has no client id: each job has its own event stream")
 
     def poll_status(self, timeout: float = 1.0) -> models.QueueStatus:
-        """Ask whether the server answers, and return how many jobs of this client have not ended.
+        """Check that the server answers, and return how many jobs of this client have not ended.
 
-        ``GET /api/v2/jobs/{id}`` for a job that does not exist.  Comfy API v2 does not tell the
-        length of the queue.
+        ``GET /api/v2/jobs/{id}`` is sent for a job that does not exist, as Comfy API v2 does not
+        report the length of the queue.
         """
         with contextlib.suppress(NotFound):
             self.hosted.job(_NOBODY, timeout=timeout)
@@ -169,7 +169,7 @@ class HostedApi(AssetFiles, ComfyApi):
     def wait_until_ready(self, timeout: float | None = None) -> models.SystemStats:
         """Wait until the server answers: see :meth:`ComfyApi.wait_until_ready`.
 
-        Only Comfy Cloud tells versions and memory; of any other server, all of them are ``None``.
+        Only Comfy Cloud reports versions and memory; for any other server, these are ``None``.
         """
         return super().wait_until_ready(timeout)
 
@@ -178,11 +178,12 @@ class HostedApi(AssetFiles, ComfyApi):
         raise NotSupported(reason_for("/internal/logs"))
 
     def doctor(self, run: bool = False, *, timeout: float = 30.0) -> DoctorReport:
-        """Diagnose the connection, and find out what this server has: see :meth:`ComfyApi.doctor`.
+        """Diagnose the connection, and find out what the server supports.
 
-        It asks for a job that does not exist and its events, for one job of the list, and for an
-        unknown hash, and posts a workflow without nodes, which is refused.  No job is run, and
-        nothing costs anything.  The check ``proved`` tells what the server has been seen to do.
+        It requests a job that does not exist and its events, one job of the list, and an unknown
+        hash, and posts workflows without nodes, which are refused; on Comfy Cloud, it also reads
+        the older API.  Without ``run``, no job is run, and nothing costs anything.  The check
+        ``proved`` lists what the server was seen to do.  See also :meth:`ComfyApi.doctor`.
 
         Args:
             run: Whether to run a trivial job too, EmptyImage to SaveImage, which may cost
@@ -216,9 +217,11 @@ class HostedApi(AssetFiles, ComfyApi):
         return examine(client, run=run, timeout=timeout, checks=checks)
 
     def cancel_job(self, prompt_id: str) -> bool:
-        """Cancel a job; return False if the server does not know it, or it has ended.
+        """Request the cancellation of a job; return True if the job has yet to end.
 
-        ``POST /api/v2/jobs/{id}/cancel``.  It does not wait for the end: see :meth:`Job.cancel`.
+        ``POST /api/v2/jobs/{id}/cancel``.  False: the server does not know the job, or its answer
+        shows a job that has ended, perhaps by this request.  The method does not wait for the end:
+        see :meth:`Job.cancel`.
         """
         try:
             return not self.hosted.cancel(prompt_id).is_ended
@@ -227,14 +230,14 @@ class HostedApi(AssetFiles, ComfyApi):
 
 
 class CloudApi(HostedApi):
-    """A client of Comfy Cloud: :class:`HostedApi` with its address.
+    """A blocking client of Comfy Cloud: a :class:`HostedApi` with that address.
 
     ::
 
         api = CloudApi()  # the key is in COMFY_API_KEY
 
     Args:
-        api_key: The key; ``None``: what ``COMFY_API_KEY`` says.
+        api_key: The key, as for :class:`HostedApi`; ``None``: the value of ``COMFY_API_KEY``.
         options: As for :class:`HostedApi`.
 
     Raises:

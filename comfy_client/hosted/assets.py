@@ -1,4 +1,4 @@
-"""Files of workflows that become assets of Comfy API v2."""
+"""Uploads of files as assets of Comfy API v2."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 
 #: The most uploads that are remembered.
 _MOST: Final = 1000
-#: How often a file is sent in all if it changes meanwhile.
+#: The most attempts to send a file that changes meanwhile.
 _TRIES: Final = 3
 _CHUNK: Final = 1 << 20
 
 
 class Hasher(Protocol):
-    """A hash that is fed piece by piece."""
+    """A hash function that gets its input piece by piece."""
 
     def update(self, data: bytes, /) -> object:
-        """Add bytes."""
+        """Add bytes to the input."""
 
     def hexdigest(self) -> str:
-        """Return the hash in hexadecimal digits."""
+        """Return the hash of the input so far, in hexadecimal digits."""
 
 
 def new_hasher() -> Hasher | None:
-    """Return a BLAKE3 hash, or None without the extra ``[hosted]``."""
+    """Return a new BLAKE3 hasher; None if the extra ``[hosted]`` is not installed."""
     try:
         from blake3 import blake3
     except ImportError:
@@ -51,7 +51,7 @@ def new_hasher() -> Hasher | None:
 
 
 def hash_of(content: Content) -> str | None:
-    """Return the hash of content as servers write it; None without the extra ``[hosted]``."""
+    """Return the hash of a content as ``blake3:...``; None without the extra ``[hosted]``."""
     hasher = new_hasher()
     if hasher is None:
         return None
@@ -63,13 +63,13 @@ def hash_of(content: Content) -> str | None:
 
 @attrs.frozen
 class UploadedAsset(UploadedImage):
-    """An upload that is an asset of Comfy API v2.
+    """An uploaded file, which is an asset of Comfy API v2.
 
     Attributes:
-        name: The file's name on the server; for bytes that it knew, perhaps an earlier one.
-        subfolder: The folder below ``input`` that was asked for.
+        name: The file's name on the server; perhaps that of an earlier upload of the same bytes.
+        subfolder: The folder below ``input`` that the caller asked for.
         type: ``input``.
-        raw: The asset as received.
+        raw: The JSON object of the asset as received.
     """
 
     @property
@@ -79,19 +79,19 @@ class UploadedAsset(UploadedImage):
 
 
 class KnownAssets:
-    """The assets that a client has uploaded, by name and folder, with the state of the file."""
+    """The assets that a client has uploaded, by file name and folder, with the file's version."""
 
     def __init__(self) -> None:
         # Needs no lock, which a fork could leave held, as each change of a dict is atomic.
         self._known: dict[tuple[str, str], tuple[object, Asset]] = {}
 
     def get(self, key: tuple[str, str], version: object) -> Asset | None:
-        """Return the asset of a file in this state, or None."""
+        """Return the asset for a name and folder if its file has this version; else None."""
         known, asset = self._known.get(key, (None, None))
         return asset if known is not None and known == version else None
 
     def put(self, key: tuple[str, str], version: object, asset: Asset) -> None:
-        """Remember the asset of a file in a state, unless that is ``None``: unknown."""
+        """Remember the asset for a name and folder; forget it if ``version`` is None (unknown)."""
         self._known.pop(key, None)
         if version is None:
             return
@@ -102,7 +102,7 @@ class KnownAssets:
 
 @attrs.frozen(eq=False)
 class AssetUploader:
-    """Uploads of files as assets, until a deadline."""
+    """An uploader of files as assets, with one deadline for all its requests."""
 
     routes: HostedRoutes
     known: KnownAssets
@@ -110,7 +110,7 @@ class AssetUploader:
     on_progress: OnProgress | None = None
 
     def send(self, upload: Upload) -> UploadedAsset:
-        """Upload a file unless the server has it already; return the asset.
+        """Upload a file, unless the server already has its bytes, and return the asset.
 
         Raises:
             FileChanged: The file changed during each attempt to send it.
@@ -131,7 +131,7 @@ class AssetUploader:
         return UploadedAsset(name, upload.subfolder, "input", asset.raw)
 
     def _sent(self, upload: Upload, state: FileState | None) -> Asset:
-        """Read a file, and send it if the server does not know its hash."""
+        """Read a file, send it unless the server has its bytes, and return the asset."""
         fetcher = Uploader(self.routes.http, {}, deadline=self.deadline)
         with fetcher.content_of(upload) as content:
             if state is None:
@@ -152,7 +152,7 @@ class AssetUploader:
         return asset
 
     def _existing(self, upload: Upload, state: FileState) -> Asset | None:
-        """Return the asset of a file that this client sent, if the server still has it."""
+        """Return the asset of an earlier upload of the file; None if there is none any more."""
         asset = self.known.get((state.name, upload.subfolder), state.version)
         if asset is None:
             return None
@@ -162,7 +162,10 @@ class AssetUploader:
             return None
 
     def _by_hash(self, upload: Upload, hash: str | None, name: str) -> Asset | None:
-        """Return an asset of bytes that the server has; None if it does not, or cannot say."""
+        """Return an asset for the bytes with a hash; None if the server lacks them or cannot tell.
+
+        None also if ``hash`` is None.
+        """
         if hash is None:
             return None
         path = _file_path(upload, name)
@@ -194,12 +197,15 @@ class AssetUploader:
 
     @property
     def _short(self) -> float:
-        """The seconds for a request without a file."""
+        """The timeout of a request that sends no file, in seconds."""
         return self.deadline.left(self.routes.http.total_timeout)
 
 
 def _told(upload: Upload) -> tuple[str | None, str]:
-    """Return the hash of an output, if a server told it, and its name."""
+    """Return the hash of an output that is to be uploaded, or None, and the file's name.
+
+    The hash is None unless a server reported it.
+    """
     source = upload.remote
     raw = getattr(source, "raw", None)
     told = raw.get("hash") if isinstance(raw, Mapping) else None
@@ -208,6 +214,9 @@ def _told(upload: Upload) -> tuple[str | None, str]:
 
 
 def _file_path(upload: Upload, name: str) -> str:
-    """Return the wished place of an upload; other first folders than ``input`` are of models."""
+    """Return the path to ask for in an upload; if it has a folder, it begins with ``input/``.
+
+    Servers interpret any other first folder as a folder of models.
+    """
     folder = upload.subfolder.replace("\\", "/").strip("/")
     return f"input/{folder}/{name}" if folder else name

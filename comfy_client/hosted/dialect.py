@@ -1,4 +1,4 @@
-"""The typed error for each refusal of Comfy API v2, and of gateways before it."""
+"""The typed error for each refusal by Comfy API v2, or by a gateway in front of it."""
 
 from __future__ import annotations
 
@@ -33,24 +33,27 @@ from ..transport.response import (
 from ..values import text
 from .unsupported import check_route
 
-#: The longest time that a server may ask us to wait, in seconds; more is cut.
+#: The longest time in seconds that a server may ask to wait; a longer one counts as this.
 MOST_RETRY_AFTER: Final = 3600.0
-#: Codes of what a server lacks, whatever the status.
+#: Codes that mean that the server lacks a route, whatever the status.
 _LACKING: Final = frozenset({"not_implemented", "public_deployment_no_list"})
 
 
 class _Facts(NamedTuple):
-    """A refusal, as its error is made from it."""
+    """The facts about a refusal from which its error is made."""
 
     answer: Response
     what: str  #: The request, and the status.
-    said: str  #: The message of the server, after a colon; empty: there is none.
+    said: str  #: The server's message after a colon; empty: there is none.
     code: str | None
-    kw: dict[str, Any]  #: Arguments of any error about an answer.
+    kw: dict[str, Any]  #: Keyword arguments of any error about an answer.
 
 
 def refusal(answer: Response, size: int | None, asker: Asker) -> ComfyError:
-    """Return the typed error for a status of 300 or more; ``size`` is the size of the request."""
+    """Return the typed error for an answer with a status of 300 or more.
+
+    ``size`` is the size of the request's body in bytes, if it has one.
+    """
     kw = answer.facts()
     code = code_of(kw["body"])
     said = reason_of(answer, kw["body"])
@@ -101,15 +104,15 @@ def _error(facts: _Facts, size: int | None, asker: Asker) -> ApiError:
 
 
 def code_of(body: object) -> str | None:
-    """Return the code in the envelope of an error, or None."""
+    """Return the code in the JSON body of an error, which is at ``error.code``, or None."""
     error = body.get("error") if isinstance(body, Mapping) else None
     return text(error.get("code"), 100) if isinstance(error, Mapping) else None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds in ``Retry-After``, which may be a date; None: there is no valid one.
+    """Return the seconds to wait by the header ``Retry-After``; None if it is missing or invalid.
 
-    It is 0 for a time in the past, and at most :data:`MOST_RETRY_AFTER`.
+    The header may have a date; one in the past gives 0.  At most, it is :data:`MOST_RETRY_AFTER`.
     """
     given = headers.get("retry-after", "").strip()[:100]
     if re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,15})?", given):
@@ -124,7 +127,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return min(max(0.0, left), MOST_RETRY_AFTER)
 
 
-#: Comfy API v2.
+#: The dialect of Comfy API v2.
 HOSTED: Final = Dialect(
     refusal=refusal,
     check_route=check_route,

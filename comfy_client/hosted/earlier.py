@@ -17,9 +17,11 @@ from .translation import has_mark, unmarked
 def find_earlier(
     routes: HostedRoutes, submission: Submission, known_ids: KnownIds, ended: Collection[str]
 ) -> EarlierPrompts:
-    """Find jobs by their ids, or else by the keys under which they were submitted.
+    """Find the jobs of an earlier process by their ids, or else by the keys of their submissions.
 
-    A job counts only if its workflow has the mark of its key, as the ids may be a stranger's.
+    A job counts only if its workflow has the mark of its key, as an id may belong to a stranger's
+    job.  ``ended`` are the ids of some jobs that had ended: a server that was not restarted still
+    knows them.
     """
     ids = {key: id for key, id in known_ids.items() if id is not None and id != key}
     doubts = dict.fromkeys(ids, "the server does not tell which workflow it ran")
@@ -39,7 +41,7 @@ def find_earlier(
 
 
 def _records(routes: HostedRoutes, ids: dict[str, str]) -> Iterator[models.QueueItem]:
-    """Yield jobs whose workflow has the mark of the key under which they are sought."""
+    """Yield a record of each job whose workflow has the mark of its key; ``ids`` are by key."""
     for key, id in ids.items():
         try:
             graph = routes.workflow(id)

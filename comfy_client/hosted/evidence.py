@@ -1,4 +1,4 @@
-"""What a client knows of one job of Comfy API v2, and when it believes a bad answer.  Pure."""
+"""The answers about one job of Comfy API v2, and the rules for believing a bad one.  Pure."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from typing import Final
 
 import attrs
 
-#: Seconds, and looks, for which ``expired`` or "not found" must stand until it is believed.
+#: For how many seconds, and how many answers in a row, a job must have expired or be missing until
+#: that is believed.
 STANDS: Final = 2.0
 LOOKS: Final = 3
-#: Seconds after its submission in which a server may not know a job yet.
+#: Seconds after the first request about a job in which the server may not know it yet.
 GRACE: Final = 5.0
-#: Refusals in a row (401, 402, 403) that end the wait.
+#: The number of refusals in a row (401, 402, 403) that end the wait for a job.
 REFUSALS: Final = 3
-#: The first pause between two questions about a job, the factor by which it grows, the longest
+#: The first pause between two requests about a job, the factor by which it grows, the longest
 #: pause, and the longest one of a job that is older than a minute.  A trivial job takes 5 ms.
 FIRST_PAUSE: Final = 0.001
-#: What each further job adds to the shortest pause.
+#: The seconds that each further job adds to the shortest pause.
 PAUSE_BY_JOB: Final = 0.02
 GROWTH: Final = 1.5
 LONGEST_PAUSE: Final = 1.0
@@ -29,15 +30,15 @@ class Evidence:
     """The answers about one job so far.
 
     Attributes:
-        began: When the client first asked about it.
-        pause: The pause before the next question.
-        status: The last status that a good answer gave; ``None``: there was none.
-        absent_since: Since when answers say that it has expired, or is not there.
-        absences: How many answers in a row say so.
-        bad_since: Since when there is no usable answer.
-        refusals: How many times in a row the server has refused to answer.
-        answered_at: When the server last told its state.
-        was_cancelled: Whether this client has told the server to cancel it.
+        began: When the client first asked about the job.
+        pause: Seconds before the next request about the job.
+        status: The status in the last usable answer; ``None``: no usable answer has come.
+        absences: How many of the latest answers say that the job has expired or was not found.
+        absent_since: When the first of these answers came; ``None``: ``absences`` is 0.
+        bad_since: Since when no request has got a usable answer; ``None``: the last one has.
+        refusals: How many of the latest answers are refusals (401, 402, 403).
+        answered_at: When the server last answered about the job.
+        was_cancelled: Whether this client has told the server to cancel the job.
     """
 
     began: float
@@ -51,20 +52,23 @@ class Evidence:
     was_cancelled: bool = False
 
     def next_pause(self, now: float, jobs: int) -> float:
-        """Return the pause before the next question; ``jobs`` is the number of jobs asked about."""
+        """Return the seconds until the next request about the job, and lengthen the next pause.
+
+        ``jobs`` is the number of jobs that the client asks about.
+        """
         longest = LONGEST_PAUSE_OF_OLD if now - self.began > OLD else LONGEST_PAUSE
         pause, self.pause = self.pause, min(longest, self.pause * GROWTH)
         return max(pause, PAUSE_BY_JOB * (jobs - 1))
 
     def note_status(self, status: str) -> bool:
-        """Note a good answer; return whether it is news."""
+        """Record the status in a usable answer; return whether it differs from the last one."""
         is_news, self.status = status != self.status, status
         self.absent_since, self.absences = None, 0
         self.bad_since, self.refusals = None, 0
         return is_news
 
     def note_absence(self, now: float) -> bool:
-        """Note that a job has expired, or was not found; return whether that is to be believed."""
+        """Record that the job has expired or was not found; return whether to believe that."""
         self.bad_since, self.refusals = None, 0
         self.absent_since = now if self.absent_since is None else self.absent_since
         self.absences += 1
@@ -72,12 +76,12 @@ class Evidence:
         return not is_young and self.absences >= LOOKS and now - self.absent_since >= STANDS
 
     def note_bad_answer(self, now: float, patience: float) -> bool:
-        """Note that no usable answer came; return whether patience is exhausted."""
+        """Record that no usable answer came; return whether none has for ``patience`` seconds."""
         self.refusals = 0
         self.bad_since = now if self.bad_since is None else self.bad_since
         return now - self.bad_since >= patience
 
     def note_refusal(self) -> bool:
-        """Note that the server refuses to tell; return whether that is to be believed."""
+        """Record a refusal (401, 402, 403); return whether there are too many in a row."""
         self.refusals += 1
         return self.refusals >= REFUSALS

@@ -1,4 +1,4 @@
-"""Files of jobs and uploads as assets of Comfy API v2."""
+"""Downloads and uploads of files as assets of Comfy API v2."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ if TYPE_CHECKING:
 MAX_REDIRECTS: Final = 5
 #: The statuses of redirects.
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-#: Statuses that a fresh URL may mend.
+#: Statuses after which another URL of the file is tried.
 _MAY_BE_STALE: Final = frozenset({403, 404, 410})
-#: Statuses of files that are not there.
+#: Statuses that mean that a file is gone.
 _GONE: Final = frozenset({404, 410})
-#: Statuses for a range that a server does not send; the proxy says 502.
+#: Statuses of servers that cannot send the requested range; the proxy answers 502.
 _NO_RANGE: Final = frozenset({416, 502})
 #: Seconds before its end at which a URL counts as expired.
 _MARGIN: Final = 5.0
-#: Bytes that are compared when a download goes on.
+#: The number of bytes that are compared when a download is resumed.
 _OVERLAP: Final = 1 << 16
 #: The buffer size of :meth:`AssetFiles.open_image`, in bytes.
 _BUFFER: Final = 1 << 16
 
 
 def storage_refusal(answer: Response, size: int | None, asker: Asker) -> ComfyError:
-    """Return the typed error for a refusal by the storage to which a server sent us."""
+    """Return the typed error for a refusal by the storage to which a file's URL leads."""
     facts = answer.facts()
     what = f"{answer.method} {answer.url}: {answer.status}"
     said = "" if "xml" in answer.kind else reason_of(answer, facts["body"])
@@ -79,9 +79,9 @@ def storage_refusal(answer: Response, size: int | None, asker: Asker) -> ComfyEr
     return error
 
 
-#: Files at the server's own address, wherever that says they are.
+#: The dialect for files at the server's own address, below any path.
 _OWN: Final = HOSTED._replace(check_route=None, has_api_prefix=False)
-#: Files at any other address, and after a redirect.
+#: The dialect for files at any other address, and after a redirect.
 _STORAGE: Final = Dialect(
     refusal=storage_refusal, has_api_prefix=False, refused="the storage of the file is away"
 )
@@ -89,12 +89,12 @@ _STORAGE: Final = Dialect(
 
 @attrs.frozen(eq=False)
 class AssetFile:
-    """A file to read, by its asset.
+    """A file to download, as an output, upload or asset describes it.
 
     Attributes:
-        name: Its name, for messages and local files.
+        name: The file's name without folders, for messages and local files.
         id: The id of the asset; ``None``: only its URL is known.
-        url: Where to read it; ``None``: only its id is known.
+        url: The URL of its content; ``None``: only its id is known.
         expires_at: When the URL expires, in seconds since 1970; ``None``: unknown.
         size: Its size in bytes; ``None``: unknown.
         hash: Its hash, with the name of the algorithm; ``None``: unknown.
@@ -109,9 +109,9 @@ class AssetFile:
 
     @classmethod
     def of(cls, info: object) -> AssetFile:
-        """Return the file that an output, an upload or a mapping of Comfy API v2 names.
+        """Return the file that an output, an upload or a mapping of Comfy API v2 describes.
 
-        Raises ``TypeError`` or ``ValueError`` for anything else.
+        Raises ``TypeError`` for any other object, and ``ValueError`` if id and URL are missing.
         """
         raw = info if isinstance(info, Mapping) else getattr(info, "raw", None)
         if not isinstance(raw, Mapping):
@@ -140,14 +140,14 @@ class AssetFile:
 
 
 class AssetFiles(FileRoutes):
-    """Upload and download of files as assets of Comfy API v2.
+    """Routes that upload and download files as assets of Comfy API v2.
 
     ``info`` is an output of a job, an upload, or a mapping with the fields of an output or asset.
-    Credentials go to the server's own scheme, host and port only, and never along with a redirect.
+    Credentials are sent to the server's own scheme, host and port only, and never after a redirect.
 
     Args:
         http: The requests to the server.
-        most: The most bytes of a file that :meth:`get_image` returns.
+        most: The size in bytes up to which :meth:`get_image` returns a file.
     """
 
     def __init__(self, http: Http, *, most: int = MAX_ANSWER) -> None:
@@ -176,17 +176,17 @@ class AssetFiles(FileRoutes):
         """Upload a file of any kind as an asset, unless the server already has it.
 
         ``POST /api/v2/assets``; with the extra ``[hosted]``, ``POST /api/v2/assets/from-hash``
-        first, so that bytes which the server has are not sent.  Its ``ref`` is the value for an
-        input of a workflow.  A server may give bytes that it has under the name of their first
-        upload.
+        first, so that bytes which the server has are not sent.  The ``ref`` of the result is the
+        value for an input of a workflow.  The result may have the name of an earlier upload of the
+        same bytes.
 
         Args:
             file: As for :meth:`ComfyApi.upload_image`.  An output of this server is copied.
-            file_name: Its name, without folders; ``None``: its local name, or one that is made
-                from the content.
+            file_name: The asset's name, without folders; ``None``: the file's local name, or one
+                that is made from the content.
             subfolder: The folder below ``input``.
-            type: Only ``input``.
-            overwrite: Makes no difference: each content is an asset of its own.
+            type: Must be ``input``.
+            overwrite: Has no effect, as each content is an asset of its own.
             timeout: Seconds for the whole upload; ``None``: an hour.
             fetch: Whether to download a URL.
             on_progress: Called with the number of bytes sent and the file's size.
@@ -207,7 +207,7 @@ class AssetFiles(FileRoutes):
         return uploader.send(Upload(file, file_name, subfolder=subfolder, fetch=fetch))
 
     def upload_mask(self, *args: Any, **kw: Any) -> Any:
-        """Raise :class:`NotSupported`: send an image with an alpha channel."""
+        """Raise :class:`NotSupported`: upload an image with an alpha channel instead."""
         raise NotSupported(
             "Comfy API v2 adds no mask to an image: upload an image with an alpha channel"
         )
@@ -219,7 +219,8 @@ class AssetFiles(FileRoutes):
     ) -> str:
         """Return the URL of a file, without credentials; no request is sent.
 
-        ``GET /api/v2/assets/{id}/content``, which needs the client's credentials.
+        That is ``GET /api/v2/assets/{id}/content``, which needs the client's credentials.  For a
+        file without an id, it is the URL that the server gave, without its query.
         """
         _check_plain(preview, channel)
         file, http = AssetFile.of(info), self._routes.http
@@ -263,37 +264,39 @@ class AssetFiles(FileRoutes):
     ) -> AbstractContextManager[Download]:
         """Stream the content of a file, with constant memory.
 
-        Its URL is read, which may be at another server; if that is missing or has expired, or is
-        refused, a fresh one (``GET /api/v2/assets/{id}``) and
-        ``GET /api/v2/assets/{id}/content``.  Up to 5 redirects are followed, none from https to
-        http.
+        The client requests the file's URL, which may lead to another server.  If that has expired
+        or is refused, it tries a fresh one (``GET /api/v2/assets/{id}``).  If this is refused too,
+        or the file has no URL, it tries ``GET /api/v2/assets/{id}/content``.  Up to 5 redirects are
+        followed, but none from https to http.
 
         If the connection breaks, the client requests the rest, for up to 30 seconds after the last
-        byte, and compares the 64 KiB before it and the size.  A size that the server told, and with
-        the extra ``[hosted]`` a hash, are compared at the end.
+        byte.  It makes sure that this is the same file: by the version, if the server identifies
+        it, else by the size and the last 64 KiB.  In the end, the size is checked if it is known,
+        and with the extra ``[hosted]`` the hash, too.
 
         Args:
             info: The file; see the class.
             preview: Not supported.
             channel: Not supported.
-            timeout: Seconds for the whole file; ``None``: an hour.  It ends earlier if the server
+            timeout: Seconds for the whole file; ``None``: an hour.  It fails earlier if the server
                 sends nothing for the client's own ``timeout``.
 
         Raises:
             NotFound: The file is gone, or the server was restarted and has forgotten it.
             NotSupported: ``preview`` or ``channel`` is given.
-            TransportError: The connection broke and the file has changed; or its size or hash is
-                not that which the server told.
-            UnexpectedResponse: A redirect leads nowhere or from https to http; a web page.
+            TransportError: The connection broke and the file has changed, or its size or hash
+                differs from what the server reported.
+            UnexpectedResponse: A redirect is invalid or leads from https to http, there are too
+                many redirects, or the answer is a web page.
         """
         _check_plain(preview, channel)
         file = AssetFile.of(info)
         return self._stream(file, Deadline.after(MAX_TRANSFER if timeout is None else timeout))
 
     def has_image(self, info: FileInfo, *, timeout: float | None = None) -> bool:
-        """Return whether the server has a file; its content is not read.
+        """Return whether the server has a file, without reading its content.
 
-        Its content is requested as in :meth:`stream_image`, and the answer ended immediately.
+        The content is requested as in :meth:`stream_image`, but the answer is not read.
         """
         file, http = AssetFile.of(info), self._routes.http
         deadline = Deadline.after(http.total_timeout if timeout is None else timeout)
@@ -306,8 +309,8 @@ class AssetFiles(FileRoutes):
     def open_image(self, info: FileInfo | str, *, timeout: float | None = None) -> BinaryIO:
         """Open a file of any kind like a local one; only the parts that are read are fetched.
 
-        ``seek`` requests the rest from there.  Close it, or use ``with``.  For the requests and
-        errors see :meth:`stream_image`; hashes are not compared.
+        ``seek`` requests the rest from there.  Close the file, or use ``with``.  For the requests
+        and errors see :meth:`stream_image`; hashes are not compared.
 
         Args:
             info: The file; see the class.  Not its URL.
@@ -359,9 +362,9 @@ class AssetFiles(FileRoutes):
 
 
 def checked(download: Download, file: AssetFile) -> Iterator[bytes]:
-    """Yield the chunks of a file; raise if its size or its hash is not that which is known.
+    """Yield the chunks of a download; raise TransportError if size or hash differ from the file's.
 
-    The hash is compared if the extra ``[hosted]`` is installed.
+    An unknown size or hash is not checked, nor is a hash without the extra ``[hosted]``.
     """
     size, hasher = 0, new_hasher() if (file.hash or "").startswith("blake3:") else None
     for chunk in download:
@@ -382,13 +385,13 @@ def checked(download: Download, file: AssetFile) -> Iterator[bytes]:
 
 @attrs.define(eq=False, repr=False)
 class _Source:
-    """The places of one file, and the one at which it was found.
+    """The places where the content of one file may be, and the one where it was found.
 
     Attributes:
-        routes: The routes of the server that named it.
+        routes: The routes of the server that described the file.
         file: The file.
-        deadline: When all requests for it must have ended.
-        found: Where it was found; ``None``: nowhere yet.
+        deadline: When all requests for the file must have ended.
+        found: The place where the file was found; ``None``: it was not found yet.
     """
 
     routes: HostedRoutes
@@ -398,7 +401,10 @@ class _Source:
 
     @contextlib.contextmanager
     def ask(self, start: int, headers: Mapping[str, str]) -> Iterator[Download]:
-        """Context manager: yield the file from a byte on, or all of it (status 200)."""
+        """Context manager: yield a download from the byte ``start`` on, or of the whole file.
+
+        The status is 200 for the whole file.
+        """
         with contextlib.ExitStack() as stack:
             try:
                 download = self._first(stack, start, headers)
@@ -411,7 +417,7 @@ class _Source:
     def _first(
         self, stack: contextlib.ExitStack, start: int, headers: Mapping[str, str]
     ) -> Download:
-        """Return the file from the first place that has it."""
+        """Return a download from the first place that has the file; raise if none has it."""
         refused: ApiError | None = None
         for place in self._places():
             try:
@@ -430,13 +436,13 @@ class _Source:
         )
 
     def _named(self, exc: ApiError) -> ApiError:
-        """Return a NotFound with the name of the file for 404 and 410; else the error itself."""
+        """Return a NotFound with the file's name for the status 404 or 410, else ``exc``."""
         if exc.status in _GONE:
             return NotFound(f"{exc}: {brief(self.file.name)}", **facts_of(exc))
         return exc
 
     def _places(self) -> Iterator[FilePlace]:
-        """Yield the places where the file may be; those after the first cost a request."""
+        """Yield the places where the file may be; request a fresh URL only once it is needed."""
         file, base = self.file, self.routes.http.address
         tried: list[FilePlace] = []
         for place in (self.found, None if self._is_expired else place_of(file.url, base)):
@@ -471,7 +477,7 @@ class _Source:
     def _follow(
         self, place: FilePlace, start: int, headers: Mapping[str, str]
     ) -> Iterator[Download]:
-        """Context manager: yield the file at a place, or where that redirects to."""
+        """Context manager: yield a download from a place, or from where its redirects lead."""
         own = self.routes.http
         here = own.at(place.address, _OWN, trusted=True)
         if here.identity is not own.identity:

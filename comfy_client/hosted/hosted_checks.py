@@ -1,4 +1,7 @@
-"""The doctor's checks of a hosted server: what can be asked there without cost.  Imported late."""
+"""The doctor's checks of a hosted server, of which only ``run`` may cost something.
+
+Imported late.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +24,21 @@ from .older_api import CloudHttp
 from .sending import label_of
 from .servers import is_serverless
 
-#: A job that no server has.
+#: The id of a job that no server has.
 NOBODY: Final = "00000000-0000-0000-0000-000000000000"
 _JOB: Final = f"/api/v2/jobs/{NOBODY}"
 #: The forms of labels, and what they are called.
 _FORMS: Final = {"text": "a text", "mapping": "texts by name"}
 
-#: Runs a workflow within so many seconds, and returns how many bytes its files have.
+#: Runs a workflow, with a timeout in seconds, and returns the number of bytes in its files.
 RunWorkflow = Callable[[Mapping[str, Any], float], int]
 
 
 class HostedChecks:
-    """The checks of one hosted server, and what they have proved.
+    """The doctor's checks of one hosted server, and what they have proved so far.
 
     Args:
-        run: Runs a workflow.
+        run: Runs a workflow, and returns the number of bytes in its files.
         is_cloud: Whether the server is Comfy Cloud.
     """
 
@@ -46,7 +49,7 @@ class HostedChecks:
         self._differs: list[str] = []
 
     def checks(self) -> tuple[Check, ...]:
-        """Return all checks, in order."""
+        """Return all checks for this server, in the order in which they are made."""
         older = (Check("v1", ("api",), self.check_v1),) if self._is_cloud else ()
         return (
             Check("proxy", (), network_checks.check_proxy),
@@ -70,7 +73,7 @@ class HostedChecks:
         )
 
     def check_key(self, ctx: CheckContext) -> CheckResult:
-        """Check whether the server accepts the key, or wants none."""
+        """Check whether the server accepts the key, or needs none."""
         answer = ctx.answer
         has_key = ctx.http.identity.credentials is not None
         if answer.status == 401:
@@ -82,7 +85,7 @@ class HostedChecks:
         return ok("accepted" if has_key else "none is wanted, and none was sent")
 
     def check_api(self, ctx: CheckContext) -> CheckResult:
-        """Check whether the server speaks Comfy API v2, by a job that it cannot have."""
+        """Check whether the server speaks Comfy API v2, by its answer about an unknown job."""
         answer = ctx.answer
         if answer.status == 404 and _code(answer) is not None:
             has_key = ctx.http.identity.credentials is not None
@@ -97,7 +100,7 @@ class HostedChecks:
         return failed(f"{answer.status} with {kind} to GET {_JOB}", advice)
 
     def check_place(self, ctx: CheckContext) -> CheckResult:
-        """Check which of the three places it is."""
+        """Find out whether the server is Comfy Cloud, a serverless deployment or a proxy."""
         if self._is_cloud:
             return ok("Comfy Cloud, by its address")
         if is_serverless(ctx.http.address):
@@ -108,7 +111,7 @@ class HostedChecks:
         return ok(f"no proxy (GET /health: {health.status}), maybe a gateway to a deployment")
 
     def check_jobs(self, ctx: CheckContext) -> CheckResult:
-        """Check whether the server lists jobs, in which the client looks for a lost submission."""
+        """Check whether the server has a list of jobs, to find a submission that got no answer."""
         answer = ctx.get("/api/v2/jobs", params={"limit": 1})
         if answer.status == 200:
             self._proved.append("it lists jobs")
@@ -120,7 +123,7 @@ class HostedChecks:
         return unknown(text)
 
     def check_labels(self, ctx: CheckContext) -> CheckResult:
-        """Check which labels the server takes, by a workflow without nodes, which it refuses."""
+        """Check which labels the server accepts, by workflows without nodes, which it refuses."""
         key = str(uuid.uuid4())
         taken = []
         for form, words in _FORMS.items():
@@ -144,7 +147,7 @@ class HostedChecks:
         return ok(f"none ({_reason(ctx, answer)}); the mark in the workflow is left")
 
     def check_streams(self, ctx: CheckContext) -> CheckResult:
-        """Check whether jobs have event streams, by a job that the server cannot have."""
+        """Check whether jobs have event streams, by requesting the events of an unknown job."""
         answer = ctx.get(f"{_JOB}/events", headers={"Accept": "text/event-stream"})
         if answer.status == 404 and _code(answer) not in (None, "not_implemented"):
             self._proved.append("there is a route for event streams")
@@ -155,7 +158,7 @@ class HostedChecks:
         return unknown(f"{answer.status}, {_reason(ctx, answer)}")
 
     def check_assets(self, ctx: CheckContext) -> CheckResult:
-        """Check whether the server can be asked for a file by its hash."""
+        """Check whether the server answers a request for a file by its hash."""
         route = f"/api/v2/assets/by-hash/blake3:{'0' * 64}"
         answer = ctx.http.request("HEAD", route, timeout=ctx.left, allow=range(300, 600))
         text = f"HEAD by hash: {answer.status}"
@@ -168,7 +171,7 @@ class HostedChecks:
         return ok(f"{text}; files are looked for by their hash before an upload")
 
     def check_v1(self, ctx: CheckContext) -> CheckResult:
-        """Check whether Comfy Cloud's older API answers, which is read only."""
+        """Check which routes of Comfy Cloud's older API answer."""
         http = ctx.http
         if not isinstance(http, CloudHttp):
             return unknown("not asked")
@@ -205,7 +208,7 @@ class HostedChecks:
         return ok(f"{text}; {size} bytes read")
 
     def check_proved(self, ctx: CheckContext) -> CheckResult:
-        """Tell what was proved of what the guide claims, and what differs from a proxy."""
+        """Report which of the guide's claims were proved, and what differs from a proxy."""
         text = "; ".join(self._proved) or "nothing"
         text += f"; unlike a proxy, {' and '.join(self._differs)}" if self._differs else ""
         return ok(f"{text}; not asked for: a lost answer, a cancelled job")
@@ -217,7 +220,7 @@ def check_http(ctx: CheckContext) -> CheckResult:
 
 
 def _code(answer: Response) -> str | None:
-    """Return the code in the envelope of a refusal, or None."""
+    """Return the error code in the JSON body of a refusal, or None."""
     try:
         return code_of(answer.json())
     except (ComfyError, ValueError):
@@ -225,5 +228,5 @@ def _code(answer: Response) -> str | None:
 
 
 def _reason(ctx: CheckContext, answer: Response) -> str:
-    """Return the server's code for a refusal, or what kind of answer came instead."""
+    """Return the error code of a refusal, or the content type of an answer without one."""
     return ctx.brief(_code(answer) or answer.kind or "no content type")

@@ -36,7 +36,7 @@ class HostedSettings(ClientSettings):
     is_cloud: bool  #: Whether the server is Comfy Cloud, which has an older API, too.
 
     def make_http(self, timing: Timing) -> Http:
-        """Make the :class:`Http` of a client, which speaks Comfy API v2."""
+        """Make the :class:`Http` of a client; on Comfy Cloud, it speaks both of the APIs there."""
 
         def make(kind: type[Made], credentials: object, dialect: Dialect) -> Made:
             return kind(
@@ -75,15 +75,16 @@ class HostedSettings(ClientSettings):
         return HostedPoller(tracker, routes, submission, self.patience)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments for a copy of the client."""
+        """Return the arguments of :class:`HostedApi` for a copy of the client."""
         held = self.credentials
         key = held.token if isinstance(held, BearerCredentials) else held
         return self._renamed(super().arguments(), key)
 
     def for_pickle(self) -> dict[str, Any]:
-        """Return the arguments for a pickle, without secrets; a key is then read from its variable.
+        """Return the arguments of :class:`HostedApi` for a pickle, which has no secrets.
 
-        That is ``COMFY_API_KEY`` for a key that was given as text.
+        In place of a key, they name the environment variable to read it from: ``COMFY_API_KEY`` for
+        a key that was given as text.
         """
         own = {"patience": self.patience, "allow_insecure": self.allow_insecure}
         held = self.credentials
@@ -95,7 +96,7 @@ class HostedSettings(ClientSettings):
         return tuple("api_key" if name == "credentials" else name for name in super().left_behind())
 
     def _renamed(self, given: dict[str, Any], key: object) -> dict[str, Any]:
-        """Return arguments of :class:`ComfyApi` as those of :class:`HostedApi`."""
+        """Convert arguments of :class:`ComfyApi` to those of :class:`HostedApi`, with a key."""
         left_out = ("host", "credentials", "user", "transport", "is_cloud")
         kept = {name: value for name, value in given.items() if name not in left_out}
         return {**kept, "base_url": self.host, "api_key": "" if key is None else key}

@@ -1,4 +1,4 @@
-"""The requests about the jobs of a client of Comfy API v2."""
+"""The requests of a client of Comfy API v2 about its jobs."""
 
 from __future__ import annotations
 
@@ -44,10 +44,11 @@ _OWN_EXTRA: Final = frozenset({"api_key_comfy_org", "preview_method"})
 _MARKS: Final = "comfy_client_"
 #: The shortest pause after a refusal.
 _AFTER_REFUSAL: Final = 0.5
-#: Seconds for which a cancelled job is watched, and those after which its steps count.
+#: Seconds for which a cancelled job is watched, and those after which its steps show that it goes
+#: on.
 _WATCH: Final = 10.0
 _SETTLE: Final = 1.0
-#: How many signs of life, after it was cancelled, show that a job goes on.
+#: More signs of life than this, after a job was cancelled, show that it goes on.
 _SIGNS: Final = 2
 #: The longest time in seconds that a server's ``Retry-After`` delays the next question.
 _LONGEST_DELAY: Final = 30.0
@@ -66,7 +67,7 @@ class HostedPoller(Poller):
     Args:
         tracker: The tracker of the prompts.
         routes: The routes of the server.
-        submission: Submits jobs.
+        submission: Submits jobs, and finds those whose submission got no answer.
         patience: Seconds for which a server may give no usable answer about a job.
     """
 
@@ -93,7 +94,11 @@ class HostedPoller(Poller):
     def post(
         self, one: TrackedPrompt, body: Mapping[str, Any], deadline: Deadline, *, resubmit: bool
     ) -> models.QueuedPrompt:
-        """Submit a job once; ``resubmit`` changes nothing, as a key is always sent again."""
+        """Submit a prompt as a job, exactly once; return the server's receipt.
+
+        ``resubmit`` has no effect: a submission without an answer is sent again under the same key
+        in any case, unless the server may have forgotten its keys.
+        """
         check_options(body)
         graph = body["prompt"]
         if (targets := body.get("partial_execution_targets")) is not None:
@@ -104,7 +109,7 @@ class HostedPoller(Poller):
         )
 
     def search(self, prompt_id: str, client_id: str, deadline: Deadline) -> str | None:
-        """Return the id of a job, by its id or by the key under which it was submitted."""
+        """Return the id of the job that has this id or was submitted under it as a key, or None."""
         try:
             job = self._routes.job(prompt_id, timeout=deadline.left())
         except NotFound:
@@ -112,17 +117,17 @@ class HostedPoller(Poller):
         return job.id
 
     def find_earlier(self, known_ids: KnownIds, ended: Collection[str]) -> EarlierPrompts:
-        """Look for the jobs of an earlier process; ``ended`` are ids of some that had ended."""
+        """Look for the jobs of an earlier process; ``ended`` are the ids of some that had ended."""
         return find_earlier(self._routes, self._submission, known_ids, ended)
 
     def has_record(self, prompt_id: str) -> bool:
-        """Return False: a job that has come since is found by its key when it is submitted."""
+        """Return False, as a job that arrived late is found by its key when it is sent again."""
         return False
 
     # -- the thread ------------------------------------------------------------------------
 
     def ask(self, known: Sequence[TrackedPrompt], due: Sequence[TrackedPrompt]) -> None:
-        """Ask about each job that is due."""
+        """Ask about each due job, and open event streams for jobs that need one."""
         for one in [*self._known]:  # a copy, as other threads add jobs
             if one.state.decided:
                 del self._known[one]
@@ -166,14 +171,14 @@ class HostedPoller(Poller):
         self._report(one, evidence, job)
 
     def _read_graph(self, state: JobState) -> None:
-        """Ask for the graph of an attached job, for the titles of its nodes."""
+        """Request the graph of a job that was attached to, which has the titles of its nodes."""
         try:
             state.graph = self._routes.workflow(state.prompt_id)
         except ComfyError as exc:  # a proxy tells those of its own jobs only
             self.tracker.log.debug("prompt %s: no graph: %s", state.prompt_id, exc)
 
     def _report(self, one: TrackedPrompt, evidence: Evidence, job: HostedJob) -> None:
-        """Apply a good answer about a job, and end the job if it has ended."""
+        """Apply a usable answer about a job: publish its events, and resolve it if it has ended."""
         state, streams = one.state, self._streams
         if job.status in RUNNING:
             streams.publish(one, [started(state.prompt_id)])
@@ -209,7 +214,7 @@ class HostedPoller(Poller):
             self.apply(one, change)
 
     def _note_error(self, one: TrackedPrompt, evidence: Evidence, exc: ComfyError) -> None:
-        """Note that no usable answer came; give the job up if that has lasted for too long."""
+        """Record a failed request about a job; give the job up after too many, or too long."""
         now, tracker, state = runtime.monotonic(), self.tracker, one.state
         self.trouble, self.troubled_at = copy.copy(exc), now
         state.http_checked = True
@@ -231,20 +236,21 @@ class HostedPoller(Poller):
                 tracker.resolve(one, Outcome(event, error, has_record=False, is_final=False))
 
     def give_up(self, exc: Exception) -> None:
-        """Count a bug in this library as an unusable answer for all prompts."""
+        """Count a bug in this library, such as ``exc``, as an unusable answer about each job."""
         for one in self.tracker.outstanding:
             self._note_error(one, self._evidence(one), ComfyError(f"{exc!r:.200}"))
 
     # -- stopping --------------------------------------------------------------------------
 
     def cancel(self, one: TrackedPrompt, *, force: bool) -> bool:
-        """Cancel a job, and watch it until it has ended or goes on; ``force`` changes nothing.
+        """Cancel a job, and wait until it ends or is seen to go on; ``force`` has no effect.
 
-        Return False if it had ended.
+        Return True if the job ended by being cancelled; False if it had ended before, ended in
+        another way, or is unknown to the server.
 
         Raises:
-            NotSupported: It goes on.
-            JobTimeout: It has not ended in time, and shows no sign of life.
+            NotSupported: The job goes on, as the ComfyUI behind the proxy cannot cancel it.
+            JobTimeout: The job has not ended in time, but was not seen to go on either.
         """
         deadline = Deadline.after(self.timing.look_up)
         while self.tracker.is_posting(one) and not deadline.expired:
@@ -269,7 +275,7 @@ class HostedPoller(Poller):
         return isinstance(state.end_event, ExecutionInterrupted)
 
     def _watch(self, one: TrackedPrompt, evidence: Evidence, *, was_queued: bool) -> None:
-        """Wait until a cancelled job has ended; raise if it goes on, or does not end in time."""
+        """Wait until a cancelled job has ended; raise if it goes on or does not end in time."""
         state, told_at = one.state, runtime.monotonic()
         deadline = Deadline.after(_WATCH)
         signs: set[object] = set()
@@ -292,7 +298,7 @@ class HostedPoller(Poller):
         )
 
     def delete_pending(self, prompt_ids: Collection[str], seconds: float = math.inf) -> bool:
-        """Cancel jobs that wait; return whether the server has done so in time."""
+        """Cancel the pending ones of these jobs; return whether none is pending in the end."""
         deadline = Deadline.after(min(seconds, self.timing.cancel_timeout))
         log, ids = self.tracker.log, [*prompt_ids]
         try:
@@ -306,7 +312,7 @@ class HostedPoller(Poller):
         return not left
 
     def _is_cancelled(self, prompt_id: str, deadline: Deadline) -> bool:
-        """Cancel a job if it waits; return whether it does not wait any more."""
+        """Cancel a job if it is pending; return whether it certainly is not pending any more."""
         one = self.tracker.get(prompt_id)
         if one is not None:
             if one.state.search_by_mark and not self.find(one):

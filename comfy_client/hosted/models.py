@@ -1,7 +1,7 @@
 """Answers of Comfy API v2: jobs, their outputs, assets and events.
 
-Servers differ: names of fields, what is null, and whether a number is true.  Statuses that are not
-known here stay as they are.
+Servers differ in the names of fields, in what may be null, and in which numbers are correct.
+Unknown statuses are kept as they are.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ENDED: Final = frozenset({"succeeded", "canceled", "failed", "expired"})
 #: The most characters of a time or a URL.
 _MOST_OF_TIME: Final = 64
 _MOST_OF_URL: Final = 1 << 13
-#: A sealed URL as a pickle leaves it.
+#: What a pickle has in place of a sealed URL.
 _LOST: Final = "***"
 _NOT_IN_URL: Final = re.compile(r'[ "<>\\^`{|}]')
 #: The key under which nodes list files of a type; for other types it is ``files``.
@@ -43,7 +43,7 @@ _KEYS: Final = {"image": "images", "video": "images", "audio": "audio", "latent"
 
 
 def time_of(value: object) -> float | None:
-    """Return a time in seconds since 1970: of ISO 8601, or a number; None for other values.
+    """Convert a time, an ISO 8601 text or a number, to seconds since 1970; None if it is invalid.
 
     A time without a zone is UTC.
     """
@@ -59,7 +59,7 @@ def time_of(value: object) -> float | None:
 
 
 def url_of(value: object) -> str | None:
-    """Return a URL or path, whose ``repr`` hides it, as it may be signed; None for other values."""
+    """Return a URL or path with a ``repr`` that hides it, as it may be signed; None if invalid."""
     if not isinstance(value, str) or not 0 < len(value) <= _MOST_OF_URL:
         return None
     is_url = value.isprintable() and value.isascii() and not _NOT_IN_URL.search(value)
@@ -67,27 +67,30 @@ def url_of(value: object) -> str | None:
 
 
 def _sealed(value: object) -> object:
-    """Return an output or asset whose URL neither ``repr`` nor a pickle shows; else the value."""
+    """Return the JSON of an output or asset with its URL hidden in ``repr`` and pickles.
+
+    Any other value is returned unchanged.
+    """
     if isinstance(value, Mapping) and isinstance(url := value.get("url"), str):
         return {**value, "url": Sealed(url)}
     return value
 
 
 def size_of_file(value: object) -> int | None:
-    """Return a size in bytes; None for 0, which the proxy says of every output."""
+    """Return a size in bytes; None if it is invalid, or 0, which the proxy says of every output."""
     found = whole(value)
     return found if found is not None and found > 0 else None
 
 
 def _label(value: object) -> str | Mapping[str, str] | None:
-    """Return the label of a job: a text, or texts by name; None for other values."""
+    """Return the label of a job: a text, or texts by name; None for any other value."""
     if isinstance(value, str):
         return text(value)
     return table(value, lambda each: text(each, MAX_ID_LENGTH))
 
 
 def asset_id(value: object) -> str | None:
-    """Return the id of an asset: a UUID, or a signed text of up to 4096 characters; else None."""
+    """Return the id of an asset, a printable text of at most 4096 characters; None if invalid."""
     found = text(value, 4096)
     if found is None or found != value or found in ("", ".", ".."):
         return None
@@ -106,16 +109,16 @@ class HostedOutput(AsDict):
     """A file that a job made.
 
     Attributes:
-        name: The file's name; the server leaves out its folder.
+        name: The file's name without its folder, which the server does not report.
         id: The id of the asset, by which its content can be read; ``None``: there is none.
         node_id: The id of the node that made it; ``None``: unknown.
         type: ``image``, ``video``, ``audio``, ``text``, ``file`` or ``latent``.
         content_type: The MIME type; ``None``: unknown.
-        size_bytes: The size; ``None``: unknown, also where the server says 0.
+        size_bytes: The size in bytes; ``None``: unknown, or reported as 0.
         hash: ``blake3:`` and hexadecimal digits; ``None``: unknown.
-        url: Where its content can be read, for a while; hidden in ``repr``, as it may be signed.
+        url: A URL of its content, valid for a while; hidden in ``repr``, as it may be signed.
         url_expires_at: When ``url`` expires, in seconds since 1970; ``None``: unknown.
-        job_id: The id of the job; ``None``: unknown.
+        job_id: The id of the job that made it; ``None``: unknown.
         raw: The JSON object as received.
     """
 
@@ -140,13 +143,14 @@ class HostedOutput(AsDict):
 
     @property
     def key(self) -> str:
-        """The key under which ComfyUI's nodes list such a file: ``images``, ``audio``, ..."""
+        """The key under which ComfyUI lists a file of this type: ``images``, ``audio``, ..."""
         return _KEYS.get(self.type, "files")
 
     def to_comfyui(self) -> dict[str, Any]:
-        """Return the file as an output of a node lists it, with the fields of Comfy API v2.
+        """Return the file as ComfyUI's history lists it, with the fields of Comfy API v2 added.
 
-        ``type`` is ComfyUI's folder there.  The URL is hidden in its ``repr``.
+        ``type`` is the folder in ComfyUI; ``media_type`` has the type of Comfy API v2.  The
+        ``repr`` of the URL hides it.
         """
         own = {"url": self.url} if self.url else {}
         place = {"filename": self.name, "subfolder": "", "type": "output"}
@@ -168,7 +172,7 @@ class HostedFailure(AsDict):
         message: The message of the exception.
         node_id: The id of the node; ``None``: unknown.
         class_type: The class of the node; ``None``: unknown.
-        traceback: The traceback as text; ``None``: the server keeps it to itself.
+        traceback: The traceback as text; ``None``: the server does not send it.
         raw: The JSON object as received.
     """
 
@@ -191,9 +195,9 @@ class HostedProgress(AsDict):
     """The progress of a job.
 
     Attributes:
-        value: From 0 to 1; the proxy says always 0 when it is polled.
-        nodes_done: How many nodes have ended.
-        nodes_total: How many nodes there are; the proxy counts those that it has seen.
+        value: The part that is done, from 0 to 1; ``None``: unknown.  The proxy reports 0 to polls.
+        nodes_done: How many nodes have ended; ``None``: unknown.
+        nodes_total: How many nodes there are, on the proxy those so far; ``None``: unknown.
         current_node: The id of the running node; ``None``: unknown.
         step: The step of the running node; ``None``: unknown.
         steps: How many steps the running node has; ``None``: unknown.
@@ -224,11 +228,11 @@ class HostedJob(AsDict):
     Attributes:
         id: The id of the job.
         status: ``queued``, ``running``, ``succeeded``, ``canceling``, ``canceled``, ``failed``,
-            ``expired``, or a text that the server has made up since.
-        queue_position: The place among the waiting jobs, from 1; ``None``: it does not wait.
+            ``expired``, or another text of a newer server.
+        queue_position: The place among the waiting jobs, from 1; ``None``: it is not waiting.
         progress: Its progress; ``None``: unknown.
-        outputs: The files that it made, those of ``temp`` included.
-        error: Why it failed; ``None``: it did not.
+        outputs: The files that it made, including those of the type ``temp``.
+        error: Why it failed; ``None``: it did not fail.
         label: Its ``metadata``: a text, or texts by name; ``None``: it has none.
         urls: Paths or URLs of the job, by name.
         created_at: When it was submitted, in seconds since 1970; ``None``: unknown.
@@ -256,7 +260,7 @@ class HostedJob(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> HostedJob:
-        """Parse a job, or a record in a list, which names its times otherwise."""
+        """Parse a job, or a record in a list of jobs, which has other names for its times."""
         source = mapping(data, "HostedJob")
         if isinstance(listed := source.get("outputs"), list):
             source = {**source, "outputs": [*map(_sealed, listed)]}
@@ -275,7 +279,7 @@ class HostedJob(AsDict):
 
     @property
     def is_ended(self) -> bool:
-        """Whether the status is one of those that end a job."""
+        """Whether the job has ended: it succeeded, failed, was cancelled or has expired."""
         return self.status in ENDED
 
 
@@ -291,7 +295,7 @@ class HostedJobs(AsDict):
     Attributes:
         jobs: The jobs.
         truncated: Whether the server has more than it listed.
-        next_cursor: The ``cursor`` of the next page; ``None``: there is none.
+        next_cursor: The ``cursor`` of the next page; ``None``: there is no next page.
         raw: The JSON object as received.
     """
 
@@ -302,7 +306,7 @@ class HostedJobs(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> HostedJobs:
-        """Parse the list of the proxy, or a page of a serverless deployment."""
+        """Parse a list of jobs from the proxy, or a page of the list of a serverless deployment."""
         source = mapping(data, "HostedJobs")
         listed = items(source.get("jobs"), "HostedJobs.jobs")
         jobs = tuple(map(HostedJob.from_json, listed))
@@ -313,19 +317,19 @@ class HostedJobs(AsDict):
 
 @attrs.frozen(eq=False)
 class Asset(AsDict):
-    """A file that the server keeps, to be read or to be used by a workflow.
+    """A file that the server keeps, to be downloaded or to be used in a workflow.
 
     Attributes:
         id: The id of the asset.
         hash: ``blake3:`` and hexadecimal digits; ``None``: unknown.
-        size_bytes: The size; ``None``: unknown, also where the server says 0.
+        size_bytes: The size in bytes; ``None``: unknown, or reported as 0.
         content_type: The MIME type; ``None``: unknown.
-        file_path: The name that was asked for; for bytes that the server knew, an earlier one.
+        file_path: The path that the upload asked for, or that of an earlier upload of the bytes.
         created_at: When it was stored, in seconds since 1970; ``None``: unknown.
-        url: Where its content can be read, for a while; hidden in ``repr``, as it may be signed.
+        url: A URL of its content, valid for a while; hidden in ``repr``, as it may be signed.
         url_expires_at: When ``url`` expires, in seconds since 1970; ``None``: unknown.
         expires_at: Until when the server keeps it, in seconds since 1970; ``None``: unknown.
-        created_new: Whether the upload stored it; ``None``: unknown.
+        created_new: Whether the request made this asset; ``None``: unknown.
         raw: The JSON object as received.
     """
 
@@ -345,12 +349,12 @@ class Asset(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> Asset:
-        """Parse an asset."""
+        """Parse an asset in an answer."""
         return build(cls, _sealed(data))
 
     @property
     def reference(self) -> dict[str, Any]:
-        """The value for an input of a workflow, in place of a file name."""
+        """The value that refers to the asset in an input of a workflow, in place of a file name."""
         facts = {"id": self.id, "hash": self.hash, "file_path": self.file_path}
         info = {name: value for name, value in facts.items() if value is not None}
         return {"__type": "core/ASSET", "info": info}
@@ -361,7 +365,7 @@ class ServerEvent:
     """An event of a job's stream.
 
     Attributes:
-        name: ``status``, ``progress``, ``preview``, ``output``, or a name that is not known here.
+        name: ``status``, ``progress``, ``preview``, ``output``, or an unknown name.
         data: The JSON object; empty if the server sent anything else.
     """
 

@@ -1,6 +1,7 @@
 """Comfy Cloud's older API, for reading only: nodes, models, jobs, queue, features, statistics.
 
-It is ComfyUI's own API with a key in ``X-API-Key``.  It never submits, cancels or interrupts.
+It is ComfyUI's own API with a key in ``X-API-Key``.  The client never uses it to submit, cancel or
+interrupt.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .dialect import refusal
 from .routes import HostedRoutes
 from .translation import has_mark
 
-#: The routes that are asked for, all with ``GET``; ``*`` stands for a name.
+#: The routes that are requested, all with ``GET``; ``*`` stands for a name.
 READ: Final = (
     "/object_info",
     "/object_info/*",
@@ -34,31 +35,31 @@ READ: Final = (
 )
 #: The header with the key.
 KEY_HEADER: Final = "X-API-Key"
-#: How many of the latest jobs are looked at for a mark.
+#: How many of the latest jobs are searched for a mark.
 _LOOKED_AT: Final = 20
 
 
 def is_read(method: str, route: str) -> bool:
-    """Return whether the older API answers a request that only reads."""
+    """Return whether a request is one of those in :data:`READ`, which the older API answers."""
     folder, _, name = route.removeprefix("/api").rpartition("/")
     whole = f"{folder}/{name}"
     return method == "GET" and (whole in READ or (bool(name) and f"{folder}/*" in READ))
 
 
 def check_read(method: str, route: str) -> None:
-    """Raise :class:`NotSupported` for every request that is not in the list."""
+    """Raise :class:`NotSupported` for every request that is not one of those in :data:`READ`."""
     if not is_read(method, route):
         raise NotSupported(
             f"Comfy Cloud's older API is used for reading only, and not for {method} {route:.200}"
         )
 
 
-#: Comfy Cloud's older API.
+#: The dialect of Comfy Cloud's older API.
 CLOUD_V1: Final = Dialect(refusal=refusal, check_route=check_read, has_api_prefix=True)
 
 
 def v1_credentials(held: object) -> HeaderCredentials | EnvCredentials | None:
-    """Return the credentials of Comfy API v2 as those of the older API."""
+    """Convert credentials of Comfy API v2 to those of the older API; None if there are none."""
     if isinstance(held, BearerCredentials):
         return HeaderCredentials({KEY_HEADER: held.token})
     if isinstance(held, EnvCredentials):
@@ -67,7 +68,7 @@ def v1_credentials(held: object) -> HeaderCredentials | EnvCredentials | None:
 
 
 class CloudHttp(Http):
-    """The requests to Comfy Cloud: those that only read in its older API go there.
+    """The requests to Comfy Cloud; those in :data:`READ` are sent to its older API.
 
     Attributes:
         v1: The requests to the older API.
@@ -98,9 +99,9 @@ class CloudHttp(Http):
 
 
 class JobSearch:
-    """Finds the job of a lost submission by its mark, in the job list of the older API.
+    """Finds the job of a submission without an answer, by its mark, in the older API's job list.
 
-    Whether that list has the jobs of Comfy API v2 is not known for certain.
+    It is not certain that this list has the jobs that were submitted over Comfy API v2.
     """
 
     def __init__(self, v1: Http, routes: HostedRoutes) -> None:
@@ -108,7 +109,7 @@ class JobSearch:
         self._routes = routes
 
     def __call__(self, key: str, deadline: Deadline) -> str | None:
-        """Return the id of the job that was submitted under a key, or None."""
+        """Return the id of the job that was submitted under a key; None if it is not found."""
         with limited_silence(deadline.left(self._routes.http.total_timeout)):
             try:
                 jobs = self._v1.get_jobs(limit=_LOOKED_AT).jobs
@@ -122,7 +123,7 @@ class JobSearch:
         return None
 
     def _graph(self, job_id: str, deadline: Deadline) -> dict[str, Any]:
-        """Return the graph of a job, of whichever API tells it; empty: none does."""
+        """Return the graph of a job from either API; it is empty if neither has the graph."""
         try:
             return dict(self._routes.workflow(job_id, timeout=deadline.left()))
         except NotFound:

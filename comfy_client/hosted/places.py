@@ -1,6 +1,6 @@
-"""Addresses of files that a server names by URLs: where they lead, and what may be sent there.
+"""The addresses of files, resolved from URLs in a server's answers and redirects.
 
-Pure.  A URL may be signed, and is kept out of each ``repr`` and error.
+Pure.  As a URL may be signed, each ``repr`` and error leaves out its query.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _HAS_SCHEME: Final = re.compile("[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 class FilePlace(NamedTuple):
-    """The address of a file.
+    """The address of a file's content.
 
     Attributes:
-        address: Scheme, host and port, without a path.
+        address: The scheme, host and port, without a path.
         path: The path, as it is sent.
         query: The query, as it is sent; empty: none.  It may be a signature.
     """
@@ -37,9 +37,10 @@ class FilePlace(NamedTuple):
 
 
 def place_of(url: object, base: Address) -> FilePlace | None:
-    """Return the address to which a URL leads; None if it leads nowhere, or from https to http.
+    """Return the address to which a URL leads; None if it is invalid, or leads from https to http.
 
-    A path without a host is resolved against scheme, host and port of ``base``, without its path.
+    A path without a host is resolved against scheme, host and port of ``base``, the server's own
+    address.
     """
     given = url_of(url)
     if given is None:
@@ -49,7 +50,7 @@ def place_of(url: object, base: Address) -> FilePlace | None:
 
 
 def redirected(location: object, current: FilePlace) -> FilePlace | None:
-    """Return the address to which a redirect leads; None if nowhere, or from https to http."""
+    """Return the target of a redirect; None if it is invalid, or leads from https to http."""
     given = url_of(location)
     if given is None:
         return None

@@ -13,7 +13,7 @@ from ..workflow.explain import explain_rejection, problems_of_rejection
 
 #: The codes of refused workflows.
 _CODES: Final = frozenset({"invalid_workflow", "workflow_format_ui", "missing_asset"})
-#: ComfyUI's messages, and its types, which Comfy API v2 leaves out.
+#: Patterns of ComfyUI's messages, and the types of these errors, which Comfy API v2 leaves out.
 _TYPES: Final = {
     r"Prompt has no outputs": "prompt_no_outputs",
     r"Prompt outputs failed validation": "prompt_outputs_failed_validation",
@@ -26,7 +26,7 @@ _TYPES: Final = {
 def rejection(http: Http, exc: ApiError, graph: Mapping[str, Any]) -> PromptRejected | None:
     """Return the :class:`PromptRejected` for a refused workflow; None for any other refusal.
 
-    It is the same as for ComfyUI's own refusal: ``error`` with a type, and ``node_errors``.
+    It has the form of ComfyUI's own refusal: ``error`` with a type, and ``node_errors``.
     """
     if exc.status != 422 or exc.reason not in _CODES:
         return None

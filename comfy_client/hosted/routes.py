@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..transport.multipart import OnProgress
 
-#: What a workflow is labelled with, in the dialect of the server.
+#: The label of a job, in the form that its server accepts.
 Label = str | Mapping[str, str]
 
 #: The most memory of the data of an event, as a multiple of the largest frame.
@@ -31,7 +31,7 @@ _GROWTH: Final = 4
 
 @attrs.frozen(eq=False, repr=False)
 class HostedRoutes:
-    """The routes of one server below ``/api/v2``, over one ``Http`` of :data:`HOSTED`.
+    """The routes of one server below ``/api/v2``, over an ``Http`` with the dialect :data:`HOSTED`.
 
     Timeouts are in seconds; ``None``: the client's own.  All methods raise the errors of requests:
     ``NotFound``, ``Throttled``, ``AuthenticationError``, ``PaymentRequired``, ``ApiError`` with its
@@ -62,15 +62,15 @@ class HostedRoutes:
         Args:
             workflow: The graph in API format.
             key: The ``Idempotency-Key``, of up to 255 characters.
-            label: The ``metadata`` of the job, in the dialect of the server.
-            extra_data: ``api_key_comfy_org`` at most.
+            label: The ``metadata`` of the job, in the form that the server accepts.
+            extra_data: It may have the key ``api_key_comfy_org``, and no other.
             timeout: Seconds.
 
         Raises:
             PromptRejected: The server refuses the workflow, or an asset in it is unknown.
             ApiError: ``reason`` is ``idempotency_key_reuse`` if the key was used before,
-                ``metadata_not_supported`` or ``metadata_invalid`` if the label is in another
-                dialect.
+                ``metadata_not_supported`` or ``metadata_invalid`` if the server does not accept
+                the label.
         """
         body: dict[str, Any] = {"workflow": workflow}
         if label is not None:
@@ -97,7 +97,7 @@ class HostedRoutes:
             raise
 
     def job(self, job_id: str, *, timeout: float | None = None) -> HostedJob:
-        """Return a job.  ``GET /api/v2/jobs/{id}``; raises NotFound if the server has none."""
+        """Return a job.  ``GET /api/v2/jobs/{id}``; raises NotFound if the id is unknown."""
         answer = self.http.json("GET", f"/api/v2/jobs/{segment(job_id)}", timeout=timeout)
         return HostedJob.from_json(answer)
 
@@ -115,8 +115,8 @@ class HostedRoutes:
         Args:
             label: Only jobs with these labels; up to 3, and on serverless deployments only.
             status: Only jobs of these statuses, separated by commas; on the proxy only.
-            limit: How many, up to 100.
-            cursor: The page, on serverless deployments only.
+            limit: The most jobs to return, from 1 to 100.
+            cursor: The ``next_cursor`` of the page before; on serverless deployments only.
             timeout: Seconds.
 
         Raises:
@@ -130,16 +130,16 @@ class HostedRoutes:
     def workflow(self, job_id: str, *, timeout: float | None = None) -> Mapping[str, Any]:
         """Return the graph of a job.  ``GET /api/v2/jobs/{id}/workflow``.
 
-        Raises :class:`NotFound` if the server does not have it, or no longer.
+        Raises :class:`NotFound` if the server does not have the graph, or no longer has it.
         """
         route = f"/api/v2/jobs/{segment(job_id)}/workflow"
         answer = mapping(self.http.json("GET", route, timeout=timeout), "GET workflow")
         return mapping(answer.get("workflow"), "GET workflow: workflow")
 
     def cancel(self, job_id: str, *, timeout: float | None = None) -> HostedJob:
-        """Ask for the end of a job, and return it as it is.  ``POST /api/v2/jobs/{id}/cancel``.
+        """Request the end of a job, and return the job.  ``POST /api/v2/jobs/{id}/cancel``.
 
-        The answer does not tell whether the job will end: look at it again.
+        The answer does not show whether the job will end: request the job again.
         """
         route = f"/api/v2/jobs/{segment(job_id)}/cancel"
         return HostedJob.from_json(self.http.json("POST", route, timeout=timeout))
@@ -155,12 +155,14 @@ class HostedRoutes:
         Args:
             job_id: The id of the job.
             idle: Seconds for which the server may be silent; it sends a comment every 15 seconds.
-            is_over: Called whenever the server has sent anything; True ends the iteration.
+            is_over: Called whenever the server has sent anything; if it returns True, the iteration
+                ends.
 
         Raises:
             Throttled: The server has too many streams.
             NotSupported: The server has no event streams.
-            UnexpectedResponse: The answer is no event stream, or a frame or all of it is too large.
+            UnexpectedResponse: The answer is not an event stream, or the stream or a frame of it is
+                too large.
             RequestTimeout: The server was silent for ``idle`` seconds.
         """
         return self._events(f"/api/v2/jobs/{segment(job_id)}/events", idle, is_over)
@@ -182,7 +184,7 @@ class HostedRoutes:
             yield events_in(stream, is_over)
 
     def health(self, timeout: float | None = None) -> Mapping[str, Any]:
-        """Return what the server says of itself.  ``GET /api/v2/health``, on the proxy only."""
+        """Return the server's report on its health.  ``GET /api/v2/health``, on the proxy only."""
         answer = self.http.json("GET", "/api/v2/health", timeout=timeout, max_bytes=SMALL)
         return mapping(answer, "GET /api/v2/health")
 
@@ -199,21 +201,21 @@ class HostedRoutes:
         timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Asset:
-        """Store a file, piece by piece, and return its asset.  ``POST /api/v2/assets``.
+        """Upload a file, piece by piece, and return its asset.  ``POST /api/v2/assets``.
 
         Args:
             file: Its content.
-            file_path: Its wished place, such as ``photo.png`` or ``input/sub/photo.png``.
+            file_path: The path to store it under, such as ``photo.png`` or ``input/sub/photo.png``.
             content_type: Its MIME type.
             expected_hash: ``blake3:`` and hexadecimal digits; ``None``: unknown.
-            digest: Its SHA-256; a file with another one is not sent to its end.
-            timeout: Seconds for all of it; ``None``: an hour.
-            on_progress: Called with the number of bytes sent, and the number in all.
+            digest: Its SHA-256; the upload is broken off if the file has another one.
+            timeout: Seconds for the whole upload; ``None``: an hour.
+            on_progress: Called with the number of bytes sent and the total number.
 
         Raises:
             UploadTooLarge: The file is larger than the server accepts.
             FileChanged: The file changed while it was sent.
-            Conflict: The server received other bytes than ``expected_hash`` says.
+            Conflict: The bytes that the server received do not have the ``expected_hash``.
         """
         fields = {"content_type": content_type, "file_path": file_path}
         if expected_hash is not None:
@@ -233,9 +235,10 @@ class HostedRoutes:
     def from_hash(
         self, hash: str, file_path: str | None = None, *, timeout: float | None = None
     ) -> Asset:
-        """Return an asset of bytes that the server has.  ``POST /api/v2/assets/from-hash``.
+        """Return an asset for the bytes with a hash, without sending them.
 
-        Raises :class:`NotFound` if it does not have them.
+        ``POST /api/v2/assets/from-hash``; raises :class:`NotFound` if the server does not have the
+        bytes.
         """
         body = {"hash": hash} if file_path is None else {"hash": hash, "file_path": file_path}
         route = "/api/v2/assets/from-hash"
@@ -243,7 +246,10 @@ class HostedRoutes:
         return Asset.from_json(answer)
 
     def has_hash(self, hash: str, *, timeout: float | None = None) -> bool:
-        """Return whether the server has bytes.  ``HEAD /api/v2/assets/by-hash/{hash}``."""
+        """Return whether the server has the bytes with a hash.
+
+        ``HEAD /api/v2/assets/by-hash/{hash}``.
+        """
         try:
             self.http.request("HEAD", f"/api/v2/assets/by-hash/{_hash(hash)}", timeout=timeout)
         except NotFound:
@@ -256,7 +262,7 @@ class HostedRoutes:
         return Asset.from_json(self.http.json("GET", route, timeout=timeout, max_bytes=SMALL))
 
     def delete(self, asset_id: str, *, timeout: float | None = None) -> None:
-        """Delete an asset, for everybody who uploaded the same bytes to a proxy.
+        """Delete an asset; on a proxy, also for everybody else who uploaded the same bytes.
 
         ``DELETE /api/v2/assets/{id}``; raises :class:`Conflict` while the asset is in use.
         """
@@ -265,7 +271,7 @@ class HostedRoutes:
 
 
 def events_in(stream: Download, is_over: Callable[[], bool]) -> Iterator[ServerEvent]:
-    """Yield the events of a stream as they arrive, until ``is_over()`` after any of its bytes."""
+    """Yield the events of a stream as they arrive, until ``is_over()`` is true for a chunk."""
     frames = FrameReader()
     for chunk in stream:
         if is_over():
@@ -275,7 +281,7 @@ def events_in(stream: Download, is_over: Callable[[], bool]) -> Iterator[ServerE
 
 
 def _data(text: str) -> Mapping[str, Any]:
-    """Return the JSON object in the data of an event; empty if it is anything else, or too much."""
+    """Return the JSON object in the data of an event; empty if it is invalid or too large."""
     try:
         if size_decoded(text) > _GROWTH * MAX_FRAME:
             return {}
@@ -286,5 +292,5 @@ def _data(text: str) -> Mapping[str, Any]:
 
 
 def _hash(hash: str) -> str:
-    """Encode a hash for a path, with its colon."""
+    """Encode a hash for the path of a route; its colon stays as it is."""
     return segment(hash).replace("%3A", ":")

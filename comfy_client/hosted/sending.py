@@ -1,9 +1,9 @@
 """Submitting a job exactly once, and finding one whose submission got no answer.
 
-The client's id of the prompt is the key of the request (``Idempotency-Key``), a label of the job
-(``metadata``) and a mark in its graph.  A server accepts a key once, so a request that may have
-arrived is sent again with the same key: the job is accepted now, or its key is known, and the job
-is found by its label or mark.
+The id that the client chose for the prompt is the key of the request (``Idempotency-Key``), a label
+of the job (``metadata``) and a mark in its graph.  A server accepts a key once, so a request that
+may have arrived is sent again with the same key: the job is accepted now, or its key is known, and
+the job is found by its label or mark.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from .translation import has_mark, marked
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    #: Finds a job by its key where the server has no list; returns its id, or None.
+    #: Finds a job by its key where the server has no list; returns the job's id, or None.
     Search = Callable[[str, Deadline], str | None]
 
-#: The forms in which servers take labels: the proxy a text, serverless deployments texts by name,
+#: The forms in which servers accept labels: the proxy a text, serverless deployments texts by name,
 #: Comfy Cloud none.
 LabelForm = Literal["text", "mapping", "none"]
 _FORMS: Final[tuple[LabelForm, ...]] = ("text", "mapping", "none")
 
-#: The server's codes for a label that it does not take.
+#: The server's codes for a label that it does not accept.
 _LABEL_REFUSED: Final = frozenset({"metadata_invalid", "metadata_not_supported"})
 #: The server's code for a key that it has seen before.
 _KEY_KNOWN: Final = "idempotency_key_reuse"
@@ -55,7 +55,7 @@ _KEY_KNOWN: Final = "idempotency_key_reuse"
 _LISTED: Final = 100
 _PAGES: Final = 5
 _GRAPHS: Final = 20
-#: The most jobs that are asked about to see whether a server has been restarted.
+#: The most jobs that are requested to find out whether a server has lost its memory.
 _WITNESSES: Final = 3
 
 
@@ -65,8 +65,9 @@ class Submission:
     Args:
         routes: The routes of the server.
         form: The form of labels to try first.
-        remembers: Whether the server certainly remembers keys, over restarts too.
-        search: Finds a job by its key where there is no list; ``None``: nothing does.
+        remembers: Whether it is certain that the server remembers keys, even after a restart.
+        search: Finds a job by its key where the server has no list of jobs; ``None``: no
+            other way.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Submission:
 
     @property
     def remembers_keys(self) -> bool:
-        """Whether this is a service, which remembers keys over restarts; the proxy is none."""
+        """Whether the server certainly remembers keys after a restart, unlike the proxy."""
         return self._remembers
 
     def send(
@@ -94,11 +95,11 @@ class Submission:
         deadline: Deadline,
         patience: float,
     ) -> models.QueuedPrompt:
-        """Submit a job once, and return its receipt.
+        """Submit a graph as a job, exactly once, and return the server's receipt.
 
         Raises:
-            SubmitUncertain: No answer came, and the job was not found.
-            ComfyError: The server refused, or certainly got nothing.
+            SubmitUncertain: No answer came and the job was not found, or its key was used before.
+            ComfyError: The server refused the job, or certainly did not get it.
         """
         if not (self._remembers or self._has_looked):
             self._look_for_witness(deadline, tracker.timing.question)
@@ -130,7 +131,7 @@ class Submission:
         until: Deadline,
         cause: ComfyError,
     ) -> str:
-        """Find a job that may have been submitted, or submit it under the same key."""
+        """Find a job whose submission got no answer, or submit it again; return its id."""
         key, timing, log = state.prompt_id, tracker.timing, tracker.log
         pauses = Backoff(0.1, 2.0, factor=1.6, jitter=0.0)
         is_known, why = False, "its server's list does not have it"
@@ -180,7 +181,7 @@ class Submission:
     def _post(
         self, graph: Mapping[str, Any], key: str, partner_key: str | None, timeout: float
     ) -> str:
-        """Send one submission, again with another form of the label if that is refused."""
+        """Submit a graph, with another form of label if one is refused; return the job's id."""
         extra = None if partner_key is None else {"api_key_comfy_org": partner_key}
         deadline = Deadline.after(timeout)
         while True:
@@ -208,13 +209,14 @@ class Submission:
     # -- what the server knows -----------------------------------------------------------
 
     def find(self, key: str, deadline: Deadline) -> str | None:
-        """Return the id of the job that was submitted under a key; None if no list has it."""
+        """Return the id of the job that was submitted under a key; None if it is not found."""
         return self.look(key, deadline)[0]
 
     def look(self, key: str, deadline: Deadline) -> tuple[str | None, bool]:
-        """Return the id of the job that was submitted under a key, or None if no list has it.
+        """Return the id of the job that was submitted under a key, or None if it is not found.
 
-        The second value is whether the list was complete, so that a job would have been in it.
+        The second value is whether the list was complete, so that a None is certain; True for a job
+        that was found in the list.
         """
         if self._has_list:
             label = label_of(key, self._form)
@@ -229,7 +231,7 @@ class Submission:
     def _look(
         self, key: str, wanted: Mapping[str, str] | None, deadline: Deadline
     ) -> tuple[str | None, bool]:
-        """Look in the jobs that have a label, or in all; return what :meth:`look` does."""
+        """Search the listed jobs with the label ``wanted``, or all; return what ``look`` does."""
         unlabelled: list[HostedJob] = []
         pages = 0
         for page in self._pages(wanted, deadline):
@@ -245,20 +247,20 @@ class Submission:
         return None, pages > 0 and not page.truncated and len(unlabelled) <= _GRAPHS
 
     def labelled(self, deadline: Deadline) -> dict[str, str]:
-        """Return the ids of jobs in the server's list by the keys in their labels."""
+        """Return the ids of the jobs in the server's list, by the keys in their labels."""
         jobs = [job for page in self._pages(None, deadline) for job in page.jobs]
         found = ((key_in(job.label), job.id) for job in jobs)
         return {key: job_id for key, job_id in found if key is not None}
 
     def carries(self, job_id: str, key: str, deadline: Deadline) -> bool:
-        """Return whether a job's workflow has the mark of a key, as far as the server tells it."""
+        """Return whether a job's workflow has the mark of a key; False if the server lacks it."""
         try:
             return has_mark(self._routes.workflow(job_id, timeout=deadline.left()), key)
         except NotFound:
             return False
 
     def has_kept(self, job_ids: Collection[str], deadline: Deadline) -> bool:
-        """Return whether the server remembers keys, as it knows one of these jobs of ours."""
+        """Return whether the server still remembers keys, as it knows one of these jobs."""
         if self._remembers:
             return True
         for job_id in [*job_ids][-_WITNESSES:]:
@@ -270,7 +272,10 @@ class Submission:
         return False
 
     def _pages(self, wanted: Mapping[str, str] | None, deadline: Deadline) -> Iterator[HostedJobs]:
-        """Yield pages of the server's list, of jobs with these labels only; none without a list."""
+        """Yield pages of the server's list of jobs, or of those with these labels.
+
+        Yield nothing if the server has no list.
+        """
         cursor = None
         for _ in range(_PAGES if self._has_list else 0):
             try:
@@ -286,7 +291,7 @@ class Submission:
                 return
 
     def _look_for_witness(self, deadline: Deadline, most: float) -> None:
-        """Note a job that the server lists, by which a restart without its memory will show."""
+        """Remember a job in the server's list; a server that forgets it has forgotten keys, too."""
         try:
             with limited_silence(most):
                 page = self._routes.jobs(limit=1, timeout=deadline.left(most))
@@ -305,14 +310,14 @@ class Submission:
         if witness is None:
             return False
         try:
-            self._routes.workflow(witness, timeout=timeout)  # it tells those of its own only
+            self._routes.workflow(witness, timeout=timeout)  # a proxy has only its own
         except NotFound:
             return False
         return True
 
 
 def is_uncertain(exc: ComfyError) -> bool:
-    """Return whether a submission that failed with this error may have arrived all the same."""
+    """Return whether a submission that failed with an error may still have arrived."""
     if isinstance(exc, ServerUnreachable):
         return False
     if isinstance(exc, ApiError):
@@ -323,14 +328,14 @@ def is_uncertain(exc: ComfyError) -> bool:
 
 
 def label_of(key: str, form: LabelForm) -> str | Mapping[str, str] | None:
-    """Return the label of a job in one of the forms that servers take."""
+    """Return the label with a key in one of the forms that servers accept; None for ``"none"``."""
     if form == "text":
         return f"{EXTRA_DATA_KEY}={key}"
     return {EXTRA_DATA_KEY: key} if form == "mapping" else None
 
 
 def key_in(label: str | Mapping[str, str] | None) -> str | None:
-    """Return the key in a job's label, in any form; None: it is not a label of this client."""
+    """Return the key in a job's label, in any form; None if it is not a label of this library."""
     if isinstance(label, str):
         name, _, key = label.partition("=")
         return key if name == EXTRA_DATA_KEY else None
@@ -338,12 +343,12 @@ def key_in(label: str | Mapping[str, str] | None) -> str | None:
 
 
 def is_label_of(key: str, label: str | Mapping[str, str]) -> bool:
-    """Return whether a job's label, in any form, says that it was submitted under a key."""
+    """Return whether a job's label, in any form, has this key."""
     return key_in(label) == key
 
 
 def uncertain(key: str, why: str) -> SubmitUncertain:
-    """Return the error for a job of which it is unknown whether the server has it."""
+    """Return the error for a submission of which it is unknown whether it arrived."""
     return SubmitUncertain(
         f"prompt {key} may run: {why}.  Its Idempotency-Key and the mark in its workflow are {key}",
         prompt_id=key,
@@ -351,7 +356,7 @@ def uncertain(key: str, why: str) -> SubmitUncertain:
 
 
 def _is_about_label(exc: ApiError) -> bool:
-    """Return whether a refusal is about the form of the label."""
+    """Return whether a submission was refused because of the form of its label."""
     if isinstance(exc, AuthenticationError) or exc.status not in (400, 422):
         return False
     reason = getattr(exc, "reason", None)

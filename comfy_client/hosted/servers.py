@@ -19,9 +19,9 @@ _SERVERLESS: Final = (".run.comfy.app", ".platformapi.comfy.org")
 
 
 def server_of(base_url: str | None) -> tuple[str, tuple[str, ...]]:
-    """Return the URL of the server, and the environment variables that were read for it.
+    """Return the URL of the server, and the environment variables from which it was read.
 
-    Raises ``ValueError`` for anything but an http(s) URL.
+    Raises ``ValueError`` for anything but an http(s) URL without a login.
     """
     given = base_url
     variables: tuple[str, ...] = ()
@@ -41,12 +41,12 @@ def server_of(base_url: str | None) -> tuple[str, tuple[str, ...]]:
 def key_for(
     address: Address, api_key: str | EnvCredentials | None, *, allow_insecure: bool
 ) -> BearerCredentials | EnvCredentials | None:
-    """Return the credentials for a key, or else for ``COMFY_API_KEY``; None: there is no key.
+    """Return the credentials for ``api_key``, or else ``COMFY_API_KEY``; None if there is no key.
 
     An empty key means none, whatever the environment says.
 
     Raises:
-        AuthenticationError: Comfy Cloud needs a key.
+        AuthenticationError: The server is Comfy Cloud, and there is no key.
         ValueError: The key cannot be sent in a header, or must not be sent over plain http to
             another machine.
     """
@@ -77,7 +77,7 @@ def key_for(
 
 
 def _checked(key: str, source: str) -> str:
-    """Return a key without the white space around it; raise ValueError if no header can have it."""
+    """Return a key without surrounding white space; raise ValueError if a header cannot have it."""
     found = key.strip()
     if not found.isascii() or any(c.isspace() or not c.isprintable() for c in found):
         raise ValueError(f"{source} is no key: it has white space or other characters inside")
@@ -95,5 +95,5 @@ def is_serverless(address: Address) -> bool:
 
 
 def is_comfys_own(address: Address) -> bool:
-    """Return whether an address by itself tells that a server speaks Comfy API v2."""
+    """Return whether an address alone shows that its server speaks Comfy API v2."""
     return is_cloud(address) or is_serverless(address)

@@ -1,4 +1,4 @@
-"""Frames of a stream of server-sent events, from its bytes.  Pure."""
+"""A parser of server-sent events.  Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import UnexpectedResponse
 
 #: The most bytes of a frame; a preview of the largest size that ComfyUI sends is far smaller.
 MAX_FRAME: Final = 8 << 20
-#: The most bytes of a stream; it is not the truth about a job, which can be polled.
+#: The most bytes of a stream; a longer one is broken off, and its job is still polled.
 MAX_STREAM: Final = 1 << 30
 
 _BOM: Final = b"\xef\xbb\xbf"
@@ -30,7 +30,7 @@ class SseFrame(NamedTuple):
 class FrameReader:
     """A parser that is fed with the bytes of a stream, and returns its frames.
 
-    How the bytes are divided makes no difference.  Lines end with LF, CRLF or CR.  Comments, ids
+    The bytes may be divided in any way.  Lines end with LF, CRLF or CR.  Comments, ids
     and retry times are left out, and so is an incomplete frame at the end of the stream.
 
     Args:
@@ -41,7 +41,7 @@ class FrameReader:
     def __init__(self, max_frame: int = MAX_FRAME, max_stream: int = MAX_STREAM) -> None:
         self._max_frame = max_frame
         self._left = max_stream
-        self._line = bytearray()  # of which the end has not arrived
+        self._line = bytearray()  # a line of which the end has not arrived
         self._size = 0  # bytes of the frame so far, of complete lines
         self._is_first = True  # whether no line was complete yet
         self._after_cr = False  # whether a line feed belongs to the end of the last line

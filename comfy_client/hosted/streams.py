@@ -21,7 +21,7 @@ from .translation import FrameTranslator
 
 #: The most streams at a time; the proxy allows eight in all.
 MOST_STREAMS: Final = 6
-#: The age in seconds from which a job gets a stream; shorter ones end without.
+#: The age in seconds from which a job gets a stream; shorter jobs end without one.
 _AGE: Final = 0.15
 #: The pauses before a stream is opened again, in seconds: the first, and the longest.
 _PAUSE: Final = 0.5
@@ -30,7 +30,7 @@ _LONGEST_PAUSE: Final = 10.0
 
 @attrs.define(eq=False)
 class _Stream:
-    """The stream of one job, over all attempts to read it."""
+    """The state of one job's event stream, over all attempts to read it."""
 
     translator: FrameTranslator
     pauses: Backoff = attrs.field(factory=lambda: Backoff(_PAUSE, _LONGEST_PAUSE))
@@ -41,7 +41,7 @@ class _Stream:
 
 
 class Streams:
-    """The event streams of one client; one for each job, and six at a time.
+    """The event streams of one client: one for each job, and at most six at a time.
 
     Args:
         tracker: The tracker of the prompts, which gets the events.
@@ -60,7 +60,7 @@ class Streams:
         self._has_events = True  # False once the server says that it has no streams
 
     def open_for(self, known: Sequence[TrackedPrompt]) -> None:
-        """Open streams for the jobs that need one most: those that run, then the oldest."""
+        """Open streams up to the limit of six, for running jobs first, then for the oldest."""
         now = runtime.monotonic()
         for one in [one for one in self._streams if one.state.decided]:
             if not self._streams[one].is_open:
@@ -86,7 +86,7 @@ class Streams:
                 stream.is_open, stream.not_before = False, now + _LONGEST_PAUSE
 
     def take_polled(self, one: TrackedPrompt, progress: HostedProgress) -> None:
-        """Publish the progress that a poll has shown, unless a stream brings it."""
+        """Publish the progress in the answer to a poll, unless the job has an open stream."""
         stream = self._stream(one)
         if not stream.is_open:
             self.publish(one, stream.translator.take(ServerEvent("progress", progress.raw)))
@@ -99,7 +99,7 @@ class Streams:
         return found
 
     def publish(self, one: TrackedPrompt, events: Iterable[JobEvent]) -> None:
-        """Publish events of a job that are news, unless it has ended."""
+        """Publish those events of a job that were not published yet; none after it has ended."""
         state = one.state
         for event in events:
             with self.turn:
@@ -122,14 +122,14 @@ class Streams:
         return not (one.state.decided or self._tracker.wake.stopped)
 
     def take(self, one: TrackedPrompt, stream: _Stream, frame: ServerEvent) -> None:
-        """Publish what a frame of a stream says."""
+        """Publish the events in a frame of a job's stream; poll the job if it ends there."""
         self.publish(one, stream.translator.take(frame))
         if frame.status in ENDED:
             stream.has_ended = True
             self._tracker.poll_now(one)  # also if an older answer is on its way
 
     def end(self, one: TrackedPrompt, stream: _Stream, exc: Exception | None) -> None:
-        """Note that a stream has ended; polling brings the end of its job all the same."""
+        """Record that a job's stream has ended, normally or with ``exc``, and poll the job."""
         pause = 0.0
         if exc is None:
             self.publish(one, stream.translator.rest())
@@ -148,12 +148,12 @@ class Streams:
         self._tracker.poll_now(one)
 
 
-#: A job's prompt, and the streams of its client, as long as somebody else holds them.
+#: Returns the streams of a client and a job's prompt; None once either is no longer in use.
 _Held = Callable[[], tuple[Streams, TrackedPrompt] | None]
 
 
 def _held(owner: weakref.ref[Streams], prompt: weakref.ref[TrackedPrompt]) -> _Held:
-    """Return a function that looks both up, so that nobody keeps them in between."""
+    """Return a function that follows two weak references, so that it keeps nothing alive."""
 
     def get() -> tuple[Streams, TrackedPrompt] | None:
         streams, one = owner(), prompt()
@@ -163,7 +163,7 @@ def _held(owner: weakref.ref[Streams], prompt: weakref.ref[TrackedPrompt]) -> _H
 
 
 def _follow(routes: HostedRoutes, prompt_id: str, stream: _Stream, held: _Held) -> None:
-    """Read a stream to its end, in a thread; it holds no client while the server is silent."""
+    """Read a job's stream to its end, in a thread that keeps no client alive while it waits."""
 
     def is_over() -> bool:
         found = held()
@@ -190,7 +190,7 @@ def _follow(routes: HostedRoutes, prompt_id: str, stream: _Stream, held: _Held) 
 
 
 def _is_news(state: JobState, event: JobEvent) -> bool:
-    """Return whether an event says more than was published; polls and streams say the same."""
+    """Return False for a start or outputs that were published already; True for other events."""
     if isinstance(event, ExecutionStart):
         return not state.started
     return not (isinstance(event, Executed) and event.node in state.reported)

@@ -1,4 +1,4 @@
-"""Jobs of Comfy API v2 in ComfyUI's own words: events, outputs and outcomes.  Pure."""
+"""Conversion of jobs of Comfy API v2 to ComfyUI's events, outputs and outcomes.  Pure."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ RUNNING: Final = frozenset({"running", "canceling"})
 _IMAGE: Final = r"image/[a-z0-9.+-]{1,40}"
 #: The most files of a node that a stream brings; a poll brings all of them at the end.
 _MOST_FILES: Final = 1000
-#: How names of classes begin whose files are previews, which ComfyUI keeps for a while only.
+#: How the names of node classes begin whose files are previews, in ComfyUI's folder ``temp``.
 _PREVIEWS: Final = "Preview"
 
 #: Classes of nodes that save at least one file whenever they run.
 _SAVERS: Final = frozenset({"SaveImage", "SaveAnimatedPNG", "SaveAnimatedWEBP", "PreviewImage"})
 
-#: What a node has made, by the key under which ComfyUI lists it.
+#: The files that a node has made, by the key under which ComfyUI lists them.
 NodeFiles = Mapping[str, list[dict[str, Any]]]
 
 
@@ -89,8 +89,8 @@ def files_by_node(
 ) -> dict[str, NodeFiles]:
     """Return the outputs of a job as ComfyUI's history lists them, by node id.
 
-    Comfy API v2 does not tell files of type ``temp``: in ``graph``, they are those of nodes whose
-    class is called ``Preview...``.
+    Comfy API v2 does not mark files of type ``temp``: they are taken to be those of nodes whose
+    class in ``graph`` is called ``Preview...``.
     """
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for output in outputs:
@@ -113,7 +113,10 @@ def started(prompt_id: str) -> JobEvent:
 
 
 def outcome(job: HostedJob, state: JobState) -> Outcome | None:
-    """Return the outcome of a job; None if it has not ended, or has expired."""
+    """Return the outcome of a job; None if it has not ended, or has expired.
+
+    The time that it took, and remarks about missing outputs, are added to ``state``.
+    """
     if job.started_at is not None and job.completed_at is not None:
         state.took = max(0.0, job.completed_at - job.started_at)
     if job.status == "succeeded":
@@ -144,7 +147,7 @@ def outcome(job: HostedJob, state: JobState) -> Outcome | None:
 
 
 def _savers(state: JobState) -> Iterator[str]:
-    """Yield the ids of nodes that save something whenever they run."""
+    """Yield the ids of the wanted output nodes that save a file whenever they run."""
     wanted = sinks(state.graph) if state.targets is None else state.targets
     return (node_id for node_id in wanted if class_of(state.graph, node_id) in _SAVERS)
 
@@ -164,14 +167,14 @@ def failure(job: HostedJob, prompt_id: str) -> ExecutionError:
 
 
 class FrameTranslator:
-    """Turns the events of a job's stream into ComfyUI's events.
+    """Converts the events of a job's stream to ComfyUI's events.
 
-    Outputs come one by one; the event with all outputs of a node comes when the next frame is about
-    something else.
+    The outputs of a node arrive one by one; the event with all of them is made once a frame about
+    something else arrives.
 
     Args:
         prompt_id: The id of the prompt.
-        graph: Its graph, as far as it is known.
+        graph: Its graph; empty if it is not known.
     """
 
     def __init__(self, prompt_id: str, graph: Mapping[str, Any]) -> None:
@@ -182,7 +185,7 @@ class FrameTranslator:
         self._files: list[HostedOutput] = []
 
     def take(self, frame: ServerEvent) -> Iterator[JobEvent]:
-        """Yield the events that a frame stands for, maybe none."""
+        """Yield ComfyUI's events for a frame, of which there may be none."""
         if frame.name == "output":
             output = output_of(frame.data)
             if output is None:
@@ -204,7 +207,7 @@ class FrameTranslator:
                 yield preview
 
     def rest(self) -> Iterator[JobEvent]:
-        """Yield the event for the outputs that have come and were not yielded yet."""
+        """Yield an event for the outputs that have arrived and were not yielded yet, if any."""
         files, self._files = self._files, []
         for node_id, by_key in files_by_node(files, self._graph).items():
             yield executed(self._prompt_id, node_id, by_key)
@@ -234,7 +237,7 @@ def _event(name: str, prompt_id: str, **data: Any) -> JobEvent:
 
 
 def _preview(prompt_id: str, data: Mapping[str, Any]) -> PreviewEvent | None:
-    """Return the preview in a frame; None if it has no picture."""
+    """Return the preview in the data of a frame; None if its picture is missing or invalid."""
     mime, encoded, node_id = (data.get(key) for key in ("content_type", "data_base64", "node_id"))
     if not isinstance(mime, str) or not re.fullmatch(_IMAGE, mime) or not isinstance(encoded, str):
         return None

@@ -1,4 +1,4 @@
-"""The reason why Comfy API v2 lacks a route of ComfyUI, one sentence for each."""
+"""The reasons why Comfy API v2 lacks routes of ComfyUI, in one sentence for each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import NotSupported
 #: The beginning of every route of Comfy API v2.
 ROOT: Final = "/api/v2/"
 
-#: Beginnings of ComfyUI's routes, and why there is no such route; the longest one counts.
+#: Why there is no such route, by the beginning of ComfyUI's route; the longest one counts.
 REASONS: Final = {
     "/prompt": "neither counts prompts nor takes them as ComfyUI does: use run() or submit()",
     "/queue": "has no queue of all clients: each job tells its own place",
@@ -44,7 +44,7 @@ _OTHERWISE: Final = "has no such route: its routes are below /api/v2/"
 
 
 def reason_for(route: str) -> str:
-    """Return a sentence about a route of ComfyUI that Comfy API v2 lacks."""
+    """Return the sentence that says why Comfy API v2 lacks a route of ComfyUI."""
     whole = f"{route.removeprefix('/api')}/"
     fitting = [start for start in REASONS if whole.startswith(f"{start}/")]
     return f"Comfy API v2 {REASONS[max(fitting, key=len)] if fitting else _OTHERWISE}"
