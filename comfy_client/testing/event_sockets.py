@@ -72,7 +72,7 @@ class EventSockets:
 
     @contextlib.contextmanager
     def subscribed(self, receiver: Receiver) -> Iterator[None]:
-        """Context manager: give the messages for a client id to a receiver without a socket.
+        """Context manager: send the messages for a client id to a receiver without a socket.
 
         It replaces the socket with this id, as another socket would.
         """
@@ -88,7 +88,7 @@ class EventSockets:
         self._flags[receiver.client_id] = flags
 
     def _forget(self, client_id: str) -> None:
-        """Remove an id; as in ComfyUI, the end of any socket with it does so."""
+        """Remove a client id; as in ComfyUI, the end of any socket with this id does so."""
         self._by_id.pop(client_id, None)
         self._flags.pop(client_id, None)
 

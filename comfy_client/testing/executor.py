@@ -97,7 +97,7 @@ class Executor:
     def work(self) -> None:
         """Run queued prompts until the queue is closed."""
         while not self._queue.closed:
-            # What interrupts a prompt that is seen to run is not lost.
+            # Interrupts are cleared before the prompt is seen to run: later ones are not lost.
             item = self._queue.get(self._interrupted.clear)
             try:
                 if item is not None and not self.hooks.play_script(item):

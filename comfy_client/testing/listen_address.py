@@ -9,7 +9,7 @@ import attrs
 
 
 class ReservedPort:
-    """A port of a server that starts and stops; after a crash it stays the same."""
+    """A port of a server that starts and stops; it stays the same after a crash."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host = host
@@ -24,7 +24,7 @@ class ReservedPort:
         return self._reserved is not None
 
     def listen(self, *, again: bool = False) -> socket.socket:
-        """Return a listening socket.
+        """Return a socket that listens on the port.
 
         The port is that of the last time if it was reserved, or if ``again`` is true.
 

@@ -95,11 +95,11 @@ class ComfyServer(ScriptedServer):
             ``host``, such as the name of a proxy in front of the server.  ``None``: no others
             while it listens on loopback, else any.  ``["*"]`` allows all that ComfyUI allows, web
             pages included.
-        hosted: Serve Comfy API v2 at ``url``, as ``"proxy"`` (comfy-api-proxy 0.1.6 before the
+        hosted: Serve Comfy API v2 at ``url``, as ``"proxy"`` (comfy-api-proxy 0.1.6 in front of the
             ComfyUI of ``version``), ``"serverless"`` or ``"cloud"``, and ComfyUI itself at
             ``comfyui_url``, without credentials.  ``None``: ComfyUI is at ``url``.
-        traps: The contradictions and traps of the hosted surface; ``None``: those of the real one.
-            :class:`HostedTraps` lists them.
+        traps: The peculiarities and traps of the hosted surface, see :class:`HostedTraps`;
+            ``None``: those of the real one.
 
     Attributes:
         requests: All requests, oldest first, WebSocket handshakes included.
@@ -118,8 +118,8 @@ class ComfyServer(ScriptedServer):
 
     Raises:
         ValueError: A certificate that cannot be loaded, a prefix that is not a path, an invalid
-            host, an unknown version or hosted surface, a number out of range, user and password
-            or no surface for ``traps``.
+            host, an unknown version or hosted surface, a number out of range, ``traps`` without
+            ``hosted``, or user and password with it.
         TypeError: An argument of another type.
     """
 
@@ -162,7 +162,7 @@ class ComfyServer(ScriptedServer):
             prefix="" if hosted else prefix,
         )
         self._credentials = credentials
-        #: What clients use, and ComfyUI's own address.
+        #: The address that clients use, and that of ComfyUI itself.
         self._front = self._own = ListenAddress(ReservedPort(host, port), _tls_context(tls), prefix)
         self._gateway: Gateway | None = None
         if hosted:
@@ -200,7 +200,7 @@ class ComfyServer(ScriptedServer):
 
     @property
     def comfyui_url(self) -> str:
-        """The URL of ComfyUI itself, which is behind ``url`` on a hosted server, else the same."""
+        """The URL of ComfyUI itself, which differs from ``url`` only on a hosted server."""
         self._check_port()
         return self._own.url
 
@@ -343,9 +343,10 @@ class ComfyServer(ScriptedServer):
         return state, app
 
     def _host_filters(self, address: str, own: ListenAddress | None = None) -> list[Any]:
-        """Return the middleware that refuses other names of the host, for ComfyUI or its surface.
+        """Return the middleware that refuses other host names, for ComfyUI or its hosted surface.
 
-        The surface refuses web pages itself.
+        ``own`` is the address of ComfyUI; without it, the middleware is for the surface, which
+        refuses web pages itself.
         """
         if ANY in (self._allowed_hosts or ()):
             return []

@@ -1,7 +1,7 @@
 """A hosted ComfyUI: Comfy API v2 in front of the embedded server, on the same executor.
 
-``ComfyServer(hosted="proxy")`` answers as comfy-api-proxy 0.1.6 does before the ComfyUI of
-``version``; ``"serverless"`` and ``"cloud"`` as the specification says of the other two places.
+``ComfyServer(hosted="proxy")`` answers as comfy-api-proxy 0.1.6 does in front of the ComfyUI of
+``version``; ``"serverless"`` and ``"cloud"`` answer as the specification says of these two places.
 
 Each module imports only modules below it in this list.
 
@@ -12,12 +12,13 @@ Modules:
     job_routes: Submit, poll, list, workflow, cancel.
     job_stream: The events of a job as server-sent events.
     asset_routes: Uploads and downloads.
-    storage_port: Storage on a port of its own, which must not see a client's credentials.
+    storage_port: The storage of files on a port of its own, to which clients must send no
+        credentials.
     job_view: A job as v2 describes it, from ComfyUI's queue and history.
-    content: The URLs and the bytes of files.
+    content: The URLs of files, and their bytes.
     hosted_state: The parts of a running surface.
     digests: The digests of files.
-    memory: What a surface remembers, and forgets with its process.
+    memory: What a surface remembers until its process ends.
     v2_errors: Errors in v2's form.
-    traps: The contradictions and traps of the three surfaces.
+    traps: The differences between the three surfaces, and their traps for clients.
 """

@@ -55,7 +55,7 @@ _ROOTS = frozenset(
 
 @attrs.define
 class _Upload:
-    """The parts of an upload."""
+    """The parts of a multipart upload."""
 
     data: bytes | None = None
     content_type: str = _BYTES
@@ -64,7 +64,7 @@ class _Upload:
 
 @attrs.frozen
 class _Image:
-    """A file as ComfyUI's upload route reads it."""
+    """An uploaded file in the form that ComfyUI's upload route reads."""
 
     filename: str
     file: io.BytesIO
@@ -128,7 +128,7 @@ async def _parts(request: web.Request, most: int) -> _Upload:
 
 
 def _place(wanted: str) -> tuple[bool, str]:
-    """Return whether a path is that of a model, and the path in its root; raise Refusal."""
+    """Return whether a path is a model's, and the path below its root; refuse an invalid path."""
     path = wanted.removeprefix("models/")
     parts = PurePosixPath(path).parts
     if wanted.startswith(("/", "\\")):
@@ -293,7 +293,7 @@ async def _delete_asset(hosted: HostedState, request: web.Request) -> web.Respon
 
 
 async def _from_path(hosted: HostedState, request: web.Request) -> web.Response:
-    """Make an asset of a file in ComfyUI's folders."""
+    """Make an asset of a file on the server's disk, in one of ComfyUI's folders."""
     if not hosted.traps.places_models:
         message = (
             "Host-path registration requires --comfyui-base-dir "

@@ -1,4 +1,4 @@
-"""Comfy Cloud's older API, as far as it reads: nodes, models, jobs, queue, features, system.
+"""The reading routes of Comfy Cloud's older API: nodes, models, jobs, queue, features, system.
 
 The API is ComfyUI's, below ``/api``, with differences: the key is in ``X-API-Key``, errors are
 ``{"code", "message"}``, the last two fields of an item in the queue are swapped, and jobs may have
@@ -39,7 +39,7 @@ _VERSION = "embedded"
 
 
 def _read(handler: RouteHandler[ServerState], path: str) -> RouteHandler[HostedState]:
-    """Return a handler that answers as one of ComfyUI's, in Cloud's form."""
+    """Return a handler that answers as ComfyUI's ``handler``, in the form of Comfy Cloud."""
 
     async def answer(hosted: HostedState, request: web.Request) -> web.StreamResponse:
         key = request.headers.get("X-API-Key", "")

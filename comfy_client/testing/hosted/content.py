@@ -1,4 +1,4 @@
-"""The content of files: its URLs, and its bytes."""
+"""The URLs of files' contents, and the bytes there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.IGNORECASE)
 
 
 def content_url(hosted: HostedState, asset_id: str, base: str) -> tuple[str, str]:
-    """Return the URL of a file's content, and when it expires."""
+    """Return the URL of a file's content, and the time at which it expires."""
     traps = hosted.traps
     if not traps.storage:
         until = now() + timedelta(seconds=24 * 3600)
@@ -29,7 +29,7 @@ def content_url(hosted: HostedState, asset_id: str, base: str) -> tuple[str, str
 
 
 def storage_url(hosted: HostedState, asset_id: str) -> tuple[str, str]:
-    """Return a signed URL of storage, and when it expires."""
+    """Return a signed URL of the storage, and the time at which it expires."""
     expires = time.time() + hosted.traps.url_seconds
     signature = hosted.memory.sign(f"{asset_id} {expires}")
     url = f"{hosted.storage_url}/storage/{quote(asset_id)}?expires={expires}&signature={signature}"
@@ -37,7 +37,7 @@ def storage_url(hosted: HostedState, asset_id: str) -> tuple[str, str]:
 
 
 def path_of(folders: Folders, ref: StoredFile | None) -> Path | None:
-    """Return the path of a file of ComfyUI, or None if there is no such file."""
+    """Return the path of a file in ComfyUI's folders, or None if there is no such file."""
     if ref is None:
         return None
     root = folders.root / "models" if ref.type == MODELS else folders.of_type(ref.type)

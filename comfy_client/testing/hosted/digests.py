@@ -10,7 +10,7 @@ from typing import Any
 def digest(data: bytes) -> str:
     """Return ``blake3:`` and the BLAKE3 digest of the data in hexadecimal.
 
-    Without the library ``blake3``, the digest is another one, which nobody can check either.
+    Without the library ``blake3``, it is a digest of BLAKE2s, as no client here can check it then.
     """
     try:
         blake3: Any = import_module("blake3").blake3

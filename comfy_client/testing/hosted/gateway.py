@@ -1,4 +1,4 @@
-"""The ports of a hosted surface: start, crash and restart, apart from the ComfyUI behind it."""
+"""The ports of a hosted surface, which starts and crashes apart from the ComfyUI behind it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from .traps import TRAPS, HostedTraps, Place
 class Gateway:
     """The hosted surface of a :class:`~comfy_client.testing.ComfyServer`, as a test sees it.
 
-    ``server.url`` is its address.  The surface is up whenever the server is, and can crash alone::
+    ``server.url`` is its address.  The surface starts with the server, and can crash alone::
 
         with ComfyServer(hosted="proxy") as server:
-            server.gateway.kill()               # ComfyUI goes on
-            server.gateway.start()              # and has forgotten its jobs and keys
+            server.gateway.kill()               # ComfyUI keeps running
+            server.gateway.start()              # the surface has lost its jobs and keys
             with server.gateway.trap(upstream="down"):
                 ...                             # 503 upstream_unreachable
 
@@ -112,7 +112,7 @@ class Gateway:
         Its jobs, keys, assets and URLs are forgotten, unless the trap ``keeps_state`` is set.
 
         Raises:
-            RuntimeError: It is running already, or the server is not.
+            RuntimeError: The surface is running already, or the server is not running.
         """
         with self._lock:
             state = self._running()
@@ -134,7 +134,7 @@ class Gateway:
     # -- for the server -----------------------------------------------------------------
 
     def attach(self, state: ServerState, upstream_url: str, *, again: bool = False) -> None:
-        """Open the ports in front of a ComfyUI that has started."""
+        """Open the ports in front of a ComfyUI that has started; with ``again``, the last ones."""
         with self._lock:
             self._upstream_url = upstream_url
             own = self._storage.port.listen(again=again)
@@ -145,7 +145,7 @@ class Gateway:
             self._state = state
 
     def detach(self, *, reserve: bool) -> None:
-        """Note that the server is about to stop; ``reserve`` keeps the ports for the next start."""
+        """Prepare for the server's stop; ``reserve`` keeps the ports for the next start."""
         with self._lock:
             self._state = None
             self._open.clear()
@@ -154,12 +154,12 @@ class Gateway:
                     address.port.reserve()
 
     def refuse(self) -> None:
-        """Bind the ports that are reserved, as the server has stopped."""
+        """Bind the reserved ports after the server has stopped, so that they refuse connections."""
         for address in (self._front, self._storage):
             address.port.refuse()
 
     def release(self) -> None:
-        """Give up the ports."""
+        """Give up the reserved ports."""
         for address in (self._front, self._storage):
             address.port.release()
 

@@ -26,7 +26,7 @@ class HostedState:
     comfy: ServerState
     prefix: str
     token: str | None
-    #: The URL of ComfyUI, as the surface says it.
+    #: The URL of ComfyUI, as the surface reports it.
     upstream_url: str
     storage_url: str
     _traps: Callable[[], HostedTraps]
@@ -39,7 +39,7 @@ class HostedState:
         return self._traps()
 
     def base(self, request: web.Request) -> str:
-        """Return what the URLs in an answer begin with."""
+        """Return the beginning of the URLs in the answer to a request."""
         if self.traps.relative_urls:
             return self.prefix
         return f"{request.scheme}://{request.host}{self.prefix}"
@@ -50,10 +50,10 @@ class HostedState:
         code: str = "upstream_unreachable",
         message: str | None = None,
     ) -> None:
-        """Return once ComfyUI answers; raise Refusal if it cannot be reached.
+        """Wait until the ComfyUI behind the surface answers; raise Refusal if it is unreachable.
 
         Raises:
-            ConnectionResetError: The client has left a ComfyUI that does not answer.
+            ConnectionResetError: The client has disconnected before ComfyUI answers.
         """
         while self.traps.upstream == "dark":
             if request.transport is None or request.transport.is_closing():
@@ -69,7 +69,7 @@ class HostedState:
 
 
 def job_id_of(request: web.Request) -> str:
-    """Return the job id in a request's path; raise Refusal if it is none."""
+    """Return the job id in a request's path; raise Refusal if it is not a UUID."""
     job_id = request.match_info["id"]
     try:
         uuid.UUID(job_id)

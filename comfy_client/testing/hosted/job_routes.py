@@ -62,7 +62,7 @@ async def _submit(hosted: HostedState, request: web.Request) -> web.Response:
 def _queue(
     hosted: HostedState, job: JobRecord, extra_data: Mapping[str, Any], key: str | None
 ) -> None:
-    """Hand a job to ComfyUI; raise Refusal, and free the key, if it does not take it."""
+    """Submit a job to ComfyUI; free the key and raise Refusal if it is not accepted."""
     graph = json.loads(json.dumps(job.workflow))
     prompt = {"prompt": graph, "prompt_id": job.id, "client_id": job.id}
     given = {"extra_data": dict(extra_data)} if extra_data else {}
@@ -123,7 +123,7 @@ def _priority(body: Mapping[str, Any]) -> int | None:
 
 
 def _metadata(hosted: HostedState, body: Mapping[str, Any]) -> Any:
-    """Return the label of a job in the form of the place; raise Refusal if it has another one."""
+    """Return the label in a submission, if any; raise Refusal unless it has the place's form."""
     given = body.get("metadata")
     form = hosted.traps.labels
     if given is None or form == "dropped":
@@ -159,7 +159,7 @@ def _is_label_map(given: Any) -> bool:
 
 
 def _resolved(hosted: HostedState, value: Any, missing: list[str]) -> Any:
-    """Return a workflow with names of files in place of assets; note ids that are unknown."""
+    """Return a workflow with file names in place of assets; add unknown ids to ``missing``."""
     if isinstance(value, dict):
         if value.get("__type") == "core/ASSET":
             return _file_name(hosted, value.get("info"), missing)
@@ -188,7 +188,7 @@ def _file_name(hosted: HostedState, info: Any, missing: list[str]) -> str:
 
 
 async def _view(hosted: HostedState, request: web.Request, job_id: str) -> JobView:
-    """Look for a job; raise Refusal if nobody knows it."""
+    """Return the state of a job; raise Refusal if the job is unknown."""
     await hosted.reach(request)
     record = hosted.memory.jobs.get(job_id)
     view = look(hosted, job_id, hosted.base(request))
@@ -274,7 +274,7 @@ def _limit(request: web.Request) -> int:
 
 
 def _records(hosted: HostedState, request: web.Request, limit: int) -> dict[str, Any]:
-    """Return a page of stored records: no outputs, other names than those of a job."""
+    """Return a page of job records, which have no outputs, and fields with names of their own."""
     filters = {
         name[len("metadata[") : -1]: value
         for name, value in request.query.items()

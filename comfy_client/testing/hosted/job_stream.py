@@ -1,7 +1,8 @@
 """The events of one job as server-sent events.
 
-As the proxy does, a stream listens in the name of the job's client at ComfyUI.  So a second stream
-of a job takes all messages from the first, which notices the end only at its next keepalive.
+As on the proxy, a stream receives ComfyUI's messages under the job's client id.  So a second stream
+of a job gets all further messages in place of the first, which notices the end of the job only at
+its next keepalive.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from .hosted_state import HostedState, job_id_of, no_job
 from .job_view import JobView, look
 from .v2_errors import Refusal
 
-_TICK = 0.05  # seconds between two looks at what tells nobody that it changed
-_POLL = 0.005  # seconds between two looks for a job that is about to end
+_TICK = 0.05  # seconds between two checks of what changes without a message
+_POLL = 0.005  # seconds between two checks of a job that is about to end
 _PREVIEW, _PREVIEW_WITH_METADATA = 1, 4
 _TYPES = {1: "image/jpeg", 2: "image/png"}
 _ENDS = ("execution_success", "execution_error", "execution_interrupted")
-#: A frame: event and data; no event is a comment.
+#: The event and the data of a frame; without an event, the frame is a comment.
 Frame = tuple[str | None, Any]
 
 
@@ -72,7 +73,7 @@ class JobStream:
     _last: dict[str, float] = attrs.field(factory=dict)  # when each kind of frame was sent
 
     async def frames(self) -> AsyncGenerator[Frame]:
-        """Yield the frames, from the snapshot to the end."""
+        """Yield the frames of the stream, from the status at the beginning to the end."""
         view = self._look()
         yield self._status(view)
         if view.has_ended:
@@ -124,7 +125,7 @@ class JobStream:
             yield frame
 
     async def _is_cut_off(self) -> bool:
-        """Return whether ComfyUI has gone; wait while it is silent."""
+        """Return whether ComfyUI is unreachable; wait while it does not answer."""
         try:
             await self._hosted.reach(self._request)
         except Refusal:
@@ -132,7 +133,7 @@ class JobStream:
         return False
 
     async def _end(self, late: str) -> AsyncGenerator[Frame]:
-        """Yield the end; ``late``: which jobs have their outputs after the status."""
+        """Yield the last frames; ``late`` says which jobs have their outputs after the status."""
         queue, traps = self._hosted.comfy.queue, self._hosted.traps
         while not traps.early_end and queue.running_id == self._job_id and not queue.closed:
             await asyncio.sleep(_POLL)
@@ -205,7 +206,7 @@ def _progress(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _progress_state(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the progress of the nodes seen so far, which is why the total grows."""
+    """Return the progress of the nodes seen so far, so that the total number of nodes grows."""
     nodes = data.get("nodes") or {}
     done = sum(node.get("state") == "finished" for node in nodes.values())
     running = next((one for one, node in nodes.items() if node.get("state") == "running"), None)

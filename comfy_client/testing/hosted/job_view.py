@@ -28,7 +28,7 @@ _ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 @attrs.frozen(kw_only=True)
 class JobView:
-    """What a look at ComfyUI tells about a job; unknown jobs have the status ``unknown``."""
+    """The state of a job in ComfyUI's queue and history; the status may be ``unknown``."""
 
     status: str
     outputs: list[dict[str, Any]] = attrs.field(factory=list)
@@ -41,12 +41,12 @@ class JobView:
 
     @property
     def shown_status(self) -> str:
-        """The status that clients are told."""
+        """The status that clients see: ``expired`` for an unknown job."""
         return "expired" if self.status == "unknown" else self.status
 
     @property
     def has_ended(self) -> bool:
-        """Whether clients are told that the job has ended."""
+        """Whether clients see that the job has ended."""
         return self.shown_status in TERMINAL
 
     def snapshot(self) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class JobView:
 
 
 def look(hosted: HostedState, job_id: str, base: str) -> JobView:
-    """Look for a job in ComfyUI's queue and history; each look counts for a false ``expired``."""
+    """Return the state of a job; each call counts for the trap of a false ``expired``."""
     queue = hosted.comfy.queue
     shown = queue.shown()  # before the history, so that a job that ends in between is found
     entry = queue.entry(job_id).get(job_id)
@@ -81,7 +81,7 @@ def look(hosted: HostedState, job_id: str, base: str) -> JobView:
 
 
 def _is_denied(hosted: HostedState, job_id: str) -> bool:
-    """Return whether this look says falsely that a job that has ended is gone."""
+    """Return whether this time, a job that has ended is falsely reported as unknown."""
     ended, traps = hosted.memory.ended, hosted.traps
     if job_id not in ended:
         chosen = traps.false_expired and (len(ended) + 1) % traps.false_expired == 0
@@ -120,7 +120,7 @@ def _ended(hosted: HostedState, job_id: str, entry: Mapping[str, Any], base: str
 
 
 def _time(events: list[tuple[str, dict[str, Any]]], names: Sequence[str]) -> str | None:
-    """Return when one of these events was sent, or None."""
+    """Return when the first of these events was sent, or None."""
     stamp = next((data.get("timestamp") for name, data in events if name in names), None)
     return stamp and datetime.fromtimestamp(stamp / 1000, UTC).isoformat()
 
@@ -188,6 +188,6 @@ def describe(hosted: HostedState, job_id: str, view: JobView, base: str) -> dict
 
 
 def _given(record: JobRecord | None) -> dict[str, Any]:
-    """Return what the client gave with a job."""
+    """Return the label and priority that the client gave a job, as far as it did."""
     found = {} if record is None else {"metadata": record.metadata, "priority": record.priority}
     return {name: value for name, value in found.items() if value is not None}

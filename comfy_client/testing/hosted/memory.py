@@ -1,4 +1,4 @@
-"""The memory of a hosted surface, which ends with its process unless it keeps its state."""
+"""The memory of a hosted surface, which a restart empties unless the surface keeps its state."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class StoredFile:
 
     @property
     def in_workflow(self) -> str:
-        """The name that a node gives to the file: that of a model has no folder of its kind."""
+        """The name of the file in a workflow; a model's name lacks the folder of its kind."""
         _, _, inner = self.subfolder.partition("/")
         subfolder = inner if self.type == MODELS else self.subfolder
         return f"{subfolder}/{self.filename}" if subfolder else self.filename
@@ -49,7 +49,7 @@ class JobRecord:
     workflow: Mapping[str, Any]
     metadata: Any = None
     priority: int | None = None
-    #: How often it was looked at.
+    #: How often its state was requested.
     looks: int = 0
     created_at: datetime = attrs.field(factory=now)
 
@@ -68,14 +68,14 @@ class AssetRecord:
 
 
 class Memory:
-    """Jobs, keys, assets and ids of outputs; for the server's own thread."""
+    """The jobs, keys, assets and ids of outputs of a surface, for the server's own thread only."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, JobRecord] = {}
         self.assets: dict[str, AssetRecord] = {}
         #: Jobs that were cancelled through the surface.
         self.cancelled: set[str] = set()
-        #: How many jobs were seen to have ended, and how often each of them is still denied.
+        #: How often each job that was seen to have ended is still falsely reported as unknown.
         self.ended: dict[str, int] = {}
         self._keys: dict[str, None] = {}
         self._asset_ids: dict[str, str] = {}  # by hash
@@ -85,7 +85,7 @@ class Memory:
     # -- keys ---------------------------------------------------------------------------
 
     def claim(self, key: str) -> bool:
-        """Take the key of a submission; return False if it was taken before."""
+        """Remember the key of a submission; return False if it was used before."""
         if key in self._keys:
             return False
         self._keys[key] = None
@@ -94,18 +94,18 @@ class Memory:
         return True
 
     def free(self, key: str | None) -> None:
-        """Allow a key again, after a refusal."""
+        """Allow a key to be used again, after its submission was refused."""
         self._keys.pop(key or "", None)
 
     # -- assets -------------------------------------------------------------------------
 
     def add(self, asset: AssetRecord) -> None:
-        """Add an asset; the first one with a hash stands for these bytes."""
+        """Add an asset; :meth:`by_hash` returns the first one with the same bytes."""
         self.assets[asset.id] = asset
         self._asset_ids.setdefault(asset.hash, asset.id)
 
     def by_hash(self, digest: Any) -> AssetRecord | None:
-        """Return the asset with these bytes, or None."""
+        """Return the first asset whose bytes have a hash, or None."""
         return self.assets.get(self._asset_ids.get(digest, "")) if isinstance(digest, str) else None
 
     def delete(self, asset_id: str) -> bool:
@@ -120,7 +120,7 @@ class Memory:
     # -- outputs ------------------------------------------------------------------------
 
     def output_id(self, ref: StoredFile, *, is_uuid: bool) -> str:
-        """Return the id of an output: a UUID, or a token that is valid as long as the memory."""
+        """Return the id of an output: a UUID, or a token that only this memory accepts."""
         fields = {"j": ref.job_id, "f": ref.filename, "s": ref.subfolder, "t": ref.type}
         raw = json.dumps(fields).encode()
         if is_uuid:
@@ -151,7 +151,7 @@ class Memory:
 
 
 def is_same(given: str, wanted: str) -> bool:
-    """Return whether a text of a request is a secret one, in constant time."""
+    """Return whether a text in a request equals a secret one, in constant time."""
     return hmac.compare_digest(given.encode(errors="surrogateescape"), wanted.encode())
 
 

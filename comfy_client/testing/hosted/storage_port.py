@@ -1,4 +1,4 @@
-"""Storage on a port of its own, which refuses whatever a client sends to the surface alone."""
+"""The storage of files on a port of its own, which refuses headers meant for the surface."""
 
 from __future__ import annotations
 

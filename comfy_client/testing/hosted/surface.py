@@ -21,7 +21,7 @@ from .storage_port import STORAGE_ROUTES
 from .v2_errors import Refusal
 
 _HEALTH = "/api/v2/health"
-#: The most bytes of a request besides an upload.
+#: The most bytes of a request without an uploaded file.
 BODY_SIZE = 2**20
 _CORS = {
     "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
@@ -83,7 +83,7 @@ def _add(
 
 
 def _middleware(hosted: HostedState) -> Any:
-    """Return middleware that answers refusals, and refuses web pages of other sites."""
+    """Return middleware that answers each Refusal, and refuses web pages of other sites."""
 
     @web.middleware
     async def respond(request: web.Request, handler: Next) -> web.StreamResponse:
@@ -103,7 +103,7 @@ def _middleware(hosted: HostedState) -> Any:
 
 
 def _check_page(request: web.Request) -> None:
-    """Raise Refusal for a web page of another site."""
+    """Raise Refusal if a request comes from a web page of another site."""
     if request.headers.get("Sec-Fetch-Site") == "cross-site":
         raise Refusal("forbidden_origin")
     host, origin = request.headers.get("Host"), request.headers.get("Origin")
@@ -115,7 +115,7 @@ def _check_page(request: web.Request) -> None:
 
 
 def _guard(hosted: HostedState) -> Any:
-    """Return middleware that requires the token, but of the health check."""
+    """Return middleware that requires the token on all routes of v2 but the health check."""
 
     @web.middleware
     async def guard(request: web.Request, handler: Next) -> web.StreamResponse:

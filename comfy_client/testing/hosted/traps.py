@@ -1,4 +1,4 @@
-"""The contradictions between servers of Comfy API v2, and the traps that they hold for a client."""
+"""The differences between servers of Comfy API v2, and their traps for a client."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _CHOICES: dict[str, Any] = {
 
 @attrs.frozen(kw_only=True)
 class HostedTraps:
-    """The contradictions and traps of a hosted ComfyUI; the defaults are those of the proxy.
+    """The peculiarities and traps of a hosted ComfyUI; the defaults are those of the proxy.
 
     ``server.gateway.traps`` has the traps that are set, and
     :meth:`~comfy_client.testing.hosted.gateway.Gateway.trap` changes some of them for a while.
@@ -59,15 +59,15 @@ class HostedTraps:
     paths such as ``"/v2/jobs"``, and :func:`hosted_error`.
 
     Attributes:
-        false_expired: Every n-th job that ends is ``expired`` when it is first looked at; 0: none.
-        false_expired_looks: For how many looks.
-        cancel_lies: Whether a cancel is answered with 200 and does nothing; ``None``: as with the
-            ComfyUI behind, whose versions before 0.26 have no route for it.
-        cancelled_waiting: The state of a job that was cancelled while it waited.
-        outputs_after_status: Which jobs' streams have outputs after the terminal status.
-        early_end: Whether streams end with the status ``running``, before history has the job.
-        true_sizes: Whether outputs have their size, in place of 0.
-        true_hashes: Whether outputs have their hash, in place of null.
+        false_expired: Every n-th job that ends is first reported as ``expired``; 0: none.
+        false_expired_looks: How many requests about such a job get this false status.
+        cancel_lies: Whether a request to cancel is answered with 200 and does nothing; ``None``: if
+            the ComfyUI behind the surface is older than 0.26, and so has no route for it.
+        cancelled_waiting: The status of a job that was cancelled while it was pending.
+        outputs_after_status: Which jobs' streams send outputs after the terminal status.
+        early_end: Whether streams end with the status ``running``, before the history has the job.
+        true_sizes: Whether outputs have their true size, in place of 0.
+        true_hashes: Whether outputs have their true hash, in place of null.
         true_ids: Whether outputs have a UUID, in place of a token of about 200 characters.
         shares_records: Whether an upload of known bytes gets the record of the first one.
         job_list: ``"jobs"``: whole jobs; ``"records"``: with cursor, without outputs; ``"none"``:
@@ -75,12 +75,12 @@ class HostedTraps:
         events: Whether there are event streams; if not: 501.
         labels: The form of ``metadata``: a string, a map of strings, ``"none"`` (422), or
             ``"dropped"`` without an error.
-        relative_urls: Whether URLs are paths of the host.
-        storage: Whether content is on another port, at signed URLs that refuse all headers of a
-            client of this place.
+        relative_urls: Whether URLs are paths without a host.
+        storage: Whether content is on another port, at signed URLs, which refuse the headers that
+            are meant for the surface.
         url_seconds: For how many seconds a signed URL is valid.
         bad_range: The status for a range that cannot be satisfied.
-        every_status: Whether streams tell each change of status and position, and outputs at once.
+        every_status: Whether streams send each change of the status and of the queue position.
         cut_stream_after: After how many frames a stream breaks; ``None``: never.
         max_streams: How many streams may be open; further ones get 429.
         keepalive: Seconds of silence before a comment is sent.
@@ -88,14 +88,14 @@ class HostedTraps:
         keeps_state: Whether jobs, keys, assets and URLs survive a restart.
         timestamps: Whether jobs have ``started_at`` and ``completed_at``.
         upstream: The ComfyUI behind: ``"up"``; ``"down"``: refuses connections; ``"dark"``: never
-            answers; ``"lost"``: takes jobs, but its answers are lost.
+            answers; ``"lost"``: accepts jobs, but its answers are lost.
         places_models: Whether model files can be uploaded.
-        unknown_looks: How many looks at a new job are answered with 404.
+        unknown_looks: How many requests about a new job are answered with 404.
         v1_seconds: Whether Comfy Cloud's older API has times in seconds, not milliseconds.
-        origins: Web pages that may ask, such as ``"https://app.example"``.
+        origins: The origins of web pages that may send requests, such as ``"https://app.example"``.
 
     Raises:
-        ValueError: A value that is not one of those above.
+        ValueError: A value is not one of those above.
     """
 
     false_expired: int = attrs.field(default=0, validator=_count)

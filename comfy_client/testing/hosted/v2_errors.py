@@ -65,7 +65,7 @@ _CODES = {
 
 
 class Refusal(Exception):
-    """A request is refused with an error of v2."""
+    """The refusal of a request, with an error of Comfy API v2."""
 
     def __init__(
         self,
