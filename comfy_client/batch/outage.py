@@ -163,7 +163,7 @@ def got_nothing(exc: Exception) -> bool:
 
 
 def is_full(exc: Exception) -> bool:
-    """Return whether a server refused a prompt only because it has too many now."""
+    """Return whether a server refused a prompt only because it has too much to do (429)."""
     return isinstance(exc, Throttled)
 
 

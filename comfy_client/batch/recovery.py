@@ -23,11 +23,11 @@ from .grid import canonical
 
 
 class NeverArrived(JobLost):
-    """The server never got an earlier process's prompt, so its id may be sent again."""
+    """The server never got an earlier process's prompt, so it may be sent again under its id."""
 
 
 def never_arrived(poller: Poller, job: object, outcome: object) -> bool:
-    """Return whether a server that takes an id once may be sent a lost prompt's id again."""
+    """Return whether a lost prompt never arrived, so that it may be sent again under its id."""
     if isinstance(outcome, NeverArrived):
         return True
     if not isinstance(outcome, JobLost) or not isinstance(job, Job) or poller.finds_lost_prompts:
@@ -70,7 +70,7 @@ class Recovery:
         client: The client of the server.
         poller: Its poller.
         sought: The prompts to look for, by the id that the earlier process chose.
-        ended: Ids of prompts of the journal that had ended on this server.
+        ended: The ids of prompts in the journal that had ended on this server.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Recovery:
                 self._ids[record.prompt_id] = record.prompt_id
 
     def find(self, prompt_id: str) -> str | None:
-        """Return the id under which the server has a prompt, or None; in doubt, ``prompt_id``."""
+        """Return the server's id of a prompt, or None; ``prompt_id`` if the server cannot tell."""
         if prompt_id in self._ids or prompt_id in self._doubts:
             return self._ids.get(prompt_id, prompt_id)
         return prompt_id if self._poller.has_record(prompt_id) else None

@@ -74,7 +74,7 @@ class Verdict:
     """The consequences of a prompt's end for its point; the defaults are for a single server.
 
     Attributes:
-        keeps_id: Whether the point is to run under the same id, which its server takes once.
+        keeps_id: Whether the point is to run under the same id, which its server accepts once.
         moves: Whether a server, maybe another one, is to run the point, without a try being
             counted: the server never got it, refused it, never began it, or is to blame for its
             failure.
@@ -252,7 +252,7 @@ class OneServer(Runner):
         return {point: self._late("", why) for point in points}
 
     def judge(self, flight: Flight, outcome: Result | ComfyError) -> Verdict:
-        """Submit a prompt again if it never arrived."""
+        """Return the verdict that a prompt which never arrived is sent again under its id."""
         is_new = never_arrived(self.poller, self.prompts.get(flight.prompt_id), outcome)
         return Verdict(moves=is_new, keeps_id=is_new)
 
@@ -377,7 +377,7 @@ class OneServer(Runner):
 
 
 def ended_on(host: str, rows: Iterable[SweepRow]) -> list[str]:
-    """Return the ids of prompts that a server certainly had, as they have results."""
+    """Return the ids of the prompts that a server certainly had, as their rows have results."""
     return [row.prompt_id for row in rows if row.host == host and row.result is not None]
 
 

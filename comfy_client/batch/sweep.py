@@ -225,7 +225,7 @@ class _Sweeper:
         self._todo.put_back(flight.point, flight.host)
 
     def _move(self, prompt_id: str, error: ComfyError, *, keeps_id: bool) -> None:
-        """Let a server run the point of a prompt; use a new id unless it never ran."""
+        """Let a server run a prompt's point, under a new id unless the prompt never ran."""
         if not isinstance(error, JobError):
             self._put_back(prompt_id)
             return

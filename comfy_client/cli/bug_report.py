@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..events import LogEntry
     from .server_options import ServerOptions
 
-#: How much of the server's log it has, and the most lines of any log.
+#: How many minutes of the server's log a report has, and the most lines of any log.
 MINUTES: Final = 10
 MAX_LINES: Final = 2000
 _LOGGER: Final = logging.getLogger("comfy_client")
@@ -41,7 +41,7 @@ _HEAD: Final = (
 
 @contextmanager
 def kept_log() -> Iterator[deque[str]]:
-    """Context manager: yield the last lines that the library logs meanwhile, of all levels."""
+    """Context manager: yield the latest lines that the library logs meanwhile, at all levels."""
     lines: deque[str] = deque(maxlen=MAX_LINES)
     handler, level = _Keeper(lines), _LOGGER.level
     handler.setFormatter(_FORMAT)
@@ -55,7 +55,7 @@ def kept_log() -> Iterator[deque[str]]:
 
 
 class _Keeper(logging.Handler):
-    """A log handler that keeps lines."""
+    """A log handler that adds the lines of each record to a deque."""
 
     def __init__(self, lines: deque[str]) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class _Keeper(logging.Handler):
 
 
 def report_of(api: ComfyApi, report: DoctorReport, given: ServerOptions, log: Iterable[str]) -> str:
-    """Return the text of a bug report; ask the server for its log."""
+    """Return the text of a bug report, which includes the server's log if it can be read."""
     redact = Redactor(api.parts.http, _client_id(api))
     parts = {
         "Doctor": str(report),
@@ -86,12 +86,12 @@ def _client_id(api: ComfyApi) -> str:
 
 
 def section(title: str, text: str) -> str:
-    """Return a part of the report below its title."""
+    """Return a section of a bug report: its title, and the text below."""
     return f"== {title} ==\n\n{text or 'nothing'}"
 
 
 def write(path: Path, text: str) -> None:
-    """Write a report that only its owner can read; replace an older one."""
+    """Write a report to a file that only its owner can read, in place of any older file."""
     path.unlink(missing_ok=True)
     number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(number, "w", encoding="utf-8") as file:
@@ -122,7 +122,7 @@ def _server_log(api: ComfyApi, report: DoctorReport, redact: Redactor) -> str:
 
 
 def _latest(entries: Iterable[LogEntry]) -> list[LogEntry]:
-    """Return the entries of the last minutes before the newest one; all if one has no time."""
+    """Return the log entries of the minutes before the latest one; all if one has no time."""
     entries = list(entries)
     try:
         times = [datetime.fromisoformat(entry.time or "") for entry in entries]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..hosted.models import HostedJob
     from ..models import HistoryEntry
 
-#: The statuses of jobs that are in the queue, and the event that ends each other one.
+#: ComfyUI's states of jobs in the queue, and the end events of other jobs, by the job's status.
 _QUEUED: Final = {"queued": "pending", "running": "running", "canceling": "running"}
 _ENDS: Final = {
     "succeeded": "execution_success",
@@ -24,12 +24,12 @@ _ENDS: Final = {
 
 
 def is_hosted(api: ComfyApi) -> TypeGuard[HostedApi]:
-    """Return whether a server is a hosted one; its module, slow to import, is left alone."""
+    """Return whether a client is a :class:`HostedApi`, without the slow import of that class."""
     return hasattr(type(api), "hosted")
 
 
 def listed(api: HostedApi, limit: int = 100) -> Iterator[tuple[str, str]]:
-    """Yield the ids and the states of the jobs that a server lists, the newest first.
+    """Yield the id and the state of each job in a server's list, the newest first.
 
     Raises:
         Mistake: The server keeps no list.
@@ -43,9 +43,9 @@ def listed(api: HostedApi, limit: int = 100) -> Iterator[tuple[str, str]]:
 
 
 def job_record(api: HostedApi, job_id: str) -> HistoryEntry | None:
-    """Return a job as a history has it, ended or not; None if the server does not know it.
+    """Return a job as a history entry, even before it has ended; None if the job is unknown.
 
-    A server that has forgotten the workflow of the job leaves it empty.
+    Its workflow is empty if the server has forgotten that.
     """
     from ..hosted.translation import files_by_node
     from ..models import HistoryEntry
@@ -66,7 +66,7 @@ def job_record(api: HostedApi, job_id: str) -> HistoryEntry | None:
 
 
 def past(api: ComfyApi, prompt_id: str) -> HistoryEntry | None:
-    """Return the record of a prompt that has ended on any server; None for any other prompt."""
+    """Return the history entry of a prompt on any kind of server; None unless it has ended."""
     if not is_hosted(api):
         return api.get_history(prompt_id)
     job = _known(api, prompt_id)
@@ -74,7 +74,7 @@ def past(api: ComfyApi, prompt_id: str) -> HistoryEntry | None:
 
 
 def is_queued(api: ComfyApi, prompt_id: str) -> bool:
-    """Return whether a prompt runs or waits on any server."""
+    """Return whether a prompt is running or pending, on any kind of server."""
     if not is_hosted(api):
         return prompt_id in api.get_queue()
     job = _known(api, prompt_id)
@@ -96,7 +96,7 @@ def _known(api: HostedApi, job_id: str) -> HostedJob | None:
 
 
 def cancelled(api: HostedApi, job_ids: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """Cancel jobs, the last first; yield the id of each, and whether it was cancelled.
+    """Cancel jobs, the last one first; yield the id of each, and whether it was cancelled.
 
     Raises:
         NotSupported: A job goes on, since the ComfyUI behind the server cannot cancel it.

@@ -224,7 +224,7 @@ def doctor(given: ServerOptions, run: bool, file: Path | None, timeout: float) -
 
 
 def _reported(given: ServerOptions, run: bool, timeout: float, file: Path) -> DoctorReport:
-    """Examine the server, and write a bug report."""
+    """Run the doctor, write a bug report to a file, and return the doctor's report."""
     from . import bug_report  # slow to import
 
     with bug_report.kept_log() as log, given.client() as api:

@@ -106,7 +106,7 @@ class Target:
         )
 
     def _hosted_client(self, timeout: tuple[float, float], record: Path | None) -> ComfyApi:
-        """Make a client of a hosted server, which never reads the environment by itself."""
+        """Make a client of a hosted server, with the credentials of this target and no others."""
         from ..hosted.api import HostedApi  # rarely needed, and slow to import
 
         key: str | EnvCredentials = ""
@@ -256,7 +256,7 @@ def _layers(
 
 
 def _hosted_by(given: Mapping[str, Any], named: _Layer | None) -> str | None:
-    """Return what tells that the server is a hosted one, or None."""
+    """Return the source that says that the server is a hosted one; None if it is not."""
     if given.get("hosted"):
         return "--hosted"
     if named is None or named.address is None:
@@ -267,7 +267,7 @@ def _hosted_by(given: Mapping[str, Any], named: _Layer | None) -> str | None:
 
 
 def _check_hosted(found: _FoundCredentials | None, user: str | None) -> None:
-    """Raise Mistake for what a hosted server does not take: logins, and users of ComfyUI."""
+    """Raise Mistake for what a hosted server does not accept: logins, and users of ComfyUI."""
     match found and found.credentials:
         case BasicCredentials() | EnvCredentials(kind="basic"):
             source = "" if found is None else found.source

@@ -82,7 +82,7 @@ def find(http: Http, prompt_id: str, client_id: str, deadline: Deadline) -> str 
 
 
 def find_earlier(routes: Routes, known_ids: KnownIds) -> EarlierPrompts:
-    """Read the queue, and the history as far as it may have prompts of an earlier process."""
+    """Return the records of the queue, and those of the history that may be of earlier prompts."""
     queue = routes.get_queue()
     records: list[_Record] = [*queue.running, *queue.pending]
     if routes.get_features():

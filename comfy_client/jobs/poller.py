@@ -43,7 +43,7 @@ from .tracker import Tracker, WakeUp
 #: The refusals in a row after which known facts decide: for login pages and 401, and for others.
 MAX_REFUSALS: Final = 3
 MAX_OTHER_ERRORS: Final = 8
-#: The number of empty look-ups in a row, over some seconds, that prove that it is not there.
+#: The number of empty look-ups in a row, over some seconds, that prove that a prompt is missing.
 EMPTY_LOOKUPS: Final = 3
 #: How often ``resubmit=True`` repeats a submission that left no trace.
 REPEATS: Final = 2
@@ -138,18 +138,18 @@ class Poller:
         return post(self.tracker, one.state, body, deadline, resubmit=resubmit)
 
     def search(self, prompt_id: str, client_id: str, deadline: Deadline) -> str | None:
-        """Return the id under which the server has a prompt, by its id or mark; None: it has not.
+        """Return the server's id of a prompt, found by its id or mark; None if it is not there.
 
         The mark counts only with the ``client_id`` of the submission.
         """
         return find(self.tracker.http, prompt_id, client_id, deadline)
 
     def find_earlier(self, known_ids: KnownIds, ended: Collection[str]) -> EarlierPrompts:
-        """Look for the prompts of an earlier process; ``ended`` are ids of some that had ended."""
+        """Look for an earlier process's prompts; ``ended`` are the ids of some that had ended."""
         return find_earlier(self.tracker.routes(), known_ids)
 
     def has_record(self, prompt_id: str) -> bool:
-        """Return whether the server has a prompt that was not found in its queue before."""
+        """Return whether the history has a prompt that was not found in the queue before."""
         return self.tracker.routes().get_history(prompt_id) is not None
 
     def cancel(self, one: TrackedPrompt, *, force: bool) -> bool:

@@ -392,9 +392,9 @@ class FileRoutes:
             return write_atomically(target, chunks, if_exists=rule)
 
     def lasting(self) -> FileRoutes:
-        """Return the routes of files, which there work even after the client is closed.
+        """Return routes for the same files that work even after the client is closed.
 
-        Each request has a connection of its own then, with the same credentials, proxies and
+        Each of their requests opens a connection of its own, with the same credentials, proxies and
         limits.
         """
         return LastingFiles(self._http)

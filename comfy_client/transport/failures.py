@@ -46,7 +46,8 @@ def explain(
 ) -> ComfyError:
     """Return the ComfyError for a failed connection.
 
-    ``what`` names the request; ``url`` has no secret; ``refused`` is advice for that case.
+    ``what`` names the request; ``url`` has no secret; ``refused`` is the advice if the connection
+    was refused.
     """
     chain = list(causes(exc, outer))
     for cause in chain:

@@ -69,7 +69,7 @@ __all__ = ["MAX_ANSWER", "SMALL", "UNSET", "Download", "Http", "Params", "Respon
 
 Value = str | int | float | None
 #: A query: a name may have several values, and ``None`` leaves one out.
-#: A text is a query as it is sent.
+#: A text is a query that is sent as it is.
 Params = Mapping[str, Value | Sequence[Value]] | Iterable[tuple[str, Value | Sequence[Value]]] | str
 
 #: The largest answer that is kept in memory undecoded, in bytes.
@@ -273,7 +273,7 @@ class Http:
         return made
 
     def at(self, address: Address, dialect: Dialect, *, trusted: bool = False) -> Http:
-        """Return an object for requests to another address, which :meth:`close` of this one ends.
+        """Return an object for requests to another address, which is closed along with this one.
 
         It has the same limits, proxies and certificates to trust, but neither credentials, headers
         and cookies nor the client's certificate, and each request opens and closes a connection of
@@ -457,10 +457,10 @@ class Http:
         start: int = 0,
         allow: Collection[int] = (),
     ) -> Iterator[Download]:
-        """Context manager: yield a file from a byte on, as one answer has it.
+        """Context manager: request a file once, from the byte ``start`` on, and yield the answer.
 
-        ``headers`` are sent along with a range only.  ``allow`` are statuses from 300 on that are
-        not errors: they have no content.
+        ``headers`` are sent only if ``start`` is not 0.  Statuses from 300 on are errors, except
+        those in ``allow``, which give a download without content.
         """
         ranged = {"Range": f"bytes={start}-", **(headers or {})} if start else {}
         request = OutgoingRequest("GET", route, params, {**_IDENTITY, **ranged})
@@ -483,7 +483,7 @@ class Http:
 
     @contextlib.contextmanager
     def stream(self, route: str, *, headers: Mapping[str, str], idle: float) -> Iterator[Download]:
-        """Context manager: yield an endless answer, whose chunks come as soon as they arrive.
+        """Context manager: yield an endless answer, with its chunks as soon as they arrive.
 
         It ends in :class:`RequestTimeout` if the server is silent for ``idle`` seconds, and is
         never requested again.
@@ -568,9 +568,9 @@ class Http:
 
 
 class _LiveTransfers(set[Transfer]):
-    """The requests in progress of a sender and those made from it, until one of them is closed.
+    """The requests in progress of a sender, and of senders made from it for other addresses.
 
-    It needs no lock, as each change of a set is atomic.
+    They are closed together.  It needs no lock, as each change of a set is atomic.
     """
 
     is_open: bool = True
@@ -616,7 +616,7 @@ class _Sender:
         return made
 
     def at(self, endpoint: Endpoint, identity: Identity, dialect: Dialect) -> _Sender:
-        """Return a sender for another endpoint, which ends with this one."""
+        """Return a sender for another endpoint, which is closed along with this one."""
         made = copy.copy(self)
         made._endpoint, made._identity = endpoint, identity
         made.has_api_prefix, made._refused = dialect.has_api_prefix, dialect.refused
@@ -628,7 +628,7 @@ class _Sender:
 
     @property
     def is_open(self) -> bool:
-        """Whether it sends requests."""
+        """Whether it was not closed, and so sends requests."""
         return self._live.is_open
 
     def check_open(self) -> None:

@@ -172,7 +172,7 @@ class Endpoint:
         return made
 
     def elsewhere(self, address: Address) -> Endpoint:
-        """Return the endpoint of any address, with the same proxies and trust.
+        """Return the endpoint of any address, with the same proxies and trusted certificates.
 
         It has a Session of its own, without the client's certificate, cookies and headers.
         """

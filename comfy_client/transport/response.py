@@ -245,12 +245,12 @@ def refusal(answer: Response, size: int | None, asker: Asker) -> ComfyError:
 
 
 class Dialect(NamedTuple):
-    """The facts in which APIs of servers differ for the transport; by default those of ComfyUI.
+    """The facts by which the transport adapts to an API; the defaults are those of ComfyUI.
 
     Attributes:
         refusal: Returns the typed error for an answer with a status of 300 or more.
         check_route: Raises an error for a method and route that the API lacks, so that no request
-            is sent; ``None``: any route may be asked for.
+            is sent; ``None``: any route may be requested.
         has_api_prefix: Whether routes are below ``/api``; ``None``: the first answers show it.
         refused: Advice for a connection that is refused.
     """
@@ -323,7 +323,7 @@ def _too_large(
 
 
 def about_redirect(answer: Response) -> str:
-    """Explain a redirect, without the query of its target."""
+    """Return an explanation of a redirect, without the query of its target."""
     target = answer.headers.get("location", "")
     try:
         to, here = urlsplit(target), urlsplit(answer.url)
@@ -340,7 +340,7 @@ def about_redirect(answer: Response) -> str:
 
 
 def reason_of(answer: Response, body: Any) -> str:
-    """Return the message in the body of a refusal after a colon, or an empty text."""
+    """Return the message in the body of a refusal, after a colon; empty if there is none."""
     if isinstance(body, dict):
         body = body.get("error", body)
         if isinstance(body, dict):

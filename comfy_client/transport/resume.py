@@ -148,7 +148,7 @@ def _rest(
 def _same(
     body: contextlib.ExitStack, ask: Ask, at: int, tail: bytes, size: int | None
 ) -> Iterator[bytes]:
-    """Request a file from before its rest, and yield the rest; raise unless ``tail`` is in it."""
+    """Request a file from ``tail``, its last bytes so far; yield the rest, or raise on a change."""
     start = at - len(tail)
     answer = body.enter_context(ask(start, {}))
     if size_of(answer) != size:
