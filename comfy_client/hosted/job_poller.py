@@ -174,7 +174,7 @@ class HostedPoller(Poller):
         """Request the graph of a job that was attached to, which has the titles of its nodes."""
         try:
             state.graph = self._routes.workflow(state.prompt_id)
-        except ComfyError as exc:  # a proxy tells those of its own jobs only
+        except ComfyError as exc:  # a proxy has only those of its own jobs
             self.tracker.log.debug("prompt %s: no graph: %s", state.prompt_id, exc)
 
     def _report(self, one: TrackedPrompt, evidence: Evidence, job: HostedJob) -> None:
