@@ -51,7 +51,7 @@ def new_hasher() -> Hasher | None:
 
 
 def hash_of(content: Content) -> str | None:
-    """Return the hash of a content as ``blake3:...``; None without the extra ``[hosted]``."""
+    """Return the hash of some content as ``blake3:...``; None without the extra ``[hosted]``."""
     hasher = new_hasher()
     if hasher is None:
         return None
@@ -152,7 +152,7 @@ class AssetUploader:
         return asset
 
     def _existing(self, upload: Upload, state: FileState) -> Asset | None:
-        """Return the asset of an earlier upload of the file; None if there is none any more."""
+        """Return the asset of an earlier upload of the file; None if the server has none."""
         asset = self.known.get((state.name, upload.subfolder), state.version)
         if asset is None:
             return None
@@ -202,10 +202,7 @@ class AssetUploader:
 
 
 def _told(upload: Upload) -> tuple[str | None, str]:
-    """Return the hash of an output that is to be uploaded, or None, and the file's name.
-
-    The hash is None unless a server reported it.
-    """
+    """Return the hash that a server reported for an output, or None, and the file's name."""
     source = upload.remote
     raw = getattr(source, "raw", None)
     told = raw.get("hash") if isinstance(raw, Mapping) else None

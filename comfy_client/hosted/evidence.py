@@ -76,7 +76,7 @@ class Evidence:
         return not is_young and self.absences >= LOOKS and now - self.absent_since >= STANDS
 
     def note_bad_answer(self, now: float, patience: float) -> bool:
-        """Record that no usable answer came; return whether none has for ``patience`` seconds."""
+        """Record an unusable answer; return whether there was no other for ``patience`` seconds."""
         self.refusals = 0
         self.bad_since = now if self.bad_since is None else self.bad_since
         return now - self.bad_since >= patience

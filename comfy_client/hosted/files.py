@@ -156,7 +156,7 @@ class AssetFiles(FileRoutes):
         self._known = KnownAssets()
 
     def lasting(self) -> AssetFiles:
-        """Return routes of the same files that work even after the client is closed."""
+        """Return routes for the same files that work even after the client is closed."""
         return AssetFiles(self._routes.http.lasting(), most=self._most)
 
     # -- uploads -------------------------------------------------------------------------

@@ -127,7 +127,7 @@ class HostedPoller(Poller):
     # -- the thread ------------------------------------------------------------------------
 
     def ask(self, known: Sequence[TrackedPrompt], due: Sequence[TrackedPrompt]) -> None:
-        """Ask about each due job, and open event streams for jobs that need one."""
+        """Request the state of each due job, and open event streams for jobs that need one."""
         for one in [*self._known]:  # a copy, as other threads add jobs
             if one.state.decided:
                 del self._known[one]
@@ -298,7 +298,7 @@ class HostedPoller(Poller):
         )
 
     def delete_pending(self, prompt_ids: Collection[str], seconds: float = math.inf) -> bool:
-        """Cancel the pending ones of these jobs; return whether none is pending in the end."""
+        """Cancel those of the jobs that are pending; return whether none is pending in the end."""
         deadline = Deadline.after(min(seconds, self.timing.cancel_timeout))
         log, ids = self.tracker.log, [*prompt_ids]
         try:

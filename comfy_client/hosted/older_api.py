@@ -68,7 +68,7 @@ def v1_credentials(held: object) -> HeaderCredentials | EnvCredentials | None:
 
 
 class CloudHttp(Http):
-    """The requests to Comfy Cloud; those in :data:`READ` are sent to its older API.
+    """An ``Http`` for Comfy Cloud, which sends the requests in :data:`READ` to its older API.
 
     Attributes:
         v1: The requests to the older API.
@@ -99,7 +99,7 @@ class CloudHttp(Http):
 
 
 class JobSearch:
-    """Finds the job of a submission without an answer, by its mark, in the older API's job list.
+    """A search for the job of an unanswered submission, by its mark, in the older API's job list.
 
     It is not certain that this list has the jobs that were submitted over Comfy API v2.
     """

@@ -253,7 +253,7 @@ class Submission:
         return {key: job_id for key, job_id in found if key is not None}
 
     def carries(self, job_id: str, key: str, deadline: Deadline) -> bool:
-        """Return whether a job's workflow has the mark of a key; False if the server lacks it."""
+        """Return whether a job's workflow has the mark of a key; False if it is not known."""
         try:
             return has_mark(self._routes.workflow(job_id, timeout=deadline.left()), key)
         except NotFound:
@@ -291,7 +291,7 @@ class Submission:
                 return
 
     def _look_for_witness(self, deadline: Deadline, most: float) -> None:
-        """Remember a job in the server's list; a server that forgets it has forgotten keys, too."""
+        """Remember a listed job; a server that forgets it later has forgotten keys, too."""
         try:
             with limited_silence(most):
                 page = self._routes.jobs(limit=1, timeout=deadline.left(most))
@@ -343,7 +343,7 @@ def key_in(label: str | Mapping[str, str] | None) -> str | None:
 
 
 def is_label_of(key: str, label: str | Mapping[str, str]) -> bool:
-    """Return whether a job's label, in any form, has this key."""
+    """Return whether a job's label, in any form, contains a key."""
     return key_in(label) == key
 
 

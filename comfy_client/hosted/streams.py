@@ -122,7 +122,7 @@ class Streams:
         return not (one.state.decided or self._tracker.wake.stopped)
 
     def take(self, one: TrackedPrompt, stream: _Stream, frame: ServerEvent) -> None:
-        """Publish the events in a frame of a job's stream; poll the job if it ends there."""
+        """Publish the events in a stream's frame; poll the job if the frame reports its end."""
         self.publish(one, stream.translator.take(frame))
         if frame.status in ENDED:
             stream.has_ended = True

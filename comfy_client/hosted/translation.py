@@ -167,7 +167,7 @@ def failure(job: HostedJob, prompt_id: str) -> ExecutionError:
 
 
 class FrameTranslator:
-    """Converts the events of a job's stream to ComfyUI's events.
+    """A translator of the events of a job's stream to ComfyUI's events.
 
     The outputs of a node arrive one by one; the event with all of them is made once a frame about
     something else arrives.

@@ -274,7 +274,7 @@ def _limit(request: web.Request) -> int:
 
 
 def _records(hosted: HostedState, request: web.Request, limit: int) -> dict[str, Any]:
-    """Return a page of job records, which have no outputs, and fields with names of their own."""
+    """Return a page of job records, which have no outputs, and other field names than jobs."""
     filters = {
         name[len("metadata[") : -1]: value
         for name, value in request.query.items()

@@ -188,6 +188,6 @@ def describe(hosted: HostedState, job_id: str, view: JobView, base: str) -> dict
 
 
 def _given(record: JobRecord | None) -> dict[str, Any]:
-    """Return the label and priority that the client gave a job, as far as it did."""
+    """Return the label and the priority of a job, without those that the client did not give."""
     found = {} if record is None else {"metadata": record.metadata, "priority": record.priority}
     return {name: value for name, value in found.items() if value is not None}

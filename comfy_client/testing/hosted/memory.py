@@ -26,7 +26,7 @@ def now() -> datetime:
 
 @attrs.frozen
 class StoredFile:
-    """A file of the ComfyUI behind the surface, and the job that it is an output of, if any."""
+    """A file of the ComfyUI behind the surface, and the id of the job that made it, if any."""
 
     filename: str
     subfolder: str
@@ -105,7 +105,7 @@ class Memory:
         self._asset_ids.setdefault(asset.hash, asset.id)
 
     def by_hash(self, digest: Any) -> AssetRecord | None:
-        """Return the first asset whose bytes have a hash, or None."""
+        """Return the first asset with this hash, or None."""
         return self.assets.get(self._asset_ids.get(digest, "")) if isinstance(digest, str) else None
 
     def delete(self, asset_id: str) -> bool:
