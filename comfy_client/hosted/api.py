@@ -217,14 +217,13 @@ class HostedApi(AssetFiles, ComfyApi):
         return examine(client, run=run, timeout=timeout, checks=checks)
 
     def cancel_job(self, prompt_id: str) -> bool:
-        """Request the cancellation of a job; return True if the job has yet to end.
+        """Request the cancellation of a job; return False if it has succeeded or failed.
 
-        ``POST /api/v2/jobs/{id}/cancel``.  False: the server does not know the job, or its answer
-        shows a job that has ended, perhaps by this request.  The method does not wait for the end:
-        see :meth:`Job.cancel`.
+        ``POST /api/v2/jobs/{id}/cancel``.  False also if the server does not know the job.  The
+        method does not wait for the end: see :meth:`Job.cancel`.
         """
         try:
-            return not self.hosted.cancel(prompt_id).is_ended
+            return self.hosted.cancel(prompt_id).status not in ("succeeded", "failed")
         except NotFound:
             return False
 
