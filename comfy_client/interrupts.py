@@ -5,15 +5,10 @@ Libraries wrap exceptions, so an interruption may stand anywhere in a chain.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from contextvars import ContextVar
 from types import CodeType
-from typing import TypeVar
 
 from . import runtime
-
-T = TypeVar("T")
 
 
 def causes(exc: BaseException, outer: BaseException | None = None) -> Iterator[BaseException]:
@@ -64,17 +59,6 @@ def _code_of(handler: object) -> CodeType | None:
         handler = getattr(type(handler), "__call__", None)  # noqa: B004  # the method itself
     code = getattr(handler, "__code__", None)
     return code if isinstance(code, CodeType) else None
-
-
-@contextlib.contextmanager
-def assigned(variable: ContextVar[T], value: T) -> Iterator[None]:
-    """Context manager: set a context variable within the block."""
-    before = variable.get()
-    try:
-        variable.set(value)  # inside the try, so that a Ctrl-C right after it is undone, too
-        yield
-    finally:
-        variable.set(before)
 
 
 def was_started(thread: runtime.Thread | None) -> bool:

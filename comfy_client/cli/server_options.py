@@ -145,7 +145,7 @@ class ServerOptions:
                 raise
             raise Mistake(f"--record: {message_of(exc)}") from None
 
-    def _limits(self) -> contextlib.AbstractContextManager[None]:
+    def _limits(self) -> contextlib.AbstractContextManager[object]:
         """Context manager: apply ``--request-timeout`` also to requests with a limit of their own.
 
         Requests for all node definitions have one, for example.

@@ -90,7 +90,10 @@ class Transfer:
         left = self.deadline.at - runtime.monotonic()
         if left <= 0:
             return None
-        return min(left, connect), min(left, self.read_timeout, read_timeout.get())
+        most = min(left, self.read_timeout)
+        if read_timeout.limits.get() is not None:  # seldom
+            most = min(most, read_timeout.get())
+        return min(left, connect), most
 
     def limit(self, most: float = LONGEST) -> float:
         """Return the seconds for one send or read; raise ``TimeoutError`` at the deadline."""

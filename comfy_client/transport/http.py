@@ -771,7 +771,9 @@ class _Sender:
         url = self._endpoint.base + path
         tries = 2 if request.method in ("GET", "HEAD") else 1
         # A POST cannot be sent again, and with a short read timeout there is no time to find out.
-        trusted = self._stale if tries == 1 else read_timeout.get()
+        trusted = self._stale
+        if tries > 1:
+            trusted = math.inf if read_timeout.limits.get() is None else read_timeout.get()
         if runtime.monotonic() - self._answered_at > trusted:
             self._endpoint.drop_kept()
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 
 import pytest
@@ -70,3 +71,38 @@ def test_a_limit_of_silence_ends_with_its_block() -> None:
             assert read_timeout.get() == 0.5
         assert read_timeout.get() == 2.0
     assert read_timeout.get() == math.inf
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_limit_of_silence_ends_however_its_block_ends(error: type[BaseException]) -> None:
+    with limited_silence(2.0):
+        with pytest.raises(error), limited_silence(0.5):
+            raise error
+        assert read_timeout.get() == 2.0
+    assert read_timeout.get() == math.inf
+
+
+def ask_for_ever() -> None:
+    while True:
+        with limited_silence(0.5):
+            read_timeout.get()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such timers on Windows")
+def test_a_ctrl_c_at_any_moment_leaves_no_limit_of_silence() -> None:
+    """Not even while somebody keeps the error, whose traceback keeps frames."""
+    kept: list[BaseException] = []
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGVTALRM, interrupt)
+    try:
+        for number in range(300):
+            with pytest.raises(KeyboardInterrupt) as caught:  # noqa: PT012
+                signal.setitimer(signal.ITIMER_VIRTUAL, 1e-5 * (1 + number % 50))
+                ask_for_ever()
+            kept.append(caught.value)
+            assert read_timeout.get() == math.inf
+    finally:
+        signal.signal(signal.SIGVTALRM, before)
