@@ -69,21 +69,24 @@ class ClientSettings:
 
     def make_http(self, timing: Timing) -> Http:
         """Make the :class:`Http` of a client with these settings."""
-        return Http(
-            self.address,
-            credentials=self.credentials,
-            user=self.user,
-            timeout=self.timeout,
-            verify=self.verify,
-            cert=self.cert,
-            proxies=self.proxies,
-            headers=self.headers,
-            session=self.session,
-            max_json=self.max_json,
-            stale=timing.stale,
-            resume=timing.resume,
-            show=timing.show,
-        )
+        return Http(self.address, **self.http_options(timing))
+
+    def http_options(self, timing: Timing) -> dict[str, Any]:
+        """Return the keyword arguments for the :class:`Http` of a client."""
+        return {
+            "credentials": self.credentials,
+            "user": self.user,
+            "timeout": self.timeout,
+            "verify": self.verify,
+            "cert": self.cert,
+            "proxies": self.proxies,
+            "headers": self.headers,
+            "session": self.session,
+            "max_json": self.max_json,
+            "stale": timing.stale,
+            "resume": timing.resume,
+            "show": timing.show,
+        }
 
     def make_poller(self, tracker: Tracker) -> Poller:
         """Make the part of a client that talks to the server about prompts."""

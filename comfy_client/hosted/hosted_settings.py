@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any
 
 import attrs
 
@@ -12,18 +12,12 @@ from ..jobs.tracker import Tracker
 from ..settings import ClientSettings
 from ..timing import Timing
 from ..transport.http import Http
-from ..transport.response import Dialect
 from .dialect import HOSTED
 from .job_poller import HostedPoller
 from .older_api import CLOUD_V1, CloudHttp, JobSearch, v1_credentials
 from .routes import HostedRoutes
 from .sending import LabelForm, Submission
 from .servers import KEY_VARIABLE, is_serverless
-
-if TYPE_CHECKING:
-    from ..credentials import AnyCredentials
-
-Made = TypeVar("Made", bound=Http)
 
 
 @attrs.define(repr=False, eq=False, kw_only=True)
@@ -37,28 +31,18 @@ class HostedSettings(ClientSettings):
 
     def make_http(self, timing: Timing) -> Http:
         """Make the :class:`Http` of a client; on Comfy Cloud, it speaks both of the APIs there."""
-
-        def make(kind: type[Made], credentials: object, dialect: Dialect) -> Made:
-            return kind(
-                self.address,
-                credentials=cast("AnyCredentials | None", credentials),
-                timeout=self.timeout,
-                verify=self.verify,
-                cert=self.cert,
-                proxies=self.proxies,
-                headers=self.headers,
-                session=self.session,
-                max_json=self.max_json,
-                stale=timing.stale,
-                resume=timing.resume,
-                show=timing.show,
-                dialect=dialect,
-            )
-
+        # No variable holds the options, as a traceback would show the key in them.
         if not self.is_cloud:
-            return make(Http, self.credentials, HOSTED)
-        made = make(CloudHttp, self.credentials, HOSTED)
-        made.v1 = make(Http, v1_credentials(self.credentials), CLOUD_V1)
+            return Http(self.address, **self.http_options(timing), dialect=HOSTED)
+        made = CloudHttp(self.address, **self.http_options(timing), dialect=HOSTED)
+        made.v1 = Http(
+            self.address,
+            **{
+                **self.http_options(timing),
+                "credentials": v1_credentials(self.credentials),
+                "dialect": CLOUD_V1,
+            },
+        )
         return made
 
     def make_poller(self, tracker: Tracker) -> Poller:

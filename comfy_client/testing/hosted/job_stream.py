@@ -62,7 +62,7 @@ class _Subscriber:
 
 @attrs.define(eq=False)
 class JobStream:
-    """One stream of a job's events."""
+    """A stream of a job's events."""
 
     _hosted: HostedState
     _request: web.Request
