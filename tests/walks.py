@@ -31,6 +31,7 @@ MODULES = {
 #: Private names that a module reads of another one or of a library, and why.
 PRIVATE = {
     ("comfy_client.locks", "_is_owned"): "threading has no public question for a lock's owner",
+    ("comfy_client.transport.connections", "_put_conn"): "urllib3 takes a connection back only so",
     ("comfy_client.testing.exchange", "_payload"): "aiohttp has no public way to change a body ...",
     ("comfy_client.testing.exchange", "_read_bytes"): "... nor to forget what was read of it",
 }

@@ -213,6 +213,20 @@ def _response(sock: socket.socket, *args: Any, **kw: Any) -> http.client.HTTPRes
     return _Response(_Reader(sock, transfer), *args, **kw)  # type: ignore[arg-type]
 
 
+class _Answer(urllib3.HTTPResponse):
+    """A response that gives up its connection before the pool may lend it again.
+
+    urllib3 does so afterwards: a Ctrl-C in between would close a connection that is in use, or
+    lend it twice.
+    """
+
+    def release_conn(self) -> None:
+        pool, connection = self._pool, self._connection
+        self._connection = None
+        if pool and connection:
+            pool._put_conn(connection)
+
+
 class _InTime:
     """Mixin for connections that read answers and send bodies until the deadline."""
 
@@ -226,6 +240,12 @@ class _InTime:
         """Close the connection without raising, or its pool would leave other connections open."""
         with contextlib.suppress(OSError):
             super().close()  # type: ignore[misc]  # a method of the class it is mixed into
+
+    def getresponse(self) -> Any:
+        """Receive the headers of the answer."""
+        response = super().getresponse()  # type: ignore[misc]  # as above
+        response.__class__ = _Answer  # urllib3 lets nobody choose its class
+        return response
 
     def request(self, method: str, url: str, body: Any = None, *args: Any, **kw: Any) -> None:
         """Send a small body along with its headers, so that the server wakes up only once."""

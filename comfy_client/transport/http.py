@@ -928,7 +928,7 @@ class _Sender:
             raise error from cause
         if not length and "transfer-encoding" in response.headers:
             response.raw.close()  # drops any bytes after an answer without a body
-        else:
+        elif not response.raw.closed:
             response.raw.drain_conn()  # nothing is left, so this returns the connection to the pool
 
 

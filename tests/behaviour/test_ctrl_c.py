@@ -26,6 +26,8 @@ from comfy_client.batch.journal import Journal
 from comfy_client.cli.results import folder_for
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.connections import current
+from comfy_client.transport.deadline import Deadline
+from comfy_client.transport.http import Http
 from tests.helpers.clients import (
     LIMIT,
     exception_of,
@@ -175,6 +177,39 @@ def test_an_alarm_at_any_moment_of_a_request_comes_out_of_it(world: World) -> No
         assert current.get() is None, at
     assert came
     assert exception_of(call) is None
+
+
+def test_ctrl_c_while_a_connection_goes_back_leaves_it_to_its_next_user(
+    comfy: ComfyServer, http: Http
+) -> None:
+    """At each moment, two other downloads begin and read their own files afterwards."""
+    for name in "ab":
+        (comfy.root / "output" / name).write_text(name)
+    downloads = contextlib.ExitStack()
+    bodies: list[Iterator[bytes]] = []
+
+    def begin() -> None:
+        for name in "ab":
+            # Not download(), which would ask for the rest of an answer that is cut off.
+            file = http.download_once(
+                "/view", params={"filename": name}, deadline=Deadline.after(LIMIT)
+            )
+            bodies.append(iter(downloads.enter_context(file)))
+
+    def interrupt() -> None:
+        begin()
+        signal.raise_signal(signal.SIGINT)
+
+    call = partial(http.json, "GET", "/prompt")
+    call()  # imports what is imported late
+    with handled():
+        for at in range(1, points_of(call, everywhere=True) + 1):
+            with downloads:
+                with contextlib.suppress(KeyboardInterrupt):
+                    points_of(call, at, interrupt, everywhere=True)
+                begin()  # one connection may have gone back twice
+                assert [b"".join(body) for body in bodies] == [b"a", b"b"] * (len(bodies) // 2)
+                bodies.clear()
 
 
 def test_ctrl_c_while_a_command_makes_its_folder_leaves_none(tmp_path: Path) -> None:
