@@ -16,7 +16,7 @@ def readme() -> str:
     source = re.search(r"^Source = (\S+)", config["metadata"]["project_urls"], re.MULTILINE)[1]
     version = re.search(r'"(.+)"', (HERE / "comfy_client/_version.py").read_text("utf-8"))[1]
     text = (HERE / "README.rst").read_text("utf-8")
-    text = text.replace("image:: comfy_client/", f"image:: {source}/raw/v{version}/comfy_client/")
+    text = text.replace("image:: tests/", f"image:: {source}/raw/v{version}/tests/")
     return text.replace("<comfy_client/", f"<{source}/blob/v{version}/comfy_client/")
 
 

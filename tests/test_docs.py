@@ -79,11 +79,11 @@ def test_a_picture_stands_below_the_title_of_its_section() -> None:
 
 def test_every_picture_is_used_and_small() -> None:
     """Dark twins stand beside the light ones."""
-    used = {picture.name for picture in PICTURES} | {"notebook.png"}
+    used = {picture.name for picture in PICTURES}
     there = {path.name for path in FOLDER.iterdir()}
     dark = {name for name in there if name.endswith("-dark.webp")}
     assert {name.replace("-dark.webp", "") for name in dark} <= {Path(name).stem for name in used}
-    assert there - dark == used - {"notebook.png"}
+    assert there - dark == used
     sizes = [path.stat().st_size for path in FOLDER.iterdir()]
     assert max(sizes) <= MOST
     assert sum(sizes) <= MOST_OF_ALL
@@ -95,7 +95,7 @@ def test_every_picture_is_used_and_small() -> None:
 
 def test_a_dark_page_has_the_dark_picture() -> None:
     """Furo hides one of the two."""
-    text = linked(".. image:: comfy_client/guide/notebook.png\n   :alt: A\n   :width: 9\n\nText\n")
+    text = linked(".. image:: tests/docs/pictures/notebook.png\n   :alt: A\n   :width: 9\n\nText\n")
     light, dark = text.split(".. image:: ")[1:]
     assert light == "notebook.png\n   :alt: A\n   :width: 9\n   :class: only-light\n\n"
     assert dark == "notebook-dark.webp\n   :alt: A\n   :width: 9\n   :class: only-dark\n\nText\n"

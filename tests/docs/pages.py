@@ -78,6 +78,10 @@ class Picture(NamedTuple):
 #: Made by ``python -m tests.docs.take_pictures``.
 PICTURES = [
     Picture(
+        *("notebook.png", "notebook", "While it runs"),
+        "A notebook: three lines of code, the preview of a picture, a progress bar, the time left",
+    ),
+    Picture(
         *("notebook-gallery.webp", "notebook", "Values that show themselves"),
         "A cell that ran a workflow: two pictures, their file names, seed and time",
     ),
@@ -153,7 +157,7 @@ _MODULES = {"aio": aio, "distributed": distributed, "models": models, "testing":
 
 def write(folder: Path) -> None:
     """Write what Sphinx reads: the README as the first page, the guide, the reference."""
-    for file in [*GUIDE.glob("*.png"), *FOLDER.glob("*.*"), *GUIDE.parent.glob("*.json")]:
+    for file in [*FOLDER.glob("*.*"), *GUIDE.parent.glob("*.json")]:
         folder.joinpath(file.name).write_bytes(file.read_bytes())
     groups = guide()
     for page in chain.from_iterable(groups.values()):

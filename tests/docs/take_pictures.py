@@ -22,7 +22,6 @@ from comfy_client import ComfyApi, Workflow
 from comfy_client.testing import ComfyServer
 from tests.docs import notebook, terminal
 from tests.docs.pages import FOLDER
-from tests.guide import GUIDE
 
 #: ComfyUI's own port, since commands without ``--host`` go there.
 PORT = 8188
@@ -160,7 +159,6 @@ def save(name: str, data: bytes) -> Path:
         return path
     image = Image.open(io.BytesIO(data)).convert("RGB")
     if name == "notebook.png":  # which the README shows
-        path = GUIDE / name
         image = image.quantize(128)
         image.save(path, optimize=True)
     else:
