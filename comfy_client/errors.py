@@ -422,7 +422,10 @@ class JobFailed(JobError):
     def hint(self) -> str:
         """Advice on the error, in one sentence."""
         if self.is_oom:
-            return "Make a smaller picture, or free memory: api.free_memory(unload_models=True)."
+            return (
+                "Make a smaller picture; on a ComfyUI of your own, "
+                "api.free_memory(unload_models=True) may help, too."
+            )
         return "The server works, but a node raised an error: see exception_message and traceback."
 
     @property
@@ -660,7 +663,7 @@ class ClientClosed(ComfyError):
     Results can still be shown and saved: each file comes over a connection of its own then.
     """
 
-    _hint = "Make a new ComfyApi; results can still be shown and saved."
+    _hint = "Make a new client; results can still be shown and saved."
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from enum import IntEnum
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import click
 
@@ -13,21 +13,18 @@ from ..errors import (
     ApiError,
     AuthenticationError,
     ComfyError,
-    Conflict,
     JobFailed,
     JobInterrupted,
     JobLost,
     JobNotFound,
     JobTimeout,
-    MissingExtra,
     PromptRejected,
-    RequestTimeout,
     SubmitUncertain,
     TransportError,
     UnexpectedResponse,
-    VramTimeout,
     WorkflowError,
 )
+from .known_servers import known_server
 
 
 class Exit(IntEnum):
@@ -103,31 +100,8 @@ _STATUS: Final[tuple[tuple[type[BaseException], Exit], ...]] = (
     (UnexpectedResponse, Exit.UNREACHABLE),
 )
 
-#: Advice for the command line; the first matching class counts.
-_HINTS: Final[tuple[tuple[type[BaseException], str], ...]] = (
-    (
-        AuthenticationError,
-        "--login-file or --token-file, or COMFYUI_LOGIN or COMFYUI_TOKEN in the environment",
-    ),
-    (PromptRejected, "comfy-client check lists everything that is wrong with a workflow"),
-    (JobLost, "run it again: the server was restarted, or the prompt was deleted"),
-    (JobNotFound, "comfy-client history lists what the server knows"),
-    (VramTimeout, "comfy-client queue shows what may use the memory"),
-    (SubmitUncertain, "comfy-client queue and history show whether it arrived"),
-    (RequestTimeout, "try again when the server is less busy, or raise --request-timeout"),
-    (TransportError, "comfy-client doctor finds out why; --host names another server"),
-    (UnexpectedResponse, "comfy-client doctor finds out what answers there"),
-    (Conflict, "another name, or --overwrite"),
-)
-
-
 #: Patterns of advice for Python, and the advice for the command line that replaces it.
 _IN_COMMANDS: Final = (
-    (
-        r"on (\S+): attach to it by api\.job\('([^']+)'\)",
-        r"on \1: comfy-client job \2 --wait --host \1",
-    ),
-    (r"attach to it by api\.job\('([^']+)'\)", r"comfy-client job \1 --wait"),
     (r"; pass credentials=\.\.\.", ""),
     (r"pass api_key=\.\.\., or set COMFY_API_KEY", "give --token-file FILE, or set COMFY_API_KEY"),
     (r"pass base_url=\.\.\., or set COMFY_BASE_URL", "give --host URL, or set COMFY_BASE_URL"),
@@ -135,6 +109,8 @@ _IN_COMMANDS: Final = (
     (r"with run\(\) or submit\(\)", "with comfy-client run"),
     (r"with job\.cancel\(\)", "with comfy-client cancel ID"),
     (r"or pass allow_insecure=True", "or give --insecure"),
+    (r"if it is a ComfyUI itself, use ComfyApi", "if it is a ComfyUI itself, it needs no --hosted"),
+    (r"\(HostedApi is the client of Comfy API v2\)", "(one with Comfy API v2 needs --hosted)"),
     (r"pass verify='ca\.pem'", "pass --ca FILE"),
     (r"or verify=False", "or --insecure"),
     (r"check https, verify= and cert=", "check https and --ca"),
@@ -143,15 +119,22 @@ _IN_COMMANDS: Final = (
     (r"set\(\.\.\., force=True\) replaces the link by a value", "set the input of that node"),
 )
 
-#: The variable with the key of a hosted server.
-_HOSTED_KEY: Final = "COMFY_API_KEY"
+#: Advice for Python to wait for a prompt, which names the server if there are several.
+_ATTACH: Final = r"(?:(?<=on )(\S+): )?attach to it by api\.job\('([^']+)'\)"
 
 
 def in_commands(text: str) -> str:
     """Replace advice for Python in a message with advice for the command line."""
+    text = re.sub(_ATTACH, _attach, text)
     for pattern, words in _IN_COMMANDS:
         text = re.sub(pattern, words, text)
     return text
+
+
+def _attach(found: re.Match[str]) -> str:
+    host, prompt_id = found.groups()
+    where = "" if host is None else f"{host}: "
+    return f"{where}comfy-client job {prompt_id} --wait{known_server(host).options}"
 
 
 def exit_of(error: BaseException) -> Exit:
@@ -188,52 +171,6 @@ def message_of(error: BaseException) -> str:
     if isinstance(error, ComfyError):
         return in_commands(str(error))  # printable; may have several lines
     return one_line(re.sub(r"^\[Errno \d+\] ", "", str(error))) or type(error).__name__
-
-
-def hint_of(error: BaseException) -> str | None:
-    """Return advice that an error's message does not contain, or None."""
-    if isinstance(error, JobTimeout):
-        where = f" --host {error.server}" if isinstance(error, StillRunning) else ""
-        known = error.prompt_id
-        return f"comfy-client job {known} --wait{where}; or comfy-client cancel {known}{where}"
-    if isinstance(error, JobLost) and not error.retryable:
-        return (
-            f"when that server is back, comfy-client job {error.prompt_id} says what became of it"
-        )
-    if isinstance(error, JobFailed) and error.is_oom:
-        return "use a smaller picture, or comfy-client free"
-    if isinstance(error, JobFailed):
-        return f"comfy-client job {error.prompt_id} --traceback; or comfy-client logs"
-    if isinstance(error, Unsaved):
-        return error.hint
-    if isinstance(error, AuthenticationError) and _HOSTED_KEY in str(error):
-        return None  # the message has the advice
-    if isinstance(error, MissingExtra):
-        return None  # the message has the command
-    hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), None)
-    return error.hint if hint is None and isinstance(error, ComfyError) else hint
-
-
-def error_object(error: BaseException) -> dict[str, Any]:
-    """Return the JSON object for an error: ``code``, ``message``, ``hint``, ``exit`` and more."""
-    facts = error.to_dict() if isinstance(error, ComfyError) else {"code": _code_of(error)}
-    ours = {"message": message_of(error), "hint": hint_of(error), "exit": int(exit_of(error))}
-    return {**facts, **ours}
-
-
-def _code_of(error: BaseException) -> str:
-    match error:
-        case Mistake() | click.UsageError():
-            return "usage"
-        case KeyboardInterrupt() | click.Abort():
-            return "stopped"
-        case ModuleNotFoundError():
-            return "missing_extra"
-        case TimeoutError():
-            return "timeout"
-        case OSError() | Unsaved():
-            return "os_error"
-    return "error"
 
 
 def one_line(text: str) -> str:

@@ -122,10 +122,11 @@ class Commands(click.Group):
             log_more(ctx.ensure_object(ServerOptions).verbose)
             try:
                 return super().invoke(ctx)
-            except KeyboardInterrupt as exc:  # click would print an empty line
-                return report(exc, _is_json(ctx))
             except BrokenPipeError:
                 return end_stdout()
+            # Here, as hints name the command's servers; click would print an empty line for Ctrl-C.
+            except (KeyboardInterrupt, ComfyError) as exc:
+                return report(exc, _is_json(ctx))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands, grouped by purpose, into the help text."""

@@ -19,14 +19,13 @@ from .decorators import Decorator
 from .exits import (
     Exit,
     SilentExit,
-    error_object,
     exit_of,
     harmless,
-    hint_of,
     in_commands,
     message_of,
     one_line,
 )
+from .hints import error_object, hint_of
 
 
 def say(text: str, status: str = "") -> None:
@@ -57,18 +56,22 @@ def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
         click.echo("  ".join(padded).rstrip())
 
 
-def report(error: BaseException, as_json: bool, **facts: Any) -> Exit:
-    """Print an error as text on stderr, or with more facts as JSON; return its exit status."""
+def report(error: BaseException, as_json: bool, server: str | None = None) -> Exit:
+    """Print an error as text on stderr, or as JSON; return its exit status.
+
+    ``server`` names the server of the error, if the command has several; JSON contains it then.
+    """
     if isinstance(error, SilentExit):  # everything is printed already
         return error.status
-    if as_json and _try_to_emit({**error_object(error), **facts}):
+    facts = {} if server is None else {"server": server}
+    if as_json and _try_to_emit({**error_object(error, server), **facts}):
         return exit_of(error)
     if isinstance(error, click.UsageError):
         error.show()
     elif not isinstance(error, KeyboardInterrupt | click.Abort):  # needs no message
         status = "interrupted" if exit_of(error) is Exit.STOPPED else "failed"
         click.echo(colored(f"Error: {_lines(message_of(error))}", status, "Error:"), err=True)
-        hint = hint_of(error)
+        hint = hint_of(error, server)
         if hint:
             note(f"Try: {hint}")  # it may name an id that the server made
     return exit_of(error)

@@ -17,6 +17,7 @@ from .decorators import Decorator, complete_files, moment
 from .desktop import open_option
 from .exits import Mistake
 from .following import receiving
+from .known_servers import known_server
 from .listing import Row, for_each, print_rows, short_server
 from .mine import Mine, is_mine
 from .printing import ago, confirm, emit, examples, note, say, table, yes_option
@@ -464,7 +465,8 @@ def download(given: ServerOptions, prompt_id: str, out: str, is_opened: bool) ->
         entry = hosted_jobs.past(api, prompt_id)
         if entry is None:
             if hosted_jobs.is_queued(api, prompt_id):
-                raise Mistake(f"{prompt_id} has not ended: comfy-client job {prompt_id} --wait")
+                wait = f"comfy-client job {prompt_id} --wait{known_server().options}"
+                raise Mistake(f"{prompt_id} has not ended: {wait}")
             known_job(api, prompt_id)
             return
         result = result_from_history(api, entry)

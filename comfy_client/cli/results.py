@@ -17,6 +17,7 @@ from .decorators import Decorator, Finite, complete_files
 from .desktop import open_first
 from .exits import Unsaved, message_of
 from .input_options import mistakes
+from .known_servers import known_server
 from .printing import emit, note, say
 from .text_output import is_terminal, to_stdout
 
@@ -98,8 +99,8 @@ def cancel_interrupted(job: Job) -> None:
     except KeyboardInterrupt:
         from ..pool.pooled_job import PooledJob
 
-        where = f" --host {job.server}" if isinstance(job, PooledJob) and job.server else ""
-        note(f"It may keep running: comfy-client cancel {job.prompt_id}{where}")
+        server = known_server(job.server if isinstance(job, PooledJob) else None)
+        note(f"It may keep running: comfy-client cancel {job.prompt_id}{server.options}")
         raise
     note("It was cancelled." if any(said) else "It had ended already." if said else "No answer.")
 
@@ -222,8 +223,7 @@ def _write_only_file(result: Result, server: str | None) -> None:
 
 def download_again(prompt_id: str, server: str | None) -> str:
     """Return the ``comfy-client download`` command that fetches a prompt's files again."""
-    where = f" --host {server}" if server else ""
-    return f"comfy-client download {prompt_id} --out ...{where}"
+    return f"comfy-client download {prompt_id} --out ...{known_server(server).options}"
 
 
 @contextlib.contextmanager

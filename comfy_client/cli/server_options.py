@@ -14,6 +14,7 @@ import click
 
 from .decorators import Decorator, Finite
 from .exits import Mistake, message_of
+from .known_servers import remember
 from .printing import log_more, note
 from .profiles import load_config
 
@@ -85,6 +86,7 @@ class ServerOptions:
         from .target import resolve  # slow to import
 
         server = resolve(self.options, load_config())
+        remember(server.host, self.options, is_hosted=server.hosted)
         for remark in server.remarks:
             note(remark)
         return server
@@ -94,6 +96,8 @@ class ServerOptions:
         from .target import resolve_all
 
         servers = resolve_all(self.each, load_config())
+        for server, options in zip(servers, self.each, strict=True):
+            remember(server.host, options, is_hosted=server.hosted)
         for remark in dict.fromkeys(itertools.chain(*(one.remarks for one in servers))):
             note(remark)
         return servers

@@ -74,8 +74,11 @@ def refusal(answer: Response, size: int | None, asker: Asker) -> ComfyError:
 def _error(facts: _Facts, size: int | None, asker: Asker) -> ApiError:
     answer, what, said, code, kw = facts
     status = answer.status
-    if code in _LACKING or (code is None and route_is_missing(answer)):
+    if code in _LACKING:
         return NotSupported(f"{what}, this server does not have that{said}", **kw)
+    if code is None and route_is_missing(answer):
+        advice = "if it is a ComfyUI itself, use ComfyApi"
+        return NotSupported(f"{what}, this server does not have that{said}; {advice}", **kw)
     if status == 401:
         given = "refused the key" if asker.has_credentials else "wants a key"
         advice = "pass api_key=..., or set COMFY_API_KEY"

@@ -15,7 +15,8 @@ import pytest
 
 from comfy_client import ClientClosed, ComfyApi, JobLost, JobTimeout, SubmitUncertain
 from comfy_client.__main__ import main as start
-from comfy_client.cli.exits import Exit, error_object
+from comfy_client.cli.exits import Exit
+from comfy_client.cli.hints import error_object
 from comfy_client.cli.main import main
 from comfy_client.cli.printing import report
 from comfy_client.cli.results import wait_for
@@ -467,7 +468,7 @@ def test_a_prompt_that_runs_out_of_memory_has_a_way_on(comfy_client):
         [error] = comfy_client.json("run", "greedy.json", "--host", server.url, status=5)
         ended = comfy_client("download", error["prompt_id"], "--host", server.url)
     assert "failed, and left no files." in ended.err
-    assert error["hint"] == "use a smaller picture, or comfy-client free"
+    assert error["hint"] == f"use a smaller picture, or comfy-client free --host {server.url}"
 
 
 def test_an_empty_history_says_so(comfy_client):

@@ -5,16 +5,33 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.shell_completion import get_completion_class
 from click.testing import CliRunner
 
-from comfy_client import CloudApi
+from comfy_client import (
+    AuthenticationError,
+    CloudApi,
+    ComfyError,
+    JobFailed,
+    JobLost,
+    JobNotFound,
+    JobTimeout,
+    PromptRejected,
+    ServerUnreachable,
+    SubmitUncertain,
+    UnexpectedResponse,
+)
 from comfy_client.cli import shells
+from comfy_client.cli.hints import hint_of
+from comfy_client.cli.known_servers import remember
 from comfy_client.cli.main import main
 from comfy_client.cli.server_options import ServerOptions
 from comfy_client.testing import ComfyServer
@@ -162,6 +179,57 @@ def test_a_waiting_job_is_cancelled(comfy_client: CommandLine) -> None:
         assert comfy_client("cancel", ids[1], **variables).out == f"{ids[1]} cancelled\n"
         ended = comfy_client("cancel", UNKNOWN, **variables)
         assert (ended.status, ended.out) == (6, f"{UNKNOWN} is not in the queue\n")
+
+
+def test_advice_names_the_server_and_works_there(comfy_client: CommandLine) -> None:
+    """Each command that it names, as it stands."""
+    with ComfyServer(hosted="serverless") as server, server.faults.hang_worker():
+        place = ("--hosted", "--host", server.url)
+        comfy_client("run", "w.json", "--detach", *place)
+        [error] = comfy_client.json("run", "w.json", "--timeout", 1, *place, status=7)
+        for command in error["hint"].split("; or "):
+            assert command.endswith(f" --host {server.url} --hosted")
+        ended = comfy_client(*shlex.split(command)[1:])
+        assert (ended.status, ended.out) == (0, f"{error['prompt_id']} cancelled\n")
+        running = comfy_client("run", "w.json", "--detach", *place).out.strip()
+        ended = comfy_client("download", running, *place)
+        assert f"comfy-client job {running} --wait --host {server.url} --hosted" in ended.err
+
+
+def test_advice_names_no_command_that_a_hosted_server_lacks() -> None:
+    errors: list[ComfyError] = [
+        JobLost("m", prompt_id="i"),
+        JobNotFound("m", prompt_id="i"),
+        JobFailed("m", prompt_id="i"),
+        JobFailed("m", prompt_id="i", exception_type="OOMError"),
+        SubmitUncertain("m", prompt_id="i"),
+        JobTimeout("m", prompt_id="i"),
+        PromptRejected("m"),
+        AuthenticationError("m", status=403),
+        UnexpectedResponse("m"),
+        ServerUnreachable("m"),
+    ]
+    lacking = {name for name, (_, status) in COMMANDS.items() if status == 1}
+    with click.Context(main):
+        remember(PROXY, {"host": PROXY, "hosted": True}, is_hosted=True)
+        for error in errors:
+            hint = hint_of(error) or ""
+            hint = hint.replace("comfy-client check --definitions FILE", "")  # needs no server
+            named = {*re.findall(r"comfy-client ([a-z-]+)", hint)}
+            assert not named & lacking, hint
+            assert hint.count("comfy-client") == hint.count(f" --host {PROXY} --hosted"), hint
+            assert "LOGIN" not in hint
+
+
+@pytest.mark.parametrize("place", [None, "proxy"])
+def test_the_option_is_named_if_it_is_missing_or_wrong(
+    comfy_client: CommandLine, place: Any
+) -> None:
+    with ComfyServer(hosted=place) as server:
+        options = ("--host", server.url) if place else ("--host", server.url, "--hosted")
+        [error] = comfy_client.json("job", UNKNOWN, "--wait", *options, status=3 if place else 1)
+    assert "needs --hosted" in error["message"] or "needs no --hosted" in error["message"]
+    assert "Api" not in error["message"].replace("Comfy API", "")
 
 
 def test_an_abbreviated_id_needs_a_list_of_jobs(comfy_client: CommandLine) -> None:

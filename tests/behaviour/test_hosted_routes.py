@@ -574,6 +574,18 @@ def test_each_method_of_the_client_works_or_says_that_it_does_not(refused: str, 
         check_is_lacking(api, api.parts.http, name)
 
 
+@pytest.mark.parametrize("place", [None, "proxy", "serverless", "cloud"])
+def test_the_wrong_client_names_the_right_one(place: Any) -> None:
+    """At each first call that is usual."""
+    with ComfyServer(hosted=place) as server:
+        api = HostedApi(server.url, "") if place is None else ComfyApi(server.url)
+        with contextlib.closing(api):
+            for call in (api.init, lambda: api.run(GRAPH), lambda: api.upload_image(b"x", "x.png")):
+                with pytest.raises(ComfyError) as caught:
+                    call()
+                assert ("use ComfyApi" if place is None else "HostedApi") in str(caught.value)
+
+
 def test_a_ping_says_that_there_is_no_such_route(refused: str) -> None:
     """It never raises."""
     with opened(refused, dialect=HOSTED) as http:
