@@ -160,7 +160,8 @@ class Stops:
                 self._stops.pop(one, None)
             elif stop.node_began and stop.again_at <= now:
                 self._send(one, stop)
-        began = [stop.again_at for stop in self._stops.values() if stop.node_began]
+        stops = list(self._stops.values())  # a copy, as other threads add some
+        began = [stop.again_at for stop in stops if stop.node_began]
         return min(began, default=float("inf"))
 
     def _send(self, one: TrackedPrompt, stop: _Stop) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
 
+from comfy_client import ComfyApi
 from comfy_client.errors import (
     NotSupported,
     PromptRejected,
     ServerUnreachable,
 )
-from comfy_client.jobs.stopping import stop
+from comfy_client.jobs.stopping import Stops, stop
 from comfy_client.jobs.submit import warn_or_refuse
 from comfy_client.models import Queue
+from tests.helpers.ctrl_c import at_each_point
 
 GRAPH = {"9": {"class_type": "SaveImage", "inputs": {}}}
 
@@ -98,3 +101,16 @@ def test_what_is_refused_for_being_partly_valid_says_whether_it_was_cancelled(ca
     notes = getattr(caught.value, "__notes__", [])
     assert len(notes) == (note is not None)
     assert note is None or note in notes[0]
+
+
+def test_prompts_may_be_stopped_at_any_moment_of_the_look_at_those_stopped_before():
+    """The poller's thread looks at them, and any other thread may stop one meanwhile."""
+    with closing(ComfyApi("http://127.0.0.1:9")) as api:
+        tracker = api.parts.tracker
+        stops = Stops(tracker)
+
+        def stop_another():
+            stops.watch(tracker.new("an-id", {}))
+
+        stop_another()
+        at_each_point(stops.repeat, stop_another)
