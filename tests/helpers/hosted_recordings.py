@@ -420,7 +420,8 @@ class Player:
     def _reach(self, job_id: str, status: str) -> None:
         """Bring a job into a state."""
         server = self.server
-        if status == "queued":
+        if status == "queued":  # and another one runs, or is about to
+            until(lambda: server.running or not server.pending)
             return
         if status in ("running", "canceling"):
             until(lambda: self._is_running(job_id))
