@@ -158,6 +158,20 @@ def test_there_are_blocks() -> None:
     assert len({block.page for block in BLOCKS}) >= 10
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_the_blocks_are_those_that_docutils_finds(page: str) -> None:
+    """In their sections."""
+    found = []
+    for block in document(page).findall(docutils.nodes.literal_block):
+        if "python" in block["classes"]:
+            section = block.parent
+            while not isinstance(section, docutils.nodes.section | docutils.nodes.document):
+                section = section.parent
+            title = section.next_node(docutils.nodes.title)
+            found.append(Block(page, title.astext() if title else "", block.astext()))
+    assert found == [block for block in BLOCKS if block.page == page]
+
+
 @pytest.fixture
 def hosted(block: Block) -> Iterator[str]:
     """Where a block's hosted ComfyUI is, in place of the proxy's address in it."""

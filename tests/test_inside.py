@@ -6,6 +6,7 @@ import ast
 import importlib
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import comfy_client
@@ -13,15 +14,19 @@ import comfy_client
 from .guide import text_of
 
 PACKAGE = Path(comfy_client.__file__).parent
-#: The embedded server has threads and locks of its own.
-SOURCES = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_bytes())
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if path.relative_to(PACKAGE).parts[0] != "testing"
-}
 LOCKS = {"Lock", "RLock", "shared_lock"}
 #: Makes locks for all others.
 MAKERS = {"locks.shared_lock"}
+
+
+@cache
+def sources() -> dict[str, ast.Module]:
+    """The modules of the client, parsed; the embedded server has threads and locks of its own."""
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_bytes())
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.relative_to(PACKAGE).parts[0] != "testing"
+    }
 
 
 def inside() -> str:
@@ -42,7 +47,7 @@ def names_of_call(node: ast.AST) -> str:
 
 def owners_of_locks() -> Iterator[str]:
     """The classes, functions and modules that make a lock."""
-    for module, tree in SOURCES.items():
+    for module, tree in sources().items():
         for top in tree.body:
             owner = f"{module}.{top.name}" if hasattr(top, "name") else module
             if any(names_of_call(node) in LOCKS for node in ast.walk(top)):
@@ -51,7 +56,7 @@ def owners_of_locks() -> Iterator[str]:
 
 def threads() -> Iterator[str]:
     """The names of all threads, up to what is filled in."""
-    for tree in SOURCES.values():
+    for tree in sources().values():
         for node in ast.walk(tree):
             if names_of_call(node) == "Thread":
                 assert isinstance(node, ast.Call)
@@ -77,7 +82,7 @@ def test_each_lock_is_told_of() -> None:
 
 def test_each_name_exists() -> None:
     """Of what stands in a module of the package."""
-    packages = {name.partition(".")[0] for name in SOURCES} - {"__init__", "__main__"}
+    packages = {name.partition(".")[0] for name in sources()} - {"__init__", "__main__"}
     text = re.sub(r"(``[\w.]+\.)\n\s+([\w.]+``)", r"\1\2", inside())
     text = re.sub(r"(``[\w.]+\.)  .*\n\s+([\w.]+``)", r"\1\2", text)
     found = re.findall(r"``((?:[a-z_]+\.)+\w+)``", text)
@@ -90,7 +95,8 @@ def test_each_name_exists() -> None:
 def exists(name: str) -> bool:
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
-        if ".".join(parts[:count]) in SOURCES or ".".join([*parts[:count], "__init__"]) in SOURCES:
+        module = ".".join(parts[:count])
+        if {module, f"{module}.__init__"} & sources().keys():
             found: object = importlib.import_module(".".join(["comfy_client", *parts[:count]]))
             for attribute in parts[count:]:
                 if not hasattr(found, attribute):
