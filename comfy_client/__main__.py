@@ -22,7 +22,10 @@ def main() -> None:
     except ModuleNotFoundError as exc:
         if exc.name != "click":
             raise
-        sys.exit("the command line (extra [cli]) needs click: pip install click")
+        sys.exit(
+            'the command line needs click: pip install "comfy-client-blocking[cli]", '
+            'or in a checkout: pip install ".[cli]"'
+        )
 
 
 if __name__ == "__main__":

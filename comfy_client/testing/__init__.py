@@ -125,6 +125,7 @@ def __getattr__(name: str) -> Any:
         if exc.name not in ("aiohttp", "PIL"):
             raise
         raise ModuleNotFoundError(
-            f"comfy_client.testing (extra [testing]) needs {exc.name}: pip install aiohttp Pillow",
+            f"comfy_client.testing needs {exc.name}: pip install "
+            '"comfy-client-blocking[testing]", or in a checkout: pip install ".[testing]"',
             name=exc.name,
         ) from exc

@@ -116,7 +116,7 @@ def test_a_missing_extra_is_told_with_the_way_to_get_it():
     code = "import sys; sys.modules[{!r}] = None; import comfy_client.testing as t; t.ComfyServer"
     for name in ("aiohttp", "PIL"):
         run = subprocess.run([sys.executable, "-c", code.format(name)], capture_output=True)
-        told = f"(extra [testing]) needs {name}: pip install aiohttp Pillow"
+        told = f'testing needs {name}: pip install "comfy-client-blocking[testing]", or in '
         assert told.encode() in run.stderr
     code = "import sys, comfy_client.testing; sys.exit('aiohttp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -107,7 +107,10 @@ def test_with(comfy_api):
 """
     done = run(code)
     assert "1 passed, 1 error" in done.stdout
-    told = "comfy_client.testing (extra [testing]) needs aiohttp: pip install aiohttp Pillow"
+    told = (
+        'comfy_client.testing needs aiohttp: pip install "comfy-client-blocking[testing]", '
+        'or in a checkout: pip install ".[testing]"'
+    )
     assert re.search(rf"^{re.escape(told)}$", done.stdout, re.MULTILINE), done.stdout
     assert "Traceback" not in done.stdout
     assert "plugin" not in done.stdout
