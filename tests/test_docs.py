@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,16 @@ from PIL import Image
 import comfy_client
 from tests.docs import pages
 from tests.docs.links import mistakes
-from tests.docs.pages import FOLDER, PICTURES, guide, illustrated, linked, reference, target_of
+from tests.docs.pages import (
+    FOLDER,
+    PICTURES,
+    WORDS,
+    guide,
+    illustrated,
+    linked,
+    reference,
+    target_of,
+)
 from tests.guide import PAGES, README
 
 #: Most bytes of a picture, and of all.
@@ -75,6 +85,15 @@ def test_a_picture_stands_below_the_title_of_its_section() -> None:
         text = illustrated(picture.page)
         _, below = text.split(f"\n.. image:: {picture.name}\n")
         assert below.startswith(f"   :alt: {picture.alt}\n")
+
+
+def test_the_search_shows_the_section_that_explains_a_word_first() -> None:
+    """Each word has one section, whose entry in the index is a main one."""
+    words = [word for of_section in WORDS.values() for word in of_section.split(", ")]
+    assert len(words) == len(set(words))
+    entries = {page: illustrated(page).count("\n.. index:: ! ") for page, _ in WORDS}
+    assert entries == Counter(page for page, _ in WORDS)
+    assert "\n.. index:: ! docker, ! kubernetes, ! container\n" in illustrated("service")
 
 
 def test_every_picture_is_used_and_small() -> None:

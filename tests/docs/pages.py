@@ -116,6 +116,47 @@ PICTURES = [
 ]
 FOLDER = Path(__file__).with_name("pictures")
 
+#: Words that readers look for, by the section that explains them, which the search shows first.
+WORDS = {
+    ("start", "Install"): "install, pip, extra",
+    ("running", "Run"): "run, progress, callback",
+    ("running", "Previews"): "preview, live preview",
+    ("recipes", "Image to image"): "img2img, image to image",
+    ("recipes", "Inpainting"): "inpaint, inpainting",
+    ("recipes", "ControlNet"): "controlnet",
+    ("recipes", "Upscaling"): "upscale, upscaling",
+    ("recipes", "LoRA"): "lora",
+    ("recipes", "Video"): "video",
+    ("recipes", "Audio"): "audio, music, sound",
+    ("recipes", "Prompts from a CSV file"): "csv",
+    ("workflows", "Edit"): "seed, random seed, prompt",
+    ("workflows", "Missing models"): "model, missing model, checkpoint",
+    ("workflows", "Templates"): "template",
+    ("files", "Masks"): "mask",
+    ("files", "Upload"): "upload",
+    ("files", "Download"): "download",
+    ("jobs", "Stop a job"): "cancel, interrupt, stop",
+    ("jobs", "Attach to a job later"): "attach, reconnect",
+    ("many-runs", "map"): "batch",
+    ("events", "Signals"): "signal, blinker",
+    ("errors", "Codes, and another try"): "retry",
+    ("errors", "What each time means"): "timeout, limit",
+    ("command-line", "Jobs"): "queue",
+    ("connecting", "Credentials"): "login, password, token",
+    ("connecting", "Arguments"): "proxy, https, tls, certificate",
+    ("hosted", "Hosted servers"): "comfy cloud, cloud, serverless",
+    ("hosted", "Keys"): "api key, key",
+    ("doctor", "Report a bug"): "bug, report",
+    ("pool", "Several servers"): "gpu, multi-gpu, load balancing",
+    ("service", "asyncio"): "async, await",
+    ("service", "FastAPI"): "web server, rest",
+    ("service", "Out of memory"): "memory, oom, vram",
+    ("service", "Containers and SIGTERM"): "docker, kubernetes, container",
+    ("testing", "Use it"): "mock, pytest, fixture",
+    ("monitoring", "Prometheus"): "metrics",
+    ("monitoring", "Logs"): "log, logging",
+}
+
 
 class Entry(NamedTuple):
     """A public object: its name, its module, its group, and its page."""
@@ -202,8 +243,13 @@ def _image(found: re.Match[str]) -> str:
 
 
 def illustrated(page: str) -> str:
-    """Return a page of the guide with its pictures, each below the title of its section."""
+    """Return a page of the guide with its pictures and entries of the index, below their titles."""
     lines = text_of(page).splitlines()
+    for (of_page, section), words in WORDS.items():
+        if of_page == page:
+            at = line_below(section, lines)
+            main = ", ".join(f"! {word}" for word in words.split(", "))
+            lines[at:at] = ["", f".. index:: {main}", ""]
     for picture in PICTURES:
         if picture.page == page:
             at = line_below(picture.section, lines)

@@ -2,7 +2,7 @@
 
 They show this version of the package with the embedded server.  Take them again at each release,
 and look at them.  This needs Chromium (``chromium`` on PATH), DejaVu's fonts, and
-``pip install ".[all]" jupyterlab playwright pyte``; nothing else needs any of it.
+``pip install ".[all]" docutils jupyterlab playwright pyte``; nothing else needs any of it.
 A kind is ``terminal``, ``notebook`` or ``sheet``.
 """
 
