@@ -29,7 +29,9 @@ from comfy_client.hosted.streams import MOST_STREAMS
 from comfy_client.testing import hosted_error
 from comfy_client.testing.hosted.traps import PROXY
 from tests.helpers.clients import Heard, flush, outstanding, threads, until
-from tests.helpers.hosted import Hosted, embedded, picture
+from tests.helpers.gates import Hold
+from tests.helpers.graphs import node
+from tests.helpers.hosted import Graph, Hosted, embedded, picture
 from tests.helpers.interrupts import press_ctrl_c
 from tests.helpers.middle import Middle, answer
 
@@ -54,10 +56,20 @@ def streams() -> list[threading.Thread]:
     return [thread for thread in threads() if thread.name == "comfy-stream"]
 
 
-def test_two_readers_of_a_jobs_events_get_the_same(api) -> None:
-    job = api.submit(picture(name(), 0.5))
+def held(place: Hosted) -> Graph:
+    """Return a workflow that saves one picture once its gate is open."""
+    place.behind.add_node(Hold)
+    graph = picture(name()) | {"2": node("Hold", image=["1", 0], gate="")}
+    graph["9"]["inputs"]["images"] = ["2", 0]
+    return graph
+
+
+def test_two_readers_of_a_jobs_events_get_the_same(place, api, gate) -> None:
+    job = api.submit(held(place))
+    readers = [job.events() for _ in range(2)]
+    gate.set()
     with ThreadPoolExecutor(2) as pool:
-        one, other = pool.map(lambda _: [event.name for event in job.events()], range(2))
+        one, other = pool.map(lambda events: [event.name for event in events], readers)
     assert one[-1] == other[-1] == "execution_success"
     assert one.count("executed") == other.count("executed") == 1
 
@@ -178,7 +190,7 @@ def test_close_ends_open_streams_and_waits_at_once(place) -> None:
 
 def test_a_forgotten_client_is_collected_and_its_threads_end(place) -> None:
     api = HostedApi(place.url)
-    api.submit(picture(name(), 3.0))
+    api.submit(picture(name(), 60.0))
     until(streams)
     del api
 
@@ -287,9 +299,10 @@ def test_a_job_that_was_given_up_can_still_be_cancelled(place) -> None:
             api.job(job.prompt_id).result(60)
 
 
-def test_rows_of_a_sweep_tell_how_long_they_ran(api) -> None:
+def test_rows_of_a_sweep_tell_how_long_they_ran(place, api, gate) -> None:
     """By this machine's clock, as the server does not say."""
-    [row] = api.sweep(picture("timed", 0.3), {"1.width": [8]})
+    api.on("execution_start", lambda _: gate.set())  # the client has seen that it runs
+    [row] = api.sweep(held(place), {"1.width": [8]})
     assert row.seconds is not None
     assert row.result is not None
     assert not row.result.fully_cached
