@@ -338,8 +338,8 @@ def check_options(body: Mapping[str, Any]) -> None:
     extra = body.get("extra_data", {})
     given = [name for name in ("front", "number") if name in body]
     others = (name for name in extra if name not in _OWN_EXTRA)
-    given += [name for name in others if not str(name).startswith(_MARKS)]
+    given += [f"extra_data[{name!r:.80}]" for name in others if not str(name).startswith(_MARKS)]
     if extra.get("preview_method") not in (None, "auto"):
         given.append("preview_method")
     if given:
-        raise NotSupported(f"Comfy API v2 takes no {', '.join(map(str, given))}")
+        raise NotSupported(f"Comfy API v2 takes no {', '.join(given)}")

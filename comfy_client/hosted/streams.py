@@ -131,8 +131,9 @@ class Streams:
     def end(self, one: TrackedPrompt, stream: _Stream, exc: Exception | None) -> None:
         """Record that a job's stream has ended, normally or with ``exc``, and poll the job."""
         pause = 0.0
+        rest = [*stream.translator.rest()]  # if the stream broke, the next one repeats them all
         if exc is None:
-            self.publish(one, stream.translator.rest())
+            self.publish(one, rest)
             stream.is_over = stream.has_ended
         elif isinstance(exc, NotSupported):
             self._has_events = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -17,6 +17,9 @@ from .progress import NodeTimes, fraction_of, seconds_left
 from .result import Result
 from .state import JobState
 from .tracker import Order, Tracker
+
+#: How many seconds after the last news an answer must come to be named: it had no news.
+_RECENT: Final = 1.0
 
 
 @attrs.frozen
@@ -153,7 +156,10 @@ def _link(state: JobState, poller: Poller) -> str:
     if poller.trouble is not None and poller.troubled_at >= state.posted_at:
         return f"; the server does not answer ({poller.trouble})"
     if connection.state is not State.CONNECTED:
-        return poller.without_socket
+        if poller.answered_at - state.news_at < _RECENT:
+            return poller.without_socket
+        seconds = runtime.monotonic() - poller.answered_at
+        return f", the server answered {seconds:.1f} s ago{poller.without_socket}"
     again = connection.generation - 1
     if again < 1:
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,7 +30,7 @@ from comfy_client.errors import (
 )
 from comfy_client.hosted.evidence import GRACE, STANDS
 from comfy_client.hosted.job_poller import HostedPoller, check_options
-from comfy_client.hosted.models import HostedJob, HostedJobs
+from comfy_client.hosted.models import HostedJob, HostedJobs, ServerEvent
 from comfy_client.hosted.sending import Submission, label_of
 from comfy_client.jobs.handle import JobHandle
 from comfy_client.jobs.prompt import TrackedPrompt
@@ -65,6 +66,7 @@ class Scripted:
         self.cancels: list[str] = []
         self.opened: list[str] = []
         self.no_events: Exception = NotSupported("no streams", status=501)
+        self.frames: list[ServerEvent] = []
 
     def job(self, job_id: str, **_: Any) -> HostedJob:
         self.asked.append(job_id)
@@ -84,7 +86,14 @@ class Scripted:
 
     def events(self, job_id: str, **_: Any) -> Any:
         self.opened.append(job_id)
+        if self.frames:
+            return contextlib.nullcontext(breaking(self.frames))
         raise self.no_events
+
+
+def breaking(frames: list[ServerEvent]) -> Iterator[ServerEvent]:
+    yield from frames
+    raise ServerUnreachable("cut")
 
 
 def said(job_id: str, answer: Answer) -> HostedJob:
@@ -451,6 +460,20 @@ def test_a_stream_that_breaks_is_opened_again_after_a_pause(world) -> None:
     assert [ask_again(world, after) for after in (1.0, 11.0)] == [1, 2]
 
 
+def test_files_that_a_broken_stream_told_are_told_once(world) -> None:
+    """The next stream repeats them."""
+    one, _ = world.follow()
+    first, second = (
+        ServerEvent("output", {"node_id": "9", "type": "image", "name": name}) for name in "ab"
+    )
+    world.routes.frames = [first]
+    assert ask_again(world, 1.0) == 1
+    world.routes.frames = [first, second, ServerEvent("status", {"status": "running"})]
+    assert ask_again(world, 11.0) == 2
+    [files] = one.state.outputs["9"].values()
+    assert [file["filename"] for file in files] == ["a", "b"]
+
+
 def test_a_defect_in_a_stream_is_logged_and_polling_goes_on(world, caplog) -> None:
     world.routes.no_events = KeyError("a defect")
     _, job = world.follow()
@@ -523,7 +546,7 @@ def test_without_an_answer_jobs_may_stay(world, caplog) -> None:
         ({"front": True}, "front"),
         ({"number": 3}, "number"),
         ({"extra_data": {"preview_method": "taesd"}}, "preview_method"),
-        ({"extra_data": {"extra_pnginfo": {}}}, "extra_pnginfo"),
+        ({"extra_data": {"extra_pnginfo": {}}}, r"takes no extra_data\['extra_pnginfo'\]"),
     ],
 )
 def test_what_cannot_be_sent_is_refused_before_anything_is(body, names) -> None:
@@ -533,3 +556,16 @@ def test_what_cannot_be_sent_is_refused_before_anything_is(body, names) -> None:
 
 def test_what_nobody_misses_is_left_out() -> None:
     check_options({"extra_data": {"preview_method": "auto", "api_key_comfy_org": "k"}})
+
+
+def test_a_job_that_waits_says_that_its_server_answers(world: World) -> None:
+    """Old news are no sign of a server that is away, unless it does not answer either."""
+    _, job = world.follow()
+    world.ask({"status": "queued", "queue_position": 3}, after=50.0)
+    world.ask({"status": "queued", "queue_position": 3}, after=0.5)
+    assert job.why() == (
+        "pending, 3 ahead; running: another prompt; last news 50.5 s ago by HTTP, "
+        "the server answered 0.5 s ago"
+    )
+    world.ask(RequestTimeout("silence"))
+    assert job.why().endswith("by HTTP; the server does not answer (silence)")
