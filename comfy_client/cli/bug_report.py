@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,7 +30,9 @@ MINUTES: Final = 10
 MAX_LINES: Final = 2000
 _LOGGER: Final = logging.getLogger("comfy_client")
 _FORMAT: Final = logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(message)s", "%H:%M:%S")
-_EXTRAS: Final = ("click", "tqdm", "Pillow", "numpy", "ipython", "aiohttp", "distributed")
+_EXTRAS: Final = (
+    *("click", "tqdm", "Pillow", "numpy", "ipython", "aiohttp", "distributed", "blake3"),
+)
 _VARIABLES: Final = ("COMFY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT")
 _VARIABLES_OF_REQUESTS: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _HEAD: Final = (
@@ -69,12 +71,25 @@ def report_of(api: ComfyApi, report: DoctorReport, given: ServerOptions, log: It
     """Return the text of a bug report, which includes the server's log if it can be read."""
     redact = Redactor(api.parts.http, _client_id(api))
     parts = {
-        "Doctor": str(report),
-        "Extras": "\n".join(f"{name} {version_of(name)}" for name in _EXTRAS),
+        **_findings(report),
         "Settings": "\n".join(redact.foreign(line) for line in _settings(given)),
         "Log of this command": "\n".join(map(redact.foreign, log)),
         f"Log of the server, its last {MINUTES} minutes": _server_log(api, report, redact),
     }
+    return _joined(parts)
+
+
+def report_without_client(report: DoctorReport) -> str:
+    """Return the text of a bug report for a server of which no client can be made."""
+    return _joined(_findings(report))
+
+
+def _findings(report: DoctorReport) -> dict[str, str]:
+    extras = "\n".join(f"{name} {version_of(name)}" for name in _EXTRAS)
+    return {"Doctor": str(report), "Extras": extras}
+
+
+def _joined(parts: Mapping[str, str]) -> str:
     return "\n\n".join([_HEAD, *(section(title, text) for title, text in parts.items())]) + "\n"
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from ..errors import AuthenticationError
 from .decorators import Finite
 from .exits import Exit, SilentExit, message_of
 from .listing import Row, print_rows
@@ -210,11 +211,14 @@ def doctor(given: ServerOptions, run: bool, file: Path | None, timeout: float) -
     The output holds no secret and is safe for a bug report.  The exit status is 1 if a check
     failed.
     """
-    if file is None:
-        with given.client() as api:
-            report = api.doctor(run, timeout=timeout)
-    else:
-        report = _reported(given, run, timeout, file)
+    try:
+        if file is None:
+            with given.client() as api:
+                report = api.doctor(run, timeout=timeout)
+        else:
+            report = _reported(given, run, timeout, file)
+    except AuthenticationError as exc:  # Comfy Cloud, and no key
+        report = _about_no_key(exc, file)
     if given.json:
         emit(report.to_dict())
     else:
@@ -233,9 +237,29 @@ def _reported(given: ServerOptions, run: bool, timeout: float, file: Path) -> Do
     if given.record:
         recording = Path(given.record).read_text(encoding="utf-8")
         text += f"\n{bug_report.section('Recording', recording)}"
+    _write(file, text)
+    return report
+
+
+def _about_no_key(error: AuthenticationError, file: Path | None) -> DoctorReport:
+    """Return the report for Comfy Cloud without a key; write it to a file, if one is named."""
+    from ..doctor.examine import report_of_no_client
+    from ..doctor.report import failed
+    from ..hosted.servers import CLOUD
+    from . import bug_report
+
+    found, _, advice = message_of(error).partition(": ")
+    report = report_of_no_client(CLOUD, "key", failed(f"{found}, and none is set", advice))
+    if file is not None:
+        _write(file, bug_report.report_without_client(report))
+    return report
+
+
+def _write(file: Path, text: str) -> None:
+    from . import bug_report
+
     bug_report.write(file, text)
     note(f"Wrote {file}.  Read it before you send it.")
-    return report
 
 
 @click.command(epilog=examples("comfy-client where", "comfy-client where --profile studio --json"))

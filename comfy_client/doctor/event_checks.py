@@ -28,6 +28,8 @@ _UPGRADE: Final = (
     '$http_upgrade; proxy_set_header Connection "upgrade"); until then results come by '
     "polling, without previews and progress"
 )
+#: Advice if events were dropped.
+SLOW_RECEIVERS: Final = "receivers are slow: have them hand their work to a thread"
 #: Seconds for the client's event thread to read pending messages.
 _ITS_TURN: Final = 2.0
 
@@ -201,7 +203,7 @@ def check_client(ctx: CheckContext) -> CheckResult:
         works = "; a fresh socket works now" if _has_status(ctx) else ""
         return warning(text, f"it reconnects by itself{works}")
     if client.dropped_events:
-        return warning(text, "receivers are slow: have them hand their work to a thread")
+        return warning(text, SLOW_RECEIVERS)
     return ok(text)
 
 

@@ -85,6 +85,17 @@ def examine(
     )
 
 
+def report_of_no_client(host: str, check: str, result: CheckResult) -> DoctorReport:
+    """Return the report for a server of which no client can be made, with one check."""
+    return DoctorReport(
+        checks=(DoctorCheck(check, *result),),
+        host=host,
+        started=datetime.now(UTC),
+        seconds=0.0,
+        versions=_versions(),
+    )
+
+
 def _make(ctx: CheckContext, check: Check, made: Mapping[str, DoctorCheck]) -> DoctorCheck:
     """Run a check; report it as skipped if a check that it needs did not pass, or time ran out."""
     for need in check.needs:

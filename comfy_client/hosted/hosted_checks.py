@@ -30,6 +30,9 @@ _JOB: Final = f"/api/v2/jobs/{NOBODY}"
 #: The forms of labels, and what they are called.
 _FORMS: Final = {"text": "a text", "mapping": "texts by name"}
 
+_WRONG_KEY: Final = "the key is wrong, or of another server"
+_NO_KEY: Final = "set COMFY_API_KEY, or pass api_key=... (in commands: --token-file FILE)"
+
 #: Runs a workflow, with a timeout in seconds, and returns the number of bytes in its files.
 RunWorkflow = Callable[[Mapping[str, Any], float], int]
 
@@ -68,7 +71,7 @@ class HostedChecks:
             Check("assets", ("api",), self.check_assets),
             *older,
             Check("run", ("api",), self.check_run, float("inf")),
-            Check("client", (), event_checks.check_client),
+            Check("client", (), check_client),
             Check("proved", (), self.check_proved),
         )
 
@@ -77,12 +80,12 @@ class HostedChecks:
         answer = ctx.answer
         has_key = ctx.http.identity.credentials is not None
         if answer.status == 401:
-            advice = "the key is wrong, or of another server" if has_key else "pass api_key=..."
+            advice = _WRONG_KEY if has_key else _NO_KEY
             return failed(f"401; {'a key was' if has_key else 'no key was'} sent", advice)
         if answer.status in (402, 403):
             advice = "no credits, or this account may not use the server: see its web page"
             return failed(f"{answer.status}, {_reason(ctx, answer)}", advice)
-        return ok("accepted" if has_key else "none is wanted, and none was sent")
+        return ok("accepted" if has_key else "none was sent, and the server needs none")
 
     def check_api(self, ctx: CheckContext) -> CheckResult:
         """Check whether the server speaks Comfy API v2, by its answer about an unknown job."""
@@ -90,12 +93,12 @@ class HostedChecks:
         if answer.status == 404 and _code(answer) is not None:
             has_key = ctx.http.identity.credentials is not None
             self._proved.append("the key is accepted" if has_key else "no key is wanted")
-            self._proved.append("an unknown job is 404, in an envelope with a code")
-            return ok("it knows no job of nobody, in the words of Comfy API v2")
+            self._proved.append("an unknown job is 404")
+            return ok("the server answers as Comfy API v2 does")
         if answer.status in (500, 502, 503, 504):
             advice = "start ComfyUI, or wait until it has loaded; see --comfyui of the proxy"
             return failed(f"{answer.status}, {_reason(ctx, answer)}", advice)
-        advice = "another program, or a ComfyUI itself: use ComfyApi for that"
+        advice = "another program, or a ComfyUI itself: use ComfyApi (in commands: no --hosted)"
         kind = ctx.brief(answer.kind) or "no content type"
         return failed(f"{answer.status} with {kind} to GET {_JOB}", advice)
 
@@ -107,7 +110,7 @@ class HostedChecks:
             return ok("a serverless deployment, by its address")
         health = ctx.get("/api/v2/health")
         if health.status == 200:
-            return ok("a proxy before a ComfyUI, as only that has /health")
+            return ok("a proxy in front of a ComfyUI: only a proxy has /health")
         return ok(f"no proxy (GET /health: {health.status}), maybe a gateway to a deployment")
 
     def check_jobs(self, ctx: CheckContext) -> CheckResult:
@@ -115,7 +118,7 @@ class HostedChecks:
         answer = ctx.get("/api/v2/jobs", params={"limit": 1})
         if answer.status == 200:
             self._proved.append("it lists jobs")
-            return ok("it lists jobs, so a submission without an answer is looked for")
+            return ok("the server lists them, so that a submission without an answer is found")
         text = f"no list of jobs: {answer.status}, {_reason(ctx, answer)}"
         if answer.status in (403, 404, 501):
             self._differs.append("it lists no jobs")
@@ -138,20 +141,21 @@ class HostedChecks:
                 max_bytes=SMALL,
             )
             if answer.status < 300:
-                return failed("it took a workflow without nodes", "tell us: it is not ComfyUI's")
+                return failed("it accepted a workflow without nodes", "please report that")
             if _code(answer) == "invalid_workflow":
                 taken.append(words)
         if taken:
             self._proved.append(f"labels may be {' or '.join(taken)}")
-            return ok(f"{' or '.join(taken)}; or it looks at the workflow first")
-        return ok(f"none ({_reason(ctx, answer)}); the mark in the workflow is left")
+            return ok(f"it accepts {' or '.join(taken)}, or checks the workflow before the label")
+        text = f"it accepts none ({_reason(ctx, answer)})"
+        return ok(f"{text}; a job is recognized by the mark in the workflow")
 
     def check_streams(self, ctx: CheckContext) -> CheckResult:
         """Check whether jobs have event streams, by requesting the events of an unknown job."""
         answer = ctx.get(f"{_JOB}/events", headers={"Accept": "text/event-stream"})
         if answer.status == 404 and _code(answer) not in (None, "not_implemented"):
-            self._proved.append("there is a route for event streams")
-            return ok("there is a route for them")
+            self._proved.append("there are event streams")
+            return ok("the server has them")
         if answer.status in (404, 405, 501):
             self._differs.append("it has no event streams")
             return warning(f"none ({answer.status})", "there will be no progress and no previews")
@@ -161,14 +165,13 @@ class HostedChecks:
         """Check whether the server answers a request for a file by its hash."""
         route = f"/api/v2/assets/by-hash/blake3:{'0' * 64}"
         answer = ctx.http.request("HEAD", route, timeout=ctx.left, allow=range(300, 600))
-        text = f"HEAD by hash: {answer.status}"
         if answer.status != 404:
-            return unknown(text)
-        self._proved.append("a hash that it does not know is 404")
+            return unknown(f"{answer.status} to a search for an unknown hash")
+        self._proved.append("an unknown hash is 404")
+        text = "the server searches files by their hash"
         if new_hasher() is None:
-            advice = "install the extra [hosted], so that files which it has are not sent again"
-            return ok(text, advice)
-        return ok(f"{text}; files are looked for by their hash before an upload")
+            return ok(text, "install the extra [hosted]: then files that it has are not sent again")
+        return ok(f"{text}, so files that it has are not sent again")
 
     def check_v1(self, ctx: CheckContext) -> CheckResult:
         """Check which routes of Comfy Cloud's older API answer."""
@@ -186,7 +189,7 @@ class HostedChecks:
         good = [route for route, words in said.items() if words == "answers"]
         text = "; ".join(f"{route} {words}" for route, words in said.items())
         if not good:
-            return warning(text, "check(), nodes and models do not work")
+            return warning(text, "check() and lists of nodes and models do not work")
         self._proved.append(f"its older API answers {' '.join(good)}")
         return ok(text) if len(good) == len(said) else warning(text, "see what fails")
 
@@ -203,7 +206,7 @@ class HostedChecks:
         size = self._run(graph, ctx.left)
         text = f"EmptyImage to SaveImage in {in_ms(runtime.monotonic() - begun)}"
         if not size:
-            return failed(f"{text}, and no file", "the proxy, or the service, drops outputs")
+            return failed(f"{text}, and no file", "the server left out the output")
         self._proved.append("a job runs, and its file can be read")
         return ok(f"{text}; {size} bytes read")
 
@@ -211,12 +214,22 @@ class HostedChecks:
         """Report which of the guide's claims were proved, and what differs from a proxy."""
         text = "; ".join(self._proved) or "nothing"
         text += f"; unlike a proxy, {' and '.join(self._differs)}" if self._differs else ""
-        return ok(f"{text}; not asked for: a lost answer, a cancelled job")
+        return ok(f"{text}; not tested: a lost answer, a cancelled job")
 
 
 def check_http(ctx: CheckContext) -> CheckResult:
     """Check whether anything at the server's address answers an HTTP request."""
     return server_checks.check_http(ctx, _JOB)
+
+
+def check_client(ctx: CheckContext) -> CheckResult:
+    """Report for how many jobs the client waits, and whether its receivers are too slow."""
+    client = ctx.client
+    text = f"it waits for {client.outstanding or 'no'} jobs"
+    if client.dropped_events:
+        text += f"; {client.dropped_events} events were dropped for newer ones"
+        return warning(text, event_checks.SLOW_RECEIVERS)
+    return ok(text)
 
 
 def _code(answer: Response) -> str | None:

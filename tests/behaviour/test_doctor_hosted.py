@@ -158,3 +158,21 @@ def test_the_command_prints_it_and_writes_a_report(proxy: ComfyServer, tmp_path:
     assert "proved" in written
     assert KEY not in written
     assert command("doctor", COMFY_API_KEY="wrong").status == 1
+
+
+def test_comfy_cloud_without_a_key_has_a_report(tmp_path: Path) -> None:
+    """It says which step fails, and what to do; no request is sent."""
+    command = CommandLine(tmp_path)
+    ended = command("doctor", "--hosted", "--report", "bug.txt")
+    assert ended.status == 1
+    assert "FAILED   key          Comfy Cloud needs a key, and none is set" in ended.out
+    assert "-> give --token-file FILE, or set COMFY_API_KEY" in ended.out
+    written = (tmp_path / "bug.txt").read_text()
+    assert ended.out.strip() in written
+    assert "\nblake3 " in written
+    [report] = command.json("doctor", "--host", "https://cloud.comfy.org", status=1)
+    assert [check["state"] for check in report["checks"]] == ["failed"]
+
+
+def test_a_client_without_a_socket_has_no_word_about_one(proxy: ComfyServer) -> None:
+    assert examined(proxy)["client"].found == "it waits for no jobs"
