@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import NotSupported
 from .completion import complete_queued
 from .exits import Exit, SilentExit
 from .hosted_jobs import cancelled, is_hosted
@@ -50,9 +51,11 @@ def cancel(
         raise click.UsageError("give one of these: IDs, --all-mine, --all")
     refuse_empty(prompt_ids)
     with given.client() as api:
+        if is_hosted(api) and not prompt_ids:
+            raise NotSupported("Comfy API v2 cancels only jobs that are named: give their IDs")
         if everything:
             confirm(f"Cancel all prompts in the queue of {api.host}, whoever submitted them?", yes)
-        if is_hosted(api) and prompt_ids:
+        if is_hosted(api):
             stopped = cancelled(api, full_ids(api, prompt_ids))
         else:
             queue = api.get_queue(workflows_of=None if all_mine else ())

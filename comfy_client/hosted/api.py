@@ -14,7 +14,7 @@ from ..credentials import EnvCredentials
 from ..errors import NotFound, NotSupported
 from ..routes import Routes
 from ..timing import Timing
-from ..transport.deadline import check_timeout
+from ..transport.deadline import check_patience
 from ..transport.http import MAX_JSON
 from ..transport.url import parse_host
 from .files import AssetFiles
@@ -60,7 +60,7 @@ class HostedApi(AssetFiles, ComfyApi):
             ``COMFY_API_KEY``, else no key; ``""``: no key.
         timeout: As for :class:`ComfyApi`.
         patience: Seconds to wait for a usable answer about a job, or to a submission, before the
-            call fails.
+            call fails; also :meth:`map` and :meth:`sweep`, whatever their own ``patience``.
         verify: As for :class:`ComfyApi`.
         cert: As for :class:`ComfyApi`.
         proxies: As for :class:`ComfyApi`.
@@ -100,7 +100,7 @@ class HostedApi(AssetFiles, ComfyApi):
         allow_insecure: bool = False,
         search_v1: bool = False,
     ) -> None:
-        check_timeout(patience)
+        check_patience(patience)
         host, variables = server_of(base_url)
         address, _ = parse_host(host)
         credentials = key_for(address, api_key, allow_insecure=allow_insecure)

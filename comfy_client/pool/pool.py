@@ -23,7 +23,7 @@ from ..routes.prompts import AnyWorkflow, PromptOptions, SubmitOptions, seal
 from ..showing.cells import shown
 from ..showing.screen import is_watched, surface
 from ..signals import Receivers, is_callback
-from ..values import is_real
+from ..transport.deadline import check_patience
 from ..workflow.address import Inputs
 from . import lifecycle, submission
 from .dispatcher import Dispatcher
@@ -689,7 +689,4 @@ def _check(in_flight: int, patience: float, on_lost: OnLost, on_failed: OnFailed
         raise ValueError(f"on_lost must be 'raise' or 'retry', not {on_lost!r}")
     if on_failed not in get_args(OnFailed):
         raise ValueError(f"on_failed must be 'raise' or 'move', not {on_failed!r}")
-    if not is_real(patience):
-        raise TypeError(f"patience must be a number of seconds, not {patience!r:.80}")
-    if not patience >= 0:
-        raise ValueError(f"patience must be a number of seconds, 0 or more, not {patience!r}")
+    check_patience(patience)

@@ -66,6 +66,14 @@ def check_timeout(*seconds: float | None) -> None:
             raise ValueError("a timeout must be 0 or more seconds; None means no limit")
 
 
+def check_patience(seconds: float) -> None:
+    """Raise ``TypeError`` or ``ValueError`` for a patience that is no number of seconds."""
+    if not is_real(seconds):
+        raise TypeError(f"patience must be a number of seconds, not {seconds!r:.80}")
+    if not seconds >= 0:
+        raise ValueError(f"patience must be a number of seconds, 0 or more, not {seconds!r}")
+
+
 class _Limit(NamedTuple):
     """A limit of the server's silence, which applies while its lock is held."""
 

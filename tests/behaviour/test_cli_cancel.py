@@ -11,6 +11,7 @@ import pytest
 
 from comfy_client import ComfyApi
 from comfy_client.testing import ComfyServer
+from tests.helpers.clients import until
 from tests.helpers.command_line import CommandLine
 from tests.helpers.gates import GATES, Gated, shows, until_it_runs
 
@@ -99,16 +100,16 @@ def test_a_prompt_that_ends_before_its_removal_is_not_reported_as_cancelled(
     comfy_client, server, api
 ):
     """Its history record says that it has run."""
-    api.run(shows("a"))
-    [ended] = api.get_histories().values()
-    item = [0, ended.prompt_id, {}, {}, []]
+    prompt_id = api.run(shows("a")).prompt_id
+    until(lambda: api.get_history(prompt_id) is not None)  # it comes after the last event
+    item = [0, prompt_id, {}, {}, []]
 
     def stale(found: Any) -> Any:
         return {"queue_running": [], "queue_pending": [item]}
 
     with server.faults.rewrite("GET", "/queue", stale, times=1):
-        [line] = comfy_client.json("cancel", ended.prompt_id, status=6)
-    assert line == {"prompt_id": ended.prompt_id, "cancelled": False}
+        [line] = comfy_client.json("cancel", prompt_id, status=6)
+    assert line == {"prompt_id": prompt_id, "cancelled": False}
 
 
 @pytest.mark.parametrize("args", [["cancel", "--all"], ["history", "--clear"]])

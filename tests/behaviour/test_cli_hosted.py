@@ -149,7 +149,9 @@ def test_what_reads_works_on_comfy_cloud(
     assert KEY not in ran.output
 
 
-@pytest.mark.parametrize("args", [("watch",), ("cancel", "--all", "--yes"), ("logs", "--follow")])
+@pytest.mark.parametrize(
+    "args", [("watch",), ("cancel", "--all"), ("cancel", "--all-mine"), ("logs", "-f")]
+)
 def test_what_needs_a_queue_or_a_socket_says_so_in_one_sentence(
     comfy_client: CommandLine, proxy: ComfyServer, args: tuple[str, ...]
 ) -> None:

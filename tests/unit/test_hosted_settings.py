@@ -175,3 +175,10 @@ def test_a_token_of_a_file_may_end_with_its_line(environment: pytest.MonkeyPatch
     assert EnvCredentials("TOKEN").headers() == {"Authorization": "Bearer abc"}
     environment.setenv("LOGIN", "ann:pass ")
     assert EnvCredentials("LOGIN", "basic").headers() == BasicCredentials("ann", "pass ").headers()
+
+
+def test_patience_is_a_number_of_seconds() -> None:
+    with pytest.raises(ValueError, match="patience must be a number of seconds, 0 or more, not -1"):
+        HostedApi("http://127.0.0.1:9", "", patience=-1)
+    with pytest.raises(TypeError, match="patience must be a number of seconds, not None"):
+        HostedApi("http://127.0.0.1:9", "", patience=None)  # type: ignore[arg-type]
