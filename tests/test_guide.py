@@ -296,7 +296,7 @@ def test_since_when_a_method_works_agrees_with_the_package() -> None:
     table = section[section.index("=====") :]
     (body,) = docutils.core.publish_doctree(table).findall(docutils.nodes.tbody)
     for row in body:
-        methods, _, since = (cell.astext() for cell in row)
+        methods, _, _, since = (cell.astext() for cell in row)
         names = re.findall(r"[a-z_0-9]+", methods)
         said = set(re.findall(r"[A-Z][a-z]{2}|\d[\d.]*", since))
         known = {SINCE[route] for name in names for route in routes_of(name) if route in SINCE}

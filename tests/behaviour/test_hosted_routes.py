@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import json
 import pickle
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from comfy_client import ComfyApi, HostedApi
+from comfy_client import CloudApi, ComfyApi, HostedApi
 from comfy_client.credentials import BearerCredentials
 from comfy_client.errors import (
     ApiError,
@@ -41,6 +42,7 @@ from comfy_client.hosted.unsupported import REASONS
 from comfy_client.routes import Routes
 from comfy_client.testing import ComfyServer, cut
 from comfy_client.transport.http import Http
+from tests.guide import section_of
 from tests.helpers.calls import arguments_for, exhaust
 from tests.helpers.clients import LIMIT, quickly
 from tests.helpers.http import HTML, SECRET, head_of, opened, raw_server, texts
@@ -572,6 +574,27 @@ def test_each_method_of_the_client_works_or_says_that_it_does_not(refused: str, 
     """Those of routes, and those that do more; a new method joins by itself."""
     with contextlib.closing(HostedApi(refused, "")) as api:
         check_is_lacking(api, api.parts.http, name)
+
+
+def test_the_guide_says_what_a_hosted_server_has() -> None:
+    """As the tests above know it, and as Comfy Cloud's older API adds to it."""
+    section = section_of("compatibility", "Every method")
+    said: dict[str, set[str]] = {}
+    for line in section[section.index("=====") :].splitlines():
+        names = re.findall(r"``(\w+)``", line[:42])
+        said.setdefault(line[90:96].strip(), set()).update(names)
+    others = {name for name, _ in inspect.getmembers(ComfyApi, inspect.isdatadescriptor)}
+    assert said["yes"] - others == WORKS - {"timing"} - others
+    with ComfyServer(hosted="cloud") as server, CloudApi("key", base_url=server.url) as api:
+        for name in said["Cloud"] - {"wait_for_vram"}:  # the embedded server has none
+            with contextlib.suppress(NotFound):
+                exhaust(getattr(api, name)(*arguments_for(getattr(api, name))))
+        for name in said["no"] - {
+            "client_id",
+            "interrupt",
+        }:  # which first looks for a prompt that runs
+            with pytest.raises(NotSupported):
+                exhaust(getattr(api, name)(*arguments_for(getattr(api, name))))
 
 
 @pytest.mark.parametrize("place", [None, "proxy", "serverless", "cloud"])
