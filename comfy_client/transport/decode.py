@@ -204,8 +204,10 @@ def _object(header: memoryview | None) -> tuple[Mapping[str, Any] | None, int]:
         about = _loads(said)
     except (ValueError, RecursionError):
         return None, 0
-    is_one = isinstance(about, dict) and not (len(said) > _NO_MATTER and _is_deep(said, about))
-    return (about, _size(said)) if is_one else (None, 0)
+    is_long = len(said) > _NO_MATTER
+    if not isinstance(about, dict) or (is_long and _is_deep(said, about)):
+        return None, 0
+    return about, _size(said) if is_long else LEAST + _IN_MEMORY * len(said)
 
 
 def _with_metadata(about: Mapping[str, Any], picture: memoryview, nbytes: int) -> tuple[Event, ...]:
@@ -220,8 +222,9 @@ def _with_metadata(about: Mapping[str, Any], picture: memoryview, nbytes: int) -
         "parent_node_id": identifier(about.get("parent_node_id")),
         "real_node_id": identifier(about.get("real_node_id")),
     }
-    return tuple(
-        PreviewEvent(name=name, **facts) for name in ("b_preview_with_metadata", "b_preview")
+    return (
+        PreviewEvent(name="b_preview_with_metadata", **facts),
+        PreviewEvent(name="b_preview", **facts),
     )
 
 

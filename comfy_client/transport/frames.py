@@ -16,7 +16,7 @@ from .. import runtime
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 #: The size of the buffer, and the first size of the buffer for a larger frame, in bytes.
-BUFFER: Final = 1 << 18
+BUFFER: Final = 1 << 19
 AT_ONCE: Final = 1 << 24
 
 _FINAL, _CONTROL = 0x80, 0x08

@@ -32,7 +32,7 @@ from comfy_client.transport.frames import (
 )
 from tests.conftest import examples
 
-LIMIT = 1 << 20
+LIMIT = 4 * BUFFER
 
 
 class Pieces:
