@@ -226,7 +226,7 @@ def test_a_prompt_that_takes_too_long_is_cancelled(tmp_path):
     with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
         demo = ("demo", "--host", server.url, "--output", tmp_path, "--timeout", 1)
         assert error_of(invoke(*demo), 7) == "Error: no picture within 1 s; it was cancelled"
-        until(lambda: api.poll_status().queue_remaining == 0)
+        until(lambda: api.poll_status(LIMIT).queue_remaining == 0)
         [entry] = api.get_histories().values()
         assert not entry.outputs
 
@@ -258,7 +258,7 @@ def test_a_signal_cancels_what_was_queued_and_is_quiet(tmp_path, waits, number):
             assert [item.prompt_id for item in queue.running] == [job.prompt_id]
             assert not queue.pending
             api.interrupt(job.prompt_id)
-        until(lambda: api.poll_status().queue_remaining == 0)
+        until(lambda: api.poll_status(LIMIT).queue_remaining == 0)
     assert not list(tmp_path.iterdir())
 
 

@@ -192,7 +192,7 @@ def test_as_installed_the_first_signal_cancels_and_says_so(comfy_client, number)
             out, err = process.communicate(timeout=LIMIT)
         assert (process.returncode, out) == (130, "")
         assert f"Cancelling prompt {item.prompt_id}" in err
-        until(lambda: api.poll_status().queue_remaining == 0)
+        until(lambda: api.poll_status(LIMIT).queue_remaining == 0)
 
 
 def test_as_installed_the_second_signal_leaves(comfy_client):
@@ -277,7 +277,7 @@ def test_ctrl_c_between_the_submission_and_the_wait_cancels_too(comfy_client, fu
             sys.setprofile(None)
         assert ran.status == 130
         assert "Cancelling prompt" in ran.err
-        until(lambda: api.poll_status().queue_remaining == 0)
+        until(lambda: api.poll_status(LIMIT).queue_remaining == 0)
 
 
 def test_a_restart_of_the_server_is_status_6(comfy_client):

@@ -195,7 +195,7 @@ def test_ctrl_c_cancels_the_prompt_wherever_it_is(comfy_client, servers) -> None
     assert f"ancelling prompt {server.ran[0].prompt_id}" in err
     assert "Traceback" not in err
     with ComfyApi(server.url) as api:
-        until(lambda: api.poll_status().queue_remaining == 0)
+        until(lambda: api.poll_status(LIMIT).queue_remaining == 0)
 
 
 def test_ctrl_c_cancels_a_prompt_that_is_being_sent(comfy_client, servers) -> None:
@@ -392,7 +392,7 @@ def test_ctrl_c_in_a_shared_sweep_leaves_only_what_a_journal_knows(
             until(lambda api=api: bool(api.get_queue().running) is bool(journal))
             assert not api.get_queue().pending
         GATES.set()
-        until(lambda: not any(api.poll_status().queue_remaining for api in (one, two)))
+        until(lambda: not any(api.poll_status(LIMIT).queue_remaining for api in (one, two)))
 
 
 def test_ctrl_c_in_a_shared_sweep_names_a_server_that_does_not_answer(

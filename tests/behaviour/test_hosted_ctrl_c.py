@@ -88,7 +88,7 @@ def interrupt(world: World, name: str, tries: int) -> None:
         came += interrupted(partial(call, world, names[-1]), moment)
         assert current.get() is None, moment
         # In another thread: no lock is left with this one.
-        assert exception_of(world.api.poll_status) is None, moment
+        assert exception_of(partial(world.api.poll_status, LIMIT)) is None, moment
     assert came
     if name == "sweep":
         for each in names:

@@ -96,7 +96,7 @@ def test_an_endless_iterable_is_read_no_further_than_in_flight(api, record, in_f
         next(results)
         assert len(taken) <= done + in_flight - 1
     results.close()
-    until(lambda: api.poll_status().queue_remaining == 0)
+    until(lambda: api.poll_status(LIMIT).queue_remaining == 0)
     assert max(lengths) <= in_flight + 1  # one that has just ended is counted a moment longer
 
 
@@ -107,7 +107,7 @@ def test_in_flight_prompts_stand_in_the_queue_while_it_waits(api, record) -> Non
     found: list[Result] = []
     thread = threading.Thread(target=lambda: found.append(next(results)))
     thread.start()
-    until(lambda: api.poll_status().queue_remaining == 3)
+    until(lambda: api.poll_status(LIMIT).queue_remaining == 3)
     record.gate.release()
     thread.join(LIMIT)
     assert texts(found) == ["ax0"]
@@ -122,7 +122,7 @@ def test_unordered_yields_what_ends_first(api, record) -> None:
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.extend(results))
     thread.start()
-    until(lambda: api.poll_status().queue_remaining == 3)
+    until(lambda: api.poll_status(LIMIT).queue_remaining == 3)
     for number in range(3):
         until(lambda number=number: len(found) == number)
         record.gate.release()
@@ -148,7 +148,7 @@ def test_an_error_is_raised_after_the_results_before_it_and_the_rest_is_cancelle
     assert len(taken) <= 6
     assert api.get_queue().pending == ()
     record.gate = None
-    until(lambda: api.poll_status().queue_remaining == 0)
+    until(lambda: api.poll_status(LIMIT).queue_remaining == 0)
     # The fourth may have begun; behind it nothing ran.
     assert set(record.values()) <= {"ax0", "ax1", "ax3"}
 

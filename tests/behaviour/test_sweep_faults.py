@@ -246,7 +246,7 @@ def test_a_worker_that_is_dead_hangs_no_sweep(server, api, record, journal) -> N
     again = sweep()
     assert [str(row.error) for row in again] == [str(row.error) for row in rows]
     assert [(row.error.stalled, row.from_journal) for row in again] == [(False, True)] * 3
-    until(lambda: api.poll_status().queue_remaining == 0)
+    until(lambda: api.poll_status(LIMIT).queue_remaining == 0)
     assert texts(sweep(retry_failed=True)) == ["ax0", "ax1", "ax2"]
 
 
