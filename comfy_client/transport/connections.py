@@ -244,7 +244,8 @@ class _InTime:
     def getresponse(self) -> Any:
         """Receive the headers of the answer."""
         response = super().getresponse()  # type: ignore[misc]  # as above
-        response.__class__ = _Answer  # urllib3 lets nobody choose its class
+        if type(response) is urllib3.HTTPResponse:  # a given adapter's may have its own
+            response.__class__ = _Answer  # urllib3 lets nobody choose its class
         return response
 
     def request(self, method: str, url: str, body: Any = None, *args: Any, **kw: Any) -> None:

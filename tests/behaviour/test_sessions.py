@@ -11,7 +11,8 @@ import pytest
 import requests
 from requests.adapters import BaseAdapter
 from requests.auth import AuthBase
-from urllib3 import HTTPResponse
+from urllib3 import HTTPConnectionPool, HTTPResponse
+from urllib3.connection import HTTPConnection
 
 from comfy_client.errors import RequestTimeout, TransportError
 from comfy_client.testing import ComfyServer, encode
@@ -101,6 +102,39 @@ def test_a_given_session_keeps_to_deadlines_over_kept_connections_too() -> None:
             pause = 0.01
             assert session.get(f"{url}/slow").json() == {}
             assert session.post(f"{url}/quick", data=b"x" * 99).json() == {}
+
+
+class OwnResponse(HTTPResponse):
+    """A response of a library that plays recorded answers, for example."""
+
+
+class OwnConnection(HTTPConnection):
+    def getresponse(self) -> HTTPResponse:
+        response = super().getresponse()
+        response.__class__ = OwnResponse
+        return response
+
+
+class OwnPool(HTTPConnectionPool):
+    ConnectionCls = OwnConnection
+
+
+def test_responses_of_an_adapters_own_kind_stay_so(comfy: ComfyServer) -> None:
+    kinds: list[type] = []
+
+    class Adapter(requests.adapters.HTTPAdapter):
+        def send(self, *args: Any, **kw: Any) -> requests.Response:
+            response = super().send(*args, **kw)
+            kinds.append(type(response.raw))
+            return response
+
+    with requests.Session() as session:
+        adapter = Adapter()
+        adapter.poolmanager.pool_classes_by_scheme = {"http": OwnPool}
+        session.mount("http://", adapter)
+        with opened(comfy.url, session=session) as http:
+            assert http.json("GET", "/queue").keys() == {"queue_running", "queue_pending"}
+    assert kinds == [OwnResponse]
 
 
 class Own(BaseAdapter):
