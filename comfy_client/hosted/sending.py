@@ -244,7 +244,9 @@ class Submission:
         for job in unlabelled[:_GRAPHS]:  # some gateways drop labels
             if self.carries(job.id, key, deadline):
                 return job.id, True
-        return None, pages > 0 and not page.truncated and len(unlabelled) <= _GRAPHS
+        # A proxy says nothing of what did not fit into a full list.
+        is_complete = pages > 0 and not page.truncated and len(page.jobs) < _LISTED
+        return None, is_complete and len(unlabelled) <= _GRAPHS
 
     def labelled(self, deadline: Deadline) -> dict[str, str]:
         """Return the ids of the jobs in the server's list, by the keys in their labels."""
