@@ -168,6 +168,29 @@ def test_the_metadata_name_what_each_extra_installs(built: Built) -> None:
     assert required == extras()
 
 
+# -- the workflows that publish it ------------------------------------------------------
+
+
+def test_workflows_run_pinned_actions_and_only_publishing_may_more_than_read() -> None:
+    """A tag can be moved; a commit cannot."""
+    workflows = {
+        path.stem: path.read_text("utf-8") for path in TREE.glob(".github/workflows/*.yml")
+    }
+    assert workflows.keys() == {"ci", "release"}
+    for text in workflows.values():
+        used = re.findall(r"uses: (.+)", text)
+        assert used
+        assert [use for use in used if not re.fullmatch(r"\S+@[0-9a-f]{40} # v\S+", use)] == []
+        assert re.search(r"^permissions:\n  contents: read$", text, re.MULTILINE)
+        assert text.count("actions/checkout@") == text.count("persist-credentials: false")
+        assert not re.search(r"run:.*\${{", text), "an expression in a script may be code"
+    granted = {name: re.findall(r"(\S+): write", text) for name, text in workflows.items()}
+    assert granted == {"ci": [], "release": ["id-token"]}
+    publish = workflows["release"].partition("  publish:\n")[2]
+    assert "id-token: write" in publish
+    assert "run:" not in publish
+
+
 # -- what is told -----------------------------------------------------------------------
 
 
