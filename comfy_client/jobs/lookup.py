@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 KnownIds = Mapping[str, str | None]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class EarlierPrompts:
     """The prompts of an earlier process, as their server knows them.
 

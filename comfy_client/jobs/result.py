@@ -25,11 +25,16 @@ MOST_NAME: Final = 4096
 _ENDINGS: Final = {"image/png": "png", "image/webp": "webp", "image/gif": "gif"}
 
 
+def _gathered(files: Iterable[Output]) -> Outputs:
+    """Return outputs as a tuple that notebooks show; attrs would inspect a class for long."""
+    return Outputs(files)
+
+
 @attrs.frozen(eq=False, repr=False)
 class _Outputs(AsDict):
     """The base class of results and node outputs, which document the fields."""
 
-    files: tuple[Output, ...] = attrs.field(default=(), converter=Outputs)
+    files: tuple[Output, ...] = attrs.field(default=(), converter=_gathered)
     texts: tuple[str, ...] = ()
 
     def _of(self, media: str) -> tuple[Output, ...]:

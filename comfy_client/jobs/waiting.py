@@ -270,7 +270,7 @@ class AnyJob(Protocol):
     handle: JobHandle
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, repr=False, kw_only=True)
 class Count:
     """The jobs of one call, for a bar that counts them.
 
@@ -289,7 +289,7 @@ class Count:
     notes: Callable[[], tuple[str, ...]] = lambda: ()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Screen:
     """Functions that keep the display of a call with many jobs up to date.
 
