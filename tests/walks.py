@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import contextvars
 import gc
 import logging
 import re
@@ -119,13 +120,13 @@ class EndTracer(Tracer):
 
 
 def traced(call: Callable[[], object]) -> Walk:
-    """Return the walk of a call in this thread."""
+    """Return the walk of a call in this thread, whatever limits other tests have left to it."""
     tracer, before = Tracer(), sys.getprofile()
     tracer.files = []
     gc.disable()  # finalizers may be functions of the package, too
     sys.setprofile(tracer)
     try:
-        call()
+        contextvars.Context().run(call)
     finally:
         sys.setprofile(before)
         gc.enable()
