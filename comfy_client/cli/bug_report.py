@@ -115,7 +115,8 @@ def write(path: Path, text: str) -> None:
 
 def _settings(given: ServerOptions) -> Iterator[str]:
     """Yield the names of options and variables that are set, without their values."""
-    options = [name.replace("_", "-") for name, value in attrs.asdict(given).items() if value]
+    fields = (name for name, value in attrs.asdict(given).items() if value)
+    options = ["--" + name.removesuffix("s").replace("_", "-") for name in fields]  # hosts: --host
     yield f"options: {' '.join(options) or 'none'}"
     known = (name for name in os.environ if name.upper().startswith(_VARIABLES))
     names = sorted({*known, *(name for name in _VARIABLES_OF_REQUESTS if name in os.environ)})

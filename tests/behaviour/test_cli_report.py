@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from configparser import ConfigParser
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from comfy_client.cli.bug_report import report_of
 from comfy_client.cli.server_options import ServerOptions
 from comfy_client.doctor.report import DoctorReport
 from comfy_client.testing import ComfyServer
+from tests.guide import README
 from tests.helpers.command_line import CommandLine
 
 FORM = Path(__file__).parents[2] / ".github" / "ISSUE_TEMPLATE" / "bug.yml"
@@ -34,6 +37,14 @@ def parts_of(path: Path) -> dict[str, str]:
     return {title: text.strip() for title, _, text in titled}
 
 
+def extras() -> set[str]:
+    """What the extra ``[all]`` installs."""
+    settings = ConfigParser()
+    settings.read(README.with_name("setup.cfg"), encoding="utf-8")
+    text = settings["options.extras_require"]["all"]
+    return set(re.findall(r"^[\w.-]+", text, re.MULTILINE))
+
+
 def logged(*lines: tuple[Any, str]) -> tuple[int, dict[str, str], Any]:
     """The answer of a server that has logged these lines."""
     entries = [{"t": time, "m": f"{text}\n"} for time, text in lines]
@@ -51,6 +62,7 @@ def test_it_holds_what_a_bug_report_needs(tmp_path: Path) -> None:
         assert list(parts) == PARTS
         assert parts["Doctor"] == ended.out.strip()
         assert "\nPillow 1" in parts["Extras"]
+        assert {line.split()[0] for line in parts["Extras"].splitlines()} == extras()
         assert parts["Settings"].startswith("options: none\nenvironment: ")
         assert "COMFYUI_HOST" in parts["Settings"]
         assert "DEBUG POST /api/prompt: 200" in parts["Log of this command"]
@@ -67,7 +79,7 @@ def test_it_holds_the_recording_if_there_is_one(tmp_path: Path) -> None:
     assert report["ok"]
     parts = parts_of(tmp_path / "mine.txt")
     assert list(parts) == [*PARTS, "Recording"]
-    assert parts["Settings"].startswith("options: record json\n")
+    assert parts["Settings"].startswith("options: --record --json\n")
     assert parts["Recording"] == (tmp_path / "doctor.jsonl").read_text("utf-8").strip()
     assert '"path": "/api/system_stats"' in parts["Recording"]
 
@@ -131,6 +143,7 @@ def test_without_a_server_or_its_log_it_says_so(tmp_path: Path) -> None:
     assert command("doctor", "--report", "--host", NOWHERE).status == 1
     parts = parts_of(tmp_path / NAME)
     assert list(parts) == PARTS
+    assert parts["Settings"].startswith("options: --host\n")
     assert "FAILED   port" in parts["Doctor"]
     assert parts[PARTS[-1]] == "not asked for, as the server does not answer"
     with ComfyServer() as server:
