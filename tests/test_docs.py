@@ -80,11 +80,11 @@ def test_links_between_pages_become_those_of_the_site() -> None:
 
 
 def test_a_picture_stands_below_the_title_of_its_section() -> None:
-    """It has a text for those who cannot see it."""
+    """It has a text for those who cannot see it, and leads to itself at its full size."""
     for picture in PICTURES:
         text = illustrated(picture.page)
         _, below = text.split(f"\n.. image:: {picture.name}\n")
-        assert below.startswith(f"   :alt: {picture.alt}\n")
+        assert below.startswith(f"   :alt: {picture.alt}\n   :target: _images/{picture.name}\n")
 
 
 def test_the_search_shows_the_section_that_explains_a_word_first() -> None:
@@ -119,6 +119,8 @@ def test_a_dark_page_has_the_dark_picture() -> None:
     assert light == "notebook.png\n   :alt: A\n   :width: 9\n   :class: only-light\n\n"
     assert dark == "notebook-dark.webp\n   :alt: A\n   :width: 9\n   :class: only-dark\n\nText\n"
     assert linked(".. image:: plain.svg\n   :alt: B\n") == ".. image:: plain.svg\n   :alt: B\n"
+    _, dark = linked(".. image:: sheet.webp\n   :target: _images/sheet.webp\n").split("\n\n", 1)
+    assert "   :target: _images/sheet-dark.webp\n" in dark
 
 
 def test_an_installed_package_has_none_of_the_pictures() -> None:

@@ -239,7 +239,9 @@ def _image(found: re.Match[str]) -> str:
     if not FOLDER.joinpath(dark).is_file():
         return f".. image:: {name}\n{options}"
     pair = ((name, "only-light"), (dark, "only-dark"))
-    return "\n".join(f".. image:: {one}\n{options}   :class: {kind}\n" for one, kind in pair)
+    return "\n".join(
+        f".. image:: {one}\n{options.replace(name, one)}   :class: {kind}\n" for one, kind in pair
+    )
 
 
 def illustrated(page: str) -> str:
@@ -253,7 +255,8 @@ def illustrated(page: str) -> str:
     for picture in PICTURES:
         if picture.page == page:
             at = line_below(picture.section, lines)
-            lines[at:at] = ["", f".. image:: {picture.name}", f"   :alt: {picture.alt}", ""]
+            link = f"   :target: _images/{picture.name}"  # at its full size, for narrow screens
+            lines[at:at] = ["", f".. image:: {picture.name}", f"   :alt: {picture.alt}", link, ""]
     return "\n".join([*lines, ""])
 
 
