@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
@@ -13,12 +13,21 @@ from .decorators import Finite, complete_files
 from .exits import Mistake
 from .printing import examples
 
-#: The versions of the embedded server, listed here as importing it takes a while.
+if TYPE_CHECKING:
+    from ..testing.hosted.traps import Place
+
+#: The versions of the embedded server, and the hosted servers that it plays, listed here as
+#: importing it takes a while.
 VERSIONS: Final = ("0.3.75", "0.8", "new")
+PLACES: Final = ("proxy", "serverless", "cloud")
 
 
 @click.command(
-    epilog=examples("comfy-client serve", "comfy-client serve --port 0 --login-file login.txt")
+    epilog=examples(
+        "comfy-client serve",
+        "comfy-client serve --port 0 --login-file login.txt",
+        "comfy-client serve --hosted proxy --port 8189",
+    )
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
@@ -34,6 +43,11 @@ VERSIONS: Final = ("0.3.75", "0.8", "new")
     default="0.3.75",
     show_default=True,
     help="Version of ComfyUI to imitate.",
+)
+@click.option(
+    "--hosted",
+    type=click.Choice(PLACES),
+    help="Play a hosted server, with Comfy API v2.  A login is a key then.",
 )
 @click.option(
     "--login-env",
@@ -84,6 +98,7 @@ def serve(
     tls_keyfile: str | None,
     allowed_hosts: tuple[str, ...],
     no_previews: bool,
+    hosted: Place | None,
     **options: Any,
 ) -> None:
     """Run an embedded ComfyUI until Ctrl-C, SIGTERM or SIGHUP.
@@ -97,7 +112,8 @@ def serve(
     if tls_keyfile and not tls_certfile:
         raise Mistake("--tls-keyfile is the key to a --tls-certfile; give both")
     server = ComfyServer(
-        credentials=_login(login_env, login_file),
+        credentials=_login(login_env, login_file, is_key=hosted is not None),
+        hosted=hosted,
         tls=(tls_certfile, tls_keyfile or tls_certfile) if tls_certfile else None,
         allowed_hosts=allowed_hosts or None,
         previews=not no_previews,
@@ -108,13 +124,17 @@ def serve(
         server.start()
         click.echo(server.url)
         click.echo("An embedded ComfyUI runs there; its sampler is simulated.")
+        if hosted:
+            click.echo("It speaks Comfy API v2: other commands need --hosted.")
         click.echo("Press Ctrl-C to stop it.")
         while True:  # in slices: a signal to another thread does not end a sleep
             time.sleep(0.5)
 
 
-def _login(variable: str | None, file: IO[str] | None) -> tuple[str, str] | None:
-    """Return user and password from a variable or a file, or None if neither is given.
+def _login(
+    variable: str | None, file: IO[str] | None, *, is_key: bool
+) -> tuple[str, str] | str | None:
+    """Return user and password, or a key, from a variable or a file; None if neither is given.
 
     Unlike an option, these are not shown in the list of processes.
     """
@@ -126,4 +146,6 @@ def _login(variable: str | None, file: IO[str] | None) -> tuple[str, str] | None
 
     text = file.readline().rstrip("\r\n") if file else os.environ.get(variable or "", "")
     where = f"the variable {variable}" if variable else "the first line of the file"
-    return split_login(text, where)
+    if is_key and not text:
+        raise Mistake(f"{where} does not hold a key")
+    return text if is_key else split_login(text, where)

@@ -23,7 +23,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import comfy_client
-from comfy_client import ComfyApi
+from comfy_client import AuthenticationError, ComfyApi, HostedApi
 from comfy_client.cli.main import main
 from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI
@@ -411,6 +411,17 @@ def test_the_options_of_a_server_are_those_of_the_class(tmp_path, from_file):
             assert answer.status_code == status
 
 
+def test_the_server_plays_a_hosted_one() -> None:
+    options = ["--port", 0, "--hosted", "serverless", "--login-env", "ITS_KEY"]
+    with started("serve", *options, env={"ITS_KEY": "a-key"}) as process:
+        url = url_in(line_with(process, "http"))
+        with HostedApi(url, "a-key") as api:
+            assert api.hosted.jobs().jobs == ()
+        with pytest.raises(AuthenticationError):
+            HostedApi(url, "another").init(LIMIT)
+        line_with(process, "need --hosted")
+
+
 def test_what_a_server_cannot_do_is_one_line(tmp_path, monkeypatch):
     """With the name of what is wrong."""
     broken = tmp_path / "broken.pem"
@@ -427,6 +438,7 @@ def test_what_a_server_cannot_do_is_one_line(tmp_path, monkeypatch):
         (["--prefix", "comfy"], "a prefix looks like '/comfy'"),
         (["--login-env", "ITS_LOGIN"], "the variable ITS_LOGIN does not hold user:password"),
         (["--login-file", broken], "the first line of the file does not hold user:password"),
+        (["--hosted", "proxy", "--login-env", "MISSING"], "MISSING does not hold a key"),
         (["--login-env", "ITS_LOGIN", "--login-file", broken], "not both"),
         (["--host", "no such name.invalid"], "cannot listen on no such name.invalid:8188"),
     ):
