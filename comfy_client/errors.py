@@ -585,7 +585,10 @@ class WorkflowError(ComfyError):
             return "Correct the workflow: problems lists all that is wrong."
         if not self.candidates:
             return None
-        return f"Did you mean {printable(reprlib.repr(self.candidates[0]))}?"
+        names = [printable(reprlib.repr(one)) for one in self.candidates[:3]]
+        if len(names) == 1:
+            return f"Did you mean {names[0]}?"
+        return f"Names that work: {', '.join(names)}."
 
 
 class ConversionWarning(AsDict, UserWarning):

@@ -196,8 +196,8 @@ def _at(address: str, port: int) -> str:
 
 
 def version_of(distribution: str) -> str:
-    """Return the version of a distribution, or ``?`` if it is not installed."""
+    """Return the version of a distribution, or ``not installed``."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return "?"
+        return "not installed"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, TypeAlias
 
 from ..errors import WorkflowError
@@ -17,6 +18,7 @@ from .graph import (
     json_link,
     json_value,
     link_fault,
+    links_of,
     listing,
     title_of,
 )
@@ -77,7 +79,7 @@ def input_named(
     Raises:
         WorkflowError: No such node or input, or several.
     """
-    splits = _splits(address)
+    splits = _splits(graph, address)
     named = [(nodes_named(graph, node), node, name) for node, name in splits]
     found = [
         (node_id, name)
@@ -102,7 +104,7 @@ def input_named(
     raise no_input(graph, node_id, known[2])
 
 
-def _splits(address: Address) -> list[tuple[str, str]]:
+def _splits(graph: Mapping[str, Any], address: Address) -> list[tuple[str, str]]:
     """Return all splits of an address into node and input, the longest node name first."""
     if isinstance(address, tuple) and [type(part) for part in address] == [str, str]:
         return [address]
@@ -110,8 +112,11 @@ def _splits(address: Address) -> list[tuple[str, str]]:
         raise TypeError(f"an input is named like 'KSampler.seed', not {brief(address)}")
     dots = [at for at, char in enumerate(address) if char == "."]
     if not dots:
+        whole = tuple(dict.fromkeys(islice(_with_node(graph, address), 8)))
         raise WorkflowError(
-            f"{brief(address)} names no input; write node and input: 'KSampler.seed'"
+            f"{brief(address)} names no input; write node and input: "
+            + (listing(whole) if whole else "'KSampler.seed'"),
+            candidates=whole,
         )
     return [(address[:at], address[at + 1 :]) for at in reversed(dots)]
 
@@ -123,10 +128,42 @@ def _address_by(graph: Mapping[str, Any], node_ids: Iterable[str]) -> str:
     return f"address the node by its id{' or title' if is_own else ''}"
 
 
+def _with_node(graph: Mapping[str, Any], name: str) -> Iterator[str]:
+    """Yield the addresses of the values of all inputs with this name.
+
+    For a linked input, this is the only value of the node that it is linked to: the text of a
+    prompt for ``positive``.
+    """
+    for node_id in graph:
+        places = [(node_id, name)]
+        link = as_link(inputs_of(graph, node_id).get(name))
+        if link:
+            inputs = inputs_of(graph, link[0])
+            places = [(link[0], one) for one, value in inputs.items() if not as_link(value)]
+        elif name not in inputs_of(graph, node_id):
+            continue
+        if len(places) == 1:
+            ((place, key),) = places
+            names = (title_of(graph, place), class_of(graph, place))
+            own = (one for one in names if one and nodes_named(graph, one) == [place])
+            yield f"{next(own, place)}.{key}"
+
+
 def _each(graph: Mapping[str, Any], node_ids: Iterable[str]) -> str:
+    """Describe each of several nodes, and name the input that it is for: ``for 'positive'``."""
     found = list(node_ids)
     more = f"; ... ({len(found)} in all)" if len(found) > 8 else ""
-    return "; ".join(describe(graph, node_id) for node_id in found[:8]) + more
+    uses: dict[str, str] = {}
+    for taker in graph:
+        for name, source, _ in links_of(graph, taker):
+            uses.setdefault(source, name)
+    return (
+        "; ".join(
+            describe(graph, node_id) + (f" for {brief(uses[node_id])}" if node_id in uses else "")
+            for node_id in found[:8]
+        )
+        + more
+    )
 
 
 def no_input(graph: Mapping[str, Any], node_id: str, name: str, *, hint: str = "") -> WorkflowError:

@@ -42,9 +42,9 @@ def to_api(
     """
     if definitions is None:
         raise WorkflowError(
-            f"{where} is in UI format: converting it takes the server's node definitions; "
-            "api.run() fetches them, Workflow.load(..., definitions=api) does, too; or "
-            "export it with Workflow > Export (API)"
+            f"{where} is in UI format: converting it takes the server's node definitions; load it "
+            "with the client, as in Workflow.load(..., api), or give api.run() the file itself; "
+            "or export it with Workflow > Export (API)"
         )
     try:
         known = as_mapping(definitions, classes_in(ui))

@@ -105,9 +105,48 @@ def test_an_unknown_name_is_refused_with_the_nearest(name: Any, candidate: str, 
     assert says in str(error)
 
 
-def test_a_name_without_a_dot_says_how_one_is_written() -> None:
+def test_nodes_of_one_name_are_told_apart_by_what_they_are_for() -> None:
+    """Most files have two prompts of one title, and an id says little."""
+    graph = {
+        "7": {**node("CLIPTextEncode", text="b"), "_meta": {"title": "Prompt"}},
+        "6": {**node("CLIPTextEncode", text="a"), "_meta": {"title": "Prompt"}},
+        "3": node("KSampler", positive=["6", 0], negative=["7", 0]),
+    }
+    for name in ("Prompt.text", "CLIPTextEncode.text"):
+        error = refusal(graph, {name: "c"})
+        assert "node 7 'Prompt' (CLIPTextEncode) for 'negative'; " in str(error)
+        assert "node 6 'Prompt' (CLIPTextEncode) for 'positive'" in str(error)
+        assert error.hint == "Names that work: '7.text', '6.text'."
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("steps", ["Sampler.steps"]),
+        ("text", ["6.text", "7.text"]),
+        ("positive", ["6.text"]),  # the only value of the node that the input is linked to
+        ("vae", []),  # its loader has two
+        ("nope", []),
+        ("clip", ["Loader.name"]),  # once, although two nodes have it
+    ],
+)
+def test_a_name_without_a_dot_says_how_one_is_written(name: str, whole: list[str]) -> None:
     """As in map and sweep."""
-    assert "'KSampler.seed'" in str(refusal(txt2img(), {"seed": 1}))
+    graph = {
+        "3": {
+            **node("KSampler", steps=4, positive=["6", 0], negative=["7", 0]),
+            "_meta": {"title": "Sampler"},
+        },
+        "6": node("CLIPTextEncode", text="a", clip=["4", 0]),
+        "7": node("CLIPTextEncode", text="b", clip=["4", 0]),
+        "4": node("Loader", name="a.safetensors"),
+        "5": node("Vae", name="b.safetensors", device="cpu"),
+        "8": node("Decode", vae=["5", 0], samples=["9", 0]),
+    }
+    error = refusal(graph, {name: 1})
+    listed = ", ".join(map(repr, whole)) or "'KSampler.seed'"
+    assert str(error) == f"{name!r} names no input; write node and input: {listed}"
+    assert error.candidates == tuple(whole)
 
 
 @pytest.mark.parametrize("inputs", [{3: 1}, {("3",): 1}, {("3", 4): 1}, [("3.seed", 1)], "3.seed"])

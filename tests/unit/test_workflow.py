@@ -146,7 +146,8 @@ UI = {"last_node_id": 9, "nodes": [{"id": 4, "type": "KSampler"}], "links": []}
 def test_ui_format_without_definitions_says_what_it_takes(source: Any) -> None:
     """The ways to have it converted, and the export that needs no conversion."""
     text = str(refusal(Workflow.load, source))
-    assert "api.run() fetches them" in text
+    assert "Workflow.load(..., api)" in text
+    assert "give api.run() the file itself" in text
     assert "Workflow > Export (API)" in text
 
 
