@@ -217,6 +217,19 @@ def _hosts(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
     return [one for one in hosts if one and one.startswith(incomplete) and "@" not in one]
 
 
+class _Common(click.Option):
+    """An option that the help of a command only names, as that of the group explains it."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the entry in the help; the first of these options stands for all."""
+        if ctx.parent is None:
+            return super().get_help_record(ctx)
+        all_of_them = [one for one in ctx.command.get_params(ctx) if isinstance(one, _Common)]
+        if self is not all_of_them[0]:
+            return None
+        return "...", f"{', '.join(one.opts[0] for one in all_of_them)}: see comfy-client --help."
+
+
 _file = click.Path(dir_okay=False, allow_dash=True)
 _DEFAULT: Final = "Default: COMFYUI_HOST, the default profile, http://127.0.0.1:8188."
 
@@ -255,6 +268,7 @@ _OPTIONS: Final = (
         metavar="FILE",
         type=click.Path(exists=True),
         callback=_store,
+        cls=_Common,
         expose_value=False,
         help="Certificates (PEM) to trust instead of the public ones.",
     ),
@@ -262,6 +276,7 @@ _OPTIONS: Final = (
         "--insecure",
         is_flag=True,
         callback=_store,
+        cls=_Common,
         expose_value=False,
         help="Do not verify the certificate; to a hosted server, also send a key over http.",
     ),
@@ -269,6 +284,7 @@ _OPTIONS: Final = (
         "--hosted",
         is_flag=True,
         callback=_store,
+        cls=_Common,
         expose_value=False,
         help="The server speaks Comfy API v2.  Default host: COMFY_BASE_URL, Comfy Cloud.",
     ),
@@ -276,6 +292,7 @@ _OPTIONS: Final = (
         "--user",
         metavar="ID",
         callback=_store,
+        cls=_Common,
         expose_value=False,
         help="Your id on a server with --multi-user.",
     ),
@@ -284,6 +301,7 @@ _OPTIONS: Final = (
         metavar="FILE",
         type=_file,
         callback=_store,
+        cls=_Common,
         expose_value=False,
         help="A file with user:password; - reads stdin.",
     ),
@@ -292,6 +310,7 @@ _OPTIONS: Final = (
         metavar="FILE",
         type=_file,
         callback=_store,
+        cls=_Common,
         expose_value=False,
         help="A file with a bearer token; - reads stdin.",
     ),
@@ -300,6 +319,7 @@ _OPTIONS: Final = (
         metavar="SECONDS",
         type=Finite(min=0, min_open=True),
         callback=_store,
+        cls=_Common,
         expose_value=False,
         help="How long the server may take to answer a request.",
     ),
@@ -308,6 +328,7 @@ _OPTIONS: Final = (
         "--verbose",
         count=True,
         callback=_store_verbosity,
+        cls=_Common,
         expose_value=False,
         help="Say on stderr what happens; -vv: each request, too.",
     ),
@@ -316,6 +337,7 @@ _OPTIONS: Final = (
         metavar="FILE",
         type=click.Path(dir_okay=False),
         callback=_store,
+        cls=_Common,
         expose_value=False,
         help="Record all traffic in a new file, as for a bug report; one file for each server.",
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -570,6 +571,15 @@ def test_the_help_of_each_command_has_an_example_and_that_of_all_the_statuses():
     for status in Exit:
         assert f" {status.value} " in " ".join(text.split())
     assert "_COMFY_CLIENT_COMPLETE=zsh_source" in text
+    assert "-v, --verbose" in text
+
+
+def test_the_help_of_a_command_names_common_options_and_says_where_they_are_explained():
+    text = re.sub(r"-\s+", "-", CommandLine(Path())("queue", "--help").out)  # however it is wrapped
+    text = " ".join(text.split())
+    assert "-v, --record: see comfy-client --help." in text
+    assert "--verbose" not in text
+    assert "--hosted" in text
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -206,7 +206,8 @@ def test_a_dead_server_does_not_hide_the_others(comfy_client, other, args):
     text = comfy_client(*args, *hosts)
     assert text.status == 3
     assert f"Error: {NOWHERE}" in text.err
-    assert bool(text.out) is (args != ["queue"])
+    assert (text.out == "The queue is empty.\n") is (args == ["queue"])
+    assert text.out
 
 
 def test_several_servers_with_errors_end_with_the_worst_status(comfy_client, other):
