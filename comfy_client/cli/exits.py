@@ -44,9 +44,17 @@ class Exit(IntEnum):
 
 
 class Mistake(click.ClickException):
-    """A mistake in the command line or in a file that it names."""
+    """A mistake in the command line or in a file that it names.
+
+    Attributes:
+        hint: Advice that the message lacks; ``None``: there is none.
+    """
 
     exit_code: ClassVar[int] = Exit.USAGE
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class Unsaved(click.ClickException):

@@ -70,7 +70,7 @@ def hint_of(error: BaseException, host: str | None = None) -> str | None:
 
     ``host`` names the server of the error, if the command has several.
     """
-    if isinstance(error, Unsaved):
+    if isinstance(error, Mistake | Unsaved):
         return error.hint
     if isinstance(error, AuthenticationError) and _HOSTED_KEY in str(error):
         return None  # the message has the advice

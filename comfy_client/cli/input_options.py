@@ -31,6 +31,8 @@ _RANGE: Final = re.compile(r"(-?[0-9]+)\.\.(-?[0-9]+)")
 #: Numbers as in JSON and in ComfyUI's frontend; Python itself also accepts ``1_0``.
 _INT: Final = re.compile(r"[+-]?[0-9]+")
 _FLOAT: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+#: Advice for an input that was not found, or for a value that does not fit it.
+INPUTS_HINT: Final = "comfy-client inputs WORKFLOW lists what can be set"
 #: The most values of one axis; more are probably a typing mistake.
 _MOST_VALUES: Final = 100_000
 #: How the reference to an asset of a hosted server begins.
@@ -58,7 +60,7 @@ class InputTypes:
     def set(self, texts: Sequence[str]) -> None:
         """Set the inputs given as ``NODE.input=VALUE`` by ``--set``; see :func:`text_of`."""
         given = [split_at_equals(text, "--set") for text in texts]
-        with mistakes("--set"):
+        with mistakes("--set", INPUTS_HINT):
             given = [(name, text_of(text)) for name, text in given]
             self.check_unique([name for name, _ in given])
             self.workflow.set({name: self._reader(name)(text) for name, text in given})
@@ -98,7 +100,7 @@ class InputTypes:
         seen: set[tuple[str, str]] = set()
         for text in texts:
             name, path = split_at_equals(text, "--input")
-            with mistakes("--input"):
+            with mistakes("--input", INPUTS_HINT):
                 node, field = self._file_input(name)
                 if (node, field) in seen:
                     raise WorkflowError(f"{name!r:.100}: an input is given twice")
@@ -137,7 +139,7 @@ class InputTypes:
     def axis(self, text: str) -> tuple[str, list[Any]]:
         """Parse ``NODE.input=v1,v2,...`` into name and values; ``1..8`` is a range of integers."""
         name, listed = split_at_equals(text, "--axis")
-        with mistakes("--axis"):
+        with mistakes("--axis", INPUTS_HINT):
             return name, [*map(self._reader(name), _listed(listed))]
 
 
@@ -157,14 +159,14 @@ def fill(
 
 
 @contextlib.contextmanager
-def mistakes(what: str) -> Iterator[None]:
-    """Context manager: turn errors of a workflow or a file into :class:`Mistake`."""
+def mistakes(what: str, hint: str | None = None) -> Iterator[None]:
+    """Context manager: turn errors of a workflow or a file into :class:`Mistake`, with a hint."""
     try:
         yield
     except (WorkflowError, OSError, ValueError) as exc:
         if isinstance(exc, ComfyError) and not isinstance(exc, WorkflowError):
             raise  # such as RequestTimeout, which is an OSError
-        raise Mistake(f"{what}: {message_of(exc)}") from None
+        raise Mistake(f"{what}: {message_of(exc)}", hint) from None
 
 
 def set_seeds(workflow: Workflow, seed: str | None) -> None:

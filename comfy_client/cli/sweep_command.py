@@ -20,7 +20,7 @@ from .decorators import Finite, complete_files
 from .exits import Exit, Mistake, SilentExit, Unsaved, message_of
 from .extra_data import extra_data_option, prompt_options
 from .input_completion import complete_axes
-from .input_options import InputTypes, mistakes
+from .input_options import INPUTS_HINT, InputTypes, mistakes
 from .loading import content_of, workflow_argument
 from .past_prompts import PromptSource, file_or_record
 from .printing import emit, examples, note, say
@@ -265,7 +265,7 @@ def _read(
     grid: _Grid = {}
     for text in axes:
         name, values = types.axis(text)
-        with mistakes("--axis"):
+        with mistakes("--axis", INPUTS_HINT):
             types.check_unique([*grid, name])
         grid[name] = values
     return workflow, grid, prompt_options(extra_data, workflow, server)

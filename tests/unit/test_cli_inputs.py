@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from comfy_client import Upload, Workflow
 from comfy_client.cli.exits import Mistake, StillRunning, in_commands, message_of
-from comfy_client.cli.input_options import InputTypes, set_seeds
+from comfy_client.cli.hints import hint_of
+from comfy_client.cli.input_options import INPUTS_HINT, InputTypes, set_seeds
 from comfy_client.cli.results import as_template, saving_to
 from comfy_client.errors import JobTimeout
 
@@ -112,10 +113,11 @@ def test_a_text_becomes_what_the_definition_of_the_input_says(text, name, value)
     ],
 )
 def test_what_does_not_fit_is_a_mistake_that_says_what_would(text, words):
-    """And the workflow stays as it was."""
+    """And which command lists the inputs; the workflow stays as it was."""
     with pytest.raises(Mistake, match="--set") as caught:
         set_to(text)
     assert words in caught.value.message
+    assert hint_of(caught.value) == (None if words == "write NAME=VALUE" else INPUTS_HINT)
 
 
 @pytest.mark.parametrize(
