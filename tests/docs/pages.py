@@ -294,7 +294,8 @@ def explained(entry: Entry) -> str:
         lines = [f".. autofunction:: {entry.path}"]
     elif not inspect.isclass(value):
         text = comment(entry.module, entry.name)
-        lines = [f".. py:data:: {entry.path}", "", *(f"   {line}" for line in text)]
+        lines = [f".. py:data:: {entry.name}", f"   :module: {entry.module.__name__}", ""]
+        lines += [f"   {line}" for line in text]
     elif issubclass(value, BaseException):
         lines = [f".. autoexception:: {entry.path}", "   :members:", "   :show-inheritance:"]
     else:

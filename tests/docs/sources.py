@@ -20,7 +20,7 @@ def resolve(domain: str, info: dict[str, str]) -> str | None:
     value: Any = None
     for at, name in enumerate([info["module"], *info["fullname"].split(".")]):
         value = sys.modules.get(name) if not at else getattr(value, name, None)
-    if (found := place(value)) is None:
+    if (found := place(value) or place_of_constant(info["module"], info["fullname"])) is None:
         return None
     module, line = found
     return f"../{page(module)}.html#line-{line}"
@@ -40,6 +40,17 @@ def place(value: object) -> tuple[ModuleType, int] | None:
     if module is None or module.__name__.partition(".")[0] != "comfy_client":
         return None
     return module, inspect.getsourcelines(value)[1]
+
+
+def place_of_constant(package: str, name: str) -> tuple[ModuleType, int] | None:
+    """Return the module of a package that assigns a public constant, and the line."""
+    if "." in name:  # of a class
+        return None
+    for room in sorted(room for room in sys.modules if room.startswith(f"{package}.")):
+        for at, line in enumerate(inspect.getsource(sys.modules[room]).splitlines(), 1):
+            if line.startswith((f"{name} = ", f"{name}: ")):
+                return sys.modules[room], at
+    return None
 
 
 def page(module: ModuleType) -> str:
