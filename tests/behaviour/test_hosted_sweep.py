@@ -22,7 +22,7 @@ from comfy_client.testing.hosted.traps import PROXY, SERVERLESS
 from comfy_client.workflow import Workflow
 from tests.helpers.clients import outstanding, until
 from tests.helpers.graphs import fresh_color
-from tests.helpers.hosted import Hosted, embedded, picture
+from tests.helpers.hosted import EMBEDDED, REAL, Hosted, before, embedded, picture
 from tests.helpers.middle import Middle, lost
 from tests.helpers.servers import add_test_content
 from tests.helpers.sweeps import Victim, change
@@ -39,6 +39,17 @@ def journal(tmp_path: Path) -> Path:
 def api(hosted: Hosted) -> Iterator[HostedApi]:
     with HostedApi(hosted.url) as client:
         yield client
+
+
+@pytest.fixture(params=[EMBEDDED, pytest.param(REAL, marks=pytest.mark.real)])
+def fresh(request: pytest.FixtureRequest) -> Iterator[Hosted]:
+    """A proxy without earlier jobs, so that its list is complete."""
+    if request.param == EMBEDDED:
+        with embedded() as one:
+            yield one
+    else:
+        with before(request.getfixturevalue("real_comfyui")) as one:
+            yield one
 
 
 @pytest.fixture
@@ -102,16 +113,17 @@ def test_jobs_whose_ids_are_unknown_are_found_by_their_labels(api, hosted, journ
     assert [hosted.runs(name) for name in values] == [1, 1]
 
 
-def test_a_job_that_never_arrived_is_submitted_under_the_same_key(api, hosted, journal) -> None:
+def test_a_job_that_never_arrived_is_submitted_under_the_same_key(fresh, journal) -> None:
     """The server lists an older job of the sweep, so it has not forgotten this one."""
     graph, values = picture("s"), names(2)
-    api.sweep(graph, {KEY: values[:1]}, journal=journal)
-    key = note_sent(api, journal, graph, values[1])
-    with HostedApi(hosted.url) as other:
+    with HostedApi(fresh.url) as api:
+        api.sweep(graph, {KEY: values[:1]}, journal=journal)
+        key = note_sent(api, journal, graph, values[1])
+    with HostedApi(fresh.url) as other:
         rows = other.sweep(graph, {KEY: values}, journal=journal)
         labels = {job.id: job.label for job in other.hosted.jobs().jobs}
     assert labels[rows[1].prompt_id] == label_of(key, "text")
-    assert [hosted.runs(name) for name in values] == [1, 1]
+    assert [fresh.runs(name) for name in values] == [1, 1]
 
 
 def test_a_job_that_the_journal_has_lost_is_found(api, hosted, journal) -> None:
@@ -208,21 +220,21 @@ def test_the_first_submission_may_be_uncertain_and_the_sweep_goes_on(place) -> N
     until(lambda: place.runs(values[0]) == 1)
 
 
-def test_a_pool_takes_up_the_jobs_of_another_process(hosted, journal) -> None:
+def test_a_pool_takes_up_the_jobs_of_another_process(fresh, journal) -> None:
     graph, values = picture("s"), names(4)
-    with HostedApi(hosted.url) as api, ComfyPool([api]) as pool:
+    with HostedApi(fresh.url) as api, ComfyPool([api]) as pool:
         first = pool.sweep(graph, {KEY: values[:3]}, journal=journal)
     key = key_of(journal, graph, values[0])
     forget(journal, f", prompt_id = '{key}'", f"prompt_id = '{first[0].prompt_id}'")
     forget(journal, where=f"prompt_id = '{first[1].prompt_id}'")
-    with HostedApi(hosted.url) as api:
+    with HostedApi(fresh.url) as api:
         key = note_sent(api, journal, graph, values[3])
         with ComfyPool([api]) as pool:
             rows = pool.sweep(graph, {KEY: values}, journal=journal, timeout=60)
         labels = {job.id: job.label for job in api.hosted.jobs().jobs}
     assert [row.prompt_id for row in rows][:3] == [row.prompt_id for row in first]
     assert labels[rows[3].prompt_id] == label_of(key, "text")
-    assert [hosted.runs(name) for name in values] == [1, 1, 1, 1]
+    assert [fresh.runs(name) for name in values] == [1, 1, 1, 1]
 
 
 def test_a_pool_tells_what_is_uncertain(place, journal) -> None:
