@@ -10,6 +10,7 @@ import copy
 import gc
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -25,7 +26,7 @@ import attrs
 import pytest
 from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
-from xdist.scheduler import WorkStealingScheduling
+from xdist.scheduler import LoadFileScheduling, WorkStealingScheduling
 
 from tests import comfy_api_proxy
 from tests.comfyui import DEFAULT, VERSIONS, ComfyUI, cache, python_for, setup
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
 
 WORKFLOWS = Path(__file__).with_name("workflows")
 LANES = ("real", "soak")
+#: One of the older versions in the parameters of a test on a real ComfyUI.
+OLDER = re.compile(
+    rf"(?<!embedded-)\b(?:{'|'.join(re.escape(one) for one in TESTED if one != DEFAULT)})\b"
+)
 #: Seconds for a test on a real ComfyUI, which a busy machine takes a minute to start.
 REAL_TIMEOUT = 600
 
@@ -111,14 +116,24 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if config.getoption("soak") or config.getoption("comfyui") else 6
 
 
+class RealScheduling(LoadFileScheduling):
+    """The tests of a file stay on one worker, those on an older ComfyUI with all others on it.
+
+    So each of these, whose start takes a processor for five seconds, starts once or twice.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        older = OLDER.search(test)
+        return older[0] if older else file
+
+
 def pytest_xdist_make_scheduler(
     config: pytest.Config, log: Producer
-) -> WorkStealingScheduling | None:
-    """Files that wait beside files that compute, and no long one alone at the end.
-
-    Tests on a real ComfyUI stay together by file, for the sake of its starts.
-    """
-    return None if config.getoption("real") else WorkStealingScheduling(config, log)
+) -> RealScheduling | WorkStealingScheduling:
+    """Files that wait beside files that compute, and no long one alone at the end."""
+    scheduling = RealScheduling if config.getoption("real") else WorkStealingScheduling
+    return scheduling(config, log)
 
 
 def is_for_given(item: pytest.Item) -> bool:
