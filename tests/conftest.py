@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import json
@@ -19,6 +20,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
     from comfy_client.testing import ComfyServer
     from tests.helpers.hosted import Hosted
 
-WORKFLOWS = Path(__file__).with_name("workflows")
+TESTS = Path(__file__).parent
+WORKFLOWS = TESTS / "workflows"
 LANES = ("real", "soak")
 #: One of the older versions in the parameters of a test on a real ComfyUI.
 OLDER = re.compile(
@@ -157,13 +160,31 @@ def real_version(item: pytest.Item) -> str | None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[None]:
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
     """Without a search for garbage, of which there is none: each worker saves a second."""
     gc.disable()
     try:
+        if session.config.args == session.config.getini("testpaths"):
+            _import_tests(getattr(session.config, "workerinput", None))
         return (yield)
     finally:
         gc.enable()
+
+
+def _import_tests(worker: dict[str, Any] | None) -> None:
+    """Import all tests, each worker from another one on, so that each is compiled once.
+
+    pytest compiles them itself; in a fresh checkout every worker would compile all of them.
+    """
+    if worker is not None:
+        names = sorted(
+            ".".join(path.relative_to(TESTS.parent).with_suffix("").parts)
+            for path in TESTS.rglob("test_*.py")
+        )
+        first = len(names) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
+        for name in names[first:] + names[:first]:
+            with contextlib.suppress(Exception):  # which pytest reports
+                import_module(name)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
