@@ -122,8 +122,10 @@ class DoctorReport(AsDict):
     def __str__(self) -> str:
         counted = Counter(check.state for check in self.checks if not check.because)
         skipped = sum(1 for check in self.checks if check.because)
+        warnings = counted["warning"]
         head = (
-            f"{counted['failed']} failed, {counted['warning']} warnings, {counted['ok']} ok"
+            f"{counted['failed']} failed, {warnings} warning{'' if warnings == 1 else 's'}, "
+            f"{counted['ok']} ok"
             + (f", {counted['unknown']} unknown" if counted["unknown"] else "")
             + (f", {skipped} skipped" if skipped else "")
         )

@@ -219,6 +219,7 @@ def test_scarce_memory_is_a_warning(server: ComfyServer) -> None:
         report = ask(server.url)
     assert states(report) == {"memory": "warning"}
     assert "free_memory" in report["memory"].advice
+    assert ": 0 failed, 1 warning, " in str(report)
 
 
 def test_users_are_asked_for_only_where_the_server_keeps_them(server: ComfyServer) -> None:
