@@ -217,6 +217,7 @@ def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, 
         (folder / f"{name}.py").write_text(code, encoding="utf-8")
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"]
     command += ["--follow-imports=silent", "."]  # of programs, not of the package
+    command += [f"--cache-dir={os.devnull}"]  # which nobody would read
     command += ["--untyped-calls-exclude=distributed"]  # functions of Dask have no types
     # mypy finds an installed package by itself, but not one that is installed editable.
     source = {} if "site-packages" in PACKAGE.parts else {"MYPYPATH": str(PACKAGE.parent)}
