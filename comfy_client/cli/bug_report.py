@@ -79,9 +79,9 @@ def report_of(api: ComfyApi, report: DoctorReport, given: ServerOptions, log: It
     return _joined(parts)
 
 
-def report_without_client(report: DoctorReport) -> str:
+def report_without_client(report: DoctorReport, given: ServerOptions) -> str:
     """Return the text of a bug report for a server of which no client can be made."""
-    return _joined(_findings(report))
+    return _joined({**_findings(report), "Settings": "\n".join(_settings(given))})
 
 
 def _findings(report: DoctorReport) -> dict[str, str]:

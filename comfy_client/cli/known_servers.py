@@ -27,15 +27,19 @@ class KnownServer(NamedTuple):
 def remember(host: str, options: Mapping[str, Any], *, is_hosted: bool) -> None:
     """Keep the options that name a server until the command ends.
 
-    ``options`` are values by the names of the options; those without a value are left out.
+    ``options`` are values by the names of the options; those without a value are left out.  A
+    host is written as the server's URL, and a file that can be read only once as ``FILE``.
     """
     context = click.get_current_context(silent=True)
     if context is None:
         return
     words = []
     for name, value in options.items():
-        if value:
-            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+        if value is True:
+            words.append(f"--{name}")
+        elif value:
+            is_read_once = value == "-" or str(value).startswith("/dev/")
+            words += [f"--{name}", host if name == "host" else "FILE" if is_read_once else value]
     text = f" {shlex.join(words)}" if words else ""
     context.meta.setdefault(_KEY, {})[host] = KnownServer(text, is_hosted)
 

@@ -59,7 +59,8 @@ PLACES: Final = ("proxy", "serverless", "cloud")
     "--login-file",
     metavar="FILE",
     type=click.File(encoding="utf-8"),
-    help="File with the user:password that clients must send; - reads standard input.",
+    help="File with the user:password, or with --hosted the key, that clients must send; - reads "
+    "standard input.",
 )
 @click.option("--multi-user", is_flag=True, help="Keep settings and files by user.")
 @click.option(
@@ -146,6 +147,8 @@ def _login(
 
     text = file.readline().rstrip("\r\n") if file else os.environ.get(variable or "", "")
     where = f"the variable {variable}" if variable else "the first line of the file"
-    if is_key and not text:
+    if not is_key:
+        return split_login(text, where)
+    if not (key := text.strip()):  # as clients strip it
         raise Mistake(f"{where} does not hold a key")
-    return text if is_key else split_login(text, where)
+    return key

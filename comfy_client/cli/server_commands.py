@@ -218,7 +218,7 @@ def doctor(given: ServerOptions, run: bool, file: Path | None, timeout: float) -
         else:
             report = _reported(given, run, timeout, file)
     except AuthenticationError as exc:  # Comfy Cloud, and no key
-        report = _about_no_key(exc, file)
+        report = _about_no_key(exc, given, file)
     if given.json:
         emit(report.to_dict())
     else:
@@ -241,7 +241,9 @@ def _reported(given: ServerOptions, run: bool, timeout: float, file: Path) -> Do
     return report
 
 
-def _about_no_key(error: AuthenticationError, file: Path | None) -> DoctorReport:
+def _about_no_key(
+    error: AuthenticationError, given: ServerOptions, file: Path | None
+) -> DoctorReport:
     """Return the report for Comfy Cloud without a key; write it to a file, if one is named."""
     from ..doctor.examine import report_of_no_client
     from ..doctor.report import failed
@@ -251,7 +253,7 @@ def _about_no_key(error: AuthenticationError, file: Path | None) -> DoctorReport
     found, _, advice = message_of(error).partition(": ")
     report = report_of_no_client(CLOUD, "key", failed(f"{found}, and none is set", advice))
     if file is not None:
-        _write(file, bug_report.report_without_client(report))
+        _write(file, bug_report.report_without_client(report, given))
     return report
 
 

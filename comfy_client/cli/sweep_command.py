@@ -19,6 +19,7 @@ from ..errors import ComfyError, WorkflowError
 from .decorators import Finite, complete_files
 from .exits import Exit, Mistake, SilentExit, Unsaved, message_of
 from .extra_data import extra_data_option, prompt_options
+from .hosted_jobs import is_hosted
 from .input_completion import complete_axes
 from .input_options import INPUTS_HINT, InputTypes, mistakes
 from .loading import content_of, workflow_argument
@@ -312,6 +313,9 @@ def _end_all(api: ComfyApi, sweep_id: str, journal: str | None) -> None:
 
     With a journal they keep running for the next call, and are only named on stderr.
     """
+    if is_hosted(api):
+        _end_all_hosted(api, journal)
+        return
     found = api.get_queue()
     for item in (*found.running, *found.pending):
         if item.extra_data.get(_KEY) != sweep_id:
@@ -321,6 +325,20 @@ def _end_all(api: ComfyApi, sweep_id: str, journal: str | None) -> None:
             api.job(item.prompt_id).cancel()
         else:
             note(f"Prompt {item.prompt_id} keeps running; the same command will have its row.")
+
+
+def _end_all_hosted(api: ComfyApi, journal: str | None) -> None:
+    """Do as :func:`_end_all` on a hosted server, which has no queue: all jobs are the sweep's."""
+    for one in api.parts.tracker.outstanding:
+        job_id = one.state.prompt_id
+        if journal is not None:
+            note(f"Prompt {job_id} keeps running; the same command will have its row.")
+            continue
+        note(f"Cancelling prompt {job_id}.")
+        try:
+            api.job(job_id).cancel()
+        except ComfyError as exc:
+            note(f"prompt {job_id} may keep running on {api.host}: {message_of(exc)}")
 
 
 def _of_row(out: str) -> str:

@@ -195,19 +195,21 @@ def resolve(
     """
     layers = list(_layers(given, config, read or _first_line))
     named = next((layer for layer in layers if layer.address is not None), None)
-    if named is None or named.address is None:
+    address = None if named is None else named.address
+    if named is None or address is None:
         host, said_by = (CLOUD if given.get("hosted") else DEFAULT_HOST), "the default"
     else:
-        host, said_by = named.address.http_url, named.source("host")
+        host, said_by = address.http_url, named.source("host")
     sources = {"host": said_by}
     hosted = _hosted_by(given, named)
     if hosted is not None:
+        host = host.removesuffix("/api/v2")  # the address of a HostedApi
         sources["hosted"] = hosted
         left_out = _ENVIRONMENT
     else:
         left_out = _HOSTED_ENVIRONMENT
     layers = [one for one in layers if one.name != left_out or one is named]
-    ours = [one for one in layers if one.address is None or one.address.http_url == host]
+    ours = [one for one in layers if one.address is None or one.address == address]
     others = [one for one in layers if one not in ours]
     values: dict[str, Any] = {}
     for keys in (("ca", "insecure"), ("user",)):  # both from one source

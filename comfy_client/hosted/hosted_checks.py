@@ -225,7 +225,8 @@ def check_http(ctx: CheckContext) -> CheckResult:
 def check_client(ctx: CheckContext) -> CheckResult:
     """Report for how many jobs the client waits, and whether its receivers are too slow."""
     client = ctx.client
-    text = f"it waits for {client.outstanding or 'no'} jobs"
+    jobs = "1 job" if client.outstanding == 1 else f"{client.outstanding or 'no'} jobs"
+    text = f"it waits for {jobs}"
     if client.dropped_events:
         text += f"; {client.dropped_events} events were dropped for newer ones"
         return warning(text, event_checks.SLOW_RECEIVERS)

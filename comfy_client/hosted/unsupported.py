@@ -16,7 +16,7 @@ REASONS: Final = {
     "/interrupt": "interrupts no running prompt: cancel the job itself, with job.cancel()",
     "/history": "has no history: a job is asked for by its id, with job(id)",
     "/jobs": "has no list of the jobs of all clients: a job is asked for by its id, with job(id)",
-    "/object_info": "does not describe node classes, without which UI format is not converted",
+    "/object_info": "does not describe node classes, by which workflows are checked and converted",
     "/node_replacements": "does not say which node classes were replaced",
     "/global_subgraphs": "has no blueprints of subgraphs",
     "/workflow_templates": "has no workflow templates",

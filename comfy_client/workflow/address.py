@@ -153,13 +153,14 @@ def _each(graph: Mapping[str, Any], node_ids: Iterable[str]) -> str:
     """Describe each of several nodes, and name the input that it is for: ``for 'positive'``."""
     found = list(node_ids)
     more = f"; ... ({len(found)} in all)" if len(found) > 8 else ""
-    uses: dict[str, str] = {}
+    uses: dict[str, set[str]] = {}
     for taker in graph:
         for name, source, _ in links_of(graph, taker):
-            uses.setdefault(source, name)
+            uses.setdefault(source, set()).add(name)
+    only = {source: min(names) for source, names in uses.items() if len(names) == 1}
     return (
         "; ".join(
-            describe(graph, node_id) + (f" for {brief(uses[node_id])}" if node_id in uses else "")
+            describe(graph, node_id) + (f" for {brief(only[node_id])}" if node_id in only else "")
             for node_id in found[:8]
         )
         + more

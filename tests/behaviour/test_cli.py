@@ -413,7 +413,7 @@ def test_the_options_of_a_server_are_those_of_the_class(tmp_path, from_file):
 
 def test_the_server_plays_a_hosted_one() -> None:
     options = ["--port", 0, "--hosted", "serverless", "--login-env", "ITS_KEY"]
-    with started("serve", *options, env={"ITS_KEY": "a-key"}) as process:
+    with started("serve", *options, env={"ITS_KEY": " a-key "}) as process:
         url = url_in(line_with(process, "http"))
         with HostedApi(url, "a-key") as api:
             assert api.hosted.jobs().jobs == ()

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,15 @@ from comfy_client import (
     ServerUnreachable,
     SubmitUncertain,
     UnexpectedResponse,
+    Workflow,
 )
 from comfy_client.cli import shells
 from comfy_client.cli.hints import hint_of
-from comfy_client.cli.known_servers import remember
+from comfy_client.cli.known_servers import known_server, remember
 from comfy_client.cli.main import main
 from comfy_client.cli.server_options import ServerOptions
 from comfy_client.testing import ComfyServer
-from tests.helpers.clients import until
+from tests.helpers.clients import LIMIT, until
 from tests.helpers.command_line import CommandLine
 from tests.helpers.graphs import fresh_color
 from tests.helpers.records import graph
@@ -186,7 +188,7 @@ def test_a_waiting_job_is_cancelled(comfy_client: CommandLine) -> None:
 def test_advice_names_the_server_and_works_there(comfy_client: CommandLine) -> None:
     """Each command that it names, as it stands."""
     with ComfyServer(hosted="serverless") as server, server.faults.hang_worker():
-        place = ("--hosted", "--host", server.url)
+        place = ("--hosted", "--host", f"{server.url}/api/v2")
         comfy_client("run", "w.json", "--detach", *place)
         [error] = comfy_client.json("run", "w.json", "--timeout", 1, *place, status=7)
         for command in error["hint"].split("; or "):
@@ -221,6 +223,31 @@ def test_advice_names_no_command_that_a_hosted_server_lacks() -> None:
             assert not named & lacking, hint
             assert hint.count("comfy-client") == hint.count(f" --host {PROXY} --hosted"), hint
             assert "LOGIN" not in hint
+
+
+def test_advice_names_no_file_that_can_be_read_only_once() -> None:
+    """Nor the id of a client in a URL."""
+    with click.Context(main):
+        for file in ("-", "/dev/fd/63"):
+            options = {"host": f"{PROXY}/ws?clientId=secret", "token-file": file}
+            remember(PROXY, options, is_hosted=False)
+            assert known_server(PROXY).options == f" --host {PROXY} --token-file FILE"
+
+
+def test_ctrl_c_in_a_sweep_cancels_what_runs(comfy_client: CommandLine) -> None:
+    with ComfyServer(hosted="proxy", version="new", step_seconds=0.5) as server:
+        Workflow.example().save(comfy_client.home / "w.json")
+        place = ("--hosted", "--host", server.url)
+        sweep = ("sweep", "w.json", "--axis", "KSampler.seed=1..9", *place)
+        with comfy_client.started(*sweep) as process:
+            server.until(lambda: server.running, LIMIT)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=LIMIT)
+        assert process.returncode == 130, err
+        assert "Cancelling prompt " in err
+        assert "keep" not in err
+        server.until(lambda: not server.running, LIMIT)
+        assert {run.status for run in server.ran} == {"error"}
 
 
 @pytest.mark.parametrize("place", [None, "proxy"])
