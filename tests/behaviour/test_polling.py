@@ -55,7 +55,10 @@ def test_http_without_websocket_is_polled_and_the_socket_tried_again(
         comfy.faults.clear()
         until_connected(comfy, api, 1)
         until(lambda: heard("connected"))
-        assert heard.links == ["websocket_unavailable", "connected"]
+        assert heard.names("websocket_unavailable", "connected", "reconnected") == [
+            "websocket_unavailable",
+            "connected",
+        ]
     assert caplog.text.count("no WebSocket (") == 1
 
 
