@@ -243,7 +243,7 @@ class _InTime:
 
     def getresponse(self) -> Any:
         """Receive the headers of the answer."""
-        response = super().getresponse()  # type: ignore[misc]  # as above
+        response = super().getresponse()  # type: ignore[misc]  # a method of the class, as in close
         if type(response) is urllib3.HTTPResponse:  # a given adapter's may have its own
             response.__class__ = _Answer  # urllib3 lets nobody choose its class
         return response

@@ -181,4 +181,4 @@ def test_patience_is_a_number_of_seconds() -> None:
     with pytest.raises(ValueError, match="patience must be a number of seconds, 0 or more, not -1"):
         HostedApi("http://127.0.0.1:9", "", patience=-1)
     with pytest.raises(TypeError, match="patience must be a number of seconds, not None"):
-        HostedApi("http://127.0.0.1:9", "", patience=None)  # type: ignore[arg-type]
+        HostedApi("http://127.0.0.1:9", "", patience=None)  # type: ignore[arg-type]  # the mistake
