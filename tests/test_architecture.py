@@ -157,6 +157,12 @@ def test_clocks_locks_and_threads_come_from_one_module(room: str) -> None:
     assert {name: found for name, found in imports.items() if found} == {}
 
 
+def test_no_decision_rests_on_is_alive() -> None:
+    """After a Ctrl-C in it, Python 3.11 and 3.12 say for ever that a living thread has ended."""
+    asking = [name for name, path in MODULES.items() if "is_alive()" in path.read_text()]
+    assert asking == []
+
+
 def test_no_files_stand_in_a_circle() -> None:
     """Nor do they by annotations only, which makes one file of them for a reader."""
     package = {"comfy_client"}  # each module is in it

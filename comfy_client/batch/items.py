@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import os
 import queue
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 from .. import runtime
 from ..errors import ClientClosed
+from ..interrupts import was_started
 from ..jobs.job import Job, wait_for_one
 from ..locks import check_may_wait
 
@@ -41,6 +43,7 @@ class Items:
         self._items: Iterator[Any] = found if change is None else map(change, found)
         self._blocks = type(items) not in _PLAIN
         self._thread: runtime.Thread | None = None
+        self._process = 0  # the one in which the thread was started
         self._asks: runtime.SimpleQueue[bool] = runtime.SimpleQueue()
         #: Answers of the thread; ``None`` wakes a waiting thread because a job has ended.
         self._news: runtime.SimpleQueue[_Found | None] = runtime.SimpleQueue()
@@ -106,14 +109,15 @@ class Items:
         """Ask the thread for the next item; return False if no thread is needed."""
         if not self._blocks:
             return False
-        if self._thread is None or not self._thread.is_alive():  # or dead, in the child of a fork
+        if not was_started(self._thread) or self._process != os.getpid():  # a fork has no thread
             serve = partial(_serve, self._items, self._asks, self._news)
             context = contextvars.copy_context()
             # Daemon: an iterable that blocks for ever must not keep a script from ending.
             thread = runtime.Thread(
                 target=context.run, args=(serve,), name="comfy-source", daemon=True
             )
-            self._thread = thread  # before it starts, as Ctrl-C may come in between
+            # Before it starts, as Ctrl-C may come in between.
+            self._thread, self._process = thread, os.getpid()
             try:
                 thread.start()
             except RuntimeError:  # no more threads, as at exit

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import attrs
@@ -104,15 +106,22 @@ def ask_all(clients: Sequence[ComfyApi], limit: float) -> None:
 
 def at_once(call: Callable[[ComfyApi], object], clients: Sequence[ComfyApi]) -> None:
     """Call ``call`` with each client, in parallel; Ctrl-C does not wait for the threads."""
-    threads = [
-        threading.Thread(target=contextvars.copy_context().run, args=(call, api), daemon=True)
-        for api in clients
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(_SLICE)
+    ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def work(api: ComfyApi) -> None:
+        try:
+            call(api)
+        finally:
+            ended.put(None)
+
+    for api in clients:
+        run = partial(contextvars.copy_context().run, work, api)
+        threading.Thread(target=run, daemon=True).start()
+    for _ in clients:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                ended.get(timeout=_SLICE)
+                break
 
 
 @contextlib.contextmanager

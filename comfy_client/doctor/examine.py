@@ -137,13 +137,14 @@ def _run(ctx: CheckContext, check: Check) -> CheckResult:
     thread = threading.Thread(target=work, name=f"comfy-doctor-{check.name}", daemon=True)
     thread.start()
     deadline = Deadline(min(ctx.last.at, ctx.check_end.at + 0.5))
-    while thread.is_alive() and not deadline.expired:
-        thread.join(0.25)  # in slices, for Ctrl-C
-    try:
-        result = results.get_nowait()
-    except queue.Empty:
-        ctx.sockets.cut()
-        return failed(f"not finished within {seconds:.1f} s")
+    while True:
+        try:
+            result = results.get(timeout=deadline.left(0.25))  # in slices, for Ctrl-C
+            break
+        except queue.Empty:
+            if deadline.expired:
+                ctx.sockets.cut()
+                return failed(f"not finished within {seconds:.1f} s")
     if result is None:
         raise ClientClosed  # a new one: the traceback of that thread may quote the server
     return result

@@ -51,6 +51,7 @@ class Worker(Generic[Owner]):
     def reset(self) -> None:
         """Forget the thread and its queue; in the child of a fork, the thread does not exist."""
         self._todo: runtime.SimpleQueue[Callable[[Owner], object]] = runtime.SimpleQueue()
+        self._ended: list[bool] = []  # filled by the thread as it ends
         self._thread: runtime.Thread | None = None
 
     @property
@@ -63,7 +64,10 @@ class Worker(Generic[Owner]):
         if self.is_started:
             return
         self._thread = runtime.Thread(
-            target=_work, args=(self._todo, *self._args), name="comfy-pool-dispatcher", daemon=True
+            target=_work,
+            args=(self._todo, self._ended, *self._args),
+            name="comfy-pool-dispatcher",
+            daemon=True,
         )
         self._thread.start()
 
@@ -78,10 +82,10 @@ class Worker(Generic[Owner]):
         ``Condition``, as an alarm might leave its lock held.  If a signal handler asks while the
         interrupted code has the lock, the call is made in this thread.
         """
-        thread, owner = self._thread, self._args[0]()
-        if thread is None or thread is runtime.current_thread() or not self.is_started:
+        owner, ended = self._args[0](), self._ended
+        if not self.is_started or self._thread is runtime.current_thread() or ended:
             return call()
-        if not thread.is_alive() or (owner is not None and self._has_lock(owner)):
+        if owner is not None and self._has_lock(owner):
             return call()
         check_may_wait()
         asked: Future[Answer] = Future()
@@ -90,7 +94,7 @@ class Worker(Generic[Owner]):
         self._todo.put(partial(_answer, asked, call, is_answered.release))
         try:
             while not is_answered.acquire(timeout=_SLICE):
-                if not thread.is_alive() and not asked.done():
+                if ended and not asked.done():
                     return call()
             return asked.result(0)
         finally:
@@ -109,6 +113,20 @@ def _answer(
 
 
 def _work(
+    todo: runtime.SimpleQueue[Callable[[Owner], object]],
+    ended: list[bool],
+    ref: weakref.ref[Owner],
+    tick: Callable[[Owner], object],
+    finish: Callable[[Owner], bool],
+) -> None:
+    """Run the thread, and note its end: ``Thread.is_alive`` is wrong after a Ctrl-C in it."""
+    try:
+        _call_each(todo, ref, tick, finish)
+    finally:
+        ended.append(True)
+
+
+def _call_each(
     todo: runtime.SimpleQueue[Callable[[Owner], object]],
     ref: weakref.ref[Owner],
     tick: Callable[[Owner], object],
