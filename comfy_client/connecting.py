@@ -21,6 +21,7 @@ from .errors import (
 )
 from .events import ErrorEvent
 from .jobs.execute import Parts
+from .jobs.poller import time_left
 from .locks import check_may_wait
 from .routes import Routes
 from .transport.backoff import Backoff
@@ -108,7 +109,7 @@ def _wait_for_http(
     while True:
         parts.check_open()
         try:
-            return ask(max(0.05, deadline.left(http.total_timeout)))
+            return ask(time_left(deadline, http.total_timeout))
         except ComfyError as exc:
             parts.check_open()
             is_first = not pauses.failures

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import gc
 import json
 import os
@@ -50,6 +51,8 @@ OLDER = re.compile(
 )
 #: Seconds for a test on a real ComfyUI, which a busy machine takes a minute to start.
 REAL_TIMEOUT = 600
+#: Seconds that a played prompt waits for what the test does next.
+SCRIPT_TIMEOUT = 120
 
 # An example that takes long to make or to try says something of the machine only.  The usual ones
 # are the same each time, so that whatever they find is found by who changes something.
@@ -61,8 +64,10 @@ settings.register_profile(
 )
 settings.load_profile("usual")
 
-# As a terminal has it: a shell that runs the tests in the background has Ctrl-C ignored.
+# As a terminal has them: a shell that runs the tests in the background has Ctrl-C ignored, and
+# nohup the end of the terminal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Hundreds of processes import the package. Where nothing is to be compiled to stay beside the
 # sources, it stays elsewhere.
@@ -340,10 +345,14 @@ def any_api(any_comfyui: ComfyUI) -> Iterator[ComfyApi]:
 
 @pytest.fixture
 def comfy() -> Iterator[ComfyServer]:
-    """An embedded server, by whatever name it is asked."""
+    """An embedded server, by whatever name it is asked.
+
+    Its scripts wait as long as a test may take on a busy machine.
+    """
     from comfy_client.testing import ComfyServer
 
     with ComfyServer(allowed_hosts=["*"]) as server:
+        server.script = functools.partial(server.script, timeout=SCRIPT_TIMEOUT)  # type: ignore[method-assign]
         yield server
 
 

@@ -8,6 +8,7 @@ import gc
 import itertools
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from comfy_client import ClientClosed, ComfyApi, Event, Job, JobFailed, JobInterrupted, aio
 from comfy_client.event_queue import HIGH_WATER, EventQueue
 from comfy_client.testing import ComfyServer, Request
-from tests.helpers.clients import LIMIT, Heard, until
+from tests.helpers.clients import LIMIT, Heard, threads, until
 from tests.helpers.gates import Gates, held, saves, until_it_runs
 from tests.helpers.scripted import END, FAILED, GRAPH, START, SUCCESS, WELL, say
 
@@ -48,6 +49,13 @@ def queues() -> int:
     return sum(isinstance(item, EventQueue) for item in gc.get_referrers(EventQueue))
 
 
+def check_threads() -> None:
+    """Of the client there are the event thread and the one that asks, and no more."""
+    names = Counter(thread.name for thread in threads())
+    assert names.keys() <= {"comfy-events", "comfy-jobs"}
+    assert max(names.values()) == 1
+
+
 # -- a job -----------------------------------------------------------------------------------
 
 
@@ -60,11 +68,10 @@ def test_the_events_are_those_of_the_job_and_cost_no_thread(
 
     async def main() -> None:
         jobs = [fast.submit(GRAPH) for _ in range(5)]
-        before = threading.active_count()
         readers = [asyncio.create_task(collected(job)) for job in jobs]
         results = [asyncio.create_task(aio.result(job)) for job in jobs]
         await soon(lambda: comfy.running)
-        assert threading.active_count() <= before
+        check_threads()
         gate.set()
         for names in await asyncio.gather(*readers):
             assert (names[0], names[-1]) == ("execution_start", "execution_success")
@@ -72,7 +79,7 @@ def test_the_events_are_those_of_the_job_and_cost_no_thread(
         for job, result in zip(jobs, await asyncio.gather(*results), strict=True):
             assert result is job.result(0)
             assert await collected(job) == ["execution_success"]
-        assert threading.active_count() <= before
+        check_threads()
 
     asyncio.run(main())
 

@@ -190,7 +190,7 @@ def test_many_jobs_ask_no_more_often_than_one_while_the_server_is_away(comfy, fa
         check(job.result(LIMIT))
 
 
-@pytest.mark.timing(silence_cap=5.0)
+@pytest.mark.timing(silence_cap=10.0)
 def test_a_busy_queue_does_not_hurry_what_fails(comfy, fast):
     """Of a prompt that was attached each change of the queue is news, but not at any price."""
     go = threading.Event()
@@ -210,25 +210,23 @@ def test_a_busy_queue_does_not_hurry_what_fails(comfy, fast):
         check(taken.result(LIMIT))
 
 
-@pytest.mark.timing(job_poll=10.0, job_poll_cap=10.0)
+@pytest.mark.timing(link=10 * LIMIT, job_poll=10 * LIMIT, job_poll_cap=10 * LIMIT, pause=0.05)
 @pytest.mark.parametrize("count", [1, 20])
 def test_a_socket_that_reconnects_all_the_time_is_no_reason_to_ask_all_the_time(
     comfy: ComfyServer, gate: threading.Event, count: int
 ) -> None:
-    """About one question a second; without the polls of a client that has no socket."""
+    """Not at each reconnect; without the polls of a client that has no socket."""
     with client(comfy, ComfyApi) as api:
         running = [api.submit(shows(str(number), waits=True)) for number in range(count)]
-        begun = time.monotonic()
 
         def cut() -> None:
-            while time.monotonic() - begun < 5.0:
-                comfy.until(lambda: api.connected, LIMIT)
+            for number in range(1, 9):
                 comfy.faults.drop()
-                comfy.until(lambda: not api.connected, LIMIT)
-                time.sleep(0.7)
+                comfy.until(lambda n=number: len(comfy.hellos) > n and api.connected, LIMIT)
+                time.sleep(0.1)  # for what should not be asked
 
         asked = [path for path in paths_asked(comfy, cut) if not path.endswith("/prompt")]
-        assert len(asked) < 1.1 * (time.monotonic() - begun) + 2
+        assert len(asked) <= 2
         gate.set()
         assert [job.result(LIMIT).texts for job in running] == [(str(n),) for n in range(count)]
 

@@ -36,7 +36,7 @@ from comfy_client.testing import ComfyServer, Request
 from comfy_client.transport.deadline import Deadline
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
-from tests.helpers.clients import LIMIT, until
+from tests.helpers.clients import LIMIT, quickly, until
 from tests.helpers.gates import GATES, Gated, Gates, Hold, held, saves, shows
 from tests.helpers.graphs import txt2img
 
@@ -49,7 +49,7 @@ ALWAYS_AGAIN = {
     "distributed.deploy.lost-worker-timeout": "1 hour",
 }
 
-pytestmark = [pytest.mark.timing(look_up=0.5), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.timing(look_up=0.5), pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -297,11 +297,10 @@ def test_servers_of_workers_that_are_gone_take_no_longer_than_there_is_time(
         own = Submitter("own", comfy.url, "", "tcp://here:1")
         gone = [Submitter(f"{n}", f"{silent.url}/{n}", "", "tcp://gone:1") for n in range(800)]
         attempt = Attempt(0, "own", "7b0c6e0e-6d3e-5b0a-9c7e-1f3a8f6f4d52")
-        start = time.monotonic()
-        assert not find_prompt(
-            clients, attempt, [own, *gone], patience=0.5, deadline=Deadline.after(None)
-        )
-        assert time.monotonic() - start < 60
+        with quickly(240):  # to ask all would take longer
+            assert not find_prompt(
+                clients, attempt, [own, *gone], patience=0.5, deadline=Deadline.after(None)
+            )
         clients.close()
 
 

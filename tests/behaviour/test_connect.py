@@ -23,6 +23,7 @@ from comfy_client import (
     UnexpectedResponse,
     WorkflowError,
 )
+from comfy_client.models import QueueStatus
 from comfy_client.testing import ComfyServer, Request, never_answer
 from tests.comfyui import ComfyUI
 from tests.helpers.clients import (
@@ -252,6 +253,27 @@ def test_init_gives_up_in_time(refused: str) -> None:
     with pytest.raises(ServerUnreachable, match="refused"):
         ComfyApi(refused).init(0.6)
     assert 0.3 < time.monotonic() - start < LIMIT
+
+
+@pytest.mark.parametrize("wait", [ComfyApi.init, ComfyApi.wait_until_ready])
+@pytest.mark.parametrize("timeout", [0, 0.01])
+def test_a_wait_without_time_asks_once_and_says_why(
+    refused: str, wait: Callable[..., object], timeout: float
+) -> None:
+    """With time enough for a busy machine to send the request and to be refused."""
+    given: list[float] = []
+
+    class Watched(ComfyApi):
+        def poll_status(self, timeout: float = 1.0) -> QueueStatus:
+            given.append(timeout)
+            return super().poll_status(LIMIT)
+
+    with (
+        contextlib.closing(Watched(refused)) as api,
+        pytest.raises(ServerUnreachable, match="refused"),
+    ):
+        wait(api, timeout)
+    assert given == [1.0]
 
 
 @pytest.mark.parametrize(

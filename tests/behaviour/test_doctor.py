@@ -113,9 +113,9 @@ def test_the_clients_own_socket_is_left_alone(server: ComfyServer) -> None:
     assert not gone
 
 
-def test_it_works_after_an_init_that_failed() -> None:
+def test_it_works_after_an_init_that_failed(refused: str) -> None:
     """Which is when people need it."""
-    api = ComfyApi(f"127.0.0.1:{free_port()}")
+    api = ComfyApi(refused)
     with pytest.raises(ServerUnreachable):
         api.init(timeout=1.0)
     assert failing(api.doctor()) == ["port"]
@@ -397,12 +397,12 @@ def test_ctrl_c_leaves_at_once() -> None:
         thread.join()
 
 
-@pytest.mark.parametrize(("asked", "status", "words"), [("", 0, "run  "), ("0", 1, "FAILED")])
+@pytest.mark.parametrize(("is_up", "status", "words"), [(True, 0, "run  "), (False, 1, "FAILED")])
 def test_the_command_prints_the_report(
-    server: ComfyServer, asked: str, status: int, words: str
+    server: ComfyServer, refused: str, is_up: bool, status: int, words: str
 ) -> None:
     """And its exit status tells whether anything failed."""
-    host = server.url if not asked else f"127.0.0.1:{free_port()}"
+    host = server.url if is_up else refused
     done = CliRunner().invoke(main, ["doctor", "--run", "--host", host, "--timeout", "20"])
     assert done.exit_code == status
     assert words in done.output

@@ -11,7 +11,6 @@ import pytest
 
 from comfy_client import ClientClosed, CloudApi, DoctorReport, HostedApi
 from comfy_client.testing import ComfyServer
-from tests.comfyui import free_port
 from tests.helpers.command_line import CommandLine
 from tests.helpers.doctor import blamed, failing, states
 
@@ -107,8 +106,8 @@ def test_a_proxy_without_its_comfyui_is_told(proxy: ComfyServer) -> None:
     assert "start ComfyUI" in report["api"].advice
 
 
-def test_a_port_that_refuses_is_told() -> None:
-    api = HostedApi(f"http://127.0.0.1:{free_port()}", "")
+def test_a_port_that_refuses_is_told(refused: str) -> None:
+    api = HostedApi(refused, "")
     report = api.doctor()
     api.close()
     assert failing(report) == ["port"]

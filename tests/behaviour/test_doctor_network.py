@@ -21,7 +21,6 @@ from comfy_client import (
     EnvCredentials,
 )
 from comfy_client.testing import ComfyServer
-from tests.comfyui import free_port
 from tests.helpers.clients import LIMIT
 from tests.helpers.doctor import ask, blamed, failing, states
 from tests.helpers.doors import ForwardProxy
@@ -52,9 +51,9 @@ def test_a_name_server_that_hangs_is_not_waited_for(look_up: LookUp) -> None:
     assert failing(report) == ["name"]
 
 
-def test_a_port_that_nobody_has_is_refused() -> None:
+def test_a_port_that_nobody_has_is_refused(refused: str) -> None:
     """With the ports that ComfyUI usually has."""
-    report = ask(f"127.0.0.1:{free_port()}")
+    report = ask(refused)
     assert failing(report) == ["port"]
     assert "refuses" in report["port"].found
     assert "start ComfyUI" in report["port"].advice

@@ -66,7 +66,7 @@ INTERRUPT = "threading.Thread(target=interrupt).start()"
 #: A cell that fails, and words of the sentence that it ends in.
 CELLS = {
     "rejected": (WRONG, "node 1 (Nope)"),
-    "unreachable": (f"ComfyApi('127.0.0.1:{free_port()}').init(0)", "connection refused"),
+    "unreachable": ("ComfyApi('{refused}').get_queue()", "connection refused"),
     "wrong name": ('\n\ndef edit():\n    workflow["KSampler"]["seed"] = 1\nedit()', "KSampler"),
     "no such file": ("Workflow.load('txt2img.json')", "no such workflow file: 'txt2img.json'"),
     "no file to send": ("api.upload_image('photo.png')", "no such file to upload: 'photo.png'"),
@@ -113,10 +113,13 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     with ComfyServer() as server, server.faults.hang_worker():
         server.faults.delay("GET", "/queue", 30)
         cells = [SETUP % server.url, *(cell for cell, _ in CELLS.values())]
-        cells = [cell.replace("{file}", str(script)) for cell in cells]
         cells += [CELLS["unreachable"][0], ASKED]
         cells += [CELLS["no such file"][0], "%tb", "%tb Verbose", DEFECT]
         cells += [DEBUG, WRONG, CELLS["wrong type"][0]]
+        refused = f"127.0.0.1:{free_port()}"
+        cells = [
+            cell.replace("{file}", str(script)).replace("{refused}", refused) for cell in cells
+        ]
         run = subprocess.run(
             [sys.executable, "-W", "error", "-c", NOTEBOOK],
             input=json.dumps(cells),
@@ -175,10 +178,10 @@ def test_a_defect_of_the_library_is_shown_in_full(shown: dict[str, str]) -> None
     assert "AttributeError" in shown["defect"]
 
 
-def test_the_traceback_itself_is_never_cut() -> None:
+def test_the_traceback_itself_is_never_cut(refused: str) -> None:
     """Only what a notebook prints is."""
     with (
-        contextlib.closing(ComfyApi(f"127.0.0.1:{free_port()}")) as api,
+        contextlib.closing(ComfyApi(refused)) as api,
         pytest.raises(ServerUnreachable) as caught,
     ):
         api.get_queue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,9 +13,24 @@ import requests
 import websocket
 
 from comfy_client.testing import ComfyServer
+from tests.helpers.clients import until
 from tests.helpers.graphs import picture
 
 LIMIT = 30.0
+
+
+def server_threads() -> set[threading.Thread]:
+    """The threads of the embedded servers that run now."""
+    names = ("ComfyServer", "ComfyServer worker")
+    return {thread for thread in threading.enumerate() if thread.name in names}
+
+
+@contextlib.contextmanager
+def all_end(threads: set[threading.Thread]) -> Iterator[None]:
+    """What is done ends these threads; ``stop`` gives up one that does not notice."""
+    assert threads
+    yield
+    until(lambda: not any(thread.is_alive() for thread in threads), LIMIT)
 
 
 class Socket:

@@ -24,8 +24,8 @@ import comfy_client
 from comfy_client.cli.exits import Exit, worst
 from comfy_client.cli.main import main
 
-#: Seconds for what should take a moment.
-LIMIT: Final = 60.0
+#: Seconds for what should take a moment, and takes longer on a busy machine.
+LIMIT: Final = 300.0
 COMMAND: Final = Path(sys.executable).with_name("comfy-client")
 _PACKAGES: Final = Path(comfy_client.__file__).parents[1]
 # A shell that runs the tests in the background has its children ignore Ctrl-C.
@@ -77,7 +77,7 @@ class CommandLine:
             text=True,
             env=self._environment(variables),
             cwd=self.home,
-            timeout=5 * LIMIT,  # it may have a real sampler make pictures
+            timeout=LIMIT,  # it may have a real sampler make pictures
         )
         return Ended(ran.returncode, ran.stdout, ran.stderr)
 

@@ -11,16 +11,12 @@ import functools
 import io
 import json
 import struct
-import sys
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 
-import comfy_client
 from comfy_client import Workflow, models
 from comfy_client.errors import WorkflowError
 from comfy_client.workflow.convert import convert
@@ -29,9 +25,9 @@ from comfy_client.workflow.graph import check_graph
 from comfy_client.workflow.seeds import seed_before
 from comfy_client.workflow.stubs import stubs
 from comfy_client.workflow.validate import validate
+from tests.helpers.work import check_growth
 from tests.hostile.test_bounds import within
 
-PACKAGE = str(Path(comfy_client.__file__).parent)
 TEXT = ["STRING", {"multiline": True, "dynamicPrompts": True}]
 GROUP = {"input": {"required": {"x": ["IMAGE", {}]}}, "prefix": "x", "min": 1, "max": 100}
 
@@ -89,35 +85,6 @@ OLD_DEFINITIONS = {
     name: {key: value for key, value in one.items() if key != "is_input_list"}
     for name, one in DEFINITIONS.items()
 }
-
-
-def lines(call: Callable[[], object]) -> int:
-    """Return how many lines of the package run, each turn of a loop among them."""
-    count = 0
-
-    def inside(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal count
-        count += 1
-        return inside
-
-    def enter(frame: FrameType, event: str, _: object) -> Any:
-        return inside if frame.f_code.co_filename.startswith(PACKAGE) else None
-
-    before = sys.gettrace()
-    sys.settrace(enter)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
-    return count
-
-
-def check_growth(
-    call: Callable[[Any], object], make: Callable[[int], Any], least: int, name: str = ""
-) -> None:
-    work = [lines(functools.partial(call, make(least * times))) for times in (1, 2, 4)]
-    assert work[1] <= 2.5 * work[0], (name, work)
-    assert work[2] <= 2.5 * work[1], (name, work)
 
 
 # -- pages ----------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import socket
 import threading
-import time
 import uuid
 from pathlib import Path
 from reprlib import repr as brief
@@ -22,7 +21,9 @@ from comfy_client.transport import websocket
 from comfy_client.transport.decode import decode_text
 from comfy_client.transport.frames import FrameError, Frames
 from tests.helpers.clients import FAST, Heard, Quick, until
+from tests.helpers.work import lines
 from tests.hostile.server import GRAPH, Comfy, answer, event, frame, greet, hold, status
+from tests.hostile.test_bounds import within
 
 HUGE = 10**400
 
@@ -99,11 +100,10 @@ def test_a_node_id_of_dots_holds_nobody_up() -> None:
         heard = Heard(api)
         job = api.submit(GRAPH)
         until(lambda: heard("executed"))
-        begun = time.process_time()
-        assert job.progress.fraction < 1
-        assert len(job.why()) < 2000
-        api.close()
-        assert time.process_time() - begun < 1
+        with within(1.0):
+            assert job.progress.fraction < 1
+            assert len(job.why()) < 2000
+            api.close()
 
 
 def test_a_text_has_another_limit_than_a_picture() -> None:
@@ -162,28 +162,34 @@ def test_an_id_of_any_type_in_the_jobs_list_keeps_no_job_from_its_end(odd: Any) 
         assert run_on(server).images
 
 
-def test_thousands_of_strange_prompts_keep_no_job_from_its_end() -> None:
-    """In the queue, in the list of jobs, and beside ours in the history."""
+@pytest.mark.parametrize("route", ["GET /jobs", "GET /queue"])
+def test_thousands_of_strange_prompts_keep_no_job_from_its_end(route: str) -> None:
+    """In the queue or the list of jobs, and beside ours in the history; they take no square."""
     odd = ["", "\ud800", "x" * 300, "../..", "\n", "{}", "\u00e9"]
-    records = [[n, f"{odd[n % len(odd)]}{n}", {}, {}, []] for n in range(4000)]
-    queue = {"queue_running": records[:9], "queue_pending": records[9:]}
-    jobs = {"jobs": [{"id": record[1], "status": "pending"} for record in records]}
-
-    def history(request: Any) -> bytes:
-        prompt_id = request.path.rpartition("/")[2]
+    work = []
+    for count in (1000, 4000):
+        records = [[n, f"{odd[n % len(odd)]}{n}", {}, {}, []] for n in range(count)]
+        lists = {
+            "GET /jobs": {"jobs": [{"id": record[1], "status": "pending"} for record in records]},
+            "GET /queue": {"queue_running": records[:9], "queue_pending": records[9:]},
+        }
         others = {str(record[1]): {"prompt": record, "outputs": {}} for record in records}
-        ours = {prompt_id: server.entry(prompt_id)} if prompt_id in server.prompts else {}
-        return answer(body=others | ours)
-
-    for lies in ({"GET /jobs": jobs}, {"GET /queue": queue}):
         with Comfy() as server:
-            server.lies = {
-                route: lambda _, body=body: answer(body=body) for route, body in lies.items()
-            }
+
+            def history(request: Any, server: Comfy = server, others: Any = others) -> bytes:
+                prompt_id = request.path.rpartition("/")[2]
+                has_ours = prompt_id in server.prompts
+                return answer(
+                    body=others | ({prompt_id: server.entry(prompt_id)} if has_ours else {})
+                )
+
+            server.lies = {route: lambda _, body=lists[route]: answer(body=body)}
             server.lies["GET /history"] = history
-            begun = time.process_time()
-            assert run_on(server).images
-            assert time.process_time() - begun < 3
+            ended: list[Any] = []
+            ran = lines(lambda server=server, ended=ended: ended.append(run_on(server)))
+            assert ended[0].images
+            work.append(ran / len(server.requests))
+    assert work[1] < 8 * work[0], work  # which kinds of requests there are varies a little
 
 
 @pytest.mark.parametrize("stamp", [HUGE, "x", {}, [], None, True, 1e400], ids=brief)

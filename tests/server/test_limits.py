@@ -25,6 +25,8 @@ from comfy_client import ComfyApi
 from comfy_client.errors import JobInterrupted, PromptRejected
 from comfy_client.testing import ComfyServer, check_interrupted
 from tests.conftest import load_workflow
+from tests.helpers.bare import all_end, server_threads
+from tests.helpers.clients import until
 
 LIMIT = 60.0
 CLIENTS, PROMPTS = 20, 50
@@ -64,7 +66,7 @@ def test_nothing_is_left_of_fifty_servers():
         with contextlib.closing(socket.socket()) as free:
             free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             free.bind(("127.0.0.1", port))
-    assert set(threading.enumerate()) == threads
+    until(lambda: set(threading.enumerate()) <= threads)
     assert len(open_files()) <= len(files) + 1  # the one that lists them
     assert min(starts) < 0.5  # measured 0.01
 
@@ -95,7 +97,7 @@ def test_a_server_that_cannot_start_leaves_nothing_behind(tmp_path):
             ComfyServer(server.port).start()
         with pytest.raises(ValueError, match="no certificate"):
             ComfyServer(tls=(tmp_path / "a", tmp_path / "b")).start()
-        assert set(threading.enumerate()) == threads
+        until(lambda: set(threading.enumerate()) <= threads)
         assert folders() == before
 
 
@@ -160,12 +162,12 @@ def test_of_eight_starts_at_once_one_succeeds():
         started = list(pool.map(lambda _: starts(), range(8)))
     server.stop()
     assert started.count(True) == 1
-    assert set(threading.enumerate()) == before
+    until(lambda: set(threading.enumerate()) <= before)
 
 
 def test_a_node_cannot_hold_up_the_end_by_wanting_it_too():
     """Who stops a server waits for its nodes, not the other way round."""
-    runs = threading.Event()
+    runs, told = threading.Event(), list[str]()
 
     class Ending(Counted):
         def run(self, text: str) -> dict[str, Any]:
@@ -173,7 +175,10 @@ def test_a_node_cannot_hold_up_the_end_by_wanting_it_too():
             with contextlib.suppress(Exception):
                 while not time.sleep(0.01):
                     check_interrupted()
-            server.stop()
+            try:
+                server.stop()
+            except RuntimeError as exc:
+                told.append(str(exc))
             return {}
 
     with ComfyServer() as server:
@@ -181,12 +186,12 @@ def test_a_node_cannot_hold_up_the_end_by_wanting_it_too():
         graph = {"1": {"class_type": "Ending", "inputs": {"text": ""}}}
         requests.post(f"{server.url}/prompt", json={"prompt": graph}, timeout=LIMIT)
         assert runs.wait(LIMIT)
-        start = time.monotonic()
-    assert time.monotonic() - start < 9  # what does not notice is given ten
+    assert told == ["another thread stops the server"]  # before that one gave up
 
 
 def test_a_slow_sampler_notices_that_it_is_to_end():
     """In the middle of a step: when the prompt is interrupted, and when the server stops."""
+    before = server_threads()
     with ComfyServer(step_seconds=300) as server, ComfyApi(server.url) as api:
         graph = load_workflow("txt2img_tiny", ckpt_name="simulated.safetensors")
         job = api.submit(graph)
@@ -196,9 +201,8 @@ def test_a_slow_sampler_notices_that_it_is_to_end():
             job.result(LIMIT)
         api.submit(graph)
         server.until(lambda: len(server.ran) == 2, LIMIT)
-        start = time.monotonic()
-        server.stop()
-        assert time.monotonic() - start < 9  # what does not notice is given ten
+        with all_end(server_threads() - before):
+            server.stop()
 
 
 # -- wrong arguments --------------------------------------------------------------------

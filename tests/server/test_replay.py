@@ -495,11 +495,11 @@ def test_nothing_is_left_behind(server: ComfyServer, path: Path) -> None:
     """No thread, also when it is stopped in the middle."""
     with ComfyApi(server.url, record=path) as api:
         see(api, load_workflow("txt2img_tiny", seed=6))
-    before = threading.active_count()
+    before = set(threading.enumerate())
     for _ in range(5):
         with ComfyServer.replay(path, pace=20) as other, ComfyApi(other.url) as api:
             api.submit(load_workflow("txt2img_tiny", seed=6))
-    until(lambda: threading.active_count() <= before)
+    until(lambda: set(threading.enumerate()) <= before)
 
 
 # -- the transcripts of real servers ----------------------------------------------------

@@ -6,7 +6,6 @@ import copy
 import functools
 import json
 import pickle
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from comfy_client import ConversionWarning, Workflow, WorkflowError
 from comfy_client.workflow.convert import Conversion, classes_in, convert
 from tests.conftest import examples
 from tests.helpers.conformance import First, definitions, pair, pairs
+from tests.helpers.work import check_growth, lines
 
 
 def spec(
@@ -422,10 +422,10 @@ REFUSED = {
 @pytest.mark.parametrize(("file", "words"), REFUSED.values(), ids=REFUSED)
 def test_bad_files_are_refused_in_one_line(file: Any, words: str) -> None:
     """At once, in bounded memory."""
-    begun = time.process_time()
+    begun = time.thread_time()
     with pytest.raises(WorkflowError, match=words) as caught:
         converted(file)
-    assert time.process_time() - begun < 20
+    assert time.thread_time() - begun < 20
     assert len(str(caught.value)) < 400
     assert "\n" not in str(caught.value)
 
@@ -438,18 +438,20 @@ def test_a_definition_that_asks_for_endless_inputs_is_refused() -> None:
         convert(ui(node(1, "Grow")), known)
 
 
-@pytest.mark.parametrize("count", [1000])
-def test_a_long_chain_takes_no_square_of_its_length(count: int) -> None:
-    """A thousand inputs at the end of a thousand reroutes."""
+def page_of_reroutes(count: int) -> dict[str, Any]:
+    """So many inputs at the end of so many reroutes."""
     chain = [node(i, "Reroute", (), {"": i}) for i in range(1, count)]
     takers = [node(count + i, "SaveImage", (), {"images": count + i}) for i in range(count)]
     links = [(i, i - 1, i) for i in range(1, count)]
     links += [(count + i, count - 1, count + i) for i in range(count)]
-    file = ui(node(0, "Source", (1, "a")), *chain, *takers, links=links)
-    begun = time.process_time()
-    graph = converted(file).graph
-    assert graph[str(2 * count - 1)]["inputs"]["images"] == ["0", 0]
-    assert time.process_time() - begun < 5
+    return ui(node(0, "Source", (1, "a")), *chain, *takers, links=links)
+
+
+def test_a_long_chain_takes_no_square_of_its_length() -> None:
+    """Also where as many inputs are at its end."""
+    check_growth(converted, page_of_reroutes, 200)
+    graph = converted(page_of_reroutes(1000)).graph
+    assert graph["1999"]["inputs"]["images"] == ["0", 0]
 
 
 # -- damage -----------------------------------------------------------------------------------
@@ -535,17 +537,14 @@ def test_load_warns_where_the_caller_stands(tmp_path: Path) -> None:
         Workflow.load(path, DEFINITIONS, strict=True)
 
 
-@pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer takes longer")
-def test_the_largest_file_is_loaded_in_50_ms() -> None:
-    """From its text, with the definitions at hand; the quickest of several tries counts."""
+def test_the_largest_file_is_loaded_in_three_lines_a_character() -> None:
+    """From its text, with the definitions at hand: 30 ms of a common processor."""
     file, prompt = pair("templates-1_click_multiple_character_angles")
-    known, text, took = definitions("0.28.1"), json.dumps(file), []
-    for _ in range(20):
-        begun = time.process_time()
-        workflow = Workflow.load(text, known)
-        took.append(time.process_time() - begun)
-    assert workflow.nodes.keys() == prompt.keys()
-    assert min(took) < 0.05
+    known, text = definitions("0.28.1"), json.dumps(file)
+    loaded: list[Workflow] = []
+    work = lines(lambda: loaded.append(Workflow.load(text, known)))
+    assert loaded[0].nodes.keys() == prompt.keys()
+    assert work < 3 * len(text)
 
 
 def test_rows_of_a_group_come_with_their_number() -> None:

@@ -8,6 +8,7 @@ import copy
 import io
 import json
 import os
+import random
 import struct
 import time
 import tracemalloc
@@ -57,11 +58,11 @@ def refusal(source: Any, definitions: Any = None) -> str:
 def little(seconds: float = 5.0, memory: int = 150 * MB) -> Iterator[None]:
     """What is in here takes neither long nor much memory."""
     tracemalloc.start()
-    start = time.process_time()
+    start = time.thread_time()
     try:
         yield
         assert tracemalloc.get_traced_memory()[1] < memory
-        assert time.process_time() - start < seconds
+        assert time.thread_time() - start < seconds
     finally:
         tracemalloc.stop()
 
@@ -472,9 +473,9 @@ def test_boxes_in_boxes_are_read_to_the_depth_that_is_known() -> None:
 )
 def test_a_file_of_millions_of_parts_is_given_up(content: bytes) -> None:
     """After more than any real file has."""
-    start = time.process_time()
+    start = time.thread_time()
     refusal(content)
-    assert time.process_time() - start < 5
+    assert time.thread_time() - start < 5
 
 
 def test_texts_that_unpack_to_gigabytes_are_given_up() -> None:
@@ -488,7 +489,7 @@ def test_texts_that_unpack_to_gigabytes_are_given_up() -> None:
 
 def test_100_mb_of_nonsense_are_refused_at_once(tmp_path: Path) -> None:
     """As bytes, and in a file, of which little is read."""
-    nonsense = os.urandom(MB) * 100
+    nonsense = random.Random(1).randbytes(MB) * 100
     path = tmp_path / "nonsense"
     path.write_bytes(nonsense)
     for source in (nonsense, path, io.BytesIO(nonsense)):
