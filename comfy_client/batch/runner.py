@@ -79,7 +79,7 @@ class Verdict:
             counted: the server never got it, refused it, never began it, or is to blame for its
             failure.
         may_move: Whether other servers can run it after an error that is about its server.
-        is_poison: Whether two servers have died while they ran the point.
+        is_poison: Whether so many servers have died with the point that none is to run it again.
         was_forgotten: Whether its own server said that it does not know the prompt.
         cancel: Cancels the prompt when its server is back, as its point is about to run again.
     """

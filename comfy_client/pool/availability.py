@@ -160,6 +160,8 @@ def explain_wait(state: PoolState, job: PooledJob) -> str:
         words = f"no server that can run it is ready: {', '.join(sorted(names)):.200}"
         others = lacks(entry.waiting, state.members)  # names may be misspelt
         words += f"; {others}" if others else ""
+    elif entry.waiting.runs_alone:
+        words += "; it runs alone, as its server died with it"
     return f"waiting for a server, {before} before it; {words}"
 
 
@@ -325,7 +327,7 @@ def take_back(state: PoolState, member: Member) -> None:
 def requeue(state: PoolState, entry: Entry) -> None:
     """Make a job wait for a server again."""
     entry.member = entry.inner = None
-    entry.started = entry.was_away = entry.was_first = entry.began = False
+    entry.started = entry.was_away = entry.was_first = entry.began = entry.may_be_poison = False
     state.schedule.add(entry.waiting)
 
 
@@ -350,3 +352,5 @@ def note_absence(member: Member, entries: Iterable[Entry]) -> None:
     first.began = may_have_begun(first) or member.server.others == 0
     for entry in there:
         entry.was_away = True
+    for entry in [one for one in member.in_flight if _is_open(one)][:2]:
+        entry.may_be_poison = True

@@ -335,11 +335,13 @@ def handle_loss(
         cut_off = [one for one in member.in_flight if one.inner and one.inner.handle.was_cut_off]
         note_absence(member, cut_off)
     release(state, member, entry, now)
-    if entry.was_first:
-        entry.died |= {member.name}
+    if entry.may_be_poison:
+        entry.deaths += 1
+        entry.waiting = attrs.evolve(entry.waiting, runs_alone=True)  # others do not die with it
     tries = entry.tries
-    if len(entry.died) > 1:
-        event, error = lost(inner.prompt_id, "lost: two servers died while they ran it")
+    if entry.deaths >= state.policy.intervals.deaths:
+        why = f"lost: its server died {entry.deaths} times when it ran, or was about to"
+        event, error = lost(inner.prompt_id, why, retryable=False)
     elif _prepare_retry(state, member, entry, inner, error, now):
         named = inner.handle.state.named
         if entry.tries == tries:

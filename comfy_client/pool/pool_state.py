@@ -47,6 +47,7 @@ class Intervals:
         failures: How many jobs in a row a server fails before it is suspect.
         moves: How often a job may move because a server was away while it was being sent.
         attempts: How often a job runs in all if it is lost each time.
+        deaths: How many servers may die while they run a job before it runs nowhere else.
         ask_again: The shortest pause between two requests to a server for its node definitions.
         definitions: How long a submission waits for new definitions before it uses the last ones.
         slow: How long a job may be on its way to a server before later jobs go to other servers.
@@ -60,6 +61,7 @@ class Intervals:
     failures: int = 3
     moves: int = 5
     attempts: int = 3
+    deaths: int = 3
     ask_again: float = 10.0
     definitions: float = 5.0
     slow: float = 1.0
@@ -117,7 +119,9 @@ class Entry:
         was_first: Whether it was running when its server went away, or was the first of this
             pool's jobs in the queue.
         began: Whether it may have begun before its server went away.
-        died: The servers that died while it was first in their queue.
+        may_be_poison: Whether it was the first or second of this pool's jobs when its server went
+            away.  The first may have ended untold just before, so the second may be the cause.
+        deaths: How many servers died while it was the first or second of this pool's jobs there.
         is_on_trust: Whether it was admitted when only servers of unknown content might run it.
         is_swept: Whether it belongs to a sweep, which itself submits it again under another id.
         has_other: Whether another server can run it; set only for jobs of a sweep.
@@ -144,7 +148,8 @@ class Entry:
     was_away: bool = False
     was_first: bool = False
     began: bool = False
-    died: frozenset[str] = frozenset()
+    may_be_poison: bool = False
+    deaths: int = 0
     is_on_trust: bool = False
     is_swept: bool = False
     has_other: bool = False

@@ -43,6 +43,7 @@ class Waiting:
         exclude: Servers that it may not go to.
         is_bound: Whether its owner has chosen its server among several, and takes the job back
             while that server rests.
+        runs_alone: Whether its server may have no other job of this pool meanwhile.
     """
 
     key: Hashable
@@ -54,6 +55,7 @@ class Waiting:
     include: frozenset[str] | None = None
     exclude: frozenset[str] = frozenset()
     is_bound: bool = False
+    runs_alone: bool = False
 
     def may_go_to(self, server: str) -> bool:
         """Return whether the job may go to the server of that name."""
@@ -76,6 +78,7 @@ class Server:
             another server can run the jobs.
         is_resting: Whether it is suspect, and gets no job at all for a while.
         own: How many jobs of this pool it has.
+        runs_alone: Whether the job that it got last runs alone.
         others: How many prompts of other clients are in its queue.
         model: The models of the job that it got last.
         served: How many jobs it got, divided by its weight; raised to the lowest of the other
@@ -92,6 +95,7 @@ class Server:
     is_suspect: bool = False
     is_resting: bool = False
     own: int = 0
+    runs_alone: bool = False
     others: int = 0
     model: tuple[str, ...] = ()
     served: float = 0.0
@@ -115,22 +119,16 @@ class Assignment:
     server: Server
 
 
-#: The servers that can run jobs, and whether these jobs are bound.
-_Key = tuple[frozenset[str], bool]
+#: The servers that can run jobs, and whether these jobs are bound, and run alone.
+_Key = tuple[frozenset[str], bool, bool]
 
 
 @attrs.define(eq=False)
 class _Lane:
     """Jobs of one caller and one priority that the same servers can run."""
 
-    servers: frozenset[str]
-    is_bound: bool
+    key: _Key
     heap: list[tuple[int, Waiting]] = attrs.field(factory=list)
-
-    @property
-    def key(self) -> _Key:
-        """The servers that can run the lane's jobs, and whether these jobs are bound."""
-        return self.servers, self.is_bound
 
 
 _Lanes = dict[_Key, _Lane]
@@ -215,7 +213,8 @@ class Schedule:
     def _enter(self, job: Waiting) -> None:
         names = self.able(job)
         lanes = self._lanes.setdefault(job.priority, {}).setdefault(job.caller, {})
-        lane = lanes.setdefault((names, job.is_bound), _Lane(names, job.is_bound))
+        key = names, job.is_bound, job.runs_alone
+        lane = lanes.setdefault(key, _Lane(key))
         heapq.heappush(lane.heap, (job.order, job))
         # A caller that had nothing waiting is owed no turns.
         self._turns.setdefault(job.caller, self._turn)
@@ -246,7 +245,11 @@ class Schedule:
         return sum((-one.priority, one.order) < place for one in list(self._waiting.values()))
 
     def assign_next(self) -> Assignment | None:
-        """Assign the next job to a server; return the assignment, or None if no job can start."""
+        """Assign the next job to a server; return the assignment, or None if no job can start.
+
+        While a job that runs alone waits for a server without jobs, the servers that can run it
+        get no further ones, so the first of them to be done takes it.
+        """
         free = frozenset(name for name, server in self.servers.items() if self._is_free(server))
         if not free or not self._waiting:
             return None
@@ -257,10 +260,13 @@ class Schedule:
                 for lane in self._prune(callers[caller]):
                     if lane.key in stuck:
                         continue
-                    server = self._choose(lane.heap[0][1], free)
+                    job = lane.heap[0][1]
+                    server = self._choose(job, free)
                     if server is not None:
                         return self._assign(lane, server)
                     stuck.add(lane.key)
+                    if job.runs_alone:
+                        free -= {name for name in self.able(job) if self.servers[name].own}
                 if not callers[caller]:
                     del callers[caller]
             if not callers:
@@ -279,6 +285,8 @@ class Schedule:
     def _is_free(self, server: Server) -> bool:
         if not server.ready or server.is_slow or server.own >= server.most:
             return False
+        if server.runs_alone and server.own:
+            return False
         return self.mode != "first_free" or server.own + server.others == 0
 
     def _choose(self, job: Waiting, free: frozenset[str]) -> Server | None:
@@ -287,6 +295,8 @@ class Schedule:
         if job.is_bound or any(one.is_expected and not one.is_suspect for one in servers):
             servers = [one for one in servers if one.may_be_tried]
         found = [server for server in servers if server.name in free]
+        if job.runs_alone:
+            found = [server for server in found if not server.own]
         if not found or self.mode == "first_free":
             return found[0] if found else None
         if self.mode == "round_robin":
@@ -305,6 +315,7 @@ class Schedule:
             there = {one.caller for one in self._waiting.values()}
             self._turns = {who: at for who, at in self._turns.items() if who in there}
         server.own += 1
+        server.runs_alone = job.runs_alone
         server.served += 1 / server.weight
         if job.model:
             server.model = job.model

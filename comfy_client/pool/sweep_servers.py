@@ -91,7 +91,7 @@ class PoolRunner(Runner):
         self._hosts: dict[str, str] = {}  # their servers
         self._avoided: dict[int, set[str]] = {}  # servers that refused or failed a point
         self._failed: set[int] = set()  # points that failed once, and moved
-        self._died: dict[int, frozenset[str]] = {}  # servers that died while they ran a point
+        self._deaths: Counter[int] = Counter()  # how many servers died with a point
         self._refusing: dict[str, ComfyError] = {}  # servers that refuse us, and why
         self._away_since: dict[str, float] = {}  # since when servers with earlier prompts are away
         self._idle_since: float | None = None  # since when points wait and none is in flight
@@ -373,10 +373,11 @@ class PoolRunner(Runner):
             model=models_of(needs),
             include=frozenset({host}),
             is_bound=has_other and found is None,
+            runs_alone=self._deaths[flight.point] > 0,
         )
         entry = Entry(job, workflow, waiting, Callbacks(), sending_of(options))
         entry.chosen, entry.found, entry.is_swept = chosen, found, True
-        entry.has_other = has_other
+        entry.has_other, entry.deaths = has_other, self._deaths[flight.point]
         self._idle_since = None
         self._entries[prompt_id] = entry
         self._hosts[prompt_id] = host
@@ -397,7 +398,7 @@ class PoolRunner(Runner):
         if isinstance(outcome, Result):
             return Verdict()
         if entry is not None:
-            self._died[point] = self._died.get(point, frozenset()) | entry.died
+            self._deaths[point] = entry.deaths
             if self._let_move(flight, entry):
                 return Verdict(moves=True)
         job = self.prompts.get(flight.prompt_id)
@@ -411,7 +412,7 @@ class PoolRunner(Runner):
         )
         return Verdict(
             may_move=not is_about_one(outcome) and self._note_refusal(flight.host, outcome),
-            is_poison=len(self._died.get(point, ())) > 1,
+            is_poison=self._deaths[point] >= self._dispatcher.state.policy.intervals.deaths,
             was_forgotten=was_forgotten,
             cancel=partial(self._cancel_later, inner, job),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,8 @@ from comfy_client.errors import (
     ServerUnreachable,
 )
 from comfy_client.jobs.callbacks import Callbacks
-from comfy_client.pool import moving
+from comfy_client.jobs.prompt import Ending
+from comfy_client.pool import availability, moving
 from comfy_client.pool.dispatcher import Dispatcher
 from comfy_client.pool.pool_state import Entry, Intervals, LogLine, Member, Policy, PoolState
 from comfy_client.pool.schedule import Server, Waiting
@@ -72,13 +74,13 @@ class PooledPrompt:
 
 @pytest.fixture
 def make() -> Callable[..., PoolState]:
-    def make(on_lost: Any = "raise", on_failed: Any = "raise") -> PoolState:
+    def make(on_lost: Any = "raise", on_failed: Any = "raise", in_flight: int = 2) -> PoolState:
         state = PoolState.new("round_robin", Policy(60.0, on_lost, on_failed, Intervals()))
         for name in (A, B):
             monitor = Known(remaining=0, status_at=0.0)
             parts = Known(poller=Known(tracker=Known(monitor=monitor)))
             api: Any = Known(state=State.CONNECTED, parts=parts)
-            member = Member(api, Server(name, ready=True), is_own=False)
+            member = Member(api, Server(name, ready=True, most=in_flight), is_own=False)
             state.schedule.add_server(member.server)
             state.members[name] = member
         return state
@@ -182,12 +184,84 @@ def test_a_lost_job_that_had_not_begun_moves_unless_its_user_has_left(make, stay
     assert facts_of_lines(state) == ([] if stays else [{**NAMED, "server": A}])
 
 
-def test_a_job_that_two_servers_did_not_survive_runs_nowhere_else(make) -> None:
-    state = make(on_lost="retry")
-    entry, _ = sent(state, Prompt(JobLost("lost", prompt_id="p"), has_begun=True))
-    entry.died, entry.was_first = frozenset({B}), True
-    moving.handle_end(state, entry, entry.inner, entry.inner.end, NOW)
-    assert "two servers died" in str(end_of(state))
+class Fleet:
+    """Servers that die of some jobs, and are restarted; ends are told late, or never if they die.
+
+    Args:
+        state: The state of a pool.
+        poison: The numbers of the jobs that kill their server when they begin.
+        jobs: The number of all jobs.
+    """
+
+    def __init__(self, state: PoolState, poison: set[int], jobs: int) -> None:
+        self.state = state
+        self.poison = poison
+        self.deaths = 0
+        self.untold: dict[Member, Entry] = {}  # what each has ended last
+        self.entries: list[Entry] = []
+        for number in range(jobs):
+            job: Any = PooledPrompt()
+            waiting = Waiting(job, number)
+            self.entries.append(Entry(job, Known(), waiting, Callbacks(), {}))  # type: ignore[arg-type]
+            moving.admit(state, self.entries[-1])
+
+    def step(self, member: Member) -> None:
+        """Let a server run its next job, and tell the end of the one before."""
+        assign(self.state)
+        while member.inbox:
+            entry = member.inbox.popleft()
+            assert not (member.in_flight and entry.waiting.runs_alone)
+            entry.started, member.in_flight[entry] = True, None
+            entry.inner = Prompt()  # type: ignore[assignment]
+        told = self.untold.pop(member, None)
+        there = [entry for entry in member.in_flight if entry is not told]
+        if there and self.entries.index(there[0]) in self.poison:
+            self._die(member)
+            return
+        if told is not None:
+            told.inner.handle.status = "succeeded"  # type: ignore[union-attr]
+            moving.handle_end(self.state, told, told.inner, Ending("succeeded", dict), NOW)  # type: ignore[arg-type]
+        if there:
+            self.untold[member] = there[0]
+
+    def _die(self, member: Member) -> None:
+        self.deaths += 1
+        availability.mark_down(self.state, member, None, NOW)
+        for entry in list(member.in_flight):
+            error = JobLost("lost", prompt_id="p")
+            entry.inner.end, entry.inner.handle.status = error, "lost"  # type: ignore[union-attr]
+            moving.handle_end(self.state, entry, entry.inner, error, NOW)  # type: ignore[arg-type]
+        availability.mark_ready(self.state, member, None, NOW)
+
+    def lost(self) -> tuple[set[int], list[str]]:
+        """The numbers of the jobs that were lost, and what is said of those that kill."""
+        numbers = {entry.job: number for number, entry in enumerate(self.entries)}
+        lost = {
+            numbers[job]: str(end) for job, end, _ in self.state.ends if isinstance(end, JobLost)
+        }
+        return set(lost), [words for number, words in lost.items() if number in self.poison]
+
+
+@pytest.mark.parametrize("on_lost", ["raise", "retry"])
+@pytest.mark.parametrize("seed", range(12))
+def test_a_job_that_kills_its_server_is_lost_after_three_deaths(make, on_lost, seed) -> None:
+    """Each takes one other job with it at most, and none that may run again."""
+    chance = random.Random(seed)
+    poison = set(chance.sample(range(60), 4))
+    fleet = Fleet(make(on_lost=on_lost, in_flight=chance.choice([1, 2, 3])), poison, 60)
+    members = list(fleet.state.members.values())
+    for _ in range(2000):
+        fleet.step(chance.choice(members))
+    assert not fleet.state.entries
+    lost, words = fleet.lost()
+    assert fleet.deaths <= 12
+    assert poison <= lost
+    if on_lost == "retry":
+        assert lost == poison
+        assert fleet.deaths == 12
+        assert all("its server died 3 times" in one for one in words)
+    else:
+        assert len(lost - poison) <= 4
 
 
 @pytest.mark.parametrize("on_failed", ["raise", "move"])

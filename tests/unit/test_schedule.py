@@ -333,3 +333,62 @@ def test_a_choice_takes_no_longer_however_many_jobs_wait() -> None:
 
 def _every_tenth(n: int) -> Any:
     return lambda needs: not needs or n % 10 == 0
+
+
+def test_a_job_that_runs_alone_has_a_server_to_itself() -> None:
+    made = schedule(ready("a"), ready("b"))
+    assert give(made, job(0, runs_alone=True), *map(job, range(1, 5))) == [
+        (0, "a"),
+        (1, "b"),
+        (2, "b"),
+    ]
+    made.servers["a"].own -= 1
+    assert drain(made) == [(3, "a"), (4, "a")]
+
+
+def test_a_job_that_runs_alone_gets_the_first_server_that_is_done() -> None:
+    """Busy ones get no more jobs meanwhile, unless they cannot run it."""
+    made = schedule(ready("a"), ready("b"), ready("c"))
+    assert len(give(made, *map(job, range(6)))) == 6
+    for server in made.servers.values():
+        server.own -= 1
+    assert give(made, job(6, runs_alone=True, exclude=frozenset("c")), job(7), job(8)) == [(7, "c")]
+    made.servers["b"].own -= 1
+    assert drain(made) == [(6, "b"), (8, "a")]
+
+
+def test_a_job_that_runs_alone_holds_up_none_before_it_and_none_if_its_servers_are_away() -> None:
+    made = schedule(ready("a"), Server("b"))
+    made.servers["a"].own = 1
+    before = job(1, runs_alone=True, priority=-1)
+    assert give(made, before, job(2, runs_alone=True, include=frozenset("b")), job(3)) == [(3, "a")]
+    assert made.position(1) == 1
+
+
+@settings(max_examples=60)
+@given(st.randoms(use_true_random=False), st.sampled_from(MODES), st.integers(1, 3))
+def test_jobs_that_run_alone_all_run_and_alone(chance: Any, mode: Any, servers: int) -> None:
+    """However busy servers are, and even if they come and go."""
+    made = schedule(*(ready(f"s{n}", most=chance.randint(1, 3)) for n in range(servers)), mode=mode)
+    there: dict[str, list[Waiting]] = {name: [] for name in made.servers}
+    left = 30
+    for number in range(left):
+        allowed = chance.choice([None, frozenset({chance.choice([*there])})])
+        made.add(
+            job(number, caller=chance.randint(0, 2), priority=chance.randint(0, 1),
+                include=allowed, runs_alone=chance.random() < 0.4)
+        )  # fmt: skip
+    while left:
+        for found in iter(made.assign_next, None):
+            there[found.server.name].append(found.job)
+        for running in there.values():
+            assert len(running) == 1 or not any(one.runs_alone for one in running)
+        busy = [name for name, running in there.items() if running]
+        assert busy or not all(one.ready for one in made.servers.values())
+        for server in made.servers.values():
+            server.ready = chance.random() < 0.9
+        if busy:
+            name = chance.choice(busy)
+            there[name].pop(0)
+            made.servers[name].own -= 1
+            left -= 1
