@@ -104,6 +104,7 @@ def test_a_job_that_three_servers_did_not_survive_is_lost(servers, clients) -> N
         behind = pool.submit(shows("behind", waits=True), include=[first.url])
         until(lambda: behind.status == "pending")
         first.kill()
+        until(lambda: poison.server != first.url)
         for _ in range(2):
             until(lambda: poison.done() or (poison.status == "running" and poison.server))
             (server,) = (one for one in servers if one.url == poison.server)
