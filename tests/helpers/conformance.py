@@ -4,6 +4,8 @@
 ``ui_to_api_0.28.1.jsonl.gz`` by the frontend 1.58.1 (most also by 1.45.21) with those of 0.28.1.
 Of each ``{a|b}`` the first option was taken.  ``ui_to_api_nulls.jsonl.gz`` has files in which
 promoted widgets are ``null``, and what the frontend 1.45.21 made of them on a server 0.28.1.
+``ui_to_api_packs.jsonl.gz`` has graphs with nodes of packs that the frontend alone knows, and what
+the frontend 1.45.21 (mostly also 1.58.1) sent with the extensions of these packs.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ PAIRS = {
     "0.3.75": "ui_to_api.jsonl.gz",
     "0.28.1": "ui_to_api_0.28.1.jsonl.gz",
     "nulls": "ui_to_api_nulls.jsonl.gz",
+    "packs": "ui_to_api_packs.jsonl.gz",
 }
 
 

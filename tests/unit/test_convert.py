@@ -99,7 +99,7 @@ def test_a_class_that_the_server_lacks_is_named_with_its_pack() -> None:
     assert "'by-manager'" in str(only_warning(file, packs={"FancyBlur": "by-manager"}))
 
 
-@pytest.mark.parametrize("kind", ["SetNode", "GetNode", "Reroute (rgthree)"])
+@pytest.mark.parametrize("kind", ["Reroute (rgthree)", "ReroutePrimitive|pysssss"])
 def test_nodes_that_rewire_in_the_browser_are_said_and_left_out(kind: str) -> None:
     """What they feed is not guessed."""
     file = ui(
@@ -112,6 +112,106 @@ def test_nodes_that_rewire_in_the_browser_are_said_and_left_out(kind: str) -> No
     assert (warning.kind, warning.node_id) == ("browser", "2")
     assert converted(file).graph.keys() == {"1", "3"}
     assert "images" not in converted(file).graph["3"]["inputs"]
+
+
+KJ, EASY = ("SetNode", "GetNode"), ("easy setNode", "easy getNode")
+
+
+def set_get(
+    pair: tuple[str, str] = KJ, name: Any = "x", wanted: Any = "x", **more: Any
+) -> dict[str, Any]:
+    """A picture that goes through a Set node, and from a Get node to SaveImage."""
+    return ui(
+        node(1, "Source", (64, "a")),
+        node(2, pair[0], (name,), {"IMAGE": 7}),
+        node(3, pair[1], (wanted,)),
+        node(4, "SaveImage", ("p",), {"images": 8}),
+        **{"links": [(7, 1, 2), (8, 3, 4)], **more},
+    )
+
+
+def with_inside(*around: dict[str, Any], links: Any = ()) -> dict[str, Any]:
+    """A file whose SaveImage gets what a Get node in a subgraph gets; with nodes around it."""
+    inner = {
+        "id": "sub",
+        "nodes": [node(50, "GetNode", ("x",))],
+        "links": [{"id": 1, "origin_id": 50, "origin_slot": 0, "target_id": -20, "target_slot": 0}],
+        "inputs": [],
+        "outputs": [{"name": "out", "type": "IMAGE", "linkIds": [1]}],
+    }
+    nodes = [*around, node(8, "sub"), node(9, "SaveImage", ("p",), {"images": 90})]
+    return ui(*nodes, links=[*links, (90, 8, 9)], definitions={"subgraphs": [inner]})
+
+
+@pytest.mark.parametrize("pair", [KJ, EASY])
+@pytest.mark.parametrize("values", [{}, {"widgets_values": {"Constant": "x"}}])
+def test_a_get_node_is_the_link_of_the_set_node_of_its_name(
+    pair: tuple[str, str], values: dict[str, Any]
+) -> None:
+    """As their extension follows it in the browser; no server needs the pack."""
+    file = set_get(pair)
+    file["nodes"][1].update(values)
+    found = converted(file)
+    assert found.graph["4"]["inputs"]["images"] == ["1", 0]
+    assert (found.graph.keys(), found.warnings) == ({"1", "4"}, ())
+    assert classes_in(file) == {"Source", "SaveImage"}
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        (set_get(wanted="X"), "there is no Set node 'X' for its Get node"),
+        (set_get(wanted=" x"), "there is no Set node ' x' for its Get node"),
+        (set_get(EASY, wanted="other"), "there is no Set node 'other' for its Get node"),
+        (set_get((KJ[0], EASY[1])), "there is no Set node 'x' for its Get node"),
+        (set_get(name="", wanted=""), "its Get node has no name"),
+        (set_get(wanted=None), "its Get node has no name"),
+        (set_get(links=[(8, 3, 4)]), "nothing is linked to its Set node 'x'"),
+        (
+            set_get(links=[(7, 3, 2), (8, 3, 4)]),
+            "its Set and Get nodes feed each other in a circle",
+        ),
+        (with_inside(), "there is no Set node 'x' for its Get node"),
+        (
+            with_inside(
+                node(1, "Source", (64, "a")),
+                node(2, "SetNode", ("x",), {"IMAGE": 7}),
+                node(3, "SetNode", ("x",), {"IMAGE": 8}),
+                links=[(7, 1, 2), (8, 1, 3)],
+            ),
+            "the graphs around its subgraph have several Set nodes 'x'",
+        ),
+    ],
+)
+def test_a_get_node_without_an_answer_is_warned_of(file: dict[str, Any], reason: str) -> None:
+    """Where the browser sends nothing, or gives up; the input is left out."""
+    warning = only_warning(file)
+    save = max(converted(file).graph)
+    assert str(warning).endswith(f"input 'images': {reason}")
+    assert (warning.kind, warning.node_id, warning.input) == ("link", save, "images")
+    assert "images" not in converted(file).graph[save]["inputs"]
+
+
+def test_a_set_node_in_a_subgraph_that_is_left_out_feeds_nothing() -> None:
+    """The subgraph of the Get node counts as a part of the first graph that has an instance."""
+    file = with_inside()
+    outer = {
+        "id": "outer",
+        "nodes": [
+            node(60, "Source", (64, "a")),
+            node(61, "SetNode", ("x",), {"IMAGE": 1}),
+            node(62, "sub"),
+        ],
+        "links": [{"id": 1, "origin_id": 60, "origin_slot": 0, "target_id": 61, "target_slot": 0}],
+    }
+    middle = {
+        "id": "middle",
+        "nodes": [node(70, "sub"), node(71, "SaveImage", ("p",), {"images": 1})],
+        "links": [{"id": 1, "origin_id": 70, "origin_slot": 0, "target_id": 71, "target_slot": 0}],
+    }
+    file["nodes"] = [node(5, "outer", mode=2), node(6, "middle")]
+    file["definitions"]["subgraphs"] += [outer, middle]
+    assert str(only_warning(file)).endswith("its Set node is in a subgraph that is left out")
 
 
 @pytest.mark.parametrize("kind", ["Fast Groups Bypasser (rgthree)", "Fast Muter (rgthree)"])

@@ -15,6 +15,7 @@ Modules:
     widgets: The widgets of an input, and which values they take.
     losses: Links that the frontend itself loses when it opens a file.
     proxies: Promoted widgets of before 2026, turned into inputs of their subgraph.
+    set_get: Set and Get nodes of packs, which pair by name.
     links: The source of each value, through borders of subgraphs and bypassed nodes.
     dynamic_prompts: Choices ``{day|night}`` and comments in prompts.
     file_names: Placeholders in file names, such as ``%date:yyyy-MM-dd%``.

@@ -9,9 +9,10 @@ from attrs import define, field
 
 from ...errors import WorkflowError
 from ..graph import shorten
-from .open_file import OpenFile, OpenGraph, is_virtual
+from .open_file import GETTERS, OpenFile, OpenGraph, is_virtual
 from .open_nodes import OpenNode, Slot
 from .saved_file import BYPASSED, INSIDE_IN, MUTED
+from .set_get import SetNodes
 
 #: Limits: nesting of instances, nodes of a prompt, and steps along links.
 _DEEPEST: Final = 100
@@ -76,6 +77,8 @@ _IGNORED: Final = DeadLink(
     is_wrong=True,
 )
 _OPEN: Final = DeadLink("nothing inside its subgraph is linked to this output")
+_CIRCLE: Final = DeadLink("its Set and Get nodes feed each other in a circle", is_wrong=True)
+_LEFT_OUT: Final = DeadLink("its Set node is in a subgraph that is left out", is_wrong=True)
 
 
 @define(eq=False)
@@ -87,8 +90,13 @@ class Links:
     _known: dict[tuple[str, int, str | None], Found] = field(factory=dict)
     _bypasses: dict[tuple[OpenNode, int, str], int | None] = field(factory=dict)
     _types: dict[str, frozenset[str]] = field(factory=dict)
+    _setters: SetNodes = field(init=False)
+    _first: dict[OpenNode, Place] = field(factory=dict)
     _steps: int = 0
     _letters: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self._setters = SetNodes(self.file)
 
     def collect_places(self) -> None:
         """Index each place of a node; a node in a subgraph has one in each instance.
@@ -124,6 +132,7 @@ class Links:
 
     def _add(self, place: Place) -> None:
         self.places[place.id] = place
+        self._first.setdefault(place.node, place)
         self._letters += len(place.id)
         if self._letters > _MOST_LETTERS:
             raise WorkflowError("the ids of the nodes, with those of their subgraphs, are too long")
@@ -191,7 +200,8 @@ class Links:
                 return None
             if found.node.saved.mode == MUTED and not self.file.era.is_old:
                 return None
-            self._count(found, slot, seen)
+            if self._goes_round(found, slot, seen):
+                return _CIRCLE
             node = found.node
             inner = self.file.inside(node)
             if node.saved.mode == BYPASSED:
@@ -201,6 +211,8 @@ class Links:
             if inner is None:
                 if not is_virtual(node):
                     return LinkedOutput(found.id, slot)
+                if node.type in GETTERS:
+                    return self._set_node(found, slot, kind)
                 if node.type == "PrimitiveNode" and self.file.inside(place.node) is not None:
                     return _IGNORED
                 has = 0 <= slot < len(node.inputs)
@@ -214,15 +226,33 @@ class Links:
                 return (found, node.inputs[slot], kind) if has else None
             around = found
 
+    def _set_node(self, getter: Place, slot: int, kind: str) -> DeadLink | _Next:
+        """Return the input of the Set node that a Get node names."""
+        found = self._setters.feeding(getter.node, getter.graph, slot)
+        if isinstance(found, str):
+            return DeadLink(found, is_wrong=True)
+        setter, graph = found
+        inside = graph is getter.graph
+        place = self._place(getter.around, setter.id) if inside else self._first.get(setter)
+        return _LEFT_OUT if place is None else (place, setter.inputs[slot], kind)
+
     def _place(self, around: Place | None, node_id: str) -> Place | None:
         return self.places.get(node_id if around is None else f"{around.id}:{node_id}")
 
-    def _count(self, place: Place, slot: int, seen: set[tuple[str, int]]) -> None:
+    def _goes_round(self, place: Place, slot: int, seen: set[tuple[str, int]]) -> bool:
+        """Return whether Set and Get nodes lead in a circle, and note that an output was passed.
+
+        Raises:
+            WorkflowError: Links alone go round in a circle.
+        """
         self._spend(1)
         key = place.id, slot
-        if key in seen:
-            raise WorkflowError(f"the links of node {shorten(place.id, 60)} go round in a circle")
-        seen.add(key)
+        if key not in seen:
+            seen.add(key)
+            return False
+        if any(self.places[each].node.type in GETTERS for each, _ in seen):
+            return True
+        raise WorkflowError(f"the links of node {shorten(place.id, 60)} go round in a circle")
 
     def _spend(self, steps: int) -> None:
         self._steps += steps

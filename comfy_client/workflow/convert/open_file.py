@@ -17,8 +17,12 @@ from .open_nodes import InputBudget, OpenNode, Slot
 from .saved_file import INSIDE_IN, INSIDE_OUT, Port, SavedFile, SavedGraph, SavedLink, SavedNode
 from .widgets import MISSING
 
-#: Nodes of the frontend alone, which are not part of a prompt.
-VIRTUAL: Final = frozenset(("PrimitiveNode", "Reroute", "Note", "MarkdownNote"))
+#: Nodes of the frontend alone.
+_OWN: Final = frozenset(("PrimitiveNode", "Reroute", "Note", "MarkdownNote"))
+#: Get nodes of packs, each with the Set node that feeds those of its name.
+GETTERS: Final = {"GetNode": "SetNode", "easy getNode": "easy setNode"}
+#: Those, and such nodes of packs; none of them is part of a prompt.
+VIRTUAL: Final = _OWN | GETTERS.keys() | {*GETTERS.values()}
 
 
 @define(eq=False)
@@ -130,7 +134,7 @@ class OpenFile:
 
 
 def is_virtual(node: OpenNode) -> bool:
-    """Return whether a node is one of the frontend's own, which no server runs."""
+    """Return whether a node exists in the browser only, so that no server runs it."""
     return node.type in VIRTUAL and node.definition is None
 
 

@@ -20,10 +20,6 @@ _MOST: Final = 10_000
 #: Frontend nodes of packs, with which their extension rewires the graph.
 _REWIRING: Final = frozenset(
     (
-        "GetNode",
-        "SetNode",
-        "easy getNode",
-        "easy setNode",
         "Node Combiner (rgthree)",
         "Node Collector (rgthree)",
         "Reroute (rgthree)",
