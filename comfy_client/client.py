@@ -889,7 +889,6 @@ class ComfyApi(Routes):
         return map_workflows(
             self,
             self.parts,
-            self.submit,
             workflows,
             params,
             options,
@@ -998,7 +997,6 @@ class ComfyApi(Routes):
         return sweep_grid(
             self,
             self.parts,
-            self.submit,
             workflow,
             grid,
             {"strict": strict, **options},

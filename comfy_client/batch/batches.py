@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ComfyError
 from ..jobs.execute import Parts, ServerDefinitions
-from ..jobs.job import Job
 from ..jobs.result import Result
 from ..locks import check_may_wait
 from ..routes import Routes
 from ..routes.prompts import AnyWorkflow
+from ..transport.deadline import Deadline
 from ..workflow.edit import as_workflow
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 def map_workflows(
     routes: Routes,
     parts: Parts,
-    submit: Callable[..., Job],
     workflows: Iterable[AnyWorkflow] | AnyWorkflow,
     params: Iterable[Mapping[str, Any]] | None,
     options: Mapping[str, Any],
@@ -46,14 +45,14 @@ def map_workflows(
     parts.check_open()
     check_may_wait()
     check_in_flight(in_flight)
-    server = _server(routes, parts, submit, timeout, stall_timeout, patience)
+    server = _server(routes, parts, timeout, stall_timeout, patience)
     options = with_previews(options, progress)
     return run_map(
         server.prompts,
         partial(server.send, options),
         workflows,
         params,
-        definitions=ServerDefinitions(routes, parts.definitions),
+        definitions=ServerDefinitions(routes, parts.definitions, Deadline.after(timeout)),
         most=lambda: in_flight,
         ordered=ordered,
         on_error=on_error,
@@ -66,7 +65,6 @@ def map_workflows(
 def sweep_grid(
     routes: Routes,
     parts: Parts,
-    submit: Callable[..., Job],
     workflow: AnyWorkflow,
     grid: Mapping[str, Iterable[Any]],
     options: Mapping[str, Any],
@@ -85,8 +83,9 @@ def sweep_grid(
 
     parts.check_open()
     check_may_wait()
-    workflow = as_workflow(workflow, ServerDefinitions(routes, parts.definitions))
-    server = _server(routes, parts, submit, timeout, stall_timeout, patience)
+    source = ServerDefinitions(routes, parts.definitions, Deadline.after(timeout))
+    workflow = as_workflow(workflow, source)
+    server = _server(routes, parts, timeout, stall_timeout, patience)
     return run_sweep(
         lambda _: server,
         workflow,
@@ -103,7 +102,6 @@ def sweep_grid(
 def _server(
     routes: Routes,
     parts: Parts,
-    submit: Callable[..., Job],
     timeout: float | None,
     stall_timeout: float | None,
     patience: float | None,
@@ -113,7 +111,6 @@ def _server(
     server = OneServer(
         routes,
         parts,
-        submit,
         timeout=timeout,
         stall_timeout=stall_timeout,
         patience=patience,

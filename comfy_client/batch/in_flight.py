@@ -39,7 +39,8 @@ class InFlight:
         timeout: Seconds for each prompt; ``None``: no limit.
         stall_timeout: Seconds without any news; ``None``: no limit.
         server_of: Returns the server that has a job; ``None`` if none has, or there is only one.
-        outage: The absence of the only server; ``None`` in a pool, which looks after its servers.
+        outage: The absence or the silence of the only server; ``None`` in a pool, which looks
+            after its servers.
         longest: The most seconds that a thread waits while another one withdraws the prompts.
         notes: Returns lines for below the bar, such as one for each server.
         tick: Called again and again during a wait; returns the seconds until its next call.
@@ -65,6 +66,8 @@ class InFlight:
     #: The job of each key, or the error of its submission, or ``None`` while it is being sent.
     _entries: dict[str, Job | ComfyError | None] = attrs.field(factory=dict, init=False)
     _since: dict[str, float] = attrs.field(factory=dict, init=False)
+    #: Whether the last cancel got no answer in time.
+    _is_unheard: bool = attrs.field(default=False, init=False)
     #: When a prompt last ended on each server, and under the key ``None`` on any server.
     _ends: dict[str | None, float] = attrs.field(factory=dict, init=False)
     #: Held by the first thread that withdraws.  Others wait, or they might close its connection.
@@ -109,10 +112,13 @@ class InFlight:
         """Add a prompt before it is sent, so that a Ctrl-C during the request finds it."""
         self._entries[key] = None
 
-    def put(self, key: str, entry: Job | ComfyError) -> None:
-        """Set the job of a prompt, or the error of its submission."""
+    def put(self, key: str, entry: Job | ComfyError, since: float | None = None) -> None:
+        """Set the job of a prompt, or the error of its submission.
+
+        Its time limit starts at ``since``, on the monotonic clock; ``None``: now.
+        """
         self._entries[key] = entry
-        self._since[key] = runtime.monotonic()
+        self._since[key] = runtime.monotonic() if since is None else since
 
     def rename(self, key: str, new: str) -> None:
         """Give a prompt a new key, under which it is about to be sent again."""
@@ -127,7 +133,8 @@ class InFlight:
         """
         entry = self._entries.get(key)
         server = self.server_of(entry) if isinstance(entry, Job) else None
-        self._ends[server] = self._ends[None] = runtime.monotonic()
+        if not self._is_silent:  # a prompt that was given up there lets no other one run
+            self._ends[server] = self._ends[None] = runtime.monotonic()
         return self.drop(key)
 
     def drop(self, key: str) -> Job | ComfyError | None:
@@ -195,7 +202,7 @@ class InFlight:
         if over:
             # If several are due, take the running one: the others may still get their turn.
             first_up = next((one for one in over if one.job.status == "running"), over[0])
-            return jobs[first_up.job], _give_up(first_up)
+            return jobs[first_up.job], self._give_up(first_up)
         wait(jobs, min([longest, *(one.at - now for one in due)]))
         if self.outage is not None:
             self.outage.look()
@@ -214,7 +221,9 @@ class InFlight:
         ended_at = self._ends.get(server, 0.0)
         if self.timeout is not None:
             state = job.handle.state
-            since = max(self._since[key], state.posted_at or state.news_at, ended_at)
+            # An attached prompt was sent before.
+            posted_at = 0.0 if state.attached else state.posted_at or state.news_at
+            since = max(self._since[key], posted_at, ended_at)
             what = f"prompt {job.prompt_id} has not ended within {self.timeout:g} s"
             yield _Due(since + self.timeout, job, what)
         if self.stall_timeout is not None:
@@ -223,6 +232,32 @@ class InFlight:
             latest = max(ended_at, *(one.handle.news_at() for one in (job, *there)))
             what = f"no news of prompt {job.prompt_id} for {self.stall_timeout:g} s"
             yield _Due(latest + self.stall_timeout, job, what, stalled=True)
+
+    @property
+    def _is_silent(self) -> bool:
+        """Whether the only server has answered no request since a cancel got no answer."""
+        return self._is_unheard and self.outage is not None and bool(self.outage.silent_for)
+
+    def _give_up(self, due: _Due) -> Result | ComfyError:
+        """Cancel a job whose time is up, unless its server is silent.
+
+        Return the error, or the outcome if the job has just ended.
+        """
+        job, why = due.job, due.job.why()
+        said: list[bool] = []
+        if not self._is_silent:
+            said = cancel_in_time([job])
+            self._is_unheard = not said and not job.done()
+        if job.done() and (said == [False] or not isinstance(job.exception(), JobInterrupted)):
+            return _outcome(job)
+        if said == [True] or job.done():
+            what = "it was cancelled"
+        elif not said:
+            what = "it could not be cancelled, and may keep running"
+        else:
+            what = "the server knows nothing of it any more"
+        words = f"{due.what} ({why}); {what}"
+        return JobTimeout(words, prompt_id=job.prompt_id, stalled=due.stalled)
 
 
 @attrs.frozen
@@ -251,18 +286,3 @@ def _outcome(entry: Job | ComfyError | None) -> Result | ComfyError:
     if isinstance(error, ComfyError):
         return error
     raise error or AssertionError("it was sent by now")
-
-
-def _give_up(due: _Due) -> Result | ComfyError:
-    """Cancel a job whose time is up; return the error, or the outcome if it has just ended."""
-    job, why = due.job, due.job.why()
-    said = cancel_in_time([job])
-    if job.done() and (said == [False] or not isinstance(job.exception(), JobInterrupted)):
-        return _outcome(job)
-    if said == [True] or job.done():
-        what = "it was cancelled"
-    elif not said:
-        what = "it could not be cancelled, and may keep running"
-    else:
-        what = "the server knows nothing of it any more"
-    return JobTimeout(f"{due.what} ({why}); {what}", prompt_id=job.prompt_id, stalled=due.stalled)

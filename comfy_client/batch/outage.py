@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import TypeVar
@@ -34,6 +35,7 @@ class Outage:
 
     poller: Poller
     patience: float | None = None
+    _begun: float = attrs.field(default=0.0, init=False)  # when the call began
     _since: float | None = attrs.field(default=None, init=False)
     _connections: int = attrs.field(default=0, init=False)  # the socket's count when it began
     _pauses: Backoff = attrs.field(init=False)  # between two requests
@@ -41,6 +43,7 @@ class Outage:
 
     def __attrs_post_init__(self) -> None:
         check_timeout(self.patience)
+        self._begun = runtime.monotonic()
         self._pauses = self._backoff()
 
     def _backoff(self) -> Backoff:
@@ -51,6 +54,29 @@ class Outage:
     def seconds(self) -> float:
         """Seconds that the outage has lasted; 0 if there is none."""
         return 0.0 if self._since is None else runtime.monotonic() - self._since
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds for which the server has answered nothing that was asked; 0 if it has.
+
+        What was asked before the call does not count.
+        """
+        silence = self.poller.tracker.http.silence
+        return 0.0 if silence is None else runtime.monotonic() - max(silence.since, self._begun)
+
+    def is_over_after(self, seconds: float) -> bool:
+        """Return whether nothing more can be sent, as the server was away for ``seconds``.
+
+        Ask the server first, unless a request has just failed.
+        """
+        tracker, timing = self.poller.tracker, self.poller.timing
+        if max(self.seconds, self.silent_for) < seconds:
+            return False
+        silence = tracker.http.silence
+        if silence is None or runtime.monotonic() - silence.latest >= timing.retry_cap:
+            with contextlib.suppress(ComfyError):
+                tracker.routes().poll_status(timing.question)
+        return tracker.http.silence is not None
 
     @property
     def words(self) -> str:

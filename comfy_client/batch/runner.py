@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import attrs
 
+from .. import runtime
 from ..errors import ComfyError, JobLost, JobTimeout, SubmitUncertain
-from ..jobs.execute import Parts, ServerDefinitions, attach_job
+from ..jobs.execute import Parts, ServerDefinitions, attach_job, submit_workflow
 from ..jobs.job import Job
 from ..jobs.poller import Poller
 from ..jobs.result import Result
@@ -19,7 +22,7 @@ from ..log_records import AnyLog, prompt_facts
 from ..recording.secrets import Secrets
 from ..routes import Routes
 from ..routes.prompts import AnyWorkflow, with_files_sent
-from ..transport.deadline import Deadline
+from ..transport.deadline import Deadline, limited_silence
 from ..workflow import Workflow
 from ..workflow.edit import as_workflow
 from .grid import Split
@@ -32,6 +35,9 @@ from .row import SweepRow
 log: logging.Logger = logging.getLogger("comfy_client")
 
 T = TypeVar("T")
+
+#: Seconds for a silent server to delete the pending prompts of a call that ends.
+_SOON: Final = 1.0
 
 #: Errors of :meth:`ComfyApi.submit`.  Any other error, such as an alarm's, comes from elsewhere,
 #: and the prompt may have arrived already.
@@ -175,7 +181,6 @@ class OneServer(Runner):
     Args:
         routes: The client.
         parts: Its parts.
-        submit: The ``submit`` method of the client.
         timeout: Seconds for each prompt.
         stall_timeout: Seconds without any news of a prompt.
         patience: Seconds that the server may be away in one piece.
@@ -185,7 +190,6 @@ class OneServer(Runner):
         self,
         routes: Routes,
         parts: Parts,
-        submit: Callable[..., Job],
         *,
         timeout: float | None,
         stall_timeout: float | None,
@@ -197,7 +201,6 @@ class OneServer(Runner):
         self.heir: str | None = routes.host  # the server's URL may have changed
         self._routes = routes
         self._parts = parts
-        self._submit = submit
         self._outage = Outage(poller, patience)
         self.prompts: InFlight = InFlight(
             partial(_take_back, poller),
@@ -245,7 +248,7 @@ class OneServer(Runner):
 
     def find_impossible(self, points: Iterable[int]) -> Mapping[int, ComfyError]:
         """Return an error for each point if the server was away for too long, else nothing."""
-        limit, seconds = self._limit, self._outage.seconds
+        limit, seconds = self._limit, max(self._outage.seconds, self._outage.silent_for)
         if limit is None or not seconds or seconds < limit:
             return {}
         why = f"{self._routes.host} has not answered for {seconds:.3g} s"
@@ -267,10 +270,11 @@ class OneServer(Runner):
 
     def send(self, options: Options, prompt_id: str, source: AnyWorkflow) -> Job:
         """Submit a prompt; if no answer comes, count it as sent until the server can be asked."""
-        workflow = as_workflow(source, ServerDefinitions(self._routes, self._parts.definitions))
+        since = self._turn(prompt_id)
+        workflow = as_workflow(source, self._definitions(since))
         self.prompts.begin(prompt_id)
         try:
-            return self._send(prompt_id, workflow, options, tries=1)
+            return self._send(prompt_id, workflow, options, since, tries=1)
         except NOT_SENT:
             if prompt_id not in self._unsure:
                 self.prompts.drop(prompt_id)
@@ -286,14 +290,35 @@ class OneServer(Runner):
         again = str(uuid.uuid4())
         self.prompts.rename(prompt_id, again)
         try:
-            self._send(again, workflow, options, tries=tries + 1)
+            self._send(again, workflow, options, self._turn(again), tries=tries + 1)
         except ComfyError as exc:
             self.prompts.put(again, exc)
         return True
 
-    def _send(self, prompt_id: str, workflow: Workflow, options: Options, *, tries: int) -> Job:
+    def _turn(self, prompt_id: str) -> float:
+        """Return when the time of the next prompt began: now, or when the server fell silent.
+
+        Raises:
+            JobTimeout: It has been silent for longer than a prompt has.
+        """
+        outage, limit = self._outage, self._limit
+        if limit is not None and outage.is_over_after(limit):
+            why = f"{self._routes.host} has not answered for {outage.silent_for:.3g} s"
+            raise self._late(prompt_id, why)
+        return runtime.monotonic() - outage.silent_for
+
+    def _definitions(self, since: float) -> ServerDefinitions:
+        return ServerDefinitions(self._routes, self._parts.definitions, self._deadline(since))
+
+    def _deadline(self, since: float) -> Deadline:
+        return Deadline() if self._limit is None else Deadline(since + self._limit)
+
+    def _send(
+        self, prompt_id: str, workflow: Workflow, options: Options, since: float, *, tries: int
+    ) -> Job:
+        uncertain_since: float | None = None
         try:
-            job = self._submitted(prompt_id, workflow, options)
+            job = self._submitted(prompt_id, workflow, options, self._deadline(since))
         except SubmitUncertain as exc:
             if not self.poller.finds_lost_prompts:
                 raise
@@ -303,20 +328,37 @@ class OneServer(Runner):
             open_ones = {key: one for key, one in self._unsure.items() if key in self.prompts}
             self._unsure = {**open_ones, prompt_id: (workflow, tries)}
             self._outage.begin_before(self.poller.timing.look_up)
-            job = attach_job(self._routes, self._parts, prompt_id, workflow, tags=tags)
+            job = attach_job(self._routes, self._parts, prompt_id, workflow, tags=tags, waits=False)
+            uncertain_since = since
         self._is_patient = True
-        self.prompts.put(prompt_id, job)
+        self.prompts.put(prompt_id, job, uncertain_since)
         return job
 
-    def _submitted(self, prompt_id: str, workflow: Workflow, options: Options) -> Job:
-        def submit(it: Workflow) -> Job:
-            return self._submit(it, prompt_id=prompt_id, **options)
+    def _submitted(
+        self, prompt_id: str, workflow: Workflow, options: Options, deadline: Deadline
+    ) -> Job:
+        how: Any = {**options}
+        strict, resubmit = how.pop("strict", False), how.pop("resubmit", False)
 
-        patiently = partial(self._patiently, prompt_id, Deadline.after(self._limit))
+        def submit(it: Workflow) -> Job:
+            return submit_workflow(
+                self._routes,
+                self._parts,
+                it,
+                None,
+                how,
+                prompt_id=prompt_id,
+                strict=strict,
+                check=False,
+                resubmit=resubmit,
+                deadline=deadline,
+            )
+
+        patiently = partial(self._patiently, prompt_id, deadline)
         if not self._is_patient:
             return patiently(partial(submit, workflow), is_full)
         # An interrupted upload may be sent again.
-        send_files = partial(with_files_sent, self._routes, workflow, Deadline())
+        send_files = partial(with_files_sent, self._routes, workflow, deadline)
         sent = patiently(send_files, went_away)
         return patiently(partial(submit, sent), lambda exc: got_nothing(exc) or is_full(exc))
 
@@ -345,21 +387,26 @@ class OneServer(Runner):
         stalled = self._limit != self.prompts.timeout
         return JobTimeout(words, prompt_id=prompt_id, stalled=stalled)
 
+    def _limited_silence(self) -> contextlib.AbstractContextManager[object]:
+        return limited_silence(math.inf if self._limit is None else max(1.0, self._limit))
+
     # -- prompts of an earlier call --------------------------------------------------------
 
     def recover(self, sought: Mapping[str, Sought], ended: Collection[SweepRow]) -> None:
         """Ask the server for the prompts of an earlier call."""
         known = ended_on(self._routes.host, ended)
-        self._recovery = Recovery(self._routes, self.poller, sought, known)
+        with self._limited_silence():
+            self._recovery = Recovery(self._routes, self.poller, sought, known)
         self._is_patient = True
 
     def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:
         """Return the server and a prompt's id there, or None; wait until the server answers."""
         if self._recovery is None:
             return None
-        deadline = Deadline.after(self._limit)
+        deadline = self._deadline(self._turn(prompt_id))
         find = partial(self._recovery.find, prompt_id)
-        found = self._patiently(prompt_id, deadline, find, went_away)
+        with self._limited_silence():
+            found = self._patiently(prompt_id, deadline, find, went_away)
         return None if found is None else (self._routes.host, found)
 
     def attach(
@@ -384,4 +431,5 @@ def ended_on(host: str, rows: Iterable[SweepRow]) -> list[str]:
 def _take_back(poller: Poller, prompts: Mapping[str, Job | None]) -> Iterable[str]:
     """Delete prompts from the queue; return all keys, or none on failure."""
     ids = [key if job is None else job.prompt_id for key, job in prompts.items()]
-    return prompts if poller.delete_pending(ids) else ()
+    is_silent = poller.tracker.http.silence is not None
+    return prompts if poller.delete_pending(ids, _SOON if is_silent else math.inf) else ()

@@ -235,14 +235,18 @@ def submit_workflow(
     strict: bool,
     check: bool,
     resubmit: bool,
-    wants_previews: bool,
-    begun: Callable[[Job], object] | None,
+    wants_previews: bool = False,
+    begun: Callable[[Job], object] | None = None,
+    deadline: Deadline = Deadline(),  # noqa: B008  # it is frozen
 ) -> Job:
-    """Submit a workflow; ``begun`` is called with the job before anything is sent."""
+    """Submit a workflow by the deadline.
+
+    ``begun`` is called with the job before anything is sent.
+    """
     parts.check_open()
     wants_previews = wants_previews or ("IPython" in sys.modules and is_watched())
     with announced(parts.tracker, prompt_id):
-        workflow = _read(routes, parts, workflow, inputs, options, check=check, deadline=Deadline())
+        workflow = _read(routes, parts, workflow, inputs, options, check=check, deadline=deadline)
         return submit(
             routes,
             parts.poller,
@@ -250,6 +254,7 @@ def submit_workflow(
             prompt_id=prompt_id,
             wants_previews=wants_previews or parts.receivers.listens(*_PREVIEWS),
             begun=begun,
+            deadline=deadline,
             strict=strict,
             resubmit=resubmit,
             **options,
@@ -302,8 +307,12 @@ def attach_job(
     *,
     must_exist: bool = False,
     tags: Tags | None = None,
+    waits: bool = True,
 ) -> Job:
-    """Return a job for a prompt that this or any other client has submitted."""
+    """Return a job for a prompt that this or any other client has submitted.
+
+    With ``waits``, the server is given a moment to say how the prompt is doing.
+    """
     parts.check_open()
     source = ServerDefinitions(routes, parts.definitions)
     known = None if workflow is None else as_workflow(workflow, source)
@@ -313,7 +322,8 @@ def attach_job(
     names = {} if known is None else known.output_names
     if must_exist:
         check_existence(parts.poller, prompt_id)
-    return attach(routes, parts.poller, prompt_id, graph, output_names=names, tags=tags)
+    poller = parts.poller
+    return attach(routes, poller, prompt_id, graph, output_names=names, tags=tags, waits=waits)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from .. import runtime
 from ..errors import ClientClosed, ComfyError
@@ -14,6 +14,7 @@ from ..events import Event
 from ..locks import share, shared_lock
 from ..log_records import Tag
 from ..showing.screen import Surface, surface
+from ..transport.deadline import limited_silence
 from ..values import MAX_ID_LENGTH
 from ..workflow.graph import shorten
 from .handle import JobHandle, Limits, first_end
@@ -25,6 +26,9 @@ from .waiting import go_on_drawing, surface_of, watched
 if TYPE_CHECKING:
     from .describe import JobProgress
 
+#: The share of the time for a cancel after which a silent server is given up, so that its silence
+#: is known when the time is up.
+_SHARE: Final = 0.9
 #: On Ctrl-C during a wait, let the prompt run, or cancel it.
 OnInterrupt = Literal["leave", "cancel"]
 
@@ -334,11 +338,13 @@ def cancel_in_time(jobs: Sequence[Job]) -> list[bool]:
     """
     said: list[bool] = []
     is_left = runtime.Event()
+    seconds = jobs[0].handle.timing.cancel_timeout
 
     def cancel() -> None:
         for job in jobs:
             try:
-                said.append(job.cancel())
+                with limited_silence(_SHARE * seconds):
+                    said.append(job.cancel())
             except ComfyError as exc:
                 if is_left.is_set():  # the caller has gone on, and may have closed the client
                     return
@@ -352,7 +358,7 @@ def cancel_in_time(jobs: Sequence[Job]) -> list[bool]:
     thread = runtime.Thread(target=cancel, name="comfy-cancel", daemon=True)
     try:
         thread.start()
-        thread.join(jobs[0].handle.timing.cancel_timeout)
+        thread.join(seconds)
     except KeyboardInterrupt:
         is_left.set()
         raise

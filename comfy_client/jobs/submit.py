@@ -141,8 +141,11 @@ def attach(
     output_names: Mapping[str, str] | None = None,
     lost_delay: float | None = None,
     tags: Tags | None = None,
+    waits: bool = True,
 ) -> Job:
     """Return a job for a prompt that somebody submitted, maybe in another process.
+
+    With ``waits``, give the server a moment to say how the prompt is doing.
 
     If it ended recently and its job is still in use, that job is returned.  If the job is gone, the
     reported end stands, and only the outputs are requested.
@@ -178,10 +181,11 @@ def attach(
     else:
         poller.start()
         tracker.poll_now(one)
-    poller.wait_until(  # the state may be another's, after a merge
-        lambda: one.state.http_checked or not one.state.attached or job.done(),
-        tracker.timing.question,
-    )
+    if waits:
+        poller.wait_until(  # the state may be another's, after a merge
+            lambda: one.state.http_checked or not one.state.attached or job.done(),
+            tracker.timing.question,
+        )
     return job
 
 

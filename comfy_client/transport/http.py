@@ -19,7 +19,7 @@ import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
@@ -33,6 +33,7 @@ from ..errors import (
     RequestTimeout,
     TransportError,
     UnexpectedResponse,
+    is_for_another,
 )
 from ..interrupts import causes
 from ..log_records import ServerLog
@@ -130,6 +131,18 @@ def query(params: Params | None) -> str:
         values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         given += [(name, each) for each in values if each is not None]
     return "?" + urlencode(given, quote_via=quote) if given else ""
+
+
+class Silence(NamedTuple):
+    """Requests in a row that the server did not answer; a proxy's report of that is no answer.
+
+    Attributes:
+        since: When the first of them was sent, on the monotonic clock.
+        latest: When the last of them failed.
+    """
+
+    since: float
+    latest: float
 
 
 @attrs.define(eq=False, repr=False)
@@ -246,6 +259,11 @@ class Http:
     def busy(self) -> bool:
         """Whether a request is in progress, in any thread."""
         return self._sender.busy
+
+    @property
+    def silence(self) -> Silence | None:
+        """The requests that the server has not answered; None if it answered the latest one."""
+        return self._sender.silence
 
     # -- life ----------------------------------------------------------------------------
 
@@ -583,6 +601,7 @@ class _Sender:
         has_api_prefix: Whether routes are below ``/api``; ``None`` if that is not known yet.
         is_foreign: Whether neither form of the routes was found, so that this is not a ComfyUI.
         traffic: Counters of requests and bytes.
+        silence: The requests that the server has not answered since its last answer.
     """
 
     def __init__(
@@ -604,6 +623,8 @@ class _Sender:
         self._connect_timeout = connect_timeout
         self._stale = stale
         self._answered_at = float("-inf")
+        self.silence: Silence | None = None
+        self._heard_at = float("-inf")
         self._live = _LiveTransfers()
         self._is_one_off = False
 
@@ -621,7 +642,7 @@ class _Sender:
         made._endpoint, made._identity = endpoint, identity
         made.has_api_prefix, made._refused = dialect.has_api_prefix, dialect.refused
         made._check_route = dialect.check_route
-        made._answered_at = float("-inf")
+        made._answered_at, made.silence = float("-inf"), None
         if endpoint.session is not self._endpoint.session:
             made._is_one_off = True
         return made
@@ -778,12 +799,15 @@ class _Sender:
             self._endpoint.drop_kept()
         while True:
             self.check_open()
+            began = runtime.monotonic()
             found = self._attempt(prepared, url, transfer)
             if found is None:
                 continue  # another thread dropped the idle connections; nothing was sent
             if not isinstance(found, Failure):
+                self._note(began, is_answer=not is_for_another(found.status_code))
                 return found
             self._check_wanted()
+            self._note(began, is_answer=False)
             if type(found.error) is RequestTimeout:
                 # This idle connection may be dead, and so may the others.
                 self._endpoint.drop_kept()
@@ -792,6 +816,14 @@ class _Sender:
             tries -= 1
             if not tries or type(found.error) is not TransportError:
                 raise found.error from found.cause
+
+    def _note(self, began: float, *, is_answer: bool) -> None:
+        """Note whether the server answered a request; later answers to others count, too."""
+        now, before = runtime.monotonic(), self.silence
+        if is_answer:
+            self._heard_at, self.silence = now, None
+        elif began >= self._heard_at:
+            self.silence = Silence(began if before is None else before.since, now)
 
     def _attempt(
         self, request: requests.PreparedRequest, url: str, transfer: Transfer

@@ -386,7 +386,7 @@ class Connection:
         recorder = self._recorder
         dialled = runtime.monotonic()
         greeted = False
-        while True:
+        while not self._stopped:  # the system may hold megabytes of frames after a shutdown
             message = line.receive()
             if message is None:
                 self._wait(line, None if greeted else dialled)
@@ -407,6 +407,7 @@ class Connection:
                     recorder.ending(code)
                 kind = _IdRefused if code == POLICY_VIOLATION else Lost
                 raise kind(f"the server closed the socket (code {code})")
+        raise Lost("stopped")
 
     def _wait(self, line: OpenSocket, dialled: float | None) -> None:
         """Wait for more bytes, with a ping after silence; ``dialled`` is set until the greeting."""
