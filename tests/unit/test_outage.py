@@ -28,7 +28,9 @@ class World:
         self.asked = 0
         self.link: int | None = None
         self.connection = SimpleNamespace(generation=1)
-        self.http = SimpleNamespace(address=SimpleNamespace(http_url="http://gpu:8188"))
+        self.http = SimpleNamespace(
+            address=SimpleNamespace(http_url="http://gpu:8188"), silence=None
+        )
         self.wake = SimpleNamespace(wait_stopped=lambda seconds: False)
         self.trouble: ComfyError | None = None
         self.log = ServerLog("http://gpu:8188")
