@@ -5,8 +5,12 @@ Libraries wrap exceptions, so an interruption may stand anywhere in a chain.
 
 from __future__ import annotations
 
+import math
+from _thread import LockType, allocate_lock
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from types import CodeType
+from typing import NamedTuple
 
 from . import runtime
 
@@ -75,3 +79,46 @@ def in_full(calls: Iterable[Callable[[], object]]) -> None:
     except BaseException:
         in_full(left)
         raise
+
+
+class _Limit(NamedTuple):
+    """A limit that applies while its lock is held."""
+
+    value: float
+    lock: LockType
+    outer: _Limit | None
+
+
+class BlockLimit:
+    """A number that limits what this thread does within a block.
+
+    A Ctrl-C cannot leave a block's limit behind: the lock that it holds meanwhile begins and ends
+    the block in C, where none can come in between.
+
+    Attributes:
+        limits: The innermost limit, which may have ended; ``None``: there was none.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.limits: ContextVar[_Limit | None] = ContextVar(name, default=None)
+
+    def get(self) -> float:
+        """Return the limit of the innermost block; infinite if there is none."""
+        limit = self._inner()
+        return math.inf if limit is None else limit.value
+
+    def set(self, value: float) -> None:
+        """Set the limit for the rest of this thread."""
+        self.limit(value).acquire()
+
+    def limit(self, value: float) -> LockType:
+        """Return a lock; while it is held, the limit applies."""
+        lock = allocate_lock()
+        self.limits.set(_Limit(value, lock, self._inner()))
+        return lock
+
+    def _inner(self) -> _Limit | None:
+        limit = self.limits.get()
+        while limit is not None and not limit.lock.locked():
+            limit = limit.outer
+        return limit

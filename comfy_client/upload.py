@@ -10,9 +10,7 @@ import json
 import os
 import posixpath
 import re
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -23,8 +21,8 @@ from weakref import WeakKeyDictionary
 import attrs
 
 from . import runtime
+from .reading import TemporaryCopy, copy_rest, open_path, pieces
 
-_CHUNK: Final = 1 << 20
 #: The length of a name that is made from the content, in hexadecimal digits: 128 bits.
 _DIGITS: Final = 32
 #: The first bytes of files, and the extension for each kind.
@@ -367,7 +365,7 @@ def opened(file: Content) -> Iterator[tuple[BinaryIO, int]]:
     if isinstance(file, bytes):
         yield io.BytesIO(file), len(file)
     elif isinstance(file, Path):
-        with file.open("rb") as stream, opened(stream) as whole:
+        with open_path(file) as stream, opened(stream) as whole:
             yield whole
     else:
         with _own(*_rewindable(file)) as own:
@@ -378,7 +376,7 @@ def facts_of(content: Content) -> Facts:
     """Return the digest, size and extension of content, which is read with constant memory."""
     hasher, beginning, size = hashlib.sha256(), b"", 0
     with opened(content) as (stream, _):
-        while piece := stream.read(_CHUNK):
+        for piece in pieces(stream):
             beginning = beginning or piece[:16]
             size += len(piece)
             hasher.update(piece)
@@ -519,7 +517,7 @@ def _rewindable(file: BinaryIO) -> tuple[BinaryIO, int]:
         try:
             start, size = _position_of(file), _size_of(file)
         except (OSError, AttributeError):  # a pipe, as a shell's <(...) or standard input
-            copy = _copy_of(file)
+            copy = copy_rest(file)
             if not _size_of(copy):
                 raise ValueError(
                     "nothing is left in the file, which can be read only once: make one Upload of "
@@ -551,7 +549,7 @@ def _own(file: BinaryIO, start: int) -> BinaryIO:
         try:
             file.seek(start)
             size = _size_of(file)  # 0 for a file that does not know it, as in /proc
-            copy = _copy_of(file)
+            copy = copy_rest(file)
         finally:
             file.seek(before)
     if _size_of(copy) < size:
@@ -564,7 +562,7 @@ def _descriptor(file: BinaryIO) -> int | None:
 
     A stream that decompresses, for example, has a descriptor, too.
     """
-    is_buffered = type(file) in (io.BufferedReader, io.BufferedRandom, _Copy)
+    is_buffered = type(file) in (io.BufferedReader, io.BufferedRandom, TemporaryCopy)
     raw = cast("io.BufferedReader", file).raw if is_buffered else file
     if type(raw) is not io.FileIO or not raw.readable() or not hasattr(os, "pread"):
         return None
@@ -578,19 +576,6 @@ def _descriptor(file: BinaryIO) -> int | None:
             unless_kept.pop_all()
             return descriptor
     return None
-
-
-def _copy_of(file: BinaryIO) -> BinaryIO:
-    """Return the rest of a stream: in memory if it is small, else in a temporary file."""
-    first = file.read(_CHUNK)
-    then = first and file.read(_CHUNK)
-    if not then:
-        return io.BytesIO(first)
-    copy = _Copy(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115  # its last user closes it
-    copy.writelines((first, then))
-    shutil.copyfileobj(file, copy, _CHUNK)
-    copy.seek(0)
-    return copy
 
 
 def _size_of(file: BinaryIO) -> int:
@@ -607,13 +592,6 @@ def _position_of(file: BinaryIO) -> int:
     if not isinstance(found, int):
         raise io.UnsupportedOperation("the file does not tell its position")
     return found
-
-
-class _Copy(io.BufferedRandom):
-    """A temporary file that is closed when it is no longer used."""
-
-    def __del__(self) -> None:
-        self.close()
 
 
 class _Part(io.RawIOBase):

@@ -26,7 +26,7 @@ ROOMS = (
     ("to_dict", "typescript"),
     ("errors", "since"),
     ("extras", "locks", "log_records", "showing", "values"),
-    ("pictures", "stats"),
+    ("pictures", "reading", "stats"),
     ("upload",),
     ("credentials", "events", "recording", "workflow"),
     ("event_queue", "models"),

@@ -13,6 +13,7 @@ import attrs
 
 from ..errors import Conflict, NotFound, NotSupported
 from ..models.files import UploadedImage
+from ..reading import pieces
 from ..routes.uploads import Uploader
 from ..showing.transfers import shown_transfer
 from ..transport.deadline import Deadline
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 _MOST: Final = 1000
 #: The most attempts to send a file that changes meanwhile.
 _TRIES: Final = 3
-_CHUNK: Final = 1 << 20
 
 
 class Hasher(Protocol):
@@ -56,7 +56,7 @@ def hash_of(content: Content) -> str | None:
     if hasher is None:
         return None
     with opened(content) as (stream, _):
-        while piece := stream.read(_CHUNK):
+        for piece in pieces(stream):
             hasher.update(piece)
     return f"blake3:{hasher.hexdigest()}"
 

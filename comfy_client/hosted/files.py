@@ -22,6 +22,7 @@ from ..errors import (
     TransportError,
     UnexpectedResponse,
 )
+from ..reading import reading_until
 from ..redaction import Sealed
 from ..routes._base import facts_of
 from ..routes.files import Channel, FileInfo, FileRoutes, FolderType
@@ -204,7 +205,8 @@ class AssetFiles(FileRoutes):
         self._routes.http.check_open()
         deadline = Deadline.after(timeout)
         uploader = AssetUploader(self._routes, self._known, deadline, on_progress)
-        return uploader.send(Upload(file, file_name, subfolder=subfolder, fetch=fetch))
+        with reading_until(deadline.at):
+            return uploader.send(Upload(file, file_name, subfolder=subfolder, fetch=fetch))
 
     def upload_mask(self, *args: Any, **kw: Any) -> Any:
         """Raise :class:`NotSupported`: upload an image with an alpha channel instead."""

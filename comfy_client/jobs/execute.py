@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from ..errors import (
 from ..events import ErrorEvent
 from ..locks import check_may_wait
 from ..log_records import Tags, prompt_facts
+from ..reading import reading_until
 from ..routes import Routes
 from ..routes.definitions import NodeDefinitions
 from ..routes.prompts import AnyWorkflow, PromptOptions, make_prompt, post_prompt, with_files_sent
@@ -165,8 +167,9 @@ def _read(
     """
     source = ServerDefinitions(routes, parts.definitions, deadline)
     try:
-        known = as_workflow(workflow, source)
-        known = known if inputs is None else with_inputs(known, inputs)
+        with contextlib.nullcontext() if math.isinf(deadline.at) else reading_until(deadline.at):
+            known = as_workflow(workflow, source)
+            known = known if inputs is None else with_inputs(known, inputs)
         if check:
             targets = options.get("partial_execution_targets")
             known.check(source, targets=targets).raise_for_errors()

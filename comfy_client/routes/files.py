@@ -16,6 +16,7 @@ import attrs
 
 from .. import models
 from ..errors import NotFound, NotSupported
+from ..reading import reading_until
 from ..showing.transfers import shown_transfer, told
 from ..transport.deadline import Deadline
 from ..transport.http import MAX_TRANSFER, Download, Http, Response
@@ -156,8 +157,9 @@ class FileRoutes:
         from ..upload import Upload  # many programs upload no files
 
         uploader = self._uploader(type, overwrite, timeout, on_progress)
-        upload = Upload(file, file_name, subfolder=subfolder, fetch=fetch)
-        return self._own(upload, uploader) or uploader.send(upload)
+        with reading_until(uploader.deadline.at):
+            upload = Upload(file, file_name, subfolder=subfolder, fetch=fetch)
+            return self._own(upload, uploader) or uploader.send(upload)
 
     def upload_mask(
         self,
@@ -198,10 +200,11 @@ class FileRoutes:
 
         uploader = self._uploader(type, overwrite, timeout, on_progress)
         mask = encoded(file, as_mask=True) if is_picture(file) else file
-        upload = Upload(mask, file_name, subfolder=subfolder, fetch=fetch)
+        with reading_until(uploader.deadline.at):
+            upload = Upload(mask, file_name, subfolder=subfolder, fetch=fetch)
         original = self._check_exists(original_ref, "the server has no original")
         place = _view_params(original_ref)
-        with uploader.content_of(upload) as content:
+        with reading_until(uploader.deadline.at), uploader.content_of(upload) as content:
             name, digest = upload.name, content_facts(content).digest
             if name is None:
                 version = [original.headers.get(key) for key in _VERSION]

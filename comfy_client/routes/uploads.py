@@ -13,6 +13,7 @@ import attrs
 
 from ..errors import ApiError
 from ..models.files import UploadedImage, unambiguous
+from ..reading import bounded
 from ..showing.transfers import shown_transfer
 from ..transport.deadline import Deadline
 from ..transport.http import Http
@@ -158,6 +159,6 @@ class Uploader:
                 tempfile.TemporaryFile() as file,
                 source.stream(timeout=self.timeout) as download,
             ):
-                file.writelines(download)
+                file.writelines(bounded(download))
                 file.seek(0)
                 yield file

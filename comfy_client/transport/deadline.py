@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import math
-from _thread import LockType, allocate_lock
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
 from .. import runtime
-from ..interrupts import in_full, was_started
+from ..interrupts import BlockLimit, in_full, was_started
 from ..values import is_real
 
 Item = TypeVar("Item")
@@ -74,48 +73,8 @@ def check_patience(seconds: float) -> None:
         raise ValueError(f"patience must be a number of seconds, 0 or more, not {seconds!r}")
 
 
-class _Limit(NamedTuple):
-    """A limit of the server's silence, which applies while its lock is held."""
-
-    seconds: float
-    lock: LockType
-    outer: _Limit | None
-
-
-class _ReadTimeout:
-    """The seconds for which the server may be silent in any request of this thread.
-
-    Attributes:
-        limits: The innermost limit, which may have ended; ``None``: there was none.
-    """
-
-    def __init__(self) -> None:
-        self.limits: ContextVar[_Limit | None] = ContextVar("read_timeout", default=None)
-
-    def get(self) -> float:
-        """Return the limit of the innermost block; infinite if there is none."""
-        limit = self._inner()
-        return math.inf if limit is None else limit.seconds
-
-    def set(self, seconds: float) -> None:
-        """Set the limit for the rest of this thread."""
-        self.limit(seconds).acquire()
-
-    def limit(self, seconds: float) -> LockType:
-        """Return a lock; while it is held, it limits the silence."""
-        lock = allocate_lock()
-        self.limits.set(_Limit(seconds, lock, self._inner()))
-        return lock
-
-    def _inner(self) -> _Limit | None:
-        limit = self.limits.get()
-        while limit is not None and not limit.lock.locked():
-            limit = limit.outer
-        return limit
-
-
 #: Seconds that the server may be silent in any request of this thread.
-read_timeout: Final = _ReadTimeout()
+read_timeout: Final = BlockLimit("read_timeout")
 
 
 def limited_silence(seconds: float) -> contextlib.AbstractContextManager[object]:

@@ -804,7 +804,8 @@ class _Sender:
             if found is None:
                 continue  # another thread dropped the idle connections; nothing was sent
             if not isinstance(found, Failure):
-                self._note(began, is_answer=not is_for_another(found.status_code))
+                status = found.status_code
+                self._note(began, is_answer=status < 500 or not is_for_another(status))
                 return found
             self._check_wanted()
             self._note(began, is_answer=False)
