@@ -80,6 +80,7 @@ Modules:
     errors: All errors.
     credentials: Basic, bearer and other credentials.
     upload: Files to upload.
+    reading: Reading of local files by a deadline, and copies of streams.
     pictures: Pictures in memory, encoded as files.
     timing: All times that a client waits.
     log_records: Attributes of log records: the server, and the tags of a prompt.

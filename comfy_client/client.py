@@ -863,7 +863,9 @@ class ComfyApi(Routes):
                 prompt of this call: waiting for prompts of this call does not count, waiting for
                 those of other clients does.  After that it is a :class:`JobTimeout`, and the
                 prompt is cancelled (5 seconds at most; if it has ended by then, its end counts).
-                During an outage it counts on, also for the prompt that is about to be sent.
+                During an outage it counts on, also for the prompt that is about to be sent.  On a
+                server that answers nothing, all prompts time out together: only the first is
+                cancelled, and no other one is sent.
                 ``None``: no limit.
             stall_timeout: The same for seconds without any news: of the prompt, or, while it is
                 pending, of any prompt of this call.  During an outage there is no news.

@@ -143,15 +143,18 @@ class FileRoutes:
 
         Raises:
             FileNotFoundError: There is no such local file.
-            OSError: The local file changed each of the three times that it was sent.  The server
-                has nothing of it: send it when it is complete.
+            OSError: The local file changed each of the three times that it was sent, or a stream is
+                too large to be copied (half of the free space, or 16 GiB).  The server has nothing
+                of it: send it when it is complete.
             UploadTooLarge: The file is larger than the server, or a proxy before it, accepts.
             ValueError: ``subfolder`` leaves the folder; the name contains folders or control
                 characters; an array has another shape or range; a URL without ``fetch``; an empty
-                file without a name; an open file that stands at its end, or a pipe that was read.
+                file without a name; an open file that stands at its end, or a pipe that was read;
+                a device or a socket.
             MissingExtra: Pillow or NumPy is not installed.
             ApiError: The server does not accept the name (400).
-            RequestTimeout: See ``timeout``; the server may or may not have stored the file.
+            RequestTimeout: See ``timeout``; the server may or may not have stored the file, but
+                certainly not if the message says that the local file could not be read.
             UnexpectedResponse: The URL leads to no file, or exceeds one of the limits of ``fetch``.
         """
         from ..upload import Upload  # many programs upload no files
