@@ -117,6 +117,7 @@ _IN_COMMANDS: Final = (
     (r"with run\(\) or submit\(\)", "with comfy-client run"),
     (r"with job\.cancel\(\)", "with comfy-client cancel ID"),
     (r"or pass allow_insecure=True", "or give --insecure"),
+    (r"pass allow_private_storage=True", "give --private-storage"),
     (r"if it is a ComfyUI itself, use ComfyApi", "if it is a ComfyUI itself, it needs no --hosted"),
     (r"\(HostedApi is the client of Comfy API v2\)", "(one with Comfy API v2 needs --hosted)"),
     (r"pass verify='ca\.pem'", "pass --ca FILE"),

@@ -23,6 +23,7 @@ KEYS: Final[Mapping[str, type]] = {
     "ca": str,
     "insecure": bool,
     "hosted": bool,
+    "private-storage": bool,
     "user": str,
 }
 _SECRETS: Final = ("token", "login")

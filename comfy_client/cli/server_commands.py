@@ -285,10 +285,11 @@ def where(given: ServerOptions) -> None:
         ("credentials", "credentials"),
         ("certificates", "ca"),
         ("insecure", "insecure"),
+        ("storage", "private-storage"),
         ("user", "user"),
     ):
-        if found[key]:
-            say(f"{label:<13} {found[key]}  ({server.sources[key]})")
+        if found[key.replace("-", "_")]:
+            say(f"{label:<13} {found[key.replace('-', '_')]}  ({server.sources[key]})")
     for remark in server.remarks:
         note(remark)
     say(f"config file   {config.path}{'' if config.path.exists() else ' (not there)'}")
@@ -303,6 +304,7 @@ def _where(server: Target, config: Config) -> dict[str, Any]:
         "credentials": server.kind_of_credentials,
         "ca": server.ca,
         "insecure": server.insecure,
+        "private_storage": server.private_storage,
         "user": server.user,
         "profile": server.profile,
         "sources": dict(server.sources),

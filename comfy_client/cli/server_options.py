@@ -43,6 +43,7 @@ class ServerOptions:
     ca: str | None = None
     insecure: bool = False
     hosted: bool = False
+    private_storage: bool = False
     user: str | None = None
     login_file: str | None = None
     token_file: str | None = None
@@ -66,7 +67,7 @@ class ServerOptions:
         """The options of each server, by name."""
         if len(self.profiles) > 1 and self.hosts:
             raise click.UsageError("each --profile names its own server: leave out --host")
-        said = ("ca", "insecure", "hosted", "user", "login_file", "token_file")
+        said = ("ca", "insecure", "hosted", "private_storage", "user", "login_file", "token_file")
         shared = {name.replace("_", "-"): getattr(self, name) for name in said}
         return [
             {"host": host, "profile": profile, **shared}
@@ -287,6 +288,14 @@ _OPTIONS: Final = (
         cls=_Common,
         expose_value=False,
         help="The server speaks Comfy API v2.  Default host: COMFY_BASE_URL, Comfy Cloud.",
+    ),
+    click.option(
+        "--private-storage",
+        is_flag=True,
+        callback=_store,
+        cls=_Common,
+        expose_value=False,
+        help="Fetch the files of a hosted server from any address that it names, private ones too.",
     ),
     click.option(
         "--user",

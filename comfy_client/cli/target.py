@@ -53,6 +53,7 @@ class Target:
         insecure: Whether certificates are not verified.
         user: The user's id on a multi-user server; ``None``: none.
         hosted: Whether it is a hosted ComfyUI, which speaks Comfy API v2.
+        private_storage: Whether a hosted server may name any address for its files.
         profile: The name of the profile in effect; ``None``: none.
         sources: Where each of these settings comes from, by the name of the setting.
         remarks: Notes on secrets that are not sent, and on files that show secrets to other users.
@@ -64,6 +65,7 @@ class Target:
     insecure: bool = False
     user: str | None = None
     hosted: bool = False
+    private_storage: bool = False
     profile: str | None = None
     sources: Mapping[str, str] = attrs.field(factory=dict)
     remarks: tuple[str, ...] = ()
@@ -123,6 +125,7 @@ class Target:
                 verify=self.verify,
                 record=record,
                 allow_insecure=self.insecure,
+                allow_private_storage=self.private_storage,
             )
         except ValueError as exc:
             raise Mistake(in_commands(str(exc))) from None
@@ -212,11 +215,11 @@ def resolve(
     ours = [one for one in layers if one.address is None or one.address == address]
     others = [one for one in layers if one not in ours]
     values: dict[str, Any] = {}
-    for keys in (("ca", "insecure"), ("user",)):  # both from one source
+    for keys in (("ca", "insecure"), ("private-storage",), ("user",)):  # both from one source
         first = next((layer for layer in ours if any(map(layer.says.get, keys))), None)
         for key in keys:
             if first is not None and first.says.get(key):
-                values[key], sources[key] = first.says[key], first.source(key)
+                values[key.replace("-", "_")], sources[key] = first.says[key], first.source(key)
     found = next(filter(None, (layer.credentials() for layer in ours)), None)
     if found is not None:
         sources["credentials"] = found.source

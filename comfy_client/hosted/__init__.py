@@ -11,6 +11,7 @@ Modules:
     places: The addresses of files, resolved from URLs in a server's answers.  Pure.
     routes: The routes below ``/api/v2``, over an ``Http``.
     assets: Uploads of files as assets, which send no bytes that the server has.
+    storage: Requests to the storages that a server names, and which hosts are acceptable.
     files: Downloads and uploads of files as assets.
     translation: Conversion of jobs to ComfyUI's events, outputs and outcomes.  Pure.
     evidence: The answers about one job, and the rules for believing a bad one.  Pure.

@@ -72,6 +72,10 @@ class HostedApi(AssetFiles, ComfyApi):
         allow_insecure: Whether a key may be sent over plain http to another machine.
         search_v1: Whether to look in the job list of Comfy Cloud's older API for a job whose
             submission got no answer.
+        allow_private_storage: Whether the server may name a storage at any address for its files.
+            By default, that must be public, the server's own host, or of the same kind as that:
+            this machine, or a private network.  Its own redirects count as its word; those of a
+            storage lead to public addresses only.
 
     Raises:
         AuthenticationError: Comfy Cloud needs a key, and there is none.
@@ -99,6 +103,7 @@ class HostedApi(AssetFiles, ComfyApi):
         max_json: int = MAX_JSON,
         allow_insecure: bool = False,
         search_v1: bool = False,
+        allow_private_storage: bool = False,
     ) -> None:
         check_patience(patience)
         host, variables = server_of(base_url)
@@ -120,11 +125,12 @@ class HostedApi(AssetFiles, ComfyApi):
             patience=patience,
             allow_insecure=allow_insecure,
             search_v1=search_v1,
+            allow_private_storage=allow_private_storage,
             is_cloud=self._is_cloud or is_cloud(address),
         )
         settings.variables = variables
         self._begin(settings, None, record)
-        AssetFiles.__init__(self, self.parts.http)
+        AssetFiles.__init__(self, self.parts.http, allow_private_storage=allow_private_storage)
 
     # -- what differs ----------------------------------------------------------------------
 

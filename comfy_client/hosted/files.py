@@ -38,6 +38,7 @@ from .dialect import HOSTED
 from .models import asset_id, size_of_file, time_of, url_of
 from .places import FilePlace, place_of, redirected
 from .routes import HostedRoutes
+from .storage import Storages
 
 if TYPE_CHECKING:
     from ..transport.multipart import OnProgress
@@ -149,16 +150,21 @@ class AssetFiles(FileRoutes):
     Args:
         http: The requests to the server.
         most: The size in bytes up to which :meth:`get_image` returns a file.
+        allow_private_storage: Whether files may be at any address that the server names.
     """
 
-    def __init__(self, http: Http, *, most: int = MAX_ANSWER) -> None:
+    def __init__(
+        self, http: Http, *, most: int = MAX_ANSWER, allow_private_storage: bool = False
+    ) -> None:
         self._most = most
+        self._allow_private = allow_private_storage
         self._routes = HostedRoutes(http)
         self._known = KnownAssets()
 
     def lasting(self) -> AssetFiles:
         """Return routes for the same files that work even after the client is closed."""
-        return AssetFiles(self._routes.http.lasting(), most=self._most)
+        http = self._routes.http.lasting()
+        return AssetFiles(http, most=self._most, allow_private_storage=self._allow_private)
 
     # -- uploads -------------------------------------------------------------------------
 
@@ -269,7 +275,8 @@ class AssetFiles(FileRoutes):
         The client requests the file's URL, which may lead to another server.  If that has expired
         or is refused, it tries a fresh one (``GET /api/v2/assets/{id}``).  If this is refused too,
         or the file has no URL, it tries ``GET /api/v2/assets/{id}/content``.  Up to 5 redirects are
-        followed, but none from https to http.
+        followed, but none from https to http.  Another server must have a public address, or one
+        like the server's own: see ``allow_private_storage`` of :class:`HostedApi`.
 
         If the connection breaks, the client requests the rest, for up to 30 seconds after the last
         byte.  It makes sure that this is the same file: by the version, if the server identifies
@@ -289,7 +296,8 @@ class AssetFiles(FileRoutes):
             TransportError: The connection broke and the file has changed, or its size or hash
                 differs from what the server reported.
             UnexpectedResponse: A redirect is invalid or leads from https to http, there are too
-                many redirects, or the answer is a web page.
+                many redirects, the answer is a web page, or the file is at an address that the
+                server may not name.
         """
         _check_plain(preview, channel)
         file = AssetFile.of(info)
@@ -303,7 +311,7 @@ class AssetFiles(FileRoutes):
         file, http = AssetFile.of(info), self._routes.http
         deadline = Deadline.after(http.total_timeout if timeout is None else timeout)
         try:
-            with _Source(self._routes, file, deadline).ask(0, {}):
+            with self._source(file, deadline).ask(0, {}):
                 return True
         except NotFound:
             return False
@@ -322,7 +330,7 @@ class AssetFiles(FileRoutes):
             raise ValueError("give the output itself: a URL of Comfy API v2 does not last")
         file, http = AssetFile.of(info), self._routes.http
         deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
-        source = _Source(self._routes, file, deadline)
+        source = self._source(file, deadline)
 
         def download(start: int) -> AbstractContextManager[Download]:
             return resumed(source.ask, start, http.resume, http.log, overlap=_OVERLAP)
@@ -354,10 +362,13 @@ class AssetFiles(FileRoutes):
             chunks = told(download, download.length, on_moved)
             return write_atomically(target, chunks, if_exists=rule)
 
+    def _source(self, file: AssetFile, deadline: Deadline) -> _Source:
+        return _Source(self._routes, file, deadline, self._allow_private)
+
     @contextlib.contextmanager
     def _stream(self, file: AssetFile, deadline: Deadline) -> Iterator[Download]:
         http = self._routes.http
-        ask = _Source(self._routes, file, deadline).ask
+        ask = self._source(file, deadline).ask
         with resumed(ask, 0, http.resume, http.log, overlap=_OVERLAP) as download:
             length = file.size if download.length is None else download.length
             yield Download(download.status, download.headers, length, checked(download, file))
@@ -393,12 +404,14 @@ class _Source:
         routes: The routes of the server that described the file.
         file: The file.
         deadline: When all requests for the file must have ended.
+        allow_private: Whether the file may be at any address that the server names.
         found: The place where the file was found; ``None``: it was not found yet.
     """
 
     routes: HostedRoutes
     file: AssetFile
     deadline: Deadline
+    allow_private: bool
     found: FilePlace | None = attrs.field(default=None, init=False)
 
     @contextlib.contextmanager
@@ -475,15 +488,21 @@ class _Source:
         except (NotFound, NotSupported):
             return None
 
+    def _ask_server(self) -> object:
+        """Send a small request to the server."""
+        left = self.deadline.left(self.routes.http.total_timeout)
+        return self.routes.jobs(limit=1, timeout=left)
+
     @contextlib.contextmanager
     def _follow(
         self, place: FilePlace, start: int, headers: Mapping[str, str]
     ) -> Iterator[Download]:
         """Context manager: yield a download from a place, or from where its redirects lead."""
-        own = self.routes.http
+        own, is_storage = self.routes.http, False
+        storages = Storages(own, self._ask_server, _STORAGE, allow_private=self.allow_private)
         here = own.at(place.address, _OWN, trusted=True)
         if here.identity is not own.identity:
-            here = own.at(place.address, _STORAGE)
+            here, is_storage = storages.at(place, redirected_by_storage=False), True
         for _ in range(MAX_REDIRECTS + 1):
             here.identity.entrust_query(place.query)
             with here.download_once(
@@ -502,7 +521,8 @@ class _Source:
             what = f"GET {before.address.http_url}{before.path}"
             if target is None:
                 raise UnexpectedResponse(f"{what}: a redirect to nowhere, or from https to http")
-            place, here = target, own.at(target.address, _STORAGE)
+            here = storages.at(target, redirected_by_storage=is_storage)
+            place, is_storage = target, True
         raise UnexpectedResponse(f"{what}: more than {MAX_REDIRECTS} redirects")
 
 

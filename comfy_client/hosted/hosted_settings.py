@@ -27,6 +27,7 @@ class HostedSettings(ClientSettings):
     patience: float
     allow_insecure: bool
     search_v1: bool
+    allow_private_storage: bool
     is_cloud: bool  #: Whether the server is Comfy Cloud, which has an older API, too.
 
     def make_http(self, timing: Timing) -> Http:
@@ -70,10 +71,11 @@ class HostedSettings(ClientSettings):
         In place of a key, they name the environment variable to read it from: ``COMFY_API_KEY`` for
         a key that was given as text.
         """
-        own = {"patience": self.patience, "allow_insecure": self.allow_insecure}
+        own = ("patience", "allow_insecure", "search_v1", "allow_private_storage")
         held = self.credentials
         key = EnvCredentials(KEY_VARIABLE) if isinstance(held, BearerCredentials) else held
-        return self._renamed({**super().for_pickle(), **own, "search_v1": self.search_v1}, key)
+        given = {**super().for_pickle(), **{name: getattr(self, name) for name in own}}
+        return self._renamed(given, key)
 
     def left_behind(self) -> tuple[str, ...]:
         """Return the names of the arguments that a pickle lacks, wholly or in part."""

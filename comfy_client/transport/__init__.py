@@ -4,6 +4,7 @@ Each module imports only modules above it in this list.
 
 Modules:
     url: The server's address, parsed from the host that a user gives.  Pure.
+    peers: The kind of network that a connected peer stands in.  Pure.
     deadline: Deadlines of calls, and several calls at a time.
     backoff: Pauses between failed attempts.
     failures: Errors in one clear line, and whether the server is away.

@@ -15,7 +15,7 @@ import math
 import queue
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from http.cookiejar import Cookie
 from typing import Any, Final
@@ -68,6 +68,8 @@ class Transfer:
         deadline: When all of it must have ended.
         send_timeout: Seconds in which some of the request must be sent.
         read_timeout: Seconds for which the server may be silent, before its answer and within it.
+        on_connected: Called with the IP address of the peer of each new connection, before anything
+            is sent on it; an error that it raises ends the request.
         requests: How often the request was sent.
         sent: The number of bytes that were sent, with headers.
         received: The number of bytes that were received, with headers.
@@ -76,6 +78,7 @@ class Transfer:
     deadline: Deadline
     send_timeout: float = attrs.field(default=math.inf, kw_only=True)
     read_timeout: float = attrs.field(default=math.inf, kw_only=True)
+    on_connected: Callable[[str], None] | None = attrs.field(default=None, kw_only=True)
     requests: int = attrs.field(default=0, init=False)
     sent: int = attrs.field(default=0, init=False)
     received: int = attrs.field(default=0, init=False)
@@ -240,6 +243,20 @@ class _InTime:
         """Close the connection without raising, or its pool would leave other connections open."""
         with contextlib.suppress(OSError):
             super().close()  # type: ignore[misc]  # a method of the class it is mixed into
+
+    def _new_conn(self) -> socket.socket:
+        """Connect, without TLS yet, and tell the transfer with whom."""
+        # A private method of urllib3, as none of its public ones is called between the two.
+        sock: socket.socket = super()._new_conn()  # type: ignore[misc]  # as in close
+        transfer = current.get()
+        if transfer is not None and transfer.on_connected is not None:
+            try:
+                peer = sock.getpeername()
+                transfer.on_connected(peer[0] if isinstance(peer, tuple) else "")
+            except BaseException:
+                sock.close()
+                raise
+        return sock
 
     def getresponse(self) -> Any:
         """Receive the headers of the answer."""

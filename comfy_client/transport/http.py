@@ -17,7 +17,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
@@ -42,7 +42,7 @@ from ..values import size_decoded
 from . import log_filter
 from .connections import Traffic, Transfer, current
 from .deadline import Deadline, check_wanted, ended_by, parallel_calls, read_timeout
-from .failures import FAILURES, Failure, failure_of, strip_libraries
+from .failures import FAILURES, Failure, failure_of, strip, strip_libraries
 from .identity import Endpoint, Identity, as_sent, check_headers
 from .response import (
     COMFYUI,
@@ -290,19 +290,28 @@ class Http:
         made._sender = self._sender.one_off()
         return made
 
-    def at(self, address: Address, dialect: Dialect, *, trusted: bool = False) -> Http:
+    def at(
+        self,
+        address: Address,
+        dialect: Dialect,
+        *,
+        trusted: bool = False,
+        on_connected: Callable[[str], None] | None = None,
+    ) -> Http:
         """Return an object for requests to another address, which is closed along with this one.
 
         It has the same limits, proxies and certificates to trust, but neither credentials, headers
         and cookies nor the client's certificate, and each request opens and closes a connection of
         its own.  With ``trusted``, it has all of them if scheme, host and port are the same.
+        Unless there is a proxy, ``on_connected`` is called with the IP address of each new peer,
+        before anything is sent; an error that it raises ends the request.
         """
         made = copy.copy(self)
         made.address, made._dialect = address, dialect
         if trusted and is_same_origin(address, self.address):
             made.endpoint = self.endpoint.at(address)
         else:
-            made.endpoint = self.endpoint.elsewhere(address)
+            made.endpoint = self.endpoint.elsewhere(address, on_connected)
             made.identity = Identity(made.endpoint)
             log_filter.hide_in_logs(made.identity)
         made._sender = self._sender.at(made.endpoint, made.identity, dialect)
@@ -844,6 +853,7 @@ class _Sender:
         verify, cert = endpoint.verify, endpoint.cert
         before = current.get()
         transfer.requests += 1
+        transfer.on_connected = endpoint.connected
         try:
             current.set(transfer)  # inside the try, so that a Ctrl-C right after it is undone
             if not endpoint.is_own_session:
@@ -861,6 +871,8 @@ class _Sender:
             if any(isinstance(each, ClosedPoolError) for each in causes(exc, outer)):
                 return None
             failure = failure_of(exc, outer, method, url, self._connect_timeout, self._refused)
+        except ComfyError as exc:  # the connection was made, and is not wanted
+            failure = Failure(strip(exc), None)
         else:
             self._answered_at = runtime.monotonic()
             if response.status_code >= 200:

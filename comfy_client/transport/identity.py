@@ -29,6 +29,7 @@ from ..locks import shared_lock
 from ..redaction import is_secret_name, sealed_headers
 from ..values import is_small
 from .connections import check_adapter, keep_to_deadlines, new_session
+from .peers import Peer, peer_of
 from .url import Address, split_proxy
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Endpoint:
         session: The Session with the connections; a fork has its own.
         is_own_session: Whether the client made the Session, and so closes it.
         given_proxies: The argument ``proxies`` as the user gave it.
+        peers: The hosts to which connections have led; all public ones count as one, and a proxy
+            does not count.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Endpoint:
         cert: str | tuple[str, str] | None = None,
         proxies: Mapping[str, str | None] | None = None,
         session: requests.Session | None = None,
+        on_connected: Callable[[str], None] | None = None,
     ) -> None:
         self.address = address
         self.base: str = address.http_url
@@ -69,6 +73,8 @@ class Endpoint:
         if session is not None:
             check_adapter(session, address.http_url + "/")
         self.given_proxies = proxies
+        self.peers: set[Peer] = set()
+        self._on_connected = on_connected
         self._verify = os.fspath(verify) if isinstance(verify, os.PathLike) else verify
         self._cert = cert
 
@@ -171,15 +177,27 @@ class Endpoint:
         made.address, made.base = address, address.http_url
         return made
 
-    def elsewhere(self, address: Address) -> Endpoint:
+    def elsewhere(
+        self, address: Address, on_connected: Callable[[str], None] | None = None
+    ) -> Endpoint:
         """Return the endpoint of any address, with the same proxies and trusted certificates.
 
-        It has a Session of its own, without the client's certificate, cookies and headers.
+        It has a Session of its own, without the client's certificate, cookies and headers.  Unless
+        there is a proxy, ``on_connected`` is called with the IP address of each new peer.
         """
         proxies = self.given_proxies
         if proxies is None and not self.is_own_session:
             proxies = dict(self.session.proxies) or (None if self.session.trust_env else {})
-        return Endpoint(address, verify=self.verify, proxies=proxies)
+        return Endpoint(address, verify=self.verify, proxies=proxies, on_connected=on_connected)
+
+    def connected(self, ip: str) -> None:
+        """Note the peer of a new connection; the callback of :meth:`elsewhere` may refuse it."""
+        if self.proxy is not None:  # which is the peer
+            return
+        peer = peer_of(ip)
+        self.peers.add(peer._replace(host="") if peer.kind == "public" else peer)
+        if self._on_connected is not None:
+            self._on_connected(ip)
 
     def prepare_pool(self, request: requests.PreparedRequest) -> None:
         """Make a given Session keep to the client's deadlines, if its adapter is an HTTPAdapter."""

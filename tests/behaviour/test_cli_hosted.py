@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import re
@@ -32,10 +33,12 @@ from comfy_client import (
     Workflow,
 )
 from comfy_client.cli import shells
+from comfy_client.cli.exits import in_commands
 from comfy_client.cli.hints import hint_of
 from comfy_client.cli.known_servers import known_server, remember
 from comfy_client.cli.main import main
 from comfy_client.cli.server_options import ServerOptions
+from comfy_client.cli.target import Target
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import LIMIT, until
 from tests.helpers.command_line import CommandLine
@@ -424,6 +427,25 @@ def test_what_a_hosted_server_does_not_take_is_wrong_usage(
     assert ended.status == 2
     assert words in ended.err
     assert "secret" not in ended.err
+
+
+def test_files_come_from_private_addresses_only_if_allowed(
+    comfy_client: CommandLine,
+) -> None:
+    """By an option or a profile; the advice of the error names the option."""
+    profile = comfy_client.home / ".config" / "comfy-client" / "config.toml"
+    profile.parent.mkdir(parents=True)
+    profile.write_text("[profiles.near]\nhosted = true\nprivate-storage = true\n")
+    for args in (("--hosted", "--private-storage"), ("--profile", "near")):
+        [found] = comfy_client.json("where", *args)
+        assert found["private_storage"] is True
+        assert "storage" in comfy_client("where", *args).out
+    assert comfy_client.json("where", "--hosted")[0]["private_storage"] is False
+    target = Target(PROXY, hosted=True, private_storage=True)
+    with contextlib.closing(target.client(5.0)) as api:
+        assert copy.copy(api).__reduce__() == api.__reduce__()
+        assert "'allow_private_storage': True" in repr(api.__reduce__())
+    assert "give --private-storage" in in_commands("if it may, pass allow_private_storage=True")
 
 
 @pytest.mark.filterwarnings("always:credentials go to")
