@@ -129,7 +129,9 @@ _IN_COMMANDS: Final = (
 )
 
 #: Advice for Python to wait for a prompt, which names the server if there are several.
-_ATTACH: Final = r"(?:(?<=on )(\S+): )?attach to it by api\.job\('([^']+)'\)"
+_ATTACH: Final = (
+    r"(?:(?<=on )(\S+): )?attach to it by api\.job\(('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")\)"
+)
 
 
 def in_commands(text: str) -> str:
@@ -141,9 +143,10 @@ def in_commands(text: str) -> str:
 
 
 def _attach(found: re.Match[str]) -> str:
-    host, prompt_id = found.groups()
+    host, shown = found.groups()
     where = "" if host is None else f"{host}: "
-    return f"{where}comfy-client job {prompt_id} --wait{known_server(host).options}"
+    prompt_id = re.sub(r"\\(.)", r"\1", shown[1:-1])  # all that the repr of an id escapes
+    return where + known_server(host).command("job", "--wait", id=prompt_id)
 
 
 def exit_of(error: BaseException) -> Exit:

@@ -23,28 +23,24 @@ from ..errors import (
     VramTimeout,
 )
 from .exits import Mistake, StillRunning, Unsaved, exit_of, message_of
-from .known_servers import known_server
+from .known_servers import KnownServer, known_server
 
-#: Advice; the first matching class counts.  ``{id}`` stands for the id of the prompt, and
-#: ``{options}`` for the options that name its server.
+#: Advice; the first matching class counts.  Names in braces are those of :func:`_commands`.
 _HINTS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (
         AuthenticationError,
         "--login-file or --token-file, or COMFYUI_LOGIN or COMFYUI_TOKEN in the environment",
     ),
-    (PromptRejected, "comfy-client check{options} lists everything that is wrong with a workflow"),
-    (
-        JobTimeout,
-        "comfy-client job {id} --wait{options}; or comfy-client cancel {id}{options}",
-    ),
+    (PromptRejected, "{check} lists everything that is wrong with a workflow"),
+    (JobTimeout, "{wait}; or {cancel}"),
     (JobLost, "run it again: the server was restarted, or the prompt was deleted"),
-    (JobNotFound, "comfy-client history{options} lists what the server knows"),
-    (JobFailed, "comfy-client job {id} --traceback{options}; or comfy-client logs{options}"),
-    (VramTimeout, "comfy-client queue{options} shows what may use the memory"),
-    (SubmitUncertain, "comfy-client queue{options} and history show whether it arrived"),
+    (JobNotFound, "{history} lists what the server knows"),
+    (JobFailed, "{traceback}; or {logs}"),
+    (VramTimeout, "{queue} shows what may use the memory"),
+    (SubmitUncertain, "{queue} and history show whether it arrived"),
     (RequestTimeout, "try again when the server is less busy, or raise --request-timeout"),
-    (TransportError, "comfy-client doctor{options} finds out why; --host names another server"),
-    (UnexpectedResponse, "comfy-client doctor{options} finds out what answers there"),
+    (TransportError, "{doctor} finds out why; --host names another server"),
+    (UnexpectedResponse, "{doctor} finds out what answers there"),
     (Conflict, "another name, or --overwrite"),
 )
 #: Other advice on hosted servers, which lack some of these commands.
@@ -54,13 +50,13 @@ _ON_HOSTED: Final[tuple[tuple[type[BaseException], str], ...]] = (
         PromptRejected,
         "comfy-client check --definitions FILE lists everything that is wrong with a workflow",
     ),
-    (JobLost, "comfy-client job {id}{options} looks for it again"),
+    (JobLost, "{job} looks for it again"),
     (JobNotFound, "check the ID, and that this server had the job"),
-    (JobFailed, "comfy-client job {id} --traceback{options}"),
-    (SubmitUncertain, "comfy-client job {id}{options} looks for it, by its id and its mark"),
+    (JobFailed, "{traceback}"),
+    (SubmitUncertain, "{job} looks for it, by its id and its mark"),
     *_HINTS,
 )
-_LOST: Final = "when that server is back, comfy-client job {id}{options} says what became of it"
+_LOST: Final = "when that server is back, {job} says what became of it"
 #: The variable with the key of a hosted server.
 _HOSTED_KEY: Final = "COMFY_API_KEY"
 
@@ -78,16 +74,27 @@ def hint_of(error: BaseException, host: str | None = None) -> str | None:
         return None  # the message has the command
     server = known_server(error.server if isinstance(error, StillRunning) else host)
     if isinstance(error, JobFailed) and error.is_oom:
-        return "use a smaller picture" + (
-            "" if server.is_hosted else f", or comfy-client free{server.options}"
-        )
+        advice = "use a smaller picture"
+        return advice if server.is_hosted else f"{advice}, or {server.command('free')}"
     hints = _ON_HOSTED if server.is_hosted else _HINTS
     hint = next((hint for kind, hint in hints if isinstance(error, kind)), None)
     if isinstance(error, JobLost) and not (error.retryable or server.is_hosted):
         hint = _LOST
     if hint is None:
         return error.hint if isinstance(error, ComfyError) else None
-    return hint.format(id=getattr(error, "prompt_id", ""), options=server.options)
+    return hint.format(**_commands(server, getattr(error, "prompt_id", "")))
+
+
+def _commands(server: KnownServer, prompt_id: str) -> dict[str, str]:
+    """Return all commands that advice may name, by their names in it."""
+    plain = ("check", "history", "logs", "queue", "doctor")
+    return {
+        **{name: server.command(name) for name in plain},
+        "job": server.command("job", id=prompt_id),
+        "wait": server.command("job", "--wait", id=prompt_id),
+        "traceback": server.command("job", "--traceback", id=prompt_id),
+        "cancel": server.command("cancel", id=prompt_id),
+    }
 
 
 def error_object(error: BaseException, host: str | None = None) -> dict[str, Any]:

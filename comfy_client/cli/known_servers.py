@@ -1,8 +1,11 @@
-"""The servers of a command, and the options by which another command reaches them, for hints."""
+"""The servers of a command, and other commands for them: lines that a user may paste into a shell.
+
+Every command that is printed comes from :func:`line` or :meth:`KnownServer.command`.
+"""
 
 from __future__ import annotations
 
-import shlex
+import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -10,6 +13,9 @@ import click
 
 #: The key of the servers in click's ``meta``, which a command shares with its group.
 _KEY: Final = "comfy_client.servers"
+#: Words that no shell changes, and the characters that end or escape single quotes.
+_PLAIN: Final = re.compile(r"[A-Za-z0-9@+:,./_-]+")
+_SPECIAL: Final = re.compile(r"(['\\]+)")
 
 
 class KnownServer(NamedTuple):
@@ -22,6 +28,38 @@ class KnownServer(NamedTuple):
 
     options: str = ""
     is_hosted: bool = False
+
+    def command(self, name: str, *options: str, id: str | None = None) -> str:
+        """Return a command of ``comfy-client`` for this server, as it is typed into a shell.
+
+        ``id`` may be any text of others: it is neither an option nor anything that a shell obeys.
+        """
+        if id is None or not id.startswith("-"):
+            words = [name, *([] if id is None else [id]), *options]
+            return line("comfy-client", *words) + self.options
+        return f"{line('comfy-client', name, *options)}{self.options} {line('--', id)}"
+
+
+def line(*words: str) -> str:
+    """Return words as one line for a shell: sh, bash, zsh or fish.
+
+    Backslashes stand in double quotes, since fish reads them in single ones, too.
+    """
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    if _PLAIN.fullmatch(word):
+        return word
+    parts = filter(None, _SPECIAL.split(word))
+    return "".join(_part(part) for part in parts) or "''"
+
+
+def _part(part: str) -> str:
+    if not _SPECIAL.fullmatch(part):
+        return f"'{part}'"
+    escaped = part.replace("\\", "\\\\")
+    return f'"{escaped}"'
 
 
 def remember(host: str, options: Mapping[str, Any], *, is_hosted: bool) -> None:
@@ -40,7 +78,7 @@ def remember(host: str, options: Mapping[str, Any], *, is_hosted: bool) -> None:
         elif value:
             is_read_once = value == "-" or str(value).startswith("/dev/")
             words += [f"--{name}", host if name == "host" else "FILE" if is_read_once else value]
-    text = f" {shlex.join(words)}" if words else ""
+    text = f" {line(*words)}" if words else ""
     context.meta.setdefault(_KEY, {})[host] = KnownServer(text, is_hosted)
 
 
@@ -52,7 +90,7 @@ def known_server(host: str | None = None) -> KnownServer:
     context = click.get_current_context(silent=True)
     servers: Mapping[str, KnownServer] = {} if context is None else context.meta.get(_KEY, {})
     if host is not None:
-        return servers.get(host, KnownServer(f" --host {host}"))
+        return servers.get(host, KnownServer(f" {line('--host', host)}"))
     if len(servers) == 1:
         return next(iter(servers.values()))
     return KnownServer(is_hosted=any(one.is_hosted for one in servers.values()))

@@ -23,7 +23,6 @@ from .exits import (
     harmless,
     in_commands,
     message_of,
-    one_line,
 )
 from .hints import error_object, hint_of
 
@@ -35,7 +34,7 @@ def say(text: str, status: str = "") -> None:
 
 def note(text: str, status: str = "", word: str | None = None) -> None:
     """Print one line for the user on stderr, with a word in the color of a status."""
-    click.echo(colored(one_line(text), status, word), err=True)
+    click.echo(colored(harmless(text).strip(), status, word), err=True)
 
 
 def emit(found: Any) -> None:
@@ -96,7 +95,7 @@ def _try_to_emit(found: Any) -> bool:
 
 
 def _lines(text: str) -> str:
-    return "\n".join(filter(None, map(one_line, text.splitlines())))
+    return "\n".join(filter(None, (harmless(line).strip() for line in text.splitlines())))
 
 
 #: The logger of the library.

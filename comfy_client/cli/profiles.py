@@ -12,6 +12,7 @@ import attrs
 
 from ..nearest import nearest
 from .exits import Mistake
+from .known_servers import line
 
 #: The keys of a profile, and their types.
 KEYS: Final[Mapping[str, type]] = {
@@ -91,11 +92,16 @@ def load_config() -> Config:
         raise Mistake(f"{path}: {exc.strerror}") from None
     if os.name == "posix" and mode & (stat.S_IWGRP | stat.S_IWOTH):
         # Others could redirect the environment's secrets to their own host.
-        raise Mistake(f"{path} says where secrets go, and others may write it: chmod 600 {path}")
+        raise Mistake(f"{path} says where secrets go, and others may write it: {_closed(path)}")
     config = _parsed(path, content)
     if _has_secrets(config) and is_open_to_others(mode):
-        raise Mistake(f"{path} holds secrets, and others may read it: chmod 600 {path}")
+        raise Mistake(f"{path} holds secrets, and others may read it: {_closed(path)}")
     return config
+
+
+def _closed(path: Path) -> str:
+    """Return the command that takes a file from others."""
+    return line("chmod", "600", str(path))
 
 
 def is_open_to_others(mode: int) -> bool:

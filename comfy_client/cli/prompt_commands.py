@@ -465,7 +465,7 @@ def download(given: ServerOptions, prompt_id: str, out: str, is_opened: bool) ->
         entry = hosted_jobs.past(api, prompt_id)
         if entry is None:
             if hosted_jobs.is_queued(api, prompt_id):
-                wait = f"comfy-client job {prompt_id} --wait{known_server().options}"
+                wait = known_server().command("job", "--wait", id=prompt_id)
                 raise Mistake(f"{prompt_id} has not ended: {wait}")
             known_job(api, prompt_id)
             return

@@ -100,7 +100,7 @@ def cancel_interrupted(job: Job) -> None:
         from ..pool.pooled_job import PooledJob
 
         server = known_server(job.server if isinstance(job, PooledJob) else None)
-        note(f"It may keep running: comfy-client cancel {job.prompt_id}{server.options}")
+        note(f"It may keep running: {server.command('cancel', id=job.prompt_id)}")
         raise
     note("It was cancelled." if any(said) else "It had ended already." if said else "No answer.")
 
@@ -223,7 +223,7 @@ def _write_only_file(result: Result, server: str | None) -> None:
 
 def download_again(prompt_id: str, server: str | None) -> str:
     """Return the ``comfy-client download`` command that fetches a prompt's files again."""
-    return f"comfy-client download {prompt_id} --out ...{known_server(server).options}"
+    return known_server(server).command("download", "--out", "...", id=prompt_id)
 
 
 @contextlib.contextmanager

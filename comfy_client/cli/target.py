@@ -23,6 +23,7 @@ from ..settings import DEFAULT_HOST, HOST_VARIABLE, SECRET_VARIABLES
 from ..transport.url import Address, parse_host
 from .exits import Mistake, in_commands
 from .input_options import mistakes
+from .known_servers import line
 from .profiles import Config, is_open_to_others
 from .standard_input import claim_standard_input
 
@@ -325,7 +326,8 @@ def _shown(file: str | None) -> Iterator[str]:
     with contextlib.suppress(OSError):
         mode = path.stat().st_mode
         if stat.S_ISREG(mode) and is_open_to_others(mode):
-            yield f"{file} holds a secret, and others may read it: chmod 600 {file}"
+            chmod = line("chmod", "600", str(path))
+            yield f"{file} holds a secret, and others may read it: {chmod}"
 
 
 def _made(kind: str, value: str, source: str) -> _AnyCredentials:

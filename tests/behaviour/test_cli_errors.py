@@ -606,4 +606,4 @@ def test_advice_does_not_control_the_terminal(capsys):
     """An abbreviated id is completed to one that the server made."""
     error = JobTimeout("late", prompt_id="beef\x1b]0;title\x07")
     assert report(error, as_json=False) is Exit.TIMEOUT
-    assert "job beef ]0;title --wait" in capsys.readouterr().err
+    assert "job 'beef ]0;title ' --wait" in capsys.readouterr().err
