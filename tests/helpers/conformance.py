@@ -35,7 +35,12 @@ class First:
 
 @cache
 def definitions(version: str) -> dict[str, Any]:
-    """Of all node classes of a server.  Not to be changed."""
+    """Of all node classes of a server; ``packs``: of 0.28.1 with Anything Everywhere.
+
+    Not to be changed.
+    """
+    if version == "packs":
+        return {**definitions("0.28.1"), **definitions("use_everywhere")}
     return json.loads(gzip.decompress((FOLDER / f"object_info_{version}.json.gz").read_bytes()))
 
 

@@ -15,6 +15,9 @@ Modules:
     widgets: The widgets of an input, and which values they take.
     losses: Links that the frontend itself loses when it opens a file.
     proxies: Promoted widgets of before 2026, turned into inputs of their subgraph.
+    everywhere: Links that Anything Everywhere adds to inputs without one.
+    groups: The nodes that lie in a group.
+    patterns: Regular expressions of a file, as far as they are tried.
     set_get: Set and Get nodes of packs, which pair by name.
     links: The source of each value, through borders of subgraphs and bypassed nodes.
     dynamic_prompts: Choices ``{day|night}`` and comments in prompts.

@@ -14,6 +14,7 @@ from ..graph import copied
 from ..model_files import models_in
 from .dynamic_prompts import Chooser, chooser, cost_of, is_dynamic, resolve_prompt
 from .era import era_of
+from .everywhere import spread
 from .file_names import SAVING, Placeholders
 from .links import DeadLink, LinkedOutput, Links, Place, PromotedValue
 from .numbering import number_nodes
@@ -82,6 +83,10 @@ def convert(
     era = era_of(definitions)
     number_nodes(saved_file, era)
     file = open_file(saved_file, Catalog(definitions, era))
+    try:
+        spread(file)
+    except TooMuch:
+        raise WorkflowError("too many inputs could be fed by Anything Everywhere nodes") from None
     links = Links(file)
     links.collect_places()
     names = Placeholders(all_nodes(file), now or datetime.now())

@@ -109,14 +109,26 @@ class OpenGraph:
 
     def connect(self, port: Port, place: int, node: OpenNode, slot: Slot) -> None:
         """Link the subgraph's input at index ``place`` to an inner input."""
-        number = self._next_link
-        self._next_link += 1
-        self.saved.links[number] = SavedLink(number, INSIDE_IN, place, node.id, 0)
         if slot.link is not None:
             self.ends.pop(slot.link, None)
-        slot.link = number
+        port.links.append(self.link((INSIDE_IN, place, port.type), node, slot))
+
+    def link(self, source: tuple[str, int, str], node: OpenNode, slot: Slot) -> int:
+        """Link an output, given as node, slot and type, to an input; return the link's id."""
+        number = slot.link = self._add_link(source, node.id, 0)
         self.ends[number] = node, slot
-        port.links.append(number)
+        return number
+
+    def link_output(self, source: tuple[str, int, str], place: int) -> None:
+        """Link an output inside to the subgraph's output at index ``place``."""
+        self.saved.outputs[place].links.append(self._add_link(source, INSIDE_OUT, place))
+
+    def _add_link(self, source: tuple[str, int, str], target: str, target_slot: int) -> int:
+        number = self._next_link
+        self._next_link += 1
+        node_id, slot, kind = source
+        self.saved.links[number] = SavedLink(number, node_id, slot, target, target_slot, kind)
+        return number
 
 
 @define(eq=False)

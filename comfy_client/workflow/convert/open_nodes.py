@@ -114,6 +114,7 @@ class OpenNode:
         lost: The names of inputs whose links the frontend loses when it opens the file.
         by_name: The names of widgets whose value was found by name, since the one at their
             position cannot be right.
+        notes: Warnings about inputs that an extension feeds in the browser: kind, input and text.
     """
 
     saved: SavedNode
@@ -127,6 +128,7 @@ class OpenNode:
     layout: Layout = field(factory=Layout)
     lost: list[str] = field(factory=list)
     by_name: list[str] = field(factory=list)
+    notes: list[tuple[str, str, str]] = field(factory=list)
     _widgets: dict[str, Widget] = field(factory=dict, init=False)
 
     @property

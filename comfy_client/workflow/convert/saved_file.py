@@ -33,24 +33,27 @@ class SavedLink:
     slot: int
     target: str
     target_slot: int
+    type: str
 
 
 @define(eq=False)
 class SavedInput:
-    """An input of a node, and its widget, if it has one."""
+    """An input of a node, its widget, if it has one, and the rest of what the file says of it."""
 
     name: str
     type: str
     link: int | None
     widget: str | None
+    raw: Mapping[str, Any]
 
 
 @define(eq=False)
 class SavedOutput:
-    """An output of a node."""
+    """An output of a node, and the rest of what the file says of it."""
 
     name: str
     type: str
+    raw: Mapping[str, Any]
 
 
 @define(eq=False)
@@ -69,7 +72,11 @@ class Port:
 
 @define(eq=False)
 class SavedNode:
-    """A node with the values of its widgets, by position or by name."""
+    """A node with the values of its widgets, by position or by name.
+
+    Attributes:
+        raw: All that the file says of it.
+    """
 
     id: str
     type: str
@@ -80,11 +87,16 @@ class SavedNode:
     properties: Mapping[str, Any]
     values: list[Any] | Mapping[str, Any]
     named: Mapping[str, Any] | None
+    raw: Mapping[str, Any]
 
 
 @define(eq=False)
 class SavedGraph:
-    """The workflow itself, or the definition of a subgraph."""
+    """The workflow itself, or the definition of a subgraph.
+
+    Attributes:
+        raw: All that the file says of it.
+    """
 
     id: str
     name: str
@@ -92,6 +104,7 @@ class SavedGraph:
     links: dict[int, SavedLink]
     inputs: list[Port]
     outputs: list[Port]
+    raw: Mapping[str, Any]
 
 
 @define(eq=False)
@@ -126,9 +139,9 @@ def read_file(ui: Mapping[str, Any]) -> SavedFile:
             subgraphs[name] = _graph(each, name, f"the subgraph {shorten(name, 60)}")
     if len(root.nodes) + sum(len(one.nodes) for one in subgraphs.values()) > _MOST_NODES:
         raise WorkflowError(f"the workflow has more than {_MOST_NODES} nodes")
-    state = _object(ui.get("state"))
+    state = mapping(ui.get("state"))
     last = number(ui.get("last_node_id")) or number(state.get("lastNodeId")) or 0
-    return SavedFile(root, subgraphs, int(last), _object(ui.get("extra")))
+    return SavedFile(root, subgraphs, int(last), mapping(ui.get("extra")))
 
 
 def _check_version(data: Mapping[str, Any], where: str) -> None:
@@ -143,11 +156,11 @@ def _check_version(data: Mapping[str, Any], where: str) -> None:
 
 def _definitions(ui: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the definitions of subgraphs, outer ones first."""
-    ahead = list(reversed(_objects(_object(ui.get("definitions")).get("subgraphs"), "subgraphs")))
+    ahead = list(reversed(_objects(mapping(ui.get("definitions")).get("subgraphs"), "subgraphs")))
     while ahead:
         each = ahead.pop()
         yield each
-        inner = _object(each.get("definitions")).get("subgraphs")
+        inner = mapping(each.get("definitions")).get("subgraphs")
         ahead += reversed(_objects(inner, "subgraphs"))
 
 
@@ -167,6 +180,7 @@ def _graph(data: Mapping[str, Any], key: str, where: str) -> SavedGraph:
         _links(data.get("links"), where),
         [_port(each) for each in _objects(data.get("inputs"), f"inputs of {where}")],
         [_port(each) for each in _objects(data.get("outputs"), f"outputs of {where}")],
+        data,
     )
 
 
@@ -189,18 +203,18 @@ def _node(data: Mapping[str, Any], where: str) -> SavedNode:
         _text(data.get("title")),
         mode if isinstance(mode, int) else 0,
         [_input(each) for each in inputs],
-        [SavedOutput(_text(each.get("name")) or "", _type(each)) for each in outputs],
-        _object(data.get("properties")),
+        [SavedOutput(_text(each.get("name")) or "", _type(each), each) for each in outputs],
+        mapping(data.get("properties")),
         values if isinstance(values, (list, Mapping)) else [],
         named if isinstance(named, Mapping) else None,
+        data,
     )
 
 
 def _input(data: Mapping[str, Any]) -> SavedInput:
-    widget = _text(_object(data.get("widget")).get("name"))
-    return SavedInput(
-        _text(data.get("name")) or "", _type(data), _number(data.get("link")), widget or None
-    )
+    widget = _text(mapping(data.get("widget")).get("name"))
+    name, kind = _text(data.get("name")) or "", _type(data)
+    return SavedInput(name, kind, _number(data.get("link")), widget or None, data)
 
 
 def _port(data: Mapping[str, Any]) -> Port:
@@ -222,14 +236,16 @@ def _links(data: Any, where: str) -> dict[int, SavedLink]:
             continue  # leftovers of old editors
         if isinstance(each, Mapping):
             names = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
-            found = [each.get(name) for name in names]
+            found, kind = [each.get(name) for name in names], each
         else:
             found = each[:5] if isinstance(each, list) and len(each) >= 5 else [None] * 5
+            kind = {"type": each[5]} if isinstance(each, list) and len(each) > 5 else {}
         number_, slot, target_slot = _number(found[0]), _number(found[2]), _number(found[4])
         source, target = _id(found[1]), _id(found[3])
         if None in (number_, slot, target_slot, source, target):
             raise WorkflowError(f"{where}: this is not a link: {brief(each)}")
-        link = SavedLink(number_ or 0, source or "", slot or 0, target or "", target_slot or 0)
+        ends = source or "", slot or 0, target or "", target_slot or 0
+        link = SavedLink(number_ or 0, *ends, _type(kind))
         links.setdefault(link.id, link)
     return links
 
@@ -242,7 +258,8 @@ def _type(data: Mapping[str, Any]) -> str:
     return kind if isinstance(kind, str) else "*"
 
 
-def _object(value: Any) -> Mapping[str, Any]:
+def mapping(value: Any) -> Mapping[str, Any]:
+    """Return an object of a file; an empty one for anything else."""
     return value if isinstance(value, Mapping) else {}
 
 

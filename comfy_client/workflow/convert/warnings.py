@@ -10,6 +10,7 @@ from attrs import define, field
 from ...errors import ConversionWarning
 from ...redaction import is_secret_name
 from ..graph import brief, shorten
+from .everywhere import is_everywhere
 from .links import Place
 from .open_nodes import OpenNode, Slot
 from .packs import pack_of
@@ -36,16 +37,6 @@ _SWITCHING: Final = frozenset(
         "Fast Muter (rgthree)",
         "Mute / Bypass Relay (rgthree)",
         "Mute / Bypass Repeater (rgthree)",
-    )
-)
-#: Nodes with a class to which their extension adds links on queueing.
-_SPREADING: Final = frozenset(
-    (
-        "Anything Everywhere",
-        "Anything Everywhere3",
-        "Anything Everywhere?",
-        "Prompts Everywhere",
-        "Seed Everywhere",
     )
 )
 
@@ -85,7 +76,7 @@ def check_left_out(place: Place, report: Report) -> bool:
     node = place.node
     if node.definition is not None:
         return False
-    if node.type in _SWITCHING:
+    if node.type in _SWITCHING or (is_everywhere(node.type) and not node.outputs):
         return True
     if node.type in _REWIRING:
         report.add(
@@ -106,6 +97,8 @@ def check_node(
     A node without a definition gets the values that the file has by name.
     """
     node = place.node
+    for kind, name, text in node.notes:
+        report.add(kind, text, place.id, node, name)
     if node.definition is None:
         named = node.saved.named or {}
         for name, value in named.items():
@@ -113,9 +106,6 @@ def check_node(
         values = "" if named or not node.saved.values else "; its values are left out"
         report.add("not_installed", _missing(place, packs) + values, place.id, node)
         return
-    if node.type in _SPREADING:
-        text = "its extension adds links in the browser, which are not in the prompt"
-        report.add("browser", text, place.id, node)
     if _has_other_widgets(node):
         text = "only its extension in the browser knows some of its widgets; they are left out"
         report.add("browser", text, place.id, node)

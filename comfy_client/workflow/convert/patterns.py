@@ -1,0 +1,58 @@
+"""Regular expressions of files, which come from the browser and are not trusted."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from attrs import frozen
+
+from .open_nodes import InputBudget
+
+#: The longest expression, and how much of a text it is tried on.
+_LONGEST: Final = 200
+#: What JavaScript and Python read alike: no repeated groups, no look-around, no references.
+_CHARACTER: Final = r"[^\\()\[\]{}*+?|]|\\[bBdDwWs.^$()\[\]{}*+?|/-]|\[\^?[^\\\[\]^]+\]"
+_PLAIN: Final = re.compile(rf"(?:\(\?:|\((?!\?)|\)(?![*+?{{])|\||(?:{_CHARACTER})[*+?]?)*")
+_REPEAT: Final = re.compile(r"(?<!\\)[*+]")
+_MOST_REPEATS: Final = 2
+
+
+class Unclear(Exception):
+    """What only the browser can tell; the text says what."""
+
+
+@frozen
+class Pattern:
+    """A regular expression that a text must match, or must not if it is inverted."""
+
+    regex: re.Pattern[str]
+    inverted: bool
+    _repeats: int
+
+    def accepts(self, text: str, budget: InputBudget) -> bool:
+        """Return whether the beginning of a text matches, or does not if inverted.
+
+        Raises:
+            TooMuch: Too many texts were tried.
+        """
+        text = text[:_LONGEST]
+        budget.spend(len(text) ** self._repeats)
+        return (self.regex.search(text) is None) == self.inverted
+
+
+def pattern(value: Any, inverted: bool = False) -> Pattern | None:
+    """Read a regular expression; return None if it is empty, takes everything, or is no good.
+
+    Raises:
+        Unclear: It is longer or more involved than those that are tried here.
+    """
+    if not isinstance(value, str) or value in ("", ".*"):
+        return None
+    repeats = len(_REPEAT.findall(value))
+    if len(value) > _LONGEST or repeats > _MOST_REPEATS or not _PLAIN.fullmatch(value):
+        raise Unclear("its regular expression is too involved")
+    try:
+        return Pattern(re.compile(value, re.ASCII), inverted, repeats)
+    except re.error:
+        return None
