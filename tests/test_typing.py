@@ -10,6 +10,7 @@ import types
 import typing
 from collections import defaultdict
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import comfy_client
 from comfy_client.events import CLASSES, Event
 from comfy_client.overloads import Events, On, WaitFor
 from comfy_client.workflow.stubs import stubs
+from tests.comfyui import cache, locked
 from tests.guide import STAND_INS, blocks, examples
 from tests.helpers.conformance import definitions
 from tests.unit.test_stubs import hostile_definitions
@@ -217,18 +219,22 @@ def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, 
         (folder / f"{name}.py").write_text(code, encoding="utf-8")
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"]
     command += ["--follow-imports=silent", "."]  # of programs, not of the package
-    command += [f"--cache-dir={os.devnull}"]  # which nobody would read
+    # What others have written need not be checked again; one at a time has the folder.
+    kept = cache() / f"mypy-{version('mypy')}"
+    kept.mkdir(parents=True, exist_ok=True)
+    command += [f"--cache-dir={kept}"]
     command += ["--untyped-calls-exclude=distributed"]  # functions of Dask have no types
     # mypy finds an installed package by itself, but not one that is installed editable.
     source = {} if "site-packages" in PACKAGE.parts else {"MYPYPATH": str(PACKAGE.parent)}
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, **source},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    with locked(kept / "lock"):
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env={**os.environ, **source},
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
     assert done.stderr == ""
     found: dict[str, dict[int, str]] = defaultdict(dict)
     for line in done.stdout.splitlines():

@@ -12,8 +12,9 @@ from comfy_client import (
     SubmitUncertain,
 )
 from comfy_client.testing import PROMPT_ID, Answer, ComfyServer, Request
+from comfy_client.transport.websocket import State
 from tests.helpers.clients import Quick, until
-from tests.helpers.scripted import END, GRAPH
+from tests.helpers.scripted import END, GRAPH, posts
 
 
 @contextlib.contextmanager
@@ -98,3 +99,22 @@ def test_a_submission_is_found_by_its_mark_although_the_client_id_was_renewed(
         assert job.prompt_id != caught.value.prompt_id
         comfy.finish(job.prompt_id)
         job.result(60)
+
+
+def test_a_submission_goes_out_under_the_id_of_the_socket_that_came_meanwhile(
+    comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for the socket, and meanwhile the server may refuse the id that it began with."""
+    with contextlib.closing(Quick(comfy.url, client_id="refused")) as api:
+        connection = api.parts.connection
+        settled = connection.wait_settled
+
+        def renewed(*args: Any, **options: Any) -> State:
+            state = settled(*args, **options)
+            connection.client_id = "renewed"
+            return state
+
+        monkeypatch.setattr(connection, "wait_settled", renewed)
+        api.submit(GRAPH)
+    [posted] = posts(comfy)
+    assert posted.json()["client_id"] == "renewed"

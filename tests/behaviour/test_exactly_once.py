@@ -181,19 +181,33 @@ def test_ids_are_canonical_uuids() -> None:
         assert len(posts(comfy)) == 1
 
 
-def test_a_page_instead_of_the_answer_does_not_hide_a_prompt_that_runs(
+def test_an_answer_of_a_wrong_kind_counts_and_a_login_page_does_not(
     comfy: ComfyServer, fast: ComfyApi
 ) -> None:
-    """The right answer under a wrong kind counts; behind any other page it is looked for."""
     with comfy.faults.wrong_mime():
         assert fast.run(shows("a"), timeout=LIMIT).texts == ("a",)
+    assert [ran.status for ran in comfy.ran] == ["success"]
+    with comfy.faults.login_page(), pytest.raises(UnexpectedResponse, match="login page"):
+        fast.run(shows("c"), timeout=LIMIT)
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_prompt_is_looked_for_behind_a_page_in_place_of_the_answer(
+    comfy: ComfyServer, fast: ComfyApi, gate: threading.Event, runs: bool
+) -> None:
+    """One that runs at once has events; one that waits behind another has none yet."""
 
     def page(request: Any) -> Any:
         comfy.answer(request)
         return (200, {"Content-Type": "text/html"}, "<title>Checked by your firewall</title>")
 
+    first = None
+    if not runs:
+        first = fast.submit(shows("a", waits=True))
+        comfy.until(lambda: comfy.running)
     with comfy.faults.answer("POST", "/prompt", page):
-        assert fast.run(shows("b"), timeout=LIMIT).texts == ("b",)
-    assert [ran.status for ran in comfy.ran] == ["success"] * 2
-    with comfy.faults.login_page(), pytest.raises(UnexpectedResponse, match="login page"):
-        fast.run(shows("c"), timeout=LIMIT)
+        second = fast.submit(shows("b"))
+    gate.set()
+    assert second.result(LIMIT).texts == ("b",)
+    if first is not None:
+        first.result(LIMIT)

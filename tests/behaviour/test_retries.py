@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -65,6 +66,24 @@ def test_get_is_tried_twice_and_not_for_ever(comfy: ComfyServer, http: Http) -> 
     with pytest.raises(TransportError):
         http.json("GET", "/prompt")
     assert len(comfy.requests) == 2
+
+
+@pytest.mark.parametrize("way", ["silent", "refused"])
+def test_a_get_without_an_answer_in_time_or_a_connection_is_not_sent_again(way: str) -> None:
+    """It would take twice as long."""
+    over = threading.Event()
+    with contextlib.ExitStack() as stack:
+        if way == "silent":
+            port = stack.enter_context(raw_server(lambda _: over.wait(60)))
+        else:
+            taken = stack.enter_context(socket.socket())
+            taken.bind(("127.0.0.1", 0))
+            port = taken.getsockname()[1]
+        stack.callback(over.set)
+        http = stack.enter_context(opened(f"127.0.0.1:{port}"))
+        with limited_silence(0.2), pytest.raises(TransportError):
+            http.json("GET", "/prompt")
+        assert http.traffic.requests == 1
 
 
 def test_a_post_survives_a_connection_that_the_server_closed(

@@ -121,6 +121,22 @@ def test_what_a_request_entrusted_is_not_shown_when_it_is_repeated(comfy: ComfyS
     assert "magenta" in caught.value.body
 
 
+@pytest.mark.parametrize("way", ["auth", "headers", "credentials"])
+def test_a_password_is_hidden_wherever_it_was_given(comfy: ComfyServer, way: str) -> None:
+    """Where a node repeats it, say."""
+    session = requests.Session()
+    options: dict[str, Any] = {"session": session}
+    if way == "auth":
+        session.auth = ("me", SECRET)
+    elif way == "headers":
+        session.headers["Authorization"] = f"Bearer {SECRET}"
+    else:
+        options = {"credentials": ("me", SECRET)}
+    with opened(comfy.url, **options) as http:
+        http.json("GET", "/prompt")
+        assert SECRET not in http.identity.hide(f"the node says {SECRET}")
+
+
 @pytest.mark.parametrize("secret", ["1234", "node", "true", "null", "rror", "Value"])
 def test_a_secret_that_is_a_common_word_leaves_the_facts_of_a_refusal(
     comfy: ComfyServer, secret: str

@@ -19,6 +19,7 @@ from comfy_client.errors import (
     UnexpectedResponse,
 )
 from comfy_client.testing import ComfyServer
+from comfy_client.transport.url import parse_host
 from tests.helpers.clients import quickly
 from tests.helpers.http import (
     HTML,
@@ -101,6 +102,18 @@ def test_client_certificates_are_shown(ca: trustme.CA, bundle: Path, tmp_path: P
                 assert isinstance(http.endpoint.ssl_context, ssl.SSLContext)
         with opened(host, verify=bundle) as http, pytest.raises(TransportError):
             http.json("GET", "/prompt")
+
+
+def test_neither_certificate_nor_credentials_go_to_another_server(papers: Path) -> None:
+    """What stores files for a server may be anybody's."""
+    storage, _ = parse_host("https://storage.example")
+    certificate = str(papers / "client.pem")
+    with opened("https://here.example", cert=certificate, credentials=("me", "secret")) as http:
+        there = http.endpoint.elsewhere(storage)
+        assert http.endpoint.cert == certificate
+        assert there.cert is None
+        assert there.session.auth is None
+        assert "Authorization" not in there.session.headers
 
 
 def test_a_missing_bundle_or_certificate_is_named(

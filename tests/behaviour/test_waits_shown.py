@@ -19,6 +19,7 @@ from tests.helpers.clients import until
 from tests.helpers.graphs import txt2img
 from tests.helpers.interrupts import in_time
 from tests.helpers.notebooks import Notebook
+from tests.helpers.patches import tell_time
 from tests.helpers.sweeps import WORKFLOW, Record, add_recorded_nodes
 
 pytestmark = pytest.mark.timing(show=0.0)
@@ -274,6 +275,20 @@ def test_a_call_is_not_lost_with_its_outcome_that_cannot_be_shown(notebook: Note
         screen.tick()
         screen.end(outcome)
     assert "2 of 2: done" in notebook.last
+
+
+def test_what_an_earlier_call_has_done_says_nothing_of_the_time_left(
+    notebook: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a sweep that goes on: five points took ten seconds, so five more take as long."""
+    ended, now = 90, 1000.0
+    tell_time(monkeypatch, lambda: now)
+    count = Count(total=100, ended=lambda: (ended, 0), running=list)
+    with shown_count("notebook", "sweep", 0.0, count) as screen:
+        assert screen.tick is not None
+        ended, now = 95, 1010.0
+        screen.tick()
+        assert "about 0:10 left" in notebook.last
 
 
 def test_jobs_are_counted_as_they_end(api: ComfyApi, record: Record, notebook: Notebook) -> None:

@@ -50,51 +50,76 @@ def saved(folder: Path, name: str, **inputs: Any) -> str:
 # -- as it was installed ------------------------------------------------------------------
 
 
-@pytest.mark.timeout(600)  # a real sampler makes a picture of 20 steps, on whatever machine
-def test_every_command_runs_as_it_was_installed(comfy_client, short, tmp_path):
-    """In a process of its own, each once; what they print is held to the schema."""
-    ran = {"run": comfy_client.installed("run", short, "--seed", 1, "--out", "a.png", "--json")}
-    [result] = lines_of("run", ran["run"])
-    prompt_id = result["prompt_id"]
-    for args in (
-        ["sweep", short, "--axis", "KSampler.seed=2,3", "-q"],
-        ["rerun", prompt_id, "-q"],
-        ["inputs", short],
-        ["check", short],
-        ["convert", "a.png"],
-        ["example"],
-        ["watch", prompt_id],
-        ["queue"],
-        ["history", "--limit", 2],
-        ["job", prompt_id],
-        ["download", prompt_id],
-        ["wait"],
-        ["info"],
-        ["models", "checkpoints"],
-        ["nodes", "KSampler"],
-        ["upload", "a.png"],
-        ["free"],
-        ["logs", "--lines", 1],
-        ["doctor"],
-        ["where"],
-        ["api", "/queue"],
-        ["object-info", "KSampler"],
-        ["schema"],
-    ):
-        name = str(args[0])
-        ran[name] = comfy_client.installed(*args, "--json")
-        assert ran[name].status == 0, ran[name]
-        assert lines_of(name, ran[name]) or name == "queue"
-    ran["cancel"] = comfy_client.installed("cancel", prompt_id, "--json")
-    assert ran["cancel"].status == 6
-    assert lines_of("cancel", ran["cancel"]) == [{"prompt_id": prompt_id, "cancelled": False}]
-    ran["stubs"] = comfy_client.installed("stubs")
-    assert "def KSampler(" in ran["stubs"].out
-    ran["demo"] = comfy_client.installed("demo", "--host", comfy_client.host, "--size", 64)
-    assert ran["demo"].status == 0, ran["demo"]
-    ran["help"] = comfy_client.installed("help", "run")
-    assert "--set" in ran["help"].out
-    assert ran.keys() == main.commands.keys() - {"serve"}
+#: What comes after the name of each command that prints JSON and succeeds.
+INSTALLED: dict[str, tuple[object, ...]] = {
+    "run": ("{workflow}", "--seed", 1, "--out", "b.png"),
+    "sweep": ("{workflow}", "--axis", "KSampler.seed=2,3", "-q"),
+    "rerun": ("{prompt_id}", "-q"),
+    "inputs": ("{workflow}",),
+    "check": ("{workflow}",),
+    "convert": ("a.png",),
+    "example": (),
+    "watch": ("{prompt_id}",),
+    "queue": (),
+    "history": ("--limit", 2),
+    "job": ("{prompt_id}",),
+    "download": ("{prompt_id}",),
+    "wait": (),
+    "info": (),
+    "models": ("checkpoints",),
+    "nodes": ("KSampler",),
+    "upload": ("a.png",),
+    "free": (),
+    "logs": ("--lines", 1),
+    "doctor": (),
+    "where": (),
+    "api": ("/queue",),
+    "object-info": ("KSampler",),
+    "schema": (),
+}
+
+
+@pytest.fixture(scope="module")
+def before(comfyui: Server) -> tuple[str, bytes]:
+    """A prompt that has ended: its id, and its picture."""
+    with ComfyApi(comfyui.url) as api:
+        result = api.run(load_workflow("txt2img_tiny", steps=2, seed=1), timeout=LIMIT)
+        return result.prompt_id, result.images[0].bytes()
+
+
+# A real sampler makes a picture of 20 steps, on whatever machine.
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", INSTALLED)
+def test_a_command_runs_as_it_was_installed(comfy_client, short, before, tmp_path, name):
+    """In a process of its own; what it prints is held to the schema."""
+    prompt_id, picture = before
+    (tmp_path / "a.png").write_bytes(picture)
+    words = {"{workflow}": short, "{prompt_id}": prompt_id}
+    args = [words.get(str(one), one) for one in INSTALLED[name]]
+    ran = comfy_client.installed(name, *args, "--json")
+    assert ran.status == 0, ran
+    assert lines_of(name, ran) or name == "queue"
+
+
+def test_cancelling_what_has_ended_is_status_6_as_it_was_installed(comfy_client, before):
+    prompt_id, _ = before
+    ran = comfy_client.installed("cancel", prompt_id, "--json")
+    assert ran.status == 6
+    assert lines_of("cancel", ran) == [{"prompt_id": prompt_id, "cancelled": False}]
+
+
+@pytest.mark.timeout(600)
+def test_what_prints_no_json_runs_as_it_was_installed(comfy_client):
+    assert "def KSampler(" in comfy_client.installed("stubs").out
+    ran = comfy_client.installed("demo", "--host", comfy_client.host, "--size", 64)
+    assert ran.status == 0, ran
+    assert "--set" in comfy_client.installed("help", "run").out
+
+
+def test_each_command_is_run_as_it_was_installed():
+    """Those that serve until they are stopped have tests of their own."""
+    others = {"cancel", "stubs", "demo", "help", "serve"}
+    assert INSTALLED.keys() | others == main.commands.keys()
 
 
 # -- run --------------------------------------------------------------------------------

@@ -44,7 +44,6 @@ def lines(call: Callable[[], object]) -> int:
 def check_growth(
     call: Callable[[Any], object], make: Callable[[int], Any], least: int, name: str = ""
 ) -> None:
-    """Twice the size may take no more than two and a half times the work."""
-    work = [lines(functools.partial(call, make(least * times))) for times in (1, 2, 4)]
-    assert work[1] <= 2.5 * work[0], (name, work)
-    assert work[2] <= 2.5 * work[1], (name, work)
+    """Four times the size may take little more than four times the work, where a square is 16."""
+    work = [lines(functools.partial(call, make(least * times))) for times in (1, 4)]
+    assert work[1] <= 5.5 * work[0], (name, work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import shutil
 import sqlite3
@@ -143,6 +144,7 @@ class SweepWorld(World):
         self.is_over = False  #: Whether it was killed, or has ended.
         self.told: list[list[int]] = []  #: The rows that ``on_row`` had, by process.
         self.rows: Any = None
+        self.over_at = math.inf  #: When the last process had its rows.
         self.error: BaseException | None = None  #: Of the last process that failed.
 
     def step(self, half: Callable[[], object] = lambda: None) -> None:
@@ -216,6 +218,7 @@ class SweepWorld(World):
         except (KeyboardInterrupt, ComfyError) as exc:
             self.error = exc
         finally:
+            self.over_at = self.kernel.now()
             for api in apis:
                 api.close()
         self.is_over = True
@@ -259,6 +262,7 @@ def _play(world: SweepWorld) -> SweepWorld:
 def _check(world: SweepWorld) -> None:
     plan = world.plan
     check_ids(world)
+    _check_told(world)
     assert [row.index for row in world.rows] == list(range(plan.points))
     for number, row in enumerate(world.rows):
         taken = world.taken(number)
@@ -290,6 +294,21 @@ def _check(world: SweepWorld) -> None:
             # The process was killed before the journal could note that on_row had returned.
             assert following > life, f"one process had a row twice: {words}"
             assert world.told[life][-1] == number, f"told twice, {world.told}: {words}"
+
+
+def _check_told(world: SweepWorld) -> None:
+    """A server ends what runs elsewhere as soon as it can be told."""
+    if world.plan.lives:
+        return  # a process that ended cannot tell
+    for number in range(world.plan.points):
+        taken = sorted(world.taken(number), key=lambda each: each[1].at)
+        for (index, one), (_, following) in itertools.pairwise(taken):
+            told_by = world.back_at(index, following.at)
+            unable = world.faults(index, "leave", *UNSURE) or told_by > world.over_at
+            until = one.ended_at if one.end else world.kernel.now()
+            assert unable or until <= told_by, (
+                f"point {number}: {one.prompt_id} runs elsewhere, and goes on"
+            )
 
 
 def was_lost_later(world: SweepWorld, index: int, one: Taken, sent_again: float) -> bool:
@@ -345,3 +364,24 @@ def test_a_point_whose_server_leaves_before_it_is_carried_on(on_lost: str) -> No
 def test_a_server_handles_a_request_whose_client_is_killed() -> None:
     """In the model it does so in a thread of the client."""
     play(SweepPlan(seed=885, servers=2, points=4, seconds=0.0, lives=(Life(step=22),), in_flight=1))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(at=1.47, kind="away", lasts=3.75), Fault(at=1.5, kind="freeze", lasts=30.0)],
+    ids=["away", "frozen"],
+)
+def test_a_point_that_runs_again_is_cancelled_where_it_may_run_yet(fault: Fault) -> None:
+    """As soon as its server is back."""
+    play(
+        SweepPlan(
+            seed=27,
+            servers=2,
+            points=7,
+            seconds=30.0,
+            faults=(fault,),
+            in_flight=1,
+            on_lost="retry",
+            patience=0.5,
+        )
+    )

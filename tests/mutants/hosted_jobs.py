@@ -127,4 +127,21 @@ HOSTED_JOBS: tuple[Mutant, ...] = (
         "model/test_hosted.py",
         "a second stream of a job starves the first",
     ),
+    # -- one side of a pair, the other of which was tested ------------------------------
+    Mutant(
+        "K14",
+        "hosted/streams.py",
+        "stream.is_over = stream.has_ended",
+        "stream.is_over = True",
+        "unit/test_hosted_poller.py",
+        "a stream that a proxy ends early is not opened again: no more progress",
+    ),
+    Mutant(
+        "K15",
+        "hosted/job_poller.py",
+        "away = exc if is_away(exc) else None",
+        "away = exc",
+        "unit/test_hosted_poller.py",
+        "a job that is refused has its error told of all others",
+    ),
 )

@@ -327,4 +327,29 @@ OTHERS = (
         "unit/test_check.py",
         "a file with thousands of circles keeps the check busy for minutes",
     ),
+    # -- one side of a pair, the other of which was tested ------------------------------
+    Mutant(
+        "K16",
+        "workflow/convert/links.py",
+        "if slot < len(types) and fits(types[slot]):",
+        "if False:",
+        "unit/test_convert.py",
+        "a bypassed node with two pictures hands on the wrong one",
+    ),
+    Mutant(
+        "K17",
+        "showing/html.py",
+        ">{escape(lines[at], 200)}</th>",
+        ">{lines[at]}</th>",
+        "unit/test_sweep_html.py",
+        "a script in a swept text runs in the notebook",
+    ),
+    Mutant(
+        "K18",
+        "upload.py",
+        "if (self._at == size or len(found) < wanted) and",
+        "if len(found) < wanted and",
+        "unit/test_upload.py",
+        "a file that is written again while it is sent arrives as a mixture",
+    ),
 )

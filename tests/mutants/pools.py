@@ -259,4 +259,29 @@ POOLS = (
         "unit/test_outage.py",
         "map and sweep wait for a server that is away beyond their patience",
     ),
+    # -- one side of a pair, the other of which was tested ------------------------------
+    Mutant(
+        "K11",
+        "pool/moving.py",
+        "        entry.member.inbox.remove(entry)\n        entry.member.server.own -= 1\n",
+        "        entry.member.inbox.remove(entry)\n",
+        "unit/test_pool_moving.py",
+        "each job that is cancelled before it is sent takes a place of its server for good",
+    ),
+    Mutant(
+        "K12",
+        "pool/moving.py",
+        "if entry.inner is not inner or member is None or",
+        "if member is None or",
+        "unit/test_pool_moving.py",
+        "a job that runs again elsewhere ends as interrupted when its old server thaws",
+    ),
+    Mutant(
+        "K13",
+        "batch/sweep.py",
+        "                verdict.cancel()\n",
+        "                pass\n",
+        "model/test_sweep.py::test_a_point_that_runs_again_is_cancelled_where_it_may_run_yet",
+        "a server that thaws runs a point of a sweep that has run again elsewhere",
+    ),
 )

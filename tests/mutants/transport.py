@@ -302,4 +302,29 @@ TRANSPORT = (
         "behaviour/test_requests.py",
         "a part of an answer is taken for the whole",
     ),
+    # -- one side of a pair, the other of which was tested ------------------------------
+    Mutant(
+        "K08",
+        "transport/http.py",
+        "if not tries or type(found.error) is not TransportError:",
+        "if not tries or not isinstance(found.error, TransportError):",
+        "behaviour/test_retries.py",
+        "a GET that timed out or was refused is sent twice, and takes twice as long",
+    ),
+    Mutant(
+        "K09",
+        "transport/identity.py",
+        "return Endpoint(address, verify=self.verify, proxies=proxies)",
+        "return Endpoint(address, verify=self.verify, cert=self.cert, proxies=proxies)",
+        "behaviour/test_tls.py",
+        "a storage of anybody's is shown the client's certificate",
+    ),
+    Mutant(
+        "K10",
+        "transport/identity.py",
+        "        secrets.add_auth(session.auth)\n",
+        "",
+        "behaviour/test_secrets.py",
+        "errors show the password of a session that a server repeats",
+    ),
 )

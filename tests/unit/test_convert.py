@@ -896,6 +896,28 @@ def test_a_bypassed_node_hands_on_the_input_that_fits(
     assert convert(file, known).graph["3"]["inputs"].get("it") == link
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_of_two_inputs_that_fit_a_bypassed_node_hands_on_the_one_of_the_same_place(
+    place: int,
+) -> None:
+    known = {
+        **DEFINITIONS,
+        "Mix": spec(None, ("IMAGE", "IMAGE"), a=["IMAGE"], b=["IMAGE"]),
+    }
+    file = ui(
+        node(1, "Source", (8, "a")),
+        node(2, "Source", (8, "b")),
+        node(3, "Mix", (), {"a": 6, "b": 7}, mode=4, outputs=[{"type": "IMAGE"}] * 2),
+        node(4, "SaveImage", ("x",), {"images": 8}),
+    )
+    file["links"] = [
+        [6, 1, 0, 3, 0, "IMAGE"],
+        [7, 2, 0, 3, 1, "IMAGE"],
+        [8, 3, place, 4, 0, "IMAGE"],
+    ]
+    assert convert(file, known).graph["4"]["inputs"]["images"] == [f"{place + 1}", 0]
+
+
 # -- promoted widgets of 2025 -----------------------------------------------------------------
 
 

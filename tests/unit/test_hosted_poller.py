@@ -67,6 +67,7 @@ class Scripted:
         self.opened: list[str] = []
         self.no_events: Exception = NotSupported("no streams", status=501)
         self.frames: list[ServerEvent] = []
+        self.breaks = True
 
     def job(self, job_id: str, **_: Any) -> HostedJob:
         self.asked.append(job_id)
@@ -87,7 +88,8 @@ class Scripted:
     def events(self, job_id: str, **_: Any) -> Any:
         self.opened.append(job_id)
         if self.frames:
-            return contextlib.nullcontext(breaking(self.frames))
+            frames = breaking(self.frames) if self.breaks else iter(self.frames)
+            return contextlib.nullcontext(frames)
         raise self.no_events
 
 
@@ -250,6 +252,21 @@ def test_while_the_server_is_away_one_question_is_for_all_jobs(world) -> None:
         world.follow(f"key-{number}", f"job-{number}")
     world.ask(ServerUnreachable("nobody"))
     assert len(world.routes.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ApiError("no", status=500),
+        AuthenticationError("no", status=401),
+        PaymentRequired("no", status=402),
+    ],
+)
+def test_what_is_refused_of_one_job_is_asked_of_the_others(world, error) -> None:
+    world.follow("one", "job-1")
+    world.follow("two", "job-2")
+    world.ask(error)
+    assert sorted(world.routes.asked) == ["job-1", "job-2"]
 
 
 def test_a_closed_client_asks_no_more(world) -> None:
@@ -456,6 +473,14 @@ def test_a_server_with_too_many_streams_is_left_alone(world) -> None:
 
 def test_a_stream_that_breaks_is_opened_again_after_a_pause(world) -> None:
     world.routes.no_events = ServerUnreachable("nobody")
+    world.follow()
+    assert [ask_again(world, after) for after in (1.0, 11.0)] == [1, 2]
+
+
+@pytest.mark.parametrize("breaks", [True, False])
+def test_a_stream_that_breaks_or_ends_before_its_job_is_opened_again(world, breaks) -> None:
+    world.routes.breaks = breaks
+    world.routes.frames = [ServerEvent("status", {"status": "running"})]
     world.follow()
     assert [ask_again(world, after) for after in (1.0, 11.0)] == [1, 2]
 

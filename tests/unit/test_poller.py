@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -136,3 +137,35 @@ def test_the_first_in_a_queue_that_was_looked_at_before_may_have_ended(api: Aske
     until(lambda: looks, LIMIT)
     api.ask(one)
     assert job.result(LIMIT).prompt_id == "ours"
+
+
+def test_an_older_list_says_nothing_of_a_newer_prompt(api: Asked) -> None:
+    """A slow server is left alone for a while, so what was submitted since is not in its list."""
+    poller = api.parts.poller
+    api.queue, api.history = lambda: EMPTY, lambda _: None
+    monitor = poller.tracker.monitor
+    monitor.refresh(api, [])
+    monitor.rests_until = time.monotonic() + 10 * LIMIT
+    one, _ = api.follow("new")
+    for _ in range(3):
+        poller.ask([one], [one])
+    assert one.state.missed_at is None
+    assert not one.state.decided
+
+
+def test_what_is_wanted_while_the_thread_asks_is_asked_again(
+    api: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer may be from before."""
+    poller = api.parts.poller
+    monkeypatch.setattr(poller, "is_this_thread", lambda: True)
+    one, _ = api.follow("ours")
+
+    def look() -> Queue:
+        poller.tracker.poll_now(one)
+        return RUNNING
+
+    api.queue, api.history = look, lambda _: None
+    one.state.check_at = 0.0
+    poller.tick()
+    assert one.state.check_at == 0.0

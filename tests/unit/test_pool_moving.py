@@ -309,3 +309,37 @@ def test_a_job_that_waits_is_ended_and_one_that_is_sent_is_cancelled_there(make)
     moving.handle_unsent(state, member, entry, ServerUnreachable("gone"), NOW)
     assert isinstance(end_of(state), JobInterrupted)
     assert not moving.withdraw(state, entry.job, if_unsent=False)
+
+
+def test_the_late_end_of_a_prompt_that_runs_again_elsewhere_ends_nothing(make) -> None:
+    """Its server, which was frozen, thaws, and cancels it since nobody wants it any more."""
+    state = make(on_lost="retry")
+    old = Prompt(has_begun=True)
+    entry, _ = sent(state, old)
+    moving.handle_loss(state, entry, JobLost("lost", prompt_id="p"), None, NOW)
+    assert assign(state) == [B]
+    other = state.members[B]
+    other.in_flight[other.inbox.popleft()] = None
+    entry.started, entry.inner = True, Prompt()
+    moving.handle_end(state, entry, old, JobInterrupted("cancelled", prompt_id="p"), NOW)
+    assert entry.job in state.entries
+    assert not state.ends
+
+
+@pytest.mark.parametrize("is_sent", [False, True])
+def test_the_place_of_a_job_that_is_cancelled_is_free_again(make, is_sent) -> None:
+    """Whether its server was only chosen, or has refused it since."""
+    state = make()
+    member = state.members[A]
+    if is_sent:
+        entry, _ = sent(state)
+    else:
+        job: Any = PooledPrompt()
+        entry = Entry(job, Known(), Waiting(job, 0), Callbacks(), {})  # type: ignore[arg-type]
+        moving.admit(state, entry)
+        assert assign(state) == [A]
+    assert member.server.own == 1
+    moving.withdraw(state, entry.job, if_unsent=False)
+    if is_sent:
+        moving.handle_unsent(state, member, entry, ServerUnreachable("gone"), NOW)
+    assert member.server.own == 0

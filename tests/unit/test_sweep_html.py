@@ -83,6 +83,14 @@ def test_a_sweep_has_the_shape_of_its_grid() -> None:
     assert all("vertical-align:top" in style for style in grid.tops)
 
 
+@pytest.mark.parametrize("names", ["ab", "ba"], ids=["of lines", "of columns"])
+def test_no_label_of_a_grid_is_markup(names: str) -> None:
+    values = {"a": ["<script>x</script>", "y"], "b": [1, 2]}
+    shown = page(sweep_of({f"N.{name}": values[name] for name in names}))
+    assert "<script" not in shown
+    assert "&lt;script&gt;" in shown
+
+
 def test_values_that_all_rows_share_stand_once_above() -> None:
     """Not below each picture; texts have no quotes."""
     shared = {"Size.width": [64], "Prompt.text": ["a <b> mill"]}

@@ -260,3 +260,22 @@ def test_no_job_is_given_up_for_the_memory_that_receivers_hold(
     tracker.handle(event("execution_start", "ours"))
     assert not job.done()
     assert tracker.outstanding == (one,)
+
+
+def test_a_closed_client_follows_no_prompt(api: ComfyApi, tracker: Tracker) -> None:
+    """One that another thread attaches to at that moment would never end."""
+    api.close()
+    with pytest.raises(ClientClosed):
+        posted(api, tracker, "late")
+
+
+def test_a_prompt_that_has_ended_is_stopped_no_more(api: ComfyApi, tracker: Tracker) -> None:
+    """Nor is it kept."""
+    one, _ = posted(api, tracker, "ours")
+    stops = api.parts.poller.stops
+    stops.watch(one)
+    stops.repeat()
+    assert stops.has(one)
+    tracker.resolve(one, Outcome(success("ours")))
+    stops.repeat()
+    assert not stops.has(one)

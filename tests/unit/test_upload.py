@@ -19,7 +19,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from comfy_client import Upload
-from comfy_client.upload import FileChanged, escapes, facts_of, is_file
+from comfy_client.upload import FileChanged, escapes, facts_of, is_file, opened
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 NAMES = st.text() | st.text(alphabet="./\\: \x00aN\u202e\ud800[]", max_size=12)
@@ -384,3 +384,15 @@ def test_an_open_file_that_becomes_shorter_while_it_is_read_is_not_sent() -> Non
     upload = Upload(Shrinking(b"0123456789"), "a.png")
     with pytest.raises(FileChanged, match="became shorter"):
         _ = upload.content
+
+
+def test_a_file_that_is_written_again_while_it_is_read_is_not_sent(tmp_path: Path) -> None:
+    """Half of it would be of the one, half of the other, though the size is the same."""
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"a" * 100_000)
+    with path.open("rb") as file, opened(file) as (stream, _):
+        stream.read(50_000)
+        path.write_bytes(b"b" * 100_000)
+        os.utime(path, ns=(1, 1))
+        with pytest.raises(FileChanged):
+            list(iter(lambda: stream.read(10_000), b""))
