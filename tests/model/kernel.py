@@ -63,6 +63,7 @@ class Kernel:
         self, seed: int, *, preempt: float = 0.05, steps: int = 200_000, seconds: float = 1e6
     ) -> None:
         self.random = random.Random(seed)
+        self.worked = 0.0  #: Seconds that a processor has worked for the client.
         self.failures: list[BaseException] = []
         self.is_over = False
         self._preempt = preempt
@@ -252,7 +253,7 @@ class Kernel:
         mine: dict[str, Any] = {
             "monotonic": self._monotonic,
             "wall_time": lambda: 1.7e9 + self._now,
-            "thread_time": lambda: 0.0,
+            "thread_time": lambda: self.worked,
             "sleep": self.sleep,
             "Thread": self._bound(_Thread),
             "current_thread": lambda: self._current,

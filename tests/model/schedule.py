@@ -131,6 +131,7 @@ class Schedule:
     version: str = "0.3.75"
     clients: int = 1
     busy: bool = False  #: Whether others wait in the queue, all the time.
+    long: bool = False  #: Whether its queue takes long to read, so that lists are old.
     polls: bool = False  #: Whether the first client opens no socket.
     prompts: tuple[Prompt, ...] = ()
     acts: tuple[Act, ...] = ()
@@ -195,6 +196,7 @@ def make(seed: int) -> Schedule:
         acts=acts,
         faults=tuple(faults),
         goes_on=rng.random() < 0.2 and not any(fault.stays for fault in faults),
+        long=rng.random() < 0.15,
     )
 
 

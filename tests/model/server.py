@@ -12,12 +12,13 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import parse_qs, unquote
 from uuid import UUID
 
 import attrs
 
+from comfy_client import Timing
 from comfy_client.routes.prompts import EXTRA_DATA_KEY
 from tests.model.kernel import Kernel
 
@@ -31,6 +32,8 @@ class Answer(NamedTuple):
     headers: Mapping[str, str] = MappingProxyType({})
 
 
+#: Seconds of a processor for a long queue, after which a client leaves the server alone.
+LONG: Final = Timing().slow_queue
 _JSON = "application/json"
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _EMPTY = Answer(200, "", b"")
@@ -157,6 +160,7 @@ class Server:
         banned: Client ids whose sockets it closes.
         says_twice: Whether it sends each end event twice.
         is_busy: Whether its queue is never empty, as other people's prompts wait.
+        is_long: Whether its queue is so long that it takes a client long to read.
         is_sick: Whether all that it runs fails.
         peers: The open sockets, older ones first.
     """
@@ -177,6 +181,7 @@ class Server:
         self.banned: set[str] = set()
         self.says_twice = False
         self.is_busy = False
+        self.is_long = False
         self.is_sick = False
         self.peers: list[Peer] = []
         self._start()
@@ -379,6 +384,8 @@ class Server:
             route = path[4:]
         name, _, rest = route[1:].partition("/")
         self.counts[f"{method} /{name}"] += 1
+        if self.is_long and method == "GET" and name in ("queue", "jobs") and not rest:
+            self.kernel.worked += LONG
         route_of: Callable[..., Answer] | None = _ROUTES.get((method, name))
         if route_of is None or (name == "jobs" and not (self.version.has_jobs and route != path)):
             found = 404 if method in ("GET", "HEAD") else 405

@@ -477,8 +477,8 @@ JOBS = (
     Mutant(
         "K03",
         "jobs/poller.py",
-        "            if state.prompt_id in stale:\n",
-        "            if True:\n",
+        "                state.check_at = min(self.tracker.monitor.rests_until, soon)\n",
+        "                self._apply_history(one, None, state.prompt_id)\n",
         "unit/test_poller.py",
         "a prompt that waits at a slow server is called lost, since an older list lacks it",
     ),

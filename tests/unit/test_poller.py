@@ -150,6 +150,7 @@ def test_an_older_list_says_nothing_of_a_newer_prompt(api: Asked) -> None:
     for _ in range(3):
         poller.ask([one], [one])
     assert one.state.missed_at is None
+    assert one.state.running_since is None
     assert not one.state.decided
 
 
