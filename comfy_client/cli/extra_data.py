@@ -14,6 +14,7 @@ from .completion import complete_texts
 from .decorators import Decorator
 from .exits import Mistake
 from .input_options import mistakes
+from .known_servers import known_server
 from .mine import mark
 from .past_prompts import PromptSource
 from .printing import note
@@ -93,7 +94,8 @@ def prompt_options(
     """Return the options ``extra_data`` and ``comfy_api_key`` of a submission.
 
     ``given`` has the entries of ``--extra-data``, and those kept from an earlier prompt.  A key
-    among them is always sent, the key in the environment only if a node takes it.
+    among them is always sent, the key in the environment only if a node takes it, and only to
+    servers that the user names for it.
     """
     extra = {**given, **mark(detached=detached)}
     key = extra.pop(_KEY, None) or _key_for(workflow, server)
@@ -101,13 +103,25 @@ def prompt_options(
 
 
 def _key_for(workflow: Workflow, server: PromptSource) -> str | None:
-    """Return the environment's key; None if it is unset, not needed, or would go unencrypted."""
+    """Return the environment's key; None if it is unset, not needed or not for these servers.
+
+    Which nodes take it is a server's word, so the user has to name the server, too.
+    """
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key or not _takes_key(workflow, server):
         return None
+    from ..hosted.servers import takes_environment_key, whose_environment_key
     from ..transport.url import parse_host
 
     addresses = [parse_host(api.host)[0] for api in server.clients()]
+    for address in addresses:
+        is_named = known_server(address.http_url).takes_partner_key
+        if not is_named and not takes_environment_key(address):
+            note(
+                f"{KEY_VARIABLE} is not sent to {address.http_url}: it is for "
+                f"{whose_environment_key()}; --partner-key gives it to nodes of this server"
+            )
+            return None
     exposed = [one for one in addresses if one.scheme == "http" and not one.is_loopback]
     if not exposed:
         return key

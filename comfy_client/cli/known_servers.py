@@ -24,10 +24,12 @@ class KnownServer(NamedTuple):
     Attributes:
         options: The options that name it, after a space: `` --host gpu``; empty: none are needed.
         is_hosted: Whether it is a hosted ComfyUI, which lacks some commands.
+        takes_partner_key: Whether its nodes may have the key in ``COMFY_API_KEY``.
     """
 
     options: str = ""
     is_hosted: bool = False
+    takes_partner_key: bool = False
 
     def command(self, name: str, *options: str, id: str | None = None) -> str:
         """Return a command of ``comfy-client`` for this server, as it is typed into a shell.
@@ -62,7 +64,13 @@ def _part(part: str) -> str:
     return f'"{escaped}"'
 
 
-def remember(host: str, options: Mapping[str, Any], *, is_hosted: bool) -> None:
+def remember(
+    host: str,
+    options: Mapping[str, Any],
+    *,
+    is_hosted: bool,
+    takes_partner_key: bool = False,
+) -> None:
     """Keep the options that name a server until the command ends.
 
     ``options`` are values by the names of the options; those without a value are left out.  A
@@ -79,7 +87,7 @@ def remember(host: str, options: Mapping[str, Any], *, is_hosted: bool) -> None:
             is_read_once = value == "-" or str(value).startswith("/dev/")
             words += [f"--{name}", host if name == "host" else "FILE" if is_read_once else value]
     text = f" {line(*words)}" if words else ""
-    context.meta.setdefault(_KEY, {})[host] = KnownServer(text, is_hosted)
+    context.meta.setdefault(_KEY, {})[host] = KnownServer(text, is_hosted, takes_partner_key)
 
 
 def known_server(host: str | None = None) -> KnownServer:

@@ -25,6 +25,7 @@ KEYS: Final[Mapping[str, type]] = {
     "insecure": bool,
     "hosted": bool,
     "private-storage": bool,
+    "partner-key": bool,
     "user": str,
 }
 _SECRETS: Final = ("token", "login")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 
@@ -44,6 +44,7 @@ class ServerOptions:
     insecure: bool = False
     hosted: bool = False
     private_storage: bool = False
+    partner_key: bool = False
     user: str | None = None
     login_file: str | None = None
     token_file: str | None = None
@@ -67,7 +68,8 @@ class ServerOptions:
         """The options of each server, by name."""
         if len(self.profiles) > 1 and self.hosts:
             raise click.UsageError("each --profile names its own server: leave out --host")
-        said = ("ca", "insecure", "hosted", "private_storage", "user", "login_file", "token_file")
+        flags = ("insecure", "hosted", "private_storage", "partner_key")
+        said = ("ca", *flags, "user", "login_file", "token_file")
         shared = {name.replace("_", "-"): getattr(self, name) for name in said}
         return [
             {"host": host, "profile": profile, **shared}
@@ -87,7 +89,7 @@ class ServerOptions:
         from .target import resolve  # slow to import
 
         server = resolve(self.options, load_config())
-        remember(server.host, self.options, is_hosted=server.hosted)
+        _remember(server, self.options)
         for remark in server.remarks:
             note(remark)
         return server
@@ -98,7 +100,7 @@ class ServerOptions:
 
         servers = resolve_all(self.each, load_config())
         for server, options in zip(servers, self.each, strict=True):
-            remember(server.host, options, is_hosted=server.hosted)
+            _remember(server, options)
         for remark in dict.fromkeys(itertools.chain(*(one.remarks for one in servers))):
             note(remark)
         return servers
@@ -172,6 +174,11 @@ class ServerOptions:
         if not self.is_several:
             return path
         return path.with_name(f"{path.stem}.{file_name_of(host)}{path.suffix}")
+
+
+def _remember(server: Target, options: Mapping[str, Any]) -> None:
+    known = {"is_hosted": server.hosted, "takes_partner_key": server.partner_key}
+    remember(server.host, options, **known)
 
 
 def file_name_of(host: str) -> str:
@@ -296,6 +303,14 @@ _OPTIONS: Final = (
         cls=_Common,
         expose_value=False,
         help="Fetch the files of a hosted server from any address that it names, private ones too.",
+    ),
+    click.option(
+        "--partner-key",
+        is_flag=True,
+        callback=_store,
+        cls=_Common,
+        expose_value=False,
+        help="Nodes of the server may have the key in COMFY_API_KEY, which pays for services.",
     ),
     click.option(
         "--user",

@@ -18,7 +18,14 @@ import attrs
 
 from ..client import ComfyApi
 from ..credentials import BasicCredentials, BearerCredentials, EnvCredentials
-from ..hosted.servers import CLOUD, KEY_VARIABLE, URL_VARIABLE, is_comfys_own
+from ..hosted.servers import (
+    CLOUD,
+    KEY_VARIABLE,
+    URL_VARIABLE,
+    is_comfys_own,
+    takes_environment_key,
+    whose_environment_key,
+)
 from ..settings import DEFAULT_HOST, HOST_VARIABLE, SECRET_VARIABLES
 from ..transport.url import Address, parse_host
 from .exits import Mistake, in_commands
@@ -40,6 +47,9 @@ _HOSTED_ENVIRONMENT: Final = "environment of hosted servers"
 _HOST_VARIABLES: Final = {_ENVIRONMENT: HOST_VARIABLE, _HOSTED_ENVIRONMENT: URL_VARIABLE}
 _SECRET_KINDS: Final = {**SECRET_VARIABLES, KEY_VARIABLE: "bearer"}
 
+#: The settings of a server; those in one group come from one source.
+_SETTINGS: Final = (("ca", "insecure"), ("private-storage",), ("partner-key",), ("user",))
+
 _AnyCredentials = BasicCredentials | BearerCredentials | EnvCredentials
 
 
@@ -55,6 +65,7 @@ class Target:
         user: The user's id on a multi-user server; ``None``: none.
         hosted: Whether it is a hosted ComfyUI, which speaks Comfy API v2.
         private_storage: Whether a hosted server may name any address for its files.
+        partner_key: Whether its nodes may have the key for paid services in ``COMFY_API_KEY``.
         profile: The name of the profile in effect; ``None``: none.
         sources: Where each of these settings comes from, by the name of the setting.
         remarks: Notes on secrets that are not sent, and on files that show secrets to other users.
@@ -67,6 +78,7 @@ class Target:
     user: str | None = None
     hosted: bool = False
     private_storage: bool = False
+    partner_key: bool = False
     profile: str | None = None
     sources: Mapping[str, str] = attrs.field(factory=dict)
     remarks: tuple[str, ...] = ()
@@ -213,10 +225,12 @@ def resolve(
     else:
         left_out = _HOSTED_ENVIRONMENT
     layers = [one for one in layers if one.name != left_out or one is named]
+    at = parse_host(host)[0]
     ours = [one for one in layers if one.address is None or one.address == address]
+    ours = [one for one in ours if one.name != _HOSTED_ENVIRONMENT or takes_environment_key(at)]
     others = [one for one in layers if one not in ours]
     values: dict[str, Any] = {}
-    for keys in (("ca", "insecure"), ("private-storage",), ("user",)):  # both from one source
+    for keys in _SETTINGS:
         first = next((layer for layer in ours if any(map(layer.says.get, keys))), None)
         for key in keys:
             if first is not None and first.says.get(key):
@@ -313,8 +327,10 @@ def _unsent(layers: list[_Layer]) -> Iterator[str]:
     for layer in layers:
         for variable in _SECRET_KINDS:
             if layer.says.get(variable):
-                host = layer.source("host")
-                yield f"{variable} is not sent: it is for the server that {host} names."
+                whose = f"the server that {layer.source('host')} names"
+                if variable == KEY_VARIABLE:
+                    whose = whose_environment_key()
+                yield f"{variable} is not sent: it is for {whose}."
                 return
 
 

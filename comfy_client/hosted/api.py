@@ -56,8 +56,9 @@ class HostedApi(AssetFiles, ComfyApi):
         base_url: The URL of the server, without ``/api/v2``.  ``None``: the value of
             ``COMFY_BASE_URL``, else Comfy Cloud.
         api_key: The key, sent as ``Authorization: Bearer ...`` to that server alone, or
-            ``EnvCredentials`` with the name of another variable.  ``None``: the value of
-            ``COMFY_API_KEY``, else no key; ``""``: no key.
+            ``EnvCredentials`` with the name of another variable.  ``""``: no key.  ``None``: the
+            value of ``COMFY_API_KEY`` for the server that ``COMFY_BASE_URL`` names or, without
+            that, for servers of Comfy; no key, and a warning, for any other server.
         timeout: As for :class:`ComfyApi`.
         patience: Seconds to wait for a usable answer about a job, or to a submission, before the
             call fails; also :meth:`map` and :meth:`sweep`, whatever their own ``patience``.

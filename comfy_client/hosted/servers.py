@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Final
 
 from ..credentials import BearerCredentials, EnvCredentials
 from ..errors import AuthenticationError
-from ..transport.url import Address, parse_host
+from ..transport.url import Address, is_same_origin, parse_host
 
 #: Comfy Cloud, which is the default server.
 CLOUD: Final = "https://cloud.comfy.org"
@@ -43,7 +44,8 @@ def key_for(
 ) -> BearerCredentials | EnvCredentials | None:
     """Return the credentials for ``api_key``, or else ``COMFY_API_KEY``; None if there is no key.
 
-    An empty key means none, whatever the environment says.
+    An empty key means none, whatever the environment says.  A warning says that the key of the
+    environment is not for this server: see :func:`takes_environment_key`.
 
     Raises:
         AuthenticationError: The server is Comfy Cloud, and there is no key.
@@ -55,8 +57,7 @@ def key_for(
             raise ValueError("api_key: EnvCredentials must be of the kind 'bearer'")
         found: BearerCredentials | EnvCredentials | None = api_key
     elif api_key is None:
-        given = _checked(os.environ.get(KEY_VARIABLE, ""), KEY_VARIABLE)
-        found = EnvCredentials(KEY_VARIABLE) if given else None
+        found = _key_of_environment(address)
     elif not isinstance(api_key, str):
         raise TypeError(f"api_key must be a string, not a {type(api_key).__name__}")
     else:
@@ -74,6 +75,40 @@ def key_for(
             "allow_insecure=True"
         )
     return found
+
+
+def takes_environment_key(address: Address) -> bool:
+    """Return whether the key in ``COMFY_API_KEY`` is meant for a server.
+
+    It is for the server that ``COMFY_BASE_URL`` names; without that, for those of Comfy.
+    """
+    named = os.environ.get(URL_VARIABLE, "").strip()
+    if not named:
+        return is_comfys_own(address)
+    try:
+        return is_same_origin(parse_host(named)[0], address)
+    except ValueError:
+        return False
+
+
+def whose_environment_key() -> str:
+    """Return in words for which server the key in ``COMFY_API_KEY`` is."""
+    is_named = os.environ.get(URL_VARIABLE, "").strip()
+    return f"the server that {URL_VARIABLE} names" if is_named else "Comfy Cloud"
+
+
+def _key_of_environment(address: Address) -> EnvCredentials | None:
+    held = os.environ.get(KEY_VARIABLE, "").strip()
+    if held and not takes_environment_key(address):
+        warnings.warn(
+            f"{KEY_VARIABLE} is not sent to {address.http_url}: it is for "
+            f"{whose_environment_key()}; pass api_key=EnvCredentials({KEY_VARIABLE!r}) if this "
+            "server may have it",
+            UserWarning,
+            stacklevel=4,
+        )
+        return None
+    return EnvCredentials(KEY_VARIABLE) if _checked(held, KEY_VARIABLE) else None
 
 
 def _checked(key: str, source: str) -> str:

@@ -10,6 +10,9 @@ import pytest
 import trustme
 
 from comfy_client import ComfyApi
+from comfy_client.cli.profiles import load_config
+from comfy_client.cli.server_options import ServerOptions
+from comfy_client.cli.target import resolve
 from comfy_client.testing import ComfyServer
 from tests.helpers.command_line import CommandLine
 
@@ -97,6 +100,16 @@ def test_a_profile_brings_what_belongs_to_its_server_and_no_secret_is_shown(comf
     text = comfy_client("where", "--profile", "studio")
     assert "studio (used)" in text.out
     assert "studio-secret" not in text.out + text.err + str(found)
+
+
+def test_a_profile_says_that_its_server_may_have_the_key_of_partner_nodes(
+    comfy_client, monkeypatch
+):
+    configure(comfy_client.home, "[profiles.own]\nhost = 'own.example'\npartner-key = true\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(comfy_client.home / ".config"))
+    for options, is_said in ((["own"], True), ([], False)):
+        given = ServerOptions(profiles=tuple(options))
+        assert resolve(given.options, load_config()).partner_key is is_said
 
 
 def test_what_is_said_of_another_server_counts_for_nothing(comfy_client):

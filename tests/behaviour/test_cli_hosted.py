@@ -345,11 +345,7 @@ def test_an_address_of_comfy_is_hosted_by_itself(comfy_client: CommandLine) -> N
 def test_an_option_says_that_a_server_is_hosted(comfy_client: CommandLine) -> None:
     assert where(comfy_client, "--hosted") == (CLOUD, True, None)
     assert where(comfy_client, "--hosted", COMFYUI_HOST="gpu:8188") == (CLOUD, True, None)
-    assert where(comfy_client, "--hosted", "--host", PROXY, COMFY_API_KEY="k") == (
-        PROXY,
-        True,
-        "token",
-    )
+    assert where(comfy_client, "--hosted", "--host", PROXY) == (PROXY, True, None)
     assert where(comfy_client, "--hosted", COMFY_BASE_URL=PROXY) == (PROXY, True, None)
 
 
@@ -366,6 +362,12 @@ def test_a_key_goes_only_to_the_server_that_it_is_for(comfy_client: CommandLine)
     ended = comfy_client("where", "--host", "https://a.run.comfy.app", **elsewhere)
     assert "credentials" not in ended.out
     assert "COMFY_API_KEY is not sent" in ended.err
+    for base_url, whose in (("", "Comfy Cloud"), (CLOUD, "the server that COMFY_BASE_URL names")):
+        variables = {"COMFY_BASE_URL": base_url, "COMFY_API_KEY": "k"}
+        ended = comfy_client("where", "--hosted", "--host", PROXY, **variables)
+        assert "credentials" not in ended.out
+        assert ended.err == f"COMFY_API_KEY is not sent: it is for {whose}.\n"
+    assert where(comfy_client, COMFY_BASE_URL=PROXY, COMFY_API_KEY="k") == (PROXY, True, "token")
     assert where(comfy_client, "--host", CLOUD, COMFYUI_TOKEN="t") == (CLOUD, True, None)
     assert where(comfy_client, "--host", "http://gpu:8188", COMFY_API_KEY="k")[2] is None
 
@@ -451,9 +453,10 @@ def test_files_come_from_private_addresses_only_if_allowed(
 @pytest.mark.filterwarnings("always:credentials go to")
 def test_a_key_goes_over_plain_http_only_if_allowed(comfy_client: CommandLine) -> None:
     args = ("job", UNKNOWN, "--hosted", "--host", "http://open.invalid", "--request-timeout", "9")
-    [error] = comfy_client.json(*args, status=2, COMFY_API_KEY="k")
+    variables = {"COMFY_BASE_URL": "http://open.invalid", "COMFY_API_KEY": "k"}
+    [error] = comfy_client.json(*args, status=2, **variables)
     assert "--insecure" in error["message"]
-    ended = comfy_client(*args, "--insecure", COMFY_API_KEY="k")
+    ended = comfy_client(*args, "--insecure", **variables)
     assert ended.status in (3, 7)
     assert "credentials go to http://open.invalid unencrypted" in ended.err
 

@@ -58,7 +58,8 @@ def hungry(text: str) -> dict[str, Any]:
 
 
 def hosts(servers: list[ComfyServer]) -> list[str]:
-    return [word for server in servers for word in ("--host", server.url)]
+    words = [word for server in servers for word in ("--host", server.url)]
+    return [*words, "--partner-key"]
 
 
 def test_a_prompt_known_to_any_of_the_servers_runs_again(comfy_client, servers) -> None:

@@ -45,7 +45,14 @@ def test_the_key_goes_to_nodes_that_take_it_and_nowhere_else(comfy_client, comfy
     assert without["texts"] == ["0 characters"]
     with ComfyApi(comfyui.url) as api:
         for args in (["run", keyed(tmp_path)], ["rerun", without["prompt_id"]]):
-            options = ("--set", f"1.key={random.random()}", "--record", f"{args[0]}.jsonl", "-v")
+            options = (
+                "--partner-key",
+                "--set",
+                f"1.key={random.random()}",
+                "--record",
+                f"{args[0]}.jsonl",
+                "-v",
+            )
             ended = comfy_client(*args, *options, "--json", COMFY_API_KEY=f" {KEY} ")
             assert ended.status == 0, ended
             result = json.loads(ended.out)
@@ -62,7 +69,9 @@ def test_the_key_goes_to_nodes_that_take_it_and_nowhere_else(comfy_client, comfy
 
 def test_an_error_that_repeats_the_key_does_not_show_it(comfy_client, tmp_path):
     for flags in ([], ["--json"]):
-        ended = comfy_client("run", keyed(tmp_path, fails=True), *flags, COMFY_API_KEY=KEY)
+        ended = comfy_client(
+            "run", keyed(tmp_path, fails=True), "--partner-key", *flags, COMFY_API_KEY=KEY
+        )
         assert ended.status == 5
         assert KEY not in ended.out + ended.err
         assert "is not valid" in ended.out + ended.err
@@ -70,10 +79,13 @@ def test_an_error_that_repeats_the_key_does_not_show_it(comfy_client, tmp_path):
 
 def test_a_sweep_sends_the_key_and_keeps_it_out_of_its_journal(comfy_client, tmp_path):
     args = ("sweep", keyed(tmp_path), "--axis", f"TestKey.key={random.random()}", "-q")
+    args = (*args, "--partner-key")
     [row] = comfy_client.json(*args, "--journal", "sweep.db", COMFY_API_KEY=KEY)
     assert row["result"]["texts"] == [f"{len(KEY)} characters"]
     failing = ("sweep", keyed(tmp_path, fails=True), "--axis", f"TestKey.key={random.random()}")
-    ended = comfy_client(*failing, "-q", "--journal", "failed.db", COMFY_API_KEY=KEY)
+    ended = comfy_client(
+        *failing, "-q", "--partner-key", "--journal", "failed.db", COMFY_API_KEY=KEY
+    )
     assert ended.status == 5
     assert KEY not in ended.out + ended.err
     for journal in tmp_path.glob("*.db*"):

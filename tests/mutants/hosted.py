@@ -28,8 +28,7 @@ HOSTED: tuple[Mutant, ...] = (
     Mutant(
         "HE03",
         "hosted/files.py",
-        "            place, here = target, own.at(target.address, _STORAGE)\n",
-        "            place = target\n"
+        "            here = storages.at(target, redirected_by_storage=is_storage)\n",
         "            here = own.at(target.address, _OWN, trusted=True)\n",
         FILES,
         "the key is sent along with a redirect",

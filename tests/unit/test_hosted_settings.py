@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import warnings
 from typing import Any
 
 import pytest
@@ -46,11 +47,46 @@ def test_the_environment_names_the_server_and_the_key(environment: pytest.Monkey
 def test_arguments_override_the_environment(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("COMFY_BASE_URL", "https://elsewhere.example")
     environment.setenv("COMFY_API_KEY", "key-1")
-    assert HostedApi(f" {PROXY}\n").host == PROXY
+    with pytest.warns(UserWarning, match="for the server that COMFY_BASE_URL names"):
+        assert HostedApi(f" {PROXY}\n").host == PROXY
     assert sent_by(HostedApi(PROXY, "key-2\r\n")) == "Bearer key-2"
     assert sent_by(HostedApi(PROXY, "")) is None
     environment.setenv("OTHER", "key-3")
     assert sent_by(HostedApi(PROXY, EnvCredentials("OTHER"))) == "Bearer key-3"
+
+
+@pytest.mark.parametrize(
+    ("named", "given", "is_sent"),
+    [
+        (None, CLOUD, True),
+        (None, "https://mine.run.comfy.app", True),
+        (None, PROXY, False),
+        (None, "https://stranger.example", False),
+        (None, "https://cloud.comfy.org.example", False),
+        (None, "https://cloud.comfy.org:444", False),
+        (PROXY, f"{PROXY}/api/v2", True),
+        (PROXY, "http://127.0.0.1:8190", False),
+        (PROXY, "https://mine.run.comfy.app", False),
+        ("https://mine.example/a", "https://mine.example/b", True),
+        ("ftp://what", PROXY, False),
+    ],
+)
+def test_the_key_of_the_environment_goes_to_the_server_that_it_is_for(
+    environment: pytest.MonkeyPatch, named: str | None, given: str, is_sent: bool
+) -> None:
+    """That of COMFY_BASE_URL, or without it Comfy's own; one warning where it does not go."""
+    environment.setenv("COMFY_API_KEY", "key-1")
+    if named is not None:
+        environment.setenv("COMFY_BASE_URL", named)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert sent_by(HostedApi(given)) == ("Bearer key-1" if is_sent else None)
+    assert [str(one.message).partition(":")[0] for one in said] == (
+        [] if is_sent else ["COMFY_API_KEY is not sent to " + given.partition(":")[0]]
+    )
+    assert all(one.filename == __file__ for one in said)
+    explicit = HostedApi(given, EnvCredentials("COMFY_API_KEY"))
+    assert sent_by(explicit) == "Bearer key-1"
 
 
 def test_cloud_needs_a_key() -> None:
@@ -70,7 +106,7 @@ def test_a_key_that_no_header_can_have_is_refused_and_not_repeated(
     if "\0" not in key:
         environment.setenv("COMFY_API_KEY", key)
         with pytest.raises(ValueError, match="COMFY_API_KEY is no key"):
-            HostedApi(PROXY)
+            CloudApi()
 
 
 def test_a_login_in_the_url_is_refused_and_not_repeated(environment: pytest.MonkeyPatch) -> None:
