@@ -660,6 +660,16 @@ class MissingExtra(ComfyError, ImportError):
         return _rebuild, (type(self), str(self), {**self.__dict__, "name": self.name})
 
 
+class NoComfyPlugin(ComfyError, RuntimeError):
+    """A Dask worker has no ComfyUI: ``client.register_plugin(ComfyPlugin(hosts))``.
+
+    A scheduler that is started again has forgotten the plugin.  Or the plugin found no server for
+    the worker, as the message says.  Nothing was sent.
+    """
+
+    _hint = "Register a ComfyPlugin with the Dask client, and submit the task again."
+
+
 class ClientClosed(ComfyError):
     """The client was used after ``close()``: make a new ``ComfyApi``.
 

@@ -11,6 +11,7 @@ Modules:
     clients: The clients of one worker.
     task_result: :class:`TaskResult`, which is sent to the holder of the future.
     notes: Notes that the scheduler keeps on each task and the server that may have its prompt.
+    demand: The demand for the result of a task.
     pausing: Pauses a worker while its ComfyUI is away.
     search: Search for the prompt of a lost worker.
     assignment: Assignment of servers to workers.  Pure.

@@ -12,9 +12,10 @@ from typing import Literal
 from ..client import ComfyApi
 from ..credentials import AnyCredentials
 from ..errors import ClientClosed, ServerUnreachable
+from ..jobs.job import Job
 from ..transport.http import MAX_JSON
 from ..transport.url import parse_host
-from .notes import Submitter
+from .notes import Place
 
 
 class Clients:
@@ -37,6 +38,7 @@ class Clients:
         closed: Whether the worker has ended.
         turns_away: Whether other workers should take the prompts that are not sent yet, as only
             this worker's server is away.
+        jobs: The jobs for which tasks of this worker wait, by the key of the task.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Clients:
         self.client_id: str = str(uuid.uuid4())
         self.closed: bool = False
         self.turns_away: bool = False
+        self.jobs: dict[object, Job] = {}
         self._credentials = credentials
         self._user = user
         self._verify = verify
@@ -61,9 +64,13 @@ class Clients:
         self._lock = threading.Lock()  # guards the two collections above, and closed
 
     @property
-    def machine(self) -> str:
-        """The only machine that can reach the worker's server by its URL; empty if all can."""
-        return platform.node() if parse_host(self.url)[0].is_loopback else ""
+    def place(self) -> Place:
+        """The worker's own server."""
+        return self.place_of(self.url)
+
+    def place_of(self, url: str) -> Place:
+        """Return the server that this machine reaches by a URL."""
+        return Place(url, platform.node() if parse_host(url)[0].is_loopback else "")
 
     def check_open(self) -> None:
         """Raise :class:`ClientClosed` if the worker has ended."""
@@ -88,23 +95,23 @@ class Clients:
             return self.client_id
         return str(uuid.uuid5(uuid.UUID(self.client_id), url))
 
-    def reaches(self, other: Submitter) -> bool:
-        """Return whether this machine can reach the server of another worker."""
-        return other.machine in ("", platform.node())
+    def reaches(self, place: Place) -> bool:
+        """Return whether this machine can reach a server."""
+        return place.machine in ("", platform.node())
 
-    def of(self, other: Submitter) -> ComfyApi:
-        """Make a client that looks for prompts of another worker; it opens no socket.
+    def looking(self, place: Place, client_id: str) -> ComfyApi:
+        """Make a client that looks for prompts of another worker's client; it opens no socket.
 
         Raises:
             ServerUnreachable: Only the machine of that worker reaches the server.
         """
-        if not self.reaches(other):
+        if not self.reaches(place):
             raise ServerUnreachable(
-                f"{other.url} is a server on {other.machine}, and is asked from there only"
+                f"{place.url} is a server on {place.machine}, and is asked from there only"
             )
         with self._lock:
             self.check_open()
-            api = self._make(other.url, other.client_id, "poll")
+            api = self._make(place.url, client_id, "poll")
             self._looking.add(api)
             return api
 

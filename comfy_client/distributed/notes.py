@@ -1,7 +1,8 @@
 """Notes that the scheduler keeps on each task: its prompt, and the server that may have it.
 
 A note is written before the prompt is sent, so a task without a note has sent nothing to any
-server.  Notes last as long as the scheduler: Dask may lose a result long after it was made.
+server since the scheduler was started.  Notes last as long as the scheduler: Dask may lose a result
+long after it was made.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import attrs
 from dask.tokenize import tokenize
@@ -27,25 +28,32 @@ _NAMESPACE: Final = uuid.UUID("6f0c9b0e-6d3e-5b0a-9c7e-1f3a8f6f4d52")
 _SECONDS: Final = 60.0
 #: The client id of an attempt that was not sent.
 _NOBODY: Final = "-"
+#: The states of tasks, at the scheduler, whose result nobody wants.
+_UNWANTED: Final = frozenset({None, "released", "forgotten"})
+
+#: What is known of an attempt that was sent: nothing more; its prompt is being cancelled, as nobody
+#: wants it; or its server did not answer for as long as the task was willing to wait.
+Remark = Literal["", "unwanted", "silent"]
 
 T = TypeVar("T")
 
 
 @attrs.frozen
-class Submitter:
-    """The client of a worker, as other workers need to know it.
+class Place:
+    """A server, as workers reach it.
 
     Attributes:
-        client_id: The id of the client.
-        url: The URL of its server.
+        url: The URL of the server.
         machine: The only machine that reaches the server by that URL; empty: all do.
-        worker: The address of the worker.
     """
 
-    client_id: str
     url: str
     machine: str
-    worker: str
+
+    @property
+    def id(self) -> str:
+        """A short id, the same in every process."""
+        return hashlib.sha256(f"{self.url}\n{self.machine}".encode()).hexdigest()[:12]
 
 
 @attrs.frozen
@@ -56,11 +64,15 @@ class Attempt:
         number: How many earlier attempts ended without a result, or were lost.
         client_id: The id of the client that sent it, or is about to; ``None``: it was not sent.
         prompt_id: The id of the prompt, which is the same in every worker.
+        place: The id of the server to which it was sent; empty: it was not sent.
+        remark: What else is known of it.
     """
 
     number: int
     client_id: str | None
     prompt_id: str
+    place: str = ""
+    remark: Remark = ""
 
 
 class Notes:
@@ -80,58 +92,114 @@ class Notes:
     def read(self) -> Attempt:
         """Read the latest attempt from the scheduler."""
         said = _call(self._worker, "get_metadata", keys=self._keys, default=f"0 {_NOBODY}")
-        number, _, client_id = str(said).partition(" ")
-        return self._attempt(int(number), None if client_id == _NOBODY else client_id)
+        number, client_id, place, remark, *_ = [*str(said).split(" "), "", ""]
+        if client_id == _NOBODY:
+            return self._attempt(int(number), None)
+        known: Any = remark
+        return self._attempt(int(number), client_id, place, known)
 
-    def note_sending(self, attempt: Attempt, client_id: str) -> None:
-        """Note that the prompt is about to be sent."""
-        self._write(attempt.number, client_id)
+    def note_sending(self, attempt: Attempt, client_id: str, place: Place) -> None:
+        """Note that the prompt is about to be sent, or is on its server."""
+        self._write(attempt.number, client_id, place.id)
 
     def note_not_sent(self, attempt: Attempt) -> None:
         """Note that the server certainly does not have the prompt."""
         self._write(attempt.number, _NOBODY)
+
+    def note_remark(self, attempt: Attempt, remark: Remark) -> None:
+        """Note what else is known of an attempt that was sent."""
+        if attempt.client_id is not None:
+            self._write(attempt.number, attempt.client_id, attempt.place, remark)
 
     def note_end(self, attempt: Attempt) -> Attempt:
         """Note that the attempt failed or was lost; return the next one."""
         self._write(attempt.number + 1, _NOBODY)
         return self._attempt(attempt.number + 1, None)
 
-    def _attempt(self, number: int, client_id: str | None) -> Attempt:
+    def _attempt(
+        self, number: int, client_id: str | None, place: str = "", remark: Remark = ""
+    ) -> Attempt:
         prompt_id = uuid.uuid5(self._base, str(number))
-        return Attempt(number, client_id, str(prompt_id))
+        return Attempt(number, client_id, str(prompt_id), place, remark)
 
-    def _write(self, number: int, client_id: str) -> None:
-        _call(self._worker, "set_metadata", keys=self._keys, value=f"{number} {client_id}")
+    def _write(self, number: int, *words: str) -> None:
+        note = " ".join([str(number), *words]).rstrip()
+        _call(self._worker, "set_metadata", keys=self._keys, value=note)
 
 
-async def report_away(worker: Worker, away: bool) -> None:
+def is_unwanted(worker: Worker, key: object) -> bool:
+    """Return whether the scheduler says that nobody wants the result of a task.
+
+    A task that is to run on another worker is wanted.
+    """
+    states = _call(worker, "get_task_status", keys=[key])
+    return states[key] in _UNWANTED
+
+
+async def report_away(worker: Worker, place: Place, away: bool) -> None:
     """Tell the other workers whether this worker's server is away (event loop only)."""
-    await worker.scheduler.set_metadata(keys=[_ROOT, "away", worker.address], value=away)
+    await worker.scheduler.set_metadata(keys=[_ROOT, "away", place.id], value=away)
 
 
-async def others(worker: Worker) -> list[Submitter]:
-    """Return the clients of other workers whose servers are not away (event loop only)."""
-    alive = (await worker.scheduler.identity())["workers"].keys() - {worker.address}
+async def others(worker: Worker) -> list[Place]:
+    """Return the servers of other workers that are not away (event loop only)."""
     away = await worker.scheduler.get_metadata(keys=[_ROOT, "away"], default={})
-    newest = {one.worker: one for one in await known(worker)}
-    return [newest[one] for one in alive & newest.keys() if not away.get(one)]
+    there = {place.id: place for place in await taken(worker)}
+    return [place for place_id, place in there.items() if not away.get(place_id)]
 
 
-def submitters(worker: Worker) -> list[Submitter]:
-    """Read the clients of all workers, past and present, from the scheduler."""
-    return _read(_call(worker, "get_metadata", keys=[_ROOT, "clients"], default={}))
+async def taken(worker: Worker) -> list[Place]:
+    """Return the server of each other worker that is there (event loop only)."""
+    there = await worker.scheduler.ncores()  # the shortest answer that has all addresses
+    clients = await worker.scheduler.get_metadata(keys=[_ROOT, "clients"], default={})
+    known = await _places(worker)
+    return [
+        known[place_id]
+        for address, place_id in clients.items()
+        if address in there and address != worker.address
+    ]
 
 
-async def known(worker: Worker) -> list[Submitter]:
-    """Return the clients of all workers from the scheduler (event loop only)."""
-    return _read(await worker.scheduler.get_metadata(keys=[_ROOT, "clients"], default={}))
+async def older(worker: Worker, own: Place) -> list[Place]:
+    """Return the servers that may have prompts of an earlier scheduler (event loop only).
+
+    Those that are away are not among them, except the worker's own.
+    """
+    empty = await worker.scheduler.get_metadata(keys=[_ROOT, "empty"], default={})
+    there = {place.id: place for place in [own, *await others(worker)]}
+    return [place for place_id, place in there.items() if not empty.get(place_id)]
 
 
-async def introduce(worker: Worker, one: Submitter) -> None:
-    """Register the client of this worker with the scheduler (event loop only)."""
-    value = [one.url, one.machine, one.worker]
-    keys = [_ROOT, "clients", one.client_id]
-    await worker.scheduler.set_metadata(keys=keys, value=value)
+def places(worker: Worker) -> dict[str, Place]:
+    """Return the servers of all workers, past and present, by their ids."""
+    return in_loop(worker, _places, worker)
+
+
+async def _places(worker: Worker) -> dict[str, Place]:
+    known = await worker.scheduler.get_metadata(keys=[_ROOT, "servers"], default={})
+    return {place_id: Place(*facts) for place_id, facts in known.items()}
+
+
+async def introduce(worker: Worker, place: Place) -> bool:
+    """Register the worker and its server with the scheduler; forget workers that have left.
+
+    Return whether the scheduler did not know that server.  Event loop only, and one worker at a
+    time.
+    """
+    there = await worker.scheduler.ncores()
+    workers = await worker.scheduler.get_metadata(keys=[_ROOT, "clients"], default={})
+    kept = {address: place_id for address, place_id in workers.items() if address in there}
+    known = {**kept, worker.address: place.id}
+    await worker.scheduler.set_metadata(keys=[_ROOT, "clients"], value=known)
+    is_new = place.id not in await _places(worker)
+    facts = [place.url, place.machine]
+    await worker.scheduler.set_metadata(keys=[_ROOT, "servers", place.id], value=facts)
+    return is_new
+
+
+async def note_empty(worker: Worker, place: Place) -> None:
+    """Note that a server had no prompts when the scheduler first knew it (event loop only)."""
+    await worker.scheduler.set_metadata(keys=[_ROOT, "empty", place.id], value=True)
 
 
 def in_loop(worker: Worker, ask: Callable[..., Awaitable[T]], *arguments: Any) -> T:
@@ -150,10 +218,6 @@ def digest_of(workflow: object, inputs: Mapping[Any, Any] | None) -> str:
 def _of_object(value: object) -> str:
     """Return Dask's token for an object that is not JSON, such as a file or an array."""
     return tokenize(value)
-
-
-def _read(clients: Mapping[str, Any]) -> list[Submitter]:
-    return [Submitter(client_id, *facts) for client_id, facts in clients.items()]
 
 
 def _call(worker: Worker, name: str, **arguments: Any) -> Any:

@@ -25,26 +25,34 @@ log: logging.Logger = logging.getLogger("comfy_client")
 #: Seconds between two checks, and for an answer of a busy server.
 _PAUSE: Final = 1.0
 _ANSWER: Final = 10.0
+#: How many checks of an absent server come between two questions to the scheduler.
+_REST: Final = 5
 
 
-async def pause_while_away(worker: Worker, clients: Clients) -> None:
+async def pause_while_away(worker: Worker, clients: Clients, every: float = _PAUSE) -> None:
     """Pause the worker while its server is away and another worker's server is not.
 
-    If all servers are away, no worker is paused: tasks wait for their servers, and fail.
+    If all servers are away, no worker is paused: tasks wait for their servers, and fail.  ``every``
+    is the number of seconds between two checks.
     """
     noted: bool | None = None
+    checks = 0
     try:
         while not clients.closed:
             try:
                 away = not await asyncio.to_thread(_is_there, clients)
                 if away is not noted:
-                    await notes.report_away(worker, away)
-                    noted = away
-                _pause(worker, clients, away and bool(await notes.others(worker)))
+                    await notes.report_away(worker, clients.place, away)
+                    noted, checks = away, 0
+                pause = clients.turns_away
+                if away and checks % _REST == 0:
+                    pause = bool(await notes.others(worker))
+                _pause(worker, clients, away and pause)
+                checks += 1
             except (OSError, TimeoutError) as exc:
                 extra = {"server": clients.url}
                 log.warning("cannot tell whether %s is up: %r", clients.url, exc, extra=extra)
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(every)
     finally:
         _pause(worker, clients, False)
 

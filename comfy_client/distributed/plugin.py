@@ -13,20 +13,22 @@ from distributed.comm.addressing import get_address_host
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from ..credentials import AnyCredentials, BasicCredentials, EnvCredentials
+from ..errors import ComfyError, NoComfyPlugin
 from ..settings import DEFAULT_HOST, HOST_VARIABLE, environment_credentials
-from ..transport.deadline import Deadline
+from ..transport.deadline import Deadline, limited_silence
 from ..transport.http import MAX_JSON, number_of_bytes
 from ..transport.url import parse_host
 from . import notes
 from .assignment import Hosts, WorkerName, checked, host_for, least_taken
 from .clients import Clients
-from .notes import Submitter
 from .pausing import pause_while_away
 
 #: The name of the plugin at a worker.
 NAME: Final = "comfy-client"
 #: Seconds for a plugin to choose a server.
 _SETUP: Final = 60.0
+#: Seconds for a server to say whether it has prompts.
+_EMPTY: Final = 2.0
 #: Seconds during which a plugin may be replaced by another.
 _REPLACED: Final = 1.0
 
@@ -147,9 +149,10 @@ class ComfyPlugin(WorkerPlugin):
                 verify=self._verify,
                 max_json=self._max_json,
             )
-            own = Submitter(clients.client_id, url, clients.machine, place.address)
-            await notes.introduce(worker, own)
-            return clients
+            is_new = await notes.introduce(worker, clients.place)
+        if is_new and await asyncio.to_thread(_is_empty, clients):
+            await notes.note_empty(worker, clients.place)
+        return clients
 
     async def teardown(self, worker: Worker) -> None:
         """Close the worker's clients; waiting tasks run again elsewhere.  Dask calls this."""
@@ -171,7 +174,8 @@ def here() -> tuple[Worker, Clients]:
     """Return the worker that runs this task, and its clients.
 
     Raises:
-        RuntimeError: This is not a task, or the worker has no plugin or no server.
+        RuntimeError: This is not a task.
+        NoComfyPlugin: The worker has no plugin or no server.
     """
     try:
         worker = get_worker()
@@ -186,10 +190,11 @@ def here() -> tuple[Worker, Clients]:
             if plugin._clients is not None:
                 return worker, plugin._clients
             if plugin._error is not None or until.expired:
-                raise RuntimeError(f"this worker has no ComfyUI: {plugin._error or 'no answer'}")
+                raise NoComfyPlugin(f"this worker has no ComfyUI: {plugin._error or 'no answer'}")
         elif missing.expired:
-            raise RuntimeError(
-                "this worker has no ComfyPlugin: client.register_plugin(ComfyPlugin(hosts))"
+            raise NoComfyPlugin(
+                "this worker has no ComfyPlugin, or its scheduler was started again and has "
+                "forgotten it: client.register_plugin(ComfyPlugin(hosts))"
             )
         time.sleep(0.05)
 
@@ -201,10 +206,18 @@ def url_of(host: str) -> str:
 
 async def _free(worker: Worker, hosts: Sequence[str]) -> str:
     """Return the URL in ``hosts`` that the fewest other workers use; of several, the first."""
-    there = (await worker.scheduler.identity())["workers"].keys() - {worker.address}
-    taken = {one.worker: one.url for one in await notes.known(worker)}  # the newest of each
-    urls = list(map(url_of, hosts))
-    return least_taken(urls, [url for address, url in taken.items() if address in there])
+    taken = [place.url for place in await notes.taken(worker)]
+    return least_taken(list(map(url_of, hosts)), taken)
+
+
+def _is_empty(clients: Clients) -> bool:
+    """Return whether the worker's server certainly has no prompts, ended or not."""
+    try:
+        with limited_silence(_EMPTY):
+            api = clients.own()
+            return not api.poll_status(_EMPTY).queue_remaining and not api.get_histories(1)
+    except ComfyError:
+        return False
 
 
 def _checked(

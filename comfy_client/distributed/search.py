@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -16,7 +16,7 @@ from ..jobs.job import Job
 from ..jobs.outcomes import lost_error
 from ..transport.deadline import Deadline
 from .clients import Clients
-from .notes import Attempt, Submitter
+from .notes import Attempt, Place
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -32,35 +32,35 @@ class Found:
 
     job: Job
     api: ComfyApi
+    place: Place
 
 
 def find_prompt(
     own: Clients,
     attempt: Attempt,
-    others: Sequence[Submitter],
+    places: Mapping[str, Place],
     *,
     patience: float,
     deadline: Deadline,
+    check: Callable[[], None],
 ) -> Found | None:
     """Find the server that has a prompt; return None if no server has it.
 
     The server to which it may have been sent must deny having it twice, some seconds apart, as the
     submission may have been on its way when its worker was lost.  All other servers are asked once,
-    if there is time.
+    if there is time.  Between two requests, ``check`` may raise to end the search.
 
     Raises:
         JobLost: The server that may have it has not answered for ``patience`` seconds.
         JobTimeout: The deadline came before that server said whether it has it.
     """
-    noted = next((one for one in others if one.client_id == attempt.client_id), None)
-    rest = {(one.url, one.machine): one for one in others}
-    if noted is not None:
-        del rest[noted.url, noted.machine]
+    noted = places.get(attempt.place)
+    rest = [place for place in places.values() if place != noted]
     until, is_first = Deadline.after(patience), True
     sure: Deadline | None = None
     while True:
         try:
-            found = _ask(own, noted, attempt.prompt_id)
+            found = _ask(own, noted, attempt)
             sure = sure or Deadline.after(ComfyApi.timing.look_up)
         except ClientClosed:
             raise
@@ -71,7 +71,7 @@ def find_prompt(
                 raise _lost(attempt, noted, exc) from exc
         if found is None and is_first:
             soon = min(until, deadline)
-            found, is_first = _ask_all(own, list(rest.values()), attempt.prompt_id, soon), False
+            found, is_first = ask_all(own, rest, attempt, soon), False
         if found is not None or (sure is not None and sure.expired):
             return found
         if deadline.expired:
@@ -81,16 +81,18 @@ def find_prompt(
                 prompt_id=attempt.prompt_id,
             )
         own.check_open()
+        check()
         time.sleep(deadline.left(_PAUSE))
 
 
-def _ask(own: Clients, one: Submitter | None, prompt_id: str) -> Found | None:
+def _ask(own: Clients, place: Place | None, attempt: Attempt) -> Found | None:
     """Ask one server for a prompt; return None if it does not have it."""
-    if one is None:
-        raise JobNotFound("the scheduler has forgotten who sent it", prompt_id=prompt_id)
-    api = own.of(one)
+    if place is None:
+        said = "the scheduler has forgotten who sent it"
+        raise JobNotFound(said, prompt_id=attempt.prompt_id)
+    api = own.looking(place, attempt.client_id or own.client_id)
     try:
-        return Found(api.job(prompt_id, must_exist=True), api)
+        return Found(api.job(attempt.prompt_id, must_exist=True), api, place)
     except JobNotFound:
         api.close()
         return None
@@ -99,22 +101,22 @@ def _ask(own: Clients, one: Submitter | None, prompt_id: str) -> Found | None:
         raise
 
 
-def _ask_all(
-    own: Clients, some: Sequence[Submitter], prompt_id: str, deadline: Deadline
+def ask_all(
+    own: Clients, some: Sequence[Place], attempt: Attempt, deadline: Deadline
 ) -> Found | None:
     """Ask several servers for a prompt in parallel; return the first one found, or None.
 
     Many of them may be gone with their workers, and be slow to time out.
     """
 
-    def ask(one: Submitter) -> Found | None:
+    def ask(place: Place) -> Found | None:
         if deadline.expired:
             return None
         try:
-            return _ask(own, one, prompt_id)
+            return _ask(own, place, attempt)
         except ComfyError as exc:
-            said, extra = "%s was not asked for prompt %s: %s", {"server": one.url}
-            log.debug(said, one.url, prompt_id, exc, extra=extra)
+            said, extra = "%s was not asked for prompt %s: %s", {"server": place.url}
+            log.debug(said, place.url, attempt.prompt_id, exc, extra=extra)
             return None
 
     with ThreadPoolExecutor(_AT_ONCE) as threads:
@@ -124,7 +126,7 @@ def _ask_all(
     return answers[0] if answers else None
 
 
-def _lost(attempt: Attempt, noted: Submitter | None, exc: ComfyError) -> JobLost:
+def _lost(attempt: Attempt, noted: Place | None, exc: ComfyError) -> JobLost:
     where = "an unknown server" if noted is None else noted.url
     return lost_error(
         attempt.prompt_id,

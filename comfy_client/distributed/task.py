@@ -17,6 +17,7 @@ from ..client import ComfyApi
 from ..errors import (
     ApiError,
     ClientClosed,
+    ComfyError,
     JobFailed,
     JobInterrupted,
     JobLost,
@@ -35,9 +36,10 @@ from ..transport.deadline import LONGEST, Deadline, check_timeout, limited_silen
 from ..transport.failures import is_away
 from ..workflow.address import Inputs
 from .clients import Clients
-from .notes import Attempt, Notes, Submitter, digest_of, in_loop, introduce, others, submitters
+from .demand import Demand
+from .notes import Attempt, Notes, digest_of, in_loop, older, others, places
 from .plugin import here
-from .search import find_prompt
+from .search import Found, ask_all, find_prompt
 from .task_result import TaskResult, task_result
 
 log: logging.Logger = logging.getLogger("comfy_client")
@@ -49,12 +51,17 @@ OnLost = Literal["raise", "retry"]
 #: What to do with a failed prompt.
 OnFailed = Literal["raise", "move"]
 
+#: What to do with a prompt whose result nobody wants any more.
+OnRelease = Literal["cancel", "leave"]
+
 #: How often a prompt runs at most if it is lost each time.
 ATTEMPTS: Final = 3
 #: The most bytes of files in one result.
 MAX_BYTES: Final = 64 << 20
-#: Seconds between two checks of a server that runs a prompt.
+#: Seconds between two checks of a server that runs a prompt, and between two of whether somebody
+#: still wants its result.
 _LOOK: Final = 1.0
+_GLANCE: Final = 0.25
 #: Seconds between two attempts to reach a server.
 _PAUSE: Final = 0.5
 #: Seconds for an answer, and for another worker's server to be reachable.
@@ -69,6 +76,7 @@ def run_workflow(
     outputs: OutputKind = "references",
     on_lost: OnLost = "raise",
     on_failed: OnFailed = "raise",
+    on_release: OnRelease = "cancel",
     patience: float = 60.0,
     max_bytes: int = MAX_BYTES,
 ) -> TaskResult:
@@ -118,8 +126,12 @@ def run_workflow(
             all.  It may then run twice.
         on_failed: What to do with a prompt that failed: ``"raise"`` :class:`JobFailed`, or
             ``"move"``: run it once more on the server of another worker, if that accepts it.
+        on_release: What to do with a prompt when nobody wants its result any more, since its
+            futures were cancelled or released, or their client is gone: ``"cancel"`` it, within two
+            seconds, or ``"leave"`` it to run, for a client that makes the same call again.
         patience: How many seconds to wait for a silent server that may have the prompt, and for
-            the worker's own server if all other servers are away as well.
+            the worker's own server if all other servers are away as well.  A retry of the task does
+            not wait again for a server that was silent for that long.
         max_bytes: How many bytes of files may be returned with the result.
 
     Raises:
@@ -128,8 +140,8 @@ def run_workflow(
         ServerUnreachable: All servers are away, and none has the prompt.
         OutputsTooLarge: The files have more than ``max_bytes``.  They are on the server that the
             message names, except images of ``SaveImageWebsocket``, which are lost.
-        RuntimeError: It was called outside a worker, or the worker has no :class:`ComfyPlugin` or
-            no server.
+        NoComfyPlugin: The worker has no :class:`ComfyPlugin`, or that found no server.
+        RuntimeError: It was called outside a worker.
 
     Other errors are those of :meth:`ComfyApi.run`.  All errors keep their attributes on their way
     through Dask.
@@ -138,6 +150,7 @@ def run_workflow(
         ("outputs", outputs, OutputKind),
         ("on_lost", on_lost, OnLost),
         ("on_failed", on_failed, OnFailed),
+        ("on_release", on_release, OnRelease),
     ):
         if value not in get_args(known):
             words = " or ".join(map(repr, get_args(known)))
@@ -148,11 +161,15 @@ def run_workflow(
     workflow, inputs = sealed(workflow), sealed(inputs)  # tracebacks show local variables
     worker, clients = here()
     deadline = Deadline.after(timeout)
-    notes = Notes(worker, worker.get_current_task(), digest_of(workflow, inputs))
+    key = worker.get_current_task()
+    demand = Demand(worker, key, on_release == "leave")
+    notes = Notes(worker, key, digest_of(workflow, inputs))
     with_bytes = outputs == "bytes"
     collect = partial(task_result, with_bytes=with_bytes, max_bytes=max_bytes, deadline=deadline)
     moves = on_failed == "move"
-    task = _Task(worker, clients, notes, workflow, inputs, deadline, patience, moves, collect)
+    task = _Task(
+        worker, clients, demand, notes, workflow, inputs, deadline, patience, moves, collect
+    )
     try:
         for _ in range(ATTEMPTS - 1):
             try:
@@ -184,6 +201,7 @@ class _Task:
 
     worker: Worker
     clients: Clients
+    demand: Demand
     notes: Notes
     workflow: AnyWorkflow
     inputs: Inputs | None
@@ -194,8 +212,7 @@ class _Task:
 
     def run(self) -> TaskResult:
         """Run the prompt; if it fails and may move, run it once more on another server."""
-        attempt = self.notes.read()
-        found = self._found(attempt)
+        found = self._found(self.notes.read())
         attached = found is not None
         sent = found or self._send(self._servers())
         try:
@@ -214,17 +231,42 @@ class _Task:
     def _found(self, attempt: Attempt) -> _SentPrompt | None:
         """Find the prompt that an earlier run of the task sent, or return None."""
         if attempt.client_id is None:
-            return None
-        found = find_prompt(
-            self.clients,
-            attempt,
-            submitters(self.worker),
-            patience=self.patience,
-            deadline=self.deadline,
-        )
+            return self._found_older(attempt)
+        try:
+            found = find_prompt(
+                self.clients,
+                attempt,
+                places(self.worker),
+                patience=0.0 if attempt.remark == "silent" else self.patience,
+                deadline=self.deadline,
+                check=self._check_wanted,
+            )
+        except JobLost:
+            self.notes.note_remark(attempt, "silent")
+            raise
         if found is None:
             self.notes.note_end(attempt)
             return None
+        return self._attached(attempt, found)
+
+    def _found_older(self, attempt: Attempt) -> _SentPrompt | None:
+        """Find the prompt that the same task sent when another scheduler was there, or return None.
+
+        The scheduler may have been started again.  Attempts that came to nothing are passed over.
+        """
+        there = in_loop(self.worker, older, self.worker, self.clients.place)
+        while there:
+            found = ask_all(self.clients, there, attempt, self.deadline)
+            if found is None:
+                break
+            if _is_of_use(found.job):
+                self.notes.note_sending(attempt, self.clients.client_id, found.place)
+                return self._attached(attempt, found)
+            found.api.close()
+            attempt = self.notes.note_end(attempt)
+        return None
+
+    def _attached(self, attempt: Attempt, found: Found) -> _SentPrompt:
         host = found.api.host
         log.info("found prompt %s on %s", found.job.prompt_id, host, extra={"server": host})
         return _SentPrompt(attempt, found.job, found.api)
@@ -235,12 +277,9 @@ class _Task:
         if own.host != besides:
             yield own
         there = in_loop(self.worker, others, self.worker)
-        machines = {one.url: one.machine for one in there if self.clients.reaches(one)}
-        for url in random.sample(sorted(machines), len(machines)):
+        urls = {place.url for place in there if self.clients.reaches(place)}
+        for url in random.sample(sorted(urls), len(urls)):
             if url not in (own.host, besides):
-                # Register the client, so that a later search asks this server.
-                client = Submitter(self.clients.id_at(url), url, machines[url], worker="")
-                in_loop(self.worker, introduce, self.worker, client)
                 yield self.clients.at(url)
 
     def _send(self, servers: Iterator[ComfyApi], error: Exception | None = None) -> _SentPrompt:
@@ -264,6 +303,7 @@ class _Task:
         patience = self.patience if is_own else min(self.patience, _ANSWER)
         until = Deadline.after(self.deadline.left(patience))
         while True:
+            self._check_wanted()
             try:
                 if not api.connected:
                     if (error := api.ping(max(1.0, until.left(_ANSWER))).error) is not None:
@@ -280,7 +320,8 @@ class _Task:
                 time.sleep(until.left(_PAUSE))
 
     def _submit(self, api: ComfyApi, attempt: Attempt) -> Job:
-        self.notes.note_sending(attempt, self.clients.id_at(api.host))
+        place = self.clients.place_of(api.host)
+        self.notes.note_sending(attempt, self.clients.id_at(api.host), place)
         try:
             with limited_silence(time_left(self.deadline, LONGEST)):
                 return api.submit(self.workflow, self.inputs, prompt_id=attempt.prompt_id)
@@ -295,10 +336,19 @@ class _Task:
     def _end(self, sent: _SentPrompt, *, attached: bool) -> TaskResult:
         """Wait for the end of a prompt, and return its result."""
         attempt, job, api = sent.attempt, sent.job, sent.api
-        self._await(job, api)
+        self.clients.jobs[self.demand.key] = job
+        try:
+            self._await(attempt, job, api)
+        finally:
+            del self.clients.jobs[self.demand.key]
         try:
             result = job.result(0)
-        except (JobFailed, JobInterrupted):
+        except (JobInterrupted, JobLost):
+            self._check_not_withdrawn(attempt)
+            if job.handle.status == "interrupted":
+                self.notes.note_end(attempt)
+            raise
+        except JobFailed:
             self.notes.note_end(attempt)  # Dask may run the task again, with retries=
             raise
         if attached and not result.complete:
@@ -316,14 +366,20 @@ class _Task:
                 prompt_id=job.prompt_id,
             ) from exc
 
-    def _await(self, job: Job, api: ComfyApi) -> None:
+    def _await(self, attempt: Attempt, job: Job, api: ComfyApi) -> None:
         """Wait for a prompt's end; raise JobLost if its server is away too long, or JobTimeout."""
-        until = Deadline.after(self.patience)
+        until, look = Deadline.after(self.patience), Deadline.after(_LOOK)
         while not job.done() and not self.deadline.expired:
-            wait([job], self.deadline.left(_LOOK))
-            if job.done() or api.connected or api.ping():
+            wait([job], self.deadline.left(_GLANCE))
+            if self.demand.may_cancel(self.clients, job):
+                self._withdraw(attempt, job)
+            if job.done() or not look.expired:
+                continue
+            look = Deadline.after(_LOOK)
+            if api.connected or api.ping():
                 until = Deadline.after(self.patience)
             elif until.expired:
+                self.notes.note_remark(self.notes.read(), "silent")
                 why = f"lost: {api.host} has not answered for {self.patience:g} s"
                 raise lost_error(job.prompt_id, f"{why}, and may have run it")
         if not job.done():
@@ -334,3 +390,48 @@ class _Task:
                 prompt_id=job.prompt_id,
                 silent_for=silence,
             )
+
+    # -- what nobody wants ---------------------------------------------------------------------
+
+    def _check_wanted(self) -> None:
+        """End the task if it has been cancelled and has not sent its prompt.
+
+        If the same call has been submitted again meanwhile, Dask runs it again.
+        """
+        if self.demand.is_gone(waited=0.0):
+            raise Reschedule
+
+    def _withdraw(self, attempt: Attempt, job: Job) -> None:
+        """Cancel a prompt whose result nobody wants, and end the task.
+
+        A task that runs the prompt on another worker finds a note of it.  If the server cannot be
+        told now, return; the next look tries again.
+        """
+        if self.demand.is_wanted_elsewhere():
+            raise Reschedule
+        noted = self.notes.read()
+        if noted.number == attempt.number:
+            self.notes.note_remark(noted, "unwanted")
+        try:
+            is_cancelled = job.cancel()
+        except ComfyError as exc:
+            log.debug("prompt %s, which nobody wants, runs on: %s", job.prompt_id, exc)
+            return
+        if is_cancelled and noted.number == attempt.number:
+            self.notes.note_end(attempt)
+        wait([job], _ANSWER)  # a server may forget an interrupt, which is sent again then
+        raise Reschedule
+
+    def _check_not_withdrawn(self, attempt: Attempt) -> None:
+        """Run the task again if another worker has cancelled its prompt, when nobody wanted it."""
+        noted = self.notes.read()
+        if noted.number == attempt.number and noted.remark == "unwanted":
+            self.notes.note_end(noted)
+            raise Reschedule
+        if noted.number > attempt.number:
+            raise Reschedule
+
+
+def _is_of_use(job: Job) -> bool:
+    """Return whether a prompt runs, or waits, or has a result."""
+    return not job.done() or (job.exception(0) is None and job.result(0).complete)

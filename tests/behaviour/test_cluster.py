@@ -23,6 +23,7 @@ from comfy_client import (
     JobFailed,
     JobLost,
     JobTimeout,
+    NoComfyPlugin,
     OutputsTooLarge,
     PromptRejected,
     ServerUnreachable,
@@ -30,7 +31,7 @@ from comfy_client import (
 )
 from comfy_client.distributed import ComfyPlugin, TaskResult, run_workflow
 from comfy_client.distributed.clients import Clients
-from comfy_client.distributed.notes import Attempt, Submitter
+from comfy_client.distributed.notes import Attempt, Place
 from comfy_client.distributed.search import find_prompt
 from comfy_client.testing import ComfyServer, Request
 from comfy_client.transport.deadline import Deadline
@@ -267,7 +268,7 @@ def test_what_the_environment_says_of_one_server_is_sent_to_no_other(
     token = EnvCredentials("COMFYUI_TOKEN")
     for credentials, is_sent in (({own: token}, False), ({"": token}, True)):
         clients = Clients(own, credentials=credentials, user=None, verify=True)
-        api = clients.of(Submitter("an-id", comfy.url, "", "tcp://gone:1"))
+        api = clients.looking(Place(comfy.url, ""), "an-id")
         assert api.ping()
         assert ("Authorization" in comfy.requests[-1].headers) is is_sent
         clients.close()
@@ -278,11 +279,10 @@ def test_what_the_environment_says_of_one_server_is_sent_to_no_other(
 def test_a_loopback_address_of_another_machine_is_not_asked_on_this_one(comfy: ComfyServer) -> None:
     """Another server may be there."""
     clients = Clients(comfy.url, credentials={}, user=None, verify=True)
-    elsewhere = Submitter("an-id", comfy.url, "another-machine", "tcp://gone:1")
+    elsewhere = Place(comfy.url, "another-machine")
     with pytest.raises(ServerUnreachable, match="on another-machine"):
-        clients.of(elsewhere)
-    here = Submitter("an-id", comfy.url, clients.machine, "tcp://gone:1")
-    assert clients.of(here).ping()
+        clients.looking(elsewhere, "an-id")
+    assert clients.looking(clients.place, "an-id").ping()
     clients.close()
 
 
@@ -294,12 +294,17 @@ def test_servers_of_workers_that_are_gone_take_no_longer_than_there_is_time(
     with ComfyServer() as silent:
         silent.faults.delay("GET", "*", None)
         clients = Clients(comfy.url, credentials={}, user=None, verify=True)
-        own = Submitter("own", comfy.url, "", "tcp://here:1")
-        gone = [Submitter(f"{n}", f"{silent.url}/{n}", "", "tcp://gone:1") for n in range(800)]
-        attempt = Attempt(0, "own", "7b0c6e0e-6d3e-5b0a-9c7e-1f3a8f6f4d52")
+        gone = [Place(f"{silent.url}/{n}", "") for n in range(800)]
+        places = {place.id: place for place in [clients.place, *gone]}
+        attempt = Attempt(0, "own", "7b0c6e0e-6d3e-5b0a-9c7e-1f3a8f6f4d52", clients.place.id)
         with quickly(240):  # to ask all would take longer
             assert not find_prompt(
-                clients, attempt, [own, *gone], patience=0.5, deadline=Deadline.after(None)
+                clients,
+                attempt,
+                places,
+                patience=0.5,
+                deadline=Deadline.after(None),
+                check=clients.check_open,
             )
         clients.close()
 
@@ -311,11 +316,11 @@ def test_a_worker_without_the_plugin_or_without_a_server_says_so(
     with pytest.raises(RuntimeError, match=r"client\.submit"):
         run_workflow(saves())
     with Client(cluster) as client:
-        with pytest.raises(RuntimeError, match="register_plugin"):
+        with pytest.raises(NoComfyPlugin, match="register_plugin"):
             client.submit(run_workflow, saves()).result(LIMIT)
         with pytest.raises(ValueError, match="has no server for the worker"):
             client.register_plugin(ComfyPlugin({"nobody": "http://gpu:8188"}))
-        with pytest.raises(RuntimeError, match="has no ComfyUI: hosts has no server for"):
+        with pytest.raises(NoComfyPlugin, match="has no ComfyUI: hosts has no server for"):
             client.submit(run_workflow, saves(), pure=False).result(LIMIT)
 
 
@@ -646,6 +651,227 @@ def test_a_server_that_has_forgotten_it_runs_it_again(
     gate("a").set()
     servers[at].start()
     assert not future.result(LIMIT).attached
+
+
+# -- what nobody wants any more --------------------------------------------------------------
+
+
+def remaining(servers: list[ComfyServer]) -> list[int]:
+    """How many prompts each server has in its queue, with the one that runs."""
+    found = []
+    for server in servers:
+        with ComfyApi(server.url, transport="poll") as api:
+            found.append(api.poll_status(LIMIT).queue_remaining)
+    return found
+
+
+@pytest.mark.parametrize("how", ["cancel", "release", "the client goes"])
+def test_prompts_that_nobody_wants_are_stopped_and_those_behind_them_never_begin(
+    client: Client, cluster: LocalCluster, servers: list[ComfyServer], gate: Gates, how: str
+) -> None:
+    """Then the servers are free for others."""
+    with Client(cluster) as other:
+        futures = other.map(run_workflow, [held("a") for _ in range(6)], pure=False)
+        until(lambda: remaining(servers) == [2, 2], LIMIT)
+        until(lambda: len(runs(servers)) == 2, LIMIT)
+        if how == "cancel":
+            other.cancel(futures)
+        elif how == "release":
+            del futures
+    until(lambda: remaining(servers) == [0, 0], LIMIT)
+    assert len(runs(servers)) == 2
+    assert [ran.status for server in servers for ran in server.ran] == ["error", "error"]
+    next_ones = client.map(run_workflow, [saves(color) for color in range(4)])
+    assert not any(result.attached for result in client.gather(next_ones))
+
+
+def test_prompts_that_nobody_wants_run_on_if_their_task_says_so(
+    client: Client, servers: list[ComfyServer], gate: Gates
+) -> None:
+    """A client that comes back has their results."""
+    future = client.submit(run_workflow, held("a"), on_release="leave")
+    stopped = client.submit(run_workflow, held("b"))
+    until(lambda: len(runs(servers)) == 2, LIMIT)
+    client.cancel([future, stopped])
+    until(lambda: sum(remaining(servers)) == 1, LIMIT)
+    again = client.submit(run_workflow, held("a"), on_release="leave")
+    gate("a").set()
+    result: TaskResult = again.result(LIMIT)
+    assert runs(servers).count(result.prompt_id) == 1
+    wrong = client.submit(run_workflow, saves(), on_release="keep")
+    with pytest.raises(ValueError, match="on_release must be 'cancel' or 'leave'"):
+        wrong.result(LIMIT)
+
+
+def test_a_task_that_is_cancelled_and_wanted_by_another_worker_keeps_its_prompt(
+    client: Client, cluster: LocalCluster, servers: list[ComfyServer], gate: Gates
+) -> None:
+    """That worker waits for it, and the first one does not."""
+    first, second = (worker_of(client, server) for server in servers)
+    with Client(cluster) as other:
+        future = other.submit(run_workflow, held("a"), key="mine", workers=[first])
+        until(lambda: servers[0].ran, LIMIT)
+        assert not future.done()
+    again = client.submit(run_workflow, held("a"), key="mine", workers=[second])
+
+    def tasks(dask_worker: Worker) -> list[str]:
+        return [task.state for key, task in dask_worker.state.tasks.items() if key == "mine"]
+
+    until(lambda: client.run(tasks) == {first: [], second: ["executing"]}, LIMIT)
+    gate("a").set()
+    result: TaskResult = again.result(LIMIT)
+    assert (result.host, result.attached) == (servers[0].url, True)
+    check_each_ran_once(servers, [result])
+
+
+@pytest.mark.parametrize("note", ["{number} {client} {place} unwanted", "{next} -"])
+def test_a_task_whose_prompt_another_worker_has_just_cancelled_runs_again(
+    client: Client, servers: list[ComfyServer], gate: Gates, note: str
+) -> None:
+    """As nobody wanted it then; no retry is spent."""
+    future = client.submit(run_workflow, held("a"))
+    at = where_it_runs(servers)
+    [(task, said)] = client.get_metadata(["comfy-client", "tasks"]).items()
+    number, sender, place = said.split()
+    words = note.format(number=number, client=sender, place=place, next=int(number) + 1)
+    client.set_metadata(["comfy-client", "tasks", task], words)
+    with ComfyApi(servers[at].url) as api:
+        api.interrupt()
+    until(lambda: len(runs(servers)) == 2, LIMIT)
+    gate("a").set()
+    result: TaskResult = future.result(LIMIT)
+    assert runs(servers).count(result.prompt_id) == 1
+
+
+def test_a_server_that_does_not_take_a_cancellation_is_told_again(
+    client: Client, servers: list[ComfyServer], gate: Gates
+) -> None:
+    future = client.submit(run_workflow, held("a"))
+    at = where_it_runs(servers)
+    sent = len(servers[at].requests)
+    refuses = servers[at].faults.bad_gateway()
+    client.cancel(future)
+    until(lambda: sum(seen.method == "POST" for seen in servers[at].requests[sent:]) > 1, LIMIT)
+    refuses.end()
+    until(lambda: remaining(servers) == [0, 0], LIMIT)
+
+
+def test_a_task_that_is_cancelled_before_it_sends_its_prompt_sends_none(
+    client: Client, servers: list[ComfyServer]
+) -> None:
+    """Its thread is free for the next one."""
+
+    def tasks(dask_worker: Worker) -> int:
+        return len(dask_worker.state.tasks)
+
+    for server in servers:
+        server.faults.bad_gateway()
+    futures = client.map(run_workflow, [saves(color) for color in range(4)], patience=600.0)
+    until(lambda: [*client.run(tasks).values()] == [2, 2], LIMIT)
+    client.cancel(futures)
+    until(lambda: [*client.run(tasks).values()] == [0, 0], LIMIT)
+    for server in servers:
+        server.faults.clear()
+    following = client.map(run_workflow, [saves(color) for color in range(4, 8)])
+    check_each_ran_once(servers, client.gather(following))
+
+
+# -- a scheduler that is started again -------------------------------------------------------
+
+
+def test_a_scheduler_that_is_started_again_renders_nothing_that_the_servers_have(
+    servers: list[ComfyServer], gate: Gates
+) -> None:
+    """What has run, what runs and what waits is found; what failed runs again."""
+    for server in servers:
+        server.add_node(Sick, "Node")
+    plugin = ComfyPlugin([server.url for server in servers])
+    graphs = [held("first"), held("second"), held("third"), held("third"), renders(), shows("a")]
+    keys = ["first", "second", "third", "fourth", "fails", "shows"]
+
+    def submitted(client: Client) -> list[Any]:
+        return [
+            client.submit(run_workflow, graph, key=key, on_release="leave")
+            for graph, key in zip(graphs, keys, strict=True)
+        ]
+
+    gate("first").set()
+    with LocalCluster(
+        n_workers=2, threads_per_worker=3, processes=False, dashboard_address=":0"
+    ) as cluster:
+        client = Client(cluster)
+        client.register_plugin(plugin)
+        futures = submitted(client)
+        wanted = [futures[0], futures[5]]
+        results: list[TaskResult] = client.gather(wanted)
+        assert isinstance(futures[4].exception(LIMIT), JobFailed)
+        until(lambda: sum(remaining(servers)) == 3, LIMIT)
+    with contextlib.suppress(Exception):
+        client.close()
+    before = len(runs(servers))
+    for server in servers:
+        server.add_node(Well, "Node")
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=3, processes=False, dashboard_address=":0"
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        client.register_plugin(plugin)
+        futures = submitted(client)
+        for name in ("second", "third"):
+            gate(name).set()
+        again: list[TaskResult] = client.gather(futures)
+    assert [one.attached for one in again] == [True, True, True, True, False, True]
+    assert [again[0].prompt_id, again[5].prompt_id] == [one.prompt_id for one in results]
+    assert before < len(runs(servers)) == len(set(runs(servers))) == len(graphs) + 1
+
+
+def test_servers_that_had_no_prompts_are_not_asked_for_any_from_before(
+    client: Client, servers: list[ComfyServer]
+) -> None:
+    """The first task of a new cluster costs no question for each server."""
+    client.gather(client.map(run_workflow, [saves(color) for color in range(4)]))
+    asked = [seen.path for server in servers for seen in server.requests]
+    assert not any("/history/" in path for path in asked)
+
+
+def test_the_scheduler_forgets_workers_that_have_left(
+    client: Client, cluster: LocalCluster, servers: list[ComfyServer]
+) -> None:
+    """It keeps servers, which new workers have, too."""
+    first = client.submit(run_workflow, saves(), key="mine").result(LIMIT)
+    for _ in range(2):
+        cluster.scale(1)
+        until(lambda: len(client.scheduler_info()["workers"]) == 1, LIMIT)
+        cluster.scale(2)
+        client.wait_for_workers(2, timeout=START)
+        until(lambda: len(client.run(lambda dask_worker: dask_worker.plugins)) == 2, LIMIT)
+
+    def noted() -> set[str]:
+        return {*client.get_metadata(["comfy-client", "clients"])}
+
+    until(lambda: noted() == {*client.scheduler_info()["workers"]}, LIMIT)
+    assert len(client.get_metadata(["comfy-client", "servers"])) == 2
+    until(lambda: not client.futures, LIMIT)
+    again = client.submit(run_workflow, saves(), key="mine").result(LIMIT)
+    assert (again.prompt_id, again.attached) == (first.prompt_id, True)
+
+
+def test_a_retry_does_not_wait_again_for_a_server_that_was_silent_too_long(
+    client: Client, servers: list[ComfyServer]
+) -> None:
+    """It asks once: the server may be back."""
+    future = client.submit(run_workflow, held("a"), key="mine", patience=1.0)
+    at = where_it_runs(servers)
+    servers[at].kill()
+    assert isinstance(future.exception(LIMIT), JobLost)
+    for patience in (600.0, 601.0):
+        del future
+        until(lambda: not client.futures, LIMIT)
+        future = client.submit(run_workflow, held("a"), key="mine", patience=patience)
+        assert isinstance(future.exception(LIMIT), JobLost)
+    assert len(runs(servers)) == 1
 
 
 # -- processes -------------------------------------------------------------------------------
