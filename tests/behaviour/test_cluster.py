@@ -779,6 +779,11 @@ def test_a_task_that_is_cancelled_before_it_sends_its_prompt_sends_none(
 # -- a scheduler that is started again -------------------------------------------------------
 
 
+def two_workers() -> LocalCluster:
+    """A scheduler and two workers in this process."""
+    return LocalCluster(n_workers=2, threads_per_worker=2, processes=False, dashboard_address=":0")
+
+
 def test_a_scheduler_that_is_started_again_renders_nothing_that_the_servers_have(
     servers: list[ComfyServer], gate: Gates
 ) -> None:
@@ -786,45 +791,34 @@ def test_a_scheduler_that_is_started_again_renders_nothing_that_the_servers_have
     for server in servers:
         server.add_node(Sick, "Node")
     plugin = ComfyPlugin([server.url for server in servers])
-    graphs = [held("first"), held("second"), held("third"), held("third"), renders(), shows("a")]
-    keys = ["first", "second", "third", "fourth", "fails", "shows"]
+    ended = {"saves": saves(), "shows": shows("a"), "fails": renders()}
+    runs_on = {name: held("a") for name in ("one", "two", "three")}
 
-    def submitted(client: Client) -> list[Any]:
+    def submitted(client: Client, graphs: dict[str, Any]) -> list[Any]:
         return [
             client.submit(run_workflow, graph, key=key, on_release="leave")
-            for graph, key in zip(graphs, keys, strict=True)
+            for key, graph in graphs.items()
         ]
 
-    gate("first").set()
-    with LocalCluster(
-        n_workers=2, threads_per_worker=3, processes=False, dashboard_address=":0"
-    ) as cluster:
+    with two_workers() as cluster:
         client = Client(cluster)
         client.register_plugin(plugin)
-        futures = submitted(client)
-        wanted = [futures[0], futures[5]]
-        results: list[TaskResult] = client.gather(wanted)
-        assert isinstance(futures[4].exception(LIMIT), JobFailed)
-        until(lambda: sum(remaining(servers)) == 3, LIMIT)
+        first = submitted(client, ended)
+        results: list[TaskResult] = client.gather(first[:2])
+        assert isinstance(first[2].exception(LIMIT), JobFailed)
+        futures = submitted(client, runs_on)
+        until(lambda: sum(remaining(servers)) == len(futures), LIMIT)
     with contextlib.suppress(Exception):
-        client.close()
-    before = len(runs(servers))
+        client.close()  # its scheduler is gone
     for server in servers:
         server.add_node(Well, "Node")
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=3, processes=False, dashboard_address=":0"
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    gate("a").set()
+    with two_workers() as cluster, Client(cluster) as client:
         client.register_plugin(plugin)
-        futures = submitted(client)
-        for name in ("second", "third"):
-            gate(name).set()
-        again: list[TaskResult] = client.gather(futures)
-    assert [one.attached for one in again] == [True, True, True, True, False, True]
-    assert [again[0].prompt_id, again[5].prompt_id] == [one.prompt_id for one in results]
-    assert before < len(runs(servers)) == len(set(runs(servers))) == len(graphs) + 1
+        again: list[TaskResult] = client.gather(submitted(client, {**ended, **runs_on}))
+    assert [one.attached for one in again] == [True, True, False, True, True, True]
+    assert [one.prompt_id for one in again[:2]] == [one.prompt_id for one in results]
+    assert len(runs(servers)) == len(set(runs(servers))) == len(again) + 1
 
 
 def test_servers_that_had_no_prompts_are_not_asked_for_any_from_before(
