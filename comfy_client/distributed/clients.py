@@ -15,7 +15,7 @@ from ..errors import ClientClosed, ServerUnreachable
 from ..jobs.job import Job
 from ..transport.http import MAX_JSON
 from ..transport.url import parse_host
-from .notes import Place
+from .notes import WorkerServer
 
 
 class Clients:
@@ -64,13 +64,13 @@ class Clients:
         self._lock = threading.Lock()  # guards the two collections above, and closed
 
     @property
-    def place(self) -> Place:
+    def place(self) -> WorkerServer:
         """The worker's own server."""
         return self.place_of(self.url)
 
-    def place_of(self, url: str) -> Place:
+    def place_of(self, url: str) -> WorkerServer:
         """Return the server that this machine reaches by a URL."""
-        return Place(url, platform.node() if parse_host(url)[0].is_loopback else "")
+        return WorkerServer(url, platform.node() if parse_host(url)[0].is_loopback else "")
 
     def check_open(self) -> None:
         """Raise :class:`ClientClosed` if the worker has ended."""
@@ -95,11 +95,11 @@ class Clients:
             return self.client_id
         return str(uuid.uuid5(uuid.UUID(self.client_id), url))
 
-    def reaches(self, place: Place) -> bool:
+    def reaches(self, place: WorkerServer) -> bool:
         """Return whether this machine can reach a server."""
         return place.machine in ("", platform.node())
 
-    def looking(self, place: Place, client_id: str) -> ComfyApi:
+    def looking(self, place: WorkerServer, client_id: str) -> ComfyApi:
         """Make a client that looks for prompts of another worker's client; it opens no socket.
 
         Raises:

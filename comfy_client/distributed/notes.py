@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 @attrs.frozen
-class Place:
+class WorkerServer:
     """A server, as workers reach it.
 
     Attributes:
@@ -98,7 +98,7 @@ class Notes:
         known: Any = remark
         return self._attempt(int(number), client_id, place, known)
 
-    def note_sending(self, attempt: Attempt, client_id: str, place: Place) -> None:
+    def note_sending(self, attempt: Attempt, client_id: str, place: WorkerServer) -> None:
         """Note that the prompt is about to be sent, or is on its server."""
         self._write(attempt.number, client_id, place.id)
 
@@ -136,19 +136,19 @@ def is_unwanted(worker: Worker, key: object) -> bool:
     return states[key] in _UNWANTED
 
 
-async def report_away(worker: Worker, place: Place, away: bool) -> None:
+async def report_away(worker: Worker, place: WorkerServer, away: bool) -> None:
     """Tell the other workers whether this worker's server is away (event loop only)."""
     await worker.scheduler.set_metadata(keys=[_ROOT, "away", place.id], value=away)
 
 
-async def others(worker: Worker) -> list[Place]:
+async def others(worker: Worker) -> list[WorkerServer]:
     """Return the servers of other workers that are not away (event loop only)."""
     away = await worker.scheduler.get_metadata(keys=[_ROOT, "away"], default={})
     there = {place.id: place for place in await taken(worker)}
     return [place for place_id, place in there.items() if not away.get(place_id)]
 
 
-async def taken(worker: Worker) -> list[Place]:
+async def taken(worker: Worker) -> list[WorkerServer]:
     """Return the server of each other worker that is there (event loop only)."""
     there = await worker.scheduler.ncores()  # the shortest answer that has all addresses
     clients = await worker.scheduler.get_metadata(keys=[_ROOT, "clients"], default={})
@@ -160,7 +160,7 @@ async def taken(worker: Worker) -> list[Place]:
     ]
 
 
-async def older(worker: Worker, own: Place) -> list[Place]:
+async def older(worker: Worker, own: WorkerServer) -> list[WorkerServer]:
     """Return the servers that may have prompts of an earlier scheduler (event loop only).
 
     Those that are away are not among them, except the worker's own.
@@ -170,17 +170,17 @@ async def older(worker: Worker, own: Place) -> list[Place]:
     return [place for place_id, place in there.items() if not empty.get(place_id)]
 
 
-def places(worker: Worker) -> dict[str, Place]:
+def places(worker: Worker) -> dict[str, WorkerServer]:
     """Return the servers of all workers, past and present, by their ids."""
     return in_loop(worker, _places, worker)
 
 
-async def _places(worker: Worker) -> dict[str, Place]:
+async def _places(worker: Worker) -> dict[str, WorkerServer]:
     known = await worker.scheduler.get_metadata(keys=[_ROOT, "servers"], default={})
-    return {place_id: Place(*facts) for place_id, facts in known.items()}
+    return {place_id: WorkerServer(*facts) for place_id, facts in known.items()}
 
 
-async def introduce(worker: Worker, place: Place) -> bool:
+async def introduce(worker: Worker, place: WorkerServer) -> bool:
     """Register the worker and its server with the scheduler; forget workers that have left.
 
     Return whether the scheduler did not know that server.  Event loop only, and one worker at a
@@ -197,7 +197,7 @@ async def introduce(worker: Worker, place: Place) -> bool:
     return is_new
 
 
-async def note_empty(worker: Worker, place: Place) -> None:
+async def note_empty(worker: Worker, place: WorkerServer) -> None:
     """Note that a server had no prompts when the scheduler first knew it (event loop only)."""
     await worker.scheduler.set_metadata(keys=[_ROOT, "empty", place.id], value=True)
 

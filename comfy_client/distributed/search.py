@@ -16,7 +16,7 @@ from ..jobs.job import Job
 from ..jobs.outcomes import lost_error
 from ..transport.deadline import Deadline
 from .clients import Clients
-from .notes import Attempt, Place
+from .notes import Attempt, WorkerServer
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -32,13 +32,13 @@ class Found:
 
     job: Job
     api: ComfyApi
-    place: Place
+    place: WorkerServer
 
 
 def find_prompt(
     own: Clients,
     attempt: Attempt,
-    places: Mapping[str, Place],
+    places: Mapping[str, WorkerServer],
     *,
     patience: float,
     deadline: Deadline,
@@ -85,7 +85,7 @@ def find_prompt(
         time.sleep(deadline.left(_PAUSE))
 
 
-def _ask(own: Clients, place: Place | None, attempt: Attempt) -> Found | None:
+def _ask(own: Clients, place: WorkerServer | None, attempt: Attempt) -> Found | None:
     """Ask one server for a prompt; return None if it does not have it."""
     if place is None:
         said = "the scheduler has forgotten who sent it"
@@ -102,14 +102,14 @@ def _ask(own: Clients, place: Place | None, attempt: Attempt) -> Found | None:
 
 
 def ask_all(
-    own: Clients, some: Sequence[Place], attempt: Attempt, deadline: Deadline
+    own: Clients, some: Sequence[WorkerServer], attempt: Attempt, deadline: Deadline
 ) -> Found | None:
     """Ask several servers for a prompt in parallel; return the first one found, or None.
 
     Many of them may be gone with their workers, and be slow to time out.
     """
 
-    def ask(place: Place) -> Found | None:
+    def ask(place: WorkerServer) -> Found | None:
         if deadline.expired:
             return None
         try:
@@ -126,7 +126,7 @@ def ask_all(
     return answers[0] if answers else None
 
 
-def _lost(attempt: Attempt, noted: Place | None, exc: ComfyError) -> JobLost:
+def _lost(attempt: Attempt, noted: WorkerServer | None, exc: ComfyError) -> JobLost:
     where = "an unknown server" if noted is None else noted.url
     return lost_error(
         attempt.prompt_id,

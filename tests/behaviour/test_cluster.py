@@ -31,7 +31,7 @@ from comfy_client import (
 )
 from comfy_client.distributed import ComfyPlugin, TaskResult, run_workflow
 from comfy_client.distributed.clients import Clients
-from comfy_client.distributed.notes import Attempt, Place
+from comfy_client.distributed.notes import Attempt, WorkerServer
 from comfy_client.distributed.search import find_prompt
 from comfy_client.testing import ComfyServer, Request
 from comfy_client.transport.deadline import Deadline
@@ -268,7 +268,7 @@ def test_what_the_environment_says_of_one_server_is_sent_to_no_other(
     token = EnvCredentials("COMFYUI_TOKEN")
     for credentials, is_sent in (({own: token}, False), ({"": token}, True)):
         clients = Clients(own, credentials=credentials, user=None, verify=True)
-        api = clients.looking(Place(comfy.url, ""), "an-id")
+        api = clients.looking(WorkerServer(comfy.url, ""), "an-id")
         assert api.ping()
         assert ("Authorization" in comfy.requests[-1].headers) is is_sent
         clients.close()
@@ -279,7 +279,7 @@ def test_what_the_environment_says_of_one_server_is_sent_to_no_other(
 def test_a_loopback_address_of_another_machine_is_not_asked_on_this_one(comfy: ComfyServer) -> None:
     """Another server may be there."""
     clients = Clients(comfy.url, credentials={}, user=None, verify=True)
-    elsewhere = Place(comfy.url, "another-machine")
+    elsewhere = WorkerServer(comfy.url, "another-machine")
     with pytest.raises(ServerUnreachable, match="on another-machine"):
         clients.looking(elsewhere, "an-id")
     assert clients.looking(clients.place, "an-id").ping()
@@ -294,7 +294,7 @@ def test_servers_of_workers_that_are_gone_take_no_longer_than_there_is_time(
     with ComfyServer() as silent:
         silent.faults.delay("GET", "*", None)
         clients = Clients(comfy.url, credentials={}, user=None, verify=True)
-        gone = [Place(f"{silent.url}/{n}", "") for n in range(800)]
+        gone = [WorkerServer(f"{silent.url}/{n}", "") for n in range(800)]
         places = {place.id: place for place in [clients.place, *gone]}
         attempt = Attempt(0, "own", "7b0c6e0e-6d3e-5b0a-9c7e-1f3a8f6f4d52", clients.place.id)
         with quickly(240):  # to ask all would take longer

@@ -11,10 +11,10 @@ from distributed.core import Status
 
 from comfy_client import ServerUnreachable
 from comfy_client.distributed.clients import Clients
-from comfy_client.distributed.notes import Place
+from comfy_client.distributed.notes import WorkerServer
 from comfy_client.distributed.pausing import pause_while_away
 
-OTHER = Place("http://other:8188", "")
+OTHER = WorkerServer("http://other:8188", "")
 
 
 class Scheduler:
