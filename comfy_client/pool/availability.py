@@ -5,6 +5,7 @@ Each function only reads, describes or changes the state that it is given.  Call
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -103,6 +104,38 @@ def _is_open(entry: Entry) -> bool:
     """Return whether a server has a job, is about to get it, or has lost it."""
     inner = entry.inner
     return inner is None or not inner.done() or inner.handle.status == "lost"
+
+
+def patience_for(state: PoolState, entry: Entry) -> float:
+    """Return for how many seconds the server of a job may be away before the job is given up."""
+    policy = state.policy
+    is_wanted = not (state.closed and (entry.stays or entry.cancelled))
+    return policy.patience if is_wanted else min(policy.patience, policy.intervals.leaving)
+
+
+def is_in_doubt(state: PoolState, member: Member, now: float) -> bool:
+    """Return whether to ask a server over HTTP if it is there, as its open socket is silent.
+
+    It is asked if its silence has lasted as long as the pool waits for its jobs.  A well server
+    answers a ping in the meantime.
+    """
+    if not member.in_flight or member.is_asked or member.is_silent:
+        return False
+    if member.api.state is not State.CONNECTED:
+        return False  # other questions go to it over HTTP
+    patience = min(patience_for(state, entry) for entry in member.in_flight)
+    silence = min(member.quiet_for, now - member.answered_at)
+    return silence >= max(patience, member.api.timing.silence)
+
+
+def waits_in_vain(state: PoolState, now: float) -> tuple[Member, Entry, float] | None:
+    """Return a server that seems not to answer, a job that it has, and the seconds of silence."""
+    for member in state.all_members:
+        timing, since = member.api.timing, min(member.heard_at, member.down_since or now)
+        is_late = member.is_asked or now - since > timing.ping + timing.question
+        if member.in_flight and (is_late or member.down_since is not None):
+            return member, next(iter(member.in_flight)), now - since
+    return None
 
 
 # -- words for users -------------------------------------------------------------------------------
@@ -205,6 +238,7 @@ def dismiss_members(state: PoolState) -> list[Member]:
 def mark_ready(state: PoolState, member: Member, offer: Offer | None, now: float) -> None:
     """Note that a server answers, and its node classes and models; None if they are unknown."""
     member.error = member.down_since = None
+    member.is_silent, member.heard_at = False, now
     member.was_ready = state.was_ready = True
     state.health.record_return(member.name)
     member.set_offer(offer)
@@ -236,6 +270,19 @@ def mark_down(state: PoolState, member: Member, error: Exception | None, now: fl
         member.wake()
 
 
+def mark_silent(state: PoolState, member: Member, error: Exception, now: float) -> bool:
+    """Note that a silent server has not answered over HTTP, either; return False if it is heard."""
+    quiet_for = member.quiet_for
+    if quiet_for < member.api.timing.question:
+        return False
+    member.is_silent = True
+    words, name = "%s is away: it has sent nothing for %.0f s, and does not answer", member.name
+    state.warn(words, name, now - member.heard_at, server=name)
+    mark_down(state, member, error, now)
+    member.down_since = min(member.down_since or now, member.heard_at)
+    return True
+
+
 def reconnect_soon(state: PoolState, member: Member, now: float) -> None:
     """Schedule a check of whether a server is back."""
     member.retry_at = min(member.retry_at, now + state.policy.intervals.reconnect)
@@ -245,12 +292,15 @@ def reconnect_soon(state: PoolState, member: Member, now: float) -> None:
 def check_member(state: PoolState, member: Member, now: float) -> None:
     """Check a server's connection, queue and speed; requeue unsent jobs if it is away or slow."""
     count_others(state, member, now)
+    _note_news(member, now)
     if not is_live(member) and (member.server.ready or member.leaving):
         if member.server.ready:
             words, name = "%s is away, and gets no jobs until it is back", member.name
             state.warn(words, name, server=name)
         mark_down(state, member, None, now)
-    elif member.api.state is State.CONNECTED:  # a socket's end is noticed
+        if now - member.heard_at >= member.api.timing.dead:  # the socket was given up for that
+            member.down_since = member.heard_at
+    elif member.api.state is State.CONNECTED and not member.is_silent:  # a socket's end is noticed
         if member.leaving:
             member.down_since = None
         elif member.down_since is not None:
@@ -259,6 +309,17 @@ def check_member(state: PoolState, member: Member, now: float) -> None:
     if member.inbox and now - (member.busy_since or now) > state.policy.intervals.slow:
         member.server.is_slow = True
         take_back(state, member)
+
+
+def _note_news(member: Member, now: float) -> None:
+    """Note when a server was last heard of: by its socket, or because it is polled."""
+    if not is_live(member):
+        return
+    quiet_for = member.quiet_for if member.api.state is State.CONNECTED else 0.0
+    if quiet_for < math.inf:  # or its socket has just ended
+        member.heard_at = now - quiet_for
+    if quiet_for < member.api.timing.silence:
+        member.is_silent = False
 
 
 def count_others(state: PoolState, member: Member, now: float) -> None:

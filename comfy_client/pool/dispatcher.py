@@ -17,7 +17,7 @@ from ..jobs.job import Job
 from ..locks import check_may_wait, shared_lock
 from ..signals import Receivers
 from . import availability, moving
-from .availability import awaited_servers, explain_wait, waits_for_away
+from .availability import awaited_servers, explain_wait, waits_for_away, waits_in_vain
 from .needs import Offer
 from .pool_state import Entry, LogLine, Member, PoolState
 from .pooled_job import PooledJob
@@ -216,6 +216,25 @@ class Dispatcher:
         words = "a ComfyPool waits for servers that are away; jobs that only they can run: %d (%s)"
         log.warning(words, left, f"{', '.join(sorted(away)):.200}")
 
+    def warn_of_silence(self) -> None:
+        """Log a warning, once, if a server that has jobs seems not to answer."""
+        state = self.state
+        with self._lock:
+            found = (
+                None if state.has_warned_of_silence else waits_in_vain(state, runtime.monotonic())
+            )
+            if found is None:
+                return
+            state.has_warned_of_silence = True
+        member, entry, silence = found
+        most = availability.patience_for(state, entry)
+        words = (
+            "a ComfyPool waits for prompt %s on %s, which has been silent for %.0f s; "
+            "it gives the prompt up after %g s"
+        )
+        named = {**entry.job.handle.state.named, "server": member.name}
+        log.warning(words, entry.job.prompt_id, member.name, silence, most, extra=named)
+
     def warn_of_wait(self, job: PooledJob) -> None:
         """Log a warning if a job waits for servers that are away; only once until one is back."""
         state = self.state
@@ -287,9 +306,11 @@ class Dispatcher:
         with self._changing() as now:
             for member in state.all_members:
                 availability.check_member(state, member, now)
-                since = member.down_since
-                if since is not None and now - since > self.state.policy.patience:
-                    moving.lose_jobs(state, member, now)
+                if moving.lose_jobs(state, member, now):
+                    self._worker.put(partial(_end_sending, member))
+                if availability.is_in_doubt(state, member, now):
+                    member.is_asked = True
+                    self._worker.put(partial(_ask_if_there, self._threads[member]))
             availability.update_suspects(state, now)
             moving.give_up_refused(state, now)
 
@@ -322,6 +343,13 @@ class Dispatcher:
                 words = "%s does not answer, and gets no jobs until it does: %s"
                 self.state.warn(words, member.name, error, server=member.name)
             availability.mark_down(self.state, member, error, now)
+
+    def mark_silent(self, member: Member, error: Exception) -> None:
+        """Note that a server that has been silent does not answer over HTTP, either."""
+        with self._changing() as now:
+            is_away = availability.mark_silent(self.state, member, error, now)
+        if is_away:
+            member.api.parts.connection.redial("it was open, but the server was silent")
 
     def mark_answering(self, member: Member) -> None:
         """Note that a removed server without a socket answers."""
@@ -447,6 +475,19 @@ def _stop(server: ServerThread, _: Dispatcher) -> None:
         thread.start()
     except RuntimeError:  # no more threads on this machine
         server.stop()
+
+
+def _end_sending(member: Member, _: Dispatcher) -> None:
+    member.end_sending()
+
+
+def _ask_if_there(server: ServerThread, _: Dispatcher) -> None:
+    """Ask a silent server whether it is there, in a new thread: its own may be waiting for it."""
+    thread = runtime.Thread(target=server.ask_if_there, name="comfy-pool-asking", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads on this machine
+        server.member.is_asked = False
 
 
 def _ask_to_end(worker: Worker[Dispatcher], entry: Entry, inner: Job) -> None:

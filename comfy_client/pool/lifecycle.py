@@ -50,13 +50,19 @@ def connect_once(dispatcher: Dispatcher, timeout: float = READY) -> None:
 
 
 def shut_down(dispatcher: Dispatcher, *, wait: bool, cancel: bool) -> None:
-    """Stop accepting jobs, and stop the pool once all have ended; ``cancel`` ends waiting jobs."""
+    """Stop accepting jobs, and stop the pool once all have ended.
+
+    ``cancel`` ends waiting jobs, and lets no other server run the rest.
+    """
     dispatcher.close()
     if cancel:
         for job in dispatcher.waiting():
             dispatcher.withdraw(job)
+        for job in dispatcher.jobs():
+            dispatcher.recall(job)
     while wait and not dispatcher.wait(lambda: dispatcher.state.is_idle, _SLICE):
         dispatcher.warn_of_away()
+        dispatcher.warn_of_silence()
     if dispatcher.state.is_idle:
         dispatcher.stop()
 

@@ -37,6 +37,7 @@ from .availability import (
     may_have_begun,
     note_absence,
     out_of_reach,
+    patience_for,
     record_failure,
     release,
     requeue,
@@ -308,20 +309,29 @@ def _prepare_rerun(
 # -- jobs that were lost ---------------------------------------------------------------------------
 
 
-def lose_jobs(state: PoolState, member: Member, now: float) -> None:
-    """Treat as lost the jobs of a server that has been away for too long."""
-    for entry in list(member.in_flight):
-        inner = entry.inner
-        if inner is None or inner.done():
+def lose_jobs(state: PoolState, member: Member, now: float) -> bool:
+    """Treat as lost the jobs of a server that has been away for longer than they may wait.
+
+    Return whether such a job is still being sent.
+    """
+    is_sending = False
+    since = member.down_since
+    for entry in list(member.in_flight) if since is not None else ():
+        inner, patience = entry.inner, patience_for(state, entry)
+        if now - (since or now) <= patience or (inner is not None and inner.done()):
+            continue
+        if inner is None:
+            is_sending = True
             continue
         why = (
-            f"lost: {member.name} has not answered for {state.policy.patience:g} s, and may have "
-            "run it, or run it yet"
+            f"lost: {member.name} has not answered for {patience:g} s, and may have run it, or run "
+            "it yet"
         )
         event, error = lost(inner.prompt_id, why, retryable=False)
         handle_loss(state, entry, error, event, now)
         if entry.goes_on or entry.job in state.entries:
             member.unwanted.append(inner)
+    return is_sending
 
 
 def handle_loss(

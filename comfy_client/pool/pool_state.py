@@ -21,6 +21,7 @@ from ..jobs.callbacks import Callbacks
 from ..jobs.job import Job
 from ..jobs.prompt import Ending
 from ..log_records import ServerLog
+from ..transport.deadline import ParallelCalls
 from ..workflow import Workflow
 from .health import Health
 from .needs import Offer
@@ -46,6 +47,7 @@ class Intervals:
         longest_rest: The longest of these pauses.
         failures: How many jobs in a row a server fails before it is suspect.
         moves: How often a job may move because a server was away while it was being sent.
+        leaving: As ``patience`` of the pool, for jobs that nobody waits for once it is shut down.
         attempts: How often a job runs in all if it is lost each time.
         deaths: How many servers may die while they run a job before it runs nowhere else.
         ask_again: The shortest pause between two requests to a server for its node definitions.
@@ -60,6 +62,7 @@ class Intervals:
     longest_rest: float = 300.0
     failures: int = 3
     moves: int = 5
+    leaving: float = 5.0
     attempts: int = 3
     deaths: int = 3
     ask_again: float = 10.0
@@ -167,6 +170,11 @@ class Member:
         offer: The classes and models that it has; ``None``: unknown.
         error: Why it is not ready; ``None``: it is ready, or has not been asked.
         down_since: Since when it has not answered; ``None``: it answers, or has not been asked.
+        heard_at: When its socket last brought a byte, or its client polled it.
+        answered_at: When it last answered whether it is there, after it had been silent.
+        is_asked: Whether it is being asked that now.
+        is_silent: Whether it has not answered that, nor sent a byte since.
+        sending: The requests of the submission that is in progress; ``None``: none is.
         leaving: Whether it was removed from the pool.
         stopped: Whether the pool has released it.
         inbox: Jobs that were assigned to it, but not sent yet.
@@ -190,6 +198,11 @@ class Member:
     offer: Offer | None = None
     error: Exception | None = None
     down_since: float | None = None
+    heard_at: float = -math.inf
+    answered_at: float = -math.inf
+    is_asked: bool = False
+    is_silent: bool = False
+    sending: ParallelCalls | None = None
     leaving: bool = False
     stopped: bool = False
     inbox: deque[Entry] = attrs.field(factory=deque)
@@ -219,6 +232,11 @@ class Member:
         """The log of the server's client."""
         return self.api.parts.http.log
 
+    @property
+    def quiet_for(self) -> float:
+        """Seconds since its socket brought a byte; infinite without a socket."""
+        return self.api.parts.connection.quiet_for
+
     def set_offer(self, offer: Offer | None) -> None:
         """Set the classes and models of the server; None if they are not known."""
         self.offer = offer
@@ -228,6 +246,11 @@ class Member:
         """Note that no submission is in progress."""
         self.busy_since = None
         self.server.is_slow = False
+
+    def end_sending(self) -> None:
+        """End the submission that is in progress."""
+        if (sending := self.sending) is not None:
+            sending.end()
 
     def wake(self) -> None:
         """Wake the thread of the server."""
@@ -300,6 +323,7 @@ class PoolState:
         moved_at: The last time that a server was chosen for a job.
         has_warned: Whether the log has said that jobs will not run.
         has_warned_of_away: Whether the log has said that all jobs wait for absent servers.
+        has_warned_of_silence: Whether the log has said that jobs wait for a silent server.
         warned_of: Sets of absent servers for which a log line has said that jobs wait.
         ends: Ends of jobs, which are published once the lock is free.
         news: Events and log lines, which are published after the ends.
@@ -320,6 +344,7 @@ class PoolState:
     moved_at: float = 0.0
     has_warned: bool = False
     has_warned_of_away: bool = False
+    has_warned_of_silence: bool = False
     warned_of: set[frozenset[str]] = attrs.field(factory=set)
     ends: list[End] = attrs.field(factory=list)
     news: list[PoolEvent | LogLine] = attrs.field(factory=list)

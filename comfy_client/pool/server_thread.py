@@ -15,13 +15,14 @@ from ..errors import (
     ComfyError,
     NotSupported,
     PromptRejected,
+    ServerUnreachable,
     SubmitUncertain,
     UnexpectedResponse,
 )
 from ..jobs.execute import submit_workflow
 from ..jobs.job import Job
 from ..transport.backoff import Backoff
-from ..transport.deadline import LONGEST, Deadline, limited_silence
+from ..transport.deadline import LONGEST, Abandoned, Deadline, endable, limited_silence
 from ..transport.failures import is_away
 from ..transport.websocket import State
 from .availability import is_live
@@ -52,6 +53,9 @@ class Owner(Protocol):
 
     def set_offer(self, member: Member, offer: Offer | None) -> None:
         """Note which node classes and models a server has now."""
+
+    def mark_silent(self, member: Member, error: Exception) -> None:
+        """Note that a server that has been silent does not answer over HTTP, either."""
 
     def mark_answering(self, member: Member) -> None:
         """Note that a removed server answers."""
@@ -144,6 +148,19 @@ class ServerThread:
             )
         else:
             self._owner.set_offer(self.member, offer)
+
+    def ask_if_there(self) -> None:
+        """Ask a silent server over HTTP whether it is there, and tell the pool if it is not."""
+        member = self.member
+        try:
+            member.api.poll_status(member.api.timing.question)
+        except ComfyError as exc:
+            member.log.debug("%s does not answer: %s", member.name, exc)
+            if is_away(exc):
+                self._owner.mark_silent(member, exc)
+        finally:
+            member.answered_at = runtime.monotonic()
+            member.is_asked = False
 
     # -- in the thread -------------------------------------------------------------------------
 
@@ -243,15 +260,23 @@ class ServerThread:
                 return
             if entry.chosen is not None:
                 entry.chosen(member.name)
-            inner = submit_workflow(
-                member.api,
-                member.api.parts,
-                entry.workflow,
-                None,
-                prompt_id=job.prompt_id,
-                begun=begun,
-                **entry.options,
-            )
+            with endable() as member.sending:
+                inner = submit_workflow(
+                    member.api,
+                    member.api.parts,
+                    entry.workflow,
+                    None,
+                    prompt_id=job.prompt_id,
+                    begun=begun,
+                    **entry.options,
+                )
+        except Abandoned:  # the server is silent
+            given = job.handle.given
+            if given is None or not given.handle.state.posted_at:
+                error = ServerUnreachable(f"{member.name} is silent; nothing was sent")
+                self._owner.mark_unsent(member, entry, error)
+            else:
+                self._owner.mark_submitted(member, entry, given)
         except SubmitUncertain as exc:
             if not member.api.parts.poller.finds_lost_prompts:
                 self._owner.mark_unsent(member, entry, exc)

@@ -171,6 +171,8 @@ def run(
                 for job in jobs[-1:]:
                     if job.status == "waiting" and servers.dispatcher.withdraw(job):
                         exc.add_note("no server had it: it was taken back, and will not run")
+                    else:
+                        servers.dispatcher.recall(job)  # nobody waits for it any more
                 raise
 
     if not retry_oom:

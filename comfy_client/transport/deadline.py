@@ -146,6 +146,20 @@ def ended_by(end: Callable[[], object]) -> Iterator[None]:
         group.ends.discard(end)
 
 
+@contextlib.contextmanager
+def endable() -> Iterator[ParallelCalls]:
+    """Context manager: yield a group by which another thread can end the requests of the block.
+
+    What was in progress then raises :class:`Abandoned`.
+    """
+    group = ParallelCalls()
+    before = parallel_calls.set(group)
+    try:
+        yield group
+    finally:
+        parallel_calls.reset(before)
+
+
 def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
     """Call ``work`` for each item, :data:`MAX_PARALLEL` at a time; return the results in order.
 
@@ -177,15 +191,17 @@ def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Mad
     number = min(MAX_PARALLEL, len(items)) if len(items) > 1 else 0
     workers = [_Worker(partial(context.copy().run, run)) for _ in range(number)]
     try:
-        for worker in workers:
-            worker.start()
-        if not workers:
-            context.run(run)
-        for worker in workers:
-            while not worker.wait(_SLICE) and not group.over.is_set():
-                pass
+        with ended_by(group.end):
+            for worker in workers:
+                worker.start()
+            if not workers:
+                context.run(run)
+            for worker in workers:
+                while not worker.wait(_SLICE) and not group.over.is_set():
+                    pass
         if failed:
             raise next(iter(failed.values()))  # the first failure, due to which the others ended
+        check_wanted()
         return [made[index] for index in range(len(items))]
     finally:
         group.end()
