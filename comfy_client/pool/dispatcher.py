@@ -406,10 +406,11 @@ class Dispatcher:
             entry.look = deliver(self._receivers, entry.callbacks, entry.job)
         moving.admit(self.state, entry)
 
-    def withdraw(self, job: PooledJob, *, if_unsent: bool = False) -> bool:
+    def withdraw(self, job: PooledJob, *, if_unsent: bool = False) -> bool | None:
         """End a job unless a server has it; return True if it certainly will not run.
 
-        A job that a server already has keeps running, but is not run again if it is lost.
+        Return None if it is being sent: it is cancelled as soon as its server has it, if it still
+        runs.  A job that a server already has keeps running, but is not run again if it is lost.
 
         Args:
             job: The job.
@@ -483,7 +484,7 @@ def _end_sending(member: Member, _: Dispatcher) -> None:
 
 def _ask_if_there(server: ServerThread, _: Dispatcher) -> None:
     """Ask a silent server whether it is there, in a new thread: its own may be waiting for it."""
-    thread = runtime.Thread(target=server.ask_if_there, name="comfy-pool-asking", daemon=True)
+    thread = runtime.Thread(target=server.ask_if_there, name="comfy-pool-silence", daemon=True)
     try:
         thread.start()
     except RuntimeError:  # no more threads on this machine

@@ -90,8 +90,10 @@ def assign(state: PoolState, found: Assignment, now: float) -> None:
     member.wake()
 
 
-def withdraw(state: PoolState, job: PooledJob, *, if_unsent: bool) -> bool:
+def withdraw(state: PoolState, job: PooledJob, *, if_unsent: bool) -> bool | None:
     """End a job unless a server has it; return True if it certainly will not run.
+
+    Return None if it is being sent: it is cancelled as soon as its server has it, if it still runs.
 
     Args:
         state: The state of the pool.
@@ -103,7 +105,7 @@ def withdraw(state: PoolState, job: PooledJob, *, if_unsent: bool) -> bool:
         return False
     if entry.started:
         entry.cancelled = True
-        return entry.inner is None
+        return None if entry.inner is None else False
     if not state.schedule.remove(job) and entry.member is not None:
         entry.member.inbox.remove(entry)
         entry.member.server.own -= 1
@@ -117,7 +119,7 @@ def recall(state: PoolState, job: PooledJob) -> bool:
     entry = state.entries.get(job)
     if entry is not None:
         entry.stays = True
-    return withdraw(state, job, if_unsent=True)
+    return bool(withdraw(state, job, if_unsent=True))
 
 
 def abandon_jobs(state: PoolState) -> None:

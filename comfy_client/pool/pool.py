@@ -76,12 +76,13 @@ class ComfyPool(Executor):
             servers with room for a job (``in_flight``), one of weight 2 gets twice as many.
         in_flight: How many jobs a server has at a time, at most; with 2, the next one is there when
             one ends.
-        patience: How many seconds a server may be away until its jobs are not waited for any more.
+        patience: How many seconds a server may be away, or silent with an open connection, until
+            its jobs are not waited for any more.
             Those that only waited there go to other servers; those that had begun are lost.
         on_lost: What becomes of jobs that are lost, by a server that is away or was restarted:
             ``"raise"`` :class:`JobLost`, or ``"retry"``: run them again, and three times at most
-            in all.  Some may then run twice.  A job that two servers did not survive is lost in
-            any case.
+            in all.  Some may then run twice.  A job that three servers did not survive is lost
+            in any case.
         on_failed: What becomes of a job that fails: ``"raise"`` its :class:`JobFailed`, or
             ``"move"``: run it once more, on another server, whose end counts.  A job that fails on
             a server that is suspect (see :meth:`status`) always moves.
@@ -147,7 +148,9 @@ class ComfyPool(Executor):
         Args:
             wait: Whether to wait until all jobs have ended.  If only servers that are away can run
                 what is left, the log says so.
-            cancel_futures: Whether to cancel the jobs that wait for a server.
+            cancel_futures: Whether to cancel the jobs that wait for a server.  Those that run are
+                waited for, but if their server is silent, for some 10 seconds only: then they end
+                with :class:`JobLost`.
         """
         lifecycle.shut_down(self._dispatcher, wait=wait, cancel=cancel_futures)
 

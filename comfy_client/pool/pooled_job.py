@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, cast
 
 import attrs
 
-from ..errors import JobLost
+from ..errors import JobInterrupted, JobLost, JobTimeout
 from ..event_queue import Budget
 from ..events import EndEvent, Event, ExecutionError, JobLostEvent
 from ..jobs.describe import JobProgress
@@ -38,8 +38,11 @@ class Line(Protocol):
     def notes(self) -> tuple[str, ...]:
         """Return a line of text for each server, to be shown below a progress bar."""
 
-    def withdraw(self, job: PooledJob) -> bool:
-        """End a job unless a server has it; return True if it certainly will not run."""
+    def withdraw(self, job: PooledJob) -> bool | None:
+        """End a job unless a server has it; return True if it certainly will not run.
+
+        Return None if it is being sent: it is cancelled as soon as its server has it.
+        """
 
     def flush(self, seconds: float) -> None:
         """Wait up to ``seconds`` seconds until callbacks have handled all events so far."""
@@ -169,11 +172,20 @@ class PooledHandle(JobHandle):
         """Cancel the job, and no other; see :meth:`Job.cancel`."""
         if self.is_done:
             return False
-        if self._line.withdraw(self._job()):
-            first_end([self], self.timing.cancel_timeout)
+        is_withdrawn = self._line.withdraw(self._job())
+        if is_withdrawn is False:
+            given = self.given
+            return given is not None and given.cancel(force=force)
+        first_end([self], seconds := self.timing.cancel_timeout)
+        if is_withdrawn:
             return True
-        given = self.given
-        return given is not None and given.cancel(force=force)
+        if not self.is_done:
+            raise JobTimeout(
+                f"prompt {self.state.prompt_id} was being sent{self.place()} as it was cancelled; "
+                f"whether it will run is not known after {seconds:g} s",
+                prompt_id=self.state.prompt_id,
+            )
+        return isinstance(self.error, JobInterrupted)
 
     # -- what the pool does --------------------------------------------------------------
 
@@ -239,7 +251,9 @@ class PooledJob(Job):
     certainly never had its prompt, or if the prompt was lost and is to run again.
 
     :meth:`cancel` ends a waiting job immediately, and nothing is sent for it.  A job that is being
-    sent is cancelled as soon as its server has it, and the call waits for that (5 seconds at most).
+    sent is cancelled as soon as its server has it, and the call waits for its end: True if it was
+    cancelled, False if it ended otherwise, :class:`JobTimeout` if that is not known after 5
+    seconds.
     """
 
     handle: PooledHandle

@@ -593,6 +593,31 @@ def test_a_job_that_is_cancelled_while_it_is_submitted_ends_though_that_fails_on
             cut.end()
 
 
+@pytest.mark.parametrize(
+    "is_known",
+    [
+        pytest.param(True, marks=pytest.mark.timing(cancel_timeout=LIMIT)),
+        pytest.param(False, marks=pytest.mark.timing(cancel_timeout=0.3)),
+    ],
+)
+def test_a_job_that_is_cancelled_while_it_is_submitted_may_succeed(
+    servers, clients, is_known
+) -> None:
+    """The call says so, or that it is not known yet."""
+    with pooled(clients[:1]) as pool:
+        submitting = servers[0].faults.delay("POST", "/prompt", None, ran=True)
+        job = pool.submit(shows())
+        servers[0].until(lambda: len(servers[0].ran) == 1 and not servers[0].running, LIMIT)
+        if is_known:
+            threading.Timer(0.3, submitting.end).start()
+            assert job.cancel() is False
+        else:
+            with pytest.raises(JobTimeout, match="whether it will run is not known"):
+                job.cancel()
+            submitting.end()
+        assert job.result(LIMIT).texts == ("x",)
+
+
 def test_a_job_that_every_server_seems_to_be_away_for_moves_so_often_and_no_more(
     servers, clients
 ) -> None:

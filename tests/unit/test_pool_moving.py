@@ -303,7 +303,7 @@ def test_the_error_of_a_failed_job_is_made_without_the_lock(make) -> None:
 def test_a_job_that_waits_is_ended_and_one_that_is_sent_is_cancelled_there(make) -> None:
     state = make()
     entry, member = sent(state)
-    assert moving.withdraw(state, entry.job, if_unsent=False)
+    assert moving.withdraw(state, entry.job, if_unsent=False) is None
     assert entry.cancelled
     assert not state.ends
     moving.handle_unsent(state, member, entry, ServerUnreachable("gone"), NOW)

@@ -1,0 +1,108 @@
+"""Servers of a pool that are silent with open sockets, as a machine that sleeps or hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+import attrs
+import pytest
+
+from comfy_client import ComfyPool, JobLost, JobTimeout
+from comfy_client.testing import ComfyServer
+from tests.helpers.clients import LIMIT, until
+from tests.helpers.gates import GATES, Gated, shows
+from tests.helpers.pools import marks, pooled, until_each_runs
+
+#: Long before a client gives its socket up.
+pytestmark = pytest.mark.timing(ping=0.2, silence=0.3, question=2.0, dead=1e4)
+
+
+@pytest.fixture
+def servers() -> Iterator[list[ComfyServer]]:
+    with contextlib.ExitStack() as stack:
+        made = [stack.enter_context(ComfyServer()) for _ in range(2)]
+        for server in made:
+            server.add_node(Gated)
+        yield made
+        GATES.end()
+
+
+class Leaving(ComfyPool):
+    """Is left quickly."""
+
+    intervals = attrs.evolve(ComfyPool.intervals, leaving=0.2)
+
+
+@pytest.mark.parametrize("on_lost", ["raise", "retry"])
+def test_jobs_of_a_silent_server_are_given_up_when_patience_ends(servers, clients, on_lost) -> None:
+    with pooled(clients, patience=1.0, on_lost=on_lost) as pool:
+        jobs = [pool.submit(shows(waits=True)) for _ in range(4)]
+        until_each_runs(*servers)
+        with servers[0].faults.freeze():
+            until(lambda: pool.status().servers[0].state == "down")
+            GATES.set()
+            errors = [job.exception(LIMIT) for job in jobs]
+        assert sum(isinstance(error, JobLost) for error in errors) == (on_lost == "raise")
+        assert sum(error is None for error in errors) == 3 + (on_lost == "retry")
+
+
+def test_a_job_that_is_being_sent_to_a_silent_server_moves_to_another(servers, clients) -> None:
+    """It may run twice, so only with ``on_lost="retry"``."""
+    options = {"patience": 1.0, "on_lost": "retry", "mode": "round_robin"}
+    with pooled(clients, **options) as pool, servers[0].faults.freeze():
+        jobs = [pool.submit(shows()) for _ in range(6)]
+        assert [job.exception(LIMIT) for job in jobs] == [None] * 6
+        assert {job.server for job in jobs} == {servers[1].url}
+
+
+@pytest.mark.timing(ping=0.2, silence=0.3, dead=1e4)
+def test_a_server_that_answers_no_ping_but_over_http_keeps_its_jobs(servers, clients) -> None:
+    with pooled(clients[:1], patience=0.3) as pool, servers[0].faults.swallow_pings():
+        job = pool.submit(shows(waits=True))
+        until_each_runs(servers[0])
+
+        def asked() -> int:
+            return sum(one.path.endswith("/prompt") for one in [*servers[0].requests])
+
+        before = asked()
+        until(lambda: asked() > before + 2)
+        GATES.set()
+        assert job.result(LIMIT).texts == ("x",)
+        assert pool.status().servers[0].state == "ready"
+
+
+@pytest.mark.parametrize("way", ["shutdown", "with"])
+def test_a_pool_is_left_though_a_server_is_silent(servers, clients, way, caplog) -> None:
+    """Soon, if nobody waits for its jobs any more; the log says once for what the pool waits."""
+    caplog.set_level(logging.WARNING)
+    with (
+        contextlib.ExitStack() as stack,
+        pooled(clients[:1], cls=Leaving, patience=1e4) as pool,
+    ):
+        if way == "shutdown":
+            jobs = [pool.submit(shows(waits=True)) for _ in range(4)]
+            until_each_runs(servers[0])
+            stack.enter_context(servers[0].faults.freeze())
+            pool.shutdown(cancel_futures=True)
+            assert all(job.done() for job in jobs)
+        else:
+            stack.enter_context(servers[0].faults.freeze())
+            with pytest.raises(JobTimeout):
+                pool.run(shows(waits=True), timeout=0.2)
+    (said,) = [one for one in caplog.messages if "a ComfyPool waits for prompt" in one]
+    assert servers[0].url in said
+    assert len(marks(*servers)) <= 2
+
+
+def test_a_job_that_is_wanted_is_waited_for_as_long_as_patience_says(servers, clients) -> None:
+    """On a silent server, too, after the pool was shut down."""
+    with pooled(clients[:1], cls=Leaving, patience=1e4) as pool:
+        job = pool.submit(shows(waits=True))
+        until_each_runs(servers[0])
+        pool.shutdown(wait=False)
+        with servers[0].faults.freeze(), pytest.raises(JobTimeout):
+            job.result(2.0)
+        GATES.set()
+        assert job.result(LIMIT).texts == ("x",)
