@@ -271,12 +271,7 @@ class ServerThread:
                     **entry.options,
                 )
         except Abandoned:  # the server is silent
-            given = job.handle.given
-            if given is None or not given.handle.state.posted_at:
-                error = ServerUnreachable(f"{member.name} is silent; nothing was sent")
-                self._owner.mark_unsent(member, entry, error)
-            else:
-                self._owner.mark_submitted(member, entry, given)
+            self._leave_unfinished(entry)
         except SubmitUncertain as exc:
             if not member.api.parts.poller.finds_lost_prompts:
                 self._owner.mark_unsent(member, entry, exc)
@@ -296,6 +291,15 @@ class ServerThread:
             self._owner.mark_unsent(member, entry, exc)
         else:
             self._owner.mark_submitted(member, entry, inner)
+
+    def _leave_unfinished(self, entry: Entry) -> None:
+        """Note that a submission was ended before its answer came."""
+        member, given = self.member, entry.job.handle.given
+        if given is None or not given.handle.state.posted_at:
+            error = ServerUnreachable(f"{member.name} is silent; nothing was sent")
+            self._owner.mark_unsent(member, entry, error)
+        else:
+            self._owner.mark_submitted(member, entry, given)
 
     def _attach(self, entry: Entry) -> None:
         """Attach to a prompt that the server may have, and let its job follow it."""
