@@ -14,6 +14,8 @@ _COMPARED = 100
 _LOOKED_AT = 100_000
 _MOST_ROUGHLY = 2000
 _MOST_IN_FULL = 20
+#: From how many characters on a name may have a second slip of the finger.
+_LONG = 12
 
 
 def nearest(name: str, names: Iterable[str], limit: int = 5) -> tuple[str, ...]:
@@ -55,3 +57,30 @@ def nearest(name: str, names: Iterable[str], limit: int = 5) -> tuple[str, ...]:
     nearest_ones = near(roughly, matcher.ratio, limit)
     furthest = max((_FURTHER * (1 - score) for score, _ in nearest_ones[:1]), default=0)
     return tuple(found[key] for score, key in nearest_ones if 1 - score <= furthest)
+
+
+def misspelt(name: str, names: Iterable[str], limit: int = 5) -> tuple[str, ...]:
+    """Return the names of which ``name`` is a typing mistake, nearest first, ignoring case.
+
+    One character is wrong, missing, added, or swapped with the next one; in a long name, two are.
+    """
+    most = 2 if len(name) >= _LONG else 1
+    found = nearest(name, names, limit)
+    return tuple(one for one in found if _slips(name.lower(), one.lower(), most) <= most)
+
+
+def _slips(one: str, other: str, most: int) -> int:
+    """Return how many characters differ, as typing mistakes; more than ``most`` are not counted."""
+    if abs(len(one) - len(other)) > most or max(len(one), len(other)) > _COMPARED:
+        return most + 1
+    last: list[int] = []
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, left in enumerate(one, 1):
+        last, before, row = before, row, [i]
+        for j, right in enumerate(other, 1):
+            least = min(row[-1] + 1, before[j] + 1, before[j - 1] + (left != right))
+            if i > 1 and j > 1 and left == other[j - 2] and one[i - 2] == right:
+                least = min(least, last[j - 2] + 1)
+            row.append(least)
+    return row[-1]

@@ -54,6 +54,9 @@ _MAX_LINES: Final = 100
 _MAX_CIRCLES: Final = 10
 #: The value that replaces null, by the type of the input; numbers must not be null.
 _OF_NULL: Final = {"STRING": "the text 'None'", "BOOLEAN": "false"}
+#: The classes that begin and end a loop, since ComfyUI 0.36; the most ends that are followed.
+_LOOPS: Final = ("StartLoop", "EndLoop")
+_MAX_LOOPS: Final = 100
 #: Errors that outdated definitions can cause.
 _OF_FILES: Final = frozenset({"value_not_in_list", "custom_validation_failed"})
 
@@ -405,7 +408,9 @@ class _Checker:
         for node_id, text in self.replaced.notes.items():
             yield self._warning(node_id, "node_replaced", text)
         outputs = [node_id for node_id in graph if rules.is_output(node_id)]
-        run = needed(graph, outputs, ())
+        begins, ends = ([key for key in graph if class_of(graph, key) == one] for one in _LOOPS)
+        yield from self._loops(begins, ends)
+        run = needed(graph, [*outputs, *ends], ())  # what a loop ends with runs in each iteration
         for node_id in graph:
             definition = rules.by_node.get(node_id)
             if definition is None:
@@ -423,6 +428,19 @@ class _Checker:
                 text = f"servers without this node class use {brief(newer)} instead"
                 yield self._warning(node_id, "node_replaced", text)
             yield from self._input_warnings(node_id, definition)
+
+    def _loops(self, begins: list[str], ends: list[str]) -> Iterator[Problem]:
+        """Yield a warning for each end of a loop without the other; a server refuses more."""
+        closed: set[str] = set()
+        kind = "loop_not_closed"
+        for end in ends[:_MAX_LOOPS]:
+            before = needed(self.replaced.graph, [end], ()).intersection(begins)
+            closed |= before
+            if not before:
+                yield self._warning(end, kind, f"no {_LOOPS[0]} node leads to the end of this loop")
+        for begin in begins if len(ends) <= _MAX_LOOPS else ():
+            if begin not in closed:
+                yield self._warning(begin, kind, f"no {_LOOPS[1]} node depends on this loop")
 
     def _input_warnings(self, node_id: str, definition: Mapping[str, Any]) -> Iterator[Problem]:
         given = self.replaced.graph[node_id].get("inputs")

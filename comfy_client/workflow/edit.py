@@ -484,7 +484,8 @@ class Workflow(Nodes):
         class is missing, also ``GET /object_info`` and ``GET /node_replacements``; if a value names
         a file of ``[output]`` or ``[temp]``, ``GET /internal/files/{folder}``.
 
-        The rules are those of ComfyUI 0.3.75 to 0.33.  Nodes of packs with a check of their own,
+        The rules are those of ComfyUI 0.3.75 to 0.33.  Of loops, since ComfyUI 0.36, only a start
+        without an end is found, and the reverse.  Nodes of packs with a check of their own,
         which the server does not describe, may refuse more or less.  Files in subfolders of the
         server's folders are not checked.
 

@@ -15,11 +15,11 @@ from typing import Any, Final
 
 import attrs
 
-from ..nearest import nearest
+from ..nearest import misspelt, nearest
 from .graph import as_link, brief, class_of, describe, inputs_of, links_of, listing, shorten
 from .input_specs import InputSpec
 from .model_files import is_file_name, nearest_files, source_of
-from .problems import Problem, problem_at, shown
+from .problems import CORE, NOT_CORE, Problem, problem_at, shown
 
 _MAX_LINES = 20
 _MOST_PROBLEMS = 1000
@@ -211,24 +211,29 @@ def problems_in(body: Mapping[str, Any], known: Known) -> Iterator[Problem]:
 def missing_class(
     known: Known, node_id: str, class_type: str, *, has_reason: bool = False
 ) -> Problem:
-    """Return the problem of a node whose class the server lacks."""
-    near = known.nearest(nearest, class_type, known.node_names, 5)
+    """Return the problem of a node whose class the server lacks.
+
+    Names are suggested for a typing mistake only, and so never for a class of a pack.
+    """
     meta = _mapping(_mapping(known.graph.get(node_id)).get("_meta"))
     pack = meta.get("cnr_id") or meta.get("aux_id")
-    hints = [f"nearest: {listing(near)}"] if near else []
-    if isinstance(pack, str) and pack != "comfy-core":
-        hints.append(f"it belongs to the node pack {brief(pack)}: install it")
-    elif pack == "comfy-core":
-        hints.append("it is one of ComfyUI's own: another version has it")
-    elif not near and not has_reason:
-        hints.append("is a custom node missing, or not loaded?")
+    pack = pack if isinstance(pack, str) else None
+    is_of_pack = pack not in (None, CORE)
+    near = () if is_of_pack else known.nearest(misspelt, class_type, known.node_names, 5)
+    hint = f"nearest: {listing(near)}" if near else None
+    if pack is not None and is_of_pack:
+        hint = f"it belongs to the node pack {brief(pack)}: install it"
+    elif hint is None and pack == CORE:
+        hint = NOT_CORE
+    elif hint is None and not has_reason:
+        hint = "is a custom node missing, or not loaded?"
     return problem_at(
         known.graph,
         node_id,
         "missing_node_type",
         f"the server has no node class {brief(class_type)}",
         class_type=class_type,
-        hint="; ".join(hints) or None,
+        hint=hint,
         candidates=near,
     )
 

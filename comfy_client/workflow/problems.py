@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import attrs
 
@@ -11,6 +11,13 @@ from ..errors import printable
 from ..redaction import is_secret_value
 from ..to_dict import AsDict
 from .graph import brief, class_of, shorten, title_of
+
+#: The pack that files name for ComfyUI's own classes, and what to say of one that is not there.
+CORE: Final = "comfy-core"
+NOT_CORE: Final = (
+    "the file counts it among ComfyUI's own: this server's ComfyUI is too old or too new for it, "
+    "or the file is wrong and a node pack is missing"
+)
 
 Severity = Literal["error", "warning"]
 
@@ -28,7 +35,7 @@ class Problem(AsDict):
             ``value_not_in_list``, ``value_bigger_than_max``, ``invalid_input_type``,
             ``return_type_mismatch``, ``dependency_cycle``, ``prompt_no_outputs``, ...  Only
             :meth:`Workflow.check` finds ``not_sendable``, ``malformed_node``, ``node_not_run``,
-            ``node_replaced``, ``node_deprecated`` and ``unknown_input``.
+            ``node_replaced``, ``node_deprecated``, ``loop_not_closed`` and ``unknown_input``.
         message: What is wrong, without the node.
         node_id: The id of the node; ``None``: the problem is one of the whole workflow.
         title: The title of the node; ``None``: it has none.

@@ -154,6 +154,98 @@ def test_a_problem_shows_no_secret() -> None:
     assert "hush" not in str(problem)
 
 
+# -- loops ----------------------------------------------------------------------------------
+
+#: Of ComfyUI 0.36: a loop is closed by links alone, which go in no circle.
+LOOPS = {
+    "StartLoop": {
+        "input": {
+            "required": {
+                "mode": [
+                    "COMFY_DYNAMICCOMBO_V3",
+                    {
+                        "options": [
+                            {
+                                "key": "simple",
+                                "inputs": {"required": {"num_iterations": ["INT", {"min": 0}]}},
+                            }
+                        ]
+                    },
+                ],
+            },
+            "optional": {"initial_iteration_value": ["COMFY_MATCHTYPE_V3", {}]},
+        },
+        "output": ["INT", "BOOLEAN", "BOOLEAN", "COMFY_MATCHTYPE_V3", "COMFY_MATCHTYPE_V3"],
+        "output_node": False,
+    },
+    "EndLoop": {
+        "input": {
+            "required": {"accumulate": ["BOOLEAN", {}]},
+            "optional": {"next_iteration_value": ["COMFY_MATCHTYPE_V3", {}]},
+        },
+        "output": ["COMFY_MATCHTYPE_V3"],
+        "output_node": False,
+    },
+}
+
+
+def loop(**more: Any) -> dict[str, Any]:
+    """Turn a picture over four times, and save it each time and at the end."""
+    begin = {"mode": "simple", "mode.num_iterations": 4, "initial_iteration_value": ["1", 0]}
+    return {
+        "1": node("EmptyImage", width=8, height=8, batch_size=1, color=0),
+        "2": node("StartLoop", **begin),
+        "3": node("ImageInvert", image=["2", 4]),
+        "4": node("EndLoop", accumulate=False, next_iteration_value=["3", 0]),
+        "5": node("PreviewImage", images=["4", 0]),
+        **more,
+    }
+
+
+def checked_loop(graph: dict[str, Any]) -> tuple[Problem, ...]:
+    return Workflow(graph).check({**with_files(), **LOOPS}).problems
+
+
+def test_a_loop_that_is_closed_is_no_problem() -> None:
+    """Nor is one whose end nothing depends on, if its body has an output."""
+    assert checked_loop(loop()) == ()
+    inside = loop()
+    inside["5"]["inputs"]["images"] = ["3", 0]
+    assert checked_loop(inside) == ()
+
+
+def test_half_a_loop_is_a_warning() -> None:
+    """Only the server knows all of its rules."""
+    open_loop = loop()
+    del open_loop["4"]
+    open_loop["5"]["inputs"]["images"] = ["3", 0]
+    (problem,) = checked_loop(open_loop)
+    assert (problem.severity, problem.type, problem.node_id) == ("warning", "loop_not_closed", "2")
+    assert problem.message == "no EndLoop node depends on this loop"
+    endless = loop()
+    del endless["2"]
+    endless["3"]["inputs"]["image"] = ["1", 0]
+    (problem,) = checked_loop(endless)
+    assert (problem.severity, problem.type, problem.node_id) == ("warning", "loop_not_closed", "4")
+    assert problem.message == "no StartLoop node leads to the end of this loop"
+
+
+def test_a_circle_through_a_loop_is_an_error_as_any_other() -> None:
+    """The value goes back to the start without a link; the server refuses a circle before."""
+    graph = loop()
+    graph["2"]["inputs"]["initial_iteration_value"] = ["4", 0]
+    del graph["1"]
+    assert [problem.type for problem in checked_loop(graph)] == ["dependency_cycle"]
+
+
+def test_more_ends_than_are_followed_are_not_judged() -> None:
+    """Each is followed back through the whole graph."""
+    many = {f"e{n}": node("EndLoop", accumulate=False) for n in range(101)}
+    found = [problem for problem in checked_loop(loop(**many)) if problem.type == "loop_not_closed"]
+    assert {problem.node_id for problem in found} <= many.keys()
+    assert len(found) == 99  # and the one that closes the loop
+
+
 # -- each kind ------------------------------------------------------------------------------
 
 

@@ -97,6 +97,10 @@ def test_a_class_that_the_server_lacks_is_named_with_its_pack() -> None:
         "_meta": {"title": "Blur", "cnr_id": "fancy-pack", "ver": "1.2.0"},
     }
     assert "'by-manager'" in str(only_warning(file, packs={"FancyBlur": "by-manager"}))
+    file["nodes"][1]["properties"] = {"cnr_id": "comfy-core"}  # not so, as the server lacks it
+    assert "this server's ComfyUI is too old or too new for it, or the file is wrong" in str(
+        only_warning(file)
+    )
 
 
 @pytest.mark.parametrize("kind", ["Reroute (rgthree)", "ReroutePrimitive|pysssss"])
@@ -112,6 +116,13 @@ def test_nodes_that_rewire_in_the_browser_are_said_and_left_out(kind: str) -> No
     assert (warning.kind, warning.node_id) == ("browser", "2")
     assert converted(file).graph.keys() == {"1", "3"}
     assert "images" not in converted(file).graph["3"]["inputs"]
+
+
+def test_a_link_that_the_file_does_not_have_is_said() -> None:
+    """As left by an editor that lost it."""
+    warning = only_warning(ui(node(2, "SaveImage", ("p",), {"images": 7})))
+    assert str(warning).endswith("its link is left out: the file has no link 7 to it")
+    assert (warning.kind, warning.input) == ("link", "images")
 
 
 KJ, EASY = ("SetNode", "GetNode"), ("easy setNode", "easy getNode")

@@ -123,7 +123,10 @@ def test_a_server_that_answers_500_in_text_names_no_class() -> None:
     [
         ({"cnr_id": "fancy-pack"}, "it belongs to the node pack 'fancy-pack': install it"),
         ({"aux_id": "me/fancy"}, "it belongs to the node pack 'me/fancy': install it"),
-        ({"cnr_id": "comfy-core"}, "it is one of ComfyUI's own: another version has it"),
+        (
+            {"cnr_id": "comfy-core"},  # which cannot be true of this server's version
+            "the file counts it among ComfyUI's own: this server's ComfyUI is too old or too new",
+        ),
     ],
 )
 def test_the_pack_that_the_page_has_noted_for_a_class_is_told(
@@ -134,6 +137,35 @@ def test_the_pack_that_the_page_has_noted_for_a_class_is_told(
     body = RECORDINGS["0.3.75"]["unknown_class"]["body"]
     body = json.loads(json.dumps(body).replace("EmptyImageX", "NoSuchNode"))
     assert hint in explain_rejection(body, graph)
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "near"),
+    [
+        ("KSamplr", ["KSampler"], True),  # missing
+        ("KSamplller", ["KSampler"], False),  # two added, in a short name
+        ("kasmpler", ["KSampler"], True),  # swapped
+        ("EmptyLatntImge", ["EmptyLatentImage"], True),
+        ("EmptyLatntImg", ["EmptyLatentImage"], False),
+        ("SAMLoader", ["VAELoader", "LoraLoader", "KSampler"], False),
+        ("FancyNoteNode", ["ComfyNotNode"], False),
+        ("LoadWanVideoT5TextEncoder", ["GrokVideoExtendNode"], False),
+        ("DualCLIPLoaderGGUF", ["DualCLIPLoader"], False),
+        ("x" * 200, ["x" * 199], False),
+    ],
+)
+def test_a_class_is_suggested_for_a_typing_mistake_only(
+    name: str, names: list[str], near: bool
+) -> None:
+    """And never for a class whose pack the file names."""
+    for pack in ({}, {"cnr_id": "comfy-core"}, {"cnr_id": "some-pack"}, {"aux_id": "me/some"}):
+        graph = {"1": {"class_type": name, "inputs": {}, "_meta": pack}}
+        about = {"class_type": name, "node_id": "1"}
+        body = {"error": {"type": "missing_node_type", "extra_info": about}, "node_errors": {}}
+        said = explain_rejection(body, graph, node_names=names)
+        is_of_pack = "some" in str(pack)
+        assert said.endswith(f"nearest: '{names[0]}'") == (near and not is_of_pack)
+        assert ("nearest" in said) == (near and not is_of_pack)
 
 
 def test_a_server_that_runs_out_of_stack_in_a_circle_is_told_as_one() -> None:

@@ -10,6 +10,7 @@ from attrs import define, field
 from ...errors import ConversionWarning
 from ...redaction import is_secret_name
 from ..graph import brief, shorten
+from ..problems import CORE, NOT_CORE
 from .everywhere import is_everywhere
 from .links import Place
 from .open_nodes import OpenNode, Slot
@@ -142,8 +143,11 @@ def _check_inputs(place: Place, report: Report) -> None:
                 text = f"only an extension in the browser knows its widget ({kind})"
                 report.add("browser", text, place.id, node, saved.name)
         elif saved.link not in links:
-            why = "the class has no such input on the server" if slot is None else "it has no end"
-            report.add("link", f"its link is left out: {why}", place.id, node, saved.name)
+            if slot is None:
+                text = "its link is left out: the class has no such input on the server"
+            else:
+                text = f"its link is left out: the file has no link {saved.link} to it"
+            report.add("link", text, place.id, node, saved.name)
 
 
 def check_widgets(place: Place, sent: Mapping[str, Widget], report: Report) -> None:
@@ -186,4 +190,6 @@ def _missing(place: Place, packs: Mapping[str, str]) -> str:
             "it into a subgraph, and save it"
         )
     text = "the server has no such class"
+    if pack == CORE:
+        return f"{text}; {NOT_CORE}"
     return text if pack is None else f"{text}; it belongs to the pack {brief(pack)}"
