@@ -45,7 +45,7 @@ from tests.model.kernel import START, Kernel
 from tests.model.plain_client import Done, PlainApi
 from tests.model.schedule import FOR_GOOD, Act, Fault, data, near, replayable
 from tests.model.server import Server, Taken, graph_of
-from tests.model.wire import Network
+from tests.model.wire import Network, Trouble
 
 #: Seconds within which a job ends, once it has ended at ComfyUI and all is well.
 BOUND: Final = 60.0
@@ -97,6 +97,7 @@ class HostedPlan:
         shy: For how long a service does not find new jobs.
         has_events: Whether a service has event streams.
         patience: That of the client.
+        refused: Of which prompts all questions are refused with 403, once their ids are known.
     """
 
     seed: int
@@ -109,6 +110,7 @@ class HostedPlan:
     prompts: tuple[Submission, ...] = ()
     acts: tuple[Act, ...] = ()
     faults: tuple[Fault, ...] = ()
+    refused: tuple[int, ...] = ()
 
     @property
     def calm(self) -> float:
@@ -257,6 +259,8 @@ class World:
             if not isinstance(self.api, PlainApi):
                 self.api.on("all", self.hear)
             kernel.spawn(lambda: self.network.play(plan.faults), "faults")
+            for number in plan.refused:
+                kernel.spawn(lambda n=number: self.refuse(n), f"refusals {number}")
             users = [
                 *(kernel.spawn(lambda n=n: self.user(n), f"prompt {n}") for n in self.single),
                 kernel.spawn(self.map, "map"),
@@ -275,6 +279,13 @@ class World:
             left = [name for name in kernel.living() if name.startswith("comfy-")]
             assert not left or isinstance(self.api, PlainApi), f"threads left: {left}"
         assert not self.network.violations, "locks: " + self.network.violations[0]
+
+    def refuse(self, number: int) -> None:
+        """Refuse all questions about one job, and about no other."""
+        while not (taken := self.taken(number)) or number not in self.known_at:
+            self.kernel.sleep(0.01)
+        trouble = Trouble("refuse", math.inf, f"GET /api/v2/jobs/{taken[0].prompt_id}", 403)
+        self.network.troubles[self.surface.host].append(trouble)
 
     @property
     def now(self) -> float:
@@ -453,6 +464,9 @@ class World:
     def check_refusal(self, wait: Wait, taken: list[Taken]) -> None:
         """It was refused, or nobody was there."""
         exc = wait.outcome
+        if wait.prompt in self.plan.refused:
+            assert exc.status == 403, f"right end: {exc!r} without a reason"
+            return
         is_about_job = wait.job is not None or "/api/v2/jobs/" in str(exc)
         if is_about_job and not isinstance(exc, AuthenticationError):
             assert self.was_away(wait), f"still there: {exc!r}"
@@ -668,6 +682,22 @@ def test_what_seeds_seldom_draw(what: str) -> None:
     plan, ends = RARE[what]
     outcomes = {wait.prompt: wait.outcome for wait in play(plan).waits}
     assert [type(outcomes[number]) for number in sorted(outcomes)] == [*ends]
+
+
+def test_a_job_whose_questions_are_refused_ends_no_other() -> None:
+    """Those that are asked about in one pass, without streams."""
+    for seed in range(8):
+        plan = HostedPlan(
+            seed=seed,
+            surface="serverless",
+            has_events=False,
+            prompts=(Submission(seconds=4.0),) * 12,
+            refused=(seed,),
+        )
+        with replayable(plan):
+            waits = sorted(play(plan).waits, key=lambda wait: wait.prompt)
+            right = [AuthenticationError if n == seed else Result for n in range(12)]
+            assert [type(wait.outcome) for wait in waits] == right
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))
