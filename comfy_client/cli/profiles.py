@@ -117,6 +117,8 @@ def _parsed(path: Path, content: bytes) -> Config:
         data = tomllib.loads(content.decode())
     except ValueError as exc:
         raise Mistake(f"{path}: {exc}") from None
+    except RecursionError:
+        raise Mistake(f"{path}: it is nested too deeply") from None
     for name in data:
         if name not in ("default", "profiles"):
             raise Mistake(f"{path}: {name!r} is neither 'default' nor a table [profiles.NAME]")

@@ -22,6 +22,7 @@ from click.shell_completion import (
 )
 
 from .decorators import paths
+from .exits import one_line
 
 #: A marker at the cursor, so that even an empty word there counts as a word.
 _CURSOR: Final = "\0"
@@ -153,6 +154,8 @@ class _Shell(ShellComplete):
             # Click would read no arguments after an option without its value.
             args, given = args[:-1], f"{args[-1]}={incomplete}"
         found = super().get_completions(args, given)
+        for one in found:
+            one.help = one_line(one.help) if one.help else None  # it may be a server's word
         if not self.option:
             return [one for one in found if one.type != "plain" or one.value.isprintable()]
         values = [

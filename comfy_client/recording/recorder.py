@@ -75,7 +75,14 @@ _NAMES = {
     4: "PREVIEW_IMAGE_WITH_METADATA",
 }
 _SENT_HEADERS = frozenset({"range", "if-none-match", "if-range"})
-_KEPT_HEADERS = ("etag", "content-range", "accept-ranges", "content-disposition", "last-modified")
+#: The headers of an answer that are recorded, besides its content type.
+KEPT_HEADERS: Final = (
+    "etag",
+    "content-range",
+    "accept-ranges",
+    "content-disposition",
+    "last-modified",
+)
 
 
 class Described(Protocol):
@@ -384,7 +391,7 @@ class ExchangeRecord:
             "content_type": kind and self._secrets.hide_text(kind),
             "len": self.len,
         }
-        kept = {name: headers[name] for name in _KEPT_HEADERS if name in headers}
+        kept = {name: headers[name] for name in KEPT_HEADERS if name in headers}
         if kept:
             facts["headers"] = self._secrets.hide(kept)
         due = headers.get("content-length", "")

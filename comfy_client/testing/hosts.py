@@ -89,9 +89,9 @@ def host_refusal(headers: CIMultiDictProxy[str], names: frozenset[str] | None) -
         return reason
     hosts = headers.getall("Host", [])  # browsers always send Host
     for origin in headers.getall("Origin", []):
-        if not _host_of(origin):
+        if not host_of_page(origin):
             return f"a page whose origin is {origin[:100]!r} may not ask"
-        if names is not None and not all(_is_same(host, origin) for host in hosts):
+        if names is not None and not all(is_page_of(host, origin) for host in hosts):
             return f"a page of {origin[:100]!r} may not ask"
     if "cross-site" in map(str.lower, headers.getall("Sec-Fetch-Site", [])):
         return "a page of another site may not ask"
@@ -104,14 +104,16 @@ def _is_one_of(names: frozenset[str], host: str) -> bool:
     return name is not None and (name in names or is_loopback(name))
 
 
-def _host_of(origin: str) -> str | None:
+def host_of_page(origin: str) -> str | None:
+    """Return the host in an ``Origin`` header; None if it has none, as ``null`` and ``file://``."""
     try:
         return urlsplit(origin).hostname
     except ValueError:
         return None
 
 
-def _is_same(host: str, origin: str) -> bool:
+def is_page_of(host: str, origin: str) -> bool:
+    """Return whether a page is one of the host, as :func:`is_same_site`; False for a wrong port."""
     try:
         return is_same_site(host.lower(), origin.lower())
     except ValueError:  # an invalid port

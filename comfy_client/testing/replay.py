@@ -32,6 +32,7 @@ from urllib.parse import parse_qsl, unquote
 import attrs
 from aiohttp import web
 
+from ..recording.recorder import KEPT_HEADERS
 from ..recording.secrets import STARS
 from . import transcript
 from .argument_checks import check_seconds
@@ -244,7 +245,11 @@ class Player:
             return None
         kind = row.get("content_type")
         headers = {"Content-Type": kind} if kind else {}
-        headers |= row.get("headers") or {}
+        headers |= {
+            name: value
+            for name, value in (row.get("headers") or {}).items()
+            if name.lower() in KEPT_HEADERS  # a stranger may have added others
+        }
         body = self._body(row)
         if body is None:
             what = f"{request.method} {request.target}, {row.get('len')} bytes"
@@ -268,7 +273,7 @@ class Player:
             return None
         is_json = "json" in (row.get("content_type") or "")
         if isinstance(kept, str) and (row.get("as_text") or not (is_json and self._is_ours)):
-            data = kept.encode()
+            data = kept.encode("utf-8", "replace")
             return data if size is None or size <= len(data) or self._is_ours else None
         if kept is None and not (is_json and size):
             return None if size else b""

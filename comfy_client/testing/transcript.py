@@ -14,6 +14,7 @@ from urllib.parse import unquote
 import attrs
 
 from ..recording.recorder import FORMAT
+from ..values import is_shallow
 
 _NEEDED: Final[Mapping[str, Mapping[str, type]]] = {
     "note": {"text": str},
@@ -23,6 +24,19 @@ _NEEDED: Final[Mapping[str, Mapping[str, type]]] = {
     "binary": {"ch": str, "len": int, "head_b64": str},
     "closed": {"ch": str},
     "http": {"method": str, "path": str},
+}
+#: The most bytes of a message.
+_MOST: Final = 1 << 28
+#: The range of each number: times in seconds, sizes in bytes, statuses and close codes.
+_RANGES: Final[Mapping[str, tuple[float, float]]] = {
+    "t": (0, 1e9),
+    "begun": (0, 1e9),
+    "len": (0, 2**62),
+    "metadata_len": (0, _MOST),
+    "announced": (0, 2**62),
+    "status": (100, 599),
+    "refused": (100, 599),
+    "code": (1000, 4999),
 }
 _OPTIONAL: Final[Mapping[str, type]] = {
     "announced": int,
@@ -82,6 +96,19 @@ def _row(line: bytes) -> Row:
         value = row.get(key)
         if not isinstance(value, form | None) and not (form is float and isinstance(value, int)):
             raise ValueError(f"no proper {key!r}")
+    for key, (least, most) in _RANGES.items():
+        value = row.get(key)
+        if value is not None and not least <= value <= most:  # false for NaN
+            raise ValueError(f"no proper {key!r}")
+    if kind == "binary" and row["len"] > _MOST:
+        raise ValueError("no proper 'len'")
+    for key in ("asked", "headers", "content_type"):
+        value = row.get(key) or {}
+        values = [value] if isinstance(value, str) else [*value, *value.values()]
+        if not all(isinstance(value, str) and value.isprintable() for value in values):
+            raise ValueError(f"no proper {key!r}")
+    if not is_shallow(row):
+        raise ValueError("nested too deeply")
     if (row.get("format") or 0) > FORMAT:
         raise ValueError(f"format {row['format']}, which is newer than this comfy_client")
     return row
@@ -113,7 +140,8 @@ class RecordedExchange:
         """The id of the prompt that this request submitted, or None."""
         answer = self.row.get("response")
         is_prompt = self.row["method"] == "POST" and without_api(self.path) == "/prompt"
-        return answer.get("prompt_id") if is_prompt and isinstance(answer, Mapping) else None
+        found = answer.get("prompt_id") if is_prompt and isinstance(answer, Mapping) else None
+        return found if isinstance(found, str) else None
 
 
 @attrs.define(eq=False)
@@ -210,7 +238,8 @@ def queue_item(exchange: RecordedExchange) -> list[Any]:
     """Return a submitted prompt as ``GET /queue`` lists it."""
     body = exchange.row.get("request")
     body = body if isinstance(body, Mapping) else {}
-    extra = {**(body.get("extra_data") or {}), "client_id": body.get("client_id")}
+    given = body.get("extra_data")
+    extra = {**(given if isinstance(given, dict) else {}), "client_id": body.get("client_id")}
     number = exchange.row["response"].get("number", 0)
     return [number, exchange.prompt_id, body.get("prompt") or {}, extra, []]
 
@@ -227,7 +256,9 @@ def history_entry(steps: list[Step], exchange: RecordedExchange) -> Mapping[str,
     succeeded = any(kind == "execution_success" for kind, _ in messages)
     return {
         "prompt": queue_item(exchange),
-        "outputs": {d.get("node"): d.get("output") for kind, d in events if kind == "executed"},
+        "outputs": {
+            str(d.get("node")): d.get("output") for kind, d in events if kind == "executed"
+        },
         "status": {
             "status_str": "success" if succeeded else "error",
             "completed": succeeded,

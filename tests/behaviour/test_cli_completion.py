@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 import pytest
-from click.shell_completion import get_completion_class
+from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
 
 from comfy_client import ComfyApi, Workflow
 from comfy_client.cli import shells
@@ -246,6 +246,22 @@ def test_values_with_unprintable_characters_are_not_offered(completed):
     assert completed(f"{run} 'Positive prompt.text=") == []
     Path("new\nline.jpg").touch()
     assert completed(f"{run} Sampler.steps=1 --input LoadImage=new") == []
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_descriptions_are_one_line_without_control_characters(monkeypatch, shell):
+    """A server's words in one forge no further candidate, and do not control the terminal."""
+    help_text = "running\nplain\nforged\t\x1b]0;title\x07"
+    found = [CompletionItem("an-id", help=help_text), CompletionItem("other")]
+    monkeypatch.setattr(ShellComplete, "get_completions", lambda *_: found)
+    variables = {"COMP_WORDS": "comfy-client job ", "COMP_CWORD": "2"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    kind = get_completion_class(shell)
+    answer = kind(main, {}, "comfy-client", "_COMFY_CLIENT_COMPLETE").complete()
+    assert "\x1b" not in answer
+    assert len(answer.splitlines()) == (6 if shell == "zsh" else 2)
+    assert "running plain forged ]0;title" in answer
 
 
 def test_bash_puts_no_earlier_command_in_place_of_a_value(completed):

@@ -233,6 +233,7 @@ def test_a_file_with_a_secret_that_others_may_read_is_used_and_said(comfy_client
         ("[profiles.a]\nhots = 'x'", "no key 'hots'; there is host"),
         ("[profiles.a]\nhost = 1", "host must be a string"),
         ("[profiles.a]\ninsecure = 'no'", "insecure must be true or false"),
+        (f"a = {'[' * 100_000}", "nested too deeply"),
         ("default = 5\n[profiles.5]\nhost = 'x'", "default must be a string"),
         ("default = 'b'\n[profiles.a]\nhost = 'x'", "no profile 'b'"),
         ("[profiles.a]\nhost = 'x'\nlogin = 'a:b'\ntoken = 'c'", "a login or a token"),

@@ -107,7 +107,8 @@ FILE_PATHS = (
 )
 REFERENCES: tuple[Any, ...] = ({"id": 1}, {"id": "x"}, {"hash": "x"}, {"hash": 1}, [], "", None, {})
 PAGES: tuple[dict[str, str], ...] = (
-    *({"Origin": value} for value in ("http://localhost", "null", "http://127.0.0.1", "", "x")),
+    # Not null, an empty one or one without a host: the embedded server refuses these.
+    *({"Origin": value} for value in ("http://localhost", "http://127.0.0.1")),
     *({"Origin": value} for value in ("https://evil.example", "http://127.0.0.1:1")),
     *({"Sec-Fetch-Site": value} for value in ("cross-site", "same-site")),
 )

@@ -314,8 +314,8 @@ TRANSPORT = (
     Mutant(
         "K09",
         "transport/identity.py",
-        "return Endpoint(address, verify=self.verify, proxies=proxies)",
-        "return Endpoint(address, verify=self.verify, cert=self.cert, proxies=proxies)",
+        "return Endpoint(address, verify=self.verify, proxies=proxies, on_connected=on_connected)",
+        "return Endpoint(address, verify=self.verify, cert=self.cert, proxies=proxies)  # unseen",
         "behaviour/test_tls.py",
         "a storage of anybody's is shown the client's certificate",
     ),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,44 @@ def test_other_names_of_the_host_are_refused(server: ComfyServer) -> None:
     assert code(answer) == (403, "forbidden_origin")
     with ComfyServer(hosted="proxy", allowed_hosts=["proxy.example"]) as other:
         assert get(other, "/health", headers={"Host": "proxy.example"}).ok
+
+
+@pytest.mark.parametrize("place", ["proxy", "serverless", "cloud"])
+@pytest.mark.parametrize(
+    "origin", ["null", "NULL", "file://", "data:", "", "x", "http://[::1", "http://127.0.0.1:x"]
+)
+def test_a_page_without_a_host_is_refused(place: Any, origin: str) -> None:
+    """Such as one from a file, or in a sandbox: it could queue jobs."""
+    with ComfyServer(hosted=place) as server:
+        url, body = f"{server.url}/api/v2/jobs", {"workflow": graph()}
+        answer = requests.post(url, json=body, headers={"Origin": origin}, timeout=60)
+        assert code(answer) == (403, "forbidden_origin")
+        own = requests.post(url, json=body, headers={"Origin": server.url}, timeout=60)
+        assert own.status_code == 201
+
+
+def test_values_that_nothing_can_be_done_with_are_refused(server: ComfyServer) -> None:
+    """They cause no failure of the server."""
+    url = f"{server.url}/api/v2"
+    asset = upload(server, "a.png", b"x").json()["id"]
+    deep, long = "[" * 100_000, "9" * 6_000
+    lone = json.dumps({"hash": "x", "path": "/\ud800", "file_path": "\ud800", "workflow": {}})
+    ask = partial(requests.request, timeout=60)
+    for path in ("jobs", "assets/from-hash", "assets/from-path"):
+        for body in (deep, f'{{"workflow": {deep[:300]}{"]" * 300}}}', lone, b"\xff"):
+            assert ask("POST", f"{url}/{path}", data=body).status_code in (400, 422), (path, body)
+        charset = {"Content-Type": "text/plain; charset=nothing"}
+        assert ask("POST", f"{url}/{path}", data="{}", headers=charset).status_code in (400, 422)
+    nul = ask("POST", f"{url}/assets/from-path", json={"path": "/a\0b"})
+    assert 400 <= nul.status_code < 500
+    parts = {"data": {"file_path": b"\xed\xa0\x80.png"}, "files": {"file": ("a", b"x")}}
+    assert ask("POST", f"{url}/assets", **parts).status_code == 400
+    for wanted in (f"bytes=0-{long}", f"bytes={long}-", f"bytes=-{long}"):
+        found = ask("GET", f"{url}/assets/{asset}/content", headers={"Range": wanted})
+        assert found.status_code in (416, 502), wanted
+    with ComfyServer(hosted="serverless") as other:
+        found = ask("GET", f"{other.url}/api/v2/jobs?cursor={long}")
+        assert code(found) == (400, "invalid_cursor")
 
 
 def test_a_surface_over_tls(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 import pytest
+import requests
 
 from comfy_client import (
     ComfyApi,
@@ -575,6 +576,41 @@ def test_an_answer_of_a_transcript_that_is_cut_is_not_made_up() -> None:
 # -- bad files --------------------------------------------------------------------------
 
 
+HTTP = '{"t": 0, "kind": "http", "method": "GET", "path": "/", "status": 200'
+DEEP = f'"response": {"[" * 200}{"]" * 200}'
+
+
+def test_a_stranger_chooses_no_headers(path: Path) -> None:
+    """Only those that a recorder keeps are sent again."""
+    names = ("Set-Cookie", "Location", "Access-Control-Allow-Origin", "ETag")
+    row = f'{HTTP}, "response": "x", "headers": {json.dumps(dict.fromkeys(names, "a"))}}}'
+    path.write_text(f"{row}\n")
+    with ComfyServer.replay(path) as server:
+        found = requests.get(server.url, timeout=60).headers
+        assert [name for name in names if name in found] == ["ETag"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        '"request": {"extra_data": [1]}, "response": {"prompt_id": "p"}',
+        '"request": [], "response": {"prompt_id": ["p"]}',
+        '"request": {"client_id": []}, "response": {"prompt_id": {}, "number": "x"}',
+        '"response": "\\ud800", "content_type": "text/plain"',
+    ],
+)
+def test_a_stranger_causes_no_failure(path: Path, more: str) -> None:
+    """Values of any type, where the server uses them."""
+    post = HTTP.replace("GET", "POST").replace('"path": "/"', '"path": "/prompt"')
+    executed = '{"t": 0, "kind": "json", "ch": "a", "msg": {"type": "executed", "data": %s}}'
+    data = '{"prompt_id": "p", "node": []}'
+    path.write_text(f"{post}, {more}}}\n{executed % data}\n")
+    with ComfyServer.replay(path, skip_after=0.1) as server:
+        assert requests.post(f"{server.url}/prompt", json={}, timeout=60).status_code == 200
+        for route in ("/queue", "/history", "/history/p", "/prompt"):
+            assert requests.get(server.url + route, timeout=60).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -596,6 +632,21 @@ def test_an_answer_of_a_transcript_that_is_cut_is_not_made_up() -> None:
             '{"t": 0, "kind": "binary", "ch": "ws1", "len": 1, "head_b64": "?"}\n',
             "line 1: a 'head_b64' that is not base64",
         ),
+        ('{"t": 1e400, "kind": "note", "text": "x"}\n', "no proper 't'"),
+        ('{"t": NaN, "kind": "note", "text": "x"}\n', "no proper 't'"),
+        ('{"t": -1, "kind": "note", "text": "x"}\n', "no proper 't'"),
+        ('{"t": 0, "kind": "closed", "ch": "ws1", "code": 99999}\n', "no proper 'code'"),
+        ('{"t": 0, "kind": "note", "text": "x", "refused": -5}\n', "no proper 'refused'"),
+        (
+            '{"t": 0, "kind": "binary", "ch": "a", "len": 1000000000000, "head_b64": ""}\n',
+            "no proper 'len'",
+        ),
+        (f"{HTTP}, {DEEP}}}\n", "nested too deeply"),
+        (f'{HTTP}, "begun": {"9" * 400}}}\n', "no proper 'begun'"),
+        (f'{HTTP}, "asked": {{"range": []}}}}\n', "no proper 'asked'"),
+        (f'{HTTP}, "headers": {{"etag": "a\\r\\nSet-Cookie: b"}}}}\n', "no proper 'headers'"),
+        (f'{HTTP}, "content_type": "a\\r\\nSet-Cookie: b"}}\n', "no proper 'content_type'"),
+        (f"{HTTP[:-3]}99999}}\n", "no proper 'status'"),
     ],
 )
 def test_a_bad_file_is_one_clear_error(tmp_path: Path, text: str, message: str) -> None:

@@ -16,6 +16,7 @@ Modules:
         credentials.
     job_view: A job as v2 describes it, from ComfyUI's queue and history.
     content: The URLs of files, and their bytes.
+    json_bodies: The JSON in the bodies of requests.
     hosted_state: The parts of a running surface.
     digests: The digests of files.
     memory: What a surface remembers until its process ends.

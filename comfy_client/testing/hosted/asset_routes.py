@@ -19,6 +19,7 @@ from ..server_state import Routes
 from .content import content, content_type, content_url, path_of, storage_url
 from .digests import digest
 from .hosted_state import HostedState
+from .json_bodies import json_body
 from .memory import MODELS, AssetRecord, StoredFile, now
 from .v2_errors import Refusal
 
@@ -115,7 +116,10 @@ async def _parts(request: web.Request, most: int) -> _Upload:
         if not isinstance(part, BodyPartReader) or part.name is None:
             continue
         if part.name != "file":
-            upload.fields[part.name] = (await part.text()).strip()
+            try:
+                upload.fields[part.name] = (await part.text()).strip()
+            except (ValueError, LookupError):
+                raise Refusal("invalid_request", f"{part.name!r} is no text.") from None
             continue
         upload.content_type = part.headers.get("Content-Type", _BYTES)
         content = bytearray()
@@ -231,10 +235,7 @@ async def _from_hash(hosted: HostedState, request: web.Request) -> web.Response:
 
 
 async def _json(request: web.Request) -> Mapping[str, Any]:
-    try:
-        body: Mapping[str, Any] = await request.json()
-    except ValueError:
-        raise Refusal("invalid_request", "Body must be JSON.") from None
+    body: Mapping[str, Any] = await json_body(request)
     return body
 
 
@@ -304,8 +305,8 @@ async def _from_path(hosted: HostedState, request: web.Request) -> web.Response:
     given = body.get("path")
     if not isinstance(given, str) or not given:
         raise Refusal("invalid_request", "Missing 'path' (absolute host path).", status=422)
-    path = Path(given).resolve()
-    if not path.is_file():
+    path = Path(given.partition("\0")[0]).resolve()
+    if "\0" in given or not path.is_file():
         raise Refusal("blob_not_found", "Host path does not exist.")
     root = hosted.comfy.folders.root.resolve()
     if not path.is_relative_to(root):

@@ -16,7 +16,7 @@ from ..folders import Folders, is_inside
 from .hosted_state import HostedState
 from .memory import MODELS, StoredFile, now
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.IGNORECASE)
+_RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})", re.IGNORECASE)
 
 
 def content_url(hosted: HostedState, asset_id: str, base: str) -> tuple[str, str]:

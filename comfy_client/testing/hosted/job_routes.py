@@ -15,6 +15,7 @@ from ..prompt_routes import submit_prompt
 from ..server_state import Routes
 from .hosted_state import HostedState, job_id_of, no_job
 from .job_view import JobView, describe, look
+from .json_bodies import json_body
 from .memory import JobRecord, StoredFile
 from .v2_errors import Refusal
 
@@ -27,10 +28,7 @@ _MOST_PRIORITY = 1_000_000
 
 
 async def _submit(hosted: HostedState, request: web.Request) -> web.Response:
-    try:
-        body = await request.json()
-    except ValueError:
-        raise Refusal("invalid_request", "Body must be JSON.") from None
+    body = await json_body(request)
     workflow = _workflow(body)
     metadata, priority = _metadata(hosted, body), _priority(body)
     extra_data = _extra_data(body)
@@ -288,7 +286,7 @@ def _records(hosted: HostedState, request: web.Request, limit: int) -> dict[str,
         if filters.items() <= (job.metadata or {}).items()
     ]
     cursor = request.query.get("cursor", "0")
-    if not cursor.isdecimal() or int(cursor) > len(found):
+    if not (cursor.isdecimal() and len(cursor) < 20) or int(cursor) > len(found):
         raise Refusal("invalid_cursor")
     end = int(cursor) + limit
     jobs = [

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from ..hosts import is_loopback, is_same_site
+from ..hosts import host_of_page, is_loopback, is_page_of
 from ..raw_http import Next
 from ..server_state import Routes
 from .asset_routes import ASSET_V2_ROUTES
@@ -104,10 +104,13 @@ def _middleware(hosted: HostedState) -> Any:
 
 def _check_page(request: web.Request) -> None:
     """Raise Refusal if a request comes from a web page of another site."""
-    if request.headers.get("Sec-Fetch-Site") == "cross-site":
+    if request.headers.get("Sec-Fetch-Site", "").lower() == "cross-site":
         raise Refusal("forbidden_origin")
+    for one in request.headers.getall("Origin", []):
+        if not host_of_page(one):  # null, file://, data:, which the proxy accepts
+            raise Refusal("forbidden_origin", f"A page whose origin is {one!r:.100} may not ask.")
     host, origin = request.headers.get("Host"), request.headers.get("Origin")
-    if not host or not origin or is_same_site(host.lower(), origin.lower()):
+    if not host or origin is None or is_page_of(host, origin):
         return
     if is_loopback(urlsplit(f"//{host}").hostname or ""):
         message = f"Origin '{origin}' does not match request host '{host}'."
