@@ -533,8 +533,9 @@ def _mapping(value: object) -> Mapping[str, Any] | None:
 
 
 def queue_remaining(data: Mapping[str, Any]) -> int | None:
-    """Return the number in ``{"exec_info": {"queue_remaining": N}}``."""
-    return whole(_map(data.get("exec_info")).get("queue_remaining"))
+    """Return the number in ``{"exec_info": {"queue_remaining": N}}``; None if it is negative."""
+    found = whole(_map(data.get("exec_info")).get("queue_remaining"))
+    return None if found is None or found < 0 else found
 
 
 def _status(data: Mapping[str, Any], nbytes: int = 0) -> StatusEvent:

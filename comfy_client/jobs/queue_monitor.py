@@ -52,9 +52,11 @@ class QueueMonitor:
         self._lists_jobs = True  # False once the server shows that it has no jobs API
 
     def count(self, remaining: int | None) -> None:
-        """Note the number of prompts in the queue, as the server reports it."""
+        """Note the number of prompts in the queue, as the server reports it; None: no number."""
         self.status_at = runtime.monotonic()
-        gone = (self.remaining or 0) - (remaining or 0)
+        if remaining is None:
+            return
+        gone = (self.remaining or 0) - remaining
         if gone > 0:
             self.departed += gone
             self.advanced_at = self.status_at

@@ -26,8 +26,11 @@ class QueueStatus(AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> QueueStatus:
-        """Read ``{"exec_info": {"queue_remaining": 0}}``."""
-        return build(cls, mapping(data, "QueueStatus").get("exec_info"))
+        """Read ``{"exec_info": {"queue_remaining": 0}}``; a negative number is an error."""
+        status = build(cls, mapping(data, "QueueStatus").get("exec_info"))
+        if status.queue_remaining < 0:
+            raise UnexpectedResponse(f"QueueStatus: queue_remaining is {status.queue_remaining}")
+        return status
 
 
 @attrs.frozen

@@ -204,7 +204,7 @@ def test_the_queue_counts_only_when_it_is_a_number() -> None:
     assert queue_remaining({"exec_info": {"queue_remaining": 0}}) == 0
     for odd in ({}, {"exec_info": None}, {"exec_info": {}}, {"exec_info": []}):
         assert queue_remaining(odd) is None
-    for odd in (None, "1", True, float("nan"), 10**400, [1]):
+    for odd in (None, "1", True, float("nan"), 10**400, [1], -1, -1e9):
         assert queue_remaining({"exec_info": {"queue_remaining": odd}}) is None
 
 

@@ -551,3 +551,9 @@ def test_unknown_fields_are_kept_and_missing_ones_reported(cls, least):
             cls.from_json({key: value for key, value in least.items() if key != name})
     with pytest.raises(UnexpectedResponse):
         cls.from_json(["no object"])
+
+
+@pytest.mark.parametrize("number", [-1, -(10**9), -0.5 - 1])
+def test_a_queue_has_no_negative_length(number) -> None:
+    with pytest.raises(UnexpectedResponse, match="queue_remaining"):
+        QueueStatus.from_json({"exec_info": {"queue_remaining": number}})

@@ -316,3 +316,10 @@ def test_only_the_version_says_whether_an_interrupt_heeds_the_id(version, heeds)
 def test_a_proxy_that_answers_for_a_server_is_no_server(failure, away):
     """It does not know what became of the request either."""
     assert is_away(failure) is away
+
+
+def test_a_report_without_a_usable_length_says_of_no_prompt_that_it_has_left() -> None:
+    monitor = monitor_of()
+    for remaining in (5, None, 5, None, 3):
+        monitor.count(remaining)
+    assert (monitor.departed, monitor.remaining) == (2, 3)
