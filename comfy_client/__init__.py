@@ -185,7 +185,7 @@ if TYPE_CHECKING:
     from .pool.pooled_job import PooledJob
     from .pool.status import PoolEvent, PoolStatus, ServerStatus
     from .routes.prompts import PromptOptions
-    from .signals import signal
+    from .signals import signal as signal
     from .stats import ClientStats
     from .timing import Timing
     from .transport.websocket import State
@@ -230,6 +230,9 @@ _MODULES = (
     ".pool.pooled_job",
     ".hosted.api",
 )
+
+#: Not in ``__all__``, as ``import *`` would replace the standard module of this name.
+_BY_NAME = ("signal",)
 
 __all__ = [
     "ApiError",
@@ -326,7 +329,6 @@ __all__ = [
     "Workflow",
     "WorkflowError",
     "__version__",
-    "signal",
 ]
 
 
@@ -334,7 +336,7 @@ if not TYPE_CHECKING:  # or any name would pass a type checker
 
     def __getattr__(name: str) -> Any:
         """Import a public name when it is first used."""
-        if name in __all__:
+        if name in __all__ or name in _BY_NAME:
             homes = (vars(import_module(home, __name__)) for home in _MODULES)
             globals()[name] = found = next(home[name] for home in homes if name in home)
             return found
@@ -349,7 +351,7 @@ if not TYPE_CHECKING:  # or any name would pass a type checker
 
 def __dir__() -> list[str]:
     """List all names, including those that are not imported yet."""
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_BY_NAME})
 
 
 if "IPython" in sys.modules:

@@ -1,6 +1,7 @@
 """Lanes and fixtures.
 
-``pytest`` needs no ComfyUI, ``--real`` adds the tests on a real one, ``--soak`` the long ones.
+``pytest`` needs no ComfyUI, ``--real`` adds the tests on a real one, ``--soak`` the long ones,
+``--index`` those that ask the package index.
 ``--hypothesis-profile=thorough`` tries ten times as many examples, new ones in each run.
 """
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent
 WORKFLOWS = TESTS / "workflows"
-LANES = ("real", "soak")
+LANES = ("real", "soak", "index")
 #: One of the older versions in the parameters of a test on a real ComfyUI.
 OLDER = re.compile(
     rf"(?<!embedded-)\b(?:{'|'.join(re.escape(one) for one in TESTED if one != DEFAULT)})\b"
@@ -111,6 +112,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="with --real: the contract tests alone, on the ComfyUI of a source tree or a URL",
     )
     parser.addoption("--soak", action="store_true", help="also run the tests that take long")
+    parser.addoption("--index", action="store_true", help="also ask the package index")
     parser.addoption(
         "--soak-seconds",
         type=float,

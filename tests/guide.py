@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import docutils.core
@@ -41,6 +42,11 @@ class Block(NamedTuple):
 def text_of(page: str) -> str:
     """The source of a page: ``text_of("events")``, or of the ``README``."""
     return PAGES[page].read_text(encoding="utf-8")
+
+
+def public_names(module: ModuleType) -> list[str]:
+    """The names of a module that users import, those that ``import *`` leaves out included."""
+    return [*module.__all__, *(["signal"] if module.__name__ == "comfy_client" else [])]
 
 
 def section_of(page: str, title: str) -> str:

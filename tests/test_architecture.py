@@ -16,6 +16,7 @@ from importlib import import_module
 import pytest
 
 import comfy_client
+from tests.guide import public_names
 from tests.walks import MODULES, PRIVATE, ROOT, Function, figures, is_private, tree
 
 #: From the bottom up: a room knows only those above it in this list.  Those in one line do not
@@ -188,7 +189,7 @@ def test_each_public_name_is_what_type_checkers_see() -> None:
     """The package looks for its names when they are used."""
     seen, *_ = (node for node in tree("comfy_client").body if isinstance(node, ast.If))
     homes = {alias.name: f".{one.module}" for one in seen.body for alias in one.names}
-    assert {*comfy_client.__all__} == {"__version__", *homes}
+    assert {*public_names(comfy_client)} == {"__version__", *homes}
     assert {*homes.values()} == {*vars(comfy_client)["_MODULES"]}
     for name, home in homes.items():
         assert getattr(comfy_client, name) is vars(import_module(home, "comfy_client"))[name]

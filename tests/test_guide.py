@@ -22,6 +22,7 @@ import comfy_client
 from comfy_client import ComfyApi, event_queue, to_dict, values
 from comfy_client.batch import journal, journal_file, sheet
 from comfy_client.distributed import run_workflow
+from comfy_client.doctor.package_checks import ADVISED
 from comfy_client.events import NAMES
 from comfy_client.jobs import gallery
 from comfy_client.jobs import result as outputs
@@ -39,6 +40,7 @@ from comfy_client.workflow.metadata import stream
 from tests.comfyui import ComfyUI
 from tests.conftest import WORKFLOWS, load_workflow
 from tests.contract.test_differential import USUAL
+from tests.floors import FLOORS
 from tests.guide import (
     PAGES,
     README,
@@ -240,6 +242,19 @@ def test_ci_tries_exactly_the_oldest_release_of_each_package() -> None:
     assert all(found)
     names = [match[1] for match in found if match]
     assert len(names) == len(set(names)) >= 10
+    works = ("test", "docs", "dev")  # for whoever works on the package
+    extras = metadata["options.extras_require"]
+    text = "\n".join([needs[0], *(extras[one] for one in extras if one not in works)])
+    floors = dict(re.findall(r"^([\w.-]+) >= (\S+)$", text, re.MULTILINE))
+    assert floors == {name: floor.release for name, floor in FLOORS.items()}
+    assert all(floor.reason for floor in FLOORS.values())
+
+
+def test_the_page_of_security_advises_what_the_doctor_does() -> None:
+    """Each release without known flaws, with the flaw of older ones."""
+    section = section_of("security", "Releases of other packages")
+    rows = re.findall(r"^(\w+) +(\d\S*) +(\S.*)$", section, re.MULTILINE)
+    assert rows == [tuple(one) for one in ADVISED]
 
 
 def test_lines_of_prose_end_before_column_120() -> None:

@@ -6,6 +6,7 @@ import email.message
 import email.parser
 import importlib.util
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -138,24 +139,39 @@ def test_the_wheel_holds_the_modules_and_their_data(built: Built) -> None:
 
 
 def test_the_metadata_say_what_strangers_look_for(built: Built) -> None:
-    """Links of the README lead into the repository at this version."""
+    """As long as there is no repository, nothing leads there."""
     said = built.metadata()
     assert said["Name"] == "comfy-client-blocking"
     assert len(said["Summary"]) <= 120
     assert said["License"] == "MIT"
     assert "comfyui" in said["Keywords"].split(",")
     assert said["Requires-Python"] == ">=3.11"
-    urls = dict(url.split(", ", 1) for url in said.get_all("Project-URL", []))
-    assert urls.keys() == {"Documentation", "Changes", "Source", "Issues"}
     text = said.get_payload()
     assert isinstance(text, str)
     assert "pip install comfy-client-blocking" in text.split("\n\n")[1]
-    links = re.findall(r"(?:image::|<)\s?(\S+\.(?:rst|png))", text)
+    assert said.get_all("Project-URL") is None  # none that does not exist: see .ci/release
+    assert not re.search(r"comfy_client/guide|\btests/|^\.\. image", text, re.MULTILINE)
+    assert "Getting started goes through all of this" in " ".join(text.split())
+
+
+def test_links_of_the_readme_lead_into_the_repository_once_there_is_one(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the version that is released."""
+    said: dict[str, str] = {}
+    monkeypatch.setattr("setuptools.setup", lambda **options: said.update(options))
+    (tmp_path / "comfy_client").mkdir()
+    for name in ("setup.py", "README.rst", "comfy_client/_version.py"):
+        shutil.copy(TREE / name, tmp_path / name)
+    source = "https://github.com/somebody/client"
+    (tmp_path / "setup.cfg").write_text(f"[metadata]\nproject_urls =\n    Source = {source}\n")
+    runpy.run_path(str(tmp_path / "setup.py"))
+    links = re.findall(r"(?:image::|<)\s?(\S+\.(?:rst|png))", said["long_description"])
     assert len(links) > 20
-    base = re.escape(f"{urls['Source']}/") + rf"(blob|raw)/v{re.escape(said['Version'])}/(.+)"
+    base = rf"{re.escape(source)}/(?:blob|raw)/v{re.escape(built.metadata()['Version'])}/(.+)"
     targets = [re.fullmatch(base, link) for link in links]
     assert all(targets), links
-    assert {target[2] for target in targets if target} <= built.files
+    assert {target[1] for target in targets if target} <= built.files
 
 
 def test_the_metadata_name_what_each_extra_installs(built: Built) -> None:

@@ -18,6 +18,7 @@ from distributed import WorkerPlugin
 
 import comfy_client
 from comfy_client.cli.main import main
+from tests.guide import public_names
 
 LIST = Path(__file__).with_name("public_api.txt")
 MODULES = (
@@ -41,7 +42,7 @@ INHERITED = frozenset(
 def public_api() -> Iterator[str]:
     for module_name in MODULES:
         module = importlib.import_module(module_name)
-        for name in sorted(module.__all__):
+        for name in sorted(public_names(module)):
             yield from described(f"{module_name}.{name}", getattr(module, name))
     yield from command_lines("comfy-client", main)
     plugin = importlib.import_module("pytest_comfy_client")

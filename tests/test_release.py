@@ -6,19 +6,26 @@ import os
 import shutil
 import subprocess
 import sys
+from configparser import ConfigParser
 from datetime import date
 from pathlib import Path
 
 import pytest
 
-from tests.release import CHANGES, PAGES, ROOT, VERSION_FILE, main, order, problems
+from tests.release import CHANGES, PAGES, ROOT, SETTINGS, VERSION_FILE, main, order, problems
 
 DAY = date(2027, 1, 31)
 TEXTS = {
     "README.rst": "A client.\n",
     "comfy_client/guide/start.rst": "Install it.\n",
     VERSION_FILE: '__version__ = "0.9.0"\n',
+    SETTINGS: (ROOT / SETTINGS).read_text("utf-8").partition("\n[options]")[0],
     CHANGES: "Changes\n=======\n\nUnreleased\n----------\n\n* New.\n\n0.9.0 (2026-12-01)\n---\n",
+}
+
+URLS = {
+    "SOURCE_URL": "https://github.com/somebody/client",
+    "SITE_URL": "https://client.readthedocs.io",
 }
 
 
@@ -32,7 +39,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_a_release_sets_the_version_and_dates_the_changes(root: Path) -> None:
-    assert main(root, "0.10.0", DAY) == 0
+    assert main(root, "0.10.0", DAY, URLS) == 0
     assert (root / VERSION_FILE).read_text() == '__version__ = "0.10.0"\n'
     title = "0.10.0 (2027-01-31)"
     expected = TEXTS[CHANGES].replace("Unreleased\n----------\n", f"{title}\n{'-' * len(title)}\n")
@@ -63,9 +70,32 @@ def test_what_is_not_ready_is_refused_and_nothing_changes(
 ) -> None:
     for name, text in changed.items():
         (root / name).write_text(text)
-    assert main(root, version, DAY) == 1
+    assert main(root, version, DAY, URLS) == 1
     assert words in capsys.readouterr().err
     assert {name: (root / name).read_text() for name in TEXTS} == {**TEXTS, **changed}
+
+
+def test_the_first_release_needs_links_and_the_next_ones_keep_them(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Links of the package that lead nowhere are none: somebody has to name them."""
+    for given in ({}, {**URLS, "SITE_URL": "client.readthedocs.io"}):
+        assert main(root, "0.10.0", DAY, given) == 1
+        assert "set SITE_URL=https://... to one that exists" in capsys.readouterr().err
+        assert (root / SETTINGS).read_text() == TEXTS[SETTINGS]
+    assert main(root, "0.10.0", DAY, URLS) == 0
+    config = ConfigParser()
+    config.read(root / SETTINGS)
+    links = config["metadata"]["project_urls"].split("\n")[1:]
+    assert [link.partition(" = ")[0] for link in links] == [
+        *("Documentation", "Changes", "Source", "Issues")
+    ]
+    assert f"Source = {URLS['SOURCE_URL']}" in links
+    assert f"Documentation = {URLS['SITE_URL']}" in links
+    (root / CHANGES).write_text(TEXTS[CHANGES])
+    written = (root / SETTINGS).read_text()
+    assert main(root, "0.11.0", DAY, {}) == 0
+    assert (root / SETTINGS).read_text() == written
 
 
 def test_versions_have_an_order() -> None:
@@ -78,8 +108,8 @@ def test_the_files_of_this_checkout_are_understood() -> None:
     """All that may be wrong now is that nothing has been released."""
     if not (ROOT / VERSION_FILE).exists():
         pytest.skip("only the installed package is here")
-    texts = {name: (ROOT / name).read_text("utf-8") for name in (VERSION_FILE, *PAGES)}
-    assert all("nothing has been released" in line for line in problems(texts, "999.0.0"))
+    texts = {name: (ROOT / name).read_text("utf-8") for name in (VERSION_FILE, SETTINGS, *PAGES)}
+    assert all("nothing has been released" in line for line in problems(texts, "999.0.0", URLS))
 
 
 # -- the command ------------------------------------------------------------------------
@@ -110,7 +140,7 @@ class Checkout:
 
     def release(self, version: str, **variables: str) -> subprocess.CompletedProcess[str]:
         command = ["bash", ".ci/release", version, str(self.index)]
-        env = {**self.env, **variables}
+        env = {**self.env, **URLS, **variables}
         return subprocess.run(
             command, cwd=self.root, env=env, capture_output=True, text=True, timeout=120
         )

@@ -6,5 +6,6 @@ Modules:
     network_checks: Proxy, name, port and TLS.
     server_checks: Credentials, HTTP, and what the server is and has.
     event_checks: The event socket, a prompt from end to end, the client's own socket.
+    package_checks: Packages that are older than is advised.
     report: The report and its parts.
 """

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from .._version import __version__
 from ..errors import ClientClosed, ComfyError
 from ..transport.deadline import Deadline, check_timeout
-from . import event_checks, network_checks, server_checks
+from . import event_checks, network_checks, package_checks, server_checks
 from .context import CheckContext, Client, Redactor
 from .report import CheckResult, DoctorCheck, DoctorReport, failed, unknown
 
@@ -56,6 +56,7 @@ CHECKS: Final = (
     Check("queue", ("comfyui",), server_checks.check_queue),
     Check("run", ("comfyui",), event_checks.check_run, math.inf),
     Check("client", (), event_checks.check_client),
+    Check("packages", (), package_checks.check_packages),
 )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from .. import runtime
-from ..doctor import event_checks, network_checks, server_checks
+from ..doctor import event_checks, network_checks, package_checks, server_checks
 from ..doctor.context import CheckContext, in_ms
 from ..doctor.examine import Check
 from ..doctor.report import CheckResult, failed, ok, unknown, warning
@@ -72,6 +72,7 @@ class HostedChecks:
             *older,
             Check("run", ("api",), self.check_run, float("inf")),
             Check("client", (), check_client),
+            Check("packages", (), package_checks.check_packages),
             Check("proved", (), self.check_proved),
         )
 

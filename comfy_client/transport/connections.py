@@ -15,7 +15,7 @@ import math
 import queue
 import socket
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from http.cookiejar import Cookie
 from typing import Any, Final
@@ -51,6 +51,28 @@ _JOINED: Final = 1 << 16
 _UNSENT: Final = 1 << 20
 #: Bytes per second of the slowest line; the system buffers no more than it sends in the timeout.
 _SLOWEST: Final = 1 << 14
+
+#: The content codings that are unpacked; an answer in any other one, or in several, stays as it is.
+_UNPACKED: Final = frozenset(("gzip", "x-gzip", "deflate"))
+#: The most bytes per read of an answer that is unpacked.  These codings pack a thousand bytes into
+#: one at best, and urllib3 before 2.6 unpacks all that it has read.
+_PACKED: Final = 1 << 12
+
+
+def accepted(header: str | bytes) -> str:
+    """Return an ``Accept-Encoding`` header without the codings that are not unpacked."""
+    text = header if isinstance(header, str) else header.decode("latin-1")
+    codings = [part.strip() for part in text.split(",")]
+    known = (*_UNPACKED, "identity")
+    kept = [each for each in codings if each.partition(";")[0].strip().lower() in known]
+    return ", ".join(kept) or "identity"
+
+
+def reading(headers: Mapping[str, str], most: int) -> tuple[int, bool]:
+    """Return how many bytes of a body to read at a time, up to ``most``, and whether to unpack."""
+    if headers.get("content-encoding", "").strip().lower() in _UNPACKED:
+        return min(most, _PACKED), True
+    return most, False
 
 
 def shut(sock: socket.socket) -> None:
@@ -500,6 +522,7 @@ def new_session() -> requests.Session:
     session = _Session()
     session.cookies = _Cookies()
     session.headers["User-Agent"] = f"comfy-client/{__version__}"
+    session.headers["Accept-Encoding"] = "gzip, deflate"
     del session.headers["Connection"]  # the default of HTTP/1.1
     adapter = _Adapter(pool_connections=4, pool_maxsize=POOL_SIZE)
     session.mount("http://", adapter)

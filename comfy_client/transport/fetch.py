@@ -13,7 +13,7 @@ from requests.utils import get_environ_proxies
 from ..errors import RequestTimeout, TransportError, UnexpectedResponse
 from ..interrupts import causes
 from ..upload import without_secrets
-from .connections import Transfer, current, new_session
+from .connections import Transfer, current, new_session, reading
 from .deadline import Deadline
 from .failures import explain
 
@@ -109,7 +109,8 @@ def _store(
     if "html" in answer.headers.get("content-type", ""):
         raise UnexpectedResponse(f"{what}: a web page rather than a file", status=200)
     size, length = 0, answer.headers.get("content-length", "")
-    while chunk := answer.raw.read1(_CHUNK, decode_content=True):
+    most_read, unpack = reading(answer.headers, _CHUNK)
+    while chunk := answer.raw.read1(most_read, decode_content=unpack):
         size += into.write(chunk)
         if size > most:
             raise UnexpectedResponse(f"{what}: more than {most >> 20} MiB", status=200)

@@ -40,7 +40,7 @@ from ..log_records import ServerLog
 from ..redaction import sealed_headers
 from ..values import size_decoded
 from . import log_filter
-from .connections import Traffic, Transfer, current
+from .connections import Traffic, Transfer, current, reading
 from .deadline import Deadline, check_wanted, ended_by, parallel_calls, read_timeout
 from .failures import FAILURES, Failure, failure_of, strip, strip_libraries
 from .identity import Endpoint, Identity, as_sent, check_headers
@@ -946,6 +946,9 @@ class _Sender:
         method = response.request.method or ""
         url = (response.url or "").partition("?")[0]
         got = 0
+        size, unpack = _CHUNK, False
+        if decode or length is None:
+            size, unpack = reading(response.headers, _CHUNK)
         while length is None or got < length:
             # Our connections keep to it in each read; those of a given adapter may not.
             if got and deadline.expired:
@@ -955,7 +958,7 @@ class _Sender:
             outer = sys.exception()
             try:
                 # read1 returns the bytes that are there; read would wait for the whole amount.
-                chunk = response.raw.read1(_CHUNK, decode_content=decode or length is None)
+                chunk = response.raw.read1(size, decode_content=unpack)
             except FAILURES as exc:
                 error, cause = failure_of(exc, outer, method, url, self._connect_timeout)
                 if type(error) is TransportError and length is not None:

@@ -28,7 +28,7 @@ from ..interrupts import interruption
 from ..locks import shared_lock
 from ..redaction import is_secret_name, sealed_headers
 from ..values import is_small
-from .connections import check_adapter, keep_to_deadlines, new_session
+from .connections import accepted, check_adapter, keep_to_deadlines, new_session
 from .peers import Peer, peer_of
 from .url import Address, split_proxy
 
@@ -436,6 +436,7 @@ class Identity:
         given = {name.lower() for name in (*headers, *session.headers)}
         if "cookie" not in given:  # cookies of the jar change, so each request adds them
             template.headers.pop("Cookie", None)
+        template.headers["Accept-Encoding"] = accepted(template.headers.get("Accept-Encoding", ""))
         # Bytes are sent as they are; the stubs have no types for hooks.
         template.headers.update(as_sent(template.headers))
         template.register_hook("response", _keep_redirect)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import requests
 import trustme
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
 
 import comfy_client
@@ -29,6 +29,7 @@ from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
 from tests.helpers.clients import until
+from tests.helpers.command_line import runner
 
 LIMIT = 60.0  # seconds for what should take a moment
 PACKAGE = Path(comfy_client.__file__).parent
@@ -51,7 +52,7 @@ ComfyServer.__init__.__kwdefaults__["step_seconds"] = 0.1
 
 
 def invoke(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(arg) for arg in args])
+    return runner().invoke(main, [str(arg) for arg in args])
 
 
 def error_of(run: Result, status: int = 1) -> str:

@@ -16,7 +16,6 @@ from typing import Any
 import click
 import pytest
 from click.shell_completion import get_completion_class
-from click.testing import CliRunner
 
 from comfy_client import (
     AuthenticationError,
@@ -41,7 +40,7 @@ from comfy_client.cli.server_options import ServerOptions
 from comfy_client.cli.target import Target
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import LIMIT, until
-from tests.helpers.command_line import CommandLine
+from tests.helpers.command_line import CommandLine, runner
 from tests.helpers.graphs import fresh_color
 from tests.helpers.records import graph
 
@@ -149,7 +148,7 @@ def test_what_reads_works_on_comfy_cloud(
         contextlib.chdir(comfy_client.home),
     ):
         monkeypatch.setenv("PLAYED", server.url)
-        ran = CliRunner().invoke(main, [name, *args], obj=OnCloud())
+        ran = runner().invoke(main, [name, *args], obj=OnCloud())
     assert ran.exit_code == 0, ran.output
     assert KEY not in ran.output
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import requests
-from click.testing import CliRunner
+import urllib3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +28,7 @@ from comfy_client.cli.main import main
 from comfy_client.doctor import examine
 from comfy_client.doctor.context import Redactor, Sockets
 from comfy_client.doctor.examine import CHECKS
+from comfy_client.doctor.package_checks import judged
 from comfy_client.doctor.report import CheckResult
 from comfy_client.errors import ServerUnreachable
 from comfy_client.event_queue import HIGH_WATER
@@ -36,6 +37,7 @@ from comfy_client.testing.raw_http import Request
 from tests.comfyui import ComfyUI, free_port
 from tests.conftest import examples
 from tests.helpers.clients import LIMIT, Fast, quickly, until, until_connected
+from tests.helpers.command_line import runner
 from tests.helpers.doctor import Impatient, ask, failing, states
 from tests.helpers.doors import Nginx
 from tests.helpers.http import opened
@@ -209,6 +211,24 @@ def test_an_old_server_is_told_with_what_it_lacks(server: ComfyServer) -> None:
     assert {report[name].state for name in ("version", "memory", "previews")} == {"unknown"}
 
 
+def test_packages_with_known_flaws_are_a_warning() -> None:
+    """With the reason and what installs newer ones; what is not installed is no concern."""
+    packages = {"urllib3": "2.8.0rc1", "requests": "2.9.9", "Pillow": "not installed"}
+    check = judged(packages)
+    assert check.state == "warning"
+    assert check.found.startswith(
+        "urllib3 2.8.0rc1, requests 2.9.9: requests before 2.33 has known"
+    )
+    assert check.advice.endswith('pip install "requests>=2.33"')
+    assert judged({**packages, "requests": "2.33"}).state == "ok"
+
+
+def test_the_packages_that_are_looked_at_are_the_installed_ones(server: ComfyServer) -> None:
+    found = ask(server.url)["packages"].found
+    assert f"urllib3 {urllib3.__version__}" in found
+    assert f"requests {requests.__version__}" in found
+
+
 def test_scarce_memory_is_a_warning(server: ComfyServer) -> None:
     """With how to free some."""
 
@@ -219,7 +239,8 @@ def test_scarce_memory_is_a_warning(server: ComfyServer) -> None:
         report = ask(server.url)
     assert states(report) == {"memory": "warning"}
     assert "free_memory" in report["memory"].advice
-    assert ": 0 failed, 1 warning, " in str(report)
+    warnings = 1 + (report["packages"].state == "warning")
+    assert f": 0 failed, {warnings} warning" in str(report)
 
 
 def test_users_are_asked_for_only_where_the_server_keeps_them(server: ComfyServer) -> None:
@@ -403,7 +424,7 @@ def test_the_command_prints_the_report(
 ) -> None:
     """And its exit status tells whether anything failed."""
     host = server.url if is_up else refused
-    done = CliRunner().invoke(main, ["doctor", "--run", "--host", host, "--timeout", "20"])
+    done = runner().invoke(main, ["doctor", "--run", "--host", host, "--timeout", "20"])
     assert done.exit_code == status
     assert words in done.output
     assert "comfy_client doctor: " in done.output

@@ -7,6 +7,7 @@ import pkgutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -161,3 +162,13 @@ def test_what_an_import_might_do_is_seen(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", code, "busy"], capture_output=True, text=True)
     found = {line.split()[0] for line in run.stdout.splitlines()}
     assert found >= {"did", "opened", "threads"}
+
+
+def test_importing_all_names_leaves_the_standard_modules_as_they_are() -> None:
+    """``signal`` is imported by its name."""
+    names: dict[str, Any] = {}
+    exec("from comfy_client import *\nfrom comfy_client import signal as by_name", names)
+    assert not names.keys() & sys.stdlib_module_names
+    assert names["ComfyApi"] is comfy_client.ComfyApi
+    assert names["by_name"] is comfy_client.signal
+    assert "signal" in dir(comfy_client)

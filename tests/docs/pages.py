@@ -17,7 +17,7 @@ import docutils.nodes
 
 import comfy_client
 from comfy_client import ComfyApi, aio, distributed, models, testing
-from tests.guide import GUIDE, PAGES, document, text_of
+from tests.guide import GUIDE, PAGES, document, public_names, text_of
 
 #: The pages of the guide in their order.  A page that stands in no group follows in the last one.
 GROUPS = {
@@ -180,13 +180,13 @@ class Entry(NamedTuple):
 def reference() -> list[Entry]:
     """Return every public object."""
     entries = []
-    for name in comfy_client.__all__:
+    for name in public_names(comfy_client):
         if not name.startswith("__"):
             room = getattr(comfy_client, name).__module__.split(".")[1]
             room = _HOMES.get(room, room)
             entries.append(Entry(name, comfy_client, room if room in _TITLES else "client"))
     for group, module in _MODULES.items():
-        names = (name for name in module.__all__ if name not in comfy_client.__all__)
+        names = (name for name in module.__all__ if name not in public_names(comfy_client))
         entries += [Entry(name, module, group) for name in names]
     return entries
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import pty
@@ -36,6 +37,13 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
+def runner() -> CliRunner:
+    """Runs commands in this process, with stdout and stderr apart."""
+    has_choice = "mix_stderr" in inspect.signature(CliRunner).parameters  # before click 8.2
+    options: dict[str, Any] = {"mix_stderr": False} if has_choice else {}
+    return CliRunner(**options)
+
+
 @attrs.frozen
 class Ended:
     """What a command has said, and its exit status."""
@@ -63,7 +71,7 @@ class CommandLine:
         unset = {name: None for name in os.environ if name.startswith(("COMFY", "XDG_"))}
         env: dict[str, str | None] = {**unset, **self._own(variables)}
         with contextlib.chdir(self.home):
-            ran = CliRunner().invoke(main, [*map(str, args)], input=stdin, env=env)
+            ran = runner().invoke(main, [*map(str, args)], input=stdin, env=env)
         if ran.exception is not None and not isinstance(ran.exception, SystemExit):
             raise ran.exception
         return Ended(ran.exit_code, ran.stdout, ran.stderr)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from comfy_client import ComfyApi
 from comfy_client.errors import (
@@ -153,6 +154,38 @@ def test_of_a_refusal_a_mebibyte_is_looked_at(server: Comfy, api: ComfyApi, stat
         api.get_queue()
     assert str(caught.value.body).startswith('{"error": "no"')
     assert len(caught.value.body) <= 2000
+
+
+@pytest.mark.parametrize(("status", "kind"), [(200, UnexpectedResponse), (400, ApiError)])
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_unpacks_to_millions_of_bytes_takes_no_memory(
+    server: Comfy, api: ComfyApi, status: int, kind: type[ComfyError], times: int
+) -> None:
+    """With the oldest urllib3, too, which unpacks all that it reads, as often as it was packed."""
+    api.poll_status(5.0)  # learns where the routes are
+    bomb = bytes(64 * MIB)
+    for _ in range(times):
+        bomb = gzip.compress(bomb)
+    headers = [JSON, ("Content-Encoding", ", ".join(["gzip"] * times))]
+    server.lies = {"GET /prompt": lambda _: answer(status, bomb, headers)}
+    with within(2.0, memory=12 * MIB), pytest.raises(kind):
+        api.poll_status(5.0)
+
+
+def test_only_codings_that_are_unpacked_are_asked_for(server: Comfy) -> None:
+    """Also with a Session and headers that accept more."""
+    with requests.Session() as session, requests.Session() as of_bytes:
+        of_bytes.headers["Accept-Encoding"] = b"br, deflate"
+        session.headers["Accept-Encoding"] = "br;q=1.0, zstd, GZIP;q=0.5, deflate"
+        for given, headers, accepted in (
+            (None, {}, "gzip, deflate"),
+            (session, {}, "GZIP;q=0.5, deflate"),
+            (session, {"Accept-Encoding": "br"}, "identity"),
+            (of_bytes, {}, "deflate"),
+        ):
+            with ComfyApi(server.url, session=given, headers=headers, transport="poll") as api:
+                api.get_queue()
+            assert server.requests[-1].headers["accept-encoding"] == accepted
 
 
 def test_a_pattern_that_is_looked_for_in_a_refusal_takes_no_time(

@@ -1,0 +1,35 @@
+"""The oldest releases that ``setup.cfg`` allows, and what does not work with older ones.
+
+A floor is what the code calls, so that the library can be installed beside others.  Each was
+tried: ``.ci/run`` runs many tests with exactly these releases, and the others with the newest.
+Releases without known flaws are advised by the doctor, and in ``security.rst``.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Floor(NamedTuple):
+    """The oldest release of a package, and the reason why it is none before."""
+
+    release: str
+    reason: str
+
+
+#: Of all packages that users install, by the names in ``setup.cfg``.
+FLOORS: Final = {
+    "requests": Floor("2.32.2", "HTTPAdapter.get_connection_with_tls_context"),
+    "urllib3": Floor("2.2", "HTTPResponse.read1"),
+    "websocket-client": Floor("1.7", "the oldest that was tried"),
+    "attrs": Floor("23.2", "a cached_property in a class with slots"),
+    "blinker": Floor("1.8", "blinker.default_namespace"),
+    "click": Floor("8.1", "8.0 completes no files after a comma"),
+    "tqdm": Floor("4.64", "4.62 ends the line of a bar that shares the terminal with others"),
+    "Pillow": Floor("10.4", "10.3 stores equal pictures of a batch as one"),
+    "numpy": Floor("1.23.2", "the first for Python 3.11"),
+    "ipython": Floor("8.18", "the oldest that was tried"),
+    "aiohttp": Floor("3.12.15", "3.11 leaves a deleted prompt pending (test_cancel.py)"),
+    "distributed": Floor("2025.1.0", "2024.8.0 has no dask.tokenize"),
+    "blake3": Floor("0.4.1", "the oldest that was tried"),
+}
