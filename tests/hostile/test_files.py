@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from click.testing import CliRunner
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from comfy_client.testing import ComfyServer
 from comfy_client.transport.local_files import IfExists, distinct_names, write_atomically
 from tests.conftest import examples
 from tests.helpers.clients import LIMIT
+from tests.helpers.command_line import runner
 from tests.hostile.server import GRAPH, Comfy, Request, answer
 from tests.hostile.test_bounds import within
 
@@ -336,7 +336,7 @@ def test_the_demo_does_not_follow_a_link_of_its_pictures_name(
     with new_place() as place:
         (place.out / "comfy-client-demo.png").symlink_to("../outside")
         options = ["--host", server.url, "--output", str(place.out)]
-        run = CliRunner().invoke(main, ["demo", *options])
+        run = runner().invoke(main, ["demo", *options])
         assert run.exit_code == 0, run.output
         assert sorted(path.name for path in place.outside.iterdir()) == ["a.png", "b.png"]
         assert (place.out / "comfy-client-demo (1).png").read_bytes() == NEW

@@ -16,7 +16,6 @@ from urllib.parse import quote
 
 import pytest
 import requests
-from click.testing import CliRunner
 
 from comfy_client import (
     BasicCredentials,
@@ -35,6 +34,7 @@ from comfy_client import (
 from comfy_client.cli.main import main
 from comfy_client.recording.secrets import MAX_WORDS, Secrets
 from comfy_client.testing import ComfyServer
+from tests.helpers.command_line import runner
 from tests.helpers.http import opened
 from tests.hostile.server import GRAPH, Comfy, Request, Server, answer
 
@@ -724,9 +724,9 @@ def test_a_token_of_the_environment_goes_where_comfy_host_says(
     with Server() as server:
         if theirs:
             monkeypatch.setenv("COMFYUI_HOST", server.url if theirs == "same" else theirs)
-        run = CliRunner().invoke(main, ["doctor", "--host", server.url, "--timeout", "5"])
+        run = runner().invoke(main, ["doctor", "--host", server.url, "--timeout", "5"])
         assert any("authorization" in each.headers for each in server.requests) is sent
-    assert ("COMFYUI_TOKEN is not sent" in run.output) is not sent
+    assert ("COMFYUI_TOKEN is not sent" in run.stderr) is not sent
 
 
 def test_a_cookie_that_is_a_common_word_hides_nothing() -> None:
