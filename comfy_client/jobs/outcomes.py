@@ -136,6 +136,24 @@ def failure_event(entry: HistoryEntry, prompt_id: str) -> ExecutionError | Execu
     return attrs.evolve(read({**said, "prompt_id": prompt_id}), recovered=True)
 
 
+def failed_node(name: str, data: object) -> dict[str, Any]:
+    """Return the failure of a node after which other branches went on, by its id; else nothing.
+
+    ``name`` and ``data`` are those of an event.  The form is that of the server's ``node_errors``.
+    """
+    if name != "execution_node_error":
+        return {}
+    event = execution_error(data if isinstance(data, Mapping) else {})
+    said: dict[str, Any] = {
+        "type": name,
+        "message": event.exception_message,
+        "details": event.exception_type,
+        "extra_info": {},
+    }
+    entry = {"errors": [said], "dependent_outputs": [], "class_type": event.node_type}
+    return {} if event.node_id is None else {event.node_id: entry}
+
+
 def error_of(
     event: ExecutionError | ExecutionInterrupted,
     prompt_id: str,

@@ -262,7 +262,7 @@ def ending_of(state: JobState, outcome: Outcome, http: Http, files: FileRoutes) 
     if isinstance(event, ExecutionError | ExecutionInterrupted):
         return Ending(outcome.status, partial(_error, state, event, http))
     seconds = state.elapsed(runtime.monotonic())
-    make = partial(_result, state, outcome, tuple(state.frames), files, seconds)
+    make = partial(_result, state, outcome, tuple(state.frames), files, seconds, http)
     return Ending(outcome.status, make)
 
 
@@ -279,7 +279,13 @@ def _result(
     frames: Sequence[tuple[str, str, memoryview]],
     files: FileRoutes,
     seconds: float | None,
+    http: Http,
 ) -> Result:
+    errors = state.node_errors
+    if errors:  # a node may repeat secrets
+        secrets = http.identity.secrets()
+        secrets.add_named(state.graph)
+        errors = secrets.hide_words_in(errors)
     return make_result(
         state.prompt_id,
         state.graph,
@@ -290,7 +296,7 @@ def _result(
         cached_nodes=outcome.cached_nodes,
         fully_cached=outcome.fully_cached,
         seeds=seeds_of(state.graph),
-        node_errors=state.node_errors,
+        node_errors=errors,
         complete=outcome.complete,
         seconds=seconds,
     )

@@ -263,7 +263,9 @@ class Result(_Outputs):
         seeds: The numbers in the inputs ``seed`` and ``noise_seed``, by node id; for ``"random"``
             and -1, those that were drawn.  A linked input is missing here: another node has or
             makes its value.
-        node_errors: Why some outputs did not run, by node id; empty: all ran.
+        node_errors: Why some outputs did not run, by node id; empty: all ran.  Since ComfyUI 0.36,
+            a server may be asked in ``extra_data`` to go on after a failed node: then the nodes
+            that failed are here.
         complete: False if outputs may be missing: the history was deleted before it was read, or
             the socket was down, which alone delivers images of ``SaveImageWebsocket``.
         outputs: The outputs of nodes by the names that a :class:`Template` gave them; without

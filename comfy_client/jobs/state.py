@@ -37,6 +37,7 @@ from ..events import (
     Progress,
     ProgressState,
     ProgressText,
+    UnknownEvent,
     body_of,
 )
 from ..log_records import Tags, prompt_facts
@@ -47,6 +48,7 @@ from .outcomes import (
     STATUS_OF_EVENT,
     JobStatus,
     deleted,
+    failed_node,
     failure_event,
     lost,
     sends_pictures,
@@ -55,6 +57,9 @@ from .outcomes import (
 )
 
 Outputs = Mapping[str, Mapping[str, Any]]
+
+#: The most failed nodes of a prompt that goes on without them.
+_MOST_FAILED: Final = 1000
 
 #: The weights of a prompt's nodes, after the values that they were computed from.
 Weighed = tuple[tuple[object, ...], Mapping[str, float]]
@@ -321,6 +326,13 @@ class JobState:
         self.started = True
         self._runs(now)
 
+    def _unknown(self, event: UnknownEvent, now: float, link: int | None) -> None:
+        """Note the failure of a node after which the server goes on, if it was asked to."""
+        failed = failed_node(event.name, event.data)
+        if failed and len(self.node_errors) < _MOST_FAILED:
+            self._keep(("failed", *failed), event.nbytes + LEAST, event.raw)
+            self.node_errors = {**self.node_errors, **failed}
+
     def _cached(self, event: ExecutionCached, now: float, link: int | None) -> None:
         self.cached = frozenset(event.nodes)
         # Servers before August 2024 send no ``executed`` for cached nodes.
@@ -496,6 +508,11 @@ class JobState:
             return Outcome(failure_event(entry, self.prompt_id))
         if self.cached is None:
             self.cached = frozenset(entry.cached_nodes)
+        failed: dict[str, Any] = {}
+        for name, data in entry.messages:
+            failed |= failed_node(name, data)
+        if failed:
+            self.node_errors = {**self.node_errors, **failed}
         # The history is authoritative; outputs that only events reported are kept, too.
         outputs = {**self.outputs, **entry.outputs}
         from ..models.queue import prompt_record  # events do not need it
@@ -580,6 +597,7 @@ _APPLY: Final[Mapping[type, Callable[[JobState, Any, float, int | None], Outcome
     Executed: JobState._executed,
     ExecutionStart: JobState._start,
     ExecutionCached: JobState._cached,
+    UnknownEvent: JobState._unknown,
     ExecutionSuccess: JobState._end,
     ExecutionError: JobState._end,
     ExecutionInterrupted: JobState._end,

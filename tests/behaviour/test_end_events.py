@@ -55,6 +55,20 @@ def test_what_only_the_answer_says_is_kept_though_events_come_first(comfy, fast)
     assert len(told.ends()) == 1
 
 
+def test_a_prompt_may_succeed_though_a_node_has_failed(comfy, fast):
+    """As since ComfyUI 0.36, if ``extra_data`` asks for it; a node may repeat a key, too."""
+    told = Heard(fast)
+    why = {"exception_type": "ValueError", "exception_message": "401 for comfyui-0123456789"}
+    failed = say("execution_node_error", node_id="1", node_type="EmptyImage", **why)
+    comfy.script(START, CACHED, RUNS, failed, LEFT, SUCCESS, Finish(), OVER)
+    result = fast.run(GRAPH, timeout=LIMIT, comfy_api_key="comfyui-0123456789")
+    check(result)
+    (error,) = result.node_errors["1"]["errors"]
+    assert (error["type"], error["details"]) == ("execution_node_error", "ValueError")
+    assert error["message"] == "401 for ***"
+    assert len(told.ends()) == 1
+
+
 def test_http_decides_first_and_the_late_event_is_dropped(comfy, fast):
     """One end event, and it says that it is recovered."""
     told = Heard(fast)

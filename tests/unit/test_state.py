@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from comfy_client.errors import ApiError, AuthenticationError, JobInterrupted, JobLost
@@ -142,6 +143,54 @@ def test_a_blocked_node_is_no_end():
     state = a_state()
     assert apply(state, START, BLOCKED) is None
     assert state.end_event is None
+
+
+NODE_FAILED = UnknownEvent(
+    name="execution_node_error",
+    prompt_id="the-id",
+    data={"node_id": "5", "node_type": "Flaky", "exception_type": "E", "exception_message": "no"},
+)
+FAILURE = {
+    "type": "execution_node_error",
+    "message": "no",
+    "details": "E",
+    "extra_info": {},
+}
+NODE_ERRORS = {"5": {"errors": [FAILURE], "dependent_outputs": [], "class_type": "Flaky"}}
+
+
+def test_a_failed_node_after_which_the_server_goes_on_is_no_end():
+    """As since 0.36, if ``extra_data`` asks for it; the result tells which nodes failed."""
+    state = a_state()
+    outcome = apply(state, START, NOTHING_CACHED, NODE_FAILED, LEFT, SUCCESS)
+    assert (outcome.status, outcome.outputs) == ("succeeded", {"9": OUTPUT})
+    assert state.node_errors == NODE_ERRORS
+    late = a_state()
+    said = {"execution_node_error": NODE_FAILED.data, "execution_success": {}}
+    record = HistoryEntry.from_json(
+        {
+            "prompt": [0, "the-id", GRAPH, {}, ["9"]],
+            "outputs": {"9": OUTPUT},
+            "status": {"status_str": "success", "messages": [[*one] for one in said.items()]},
+        }
+    )
+    assert late.apply_history(record, 1.0, LINK).status == "succeeded"
+    assert late.node_errors == NODE_ERRORS
+
+
+def test_a_prompt_whose_outputs_all_failed_has_failed():
+    """The server sends the failure of the prompt after that of the node."""
+    assert apply(a_state(), START, NODE_FAILED, FAILED).status == "failed"
+
+
+def test_other_unknown_events_say_nothing_of_nodes():
+    state = a_state()
+    many = [attrs.evolve(NODE_FAILED, data={"node_id": str(n)}) for n in range(1001)]
+    other = attrs.evolve(NODE_FAILED, name="execution_other")
+    apply(state, other, attrs.evolve(NODE_FAILED, data=[1]))
+    assert state.node_errors == {}
+    apply(state, *many)
+    assert len(state.node_errors) == 1000  # whatever a server sends
 
 
 def test_what_comes_after_the_end_changes_nothing():
