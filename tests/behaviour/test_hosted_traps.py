@@ -42,6 +42,7 @@ TRAPS: tuple[dict[str, Any], ...] = (
     {"cut_stream_after": 1},
     {"cut_stream_after": 2},
     {"shares_records": True},
+    {"shares_records": False},
     {"keeps_state": False},
     {"timestamps": True},
 )

@@ -459,18 +459,28 @@ def test_a_prefix_is_in_all_urls() -> None:
             assert job["urls"]["self"].startswith("/mount/point/api/v2/jobs/")
 
 
-def test_known_bytes_get_the_first_record_or_one_of_their_own(
-    server: ComfyServer, serverless: ComfyServer
-) -> None:
-    for place, shared in ((server, True), (serverless, False)):
-        first, second = (upload(place, name).json() for name in ("a.png", "b.png"))
+@pytest.mark.parametrize("place", ["proxy", "serverless", "cloud"])
+@pytest.mark.parametrize("shared", [True, False])
+def test_known_bytes_get_the_first_record_or_one_of_their_own(place: Any, shared: bool) -> None:
+    """The first one, unless the trap is set."""
+    trap = {} if shared else {"shares_records": False}
+    with ComfyServer(hosted=place) as server, server.gateway.trap(**trap):
+        first, second = (upload(server, name).json() for name in ("a.png", "b.png"))
         assert (first["id"] == second["id"]) == shared
         assert (second["created_new"], second["file_path"]) == (
             (False, "a.png") if shared else (True, "b.png")
         )
         body = {"hash": first["hash"]}
-        answer = requests.post(f"{place.url}/api/v2/assets/from-hash", json=body, timeout=60)
+        answer = requests.post(f"{server.url}/api/v2/assets/from-hash", json=body, timeout=60)
         assert answer.status_code == (200 if shared else 201)
+
+
+@pytest.mark.parametrize("place", ["proxy", "serverless", "cloud"])
+def test_a_stream_that_comes_late_has_the_outputs(place: Any) -> None:
+    """Before the status at the end, but after it on the proxy."""
+    with ComfyServer(hosted=place) as server:
+        seen = [name for name, _ in stream(server, run(server)["id"])]
+    assert seen == (["status", "output"] if place == "proxy" else ["output", "status"])
 
 
 # -- the ComfyUI behind -----------------------------------------------------------------

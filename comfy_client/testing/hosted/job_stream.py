@@ -75,11 +75,13 @@ class JobStream:
     async def frames(self) -> AsyncGenerator[Frame]:
         """Yield the frames of the stream, from the status at the beginning to the end."""
         view = self._look()
-        yield self._status(view)
         if view.has_ended:
-            for frame in self._outputs(view):
+            frames = [self._status(view), *self._outputs(view)]
+            is_last = self._hosted.traps.outputs_after_status == "never"
+            for frame in [*frames[1:], frames[0]] if is_last else frames:
                 yield frame
             return
+        yield self._status(view)
         if view.progress:
             yield "progress", view.progress
         subscriber = _Subscriber(self._job_id)

@@ -64,7 +64,8 @@ class HostedTraps:
         cancel_lies: Whether a request to cancel is answered with 200 and does nothing; ``None``: if
             the ComfyUI behind the surface is older than 0.26, and so has no route for it.
         cancelled_waiting: The status of a job that was cancelled while it was pending.
-        outputs_after_status: Which jobs' streams send outputs after the terminal status.
+        outputs_after_status: Which jobs' streams send outputs after the terminal status.  A stream
+            that is opened after the end does so unless this is ``"never"``.
         early_end: Whether streams end with the status ``running``, before the history has the job.
         true_sizes: Whether outputs have their true size, in place of 0.
         true_hashes: Whether outputs have their true hash, in place of null.
@@ -138,7 +139,6 @@ SERVERLESS: HostedTraps = HostedTraps(
     true_sizes=True,
     true_hashes=True,
     true_ids=True,
-    shares_records=False,
     job_list="records",
     labels="map",
     storage=True,
