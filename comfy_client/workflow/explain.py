@@ -440,16 +440,17 @@ def _missing(fault: _Fault) -> _Said:
 
 
 def _too_small(fault: _Fault) -> _Said:
-    return {"message": f"{fault.given} is too small{_range(fault.config)}"}
+    return {"message": f"{fault.given} is too small", "hint": _in_range(fault.config)}
 
 
 def _too_big(fault: _Fault) -> _Said:
-    return {"message": f"{fault.given} is too big{_range(fault.config)}"}
+    return {"message": f"{fault.given} is too big", "hint": _in_range(fault.config)}
 
 
 def _not_convertible(fault: _Fault) -> _Said:
     config = fault.config
-    return {"message": f"{fault.given} cannot be converted to {_type(config)}{_range(config)}"}
+    message = f"{fault.given} cannot be converted to {_type(config)}"
+    return {"message": message, "hint": _in_range(config)}
 
 
 def _bad_link(fault: _Fault) -> _Said:
@@ -723,6 +724,12 @@ def what_it_takes(config: object) -> str | None:
     default = _option(config, "default")
     default = "" if default is None else f", by default {brief(default)}"
     return f"it takes {_type(config)}{_range(config)}{default}"
+
+
+def _in_range(config: object) -> str | None:
+    """Return the range of an input in words, or None if it has none."""
+    found = _range(config)
+    return f"it takes {_type(config)}{found}" if found else None
 
 
 def _range(config: object) -> str:

@@ -272,8 +272,8 @@ def test_an_unknown_input_has_its_nearest_names() -> None:
 @pytest.mark.parametrize(
     ("class_type", "name", "value", "words"),
     [
-        ("EmptyImage", "width", 0, "width = 0 is too small (1 to 16384)"),
-        ("EmptyImage", "width", 20_000, "width = 20000 is too big (1 to 16384)"),
+        ("EmptyImage", "width", 0, "width = 0 is too small; it takes INT (1 to 16384)"),
+        ("EmptyImage", "width", 20_000, "width = 20000 is too big; it takes INT (1 to 16384)"),
         ("EmptyImage", "width", "64", "input 'width' takes INT, not '64'"),
         ("EmptyImage", "width", 64.5, "input 'width' takes INT, not 64.5"),
         ("EmptyImage", "width", True, "input 'width' takes INT, not True"),

@@ -107,7 +107,7 @@ def test_a_report_reads_like_a_compiler() -> None:
     graph["20"] = node("EmptyImage", width=64, height=64, batch_size=1, color=0)
     report = checked(graph)
     assert str(report).splitlines() == [
-        "error: node 3 'Sampler' (KSampler): steps = 0 is too small (1 to 10000)",
+        "error: node 3 'Sampler' (KSampler): steps = 0 is too small; it takes INT (1 to 10000)",
         (
             "error: node 3 'Sampler' (KSampler): sampler_name = 'eular' is not one of the choices; "
             "nearest: 'euler'"
@@ -296,17 +296,31 @@ def test_a_missing_picture_is_what_the_server_does_not_find(image: str, kind: st
 @pytest.mark.parametrize(
     ("value", "kind", "words"),
     [
-        (0, "value_smaller_than_min", "steps = 0 is too small (1 to 10000)"),
-        (10**9, "value_bigger_than_max", "steps = 1000000000 is too big (1 to 10000)"),
-        ("many", "invalid_input_type", "steps = 'many' cannot be converted to INT (1 to 10000)"),
-        (math.inf, "invalid_input_type", "steps = inf cannot be converted to INT (1 to 10000)"),
+        (0, "value_smaller_than_min", "steps = 0 is too small; it takes INT (1 to 10000)"),
+        (
+            10**9,
+            "value_bigger_than_max",
+            "steps = 1000000000 is too big; it takes INT (1 to 10000)",
+        ),
+        (
+            "many",
+            "invalid_input_type",
+            "steps = 'many' cannot be converted to INT; it takes INT (1 to 10000)",
+        ),
+        (
+            math.inf,
+            "invalid_input_type",
+            "steps = inf cannot be converted to INT; it takes INT (1 to 10000)",
+        ),
     ],
 )
 def test_a_value_that_does_not_fit_is_named_with_its_range(
     value: Any, kind: str, words: str
 ) -> None:
     problem = only(changed("3", steps=value))
-    assert (problem.type, problem.input, problem.message) == (kind, "steps", words)
+    assert (problem.type, problem.input) == (kind, "steps")
+    assert f"{problem.message}; {problem.hint}" == words
+    assert problem.hint == "it takes INT (1 to 10000)"  # in a notebook, under what would be right
     assert problem.value == value
 
 

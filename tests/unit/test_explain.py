@@ -58,7 +58,7 @@ def test_every_version_gets_the_same_words_for_the_same_faults(version: str) -> 
             "the server looks in models/checkpoints"
         ),
         "node 6 'Positive prompt' (CLIPTextEncode): input 'text' is missing",
-        "node 3 'Sampler' (KSampler): steps = 0 is too small (1 to 10000)",
+        "node 3 'Sampler' (KSampler): steps = 0 is too small; it takes INT (1 to 10000)",
     ]
 
 
@@ -76,7 +76,7 @@ def test_dropped_outputs_of_an_answer_200_are_told(version: str) -> None:
     case = RECORDINGS[version]["one_good_output"]
     assert case["status"] == 200
     text = explain_rejection(case["body"], {})
-    assert text.startswith("node 3 (ImageScale): width = -5 is too small (0 to ")
+    assert text.startswith("node 3 (ImageScale): width = -5 is too small; it takes INT (0 to ")
 
 
 @pytest.mark.parametrize("version", [v for v in VERSIONS if v not in ("2024-03", "0.3.75")])
@@ -332,17 +332,20 @@ def test_other_refusals_have_no_unknown_class() -> None:
             "three_in_two_nodes",
             [
                 (
-                    "node 1 'Canvas' (EmptyImage): height = 'abc' cannot be converted to INT "
-                    "(1 to 16384)"
+                    "node 1 'Canvas' (EmptyImage): height = 'abc' cannot be converted to INT; "
+                    "it takes INT (1 to 16384)"
                 ),
-                "node 1 'Canvas' (EmptyImage): width = 0 is too small (1 to 16384)",
+                "node 1 'Canvas' (EmptyImage): width = 0 is too small; it takes INT (1 to 16384)",
                 (
                     "node 2 'Scale' (ImageScale): upscale_method = 'bilinaer' is not one of the "
                     "choices; nearest: 'bilinear'"
                 ),
             ],
         ),
-        ("too_big", ["node 1 'Canvas' (EmptyImage): width = 99999 is too big (1 to 16384)"]),
+        (
+            "too_big",
+            ["node 1 'Canvas' (EmptyImage): width = 99999 is too big; it takes INT (1 to 16384)"],
+        ),
         (
             "long_combo",
             [
@@ -432,7 +435,11 @@ def test_an_empty_list_of_choices_is_told() -> None:
 
 @pytest.mark.parametrize(
     ("limits", "says"),
-    [({"min": 1}, " (at least 1)"), ({"max": 9}, " (at most 9)"), ({}, "")],
+    [
+        ({"min": 1}, "; it takes INT (at least 1)"),
+        ({"max": 9}, "; it takes INT (at most 9)"),
+        ({}, ""),
+    ],
 )
 def test_a_range_with_one_end_is_told(limits: dict[str, int], says: str) -> None:
     """Half a range is better than none."""
