@@ -30,7 +30,7 @@ def shared_lock(*, is_small: bool = False) -> runtime.RLock:
     return lock
 
 
-def share(lock: runtime.RLock | runtime.Condition, *, is_small: bool) -> None:
+def share(lock: object, *, is_small: bool) -> None:
     """Make a lock known to :func:`check_may_wait` while it exists."""
     known = _small_locks if is_small else _locks
     known.add(weakref.ref(lock, known.discard))

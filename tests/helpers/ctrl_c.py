@@ -1,7 +1,7 @@
 """A Ctrl-C, or an alarm that a handler raises, at a random moment of a call.
 
 A moment is in a function of the package.  With ``COMFY_CTRL_C=everywhere`` it may be in one of a
-library: at a few moments of ``threading.Condition``, no code of ours could be safe.
+library.
 """
 
 from __future__ import annotations
