@@ -129,11 +129,17 @@ class ServerUnreachable(TransportError):
     """The server cannot be reached: check the host, start the server, correct TLS or the proxy.
 
     It is not ``retryable`` if waiting does not help (unknown host, TLS).
+
+    Attributes:
+        refused: Whether its machine refused the connection: nothing listens on the port.
     """
 
-    def __init__(self, message: str, *, retryable: bool = True) -> None:
+    refused: bool = False
+
+    def __init__(self, message: str, *, retryable: bool = True, refused: bool = False) -> None:
         super().__init__(message)
         self.retryable = retryable
+        self.refused = refused
 
     @property
     def hint(self) -> str:

@@ -138,6 +138,12 @@ def waits_in_vain(state: PoolState, now: float) -> tuple[Member, Entry, float] |
     return None
 
 
+def has_ended(state: PoolState, member: Member, now: float) -> bool:
+    """Return whether a server's process has ended, so that its queue, in memory, is gone."""
+    since = member.refused_since
+    return since is not None and now - since > state.policy.intervals.refused
+
+
 # -- words for users -------------------------------------------------------------------------------
 
 
@@ -226,8 +232,16 @@ def remove_member(state: PoolState, name: str, now: float) -> None:
 
 
 def dismiss_members(state: PoolState) -> list[Member]:
-    """Remove and return the servers that are leaving and have no more jobs."""
-    left = [member for member in state.leaving if not member.in_flight]
+    """Remove and return the servers that are leaving and have no more jobs.
+
+    One that is gone, and answers all the same, stays until its prompts are cancelled.
+    """
+    left = [
+        member
+        for member in state.leaving
+        if not member.in_flight
+        and not (member.is_gone and member.unwanted and member.api.state is State.CONNECTED)
+    ]
     for member in left:
         state.leaving.remove(member)
         state.done += member.done
@@ -237,7 +251,7 @@ def dismiss_members(state: PoolState) -> list[Member]:
 
 def mark_ready(state: PoolState, member: Member, offer: Offer | None, now: float) -> None:
     """Note that a server answers, and its node classes and models; None if they are unknown."""
-    member.error = member.down_since = None
+    member.error = member.down_since = member.refused_since = None
     member.is_silent, member.heard_at = False, now
     member.was_ready = state.was_ready = True
     state.health.record_return(member.name)
@@ -261,6 +275,9 @@ def mark_down(state: PoolState, member: Member, error: Exception | None, now: fl
     member.down_since = member.down_since or now
     member.server.ready = False
     member.error = error or member.error
+    if error is not None:
+        is_refused = isinstance(error, ServerUnreachable) and error.refused
+        member.refused_since = (member.refused_since or now) if is_refused else None
     note_absence(member, member.in_flight)
     take_back(state, member)
     update_suspects(state, now)
@@ -296,11 +313,14 @@ def check_member(state: PoolState, member: Member, now: float) -> None:
     if not is_live(member) and (member.server.ready or member.leaving):
         if member.server.ready:
             words, name = "%s is away, and gets no jobs until it is back", member.name
-            state.warn(words, name, server=name)
+            has_warned = any(map(_is_open, member.in_flight))  # its client has, of its prompts
+            tell = state.inform if has_warned else state.warn
+            tell(words, name, server=name)
         mark_down(state, member, None, now)
         if now - member.heard_at >= member.api.timing.dead:  # the socket was given up for that
             member.down_since = member.heard_at
     elif member.api.state is State.CONNECTED and not member.is_silent:  # a socket's end is noticed
+        member.refused_since = None
         if member.leaving:
             member.down_since = None
         elif member.down_since is not None:

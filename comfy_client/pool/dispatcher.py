@@ -276,12 +276,16 @@ class Dispatcher:
         if self._worker.is_started:
             thread.start()
 
-    def remove(self, name: str) -> None:
-        """Remove a server, which still finishes its jobs; raise ValueError if the pool lacks it."""
-        self._ask(partial(self._remove, name))
+    def remove(self, name: str, *, gone: bool = False) -> None:
+        """Remove a server; raise ValueError if the pool lacks it.
 
-    def _remove(self, name: str, now: float) -> None:
-        availability.remove_member(self.state, name, now)
+        It still finishes its jobs.  If it is ``gone``, they are lost now.
+        """
+        self._ask(partial(self._remove, name, gone))
+
+    def _remove(self, name: str, gone: bool, now: float) -> None:
+        remove = moving.lose_member if gone else availability.remove_member
+        remove(self.state, name, now)
         moving.give_up_impossible(self.state)
 
     def refresh(self, most: float) -> None:
@@ -354,7 +358,7 @@ class Dispatcher:
     def mark_answering(self, member: Member) -> None:
         """Note that a removed server without a socket answers."""
         with self._changing():
-            member.error = member.down_since = None
+            member.error = member.down_since = member.refused_since = None
 
     def take(self, member: Member) -> Entry | None:
         """Take the next job from a server's inbox; return None if there is none."""

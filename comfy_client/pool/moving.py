@@ -31,6 +31,7 @@ from ..transport.failures import is_away
 from .availability import (
     can_go,
     cannot_run,
+    has_ended,
     is_hopeless,
     lacks,
     mark_down,
@@ -40,6 +41,7 @@ from .availability import (
     patience_for,
     record_failure,
     release,
+    remove_member,
     requeue,
     update_suspects,
 )
@@ -312,28 +314,54 @@ def _prepare_rerun(
 
 
 def lose_jobs(state: PoolState, member: Member, now: float) -> bool:
-    """Treat as lost the jobs of a server that has been away for longer than they may wait.
+    """Treat as lost the jobs of a server that is gone, or away for longer than they may wait.
 
     Return whether such a job is still being sent.
     """
-    is_sending = False
-    since = member.down_since
-    for entry in list(member.in_flight) if since is not None else ():
-        inner, patience = entry.inner, patience_for(state, entry)
-        if now - (since or now) <= patience or (inner is not None and inner.done()):
+    is_sending, unwanted = False, []
+    if member.is_gone:
+        note_absence(member, member.in_flight)
+    for entry in list(member.in_flight):
+        inner, said = entry.inner, _why_lost(state, member, entry, now)
+        if said is None or (inner is not None and inner.done()):
             continue
         if inner is None:
             is_sending = True
             continue
-        why = (
-            f"lost: {member.name} has not answered for {patience:g} s, and may have run it, or run "
-            "it yet"
-        )
+        why = f"lost: {member.name} {said}, and may have run it, or run it yet"
         event, error = lost(inner.prompt_id, why, retryable=False)
         handle_loss(state, entry, error, event, now)
         if entry.goes_on or entry.job in state.entries:
-            member.unwanted.append(inner)
+            unwanted.append(inner)
+    member.unwanted.extend(unwanted)  # together, as what runs is to be cancelled last
     return is_sending
+
+
+def _why_lost(state: PoolState, member: Member, entry: Entry, now: float) -> str | None:
+    """Return why a job that a server has is given up, in words; None if it is not."""
+    patience, since = patience_for(state, entry), member.down_since
+    if member.is_gone:
+        return "was removed as gone for good"
+    if since is not None and now - since > patience:
+        return f"has not answered for {patience:g} s"
+    if entry.inner is not None and has_ended(state, member, now) and _only_waited(entry):
+        return "refuses connections"
+    return None
+
+
+def lose_member(state: PoolState, name: str, now: float) -> None:
+    """Remove a server that is gone for good, and lose its jobs; one that was removed before, too.
+
+    Raises ValueError if the pool lacks it.
+    """
+    members = [member for member in state.leaving if member.name == name]
+    if name in state.members or not members:
+        members = [*members, *filter(None, [state.members.get(name)])]
+        remove_member(state, name, now)
+    for member in members:
+        member.is_gone = True
+        lose_jobs(state, member, now)
+        member.wake()
 
 
 def handle_loss(

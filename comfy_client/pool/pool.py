@@ -603,13 +603,21 @@ class ComfyPool(Executor):
         """
         self._servers.add(server, weight)
 
-    def remove(self, server: AnyServer) -> None:
+    def remove(self, server: AnyServer, *, gone: bool = False) -> None:
         """Remove a server from the pool: it finishes the jobs that it has, and gets no new ones.
+
+        Args:
+            server: The client or URL of the server.
+            gone: Whether the server has been taken away and will not come back, such as a spot
+                machine.  Its jobs are free now, without waiting for ``patience``: those that only
+                waited there move, and ``on_lost`` decides about those that may have run.  A server
+                that was removed before can be declared gone later.  One that still answers is told
+                to cancel its prompts, but may run one of them twice.
 
         Raises:
             ValueError: It is not in the pool.
         """
-        self._dispatcher.remove(name_of(server))
+        self._dispatcher.remove(name_of(server), gone=gone)
 
     @property
     def servers(self) -> tuple[ComfyApi, ...]:

@@ -55,6 +55,7 @@ class Intervals:
         slow: How long a job may be on its way to a server before later jobs go to other servers.
         settling: How long a server may still count a prompt that has ended as one in its queue.
         reconnect: The pause before another attempt to reach a server that may be back.
+        refused: How long a server must refuse connections until its process counts as ended.
         flush: How long slow callbacks have to handle the last events.
     """
 
@@ -70,6 +71,7 @@ class Intervals:
     slow: float = 1.0
     settling: float = 1.0
     reconnect: float = 0.3
+    refused: float = 10.0
     flush: float = 5.0
 
 
@@ -170,12 +172,14 @@ class Member:
         offer: The classes and models that it has; ``None``: unknown.
         error: Why it is not ready; ``None``: it is ready, or has not been asked.
         down_since: Since when it has not answered; ``None``: it answers, or has not been asked.
+        refused_since: Since when its machine has refused connections; ``None``: it does not.
         heard_at: When its socket last brought a byte, or its client polled it.
         answered_at: When it last answered whether it is there, after it had been silent.
         is_asked: Whether it is being asked that now.
         is_silent: Whether it has not answered that, nor sent a byte since.
         sending: The requests of the submission that is in progress; ``None``: none is.
         leaving: Whether it was removed from the pool.
+        is_gone: Whether its user said that it is gone for good.
         stopped: Whether the pool has released it.
         inbox: Jobs that were assigned to it, but not sent yet.
         in_flight: Jobs that it has, or may have.
@@ -198,12 +202,14 @@ class Member:
     offer: Offer | None = None
     error: Exception | None = None
     down_since: float | None = None
+    refused_since: float | None = None
     heard_at: float = -math.inf
     answered_at: float = -math.inf
     is_asked: bool = False
     is_silent: bool = False
     sending: ParallelCalls | None = None
     leaving: bool = False
+    is_gone: bool = False
     stopped: bool = False
     inbox: deque[Entry] = attrs.field(factory=deque)
     in_flight: dict[Entry, None] = attrs.field(factory=dict)

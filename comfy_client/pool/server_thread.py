@@ -189,7 +189,8 @@ class ServerThread:
         if runtime.monotonic() < self._cancel_at:
             return
         member = self.member
-        for job in list(member.unwanted):
+        # What runs comes last, as the next one would begin in its place.
+        for job in sorted(member.unwanted, key=lambda job: job.handle.has_begun):
             try:
                 job.cancel()
             except ComfyError as exc:
@@ -203,7 +204,8 @@ class ServerThread:
     def _check_alive(self) -> float:
         """If there is no socket, ask whether the server is up; return seconds to the next check."""
         member = self.member
-        if member.api.state is not State.POLLING:
+        is_lost = member.leaving and not is_live(member)  # nothing else asks it any more
+        if member.api.state is not State.POLLING and not is_lost:
             return _INTERVAL if member.unwanted else _LONGEST_PAUSE
         poller = member.api.parts.poller
         is_in_doubt = bool(member.in_flight) and poller.trouble is not None

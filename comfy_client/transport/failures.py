@@ -61,7 +61,7 @@ def explain(
                 )
             return ServerUnreachable(f"{url}: unknown host {host!r}", retryable=False)
         if isinstance(cause, ConnectionRefusedError):
-            return ServerUnreachable(f"{url}: connection refused; {refused}")
+            return ServerUnreachable(f"{url}: connection refused; {refused}", refused=True)
     for cause in chain:
         if isinstance(cause, TimeoutError):
             return RequestTimeout(f"{what}: no complete answer in time")

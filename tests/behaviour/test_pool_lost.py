@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import pytest
 
 from comfy_client import ComfyPool, Job, JobLost
@@ -63,6 +64,103 @@ def test_what_only_waited_on_a_server_that_stays_away_moves_on(servers, clients,
         assert "on_lost='retry'" in error.hint
         assert "on_error='keep'" in error.hint
         assert (status.done, status.failed) == (3, 1)
+
+
+class Certain(ComfyPool):
+    """Believes soon that a server has ended which refuses connections."""
+
+    intervals = attrs.evolve(ComfyPool.intervals, refused=0.3)
+
+
+@pytest.mark.parametrize("how", ["dies", "is removed, and dies"])
+def test_what_only_waited_on_a_server_that_died_does_not_wait_for_patience(
+    servers, clients, how
+) -> None:
+    """Its queue was in its memory.  What had begun may come to something, for all we know."""
+    with pooled(clients[:2], cls=Certain, patience=600.0) as pool:
+        jobs = [pool.submit(shows(f"t{n}", waits=True)) for n in range(4)]
+        running, pending = had(pool, servers[:2], jobs)
+        if how != "dies":
+            pool.remove(clients[0])
+        servers[0].kill()
+        until(lambda: pending.server != servers[0].url)
+        GATES.set()
+        assert [job.exception(LIMIT) for job in jobs if job is not running] == [None] * 3
+        assert not running.done()
+        if how == "dies":
+            servers[0].start()
+        else:
+            pool.remove(clients[0], gone=True)
+        assert isinstance(running.exception(LIMIT), JobLost)
+    assert Counter(marks(*servers)).most_common(1)[0][1] == 1
+
+
+def test_what_only_waited_on_a_server_that_is_silent_waits_for_it(servers, clients) -> None:
+    """It may be cut off only, and begin what it has."""
+    with pooled(clients[:2], cls=Certain, patience=600.0) as pool:
+        jobs = [pool.submit(shows(f"t{n}", waits=True)) for n in range(4)]
+        _, pending = had(pool, servers[:2], jobs)
+        with servers[0].faults.bad_gateway():
+            servers[0].faults.drop()
+            until(lambda: pool.status().servers[0].state == "down")
+            asked = len(servers[0].requests)
+            until(lambda: len(servers[0].requests) > asked + 4, LIMIT)
+            assert pending.server == servers[0].url
+        GATES.set()
+        assert [job.exception(LIMIT) for job in jobs] == [None] * 4
+    assert Counter(marks(*servers)).most_common(1)[0][1] == 1
+
+
+@pytest.mark.parametrize("on_lost", ["raise", "retry"])
+def test_jobs_of_a_server_that_is_gone_for_good_are_free_at_once(servers, clients, on_lost) -> None:
+    """As after patience: what waited moves, and what ran follows ``on_lost``."""
+    with pooled(clients[:2], patience=600.0, on_lost=on_lost) as pool:
+        jobs = [pool.submit(shows(f"t{n}", waits=True)) for n in range(4)]
+        running, pending = had(pool, servers[:2], jobs)
+        servers[0].kill()
+        pool.remove(clients[0], gone=True)
+        with pytest.raises(ValueError, match="is not in the pool"):
+            pool.remove(clients[2], gone=True)
+        until(lambda: pending.server != servers[0].url)
+        GATES.set()
+        errors = [job.exception(LIMIT) for job in jobs]
+        assert len(pool.status().servers) == 1
+    if on_lost == "retry":
+        assert errors == [None] * 4
+    else:
+        assert [type(error) for error in errors].count(JobLost) == 1
+        assert "was removed as gone for good" in str(running.exception())
+
+
+def test_a_server_that_is_declared_gone_and_answers_cancels_what_it_has(servers, clients) -> None:
+    """What waits is deleted before what runs is interrupted; so nothing else begins there."""
+    with pooled(clients[:2], patience=600.0, on_lost="retry") as pool:
+        jobs = [pool.submit(shows(f"t{n}", waits=True)) for n in range(4)]
+        had(pool, servers[:2], jobs)
+        pool.remove(clients[0], gone=True)
+        servers[0].until(lambda: not (servers[0].running or servers[0].pending), LIMIT)
+        GATES.set()
+        assert [job.exception(LIMIT) for job in jobs] == [None] * 4
+        until(lambda: len(pool.status().servers) == 1)
+    assert len(servers[0].ran) == 1
+
+
+def test_the_log_has_one_warning_for_a_server_that_goes_away(servers, clients, caplog) -> None:
+    """It says what is left there; that the pool waits for it, is no news then."""
+    caplog.set_level("INFO", "comfy_client")
+    with pooled(clients[:2], patience=600.0) as pool:
+        jobs = [pool.submit(shows(f"t{n}", waits=True)) for n in range(4)]
+        had(pool, servers[:2], jobs)
+        servers[0].kill()
+        until(lambda: pool.status().servers[0].state == "down")
+        until(lambda: [one for one in caplog.records if "is away" in one.message], LIMIT)
+        warned = [one for one in caplog.records if one.levelname == "WARNING"]
+        assert len(warned) == 1
+        assert "2 prompts outstanding" in warned[0].message
+        servers[0].start()
+        GATES.set()
+        for job in jobs:
+            job.exception(LIMIT)
 
 
 def test_what_has_moved_is_deleted_where_it_waited_once_that_is_back(servers, clients) -> None:

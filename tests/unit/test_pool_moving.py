@@ -19,6 +19,7 @@ from comfy_client.errors import (
 from comfy_client.jobs.callbacks import Callbacks
 from comfy_client.jobs.prompt import Ending
 from comfy_client.pool import availability, moving
+from comfy_client.pool.availability import has_ended, mark_down
 from comfy_client.pool.dispatcher import Dispatcher
 from comfy_client.pool.pool_state import Entry, Intervals, LogLine, Member, Policy, PoolState
 from comfy_client.pool.schedule import Server, Waiting
@@ -262,6 +263,26 @@ def test_a_job_that_kills_its_server_is_lost_after_three_deaths(make, on_lost, s
         assert all("its server died 3 times" in one for one in words)
     else:
         assert len(lost - poison) <= 4
+
+
+def test_only_a_server_that_refuses_connections_for_a_while_has_ended(make) -> None:
+    """One that is silent may be cut off; a proxy that is down says nothing of the server."""
+    state = make()
+    member, refuses = state.members[A], ServerUnreachable("refused", refused=True)
+    limit = state.policy.intervals.refused
+
+    def ended(*errors: Exception | None) -> bool:
+        member.refused_since = None
+        for n, error in enumerate(errors):
+            mark_down(state, member, error, NOW + n)
+        return has_ended(state, member, NOW + limit + 1.5)
+
+    assert ended(refuses)
+    assert ended(refuses, None, refuses)
+    assert not ended(None)
+    assert not ended(ServerUnreachable("no route"))
+    assert not ended(refuses, ServerUnreachable("no route"))
+    assert not ended(refuses, ServerUnreachable("no route"), refuses)
 
 
 @pytest.mark.parametrize("on_failed", ["raise", "move"])
