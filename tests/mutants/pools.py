@@ -17,9 +17,8 @@ POOLS = (
     Mutant(
         "P02",
         "pool/moving.py",
-        "        if entry.goes_on or entry.job in state.entries:\n"
-        "            member.unwanted.append(inner)\n",
-        "",
+        "            unwanted.append(inner)\n",
+        "            pass\n",
         "behaviour/test_pool_lost.py",
         'with on_lost="retry", a server that thaws runs jobs that moved a second time',
     ),
