@@ -59,10 +59,14 @@ def _open(target: str) -> None:
 
 
 def _start(opener: str, target: str) -> None:
-    """Start the opener in its own session, so that Ctrl-C here does not end the viewer."""
+    """Start the opener in its own session, so that Ctrl-C here does not end the viewer.
+
+    The viewer gets none of the variables for ComfyUI, as they hold keys and passwords.
+    """
     quiet = subprocess.DEVNULL
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("COMFY")}
     subprocess.Popen(  # noqa: S603  # no shell, and a file or a URL
-        [opener, target], stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
+        [opener, target], stdin=quiet, stdout=quiet, stderr=quiet, env=kept, start_new_session=True
     )
 
 

@@ -83,7 +83,7 @@ def _error(facts: _Facts, size: int | None, asker: Asker) -> ApiError:
         given = "refused the key" if asker.has_credentials else "wants a key"
         advice = "pass api_key=..., or set COMFY_API_KEY"
         if asker.left_behind:
-            advice = "a pickle leaves it out: set COMFY_API_KEY"
+            advice = "a pickle leaves it out: set COMFY_API_KEY, and COMFY_BASE_URL to this server"
         return AuthenticationError(f"{what}{said}; the server {given}: {advice}", **kw)
     if status == 402:
         return PaymentRequired(f"{what}, the account has too few credits{said}", **kw)

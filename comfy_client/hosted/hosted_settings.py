@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from ..credentials import BearerCredentials, EnvCredentials
+from ..credentials import BearerCredentials
 from ..jobs.poller import Poller
 from ..jobs.tracker import Tracker
 from ..settings import ClientSettings
@@ -17,7 +17,7 @@ from .job_poller import HostedPoller
 from .older_api import CLOUD_V1, CloudHttp, JobSearch, v1_credentials
 from .routes import HostedRoutes
 from .sending import LabelForm, Submission
-from .servers import KEY_VARIABLE, is_serverless
+from .servers import is_serverless, key_after_pickle
 
 
 @attrs.define(repr=False, eq=False, kw_only=True)
@@ -69,11 +69,11 @@ class HostedSettings(ClientSettings):
         """Return the arguments of :class:`HostedApi` for a pickle, which has no secrets.
 
         In place of a key, they name the environment variable to read it from: ``COMFY_API_KEY`` for
-        a key that was given as text.
+        a key that was given as text, if the variable is meant for this server there.
         """
         own = ("patience", "allow_insecure", "search_v1", "allow_private_storage")
         held = self.credentials
-        key = EnvCredentials(KEY_VARIABLE) if isinstance(held, BearerCredentials) else held
+        key = key_after_pickle(self.address) if isinstance(held, BearerCredentials) else held
         given = {**super().for_pickle(), **{name: getattr(self, name) for name in own}}
         return self._renamed(given, key)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from typing import Final
+
+import attrs
 
 from ..credentials import BearerCredentials, EnvCredentials
 from ..errors import AuthenticationError
@@ -75,6 +78,35 @@ def key_for(
             "allow_insecure=True"
         )
     return found
+
+
+@attrs.frozen
+class KeyOfEnvironment(EnvCredentials):
+    """The key in ``COMFY_API_KEY``, for a client whose pickle had to leave its own key out.
+
+    Attributes:
+        url: The URL of the client's server, for which the variable must be meant.
+    """
+
+    variable: str = KEY_VARIABLE
+    url: str = attrs.field(default=CLOUD, kw_only=True)
+
+    def headers(self) -> Mapping[str, str]:
+        """Return the headers for the key; raise AuthenticationError if it is for another server."""
+        found = EnvCredentials.headers(self)
+        if not takes_environment_key(parse_host(self.url)[0]):
+            raise AuthenticationError(
+                f"{KEY_VARIABLE} is not sent to {self.url}: it is for {whose_environment_key()}; "
+                f"name this server in {URL_VARIABLE}"
+            )
+        return found
+
+
+def key_after_pickle(address: Address) -> EnvCredentials:
+    """Return what stands for a key in the pickle of a client, which does not contain it."""
+    if is_comfys_own(address):
+        return EnvCredentials(KEY_VARIABLE)
+    return KeyOfEnvironment(url=address.http_url)
 
 
 def takes_environment_key(address: Address) -> bool:

@@ -128,14 +128,18 @@ def test_the_desktop_opens_a_picture(comfy_client):
     """The saved file, or its URL."""
     opener = comfy_client.home / "bin" / "xdg-open"
     opener.parent.mkdir()
-    opener.write_text('#!/bin/sh\necho "$1" > "$0.now"; mv "$0.now" "$0.seen"\n')
+    opener.write_text('#!/bin/sh\necho "$1" > "$0.now"; env > "$0.env"; mv "$0.now" "$0.seen"\n')
     opener.chmod(0o755)
     seen = opener.with_name("xdg-open.seen")
     path = f"{opener.parent}{os.pathsep}{os.environ['PATH']}"
     desktop = {"PATH": path, "DISPLAY": ":0", "SSH_CONNECTION": "", "SSH_TTY": ""}
+    desktop |= {"COMFY_API_KEY": "hunter2", "COMFYUI_NOTHING": "hunter2"}
     ran = comfy_client.installed("run", "w.json", "--out", "pictures/", "--open", **desktop)
     assert ran.status == 0, ran
     until(seen.exists, LIMIT)
+    environment = opener.with_name("xdg-open.env").read_text()
+    assert "DISPLAY" in environment
+    assert "hunter2" not in environment  # no program of the desktop needs our keys
     assert seen.read_text() == f"{comfy_client.home / ran.lines[0]}\n"
     seen.unlink()
     ran = comfy_client.installed("run", "w.json", "--open", **desktop)

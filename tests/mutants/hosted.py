@@ -173,7 +173,7 @@ HOSTED: tuple[Mutant, ...] = (
     Mutant(
         "HU04",
         "hosted/hosted_settings.py",
-        "EnvCredentials(KEY_VARIABLE) if isinstance(held, BearerCredentials) else held",
+        "key_after_pickle(self.address) if isinstance(held, BearerCredentials) else held",
         "held.token if isinstance(held, BearerCredentials) else held",
         "unit/test_hosted_settings.py",
         "a pickle contains the key",

@@ -182,8 +182,14 @@ def test_a_pickle_has_no_key_and_reads_it_from_the_environment(
         with pytest.raises(AuthenticationError, match="COMFY_API_KEY is not set"):
             sent_by(twin)
         environment.setenv("COMFY_API_KEY", "key-2")
+        if type(api) is HostedApi:
+            with pytest.raises(AuthenticationError, match=r"not sent to https://once\.example"):
+                sent_by(twin)
+            environment.setenv("COMFY_BASE_URL", "https://once.example")
         assert sent_by(twin) == "Bearer key-2"
+        assert sent_by(pickle.loads(pickle.dumps(twin))) == "Bearer key-2"
         environment.delenv("COMFY_API_KEY")
+        environment.delenv("COMFY_BASE_URL", raising=False)
     assert "without its api_key, headers" in caplog.text
 
 
@@ -202,6 +208,7 @@ def test_a_result_outlives_its_process_with_its_files(environment: pytest.Monkey
         with HostedApi(server.url, "key-1") as api:
             data = pickle.dumps(api.run(graph(), timeout=60))
         environment.setenv("COMFY_API_KEY", "key-1")
+        environment.setenv("COMFY_BASE_URL", server.url)
         assert b"key-1" not in data
         assert pickle.loads(data).images[0].bytes().startswith(b"\x89PNG")
 
