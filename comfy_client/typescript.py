@@ -13,6 +13,8 @@ import types
 from collections.abc import Mapping
 from typing import Final
 
+from .nearest import nearest
+
 _WORKFLOW: Final = 'Workflow.load("file.json"), then workflow["KSampler"]["seed"] = 7'
 
 #: Names of the package.
@@ -74,6 +76,9 @@ CLIENT: Final[Mapping[str, str]] = {
     "dispatchEvent": "events come from the server; signal(name) is blinker's",
     "enqueue": "api.run(workflow), or api.submit(workflow), which does not wait",
     "enqueue_polling": 'ComfyApi(host, transport="poll"), then api.run(workflow)',
+    "generate": "api.run(workflow)",
+    "get_samplers": "api.get_sampler_info()",
+    "queue": "api.submit(workflow) queues a prompt, and api.get_queue() shows the queue",
     "ext": (
         "there are no extensions: api.fetch_api(method, route) asks any route of a node pack, and "
         "api.on(name, function) gets any event"
@@ -155,7 +160,13 @@ def about_client(name: str, cls: type) -> str:
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     if way is None and hasattr(cls, snake):
         way = f"api.{snake}{'(...)' if callable(getattr(cls, snake)) else ''}"
-    return _about(f"{cls.__name__!r} object", name, way)
+    text = _about(f"{cls.__name__!r} object", name, way)
+    if way is not None or name.startswith("_"):
+        return text
+    names = [each for each in dir(cls) if not each.startswith("_")]
+    parts = [each for each in names if snake in each.split("_")]  # history: get_history
+    near = ", ".join(f"api.{each}" for each in nearest(snake, names, 3) or parts[:3])
+    return f"{text}; nearest: {near}" if near else text
 
 
 def about_pool(name: str, cls: type) -> str:

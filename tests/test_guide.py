@@ -21,6 +21,7 @@ from PIL import Image
 import comfy_client
 from comfy_client import ComfyApi, event_queue, to_dict, values
 from comfy_client.batch import journal, journal_file, sheet
+from comfy_client.cli.main import main
 from comfy_client.distributed import run_workflow
 from comfy_client.doctor.package_checks import ADVISED
 from comfy_client.events import NAMES
@@ -52,6 +53,7 @@ from tests.guide import (
     section_of,
     text_of,
 )
+from tests.helpers.command_line import runner
 from tests.helpers.simulated_nodes import add_simulated_nodes, video_workflow
 from tests.versions import routes_of, rst
 
@@ -102,7 +104,30 @@ def test_the_readme_is_short_and_begins_with_an_example() -> None:
     lines = text_of("README").splitlines()
     assert len(lines) <= 280
     assert BLOCKS[0].page == "README"
-    assert ".. code-block:: python" in lines[: lines.index("Run and edit")][:40]
+    assert ".. code-block:: python" in lines[: lines.index("Figures")][:40]
+
+
+def test_blocks_of_the_readme_run_in_an_empty_folder_after_its_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For whoever copies them; before it, the error names the line."""
+    told = re.findall(r"^    (comfy-client example > \S+)", text_of("README"), re.MULTILINE)
+    loading = [block for block in BLOCKS if block.page == "README" and "txt2img.json" in block.code]
+    assert len(loading) >= 5
+    monkeypatch.chdir(tmp_path)
+    with ComfyServer() as one, ComfyServer() as other:
+        codes = [each.code.replace(ADDRESS, one.url).replace(PROXY, other.url) for each in loading]
+        with pytest.raises(FileNotFoundError) as caught:
+            exec(codes[0], {})
+        assert told == [caught.value.__notes__[0].partition("or ")[2]]
+        ran = runner().invoke(main, ["run", "txt2img.json", "--host", one.url])
+        assert ran.exit_code != 0
+        assert told[0] in ran.stderr
+        written = runner().invoke(main, told[0].split()[1:2])
+        Path("txt2img.json").write_text(written.stdout, "utf-8")
+        for code in codes:
+            exec(code, {})
+    assert list(Path("out").glob("*.png"))
 
 
 @pytest.fixture

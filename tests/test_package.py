@@ -148,7 +148,7 @@ def test_the_metadata_say_what_strangers_look_for(built: Built) -> None:
     assert said["Requires-Python"] == ">=3.11"
     text = said.get_payload()
     assert isinstance(text, str)
-    assert "pip install comfy-client-blocking" in text.split("\n\n")[1]
+    assert "pip install comfy-client-blocking" in text.partition("::\n")[0]
     assert said.get_all("Project-URL") is None  # none that does not exist: see .ci/release
     assert not re.search(r"comfy_client/guide|\btests/|^\.\. image", text, re.MULTILINE)
     assert "Getting started goes through all of this" in " ".join(text.split())
@@ -182,6 +182,28 @@ def test_the_metadata_name_what_each_extra_installs(built: Built) -> None:
         name, extra = re.match(r"([\w.-]+)[^;]*(?:; extra == \"(\w+)\")?$", line).groups()
         required.get(extra, []).append(name)
     assert required == extras()
+
+
+# -- the tests of this project ------------------------------------------------------------
+
+WARNS = """
+import warnings, pytest
+
+def pytest_configure():
+    said = 'The configuration option "asyncio_default_fixture_loop_scope" is unset.\\nMore.'
+    warnings.warn(pytest.PytestDeprecationWarning({said}))
+"""
+
+
+@pytest.mark.parametrize(("said", "status"), [("said", 0), ("'Another warning'", 3)])
+def test_the_tests_run_beside_pytest_asyncio(tmp_path: Path, said: str, status: int) -> None:
+    """It warns of an option that cannot be set without it; any other warning is an error."""
+    (tmp_path / "warns.py").write_text(WARNS.replace("{said}", said))
+    (tmp_path / "test_it.py").write_text("def test_it(): pass")
+    config = ("-c", str(TREE / "setup.cfg"), "-o", "addopts=", "-p", "no:cacheprovider")
+    command = [sys.executable, "-m", "pytest", *config, "-p", "warns", "test_it.py"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == status, ran.stdout + ran.stderr
 
 
 # -- the workflows that publish it ------------------------------------------------------

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..workflow import Workflow
     from ..workflow.definition_source import Definitions
 
+#: What to do if there is no such file.
+_MAKES_ONE = "comfy-client example > txt2img.json makes one"
 #: The argument of commands that take a workflow.
 workflow_argument: Decorator = click.argument(
     "workflow", metavar="WORKFLOW", shell_complete=complete_workflows
@@ -52,7 +54,10 @@ def load_from(source: Source, definitions: Definitions, **options: Any) -> Workf
     from ..workflow import Workflow
 
     with mistakes("the workflow"):
-        return Workflow.load(source, definitions, **options)
+        try:
+            return Workflow.load(source, definitions, **options)
+        except FileNotFoundError as exc:
+            raise Mistake(f"the workflow: {message_of(exc)}", _MAKES_ONE) from None
 
 
 def read_definitions(path: Path) -> Mapping[str, Any]:

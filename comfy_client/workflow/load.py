@@ -33,6 +33,10 @@ MAX_JSON: Final = 64 << 20
 _ENOUGH: Final = 1 << 16
 #: Bytes before the first bracket of JSON: byte order marks, zeros of UTF-16, spaces.
 _BEFORE_JSON: Final = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"
+#: What to do if there is no such workflow file.
+MAKES_ONE: Final = (
+    "Workflow.example().save('txt2img.json') makes one, or comfy-client example > txt2img.json"
+)
 
 
 class HasGraph(Protocol):
@@ -183,7 +187,7 @@ def _open(path: Path) -> BinaryIO:
         if isinstance(exc, OSError) and exc.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
             raise
         error = FileNotFoundError(errno.ENOENT, "no such workflow file", shorten(str(path), 200))
-        error.add_note("Workflow.example() is one to begin with")
+        error.add_note(MAKES_ONE)
         raise error from None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import WorkflowError
 from .address import checked_value, no_input, node_named, nodes_named
@@ -15,8 +15,11 @@ from .graph import brief, copied, shorten, title_of
 class Node:
     """A node of a :class:`Workflow`: a live view, which only the workflow creates.
 
-    ``node["seed"]`` reads an input, ``node["seed"] = 7`` sets an existing one.
+    ``node["seed"]`` reads an input, ``node["seed"] = 7`` sets an existing one, and so do
+    ``node.seed`` and ``node.seed = 7`` where no attribute of :class:`Node` has that name.
     """
+
+    __slots__ = ("__weakref__", "_graph", "_id")
 
     def __init__(self, graph: dict[str, Any], node_id: str) -> None:
         self._graph = graph
@@ -85,6 +88,35 @@ class Node:
 
     def __setitem__(self, name: str, value: Any) -> None:
         self.set(name, value)
+
+    if not TYPE_CHECKING:  # or any name would pass a type checker
+
+        def __getattr__(self, name: str) -> Any:
+            """Return the input of that name; raise AttributeError if there is none."""
+            if hasattr(type(self), name):  # a property raised it, and does so again
+                return object.__getattribute__(self, name)
+            self._need_attribute(name)
+            return self[name]
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Set an attribute such as ``title``, or else the input of that name."""
+            if hasattr(type(self), name):
+                object.__setattr__(self, name, value)
+                return
+            self._need_attribute(name)
+            self.set(name, value)
+
+    def __dir__(self) -> list[str]:
+        """List the attributes, and the inputs that can be read and set like them."""
+        return sorted({*super().__dir__(), *filter(str.isidentifier, self._inputs)})
+
+    def _need_attribute(self, name: str) -> None:
+        """Raise AttributeError if there is no input of that name, either."""
+        if name.startswith("_") or name not in self._inputs:
+            is_own = name.startswith("_")
+            error = "no such attribute" if is_own else no_input(self._graph, self._id, name)
+            text = f"{type(self).__name__!r} object has no attribute {name!r}: {error}"
+            raise AttributeError(text, name=name, obj=self)
 
     def __delitem__(self, name: str) -> None:
         self._need(name)

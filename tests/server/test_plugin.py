@@ -61,7 +61,17 @@ def run(tmp_path: Path, environment: dict[str, str]) -> Run:
 
     def run(code: str, *options: str, is_found: bool = False) -> subprocess.CompletedProcess[str]:
         (tmp_path / "test_it.py").write_text(code)
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:asyncio",
+            *options,
+        ]
         alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_comfy_client"}
         return subprocess.run(
             command,

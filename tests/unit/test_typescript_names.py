@@ -117,6 +117,22 @@ def test_any_other_name_answers_as_ever(api: ComfyApi, name: str) -> None:
         exec(f"from comfy_client import {name}")
 
 
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("get_histroy", "api.get_history"),
+        ("getQeue", "api.get_queue"),
+        ("history", "api.get_history"),
+        ("upload", "api.upload_image"),
+    ],
+)
+def test_a_misspelt_or_shortened_name_of_a_client_answers_with_the_nearest(
+    api: ComfyApi, name: str, near: str
+) -> None:
+    with pytest.raises(AttributeError, match=f"attribute {name!r}; nearest: .*{near}"):
+        getattr(api, name)
+
+
 def test_a_subclass_is_told_by_its_name() -> None:
     class Mine(ComfyApi):
         @property

@@ -174,4 +174,6 @@ def test_a_missing_file_says_where_an_example_is(tmp_path: Path) -> None:
     """For those who begin with the README."""
     with pytest.raises(FileNotFoundError) as caught:
         Workflow.load(tmp_path / "txt2img.json")
-    assert caught.value.__notes__ == ["Workflow.example() is one to begin with"]
+    assert caught.value.__notes__ == [
+        "Workflow.example().save('txt2img.json') makes one, or comfy-client example > txt2img.json"
+    ]

@@ -2,12 +2,52 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 
 from comfy_client import Workflow, WorkflowError
 from tests.helpers.graphs import txt2img
+
+# -- inputs as attributes ------------------------------------------------------------------
+
+
+def test_an_input_is_read_and_set_like_an_attribute() -> None:
+    """And checked as ever; attributes of the node itself stay what they are."""
+    node = Workflow.load(txt2img())["KSampler"]
+    node.steps = 4  # type: ignore[attr-defined]  # hidden from type checkers, which know no inputs
+    assert (node["steps"], node.steps) == (4, 4)  # type: ignore[attr-defined]  # as above
+    assert {"steps", "title"} <= {*dir(node)}
+    with pytest.raises(WorkflowError, match="link"):
+        node.model = 7  # type: ignore[attr-defined]  # as above
+    node.title = "Painter"
+    assert (node.title, node.inputs["steps"]) == ("Painter", 4)
+    assert copy.deepcopy(node)["steps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("stpes", "has no input 'stpes'; nearest: 'steps'"),
+        ("something", "it has 'steps'"),
+        ("_private", "no such attribute"),
+        ("id", "no setter"),
+    ],
+)
+def test_a_misspelt_attribute_of_a_node_is_no_input_and_is_not_swallowed(
+    name: str, told: str
+) -> None:
+    workflow = Workflow.load(txt2img())
+    node = workflow["KSampler"]
+    with pytest.raises(AttributeError, match=told):
+        setattr(node, name, 4)
+    assert workflow == Workflow.load(txt2img())
+    if name != "id":
+        assert not hasattr(node, name)
+        with pytest.raises(AttributeError, match=told):
+            getattr(node, name)
+
 
 # -- remove and mute -----------------------------------------------------------------------
 
