@@ -151,18 +151,20 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def scheduler(block: Block) -> Iterator[str]:
-    """Where a scheduler of Dask is, in place of the address in a block; it has two workers."""
+    """Where a scheduler of Dask is, in place of the address in a block; it has workers."""
     if SCHEDULER not in block.code:
         yield SCHEDULER
         return
+    n_workers = 8 if "wait_for_workers(8)" in block.code else 2
     with LocalCluster(
-        n_workers=2, protocol="tcp://", processes=False, dashboard_address=":0"
+        n_workers=n_workers, protocol="tcp://", processes=False, dashboard_address=":0"
     ) as cluster:
         yield cluster.scheduler_address
 
 
 ADDRESS = "http://127.0.0.1:8188"
 OF_A_WORKER = "http://{host}:8188"
+OF_A_NUMBER = "http://gpu-{n}:8188"
 WITH_MODELS = "http://gpu:8188"
 SCHEDULER = "tcp://scheduler:8786"
 PROXY = "http://127.0.0.1:8189"
@@ -232,7 +234,12 @@ def test_every_block_runs(
     Path("prompts.csv").write_text("name,text,seed\nfox,a fox,1\nmill,a mill,2\n", "utf-8")
     names: dict[str, object] = {"__name__": "__main__"}
     code = block.code.replace(ADDRESS, server).replace(SCHEDULER, scheduler)
-    code = code.replace(OF_A_WORKER, server).replace(WITH_MODELS, server).replace(PROXY, hosted)
+    code = (
+        code.replace(OF_A_WORKER, server)
+        .replace(OF_A_NUMBER, server)
+        .replace(WITH_MODELS, server)
+        .replace(PROXY, hosted)
+    )
     exec(compile(code, f"{block.page}: {block.section}", "exec"), names)
     for receiver in filter(inspect.isfunction, names.values()):
         for signal in ("b_preview", "execution_success"):  # blinker's namespace is for all tests

@@ -26,7 +26,7 @@ GROUPS = {
         *("workflows", "files", "notebook", "jobs", "many-runs"),
         *("events", "errors", "command-line"),
     ],
-    "Servers": ["connecting", "hosted", "doctor", "pool", "cluster", "security"],
+    "Servers": ["connecting", "hosted", "doctor", "pool", "cluster", "cluster-setup", "security"],
     "Programs": ["service", "testing", "recording", "json", "monitoring"],
     "Project": ["compatibility", "speed-and-faults", "changes", "development", "releasing"],
 }
