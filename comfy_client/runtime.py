@@ -6,7 +6,6 @@ Modules look these names up at each call, so that a test can replace them here: 
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -49,20 +48,42 @@ RLock = threading.RLock
 Event = threading.Event
 
 
-class Thread(threading.Thread):
-    """A thread; a Ctrl-C or an alarm while it is being started comes out as itself."""
+class _Begun:
+    """The event for which ``Thread.start`` waits, without a ``Condition``."""
 
-    def start(self) -> None:
-        """Start the thread."""
-        outer = sys.exception()
-        try:
-            super().start()
-        except RuntimeError as exc:
-            # The wait for the thread was interrupted without its lock, which it then releases.
-            interrupted = exc.__context__
-            if interrupted is None or interrupted is outer:
-                raise
-            raise interrupted from None
+    def __init__(self) -> None:
+        self._is_set = False
+        self._lock = Lock()
+        self._lock.acquire()
+
+    def is_set(self) -> bool:
+        """Return whether the thread has begun."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Note that the thread has begun."""
+        self._is_set = True
+        self._lock.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the thread has begun; only the one that starts it waits."""
+        if not self._is_set:
+            self._lock.acquire(timeout=-1 if timeout is None else timeout)
+        return self._is_set
+
+    def _at_fork_reinit(self) -> None:
+        """Do nothing: in the child of a fork, nobody waits."""
+
+
+class Thread(threading.Thread):
+    """A thread that begins even if a Ctrl-C or an alarm interrupts its start.
+
+    A lock that such an interrupt may leave held would otherwise stop it for ever.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._started = _Begun()
 
 
 class Condition(threading.Condition):

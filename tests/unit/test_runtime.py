@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from comfy_client import runtime
+from comfy_client.interrupts import was_started
+from tests.helpers.clients import LIMIT, until
 from tests.helpers.ctrl_c import each_interrupt, handled
 
 
@@ -46,10 +48,18 @@ def test_a_wait_without_the_lock_is_an_error_that_takes_no_lock() -> None:
     assert is_free(lock)
 
 
-def test_a_ctrl_c_at_any_point_of_a_start_comes_out() -> None:
+def test_a_ctrl_c_at_any_point_of_a_start_comes_out_and_the_thread_begins() -> None:
+    made: list[runtime.Thread] = []
+
+    def start() -> None:
+        made.append(runtime.Thread(target=begun.append, args=(len(made),), daemon=True))
+        made[-1].start()
+
+    begun: list[int] = []
     with handled():  # one may come in a callback of the standard library's, which swallows it
-        came = len(list(each_interrupt(lambda: runtime.Thread(target=bool, daemon=True).start())))
+        came = len(list(each_interrupt(start)))
     assert came > 3
+    until(lambda: len(begun) == sum(was_started(thread) for thread in made), LIMIT)
 
 
 def test_a_thread_starts_once() -> None:
