@@ -522,6 +522,8 @@ class ComfyApi(Routes):
             UploadTooLarge: A file of an input exceeds the server's limit; other errors of
                 :meth:`upload_image` for it.
             SubmitUncertain: The submission got no answer, and the prompt could not be found.
+            Throttled: The server takes no more requests (429), and wants a longer pause than there
+                is time: ``timeout``, without one a minute, on a hosted server its ``patience``.
             WorkflowError: The graph cannot be sent, a name in ``inputs`` is wrong, or ``check``
                 found an error.
         """

@@ -202,8 +202,8 @@ class ApiError(_AboutAnswer):
         super().__init__(message, method=method, path=path, status=status, body=body)
         self.reason = reason
         may_have_acted = self.method == "POST" and self.path.endswith("/prompt")
-        is_away = is_for_another(self.status) and not may_have_acted
-        self.retryable: bool = self.status == 429 or is_away
+        is_late = self.status == 408 or is_for_another(self.status)
+        self.retryable: bool = self.status in (425, 429) or (is_late and not may_have_acted)
 
     @property
     def hint(self) -> str | None:
@@ -283,7 +283,8 @@ class PaymentRequired(ApiError):
 class Throttled(ApiError):
     """429: the server takes no more requests, jobs or event streams at the moment.
 
-    Nothing was queued, so the same call is safe: make it again after ``retry_after`` seconds.
+    Nothing was queued, so the same call is safe: make it again after ``retry_after`` seconds.  The
+    calls that run workflows do so themselves, as long as they have time.
 
     Attributes:
         retry_after: Seconds to wait, as the server says; ``None``: it does not say.

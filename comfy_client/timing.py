@@ -44,6 +44,7 @@ class Timing:
         flush: How long a result waits for slow receivers.
         stop_again: The shortest pause before a running prompt is interrupted again.
         cancel_timeout: How long Ctrl-C, ``map`` and ``sweep`` may take to cancel prompts.
+        throttled: How long a submission without a timeout waits while the server answers 429.
         retry: The first pause of ``map`` and ``sweep`` while the server is away; it grows.
         retry_cap: The longest pause of ``map`` and ``sweep`` while the server is away.
         row: How long a busy server may take to say how long a row of ``sweep`` ran.
@@ -89,6 +90,7 @@ class Timing:
     flush: float = 5.0
     stop_again: float = 0.5
     cancel_timeout: float = 5.0
+    throttled: float = 60.0
     retry: float = 0.5
     retry_cap: float = 5.0
     row: float = 1.0

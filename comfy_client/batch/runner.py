@@ -340,7 +340,7 @@ class OneServer(Runner):
         how: Any = {**options}
         strict, resubmit = how.pop("strict", False), how.pop("resubmit", False)
 
-        def submit(it: Workflow) -> Job:
+        def submit(it: Workflow, *, waits: bool = False) -> Job:
             return submit_workflow(
                 self._routes,
                 self._parts,
@@ -352,14 +352,17 @@ class OneServer(Runner):
                 check=False,
                 resubmit=resubmit,
                 deadline=deadline,
+                waits=waits,
             )
 
         patiently = partial(self._patiently, prompt_id, deadline)
+        if not self._is_patient and self._limit is None and self._outage.patience is None:
+            return submit(workflow, waits=True)
         if not self._is_patient:
             return patiently(partial(submit, workflow), is_full)
         # An interrupted upload may be sent again.
         send_files = partial(with_files_sent, self._routes, workflow, deadline)
-        sent = patiently(send_files, went_away)
+        sent = patiently(send_files, lambda exc: went_away(exc) or is_full(exc))
         return patiently(partial(submit, sent), lambda exc: got_nothing(exc) or is_full(exc))
 
     def _patiently(

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any, Final, NamedTuple
 
-from .. import runtime
 from ..errors import (
     ApiError,
     AuthenticationError,
@@ -17,7 +13,6 @@ from ..errors import (
     NotFound,
     NotSupported,
     PaymentRequired,
-    Throttled,
     UnexpectedResponse,
     UploadTooLarge,
 )
@@ -26,15 +21,13 @@ from ..transport.response import (
     Dialect,
     Response,
     about_redirect,
+    code_of,
     reason_of,
     route_is_missing,
     wants_tls,
 )
-from ..values import text
 from .unsupported import check_route
 
-#: The longest time in seconds that a server may ask to wait; a longer one counts as this.
-MOST_RETRY_AFTER: Final = 3600.0
 #: Codes that mean that the server lacks a route, whatever the status.
 _LACKING: Final = frozenset({"not_implemented", "public_deployment_no_list"})
 
@@ -100,34 +93,7 @@ def _error(facts: _Facts, size: int | None, asker: Asker) -> ApiError:
         return UploadTooLarge(
             f"{what}, {shown} more than the server accepts{said}", size=size, limit=limit, **kw
         )
-    if status == 429:
-        wait = retry_after(answer.headers)
-        return Throttled(f"{what}, too many requests{said}", retry_after=wait, **kw)
     return ApiError(f"{what}{said}", **kw)
-
-
-def code_of(body: object) -> str | None:
-    """Return the code in the JSON body of an error, which is at ``error.code``, or None."""
-    error = body.get("error") if isinstance(body, Mapping) else None
-    return text(error.get("code"), 100) if isinstance(error, Mapping) else None
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds to wait by the header ``Retry-After``; None if it is missing or invalid.
-
-    The header may have a date; one in the past gives 0.  At most, it is :data:`MOST_RETRY_AFTER`.
-    """
-    given = headers.get("retry-after", "").strip()[:100]
-    if re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,15})?", given):
-        return min(float(given), MOST_RETRY_AFTER)
-    try:
-        until = parsedate_to_datetime(given)
-        left = (
-            until if until.tzinfo else until.replace(tzinfo=UTC)
-        ).timestamp() - runtime.wall_time()
-    except (ValueError, OverflowError, TypeError):
-        return None
-    return min(max(0.0, left), MOST_RETRY_AFTER)
 
 
 #: The dialect of Comfy API v2.

@@ -77,7 +77,7 @@ def storage_refusal(answer: Response, size: int | None, asker: Asker) -> ComfyEr
     if answer.status < 400:
         return UnexpectedResponse(f"{what}, no file", **facts)
     error = ApiError(f"{what}{said}", **facts)
-    error.retryable = answer.status == 429 or answer.status >= 500
+    error.retryable = answer.status >= 500
     return error
 
 

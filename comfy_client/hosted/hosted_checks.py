@@ -17,9 +17,8 @@ from ..doctor.examine import Check
 from ..doctor.report import CheckResult, failed, ok, unknown, warning
 from ..errors import ComfyError
 from ..transport.http import SMALL
-from ..transport.response import Response
+from ..transport.response import Response, code_of
 from .assets import new_hasher
-from .dialect import code_of
 from .older_api import CloudHttp
 from .sending import label_of
 from .servers import is_serverless

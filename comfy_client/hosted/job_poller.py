@@ -23,7 +23,7 @@ from ..errors import (
 from ..events import ExecutionInterrupted
 from ..jobs.lookup import EarlierPrompts, KnownIds
 from ..jobs.outcomes import deleted, lost
-from ..jobs.poller import Poller
+from ..jobs.poller import LONGEST_PAUSE, Poller
 from ..jobs.prompt import TrackedPrompt
 from ..jobs.state import JobState, Outcome
 from ..jobs.tracker import Tracker
@@ -50,8 +50,6 @@ _WATCH: Final = 10.0
 _SETTLE: Final = 1.0
 #: More signs of life than this, after a job was cancelled, show that it goes on.
 _SIGNS: Final = 2
-#: The longest time in seconds that a server's ``Retry-After`` delays the next question.
-_LONGEST_DELAY: Final = 30.0
 
 _NO_CANCEL: Final = (
     "goes on after it was cancelled: the ComfyUI behind this proxy cannot cancel a job by its id "
@@ -90,6 +88,10 @@ class HostedPoller(Poller):
         self._cancels = True  # False once it is certain that cancelling does nothing
 
     # -- submission ------------------------------------------------------------------------
+
+    def free_by(self, deadline: Deadline) -> Deadline:
+        """Return until when a call with a deadline waits for a server that takes no requests."""
+        return Deadline(min(deadline.at, Deadline.after(self._patience).at))
 
     def post(
         self, one: TrackedPrompt, body: Mapping[str, Any], deadline: Deadline, *, resubmit: bool
@@ -225,7 +227,7 @@ class HostedPoller(Poller):
         else:
             is_over = evidence.note_bad_answer(now, self._patience)
         if isinstance(exc, Throttled) and exc.retry_after is not None:
-            evidence.pause = max(evidence.pause, min(exc.retry_after, _LONGEST_DELAY))
+            evidence.pause = max(evidence.pause, min(exc.retry_after, LONGEST_PAUSE))
         if is_over:
             event, _ = lost(state.prompt_id, f"out of reach: {exc}")
             error = copy.copy(exc)  # one for each prompt, as raising adds a traceback

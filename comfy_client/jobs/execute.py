@@ -12,6 +12,7 @@ import math
 import sys
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 import attrs
@@ -55,6 +56,7 @@ from .lookup import spellings
 from .poller import Poller
 from .result import Result
 from .submit import attach, submit
+from .throttling import when_free
 from .tracker import Tracker
 from .waiting import Count, shown_count, surface_of
 
@@ -160,10 +162,12 @@ def _read(
     *,
     check: bool,
     deadline: Deadline,
+    waits: bool = True,
 ) -> Workflow:
     """Prepare a workflow for submission.
 
-    Set its inputs, check it if ``check``, and upload its files.
+    Set its inputs, check it if ``check``, and upload its files.  With ``waits``, wait for a server
+    that takes no requests at the moment.
     """
     source = ServerDefinitions(routes, parts.definitions, deadline)
     try:
@@ -173,8 +177,10 @@ def _read(
         if check:
             targets = options.get("partial_execution_targets")
             known.check(source, targets=targets).raise_for_errors()
-        has_files = bool(files_in(graph_of(known)))
-        return with_files_sent(routes, known, deadline) if has_files else known
+        if not files_in(graph_of(known)):
+            return known
+        send_files = partial(with_files_sent, routes, known, deadline)
+        return when_free(parts.poller, deadline, send_files) if waits else send_files()
     except ComfyError as exc:
         parts.receivers.publish(ErrorEvent(name="queue_error", error=exc))
         raise
@@ -241,15 +247,19 @@ def submit_workflow(
     wants_previews: bool = False,
     begun: Callable[[Job], object] | None = None,
     deadline: Deadline = Deadline(),  # noqa: B008  # it is frozen
+    waits: bool = True,
 ) -> Job:
     """Submit a workflow by the deadline.
 
-    ``begun`` is called with the job before anything is sent.
+    ``begun`` is called with the job before anything is sent.  With ``waits``, wait for a server
+    that takes no requests at the moment.
     """
     parts.check_open()
     wants_previews = wants_previews or ("IPython" in sys.modules and is_watched())
     with announced(parts.tracker, prompt_id):
-        workflow = _read(routes, parts, workflow, inputs, options, check=check, deadline=deadline)
+        workflow = _read(
+            routes, parts, workflow, inputs, options, check=check, deadline=deadline, waits=waits
+        )
         return submit(
             routes,
             parts.poller,
@@ -260,6 +270,7 @@ def submit_workflow(
             deadline=deadline,
             strict=strict,
             resubmit=resubmit,
+            waits=waits,
             **options,
         )
 

@@ -24,6 +24,7 @@ from ..errors import (
     PromptRejected,
     ServerUnreachable,
     SubmitUncertain,
+    Throttled,
     TransportError,
     UnexpectedResponse,
 )
@@ -47,6 +48,8 @@ MAX_OTHER_ERRORS: Final = 8
 EMPTY_LOOKUPS: Final = 3
 #: How often ``resubmit=True`` repeats a submission that left no trace.
 REPEATS: Final = 2
+#: The longest time in seconds that a server's ``Retry-After`` delays the next question.
+LONGEST_PAUSE: Final = 30.0
 #: The unfinished prompts in queue order after which later ones count as unfinished, too.
 AHEAD: Final = 4
 
@@ -130,6 +133,10 @@ class Poller:
             runtime.sleep(0.002)
 
     # -- what differs between the APIs of servers --------------------------------------------
+
+    def free_by(self, deadline: Deadline) -> Deadline:
+        """Return until when a call with a deadline waits for a server that takes no requests."""
+        return Deadline.after(self.timing.throttled) if math.isinf(deadline.at) else deadline
 
     def post(
         self, one: TrackedPrompt, body: Mapping[str, Any], deadline: Deadline, *, resubmit: bool
@@ -451,14 +458,17 @@ class Poller:
         tracker = self.tracker
         self.trouble = copy.copy(exc)  # without its traceback, which holds frames
         self.troubled_at = runtime.monotonic()
-        until = runtime.monotonic() + self._backoff.next()
-        if is_away(exc):
+        pause = self._backoff.next()
+        if isinstance(exc, Throttled):
+            pause = max(pause, min(exc.retry_after or 0.0, LONGEST_PAUSE))
+        until = runtime.monotonic() + pause
+        if is_away(exc) or isinstance(exc, Throttled):
             self.tracker.not_before = until
         tracker.log.debug("asking about %d jobs failed: %s", len(some), exc)
         # Errors of an overloaded server may be temporary.
         is_final = isinstance(exc, AuthenticationError | UnexpectedResponse)
         most = MAX_REFUSALS if is_final else MAX_OTHER_ERRORS
-        if is_away(exc):
+        if is_away(exc) or isinstance(exc, Throttled):
             most = 0
         monitor, now = tracker.monitor, runtime.monotonic()
         self._note_who_is_heard()

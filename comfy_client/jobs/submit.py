@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Unpack
 
 from .. import models, runtime
-from ..errors import ComfyError
+from ..errors import ComfyError, Throttled
 from ..events import ErrorEvent
 from ..log_records import Tags
 from ..routes import Routes
@@ -23,6 +24,7 @@ from .job import Job
 from .lookup import spellings
 from .poller import Poller, time_left
 from .prompt import TrackedPrompt
+from .throttling import when_free
 from .tracker import Tracker
 
 
@@ -37,10 +39,14 @@ def submit(
     deadline: Deadline = Deadline(),  # noqa: B008  # it is frozen
     strict: bool = False,
     resubmit: bool = False,
+    waits: bool = True,
     begun: Callable[[Job], object] | None = None,
     **options: Unpack[PromptOptions],
 ) -> Job:
-    """Connect the socket, register a prompt and submit it by the deadline; return its job."""
+    """Connect the socket, register a prompt and submit it by the deadline; return its job.
+
+    With ``waits``, wait for a server that takes no requests at the moment.
+    """
     tracker = poller.tracker
     try:
         one, body = prepare(tracker, workflow, prompt_id, wants_previews, options, strict=strict)
@@ -49,7 +55,15 @@ def submit(
             one.events.keep_all()
         if begun is not None:
             begun(job)
-        _send(poller, one, body, deadline, resubmit=resubmit)
+        send = partial(_send, poller, one, body, deadline, resubmit=resubmit)
+        try:
+            if waits:
+                when_free(poller, deadline, send)
+            else:
+                send()
+        except BaseException as exc:
+            _note_unsent(tracker, one, exc)
+            raise
         if one.state.node_errors:
             warn_or_refuse(job, tracker.http, strict=strict)
     except ComfyError as exc:
@@ -109,6 +123,9 @@ def _send(
     try:
         tracker.add(one, posting=True)
         tracker.accept(one, poller.post(one, body, deadline, resubmit=resubmit))
+    except Throttled:  # nothing runs, so it may be sent again
+        tracker.remove(one)
+        raise
     except (ComfyError, ValueError) as exc:
         if tracker.refuse(one, exc):
             # Another thread may have attached to it.  A copy, so that a job keeps no frames.
@@ -130,6 +147,16 @@ def _send(
             poller.start()
     if connection.state is not State.CONNECTED:
         connection.nudge()
+
+
+def _note_unsent(tracker: Tracker, one: TrackedPrompt, exc: BaseException) -> None:
+    """End the job of a prompt that certainly was not sent, unless it has ended."""
+    if not one.waiters or tracker.get(one.state.prompt_id) is one:
+        return
+    what = f"prompt {one.state.prompt_id} was not sent: the wait for its server was interrupted"
+    error = copy.copy(exc) if isinstance(exc, ComfyError) else ComfyError(what)
+    tracker.refuse(one, error)
+    one.settle(error)
 
 
 def attach(

@@ -302,7 +302,8 @@ def mark_silent(state: PoolState, member: Member, error: Exception, now: float) 
 
 def reconnect_soon(state: PoolState, member: Member, now: float) -> None:
     """Schedule a check of whether a server is back."""
-    member.retry_at = min(member.retry_at, now + state.policy.intervals.reconnect)
+    soon = max(now + state.policy.intervals.reconnect, member.busy_until)
+    member.retry_at = min(member.retry_at, soon)
     member.wake()
 
 

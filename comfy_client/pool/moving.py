@@ -218,7 +218,8 @@ def _prepare_move(
         entry.moves += 1
         if isinstance(error, Throttled):
             wait = _BUSY if error.retry_after is None else min(error.retry_after, _LONGEST_BUSY)
-            member.retry_at = max(member.retry_at, now + wait)
+            member.busy_until = now + wait
+            member.retry_at = max(member.retry_at, member.busy_until)
         mark_down(state, member, error, now)
         return True
     if kind == "refuses all":

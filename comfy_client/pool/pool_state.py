@@ -192,6 +192,7 @@ class Member:
         was_ready: Whether it has ever been ready.
         asked_at: When its classes and models were requested last.
         retry_at: When to try to reach it again, while it is not ready.
+        busy_until: Until when it wants no requests, as it has said (429).
         ended_at: When prompts of this pool ended that the server may still count in its queue.
         alarm: Set when its thread has work.
     """
@@ -221,6 +222,7 @@ class Member:
     was_ready: bool = False
     asked_at: float = -math.inf
     retry_at: float = 0.0
+    busy_until: float = 0.0
     ended_at: list[float] = attrs.field(factory=list)
     alarm: runtime.Event = attrs.field(init=False)
     _relays: dict[object, Callable[[], object]] = attrs.field(factory=dict, init=False)

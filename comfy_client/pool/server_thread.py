@@ -270,6 +270,7 @@ class ServerThread:
                     None,
                     prompt_id=job.prompt_id,
                     begun=begun,
+                    waits=False,  # another server may take it
                     **entry.options,
                 )
         except Abandoned:  # the server is silent

@@ -52,6 +52,7 @@ from .response import (
     Each,
     Response,
     loads_in_pieces,
+    throttled,
     unexpected,
     unusable,
 )
@@ -580,6 +581,8 @@ class Http:
     ) -> ComfyError:
         """Return the typed error for a refusal."""
         answer = self._sender.beginning(response, deadline, SMALL)
+        if answer.status == 429:
+            return throttled(answer)
         size = len(request.body) if request.body else None
         asker = Asker(
             base=self.address.http_url,

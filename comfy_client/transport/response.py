@@ -7,11 +7,13 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from datetime import UTC
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import attrs
 
+from .. import runtime
 from ..errors import (
     ApiError,
     AuthenticationError,
@@ -19,10 +21,12 @@ from ..errors import (
     Conflict,
     NotFound,
     NotSupported,
+    Throttled,
     UnexpectedResponse,
     UploadTooLarge,
     is_for_another,
 )
+from ..values import text
 from .failures import REFUSED
 
 #: Converts an element of a list.
@@ -242,6 +246,49 @@ def refusal(answer: Response, size: int | None, asker: Asker) -> ComfyError:
             **answer.facts(),
         )
     return error
+
+
+#: The longest time in seconds that a server may ask to wait; a longer one counts as this.
+MOST_RETRY_AFTER: Final = 3600.0
+
+
+def throttled(answer: Response) -> Throttled:
+    """Return the error for an answer with status 429, from any server and any proxy."""
+    facts = answer.facts()
+    body = facts["body"]
+    said = "" if "xml" in answer.kind else reason_of(answer, body)  # XML repeats the request
+    return Throttled(
+        f"{answer.method} {answer.url}: 429, too many requests{said}",
+        retry_after=retry_after(answer.headers),
+        reason=code_of(body),
+        **facts,
+    )
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds to wait by the header ``Retry-After``; None if it is missing or invalid.
+
+    The header may have a date; one in the past gives 0.  At most, it is :data:`MOST_RETRY_AFTER`.
+    """
+    given = headers.get("retry-after", "").strip()[:100]
+    if re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,15})?", given):
+        return min(float(given), MOST_RETRY_AFTER)
+    from email.utils import parsedate_to_datetime  # few servers send dates
+
+    try:
+        until = parsedate_to_datetime(given)
+        left = (
+            until if until.tzinfo else until.replace(tzinfo=UTC)
+        ).timestamp() - runtime.wall_time()
+    except (ValueError, OverflowError, TypeError):
+        return None
+    return min(max(0.0, left), MOST_RETRY_AFTER)
+
+
+def code_of(body: object) -> str | None:
+    """Return the code in the JSON body of an error, which is at ``error.code``, or None."""
+    error = body.get("error") if isinstance(body, Mapping) else None
+    return text(error.get("code"), 100) if isinstance(error, Mapping) else None
 
 
 class Dialect(NamedTuple):

@@ -28,6 +28,7 @@ from comfy_client.errors import (
     NotFound,
     NotSupported,
     ServerUnreachable,
+    Throttled,
     TransportError,
     UnexpectedResponse,
 )
@@ -264,7 +265,7 @@ def test_a_url_that_leads_nowhere_is_all_that_there_is(files: AssetFiles) -> Non
     [
         (304, UnexpectedResponse, False),
         (400, ApiError, False),
-        (429, ApiError, True),
+        (429, Throttled, True),
         (503, ApiError, True),
     ],
 )

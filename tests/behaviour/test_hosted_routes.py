@@ -35,13 +35,14 @@ from comfy_client.errors import (
     UnexpectedResponse,
     UploadTooLarge,
 )
-from comfy_client.hosted.dialect import HOSTED, MOST_RETRY_AFTER, retry_after
+from comfy_client.hosted.dialect import HOSTED
 from comfy_client.hosted.models import ServerEvent
 from comfy_client.hosted.routes import HostedRoutes
 from comfy_client.hosted.unsupported import REASONS
 from comfy_client.routes import Routes
 from comfy_client.testing import ComfyServer, cut
 from comfy_client.transport.http import Http
+from comfy_client.transport.response import MOST_RETRY_AFTER, retry_after
 from tests.guide import section_of
 from tests.helpers.calls import arguments_for, exhaust
 from tests.helpers.clients import LIMIT, quickly

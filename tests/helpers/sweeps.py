@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from comfy_client import ComfyApi, ComfyPool, HostedApi, Sweep
+from comfy_client.batch import runner
 from comfy_client.batch.journal import Journal
 from comfy_client.pool import server_thread
 from tests.helpers.processes import leave
@@ -230,7 +231,11 @@ class Victim:
 def killed_at(step: int) -> None:
     """Have this process die at a step: before, in or after a write, before or after a POST."""
     steps = itertools.count(1)
-    write, submit, submit_workflow = Journal._write, ComfyApi.submit, server_thread.submit_workflow
+    write, of_client, of_pool = (
+        Journal._write,
+        runner.submit_workflow,
+        server_thread.submit_workflow,
+    )
 
     def die_if_it_is_time(before: Callable[[], object] = lambda: None) -> None:
         if next(steps) == step:
@@ -261,8 +266,8 @@ def killed_at(step: int) -> None:
         return submitted
 
     Journal._write = written  # type: ignore[method-assign]
-    ComfyApi.submit = mortal(submit)  # type: ignore[method-assign]
-    server_thread.submit_workflow = mortal(submit_workflow)
+    runner.submit_workflow = mortal(of_client)
+    server_thread.submit_workflow = mortal(of_pool)
 
 
 def main() -> None:
