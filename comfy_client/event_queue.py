@@ -14,8 +14,7 @@ from __future__ import annotations
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from functools import partial
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import attrs
 
@@ -83,7 +82,7 @@ class Budget:
         self.used: int = 0
         self.dropped = 0  #: How many events its holders have dropped although somebody wanted them.
         self._is_ours: weakref.WeakMethod[Callable[[str | None], bool]] | None = None
-        self._holders: dict[int, weakref.ref[Holder]] = {}
+        self._holders: set[weakref.ref[Holder]] = set()
         self._charges: weakref.WeakValueDictionary[int, Charge] = weakref.WeakValueDictionary()
 
     def prefer(self, is_ours: Callable[[str | None], bool]) -> None:
@@ -97,8 +96,8 @@ class Budget:
 
     def join(self, holder: Holder) -> None:
         """Count a holder's bytes from now on, until it is collected."""
-        key = id(holder)
-        self._holders[key] = weakref.ref(holder, partial(_leave, self._holders, key))
+        # The callback is a C function, as a Ctrl-C in one of Python would be swallowed.
+        self._holders.add(weakref.ref(holder, self._holders.discard))
 
     def after_fork(self) -> None:
         """Forget all holders in the child of a fork, where their locks may stay held for ever.
@@ -120,7 +119,7 @@ class Budget:
 
         The holders with the most bytes come first.
         """
-        holders = [one for ref in list(self._holders.values()) if (one := ref()) is not None]
+        holders = [one for ref in self._holders.copy() if (one := ref()) is not None]
         charges = [ref() for ref in self._charges.valuerefs()]
         large = sum(charge.nbytes for charge in charges if charge is not None)
         del charges
@@ -141,10 +140,6 @@ class Budget:
             if self.used > goal:
                 gone += one.give_way(self.used - goal, rank)
         return gone
-
-
-def _leave(holders: dict[int, Any], key: int, _: object) -> None:
-    holders.pop(key, None)
 
 
 class Share:

@@ -174,6 +174,8 @@ class Submission:
         raise uncertain(key, f"it was sent, but no answer came ({cause}), and {why}") from cause
 
     def _accepted(self, job_id: str) -> models.QueuedPrompt:
+        if self._routes.http.identity.gives_away(job_id):
+            raise UnexpectedResponse("POST /api/v2/jobs: the id of the job is a secret of ours")
         self._witness = job_id
         self._remembers = self._remembers or self._form != "text"  # the proxy takes texts
         return models.QueuedPrompt(job_id)

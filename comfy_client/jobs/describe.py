@@ -132,11 +132,12 @@ def why(state: JobState, status: str, poller: Poller) -> str:
     elif status == "running":
         words[0] += f": {_node(state, tracker)}"
         if state.running_since is not None and not state.lacks_events:
-            words[0] += f", for {now - state.running_since:.0f} s"
+            words[0] += f", for {max(0.0, now - state.running_since):.0f} s"
+    quiet = max(0.0, now - state.news_at)  # news may have come since
     news = (
-        f"last news {now - state.news_at:.1f} s ago by {state.news_by}"
+        f"last news {quiet:.1f} s ago by {state.news_by}"
         if state.news_by
-        else f"no news for {now - state.news_at:.1f} s"
+        else f"no news for {quiet:.1f} s"
     )
     return "; ".join([*words, news + _link(state, poller)])
 

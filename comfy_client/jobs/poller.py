@@ -613,9 +613,10 @@ def _behind_a_page(http: Http, state: JobState, timing: Timing) -> str | None:
     deadline = Deadline.after(timing.question)
     try:
         with limited_silence(timing.question):
-            return find(http, state.prompt_id, state.client_id, deadline)
+            found = find(http, state.prompt_id, state.client_id, deadline)
     except ComfyError:
         return None
+    return None if found is None or http.identity.gives_away(found) else found
 
 
 def _uncertain(prompt_id: str, cause: ComfyError) -> SubmitUncertain:

@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 
 from .. import runtime
-from ..errors import ClientClosed, ComfyError, NotSupported
+from ..errors import ClientClosed, ComfyError, NotSupported, UnexpectedResponse
 from ..events import Event, Executing
 from ..routes import Routes
 from ..transport.http import Http
@@ -40,7 +40,10 @@ def stop(routes: Routes, http: Http, prompt_id: str, *, force: bool) -> bool:
     """Stop one prompt without the jobs API; return False if it was neither pending nor running."""
     was_deleted = False
     for _ in range(3):  # it may begin between the check and the request
-        queue = routes.get_queue(workflows_of=())
+        try:
+            queue = routes.get_queue(workflows_of=())
+        except UnexpectedResponse:  # such as one that is too large
+            return _stop_unseen(routes, http, prompt_id) or was_deleted
         if any(item.prompt_id == prompt_id for item in queue.pending):
             routes.delete_from_queue(prompt_id)
             was_deleted = True
@@ -58,6 +61,27 @@ def stop(routes: Routes, http: Http, prompt_id: str, *, force: bool) -> bool:
         else:
             break
     return was_deleted
+
+
+def _stop_unseen(routes: Routes, http: Http, prompt_id: str) -> bool:
+    """Stop one prompt while the queue cannot be read; return False if it has ended.
+
+    Raises:
+        NotSupported: It may run, and this server might stop another prompt instead.
+    """
+    if routes.get_history(prompt_id) is not None:
+        return False
+    routes.delete_from_queue(prompt_id)
+    if not heeds_id(routes):
+        raise NotSupported(
+            f"prompt {prompt_id} was deleted if it was pending; whether it runs cannot be seen, as "
+            "the answer about the queue is too large (max_json allows more), and this server's "
+            "interrupt stops whatever runs (ComfyUI before 0.3.57)",
+            method="POST",
+            path="/interrupt",
+        )
+    http.send_command("POST", "/interrupt", json={"prompt_id": prompt_id})
+    return True
 
 
 @attrs.define(eq=False, repr=False)

@@ -293,7 +293,8 @@ def _checked_answer(http: Http, queued: models.QueuedPrompt, answer: object) -> 
     """Check the id of a queued prompt; return the prompt, with secrets in its errors redacted."""
     # Dots would lead out of /history, and no real id has control characters.
     known = queued.prompt_id
-    if not isinstance(known, str) or known in ("", ".", "..") or not known.isprintable():
+    is_sound = isinstance(known, str) and known not in ("", ".", "..") and known.isprintable()
+    if not is_sound or http.identity.gives_away(known):
         shown = http.identity.hide(answer)
         raise UnexpectedResponse(
             f"POST /prompt: an answer without a prompt_id: {brief(shown)}",

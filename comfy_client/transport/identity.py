@@ -27,7 +27,7 @@ from ..errors import AuthenticationError, ServerUnreachable
 from ..interrupts import interruption
 from ..locks import shared_lock
 from ..redaction import is_secret_name, sealed_headers
-from ..values import is_small
+from ..values import is_small, is_uuid
 from .connections import accepted, check_adapter, keep_to_deadlines, new_session
 from .peers import Peer, peer_of
 from .url import Address, split_proxy
@@ -559,6 +559,10 @@ class Identity:
         if not isinstance(value, str) and not is_small(value, _MAX_VALUES):
             return f"<{type(value).__name__} of {len(value)}>"
         return self.secrets().hide_words_in(value)
+
+    def gives_away(self, server_id: str) -> bool:
+        """Return whether an id that a server chose is, or contains, a secret of the client."""
+        return not is_uuid(server_id) and self.hide(server_id) != server_id
 
     def redact(self, request: requests.PreparedRequest, value: Any) -> Any:
         """Return a text or JSON with the secrets of the client and of one request hidden."""

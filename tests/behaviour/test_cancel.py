@@ -492,3 +492,30 @@ def test_nobody_else_is_interrupted_for_a_prompt_that_has_ended(
     gate("b").set()
     gate("c").set()
     assert other.result(LIMIT).complete
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_prompt_is_cancelled_though_the_queue_is_too_large_to_read(
+    comfy: ComfyServer, gate: Gates, is_old: bool
+) -> None:
+    """It is deleted first, and interrupted by its id where servers heed that."""
+    comfy.add_node(Gated)
+    if is_old:
+        stats = {"system": {"comfyui_version": "0.3.50"}, "devices": []}
+        comfy.on("GET", "/system_stats", (200, {}, stats))
+    with client(comfy, max_json=60_000) as api:
+        running = api.submit(shows("x" * 25_000, waits=True))
+        until_it_runs(comfy)
+        deleted, last = (api.submit(shows(name * 25_000)) for name in "yz")
+        if is_old:
+            with pytest.raises(NotSupported, match="was deleted if it was pending"):
+                deleted.cancel()
+        else:
+            assert deleted.cancel()
+            assert isinstance(deleted.exception(LIMIT), JobInterrupted)
+            last = api.submit(shows("w" * 25_000))
+            assert running.cancel()
+            assert isinstance(running.exception(LIMIT), JobInterrupted)
+        gate.set()
+        assert last.result(LIMIT).complete
+        assert len(comfy.ran) == (2 if is_old else 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import signal
 from collections.abc import Callable
@@ -22,11 +23,13 @@ from comfy_client.errors import (
     ApiError,
     ComfyError,
     ServerUnreachable,
+    UnexpectedResponse,
 )
 from comfy_client.recording.secrets import Secrets
 from comfy_client.testing import ComfyServer, Request, cut, never_answer
 from comfy_client.transport.http import Http
 from comfy_client.transport.url import parse_host
+from tests.helpers.graphs import picture
 from tests.helpers.http import (
     HTML,
     SECRET,
@@ -200,3 +203,31 @@ def test_words_of_the_settings_are_told_to_who_hides_them(
         assert secrets.hide_words(word) == "***"
     assert secrets.hide_words("COMFY_PASSWORD") == "COMFY_PASSWORD"
     http.close()
+
+
+@pytest.mark.parametrize("told", [SECRET, f"job-{SECRET}"])
+def test_a_receipt_whose_id_is_a_secret_is_none(comfy: ComfyServer, told: str) -> None:
+    """Ids are shown everywhere; nor is a prompt with such an id in the queue taken for ours."""
+    marks: list[Any] = []
+
+    def queue(request: Request) -> Any:
+        return 200, {}, {"queue_running": [[1, told, {}, marks[-1], []]], "queue_pending": []}
+
+    @comfy.on("POST", "/prompt")
+    def post(request: Request) -> Any:
+        marks.append(json.loads(request.body)["extra_data"])
+        return 200, {}, {"prompt_id": told, "number": 1, "node_errors": {}}
+
+    comfy.on("GET", "/queue", queue)
+    with ComfyApi(comfy.url, credentials=("me", SECRET)) as api:
+        with pytest.raises(UnexpectedResponse) as caught:
+            api.submit(picture())
+        assert SECRET not in texts(caught.value)
+
+
+def test_an_id_in_which_a_weak_password_is_a_word_is_one(comfy: ComfyServer) -> None:
+    """A UUID is no secret."""
+    told = "a0b1c2d3-beef-4000-8000-000000000000"
+    comfy.on("POST", "/prompt", (200, {}, {"prompt_id": told, "number": 1, "node_errors": {}}))
+    with ComfyApi(comfy.url, credentials=("me", "beef")) as api:
+        assert api.submit(picture()).prompt_id == told

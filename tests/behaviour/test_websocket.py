@@ -20,8 +20,10 @@ import websocket
 from comfy_client.errors import AuthenticationError, TransportError
 from comfy_client.testing import ComfyServer, Request, frame, never_answer
 from comfy_client.timing import Timing
+from comfy_client.transport import websocket as events
 from comfy_client.transport.decode import HELLO
 from comfy_client.transport.dial import MAX_HANDSHAKE, DialPlan
+from comfy_client.transport.frames import PONG
 from comfy_client.transport.websocket import NEXT, State
 from tests.helpers.clients import FAST, LIMIT, open_sockets, quick_once, threads, until
 from tests.helpers.connections import (
@@ -506,3 +508,33 @@ def test_a_handshake_without_an_answer_is_a_failed_attempt_to_connect(
     comfy.faults.clear()
     until(lambda: owner.names("connected"))
     assert owner.names("connected") == ["connected"]
+
+
+class Flooded:
+    """A socket on which empty frames have come without end."""
+
+    received_at = float("inf")
+    is_within = False
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def send(self, text: str) -> None:
+        """Take the hello."""
+
+    def receive(self) -> tuple[int, bytes]:
+        self.read += 1
+        return PONG, b""
+
+    def close(self, *, politely: bool) -> None:
+        """End it."""
+
+
+def test_a_socket_that_is_full_of_empty_frames_is_left_at_once(comfy, make, monkeypatch) -> None:
+    """The system may hold megabytes of them after the end."""
+    line = Flooded()
+    monkeypatch.setattr(events, "dial", lambda *_, **__: line)
+    _, link = make(comfy.url, timing=PATIENT)
+    link.start()
+    until(lambda: line.read > 1000)
+    stops_quickly(link)

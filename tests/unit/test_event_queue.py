@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from comfy_client.event_queue import (
     Addressed,
     Budget,
     EventQueue,
+    Share,
 )
 from comfy_client.events import (
     ConnectionEvent,
@@ -229,3 +231,17 @@ def test_an_event_that_is_addressed_to_many_counts_once() -> None:
     for _ in range(20):
         events.put(addressed(Reader(), event))
     assert budget.used < 2 << 20
+
+
+def test_a_holder_that_is_collected_is_forgotten_without_a_call_of_python() -> None:
+    """A Ctrl-C in a callback of a weak reference would be swallowed."""
+    budget = Budget(1 << 20)
+    share = Share(budget)
+    calls: list[str] = []
+    sys.setprofile(lambda frame, event, _: calls.append(f"{event} {frame.f_code.co_name}"))
+    try:
+        del share
+    finally:
+        sys.setprofile(None)
+    assert [call for call in calls if call.startswith("call")] == []
+    assert budget.relieve()

@@ -47,6 +47,7 @@ from tests.helpers.patches import tell_time
 KEY = "the-key"
 GRAPH = {"9": {"class_type": "SaveImage", "inputs": {}}}
 OLDER = "older-job"
+SECRET = "hunter2-PASSWORD-77"
 
 LOST = TransportError("cut off")
 REUSED = ApiError("used", status=422, reason="idempotency_key_reuse")
@@ -69,7 +70,8 @@ class Place:
         marks: dict[str, str] | None = None,
         form: LabelForm = "text",
     ) -> None:
-        self.http = SimpleNamespace(total_timeout=60.0)
+        identity = SimpleNamespace(gives_away=lambda text: text == SECRET)
+        self.http = SimpleNamespace(total_timeout=60.0, identity=identity)
         self.answers = list(answers)
         self.listed: Any = listed if isinstance(listed, Exception) else list(listed)
         self.own = set(own)
@@ -175,6 +177,13 @@ def uncertain(call: Callable[[], object]) -> str:
 
 
 # -- the first answer -----------------------------------------------------------------------------
+
+
+def test_a_receipt_whose_id_is_a_secret_is_none(send) -> None:
+    """Ids are shown everywhere."""
+    with pytest.raises(UnexpectedResponse) as caught:
+        send(Place(SECRET, SECRET, listed=listed(job(SECRET, {EXTRA_DATA_KEY: KEY}))))
+    assert SECRET not in str(caught.value)
 
 
 def test_an_answer_is_the_receipt(send) -> None:

@@ -432,6 +432,16 @@ def test_an_error_from_before_the_last_answer_says_nothing_of_the_server(
     assert ("does not answer" in job.why()) == is_silent
 
 
+def test_news_that_come_while_it_is_described_are_not_of_the_future(job):
+    """The clock may be read before them."""
+    state = job.handle.state
+    state.news_at = state.running_since = time.monotonic() + 3.0
+    state.news_by = "socket"
+    assert "last news 0.0 s ago by socket" in job.why()
+    state.news_by = ""
+    assert "no news for 0.0 s" in job.why()
+
+
 def test_events_are_handed_to_the_one_that_waits(one, job):
     """By kind; what came before the end is not lost, also when the end is there already."""
     events = [
