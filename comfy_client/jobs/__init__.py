@@ -21,7 +21,6 @@ Modules:
     waiting: Waits on the screen: a bar for one job or for many.
     job: :class:`Job`, a thin future.
     callbacks: Callbacks of a prompt.
-    throttling: Waits for a server that takes no more requests at the moment.
     submit: Submission, exactly once, and attaching to a prompt.
     execute: The parts of a client, and the work of its methods for workflows and jobs.
 """

@@ -55,8 +55,7 @@ from .job import Job, OnInterrupt, cancelling, wait_for_one
 from .lookup import spellings
 from .poller import Poller
 from .result import Result
-from .submit import attach, submit
-from .throttling import when_free
+from .submit import attach, submit, when_free
 from .tracker import Tracker
 from .waiting import Count, shown_count, surface_of
 

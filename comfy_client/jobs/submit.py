@@ -6,26 +6,28 @@ import copy
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 
 from .. import models, runtime
-from ..errors import ComfyError, Throttled
+from ..errors import ClientClosed, ComfyError, Throttled
 from ..events import ErrorEvent
 from ..log_records import Tags
 from ..routes import Routes
 from ..routes.prompts import PromptOptions, make_prompt
+from ..transport.backoff import Backoff
 from ..transport.deadline import Deadline
 from ..transport.http import Http, segment
 from ..transport.websocket import State
 from ..values import is_uuid
 from ..workflow import Workflow
-from .handle import JobHandle
+from .handle import SLICE, JobHandle
 from .job import Job
 from .lookup import spellings
 from .poller import Poller, time_left
 from .prompt import TrackedPrompt
-from .throttling import when_free
 from .tracker import Tracker
+
+T = TypeVar("T")
 
 
 def submit(
@@ -70,6 +72,36 @@ def submit(
         tracker.publish(ErrorEvent(name="queue_error", error=exc))
         raise
     return job
+
+
+def when_free(poller: Poller, deadline: Deadline, ask: Callable[[], T]) -> T:
+    """Call ``ask``, which sends requests; call it again while the server answers 429.
+
+    Between two calls, wait for as long as the server says, and no longer than its client waits for
+    a busy server.
+
+    Raises:
+        Throttled: The time is up, or the server wants a longer wait than there is time.
+    """
+    timing = poller.timing
+    pauses: Backoff | None = None
+    until = deadline
+    while True:
+        try:
+            return ask()
+        except Throttled as exc:
+            if pauses is None:
+                pauses = Backoff(timing.retry, timing.retry_cap, factor=1.6, jitter=0.3)
+                until = poller.free_by(deadline)
+                said = "waiting until the server takes more requests: %s"
+                poller.tracker.log.warning(said, exc)
+            pause = max(pauses.next(), exc.retry_after or 0.0)
+            if pause >= until.left():
+                raise
+        over = Deadline.after(pause)
+        while not over.expired:  # in slices, as Windows ignores Ctrl-C in a wait
+            if poller.tracker.wake.wait_stopped(over.left(SLICE)):
+                raise ClientClosed
 
 
 def prepare(

@@ -286,15 +286,20 @@ def post_prompt(
                 body=http.identity.hide(answer),
             ) from None
         raise
-    return _checked_answer(http, queued, answer)
+    return _checked_answer(http, queued, answer, body.get("prompt_id"))
 
 
-def _checked_answer(http: Http, queued: models.QueuedPrompt, answer: object) -> models.QueuedPrompt:
-    """Check the id of a queued prompt; return the prompt, with secrets in its errors redacted."""
+def _checked_answer(
+    http: Http, queued: models.QueuedPrompt, answer: object, ours: object
+) -> models.QueuedPrompt:
+    """Check the id of a queued prompt; return the prompt, with secrets in its errors redacted.
+
+    ``ours`` is the id that the client chose.
+    """
     # Dots would lead out of /history, and no real id has control characters.
     known = queued.prompt_id
     is_sound = isinstance(known, str) and known not in ("", ".", "..") and known.isprintable()
-    if not is_sound or http.identity.gives_away(known):
+    if not is_sound or (known != ours and http.identity.gives_away(known)):
         shown = http.identity.hide(answer)
         raise UnexpectedResponse(
             f"POST /prompt: an answer without a prompt_id: {brief(shown)}",
