@@ -27,6 +27,7 @@ from ..errors import (
     TransportError,
     UnexpectedResponse,
 )
+from ..jobs.execute import submit_workflow
 from ..jobs.job import Job
 from ..jobs.outcomes import keeps_running, lost_error
 from ..jobs.poller import time_left
@@ -324,7 +325,18 @@ class _Task:
         self.notes.note_sending(attempt, self.clients.id_at(api.host), place)
         try:
             with limited_silence(time_left(self.deadline, LONGEST)):
-                return api.submit(self.workflow, self.inputs, prompt_id=attempt.prompt_id)
+                return submit_workflow(
+                    api,
+                    api.parts,
+                    self.workflow,
+                    self.inputs,
+                    {},
+                    prompt_id=attempt.prompt_id,
+                    strict=False,
+                    check=False,
+                    resubmit=False,
+                    waits=False,  # another worker's server may take it
+                )
         except SubmitUncertain:
             return api.job(attempt.prompt_id)  # may appear later
         except ClientClosed:
