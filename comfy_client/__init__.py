@@ -91,7 +91,7 @@ Modules:
     extras: Imports of optional libraries.
     typescript: Hints for names of the TypeScript client.
     nearest: Suggestions for misspelt names.
-    interrupts: Ctrl-C, and alarms that a signal handler raises.
+    interrupts: Ctrl-C and alarms of a signal handler; not ComfyUI's interrupt.
     tracebacks: Errors as notebooks show them, without the client's own frames.
     sealing: The former name of redaction, for old pickles.
     redaction: Text whose ``repr`` shows nothing.

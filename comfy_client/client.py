@@ -310,7 +310,7 @@ class ComfyApi(Routes):
 
     @property
     def state(self) -> State:
-        """The state of the connection that brings events."""
+        """The state of the event thread and its WebSocket; ``POLLING``: it has none."""
         return self.parts.connection.state
 
     @property

@@ -1,6 +1,8 @@
 """Interruptions of calls: Ctrl-C, or an alarm that a signal handler raises.
 
-Libraries wrap exceptions, so an interruption may stand anywhere in a chain.
+Libraries wrap such an exception, so it is looked for in the whole chain; and a list of calls that
+must not stay half done is finished in spite of it.  ComfyUI's own interrupt is in
+``jobs/stopping.py``.
 """
 
 from __future__ import annotations

@@ -84,7 +84,10 @@ def signal(name: str) -> blinker.NamedSignal:
 
 
 def warn_of_name(name: str) -> None:
-    """Log a warning if an undocumented name is similar to that of a ComfyUI event."""
+    """Log a warning if an unknown name is similar to that of a ComfyUI event.
+
+    Raises ``TypeError`` for anything but a string.
+    """
     if name in NAMES:
         return
     if not isinstance(name, str):

@@ -146,7 +146,7 @@ class _Writer:
             return self._beyond()
         found: dict[str, Any] = {}
         for key, each in list(islice(value.items(), max(0, self._values))):
-            if self._is_full():
+            if self._cut_if_full():
                 break
             # Inputs of a grid may be named by node and input.
             name = ".".join(map(str, key)) if isinstance(key, tuple) else str(key)
@@ -160,13 +160,13 @@ class _Writer:
             return self._beyond()
         found: list[Any] = []
         for each in sorted(map(str, value)) if isinstance(value, set | frozenset) else value:
-            if self._is_full():
+            if self._cut_if_full():
                 break
             found.append(self._any(each, depth + 1, is_secret=is_secret))
         return found
 
-    def _is_full(self) -> bool:
-        """Return whether the limit of values or of characters is reached."""
+    def _cut_if_full(self) -> bool:
+        """Return whether a limit (values, characters) is reached; if so, mark the dict as cut."""
         is_full = self._values <= 0 or self._characters <= 0
         self._is_cut = self._is_cut or is_full
         return is_full

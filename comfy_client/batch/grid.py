@@ -187,7 +187,10 @@ class Grid:
 
 
 def canonical(node: Mapping[str, Any]) -> str:
-    """Return a node as JSON with sorted keys, without its title."""
+    """Return JSON that is the same for equal nodes, by which equal points of a grid are found.
+
+    The keys are sorted, ``_meta`` (the title) is left out, and an upload is named by its content.
+    """
     known = {name: node[name] for name in node if name != "_meta"}
     return json.dumps(known, sort_keys=True, default=_identity)
 

@@ -106,7 +106,10 @@ class Items:
         self._items, self._found = iter(()), None
 
     def _ask(self) -> bool:
-        """Ask the thread for the next item; return False if no thread is needed."""
+        """Have a thread, which this call starts, fetch the next item.
+
+        Return False if the caller is to fetch it, as no thread is needed or possible.
+        """
         if not self._blocks:
             return False
         if not was_started(self._thread) or self._process != os.getpid():  # a fork has no thread

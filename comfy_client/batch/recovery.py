@@ -1,4 +1,8 @@
-"""The search for an earlier process's prompts on their server."""
+"""The search for prompts that an earlier process submitted for a sweep.
+
+When a sweep is run again after its process died, its journal (``journal.py``) lists the prompts
+that were sent.  Those that the server still knows are followed, not sent twice.
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,10 @@ _SLICE: Final = 0.5
 
 @contextlib.contextmanager
 def pool_of(given: ServerOptions, **options: Any) -> Iterator[Several]:
-    """Context manager: make a pool of the servers that the options name."""
+    """Context manager: yield a pool of the servers that the options name, and shut it down.
+
+    On exit, jobs that wait for a server are cancelled; those that run are not waited for.
+    """
     from ..pool.pool import ComfyPool
 
     with given.clients(RUN_LIMIT) as clients:

@@ -297,7 +297,10 @@ def _check_hosted(found: _FoundCredentials | None, user: str | None) -> None:
 
 
 def _profile_in(given: Mapping[str, Any], config: Config) -> tuple[str | None, bool]:
-    """Return the name of the profile in effect, or None, and whether an option names it."""
+    """Return the name of the profile in effect, or None, and whether an option names it.
+
+    The environment comes after the option, and before the default of the file.
+    """
     if given["profile"]:
         return given["profile"], True
     return os.environ.get(PROFILE_VARIABLE) or config.default, False

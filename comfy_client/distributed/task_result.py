@@ -121,7 +121,9 @@ def task_result(
     deadline: Deadline,
     attached: bool,
 ) -> TaskResult:
-    """Return a result as a TaskResult, which is sent to the holder of the future.
+    """Return a result for the holder of the future; download its files if ``with_bytes``.
+
+    A file without a URL always comes with its content.
 
     Raises:
         OutputsTooLarge: The files have more than ``max_bytes``.

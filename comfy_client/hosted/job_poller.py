@@ -305,7 +305,7 @@ class HostedPoller(Poller):
         log, ids = self.tracker.log, [*prompt_ids]
         try:
             with limited_silence(self.timing.question):
-                left = [one for one in ids if not self._is_cancelled(one, deadline)]
+                left = [one for one in ids if not self._cancel_if_pending(one, deadline)]
         except ComfyError as exc:
             log.warning("prompts may stay in the queue, %s: %s", ", ".join(ids), exc)
             return False
@@ -313,7 +313,7 @@ class HostedPoller(Poller):
             log.warning("prompts stay in the queue: %s", ", ".join(left))
         return not left
 
-    def _is_cancelled(self, prompt_id: str, deadline: Deadline) -> bool:
+    def _cancel_if_pending(self, prompt_id: str, deadline: Deadline) -> bool:
         """Cancel a job if it is pending; return whether it certainly is not pending any more."""
         one = self.tracker.get(prompt_id)
         if one is not None:

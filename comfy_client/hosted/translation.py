@@ -48,8 +48,9 @@ NodeFiles = Mapping[str, list[dict[str, Any]]]
 
 
 def marked(graph: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Return a graph with the client's mark in the ``_meta`` of one of its output nodes.
+    """Return a graph with ``key``, the client's mark, in the ``_meta`` of an output node.
 
+    If a submission gets no answer, the client finds its job by this mark.
     The server keeps ``_meta``, which no node sees, so a marked graph runs and is cached as before.
     """
     node_id = min(sinks(graph), default=None)

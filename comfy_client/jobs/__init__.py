@@ -15,7 +15,7 @@ Modules:
     tracker: The registry of prompts, its lock, and the counters; ends each prompt once.
     stopping: Requests to stop or remove prompts, and their repetition.
     lookup: The search for a prompt in queue and history, by its id or by the client's mark.
-    poller: The requests of a client about its prompts, and the thread that asks.
+    poller: All requests about prompts, and the thread that polls if events are missing.
     describe: The progress of a prompt, in numbers and in words.
     handle: :class:`JobHandle`, which does the work of a job.
     waiting: Waits on the screen: a bar for one job or for many.

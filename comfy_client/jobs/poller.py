@@ -1,8 +1,8 @@
-"""The requests of a client about its prompts, and the thread that sends them.
+"""All requests about prompts (submit, look up, stop), and a thread that polls without events.
 
-It asks for the queue and the history after each (re)connect, while there is no socket, and whenever
-a prompt has been silent for a few seconds; one pass serves all prompts, in a thread that exists
-while there are any.
+The thread asks for the queue and the history after each (re)connect, while there is no WebSocket,
+and whenever a prompt has been silent for a few seconds.  One pass serves all prompts; the thread
+exists while there are any.
 """
 
 from __future__ import annotations

@@ -177,7 +177,11 @@ class Stops:
         return True
 
     def repeat(self) -> float:
-        """Repeat due requests, in the poller's thread; return when the next may be due."""
+        """Send stop requests again for prompts that run on; return when the next may be due.
+
+        A prompt gets another one only if a node has begun since the last, three times at most.
+        Called in the poller's thread.
+        """
         now = runtime.monotonic()
         for one, stop in list(self._stops.items()):
             if one.state.decided or not stop.left:

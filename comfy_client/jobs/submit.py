@@ -113,7 +113,10 @@ def prepare(
     *,
     strict: bool,
 ) -> tuple[TrackedPrompt, Mapping[str, Any]]:
-    """Return a new tracked prompt, and the body of its ``POST /prompt``."""
+    """Return a new prompt, not yet registered, and the body of its ``POST /prompt``.
+
+    Draws the random seeds, and has the secrets in the body masked from now on.
+    """
     prompt_id = str(uuid.uuid4()) if prompt_id is None else _canonical(prompt_id)
     prompt = make_prompt(
         tracker.http,

@@ -9,7 +9,7 @@ Modules:
     taking_back: The prompts of one call, which are taken back when it ends.
     sweep_servers: The servers of a sweep: which point each runs next, and what failures mean.
     pooled_job: A job of a pool, and its handle, which can move from server to server.
-    dispatcher: The lock and the thread of a pool, by which its state is changed.
+    dispatcher: Gives the jobs of a pool to its servers; the lock of the pool's state.
     worker: The thread of a pool, which makes the changes that users ask for.
     server_thread: The thread of each server, which connects to it and submits.
     moving: Functions that admit jobs to a pool, move them between servers and end them.

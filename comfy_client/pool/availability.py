@@ -250,7 +250,7 @@ def dismiss_members(state: PoolState) -> list[Member]:
 
 
 def mark_ready(state: PoolState, member: Member, offer: Offer | None, now: float) -> None:
-    """Note that a server answers, and its node classes and models; None if they are unknown."""
+    """Have a server that answers take jobs; ``offer`` is None if its classes are unknown."""
     member.error = member.down_since = member.refused_since = None
     member.is_silent, member.heard_at = False, now
     member.was_ready = state.was_ready = True
@@ -271,7 +271,10 @@ def set_offer(state: PoolState, member: Member, offer: Offer | None) -> None:
 
 
 def mark_down(state: PoolState, member: Member, error: Exception | None, now: float) -> None:
-    """Note that a server does not answer; ``error`` is None if its client lost the connection."""
+    """Take back the jobs not yet sent to a server that does not answer, and reconnect.
+
+    ``error`` is None if its client lost the connection.
+    """
     member.down_since = member.down_since or now
     member.server.ready = False
     member.error = error or member.error

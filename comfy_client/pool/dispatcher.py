@@ -1,4 +1,8 @@
-"""The dispatcher of a pool: its lock and its thread, by which its state is changed."""
+"""The dispatcher of a pool assigns its jobs to its servers.
+
+All changes of the pool's state are made under one lock and published afterwards.  Those that users
+ask for are made in a thread of the pool, so that a Ctrl-C does not interrupt them.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,7 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 
 class Dispatcher:
-    """Guards the state of a pool, connects its servers, and publishes what happened.
+    """Gives the jobs of a pool to its servers, connects these, and publishes what happened.
 
     While the lock is held, no request is sent and no user code runs.
 
@@ -321,7 +325,10 @@ class Dispatcher:
     # -- news from the threads of servers --------------------------------------------------------
 
     def mark_ready(self, member: Member, offer: Offer | None) -> None:
-        """Note that a server answers, and its node classes and models; None if they are unknown."""
+        """Have a server that answers take jobs; ``offer`` is None if its classes are unknown.
+
+        Jobs that no server can run fail now.
+        """
         with self._changing() as now:
             if not member.leaving:
                 availability.mark_ready(self.state, member, offer, now)
@@ -341,7 +348,7 @@ class Dispatcher:
         self._ask(lambda _: availability.set_offer(self.state, member, offer))
 
     def mark_unreachable(self, member: Member, error: Exception) -> None:
-        """Note that a server does not answer."""
+        """Give a server that does not answer no more jobs, and take back those not sent."""
         with self._changing() as now:
             if not (member.was_ready or member.error or member.leaving):
                 words = "%s does not answer, and gets no jobs until it does: %s"
@@ -372,7 +379,10 @@ class Dispatcher:
             return entry
 
     def mark_submitted(self, member: Member, entry: Entry, inner: Job) -> None:
-        """Note that a server has a job, or may have it."""
+        """Follow a job that a server has, or may have, to its end.
+
+        If it was cancelled meanwhile, have its server stop it.
+        """
         with self._changing():
             entry.inner = inner
             member.clear_pending()

@@ -59,7 +59,7 @@ class Health:
     def record_failure(
         self, server: str, kind: Hashable, why: str, servers: Collection[str], now: float
     ) -> None:
-        """Note that a job has failed on ``server``, one of ``servers``, whatever the cause."""
+        """Note that a job has failed on ``server``, one of ``servers``; begin its rest if due."""
         course = self._courses.setdefault(server, _Course())
         course.kinds = [*course.kinds[1 - _FAILURES :], kind]
         course.why = why

@@ -43,10 +43,13 @@ class Owner(Protocol):
     """The pool, as the threads of its servers know it."""
 
     def mark_ready(self, member: Member, offer: Offer | None) -> None:
-        """Note that a server answers, and its node classes and models; None if they are unknown."""
+        """Have a server that answers take jobs; ``offer`` is None if its classes are unknown.
+
+        Jobs that no server can run fail now.
+        """
 
     def mark_unreachable(self, member: Member, error: Exception) -> None:
-        """Note that a server does not answer."""
+        """Give a server that does not answer no more jobs, and take back those not sent."""
 
     def begin_asking(self, member: Member) -> bool:
         """Note that a server is asked for definitions; return False if it was asked just now."""
@@ -64,7 +67,10 @@ class Owner(Protocol):
         """Take the next job for a server, which is to be submitted now; None if there is none."""
 
     def mark_submitted(self, member: Member, entry: Entry, inner: Job) -> None:
-        """Note that a server has a job, or may have it."""
+        """Follow a job that a server has, or may have, to its end.
+
+        If it was cancelled meanwhile, have its server stop it.
+        """
 
     def mark_unsent(self, member: Member, entry: Entry, error: Exception) -> None:
         """Note that a server certainly does not have a job."""

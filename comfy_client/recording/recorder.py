@@ -353,7 +353,10 @@ class ExchangeRecord:
             self.finish()
 
     def feed(self, chunk: bytes) -> None:
-        """Record a chunk of the body; an empty one is the end."""
+        """Record a chunk of the body; an empty one is the end.
+
+        Of a body over ``MAX_BODY``, only the head is kept; length and digest are of all of it.
+        """
         self._ended = self._ended or not chunk
         self.len += len(chunk)
         self._digest.update(chunk)

@@ -79,8 +79,9 @@ class QueueRoutes:
 
 
 def without_workflow(kept: Set[str], item: Any) -> Any:
-    """Return a record of the queue without its workflow, unless its prompt is in ``kept``.
+    """Return a record of the queue with its workflow and ``extra_data`` emptied.
 
+    A record whose prompt is in ``kept`` is returned as it is.
     ``kept`` may have the server's ids, or the client's, which records carry as marks.
     """
     if not isinstance(item, list) or any(_names(part) in kept for part in item):

@@ -106,7 +106,7 @@ def _both(value: object, markup: Callable[[], str]) -> dict[str, str]:
 
 
 def _left_out(value: object, why: str) -> dict[str, str]:
-    """Return the repr of a value, with a note on how to see all of it."""
+    """Return the repr of a value, with a note on how to see all; record that the cell has one."""
     from .html import bundle, escape, remark
 
     _now().is_told = True

@@ -457,7 +457,10 @@ class _Adapter(HTTPAdapter):
         return _LightResponse(request, raw)
 
     def close(self) -> None:
-        """Close all connections immediately, without waiting for the pool to be collected."""
+        """Close the idle connections now, not only when the pool is garbage-collected.
+
+        Those in use are closed when their requests end.
+        """
         pool, self._pool = self._pool, None
         super().close()  # before the pool, so that no lookup finds a closed one
         if pool is not None:

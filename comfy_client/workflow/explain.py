@@ -301,7 +301,10 @@ def _node_problems(reports: Mapping[str, Any], known: Known) -> Iterator[Problem
 
 
 def _summary(body: Mapping[str, Any], graph: Mapping[str, Any]) -> Problem:
-    """Return the problem of a refusal that blames no node."""
+    """Return the problem of a rejected prompt whose response blames no node.
+
+    The problem may: a missing class, or a cycle, is looked for in the graph.
+    """
     error = body.get("error")
     message = _clean(error if isinstance(error, str) else _mapping(error).get("message"))
     details = _clean(_mapping(error).get("details"))

@@ -195,7 +195,7 @@ def describe(graph: Mapping[str, Any], node_id: object, class_type: object = Non
 
 
 def shorten(text: str, limit: int) -> str:
-    """Put a text on one line of at most ``limit`` characters."""
+    """Put a text on one line of at most ``limit`` characters, the unprintable ones escaped."""
     text = " ".join(text[: 10 * limit].split())
     if not text.isprintable():  # escaped as by repr(), for terminals
         text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: limit + 1])

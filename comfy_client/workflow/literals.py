@@ -124,7 +124,7 @@ def _text(text: str, column: int, indent: int) -> str:
 
 
 def packed(texts: Iterable[str], indent: int = 0) -> str:
-    """Format a list of short texts as Python source, several to a line."""
+    """Return short strings as a list literal of Python, several to a line."""
     lines = [""]
     for text in map(quoted, texts):
         if lines[-1] and indent + 4 + len(lines[-1]) + len(text) > _WIDTH:

@@ -57,7 +57,7 @@ class Node:
         return [self._id, slot]
 
     def set(self, name: str, value: Any, *, force: bool = False) -> None:
-        """Set an input to a value, or link it to another node.
+        """Set an input to a value or a file to upload, or link it to an output of another node.
 
         Args:
             name: The name of the input.

@@ -32,7 +32,11 @@ class Sendable:
 
 
 def sendable(graph: Mapping[Any, Any]) -> Sendable:
-    """Copy a graph as plain JSON, and list what cannot be sent; the copy keeps NaN and Infinity."""
+    """Copy a graph as plain JSON, and list what cannot be sent.
+
+    The copy keeps NaN and Infinity.  An upload becomes ``upload/NAME``, any other value that
+    cannot be sent ``None``; whatever has a key that is not a string is left out.
+    """
     made = Sendable({}, [], set())
     for node_id, node in graph.items():
         if not isinstance(node_id, str):

@@ -165,7 +165,7 @@ class JobStream:
         name, data = _event(message)
         is_progress = name in ("progress", "progress_state") and self._is_ours(data)
         if is_progress and self._is_due("progress"):
-            yield "progress", (_progress if name == "progress" else _progress_state)(data)
+            yield "progress", (_progress if name == "progress" else _progress_frame)(data)
 
     def _is_due(self, kind: str) -> bool:
         """Return whether enough time has passed since the last frame of this kind."""
@@ -207,8 +207,11 @@ def _progress(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _progress_state(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the progress of the nodes seen so far, so that the total number of nodes grows."""
+def _progress_frame(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a ``progress_state`` event to a ``progress`` event of the stream.
+
+    Its total counts only the nodes that the event lists, so it grows.
+    """
     nodes = data.get("nodes") or {}
     done = sum(node.get("state") == "finished" for node in nodes.values())
     running = next((one for one, node in nodes.items() if node.get("state") == "running"), None)
