@@ -455,11 +455,10 @@ class ComfyApi(Routes):
         progress: bool | None = None,
         **options: Unpack[PromptOptions],
     ) -> Result:
-        """Run a workflow and return its outputs: :meth:`submit` and :meth:`Job.result`.
+        """Run a workflow and return its outputs: :meth:`submit`, then :meth:`Job.result`.
 
-        ``POST /prompt``, events, and ``GET /history/{prompt_id}`` where events have gaps.  It
-        returns after receivers have had all events of the prompt (unless they take more than 5
-        seconds, or more than is left of ``timeout``).
+        ``POST /prompt``, events, and ``GET /history/{prompt_id}`` where events have gaps.  Waits
+        for receivers of the events at the end, up to 5 seconds within ``timeout``.
 
         Example::
 
@@ -470,62 +469,44 @@ class ComfyApi(Routes):
                 print(result.images[0].filename)
 
         Args:
-            workflow: A :class:`Workflow`, or what :meth:`Workflow.load` reads: a dict, JSON
-                text, the path of a JSON file or of a saved image, a job, a result, ...  For an
-                input ``seed`` or ``noise_seed`` that is ``"random"`` or -1, a seed is drawn,
-                which is in :attr:`Result.seeds`.
-            inputs: Other values for this run, ``{"KSampler.seed": 7}``, as
-                :meth:`Workflow.set`; your workflow is not changed.
-            timeout: Seconds for everything; ``None``: no limit.  If the submission got no
-                answer by then, the client looks the prompt up for two more seconds.
-            stall_timeout: Seconds without any news of the prompt; ``None``: no limit.  Loading a
-                model, or another client's long prompt before it, can be minutes without news.
+            workflow: A :class:`Workflow`, or what :meth:`Workflow.load` reads.  A ``seed`` or
+                ``noise_seed`` that is ``"random"`` or -1 is drawn: see :attr:`Result.seeds`.
+            inputs: Other values for this run, as for :meth:`Workflow.set`.
+            timeout: Seconds for everything; ``None``: no limit.  A submission without an answer
+                is then looked up for two more.
+            stall_timeout: As for :meth:`Job.result`.
             strict: As for :meth:`submit`.
             check: As for :meth:`submit`.
             resubmit: As for :meth:`submit`.
-            on_interrupt: On Ctrl-C, return immediately and let the prompt run (``"leave"``), or
-                cancel it first (``"cancel"``, 5 seconds at most).
-            on_event: Called with every event of this prompt, in this thread; also with events of
-                custom nodes whose data has its ``prompt_id``.
+            on_interrupt: As for :meth:`Job.result`.
+            on_event: Called in this thread with each event of the prompt, or of a custom node
+                whose data has its ``prompt_id``.
             on_progress: Called with its ``progress`` events only.
             on_preview: Called with its previews only.
-            on_start: Called once with the :class:`Job`, when the prompt begins to run.
-            on_output: Called with the id of a node and its :class:`NodeOutput`, as soon as it is
-                there, from the cache too.  Outputs without an event (images of
-                ``SaveImageWebsocket``, and cached ones on servers before August 2024) come at the
-                end.
-            on_queue: Called with the number of prompts before it whenever that changes, until it
-                begins; 0 if it is next.  Not called if it begins immediately.
-            every: The fewest seconds between two calls of ``on_progress``, and of ``on_preview``.
-                Only the newest event is kept meanwhile, and the last one is always delivered.
-                ``None``: every event.  Images of ``SaveImageWebsocket`` are always delivered.
-            retry_oom: If a node runs out of memory (:attr:`JobFailed.is_oom`), free the server's
-                memory (:meth:`free_memory`), and run the workflow once more, with the same seeds,
-                under a new id; ``timeout`` is for both.  If that fails, its error has the first
-                one as its cause.
-            progress: Whether to show the progress.  A notebook shows a bar, the preview, and at
-                the end the outputs; a terminal with tqdm (extra ``[progress]``) shows a bar,
-                and anything else gets a line for each 10 %, both on stderr.  ``None``: it is shown
-                unless you passed a callback, called from another thread than the main one, or have
-                ``COMFY_PROGRESS=0`` in the environment; if the log's level is INFO, the log gets
-                the lines, unless ``COMFY_PROGRESS`` is 1.
+            on_start: Called once with the :class:`Job`, when it begins to run.
+            on_output: Called with a node's id and :class:`NodeOutput` once it is there, or at the
+                end if no event tells (``SaveImageWebsocket``; cached ones before August 2024).
+            on_queue: Called with the number of prompts before it (0: it is next) at each change.
+            every: The fewest seconds between two calls of ``on_progress``, and of ``on_preview``,
+                with the newest event; ``None`` or 0: all, as images of ``SaveImageWebsocket`` are.
+            retry_oom: If a node runs out of memory (:attr:`JobFailed.is_oom`), call
+                :meth:`free_memory` and run once more within ``timeout``, with the same seeds and a
+                new id.  A second error has the first as its cause.
+            progress: As for :meth:`Job.result`.  ``None``: also with a short ``timeout`` and
+                without tqdm (to the log, if its level is INFO), but not with a callback.
             options: See :class:`PromptOptions`.
 
         Raises:
             PromptRejected: The server refused the workflow.
-            JobFailed: A node raised an exception, which the error describes.
-            JobInterrupted: Someone stopped the prompt.
-            JobLost: The server was restarted, or the prompt was deleted.
-            JobTimeout: Time ran out, or no news came; the prompt keeps running.
-            RequestTimeout: Time ran out before node definitions came, which ``check`` and files
-                in UI format need, or before a file of an input was uploaded.
-            UploadTooLarge: A file of an input exceeds the server's limit; other errors of
-                :meth:`upload_image` for it.
-            SubmitUncertain: The submission got no answer, and the prompt could not be found.
-            Throttled: The server takes no more requests (429), and wants a longer pause than there
-                is time: ``timeout``, without one a minute, on a hosted server its ``patience``.
-            WorkflowError: The graph cannot be sent, a name in ``inputs`` is wrong, or ``check``
-                found an error.
+            WorkflowError: A wrong name in ``inputs``, a graph that cannot be sent, or an error
+                found by ``check``.
+            SubmitUncertain: The submission got no answer, and the prompt was not found.
+            RequestTimeout: Time ran out over definitions or uploads, before the submission.
+            UploadTooLarge: As :meth:`upload_image`, whose other errors come, too.
+            JobFailed: As :meth:`Job.result`.
+            JobInterrupted: As :meth:`Job.result`.
+            JobLost: As :meth:`Job.result`.
+            JobTimeout: As :meth:`Job.result`; the prompt keeps running.
         """
         seal(options, self.run)
         workflow, inputs = sealed_workflow(workflow), sealed(inputs)
@@ -824,22 +805,16 @@ class ComfyApi(Routes):
     ) -> Generator[Result | ComfyError, None, None]:
         """Run many workflows, and yield their results while more are submitted.
 
-        Nothing is submitted before the first ``next``.  At most ``in_flight`` workflows are
-        taken whose results you have not had: infinite iterables are fine, other clients get
-        their turn in the queue, and little is left there if something breaks.  A separate thread
-        reads any iterable other than a built-in container (list, tuple, ``range``, ...), so that
-        results are yielded while the iterable blocks, as with ``iter(queue.get, None)``.
+        Nothing is submitted before the first ``next``.  Infinite iterables are fine, and so are
+        those that block, such as ``iter(queue.get, None)``: a thread reads all but containers.
 
-        If it ends early (``break``, ``close()`` of the generator or the client, Ctrl-C, an error,
-        the end of the script), its pending prompts are deleted from the queue; the running one
-        keeps running.  An item that the iterable is about to return then is lost.  After Ctrl-C
-        or an error, the ``results`` of the exception are those that ``list(api.map(...))`` had
-        collected, and those that had ended since.
+        If it ends early (``break``, ``close()``, Ctrl-C, an error), its pending prompts are deleted
+        and the running one runs on; an item about to come is lost.  ``results`` of the exception
+        has what was yielded, and what had ended since.
 
-        Once the server has accepted a prompt, outages are waited for, as long as ``patience`` and
-        ``timeout`` allow: connection refused, a proxy's 502 to 504, an unknown host.  Prompts that
-        reached the server are attached again, and those that certainly did not are submitted again.
-        A prompt that the server lost in a restart is :class:`JobLost`.
+        Once the server has accepted a prompt, outages are waited for: connection refused, a
+        proxy's 502 to 504, an unknown host.  No prompt that arrived is sent again: it goes on, or
+        is :class:`JobLost` after a restart.
 
         Example::
 
@@ -851,43 +826,31 @@ class ComfyApi(Routes):
                     result.images[0].save("out/")
 
         Args:
-            workflows: Several workflows, or with ``params`` a single one.  Put an iterable that is
-                bound to its thread, such as a cursor of :mod:`sqlite3`, into a list first.
-            params: The inputs that differ, for each prompt: ``{"KSampler.seed": 7}``, the node
-                by id, title or class.  Each is applied to a copy.
-            in_flight: How many of its prompts are in the queue, the running one included.
-            ordered: Whether to yield in the order of the workflows, or as they end.
-            on_error: ``"raise"`` the error of a prompt, or ``"keep"``: yield the exception in
-                its place.  Other errors (of the server itself, of your iterable, a missing file)
-                are raised in any case, and end the submission.  Results of earlier prompts are
-                always yielded first.
-            timeout: Seconds for each prompt, from its submission, or from the end of the last
-                prompt of this call: waiting for prompts of this call does not count, waiting for
-                those of other clients does.  After that it is a :class:`JobTimeout`, and the
-                prompt is cancelled (5 seconds at most; if it has ended by then, its end counts).
-                During an outage it counts on, also for the prompt that is about to be sent.  On a
-                server that answers nothing, all prompts time out together: only the first is
-                cancelled, and no other one is sent.
-                ``None``: no limit.
-            stall_timeout: The same for seconds without any news: of the prompt, or, while it is
-                pending, of any prompt of this call.  During an outage there is no news.
-            patience: Seconds that the server may be away in one piece, once it has accepted a
-                prompt; then :class:`ServerUnreachable`.  ``None``: no limit; 0: an outage ends it
-                immediately.  A submission that got no answer is looked up for 10 seconds in any
-                case.  Prompts that it has keep running, or are lost if it was restarted.
-            progress: Whether to show how many have ended, of how many if that is known without an
-                iteration, how many of them failed, and about how long it still takes: as for
-                :meth:`Job.result`.
+            workflows: Several workflows, or with ``params`` a single one.  List what is bound to
+                its thread, such as a cursor of :mod:`sqlite3`, first.
+            params: For each prompt the inputs that differ, as for :meth:`Workflow.set`.
+            in_flight: How many of its prompts are in the queue, the running one included, or have
+                results that you have not had.
+            ordered: Whether to yield in the order of the workflows; False: as they end.
+            on_error: ``"raise"`` a prompt's error after the results before it, or ``"keep"``:
+                yield it in its place.  Errors that concern more than one prompt end the call.
+            timeout: Seconds for each prompt, from its submission or the last end of another one of
+                this call; ``None``: no limit.  Outages and prompts of other clients count.  Then
+                it is cancelled: :class:`JobTimeout`, of all if the server answers nothing.
+            stall_timeout: The same without news of the prompt, or while it is pending, of any.
+            patience: Seconds that one outage may take; ``None``: no limit, 0: none.  A submission
+                without an answer is looked up for 10 seconds in any case.
+            progress: As for :meth:`run`: how many have ended and failed, and the time left.
             options: As for :meth:`submit`.
 
         Raises:
             TypeError: One workflow without ``params``, or several with them.
-            ValueError: ``in_flight``, ``on_error`` or a timeout make no sense.
-            OSError: The file of the workflow cannot be read.  These three are raised immediately.
-            ServerUnreachable: The server does not answer the first request, or was away for longer
-                than ``patience``, also if errors are kept.
-            ComfyError: As :meth:`run`, while it yields; but no :class:`SubmitUncertain`, since it
-                waits until the server shows whether it has such a prompt.
+            ValueError: ``in_flight``, ``on_error`` or a time makes no sense.
+            OSError: The workflow's file cannot be read.  These three are raised immediately.
+            ServerUnreachable: No answer to the first request, or an outage beyond ``patience``,
+                also if errors are kept; prompts may run on.
+            ComfyError: As :meth:`run`, but no :class:`SubmitUncertain`: the server is asked until
+                it shows whether it has the prompt.
         """
         seal(options, self.map, SubmitOptions)
         return map_workflows(
@@ -923,26 +886,15 @@ class ComfyApi(Routes):
     ) -> Sweep:
         """Run a workflow with all combinations of some values, and wait for all of them.
 
-        They run in the order that costs the server the least: one value changes from each
-        prompt to the next, and inputs that feed many nodes change rarely.  The rows are in the
-        order of the grid; the last input varies fastest.
+        They run in the order that costs the server the least.  Outages and an early end are as for
+        :meth:`map`, but the exception has ``rows``, a :class:`Sweep` of what had ended.
 
-        With a ``journal`` (an SQLite file that only its owner can read, without keys and without
-        values of the grid), the same call resumes after any interruption: rows that have ended
-        come from the file, and prompts that are in the queue or have ended since are attached by
-        their ids.  None runs twice, unless the server lost it (a restart, a cleared queue or
-        history) or received it after the client stopped looking for it (no answer for five
-        seconds and more): then it has no result, and is submitted again, three times at most.
-        Points are identified by their graphs, so you may change grid and workflow: values that
-        have run before do not run again.  Points of one grid with equal graphs all run.  The
-        journal does not store images of ``SaveImageWebsocket``.  Files of rows that ran on
-        another ``host`` are not fetched (``ValueError``).
-
-        If it ends early (Ctrl-C, an error), its pending prompts are deleted from the queue and
-        the running one keeps running; the exception has the rows that had ended as ``rows``, a
-        :class:`Sweep`.  It waits for outages of the server, as :meth:`map` does: as long as
-        ``patience`` and ``timeout`` allow.
-        One warning in the log says how many rows have an error.
+        With a ``journal`` (an SQLite file that only its owner can read, without keys and values of
+        the grid), the same call resumes after any interruption: rows that have ended come from the
+        file, and prompts that the server has are attached.  Only what it lost or never shows is
+        submitted again, three times at most.  Points are known by their graphs, so grid and
+        workflow may change.  Images of ``SaveImageWebsocket`` are not kept, and files of another
+        ``host`` not fetched (``ValueError``).
 
         Example::
 
@@ -955,45 +907,33 @@ class ComfyApi(Routes):
 
         Args:
             workflow: As for :meth:`run`.
-            grid: Values by input, ``{"KSampler.seed": range(8)}``, the node by id, title or
-                class.
-            in_flight: How many of its prompts are in the queue, the running one included.
-            journal: The path of a file, which is created if missing; ``None``: no journal.
-            retry_failed: Whether to run rows again that failed, according to the journal.  Those
-                that the server refused did not run, and are submitted again in any case.
-            timeout: Seconds for each prompt, as for :meth:`map`; the row's error is
-                :class:`JobTimeout`.  If a prompt cannot be sent in that time, as the server is
-                away, all that have not been sent end so, and the next call with the same journal
-                sends them.
-            stall_timeout: Seconds without any news, as for :meth:`map`.
-            patience: Seconds that the server may be away in one piece, as for :meth:`map`; then
-                :class:`ServerUnreachable`, whose ``rows`` has those that had ended.  ``None``: no
-                limit.
-            on_row: Called with each row as it ends, in this thread.  With a journal, it is
-                called once for each row over all calls: first with rows of earlier calls that it
-                has not had.  An exception in it ends the sweep.  It gets a row again next time
-                if it raised, or if the process was killed before the journal noted its return.
-            progress: Whether to show how many rows have ended, how many of them failed, and about
-                how long it still takes: as for :meth:`run`, but also with ``on_row``.  A notebook
-                shows a sheet of the rows at the end.
+            grid: Values by input, ``{"KSampler.seed": range(8)}``, as for :meth:`Workflow.set`.
+            in_flight: As for :meth:`map`.
+            journal: The path of the file, created if missing; ``None``: no journal.
+            retry_failed: Whether to run rows again that failed, by the journal; those that the
+                server refused are always submitted again.
+            timeout: As for :meth:`map`.  If a prompt cannot be sent in it, no other one is, until
+                the next call with the journal.
+            stall_timeout: As for :meth:`map`.
+            patience: As for :meth:`map`.
+            on_row: Called in this thread with each row as it ends; an exception in it ends the
+                sweep.  With a journal, once over all calls, or again if it did not return.
+            progress: As for :meth:`map`, but also with ``on_row``; a notebook shows all rows.
             strict: As for :meth:`submit`.
             options: See :class:`PromptOptions`.
 
         Returns:
-            The rows.  The error of a single prompt is in its ``row.error``.
+            The rows in the order of the grid, the last input varying fastest.  The error of one
+            prompt is its ``row.error``; the log warns of their number.
 
         Raises:
-            WorkflowError: An unknown or ambiguous name, or a value that cannot be sent; raised
-                before anything is submitted.
-            PromptRejected: The server refuses the first prompt for a reason that does not depend
-                on the grid (such as a missing model): it would refuse all.
-            ValueError: An input without values, or twice; a timeout makes no sense; the file is
-                damaged or not a journal, and is not changed.
+            WorkflowError: A wrong name, or a value that cannot be sent; nothing was submitted.
+            PromptRejected: The server refuses the first prompt for a reason that all share.
+            ValueError: An input without values or twice, a wrong time, or a file that is damaged
+                or no journal, and stays as it is.
             BlockingIOError: Another process uses the journal.
-            OSError: The journal cannot be read or written, for example on a full disk; call
-                again when there is space.
-            ServerUnreachable: The server does not answer the first request, or was away for longer
-                than ``patience``.  With a journal, call again once it is back.
+            OSError: The journal cannot be read or written (a full disk); mend that, call again.
+            ServerUnreachable: As for :meth:`map`.  With a journal, call again once it is back.
             ComfyError: The server refuses the client, or is not a ComfyUI.
         """
         seal(options, self.sweep)

@@ -115,10 +115,12 @@ class Job(Future[Result]):
                 long prompt before it, can be minutes without news.
             on_interrupt: On Ctrl-C, let the prompt run (``"leave"``), or cancel it
                 (``"cancel"``, 5 seconds at most).
-            progress: Whether to show how far it is, as for :meth:`ComfyApi.run`.  ``None``: a
-                notebook and a terminal with tqdm show it, in the main thread, unless ``timeout``
-                is at most 10 seconds, another wait shows a bar already, or ``COMFY_PROGRESS`` is 0
-                in the environment.  A job that has ended shows nothing.
+            progress: Whether to show the progress: in a notebook a bar, the preview, and at the
+                end the outputs; in a terminal a bar (extra ``[progress]``), else a line for each
+                10 %, both on stderr.  ``None``: a notebook and a terminal with tqdm show it, in
+                the main thread, unless ``timeout`` is at most 10 seconds, another wait shows a bar
+                already, or ``COMFY_PROGRESS`` is 0 in the environment; 1 adds the lines.  A job
+                that has ended shows nothing.
 
         Raises:
             JobFailed: A node raised an exception, which the error describes.
