@@ -13,10 +13,12 @@ from comfy_client.errors import (
     PromptRejected,
     ServerUnreachable,
 )
+from comfy_client.events import Executing
 from comfy_client.jobs.stopping import Stops, stop
 from comfy_client.jobs.submit import warn_or_refuse
 from comfy_client.models import Queue
 from tests.helpers.ctrl_c import at_each_point
+from tests.helpers.patches import tell_time
 
 GRAPH = {"9": {"class_type": "SaveImage", "inputs": {}}}
 
@@ -114,3 +116,24 @@ def test_prompts_may_be_stopped_at_any_moment_of_the_look_at_those_stopped_befor
 
         stop_another()
         at_each_point(stops.repeat, stop_another)
+
+
+@pytest.mark.parametrize("forced", [(True, False), (False, True), (False, False)])
+def test_what_was_stopped_by_force_once_is_stopped_by_force_again(monkeypatch, forced):
+    """Whoever asked for it first."""
+    sent = []
+
+    def note(tracker, prompt_id, *, force):
+        sent.append(force)
+        return True
+
+    monkeypatch.setattr("comfy_client.jobs.stopping.stop_by_id", note)
+    with closing(ComfyApi("http://127.0.0.1:9")) as api:
+        tracker = api.parts.tracker
+        one, stops = tracker.new("an-id", {}), Stops(tracker)
+        for force in forced:
+            stops.watch(one, force=force)
+        one.events.receive(Executing(name="executing", prompt_id="an-id", node="1"))
+        tell_time(monkeypatch, lambda: 1e9)
+        stops.repeat()
+    assert sent == [any(forced)]

@@ -231,6 +231,15 @@ def test_time_is_counted_by_node():
     assert state.spent == {"1": 5.0, "9": 1.0}
 
 
+def test_no_time_counts_after_the_end():
+    """``executing`` without a node comes after it."""
+    state = a_state()
+    apply(state, START, RUNS, now=1.0)
+    apply(state, SUCCESS, now=3.0)
+    apply(state, OVER, now=9.0)
+    assert state.spent == {"1": 2.0}
+
+
 def test_pictures_that_are_outputs_are_kept_and_counted():
     state = a_state()
     for final, name in (
@@ -309,6 +318,16 @@ def test_a_record_of_a_success_ends_it():
     assert outcome.event.recovered
     assert dict(outcome.outputs) == {"8": {"text": ["x"]}, "9": OUTPUT}
     assert outcome.has_record
+
+
+def test_of_outputs_that_events_and_the_record_have_those_of_the_record_count():
+    """What events alone told is kept, too."""
+    state = a_state()
+    other = of(Executed, "executed", node="7", output={"text": ["told"]})
+    apply(state, START, LEFT, other, link=None)
+    written = {"9": {"images": [{"filename": "b.png", "subfolder": "", "type": "output"}]}}
+    outcome = state.apply_history(entry(outputs=written), 2.0, None)
+    assert dict(outcome.outputs) == {"7": {"text": ["told"]}, **written}
 
 
 def test_a_record_without_outputs_to_run_is_all_from_the_cache():
@@ -451,6 +470,11 @@ def test_a_socket_that_will_tell_is_waited_for():
     assert state.check_at == 9.0
 
 
+def test_a_socket_without_a_gap_will_tell_although_the_queue_is_empty():
+    """Its last events are on their way."""
+    assert refuse(a_state(), ApiError("x", status=500), 30, link=LINK, is_over=True) is None
+
+
 def test_what_a_gap_has_swallowed_no_socket_tells():
     """The queue is empty, so it has ended."""
     outcome = refuse(a_state(), ApiError("x", status=500), 3, link=LINK + 1, is_over=True)
@@ -479,6 +503,21 @@ def test_the_first_question_depends_on_whether_there_is_a_socket(link, pause):
     state = a_state(accepted_at=None)
     state.accept(QueuedPrompt("the-id", number=4), 10.0, link)
     assert (state.check_at, state.number) == (10.0 + pause, 4)
+
+
+def test_the_answer_puts_no_question_off():
+    """One that an event has asked for is due sooner."""
+    state = a_state(accepted_at=None)
+    apply(state, START, now=1.0)
+    due = state.check_at
+    state.accept(QueuedPrompt("the-id"), 10.0, LINK)
+    assert state.check_at == due
+
+
+def test_a_prompt_that_was_cancelled_before_the_answer_is_asked_about_at_once():
+    state = a_state(accepted_at=None, cancelled=True)
+    state.accept(QueuedPrompt("the-id"), 10.0, LINK)
+    assert state.check_at == 0.0
 
 
 def test_an_end_before_the_answer_is_asked_about_at_once():

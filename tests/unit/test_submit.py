@@ -15,11 +15,12 @@ from comfy_client.errors import (
 )
 from comfy_client.event_queue import Budget
 from comfy_client.jobs import poller as submission
+from comfy_client.jobs.lookup import find, find_earlier
 from comfy_client.jobs.poller import post, time_left
 from comfy_client.jobs.prompt import TrackedPrompt
 from comfy_client.jobs.state import JobState
 from comfy_client.log_records import ServerLog
-from comfy_client.models import QueuedPrompt
+from comfy_client.models import Features, Queue, QueuedPrompt
 from comfy_client.routes.prompts import EXTRA_DATA_KEY
 from comfy_client.timing import Timing
 from comfy_client.transport.deadline import Deadline
@@ -234,3 +235,33 @@ def test_there_is_always_a_second_to_find_out_what_became_of_it(clock):
     assert time_left(Deadline(-5.0), 60.0) == 1.0
     assert time_left(Deadline(5.0), 60.0) == 5.0
     assert time_left(Deadline(100.0), 10.0) == 10.0
+
+
+class Answers:
+    """What a server says of its queue and of its history."""
+
+    def __init__(self, history, queue=()):
+        self.history = history
+        self.queue = {"queue_running": [], "queue_pending": [*queue]}
+
+    def json(self, method, route, **options):
+        return self.queue if route == "/queue" else self.history
+
+
+@pytest.mark.parametrize("key", ["the-id", "another"])
+def test_a_record_counts_under_its_own_id_only(key):
+    """Under another, it may be anybody's."""
+    server = Answers({key: {"prompt": [3, "the-id", GRAPH, {}, []], "outputs": {}}})
+    assert find(server, "the-id", "me", Deadline()) == (key if key == "the-id" else None)
+
+
+def test_of_earlier_prompts_the_history_is_asked_by_the_ids_of_the_server():
+    """Others are looked for by their mark."""
+    asked = []
+    routes = SimpleNamespace(
+        get_queue=lambda: Queue(running=(), pending=()),
+        get_features=lambda: Features.from_json({"a": True}),
+        get_history=asked.append,
+    )
+    find_earlier(routes, {"never sent": None, "the-id": "the-id", "ours": "theirs"})
+    assert asked == ["theirs"]

@@ -279,3 +279,46 @@ def test_a_prompt_that_has_ended_is_stopped_no_more(api: ComfyApi, tracker: Trac
     tracker.resolve(one, Outcome(success("ours")))
     stops.repeat()
     assert not stops.has(one)
+
+
+def test_a_prompt_that_ended_before_it_was_renamed_is_followed_no_more(
+    api: ComfyApi, tracker: Tracker
+) -> None:
+    """By neither id."""
+    one, job = posted(api, tracker, "ours")
+    tracker.resolve(one, Outcome(success("ours")))
+    tracker.accept(one, QueuedPrompt("theirs"))
+    assert tracker.outstanding == ()
+    assert job.done()
+
+
+def test_a_prompt_that_was_attached_before_its_answer_counts_once(
+    api: ComfyApi, tracker: Tracker
+) -> None:
+    """By an id that the server chose, which another thread found in the queue."""
+    found = tracker.new("theirs", {})
+    tracker.ledger.count(found.state, "attached")
+    tracker.add(found)
+    one, _ = posted(api, tracker, "ours")
+    tracker.accept(one, QueuedPrompt("theirs"))
+    stats = api.stats()
+    assert (stats.submitted, stats.attached, stats.outstanding) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("ends_first", [True, False])
+def test_a_second_end_of_a_prompt_is_told_to_nobody(
+    api: ComfyApi, tracker: Tracker, ends_first: bool
+) -> None:
+    """Whether its id is known yet, or only once its submission is answered."""
+    ends: list[Event] = []
+    api.on("execution_success", ends.append)
+    one, _ = posted(api, tracker, "ours")
+    if not ends_first:
+        tracker.accept(one, QueuedPrompt("theirs"))
+    for _ in range(2):
+        tracker.handle(event("execution_success", "theirs"))
+    if ends_first:
+        tracker.accept(one, QueuedPrompt("theirs"))
+    until(lambda: ends, LIMIT)
+    api.parts.receivers.flush(LIMIT)
+    assert len(ends) == 1
