@@ -144,4 +144,37 @@ HOSTED_JOBS: tuple[Mutant, ...] = (
         "unit/test_hosted_poller.py",
         "a job that is refused has its error told of all others",
     ),
+    # -- chosen by a second reader ------------------------------------------------------
+    Mutant(
+        "K38",
+        "hosted/sending.py",
+        "pages > 0 and not page.truncated and len",
+        "pages > 0 and len",
+        "unit/test_hosted_sending.py",
+        "a job is run twice, since a list that was cut lacked it",
+    ),
+    Mutant(
+        "K39",
+        "hosted/streams.py",
+        "free = MOST_STREAMS - sum(stream.is_open for stream in self._streams.values())",
+        "free = MOST_STREAMS",
+        "unit/test_hosted_poller.py",
+        "each job has a stream, until the server refuses all",
+    ),
+    Mutant(
+        "K40",
+        "hosted/streams.py",
+        "state.check_at = min(due, state.check_at)",
+        "pass",
+        "unit/test_hosted_poller.py",
+        "the end of a job whose stream stops is found later",
+    ),
+    Mutant(
+        "K41",
+        "hosted/translation.py",
+        "if self._files and self._files[-1].node_id != output.node_id:",
+        "if False:",
+        "unit/test_hosted_translation.py",
+        "outputs are told when the next node makes progress, if it does",
+    ),
 )

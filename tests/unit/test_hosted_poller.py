@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,10 +33,11 @@ from comfy_client.hosted.evidence import GRACE, STANDS
 from comfy_client.hosted.job_poller import HostedPoller, check_options
 from comfy_client.hosted.models import HostedJob, HostedJobs, ServerEvent
 from comfy_client.hosted.sending import Submission, label_of
+from comfy_client.hosted.streams import MOST_STREAMS
 from comfy_client.jobs.handle import JobHandle
 from comfy_client.jobs.prompt import TrackedPrompt
 from comfy_client.models import QueuedPrompt
-from tests.helpers.clients import threads, until
+from tests.helpers.clients import LIMIT, threads, until
 from tests.helpers.interrupts import fail_next_start
 from tests.helpers.patches import tell_time
 
@@ -594,3 +596,64 @@ def test_a_job_that_waits_says_that_its_server_answers(world: World) -> None:
     )
     world.ask(RequestTimeout("silence"))
     assert job.why().endswith("by HTTP; the server does not answer (silence)")
+
+
+def test_a_job_that_was_attached_is_pending_once_the_server_says_that_it_waits(world) -> None:
+    """With or without its place."""
+    one, job = world.follow()
+    one.state.attached = True
+    assert job.status == "unknown"
+    world.ask("queued")
+    assert job.status == "pending"
+
+
+class Held:
+    """A stream that brings its frames when the first gate opens, and ends with the second."""
+
+    def __init__(self, *frames: ServerEvent) -> None:
+        self.begin, self.over = threading.Event(), threading.Event()
+        self.opened: list[str] = []
+        self._frames = frames
+
+    def events(self, job_id: str, **_: Any) -> Any:
+        self.opened.append(job_id)
+        return contextlib.nullcontext(self._follow())
+
+    def _follow(self) -> Iterator[ServerEvent]:
+        self.begin.wait(10 * LIMIT)
+        yield from self._frames
+        self.over.wait(10 * LIMIT)
+
+    def end(self) -> None:
+        self.begin.set()
+        self.over.set()
+        until(lambda: not [one for one in threads() if one.name == "comfy-stream"])
+
+
+def test_no_more_streams_are_open_at_a_time_than_six(world, monkeypatch) -> None:
+    """However often the jobs are asked about."""
+    held = Held()
+    monkeypatch.setattr(world.routes, "events", held.events)
+    for number in range(8):
+        world.follow(f"key-{number}", f"job-{number}")
+    for _ in range(3):
+        world.clock.now += 1.0
+        world.ask("running")
+    until(lambda: len(held.opened) >= MOST_STREAMS)
+    held.end()
+    assert len(held.opened) == MOST_STREAMS
+
+
+def test_what_a_stream_tells_puts_no_question_off(world, monkeypatch) -> None:
+    """A stream may stop without a word, and then only a question finds the end."""
+    held = Held(ServerEvent("progress", {"current_node": "9", "step": 1, "steps": 2}))
+    monkeypatch.setattr(world.routes, "events", held.events)
+    one, _ = world.follow()
+    world.clock.now += 1.0
+    world.ask("running")
+    due = one.state.check_at
+    held.begin.set()
+    try:
+        until(lambda: one.state.node == "9" and one.state.check_at <= due)
+    finally:
+        held.end()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 
 from comfy_client.errors import (
@@ -531,4 +532,15 @@ def test_an_absence_counts_on_a_service_that_remembers() -> None:
 )
 def test_an_absence_from_a_list_that_is_not_whole_proves_nothing(jobs) -> None:
     place: Any = Place(listed=jobs)
+    assert "does not list" in find_earlier(place, of(place), {"a": "a"}, [OLDER]).doubts["a"]
+
+
+def test_an_absence_from_a_list_that_says_that_there_is_more_proves_nothing() -> None:
+    """However short it is."""
+
+    class Cut(Place):
+        def jobs(self, **options: Any) -> HostedJobs:
+            return attrs.evolve(super().jobs(**options), truncated=True)
+
+    place: Any = Cut(listed=[job("1", "others")])
     assert "does not list" in find_earlier(place, of(place), {"a": "a"}, [OLDER]).doubts["a"]

@@ -299,3 +299,13 @@ def test_no_end_raises_whatever_it_has(facts, status) -> None:
         {**facts, "outputs": [facts], "error": facts, "id": "j"} | {"status": status}
     )
     assert outcome(job, state()) is not None
+
+
+def test_outputs_of_a_node_are_told_when_those_of_another_come() -> None:
+    """Not only at the next frame about something else, which may be the last."""
+    one = translator()
+    assert [*one.take(ServerEvent("output", output("8", "a")))] == []
+    assert [*one.take(ServerEvent("output", output("8", "b")))] == []
+    [told] = one.take(ServerEvent("output", output("9", "c")))
+    assert told.node == "8"
+    assert len(told.output["images"]) == 2

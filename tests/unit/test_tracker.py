@@ -15,15 +15,16 @@ from comfy_client import ComfyApi, JobLost, SubmitUncertain, UnexpectedResponse
 from comfy_client.errors import ClientClosed
 from comfy_client.event_queue import EventQueue
 from comfy_client.events import FROM_SERVER, ConnectionEvent, Event, PreviewEvent, StatusEvent
-from comfy_client.jobs.handle import JobHandle
+from comfy_client.jobs.handle import JobHandle, Limits
 from comfy_client.jobs.job import Job
 from comfy_client.jobs.outcomes import lost, success
 from comfy_client.jobs.prompt import ORPHANS, TrackedPrompt
 from comfy_client.jobs.state import Outcome
 from comfy_client.jobs.tracker import Tracker
-from comfy_client.models import QueuedPrompt
+from comfy_client.models import QueuedPrompt, QueueStatus
 from comfy_client.transport.websocket import State
-from tests.helpers.clients import LIMIT, until
+from tests.helpers.clients import LIMIT, quickly, until
+from tests.helpers.work import lines
 
 
 @pytest.fixture
@@ -322,3 +323,95 @@ def test_a_second_end_of_a_prompt_is_told_to_nobody(
     until(lambda: ends, LIMIT)
     api.parts.receivers.flush(LIMIT)
     assert len(ends) == 1
+
+
+def test_a_length_of_the_queue_that_has_not_changed_is_no_event(
+    api: ComfyApi, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = [2, 2, 1, 1]
+    heard: list[Event] = []
+    api.on("status", heard.append)
+    monkeypatch.setattr(
+        ComfyApi, "poll_status", lambda *_, **__: QueueStatus(queue_remaining=lengths.pop(0))
+    )
+    while lengths:
+        tracker.poll_queue()
+    api.parts.receivers.flush(LIMIT)
+    assert [one.queue_remaining for one in heard if isinstance(one, StatusEvent)] == [2, 1]
+
+
+def test_an_end_that_was_told_stays_told_when_another_job_of_it_ends(
+    api: ComfyApi, tracker: Tracker
+) -> None:
+    """It was given up, as the server was out of reach, and then it ends well."""
+    ends: list[Event] = []
+    api.on("all", lambda event: ends.append(event) if event.is_end else None)
+    one, _ = posted(api, tracker, "ours")
+    tracker.accept(one, QueuedPrompt("ours"))
+    told, error = lost("ours")
+    tracker.resolve(one, Outcome(told, error, has_record=False, is_final=False))
+    again = tracker.new("ours", {})
+    again.state.attach(0.0, None, None)
+    job = Job(JobHandle(again, api, api.parts.poller))
+    tracker.add(again)
+    tracker.resolve(again, Outcome(success("ours")))
+    assert job.result(LIMIT).prompt_id == "ours"
+    api.parts.receivers.flush(LIMIT)
+    assert [event.name for event in ends] == ["job_lost"]
+
+
+@pytest.mark.parametrize("way", ["ends", "is ours", "is given up"])
+def test_a_prompt_that_was_attached_costs_no_work_afterwards(
+    api: ComfyApi, tracker: Tracker, way: str
+) -> None:
+    """At each change of the queue, those that are attached are looked through."""
+
+    def work() -> int:
+        return lines(lambda: tracker.handle(StatusEvent(name="status", queue_remaining=1)))
+
+    posted(api, tracker, "another")
+    work()
+    before = work()
+    attached = tracker.new("theirs", {})
+    attached.state.attached = True
+    tracker.add(attached)
+    assert work() > before
+    if way == "ends":
+        tracker.resolve(attached, Outcome(success("theirs")))
+    elif way == "is ours":
+        one, _ = posted(api, tracker, "ours")
+        tracker.accept(one, QueuedPrompt("theirs"))
+    else:
+        tracker.remove(attached)
+    assert work() == before
+
+
+def test_a_job_of_a_closed_client_is_not_cancelled(api: ComfyApi, tracker: Tracker) -> None:
+    """It says so, and asks nobody."""
+    one, job = posted(api, tracker, "ours")
+    tracker.accept(one, QueuedPrompt("ours"))
+    api.close()
+    assert job.done()
+    assert not job.cancel()
+
+
+def test_what_is_to_be_called_at_the_end_is_called_after_it_too(
+    api: ComfyApi, tracker: Tracker
+) -> None:
+    """Whoever comes late, as between a look and the call, waits for nothing."""
+    one, job = posted(api, tracker, "ours")
+    tracker.accept(one, QueuedPrompt("ours"))
+    called: list[str] = []
+    job.handle.when_ended(lambda: called.append("before"))
+    tracker.resolve(one, Outcome(success("ours")))
+    assert called == ["before"]
+    job.handle.when_ended(lambda: called.append("after"))
+    assert called == ["before", "after"]
+
+
+def test_the_wait_before_a_bar_is_drawn_is_no_longer_than_one_without_news(
+    api: ComfyApi, tracker: Tracker
+) -> None:
+    _, job = posted(api, tracker, "ours")
+    with quickly():
+        assert not job.handle.ends_within(Limits(stall_timeout=0.01), 10 * LIMIT)
