@@ -120,20 +120,24 @@ def test_prompts_may_be_stopped_at_any_moment_of_the_look_at_those_stopped_befor
 
 @pytest.mark.parametrize("forced", [(True, False), (False, True), (False, False)])
 def test_what_was_stopped_by_force_once_is_stopped_by_force_again(monkeypatch, forced):
-    """Whoever asked for it first."""
-    sent = []
-
-    def note(tracker, prompt_id, *, force):
-        sent.append(force)
-        return True
-
-    monkeypatch.setattr("comfy_client.jobs.stopping.stop_by_id", note)
+    """Whoever asked for it first; the server is one that needs force."""
+    server = Queued("runs", version="0.3.50")
     with closing(ComfyApi("http://127.0.0.1:9")) as api:
-        tracker = api.parts.tracker
-        one, stops = tracker.new("an-id", {}), Stops(tracker)
+        real = api.parts.tracker
+        one = real.new("an-id", {})
+        one.state.prompt_id = "the-id"
+        tracker = SimpleNamespace(
+            routes=lambda: server,
+            http=server,
+            cancels_jobs=False,
+            log=real.log,
+            timing=real.timing,
+            wake=real.wake,
+        )
+        stops = Stops(tracker)
         for force in forced:
             stops.watch(one, force=force)
-        one.events.receive(Executing(name="executing", prompt_id="an-id", node="1"))
+        one.events.receive(Executing(name="executing", prompt_id="the-id", node="1"))
         tell_time(monkeypatch, lambda: 1e9)
         stops.repeat()
-    assert sent == [any(forced)]
+    assert server.done == (["/interrupt the-id"] if any(forced) else [])
