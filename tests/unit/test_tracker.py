@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -325,18 +326,19 @@ def test_a_second_end_of_a_prompt_is_told_to_nobody(
     assert len(ends) == 1
 
 
-def test_a_length_of_the_queue_that_has_not_changed_is_no_event(
-    api: ComfyApi, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_length_of_the_queue_that_has_not_changed_is_no_event() -> None:
     lengths = [2, 2, 1, 1]
     heard: list[Event] = []
-    api.on("status", heard.append)
-    monkeypatch.setattr(
-        ComfyApi, "poll_status", lambda *_, **__: QueueStatus(queue_remaining=lengths.pop(0))
-    )
-    while lengths:
-        tracker.poll_queue()
-    api.parts.receivers.flush(LIMIT)
+
+    class Told(ComfyApi):
+        def poll_status(self, timeout: float = 1.0) -> QueueStatus:
+            return QueueStatus(queue_remaining=lengths.pop(0))
+
+    with contextlib.closing(Told("http://127.0.0.1:9", namespace=blinker.Namespace())) as api:
+        api.parts.receivers.on("status", heard.append, once=False)
+        while lengths:
+            api.parts.tracker.poll_queue()
+        api.parts.receivers.flush(LIMIT)
     assert [one.queue_remaining for one in heard if isinstance(one, StatusEvent)] == [2, 1]
 
 
