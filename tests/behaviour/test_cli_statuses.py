@@ -127,6 +127,7 @@ def test_3_is_a_gateway_without_its_server_for_every_command(comfy_client, serve
         assert ended(comfy_client, server, 3, command, *ASKING[command])["retryable"]
 
 
+@pytest.mark.timing(throttled=0.3)
 def test_3_is_a_server_that_has_too_many_requests(comfy_client, server):
     """429, also for a prompt, which the server has not accepted then."""
     with server.faults.answer("GET", "/system_stats", TOO_MANY):
