@@ -41,7 +41,6 @@ from .log_records import AnyLog
 from .overloads import typed_events, typed_on, typed_wait_for
 from .redaction import sealed, sealed_workflow
 from .routes import Routes, TrackerHooks
-from .routes.definitions import NodeDefinitions
 from .routes.prompts import AnyWorkflow, PromptOptions, SubmitOptions, seal
 from .settings import ClientSettings
 from .signals import Receivers
@@ -126,7 +125,13 @@ class ComfyApi(Routes):
             receipts, features) and of refusals is 1 MiB.  A value above the default also raises
             other limits: twice as much for a message of the socket, also for a text and its size
             in memory, and three times as much for all events that wait for receivers and outputs
-            of jobs that have not ended.
+            of jobs that have not ended.  All definitions of a server with thousands of node
+            classes may have any number of bytes: there, the limit applies to each class, and ten
+            times as much to the memory of all that a call returns.
+        definition_cache: Where node definitions are kept for later processes: the path of a
+            folder, ``True`` for ``comfy-client/nodes`` in the user's cache folder or the folder
+            in ``COMFYUI_CACHE`` (``off``: none), or ``False`` for nowhere.  See the page *Large
+            installations* of the guide.
 
     Attributes:
         timing: All times that it waits for; a subclass may set its own.
@@ -159,6 +164,7 @@ class ComfyApi(Routes):
         namespace: blinker.Namespace | None = None,
         record: str | os.PathLike[str] | None = None,
         max_json: int = MAX_JSON,
+        definition_cache: bool | str | os.PathLike[str] = True,
     ) -> None:
         if client_id is not None and not isinstance(client_id, str):
             raise TypeError(
@@ -179,6 +185,7 @@ class ComfyApi(Routes):
             transport=transport,
             namespace=namespace,
             max_json=max_json,
+            definition_cache=definition_cache,
         )
         self._begin(settings, client_id, record)
 
@@ -219,8 +226,8 @@ class ComfyApi(Routes):
                 log=http.log,
             ),
         )
-        poller = self._settings.make_poller(tracker)
-        definitions = NodeDefinitions(http, partial(getattr, tracker, "link"))
+        definitions = self._settings.make_definitions(tracker)
+        poller = self._settings.make_poller(tracker, definitions)
         self.parts = Parts(self._receivers, tracker, poller, definitions)
         self._hooks = TrackerHooks(
             awaits_record=poller.awaits_record,
@@ -1037,12 +1044,13 @@ class ComfyApi(Routes):
     ) -> Mapping[str, Any]:
         """Return the definitions of node classes as JSON, by class; the client caches them.
 
-        ``GET /object_info/{class}`` for each of up to 16 classes that it does not know yet,
-        else ``GET /object_info`` (half a megabyte to tens of megabytes; up to ``max_json``).  It
-        forgets them when its event socket connects anew, since the server may have been
-        restarted with other node packs.  Choices of files are as old as the definitions:
-        ``refresh`` shows models that were added since.  Several threads may ask; one request
-        serves them all.
+        ``GET /object_info/{class}`` for each of up to 256 classes that it does not know yet,
+        several at a time; else ``GET /object_info`` (half a megabyte to hundreds of megabytes).
+        A file serves later processes, see ``definition_cache`` of the client.  It forgets them
+        when its event socket connects anew, since the server may have been restarted with other
+        node packs, and those of a workflow that the server refuses.  Choices of files are as old
+        as the definitions: ``refresh`` shows models that were added since.  Several threads may
+        ask; one request serves them all.
 
         Example::
 
@@ -1062,12 +1070,58 @@ class ComfyApi(Routes):
 
         Raises:
             TypeError: ``classes`` is a ``str``.
-            UnexpectedResponse: More than ``max_json`` bytes, or no definitions.
+            UnexpectedResponse: A class has more than ``max_json`` bytes, all take more than ten
+                times as much memory, or they are no definitions.
             ApiError: The server refused; :class:`TransportError`: no answer, or not in time.
             ClientClosed: After :meth:`close`.
         """
         self.parts.check_open()
         return self.parts.definitions.get(classes, refresh=refresh, deadline=Deadline())
+
+    def iter_node_definitions(
+        self, *, refresh: bool = False
+    ) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield the name and the definition of every node class, each as it arrives.
+
+        ``GET /object_info``.  A server with thousands of classes answers with hundreds of
+        megabytes in memory; here, memory holds one class at a time, and whatever you keep.  Of
+        small answers, the client keeps all for :meth:`node_definitions`.
+
+        Example::
+
+            from comfy_client import ComfyApi
+
+            with ComfyApi("http://127.0.0.1:8188") as api:
+                savers = [name for name, one in api.iter_node_definitions() if one["output_node"]]
+
+        Args:
+            refresh: Ask the server even for what the client knows.
+
+        Raises:
+            UnexpectedResponse: A class has more than ``max_json`` bytes, or they are no
+                definitions.
+            ApiError: The server refused; :class:`TransportError`: no answer, or not in time.
+            ClientClosed: After :meth:`close`.
+        """
+        self.parts.check_open()
+        yield from self.parts.definitions.each(refresh=refresh, deadline=Deadline())
+
+    def node_names(self, *, for_a_hint: bool = False) -> Collection[str]:
+        """Return the names of all node classes; the client caches them.
+
+        ``GET /object_info``, read as by :meth:`iter_node_definitions`: a long answer takes long,
+        but no memory.
+
+        Args:
+            for_a_hint: Whether the names only serve a hint, such as the nearest to a wrong one.
+                An answer of more than some megabytes is then not read to its end, and there are
+                no names.
+
+        Raises:
+            ComfyError: As for :meth:`iter_node_definitions`.
+        """
+        self.parts.check_open()
+        return self.parts.definitions.names(Deadline(), for_a_hint=for_a_hint)
 
     def wait_for_vram(
         self, nbytes: int, timeout: float | None = None, *, device: int | None = None

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
+from .folders import user_folder
 from .jobs.poller import Poller
 from .jobs.tracker import Tracker
+from .routes.definition_file import DefinitionFile
+from .routes.definitions import NodeDefinitions
 from .timing import Timing
 from .transport.http import Http
 from .transport.url import Address, parse_host
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
 DEFAULT_HOST: Final = "http://127.0.0.1:8188"
 #: The environment variables for a client that is given no server and no credentials.
 HOST_VARIABLE: Final = "COMFYUI_HOST"
+#: The environment variable for the folder with node definitions, and what says that there is none.
+CACHE_VARIABLE: Final = "COMFYUI_CACHE"
+NO_CACHE: Final = ("0", "off", "no", "false")
 #: The kind of credentials in each variable; the first one that is set is used.
 SECRET_VARIABLES: Final = {"COMFYUI_TOKEN": "bearer", "COMFYUI_LOGIN": "basic"}
 
@@ -43,6 +50,7 @@ class ClientSettings:
     transport: Literal["auto", "poll"]
     namespace: Any  # blinker's Namespace, or None
     max_json: int
+    definition_cache: bool | str | os.PathLike[str] = False
     address: Address = attrs.field(init=False)
     #: The environment variables that were used.
     variables: tuple[str, ...] = attrs.field(init=False, default=())
@@ -88,9 +96,16 @@ class ClientSettings:
             "show": timing.show,
         }
 
-    def make_poller(self, tracker: Tracker) -> Poller:
+    def make_definitions(self, tracker: Tracker) -> NodeDefinitions:
+        """Make the part of a client that keeps node definitions."""
+        folder, file = _cache_folder(self.definition_cache), None
+        if folder is not None:
+            file = DefinitionFile(folder, f"{self.address.http_url}\n{self.user or ''}")
+        return NodeDefinitions(tracker.http, lambda: tracker.link, file)
+
+    def make_poller(self, tracker: Tracker, definitions: NodeDefinitions) -> Poller:
         """Make the part of a client that talks to the server about prompts."""
-        return Poller(tracker)
+        return Poller(tracker, definitions)
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments for a copy of the client."""
@@ -112,6 +127,7 @@ class ClientSettings:
             "proxies": None if proxies is None else _without_passwords(proxies),
             "transport": self.transport,
             "max_json": self.max_json,
+            "definition_cache": self.definition_cache,
         }
 
     def left_behind(self) -> tuple[str, ...]:
@@ -125,6 +141,18 @@ class ClientSettings:
             "namespace": self.namespace is not None,
         }
         return tuple(name for name, is_left in stays.items() if is_left)
+
+
+def _cache_folder(given: bool | str | os.PathLike[str]) -> Path | None:
+    """Return the folder for node definitions on disk; None: they are not kept there."""
+    if given is not True:
+        return Path(given) if given is not False else None
+    said = os.environ.get(CACHE_VARIABLE, "")
+    if said.lower() in NO_CACHE:
+        return None
+    return (
+        Path(said) if said else user_folder("XDG_CACHE_HOME", ".cache") / "comfy-client" / "nodes"
+    )
 
 
 def environment_credentials() -> EnvCredentials | None:

@@ -86,6 +86,8 @@ if "TMPDIR" not in os.environ and _HAS_ROOM:
 # A ComfyUI of whoever runs the tests, and what is sent to it, are none of theirs.
 for _name in [name for name in os.environ if name.startswith("COMFYUI_")]:
     del os.environ[_name]
+# Nor are files in the user's cache folder, unless a test names another one.
+os.environ["COMFYUI_CACHE"] = "off"
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,7 @@ from comfy_client.showing import thumbnails
 from comfy_client.since import SINCE
 from comfy_client.testing import ComfyServer, Faults
 from comfy_client.to_dict import code_of
-from comfy_client.transport import connections, dial, http
+from comfy_client.transport import connections, dial, http, pieces
 from comfy_client.transport import decode as wire
 from comfy_client.transport import local_files as saving
 from comfy_client.workflow.convert import converting, links
@@ -413,7 +413,7 @@ def millions(number: int) -> str:
 #: What a server or a file can reach.
 LIMITS: dict[str, str | tuple[int, str]] = {
     "answers that are decoded: max_json": (http.MAX_JSON, "MiB"),
-    "their size in memory": f"{http.GROWTH} × max_json",
+    "their size in memory": f"{pieces.GROWTH} × max_json",
     "answers that are always small, refusals": (http.SMALL, "MiB"),
     "other answers that are kept in memory": (http.MAX_ANSWER, "GiB"),
     "interim answers (1xx) before an answer": f"{connections.MAX_INTERIM}",

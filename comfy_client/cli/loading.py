@@ -98,6 +98,10 @@ class LazyServer:
         """Return the definitions of node classes from the server, by class."""
         return self.client.node_definitions(classes, refresh=refresh)
 
+    def node_names(self, *, for_a_hint: bool = False) -> Collection[str]:
+        """Return the names of the server's node classes; for a hint, none if they are many."""
+        return self.client.node_names(for_a_hint=for_a_hint)
+
     def get_node_replacements(self) -> Mapping[str, Any]:
         """Return the server's replacements of removed node classes."""
         return self.client.get_node_replacements()
@@ -128,6 +132,10 @@ class LazyDefinitions(LazyServer):
         if self._known is not None:
             return self._known
         return super().node_definitions(classes, refresh=refresh)
+
+    def node_names(self, *, for_a_hint: bool = False) -> Collection[str]:
+        """Return the names of the classes in the file, or on the server."""
+        return self._known if self._known is not None else super().node_names(for_a_hint=for_a_hint)
 
     def get_node_replacements(self) -> Mapping[str, Any]:
         """Return the server's replacements of removed node classes; none if a file was given."""

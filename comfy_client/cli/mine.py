@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from ..folders import user_folder
 from .exits import Mistake
-from .profiles import user_folder
 
 #: A function that returns whether this installation submitted a prompt with some ``extra_data``.
 Mine = Callable[[Mapping[str, Any]], bool]

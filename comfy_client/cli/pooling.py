@@ -81,6 +81,11 @@ class Several:
         self.clients()  # wait for all servers
         return self.pool.node_definitions(classes, refresh=refresh)
 
+    def node_names(self, *, for_a_hint: bool = False) -> Collection[str]:
+        """Return the names of the node classes of all servers; for a hint, none if many."""
+        self.clients()
+        return self.pool.node_names(for_a_hint=for_a_hint)
+
     def open_image(self, info: str) -> BinaryIO:
         """Open a file by its URL; raise ValueError if the URL belongs to no server of the pool."""
         return self.pool.open_image(info)

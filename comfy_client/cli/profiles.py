@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import attrs
 
+from ..folders import user_folder
 from ..nearest import nearest
 from .exits import Mistake
 from .known_servers import line
@@ -31,20 +32,6 @@ KEYS: Final[Mapping[str, type]] = {
 _SECRETS: Final = ("token", "login")
 #: The most bytes that are read of a file.
 _MOST: Final = 1 << 20
-
-
-def user_folder(variable: str, below_home: str) -> Path:
-    """Return the folder that an XDG variable names, or else a folder below the user's home.
-
-    For a user without a home, as in a container, return a path that cannot exist.
-    """
-    base = os.environ.get(variable)
-    if base and Path(base).is_absolute():  # the XDG standard says to ignore a relative path
-        return Path(base)
-    try:
-        return Path.home() / below_home
-    except RuntimeError:
-        return Path(os.devnull) / below_home
 
 
 def config_path() -> Path:

@@ -62,7 +62,7 @@ def object_info(given: ServerOptions, classes: tuple[str, ...], output: Path | N
         found = dict(api.node_definitions(classes or None))
         for name in classes:
             if name not in found:
-                near = nearest(name, api.node_definitions())
+                near = nearest(name, api.node_names(for_a_hint=True))
                 near_by = f"; nearest: {', '.join(near)}" if near else ""
                 raise Mistake(f"the server has no node class {name!r}{near_by}")
     if classes:

@@ -9,6 +9,7 @@ import attrs
 from ..credentials import BearerCredentials
 from ..jobs.poller import Poller
 from ..jobs.tracker import Tracker
+from ..routes.definitions import NodeDefinitions
 from ..settings import ClientSettings
 from ..timing import Timing
 from ..transport.http import Http
@@ -46,7 +47,7 @@ class HostedSettings(ClientSettings):
         )
         return made
 
-    def make_poller(self, tracker: Tracker) -> Poller:
+    def make_poller(self, tracker: Tracker, definitions: NodeDefinitions) -> Poller:
         """Make the part of a client that talks to the server about jobs."""
         form: LabelForm = "text"
         if self.is_cloud:
@@ -83,6 +84,6 @@ class HostedSettings(ClientSettings):
 
     def _renamed(self, given: dict[str, Any], key: object) -> dict[str, Any]:
         """Convert arguments of :class:`ComfyApi` to those of :class:`HostedApi`, with a key."""
-        left_out = ("host", "credentials", "user", "transport", "is_cloud")
+        left_out = ("host", "credentials", "user", "transport", "is_cloud", "definition_cache")
         kept = {name: value for name, value in given.items() if name not in left_out}
         return {**kept, "base_url": self.host, "api_key": "" if key is None else key}

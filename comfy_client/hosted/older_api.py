@@ -6,6 +6,7 @@ interrupt.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from ..credentials import BearerCredentials, EnvCredentials, HeaderCredentials
@@ -13,6 +14,7 @@ from ..errors import ClientClosed, ComfyError, NotFound, NotSupported
 from ..routes import Routes
 from ..transport.deadline import Deadline, limited_silence
 from ..transport.http import Http
+from ..transport.pieces import Member
 from ..transport.response import Dialect, Response
 from ..values import table
 from .dialect import refusal
@@ -81,6 +83,12 @@ class CloudHttp(Http):
         if is_read(method, route):
             return self.v1.request(method, route, **kw)
         return super().request(method, route, **kw)
+
+    def members(self, route: str, *, deadline: Deadline, most: float) -> Iterator[Member]:
+        """Yield the members of an answer: see :meth:`Http.members`."""
+        if is_read("GET", route):
+            return self.v1.members(route, deadline=deadline, most=most)
+        return super().members(route, deadline=deadline, most=most)
 
     def record(self, recorder: Any) -> None:
         """Record every request to both APIs from now on; None ends the recording."""

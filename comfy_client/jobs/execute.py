@@ -143,6 +143,10 @@ class ServerDefinitions:
         """Return the definitions of ``classes``, or of all node classes if None."""
         return self.definitions.get(classes, refresh=refresh, deadline=self.deadline)
 
+    def node_names(self, *, for_a_hint: bool = False) -> Collection[str]:
+        """Return the names of all node classes; for a hint, none if that would take long."""
+        return self.definitions.names(self.deadline, for_a_hint=for_a_hint)
+
     def get_node_replacements(self) -> Mapping[str, Any]:
         """Return the replacements of removed node classes."""
         return self.routes.get_node_replacements()
@@ -297,7 +301,7 @@ def queue_workflow(
             **options,
         )
         try:
-            queued = post_prompt(parts.http, prompt.body)
+            queued = post_prompt(parts.http, prompt.body, parts.definitions)
         except PromptRejected as exc:
             from ..routes.refusals import blame_what_was_left_out
 

@@ -15,7 +15,7 @@ from ..routes.prompts import EXTRA_DATA_KEY
 from ..routes.queue import without_workflow
 from ..transport.deadline import LONGEST, Deadline
 from ..transport.http import Http, segment
-from ..transport.response import Each
+from ..transport.pieces import Each
 from ..values import mapping
 
 if TYPE_CHECKING:

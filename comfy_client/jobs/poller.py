@@ -29,6 +29,7 @@ from ..errors import (
     UnexpectedResponse,
 )
 from ..routes import Routes
+from ..routes.definitions import NodeDefinitions
 from ..routes.prompts import post_prompt
 from ..timing import Timing
 from ..transport.backoff import Backoff
@@ -77,8 +78,9 @@ class Poller:
     check_every: float = 1.0
     without_socket: str = "; no socket, asking over HTTP"
 
-    def __init__(self, tracker: Tracker) -> None:
+    def __init__(self, tracker: Tracker, definitions: NodeDefinitions | None = None) -> None:
         self.tracker = tracker
+        self._definitions = definitions or NodeDefinitions(tracker.http, lambda: tracker.link)
         timing = tracker.timing
         self.timing: Timing = timing
         self.trouble: ComfyError | None = None
@@ -142,7 +144,7 @@ class Poller:
         self, one: TrackedPrompt, body: Mapping[str, Any], deadline: Deadline, *, resubmit: bool
     ) -> models.QueuedPrompt:
         """Send a prompt; if no answer comes, find out whether the server has it."""
-        return post(self.tracker, one.state, body, deadline, resubmit=resubmit)
+        return post(self.tracker, self._definitions, one.state, body, deadline, resubmit=resubmit)
 
     def search(self, prompt_id: str, client_id: str, deadline: Deadline) -> str | None:
         """Return the server's id of a prompt, found by its id or mark; None if it is not there.
@@ -560,6 +562,7 @@ def time_left(deadline: Deadline, most: float) -> float:
 
 def post(
     tracker: Tracker,
+    definitions: NodeDefinitions,
     state: JobState,
     body: Mapping[str, Any],
     deadline: Deadline,
@@ -574,7 +577,7 @@ def post(
     cause: ComfyError
     while True:
         try:
-            return post_prompt(http, body, timeout=time_left(deadline, total))
+            return post_prompt(http, body, definitions, timeout=time_left(deadline, total))
         except PromptRejected as exc:
             from ..routes.refusals import blame_what_was_left_out
 

@@ -119,6 +119,15 @@ class Servers:
             raise errors[0]
         return merge_definitions(found)
 
+    def node_names(self, *, for_a_hint: bool) -> Collection[str]:
+        """Return the names of the node classes of all ready servers."""
+        connect_once(self.dispatcher, min(READY, read_timeout.get()))
+        names: dict[str, None] = {}
+        for api in self.ready_clients():
+            with contextlib.suppress(ComfyError):  # a hint does not need all servers
+                names.update(dict.fromkeys(api.node_names(for_a_hint=for_a_hint)))
+        return names
+
     def open_image(self, info: str) -> BinaryIO:
         """Open a file of one of the servers by its URL."""
         for api in self.clients:

@@ -66,14 +66,30 @@ def is_model(value: object) -> bool:
     return isinstance(value, str) and value.lower().endswith(ENDINGS)
 
 
-class Offer:
-    """The node classes and model files of a server, according to its node definitions."""
+#: Model files by class and input.
+ModelFiles = Mapping[str, Mapping[str, frozenset[str]]]
 
-    def __init__(
-        self, definitions: Mapping[str, Any], replaced: Collection[str] = frozenset()
-    ) -> None:
-        #: Model files by class and input.
-        self._files = {name: dict(_files(one)) for name, one in definitions.items()}
+
+def model_files(definitions: Iterable[tuple[str, Any]]) -> ModelFiles:
+    """Return the model files that node definitions list.
+
+    Many classes list the same files, which take memory once.
+    """
+    same: dict[frozenset[str], frozenset[str]] = {}
+    return {
+        name: {key: same.setdefault(files, files) for key, files in _files(one)}
+        for name, one in definitions
+    }
+
+
+class Offer:
+    """The node classes and model files of a server, according to its node definitions.
+
+    ``files`` are those of :func:`model_files`.
+    """
+
+    def __init__(self, files: ModelFiles, replaced: Collection[str] = frozenset()) -> None:
+        self._files = files
         self._replaced = frozenset(replaced)  # classes in whose place the server puts others
 
     def has(self, needs: Needs) -> bool:

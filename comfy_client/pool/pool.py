@@ -682,6 +682,17 @@ class ComfyPool(Executor):
         """
         return self._servers.node_definitions(classes, refresh=refresh)
 
+    def node_names(self, *, for_a_hint: bool = False) -> Collection[str]:
+        """Return the names of the node classes of all ready servers.
+
+        Args:
+            for_a_hint: As for :meth:`ComfyApi.node_names`.
+
+        Raises:
+            ClientClosed: After :meth:`shutdown`.
+        """
+        return self._servers.node_names(for_a_hint=for_a_hint)
+
     def open_image(self, info: str) -> BinaryIO:
         """Open a file of one of the servers by its URL: see :meth:`ComfyApi.open_image`.
 

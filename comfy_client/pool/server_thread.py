@@ -26,7 +26,7 @@ from ..transport.deadline import LONGEST, Abandoned, Deadline, endable, limited_
 from ..transport.failures import is_away
 from ..transport.websocket import State
 from .availability import is_live
-from .needs import Offer
+from .needs import Offer, model_files
 from .pool_state import Entry, Intervals, Member
 
 #: Seconds that a server may take to report the length of its queue.
@@ -329,7 +329,8 @@ class ServerThread:
 def _ask_for_offer(member: Member) -> Offer | None:
     """Ask a server for its node classes and models; return None if it does not list them."""
     try:
-        definitions = member.api.node_definitions(refresh=member.offer is not None)
+        definitions = member.api.iter_node_definitions(refresh=member.offer is not None)
+        files = model_files(definitions)
     except NotSupported:
         return None
     except UnexpectedResponse as exc:
@@ -339,7 +340,7 @@ def _ask_for_offer(member: Member) -> Offer | None:
         replaced = member.api.get_node_replacements()
     except (ApiError, UnexpectedResponse):
         replaced = {}  # servers before 0.14
-    return Offer(definitions, replaced)
+    return Offer(files, replaced)
 
 
 def ask_all(servers: Iterable[ServerThread], seconds: float) -> None:

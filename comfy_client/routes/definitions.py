@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, Final
+import contextlib
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from typing import Any, Final, TypeVar
 
 from .. import runtime
-from ..errors import ApiError, RequestTimeout, UnexpectedResponse
+from ..errors import ApiError, ComfyError, RequestTimeout, UnexpectedResponse
 from ..locks import shared_lock
-from ..transport.deadline import Deadline
+from ..transport.deadline import Deadline, in_parallel
 from ..transport.http import SMALL, Http, segment
-from ..values import mapping
+from ..transport.pieces import GROWTH, Member
+from .definition_file import DefinitionFile, marks_in
+
+T = TypeVar("T")
 
 #: Seconds for all definitions: the server reads its model folders for them, and these may lie
 #: on slow network drives.
 ALL: Final = 300.0
-#: The most classes that are requested one by one, and the most of those that are kept, each of up
-#: to 1 MiB.  Beyond that, one answer with all classes takes less time and memory.
-_FEW: Final = 16
-_MOST: Final = 64
+#: The most classes that are requested one by one.  More take longer than all at once even on a
+#: server whose answer with all classes is large.
+_MOST: Final = 256
+#: The most classes that are kept, and the memory that their definitions may take; likewise for an
+#: answer with all classes.
+MOST_KEPT: Final = 10_000
+KEPT: Final = 64 << 20
+#: The memory that all definitions may take if they are fetched for a hint.
+FOR_A_HINT: Final = 32 << 20
+#: The fewest classes that are looked up in the file, which takes a request.
+_FEWEST_IN_FILE: Final = 8
+#: Seconds for the request that shows whether the file is of the server as it runs now.
+_PROOF: Final = 5.0
 #: The most characters of a name that goes into a URL.
 _MAX_NAME: Final = 200
 _NO_NAMES: Final = ("", ".", "..")
@@ -26,16 +39,40 @@ _NO_NAMES: Final = ("", ".", "..")
 _LOOK: Final = 1.0
 
 
+def check_size(http: Http, size: int) -> None:
+    """Raise if definitions take too much memory together: ten times ``max_json``."""
+    most = http.max_json
+    if size > GROWTH * most:
+        raise UnexpectedResponse(
+            f"GET /object_info: the definitions would take more than {GROWTH * most >> 20} MiB "
+            f"decoded; ask for some classes, or max_json={2 * most} allows twice as much",
+            method="GET",
+            path="/object_info",
+            status=200,
+        )
+
+
 class NodeDefinitions:
     """Cache of a server's node definitions.
 
     A change of ``link``, the number of the connected socket, empties it, as the server may have
-    been restarted with other node packs.
+    been restarted with other node packs.  A ``file`` keeps some for other processes.
     """
 
-    def __init__(self, http: Http, link: Callable[[], int | None]) -> None:
+    def __init__(
+        self,
+        http: Http,
+        link: Callable[[], int | None],
+        file: DefinitionFile | None = None,
+        *,
+        kept: int = KEPT,
+        most_kept: int = MOST_KEPT,
+    ) -> None:
         self._http = http
         self._link = link
+        self._file = file
+        self._kept = kept
+        self._most_kept = most_kept
         self._lock = shared_lock()  # guards everything below
         self._changed = runtime.Condition(self._lock)  # within ``with self._lock`` only
         self._asking: int | None = None  # the thread that asks the server
@@ -44,8 +81,13 @@ class NodeDefinitions:
 
     def _forget(self) -> None:
         self._known: dict[str, Any] = {}
+        self._size = 0  # of ``_known`` in memory, at most
         self._absent: set[str] = set()
         self._is_all = False
+        self._names: tuple[str, ...] | None = None  # of all classes
+        self._is_huge = False  # too large for a hint
+
+    # -- questions -----------------------------------------------------------------------
 
     def get(
         self, classes: Collection[str] | None, *, refresh: bool, deadline: Deadline
@@ -59,21 +101,64 @@ class NodeDefinitions:
 
         def find() -> dict[str, Any]:
             self._forget_old()
-            missing = None if classes is None else self._missing(classes, refresh=refresh)
-            if missing is None:
-                if refresh or not self._is_all:
-                    self._get_all(deadline)
-            elif self._are_few(missing):
-                self._get_each(missing, deadline)
-            else:
-                self._get_all(deadline)
             if classes is None:
-                return dict(self._known)
-            return {name: self._known[name] for name in classes if name in self._known}
+                return self._whole(deadline, refresh=refresh)
+            missing = self._missing(classes, refresh=refresh)
+            found = self._find(missing, deadline, refresh=refresh) if missing else {}
+            here = {**self._known, **found}
+            return {name: here[name] for name in classes if name in here}
 
         return self._alone(find, deadline)
 
-    def _alone(self, work: Callable[[], dict[str, Any]], deadline: Deadline) -> dict[str, Any]:
+    def each(self, *, refresh: bool, deadline: Deadline) -> Iterator[tuple[str, Any]]:
+        """Yield the name and the definition of every class, as they come.
+
+        They are kept if all of them are small.
+        """
+        self._forget_old()
+        if self._is_all and not refresh:
+            yield from self._known.copy().items()
+            return
+        for member in self._stream(deadline):
+            yield member.name, member.value
+
+    def names(self, deadline: Deadline, *, for_a_hint: bool = False) -> Collection[str]:
+        """Return the names of all classes.
+
+        ``for_a_hint`` gives up when the definitions are large, and returns none.
+        """
+
+        def find() -> Collection[str]:
+            self._forget_old()
+            if self._names is None and self._file is not None and self._file.exists:
+                self._names = self._file.names(self._marks(deadline))
+            if self._names is not None or (for_a_hint and self._is_huge):
+                return self._names or ()
+            size, names = 0, []
+            with contextlib.closing(self._stream(deadline)) as stream:
+                for member in stream:
+                    names.append(member.name)
+                    size += member.size
+                    if for_a_hint and size > FOR_A_HINT:
+                        self._is_huge = True
+                        return ()
+            return names
+
+        return self._alone(find, deadline)
+
+    def drop(self, classes: Collection[str]) -> None:
+        """Forget the definitions of classes, as the server has refused a workflow with them."""
+        with self._lock:
+            known = self._known
+            self._known = {name: one for name, one in known.items() if name not in classes}
+            self._is_all = self._is_all and len(self._known) == len(known)
+            self._absent -= set(classes)
+        if self._file is not None:
+            self._file.drop(classes)
+
+    # -- one thread at a time ------------------------------------------------------------
+
+    def _alone(self, work: Callable[[], T], deadline: Deadline) -> T:
         """Call ``work`` while no other thread does; a signal handler in this thread may.
 
         This is not a context manager, as a Ctrl-C at the start of one would leave it entered.
@@ -100,6 +185,46 @@ class NodeDefinitions:
             self._forget()
             self._of_link = link
 
+    # -- all classes ---------------------------------------------------------------------
+
+    def _stream(self, deadline: Deadline) -> Generator[Member, None, None]:
+        """Yield all definitions while they arrive; keep them if they are small."""
+        link, kept, names, size = self._of_link, dict[str, Any](), dict[str, None](), 0
+        marks: frozenset[str] | None = None
+        for member in self._http.members("/object_info", deadline=deadline, most=ALL):
+            if not isinstance(member.value, Mapping):
+                continue
+            names[member.name] = None
+            size += member.size
+            if size <= self._kept:
+                kept[member.name] = member.value
+            elif marks is None:
+                kept.clear()
+                marks = self._marks(deadline)  # while the answer comes, so they are of its server
+            yield member
+        with self._lock:
+            if link != self._of_link:
+                return  # of the server before its restart
+            self._forget()
+            self._names = tuple(names)
+            if size <= self._kept:
+                self._known, self._size, self._is_all = kept, size, True
+        if self._file is not None and marks:
+            self._file.write(marks, {}, tuple(names))
+
+    def _whole(self, deadline: Deadline, *, refresh: bool) -> dict[str, Any]:
+        if self._is_all and not refresh:
+            return dict(self._known)
+        self._forget()  # first, so that memory never holds both answers
+        found, size = {}, 0
+        for member in self._stream(deadline):
+            found[member.name] = member.value
+            size += member.size
+            check_size(self._http, size)
+        return found
+
+    # -- some classes --------------------------------------------------------------------
+
     def _missing(self, classes: Collection[str], *, refresh: bool) -> list[str]:
         if refresh:
             return list(dict.fromkeys(classes))
@@ -107,43 +232,91 @@ class NodeDefinitions:
             return []
         return [n for n in dict.fromkeys(classes) if n not in self._known and n not in self._absent]
 
-    def _are_few(self, missing: list[str]) -> bool:
-        """Return whether to request classes one by one: they are few, and a URL can name them."""
-        in_all = 0 if self._is_all else len({*self._known, *self._absent, *missing})
-        return (
-            len(missing) <= _FEW
-            and in_all <= _MOST
-            and all(len(n) <= _MAX_NAME and n not in _NO_NAMES and "/" not in n for n in missing)
-        )
+    def _find(self, missing: list[str], deadline: Deadline, *, refresh: bool) -> dict[str, Any]:
+        """Return the definitions of classes from the file, or from the server."""
+        use_file = self._file if len(missing) >= _FEWEST_IN_FILE else None
+        marks = frozenset[str]() if use_file is None else self._marks(deadline)
+        found: dict[str, Any] = {}
+        if use_file is not None and not refresh:
+            found, size = use_file.read(marks, missing)
+            self._remember(found, found, size)
+        asked = [name for name in missing if name not in found]
+        if not asked:
+            return found
+        fresh = self._ask(asked, deadline)
+        if use_file is not None:
+            use_file.write(marks, fresh)
+        return {**found, **fresh}
 
-    def _get_all(self, deadline: Deadline) -> None:
-        self._forget()  # first, so that memory never holds both answers
-        self._known = self._ask("/object_info", ALL, deadline)
-        self._is_all = True
+    def _ask(self, names: list[str], deadline: Deadline) -> dict[str, Any]:
+        if len(names) <= _MOST and all(len(n) <= _MAX_NAME and n not in _NO_NAMES for n in names):
+            with contextlib.suppress(ApiError, UnexpectedResponse):
+                # Otherwise a proxy does not pass such a name on, or the route is missing.
+                return self._ask_each(names, deadline)
+        wanted, found, size = set(names), {}, 0
+        for member in self._stream(deadline):
+            if member.name in wanted:
+                found[member.name] = member.value
+                size += member.size
+                check_size(self._http, size)
+        if not self._is_all:
+            self._remember(names, found, size)
+        return found
 
-    def _get_each(self, names: list[str], deadline: Deadline) -> None:
-        for name in names:
-            route, most = f"/object_info/{segment(name)}", self._http.total_timeout
+    def _ask_each(self, names: list[str], deadline: Deadline) -> dict[str, Any]:
+        """Ask for classes one by one, several at a time."""
+        sizes: list[int] = []
+        most = self._http.total_timeout
+
+        def ask(name: str) -> Any:
+            route, found = f"/object_info/{segment(name)}", None
             try:
-                found = self._ask(route, most, deadline, max_bytes=SMALL)
-            except (ApiError, UnexpectedResponse):
-                # The answer is too large, or the class fails (500); the full answer leaves it out.
-                return self._get_all(deadline)
-            if name in found:
-                self._known[name] = found[name]
-                self._absent.discard(name)
-            else:
-                self._known.pop(name, None)
-                self._absent.add(name)
-        return None
+                for member in self._http.members(route, deadline=deadline, most=most):
+                    sizes.append(member.size)
+                    check_size(self._http, sum(sizes))
+                    found = member.value if member.name == name else found
+            except ApiError as exc:
+                if exc.status != 500:
+                    raise
+                # The class fails; an answer with all classes would leave it out.
+            return found if isinstance(found, Mapping) else None
 
-    def _ask(
-        self, route: str, most: float, deadline: Deadline, max_bytes: int | None = None
-    ) -> dict[str, Any]:
-        left = max(0.05, deadline.left(most))
-        return _definitions(self._http.json("GET", route, timeout=left, max_bytes=max_bytes))
+        answers = zip(names, in_parallel(ask, names), strict=True)
+        found = {name: one for name, one in answers if one is not None}
+        self._remember(names, found, sum(sizes))
+        return found
 
+    def _remember(self, names: Iterable[str], found: Mapping[str, Any], size: int) -> None:
+        """Keep what was asked for, in place of everything else if that is too much."""
+        with self._lock:
+            count = len(self._known) + len(self._absent)
+            if count > self._most_kept or self._size + size > self._kept:
+                self._known, self._absent, self._size, self._is_all = {}, set(), 0, False
+            if size > self._kept:
+                return
+            self._size += size
+            for name in names:
+                if name in found:
+                    self._known[name] = found[name]
+                    self._absent.discard(name)
+                else:
+                    self._known.pop(name, None)
+                    self._absent.add(name)
 
-def _definitions(found: Any) -> dict[str, Any]:
-    named = mapping(found, "GET /object_info")
-    return {name: one for name, one in named.items() if isinstance(one, Mapping)}
+    # -- the file ------------------------------------------------------------------------
+
+    def _marks(self, deadline: Deadline) -> frozenset[str]:
+        """Return what identifies the start of the server; empty if it does not tell.
+
+        A recording holds no terminal output that its user did not ask for, so nothing is asked
+        while there is one.
+        """
+        if self._file is None or self._http.identity.recorder is not None:
+            return frozenset()
+        try:
+            left = deadline.require(_PROOF)
+            route = "/internal/logs/raw"
+            return marks_in(self._http.json("GET", route, timeout=left, max_bytes=SMALL))
+        except (ComfyError, TimeoutError):
+            self._file = None  # for this client
+            return frozenset()

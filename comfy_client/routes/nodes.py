@@ -7,10 +7,11 @@ from typing import Any
 
 from .. import models
 from ..errors import NotFound, NotSupported
+from ..transport.deadline import Deadline
 from ..transport.http import Http, segment
 from ..values import items, mapping, sequence, text, texts, texts_by_name
 from ._base import facts_of, read_by_name
-from .definitions import ALL
+from .definitions import ALL, check_size
 
 
 class NodeRoutes:
@@ -21,16 +22,20 @@ class NodeRoutes:
     def get_node_defs(self, node_name: str | None = None) -> models.NodeDefs:
         """Return the definitions of all node classes, or of one; empty if there is no such class.
 
-        ``GET /object_info`` (half a megabyte and more, so keep the answer), or
+        ``GET /object_info`` (half a megabyte to hundreds of megabytes, so keep the answer), or
         ``GET /object_info/{node_name}``.  :meth:`node_definitions` keeps them for you, as JSON.
         ``print`` and notebooks show a table: of one class its inputs, with their types, defaults
         and choices.
         """
-        if node_name is None:
-            found = self._http.json("GET", "/object_info", timeout=ALL)
-        else:
-            found = self._http.json("GET", f"/object_info/{segment(node_name)}")
-        return read_by_name(self._http, found, _node_defs)
+        http, most, route = self._http, ALL, "/object_info"
+        if node_name is not None:
+            most, route = http.total_timeout, f"/object_info/{segment(node_name)}"
+        found, size = models.NodeDefs(), 0
+        for member in http.members(route, deadline=Deadline(), most=most):
+            size += member.size
+            check_size(http, size)
+            found.update(read_by_name(http, {member.name: member.value}, _node_defs))
+        return found
 
     def get_checkpoints(self) -> list[str]:
         """Return the checkpoints that ``CheckpointLoaderSimple`` accepts.

@@ -26,6 +26,7 @@ from ..workflow import Workflow, check_graph, check_parts
 from ..workflow.edit import Source, graph_of
 from ..workflow.graph import brief, describe, files_in, json_value
 from ..workflow.seeds import draw_wanted
+from .definitions import NodeDefinitions
 from .files import FileRoutes
 
 if TYPE_CHECKING:
@@ -253,7 +254,10 @@ def _unexpected(name: str, method: Callable[..., object], kind: type[PromptOptio
 
 
 def post_prompt(
-    http: Http, body: Mapping[str, Any], timeout: float | None = None
+    http: Http,
+    body: Mapping[str, Any],
+    definitions: NodeDefinitions,
+    timeout: float | None = None,
 ) -> models.QueuedPrompt:
     """Send ``POST /prompt``; if the server refuses the prompt, raise an error that says why."""
     answer, begun = None, runtime.monotonic()
@@ -265,9 +269,9 @@ def post_prompt(
 
         deadline = Deadline(begun + (http.total_timeout if timeout is None else timeout))
         if exc.status == 400:
-            raise rejected(http, exc, body, deadline) from None
+            raise rejected(http, exc, body, definitions, deadline) from None
         if exc.status == 500:
-            error = unknown_classes(http, exc, body["prompt"], deadline)
+            error = unknown_classes(http, exc, body["prompt"], definitions, deadline)
             if error is not None:
                 raise error from None
         raise

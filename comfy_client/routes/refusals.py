@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from ..errors import ApiError, ComfyError, PromptRejected
 from ..transport.deadline import Deadline
-from ..transport.http import SMALL, Http, segment
+from ..transport.http import SMALL, Http
 from ..workflow import check_graph
 from ..workflow.explain import (
     classes_with_unlisted_choices,
@@ -15,21 +15,33 @@ from ..workflow.explain import (
     problems_of_rejection,
     unknown_class,
 )
+from ..workflow.graph import class_of
 from ..workflow.replacements import not_replaced, replace_classes
 from ._base import facts_of
+from .definitions import NodeDefinitions
 
-#: The most classes whose definitions are requested to explain one refusal.
-_MOST_CLASSES: Final = 5
+#: The most classes whose definitions are requested to explain one refusal, and the seconds for
+#: them, and for the names of all classes.
+_MOST_CLASSES: Final = 64
+_FOR_A_HINT: Final = 20.0
 
 
 def rejected(
-    http: Http, exc: ApiError, sent: Mapping[str, Any], deadline: Deadline
+    http: Http,
+    exc: ApiError,
+    sent: Mapping[str, Any],
+    known: NodeDefinitions,
+    deadline: Deadline,
 ) -> PromptRejected:
-    """Build the :class:`PromptRejected` for an answer with status 400."""
+    """Build the :class:`PromptRejected` for an answer with status 400.
+
+    The definitions of the classes that it blames are no longer known, as they may be old.
+    """
     graph, targets = sent["prompt"], sent.get("partial_execution_targets")
     body = exc.body if isinstance(exc.body, Mapping) else {}
-    names = _node_names(http, deadline) if unknown_class(body, graph) else ()
-    definitions = _definitions(http, classes_with_unlisted_choices(body, graph), deadline)
+    known.drop(_blamed(body, graph))
+    names = _node_names(known, deadline) if unknown_class(body, graph) else ()
+    definitions = _definitions(known, classes_with_unlisted_choices(body, graph), deadline)
     error, node_errors = body.get("error"), body.get("node_errors")
     words = explain_rejection(exc.body, graph, node_names=names, definitions=definitions)
     words = http.identity.hide(words)
@@ -51,17 +63,32 @@ def rejected(
     )
 
 
+def _blamed(body: Mapping[str, Any], graph: Mapping[str, Any]) -> set[str]:
+    """Return the classes of the nodes that a refusal names; if it names none, those of all."""
+    errors = body.get("node_errors")
+    ids = errors.keys() & graph.keys() if isinstance(errors, Mapping) else ()
+    classes = (class_of(graph, node_id) for node_id in ids or graph)
+    return {name for name in classes if name is not None}
+
+
 def unknown_classes(
-    http: Http, exc: ApiError, graph: Mapping[str, Any], deadline: Deadline
+    http: Http,
+    exc: ApiError,
+    graph: Mapping[str, Any],
+    known: NodeDefinitions,
+    deadline: Deadline,
 ) -> PromptRejected | None:
     """Return the error for a status 500 that an unknown class caused; None for another cause.
 
     Servers before May 2024 fail on an unknown class.  Servers since 0.14 fail on a class that they
     replace if the node lacks an input that the replacement takes over.
     """
-    names = _node_names(http, deadline)
-    known = set(names)
-    missing = {node["class_type"] for node in graph.values()} - known if names else set()
+    classes = {node["class_type"] for node in graph.values()}
+    try:
+        until = Deadline.after(deadline.require(_FOR_A_HINT))
+        missing = classes - known.get(classes, refresh=True, deadline=until).keys()
+    except (ComfyError, TimeoutError):
+        return None
     replaced = replace_classes(graph, missing, _replacements(http, deadline) if missing else {})
     problems = tuple(not_replaced(graph, replaced))
     if problems:
@@ -71,8 +98,9 @@ def unknown_classes(
         return PromptRejected(
             words, error=error, problems=problems, method="POST", path=exc.path, status=500
         )
+    names = _node_names(known, deadline) if missing else ()
     for node_id, node in graph.items():
-        if names and node["class_type"] not in known:
+        if node["class_type"] in missing:
             info = {"node_id": node_id, "class_type": node["class_type"]}
             body = {"error": {"type": "missing_node_type", "extra_info": info}}
             words = explain_rejection(body, graph, node_names=names)  # also about the other nodes
@@ -82,14 +110,13 @@ def unknown_classes(
     return None
 
 
-def _node_names(http: Http, deadline: Deadline) -> Sequence[str]:
+def _node_names(known: NodeDefinitions, deadline: Deadline) -> Collection[str]:
     """Return the server's node classes, for a hint; empty if the request fails or is slow."""
     try:
-        left = deadline.require(20.0)
-        info = http.json("GET", "/object_info", timeout=left)
+        until = Deadline.after(deadline.require(_FOR_A_HINT))
+        return known.names(until, for_a_hint=True)
     except (ComfyError, TimeoutError):
         return ()
-    return list(info) if isinstance(info, Mapping) else ()
 
 
 def _replacements(http: Http, deadline: Deadline) -> Mapping[str, Any]:
@@ -102,18 +129,17 @@ def _replacements(http: Http, deadline: Deadline) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _definitions(http: Http, classes: Sequence[str], deadline: Deadline) -> dict[str, Any]:
-    """Return the definitions of the first classes, for hints; fewer if a request fails."""
-    found: dict[str, Any] = {}
+def _definitions(
+    known: NodeDefinitions, classes: Sequence[str], deadline: Deadline
+) -> dict[str, Any]:
+    """Return the definitions of the first classes, for hints; none if a request fails."""
+    if not classes:
+        return {}
     try:
-        for name in classes[:_MOST_CLASSES]:
-            route, left = f"/object_info/{segment(name)}", deadline.require(20.0)
-            info = http.json("GET", route, timeout=left, max_bytes=SMALL)
-            if isinstance(info, Mapping) and isinstance(info.get(name), Mapping):
-                found[name] = info[name]
-    except (ComfyError, TimeoutError, ValueError):  # ValueError: no path can have that name
-        pass
-    return found
+        until = Deadline.after(deadline.require(_FOR_A_HINT))
+        return known.get(classes[:_MOST_CLASSES], refresh=True, deadline=until)
+    except (ComfyError, TimeoutError):
+        return {}
 
 
 def blame_what_was_left_out(

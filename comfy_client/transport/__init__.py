@@ -12,6 +12,7 @@ Modules:
     multipart: A form with one file, for uploads.
     identity: Address, credentials and connections of a client.
     log_filter: Redaction of secrets in the logs of libraries and in logged tracebacks.
+    pieces: Large JSON, decoded value by value, also while it arrives.  Pure.
     response: Answers, and the typed error for each refusal.
     resume: Downloads that resume after an interruption, and remote files read like local ones.
     http: :class:`Http`, through which the routes send requests.

@@ -44,14 +44,13 @@ from .connections import Traffic, Transfer, current, reading
 from .deadline import Deadline, check_wanted, ended_by, parallel_calls, read_timeout
 from .failures import FAILURES, Failure, failure_of, strip, strip_libraries
 from .identity import Endpoint, Identity, as_sent, check_headers
+from .pieces import GROWTH, Each, Member, TooLarge, loads_in_pieces, members
 from .response import (
     COMFYUI,
     Asker,
     Dialect,
     Download,
-    Each,
     Response,
-    loads_in_pieces,
     throttled,
     unexpected,
     unusable,
@@ -80,9 +79,6 @@ MAX_ANSWER = 1 << 30
 MAX_JSON: Final = 64 << 20
 #: The largest answer of routes with small answers (receipts, counts, refusals), in bytes.
 SMALL: Final = 1 << 20
-#: The most memory of a decoded answer, as a multiple of its size.  ComfyUI's answers take 5 to 8,
-#: brackets alone 27.
-GROWTH: Final = 10
 #: The most seconds for one upload or download.
 MAX_TRANSFER: Final = 3600.0
 #: The slowest rate at which a server stores an upload before it answers, in bytes per second.
@@ -508,6 +504,44 @@ class Http:
             part = range_of(response.headers) if response.status_code == 206 else None
             length = length if part is None else part.end - part.start
             yield Download(response.status_code, response.headers, length, chunks)
+
+    def members(self, route: str, *, deadline: Deadline, most: float) -> Iterator[Member]:
+        """Yield the members of the JSON object that a GET answers, without holding the whole.
+
+        A member has at most ``max_json`` bytes.
+
+        Args:
+            route: The route, without ``/api``.
+            deadline: The end of the caller's time.
+            most: The most seconds for the whole answer.
+
+        Raises:
+            UnexpectedResponse: It is not such an object, or a member is too large.
+            ComfyError: As for every request.
+        """
+        left = max(0.05, deadline.left(most))
+        until = Deadline.after(left)
+        start: list[bytes] = []
+        request = OutgoingRequest("GET", route)
+        with self._sender.exchange(request, Transfer(until)) as response:
+            if response.status_code >= 300:
+                raise self._refusal(request, response, until)
+
+            def chunks() -> Iterator[bytes]:
+                for chunk in self._sender.chunks(response, None, until, decode=True):
+                    start[:] = start or [chunk[:SMALL]]  # for an error
+                    yield chunk
+
+            how = ""
+            try:
+                yield from members(chunks(), largest=self.max_json)
+                return
+            except TooLarge as exc:
+                how = str(exc)
+            except (ValueError, RecursionError):
+                pass  # the error below does not hang on this one
+            answer = self._sender.answer(response, b"".join(start))
+            raise self._too_much(answer, how) if how else unexpected(answer, "a JSON object")
 
     @contextlib.contextmanager
     def stream(self, route: str, *, headers: Mapping[str, str], idle: float) -> Iterator[Download]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -28,9 +27,6 @@ from ..errors import (
 )
 from ..values import text
 from .failures import REFUSED
-
-#: Converts an element of a list.
-Each = Callable[[Any], Any]
 
 _SHOWN = 200
 #: The most characters of a text that an error keeps, and that patterns search.
@@ -397,128 +393,3 @@ def reason_of(answer: Response, body: Any) -> str:
         body = title and title[1]
     said = " ".join(str(body or "").split()).removeprefix(f"{answer.status}: ")
     return f": {said[:_SHOWN]}" if said else ""
-
-
-# -- large answers -----------------------------------------------------------------------
-
-#: Bytes up to which one call decodes everything; also the bytes that become text at a time.
-PIECE: Final = 1 << 18
-
-_decoder: Final = json.JSONDecoder()
-#: Characters that may follow a value.
-_BEHIND: Final = (",", "]", "}", ":", " ", "\t", "\n", "\r")
-_space: Final = re.compile(r"[ \t\n\r]*")
-
-
-def loads_in_pieces(content: bytes, each: Each, *, piece: int = PIECE) -> Any:
-    """Decode JSON; replace each element of the lists in its outermost object by ``each(element)``.
-
-    ``json.loads`` is one C call, during which no other thread runs; 40 MB take half a second or
-    more.  Here, each element of a large answer is decoded by a separate call, so that other threads
-    run in between.
-
-    Raises ``ValueError`` for invalid JSON.
-    """
-    if len(content) <= piece or json.detect_encoding(content) != "utf-8":
-        return _at_once(content, each)
-    text = _JsonText(content, piece)
-    if text.peek() != "{":
-        return _at_once(content, each)
-    found = _object(text, each)
-    if text.peek():
-        raise text.error("Extra data")
-    return found
-
-
-def _at_once(content: bytes, each: Each) -> Any:
-    found = json.loads(content)
-    if not isinstance(found, dict):
-        return found
-    return {
-        key: [each(element) for element in value] if isinstance(value, list) else value
-        for key, value in found.items()
-    }
-
-
-def _object(text: _JsonText, each: Each) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    text.take("{")
-    while text.peek() != "}":
-        if found:
-            text.take(",")
-        if text.peek() != '"':
-            raise text.error("Expecting property name enclosed in double quotes")
-        key = text.value()
-        text.take(":")
-        found[key] = _list(text, each) if text.peek() == "[" else text.value()
-    text.take("}")
-    return found
-
-
-def _list(text: _JsonText, each: Each) -> list[Any]:
-    found: list[Any] = []
-    text.take("[")
-    while text.peek() != "]":
-        if found:
-            text.take(",")
-        found.append(each(text.value()))
-    text.take("]")
-    return found
-
-
-class _JsonText:
-    """JSON whose bytes are decoded to text only as far as they are read."""
-
-    def __init__(self, content: bytes, piece: int) -> None:
-        self._content = content
-        self._piece = piece
-        self._read = 0  # bytes that were turned into text
-        # The same decoder as in json.loads.
-        self._decode = codecs.getincrementaldecoder("utf-8")("surrogatepass").decode
-        self._text = ""
-        self._at = 0
-
-    def peek(self) -> str:
-        """Return the next character that is not white space, or ``""`` at the end."""
-        while True:
-            match = _space.match(self._text, self._at)
-            self._at = self._at if match is None else match.end()
-            if self._at < len(self._text):
-                return self._text[self._at]
-            if not self._more():
-                return ""
-
-    def take(self, character: str) -> None:
-        """Read this character; raise ``ValueError`` if another one comes."""
-        if self.peek() != character:
-            raise self.error(f"Expecting {character!r}")
-        self._at += 1
-
-    def value(self) -> Any:
-        """Read the next JSON value, and return it."""
-        self.peek()
-        while True:
-            try:
-                value, end = _decoder.raw_decode(self._text, self._at)
-            except json.JSONDecodeError:
-                if not self._more():
-                    raise
-                continue
-            # Otherwise it may be the beginning of a number.
-            if self._text[end : end + 1] in _BEHIND or not self._more():
-                self._at = end
-                return value
-
-    def error(self, words: str) -> json.JSONDecodeError:
-        """Return an error for the current position."""
-        return json.JSONDecodeError(words, self._text, self._at)
-
-    def _more(self) -> bool:
-        """Decode more bytes to text, at least as many as are unread; return False at the end."""
-        if self._read >= len(self._content):
-            return False
-        left = self._text[self._at :]
-        end = self._read + max(self._piece, len(left))
-        chunk, is_last = self._content[self._read : end], end >= len(self._content)
-        self._text, self._at, self._read = left + self._decode(chunk, is_last), 0, end
-        return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Generic, Literal, TypeVar, overload
 
@@ -13,7 +13,7 @@ from ..errors import ComfyError, WorkflowError
 from ..nearest import nearest
 from ..upload import Upload
 from .choices import AllChoices, UnknownName
-from .definition_source import Definitions, as_mapping
+from .definition_source import Definitions, as_mapping, names_of
 from .edit import Workflow
 from .fill import fill
 from .graph import as_file, brief, copied, describe, free_id, json_value, listing
@@ -251,7 +251,7 @@ class BaseGraph:
 
     def _ipython_key_completions_(self) -> list[str]:
         try:
-            return list(self._all_definitions())
+            return list(self._names())
         except ComfyError:  # no error during completion
             return []
 
@@ -259,8 +259,8 @@ class BaseGraph:
         noun = "node" if len(self._graph) == 1 else "nodes"
         return f"<{type(self).__name__} {len(self._graph)} {noun}>"
 
-    def _all_definitions(self) -> Mapping[str, Any]:
-        return {} if self._definitions is None else as_mapping(self._definitions)
+    def _names(self) -> Collection[str]:
+        return () if self._definitions is None else names_of(self._definitions)
 
     def _definition(self, class_type: str) -> Mapping[str, Any] | None:
         """Return the definition of a class; ``None`` if the graph has no definitions."""
@@ -269,7 +269,7 @@ class BaseGraph:
         found = as_mapping(self._definitions, [class_type]).get(class_type)
         if isinstance(found, Mapping):
             return found
-        near = nearest(class_type, self._all_definitions())
+        near = nearest(class_type, self._names())
         hint = f"nearest: {listing(near)}" if near else "is a custom node missing?"
         raise WorkflowError(
             f"the server has no node class {brief(class_type)}; {hint}", candidates=near

@@ -16,7 +16,7 @@ import attrs
 from ..errors import ComfyError, WorkflowError
 from ..nearest import nearest
 from ..to_dict import AsDict
-from .definition_source import Definitions, as_mapping
+from .definition_source import Definitions, FromDisk, as_mapping, names_of
 from .explain import (
     Known,
     circle_in,
@@ -170,27 +170,32 @@ def check(graph: Any, definitions: Definitions, *, targets: Any = None) -> Check
     if not isinstance(graph, Mapping):
         raise WorkflowError(f"a workflow must be a dict of nodes by id, not {brief(graph)}")
     sent = sendable(graph)
-    report = _check(sent, definitions, targets, refresh=False)
-    is_known = isinstance(definitions, Mapping)
-    if not is_known and any(problem.type in _OF_FILES for problem in report.problems):
-        return _check(sent, definitions, targets, refresh=True)
+    report, may_be_old = _check(sent, definitions, targets, refresh=False)
+    if isinstance(definitions, Mapping):
+        return report
+    if (may_be_old and report.problems) or any(p.type in _OF_FILES for p in report.problems):
+        report, _ = _check(sent, definitions, targets, refresh=True)
     return report
 
 
-def _check(sent: Sendable, definitions: Definitions, targets: Any, *, refresh: bool) -> CheckReport:
+def _check(
+    sent: Sendable, definitions: Definitions, targets: Any, *, refresh: bool
+) -> tuple[CheckReport, bool]:
+    """Check a graph; return the report, and whether it rests on definitions from a file."""
     graph = sent.graph
     classes = [name for name in {class_of(graph, node_id) for node_id in graph} if name]
     there = as_mapping(definitions, classes, refresh=refresh)
     found = {name: there[name] for name in classes if name in there}
     missing = {name for name in classes if name not in found}
     replaced = Replaced(graph)
-    names = as_mapping(definitions) if missing else {}
+    names = names_of(definitions) if missing else ()
     if missing or replaces_classes(found):
         replaced = replace_classes(graph, missing, _replacements(definitions))
         found = {**found, **as_mapping(definitions, replaced.classes)}
     rules = rules_for(replaced.graph, found, _listing_of(definitions))
     known = Known(graph, node_names=names, definitions=rules.by_node)
-    return _Checker(sent, replaced, rules, known, targets).report()
+    may_be_old = any(isinstance(one, FromDisk) for one in found.values())
+    return _Checker(sent, replaced, rules, known, targets).report(), may_be_old
 
 
 def _replacements(definitions: Definitions) -> Mapping[str, Any]:

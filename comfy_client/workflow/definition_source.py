@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
-from ..errors import WorkflowError
+from ..errors import ComfyError, WorkflowError
 
 
 class DefinitionSource(Protocol):
@@ -24,6 +24,10 @@ class DefinitionSource(Protocol):
             classes: The classes that are needed; ``None``: all.
             refresh: Whether to ask the server even for what is known already.
         """
+
+
+class FromDisk(dict[str, Any]):
+    """A definition that an earlier process got from the server, so that it may be old."""
 
 
 #: Node definitions by class, as in ``GET /object_info``, or an object that provides them.
@@ -65,3 +69,17 @@ def as_mapping(
         return wanted
     raws = {name: getattr(one, "raw", one) for name, one in wanted.items()}
     return {name: raw for name, raw in raws.items() if isinstance(raw, Mapping)}
+
+
+def names_of(source: Definitions) -> Collection[str]:
+    """Return the names of all classes, for a hint.
+
+    There are none if the source cannot be asked, or if the answer would be large.
+    """
+    if isinstance(source, Mapping):
+        return source.keys()
+    ask = getattr(source, "node_names", None)
+    try:
+        return ask(for_a_hint=True) if callable(ask) else as_mapping(source).keys()
+    except ComfyError:
+        return ()

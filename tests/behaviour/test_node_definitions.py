@@ -11,7 +11,9 @@ import pytest
 
 from comfy_client import ComfyApi
 from comfy_client.errors import ApiError, ClientClosed, UnexpectedResponse, WorkflowError
+from comfy_client.routes.definitions import NodeDefinitions
 from comfy_client.testing import ComfyServer
+from comfy_client.transport.deadline import Deadline
 from comfy_client.workflow.definition_source import as_mapping
 from tests.helpers.clients import LIMIT, Quick, exception_of
 from tests.helpers.ctrl_c import each_interrupt
@@ -38,23 +40,45 @@ def test_few_classes_are_asked_for_one_by_one_and_once(comfy: ComfyServer, fast:
     assert len(asked(comfy, INFO)) == len(before) + 1
 
 
+def test_as_many_classes_as_a_workflow_has_are_asked_for_one_by_one(
+    comfy: ComfyServer, fast: ComfyApi
+) -> None:
+    """Several at a time."""
+    assert fast.node_definitions(["KSampler", *named(99)]).keys() == {"KSampler"}
+    paths = [request.path for request in asked(comfy, INFO)]
+    assert sorted(paths) == sorted(f"{INFO}/{name}" for name in ["KSampler", *named(99)])
+
+
 def test_many_classes_are_one_request(comfy: ComfyServer, fast: ComfyApi) -> None:
     """So are all; after it nothing more needs to be asked."""
-    assert fast.node_definitions(["KSampler", *named(16)]).keys() == {"KSampler"}
+    assert fast.node_definitions(["KSampler", *named(256)]).keys() == {"KSampler"}
     everything = fast.node_definitions()
     assert fast.node_definitions(named(100)) == {}
     assert {"KSampler", "SaveImage", "LoadImage"} <= everything.keys()
     assert [request.path for request in asked(comfy, INFO)] == [INFO]
 
 
-def test_what_was_asked_for_one_by_one_is_bounded(comfy: ComfyServer, fast: ComfyApi) -> None:
-    """After 64 classes there is one answer with all."""
-    for name in named(70):
-        assert fast.node_definitions([name]) == {}
-    assert len(asked(comfy, INFO)) == 65
+@pytest.mark.parametrize("limits", [{"kept": 6000}, {"most_kept": 3}])
+def test_what_was_asked_for_one_by_one_is_bounded(
+    comfy: ComfyServer, fast: ComfyApi, limits: dict[str, int]
+) -> None:
+    """In memory, and in number; the latest stay."""
+    cache = NodeDefinitions(fast.parts.http, lambda: None, **limits)
+
+    def get(name: str) -> None:
+        assert cache.get([name], refresh=False, deadline=Deadline()).keys() == {name}
+
+    names = ["KSampler", "SaveImage", "LoadImage", "EmptyImage", "EmptyLatentImage"]
+    for name in names:
+        get(name)
+    assert len(asked(comfy, INFO)) == 5
+    get(names[-1])
+    assert len(asked(comfy, INFO)) == 5
+    get(names[0])
+    assert len(asked(comfy, INFO)) == 6
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "x" * 10_000])
+@pytest.mark.parametrize("name", ["", ".", "..", "x" * 10_000])
 def test_a_name_that_fits_no_url_is_looked_for_among_all(
     comfy: ComfyServer, fast: ComfyApi, name: str
 ) -> None:

@@ -665,10 +665,10 @@ def test_a_server_whose_answer_nobody_foresaw_is_tried_again(servers) -> None:
     class Odd(Fast):
         is_odd = True
 
-        def node_definitions(self, **kw: Any) -> Any:
+        def iter_node_definitions(self, **kw: Any) -> Any:
             if self.is_odd:
                 raise KeyError("odd")
-            return super().node_definitions(**kw)
+            return super().iter_node_definitions(**kw)
 
     with Odd(servers[0].url) as api:
         pool = ComfyPool([api])

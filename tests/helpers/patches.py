@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from comfy_client import runtime
-from comfy_client.transport import response
+from comfy_client.transport import pieces
 
 
 def tell_time(
@@ -32,7 +32,7 @@ def note_decoded(patch: pytest.MonkeyPatch) -> list[int]:
         lengths.append(end - at)
         return value, end
 
-    patch.setattr(response, "_decoder", SimpleNamespace(raw_decode=raw_decode))
+    patch.setattr(pieces, "_decoder", SimpleNamespace(raw_decode=raw_decode))
     return lengths
 
 

@@ -32,6 +32,7 @@ from comfy_client.models import Features, UploadedImage
 from comfy_client.nearest import nearest
 from comfy_client.routes import files as file_routes
 from comfy_client.transport import http as edge
+from comfy_client.transport import pieces
 from comfy_client.values import size_decoded
 from comfy_client.workflow.explain import explain_rejection
 from tests.helpers.clients import Quick, until
@@ -139,8 +140,8 @@ def test_workflows_and_their_queue_are_no_bombs() -> None:
     """What JSON takes is estimated well below the limit for all that a ComfyUI sends."""
     for path in (Path(__file__).parents[1] / "workflows").glob("*.json"):
         content = json.dumps([json.loads(path.read_text())] * 100).encode()
-        assert size_decoded(content) < edge.GROWTH * len(content)
-    assert size_decoded(BRACKETS) > edge.GROWTH * len(BRACKETS)
+        assert size_decoded(content) < pieces.GROWTH * len(content)
+    assert size_decoded(BRACKETS) > pieces.GROWTH * len(BRACKETS)
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, 502])

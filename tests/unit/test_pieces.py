@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comfy_client.transport.response import Each, loads_in_pieces
+from comfy_client.transport.pieces import Each, Member, TooLarge, loads_in_pieces, members
 from tests.conftest import examples
 from tests.helpers.patches import note_decoded
 
@@ -80,3 +82,126 @@ def test_other_encodings_are_read_too(encoding: str) -> None:
         "list": [-1, -2],
         "text": "ä",
     }
+
+
+# -- a stream of members -----------------------------------------------------------------
+
+
+def read(content: bytes, cuts: list[int], largest: int = 1 << 20) -> list[Member]:
+    """Read the members of an object that comes in pieces, cut at these places."""
+    ends = sorted({0, len(content), *(cut % (len(content) + 1) for cut in cuts)})
+    chunks = [content[here:there] for here, there in itertools.pairwise(ends)]
+    return list(members(chunks, largest=largest, piece=7))
+
+
+CUTS = st.lists(st.integers(0, 10_000), max_size=20)
+ENCODINGS = st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+
+
+@given(st.dictionaries(st.text(), VALUES), CUTS, ENCODINGS, st.booleans())
+@settings(max_examples=examples(200))
+def test_a_stream_has_the_members_of_the_whole(
+    value: dict[str, Any], cuts: list[int], encoding: str, is_ascii: bool
+) -> None:
+    """However it is cut into chunks."""
+    text = json.dumps(value, ensure_ascii=is_ascii)
+    found = read(text.encode(encoding, "surrogatepass"), cuts)
+    assert [(one.name, one.value) for one in found] == list(value.items())
+
+
+@given(st.dictionaries(st.text(), VALUES), CUTS, st.data())
+@settings(max_examples=examples(200))
+def test_a_broken_stream_is_refused(
+    value: dict[str, Any], cuts: list[int], data: st.DataObject
+) -> None:
+    """Cut off anywhere, or with something in the wrong place."""
+    content = json.dumps(value).encode()
+    at = data.draw(st.integers(0, len(content) - 1))
+    broken = content[:at] + data.draw(st.sampled_from(WRONG))
+    broken += content[at:] if data.draw(st.booleans()) else b""
+    try:
+        expected = json.loads(broken)
+    except ValueError:
+        expected = None
+    if isinstance(expected, dict):
+        assert {one.name: one.value for one in read(broken, cuts)} == expected
+        return
+    with pytest.raises(ValueError, match=r"."):
+        read(broken, cuts)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"5", b"null", b'"a"', b"{} {}", b'{"a": 1} x'])
+def test_what_is_no_object_has_no_members(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read(content, [])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'"' + b"x" * 5000,  # a text without an end
+        b'"' + b"x" * 5000 + b'"',
+        b"[" + b"1," * 3000,
+        b"9" * 1200,
+        b"[" + b"[],{}," * 900 + b"1]",  # small, but large in memory
+    ],
+)
+def test_a_member_has_a_largest_size(value: bytes) -> None:
+    """Also while it comes: no more than a few times its size is read of it."""
+    read_so_far = 0
+
+    def chunks() -> Any:
+        nonlocal read_so_far
+        yield b'{"small": 1, "large": '
+        for at in range(0, len(value), 50):
+            read_so_far = at
+            yield value[at : at + 50]
+        while True:  # nor does it wait for the end of the answer
+            read_so_far += 50
+            assert read_so_far < 20_000
+            yield b" " * 50
+
+    found = members(chunks(), largest=1000, piece=64)
+    assert next(found).name == "small"
+    with pytest.raises(TooLarge, match="a member"):
+        list(found)
+
+
+def test_a_member_may_be_as_large_as_is_allowed() -> None:
+    text = b'"' + b"x" * 998 + b'"'
+    content = b'{"a":' + text + b',"b":' + text + b"}"
+    assert [one.name for one in read(content, [3], largest=1000)] == ["a", "b"]
+
+
+def test_deep_nesting_is_refused() -> None:
+    with pytest.raises(RecursionError):
+        read(b'{"a":' + b"[" * 200_000, [])
+
+
+def test_a_name_that_comes_twice_comes_twice() -> None:
+    """As for ``json.loads``, a dict of them keeps the last."""
+    assert [one.value for one in read(b'{"a":1,"a":2}', [])] == [1, 2]
+
+
+def test_a_member_tells_its_size_in_memory() -> None:
+    (small, large) = read(b'{"a":1,"b":["x","y","z",{},[]]}', [])
+    assert small.size < 10 < large.size
+
+
+def test_memory_holds_one_member_at_a_time() -> None:
+    """However long the object is."""
+    one = json.dumps(["x" * 50] * 200).encode()
+
+    def chunks() -> Any:
+        yield b'{"first":0'
+        for number in range(2000):
+            yield b',"%d":' % number + one
+        yield b"}"
+
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in members(chunks(), largest=1 << 20)) == 2001
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 5 << 20 < 2000 * len(one)

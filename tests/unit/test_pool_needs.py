@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 
-from comfy_client.pool.needs import Need, Offer, models_of, needs_of
+from comfy_client.pool.needs import Need, Offer, model_files, models_of, needs_of
 
 
 def loads(name: Any = "a.safetensors", class_type: str = "Load") -> dict[str, Any]:
     return {"1": {"class_type": class_type, "inputs": {"name": name, "seed": 7, "model": ["2", 0]}}}
+
+
+def offer_of(known: dict[str, Any], replaced: Any = ()) -> Offer:
+    return Offer(model_files(known.items()), replaced)
 
 
 def definitions(config: Any) -> dict[str, Any]:
@@ -36,12 +40,12 @@ def test_a_workflow_needs_its_classes_and_the_model_files_that_it_names() -> Non
     ],
 )
 def test_it_is_there_if_the_server_lists_it_or_takes_anything(config: Any) -> None:
-    assert Offer(definitions(config)).has(needs_of(loads()))
+    assert offer_of(definitions(config)).has(needs_of(loads()))
 
 
 @pytest.mark.parametrize("config", [[["b.safetensors"]], [[]], ["COMBO", {"options": []}]])
 def test_a_file_that_is_not_in_the_list_is_missing(config: Any) -> None:
-    offer = Offer(definitions(config))
+    offer = offer_of(definitions(config))
     assert not offer.has(needs_of(loads()))
     assert [str(need) for need in offer.missing(needs_of(loads()))] == [
         "'a.safetensors' (Load.name)"
@@ -50,14 +54,22 @@ def test_a_file_that_is_not_in_the_list_is_missing(config: Any) -> None:
 
 def test_a_class_that_is_missing_is_named_alone() -> None:
     """Of its files there is nothing to say then."""
-    missing = Offer({}).missing(needs_of(loads()))
+    missing = offer_of({}).missing(needs_of(loads()))
     assert [str(need) for need in missing] == ["the node class 'Load'"]
 
 
 def test_a_class_that_the_server_replaces_is_there() -> None:
-    assert Offer({}, {"Load"}).has(needs_of(loads()))
+    assert offer_of({}, {"Load"}).has(needs_of(loads()))
 
 
 @pytest.mark.parametrize("junk", [None, 5, {}, {"input": 5}, {"input": {"required": [1]}}])
 def test_definitions_of_any_shape_are_read(junk: Any) -> None:
-    assert Offer({"Load": junk}).has(needs_of(loads()))
+    assert offer_of({"Load": junk}).has(needs_of(loads()))
+
+
+def test_files_that_many_classes_list_take_memory_once() -> None:
+    config = [[f"{number}.safetensors" for number in range(100)]]
+    each = [(f"Load{n}", definitions([*config])["Load"]) for n in range(50)]
+    files = model_files(each)
+    assert len({id(one["name"]) for one in files.values()}) == 1
+    assert len(files) == 50

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -17,11 +17,14 @@ from comfy_client.errors import NotFound, UnexpectedResponse
 from comfy_client.models import Features, NodeDef, UploadedImage
 from comfy_client.recording.secrets import Secrets
 from comfy_client.routes import Routes
+from comfy_client.routes.definitions import NodeDefinitions
 from comfy_client.routes.prompts import post_prompt
 from comfy_client.transport.multipart import OnProgress
+from comfy_client.transport.pieces import Member
 from comfy_client.transport.response import Response
 from comfy_client.transport.url import Address
 from comfy_client.upload import AnyFile
+from comfy_client.values import mapping
 from tests.conftest import examples
 from tests.helpers.hostile_values import JSON, fits, places, spoilt
 
@@ -33,6 +36,7 @@ class Canned:
 
     address = Address("http", "127.0.0.1", 8188)
     total_timeout = 60.0
+    max_json = 1 << 20
 
     def __init__(self, body: Any) -> None:
         self.body = body
@@ -44,6 +48,10 @@ class Canned:
 
     def json(self, method: str, route: str, **_: Any) -> Any:
         return self.request(method, route).json()
+
+    def members(self, route: str, **_: Any) -> Iterator[Member]:
+        for name, value in mapping(self.body, route).items():
+            yield Member(name, value, 1)
 
     def model(self, method: str, route: str, into: Callable[[Any], Any], **_: Any) -> Any:
         return into(self.body)
@@ -79,7 +87,10 @@ PR28 = "/userdata?dir=pr28"
 #: What a server said, and the call that asks for it.  Those without a recording are cut in it.
 CALLS: dict[str, tuple[Any, Callable[[Api], Any]]] = {
     "poll_status": (recorded("0.28.1/system", "/prompt"), lambda api: api.poll_status()),
-    "post_prompt": (PROMPT, lambda api: post_prompt(api.http, {"prompt": {}})),
+    "post_prompt": (
+        PROMPT,
+        lambda api: post_prompt(api.http, {"prompt": {}}, NodeDefinitions(api.http, lambda: 1)),
+    ),
     "get_queue": (recorded("0.28.1/interrupt", "/queue"), lambda api: api.get_queue()),
     "get_histories": (
         recorded("0.28.1/cached_rerun", f"/history/{PROMPT['prompt_id']}"),
