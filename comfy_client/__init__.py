@@ -97,6 +97,7 @@ Modules:
     redaction: Text whose ``repr`` shows nothing.
     locks: Locks shared with the user's threads, and bounded waits.
     runtime: Clocks, locks and threads, which tests may replace.
+    user_folder: Folders of the user, as for settings.
 """
 
 import sys

@@ -130,8 +130,8 @@ class ComfyApi(Routes):
             times as much to the memory of all that a call returns.
         definition_cache: Where node definitions are kept for later processes: the path of a
             folder, ``True`` for ``comfy-client/nodes`` in the user's cache folder or the folder
-            in ``COMFYUI_CACHE`` (``off``: none), or ``False`` for nowhere.  See the page *Large
-            installations* of the guide.
+            in ``COMFYUI_CACHE`` (``off``: none), or ``False`` for nowhere.  See *Large
+            installations* in the guide.
 
     Attributes:
         timing: All times that it waits for; a subclass may set its own.

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from .folders import user_folder
 from .jobs.poller import Poller
 from .jobs.tracker import Tracker
 from .routes.definition_file import DefinitionFile
@@ -17,6 +16,7 @@ from .routes.definitions import NodeDefinitions
 from .timing import Timing
 from .transport.http import Http
 from .transport.url import Address, parse_host
+from .user_folder import user_folder
 
 if TYPE_CHECKING:
     import requests

@@ -22,7 +22,7 @@ from tests.walks import MODULES, PRIVATE, ROOT, Function, figures, is_private, t
 #: From the bottom up: a room knows only those above it in this list.  Those in one line do not
 #: know each other.
 ROOMS = (
-    ("_version", "folders", "nearest", "redaction", "runtime", "timing", "tracebacks"),
+    ("_version", "nearest", "redaction", "runtime", "timing", "tracebacks", "user_folder"),
     ("interrupts", "sealing"),
     ("to_dict", "typescript"),
     ("errors", "since"),

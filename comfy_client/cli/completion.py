@@ -159,19 +159,29 @@ def _all_prompts(api: ComfyApi) -> Iterator[tuple[str, str]]:
 
 def complete_classes(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
     """Complete node classes."""
-    return starting(incomplete, sorted(_definitions(ctx)))
+    known = known_definitions(ctx)
+    found = ask(ctx, lambda api: api.node_names()) if known is None else known
+    return starting(incomplete, sorted(found))
 
 
 def complete_types(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
     """Complete the output types of nodes."""
-    outputs = (one.get("output") for one in _definitions(ctx).values() if isinstance(one, Mapping))
-    kinds = {kind for one in outputs if isinstance(one, list) for kind in map(str, one)}
+    known = known_definitions(ctx)
+    if known is None:
+        kinds = {*ask(ctx, lambda api: _kinds(api.iter_node_definitions()))}
+    else:
+        kinds = {*_kinds(known.items())}
     return starting(incomplete.upper(), sorted(kinds))
 
 
-def _definitions(ctx: click.Context) -> Mapping[str, Any]:
-    known = known_definitions(ctx)
-    return dict(ask(ctx, lambda api: api.node_definitions().items())) if known is None else known
+def _kinds(definitions: Iterable[tuple[str, Any]]) -> Iterator[str]:
+    """Yield the output types of node classes, without keeping more of them."""
+    seen: set[str] = set()
+    for _, one in definitions:
+        outputs = one.get("output") if isinstance(one, Mapping) else None
+        new = {*map(str, outputs)} - seen if isinstance(outputs, list) else set()
+        seen |= new
+        yield from new
 
 
 def known_definitions(ctx: click.Context) -> Mapping[str, Any] | None:

@@ -18,6 +18,9 @@ Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
 
 #: The seconds of each unit of an age.
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+#: The bits by which each unit of a size shifts a number.
+_SHIFTS: Final = {"": 0, "K": 10, "M": 20, "G": 30}
+_SIZE: Final = re.compile(r"(\d{1,12}) ?([kmg]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
 _AGE: Final = re.compile(r"(\d+(?:\.\d+)?)([smhdw]?)", re.ASCII)
 
 
@@ -61,6 +64,14 @@ class Finite(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number", param, ctx)
         return number
+
+
+def number_of_bytes(text: str) -> int:
+    """Parse a size such as ``4096``, ``256M`` or ``1GiB``; raise ValueError for any other text."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or not int(found[1]):
+        raise ValueError(f"{text!r:.80} is not a number of bytes, such as 256M")
+    return int(found[1]) << _SHIFTS[found[2].upper()]
 
 
 def moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:

@@ -120,6 +120,7 @@ _IN_COMMANDS: Final = (
     (r"pass allow_private_storage=True", "give --private-storage"),
     (r"if it is a ComfyUI itself, use ComfyApi", "if it is a ComfyUI itself, it needs no --hosted"),
     (r"\(HostedApi is the client of Comfy API v2\)", "(one with Comfy API v2 needs --hosted)"),
+    (r"max_json=(\d+)", r"--max-json \1"),
     (r"pass verify='ca\.pem'", "pass --ca FILE"),
     (r"or verify=False", "or --insecure"),
     (r"check https, verify= and cert=", "check https and --ca"),

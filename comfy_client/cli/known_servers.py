@@ -85,7 +85,10 @@ def remember(
             words.append(f"--{name}")
         elif value:
             is_read_once = value == "-" or str(value).startswith("/dev/")
-            words += [f"--{name}", host if name == "host" else "FILE" if is_read_once else value]
+            words += [
+                f"--{name}",
+                host if name == "host" else "FILE" if is_read_once else str(value),
+            ]
     text = f" {line(*words)}" if words else ""
     context.meta.setdefault(_KEY, {})[host] = KnownServer(text, is_hosted, takes_partner_key)
 

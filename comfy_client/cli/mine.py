@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ..folders import user_folder
+from ..user_folder import user_folder
 from .exits import Mistake
 
 #: A function that returns whether this installation submitted a prompt with some ``extra_data``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -74,17 +74,17 @@ def nodes(
     if name is not None and (search or accepts or produces):
         raise click.UsageError("give CLASS, or --search, --accepts and --produces")
 
-    def listed(known: Mapping[str, NodeDef]) -> list[Row]:
-        found = [one for one in known.values() if _fits(one, search, accepts, produces)]
-        found.sort(key=lambda one: (one.category or "", one.name))
-        return [_facts(one) for one in found]
+    def listed(each: Iterable[NodeDef]) -> list[Row]:
+        found = [_facts(one) for one in each if _fits(one, search, accepts, produces)]
+        found.sort(key=lambda one: (one["category"] or "", one["class_type"]))
+        return found
 
     def read(api: ComfyApi) -> list[Row]:
         api.poll_status(given.answer_limit)  # all definitions may take a server minutes
         if name is None:
-            return listed(api.get_node_defs())
+            return listed(_each(api.iter_node_definitions()))
         one = api.get_node_defs(name).get(name)
-        return [node_object(one or _named(api.get_node_defs(), name))]
+        return [node_object(one or _named(_each(api.iter_node_definitions()), name))]
 
     def show(rows: list[Row]) -> None:
         if name is None:
@@ -95,7 +95,7 @@ def nodes(
     if definitions is None:
         print_rows(given, read, show)
         return
-    known = _definitions_in(definitions)
+    known = _each(read_definitions(definitions).items())
     rows = listed(known) if name is None else [node_object(_named(known, name))]
     if not given.json:
         show(rows)
@@ -104,30 +104,41 @@ def nodes(
         emit(row)
 
 
-def _definitions_in(path: Path) -> dict[str, NodeDef]:
+def _each(definitions: Iterable[tuple[str, Any]]) -> Iterator[NodeDef]:
+    """Yield the definitions as values, one at a time: there may be thousands of large ones."""
     from ..models import NodeDef
 
-    found = read_definitions(path).items()
-    return {name: NodeDef.from_json(name, raw) for name, raw in found if isinstance(raw, Mapping)}
+    for name, raw in definitions:
+        if isinstance(raw, Mapping):
+            yield NodeDef.from_json(name, raw)
 
 
-def _named(known: Mapping[str, NodeDef], name: str) -> NodeDef:
+def _named(each: Iterable[NodeDef], name: str) -> NodeDef:
     """Return the node class with a name or title; raise Mistake with the nearest names if unknown.
 
     The case of titles is ignored.  A title of several classes is a Mistake, too.
     """
-    if name in known:
-        return known[name]
     wanted = name.casefold()
-    found = [one for one in known.values() if wanted == (one.display_name or "").casefold()]
+    found: list[NodeDef] = []
+    matching: list[str] = []
+    titles: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for one in each:
+        if one.name == name:
+            return one
+        names[one.name] = one.name
+        if one.display_name:
+            titles[one.display_name] = one.name
+        if wanted == (one.display_name or "").casefold():
+            found.append(one)
+        if _fits(one, name, None, None):
+            matching.append(one.name)
     if len(found) == 1:
         return found[0]
     if found:
-        names = ", ".join(one.name for one in found)
-        raise Mistake(f"several node classes have the title {name!r}: {names}")
-    titles = {one.display_name: one.name for one in known.values() if one.display_name}
-    near = [titles.get(one, one) for one in nearest(name, {**titles, **known})]
-    near += [one.name for one in known.values() if _fits(one, name, None, None)]
+        several = ", ".join(one.name for one in found)
+        raise Mistake(f"several node classes have the title {name!r}: {several}")
+    near = [titles.get(one, one) for one in nearest(name, {**titles, **names})] + matching
     listed = list(dict.fromkeys(near))[:_MOST_NEAR]
     near_by = f"; nearest: {', '.join(listed)}" if listed else ""
     raise Mistake(f"no node class or title {name!r}{near_by}")

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import attrs
 
-from ..folders import user_folder
 from ..nearest import nearest
+from ..user_folder import user_folder
 from .exits import Mistake
 from .known_servers import line
 
@@ -28,6 +28,8 @@ KEYS: Final[Mapping[str, type]] = {
     "private-storage": bool,
     "partner-key": bool,
     "user": str,
+    "max-json": str,
+    "no-cache": bool,
 }
 _SECRETS: Final = ("token", "login")
 #: The most bytes that are read of a file.

@@ -287,9 +287,12 @@ def where(given: ServerOptions) -> None:
         ("insecure", "insecure"),
         ("storage", "private-storage"),
         ("user", "user"),
+        ("max-json", "max_json"),
+        ("no-cache", "no_cache"),
     ):
-        if found[key.replace("-", "_")]:
-            say(f"{label:<13} {found[key.replace('-', '_')]}  ({server.sources[key]})")
+        name = key.replace("_", "-")
+        if found[key.replace("-", "_")] and name in server.sources:
+            say(f"{label:<13} {found[key.replace('-', '_')]}  ({server.sources[name]})")
     for remark in server.remarks:
         note(remark)
     say(f"config file   {config.path}{'' if config.path.exists() else ' (not there)'}")
@@ -306,6 +309,8 @@ def _where(server: Target, config: Config) -> dict[str, Any]:
         "insecure": server.insecure,
         "private_storage": server.private_storage,
         "user": server.user,
+        "max_json": server.max_json,
+        "no_cache": server.no_cache,
         "profile": server.profile,
         "sources": dict(server.sources),
         "config": str(config.path),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, T
 import attrs
 import click
 
-from .decorators import Decorator, Finite
+from .decorators import Decorator, Finite, number_of_bytes
 from .exits import Mistake, message_of
 from .known_servers import remember
 from .printing import log_more, note
@@ -51,6 +51,8 @@ class ServerOptions:
     request_timeout: float | None = None
     verbose: int = 0
     record: str | None = None
+    max_json: int | None = None
+    no_cache: bool = False
     json: bool = False
 
     @property
@@ -68,8 +70,8 @@ class ServerOptions:
         """The options of each server, by name."""
         if len(self.profiles) > 1 and self.hosts:
             raise click.UsageError("each --profile names its own server: leave out --host")
-        flags = ("insecure", "hosted", "private_storage", "partner_key")
-        said = ("ca", *flags, "user", "login_file", "token_file")
+        flags = ("insecure", "hosted", "private_storage", "partner_key", "no_cache")
+        said = ("ca", *flags, "user", "login_file", "token_file", "max_json")
         shared = {name.replace("_", "-"): getattr(self, name) for name in said}
         return [
             {"host": host, "profile": profile, **shared}
@@ -189,6 +191,13 @@ def file_name_of(host: str) -> str:
 def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     if value:
         setattr(ctx.ensure_object(ServerOptions), str(param.name), value)
+
+
+def _store_size(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    try:
+        _store(ctx, param, None if value is None else number_of_bytes(value))
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from None
 
 
 def _store_verbosity(ctx: click.Context, param: click.Parameter, value: int) -> None:
@@ -346,6 +355,22 @@ _OPTIONS: Final = (
         cls=_Common,
         expose_value=False,
         help="How long the server may take to answer a request.",
+    ),
+    click.option(
+        "--max-json",
+        metavar="SIZE",
+        callback=_store_size,
+        cls=_Common,
+        expose_value=False,
+        help="The largest answer that is decoded, such as 256M.  Default: 64M.",
+    ),
+    click.option(
+        "--no-cache",
+        is_flag=True,
+        callback=_store,
+        cls=_Common,
+        expose_value=False,
+        help="Neither use nor write node definitions on disk.",
     ),
     click.option(
         "-v",

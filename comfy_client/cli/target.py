@@ -27,7 +27,9 @@ from ..hosted.servers import (
     whose_environment_key,
 )
 from ..settings import DEFAULT_HOST, HOST_VARIABLE, SECRET_VARIABLES
+from ..transport.http import MAX_JSON
 from ..transport.url import Address, parse_host
+from .decorators import number_of_bytes
 from .exits import Mistake, in_commands
 from .input_options import mistakes
 from .known_servers import line
@@ -48,7 +50,10 @@ _HOST_VARIABLES: Final = {_ENVIRONMENT: HOST_VARIABLE, _HOSTED_ENVIRONMENT: URL_
 _SECRET_KINDS: Final = {**SECRET_VARIABLES, KEY_VARIABLE: "bearer"}
 
 #: The settings of a server; those in one group come from one source.
-_SETTINGS: Final = (("ca", "insecure"), ("private-storage",), ("partner-key",), ("user",))
+_SETTINGS: Final = (
+    *(("ca", "insecure"), ("private-storage",), ("partner-key",), ("user",)),
+    *(("max-json",), ("no-cache",)),
+)
 
 _AnyCredentials = BasicCredentials | BearerCredentials | EnvCredentials
 
@@ -66,6 +71,8 @@ class Target:
         hosted: Whether it is a hosted ComfyUI, which speaks Comfy API v2.
         private_storage: Whether a hosted server may name any address for its files.
         partner_key: Whether its nodes may have the key for paid services in ``COMFY_API_KEY``.
+        max_json: The largest answer that is decoded, in bytes.
+        no_cache: Whether node definitions on disk are neither used nor written.
         profile: The name of the profile in effect; ``None``: none.
         sources: Where each of these settings comes from, by the name of the setting.
         remarks: Notes on secrets that are not sent, and on files that show secrets to other users.
@@ -79,6 +86,8 @@ class Target:
     hosted: bool = False
     private_storage: bool = False
     partner_key: bool = False
+    max_json: int = MAX_JSON
+    no_cache: bool = False
     profile: str | None = None
     sources: Mapping[str, str] = attrs.field(factory=dict)
     remarks: tuple[str, ...] = ()
@@ -118,6 +127,8 @@ class Target:
             verify=self.verify,
             record=record,
             transport=transport,
+            max_json=self.max_json,
+            definition_cache=not self.no_cache,
         )
 
     def _hosted_client(self, timeout: tuple[float, float], record: Path | None) -> ComfyApi:
@@ -137,6 +148,7 @@ class Target:
                 timeout=timeout,
                 verify=self.verify,
                 record=record,
+                max_json=self.max_json,
                 allow_insecure=self.insecure,
                 allow_private_storage=self.private_storage,
             )
@@ -242,6 +254,9 @@ def resolve(
         _check_hosted(found, values.get("user") and sources["user"])
     if values.get("ca"):
         values["ca"] = os.path.expanduser(values["ca"])
+    if isinstance(values.get("max_json"), str):  # of a profile
+        with mistakes(f"max-json ({sources['max-json']})"):
+            values["max_json"] = number_of_bytes(values["max_json"])
     return Target(
         host,
         found and found.credentials,

@@ -14,7 +14,7 @@ from ..errors import ClientClosed, ComfyError, NotFound, NotSupported
 from ..routes import Routes
 from ..transport.deadline import Deadline, limited_silence
 from ..transport.http import Http
-from ..transport.pieces import Member
+from ..transport.pieces import JsonMember
 from ..transport.response import Dialect, Response
 from ..values import table
 from .dialect import refusal
@@ -84,7 +84,7 @@ class CloudHttp(Http):
             return self.v1.request(method, route, **kw)
         return super().request(method, route, **kw)
 
-    def members(self, route: str, *, deadline: Deadline, most: float) -> Iterator[Member]:
+    def members(self, route: str, *, deadline: Deadline, most: float) -> Iterator[JsonMember]:
         """Yield the members of an answer: see :meth:`Http.members`."""
         if is_read("GET", route):
             return self.v1.members(route, deadline=deadline, most=most)

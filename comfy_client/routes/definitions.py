@@ -11,7 +11,7 @@ from ..errors import ApiError, ComfyError, RequestTimeout, UnexpectedResponse
 from ..locks import shared_lock
 from ..transport.deadline import Deadline, in_parallel
 from ..transport.http import SMALL, Http, segment
-from ..transport.pieces import GROWTH, Member
+from ..transport.pieces import GROWTH, JsonMember
 from .definition_file import DefinitionFile, marks_in
 
 T = TypeVar("T")
@@ -187,7 +187,7 @@ class NodeDefinitions:
 
     # -- all classes ---------------------------------------------------------------------
 
-    def _stream(self, deadline: Deadline) -> Generator[Member, None, None]:
+    def _stream(self, deadline: Deadline) -> Generator[JsonMember, None, None]:
         """Yield all definitions while they arrive; keep them if they are small."""
         link, kept, names, size = self._of_link, dict[str, Any](), dict[str, None](), 0
         marks: frozenset[str] | None = None

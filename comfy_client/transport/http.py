@@ -44,7 +44,7 @@ from .connections import Traffic, Transfer, current, reading
 from .deadline import Deadline, check_wanted, ended_by, parallel_calls, read_timeout
 from .failures import FAILURES, Failure, failure_of, strip, strip_libraries
 from .identity import Endpoint, Identity, as_sent, check_headers
-from .pieces import GROWTH, Each, Member, TooLarge, loads_in_pieces, members
+from .pieces import GROWTH, Each, JsonMember, OverLimit, loads_in_pieces, members
 from .response import (
     COMFYUI,
     Asker,
@@ -505,7 +505,7 @@ class Http:
             length = length if part is None else part.end - part.start
             yield Download(response.status_code, response.headers, length, chunks)
 
-    def members(self, route: str, *, deadline: Deadline, most: float) -> Iterator[Member]:
+    def members(self, route: str, *, deadline: Deadline, most: float) -> Iterator[JsonMember]:
         """Yield the members of the JSON object that a GET answers, without holding the whole.
 
         A member has at most ``max_json`` bytes.
@@ -536,7 +536,7 @@ class Http:
             try:
                 yield from members(chunks(), largest=self.max_json)
                 return
-            except TooLarge as exc:
+            except OverLimit as exc:
                 how = str(exc)
             except (ValueError, RecursionError):
                 pass  # the error below does not hang on this one

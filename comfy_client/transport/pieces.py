@@ -25,11 +25,11 @@ _BEHIND: Final = (",", "]", "}", ":", " ", "\t", "\n", "\r")
 _space: Final = re.compile(r"[ \t\n\r]*")
 
 
-class TooLarge(Exception):
+class OverLimit(Exception):
     """A value that is larger than its reader allows."""
 
 
-class Member(NamedTuple):
+class JsonMember(NamedTuple):
     """A member of a JSON object.
 
     Attributes:
@@ -64,7 +64,7 @@ def loads_in_pieces(content: bytes, each: Each, *, piece: int = PIECE) -> Any:
     return found
 
 
-def members(chunks: Iterable[bytes], *, largest: int, piece: int = PIECE) -> Iterator[Member]:
+def members(chunks: Iterable[bytes], *, largest: int, piece: int = PIECE) -> Iterator[JsonMember]:
     """Yield the members of a JSON object, as they come.
 
     Memory holds one member at a time, however long the object is.  A name may come twice;
@@ -77,11 +77,11 @@ def members(chunks: Iterable[bytes], *, largest: int, piece: int = PIECE) -> Ite
 
     Raises:
         ValueError: It is no JSON object, or is cut off.  ``RecursionError``: too deeply nested.
-        TooLarge: A member is larger than ``largest``.
+        OverLimit: A member is larger than ``largest``.
     """
     text = _JsonText(iter(chunks), piece, largest)
     for name, (value, size) in _members(text, text.measured):
-        yield Member(name, value, size)
+        yield JsonMember(name, value, size)
     if text.peek():
         raise text.error("Extra data")
 
@@ -191,9 +191,9 @@ class _JsonText:
         most = self._largest
         if most is not None and (length > most or size > GROWTH * most):
             if length > most:
-                raise TooLarge(f"has a member of more than the {most} bytes that are")
+                raise OverLimit(f"has a member of more than the {most} bytes that are")
             many = GROWTH * most >> 20
-            raise TooLarge(f"has a member that would take {size >> 20} MiB decoded, {many} are")
+            raise OverLimit(f"has a member that would take {size >> 20} MiB decoded, {many} are")
 
     def _more(self) -> bool:
         """Decode more bytes to text, at least as many as are unread; return False at the end."""

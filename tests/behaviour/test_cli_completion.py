@@ -32,7 +32,7 @@ Completed = Callable[..., list[str]]
 #: What stands for files, after the dots and brackets are taken away.
 PATHLIKE = ("FILE", "DIR", "TEMPLATE", "WORKFLOW")
 #: Values that nothing is known about, by metavar or by the name of the parameter.
-FREE = {"SECONDS", "GB", "TEXT", "PATH", "NAME", "N", "TIME"}
+FREE = {"SECONDS", "SIZE", "GB", "TEXT", "PATH", "NAME", "N", "TIME"}
 NUMBERS = (click.types.IntParamType, click.types.FloatParamType)
 
 

@@ -343,3 +343,38 @@ def test_a_login_in_the_host_of_the_environment_comes_before_a_variable(monkeypa
         monkeypatch.setenv("COMFYUI_HOST", server.url)
         with ComfyApi(credentials=("me", "pass")) as api:
             assert api.poll_status().queue_remaining == 0
+
+
+def test_limits_and_the_cache_are_options_and_settings_of_a_profile(comfy_client):
+    """An option counts before a profile, whose server it may be."""
+    configure(
+        comfy_client.home, '[profiles.a]\nhost = "gpu"\nmax-json = "256 MiB"\nno-cache = true'
+    )
+    [found] = comfy_client.json("where", "--profile", "a")
+    assert (found["max_json"], found["no_cache"]) == (256 << 20, True)
+    assert found["sources"]["max-json"] == "profile 'a'"
+    [found] = comfy_client.json("where", "--profile", "a", "--max-json", "1g")
+    assert found["max_json"] == 1 << 30
+    assert found["sources"]["max-json"] == "--max-json"
+    [found] = comfy_client.json("where")
+    assert (found["max_json"], found["no_cache"]) == (64 << 20, False)
+    assert "max-json      4096  (--max-json)" in comfy_client("where", "--max-json", "4096").out
+
+
+@pytest.mark.parametrize("size", ["", "0", "-1", "x", "1T", "1.5M"])
+def test_a_size_is_a_number_of_bytes(comfy_client, size):
+    [error] = comfy_client.json("where", "--max-json", size, status=2)
+    assert "not a number of bytes" in error["message"]
+    configure(comfy_client.home, f'[profiles.a]\nhost = "gpu"\nmax-json = "{size}"')
+    if size:
+        [error] = comfy_client.json("where", "--profile", "a", status=2)
+        assert "not a number of bytes, such as 256M" in error["message"]
+        assert "profile 'a'" in error["message"]
+
+
+def test_advice_about_a_limit_names_the_option(comfy_client):
+    with ComfyServer() as server:
+        host = ("--host", server.url, "--max-json", "300")
+        [error] = comfy_client.json("nodes", *host, status=3)
+        assert "--max-json 600 allows twice as much" in error["message"]
+        assert comfy_client("nodes", "--host", server.url).status == 0

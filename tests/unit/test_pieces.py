@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comfy_client.transport.pieces import Each, Member, TooLarge, loads_in_pieces, members
+from comfy_client.transport.pieces import Each, JsonMember, OverLimit, loads_in_pieces, members
 from tests.conftest import examples
 from tests.helpers.patches import note_decoded
 
@@ -87,7 +87,7 @@ def test_other_encodings_are_read_too(encoding: str) -> None:
 # -- a stream of members -----------------------------------------------------------------
 
 
-def read(content: bytes, cuts: list[int], largest: int = 1 << 20) -> list[Member]:
+def read(content: bytes, cuts: list[int], largest: int = 1 << 20) -> list[JsonMember]:
     """Read the members of an object that comes in pieces, cut at these places."""
     ends = sorted({0, len(content), *(cut % (len(content) + 1) for cut in cuts)})
     chunks = [content[here:there] for here, there in itertools.pairwise(ends)]
@@ -163,7 +163,7 @@ def test_a_member_has_a_largest_size(value: bytes) -> None:
 
     found = members(chunks(), largest=1000, piece=64)
     assert next(found).name == "small"
-    with pytest.raises(TooLarge, match="a member"):
+    with pytest.raises(OverLimit, match="a member"):
         list(found)
 
 

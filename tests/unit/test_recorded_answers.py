@@ -20,7 +20,7 @@ from comfy_client.routes import Routes
 from comfy_client.routes.definitions import NodeDefinitions
 from comfy_client.routes.prompts import post_prompt
 from comfy_client.transport.multipart import OnProgress
-from comfy_client.transport.pieces import Member
+from comfy_client.transport.pieces import JsonMember
 from comfy_client.transport.response import Response
 from comfy_client.transport.url import Address
 from comfy_client.upload import AnyFile
@@ -49,9 +49,9 @@ class Canned:
     def json(self, method: str, route: str, **_: Any) -> Any:
         return self.request(method, route).json()
 
-    def members(self, route: str, **_: Any) -> Iterator[Member]:
+    def members(self, route: str, **_: Any) -> Iterator[JsonMember]:
         for name, value in mapping(self.body, route).items():
-            yield Member(name, value, 1)
+            yield JsonMember(name, value, 1)
 
     def model(self, method: str, route: str, into: Callable[[Any], Any], **_: Any) -> Any:
         return into(self.body)
