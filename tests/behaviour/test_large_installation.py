@@ -144,7 +144,7 @@ def test_all_are_read_as_a_stream(server: OtherProcess) -> None:
     count, savers, more = json.loads(ran.stdout)
     assert (count, savers) == (2700, [name_of(0)])
     assert more < 150 * MIB
-    assert server.asked_for("/object_info") == ["/object_info/Class0001", *2 * ["/object_info"]]
+    assert server.asked_for("/object_info") == ["/object_info/Class0001", "/object_info"]
 
 
 def test_what_a_caller_keeps_is_bounded(small: LargeServer) -> None:
