@@ -340,10 +340,11 @@ def test_a_refused_workflow_is_explained_as_by_comfyui(
 def test_the_same_refusal_reads_the_same_from_comfyui(comfy: ComfyServer) -> None:
     """Through the surface, and straight."""
     graph = {"1": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}, "_meta": {}}}
+    from comfy_client.routes.definitions import NodeDefinitions
     from comfy_client.routes.prompts import post_prompt
 
     with opened(comfy.url) as http, pytest.raises(PromptRejected) as straight:
-        post_prompt(http, {"prompt": graph})
+        post_prompt(http, {"prompt": graph}, NodeDefinitions(http, lambda: None))
     with (
         ComfyServer(hosted="proxy") as server,
         connected(server.url) as http,
