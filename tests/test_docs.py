@@ -6,6 +6,8 @@ import importlib.metadata
 from collections import Counter
 from pathlib import Path
 
+import docutils.core
+import docutils.nodes
 import pytest
 from PIL import Image
 
@@ -22,7 +24,7 @@ from tests.docs.pages import (
     reference,
     target_of,
 )
-from tests.guide import PAGES, README, public_names
+from tests.guide import PAGES, README, public_names, text_of
 
 #: Most bytes of a picture, and of all.
 MOST, MOST_OF_ALL = 100_000, 1_000_000
@@ -94,6 +96,26 @@ def test_the_search_shows_the_section_that_explains_a_word_first() -> None:
     entries = {page: illustrated(page).count("\n.. index:: ! ") for page, _ in WORDS}
     assert entries == Counter(page for page, _ in WORDS)
     assert "\n.. index:: ! docker, ! kubernetes, ! container\n" in illustrated("service")
+
+
+def test_the_search_leaves_out_the_pages_for_developers() -> None:
+    """Sphinx reads the field as metadata only before anything else."""
+    left_out = {page for page in PAGES.keys() - {"README"} if "nosearch" in _metadata(page)}
+    assert left_out == {"changes", "development", "inside", "releasing"}
+
+
+def _metadata(page: str) -> set[str]:
+    """The names of the fields at the top of a page."""
+    first = docutils.core.publish_doctree(
+        pages.source(page).split("\n\n")[0], settings_overrides={"doctitle_xform": False}
+    ).next_node(docutils.nodes.docinfo)
+    return {field[0].astext() for field in first or () if isinstance(field, docutils.nodes.field)}
+
+
+def test_a_page_of_the_guide_is_read_at_one_sitting() -> None:
+    """Only the list of changes grows without an end."""
+    long = {page for page in PAGES if len(text_of(page).split()) > 2_000}
+    assert long <= {"changes"}
 
 
 def test_every_picture_is_used_and_small() -> None:

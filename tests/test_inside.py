@@ -30,12 +30,12 @@ def sources() -> dict[str, ast.Module]:
 
 
 def inside() -> str:
-    return text_of("development").partition("\nHow it works inside\n")[2]
+    return text_of("inside")
 
 
 def part(title: str) -> str:
     """The text of a part, in which names that are broken over two lines are whole."""
-    return inside().partition(f"\n{title}\n~")[2].partition("\n\n\n")[0]
+    return inside().partition(f"\n{title}\n-")[2].partition("\n\n\n")[0]
 
 
 def names_of_call(node: ast.AST) -> str:

@@ -106,7 +106,7 @@ def test_the_table_of_hosted_faults_judges_ours() -> None:
 
 def rows_of_the_guide() -> list[tuple[str, dict[str, str]]]:
     """The rows of the guide's tables, as the command has them before it lays them out."""
-    section = section_of("speed-and-faults", "Faults, side by side")
+    section = section_of("faults", "Faults, side by side")
     found: dict[str, dict[str, str]] = {}
     for table in docutils.core.publish_doctree(section).findall(docutils.nodes.tgroup):
         head, *rows = (
@@ -121,7 +121,7 @@ def rows_of_the_guide() -> list[tuple[str, dict[str, str]]]:
 def test_the_tables_of_faults_are_laid_out_as_the_command_writes_them() -> None:
     """And every client of the command stands there, or is named as one that cannot be had."""
     rows = rows_of_the_guide()
-    text = text_of("speed-and-faults")
+    text = text_of("faults")
     assert faults.as_rst([(mark(name), cells) for name, cells in rows]) in text
     assert re.search(r"^Made on 20\d\d-\d\d-\d\d on ComfyUI [\d.]+, Python [\d.]+\.$", text, re.M)
     words = " ".join(text.split())
@@ -156,7 +156,7 @@ def test_the_comparison_in_the_readme_is_that_of_the_tables() -> None:
     clients = {name.split()[0] for name, _ in others}
     best, middle = max(map(right, theirs)), median(map(right, theirs))
     some_hang = sum("HANG" in str(cells) for cells in theirs)
-    rows = re.findall(r"^trivial prompt(.*?)  +([\d.]+) x ", text_of("speed-and-faults"), re.M)
+    rows = re.findall(r"^trivial prompt(.*?)  +([\d.]+) x ", text_of("speed"), re.M)
     speed = next(figure for what, figure in rows if what.endswith("with a receiver"))
     first, *_, last = rivals = sorted(figure for what, figure in rows if what.startswith(" by "))
     assert len(rivals) == 3

@@ -23,12 +23,18 @@ from tests.guide import GUIDE, PAGES, document, public_names, text_of
 GROUPS = {
     "First steps": ["start", "tasks", "running", "recipes", "typescript"],
     "Everyday use": [
-        *("workflows", "files", "notebook", "jobs", "many-runs"),
-        *("events", "errors", "command-line"),
+        *("workflows", "checking", "building", "files", "notebook", "jobs", "many-runs"),
+        *("events", "errors", "command-line", "command-line-servers", "command-line-scripts"),
     ],
-    "Servers": ["connecting", "hosted", "doctor", "pool", "cluster", "cluster-setup", "security"],
-    "Programs": ["service", "testing", "recording", "json", "monitoring"],
-    "Project": ["compatibility", "speed-and-faults", "changes", "development", "releasing"],
+    "Servers": [
+        *("connecting", "hosted", "hosted-waiting", "doctor", "pool"),
+        *("pool-faults", "cluster", "cluster-setup", "security"),
+    ],
+    "Programs": ["service", "asyncio", "testing", "recording", "json", "monitoring"],
+    "Project": [
+        *("compatibility", "speed", "faults"),
+        *("changes", "development", "inside", "releasing"),
+    ],
 }
 
 #: Groups of the reference: title, and the page of the guide that explains them.
@@ -42,7 +48,7 @@ _TITLES = {
     "doctor": ("Doctor", "doctor"),
     "pool": ("Several servers", "pool"),
     "hosted": ("Hosted ComfyUI", "hosted"),
-    "aio": ("asyncio", "service"),
+    "aio": ("asyncio", "asyncio"),
     "distributed": ("Workers of Dask", "cluster"),
     "models": ("Answers of the server", "compatibility"),
     "testing": ("Testing", "testing"),
@@ -63,7 +69,9 @@ _VARIABLES = {
     "wf": "Workflow",
 }
 #: Pages that name objects without explaining them.
-_LISTS = {"README", "changes", "compatibility", "development", "releasing", "tasks"}
+_LISTS = {"README", "changes", "compatibility", "development", "inside", "releasing", "tasks"}
+#: Pages for those who work on the package, which the search leaves out.
+_UNSEARCHED = {"changes", "development", "inside", "releasing"}
 
 
 class Picture(NamedTuple):
@@ -130,8 +138,8 @@ WORDS = {
     ("recipes", "Audio"): "audio, music, sound",
     ("recipes", "Prompts from a CSV file"): "csv",
     ("workflows", "Edit"): "seed, random seed, prompt",
-    ("workflows", "Missing models"): "model, missing model, checkpoint",
-    ("workflows", "Templates"): "template",
+    ("checking", "Missing models"): "model, missing model, checkpoint",
+    ("building", "Templates"): "template",
     ("files", "Masks"): "mask",
     ("files", "Upload"): "upload",
     ("files", "Download"): "download",
@@ -148,8 +156,8 @@ WORDS = {
     ("hosted", "Keys"): "api key, key",
     ("doctor", "Report a bug"): "bug, report",
     ("pool", "Several servers"): "gpu, multi-gpu, load balancing",
-    ("service", "asyncio"): "async, await",
-    ("service", "FastAPI"): "web server, rest",
+    ("asyncio", "asyncio"): "async, await",
+    ("asyncio", "FastAPI"): "web server, rest",
     ("service", "Out of memory"): "memory, oom, vram",
     ("service", "Containers and SIGTERM"): "docker, kubernetes, container",
     ("testing", "Use it"): "mock, pytest, fixture",
@@ -202,8 +210,7 @@ def write(folder: Path) -> None:
         folder.joinpath(file.name).write_bytes(file.read_bytes())
     groups = guide()
     for page in chain.from_iterable(groups.values()):
-        text = _PLAIN + linked(illustrated(page))
-        folder.joinpath(f"{page}.rst").write_text(text, encoding="utf-8")
+        folder.joinpath(f"{page}.rst").write_text(source(page), encoding="utf-8")
     index = _PLAIN + linked(text_of("README"))
     index += "".join(contents(caption, pages) for caption, pages in groups.items())
     index += contents("Reference", [*(f"api/{group}" for group in _TITLES), "genindex"])
@@ -214,6 +221,12 @@ def write(folder: Path) -> None:
         api.joinpath(f"{group}.rst").write_text(overview(group), encoding="utf-8")
     for entry in reference():
         api.joinpath(f"{entry.page}.rst").write_text(explained(entry), encoding="utf-8")
+
+
+def source(page: str) -> str:
+    """Return what Sphinx reads of a page of the guide."""
+    metadata = ":nosearch:\n\n" if page in _UNSEARCHED else ""
+    return metadata + _PLAIN + linked(illustrated(page))
 
 
 def guide() -> dict[str, list[str]]:

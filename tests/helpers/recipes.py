@@ -121,7 +121,9 @@ def add_painter(server: ComfyServer) -> ComfyServer:
 def recipe(section: str, url: str) -> str:
     """The last block of a section of the page, for the server at ``url``."""
     found = [
-        block.code for block in blocks() if (block.page, block.section) == ("service", section)
+        block.code
+        for block in blocks()
+        if block.page in ("service", "asyncio") and block.section == section
     ]
     assert ADDRESS in found[-1]
     return found[-1].replace(ADDRESS, url)
