@@ -850,8 +850,12 @@ class _Sender:
             if found is None:
                 continue  # another thread dropped the idle connections; nothing was sent
             if not isinstance(found, Failure):
-                status = found.status_code
-                self._note(began, is_answer=status < 500 or not is_for_another(status))
+                try:
+                    status = found.status_code
+                    self._note(began, is_answer=status < 500 or not is_for_another(status))
+                except BaseException:  # nobody else would close the connection
+                    found.raw.close()
+                    raise
                 return found
             self._check_wanted()
             self._note(began, is_answer=False)

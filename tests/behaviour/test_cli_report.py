@@ -57,7 +57,7 @@ def test_it_holds_what_a_bug_report_needs(tmp_path: Path) -> None:
         ended = command("doctor", "--run", "--report")
         assert ended.status == 0
         assert ended.out.startswith("comfy_client doctor: 0 failed")
-        assert ended.err.splitlines()[-1] == f"Wrote {NAME}. Read it before you send it."
+        assert ended.err.splitlines()[-1] == f"Wrote {NAME}.  Read it before you send it."
         parts = parts_of(tmp_path / NAME)
         assert list(parts) == PARTS
         assert parts["Doctor"] == ended.out.strip()
