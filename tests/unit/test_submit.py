@@ -21,6 +21,7 @@ from comfy_client.jobs.prompt import TrackedPrompt
 from comfy_client.jobs.state import JobState
 from comfy_client.log_records import ServerLog
 from comfy_client.models import Features, Queue, QueuedPrompt
+from comfy_client.routes.definitions import NodeDefinitions
 from comfy_client.routes.prompts import EXTRA_DATA_KEY
 from comfy_client.timing import Timing
 from comfy_client.transport.deadline import Deadline
@@ -102,7 +103,8 @@ def send(clock):
     def do(server, one=None, *, resubmit=False, wake=clock):
         log = ServerLog("http://gpu:8188")
         tracker = SimpleNamespace(http=server, wake=wake, log=log, timing=Timing())
-        return post(tracker, (one or a_prompt()).state, {}, Deadline(), resubmit=resubmit)
+        known, state = NodeDefinitions(server, lambda: None), (one or a_prompt()).state
+        return post(tracker, known, state, {}, Deadline(), resubmit=resubmit)
 
     return do
 
