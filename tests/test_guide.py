@@ -456,9 +456,7 @@ UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 def test_the_limits_are_those_of_the_code() -> None:
     """Each stands there as it is, and no other."""
-    (body,) = docutils.core.publish_doctree(section_of("security", "Limits")).findall(
-        docutils.nodes.tbody
-    )
+    (body,) = docutils.core.publish_doctree(text_of("limits")).findall(docutils.nodes.tbody)
     said = {what.astext(): most.astext() for what, most in body}
     for what, limit in LIMITS.items():
         if isinstance(limit, tuple):

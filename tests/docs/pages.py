@@ -28,7 +28,7 @@ GROUPS = {
     ],
     "Servers": [
         *("connecting", "hosted", "hosted-waiting", "doctor", "pool"),
-        *("pool-faults", "cluster", "cluster-setup", "security"),
+        *("pool-faults", "cluster", "cluster-setup", "security", "limits"),
     ],
     "Programs": ["service", "asyncio", "testing", "recording", "json", "monitoring"],
     "Project": [
