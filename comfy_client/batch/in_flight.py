@@ -66,8 +66,10 @@ class InFlight:
     #: The job of each key, or the error of its submission, or ``None`` while it is being sent.
     _entries: dict[str, Job | ComfyError | None] = attrs.field(factory=dict, init=False)
     _since: dict[str, float] = attrs.field(factory=dict, init=False)
-    #: Whether the last cancel got no answer in time.
-    _is_unheard: bool = attrs.field(default=False, init=False)
+    #: When a cancel last got no answer in time, by server; ``None``: the only server.
+    _unheard: dict[str | None, float] = attrs.field(factory=dict, init=False)
+    #: The keys of prompts whose end lets no other one run: no server had them, or it is silent.
+    _in_vain: set[str] = attrs.field(factory=set, init=False)
     #: When a prompt last ended on each server, and under the key ``None`` on any server.
     _ends: dict[str | None, float] = attrs.field(factory=dict, init=False)
     #: Held by the first thread that withdraws.  Others wait, or they might close its connection.
@@ -133,13 +135,15 @@ class InFlight:
         """
         entry = self._entries.get(key)
         server = self.server_of(entry) if isinstance(entry, Job) else None
-        if not self._is_silent:  # a prompt that was given up there lets no other one run
+        # What is refused by a silent server, without being sent, lets no other one run, either.
+        if key not in self._in_vain and not (self.outage and self._is_silent(None)):
             self._ends[server] = self._ends[None] = runtime.monotonic()
         return self.drop(key)
 
     def drop(self, key: str) -> Job | ComfyError | None:
         """Remove a prompt without counting it as ended; return its job or error, or None."""
         self._since.pop(key, None)
+        self._in_vain.discard(key)
         return self._entries.pop(key, None)
 
     def withdraw(self) -> None:
@@ -202,7 +206,8 @@ class InFlight:
         if over:
             # If several are due, take the running one: the others may still get their turn.
             first_up = next((one for one in over if one.job.status == "running"), over[0])
-            return jobs[first_up.job], self._give_up(first_up)
+            key = jobs[first_up.job]
+            return key, self._give_up(key, first_up)
         wait(jobs, min([longest, *(one.at - now for one in due)]))
         if self.outage is not None:
             self.outage.look()
@@ -233,23 +238,32 @@ class InFlight:
             what = f"no news of prompt {job.prompt_id} for {self.stall_timeout:g} s"
             yield _Due(latest + self.stall_timeout, job, what, stalled=True)
 
-    @property
-    def _is_silent(self) -> bool:
-        """Whether the only server has answered no request since a cancel got no answer."""
-        return self._is_unheard and self.outage is not None and bool(self.outage.silent_for)
+    def _is_silent(self, job: Job | None) -> bool:
+        """Return whether a job's server has answered nothing since a cancel got no answer."""
+        unheard_at = self._unheard.get(None if job is None else self.server_of(job))
+        if unheard_at is None:
+            return False
+        if self.outage is not None:
+            return bool(self.outage.silent_for)
+        return job is not None and job.handle.answered_at() <= unheard_at
 
-    def _give_up(self, due: _Due) -> Result | ComfyError:
+    def _give_up(self, key: str, due: _Due) -> Result | ComfyError:
         """Cancel a job whose time is up, unless its server is silent.
 
         Return the error, or the outcome if the job has just ended.
         """
-        job, why = due.job, due.job.why()
+        job, why, server = due.job, due.job.why(), self.server_of(due.job)
         said: list[bool] = []
-        if not self._is_silent:
+        if not self._is_silent(job):
             said = cancel_in_time([job])
-            self._is_unheard = not said and not job.done()
+            if said or job.done():
+                self._unheard.pop(server, None)
+            else:
+                self._unheard[server] = runtime.monotonic()
         if job.done() and (said == [False] or not isinstance(job.exception(), JobInterrupted)):
             return _outcome(job)
+        if not (said or job.done()) or (server is None and self.outage is None):
+            self._in_vain.add(key)
         if said == [True] or job.done():
             what = "it was cancelled"
         elif not said:

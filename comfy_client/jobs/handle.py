@@ -192,13 +192,17 @@ class JobHandle:
         moved_at = self._tracker.monitor.advanced_at if state.running_since is None else 0.0
         return max(state.news_at, moved_at)
 
+    def answered_at(self) -> float:
+        """Return when the server last answered or sent anything, on the monotonic clock."""
+        poller, state = self.poller, self.state
+        heard_at = runtime.monotonic() - self._tracker.connection.quiet_for
+        answers = state.accepted_at or 0.0, state.news_at, poller.answered_at
+        return max(*answers, self._tracker.monitor.status_at, heard_at)
+
     def silent_for(self) -> float | None:
         """Return the seconds since the server last answered; None if it has answered recently."""
-        poller, state = self.poller, self.state
-        now, quiet_for = runtime.monotonic(), self._tracker.connection.quiet_for
-        answers = state.accepted_at or 0.0, state.news_at, poller.answered_at
-        latest = max(*answers, self._tracker.monitor.status_at, now - quiet_for)
-        silence = now - latest
+        poller, latest = self.poller, self.answered_at()
+        silence = runtime.monotonic() - latest
         trouble = poller.trouble if poller.troubled_at > latest else None  # not of an old outage
         is_down = trouble is not None and is_away(trouble)
         # Even an idle server answers pings, and requests about its jobs.

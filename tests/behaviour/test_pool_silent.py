@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 
 import attrs
@@ -106,3 +107,17 @@ def test_a_job_that_is_wanted_is_waited_for_as_long_as_patience_says(servers, cl
             job.result(2.0)
         GATES.set()
         assert job.result(LIMIT).texts == ("x",)
+
+
+@pytest.mark.timing(ping=0.2, silence=0.3, question=2.0, dead=1e4, cancel_timeout=1.0)
+def test_prompts_of_a_map_time_out_together_on_a_silent_server(servers, clients, caplog) -> None:
+    """Otherwise each would wait for ``timeout`` again; after one cancel in vain, none is tried."""
+    caplog.set_level(logging.WARNING)
+    workflows = [shows(waits=True)] * 6
+    with pooled(clients[:1], cls=Leaving, patience=1e4) as pool, servers[0].faults.freeze():
+        prompts = pool.map(workflows, timeout=2.0, in_flight=6, on_error="keep", progress=False)
+        assert isinstance(next(prompts), JobTimeout)
+        began = time.monotonic()
+        assert [type(one) for one in prompts] == [JobTimeout] * 5
+        assert time.monotonic() - began < 5 * 2.0
+    assert sum("could not be cancelled" in one for one in caplog.messages) == 1
