@@ -840,7 +840,7 @@ class ComfyApi(Routes):
                 results that you have not had.
             ordered: Whether to yield in the order of the workflows; False: as they end.
             on_error: ``"raise"`` a prompt's error after the results before it, or ``"keep"``:
-                yield it in its place.  Errors that concern more than one prompt end the call.
+                yield it in its place.  Other errors (the server's, a missing file) end the call.
             timeout: Seconds for each prompt, from its submission or the last end of another one of
                 this call; ``None``: no limit.  Outages and prompts of other clients count.  Then
                 it is cancelled: :class:`JobTimeout`, of all if the server answers nothing.

@@ -143,16 +143,18 @@ class ClientSettings:
         return tuple(name for name, is_left in stays.items() if is_left)
 
 
-def _cache_folder(given: bool | str | os.PathLike[str]) -> Path | None:
+def _cache_folder(given: bool | str | os.PathLike[str] | None) -> Path | None:
     """Return the folder for node definitions on disk; None: they are not kept there."""
+    if given is None or given is False or given == "":
+        return None
     if given is not True:
-        return Path(given) if given is not False else None
+        return Path(given).expanduser()
     said = os.environ.get(CACHE_VARIABLE, "")
     if said.lower() in NO_CACHE:
         return None
-    return (
-        Path(said) if said else user_folder("XDG_CACHE_HOME", ".cache") / "comfy-client" / "nodes"
-    )
+    if said:
+        return Path(said).expanduser()
+    return user_folder("XDG_CACHE_HOME", ".cache") / "comfy-client" / "nodes"
 
 
 def environment_credentials() -> EnvCredentials | None:

@@ -226,8 +226,9 @@ class InFlight:
         ended_at = self._ends.get(server, 0.0)
         if self.timeout is not None:
             state = job.handle.state
-            # An attached prompt was sent before.
-            posted_at = 0.0 if state.attached else state.posted_at or state.news_at
+            # The time of an attached prompt began when it was sent, if this process sent it.
+            was_sent = state.attached and key not in self.earlier
+            posted_at = 0.0 if was_sent else state.posted_at or state.news_at
             since = max(self._since[key], posted_at, ended_at)
             what = f"prompt {job.prompt_id} has not ended within {self.timeout:g} s"
             yield _Due(since + self.timeout, job, what)

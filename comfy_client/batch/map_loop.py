@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping, Sized
 from functools import partial
 from typing import Any, Final, Literal, cast
 
+from .. import runtime
 from ..errors import (
     ApiError,
     ClientClosed,
@@ -24,6 +26,7 @@ from ..interrupts import interruption
 from ..jobs.handle import SLICE
 from ..jobs.result import Result
 from ..jobs.waiting import Count, shown_count, surface_of
+from ..reading import reading_until
 from ..redaction import sealed, sealed_workflow
 from ..routes.prompts import AnyWorkflow
 from ..showing.screen import Surface
@@ -97,7 +100,7 @@ def run_map(
         _check_iterable("params", params)
         items = Items(params, sealed)  # sealed, as tracebacks show the frames that hold them
         make = partial(with_inputs, Workflow(workflows, definitions))  # type: ignore[arg-type]  # Workflow checks the type
-        submit = partial(_make_and_submit, make, submit)
+        submit = partial(_make_and_submit, make, submit, prompts.timeout)
     prompts.items = items
     tally = _Tally(prompts, _length(workflows if params is None else params))
     keep = on_error == "keep"
@@ -124,8 +127,13 @@ def _check_iterable(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a list or another iterable, not {value!r:.80}")
 
 
-def _make_and_submit(make: Callable[[Any], Workflow], submit: Submit, key: str, item: Any) -> None:
-    submit(key, make(item))
+def _make_and_submit(
+    make: Callable[[Any], Workflow], submit: Submit, limit: float | None, key: str, item: Any
+) -> None:
+    in_time = reading_until(math.inf if limit is None else runtime.monotonic() + limit)
+    with in_time:  # ``make`` reads open files
+        workflow = make(item)
+    submit(key, workflow)
 
 
 class _Tally:

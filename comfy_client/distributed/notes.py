@@ -189,11 +189,12 @@ async def introduce(worker: Worker, place: WorkerServer) -> bool:
     there = await worker.scheduler.ncores()
     workers = await worker.scheduler.get_metadata(keys=[_ROOT, "clients"], default={})
     kept = {address: place_id for address, place_id in workers.items() if address in there}
-    known = {**kept, worker.address: place.id}
-    await worker.scheduler.set_metadata(keys=[_ROOT, "clients"], value=known)
     is_new = place.id not in await _places(worker)
     facts = [place.url, place.machine]
+    # First, as other workers look up the servers of all clients.
     await worker.scheduler.set_metadata(keys=[_ROOT, "servers", place.id], value=facts)
+    known = {**kept, worker.address: place.id}
+    await worker.scheduler.set_metadata(keys=[_ROOT, "clients"], value=known)
     return is_new
 
 

@@ -259,8 +259,8 @@ class Dispatcher:
         """Start the threads of the pool and of its servers; repeated calls do nothing."""
         with self._lock:
             if not self._worker.is_started:
+                self._worker.put(Dispatcher._start_threads)  # first: Ctrl-C may follow the start
                 self._worker.start()
-                self._worker.put(Dispatcher._start_threads)
 
     def _start_threads(self) -> None:
         with self._lock:

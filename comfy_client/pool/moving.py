@@ -376,7 +376,7 @@ def handle_loss(
         cut_off = [one for one in member.in_flight if one.inner and one.inner.handle.was_cut_off]
         note_absence(member, cut_off)
     release(state, member, entry, now)
-    if entry.may_be_poison:
+    if entry.may_be_poison and not member.is_gone:  # its user took that one away
         entry.deaths += 1
         entry.waiting = attrs.evolve(entry.waiting, runs_alone=True)  # others do not die with it
     tries = entry.tries

@@ -18,6 +18,7 @@ from ..jobs.handle import Limits
 from ..jobs.job import Job, OnInterrupt, cancel_in_time, cancelling
 from ..jobs.poller import time_left
 from ..jobs.result import Result
+from ..reading import reading_until
 from ..routes.prompts import AnyWorkflow
 from ..showing.screen import Surface
 from ..transport.deadline import LONGEST, limited_silence, read_timeout
@@ -148,7 +149,8 @@ def run(
     """
     with limited_silence(time_left(limits.deadline, LONGEST)):
         workflow = read_workflow(workflow, definitions)  # whose keys no frame shows
-    workflow = read_workflow(workflow, definitions, inputs)
+    with reading_until(limits.deadline.at):
+        workflow = read_workflow(workflow, definitions, inputs)
     jobs: list[PooledJob] = []
 
     def attempt(workflow: Workflow) -> Result:

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
@@ -27,6 +28,9 @@ from ..values import mapping
 from ..workflow.definition_source import FromDisk
 
 _FORMAT: Final = 1
+#: The names of our files, and how those that are not complete yet begin.
+_PREFIX: Final = "definitions-"
+_OURS: Final = re.compile(rf"[0-9a-f]{{32}}\.jsonl|{_PREFIX}\w+\.new")
 #: The most bytes of a file and of a definition in it, and the most files.
 MOST_BYTES: Final = 16 << 20
 _MOST_OF_ONE: Final = 2 << 20
@@ -192,18 +196,23 @@ class DefinitionFile:
             if not _is_private(self._folder.stat()):
                 return
             self._make_room()
-            descriptor, name = tempfile.mkstemp(dir=self._folder, suffix=".new")
+            descriptor, name = tempfile.mkstemp(".new", _PREFIX, self._folder)
             try:
                 with open(descriptor, "wb") as file:
                     file.write(b"\n".join(lines))
                 os.replace(name, self._path)
             except BaseException:
-                os.unlink(name)
+                with contextlib.suppress(OSError):  # it may have its final name already
+                    os.unlink(name)
                 raise
 
     def _make_room(self) -> None:
-        """Delete the oldest files if there are too many, those that a crash left included."""
-        files = [file for file in self._folder.iterdir() if file != self._path]
+        """Delete the oldest of our files if there are too many, those of a crash included.
+
+        The folder may hold files of the user.
+        """
+        there = (file for file in self._folder.iterdir() if file != self._path)
+        files = [file for file in there if _OURS.fullmatch(file.name)]
         files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
         for file in files[MOST_FILES - 1 :]:
             file.unlink()

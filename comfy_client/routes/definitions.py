@@ -103,9 +103,9 @@ class NodeDefinitions:
             self._forget_old()
             if classes is None:
                 return self._whole(deadline, refresh=refresh)
-            missing = self._missing(classes, refresh=refresh)
+            missing, known = self._missing(classes, refresh=refresh), self._known
             found = self._find(missing, deadline, refresh=refresh) if missing else {}
-            here = {**self._known, **found}
+            here = found if refresh else {**known, **found}  # the search may empty what is kept
             return {name: here[name] for name in classes if name in here}
 
         return self._alone(find, deadline)
@@ -130,9 +130,11 @@ class NodeDefinitions:
 
         def find() -> Collection[str]:
             self._forget_old()
-            if self._names is None and self._file is not None and self._file.exists:
+            is_hopeless = for_a_hint and self._is_huge
+            use_file = self._names is None and not is_hopeless
+            if use_file and self._file is not None and self._file.exists:
                 self._names = self._file.names(self._marks(deadline))
-            if self._names is not None or (for_a_hint and self._is_huge):
+            if self._names is not None or is_hopeless:
                 return self._names or ()
             size, names = 0, []
             with contextlib.closing(self._stream(deadline)) as stream:
@@ -250,9 +252,12 @@ class NodeDefinitions:
 
     def _ask(self, names: list[str], deadline: Deadline) -> dict[str, Any]:
         if len(names) <= _MOST and all(len(n) <= _MAX_NAME and n not in _NO_NAMES for n in names):
-            with contextlib.suppress(ApiError, UnexpectedResponse):
-                # Otherwise a proxy does not pass such a name on, or the route is missing.
+            try:
                 return self._ask_each(names, deadline)
+            except (ApiError, UnexpectedResponse) as exc:
+                if exc.retryable:  # asking for all would be worse
+                    raise
+                # Otherwise a proxy does not pass such a name on, or the route is missing.
         wanted, found, size = set(names), {}, 0
         for member in self._stream(deadline):
             if member.name in wanted:
@@ -266,6 +271,7 @@ class NodeDefinitions:
     def _ask_each(self, names: list[str], deadline: Deadline) -> dict[str, Any]:
         """Ask for classes one by one, several at a time."""
         sizes: list[int] = []
+        failed: list[ApiError] = []
         most = self._http.total_timeout
 
         def ask(name: str) -> Any:
@@ -278,10 +284,12 @@ class NodeDefinitions:
             except ApiError as exc:
                 if exc.status != 500:
                     raise
-                # The class fails; an answer with all classes would leave it out.
+                failed.append(exc)  # an answer with all classes would leave out a class that fails
             return found if isinstance(found, Mapping) else None
 
-        answers = zip(names, in_parallel(ask, names), strict=True)
+        answers = [*zip(names, in_parallel(ask, names), strict=True)]
+        if len(failed) == len(names):  # asking for all shows whether the server itself fails
+            raise failed[0]
         found = {name: one for name, one in answers if one is not None}
         self._remember(names, found, sum(sizes))
         return found

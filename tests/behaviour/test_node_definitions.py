@@ -78,6 +78,30 @@ def test_what_was_asked_for_one_by_one_is_bounded(
     assert len(asked(comfy, INFO)) == 6
 
 
+def test_a_class_that_is_known_is_in_the_answer_though_others_displace_it(
+    comfy: ComfyServer, fast: ComfyApi
+) -> None:
+    """What is kept has a limit, which the other classes of one question may pass."""
+    for limits, other in (({"most_kept": 0}, "SaveImage"), ({}, "x" * 10_000)):
+        cache = NodeDefinitions(fast.parts.http, lambda: None, **limits)
+        cache.get(["KSampler"], refresh=False, deadline=Deadline())
+        found = cache.get(["KSampler", other], refresh=False, deadline=Deadline())
+        assert "KSampler" in found
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_server_that_fails_lacks_no_class(
+    comfy: ComfyServer, fast: ComfyApi, status: int
+) -> None:
+    """The error says what is wrong; where it may mend, not all classes are asked for instead."""
+    fast.init()
+    with comfy.faults.answer("GET", f"{INFO}*", (status, {}, b"")):
+        error = exception_of(lambda: fast.node_definitions(["KSampler", "SaveImage"]))
+    assert isinstance(error, ApiError)
+    assert error.status == status
+    assert (INFO in {request.path for request in asked(comfy, INFO)}) == (status == 500)
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "x" * 10_000])
 def test_a_name_that_fits_no_url_is_looked_for_among_all(
     comfy: ComfyServer, fast: ComfyApi, name: str

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from comfy_client import ComfyApi, HostedApi
+from comfy_client import ComfyApi, ComfyPool, HostedApi
 from comfy_client.errors import RequestTimeout
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import quickly
@@ -117,12 +117,25 @@ def test_a_pipe_that_drips_is_read_as_long_as_there_is_time(api, fifo) -> None:
         check_in_time(api, pipe)
 
 
-def test_an_open_pipe_as_an_input_is_read_as_long_as_there_is_time(api) -> None:
+def run_on(api: Any, graph: Any, pipe: Any) -> None:
+    api.run(graph, {"LoadImage.image": pipe}, timeout=0.3)
+
+
+def map_on(api: Any, graph: Any, pipe: Any) -> None:
+    list(api.map(graph, [{"LoadImage.image": pipe}], timeout=0.3, on_error="keep"))
+
+
+@pytest.mark.parametrize("of_a_pool", [False, True])
+@pytest.mark.parametrize("call", [run_on, map_on])
+def test_an_open_pipe_as_an_input_is_read_as_long_as_there_is_time(api, call, of_a_pool) -> None:
     """It is copied when it is set."""
     graph = {"1": node("LoadImage", image="a.png"), "2": node("PreviewImage", images=["1", 0])}
     error = pytest.raises(RequestTimeout, match="could not be read")
-    with pipe_that_drips() as pipe, quickly(), error:
-        api.run(graph, {"LoadImage.image": pipe}, timeout=0.3)
+    with contextlib.ExitStack() as stack:
+        runner = stack.enter_context(ComfyPool([api])) if of_a_pool else api
+        pipe = stack.enter_context(pipe_that_drips())
+        with quickly(), error:
+            call(runner, graph, pipe)
     assert sent(api) == []
 
 

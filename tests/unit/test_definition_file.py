@@ -232,13 +232,14 @@ def test_a_file_has_a_largest_size(folder: Path) -> None:
 def test_there_are_a_few_files(folder: Path) -> None:
     """The latest; what a crash left behind goes, too."""
     folder.mkdir(0o700)
-    (folder / "left.new").write_bytes(b"")
-    os.utime(folder / "left.new", (0, 0))
+    left = folder / "definitions-left.new"
+    left.write_bytes(b"")
+    os.utime(left, (0, 0))
     for number in range(MOST_FILES + 5):
         DefinitionFile(folder, f"{URL}/{number}").write(NOW, KNOWN)
     assert len([*folder.iterdir()]) == MOST_FILES
     assert DefinitionFile(folder, f"{URL}/{number}").read(NOW, KNOWN)[0] == KNOWN
-    assert not (folder / "left.new").exists()
+    assert not left.exists()
 
 
 def test_a_write_that_fails_leaves_nothing(folder: Path, file: DefinitionFile) -> None:
@@ -248,3 +249,26 @@ def test_a_write_that_fails_leaves_nothing(folder: Path, file: DefinitionFile) -
     path.mkdir()
     file.write(NOW, KNOWN)
     assert [*folder.iterdir()] == [path]
+
+
+def test_files_of_the_user_stay_in_the_folder(folder: Path, file: DefinitionFile) -> None:
+    """It may be any folder that the user names."""
+    theirs = [folder / f"render_{n}.png" for n in range(MOST_FILES + 4)]
+    for path in theirs:
+        path.write_bytes(b"")
+    DefinitionFile(folder, "http://gpu:8189").write(NOW, KNOWN)
+    assert all(path.exists() for path in theirs)
+
+
+def test_ctrl_c_right_after_a_write_comes_out(
+    file: DefinitionFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def interrupted(*paths: Any) -> None:
+        replace(*paths)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        file.write(NOW, {"E": {}})

@@ -110,6 +110,8 @@ GROUP = {"groups": [{"title": "Corner", "bounding": [-50, 0, 150, 400]}]}
         (one(title_regex="(a+)+b"), "its regular expression is too involved"),
         (one(input_regex=r"(?<=x)image"), "its regular expression is too involved"),
         (one(title_regex="a*b*c*"), "its regular expression is too involved"),
+        (one(title_regex="a?" * 7 + "[bc]"), "its regular expression is too involved"),
+        (one(title_regex="(a.|.)" * 7), "its regular expression is too involved"),
         (one(title_regex="x" * 201), "its regular expression is too involved"),
         (
             one(invert(**COLLAPSED), group_regex="Corner", more=GROUP),

@@ -16,6 +16,9 @@ _CHARACTER: Final = r"[^\\()\[\]{}*+?|]|\\[bBdDwWs.^$()\[\]{}*+?|/-]|\[\^?[^\\\[
 _PLAIN: Final = re.compile(rf"(?:\(\?:|\((?!\?)|\)(?![*+?{{])|\||(?:{_CHARACTER})[*+?]?)*")
 _REPEAT: Final = re.compile(r"(?<!\\)[*+]")
 _MOST_REPEATS: Final = 2
+#: Optional characters, and alternatives in groups: each may double the work.
+_CHOICE: Final = re.compile(r"(?<!\\)(?<!\()[?|]")
+_MOST_CHOICES: Final = 6
 
 
 class Unclear(Exception):
@@ -29,6 +32,7 @@ class Pattern:
     regex: re.Pattern[str]
     inverted: bool
     _repeats: int
+    _choices: int
 
     def accepts(self, text: str, budget: InputBudget) -> bool:
         """Return whether the beginning of a text matches, or does not if inverted.
@@ -37,7 +41,7 @@ class Pattern:
             TooMuch: Too many texts were tried.
         """
         text = text[:_LONGEST]
-        budget.spend(len(text) ** self._repeats)
+        budget.spend(len(text) ** self._repeats << self._choices)
         return (self.regex.search(text) is None) == self.inverted
 
 
@@ -49,10 +53,11 @@ def pattern(value: Any, inverted: bool = False) -> Pattern | None:
     """
     if not isinstance(value, str) or value in ("", ".*"):
         return None
-    repeats = len(_REPEAT.findall(value))
-    if len(value) > _LONGEST or repeats > _MOST_REPEATS or not _PLAIN.fullmatch(value):
+    repeats, choices = len(_REPEAT.findall(value)), len(_CHOICE.findall(value))
+    is_short = len(value) <= _LONGEST and repeats <= _MOST_REPEATS and choices <= _MOST_CHOICES
+    if not is_short or not _PLAIN.fullmatch(value):
         raise Unclear("its regular expression is too involved")
     try:
-        return Pattern(re.compile(value, re.ASCII), inverted, repeats)
+        return Pattern(re.compile(value, re.ASCII), inverted, repeats, choices)
     except re.error:
         return None
