@@ -462,6 +462,7 @@ class Poller:
         self.troubled_at = runtime.monotonic()
         pause = self._backoff.next()
         if isinstance(exc, Throttled):
+            counts = False  # unless there is no news for long
             pause = max(pause, min(exc.retry_after or 0.0, LONGEST_PAUSE))
         until = runtime.monotonic() + pause
         if is_away(exc) or isinstance(exc, Throttled):
@@ -470,7 +471,7 @@ class Poller:
         # Errors of an overloaded server may be temporary.
         is_final = isinstance(exc, AuthenticationError | UnexpectedResponse)
         most = MAX_REFUSALS if is_final else MAX_OTHER_ERRORS
-        if is_away(exc) or isinstance(exc, Throttled):
+        if is_away(exc):
             most = 0
         monitor, now = tracker.monitor, runtime.monotonic()
         self._note_who_is_heard()
