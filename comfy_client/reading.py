@@ -13,7 +13,8 @@ import math
 import os
 import select
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -30,6 +31,10 @@ _SHARE: Final = 0.5
 _SLICE: Final = 0.2
 #: The moment by which this thread must have read what it sends, on the monotonic clock.
 _reading: Final = BlockLimit("reading")
+#: Raises an error once another thread has ended what this thread does; ``None``: none can.
+check_ended: Final[ContextVar[Callable[[], object] | None]] = ContextVar(
+    "check_ended", default=None
+)
 
 
 def reading_until(at: float) -> contextlib.AbstractContextManager[object]:
@@ -38,7 +43,12 @@ def reading_until(at: float) -> contextlib.AbstractContextManager[object]:
 
 
 def check_time() -> None:
-    """Raise :class:`RequestTimeout` once the time for reading local files is up."""
+    """Raise :class:`RequestTimeout` once the time for reading local files is up.
+
+    If another thread has ended what this one does, the error is that of :data:`check_ended`.
+    """
+    if (check := check_ended.get()) is not None:
+        check()
     if _reading.limits.get() is not None and runtime.monotonic() >= _reading.get():
         raise RequestTimeout("the local file could not be read within the timeout; nothing is sent")
 
@@ -135,7 +145,8 @@ class _TimedReader:
         self._pipe = _pipe_of(stream)
 
     def __call__(self) -> bytes:
-        if self._pipe is None or math.isinf(_reading.get()):
+        is_endless = math.isinf(_reading.get()) and check_ended.get() is None
+        if self._pipe is None or is_endless:
             check_time()
             return self._stream.read(CHUNK)
         _wait_for(self._pipe)

@@ -121,10 +121,13 @@ def is_in_doubt(state: PoolState, member: Member, now: float) -> bool:
     """
     if not member.in_flight or member.is_asked or member.is_silent:
         return False
+    busy_for = math.inf
     if member.api.state is not State.CONNECTED:
-        return False  # other questions go to it over HTTP
+        if not is_live(member) or member.busy_since is None:
+            return False  # its own thread asks it
+        busy_for = now - member.busy_since
     patience = min(patience_for(state, entry) for entry in member.in_flight)
-    silence = min(member.quiet_for, now - member.answered_at)
+    silence = min(member.quiet_for, now - member.answered_at, busy_for)
     return silence >= max(patience, member.api.timing.silence)
 
 
@@ -339,6 +342,8 @@ def _note_news(member: Member, now: float) -> None:
     """Note when a server was last heard of: by its socket, or because it is polled."""
     if not is_live(member):
         return
+    if member.api.state is not State.CONNECTED and member.is_silent:
+        return  # it is asked again before its client polls it
     quiet_for = member.quiet_for if member.api.state is State.CONNECTED else 0.0
     if quiet_for < math.inf:  # or its socket has just ended
         member.heard_at = now - quiet_for

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 from .. import runtime
@@ -314,8 +314,8 @@ class Dispatcher:
         with self._changing() as now:
             for member in state.all_members:
                 availability.check_member(state, member, now)
-                if moving.lose_jobs(state, member, now):
-                    self._worker.put(partial(_end_sending, member))
+                for entry in moving.lose_jobs(state, member, now):
+                    self._worker.put(partial(_end_sending, entry))
                 if availability.is_in_doubt(state, member, now):
                     member.is_asked = True
                     self._worker.put(partial(_ask_if_there, self._threads[member]))
@@ -430,7 +430,23 @@ class Dispatcher:
             job: The job.
             if_unsent: Leave a job alone that is being sent, instead of cancelling it on its server.
         """
-        return self._ask(lambda _: moving.withdraw(self.state, job, if_unsent=if_unsent))
+        return self._ask(lambda _: self._withdraw(job, if_unsent=if_unsent))
+
+    def _withdraw(self, job: PooledJob, *, if_unsent: bool) -> bool | None:
+        said = moving.withdraw(self.state, job, if_unsent=if_unsent)
+        if said is None:
+            self._end_unsent(job)
+        return said
+
+    def _end_unsent(self, *jobs: PooledJob) -> None:
+        for job in jobs:
+            entry = self.state.entries.get(job)
+            if entry is not None and not job.handle.state.posted_at:
+                self._worker.put(partial(_end_sending, entry))
+
+    def end_unsent(self, jobs: Iterable[PooledJob]) -> None:
+        """End the submissions of jobs whose prompts are not sent yet, such as uploads."""
+        self._ask(lambda _: self._end_unsent(*jobs))
 
     def recall(self, job: PooledJob) -> bool:
         """End a job if it was not sent, else keep it on its server; return whether it was ended."""
@@ -492,8 +508,10 @@ def _stop(server: ServerThread, _: Dispatcher) -> None:
         server.stop()
 
 
-def _end_sending(member: Member, _: Dispatcher) -> None:
-    member.end_sending()
+def _end_sending(entry: Entry, _: Dispatcher) -> None:
+    """End the submission of a job that is in progress; its server's thread says how far it got."""
+    if (sending := entry.sending) is not None:
+        sending.end()
 
 
 def _ask_if_there(server: ServerThread, _: Dispatcher) -> None:

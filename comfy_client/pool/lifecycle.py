@@ -58,8 +58,9 @@ def shut_down(dispatcher: Dispatcher, *, wait: bool, cancel: bool) -> None:
     if cancel:
         for job in dispatcher.waiting():
             dispatcher.withdraw(job)
-        for job in dispatcher.jobs():
+        for job in (left := dispatcher.jobs()):
             dispatcher.recall(job)
+        dispatcher.end_unsent(left)
     while wait and not dispatcher.wait(lambda: dispatcher.state.is_idle, _SLICE):
         dispatcher.warn_of_away()
         dispatcher.warn_of_silence()

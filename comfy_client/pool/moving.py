@@ -314,12 +314,13 @@ def _prepare_rerun(
 # -- jobs that were lost ---------------------------------------------------------------------------
 
 
-def lose_jobs(state: PoolState, member: Member, now: float) -> bool:
+def lose_jobs(state: PoolState, member: Member, now: float) -> list[Entry]:
     """Treat as lost the jobs of a server that is gone, or away for longer than they may wait.
 
-    Return whether such a job is still being sent.
+    Return those that are still being sent.
     """
-    is_sending, unwanted = False, []
+    sending: list[Entry] = []
+    unwanted = []
     if member.is_gone:
         note_absence(member, member.in_flight)
     for entry in list(member.in_flight):
@@ -327,7 +328,7 @@ def lose_jobs(state: PoolState, member: Member, now: float) -> bool:
         if said is None or (inner is not None and inner.done()):
             continue
         if inner is None:
-            is_sending = True
+            sending.append(entry)
             continue
         why = f"lost: {member.name} {said}, and may have run it, or run it yet"
         event, error = lost(inner.prompt_id, why, retryable=False)
@@ -335,7 +336,7 @@ def lose_jobs(state: PoolState, member: Member, now: float) -> bool:
         if entry.goes_on or entry.job in state.entries:
             unwanted.append(inner)
     member.unwanted.extend(unwanted)  # together, as what runs is to be cancelled last
-    return is_sending
+    return sending
 
 
 def _why_lost(state: PoolState, member: Member, entry: Entry, now: float) -> str | None:

@@ -113,6 +113,7 @@ class Entry:
         member: The server that was chosen; ``None``: no server has been chosen.
         inner: The job for the prompt on that server; ``None``: the prompt is not there yet.
         started: Whether the submission has begun.
+        sending: Ends the submission that is in progress; ``None``: none is.
         cancelled: Whether it was cancelled after its submission had begun.
         stays: Whether it must not move to another server, as its user has left.
         refusal: The error with which a server last refused or failed it; ``None``: none has.
@@ -144,6 +145,7 @@ class Entry:
     member: Member | None = None
     inner: Job | None = None
     started: bool = False
+    sending: ParallelCalls | None = None
     cancelled: bool = False
     stays: bool = False
     refusal: Exception | None = None
@@ -177,7 +179,6 @@ class Member:
         answered_at: When it last answered whether it is there, after it had been silent.
         is_asked: Whether it is being asked that now.
         is_silent: Whether it has not answered that, nor sent a byte since.
-        sending: The requests of the submission that is in progress; ``None``: none is.
         leaving: Whether it was removed from the pool.
         is_gone: Whether its user said that it is gone for good.
         stopped: Whether the pool has released it.
@@ -208,7 +209,6 @@ class Member:
     answered_at: float = -math.inf
     is_asked: bool = False
     is_silent: bool = False
-    sending: ParallelCalls | None = None
     leaving: bool = False
     is_gone: bool = False
     stopped: bool = False
@@ -254,11 +254,6 @@ class Member:
         """Note that no submission is in progress."""
         self.busy_since = None
         self.server.is_slow = False
-
-    def end_sending(self) -> None:
-        """End the submission that is in progress."""
-        if (sending := self.sending) is not None:
-            sending.end()
 
     def wake(self) -> None:
         """Wake the thread of the server."""

@@ -268,7 +268,7 @@ class ServerThread:
                 return
             if entry.chosen is not None:
                 entry.chosen(member.name)
-            with endable() as member.sending:
+            with endable() as entry.sending:
                 inner = submit_workflow(
                     member.api,
                     member.api.parts,
@@ -279,7 +279,7 @@ class ServerThread:
                     waits=False,  # another server may take it
                     **entry.options,
                 )
-        except Abandoned:  # the server is silent
+        except Abandoned:  # the server is silent, or nobody wants the job any more
             self._leave_unfinished(entry)
         except SubmitUncertain as exc:
             if not member.api.parts.poller.finds_lost_prompts:
@@ -305,7 +305,7 @@ class ServerThread:
         """Note that a submission was ended before its answer came."""
         member, given = self.member, entry.job.handle.given
         if given is None or not given.handle.state.posted_at:
-            error = ServerUnreachable(f"{member.name} is silent; nothing was sent")
+            error = ServerUnreachable(f"{member.name} got nothing, as the submission was ended")
             self._owner.mark_unsent(member, entry, error)
         else:
             self._owner.mark_submitted(member, entry, given)

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from .. import runtime
 from ..interrupts import BlockLimit, in_full, was_started
+from ..reading import check_ended
 from ..values import is_real
 
 Item = TypeVar("Item")
@@ -148,16 +149,17 @@ def ended_by(end: Callable[[], object]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def endable() -> Iterator[ParallelCalls]:
-    """Context manager: yield a group by which another thread can end the requests of the block.
+    """Context manager: yield a group by which another thread can end the block's requests.
 
-    What was in progress then raises :class:`Abandoned`.
+    What was in progress then raises :class:`Abandoned`, and so does the reading of a local file.
     """
     group = ParallelCalls()
-    before = parallel_calls.set(group)
+    before, unchecked = parallel_calls.set(group), check_ended.set(check_wanted)
     try:
         yield group
     finally:
         parallel_calls.reset(before)
+        check_ended.reset(unchecked)
 
 
 def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:

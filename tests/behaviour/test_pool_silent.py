@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Iterator
 
 import attrs
 import pytest
 
-from comfy_client import ComfyPool, JobLost, JobTimeout
+from comfy_client import ComfyApi, ComfyPool, JobInterrupted, JobLost, JobTimeout
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import LIMIT, until
 from tests.helpers.gates import GATES, Gated, shows
+from tests.helpers.graphs import node
 from tests.helpers.pools import marks, pooled, until_each_runs
 
 #: Long before a client gives its socket up.
@@ -121,3 +123,35 @@ def test_prompts_of_a_map_time_out_together_on_a_silent_server(servers, clients,
         assert [type(one) for one in prompts] == [JobTimeout] * 5
         assert time.monotonic() - began < 5 * 2.0
     assert sum("could not be cancelled" in one for one in caplog.messages) == 1
+
+
+def test_a_silent_server_is_seen_without_a_socket(servers) -> None:
+    """As behind a proxy that knows no WebSocket, while the server's thread waits for an answer."""
+    with contextlib.ExitStack() as stack:
+        polled = [stack.enter_context(ComfyApi(one.url, transport="poll")) for one in servers]
+        options = {"patience": 1.0, "on_lost": "retry", "mode": "round_robin"}
+        pool = stack.enter_context(pooled(polled, **options))
+        stack.enter_context(servers[0].faults.freeze())
+        jobs = [pool.submit(shows()) for _ in range(6)]
+        assert [job.exception(LIMIT) for job in jobs] == [None] * 6
+        assert {job.server for job in jobs} == {servers[1].url}
+
+
+def test_a_pipe_that_nobody_writes_to_keeps_no_server(servers, clients, tmp_path) -> None:
+    """A job whose file is still being read ends with its cancellation, or with the pool."""
+    os.mkfifo(tmp_path / "pipe.png")
+    graph = {
+        "1": node("LoadImage", image=tmp_path / "pipe.png"),
+        "2": node("PreviewImage", images=["1", 0]),
+    }
+    with pooled(clients[:1]) as pool:
+        job = pool.submit(graph)
+        until(lambda: pool.status().running == 1)
+        assert job.cancel()
+        assert isinstance(job.exception(LIMIT), JobInterrupted)
+        assert pool.run(shows(), timeout=LIMIT).texts == ("x",)
+        stuck = pool.submit(graph)
+        until(lambda: pool.status().running == 1)
+        pool.shutdown(cancel_futures=True)
+        assert isinstance(stuck.exception(0), JobInterrupted)
+    assert len(marks(*servers)) == 1
