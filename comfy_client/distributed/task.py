@@ -335,6 +335,7 @@ class _Task:
                     strict=False,
                     check=False,
                     resubmit=False,
+                    deadline=self.deadline,
                     waits=False,  # another worker's server may take it
                 )
         except SubmitUncertain:
