@@ -195,8 +195,10 @@ class ServerThread:
         if runtime.monotonic() < self._cancel_at:
             return
         member = self.member
-        # What runs comes last, as the next one would begin in its place.
-        for job in sorted(member.unwanted, key=lambda job: job.handle.has_begun):
+        # What runs comes last, as the next one would begin in its place.  News of its beginning may
+        # still be on the way, so those that were sent later come first.
+        latest_first = member.unwanted[::-1]
+        for job in sorted(latest_first, key=lambda job: job.handle.has_begun):
             try:
                 job.cancel()
             except ComfyError as exc:

@@ -23,6 +23,7 @@ from comfy_client.errors import (
     JobFailed,
     JobInterrupted,
     JobLost,
+    NotSupported,
     UnexpectedResponse,
 )
 from comfy_client.event_queue import Budget
@@ -178,13 +179,24 @@ class Client(Routes):
         )
         self.line: Line = self.tracker.connection  # type: ignore[assignment]
         self.wake = self.tracker.wake = Wake(stage)  # type: ignore[assignment]
-        self.poller = Poller(self.tracker)
+        self.poller = Poller(self.tracker, NoDefinitions())  # type: ignore[arg-type]
         self._hooks = TrackerHooks(
             awaits_record=self.poller.awaits_record,
             records_deleted=self.poller.records_deleted,
             removing=self.poller.stops.removing,
             stopping=partial(self.poller.stops.removing, running=True),
         )
+
+
+class NoDefinitions:
+    """The definitions of a server that lists none: for them, the client asks in further threads."""
+
+    def get(self, *_: object, **__: object) -> Any:
+        """Raise the error of the server."""
+        raise NotSupported("no such route", method="GET", path="/object_info", status=404)
+
+    def drop(self, *_: object) -> None:
+        """Do nothing."""
 
 
 class _LockCheck(logging.Handler):

@@ -149,7 +149,7 @@ JOBS = (
     Mutant(
         "J26",
         "jobs/poller.py",
-        "        if is_away(exc) or isinstance(exc, Throttled):\n            most = 0\n",
+        "        if is_away(exc):\n            most = 0\n",
         "",
         "behaviour/test_refusals.py",
         "a server that is away for a while ends every job as out of reach",
