@@ -25,6 +25,7 @@ from urllib.parse import urlencode, urlsplit
 
 from comfy_client import ComfyApi, Workflow, signal
 from comfy_client.events import Event
+from tests.helpers.large_server import in_another_process
 
 from . import transfers
 from .measure import (
@@ -388,6 +389,47 @@ def definitions(bench: Bench) -> list[Row]:
     return [Row(name, _ratio(rounds, "client"), "x", 1.5, *_n(rounds), note=note)]
 
 
+#: Checks a workflow of 40 classes; prints seconds, and how many bytes of memory that took.
+_CHECK = """
+import json, resource, sys
+from comfy_client import ComfyApi, Workflow
+from tests.bench.measure import timed
+from tests.helpers.large_server import workflow
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+checked = Workflow(workflow())
+with ComfyApi(sys.argv[1], transport="poll", definition_cache=sys.argv[2]) as api:
+    api.init()
+    before = peak()
+    seconds = timed(lambda: checked.check(api))
+print(json.dumps([seconds, peak() - before]))
+"""
+
+
+def large_installation(bench: Bench) -> list[Row]:
+    """A check of 40 of the 2,700 classes of a server: the first one, and by the next process."""
+    found: list[list[float]] = []
+    with in_another_process() as server:
+        for _ in range(bench.rounds(1)):
+            with tempfile.TemporaryDirectory() as folder:
+                command = [sys.executable, "-c", _CHECK, server.url, folder]
+                both = [json.loads(subprocess.check_output(command)) for _ in range(2)]
+            found.append([*both[0], both[1][0]])
+    seconds, memory, again = ([one[n] for one in found] for n in range(3))
+    name = "of 40 classes, of 2,700 with 102 MiB"
+    count = len(found)
+    return [
+        Row(f"first check {name}", _middle(seconds), "s", 1.5, count),
+        Row(f"memory of that check {name}", _middle([n / 1e6 for n in memory]), "MB", 80, count),
+        Row(f"next process, check {name}", _middle([1000 * n for n in again]), "ms", 50, count),
+    ]
+
+
+def _middle(found: Sequence[float]) -> Figure:
+    """Return the median, and between what all figures lie."""
+    return Figure(statistics.median(found), min(found), max(found))
+
+
 def checks(bench: Bench) -> list[Row]:
     """A workflow of 500 nodes without faults, with definitions at hand."""
     path = Path(__file__).parents[1] / "conformance" / "object_info_0.3.75.json.gz"
@@ -556,6 +598,7 @@ ROWS: tuple[Callable[[Bench], list[Row]], ...] = (
     files,
     imports,
     definitions,
+    large_installation,
     checks,
     watching,
     in_flight,
