@@ -240,7 +240,7 @@ def test_a_sweep_that_ends_by_an_error_leaves_no_prompt_that_nobody_knows_of(
 
 def test_a_sweep_whose_reader_has_gone_cancels_its_prompts(comfy_client):
     """As of ``head -1``."""
-    with ComfyServer(step_seconds=0.05) as server, ComfyApi(server.url) as api:
+    with ComfyServer(step_seconds=0.2) as server, ComfyApi(server.url) as api:
         sweep = ("sweep", "w.json", "--axis", "KSampler.seed=1..99", "-q", "--host", server.url)
         with comfy_client.started(*sweep) as process:
             assert process.stdout is not None
