@@ -22,7 +22,7 @@ _MOST_CHOICES: Final = 6
 
 
 class Unclear(Exception):
-    """What only the browser can tell; the text says what."""
+    """An expression or a rule that only the browser can judge; the text says why."""
 
 
 @frozen
