@@ -324,7 +324,7 @@ class EventQueue:
         self._budget.join(self)
         # Guards the queue; no other lock is taken while it is held.  Re-entrant, since the garbage
         # collector may close this queue's iterator during a ``put``; the data allow that.
-        self._lock = shared_lock(is_small=True)
+        self._lock = shared_lock()
         self._changed = runtime.Condition(self._lock)
         self._waiting: OrderedDict[int, Event] = OrderedDict()  # by running number
         self._of_kind: dict[Hashable, list[int]] = {}  # numbers of events that may be replaced

@@ -15,25 +15,19 @@ from typing import Any, Final
 from . import runtime
 from .errors import ComfyError
 
-#: Locks of clients and pools, and locks of single jobs and queues, of which there may be thousands.
 _locks: Final[set[weakref.ref[Any]]] = set()
-_small_locks: Final[set[weakref.ref[Any]]] = set()
 
 
-def shared_lock(*, is_small: bool = False) -> runtime.RLock:
-    """Make a re-entrant lock that is known to :func:`check_may_wait`.
-
-    ``is_small`` marks the lock of a single job or queue.
-    """
+def shared_lock() -> runtime.RLock:
+    """Make a re-entrant lock that is known to :func:`check_may_wait`."""
     lock = runtime.RLock()
-    share(lock, is_small=is_small)
+    share(lock)
     return lock
 
 
-def share(lock: object, *, is_small: bool) -> None:
+def share(lock: object) -> None:
     """Make a lock known to :func:`check_may_wait` while it exists."""
-    known = _small_locks if is_small else _locks
-    known.add(weakref.ref(lock, known.discard))
+    _locks.add(weakref.ref(lock, _locks.discard))
 
 
 def check_may_wait() -> None:
@@ -43,15 +37,16 @@ def check_may_wait() -> None:
     """
     if runtime.current_thread() is not runtime.main_thread():
         return  # handlers run in that one only
-    if _owns_any(_locks) or (_interrupts_us() and _owns_any(_small_locks)):
+    # Only code of the library owns these locks.  There are thousands, so look at the stack first.
+    if _interrupts_us() and _owns_any():
         raise ComfyError(
             "this signal handler interrupts the comfy_client call that it would wait for, so the "
             "wait could never end: return from the handler first, or wait in a thread"
         )
 
 
-def _owns_any(locks: set[weakref.ref[Any]]) -> bool:
-    found = (ref() for ref in list(locks))
+def _owns_any() -> bool:
+    found = (ref() for ref in list(_locks))
     return any(lock is not None and lock._is_owned() for lock in found)
 
 

@@ -64,10 +64,10 @@ class Job(Future[Result]):
     def _begin(self) -> None:
         """Reset the future, as in the child of a fork, where locks may stay held."""
         super().__init__()
-        share(self._condition, is_small=True)
+        share(self._condition)
         self.set_running_or_notify_cancel()
         # Guards the list of callbacks.  Re-entrant, as a callback may add others.
-        self._lock = shared_lock(is_small=True)
+        self._lock = shared_lock()
         self._callbacks: list[Callable[[Future[Result]], object]] | None = []
 
     def _after_fork(self) -> None:

@@ -49,7 +49,7 @@ class JobEvents:
     _queues: tuple[weakref.ref[EventQueue], ...] = attrs.field(default=(), init=False)
     # Guards the tuple of queues, which is replaced, never changed.  Re-entrant: the collector may
     # end an iterator meanwhile.
-    _lock: runtime.RLock = attrs.field(factory=partial(shared_lock, is_small=True), init=False)
+    _lock: runtime.RLock = attrs.field(factory=shared_lock, init=False)
 
     def reset(self) -> None:
         """Reset all queues in the child of a fork, where locks may stay held."""
@@ -57,7 +57,7 @@ class JobEvents:
             if (queue := ref()) is not None:
                 queue.reset()
         self.first, self._is_open, self._queues = None, False, ()
-        self._lock = shared_lock(is_small=True)
+        self._lock = shared_lock()
 
     def _open(self) -> EventQueue | None:
         """Return the queue of earlier events, made at first use; None once it has a reader."""

@@ -11,11 +11,14 @@ import attrs
 import pytest
 
 from comfy_client import ComfyApi, ComfyError, ComfyPool, JobTimeout, Result
+from comfy_client.event_queue import EventQueue
+from comfy_client.interrupts import in_full
+from comfy_client.jobs.handle import first_end
 from comfy_client.jobs.job import Job
 from comfy_client.locks import check_may_wait
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import LIMIT, outstanding
-from tests.helpers.ctrl_c import at_each_point
+from tests.helpers.ctrl_c import at_each_point, points_of
 from tests.helpers.gates import Gates, shows
 from tests.helpers.pools import pooled
 
@@ -81,10 +84,13 @@ def in_handler(call: Callable[[], object], lock: Any) -> BaseException | None:
         except Exception as exc:
             raised.append(exc)
 
-    before = signal.signal(signal.SIGUSR1, handler)
-    try:
+    def owning() -> None:
         with lock:
             signal.raise_signal(signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        in_full([owning])  # only calls of the client own its locks
     finally:
         signal.signal(signal.SIGUSR1, before)
     return raised[0] if raised else None
@@ -143,13 +149,32 @@ def test_close_in_a_handler_ends(world: World) -> None:
 
 def test_other_threads_may_wait(world: World) -> None:
     """What one thread owns concerns no other."""
-    with world.api.parts.tracker.lock:
-        waiting = threading.Thread(target=check_may_wait)
-        waiting.start()
-        waiting.join()
-        with pytest.raises(ComfyError, match="handler"):
-            check_may_wait()
+
+    def owning() -> None:
+        with world.api.parts.tracker.lock:
+            waiting = threading.Thread(target=check_may_wait)
+            waiting.start()
+            waiting.join()
+            with pytest.raises(ComfyError, match="handler"):
+                check_may_wait()
+
+    in_full([owning])
     check_may_wait()
+
+
+def test_a_wait_costs_the_same_however_many_clients_there_are(world: World) -> None:
+    """It looks at no lock of any client, unless it interrupts a call of one."""
+    queue = EventQueue()
+    waits: list[Callable[[], object]] = [
+        check_may_wait,
+        lambda: first_end([world.job.handle], 0.0),
+        lambda: queue.get(1e-6),
+    ]
+    alone = [points_of(one, everywhere=True) for one in waits]
+    others = [ComfyApi("http://127.0.0.1:9") for _ in range(200)]
+    assert [points_of(one, everywhere=True) for one in waits] == alone
+    for other in others:
+        other.close()
 
 
 WORKS: dict[str, Callable[[World], object]] = {

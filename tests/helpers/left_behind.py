@@ -22,7 +22,7 @@ def state_of_thread() -> dict[str, Any]:
         state["silence"] = None if silence == float("inf") else silence
         state["calls"] = deadline.parallel_calls.get()
     if (locks := modules.get("comfy_client.locks")) is not None:
-        known = [ref() for refs in (locks._locks, locks._small_locks) for ref in list(refs)]
+        known = [ref() for ref in list(locks._locks)]
         state["locks"] = [lock for lock in known if lock is not None and lock._is_owned()]
     return state
 
