@@ -751,6 +751,9 @@ class _Sender:
             strip_libraries(exc)  # a Ctrl-C, or an alarm
             raise
         finally:
+            # The connection keeps the transfer, and urllib3 keeps the connection for ever: a
+            # Session that the user gave would never be garbage-collected.
+            transfer.on_connected = None
             self._live.discard(transfer)
             self.traffic.add(transfer.requests, transfer.sent, transfer.received)
             if self._is_one_off:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import blinker
 import pytest
+import requests
 
 from comfy_client import (
     AuthenticationError,
@@ -66,6 +67,21 @@ def test_a_forgotten_client_that_could_not_connect_is_gone_too(comfy: ComfyServe
     gc.collect()
     sys.exc_info()
     until(lambda: gc.collect() >= 0 and gone() is None and threads() == [])
+
+
+@pytest.mark.parametrize("closes", [False, True], ids=["forgotten", "closed"])
+def test_a_given_session_goes_along_with_its_last_user(comfy: ComfyServer, closes: bool) -> None:
+    """Its idle connections are closed then, although nobody closed the Session."""
+    session = requests.Session()
+    gone = weakref.ref(session)
+    api = ComfyApi(comfy.url, session=session)
+    api.get_queue()
+    assert open_sockets(comfy.port)
+    if closes:
+        api.close()
+    del api, session
+    until(lambda: gc.collect() >= 0 and gone() is None)
+    until(lambda: not open_sockets(comfy.port))
 
 
 def test_an_iterator_keeps_its_client(comfy: ComfyServer) -> None:
