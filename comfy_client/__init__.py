@@ -93,7 +93,6 @@ Modules:
     nearest: Suggestions for misspelt names.
     interrupts: Ctrl-C and alarms of a signal handler; not ComfyUI's interrupt.
     tracebacks: Errors as notebooks show them, without the client's own frames.
-    sealing: The former name of redaction, for old pickles.
     redaction: Text whose ``repr`` shows nothing.
     locks: Locks shared with the user's threads, and bounded waits.
     runtime: Clocks, locks and threads, which tests may replace.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from .showing.cells import shown
+from .showing.cells import ShownAsTable
 from .to_dict import AsDict
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class ClientStats(AsDict):
+class ClientStats(ShownAsTable, AsDict):
     """Counters of a client since it was made: see :meth:`ComfyApi.stats`.
 
     Each prompt counts once: ``submitted + attached`` is always ``succeeded + failed +
@@ -57,13 +57,6 @@ class ClientStats(AsDict):
     bytes_sent: int
     bytes_received: int
     dropped_events: int
-
-    def __str__(self) -> str:
-        return self._table().text()
-
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the representations of the counters for a notebook, by MIME type."""
-        return shown(self, lambda: self._table().html())
 
     def _table(self) -> Table:
         from .showing.tables import Table

@@ -272,8 +272,6 @@ class Upload:
         """Store the facts of fetched content, so that it need not be fetched again."""
         self._known[None] = facts
 
-    was_fetched = remember  # its former name
-
     def identity(self) -> dict[str, Any]:
         """Return JSON that identifies the file; reads a local file, fetches no URL."""
         source = self.remote

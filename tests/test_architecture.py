@@ -23,7 +23,7 @@ from tests.walks import MODULES, PRIVATE, ROOT, Function, figures, is_private, t
 #: know each other.
 ROOMS = (
     ("_version", "nearest", "redaction", "runtime", "timing", "tracebacks", "user_folder"),
-    ("interrupts", "sealing"),
+    ("interrupts",),
     ("to_dict", "typescript"),
     ("errors", "since"),
     ("extras", "locks", "log_records", "showing", "values"),

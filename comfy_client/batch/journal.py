@@ -171,9 +171,6 @@ class Journal:
             self.id: uuid.UUID = uuid.UUID(name)
         except (TypeError, ValueError, AttributeError) as exc:
             raise self._damaged(exc) from None
-        ((version,),) = connection.execute("PRAGMA user_version")
-        if version == journal_file.FORMER:  # keeps older programs from taking all hosts for theirs
-            connection.execute(f"PRAGMA user_version = {journal_file.VERSION}")
 
     def __enter__(self) -> Self:
         return self

@@ -24,8 +24,6 @@ from ..transport.local_files import discard, place
 #: The application id in the file's header, by which a journal is recognized.
 _APPLICATION: Final = int.from_bytes(b"CoSw")
 VERSION: Final = 3
-#: The version of older journals, which knew a single server.  Their tables are the same.
-FORMER: Final = 2
 _MAGIC: Final = b"SQLite format 3\x00"
 #: Bytes in the header of a file that has no write-ahead log.
 _NO_LOG: Final = b"\1\1"
@@ -158,7 +156,7 @@ def _expected() -> list[tuple[str, ...]]:
 
 
 def _first_page(path: Path) -> bytes:
-    """Return the start of a file; raise ValueError unless it is a journal of a known version."""
+    """Return the start of a file; raise ValueError unless it is a journal of this version."""
     with path.open("r+b", buffering=0) as file:
         page = file.read(105)
     is_ours = len(page) == 105 and int.from_bytes(page[68:72]) == _APPLICATION
@@ -167,7 +165,7 @@ def _first_page(path: Path) -> bytes:
             f"{path} is not a journal of a sweep, which is an SQLite file; choose another file"
         )
     version = int.from_bytes(page[60:64])
-    if version not in (VERSION, FORMER):
+    if version != VERSION:
         raise ValueError(f"{path} is a journal of another version of comfy_client ({version})")
     return page
 

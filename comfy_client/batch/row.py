@@ -12,7 +12,7 @@ import attrs
 from ..errors import ComfyError
 from ..jobs.result import Result
 from ..redaction import is_secret_value, sealed
-from ..showing.cells import shown
+from ..showing.cells import Shown
 from ..to_dict import AsDict
 from ..workflow.graph import brief, shorten
 
@@ -21,7 +21,7 @@ _MOST_TEXT: Final = 200
 
 
 @attrs.frozen(eq=False, repr=False)
-class SweepRow(AsDict):
+class SweepRow(Shown, AsDict):
     """A point of a grid, with its result or its error.
 
     Attributes:
@@ -53,11 +53,6 @@ class SweepRow(AsDict):
     from_journal: bool = False
     host: str | None = None
 
-    @property
-    def execution_seconds(self) -> float | None:
-        """The former name of ``seconds``."""
-        return self.seconds
-
     def __repr__(self) -> str:
         values = "".join(f", {label}" for label in labels(self.params))
         if self.error is not None:
@@ -66,11 +61,7 @@ class SweepRow(AsDict):
             end = "" if self.result is None else f": {repr(self.result)[1:-1]}"
         return f"<SweepRow {self.index}{shorten(values, _MOST_TEXT)}{end}>"
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the row."""
-        return shown(self, self._gallery)
-
-    def _gallery(self) -> str:
+    def _html(self) -> str:
         from ..showing.html import remark
 
         values = remark(", ".join(labels(self.params)))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, SupportsIndex, overload
 from ..errors import MissingExtra, WorkflowError
 from ..jobs.names import is_template, local_paths
 from ..jobs.output import name_values, save_all
-from ..showing.cells import shown
+from ..showing.cells import Shown
 from ..transport.local_files import IfExists, distinct_names, rule_for, write_atomically
 from ..workflow.address import input_named
 from ..workflow.graph import as_link, inputs_of, is_upload
@@ -31,7 +31,7 @@ _FACTS: Final = frozenset({"node", "index", "row", "name", "ext"})
 _FORMULA: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
-class Sweep(tuple[SweepRow, ...]):
+class Sweep(Shown, tuple[SweepRow, ...]):
     """The rows of a sweep, in the order of the grid.
 
     ``Sweep(row for row in rows if row.result)`` and ``rows[:8]`` are sweeps, too.
@@ -53,9 +53,8 @@ class Sweep(tuple[SweepRow, ...]):
         failed = sum(row.error is not None for row in self)
         return f"<Sweep of {len(self)} row{'' if len(self) == 1 else 's'}, {failed} failed>"
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the sweep."""
-        return shown(self, self.gallery)
+    def _html(self) -> str:
+        return self.gallery()
 
     def gallery(self) -> str:
         """Return HTML for a notebook: small pictures of the first 60 rows, as a grid.

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import attrs
 
 from ..errors import printable
-from ..showing.cells import shown
+from ..showing.cells import Shown
 from ..to_dict import AsDict
 
 CheckState = Literal["ok", "warning", "failed", "unknown"]
@@ -58,7 +58,7 @@ class DoctorCheck(AsDict):
 
 
 @attrs.frozen(repr=False)
-class DoctorReport(AsDict):
+class DoctorReport(Shown, AsDict):
     """The report of :meth:`ComfyApi.doctor`: print it, iterate over it, or use ``report["tls"]``.
 
     A report without failed checks is true.  Its text is safe for a bug report: it contains no
@@ -103,11 +103,7 @@ class DoctorReport(AsDict):
     def __repr__(self) -> str:
         return str(self)  # a notebook shows it
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the report by MIME type, for display in a notebook."""
-        return shown(self, self._markup)
-
-    def _markup(self) -> str:
+    def _html(self) -> str:
         from ..showing.tables import Table
 
         moods = {"ok": "good", "warning": "doubtful", "failed": "bad"}

@@ -21,6 +21,7 @@ import attrs
 from ..errors import UnexpectedResponse, WorkflowError
 from ..extras import needs_extra
 from ..routes.files import IN_MEMORY, FileRoutes
+from ..showing.cells import Shown
 from ..showing.transfers import shown_transfer, told
 from ..to_dict import AsDict
 from ..transport.deadline import Deadline, in_parallel
@@ -54,7 +55,7 @@ _MOST_IN_REPR: Final = 8
 
 
 @attrs.frozen(eq=False, repr=False)
-class Output(AsDict, ABC):
+class Output(Shown, AsDict, ABC):
     """An output of a node: a file on the server, or an image that came over the socket.
 
     All methods and fields work for both, also after the client was closed: then each request has a
@@ -85,12 +86,10 @@ class Output(AsDict, ABC):
         seed = "" if self.seed is None else f", seed {self.seed}"
         return f"<{type(self).__name__} {brief(self.filename)}{where}{seed}>"
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the representations of the output for a notebook, by MIME type."""
-        from ..showing.cells import shown
+    def _html(self) -> str:
         from .gallery import gallery
 
-        return shown(self, lambda: gallery((self,)))
+        return gallery((self,))
 
     @property
     def path(self) -> Path | None:
@@ -283,7 +282,7 @@ class Output(AsDict, ABC):
         return written
 
 
-class Outputs(tuple[Output, ...]):
+class Outputs(Shown, tuple[Output, ...]):
     """Several outputs: a tuple that notebooks show as a gallery."""
 
     __slots__ = ()
@@ -304,12 +303,10 @@ class Outputs(tuple[Output, ...]):
         more = [f"... ({len(self)} in all)"] if len(self) > len(shown) else []
         return f"({', '.join([*shown, *more])}{',' * (len(self) == 1)})"
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the representations of the outputs for a notebook, by MIME type."""
-        from ..showing.cells import shown
+    def _html(self) -> str:
         from .gallery import gallery
 
-        return shown(self, lambda: gallery(self, facts=() if self else ("no outputs",)))
+        return gallery(self, facts=() if self else ("no outputs",))
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -12,6 +12,7 @@ import attrs
 
 from ..errors import WorkflowError
 from ..routes.files import FileRoutes
+from ..showing.cells import Shown
 from ..to_dict import AsDict
 from ..transport.local_files import IfExists, distinct_names, rule_for
 from ..values import MAX_ID_LENGTH, exact, identifier, text
@@ -31,7 +32,7 @@ def _gathered(files: Iterable[Output]) -> Outputs:
 
 
 @attrs.frozen(eq=False, repr=False)
-class _Outputs(AsDict):
+class _Outputs(Shown, AsDict):
     """The base class of results and node outputs, which document the fields."""
 
     files: tuple[Output, ...] = attrs.field(default=(), converter=_gathered)
@@ -187,13 +188,7 @@ class NodeOutput(_Outputs):
         name = self.title or self.class_type or self.node_id
         return f"<{type(self).__name__} {brief(name)}, {_counted(self)}>"
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the representations of the outputs for a notebook, by MIME type."""
-        from ..showing.cells import shown
-
-        return shown(self, self._gallery)
-
-    def _gallery(self) -> str:
+    def _html(self) -> str:
         from .gallery import gallery
 
         return gallery(self.files, self.texts)
@@ -319,11 +314,8 @@ class Result(_Outputs):
         facts += [] if self.complete else ["incomplete"]
         return f"<{type(self).__name__} {', '.join(facts)}>"
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the representations of the outputs for a notebook, by MIME type."""
-        from ..showing.cells import shown
-
-        return shown(self, self.gallery)
+    def _html(self) -> str:
+        return self.gallery()
 
     def gallery(self, timeout: float = 10.0) -> str:
         """Return HTML for a notebook: thumbnails, players and texts, limited in number and size.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from ..showing.cells import plain, shown
+from ..showing.cells import ShownAsTable, ShownCollection
 from ..to_dict import AsDict
 from ..values import (
     MAX_ID_LENGTH,
@@ -74,7 +74,7 @@ class HistoryStatus(AsDict):
 
 
 @attrs.frozen(eq=False, repr=False)
-class HistoryEntry(AsDict):
+class HistoryEntry(ShownAsTable, AsDict):
     """A prompt that has ended, from ``GET /history/{prompt_id}``.
 
     Attributes:
@@ -114,12 +114,8 @@ class HistoryEntry(AsDict):
     def __repr__(self) -> str:
         return f"<HistoryEntry {shorten(self.prompt_id, MAX_ID_LENGTH)} {self.outcome}>"
 
-    def __str__(self) -> str:
-        return _table([self]).text()
-
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the representations of the record for a notebook, by MIME type."""
-        return shown(self, lambda: _table([self]).html())
+    def _table(self) -> Table:
+        return _table([self])
 
     @classmethod
     def from_json(cls, data: object) -> HistoryEntry:
@@ -208,22 +204,11 @@ class HistoryEntry(AsDict):
         return None if end is None else seconds(end[1].get("timestamp"))
 
 
-class Histories(dict[str, HistoryEntry]):
+class Histories(ShownCollection, dict[str, HistoryEntry]):
     """A dict of ended prompts by prompt_id; ``print`` and notebooks show the latest as a table."""
 
     def __repr__(self) -> str:
         return f"<Histories of {_count(len(self))}>"
-
-    def __str__(self) -> str:
-        return self._table().text()
-
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the representations of the history for a notebook, by MIME type."""
-        return shown(self, lambda: self._table().html())
-
-    def _repr_pretty_(self, printer: Any, _: object) -> None:
-        """Write the text for IPython, which would otherwise format this as a plain dict."""
-        printer.text(plain(self))
 
     def _table(self) -> Table:
         latest = list(islice(reversed(self.values()), _MOST_SHOWN))

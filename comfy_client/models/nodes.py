@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from ..showing.cells import plain, shown
+from ..showing.cells import ShownAsTable, ShownCollection
 from ..to_dict import AsDict
 from ..values import build, mapping, sequence, text
 from ..workflow.graph import brief, listing, shorten
@@ -42,7 +42,7 @@ def combo_options(spec: Any) -> list[Any] | None:
 
 
 @attrs.frozen(eq=False, repr=False)
-class NodeDef(AsDict):
+class NodeDef(ShownAsTable, AsDict):
     """The inputs, outputs and description of a node class, from ``GET /object_info``.
 
     Attributes:
@@ -100,12 +100,8 @@ class NodeDef(AsDict):
         name = shorten(self.name, _MOST_NAME)
         return f"<NodeDef {name}: {inputs}, outputs: {outputs or 'none'}>"
 
-    def __str__(self) -> str:
-        return _inputs_table(self).text()
-
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the representations of the inputs for a notebook, by MIME type."""
-        return shown(self, lambda: _inputs_table(self).html())
+    def _table(self) -> Table:
+        return _inputs_table(self)
 
     def inputs(self) -> dict[str, Any]:
         """Return the required and then the optional inputs, as name to ``[type, settings]``."""
@@ -125,7 +121,7 @@ class NodeDef(AsDict):
         return combo_options(self.inputs()[input_name])
 
 
-class NodeDefs(dict[str, NodeDef]):
+class NodeDefs(ShownCollection, dict[str, NodeDef]):
     """A dict of node definitions by class name; ``print`` and notebooks show it as a table.
 
     The table lists the classes or, if there is only one, its inputs.
@@ -135,17 +131,6 @@ class NodeDefs(dict[str, NodeDef]):
         if len(self) == 1:
             return f"<NodeDefs {next(iter(self.values()))!r}>"
         return f"<NodeDefs of {_count(self, 'class')}>"
-
-    def __str__(self) -> str:
-        return self._table().text()
-
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the representations of the definitions for a notebook, by MIME type."""
-        return shown(self, lambda: self._table().html())
-
-    def _repr_pretty_(self, printer: Any, _: object) -> None:
-        """Write the text for IPython, which would otherwise format this as a plain dict."""
-        printer.text(plain(self))
 
     def _table(self) -> Table:
         from ..showing.tables import MOST_ROWS, Table

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import attrs
 
 from ..errors import UnexpectedResponse
+from ..showing.cells import ShownAsTable
 from ..to_dict import AsDict
 from ..values import identifier, items, mapping, number, sequence
 
@@ -85,7 +86,7 @@ def _place(item: QueueItem) -> float:
 
 
 @attrs.frozen(repr=False)
-class Queue(AsDict):
+class Queue(ShownAsTable, AsDict):
     """The running and pending prompts, from ``GET /queue``.
 
     Attributes:
@@ -115,15 +116,6 @@ class Queue(AsDict):
     @property
     def _counts(self) -> str:
         return f"{len(self.running)} running, {len(self.pending)} pending"
-
-    def __str__(self) -> str:
-        return self._table().text()
-
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the representations of the queue for a notebook, by MIME type."""
-        from ..showing.cells import shown
-
-        return shown(self, lambda: self._table().html())
 
     def _table(self) -> Table:
         from ..showing.tables import Table

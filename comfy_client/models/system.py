@@ -9,7 +9,7 @@ import attrs
 
 from ..errors import ComfyError
 from ..events import LogEntry
-from ..showing.cells import shown
+from ..showing.cells import ShownAsTable
 from ..to_dict import AsDict
 from ..values import build, items, mapping, table, text, whole
 
@@ -51,7 +51,7 @@ class Device(AsDict):
 
 
 @attrs.frozen(repr=False)
-class SystemStats(AsDict):
+class SystemStats(ShownAsTable, AsDict):
     """The server's versions and memory, from ``GET /system_stats``.
 
     Attributes:
@@ -90,13 +90,6 @@ class SystemStats(AsDict):
             free = _free(device.vram_free, device.vram_total)
             facts.append(f"{device.name} {free}" if free else device.name)
         return f"<SystemStats {short_line(', '.join(facts), 200)}>"
-
-    def __str__(self) -> str:
-        return self._table().text()
-
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the representations of the statistics for a notebook, by MIME type."""
-        return shown(self, lambda: self._table().html())
 
     def _table(self) -> Table:
         from ..showing.tables import Table

@@ -20,7 +20,7 @@ from ..jobs.job import Job, OnInterrupt
 from ..jobs.result import NodeOutput, Result
 from ..redaction import sealed, sealed_workflow
 from ..routes.prompts import AnyWorkflow, PromptOptions, SubmitOptions, seal
-from ..showing.cells import shown
+from ..showing.cells import ShownAsTable
 from ..showing.screen import is_watched, surface
 from ..signals import Receivers, is_callback
 from ..transport.deadline import check_patience
@@ -38,9 +38,10 @@ from .terms import Sending, terms_of
 if TYPE_CHECKING:
     from ..batch.row import SweepRow
     from ..batch.rows import Sweep
+    from ..showing.tables import Table
 
 
-class ComfyPool(Executor):
+class ComfyPool(ShownAsTable, Executor):
     """A pool of ComfyUI servers: a :class:`concurrent.futures.Executor` that runs workflows.
 
     A job waits in the pool until a server is chosen for it, so that none is bound to a server that
@@ -180,12 +181,8 @@ class ComfyPool(Executor):
         names = (name if one.error is None else f"{name} (down)" for name, one in members)
         return f"<ComfyPool {', '.join(names) or 'without servers'}>"
 
-    def __str__(self) -> str:
-        return str(self.status())
-
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the status of the pool."""
-        return shown(self, lambda: status_table(self.status()).html())
+    def _table(self) -> Table:
+        return status_table(self.status())
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from ..events import Event
-from ..showing.cells import shown
+from ..showing.cells import ShownAsTable
 from ..to_dict import AsDict
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class ServerStatus(AsDict):
 
 
 @attrs.frozen
-class PoolStatus(AsDict):
+class PoolStatus(ShownAsTable, AsDict):
     """The status of a pool: see :meth:`ComfyPool.status`; ``print`` and notebooks show a table.
 
     Attributes:
@@ -89,15 +89,11 @@ class PoolStatus(AsDict):
         """Return a line for each server: its name, its state, and how many jobs it has."""
         return tuple(map(_line, self.servers))
 
-    def __str__(self) -> str:
-        return status_table(self).text()
+    def _table(self) -> Table:
+        return status_table(self)
 
     def __repr__(self) -> str:
         return str(self)  # a notebook shows it
-
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the forms in which a notebook shows the status."""
-        return shown(self, lambda: status_table(self).html())
 
 
 def status_table(status: PoolStatus) -> Table:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .screen import cell, is_notebook, shows_html
+
+if TYPE_CHECKING:
+    from .tables import Table
 
 #: The most galleries below one cell, and the most bytes of its HTML: a loop of runs must not swell
 #: the notebook.
@@ -78,6 +81,44 @@ def shown(value: object, markup: Callable[[], str]) -> dict[str, str]:
     if not shows_html() or was_shown(value):
         return {"text/plain": plain(value)}
     return _both(value, markup)
+
+
+class Shown:
+    """Mixin for values that a notebook shows as HTML."""
+
+    __slots__ = ()
+
+    def _html(self) -> str:
+        raise NotImplementedError
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """Return the representations of the value for a notebook, by MIME type."""
+        return shown(self, self._html)
+
+
+class ShownAsTable(Shown):
+    """Mixin for values that ``print`` and notebooks show as a table."""
+
+    __slots__ = ()
+
+    def _table(self) -> Table:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return self._table().text()
+
+    def _html(self) -> str:
+        return self._table().html()
+
+
+class ShownCollection(ShownAsTable):
+    """Mixin for subclasses of ``dict`` and ``tuple`` that are shown as a table."""
+
+    __slots__ = ()
+
+    def _repr_pretty_(self, printer: Any, _: object) -> None:
+        """Write the text for IPython, which would otherwise format this as a plain collection."""
+        printer.text(plain(self))
 
 
 def plain(value: object) -> str:

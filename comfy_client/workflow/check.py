@@ -15,6 +15,7 @@ import attrs
 
 from ..errors import ComfyError, WorkflowError
 from ..nearest import nearest
+from ..showing.cells import Shown
 from ..to_dict import AsDict
 from .definition_source import Definitions, FromDisk, as_mapping, names_of
 from .explain import (
@@ -62,7 +63,7 @@ _OF_FILES: Final = frozenset({"value_not_in_list", "custom_validation_failed"})
 
 
 @attrs.frozen
-class CheckReport(AsDict):
+class CheckReport(Shown, AsDict):
     """The report of :meth:`Workflow.check`; ``print(report)`` shows a line for each problem.
 
     A report without errors is true.
@@ -105,13 +106,7 @@ class CheckReport(AsDict):
     def __str__(self) -> str:
         return "\n".join([*_lines(self.problems), self._summary])
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the report by MIME type, for display in a notebook."""
-        from ..showing import cells
-
-        return cells.shown(self, self._markup)
-
-    def _markup(self) -> str:
+    def _html(self) -> str:
         from ..showing.tables import Table
 
         rows = [

@@ -8,11 +8,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import WorkflowError
+from ..showing.cells import Shown
 from .address import checked_value, no_input, node_named, nodes_named
 from .graph import brief, copied, shorten, title_of
 
 
-class Node:
+class Node(Shown):
     """A node of a :class:`Workflow`: a live view, which only the workflow creates.
 
     ``node["seed"]`` reads an input, ``node["seed"] = 7`` sets an existing one, and so do
@@ -139,12 +140,10 @@ class Node:
 
         return as_text(self._alone, self._graph) if self._alone else repr(self)
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the node with its inputs by MIME type, for display in a notebook."""
-        from ..showing.cells import shown
+    def _html(self) -> str:
         from .show import as_html  # for display only
 
-        return shown(self, lambda: as_html(self._alone, self._graph))
+        return as_html(self._alone, self._graph)
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self._inputs)
@@ -178,7 +177,7 @@ def check_no_node(*values: object) -> None:
             raise TypeError(f"link to an output of the node: wf[...].output(0), not {value!r}")
 
 
-class Nodes:
+class Nodes(Shown):
     """The nodes of a graph, as a workflow shows them; the base of :class:`Workflow`."""
 
     __slots__ = ("__weakref__", "_graph", "_nodes")  # a misspelt attribute cannot be set
@@ -239,12 +238,10 @@ class Nodes:
 
         return as_text(self._graph)
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the workflow by MIME type, for display in a notebook."""
-        from ..showing.cells import shown
+    def _html(self) -> str:
         from .show import as_html  # for display only
 
-        return shown(self, lambda: as_html(self._graph))
+        return as_html(self._graph)
 
     def _ipython_key_completions_(self) -> list[str]:
         """Return names that identify exactly one node."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ..redaction import is_secret_value, sealed
+from ..showing.cells import ShownCollection
 from ..to_dict import AsDict
 from ..upload import Upload
 from .definition_source import Definitions, as_mapping
@@ -61,7 +62,7 @@ class SettableInput(AsDict):
         return "  ".join(filter(None, cells(self)))
 
 
-class SettableInputs(tuple[SettableInput, ...]):
+class SettableInputs(ShownCollection, tuple[SettableInput, ...]):
     """The inputs of :meth:`Workflow.inputs`; ``print`` and notebooks show them as a table."""
 
     __slots__ = ()
@@ -69,22 +70,6 @@ class SettableInputs(tuple[SettableInput, ...]):
     def __repr__(self) -> str:
         return f"<{len(self)} input{'' if len(self) == 1 else 's'}>"
 
-    def __str__(self) -> str:
-        return self._table.text()
-
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """Return the inputs by MIME type, for display in a notebook."""
-        from ..showing.cells import shown
-
-        return shown(self, self._table.html)
-
-    def _repr_pretty_(self, printer: Any, _: object) -> None:
-        """Write the text for IPython, which would otherwise format this as a plain tuple."""
-        from ..showing.cells import plain
-
-        printer.text(plain(self))
-
-    @property
     def _table(self) -> Table:
         from ..showing.tables import MOST_ROWS, Table
 
