@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 import blinker
 
 from . import models, subscriptions
-from .batch.batches import map_workflows, sweep_grid, withdraw
 from .connecting import connect, wait_until_ready
 from .errors import ComfyError
 from .event_queue import Budget
@@ -26,6 +25,7 @@ from .interrupts import in_full
 from .jobs.callbacks import NO_CALLBACKS, Callbacks, delivery
 from .jobs.execute import (
     Parts,
+    ServerDefinitions,
     as_completed,
     attach_job,
     queue_workflow,
@@ -37,6 +37,7 @@ from .jobs.handle import Limits
 from .jobs.job import Job, OnInterrupt
 from .jobs.result import NodeOutput, Result
 from .jobs.tracker import Tracker
+from .locks import check_may_wait
 from .log_records import AnyLog
 from .overloads import typed_events, typed_on, typed_wait_for
 from .redaction import sealed, sealed_workflow
@@ -50,12 +51,15 @@ from .transport.dial import plan_for
 from .transport.http import MAX_JSON, Http
 from .transport.websocket import Connection, State
 from .workflow.address import Inputs
+from .workflow.edit import as_workflow
 
 if TYPE_CHECKING:
     import requests
 
+    from .batch.in_flight import InFlight
     from .batch.row import SweepRow
     from .batch.rows import Sweep
+    from .batch.runner import OneServer
     from .credentials import AnyCredentials
     from .doctor.report import DoctorReport
     from .models import Device, SystemStats
@@ -239,7 +243,7 @@ class ComfyApi(Routes):
         self._finalizer = weakref.finalize(
             self,
             _shut_down,
-            partial(withdraw, self.parts.calls),  # at exit, when there are still some
+            partial(_withdraw, self.parts.calls),  # at exit, when there are still some
             tracker.connection.stop,
             partial(tracker.wake.set, stop=True),
             self._receivers.shutdown(),
@@ -357,7 +361,7 @@ class ComfyApi(Routes):
         """
         self.parts.closed = True
         steps: list[Callable[[], object]] = [
-            partial(withdraw, self.parts.calls),
+            partial(_withdraw, self.parts.calls),
             self.parts.connection.stop,
             self.parts.tracker.close,
             self._receivers.close,
@@ -859,20 +863,26 @@ class ComfyApi(Routes):
             ComfyError: As :meth:`run`, but no :class:`SubmitUncertain`: the server is asked until
                 it shows whether it has the prompt.
         """
+        from .batch.map_loop import check_in_flight, run_map, with_previews  # few scripts run many
+
         seal(options, self.map, SubmitOptions)
-        return map_workflows(
-            self,
-            self.parts,
+        self.parts.check_open()
+        check_may_wait()
+        check_in_flight(in_flight)
+        server = self._server(timeout, stall_timeout, patience)
+        sent_with = with_previews(options, progress)
+        return run_map(
+            server.prompts,
+            partial(server.send, sent_with),
             workflows,
             params,
-            options,
-            in_flight=in_flight,
+            definitions=ServerDefinitions(self, self.parts.definitions, Deadline.after(timeout)),
+            most=lambda: in_flight,
             ordered=ordered,
             on_error=on_error,
-            timeout=timeout,
-            stall_timeout=stall_timeout,
-            patience=patience,
             progress=progress,
+            delay=self.timing.show,
+            resubmit=partial(server.resubmit, sent_with),
         )
 
     def sweep(
@@ -943,23 +953,38 @@ class ComfyApi(Routes):
             ServerUnreachable: As for :meth:`map`.  With a journal, call again once it is back.
             ComfyError: The server refuses the client, or is not a ComfyUI.
         """
+        from .batch.sweep import run_sweep  # few scripts run many
+
         seal(options, self.sweep)
         workflow = sealed_workflow(workflow)
-        return sweep_grid(
-            self,
-            self.parts,
+        self.parts.check_open()
+        check_may_wait()
+        source = ServerDefinitions(self, self.parts.definitions, Deadline.after(timeout))
+        workflow = as_workflow(workflow, source)
+        server = self._server(timeout, stall_timeout, patience)
+        return run_sweep(
+            lambda _: server,
             workflow,
             grid,
-            {"strict": strict, **options},
             in_flight=in_flight,
             journal=journal,
             retry_failed=retry_failed,
-            timeout=timeout,
-            stall_timeout=stall_timeout,
-            patience=patience,
             on_row=on_row,
             progress=progress,
+            options={"strict": strict, **options},
         )
+
+    def _server(
+        self, timeout: float | None, stall_timeout: float | None, patience: float | None
+    ) -> OneServer:
+        """Return what runs the prompts of one call of ``map`` or ``sweep``."""
+        from .batch.runner import OneServer
+
+        server = OneServer(
+            self, self.parts, timeout=timeout, stall_timeout=stall_timeout, patience=patience
+        )
+        self.parts.calls.add(weakref.ref(server.prompts, self.parts.calls.discard))
+        return server
 
     # -- events --------------------------------------------------------------------------
 
@@ -1199,6 +1224,14 @@ def _recorder(path: str | os.PathLike[str], log: AnyLog) -> Recorder:
     from .recording.recorder import Recorder  # most clients do not need it
 
     return Recorder(path, log=log)
+
+
+def _withdraw(calls: set[weakref.ref[InFlight]]) -> None:
+    """Take back the pending prompts of ``map`` and ``sweep`` calls that have not ended."""
+    for known in calls.copy():  # another thread may begin or forget a call
+        prompts = known()
+        if prompts is not None:
+            prompts.withdraw()
 
 
 def _shut_down(*actions: Callable[[], None]) -> None:

@@ -18,5 +18,4 @@ Modules:
     layout: The places of rows in a grid, and their labels.
     sheet: A contact sheet of rows.
     cards: The rows as HTML for a notebook.
-    batches: The bodies of a client's ``map`` and ``sweep``.
 """
