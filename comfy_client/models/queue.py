@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import attrs
@@ -51,8 +53,35 @@ def prompt_record(data: object, what: str) -> PromptRecord:
     )
 
 
+class _Late:
+    """The base of classes whose large attributes may be made at first use.
+
+    A queue of thousands of prompts has hundreds of thousands of values.  While they exist, each
+    full pass of the garbage collector stops all threads for a tenth of a second.
+    """
+
+    __slots__ = ("_make",)
+
+    _make: Callable[[], Mapping[str, Any]]
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Make the attributes that are still missing, and return one of them."""
+            if name not in attrs.fields_dict(type(self)):
+                said = f"{type(self).__name__!r} object has no attribute {name!r}"
+                raise AttributeError(said, name=name, obj=self)
+            _set(self, self._make())
+            return object.__getattribute__(self, name)
+
+
+def _set(frozen: object, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        object.__setattr__(frozen, name, value)
+
+
 @attrs.frozen
-class QueueItem(AsDict):
+class QueueItem(_Late, AsDict):
     """A prompt in the queue.
 
     Attributes:
@@ -80,13 +109,45 @@ class QueueItem(AsDict):
         return cls(*prompt_record(data, "QueueItem"), raw=items(data, "QueueItem"))
 
 
+def queue_item(data: object, text: str | None) -> QueueItem:
+    """Read a record whose JSON is ``text``, which alone is kept; ``None``: keep all."""
+    item = QueueItem.from_json(data)
+    if text is None:
+        return item
+    short = QueueItem.__new__(QueueItem)
+    kept = ("number", "prompt_id", "outputs")
+    _set(short, {name: getattr(item, name) for name in kept})
+    _set(short, {"_make": partial(_large_parts, text)})
+    return short
+
+
+def _large_parts(text: str) -> dict[str, Any]:
+    item = QueueItem.from_json(json.loads(text))
+    return {name: getattr(item, name) for name in ("workflow", "extra_data", "raw")}
+
+
 def _place(item: QueueItem) -> float:
     """Return the sort key of a queue item; an item without a number sorts last."""
     return float("inf") if item.number is None else item.number
 
 
+def _item(data: object) -> QueueItem:
+    return data if isinstance(data, QueueItem) else QueueItem.from_json(data)
+
+
+def _raw(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an answer as it was received, from one with read records."""
+    raw = {
+        key: [one.raw if isinstance(one, QueueItem) else one for one in value]
+        if isinstance(value, list)
+        else value
+        for key, value in source.items()
+    }
+    return {"raw": raw}
+
+
 @attrs.frozen(repr=False)
-class Queue(ShownAsTable, AsDict):
+class Queue(_Late, ShownAsTable, AsDict):
     """The running and pending prompts, from ``GET /queue``.
 
     Attributes:
@@ -101,14 +162,20 @@ class Queue(ShownAsTable, AsDict):
 
     @classmethod
     def from_json(cls, data: object) -> Queue:
-        """Parse the answer, and sort the pending prompts, which the server sends as a heap."""
+        """Parse the answer, and sort the pending prompts, which the server sends as a heap.
+
+        Records may be :class:`QueueItem` already.
+        """
         source = mapping(data, "Queue")
         running, pending = (
-            [QueueItem.from_json(item) for item in items(source.get(key), f"Queue.{key}")]
+            list(map(_item, items(source.get(key), f"Queue.{key}")))
             for key in ("queue_running", "queue_pending")
         )
         pending.sort(key=_place)
-        return cls(tuple(running), tuple(pending), raw=source)
+        queue = cls.__new__(cls)
+        _set(queue, {"running": tuple(running), "pending": tuple(pending)})
+        _set(queue, {"_make": partial(_raw, source)})
+        return queue
 
     def __repr__(self) -> str:
         return f"<Queue {self._counts}>"

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from .. import models
+from ..models.queue import queue_item
 from ..transport.http import Http
 from ._base import TrackerHooks
 from .prompts import EXTRA_DATA_KEY
@@ -22,16 +23,19 @@ class QueueRoutes:
         """Return the running prompts, and the pending ones in the order in which they will run.
 
         ``GET /queue``.  The answer has the whole workflow of each (see ``max_json`` of the
-        client); :meth:`poll_status` only counts them.
+        client); :meth:`poll_status` only counts them.  The workflow in a long queue is decoded when
+        it is first used.
 
         Args:
             workflows_of: Keep ``workflow``, ``extra_data`` and ``raw`` of these prompts only, so
                 that a queue of thousands takes little memory; ``None``: of all; ``()``: of none.
         """
         if workflows_of is None:
-            return models.Queue.from_json(self._http.json("GET", "/queue"))
-        each = partial(without_workflow, frozenset(workflows_of))
-        return models.Queue.from_json(self._http.json("GET", "/queue", each=each))
+            found = self._http.json("GET", "/queue", each_of_large=queue_item)
+        else:
+            each = partial(without_workflow, frozenset(workflows_of))
+            found = self._http.json("GET", "/queue", each=each)
+        return models.Queue.from_json(found)
 
     def clear_queue(self) -> None:
         """Remove the pending prompts of all clients; the running one keeps running.
@@ -78,7 +82,7 @@ class QueueRoutes:
             stopped()
 
 
-def without_workflow(kept: Set[str], item: Any) -> Any:
+def without_workflow(kept: Set[str], item: Any, _: str | None = None) -> Any:
     """Return a record of the queue with its workflow and ``extra_data`` emptied.
 
     A record whose prompt is in ``kept`` is returned as it is.

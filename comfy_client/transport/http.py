@@ -44,7 +44,7 @@ from .connections import Traffic, Transfer, current, reading
 from .deadline import Deadline, check_wanted, ended_by, parallel_calls, read_timeout
 from .failures import FAILURES, Failure, failure_of, strip, strip_libraries
 from .identity import Endpoint, Identity, as_sent, check_headers
-from .pieces import GROWTH, Each, JsonMember, OverLimit, loads_in_pieces, members
+from .pieces import GROWTH, PIECE, Each, JsonMember, OverLimit, loads_in_pieces, members
 from .response import (
     COMFYUI,
     Asker,
@@ -400,13 +400,21 @@ class Http:
         *,
         max_bytes: int | None = None,
         each: Each | None = None,
+        each_of_large: Each | None = None,
         **kw: Any,
     ) -> Any:
         """Send a request, and return the decoded JSON of its answer, whatever its content type.
 
-        ``max_bytes`` is the largest answer; ``None``: ``max_json``.  ``each`` is called with each
-        element of its lists, and its result replaces the element.  A large answer is decoded
-        element by element.
+        A large answer is decoded element by element.
+
+        Args:
+            method: The method, such as ``"GET"``.
+            route: The route, without ``/api``.
+            max_bytes: The largest answer; ``None``: ``max_json``.
+            each: Called with each element of its lists and with the text of that, or None; its
+                result replaces the element.
+            each_of_large: The same, but only in a large answer.
+            kw: As for :meth:`request`.
         """
         most = self.max_json if max_bytes is None else max_bytes
         answer = self.request(method, route, max_bytes=most, **kw)
@@ -415,9 +423,9 @@ class Http:
             raise self._too_much(answer, how)
         try:
             # No local: frames of the error below would show what the server repeats.
-            if each is None:
+            if each is None and len(answer.content) <= PIECE:
                 return jsonlib.loads(answer.content)
-            return loads_in_pieces(answer.content, each)
+            return loads_in_pieces(answer.content, each or each_of_large)
         except (ValueError, RecursionError):
             pass  # the error below does not hang on this one
         raise unexpected(answer, "JSON")

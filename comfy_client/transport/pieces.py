@@ -10,8 +10,8 @@ from typing import Any, Final, NamedTuple
 
 from ..values import size_decoded
 
-#: Converts an element of a list.
-Each = Callable[[Any], Any]
+#: Converts an element of a list; its JSON text is None if everything was decoded by one call.
+Each = Callable[[Any, str | None], Any]
 
 #: Bytes up to which one call decodes everything; also the bytes that become text at a time.
 PIECE: Final = 1 << 18
@@ -43,7 +43,7 @@ class JsonMember(NamedTuple):
     size: int
 
 
-def loads_in_pieces(content: bytes, each: Each, *, piece: int = PIECE) -> Any:
+def loads_in_pieces(content: bytes, each: Each | None = None, *, piece: int = PIECE) -> Any:
     """Decode JSON; replace each element of the lists in its outermost object by ``each(element)``.
 
     ``json.loads`` is one C call, during which no other thread runs; 40 MB take half a second or
@@ -52,16 +52,19 @@ def loads_in_pieces(content: bytes, each: Each, *, piece: int = PIECE) -> Any:
 
     Raises ``ValueError`` for invalid JSON.
     """
+    each = each or _itself
     if len(content) <= piece or json.detect_encoding(content) != "utf-8":
         return _at_once(content, each)
     pieces = (content[at : at + piece] for at in range(0, len(content), piece))
     text = _JsonText(pieces, piece)
-    if text.peek() != "{":
-        return _at_once(content, each)
-    found = dict(_members(text, lambda: _list(text, each) if text.peek() == "[" else text.value()))
+    if text.peek() == "{":
+        found = _members(text, lambda: _list(text, each) if text.peek() == "[" else text.value())
+        value: Any = dict(found)
+    else:
+        value = _list(text, _itself) if text.peek() == "[" else text.value()
     if text.peek():
         raise text.error("Extra data")
-    return found
+    return value
 
 
 def members(chunks: Iterable[bytes], *, largest: int, piece: int = PIECE) -> Iterator[JsonMember]:
@@ -86,12 +89,16 @@ def members(chunks: Iterable[bytes], *, largest: int, piece: int = PIECE) -> Ite
         raise text.error("Extra data")
 
 
+def _itself(element: Any, _: str | None) -> Any:
+    return element
+
+
 def _at_once(content: bytes, each: Each) -> Any:
     found = json.loads(content)
     if not isinstance(found, dict):
         return found
     return {
-        key: [each(element) for element in value] if isinstance(value, list) else value
+        key: [each(element, None) for element in value] if isinstance(value, list) else value
         for key, value in found.items()
     }
 
@@ -118,7 +125,7 @@ def _list(text: _JsonText, each: Each) -> list[Any]:
     while text.peek() != "]":
         if found:
             text.take(",")
-        found.append(each(text.value()))
+        found.append(each(*text.element()))
     text.take("]")
     return found
 
@@ -155,15 +162,21 @@ class _JsonText:
         """Read the next JSON value, and return it."""
         return self._value()[0]
 
+    def element(self) -> tuple[Any, str]:
+        """Read the next JSON value; return it, and its text."""
+        value, text, _ = self._value()
+        return value, text
+
     def measured(self) -> tuple[Any, int]:
         """Read the next JSON value; return it, and the memory that it takes."""
-        return self._value(is_measured=True)
+        value, _, size = self._value(is_measured=True)
+        return value, size
 
     def error(self, words: str) -> json.JSONDecodeError:
         """Return an error for the current position."""
         return json.JSONDecodeError(words, self._text, self._at)
 
-    def _value(self, *, is_measured: bool = False) -> tuple[Any, int]:
+    def _value(self, *, is_measured: bool = False) -> tuple[Any, str, int]:
         self.peek()
         while True:
             self._check_unread()
@@ -176,10 +189,11 @@ class _JsonText:
                 continue
             # Otherwise it may be the beginning of a number.
             if self._text[end : end + 1] in _BEHIND or not self._more():
-                size = size_decoded(self._text[self._at : end]) if is_measured else 0
-                self._check(end - self._at, size)
+                text = self._text[self._at : end]
+                size = size_decoded(text) if is_measured else 0
+                self._check(len(text), size)
                 self._at = end
-                return value, size
+                return value, text, size
 
     def _check_unread(self) -> None:
         """Raise before a value is decoded that would take far too much memory."""

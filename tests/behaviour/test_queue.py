@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import pickle
 import threading
 
 import blinker
 import pytest
 
 from comfy_client import ComfyApi
+from comfy_client.models import QueueItem
+from comfy_client.models.queue import queue_item
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import (
     LIMIT,
@@ -179,3 +184,45 @@ def test_a_look_at_a_large_queue_decodes_one_prompt_at_a_time(
     assert len(lengths) > 61
     assert max(lengths) < 25_000
     gate.set()
+
+
+def test_get_queue_holds_up_no_other_thread(
+    comfy: ComfyServer, fast: ComfyApi, gate: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It decodes one prompt at a time.
+
+    A workflow is decoded when it is used, as each pass of the garbage collector stops all threads
+    while it visits what is there.
+    """
+    fast.submit(shows(waits=True))
+    with client(comfy) as other:
+        for number in range(60):
+            junk = {"junk": [[n] for n in range(2000)]}
+            other.queue_prompt(None, shows(str(number)), extra_data=junk)
+    until(lambda: fast.poll_status().queue_remaining == 61)
+    lengths = note_decoded(monkeypatch)
+    before = len(gc.get_objects())
+    queue = fast.get_queue()
+    assert len(gc.get_objects()) - before < 60 * 2000 / 10
+    assert (len(queue.running), len(queue.pending)) == (1, 60)
+    assert len(lengths) > 61
+    assert max(lengths) < 25_000
+    answer = fast.fetch_api("/queue").json()
+    assert queue.raw == answer
+    by_id = {record[1]: record for record in answer["queue_pending"]}
+    for item in queue.pending:
+        whole = QueueItem.from_json(by_id[item.prompt_id])
+        assert pickle.loads(pickle.dumps(item)) == item == whole
+        assert (item.raw, item.to_dict()) == (whole.raw, whole.to_dict())
+    assert not hasattr(queue.pending[0], "workflows")
+    gate.set()
+
+
+def test_a_prompt_of_a_long_queue_that_nobody_looks_at_is_decoded_once() -> None:
+    text = json.dumps([1, "an id", shows(), {"client_id": "c"}, ["1"]])
+    item = queue_item(json.loads(text), text)
+    assert (item.number, item.prompt_id, item.outputs) == (1, "an id", ("1",))
+    assert item.workflow is item.workflow
+    assert item.workflow == shows()
+    assert item.raw[2] is item.workflow
+    assert queue_item(json.loads(text), None) == item  # of an answer in UTF-16

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ VALUES = st.recursive(
 WRONG = [b"", b"]", b"}", b",", b'"', b"\xff", b"nul"]
 
 
-def same(element: Any) -> Any:
+def same(element: Any, _: str | None) -> Any:
     return element
 
 
@@ -69,8 +70,19 @@ def test_each_element_of_an_outermost_list_is_decoded_alone(
     lengths = note_decoded(monkeypatch)
     items = [[number, f"id {number}", {"1": {"text": "x" * 200}}] for number in range(100)]
     content = json.dumps({"queue_running": items[:1], "queue_pending": items}).encode()
-    kept = loads(content, lambda item: item[1])
+    kept = loads(content, lambda item, _: item[1])
     assert kept["queue_pending"] == [f"id {number}" for number in range(100)]
+    assert max(lengths) < 300
+
+
+@pytest.mark.parametrize("make", [list, lambda items: {str(n): one for n, one in enumerate(items)}])
+def test_other_large_answers_are_decoded_in_pieces_too(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[list[Any]], Any]
+) -> None:
+    """Lists, and objects of objects such as the history."""
+    lengths = note_decoded(monkeypatch)
+    value = make([{"text": "x" * 200, "number": number} for number in range(100)])
+    assert loads_in_pieces(json.dumps(value).encode(), piece=7) == value
     assert max(lengths) < 300
 
 
@@ -78,7 +90,7 @@ def test_each_element_of_an_outermost_list_is_decoded_alone(
 def test_other_encodings_are_read_too(encoding: str) -> None:
     """As ``json.loads`` does it."""
     value = {"list": [1, 2], "text": "ä"}
-    assert loads(json.dumps(value).encode(encoding), lambda one: -one) == {
+    assert loads(json.dumps(value).encode(encoding), lambda one, _: -one) == {
         "list": [-1, -2],
         "text": "ä",
     }
