@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from ..showing.cells import ShownAsTable, ShownCollection
+from ..showing.cells import ShownAsTable, write_plain
 from ..to_dict import AsDict
 from ..values import (
     MAX_ID_LENGTH,
@@ -204,8 +204,10 @@ class HistoryEntry(ShownAsTable, AsDict):
         return None if end is None else seconds(end[1].get("timestamp"))
 
 
-class Histories(ShownCollection, dict[str, HistoryEntry]):
+class Histories(ShownAsTable, dict[str, HistoryEntry]):
     """A dict of ended prompts by prompt_id; ``print`` and notebooks show the latest as a table."""
+
+    _repr_pretty_ = write_plain
 
     def __repr__(self) -> str:
         return f"<Histories of {_count(len(self))}>"

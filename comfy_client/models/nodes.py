@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from ..showing.cells import ShownAsTable, ShownCollection
+from ..showing.cells import ShownAsTable, write_plain
 from ..to_dict import AsDict
 from ..values import build, mapping, sequence, text
 from ..workflow.graph import brief, listing, shorten
@@ -121,11 +121,13 @@ class NodeDef(ShownAsTable, AsDict):
         return combo_options(self.inputs()[input_name])
 
 
-class NodeDefs(ShownCollection, dict[str, NodeDef]):
+class NodeDefs(ShownAsTable, dict[str, NodeDef]):
     """A dict of node definitions by class name; ``print`` and notebooks show it as a table.
 
     The table lists the classes or, if there is only one, its inputs.
     """
+
+    _repr_pretty_ = write_plain
 
     def __repr__(self) -> str:
         if len(self) == 1:

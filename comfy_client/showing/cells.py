@@ -111,14 +111,12 @@ class ShownAsTable(Shown):
         return self._table().html()
 
 
-class ShownCollection(ShownAsTable):
-    """Mixin for subclasses of ``dict`` and ``tuple`` that are shown as a table."""
+def write_plain(value: object, printer: Any, _: object) -> None:
+    """Write the text of a value for IPython: ``_repr_pretty_`` of subclasses of dict and tuple.
 
-    __slots__ = ()
-
-    def _repr_pretty_(self, printer: Any, _: object) -> None:
-        """Write the text for IPython, which would otherwise format this as a plain collection."""
-        printer.text(plain(self))
+    IPython formats these as plain ones unless the class that has the ``__repr__`` has this, too.
+    """
+    printer.text(plain(value))
 
 
 def plain(value: object) -> str:

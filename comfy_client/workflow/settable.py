@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ..redaction import is_secret_value, sealed
-from ..showing.cells import ShownCollection
+from ..showing.cells import ShownAsTable, write_plain
 from ..to_dict import AsDict
 from ..upload import Upload
 from .definition_source import Definitions, as_mapping
@@ -62,10 +62,12 @@ class SettableInput(AsDict):
         return "  ".join(filter(None, cells(self)))
 
 
-class SettableInputs(ShownCollection, tuple[SettableInput, ...]):
+class SettableInputs(ShownAsTable, tuple[SettableInput, ...]):
     """The inputs of :meth:`Workflow.inputs`; ``print`` and notebooks show them as a table."""
 
     __slots__ = ()
+
+    _repr_pretty_ = write_plain
 
     def __repr__(self) -> str:
         return f"<{len(self)} input{'' if len(self) == 1 else 's'}>"
