@@ -90,6 +90,7 @@ Modules:
     since: The ComfyUI version that introduced each route.
     extras: Imports of optional libraries.
     typescript: Hints for names of the TypeScript client.
+    attributes: Errors for attributes that clients, pools and jobs lack.
     nearest: Suggestions for misspelt names.
     interrupts: Ctrl-C and alarms of a signal handler; not ComfyUI's interrupt.
     tracebacks: Errors as notebooks show them, without the client's own frames.

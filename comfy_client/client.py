@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 import blinker
 
 from . import models, subscriptions
+from .attributes import KnownAttributes
 from .connecting import connect, wait_until_ready
 from .errors import ComfyError
 from .event_queue import Budget
@@ -73,7 +74,7 @@ log: logging.Logger = logging.getLogger("comfy_client")
 _clients: weakref.WeakSet[ComfyApi] = weakref.WeakSet()
 
 
-class ComfyApi(Routes):
+class ComfyApi(KnownAttributes, Routes):
     """A blocking client of one ComfyUI server.
 
     Creating a client does no I/O; :meth:`init` (or ``with``) connects.  All methods may be
@@ -403,17 +404,6 @@ class ComfyApi(Routes):
             self.parts.http.identity.has_secrets,
             self._settings.left_behind(),
         )
-
-    if not TYPE_CHECKING:  # or any name would pass a type checker
-
-        def __getattr__(self, name: str) -> Any:
-            """Raise AttributeError, with the Python equivalent of a TypeScript client's name."""
-            if hasattr(type(self), name):  # a property raised it, and does so again
-                return object.__getattribute__(self, name)
-            from .typescript import about_client  # for mistakes only
-
-            text = about_client(name, type(self))
-            raise AttributeError(text, name=name, obj=self)
 
     def __copy__(self) -> ComfyApi:
         return type(self)(**self._settings.arguments())

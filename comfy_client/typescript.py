@@ -1,7 +1,8 @@
 """Names from the TypeScript clients, each with its equivalent in Python.
 
 The module is imported only for a name that does not exist: ``comfy_client.CallWrapper``,
-``api.queuePrompt`` and ``pool.addClient`` raise ``AttributeError`` with a hint from here.
+``api.queuePrompt`` and ``pool.addClient`` raise ``AttributeError`` with a hint from here, as do
+misspelt attributes of clients, pools and jobs.
 """
 
 from __future__ import annotations
@@ -135,6 +136,26 @@ POOL: Final[Mapping[str, str]] = {
 }
 
 
+#: Names of a job.
+JOB: Final[Mapping[str, str]] = {
+    "get": "job.result(timeout)",
+    "id": "job.prompt_id",
+    "image": "job.result().image",
+    "images": "job.result().images",
+    "outputs": "job.result().outputs",
+    "run": "it runs already; job.result() waits for it",
+    "state": "job.status",
+    "wait": "job.result(timeout), or job.exception(timeout), which raises no error of the job",
+}
+
+#: What the guide calls an object of each class, and the names that it lacks.
+_OWNERS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
+    "ComfyApi": ("api", CLIENT),
+    "ComfyPool": ("pool", POOL),
+    "Job": ("job", JOB),
+}
+
+
 def missing_name(name: str) -> Exception:
     """Return the error for a name that the package lacks; called by its ``__getattr__``.
 
@@ -154,24 +175,34 @@ def _is_import(frame: types.FrameType) -> bool:
     return opcode.opname[frame.f_code.co_code[frame.f_lasti]] == "IMPORT_FROM"
 
 
-def about_client(name: str, cls: type) -> str:
-    """Return the error message for an attribute that a client lacks, with the Python way."""
-    way = CLIENT.get(name)
+def about(name: str, cls: type) -> str:
+    """Return the error message for an attribute that a client, pool or job lacks.
+
+    It has the Python way, or the nearest of the attributes and the arguments of the class.
+    """
+    called, ways = next(_OWNERS[base.__name__] for base in cls.__mro__ if base.__name__ in _OWNERS)
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    arguments = {argument: f"{cls.__name__}({argument}=...)" for argument in _arguments(cls)}
+    way = ways.get(name, arguments.get(name))
     if way is None and hasattr(cls, snake):
-        way = f"api.{snake}{'(...)' if callable(getattr(cls, snake)) else ''}"
+        way = f"{called}.{snake}{'(...)' if callable(getattr(cls, snake)) else ''}"
     text = _about(f"{cls.__name__!r} object", name, way)
     if way is not None or name.startswith("_"):
         return text
     names = [each for each in dir(cls) if not each.startswith("_")]
     parts = [each for each in names if snake in each.split("_")]  # history: get_history
-    near = ", ".join(f"api.{each}" for each in nearest(snake, names, 3) or parts[:3])
+    found = nearest(snake, [*names, *arguments], 3) or parts[:3]
+    near = ", ".join(f"{called}.{each}" if each in names else arguments[each] for each in found)
     return f"{text}; nearest: {near}" if near else text
 
 
-def about_pool(name: str, cls: type) -> str:
-    """Return the error message for an attribute that a pool lacks, with the Python way."""
-    return _about(f"{cls.__name__!r} object", name, POOL.get(name))
+def _arguments(cls: type) -> list[str]:
+    """Return the names of the keyword arguments with which objects of a class are made."""
+    for base in cls.__mro__:
+        parameters = inspect.signature(base.__init__).parameters.values()
+        if all(each.kind is not each.VAR_KEYWORD for each in parameters):
+            break
+    return [each.name for each in parameters if each.default is not each.empty]
 
 
 def _about(owner: str, name: str, way: str | None) -> str:

@@ -26,7 +26,7 @@ ROOMS = (
     ("interrupts",),
     ("to_dict", "typescript"),
     ("errors", "since"),
-    ("extras", "locks", "log_records", "showing", "values"),
+    ("attributes", "extras", "locks", "log_records", "showing", "values"),
     ("pictures", "reading", "stats"),
     ("upload",),
     ("credentials", "events", "recording", "workflow"),

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from .. import runtime
+from ..attributes import KnownAttributes
 from ..errors import ClientClosed, ComfyError
 from ..events import Event
 from ..locks import share, shared_lock
@@ -33,7 +34,7 @@ _SHARE: Final = 0.9
 OnInterrupt = Literal["leave", "cancel"]
 
 
-class Job(Future[Result]):
+class Job(KnownAttributes, Future[Result]):
     """A submitted prompt: a :class:`concurrent.futures.Future` of its :class:`Result`.
 
     ``as_completed`` and ``wait`` of :mod:`concurrent.futures` work with it.  Its properties return
@@ -54,8 +55,12 @@ class Job(Future[Result]):
         handle: The inside of the job, for the library itself; it may change at any time.
     """
 
+    handle: JobHandle
+    _lock: runtime.RLock
+    _callbacks: list[Callable[[Future[Result]], object]] | None
+
     def __init__(self, handle: JobHandle) -> None:
-        self.handle: JobHandle = handle
+        vars(self)["handle"] = handle
         prompt = handle.source.prompt
         prompt.waiters.append(Waiter(self, self._end))
         prompt.on_fork.append(self._after_fork)
@@ -63,12 +68,13 @@ class Job(Future[Result]):
 
     def _begin(self) -> None:
         """Reset the future, as in the child of a fork, where locks may stay held."""
-        super().__init__()
+        future: Future[Result] = Future()
+        future.set_running_or_notify_cancel()
+        vars(self).update(vars(future))  # a job begins often, and ``__setattr__`` takes its time
         share(self._condition)
-        self.set_running_or_notify_cancel()
         # Guards the list of callbacks.  Re-entrant, as a callback may add others.
-        self._lock = shared_lock()
-        self._callbacks: list[Callable[[Future[Result]], object]] | None = []
+        vars(self)["_lock"] = shared_lock()
+        vars(self)["_callbacks"] = []
 
     def _after_fork(self) -> None:
         """End the job, and all waits for it, in the child of a fork."""

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, Unpack, get_args, overload
 
 from .. import runtime
+from ..attributes import KnownAttributes
 from ..client import ComfyApi
 from ..errors import ComfyError
 from ..events import JobEvent, PreviewEvent, Progress
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from ..showing.tables import Table
 
 
-class ComfyPool(ShownAsTable, Executor):
+class ComfyPool(KnownAttributes, ShownAsTable, Executor):
     """A pool of ComfyUI servers: a :class:`concurrent.futures.Executor` that runs workflows.
 
     A job waits in the pool until a server is chosen for it, so that none is bound to a server that
@@ -188,16 +189,6 @@ class ComfyPool(ShownAsTable, Executor):
         raise TypeError(
             "a pool cannot be pickled: make one in each process, or see comfy_client.distributed"
         )
-
-    if not TYPE_CHECKING:  # or any name would pass a type checker
-
-        def __getattr__(self, name: str) -> Any:
-            """Raise AttributeError; for a name of the TypeScript pool, suggest the Python one."""
-            if hasattr(type(self), name):  # a property raised it, and does so again
-                return object.__getattribute__(self, name)
-            from ..typescript import about_pool  # for mistakes only
-
-            raise AttributeError(about_pool(name, type(self)), name=name, obj=self)
 
     # -- run workflows -------------------------------------------------------------------
 

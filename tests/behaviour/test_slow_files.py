@@ -29,13 +29,17 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no pipes with n
 PLACES = ["ComfyUI", "hosted"]
 
 
+def served(server: ComfyServer, kind: type[ComfyApi]) -> Any:
+    """A client whose attribute ``server`` is its server."""
+    return type("Served", (kind,), {"server": server})(server.url)
+
+
 @pytest.fixture(scope="module", params=PLACES)
 def api(request: pytest.FixtureRequest) -> Iterator[ComfyApi]:
     """A client of an embedded server, which is its attribute ``server``."""
     hosted = request.param == "hosted"
     kind = HostedApi if hosted else ComfyApi
-    with ComfyServer(hosted="proxy" if hosted else None) as server, kind(server.url) as client:
-        client.server = server  # type: ignore[attr-defined]
+    with ComfyServer(hosted="proxy" if hosted else None) as server, served(server, kind) as client:
         yield client
 
 
@@ -217,8 +221,7 @@ def test_a_huge_file_is_hashed_as_long_as_there_is_time(tmp_path) -> None:
     path = tmp_path / "huge.png"
     with path.open("wb") as file:
         file.truncate(64 << 30)  # no block of it is on the disk
-    with ComfyServer(hosted="proxy") as server, HostedApi(server.url) as hosted:
-        hosted.server = server  # type: ignore[attr-defined]
+    with ComfyServer(hosted="proxy") as server, served(server, HostedApi) as hosted:
         check_in_time(hosted, path)
     with ComfyServer() as server, ComfyApi(server.url) as client:
         original = client.upload_image(b"\x89PNG", "a.png")
