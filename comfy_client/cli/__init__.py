@@ -33,6 +33,7 @@ Modules:
     colors: Colors of statuses on a terminal.
     desktop: The option ``--open``.
     printing: Output of lines and JSON on stdout, and of notes on stderr.
+    table_output: Tables, as wide as the terminal.
     text_output: The option ``--output``, and writing to its file or to standard output.
     completion: Completion of names that only a server knows.
     input_completion: Completion of ``--set``, ``--axis`` and ``--input``.

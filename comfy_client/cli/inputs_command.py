@@ -15,8 +15,9 @@ from .loading import (
     load,
     workflow_argument,
 )
-from .printing import emit, examples, say, table
+from .printing import emit, examples, say
 from .server_options import ServerOptions, of_server
+from .table_output import table
 
 if TYPE_CHECKING:
     from ..workflow.settable import SettableInput

@@ -13,8 +13,9 @@ from .completion import complete_classes, complete_types
 from .exits import Mistake
 from .listing import Row, has_words, print_rows, short_server
 from .loading import definitions_option, read_definitions
-from .printing import emit, examples, note, say, table
+from .printing import emit, examples, note, say
 from .server_options import ServerOptions, of_servers
+from .table_output import table
 
 if TYPE_CHECKING:
     from ..client import ComfyApi

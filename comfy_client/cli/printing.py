@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Final
 
 import click
@@ -41,18 +41,6 @@ def emit(found: Any) -> None:
     """Print an object as a line of JSON, and flush stdout."""
     click.echo(json.dumps(found, default=str))
     sys.stdout.flush()
-
-
-def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
-    """Print rows as aligned columns below a heading; cells below ``STATUS`` are colored."""
-    cells = [list(head), *([harmless(str(cell)) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        for at, title in enumerate(head):
-            if title == "STATUS":
-                padded[at] = colored(padded[at], row[at])
-        click.echo("  ".join(padded).rstrip())
 
 
 def report(error: BaseException, as_json: bool, server: str | None = None) -> Exit:

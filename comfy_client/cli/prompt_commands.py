@@ -20,7 +20,7 @@ from .following import receiving
 from .known_servers import known_server
 from .listing import Row, for_each, print_rows, short_server
 from .mine import Mine, is_mine
-from .printing import ago, confirm, emit, examples, note, say, table, yes_option
+from .printing import ago, confirm, emit, examples, note, say, yes_option
 from .results import (
     check_out,
     out_option,
@@ -31,6 +31,7 @@ from .results import (
     wait_for,
 )
 from .server_options import ServerOptions, of_server, of_servers
+from .table_output import table
 
 if TYPE_CHECKING:
     from ..client import ComfyApi

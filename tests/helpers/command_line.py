@@ -89,10 +89,12 @@ class CommandLine:
         )
         return Ended(ran.returncode, ran.stdout, ran.stderr)
 
-    def on_terminal(self, *args: object, typed: str = "", **variables: str) -> Ended:
+    def on_terminal(
+        self, *args: object, typed: str = "", columns: int = 200, **variables: str
+    ) -> Ended:
         """Run an installed command on a terminal with typed input; stderr is part of ``out``."""
         here, there = pty.openpty()
-        termios.tcsetwinsize(there, (24, 200))
+        termios.tcsetwinsize(there, (24, columns))
         shown = bytearray()
         with (
             open(here, "r+b", buffering=0) as terminal,
@@ -146,9 +148,10 @@ class CommandLine:
         return [str(COMMAND), *map(str, args)]
 
     def _environment(self, variables: Mapping[str, str]) -> dict[str, str]:
-        known = {k: v for k, v in os.environ.items() if not k.startswith(("COMFY", "XDG_"))}
-        ours = {"PYTHONPATH": str(_PACKAGES), "PYTHONUNBUFFERED": "1"}
-        return {**known, **ours, **self._own(variables)}
+        ours = ("COMFY", "XDG_", "COLUMNS")
+        known = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+        fixed = {"PYTHONPATH": str(_PACKAGES), "PYTHONUNBUFFERED": "1"}
+        return {**known, **fixed, **self._own(variables)}
 
     def _own(self, variables: Mapping[str, str]) -> dict[str, str]:
         host = {} if self.host is None else {"COMFYUI_HOST": self.host}
