@@ -199,7 +199,7 @@ def about(name: str, cls: type) -> str:
 def _arguments(cls: type) -> list[str]:
     """Return the names of the keyword arguments with which objects of a class are made."""
     for base in cls.__mro__:
-        parameters = inspect.signature(base.__init__).parameters.values()
+        parameters = inspect.signature(base).parameters.values()
         if all(each.kind is not each.VAR_KEYWORD for each in parameters):
             break
     return [each.name for each in parameters if each.default is not each.empty]
