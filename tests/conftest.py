@@ -1,8 +1,9 @@
 """Lanes and fixtures.
 
-``pytest`` needs no ComfyUI, ``--real`` adds the tests on a real one, ``--soak`` the long ones,
-``--index`` those that ask the package index.
-``--hypothesis-profile=thorough`` tries ten times as many examples, new ones in each run.
+``pytest`` needs no ComfyUI, ``--long`` adds the tests that take long, ``--real`` those on a real
+ComfyUI, ``--soak`` those that go on for minutes, ``--index`` those that ask the package index.
+With ``--long``, hypothesis tries four times as many examples as without.
+``--hypothesis-profile=thorough`` tries ten times as many again, new ones in each run.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent
 WORKFLOWS = TESTS / "workflows"
-LANES = ("real", "soak", "index")
+LANES = ("long", "real", "soak", "index")
 #: One of the older versions in the parameters of a test on a real ComfyUI.
 OLDER = re.compile(
     rf"(?<!embedded-)\b(?:{'|'.join(re.escape(one) for one in TESTED if one != DEFAULT)})\b"
@@ -55,15 +56,17 @@ REAL_TIMEOUT = 600
 #: Seconds that a played prompt waits for what the test does next.
 SCRIPT_TIMEOUT = 120
 
-# An example that takes long to make or to try says something of the machine only.  The usual ones
-# are the same each time, so that whatever they find is found by who changes something.
+# An example that takes long to make or to try says something of the machine only.  But for those
+# of "thorough" they are the same each time, so that whatever they find is found by who changes
+# something.
 settings.register_profile(
-    "usual", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    "long", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
+settings.register_profile("quick", settings.get_profile("long"), max_examples=25)
 settings.register_profile(
-    "thorough", settings.get_profile("usual"), derandomize=False, max_examples=1000
+    "thorough", settings.get_profile("long"), derandomize=False, max_examples=1000
 )
-settings.load_profile("usual")
+settings.load_profile("quick")
 
 # As a terminal has them: a shell that runs the tests in the background has Ctrl-C ignored, and
 # nohup the end of the terminal.
@@ -107,13 +110,14 @@ def _timing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also run the tests that take long")
     parser.addoption("--real", action="store_true", help="also test on a real ComfyUI")
     parser.addoption(
         "--comfyui",
         metavar="PATH_OR_URL",
         help="with --real: the contract tests alone, on the ComfyUI of a source tree or a URL",
     )
-    parser.addoption("--soak", action="store_true", help="also run the tests that take long")
+    parser.addoption("--soak", action="store_true", help="also run those that go on for minutes")
     parser.addoption("--index", action="store_true", help="also ask the package index")
     parser.addoption(
         "--soak-seconds",
@@ -121,6 +125,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=60.0,
         help="with --soak: for how long tests/model plays random schedules",
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Before hypothesis, whose option counts for more."""
+    if config.getoption("long"):
+        settings.load_profile("long")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -197,7 +208,9 @@ def _import_tests(worker: dict[str, Any] | None) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    off = [lane for lane in LANES if not config.getoption(lane)]
+    off = {lane for lane in LANES if not config.getoption(lane)}
+    if config.getoption("comfyui"):
+        off -= {"long"}
     out = {item for item in items if any(item.get_closest_marker(lane) for lane in off)}
     if config.getoption("comfyui"):
         out |= {item for item in items if not is_for_given(item)}
@@ -367,8 +380,8 @@ def workflow() -> Callable[..., dict[str, Any]]:
 
 
 def examples(usual: int) -> int:
-    """How many examples hypothesis tries: ten times as many with the profile ``thorough``."""
-    return usual * settings().max_examples // 100
+    """How many examples hypothesis tries: `usual` with ``--long``, else a quarter of them."""
+    return max(1, usual * settings().max_examples // 100)
 
 
 def load_workflow(name: str, **inputs: Any) -> dict[str, Any]:

@@ -170,12 +170,22 @@ WITH_MODELS = "http://gpu:8188"
 SCHEDULER = "tcp://scheduler:8786"
 PROXY = "http://127.0.0.1:8189"
 BLOCKS = blocks()
+
+
+def is_of_many_processes(block: Block) -> bool:
+    """Whether a block starts Dask, or needs eight workers of it."""
+    return "LocalCluster(" in block.code or "wait_for_workers(8)" in block.code
+
+
 RUNS = [
     pytest.param(
         block,
         where,
         id=f"{block.page}-{index}-{block.section}-{where}",
-        marks=[pytest.mark.real] if where == "real" else [],
+        marks=[
+            *([pytest.mark.real] if where == "real" else []),
+            *([pytest.mark.long] if is_of_many_processes(block) else []),
+        ],
     )
     for index, block in enumerate([*BLOCKS, *examples()])
     for where in ("embedded", "real")

@@ -910,6 +910,7 @@ def test_a_worker_process_that_is_killed_costs_no_result_and_nothing_runs_twice(
     check_each_ran_once(servers, results)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("when", ["from the start", "in the middle"])
 def test_a_worker_whose_server_is_away_takes_no_tasks_until_it_is_back(
     gate: Gates, when: str
@@ -968,6 +969,7 @@ def test_workers_that_are_killed_at_random_cost_no_result_and_nothing_runs_twice
         check_each_ran_once(servers, results)
 
 
+@pytest.mark.long
 def test_a_submission_that_outlives_its_worker_on_the_way_runs_once(
     elsewhere: Client, servers: list[ComfyServer]
 ) -> None:

@@ -52,6 +52,7 @@ def test_one_connection_serves_many_requests(comfy: ComfyServer, http: Http) -> 
     assert comfy.connections == 1
 
 
+@pytest.mark.long
 def test_a_request_that_found_the_pool_closed_was_not_sent(comfy: ComfyServer, http: Http) -> None:
     """Another thread drops what was kept: a POST of this one is sent, and once."""
     stop = threading.Event()

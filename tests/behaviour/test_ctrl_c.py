@@ -45,6 +45,7 @@ from tests.helpers.ctrl_c import (
     noted,
     points_of,
 )
+from tests.helpers.long import but
 from tests.helpers.pools import pooled
 
 SEED = os.environ.get("COMFY_CTRL_C_SEED", "0")
@@ -132,7 +133,7 @@ def has_all(server: ComfyServer) -> bool:
     return server.open_connections <= len(open_sockets(server.port))
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", but(CALLS, "pool", "pool map", "pool sweep", "sweep"))
 def test_ctrl_c_at_random_moments(world: World, name: str, request: pytest.FixtureRequest) -> None:
     """It comes out at once, nothing runs twice, and client and pool go on."""
     tries = TRIES * 10 if request.config.getoption("soak") else TRIES
@@ -179,6 +180,7 @@ def test_an_alarm_at_any_moment_of_a_request_comes_out_of_it(world: World) -> No
     assert exception_of(call) is None
 
 
+@pytest.mark.long
 def test_ctrl_c_while_a_connection_goes_back_leaves_it_to_its_next_user(
     comfy: ComfyServer, http: Http
 ) -> None:

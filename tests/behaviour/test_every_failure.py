@@ -44,6 +44,7 @@ from tests.helpers.nth_failure import (
 from tests.helpers.sweeps import WORKFLOW, Record, add_recorded_nodes, points, texts
 
 pytestmark = pytest.mark.timeout(1800)
+LONG = pytest.mark.long
 
 #: A new one for each prompt, so that the record of the server tells how often each ran.
 SEEDS = itertools.count(1)
@@ -159,9 +160,9 @@ def submit(api: ComfyApi, seed: int) -> Result:
         (run, "sockets", "poll", "comfy-jobs", 1),
         (submit, "sockets", "poll", CALLER, 1),
         (run, "memory", "auto", CALLER, 3),
-        (run, "memory", "auto", "comfy-events", 19),
-        (run, "memory", "poll", "comfy-jobs", 29),
-        (submit, "memory", "poll", CALLER, 7),
+        pytest.param(run, "memory", "auto", "comfy-events", 19, marks=LONG),
+        pytest.param(run, "memory", "poll", "comfy-jobs", 29, marks=LONG),
+        pytest.param(submit, "memory", "poll", CALLER, 7, marks=LONG),
     ],
 )
 def test_a_prompt_runs_at_most_once(
@@ -250,13 +251,13 @@ def test_an_upload_is_whole_or_not_there(server, record, for_each, tmp_path, fam
     ("family", "count", "thread", "step"),
     [
         ("sockets", 1, CALLER, 1),
-        ("sockets", 3, "comfy-files", 1),
+        pytest.param("sockets", 3, "comfy-files", 1, marks=LONG),
         ("files", 1, CALLER, 1),
         ("files", 3, CALLER, 1),
-        ("files", 3, "comfy-files", 1),
-        ("files without links", 1, CALLER, 1),
+        pytest.param("files", 3, "comfy-files", 1, marks=LONG),
+        pytest.param("files without links", 1, CALLER, 1, marks=LONG),
         ("memory", 1, CALLER, 3),
-        ("memory", 3, "comfy-files", 11),
+        pytest.param("memory", 3, "comfy-files", 11, marks=LONG),
     ],
 )
 def test_a_saved_file_is_whole_or_not_there(
@@ -316,7 +317,7 @@ def contents_of(folder: Path) -> dict[str, bytes]:
         ("sockets", "auto", CALLER, 1),
         ("sockets", "poll", "comfy-jobs", 1),
         ("memory", "auto", CALLER, 11),
-        ("memory", "poll", "comfy-jobs", 41),
+        pytest.param("memory", "poll", "comfy-jobs", 41, marks=LONG),
     ],
 )
 def test_map_runs_each_prompt_at_most_once(
@@ -342,16 +343,16 @@ def test_map_runs_each_prompt_at_most_once(
 @pytest.mark.parametrize(
     ("family", "begun", "transport", "thread", "step"),
     [
-        ("files", False, "auto", CALLER, 1),
+        pytest.param("files", False, "auto", CALLER, 1, marks=LONG),
         ("files", True, "auto", CALLER, 1),
         ("databases", False, "auto", CALLER, 1),
-        ("databases", True, "auto", CALLER, 1),
-        ("databases that lie", False, "auto", CALLER, 1),
+        pytest.param("databases", True, "auto", CALLER, 1, marks=LONG),
+        pytest.param("databases that lie", False, "auto", CALLER, 1, marks=LONG),
         ("databases that lie", True, "auto", CALLER, 1),
         ("sockets", True, "auto", CALLER, 1),
         ("sockets", True, "auto", "comfy-events", 1),
         ("sockets", True, "poll", "comfy-jobs", 1),
-        ("memory", True, "auto", CALLER, 13),
+        pytest.param("memory", True, "auto", CALLER, 13, marks=LONG),
         ("memory", False, "poll", "comfy-jobs", 41),
     ],
 )

@@ -25,6 +25,7 @@ from comfy_client import (
 from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI
 from tests.helpers.clients import Heard, until
+from tests.helpers.long import few
 from tests.helpers.processes import in_child
 from tests.helpers.scripted import END, GRAPH, START
 
@@ -103,6 +104,7 @@ def test_callbacks_of_a_job_are_called_in_its_own_process(comfy: ComfyServer) ->
         assert [event.is_end for event in calls].count(True) == 1
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("quiet_fork")
 def test_forking_in_the_middle_of_traffic_never_hangs_the_child(comfy: ComfyServer) -> None:
     """Whatever lock another thread of the parent holds at that moment."""
@@ -217,7 +219,7 @@ def _ask(api: ComfyApi) -> tuple[str, int]:
 
 
 @pytest.mark.usefixtures("quiet_fork")
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", few(["fork", "spawn"], 1))
 def test_a_pool_of_processes_may_be_given_a_client(comfy: ComfyServer, method: str) -> None:
     """By pickle, with an id of its own each."""
     with ComfyApi(comfy.url) as api:

@@ -21,6 +21,7 @@ from comfy_client.transport.connections import current
 from tests.behaviour.test_ctrl_c import TRIES, graphs, moments
 from tests.helpers.clients import LIMIT, exception_of, outstanding, threads, until
 from tests.helpers.ctrl_c import Runs, handled, interrupted, noted, points_of
+from tests.helpers.long import but
 
 pytestmark = pytest.mark.timing(look_up=1.0, look_up_sure=0.5)
 
@@ -69,7 +70,7 @@ CALLS: dict[str, Callable[[World, str], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", but(CALLS, "events", "map", "run, cancel", "sweep"))
 def test_ctrl_c_at_random_moments(world: World, name: str, request: pytest.FixtureRequest) -> None:
     """It comes out at once, nothing runs twice, and the client goes on."""
     tries = TRIES * 10 if request.config.getoption("soak") else TRIES

@@ -136,6 +136,7 @@ def test_a_refusal_by_a_large_server_does_not_read_them_to_their_end(server: Oth
 # -- all of them ---------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_all_are_read_as_a_stream(server: OtherProcess) -> None:
     """Memory holds one class, and what the caller keeps."""
     ran = subprocess.run(

@@ -339,12 +339,14 @@ def _seed() -> int:
     return int(os.environ.get("COMFY_FAULT_SEED", "20261126"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("on_lost", ["raise", "retry"])
 def test_jobs_of_a_pool_under_random_faults(on_lost: str) -> None:
     """None hangs, is lost, runs twice unasked, or ends in another way than on its server."""
     _play(_seed(), 60, on_lost)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("on_lost", ["raise", "retry"])
 def test_jobs_of_a_pool_of_servers_that_are_sick_now_and_then(on_lost: str) -> None:
     """The same, though they also refuse, reject and garble."""

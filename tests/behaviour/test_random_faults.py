@@ -517,6 +517,7 @@ def _seed() -> int:
     return int(os.environ.get("COMFY_FAULT_SEED", "20261125"))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(method="thread")  # its own would ring instead of ours
 def test_jobs_under_random_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     """None hangs, is lost, runs twice, or ends in another way than on the server."""

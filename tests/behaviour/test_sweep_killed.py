@@ -33,6 +33,7 @@ from tests.helpers.sweeps import (
 )
 
 
+@pytest.mark.long
 def test_killed_at_every_step_in_turn_each_point_runs_once(api, server, record, journal) -> None:
     """Before, in and after each write, before and after each POST; the server is the witness."""
     grid = {"Make.seed": [0, 1, 2]}

@@ -27,7 +27,7 @@ from comfy_client.testing import ComfyServer, Request
 from tests.comfyui import free_port
 from tests.helpers.clients import Heard, exception_of, quickly, until
 
-LIMIT = 30.0
+LIMIT = 60.0
 HTML = {"Content-Type": "text/html"}
 LOADING = "<html><title>Pod</title><script>let x='a</b>';</script><p>Your app is starting</p>"
 RELOADS = "<html><head><META http-equiv='refresh' content='5'></head><body>Hello</body></html>"

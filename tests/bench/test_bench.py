@@ -51,6 +51,7 @@ def check(rows: list[Row]) -> None:
         assert row.name in line(row)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("row", [row for row in ROWS if row.__name__ not in NEED_A_SERVER])
 def test_a_row_gives_finite_figures(row: Callable[[Bench], list[Row]], stub_url: str) -> None:
     """One measurement of each side yields figures."""

@@ -18,6 +18,7 @@ import pytest
 from comfy_client.jobs.result import Result
 from comfy_client.testing import ComfyServer
 from tests.comfyui import DEFAULT, ComfyUI
+from tests.helpers.clients import stretched
 from tests.helpers.march_2024 import March2024
 from tests.helpers.running_comfyui import GIVEN, Running
 from tests.helpers.servers import add_test_content
@@ -91,7 +92,7 @@ def a_while(server: Server, embedded: float = 0.3, real: float = 3.0) -> float:
 
     A real one is a process of its own, and the machine may be busy with others.
     """
-    return embedded if isinstance(server, ComfyServer) else real
+    return stretched(embedded if isinstance(server, ComfyServer) else real)
 
 
 def may_forget(server: Server) -> bool:

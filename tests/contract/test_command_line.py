@@ -24,6 +24,7 @@ from tests.conftest import load_workflow
 from tests.contract.conftest import a_while, may_forget
 from tests.helpers.clients import until
 from tests.helpers.command_line import COMMAND, LIMIT, CommandLine, check, lines_of
+from tests.helpers.long import few
 
 Server = ComfyServer | ComfyUI
 
@@ -89,7 +90,7 @@ def before(comfyui: Server) -> tuple[str, bytes]:
 
 # A real sampler makes a picture of 20 steps, on whatever machine.
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", INSTALLED)
+@pytest.mark.parametrize("name", few(INSTALLED, 6))
 def test_a_command_runs_as_it_was_installed(comfy_client, short, before, tmp_path, name):
     """In a process of its own; what it prints is held to the schema."""
     prompt_id, picture = before

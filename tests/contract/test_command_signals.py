@@ -24,6 +24,7 @@ from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
 from tests.helpers.clients import until
 from tests.helpers.command_line import LIMIT
+from tests.helpers.long import few
 
 Server = ComfyServer | ComfyUI
 
@@ -116,7 +117,7 @@ def calls_of_a_run() -> list[int]:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("third", range(3))
+@pytest.mark.parametrize("third", few(range(3), 1))
 @pytest.mark.parametrize(
     ("number", "few", "many"), [(signal.SIGINT, 12, 140), (signal.SIGTERM, 4, 40)]
 )

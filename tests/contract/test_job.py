@@ -111,7 +111,7 @@ def test_a_job_knows_where_it_is(api, stops_one):
 
 def test_progress_is_one_fraction_that_never_falls(api, stranger, server, stops_one):
     """From the first node to the result, with node, title and steps."""
-    seconds = a_while(server)
+    seconds = a_while(server, 1.0)
     graph = {
         "1": {"class_type": "TestSleep", "inputs": {"seconds": seconds, "ticks": 5, "text": "a"}},
         "2": {

@@ -16,7 +16,7 @@ from comfy_client.testing import ComfyServer
 from tests.helpers.clients import until
 from tests.helpers.graphs import picture
 
-LIMIT = 30.0
+LIMIT = 60.0
 
 
 def server_threads() -> set[threading.Thread]:

@@ -34,7 +34,7 @@ HTML = {"Content-Type": "text/html; charset=utf-8"}
 MIB = 1 << 20
 
 
-LIMIT = 30.0  # seconds that any wait in here may take
+LIMIT = 60.0  # seconds that any wait in here may take
 
 
 @contextlib.contextmanager

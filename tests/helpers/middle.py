@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-LIMIT = 30.0
+LIMIT = 60.0
 Act = Callable[["Middle", "Asked", socket.socket], None]
 HOP_BY_HOP = {"connection", "keep-alive", "proxy-connection"}
 

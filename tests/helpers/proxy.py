@@ -9,7 +9,7 @@ import struct
 import threading
 import time
 
-LIMIT = 30.0
+LIMIT = 60.0
 _PIECE = 2048  # bytes that go at once
 
 

@@ -9,7 +9,7 @@ import blinker
 
 from comfy_client.signals import Receivers
 
-LIMIT = 30.0  # seconds that any wait in here may take
+LIMIT = 60.0  # seconds that any wait in here may take
 
 
 class Client:

@@ -25,6 +25,7 @@ from comfy_client.workflow.graph import check_graph
 from comfy_client.workflow.seeds import seed_before
 from comfy_client.workflow.stubs import stubs
 from comfy_client.workflow.validate import validate
+from tests.helpers.long import but
 from tests.helpers.work import check_growth
 from tests.hostile.test_bounds import within
 
@@ -564,6 +565,7 @@ LARGE: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LARGE)
 def test_a_large_page_takes_seconds(name: str) -> None:
     with within(40):
@@ -587,7 +589,7 @@ BOMBS: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("name", but(BOMBS, "choices", "ids of levels", "links", "bypassed nodes"))
 def test_a_page_that_is_a_bomb_is_refused(name: str) -> None:
     memory = (512 << 20) if name in ("values", "values by name", "ids of levels") else None
     with within(40, memory), pytest.raises(WorkflowError):
@@ -820,7 +822,7 @@ def tried(call: Callable[[dict[str, Any]], object], graph: dict[str, Any]) -> ob
         return None
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", but(CALLS, "check", "page"))
 def test_twice_the_graph_is_twice_the_work(name: str) -> None:
     for kind, make in GRAPHS.items():
         check_growth(functools.partial(tried, CALLS[name]), make, 60, kind)

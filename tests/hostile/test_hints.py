@@ -22,6 +22,7 @@ from comfy_client.cli.known_servers import KnownServer, known_server, line
 from comfy_client.cli.printing import report
 from comfy_client.cli.results import download_again
 from comfy_client.jobs.outcomes import keeps_running
+from tests.conftest import examples
 
 BASH = shutil.which("bash") or "/bin/bash"
 #: Says which command it is, and each word, for `comfy-client` and all that is no command.
@@ -106,7 +107,7 @@ def plain(words: list[str]) -> list[str]:
     return [*words[:2], words[at + 1], *words[2:at], *words[at + 2 :]]
 
 
-@settings(max_examples=25, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@settings(max_examples=examples(25), phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(st.lists(st.tuples(ids, hostile.filter(lambda text: " " not in text)), min_size=1))
 def test_a_pasted_hint_runs_the_command_that_it_shows(pairs: list[tuple[str, str]]) -> None:
     """With the id and the host as they are, and nothing else; in JSON, too."""

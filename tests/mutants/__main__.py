@@ -92,7 +92,8 @@ class Copy:
 
     def test(self, tests: Sequence[str], seconds: float, *options: str) -> tuple[int | None, str]:
         """Run some tests; exit status (``None``: time ran out) and output of pytest."""
-        command = ["-m", "pytest", "-x", "-q", "--timeout=60", "-p", "no:cacheprovider", *options]
+        command = ["-m", "pytest", "-x", "-q", "--long", "--timeout=60", "-p", "no:cacheprovider"]
+        command += options
         try:
             done = self._run([*command, *(f"tests/{one}" for one in tests)], seconds)
         except subprocess.TimeoutExpired:

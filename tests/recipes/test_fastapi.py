@@ -155,7 +155,7 @@ def at_rest(service: Service, first: dict[str, Any]) -> dict[str, Any] | None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("clients", "renders"),
-    [(10, 2), pytest.param(50, 4, marks=pytest.mark.soak)],
+    [pytest.param(10, 2, marks=pytest.mark.long), pytest.param(50, 4, marks=pytest.mark.soak)],
     ids=["ten clients", "fifty clients"],
 )
 def test_a_crowd_that_comes_and_goes_leaves_nothing(

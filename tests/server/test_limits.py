@@ -118,6 +118,7 @@ class Counted:
         return {"ui": {"text": [text]}}
 
 
+@pytest.mark.long
 def test_twenty_clients_at_once_lose_none_of_a_thousand_prompts():
     """Each runs once, by the node's count and the server's, and each client has its own results."""
     Counted.runs.clear()

@@ -26,7 +26,7 @@ from tests.contract.test_differential import multipart
 from tests.helpers.clients import until
 from tests.helpers.graphs import canvas, node, png
 
-LIMIT = 30.0
+LIMIT = 60.0
 
 
 @pytest.fixture(scope="module", params=["0.3.75", "new"])

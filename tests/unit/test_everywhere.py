@@ -283,6 +283,7 @@ def test_a_subgraphs_output_with_several_offers_gets_none() -> None:
     assert fed(file) is None
 
 
+@pytest.mark.long
 def test_too_many_offers_are_an_error() -> None:
     """Each is compared with each input, so a small file could take hours."""
     many = 2300

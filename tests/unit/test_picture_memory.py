@@ -16,6 +16,7 @@ import pytest
 
 from comfy_client import Sweep, SweepRow
 from comfy_client.jobs.output import OutputFrame
+from tests.helpers.long import few
 from tests.unit.test_sweep_rows import result_of
 
 #: Bytes of a pixel by the type of a PNG.
@@ -59,14 +60,17 @@ def main(call: str, side: str, kind: str) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc says how much a process took")
 @pytest.mark.parametrize(
     ("call", "side", "kind", "most"),
-    [
-        ("pil", 5000, 2, 130),  # 96 MiB
-        ("array", 5000, 2, 215),  # and 72 of the array
-        ("array", 5000, 4, 250),  # grey with alpha becomes colours: 96, and 96 of the array
-        ("grid", 5000, 2, 150),  # one at a time
-        ("grid", 5000, 4, 280),  # and a copy, by which Pillow reduces what has alpha
-        ("grid", 8_000, 6, 40),  # too large to look at: none is decoded
-    ],
+    few(
+        [
+            ("pil", 5000, 2, 130),  # 96 MiB
+            ("array", 5000, 2, 215),  # and 72 of the array
+            ("array", 5000, 4, 250),  # grey with alpha becomes colours: 96, and 96 of the array
+            ("grid", 5000, 2, 150),  # one at a time
+            ("grid", 5000, 4, 280),  # and a copy, by which Pillow reduces what has alpha
+            ("grid", 8_000, 6, 40),  # too large to look at: none is decoded
+        ],
+        2,
+    ),
 )
 def test_a_picture_takes_its_pixels_and_little_more(
     call: str, side: int, kind: int, most: int

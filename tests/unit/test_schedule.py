@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from comfy_client.pool.needs import Need
 from comfy_client.pool.schedule import MODES, Assignment, Schedule, Server, Waiting
+from tests.conftest import examples
 from tests.helpers.work import lines
 
 
@@ -216,7 +217,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(mode=st.sampled_from(MODES), steps=STEPS)
 def test_every_job_goes_once_to_a_server_that_may_have_it(mode: Any, steps: list[Any]) -> None:
     """Whatever happens meanwhile; and nothing waits that could go."""
@@ -365,7 +366,7 @@ def test_a_job_that_runs_alone_holds_up_none_before_it_and_none_if_its_servers_a
     assert made.position(1) == 1
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.randoms(use_true_random=False), st.sampled_from(MODES), st.integers(1, 3))
 def test_jobs_that_run_alone_all_run_and_alone(chance: Any, mode: Any, servers: int) -> None:
     """However busy servers are, and even if they come and go."""

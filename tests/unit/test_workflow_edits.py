@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from comfy_client import Workflow, WorkflowError
 from comfy_client.workflow import check_graph
 from comfy_client.workflow.graph import links_of
+from tests.conftest import examples
 from tests.helpers.graphs import node
 
 #: Classes with what they take and give, by type.
@@ -94,7 +95,7 @@ def is_acyclic(graph: dict[str, Any]) -> bool:
     return bool(list(TopologicalSorter(links).static_order()))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(graphs(), st.data())
 def test_after_any_edits_every_link_leads_to_a_node(graph: dict[str, Any], data: Any) -> None:
     """What is refused changes nothing; the loaded dict never changes."""
