@@ -332,6 +332,7 @@ class EventQueue:
         self._in_hand: int | None = None  # number of the event that the reader is working on
         self._bytes_in_hand = 0  # the bytes of that event
         self._closed = False
+        self._is_awaited = False  # whether a thread waits for a change
         #: Called after each ``put`` and ``close``, in their thread, for a reader that does not wait
         #: in ``get``; must be quick, and not raise.
         self.notify: Callable[[], object] | None = None
@@ -360,7 +361,8 @@ class EventQueue:
                     self._drop(number)
             if len(waiting) >= MAX_QUEUED:
                 if not self._rank(event):
-                    self._count_drop()
+                    self.dropped += 1
+                    budget.dropped += bool(self._high_water)
                     return
                 # Down to three quarters, so that not each event needs a search.
                 self._make_room(len(waiting) - MAX_QUEUED * 3 // 4, 0)
@@ -376,7 +378,8 @@ class EventQueue:
             else:  # a newer one soon replaces it
                 self.own += nbytes
                 budget.used += nbytes
-            self._changed.notify_all()
+            if self._is_awaited:
+                self._wake()
         if self.notify is not None:
             self.notify()
         if budget.used > budget.most:
@@ -387,18 +390,18 @@ class EventQueue:
 
         Taking an event marks the previous one as done, for :meth:`flush`.
         """
-        if timeout != 0:
+        if timeout != 0 and not self._waiting:
             check_may_wait()
         with self._lock:
             if self._in_hand is not None:
                 self._uncount(self._in_hand, self._bytes_in_hand)
                 self._in_hand = None
-                self._changed.notify_all()
+                if self._is_awaited:
+                    self._wake()
             self._high_water = HIGH_WATER
+            if not self._waiting:
+                self._wait(lambda: bool(self._waiting) or self._closed, timeout)
             waiting = self._waiting
-            if not waiting:
-                self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
-                waiting = self._waiting
             if not waiting:
                 return None
             number, event = waiting.popitem(last=False)
@@ -416,7 +419,21 @@ class EventQueue:
         """Wait until all events so far have been processed; return whether they have."""
         with self._lock:
             goal = self._last
-            return self._changed.wait_for(lambda: self._closed or self._oldest() > goal, timeout)
+            return self._wait(lambda: self._closed or self._oldest() > goal, timeout)
+
+    def _wait(self, is_over: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait, with the lock held, until ``is_over()``; return whether it is."""
+
+        def asked() -> bool:  # before each wait
+            self._is_awaited = True
+            return is_over()
+
+        return self._changed.wait_for(asked, timeout)
+
+    def _wake(self) -> None:
+        """Wake all threads that wait, once: each says so again before it waits further."""
+        self._is_awaited = False
+        self._changed.notify_all()
 
     def _oldest(self) -> int:
         """Return the number of the oldest event that is not done."""
@@ -433,7 +450,7 @@ class EventQueue:
             self._in_hand = None
             self._budget.used -= self.own
             self.nbytes = self.own = 0
-            self._changed.notify_all()
+            self._wake()
         if self.notify is not None:
             self.notify()
 
@@ -481,12 +498,8 @@ class EventQueue:
         event = self._waiting.pop(number, None)
         if event is not None:
             self._uncount(number, event.nbytes)
-            self._count_drop()
-
-    def _count_drop(self) -> None:
-        self.dropped += 1
-        if self._high_water:
-            self._budget.dropped += 1
+            self.dropped += 1
+            self._budget.dropped += bool(self._high_water)
 
     def _uncount(self, number: int, nbytes: int) -> None:
         """Subtract an event's bytes from those of the queue and the budget."""

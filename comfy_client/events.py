@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from reprlib import repr as brief
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 import attrs
 
@@ -489,6 +489,9 @@ def body_of(event: Event) -> object:
 
 # -- from the server's data, tolerant of any value ----------------------------------------
 
+#: The length below which an ASCII text is an id as it is.
+_SHORT: Final = 64
+
 E = TypeVar("E", bound=Event)
 E_co = TypeVar("E_co", bound=Event, covariant=True)
 
@@ -505,7 +508,9 @@ def _reader(cls: type[E], name: str, **fields: Converter) -> Reader[E]:
     """Return a function that makes an event, converting these fields; others get defaults."""
     slots = {field.name: getattr(cls, field.name).__set__ for field in attrs.fields(cls)}
     set_name, set_raw, set_nbytes = (slots.pop(key) for key in ("name", "raw", "nbytes"))
-    steps = tuple((slots.pop(key), key, convert) for key, convert in fields.items())
+    steps = tuple(
+        (slots.pop(key), key, convert, convert is identifier) for key, convert in fields.items()
+    )
     rest = tuple((slots[key], getattr(attrs.fields(cls), key).default) for key in slots)
 
     def read(data: Mapping[str, Any], nbytes: int = 0) -> E:
@@ -515,8 +520,12 @@ def _reader(cls: type[E], name: str, **fields: Converter) -> Reader[E]:
         set_raw(event, data)
         set_nbytes(event, nbytes)
         get = data.get
-        for set_field, key, convert in steps:
-            set_field(event, convert(get(key)))
+        for set_field, key, convert, is_id in steps:
+            value = get(key)
+            # Most ids are short text, for which a call would take longer than this.
+            if not (is_id and type(value) is str and len(value) < _SHORT and value.isascii()):
+                value = convert(value)
+            set_field(event, value)
         for set_field, default in rest:
             set_field(event, default)
         return event
@@ -525,11 +534,11 @@ def _reader(cls: type[E], name: str, **fields: Converter) -> Reader[E]:
 
 
 def _map(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, (dict, Mapping)) else {}
 
 
 def _mapping(value: object) -> Mapping[str, Any] | None:
-    return value if isinstance(value, Mapping) else None
+    return value if isinstance(value, (dict, Mapping)) else None
 
 
 def queue_remaining(data: Mapping[str, Any]) -> int | None:

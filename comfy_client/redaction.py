@@ -16,6 +16,7 @@ MAX_CACHED: Final = 256
 #: The most levels of a JSON value that are searched.
 MAX_DEPTH: Final = 200
 
+_LEAVES: Final = (str, int, float, bool, type(None))
 #: Ends of names whose values are secret, with letters and digits only.
 _ENDS = (
     "accesskey",
@@ -98,7 +99,26 @@ def sealed_workflow(workflow: Any) -> Any:
     """Return a workflow in any form, with the secrets in a dict or JSON text sealed."""
     if isinstance(workflow, str):
         return Sealed(workflow) if workflow.lstrip()[:1] == "{" else workflow
-    return sealed(workflow)
+    return sealed(workflow) if _has_secrets(workflow) else workflow
+
+
+def _has_secrets(value: Any) -> bool:
+    """Return whether a JSON value has a secret name; quick, as nearly no workflow has one."""
+    names: set[Any] = set()
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        below: list[Any] = []
+        for item in level:
+            kind = type(item)
+            if kind is dict or (kind not in _LEAVES and isinstance(item, Mapping)):
+                names.update(item)
+                below += item.values()
+            elif kind is list:
+                below += item
+        level = below
+        if not level:
+            break
+    return any(is_secret_name(str(name)) for name in names)
 
 
 def seal_inputs(graph: Mapping[str, Any]) -> None:

@@ -98,17 +98,32 @@ class Tracer:
 
 
 class EndTracer(Tracer):
-    """Notes what the event thread does with a frame that ends a prompt, until it reads again."""
+    """Notes what the event thread does with a frame that ends a prompt, until it reads again.
+
+    It also counts all frames of prompts, and the calls that the thread makes.
+    """
 
     def __init__(self, reads: CodeType) -> None:
         super().__init__()
         self.walks: list[Walk] = []
+        self.all = Tracer()
+        self.frames = 0
         self._reads = reads
+        self._reader = 0
         self._thread = 0
+
+    def count(self) -> None:
+        """Count frames and calls anew."""
+        self.all.files, self.frames = [], 0
 
     def __call__(self, frame: FrameType, event: str, arg: object) -> None:
         """Note one event of the interpreter, in any thread."""
         thread = threading.get_ident()
+        if frame.f_code is self._reads:
+            self._reader = thread
+            self.frames += event == "return" and arg is not None
+        if thread == self._reader:
+            self.all(frame, event, arg)
         if frame.f_code is not self._reads:
             if thread == self._thread:
                 super().__call__(frame, event, arg)
@@ -134,8 +149,8 @@ def traced(call: Callable[[], object]) -> Walk:
 
 
 @cache
-def walks() -> dict[str, Walk]:
-    """Return the walks of ``submit()``, of ``get_queue()``, and of an end frame."""
+def walks() -> tuple[dict[str, Walk], float]:
+    """Return the walks of calls and of an end frame, and the calls that a frame takes."""
     from comfy_client import ComfyApi, Workflow
     from comfy_client.testing import ComfyServer
     from comfy_client.transport.dial import OpenSocket
@@ -150,6 +165,13 @@ def walks() -> dict[str, Walk]:
         workflow["KSampler"]["seed"] = seed
         return traced(lambda: jobs.append(api.submit(workflow)))
 
+    def run(seed: int) -> tuple[Walk, float]:
+        """Return the walk of a whole prompt, and how many calls each of its frames took."""
+        workflow["KSampler"]["seed"] = seed
+        ends.count()
+        whole = traced(lambda: api.submit(workflow).result(120).images[0].bytes())
+        return whole, round(len(ends.all.files or ()) / ends.frames, 1)
+
     workflow, jobs = Workflow.example(), []
     workflow["KSampler"]["steps"] = 1
     with ComfyServer() as server:
@@ -163,16 +185,20 @@ def walks() -> dict[str, Walk]:
                     job.result(120)
                 api.get_queue()
                 queues = [traced(api.get_queue) for _ in range(TRIES)]
+                workflow["KSampler"]["steps"] = 20
+                runs = [run(2000 + seed) for seed in range(TRIES)]
         finally:
             threading.setprofile(None)
             log.setLevel(level)
             if ipython is not None:
                 sys.modules["IPython"] = ipython
-    return {
+    found = {
         "submit()": least(submissions),
         "get_queue()": least(queues),
         "end frame": least(ends.walks[1:]),
+        "prompt, from submit() to the bytes": least(walk for walk, _ in runs),
     }
+    return found, min(calls for _, calls in runs)
 
 
 # -- classes and names -------------------------------------------------------------------
@@ -376,8 +402,9 @@ def _is_patch(call: ast.Call, ours: set[str]) -> bool:
 @cache
 def figures() -> dict[str, float]:
     """Return all figures by their names."""
-    found: dict[str, float] = {}
-    for name, walk in walks().items():
+    walked, per_frame = walks()
+    found: dict[str, float] = {"frame of a prompt: calls": per_frame}
+    for name, walk in walked.items():
         found |= {
             f"{name}: calls": walk.calls,
             f"{name}: files": walk.entered,

@@ -281,15 +281,16 @@ class JobState:
         self.check_at = now + self.timing.silence
         self.interval = self.timing.silence
         self.missed_at = None
+        if event.nbytes > LARGE and isinstance(event, _REPLACED):
+            kind: type = type(event)
+            self._keep(kind, event.nbytes, event.raw)
         return apply(self, event, now, link)
 
     def _progress_state(self, event: ProgressState, now: float, link: int | None) -> None:
         self.states = event
-        self._keep_one(ProgressState, event)
 
     def _progress(self, event: Progress, now: float, link: int | None) -> None:
         self.step = event
-        self._keep_one(Progress, event)
         if not self.sampled:
             self.sampled = "Sampler" in (class_of(self.graph, event.node) or "")
 
@@ -337,14 +338,14 @@ class JobState:
         self.cached = frozenset(event.nodes)
         # Servers before August 2024 send no ``executed`` for cached nodes.
         self.silent = self.cached & sinks(self.graph)
-        self._keep_one(ExecutionCached, event)
 
     def _end(self, event: EndEvent, now: float, link: int | None) -> Outcome | None:
         if not event.is_end:
             return None  # a node was blocked
         self.end_event = event
         self.ended = True
-        self._keep_one(EndEvent, event)
+        if event.nbytes > LARGE:
+            self._keep(EndEvent, event.nbytes, event.raw)
         if isinstance(event, ExecutionError | ExecutionInterrupted):
             return Outcome(event)
         self._node_ends(now)
@@ -365,11 +366,6 @@ class JobState:
         if self._share is None:
             self._share = Share(self._budget)
         self._share.keep(key, nbytes, body)
-
-    def _keep_one(self, kind: type, event: JobEvent) -> None:
-        """Count the memory of the newest event of a kind, unless it is small."""
-        if event.nbytes > LARGE:
-            self._keep(kind, event.nbytes, event.raw)
 
     def _node_ends(self, now: float) -> None:
         if self.node is not None:
@@ -584,6 +580,8 @@ class JobState:
         self.weighed = NOTHING_WEIGHED
 
 
+#: Events of which only the newest of a kind is kept.
+_REPLACED: Final = (Progress, ProgressState, ExecutionCached)
 #: Events that may end a prompt.
 MAY_END: Final = (Executing, EndEvent)
 

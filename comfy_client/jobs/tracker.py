@@ -542,14 +542,14 @@ class Tracker:
 
     def handle(self, event: Event) -> None:
         """Publish an event and apply it to its prompt; end the prompt if its outcome is known."""
-        if not isinstance(event, JobEvent) or not (self._tracked or self.ended):
+        if not isinstance(event, JobEvent) or not (self._tracked or self.ended.entries):
             if isinstance(event, StatusEvent):
                 self.monitor.count(event.queue_remaining)
                 if self._attached:
                     self._queue_moved()
             self.publish(event)
             return
-        outcome = None
+        outcome, is_end = None, isinstance(event, EndEvent) and event.is_end
         with self.lock:
             if event.prompt_id is None and isinstance(event, PreviewEvent | ProgressText):
                 event = _attributed(event, self._running)
@@ -558,20 +558,20 @@ class Tracker:
             if prompt_id is not None and isinstance(event, _NAMES_NODE):
                 self._running = (prompt_id, event.node) if event.node else None
             if one is not None:
-                if one.state.end_event is not None and event.is_end:
+                if is_end and one.state.end_event is not None:
                     return  # only one end event each, whatever the server sends
                 if isinstance(event, PreviewEvent):
                     event = with_finality(event, one.state.graph)
                 outcome = self._apply(one, event)
-            elif event.is_end and (prompt_id in self.ended or self._orphans.has_end(prompt_id)):
+            elif is_end and (prompt_id in self.ended or self._orphans.has_end(prompt_id)):
                 return  # receivers have already had this event
             if prompt_id and (one is None or one.state.attached):
                 self._orphans.keep(event, self._tracked.values())
-            if event.is_end:  # under the lock, as another thread may then end all waits
+            if is_end:  # under the lock, as another thread may then end all waits
                 self.publish(event)
-        if not event.is_end:
+        if not is_end:
             self.publish(event)
-        if one is not None:
+        if one is not None and not one.state.start_logged:
             self.ledger.log_start(one.state)
         if one is not None and outcome is not None:
             self.resolve(one, outcome)

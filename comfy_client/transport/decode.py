@@ -117,7 +117,7 @@ def decode_text(
         if length > least:
             nbytes = _size(said) + (each and each * said.count(sign))
     read = FROM_SERVER.get(kind)
-    if read is None or not isinstance(payload, Mapping):
+    if read is None or not isinstance(payload, dict):
         return (unknown(identifier(kind) or "", message, nbytes),)
     event = read(payload, nbytes)
     if isinstance(event, LogsEvent):

@@ -20,6 +20,8 @@ BUFFER: Final = 1 << 19
 AT_ONCE: Final = 1 << 24
 
 _FINAL, _CONTROL = 0x80, 0x08
+#: The first bytes of frames that are whole messages.
+_WHOLE: Final = (_FINAL | TEXT, _FINAL | BINARY)
 
 
 class FrameError(Exception):
@@ -82,53 +84,60 @@ class Frames:
 
     def next(self) -> tuple[int, bytes | memoryview] | None:
         """Return the opcode and payload of the next complete message or control frame, or None."""
-        while (frame := self._frame()) is not None:
-            first, payload = frame
-            opcode, is_final = first & 0x0F, first & _FINAL
-            if opcode & _CONTROL:
-                return opcode, payload
-            if bool(opcode) is bool(self._opcode):
-                raise FrameError("a continuation without a beginning, or a message within another")
-            if opcode and is_final:
-                return opcode, payload
-            self._opcode = opcode or self._opcode
-            self._fragments += payload  # a list could be far larger than its bytes
-            if is_final:
-                whole, opcode = self._fragments, self._opcode
-                self._fragments, self._opcode = bytearray(), 0
-                return opcode, memoryview(whole).toreadonly()
-        return None
-
-    def _frame(self) -> tuple[int, bytes | memoryview] | None:
-        """Return the first byte and the payload of the next frame, or None if it is incomplete."""
-        buffer, start, have = self._buffer, self._start, self._end - self._start
-        if have < 2:
-            self._needed = 2
-            return None
-        first, size = buffer[start], buffer[start + 1]
-        head = 2
-        _check(first, size)
-        if size > 125:
-            head = 4 if size == 126 else 10
-            if have < head:
-                self._needed = head
+        while True:  # in one function, as it runs for each frame
+            buffer, start, have = self._buffer, self._start, self._end - self._start
+            if have < 2:
+                self._needed = 2
                 return None
-            size = int.from_bytes(buffer[start + 2 : start + head], "big")
-        if size + len(self._fragments) > self._max_text and not first & _CONTROL:
-            is_text = (first & 0x0F or self._opcode) == TEXT
-            most = self._max_text if is_text else self._limit
-            if size + len(self._fragments) > most:
-                kind = "text" if is_text else "message"
-                raise FrameError(f"a {kind} of more than the {most} bytes allowed")
-        if have < head + size:
-            self._needed = head + size
+            first, size = buffer[start], buffer[start + 1]
+            head = 2
+            if first not in _WHOLE or size > 127:
+                _check(first, size)
+            if size > 125:
+                head = 4 if size == 126 else 10
+                if have < head:
+                    self._needed = head
+                    return None
+                size = int.from_bytes(buffer[start + 2 : start + head], "big")
+            if size + len(self._fragments) > self._max_text and not first & _CONTROL:
+                self._check_size(first, size + len(self._fragments))
+            if have < head + size:
+                self._needed = head + size
+                return None
+            self._start = end = start + head + size
+            payload: bytes | memoryview
+            if len(buffer) == self._size:
+                payload = bytes(buffer[start + head : end])
+            else:
+                # Hand out the frame's own buffer, as a copy would double the cost.
+                self._buffer, self._start, self._end = memoryview(bytearray(self._size)), 0, 0
+                payload = buffer[start + head : end].toreadonly()
+            if first & _CONTROL or (first in _WHOLE and not self._opcode):
+                return first & 0x0F, payload
+            message = self._join(first, payload)
+            if message is not None:
+                return message
+
+    def _join(self, first: int, payload: bytes | memoryview) -> tuple[int, memoryview] | None:
+        """Add a fragment to its message; return the opcode and payload once it is complete."""
+        opcode = first & 0x0F
+        if bool(opcode) is bool(self._opcode):
+            raise FrameError("a continuation without a beginning, or a message within another")
+        self._opcode = opcode or self._opcode
+        self._fragments += payload  # a list could be far larger than its bytes
+        if not first & _FINAL:
             return None
-        self._start = end = start + head + size
-        if len(buffer) == self._size:
-            return first, bytes(buffer[start + head : end])
-        # Hand out the frame's own buffer, as a copy would double the cost.
-        self._buffer, self._start, self._end = memoryview(bytearray(self._size)), 0, 0
-        return first, buffer[start + head : end].toreadonly()
+        whole, opcode = self._fragments, self._opcode
+        self._fragments, self._opcode = bytearray(), 0
+        return opcode, memoryview(whole).toreadonly()
+
+    def _check_size(self, first: int, size: int) -> None:
+        """Raise FrameError if a message has more bytes than its kind may have."""
+        is_text = (first & 0x0F or self._opcode) == TEXT
+        most = self._max_text if is_text else self._limit
+        if size > most:
+            kind = "text" if is_text else "message"
+            raise FrameError(f"a {kind} of more than the {most} bytes allowed")
 
     def _enlarge(self) -> None:
         """Move an incomplete frame to a buffer that is large enough for more of it."""

@@ -421,7 +421,7 @@ class Connection:
             line.ping()
 
     def _hand_on(self, is_text: bool, data: bytes | memoryview) -> None:
-        handler = self._called()
+        handler = self._handler() or self._called()
         most = self._max_frame or MAX_DECODED
         events = decode_text(data, most, self.log) if is_text else decode_binary(data, self.log)
         if events is SKIPPED:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from ..errors import WorkflowError
-from ..redaction import is_secret_value, seal_inputs, sealed
+from ..redaction import is_secret_name, is_secret_value, seal_inputs, sealed
 from ..values import MAX_ID_LENGTH
 
 if TYPE_CHECKING:
@@ -43,7 +43,10 @@ def title_of(graph: Mapping[str, Any], node_id: object) -> str | None:
 
 def class_of(graph: Mapping[str, Any], node_id: object) -> str | None:
     """Return the ``class_type`` of a node, or None; composite ids work as in :func:`title_of`."""
-    class_type = _node(graph, node_id).get("class_type")
+    node = graph.get(node_id) if isinstance(node_id, str) else None
+    if type(node) is not dict:
+        node = _node(graph, node_id)
+    class_type = node.get("class_type")
     return class_type if isinstance(class_type, str) else None
 
 
@@ -98,11 +101,22 @@ def inputs_of(graph: Mapping[str, Any], node_id: str) -> Mapping[str, Any]:
 
 def inputs_named(graph: Mapping[str, Any], names: Iterable[str]) -> list[tuple[str, str, Any]]:
     """Return the inputs with these names, as node id, name and value."""
-    found = []
-    for node_id in graph:
-        inputs = inputs_of(graph, node_id)
-        found += [(node_id, name, inputs[name]) for name in names if name in inputs]
-    return found
+    return [
+        (node_id, name, inputs[name])
+        for node_id, inputs in _all_inputs(graph)
+        for name in names
+        if name in inputs
+    ]
+
+
+def _all_inputs(graph: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the inputs of all nodes, without a call for each node."""
+    return [
+        (node_id, inputs)
+        for node_id, node in graph.items()
+        if isinstance(node, (dict, Mapping))
+        and isinstance(inputs := node.get("inputs"), (dict, Mapping))
+    ]
 
 
 def links_of(graph: Mapping[str, Any], node_id: str) -> Iterator[tuple[str, str, int]]:
@@ -261,8 +275,8 @@ def files_in(graph: Mapping[str, Any]) -> dict[tuple[str, str], Upload]:
     """Return the files that are still to be uploaded, by node id and input."""
     return {
         (node_id, name): value
-        for node_id in graph
-        for name, value in inputs_of(graph, node_id).items()
+        for node_id, inputs in _all_inputs(graph)
+        for name, value in inputs.items()
         if type(value) not in JSON_TYPES and is_upload(value)
     }
 
@@ -346,15 +360,20 @@ def json_graph(graph: Mapping[str, Any], *, links: bool) -> dict[str, Any]:
     for node_id in graph:
         if not isinstance(node_id, str):
             raise WorkflowError(f"the node id {brief(node_id)} is not a string")
+    texts: set[str] = set()  # the names of inputs that are texts, as few of them are secret
     made = {
-        node_id: _json_node(graph, node_id, node, links=links) for node_id, node in graph.items()
+        node_id: _json_node(graph, node_id, node, texts, links=links)
+        for node_id, node in graph.items()
     }
-    seal_inputs(made)
+    if any(map(is_secret_name, texts)):
+        seal_inputs(made)
     return made
 
 
-def _json_node(graph: Mapping[str, Any], node_id: str, node: Any, *, links: bool) -> Any:
-    if not isinstance(node, Mapping):
+def _json_node(
+    graph: Mapping[str, Any], node_id: str, node: Any, texts: set[str], *, links: bool
+) -> Any:
+    if not isinstance(node, (dict, Mapping)):
         return _json_part(graph, node_id, "", "", node)
     made: dict[str, Any] = {}
     for part, value in node.items():
@@ -362,8 +381,8 @@ def _json_node(graph: Mapping[str, Any], node_id: str, node: Any, *, links: bool
             raise WorkflowError(
                 f"{describe(graph, node_id)}: the key {brief(part)} is not a string"
             )
-        if part == "inputs" and isinstance(value, Mapping):
-            made[part] = _json_inputs(graph, node_id, value, links=links)
+        if part == "inputs" and isinstance(value, (dict, Mapping)):
+            made[part] = _json_inputs(graph, node_id, value, texts, links=links)
         elif type(value) in _SCALARS:
             made[part] = value
         else:
@@ -372,7 +391,12 @@ def _json_node(graph: Mapping[str, Any], node_id: str, node: Any, *, links: bool
 
 
 def _json_inputs(
-    graph: Mapping[str, Any], node_id: str, inputs: Mapping[str, Any], *, links: bool
+    graph: Mapping[str, Any],
+    node_id: str,
+    inputs: Mapping[str, Any],
+    texts: set[str],
+    *,
+    links: bool,
 ) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for name, value in inputs.items():
@@ -380,9 +404,13 @@ def _json_inputs(
             raise WorkflowError(
                 f"{describe(graph, node_id)}: the input name {brief(name)} is not a string"
             )
-        if type(value) in _SCALARS:
+        kind = type(value)
+        if kind is str:
+            texts.add(name)
             made[name] = value
-        elif _is_good_link(graph, node_id, value):
+        elif kind in _SCALARS or (kind is float and math.isfinite(value)):
+            made[name] = value
+        elif kind is list and _is_good_link(graph, node_id, value):
             made[name] = [*value]
         else:
             plain = _json_part(graph, node_id, "input", name, value)
@@ -396,11 +424,10 @@ def _json_inputs(
     return made
 
 
-def _is_good_link(graph: Mapping[str, Any], node_id: str, value: Any) -> bool:
-    """Test quickly whether a value is a regular link to another node."""
+def _is_good_link(graph: Mapping[str, Any], node_id: str, value: list[Any]) -> bool:
+    """Test quickly whether a list is a regular link to another node."""
     return (
-        type(value) is list
-        and len(value) == 2
+        len(value) == 2
         and type(value[0]) is str
         and type(value[1]) is int
         and value[1] >= 0
@@ -438,7 +465,10 @@ def json_value(value: Any) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise ValueError(f"the key {brief(key)} is not a string")
-        return {key: json_value(inner) for key, inner in value.items()}
+        return {
+            key: inner if type(inner) in _SCALARS else json_value(inner)
+            for key, inner in value.items()
+        }
     from ..upload import Upload, instead_of, is_file  # few workflows need it
 
     if isinstance(value, Upload):

@@ -86,6 +86,8 @@ def wants_seeds(graph: Mapping[str, Any]) -> bool:
 
 def is_wanted(value: object) -> bool:
     """Return whether a seed's value asks for a random one."""
+    if type(value) is int:  # the usual case
+        return value == -1
     return value == "random" if isinstance(value, str) else _is_number(value) and value == -1
 
 

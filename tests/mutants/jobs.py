@@ -58,8 +58,8 @@ JOBS = (
     Mutant(
         "J08",
         "jobs/tracker.py",
-        "if one.state.end_event is not None and event.is_end:",
-        "if one.state.decided and event.is_end:",
+        "if is_end and one.state.end_event is not None:",
+        "if is_end and one.state.decided:",
         "hostile/test_values.py",
         "a job that succeeded may fail, or tell its end twice",
     ),
@@ -263,8 +263,8 @@ JOBS = (
     Mutant(
         "N14",
         "jobs/tracker.py",
-        "elif event.is_end and (prompt_id in self.ended or self._orphans.has_end(prompt_id)):",
-        "elif event.is_end and self._orphans.has_end(prompt_id):",
+        "elif is_end and (prompt_id in self.ended or self._orphans.has_end(prompt_id)):",
+        "elif is_end and self._orphans.has_end(prompt_id):",
         "behaviour/test_end_events.py",
         "receivers get the end of a prompt twice: over HTTP, and late over the socket",
     ),

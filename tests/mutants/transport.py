@@ -75,8 +75,8 @@ TRANSPORT = (
     Mutant(
         "T09",
         "transport/frames.py",
-        "            if size + len(self._fragments) > most:\n",
-        "            if size > most:\n",
+        "if size + len(self._fragments) > self._max_text and",
+        "if size > self._max_text and",
         "unit/test_frames.py",
         "a message in many fragments takes any amount of memory",
     ),

@@ -245,3 +245,19 @@ def test_a_holder_that_is_collected_is_forgotten_without_a_call_of_python() -> N
         sys.setprofile(None)
     assert [call for call in calls if call.startswith("call")] == []
     assert budget.relieve()
+
+
+def test_nobody_is_woken_up_while_nobody_waits() -> None:
+    """An event that nobody waits for takes no call of the condition, nor does its reader."""
+    events = EventQueue()
+    calls: list[str] = []
+    sys.setprofile(lambda frame, event, _: calls.append(f"{event} {frame.f_code.co_name}"))
+    try:
+        for value in range(10):
+            events.put(progress(value))
+        while events.get(0) is not None:
+            pass
+    finally:
+        sys.setprofile(None)
+    assert calls.count("call put") == 10
+    assert "call notify_all" not in calls

@@ -6,6 +6,9 @@ import json
 import re
 import threading
 import time
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -13,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from comfy_client.recording.secrets import MAX_WORDS, Secrets
-from comfy_client.redaction import is_secret_name
+from comfy_client.redaction import Sealed, is_secret_name, sealed_workflow
 
 SECRET = 'hünter2 "geheim"/&'
 
@@ -262,3 +265,29 @@ def test_no_number_of_other_words_pushes_out_a_credential() -> None:
     secrets.add(["the-password"], pinned=True)
     secrets.add(f"another-word-{number}" for number in range(2 * MAX_WORDS))
     assert secrets.hide_text("not the-password") == "not ***"
+
+
+def test_a_workflow_without_secrets_is_not_copied() -> None:
+    """Nearly no workflow has one, and a copy takes time for each of its nodes."""
+    graph = {"1": {"class_type": "Text", "inputs": {"text": "a fox", "link": ["2", 0], "n": 1.5}}}
+    assert sealed_workflow(graph) is graph
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda secret: secret,
+        lambda secret: {"1": {"class_type": "Text", "inputs": secret}},
+        lambda secret: {"1": {"inputs": {"texts": ["a", {"deep": [secret]}]}}},
+        lambda secret: [None, None, MappingProxyType({"1": {"inputs": secret}})],
+    ],
+    ids=["bare", "an input", "in lists", "a record"],
+)
+def test_a_secret_is_sealed_in_a_copy_of_the_workflow(around: Callable[[Any], Any]) -> None:
+    """Wherever its name is; the caller's own workflow stays as it is."""
+    graph = around({"api_key": "the-secret", "text": "a fox"})
+    safe = sealed_workflow(graph)
+    assert "the-secret" in repr(graph)
+    assert "the-secret" not in repr(safe)
+    assert "a fox" in repr(safe)
+    assert safe == around({"api_key": Sealed("the-secret"), "text": "a fox"})

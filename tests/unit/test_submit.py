@@ -22,10 +22,15 @@ from comfy_client.jobs.state import JobState
 from comfy_client.log_records import ServerLog
 from comfy_client.models import Features, Queue, QueuedPrompt
 from comfy_client.routes.definitions import NodeDefinitions
-from comfy_client.routes.prompts import EXTRA_DATA_KEY
+from comfy_client.routes.prompts import EXTRA_DATA_KEY, make_prompt
 from comfy_client.timing import Timing
 from comfy_client.transport.deadline import Deadline
+from comfy_client.workflow import Workflow
+from comfy_client.workflow.edit import graph_of
+from comfy_client.workflow.graph import files_in
+from tests.helpers.http import opened
 from tests.helpers.patches import tell_time
+from tests.walks import Walk, traced
 
 GRAPH = {"9": {"class_type": "SaveImage", "inputs": {}}}
 
@@ -267,3 +272,30 @@ def test_of_earlier_prompts_the_history_is_asked_by_the_ids_of_the_server():
     )
     find_earlier(routes, {"never sent": None, "the-id": "the-id", "ours": "theirs"})
     assert asked == ["theirs"]
+
+
+def test_each_node_is_visited_once_on_its_way_to_the_server() -> None:
+    """Files, seeds, secrets and titles are found without a call for each node."""
+
+    def walk(count: int) -> Walk:
+        graph = {
+            str(number): {
+                "class_type": "KSampler",
+                "inputs": {"seed": 1, "cfg": 1.5, "text": "a fox", "model": [str(number + 1), 0]},
+            }
+            for number in range(count)
+        }
+        graph[str(count)] = {"class_type": "Loader", "inputs": {}}
+        workflow = Workflow(graph)
+
+        def prepare() -> None:
+            assert not files_in(graph_of(workflow))
+            make_prompt(http, workflow, client_id="c", prompt_id="p")
+
+        return traced(prepare)
+
+    with opened("http://127.0.0.1:9") as http:
+        walk(1)  # the first one asks whether the names are secret
+        few, many = walk(10), walk(110)
+    # For a node itself, for its inputs, for its link, and for its seed.
+    assert many.calls - few.calls == 4 * 100
