@@ -62,6 +62,13 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def spent(call: Callable[[], object], count: int) -> float:
+    """Seconds of CPU that all threads of this process take for each of `count` parts of a call."""
+    start = time.process_time()
+    call()
+    return (time.process_time() - start) / count
+
+
 def interleave(rounds: int, blocks: Mapping[str, Callable[[], Sequence[float]]]) -> list[Round]:
     """Rounds of one block per variant, each time in another order."""
     names = list(blocks)
@@ -88,6 +95,14 @@ def ratio_of(name: str, reference: str) -> Callable[[Sequence[Round]], float]:
     """The statistic: median of a variant / median of another one."""
     above, below = median_of(name), median_of(reference)
     return lambda rounds: above(rounds) / below(rounds)
+
+
+def least_ratio_of(name: str, reference: str) -> Callable[[Sequence[Round]], float]:
+    """The statistic: minimum of a variant / minimum of another one.
+
+    For CPU times, which other programs only lengthen.
+    """
+    return lambda rounds: min(pooled(rounds, name)) / min(pooled(rounds, reference))
 
 
 def pooled(rounds: Iterable[Round], name: str) -> list[float]:

@@ -34,9 +34,11 @@ from .measure import (
     Row,
     estimate,
     interleave,
+    least_ratio_of,
     median_of,
     pooled,
     ratio_of,
+    spent,
     timed,
 )
 from .reference import Reference
@@ -146,6 +148,45 @@ def trivial(bench: Bench) -> list[Row]:
     ]
 
 
+def trivial_cpu(bench: Bench) -> list[Row]:
+    """CPU of all threads of the process for the same."""
+    block = 8
+
+    def bare() -> list[float]:
+        with contextlib.closing(Reference(bench.url)) as reference:
+            return [_cpu_of_runs(reference.run, block)]
+
+    def ours(*receivers: str) -> list[float]:
+        with ComfyApi(bench.url) as api, _listening(_ignore, *receivers):
+            return [_cpu_of_runs(lambda graph: api.run(graph).images[0].bytes(), block)]
+
+    sides = {"reference": bare, "with": lambda: ours("all"), "without": ours}
+    rounds = interleave(bench.rounds(block), sides)
+    note = f"reference {_least_us(rounds):.0f} us"
+    return [
+        Row(
+            f"trivial prompt, CPU of all threads, {side} a receiver",
+            estimate(rounds, least_ratio_of(side, "reference")),
+            "x",
+            1.4,
+            *_n(rounds),
+            note=note,
+        )
+        for side in ("with", "without")
+    ]
+
+
+def _cpu_of_runs(run: Callable[[dict[str, Any]], object], count: int) -> float:
+    """Seconds of CPU for each run; a first one, which warms up, is not counted."""
+    first, *rest = graphs(count + 1)
+    run(first)
+    return spent(lambda: [run(graph) for graph in rest], count)
+
+
+def _least_us(rounds: Sequence[Round]) -> float:
+    return 1e6 * min(pooled(rounds, "reference"))
+
+
 def round_trips(bench: Bench) -> list[Row]:
     """What a delay on the way costs a warm run, in delays there and back."""
     block = 8
@@ -196,15 +237,19 @@ def requests(bench: Bench) -> list[Row]:
     return rows
 
 
+#: Kinds of frames of the stub, what they are, the signal that they fire, and how many there are.
+_FRAMES = (
+    ("json", "300 bytes of JSON", "executed", 2000),
+    ("30 KB", "30 KB previews", "b_preview", 500),
+    ("5 MB", "5 MB previews", "b_preview", 10),
+)
+
+
 def frames(bench: Bench) -> list[Row]:
     """From the server's first byte to the last receiver call, beside a bare recv_data loop."""
     block = 5
     rows = []
-    for kind, name, count, aim in (
-        ("json", "executed", 2000, 1.6),
-        ("30 KB", "b_preview", 500, 1.3),
-        ("5 MB", "b_preview", 10, 1.0),
-    ):
+    for (kind, what, name, count), aim in zip(_FRAMES, (1.6, 1.3, 1.0), strict=True):
 
         def bare(kind: str = kind, count: int = count) -> list[float]:
             with contextlib.closing(Reference(bench.stub)) as reference:
@@ -216,7 +261,6 @@ def frames(bench: Bench) -> list[Row]:
 
         rounds = interleave(bench.rounds(block), {"reference": bare, "client": ours})
         each = median_of("reference")(rounds) / count * 1e6
-        what = "300 bytes of JSON" if kind == "json" else f"{kind} previews"
         rows.append(
             Row(
                 f"socket to receiver, {what}",
@@ -225,6 +269,34 @@ def frames(bench: Bench) -> list[Row]:
                 aim,
                 *_n(rounds),
                 note=f"recv_data: {each:.0f} us a frame, {count} frames each time",
+            )
+        )
+    return rows
+
+
+def frames_cpu(bench: Bench) -> list[Row]:
+    """CPU of all threads of the process for each frame, up to the receiver's call."""
+    rows = []
+    for (kind, what, name, count), aim in zip(_FRAMES, (1.3, 1.3, 1.0), strict=True):
+
+        def bare(kind: str = kind, count: int = count) -> list[float]:
+            with contextlib.closing(Reference(bench.stub)) as reference:
+                return [spent(lambda: _bare_frames(reference, kind, count), count)]
+
+        def ours(kind: str = kind, name: str = name, count: int = count) -> list[float]:
+            with ComfyApi(bench.stub) as api:
+                api.init()
+                return [spent(lambda: _client_frames(api, kind, name, count), count)]
+
+        rounds = interleave(bench.rounds(3), {"reference": bare, "client": ours})
+        rows.append(
+            Row(
+                f"socket to receiver, {what}, CPU of all threads",
+                estimate(rounds, least_ratio_of("client", "reference")),
+                "x",
+                aim,
+                *_n(rounds),
+                note=f"recv_data: {_least_us(rounds):.1f} us a frame",
             )
         )
     return rows
@@ -591,9 +663,11 @@ def embedded(bench: Bench) -> list[Row]:
 
 ROWS: tuple[Callable[[Bench], list[Row]], ...] = (
     trivial,
+    trivial_cpu,
     round_trips,
     requests,
     frames,
+    frames_cpu,
     latency,
     files,
     imports,

@@ -33,7 +33,7 @@ from .servers import running, stub
 if TYPE_CHECKING:
     from tests.comfyui import ComfyUI
 
-NEED_A_SERVER = {"trivial", "round_trips", "requests", "in_flight", "embedded"}
+NEED_A_SERVER = {"trivial", "trivial_cpu", "round_trips", "requests", "in_flight", "embedded"}
 
 
 @pytest.fixture(scope="module")
