@@ -2,6 +2,7 @@
 
 Modules:
     map_loop: The loop of ``map``.
+    result_list: A list of results as HTML for a notebook.
     items: The iterable from which ``map`` makes prompts.
     in_flight: The prompts of one call that are in progress.
     sweep: The loop of ``sweep``.

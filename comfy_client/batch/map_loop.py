@@ -29,6 +29,7 @@ from ..jobs.waiting import Count, shown_count, surface_of
 from ..reading import reading_until
 from ..redaction import sealed, sealed_workflow
 from ..routes.prompts import AnyWorkflow
+from ..showing.cells import show_lists
 from ..showing.screen import Surface
 from ..workflow import Workflow
 from ..workflow.definition_source import Definitions
@@ -36,6 +37,7 @@ from ..workflow.edit import with_inputs
 from ..workflow.load import is_source
 from .in_flight import InFlight
 from .items import Items
+from .result_list import are_results, result_gallery
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -102,6 +104,7 @@ def run_map(
         make = partial(with_inputs, Workflow(workflows, definitions))  # type: ignore[arg-type]  # Workflow checks the type
         submit = partial(_make_and_submit, make, submit, prompts.timeout)
     prompts.items = items
+    show_lists(are_results, result_gallery)
     tally = _Tally(prompts, _length(workflows if params is None else params))
     keep = on_error == "keep"
     outcomes = _outcomes(prompts, submit, items, most, resubmit, ordered=ordered, keep=keep)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from .screen import cell, is_notebook, shows_html
+from .screen import cell, is_notebook, shell, shows_html
 
 if TYPE_CHECKING:
     from .tables import Table
@@ -83,6 +83,25 @@ def shown(value: object, markup: Callable[[], str]) -> dict[str, str]:
     return _both(value, markup)
 
 
+def show_lists(
+    is_wanted: Callable[[list[Any]], bool], markup: Callable[[list[Any]], str]
+) -> None:
+    """Make a notebook show wanted lists by ``markup``; another program's way to show lists stays."""
+    if not is_notebook():
+        return
+    forms = getattr(getattr(shell(), "display_formatter", None), "formatters", {})
+    form = forms.get("text/html")
+
+    def html(values: list[Any]) -> str | None:
+        own = getattr(values, "_repr_html_", None)  # of a subclass; IPython would not ask it
+        if own is not None:
+            return cast("str | None", own())
+        return shown(values, lambda: markup(values)).get("text/html") if is_wanted(values) else None
+
+    if form is not None and form.for_type(list) is None:
+        form.for_type(list, html)
+
+
 class Shown:
     """Mixin for values that a notebook shows as HTML."""
 
@@ -112,7 +131,7 @@ class ShownAsTable(Shown):
 
 
 def write_plain(value: object, printer: Any, _: object) -> None:
-    """Write the text of a value for IPython: ``_repr_pretty_`` of subclasses of dict and tuple.
+    """Write the text of a value for IPython: ``_repr_pretty_`` of subclasses of dict, list and tuple.
 
     IPython formats these as plain ones unless the class that has the ``__repr__`` has this, too.
     """

@@ -35,6 +35,7 @@ class Table:
         moods: Maps the text of a cell to its colour: ``good``, ``doubtful`` or ``bad``.
         above: Lines above the table.
         below: Lines below the table.
+        most_text: The most characters of a cell in the text.
     """
 
     head: Sequence[str]
@@ -42,10 +43,11 @@ class Table:
     moods: Mapping[str, str] = attrs.field(factory=dict)
     above: Sequence[str] = ()
     below: Sequence[str] = ()
+    most_text: int = _MOST_TEXT
 
     def text(self) -> str:
         """Return the table as text with aligned columns."""
-        cells = [[short_line(str(cell), _MOST_TEXT) for cell in row] for row in self._shown()]
+        cells = [[short_line(str(cell), self.most_text) for cell in row] for row in self._shown()]
         cells = [list(self.head), *cells] if self.head else cells
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = (

@@ -537,7 +537,7 @@ class Workflow(Nodes):
         Returns:
             A :class:`MissingModel` for each input, in the order of the nodes; files that several
             nodes load are there several times.  Files of nodes whose class the server lacks are
-            not, since nothing is known of its folders.
+            not, since nothing is known of its folders.  ``print`` and notebooks show a table.
 
         Raises:
             WorkflowError: ``definitions`` are not node definitions.
@@ -545,7 +545,7 @@ class Workflow(Nodes):
         """
         from .model_files import missing_models  # most programs do not need it
 
-        return list(missing_models(self._graph, self.check(definitions)))
+        return missing_models(self._graph, self.check(definitions))
 
     def copy(self) -> Workflow:
         """Return an independent copy."""

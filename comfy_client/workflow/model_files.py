@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 import attrs
 
 from ..nearest import nearest
 from ..redaction import is_secret_name
+from ..showing.cells import ShownAsTable, write_plain
 from ..to_dict import AsDict
 from .graph import brief, class_of, describe, inputs_of, shorten, title_of
 from .problems import Problem
+
+if TYPE_CHECKING:
+    from ..showing.tables import Table
 
 _FILE: Final = re.compile(r".*\.[A-Za-z][A-Za-z0-9]{1,11}", re.DOTALL)
 #: Folders below ``models``, by the input's name, or by class and input where that differs.
@@ -83,6 +87,31 @@ class MissingModel(AsDict):
             folder = f"models/{shorten(self.folder, 200)}"
         url = "no URL is known" if self.url is None else shorten(self.url, 2000)
         return f"{brief(self.name)} of {node}, in {folder}: {url}"
+
+
+class MissingModels(ShownAsTable, list[MissingModel]):
+    """The list of :meth:`Workflow.missing_models`; ``print`` and notebooks show it as a table."""
+
+    __slots__ = ()
+
+    _repr_pretty_ = write_plain
+
+    def _table(self) -> Table:
+        from ..showing.tables import MOST_ROWS, Table
+
+        rows = [
+            (
+                shorten(one.name, _LONGEST_NAME),
+                "" if one.folder is None else f"models/{shorten(one.folder, _LONGEST_NAME)}",
+                one.url or "",
+                shorten(one.title or one.class_type or one.node_id, _LONGEST_NAME),
+            )
+            for one in self[:MOST_ROWS]
+        ]
+        more = [f"... ({len(self)} in all)"] if len(self) > MOST_ROWS else []
+        head = ("missing model", "folder", "URL", "node")
+        below = more if rows else ["no model is missing"]
+        return Table(head if rows else (), rows, below=below, most_text=_LONGEST_URL)
 
 
 def folder_of(class_type: str | None, input_name: str | None) -> str | None:
@@ -168,8 +197,12 @@ def source_of(
     return known.get("url"), known.get("directory") or folder_of(class_of(graph, node_id), name)
 
 
-def missing_models(graph: Mapping[str, Any], problems: Iterable[Problem]) -> Iterator[MissingModel]:
-    """Yield the missing model files that the problems name, if their URL or folder is known."""
+def missing_models(graph: Mapping[str, Any], problems: Iterable[Problem]) -> MissingModels:
+    """Return the missing model files that the problems name, if their URL or folder is known."""
+    return MissingModels(_missing(graph, problems))
+
+
+def _missing(graph: Mapping[str, Any], problems: Iterable[Problem]) -> Iterator[MissingModel]:
     for problem in problems:
         node_id, name = problem.node_id, problem.input
         if problem.type != "value_not_in_list" or node_id is None or name is None:

@@ -38,6 +38,23 @@ def loaded(*models: Any) -> Workflow:
     return Workflow.load(saved(*models), definitions("0.3.75"))
 
 
+def test_print_and_notebooks_show_missing_models_as_a_table() -> None:
+    """With whole URLs; to code they are a list."""
+    long = f"{URL}?{'x' * 200}"
+    found = loaded({**MODEL, "url": long}).missing_models(definitions("0.3.75"))
+    assert str(found).splitlines() == [
+        f"missing model   folder              URL{' ' * (len(long) - 1)}node",
+        f"v1.safetensors  models/checkpoints  {long}  Loader",
+    ]
+    page = found._repr_mimebundle_()["text/html"]  # type: ignore[attr-defined]
+    for cell in ("v1.safetensors", "models/checkpoints", long, "Loader"):
+        assert f">{cell}</td>" in page
+    assert isinstance(found, list)
+    assert found == [found[0]] == list(found)
+    assert repr(found) == repr([*found])
+    assert str(loaded(MODEL).missing_models({})) == "no model is missing"
+
+
 def test_a_missing_model_has_the_url_and_the_folder_of_the_file() -> None:
     workflow = loaded({**MODEL, "hash": "abc", "hash_type": "SHA256"})
     (found,) = workflow.missing_models(definitions("0.3.75"))

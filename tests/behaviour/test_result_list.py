@@ -1,0 +1,96 @@
+"""A list of results in a notebook: ``list(api.map(...))`` shows its pictures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from IPython.core.formatters import DisplayFormatter
+
+from comfy_client import ComfyApi, ComfyError, ComfyPool, Result
+from comfy_client.testing import ComfyServer
+from tests.helpers.gates import Gated, saves, shows
+from tests.helpers.notebooks import NUMBERS
+
+SEEDS = [saves(color) for color in range(3)]
+
+
+class Own(list[Any]):
+    """A list of another library, which shows itself."""
+
+    def _repr_html_(self) -> str:
+        return "<p>own</p>"
+
+
+@pytest.fixture
+def formatter(monkeypatch: pytest.MonkeyPatch) -> DisplayFormatter:
+    """IPython's own, in a kernel."""
+    formatter = DisplayFormatter()
+    shell = SimpleNamespace(
+        kernel=object(), execution_count=next(NUMBERS), display_formatter=formatter
+    )
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    return formatter
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ComfyServer]:
+    with ComfyServer() as server:
+        server.add_node(Gated)
+        yield server
+
+
+@pytest.fixture
+def api(server: ComfyServer) -> Iterator[ComfyApi]:
+    with ComfyApi(server.url) as api:
+        yield api
+
+
+def shown(formatter: DisplayFormatter, value: object) -> str | None:
+    """The HTML with which a cell would show a value."""
+    html: str | None = formatter.format(value)[0].get("text/html")
+    return html
+
+
+def test_the_list_of_a_map_shows_pictures(formatter: DisplayFormatter, api: ComfyApi) -> None:
+    """And stays a list."""
+    results = list(api.map(SEEDS, progress=False))
+    page = shown(formatter, results)
+    assert page is not None
+    assert page.count("<img") == 3
+    assert "3 results" in page
+    assert type(results) is list
+    assert formatter.format(results)[0]["text/plain"].startswith("[<Result ")
+    assert "2 results" in str(shown(formatter, results[1:]))
+
+
+def test_the_list_of_a_pools_map_does_too(formatter: DisplayFormatter, api: ComfyApi) -> None:
+    with ComfyPool([api]) as pool:
+        assert str(shown(formatter, list(pool.map(SEEDS, progress=False)))).count("<img") == 3
+
+
+def test_kept_errors_stand_below(formatter: DisplayFormatter, api: ComfyApi) -> None:
+    bad = {"1": {"class_type": "NoSuchClass", "inputs": {}}}
+    found = list(api.map([shows("hello"), bad], on_error="keep", progress=False))
+    page = str(shown(formatter, found))
+    assert "hello" in page
+    assert "1 result, 1 failed" in page
+    assert "NoSuchClass" in page
+
+
+def test_other_lists_are_shown_as_ever(formatter: DisplayFormatter, api: ComfyApi) -> None:
+    (result,) = api.map([shows()], progress=False)
+    assert isinstance(result, Result)
+    for other in ([], [1], [result, 1], [ComfyError("x")], (result,)):
+        assert shown(formatter, other) is None
+    assert shown(formatter, Own([result])) == "<p>own</p>"
+
+
+def test_another_programs_way_to_show_lists_stays(
+    formatter: DisplayFormatter, api: ComfyApi
+) -> None:
+    formatter.formatters["text/html"].for_type(list, lambda values: "theirs")
+    assert shown(formatter, list(api.map([shows()], progress=False))) == "theirs"
