@@ -20,6 +20,11 @@ from ..workflow.graph import brief, shorten
 _MOST_TEXT: Final = 200
 
 
+def _to_milliseconds(seconds: float | None) -> float | None:
+    """Round seconds to what clocks of servers tell."""
+    return None if seconds is None else round(seconds, 3)
+
+
 @attrs.frozen(eq=False, repr=False)
 class SweepRow(Shown, AsDict):
     """A point of a grid, with its result or its error.
@@ -47,8 +52,8 @@ class SweepRow(Shown, AsDict):
     prompt_id: str
     result: Result | None = None
     error: ComfyError | None = None
-    seconds: float | None = None
-    waited: float | None = None
+    seconds: float | None = attrs.field(default=None, converter=_to_milliseconds)
+    waited: float | None = attrs.field(default=None, converter=_to_milliseconds)
     cached: int | None = None
     from_journal: bool = False
     host: str | None = None

@@ -31,6 +31,12 @@ _FACTS: Final = frozenset({"node", "index", "row", "name", "ext"})
 _FORMULA: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
+def _paths(row: SweepRow) -> list[str]:
+    """Return the local path of each file of a row; an empty list if none was saved."""
+    paths = [os.fspath(file.path or "") for file in row.result or ()]
+    return paths if any(paths) else []
+
+
 class Sweep(Shown, tuple[SweepRow, ...]):
     """The rows of a sweep, in the order of the grid.
 
@@ -110,15 +116,15 @@ class Sweep(Shown, tuple[SweepRow, ...]):
         """Return a flat dict for each row, for ``csv.DictWriter`` or ``pandas.DataFrame``.
 
         The parameters by name (a seed that was drawn is the drawn one), then ``files`` (their names
-        on the server), ``paths`` (where they were saved here, ``""`` for those that were not),
-        ``seconds`` (how long it ran), ``waited`` (from submission to end), ``cached``,
+        on the server), ``paths`` (where they were saved here, ``""`` for those that were not; empty
+        if none was), ``seconds`` (how long it ran), ``waited`` (from submission to end), ``cached``,
         ``prompt_id``, ``host`` and ``error`` (a text, or ``None``).
         """
         return [
             {
                 **_params(row),
                 "files": [file.filename for file in row.result or ()],
-                "paths": [os.fspath(file.path or "") for file in row.result or ()],
+                "paths": _paths(row),
                 "seconds": row.seconds,
                 "waited": row.waited,
                 "cached": row.cached,

@@ -112,17 +112,17 @@ def _log_ended(log: AnyLog, count: int, of: int) -> None:
     )
 
 
-def _log_failures(log: AnyLog, rows: Sweep, secrets: Secrets) -> None:
-    """Log how many rows failed, as the caller may not check them."""
+def _log_failures(log: AnyLog, rows: Sweep, secrets: Secrets, *, shown: bool) -> None:
+    """Log how many rows failed, as the caller may not check them, and why, unless that is shown."""
     errors = [row.error for row in rows if row.error is not None]
     if errors:
         kinds = Counter(type(error).__name__ for error in errors)
         log.warning(
-            "%d of %d rows failed: %s; the first: %s",
+            "%d of %d rows failed: %s%s",
             len(errors),
             len(rows),
             ", ".join(f"{number} {kind}" for kind, number in kinds.most_common()),
-            shorten(secrets.hide_text(str(errors[0])), 300),
+            "" if shown else f"; the first: {shorten(secrets.hide_text(str(errors[0])), 300)}",
         )
 
 
@@ -181,7 +181,7 @@ class _Sweeper:
             raise
         finally:
             self._take_back()
-        _log_failures(self._runner.log, rows, self._secrets)
+        _log_failures(self._runner.log, rows, self._secrets, shown=self._surface == "notebook")
         return rows
 
     def _run_all(self) -> None:

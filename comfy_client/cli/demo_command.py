@@ -196,17 +196,21 @@ def _code(inputs: _Inputs, server: Target | None) -> Iterator[str]:
         yield f"from comfy_client import ComfyApi, {'EnvCredentials, ' if kind else ''}Workflow"
         yield ""
         if kind == "login":
-            yield "secret = EnvCredentials('COMFYUI_LOGIN', 'basic')"
+            yield 'secret = EnvCredentials("COMFYUI_LOGIN", "basic")'
         elif kind == "token":
-            yield "secret = EnvCredentials('COMFYUI_TOKEN', 'bearer')"
+            yield 'secret = EnvCredentials("COMFYUI_TOKEN", "bearer")'
         sent = ", credentials=secret" if kind else ""
-        sent += f", verify={server.verify!r}" if server.verify is not True else ""
-        sent += f", user={server.user!r}" if server.user else ""
-        yield f"with ComfyApi({server.host!r}{sent}) as api:"
+        sent += f", verify={_literal(server.verify)}" if server.verify is not True else ""
+        sent += f", user={_literal(server.user)}" if server.user else ""
+        yield f"with ComfyApi({_literal(server.host)}{sent}) as api:"
     yield "    workflow = Workflow.example()"
     for (node, name), value in inputs.items():
-        is_plain = isinstance(value, str) and value.isprintable()
-        text = json.dumps(value, ensure_ascii=False) if is_plain else repr(value)
-        yield f'    workflow["{node}"]["{name}"] = {text}'
+        yield f'    workflow["{node}"]["{name}"] = {_literal(value)}'
     yield "    result = api.run(workflow)"
     yield '    print(result.images[0].save("./"))'
+
+
+def _literal(value: object) -> str:
+    """Return a value as Python, with double quotes."""
+    is_plain = isinstance(value, str) and value.isprintable()
+    return json.dumps(value, ensure_ascii=False) if is_plain else repr(value)

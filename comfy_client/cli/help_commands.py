@@ -28,9 +28,9 @@ def show_help(ctx: click.Context, command: str | None) -> None:
     if command is None or not isinstance(group, click.Group):
         click.echo(root.get_help())
         return
-    found = group.get_command(root, command)
+    _, found, _ = group.resolve_command(root, [command])  # or UsageError, with the nearest
     if found is None:
-        raise click.UsageError(f"No such command {command!r}.", root)
+        return
     with click.Context(found, info_name=command, parent=root) as below:
         click.echo(found.get_help(below))
 

@@ -312,7 +312,8 @@ def _markup(job: Job) -> str:
     status = job.status
     if status == "succeeded":
         return job.result(0).gallery() + remark(f"prompt {job.prompt_id}")
-    mood = "" if status in ("pending", "running", "unknown") else "bad"
+    mood = "" if status in ("waiting", "pending", "running", "unknown") else "bad"
+    mood = "over" if status == "unknown" and job.done() else mood  # nobody waits any more
     bar = meter(job.progress.fraction, mood)
     return f"{bar}<div>{escape(job.why(), 300)}</div>{remark(f'prompt {job.prompt_id}')}"
 

@@ -83,10 +83,8 @@ def shown(value: object, markup: Callable[[], str]) -> dict[str, str]:
     return _both(value, markup)
 
 
-def show_lists(
-    is_wanted: Callable[[list[Any]], bool], markup: Callable[[list[Any]], str]
-) -> None:
-    """Make a notebook show wanted lists by ``markup``; another program's way to show lists stays."""
+def show_lists(is_wanted: Callable[[list[Any]], bool], markup: Callable[[list[Any]], str]) -> None:
+    """Make a notebook show wanted lists by ``markup``, unless another program shows lists."""
     if not is_notebook():
         return
     forms = getattr(getattr(shell(), "display_formatter", None), "formatters", {})

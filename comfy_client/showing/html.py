@@ -143,7 +143,7 @@ def sheet(
 def meter(fraction: float, mood: str = "") -> str:
     """Return an HTML progress bar that is filled up to ``fraction``."""
     percent = 100 * min(max(0.0, fraction), 1.0)
-    colour = {"": "#3b82f6", "good": "#2e8b57"}.get(mood, COLOURS["bad"])
+    colour = {"": "#3b82f6", "good": "#2e8b57", "over": "#808080"}.get(mood, COLOURS["bad"])
     return (
         '<div style="width:256px;height:6px;margin:4px 0;border-radius:3px;overflow:hidden;'
         'background:rgba(128,128,128,.3)">'

@@ -174,7 +174,7 @@ def test_a_login_comes_from_a_file_or_the_environment_and_is_not_shown(
         assert "checkpoint: a.safetensors\n" in run.output
         assert "simulated" not in run.output
         assert "pass" not in run.output
-        assert "EnvCredentials('COMFYUI_LOGIN', 'basic')" in run.output
+        assert 'EnvCredentials("COMFYUI_LOGIN", "basic")' in run.output
         monkeypatch.setenv("COMFYUI_LOGIN", "me:pass word")
         monkeypatch.chdir(tmp_path)
         exec(compile(code_in(run.output), "the demo's code", "exec"), {})

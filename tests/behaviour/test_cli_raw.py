@@ -158,6 +158,8 @@ def test_help_prints_the_same_as_the_option(comfy_client):
     unknown = comfy_client("help", "rum")
     assert unknown.status == 2
     assert "No such command 'rum'" in unknown.err
+    assert "'run'" in unknown.err  # the nearest
+    assert comfy_client("rum").err.splitlines()[-1] == unknown.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(("args", "name"), [([], "commands.json"), (["--classes"], "schema.json")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import html
 import os
 import sqlite3
 import subprocess
@@ -33,6 +34,7 @@ from comfy_client.batch.journal import Journal
 from comfy_client.testing import ComfyServer, Request
 from tests.helpers.clients import outstanding, until
 from tests.helpers.march_2024 import March2024
+from tests.helpers.notebooks import Notebook
 from tests.helpers.processes import leave
 from tests.helpers.sweeps import (
     GRID,
@@ -681,6 +683,17 @@ def test_what_was_refused_ran_nothing_and_is_tried_again(server, api, record, jo
     assert (type(second.error), second.from_journal) == (PromptRejected, False)
     assert second.prompt_id != refused.prompt_id
     assert sorted(told) == [(0, False), (0, True), (1, False), (1, False)]
+
+
+def test_a_notebook_that_shows_an_error_has_no_second_one_in_the_log(
+    api, record, caplog, monkeypatch
+) -> None:
+    record.failing = {1}
+    notebook = Notebook(monkeypatch)
+    rows = api.sweep(WORKFLOW, {"Make.seed": [0, 1]}, progress=True)
+    assert str(rows[1].error)[:20] in html.unescape(notebook.last)
+    (said,) = (line for line in caplog.messages if "failed: " in line)
+    assert said == "1 of 2 rows failed: 1 JobFailed"
 
 
 def test_one_warning_sums_up_what_failed(api, record, caplog) -> None:

@@ -42,11 +42,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @pytest.mark.timeout(600)  # a real one computes it on the CPU
 def test_the_quickstart_runs_and_shows_what_it_promises(
-    comfyui: ComfyServer | ComfyUI, tmp_path: Path, run: Run
+    comfyui: ComfyServer | ComfyUI, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its displays end as galleries; its file stays small."""
-    text = QUICKSTART.read_text(encoding="utf-8").replace("http://127.0.0.1:8188", comfyui.url)
-    notebook = nbformat.reads(text, as_version=4)
+    """Its displays end as galleries; its file stays small.  The server is that of COMFYUI_HOST."""
+    monkeypatch.setenv("COMFYUI_HOST", comfyui.url)
+    notebook = nbformat.reads(QUICKSTART.read_text(encoding="utf-8"), as_version=4)
     run(notebook)
 
     cells = {cell.source.splitlines()[0]: cell for cell in notebook.cells if cell.get("outputs")}

@@ -257,6 +257,7 @@ def test_a_job_ends_with_a_fork(one, job):
     for each in (job, twin):
         assert isinstance(each.exception(0), ClientClosed)
     assert job.status == "unknown"
+    assert "background:#808080" in job._repr_mimebundle_()["text/html"]  # nothing goes on there
 
 
 def test_a_job_by_another_id_ends_with_it(one):

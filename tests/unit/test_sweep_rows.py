@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 from PIL import Image, ImageColor
 
@@ -123,6 +124,14 @@ def test_an_input_that_two_nodes_have_needs_its_node(tmp_path: Path) -> None:
 
 
 # -- tables ---------------------------------------------------------------------------------
+
+
+def test_a_table_has_milliseconds_and_no_paths_of_what_was_not_saved() -> None:
+    (row,) = sweep_of({"KSampler.cfg": [4]}, each=2)
+    timed = attrs.evolve(row, seconds=2.5490000247955322, waited=7.5950000286102295)
+    (cells,) = Sweep([timed]).table()
+    assert (cells["seconds"], cells["waited"], cells["paths"]) == (2.549, 7.595, [])
+    assert len(cells["files"]) == 2
 
 
 def test_a_csv_file_has_the_values_and_the_local_paths(tmp_path: Path) -> None:
