@@ -22,7 +22,7 @@ _MOST_TEXT: Final = 200
 
 def _to_milliseconds(seconds: float | None) -> float | None:
     """Round seconds to what clocks of servers tell."""
-    return None if seconds is None else round(seconds, 3)
+    return round(seconds, 3) if isinstance(seconds, float) else seconds
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -117,8 +117,8 @@ class Sweep(Shown, tuple[SweepRow, ...]):
 
         The parameters by name (a seed that was drawn is the drawn one), then ``files`` (their names
         on the server), ``paths`` (where they were saved here, ``""`` for those that were not; empty
-        if none was), ``seconds`` (how long it ran), ``waited`` (from submission to end), ``cached``,
-        ``prompt_id``, ``host`` and ``error`` (a text, or ``None``).
+        if none was), ``seconds`` (how long it ran), ``waited`` (from submission to end),
+        ``cached``, ``prompt_id``, ``host`` and ``error`` (a text, or ``None``).
         """
         return [
             {
