@@ -456,10 +456,10 @@ class ComfyApi(KnownAttributes, Routes):
         progress: bool | None = None,
         **options: Unpack[PromptOptions],
     ) -> Result:
-        """Run a workflow and return its outputs: :meth:`submit`, then :meth:`Job.result`.
+        """Run a workflow, and return its outputs: :meth:`submit`, then :meth:`Job.result`.
 
-        ``POST /prompt``, events, and ``GET /history/{prompt_id}`` where events have gaps.  Waits
-        for receivers of the events at the end, up to 5 seconds within ``timeout``.
+        These two explain the arguments that are not below.  Callbacks are called in this thread.
+        ``GET /history/{prompt_id}`` replaces events that did not come.
 
         Example::
 
@@ -470,44 +470,20 @@ class ComfyApi(KnownAttributes, Routes):
                 print(result.images[0].filename)
 
         Args:
-            workflow: A :class:`Workflow`, or what :meth:`Workflow.load` reads.  A ``seed`` or
-                ``noise_seed`` that is ``"random"`` or -1 is drawn: see :attr:`Result.seeds`.
+            workflow: A :class:`Workflow`, or what :meth:`Workflow.load` reads.
             inputs: Other values for this run, as for :meth:`Workflow.set`.
             timeout: Seconds for everything; ``None``: no limit.  A submission without an answer
                 is then looked up for two more.
-            stall_timeout: As for :meth:`Job.result`.
-            strict: As for :meth:`submit`.
-            check: As for :meth:`submit`.
-            resubmit: As for :meth:`submit`.
-            on_interrupt: As for :meth:`Job.result`.
-            on_event: Called in this thread with each event of the prompt, or of a custom node
-                whose data has its ``prompt_id``.
-            on_progress: Called with its ``progress`` events only.
-            on_preview: Called with its previews only.
-            on_start: Called once with the :class:`Job`, when it begins to run.
-            on_output: Called with a node's id and :class:`NodeOutput` once it is there, or at the
-                end if no event tells (``SaveImageWebsocket``; cached ones before August 2024).
-            on_queue: Called with the number of prompts before it (0: it is next) at each change.
-            every: The fewest seconds between two calls of ``on_progress``, and of ``on_preview``,
-                with the newest event; ``None`` or 0: all, as images of ``SaveImageWebsocket`` are.
-            retry_oom: If a node runs out of memory (:attr:`JobFailed.is_oom`), call
-                :meth:`free_memory` and run once more within ``timeout``, with the same seeds and a
-                new id.  A second error has the first as its cause.
-            progress: As for :meth:`Job.result`.  ``None``: also with a short ``timeout`` and
-                without tqdm (to the log, if its level is INFO), but not with a callback.
-            options: See :class:`PromptOptions`.
+            retry_oom: Whether to run once more, within ``timeout``, if a node runs out of memory
+                (:attr:`JobFailed.is_oom`), after :meth:`free_memory`: with the same seeds and a new
+                id.  A second error has the first as its cause.
+            progress: As for :meth:`Job.result`.  ``None``: also with a short ``timeout``, and as
+                lines without tqdm (in the log, if it takes INFO); but not with a callback.
 
         Raises:
-            PromptRejected: The server refused the workflow.
-            WorkflowError: A wrong name in ``inputs``, a graph that cannot be sent, or an error
-                found by ``check``.
-            SubmitUncertain: The submission got no answer, and the prompt was not found.
+            ComfyError: As :meth:`submit` and :meth:`Job.result`.
             RequestTimeout: Time ran out over definitions or uploads, before the submission.
-            UploadTooLarge: As :meth:`upload_image`, whose other errors come, too.
-            JobFailed: As :meth:`Job.result`.
-            JobInterrupted: As :meth:`Job.result`.
-            JobLost: As :meth:`Job.result`.
-            JobTimeout: As :meth:`Job.result`; the prompt keeps running.
+            JobTimeout: Time ran out later; the prompt keeps running.
         """
         seal(options, self.run)
         workflow, inputs = sealed_workflow(workflow), sealed(inputs)
@@ -558,11 +534,11 @@ class ComfyApi(KnownAttributes, Routes):
 
         Args:
             source: A node of a :class:`Graph` or one of its outputs; or a workflow, as for
-                :meth:`run`.
+                :meth:`submit`.
             node: The node of the workflow, by id, title or class; ``None`` for a link.
             slot: Which of its outputs, from 0; ``None``: the output of the link, else the first
                 that is a picture.
-            inputs: As for :meth:`run`.
+            inputs: As for :meth:`submit`.
             timeout: As for :meth:`run`.
             progress: As for :meth:`run`.
 
@@ -599,8 +575,10 @@ class ComfyApi(KnownAttributes, Routes):
     ) -> Job:
         """Put a workflow into the queue and return its :class:`Job`, a Future.
 
-        ``POST /prompt``.  Errors of the submission are raised here, as in :meth:`run`; errors
-        of the run by ``job.result()``.
+        ``POST /prompt``.  Errors of the run are raised by ``job.result()``.  Callbacks are called
+        in the delivery thread, in turn with the receivers of signals, which a slow callback delays.
+        An exception in one is logged, and later events still come.  ``job.result()`` returns after
+        all calls.
 
         Example::
 
@@ -612,8 +590,9 @@ class ComfyApi(KnownAttributes, Routes):
                 result = job.result(timeout=300)
 
         Args:
-            workflow: As for :meth:`run`.
-            inputs: As for :meth:`run`.
+            workflow: A :class:`Workflow`, or what :meth:`Workflow.load` reads.  A ``seed`` or
+                ``noise_seed`` that is ``"random"`` or -1 is drawn: see :attr:`Result.seeds`.
+            inputs: Other values for this run, as for :meth:`Workflow.set`.
             prompt_id: Your own id, a canonical UUID never used before, if you must store it
                 before the submission.  ``None``: a new one.  Servers before 0.3.45 choose
                 another, which is ``job.prompt_id``; :meth:`job` finds the prompt by yours too.
@@ -626,17 +605,25 @@ class ComfyApi(KnownAttributes, Routes):
                 answer and cannot be found on the server, instead of raising
                 :class:`SubmitUncertain`.  If the server is down, it first waits for it, for the
                 client's ``timeout``.  If the first submission was merely late, it runs twice.
-            on_event: As for :meth:`run`, but called in the delivery thread, in turn with the
-                receivers of signals, which a slow callback delays.  An exception is logged, and
-                later events still come.  ``job.result()`` returns after all calls, as for
-                receivers.
-            on_progress: As ``on_event``.
-            on_preview: As ``on_event``.
-            on_start: As ``on_event``.
-            on_output: As ``on_event``.
-            on_queue: As ``on_event``.
-            every: As for :meth:`run`.
+            on_event: Called with each event of the prompt, or of a custom node whose data has its
+                ``prompt_id``.
+            on_progress: Called with its ``progress`` events only.
+            on_preview: Called with its previews only.
+            on_start: Called once with the :class:`Job`, when it begins to run.
+            on_output: Called with a node's id and :class:`NodeOutput` once it is there, or at the
+                end if no event tells (``SaveImageWebsocket``; cached ones before August 2024).
+            on_queue: Called with the number of prompts before it (0: it is next) at each change.
+            every: The fewest seconds between two calls of ``on_progress``, and of ``on_preview``,
+                with the newest event; ``None`` or 0: all, as images of ``SaveImageWebsocket`` are.
             options: See :class:`PromptOptions`.
+
+        Raises:
+            PromptRejected: The server refused the workflow; the error says why.
+            WorkflowError: A wrong name in ``inputs``, a graph that cannot be sent, or an error
+                found by ``check``.
+            SubmitUncertain: The submission got no answer, and the prompt was not found.
+            UploadTooLarge: As :meth:`upload_image`, whose other errors come, too.
+            ServerUnreachable: The server is down; nothing was submitted.
         """
         seal(options, self.submit)
         workflow, inputs = sealed_workflow(workflow), sealed(inputs)
@@ -726,7 +713,7 @@ class ComfyApi(KnownAttributes, Routes):
         Args:
             number: The priority, lower runs first; ``None`` and 0 append the prompt, -1 puts it
                 at the front.
-            workflow: As for :meth:`run`.
+            workflow: As for :meth:`submit`.
             prompt_id: Your own id, a canonical UUID.  Servers before 0.3.45 ignore it: read
                 the id from the answer.  ``None``: the server chooses.
             options: See :class:`PromptOptions`.
@@ -804,18 +791,14 @@ class ComfyApi(KnownAttributes, Routes):
         progress: bool | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Generator[Result | ComfyError, None, None]:
-        """Run many workflows, and yield their results while more are submitted.
+        """Run many workflows, and yield results while more are submitted.
 
-        Nothing is submitted before the first ``next``.  Infinite iterables are fine, and so are
-        those that block, such as ``iter(queue.get, None)``: a thread reads all but containers.
+        Nothing is submitted before the first ``next``.  Iterables may be infinite or block: a
+        thread reads all but containers.  Once the server has accepted a prompt, outages are waited
+        for, and nothing is sent twice: a prompt goes on, or is :class:`JobLost`.
 
-        If it ends early (``break``, ``close()``, Ctrl-C, an error), its pending prompts are deleted
-        and the running one runs on; an item about to come is lost.  ``results`` of the exception
-        has what was yielded, and what had ended since.
-
-        Once the server has accepted a prompt, outages are waited for: connection refused, a
-        proxy's 502 to 504, an unknown host.  No prompt that arrived is sent again: it goes on, or
-        is :class:`JobLost` after a restart.
+        If it ends early, pending prompts are deleted, and the running one runs on; what a blocking
+        iterable returns later is lost.  ``results`` of the exception has what had ended.
 
         Example::
 
@@ -827,31 +810,23 @@ class ComfyApi(KnownAttributes, Routes):
                     result.images[0].save("out/")
 
         Args:
-            workflows: Several workflows, or with ``params`` a single one.  List what is bound to
-                its thread, such as a cursor of :mod:`sqlite3`, first.
+            workflows: Workflows, or with ``params`` one.
             params: For each prompt the inputs that differ, as for :meth:`Workflow.set`.
-            in_flight: How many of its prompts are in the queue, the running one included, or have
-                results that you have not had.
-            ordered: Whether to yield in the order of the workflows; False: as they end.
-            on_error: ``"raise"`` a prompt's error after the results before it, or ``"keep"``:
-                yield it in its place.  Other errors (the server's, a missing file) end the call.
-            timeout: Seconds for each prompt, from its submission or the last end of another one of
-                this call; ``None``: no limit.  Outages and prompts of other clients count.  Then
-                it is cancelled: :class:`JobTimeout`, of all if the server answers nothing.
-            stall_timeout: The same without news of the prompt, or while it is pending, of any.
-            patience: Seconds that one outage may take; ``None``: no limit, 0: none.  A submission
-                without an answer is looked up for 10 seconds in any case.
-            progress: As for :meth:`run`: how many have ended and failed, and the time left.
+            in_flight: The most prompts that wait, run, or have a result not yet yielded.
+            ordered: Whether in the order of the workflows, not as they end.
+            on_error: ``"raise"`` a prompt's error in its place, or ``"keep"``: yield it.
+            timeout: Seconds for each prompt since its submission or the last end; ``None``: no
+                limit.  Then it is cancelled: :class:`JobTimeout`.
+            stall_timeout: Seconds without news of the prompt, or while it is pending, of any.
+            patience: Seconds for one outage; ``None``: no limit.
+            progress: As for :meth:`Job.result`.
             options: As for :meth:`submit`.
 
         Raises:
-            TypeError: One workflow without ``params``, or several with them.
-            ValueError: ``in_flight``, ``on_error`` or a time makes no sense.
-            OSError: The workflow's file cannot be read.  These three are raised immediately.
-            ServerUnreachable: No answer to the first request, or an outage beyond ``patience``,
-                also if errors are kept; prompts may run on.
-            ComfyError: As :meth:`run`, but no :class:`SubmitUncertain`: the server is asked until
-                it shows whether it has the prompt.
+            TypeError: One workflow without ``params``, or several with them; ValueError: an
+                argument makes no sense; OSError: no such file.
+            ServerUnreachable: No first answer, or an outage beyond ``patience``.
+            ComfyError: As :meth:`run`, but no :class:`SubmitUncertain`.
         """
         from .batch.map_loop import check_in_flight, run_map, with_previews  # few scripts run many
 
@@ -891,57 +866,43 @@ class ComfyApi(KnownAttributes, Routes):
         strict: bool = False,
         **options: Unpack[PromptOptions],
     ) -> Sweep:
-        """Run a workflow with all combinations of some values, and wait for all of them.
+        """Run a workflow with all combinations of some values, and wait.
 
-        They run in the order that costs the server the least.  Outages and an early end are as for
-        :meth:`map`, but the exception has ``rows``, a :class:`Sweep` of what had ended.
+        The order costs the server the least.  :meth:`map` explains outages, an
+        early end (here, the exception has ``rows``), and the arguments that are not below.
 
-        With a ``journal`` (an SQLite file that only its owner can read, without keys and values of
-        the grid), the same call resumes after any interruption: rows that have ended come from the
-        file, and prompts that the server has are attached.  Only what it lost or never shows is
-        submitted again, three times at most.  Points are known by their graphs, so grid and
-        workflow may change.  Images of ``SaveImageWebsocket`` are not kept, and files of another
-        ``host`` not fetched (``ValueError``).
+        With a ``journal``, the same call resumes after any interruption: what has ended comes from
+        the file, and only what the server has lost is submitted again, three times at most.  Points
+        are known by their graphs, so grid and workflow may change.  Secrets and images of
+        ``SaveImageWebsocket`` are not in it.
 
         Example::
 
             from comfy_client import ComfyApi
 
             with ComfyApi("http://127.0.0.1:8188") as api:
-                rows = api.sweep("txt2img.json", {"KSampler.seed": [1, 2], "KSampler.cfg": [4, 8]})
-                for row in rows:
+                for row in api.sweep("txt2img.json", {"KSampler.cfg": [4, 8]}):
                     print(row.params, row.error or row.seconds)
 
         Args:
-            workflow: As for :meth:`run`.
-            grid: Values by input, ``{"KSampler.seed": range(8)}``, as for :meth:`Workflow.set`.
-            in_flight: As for :meth:`map`.
-            journal: The path of the file, created if missing; ``None``: no journal.
-            retry_failed: Whether to run rows again that failed, by the journal; those that the
-                server refused are always submitted again.
-            timeout: As for :meth:`map`.  If a prompt cannot be sent in it, no other one is, until
-                the next call with the journal.
-            stall_timeout: As for :meth:`map`.
-            patience: As for :meth:`map`.
-            on_row: Called in this thread with each row as it ends; an exception in it ends the
-                sweep.  With a journal, once over all calls, or again if it did not return.
-            progress: As for :meth:`map`, but also with ``on_row``; a notebook shows all rows.
-            strict: As for :meth:`submit`.
-            options: See :class:`PromptOptions`.
+            workflow: A :class:`Workflow`, or what :meth:`Workflow.load` reads.
+            grid: Values by input, as for :meth:`Workflow.set`.
+            journal: The path of an SQLite file; ``None``: no journal.
+            retry_failed: Whether to run failed rows of the journal again, not only refused ones.
+            timeout: As for :meth:`map`.  If a prompt cannot be sent in it, all that are not sent
+                end in :class:`JobTimeout`; the next call with the journal sends them.
+            on_row: Called in this thread with each row as it ends; its exception ends the sweep.
+            progress: As for :meth:`run`; a notebook shows all rows.
 
         Returns:
-            The rows in the order of the grid, the last input varying fastest.  The error of one
-            prompt is its ``row.error``; the log warns of their number.
+            The rows in the order of the grid; ``row.error`` says why one failed.
 
         Raises:
             WorkflowError: A wrong name, or a value that cannot be sent; nothing was submitted.
             PromptRejected: The server refuses the first prompt for a reason that all share.
-            ValueError: An input without values or twice, a wrong time, or a file that is damaged
-                or no journal, and stays as it is.
-            BlockingIOError: Another process uses the journal.
-            OSError: The journal cannot be read or written (a full disk); mend that, call again.
-            ServerUnreachable: As for :meth:`map`.  With a journal, call again once it is back.
-            ComfyError: The server refuses the client, or is not a ComfyUI.
+            ValueError: An argument makes no sense, or the file is no good journal.
+            OSError: The journal cannot be used; BlockingIOError: another process has it.
+            ComfyError: As for :meth:`map`, or the server refuses the client.
         """
         from .batch.sweep import run_sweep  # few scripts run many
 

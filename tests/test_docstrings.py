@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import pydoc
 import re
 import textwrap
 from collections.abc import Callable
@@ -97,6 +98,12 @@ def test_a_main_entry_has_an_example_that_runs(entry: type | Callable[..., objec
     assert entry.__qualname__ in {example.page for example in examples()}
     imports = r"\nExample::\n\n    (import \w+\n\n    |from dask.*\n    )?from comfy_client"
     assert re.search(imports, inspect.getdoc(entry) or "")
+
+
+@pytest.mark.parametrize(("name", "once"), [("run", 594), ("map", 624), ("sweep", 698)])
+def test_help_of_the_main_entries_is_half_as_long_as_it_once_was(name: str, once: int) -> None:
+    """In words: options that several share are explained at one of them."""
+    assert len(pydoc.render_doc(getattr(ComfyApi, name)).split()) <= once / 2
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))

@@ -115,9 +115,9 @@ def run_workflow(
             print(future.result().files)
 
     Args:
-        workflow: As for :meth:`ComfyApi.run`.  A path is one of the worker's machine: pass
+        workflow: As for :meth:`ComfyApi.submit`.  A path is one of the worker's machine: pass
             ``Workflow.load(path)``.
-        inputs: As for :meth:`ComfyApi.run`.
+        inputs: As for :meth:`ComfyApi.submit`.
         timeout: Seconds for everything, of each run of the task; ``None``: no limit.  If the
             submission got no answer by then, the prompt is looked up for ten more seconds.
         outputs: ``"references"`` leaves files on their server; ``"bytes"`` returns them with the

@@ -62,7 +62,7 @@ _SECONDS: Final[Any] = attrs.validators.optional(_check_seconds)
 
 @attrs.frozen(repr=False)
 class Callbacks:
-    """The callbacks for a prompt: see :meth:`ComfyApi.run`."""
+    """The callbacks for a prompt: see :meth:`ComfyApi.submit`."""
 
     on_event: Callable[[Any], object] | None = attrs.field(default=None, validator=_OF_ONE)
     on_progress: Callable[[Progress], object] | None = attrs.field(default=None, validator=_OF_ONE)

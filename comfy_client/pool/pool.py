@@ -291,8 +291,8 @@ class ComfyPool(KnownAttributes, ShownAsTable, Executor):
         that still waits for a server is taken back: it will not run.
 
         Args:
-            workflow: As for :meth:`ComfyApi.run`.
-            inputs: As for :meth:`ComfyApi.run`.
+            workflow: As for :meth:`ComfyApi.submit`.
+            inputs: As for :meth:`ComfyApi.submit`.
             timeout: Seconds for everything, waiting for a server included; ``None``: no limit.
             stall_timeout: Seconds without any news of the prompt; ``None``: no limit.  While it
                 waits, it is news when another job goes to a server.
@@ -302,14 +302,14 @@ class ComfyPool(KnownAttributes, ShownAsTable, Executor):
             strict: As for :meth:`ComfyApi.submit`.
             check: As for :meth:`ComfyApi.submit`, on the server that is chosen.
             resubmit: As for :meth:`ComfyApi.submit`.
-            on_interrupt: As for :meth:`ComfyApi.run`.
-            on_event: As for :meth:`ComfyApi.run`, as are all callbacks: called in this thread.
+            on_interrupt: As for :meth:`Job.result`.
+            on_event: As for :meth:`ComfyApi.submit`, as are all callbacks; called in this thread.
             on_progress: As ``on_event``.
             on_preview: As ``on_event``.
             on_start: As ``on_event``; ``job.server`` says where it runs.
             on_output: As ``on_event``.
             on_queue: As ``on_event``; places in the queue of the server.
-            every: As for :meth:`ComfyApi.run`.
+            every: As for :meth:`ComfyApi.submit`.
             retry_oom: Whether, if a node runs out of memory, to tell its server to free memory and
                 run the workflow once more, as :meth:`ComfyApi.run` does, but on any server.
             progress: As for :meth:`ComfyApi.run`.
