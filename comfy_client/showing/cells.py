@@ -129,7 +129,7 @@ class ShownAsTable(Shown):
 
 
 def write_plain(value: object, printer: Any, _: object) -> None:
-    """Write the text of a value for IPython: ``_repr_pretty_`` of subclasses of dict, list and tuple.
+    """Write the text of a value for IPython: ``_repr_pretty_`` of dicts, lists and tuples of ours.
 
     IPython formats these as plain ones unless the class that has the ``__repr__`` has this, too.
     """
