@@ -103,13 +103,13 @@ class MissingModels(ShownAsTable, list[MissingModel]):
             (
                 shorten(one.name, _LONGEST_NAME),
                 "" if one.folder is None else f"models/{shorten(one.folder, _LONGEST_NAME)}",
-                one.url or "",
                 shorten(one.title or one.class_type or one.node_id, _LONGEST_NAME),
+                one.url or "",
             )
             for one in self[:MOST_ROWS]
         ]
         more = [f"... ({len(self)} in all)"] if len(self) > MOST_ROWS else []
-        head = ("missing model", "folder", "URL", "node")
+        head = ("missing model", "folder", "node", "URL")
         below = more if rows else ["no model is missing"]
         return Table(head if rows else (), rows, below=below, most_text=_LONGEST_URL)
 

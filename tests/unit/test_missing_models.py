@@ -43,8 +43,8 @@ def test_print_and_notebooks_show_missing_models_as_a_table() -> None:
     long = f"{URL}?{'x' * 200}"
     found = loaded({**MODEL, "url": long}).missing_models(definitions("0.3.75"))
     assert str(found).splitlines() == [
-        f"missing model   folder              URL{' ' * (len(long) - 1)}node",
-        f"v1.safetensors  models/checkpoints  {long}  Loader",
+        "missing model   folder              node    URL",
+        f"v1.safetensors  models/checkpoints  Loader  {long}",
     ]
     page = found._repr_mimebundle_()["text/html"]  # type: ignore[attr-defined]
     for cell in ("v1.safetensors", "models/checkpoints", long, "Loader"):
