@@ -114,7 +114,8 @@ def test_any_comfyui_that_runs_can_be_tested() -> None:
     assert re.search(r"\b1\d passed, 1 skipped", run.stdout), run.stdout
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.long
+@pytest.mark.timeout(600)
 def test_the_command_of_the_guide_keeps_the_tests_of_the_contract_only() -> None:
     """It names no file, so it meets parameters of any kind, as here those of pixels."""
     wanted = ("--real", "--comfyui=http://127.0.0.1:9", "-p", "no:cacheprovider")

@@ -30,6 +30,7 @@ from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
 from tests.helpers.clients import until
 from tests.helpers.command_line import runner
+from tests.helpers.long import few
 
 LIMIT = 60.0  # seconds for what should take a moment
 PACKAGE = Path(comfy_client.__file__).parent
@@ -263,7 +264,7 @@ def test_a_signal_cancels_what_was_queued_and_is_quiet(tmp_path, waits, number):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", few([signal.SIGTERM, signal.SIGHUP], 1))
 def test_a_demo_that_is_told_to_end_leaves_nothing(tmp_path, number):
     """No files of its server."""
     slow = "from comfy_client.testing import ComfyServer as C; C.__init__.__kwdefaults__"
@@ -337,7 +338,7 @@ def test_the_help_of_a_server_lists_the_versions_that_it_can_be_like():
     assert "[0.3.75|0.8|new]" in "".join(invoke("serve", "--help").output.split())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", few([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], 1))
 def test_a_server_runs_until_it_is_told_to_end(tmp_path, number):
     """By Ctrl-C, by SIGTERM or when its terminal goes; of its files nothing is left."""
     files = tmp_path / "files"
@@ -383,7 +384,7 @@ ComfyServer.start = lambda self: (start(self), os.kill(os.getpid(), signal.SIGTE
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("from_file", [True, False])
+@pytest.mark.parametrize("from_file", few([True, False], 1))
 def test_the_options_of_a_server_are_those_of_the_class(tmp_path, from_file):
     """A login comes from a file or a variable, never from the command line."""
     authority, ca, pem = trustme.CA(), tmp_path / "ca.pem", tmp_path / "server.pem"

@@ -26,6 +26,7 @@ from comfy_client import (
 )
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import LIMIT, until
+from tests.helpers.long import few
 from tests.helpers.sick import FAILING, KINDS, Resting, Work, pool_of, work
 
 COUNT = 24
@@ -67,7 +68,7 @@ def test_the_others_do_the_work_of_a_sick_server(servers, works, kind) -> None:
     assert [one.suspect for one in status.servers[1:]] == [None, None]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few(KINDS, 3))
 def test_the_others_do_the_points_of_a_sick_server(servers, works, kind, tmp_path: Path) -> None:
     """It takes over none of theirs, and rows that move are not written as failed."""
     KINDS[kind](servers[0], works[0])

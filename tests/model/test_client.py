@@ -442,7 +442,7 @@ def play(schedule: Schedule) -> World:
     return world
 
 
-@pytest.mark.parametrize("block", few(range(BLOCKS), 10))
+@pytest.mark.parametrize("block", few(range(BLOCKS), 7))
 def test_every_schedule_ends_as_it_must(block: int) -> None:
     for seed in range(block, SCHEDULES, BLOCKS):
         schedule = make(seed)

@@ -701,7 +701,7 @@ def test_a_job_whose_questions_are_refused_ends_no_other() -> None:
             assert [type(wait.outcome) for wait in waits] == right
 
 
-@pytest.mark.parametrize("block", few(range(BLOCKS), 5))
+@pytest.mark.parametrize("block", few(range(BLOCKS), 4))
 def test_whatever_befalls_its_surface_a_client_ends_each_job_once(block: int) -> None:
     for seed in range(block, PLANS, BLOCKS):
         plan = drawn(seed)
