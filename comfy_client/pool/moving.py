@@ -305,7 +305,9 @@ def _prepare_rerun(
     may_move = state.policy.on_failed == "move" or member.server.is_suspect
     if entry.found is None:
         record_failure(state, member, entry, error, now)
-    if entry.cancelled or entry.stays or entry.failed or not may_move:
+    # A sweep's next call runs the point, if this pool is shut down.
+    is_left = (entry.cancelled or entry.stays) and not entry.is_swept
+    if is_left or entry.failed or not may_move:
         return False
     entry.failed, entry.refusal = (error, entry.job.handle.state.end_event), error
     return _redirect(state, member, entry, now)

@@ -300,6 +300,19 @@ def test_a_failed_job_moves_once_if_its_user_wants_that(make, on_failed) -> None
     assert end_of(state) is error
 
 
+@pytest.mark.parametrize("is_swept", [False, True])
+def test_a_prompt_that_fails_while_its_pool_is_shut_down_ends_a_job_but_no_point(
+    make, is_swept
+) -> None:
+    """The next call of the sweep has another server run it."""
+    state, error = make(on_failed="move"), JobFailed("failed", prompt_id="p")
+    entry, _ = sent(state, Prompt(error, has_begun=True), is_swept=is_swept, has_other=is_swept)
+    moving.recall(state, entry.job)
+    moving.handle_end(state, entry, entry.inner, entry.inner.end, NOW)
+    assert end_of(state) is error
+    assert entry.goes_on is is_swept
+
+
 def test_the_error_of_a_failed_job_is_made_without_the_lock(make) -> None:
     """It takes time: it is redacted, and it tells what the server said."""
     state, error = make(), JobFailed("failed", prompt_id="p")
