@@ -274,6 +274,18 @@ def test_the_commands_are_the_ones_that_ci_runs() -> None:
     assert done == told
 
 
+def test_ci_runs_the_long_tests_which_the_command_leaves_out(
+    request: pytest.FixtureRequest,
+) -> None:
+    """And tries the examples of hypothesis that it leaves out."""
+    lanes = re.findall(
+        r"^lane .* --long -m \"(.*?)\"", CI.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert lanes == ["real or long or hypothesis"]
+    if not request.config.getoption("long"):
+        assert [item for item in request.session.items if item.get_closest_marker("long")] == []
+
+
 def test_ci_tries_exactly_the_oldest_release_of_each_package() -> None:
     """The pattern by which it finds them leaves out none, and each has one oldest release."""
     metadata = configparser.ConfigParser()
