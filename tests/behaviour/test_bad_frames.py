@@ -16,6 +16,7 @@ from comfy_client.transport.websocket import State
 from tests.helpers.clients import (
     FAST,
     LIMIT,
+    Fast,
     Heard,
     Quick,
     client,
@@ -168,12 +169,15 @@ def test_a_frame_of_600_mb_is_refused_by_its_header(comfy: ComfyServer, quick: Q
     assert "more than the" in str(lost[0].error)
 
 
-def test_thousands_of_random_frames_leave_the_thread_alive(
-    comfy: ComfyServer, quick: Quick
-) -> None:
+def test_thousands_of_random_frames_leave_the_thread_alive(comfy: ComfyServer) -> None:
     """Text, binary, pings and pongs with any content: skipped, and the next message counts."""
+    with connected(comfy, Fast) as api:  # on a busy machine, they take longer than Quick waits
+        check_random_frames(comfy, api)
+
+
+def check_random_frames(comfy: ComfyServer, api: Fast) -> None:
     chance = random.Random(2024)
-    heard = Heard(quick)
+    heard = Heard(api)
     before = threads()
     for _ in range(30):
         batch = []
@@ -187,7 +191,7 @@ def test_thousands_of_random_frames_leave_the_thread_alive(
             batch.append(frame(opcode, data))
         comfy.push_raw(b"".join(batch))
     comfy.push(custom("end"))
-    until(lambda: heard("custom"), 60)
+    until(lambda: heard("custom"))
     assert threads() == before
     assert heard.links == []
 
