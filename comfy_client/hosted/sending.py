@@ -23,6 +23,7 @@ from ..errors import (
     PromptRejected,
     ServerUnreachable,
     SubmitUncertain,
+    Throttled,
     TransportError,
     UnexpectedResponse,
 )
@@ -139,9 +140,11 @@ class Submission:
         # for that any more.
         is_over = getattr(cause, "reason", None) is not None
         unlisted_since: float | None = None
+        wanted = 0.0  # the pause that a busy server wants
         while not until.expired:
-            if tracker.wake.wait_stopped(until.left(pauses.next())):
+            if tracker.wake.wait_stopped(until.left(max(wanted, pauses.next()))):
                 raise ClientClosed
+            wanted = 0.0
             try:
                 with limited_silence(timing.question):
                     found = self.find(key, until)
@@ -166,6 +169,8 @@ class Submission:
             except ComfyError as exc:
                 if getattr(exc, "reason", None) == _KEY_KNOWN:
                     is_known, why = True, "the server knows its key, but lists no such job"
+                elif isinstance(exc, Throttled) and (exc.retry_after or 0.0) < until.left():
+                    wanted = exc.retry_after or 0.0  # the server is busy, and has not refused it
                 elif not is_uncertain(exc) and not isinstance(exc, ServerUnreachable):
                     why = f"then it was refused: {exc}"
                     break

@@ -411,6 +411,17 @@ def test_what_has_ended_or_is_unknown_is_not_cancelled(world, answer) -> None:
     assert world.routes.cancels == ["job-1"]
 
 
+@pytest.mark.parametrize("answer", [GONE, "failed", "succeeded"])
+def test_a_job_that_was_not_cancelled_and_is_gone_is_lost(world, answer) -> None:
+    """Nobody knows how it ended."""
+    one, job = world.follow()
+    world.ask("running")
+    world.routes.cancelled = answer
+    assert not cancel(world, one)
+    world.ask(*["expired"] * 4, after=1.0)
+    assert isinstance(error(job), JobLost)
+
+
 def test_closing_the_client_ends_the_wait_for_the_end(world, passing) -> None:
     one, _ = world.follow()
     world.ask("running")
@@ -458,6 +469,16 @@ def test_short_jobs_end_without_a_stream(world) -> None:
     world.follow()
     assert ask_again(world, 0.1) == 0
     assert ask_again(world, 0.1) == 1
+
+
+def test_a_job_that_was_attached_gets_a_stream_once_the_server_knows_it(world) -> None:
+    """By its id, so that its key is not looked for any more."""
+    tracker = world.poller.tracker
+    one = tracker.new("job-1", GRAPH)
+    tracker.add(one)
+    one.state.attach(world.clock.now, None, None)
+    assert ask_again(world, 1.0) == 0
+    assert ask_again(world, 1.0) == 1
 
 
 def test_a_server_without_streams_is_not_asked_for_one_again(world) -> None:

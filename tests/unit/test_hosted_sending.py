@@ -275,6 +275,30 @@ def test_a_job_without_a_label_is_found_by_its_mark(send) -> None:
     assert len(place.posts) == 1
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        ApiError("busy", status=500),
+        Throttled("wait", status=429, retry_after=3.0),
+        RequestTimeout("silence"),
+    ],
+)
+def test_a_job_whose_mark_cannot_be_read_now_may_be_ours(send, refusal) -> None:
+    """It is looked at again before anything is sent once more."""
+    jobs = [job(OLDER, "somebody's"), job("job-1")]
+    place = Place(LOST, "twin", listed=jobs, own=(OLDER, "job-1"), marks={"job-1": KEY})
+    refusals = [refusal]
+
+    def read(job_id: str, **_: Any) -> Any:
+        if job_id == "job-1" and refusals:
+            raise refusals.pop()
+        return Place.workflow(place, job_id)
+
+    place.workflow = read  # type: ignore[method-assign]
+    assert send(place) == "job-1"
+    assert len(place.posts) == 1
+
+
 def test_a_known_key_is_looked_for_until_its_job_is_listed(send, clock) -> None:
     """A proxy lists a job once ComfyUI has taken it."""
     place = Place(LOST, REUSED, listed=listed())
@@ -328,6 +352,23 @@ def test_another_refusal_of_the_second_try_leaves_it_open(send, refusal) -> None
     place = Place(LOST, refusal, listed=listed())
     assert "then it was refused" in uncertain(lambda: send(place))
     assert len(place.posts) == 2
+
+
+@pytest.mark.parametrize(("retry_after", "least"), [(7.0, 7.0), (None, 0.0)])
+def test_a_server_that_is_too_busy_for_the_second_try_is_waited_for(
+    send, clock, retry_after: float | None, least: float
+) -> None:
+    """A 429 refuses the request, and says nothing of the job."""
+    busy = Throttled("wait", status=429, retry_after=retry_after)
+    place = Place(LOST, busy, "job-1", listed=listed())
+    assert send(place) == "job-1"
+    assert clock.now >= least
+
+
+def test_a_server_that_is_too_busy_for_long_leaves_it_open(send, clock) -> None:
+    place = Place(LOST, Throttled("wait", status=429, retry_after=3600.0), listed=listed())
+    assert "wait" in uncertain(lambda: send(place))
+    assert clock.now < 41.0
 
 
 def test_a_client_that_is_closed_meanwhile_says_so(send, clock) -> None:

@@ -276,6 +276,15 @@ def test_a_job_by_another_id_ends_with_it(one):
     assert list(events) == list(late.events()) == [SUCCESS]
 
 
+def test_a_job_by_another_id_hears_of_the_course_too(one):
+    other, twin = tracked("by-another-id", {})
+    other.join(one)
+    one.events.receive(progress(1))
+    one.events.receive(SUCCESS)
+    heard = [event.name for event in twin.handle.follow(Limits(5))]
+    assert heard == ["progress", "execution_success"]
+
+
 def test_each_of_two_jobs_of_one_prompt_has_an_error_of_its_own(one, job):
     """Whoever raises it adds a traceback to it, maybe in another thread."""
     other, twin = tracked("by-another-id", {})

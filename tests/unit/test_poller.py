@@ -13,10 +13,22 @@ import blinker
 import pytest
 
 from comfy_client import ComfyApi
-from comfy_client.errors import ApiError, AuthenticationError, NotSupported
+from comfy_client.errors import (
+    ApiError,
+    AuthenticationError,
+    ComfyError,
+    JobInterrupted,
+    JobLost,
+    NotSupported,
+    RequestTimeout,
+    ServerUnreachable,
+    Throttled,
+    TransportError,
+)
 from comfy_client.jobs.handle import JobHandle
 from comfy_client.jobs.job import Job
 from comfy_client.jobs.outcomes import success
+from comfy_client.jobs.poller import LONGEST_PAUSE
 from comfy_client.jobs.prompt import TrackedPrompt
 from comfy_client.jobs.state import Outcome
 from comfy_client.models import HistoryEntry, JobPage, Queue, QueuedPrompt, QueueStatus
@@ -37,12 +49,16 @@ class Asked(ComfyApi):
 
     queue: Callable[[], Queue]
     history: Callable[[str], HistoryEntry | None]
+    cancelled: Callable[[str], bool]
 
     def get_queue(self, **_: Any) -> Queue:
         return self.queue()
 
     def get_history(self, prompt_id: str) -> HistoryEntry | None:
         return self.history(prompt_id)
+
+    def cancel_job(self, prompt_id: str) -> bool:
+        return self.cancelled(prompt_id)
 
     def get_jobs(self, *_: Any, **__: Any) -> JobPage:
         raise NotSupported("an older server")
@@ -95,6 +111,50 @@ def test_errors_that_may_pass_end_a_job_later_than_refusals(
     with pytest.raises(type(error)):
         job.result(LIMIT)
     assert len(asked) == most
+
+
+def test_a_server_that_wants_to_be_left_alone_for_hours_is_asked_within_seconds(
+    api: Asked,
+) -> None:
+    """Its ``Retry-After`` may be a mistake, and the job may have ended long before."""
+    poller = api.parts.poller
+
+    def refuse(*_: Any) -> Any:
+        raise Throttled("too many", status=429, retry_after=3600.0)
+
+    api.queue = api.history = refuse
+    one, _ = api.follow("ours")
+    poller.ask([one], [one])
+    limit = time.monotonic() + LONGEST_PAUSE
+    assert poller.tracker.not_before <= limit
+    assert one.state.check_at <= limit
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (RequestTimeout("silence"), JobInterrupted),
+        (TransportError("cut"), JobInterrupted),
+        (ApiError("no", status=500), JobLost),
+        (ServerUnreachable("refused"), JobLost),
+    ],
+)
+def test_a_cancel_without_an_answer_may_have_worked(
+    api: Asked, error: ComfyError, end: type[ComfyError]
+) -> None:
+    """A prompt that is gone then was cancelled; after a refusal, it is lost."""
+    one, job = api.follow("ours")
+
+    def fail(_: str) -> bool:
+        raise error
+
+    api.cancelled = fail
+    with pytest.raises(type(error)):
+        job.cancel()
+    api.queue, api.history = lambda: EMPTY, lambda _: None
+    api.ask(one)
+    with pytest.raises(end):
+        job.result(LIMIT)
 
 
 def test_an_answer_from_before_the_end_is_not_told_after_it(

@@ -196,6 +196,16 @@ def test_what_we_changed_during_the_look_may_not_be_in_it():
     assert monitor.cached() is None
 
 
+def test_only_what_was_there_before_a_look_may_be_missing_in_it(looked):
+    """What was submitted since is in the queue all the same."""
+    monitor, _ = looked
+    assert monitor.lacks("b", monitor.at - 1.0)
+    assert not monitor.lacks("b", monitor.at)
+    assert not monitor.lacks("a", monitor.at - 1.0)
+    monitor.forget()
+    assert not monitor.lacks("b", monitor.at - 1.0)
+
+
 def test_a_look_does_not_hold_for_ever():
     """The socket may be deaf."""
     monitor = monitor_of(queue=0.0)

@@ -224,6 +224,14 @@ def test_time_is_counted_from_the_first_word_that_it_runs():
     assert state.elapsed(7.0) == 6.0
 
 
+def test_no_time_passes_after_the_end():
+    """Whoever asks later is told the same."""
+    state = a_state()
+    apply(state, START, now=1.0)
+    state.ended_at = 4.0
+    assert state.elapsed(4.0) == state.elapsed(400.0) == 3.0
+
+
 def test_time_is_counted_by_node():
     state = a_state()
     for now, node in ((1.0, "1"), (4.0, "9"), (5.0, "1"), (7.0, None)):
@@ -405,6 +413,14 @@ def test_a_record_may_come_later_than_the_end_event():
     assert (outcome.event, outcome.complete) == (SUCCESS, False)
 
 
+def test_a_success_without_a_record_is_not_said_to_be_from_the_cache():
+    """Nobody saw a node run, and nobody saw one that did not."""
+    state = a_state()
+    assert apply(state, SUCCESS, link=None) is None
+    outcome = state.as_reported(None)
+    assert (outcome.complete, outcome.fully_cached, outcome.cached_nodes) == (False, False, ())
+
+
 def test_an_end_that_nobody_reported_is_asked_for_again():
     state = a_state()
     apply(state, START, OVER)
@@ -473,6 +489,13 @@ def test_a_socket_that_will_tell_is_waited_for():
 def test_a_socket_without_a_gap_will_tell_although_the_queue_is_empty():
     """Its last events are on their way."""
     assert refuse(a_state(), ApiError("x", status=500), 30, link=LINK, is_over=True) is None
+
+
+def test_a_socket_that_has_told_the_end_is_not_waited_for():
+    state = a_state()
+    apply(state, START, cached("1", "9"), SUCCESS)
+    outcome = refuse(state, ApiError("x", status=500), 3, link=LINK)
+    assert (outcome.event, outcome.error) == (SUCCESS, None)
 
 
 def test_what_a_gap_has_swallowed_no_socket_tells():
