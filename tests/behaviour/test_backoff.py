@@ -137,6 +137,20 @@ def test_a_nudge_ends_a_pause(make: Make, comfy: ComfyServer) -> None:
     comfy.until(lambda: link.state is State.CONNECTED)
 
 
+@pytest.mark.parametrize("status", [401, 502])
+def test_a_connection_leaves_no_error_of_the_dials_before_it(
+    make: Make, comfy: ComfyServer, status: int
+) -> None:
+    """Nobody who waits for the socket is told of a refusal that is over."""
+    comfy.faults.refuse_sockets(status)
+    _, link = make(comfy.url)
+    comfy.until(lambda: link.error is not None)
+    comfy.faults.clear()
+    comfy.until(lambda: link.state is State.CONNECTED)
+    assert link.error is None
+    assert not link.failed_for_good
+
+
 def test_no_nudge_ends_the_pause_after_a_refusal(make: Make, comfy: ComfyServer) -> None:
     """A 403 stays at the cap however much is submitted; retry() is a person's wish."""
     comfy.faults.refuse_sockets(403)

@@ -91,6 +91,20 @@ def test_a_proxy_that_refuses_is_named_without_its_password(
 
 
 @pytest.mark.parametrize(
+    ("status", "may_pass"), [(403, False), (407, False), (502, True), (503, True), (504, True)]
+)
+def test_a_proxy_that_is_in_trouble_may_connect_us_later(status: int, may_pass: bool) -> None:
+    """One that refuses will go on refusing."""
+    with (
+        a_proxy((status, {}, None)) as (proxy, _),
+        opened("https://gpu.invalid", proxies={"https": proxy}) as http,
+        pytest.raises(ServerUnreachable, match=str(status)) as caught,
+    ):
+        http.json("GET", "/prompt")
+    assert caught.value.retryable is may_pass
+
+
+@pytest.mark.parametrize(
     ("proxy", "words"),
     [
         (f"socks5://me:{SECRET}@127.0.0.1:1", r"pip install 'requests\[socks\]'"),

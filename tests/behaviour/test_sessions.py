@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,6 +76,22 @@ def test_a_given_session_is_honoured_and_not_changed(comfy: ComfyServer) -> None
     assert "mine=a+b" in url
     assert (sent["Cookie"], sent["X-Mine"]) == ("sid=c1", "1")
     assert sent["X-Signature"] == "GET /ws?clientId=me&mine=a+b 0"
+
+
+@pytest.mark.parametrize("trusts", [True, False])
+def test_a_session_says_whether_the_environment_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trusts: bool
+) -> None:
+    """For proxies and for certificates."""
+    bundle = tmp_path / "ca.pem"
+    bundle.touch()
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    with requests.Session() as session:
+        session.trust_env = trusts
+        with opened("https://gpu.invalid", session=session) as http:
+            assert http.endpoint.verify == (str(bundle) if trusts else True)
+            assert http.endpoint.proxy == ("http://proxy:3128" if trusts else None)
 
 
 def test_a_given_session_keeps_to_deadlines_over_kept_connections_too() -> None:

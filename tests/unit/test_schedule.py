@@ -59,6 +59,13 @@ def test_of_equal_queues_the_one_that_ran_the_same_models_is_taken() -> None:
     assert give(made, job(0, model=("y",)), job(1, model=("x",))) == [(0, "b"), (1, "a")]
 
 
+def test_a_job_without_models_leaves_those_of_its_server_loaded() -> None:
+    made = schedule(ready("a", model=("x",)), ready("b", model=("y",)))
+    assert give(made, job(0)) == [(0, "a")]
+    made.servers["a"].own -= 1
+    assert give(made, job(1, model=("x",))) == [(1, "a")]
+
+
 def test_nobody_stands_behind_a_long_queue_of_others_while_another_is_nearly_done() -> None:
     made = schedule(ready("a"), ready("b", others=50))
     assert give(made, *map(job, range(4))) == [(0, "a"), (1, "a")]

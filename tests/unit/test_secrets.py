@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import threading
@@ -257,6 +258,18 @@ def test_words_of_two_threads_are_added_one_after_the_other(secrets: Secrets) ->
 
     secrets.add([Word("the-first-secret")])
     assert waited == [True]
+
+
+@pytest.mark.parametrize("login", ["me:{}", "{}", "{}:"])
+def test_the_login_in_the_url_of_a_proxy_is_hidden_as_it_is_sent(login: str) -> None:
+    """Encoded as in the URL, decoded, and in the header that proxies get."""
+    secrets = Secrets()
+    encoded = quote(SECRET, safe="")
+    secrets.add_url(f"http://{login.format(encoded)}@proxy:3128")
+    pair = login.format(SECRET)
+    header = base64.b64encode((pair if ":" in pair else f"{pair}:").encode()).decode()
+    for said in (SECRET, encoded, header):
+        assert secrets.hide_text(f"not {said} here") == "not *** here"
 
 
 def test_no_number_of_other_words_pushes_out_a_credential() -> None:

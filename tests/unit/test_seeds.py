@@ -34,6 +34,19 @@ def test_a_seed_that_is_a_text_or_a_float_is_the_number_that_the_server_makes_of
     assert seed_before(graph, "7") == 41
 
 
+@pytest.mark.parametrize(("other", "seed"), [(7, 7), (8, None), ("random", None)])
+def test_of_several_seeds_that_are_equally_near_none_is_that_of_a_picture(
+    other: object, seed: int | None
+) -> None:
+    """Unless they are the same."""
+    graph = {
+        "1": node("KSampler", seed=7),
+        "2": node("KSampler", seed=other),
+        "9": node("Blend", image1=["1", 0], image2=["2", 0]),
+    }
+    assert seed_before(graph, "9") == seed
+
+
 def test_all_seeds_are_drawn_anew() -> None:
     """Links and all other inputs stay; the answer says what was drawn."""
     workflow = Workflow.load(GRAPH)
