@@ -177,4 +177,28 @@ HOSTED_JOBS: tuple[Mutant, ...] = (
         "unit/test_hosted_translation.py",
         "outputs are told when the next node makes progress, if it does",
     ),
+    Mutant(
+        "K50",
+        "hosted/job_poller.py",
+        "        state.search_by_mark = False\n        if not state.graph and",
+        "        if not state.graph and",
+        "unit/test_hosted_poller.py",
+        "a job that is attached to gets no events",
+    ),
+    Mutant(
+        "K51",
+        "hosted/job_poller.py",
+        "            evidence.was_cancelled = False\n            self.tracker.poll_now(one)",
+        "            self.tracker.poll_now(one)",
+        "unit/test_hosted_poller.py",
+        "a job that was not cancelled and is gone ends as interrupted, not as lost",
+    ),
+    Mutant(
+        "K52",
+        "hosted/sending.py",
+        "timeout=deadline.left()), key)\n        except NotFound:",
+        "timeout=deadline.left()), key)\n        except ApiError:",
+        "unit/test_hosted_sending.py",
+        "a job whose mark cannot be read for a moment is sent twice",
+    ),
 )

@@ -352,4 +352,12 @@ OTHERS = (
         "unit/test_upload.py",
         "a file that is written again while it is sent arrives as a mixture",
     ),
+    Mutant(
+        "K53",
+        "recording/secrets.py",
+        "words = [password, unquote(password)] if password else [name, unquote(name)]",
+        "words = [password] if password else [name]",
+        "unit/test_secrets.py",
+        "a percent-encoded proxy password shows up decoded in messages",
+    ),
 )

@@ -283,4 +283,20 @@ POOLS = (
         "model/test_sweep.py::test_a_point_that_runs_again_is_cancelled_where_it_may_run_yet",
         "a server that thaws runs a point of a sweep that has run again elsewhere",
     ),
+    Mutant(
+        "K46",
+        "batch/in_flight.py",
+        'first_up = next((one for one in over if one.job.status == "running"), over[0])',
+        "first_up = over[0]",
+        "unit/test_in_flight.py",
+        "on a timeout, a waiting prompt is cancelled for the one that hangs",
+    ),
+    Mutant(
+        "K47",
+        "pool/schedule.py",
+        "        if job.model:\n            server.model = job.model\n",
+        "        server.model = job.model\n",
+        "unit/test_schedule.py",
+        "a job without a model makes servers load their models anew",
+    ),
 )

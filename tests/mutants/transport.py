@@ -327,4 +327,20 @@ TRANSPORT = (
         "behaviour/test_secrets.py",
         "errors show the password of a session that a server repeats",
     ),
+    Mutant(
+        "K48",
+        "transport/failures.py",
+        "(status and 400 <= status < 500)",
+        "(status and 400 <= status < 600)",
+        "behaviour/test_proxies.py",
+        "a proxy's 502 for a moment ends init() for good",
+    ),
+    Mutant(
+        "K49",
+        "transport/websocket.py",
+        "                self.error = None\n                self.generation += 1",
+        "                self.generation += 1",
+        "behaviour/test_backoff.py",
+        "whoever waits for a connected socket is told of a refusal that is over",
+    ),
 )

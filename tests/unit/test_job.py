@@ -27,7 +27,7 @@ from comfy_client.events import (
 )
 from comfy_client.jobs.callbacks import Callbacks, wait
 from comfy_client.jobs.handle import JobHandle, Limits
-from comfy_client.jobs.job import Job
+from comfy_client.jobs.job import Job, cancelling
 from comfy_client.jobs.outcomes import lost
 from comfy_client.jobs.progress import NodeTimes, fraction_of
 from comfy_client.jobs.prompt import Ending, JobEvents, TrackedPrompt
@@ -203,6 +203,19 @@ def test_a_result_that_cannot_be_made_is_an_error_for_who_asks(one, job):
     assert job.status == "succeeded"
 
 
+@pytest.mark.parametrize(("posted_at", "ended", "said"), [(0.0, 0, 0), (7.0, 0, 1), (7.0, 1, 0)])
+def test_an_interrupt_names_a_job_that_runs_on_and_no_other(one, job, posted_at, ended, said):
+    """Neither one that was not sent yet, nor one that has ended."""
+    named = []
+    job.handle.warn_that_it_runs = lambda: named.append(job)
+    one.state.posted_at = posted_at
+    if ended:
+        one.settle(RESULT)
+    with pytest.raises(KeyboardInterrupt), cancelling("leave", job):
+        raise KeyboardInterrupt
+    assert named == [job] * said
+
+
 def test_whoever_waits_by_other_means_and_is_interrupted_keeps_no_job_from_its_end(one, job):
     """``wait`` of concurrent.futures may leave its lock to nobody, which only then comes out."""
     told = threading.Event()
@@ -283,6 +296,15 @@ def test_a_job_by_another_id_hears_of_the_course_too(one):
     one.events.receive(SUCCESS)
     heard = [event.name for event in twin.handle.follow(Limits(5))]
     assert heard == ["progress", "execution_success"]
+
+
+def test_what_the_caller_said_of_a_job_by_another_id_stays(tracker, one, job):
+    """Of its tags and the names of its outputs, if the other has none."""
+    other, twin = tracked("by-another-id", {}, tracker)
+    other.state.tags, other.state.output_names = {"user": "ann"}, {"final": "9"}
+    other.join(one)
+    assert job.tags == twin.tags == {"user": "ann"}
+    assert one.state.output_names == {"final": "9"}
 
 
 def test_each_of_two_jobs_of_one_prompt_has_an_error_of_its_own(one, job):
