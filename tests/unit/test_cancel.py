@@ -118,6 +118,29 @@ def test_prompts_may_be_stopped_at_any_moment_of_the_look_at_those_stopped_befor
         at_each_point(stops.repeat, stop_another)
 
 
+@pytest.mark.parametrize(
+    "remove",
+    [
+        lambda api: api.delete_from_queue("an-id"),
+        lambda api: api.clear_queue(),
+        lambda api: api.parts.poller.delete_pending(["an-id"]),
+    ],
+)
+def test_what_is_missed_before_its_deletion_is_answered_was_deleted(remove):
+    """The poller may look meanwhile, and the job is interrupted then, not lost."""
+    with closing(ComfyApi("http://127.0.0.1:9")) as api:
+        one = api.parts.tracker.new("an-id", {})
+        one.state.accepted_at = 1.0
+        api.parts.tracker.add(one)
+
+        def send(*_, **__):
+            one.state.missed_at = 2.0
+
+        api.parts.http.send_command = send
+        remove(api)
+        assert one.state.cancelled
+
+
 @pytest.mark.parametrize("forced", [(True, False), (False, True), (False, False)])
 def test_what_was_stopped_by_force_once_is_stopped_by_force_again(monkeypatch, forced):
     """Whoever asked for it first; the server is one that needs force."""

@@ -377,3 +377,16 @@ def test_the_place_of_a_job_that_is_cancelled_is_free_again(make, is_sent) -> No
     if is_sent:
         moving.handle_unsent(state, member, entry, ServerUnreachable("gone"), NOW)
     assert member.server.own == 0
+
+
+def test_a_server_that_is_back_does_not_go_on_resting(make: Callable[..., PoolState]) -> None:
+    """A restart may have repaired it; it stays suspect until a job succeeds."""
+    state = make()
+    member = state.members[A]
+    for number in range(10):
+        state.health.record_failure(A, number, "broken", [A, B], NOW)
+    availability.update_suspects(state, NOW)
+    assert (member.server.is_suspect, member.server.is_resting) == (True, True)
+    mark_down(state, member, ServerUnreachable("refused"), NOW)
+    availability.mark_ready(state, member, None, NOW)
+    assert (member.server.is_suspect, member.server.is_resting) == (True, False)
