@@ -2,7 +2,7 @@
 
 The socket's thread puts events into queues; the delivery thread, iterators and the callbacks of
 ``run`` take them out.  A queue is bounded: under pressure, the newest event of a kind replaces
-older ones, and the least important events are dropped first: see :func:`_kind` and :func:`_rank`.
+older ones, and the least important events are dropped first: see :func:`kind_of` and :func:`_rank`.
 
 Each client has one :class:`Budget` of bytes for data that is held until somebody takes it: events
 in queues, and outputs of jobs that have not ended.  Data that is merely remembered is in a
@@ -279,7 +279,7 @@ class Addressed(Event):
     event: Event | None = None
 
 
-def _kind(event: Event) -> Hashable | None:
+def kind_of(event: Event) -> Hashable | None:
     """Return a key if only the newest event with that key matters, or None if each event does."""
     # Judge by class, as a server may send anything under an event's name.
     if isinstance(event, Progress):
@@ -289,7 +289,7 @@ def _kind(event: Event) -> Hashable | None:
     if isinstance(event, ProgressState):
         return (event.name, event.prompt_id)
     if isinstance(event, Addressed):
-        kind = None if event.event is None else _kind(event.event)
+        kind = None if event.event is None else kind_of(event.event)
         return None if kind is None else (id(event.to), kind)
     return event.name if isinstance(event, StatusEvent) else None
 
@@ -312,12 +312,21 @@ class EventQueue:
     ``high_water`` is how many may wait before newer ones replace older ones of their kind; 0 means
     that nobody reads yet, and a later reader gets only the newest.  ``budget`` is shared with other
     queues: the one that uses most of it drops events, first events of other clients' prompts.
+    ``events`` are in it from the beginning.
     """
 
-    def __init__(self, *, high_water: int = HIGH_WATER, budget: Budget | None = None) -> None:
+    def __init__(
+        self,
+        events: Iterable[Event] = (),
+        *,
+        high_water: int = HIGH_WATER,
+        budget: Budget | None = None,
+    ) -> None:
         self._high_water = high_water
         self._budget = Budget(MAX_BYTES) if budget is None else budget
         self.reset()
+        for event in events:
+            self._add(event)
 
     def reset(self) -> None:
         """Reset to a new queue with a new lock, as after a fork the old one may stay held."""
@@ -350,40 +359,43 @@ class EventQueue:
 
     def put(self, event: Event) -> None:
         """Add an event; never block for long, never raise."""
-        kind = _kind(event)
         budget = self._budget
         with self._lock:
             if self._closed:
                 return
-            waiting, of_kind = self._waiting, self._of_kind
-            if kind is not None and len(waiting) >= self._high_water:
-                for number in of_kind.pop(kind, ()):
-                    self._drop(number)
-            if len(waiting) >= MAX_QUEUED:
-                if not self._rank(event):
-                    self.dropped += 1
-                    budget.dropped += bool(self._high_water)
-                    return
-                # Down to three quarters, so that not each event needs a search.
-                self._make_room(len(waiting) - MAX_QUEUED * 3 // 4, 0)
-            self._last = number = self._last + 1
-            waiting[number] = event
-            if kind is not None:
-                of_kind.setdefault(kind, []).append(number)
-            nbytes = event.nbytes
-            self.nbytes += nbytes
-            if nbytes >= LARGE and kind is None:
-                inner = event.event if isinstance(event, Addressed) else None
-                self._charges[number] = budget.charge(body_of(inner or event), nbytes)
-            else:  # a newer one soon replaces it
-                self.own += nbytes
-                budget.used += nbytes
+            self._add(event)
             if self._is_awaited:
                 self._wake()
         if self.notify is not None:
             self.notify()
         if budget.used > budget.most:
             budget.relieve()  # without the lock, since it takes the locks of other queues
+
+    def _add(self, event: Event) -> None:
+        kind = kind_of(event)
+        waiting, of_kind = self._waiting, self._of_kind
+        if kind is not None and len(waiting) >= self._high_water:
+            for number in of_kind.pop(kind, ()):
+                self._drop(number)
+        if len(waiting) >= MAX_QUEUED:
+            if not self._rank(event):
+                self.dropped += 1
+                self._budget.dropped += bool(self._high_water)
+                return
+            # Down to three quarters, so that not each event needs a search.
+            self._make_room(len(waiting) - MAX_QUEUED * 3 // 4, 0)
+        self._last = number = self._last + 1
+        waiting[number] = event
+        if kind is not None:
+            of_kind.setdefault(kind, []).append(number)
+        nbytes = event.nbytes
+        self.nbytes += nbytes
+        if nbytes >= LARGE and kind is None:
+            inner = event.event if isinstance(event, Addressed) else None
+            self._charges[number] = self._budget.charge(body_of(inner or event), nbytes)
+        else:  # a newer one soon replaces it
+            self.own += nbytes
+            self._budget.used += nbytes
 
     def get(self, timeout: float | None = None) -> Event | None:
         """Return the next event; None once the queue is closed or ``timeout`` seconds have passed.
@@ -487,7 +499,7 @@ class EventQueue:
         return rank
 
     def _forget_kind(self, number: int, event: Event) -> None:
-        kind = _kind(event)
+        kind = kind_of(event)
         numbers = self._of_kind.get(kind, [])
         if number in numbers:
             numbers.remove(number)

@@ -16,7 +16,7 @@ MAX_CACHED: Final = 256
 #: The most levels of a JSON value that are searched.
 MAX_DEPTH: Final = 200
 
-_LEAVES: Final = (str, int, float, bool, type(None))
+_LEAVES: Final = frozenset({str, int, float, bool, type(None)})
 #: Ends of names whose values are secret, with letters and digits only.
 _ENDS = (
     "accesskey",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Final
@@ -13,7 +13,7 @@ import attrs
 
 from .. import runtime
 from ..errors import ClientClosed, JobError
-from ..event_queue import Budget, EventQueue, Newest
+from ..event_queue import HIGH_WATER, LARGE, Budget, EventQueue, Newest, kind_of
 from ..events import Event, ExecutionError, ExecutionInterrupted, JobEvent
 from ..locks import shared_lock
 from ..routes import FileRoutes
@@ -36,19 +36,25 @@ class JobEvents:
     Attributes:
         others: Events of other jobs that turned out to be about the same prompt.
         sinks: Called with each event, in the thread that brings it.
-        first: The queue of earlier events; ``None`` before the first one and once it has a reader.
+        nbytes: Roughly the bytes of earlier events that are in no queue.
+        own: The same, as no other holder shares them.
     """
 
     _budget: Budget
     others: list[JobEvents] = attrs.field(factory=list, init=False)
     sinks: tuple[Callable[[Event], object], ...] = attrs.field(default=(), init=False)
-    first: EventQueue | None = attrs.field(default=None, init=False)
-    _is_open: bool = attrs.field(default=False, init=False)
+    nbytes: int = attrs.field(default=0, init=False)
+    own: int = attrs.field(default=0, init=False)
+    # Earlier events, by their kind if only the newest of it matters.  Most jobs have no reader, so
+    # a queue is made only for the first one, or if these are many, or one is large.
+    _early: dict[Hashable, Event] = attrs.field(factory=dict, init=False)
+    _first: EventQueue | None = attrs.field(default=None, init=False)  # until it has a reader
+    _is_open: bool = attrs.field(default=False, init=False)  # whether it was made
     # Weak references, so that an abandoned iterator goes away with its events.  The first queue
     # is kept until it is asked for.
     _queues: tuple[weakref.ref[EventQueue], ...] = attrs.field(default=(), init=False)
-    # Guards the tuple of queues, which is replaced, never changed.  Re-entrant: the collector may
-    # end an iterator meanwhile.
+    # Guards the earlier events, and the tuple of queues, which is replaced, never changed.  Taken
+    # before the lock of a queue.  Re-entrant: the collector may end an iterator meanwhile.
     _lock: runtime.RLock = attrs.field(factory=shared_lock, init=False)
 
     def reset(self) -> None:
@@ -56,18 +62,35 @@ class JobEvents:
         for ref in self._queues:
             if (queue := ref()) is not None:
                 queue.reset()
-        self.first, self._is_open, self._queues = None, False, ()
+        self._first, self._is_open, self._queues = None, False, ()
+        self._early, self.nbytes, self.own = {}, 0, 0
         self._lock = shared_lock()
 
+    @property
+    def first(self) -> EventQueue | None:
+        """The queue of earlier events, made at first use; ``None`` once it has a reader."""
+        return self._open()
+
     def _open(self) -> EventQueue | None:
-        """Return the queue of earlier events, made at first use; None once it has a reader."""
+        """Make the queue of earlier events, unless it was made; return it while nobody has it."""
         with self._lock:
             if not self._is_open:
-                first = EventQueue(high_water=0, budget=self._budget)
+                first = EventQueue([*self._early.values()], high_water=0, budget=self._budget)
+                self._early = {}
+                self._count(-self.own)
                 self._queues = (*self._queues, weakref.ref(first))
                 # Set last, as readers of this take no lock, and must find the queue.
-                self.first, self._is_open = first, True
-            return self.first
+                self._first, self._is_open = first, True
+            return self._first
+
+    def _count(self, nbytes: int) -> None:
+        self.nbytes = self.own = self.own + nbytes
+        self._budget.used += nbytes
+
+    def give_way(self, nbytes: int, rank: int) -> int:
+        """Release up to ``nbytes`` of earlier events of this rank; return how many were."""
+        first = self._open()
+        return 0 if first is None else first.give_way(nbytes, rank)
 
     def keep_all(self) -> None:
         """Keep all events from the beginning for the first reader."""
@@ -84,7 +107,7 @@ class JobEvents:
         with self._lock:
             queue = self._open() if from_start else None
             if queue is not None:
-                self.first = None
+                self._first = None
                 return queue
             queue = EventQueue(budget=self._budget)
             alive = (ref for ref in self._queues if ref() is not None)
@@ -101,15 +124,29 @@ class JobEvents:
         """Pass an event to all readers."""
         if event.name == "b_preview_with_metadata":
             return  # the same picture also comes as ``b_preview``
-        if not self._is_open:
-            self._open()
-        for ref in self._queues:
+        for ref in self._queues if self._is_open else self._keep(event):
             if (queue := ref()) is not None:
                 queue.put(event)
         for sink in self.sinks:
             sink(event)
         for other in self.others:
             other.receive(event)
+
+    def _keep(self, event: Event) -> tuple[weakref.ref[EventQueue], ...]:
+        """Keep an early event for the first reader; return the queues that do not have it yet."""
+        with self._lock:
+            queues = self._queues
+            if not self._is_open:
+                if not self.own:
+                    self._budget.join(self)
+                kind = kind_of(event)
+                key = event if kind is None else kind
+                before = self._early.pop(key, None)
+                self._early[key] = event
+                self._count(event.nbytes - (0 if before is None else before.nbytes))
+                if (kind is None and event.nbytes >= LARGE) or len(self._early) >= HIGH_WATER:
+                    self._open()
+        return queues
 
 
 class Ending:

@@ -337,7 +337,8 @@ class JobState:
     def _cached(self, event: ExecutionCached, now: float, link: int | None) -> None:
         self.cached = frozenset(event.nodes)
         # Servers before August 2024 send no ``executed`` for cached nodes.
-        self.silent = self.cached & sinks(self.graph)
+        if self.cached:
+            self.silent = self.cached & sinks(self.graph)
 
     def _end(self, event: EndEvent, now: float, link: int | None) -> Outcome | None:
         if not event.is_end:

@@ -172,7 +172,7 @@ def copied(value: Any) -> Any:
     # A shortcut for the usual types.
     if isinstance(value, (list, tuple)):
         return [inner if type(inner) in _PLAIN else copied(inner) for inner in value]
-    if isinstance(value, Mapping):
+    if isinstance(value, (dict, Mapping)):
         return {
             key: inner if type(inner) in _PLAIN else copied(inner) for key, inner in value.items()
         }
@@ -461,7 +461,7 @@ def json_value(value: Any) -> Any:
         raise ValueError(f"{float(value)} is not a number that JSON can represent")
     if isinstance(value, (list, tuple)):
         return [json_value(inner) for inner in value]
-    if isinstance(value, Mapping):
+    if isinstance(value, (dict, Mapping)):
         for key in value:
             if not isinstance(key, str):
                 raise ValueError(f"the key {brief(key)} is not a string")

@@ -294,7 +294,7 @@ def _without_empty_title(node: Any) -> Any:
 
 
 def _is_record(value: object) -> bool:
-    return isinstance(value, Mapping) and isinstance(value.get("prompt"), (list, tuple))
+    return isinstance(value, (dict, Mapping)) and isinstance(value.get("prompt"), (list, tuple))
 
 
 def is_ui_format(data: Mapping[Any, Any]) -> bool:
@@ -313,7 +313,7 @@ def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
         node_id = str(key)
         if node_id in graph:
             raise WorkflowError(f"{where}: two nodes have the id {brief(node_id)}")
-        if not isinstance(node, Mapping):
+        if not isinstance(node, (dict, Mapping)):
             raise WorkflowError(f"{where}: node {brief(node_id)} is not an object: {brief(node)}")
         graph[node_id] = own = copied(node)
         # The server adds this key when it runs a node, and would mistake a given one for its own.

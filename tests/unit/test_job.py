@@ -11,13 +11,15 @@ import weakref
 from concurrent.futures import as_completed
 from types import SimpleNamespace
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comfy_client.errors import ClientClosed, JobFailed, JobTimeout, ServerUnreachable
-from comfy_client.event_queue import MAX_BYTES, Budget
+from comfy_client.event_queue import HIGH_WATER, MAX_BYTES, Budget, Share
 from comfy_client.events import (
+    Executed,
     Executing,
     PreviewEvent,
     Progress,
@@ -38,6 +40,8 @@ from comfy_client.pool.pooled_job import PooledHandle, PooledJob
 from comfy_client.timing import Timing
 from comfy_client.transport.websocket import State
 from tests.helpers.clients import until
+from tests.helpers.events import drained
+from tests.walks import traced
 
 GRAPH = {
     "3": {"class_type": "KSampler", "inputs": {}, "_meta": {"title": "Sampler"}},
@@ -497,6 +501,68 @@ def test_events_are_handed_to_the_one_that_waits(one, job):
     assert all_of_them == events
     assert steps == [events[1]]
     assert pictures == events[2:4]
+
+
+def executed(number, nbytes=900):
+    raw = {"number": number}
+    return Executed(
+        name="executed", prompt_id="the-id", node=str(number), nbytes=nbytes, raw=raw, output=raw
+    )
+
+
+def test_no_queue_is_made_for_events_that_nobody_reads(one):
+    """Most jobs have no reader: of each event, only its kind is asked, and its bytes count."""
+    one.events.receive(executed(1))  # the first one makes the account
+    walk = traced(lambda: [one.events.receive(event) for event in (progress(2), executed(3))])
+    assert walk.files.count("event_queue.py") == 2
+    kept = [type(event) for event in drained(one.events.subscribe())]
+    assert kept == [Executed, Progress, Executed]
+
+
+@pytest.mark.parametrize("count", [3, HIGH_WATER - 1, HIGH_WATER, 3 * HIGH_WATER])
+def test_the_first_reader_gets_all_earlier_events_but_old_progress(one, count):
+    """However many there are, and in order; any other reader gets what comes from then on."""
+    outputs = [executed(number) for number in range(count)]
+    other = one.events.subscribe(from_start=False)
+    for number, event in enumerate(outputs):
+        one.events.receive(progress(number))
+        one.events.receive(event)
+    *before, newest, last = drained(one.events.subscribe())
+    assert [*before, last] == outputs
+    assert newest.value == count - 1
+    assert [event for event in drained(other) if isinstance(event, Executed)] == outputs
+    one.events.receive(SUCCESS)
+    assert drained(other) == [SUCCESS]
+
+
+def test_earlier_events_count_until_they_are_released_or_read(tracker, one):
+    """Old progress does not count; a large output counts once, whoever holds it."""
+    budget = tracker.budget
+    for value in range(3):
+        one.events.receive(attrs.evolve(progress(value), nbytes=1000))
+    one.events.receive(executed(1))
+    assert budget.used == 1900
+    large = executed(2, 1 << 20)
+    holder = Share(budget)
+    holder.keep("output", large.nbytes, large.raw)
+    one.events.receive(large)
+    assert budget.used == 1900 + (1 << 20)
+    queue = one.events.subscribe()
+    assert len(drained(queue)) == 3
+    holder.free()
+    del holder, large
+    queue.close()
+    assert budget.used == 0
+
+
+def test_under_pressure_the_least_important_of_the_earlier_events_go_first(tracker, one):
+    """Progress goes, an output and the end stay."""
+    tracker.budget.most = 4000
+    for event in (progress(1), executed(1), SUCCESS):
+        one.events.receive(attrs.evolve(event, nbytes=1500))
+    assert tracker.budget.used == 4500
+    assert tracker.budget.relieve()
+    assert [type(event) for event in drained(one.events.subscribe())] == [Executed, type(SUCCESS)]
 
 
 def test_a_verdict_without_an_event_ends_the_wait(one, job):
