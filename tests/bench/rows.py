@@ -161,7 +161,7 @@ def trivial_cpu(bench: Bench) -> list[Row]:
             return [_cpu_of_runs(lambda graph: api.run(graph).images[0].bytes(), block)]
 
     sides = {"reference": bare, "with": lambda: ours("all"), "without": ours}
-    rounds = interleave(bench.rounds(block), sides)
+    rounds = interleave(bench.rounds(3), sides)
     note = f"reference {_least_us(rounds):.0f} us"
     return [
         Row(
