@@ -16,11 +16,13 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypeVar
 
 from . import runtime
 from .errors import RequestTimeout
 from .interrupts import BlockLimit
+
+Piece = TypeVar("Piece")
 
 #: Bytes that are read at a time.
 CHUNK: Final = 1 << 20
@@ -53,14 +55,12 @@ def check_time() -> None:
         raise RequestTimeout("the local file could not be read within the timeout; nothing is sent")
 
 
-def pieces(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield the rest of a stream in pieces, as long as there is time."""
-    while True:
-        check_time()
-        piece = stream.read(CHUNK)
-        if not piece:
-            return
+def in_time(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Yield pieces of a local file as long as there is time."""
+    check_time()
+    for piece in pieces:
         yield piece
+        check_time()
 
 
 def open_path(path: Path) -> BinaryIO:

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 import attrs
 
 from . import runtime
-from .reading import TemporaryCopy, copy_rest, open_path, pieces
+from .reading import CHUNK, TemporaryCopy, copy_rest, in_time, open_path
 
 #: The length of a name that is made from the content, in hexadecimal digits: 128 bits.
 _DIGITS: Final = 32
@@ -94,6 +94,8 @@ class ServerFile(Protocol):
 
 #: The content, sent unchanged.
 Content: TypeAlias = Path | bytes | BinaryIO
+#: A bytes-like object.
+View: TypeAlias = bytes | memoryview
 
 
 class Facts(NamedTuple):
@@ -228,49 +230,50 @@ class Upload:
         is_here = isinstance(self.source, (bytes, Path)) or hasattr(self.source, "read")
         return None if is_here else cast("str | ServerFile", self.source)
 
-    @property
-    def content(self) -> Content:
-        """The content from its start; for an open file, a stream with its own position.
+    def opened(self) -> AbstractContextManager[OpenContent]:
+        """Context manager: yield the content at hand, opened only once.
 
         Raises:
-            OSError: An open file became shorter while it was copied.
+            FileChanged: An open file became shorter while it was copied.
         """
-        content = cast("Content", self.source)
-        return content if isinstance(content, (bytes, Path)) else _own(content, self._start)
+        return opened(cast("Content", self.source), self._start)
 
     def state(self) -> FileState | None:
         """Return the file's current state, or None if it was not fetched yet.
 
-        An open file is read from its start; a file on the disk is not read.
+        A file on the disk is opened for it, but not read.
         """
-        if not isinstance(self.source, Path):
-            facts = self.facts()
-            if facts is None:
-                return None
-            return FileState(self.name or facts.name, facts.digest, facts.size)
-        found = self.source.stat()
-        # Anything but a plain file with a size (/proc has none) may have other content each time.
-        is_plain = stat.S_ISREG(found.st_mode) and found.st_size
-        version = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-        return FileState(self.name or "file", version if is_plain else None, found.st_size)
+        if self.remote is None:
+            with self.opened() as content:
+                return self.state_of(content)
+        facts = self.facts()
+        return None if facts is None else self._named(facts)
+
+    def state_of(self, content: OpenContent) -> FileState:
+        """Return the file's state when its content was opened."""
+        if isinstance(self.source, Path):
+            return FileState(self.name or "file", content.version, content.size)
+        return self._named(self._facts_of(content))
+
+    def _named(self, facts: Facts) -> FileState:
+        return FileState(self.name or facts.name, facts.digest, facts.size)
 
     def facts(self) -> Facts | None:
         """Return the content's digest and size, reading it; None if it was not fetched yet."""
-        key = None
-        if isinstance(self.source, Path):
-            state = self.state()
-            key = state and state.version
-            if key is None:
-                return facts_of(self.content)
-        elif not isinstance(self.source, bytes) and self.remote is None:
-            return facts_of(self.content)  # an open file may have other content each time
-        if key not in self._known and self.remote is None:
-            self._known[key] = facts_of(self.content)
-        return self._known.get(key)
+        if self.remote is not None:
+            return self._known.get(())
+        with self.opened() as content:
+            return self._facts_of(content)
 
-    def remember(self, facts: Facts) -> None:
-        """Store the facts of fetched content, so that it need not be fetched again."""
-        self._known[None] = facts
+    def _facts_of(self, content: OpenContent) -> Facts:
+        """Return the facts of its opened content, and remember them if possible."""
+        is_remote = self.remote is not None
+        version = () if is_remote or isinstance(self.source, bytes) else content.version
+        if version is None:
+            return facts_of(content)
+        if is_remote or version not in self._known:
+            self._known[version] = facts_of(content)
+        return self._known[version]
 
     def identity(self) -> dict[str, Any]:
         """Return JSON that identifies the file; reads a local file, fetches no URL."""
@@ -355,30 +358,34 @@ class FileChanged(OSError):
 
 
 @contextmanager
-def opened(file: Content) -> Iterator[tuple[BinaryIO, int]]:
-    """Context manager: yield a stream of the content, with its own position, and its size.
+def opened(file: Content | OpenContent, start: int | None = None) -> Iterator[OpenContent]:
+    """Context manager: yield the content, opened only once however often it is read.
 
-    An open file is read from its position, which does not change.
+    An open file is read from byte ``start``, or from its position, which does not change.
     """
+    if isinstance(file, OpenContent):
+        yield file  # closed by who opened it
+        return
     if isinstance(file, bytes):
-        yield io.BytesIO(file), len(file)
+        content = OpenContent(file)
     elif isinstance(file, Path):
-        with open_path(file) as stream, opened(stream) as whole:
-            yield whole
+        content = _open_path(file)
     else:
-        with _own(*_rewindable(file)) as own:
-            yield own, _size_of(own)
+        content = _open(*(_rewindable(file) if start is None else (file, start)))
+    try:
+        yield content
+    finally:
+        content.close()
 
 
-def facts_of(content: Content) -> Facts:
+def facts_of(file: Content | OpenContent) -> Facts:
     """Return the digest, size and extension of content, which is read with constant memory."""
-    hasher, beginning, size = hashlib.sha256(), b"", 0
-    with opened(content) as (stream, _):
-        for piece in pieces(stream):
-            beginning = beginning or piece[:16]
-            size += len(piece)
+    hasher, beginning = hashlib.sha256(), b""
+    with opened(file) as content:
+        for piece in in_time(content):
+            beginning = beginning or bytes(piece[:16])
             hasher.update(piece)
-    return Facts(hasher.hexdigest(), size, _ending(beginning))
+        return Facts(hasher.hexdigest(), content.size, _ending(beginning))
 
 
 def named_by(digest: str, others: object, ending: str) -> str:
@@ -527,52 +534,64 @@ def _rewindable(file: BinaryIO) -> tuple[BinaryIO, int]:
     return file, start
 
 
-def _own(file: BinaryIO, start: int) -> BinaryIO:
-    """Return the file from byte ``start`` on, in a stream with its own position.
+def _open_path(path: Path) -> OpenContent:
+    stream = open_path(path)
+    content = _Plain(stream)
+    if content.state is None:
+        with stream:
+            return _copied(stream)
+    content.version = content.state
+    return content
+
+
+def _open(file: BinaryIO, start: int) -> OpenContent:
+    """Open the content of an open file from byte ``start`` on.
 
     Raises:
         FileChanged: The file became shorter.
     """
     if type(file) is io.BytesIO:
-        own = io.BytesIO(file.getvalue())  # shares the memory until one of them is changed
-        own.seek(start)
-        return own
-    if isinstance(file, _Part):
-        return cast("BinaryIO", file.again(start))
-    descriptor = _descriptor(file)
-    if descriptor is not None:
-        return cast("BinaryIO", _Part(descriptor, start))
+        return OpenContent(file.getvalue(), start)  # shares the memory until the file is changed
+    twin = _twin(file)
+    if twin is not None:
+        return _Plain(twin, start)
     with _lock_of(file):
         before = _position_of(file)
         try:
             file.seek(start)
             size = _size_of(file)  # 0 for a file that does not know it, as in /proc
-            copy = copy_rest(file)
+            copy = _copied(file)
         finally:
             file.seek(before)
-    if _size_of(copy) < size:
+    if copy.size < size:
+        copy.close()
         raise FileChanged("the file became shorter while it was read")
     return copy
 
 
-def _descriptor(file: BinaryIO) -> int | None:
-    """Return a new descriptor of a plain file; None if its bytes may differ from the stream's.
+def _copied(file: BinaryIO) -> OpenContent:
+    """Copy the rest of a stream."""
+    copy = copy_rest(file)
+    return OpenContent(copy.getvalue()) if isinstance(copy, io.BytesIO) else _Plain(copy)
 
-    A stream that decompresses, for example, has a descriptor, too.
+
+def _twin(file: BinaryIO) -> BinaryIO | None:
+    """Return a plain file with a new descriptor; None if its bytes may differ from the stream's.
+
+    A stream that decompresses, for example, has a descriptor, too.  Both have one position, which
+    only ``os.pread`` leaves alone.
     """
     is_buffered = type(file) in (io.BufferedReader, io.BufferedRandom, TemporaryCopy)
     raw = cast("io.BufferedReader", file).raw if is_buffered else file
     if type(raw) is not io.FileIO or not raw.readable() or not hasattr(os, "pread"):
         return None
     file.flush()
-    descriptor = os.dup(raw.fileno())
     with ExitStack() as unless_kept:
-        unless_kept.callback(os.close, descriptor)
-        found = os.fstat(descriptor)
+        twin = unless_kept.enter_context(open(os.dup(raw.fileno()), "rb", buffering=0))
         # If another thread closed it meanwhile, the descriptor may belong to another file now.
-        if stat.S_ISREG(found.st_mode) and found.st_size and not raw.closed:
+        if _state_of(os.fstat(twin.fileno())) is not None and not raw.closed:
             unless_kept.pop_all()
-            return descriptor
+            return twin
     return None
 
 
@@ -592,56 +611,83 @@ def _position_of(file: BinaryIO) -> int:
     return found
 
 
-class _Part(io.RawIOBase):
-    """A reader of a plain file from a given byte on, with a position of its own.
+def _state_of(found: os.stat_result) -> tuple[int, ...] | None:
+    """Return numbers that change when a plain file does; None for any other file.
 
+    A file without a size (as in ``/proc``) may have other content each time.
+    """
+    if not stat.S_ISREG(found.st_mode) or not found.st_size:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _read_at(descriptor: int, size: int, at: int) -> bytes:
+    """Read from a descriptor whose position nobody else uses, as ``os.pread`` does."""
+    os.lseek(descriptor, at, os.SEEK_SET)
+    return os.read(descriptor, size)
+
+
+class OpenContent:
+    """Content that can be read any number of times: bytes, or a file that was opened.
+
+    Iterate over it for its pieces, which are views of bytes.
+
+    Attributes:
+        size: The number of bytes.
+        state: Changes when a plain file does; ``None``: it is no plain file.
+        version: The state of a file on the disk; ``None``: it is not known without reading.
+    """
+
+    state: tuple[int, ...] | None = None
+    version: tuple[int, ...] | None = None
+
+    def __init__(self, content: bytes, start: int = 0) -> None:
+        self._content = memoryview(content)[start:]
+        self.size: int = len(self._content)
+
+    def __iter__(self) -> Iterator[View]:
+        for at in range(0, self.size, CHUNK):
+            yield self._content[at : at + CHUNK]
+
+    def has_changed(self) -> bool:
+        """Return whether it changed since it was opened."""
+        return False
+
+    def close(self) -> None:
+        """Let the file go."""
+
+
+class _Plain(OpenContent):
+    """A plain file from a given byte on.
+
+    Only this object uses the position of ``file``, unless the system has ``os.pread``.
     Raises :class:`FileChanged` instead of returning its last bytes if it was written to meanwhile.
     """
 
-    def __init__(self, descriptor: int, start: int) -> None:
-        self._descriptor = descriptor
-        self._at = start
+    def __init__(self, file: BinaryIO, start: int = 0) -> None:
+        self._file, self._start = file, start
         try:
-            self._version = self._state()
+            found = os.fstat(file.fileno())
         except BaseException:
             self.close()
             raise
+        self.state = _state_of(found)
+        self.size = max(0, found.st_size - start)
 
-    def again(self, start: int) -> _Part:
-        """Return a reader of the same version of the file that starts at another byte."""
-        other = _Part(os.dup(self._descriptor), start)
-        other._version = self._version
-        return other
+    def __iter__(self) -> Iterator[View]:
+        read_at = getattr(os, "pread", _read_at)
+        at, end = self._start, self._start + self.size
+        while at < end:
+            piece: bytes = read_at(self._file.fileno(), min(CHUNK, end - at), at)
+            at += len(piece)
+            if (at == end or not piece) and self.has_changed():
+                raise FileChanged("the file changed while it was read")
+            if not piece:
+                raise FileChanged("the file is shorter than its size")
+            yield piece
 
-    def _state(self) -> tuple[int, int]:
-        found = os.fstat(self._descriptor)
-        return found.st_size, found.st_mtime_ns
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        base = {os.SEEK_CUR: self._at, os.SEEK_END: self._version[0]}.get(whence, 0)
-        self._at = max(0, base + offset)
-        return self._at
-
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # of typeshed
-        size, _ = self._version
-        wanted = max(0, min(len(buffer), size - self._at))
-        found = os.pread(self._descriptor, wanted, self._at)
-        self._at += len(found)
-        if (self._at == size or len(found) < wanted) and self._state() != self._version:
-            raise FileChanged("the file changed while it was read")
-        buffer[: len(found)] = found
-        return len(found)
+    def has_changed(self) -> bool:
+        return _state_of(os.fstat(self._file.fileno())) != self.state
 
     def close(self) -> None:
-        if not self.closed:
-            super().close()  # first: closed twice, the descriptor might belong to another file
-            os.close(self._descriptor)
+        self._file.close()

@@ -6,18 +6,17 @@ import math
 import mimetypes
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
 
 from ..errors import Conflict, NotFound, NotSupported
 from ..models.files import UploadedImage
-from ..reading import pieces
+from ..reading import in_time
 from ..routes.uploads import Uploader
 from ..showing.transfers import shown_transfer
 from ..transport.deadline import Deadline
-from ..upload import Content, FileChanged, FileState, Upload, facts_of, opened
+from ..upload import Content, FileChanged, FileState, OpenContent, Upload, opened
 from .models import Asset
 from .routes import HostedRoutes
 
@@ -33,7 +32,7 @@ _TRIES: Final = 3
 class Hasher(Protocol):
     """A hash function that gets its input piece by piece."""
 
-    def update(self, data: bytes, /) -> object:
+    def update(self, data: bytes | memoryview, /) -> object:
         """Add bytes to the input."""
 
     def hexdigest(self) -> str:
@@ -50,13 +49,13 @@ def new_hasher() -> Hasher | None:
     return hasher
 
 
-def hash_of(content: Content) -> str | None:
+def hash_of(content: Content | OpenContent) -> str | None:
     """Return the hash of some content as ``blake3:...``; None without the extra ``[hosted]``."""
     hasher = new_hasher()
     if hasher is None:
         return None
-    with opened(content) as (stream, _):
-        for piece in pieces(stream):
+    with opened(content) as found:
+        for piece in in_time(found):
             hasher.update(piece)
     return f"blake3:{hasher.hexdigest()}"
 
@@ -121,33 +120,32 @@ class AssetUploader:
         return self._send(upload)
 
     def _send(self, upload: Upload) -> UploadedAsset:
-        state = upload.state()
-        asset = state and self._existing(upload, state)
-        if asset is None and state is None:
-            asset = self._by_hash(upload, *_told(upload))
+        asset = None
+        if upload.remote is not None:
+            state = upload.state()  # of what was fetched before
+            if state is None:
+                asset = self._by_hash(upload, *_told(upload))
+            else:
+                asset = self._existing(upload, state)
         if asset is None:
-            asset = self._sent(upload, state)
+            asset = self._sent(upload)
         name = (asset.file_path or upload.name or "file").rpartition("/")[2]
         return UploadedAsset(name, upload.subfolder, "input", asset.raw)
 
-    def _sent(self, upload: Upload, state: FileState | None) -> Asset:
+    def _sent(self, upload: Upload) -> Asset:
         """Read a file, send it unless the server has its bytes, and return the asset."""
         fetcher = Uploader(self.routes.http, {}, deadline=self.deadline)
         with fetcher.content_of(upload) as content:
-            if state is None:
-                facts = facts_of(content)
-                upload.remember(facts)
-                state = FileState(upload.name or facts.name, facts.digest, facts.size)
-                asset = self._existing(upload, state)
-                if asset is not None:
-                    return asset
+            state = upload.state_of(content)
+            asset = self._existing(upload, state)
+            if asset is not None:
+                return asset
             found = hash_of(content)
             asset = self._by_hash(upload, found, state.name)
             if asset is None:
-                digest = None if isinstance(content, Path) else str(state.version)
-                asset = self._post(upload, content, state.name, found, digest)
-        if isinstance(upload.source, Path) and upload.state() != state:
-            raise FileChanged("the file changed while it was sent")
+                asset = self._post(upload, content, state.name, found)
+            if content.has_changed():
+                raise FileChanged("the file changed while it was sent")
         self.known.put((state.name, upload.subfolder), state.version, asset)
         return asset
 
@@ -174,9 +172,7 @@ class AssetUploader:
         except (NotFound, NotSupported):
             return None
 
-    def _post(
-        self, upload: Upload, content: Content, name: str, hash: str | None, digest: str | None
-    ) -> Asset:
+    def _post(self, upload: Upload, content: OpenContent, name: str, hash: str | None) -> Asset:
         shown = shown_transfer("upload", name, self.routes.http.show)
         left = None if math.isinf(self.deadline.at) else self.deadline.left()
         with nullcontext(self.on_progress) if self.on_progress else shown as on_progress:
@@ -186,7 +182,6 @@ class AssetUploader:
                     _file_path(upload, name),
                     content_type=mimetypes.guess_type(name)[0] or "application/octet-stream",
                     expected_hash=hash,
-                    digest=digest,
                     timeout=left,
                     on_progress=on_progress,
                 )

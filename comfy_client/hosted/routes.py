@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -18,9 +18,8 @@ from .models import Asset, HostedJob, HostedJobs, ServerEvent
 from .sse import MAX_FRAME, FrameReader
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ..transport.multipart import OnProgress
+    from ..upload import Content, OpenContent
 
 #: The label of a job, in the form that its server accepts.
 Label = str | Mapping[str, str]
@@ -192,12 +191,11 @@ class HostedRoutes:
 
     def upload(
         self,
-        file: BinaryIO | bytes | Path,
+        file: Content | OpenContent,
         file_path: str,
         *,
         content_type: str = "application/octet-stream",
         expected_hash: str | None = None,
-        digest: str | None = None,
         timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Asset:
@@ -208,7 +206,6 @@ class HostedRoutes:
             file_path: The path to store it under, such as ``photo.png`` or ``input/sub/photo.png``.
             content_type: Its MIME type.
             expected_hash: ``blake3:`` and hexadecimal digits; ``None``: unknown.
-            digest: Its SHA-256; the upload is broken off if the file has another one.
             timeout: Seconds for the whole upload; ``None``: an hour.
             on_progress: Called with the number of bytes sent and the total number.
 
@@ -226,7 +223,6 @@ class HostedRoutes:
             file,
             file_path.rpartition("/")[2],
             part="file",
-            digest=digest,
             timeout=timeout,
             on_progress=on_progress,
         )

@@ -208,15 +208,15 @@ class FileRoutes:
         original = self._check_exists(original_ref, "the server has no original")
         place = _view_params(original_ref)
         with reading_until(uploader.deadline.at), uploader.content_of(upload) as content:
-            name, digest = upload.name, content_facts(content).digest
+            name = upload.name
             if name is None:
                 version = [original.headers.get(key) for key in _VERSION]
-                name = named_by(digest, [place, version], ".png")
+                name = named_by(content_facts(content).digest, [place, version], ".png")
                 result = models.UploadedImage(name, subfolder, type)
                 if not overwrite and uploader.has(result):
                     return result
             fields = {"original_ref": json.dumps(place), **uploader.fields(upload)}
-            uploaded = uploader.post("/upload/mask", fields, content, name, digest)
+            uploaded = uploader.post("/upload/mask", fields, content, name)
         self._check_exists(uploaded, "the server did not write")
         return uploaded
 

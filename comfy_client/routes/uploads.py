@@ -6,7 +6,6 @@ import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from pathlib import Path
 from typing import Final, TypeAlias
 
 import attrs
@@ -18,7 +17,7 @@ from ..showing.transfers import shown_transfer
 from ..transport.deadline import Deadline
 from ..transport.http import Http
 from ..transport.multipart import OnProgress
-from ..upload import Content, FileChanged, FileState, Upload, facts_of
+from ..upload import FileChanged, FileState, OpenContent, Upload, opened
 
 #: The most uploads that are remembered.
 _MOST: Final = 1000
@@ -56,23 +55,22 @@ class Uploader:
         return self._send(upload)
 
     def _send(self, upload: Upload) -> UploadedImage:
-        state, is_here = upload.state(), upload.remote is None
+        # What was fetched before need not be fetched again if the server still has it.
+        state = None if upload.remote is None else upload.state()
         found = state and self._existing(upload, state)
         if found:
             return found
         with self.content_of(upload) as content:
-            if state is None or not is_here:  # the file may have changed since
-                facts = facts_of(content)
-                upload.remember(facts)
-                state = FileState(upload.name or facts.name, facts.digest, facts.size)
-                found = self._existing(upload, state)
-                if found:
-                    return found
+            if self.overwrite and upload.name is not None:
+                state = FileState(upload.name, None, content.size)  # is compared with nothing
+            else:
+                state = upload.state_of(content)
+            found = self._existing(upload, state)
+            if found:
+                return found
             self.sent.pop(self._key(upload, state), None)
-            digest = None if isinstance(content, Path) else str(state.version)
-            answer = self.post("/upload/image", self.fields(upload), content, state.name, digest)
-        if not self.overwrite or upload.name is None:
-            self._remember(upload, state, answer)
+            answer = self.post("/upload/image", self.fields(upload), content, state.name)
+        self._remember(upload, state, answer)
         return answer
 
     def fields(self, upload: Upload) -> dict[str, str]:
@@ -84,19 +82,13 @@ class Uploader:
         }
 
     def post(
-        self, route: str, fields: dict[str, str], content: Content, name: str, digest: str | None
+        self, route: str, fields: dict[str, str], content: OpenContent, name: str
     ) -> UploadedImage:
-        """Upload content under a name; with ``digest``, abort if its SHA-256 differs."""
+        """Upload content under a name."""
         shown = shown_transfer("upload", name, self.http.show)
         with nullcontext(self.on_progress) if self.on_progress else shown as on_progress:
             answer = self.http.upload(
-                route,
-                fields,
-                content,
-                name,
-                digest=digest,
-                timeout=self.timeout,
-                on_progress=on_progress,
+                route, fields, content, name, timeout=self.timeout, on_progress=on_progress
             )
         return UploadedImage.from_json(answer)
 
@@ -140,25 +132,24 @@ class Uploader:
             self.sent[key] = state.version, answer
 
     @contextmanager
-    def content_of(self, upload: Upload) -> Iterator[Content]:
+    def content_of(self, upload: Upload) -> Iterator[OpenContent]:
         """Context manager: yield the content to send, downloading it first if it is remote."""
         source = upload.remote
         if source is None:
-            content = upload.content
-            with nullcontext() if isinstance(content, bytes | Path) else content:
+            with upload.opened() as content:
                 yield content
         elif isinstance(source, str):
             from ..transport.fetch import fetch  # few programs need it
 
             with tempfile.TemporaryFile() as file:
                 fetch(source, file, self.deadline)
-                file.seek(0)
-                yield file
+                with opened(file, 0) as content:
+                    yield content
         else:
             with (
                 tempfile.TemporaryFile() as file,
                 source.stream(timeout=self.timeout) as download,
             ):
                 file.writelines(bounded(download))
-                file.seek(0)
-                yield file
+                with opened(file, 0) as content:
+                    yield content

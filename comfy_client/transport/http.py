@@ -18,8 +18,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
@@ -61,6 +60,7 @@ from .url import Address, is_same_origin
 if TYPE_CHECKING:
     from ..credentials import AnyCredentials
     from ..recording.recorder import Recorder
+    from ..upload import Content, OpenContent
     from .identity import Description
     from .multipart import Form, OnProgress
 
@@ -569,18 +569,16 @@ class Http:
         self,
         route: str,
         fields: Mapping[str, str],
-        file: BinaryIO | bytes | Path,
+        file: Content | OpenContent,
         file_name: str,
         *,
         part: str = "image",
-        digest: str | None = None,
         timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Any:
         """Send ``file`` piece by piece in a multipart POST, and return the decoded answer.
 
-        ``digest`` is its SHA-256 in hexadecimal digits; a file with another digest is not sent to
-        its end, and ``FileChanged`` is raised.
+        A file that changes meanwhile is not sent to its end, and ``FileChanged`` is raised.
 
         ``timeout`` is in seconds, for everything; ``None``: an hour.  It ends earlier if no data
         moves for the client's own timeout, or if the server has all data and does not answer in
@@ -590,15 +588,15 @@ class Http:
         from .multipart import Form
 
         deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
-        with opened(file) as (stream, size):
-            form = Form(fields, part, file_name, stream, size, on_progress, digest)
+        with opened(file) as content:
+            form = Form(fields, part, file_name, content, on_progress)
             headers = {"Content-Type": form.content_type}
             request = OutgoingRequest("POST", route, headers=headers, body=form)
             # While a file is sent, any progress suffices; the deadline limits the whole.
             transfer = Transfer(
                 deadline,
                 send_timeout=self.total_timeout,
-                read_timeout=self.total_timeout + size / STORED,
+                read_timeout=self.total_timeout + content.size / STORED,
             )
             try:
                 answer = self._exchange(request, transfer, SMALL)
@@ -835,7 +833,7 @@ class _Sender:
         prepared.hooks = {name: [*hooks] for name, hooks in template.hooks.items()}
         prepared.headers = template.headers.copy()
         prepared.headers.update(request.headers)  # bytes are sent as they are
-        prepared.body = body  # an iterable with a length is a body too
+        prepared.body = body  # type: ignore[assignment]  # an iterable of views is a body too
         if body is not None or request.method in ("POST", "PUT", "PATCH"):
             prepared.headers["Content-Length"] = str(len(body) if body else 0)
         if session.cookies or session.auth:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO, Final, TypeAlias
+from typing import Any, TypeAlias
 
-from ..upload import FileChanged
-
-_CHUNK: Final = 1 << 20
+from ..upload import OpenContent, View
 
 #: Called with the number of bytes sent, and the number in all.
 OnProgress: TypeAlias = Callable[[int, int], object]
@@ -21,8 +18,8 @@ class Form:
     With ``__iter__`` and ``__len__``, requests sends a Content-Length and the pieces unchanged.
     Each iteration starts over, so the same body can be sent again.
 
-    If the file's SHA-256 is not ``digest``, the body ends before its last line, so that no server
-    takes it for complete.
+    If the file changes meanwhile, the body ends before its last line, so that no server takes it
+    for complete.
     """
 
     def __init__(
@@ -30,10 +27,8 @@ class Form:
         fields: Mapping[str, str],
         part: str,
         file_name: str,
-        stream: BinaryIO,
-        size: int,
+        file: OpenContent,
         on_progress: OnProgress | None = None,
-        digest: str | None = None,
     ) -> None:
         boundary = secrets.token_hex(16)
         self.content_type: str = f"multipart/form-data; boundary={boundary}"
@@ -44,7 +39,7 @@ class Form:
             "fields": dict(fields),
             "part": part,
             "file": file_name,
-            "len": size,
+            "len": file.size,
         }
         head = "".join(
             f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
@@ -57,39 +52,27 @@ class Form:
         )
         self._head = head.encode()
         self._tail = f"\r\n--{boundary}--\r\n".encode()
-        self._stream = stream
-        self._start = stream.tell()
-        self._size = size
+        self._file = file
         self._on_progress = on_progress
-        self._digest = digest
 
     def __len__(self) -> int:
-        return len(self._head) + self._size + len(self._tail)
+        return len(self._head) + self._file.size + len(self._tail)
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[View]:
         before = self._head
         for piece in self._pieces():
-            yield before + piece  # both in one send
+            yield before + piece if before else piece  # both in one send
             before = b""
         yield before + self._tail
 
-    def _pieces(self) -> Iterator[bytes]:
-        left = self._size
-        hasher = self._digest and hashlib.sha256()
+    def _pieces(self) -> Iterator[View]:
+        done, size = 0, self._file.size
         try:
-            self._stream.seek(self._start)
-            while left:
-                piece = self._stream.read(min(_CHUNK, left))
-                if not piece:
-                    raise FileChanged("the file became shorter while it was sent")
-                if hasher:
-                    hasher.update(piece)
-                left -= len(piece)
+            for piece in self._file:
                 yield piece
+                done += len(piece)
                 if self._on_progress is not None:
-                    self._on_progress(self._size - left, self._size)
-            if hasher and hasher.hexdigest() != self._digest:
-                raise FileChanged("the file changed before it was sent")
+                    self._on_progress(done, size)
         except Exception as exc:
             self.failure = exc
             raise

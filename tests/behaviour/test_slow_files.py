@@ -225,8 +225,9 @@ def test_a_huge_file_is_hashed_as_long_as_there_is_time(tmp_path) -> None:
         check_in_time(hosted, path)
     with ComfyServer() as server, ComfyApi(server.url) as client:
         original = client.upload_image(b"\x89PNG", "a.png")
-        with quickly(), pytest.raises(RequestTimeout, match="could not be read"):
-            client.upload_mask(path, original, timeout=0.3)
+        error = pytest.raises(RequestTimeout, match="could not be read")
+        with open(os.open(path, os.O_RDONLY), "rb") as nameless, quickly(), error:
+            client.upload_mask(nameless, original, timeout=0.3)
 
 
 def test_ctrl_c_ends_the_wait_for_a_pipe(api, fifo) -> None:

@@ -132,8 +132,8 @@ HOSTED: tuple[Mutant, ...] = (
     Mutant(
         "HE16",
         "hosted/assets.py",
-        "        if isinstance(upload.source, Path) and upload.state() != state:\n",
-        "        if False:\n",
+        "            if content.has_changed():\n",
+        "            if False:\n",
         UPLOADS,
         "a file that changed while it was sent is used as it was in between",
     ),

@@ -108,7 +108,7 @@ OTHERS = (
     Mutant(
         "U02",
         "upload.py",
-        "    if _size_of(copy) < size:\n",
+        "    if copy.size < size:\n",
         "    if False:\n",
         "unit/test_upload.py",
         "a file that became shorter is sent without its end",
@@ -347,8 +347,8 @@ OTHERS = (
     Mutant(
         "K18",
         "upload.py",
-        "if (self._at == size or len(found) < wanted) and",
-        "if len(found) < wanted and",
+        "if (at == end or not piece) and",
+        "if not piece and",
         "unit/test_upload.py",
         "a file that is written again while it is sent arrives as a mixture",
     ),

@@ -19,10 +19,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from comfy_client import Upload
+from comfy_client.reading import CHUNK
 from comfy_client.upload import FileChanged, escapes, facts_of, is_file, opened
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 NAMES = st.text() | st.text(alphabet="./\\: \x00aN\u202e\ud800[]", max_size=12)
+
+
+def content_of(upload: Upload) -> bytes:
+    with upload.opened() as content:
+        return b"".join(content)
 
 
 def digest(content: bytes) -> str:
@@ -176,8 +182,7 @@ def test_an_open_file_is_sent_from_where_it_stood_again_and_again() -> None:
         state = upload.state()
         assert state is not None
         assert state.version == digest(content)
-        assert isinstance(upload.content, io.BytesIO)
-        assert upload.content.read() == content
+        assert content_of(upload) == content
 
 
 class Bare:
@@ -197,7 +202,7 @@ class Bare:
 
 def test_a_file_that_does_not_say_where_it_stands_is_copied() -> None:
     """As one that can be read only once."""
-    assert facts_of(Upload(Bare(PNG, None)).content).digest == digest(PNG)
+    assert content_of(Upload(Bare(PNG, None))) == PNG
 
 
 def test_a_pipe_is_copied_since_it_can_be_read_only_once() -> None:
@@ -211,7 +216,7 @@ def test_a_pipe_is_copied_since_it_can_be_read_only_once() -> None:
     del upload
     gc.collect()
     for _ in range(2):
-        assert facts_of(twin.content).digest == digest(PNG)
+        assert content_of(twin) == PNG
     del twin
     gc.collect()  # a warning about an unclosed file would fail this test
 
@@ -226,7 +231,7 @@ def test_a_pipe_that_was_read_says_so_instead_of_being_sent_empty(name: str | No
         upload = Upload(pipe, name)
         with pytest.raises(ValueError, match="can be read only once: make one Upload of it"):
             Upload(pipe, name)
-        assert facts_of(Upload(upload, name).content).digest == digest(PNG)
+        assert content_of(Upload(upload, name)) == PNG
 
 
 def test_reading_an_open_file_leaves_no_descriptor_and_no_other_position(tmp_path: Path) -> None:
@@ -247,34 +252,9 @@ def test_reading_an_open_file_leaves_no_descriptor_and_no_other_position(tmp_pat
         before = descriptors()
         for _ in range(20):
             assert upload.facts() == facts_of(PNG[3:])
-        content: Any = upload.content
-        assert file.read() == content.read() == PNG[3:]
-        del content
+        with upload.opened() as content:
+            assert file.read() == b"".join(content) == PNG[3:]
         assert descriptors() == before
-
-
-def test_a_descriptor_is_closed_once_though_the_system_says_that_it_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is closed all the same, and its number may stand for the file of another thread."""
-    path = tmp_path / "a.bin"
-    path.write_bytes(PNG)
-    close, closed = os.close, []
-
-    def failing(descriptor: int) -> None:
-        close(descriptor)
-        closed.append(descriptor)
-        raise OSError(errno.EIO, "broken")
-
-    with path.open("rb") as file:
-        content: Any = Upload(file).content
-        monkeypatch.setattr(os, "close", failing)
-        with pytest.raises(OSError, match="broken"):
-            content.close()
-        content.close()
-        del content
-        gc.collect()
-    assert len(closed) == 1
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -298,8 +278,8 @@ def test_a_file_that_cannot_be_looked_at_leaves_no_descriptor(
         upload = Upload(file)
         monkeypatch.setattr(os, "dup", noted)
         monkeypatch.setattr(os, "fstat", failing)
-        with pytest.raises(OSError, match="broken"):
-            _ = upload.content
+        with pytest.raises(OSError, match="broken"), upload.opened():
+            pass
     [descriptor] = opened
     with pytest.raises(OSError, match="Bad file descriptor"):
         fstat(descriptor)
@@ -318,6 +298,26 @@ def test_a_file_on_the_disk_has_another_state_when_it_has_changed(tmp_path: Path
         digests.append(upload.identity()["upload"])
     assert states[0] != states[1]
     assert digests == [digest(b"1"), digest(b"2")]
+
+
+def test_without_pread_a_file_keeps_its_position_and_a_path_is_not_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, where reading at a position moves the file's own."""
+    path, content = tmp_path / "a.bin", os.urandom(2 * CHUNK + 5)
+    path.write_bytes(content)
+    monkeypatch.delattr(os, "pread")
+    with path.open("rb") as file:
+        file.seek(3)
+        upload = Upload(file)
+        file.seek(4)
+        assert content_of(upload) == content_of(upload) == content[3:]
+        assert file.tell() == 4
+    monkeypatch.setattr("comfy_client.upload.copy_rest", None)
+    upload = Upload(path)
+    with upload.opened() as opened_once:
+        assert upload.facts() == facts_of(opened_once) == facts_of(content)
+        assert b"".join(opened_once) == content
 
 
 def test_equal_ones_have_the_same_source_name_and_subfolder(tmp_path: Path) -> None:
@@ -382,17 +382,18 @@ def test_an_open_file_that_becomes_shorter_while_it_is_read_is_not_sent() -> Non
             return super().read(size)
 
     upload = Upload(Shrinking(b"0123456789"), "a.png")
-    with pytest.raises(FileChanged, match="became shorter"):
-        _ = upload.content
+    with pytest.raises(FileChanged, match="became shorter"), upload.opened():
+        pass
 
 
 def test_a_file_that_is_written_again_while_it_is_read_is_not_sent(tmp_path: Path) -> None:
     """Half of it would be of the one, half of the other, though the size is the same."""
     path = tmp_path / "a.bin"
-    path.write_bytes(b"a" * 100_000)
-    with path.open("rb") as file, opened(file) as (stream, _):
-        stream.read(50_000)
-        path.write_bytes(b"b" * 100_000)
+    path.write_bytes(b"a" * 2 * CHUNK)
+    with path.open("rb") as file, opened(file) as content:
+        pieces = iter(content)
+        next(pieces)
+        path.write_bytes(b"b" * 2 * CHUNK)
         os.utime(path, ns=(1, 1))
         with pytest.raises(FileChanged):
-            list(iter(lambda: stream.read(10_000), b""))
+            list(pieces)
