@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import pickle
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -313,7 +314,7 @@ def test_without_pread_a_file_keeps_its_position_and_a_path_is_not_copied(
         file.seek(4)
         assert content_of(upload) == content_of(upload) == content[3:]
         assert file.tell() == 4
-    monkeypatch.setattr("comfy_client.upload.copy_rest", None)
+    monkeypatch.setattr(tempfile, "TemporaryFile", None)  # for copies
     upload = Upload(path)
     with upload.opened() as opened_once:
         assert upload.facts() == facts_of(opened_once) == facts_of(content)
