@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from .. import models
-from ..models.queue import queue_item
 from ..transport.http import Http
 from ._base import TrackerHooks
 from .prompts import EXTRA_DATA_KEY
@@ -30,6 +29,8 @@ class QueueRoutes:
             workflows_of: Keep ``workflow``, ``extra_data`` and ``raw`` of these prompts only, so
                 that a queue of thousands takes little memory; ``None``: of all; ``()``: of none.
         """
+        from ..models.queue import queue_item  # few programs ask for the queue
+
         if workflows_of is None:
             found = self._http.json("GET", "/queue", each_of_large=queue_item)
         else:
