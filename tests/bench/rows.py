@@ -410,6 +410,25 @@ def files(bench: Bench) -> list[Row]:
     return rows
 
 
+def uploads(bench: Bench) -> list[Row]:
+    """Processor time of 90 MB from each source, beside http.client and at most one SHA-256."""
+    rows = []
+    with (
+        transfers.worker("reference", bench.stub) as bare,
+        transfers.worker("client", bench.stub) as ours,
+    ):
+        for what in transfers.SOURCES:
+            blocks = {"reference": _once(bare, what), "client": _once(ours, what)}
+            rounds = interleave(bench.pairs, blocks)
+            figure = estimate(rounds, least_ratio_of("client", "reference"))
+            least = 1000 * min(pooled(rounds, "reference"))
+            with_hash = " and one SHA-256" if transfers.SOURCES[what] else ""
+            note = f"http.client{with_hash} {least:.1f} ms"
+            name = f"90 MB up from {what}, processor time"
+            rows.append(Row(name, figure, "x", 1.1, *_n(rounds), note=note))
+    return rows
+
+
 def _once(do: Callable[[str], float], what: str) -> Callable[[], list[float]]:
     return lambda: [do(what)]
 
@@ -670,6 +689,7 @@ ROWS: tuple[Callable[[Bench], list[Row]], ...] = (
     frames_cpu,
     latency,
     files,
+    uploads,
     imports,
     definitions,
     large_installation,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
+import io
 import multiprocessing
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,6 +21,15 @@ from .measure import timed
 from .servers import FILE_SIZE
 
 _PIECE = 1 << 20
+#: What is uploaded, and whether it has to be hashed, for its name or to be compared.
+SOURCES = {
+    "a path": False,
+    "an open file": False,
+    "bytes": False,
+    "a BytesIO": False,
+    "an open file, compared": True,
+    "bytes without a name": True,
+}
 _INFO = {"filename": "file.bin", "type": "output"}
 
 
@@ -25,6 +37,7 @@ _INFO = {"filename": "file.bin", "type": "output"}
 def worker(side: str, url: str) -> Iterator[Callable[[str], float]]:
     """Does ``"up"`` and ``"down"`` (seconds), and tells ``"peak"``.
 
+    For one of the SOURCES, it tells the processor time (seconds) of an upload from there.
     The peak is in MB (of 10**6 bytes), above the one before the first transfer.
     """
     folder = tempfile.mkdtemp(prefix="comfy-bench-")
@@ -47,15 +60,24 @@ def worker(side: str, url: str) -> Iterator[Callable[[str], float]]:
 
 
 def _work(pipe: Connection, side: str, url: str, folder: Path) -> None:
-    up, down = (_client if side == "client" else _reference)(url, folder)
+    make, sources = (
+        (_client, _client_sources) if side == "client" else (_reference, _reference_sources)
+    )
     with (folder / "file.bin").open("wb") as file:
         for _ in range(FILE_SIZE // _PIECE):
             file.write(bytes(_PIECE))
+    up, down = make(url, folder)
     before = _peak()
     while True:
         what = pipe.recv()
         if what == "peak":
             pipe.send((_peak() - before) / 1e6)
+        elif what in SOURCES:
+            with sources(what, url, folder) as upload:
+                upload()  # connects
+                start = time.process_time()
+                upload()
+                pipe.send(time.process_time() - start)
         else:
             # Both sides make a new file, which takes longer than to write over an old one.
             (folder / "down.bin").unlink(missing_ok=True)
@@ -75,6 +97,35 @@ def _client(url: str, folder: Path) -> tuple[Callable[[], object], Callable[[], 
         lambda: api.upload_image(folder / "file.bin", overwrite=True),
         lambda: api.download_image(_INFO, folder / "down.bin"),
     )
+
+
+@contextlib.contextmanager
+def _client_sources(what: str, url: str, folder: Path) -> Iterator[Callable[[], object]]:
+    path = folder / "file.bin"
+    with ComfyApi(url) as api, path.open("rb") as file:
+        if what == "a path":
+            yield lambda: api.upload_image(path, overwrite=True)
+        elif what.startswith("an open file"):
+            yield lambda: api.upload_image(file, overwrite="compared" not in what)
+        else:
+            content = path.read_bytes()
+            source = io.BytesIO(content) if what == "a BytesIO" else content
+            name = None if "without" in what else "file.bin"
+            yield lambda: api.upload_image(source, name, overwrite=True)
+
+
+@contextlib.contextmanager
+def _reference_sources(what: str, url: str, folder: Path) -> Iterator[Callable[[], object]]:
+    """Yield what sends the file, and reads it for one SHA-256 before that if need be."""
+    up, _ = _reference(url, folder)
+
+    def upload() -> None:
+        if SOURCES[what]:
+            with (folder / "file.bin").open("rb") as file:
+                hashlib.file_digest(file, "sha256")
+        up()
+
+    yield upload
 
 
 def _reference(url: str, folder: Path) -> tuple[Callable[[], object], Callable[[], object]]:
