@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Final
@@ -253,21 +253,23 @@ class Orphans:
 
     Attributes:
         posting: The prompts whose submission has no answer yet.
+        unsure: Prompts whose submission never got an answer, while they are searched for.
         events: The events, oldest first.
     """
 
     def __init__(self, nbytes: int) -> None:
         self.posting: set[TrackedPrompt] = set()
+        self.unsure: set[TrackedPrompt] = set()
         self.events: Newest[JobEvent] = Newest(ORPHANS, nbytes)
 
-    def keep(self, event: JobEvent, tracked: Iterable[TrackedPrompt]) -> None:
+    def keep(self, event: JobEvent) -> None:
         """Keep an event if it may be about one of these prompts."""
-        if self._misses_id(tracked):
+        if self._misses_id():
             self.events.append(event, event.nbytes)
 
-    def drop(self, tracked: Iterable[TrackedPrompt]) -> None:
+    def drop(self) -> None:
         """Drop all events unless they may be about one of these prompts."""
-        if not self._misses_id(tracked):
+        if not self._misses_id():
             self.events.clear()
 
     def of(self, state: JobState) -> list[JobEvent]:
@@ -280,12 +282,11 @@ class Orphans:
         """Return whether the end of a prompt was kept."""
         return any(event.is_end and event.prompt_id == prompt_id for event in self.events.values())
 
-    def _misses_id(self, tracked: Iterable[TrackedPrompt]) -> bool:
+    def _misses_id(self) -> bool:
         """Return whether the server may have a prompt of the client under an unknown id."""
-        states = (one.state for one in tracked)
-        return bool(self.posting) or any(
-            state.search_by_mark and not state.attached for state in states
-        )
+        if self.unsure:
+            self.unsure = {one for one in self.unsure if one.state.is_searched_for}
+        return bool(self.posting or self.unsure)
 
 
 def ending_of(state: JobState, outcome: Outcome, http: Http, files: FileRoutes) -> Ending:

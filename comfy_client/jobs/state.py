@@ -224,6 +224,11 @@ class JobState:
         began = self.running_since
         return None if began is None else (self.ended_at or now) - began
 
+    @property
+    def is_searched_for(self) -> bool:
+        """Whether the server may have it under an id that is not known."""
+        return self.search_by_mark and not (self.attached or self.decided)
+
     # -- submission ------------------------------------------------------------------------
 
     def accept(self, receipt: models.QueuedPrompt, now: float, link: int | None) -> None:

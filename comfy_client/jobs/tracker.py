@@ -453,16 +453,19 @@ class Tracker:
     def answered(self, one: TrackedPrompt) -> None:
         """Record that a submission has got its response, or will never get one."""
         with self.lock:
+            if one.state.search_by_mark and self._tracked.get(one.state.prompt_id) is one:
+                self._orphans.unsure.add(one)
             self._orphans.posting.discard(one)
             self._forget_orphans()
 
     def _forget_orphans(self) -> None:
         if self._orphans.events.nbytes:  # which is seldom
-            self._orphans.drop(self._tracked.values())
+            self._orphans.drop()
 
     def remove(self, one: TrackedPrompt) -> None:
         """Stop following a prompt."""
         with self.lock:
+            self._orphans.unsure.discard(one)
             if self._tracked.get(one.state.prompt_id) is one:
                 del self._tracked[one.state.prompt_id]
                 self._attached -= one.state.attached
@@ -566,7 +569,7 @@ class Tracker:
             elif is_end and (prompt_id in self.ended or self._orphans.has_end(prompt_id)):
                 return  # receivers have already had this event
             if prompt_id and (one is None or one.state.attached):
-                self._orphans.keep(event, self._tracked.values())
+                self._orphans.keep(event)
             if is_end:  # under the lock, as another thread may then end all waits
                 self.publish(event)
         if not is_end:

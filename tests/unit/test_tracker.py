@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +26,7 @@ from comfy_client.jobs.tracker import Tracker
 from comfy_client.models import QueuedPrompt, QueueStatus
 from comfy_client.transport.websocket import State
 from tests.helpers.clients import LIMIT, quickly, until
+from tests.helpers.ctrl_c import points_of
 from tests.helpers.work import lines
 
 
@@ -148,6 +150,50 @@ def test_events_under_an_id_that_is_not_known_yet_wait_for_all_answers(
     tracker.answered(first)
     tracker.accept(second, QueuedPrompt("theirs"))
     assert job.result(0).prompt_id == "theirs"
+
+
+def test_events_wait_for_a_prompt_that_is_searched_for(api: ComfyApi, tracker: Tracker) -> None:
+    """As its submission was interrupted, the server may have it under another id."""
+    one, _ = posted(api, tracker, "ours")
+    one.state.may_have_arrived(1.0)
+    tracker.answered(one)
+    for name in ("execution_start", "execution_cached", "execution_success"):
+        tracker.handle(event(name, "theirs"))
+    tracker.merge(one, "theirs")
+    assert one.state.end_event is not None
+    assert one.state.end_event.prompt_id == "theirs"
+
+
+def test_no_event_waits_for_a_prompt_that_is_given_up(api: ComfyApi, tracker: Tracker) -> None:
+    """Before its submission ends, or later."""
+    for is_early in (True, False):
+        one, _ = posted(api, tracker, "ours")
+        one.state.may_have_arrived(1.0)
+        for end in (
+            (tracker.remove, tracker.answered) if is_early else (tracker.answered, tracker.remove)
+        ):
+            end(one)
+    tracker.handle(event("execution_success", "later"))  # which is about none of them
+    third, _ = posted(api, tracker, "third")
+    tracker.accept(third, QueuedPrompt("later"))
+    assert third.state.end_event is None
+
+
+def test_an_event_of_another_client_costs_the_same_with_any_number_of_prompts(
+    api: ComfyApi, tracker: Tracker
+) -> None:
+    """Those that wait for their ends are not looked at one by one."""
+    costs = []
+    for number in range(3):
+        for each in range(number * 500):
+            one, _ = posted(api, tracker, f"{number}.{each}")
+            tracker.accept(one, QueuedPrompt(one.state.prompt_id))
+            tracker.answered(one)
+        tracker.handle(event("executing", "theirs", node="1"))
+        handle = partial(tracker.handle, event("executing", "theirs", node="1"))
+        costs.append(points_of(handle, everywhere=True))
+    assert len(tracker.outstanding) == 1500
+    assert costs[1:] == costs[1:2] * 2
 
 
 def test_more_events_than_are_kept_for_an_unknown_id_leave_the_end_to_the_record(
