@@ -245,6 +245,15 @@ class Member:
         """Seconds since its socket brought a byte; infinite without a socket."""
         return self.api.parts.connection.quiet_for
 
+    @property
+    def silent_for(self) -> float:
+        """Seconds for which it has answered no request and sent nothing; 0 if not for long."""
+        now, timing = runtime.monotonic(), self.api.timing
+        silence = self.api.parts.poller.tracker.http.silence
+        asked = [at for at in (silence and silence.since, self.busy_since) if at is not None]
+        seconds = min(now - min(asked, default=now), self.quiet_for)
+        return seconds if seconds > timing.ping + timing.question else 0.0
+
     def set_offer(self, offer: Offer | None) -> None:
         """Set the classes and models of the server; None if they are not known."""
         self.offer = offer

@@ -39,6 +39,7 @@ def prompts_of_call(
         timeout=timeout,
         stall_timeout=stall_timeout,
         server_of=server_of,
+        silent_for=dispatcher.silent_for,
         notes=dispatcher.notes,
     )
 

@@ -125,6 +125,37 @@ def test_prompts_of_a_map_time_out_together_on_a_silent_server(servers, clients,
     assert sum("could not be cancelled" in one for one in caplog.messages) == 1
 
 
+@pytest.mark.timing(ping=0.2, silence=0.3, question=1.0, dead=1e4, cancel_timeout=1.0)
+def test_prompts_that_no_silent_server_has_time_out_with_the_others(servers, clients) -> None:
+    """Otherwise the limit of each would start anew, one window of prompts after the other."""
+    limit, number = 3.0, 60
+    with pooled(clients, cls=Leaving, patience=1e4) as pool, contextlib.ExitStack() as stack:
+        for server in servers:
+            stack.enter_context(server.faults.freeze())
+        prompts = pool.map([shows(waits=True)] * number, timeout=limit, on_error="keep")
+        assert isinstance(next(prompts), JobTimeout)
+        began = time.monotonic()
+        rest = list(prompts)
+        assert [type(one) for one in rest] == [JobTimeout] * (number - 1)
+        assert sum("it was cancelled" in str(one) for one in rest) > number / 2
+        assert time.monotonic() - began < 5 * limit
+    assert len(marks(*servers)) <= 4
+
+
+@pytest.mark.timing(ping=0.2, silence=0.3, question=0.5, dead=1e4, cancel_timeout=1.0)
+def test_prompts_have_their_time_again_when_a_server_is_back(servers, clients) -> None:
+    with pooled(clients[:1], cls=Leaving, patience=1e4) as pool:
+        workflows = iter([shows(waits=True), shows()])
+        prompts = pool.map(workflows, timeout=3.0, in_flight=1, on_error="keep")
+        with servers[0].faults.freeze():
+            assert isinstance(next(prompts), JobTimeout)
+        GATES.set()
+        clients[0].poll_status(LIMIT)
+        result = next(prompts)
+        assert not isinstance(result, JobTimeout)
+        assert result.texts == ("x",)
+
+
 def test_a_silent_server_is_seen_without_a_socket(servers) -> None:
     """As behind a proxy that knows no WebSocket, while the server's thread waits for an answer."""
     with contextlib.ExitStack() as stack:
