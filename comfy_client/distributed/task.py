@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import wait
 from functools import partial
 from typing import Final, Literal, get_args
@@ -24,6 +24,7 @@ from ..errors import (
     JobTimeout,
     RequestTimeout,
     SubmitUncertain,
+    Throttled,
     TransportError,
     UnexpectedResponse,
 )
@@ -33,6 +34,7 @@ from ..jobs.outcomes import keeps_running, lost_error
 from ..jobs.poller import time_left
 from ..redaction import sealed
 from ..routes.prompts import AnyWorkflow
+from ..transport.backoff import Backoff
 from ..transport.deadline import LONGEST, Deadline, check_timeout, limited_silence
 from ..transport.failures import is_away
 from ..workflow.address import Inputs
@@ -65,6 +67,8 @@ _LOOK: Final = 1.0
 _GLANCE: Final = 0.25
 #: Seconds between two attempts to reach a server.
 _PAUSE: Final = 0.5
+#: The longest of the pauses before the servers are asked again that were too busy.
+_LONGEST_PAUSE: Final = 15.0
 #: Seconds for an answer, and for another worker's server to be reachable.
 _ANSWER: Final = 5.0
 
@@ -94,7 +98,8 @@ def run_workflow(
 
     A worker whose server is away gets no tasks until it is back.  Tasks that it has not sent yet go
     to other workers, which costs no retry.  A prompt that the server refuses has not run, so it is
-    sent to the server of another worker.
+    sent to the server of another worker.  While a server takes no prompts at the moment (429), and
+    no other takes it, the task waits for as long as the server says.
 
     With ``retries=``, a task runs again after an error.  After :class:`JobFailed` and
     :class:`JobInterrupted`, it renders again; after :class:`JobTimeout`, it waits for the same
@@ -215,7 +220,7 @@ class _Task:
         """Run the prompt; if it fails and may move, run it once more on another server."""
         found = self._found(self.notes.read())
         attached = found is not None
-        sent = found or self._send(self._servers())
+        sent = found or self._send()
         try:
             return self._end(sent, attached=attached)
         except JobFailed as exc:
@@ -227,7 +232,7 @@ class _Task:
         finally:
             if attached:
                 sent.api.close()
-        return self._end(self._send(self._servers(besides=sent.api.host), failed), attached=False)
+        return self._end(self._send(besides=sent.api.host, error=failed), attached=False)
 
     def _found(self, attempt: Attempt) -> _SentPrompt | None:
         """Find the prompt that an earlier run of the task sent, or return None."""
@@ -240,7 +245,7 @@ class _Task:
                 places(self.worker),
                 patience=0.0 if attempt.remark == "silent" else self.patience,
                 deadline=self.deadline,
-                check=self._check_wanted,
+                check=self._check_searched,
             )
         except JobLost:
             self.notes.note_remark(attempt, "silent")
@@ -272,31 +277,50 @@ class _Task:
         log.info("found prompt %s on %s", found.job.prompt_id, host, extra={"server": host})
         return _SentPrompt(attempt, found.job, found.api)
 
-    def _servers(self, *, besides: str = "") -> Iterator[ComfyApi]:
-        """Yield the worker's own server, then the servers of other workers in random order."""
+    def _servers(self, refused: Collection[str]) -> Iterator[ComfyApi]:
+        """Yield the worker's own server, then the servers of other workers in random order.
+
+        Those whose URL is in ``refused`` are left out.
+        """
         own = self.clients.own()
-        if own.host != besides:
+        if own.host not in refused:
             yield own
         there = in_loop(self.worker, others, self.worker)
         urls = {place.url for place in there if self.clients.reaches(place)}
         for url in random.sample(sorted(urls), len(urls)):
-            if url not in (own.host, besides):
+            if url != own.host and url not in refused:
                 yield self.clients.at(url)
 
-    def _send(self, servers: Iterator[ComfyApi], error: Exception | None = None) -> _SentPrompt:
-        """Send the prompt to the first server that accepts it.
+    def _send(self, *, besides: str = "", error: Exception | None = None) -> _SentPrompt:
+        """Send the prompt to the first server that accepts it; wait while one is too busy (429).
 
         If all servers refuse, raise ``error``, or without one the first refusal.
         """
-        attempt = self.notes.read()
-        for api in servers:
-            try:
-                return _SentPrompt(attempt, self._submit_when_there(api, attempt), api)
-            except (ApiError, TransportError, UnexpectedResponse) as exc:
-                error = error or exc
-                said, extra = "%s does not take prompt %s: %s", {"server": api.host}
-                log.warning(said, api.host, attempt.prompt_id, exc, extra=extra)
-        raise error or RuntimeError("no server was asked")
+        attempt, refused = self.notes.read(), {besides}
+        until = self.clients.own().parts.poller.free_by(self.deadline)
+        pauses = Backoff(_PAUSE, _LONGEST_PAUSE, factor=1.6, jitter=0.3)
+        while True:
+            busy: list[Throttled] = []
+            for api in self._servers(refused):
+                try:
+                    return _SentPrompt(attempt, self._submit_when_there(api, attempt), api)
+                except (ApiError, TransportError, UnexpectedResponse) as exc:
+                    said, extra = "%s does not take prompt %s: %s", {"server": api.host}
+                    log.warning(said, api.host, attempt.prompt_id, exc, extra=extra)
+                    if isinstance(exc, Throttled):
+                        busy.append(exc)
+                    else:
+                        refused.add(api.host)
+                        error = error or exc
+            if not busy:
+                raise error or RuntimeError("no server was asked")
+            pause = max(pauses.next(), min(one.retry_after or 0.0 for one in busy))
+            if pause >= until.left():
+                raise error or busy[0]
+            over = Deadline.after(pause)
+            while not over.expired:
+                self._check_wanted()
+                time.sleep(over.left(_GLANCE))
 
     def _submit_when_there(self, api: ComfyApi, attempt: Attempt) -> Job:
         """Wait for the server, then submit; reschedule if other workers can run the task."""
@@ -412,6 +436,14 @@ class _Task:
         If the same call has been submitted again meanwhile, Dask runs it again.
         """
         if self.demand.is_gone(waited=0.0):
+            raise Reschedule
+
+    def _check_searched(self) -> None:
+        """End the task if it has been cancelled, and its prompt was not found for a while since.
+
+        A prompt that is found is cancelled.
+        """
+        if self.demand.is_gone(waited=_ANSWER):
             raise Reschedule
 
     def _withdraw(self, attempt: Attempt, job: Job) -> None:

@@ -27,6 +27,7 @@ from comfy_client import (
     OutputsTooLarge,
     PromptRejected,
     ServerUnreachable,
+    Throttled,
     UnexpectedResponse,
 )
 from comfy_client.distributed import ComfyPlugin, TaskResult, run_workflow
@@ -774,6 +775,46 @@ def test_a_task_that_is_cancelled_before_it_sends_its_prompt_sends_none(
         server.faults.clear()
     following = client.map(run_workflow, [saves(color) for color in range(4, 8)])
     check_each_ran_once(servers, client.gather(following))
+
+
+def test_a_prompt_that_is_found_when_nobody_wants_it_any_more_is_stopped(
+    client: Client, servers: list[ComfyServer]
+) -> None:
+    """Its task was still searching for it as it was cancelled."""
+    future = client.submit(run_workflow, shows(waits=True), key="mine", on_release="leave")
+    number = where_it_runs(servers)
+    client.cancel([future])
+    until(lambda: not client.futures, LIMIT)
+    fault = servers[number].faults.bad_gateway()
+    before = len(servers[number].requests)
+    future = client.submit(run_workflow, shows(waits=True), key="mine", patience=600.0)
+    until(lambda: len(servers[number].requests) > before + 1, LIMIT)
+    client.cancel([future])
+    fault.end()
+    until(lambda: servers[number].ran[-1].status == "error", LIMIT)
+    assert len(runs(servers)) == 1
+
+
+@pytest.mark.parametrize("busy", [1, 2])
+def test_a_task_waits_while_servers_take_no_prompts_at_the_moment(
+    client: Client, servers: list[ComfyServer], busy: int
+) -> None:
+    """Another worker's server takes it at once, if it can."""
+    answer = (429, {"Retry-After": "1"}, {"error": "slow down"})
+    faults = [one.faults.answer("POST", "/prompt", answer, times=2) for one in servers[:busy]]
+    future = client.submit(run_workflow, saves(1), workers=[worker_of(client, servers[0])])
+    check_each_ran_once(servers, [future.result(LIMIT)])
+    assert [fault.hits for fault in faults] == [1 if busy == 1 else 2] * busy
+
+
+def test_a_task_without_time_to_wait_for_a_busy_server_says_so(
+    client: Client, servers: list[ComfyServer]
+) -> None:
+    for server in servers:
+        server.faults.answer("POST", "/prompt", (429, {"Retry-After": "60"}, "slow down"))
+    error = client.submit(run_workflow, saves(1), timeout=5.0).exception(LIMIT)
+    assert isinstance(error, Throttled)
+    assert error.retry_after == 60.0
 
 
 # -- a scheduler that is started again -------------------------------------------------------
