@@ -393,6 +393,8 @@ class Dispatcher:
         inner.handle.when_ended(partial(_ask_to_end, self._worker, entry, inner))
         if entry.cancelled:
             member.unwanted.append(inner)
+            if entry.forced:
+                member.forced.add(inner)
             member.wake()
 
     def mark_unsent(self, member: Member, entry: Entry, error: Exception) -> None:
@@ -424,7 +426,9 @@ class Dispatcher:
             entry.look = deliver(self._receivers, entry.callbacks, entry.job)
         moving.admit(self.state, entry)
 
-    def withdraw(self, job: PooledJob, *, if_unsent: bool = False) -> bool | None:
+    def withdraw(
+        self, job: PooledJob, *, if_unsent: bool = False, force: bool = False
+    ) -> bool | None:
         """End a job unless a server has it; return True if it certainly will not run.
 
         Return None if it is being sent: it is cancelled as soon as its server has it, if it still
@@ -433,11 +437,12 @@ class Dispatcher:
         Args:
             job: The job.
             if_unsent: Leave a job alone that is being sent, instead of cancelling it on its server.
+            force: As for :meth:`Job.cancel`, if it is being sent.
         """
-        return self._ask(lambda _: self._withdraw(job, if_unsent=if_unsent))
+        return self._ask(lambda _: self._withdraw(job, if_unsent=if_unsent, force=force))
 
-    def _withdraw(self, job: PooledJob, *, if_unsent: bool) -> bool | None:
-        said = moving.withdraw(self.state, job, if_unsent=if_unsent)
+    def _withdraw(self, job: PooledJob, *, if_unsent: bool, force: bool) -> bool | None:
+        said = moving.withdraw(self.state, job, if_unsent=if_unsent, force=force)
         if said is None:
             self._end_unsent(job)
         return said

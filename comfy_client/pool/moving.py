@@ -92,7 +92,9 @@ def assign(state: PoolState, found: Assignment, now: float) -> None:
     member.wake()
 
 
-def withdraw(state: PoolState, job: PooledJob, *, if_unsent: bool) -> bool | None:
+def withdraw(
+    state: PoolState, job: PooledJob, *, if_unsent: bool, force: bool = False
+) -> bool | None:
     """End a job unless a server has it; return True if it certainly will not run.
 
     Return None if it is being sent: it is cancelled as soon as its server has it, if it still runs.
@@ -101,12 +103,13 @@ def withdraw(state: PoolState, job: PooledJob, *, if_unsent: bool) -> bool | Non
         state: The state of the pool.
         job: The job.
         if_unsent: Leave a job alone that is being sent, instead of cancelling it on its server.
+        force: As for :meth:`Job.cancel`, if it is being sent.
     """
     entry = state.entries.get(job)
     if entry is None or (if_unsent and entry.started):
         return False
     if entry.started:
-        entry.cancelled = True
+        entry.cancelled, entry.forced = True, entry.forced or force
         return None if entry.inner is None else False
     if not state.schedule.remove(job) and entry.member is not None:
         entry.member.inbox.remove(entry)

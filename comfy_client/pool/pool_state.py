@@ -115,6 +115,7 @@ class Entry:
         started: Whether the submission has begun.
         sending: Ends the submission that is in progress; ``None``: none is.
         cancelled: Whether it was cancelled after its submission had begun.
+        forced: Whether that was with ``force``.
         stays: Whether it must not move to another server, as its user has left.
         refusal: The error with which a server last refused or failed it; ``None``: none has.
         failed: The error and end event of a failure after which another server is to run it;
@@ -147,6 +148,7 @@ class Entry:
     started: bool = False
     sending: ParallelCalls | None = None
     cancelled: bool = False
+    forced: bool = False
     stays: bool = False
     refusal: Exception | None = None
     failed: tuple[JobFailed, EndEvent | None] | None = None
@@ -187,6 +189,7 @@ class Member:
         busy_since: Since when a job is being sent to it; ``None``: no job is.
         unwanted: Prompts that were cancelled while they were submitted, or run elsewhere now: they
             are cancelled as soon as it answers.
+        forced: Those of them that are cancelled with ``force``.
         done: How many of its jobs ended with a result.
         failed: How many of its jobs ended without a result.
         suspect: How it fails job after job, in words; ``None``: it is not suspect.
@@ -216,6 +219,7 @@ class Member:
     in_flight: dict[Entry, None] = attrs.field(factory=dict)
     busy_since: float | None = None
     unwanted: list[Job] = attrs.field(factory=list)
+    forced: set[Job] = attrs.field(factory=set)
     done: int = 0
     failed: int = 0
     suspect: str | None = None

@@ -38,10 +38,11 @@ class Line(Protocol):
     def notes(self) -> tuple[str, ...]:
         """Return a line of text for each server, to be shown below a progress bar."""
 
-    def withdraw(self, job: PooledJob) -> bool | None:
+    def withdraw(self, job: PooledJob, *, force: bool = False) -> bool | None:
         """End a job unless a server has it; return True if it certainly will not run.
 
-        Return None if it is being sent: it is cancelled as soon as its server has it.
+        Return None if it is being sent: it is cancelled as soon as its server has it, with
+        ``force`` as for :meth:`Job.cancel`.
         """
 
     def flush(self, seconds: float) -> None:
@@ -172,7 +173,7 @@ class PooledHandle(JobHandle):
         """Cancel the job, and no other; see :meth:`Job.cancel`."""
         if self.is_done:
             return False
-        is_withdrawn = self._line.withdraw(self._job())
+        is_withdrawn = self._line.withdraw(self._job(), force=force)
         if is_withdrawn is False:
             given = self.given
             return given is not None and given.cancel(force=force)

@@ -200,7 +200,7 @@ class ServerThread:
         latest_first = member.unwanted[::-1]
         for job in sorted(latest_first, key=lambda job: job.handle.has_begun):
             try:
-                job.cancel()
+                job.cancel(force=job in member.forced)
             except ComfyError as exc:
                 if is_away(exc):
                     self._cancel_at = runtime.monotonic() + _INTERVAL
@@ -208,6 +208,7 @@ class ServerThread:
                 said, named = "prompt %s on %s runs on: %s", job.handle.state.named
                 self.member.log.warning(said, job.prompt_id, member.name, exc, extra=named)
             member.unwanted.remove(job)
+            member.forced.discard(job)
 
     def _check_alive(self) -> float:
         """If there is no socket, ask whether the server is up; return seconds to the next check."""

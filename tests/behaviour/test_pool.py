@@ -593,6 +593,22 @@ def test_a_job_that_is_cancelled_while_it_is_submitted_ends_though_that_fails_on
             cut.end()
 
 
+@pytest.mark.timing(cancel_timeout=LIMIT)
+def test_a_cancel_by_force_of_a_job_that_is_submitted_stays_one(servers, clients) -> None:
+    """An old server stops whatever runs, which is not done otherwise."""
+
+    def older(answer: dict[str, Any]) -> dict[str, Any]:
+        return {**answer, "system": {**answer["system"], "comfyui_version": "0.3.50"}}
+
+    with pooled(clients[:1]) as pool, servers[0].faults.rewrite("GET", "/system_stats", older):
+        submitting = servers[0].faults.delay("POST", "/prompt", None, ran=True)
+        job = pool.submit(shows(waits=True))
+        until_each_runs(servers[0])
+        threading.Timer(0.3, submitting.end).start()
+        assert job.cancel(force=True)
+        assert isinstance(job.exception(LIMIT), JobInterrupted)
+
+
 @pytest.mark.parametrize(
     "is_known",
     [
