@@ -32,7 +32,10 @@ MODULES = {
 #: Private names that a module reads of another one or of a library, and why.
 PRIVATE = {
     ("comfy_client.locks", "_is_owned"): "threading has no public question for a lock's owner",
-    ("comfy_client.transport.connections", "_put_conn"): "urllib3 takes a connection back only so",
+    ("comfy_client.transport.connections", "_get_conn"): "urllib3 lends a connection only so, ...",
+    ("comfy_client.transport.connections", "_put_conn"): "... and takes one back only so, ...",
+    ("comfy_client.transport.connections", "_validate_conn"): "... and warns of an unsafe one so",
+    ("comfy_client.transport.http", "_store"): "requests copies its headers one by one",
     ("comfy_client.testing.exchange", "_payload"): "aiohttp has no public way to change a body ...",
     ("comfy_client.testing.exchange", "_read_bytes"): "... nor to forget what was read of it",
 }

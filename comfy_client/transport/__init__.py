@@ -8,7 +8,7 @@ Modules:
     deadline: Deadlines of calls, and several calls at a time.
     backoff: Pauses between failed attempts.
     failures: Errors in one clear line, and whether the server is away.
-    connections: Connections that keep to a deadline, and their pools.
+    connections: Connections that keep to a deadline, their pools, and the heads sent over them.
     multipart: A form with one file, for uploads.
     identity: Address, credentials and connections of a client.
     log_filter: Redaction of secrets in the logs of libraries and in logged tracebacks.

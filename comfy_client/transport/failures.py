@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import socket
 import ssl
@@ -25,8 +26,13 @@ from ..interrupts import causes, interruption
 
 Error = TypeVar("Error", bound=BaseException)
 
-#: The errors of requests, of urllib3 (while a body is read) and of sockets.
-FAILURES: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+#: The errors of requests, of urllib3 and http.client, and of sockets.
+FAILURES: Final = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    OSError,
+)
 
 #: TLS errors for a connection that ends too early, perhaps after the request was sent.
 _CUT: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)

@@ -7,7 +7,6 @@ from typing import BinaryIO, Final
 from urllib.parse import urljoin, urlsplit
 
 import requests
-import urllib3
 from requests.utils import get_environ_proxies
 
 from ..errors import RequestTimeout, TransportError, UnexpectedResponse
@@ -15,7 +14,7 @@ from ..interrupts import causes
 from ..upload import without_secrets
 from .connections import Transfer, current, new_session, reading
 from .deadline import Deadline
-from .failures import explain
+from .failures import FAILURES, explain
 
 #: The most bytes of a downloaded file, and the most seconds.
 MAX_FETCH: Final = 256 << 20
@@ -25,7 +24,6 @@ MAX_REDIRECTS: Final = 5
 #: Seconds to connect, and that the server may be silent.
 _SILENCE: Final = 15.0
 _CHUNK: Final = 1 << 16
-_FAILURES: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 
 def fetch(url: str, into: BinaryIO, deadline: Deadline, most: int = MAX_FETCH) -> None:
@@ -71,7 +69,7 @@ def _store_or_redirect(url: str, into: BinaryIO, deadline: Deadline, most: int) 
                     return _redirected(url, answer.headers["location"])
                 _store(answer, shown, into, deadline, most)
                 return None
-    except _FAILURES as exc:
+    except FAILURES as exc:
         raise _explained(exc, shown, deadline) from None
     except ValueError:
         raise TransportError(f"GET {shown}: no such URL") from None

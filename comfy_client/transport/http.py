@@ -23,6 +23,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
 import requests
+from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import ClosedPoolError
 
 from .. import runtime
@@ -536,7 +537,7 @@ class Http:
                 raise self._refusal(request, response, until)
 
             def chunks() -> Iterator[bytes]:
-                for chunk in self._sender.chunks(response, None, until, decode=True):
+                for chunk in self._sender.chunks(response, None, until):
                     start[:] = start or [chunk[:SMALL]]  # for an error
                     yield chunk
 
@@ -562,7 +563,7 @@ class Http:
         with self._sender.exchange(request, Transfer(deadline, read_timeout=idle)) as response:
             if response.status_code >= 300:
                 raise self._refusal(request, response, Deadline.after(self.total_timeout))
-            chunks = self._sender.chunks(response, None, deadline, decode=True)
+            chunks = self._sender.chunks(response, None, deadline)
             yield Download(response.status_code, response.headers, None, chunks)
 
     def upload(
@@ -830,16 +831,19 @@ class _Sender:
         fixed = (template.url or "").partition("?")[2]  # a token, or the Session's params
         if fixed:
             prepared.url += f"{'&' if '?' in prepared.url else '?'}{fixed}"
-        prepared.hooks = {name: [*hooks] for name, hooks in template.hooks.items()}
-        prepared.headers = template.headers.copy()
-        prepared.headers.update(request.headers)  # bytes are sent as they are
+        prepared.hooks = template.hooks
+        headers = prepared.headers = CaseInsensitiveDict()
+        headers._store = template.headers._store.copy()
+        for name, value in request.headers.items():
+            headers[name] = value  # bytes are sent as they are
         prepared.body = body  # type: ignore[assignment]  # an iterable of views is a body too
         if body is not None or request.method in ("POST", "PUT", "PATCH"):
-            prepared.headers["Content-Length"] = str(len(body) if body else 0)
+            headers["Content-Length"] = str(len(body) if body else 0)
         if session.cookies or session.auth:
             prepared.prepare_cookies(session.cookies)  # keeps an existing Cookie header
         if session.auth and not identity.sends_credentials:
-            prepared.prepare_auth(session.auth)  # last, as it may sign everything else
+            prepared.hooks = {name: [*hooks] for name, hooks in template.hooks.items()}
+            prepared.prepare_auth(session.auth)  # last, as it may sign all, and add hooks
         return prepared
 
     def _send(self, request: OutgoingRequest, path: str, transfer: Transfer) -> requests.Response:
@@ -975,30 +979,25 @@ class _Sender:
     ) -> bytes:
         """Read the body of an answer, and return it; stop a little after ``max_bytes``."""
         body = io.BytesIO()  # grows in place, and returns its bytes without a copy
-        for chunk in self.chunks(response, length, deadline, decode=True):
+        for chunk in self.chunks(response, length, deadline):
+            if len(chunk) == length:
+                return chunk
             body.write(chunk)
             if body.tell() > max_bytes:
                 break
         return body.getvalue()
 
     def chunks(
-        self,
-        response: requests.Response,
-        length: int | None,
-        deadline: Deadline,
-        *,
-        decode: bool = False,
+        self, response: requests.Response, length: int | None, deadline: Deadline
     ) -> Iterator[bytes]:
-        """Yield the body in chunks; ``length`` is its :func:`body_length`.
+        """Yield the body in chunks, unpacked; ``length`` is its :func:`body_length`.
 
         Raises an error at the deadline, and if the body is too short.
         """
         method = response.request.method or ""
         url = (response.url or "").partition("?")[0]
         got = 0
-        size, unpack = _CHUNK, False
-        if decode or length is None:
-            size, unpack = reading(response.headers, _CHUNK)
+        size, unpack = (_CHUNK, False) if length else reading(response.headers, _CHUNK)
         while length is None or got < length:
             # Our connections keep to it in each read; those of a given adapter may not.
             if got and deadline.expired:
@@ -1016,6 +1015,8 @@ class _Sender:
             else:
                 if chunk:
                     got += len(chunk)
+                    if got == length and not response.raw.closed:
+                        response.raw.drain_conn()  # returns the connection to the pool
                     yield chunk
                     continue
                 if length is None:
@@ -1024,10 +1025,11 @@ class _Sender:
                 error, cause = _short(method, url, got, length), None
             self._check_wanted()
             raise error from cause
-        if not length and "transfer-encoding" in response.headers:
-            response.raw.close()  # drops any bytes after an answer without a body
-        elif not response.raw.closed:
-            response.raw.drain_conn()  # nothing is left, so this returns the connection to the pool
+        if length == 0:
+            if "transfer-encoding" in response.headers:
+                response.raw.close()  # drops any bytes after an answer without a body
+            elif not response.raw.closed:
+                response.raw.drain_conn()  # returns the connection to the pool
 
 
 def _in_calls(transfer: Transfer) -> contextlib.AbstractContextManager[None]:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import errno
+import functools
 import socket
 import ssl
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from http import client as http_client
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 import trustme
+from urllib3 import HTTPConnectionPool
 
 from comfy_client.errors import (
     ClientClosed,
     ComfyError,
     NotSupported,
+    UploadTooLarge,
 )
-from comfy_client.testing import ComfyServer
+from comfy_client.testing import ComfyServer, encode
 from comfy_client.transport.http import Http
 from tests.helpers.http import (
     LIMIT,
@@ -50,6 +54,77 @@ def test_one_connection_serves_many_requests(comfy: ComfyServer, http: Http) -> 
         assert b"".join(download) == b"12345"
     assert http.json("GET", "/prompt")
     assert comfy.connections == 1
+
+
+WAYS: dict[str, Callable[[ComfyServer, Http], object]] = {
+    "kept": lambda comfy, http: http.json("GET", "/prompt"),
+    "odd target": lambda comfy, http: http.json("GET", "/view?filename=ä b|c"),
+    "file": lambda comfy, http: http.upload("/upload/image", {}, b"x", "x"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("watched", ["", "wrapped", "printed"])
+def test_who_watches_urllib3_sees_each_request(
+    comfy: ComfyServer, http: Http, monkeypatch: pytest.MonkeyPatch, way: str, watched: str
+) -> None:
+    """A tracer that wraps it, or ``debuglevel``; otherwise the usual ones do without it."""
+    comfy.on("GET", "/view", (200, {}, {}))
+    seen: list[str] = []
+    urlopen = HTTPConnectionPool.urlopen
+
+    def seeing(self: Any, *args: Any, **kw: Any) -> Any:
+        seen.append(kw["url"])
+        return urlopen(self, *args, **kw)
+
+    wraps = functools.wraps(urlopen) if watched == "wrapped" else lambda function: function
+    monkeypatch.setattr(HTTPConnectionPool, "urlopen", wraps(seeing))
+    if watched == "printed":
+        monkeypatch.setattr(http_client.HTTPConnection, "debuglevel", 1)
+    WAYS[way](comfy, http)
+    assert len(seen) == bool(watched or way != "kept")
+    assert len(comfy.requests) == 1
+
+
+ENDS = {
+    "closed": encode((200, {"Connection": "close"}, [1])),
+    "old": encode((200, {}, [1])).replace(b"HTTP/1.1", b"HTTP/1.0"),
+    "of no length": b"HTTP/1.1 200 OK\r\n\r\n[1]",
+    "chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n[1]\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_connection_is_kept_if_the_server_keeps_it(end: str) -> None:
+    """Whether it says so, or the answer has no other end."""
+    asked: list[int] = []
+
+    def handle(connection: socket.socket) -> None:
+        while True:
+            head_of(connection)
+            asked.append(connection.getpeername()[1])
+            connection.sendall(ENDS[end])
+            if end == "of no length":
+                return
+
+    with raw_server(handle) as port, opened(f"http://127.0.0.1:{port}") as http:
+        assert [http.json("GET", "/queue") for _ in range(3)] == [[1]] * 3
+    assert len(asked) == 3
+    assert len({*asked}) == (1 if end == "chunked" else 3)
+
+
+def test_a_refusal_that_comes_before_the_body_was_sent_is_read() -> None:
+    """Though the server reads no more, and resets the connection."""
+
+    def handle(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(encode((413, {}, "Maximum request body size 9 exceeded")))
+        connection.shutdown(socket.SHUT_WR)
+
+    with raw_server(handle) as port, opened(f"http://127.0.0.1:{port}") as http:
+        for _ in range(3):
+            with pytest.raises(UploadTooLarge):
+                http.request("POST", "/prompt", data=bytes(64 * MIB))
 
 
 @pytest.mark.long

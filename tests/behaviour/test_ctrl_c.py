@@ -214,6 +214,36 @@ def test_ctrl_c_while_a_connection_goes_back_leaves_it_to_its_next_user(
                 bodies.clear()
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["kept connection", "new connection"])
+def test_ctrl_c_at_each_moment_of_an_exchange_leaves_no_answer_to_the_next(
+    comfy: ComfyServer, http: Http, kept: bool
+) -> None:
+    """A connection on which one may still come is closed, in libraries too."""
+    comfy.on("*", "/echo/*", lambda r: (200, {}, {"path": r.path}))
+    asked = iter(range(1_000_000))
+
+    def ask() -> None:
+        path = f"/echo/{next(asked)}"
+        method = "POST" if kept else "GET"
+        assert http.json(method, path, json={}) == {"path": path}
+
+    def prepare() -> None:
+        if not kept:
+            http.endpoint.drop_kept()
+
+    ask()  # imports what is imported late
+    prepare()
+    with handled():
+        for at in range(1, points_of(ask, everywhere=True) + 1):
+            prepare()
+            with contextlib.suppress(KeyboardInterrupt):
+                points_of(ask, at, partial(signal.raise_signal, signal.SIGINT), everywhere=True)
+            assert current.get() is None, at
+            assert not http.busy, at
+            ask()
+        assert len(open_sockets(int(comfy.url.rpartition(":")[2]))) == 1
+
+
 def test_ctrl_c_while_a_command_makes_its_folder_leaves_none(tmp_path: Path) -> None:
     """Ctrl-C comes at each moment until the folder is made."""
     made: list[bool] = []
