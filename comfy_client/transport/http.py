@@ -435,15 +435,38 @@ class Http:
         self, route: str, *, params: Params | None = None, timeout: float | None = None
     ) -> bytes:
         """Download a file into memory, and return its content: see :meth:`download`."""
-        with self.download(route, params=params, timeout=timeout) as download:
-            body = io.BytesIO()  # grows in place
-            if (download.length or 0) <= MAX_ANSWER:
-                for chunk in download:
-                    body.write(chunk)
-                    if body.tell() > MAX_ANSWER:
-                        break
-                else:
-                    return body.getvalue()
+        deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
+        with self.download_once(route, params=params, deadline=deadline) as first:
+            error: ComfyError | None = None
+            got: list[bytes] = []
+            if first.length is not None and first.length <= SMALL:
+                try:
+                    got += first
+                except ComfyError as exc:
+                    error = exc
+                content = b"".join(got)
+                if len(content) == first.length:
+                    return content
+            # The body is cut, or large: from here on, it may be resumed.
+            again = attrs.evolve(first, chunks=_continued(got, error, first))
+            answers = iter([contextlib.nullcontext(again)])
+
+            def ask(
+                start: int, headers: Mapping[str, str]
+            ) -> contextlib.AbstractContextManager[Download]:
+                return next(answers, None) or self.download_once(
+                    route, params=params, headers=headers, deadline=deadline, start=start
+                )
+
+            with resumed(ask, 0, self.resume, self.log) as download:
+                body = io.BytesIO()  # grows in place
+                if (download.length or 0) <= MAX_ANSWER:
+                    for chunk in download:
+                        body.write(chunk)
+                        if body.tell() > MAX_ANSWER:
+                            break
+                    else:
+                        return body.getvalue()
         path = self._sender.path(route)
         url = self.address.http_url + path
         answer = Response("GET", path, download.status, download.headers, b"", url)
@@ -1030,6 +1053,16 @@ class _Sender:
                 response.raw.close()  # drops any bytes after an answer without a body
             elif not response.raw.closed:
                 response.raw.drain_conn()  # returns the connection to the pool
+
+
+def _continued(
+    got: Iterable[bytes], error: ComfyError | None, rest: Iterable[bytes]
+) -> Iterator[bytes]:
+    """Yield a body again of which a part, or all up to an error, has arrived."""
+    yield from got
+    if error is not None:
+        raise error
+    yield from rest
 
 
 def _in_calls(transfer: Transfer) -> contextlib.AbstractContextManager[None]:
