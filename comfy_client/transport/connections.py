@@ -386,11 +386,23 @@ class _Answer(urllib3.HTTPResponse):
         if decode_content is not False or not amt or not isinstance(body, SkippingResponse):
             return super().read1(amt, decode_content)
         chunk: bytes = body.read1(amt)
+        self._release_at_end()
+        return chunk
+
+    def readinto1(self, buffer: memoryview) -> int:
+        """Read the bytes that are there into a buffer, which is not longer than the body's rest."""
+        body: Any = self._fp
+        got: int = 0 if body.isclosed() else body.fp.readinto1(buffer)
+        body.length -= got
+        self._release_at_end()
+        return got
+
+    def _release_at_end(self) -> None:
+        body: Any = self._fp
         if body.length == 0:
             body.close()
-        if body.isclosed():
+        if body.isclosed() and not body.length:
             self.release_conn()
-        return chunk
 
     def release_conn(self) -> None:
         pool, connection = self._pool, self._connection

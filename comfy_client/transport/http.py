@@ -18,7 +18,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
@@ -69,6 +69,7 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 __all__ = ["MAX_ANSWER", "SMALL", "UNSET", "Download", "Http", "Params", "Response", "segment"]
 
+Part = TypeVar("Part", bytes, int)
 Value = str | int | float | None
 #: A query: a name may have several values, and ``None`` leaves one out.
 #: A text is a query that is sent as it is.
@@ -436,18 +437,14 @@ class Http:
     ) -> bytes:
         """Download a file into memory, and return its content: see :meth:`download`."""
         deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
-        with self.download_once(route, params=params, deadline=deadline) as first:
-            error: ComfyError | None = None
-            got: list[bytes] = []
-            if first.length is not None and first.length <= SMALL:
-                try:
-                    got += first
-                except ComfyError as exc:
-                    error = exc
-                content = b"".join(got)
-                if len(content) == first.length:
-                    return content
-            # The body is cut, or large: from here on, it may be resumed.
+        request = OutgoingRequest("GET", route, params, _IDENTITY)
+        transfer = Transfer(deadline, read_timeout=self.total_timeout)
+        with self._sender.exchange(request, transfer) as response:
+            first = self._file(request, response, deadline, 0)
+            got, error = self._sender.filled(response, first.length, deadline)
+            if got and error is None:
+                return got
+            # It is cut, or of unknown length: from here on, it may be resumed.
             again = attrs.evolve(first, chunks=_continued(got, error, first))
             answers = iter([contextlib.nullcontext(again)])
 
@@ -525,17 +522,27 @@ class Http:
             if response.status_code in allow:
                 yield Download(response.status_code, response.raw.headers, 0, iter(()))
                 return
-            if response.status_code >= 300:
-                raise self._refusal(request, response, deadline)
-            if "html" in response.headers.get("content-type", ""):
-                raise unexpected(self._sender.beginning(response, deadline, SMALL), "a file")
-            if not _is_file(response, start):
-                raise _no_file(self._sender.answer(response, b""))
-            length = body_length(response)
-            chunks = self._sender.chunks(response, length, deadline)
-            part = range_of(response.headers) if response.status_code == 206 else None
-            length = length if part is None else part.end - part.start
-            yield Download(response.status_code, response.headers, length, chunks)
+            yield self._file(request, response, deadline, start)
+
+    def _file(
+        self,
+        request: OutgoingRequest,
+        response: requests.Response,
+        deadline: Deadline,
+        start: int,
+    ) -> Download:
+        """Return the file in an answer; raise if there is none, or not from ``start`` on."""
+        if response.status_code >= 300:
+            raise self._refusal(request, response, deadline)
+        if "html" in response.headers.get("content-type", ""):
+            raise unexpected(self._sender.beginning(response, deadline, SMALL), "a file")
+        if not _is_file(response, start):
+            raise _no_file(self._sender.answer(response, b""))
+        length = body_length(response)
+        chunks = self._sender.chunks(response, length, deadline)
+        part = range_of(response.headers) if response.status_code == 206 else None
+        length = length if part is None else part.end - part.start
+        return Download(response.status_code, response.headers, length, chunks)
 
     def members(self, route: str, *, deadline: Deadline, most: float) -> Iterator[JsonMember]:
         """Yield the members of the JSON object that a GET answers, without holding the whole.
@@ -1017,49 +1024,83 @@ class _Sender:
 
         Raises an error at the deadline, and if the body is too short.
         """
-        method = response.request.method or ""
-        url = (response.url or "").partition("?")[0]
-        got = 0
         size, unpack = (_CHUNK, False) if length else reading(response.headers, _CHUNK)
+        read = functools.partial(response.raw.read1, size, decode_content=unpack)
+        got = 0
         while length is None or got < length:
-            # Our connections keep to it in each read; those of a given adapter may not.
-            if got and deadline.expired:
-                raise RequestTimeout(
-                    f"{method} {url}: the answer was still arriving at the deadline"
-                )
-            outer = sys.exception()
-            try:
-                # read1 returns the bytes that are there; read would wait for the whole amount.
-                chunk = response.raw.read1(size, decode_content=unpack)
-            except FAILURES as exc:
-                error, cause = failure_of(exc, outer, method, url, self._connect_timeout)
-                if type(error) is TransportError and length is not None:
-                    error = _short(method, url, got, length)
-            else:
-                if chunk:
-                    got += len(chunk)
-                    if got == length and not response.raw.closed:
-                        response.raw.drain_conn()  # returns the connection to the pool
-                    yield chunk
-                    continue
-                if length is None:
-                    self._check_wanted()  # close() may have ended it, not the body
-                    return
-                error, cause = _short(method, url, got, length), None
-            self._check_wanted()
-            raise error from cause
+            chunk = self._next(response, length, got, deadline, read)
+            if not chunk:
+                return
+            got += len(chunk)
+            if got == length and not response.raw.closed:
+                response.raw.drain_conn()  # returns the connection to the pool
+            yield chunk
         if length == 0:
             if "transfer-encoding" in response.headers:
                 response.raw.close()  # drops any bytes after an answer without a body
             elif not response.raw.closed:
                 response.raw.drain_conn()  # returns the connection to the pool
 
+    def filled(
+        self, response: requests.Response, length: int | None, deadline: Deadline
+    ) -> tuple[bytes, ComfyError | None]:
+        """Read a body of known length without a copy; return it, or what arrived and the error.
 
-def _continued(
-    got: Iterable[bytes], error: ComfyError | None, rest: Iterable[bytes]
-) -> Iterator[bytes]:
+        Nothing is read if it is too large, empty or of unknown length, or if the body is not
+        our own: that of a given adapter, or of a recorder.
+        """
+        is_ours = hasattr(type(response.raw), "readinto1")
+        if not length or length > MAX_ANSWER or not is_ours:
+            return b"", None
+        got = 0
+        body = io.BytesIO(bytes(length))  # takes memory only where something arrives
+        with body.getbuffer() as target:
+            try:
+                while got < length:
+                    read = functools.partial(response.raw.readinto1, target[got : got + _CHUNK])
+                    got += self._next(response, length, got, deadline, read)
+                    del read  # or the bytes could not be returned without a copy
+            except ComfyError as exc:
+                return bytes(target[:got]), exc
+        return body.getvalue(), None
+
+    def _next(
+        self,
+        response: requests.Response,
+        length: int | None,
+        got: int,
+        deadline: Deadline,
+        read: Callable[[], Part],
+    ) -> Part:
+        """Read the next part of a body after ``got`` bytes; it is empty at the end."""
+        method = response.request.method or ""
+        url = (response.url or "").partition("?")[0]
+        # Our connections keep to it in each read; those of a given adapter may not.
+        if got and deadline.expired:
+            raise RequestTimeout(f"{method} {url}: the answer was still arriving at the deadline")
+        outer = sys.exception()
+        try:
+            # What is there; a read would wait for the whole amount.
+            part = read()
+        except FAILURES as exc:
+            error, cause = failure_of(exc, outer, method, url, self._connect_timeout)
+            if type(error) is TransportError and length is not None:
+                error = _short(method, url, got, length)
+        else:
+            if part:
+                return part
+            if length is None:
+                self._check_wanted()  # close() may have ended it, not the body
+                return part
+            error, cause = _short(method, url, got, length), None
+        self._check_wanted()
+        raise error from cause
+
+
+def _continued(got: bytes, error: ComfyError | None, rest: Iterable[bytes]) -> Iterator[bytes]:
     """Yield a body again of which a part, or all up to an error, has arrived."""
-    yield from got
+    if got:
+        yield got
     if error is not None:
         raise error
     yield from rest
