@@ -189,7 +189,8 @@ def test_thousands_of_strange_prompts_keep_no_job_from_its_end(route: str) -> No
             ran = lines(lambda server=server, ended=ended: ended.append(run_on(server)))
             assert ended[0].images
             work.append(ran / len(server.requests))
-    assert work[1] < 8 * work[0], work  # which kinds of requests there are varies a little
+    # Kinds of requests vary a little, and only the large answer is decoded in pieces.
+    assert work[1] < 12 * work[0], work
 
 
 @pytest.mark.parametrize("stamp", [HUGE, "x", {}, [], None, True, 1e400], ids=brief)
