@@ -29,7 +29,7 @@ _OURS = str(Path(comfy_client.__file__).parent)
 _SPARED = (
     str(Path(__file__).parent.parent),
     f"{_OURS}/testing/",
-    *("/logging/", "/importlib", "<frozen", "/coverage/", "/_pytest/"),
+    *("/logging/", "/importlib", "<frozen", "/coverage/", "/hypothesis/", "/_pytest/"),
 )
 _EVERYWHERE = os.environ.get("COMFY_CTRL_C") == "everywhere"
 
