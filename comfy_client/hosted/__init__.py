@@ -4,6 +4,7 @@ The modules are listed from the bottom up.
 
 Modules:
     sse: A parser of server-sent events.  Pure.
+    references: References to assets in workflows, and names in place of them.  Pure.
     models: Jobs, outputs, assets and events, from their JSON.
     unsupported: The reason why Comfy API v2 lacks a route of ComfyUI.
     dialect: The typed error for each refusal, and the dialect with which an ``Http`` is made.

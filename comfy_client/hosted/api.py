@@ -131,7 +131,12 @@ class HostedApi(AssetFiles, ComfyApi):
         )
         settings.variables = variables
         self._begin(settings, None, record)
-        AssetFiles.__init__(self, self.parts.http, allow_private_storage=allow_private_storage)
+        AssetFiles.__init__(
+            self,
+            self.parts.http,
+            known=settings.assets,
+            allow_private_storage=allow_private_storage,
+        )
 
     # -- what differs ----------------------------------------------------------------------
 
@@ -188,7 +193,7 @@ class HostedApi(AssetFiles, ComfyApi):
         """Diagnose the connection, and find out what the server supports.
 
         It requests a job that does not exist and its events, one job of the list, and an unknown
-        hash, and posts workflows without nodes, which are refused; on Comfy Cloud, it also reads
+        hash, and posts workflows without outputs, which are refused; on Comfy Cloud, it also reads
         the older API.  Without ``run``, no job is run, and nothing costs anything.  The check
         ``proved`` lists what the server was seen to do.  See also :meth:`ComfyApi.doctor`.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import mimetypes
+import os
+import re
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import attrs
 
@@ -27,6 +30,11 @@ if TYPE_CHECKING:
 _MOST: Final = 1000
 #: The most attempts to send a file that changes meanwhile.
 _TRIES: Final = 3
+#: The length of the digest in a name, in hexadecimal digits: 128 bits.
+_DIGITS: Final = 32
+#: The most bytes of a file's own name, and the most characters of its extension, in a name.
+_STEM: Final = 130
+_ENDING: Final = 20
 
 
 class Hasher(Protocol):
@@ -49,15 +57,22 @@ def new_hasher() -> Hasher | None:
     return hasher
 
 
-def hash_of(content: Content | OpenContent) -> str | None:
-    """Return the hash of some content as ``blake3:...``; None without the extra ``[hosted]``."""
-    hasher = new_hasher()
-    if hasher is None:
-        return None
+class Digests(NamedTuple):
+    """The digests of some content, all of the same bytes."""
+
+    sha256: str
+    hash: str | None  #: ``blake3:...``; None without the extra ``[hosted]``.
+
+
+def digests_of(content: Content | OpenContent) -> Digests:
+    """Return the digests of some content, which is read once."""
+    sha256, blake3 = hashlib.sha256(), new_hasher()
     with opened(content) as found:
         for piece in in_time(found):
-            hasher.update(piece)
-    return f"blake3:{hasher.hexdigest()}"
+            sha256.update(piece)
+            if blake3 is not None:
+                blake3.update(piece)
+    return Digests(sha256.hexdigest(), None if blake3 is None else f"blake3:{blake3.hexdigest()}")
 
 
 @attrs.frozen
@@ -65,7 +80,8 @@ class UploadedAsset(UploadedImage):
     """An uploaded file, which is an asset of Comfy API v2.
 
     Attributes:
-        name: The file's name on the server; perhaps that of an earlier upload of the same bytes.
+        name: The file's name on the server, with a digest of the content, unless the caller chose
+            one; perhaps that of an earlier upload of the same bytes.
         subfolder: The folder below ``input`` that the caller asked for.
         type: ``input``.
         raw: The JSON object of the asset as received.
@@ -78,11 +94,15 @@ class UploadedAsset(UploadedImage):
 
 
 class KnownAssets:
-    """The assets that a client has uploaded, by file name and folder, with the file's version."""
+    """The assets that a client has uploaded, by file name and folder, with the file's version.
+
+    And their names on the server, as far as no other content can have them.
+    """
 
     def __init__(self) -> None:
         # Needs no lock, which a fork could leave held, as each change of a dict is atomic.
         self._known: dict[tuple[str, str], tuple[object, Asset]] = {}
+        self._names: dict[str, str] = {}
 
     def get(self, key: tuple[str, str], version: object) -> Asset | None:
         """Return the asset for a name and folder if its file has this version; else None."""
@@ -98,6 +118,27 @@ class KnownAssets:
         for oldest in [*self._known][:-_MOST]:
             self._known.pop(oldest, None)
 
+    def name_of(self, asset_id: str) -> str | None:
+        """Return the name of an asset for an input; None if another file may have that name."""
+        return self._names.get(asset_id)
+
+    def put_name(self, asset: Asset, digests: Digests) -> None:
+        """Remember the name of an asset, if it contains a digest of the asset's content.
+
+        Any other name may be that of another file: a server stores a second ``photo.png`` as
+        ``photo (1).png``, and does not tell.
+        """
+        folder, _, name = (asset.file_path or "").rpartition("/")
+        own = (_digits(digest) for digest in (digests.sha256, digests.hash, asset.hash))
+        if not any(digits and digits in name for digits in own):
+            return
+        if folder.partition("/")[0] not in ("", "input"):
+            return  # a model
+        self._names.pop(asset.id, None)
+        self._names[asset.id] = UploadedImage(name, folder.removeprefix("input")).ref
+        for oldest in [*self._names][:-_MOST]:
+            self._names.pop(oldest, None)
+
 
 @attrs.frozen(eq=False)
 class AssetUploader:
@@ -107,6 +148,7 @@ class AssetUploader:
     known: KnownAssets
     deadline: Deadline = attrs.field(factory=Deadline)
     on_progress: OnProgress | None = None
+    keeps_name: bool = False  #: Whether the caller has chosen the name.
 
     def send(self, upload: Upload) -> UploadedAsset:
         """Upload a file, unless the server already has its bytes, and return the asset.
@@ -123,14 +165,21 @@ class AssetUploader:
         asset = None
         if upload.remote is not None:
             state = upload.state()  # of what was fetched before
-            if state is None:
-                asset = self._by_hash(upload, *_told(upload))
-            else:
-                asset = self._existing(upload, state)
+            asset = self._told(upload) if state is None else self._existing(upload, state)
         if asset is None:
             asset = self._sent(upload)
         name = (asset.file_path or upload.name or "file").rpartition("/")[2]
         return UploadedAsset(name, upload.subfolder, "input", asset.raw)
+
+    def _told(self, upload: Upload) -> Asset | None:
+        """Return an asset for an output whose hash the server has told; None for any other file."""
+        source = upload.remote
+        raw = getattr(source, "raw", None)
+        told = raw.get("hash") if isinstance(raw, Mapping) else None
+        if not isinstance(told, str) or _digits(told) is None:
+            return None
+        name = upload.name or getattr(source, "filename", None) or "file"
+        return self._by_hash(upload, name, Digests("", told))
 
     def _sent(self, upload: Upload) -> Asset:
         """Read a file, send it unless the server has its bytes, and return the asset."""
@@ -140,10 +189,10 @@ class AssetUploader:
             asset = self._existing(upload, state)
             if asset is not None:
                 return asset
-            found = hash_of(content)
-            asset = self._by_hash(upload, found, state.name)
+            digests = digests_of(content)
+            asset = self._by_hash(upload, state.name, digests)
             if asset is None:
-                asset = self._post(upload, content, state.name, found)
+                asset = self._post(upload, content, state.name, digests)
             if content.has_changed():
                 raise FileChanged("the file changed while it was sent")
         self.known.put((state.name, upload.subfolder), state.version, asset)
@@ -159,29 +208,31 @@ class AssetUploader:
         except NotFound:
             return None
 
-    def _by_hash(self, upload: Upload, hash: str | None, name: str) -> Asset | None:
+    def _by_hash(self, upload: Upload, name: str, digests: Digests) -> Asset | None:
         """Return an asset for the bytes with a hash; None if the server lacks them or cannot tell.
 
-        None also if ``hash`` is None.
+        None also if the hash is not known.
         """
-        if hash is None:
+        if digests.hash is None:
             return None
-        path = _file_path(upload, name)
+        path = self._file_path(upload, name, digests)
         try:
-            return self.routes.from_hash(hash, path, timeout=self._short)
+            asset = self.routes.from_hash(digests.hash, path, timeout=self._short)
         except (NotFound, NotSupported):
             return None
+        self.known.put_name(asset, digests)
+        return asset
 
-    def _post(self, upload: Upload, content: OpenContent, name: str, hash: str | None) -> Asset:
+    def _post(self, upload: Upload, content: OpenContent, name: str, digests: Digests) -> Asset:
         shown = shown_transfer("upload", name, self.routes.http.show)
         left = None if math.isinf(self.deadline.at) else self.deadline.left()
         with nullcontext(self.on_progress) if self.on_progress else shown as on_progress:
             try:
-                return self.routes.upload(
+                asset = self.routes.upload(
                     content,
-                    _file_path(upload, name),
+                    self._file_path(upload, name, digests),
                     content_type=mimetypes.guess_type(name)[0] or "application/octet-stream",
-                    expected_hash=hash,
+                    expected_hash=digests.hash,
                     timeout=left,
                     on_progress=on_progress,
                 )
@@ -189,6 +240,18 @@ class AssetUploader:
                 if exc.reason != "hash_mismatch":
                     raise
                 raise FileChanged("the file changed before it was sent") from exc
+        self.known.put_name(asset, digests)
+        return asset
+
+    def _file_path(self, upload: Upload, name: str, digests: Digests) -> str:
+        """Return the path to ask for in an upload; if it has a folder, it begins with ``input/``.
+
+        Servers interpret any other first folder as a folder of models.
+        """
+        if not self.keeps_name and not _is_chosen(upload):
+            name = unique_name(name, _digits(digests.sha256) or _digits(digests.hash) or "")
+        folder = upload.subfolder.replace("\\", "/").strip("/")
+        return f"input/{folder}/{name}" if folder else name
 
     @property
     def _short(self) -> float:
@@ -196,19 +259,24 @@ class AssetUploader:
         return self.deadline.left(self.routes.http.total_timeout)
 
 
-def _told(upload: Upload) -> tuple[str | None, str]:
-    """Return the hash that a server reported for an output, or None, and the file's name."""
-    source = upload.remote
-    raw = getattr(source, "raw", None)
-    told = raw.get("hash") if isinstance(raw, Mapping) else None
-    is_one = isinstance(told, str) and told.startswith("blake3:")
-    return told if is_one else None, upload.name or getattr(source, "filename", None) or "file"
+def unique_name(name: str, digits: str) -> str:
+    """Return a file name that contains the digits of a digest of the content."""
+    if digits in name:
+        return name
+    stem, ending = os.path.splitext(name)
+    if len(ending) > _ENDING:
+        stem, ending = name, ""
+    return f"{stem.encode()[:_STEM].decode(errors='ignore')}-{digits}{ending}"
 
 
-def _file_path(upload: Upload, name: str) -> str:
-    """Return the path to ask for in an upload; if it has a folder, it begins with ``input/``.
+def _is_chosen(upload: Upload) -> bool:
+    """Return whether the caller has chosen the name of a file."""
+    own = getattr(upload.source, "name", None)
+    is_own = isinstance(own, str) and os.path.basename(own) == upload.name
+    return upload.name is not None and not is_own
 
-    Servers interpret any other first folder as a folder of models.
-    """
-    folder = upload.subfolder.replace("\\", "/").strip("/")
-    return f"input/{folder}/{name}" if folder else name
+
+def _digits(digest: str | None) -> str | None:
+    """Return the digits of a digest for a name; None if it is no digest."""
+    found = re.match(rf"(?:blake3:)?([0-9a-f]{{{_DIGITS}}})", digest or "")
+    return found and found[1]

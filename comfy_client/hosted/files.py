@@ -150,16 +150,22 @@ class AssetFiles(FileRoutes):
     Args:
         http: The requests to the server.
         most: The size in bytes up to which :meth:`get_image` returns a file.
+        known: The assets that were uploaded; ``None``: none yet.
         allow_private_storage: Whether files may be at any address that the server names.
     """
 
     def __init__(
-        self, http: Http, *, most: int = MAX_ANSWER, allow_private_storage: bool = False
+        self,
+        http: Http,
+        *,
+        most: int = MAX_ANSWER,
+        known: KnownAssets | None = None,
+        allow_private_storage: bool = False,
     ) -> None:
         self._most = most
         self._allow_private = allow_private_storage
         self._routes = HostedRoutes(http)
-        self._known = KnownAssets()
+        self._known = KnownAssets() if known is None else known
 
     def lasting(self) -> AssetFiles:
         """Return routes for the same files that work even after the client is closed."""
@@ -184,13 +190,14 @@ class AssetFiles(FileRoutes):
 
         ``POST /api/v2/assets``; with the extra ``[hosted]``, ``POST /api/v2/assets/from-hash``
         first, so that bytes which the server has are not sent.  The ``ref`` of the result is the
-        value for an input of a workflow.  The result may have the name of an earlier upload of the
-        same bytes.
+        value for an input of a workflow.  The name contains a digest of the content, unless you
+        choose one.  The result may have the name of an earlier upload of the same bytes.
 
         Args:
             file: As for :meth:`ComfyApi.upload_image`.  An output of this server is copied.
-            file_name: The asset's name, without folders; ``None``: the file's local name, or one
-                that is made from the content.
+            file_name: The asset's name, without folders; ``None``: one that is made from the local
+                name and the content.  A server that takes no references to assets can use the file
+                only by a name of the latter kind, as another file may have any other name.
             subfolder: The folder below ``input``.
             type: Must be ``input``.
             overwrite: Has no effect, as each content is an asset of its own.
@@ -210,7 +217,8 @@ class AssetFiles(FileRoutes):
             raise NotSupported(f"Comfy API v2 keeps uploads as inputs, not in the folder {type!r}")
         self._routes.http.check_open()
         deadline = Deadline.after(timeout)
-        uploader = AssetUploader(self._routes, self._known, deadline, on_progress)
+        keeps_name = file_name is not None
+        uploader = AssetUploader(self._routes, self._known, deadline, on_progress, keeps_name)
         with reading_until(deadline.at):
             return uploader.send(Upload(file, file_name, subfolder=subfolder, fetch=fetch))
 

@@ -20,6 +20,7 @@ from ..transport.http import SMALL
 from ..transport.response import Response, code_of
 from .assets import new_hasher
 from .older_api import CloudHttp
+from .references import UNKNOWN_ASSET, reference
 from .sending import label_of
 from .servers import is_serverless
 
@@ -68,6 +69,7 @@ class HostedChecks:
             Check("labels", ("api",), self.check_labels),
             Check("streams", ("api",), self.check_streams),
             Check("assets", ("api",), self.check_assets),
+            Check("references", ("api",), self.check_references),
             *older,
             Check("run", ("api",), self.check_run, float("inf")),
             Check("client", (), check_client),
@@ -131,15 +133,7 @@ class HostedChecks:
         taken = []
         for form, words in _FORMS.items():
             label = label_of(key, "text" if form == "text" else "mapping")
-            answer = ctx.http.request(
-                "POST",
-                "/api/v2/jobs",
-                json={"workflow": {}, "metadata": label},
-                headers={"Idempotency-Key": str(uuid.uuid4())},
-                timeout=ctx.left,
-                allow=range(300, 600),
-                max_bytes=SMALL,
-            )
+            answer = _refused(ctx, {"workflow": {}, "metadata": label})
             if answer.status < 300:
                 return failed("it accepted a workflow without nodes", "please report that")
             if _code(answer) == "invalid_workflow":
@@ -172,6 +166,25 @@ class HostedChecks:
         if new_hasher() is None:
             return ok(text, "install the extra [hosted]: then files that it has are not sent again")
         return ok(f"{text}, so files that it has are not sent again")
+
+    def check_references(self, ctx: CheckContext) -> CheckResult:
+        """Check whether the server looks at references to assets, by a workflow that it refuses.
+
+        The workflow has no output, and the reference is to an asset that no server has.
+        """
+        inputs = {"image": reference(NOBODY)}
+        workflow = {"1": {"class_type": "LoadImage", "inputs": inputs}}
+        answer = _refused(ctx, {"workflow": workflow})
+        if answer.status < 300:
+            return failed("it accepted a workflow without outputs", "please report that")
+        if _code(answer) == UNKNOWN_ASSET:
+            self._proved.append("references to assets are resolved")
+            return ok("the server resolves references to assets")
+        if _code(answer) == "invalid_workflow":
+            self._differs.append("it may take files by their names only")
+            text = "the server does not look at references to assets, or only after the outputs"
+            return ok(f"{text}; where it refuses one, it gets the file's name instead")
+        return unknown(f"{answer.status}, {_reason(ctx, answer)}")
 
     def check_v1(self, ctx: CheckContext) -> CheckResult:
         """Check which routes of Comfy Cloud's older API answer."""
@@ -231,6 +244,19 @@ def check_client(ctx: CheckContext) -> CheckResult:
         text += f"; {client.dropped_events} events were dropped for newer ones"
         return warning(text, event_checks.SLOW_RECEIVERS)
     return ok(text)
+
+
+def _refused(ctx: CheckContext, body: Mapping[str, Any]) -> Response:
+    """Return the answer to the submission of a job that cannot be run."""
+    return ctx.http.request(
+        "POST",
+        "/api/v2/jobs",
+        json=body,
+        headers={"Idempotency-Key": str(uuid.uuid4())},
+        timeout=ctx.left,
+        allow=range(300, 600),
+        max_bytes=SMALL,
+    )
 
 
 def _code(answer: Response) -> str | None:

@@ -13,6 +13,7 @@ from ..routes.definitions import NodeDefinitions
 from ..settings import ClientSettings
 from ..timing import Timing
 from ..transport.http import Http
+from .assets import KnownAssets
 from .dialect import HOSTED
 from .job_poller import HostedPoller
 from .older_api import CLOUD_V1, CloudHttp, JobSearch, v1_credentials
@@ -30,6 +31,7 @@ class HostedSettings(ClientSettings):
     search_v1: bool
     allow_private_storage: bool
     is_cloud: bool  #: Whether the server is Comfy Cloud, which has an older API, too.
+    assets: KnownAssets = attrs.field(init=False, factory=KnownAssets)
 
     def make_http(self, timing: Timing) -> Http:
         """Make the :class:`Http` of a client; on Comfy Cloud, it speaks both of the APIs there."""
@@ -57,7 +59,13 @@ class HostedSettings(ClientSettings):
         routes, search = HostedRoutes(tracker.http), None
         if self.search_v1 and isinstance(tracker.http, CloudHttp):
             search = JobSearch(tracker.http.v1, routes)
-        submission = Submission(routes, form, remembers=form != "text", search=search)
+        submission = Submission(
+            routes,
+            form,
+            remembers=form != "text",
+            search=search,
+            name_of=self.assets.name_of,
+        )
         return HostedPoller(tracker, routes, submission, self.patience)
 
     def arguments(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from ..values import (
     text,
     whole,
 )
+from .references import reference
 
 #: The statuses of jobs that have ended.
 ENDED: Final = frozenset({"succeeded", "canceled", "failed", "expired"})
@@ -355,9 +356,7 @@ class Asset(AsDict):
     @property
     def reference(self) -> dict[str, Any]:
         """The value that refers to the asset in an input of a workflow, in place of a file name."""
-        facts = {"id": self.id, "hash": self.hash, "file_path": self.file_path}
-        info = {name: value for name, value in facts.items() if value is not None}
-        return {"__type": "core/ASSET", "info": info}
+        return reference(self.id, hash=self.hash, file_path=self.file_path)
 
 
 @attrs.frozen

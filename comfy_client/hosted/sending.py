@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import attrs
+
 from .. import models, runtime
 from ..errors import (
     ApiError,
@@ -34,6 +36,7 @@ from ..routes.prompts import EXTRA_DATA_KEY
 from ..transport.backoff import Backoff
 from ..transport.deadline import Deadline, limited_silence
 from .models import HostedJob, HostedJobs
+from .references import UNKNOWN_ASSET, NameOf, is_about_references, with_names
 from .routes import HostedRoutes
 from .translation import has_mark, marked
 
@@ -59,6 +62,26 @@ _GRAPHS: Final = 20
 #: The most jobs that are requested to find out whether a server has lost its memory.
 _WITNESSES: Final = 3
 
+_NO_NAME: Final = (
+    "the server seems to take no references to assets, and the file's name is not sent instead, as "
+    "another file may have it: set the file itself as the input, without a name of your own"
+)
+
+
+@attrs.define(eq=False)
+class _SentGraph:
+    """A graph that is submitted.
+
+    Attributes:
+        graph: The graph, marked.
+        named: The graph with file names in place of references, once it is sent so.
+        refusal: Why the references were refused.
+    """
+
+    graph: dict[str, Any]
+    named: dict[str, Any] | None = None
+    refusal: ApiError | None = None
+
 
 class Submission:
     """The submissions of one client, and what it has learned about its server.
@@ -69,15 +92,24 @@ class Submission:
         remembers: Whether it is certain that the server remembers keys, even after a restart.
         search: Finds a job by its key where the server has no list of jobs; ``None``: no
             other way.
+        name_of: Returns the name of an asset, which no other file can have, or None.
     """
 
     def __init__(
-        self, routes: HostedRoutes, form: LabelForm, *, remembers: bool, search: Search | None
+        self,
+        routes: HostedRoutes,
+        form: LabelForm,
+        *,
+        remembers: bool,
+        search: Search | None,
+        name_of: NameOf,
     ) -> None:
         self._routes = routes
         self._form: LabelForm = form
         self._remembers = remembers
         self._search = search
+        self._name_of = name_of
+        self._takes_references = True  # to assets; else it gets file names
         self._has_list = True
         self._witness: str | None = None  # a job that this server has in its list
         self._has_looked = False
@@ -106,9 +138,9 @@ class Submission:
             self._look_for_witness(deadline, tracker.timing.question)
         key, total = state.prompt_id, tracker.http.total_timeout
         witness = self._witness  # a later one may be of a server that has forgotten this key
-        post = partial(self._post, marked(graph, key), key, partner_key)
+        post = partial(self._post, _SentGraph(marked(graph, key)), key, partner_key)
         try:
-            return self._accepted(post(time_left(deadline, total)))
+            return self._accepted(post(time_left(deadline, total), may_rename=True))
         except ServerUnreachable:
             raise  # nothing was sent
         except ComfyError as exc:
@@ -127,7 +159,7 @@ class Submission:
         self,
         tracker: Tracker,
         state: JobState,
-        post: Callable[[float], str],
+        post: Callable[..., str],
         witness: str | None,
         until: Deadline,
         cause: ComfyError,
@@ -163,11 +195,16 @@ class Submission:
                         if now - unlisted_since >= most or not self._can_look:
                             break
                         continue
-                return post(until.left(tracker.http.total_timeout))
-            except (ClientClosed, PromptRejected):
-                raise  # a refused workflow frees its key, so the key was free: it never arrived
+                # A server that has forgotten both asset and key would run the job twice.
+                may_rename = self._remembers
+                return post(until.left(tracker.http.total_timeout), may_rename=may_rename)
+            except ClientClosed:
+                raise
             except ComfyError as exc:
-                if getattr(exc, "reason", None) == _KEY_KNOWN:
+                reason = getattr(exc, "reason", None)
+                if isinstance(exc, PromptRejected) and reason != UNKNOWN_ASSET:
+                    raise  # a refused workflow frees its key, so the key was free: it never arrived
+                if reason == _KEY_KNOWN:
                     is_known, why = True, "the server knows its key, but lists no such job"
                 elif isinstance(exc, Throttled) and (exc.retry_after or 0.0) < until.left():
                     wanted = exc.retry_after or 0.0  # the server is busy, and has not refused it
@@ -186,27 +223,67 @@ class Submission:
         return models.QueuedPrompt(job_id)
 
     def _post(
-        self, graph: Mapping[str, Any], key: str, partner_key: str | None, timeout: float
+        self,
+        sent: _SentGraph,
+        key: str,
+        partner_key: str | None,
+        timeout: float,
+        *,
+        may_rename: bool,
     ) -> str:
-        """Submit a graph, with another form of label if one is refused; return the job's id."""
+        """Submit a graph, in another form if the label or references are refused; return the id.
+
+        With ``may_rename``, names may be sent in place of references that were not refused before.
+        """
         extra = None if partner_key is None else {"api_key_comfy_org": partner_key}
         deadline = Deadline.after(timeout)
+        if sent.named is None and not self._takes_references:
+            sent.named = with_names(sent.graph, self._name_of)
         while True:
             form = self._form
             label = label_of(key, form)
+            graph = sent.graph if sent.named is None else sent.named
             try:
                 job = self._routes.submit(
                     graph, key=key, label=label, extra_data=extra, timeout=deadline.left(timeout)
                 )
             except ApiError as exc:
-                if form == "none" or not _is_about_label(exc):
-                    raise
-                if exc.reason in _LABEL_REFUSED:
-                    self._remembers = True  # no proxy refuses a label so
                 # A refused submission frees its key.
-                self._form = _FORMS[_FORMS.index(form) + 1]
+                if not (self._change_label(exc, form) or self._rename(sent, exc, may_rename)):
+                    raise
                 continue
             return job.id
+
+    def _change_label(self, exc: ApiError, form: LabelForm) -> bool:
+        """Try another form of label if a submission was refused for this one; return whether."""
+        if form == "none" or not _is_about_label(exc):
+            return False
+        if exc.reason in _LABEL_REFUSED:
+            self._remembers = True  # no proxy refuses a label so
+        self._form = _FORMS[_FORMS.index(form) + 1]
+        return True
+
+    def _rename(self, sent: _SentGraph, exc: ApiError, may_rename: bool) -> bool:
+        """Send names if a submission was refused for its references; return whether, once.
+
+        A refused name shows that this was not the reason.
+        """
+        if not is_about_references(exc, sent.graph):
+            return False
+        if sent.named is not None:
+            self._takes_references = True
+            if sent.refusal is not None:
+                exc.add_note(f"before, its references to assets were refused: {sent.refusal}")
+            return False
+        if not may_rename:
+            return False
+        sent.named, sent.refusal = with_names(sent.graph, self._name_of), exc
+        if sent.named is None:
+            exc.add_note(_NO_NAME)
+            return False
+        self._takes_references = False
+        self._routes.http.log.info("the server refused references to assets, so it gets names")
+        return True
 
     @property
     def _can_look(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from comfy_client import ClientClosed, CloudApi, DoctorReport, HostedApi
-from comfy_client.testing import ComfyServer
+from comfy_client.testing import ComfyServer, hosted_error
 from tests.helpers.command_line import CommandLine
 from tests.helpers.doctor import blamed, failing, states
 
@@ -61,6 +61,8 @@ def test_each_place_says_what_it_proved(server: ComfyServer) -> None:
     assert ("labels may be" in proved) == (place != "cloud")
     assert labels.get(place, "it lists no jobs") in proved
     assert ("older API answers /features" in proved) == (place == "cloud")
+    assert ("references to assets are resolved" in proved) == (place != "serverless")
+    assert ("by their names only" in proved) == (place == "serverless")
     words = {"proxy": "a proxy", "serverless": "no proxy", "cloud": "Comfy Cloud"}
     assert words[place] in report["place"].found
 
@@ -136,7 +138,14 @@ def test_a_server_that_takes_a_workflow_without_nodes_is_told(proxy: ComfyServer
     taken = {"id": UNKNOWN, "status": "queued"}
     with proxy.faults.answer("POST", "/v2/jobs", (201, {}, taken)):
         report = examined(proxy)
-    assert failing(report) == ["labels"]
+    assert failing(report) == ["labels", "references"]
+
+
+def test_an_odd_answer_about_references_says_nothing(proxy: ComfyServer) -> None:
+    with proxy.faults.answer("POST", "/v2/jobs", hosted_error("queue_full")):
+        report = examined(proxy)
+    assert report["references"].state == "unknown"
+    assert "429, queue_full" in report["references"].found
 
 
 def test_a_closed_client_examines_nothing(proxy: ComfyServer) -> None:

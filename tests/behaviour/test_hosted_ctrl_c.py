@@ -6,6 +6,7 @@ The environment variables are those of ``test_ctrl_c.py``.
 from __future__ import annotations
 
 import gc
+import io
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from PIL import Image
 
 from comfy_client import HostedApi
 from comfy_client.errors import SubmitUncertain
@@ -21,7 +23,12 @@ from comfy_client.transport.connections import current
 from tests.behaviour.test_ctrl_c import TRIES, graphs, moments
 from tests.helpers.clients import LIMIT, exception_of, outstanding, threads, until
 from tests.helpers.ctrl_c import Runs, handled, interrupted, noted, points_of
+from tests.helpers.graphs import node
 from tests.helpers.long import but
+
+PICTURE = io.BytesIO()
+Image.new("RGB", (8, 8), "red").save(PICTURE, "PNG")
+PICTURE.seek(0)
 
 pytestmark = pytest.mark.timing(look_up=1.0, look_up_sure=0.5)
 
@@ -60,6 +67,18 @@ def swept(world: World, name: str) -> None:
     assert all(row.result or isinstance(row.error, SubmitUncertain) for row in rows)
 
 
+def with_picture(world: World, name: str) -> None:
+    """A client of its own, which learns that references are refused, and sends names."""
+    workflow = noted(name)
+    workflow["1"]["inputs"]["image"] = ["2", 0]
+    workflow["2"] = node("LoadImage", image=PICTURE)
+    with (
+        world.server.gateway.trap(assets_by_name_only=True),
+        HostedApi(world.server.url) as api,
+    ):
+        api.run(workflow, timeout=LIMIT)
+
+
 CALLS: dict[str, Callable[[World, str], object]] = {
     "run": lambda w, name: w.api.run(noted(name), timeout=LIMIT),
     "run, cancel": lambda w, name: w.api.run(noted(name), timeout=LIMIT, on_interrupt="cancel"),
@@ -67,6 +86,7 @@ CALLS: dict[str, Callable[[World, str], object]] = {
     "map": lambda w, name: list(w.api.map(graphs(name), in_flight=2)),
     "sweep": swept,
     "client": with_client,
+    "picture": with_picture,
 }
 
 

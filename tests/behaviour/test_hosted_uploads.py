@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,13 +22,13 @@ from comfy_client.errors import (
     TransportError,
     UploadTooLarge,
 )
-from comfy_client.hosted.assets import KnownAssets, UploadedAsset
+from comfy_client.hosted.assets import Digests, KnownAssets, UploadedAsset, unique_name
 from comfy_client.hosted.dialect import HOSTED
 from comfy_client.hosted.files import AssetFiles
 from comfy_client.hosted.models import Asset
 from comfy_client.hosted.routes import HostedRoutes
 from comfy_client.routes.prompts import with_files_sent
-from comfy_client.testing import ComfyServer
+from comfy_client.testing import ComfyServer, hosted_error
 from comfy_client.transport.deadline import Deadline
 from comfy_client.workflow import check_graph
 from comfy_client.workflow.edit import graph_of
@@ -108,7 +109,8 @@ def test_bytes_that_the_server_has_are_not_sent(
         again = AssetFiles(http).upload_image(CONTENT, "other.png")
     assert sent(server) == 1
     assert again.ref == first.ref
-    assert again.name == "photo.png"  # the proxy keeps the first name
+    assert again.name == first.name  # the proxy keeps the first name
+    assert re.fullmatch("photo-[0-9a-f]{32}[.]png", again.name)
     assert kept(files, again) == CONTENT
 
 
@@ -205,12 +207,73 @@ def test_a_client_remembers_a_thousand_uploads() -> None:
     assert known.get(("1000", ""), None) is None
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("{}.png", "{}.png"),
+        ("photo-{}.png", "photo-{}.png"),
+        ("input/photo-{}.png", "photo-{}.png"),
+        ("input/3d/x/{}.glb", "3d/x/{}.glb"),
+        ("{} [temp]", "{} [temp] [input]"),
+        ("photo.png", None),
+        ("loras/{}.safetensors", None),
+        ("{}/photo.png", None),
+        (None, None),
+    ],
+)
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_name_counts_if_no_other_content_can_have_it(
+    path: str | None, name: str | None, which: int
+) -> None:
+    """It contains SHA-256 or BLAKE3 of the content, computed here or by the server."""
+    sha256, ours, told = "a" * 64, "b" * 64, "c" * 64
+    digits = (sha256, ours, told)[which][:32]
+    known = KnownAssets()
+    asset = Asset.from_json(
+        {"id": "1", "hash": f"blake3:{told}", "file_path": path and path.format(digits)}
+    )
+    known.put_name(asset, Digests(sha256, f"blake3:{ours}"))
+    assert known.name_of("1") == (name and name.format(digits))
+    assert known.name_of("2") is None
+
+
+@pytest.mark.parametrize("told", ["blake3:", "blake3:a", "", None])
+def test_a_hash_that_is_none_makes_no_name(told: str | None) -> None:
+    known = KnownAssets()
+    known.put_name(Asset("1", told, file_path="a.png"), Digests("f" * 64, None))
+    assert known.name_of("1") is None
+
+
+def test_a_client_remembers_a_thousand_names() -> None:
+    known, digests = KnownAssets(), Digests("f" * 64, None)
+    for number in [*range(1000), 0, 1000]:
+        known.put_name(Asset(f"{number}", file_path=f"{'f' * 32}.png"), digests)
+    assert known.name_of("1") is None
+    assert known.name_of("0") == known.name_of("1000") == f"{'f' * 32}.png"
+
+
+@pytest.mark.parametrize(
+    ("name", "unique"),
+    [
+        ("photo.png", "photo-D.png"),
+        ("photo", "photo-D"),
+        ("D.png", "D.png"),
+        ("x" * 300 + ".png", "x" * 130 + "-D.png"),
+        ("\u00e9" * 200, "\u00e9" * 65 + "-D"),
+        ("a." + "x" * 40, "a." + "x" * 40 + "-D"),
+    ],
+)
+def test_a_name_with_digits_is_short_enough_for_a_disk(name: str, unique: str) -> None:
+    assert unique_name(name, "D") == unique
+
+
 @pytest.mark.parametrize("place", ["proxy", "serverless"])
 @pytest.mark.usefixtures("hashes")
 def test_an_output_is_uploaded_as_an_input(place: Any) -> None:
     """The proxy looks for it among the inputs; a hash that a server tells saves the way back."""
     with (
         ComfyServer(hosted=place) as server,
+        server.gateway.trap(assets_by_name_only=False),
         opened(server.url, dialect=HOSTED) as http,
     ):
         files, routes = AssetFiles(http), HostedRoutes(http)
@@ -329,6 +392,29 @@ def test_a_file_that_changes_while_it_is_sent_is_sent_again(
         return
     uploaded = files.upload_image(photo, on_progress=change)
     assert kept(files, uploaded) == photo.read_bytes()
+
+
+@pytest.mark.parametrize("extra", ["hashes", "no_hashes"])
+def test_an_open_file_that_changes_before_it_is_sent_is_read_again(
+    server: ComfyServer, files: AssetFiles, photo: Path, request: Any, extra: str
+) -> None:
+    """Between the reading that names it and the one that sends it."""
+    request.getfixturevalue(extra)
+    with photo.open("rb") as stream:
+        first = files.upload_image(stream, "me.png")
+
+        def change(asked: object) -> Any:
+            photo.write_bytes(CONTENT[::-1])
+            return hosted_error("not_found")
+
+        server.on("GET", f"/api/v2/assets/{first.ref['info']['id']}", change)
+        again = files.upload_image(stream, "me.png")
+        server.off("GET", f"/api/v2/assets/{first.ref['info']['id']}")
+        photo.write_bytes(CONTENT)
+        third = files.upload_image(stream, "me.png")
+    assert again.ref != first.ref
+    assert kept(files, again) == CONTENT[::-1]
+    assert kept(files, third) == CONTENT
 
 
 @pytest.mark.usefixtures("hashes")

@@ -163,12 +163,13 @@ class Runs:
     def add_to(self, server: ComfyServer) -> None:
         """Give a server the node that notes its runs."""
 
-        def run(_: object, text: str) -> dict[str, Any]:
+        def run(_: object, text: str, image: object = None) -> dict[str, Any]:
             with self._lock:
                 self.texts.append(text)
             return {"ui": {"text": [text]}}
 
-        inputs = classmethod(lambda cls: {"required": {"text": ("STRING", {})}})
+        types = {"required": {"text": ("STRING", {})}, "optional": {"image": ("IMAGE", {})}}
+        inputs = classmethod(lambda cls: types)
         members = {"INPUT_TYPES": inputs, "RETURN_TYPES": (), "OUTPUT_NODE": True}
         server.add_node(type("Noted", (), {**members, "FUNCTION": "run", "run": run}))
 

@@ -63,7 +63,7 @@ HOSTED_JOBS: tuple[Mutant, ...] = (
     Mutant(
         "Y07",
         "hosted/sending.py",
-        'if getattr(exc, "reason", None) == _KEY_KNOWN:\n                    is_known, why',
+        "if reason == _KEY_KNOWN:\n                    is_known, why",
         "if False:\n                    is_known, why",
         "model/test_hosted.py",
         "a job is uncertain as its key is known, though the list is about to show it",

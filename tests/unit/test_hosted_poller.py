@@ -141,7 +141,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     clock = Clock()
     tell_time(monkeypatch, clock.monotonic)
     routes: Any = Scripted()
-    submission = Submission(routes, "text", remembers=False, search=None)
+    submission = Submission(
+        routes, "text", remembers=False, search=None, name_of=lambda asset_id: None
+    )
     poller = HostedPoller(api.parts.tracker, routes, submission, PATIENCE)
     yield World(api, routes, poller, clock)
     monkeypatch.undo()

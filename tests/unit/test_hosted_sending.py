@@ -29,6 +29,7 @@ from comfy_client.event_queue import Budget
 from comfy_client.hosted.earlier import find_earlier
 from comfy_client.hosted.models import HostedJob, HostedJobs
 from comfy_client.hosted.older_api import JobSearch
+from comfy_client.hosted.references import is_about_references, reference, with_names
 from comfy_client.hosted.sending import (
     LabelForm,
     Submission,
@@ -50,7 +51,23 @@ GRAPH = {"9": {"class_type": "SaveImage", "inputs": {}}}
 OLDER = "older-job"
 SECRET = "hunter2-PASSWORD-77"
 
+REFERRING = {"1": {"class_type": "LoadImage", "inputs": {"image": reference("a")}}, **GRAPH}
+
+
+def refused(code: str, details: Any = None, message: str = "no", status: int = 422) -> ApiError:
+    error = {"code": code, "message": message, "details": details}
+    kw = {"status": status, "reason": code, "body": {"error": error}}
+    return PromptRejected(message, error=error, node_errors={}, **kw)
+
+
+def about(node_id: str, **info: Any) -> ApiError:
+    """A refusal because of an input of a node."""
+    error = {"type": "custom_validation_failed", "extra_info": info}
+    return refused("invalid_workflow", {"node_errors": {node_id: {"errors": [error]}}})
+
+
 LOST = TransportError("cut off")
+UNKNOWN = refused("missing_asset", {"missing_ids": ["a"]})
 REUSED = ApiError("used", status=422, reason="idempotency_key_reuse")
 NO_LIST = NotSupported("no list", status=501, reason="not_implemented")
 GONE = NotFound("gone", status=404)
@@ -72,19 +89,26 @@ class Place:
         form: LabelForm = "text",
     ) -> None:
         identity = SimpleNamespace(gives_away=lambda text: text == SECRET)
-        self.http = SimpleNamespace(total_timeout=60.0, identity=identity)
+        log = ServerLog("http://gpu:8189")
+        self.http = SimpleNamespace(total_timeout=60.0, identity=identity, log=log)
         self.answers = list(answers)
         self.listed: Any = listed if isinstance(listed, Exception) else list(listed)
         self.own = set(own)
         self.marks = marks or {}
         self.form = form
         self.posts: list[tuple[str, Any]] = []
+        self.images: list[str] = []
         self.filters: list[Any] = []
         self.read: list[str] = []
 
     def submit(self, graph: Any, *, key: str, label: Any, **_: Any) -> HostedJob:
         assert has_mark(graph, key)
         self.posts.append((key, label))
+        self.images += [
+            image if isinstance(image, str) else "reference"
+            for node in graph.values()
+            if (image := node["inputs"].get("image"))
+        ]
         if label is not None and label != label_of(key, self.form):
             code = "metadata_not_supported" if self.form == "none" else "metadata_invalid"
             raise ApiError("no such label", status=422, reason=code)
@@ -147,21 +171,29 @@ def send(clock: Clock) -> Send:
         *,
         patience: float = 40.0,
         key: str = KEY,
+        graph: dict[str, Any] = GRAPH,
     ) -> str:
         one = submission or of(place)
         tracker: Any = SimpleNamespace(
             http=place.http, wake=clock, log=ServerLog("http://gpu:8189"), timing=Timing()
         )
-        state = JobState(key, GRAPH, Budget(1 << 20), Timing())
-        return one.send(tracker, state, GRAPH, None, Deadline(), patience).prompt_id
+        state = JobState(key, graph, Budget(1 << 20), Timing())
+        return one.send(tracker, state, graph, None, Deadline(), patience).prompt_id
 
     return do
 
 
 def of(
-    place: Any, form: LabelForm = "text", *, remembers: bool = False, search: Any = None
+    place: Any,
+    form: LabelForm = "text",
+    *,
+    remembers: bool = False,
+    search: Any = None,
+    names: Any = None,
 ) -> Submission:
-    return Submission(place, form, remembers=remembers, search=search)
+    return Submission(
+        place, form, remembers=remembers, search=search, name_of=names or (lambda _: None)
+    )
 
 
 def listed(*more: dict[str, Any]) -> list[dict[str, Any]]:
@@ -239,6 +271,140 @@ def test_a_key_that_was_used_before_is_uncertain_at_once(send) -> None:
 )
 def test_which_errors_leave_it_open(error, may_have_arrived) -> None:
     assert is_uncertain(error) is may_have_arrived
+
+
+# -- references to assets -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        UNKNOWN,
+        refused("missing_asset"),
+        refused("invalid_request", message="no core/ASSET here", status=400),
+        about("1", input_name="image"),
+        about("1", input_name="images", linked_node=["1", 0]),
+        about("1"),
+    ],
+)
+def test_a_refused_reference_is_sent_as_a_name_once_and_then_at_once(send, refusal) -> None:
+    """Under the same key; the client remembers it for its other jobs."""
+    place = Place(refusal, "job-1", "job-2", listed=listed())
+    one = of(place, names={"a": "a.png"}.get)
+    assert send(place, one, graph=REFERRING) == "job-1"
+    assert send(place, one, key="other", graph=REFERRING) == "job-2"
+    assert [key for key, _ in place.posts] == [KEY, KEY, "other"]
+    assert place.images == ["reference", "a.png", "a.png"]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        about("1", input_name="channel"),
+        about("9", input_name="image"),
+        about("other", input_name="image"),
+        refused("invalid_workflow", {"node_errors": {"1": {"errors": "odd"}}}),
+        refused("invalid_workflow", {"node_errors": {"1": "odd"}}),
+        refused("invalid_workflow", "odd"),
+        refused("workflow_format_ui"),
+        refused("missing_asset", status=404),
+        refused("missing_asset", status=403),
+        refused("missing_asset", status=429),
+        ApiError("no", status=422, reason="idempotency_key_used", body="missing"),
+    ],
+)
+def test_any_other_refusal_is_raised_as_it_is(send, refusal) -> None:
+    """It names no asset, or leaves open whether something was run."""
+    place = Place(refusal, listed=listed())
+    with pytest.raises(ApiError) as caught:
+        send(place, of(place, names={"a": "a.png"}.get), graph=REFERRING)
+    assert caught.value is refusal
+    assert place.images == ["reference"]
+
+
+def test_a_refused_name_is_raised_and_references_are_tried_again(send) -> None:
+    """So the server does not refuse references as such; the error tells of both refusals."""
+    place = Place(UNKNOWN, about("1", input_name="image"), "job-2", listed=listed())
+    one = of(place, names={"a": "a.png"}.get)
+    with pytest.raises(PromptRejected) as caught:
+        send(place, one, graph=REFERRING)
+    assert "references to assets were refused" in caught.value.__notes__[0]
+    assert send(place, one, key="other", graph=REFERRING) == "job-2"
+    assert place.images == ["reference", "a.png", "reference"]
+
+
+def test_a_name_that_is_refused_later_has_no_earlier_refusal(send) -> None:
+    bad = about("1", input_name="image")
+    place = Place(UNKNOWN, "job-1", bad, listed=listed())
+    one = of(place, names={"a": "a.png"}.get)
+    send(place, one, graph=REFERRING)
+    with pytest.raises(PromptRejected) as caught:
+        send(place, one, key="other", graph=REFERRING)
+    assert not hasattr(caught.value, "__notes__")
+    assert place.images == ["reference", "a.png", "a.png"]
+
+
+def test_a_name_that_another_file_may_have_is_not_sent(send) -> None:
+    """Neither for one reference, nor if it is one of several."""
+    both = {**REFERRING, "2": {"class_type": "LoadImage", "inputs": {"image": reference("b")}}}
+    for graph in (REFERRING, both):
+        refusal = refused("missing_asset")
+        place = Place(refusal, listed=listed())
+        with pytest.raises(PromptRejected) as caught:
+            send(place, of(place, names={"b": "b.png"}.get), graph=graph)
+        assert "another file may have it" in caught.value.__notes__[0]
+        assert len(place.posts) == 1
+
+
+def test_a_lost_answer_to_a_name_is_sent_again_as_a_name(send) -> None:
+    place = Place(UNKNOWN, LOST, "job-1", listed=listed())
+    assert send(place, of(place, names={"a": "a.png"}.get), graph=REFERRING) == "job-1"
+    assert [key for key, _ in place.posts] == [KEY] * 3
+    assert place.images == ["reference", "a.png", "a.png"]
+
+
+def test_a_lost_answer_to_a_name_is_found_by_its_key(send) -> None:
+    place = Place(UNKNOWN, LOST, REUSED, listed=listed())
+    assert "knows its key" in uncertain(
+        lambda: send(place, of(place, names={"a": "a.png"}.get), graph=REFERRING)
+    )
+    assert place.images == ["reference", "a.png", "a.png"]
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_after_a_lost_answer_a_name_is_sent_only_if_keys_are_surely_known(send, remembers) -> None:
+    """A proxy that was restarted has forgotten the asset and the key, and would run it twice."""
+    place = Place(LOST, UNKNOWN, "job-1", listed=listed())
+    one = of(place, remembers=remembers, names={"a": "a.png"}.get)
+    if remembers:
+        assert send(place, one, graph=REFERRING) == "job-1"
+        assert place.images == ["reference", "reference", "a.png"]
+    else:
+        uncertain(lambda: send(place, one, graph=REFERRING))
+        assert place.images == ["reference", "reference"]
+
+
+def test_references_are_found_and_named_at_any_depth() -> None:
+    deep = {"1": {"class_type": "X", "inputs": {"list": [1, {"a": reference("a")}, ["2", 0]]}}}
+    named = with_names(deep, {"a": "a.png"}.get)
+    assert named == {"1": {"class_type": "X", "inputs": {"list": [1, {"a": "a.png"}, ["2", 0]]}}}
+    assert deep["1"]["inputs"]["list"][1] == {"a": reference("a")}
+    assert is_about_references(about("1", input_name="list"), deep)
+
+
+@pytest.mark.parametrize("info", [None, "x", {}, {"id": 7}, {"id": ""}])
+def test_a_malformed_reference_has_no_name(info) -> None:
+    graph = {"1": {"inputs": {"image": {"__type": "core/ASSET", "info": info}}}, "2": "odd"}
+    assert with_names(graph, lambda asset_id: "a.png" if asset_id else None) is None
+    assert not is_about_references(UNKNOWN, graph)
+
+
+def test_a_workflow_without_references_is_sent_as_it_is(send) -> None:
+    assert with_names(GRAPH, {}.get) is None
+    place = Place(UNKNOWN, listed=listed())
+    with pytest.raises(PromptRejected):
+        send(place)
+    assert len(place.posts) == 1
 
 
 # -- no answer ------------------------------------------------------------------------------------
@@ -336,6 +502,12 @@ def test_nobody_waits_longer_than_patience(send, clock) -> None:
     place = Place(*[LOST] * 100, listed=listed())
     uncertain(lambda: send(place, patience=7.0))
     assert 7.0 <= clock.now < 8.0
+
+
+def test_an_unknown_asset_after_no_answer_is_uncertain(send) -> None:
+    """A proxy looks for assets before it looks at the key, so the first may have arrived."""
+    place = Place(LOST, UNKNOWN, listed=listed())
+    assert "then it was refused" in uncertain(lambda: send(place, graph=REFERRING))
 
 
 def test_a_refusal_of_the_second_try_frees_the_key_so_it_never_arrived(send) -> None:

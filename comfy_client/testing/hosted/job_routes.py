@@ -33,7 +33,9 @@ async def _submit(hosted: HostedState, request: web.Request) -> web.Response:
     metadata, priority = _metadata(hosted, body), _priority(body)
     extra_data = _extra_data(body)
     missing: list[str] = []
-    resolved = _resolved(hosted, workflow, missing)
+    resolved = workflow
+    if not hosted.traps.assets_by_name_only:
+        resolved = _resolved(hosted, workflow, missing)
     if missing:
         raise Refusal(
             "missing_asset",

@@ -70,6 +70,8 @@ class HostedTraps:
         true_sizes: Whether outputs have their true size, in place of 0.
         true_hashes: Whether outputs have their true hash, in place of null.
         true_ids: Whether outputs have a UUID, in place of a token of about 200 characters.
+        assets_by_name_only: Whether references to assets reach ComfyUI as they are, which refuses
+            them; a file's name works.
         shares_records: Whether an upload of known bytes gets the record of the first one.
         job_list: ``"jobs"``: whole jobs; ``"records"``: with cursor, without outputs; ``"none"``:
             501.
@@ -108,6 +110,7 @@ class HostedTraps:
     true_sizes: bool = False
     true_hashes: bool = False
     true_ids: bool = False
+    assets_by_name_only: bool = False
     shares_records: bool = True
     job_list: _JobList = attrs.field(default="jobs", validator=_one_of)
     events: bool = True
@@ -132,7 +135,8 @@ class HostedTraps:
 
 #: The traps of comfy-api-proxy 0.1.6.
 PROXY: HostedTraps = HostedTraps()
-#: The traps of a serverless deployment, by its specification.
+#: The traps of a serverless deployment, by its specification; by its client's tests, it takes
+#: files by their names only.
 SERVERLESS: HostedTraps = HostedTraps(
     cancelled_waiting="canceled",
     outputs_after_status="never",
@@ -148,8 +152,11 @@ SERVERLESS: HostedTraps = HostedTraps(
     keeps_state=True,
     timestamps=True,
     cancel_lies=False,
+    assets_by_name_only=True,
 )
 #: The traps of Comfy Cloud, by its specification.
-CLOUD: HostedTraps = attrs.evolve(SERVERLESS, job_list="none", labels="none")
+CLOUD: HostedTraps = attrs.evolve(
+    SERVERLESS, job_list="none", labels="none", assets_by_name_only=False
+)
 #: The traps by place.
 TRAPS: dict[Place, HostedTraps] = {"proxy": PROXY, "serverless": SERVERLESS, "cloud": CLOUD}
