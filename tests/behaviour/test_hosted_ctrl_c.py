@@ -6,7 +6,6 @@ The environment variables are those of ``test_ctrl_c.py``.
 from __future__ import annotations
 
 import gc
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -25,10 +24,6 @@ from tests.helpers.clients import LIMIT, exception_of, outstanding, threads, unt
 from tests.helpers.ctrl_c import Runs, handled, interrupted, noted, points_of
 from tests.helpers.graphs import node
 from tests.helpers.long import but
-
-PICTURE = io.BytesIO()
-Image.new("RGB", (8, 8), "red").save(PICTURE, "PNG")
-PICTURE.seek(0)
 
 pytestmark = pytest.mark.timing(look_up=1.0, look_up_sure=0.5)
 
@@ -71,7 +66,7 @@ def with_picture(world: World, name: str) -> None:
     """A client of its own, which learns that references are refused, and sends names."""
     workflow = noted(name)
     workflow["1"]["inputs"]["image"] = ["2", 0]
-    workflow["2"] = node("LoadImage", image=PICTURE)
+    workflow["2"] = node("LoadImage", image=Image.new("RGB", (8, 8)))
     with (
         world.server.gateway.trap(assets_by_name_only=True),
         HostedApi(world.server.url) as api,
