@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +14,7 @@ import requests
 
 from comfy_client.testing import PROMPT_ID, ComfyServer, Finish, HostedTraps, hosted_error
 from comfy_client.testing.hosted.traps import CLOUD, PROXY, SERVERLESS
-from tests.helpers.clients import until
+from tests.helpers.clients import LIMIT, until
 from tests.helpers.hosted_requests import (
     Frame,
     code,
@@ -481,6 +482,39 @@ def test_a_stream_that_comes_late_has_the_outputs(place: Any) -> None:
     with ComfyServer(hosted=place) as server:
         seen = [name for name, _ in stream(server, run(server)["id"])]
     assert seen == (["status", "output"] if place == "proxy" else ["output", "status"])
+
+
+def test_while_a_long_job_is_examined_others_are_answered(server: ComfyServer) -> None:
+    """Its node holds up the validation until another request has been answered."""
+    entered, answered = threading.Event(), threading.Event()
+
+    class Slow:
+        RETURN_TYPES = ()
+        OUTPUT_NODE = True
+        FUNCTION = "run"
+
+        @classmethod
+        def INPUT_TYPES(cls) -> Any:
+            return {"required": {"text": ("STRING", {})}}
+
+        @classmethod
+        def VALIDATE_INPUTS(cls, text: str) -> bool:
+            entered.set()
+            return answered.wait(LIMIT)
+
+        def run(self, text: str) -> tuple[()]:
+            return ()
+
+    server.add_node(Slow)
+    workflow = {"1": {"class_type": "Slow", "inputs": {"text": "x" * 300_000}}}
+    with ThreadPoolExecutor(1) as thread:
+        submitted = thread.submit(submit, server, workflow)
+        assert entered.wait(LIMIT)
+        try:
+            assert get(server, "/health").status_code == 200
+        finally:
+            answered.set()
+        assert submitted.result(LIMIT).status_code == 201
 
 
 # -- the ComfyUI behind -----------------------------------------------------------------

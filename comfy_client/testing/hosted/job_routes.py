@@ -15,7 +15,7 @@ from ..prompt_routes import submit_prompt
 from ..server_state import Routes
 from .hosted_state import HostedState, job_id_of, no_job
 from .job_view import JobView, describe, look
-from .json_bodies import json_body
+from .json_bodies import examined, json_body
 from .memory import JobRecord, StoredFile
 from .v2_errors import Refusal
 
@@ -33,9 +33,9 @@ async def _submit(hosted: HostedState, request: web.Request) -> web.Response:
     metadata, priority = _metadata(hosted, body), _priority(body)
     extra_data = _extra_data(body)
     missing: list[str] = []
-    resolved = workflow
+    resolved, length = workflow, len(await request.read())
     if not hosted.traps.assets_by_name_only:
-        resolved = _resolved(hosted, workflow, missing)
+        resolved = await examined(length, _resolved, hosted, workflow, missing)
     if missing:
         raise Refusal(
             "missing_asset",
@@ -50,7 +50,7 @@ async def _submit(hosted: HostedState, request: web.Request) -> web.Response:
             raise Refusal("idempotency_key_reuse")
     await hosted.reach(request, message="Could not reach ComfyUI to submit the job.")
     job = JobRecord(str(uuid.uuid4()), resolved, metadata, priority)
-    _queue(hosted, job, extra_data, key)
+    await examined(length, _queue, hosted, job, extra_data, key)
     if hosted.traps.upstream == "lost":
         message = "Could not reach ComfyUI to submit the job."
         raise Refusal("upstream_unreachable", message)

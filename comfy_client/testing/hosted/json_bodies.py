@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
 from ...values import is_shallow
 from .v2_errors import Refusal
+
+_T = TypeVar("_T")
+#: The most characters of a body that are examined without letting other requests in between.
+_SHORT: Final = 1 << 18
+
+
+async def examined(length: int, examine: Callable[..., _T], *args: Any) -> _T:
+    """Return what a function makes of a body; while it examines a long one, others are answered."""
+    return examine(*args) if length <= _SHORT else await asyncio.to_thread(examine, *args)
 
 
 async def json_body(request: web.Request) -> Any:
@@ -18,8 +29,15 @@ async def json_body(request: web.Request) -> Any:
     """
     try:
         text = await request.text()
+    except (ValueError, LookupError):
+        raise Refusal("invalid_request", "Body must be JSON.") from None
+    return await examined(len(text), _decoded, text)
+
+
+def _decoded(text: str) -> Any:
+    try:
         body = json.loads(text)
-    except (ValueError, LookupError, RecursionError):
+    except (ValueError, RecursionError):
         raise Refusal("invalid_request", "Body must be JSON.") from None
     if not is_shallow(body):
         raise Refusal("invalid_request", "Body is nested too deeply.")
