@@ -196,8 +196,7 @@ class Submission:
                             break
                         continue
                 # A server that has forgotten both asset and key would run the job twice.
-                may_rename = self._remembers
-                return post(until.left(tracker.http.total_timeout), may_rename=may_rename)
+                return post(until.left(tracker.http.total_timeout), may_rename=self._remembers)
             except ClientClosed:
                 raise
             except ComfyError as exc:
