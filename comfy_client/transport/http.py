@@ -1009,13 +1009,15 @@ class _Sender:
     ) -> bytes:
         """Read the body of an answer, and return it; stop a little after ``max_bytes``."""
         body = io.BytesIO()  # grows in place, and returns its bytes without a copy
+        whole = b""
         for chunk in self.chunks(response, length, deadline):
             if len(chunk) == length:
-                return chunk
+                whole = chunk  # not copied; the loop ends by itself, which no finalizer has to do
+                continue
             body.write(chunk)
             if body.tell() > max_bytes:
                 break
-        return body.getvalue()
+        return whole or body.getvalue()
 
     def chunks(
         self, response: requests.Response, length: int | None, deadline: Deadline
