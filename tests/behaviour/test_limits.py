@@ -136,4 +136,4 @@ def test_a_refusal_is_explained_in_no_time_whatever_cookies_there_are(
         begun = time.thread_time()
         with pytest.raises((ApiError, UnexpectedResponse)):
             ask()
-        assert time.thread_time() - begun < 1.0
+        assert time.thread_time() - begun < 5.0

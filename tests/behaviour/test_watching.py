@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -141,7 +142,8 @@ def test_a_notebook_shows_previews_and_at_the_end_the_gallery(notebook: Notebook
         result = api.run(txt2img(steps=4))
         assert notebook.displays == 1
         assert any("data:image/jpeg;base64," in each["text/html"] for each in notebook.shown[:-1])
-        assert "KSampler 3/4" in "".join(each["text/html"] for each in notebook.shown[:-1])
+        drawn = "".join(each["text/html"] for each in notebook.shown[:-1])
+        assert re.search("KSampler [1-3]/4", drawn)  # a busy machine may draw some steps only
         assert "data:image/webp;base64," in notebook.last
         assert list(result._repr_mimebundle_()) == ["text/plain"]
 
