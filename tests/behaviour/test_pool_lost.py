@@ -39,6 +39,7 @@ def had(pool: ComfyPool, servers: list[ComfyServer], jobs: list[Any]) -> tuple[J
 
     running, pending = until(lambda: [one for one in [found()] if None not in one])[0]
     servers[0].until(lambda: pending.prompt_id in [item[1] for item in servers[0].pending], LIMIT)
+    until(lambda: pool._dispatcher.state.entries[pending].inner)  # the answer has come, too
     return running, pending
 
 
