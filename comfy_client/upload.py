@@ -611,6 +611,12 @@ def _position_of(file: BinaryIO) -> int:
     return found
 
 
+def _check_length(size: int, start: int) -> None:
+    """Raise :class:`FileChanged` if nothing is left after ``start``, where there was something."""
+    if start and size <= 0:
+        raise FileChanged("the file became shorter")
+
+
 def _state_of(found: os.stat_result) -> tuple[int, ...] | None:
     """Return numbers that change when a plain file does; None for any other file.
 
@@ -644,6 +650,7 @@ class OpenContent:
     def __init__(self, content: bytes, start: int = 0) -> None:
         self._content = memoryview(content)[start:]
         self.size: int = len(self._content)
+        _check_length(self.size, start)
 
     def __iter__(self) -> Iterator[View]:
         for at in range(0, self.size, CHUNK):
@@ -668,11 +675,12 @@ class _Plain(OpenContent):
         self._file, self._start = file, start
         try:
             found = os.fstat(file.fileno())
+            _check_length(found.st_size - start, start)
         except BaseException:
             self.close()
             raise
         self.state = _state_of(found)
-        self.size = max(0, found.st_size - start)
+        self.size = found.st_size - start
 
     def __iter__(self) -> Iterator[View]:
         read_at = getattr(os, "pread", _read_at)

@@ -58,21 +58,26 @@ def new_hasher() -> Hasher | None:
 
 
 class Digests(NamedTuple):
-    """The digests of some content, all of the same bytes."""
+    """The digest of some content, by one of two hash functions."""
 
-    sha256: str
-    hash: str | None  #: ``blake3:...``; None without the extra ``[hosted]``.
+    sha256: str  #: Empty with the extra ``[hosted]``.
+    hash: str | None  #: ``blake3:...``; None without the extra.
 
 
-def digests_of(content: Content | OpenContent) -> Digests:
-    """Return the digests of some content, which is read once."""
-    sha256, blake3 = hashlib.sha256(), new_hasher()
+def digests_of(content: Content | OpenContent, version: object = None) -> Digests:
+    """Return the digest of some content, which is read once at most.
+
+    ``version`` is the content's SHA-256, if it is a ``str``.
+    """
+    blake3 = new_hasher()
+    if blake3 is None and isinstance(version, str):
+        return Digests(version, None)
+    hasher = blake3 or hashlib.sha256()
     with opened(content) as found:
         for piece in in_time(found):
-            sha256.update(piece)
-            if blake3 is not None:
-                blake3.update(piece)
-    return Digests(sha256.hexdigest(), None if blake3 is None else f"blake3:{blake3.hexdigest()}")
+            hasher.update(piece)
+    digits = hasher.hexdigest()
+    return Digests(digits, None) if blake3 is None else Digests("", f"blake3:{digits}")
 
 
 @attrs.frozen
@@ -189,7 +194,7 @@ class AssetUploader:
             asset = self._existing(upload, state)
             if asset is not None:
                 return asset
-            digests = digests_of(content)
+            digests = digests_of(content, state.version)
             asset = self._by_hash(upload, state.name, digests)
             if asset is None:
                 asset = self._post(upload, content, state.name, digests)

@@ -76,11 +76,12 @@ class JobEvents:
         with self._lock:
             if not self._is_open:
                 first = EventQueue([*self._early.values()], high_water=0, budget=self._budget)
+                self._queues = (*self._queues, weakref.ref(first))
+                # Set after the queues, as readers of this take no lock, and must find the queue;
+                # and before the events are let go, which a Ctrl-C would lose.
+                self._first, self._is_open = first, True
                 self._early = {}
                 self._count(-self.own)
-                self._queues = (*self._queues, weakref.ref(first))
-                # Set last, as readers of this take no lock, and must find the queue.
-                self._first, self._is_open = first, True
             return self._first
 
     def _count(self, nbytes: int) -> None:

@@ -109,9 +109,15 @@ class QueueItem(_Late, AsDict):
         return cls(*prompt_record(data, "QueueItem"), raw=items(data, "QueueItem"))
 
 
-def queue_item(data: object, text: str | None) -> QueueItem:
-    """Read a record whose JSON is ``text``, which alone is kept; ``None``: keep all."""
-    item = QueueItem.from_json(data)
+def queue_item(data: object, text: str | None) -> object:
+    """Read a record whose JSON is ``text``, which alone is kept; ``None``: keep all.
+
+    Anything else is returned as it is: it may stand in a list that is unknown here.
+    """
+    try:
+        item = QueueItem.from_json(data)
+    except UnexpectedResponse:
+        return data
     if text is None:
         return item
     short = QueueItem.__new__(QueueItem)

@@ -230,10 +230,11 @@ MAX_INTERIM: Final = 100
 _MAX_LINE: Final = 1 << 16
 _MAX_LINES: Final = 100
 
+# Neither tries a run of blanks again from each of them: a line may have 64 KiB of these.
 #: A header as nearly every server sends it: with a plain name, and on one line.
-_FIELD: Final = re.compile(r"^([!-9;-~]+):[ \t]*([^\r\n]*)(?<![ \t])\r?\n", re.MULTILINE)
+_FIELD: Final = re.compile(r"^([!-9;-~]+):[ \t]*+([^\r\n]*)(?<![ \t])\r?\n", re.MULTILINE)
 #: A folded line.
-_FOLD: Final = re.compile(r"[ \t]*\r?\n[ \t]+")
+_FOLD: Final = re.compile(r"(?<![ \t])[ \t]*+\r?\n[ \t]+")
 #: A head that http.client would send without a change, and without an error.
 _PLAIN: Final = re.compile(
     r"[A-Z]+ /(?:[!$&-;=@-Z_a-z~]|%[0-9A-F]{2})*(?:\?(?:[!$&-;=?-Z_a-z~]|%[0-9A-F]{2})*)? HTTP/1\.1"
@@ -582,8 +583,19 @@ def keep_to_deadlines(pool: Any) -> None:
 
 
 def _is_watched() -> bool:
-    """Return whether a tool wraps or prints the requests of urllib3, and so has to see them."""
-    return hasattr(HTTPConnectionPool.urlopen, "__wrapped__") or HTTPConnection.debuglevel > 0
+    """Return whether a tool wraps or prints requests below us, and so has to see them."""
+    return (
+        hasattr(HTTPConnectionPool.urlopen, "__wrapped__")
+        or HTTPConnection.debuglevel > 0
+        or any(
+            getattr(method, "__code__", None) is None
+            or method.__code__.co_filename != http.client.__file__
+            for method in (
+                http.client.HTTPConnection.putrequest,
+                http.client.HTTPConnection.getresponse,
+            )
+        )
+    )
 
 
 def _head_of(request: requests.PreparedRequest, pool: Any) -> bytes | None:

@@ -86,6 +86,24 @@ def test_who_watches_urllib3_sees_each_request(
     assert len(comfy.requests) == 1
 
 
+@pytest.mark.parametrize("name", ["putrequest", "getresponse"])
+def test_who_patches_http_client_sees_each_request(
+    comfy: ComfyServer, http: Http, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As tools that report errors and times do."""
+    seen: list[str] = []
+    method = getattr(http_client.HTTPConnection, name)
+
+    @functools.wraps(method)
+    def seeing(self: Any, *args: Any, **kw: Any) -> Any:
+        seen.append(name)
+        return method(self, *args, **kw)
+
+    monkeypatch.setattr(http_client.HTTPConnection, name, seeing)
+    http.json("GET", "/prompt")
+    assert seen == [name]
+
+
 ENDS = {
     "closed": encode((200, {"Connection": "close"}, [1])),
     "old": encode((200, {}, [1])).replace(b"HTTP/1.1", b"HTTP/1.0"),

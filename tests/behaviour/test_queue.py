@@ -10,7 +10,7 @@ import threading
 import blinker
 import pytest
 
-from comfy_client import ComfyApi
+from comfy_client import ComfyApi, UnexpectedResponse
 from comfy_client.models import QueueItem
 from comfy_client.models.queue import queue_item
 from comfy_client.testing import ComfyServer
@@ -216,6 +216,21 @@ def test_get_queue_holds_up_no_other_thread(
         assert (item.raw, item.to_dict()) == (whole.raw, whole.to_dict())
     assert not hasattr(queue.pending[0], "workflows")
     gate.set()
+
+
+@pytest.mark.parametrize("size", [10, 300_000], ids=["short", "long"])
+def test_lists_that_are_unknown_in_a_queue_are_left_alone(
+    comfy: ComfyServer, fast: ComfyApi, size: int
+) -> None:
+    record = [1, "an id", shows(), {"junk": "x" * size}, ["1"]]
+    answer = {"queue_running": [record], "queue_pending": [], "queue_paused": ["a", [2]]}
+    comfy.on("GET", "/queue", (200, {}, answer))
+    queue = fast.get_queue()
+    assert [item.prompt_id for item in queue.running] == ["an id"]
+    assert queue.raw == answer
+    comfy.on("GET", "/queue", (200, {}, answer | {"queue_pending": ["b"]}))
+    with pytest.raises(UnexpectedResponse, match="QueueItem"):
+        fast.get_queue()
 
 
 def test_a_prompt_of_a_long_queue_that_nobody_looks_at_is_decoded_once() -> None:

@@ -16,6 +16,7 @@ from urllib3 import HTTPConnectionPool, HTTPHeaderDict
 from urllib3.connection import HTTPConnection
 
 from comfy_client.transport.connections import QuickResponse, read_fields, request_head
+from tests.hostile.test_bounds import within
 
 
 class Arrived(io.BytesIO):
@@ -108,6 +109,22 @@ def test_a_head_has_the_limits_of_http_client(head: bytes) -> None:
         read_fields(io.BytesIO(head))
     fewer = head.replace(b"X: y\r\n", b"", 1).replace(b"xxxxx", b"", 1)
     assert read_fields(io.BytesIO(fewer)) == http.client.parse_headers(io.BytesIO(fewer)).items()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"X: %b\r\n\r\n",
+        b"X: a%b\r\n\r\n",
+        b"X: a%bb\r\nY: c \r\n\r\n",
+        b"X: a%b\r\n b\r\nY: c \r\n\r\n",
+    ],
+    ids=["alone", "at the end", "within", "before a fold"],
+)
+def test_a_run_of_blanks_in_a_head_takes_no_time(head: bytes) -> None:
+    """The square of its length would take most of a minute, in which no other thread runs."""
+    with within(4):
+        assert read_fields(io.BytesIO(head % (b" " * 65_000)))[0][0] == "X"
 
 
 class Sent(HTTPConnection):

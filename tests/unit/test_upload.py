@@ -387,6 +387,19 @@ def test_an_open_file_that_becomes_shorter_while_it_is_read_is_not_sent() -> Non
         pass
 
 
+@pytest.mark.parametrize("kind", ["plain", "in memory"])
+@pytest.mark.parametrize("left", [5, 2])
+def test_an_open_file_that_ends_before_its_position_is_not_sent(kind: str, left: int) -> None:
+    """It had something left when it was given; it is not stored as an empty file."""
+    with tempfile.TemporaryFile() if kind == "plain" else io.BytesIO() as file:
+        file.write(b"0123456789")
+        file.seek(5)
+        upload = Upload(file, "a.png")
+        file.truncate(left)
+        with pytest.raises(FileChanged, match="became shorter"), upload.opened():
+            pass
+
+
 def test_a_file_that_is_written_again_while_it_is_read_is_not_sent(tmp_path: Path) -> None:
     """Half of it would be of the one, half of the other, though the size is the same."""
     path = tmp_path / "a.bin"
