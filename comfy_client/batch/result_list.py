@@ -14,9 +14,15 @@ _MOST_ERRORS: Final = 12
 
 
 def are_results(values: list[Any]) -> bool:
-    """Return whether a list has results, and else only errors of prompts."""
-    results = sum(isinstance(one, Result) for one in values)
-    return results > 0 and all(isinstance(one, Result | ComfyError) for one in values)
+    """Return whether a list has results, and else only errors of prompts.
+
+    The first other element decides, and no element is asked for anything: a list may be long, or
+    its elements lazy.
+    """
+    types = map(type, values)
+    return all(issubclass(one, Result | ComfyError) for one in types) and any(
+        issubclass(type(one), Result) for one in values
+    )
 
 
 def result_gallery(values: list[Any]) -> str:

@@ -103,6 +103,17 @@ def _outcome(rows: Sweep) -> dict[str, str]:
     return render_outcome(rows, rows.gallery)
 
 
+def _shows_error(rows: Sweep) -> bool:
+    """Return whether a notebook has drawn a row that failed."""
+    from ..showing.cells import is_full, was_shown
+
+    if not was_shown(rows) or is_full():
+        return False
+    from .cards import MOST_ROWS  # for notebooks only
+
+    return any(row.error is not None for row in rows[:MOST_ROWS])
+
+
 def _log_ended(log: AnyLog, count: int, of: int) -> None:
     log.warning(
         "%d of %d rows had ended; the exception has them as its rows; with a journal= the same "
@@ -112,7 +123,7 @@ def _log_ended(log: AnyLog, count: int, of: int) -> None:
     )
 
 
-def _log_failures(log: AnyLog, rows: Sweep, secrets: Secrets, *, shown: bool) -> None:
+def _log_failures(log: AnyLog, rows: Sweep, secrets: Secrets) -> None:
     """Log how many rows failed, as the caller may not check them, and why, unless that is shown."""
     errors = [row.error for row in rows if row.error is not None]
     if errors:
@@ -122,7 +133,9 @@ def _log_failures(log: AnyLog, rows: Sweep, secrets: Secrets, *, shown: bool) ->
             len(errors),
             len(rows),
             ", ".join(f"{number} {kind}" for kind, number in kinds.most_common()),
-            "" if shown else f"; the first: {shorten(secrets.hide_text(str(errors[0])), 300)}",
+            ""
+            if _shows_error(rows)
+            else f"; the first: {shorten(secrets.hide_text(str(errors[0])), 300)}",
         )
 
 
@@ -181,7 +194,7 @@ class _Sweeper:
             raise
         finally:
             self._take_back()
-        _log_failures(self._runner.log, rows, self._secrets, shown=self._surface == "notebook")
+        _log_failures(self._runner.log, rows, self._secrets)
         return rows
 
     def _run_all(self) -> None:

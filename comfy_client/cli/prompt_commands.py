@@ -192,7 +192,7 @@ def history(
     def show(rows: list[Row]) -> None:
         if rows:
             lines, head = _history_table(rows)
-            table(lines, head)
+            table(lines, head, is_short=wanted.is_among_latest)
         else:
             say("No such prompts." if wanted.is_filter else "The history is empty.")
 
@@ -242,6 +242,11 @@ class Wanted:
     def is_filter(self) -> bool:
         """Whether some of the newest prompts may be left out."""
         return bool(self.statuses or self.mine) or self.since is not None
+
+    @property
+    def is_among_latest(self) -> bool:
+        """Whether abbreviations of the listed ids are looked up far enough; see ``full_ids``."""
+        return self.limit <= _LATEST and not self.is_filter
 
     def read(self, api: ComfyApi) -> list[Row]:
         """Return the JSON objects of the prompts that pass the filter, the newest first.

@@ -5,17 +5,20 @@ from __future__ import annotations
 import itertools
 import shutil
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import click
 
+from ..values import is_uuid
 from .colors import colored
 from .exits import harmless
 from .text_output import is_terminal
 
-#: The fewest characters of an id, and of a column that is cut: ``succeeded`` stays whole.
+#: The characters of a UUID at least, and of a whole one.
 _SHORT_ID: Final = 8
+_UUID: Final = 36
+#: The fewest characters of a column that is cut: ``succeeded`` stays whole.
 _FEWEST: Final = 9
 #: The mark after an id of this installation; see ``queue``.
 _MINE: Final = "*"
@@ -23,15 +26,18 @@ _GAP: Final = "  "
 _CUT: Final = "..."
 
 
-def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
+def table(rows: Sequence[Sequence[object]], head: Sequence[str], *, is_short: bool = True) -> None:
     """Print rows as aligned columns below a heading; cells below ``STATUS`` are colored.
 
-    On a terminal, ids are abbreviated, and the widest columns are cut so that no row is broken, the
-    first one last.  If that leaves less than 9 characters of one, the last columns are left out.
+    On a terminal, UUIDs below ``ID`` are abbreviated if ``is_short``, and the widest columns are
+    cut so that no row is broken, the first one last.  If that leaves less than 9 characters of one,
+    the last columns are left out.  Ids are neither cut nor left out.
     """
     cells = [[harmless(str(cell)) for cell in row] for row in rows]
     columns = [list(column) for column in zip(head, *cells, strict=True)]
     if is_terminal():
+        if is_short:
+            columns = [_abbreviated(each) if each[0] == "ID" else each for each in columns]
         columns = _fitting(columns, shutil.get_terminal_size().columns)
     padded = [[*_padded(column)] for column in columns]
     for row in zip(*padded, strict=True):
@@ -47,21 +53,24 @@ def _padded(column: Sequence[str]) -> Iterator[str]:
 
 
 def _fitting(columns: list[list[str]], room: int) -> list[list[str]]:
-    """Return the columns, shortened to a number of characters in a row."""
-    columns = [_abbreviated(each) if each[0] == "ID" else each for each in columns]
+    """Return the columns, shortened to a number of characters in a row; ids stay as they are."""
+    heads = [column[0] for column in columns]
+    fewest = heads.index("ID") + 1 if "ID" in heads else 1
     natural = [max(map(_width, column)) for column in columns]
-    least = [min(_FEWEST, width) for width in natural]
+    least = [
+        width if head == "ID" else min(_FEWEST, width)
+        for head, width in zip(heads, natural, strict=True)
+    ]
     shown = len(columns)
-    while shown > 1 and _row(least[:shown], shown < len(columns)) > room:
+    while shown > fewest and _row(least[:shown], shown < len(columns)) > room:
         shown -= 1
-    first, *others = natural[:shown]
-    room -= _row([0, *others], shown < len(columns))
-    while room < first and max(others, default=0) > _FEWEST:
-        widest, second = sorted([*others, _FEWEST], reverse=True)[:2]
-        less = max(1, min(first - room, widest - second))
-        others[others.index(widest)] -= less
-        room += less
-    widths = [max(min(first, room), _FEWEST), *others]
+    widths = [
+        max(low, min(width, room)) for low, width in zip(least, natural[:shown], strict=False)
+    ]
+    while _row(widths, shown < len(columns)) > room and (
+        loose := [at for at, width in enumerate(widths) if width > least[at]]
+    ):
+        widths[max(loose, key=lambda at: (at > 0, widths[at]))] -= 1
     cut = [
         [_cut(cell, width) for cell in column]
         for column, width in zip(columns, widths, strict=False)
@@ -77,15 +86,23 @@ def _row(widths: Sequence[int], is_cut: bool) -> int:
 
 
 def _abbreviated(column: Sequence[str]) -> list[str]:
-    """Return a column of ids as short as commands understand them: no two begin alike."""
+    """Return a column of ids with UUIDs as short as commands understand them, and all different.
+
+    Another id stays whole, as all of it may be the beginning of one more.
+    """
     head, *marked = column
     ids = {each.removesuffix(_MINE) for each in marked}
-    lengths = range(_SHORT_ID, max(map(len, ids), default=0))
-    length = next((n for n in lengths if len({each[:n] for each in ids}) == len(ids)), None)
+    length = next(n for n in range(_SHORT_ID, _UUID + 1) if len({*_begun(ids, n)}) == len(ids))
+    shown = _begun((each.removesuffix(_MINE) for each in marked), length)
     return [
         head,
-        *(f"{each.removesuffix(_MINE)[:length]}{_MINE * each.endswith(_MINE)}" for each in marked),
+        *(f"{one}{_MINE * each.endswith(_MINE)}" for one, each in zip(shown, marked, strict=True)),
     ]
+
+
+def _begun(ids: Iterable[str], length: int) -> Iterator[str]:
+    """Yield the beginnings of UUIDs, and other ids as they are."""
+    return (each[:length] if is_uuid(each) else each for each in ids)
 
 
 def _cut(text: str, width: int) -> str:
@@ -93,8 +110,9 @@ def _cut(text: str, width: int) -> str:
     if _width(text) <= width:
         return text
     room = width - len(_CUT)
-    kept = itertools.takewhile(lambda end: _width(text[:end]) <= room, range(1, len(text)))
-    return f"{text[: max(kept, default=0)]}{_CUT}"
+    widths = itertools.accumulate(map(_width, text))
+    kept = sum(1 for _ in itertools.takewhile(lambda taken: taken <= room, widths))
+    return f"{text[:kept]}{_CUT}"
 
 
 def _width(text: str) -> int:

@@ -61,6 +61,11 @@ def has_space() -> bool:
     return len(_now().values) < MOST
 
 
+def is_full() -> bool:
+    """Return whether the running cell has left a value out, as it does with all further ones."""
+    return _now().is_told
+
+
 def render_outcome(value: object, markup: Callable[[], str]) -> dict[str, str]:
     """Return the text and HTML of a value shown in place of a bar; its repr if the cell is full."""
     now = _now()
@@ -91,7 +96,9 @@ def show_lists(is_wanted: Callable[[list[Any]], bool], markup: Callable[[list[An
     form = forms.get("text/html")
 
     def html(values: list[Any]) -> str | None:
-        own = getattr(values, "_repr_html_", None)  # of a subclass; IPython would not ask it
+        from IPython.utils.dir2 import get_real_method
+
+        own = get_real_method(values, "_repr_html_")  # of a subclass; IPython would not ask it
         if own is not None:
             return cast("str | None", own())
         return shown(values, lambda: markup(values)).get("text/html") if is_wanted(values) else None

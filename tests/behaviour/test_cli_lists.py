@@ -354,6 +354,15 @@ def test_the_traceback_of_a_failed_prompt_is_shown(comfy_client, api, wait):
     assert "no picture today" in str(line)
 
 
+def test_a_terminal_shows_the_whole_ids_of_prompts_that_may_be_old(comfy_client, api):
+    """Those of a long history and behind a filter: abbreviations are looked up among the latest."""
+    prompt_id = ended(api, shows("a"))
+    assert prompt_id[:8] in (short := comfy_client.on_terminal("history", "--limit", 200).out)
+    assert prompt_id not in short
+    for options in (["--limit", 201], ["--since", "1h"]):
+        assert prompt_id in comfy_client.on_terminal("history", *options).out
+
+
 # -- colors -----------------------------------------------------------------------------
 
 GREEN, RED, YELLOW, CYAN = (f"\x1b[{code}m" for code in (32, 31, 33, 36))

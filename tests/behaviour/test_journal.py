@@ -29,8 +29,10 @@ from comfy_client import (
     QueryCredentials,
     SweepRow,
 )
+from comfy_client.batch import cards
 from comfy_client.batch.grid import Grid
 from comfy_client.batch.journal import Journal
+from comfy_client.showing import cells
 from comfy_client.testing import ComfyServer, Request
 from tests.helpers.clients import outstanding, until
 from tests.helpers.march_2024 import March2024
@@ -694,6 +696,23 @@ def test_a_notebook_that_shows_an_error_has_no_second_one_in_the_log(
     assert str(rows[1].error)[:20] in html.unescape(notebook.last)
     (said,) = (line for line in caplog.messages if "failed: " in line)
     assert said == "1 of 2 rows failed: 1 JobFailed"
+
+
+@pytest.mark.parametrize(
+    ("where", "limit"), [(cards, "MOST_ROWS"), (cells, "MOST"), (cells, "MOST_BYTES")]
+)
+def test_an_error_that_a_notebook_leaves_out_is_in_the_log(
+    api, record, caplog, monkeypatch, where, limit
+) -> None:
+    """Whether its row is beyond the last one that is drawn, or the cell is full."""
+    record.failing = {1}
+    Notebook(monkeypatch)
+    monkeypatch.setattr(where, limit, 1)
+    if limit == "MOST":
+        cells.note_shown(record)
+    api.sweep(WORKFLOW, {"Make.seed": [0, 1]}, progress=True)
+    (said,) = (line for line in caplog.messages if "failed: " in line)
+    assert said.startswith("1 of 2 rows failed: 1 JobFailed; the first: node 3")
 
 
 def test_one_warning_sums_up_what_failed(api, record, caplog) -> None:

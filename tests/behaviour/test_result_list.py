@@ -89,6 +89,45 @@ def test_other_lists_are_shown_as_ever(formatter: DisplayFormatter, api: ComfyAp
     assert shown(formatter, Own([result])) == "<p>own</p>"
 
 
+class Lazy:
+    """An element that notes whether somebody asks for its class."""
+
+    asked = 0
+
+    @property
+    def __class__(self) -> Any:
+        Lazy.asked += 1
+        return int
+
+
+class Answering(list[Any]):
+    """A list that has every attribute, and counts the elements that are looked at."""
+
+    looks = 0
+
+    def __getattr__(self, name: str) -> str:
+        return f"field {name}"
+
+    def __iter__(self) -> Iterator[Any]:
+        for one in super().__iter__():
+            self.looks += 1
+            yield one
+
+
+def test_other_lists_are_hardly_looked_at(
+    formatter: DisplayFormatter, api: ComfyApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They may be long, of lazy elements, or of classes that have any attribute."""
+    list(api.map([], progress=False))
+    html = formatter.formatters["text/html"]
+    numbers = Answering(range(1000))
+    assert html(numbers) is None
+    assert capsys.readouterr() == ("", "")
+    assert numbers.looks == 1
+    assert html([Lazy()]) is None
+    assert Lazy.asked == 0
+
+
 def test_another_programs_way_to_show_lists_stays(
     formatter: DisplayFormatter, api: ComfyApi
 ) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
 from comfy_client.cli import table_output
 
 ACCENT = "e\u0301"
-UUIDS = ["0123456789abcdef", "0123456789abcdee", "fedcba9876543210*"]
+UUIDS = ["01234567-89ab-4def-8123-456789abcdef", "01234567-89ac-4def-8123-456789abcdef"]
+OWN = "fedcba98-7654-4210-8123-456789abcdef*"
+NAMED = "project-2026-12-001-the-first-night-of-all"
 
 
 @pytest.fixture
@@ -52,13 +56,46 @@ def test_wide_characters_take_two_columns_and_combining_ones_none(shown) -> None
     assert shown(rows, ("A", "B"), 20)[1] == f"長い詩...  {ACCENT * 6}..."
 
 
-def test_ids_are_as_long_as_it_takes_to_tell_them_apart(shown) -> None:
+def ids(shown, *ids: str) -> list[str]:
+    """Return ids as a column shows them."""
+    return shown([(one,) for one in ids], ("ID",), 80)[1:]
+
+
+def test_uuids_are_as_long_as_it_takes_to_tell_them_apart(shown) -> None:
     """Eight characters at least; the mark of one's own stays."""
-    assert shown([(one,) for one in UUIDS], ("ID",), 80) == [
-        "ID",
-        "0123456789abcdef",
-        "0123456789abcdee",
-        "fedcba9876543210*",
+    assert ids(shown, *UUIDS, OWN) == ["01234567-89ab", "01234567-89ac", "fedcba98-7654*"]
+    assert ids(shown, UUIDS[0], OWN) == ["01234567", "fedcba98*"]
+    assert ids(shown, UUIDS[0], UUIDS[0][:8]) == ["01234567-", "01234567"]
+
+
+def test_ids_that_are_no_uuids_stay_whole(shown) -> None:
+    """``prompt-1`` would be another prompt than ``prompt-10``."""
+    for one in ("prompt-10", "prompt-10*", "0123456789abcdef", UUIDS[0].upper(), "a"):
+        assert ids(shown, one) == [one]
+
+
+def test_ids_are_neither_cut_nor_left_out(shown) -> None:
+    """However narrow the window is."""
+    head, row = ("STATUS", "ID", "NODES", "SINCE"), ("interrupted", NAMED, "123456", "3 minutes")
+    for columns in (5, 20, 40, 60):
+        assert NAMED in shown([row], head, columns)[1]
+    assert shown([row], head, 40) == [
+        f"STATUS{' ' * 5}ID{' ' * len(NAMED)}...",
+        f"interr...  {NAMED}",
     ]
-    assert shown([(one,) for one in UUIDS[1:]], ("ID",), 80) == ["ID", "01234567", "fedcba98*"]
-    assert shown([("a",), ("b",)], ("ID",), 80) == ["ID", "a", "b"]
+
+
+def test_a_table_may_have_whole_ids(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    table_output.table([(UUIDS[0],)], ("ID",), is_short=False)
+    assert capsys.readouterr().out.split() == ["ID", UUIDS[0]]
+
+
+def test_a_long_cell_is_cut_in_one_pass(monkeypatch: pytest.MonkeyPatch, shown) -> None:
+    """Combining characters take no room, so that a cell may have any number of them."""
+    looked = []
+    combining = unicodedata.combining
+    monkeypatch.setattr("unicodedata.combining", lambda char: looked.append(1) or combining(char))
+    cell = ACCENT[1] * 1000 + "a" * 100
+    assert shown([(cell,)], ("A",), 20)[1] == ACCENT[1] * 1000 + "a" * 17 + "..."
+    assert len(looked) < 10 * len(cell)
