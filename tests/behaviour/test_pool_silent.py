@@ -13,7 +13,7 @@ import pytest
 
 from comfy_client import ComfyApi, ComfyPool, JobInterrupted, JobLost, JobTimeout
 from comfy_client.testing import ComfyServer
-from tests.helpers.clients import LIMIT, until
+from tests.helpers.clients import LIMIT, stretched, until
 from tests.helpers.gates import GATES, Gated, shows
 from tests.helpers.graphs import node
 from tests.helpers.pools import marks, pooled, until_each_runs
@@ -138,7 +138,7 @@ def test_prompts_that_no_silent_server_has_time_out_with_the_others(servers, cli
         rest = list(prompts)
         assert [type(one) for one in rest] == [JobTimeout] * (number - 1)
         assert sum("it was cancelled" in str(one) for one in rest) > number / 2
-        assert time.monotonic() - began < 5 * limit
+        assert time.monotonic() - began < stretched(5 * limit)
     assert len(marks(*servers)) <= 4
 
 
@@ -146,7 +146,7 @@ def test_prompts_that_no_silent_server_has_time_out_with_the_others(servers, cli
 def test_prompts_have_their_time_again_when_a_server_is_back(servers, clients) -> None:
     with pooled(clients[:1], cls=Leaving, patience=1e4) as pool:
         workflows = iter([shows(waits=True), shows()])
-        prompts = pool.map(workflows, timeout=3.0, in_flight=1, on_error="keep")
+        prompts = pool.map(workflows, timeout=6.0, in_flight=1, on_error="keep")
         with servers[0].faults.freeze():
             assert isinstance(next(prompts), JobTimeout)
         GATES.set()
