@@ -28,6 +28,10 @@ def _no_server(job: Job) -> str | None:
     return None
 
 
+def _no_silence(job: Job) -> float:
+    return 0.0
+
+
 @attrs.define(eq=False)
 class InFlight:
     """The prompts of one call that are in progress, in the order of their submission.
@@ -42,8 +46,8 @@ class InFlight:
         server_of: Returns the server that has a job; ``None`` if none has, or there is only one.
         outage: The absence or the silence of the only server; ``None`` in a pool, which looks
             after its servers.
-        silent_for: Returns the seconds for which no server of a pool has answered anything; 0 if
-            one has.
+        silent_for: Returns the seconds for which no server of a pool that can run a job has
+            answered anything; 0 if one has.
         longest: The most seconds that a thread waits while another one withdraws the prompts.
         notes: Returns lines for below the bar, such as one for each server.
         tick: Called again and again during a wait; returns the seconds until its next call.
@@ -59,7 +63,7 @@ class InFlight:
     stall_timeout: float | None = attrs.field(default=None, kw_only=True)
     server_of: Callable[[Job], str | None] = attrs.field(default=_no_server, kw_only=True)
     outage: Outage | None = attrs.field(default=None, kw_only=True)
-    silent_for: Callable[[], float] = attrs.field(default=float, kw_only=True)
+    silent_for: Callable[[Job], float] = attrs.field(default=_no_silence, kw_only=True)
     longest: float = attrs.field(default=5.0, kw_only=True)
     notes: Callable[[], tuple[str, ...]] = attrs.field(default=tuple, kw_only=True)
     tick: Callable[[], float] | None = attrs.field(default=None, init=False)
@@ -121,11 +125,10 @@ class InFlight:
     def put(self, key: str, entry: Job | ComfyError, since: float | None = None) -> None:
         """Set the job of a prompt, or the error of its submission.
 
-        Its time limit starts at ``since``, on the monotonic clock; ``None``: now, or when the
-        servers fell silent.
+        Its time limit starts at ``since``, on the monotonic clock; ``None``: now.
         """
         self._entries[key] = entry
-        self._since[key] = min(runtime.monotonic(), self._heard_at()) if since is None else since
+        self._since[key] = runtime.monotonic() if since is None else since
 
     def rename(self, key: str, new: str) -> None:
         """Give a prompt a new key, under which it is about to be sent again."""
@@ -224,7 +227,8 @@ class InFlight:
         Prompts of one call wait for each other: the time limit of a prompt starts again when
         another one ends on its server, and news of any prompt of the call there counts.  While no
         server has the prompt, the ends and the news of all servers count.  Once a cancel got no
-        answer, no limit starts again while all servers are silent, so all prompts end together.
+        answer, no limit starts again while all servers that can run the prompt are silent, so all
+        such prompts end together.
         """
         if key in self.earlier and job.status == "waiting":
             return
@@ -235,7 +239,8 @@ class InFlight:
             # The time of an attached prompt began when it was sent, if this process sent it.
             was_sent = state.attached and key not in self.earlier
             posted_at = 0.0 if was_sent else state.posted_at or state.news_at
-            since = max(self._since[key], min(posted_at, self._heard_at()), ended_at)
+            began = max(self._since[key], posted_at)
+            since = max(min(began, self._heard_at(job)), ended_at)
             what = f"prompt {job.prompt_id} has not ended within {self.timeout:g} s"
             yield _Due(since + self.timeout, job, what)
         if self.stall_timeout is not None:
@@ -245,9 +250,12 @@ class InFlight:
             what = f"no news of prompt {job.prompt_id} for {self.stall_timeout:g} s"
             yield _Due(latest + self.stall_timeout, job, what, stalled=True)
 
-    def _heard_at(self) -> float:
-        """Return when a server was last heard, if a cancel got no answer since; else infinity."""
-        silence = self.silent_for() if self._unheard else 0.0
+    def _heard_at(self, job: Job) -> float:
+        """Return when a server that can run a job was last heard, if all such servers are silent.
+
+        Infinity if one is not, or each cancel has got an answer.
+        """
+        silence = self.silent_for(job) if self._unheard else 0.0
         return runtime.monotonic() - silence if silence else math.inf
 
     def _is_silent(self, job: Job | None) -> bool:

@@ -76,6 +76,21 @@ def may_have_begun(entry: Entry) -> bool:
     return entry.inner.handle.has_begun or (entry.was_first and not has_socket)
 
 
+def servers_for(state: PoolState, entry: Entry) -> list[Member]:
+    """Return the servers that can run a job, ready or not, and the one that was chosen for it.
+
+    A job of a sweep is bound to one server, but the sweep may submit it again to others.
+    """
+    names = state.schedule.able(entry.waiting)
+    needs = entry.waiting.needs
+    found = [
+        member
+        for name, member in state.members.items()
+        if name in names or (entry.has_other and member.server.has(needs))
+    ]
+    return found if entry.member is None or entry.member in found else [*found, entry.member]
+
+
 def waits_for_away(state: PoolState, entry: Entry) -> bool:
     """Return whether a job is waiting, and all servers that can run it are out of reach."""
     if entry.member is not None:

@@ -171,9 +171,12 @@ class Dispatcher:
         """Return whether a server is ready or may be soon."""
         return availability.may_come(self.state, member, runtime.monotonic())
 
-    def silent_for(self) -> float:
-        """Return for how many seconds no server has answered anything; 0 if one has."""
-        return min((member.silent_for for member in self.all_members), default=0.0)
+    def silent_for(self, job: Job) -> float:
+        """Return for how many seconds no server that can run a job has answered; 0 if one has."""
+        with self._lock:
+            entry = self.state.entries.get(job) if isinstance(job, PooledJob) else None
+            able = [] if entry is None else availability.servers_for(self.state, entry)
+        return min((member.silent_for for member in able), default=0.0)
 
     def room(self) -> int:
         """Return how many jobs all servers together may have at a time, at least 1."""

@@ -13,7 +13,7 @@ import pytest
 
 from comfy_client import ComfyApi, ComfyPool, JobInterrupted, JobLost, JobTimeout
 from comfy_client.testing import ComfyServer
-from tests.helpers.clients import LIMIT, stretched, until
+from tests.helpers.clients import LIMIT, client, stretched, until
 from tests.helpers.gates import GATES, Gated, shows
 from tests.helpers.graphs import node
 from tests.helpers.pools import marks, pooled, until_each_runs
@@ -126,13 +126,21 @@ def test_prompts_of_a_map_time_out_together_on_a_silent_server(servers, clients,
 
 
 @pytest.mark.timing(ping=0.2, silence=0.3, question=1.0, dead=1e4, cancel_timeout=1.0)
-def test_prompts_that_no_silent_server_has_time_out_with_the_others(servers, clients) -> None:
+@pytest.mark.parametrize("other", ["silent", "lacks the class"])
+def test_prompts_that_no_silent_server_has_time_out_with_the_others(
+    servers, clients, other
+) -> None:
     """Otherwise the limit of each would start anew, one window of prompts after the other."""
-    limit, number = 3.0, 60
-    with pooled(clients, cls=Leaving, patience=1e4) as pool, contextlib.ExitStack() as stack:
-        for server in servers:
+    limit, number = 3.0, 100
+    with contextlib.ExitStack() as stack:
+        if other == "lacks the class":
+            servers[1:] = [stack.enter_context(ComfyServer())]
+            clients[1:] = [stack.enter_context(client(servers[1]))]
+        pool = stack.enter_context(pooled(clients, cls=Leaving, patience=1e4))
+        for server in servers[: 2 if other == "silent" else 1]:
             stack.enter_context(server.faults.freeze())
-        prompts = pool.map([shows(waits=True)] * number, timeout=limit, on_error="keep")
+        options = {"timeout": limit, "in_flight": 4, "on_error": "keep"}
+        prompts = pool.map([shows(waits=True)] * number, **options)
         assert isinstance(next(prompts), JobTimeout)
         began = time.monotonic()
         rest = list(prompts)

@@ -110,6 +110,26 @@ def assign(state: PoolState) -> list[str]:
     return [one.server.name for one in found]
 
 
+@pytest.mark.parametrize("of_sweep", [False, True])
+def test_servers_for_a_job_are_those_that_can_run_it_and_the_one_that_has_it(
+    make: Callable[..., PoolState], of_sweep: bool
+) -> None:
+    """The prompts of a call time out together if all of them are silent."""
+    state = make()
+    state.members[B].server.has = lambda needs: not needs
+    job: Any = PooledPrompt()
+    for needs, names in ((frozenset({"K"}), [A]), (frozenset(), [A, B])):
+        waiting = Waiting(job, 0, needs=needs, include=frozenset({A}) if of_sweep else None)
+        entry = Entry(job, Known(), waiting, Callbacks(), {}, has_other=of_sweep)  # type: ignore[arg-type]
+        assert [one.name for one in availability.servers_for(state, entry)] == names
+        entry.has_other = False
+        if of_sweep:
+            assert [one.name for one in availability.servers_for(state, entry)] == [A]
+    entry, _ = sent(state)
+    availability.remove_member(state, A, NOW)
+    assert {one.name for one in availability.servers_for(state, entry)} == {A, B}
+
+
 def end_of(state: PoolState) -> Any:
     """The outcome of the only job that has ended."""
     assert not state.entries
