@@ -99,7 +99,9 @@ def run_workflow(
     A worker whose server is away gets no tasks until it is back.  Tasks that it has not sent yet go
     to other workers, which costs no retry.  A prompt that the server refuses has not run, so it is
     sent to the server of another worker.  While a server takes no prompts at the moment (429), and
-    no other takes it, the task waits for as long as the server says.
+    no other takes it, the task waits and asks again: for as long as the server says, within
+    ``timeout``, or without one within a minute.  If the pause would be longer, the error is
+    :class:`Throttled`, or that of a server that refused the prompt.
 
     With ``retries=``, a task runs again after an error.  After :class:`JobFailed` and
     :class:`JobInterrupted`, it renders again; after :class:`JobTimeout`, it waits for the same
@@ -144,6 +146,7 @@ def run_workflow(
         JobTimeout: Time ran out; the prompt keeps running, or its files have not arrived.
         JobLost: See ``on_lost``.
         ServerUnreachable: All servers are away, and none has the prompt.
+        Throttled: No server takes the prompt in time (429).
         OutputsTooLarge: The files have more than ``max_bytes``.  They are on the server that the
             message names, except images of ``SaveImageWebsocket``, which are lost.
         NoComfyPlugin: The worker has no :class:`ComfyPlugin`, or that found no server.

@@ -429,11 +429,14 @@ class ComfyPool(KnownAttributes, ShownAsTable, Executor):
             ordered: Whether to yield in the order of the workflows, or as they end.
             on_error: ``"raise"`` the error of a prompt, or ``"keep"``: yield the exception in its
                 place.
-            timeout: Seconds for each prompt, from when a server has it, or from the end of the last
-                prompt of this call there: waiting for prompts of this call does not count, waiting
-                for those of others does.  While it waits for a server, the ends on all servers
-                count.  After that it is a :class:`JobTimeout`, and the prompt is cancelled (5
-                seconds at most; if it has ended by then, its end counts).  ``None``: no limit.
+            timeout: Seconds for each prompt, from when it is sent to a server, or from the end of
+                the last prompt of this call there: waiting for prompts of this call does not count,
+                waiting for those of others does.  While it waits for a server, the seconds count
+                from its submission to the pool, or from the last end on any server.  After that
+                it is a :class:`JobTimeout`, and the prompt is cancelled (5 seconds at most; if it
+                has ended by then, its end counts).  If all servers that can run it are silent, it
+                times out with the prompts before it, and so does each prompt that follows, until
+                one of the servers answers again.  ``None``: no limit.
             stall_timeout: The same for seconds without any news: of the prompt, or, until it runs,
                 of any prompt of this call on its server.  During an outage there is no news.
             priority: As for :meth:`submit`.
