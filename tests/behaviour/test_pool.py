@@ -575,6 +575,17 @@ def test_what_was_given_up_ends_for_its_client_when_the_server_is_back(servers, 
         assert [event.name for event in job.events() if event.is_end] == ["job_lost"]
 
 
+def end_once_cancelled(fault: Any, pool: ComfyPool, job: Any) -> None:
+    """End a fault as soon as the pool has noted that a job is to be cancelled."""
+    entry = pool._dispatcher.state.entries[job]
+
+    def end() -> None:
+        until(lambda: entry.cancelled)
+        fault.end()
+
+    threading.Thread(target=end, daemon=True).start()
+
+
 def test_a_job_that_is_cancelled_while_it_is_submitted_ends_though_that_fails_once(
     servers, clients
 ) -> None:
@@ -586,7 +597,7 @@ def test_a_job_that_is_cancelled_while_it_is_submitted_ends_though_that_fails_on
         cuts = [
             faults.cut("POST", path, times=1) for path in ("/jobs/*/cancel", "/queue", "/interrupt")
         ]
-        threading.Timer(0.3, submitting.end).start()
+        end_once_cancelled(submitting, pool, job)
         assert job.cancel()
         assert isinstance(job.exception(LIMIT), JobInterrupted)
         for cut in cuts:
@@ -604,7 +615,7 @@ def test_a_cancel_by_force_of_a_job_that_is_submitted_stays_one(servers, clients
         submitting = servers[0].faults.delay("POST", "/prompt", None, ran=True)
         job = pool.submit(shows(waits=True))
         until_each_runs(servers[0])
-        threading.Timer(0.3, submitting.end).start()
+        end_once_cancelled(submitting, pool, job)
         assert job.cancel(force=True)
         assert isinstance(job.exception(LIMIT), JobInterrupted)
 
@@ -625,7 +636,7 @@ def test_a_job_that_is_cancelled_while_it_is_submitted_may_succeed(
         job = pool.submit(shows())
         servers[0].until(lambda: len(servers[0].ran) == 1 and not servers[0].running, LIMIT)
         if is_known:
-            threading.Timer(0.3, submitting.end).start()
+            end_once_cancelled(submitting, pool, job)
             assert job.cancel() is False
         else:
             with pytest.raises(JobTimeout, match="whether it will run is not known"):
