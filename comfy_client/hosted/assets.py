@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import attrs
 
-from ..errors import Conflict, NotFound, NotSupported
+from ..errors import ApiError, Conflict, NotFound, NotSupported
 from ..models.files import UploadedImage
 from ..reading import in_time
 from ..routes.uploads import Uploader
@@ -32,6 +32,8 @@ _MOST: Final = 1000
 _TRIES: Final = 3
 #: The length of the digest in a name, in hexadecimal digits: 128 bits.
 _DIGITS: Final = 32
+#: The form of a hash in Comfy API v2.
+_BLAKE3: Final = "blake3:[0-9a-f]{64}"
 #: The most bytes of a file's own name, and the most characters of its extension, in a name.
 _STEM: Final = 130
 _ENDING: Final = 20
@@ -86,7 +88,8 @@ class UploadedAsset(UploadedImage):
 
     Attributes:
         name: The file's name on the server, with a digest of the content, unless the caller chose
-            one; perhaps that of an earlier upload of the same bytes.
+            another name than that of the local file; perhaps the name of an earlier upload of the
+            same bytes.
         subfolder: The folder below ``input`` that the caller asked for.
         type: ``input``.
         raw: The JSON object of the asset as received.
@@ -153,7 +156,6 @@ class AssetUploader:
     known: KnownAssets
     deadline: Deadline = attrs.field(factory=Deadline)
     on_progress: OnProgress | None = None
-    keeps_name: bool = False  #: Whether the caller has chosen the name.
 
     def send(self, upload: Upload) -> UploadedAsset:
         """Upload a file, unless the server already has its bytes, and return the asset.
@@ -181,10 +183,15 @@ class AssetUploader:
         source = upload.remote
         raw = getattr(source, "raw", None)
         told = raw.get("hash") if isinstance(raw, Mapping) else None
-        if not isinstance(told, str) or _digits(told) is None:
+        if not isinstance(told, str) or not re.fullmatch(_BLAKE3, told):
             return None
         name = upload.name or getattr(source, "filename", None) or "file"
-        return self._by_hash(upload, name, Digests("", told))
+        try:
+            return self._by_hash(upload, name, Digests("", told))
+        except ApiError as exc:
+            if exc.status not in (400, 422):
+                raise
+            return None  # the server tells hashes that it does not take
 
     def _sent(self, upload: Upload) -> Asset:
         """Read a file, send it unless the server has its bytes, and return the asset."""
@@ -253,7 +260,7 @@ class AssetUploader:
 
         Servers interpret any other first folder as a folder of models.
         """
-        if not self.keeps_name and not _is_chosen(upload):
+        if not _is_chosen(upload):
             name = unique_name(name, _digits(digests.sha256) or _digits(digests.hash) or "")
         folder = upload.subfolder.replace("\\", "/").strip("/")
         return f"input/{folder}/{name}" if folder else name
@@ -275,7 +282,7 @@ def unique_name(name: str, digits: str) -> str:
 
 
 def _is_chosen(upload: Upload) -> bool:
-    """Return whether the caller has chosen the name of a file."""
+    """Return whether the caller has chosen another name than the file's own."""
     own = getattr(upload.source, "name", None)
     is_own = isinstance(own, str) and os.path.basename(own) == upload.name
     return upload.name is not None and not is_own

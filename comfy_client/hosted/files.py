@@ -191,13 +191,15 @@ class AssetFiles(FileRoutes):
         ``POST /api/v2/assets``; with the extra ``[hosted]``, ``POST /api/v2/assets/from-hash``
         first, so that bytes which the server has are not sent.  The ``ref`` of the result is the
         value for an input of a workflow.  The name contains a digest of the content, unless you
-        choose one.  The result may have the name of an earlier upload of the same bytes.
+        choose another name than the file's own.  The result may have the name of an earlier
+        upload of the same bytes.
 
         Args:
             file: As for :meth:`ComfyApi.upload_image`.  An output of this server is copied.
-            file_name: The asset's name, without folders; ``None``: one that is made from the local
-                name and the content.  A server that takes no references to assets can use the file
-                only by a name of the latter kind, as another file may have any other name.
+            file_name: The asset's name, without folders; ``None``, or the local name: one that is
+                made from the local name and the content.  A server that takes no references to
+                assets can use the file only by a name of the latter kind, as another file may have
+                any other name.
             subfolder: The folder below ``input``.
             type: Must be ``input``.
             overwrite: Has no effect, as each content is an asset of its own.
@@ -217,8 +219,7 @@ class AssetFiles(FileRoutes):
             raise NotSupported(f"Comfy API v2 keeps uploads as inputs, not in the folder {type!r}")
         self._routes.http.check_open()
         deadline = Deadline.after(timeout)
-        keeps_name = file_name is not None
-        uploader = AssetUploader(self._routes, self._known, deadline, on_progress, keeps_name)
+        uploader = AssetUploader(self._routes, self._known, deadline, on_progress)
         with reading_until(deadline.at):
             return uploader.send(Upload(file, file_name, subfolder=subfolder, fetch=fetch))
 

@@ -175,6 +175,21 @@ def test_a_name_and_a_folder_are_asked_for(
     assert uploaded.to_dict()["ref"] == uploaded.ref
 
 
+@pytest.mark.parametrize("way", ["upload_image", "Upload"])
+@pytest.mark.parametrize(
+    ("asked_for", "name"), [("photo.png", "photo-[0-9a-f]{32}[.]png"), ("me.png", "me[.]png")]
+)
+def test_a_name_is_chosen_if_it_is_another_than_the_files_own(
+    server: ComfyServer, files: AssetFiles, photo: Path, way: str, asked_for: str, name: str
+) -> None:
+    """However it is given: any other has a digest of the content in it."""
+    if way == "upload_image":
+        uploaded = files.upload_image(photo, asked_for)
+    else:
+        uploaded = files.upload_image(Upload(photo, asked_for))
+    assert re.fullmatch(name, uploaded.name)
+
+
 def test_a_url_is_fetched_when_it_is_asked_for(
     comfy: ComfyServer, server: ComfyServer, files: AssetFiles
 ) -> None:
@@ -287,6 +302,25 @@ def test_an_output_is_uploaded_as_an_input(place: Any) -> None:
         second = routes.submit(ready, key="k-2")
         server.until(lambda: routes.job(second.id).is_ended, LIMIT)
         assert routes.job(second.id).status == "succeeded"
+
+
+@pytest.mark.parametrize("status", [400, 422, 401])
+@pytest.mark.parametrize("told", ["a" * 32, "blake3:" + "a" * 32, "blake3:" + "a" * 64])
+@pytest.mark.usefixtures("no_hashes")
+def test_an_output_is_sent_if_the_server_does_not_take_the_hash_that_it_told(
+    server: ComfyServer, files: AssetFiles, status: int, told: str
+) -> None:
+    """Only one of the form of Comfy API v2 is asked for; to be refused oneself is an error."""
+    made = files.upload_image(CONTENT)
+    output = OutputFile("x.png", raw={"id": made.raw["id"], "hash": told}, files=files)
+    server.on("POST", "/api/v2/assets/from-hash", (status, {}, None))
+    is_asked = len(told) == len("blake3:") + 64
+    if is_asked and status == 401:
+        with pytest.raises(AuthenticationError):
+            files.upload_image(output)
+    else:
+        assert kept(files, files.upload_image(output)) == CONTENT
+    assert asked(server).count(f"POST {FROM_HASH}") == is_asked
 
 
 # -- workflows -----------------------------------------------------------------------------
