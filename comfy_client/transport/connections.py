@@ -325,6 +325,15 @@ class QuickResponse(SkippingResponse):
 
     msg: Any
     headers: Any
+    # As in the base class; type checkers ask for it wherever these are set.
+    status: int
+    code: int
+    reason: str
+    version: int
+    chunked: bool
+    chunk_left: int | None
+    length: int | None
+    will_close: bool
     _method: str
 
     def begin(self) -> None:
