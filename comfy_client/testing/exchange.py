@@ -8,7 +8,7 @@ import inspect
 import threading
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any, cast
+from typing import Any, Final, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import aiohttp
@@ -218,6 +218,11 @@ def _make_request(
     )
 
 
+#: Bytes for the heads of the parts of a form, which aiohttp does not count as its size: a form that
+#: is cut within its limit would be an error of its format.
+_HEADS: Final = 1 << 16
+
+
 async def _read_body(request: web.Request) -> bytes:
     """Return the body of a request, and put it back for the request's handler.
 
@@ -233,7 +238,7 @@ async def _read_body(request: web.Request) -> bytes:
         async for chunk in request.content.iter_any():
             chunks.append(chunk)
             size += len(chunk)
-            if size > limit:  # the handler refuses it itself
+            if size > limit + _HEADS:  # the handler refuses it itself
                 break
     except (aiohttp.ClientError, web.RequestPayloadError, ConnectionError) as exc:
         failure = exc

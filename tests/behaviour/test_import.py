@@ -124,8 +124,10 @@ def done_by(*modules: str) -> str:
     """What imports of these do beside importing."""
     command = [sys.executable, "-c", WATCHED, *modules]
     path = {"PYTHONPATH": str(Path(comfy_client.__file__).parents[1])}
+    # Pillow 10 imports NumPy, which would start threads of its own.
+    quiet = {"OPENBLAS_NUM_THREADS": "1"}
     run = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **path}
+        command, capture_output=True, text=True, check=False, env={**os.environ, **path, **quiet}
     )
     return run.stdout + run.stderr
 
