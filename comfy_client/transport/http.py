@@ -1059,9 +1059,14 @@ class _Sender:
         with body.getbuffer() as target:
             try:
                 while got < length:
-                    read = functools.partial(response.raw.readinto1, target[got : got + _CHUNK])
-                    got += self._next(response, length, got, deadline, read)
-                    del read  # or the bytes could not be returned without a copy
+                    part = target[got : got + _CHUNK]
+                    try:
+                        read = functools.partial(response.raw.readinto1, part)
+                        got += self._next(response, length, got, deadline, read)
+                    finally:
+                        # An error keeps frames that hold it, and the body could not be freed.
+                        with contextlib.suppress(BufferError):
+                            part.release()
             except ComfyError as exc:
                 return bytes(target[:got]), exc
         return body.getvalue(), None
