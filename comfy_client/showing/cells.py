@@ -113,6 +113,7 @@ class Shown:
     __slots__ = ()
 
     def _html(self) -> str:
+        """Return the HTML; each class has its own."""
         raise NotImplementedError
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
@@ -126,6 +127,7 @@ class ShownAsTable(Shown):
     __slots__ = ()
 
     def _table(self) -> Table:
+        """Return the table; each class has its own."""
         raise NotImplementedError
 
     def __str__(self) -> str:

@@ -596,15 +596,15 @@ def _is_watched() -> bool:
     return (
         hasattr(HTTPConnectionPool.urlopen, "__wrapped__")
         or HTTPConnection.debuglevel > 0
-        or any(
-            getattr(method, "__code__", None) is None
-            or method.__code__.co_filename != http.client.__file__
-            for method in (
-                http.client.HTTPConnection.putrequest,
-                http.client.HTTPConnection.getresponse,
-            )
-        )
+        or _is_patched(http.client.HTTPConnection.putrequest)
+        or _is_patched(http.client.HTTPConnection.getresponse)
     )
+
+
+def _is_patched(method: Any) -> bool:
+    """Return whether a method of ``http.client`` was replaced by code from elsewhere."""
+    code = getattr(method, "__code__", None)
+    return code is None or code.co_filename != http.client.parse_headers.__code__.co_filename
 
 
 def _head_of(request: requests.PreparedRequest, pool: Any) -> bytes | None:

@@ -13,17 +13,15 @@ from comfy_client import ComfyApi
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import until
 from tests.helpers.command_line import CommandLine
-from tests.helpers.gates import GATES, Gated, shows, until_it_runs
+from tests.helpers.gates import gated, shows, until_it_runs
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 
 @pytest.fixture
 def server() -> Iterator[ComfyServer]:
-    with ComfyServer() as server:
-        server.add_node(Gated)
+    with gated() as server:
         yield server
-        GATES.end()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from comfy_client.cli.watch_command import line_of
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import until
 from tests.helpers.command_line import LIMIT, CommandLine, check
-from tests.helpers.gates import GATES, Gated, shows, until_it_runs
+from tests.helpers.gates import GATES, gated, shows, until_it_runs
 
 NOWHERE = "http://127.0.0.1:1"
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -43,11 +43,8 @@ FAILS = {"1": {"class_type": "Fails", "inputs": {"text": "picture"}}}
 
 @pytest.fixture
 def server() -> Iterator[ComfyServer]:
-    with ComfyServer() as server:
-        for node in (Gated, Fails):
-            server.add_node(node)
+    with gated(Fails) as server:
         yield server
-        GATES.end()
 
 
 @pytest.fixture
@@ -65,8 +62,7 @@ def comfy_client(server: ComfyServer, tmp_path: Path) -> CommandLine:
 @pytest.fixture
 def other() -> Iterator[ComfyServer]:
     """Another server, which has run one prompt."""
-    with ComfyServer() as other, ComfyApi(other.url) as api:
-        other.add_node(Gated)
+    with gated() as other, ComfyApi(other.url) as api:
         api.run(shows("b"))
         yield other
 

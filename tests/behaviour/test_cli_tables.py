@@ -15,7 +15,7 @@ from comfy_client.errors import JobFailed
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import until
 from tests.helpers.command_line import CommandLine
-from tests.helpers.gates import GATES, Gated, shows, until_it_runs
+from tests.helpers.gates import gated, shows, until_it_runs
 
 #: The functions that print a table, and a command with which each of them does.
 COMMANDS: Final[dict[str, tuple[str, ...]]] = {
@@ -57,11 +57,8 @@ def printing() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ComfyServer]:
-    with ComfyServer() as server:
-        for node in (Gated, Fails):
-            server.add_node(node)
+    with gated(Fails) as server:
         yield server
-        GATES.end()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from IPython.core.formatters import DisplayFormatter
 
 from comfy_client import ComfyApi, ComfyError, ComfyPool, Result
 from comfy_client.testing import ComfyServer
-from tests.helpers.gates import Gated, saves, shows
+from tests.helpers.gates import gated, saves, shows
 from tests.helpers.notebooks import NUMBERS
 
 SEEDS = [saves(color) for color in range(3)]
@@ -38,8 +38,7 @@ def formatter(monkeypatch: pytest.MonkeyPatch) -> DisplayFormatter:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ComfyServer]:
-    with ComfyServer() as server:
-        server.add_node(Gated)
+    with gated() as server:
         yield server
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from comfy_client.testing import ComfyServer, check_interrupted
@@ -64,6 +66,18 @@ class Gated:
         if waits:
             GATES.wait("")
         return {"ui": {"text": [text]}}
+
+
+@contextlib.contextmanager
+def gated(*nodes: type) -> Iterator[ComfyServer]:
+    """A server that has ``Gated`` and these nodes; at its end, all gates open."""
+    with ComfyServer() as server:
+        for node in (Gated, *nodes):
+            server.add_node(node)
+        try:
+            yield server
+        finally:
+            GATES.end()
 
 
 def shows(text: str = "x", *, waits: bool = False) -> dict[str, Any]:
