@@ -39,9 +39,19 @@ from .events import (
 E = TypeVar("E", bound=Event)
 
 Callback = Callable[[E], object]
-Predicate = Callable[[E], object]
+Test = Callable[[E], object] | None
+Seconds = float | None
 Unsubscribe = Callable[[], None]
 
+# Names that make an overload too long for a line.
+Start = Literal["execution_start"]
+Cached = Literal["execution_cached"]
+StateName = Literal["progress_state"]
+TextName = Literal["progress_text"]
+Success = Literal["execution_success"]
+Failed = Literal["execution_error"]
+Interrupt = Literal["execution_interrupted"]
+Lost = Literal["job_lost"]
 PreviewName = Literal["b_preview", "b_preview_with_metadata"]
 LinkName = Literal[
     "connected", "reconnecting", "reconnected", "disconnected", "websocket_unavailable"
@@ -49,6 +59,9 @@ LinkName = Literal[
 ErrorName = Literal[
     "auth_success", "auth_error", "connection_error", "queue_error", "terminal_subscription_error"
 ]
+Terminal = Literal["terminal"]
+Flags = Literal["feature_flags"]
+Notification = Literal["notification"]
 
 
 class On(Protocol):
@@ -64,19 +77,11 @@ class On(Protocol):
     ) -> Unsubscribe: ...
     @overload
     def __call__(
-        self,
-        name: Literal["execution_start"],
-        callback: Callback[ExecutionStart],
-        *,
-        once: bool = False,
+        self, name: Start, callback: Callback[ExecutionStart], *, once: bool = False
     ) -> Unsubscribe: ...
     @overload
     def __call__(
-        self,
-        name: Literal["execution_cached"],
-        callback: Callback[ExecutionCached],
-        *,
-        once: bool = False,
+        self, name: Cached, callback: Callback[ExecutionCached], *, once: bool = False
     ) -> Unsubscribe: ...
     @overload
     def __call__(
@@ -88,19 +93,11 @@ class On(Protocol):
     ) -> Unsubscribe: ...
     @overload
     def __call__(
-        self,
-        name: Literal["progress_state"],
-        callback: Callback[ProgressState],
-        *,
-        once: bool = False,
+        self, name: StateName, callback: Callback[ProgressState], *, once: bool = False
     ) -> Unsubscribe: ...
     @overload
     def __call__(
-        self,
-        name: Literal["progress_text"],
-        callback: Callback[ProgressText],
-        *,
-        once: bool = False,
+        self, name: TextName, callback: Callback[ProgressText], *, once: bool = False
     ) -> Unsubscribe: ...
     @overload
     def __call__(
@@ -108,31 +105,19 @@ class On(Protocol):
     ) -> Unsubscribe: ...
     @overload
     def __call__(
-        self,
-        name: Literal["execution_success"],
-        callback: Callback[ExecutionSuccess],
-        *,
-        once: bool = False,
+        self, name: Success, callback: Callback[ExecutionSuccess], *, once: bool = False
     ) -> Unsubscribe: ...
     @overload
     def __call__(
-        self,
-        name: Literal["execution_error"],
-        callback: Callback[ExecutionError],
-        *,
-        once: bool = False,
+        self, name: Failed, callback: Callback[ExecutionError], *, once: bool = False
     ) -> Unsubscribe: ...
     @overload
     def __call__(
-        self,
-        name: Literal["execution_interrupted"],
-        callback: Callback[ExecutionInterrupted],
-        *,
-        once: bool = False,
+        self, name: Interrupt, callback: Callback[ExecutionInterrupted], *, once: bool = False
     ) -> Unsubscribe: ...
     @overload
     def __call__(
-        self, name: Literal["job_lost"], callback: Callback[JobLostEvent], *, once: bool = False
+        self, name: Lost, callback: Callback[JobLostEvent], *, once: bool = False
     ) -> Unsubscribe: ...
     @overload
     def __call__(
@@ -152,23 +137,15 @@ class On(Protocol):
     ) -> Unsubscribe: ...
     @overload
     def __call__(
-        self, name: Literal["terminal"], callback: Callback[TerminalEvent], *, once: bool = False
+        self, name: Terminal, callback: Callback[TerminalEvent], *, once: bool = False
     ) -> Unsubscribe: ...
     @overload
     def __call__(
-        self,
-        name: Literal["feature_flags"],
-        callback: Callback[FeatureFlags],
-        *,
-        once: bool = False,
+        self, name: Flags, callback: Callback[FeatureFlags], *, once: bool = False
     ) -> Unsubscribe: ...
     @overload
     def __call__(
-        self,
-        name: Literal["notification"],
-        callback: Callback[NotificationEvent],
-        *,
-        once: bool = False,
+        self, name: Notification, callback: Callback[NotificationEvent], *, once: bool = False
     ) -> Unsubscribe: ...
     @overload
     def __call__(
@@ -181,150 +158,87 @@ class WaitFor(Protocol):
 
     @overload
     def __call__(
-        self,
-        name: Literal["all"],
-        predicate: Predicate[Event] | None = None,
-        timeout: float | None = None,
+        self, name: Literal["all"], predicate: Test[Event] = None, timeout: Seconds = None
     ) -> Event: ...
     @overload
     def __call__(
-        self,
-        name: Literal["status"],
-        predicate: Predicate[StatusEvent] | None = None,
-        timeout: float | None = None,
+        self, name: Literal["status"], predicate: Test[StatusEvent] = None, timeout: Seconds = None
     ) -> StatusEvent: ...
     @overload
     def __call__(
-        self,
-        name: Literal["execution_start"],
-        predicate: Predicate[ExecutionStart] | None = None,
-        timeout: float | None = None,
+        self, name: Start, predicate: Test[ExecutionStart] = None, timeout: Seconds = None
     ) -> ExecutionStart: ...
     @overload
     def __call__(
-        self,
-        name: Literal["execution_cached"],
-        predicate: Predicate[ExecutionCached] | None = None,
-        timeout: float | None = None,
+        self, name: Cached, predicate: Test[ExecutionCached] = None, timeout: Seconds = None
     ) -> ExecutionCached: ...
     @overload
     def __call__(
-        self,
-        name: Literal["executing"],
-        predicate: Predicate[Executing] | None = None,
-        timeout: float | None = None,
+        self, name: Literal["executing"], predicate: Test[Executing] = None, timeout: Seconds = None
     ) -> Executing: ...
     @overload
     def __call__(
-        self,
-        name: Literal["progress"],
-        predicate: Predicate[Progress] | None = None,
-        timeout: float | None = None,
+        self, name: Literal["progress"], predicate: Test[Progress] = None, timeout: Seconds = None
     ) -> Progress: ...
     @overload
     def __call__(
-        self,
-        name: Literal["progress_state"],
-        predicate: Predicate[ProgressState] | None = None,
-        timeout: float | None = None,
+        self, name: StateName, predicate: Test[ProgressState] = None, timeout: Seconds = None
     ) -> ProgressState: ...
     @overload
     def __call__(
-        self,
-        name: Literal["progress_text"],
-        predicate: Predicate[ProgressText] | None = None,
-        timeout: float | None = None,
+        self, name: TextName, predicate: Test[ProgressText] = None, timeout: Seconds = None
     ) -> ProgressText: ...
     @overload
     def __call__(
-        self,
-        name: Literal["executed"],
-        predicate: Predicate[Executed] | None = None,
-        timeout: float | None = None,
+        self, name: Literal["executed"], predicate: Test[Executed] = None, timeout: Seconds = None
     ) -> Executed: ...
     @overload
     def __call__(
-        self,
-        name: Literal["execution_success"],
-        predicate: Predicate[ExecutionSuccess] | None = None,
-        timeout: float | None = None,
+        self, name: Success, predicate: Test[ExecutionSuccess] = None, timeout: Seconds = None
     ) -> ExecutionSuccess: ...
     @overload
     def __call__(
-        self,
-        name: Literal["execution_error"],
-        predicate: Predicate[ExecutionError] | None = None,
-        timeout: float | None = None,
+        self, name: Failed, predicate: Test[ExecutionError] = None, timeout: Seconds = None
     ) -> ExecutionError: ...
     @overload
     def __call__(
-        self,
-        name: Literal["execution_interrupted"],
-        predicate: Predicate[ExecutionInterrupted] | None = None,
-        timeout: float | None = None,
+        self, name: Interrupt, predicate: Test[ExecutionInterrupted] = None, timeout: Seconds = None
     ) -> ExecutionInterrupted: ...
     @overload
     def __call__(
-        self,
-        name: Literal["job_lost"],
-        predicate: Predicate[JobLostEvent] | None = None,
-        timeout: float | None = None,
+        self, name: Lost, predicate: Test[JobLostEvent] = None, timeout: Seconds = None
     ) -> JobLostEvent: ...
     @overload
     def __call__(
-        self,
-        name: PreviewName,
-        predicate: Predicate[PreviewEvent] | None = None,
-        timeout: float | None = None,
+        self, name: PreviewName, predicate: Test[PreviewEvent] = None, timeout: Seconds = None
     ) -> PreviewEvent: ...
     @overload
     def __call__(
-        self,
-        name: LinkName,
-        predicate: Predicate[ConnectionEvent] | None = None,
-        timeout: float | None = None,
+        self, name: LinkName, predicate: Test[ConnectionEvent] = None, timeout: Seconds = None
     ) -> ConnectionEvent: ...
     @overload
     def __call__(
-        self,
-        name: ErrorName,
-        predicate: Predicate[ErrorEvent] | None = None,
-        timeout: float | None = None,
+        self, name: ErrorName, predicate: Test[ErrorEvent] = None, timeout: Seconds = None
     ) -> ErrorEvent: ...
     @overload
     def __call__(
-        self,
-        name: Literal["logs"],
-        predicate: Predicate[LogsEvent] | None = None,
-        timeout: float | None = None,
+        self, name: Literal["logs"], predicate: Test[LogsEvent] = None, timeout: Seconds = None
     ) -> LogsEvent: ...
     @overload
     def __call__(
-        self,
-        name: Literal["terminal"],
-        predicate: Predicate[TerminalEvent] | None = None,
-        timeout: float | None = None,
+        self, name: Terminal, predicate: Test[TerminalEvent] = None, timeout: Seconds = None
     ) -> TerminalEvent: ...
     @overload
     def __call__(
-        self,
-        name: Literal["feature_flags"],
-        predicate: Predicate[FeatureFlags] | None = None,
-        timeout: float | None = None,
+        self, name: Flags, predicate: Test[FeatureFlags] = None, timeout: Seconds = None
     ) -> FeatureFlags: ...
     @overload
     def __call__(
-        self,
-        name: Literal["notification"],
-        predicate: Predicate[NotificationEvent] | None = None,
-        timeout: float | None = None,
+        self, name: Notification, predicate: Test[NotificationEvent] = None, timeout: Seconds = None
     ) -> NotificationEvent: ...
     @overload
     def __call__(
-        self,
-        name: str,
-        predicate: Predicate[UnknownEvent] | None = None,
-        timeout: float | None = None,
+        self, name: str, predicate: Test[UnknownEvent] = None, timeout: Seconds = None
     ) -> Event: ...
 
 
@@ -336,29 +250,27 @@ class Events(Protocol):
     @overload
     def __call__(self, name: Literal["status"]) -> Iterator[StatusEvent]: ...
     @overload
-    def __call__(self, name: Literal["execution_start"]) -> Iterator[ExecutionStart]: ...
+    def __call__(self, name: Start) -> Iterator[ExecutionStart]: ...
     @overload
-    def __call__(self, name: Literal["execution_cached"]) -> Iterator[ExecutionCached]: ...
+    def __call__(self, name: Cached) -> Iterator[ExecutionCached]: ...
     @overload
     def __call__(self, name: Literal["executing"]) -> Iterator[Executing]: ...
     @overload
     def __call__(self, name: Literal["progress"]) -> Iterator[Progress]: ...
     @overload
-    def __call__(self, name: Literal["progress_state"]) -> Iterator[ProgressState]: ...
+    def __call__(self, name: StateName) -> Iterator[ProgressState]: ...
     @overload
-    def __call__(self, name: Literal["progress_text"]) -> Iterator[ProgressText]: ...
+    def __call__(self, name: TextName) -> Iterator[ProgressText]: ...
     @overload
     def __call__(self, name: Literal["executed"]) -> Iterator[Executed]: ...
     @overload
-    def __call__(self, name: Literal["execution_success"]) -> Iterator[ExecutionSuccess]: ...
+    def __call__(self, name: Success) -> Iterator[ExecutionSuccess]: ...
     @overload
-    def __call__(self, name: Literal["execution_error"]) -> Iterator[ExecutionError]: ...
+    def __call__(self, name: Failed) -> Iterator[ExecutionError]: ...
     @overload
-    def __call__(
-        self, name: Literal["execution_interrupted"]
-    ) -> Iterator[ExecutionInterrupted]: ...
+    def __call__(self, name: Interrupt) -> Iterator[ExecutionInterrupted]: ...
     @overload
-    def __call__(self, name: Literal["job_lost"]) -> Iterator[JobLostEvent]: ...
+    def __call__(self, name: Lost) -> Iterator[JobLostEvent]: ...
     @overload
     def __call__(self, name: PreviewName) -> Iterator[PreviewEvent]: ...
     @overload
@@ -368,11 +280,11 @@ class Events(Protocol):
     @overload
     def __call__(self, name: Literal["logs"]) -> Iterator[LogsEvent]: ...
     @overload
-    def __call__(self, name: Literal["terminal"]) -> Iterator[TerminalEvent]: ...
+    def __call__(self, name: Terminal) -> Iterator[TerminalEvent]: ...
     @overload
-    def __call__(self, name: Literal["feature_flags"]) -> Iterator[FeatureFlags]: ...
+    def __call__(self, name: Flags) -> Iterator[FeatureFlags]: ...
     @overload
-    def __call__(self, name: Literal["notification"]) -> Iterator[NotificationEvent]: ...
+    def __call__(self, name: Notification) -> Iterator[NotificationEvent]: ...
     @overload
     def __call__(self, name: str) -> Iterator[Event]: ...
 
