@@ -29,7 +29,7 @@ from . import (
     workflow_commands,
 )
 from .exits import Exit
-from .printing import end_stdout, log_more, plain_logs, report
+from .printing import end_stdout, log_more, plain_logs, report, safe_streams
 from .server_options import ServerOptions, of_servers
 from .stop_signals import ending_as_by_ctrl_c
 
@@ -92,7 +92,8 @@ class Commands(click.Group):
         self, args: Sequence[str] | None = None, *more: Any, **options: Any
     ) -> None:
         """Run the command with these arguments, and exit with its status."""
-        sys.exit(self._status(sys.argv[1:] if args is None else args, *more, **options))
+        with safe_streams():
+            sys.exit(self._status(sys.argv[1:] if args is None else args, *more, **options))
 
     def _status(self, args: Sequence[str], *more: Any, **options: Any) -> int:
         options["standalone_mode"] = False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import logging
 import os
@@ -10,7 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import click
 
@@ -62,6 +64,68 @@ def report(error: BaseException, as_json: bool, server: str | None = None) -> Ex
         if hint:
             note(f"Try: {hint}")  # it may name an id that the server made
     return exit_of(error)
+
+
+@contextlib.contextmanager
+def safe_streams(platform: str = sys.platform) -> Iterator[None]:
+    r"""Context manager: no letter and no closed pipe ends a command with an error of its own.
+
+    Letters that the encoding of stdout or stderr lacks are written as ``\u4e2d``.  A pipe that
+    nobody reads raises BrokenPipeError on Windows, too.
+    """
+    with contextlib.ExitStack() as stack:
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if platform == "win32" and _is_file(stream):
+                stack.callback(setattr, sys, name, stream)
+                stream = _pipe_of(stream)
+                setattr(sys, name, stream)
+                stack.callback(_close, stream)
+            if isinstance(stream, io.TextIOWrapper) and _refuses_letters(stream):
+                stack.callback(_set_errors, stream, stream.errors or "strict")
+                _set_errors(stream, "backslashreplace")
+        yield
+
+
+class _Pipe(io.FileIO):
+    """A pipe of Windows, where writing is "invalid" once nobody reads it."""
+
+    def write(self, data: Any) -> int:
+        """Write bytes; raise BrokenPipeError if nobody reads them."""
+        try:
+            return super().write(data)
+        except OSError as exc:
+            if exc.errno == errno.EINVAL:
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from None
+            raise
+
+
+def _is_file(stream: TextIO | None) -> bool:  # None: as in pythonw
+    """Return whether a stream is a file or a pipe, and no terminal."""
+    try:
+        return stream is not None and stream.fileno() >= 0 and not stream.isatty()
+    except (AttributeError, OSError, ValueError):  # another object, or a closed stream
+        return False
+
+
+def _pipe_of(stream: TextIO) -> io.TextIOWrapper:
+    raw = io.BufferedWriter(_Pipe(stream.fileno(), "wb", closefd=False))
+    return io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=True)
+
+
+def _close(stream: TextIO) -> None:
+    with contextlib.suppress(OSError):  # a closed pipe
+        stream.close()
+
+
+def _refuses_letters(stream: io.TextIOWrapper) -> bool:
+    is_utf8 = stream.encoding.lower().replace("-", "") == "utf8"
+    return stream.errors == "strict" or (stream.errors == "surrogateescape" and not is_utf8)
+
+
+def _set_errors(stream: io.TextIOWrapper, errors: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # a closed pipe, or a closed stream
+        stream.reconfigure(errors=errors)
 
 
 def end_stdout() -> Exit:

@@ -225,7 +225,7 @@ class TerminalBar:
         times = moment.times if columns >= _NARROW else moment.times.replace("about ", "")
         room = max(_LEAST, min(_WIDTH, columns - _REST - len(times)))
         self._bar.n = round(moment.fraction or 0.0, 3)
-        text = short_line(moment.ended or moment.text, room)
+        text = _short(moment.ended or moment.text, room)
         self._width = min(room, max(self._width, len(text)))  # keeps the bar in its column
         self._bar.set_description_str(text.ljust(self._width), refresh=False)
         self._bar.unit = times
@@ -240,7 +240,7 @@ class TerminalBar:
         while len(self._below) < len(notes):
             self._below.append(_tqdm("{desc}", leave=False))
         for at, line in enumerate(self._below):
-            text = short_line(notes[at], room) if at < len(notes) else ""
+            text = _short(notes[at], room) if at < len(notes) else ""
             line.set_description_str(text, refresh=False)
             line.refresh()
 
@@ -283,6 +283,16 @@ def _tqdm(bar_format: str, *, leave: bool = True) -> Any:
     )
     made.delay = 0.0
     return made
+
+
+def _short(text: str, most: int) -> str:
+    return short_line(_encodable(text[: 2 * most + 1]), most)
+
+
+def _encodable(text: str) -> str:
+    """Escape the letters that the encoding of stderr lacks, as a program may have set it."""
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _columns() -> int:
@@ -339,7 +349,7 @@ def _print(text: str) -> None:
         return
     with contextlib.suppress(OSError, ValueError):
         if _has_room(sys.stderr):
-            sys.stderr.write(f"{text}\n")
+            sys.stderr.write(f"{_encodable(text)}\n")
             sys.stderr.flush()
 
 

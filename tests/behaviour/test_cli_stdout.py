@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 
 from comfy_client import ComfyApi
 from comfy_client.cli.desktop import has_display, open_first
+from comfy_client.cli.printing import safe_streams
 from comfy_client.jobs.result import make_result
 from comfy_client.testing import ComfyServer
 from tests.conftest import load_workflow
@@ -119,6 +123,53 @@ def test_a_pipe_that_nobody_reads_is_status_141(comfy_client, command):
     assert ran.returncode == 141, ran
     assert b"Traceback" not in ran.stderr
     assert b"Exception ignored" not in ran.stderr
+
+
+@pytest.mark.parametrize("charset", ["cp1252", "cp437", "latin-1", "ascii"])
+def test_letters_that_an_encoding_lacks_are_escaped(comfy_client, charset):
+    """In texts of the user, names of files and tables; nothing else about the command changes."""
+    fox = "\u72d0\U0001f98a"
+    graph = json.loads((comfy_client.home / "w.json").read_text())
+    for node in graph.values():
+        node["_meta"] = {"title": fox}
+        if "filename_prefix" in node["inputs"]:
+            node["inputs"]["filename_prefix"] = fox
+    (comfy_client.home / "fox.json").write_text(json.dumps(graph), encoding="utf-8")
+    coded = attrs.evolve(comfy_client, charset=charset)
+    # Click writes UTF-8 for ASCII.
+    shown = "\ufffd" * 7 if charset == "ascii" else r"\u72d0\U0001f98a"
+    for args in (
+        ("run", "fox.json", "--out", "pictures/"),
+        ("inputs", "fox.json"),
+        ("history",),
+        ("sweep", "fox.json", "--axis", "KSampler.seed=1..2", "--csv", f"{fox}.csv"),
+    ):
+        ran = coded(*args)
+        assert ran.status == 0, ran
+        assert shown in ran.out + ran.err, ran
+
+
+@pytest.mark.parametrize("command", ["history", "doctor"])
+def test_an_escaped_letter_in_a_pipe(comfy_client, command):
+    """As with the code pages of Windows."""
+    ran = comfy_client.installed(command, PYTHONIOENCODING="cp437:strict")
+    assert ran.status == 0, ran
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="only Linux has a file that fails so")
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_pipe_that_nobody_reads_is_broken_on_windows_too(name, monkeypatch):
+    """Writing to it is EINVAL there, as it is for this file."""
+    with (
+        select.epoll() as poll,
+        open(poll.fileno(), "w", encoding="cp1252", closefd=False) as pipe,
+        monkeypatch.context() as patched,
+    ):
+        patched.setattr(sys, name, pipe)
+        with pytest.raises(BrokenPipeError), safe_streams("win32"):
+            print("\u72d0", file=getattr(sys, name), flush=True)
+        assert getattr(sys, name) is pipe
+        assert pipe.errors == "strict"
 
 
 # -- --open -----------------------------------------------------------------------------

@@ -37,11 +37,11 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
-def runner() -> CliRunner:
+def runner(charset: str = "utf-8") -> CliRunner:
     """Runs commands in this process, with stdout and stderr apart."""
     has_choice = "mix_stderr" in inspect.signature(CliRunner).parameters  # before click 8.2
     options: dict[str, Any] = {"mix_stderr": False} if has_choice else {}
-    return CliRunner(**options)
+    return CliRunner(charset=charset, **options)
 
 
 @attrs.frozen
@@ -65,13 +65,14 @@ class CommandLine:
     home: Path
     host: str | None = None
     variables: Mapping[str, str] = attrs.field(factory=dict)
+    charset: str = "utf-8"
 
     def __call__(self, *args: object, stdin: str | None = None, **variables: str) -> Ended:
         """Run one to its end, in this process."""
         unset = {name: None for name in os.environ if name.startswith(("COMFY", "XDG_"))}
         env: dict[str, str | None] = {**unset, **self._own(variables)}
         with contextlib.chdir(self.home):
-            ran = runner().invoke(main, [*map(str, args)], input=stdin, env=env)
+            ran = runner(self.charset).invoke(main, [*map(str, args)], input=stdin, env=env)
         if ran.exception is not None and not isinstance(ran.exception, SystemExit):
             raise ran.exception
         return Ended(ran.exit_code, ran.stdout, ran.stderr)

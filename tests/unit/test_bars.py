@@ -148,6 +148,21 @@ def test_a_screen_that_is_gone_does_not_matter_to_the_run(
     bar.end(Moment(1.0, ended="done"), None)
 
 
+@pytest.mark.parametrize("surface", ["terminal", "lines"])
+@pytest.mark.parametrize("encoding", ["cp1252", "cp437", "latin-1", "ascii"])
+def test_letters_that_a_screen_lacks_are_escaped(
+    surface: Surface, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bar is shown, as the program's own stderr may be strict."""
+    stderr = io.TextIOWrapper(shown := io.BytesIO(), encoding, write_through=True)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    bar = make_bar(surface, "x", 0.0)
+    bar.show(Moment(0.5, "\u72d0 steps", elapsed=61))
+    bar.end(Moment(1.0, elapsed=120, ended="failed: \U0001f98a"), None)
+    assert rb"\u72d0 steps" in shown.getvalue()
+    assert rb"failed: \U0001f98a" in shown.getvalue()
+
+
 def test_a_notebook_that_fails_does_not_matter_to_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not asked again."""
     from IPython import display
