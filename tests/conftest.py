@@ -35,6 +35,7 @@ from xdist.scheduler import LoadFileScheduling, WorkStealingScheduling
 
 from tests import comfy_api_proxy
 from tests.comfyui import DEFAULT, VERSIONS, ComfyUI, cache, python_for, setup
+from tests.helpers import standing_clock
 from tests.helpers.left_behind import changes_since, state_of_thread
 from tests.helpers.running_comfyui import GIVEN, Running, given, tree_of
 from tests.versions import TESTED
@@ -86,6 +87,8 @@ _HAS_ROOM = os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 4 
 if "TMPDIR" not in os.environ and _HAS_ROOM:
     tempfile.tempdir = os.environ["TMPDIR"] = str(_MEMORY)
 
+standing_clock.install()
+
 # A ComfyUI of whoever runs the tests, and what is sent to it, are none of theirs.
 for _name in [name for name in os.environ if name.startswith("COMFYUI_")]:
     del os.environ[_name]
@@ -107,6 +110,16 @@ def _timing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
             kinds += kind.__subclasses__()
             if "timing" in vars(kind):
                 monkeypatch.setattr(kind, "timing", attrs.evolve(kind.timing, **times))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _longer_default_waits() -> Iterator[None]:
+    """Clients and pools wait as long as a busy machine may need, unless a test says how long."""
+    from tests.helpers.patches import wait_longer_by_default
+
+    with pytest.MonkeyPatch.context() as patch:
+        wait_longer_by_default(patch)
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

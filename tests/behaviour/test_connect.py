@@ -184,10 +184,10 @@ def test_init_waits_for_a_server_that_starts(
         return comfy.answer(request) if status is None else (status, {}, "starting")
 
     comfy.on("GET", "/prompt", starting)
-    with ComfyApi(comfy.url) as api:
-        assert api.connected
+    with contextlib.closing(ComfyApi(comfy.url)) as api:
+        assert api.init(30).connected
     waits = [r.message for r in caplog.records if r.levelname == "WARNING"]
-    assert [text.startswith("waiting 10 s for the server to come up: ") for text in waits] == [True]
+    assert [text.startswith("waiting 30 s for the server to come up: ") for text in waits] == [True]
 
 
 def test_init_waits_for_a_port_that_opens_late(comfy: ComfyServer, refused: str) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from comfy_client import runtime
+from comfy_client import client, runtime
+from comfy_client.pool import lifecycle
 from comfy_client.transport import pieces
+from tests.helpers.clients import LIMIT
 
 
 def tell_time(
@@ -20,6 +22,20 @@ def tell_time(
 ) -> None:
     """Have the package ask a test for the time."""
     patch.setattr(runtime, name, clock)
+
+
+def wait_longer_by_default(patch: pytest.MonkeyPatch) -> None:
+    """Have clients and pools wait up to a minute for a server, in place of ten seconds."""
+
+    def longer(connect: Callable[..., None]) -> Callable[..., None]:
+        def connect_in_time(*owned: Any) -> None:
+            *parts, timeout = owned
+            connect(*parts, LIMIT if timeout == lifecycle.READY else timeout)
+
+        return connect_in_time
+
+    for module in (client, lifecycle):
+        patch.setattr(module, "connect", longer(module.connect))
 
 
 def note_decoded(patch: pytest.MonkeyPatch) -> list[int]:
