@@ -42,7 +42,7 @@ from comfy_client.workflow.metadata import stream
 from tests.comfyui import ComfyUI
 from tests.conftest import WORKFLOWS, load_workflow
 from tests.contract.test_differential import USUAL
-from tests.floors import FLOORS
+from tests.floors import FLOORS, constraints
 from tests.guide import (
     PAGES,
     README,
@@ -287,16 +287,20 @@ def test_ci_runs_the_long_tests_which_the_command_leaves_out(
 
 
 def test_ci_tries_exactly_the_oldest_release_of_each_package() -> None:
-    """The pattern by which it finds them leaves out none, and each has one oldest release."""
+    """Each package has one in what ``tests/floors.py`` prints, by which it installs them."""
     metadata = configparser.ConfigParser()
     metadata.read(README.with_name("setup.cfg"), encoding="utf-8")
     needs = [metadata["options"]["install_requires"], *metadata["options.extras_require"].values()]
-    lines = {line for text in needs for line in text.split("\n") if line and line[0] != "#"}
-    (pattern,) = re.findall(r"sed -nE 's/\^ \+(.*)\$/\\1==", CI.read_text(encoding="utf-8"))
-    found = [re.fullmatch(pattern, line) for line in sorted(lines)]
-    assert all(found)
-    names = [match[1] for match in found if match]
-    assert len(names) == len(set(names)) >= 10
+    named = {line.split()[0] for text in needs for line in text.split("\n") if line[:1] not in "#"}
+    pinned = [line.partition("; python_version ") for line in constraints()]
+    for python in ("<", ">="):  # than 3.12
+        names = [
+            one.split("==")[0] for one, _, than in pinned if than.split(" ")[0] in ("", python)
+        ]
+        assert len(names) == len(set(names)) >= 10
+        assert set(names) == named
+    assert "-m tests.floors >../constraints.txt" in CI.read_text("utf-8")
+    assert "--constraint ../constraints.txt" in CI.read_text("utf-8")
     works = ("test", "docs", "dev")  # for whoever works on the package
     extras = metadata["options.extras_require"]
     text = "\n".join([needs[0], *(extras[one] for one in extras if one not in works)])
