@@ -20,7 +20,7 @@ from PIL import Image
 
 import comfy_client
 from comfy_client import ComfyApi, event_queue, to_dict, values
-from comfy_client.batch import journal, journal_file, sheet
+from comfy_client.batch import journal, sheet
 from comfy_client.cli.main import main
 from comfy_client.distributed import run_workflow
 from comfy_client.doctor.package_checks import ADVISED
@@ -461,7 +461,7 @@ LIMITS: dict[str, str | tuple[int, str]] = {
     "lists and objects nested in each other": f"{values.MAX_LEVELS} levels",
     "a file name from the server": f"{outputs.MOST_NAME} characters",
     "a saved file name": f"{saving.MAX_NAME} bytes",
-    "a row of a journal": (journal_file.MAX_ROW, "MiB"),
+    "a row of a journal": (journal.MAX_ROW, "MiB"),
     "the rows of a grid in a journal: their size in memory": (journal.MAX_MEMORY, "GiB"),
     "parts of a media file from which a workflow is read": f"{stream.MAX_PARTS}",
     "nodes of a workflow in UI format, with those in its subgraphs": f"{links.MAX_NODES}",

@@ -10,10 +10,8 @@ Modules:
     recovery: The search for the prompts of an earlier call of a sweep, instead of sending twice.
     outage: How long to wait for a server that is away.
     grid: The points of a sweep, in the order that costs the servers the least.  Pure.
-    journal: The record on disk of the points that were begun, and how they ended.
-    journal_file: The SQLite file of a journal.
-    row_records: JSON records of rows, and the rows made of them.
-    row: A row of a sweep.
+    journal: The SQLite file of the points that were begun, and how they ended.
+    row: A row of a sweep, and its JSON record in a journal.
     rows: All rows of a sweep, their files and tables.
     times: Execution times of rows.
     layout: The places of rows in a grid, and their labels.

@@ -45,8 +45,7 @@ from .in_flight import InFlight
 from .journal import Journal, Key, Record
 from .map_loop import ATTEMPTS, check_in_flight, is_about_one, with_previews
 from .recovery import Sought
-from .row import SweepRow
-from .row_records import REFUSALS, error_record, result_record, row_of
+from .row import REFUSALS, SweepRow, error_record, result_record, row_of
 from .rows import Sweep
 from .runner import Flight, Runner, Verdict
 from .times import execution_time, late_times

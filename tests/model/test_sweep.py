@@ -16,7 +16,7 @@ from unittest import mock
 
 import pytest
 
-from comfy_client.batch import journal_file
+from comfy_client.batch import journal
 from comfy_client.errors import ComfyError, JobLost
 from tests.helpers.long import few
 from tests.model.fleet import (
@@ -241,7 +241,7 @@ def play(plan: SweepPlan) -> SweepWorld:
 
 
 def _play(world: SweepWorld) -> SweepWorld:
-    connect = journal_file.connect
+    connect = journal.connect
 
     def connected(path: Path) -> Any:
         return Journaled(connect(path), world.step)
@@ -249,7 +249,7 @@ def _play(world: SweepWorld) -> SweepWorld:
     with (
         no_defects(world.kernel),
         world.network,
-        mock.patch.object(journal_file, "connect", connected),
+        mock.patch.object(journal, "connect", connected),
     ):
         try:
             world.kernel.run(world.main)

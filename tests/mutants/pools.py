@@ -81,7 +81,7 @@ POOLS = (
     ),
     Mutant(
         "B05",
-        "batch/journal_file.py",
+        "batch/journal.py",
         "if page[:16] != _MAGIC or page[18:20] != _NO_LOG or not is_ours:",
         "if page[:16] != _MAGIC or not is_ours:",
         "hostile/test_journals.py",
@@ -97,7 +97,7 @@ POOLS = (
     ),
     Mutant(
         "B09",
-        "batch/journal_file.py",
+        "batch/journal.py",
         "if found.st_uid not in (owner, us):",
         "if False:",
         "hostile/test_journals.py",
@@ -105,7 +105,7 @@ POOLS = (
     ),
     Mutant(
         "B10",
-        "batch/journal_file.py",
+        "batch/journal.py",
         "if found.st_size >= 16 and end == _UNDO:",
         "if False:",
         "hostile/test_journals.py",
