@@ -6,8 +6,7 @@ Modules:
     items: The iterable from which ``map`` makes prompts.
     in_flight: The prompts of one call that are in progress.
     sweep: The loop of ``sweep``.
-    runner: The servers on which a sweep runs its prompts.
-    recovery: The search for the prompts of an earlier call of a sweep, instead of sending twice.
+    runner: The servers on which a sweep runs its prompts, and the search for earlier ones.
     outage: How long to wait for a server that is away.
     grid: The points of a sweep, in the order that costs the servers the least.  Pure.
     journal: The SQLite file of the points that were begun, and how they ended.

@@ -44,10 +44,9 @@ from .grid import Grid, Split
 from .in_flight import InFlight
 from .journal import Journal, Key, Record
 from .map_loop import ATTEMPTS, check_in_flight, is_about_one, with_previews
-from .recovery import Sought
 from .row import REFUSALS, SweepRow, error_record, result_record, row_of
 from .rows import Sweep
-from .runner import Flight, Runner, Verdict
+from .runner import Flight, Runner, Sought, Verdict
 from .times import execution_time, late_times
 
 log: logging.Logger = logging.getLogger("comfy_client")

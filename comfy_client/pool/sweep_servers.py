@@ -18,9 +18,19 @@ from .. import runtime
 from ..batch.grid import Grid, Split
 from ..batch.in_flight import InFlight
 from ..batch.map_loop import is_about_one
-from ..batch.recovery import Recovery, Sought, known_graph, never_arrived
 from ..batch.row import SweepRow
-from ..batch.runner import Flight, Options, Runner, Sent, Verdict, ended_on
+from ..batch.runner import (
+    Flight,
+    Options,
+    Recovery,
+    Runner,
+    Sent,
+    Sought,
+    Verdict,
+    ended_on,
+    known_graph,
+    never_arrived,
+)
 from ..client import ComfyApi
 from ..errors import (
     AuthenticationError,

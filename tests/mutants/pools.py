@@ -227,7 +227,7 @@ POOLS = (
     ),
     Mutant(
         "N51",
-        "batch/recovery.py",
+        "batch/runner.py",
         "return _is_part(record.workflow, self.workflow().to_dict())",
         "return True",
         "hostile/test_journals.py",
