@@ -23,7 +23,6 @@ from .errors import ComfyError
 from .event_queue import Budget
 from .events import Event, JobEvent, PreviewEvent, Progress
 from .interrupts import in_full
-from .jobs.callbacks import NO_CALLBACKS, Callbacks, delivery
 from .jobs.execute import (
     Parts,
     ServerDefinitions,
@@ -35,7 +34,7 @@ from .jobs.execute import (
     wait_for_vram,
 )
 from .jobs.handle import Limits
-from .jobs.job import Job, OnInterrupt
+from .jobs.job import NO_CALLBACKS, Callbacks, Job, OnInterrupt, delivery
 from .jobs.result import NodeOutput, Result
 from .jobs.tracker import Tracker
 from .locks import check_may_wait

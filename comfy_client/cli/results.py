@@ -60,8 +60,8 @@ def wait_for(
     on_preview: Callable[[PreviewEvent], object] | None = None,
 ) -> Result:
     """Wait for the result of a prompt; ``is_ours`` says whether Ctrl-C cancels it."""
-    from ..jobs.callbacks import Callbacks, wait_and_show
     from ..jobs.handle import Limits
+    from ..jobs.job import Callbacks, wait_and_show
     from ..showing.screen import surface
 
     return wait_and_show(

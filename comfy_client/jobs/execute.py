@@ -49,9 +49,8 @@ from ..workflow.address import Inputs
 from ..workflow.edit import Workflow, as_workflow, graph_of, with_inputs
 from ..workflow.graph import files_in
 from ..workflow.seeds import draw_wanted, wants_seeds
-from .callbacks import Callbacks, wait_and_show
 from .handle import SLICE, Limits
-from .job import Job, OnInterrupt, cancelling, wait_for_one
+from .job import Callbacks, Job, OnInterrupt, cancelling, wait_and_show, wait_for_one
 from .lookup import spellings
 from .poller import Poller
 from .result import Result

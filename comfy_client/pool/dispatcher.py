@@ -16,8 +16,7 @@ from .. import runtime
 from ..batch.items import Items
 from ..errors import ClientClosed
 from ..interrupts import in_full
-from ..jobs.callbacks import deliver
-from ..jobs.job import Job
+from ..jobs.job import Job, deliver
 from ..locks import check_may_wait, shared_lock
 from ..signals import Receivers
 from . import availability, moving

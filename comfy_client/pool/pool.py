@@ -14,10 +14,9 @@ from ..attributes import KnownAttributes
 from ..client import ComfyApi
 from ..errors import ComfyError
 from ..events import JobEvent, PreviewEvent, Progress
-from ..jobs.callbacks import Callbacks
 from ..jobs.execute import AnyJob, as_completed
 from ..jobs.handle import Limits
-from ..jobs.job import Job, OnInterrupt
+from ..jobs.job import Callbacks, Job, OnInterrupt
 from ..jobs.result import NodeOutput, Result
 from ..redaction import sealed, sealed_workflow
 from ..routes.prompts import AnyWorkflow, PromptOptions, SubmitOptions, seal

@@ -17,8 +17,7 @@ import attrs
 from .. import runtime
 from ..errors import JobFailed
 from ..events import EndEvent
-from ..jobs.callbacks import Callbacks
-from ..jobs.job import Job
+from ..jobs.job import Callbacks, Job
 from ..jobs.prompt import Ending
 from ..log_records import ServerLog
 from ..transport.deadline import ParallelCalls

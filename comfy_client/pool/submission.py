@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..batch.map_loop import check_in_flight, run_map, with_previews
 from ..batch.runner import NOT_SENT
 from ..errors import ComfyError, WorkflowError
-from ..jobs.callbacks import Callbacks, wait_and_show
 from ..jobs.execute import run_again_after_oom
 from ..jobs.handle import Limits
-from ..jobs.job import Job, OnInterrupt, cancel_in_time, cancelling
+from ..jobs.job import Callbacks, Job, OnInterrupt, cancel_in_time, cancelling, wait_and_show
 from ..jobs.poller import time_left
 from ..jobs.result import Result
 from ..reading import reading_until

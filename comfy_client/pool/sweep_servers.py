@@ -41,9 +41,8 @@ from ..errors import (
     ServerUnreachable,
     WorkflowError,
 )
-from ..jobs.callbacks import Callbacks
 from ..jobs.handle import SLICE
-from ..jobs.job import Job
+from ..jobs.job import Callbacks, Job
 from ..jobs.outcomes import lost_error
 from ..jobs.poller import Poller
 from ..jobs.result import Result

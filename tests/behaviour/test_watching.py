@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from comfy_client import ComfyApi, JobFailed, SweepRow
-from comfy_client.jobs.callbacks import Callbacks, wait_and_show
 from comfy_client.jobs.handle import Limits
+from comfy_client.jobs.job import Callbacks, wait_and_show
 from comfy_client.showing import cells
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import until

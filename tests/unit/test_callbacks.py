@@ -19,7 +19,7 @@ from comfy_client.events import (
     execution_error,
     execution_success,
 )
-from comfy_client.jobs.callbacks import Callbacks, Caller
+from comfy_client.jobs.job import Callbacks, Caller
 from tests.helpers.patches import tell_time
 from tests.unit.test_job import RESULT, tracked
 

@@ -27,9 +27,8 @@ from comfy_client.events import (
     execution_error,
     execution_success,
 )
-from comfy_client.jobs.callbacks import Callbacks, wait
 from comfy_client.jobs.handle import JobHandle, Limits
-from comfy_client.jobs.job import Job, cancelling
+from comfy_client.jobs.job import Callbacks, Job, cancelling, wait
 from comfy_client.jobs.outcomes import lost
 from comfy_client.jobs.progress import NodeTimes, fraction_of
 from comfy_client.jobs.prompt import Ending, JobEvents, TrackedPrompt

@@ -16,7 +16,7 @@ from comfy_client.errors import (
     PromptRejected,
     ServerUnreachable,
 )
-from comfy_client.jobs.callbacks import Callbacks
+from comfy_client.jobs.job import Callbacks
 from comfy_client.jobs.prompt import Ending
 from comfy_client.pool import availability, moving
 from comfy_client.pool.availability import has_ended, mark_down
