@@ -183,8 +183,8 @@ if TYPE_CHECKING:
     from .jobs.output import Output, OutputFile, OutputFrame
     from .jobs.result import NodeOutput, Result
     from .pool.pool import ComfyPool
+    from .pool.pool_state import PoolEvent, PoolStatus, ServerStatus
     from .pool.pooled_job import PooledJob
-    from .pool.status import PoolEvent, PoolStatus, ServerStatus
     from .routes.prompts import PromptOptions
     from .signals import signal as signal
     from .stats import ClientStats
@@ -227,7 +227,7 @@ _MODULES = (
     ".workflow.template",
     ".workflow.build",
     ".pool.pool",
-    ".pool.status",
+    ".pool.pool_state",
     ".pool.pooled_job",
     ".hosted.api",
 )

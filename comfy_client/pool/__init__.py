@@ -9,13 +9,11 @@ Modules:
     taking_back: The prompts of one call, which are taken back when it ends.
     sweep_servers: The servers of a sweep: which point each runs next, and what failures mean.
     pooled_job: A job of a pool, and its handle, which can move from server to server.
-    dispatcher: Gives the jobs of a pool to its servers; the lock of the pool's state.
-    worker: The thread of a pool, which makes the changes that users ask for.
+    dispatcher: Gives the jobs of a pool to its servers; the lock of its state, and its thread.
     server_thread: The thread of each server, which connects to it and submits.
     moving: Functions that admit jobs to a pool, move them between servers and end them.
     availability: Functions that track and describe servers that come, go, fail and recover.
-    pool_state: The state of a pool as data: servers, jobs, news.
-    status: The status and the events of a pool, as users see them.
+    pool_state: The state of a pool as data: servers, jobs, news; its status and events.
     health: The failures of servers, some of which fail job after job.  Pure.
     schedule: The choice of the next job, and of a server for it.  Pure.
     needs: The needs of workflows, and the offers of servers.  Pure.

@@ -19,9 +19,8 @@ from .availability import out_of_reach
 from .dispatcher import Dispatcher
 from .lifecycle import READY, connect_once
 from .needs import merge_definitions
-from .pool_state import Member
+from .pool_state import POOL_EVENTS, Member
 from .schedule import Server
-from .status import POOL_EVENTS
 
 log: logging.Logger = logging.getLogger("comfy_client")
 

@@ -28,10 +28,18 @@ from ..workflow.address import Inputs
 from . import lifecycle, submission
 from .dispatcher import Dispatcher
 from .membership import AnyServer, Servers, check_servers, name_of
-from .pool_state import Intervals, OnFailed, OnLost, Policy, PoolState
+from .pool_state import (
+    POOL_EVENTS,
+    Intervals,
+    OnFailed,
+    OnLost,
+    Policy,
+    PoolState,
+    PoolStatus,
+    status_table,
+)
 from .pooled_job import PooledJob
 from .schedule import Mode
-from .status import POOL_EVENTS, PoolStatus, status_table
 from .submission import map_workflows, read_workflow, sweep_grid
 from .terms import Sending, terms_of
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from comfy_client.pool.worker import Worker
+from comfy_client.pool.dispatcher import Worker
 from tests.helpers.clients import until
 from tests.helpers.ctrl_c import each_interrupt
 
