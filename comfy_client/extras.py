@@ -26,7 +26,7 @@ def needs_extra(extra: str, what: str) -> Iterator[None]:
     except ImportError as exc:
         raise MissingExtra(
             f"{what} needs {exc.name or 'a library'}, of the extra [{extra}]: "
-            f"pip install 'comfy-client-blocking[{extra}]' ({exc})",
+            f'pip install "comfy-client-blocking[{extra}]" ({exc})',
             extra=extra,
             name=exc.name,
         ) from exc

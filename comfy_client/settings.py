@@ -154,7 +154,7 @@ def _cache_folder(given: bool | str | os.PathLike[str] | None) -> Path | None:
         return None
     if said:
         return Path(said).expanduser()
-    return user_folder("XDG_CACHE_HOME", ".cache") / "comfy-client" / "nodes"
+    return user_folder("cache") / "comfy-client" / "nodes"
 
 
 def environment_credentials() -> EnvCredentials | None:

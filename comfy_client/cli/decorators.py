@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Protocol, TypeVar
 
 import click
@@ -74,6 +74,13 @@ def number_of_bytes(text: str) -> int:
     return int(found[1]) << _SHIFTS[found[2].upper()]
 
 
+def _timestamp(when: datetime) -> float:
+    try:
+        return when.timestamp()
+    except (ValueError, OverflowError, OSError):  # the system has no local time of that year
+        return when.replace(tzinfo=UTC).timestamp()
+
+
 def moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     """Convert an age or an ISO 8601 time to seconds since 1970; return None for None.
 
@@ -86,7 +93,7 @@ def moment(ctx: click.Context, param: click.Parameter, value: str | None) -> flo
     try:
         if age is not None:
             return time.time() - float(age[1]) * _UNITS[age[2] or "s"]
-        return datetime.fromisoformat(value.strip()).timestamp()
+        return _timestamp(datetime.fromisoformat(value.strip()))
     except (ValueError, OverflowError, OSError):
         text = f"{value!r} is not a time: write 30m, 1h, 2d, seconds, or 2026-11-29T14:00"
         raise click.BadParameter(text) from None

@@ -6,6 +6,7 @@ Every command that is printed comes from :func:`line` or :meth:`KnownServer.comm
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -16,6 +17,12 @@ _KEY: Final = "comfy_client.servers"
 #: Words that no shell changes, and the characters that end or escape single quotes.
 _PLAIN: Final = re.compile(r"[A-Za-z0-9@+:,./_-]+")
 _SPECIAL: Final = re.compile(r"(['\\]+)")
+#: Words that neither cmd.exe nor PowerShell changes, and characters that one of them heeds within
+#: double quotes.  PowerShell takes curly quotes for straight ones.
+_PLAIN_ON_WINDOWS: Final = re.compile(r"[A-Za-z0-9+:._/\\-]+")
+_UNSAFE_ON_WINDOWS: Final = re.compile(r'["\u201c-\u201e%$`]')
+#: What stands for a word that cannot be written for both.
+_LEFT_OUT: Final = "..."
 
 
 class KnownServer(NamedTuple):
@@ -42,12 +49,22 @@ class KnownServer(NamedTuple):
         return f"{line('comfy-client', name, *options)}{self.options} {line('--', id)}"
 
 
-def line(*words: str) -> str:
-    """Return words as one line for a shell: sh, bash, zsh or fish.
+def line(*words: str, platform: str = sys.platform) -> str:
+    """Return words as one line for a shell: sh, bash, zsh or fish; on Windows cmd.exe, PowerShell.
 
-    Backslashes stand in double quotes, since fish reads them in single ones, too.
+    Backslashes stand in double quotes, since fish reads them in single ones, too.  On Windows,
+    ``...`` stands for a word that no quotes protect from both shells.
     """
-    return " ".join(map(_quoted, words))
+    return " ".join(map(_quoted_on_windows if platform == "win32" else _quoted, words))
+
+
+def _quoted_on_windows(word: str) -> str:
+    if _PLAIN_ON_WINDOWS.fullmatch(word):
+        return word
+    if _UNSAFE_ON_WINDOWS.search(word):
+        return _LEFT_OUT
+    ending = word[len(word.rstrip("\\")) :]  # programs read \" as a quote
+    return f'"{word}{ending}"'
 
 
 def _quoted(word: str) -> str:

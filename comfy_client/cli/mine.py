@@ -30,7 +30,7 @@ _ID: Final = re.compile(r"[\w.:@+/-]{1,200}", re.ASCII)
 
 def state_path() -> Path:
     """Return the path of the file that holds the id of this installation."""
-    return user_folder("XDG_STATE_HOME", ".local/state") / "comfy-client" / "id"
+    return user_folder("state") / "comfy-client" / "id"
 
 
 def mark(*, detached: bool = False) -> dict[str, Any]:

@@ -38,7 +38,7 @@ _MOST: Final = 1 << 20
 
 def config_path() -> Path:
     """Return the path of the config file."""
-    return user_folder("XDG_CONFIG_HOME", ".config") / "comfy-client" / "config.toml"
+    return user_folder("config") / "comfy-client" / "config.toml"
 
 
 @attrs.frozen

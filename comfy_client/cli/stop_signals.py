@@ -1,4 +1,4 @@
-"""Signals that stop a command: Ctrl-C, SIGTERM and SIGHUP.
+"""Signals that stop a command: Ctrl-C, SIGTERM and SIGHUP, and on Windows Ctrl-Break.
 
 While a command works they raise KeyboardInterrupt, since it may have something to clean up.  Before
 and after, they end the process immediately.
@@ -86,7 +86,7 @@ def ending_as_by_ctrl_c() -> Iterator[None]:
 
 def _heeded() -> dict[int, Any]:
     """Return the handlers of the signals, by number; omit ignored signals, as under ``nohup``."""
-    names = ("SIGINT", "SIGTERM", "SIGHUP")  # not all on Windows
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # no system has them all
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     found = {number: signal.getsignal(number) for number in numbers}
     return {number: one for number, one in found.items() if one not in (signal.SIG_IGN, None)}

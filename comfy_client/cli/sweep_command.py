@@ -246,7 +246,7 @@ def _check_sheet(sheet: str | None) -> None:
     if sheet is None:
         return
     if find_spec("PIL") is None:
-        raise Mistake("--sheet needs Pillow: pip install 'comfy-client-blocking[image]'")
+        raise Mistake('--sheet needs Pillow: pip install "comfy-client-blocking[image]"')
     if Path(sheet).suffix.lower() not in _SHEETS:
         raise Mistake(f"--sheet {sheet!r:.100}: its name ends in {', '.join(_SHEETS)}")
 

@@ -243,7 +243,7 @@ def _about_schema(exc: requests.exceptions.InvalidSchema) -> str:
     if "SOCKS" in str(exc):
         return (
             "a SOCKS proxy (proxies=, ALL_PROXY, HTTP_PROXY or HTTPS_PROXY) needs PySocks: "
-            "pip install 'requests[socks]'; the event socket goes through http proxies only, so "
+            'pip install "requests[socks]"; the event socket goes through http proxies only, so '
             "use transport='poll'; or take none with proxies={}"
         )
     return "the Session has no adapter for this URL"

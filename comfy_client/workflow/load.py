@@ -184,6 +184,8 @@ def _open(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
+        if isinstance(exc, PermissionError) and path.is_dir():  # Windows says so of folders
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path)) from None
         if isinstance(exc, OSError) and exc.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
             raise
         error = FileNotFoundError(errno.ENOENT, "no such workflow file", shorten(str(path), 200))

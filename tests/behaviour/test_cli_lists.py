@@ -108,7 +108,17 @@ def test_since_is_an_age_or_a_time(comfy_client, api):
     prompt_id = ended(api, shows("a"))
     at = api.get_history(prompt_id).ended
     before, after = (datetime.fromtimestamp(at + n, UTC) for n in (-1, 1))
-    for since in ("1h", "90m", "3600", "2d", "1w", "5400.5s", "2001-01-01", f"{before}"):
+    for since in (
+        "1h",
+        "90m",
+        "3600",
+        "2d",
+        "1w",
+        "5400.5s",
+        "2001-01-01",
+        "0001-01-01",
+        f"{before}",
+    ):
         assert ids(comfy_client.json("history", "--since", since)) == [prompt_id]
     for since in (f"{after}", "9999-01-01", "2099-01-01T00:00+00:00"):
         assert comfy_client.json("history", "--since", since) == []

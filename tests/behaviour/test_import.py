@@ -150,7 +150,7 @@ def test_dask_is_imported_by_what_stands_on_it_only() -> None:
 def test_a_cluster_without_dask_says_what_to_install() -> None:
     code = "import sys; sys.modules['distributed'] = None; import comfy_client.distributed"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'comfy-client-blocking[dask]'" in run.stderr.splitlines()[-1]
+    assert 'pip install "comfy-client-blocking[dask]"' in run.stderr.splitlines()[-1]
 
 
 def test_what_an_import_might_do_is_seen(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_proxy_that_is_in_trouble_may_connect_us_later(status: int, may_pass: 
 @pytest.mark.parametrize(
     ("proxy", "words"),
     [
-        (f"socks5://me:{SECRET}@127.0.0.1:1", r"pip install 'requests\[socks\]'"),
+        (f"socks5://me:{SECRET}@127.0.0.1:1", r'pip install "requests\[socks\]"'),
         (f"ftp://me:{SECRET}@127.0.0.1:1", "write http://proxy:3128"),
         (f"http://me:{SECRET}@", "write http://proxy:3128"),
         (f"http://me:{SECRET}@proxy:port", "write http://proxy:3128"),

@@ -23,6 +23,6 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     assert isinstance(error, MissingExtra)
     assert isinstance(error, ComfyError)
     assert str(error).startswith("a contact sheet needs PIL")
-    assert "pip install 'comfy-client-blocking[image]'" in str(error)
+    assert 'pip install "comfy-client-blocking[image]"' in str(error)
     twin = pickle.loads(pickle.dumps(error))
     assert (twin.extra, twin.name, str(twin)) == ("image", "PIL", str(error))

@@ -7,13 +7,21 @@ import io
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from comfy_client.transport.local_files import MAX_NAME, safe_name, target_path, write_atomically
+from comfy_client.transport.local_files import (
+    MAX_NAME,
+    discard,
+    safe_name,
+    target_path,
+    write_atomically,
+)
 from tests.conftest import examples
 
 DEVICES = ["CON", "PRN", "AUX", "NUL", "COM1", "com9", "LPT1", "COM²", "CONIN$", "conout$"]
@@ -250,6 +258,83 @@ def no_links(monkeypatch):
 
     monkeypatch.setattr(os, "link", refuse)
     return refuse
+
+
+class InUse:
+    """A function on files that Windows refuses so many times, as another program has one open."""
+
+    def __init__(self, real: Callable[..., None], times: int) -> None:
+        self._real = real
+        self.left = times
+
+    def __call__(self, *args: Any, **options: Any) -> None:
+        if self.left:
+            self.left -= 1
+            error = PermissionError(errno.EACCES, "Access is denied", *map(str, args))
+            error.winerror = 5  # type: ignore[attr-defined]
+            raise error
+        self._real(*args, **options)
+
+
+def test_a_file_that_a_virus_scanner_opens_is_replaced_a_moment_later(tmp_path, monkeypatch):
+    """Without hard links, too, and so is one that is only removed."""
+    target = tmp_path / "same.png"
+    for times, rule, links in (
+        (0, "overwrite", True),
+        (2, "overwrite", True),
+        (2, "number", False),
+    ):
+        if not links:
+            monkeypatch.setattr(os, "link", InUse(os.link, 9))
+        replace = InUse(os.replace, times)
+        monkeypatch.setattr(os, "replace", replace)
+        written = write_atomically(target, [b"new"], if_exists=rule)
+        assert written.read_bytes() == b"new"
+        assert not replace.left
+    monkeypatch.setattr(Path, "unlink", lambda self, **_: unlink(self))
+    unlink = InUse(os.unlink, 2)
+    discard(target)
+    assert not target.exists()
+
+
+def test_a_file_that_a_viewer_holds_open_is_named_by_the_error(tmp_path, monkeypatch):
+    """Once, and the old file stays."""
+    target = tmp_path / "same.png"
+    target.write_bytes(b"old")
+    monkeypatch.setattr(os, "replace", InUse(os.replace, 99))
+    with pytest.raises(PermissionError) as raised:
+        write_atomically(target, [b"new"], if_exists="overwrite")
+    assert str(raised.value) == f"[Errno 13] another program may have it open: {str(target)!r}"
+    assert os.listdir(tmp_path) == ["same.png"]
+    assert target.read_bytes() == b"old"
+
+
+def test_an_error_of_a_rename_names_one_file(tmp_path, monkeypatch):
+    """That of the caller."""
+
+    def refuse(path: str, target: str) -> None:
+        raise PermissionError(errno.EPERM, "not permitted", str(path), None, str(target))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError) as raised:
+        write_atomically(tmp_path / "a.png", [b""], if_exists="overwrite")
+    assert str(raised.value) == f"[Errno 1] not permitted: {str(tmp_path / 'a.png')!r}"
+
+
+@pytest.mark.parametrize("length", [10, 240])
+def test_a_path_that_is_too_long_for_windows_is_called_so(length, tmp_path, monkeypatch):
+    """It says that there is no such path."""
+
+    def refuse(self: Path, mode: str) -> None:
+        error = FileNotFoundError(errno.ENOENT, "no such path", str(self))
+        error.winerror = 3  # type: ignore[attr-defined]
+        raise error
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(OSError, match=r"no such path|too long for Windows") as raised:
+        write_atomically(tmp_path / ("a" * length), [b""], if_exists="overwrite")
+    assert ("too long for Windows" in str(raised.value)) is (length > 200)
+    assert raised.value.filename == str(tmp_path / ("a" * length))
 
 
 @pytest.fixture(params=["links", "no links"])

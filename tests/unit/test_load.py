@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import copy
+import errno
 import io
 import json
 import os
@@ -119,10 +120,20 @@ def test_a_number_of_thousands_of_digits_is_no_workflow() -> None:
     assert "cannot be read as JSON" in refusal(b'{"1": ' + b"9" * 5000 + b"}")
 
 
-def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
-    """A folder, and a name that no file can have."""
+def test_what_cannot_be_opened_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder, for which Windows denies access, and a name that no file can have."""
     with pytest.raises(IsADirectoryError):
         Workflow.load(tmp_path)
+
+    def deny(self: Path, mode: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", deny)
+        with pytest.raises(IsADirectoryError, match=r"Is a directory: '.*'"):
+            Workflow.load(tmp_path)
+        with pytest.raises(PermissionError):
+            Workflow.load(tmp_path / "w.json")
     for name in ("a\0b.json", f"{'a' * 300}.json"):
         with pytest.raises(FileNotFoundError, match="no such workflow file"):
             Workflow.load(Path(name))

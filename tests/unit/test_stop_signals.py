@@ -100,3 +100,10 @@ def test_ignored_signals_stay_ignored() -> None:
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_ctrl_break_of_windows_stops_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its signal exists nowhere else."""
+    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
+    with pytest.raises(KeyboardInterrupt), ending_as_by_ctrl_c():
+        signal.raise_signal(signal.SIGUSR1)
