@@ -67,7 +67,7 @@ def test_two_set_ups_wait_for_each_other(tmp_path: Path) -> None:
         thread.start()
         thread.join(0.1)
         order.append("first")
-    thread.join(5)
+    thread.join(60)
     assert order == ["first", "second"]
 
 

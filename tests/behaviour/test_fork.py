@@ -24,7 +24,7 @@ from comfy_client import (
 )
 from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI
-from tests.helpers.clients import Heard, until
+from tests.helpers.clients import LIMIT, Heard, until
 from tests.helpers.long import few
 from tests.helpers.processes import in_child
 from tests.helpers.scripted import END, GRAPH, START
@@ -121,7 +121,7 @@ def test_forking_in_the_middle_of_traffic_never_hangs_the_child(comfy: ComfyServ
         busy.start()
         try:
             for _ in range(8):
-                assert in_child(lambda: api.init(10).get_queue().pending) == "()"
+                assert in_child(lambda: api.init(LIMIT).get_queue().pending) == "()"
         finally:
             stop.set()
             busy.join()
@@ -238,7 +238,7 @@ def test_a_fork_beside_the_real_server(comfyui: ComfyUI) -> None:
     """Parent and child each with a socket of their own."""
     with ComfyApi(comfyui.url) as api:
         heard = Heard(api)
-        assert in_child(lambda: api.init(20).connected) == "True"
+        assert in_child(lambda: api.init(LIMIT).connected) == "True"
         until(lambda: not api.poll_status(30).queue_remaining)
         assert api.connected
         assert heard.links == []

@@ -1172,7 +1172,7 @@ def test_the_log_says_what_a_pool_that_nobody_keeps_will_not_run(servers, caplog
 def test_a_pool_that_was_not_used_before_a_fork_is_of_use_after_it(servers) -> None:
     """In the child, and in the parent; as at the top of a module of a service."""
     pool = ComfyPool([servers[0].url])
-    assert in_child(lambda: pool.run(shows("child"), timeout=15.0).texts) == "('child',)"
+    assert in_child(lambda: pool.run(shows("child"), timeout=LIMIT).texts) == "('child',)"
     assert pool.run(shows("parent"), timeout=LIMIT).texts == ("parent",)
     pool.shutdown()
 

@@ -183,7 +183,7 @@ def decode(stream: bytes) -> int:
                     count += len(found)
                 frames.read()
         ours.close()
-        sender.join(10)
+        sender.join(60)
     return count
 
 

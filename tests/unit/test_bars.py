@@ -191,7 +191,7 @@ def test_a_pipe_that_nobody_reads_holds_nothing_up(monkeypatch: pytest.MonkeyPat
         os.set_blocking(writing, True)
         monkeypatch.setattr(sys, "stderr", pipe)
         bar = make_bar("lines", "a run", 0.0)
-        in_time(lambda: bar.show(Moment(0.5)), 5)
+        in_time(lambda: bar.show(Moment(0.5)))
 
 
 def test_lines_come_for_each_tenth_and_for_the_end() -> None:
