@@ -586,6 +586,7 @@ def end_once_cancelled(fault: Any, pool: ComfyPool, job: Any) -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
+@pytest.mark.timing(cancel_timeout=LIMIT)
 def test_a_job_that_is_cancelled_while_it_is_submitted_ends_though_that_fails_once(
     servers, clients
 ) -> None:
