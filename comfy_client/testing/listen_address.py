@@ -17,6 +17,7 @@ class ReservedPort:
         self.number: int = port
         self._wanted = port
         self._reserved: socket.socket | None = None
+        self._is_bound = False
 
     @property
     def is_reserved(self) -> bool:
@@ -31,26 +32,28 @@ class ReservedPort:
         Raises:
             OSError: The address is in use, or does not belong to this machine.
         """
-        listener = _listen(self.host, self.number if again or self.is_reserved else self._wanted)
+        port = self.number if again or self.is_reserved else self._wanted
+        if self._is_bound and _is_exclusive():  # else the port is never free for other programs
+            self.release()
+            self.reserve()  # in case of an error
+        listener = _listen(self.host, port)
         self.release()
         self.number = listener.getsockname()[1]
         return listener
 
     def reserve(self) -> None:
         """Make the socket that, once bound, reserves the port while connections are refused."""
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        reserved = socket.socket(family, socket.SOCK_STREAM)
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._reserved = reserved
+        self._reserved = _socket(self.host)
 
     def refuse(self) -> None:
         """Bind a reserved port, which then refuses connections; nothing may listen there."""
-        if self._reserved is not None and not self._reserved.getsockname()[1]:
+        if self._reserved is not None and not self._is_bound:
             self._reserved.bind((self.host, self.number))
+            self._is_bound = True
 
     def release(self) -> None:
         """Give up a reserved port; the next :meth:`listen` uses the port first asked for."""
-        reserved, self._reserved = self._reserved, None
+        reserved, self._reserved, self._is_bound = self._reserved, None, False
         if reserved is not None:
             reserved.close()
 
@@ -71,9 +74,29 @@ class ListenAddress:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = _socket(host)
     try:
-        return socket.create_server((host, port), family=family, backlog=128)
-    except OSError as exc:
+        if listener.family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((host, port))
+        listener.listen(128)
+    except BaseException as exc:
+        listener.close()
+        if not isinstance(exc, OSError):  # such as a port that is no number of one
+            raise
         text = f"cannot listen on {host}:{port}: {exc.strerror or exc}"
         raise OSError(exc.errno, text) from exc
+    return listener
+
+
+def _socket(host: str) -> socket.socket:
+    """Return a socket that can be bound soon after another one, but not beside one that listens."""
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    option = "SO_EXCLUSIVEADDRUSE" if _is_exclusive() else "SO_REUSEADDR"
+    made.setsockopt(socket.SOL_SOCKET, getattr(socket, option), 1)
+    return made
+
+
+def _is_exclusive() -> bool:
+    """Return whether the system is Windows, where SO_REUSEADDR would let two programs listen."""
+    return hasattr(socket, "SO_EXCLUSIVEADDRUSE")
