@@ -78,10 +78,12 @@ Exit status: 0 done, 1 other errors, 2 wrong usage, 3 unreachable, 4 rejected, 5
 7 timeout, 8 not authorised, 130 stopped, 141 nobody reads the output.
 
 \b
-Completion with the Tab key, in ~/.bashrc, ~/.zshrc, or the configuration of fish:
+Completion with the Tab key, in ~/.bashrc, ~/.zshrc, the configuration of fish, or $PROFILE:
   eval "$(_COMFY_CLIENT_COMPLETE=bash_source comfy-client)"
   eval "$(_COMFY_CLIENT_COMPLETE=zsh_source comfy-client)"
   _COMFY_CLIENT_COMPLETE=fish_source comfy-client | source
+  $env:_COMFY_CLIENT_COMPLETE = "powershell_source"
+  comfy-client | Out-String | Invoke-Expression; Remove-Item Env:_COMFY_CLIENT_COMPLETE
 """
 
 

@@ -1,4 +1,4 @@
-"""Completion in bash, zsh and fish: the scripts for these shells, and the answers to them.
+"""Completion in bash, zsh, fish and PowerShell: the scripts for them, and the answers to them.
 
 Click's own scripts append a space after ``KSampler.seed=``, expand ``*`` in answers, and do not
 rejoin words that bash splits at ``=`` and ``:``.
@@ -7,6 +7,7 @@ rejoin words that bash splits at ``=`` and ``:``.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from typing import Final
@@ -112,10 +113,41 @@ end
 complete --no-files --command %(prog_name)s --arguments "(%(complete_func)s)"
 """
 
+_POWERSHELL: Final = """\
+Register-ArgumentCompleter -Native -CommandName '%(prog_name)s' -ScriptBlock {
+    param($word, $command, $cursor)
+    $before = $command.CommandElements | Where-Object { $_.Extent.EndOffset -lt $cursor }
+    $words = @($before | ForEach-Object {
+        if ($_ -is [System.Management.Automation.Language.StringConstantExpressionAst]) {
+            $_.Value
+        } else {
+            $_.Extent.Text
+        }
+    }) + @($word)
+    $env:COMP_WORDS = ConvertTo-Json -Compress -InputObject ([string[]]$words)
+    $env:%(complete_var)s = 'powershell_complete'
+    try {
+        $answers = & '%(prog_name)s' 2>$null
+    } finally {
+        Remove-Item Env:COMP_WORDS, Env:%(complete_var)s
+    }
+    foreach ($answer in $answers) {
+        $one = ConvertFrom-Json $answer
+        if ($one.type -eq 'plain') {
+            [System.Management.Automation.CompletionResult]::new(
+                $one.text, $one.value, 'ParameterValue', $one.help)
+        } else {
+            [System.Management.Automation.CompletionCompleters]::CompleteFilename($word) |
+                Where-Object { $one.type -eq 'file' -or $_.ResultType -eq 'ProviderContainer' }
+        }
+    }
+}
+"""
+
 
 def register() -> None:
     """Make click use the classes of this module for their shells."""
-    for shell in (_Bash, _Zsh, _Fish):
+    for shell in (_Bash, _Zsh, _Fish, _PowerShell):
         add_completion_class(shell)
 
 
@@ -127,6 +159,10 @@ class _Shell(ShellComplete):
     def line(self) -> str:
         """Return the command line up to the cursor."""
         return os.environ["COMP_WORDS"]
+
+    def words(self) -> list[str]:
+        """Return the words of the command line; the last, maybe empty, is at the cursor."""
+        return _words(self.line())
 
     def complete(self) -> str:
         """Return the answer to the shell; it is empty after any failure."""
@@ -140,7 +176,7 @@ class _Shell(ShellComplete):
 
     def get_completion_args(self) -> tuple[list[str], str]:
         """Return the arguments before the word at the cursor, and that word's value up to there."""
-        *words, last = _words(self.line())
+        *words, last = self.words()
         if last.startswith("--") and "=" in last:
             name, equals, last = last.partition("=")
             words.append(name)
@@ -212,6 +248,31 @@ class _Fish(_Shell, FishComplete):
     source_template = _FISH
 
 
+class _PowerShell(_Shell):
+    """PowerShell, whose script sends and gets JSON, since code pages lack letters.
+
+    A word that goes on has no quote at its end.
+    """
+
+    name = "powershell"
+    source_template = _POWERSHELL
+
+    def words(self) -> list[str]:
+        """Return the words of the command line, the last without its quotes."""
+        *words, last = json.loads(self.line())
+        found = re.search(r"(?:^|=)(['\"])", last)
+        if found is not None:
+            quote = found[1]
+            text = last[found.end() :].removesuffix(quote).replace(quote * 2, quote)
+            last = last[: found.start(1)] + text
+        return [*words, last]
+
+    def format_completion(self, item: CompletionItem[str]) -> str:
+        """Return a completion as a line of JSON."""
+        shown = {"type": item.type, "text": _quoted_for_powershell(item.value), "value": item.value}
+        return json.dumps({**shown, "help": item.help or item.value})
+
+
 def _words(line: str) -> list[str]:
     """Split a command line as a shell does; the last word, maybe empty, is at the cursor."""
     *words, last = split_arg_string(line + _CURSOR)
@@ -242,3 +303,11 @@ def _quoted(value: str, quote: str) -> str:
         return value.replace("'", r"'\''")
     special = r'(["\\$`])' if quote else r"([\s\\'\"`$&|;<>()*?\[\]{}!#])"
     return re.sub(special, r"\\\1", value)
+
+
+def _quoted_for_powershell(value: str) -> str:
+    """Put a text into single quotes if need be; PowerShell takes curly ones for straight ones."""
+    if re.fullmatch(r"[\w./:\\=+-]+", value, re.ASCII):
+        return value
+    text = re.sub("(['\u2018-\u201b])", r"\1\1", value)
+    return f"'{text}" if value.endswith(("=", "/")) else f"'{text}'"

@@ -237,6 +237,45 @@ def test_other_shells_get_whole_words(completed, shell):
     assert values(f"{run} --input 'Load Image=my") == ["plain,Load Image=my photo.png"]
 
 
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--set", "Sampler.st"], "Sampler.steps="),
+        (["--set=Sampler.st"], "--set=Sampler.steps="),
+        (["--set", "Sampler.steps="], "Sampler.steps=20"),
+        (["--set", "Pos"], "'Positive prompt.text="),
+        (["--set", "'Positive pr"], "'Positive prompt.text="),
+        (["--set", '"Positive pr'], "'Positive prompt.text="),
+        (["--set", "'Positive pr'"], "'Positive prompt.text="),
+        (["--set='Positive pr"], "'--set=Positive prompt.text="),
+        (["--input", "'Load Image=my"], "'Load Image=my photo.png'"),
+        (["--input", "X=it"], "'X=it''s \u2018\u2018$(calc).png'"),
+        (["--input", "'X=it''s"], "'X=it''s \u2018\u2018$(calc).png'"),
+        (["--out", r"C:\pic"], None),
+    ],
+)
+def test_powershell_gets_words_in_its_quotes(completed, words, text):
+    """As JSON in ASCII, whatever the code page; nothing of a value is obeyed."""
+    Path("it's \u2018$(calc).png").touch()
+    sent = json.dumps(["comfy-client", "run", "big20.json", *words])
+    answer = completed("", "powershell", COMP_WORDS=sent)
+    assert all(line.isascii() for line in answer)
+    found = [json.loads(line) for line in answer]
+    if text is None:
+        assert [one["type"] for one in found] == ["file"]
+    else:
+        assert [(one["type"], one["text"]) for one in found] == [("plain", text)]
+        assert "''" not in found[0]["value"]
+
+
+def test_the_script_of_powershell_is_its_source(comfy_client):
+    """It asks by the same variable that prints it."""
+    ran = comfy_client.installed(_COMFY_CLIENT_COMPLETE="powershell_source")
+    assert ran.status == 0, ran
+    assert "-Native -CommandName 'comfy-client'" in ran.out
+    assert "$env:_COMFY_CLIENT_COMPLETE = 'powershell_complete'" in ran.out
+
+
 def test_values_with_unprintable_characters_are_not_offered(completed):
     """A newline in a title or in a value would split the answer in two."""
     workflow = Workflow.example()
