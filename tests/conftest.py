@@ -197,22 +197,25 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
     """Without a search for garbage, of which there is none: each worker saves a second."""
     gc.disable()
     try:
-        if session.config.args == session.config.getini("testpaths"):
-            _import_tests(getattr(session.config, "workerinput", None))
+        _import_tests(session.config)
         return (yield)
     finally:
         gc.enable()
 
 
-def _import_tests(worker: dict[str, Any] | None) -> None:
-    """Import all tests, each worker from another one on, so that each is compiled once.
+def _import_tests(config: pytest.Config) -> None:
+    """Import the tests of all folders, each worker from another on, so that each is compiled once.
 
     pytest compiles them itself; in a fresh checkout every worker would compile all of them.
     """
+    worker = getattr(config, "workerinput", None)
     if worker is not None:
+        folders = [config.invocation_params.dir / one for one in config.args if "::" not in one]
         names = sorted(
             ".".join(path.relative_to(TESTS.parent).with_suffix("").parts)
-            for path in TESTS.rglob("test_*.py")
+            for folder in folders
+            for path in folder.rglob("test_*.py")
+            if TESTS in path.parents
         )
         first = len(names) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
         for name in names[first:] + names[:first]:

@@ -130,6 +130,7 @@ def test_a_server_that_wants_to_be_left_alone_for_hours_is_asked_within_seconds(
     assert one.state.check_at <= limit
 
 
+@pytest.mark.timing(look_up=0.2)
 @pytest.mark.parametrize(
     ("error", "end"),
     [
