@@ -149,8 +149,11 @@ def exif(**tags: Any) -> Image.Exif:
     """By the number of the tag, in the first directory, or (``x``) in that of EXIF."""
     made = Image.Exif()
     for name, value in tags.items():
-        directory = made.get_ifd(0x8769) if name[0] == "x" else made
-        directory[int(name[1:], 16)] = value
+        tag = int(name[1:], 16)
+        if name[0] == "x":
+            made[0x8769] = {tag: value}
+        else:
+            made[tag] = value
     return made
 
 
