@@ -453,6 +453,16 @@ def test_a_choice_is_an_attribute() -> None:
     assert {"KSampler", "SaveImage"} <= set(dir(g.choices))
 
 
+def test_choices_complete_in_brackets_and_say_what_they_are() -> None:
+    choices = Graph(NEW).choices
+    keys = choices._ipython_key_completions_()
+    assert {"KSampler", "SaveImage"} <= set(keys)
+    assert choices.KSampler._ipython_key_completions_()[:2] == ["sampler_name", "scheduler"]
+    assert "euler" in choices.KSampler.sampler_name._ipython_key_completions_()
+    assert repr(choices) == "<choices of all node classes>"
+    assert repr(choices.KSampler).startswith("<choices of KSampler: 'sampler_name'")
+
+
 def test_a_file_is_an_attribute_by_its_name() -> None:
     found = Graph({"Load": made_up(name=[FILES, {}])}).choices.Load.name
     names = {name: getattr(found, name) for name in dir(found)}
