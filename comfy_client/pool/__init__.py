@@ -2,11 +2,9 @@
 
 Modules:
     pool: :class:`ComfyPool`.
-    terms: The servers that a job may go to, its priority, and its options.
     submission: Submission of one workflow or of many.
-    membership: The servers of a pool, and who listens to them.
-    lifecycle: How a pool connects, shuts down, and ends with its process.
-    taking_back: The prompts of one call, which are taken back when it ends.
+    membership: The servers of a pool, and which of them a job may go to.
+    lifecycle: How a pool connects, takes prompts back, shuts down, and ends with its process.
     sweep_servers: The servers of a sweep: which point each runs next, and what failures mean.
     pooled_job: A job of a pool, and its handle, which can move from server to server.
     dispatcher: Gives the jobs of a pool to its servers; the lock of its state, and its thread.

@@ -1,4 +1,4 @@
-"""The servers of a pool, and the callbacks for their events."""
+"""The servers of a pool, the callbacks for their events, and the terms of jobs for them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import contextlib
 import itertools
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, TypedDict, cast
+
+import attrs
 
 from ..client import ComfyApi
 from ..errors import ClientClosed, ComfyError
 from ..events import NAMES
+from ..routes.prompts import PromptOptions
 from ..transport.deadline import read_timeout
 from ..transport.url import parse_host
 from ..values import is_real
@@ -179,3 +182,56 @@ def _warn_of_name(name: str) -> None:
 
     if likely := nearest(name, POOL_EVENTS, 1):
         log.warning("%r is not an event of a pool; did you mean %r?", name, likely[0])
+
+
+@attrs.frozen
+class Terms:
+    """The terms of a job: its caller, its priority, and the servers to which it may go."""
+
+    caller: Hashable
+    priority: float
+    include: frozenset[str] | None
+    exclude: frozenset[str]
+
+
+class Sending(TypedDict):
+    """The options with which a job is submitted to the chosen server."""
+
+    strict: bool
+    check: bool
+    resubmit: bool
+    wants_previews: bool
+    options: PromptOptions
+
+
+def terms_of(
+    servers: Servers,
+    caller: Hashable,
+    priority: float,
+    include: Iterable[AnyServer] | None,
+    exclude: Iterable[AnyServer],
+) -> Terms:
+    """Check a job's priority and servers, and return its terms."""
+    if not is_real(priority) or math.isnan(priority):
+        raise ValueError(f"priority must be a number, not {priority!r:.80}")
+    names = servers.dispatcher.members.keys()
+    only = None if include is None else servers.names(include, "include")
+    but = servers.names(exclude, "exclude")
+    if names and not (names if only is None else only) - but:
+        raise ValueError("include and exclude leave no server of the pool")
+    return Terms(caller, priority, only, but)
+
+
+def sending_of(options: Mapping[str, Any]) -> Sending:
+    """Return the submission options for each job of a ``map`` or ``sweep`` call."""
+    rest = cast("PromptOptions", {**options})
+    # map and sweep take all options together; these two are not in PromptOptions.
+    strict: bool = rest.pop("strict", False)  # type: ignore[typeddict-item]
+    resubmit: bool = rest.pop("resubmit", False)  # type: ignore[typeddict-item]
+    return {
+        "strict": strict,
+        "check": False,
+        "resubmit": resubmit,
+        "wants_previews": False,
+        "options": rest,
+    }

@@ -27,7 +27,7 @@ from ..transport.deadline import check_patience
 from ..workflow.address import Inputs
 from . import lifecycle, submission
 from .dispatcher import Dispatcher
-from .membership import AnyServer, Servers, check_servers, name_of
+from .membership import AnyServer, Sending, Servers, check_servers, name_of, terms_of
 from .pool_state import (
     POOL_EVENTS,
     Intervals,
@@ -41,7 +41,6 @@ from .pool_state import (
 from .pooled_job import PooledJob
 from .schedule import Mode
 from .submission import map_workflows, read_workflow, sweep_grid
-from .terms import Sending, terms_of
 
 if TYPE_CHECKING:
     from ..batch.row import SweepRow

@@ -25,14 +25,12 @@ from ..workflow.address import Inputs
 from ..workflow.definition_source import DefinitionSource
 from ..workflow.edit import Workflow, as_workflow, graph_of, with_inputs
 from ..workflow.graph import files_in
-from .lifecycle import READY, connect_once
-from .membership import Servers
+from .lifecycle import READY, SPARE, connect_once, prompts_of_call
+from .membership import Sending, Servers, Terms, sending_of
 from .needs import models_of, needs_of
 from .pool_state import Entry
 from .pooled_job import PooledHandle, PooledJob
 from .schedule import Waiting
-from .taking_back import SPARE, prompts_of_call
-from .terms import Sending, Terms, sending_of
 
 if TYPE_CHECKING:
     from ..batch.row import SweepRow

@@ -54,12 +54,12 @@ from ..workflow.edit import graph_of
 from ..workflow.graph import as_link, files_in
 from .availability import cannot_run, is_hopeless, lacks, out_of_reach
 from .dispatcher import Dispatcher
+from .lifecycle import SPARE
+from .membership import Terms, sending_of
 from .needs import Need, Needs, is_model, models_of, needs_of
 from .pool_state import Entry, Member
 from .pooled_job import PooledHandle, PooledJob
 from .schedule import Server, Waiting
-from .taking_back import SPARE
-from .terms import Terms, sending_of
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
