@@ -6,14 +6,12 @@
     futures = client.map(run_workflow, workflows)
 
 Modules:
-    task: :func:`run_workflow`, which runs in a worker.
-    plugin: :class:`ComfyPlugin`, which gives each worker a ComfyUI.
+    task: :func:`run_workflow`, which runs in a worker, and looks for prompts of lost workers.
+    plugin: :class:`ComfyPlugin`, which gives each worker a ComfyUI, and pauses it without one.
     clients: The clients of one worker.
     task_result: :class:`TaskResult`, which is sent to the holder of the future.
     notes: Notes that the scheduler keeps on each task and the server that may have its prompt.
     demand: The demand for the result of a task.
-    pausing: Pauses a worker while its ComfyUI is away.
-    search: Search for the prompt of a lost worker.
     assignment: Assignment of servers to workers.  Pure.
 """
 

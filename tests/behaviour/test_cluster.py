@@ -33,7 +33,7 @@ from comfy_client import (
 from comfy_client.distributed import ComfyPlugin, TaskResult, run_workflow
 from comfy_client.distributed.clients import Clients
 from comfy_client.distributed.notes import Attempt, WorkerServer
-from comfy_client.distributed.search import find_prompt
+from comfy_client.distributed.task import find_prompt
 from comfy_client.testing import ComfyServer, Request
 from comfy_client.transport.deadline import Deadline
 from tests.comfyui import ComfyUI
