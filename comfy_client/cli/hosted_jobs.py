@@ -47,7 +47,7 @@ def job_record(api: HostedApi, job_id: str) -> HistoryEntry | None:
 
     Its workflow is empty if the server has forgotten that.
     """
-    from ..hosted.translation import files_by_node
+    from ..hosted.models import files_by_node
     from ..models import HistoryEntry
 
     job = _known(api, job_id)

@@ -18,8 +18,8 @@ from ..transport.pieces import JsonMember
 from ..transport.response import Dialect, Response
 from ..values import table
 from .dialect import refusal
+from .models import has_mark
 from .routes import HostedRoutes
-from .translation import has_mark
 
 #: The routes that are requested, all with ``GET``; ``*`` stands for a name.
 READ: Final = (

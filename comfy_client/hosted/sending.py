@@ -35,10 +35,9 @@ from ..jobs.tracker import Tracker
 from ..routes.prompts import EXTRA_DATA_KEY
 from ..transport.backoff import Backoff
 from ..transport.deadline import Deadline, limited_silence
-from .models import HostedJob, HostedJobs
+from .models import HostedJob, HostedJobs, has_mark, marked
 from .references import UNKNOWN_ASSET, NameOf, is_about_references, with_names
 from .routes import HostedRoutes
-from .translation import has_mark, marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable

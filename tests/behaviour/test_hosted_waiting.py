@@ -25,7 +25,7 @@ from comfy_client.errors import (
     NotSupported,
     UnexpectedResponse,
 )
-from comfy_client.hosted.streams import MOST_STREAMS
+from comfy_client.hosted.job_poller import MOST_STREAMS
 from comfy_client.testing import hosted_error
 from comfy_client.testing.hosted.traps import PROXY
 from tests.helpers.clients import Heard, flush, outstanding, threads, until

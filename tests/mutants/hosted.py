@@ -172,7 +172,7 @@ HOSTED: tuple[Mutant, ...] = (
     ),
     Mutant(
         "HU04",
-        "hosted/hosted_settings.py",
+        "hosted/api.py",
         "key_after_pickle(self.address) if isinstance(held, BearerCredentials) else held",
         "held.token if isinstance(held, BearerCredentials) else held",
         "unit/test_hosted_settings.py",

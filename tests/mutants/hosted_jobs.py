@@ -121,7 +121,7 @@ HOSTED_JOBS: tuple[Mutant, ...] = (
     # -- events -------------------------------------------------------------------------
     Mutant(
         "Y14",
-        "hosted/streams.py",
+        "hosted/job_poller.py",
         "(stream.is_open or stream.is_over or now < stream.not_before)",
         "(stream.is_over or now < stream.not_before)",
         "model/test_hosted.py",
@@ -130,7 +130,7 @@ HOSTED_JOBS: tuple[Mutant, ...] = (
     # -- one side of a pair, the other of which was tested ------------------------------
     Mutant(
         "K14",
-        "hosted/streams.py",
+        "hosted/job_poller.py",
         "stream.is_over = stream.has_ended",
         "stream.is_over = True",
         "unit/test_hosted_poller.py",
@@ -155,7 +155,7 @@ HOSTED_JOBS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "K39",
-        "hosted/streams.py",
+        "hosted/job_poller.py",
         "free = MOST_STREAMS - sum(stream.is_open for stream in self._streams.values())",
         "free = MOST_STREAMS",
         "unit/test_hosted_poller.py",
@@ -163,7 +163,7 @@ HOSTED_JOBS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "K40",
-        "hosted/streams.py",
+        "hosted/job_poller.py",
         "state.check_at = min(due, state.check_at)",
         "pass",
         "unit/test_hosted_poller.py",
@@ -171,7 +171,7 @@ HOSTED_JOBS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "K41",
-        "hosted/translation.py",
+        "hosted/models.py",
         "if self._files and self._files[-1].node_id != output.node_id:",
         "if False:",
         "unit/test_hosted_translation.py",

@@ -30,10 +30,9 @@ from comfy_client.errors import (
     UnexpectedResponse,
 )
 from comfy_client.hosted.evidence import GRACE, STANDS
-from comfy_client.hosted.job_poller import HostedPoller, check_options
+from comfy_client.hosted.job_poller import MOST_STREAMS, HostedPoller, check_options
 from comfy_client.hosted.models import HostedJob, HostedJobs, ServerEvent
 from comfy_client.hosted.sending import Submission, label_of
-from comfy_client.hosted.streams import MOST_STREAMS
 from comfy_client.jobs.handle import JobHandle
 from comfy_client.jobs.prompt import TrackedPrompt
 from comfy_client.models import QueuedPrompt

@@ -26,8 +26,8 @@ from comfy_client.errors import (
     UnexpectedResponse,
 )
 from comfy_client.event_queue import Budget
-from comfy_client.hosted.earlier import find_earlier
-from comfy_client.hosted.models import HostedJob, HostedJobs
+from comfy_client.hosted.job_poller import find_earlier
+from comfy_client.hosted.models import HostedJob, HostedJobs, has_mark
 from comfy_client.hosted.older_api import JobSearch
 from comfy_client.hosted.references import is_about_references, reference, with_names
 from comfy_client.hosted.sending import (
@@ -38,7 +38,6 @@ from comfy_client.hosted.sending import (
     key_in,
     label_of,
 )
-from comfy_client.hosted.translation import has_mark
 from comfy_client.jobs.state import JobState
 from comfy_client.log_records import ServerLog
 from comfy_client.routes.prompts import EXTRA_DATA_KEY

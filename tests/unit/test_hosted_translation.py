@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 
 from comfy_client.event_queue import Budget
 from comfy_client.events import ExecutionError, ExecutionInterrupted, ExecutionSuccess
-from comfy_client.hosted.models import HostedJob, ServerEvent, output_of
-from comfy_client.hosted.translation import (
+from comfy_client.hosted.models import (
     FrameTranslator,
+    HostedJob,
+    ServerEvent,
     failure,
     files_by_node,
     has_mark,
     marked,
     outcome,
+    output_of,
     unmarked,
 )
 from comfy_client.jobs.state import JobState

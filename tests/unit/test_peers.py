@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfy_client.hosted.storage import is_acceptable
+from comfy_client.hosted.files import is_acceptable
 from comfy_client.transport.peers import Peer, named_peer, peer_of
 from comfy_client.transport.url import parse_host
 
