@@ -2,7 +2,7 @@
 
 Modules:
     pool: :class:`ComfyPool`.
-    submission: Submission of one workflow or of many.
+    submission: Submission of one workflow.
     membership: The servers of a pool, and which of them a job may go to.
     lifecycle: How a pool connects, takes prompts back, shuts down, and ends with its process.
     sweep_servers: The servers of a sweep: which point each runs next, and what failures mean.

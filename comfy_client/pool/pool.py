@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, Unpack, get_args
 
 from .. import runtime
 from ..attributes import KnownAttributes
+from ..batch.map_loop import check_in_flight, run_map, with_previews
+from ..batch.runner import NOT_SENT
 from ..client import ComfyApi
 from ..errors import ComfyError
 from ..events import JobEvent, PreviewEvent, Progress
@@ -27,7 +29,8 @@ from ..transport.deadline import check_patience
 from ..workflow.address import Inputs
 from . import lifecycle, submission
 from .dispatcher import Dispatcher
-from .membership import AnyServer, Sending, Servers, check_servers, name_of, terms_of
+from .lifecycle import SPARE, prompts_of_call
+from .membership import AnyServer, Sending, Servers, check_servers, name_of, sending_of, terms_of
 from .pool_state import (
     POOL_EVENTS,
     Intervals,
@@ -40,7 +43,7 @@ from .pool_state import (
 )
 from .pooled_job import PooledJob
 from .schedule import Mode
-from .submission import map_workflows, read_workflow, sweep_grid
+from .submission import enqueue, read_workflow
 
 if TYPE_CHECKING:
     from ..batch.row import SweepRow
@@ -462,21 +465,38 @@ class ComfyPool(KnownAttributes, ShownAsTable, Executor):
                 pool waits until the server shows whether it has such a prompt.
         """
         seal(options, self.map, SubmitOptions)
-        terms = terms_of(self._servers, object(), priority, include, exclude)  # takes its own turn
-        return map_workflows(
-            self._servers,
+        servers, dispatcher = self._servers, self._dispatcher
+        terms = terms_of(servers, object(), priority, include, exclude)  # takes its own turn
+        if in_flight is not None:
+            check_in_flight(in_flight)
+        sending = sending_of(with_previews(options, progress))
+        prompts = prompts_of_call(dispatcher, timeout, stall_timeout, forsaken=True)
+
+        def submit_one(key: str, item: Any) -> None:
+            workflow, begun = read_workflow(item, self), partial(prompts.put, key)
+            try:
+                enqueue(servers, workflow, Callbacks(), terms, sending, begun)
+            except NOT_SENT:
+                job = prompts.get(key)
+                if not (isinstance(job, PooledJob) and dispatcher.has(job)):
+                    prompts.drop(key)
+                raise
+
+        results = run_map(
+            prompts,
+            submit_one,
             workflows,
             params,
-            self,
-            terms,
-            options,
-            in_flight=in_flight,
+            definitions=self,
+            most=(lambda: SPARE * dispatcher.room()) if in_flight is None else (lambda: in_flight),
             ordered=ordered,
             on_error=on_error,
-            timeout=timeout,
-            stall_timeout=stall_timeout,
             progress=progress,
+            delay=servers.any_client().timing.show,
         )
+        if prompts.items is not None:
+            dispatcher.sources.add(prompts.items)
+        return results
 
     def sweep(
         self,
@@ -560,22 +580,35 @@ class ComfyPool(KnownAttributes, ShownAsTable, Executor):
             AuthenticationError: All servers that can run what is left refuse us.
             ClientClosed: After :meth:`shutdown`.
         """
+        from ..batch.sweep import run_sweep  # few programs do
+        from .sweep_servers import PoolRunner
+
         seal(options, self.sweep)
         workflow = sealed_workflow(workflow)
-        terms = terms_of(self._servers, object(), priority, include, exclude)
-        return sweep_grid(
-            self._servers,
-            read_workflow(workflow, self),
+        servers, dispatcher = self._servers, self._dispatcher
+        terms = terms_of(servers, object(), priority, include, exclude)
+        workflow = read_workflow(workflow, self)
+        policy = dispatcher.state.policy
+        make_runner = partial(
+            PoolRunner,
+            prompts=prompts_of_call(dispatcher, timeout, stall_timeout, forsaken=False),
+            dispatcher=dispatcher,
+            terms=terms,
+            numbers=servers.numbers,
+            patience=policy.patience,
+            reruns=policy.on_lost == "retry",
+        )
+        lifecycle.connect_once(dispatcher)
+        return run_sweep(
+            make_runner,
+            workflow,
             grid,
-            terms,
-            {"strict": strict, **options},
             in_flight=in_flight,
             journal=journal,
             retry_failed=retry_failed,
-            timeout=timeout,
-            stall_timeout=stall_timeout,
             on_row=on_row,
             progress=progress,
+            options={"strict": strict, **options},
         )
 
     def as_completed(

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import uuid
-from collections.abc import Callable, Generator, Iterable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
 
-from ..batch.map_loop import check_in_flight, run_map, with_previews
-from ..batch.runner import NOT_SENT
 from ..errors import ComfyError, WorkflowError
 from ..jobs.execute import run_again_after_oom
 from ..jobs.handle import Limits
@@ -25,16 +20,12 @@ from ..workflow.address import Inputs
 from ..workflow.definition_source import DefinitionSource
 from ..workflow.edit import Workflow, as_workflow, graph_of, with_inputs
 from ..workflow.graph import files_in
-from .lifecycle import READY, SPARE, connect_once, prompts_of_call
-from .membership import Sending, Servers, Terms, sending_of
+from .lifecycle import READY, connect_once
+from .membership import Sending, Servers, Terms
 from .needs import models_of, needs_of
 from .pool_state import Entry
 from .pooled_job import PooledHandle, PooledJob
 from .schedule import Waiting
-
-if TYPE_CHECKING:
-    from ..batch.row import SweepRow
-    from ..batch.rows import Sweep
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -47,9 +38,6 @@ def read_workflow(
         raise TypeError(f"a pool executes workflows, not functions: {workflow!r:.80}")
     known = as_workflow(workflow, definitions)
     return known.copy() if inputs is None else with_inputs(known, inputs)
-
-
-# -- one workflow ------------------------------------------------------------------------
 
 
 def submit(
@@ -179,99 +167,4 @@ def run(
     timing, tags = servers.any_client().timing, sending["options"].get("tags")
     return run_again_after_oom(
         lambda: jobs[-1].handle.routes, timing, limits, attempt, workflow, tags
-    )
-
-
-# -- many workflows ----------------------------------------------------------------------
-
-
-def map_workflows(
-    servers: Servers,
-    workflows: Iterable[AnyWorkflow] | AnyWorkflow,
-    params: Iterable[Mapping[str, Any]] | None,
-    definitions: DefinitionSource,
-    terms: Terms,
-    options: Mapping[str, Any],
-    *,
-    in_flight: int | None,
-    ordered: bool,
-    on_error: Literal["raise", "keep"],
-    timeout: float | None,
-    stall_timeout: float | None,
-    progress: bool | None,
-) -> Generator[Result | ComfyError, None, None]:
-    """Run many workflows, and yield their results or errors while more are submitted."""
-    if in_flight is not None:
-        check_in_flight(in_flight)
-    sending, dispatcher = sending_of(with_previews(options, progress)), servers.dispatcher
-    prompts = prompts_of_call(dispatcher, timeout, stall_timeout, forsaken=True)
-
-    def submit_one(key: str, item: Any) -> None:
-        workflow, begun = read_workflow(item, definitions), partial(prompts.put, key)
-        try:
-            enqueue(servers, workflow, Callbacks(), terms, sending, begun)
-        except NOT_SENT:
-            job = prompts.get(key)
-            if not (isinstance(job, PooledJob) and dispatcher.has(job)):
-                prompts.drop(key)
-            raise
-
-    results = run_map(
-        prompts,
-        submit_one,
-        workflows,
-        params,
-        definitions=definitions,
-        most=(lambda: SPARE * dispatcher.room()) if in_flight is None else (lambda: in_flight),
-        ordered=ordered,
-        on_error=on_error,
-        progress=progress,
-        delay=servers.any_client().timing.show,
-    )
-    if prompts.items is not None:
-        dispatcher.sources.add(prompts.items)
-    return results
-
-
-def sweep_grid(
-    servers: Servers,
-    workflow: Workflow,
-    grid: Mapping[str, Iterable[Any]],
-    terms: Terms,
-    options: Mapping[str, Any],
-    *,
-    in_flight: int | None,
-    journal: str | os.PathLike[str] | None,
-    retry_failed: bool,
-    timeout: float | None,
-    stall_timeout: float | None,
-    on_row: Callable[[SweepRow], object] | None,
-    progress: bool | None,
-) -> Sweep:
-    """Run a workflow with all combinations of the values in ``grid``, and return the rows."""
-    from ..batch.sweep import run_sweep
-    from .sweep_servers import PoolRunner
-
-    dispatcher = servers.dispatcher
-    policy = dispatcher.state.policy
-    make_runner = partial(
-        PoolRunner,
-        prompts=prompts_of_call(dispatcher, timeout, stall_timeout, forsaken=False),
-        dispatcher=dispatcher,
-        terms=terms,
-        numbers=servers.numbers,
-        patience=policy.patience,
-        reruns=policy.on_lost == "retry",
-    )
-    connect_once(dispatcher)
-    return run_sweep(
-        make_runner,
-        workflow,
-        grid,
-        in_flight=in_flight,
-        journal=journal,
-        retry_failed=retry_failed,
-        on_row=on_row,
-        progress=progress,
-        options=options,
     )
