@@ -3,8 +3,7 @@
 Modules:
     pool: :class:`ComfyPool`.
     submission: Submission of one workflow.
-    membership: The servers of a pool, and which of them a job may go to.
-    lifecycle: How a pool connects, takes prompts back, shuts down, and ends with its process.
+    membership: The servers of a pool: how they connect and leave, and which jobs they may get.
     sweep_servers: The servers of a sweep: which point each runs next, and what failures mean.
     pooled_job: A job of a pool, and its handle, which can move from server to server.
     dispatcher: Gives the jobs of a pool to its servers; the lock of its state, and its thread.

@@ -27,10 +27,19 @@ from ..showing.screen import is_watched, surface
 from ..signals import Receivers, is_callback
 from ..transport.deadline import check_patience
 from ..workflow.address import Inputs
-from . import lifecycle, submission
+from . import membership, submission
 from .dispatcher import Dispatcher
-from .lifecycle import SPARE, prompts_of_call
-from .membership import AnyServer, Sending, Servers, check_servers, name_of, sending_of, terms_of
+from .membership import (
+    SPARE,
+    AnyServer,
+    Sending,
+    Servers,
+    check_servers,
+    name_of,
+    prompts_of_call,
+    sending_of,
+    terms_of,
+)
 from .pool_state import (
     POOL_EVENTS,
     Intervals,
@@ -128,7 +137,7 @@ class ComfyPool(KnownAttributes, ShownAsTable, Executor):
         policy = Policy(patience, on_lost, on_failed, self.intervals)
         self._dispatcher = Dispatcher(PoolState.new(mode, policy), self._receivers)
         weakref.finalize(self._dispatcher, self._receivers.shutdown())
-        lifecycle.register(self._dispatcher)
+        membership.register(self._dispatcher)
         self._servers = Servers(self._dispatcher, in_flight)
         for server, weight in given:
             self.add(server, weight=weight)
@@ -148,7 +157,7 @@ class ComfyPool(KnownAttributes, ShownAsTable, Executor):
             ServerUnreachable: No server answers, or all refuse us; the message says why.
             ClientClosed: After :meth:`shutdown`.
         """
-        lifecycle.connect(self._dispatcher, timeout)
+        membership.connect(self._dispatcher, timeout)
         return self
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -163,7 +172,7 @@ class ComfyPool(KnownAttributes, ShownAsTable, Executor):
                 waited for, but if their server is silent, for some 10 seconds only: then they end
                 with :class:`JobLost`.
         """
-        lifecycle.shut_down(self._dispatcher, wait=wait, cancel=cancel_futures)
+        membership.shut_down(self._dispatcher, wait=wait, cancel=cancel_futures)
 
     def __enter__(self) -> Self:
         try:
@@ -182,9 +191,9 @@ class ComfyPool(KnownAttributes, ShownAsTable, Executor):
                 self.shutdown()
                 return
         except BaseException:
-            lifecycle.leave(self._dispatcher)
+            membership.leave(self._dispatcher)
             raise
-        lifecycle.leave(self._dispatcher)
+        membership.leave(self._dispatcher)
 
     def __repr__(self) -> str:
         members = list(self._dispatcher.members.items())
@@ -598,7 +607,7 @@ class ComfyPool(KnownAttributes, ShownAsTable, Executor):
             patience=policy.patience,
             reruns=policy.on_lost == "retry",
         )
-        lifecycle.connect_once(dispatcher)
+        membership.connect_once(dispatcher)
         return run_sweep(
             make_runner,
             workflow,

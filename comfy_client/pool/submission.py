@@ -20,8 +20,7 @@ from ..workflow.address import Inputs
 from ..workflow.definition_source import DefinitionSource
 from ..workflow.edit import Workflow, as_workflow, graph_of, with_inputs
 from ..workflow.graph import files_in
-from .lifecycle import READY, connect_once
-from .membership import Sending, Servers, Terms
+from .membership import READY, Sending, Servers, Terms, connect_once
 from .needs import models_of, needs_of
 from .pool_state import Entry
 from .pooled_job import PooledHandle, PooledJob

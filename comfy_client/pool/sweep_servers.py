@@ -16,8 +16,7 @@ from typing import Any, Final
 
 from .. import runtime
 from ..batch.grid import Grid, Split
-from ..batch.in_flight import InFlight
-from ..batch.map_loop import is_about_one
+from ..batch.map_loop import InFlight, is_about_one
 from ..batch.row import SweepRow
 from ..batch.runner import (
     Flight,
@@ -54,8 +53,7 @@ from ..workflow.edit import graph_of
 from ..workflow.graph import as_link, files_in
 from .availability import cannot_run, is_hopeless, lacks, out_of_reach
 from .dispatcher import Dispatcher
-from .lifecycle import SPARE
-from .membership import Terms, sending_of
+from .membership import SPARE, Terms, sending_of
 from .needs import Need, Needs, is_model, models_of, needs_of
 from .pool_state import Entry, Member
 from .pooled_job import PooledHandle, PooledJob

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from comfy_client import client, runtime
-from comfy_client.pool import lifecycle
+from comfy_client.pool import membership
 from comfy_client.transport import pieces
 from tests.helpers.clients import LIMIT
 
@@ -30,11 +30,11 @@ def wait_longer_by_default(patch: pytest.MonkeyPatch) -> None:
     def longer(connect: Callable[..., None]) -> Callable[..., None]:
         def connect_in_time(*owned: Any) -> None:
             *parts, timeout = owned
-            connect(*parts, LIMIT if timeout == lifecycle.READY else timeout)
+            connect(*parts, LIMIT if timeout == membership.READY else timeout)
 
         return connect_in_time
 
-    for module in (client, lifecycle):
+    for module in (client, membership):
         patch.setattr(module, "connect", longer(module.connect))
 
 
