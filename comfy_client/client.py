@@ -56,7 +56,7 @@ from .workflow.edit import as_workflow
 if TYPE_CHECKING:
     import requests
 
-    from .batch.in_flight import InFlight
+    from .batch.map_loop import InFlight
     from .batch.row import SweepRow
     from .batch.rows import Sweep
     from .batch.runner import OneServer

@@ -1,10 +1,9 @@
 """Runs of many prompts: ``map`` and ``sweep`` for clients and pools.
 
 Modules:
-    map_loop: The loop of ``map``.
+    map_loop: The loop of ``map``, and the prompts of one call that are in progress.
     result_list: A list of results as HTML for a notebook.
     items: The iterable from which ``map`` makes prompts.
-    in_flight: The prompts of one call that are in progress.
     sweep: The loop of ``sweep``.
     runner: The servers on which a sweep runs its prompts, and the search for earlier ones.
     outage: How long to wait for a server that is away.
@@ -13,7 +12,5 @@ Modules:
     row: A row of a sweep, and its JSON record in a journal.
     rows: All rows of a sweep, their files and tables.
     times: Execution times of rows.
-    layout: The places of rows in a grid, and their labels.
-    sheet: A contact sheet of rows.
-    cards: The rows as HTML for a notebook.
+    sheet: The rows as a grid of pictures: a contact sheet, and HTML for a notebook.
 """

@@ -67,7 +67,7 @@ class Sweep(Shown, tuple[SweepRow, ...]):
 
         Values that all rows share stand once above; a row that failed shows its error.
         """
-        from .cards import gallery
+        from .sheet import gallery
 
         return gallery(self)
 

@@ -35,8 +35,7 @@ from ..workflow.edit import as_workflow
 from ..workflow.graph import files_in, is_upload
 from ..workflow.seeds import NAMES, is_wanted, wants_seeds
 from .grid import Split, canonical
-from .in_flight import InFlight
-from .map_loop import ATTEMPTS
+from .map_loop import ATTEMPTS, InFlight
 from .outage import Outage, got_nothing, is_full, went_away
 from .row import SweepRow
 

@@ -41,9 +41,8 @@ from ..routes.prompts import AnyWorkflow
 from ..showing.screen import Surface, surface
 from ..workflow.graph import shorten
 from .grid import Grid, Split
-from .in_flight import InFlight
 from .journal import Journal, Key, Record
-from .map_loop import ATTEMPTS, check_in_flight, is_about_one, with_previews
+from .map_loop import ATTEMPTS, InFlight, check_in_flight, is_about_one, with_previews
 from .row import REFUSALS, SweepRow, error_record, result_record, row_of
 from .rows import Sweep
 from .runner import Flight, Runner, Sought, Verdict
@@ -107,7 +106,7 @@ def _shows_error(rows: Sweep) -> bool:
 
     if not was_shown(rows) or is_full():
         return False
-    from .cards import MOST_ROWS  # for notebooks only
+    from .sheet import MOST_ROWS  # for notebooks only
 
     return any(row.error is not None for row in rows[:MOST_ROWS])
 

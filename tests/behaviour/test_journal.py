@@ -29,7 +29,7 @@ from comfy_client import (
     QueryCredentials,
     SweepRow,
 )
-from comfy_client.batch import cards
+from comfy_client.batch import sheet
 from comfy_client.batch.grid import Grid
 from comfy_client.batch.journal import Journal
 from comfy_client.showing import cells
@@ -699,7 +699,7 @@ def test_a_notebook_that_shows_an_error_has_no_second_one_in_the_log(
 
 
 @pytest.mark.parametrize(
-    ("where", "limit"), [(cards, "MOST_ROWS"), (cells, "MOST"), (cells, "MOST_BYTES")]
+    ("where", "limit"), [(sheet, "MOST_ROWS"), (cells, "MOST"), (cells, "MOST_BYTES")]
 )
 def test_an_error_that_a_notebook_leaves_out_is_in_the_log(
     api, record, caplog, monkeypatch, where, limit

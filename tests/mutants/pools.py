@@ -113,7 +113,7 @@ POOLS = (
     ),
     Mutant(
         "B12",
-        "batch/in_flight.py",
+        "batch/map_loop.py",
         "if entry is None or (isinstance(entry, Job) and not entry.done())",
         "if isinstance(entry, Job) and not entry.done()",
         "behaviour/test_map.py::test_a_prompt_whose_submission_an_alarm_cuts_is_taken_back",
@@ -195,7 +195,7 @@ POOLS = (
     ),
     Mutant(
         "N47",
-        "batch/in_flight.py",
+        "batch/map_loop.py",
         "if job.done() and (said == [False] or not isinstance(job.exception(), JobInterrupted)):",
         "if False:",
         "behaviour/test_map.py::test_a_result_that_comes_as_its_time_is_up_counts",
@@ -285,7 +285,7 @@ POOLS = (
     ),
     Mutant(
         "K46",
-        "batch/in_flight.py",
+        "batch/map_loop.py",
         'first_up = next((one for one in over if one.job.status == "running"), over[0])',
         "first_up = over[0]",
         "unit/test_in_flight.py",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from comfy_client.batch.in_flight import InFlight
+from comfy_client.batch.map_loop import InFlight
 from comfy_client.errors import JobTimeout
 from tests.unit.test_job import tracked
 
