@@ -7,11 +7,9 @@
 
 Modules:
     task: :func:`run_workflow`, which runs in a worker, and looks for prompts of lost workers.
-    plugin: :class:`ComfyPlugin`, which gives each worker a ComfyUI, and pauses it without one.
-    clients: The clients of one worker.
+    plugin: :class:`ComfyPlugin`, which gives each worker a ComfyUI, and its clients.
     task_result: :class:`TaskResult`, which is sent to the holder of the future.
     notes: Notes that the scheduler keeps on each task and the server that may have its prompt.
-    demand: The demand for the result of a task.
     assignment: Assignment of servers to workers.  Pure.
 """
 

@@ -1,4 +1,8 @@
-"""Tasks that run a prompt on the ComfyUI of a Dask worker."""
+"""Tasks that run a prompt on the ComfyUI of a Dask worker, while somebody wants the result.
+
+Dask cannot stop the thread of a task.  When the last future of a task is cancelled or released, or
+its client is gone, it marks the task as cancelled, and drops what the thread returns.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from typing import Final, Literal, get_args
 import attrs
 from distributed import Reschedule, Worker
 
+from .. import runtime
 from ..client import ComfyApi
 from ..errors import (
     ApiError,
@@ -39,11 +44,63 @@ from ..transport.backoff import Backoff
 from ..transport.deadline import LONGEST, Deadline, check_timeout, limited_silence
 from ..transport.failures import is_away
 from ..workflow.address import Inputs
-from .clients import Clients
-from .demand import Demand
+from . import notes
 from .notes import Attempt, Notes, WorkerServer, digest_of, in_loop, older, others, places
-from .plugin import here
+from .plugin import Clients, here
 from .task_result import TaskResult, task_result
+
+#: Seconds during which the same call may be submitted again after it was cancelled.
+_GRACE: Final = 1.0
+#: Seconds for which a running prompt waits until those behind it are out of the queue.
+_ORDER: Final = 0.5
+
+
+@attrs.define(eq=False)
+class Demand:
+    """The demand for the result of one task.
+
+    Attributes:
+        worker: The worker that runs the task.
+        key: The key of the task.
+        is_left: Whether its prompt is to run on when nobody wants the result.
+    """
+
+    worker: Worker
+    key: object
+    is_left: bool
+    _since: float | None = None
+
+    def is_gone(self, *, waited: float = _GRACE) -> bool:
+        """Return whether the task has been cancelled for ``waited`` seconds."""
+        if self.is_left or not _is_cancelled(self.worker, self.key):
+            self._since = None
+            return False
+        now = runtime.monotonic()
+        self._since = self._since or now
+        return now - self._since >= waited
+
+    def may_cancel(self, clients: Clients, job: Job) -> bool:
+        """Return whether the prompt is to be cancelled now.
+
+        A running prompt comes last, as the next one would begin in its place.
+        """
+        if not self.is_gone():
+            return False
+        behind = job.handle.has_begun and any(
+            not (one.done() or one.handle.has_begun) and _is_cancelled(self.worker, key)
+            for key, one in list(clients.jobs.items())
+        )
+        return not behind or self.is_gone(waited=_GRACE + _ORDER)
+
+    def is_wanted_elsewhere(self) -> bool:
+        """Return whether the task is to run on another worker, which will look for its prompt."""
+        return not notes.is_unwanted(self.worker, self.key)
+
+
+def _is_cancelled(worker: Worker, key: object) -> bool:
+    task = worker.state.tasks.get(key)  # type: ignore[call-overload]  # keys have no one type
+    return task is not None and task.state == "cancelled"
+
 
 log: logging.Logger = logging.getLogger("comfy_client")
 

@@ -31,8 +31,8 @@ from comfy_client import (
     UnexpectedResponse,
 )
 from comfy_client.distributed import ComfyPlugin, TaskResult, run_workflow
-from comfy_client.distributed.clients import Clients
 from comfy_client.distributed.notes import Attempt, WorkerServer
+from comfy_client.distributed.plugin import Clients
 from comfy_client.distributed.task import find_prompt
 from comfy_client.testing import ComfyServer, Request
 from comfy_client.transport.deadline import Deadline

@@ -10,9 +10,8 @@ import pytest
 from distributed.core import Status
 
 from comfy_client import ServerUnreachable
-from comfy_client.distributed.clients import Clients
 from comfy_client.distributed.notes import WorkerServer
-from comfy_client.distributed.plugin import pause_while_away
+from comfy_client.distributed.plugin import Clients, pause_while_away
 
 OTHER = WorkerServer("http://other:8188", "")
 
