@@ -6,8 +6,7 @@ Modules:
     sse: A parser of server-sent events.  Pure.
     references: References to assets in workflows, and names in place of them.  Pure.
     models: Jobs, outputs and events from their JSON, and as ComfyUI's.  Pure.
-    unsupported: The reason why Comfy API v2 lacks a route of ComfyUI.
-    dialect: The typed error for each refusal, and the dialect with which an ``Http`` is made.
+    dialect: The typed error for each refusal, and the reason why a route of ComfyUI is missing.
     rejections: Errors for refused workflows.
     places: The addresses of files, resolved from URLs in a server's answers.  Pure.
     routes: The routes below ``/api/v2``, over an ``Http``.

@@ -24,14 +24,13 @@ from ..transport.deadline import check_patience
 from ..transport.http import MAX_JSON, Http
 from ..transport.url import parse_host
 from .assets import KnownAssets
-from .dialect import HOSTED
+from .dialect import HOSTED, reason_for
 from .files import AssetFiles
 from .job_poller import HostedPoller
 from .older_api import CLOUD_V1, CloudHttp, JobSearch, v1_credentials
 from .routes import HostedRoutes
 from .sending import LabelForm, Submission
 from .servers import CLOUD, is_cloud, is_serverless, key_after_pickle, key_for, server_of
-from .unsupported import reason_for
 
 if TYPE_CHECKING:
     import blinker

@@ -35,10 +35,9 @@ from comfy_client.errors import (
     UnexpectedResponse,
     UploadTooLarge,
 )
-from comfy_client.hosted.dialect import HOSTED
+from comfy_client.hosted.dialect import HOSTED, REASONS
 from comfy_client.hosted.models import ServerEvent
 from comfy_client.hosted.routes import HostedRoutes
-from comfy_client.hosted.unsupported import REASONS
 from comfy_client.routes import Routes
 from comfy_client.testing import ComfyServer, cut
 from comfy_client.transport.http import Http
