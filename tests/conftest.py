@@ -143,6 +143,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Before hypothesis, whose option counts for more."""
+    # Dask warns of a disk that takes more than a second.
+    config.addinivalue_line("filterwarnings", "ignore:Creating scratch directories:UserWarning")
     if config.getoption("long"):
         settings.load_profile("long")
 
