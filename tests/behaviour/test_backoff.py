@@ -170,7 +170,7 @@ def test_a_server_that_is_away_is_asked_less_and_less(comfy, fast):
     times = []
 
     def handler(request):
-        times.append(time.monotonic())
+        times.append(time.perf_counter())
         return away
 
     go = threading.Event()

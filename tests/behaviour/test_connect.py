@@ -249,10 +249,10 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
 
 def test_init_gives_up_in_time(refused: str) -> None:
     """A port where nobody comes to listen: the last reason is raised."""
-    start = time.monotonic()
+    start = time.perf_counter()
     with pytest.raises(ServerUnreachable, match="refused"):
         ComfyApi(refused).init(0.6)
-    assert 0.3 < time.monotonic() - start < LIMIT
+    assert 0.3 < time.perf_counter() - start < LIMIT
 
 
 @pytest.mark.parametrize("wait", [ComfyApi.init, ComfyApi.wait_until_ready])

@@ -131,9 +131,9 @@ def test_a_result_waits_for_receivers_no_longer_than_its_timeout(comfy, fast):
     job = fast.submit(GRAPH)
     wait_for_all([job], LIMIT)
     for timeout in (0, 0.5):
-        start = time.monotonic()
+        start = time.perf_counter()
         check(job.result(timeout))
-        assert timeout <= time.monotonic() - start < LIMIT
+        assert timeout <= time.perf_counter() - start < LIMIT
     start = time.monotonic()
     check(fast.run(GRAPH, timeout=3))
     assert time.monotonic() - start < LIMIT

@@ -257,14 +257,14 @@ def test_a_download_that_brings_nothing_more_ends(
 ) -> None:
     """It is tried for a while, with pauses, and leaves no file."""
     file = file_on(comfy, api)
-    begun = time.monotonic()
+    begun = time.perf_counter()
     with (
         comfy.faults.cut("GET", "/view", sent=1000, times=1),
         comfy.faults.cut("GET", "/view", sent=0),
         pytest.raises(TransportError),
     ):
         file.save(tmp_path / "a.png")
-    assert 0.5 <= time.monotonic() - begun < LIMIT
+    assert 0.5 <= time.perf_counter() - begun < LIMIT
     assert 1 < len(ranges(comfy)) < 100
     assert list(tmp_path.iterdir()) == []
 

@@ -110,11 +110,11 @@ def test_a_job_whose_submission_ctrl_c_kept_from_the_server_is_lost(
     press_ctrl_c_in_submissions(
         comfy, arrives=False, before=lambda: taken.append(fast.job(prompt_id))
     )
-    start = time.monotonic()
+    start = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
         fast.submit(shows(), prompt_id=prompt_id)
     assert isinstance(taken[0].exception(LIMIT), JobLost)
-    assert time.monotonic() - start >= 1.0
+    assert time.perf_counter() - start >= 1.0
 
 
 @pytest.mark.timing(look_up=4.0, deaf=0.5, redial=0.5)

@@ -100,12 +100,12 @@ def test_polls_are_bounded(comfy: ComfyServer, up: bool, transport: Any) -> None
     if not up:
         comfy.on("GET", "/prompt", (503, {}, "not yet"))
     with contextlib.closing(ComfyApi(comfy.url, transport=transport)) as api:
-        begun = time.monotonic()
+        begun = time.perf_counter()
         api.on("all", lambda event: None)  # connects
         until(lambda: any(r.path == "/prompt" for r in comfy.requests))
         time.sleep(2.2)
         polls = [r for r in comfy.requests if r.path == "/prompt"]
-        most = 2 * (time.monotonic() - begun)
+        most = 2 * (time.perf_counter() - begun)
         assert len(polls) <= most
         assert len(comfy.handshakes) <= (most if transport == "auto" else 0)
 

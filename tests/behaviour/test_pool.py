@@ -1011,12 +1011,12 @@ def test_a_job_that_waits_while_others_go_on_does_not_stall(servers, clients) ->
         job = pool.submit(shows())
         with pytest.raises(JobTimeout, match=r"1 before it.*no server has it yet"):
             job.result(stall_timeout=0.5)
-        begun = time.monotonic()
+        begun = time.perf_counter()
         threading.Timer(0.3, before[0].cancel).start()
         with pytest.raises(JobTimeout, match="0 before it") as raised:
             job.result(stall_timeout=4.0)
         assert raised.value.stalled
-        assert time.monotonic() - begun > 4.2  # the place that it moved up is news
+        assert time.perf_counter() - begun > 4.2  # the place that it moved up is news
         GATES.set()
 
 

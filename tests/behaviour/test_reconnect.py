@@ -103,11 +103,11 @@ def test_a_half_open_connection_is_reconnected(comfy: ComfyServer, gate: Any) ->
         job = api.submit(held("a"))
         until_it_runs(comfy)
         comfy.faults.go_dark()
-        start = time.monotonic()
+        start = time.perf_counter()
         gate("a").set()
         check_once(comfy, told, job.result(LIMIT), recovered=True)
         comfy.until(lambda: told("reconnected"), LIMIT)
-        assert time.monotonic() - start >= FAST.dead - FAST.ping
+        assert time.perf_counter() - start >= FAST.dead - FAST.ping
         assert told.links == ["disconnected", "reconnected"]
         assert "nothing came for 2 s" in str(told("disconnected")[0].error)
 
@@ -280,13 +280,13 @@ def test_a_dead_peer_is_reconnected_within_the_limit(
 ) -> None:
     """Half-open, or a server that reads and never answers."""
     heard = Heard(quick)
-    start = time.monotonic()
+    start = time.perf_counter()
     if how == "dark":
         comfy.faults.go_dark()
     else:
         silence = comfy.faults.swallow_pings()
     until(lambda: heard("disconnected"))
-    assert time.monotonic() - start >= FAST.dead - FAST.ping
+    assert time.perf_counter() - start >= FAST.dead - FAST.ping
     assert "nothing came for 2 s" in str(heard("disconnected")[0].error)
     if how == "no pong":
         silence.end()

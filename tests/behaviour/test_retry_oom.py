@@ -112,10 +112,10 @@ def test_the_timeout_holds_over_both(comfy, fast, memory):
         return 200, {}, None
 
     comfy.on("POST", "/free", free)
-    start = time.monotonic()
+    start = time.perf_counter()
     with pytest.raises(JobTimeout) as caught:
         fast.run(GRAPH, retry_oom=True, timeout=4)
-    assert 2.5 < time.monotonic() - start < LIMIT
+    assert 2.5 < time.perf_counter() - start < LIMIT
     assert caught.value.prompt_id == posts(comfy)[1].json()["prompt_id"]
     first = caught.value.__cause__
     assert isinstance(first, JobFailed)

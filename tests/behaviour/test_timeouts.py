@@ -98,10 +98,10 @@ def test_a_host_that_swallows_packets_ends_at_the_connect_timeout() -> None:
 def test_dripping_ends_at_the_deadline(pour: Pour) -> None:
     """Wherever in the answer a server drips, the whole of it has one deadline."""
     with raw_server(pour) as port, opened(f"127.0.0.1:{port}") as http:
-        start = time.monotonic()
+        start = time.perf_counter()
         with pytest.raises(TransportError):
             http.request("GET", "/queue", timeout=0.5)
-        assert 0.4 < time.monotonic() - start < LIMIT
+        assert 0.4 < time.perf_counter() - start < LIMIT
 
 
 def test_a_server_that_reads_nothing_ends_at_the_deadline() -> None:

@@ -175,9 +175,9 @@ def test_an_upload_that_moves_may_take_longer_than_the_timeout_of_the_client(
             verify=bundle,
         ) as http,
     ):
-        start = time.monotonic()
+        start = time.perf_counter()
         assert http.upload("/upload/image", {}, bytes(size), "a") == {}
-        assert time.monotonic() - start > 2.3
+        assert time.perf_counter() - start > 2.3
 
 
 @pytest.mark.parametrize("kind", ["bytes", "path", "stream", "stream in its middle"])

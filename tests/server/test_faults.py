@@ -63,9 +63,9 @@ def test_history_comes_late(server: ComfyServer, dial: Dial) -> None:
     with server.faults.late_history(0.2):
         prompt_id = submit(server)
         heard(ws, "execution_success")
-        start = time.monotonic()
+        start = time.perf_counter()
         heard(ws, "executing null")
-        assert time.monotonic() - start > 0.1
+        assert time.perf_counter() - start > 0.1
 
 
 def test_history_never_comes_or_is_evicted(server: ComfyServer, dial: Dial) -> None:

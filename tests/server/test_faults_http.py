@@ -39,9 +39,9 @@ def server() -> Iterator[ComfyServer]:
 def test_answers_are_delayed(server: ComfyServer) -> None:
     """Before or after the request took effect."""
     with server.faults.delay("POST", "/prompt", 0.2):
-        start = time.monotonic()
+        start = time.perf_counter()
         submit(server)
-        assert time.monotonic() - start >= 0.2
+        assert time.perf_counter() - start >= 0.2
     server.until(lambda: server.ran and server.ran[-1].status)
     for ran in (False, True):
         server.ran.clear()

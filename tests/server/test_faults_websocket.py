@@ -240,9 +240,9 @@ def test_handshakes_are_stalled_or_slow(server: ComfyServer, dial: Dial) -> None
         connection.settimeout(LIMIT)
         assert connection.recv(12) == b"HTTP/1.1 101"
     with server.faults.slow_handshakes(0.2):
-        start = time.monotonic()
+        start = time.perf_counter()
         dial()
-        assert time.monotonic() - start >= 0.2
+        assert time.perf_counter() - start >= 0.2
 
 
 # -- messages ------------------------------------------------------------------------------
@@ -342,14 +342,14 @@ def test_messages_pause_in_their_frames(server: ComfyServer) -> None:
     ws = websocket.create_connection(f"ws://127.0.0.1:{server.port}/ws?clientId=me", timeout=LIMIT)
     with contextlib.closing(ws), server.faults.pause_in_frames(0.3):
         json.loads(ws.recv())
-        start = time.monotonic()
+        start = time.perf_counter()
         submit(server, "other")
         ws.sock.recv(1)
         ws.ping(b"1")
         rest = b""
         while frame(10, b"1") not in rest:
             rest += ws.sock.recv(4096)
-        assert time.monotonic() - start >= 0.25
+        assert time.perf_counter() - start >= 0.25
 
 
 def test_what_is_pushed_waits_for_the_frame_that_is_on_its_way(server: ComfyServer) -> None:

@@ -483,10 +483,10 @@ def test_the_pauses_can_be_kept(server: ComfyServer, path: Path) -> None:
     with ComfyApi(server.url, record=path) as api:
         first = see(api, workflow)
     steps = [r["t"] for r in rows(path) if r.get("msg", {}).get("type") == "progress"]
-    start = time.monotonic()
+    start = time.perf_counter()
     with ComfyServer.replay(path, pace=2.0) as other, ComfyApi(other.url) as api:
         assert see(api, workflow) == first
-    assert time.monotonic() - start > 2.0 * (steps[-1] - steps[0])
+    assert time.perf_counter() - start > 2.0 * (steps[-1] - steps[0])
     for wrong in (-1, "1", float("nan")):
         with pytest.raises(ValueError, match="pace is 0 or more"):
             ComfyServer.replay(path, pace=wrong)  # type: ignore[arg-type]
