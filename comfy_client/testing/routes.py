@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import uuid
-from functools import partial
-from typing import Any
+from functools import cache
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -20,50 +20,76 @@ from .jobs_api import JOB_ROUTES, NEWEST_JOB_ROUTES
 from .node_packs import EXTENSION_FILE, PACK_ROUTES, TEMPLATE, extension
 from .prompt_routes import PROMPT_ROUTES
 from .raw_http import Next, more_headers
-from .server_state import Routes, ServerState
+from .server_state import RouteHandler, Routes, ServerState
 from .system_routes import ASSET_ROUTES, INTERNAL_ROUTES, SYSTEM_ROUTES
 from .userdata import USER_ROUTES, Users
 from .ws_frames import EventSocket, encode_message
 
+_STATE: Final = web.AppKey("state", ServerState)
+_USERS: Final = web.AppKey("users", Users)
 _PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
-def _add(table: web.RouteTableDef, source: Any, routes: Routes[Any]) -> None:
-    """Add routes to a table; each handler gets ``source`` as its first argument."""
+def _for(key: web.AppKey[Any], handler: RouteHandler[Any]) -> Any:
+    """Return aiohttp's handler, which looks the first argument up in the application."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await handler(request.config_dict[key], request)
+
+    return handle
+
+
+def _add(table: web.RouteTableDef, key: web.AppKey[Any], routes: Routes[Any]) -> None:
+    """Add routes to a table; each handler gets what stands under a key of the application."""
     for method, path, handler in routes:
-        table.route(method, path)(partial(handler, source))
+        table.route(method, path)(_for(key, handler))
 
 
-def application(state: ServerState) -> web.Application:
-    """Make the application with all routes, most of them both with and without ``/api``."""
-    options, folders = state.options, state.folders
-    table, prefixed, internal = (web.RouteTableDef() for _ in range(3))
-    _add(table, state, _ROUTES)
-    if options.is_newest:
-        _add(table, state, NEWEST_CATALOGUE_ROUTES)
-    users = Users(folders.user, multi=options.multi_user, newest=options.is_newest)
-    _add(table, users, USER_ROUTES)
+def _resources(*, is_newer: bool, is_newest: bool) -> tuple[web.AbstractResource, ...]:
+    """Make the resources of all routes, most of them both with and without ``/api``."""
+    table, prefixed = web.RouteTableDef(), web.RouteTableDef()
+    _add(table, _STATE, _ROUTES)
+    if is_newest:
+        _add(table, _STATE, NEWEST_CATALOGUE_ROUTES)
+    _add(table, _USERS, USER_ROUTES)
     for route in table:
         if isinstance(route, web.RouteDef):  # there are no others
             prefixed.route(route.method, f"/api{route.path}")(route.handler)
-    _add(prefixed, state, TEMPLATE)
-    if options.is_newer:
-        _add(prefixed, state, JOB_ROUTES)
-    if options.is_newest:
-        _add(prefixed, state, (*NEWEST_JOB_ROUTES, *ASSET_ROUTES))
-    _add(internal, state, INTERNAL_ROUTES)
+    _add(prefixed, _STATE, TEMPLATE)
+    if is_newer:
+        _add(prefixed, _STATE, JOB_ROUTES)
+    if is_newest:
+        _add(prefixed, _STATE, (*NEWEST_JOB_ROUTES, *ASSET_ROUTES))
+    router = web.UrlDispatcher()
+    router.add_routes(prefixed)
+    router.add_routes(table)
+    router.add_get(EXTENSION_FILE, _for(_STATE, extension))  # never below /api
+    return tuple(router.resources())
 
+
+#: The same, for servers that share them: making them takes most of the time of a start.
+_shared_resources = cache(_resources)
+
+
+def application(state: ServerState) -> web.Application:
+    """Make the application with all routes."""
+    options, folders = state.options, state.folders
     app = web.Application(
         client_max_size=options.max_upload_size, middlewares=[_cache_control, _origin]
     )
+    app[_STATE] = state
+    app[_USERS] = Users(folders.user, multi=options.multi_user, newest=options.is_newest)
     if options.is_newest:
         app.middlewares.append(_same_site)
+    internal = web.RouteTableDef()
+    _add(internal, _STATE, INTERNAL_ROUTES)
     below_internal = web.Application()
     below_internal.add_routes(internal)
     app.add_subapp("/internal", below_internal)
-    app.add_routes(prefixed)
-    app.add_routes(table)
-    app.router.add_get(EXTENSION_FILE, partial(extension, state))  # never below /api
+    # A prefix changes the resources, which are its own then.
+    resources = _resources if options.prefix else _shared_resources
+    for resource in resources(is_newer=options.is_newer, is_newest=options.is_newest):
+        app.router.register_resource(resource)
     app.router.add_static("/", folders.web)  # all else: 404 to GET, 405 to the rest
     return app
 
