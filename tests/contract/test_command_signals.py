@@ -119,7 +119,7 @@ def calls_of_a_run() -> list[int]:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("third", few(range(3), 1))
 @pytest.mark.parametrize(
-    ("number", "few", "many"), [(signal.SIGINT, 12, 140), (signal.SIGTERM, 4, 40)]
+    ("number", "few", "many"), [(signal.SIGINT, 12, 60), (signal.SIGTERM, 4, 20)]
 )
 def test_a_signal_at_any_moment_is_status_130_and_leaves_nothing(
     comfyui, folder, number, few, many, third
