@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import glob
 import http.client
 import json
@@ -132,6 +131,8 @@ def _tree(python: Path, version: str) -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
+    import fcntl  # Windows has none
+
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file closes, also by our death
         yield
@@ -509,6 +510,8 @@ class ComfyUI(LocalServer):
 
 def _start(version: str, port: int | None, options: Iterable[str]) -> None:
     """Run a server until SIGINT or SIGTERM."""
+    import fcntl
+
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), ComfyUI(*options, version=version, port=port) as s:
         record = cache() / version / "run" / f"{s.port}.pid"
@@ -527,6 +530,8 @@ def _start(version: str, port: int | None, options: Iterable[str]) -> None:
 
 def _stop(port: int | None) -> None:
     """End the servers that `start` runs, or the one on `port`."""
+    import fcntl
+
     for record in cache().glob(f"*/run/{port or '*'}.pid"):
         with record.open() as file:
             try:

@@ -72,7 +72,8 @@ settings.load_profile("quick")
 # As a terminal has them: a shell that runs the tests in the background has Ctrl-C ignored, and
 # nohup the end of the terminal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Hundreds of processes import the package. Where nothing is to be compiled to stay beside the
 # sources, it stays elsewhere.
@@ -237,6 +238,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("real") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(REAL_TIMEOUT))
+        posix = item.get_closest_marker("posix")
+        if posix and os.name != "posix":
+            item.add_marker(pytest.mark.skip(reason=f"on POSIX only: {posix.args[0]}"))
     # A checker of types takes long: at the end, nothing else would be left to do beside it.
     items[:] = sorted(
         (item for item in items if item not in out),

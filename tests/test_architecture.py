@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -243,6 +244,51 @@ def is_own(node: ast.Attribute) -> bool:
 
 def is_ours(node: ast.ImportFrom) -> bool:
     return bool(node.level) or (node.module or "").startswith("comfy_client")
+
+
+#: What Windows lacks: modules, and names of others.
+POSIX_ONLY = {
+    *("fcntl", "grp", "pty", "pwd", "resource", "termios"),
+    *("signal.SIGALRM", "signal.SIGHUP", "signal.SIGKILL", "signal.SIGUSR1", "signal.SIGUSR2"),
+    *("os.fork", "os.geteuid", "os.getuid", "os.mkfifo", "os.register_at_fork"),
+}
+
+
+def test_the_tests_can_be_collected_on_windows() -> None:
+    """What only POSIX has is imported and named where it is used, never by a module itself."""
+    folder = Path(__file__).parent
+    tests = [*folder.rglob("test_*.py"), *folder.rglob("conftest.py"), *folder.glob("*.py")]
+    tests += (folder / "helpers").glob("*.py")
+    assert len(tests) > 100
+    found = {
+        f"{path.relative_to(folder)}: {name}"
+        for path in tests
+        for name in names_at_import(ast.parse(path.read_text("utf-8")))
+        if name in POSIX_ONLY
+    }
+    assert found == set()
+
+
+def names_at_import(node: ast.AST) -> Iterator[str]:
+    """The modules and ``module.name`` that a module names while it is imported."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (one.name for one in child.names)
+        elif isinstance(child, ast.Attribute) and isinstance(child.value, ast.Name):
+            yield f"{child.value.id}.{child.attr}"
+        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            for one in (*child.decorator_list, child.args):
+                yield from names_at_import(ast.Expr(one) if isinstance(one, ast.expr) else one)
+        elif isinstance(child, ast.Lambda) or is_guard(child):
+            continue
+        else:
+            yield from names_at_import(child)
+
+
+def is_guard(node: ast.AST) -> bool:
+    """Whether it asks by ``hasattr`` first."""
+    asked = node.test if isinstance(node, ast.If) else node
+    return isinstance(node, ast.If | ast.BoolOp) and "hasattr(" in ast.unparse(asked)
 
 
 def test_no_class_and_no_function_is_too_long() -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import pty
 import re
 import signal
 import subprocess
 import sys
-import termios
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +27,7 @@ from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
 from tests.helpers.clients import until
-from tests.helpers.command_line import runner
+from tests.helpers.command_line import open_terminal, runner
 from tests.helpers.long import few
 
 LIMIT = 60.0  # seconds for what should take a moment
@@ -264,15 +262,16 @@ def test_a_signal_cancels_what_was_queued_and_is_quiet(tmp_path, waits, number):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("number", few([signal.SIGTERM, signal.SIGHUP], 1))
-def test_a_demo_that_is_told_to_end_leaves_nothing(tmp_path, number):
+@pytest.mark.posix("signals between processes")
+@pytest.mark.parametrize("name", few(["SIGTERM", "SIGHUP"], 1))
+def test_a_demo_that_is_told_to_end_leaves_nothing(tmp_path, name):
     """No files of its server."""
     slow = "from comfy_client.testing import ComfyServer as C; C.__init__.__kwdefaults__"
     first = f"{slow}['step_seconds'] = 30.0"
     options = {"cwd": tmp_path, "env": {"TMPDIR": str(tmp_path)}}
     with started("demo", first=first, **options) as process:
         line_with(process, "checkpoint: ")
-        process.send_signal(number)
+        process.send_signal(signal.Signals[name])
         _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 130
     assert "Traceback" not in errors
@@ -293,8 +292,7 @@ def test_what_is_ignored_is_not_an_end(tmp_path):
 
 def test_on_a_terminal_the_progress_is_one_line(tmp_path):
     """Written over at each step."""
-    here, there = pty.openpty()
-    termios.tcsetwinsize(there, (24, 100))
+    here, there = open_terminal(24, 100)
     with (
         open(here, "rb", buffering=0) as terminal,
         started("demo", "--output", tmp_path, stderr=there, first=SLOW) as process,
@@ -338,8 +336,9 @@ def test_the_help_of_a_server_lists_the_versions_that_it_can_be_like():
     assert "[0.3.75|0.8|new]" in "".join(invoke("serve", "--help").output.split())
 
 
-@pytest.mark.parametrize("number", few([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], 1))
-def test_a_server_runs_until_it_is_told_to_end(tmp_path, number):
+@pytest.mark.posix("signals between processes")
+@pytest.mark.parametrize("name", few(["SIGINT", "SIGTERM", "SIGHUP"], 1))
+def test_a_server_runs_until_it_is_told_to_end(tmp_path, name):
     """By Ctrl-C, by SIGTERM or when its terminal goes; of its files nothing is left."""
     files = tmp_path / "files"
     files.mkdir()
@@ -348,7 +347,7 @@ def test_a_server_runs_until_it_is_told_to_end(tmp_path, number):
             graph = load_workflow("txt2img_tiny", ckpt_name="simulated.safetensors")
             assert api.run(graph, timeout=LIMIT).images[0].bytes()
         assert list(files.iterdir())
-        process.send_signal(number)
+        process.send_signal(signal.Signals[name])
         assert process.communicate(timeout=LIMIT)[1] == ""
     assert process.returncode == 0
     assert not list(files.iterdir())

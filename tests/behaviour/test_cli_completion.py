@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pty
 import select
 import socket
 import subprocess
-import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +21,7 @@ from comfy_client.cli import shells
 from comfy_client.cli.main import main
 from comfy_client.testing import ComfyServer
 from tests.conftest import load_workflow
-from tests.helpers.command_line import COMMAND, LIMIT, CommandLine
+from tests.helpers.command_line import COMMAND, LIMIT, CommandLine, open_terminal
 from tests.helpers.gates import shows, until_it_runs
 from tests.helpers.http import raw_server
 
@@ -445,8 +443,7 @@ def config(comfy_client: CommandLine) -> Callable[[str], None]:
 
 def on_bash(home: Path, lines: list[str]) -> list[str]:
     """Return a function: the words on the line of a real bash after a text and a Tab."""
-    here, there = pty.openpty()
-    termios.tcsetwinsize(there, (50, 1000))
+    here, there = open_terminal(50, 1000)
     path = f"{COMMAND.parent}{os.pathsep}{os.environ['PATH']}"
     source = Path(shells.__file__).parents[2]
     env = {"HOME": str(home), "PATH": path, "PS1": "here> ", "TERM": "dumb", "LC_ALL": "C.UTF-8"}

@@ -75,7 +75,7 @@ def test_a_dash_is_wrong_where_files_are_saved(comfy_client, command):
     assert "./-" in ended.err
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+@pytest.mark.posix("pipes with names")
 def test_a_command_writes_into_a_pipe(comfy_client, monkeypatch):
     """Its reader gets the file, though nobody may make files beside it."""
     monkeypatch.setattr("os.access", lambda path, *_: not Path(path).is_dir())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import subprocess
 from collections.abc import Iterator
 from importlib import resources
@@ -15,7 +14,7 @@ import pytest
 
 import comfy_client as package
 from comfy_client.testing import Answer, ComfyServer, Request
-from tests.helpers.command_line import COMMAND, LIMIT, CommandLine, check
+from tests.helpers.command_line import COMMAND, LIMIT, CommandLine, check, open_terminal
 
 
 @pytest.fixture
@@ -122,7 +121,7 @@ def test_errors_have_the_same_statuses_as_in_other_commands(comfy_client):
 
 def in_a_terminal(comfy_client: CommandLine, *args: str) -> tuple[int, str]:
     """Return the status of a command and what it writes to a terminal."""
-    here, there = pty.openpty()
+    here, there = open_terminal()
     env = {**os.environ, "HOME": str(comfy_client.home), **comfy_client.variables}
     with subprocess.Popen(
         [COMMAND, *args, "--host", str(comfy_client.host)], stdout=there, stderr=there, env=env

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import select
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from comfy_client.jobs.result import make_result
 from comfy_client.testing import ComfyServer
 from tests.conftest import load_workflow
 from tests.helpers.clients import until
-from tests.helpers.command_line import COMMAND, LIMIT, CommandLine
+from tests.helpers.command_line import COMMAND, LIMIT, CommandLine, open_terminal
 
 NOWHERE = "http://127.0.0.1:1"
 
@@ -89,9 +88,10 @@ def test_impossible_options_are_refused_before_anything_runs(comfy_client, args,
     assert words in ran.out + ran.err
 
 
+@pytest.mark.posix("terminals as files")
 def test_a_picture_is_not_written_to_a_terminal(comfy_client):
     """The command is refused before anything runs."""
-    here, there = pty.openpty()
+    here, there = open_terminal()
     ran = subprocess.run(
         [COMMAND, "run", "w.json", "--out", "-", "--host", NOWHERE],
         stdout=there,

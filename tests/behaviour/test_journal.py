@@ -465,6 +465,10 @@ def test_with_other_outputs_to_run_a_point_is_another(api, record, journal) -> N
             assert (set(row.result.texts), row.from_journal) == (found, is_known)
 
 
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
 def other_database(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE points (digest TEXT, occurrence INTEGER, tries INTEGER)")
@@ -509,7 +513,7 @@ def newer_journal(path: Path) -> None:
         (database_in_use, "not a journal of a sweep"),
         (database_with_a_log, "not a journal of a sweep"),
         (newer_journal, "another version"),
-        (os.mkfifo, "not even a file"),
+        pytest.param(pipe, "not even a file", marks=pytest.mark.posix("pipes with names")),
     ],
     ids=["empty", "text", "lines", "cut", "short", "SQLite", "torn", "log", "newer", "pipe"],
 )

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import pickle
-import resource
 import signal
 import stat
 import subprocess
@@ -290,8 +289,11 @@ def test_a_recording_of_its_full_length_ends(path: Path, caplog: pytest.LogCaptu
     assert path.stat().st_size <= 1500
 
 
+@pytest.mark.posix("limits of a process")
 def test_a_real_limit_of_the_system_does_the_same(server: ComfyServer, path: Path) -> None:
     """In a process of its own, whose files may have 2,000 bytes."""
+    import resource  # Windows has none
+
     code = f"""
         import resource, sys
         from comfy_client import ComfyApi

@@ -7,7 +7,6 @@ import io
 import os
 import shutil
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from tests.helpers.graphs import node
 from tests.helpers.http import MIB
 from tests.helpers.interrupts import press_ctrl_c_in_a_call
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no pipes with names there")
+pytestmark = pytest.mark.posix("pipes with names")
 
 PLACES = ["ComfyUI", "hosted"]
 

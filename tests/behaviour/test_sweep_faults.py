@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import resource
 import sqlite3
 import sys
 import threading
@@ -136,11 +135,14 @@ def test_an_interrupt_by_somebody_else_is_the_error_of_its_row(api, record, jour
     assert texts((row,)) == ["ax5"]
 
 
+@pytest.mark.posix("limits of a process")
 @pytest.mark.parametrize("seeds", few([40, 200], 1))
 def test_a_disk_that_is_full_ends_it_and_the_next_call_carries_on(
     api, record, journal, seeds, monkeypatch
 ) -> None:
     """With one clear error, wherever in a row's life it is full; nothing runs twice."""
+    import resource  # Windows has none
+
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python leaves what is cut short
     grid = {"Make.seed": range(seeds)}
     with Journal(journal):

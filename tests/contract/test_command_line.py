@@ -606,7 +606,7 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.skipif(os.name == "nt", reason="its users have no numbers")
+@pytest.mark.posix("users with numbers")
 def test_in_a_container_all_mine_works_by_a_variable_or_says_why_not(comfy_client, tmp_path):
     """User 65534 has no home and no writable folder; unless run as root, only HOME is missing."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("COMFY", "XDG_"))}

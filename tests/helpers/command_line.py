@@ -6,10 +6,8 @@ import contextlib
 import inspect
 import json
 import os
-import pty
 import subprocess
 import sys
-import termios
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
@@ -42,6 +40,15 @@ def runner(charset: str = "utf-8") -> CliRunner:
     has_choice = "mix_stderr" in inspect.signature(CliRunner).parameters  # before click 8.2
     options: dict[str, Any] = {"mix_stderr": False} if has_choice else {}
     return CliRunner(charset=charset, **options)
+
+
+def open_terminal(lines: int = 24, columns: int = 80) -> tuple[int, int]:
+    """Return the two ends of a terminal of POSIX, ours and that of a program."""
+    import termios
+
+    here, there = os.openpty()
+    termios.tcsetwinsize(there, (lines, columns))
+    return here, there
 
 
 @attrs.frozen
@@ -94,8 +101,7 @@ class CommandLine:
         self, *args: object, typed: str = "", columns: int = 200, **variables: str
     ) -> Ended:
         """Run an installed command on a terminal with typed input; stderr is part of ``out``."""
-        here, there = pty.openpty()
-        termios.tcsetwinsize(there, (24, columns))
+        here, there = open_terminal(24, columns)
         shown = bytearray()
         with (
             open(here, "r+b", buffering=0) as terminal,

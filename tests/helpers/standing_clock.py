@@ -60,7 +60,8 @@ def install() -> None:
     for module, name in _CLOCKS:
         assert getattr(module, name) is usual
         setattr(module, name, clock)
-    os.register_at_fork(after_in_child=clock.go_on)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=clock.go_on)
 
     def beat() -> None:
         while True:

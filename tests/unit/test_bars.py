@@ -91,6 +91,7 @@ def test_a_terminal_shows_node_steps_and_what_is_left(monkeypatch: pytest.Monkey
     assert terminal.getvalue().endswith("| 2:00\n")
 
 
+@pytest.mark.posix("terminals as files")
 def test_a_terminal_that_says_no_width_shows_the_bar_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """As that of ``docker run -t``: it has 0 columns."""
     ours, theirs = os.openpty()
@@ -179,7 +180,7 @@ def test_a_notebook_that_fails_does_not_matter_to_the_run(monkeypatch: pytest.Mo
     assert failed == [1]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="nobody can tell whether a pipe is full")
+@pytest.mark.posix("a way to tell whether a pipe is full")
 def test_a_pipe_that_nobody_reads_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its lines are lost."""
     reading, writing = os.pipe()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 
 import attrs
 import pytest
@@ -190,7 +189,7 @@ def test_after_a_fork_nobody_waits_for_what_the_parents_threads_held() -> None:
     assert drained(events) == [after]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks only")
+@pytest.mark.posix("forks")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_child_of_a_fork_has_a_budget_of_its_own() -> None:
     """A client that was forked asks no holder of its parent."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import stat
 from pathlib import Path
 
@@ -71,9 +70,11 @@ def test_an_id_that_is_no_single_printable_word_is_refused(monkeypatch, text):
         mark()
 
 
+@pytest.mark.posix("users with numbers")
 @pytest.mark.parametrize("home", [None, "/dev/null", "/dev/null/home"])
 def test_without_a_home_there_is_no_config_and_no_id(monkeypatch, home):
     """The user of a container, for example, may not even be known to the system."""
+    import pwd  # Windows has none
 
     def unknown(uid: int) -> None:
         raise KeyError(uid)

@@ -450,7 +450,7 @@ def test_a_link_in_the_folder_leads_nowhere(tmp_path, rule):
     assert outside.read_bytes() == b"precious"
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+@pytest.mark.posix("pipes with names")
 @pytest.mark.parametrize("linked", [False, True])
 def test_a_pipe_is_written_to_and_stays_one(tmp_path, linked):
     """As by ``>`` of a shell; its reader gets the content."""

@@ -12,7 +12,9 @@ import pytest
 from comfy_client.cli.stop_signals import ending_as_by_ctrl_c
 
 LIMIT = 60.0
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 
 
 class Finalized:
@@ -102,6 +104,7 @@ def test_ignored_signals_stay_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.posix("SIGUSR1")
 def test_ctrl_break_of_windows_stops_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its signal exists nowhere else."""
     monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)

@@ -481,7 +481,7 @@ def test_save_writes_readable_utf_8_and_load_reads_it(wf: Workflow, tmp_path: Pa
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+@pytest.mark.posix("pipes with names")
 def test_save_writes_into_a_pipe(wf: Workflow, tmp_path: Path) -> None:
     """And leaves it there; a device is no different."""
     pipe = tmp_path / "pipe"
