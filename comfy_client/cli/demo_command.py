@@ -35,7 +35,7 @@ _Inputs = dict[tuple[str, str], str | int]
 @click.command(
     epilog=examples(
         "comfy-client demo",
-        "comfy-client demo --host http://127.0.0.1:8188 --prompt 'a mill in the fog'",
+        'comfy-client demo --host http://127.0.0.1:8188 --prompt "a mill in the fog"',
     )
 )
 @click.option(

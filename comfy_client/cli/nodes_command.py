@@ -28,10 +28,10 @@ _MOST_NEAR: Final = 5
 
 @click.command(
     epilog=examples(
-        "comfy-client nodes --search 'upscale model'",
+        'comfy-client nodes --search "upscale model"',
         "comfy-client nodes --accepts LATENT --produces IMAGE",
         "comfy-client nodes KSampler --all",
-        "comfy-client nodes 'upscale image' --definitions object_info.json",
+        'comfy-client nodes "upscale image" --definitions object_info.json',
         "comfy-client nodes KSampler --json | jq .inputs.sampler_name.choices",
     )
 )

@@ -449,7 +449,7 @@ def known_job(api: ComfyApi, text: str) -> Job:
 @click.command(
     epilog=examples(
         "comfy-client download ID --out pictures/",
-        "comfy-client download ID --out 'pictures/{seed}_{index:03}{ext}'",
+        'comfy-client download ID --out "pictures/{seed}_{index:03}{ext}"',
     )
 )
 @id_argument

@@ -46,7 +46,7 @@ _ROUTES: Final = (
     name="object-info",
     epilog=examples(
         "comfy-client object-info -o object_info.json",
-        "comfy-client object-info KSampler | jq '.KSampler.input.required | keys'",
+        'comfy-client object-info KSampler | jq ".KSampler.input.required | keys"',
         "comfy-client check txt2img.json --definitions object_info.json",
     ),
 )
@@ -75,7 +75,7 @@ def object_info(given: ServerOptions, classes: tuple[str, ...], output: Path | N
     name="api",
     epilog=examples(
         "comfy-client api /queue",
-        "comfy-client api '/view?filename=ComfyUI_00001_.png' -o picture.png",
+        'comfy-client api "/view?filename=ComfyUI_00001_.png" -o picture.png',
         "comfy-client api POST /free --field unload_models=true",
         "comfy-client api POST /userdata/workflows%2Fa.json --data @a.json",
     ),

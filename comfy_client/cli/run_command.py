@@ -94,8 +94,8 @@ def options_of_run(command: Callable[..., None]) -> Callable[..., None]:
 @click.command(
     epilog=examples(
         "comfy-client run txt2img.json --set KSampler.steps=8 --seed random --out pictures/",
-        "comfy-client run picture.png --set 'Positive prompt.text=a fox' --out '{seed}{ext}'",
-        "comfy-client run txt2img.json --set 'Positive prompt.text=@fox.txt'",
+        'comfy-client run picture.png --set "Positive prompt.text=a fox" --out "{seed}{ext}"',
+        'comfy-client run txt2img.json --set "Positive prompt.text=@fox.txt"',
         "comfy-client run img2img.json --input LoadImage=photo.jpg --check --json",
         "id=$(comfy-client run slow.json --detach)",
         "comfy-client run txt2img.json --out - | magick - -resize 50% small.jpg",

@@ -56,7 +56,7 @@ _SHEETS: Final = (".png", ".jpg", ".webp")
     epilog=examples(
         "comfy-client sweep txt2img.json --axis KSampler.seed=1..8 --axis KSampler.cfg=4,7.5",
         "comfy-client sweep txt2img.json --axis 'Positive prompt.text=\"a fox, red\",an owl' \\",
-        "    --out 'out/{row:03}_{seed}{ext}' --csv rows.csv --sheet sheet.png",
+        '    --out "out/{row:03}_{seed}{ext}" --csv rows.csv --sheet sheet.png',
         "comfy-client sweep txt2img.json --axis KSampler.seed=0..499 --journal sweep.db --out out/",
         "comfy-client sweep txt2img.json --axis KSampler.seed=1..99 --host gpu-1 --host gpu-2",
     )

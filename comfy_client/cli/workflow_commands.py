@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.command(
     epilog=examples(
         "comfy-client check txt2img.json",
-        "comfy-client check txt2img.json --json | jq '.problems[].message'",
+        'comfy-client check txt2img.json --json | jq ".problems[].message"',
         "comfy-client check txt2img.json --definitions object_info.json",
     )
 )
