@@ -71,6 +71,7 @@ Modules:
     cli: The command line.
     aio: Events and results for ``asyncio``.
     connecting: Waits until the server answers and the socket is up.
+    parts: The parts of a client that prompts and events need, made when they are first used.
     settings: The arguments of a client, kept for copies and pickles.
     subscriptions: ``on``, ``events`` and ``wait_for``.
     overloads: Overloads of these methods by the event's name.

@@ -16,56 +16,41 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 import blinker
 
-from . import models, subscriptions
 from .attributes import KnownAttributes
-from .connecting import connect, wait_until_ready
 from .errors import ComfyError
-from .event_queue import Budget
-from .events import Event, JobEvent, PreviewEvent, Progress
 from .interrupts import in_full
-from .jobs.execute import (
-    Parts,
-    ServerDefinitions,
-    as_completed,
-    attach_job,
-    queue_workflow,
-    run_workflow,
-    submit_workflow,
-    wait_for_vram,
-)
-from .jobs.handle import Limits
-from .jobs.job import NO_CALLBACKS, Callbacks, Job, OnInterrupt, delivery
-from .jobs.result import NodeOutput, Result
-from .jobs.tracker import Tracker
 from .locks import check_may_wait
-from .log_records import AnyLog
 from .overloads import typed_events, typed_on, typed_wait_for
 from .redaction import sealed, sealed_workflow
-from .routes import Routes, TrackerHooks
-from .routes.prompts import AnyWorkflow, PromptOptions, SubmitOptions, seal
+from .routes import Routes
+from .routes.prompts import SubmitOptions, seal
 from .settings import ClientSettings
-from .signals import Receivers
 from .timing import Timing
 from .transport.deadline import Deadline
-from .transport.dial import plan_for
-from .transport.http import MAX_JSON, Http
-from .transport.websocket import Connection, State
-from .workflow.address import Inputs
+from .transport.http import MAX_JSON
 from .workflow.edit import as_workflow
 
 if TYPE_CHECKING:
     import requests
 
-    from .batch.map_loop import InFlight
+    from . import models
     from .batch.row import SweepRow
     from .batch.rows import Sweep
     from .batch.runner import OneServer
     from .credentials import AnyCredentials
     from .doctor.report import DoctorReport
+    from .events import Event, JobEvent, PreviewEvent, Progress
+    from .jobs.execute import Parts
+    from .jobs.job import Job, OnInterrupt
+    from .jobs.result import NodeOutput, Result
+    from .log_records import AnyLog
     from .models import Device, SystemStats
     from .recording.recorder import Recorder
+    from .routes.prompts import AnyWorkflow, PromptOptions
     from .stats import ClientStats
+    from .transport.websocket import State
     from .workflow import Node
+    from .workflow.address import Inputs
     from .workflow.build import Link
 
 log: logging.Logger = logging.getLogger("comfy_client")
@@ -199,57 +184,45 @@ class ComfyApi(KnownAttributes, Routes):
         client_id: str | None,
         record: str | os.PathLike[str] | None,
     ) -> None:
-        """Make the parts of the client from its settings."""
+        """Make what requests need; prompts and events get their parts when they are used."""
         self._settings = settings
-        http = settings.make_http(self.timing)
+        self._edge = http = settings.make_http(self.timing)
         super().__init__(http)
-        # Limits the events that wait for receivers, and the outputs that ended jobs keep.
-        self._budget = Budget(3 * max(MAX_JSON, settings.max_json))
-        self._receivers = Receivers(self, settings.namespace, self._budget, http.log)
+        self._wanted_id = client_id
         self._recorder = None if record is None else _recorder(record, http.log)
         http.record(self._recorder)
-        self._set_up(http, client_id or self.generate_id())
+        self._finalizer = self._finalize()
         _clients.add(self)
 
-    def _set_up(self, http: Http, client_id: str) -> None:
-        """Make the parts that belong to one process; called again in the child of a fork."""
-        tracker = Tracker(
-            self,
-            http,
-            self._receivers,
-            self._budget,
-            self.timing,
-            lambda handler: Connection(
-                handler,
-                partial(plan_for, http),
-                client_id,
-                poll_only=self._settings.transport == "poll",
-                timing=self.timing,
-                recorder=self._recorder,
-                max_frame=2 * http.max_json if http.max_json > MAX_JSON else None,
-                log=http.log,
-            ),
+    def _finalize(self, *actions: Callable[[], None]) -> weakref.finalize[Any, Any]:
+        """Call these when the client is collected, or at exit; none may refer to the client."""
+        close = [] if self._recorder is None else [self._recorder.close]
+        return weakref.finalize(self, _shut_down, *actions, self._edge.endpoint.shutdown(), *close)
+
+    if not TYPE_CHECKING:  # or any name would pass a type checker
+
+        def __getattr__(self, name: str) -> Any:
+            """Make the parts when they are first used; any other attribute is missing."""
+            return self._make_parts() if name == "parts" else super().__getattr__(name)
+
+    def _make_parts(self, former: Parts | None = None) -> Parts:
+        """Make the parts that belong to one process, and only now import what they need.
+
+        In the child of a fork, ``former`` are those of the parent.
+        """
+        from .parts import endings_of, hooks_of, make_parts  # a third of the time of an import
+
+        client_id = self._wanted_id or self.generate_id()
+        made = make_parts(
+            self, self._settings, self._edge, client_id, self.timing, self._recorder, former
         )
-        definitions = self._settings.make_definitions(tracker)
-        poller = self._settings.make_poller(tracker, definitions)
-        self.parts = Parts(self._receivers, tracker, poller, definitions)
-        self._hooks = TrackerHooks(
-            awaits_record=poller.awaits_record,
-            records_deleted=poller.records_deleted,
-            removing=poller.stops.removing,
-            stopping=partial(poller.stops.removing, running=True),
-        )
-        # Called when the client is collected, or at exit: nothing in here may refer to the client.
-        self._finalizer = weakref.finalize(
-            self,
-            _shut_down,
-            partial(_withdraw, self.parts.calls),  # at exit, when there are still some
-            tracker.connection.stop,
-            partial(tracker.wake.set, stop=True),
-            self._receivers.shutdown(),
-            http.endpoint.shutdown(),
-            *([] if self._recorder is None else [self._recorder.close]),
-        )
+        # Without a lock, which a fork could leave held: of two threads, the first one's are used.
+        parts: Parts = vars(self).setdefault("parts", made)
+        if parts is made:
+            self._hooks = hooks_of(made.poller)
+            self._finalizer.detach()
+            self._finalizer = self._finalize(*endings_of(made))
+        return parts
 
     # -- life ----------------------------------------------------------------------------
 
@@ -272,6 +245,8 @@ class ComfyApi(KnownAttributes, Routes):
             ValueError: ``timeout`` is negative or ``nan``; TypeError: it is not a number.
             ClientClosed: After :meth:`close`, or if it is called meanwhile.
         """
+        from .connecting import connect
+
         connect(self, self.parts, timeout)
         return self
 
@@ -307,6 +282,8 @@ class ComfyApi(KnownAttributes, Routes):
             ApiError: One of the statuses above, at the end.
             ClientClosed: After :meth:`close`, or if it is called meanwhile.
         """
+        from .connecting import wait_until_ready
+
         return wait_until_ready(self, self.parts, timeout)
 
     @staticmethod
@@ -327,7 +304,7 @@ class ComfyApi(KnownAttributes, Routes):
     @property
     def connected(self) -> bool:
         """Whether the WebSocket is connected."""
-        return self.parts.connection.state is State.CONNECTED
+        return self.state.value == "connected"
 
     @property
     def dropped_events(self) -> int:
@@ -337,7 +314,7 @@ class ComfyApi(KnownAttributes, Routes):
         and progress that newer ones replaced, and events beyond the limits: 10,000 for each
         receiver or iterator, and 192 MiB, or three times ``max_json``, for all.
         """
-        return self._receivers.dropped
+        return self.parts.receivers.dropped
 
     def stats(self) -> ClientStats:
         """Return the counters of this client since it was made; sends no request.
@@ -359,14 +336,17 @@ class ComfyApi(KnownAttributes, Routes):
         Results outlive it: their files can still be read, saved and shown, as long as the server
         has them.
         """
-        self.parts.closed = True
+        from .parts import withdraw
+
+        parts = self.parts
+        parts.closed = True
         steps: list[Callable[[], object]] = [
-            partial(_withdraw, self.parts.calls),
-            self.parts.connection.stop,
-            self.parts.tracker.close,
-            self._receivers.close,
-            self.parts.http.close,
-            lambda: self.parts.connection.join(0.3),
+            partial(withdraw, parts.calls),
+            parts.connection.stop,
+            parts.tracker.close,
+            parts.receivers.close,
+            parts.http.close,
+            partial(parts.connection.join, 0.3),
         ]
         if self._recorder is not None:
             steps.append(self._recorder.close)
@@ -387,7 +367,7 @@ class ComfyApi(KnownAttributes, Routes):
         try:
             if isinstance(exc, ComfyError):
                 # So that receivers get auth_error and the like.
-                self._receivers.flush(self.timing.flush)
+                self.parts.receivers.flush(self.timing.flush)
         finally:
             self.close()
 
@@ -400,7 +380,7 @@ class ComfyApi(KnownAttributes, Routes):
         return _unpickle, (
             type(self),
             self._settings.for_pickle(),
-            self.parts.http.identity.has_secrets,
+            self._edge.identity.has_secrets,
             self._settings.left_behind(),
         )
 
@@ -417,19 +397,23 @@ class ComfyApi(KnownAttributes, Routes):
 
     def _after_fork(self) -> None:
         """Start afresh in the child of a fork: the id, socket and jobs belong to the parent."""
-        was_closed = self.parts.closed
         self._finalizer.detach()
-        self._budget.after_fork()
-        self.parts.connection.abandon()
+        parts: Parts | None = vars(self).pop("parts", None)
+        if parts is not None:
+            parts.tracker.budget.after_fork()
+            parts.connection.abandon()
+            parts.tracker.after_fork()
         if self._recorder is not None:
             self._recorder.abandon()
             self._recorder = None
-        self.parts.tracker.after_fork()
-        self.parts.http.after_fork()
-        self._receivers.reset()
-        self._set_up(self.parts.http, self.generate_id())
-        if was_closed:
-            self.close()
+        self._edge.after_fork()
+        self._wanted_id = None
+        self._finalizer = self._finalize()
+        if parts is not None:
+            parts.receivers.reset()
+            self._make_parts(parts)
+            if parts.closed:
+                self.close()
 
     # -- run workflows -------------------------------------------------------------------
 
@@ -484,6 +468,10 @@ class ComfyApi(KnownAttributes, Routes):
             RequestTimeout: Time ran out over definitions or uploads, before the submission.
             JobTimeout: Time ran out later; the prompt keeps running.
         """
+        from .jobs.execute import run_workflow
+        from .jobs.handle import Limits
+        from .jobs.job import Callbacks
+
         seal(options, self.run)
         workflow, inputs = sealed_workflow(workflow), sealed(inputs)
         limits = Limits(timeout, stall_timeout)
@@ -624,6 +612,9 @@ class ComfyApi(KnownAttributes, Routes):
             UploadTooLarge: As :meth:`upload_image`, whose other errors come, too.
             ServerUnreachable: The server is down; nothing was submitted.
         """
+        from .jobs.execute import submit_workflow
+        from .jobs.job import NO_CALLBACKS, Callbacks, delivery
+
         seal(options, self.submit)
         workflow, inputs = sealed_workflow(workflow), sealed(inputs)
         callbacks = Callbacks(
@@ -672,6 +663,8 @@ class ComfyApi(KnownAttributes, Routes):
             JobNotFound: With ``must_exist``: it is in neither.
             ComfyError: With ``must_exist``: the server did not answer, or refused.
         """
+        from .jobs.execute import attach_job
+
         return attach_job(self, self.parts, prompt_id, workflow, must_exist=must_exist)
 
     def as_completed(
@@ -694,6 +687,8 @@ class ComfyApi(KnownAttributes, Routes):
                 They keep running, and another call yields them.
             TypeError: An item is not a job; :meth:`job` makes one from a ``prompt_id``.
         """
+        from .jobs.execute import as_completed
+
         return as_completed(jobs, timeout, progress)
 
     def queue_prompt(
@@ -726,6 +721,8 @@ class ComfyApi(KnownAttributes, Routes):
                 not have the form that servers need; the message names the place.
             UploadTooLarge: The body, or a file of an input, exceeds the server's limit.
         """
+        from .jobs.execute import queue_workflow
+
         seal(options, self.queue_prompt)
         workflow = sealed_workflow(workflow)
         return queue_workflow(
@@ -828,6 +825,7 @@ class ComfyApi(KnownAttributes, Routes):
             ComfyError: As :meth:`run`, but no :class:`SubmitUncertain`.
         """
         from .batch.map_loop import check_in_flight, run_map, with_previews  # few scripts run many
+        from .jobs.execute import ServerDefinitions
 
         seal(options, self.map, SubmitOptions)
         self.parts.check_open()
@@ -904,6 +902,7 @@ class ComfyApi(KnownAttributes, Routes):
             ComfyError: As for :meth:`map`, or the server refuses the client.
         """
         from .batch.sweep import run_sweep  # few scripts run many
+        from .jobs.execute import ServerDefinitions
 
         seal(options, self.sweep)
         workflow = sealed_workflow(workflow)
@@ -968,6 +967,8 @@ class ComfyApi(KnownAttributes, Routes):
             TypeError: The callback cannot be called with one event, or is a coroutine function.
             ClientClosed: After :meth:`close`.
         """
+        from . import subscriptions
+
         return subscriptions.call_back(self.parts, name, callback, once=once)
 
     def off(self, name: str, callback: Callable[[Any], object]) -> bool:
@@ -987,6 +988,8 @@ class ComfyApi(KnownAttributes, Routes):
         after this call count.  Raises :class:`ClientClosed` if the client is closed, and
         ``TypeError`` for a predicate that cannot be called.
         """
+        from . import subscriptions
+
         return subscriptions.wait_for_event(self.parts, name, predicate, timeout)
 
     @typed_events
@@ -998,6 +1001,8 @@ class ComfyApi(KnownAttributes, Routes):
         together; beyond that the oldest are dropped, end events of this client's prompts last.
         ``dropped_events`` counts them.
         """
+        from . import subscriptions
+
         return subscriptions.iterate(self, self.parts, name)
 
     def subscribe_logs(self, enabled: bool = True) -> None:
@@ -1010,6 +1015,8 @@ class ComfyApi(KnownAttributes, Routes):
             NotSupported: The server is older.
             TransportError: There is no socket for these events.
         """
+        from . import subscriptions
+
         subscriptions.subscribe_logs(self.parts, enabled=enabled)
 
     # -- the server ----------------------------------------------------------------------
@@ -1133,6 +1140,8 @@ class ComfyApi(KnownAttributes, Routes):
             ClientClosed: After :meth:`close`, or if it is called meanwhile.
         """
         self.parts.check_open()
+        from .jobs.execute import wait_for_vram
+
         return wait_for_vram(self, self.parts.poller, nbytes, device, timeout)
 
     def doctor(self, run: bool = False, *, timeout: float = 30.0) -> DoctorReport:
@@ -1155,6 +1164,7 @@ class ComfyApi(KnownAttributes, Routes):
         """
         from .doctor.context import Client  # slow to import, and rarely needed
         from .doctor.examine import examine
+        from .transport.dial import plan_for
 
         self.parts.check_open()
         client = Client(
@@ -1174,14 +1184,6 @@ def _recorder(path: str | os.PathLike[str], log: AnyLog) -> Recorder:
     from .recording.recorder import Recorder  # most clients do not need it
 
     return Recorder(path, log=log)
-
-
-def _withdraw(calls: set[weakref.ref[InFlight]]) -> None:
-    """Take back the pending prompts of ``map`` and ``sweep`` calls that have not ended."""
-    for known in calls.copy():  # another thread may begin or forget a call
-        prompts = known()
-        if prompts is not None:
-            prompts.withdraw()
 
 
 def _shut_down(*actions: Callable[[], None]) -> None:

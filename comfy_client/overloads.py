@@ -10,33 +10,34 @@ Each decorator gives a method its overloads for type checkers only: ``help()`` s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, overload
 
-from .events import (
-    ConnectionEvent,
-    ErrorEvent,
-    Event,
-    Executed,
-    Executing,
-    ExecutionCached,
-    ExecutionError,
-    ExecutionInterrupted,
-    ExecutionStart,
-    ExecutionSuccess,
-    FeatureFlags,
-    JobLostEvent,
-    LogsEvent,
-    NotificationEvent,
-    PreviewEvent,
-    Progress,
-    ProgressState,
-    ProgressText,
-    StatusEvent,
-    TerminalEvent,
-    UnknownEvent,
-)
+if TYPE_CHECKING:  # nobody reads these types at run time
+    from .events import (
+        ConnectionEvent,
+        ErrorEvent,
+        Event,
+        Executed,
+        Executing,
+        ExecutionCached,
+        ExecutionError,
+        ExecutionInterrupted,
+        ExecutionStart,
+        ExecutionSuccess,
+        FeatureFlags,
+        JobLostEvent,
+        LogsEvent,
+        NotificationEvent,
+        PreviewEvent,
+        Progress,
+        ProgressState,
+        ProgressText,
+        StatusEvent,
+        TerminalEvent,
+        UnknownEvent,
+    )
 
-E = TypeVar("E", bound=Event)
+E = TypeVar("E", bound="Event")
 
 Callback = Callable[[E], object]
 Test = Callable[[E], object] | None

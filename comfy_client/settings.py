@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from .jobs.poller import Poller
-from .jobs.tracker import Tracker
 from .routes.definition_file import DefinitionFile
 from .routes.definitions import NodeDefinitions
 from .timing import Timing
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
     import requests
 
     from .credentials import AnyCredentials, EnvCredentials
+    from .jobs.poller import Poller
+    from .jobs.tracker import Tracker
 
 #: The URL of a ComfyUI that was started without options on this machine.
 DEFAULT_HOST: Final = "http://127.0.0.1:8188"
@@ -52,6 +52,8 @@ class ClientSettings:
     max_json: int
     definition_cache: bool | str | os.PathLike[str] = False
     address: Address = attrs.field(init=False)
+    #: The folder for node definitions on disk; None: they are not kept there.
+    cache_folder: Path | None = attrs.field(init=False)
     #: The environment variables that were used.
     variables: tuple[str, ...] = attrs.field(init=False, default=())
 
@@ -74,6 +76,7 @@ class ClientSettings:
         if self.transport not in ("auto", "poll"):
             raise ValueError("transport must be 'auto' or 'poll'")
         self.headers = dict(self.headers or {})
+        self.cache_folder = _cache_folder(self.definition_cache)
 
     def make_http(self, timing: Timing) -> Http:
         """Make the :class:`Http` of a client with these settings."""
@@ -98,13 +101,15 @@ class ClientSettings:
 
     def make_definitions(self, tracker: Tracker) -> NodeDefinitions:
         """Make the part of a client that keeps node definitions."""
-        folder, file = _cache_folder(self.definition_cache), None
-        if folder is not None:
-            file = DefinitionFile(folder, f"{self.address.http_url}\n{self.user or ''}")
+        file = None
+        if self.cache_folder is not None:
+            file = DefinitionFile(self.cache_folder, f"{self.address.http_url}\n{self.user or ''}")
         return NodeDefinitions(tracker.http, lambda: tracker.link, file)
 
     def make_poller(self, tracker: Tracker, definitions: NodeDefinitions) -> Poller:
         """Make the part of a client that talks to the server about prompts."""
+        from .jobs.poller import Poller
+
         return Poller(tracker, definitions)
 
     def arguments(self) -> dict[str, Any]:

@@ -36,6 +36,7 @@ ROOMS = (
     ("overloads", "routes"),
     ("doctor", "jobs"),
     ("batch", "connecting", "settings", "subscriptions"),
+    ("parts",),
     ("client",),
     ("hosted",),
     ("aio", "distributed", "pool"),

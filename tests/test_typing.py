@@ -274,7 +274,9 @@ def test_what_is_right_passes_and_what_is_wrong_is_refused(
 def test_the_overloads_are_the_table_of_events(protocol: type) -> None:
     """Each name with its class, and one for any other name at the end."""
     table: dict[str, type[Event]] = {}
-    *documented, other = [typing.get_type_hints(one) for one in _overloads_of(protocol)]
+    kinds_of_events = vars(comfy_client.events)
+    overloads = _overloads_of(protocol)
+    *documented, other = [typing.get_type_hints(one, localns=kinds_of_events) for one in overloads]
     for hints in documented:
         kinds = {hints.get("return"), *_arguments(hints.get("callback"))}
         kinds |= {*_arguments(hints.get("predicate")), *_arguments(hints["return"])}

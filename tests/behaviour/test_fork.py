@@ -80,6 +80,23 @@ def test_after_a_fork_both_work(comfy: ComfyServer) -> None:
 
 
 @pytest.mark.usefixtures("quiet_fork")
+def test_a_client_that_is_first_used_after_a_fork_has_another_id_in_each_process(
+    comfy: ComfyServer,
+) -> None:
+    """Also if its user chose one."""
+    api = ComfyApi(comfy.url, client_id="chosen")
+
+    def work() -> object:
+        with api:
+            assert api.connected
+            return api.client_id
+
+    with contextlib.closing(api):
+        assert len(in_child(work)) == 36
+        assert api.client_id == "chosen"
+
+
+@pytest.mark.usefixtures("quiet_fork")
 def test_callbacks_of_a_job_are_called_in_its_own_process(comfy: ComfyServer) -> None:
     """Not in the child, where the job has ended."""
     with ComfyApi(comfy.url) as api:

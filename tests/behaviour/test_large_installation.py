@@ -335,7 +335,8 @@ def test_the_file_is_in_the_users_cache_folder_or_where_the_environment_says(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COMFYUI_CACHE", str(tmp_path / "there"))
     for name in ("there", "home/comfy-client/nodes"):
-        with client(small, True) as api:
+        api = client(small, True)
+        monkeypatch.delenv("COMFYUI_CACHE", raising=False)  # it was read when the client was made
+        with api:
             assert Workflow(workflow(20)).check(api)
         assert len([*(tmp_path / name).iterdir()]) == 1
-        monkeypatch.delenv("COMFYUI_CACHE", raising=False)

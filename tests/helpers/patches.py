@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from comfy_client import client, runtime
+from comfy_client import connecting, runtime
 from comfy_client.pool import membership
 from comfy_client.transport import pieces
 from tests.helpers.clients import LIMIT
@@ -34,7 +34,7 @@ def wait_longer_by_default(patch: pytest.MonkeyPatch) -> None:
 
         return connect_in_time
 
-    for module in (client, membership):
+    for module in (connecting, membership):
         patch.setattr(module, "connect", longer(module.connect))
 
 

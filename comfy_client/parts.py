@@ -1,0 +1,97 @@
+"""Making the parts of a client that its prompts and events need.
+
+A client imports this module, and so most of the package, when it first needs them.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from .event_queue import Budget
+from .jobs.execute import Parts
+from .jobs.poller import Poller
+from .jobs.tracker import Tracker
+from .routes import Routes, TrackerHooks
+from .settings import ClientSettings
+from .signals import Receivers
+from .timing import Timing
+from .transport.dial import plan_for
+from .transport.http import MAX_JSON, Http
+from .transport.websocket import Connection
+
+if TYPE_CHECKING:
+    from .batch.map_loop import InFlight
+    from .recording.recorder import Recorder
+
+
+def make_parts(
+    owner: Routes,
+    settings: ClientSettings,
+    http: Http,
+    client_id: str,
+    timing: Timing,
+    recorder: Recorder | None,
+    former: Parts | None,
+) -> Parts:
+    """Make the parts of a client, its owner; they start no thread.
+
+    In the child of a fork, ``former`` are those of the parent, whose receivers stay.
+    """
+    if former is None:
+        # Limits the events that wait for receivers, and the outputs that ended jobs keep.
+        budget = Budget(3 * max(MAX_JSON, settings.max_json))
+        receivers = Receivers(owner, settings.namespace, budget, http.log)
+    else:
+        budget, receivers = former.tracker.budget, former.receivers
+    tracker = Tracker(
+        owner,
+        http,
+        receivers,
+        budget,
+        timing,
+        lambda handler: Connection(
+            handler,
+            partial(plan_for, http),
+            client_id,
+            poll_only=settings.transport == "poll",
+            timing=timing,
+            recorder=recorder,
+            max_frame=2 * http.max_json if http.max_json > MAX_JSON else None,
+            log=http.log,
+        ),
+    )
+    definitions = settings.make_definitions(tracker)
+    poller = settings.make_poller(tracker, definitions)
+    return Parts(receivers, tracker, poller, definitions)
+
+
+def hooks_of(poller: Poller) -> TrackerHooks:
+    """Return the functions by which the routes of a client ask about its prompts."""
+    removing = poller.stops.removing
+    return TrackerHooks(
+        awaits_record=poller.awaits_record,
+        records_deleted=poller.records_deleted,
+        removing=removing,
+        stopping=partial(removing, running=True),
+    )
+
+
+def endings_of(parts: Parts) -> list[Callable[[], None]]:
+    """Return what ends the threads of a client; nothing in it refers to the client."""
+    return [
+        partial(withdraw, parts.calls),  # at exit, when there are still some
+        parts.connection.stop,
+        partial(parts.tracker.wake.set, stop=True),
+        parts.receivers.shutdown(),
+    ]
+
+
+def withdraw(calls: set[weakref.ref[InFlight]]) -> None:
+    """Take back the pending prompts of ``map`` and ``sweep`` calls that have not ended."""
+    for known in calls.copy():  # another thread may begin or forget a call
+        prompts = known()
+        if prompts is not None:
+            prompts.withdraw()
