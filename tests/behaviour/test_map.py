@@ -40,6 +40,9 @@ from tests.helpers.clients import outstanding, until
 from tests.helpers.scripted import stops
 from tests.helpers.sweeps import HOW, LIMIT, WORKFLOW, away
 
+# What can be cancelled is cancelled, however long a busy machine takes.
+pytestmark = pytest.mark.timing(cancel_timeout=LIMIT)
+
 
 def seeds(numbers: Any) -> Iterable[dict[str, Any]]:
     """Return points; a list if there is an end to them, so that no slow thread iterates them."""
@@ -328,6 +331,7 @@ def test_prompts_that_close_cancels_are_not_passed_over(
     record.gate = None
 
 
+@pytest.mark.timing(cancel_timeout=0.5)
 def test_a_client_that_is_being_closed_has_not_had_all_results(server, record) -> None:
     """Nothing is under way any more, while the server is still asked to delete what waited."""
     record.gate = threading.Semaphore(0)
