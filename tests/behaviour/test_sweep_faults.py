@@ -42,6 +42,9 @@ from tests.helpers.sweeps import (
     texts,
 )
 
+# What can be cancelled is cancelled, however long a busy machine takes.
+pytestmark = pytest.mark.timing(cancel_timeout=LIMIT)
+
 
 @pytest.mark.timing(lost=0.5)
 def test_what_a_restarted_server_forgot_runs_again_and_the_rest_does_not(

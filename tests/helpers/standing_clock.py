@@ -20,7 +20,7 @@ from comfy_client import runtime
 #: Seconds between two signs of life.
 BEAT: Final = 0.05
 #: Seconds without one after which the process has stood still; on a busy machine, two pass.
-GRACE: Final = 4.0
+GRACE: Final = 3.0
 #: Where what has limits looks for the time.
 _CLOCKS: Final = (
     (time, "monotonic"),
