@@ -30,11 +30,8 @@ Modules:
     standard_input: Standard input, and option values that stand for it or for a file.
     results: Waiting for a prompt, saving its files, printing its outputs.
     listing: Lists from one server or several.
-    colors: Colors of statuses on a terminal.
-    desktop: The option ``--open``.
-    printing: Output of lines and JSON on stdout, and of notes on stderr.
+    printing: Output of lines and JSON on stdout, of notes on stderr; ``--output`` and ``--open``.
     table_output: Tables, as wide as the terminal.
-    text_output: The option ``--output``, and writing to its file or to standard output.
     completion: Completion of names that only a server knows.
     input_completion: Completion of ``--set``, ``--axis`` and ``--input``.
     shells: Completion in bash, zsh and fish.

@@ -1,4 +1,7 @@
-"""Output of commands: results on stdout as text or JSON lines, everything else on stderr."""
+"""Output of commands: results on stdout as text or JSON lines, everything else on stderr.
+
+Files and URLs, too: the options ``--output`` and ``--open``.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,16 @@ import io
 import json
 import logging
 import os
+import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from typing import Any, Final, TextIO
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
-from .colors import colored
 from .decorators import Decorator
 from .exits import (
     Exit,
@@ -27,6 +31,33 @@ from .exits import (
     message_of,
 )
 from .hints import error_object, hint_of
+
+if TYPE_CHECKING:
+    from ..jobs.result import Result
+
+
+#: The color of each status; other statuses have none.
+_COLORS: Final = {
+    "succeeded": "green",
+    "failed": "red",
+    "lost": "red",
+    "interrupted": "yellow",
+    "gone": "yellow",
+    "running": "cyan",
+}
+
+
+def colored(text: str, status: str, word: str | None = None) -> str:
+    """Return a text whose first ``word``, by default the status, has the color of the status.
+
+    The text is unchanged if the status has no color, ``NO_COLOR`` is set, or the terminal is dumb.
+    """
+    color = _COLORS.get(status)
+    if color is None or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    word = word or status
+    before, found, after = text.partition(word)
+    return f"{before}{click.style(found, fg=color)}{after}" if found else text
 
 
 def say(text: str, status: str = "") -> None:
@@ -247,3 +278,103 @@ def confirm(question: str, yes: bool) -> None:
 def examples(*lines: str) -> str:
     """Format the examples that end the help text of a command."""
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+output_option: Decorator = click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    callback=lambda _ctx, _param, name: None if name in (None, "-") else Path(name),
+    help="The file to write.  Default: standard output, as with -.",
+)
+
+
+def write(text: str, output: Path | None, what: str) -> None:
+    """Write a text to a file and say so on stderr, or to standard output."""
+    if output is None:
+        click.echo(text, nl=not text.endswith("\n"))
+    else:
+        save([text.encode()], output, what)
+
+
+def save(pieces: Iterable[bytes], output: Path, what: str) -> None:
+    """Write a file atomically, and print its path on stderr."""
+    from ..transport.local_files import write_atomically
+
+    written = write_atomically(output, pieces, if_exists="overwrite", through=True)
+    note(f"{what}: {written}")
+
+
+def to_stdout(pieces: Iterable[bytes]) -> None:
+    """Write bytes to standard output as they are."""
+    for piece in pieces:
+        sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()
+
+
+def is_terminal() -> bool:
+    """Return whether standard output is a terminal."""
+    return sys.stdout.isatty()
+
+
+#: The kinds of files that are opened; others could make this machine run a program.
+_SHOWN: Final = frozenset({"image", "video", "audio"})
+
+open_option: Decorator = click.option(
+    "--open",
+    "is_opened",
+    is_flag=True,
+    help="Open the first picture, video or sound, as saved here or by its URL.",
+)
+
+
+def open_first(result: Result, paths: list[Path]) -> None:
+    """Open the first picture, video or sound of a result; print failures on stderr.
+
+    Saved files come before previews.  ``paths`` are the local copies; if empty, a URL is opened.
+    """
+    targets = map(os.path.abspath, paths) if paths else (item.url for item in result.files)
+    shown = [
+        (item.type == "temp", target)
+        for item, target in zip(result.files, targets, strict=True)
+        if item.media in _SHOWN and target is not None
+    ]
+    if shown:
+        _open(min(shown, key=lambda one: one[0])[1])  # saved files before previews
+    else:
+        note("There is no picture, video or sound to open.")
+
+
+def _open(target: str) -> None:
+    if not has_display(os.environ):
+        note(f"There is no display here to open {target}")
+        return
+    try:
+        if sys.platform == "win32":
+            os.startfile(target)  # noqa: S606  # the desktop's opener
+        else:
+            _start("open" if sys.platform == "darwin" else "xdg-open", target)
+    except OSError as exc:
+        note(f"Nothing opens {target}: {exc.strerror}")
+
+
+def _start(opener: str, target: str) -> None:
+    """Start the opener in its own session, so that Ctrl-C here does not end the viewer.
+
+    The viewer gets none of the variables for ComfyUI, as they hold keys and passwords.
+    """
+    quiet = subprocess.DEVNULL
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("COMFY")}
+    subprocess.Popen(  # noqa: S603  # no shell, and a file or a URL
+        [opener, target], stdin=quiet, stdout=quiet, stderr=quiet, env=kept, start_new_session=True
+    )
+
+
+def has_display(environment: Mapping[str, str], platform: str = sys.platform) -> bool:
+    """Return whether the environment looks like a desktop's, and not like an SSH session's."""
+    if environment.get("SSH_CONNECTION") or environment.get("SSH_TTY"):
+        return False
+    if platform in ("darwin", "win32"):
+        return True
+    return bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))

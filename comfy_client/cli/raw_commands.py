@@ -13,10 +13,9 @@ from ..nearest import nearest
 from .completion import complete_classes, complete_texts, starting
 from .exits import Mistake
 from .input_options import mistakes
-from .printing import emit, examples, say
+from .printing import emit, examples, is_terminal, output_option, save, say, to_stdout, write
 from .server_options import ServerOptions, of_server
 from .standard_input import read_standard_input, text_of
-from .text_output import is_terminal, output_option, save, to_stdout, write
 
 if TYPE_CHECKING:
     from ..transport.response import Response

@@ -14,12 +14,10 @@ import click
 from ..errors import ComfyError
 from ..interrupts import in_full
 from .decorators import Decorator, Finite, complete_files
-from .desktop import open_first
 from .exits import Unsaved, message_of
 from .input_options import mistakes
 from .known_servers import known_server
-from .printing import emit, note, say
-from .text_output import is_terminal, to_stdout
+from .printing import emit, is_terminal, note, open_first, say, to_stdout
 
 if TYPE_CHECKING:
     from ..events import PreviewEvent

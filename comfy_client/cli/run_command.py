@@ -13,14 +13,13 @@ import click
 
 from .completion import complete_ids, starting
 from .decorators import Decorator
-from .desktop import open_option
 from .extra_data import extra_data_option, prompt_options
 from .input_completion import complete_settings, complete_uploads
 from .input_options import fill
 from .loading import LazyServer, content_of, load_from, workflow_argument
 from .mine import why_unknown
 from .past_prompts import PromptSource, Source, carried, file_or_record, record_of
-from .printing import emit, examples, note, say
+from .printing import emit, examples, note, open_option, say
 from .results import (
     cancelled_by_ctrl_c,
     check_out,

@@ -11,9 +11,8 @@ from typing import Final
 import click
 
 from ..values import is_uuid
-from .colors import colored
 from .exits import harmless
-from .text_output import is_terminal
+from .printing import colored, is_terminal
 
 #: The characters of a UUID at least, and of a whole one.
 _SHORT_ID: Final = 8

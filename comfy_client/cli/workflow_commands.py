@@ -17,10 +17,9 @@ from .loading import (
     load,
     workflow_argument,
 )
-from .printing import emit, examples, note
+from .printing import emit, examples, note, output_option, write
 from .run_command import input_option, seed_option, set_option
 from .server_options import ServerOptions, of_server, of_server_as_text, with_json
-from .text_output import output_option, write
 
 if TYPE_CHECKING:
     from ..workflow import Workflow

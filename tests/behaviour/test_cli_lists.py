@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from comfy_client import ComfyApi
-from comfy_client.cli.colors import colored
 from comfy_client.cli.exits import Exit, worst
 from comfy_client.cli.mine import VARIABLE
+from comfy_client.cli.printing import colored
 from comfy_client.cli.watch_command import line_of
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import until

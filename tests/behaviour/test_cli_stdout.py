@@ -14,8 +14,7 @@ import attrs
 import pytest
 
 from comfy_client import ComfyApi
-from comfy_client.cli.desktop import has_display, open_first
-from comfy_client.cli.printing import safe_streams
+from comfy_client.cli.printing import has_display, open_first, safe_streams
 from comfy_client.jobs.result import make_result
 from comfy_client.testing import ComfyServer
 from tests.conftest import load_workflow
