@@ -35,9 +35,7 @@ Modules:
     completion: Completion of names that only a server knows.
     input_completion: Completion of ``--set``, ``--axis`` and ``--input``.
     shells: Completion in bash, zsh and fish.
-    exits: Exit statuses, and error messages.
-    hints: Advice on errors.
-    known_servers: The options that name the servers of a command, for hints.
+    exits: Exit statuses, error messages, and advice: commands for the servers of this one.
     stop_signals: The signals that stop a command.
     live_queue: The changes of a queue and its history, as ``watch`` shows them.
     following: Events of a prompt that was submitted with ``--detach``.

@@ -1,11 +1,16 @@
-"""Exit statuses of commands, and error messages as text or JSON."""
+"""Exit statuses of commands, error messages as text or JSON, and advice on errors.
+
+Advice names other commands, with the options for the same server.  Every command that is printed
+comes from :func:`line` or :meth:`KnownServer.command`.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 import click
 
@@ -13,18 +18,132 @@ from ..errors import (
     ApiError,
     AuthenticationError,
     ComfyError,
+    Conflict,
     JobFailed,
     JobInterrupted,
     JobLost,
     JobNotFound,
     JobTimeout,
+    MissingExtra,
     PromptRejected,
+    RequestTimeout,
     SubmitUncertain,
     TransportError,
     UnexpectedResponse,
+    VramTimeout,
     WorkflowError,
 )
-from .known_servers import known_server
+
+#: The key of the servers in click's ``meta``, which a command shares with its group.
+_KEY: Final = "comfy_client.servers"
+#: Words that no shell changes, and the characters that end or escape single quotes.
+_PLAIN: Final = re.compile(r"[A-Za-z0-9@+:,./_-]+")
+_SPECIAL: Final = re.compile(r"(['\\]+)")
+#: Words that neither cmd.exe nor PowerShell changes, and characters that one of them heeds within
+#: double quotes.  PowerShell takes curly quotes for straight ones.
+_PLAIN_ON_WINDOWS: Final = re.compile(r"[A-Za-z0-9+:._/\\-]+")
+_UNSAFE_ON_WINDOWS: Final = re.compile(r'["\u201c-\u201e%$`]')
+#: What stands for a word that cannot be written for both.
+_LEFT_OUT: Final = "..."
+
+
+class KnownServer(NamedTuple):
+    """A server of a command.
+
+    Attributes:
+        options: The options that name it, after a space: `` --host gpu``; empty: none are needed.
+        is_hosted: Whether it is a hosted ComfyUI, which lacks some commands.
+        takes_partner_key: Whether its nodes may have the key in ``COMFY_API_KEY``.
+    """
+
+    options: str = ""
+    is_hosted: bool = False
+    takes_partner_key: bool = False
+
+    def command(self, name: str, *options: str, id: str | None = None) -> str:
+        """Return a command of ``comfy-client`` for this server, as it is typed into a shell.
+
+        ``id`` may be any text of others: it is neither an option nor anything that a shell obeys.
+        """
+        if id is None or not id.startswith("-"):
+            words = [name, *([] if id is None else [id]), *options]
+            return line("comfy-client", *words) + self.options
+        return f"{line('comfy-client', name, *options)}{self.options} {line('--', id)}"
+
+
+def line(*words: str, platform: str = sys.platform) -> str:
+    """Return words as one line for a shell: sh, bash, zsh or fish; on Windows cmd.exe, PowerShell.
+
+    Backslashes stand in double quotes, since fish reads them in single ones, too.  On Windows,
+    ``...`` stands for a word that no quotes protect from both shells.
+    """
+    return " ".join(map(_quoted_on_windows if platform == "win32" else _quoted, words))
+
+
+def _quoted_on_windows(word: str) -> str:
+    if _PLAIN_ON_WINDOWS.fullmatch(word):
+        return word
+    if _UNSAFE_ON_WINDOWS.search(word):
+        return _LEFT_OUT
+    ending = word[len(word.rstrip("\\")) :]  # programs read \" as a quote
+    return f'"{word}{ending}"'
+
+
+def _quoted(word: str) -> str:
+    if _PLAIN.fullmatch(word):
+        return word
+    parts = filter(None, _SPECIAL.split(word))
+    return "".join(_part(part) for part in parts) or "''"
+
+
+def _part(part: str) -> str:
+    if not _SPECIAL.fullmatch(part):
+        return f"'{part}'"
+    escaped = part.replace("\\", "\\\\")
+    return f'"{escaped}"'
+
+
+def remember(
+    host: str,
+    options: Mapping[str, Any],
+    *,
+    is_hosted: bool,
+    takes_partner_key: bool = False,
+) -> None:
+    """Keep the options that name a server until the command ends.
+
+    ``options`` are values by the names of the options; those without a value are left out.  A
+    host is written as the server's URL, and a file that can be read only once as ``FILE``.
+    """
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return
+    words = []
+    for name, value in options.items():
+        if value is True:
+            words.append(f"--{name}")
+        elif value:
+            is_read_once = value == "-" or str(value).startswith("/dev/")
+            words += [
+                f"--{name}",
+                host if name == "host" else "FILE" if is_read_once else str(value),
+            ]
+    text = f" {line(*words)}" if words else ""
+    context.meta.setdefault(_KEY, {})[host] = KnownServer(text, is_hosted, takes_partner_key)
+
+
+def known_server(host: str | None = None) -> KnownServer:
+    """Return the server of the command with this URL; None stands for the only one.
+
+    If the command has several servers and none is named, no option helps.
+    """
+    context = click.get_current_context(silent=True)
+    servers: Mapping[str, KnownServer] = {} if context is None else context.meta.get(_KEY, {})
+    if host is not None:
+        return servers.get(host, KnownServer(f" {line('--host', host)}"))
+    if len(servers) == 1:
+        return next(iter(servers.values()))
+    return KnownServer(is_hosted=any(one.is_hosted for one in servers.values()))
 
 
 class Exit(IntEnum):
@@ -194,3 +313,97 @@ def one_line(text: str) -> str:
 def harmless(text: str) -> str:
     """Replace control characters with spaces."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+#: Advice; the first matching class counts.  Names in braces are those of :func:`_commands`.
+_HINTS: Final[tuple[tuple[type[BaseException], str], ...]] = (
+    (
+        AuthenticationError,
+        "--login-file or --token-file, or COMFYUI_LOGIN or COMFYUI_TOKEN in the environment",
+    ),
+    (PromptRejected, "{check} lists everything that is wrong with a workflow"),
+    (JobTimeout, "{wait}; or {cancel}"),
+    (JobLost, "run it again: the server was restarted, or the prompt was deleted"),
+    (JobNotFound, "{history} lists what the server knows"),
+    (JobFailed, "{traceback}; or {logs}"),
+    (VramTimeout, "{queue} shows what may use the memory"),
+    (SubmitUncertain, "{queue} and history show whether it arrived"),
+    (RequestTimeout, "try again when the server is less busy, or raise --request-timeout"),
+    (TransportError, "{doctor} finds out why; --host names another server"),
+    (UnexpectedResponse, "{doctor} finds out what answers there"),
+    (Conflict, "another name, or --overwrite"),
+)
+#: Other advice on hosted servers, which lack some of these commands.
+_ON_HOSTED: Final[tuple[tuple[type[BaseException], str], ...]] = (
+    (AuthenticationError, "--token-file with another key, or COMFY_API_KEY in the environment"),
+    (
+        PromptRejected,
+        "comfy-client check --definitions FILE lists everything that is wrong with a workflow",
+    ),
+    (JobLost, "{job} looks for it again"),
+    (JobNotFound, "check the ID, and that this server had the job"),
+    (JobFailed, "{traceback}"),
+    (SubmitUncertain, "{job} looks for it, by its id and its mark"),
+    *_HINTS,
+)
+_LOST: Final = "when that server is back, {job} says what became of it"
+#: The variable with the key of a hosted server.
+_HOSTED_KEY: Final = "COMFY_API_KEY"
+
+
+def hint_of(error: BaseException, host: str | None = None) -> str | None:
+    """Return advice that an error's message does not contain, or None.
+
+    ``host`` names the server of the error, if the command has several.
+    """
+    if isinstance(error, Mistake | Unsaved):
+        return error.hint
+    if isinstance(error, AuthenticationError) and _HOSTED_KEY in str(error):
+        return None  # the message has the advice
+    if isinstance(error, MissingExtra):
+        return None  # the message has the command
+    server = known_server(error.server if isinstance(error, StillRunning) else host)
+    if isinstance(error, JobFailed) and error.is_oom:
+        advice = "use a smaller picture"
+        return advice if server.is_hosted else f"{advice}, or {server.command('free')}"
+    hints = _ON_HOSTED if server.is_hosted else _HINTS
+    hint = next((hint for kind, hint in hints if isinstance(error, kind)), None)
+    if isinstance(error, JobLost) and not (error.retryable or server.is_hosted):
+        hint = _LOST
+    if hint is None:
+        return error.hint if isinstance(error, ComfyError) else None
+    return hint.format(**_commands(server, getattr(error, "prompt_id", "")))
+
+
+def _commands(server: KnownServer, prompt_id: str) -> dict[str, str]:
+    """Return all commands that advice may name, by their names in it."""
+    plain = ("check", "history", "logs", "queue", "doctor")
+    return {
+        **{name: server.command(name) for name in plain},
+        "job": server.command("job", id=prompt_id),
+        "wait": server.command("job", "--wait", id=prompt_id),
+        "traceback": server.command("job", "--traceback", id=prompt_id),
+        "cancel": server.command("cancel", id=prompt_id),
+    }
+
+
+def error_object(error: BaseException, host: str | None = None) -> dict[str, Any]:
+    """Return the JSON object for an error: ``code``, ``message``, ``hint``, ``exit`` and more."""
+    facts = error.to_dict() if isinstance(error, ComfyError) else {"code": _code_of(error)}
+    hint = hint_of(error, host)
+    return {**facts, "message": message_of(error), "hint": hint, "exit": int(exit_of(error))}
+
+
+def _code_of(error: BaseException) -> str:
+    match error:
+        case Mistake() | click.UsageError():
+            return "usage"
+        case KeyboardInterrupt() | click.Abort():
+            return "stopped"
+        case ModuleNotFoundError():
+            return "missing_extra"
+        case TimeoutError():
+            return "timeout"
+        case OSError() | Unsaved():
+            return "os_error"
+    return "error"

@@ -12,9 +12,8 @@ import click
 from ..errors import NotSupported
 from .completion import complete_texts
 from .decorators import Decorator
-from .exits import Mistake
+from .exits import Mistake, known_server
 from .input_options import mistakes
-from .known_servers import known_server
 from .mine import mark
 from .past_prompts import PromptSource
 from .printing import note

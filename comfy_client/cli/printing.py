@@ -25,12 +25,13 @@ from .decorators import Decorator
 from .exits import (
     Exit,
     SilentExit,
+    error_object,
     exit_of,
     harmless,
+    hint_of,
     in_commands,
     message_of,
 )
-from .hints import error_object, hint_of
 
 if TYPE_CHECKING:
     from ..jobs.result import Result

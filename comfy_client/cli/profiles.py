@@ -12,8 +12,7 @@ import attrs
 
 from ..nearest import nearest
 from ..user_folder import user_folder
-from .exits import Mistake
-from .known_servers import line
+from .exits import Mistake, line
 
 #: The keys of a profile, and their types.
 KEYS: Final[Mapping[str, type]] = {

@@ -14,9 +14,8 @@ from ..errors import JobFailed
 from . import hosted_jobs
 from .completion import complete_ids
 from .decorators import Decorator, complete_files, moment
-from .exits import Mistake
+from .exits import Mistake, known_server
 from .following import receiving
-from .known_servers import known_server
 from .listing import Row, for_each, print_rows, short_server
 from .mine import Mine, is_mine
 from .printing import ago, confirm, emit, examples, note, open_option, say, yes_option

@@ -14,9 +14,8 @@ import click
 from ..errors import ComfyError
 from ..interrupts import in_full
 from .decorators import Decorator, Finite, complete_files
-from .exits import Unsaved, message_of
+from .exits import Unsaved, known_server, message_of
 from .input_options import mistakes
-from .known_servers import known_server
 from .printing import emit, is_terminal, note, open_first, say, to_stdout
 
 if TYPE_CHECKING:

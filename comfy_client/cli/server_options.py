@@ -13,8 +13,7 @@ import attrs
 import click
 
 from .decorators import Decorator, Finite, number_of_bytes
-from .exits import Mistake, message_of
-from .known_servers import remember
+from .exits import Mistake, message_of, remember
 from .printing import log_more, note
 from .profiles import load_config
 

@@ -30,9 +30,8 @@ from ..settings import DEFAULT_HOST, HOST_VARIABLE, SECRET_VARIABLES
 from ..transport.http import MAX_JSON
 from ..transport.url import Address, parse_host
 from .decorators import number_of_bytes
-from .exits import Mistake, in_commands
+from .exits import Mistake, in_commands, line
 from .input_options import mistakes
-from .known_servers import line
 from .profiles import Config, is_open_to_others
 from .standard_input import claim_standard_input
 

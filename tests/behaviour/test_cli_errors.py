@@ -16,8 +16,7 @@ import pytest
 
 from comfy_client import ClientClosed, ComfyApi, JobLost, JobTimeout, SubmitUncertain
 from comfy_client.__main__ import main as start
-from comfy_client.cli.exits import Exit
-from comfy_client.cli.hints import error_object
+from comfy_client.cli.exits import Exit, error_object
 from comfy_client.cli.main import main
 from comfy_client.cli.printing import report
 from comfy_client.cli.results import wait_for

@@ -32,9 +32,7 @@ from comfy_client import (
     Workflow,
 )
 from comfy_client.cli import shells
-from comfy_client.cli.exits import in_commands
-from comfy_client.cli.hints import hint_of
-from comfy_client.cli.known_servers import known_server, remember
+from comfy_client.cli.exits import hint_of, in_commands, known_server, remember
 from comfy_client.cli.main import main
 from comfy_client.cli.server_options import ServerOptions
 from comfy_client.cli.target import Target

@@ -16,9 +16,15 @@ from hypothesis import strategies as st
 
 import comfy_client.cli
 from comfy_client import errors
-from comfy_client.cli.exits import StillRunning, message_of
-from comfy_client.cli.hints import error_object, hint_of
-from comfy_client.cli.known_servers import KnownServer, known_server, line
+from comfy_client.cli.exits import (
+    KnownServer,
+    StillRunning,
+    error_object,
+    hint_of,
+    known_server,
+    line,
+    message_of,
+)
 from comfy_client.cli.printing import report
 from comfy_client.cli.results import download_again
 from comfy_client.jobs.outcomes import keeps_running

@@ -9,8 +9,8 @@ import click
 import pytest
 
 from comfy_client import ComfyApi, Workflow
+from comfy_client.cli.exits import remember
 from comfy_client.cli.extra_data import prompt_options
-from comfy_client.cli.known_servers import remember
 from comfy_client.cli.loading import LazyServer
 from comfy_client.cli.main import main
 from comfy_client.hosted.servers import CLOUD

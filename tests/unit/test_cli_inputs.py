@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfy_client import Upload, Workflow
-from comfy_client.cli.exits import Mistake, StillRunning, in_commands, message_of
-from comfy_client.cli.hints import hint_of
+from comfy_client.cli.exits import Mistake, StillRunning, hint_of, in_commands, message_of
 from comfy_client.cli.input_options import INPUTS_HINT, InputTypes, set_seeds
 from comfy_client.cli.results import as_template, saving_to
 from comfy_client.errors import JobTimeout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from comfy_client.cli.known_servers import line
+from comfy_client.cli.exits import line
 
 
 @pytest.mark.parametrize(
