@@ -25,9 +25,8 @@ Modules:
     pooling: A pool of the servers that the options name.
     loading: Workflows and node definitions from files, or from a server when they are needed.
     past_prompts: Prompts that a server knows, as workflows.
-    input_options: Conversion of ``--set``, ``--input``, ``--seed`` and ``--axis`` to values.
+    input_options: Conversion of ``--set``, ``--input``, ``--seed`` and ``--axis`` to values; standard input.
     extra_data: ``--extra-data``, and the API key for partner nodes.
-    standard_input: Standard input, and option values that stand for it or for a file.
     results: Waiting for a prompt, saving its files, printing its outputs.
     listing: Lists from one server or several.
     printing: Output of lines and JSON on stdout, of notes on stderr; ``--output`` and ``--open``.

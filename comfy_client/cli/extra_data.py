@@ -13,11 +13,10 @@ from ..errors import NotSupported
 from .completion import complete_texts
 from .decorators import Decorator
 from .exits import Mistake, known_server
-from .input_options import mistakes
+from .input_options import mistakes, text_of
 from .mine import mark
 from .past_prompts import PromptSource
 from .printing import note
-from .standard_input import text_of
 
 if TYPE_CHECKING:
     from ..workflow import Workflow

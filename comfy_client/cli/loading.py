@@ -14,11 +14,10 @@ from ..errors import AuthenticationError, ComfyError
 from .completion import complete_workflows
 from .decorators import Decorator
 from .exits import Mistake, message_of
-from .input_options import mistakes
+from .input_options import mistakes, read_standard_input
 from .past_prompts import Source, file_or_record
 from .printing import note
 from .server_options import ANSWER_LIMIT, ServerOptions
-from .standard_input import read_standard_input
 
 if TYPE_CHECKING:
     from ..client import ComfyApi

@@ -12,10 +12,9 @@ import click
 from ..nearest import nearest
 from .completion import complete_classes, complete_texts, starting
 from .exits import Mistake
-from .input_options import mistakes
+from .input_options import mistakes, read_standard_input, text_of
 from .printing import emit, examples, is_terminal, output_option, save, say, to_stdout, write
 from .server_options import ServerOptions, of_server
-from .standard_input import read_standard_input, text_of
 
 if TYPE_CHECKING:
     from ..transport.response import Response

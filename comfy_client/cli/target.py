@@ -31,9 +31,8 @@ from ..transport.http import MAX_JSON
 from ..transport.url import Address, parse_host
 from .decorators import number_of_bytes
 from .exits import Mistake, in_commands, line
-from .input_options import mistakes
+from .input_options import claim_standard_input, mistakes
 from .profiles import Config, is_open_to_others
-from .standard_input import claim_standard_input
 
 #: The environment variable that names a profile.
 PROFILE_VARIABLE: Final = "COMFYUI_PROFILE"
