@@ -5,16 +5,13 @@ Modules:
     run_command: ``run`` and ``rerun``.
     sweep_command: ``sweep``.
     inputs_command: ``inputs``.
-    watch_command: ``watch``.
-    wait_command: ``wait``.
+    watch_command: ``watch``, ``wait``, and the changes of a queue and its history.
     demo_command: ``demo``.
     serve_command: ``serve``.
-    prompt_commands: ``queue``, ``history``, ``job`` and ``download``.
-    cancel_command: ``cancel``.
+    prompt_commands: ``queue``, ``history``, ``job``, ``cancel`` and ``download``.
     server_commands: ``info``, ``free``, ``logs``, ``doctor`` and ``where``.
     bug_report: The file that ``doctor --report`` writes.
-    catalog_commands: ``models`` and ``upload``.
-    nodes_command: ``nodes``.
+    catalog_commands: ``models``, ``upload`` and ``nodes``.
     workflow_commands: ``check``, ``convert``, ``example`` and ``stubs``.
     raw_commands: ``api`` and ``object-info``.
     help_commands: ``help`` and ``schema``.
@@ -25,7 +22,7 @@ Modules:
     pooling: A pool of the servers that the options name.
     loading: Workflows and node definitions from files, or from a server when they are needed.
     past_prompts: Prompts that a server knows, as workflows.
-    input_options: Conversion of ``--set``, ``--input``, ``--seed`` and ``--axis`` to values; standard input.
+    input_options: Conversion of ``--set``, ``--input``, ``--seed`` and ``--axis`` to values.
     extra_data: ``--extra-data``, and the API key for partner nodes.
     results: Waiting for a prompt, saving its files, printing its outputs.
     listing: Lists from one server or several.
@@ -36,8 +33,6 @@ Modules:
     shells: Completion in bash, zsh and fish.
     exits: Exit statuses, error messages, and advice: commands for the servers of this one.
     stop_signals: The signals that stop a command.
-    live_queue: The changes of a queue and its history, as ``watch`` shows them.
-    following: Events of a prompt that was submitted with ``--detach``.
     hosted_jobs: Jobs of a hosted server, in place of its queue and history.
-    mine: The mark of prompts that this installation has submitted.
+    mine: The mark of prompts of this installation, and events of those with ``--detach``.
 """

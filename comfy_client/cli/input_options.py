@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ..workflow.definition_source import Definitions
     from ..workflow.input_specs import InputSpec
 
-
 #: The key of the click context that says that standard input has been read.
 _KEY: Final = "comfy_client.standard_input"
 #: The most bytes of a file.

@@ -12,19 +12,16 @@ import click
 from .._version import __version__
 from ..errors import ComfyError
 from . import (
-    cancel_command,
     catalog_commands,
     demo_command,
     help_commands,
     inputs_command,
-    nodes_command,
     prompt_commands,
     raw_commands,
     run_command,
     serve_command,
     server_commands,
     sweep_command,
-    wait_command,
     watch_command,
     workflow_commands,
 )
@@ -47,14 +44,14 @@ _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
         prompt_commands.queue,
         prompt_commands.history,
         prompt_commands.job,
-        cancel_command.cancel,
+        prompt_commands.cancel,
         prompt_commands.download,
     ),
     "The server": (
         server_commands.info,
-        wait_command.wait,
+        watch_command.wait,
         catalog_commands.models,
-        nodes_command.nodes,
+        catalog_commands.nodes,
         catalog_commands.upload,
         server_commands.free,
         server_commands.logs,

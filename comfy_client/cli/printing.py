@@ -36,7 +36,6 @@ from .exits import (
 if TYPE_CHECKING:
     from ..jobs.result import Result
 
-
 #: The color of each status; other statuses have none.
 _COLORS: Final = {
     "succeeded": "green",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from comfy_client import ComfyApi
-from comfy_client.cli.live_queue import LiveQueue
+from comfy_client.cli.watch_command import LiveQueue
 from comfy_client.testing import ComfyServer
 from tests.conftest import load_workflow
 from tests.helpers.clients import LIMIT, until

@@ -199,7 +199,7 @@ OTHERS = (
     ),
     Mutant(
         "X20",
-        "cli/live_queue.py",
+        "cli/watch_command.py",
         "if len(new) < len(found) or len(found) != size:",
         "if True:",
         "behaviour/test_live_queue.py",
@@ -207,7 +207,7 @@ OTHERS = (
     ),
     Mutant(
         "X21",
-        "cli/following.py",
+        "cli/mine.py",
         " and extra.get(DETACHED) is True",
         "",
         "unit/test_cli_following.py",
