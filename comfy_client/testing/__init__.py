@@ -9,41 +9,32 @@ Each module imports only modules below it in this list.
 
 Modules:
     server: :class:`ComfyServer`: options, start and stop.
-    scripting: The part of a server that a test reads and sets.
-    replay: Playback of a recording to a client.
-    transcript: The steps of a recording, and the state of its prompts at each step.
+    scripting: The part of a server that a test reads and sets; scripts, which replace prompts.
+    replay: Playback of a recording to a client: its steps, and the state of its prompts at each.
     hosted: Comfy API v2 in front of the server: a proxy, a serverless deployment, Comfy Cloud.
     routes: All routes, the event socket, and the middleware.
-    prompt_routes: Routes for prompts.
-    jobs_api: Routes of the jobs API.
+    prompt_routes: Routes for prompts, and of the jobs API.
     catalogue_routes: Routes for node definitions and models.
-    node_packs: Routes for the files of node packs.
     system_routes: Routes for the system, its log and its folders.
-    userdata: Routes for users and their files.
-    files: Routes for uploads and downloads.
+    files: Routes for uploads, downloads, users and the files of node packs.
     hosts: Filter of requests by ``Host`` and ``Origin``.
     faults: :class:`Faults`: everything that goes wrong on command.
     exchange: A request, and the faults that apply to it.
-    steps: Scripts, which are played in place of prompts.
     server_state: The parts of a running server.
-    listen_address: The address of a server, and its port, which stays reserved while it is down.
-    executor: Runs prompts, one after the other.
+    prompt_queue: The queue and the history; the executor, which runs prompts one after the other.
     prompt_run: The execution of one prompt.
-    node_cache: Cached outputs of nodes.
+    nodes: The node classes of a server, their definitions, their cached outputs.
     dynamic_prompt: The graph of a prompt, with the nodes that its nodes expand into.
-    prompt_queue: The queue and the history.
-    nodes: The node classes of a server, and their definitions.
     builtin_nodes: ComfyUI's own nodes for pictures, and a simulated sampler.
     node_api: Functions for running nodes.
-    images: Batches of pictures, as they pass between nodes.
-    placeholder_images: Pictures of the simulated sampler.
+    images: Batches of pictures, as they pass between nodes; pictures of the simulated sampler.
     folders: The folders of a server.
     event_sockets: All open event sockets, and the messages that go to them.
+    listen_address: The address of a server, and its port, which stays reserved while it is down.
     server_loop: The event loop, and the TCP connections.
     active_faults: Faults that are active, and the effects of those that concern messages.
-    ws_frames: WebSocket frames, and one open event socket.
     received: Records of what a server has received and run, for tests to read.
-    raw_http: Requests of clients, and the bytes of answers.
+    wire: Requests of clients, the bytes of answers, WebSocket frames, an open event socket.
     argument_checks: Checks of what a test passes to the server, and the versions it can choose.
 """
 
@@ -66,11 +57,10 @@ if TYPE_CHECKING:
         send_event,
         send_text,
     )
-    from .raw_http import Answer, Handler, Request, cut, drip, encode, never_answer
     from .received import Ran
+    from .scripting import PROMPT_ID, Finish, Step
     from .server import ComfyServer
-    from .steps import PROMPT_ID, Finish, Step
-    from .ws_frames import frame
+    from .wire import Answer, Handler, Request, cut, drip, encode, frame, never_answer
 
 __all__ = [
     "PROMPT_ID",
@@ -104,12 +94,11 @@ _MODULES = (
     ".server",
     ".faults",
     ".active_faults",
-    ".steps",
+    ".scripting",
     ".node_api",
     ".images",
     ".received",
-    ".raw_http",
-    ".ws_frames",
+    ".wire",
     ".hosted.gateway",
     ".hosted.v2_errors",
 )

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from .argument_checks import check_count
-from .ws_frames import frame
+from .wire import frame
 
 #: Messages that no server should send, as opcode (1 text, 2 binary) and content.
 JUNK: tuple[tuple[int, bytes], ...] = (

@@ -18,9 +18,8 @@ from PIL import Image, ImageFile, ImageMath, ImageOps, ImageSequence
 
 from ..workflow.metadata.png import add_texts
 from .folders import Folders
-from .images import Frame, Pictures, scaled
+from .images import Frame, Pictures, draw, scaled
 from .node_api import Preview, ProgressBar, check_interrupted, wants_previews
-from .placeholder_images import draw
 
 _PREVIEW_SIZE = 512  # pixels of the longer side of a preview
 _POLL = 0.05  # seconds between two checks for an interrupt

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from .active_faults import ActiveFaults
 from .received import Records
 from .server_loop import ServerLoop
-from .ws_frames import EventSocket, encode_message
+from .wire import EventSocket, encode_message
 
 
 class Receiver(Protocol):

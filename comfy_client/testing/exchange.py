@@ -17,10 +17,10 @@ from aiohttp import web
 
 from .active_faults import ActiveFault
 from .argument_checks import check_count, check_header
-from .raw_http import Answer, Handler, Next, Request, Wire, encode, hang_up, more_headers, upgrade
 from .received import Records
 from .server_loop import Connections
 from .server_state import ServerState
+from .wire import Answer, Handler, Next, Request, Wire, encode, hang_up, more_headers, upgrade
 
 _POLL = 0.005  # seconds between two checks of the client and the fault
 

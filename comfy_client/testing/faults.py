@@ -31,9 +31,8 @@ from aiohttp import web
 from .active_faults import FOREIGN, JUNK, ActiveFaults, Fault
 from .argument_checks import check_count, check_header, check_seconds, jsonable
 from .exchange import Exchange, Rule, checked_answer
-from .raw_http import Answer, Handler, unknown_route
 from .server_state import ServerState
-from .ws_frames import EventSocket, frame
+from .wire import Answer, EventSocket, Handler, frame, unknown_route
 
 __all__ = ["FOREIGN", "JUNK", "OF_ONE_LIFE", "Fault", "Faults"]
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from ..transport.url import is_loopback_address
-from .raw_http import Next
+from .wire import Next
 
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy

@@ -1,12 +1,32 @@
-"""The queue of prompts, and the history of those that have ended."""
+"""The queue of prompts, the history of those that have ended, and the executor.
+
+The executor runs prompts one after the other in one thread, as ComfyUI does.  Nodes are classes
+that follow ComfyUI's V1 conventions, see :mod:`comfy_client.testing.nodes`.
+"""
 
 from __future__ import annotations
 
 import copy
 import heapq
 import threading
-from collections.abc import Callable
-from typing import Any
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from ..workflow.validate import is_link
+from .dynamic_prompt import DependencyCycleError, NodeInputError, inputs_in, linked_inputs
+from .node_api import Interrupted, context
+from .nodes import Cached, NodeCache, NodeRegistry
+from .prompt_run import (
+    CallResult,
+    MessageSink,
+    NodeFailure,
+    PromptRun,
+    merged,
+    safe_text,
+    shown_input,
+)
 
 #: number, prompt_id, graph, extra_data, outputs to execute, secrets of extra_data.  As in ComfyUI a
 #: tuple, which decides the order, and the crash on equal ids.
@@ -174,3 +194,319 @@ class PromptQueue:
     def closed(self) -> bool:
         """Whether the queue was closed."""
         return self._closed
+
+
+class ExecutionHooks(Protocol):
+    """Hooks into the execution of prompts, called in the worker's thread."""
+
+    def play_script(self, item: Item) -> bool:
+        """Play a script in place of a prompt; return False if there is no script."""
+
+    def before_step(self) -> None:
+        """Wait while no node may start or continue."""
+
+    def before_end(self, prompt_id: str, status: str) -> bool:
+        """Wait while the end of a prompt must not be reported yet.
+
+        Return whether to add the prompt to the history.
+        """
+
+
+class Executor:
+    """The executor of prompts, which caches the outputs of the last prompt's nodes."""
+
+    hooks: ExecutionHooks  #: Set by the owner before :meth:`work`.
+
+    def __init__(
+        self,
+        nodes: NodeRegistry,
+        queue: PromptQueue,
+        sink: MessageSink,
+        *,
+        preview_methods: bool,
+        newest: bool,
+    ) -> None:
+        self.nodes = nodes
+        # Older servers keep cached outputs of a prompt without client out of the history, record
+        # outputs of output nodes only, and send all progress.
+        self._newest = newest
+        #: Whether prompts may choose their previews.
+        self.preview_methods = preview_methods
+        self.sink = sink
+        #: The client of the running or last prompt.
+        self.client_id: str | None = None
+        self._run: PromptRun | None = None
+        self._queue = queue
+        self._interrupted = threading.Event()
+        self._replaced = nodes.replaced
+        self.reset()
+
+    @property
+    def node_id(self) -> str | None:
+        """The id of the running node as reported to the client, or None."""
+        run = self._run
+        return run.shown_id if run else None
+
+    def reset(self) -> None:
+        """Drop all cached outputs and node objects."""
+        self._store = NodeCache()
+
+    def interrupt(self) -> None:
+        """Make the running prompt stop at its next step."""
+        self._interrupted.set()
+
+    def check_interrupted(self) -> None:
+        """Raise :class:`Interrupted` once after an interrupt, and always while the server stops."""
+        self.hooks.before_step()
+        if self._interrupted.is_set() or self._queue.closed:
+            self._interrupted.clear()
+            raise Interrupted
+
+    def work(self) -> None:
+        """Run queued prompts until the queue is closed."""
+        while not self._queue.closed:
+            # Interrupts are cleared before the prompt is seen to run: later ones are not lost.
+            item = self._queue.get(self._interrupted.clear)
+            try:
+                if item is not None and not self.hooks.play_script(item):
+                    self._take(item)
+            except BaseException as exc:  # noqa: BLE001  the next prompt must run
+                self.sink.keep_error(exc)
+                self._queue.done(None)
+            if self._queue.take_flags().get("free_memory"):
+                self.reset()
+
+    def _take(self, item: Item) -> None:
+        start = time.perf_counter()
+        self._end(item[1], self._execute(item))
+        seconds = time.perf_counter() - start
+        self.sink.log(f"Prompt executed in {seconds:.2f} seconds")
+
+    def _end(self, prompt_id: str, result: dict[str, Any]) -> None:
+        keep = self.hooks.before_end(prompt_id, result["status"].get("status_str"))
+        self._queue.done(result if keep else None)
+        if self.client_id is not None:
+            self.sink.send("executing", {"node": None, "prompt_id": prompt_id}, self.client_id)
+
+    def _execute(self, item: Item) -> dict[str, Any]:
+        """Run one prompt; return its history entry without the prompt itself."""
+        _, prompt_id, graph, extra_data, outputs, secrets = item
+        if self._replaced != self.nodes.replaced:
+            self._replaced = self.nodes.replaced
+            self.reset()
+        self.client_id = extra_data.get("client_id")
+        run = self._run = PromptRun(
+            self.nodes,
+            self.sink,
+            self.check_interrupted,
+            prompt_id,
+            graph,
+            {**extra_data, **secrets},
+            self.client_id,
+            self._store,
+            self.preview_methods,
+            self._newest,
+        )
+        token = context.set(run)
+        try:
+            succeeded = self._run_nodes(run, outputs)
+        finally:
+            context.reset(token)
+            self._run = None
+        return run.record(succeeded)
+
+    def _run_nodes(self, run: PromptRun, outputs: Sequence[str]) -> bool:
+        """Run a prompt's nodes and report its end; return whether history calls it a success."""
+        run.report("execution_start", {"prompt_id": run.prompt_id})
+        executed: set[str] = set()
+        try:
+            self._steps(run, outputs, executed)
+        except NodeFailure as exc:
+            failure = exc
+        except BaseException as exc:  # noqa: BLE001  a class whose methods fail
+            failure = NodeFailure(next(iter(run.prompt), ""), exc, {})
+        else:
+            self._send_success(run)
+            return True
+        if not isinstance(failure.error, Exception):  # such as a test's own pytest.fail()
+            self.sink.keep_error(failure.error)
+        message: dict[str, Any] = {
+            "prompt_id": run.prompt_id,
+            "node_id": failure.node_id,
+            "node_type": run.prompt.get(failure.node_id, {}).get("class_type"),
+            "executed": list(executed),
+        }
+        if isinstance(failure.error, Interrupted):
+            self.sink.log("Processing interrupted")
+            run.report("execution_interrupted", message, to_all=True)
+        else:
+            self.sink.log(f"!!! Exception during processing !!! {safe_text(failure.error)}")
+            run.report("execution_error", {**message, **run.details(failure)})
+        # As on the server, history calls a dependency cycle a success.
+        return isinstance(failure.error, DependencyCycleError)
+
+    def _send_success(self, run: PromptRun) -> None:
+        self.hooks.before_step()  # also for a prompt without a node to run
+        if not self._queue.closed:
+            run.report("execution_success", {"prompt_id": run.prompt_id})
+
+    def _steps(self, run: PromptRun, outputs: Sequence[str], executed: set[str]) -> None:
+        """Run the output nodes of a prompt and all nodes they depend on, except cached ones."""
+        self._store.retain(run.graph, run.signed(run.prompt))
+        run.known = list(self._store.node_ids())
+        cached = [node_id for node_id in run.prompt if run.cached(node_id)]
+        run.report("execution_cached", {"nodes": cached, "prompt_id": run.prompt_id})
+        plan = ExecutionList(run)
+        for node_id in outputs:
+            plan.add(node_id)
+        while plan.pending:
+            node_id = plan.pick()
+            if self._step(run, plan, node_id, executed):
+                plan.complete(node_id)
+        for node_id in cached if self._newest else ():
+            if node_id not in run.ui and run.is_intermediate(node_id):
+                self._send_cached(run, node_id, run.cached(node_id))
+
+    def _step(self, run: PromptRun, plan: ExecutionList, node_id: str, executed: set[str]) -> bool:
+        """Run one node or use its cached output; return False if it must wait for other nodes."""
+        cached = run.cached(node_id)
+        if cached is not None:
+            self._send_cached(run, node_id, cached)
+            run.finish(node_id)
+            return True
+        run.node_id = node_id
+        inputs: dict[str, list[Any]] = {}
+        try:
+            if node_id in run.expanded:
+                outputs = run.resolved(node_id)
+            else:
+                run.start(node_id)
+                given, missing = run.inputs(node_id, plan.sources[node_id])
+                inputs |= given
+                run.send_executing(node_id)
+                node = run.object(node_id)
+                wanted = run.wanted(node, inputs, missing)
+                if wanted:
+                    for name in wanted:
+                        plan.need(node_id, name)
+                    return False
+                ui, results = run.call(node, inputs, executed)
+                if ui:
+                    run.show(node_id, ui)
+                if any(expansion is not None for expansion, _ in results):
+                    self._expand(run, plan, node_id, results)
+                    return False
+                outputs = merged([result for _, result in results], node) if results else []
+            run.keep(node_id, outputs)
+        except BaseException as exc:  # whatever a node raises ends the prompt only
+            texts = {
+                name: [shown_input(value) for value in values] for name, values in inputs.items()
+            }
+            raise NodeFailure(run.graph.get_real_node_id(node_id), exc, texts) from exc
+        run.finish(node_id)
+        executed.add(node_id)
+        return True
+
+    def _send_cached(self, run: PromptRun, node_id: str, cached: Cached | None) -> None:
+        """Report the cached output of a node to the client and to the history."""
+        ui = cached.ui if cached else None
+        if run.client_id is not None:
+            run.send_executed(node_id, (ui or {}).get("output"))
+        if ui is not None and (self._newest or run.client_id is not None):
+            run.ui[node_id] = ui
+
+    def _expand(
+        self, run: PromptRun, plan: ExecutionList, node_id: str, results: list[CallResult]
+    ) -> None:
+        """Add the nodes that a node expanded into to the graph; they provide its outputs."""
+        added: list[str] = []
+        sources: list[str] = []
+        for expansion, result in results:
+            if expansion is not None:
+                for inner_id, inner in expansion.items():
+                    run.graph.add(inner_id, inner, node_id)
+                    added.append(inner_id)
+                sources += [result[i][0] for i in range(len(result)) if is_link(result[i])]
+        outputs = [inner_id for inner_id in added if run.is_output(inner_id)]
+        run.inner_store(node_id).retain(run.graph, run.signed(added))
+        for inner_id in outputs:
+            plan.add(inner_id)
+        for source in sources:
+            plan.link(source, node_id)
+        run.expanded[node_id] = results
+
+
+# -- the order of nodes ------------------------------------------------------------------
+
+
+class ExecutionList:
+    """The nodes still to run; of those that are ready, one near an output runs next."""
+
+    def __init__(self, run: PromptRun) -> None:
+        self._run = run
+        self.pending: dict[str, set[str]] = {}  # the sources that each node still waits for
+        #: The sources of each node; of lazy inputs, only requested ones.
+        self.sources: defaultdict[str, set[str]] = defaultdict(set)
+        self._behind: defaultdict[str, dict[str, None]] = defaultdict(dict)
+
+    def add(self, node_id: str) -> None:
+        """Add a node and, recursively, the uncached sources of its inputs that are not lazy."""
+        waiting = [node_id]
+        links = []
+        while waiting:
+            node_id = waiting.pop()
+            if node_id in self.pending:
+                continue
+            self.pending[node_id] = set()
+            for name, source in linked_inputs(self._run.graph, node_id):
+                if not self._run.config(node_id, name).get("lazy"):
+                    if not self._run.cached(source):
+                        waiting.append(source)
+                    links.append((source, node_id))
+        for source, target in links:
+            self.link(source, target)
+
+    def link(self, source: str, target: str) -> None:
+        """Make the node ``target`` use ``source``, and wait for it unless it is cached."""
+        if not self._run.cached(source):
+            self.add(source)
+            self._behind[source][target] = None
+            self.pending[target].add(source)
+        self.sources[target].add(source)
+
+    def need(self, node_id: str, name: str) -> None:
+        """Make a node wait for the source of a lazy input; raise if the input has no source."""
+        inputs = inputs_in(self._run.graph.get_node(node_id))
+        asks = f"Node {node_id} says it needs input {name}, but"
+        if name not in inputs:
+            raise NodeInputError(f"{asks} there is no input to that node at all")
+        if not is_link(inputs[name]):
+            raise NodeInputError(f"{asks} that value is a constant")
+        self.link(inputs[name][0], node_id)
+
+    def pick(self) -> str:
+        """Return the id of the node to run next; raise NodeFailure if all wait for each other."""
+        ready = [node_id for node_id, needed in self.pending.items() if not needed]
+        if not ready:
+            raise self._cycle()
+        nearer = (self._run.goes_first, self._is_before_output, self._is_two_before_output)
+        return next((one for is_near in nearer for one in ready if is_near(one)), ready[0])
+
+    def _is_before_output(self, node_id: str) -> bool:
+        return any(map(self._run.is_output, self._behind[node_id]))
+
+    def _is_two_before_output(self, node_id: str) -> bool:
+        return any(map(self._is_before_output, list(self._behind[node_id])))
+
+    def _cycle(self) -> NodeFailure:
+        display_id = self._run.graph.get_display_node_id
+        blamed = next(iter(self.pending))
+        # Nodes displayed as others come from an expansion: the rest were validated.
+        blamed = next((display_id(n) for n in self.pending if display_id(n) != n), blamed)
+        return NodeFailure(blamed, DependencyCycleError("Dependency cycle detected"), [])
+
+    def complete(self, node_id: str) -> None:
+        """Remove a node that has run, so that no other node waits for it."""
+        del self.pending[node_id]
+        for other in self._behind.pop(node_id, ()):
+            self.pending[other].discard(node_id)

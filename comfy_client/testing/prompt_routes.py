@@ -1,18 +1,27 @@
-"""Routes for prompts: submit, queue, history, interrupt."""
+"""Routes for prompts: submit, queue, history, interrupt; and the jobs API of ComfyUI 0.6 and newer.
+
+The jobs API has queue and history as one list.  The newest servers call interrupted jobs cancelled,
+can cancel by id, and fail on a prompt whose ``extra_pnginfo``, or the ``workflow`` in it, is not an
+object.
+
+Fields that a script has not written to the history are left out.
+"""
 
 from __future__ import annotations
 
 import json
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import attrs
 from aiohttp import web
 
 from ..values import is_uuid
 from ..workflow.explain import unknown_class
 from ..workflow.validate import ValidationResult, no_prompt, validate
+from .prompt_queue import PromptQueue
 from .prompt_run import SECRETS
 from .server_state import Routes, ServerState
 
@@ -185,3 +194,248 @@ PROMPT_ROUTES: Routes[ServerState] = (
     ("GET", "/history/{prompt_id}", _get_history_of),
     ("POST", "/history", _post_history),
 )
+
+
+_STATUSES = ("pending", "in_progress", "completed", "failed")
+_SORT_KEYS = ("created_at", "execution_duration")
+_ENDS = ("execution_success", "execution_error", "execution_interrupted")
+_TEXTS = (".txt", ".md", ".json")
+#: Kinds of outputs, and extensions of other files, that the frontend can show.
+_SHOWN = ("images", "video", "audio"), (".obj", ".fbx", ".gltf", ".glb")
+_ALSO_SHOWN = ("3d", "text"), (".usdz", *_TEXTS)
+_EXCERPT = 1024  # characters of a text that represents a job
+
+
+async def _get_jobs(state: ServerState, request: web.Request) -> web.Response:
+    newest = state.options.is_newest
+    statuses = (*_STATUSES, "cancelled") if newest else _STATUSES
+    try:
+        return web.json_response(_page(_jobs(state.queue, newest), request.query, statuses))
+    except ValueError as exc:
+        return web.json_response({"error": str(exc)}, status=400)
+
+
+async def _get_job(state: ServerState, request: web.Request) -> web.Response:
+    jobs = _jobs(state.queue, state.options.is_newest)
+    for job in reversed(jobs):  # if two have this id, prefer the ended one
+        if job.id == request.match_info["id"]:
+            return web.json_response({**job.listed(), **job.details()})
+    return web.json_response({"error": "Job not found"}, status=404)
+
+
+def cancel_job(state: ServerState, job_id: str) -> bool:
+    """Remove a pending prompt or interrupt the running one; return whether there was one."""
+    if state.queue.delete(job_id):
+        return True
+    runs = state.queue.running_id == job_id
+    if runs:
+        state.interrupt()
+    return runs
+
+
+async def _cancel_jobs(state: ServerState, request: web.Request) -> web.Response:
+    try:
+        body = await request.json()
+    except json.JSONDecodeError:
+        return web.json_response({"error": "Request body must be valid JSON"}, status=400)
+    ids = body.get("job_ids") if isinstance(body, dict) else None
+    if not isinstance(ids, list):
+        return web.json_response({"error": "job_ids must be a list"}, status=400)
+    wrong = [one if isinstance(one, str) else repr(one) for one in ids if not is_uuid(one)]
+    if wrong:
+        answer = {"error": "job_ids contains invalid id(s)", "invalid_ids": wrong}
+        return web.json_response(answer, status=400)
+    cancelled = [cancel_job(state, job_id) for job_id in ids]  # all of them
+    return web.json_response({"cancelled": any(cancelled)})
+
+
+async def _cancel_job(state: ServerState, request: web.Request) -> web.Response:
+    return web.json_response({"cancelled": cancel_job(state, request.match_info["id"])})
+
+
+#: These routes exist with /api only.
+JOB_ROUTES: Routes[ServerState] = (
+    ("GET", "/api/jobs", _get_jobs),
+    ("GET", "/api/jobs/{id}", _get_job),
+)
+NEWEST_JOB_ROUTES: Routes[ServerState] = (
+    ("POST", "/api/jobs/cancel", _cancel_jobs),
+    ("POST", "/api/jobs/{id}/cancel", _cancel_job),
+)
+
+
+def _page(found: list[_Job], query: Mapping[str, str], statuses: tuple[str, ...]) -> dict[str, Any]:
+    """Return the page of jobs for a query; raise ValueError with the server's text if invalid."""
+    status = query.get("status", "")
+    wanted = [word.strip().lower() for word in status.split(",") if word.strip()]
+    wrong = [word for word in wanted if word not in statuses]
+    if wrong:
+        raise ValueError(
+            f"Invalid status value(s): {', '.join(wrong)}. Valid values: {', '.join(statuses)}"
+        )
+    sort_by = query.get("sort_by", "created_at").lower()
+    order = query.get("sort_order", "desc").lower()
+    if sort_by not in _SORT_KEYS:
+        raise ValueError("sort_by must be 'created_at' or 'execution_duration'")
+    if order not in ("asc", "desc"):
+        raise ValueError("sort_order must be 'asc' or 'desc'")
+    limit, offset = _number(query, "limit"), max(0, _number(query, "offset") or 0)
+    if limit is not None and limit < 1:
+        raise ValueError("limit must be a positive integer")
+    jobs = [job.listed() for job in found if not status or job.status in wanted]
+    if query.get("workflow_id"):
+        jobs = [job for job in jobs if job.get("workflow_id") == query["workflow_id"]]
+    key = _created if sort_by == "created_at" else _duration
+    jobs.sort(key=key, reverse=order == "desc")
+    page = jobs[offset : None if limit is None else offset + limit]
+    pagination = {
+        "offset": offset,
+        "limit": limit,
+        "total": len(jobs),
+        "has_more": offset + len(page) < len(jobs),
+    }
+    return {"jobs": page, "pagination": pagination}
+
+
+def _number(query: Mapping[str, str], name: str) -> int | None:
+    if name not in query:
+        return None
+    try:
+        return int(query[name])
+    except ValueError:
+        raise ValueError(f"{name} must be an integer") from None
+
+
+def _created(job: Mapping[str, Any]) -> Any:
+    return job.get("create_time", 0)
+
+
+def _duration(job: Mapping[str, Any]) -> Any:
+    start, end = job.get("execution_start_time"), job.get("execution_end_time")
+    return end - start if start and end else 0
+
+
+def _present(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+@attrs.frozen
+class _Job:
+    """A prompt from the queue or the history, as the jobs API describes it."""
+
+    status: str
+    _item: Any
+    _newest: bool
+    _entry: Mapping[str, Any] | None = None  # set if the prompt has ended
+
+    @property
+    def id(self) -> str:
+        prompt_id: str = self._item[1]
+        return prompt_id
+
+    def listed(self) -> dict[str, Any]:
+        """Return the job's entry in the list of jobs."""
+        number, prompt_id, _, extra_data, _ = self._item
+        entry = self._entry or {}
+        messages = (entry.get("status") or {}).get("messages") or ()
+        events = {name: data or {} for name, data in messages}
+        end = next((events[name] for name in reversed(events) if name in _ENDS), {})
+        return {
+            "id": prompt_id,
+            "status": self.status,
+            **_present(
+                priority=number,
+                create_time=extra_data.get("create_time"),
+                execution_start_time=events.get("execution_start", {}).get("timestamp"),
+                execution_end_time=end.get("timestamp"),
+                execution_error=events.get("execution_error"),
+            ),
+            **_summary(entry.get("outputs") or {}, self._newest),
+            **_present(workflow_id=self._workflow_id()),
+        }
+
+    def _workflow_id(self) -> Any:
+        found = self._item[3]
+        for key in ("extra_pnginfo", "workflow", "id"):
+            # The newest servers do not check the type.
+            found = found.get(key, {}) if self._newest or isinstance(found, dict) else {}
+        return found or None
+
+    def details(self) -> dict[str, Any]:
+        """Return the further fields of a job that has ended, or an empty dict for any other."""
+        if self._entry is None:
+            return {}
+        workflow = {"prompt": self._item[2], "extra_data": self._item[3]}
+        found = {"outputs": self._entry.get("outputs"), "status": self._entry.get("status")}
+        return {
+            **_present(outputs=found["outputs"], execution_status=found["status"]),
+            "workflow": workflow,
+        }
+
+
+def _jobs(queue: PromptQueue, newest: bool) -> list[_Job]:
+    shown = queue.shown()
+    jobs = [
+        _Job(status, item, newest)
+        for key, status in (("queue_running", "in_progress"), ("queue_pending", "pending"))
+        for item in shown[key]
+    ]
+    ended = [entry for entry in queue.history().values() if len(entry["prompt"]) >= 5]
+    return jobs + [_Job(_status(one, newest), one["prompt"], newest, one) for one in ended]
+
+
+def _status(entry: Mapping[str, Any], newest: bool) -> str:
+    status = entry.get("status") or {}
+    if status.get("status_str") != "error":
+        return "completed"
+    events = [name for name, _ in status.get("messages") or ()]
+    return "cancelled" if newest and "execution_interrupted" in events else "failed"
+
+
+def _summary(outputs: Mapping[str, Any], newest: bool) -> dict[str, Any]:
+    """Return the number of a job's output files, and a file or text to represent it, if any."""
+    files = [
+        (kind, {**one, "nodeId": node_id, "mediaType": kind})
+        for node_id, kind, one in _each(outputs)
+        if isinstance(one, dict)
+    ]
+    shown = [file for kind, file in files if _is_shown(kind, file, newest)]
+    texts = [
+        {**_excerpt(str(one)), "nodeId": node_id, "mediaType": kind}
+        for node_id, kind, one in _each(outputs)
+        if newest and kind == "text" and not isinstance(one, dict)
+    ]
+    return _present(
+        outputs_count=len(files),
+        preview_output=next(iter([*sorted(shown, key=_rank), *texts]), None),
+    )
+
+
+def _each(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Yield the node id, kind and value of each item in a prompt's outputs."""
+    for node_id, output in outputs.items():
+        for kind, ones in output.items() if isinstance(output, dict) else ():
+            if kind != "animated" and isinstance(ones, list):
+                yield from ((node_id, kind, one) for one in ones)
+
+
+def _is_shown(kind: str, file: Mapping[str, Any], newest: bool) -> bool:
+    """Return whether the frontend can show an output file."""
+    name, form = str(file.get("filename", "")).lower(), str(file.get("format", ""))
+    return form.startswith(("video/", "audio/")) or any(
+        kind in kinds or name.endswith(endings)
+        for kinds, endings in ((_SHOWN, _ALSO_SHOWN) if newest else (_SHOWN,))
+    )
+
+
+def _rank(file: Mapping[str, Any]) -> int:
+    """Return the rank of a file that may represent a job; 0 is best (saved pictures)."""
+    name = str(file.get("filename", "")).lower()
+    if file["mediaType"] == "text" or name.endswith(_TEXTS):
+        return 2
+    return 0 if file.get("type") == "output" else 1
+
+
+def _excerpt(text: str) -> dict[str, Any]:
+    cut = {"truncated": True} if len(text) > _EXCERPT else {}
+    return {"content": text[:_EXCERPT], **cut}

@@ -18,8 +18,7 @@ from PIL import Image, ImageOps
 from ..workflow.validate import is_link, type_of
 from .dynamic_prompt import DependencyCycleError, DynamicPrompt, inputs_in
 from .node_api import ExecutionBlocker, Preview
-from .node_cache import Cached, CacheKeys, NodeCache
-from .nodes import NodeRegistry
+from .nodes import Cached, CacheKeys, NodeCache, NodeRegistry
 
 #: The result of one call: the nodes that it expands into or ``None``, and its outputs.
 CallResult = tuple[dict[str, Any] | None, Any]

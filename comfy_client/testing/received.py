@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import attrs
 
-from .raw_http import Request
+from .wire import Request
 
 _T = TypeVar("_T")
 

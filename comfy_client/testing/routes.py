@@ -14,16 +14,12 @@ from aiohttp import web
 
 from ..transport.url import is_loopback_address
 from .catalogue_routes import CATALOGUE_ROUTES, NEWEST_CATALOGUE_ROUTES
-from .files import FILE_ROUTES
+from .files import EXTENSION_FILE, FILE_ROUTES, PACK_ROUTES, TEMPLATE, USER_ROUTES, Users, extension
 from .hosts import is_same_site
-from .jobs_api import JOB_ROUTES, NEWEST_JOB_ROUTES
-from .node_packs import EXTENSION_FILE, PACK_ROUTES, TEMPLATE, extension
-from .prompt_routes import PROMPT_ROUTES
-from .raw_http import Next, more_headers
+from .prompt_routes import JOB_ROUTES, NEWEST_JOB_ROUTES, PROMPT_ROUTES
 from .server_state import RouteHandler, Routes, ServerState
 from .system_routes import ASSET_ROUTES, INTERNAL_ROUTES, SYSTEM_ROUTES
-from .userdata import USER_ROUTES, Users
-from .ws_frames import EventSocket, encode_message
+from .wire import EventSocket, Next, encode_message, more_headers
 
 _STATE: Final = web.AppKey("state", ServerState)
 _USERS: Final = web.AppKey("users", Users)

@@ -30,12 +30,11 @@ from .hosted.traps import HostedTraps, Place
 from .hosts import ANY, accepted_names, check_hosts, host_filter
 from .listen_address import ListenAddress, ReservedPort
 from .nodes import NodeRegistry, definition_of
-from .raw_http import Next
 from .replay import Player
 from .routes import application
-from .scripting import ScriptedServer
+from .scripting import PromptHooks, ScriptedServer
 from .server_state import UPLOAD_SIZE, Options, ServerState
-from .steps import PromptHooks
+from .wire import Next
 
 _STOP_TIMEOUT = 10.0  # seconds that a node gets to notice that the server stops
 _PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")  # without . and .. as folders

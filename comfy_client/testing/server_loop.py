@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from .raw_http import Request, exchange, hang_up
+from .wire import Request, exchange, hang_up
 
 _T = TypeVar("_T")
 _FREEZE_TIMEOUT = 10.0  # seconds that the loop gets to reach its block

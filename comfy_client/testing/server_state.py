@@ -16,10 +16,9 @@ from aiohttp import web
 from .active_faults import ActiveFaults
 from .argument_checks import Version
 from .event_sockets import EventSockets
-from .executor import Executor
 from .folders import Folders
 from .nodes import NodeRegistry
-from .prompt_queue import PromptQueue
+from .prompt_queue import Executor, PromptQueue
 from .received import Records
 from .server_loop import Connections, ServerLoop
 

@@ -33,7 +33,7 @@ from comfy_client.doctor.report import CheckResult
 from comfy_client.errors import ServerUnreachable
 from comfy_client.event_queue import HIGH_WATER
 from comfy_client.testing import ComfyServer
-from comfy_client.testing.raw_http import Request
+from comfy_client.testing.wire import Request
 from tests.comfyui import ComfyUI, free_port
 from tests.conftest import examples
 from tests.helpers.clients import LIMIT, Fast, quickly, until, until_connected

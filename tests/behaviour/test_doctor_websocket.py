@@ -11,7 +11,7 @@ from comfy_client import (
     State,
 )
 from comfy_client.testing import ComfyServer, frame
-from comfy_client.testing.raw_http import Request, encode, upgrade
+from comfy_client.testing.wire import Request, encode, upgrade
 from tests.helpers.clients import LIMIT
 from tests.helpers.connections import upgraded
 from tests.helpers.doctor import ask, blamed, failing, states

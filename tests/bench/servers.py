@@ -247,7 +247,7 @@ def previewing(pipe: Connection) -> None:
     from PIL import Image
 
     from comfy_client.testing import ComfyServer, Finish
-    from comfy_client.testing.steps import PROMPT_ID, Step
+    from comfy_client.testing.scripting import PROMPT_ID, Step
 
     file = io.BytesIO()
     Image.effect_noise((256, 256), 60).convert("RGB").save(file, "JPEG", quality=75)

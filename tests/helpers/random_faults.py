@@ -19,11 +19,10 @@ from comfy_client.testing import (
     Faults,
     ProgressBar,
     Request,
-    executor,
     prompt_queue,
     server_state,
 )
-from comfy_client.testing.raw_http import decode
+from comfy_client.testing.wire import decode
 
 #: Seconds that no wait of a worker may take, whatever goes wrong meanwhile.
 HANG = 90.0
@@ -238,7 +237,7 @@ def recorded() -> Iterator[Record]:
     record = Record()
     queue = _recorded(record)
 
-    class Executor(executor.Executor):
+    class Executor(prompt_queue.Executor):
         def _end(self, prompt_id, result):
             queue.ending[prompt_id] = result["status"]["messages"]
             super()._end(prompt_id, result)

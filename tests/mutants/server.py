@@ -23,7 +23,7 @@ SERVER = (
     ),
     Mutant(
         "Z01",
-        "testing/executor.py",
+        "testing/prompt_queue.py",
         "        self._queue.done(result if keep else None)\n"
         "        if self.client_id is not None:\n"
         '            self.sink.send("executing", {"node": None, "prompt_id": prompt_id}, '
@@ -93,7 +93,7 @@ SERVER = (
     ),
     Mutant(
         "Z09",
-        "testing/userdata.py",
+        "testing/files.py",
         'raise _Refusal(409, "File already exists")',
         'raise _Refusal(400, "File already exists")',
         "contract/test_versions.py",
@@ -101,7 +101,7 @@ SERVER = (
     ),
     Mutant(
         "Z10",
-        "testing/executor.py",
+        "testing/prompt_queue.py",
         'run.report("execution_interrupted", message, to_all=True)',
         'run.report("execution_interrupted", message)',
         "contract/test_event_order.py",
@@ -109,7 +109,7 @@ SERVER = (
     ),
     Mutant(
         "Z11",
-        "testing/executor.py",
+        "testing/prompt_queue.py",
         'run.report("execution_cached", {"nodes": cached, "prompt_id": run.prompt_id})',
         'run.report("execution_cached", {"nodes": [], "prompt_id": run.prompt_id})',
         "contract/test_event_order.py",

@@ -27,7 +27,7 @@ from comfy_client.testing import (
     send_event,
     send_text,
 )
-from comfy_client.testing.steps import PromptHooks
+from comfy_client.testing.scripting import PromptHooks
 from tests.helpers.bare import (
     LIMIT,
     ask,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import ImageChops, ImageStat
 
-from comfy_client.testing.placeholder_images import draw
+from comfy_client.testing.images import draw
 
 
 def test_it_is_the_same_for_the_same_seed_and_prompt():

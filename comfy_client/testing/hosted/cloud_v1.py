@@ -14,8 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from ..catalogue_routes import CATALOGUE_ROUTES
-from ..jobs_api import JOB_ROUTES
-from ..prompt_routes import PROMPT_ROUTES
+from ..prompt_routes import JOB_ROUTES, PROMPT_ROUTES
 from ..server_state import RouteHandler, Routes, ServerState
 from ..system_routes import SYSTEM_ROUTES
 from .hosted_state import HostedState

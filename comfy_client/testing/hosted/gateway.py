@@ -14,10 +14,10 @@ from aiohttp import web
 
 from ..exchange import fault_middleware
 from ..listen_address import ListenAddress, ReservedPort
-from ..raw_http import Request
 from ..received import Records
 from ..server_loop import Connections
 from ..server_state import ServerState
+from ..wire import Request
 from .hosted_state import HostedState
 from .memory import Memory
 from .surface import BODY_SIZE, storage, surface

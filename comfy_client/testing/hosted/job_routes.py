@@ -10,8 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ..jobs_api import cancel_job
-from ..prompt_routes import submit_prompt
+from ..prompt_routes import cancel_job, submit_prompt
 from ..server_state import Routes
 from .hosted_state import HostedState, job_id_of, no_job
 from .job_view import JobView, describe, look

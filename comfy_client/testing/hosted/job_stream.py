@@ -20,8 +20,8 @@ from typing import Any
 import attrs
 from aiohttp import web
 
-from ..raw_http import hang_up
 from ..server_state import Routes
+from ..wire import hang_up
 from .hosted_state import HostedState, job_id_of, no_job
 from .job_view import JobView, look
 from .v2_errors import Refusal

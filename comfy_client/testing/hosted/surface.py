@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from ..hosts import host_of_page, is_loopback, is_page_of
-from ..raw_http import Next
 from ..server_state import Routes
+from ..wire import Next
 from .asset_routes import ASSET_V2_ROUTES
 from .cloud_v1 import CLOUD_V1_ROUTES
 from .hosted_state import HostedState

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ..raw_http import Answer
+from ..wire import Answer
 
 #: The status of each code, and the text that explains it.
 _CODES = {
