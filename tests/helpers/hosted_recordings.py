@@ -25,7 +25,7 @@ from PIL import Image, PngImagePlugin
 
 from comfy_client.testing import ComfyServer, Pictures, check_interrupted
 from comfy_client.testing.builtin_nodes import EmptyImage, ImageScale
-from comfy_client.testing.hosted.digests import digest
+from comfy_client.testing.hosted.hosted_state import digest
 from comfy_client.testing.node_api import context
 from tests.conftest import load_workflow
 from tests.helpers.clients import until

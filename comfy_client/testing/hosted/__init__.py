@@ -7,19 +7,13 @@ Each module imports only modules below it in this list.
 
 Modules:
     gateway: The ports of the surface: start, crash and restart, apart from ComfyUI behind it.
-    surface: All routes of v2, and the rules for each request.
-    cloud_v1: Comfy Cloud's older routes, for reading only.
-    job_routes: Submit, poll, list, workflow, cancel.
+    surface: All routes of v2, the rules for each request; Comfy Cloud's older routes for reading.
     job_stream: The events of a job as server-sent events.
-    asset_routes: Uploads and downloads.
+    job_routes: Submit, poll, list, workflow, cancel; a job as v2 describes it.
     storage_port: The storage of files on a port of its own, to which clients must send no
         credentials.
-    job_view: A job as v2 describes it, from ComfyUI's queue and history.
-    content: The URLs of files, and their bytes.
-    json_bodies: The JSON in the bodies of requests.
-    hosted_state: The parts of a running surface.
-    digests: The digests of files.
-    memory: What a surface remembers until its process ends.
-    v2_errors: Errors in v2's form.
+    asset_routes: Uploads and downloads; the URLs of files, and their bytes.
+    hosted_state: The parts of a running surface, and what it remembers until its process ends.
+    v2_errors: Errors in v2's form, and the JSON in the bodies of requests.
     traps: The differences between the three surfaces, and their traps for clients.
 """

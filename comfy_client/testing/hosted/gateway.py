@@ -18,8 +18,7 @@ from ..received import Records
 from ..server_loop import Connections
 from ..server_state import ServerState
 from ..wire import Request
-from .hosted_state import HostedState
-from .memory import Memory
+from .hosted_state import HostedState, Memory
 from .surface import BODY_SIZE, storage, surface
 from .traps import TRAPS, HostedTraps, Place
 

@@ -23,7 +23,7 @@ from aiohttp import web
 from ..server_state import Routes
 from ..wire import hang_up
 from .hosted_state import HostedState, job_id_of, no_job
-from .job_view import JobView, look
+from .job_routes import JobView, look
 from .v2_errors import Refusal
 
 _TICK = 0.05  # seconds between two checks of what changes without a message

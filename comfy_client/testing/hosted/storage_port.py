@@ -7,9 +7,8 @@ import time
 from aiohttp import web
 
 from ..server_state import Routes
-from .content import content, content_type, path_of
-from .hosted_state import HostedState
-from .memory import is_same
+from .asset_routes import content, content_type, path_of
+from .hosted_state import HostedState, is_same
 
 #: The headers that storage accepts; any other one was not meant for it.
 _ALLOWED = frozenset(
