@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from .routes.definition_file import DefinitionFile
-from .routes.definitions import NodeDefinitions
+from .routes.definitions import DefinitionFile, NodeDefinitions
 from .timing import Timing
 from .transport.http import Http
 from .transport.url import Address, parse_host

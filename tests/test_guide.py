@@ -23,13 +23,13 @@ from comfy_client import ComfyApi, event_queue, to_dict, values
 from comfy_client.batch import journal, sheet
 from comfy_client.cli.main import main
 from comfy_client.distributed import run_workflow
-from comfy_client.doctor.package_checks import ADVISED
+from comfy_client.doctor.examine import ADVISED
 from comfy_client.events import NAMES
 from comfy_client.jobs import gallery
 from comfy_client.jobs import result as outputs
 from comfy_client.recording import recorder as recording
 from comfy_client.recording import secrets as redaction
-from comfy_client.routes import definition_file
+from comfy_client.routes import definitions
 from comfy_client.showing import thumbnails
 from comfy_client.since import SINCE
 from comfy_client.testing import ComfyServer, Faults
@@ -442,8 +442,8 @@ LIMITS: dict[str, str | tuple[int, str]] = {
     "answers that are decoded: max_json": (http.MAX_JSON, "MiB"),
     "their size in memory": f"{pieces.GROWTH} × max_json",
     "one node class, of any number": "max_json",
-    "node definitions on disk, of one server": (definition_file.MOST_BYTES, "MiB"),
-    "servers with definitions on disk": f"{definition_file.MOST_FILES}",
+    "node definitions on disk, of one server": (definitions.MOST_BYTES, "MiB"),
+    "servers with definitions on disk": f"{definitions.MOST_FILES}",
     "answers that are always small, refusals": (http.SMALL, "MiB"),
     "other answers that are kept in memory": (http.MAX_ANSWER, "GiB"),
     "interim answers (1xx) before an answer": f"{connections.MAX_INTERIM}",

@@ -18,7 +18,7 @@ import pytest
 import comfy_client
 from comfy_client.events import CLASSES, Event
 from comfy_client.overloads import Events, On, WaitFor
-from comfy_client.workflow.stubs import stubs
+from comfy_client.workflow.codegen import stubs
 from tests.comfyui import cache, locked
 from tests.guide import STAND_INS, blocks, examples
 from tests.helpers.conformance import definitions

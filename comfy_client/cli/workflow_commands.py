@@ -155,7 +155,7 @@ def stubs(given: ServerOptions, output: Path | None) -> None:
 
     Import Graph from it instead of from comfy_client.
     """
-    from ..workflow.stubs import stubs as module_for
+    from ..workflow.codegen import stubs as module_for
 
     with given.answering_client() as api:
         definitions = api.node_definitions()

@@ -12,8 +12,7 @@ Modules:
     userdata: Files that the server keeps for a user.
     system: Versions, memory, logs and folders.
     uploads: Sends a file, unless the server has it already.
-    definitions: Keeps node definitions while they are certain to be current.
-    definition_file: Node definitions on disk, for other processes.
+    definitions: Keeps node definitions while they are certain to be current; on disk, too.
     refusals: Errors for refused workflows.
     _base: Parts that several of these modules share.
 """

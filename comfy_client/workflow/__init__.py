@@ -7,20 +7,16 @@ Modules:
     node: The nodes of a workflow, by id, title or class.
     address: Names of nodes and inputs, such as ``"Positive prompt.text"``.
     graph: Plain functions on a graph, files among its inputs, and the check before it is sent.
-    wiring: Links to a node, and its removal.
-    bypass: Bypass of a node.
+    bypass: Links to a node, its removal, and its bypass.
     loras: LoRAs: find those that a graph loads, and add one.
     seeds: Seeds of a graph.
     roles: Prompts, seed, size and checkpoint, found by the structure of a graph.
     settable: The inputs that can be set, as a table.
     template: :class:`Template`, a workflow with named inputs and outputs.
-    build: :class:`Graph`, which builds a workflow in code.
-    choices: Choices of inputs as attributes.
+    build: :class:`Graph`, which builds a workflow in code; choices of inputs as attributes.
     pixels: A workflow that previews one output.
     fill: Inputs of a new node: defaults, and a check of each value.
-    codegen: Python code that builds a given workflow.
-    stubs: A module with typed node classes.
-    literals: Names and values as Python source.
+    codegen: Python code: names and values, a workflow, a module with typed node classes.
     load: Workflows from files, JSON and answers of a server.
     ui_format: Conversion of a loaded file in UI format, with its warnings.
     convert: The package that converts UI format to API format.
@@ -29,8 +25,7 @@ Modules:
     input_specs: Inputs and outputs of a node by its definition.
     check: :meth:`Workflow.check`, and its report.
     validate: The server's answer to ``POST /prompt``, without a server.
-    rules: What the server demands of each node of a graph.
-    own_checks: Checks that node classes make of their own inputs.
+    rules: What the server and node classes demand of each node of a graph.
     replacements: Replacements of removed node classes by newer servers.
     sendable: A graph as plain JSON, and a list of the values that JSON cannot represent.
     explain: Explanations of a server's refusal.

@@ -42,10 +42,9 @@ from .graph import (
     sinks,
 )
 from .input_specs import InputSpec
-from .own_checks import Listed
 from .problems import Problem, node_of, problem_at, shown
 from .replacements import Replaced, not_replaced, replace_classes
-from .rules import STUB, Rules, replaces_classes, rules_for
+from .rules import STUB, Listed, Rules, replaces_classes, rules_for
 from .sendable import Sendable, sendable
 from .validate import ValidationResult, validate
 

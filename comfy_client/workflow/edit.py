@@ -334,7 +334,7 @@ class Workflow(Nodes):
             WorkflowError: Other nodes are linked to it (``candidates`` are their inputs), or no
                 such node.
         """
-        from .wiring import remove  # most programs do not need it
+        from .bypass import remove  # most programs do not need it
 
         remove(self._graph, self._id_of(node), force=force)
         self._refresh()

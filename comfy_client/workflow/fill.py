@@ -11,8 +11,8 @@ from ..upload import Upload
 from .explain import explain_rejection
 from .graph import as_link, brief, class_of, describe, json_graph, listing, shorten
 from .input_specs import Autogrow, InputSpec, OutputSpec, outputs_of, types_of, walk
-from .own_checks import has_hidden_choices, is_hidden_choice, takes_any, takes_more
 from .problems import shown
+from .rules import has_hidden_choices, is_hidden_choice, takes_any, takes_more
 from .seeds import NAMES as SEEDS
 from .seeds import is_wanted
 from .validate import validate

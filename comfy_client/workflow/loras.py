@@ -8,8 +8,8 @@ from typing import Any, Final, TypeAlias
 
 from ..errors import WorkflowError
 from .address import checked_value
+from .bypass import Place, takers, takers_of_each
 from .graph import as_link, class_of, describe, free_id, inputs_of, needed
-from .wiring import Place, takers, takers_of_each
 
 #: An output: the id of a node and the slot.
 Output: TypeAlias = tuple[str, int]

@@ -20,6 +20,7 @@ from ..errors import WorkflowError
 from ..redaction import is_secret_value
 from ..values import is_real
 from .address import set_inputs
+from .bypass import Place, takers_of_each
 from .graph import (
     as_link,
     brief,
@@ -34,7 +35,6 @@ from .graph import (
 )
 from .seeds import NAMES as SEEDS
 from .seeds import is_wanted
-from .wiring import Place, takers_of_each
 
 #: A role: an attribute of a workflow.
 Role: TypeAlias = Literal["positive", "negative", "seed", "size", "checkpoint"]

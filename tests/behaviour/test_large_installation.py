@@ -15,8 +15,7 @@ import pytest
 
 from comfy_client import ComfyApi, ComfyPool, Workflow
 from comfy_client.errors import PromptRejected, UnexpectedResponse, WorkflowError
-from comfy_client.routes.definition_file import DefinitionFile
-from comfy_client.routes.definitions import NodeDefinitions
+from comfy_client.routes.definitions import DefinitionFile, NodeDefinitions
 from comfy_client.transport.deadline import Deadline
 from tests.helpers.clients import LIMIT
 from tests.helpers.large_server import (

@@ -19,11 +19,11 @@ import pytest
 
 from comfy_client import Workflow, models
 from comfy_client.errors import WorkflowError
+from comfy_client.workflow.codegen import stubs
 from comfy_client.workflow.convert import convert
 from comfy_client.workflow.explain import explain_rejection
 from comfy_client.workflow.graph import check_graph
 from comfy_client.workflow.seeds import seed_before
-from comfy_client.workflow.stubs import stubs
 from comfy_client.workflow.validate import validate
 from tests.helpers.long import but
 from tests.helpers.work import check_growth

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comfy_client.errors import UnexpectedResponse
-from comfy_client.routes.definition_file import MOST_BYTES, MOST_FILES, DefinitionFile, marks_in
+from comfy_client.routes.definitions import MOST_BYTES, MOST_FILES, DefinitionFile, marks_in
 from comfy_client.workflow.definition_source import FromDisk
 from tests.conftest import examples
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfy_client import Graph
-from comfy_client.workflow.stubs import stubs
+from comfy_client.workflow.codegen import stubs
 from tests.helpers.conformance import definitions
 from tests.helpers.hostile_values import HOSTILE, JSON, places, spoilt
 from tests.unit.test_to_code import HOSTILE_NAMES, NAME

@@ -1,4 +1,4 @@
-"""Errors in the form of Comfy API v2, and JSON bodies, refused if nothing could be done with them."""
+"""Errors in the form of Comfy API v2, and JSON bodies, refused if nothing can be done with one."""
 
 from __future__ import annotations
 
