@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from comfy_client.workflow.own_checks import own_check
+from comfy_client.workflow.rules import own_check
 
 STILL = dict.fromkeys(
     ("horizontal_movement", "vertical_movement", "pan", "tilt", "roll", "zoom"), 0.0
