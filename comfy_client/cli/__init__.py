@@ -2,17 +2,15 @@
 
 Modules:
     main: The group of all commands, and how they end.
-    run_command: ``run`` and ``rerun``.
+    run_command: ``run``, ``rerun`` and ``demo``.
     sweep_command: ``sweep``.
-    inputs_command: ``inputs``.
     watch_command: ``watch``, ``wait``, and the changes of a queue and its history.
-    demo_command: ``demo``.
     serve_command: ``serve``.
     prompt_commands: ``queue``, ``history``, ``job``, ``cancel`` and ``download``.
-    server_commands: ``info``, ``free``, ``logs``, ``doctor`` and ``where``.
+    server_commands: ``info``, ``free``, ``logs``, ``doctor``, ``where``, ``models``, ``upload`` and
+        ``nodes``.
     bug_report: The file that ``doctor --report`` writes.
-    catalog_commands: ``models``, ``upload`` and ``nodes``.
-    workflow_commands: ``check``, ``convert``, ``example`` and ``stubs``.
+    workflow_commands: ``inputs``, ``check``, ``convert``, ``example`` and ``stubs``.
     raw_commands: ``api`` and ``object-info``.
     help_commands: ``help`` and ``schema``.
     server_options: The options that name servers, and the clients they stand for.
@@ -25,9 +23,8 @@ Modules:
     input_options: Conversion of ``--set``, ``--input``, ``--seed`` and ``--axis`` to values.
     extra_data: ``--extra-data``, and the API key for partner nodes.
     results: Waiting for a prompt, saving its files, printing its outputs.
-    listing: Lists from one server or several.
+    listing: Lists from one server or several, and tables, as wide as the terminal.
     printing: Output of lines and JSON on stdout, of notes on stderr; ``--output`` and ``--open``.
-    table_output: Tables, as wide as the terminal.
     completion: Completion of names that only a server knows.
     input_completion: Completion of ``--set``, ``--axis`` and ``--input``.
     shells: Completion in bash, zsh and fish.

@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 from ..errors import WorkflowError
 from .completion import Completions, ask, known_definitions, starting
 from .decorators import paths
-from .inputs_command import addressable
+from .input_options import addressable
 from .loading import LazyServer, load
 
 if TYPE_CHECKING:

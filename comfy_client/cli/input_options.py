@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..workflow import Workflow
     from ..workflow.definition_source import Definitions
     from ..workflow.input_specs import InputSpec
+    from ..workflow.settable import SettableInput
 
 #: The key of the click context that says that standard input has been read.
 _KEY: Final = "comfy_client.standard_input"
@@ -348,3 +349,14 @@ def _listed(text: str) -> list[str]:
     if not found:
         raise WorkflowError("no values")
     return found
+
+
+def addressable(one: SettableInput) -> SettableInput:
+    """Return an input whose address ``--set`` can parse.
+
+    A title with ``=`` or unprintable characters is replaced by the node id, as ``--set`` splits its
+    text at the first ``=``.
+    """
+    if "=" not in one.address and one.address.isprintable():
+        return one
+    return attrs.evolve(one, address=f"{one.node_id}.{one.name}")

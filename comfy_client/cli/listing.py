@@ -1,23 +1,137 @@
-"""Lists from one server or several, and calls for each of several prompts.
+"""Lists from one server or several, as tables, and calls for each of several prompts.
 
 One failure does not hide the other results: it is reported, and the command ends with the worst
-status.
+status.  Tables are whole in pipes and files, and as wide as the window on a terminal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+import shutil
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from ..errors import ComfyError
-from .exits import Exit, SilentExit, worst
-from .printing import emit, report
+from ..values import is_uuid
+from .exits import Exit, SilentExit, harmless, worst
+from .printing import colored, emit, is_terminal, report
 from .server_options import ServerOptions
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
+
+#: The characters of a UUID at least, and of a whole one.
+_SHORT_ID: Final = 8
+_UUID: Final = 36
+#: The fewest characters of a column that is cut: ``succeeded`` stays whole.
+_FEWEST: Final = 9
+#: The mark after an id of this installation; see ``queue``.
+_MINE: Final = "*"
+_GAP: Final = "  "
+_CUT: Final = "..."
+
+
+def table(rows: Sequence[Sequence[object]], head: Sequence[str], *, is_short: bool = True) -> None:
+    """Print rows as aligned columns below a heading; cells below ``STATUS`` are colored.
+
+    On a terminal, UUIDs below ``ID`` are abbreviated if ``is_short``, and the widest columns are
+    cut so that no row is broken, the first one last.  If that leaves less than 9 characters of one,
+    the last columns are left out.  Ids are neither cut nor left out.
+    """
+    cells = [[harmless(str(cell)) for cell in row] for row in rows]
+    columns = [list(column) for column in zip(head, *cells, strict=True)]
+    if is_terminal():
+        if is_short:
+            columns = [_abbreviated(each) if each[0] == "ID" else each for each in columns]
+        columns = _fitting(columns, shutil.get_terminal_size().columns)
+    padded = [[*_padded(column)] for column in columns]
+    for row in zip(*padded, strict=True):
+        click.echo(_GAP.join(row).rstrip())
+
+
+def _padded(column: Sequence[str]) -> Iterator[str]:
+    """Yield the cells of a column, all as wide as the widest one."""
+    width = max(map(_width, column))
+    for cell in column:
+        shown = cell + " " * (width - _width(cell))
+        yield colored(shown, cell) if column[0] == "STATUS" else shown
+
+
+def _fitting(columns: list[list[str]], room: int) -> list[list[str]]:
+    """Return the columns, shortened to a number of characters in a row; ids stay as they are."""
+    heads = [column[0] for column in columns]
+    fewest = heads.index("ID") + 1 if "ID" in heads else 1
+    natural = [max(map(_width, column)) for column in columns]
+    least = [
+        width if head == "ID" else min(_FEWEST, width)
+        for head, width in zip(heads, natural, strict=True)
+    ]
+    shown = len(columns)
+    while shown > fewest and _row(least[:shown], shown < len(columns)) > room:
+        shown -= 1
+    widths = [
+        max(low, min(width, room)) for low, width in zip(least, natural[:shown], strict=False)
+    ]
+    while _row(widths, shown < len(columns)) > room and (
+        loose := [at for at, width in enumerate(widths) if width > least[at]]
+    ):
+        widths[max(loose, key=lambda at: (at > 0, widths[at]))] -= 1
+    cut = [
+        [_cut(cell, width) for cell in column]
+        for column, width in zip(columns, widths, strict=False)
+    ]
+    rest = [] if shown == len(columns) else [[_CUT, *itertools.repeat("", len(columns[0]) - 1)]]
+    return [*cut, *rest]
+
+
+def _row(widths: Sequence[int], is_cut: bool) -> int:
+    """Return the width of a row, with the mark of columns that are left out."""
+    widths = [*widths, len(_CUT)] if is_cut else widths
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
+
+
+def _abbreviated(column: Sequence[str]) -> list[str]:
+    """Return a column of ids with UUIDs as short as commands understand them, and all different.
+
+    Another id stays whole, as all of it may be the beginning of one more.
+    """
+    head, *marked = column
+    ids = {each.removesuffix(_MINE) for each in marked}
+    length = next(n for n in range(_SHORT_ID, _UUID + 1) if len({*_begun(ids, n)}) == len(ids))
+    shown = _begun((each.removesuffix(_MINE) for each in marked), length)
+    return [
+        head,
+        *(f"{one}{_MINE * each.endswith(_MINE)}" for one, each in zip(shown, marked, strict=True)),
+    ]
+
+
+def _begun(ids: Iterable[str], length: int) -> Iterator[str]:
+    """Yield the beginnings of UUIDs, and other ids as they are."""
+    return (each[:length] if is_uuid(each) else each for each in ids)
+
+
+def _cut(text: str, width: int) -> str:
+    """Return the beginning of a text, with dots if something is left out."""
+    if _width(text) <= width:
+        return text
+    room = width - len(_CUT)
+    widths = itertools.accumulate(map(_width, text))
+    kept = sum(1 for _ in itertools.takewhile(lambda taken: taken <= room, widths))
+    return f"{text[:kept]}{_CUT}"
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes; East Asian wide characters take two."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        for char in text
+    )
+
 
 #: A line of ``--json``.
 Row = dict[str, Any]

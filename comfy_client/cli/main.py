@@ -12,10 +12,7 @@ import click
 from .._version import __version__
 from ..errors import ComfyError
 from . import (
-    catalog_commands,
-    demo_command,
     help_commands,
-    inputs_command,
     prompt_commands,
     raw_commands,
     run_command,
@@ -35,7 +32,7 @@ _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
         run_command.run,
         run_command.rerun,
         sweep_command.sweep,
-        inputs_command.inputs,
+        workflow_commands.inputs,
         workflow_commands.check,
         workflow_commands.convert,
     ),
@@ -50,9 +47,9 @@ _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
     "The server": (
         server_commands.info,
         watch_command.wait,
-        catalog_commands.models,
-        catalog_commands.nodes,
-        catalog_commands.upload,
+        server_commands.models,
+        server_commands.nodes,
+        server_commands.upload,
         server_commands.free,
         server_commands.logs,
         server_commands.doctor,
@@ -60,7 +57,7 @@ _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
         raw_commands.call,
     ),
     "Getting started, and for programs": (
-        demo_command.demo,
+        run_command.demo,
         workflow_commands.example,
         serve_command.serve,
         workflow_commands.stubs,

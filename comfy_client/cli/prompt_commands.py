@@ -16,7 +16,7 @@ from .completion import complete_ids, complete_queued
 from .decorators import Decorator, complete_files, moment
 from .exits import Exit, Mistake, SilentExit, known_server
 from .hosted_jobs import cancelled, is_hosted
-from .listing import Row, for_each, print_rows, short_server
+from .listing import Row, for_each, print_rows, short_server, table
 from .mine import Mine, is_mine, receiving, why_unknown
 from .printing import ago, confirm, emit, examples, note, open_option, say, yes_option
 from .results import (
@@ -29,7 +29,6 @@ from .results import (
     wait_for,
 )
 from .server_options import ServerOptions, of_server, of_servers
-from .table_output import table
 
 if TYPE_CHECKING:
     from ..client import ComfyApi

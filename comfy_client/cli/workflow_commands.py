@@ -1,4 +1,4 @@
-"""The commands about workflows as files: ``check``, ``convert``, ``example``, ``stubs``."""
+"""Commands about workflows as files: ``inputs``, ``check``, ``convert``, ``example``, ``stubs``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .exits import Exit, SilentExit
-from .input_options import fill
+from .input_options import addressable, fill
+from .listing import table
 from .loading import (
     DefinitionsIfThere,
     LazyDefinitions,
@@ -17,12 +18,44 @@ from .loading import (
     load,
     workflow_argument,
 )
-from .printing import emit, examples, note, output_option, write
+from .printing import emit, examples, note, output_option, say, write
 from .run_command import input_option, seed_option, set_option
 from .server_options import ServerOptions, of_server, of_server_as_text, with_json
 
 if TYPE_CHECKING:
     from ..workflow import Workflow
+
+
+@click.command(
+    epilog=examples(
+        "comfy-client inputs txt2img.json",
+        "comfy-client inputs picture.png --definitions object_info.json",
+        "comfy-client inputs txt2img.json --json | jq -r 'select(.role == \"seed\").address'",
+    )
+)
+@workflow_argument
+@definitions_option
+@of_server
+def inputs(given: ServerOptions, workflow: str, definitions: Path | None) -> None:
+    """List the inputs of a workflow that can be set.
+
+    Each line has the address for --set and --axis, type, value, role if it is clear (positive,
+    negative, seed, size or checkpoint), and choices or range.  If no server answers, the types are
+    those of the values, and there are no choices.  The table shortens choices; --json does not.
+    """
+    with LazyDefinitions(given, definitions) as source:
+        loaded = load(workflow, source)
+        found = [addressable(one) for one in loaded.inputs(DefinitionsIfThere(source))]
+    if given.json:
+        for one in found:
+            emit(one.to_dict())
+        return
+    if not found:
+        say("No input can be set.")
+        return
+    from ..workflow.settable import cells
+
+    table([cells(one) for one in found], ("INPUT", "TYPE", "VALUE", "ROLE", "CHOICES OR RANGE"))
 
 
 @click.command(

@@ -19,9 +19,9 @@ from tests.helpers.gates import gated, shows, until_it_runs
 
 #: The functions that print a table, and a command with which each of them does.
 COMMANDS: Final[dict[str, tuple[str, ...]]] = {
-    "inputs_command.inputs": ("inputs", "wide.json"),
-    "catalog_commands._show": ("nodes", "Fails"),
-    "catalog_commands._show_classes": ("nodes",),
+    "workflow_commands.inputs": ("inputs", "wide.json"),
+    "server_commands._show": ("nodes", "Fails"),
+    "server_commands._show_classes": ("nodes",),
     "prompt_commands.history": ("history",),
     "prompt_commands.queue": ("queue",),
 }
