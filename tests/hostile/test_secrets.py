@@ -688,8 +688,11 @@ def test_no_frame_holds_a_key_that_is_in_a_workflow(
     graph = json.loads(json.dumps(GRAPH))
     graph["3"]["inputs"] |= {"api_key": SECRET, "deep": {"token": SECRET}}
 
+    once = iter([_thread.interrupt_main])
+
     def interrupt(_: Request) -> bytes:
-        _thread.interrupt_main()
+        # A second Ctrl-C may come in the middle of an exchange, whose socket nobody closes then.
+        next(once, lambda: None)()
         time.sleep(0.2)
         return answer(body={"queue_running": [], "queue_pending": []})
 
