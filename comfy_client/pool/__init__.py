@@ -2,9 +2,8 @@
 
 Modules:
     pool: :class:`ComfyPool`.
-    submission: Submission of one workflow.
+    submission: Submission of workflows, and the servers of a sweep: what each runs next.
     membership: The servers of a pool: how they connect and leave, and which jobs they may get.
-    sweep_servers: The servers of a sweep: which point each runs next, and what failures mean.
     pooled_job: A job of a pool, and its handle, which can move from server to server.
     dispatcher: Gives the jobs of a pool to its servers; the lock of its state, and its thread.
     server_thread: The thread of each server, which connects to it and submits.

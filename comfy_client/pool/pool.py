@@ -52,7 +52,7 @@ from .pool_state import (
 )
 from .pooled_job import PooledJob
 from .schedule import Mode
-from .submission import enqueue, read_workflow
+from .submission import PoolRunner, enqueue, read_workflow
 
 if TYPE_CHECKING:
     from ..batch.row import SweepRow
@@ -590,7 +590,6 @@ class ComfyPool(KnownAttributes, ShownAsTable, Executor):
             ClientClosed: After :meth:`shutdown`.
         """
         from ..batch.sweep import run_sweep  # few programs do
-        from .sweep_servers import PoolRunner
 
         seal(options, self.sweep)
         workflow = sealed_workflow(workflow)

@@ -57,7 +57,7 @@ POOLS = (
     # -- map and sweep ------------------------------------------------------------------
     Mutant(
         "B02",
-        "pool/sweep_servers.py",
+        "pool/submission.py",
         "if not entry.goes_on or (entry.failed and point in self._failed):",
         "if not entry.goes_on:",
         "behaviour/test_pool_sick.py",
