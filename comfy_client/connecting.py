@@ -24,8 +24,7 @@ from .jobs.execute import Parts
 from .jobs.poller import time_left
 from .locks import check_may_wait
 from .routes import Routes
-from .transport.backoff import Backoff
-from .transport.deadline import LONGEST, Deadline, limited_silence
+from .transport.deadline import LONGEST, Backoff, Deadline, limited_silence
 from .transport.dial import speaks_tls
 from .transport.failures import is_away
 from .transport.http import Http

@@ -14,8 +14,7 @@ from ..errors import ComfyError, ServerUnreachable, Throttled
 from ..interrupts import causes
 from ..jobs.handle import SLICE
 from ..jobs.poller import Poller
-from ..transport.backoff import Backoff
-from ..transport.deadline import Deadline, check_timeout
+from ..transport.deadline import Backoff, Deadline, check_timeout
 from ..transport.failures import is_away
 
 T = TypeVar("T")

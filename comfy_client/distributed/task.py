@@ -40,8 +40,7 @@ from ..jobs.outcomes import keeps_running, lost_error
 from ..jobs.poller import time_left
 from ..redaction import sealed
 from ..routes.prompts import AnyWorkflow
-from ..transport.backoff import Backoff
-from ..transport.deadline import LONGEST, Deadline, check_timeout, limited_silence
+from ..transport.deadline import LONGEST, Backoff, Deadline, check_timeout, limited_silence
 from ..transport.failures import is_away
 from ..workflow.address import Inputs
 from . import notes

@@ -34,8 +34,7 @@ from ..jobs.prompt import TrackedPrompt
 from ..jobs.state import JobState, Outcome
 from ..jobs.tracker import Tracker
 from ..routes.prompts import EXTRA_DATA_KEY
-from ..transport.backoff import Backoff
-from ..transport.deadline import Deadline, limited_silence
+from ..transport.deadline import Backoff, Deadline, limited_silence
 from ..transport.failures import is_away
 from ..workflow.graph import needed
 from .evidence import Evidence

@@ -33,8 +33,7 @@ from ..jobs.poller import time_left
 from ..jobs.state import JobState
 from ..jobs.tracker import Tracker
 from ..routes.prompts import EXTRA_DATA_KEY
-from ..transport.backoff import Backoff
-from ..transport.deadline import Deadline, limited_silence
+from ..transport.deadline import Backoff, Deadline, limited_silence
 from .models import HostedJob, HostedJobs, has_mark, marked
 from .references import UNKNOWN_ASSET, NameOf, is_about_references, with_names
 from .routes import HostedRoutes

@@ -40,8 +40,7 @@ from ..routes.prompts import AnyWorkflow, PromptOptions, make_prompt, post_promp
 from ..showing.screen import is_watched, surface
 from ..signals import Receivers
 from ..timing import Timing
-from ..transport.backoff import Backoff
-from ..transport.deadline import Deadline, limited_silence
+from ..transport.deadline import Backoff, Deadline, limited_silence
 from ..transport.failures import is_away
 from ..transport.http import MAX_TRANSFER, Http, segment
 from ..transport.websocket import Connection

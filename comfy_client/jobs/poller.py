@@ -32,8 +32,7 @@ from ..routes import Routes
 from ..routes.definitions import NodeDefinitions
 from ..routes.prompts import post_prompt
 from ..timing import Timing
-from ..transport.backoff import Backoff
-from ..transport.deadline import LONGEST, Deadline, limited_silence, read_timeout
+from ..transport.deadline import LONGEST, Backoff, Deadline, limited_silence, read_timeout
 from ..transport.failures import is_away
 from ..transport.http import Http
 from .lookup import EarlierPrompts, KnownIds, find, find_earlier

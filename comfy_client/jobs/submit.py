@@ -14,8 +14,7 @@ from ..events import ErrorEvent
 from ..log_records import Tags
 from ..routes import Routes
 from ..routes.prompts import PromptOptions, make_prompt
-from ..transport.backoff import Backoff
-from ..transport.deadline import Deadline
+from ..transport.deadline import Backoff, Deadline
 from ..transport.http import Http, segment
 from ..transport.websocket import State
 from ..values import is_uuid

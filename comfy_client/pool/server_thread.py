@@ -21,8 +21,7 @@ from ..errors import (
 )
 from ..jobs.execute import submit_workflow
 from ..jobs.job import Job
-from ..transport.backoff import Backoff
-from ..transport.deadline import LONGEST, Abandoned, Deadline, endable, limited_silence
+from ..transport.deadline import LONGEST, Abandoned, Backoff, Deadline, endable, limited_silence
 from ..transport.failures import is_away
 from ..transport.websocket import State
 from .availability import is_live

@@ -5,8 +5,7 @@ Each module imports only modules above it in this list.
 Modules:
     url: The server's address, parsed from the host that a user gives.  Pure.
     peers: The kind of network that a connected peer stands in.  Pure.
-    deadline: Deadlines of calls, and several calls at a time.
-    backoff: Pauses between failed attempts.
+    deadline: Deadlines of calls, several calls at a time, and pauses between failed attempts.
     failures: Errors in one clear line, and whether the server is away.
     connections: Connections that keep to a deadline, their pools, and the heads sent over them.
     multipart: A form with one file, for uploads.

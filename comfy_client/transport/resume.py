@@ -15,8 +15,7 @@ from typing import Final, NamedTuple
 from .. import runtime
 from ..errors import ApiError, ComfyError, RequestTimeout, ServerUnreachable, TransportError
 from ..log_records import AnyLog
-from .backoff import Backoff
-from .deadline import check_wanted, pause
+from .deadline import Backoff, check_wanted, pause
 from .failures import is_away
 from .response import Download
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from comfy_client.transport.backoff import Backoff
+from comfy_client.transport.deadline import Backoff
 
 
 def longest(low: float, high: float) -> float:
