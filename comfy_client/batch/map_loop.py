@@ -27,6 +27,7 @@ from ..errors import (
     WorkflowError,
 )
 from ..interrupts import in_full, interruption
+from ..jobs.gallery import gallery
 from ..jobs.handle import SLICE
 from ..jobs.job import Job, cancel_in_time, wait_for_one
 from ..jobs.result import Result
@@ -35,6 +36,7 @@ from ..reading import reading_until
 from ..redaction import sealed, sealed_workflow
 from ..routes.prompts import AnyWorkflow
 from ..showing.cells import show_lists
+from ..showing.html import remark
 from ..showing.screen import Surface
 from ..transport.deadline import check_timeout
 from ..workflow import Workflow
@@ -43,7 +45,6 @@ from ..workflow.edit import with_inputs
 from ..workflow.load import is_source
 from .items import Items
 from .outage import Outage
-from .result_list import are_results, result_gallery
 
 #: Waits until one of the jobs has ended or something else happens, up to a number of seconds.
 Wait = Callable[[Collection[Job], float], object]
@@ -580,3 +581,31 @@ def _submit_next(
             return exc
         prompts.put(key, exc)
     return None
+
+
+#: The most errors that are shown.
+_MOST_ERRORS: Final = 12
+
+
+def are_results(values: list[Any]) -> bool:
+    """Return whether a list has results, and else only errors of prompts.
+
+    The first other element decides, and no element is asked for anything: a list may be long, or
+    its elements lazy.
+    """
+    types = map(type, values)
+    return all(issubclass(one, Result | ComfyError) for one in types) and any(
+        issubclass(type(one), Result) for one in values
+    )
+
+
+def result_gallery(values: list[Any]) -> str:
+    """Return the pictures and texts of results, then the errors, as HTML."""
+    results = [one for one in values if isinstance(one, Result)]
+    errors = [one for one in values if isinstance(one, ComfyError)]
+    files = [file for one in results for file in one.files]
+    texts = [text for one in results for text in one.texts]
+    facts = [f"{len(results)} result{'' if len(results) == 1 else 's'}"]
+    facts += [f"{len(errors)} failed"] if errors else []
+    failed = (remark(f"{type(one).__name__}: {one}", "bad") for one in errors[:_MOST_ERRORS])
+    return gallery(files, texts, facts=facts) + "".join(failed)

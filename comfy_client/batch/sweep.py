@@ -6,6 +6,8 @@ prompt to the next, and the inputs that feed the most nodes change the least.
 With a journal, the id of each prompt is computed from the journal's own id, the graph and the
 number of tries.  The id is written to the disk before the prompt is sent, and the prompt's end as
 soon as it is known.  So the server can be asked about everything that a crash leaves open.
+
+Execution times of rows are by the clocks of the servers.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import logging
 import os
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,11 @@ from ..errors import (
     ClientClosed,
     ComfyError,
     JobError,
+    JobFailed,
     JobInterrupted,
     JobLost,
     JobTimeout,
+    NotSupported,
     SubmitUncertain,
 )
 from ..jobs.job import Job
@@ -36,9 +40,11 @@ from ..jobs.outcomes import lost_error
 from ..jobs.result import Result
 from ..jobs.waiting import Count, shown_count
 from ..log_records import AnyLog, prompt_facts
+from ..models import HistoryEntry
 from ..recording.secrets import Secrets
 from ..routes.prompts import AnyWorkflow
 from ..showing.screen import Surface, surface
+from ..transport.deadline import Deadline, limited_silence
 from ..workflow.graph import shorten
 from .grid import Grid, Split
 from .journal import Journal, Key, Record
@@ -46,7 +52,6 @@ from .map_loop import ATTEMPTS, InFlight, check_in_flight, is_about_one, with_pr
 from .row import REFUSALS, SweepRow, error_record, result_record, row_of
 from .rows import Sweep
 from .runner import Flight, Runner, Sought, Verdict
-from .times import execution_time, late_times
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -603,3 +608,60 @@ def _warn_of_other_hosts(rows: Iterable[SweepRow], runner: Runner, path: Path) -
                 host,
                 ", ".join(ours),
             )
+
+
+def execution_time(runner: Runner, host: str, job: Job) -> float | None:
+    """Return how many seconds a job ran, by the server's clock; None if it does not say in time."""
+    took, client = job.handle.state.took, runner.clients.get(host)
+    if took is not None or client is None:
+        return took
+    try:
+        with limited_silence(runner.poller.timing.row):  # the journal waits for this
+            entry = client.get_history(job.prompt_id)
+    except NotSupported:  # a hosted server
+        return job.handle.state.elapsed(runtime.monotonic())
+    except ComfyError as exc:
+        extra = {**job.handle.state.named, "server": host}
+        log.debug("no times for prompt %s: %s", job.prompt_id, exc, extra=extra)
+        return None
+    return None if entry is None else _ran_for(entry)
+
+
+def late_times(runner: Runner, rows: Iterable[SweepRow]) -> Iterator[tuple[SweepRow, float]]:
+    """Yield rows without an execution time, each with the time that its server reports now."""
+    missing = [
+        row
+        for row in rows
+        if (row.result is not None or isinstance(row.error, JobFailed | JobInterrupted))
+        and row.seconds is None
+        and not row.from_journal
+    ]
+    poller, silent = runner.poller, set[str | None]()  # servers that report no times
+    deadline = Deadline.after(poller.timing.rows)
+    while missing and (left := deadline.left()) > 0:
+        row = missing.pop(0)
+        client = runner.clients.get(row.host or "")
+        if client is None or row.host in silent:
+            continue
+        try:
+            with limited_silence(left):
+                entry = client.get_history(row.prompt_id)
+        except ComfyError as exc:
+            extra = {"server": row.host}
+            log.debug("no times for prompt %s: %s", row.prompt_id, exc, extra=extra)
+            silent.add(row.host)
+            continue
+        if entry is None:
+            missing.append(row)
+            poller.tracker.wake.wait_stopped(0.05)
+            continue
+        seconds = _ran_for(entry)
+        if seconds is None:
+            silent.add(row.host)
+        else:
+            yield row, seconds
+
+
+def _ran_for(entry: HistoryEntry) -> float | None:
+    started, ended = entry.started, entry.ended
+    return None if started is None or ended is None else ended - started
