@@ -53,12 +53,15 @@ MAKE = "import comfy_client; comfy_client.ComfyApi()"
 #: A client runs a prompt, reads its picture, and hears all events.
 RUN = """
 from comfy_client import ComfyApi
+from comfy_client.timing import Timing
+class Patient(ComfyApi):
+    timing = Timing(show=600.0)  # a busy machine is no reason to draw a bar
 size = {"width": 16, "height": 16, "batch_size": 1, "color": 0}
 nodes = {
     "1": {"class_type": "EmptyImage", "inputs": size},
     "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
 }
-with ComfyApi(sys.argv[1]) as api:
+with Patient(sys.argv[1]) as api:
     api.on("all", lambda event: None)
     api.run(nodes).images[0].bytes()
 """
