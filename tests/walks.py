@@ -35,7 +35,8 @@ PRIVATE = {
     ("comfy_client.transport.connections", "_get_conn"): "urllib3 lends a connection only so, ...",
     ("comfy_client.transport.connections", "_put_conn"): "... and takes one back only so, ...",
     ("comfy_client.transport.connections", "_validate_conn"): "... and warns of an unsafe one so",
-    ("comfy_client.transport.http", "_store"): "requests copies its headers one by one",
+    ("comfy_client.transport.http", "_store"): "requests copies its headers one by one, ...",
+    ("comfy_client.transport.connections", "_store"): "... and lists them one by one",
     ("comfy_client.testing.exchange", "_payload"): "aiohttp has no public way to change a body ...",
     ("comfy_client.testing.exchange", "_read_bytes"): "... nor to forget what was read of it",
 }

@@ -251,9 +251,8 @@ def request_head(
 
     ``host`` is the value of the header ``Host``, unless ``headers`` have their own.
     """
-    lines, names = [f"{method} {target} HTTP/1.1"], set()
-    for name, (lower, value) in zip(headers, headers.lower_items(), strict=True):
-        names.add(lower)
+    lines, names = [f"{method} {target} HTTP/1.1"], headers._store
+    for name, value in names.values():
         lines.append(f"{name}: {value if isinstance(value, str) else value.decode('latin-1')}")
     if "content-length" not in names and (has_body or method not in _WITHOUT_BODY):
         return None
@@ -273,8 +272,16 @@ def request_head(
         return None
 
 
-def read_fields(file: Any) -> list[tuple[str, str]]:
+def read_fields(file: io.BufferedReader) -> list[tuple[str, str]]:
     """Read the headers of an answer up to the empty line, and return names and values."""
+    ahead = file.peek()
+    end = ahead.find(b"\r\n\r\n") + 4
+    count = ahead.count(b"\n", 0, end)
+    if end >= 4 and count <= _MAX_LINES:  # all is there, as nearly always
+        fields: list[tuple[str, str]] = _FIELD.findall(ahead[:end].decode("latin-1"))
+        if len(fields) == count - 1:
+            file.read(end)
+            return fields
     lines: list[bytes] = []
     while True:
         line = file.readline(_MAX_LINE + 1)
@@ -286,7 +293,7 @@ def read_fields(file: Any) -> list[tuple[str, str]]:
         if line in (b"\r\n", b"\n", b""):
             break
     head = b"".join(lines)
-    fields: list[tuple[str, str]] = _FIELD.findall(head.decode("latin-1"))
+    fields = _FIELD.findall(head.decode("latin-1"))
     if len(fields) == len(lines) - 1:
         return fields
     message = http.client.parse_headers(io.BytesIO(head))
@@ -295,6 +302,24 @@ def read_fields(file: Any) -> list[tuple[str, str]]:
     except HeaderParsingError:
         log.warning("Failed to parse headers: a line is none, and those after it are left out")
     return [(name, _FOLD.sub(" ", value)) for name, value in message.items()]
+
+
+class Headers(urllib3.HTTPHeaderDict):
+    """The headers of an answer, of which each name may occur several times."""
+
+    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+        self._container = {}
+        for name, value in fields:
+            self._container.setdefault(name.lower(), [name]).append(value)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the values of a name, with commas between them."""
+        found = self._container.get(key.lower())
+        return default if found is None else ", ".join(found[1:])
+
+    def first(self) -> dict[str, str]:
+        """Return the first value of each name, which is in lower case."""
+        return {name: value for name, (_, value, *_) in self._container.items()}
 
 
 class SkippingResponse(http.client.HTTPResponse):
@@ -344,9 +369,8 @@ class QuickResponse(SkippingResponse):
         if not is_old and not version.startswith("HTTP/1."):
             raise http.client.UnknownProtocol(version)
         self.version = 10 if is_old else 11
-        fields = read_fields(self.fp)
-        self.msg = urllib3.HTTPHeaderDict(fields)
-        first = self.headers = {name.lower(): value for name, value in reversed(fields)}
+        self.msg = Headers(read_fields(self.fp))
+        first = self.headers = self.msg.first()
         self.chunked = first.get("transfer-encoding", "").lower() == "chunked"
         self.chunk_left = None
         self.length = self._body_length(first.get("content-length", ""))
@@ -596,15 +620,20 @@ def _is_watched() -> bool:
     return (
         hasattr(HTTPConnectionPool.urlopen, "__wrapped__")
         or HTTPConnection.debuglevel > 0
-        or _is_patched(http.client.HTTPConnection.putrequest)
-        or _is_patched(http.client.HTTPConnection.getresponse)
+        or http.client.HTTPConnection.putrequest is not _PUT_REQUEST
+        or http.client.HTTPConnection.getresponse is not _GET_RESPONSE
     )
 
 
-def _is_patched(method: Any) -> bool:
-    """Return whether a method of ``http.client`` was replaced by code from elsewhere."""
+def _unpatched(method: Any) -> Any:
+    """Return a method of ``http.client``; None if code from elsewhere has replaced it."""
     code = getattr(method, "__code__", None)
-    return code is None or code.co_filename != http.client.parse_headers.__code__.co_filename
+    is_own = code and code.co_filename == http.client.parse_headers.__code__.co_filename
+    return method if is_own else None
+
+
+_PUT_REQUEST: Final = _unpatched(http.client.HTTPConnection.putrequest)
+_GET_RESPONSE: Final = _unpatched(http.client.HTTPConnection.getresponse)
 
 
 def _head_of(request: requests.PreparedRequest, pool: Any) -> bytes | None:
@@ -698,7 +727,8 @@ class _Adapter(HTTPAdapter):
             pool = self.get_connection_with_tls_context(request, verify, cert=cert)
             head = _head_of(request, pool)
             if head is not None:
-                self.cert_verify(pool, request.url or "", verify, cert)
+                if pool.scheme != "http":
+                    self.cert_verify(pool, request.url or "", verify, cert)
                 answer = _exchange(pool, request.method or "", head, body, transfer, timeout)
                 return _LightResponse(request, answer)
         return super().send(request, stream, timeout, verify, cert, proxies)

@@ -16,6 +16,7 @@ import json as jsonlib
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -89,6 +90,9 @@ STORED: Final = 10e6
 #: Bytes per read; larger buffers are fresh memory, which costs more than the reads saved.
 _CHUNK: Final = 1 << 19
 
+#: A parameter of a query, with nothing to encode.
+_PLAIN: Final = re.compile(r"[\w.~-]*=[\w.~-]*", re.ASCII)
+
 #: Headers that the handshake sets itself, and Origin, which must match Host.
 _NOT_OF_A_HANDSHAKE = frozenset(
     {"accept", "accept-encoding", "connection", "content-type", "content-length", "origin"}
@@ -126,10 +130,16 @@ def query(params: Params | None) -> str:
     if isinstance(params, str):
         return f"?{params}"
     given: list[tuple[str, Value]] = []
-    for name, value in params.items() if isinstance(params, Mapping) else params:
-        values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    for name, value in params.items() if isinstance(params, (dict, Mapping)) else params:
+        values = value if not isinstance(value, str) and isinstance(value, Sequence) else [value]
         given += [(name, each) for each in values if each is not None]
-    return "?" + urlencode(given, quote_via=quote) if given else ""
+    pairs = [
+        text
+        if _PLAIN.fullmatch(text := f"{name}={value}")
+        else urlencode([(name, value)], quote_via=quote)
+        for name, value in given
+    ]
+    return "?" + "&".join(pairs) if pairs else ""
 
 
 class Silence(NamedTuple):
@@ -862,7 +872,7 @@ class _Sender:
         if fixed:
             prepared.url += f"{'&' if '?' in prepared.url else '?'}{fixed}"
         prepared.hooks = template.hooks
-        headers = prepared.headers = CaseInsensitiveDict()
+        headers = prepared.headers = CaseInsensitiveDict.__new__(CaseInsensitiveDict)
         headers._store = template.headers._store.copy()
         for name, value in request.headers.items():
             headers[name] = value  # bytes are sent as they are

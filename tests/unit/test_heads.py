@@ -26,6 +26,10 @@ class Arrived(io.BytesIO):
         return io.BufferedReader(self)  # type: ignore[arg-type]
 
 
+def arrived(head: bytes) -> io.BufferedReader:
+    return io.BufferedReader(io.BytesIO(head))
+
+
 def facts(kind: type[http.client.HTTPResponse], method: str, head: bytes) -> tuple[Any, ...]:
     """What an answer with a head is taken for, or how reading it fails."""
     answer = kind(Arrived(head + b"the body"), method=method)  # type: ignore[arg-type]
@@ -106,9 +110,9 @@ def test_a_head_has_the_limits_of_http_client(head: bytes) -> None:
     with pytest.raises(http.client.HTTPException) as expected:
         http.client.parse_headers(io.BytesIO(head))
     with pytest.raises(type(expected.value), match=re.escape(str(expected.value))):
-        read_fields(io.BytesIO(head))
+        read_fields(arrived(head))
     fewer = head.replace(b"X: y\r\n", b"", 1).replace(b"xxxxx", b"", 1)
-    assert read_fields(io.BytesIO(fewer)) == http.client.parse_headers(io.BytesIO(fewer)).items()
+    assert read_fields(arrived(fewer)) == http.client.parse_headers(io.BytesIO(fewer)).items()
 
 
 @pytest.mark.parametrize(
@@ -124,7 +128,7 @@ def test_a_head_has_the_limits_of_http_client(head: bytes) -> None:
 def test_a_run_of_blanks_in_a_head_takes_no_time(head: bytes) -> None:
     """The square of its length would take most of a minute, in which no other thread runs."""
     with within(4):
-        assert read_fields(io.BytesIO(head % (b" " * 65_000)))[0][0] == "X"
+        assert read_fields(arrived(head % (b" " * 65_000)))[0][0] == "X"
 
 
 class Sent(HTTPConnection):
@@ -194,7 +198,7 @@ def test_a_usual_head_is_not_left_to_urllib3(method: str) -> None:
 def test_a_usual_head_is_not_left_to_the_parser_of_mail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http.client, "parse_headers", None)
     head = b"Content-Type: application/json; charset=utf-8\r\nServer:x\nEmpty:\r\n\r\n"
-    assert read_fields(io.BytesIO(head)) == [
+    assert read_fields(arrived(head)) == [
         ("Content-Type", "application/json; charset=utf-8"),
         ("Server", "x"),
         ("Empty", ""),
