@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Final, Generic, Protocol, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import attrs
 
@@ -282,16 +282,23 @@ class Addressed(Event):
 def kind_of(event: Event) -> Hashable | None:
     """Return a key if only the newest event with that key matters, or None if each event does."""
     # Judge by class, as a server may send anything under an event's name.
-    if isinstance(event, Progress):
-        return (event.name, event.prompt_id, event.node)
-    if isinstance(event, PreviewEvent):
-        return None if event.final else (event.name, event.node_id)
-    if isinstance(event, ProgressState):
-        return (event.name, event.prompt_id)
-    if isinstance(event, Addressed):
-        kind = None if event.event is None else kind_of(event.event)
-        return None if kind is None else (id(event.to), kind)
-    return event.name if isinstance(event, StatusEvent) else None
+    key = _KEYS.get(type(event))
+    return None if key is None else key(event)
+
+
+def _key_of_addressed(event: Addressed) -> Hashable | None:
+    kind = None if event.event is None else kind_of(event.event)
+    return None if kind is None else (id(event.to), kind)
+
+
+#: The function that returns the key of an event, for classes of which the newest may suffice.
+_KEYS: Final[Mapping[type, Callable[[Any], Hashable | None]]] = {
+    Progress: lambda event: (event.name, event.prompt_id, event.node),
+    PreviewEvent: lambda event: None if event.final else (event.name, event.node_id),
+    ProgressState: lambda event: (event.name, event.prompt_id),
+    StatusEvent: lambda event: event.name,
+    Addressed: _key_of_addressed,
+}
 
 
 def _rank(event: Event) -> int:

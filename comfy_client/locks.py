@@ -15,6 +15,9 @@ from typing import Any, Final
 from . import runtime
 from .errors import ComfyError
 
+_OURS: Final = f"{__package__}."
+#: How the name of a module of the package begins, cut to the length of the longer one.
+_PREFIXES: Final = frozenset((__package__, _OURS))
 _locks: Final[set[weakref.ref[Any]]] = set()
 
 
@@ -53,10 +56,12 @@ def _owns_any() -> bool:
 def _interrupts_us() -> bool:
     """Return whether other code, such as a callback, calls the library within another call."""
     frame: FrameType | None = inspect.currentframe()
-    is_ours, changes = True, 0
-    while frame is not None and changes < 2:
-        name = frame.f_globals.get("__name__", "")
-        if (name.partition(".")[0] == __package__) is not is_ours:
-            is_ours, changes = not is_ours, changes + 1
+    is_ours = True
+    while frame is not None:
+        # Without further calls, as stacks may be deep.
+        if (frame.f_globals.get("__name__", "")[: len(_OURS)] in _PREFIXES) is not is_ours:
+            if not is_ours:
+                return True
+            is_ours = False
         frame = frame.f_back
-    return changes > 1
+    return False

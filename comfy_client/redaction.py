@@ -16,6 +16,9 @@ MAX_CACHED: Final = 256
 #: The most levels of a JSON value that are searched.
 MAX_DEPTH: Final = 200
 
+#: Names in workflows that are not secret; most workflows have the same ones.
+_harmless: Final[set[Any]] = set()
+_MOST_HARMLESS: Final = 4096
 _LEAVES: Final = frozenset({str, int, float, bool, type(None)})
 #: Ends of names whose values are secret, with letters and digits only.
 _ENDS = (
@@ -118,7 +121,12 @@ def _has_secrets(value: Any) -> bool:
         level = below
         if not level:
             break
-    return any(is_secret_name(str(name)) for name in names)
+    names -= _harmless
+    if any(is_secret_name(str(name)) for name in names):
+        return True
+    if len(_harmless) + len(names) <= _MOST_HARMLESS:
+        _harmless.update(name for name in names if len(str(name)) <= MAX_CACHED)
+    return False
 
 
 def seal_inputs(graph: Mapping[str, Any]) -> None:

@@ -216,8 +216,9 @@ class Receivers:
 
     def listens(self, *names: str) -> bool:
         """Return whether anyone listens to one of these names."""
+        callbacks = self._callbacks
         for name in names:  # runs for each event, so it avoids calls while nobody listens
-            if self._callbacks.get(name):
+            if callbacks and callbacks.get(name):
                 return True
             found = (self._namespace if name in NAMES else other_names).get(name)
             if found is not None and found.receivers:

@@ -91,6 +91,11 @@ def _attributed(
     return attrs.evolve(event, prompt_id=prompt_id)
 
 
+def _end_of(event: JobEvent) -> EndEvent | None:
+    """Return the event if it ends its prompt, or None."""
+    return event if isinstance(event, EndEvent) and event.is_end else None
+
+
 def _end_elsewhere(one: TrackedPrompt, ending: _EndRecord, link: int | None) -> Outcome | None:
     """Apply an end that was reported before the response with the prompt's id came.
 
@@ -521,7 +526,9 @@ class Tracker:
     def _apply_orphans(self, one: TrackedPrompt) -> Outcome | None:
         """Apply events from before the id of their prompt was known; return the outcome."""
         events = self._orphans.of(one.state)
-        outcomes = (self._apply(one, with_finality(each, one.state.graph)) for each in events)
+        outcomes = (
+            self._apply(one, with_finality(each, one.state.graph), _end_of(each)) for each in events
+        )
         return next(filter(None, outcomes), None)
 
     def merge(self, one: TrackedPrompt, prompt_id: str) -> None:
@@ -552,7 +559,7 @@ class Tracker:
                     self._queue_moved()
             self.publish(event)
             return
-        outcome, is_end = None, isinstance(event, EndEvent) and event.is_end
+        outcome, end = None, event if isinstance(event, EndEvent) and event.is_end else None
         with self.lock:
             if event.prompt_id is None and isinstance(event, PreviewEvent | ProgressText):
                 event = _attributed(event, self._running)
@@ -561,18 +568,18 @@ class Tracker:
             if prompt_id is not None and isinstance(event, _NAMES_NODE):
                 self._running = (prompt_id, event.node) if event.node else None
             if one is not None:
-                if is_end and one.state.end_event is not None:
+                if end is not None and one.state.end_event is not None:
                     return  # only one end event each, whatever the server sends
                 if isinstance(event, PreviewEvent):
                     event = with_finality(event, one.state.graph)
-                outcome = self._apply(one, event)
-            elif is_end and (prompt_id in self.ended or self._orphans.has_end(prompt_id)):
+                outcome = self._apply(one, event, end)
+            elif end is not None and (prompt_id in self.ended or self._orphans.has_end(prompt_id)):
                 return  # receivers have already had this event
             if prompt_id and (one is None or one.state.attached):
                 self._orphans.keep(event)
-            if is_end:  # under the lock, as another thread may then end all waits
+            if end is not None:  # under the lock, as another thread may then end all waits
                 self.publish(event)
-        if not is_end:
+        if end is None:
             self.publish(event)
         if one is not None and not one.state.start_logged:
             self.ledger.log_start(one.state)
@@ -626,14 +633,17 @@ class Tracker:
                 if one.state.attached and departed >= one.state.leaves_at:
                     self.poll_soon(one.state, soon)
 
-    def _apply(self, one: TrackedPrompt, event: JobEvent) -> Outcome | None:
-        """Apply an event to its prompt, with the lock held; return the outcome or None."""
+    def _apply(self, one: TrackedPrompt, event: JobEvent, end: EndEvent | None) -> Outcome | None:
+        """Apply an event to its prompt, with the lock held; return the outcome or None.
+
+        ``end`` is the event if it ends the prompt.
+        """
         state = one.state
         if state.decided:
             return None
-        if isinstance(event, EndEvent) and event.is_end:
-            state.end_event = event
-            self._remember(one, event)
+        if end is not None:
+            state.end_event = end
+            self._remember(one, end)
         one.events.receive(event)
         link = self.link if isinstance(event, MAY_END) else None
         outcome = state.apply_event(event, runtime.monotonic(), link)

@@ -17,7 +17,7 @@ import json
 import logging
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ..event_queue import LEAST
@@ -60,6 +60,8 @@ _IN_MEMORY = 24
 _COUNTED = {"execution_cached": (_NO_MATTER, ",", 200), "progress_state": (1 << 16, "{", 200)}
 _OTHERS = (_NO_MATTER, "", 0)
 _decoder: Final = json.JSONDecoder()
+#: The scanner of the decoder, which takes no blanks before a value.
+_scan: Final[Callable[[str, int], tuple[Any, int]]] = _decoder.scan_once  # type: ignore[attr-defined]  # not in the stubs
 
 #: The head of a frame: its type, and a format or a size.
 _HEAD = struct.Struct(">II")
@@ -120,7 +122,7 @@ def decode_text(
     if read is None or not isinstance(payload, dict):
         return (unknown(identifier(kind) or "", message, nbytes),)
     event = read(payload, nbytes)
-    if isinstance(event, LogsEvent):
+    if type(event) is LogsEvent:
         return (event, *_terminal(event))
     return (event,)
 
@@ -128,8 +130,8 @@ def decode_text(
 def _loads(said: str) -> Any:
     """Decode JSON as ``json.loads`` does, without its checks of arguments and spaces."""
     try:
-        found, end = _decoder.raw_decode(said)
-    except ValueError:
+        found, end = _scan(said, 0)
+    except (ValueError, StopIteration):
         return _decoder.decode(said)
     return found if end == len(said) else _decoder.decode(said)
 

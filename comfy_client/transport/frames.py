@@ -85,34 +85,36 @@ class Frames:
     def next(self) -> tuple[int, bytes | memoryview] | None:
         """Return the opcode and payload of the next complete message or control frame, or None."""
         while True:  # in one function, as it runs for each frame
-            buffer, start, have = self._buffer, self._start, self._end - self._start
-            if have < 2:
+            buffer, start, have = self._buffer, self._start, self._end
+            body = start + 2
+            if have < body:
                 self._needed = 2
                 return None
             first, size = buffer[start], buffer[start + 1]
-            head = 2
-            if first not in _WHOLE or size > 127:
+            is_whole = first in _WHOLE and not self._opcode
+            if not is_whole or size > 127:
                 _check(first, size)
             if size > 125:
-                head = 4 if size == 126 else 10
-                if have < head:
-                    self._needed = head
+                body += 2 if size == 126 else 8
+                if have < body:
+                    self._needed = body - start
                     return None
-                size = int.from_bytes(buffer[start + 2 : start + head], "big")
-            if size + len(self._fragments) > self._max_text and not first & _CONTROL:
+                size = int.from_bytes(buffer[start + 2 : body], "big")
+            if (size > self._max_text or not is_whole) and not first & _CONTROL:
                 self._check_size(first, size + len(self._fragments))
-            if have < head + size:
-                self._needed = head + size
+            end = body + size
+            if have < end:
+                self._needed = end - start
                 return None
-            self._start = end = start + head + size
+            self._start = end
             payload: bytes | memoryview
             if len(buffer) == self._size:
-                payload = bytes(buffer[start + head : end])
+                payload = bytes(buffer[body:end])
             else:
                 # Hand out the frame's own buffer, as a copy would double the cost.
                 self._buffer, self._start, self._end = memoryview(bytearray(self._size)), 0, 0
-                payload = buffer[start + head : end].toreadonly()
-            if first & _CONTROL or (first in _WHOLE and not self._opcode):
+                payload = buffer[body:end].toreadonly()
+            if is_whole or first & _CONTROL:
                 return first & 0x0F, payload
             message = self._join(first, payload)
             if message is not None:

@@ -58,8 +58,8 @@ JOBS = (
     Mutant(
         "J08",
         "jobs/tracker.py",
-        "if is_end and one.state.end_event is not None:",
-        "if is_end and one.state.decided:",
+        "if end is not None and one.state.end_event is not None:",
+        "if end is not None and one.state.decided:",
         "hostile/test_values.py",
         "a job that succeeded may fail, or tell its end twice",
     ),

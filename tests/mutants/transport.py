@@ -75,7 +75,7 @@ TRANSPORT = (
     Mutant(
         "T09",
         "transport/frames.py",
-        "if size + len(self._fragments) > self._max_text and",
+        "if (size > self._max_text or not is_whole) and",
         "if size > self._max_text and",
         "unit/test_frames.py",
         "a message in many fragments takes any amount of memory",
