@@ -346,7 +346,7 @@ class JobState:
             self.silent = self.cached & sinks(self.graph)
 
     def _end(self, event: EndEvent, now: float, link: int | None) -> Outcome | None:
-        if not event.is_end:
+        if self.end_event is not event and not event.is_end:
             return None  # a node was blocked
         self.end_event = event
         self.ended = True

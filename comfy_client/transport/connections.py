@@ -307,9 +307,9 @@ def read_fields(file: io.BufferedReader) -> list[tuple[str, str]]:
 class Headers(urllib3.HTTPHeaderDict):
     """The headers of an answer, of which each name may occur several times."""
 
-    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
-        self._container = {}
-        for name, value in fields:
+    def read(self, file: io.BufferedReader) -> None:
+        """Read headers as :func:`read_fields` does, and add them."""
+        for name, value in read_fields(file):
             self._container.setdefault(name.lower(), [name]).append(value)
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -369,7 +369,8 @@ class QuickResponse(SkippingResponse):
         if not is_old and not version.startswith("HTTP/1."):
             raise http.client.UnknownProtocol(version)
         self.version = 10 if is_old else 11
-        self.msg = Headers(read_fields(self.fp))
+        self.msg = Headers()
+        self.msg.read(self.fp)
         first = self.headers = self.msg.first()
         self.chunked = first.get("transfer-encoding", "").lower() == "chunked"
         self.chunk_left = None

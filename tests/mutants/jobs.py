@@ -174,7 +174,7 @@ JOBS = (
     Mutant(
         "N03",
         "jobs/state.py",
-        "        if not event.is_end:\n            return None  # a node was blocked\n",
+        "        if self.end_event is not event and not event.is_end:\n            return None  # a node was blocked\n",
         "",
         "unit/test_state.py",
         "a blocked node ends the job, while the rest of the prompt runs",
@@ -263,8 +263,8 @@ JOBS = (
     Mutant(
         "N14",
         "jobs/tracker.py",
-        "elif is_end and (prompt_id in self.ended or self._orphans.has_end(prompt_id)):",
-        "elif is_end and self._orphans.has_end(prompt_id):",
+        "elif end is not None and (prompt_id in self.ended or self._orphans.has_end(prompt_id)):",
+        "elif end is not None and self._orphans.has_end(prompt_id):",
         "behaviour/test_end_events.py",
         "receivers get the end of a prompt twice: over HTTP, and late over the socket",
     ),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from types import SimpleNamespace
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 import attrs
@@ -16,7 +18,14 @@ import pytest
 from comfy_client import ComfyApi, JobLost, SubmitUncertain, UnexpectedResponse
 from comfy_client.errors import ClientClosed
 from comfy_client.event_queue import EventQueue
-from comfy_client.events import FROM_SERVER, ConnectionEvent, Event, PreviewEvent, StatusEvent
+from comfy_client.events import (
+    FROM_SERVER,
+    ConnectionEvent,
+    EndEvent,
+    Event,
+    PreviewEvent,
+    StatusEvent,
+)
 from comfy_client.jobs.handle import JobHandle, Limits
 from comfy_client.jobs.job import Job
 from comfy_client.jobs.outcomes import lost, success
@@ -76,6 +85,33 @@ def test_the_end_of_a_prompt_that_has_become_one_with_another_is_reported_once()
     assert [job.result(LIMIT).prompt_id for job in jobs] == ["theirs"] * 2
     api.close()
     assert len(ends) == 1
+
+
+def test_events_that_nobody_reads_go_into_no_queue(api: ComfyApi, tracker: Tracker) -> None:
+    """Nor is any asked more than once whether it ends the prompt."""
+    one, job = posted(api, tracker, "ours")
+    tracker.accept(one, QueuedPrompt("ours"))
+    of_steps = [event("progress", "ours", node="1", value=step, max=200) for step in range(200)]
+    of_prompt = [
+        event("execution_start", "ours"),
+        event("execution_cached", "ours", nodes=[]),
+        event("executing", "ours", node="1"),
+        *of_steps,
+        event("executed", "ours", node="1", output={"images": []}),
+        event("execution_success", "ours"),
+        event("executing", "ours", node=None),
+    ]
+    called: Counter[CodeType] = Counter()
+    sys.setprofile(lambda frame, what, _: called.update([frame.f_code] * (what == "call")))
+    try:
+        for each in of_prompt:
+            tracker.handle(each)
+    finally:
+        sys.setprofile(None)
+    assert job.result(LIMIT).prompt_id == "ours"
+    assert called[Tracker.handle.__code__] == len(of_prompt)
+    assert called[EventQueue.put.__code__] == 0
+    assert called[EndEvent.is_end.fget.__code__] == 1  # type: ignore[attr-defined]  # a property
 
 
 def test_of_two_verdicts_the_first_ends_a_prompt(api: ComfyApi, tracker: Tracker) -> None:
