@@ -18,7 +18,6 @@ MAX_DEPTH: Final = 200
 
 #: Names in workflows that are not secret; most workflows have the same ones.
 _harmless: Final[set[Any]] = set()
-_MOST_HARMLESS: Final = 4096
 _LEAVES: Final = frozenset({str, int, float, bool, type(None)})
 #: Ends of names whose values are secret, with letters and digits only.
 _ENDS = (
@@ -124,7 +123,7 @@ def _has_secrets(value: Any) -> bool:
     names -= _harmless
     if any(is_secret_name(str(name)) for name in names):
         return True
-    if len(_harmless) + len(names) <= _MOST_HARMLESS:
+    if len(_harmless) + len(names) <= 4096:
         _harmless.update(name for name in names if len(str(name)) <= MAX_CACHED)
     return False
 

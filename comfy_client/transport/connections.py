@@ -226,8 +226,7 @@ class _OwningReader(_Reader):
 
 #: The most interim answers (100, 102, 103) before the real one.
 MAX_INTERIM: Final = 100
-#: The most bytes in a line, and the most lines in a head; http.client has the same limits.
-_MAX_LINE: Final = 1 << 16
+#: The most lines in a head; http.client has the same limit.
 _MAX_LINES: Final = 100
 
 # Neither tries a run of blanks again from each of them: a line may have 64 KiB of these.
@@ -277,26 +276,12 @@ def read_fields(file: io.BufferedReader) -> list[tuple[str, str]]:
     ahead = file.peek()
     end = ahead.find(b"\r\n\r\n") + 4
     count = ahead.count(b"\n", 0, end)
-    if end >= 4 and count <= _MAX_LINES:  # all is there, as nearly always
-        fields: list[tuple[str, str]] = _FIELD.findall(ahead[:end].decode("latin-1"))
-        if len(fields) == count - 1:
-            file.read(end)
-            return fields
-    lines: list[bytes] = []
-    while True:
-        line = file.readline(_MAX_LINE + 1)
-        if len(line) > _MAX_LINE:
-            raise http.client.LineTooLong("header line")
-        lines.append(line)
-        if len(lines) > _MAX_LINES:
-            raise http.client.HTTPException(f"got more than {_MAX_LINES} headers")
-        if line in (b"\r\n", b"\n", b""):
-            break
-    head = b"".join(lines)
-    fields = _FIELD.findall(head.decode("latin-1"))
-    if len(fields) == len(lines) - 1:
+    fields: list[tuple[str, str]] = _FIELD.findall(ahead[:end].decode("latin-1"))
+    # All is there, as nearly always.
+    if end >= 4 and len(fields) == count - 1 < _MAX_LINES:
+        file.read(end)
         return fields
-    message = http.client.parse_headers(io.BytesIO(head))
+    message = http.client.parse_headers(file)
     try:
         assert_header_parsing(message)
     except HeaderParsingError:
@@ -621,20 +606,15 @@ def _is_watched() -> bool:
     return (
         hasattr(HTTPConnectionPool.urlopen, "__wrapped__")
         or HTTPConnection.debuglevel > 0
-        or http.client.HTTPConnection.putrequest is not _PUT_REQUEST
-        or http.client.HTTPConnection.getresponse is not _GET_RESPONSE
+        or _is_patched(http.client.HTTPConnection.putrequest)
+        or _is_patched(http.client.HTTPConnection.getresponse)
     )
 
 
-def _unpatched(method: Any) -> Any:
-    """Return a method of ``http.client``; None if code from elsewhere has replaced it."""
+def _is_patched(method: Any) -> bool:
+    """Return whether a method of ``http.client`` was replaced by code from elsewhere."""
     code = getattr(method, "__code__", None)
-    is_own = code and code.co_filename == http.client.parse_headers.__code__.co_filename
-    return method if is_own else None
-
-
-_PUT_REQUEST: Final = _unpatched(http.client.HTTPConnection.putrequest)
-_GET_RESPONSE: Final = _unpatched(http.client.HTTPConnection.getresponse)
+    return code is None or code.co_filename != http.client.parse_headers.__code__.co_filename
 
 
 def _head_of(request: requests.PreparedRequest, pool: Any) -> bytes | None:

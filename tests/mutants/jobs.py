@@ -174,8 +174,8 @@ JOBS = (
     Mutant(
         "N03",
         "jobs/state.py",
-        "        if self.end_event is not event and not event.is_end:\n            return None  # a node was blocked\n",
-        "",
+        "if self.end_event is not event and not event.is_end:",
+        "if False:",
         "unit/test_state.py",
         "a blocked node ends the job, while the rest of the prompt runs",
     ),
