@@ -297,11 +297,6 @@ class Headers(urllib3.HTTPHeaderDict):
         for name, value in read_fields(file):
             self._container.setdefault(name.lower(), [name]).append(value)
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the values of a name, with commas between them."""
-        found = self._container.get(key.lower())
-        return default if found is None else ", ".join(found[1:])
-
     def first(self) -> dict[str, str]:
         """Return the first value of each name, which is in lower case."""
         return {name: value for name, (_, value, *_) in self._container.items()}
