@@ -154,6 +154,7 @@ def test_ctrl_c_takes_back_a_run_that_waits(servers, clients, on_interrupt) -> N
     assert len(marks(*servers)) == 2
 
 
+@pytest.mark.timing(cancel_timeout=LIMIT)
 def test_ctrl_c_cancels_a_run_if_that_is_wished(servers, clients) -> None:
     with pooled(clients[:1]) as pool:
         thread = pressed_once(lambda: servers[0].running)
@@ -164,6 +165,7 @@ def test_ctrl_c_cancels_a_run_if_that_is_wished(servers, clients) -> None:
     assert [ran.status for ran in servers[0].ran] == ["error"]
 
 
+@pytest.mark.timing(cancel_timeout=LIMIT)
 def test_ctrl_c_while_a_run_is_sent_cancels_it_before_it_is_raised(servers, clients) -> None:
     """The process may end at once."""
     with pooled(clients[:1]) as pool, servers[0].faults.delay("POST", "/prompt", 0.5, ran=True):
