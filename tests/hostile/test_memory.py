@@ -23,7 +23,7 @@ import attrs
 import pytest
 from PIL import Image
 
-from comfy_client import ComfyApi, Job, OutputsTooLarge, client
+from comfy_client import ComfyApi, Job, OutputsTooLarge, parts
 from comfy_client.doctor import context
 from comfy_client.event_queue import MAX_QUEUED, EventQueue
 from comfy_client.events import (
@@ -231,7 +231,7 @@ def within(memory: int) -> Iterator[None]:
 
 def little_memory(monkeypatch: pytest.MonkeyPatch, max_json: int = MIB) -> None:
     """Clients from now on keep three times as much, not the usual 192 MiB."""
-    monkeypatch.setattr(client, "MAX_JSON", max_json)
+    monkeypatch.setattr(parts, "MAX_JSON", max_json)
 
 
 @pytest.mark.parametrize("name", FLOODS)
@@ -503,7 +503,7 @@ def test_what_is_made_of_an_event_is_counted_with_it(
 def test_whoever_takes_larger_answers_keeps_more() -> None:
     """But nobody less than usual."""
     for max_json, most in ((MIB, 192 * MIB), (64 * MIB, 192 * MIB), (128 * MIB, 384 * MIB)):
-        assert ComfyApi(max_json=max_json)._budget.most == most
+        assert ComfyApi(max_json=max_json).parts.tracker.budget.most == most
     sent = struct.pack(">II", 1, 2) + bytes(MIB)
     with Comfy() as server:
         server.ws = lambda conn, _: (conn.sendall(status() + frame(2, sent)), hold(conn))[1]

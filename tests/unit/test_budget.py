@@ -195,6 +195,6 @@ def test_the_child_of_a_fork_has_a_budget_of_its_own() -> None:
     """A client that was forked asks no holder of its parent."""
     with contextlib.closing(ComfyApi("http://127.0.0.1:1")) as api:
         stuck = Stuck()
-        budget = api._budget
+        budget = api.parts.tracker.budget
         budget.join(stuck)
         assert in_child(budget.relieve) == "True"
