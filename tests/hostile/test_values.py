@@ -326,7 +326,7 @@ def test_a_record_of_another_prompt_under_our_id_is_no_evidence() -> None:
 RUNS = {"eval", "exec", "compile", "__import__", "system", "popen"}
 UNPICKLE = {"pickle", "marshal", "shelve", "dill", "yaml", "subprocess", "code", "runpy"}
 #: ``--open`` starts the desktop's opener, with a picture's absolute path or URL, without a shell.
-OPENER = Path("cli", "desktop.py")
+OPENER = Path("cli", "printing.py")
 
 
 def test_no_module_of_the_client_runs_what_it_is_sent() -> None:
