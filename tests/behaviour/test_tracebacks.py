@@ -12,12 +12,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from comfy_client import ComfyApi, ServerUnreachable
 from comfy_client.testing import ComfyServer
 from comfy_client.tracebacks import rendered, users
 from tests.comfyui import free_port
+from tests.helpers.kernels import execute
 
 #: Runs cells in an IPython, and prints what each of them has printed.
 NOTEBOOK = """
@@ -222,7 +222,7 @@ def test_a_kernel_sends_short_tracebacks(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     cells = ["from comfy_client import ComfyApi, Workflow", *(cell for cell, _ in PLAIN)]
     notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))
-    NotebookClient(notebook, timeout=300, allow_errors=True).execute()
+    execute(notebook, allow_errors=True)
     for cell, (_, words) in zip(notebook.cells[1:], PLAIN, strict=True):
         [error] = [output for output in cell.outputs if output.output_type == "error"]
         text = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback))

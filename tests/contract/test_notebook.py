@@ -9,10 +9,10 @@ from typing import Any
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI
+from tests.helpers.kernels import execute
 
 QUICKSTART = files("comfy_client") / "quickstart.ipynb"
 TXT2IMG = Path(__file__).parents[1] / "workflows" / "txt2img_tiny.json"
@@ -35,7 +35,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def run(notebook: Any) -> None:
         resources = {"metadata": {"path": str(tmp_path)}}
-        NotebookClient(notebook, timeout=300, resources=resources).execute()
+        execute(notebook, resources=resources)
 
     return run
 
