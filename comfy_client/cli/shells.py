@@ -267,6 +267,19 @@ class _PowerShell(_Shell):
             last = last[: found.start(1)] + text
         return [*words, last]
 
+    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[str]]:
+        """Return the completions but those that a program could get as several words.
+
+        PowerShell before 7.3 passes ``"`` on as it is, and puts words with spaces into double
+        quotes: a backslash at their end would escape the closing one.
+        """
+        return [
+            one
+            for one in super().get_completions(args, incomplete)
+            if one.type != "plain"
+            or ('"' not in one.value and not _quoted_for_powershell(one.value).endswith("\\'"))
+        ]
+
     def format_completion(self, item: CompletionItem[str]) -> str:
         """Return a completion as a line of JSON."""
         shown = {"type": item.type, "text": _quoted_for_powershell(item.value), "value": item.value}

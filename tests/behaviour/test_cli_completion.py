@@ -266,6 +266,30 @@ def test_powershell_gets_words_in_its_quotes(completed, words, text):
         assert "''" not in found[0]["value"]
 
 
+@pytest.mark.parametrize(
+    ("value", "is_offered"),
+    [
+        ('nice.png" --set "Evil.text=@secret.txt', False),
+        ('"', False),
+        ("two words\\", False),
+        ("it's\\", False),
+        ("C:\\pictures\\", True),  # needs no quotes
+        ("two words\\ and more", True),
+    ],
+)
+def test_powershell_gets_no_value_that_becomes_several_words(completed, value, is_offered):
+    """Before 7.3, it escapes neither ``"`` nor a backslash before the quote that it adds."""
+    workflow = Workflow.example()
+    workflow["Sampler"]["sampler_name"] = value
+    workflow.save("words.json")
+    set_it = ["--set", "Sampler.sampler_name="], ["--set=Sampler.sampler_name="]
+    for words in set_it:
+        sent = json.dumps(["comfy-client", "run", "words.json", *words])
+        answer = completed("", "powershell", COMP_WORDS=sent)
+        found = [json.loads(line)["value"].rpartition("_name=")[2] for line in answer]
+        assert found == [value] * is_offered
+
+
 def test_the_script_of_powershell_is_its_source(comfy_client):
     """It asks by the same variable that prints it."""
     ran = comfy_client.installed(_COMFY_CLIENT_COMPLETE="powershell_source")
