@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from comfy_client import ComfyApi
+from comfy_client import ComfyApi, ComfyPool, connecting
+from comfy_client.pool import membership
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,17 @@ def test_a_mistake_is_told_when_the_client_is_made(
 ) -> None:
     with pytest.raises(error, match=words):
         ComfyApi(**arguments)
+
+
+def test_with_and_init_wait_ten_seconds_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a client and of a pool; most tests wait longer (``tests/helpers/patches.py``)."""
+    waits: list[float | None] = []
+    for module in (connecting, membership):
+        monkeypatch.setattr(module, "connect", lambda *owned: waits.append(owned[-1]))
+    for made in (ComfyApi("127.0.0.1:9"), ComfyPool(["127.0.0.1:9"])):
+        with made:
+            made.init()
+    assert waits == [10.0, 10.0, 10.0, 10.0]
 
 
 FILE = {"filename": "a.png"}
