@@ -446,10 +446,10 @@ def test_a_transfer_over_a_link_that_goes_dark_ends_at_the_timeout_of_the_client
         assert api.get_image(ref) == bytes(100)
         proxy.dark()
         for ask in (lambda: api.upload_image(bytes(100), "dark.bin"), lambda: api.get_image(ref)):
-            start = time.monotonic()
+            start = time.perf_counter()
             with pytest.raises(RequestTimeout):
                 ask()
-            assert 3.9 < time.monotonic() - start < 4 + SLACK
+            assert 3.9 < time.perf_counter() - start < 4 + SLACK
         thread = threading.Thread(target=send, args=(api,))
         thread.start()
         until(lambda: api.parts.http.busy)
