@@ -2,6 +2,7 @@
 
 A floor is what the code calls, so that the library can be installed beside others.  Each was
 tried: ``.ci/run`` runs many tests with exactly these releases, and the others with the newest.
+The oldest numpy has no wheel for the Python 3.12 of that lane: unit tests run with it on 3.11.
 Releases without known flaws are advised by the doctor, and in ``security.rst``.
 
     python -m tests.floors      prints them, and those of the tests' tools, as constraints for pip
