@@ -135,7 +135,7 @@ def query(params: Params | None) -> str:
         given += [(name, each) for each in values if each is not None]
     pairs = [
         text
-        if _PLAIN.fullmatch(text := f"{name}={value}")
+        if _PLAIN.fullmatch(text := f"{name!s}={value!s}")
         else urlencode([(name, value)], quote_via=quote)
         for name, value in given
     ]

@@ -1,4 +1,4 @@
-"""Hosts in every form that people type them."""
+"""Hosts in every form that people type them, and the values of a query."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comfy_client.transport.http import query
 from comfy_client.transport.url import Address, parse_host
 
 
@@ -165,3 +166,17 @@ def test_the_implied_port_is_left_out() -> None:
     """As browsers and the Host header do."""
     assert Address("http", "x", 443).netloc == "x:443"
     assert Address("https", "x", 443).netloc == "x"
+
+
+@pytest.mark.parametrize(("text", "sent"), [("max", "max"), ("the most", "the%20most")])
+def test_a_value_of_a_query_is_what_str_makes_of_it(text: str, sent: str) -> None:
+    """Whatever ``format()`` makes of it, and whether it has to be encoded or not."""
+
+    class Named(float):
+        def __str__(self) -> str:
+            return text
+
+        def __format__(self, _: str) -> str:
+            return "1.0"
+
+    assert query({"limit": Named(1)}) == f"?limit={sent}"
