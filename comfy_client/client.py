@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .log_records import AnyLog
     from .models import Device, SystemStats
     from .recording.recorder import Recorder
+    from .routes import TrackerHooks
     from .routes.prompts import AnyWorkflow, PromptOptions
     from .stats import ClientStats
     from .transport.websocket import State
@@ -135,6 +136,7 @@ class ComfyApi(KnownAttributes, Routes):
 
     timing: Timing = Timing()
     parts: Parts
+    _made: tuple[Parts, TrackerHooks, list[Callable[[], None]]]
 
     def __init__(
         self,
@@ -194,10 +196,13 @@ class ComfyApi(KnownAttributes, Routes):
         self._finalizer = self._finalize()
         _clients.add(self)
 
-    def _finalize(self, *actions: Callable[[], None]) -> weakref.finalize[Any, Any]:
-        """Call these when the client is collected, or at exit; none may refer to the client."""
+    def _finalize(self) -> weakref.finalize[Any, Any]:
+        """Release all when the client is collected, or at exit; nothing may refer to the client."""
+        #: What ends its threads, once it has some.
+        self._endings: list[Callable[[], None]] = []
         close = [] if self._recorder is None else [self._recorder.close]
-        return weakref.finalize(self, _shut_down, *actions, self._edge.endpoint.shutdown(), *close)
+        shutdown = self._edge.endpoint.shutdown()
+        return weakref.finalize(self, _shut_down, self._endings, shutdown, *close)
 
     if not TYPE_CHECKING:  # or any name would pass a type checker
 
@@ -210,18 +215,21 @@ class ComfyApi(KnownAttributes, Routes):
 
         In the child of a fork, ``former`` are those of the parent.
         """
-        from .parts import endings_of, hooks_of, make_parts  # a third of the time of an import
+        if "_made" not in vars(self):
+            from .parts import endings_of, hooks_of, make_parts  # a third of the time of an import
 
-        client_id = self._wanted_id or self.generate_id()
-        made = make_parts(
-            self, self._settings, self._edge, client_id, self.timing, self._recorder, former
-        )
-        # Without a lock, which a fork could leave held: of two threads, the first one's are used.
-        parts: Parts = vars(self).setdefault("parts", made)
-        if parts is made:
-            self._hooks = hooks_of(made.poller)
-            self._finalizer.detach()
-            self._finalizer = self._finalize(*endings_of(made))
+            client_id = self._wanted_id or self.generate_id()
+            made = make_parts(
+                self, self._settings, self._edge, client_id, self.timing, self._recorder, former
+            )
+            made.closed = not self._edge.is_open
+            # In one step, as a Ctrl-C may come between two; and without a lock, which a fork could
+            # leave held: of two threads, the first one's are used.
+            vars(self).setdefault("_made", (made, hooks_of(made.poller), endings_of(made)))
+        parts, self._hooks, self._endings[:] = self._made
+        self.parts = parts  # the last: until then, the next use does all this again
+        if not self._edge.is_open:
+            self.close()  # as it was called before there were any
         return parts
 
     # -- life ----------------------------------------------------------------------------
@@ -336,21 +344,23 @@ class ComfyApi(KnownAttributes, Routes):
         Results outlive it: their files can still be read, saved and shown, as long as the server
         has them.
         """
-        from .parts import withdraw
-
-        parts = self.parts
-        parts.closed = True
-        steps: list[Callable[[], object]] = [
-            partial(withdraw, parts.calls),
-            parts.connection.stop,
-            parts.tracker.close,
-            parts.receivers.close,
-            parts.http.close,
-            partial(parts.connection.join, 0.3),
-        ]
+        parts: Parts | None = vars(self).get("parts")  # without them, no prompt was sent
+        steps: list[Callable[[], object]] = [self._edge.close]
+        if parts is not None:
+            parts.closed = True
+            steps = [
+                parts.withdraw,
+                parts.connection.stop,
+                parts.tracker.close,
+                parts.receivers.close,
+                *steps,
+                partial(parts.connection.join, 0.3),
+            ]
         if self._recorder is not None:
             steps.append(self._recorder.close)
         in_full(steps)
+        if parts is None and "parts" in vars(self):
+            self.close()  # as another thread has made them meanwhile
         self._finalizer.detach()  # not reached after Ctrl-C, so that it can finish the work
 
     def __enter__(self) -> Self:
@@ -398,7 +408,9 @@ class ComfyApi(KnownAttributes, Routes):
     def _after_fork(self) -> None:
         """Start afresh in the child of a fork: the id, socket and jobs belong to the parent."""
         self._finalizer.detach()
-        parts: Parts | None = vars(self).pop("parts", None)
+        vars(self).pop("parts", None)
+        made = vars(self).pop("_made", None)
+        parts: Parts | None = None if made is None else made[0]
         if parts is not None:
             parts.tracker.budget.after_fork()
             parts.connection.abandon()
@@ -1186,8 +1198,8 @@ def _recorder(path: str | os.PathLike[str], log: AnyLog) -> Recorder:
     return Recorder(path, log=log)
 
 
-def _shut_down(*actions: Callable[[], None]) -> None:
-    for action in actions:
+def _shut_down(endings: list[Callable[[], None]], *actions: Callable[[], None]) -> None:
+    for action in (*endings, *actions):
         action()
 
 
@@ -1198,7 +1210,7 @@ def _unpickle(
     dropped_arguments: tuple[str, ...] = (),
 ) -> ComfyApi:
     api = cls(**config)
-    api.parts.http.left_behind = left_behind
+    api._edge.left_behind = left_behind
     if dropped_arguments:
         _warn_of_pickle(api.host, dropped_arguments)
     return api

@@ -5,7 +5,6 @@ A client imports this module, and so most of the package, when it first needs th
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,7 +22,6 @@ from .transport.http import MAX_JSON, Http
 from .transport.websocket import Connection
 
 if TYPE_CHECKING:
-    from .batch.map_loop import InFlight
     from .recording.recorder import Recorder
 
 
@@ -82,16 +80,8 @@ def hooks_of(poller: Poller) -> TrackerHooks:
 def endings_of(parts: Parts) -> list[Callable[[], None]]:
     """Return what ends the threads of a client; nothing in it refers to the client."""
     return [
-        partial(withdraw, parts.calls),  # at exit, when there are still some
+        parts.withdraw,  # at exit, when there are still some
         parts.connection.stop,
         partial(parts.tracker.wake.set, stop=True),
         parts.receivers.shutdown(),
     ]
-
-
-def withdraw(calls: set[weakref.ref[InFlight]]) -> None:
-    """Take back the pending prompts of ``map`` and ``sweep`` calls that have not ended."""
-    for known in calls.copy():  # another thread may begin or forget a call
-        prompts = known()
-        if prompts is not None:
-            prompts.withdraw()

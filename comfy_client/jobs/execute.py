@@ -108,6 +108,13 @@ class Parts:
         if self.closed:
             raise ClientClosed
 
+    def withdraw(self) -> None:
+        """Take back the pending prompts of ``map`` and ``sweep`` calls that have not ended."""
+        for known in self.calls.copy():  # another thread may begin or forget a call
+            prompts = known()
+            if prompts is not None:
+                prompts.withdraw()
+
     def stats(self) -> ClientStats:
         """Return the counters of the client."""
         from ..stats import ClientStats  # few programs want them

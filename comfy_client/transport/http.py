@@ -280,6 +280,11 @@ class Http:
         """Record every request and its answer from now on; None ends the recording."""
         self.identity.recorder = recorder
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not closed, and so sends requests."""
+        return self._sender.is_open
+
     def close(self) -> None:
         """End all requests in progress, which raise :class:`ClientClosed`, and allow no more.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pkgutil
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,10 @@ import attrs
 import pytest
 
 import comfy_client
-from comfy_client import ComfyApi
+from comfy_client import ClientClosed, ComfyApi
 from comfy_client.testing import ComfyServer
+from comfy_client.transport.websocket import State
+from tests.helpers.ctrl_c import handled, points_of
 
 #: Rooms and modules for which few programs have a use.
 SELDOM = (
@@ -153,6 +158,62 @@ def test_of_two_threads_that_use_a_new_client_both_get_the_same_parts() -> None:
     api = Overtaken()
     assert api.parts is faster[0]
     assert api.parts is faster[0]
+
+
+def test_ctrl_c_in_the_first_use_of_a_client_leaves_no_half_of_its_parts() -> None:
+    """The next use makes the rest: what routes ask of prompts, and what ends its threads."""
+    points = points_of(lambda: ComfyApi().parts)
+    for at in range(1, points + 1):
+        api = ComfyApi()
+        with handled(), contextlib.suppress(KeyboardInterrupt):
+            points_of(lambda api=api: api.parts, at, partial(signal.raise_signal, signal.SIGINT))
+        connection = api.parts.connection
+        assert api._hooks.awaits_record == api.parts.poller.awaits_record
+        del api
+        assert connection.state is State.CLOSED
+
+
+CLOSE = """
+import comfy_client, sys
+class Holder:
+    def __init__(self):
+        self.api = comfy_client.ComfyApi()
+    def __del__(self):
+        self.api.close()
+        print("closed")
+holder = Holder()
+"""
+
+
+def test_closing_a_client_that_was_not_used_loads_nothing() -> None:
+    """Nor could it when the interpreter ends, as an object of a module may do it then."""
+    code = f"{MAKE.replace('ComfyApi()', 'ComfyApi().close()')}"
+    assert loaded_by(code, names=FIRST_USE) == set()
+    assert said_by(CLOSE) == ["closed"]
+
+
+def test_a_client_that_was_closed_before_its_first_use_stays_closed() -> None:
+    api = ComfyApi()
+    api.close()
+    with pytest.raises(ClientClosed):
+        api.init()
+    assert api.parts.closed
+    assert api.state is State.CLOSED
+
+
+def test_a_client_that_is_closed_during_its_first_use_is_closed() -> None:
+    """Whether its parts were there for the thread that closed it, or not."""
+
+    class Closed(ComfyApi):
+        @staticmethod
+        def generate_id() -> str:
+            with ThreadPoolExecutor() as pool:
+                pool.submit(api.close).result()
+            return ComfyApi.generate_id()
+
+    api = Closed()
+    assert api.parts.closed
+    assert api.state is State.CLOSED
 
 
 def test_names_of_the_package_are_there_when_they_are_asked_for() -> None:
