@@ -1210,7 +1210,7 @@ def _unpickle(
     dropped_arguments: tuple[str, ...] = (),
 ) -> ComfyApi:
     api = cls(**config)
-    api._edge.left_behind = left_behind
+    api.parts.http.left_behind = left_behind
     if dropped_arguments:
         _warn_of_pickle(api.host, dropped_arguments)
     return api
