@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .event_queue import Budget
-from .jobs.execute import Parts
+from .jobs.execute import Parts, withdraw
 from .jobs.poller import Poller
 from .jobs.tracker import Tracker
 from .routes import Routes, TrackerHooks
@@ -78,9 +78,12 @@ def hooks_of(poller: Poller) -> TrackerHooks:
 
 
 def endings_of(parts: Parts) -> list[Callable[[], None]]:
-    """Return what ends the threads of a client; nothing in it refers to the client."""
+    """Return what ends the threads of a client; nothing in it refers to the client.
+
+    So it refers to no tracker: jobs that have not ended are there, and keep their client.
+    """
     return [
-        parts.withdraw,  # at exit, when there are still some
+        partial(withdraw, parts.calls),  # at exit, when there are still some
         parts.connection.stop,
         partial(parts.tracker.wake.set, stop=True),
         parts.receivers.shutdown(),

@@ -110,10 +110,7 @@ class Parts:
 
     def withdraw(self) -> None:
         """Take back the pending prompts of ``map`` and ``sweep`` calls that have not ended."""
-        for known in self.calls.copy():  # another thread may begin or forget a call
-            prompts = known()
-            if prompts is not None:
-                prompts.withdraw()
+        withdraw(self.calls)
 
     def stats(self) -> ClientStats:
         """Return the counters of the client."""
@@ -132,6 +129,14 @@ class Parts:
             bytes_received=traffic.received,
             dropped_events=self.receivers.dropped,
         )
+
+
+def withdraw(calls: set[weakref.ref[Any]]) -> None:
+    """Take back the pending prompts of these calls of ``map`` and ``sweep``."""
+    for known in calls.copy():  # another thread may begin or forget a call
+        prompts = known()
+        if prompts is not None:
+            prompts.withdraw()
 
 
 @attrs.frozen(eq=False, repr=False)
