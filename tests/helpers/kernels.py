@@ -17,4 +17,4 @@ def execute(notebook: nbformat.NotebookNode, **options: Any) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="k") as folder:  # a socket's path must be short
         manager = AsyncKernelManager(transport="ipc", ip=f"{folder}/kernel")
-        NotebookClient(notebook, km=manager, timeout=300, **options).execute()
+        NotebookClient(notebook, km=manager, timeout=300, **options).execute(cleanup_kc=True)
