@@ -1199,8 +1199,7 @@ def _recorder(path: str | os.PathLike[str], log: AnyLog) -> Recorder:
 
 
 def _shut_down(endings: list[Callable[[], None]], *actions: Callable[[], None]) -> None:
-    for action in (*endings, *actions):
-        action()
+    in_full([*endings, *actions])
 
 
 def _unpickle(

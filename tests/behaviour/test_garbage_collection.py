@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -67,6 +68,24 @@ def test_a_forgotten_client_that_could_not_connect_is_gone_too(comfy: ComfyServe
     gc.collect()
     sys.exc_info()
     until(lambda: gc.collect() >= 0 and gone() is None and threads() == [])
+
+
+def test_ctrl_c_while_a_forgotten_client_takes_back_its_prompts_ends_its_thread(
+    comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The finalizer cannot raise it, and goes on."""
+
+    class Pending:
+        def withdraw(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    told: list[type[BaseException] | None] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda seen: told.append(seen.exc_type))
+    api, pending = ComfyApi(comfy.url).init(), Pending()
+    api.parts.calls.add(weakref.ref(pending))
+    del api
+    until(lambda: gc.collect() >= 0 and threads() == [])
+    assert told == [KeyboardInterrupt]
 
 
 @pytest.mark.parametrize("closes", [False, True], ids=["forgotten", "closed"])
