@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 import comfy_client
-from tests.docs import pages
+from comfy_client.testing import replay
+from tests.docs import pages, sources
 from tests.docs.links import mistakes
 from tests.docs.pages import (
     FOLDER,
@@ -153,6 +154,23 @@ def test_an_installed_package_has_none_of_the_pictures() -> None:
     installed = [one for one in found if one.read_text("RECORD") is not None]
     assert not names & {path.name for one in installed for path in one.files or ()}
     assert not names & {path.name for path in Path(comfy_client.__file__).parent.rglob("*")}
+
+
+def test_a_public_name_links_to_the_code_that_makes_it() -> None:
+    """Even if another module has a constant of the same name; and that code has a page."""
+    assert replay.Step is not comfy_client.testing.Step
+    places = {entry.path: sources.resolve("py", info_of(entry)) for entry in reference()}
+    assert str(places["comfy_client.testing.Step"]).startswith(
+        "../source/comfy_client/testing/scripting.html#line-"
+    )
+    shown = {f"../{sources.page(module)}.html" for module in sources.shown()}
+    assert {place.partition("#")[0] for place in places.values() if place} <= shown
+    assert sum(1 for place in places.values() if place) >= 140
+
+
+def info_of(entry: pages.Entry) -> dict[str, str]:
+    """Return what Sphinx tells of an object."""
+    return {"module": entry.module.__name__, "fullname": entry.name}
 
 
 def test_read_the_docs_builds_what_ci_builds() -> None:

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterator
 from functools import cached_property
 from types import ModuleType
-from typing import Any
-
-from sphinx.application import Sphinx
+from typing import TYPE_CHECKING, Any
 
 from tests.docs.pages import reference
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 
 def resolve(domain: str, info: dict[str, str]) -> str | None:
@@ -46,7 +47,10 @@ def place_of_constant(package: str, name: str) -> tuple[ModuleType, int] | None:
     """Return the module of a package that assigns a public constant, and the line."""
     if "." in name:  # of a class
         return None
+    value = getattr(sys.modules[package], name)
     for room in sorted(room for room in sys.modules if room.startswith(f"{package}.")):
+        if getattr(sys.modules[room], name, None) is not value:
+            continue  # another constant of the same name
         for at, line in enumerate(inspect.getsource(sys.modules[room]).splitlines(), 1):
             if line.startswith((f"{name} = ", f"{name}: ")):
                 return sys.modules[room], at
@@ -60,12 +64,17 @@ def page(module: ModuleType) -> str:
 
 def collect(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Yield a page for each module that has a public object, for ``html-collect-pages``."""
-    for module in sorted(set(_modules()), key=lambda module: module.__name__):
+    for module in sorted(shown(), key=lambda module: module.__name__):
         name = html.escape(module.__name__)
         code = app.builder.highlighter.highlight_block(
             inspect.getsource(module), "python", lineanchors="line"
         )
         yield page(module), {"title": name, "body": f"<h1>{name}</h1>{code}"}, "page.html"
+
+
+def shown() -> set[ModuleType]:
+    """Return the modules that have a page."""
+    return set(_modules())
 
 
 def _modules() -> Iterator[ModuleType]:
