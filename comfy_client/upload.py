@@ -563,7 +563,7 @@ def _open(file: BinaryIO, start: int) -> OpenContent:
             copy = _copied(file)
         finally:
             file.seek(before)
-    if copy.size < size:
+    if copy.size < size or (start and not copy.size):
         copy.close()
         raise FileChanged("the file became shorter while it was read")
     return copy

@@ -10,10 +10,12 @@ import hashlib
 import io
 import os
 import pickle
+import posixpath
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import example, given
@@ -82,6 +84,7 @@ def test_a_name_that_is_no_text_is_refused() -> None:
         Upload(b"png", 5)  # type: ignore[arg-type]
 
 
+@pytest.mark.posix("names that are no text")
 def test_names_that_no_server_could_be_told_are_changed(tmp_path: Path) -> None:
     """File systems have names that are no text."""
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff\nb.png"))
@@ -108,7 +111,9 @@ def test_a_name_is_taken_as_it_is_or_refused(name: str) -> None:
 def test_a_subfolder_never_leads_out(folder: str) -> None:
     """However it is written."""
     leads_out = escapes(folder)
-    inner = os.path.normpath(os.path.join("/input", folder.replace("\\", "/").replace("\0", "")))
+    inner = posixpath.normpath(
+        posixpath.join("/input", folder.replace("\\", "/").replace("\0", ""))
+    )
     if "\0" not in folder:
         assert leads_out or inner == "/input" or inner.startswith("/input/")
 
@@ -258,6 +263,7 @@ def test_reading_an_open_file_leaves_no_descriptor_and_no_other_position(tmp_pat
         assert descriptors() == before
 
 
+@pytest.mark.posix("os.pread; without it, the file is copied")
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_file_that_cannot_be_looked_at_leaves_no_descriptor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -294,7 +300,7 @@ def test_a_file_on_the_disk_has_another_state_when_it_has_changed(tmp_path: Path
     states, digests = [], []
     for content in (b"1", b"2"):
         path.write_bytes(content)
-        os.utime(path, ns=(content[0], content[0]))
+        os.utime(path, ns=(content[0] * 10**9, content[0] * 10**9))
         states.append(upload.state())
         digests.append(upload.identity()["upload"])
     assert states[0] != states[1]
@@ -307,7 +313,7 @@ def test_without_pread_a_file_keeps_its_position_and_a_path_is_not_copied(
     """As on Windows, where reading at a position moves the file's own."""
     path, content = tmp_path / "a.bin", os.urandom(2 * CHUNK + 5)
     path.write_bytes(content)
-    monkeypatch.delattr(os, "pread")
+    monkeypatch.delattr(os, "pread", raising=False)
     with path.open("rb") as file:
         file.seek(3)
         upload = Upload(file)
@@ -387,11 +393,20 @@ def test_an_open_file_that_becomes_shorter_while_it_is_read_is_not_sent() -> Non
         pass
 
 
-@pytest.mark.parametrize("kind", ["plain", "in memory"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(tempfile.TemporaryFile, id="plain"),
+        pytest.param(io.BytesIO, id="in memory"),
+        pytest.param(type("Own", (io.BytesIO,), {}), id="of another type, which is copied"),
+    ],
+)
 @pytest.mark.parametrize("left", [5, 2])
-def test_an_open_file_that_ends_before_its_position_is_not_sent(kind: str, left: int) -> None:
+def test_an_open_file_that_ends_before_its_position_is_not_sent(
+    kind: Callable[[], BinaryIO], left: int
+) -> None:
     """It had something left when it was given; it is not stored as an empty file."""
-    with tempfile.TemporaryFile() if kind == "plain" else io.BytesIO() as file:
+    with kind() as file:
         file.write(b"0123456789")
         file.seek(5)
         upload = Upload(file, "a.png")
@@ -400,6 +415,7 @@ def test_an_open_file_that_ends_before_its_position_is_not_sent(kind: str, left:
             pass
 
 
+@pytest.mark.posix("os.pread; without it, the file is copied")
 def test_a_file_that_is_written_again_while_it_is_read_is_not_sent(tmp_path: Path) -> None:
     """Half of it would be of the one, half of the other, though the size is the same."""
     path = tmp_path / "a.bin"
